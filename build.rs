@@ -1,0 +1,2 @@
+//! Generates the code of the internal schemas.
+fn main() {}

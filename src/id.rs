@@ -1,0 +1,138 @@
+//! Identities: newtypes that were checked when they were made.
+//!
+//! An object id is a name, never authority: whoever knows one can call nothing. Its first two bytes
+//! are the object's home shard, for ever.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+
+/// One of 65,536 fixed groups of objects: 4 bits of pool, 12 bits of hash or placement.
+///
+/// The number of shards is part of the format of the data and of references.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Shard(pub u16);
+
+impl fmt::Debug for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Shard({:04x})", self.0)
+    }
+}
+
+/// One of 16 sets of shards with its own placement rule. A namespace belongs to one for ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pool(u8);
+
+impl Pool {
+    const BITS: u16 = 4;
+
+    fn shard(self, hash: u16) -> Shard {
+        Shard(u16::from(self.0) << (16 - Self::BITS) | hash >> Self::BITS)
+    }
+}
+
+/// How often a shard changed owners: appends of an owner with an older epoch are refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Epoch(pub u64);
+
+/// The number of a host within its cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostId(pub u16);
+
+impl fmt::Display for HostId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "host-{}", self.0)
+    }
+}
+
+/// Says which object is meant: home shard (2 bytes, big-endian), then 14 bytes of hash or random.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectId([u8; Self::LEN]);
+
+impl ObjectId {
+    /// Length in bytes.
+    pub const LEN: usize = 16;
+
+    /// The object called `key` in the namespace of `class`: always the same one.
+    ///
+    /// SHA-256 over a domain, the class (prefixed by its length) and the key; equality of keys is
+    /// equality of bytes.
+    pub fn named(pool: Pool, class: &str, key: &str) -> Self {
+        Self::hashed(b"capstead named object v1", pool, class, key)
+    }
+
+    /// The system object that holds the grants of a namespace.
+    pub fn namespace(pool: Pool, class: &str) -> Self {
+        Self::hashed(b"capstead namespace v1", pool, class, "")
+    }
+
+    /// A new identity that nobody can guess, in a shard of the caller's choice.
+    ///
+    /// # Errors
+    /// When the operating system has no randomness to give.
+    pub fn anonymous(shard: Shard) -> Result<Self, getrandom::Error> {
+        let mut bytes = [0; Self::LEN];
+        bytes[..2].copy_from_slice(&shard.0.to_be_bytes());
+        getrandom::fill(&mut bytes[2..])?;
+        Ok(Self(bytes))
+    }
+
+    fn hashed(domain: &[u8], pool: Pool, class: &str, key: &str) -> Self {
+        let mut hash = Sha256::new();
+        hash.update(domain);
+        hash.update((class.len() as u32).to_be_bytes());
+        hash.update(class);
+        hash.update(key);
+        let hash: [u8; 32] = hash.finalize().into();
+        let mut bytes = [0; Self::LEN];
+        bytes.copy_from_slice(&hash[..Self::LEN]);
+        let shard = pool.shard(u16::from_be_bytes([bytes[0], bytes[1]]));
+        bytes[..2].copy_from_slice(&shard.0.to_be_bytes());
+        Self(bytes)
+    }
+
+    /// The id with these bytes; every 16 bytes are one.
+    pub const fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes of the id.
+    pub const fn as_bytes(&self) -> &[u8; Self::LEN] {
+        &self.0
+    }
+
+    /// The group of objects that this one was born into.
+    pub const fn home_shard(self) -> Shard {
+        Shard(u16::from_be_bytes([self.0[0], self.0[1]]))
+    }
+}
+
+impl fmt::Debug for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_classes_are_told_apart() {
+        let id = |class, key| ObjectId::named(Pool::default(), class, key);
+        assert_eq!(id("Counter", "x"), id("Counter", "x"));
+        assert_ne!(id("Counter", "x"), id("Counter", "y"));
+        assert_ne!(id("Counter", "x"), id("Counterx", ""));
+        assert_ne!(id("Counter", ""), ObjectId::namespace(Pool::default(), "Counter"));
+    }
+
+    #[test]
+    fn a_pool_is_the_top_four_bits_of_the_shard() {
+        for key in 0..1000 {
+            let id = ObjectId::named(Pool(5), "Counter", &key.to_string());
+            assert_eq!(id.home_shard().0 >> 12, 5);
+        }
+        let shard = Shard(0x1234);
+        assert_eq!(ObjectId::anonymous(shard).unwrap().home_shard(), shard);
+    }
+}

@@ -1,0 +1,2 @@
+//! The `capstead` command.
+fn main() {}

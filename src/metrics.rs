@@ -1,0 +1,83 @@
+//! Counts of what a server did, shared by its threads and read by the operator.
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// One number that only this module interprets; relaxed, since nothing is decided by it.
+#[derive(Debug, Default)]
+pub(crate) struct Count(AtomicU64);
+
+impl Count {
+    pub(crate) fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn subtract(&self, n: u64) {
+        self.0.fetch_sub(n, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+macro_rules! metrics {
+    ($($(#[doc = $help:literal])+ $kind:ident $name:ident;)+) => {
+        /// All numbers of one server process.
+        #[derive(Debug, Default)]
+        pub(crate) struct Metrics { $($(#[doc = $help])+ pub(crate) $name: Count,)+ }
+
+        impl Metrics {
+            /// The text format of Prometheus.
+            pub(crate) fn render(&self) -> String {
+                let mut text = String::new();
+                $(
+                    let help = concat!($($help),+).trim();
+                    let (name, value) = (concat!("capstead_", stringify!($name)), self.$name.get());
+                    let kind = stringify!($kind);
+                    let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
+                )+
+                text
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Calls that were started on objects.
+    counter calls_total;
+    /// Objects that were woken from storage.
+    counter wakes_total;
+    /// Instances awake in memory.
+    gauge objects_awake;
+    /// Reads of the storage that memory could not answer.
+    counter storage_reads_total;
+    /// Group commits made durable, each with one data sync.
+    counter commits_total;
+    /// Turns whose writes were made durable.
+    counter turns_committed_total;
+    /// Sturdyrefs that were restored.
+    counter restores_total;
+    /// Sturdyrefs that were refused.
+    counter restores_refused_total;
+    /// Cap'n Proto connections that are open.
+    gauge connections;
+    /// HTTP requests that were answered.
+    counter http_requests_total;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_names_each_number_with_its_kind() {
+        let metrics = Metrics::default();
+        metrics.commits_total.add(3);
+        metrics.objects_awake.add(2);
+        metrics.objects_awake.subtract(1);
+        let text = metrics.render();
+        assert!(text.contains("# TYPE capstead_commits_total counter\ncapstead_commits_total 3\n"));
+        assert!(text.contains("# TYPE capstead_objects_awake gauge\ncapstead_objects_awake 1\n"));
+    }
+}
