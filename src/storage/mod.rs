@@ -1,1 +1,234 @@
-//! Storage.
+//! The storage of one host: objects' records, made durable in groups, in order, or not at all.
+//!
+//! The vat thread writes through a [`Store`]: writes of one turn are sealed into a [`WriteSet`],
+//! which is data. The commit thread takes all sealed write sets, groups them by shard into blocks
+//! and appends these to a [`ShardLog`]. On one machine that log is one LMDB transaction.
+//!
+//! Threads here are plain ones; nothing knows of tasks, capabilities or the network. It never
+//! reports a write as durable before the disk did, and never goes on after the disk failed.
+
+pub(crate) mod batch;
+pub(crate) mod committer;
+pub(crate) mod config;
+mod dir;
+pub(crate) mod layout;
+mod lmdb;
+pub(crate) mod local;
+pub(crate) mod log;
+#[cfg(test)]
+pub(crate) mod model;
+pub(crate) mod store;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub(crate) use self::batch::WriteSet;
+pub(crate) use self::committer::{OnProgress, Ticket};
+pub(crate) use self::config::{CasOutcome, ConfigStore, LocalConfig, Versioned};
+pub(crate) use self::layout::Space;
+pub(crate) use self::log::{Reads, ShardLog};
+pub(crate) use self::store::{Store, StoreOptions};
+use crate::error;
+use crate::id::{ObjectId, Shard};
+use crate::storage::log::Position;
+
+/// What operations of the storage return.
+pub(crate) type Result<T> = std::result::Result<T, StorageError>;
+
+/// Why an operation of the storage failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum StorageError {
+    /// A key is too long, or empty where it must not be. Nothing was written.
+    #[error("the key has {length} bytes; use a key of 1 to {max} bytes")]
+    KeyLength {
+        /// Bytes of the refused key.
+        length: usize,
+        /// The most that a key may have.
+        max: usize,
+    },
+
+    /// A value is too long. Nothing was written.
+    #[error("the value has {length} bytes; split it into values of at most {max} bytes")]
+    ValueLength {
+        /// Bytes of the refused value.
+        length: usize,
+        /// The most that a value may have.
+        max: usize,
+    },
+
+    /// The turn wrote too much. This write was not made; the turn's earlier ones stand.
+    #[error("the turn's writes would have {bytes} bytes; write at most {max} bytes between awaits")]
+    BatchSize {
+        /// What the turn would have written with the refused write.
+        bytes: usize,
+        /// The most that one turn may write.
+        max: usize,
+    },
+
+    /// A write came outside the turn of its object. Nothing was written.
+    #[error("this write is outside a turn of its object; write from the object's own handlers")]
+    OutsideTurn {
+        /// Whose storage should have been written.
+        object: ObjectId,
+    },
+
+    /// A record of an object isn't what was written. It was not served and is left as it is.
+    #[error("the record {key:?} in space {space} of object {object:?} is damaged; restore a backup")]
+    Corrupt {
+        /// Whose record it is.
+        object: ObjectId,
+        /// The number of its space.
+        space: u8,
+        /// Its key, with the bytes that aren't printable escaped.
+        key: String,
+    },
+
+    /// A record that belongs to no object isn't what was written. It is left as it is.
+    #[error("the storage's own record {key:?} is damaged; restore a backup")]
+    CorruptRecord {
+        /// The key of the record, escaped.
+        key: String,
+    },
+
+    /// Bytes that should be a write set aren't one. Nothing of it was applied.
+    #[error("a write set is malformed at byte {at}")]
+    Malformed {
+        /// How many bytes before that were understood.
+        at: usize,
+    },
+
+    /// A newer owner has the shard. Nothing of the refused block was applied.
+    #[error("shard {shard:?} has a newer owner; stop serving it")]
+    Fenced {
+        /// The shard that was lost.
+        shard: Shard,
+    },
+
+    /// The log took nothing for now. Nothing of the refused block was applied.
+    #[error("the log of shard {shard:?} is busy; start again")]
+    Busy {
+        /// The shard whose block was refused.
+        shard: Shard,
+    },
+
+    /// The log no longer has, or never kept, the blocks that were asked for. Nothing changed.
+    #[error("the log keeps only what follows {last:?}; read the shard's records instead")]
+    Trimmed {
+        /// The newest position that can't be read any more.
+        last: Position,
+    },
+
+    /// An earlier commit failed. What the disk holds of that one is unknown; nothing was
+    /// committed after it. The process must exit and start again from the disk.
+    #[error("the storage failed earlier and takes no more writes; restart this host: {0}")]
+    Latched(#[source] Arc<StorageError>),
+
+    /// The commit thread panicked. What the disk holds of the last group is unknown.
+    #[error("the commit thread of the storage panicked; restart this host: {0}")]
+    Panicked(String),
+
+    /// The environment has no room left. The group was not committed.
+    #[error("the environment is full; restart this host with a larger map")]
+    MapFull,
+
+    /// LMDB failed. If it was writing, what the disk holds of that transaction is unknown.
+    #[error("LMDB failed to {action}: {source}")]
+    Lmdb {
+        /// What was tried.
+        action: &'static str,
+        /// What LMDB said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+
+    /// The operating system refused something while the storage was opened.
+    #[error("could not {action} {path:?}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+
+    /// The data has another format. It was not touched.
+    #[error("the data has format {found}, and this program knows format {known}; use its own program")]
+    Format {
+        /// The format of the data.
+        found: u64,
+        /// The format of this program.
+        known: u64,
+    },
+
+    /// The directory holds something else. It was not touched.
+    #[error("{0:?} holds files that are not this storage; choose an empty or new directory")]
+    NotOurs(PathBuf),
+
+    /// The directory lacks the file with the data. It was not touched.
+    #[error("{0:?} was a storage but its data file is gone; restore a backup or remove the rest")]
+    DataMissing(PathBuf),
+
+    /// The path names no directory. It was not touched.
+    #[error("{0:?} is not a directory; choose an empty or new directory")]
+    NotADirectory(PathBuf),
+
+    /// Another process, or another part of this one, has the directory. It was not touched.
+    #[error("{0:?} is in use by another process; stop that one first")]
+    InUse(PathBuf),
+}
+
+impl From<StorageError> for capnp::Error {
+    /// Says what a remote caller should do; names of files and objects stay in the log.
+    fn from(cause: StorageError) -> Self {
+        use StorageError as E;
+        match cause {
+            E::KeyLength { .. }
+            | E::ValueLength { .. }
+            | E::BatchSize { .. }
+            | E::OutsideTurn { .. } => error::failed(cause.to_string()),
+            E::Corrupt { .. } | E::CorruptRecord { .. } | E::Malformed { .. } => {
+                error::failed("a stored record of the object is damaged; tell the operator")
+            }
+            E::MapFull | E::Busy { .. } => {
+                error::overloaded("the host's storage takes no more writes now; try later")
+            }
+            _ => error::disconnected("the host's storage failed; restore the reference"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kind_of_an_error_says_what_the_caller_should_do() {
+        let check = |cause: StorageError, kind, text: &str| {
+            let error = capnp::Error::from(cause);
+            assert_eq!(error.kind, kind);
+            assert!(error.extra.contains(text), "{}", error.extra);
+        };
+        let object = ObjectId::from_bytes([9; 16]);
+        let long = StorageError::KeyLength { length: 500, max: 480 };
+        check(long, capnp::ErrorKind::Failed, "500 bytes");
+        check(StorageError::OutsideTurn { object }, capnp::ErrorKind::Failed, "own handlers");
+        check(StorageError::MapFull, capnp::ErrorKind::Overloaded, "try later");
+        let latched = StorageError::Latched(Arc::new(StorageError::MapFull));
+        check(latched, capnp::ErrorKind::Disconnected, "restore");
+        check(StorageError::InUse("/secret".into()), capnp::ErrorKind::Disconnected, "storage");
+    }
+
+    #[test]
+    fn remote_callers_learn_neither_ids_nor_paths() {
+        let object = ObjectId::from_bytes([9; 16]);
+        let causes = [
+            StorageError::Corrupt { object, space: 1, key: "k".into() },
+            StorageError::OutsideTurn { object },
+            StorageError::NotOurs("0909".into()),
+        ];
+        for cause in causes {
+            assert!(!capnp::Error::from(cause).extra.contains("0909"));
+        }
+    }
+}

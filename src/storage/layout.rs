@@ -1,0 +1,284 @@
+//! Every key and record of the environments, byte by byte.
+//!
+//! It is one file of pure functions so that the format can be read, and reviewed, in one place.
+//! It never touches a disk.
+//!
+//! | key | record |
+//! |---|---|
+//! | `00` | the environment: format, kind, incarnation |
+//! | `01` ‖ text | config environments only: version (8) ‖ value |
+//! | shard (2) | the shard's epoch, position and chain hash |
+//! | shard (2) ‖ object id (16) ‖ space (1) ‖ key of the space | one record of an object |
+//!
+//! Numbers in keys are big-endian, so that LMDB's order is theirs. The shard in front is the *log*
+//! shard, which is the object's home shard: a shard's meta record sorts right before its objects.
+//! Config keys never share an environment with objects.
+//!
+//! Every record is stored as CRC-32C (4 bytes, little-endian) over key ‖ record, then the record:
+//! a record that is damaged, or lies under a key that isn't its own, is found out when it is read.
+
+use crate::id::{Epoch, ObjectId, Shard};
+use crate::limits::KEY_BYTES_MAX;
+use crate::storage::StorageError;
+use crate::storage::log::{Link, Position};
+
+/// The format that this code reads and writes.
+pub(crate) const FORMAT: u8 = 1;
+
+/// Where an environment says what it is. All other keys are longer.
+pub(crate) const ENVIRONMENT_KEY: [u8; 1] = [0];
+
+/// Bytes of the checksum in front of every record.
+pub(crate) const CHECKSUM_BYTES: usize = 4;
+
+const CONFIG_PREFIX: u8 = 1;
+const SHARD_BYTES: usize = 2;
+const SPACE_AT: usize = SHARD_BYTES + ObjectId::LEN;
+const PREFIX_BYTES: usize = SPACE_AT + 1;
+const HASH_BYTES: usize = 32;
+const META_VERSION: u8 = 1;
+
+/// The parts of an object's storage. They don't see each other's keys.
+///
+/// The numbers are part of the format; 3, 4 and 5 are kept for alarms, edges and request ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Space {
+    /// What the object is: its class and name. Its key may be empty.
+    Header = 0,
+    /// What the object's class stores.
+    Data = 1,
+    /// The grants that make references to the object valid.
+    Grants = 2,
+}
+
+impl Space {
+    /// The space with this number, if there is one.
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Header, Self::Data, Self::Grants].into_iter().find(|space| *space as u8 == byte)
+    }
+
+    /// Refuses keys that are too long, and empty ones outside the header.
+    pub(crate) fn check_key(self, key: &[u8]) -> Result<(), StorageError> {
+        let least = usize::from(self != Self::Header);
+        if (least..=KEY_BYTES_MAX).contains(&key.len()) {
+            return Ok(());
+        }
+        Err(StorageError::KeyLength { length: key.len(), max: KEY_BYTES_MAX })
+    }
+}
+
+/// What an environment is for; the two are never opened as one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The objects of one host.
+    Objects = 0,
+    /// The placement and settings of a cluster.
+    Config = 1,
+}
+
+/// The shard whose log takes the writes of `object`.
+pub(crate) fn log_shard(object: ObjectId) -> Shard {
+    object.home_shard()
+}
+
+/// The key of one record of an object, without an allocation.
+#[derive(Clone)]
+pub(crate) struct RecordKey {
+    bytes: [u8; PREFIX_BYTES + KEY_BYTES_MAX],
+    length: usize,
+}
+
+impl RecordKey {
+    /// Puts the parts together; refuses what [`Space::check_key`] refuses.
+    pub(crate) fn new(object: ObjectId, space: Space, key: &[u8]) -> Result<Self, StorageError> {
+        space.check_key(key)?;
+        let mut bytes = [0; PREFIX_BYTES + KEY_BYTES_MAX];
+        let length = PREFIX_BYTES + key.len();
+        bytes[..SHARD_BYTES].copy_from_slice(&shard_key(log_shard(object)));
+        bytes[SHARD_BYTES..SPACE_AT].copy_from_slice(object.as_bytes());
+        bytes[SPACE_AT] = space as u8;
+        bytes[PREFIX_BYTES..length].copy_from_slice(key);
+        Ok(Self { bytes, length })
+    }
+
+    /// The key as LMDB orders it.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+/// The key of a shard's meta record.
+pub(crate) fn shard_key(shard: Shard) -> [u8; SHARD_BYTES] {
+    shard.0.to_be_bytes()
+}
+
+/// The key of a config value.
+pub(crate) fn config_key(key: &str) -> Result<Vec<u8>, StorageError> {
+    if key.is_empty() || key.len() > KEY_BYTES_MAX {
+        return Err(StorageError::KeyLength { length: key.len(), max: KEY_BYTES_MAX });
+    }
+    Ok([&[CONFIG_PREFIX], key.as_bytes()].concat())
+}
+
+/// What goes in front of `record` when it is stored under `key`.
+pub(crate) fn checksum(key: &[u8], record: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    crc32c::crc32c_append(crc32c::crc32c(key), record).to_le_bytes()
+}
+
+/// The record in what is stored under `key`; damage is an error that names it.
+pub(crate) fn verify<'a>(key: &[u8], stored: &'a [u8]) -> Result<&'a [u8], StorageError> {
+    match stored.split_first_chunk::<CHECKSUM_BYTES>() {
+        Some((sum, record)) if *sum == checksum(key, record) => Ok(record),
+        _ => Err(damaged(key)),
+    }
+}
+
+/// The error for a record that isn't what was written, by the key that it was found under.
+pub(crate) fn damaged(key: &[u8]) -> StorageError {
+    let object = key.get(SHARD_BYTES..SPACE_AT).and_then(|bytes| bytes.try_into().ok());
+    match (object, key.get(SPACE_AT..)) {
+        (Some(object), Some([space, rest @ ..])) => StorageError::Corrupt {
+            object: ObjectId::from_bytes(object),
+            space: *space,
+            key: rest.escape_ascii().to_string(),
+        },
+        _ => StorageError::CorruptRecord { key: key.escape_ascii().to_string() },
+    }
+}
+
+/// What a shard's meta record says: whose block was applied last, and where the chain stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ShardMeta {
+    /// The epoch of the last block.
+    pub(crate) epoch: Epoch,
+    /// Position and hash of the last block.
+    pub(crate) link: Link,
+}
+
+impl ShardMeta {
+    const BYTES: usize = 1 + 8 + 8 + HASH_BYTES;
+
+    /// Version, epoch, position, chain hash.
+    pub(crate) fn encode(&self) -> [u8; Self::BYTES] {
+        let mut bytes = [META_VERSION; Self::BYTES];
+        bytes[1..9].copy_from_slice(&self.epoch.0.to_be_bytes());
+        bytes[9..17].copy_from_slice(&self.link.position.0.to_be_bytes());
+        bytes[17..].copy_from_slice(&self.link.hash);
+        bytes
+    }
+
+    /// None when the bytes are no meta record of a known version.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let ([META_VERSION], rest) = bytes.split_first_chunk()? else { return None };
+        let (epoch, rest) = rest.split_first_chunk()?;
+        let (position, hash) = rest.split_first_chunk()?;
+        let position = Position(u64::from_be_bytes(*position));
+        let link = Link { position, hash: hash.try_into().ok()? };
+        Some(Self { epoch: Epoch(u64::from_be_bytes(*epoch)), link })
+    }
+}
+
+/// What an environment says about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EnvironmentRecord {
+    /// How often it was opened, this time included.
+    pub(crate) incarnation: u64,
+}
+
+impl EnvironmentRecord {
+    const BYTES: usize = 1 + 1 + 8;
+
+    /// Format, kind, incarnation.
+    pub(crate) fn encode(self, kind: Kind) -> [u8; Self::BYTES] {
+        let mut bytes = [FORMAT; Self::BYTES];
+        bytes[1] = kind as u8;
+        bytes[2..].copy_from_slice(&self.incarnation.to_be_bytes());
+        bytes
+    }
+
+    /// Refuses other formats by name, and anything that isn't an environment of this `kind`.
+    pub(crate) fn decode(bytes: &[u8], kind: Kind) -> Result<Self, StorageError> {
+        match bytes {
+            [FORMAT, of, incarnation @ ..] if *of == kind as u8 => incarnation
+                .try_into()
+                .map(|bytes| Self { incarnation: u64::from_be_bytes(bytes) })
+                .map_err(|_| damaged(&ENVIRONMENT_KEY)),
+            [format, ..] if *format != FORMAT => {
+                Err(StorageError::Format { found: u64::from(*format), known: u64::from(FORMAT) })
+            }
+            _ => Err(damaged(&ENVIRONMENT_KEY)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(byte: u8) -> ObjectId {
+        ObjectId::from_bytes([byte; ObjectId::LEN])
+    }
+
+    #[test]
+    fn a_record_key_is_shard_object_space_and_key() {
+        let key = RecordKey::new(object(7), Space::Data, b"name").unwrap();
+        let mut expected = vec![7; 18];
+        expected.push(1);
+        expected.extend_from_slice(b"name");
+        assert_eq!(key.as_bytes(), expected);
+    }
+
+    #[test]
+    fn meta_sorts_before_the_shards_objects_and_after_the_environment() {
+        let first = RecordKey::new(ObjectId::from_bytes([0; 16]), Space::Header, b"").unwrap();
+        assert!(ENVIRONMENT_KEY.as_slice() < shard_key(Shard(0)).as_slice());
+        assert!(shard_key(Shard(0)).as_slice() < first.as_bytes());
+        assert!(first.as_bytes() < shard_key(Shard(1)).as_slice());
+    }
+
+    #[test]
+    fn the_longest_key_fits_lmdb_and_a_longer_one_is_refused() {
+        let longest = vec![0xff; KEY_BYTES_MAX];
+        let key = RecordKey::new(object(1), Space::Data, &longest).unwrap();
+        assert!(key.as_bytes().len() <= 511);
+        for (space, key) in [
+            (Space::Data, vec![0; KEY_BYTES_MAX + 1]),
+            (Space::Data, vec![]),
+            (Space::Grants, vec![]),
+            (Space::Header, vec![0; KEY_BYTES_MAX + 1]),
+        ] {
+            let refused = RecordKey::new(object(1), space, &key);
+            assert!(matches!(refused, Err(StorageError::KeyLength { .. })), "{space:?}");
+        }
+    }
+
+    #[test]
+    fn every_changed_bit_and_every_other_key_is_found_out() {
+        let (key, record) = (b"key".as_slice(), b"value".as_slice());
+        let stored = [&checksum(key, record), record].concat();
+        assert_eq!(verify(key, &stored).unwrap(), record);
+        for bit in 0..stored.len() * 8 {
+            let mut damaged = stored.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(verify(key, &damaged).is_err(), "bit {bit}");
+        }
+        assert!(verify(b"kez", &stored).is_err());
+        assert!(verify(key, &stored[..3]).is_err());
+    }
+
+    #[test]
+    fn meta_and_environment_records_come_back_as_they_were() {
+        let link = Link { position: Position(9), hash: [3; 32] };
+        let meta = ShardMeta { epoch: Epoch(2), link };
+        assert_eq!(ShardMeta::decode(&meta.encode()), Some(meta));
+        assert_eq!(ShardMeta::decode(&meta.encode()[1..]), None);
+
+        let record = EnvironmentRecord { incarnation: 5 };
+        let mut bytes = record.encode(Kind::Objects);
+        assert_eq!(EnvironmentRecord::decode(&bytes, Kind::Objects).unwrap(), record);
+        assert!(EnvironmentRecord::decode(&bytes, Kind::Config).is_err());
+        bytes[0] = FORMAT + 1;
+        let newer = EnvironmentRecord::decode(&bytes, Kind::Objects);
+        assert!(matches!(newer, Err(StorageError::Format { found: 2, known: 1 })));
+    }
+}
