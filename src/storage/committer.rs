@@ -1,0 +1,356 @@
+//! The commit thread: it makes sealed turns durable, in order, as many at a time as there are.
+//!
+//! A lone turn never waits for company; while one group is being synced the next one gathers. The
+//! vat thread only ever appends to a queue and reads an atomic number.
+//!
+//! **Invariants:** tickets become durable in their order. `durable` moves only after the log said
+//! so for every block of the group. After the first other outcome, or a panic, `failure` is set
+//! and nothing is committed, and `durable` never moves, again.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{Builder, JoinHandle};
+
+use crate::id::Shard;
+use crate::limits::{COMMIT_QUEUE_BYTES, COMMIT_QUEUE_TURNS};
+use crate::storage::batch::WriteSet;
+use crate::storage::layout::log_shard;
+use crate::storage::log::{Claim, Outcome, ShardBlock, ShardLog};
+use crate::storage::{Result, StorageError};
+
+/// The place of a sealed turn in the order of one environment; 0 comes before all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticket(pub(crate) u64);
+
+/// Called by the commit thread after it moved `durable`, and once after it set `failure`.
+pub(crate) type OnProgress = Box<dyn Fn() + Send>;
+
+/// The vat thread's end. Dropping it commits what is queued and ends the thread.
+pub(crate) struct Committer {
+    shared: Arc<Shared>,
+    /// What the last submitted write set got; only this end gives tickets.
+    last: Cell<Ticket>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    filled: Condvar,
+    durable: AtomicU64,
+    failure: OnceLock<Arc<StorageError>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    sets: Vec<WriteSet>,
+    bytes: usize,
+    last: Ticket,
+    state: State,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Open,
+    Closed,
+}
+
+impl Committer {
+    /// Starts the thread, which owns `log` until this end is dropped.
+    ///
+    /// # Errors
+    /// `Io` when the operating system gives no thread; nothing was claimed.
+    pub(crate) fn start(
+        name: &str,
+        log: Box<dyn ShardLog>,
+        on_progress: OnProgress,
+    ) -> Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let theirs = shared.clone();
+        let name = format!("{name}-commit");
+        let thread = Builder::new()
+            .name(name.clone())
+            .spawn(move || run(&theirs, log, &on_progress))
+            .map_err(|source| {
+                let path = PathBuf::from(name);
+                StorageError::Io { action: "start the thread", path, source }
+            })?;
+        Ok(Self { shared, last: Cell::default(), thread: Some(thread) })
+    }
+
+    /// Queues the writes; never waits. After a failure they are dropped.
+    pub(crate) fn submit(&self, set: WriteSet) -> Ticket {
+        let ticket = self.next_ticket();
+        self.last.set(ticket);
+        if self.shared.failure.get().is_some() {
+            return ticket;
+        }
+        let mut queue = self.shared.queue();
+        queue.bytes += set.as_bytes().len();
+        queue.last = ticket;
+        queue.sets.push(set);
+        drop(queue);
+        self.shared.filled.notify_one();
+        ticket
+    }
+
+    /// What the next submitted write set will get.
+    pub(crate) fn next_ticket(&self) -> Ticket {
+        Ticket(self.last.get().0 + 1)
+    }
+
+    /// All tickets up to this one are durable.
+    pub(crate) fn durable(&self) -> Ticket {
+        // Acquire: a reader of this number then reads what was committed before it.
+        Ticket(self.shared.durable.load(Ordering::Acquire))
+    }
+
+    /// Whether so much is queued that no new call should start.
+    pub(crate) fn is_full(&self) -> bool {
+        let queue = self.shared.queue();
+        queue.sets.len() >= COMMIT_QUEUE_TURNS || queue.bytes >= COMMIT_QUEUE_BYTES
+    }
+
+    /// Why nothing will become durable any more, if that is so.
+    pub(crate) fn failure(&self) -> Option<&Arc<StorageError>> {
+        self.shared.failure.get()
+    }
+
+    /// Commits what is queued and ends the thread.
+    ///
+    /// # Errors
+    /// `Latched` when a commit failed, now or earlier: what is durable is what `durable` said.
+    pub(crate) fn shutdown(mut self) -> Result<()> {
+        self.finish();
+        self.failure().map_or(Ok(()), |failure| Err(StorageError::Latched(failure.clone())))
+    }
+
+    fn finish(&mut self) {
+        self.shared.queue().state = State::Closed;
+        self.shared.filled.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // Only a panic in `on_progress` gets here; it was latched like any other.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+impl fmt::Debug for Committer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (last, durable) = (self.last.get(), self.durable());
+        f.debug_struct("Committer")
+            .field("last", &last)
+            .field("durable", &durable)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// No code under this lock can panic, so a poisoned queue is whole.
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for writes and swaps all of them into `group`; none when there will be no more.
+    fn take(&self, group: &mut Vec<WriteSet>) -> Option<Ticket> {
+        let waiting = |queue: &mut Queue| queue.sets.is_empty() && queue.state == State::Open;
+        let mut queue = self
+            .filled
+            .wait_while(self.queue(), waiting)
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::swap(&mut queue.sets, group);
+        queue.bytes = 0;
+        (!group.is_empty()).then_some(queue.last)
+    }
+}
+
+fn run(shared: &Shared, log: Box<dyn ShardLog>, on_progress: &OnProgress) {
+    let mut chains = Chains { log, claims: HashMap::new() };
+    let work = AssertUnwindSafe(|| {
+        let mut group = Vec::new();
+        while let Some(ticket) = shared.take(&mut group) {
+            chains.commit(&mut group)?;
+            shared.durable.store(ticket.0, Ordering::Release);
+            on_progress();
+        }
+        Ok(())
+    });
+    let failure = match catch_unwind(work) {
+        Ok(Ok(())) => return,
+        Ok(Err(failure)) => failure,
+        Err(panic) => Arc::new(StorageError::Panicked(panic_text(&*panic))),
+    };
+    let _ = shared.failure.set(failure);
+    shared.queue().sets.clear();
+    on_progress();
+}
+
+/// The log and where it stands in each shard that was written to.
+struct Chains {
+    log: Box<dyn ShardLog>,
+    claims: HashMap<Shard, Claim>,
+}
+
+impl Chains {
+    /// Appends all of `group`; an error means that some of it may not be durable.
+    fn commit(&mut self, group: &mut Vec<WriteSet>) -> std::result::Result<(), Arc<StorageError>> {
+        let blocks = self.blocks(group)?;
+        let outcomes = self.log.append(&blocks);
+        assert_eq!(outcomes.len(), blocks.len(), "a log answers for every block");
+        for (block, outcome) in blocks.iter().zip(outcomes) {
+            let shard = block.shard;
+            let link = match outcome {
+                Outcome::Position(link) => link,
+                Outcome::Fenced => return Err(Arc::new(StorageError::Fenced { shard })),
+                Outcome::Busy => return Err(Arc::new(StorageError::Busy { shard })),
+                Outcome::Unknown(cause) => return Err(cause),
+            };
+            self.claims.insert(shard, Claim { epoch: block.epoch, link });
+        }
+        Ok(())
+    }
+
+    /// One block per shard; within a shard, turns stay in order.
+    fn blocks(&mut self, group: &mut Vec<WriteSet>) -> Result<Vec<ShardBlock>> {
+        let mut blocks: Vec<ShardBlock> = Vec::new();
+        let mut places = HashMap::new();
+        for set in group.drain(..) {
+            let shard = log_shard(set.object());
+            if let Some(&place) = places.get(&shard) {
+                let block: &mut ShardBlock = &mut blocks[place];
+                block.writes.push(set);
+                continue;
+            }
+            let Claim { epoch, link: previous } = self.claim(shard)?;
+            places.insert(shard, blocks.len());
+            blocks.push(ShardBlock { shard, epoch, previous, writes: vec![set] });
+        }
+        Ok(blocks)
+    }
+
+    fn claim(&mut self, shard: Shard) -> Result<Claim> {
+        if let Some(claim) = self.claims.get(&shard) {
+            return Ok(*claim);
+        }
+        let claim = self.log.claim(shard)?;
+        self.claims.insert(shard, claim);
+        Ok(claim)
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::*;
+    use crate::id::ObjectId;
+    use crate::storage::layout::Space;
+    use crate::storage::model::{Fault, MemoryLog};
+
+    fn start(log: &MemoryLog) -> (Committer, Receiver<()>) {
+        let (progress, progressed) = channel();
+        let on_progress = Box::new(move || progress.send(()).unwrap());
+        (Committer::start("test", Box::new(log.clone()), on_progress).unwrap(), progressed)
+    }
+
+    fn set(object: u8, value: &[u8]) -> WriteSet {
+        let mut set = WriteSet::new(ObjectId::from_bytes([object; 16]));
+        set.put(Space::Data, b"k", value).unwrap();
+        set
+    }
+
+    #[test]
+    fn nothing_is_durable_before_its_sync_and_what_gathers_meanwhile_is_one_group() {
+        let log = MemoryLog::default();
+        let (committer, progressed) = start(&log);
+        log.hold();
+        let first = committer.submit(set(1, b"0"));
+        log.wait_until_held();
+        let rest: Vec<_> = (0..100).map(|n| committer.submit(set(n % 5, &[n]))).collect();
+        assert_eq!(committer.durable(), Ticket(0));
+        assert!(progressed.try_recv().is_err());
+
+        log.release();
+        progressed.recv().unwrap();
+        assert!(committer.durable() >= first);
+        progressed.recv().unwrap();
+        assert_eq!(committer.durable(), rest[99]);
+        let groups = log.groups();
+        assert_eq!(groups.len(), 2);
+        let turns: usize = groups[1].iter().map(|block| block.writes.len()).sum();
+        assert_eq!((groups[1].len(), turns), (5, 100));
+        committer.shutdown().unwrap();
+    }
+
+    #[test]
+    fn turns_of_a_shard_stay_in_order_and_blocks_chain() {
+        let log = MemoryLog::default();
+        let (committer, progressed) = start(&log);
+        for n in 0..3 {
+            committer.submit(set(1, &[n]));
+            progressed.recv().unwrap();
+        }
+        committer.shutdown().unwrap();
+        let blocks: Vec<_> = log.groups().into_iter().flatten().collect();
+        for (block, next) in blocks.iter().zip(&blocks[1..]) {
+            assert_eq!(next.previous, block.link());
+        }
+        let written: Vec<_> = blocks.into_iter().flat_map(|block| block.writes).collect();
+        assert_eq!(written, [set(1, &[0]), set(1, &[1]), set(1, &[2])]);
+    }
+
+    #[test]
+    fn every_outcome_but_a_position_and_every_panic_is_the_end_of_committing() {
+        for fault in [Fault::Unknown, Fault::Fenced, Fault::Busy, Fault::Claim, Fault::Panic] {
+            let log = MemoryLog::default();
+            let (committer, progressed) = start(&log);
+            log.fail_next(fault);
+            committer.submit(set(1, b"lost"));
+            progressed.recv().unwrap();
+            assert!(committer.failure().is_some(), "{fault:?}");
+            let appends = log.groups().len();
+            committer.submit(set(1, b"later"));
+            assert_eq!(committer.durable(), Ticket(0), "{fault:?}");
+            assert!(committer.shutdown().is_err(), "{fault:?}");
+            assert_eq!(log.groups().len(), appends, "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn the_queue_is_full_at_its_limit_and_shutdown_commits_it() {
+        let log = MemoryLog::default();
+        let (committer, progressed) = start(&log);
+        log.hold();
+        committer.submit(set(1, b""));
+        log.wait_until_held();
+        for _ in 0..COMMIT_QUEUE_TURNS - 1 {
+            committer.submit(set(1, b""));
+        }
+        assert!(!committer.is_full());
+        let last = committer.submit(set(1, b"last"));
+        assert!(committer.is_full());
+        log.release();
+        let shared = committer.shared.clone();
+        committer.shutdown().unwrap();
+        assert_eq!(shared.durable.load(Ordering::Acquire), last.0);
+        assert_eq!(progressed.iter().count(), 2);
+    }
+}

@@ -1,0 +1,190 @@
+//! The few values that a cluster agrees on, such as placement: read, swapped, watched.
+//!
+//! A value changes only by compare-and-swap, so that two writers can't overwrite each other
+//! unseen. On one machine it is an LMDB environment of its own; it never holds objects' data.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use crate::limits::{MAP_BYTES, VALUE_BYTES_MAX};
+use crate::storage::layout::{Kind, config_key, damaged};
+use crate::storage::lmdb::Environment;
+use crate::storage::{Result, StorageError};
+
+/// A value and how often it was stored, from 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Versioned {
+    /// Grows by one with each change.
+    pub(crate) version: u64,
+    /// What was stored.
+    pub(crate) value: Vec<u8>,
+}
+
+/// What became of a compare-and-swap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CasOutcome {
+    /// The value is durable with this version.
+    Stored(u64),
+    /// Nothing was changed: the present version is this one, none if there is no value.
+    Conflict(Option<u64>),
+}
+
+/// Called with each later value of a watched key.
+pub(crate) type Observer = Box<dyn Fn(&Versioned) + Send>;
+
+/// Holds what a cluster agrees on.
+pub(crate) trait ConfigStore: Send {
+    /// The present value.
+    ///
+    /// # Errors
+    /// `KeyLength`, `CorruptRecord`, or that the store can't be read; nothing changed.
+    fn get(&self, key: &str) -> Result<Option<Versioned>>;
+
+    /// Stores `value` if the present version is `expected`; none means that there is no value.
+    ///
+    /// # Errors
+    /// `KeyLength`, `ValueLength`: nothing changed. `Latched`: whether the value was stored is
+    /// unknown, and the process must start again.
+    fn compare_and_swap(
+        &self,
+        key: &str,
+        expected: Option<u64>,
+        value: &[u8],
+    ) -> Result<CasOutcome>;
+
+    /// Has `observer` called with every value stored under `key` from now on, in order, after it
+    /// is durable. An observer must not use the store.
+    ///
+    /// # Errors
+    /// `KeyLength`, or that the store can't be watched; nothing changed.
+    fn watch(&self, key: &str, observer: Observer) -> Result<()>;
+}
+
+/// The config store of a single machine.
+pub(crate) struct LocalConfig {
+    env: Environment,
+    /// Held from a swap until its observers are told, so that they see swaps in order.
+    observers: Mutex<Vec<(Vec<u8>, Observer)>>,
+}
+
+impl LocalConfig {
+    /// Opens or makes the store in `path`, a directory of its own.
+    ///
+    /// # Errors
+    /// As for the environment of objects.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let env = Environment::open(path, Kind::Config, MAP_BYTES)?;
+        Ok(Self { env, observers: Mutex::default() })
+    }
+}
+
+impl fmt::Debug for LocalConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalConfig").field("env", &self.env).finish_non_exhaustive()
+    }
+}
+
+impl ConfigStore for LocalConfig {
+    fn get(&self, key: &str) -> Result<Option<Versioned>> {
+        let key = config_key(key)?;
+        self.env.read(|snapshot| {
+            let Some(record) = snapshot.get(&key)? else { return Ok(None) };
+            let (version, value) = split(&key, record)?;
+            Ok(Some(Versioned { version, value: value.to_vec() }))
+        })
+    }
+
+    fn compare_and_swap(
+        &self,
+        key: &str,
+        expected: Option<u64>,
+        value: &[u8],
+    ) -> Result<CasOutcome> {
+        let key = config_key(key)?;
+        if value.len() > VALUE_BYTES_MAX {
+            let length = value.len();
+            return Err(StorageError::ValueLength { length, max: VALUE_BYTES_MAX });
+        }
+        let observers = self.observers.lock().unwrap_or_else(PoisonError::into_inner);
+        let swapped = self.env.write(|changes| {
+            let record = changes.get(&key)?;
+            let present = record.map(|record| split(&key, record)).transpose()?;
+            let present = present.map(|(version, _)| version);
+            if present != expected {
+                return Ok(CasOutcome::Conflict(present));
+            }
+            let version = present.unwrap_or_default() + 1;
+            changes.put(&key, &[&version.to_be_bytes(), value].concat())?;
+            Ok(CasOutcome::Stored(version))
+        });
+        let outcome = swapped.map_err(StorageError::Latched)?;
+        if let CasOutcome::Stored(version) = outcome {
+            let stored = Versioned { version, value: value.to_vec() };
+            let watching = observers.iter().filter(|(watched, _)| *watched == key);
+            watching.for_each(|(_, observer)| observer(&stored));
+        }
+        Ok(outcome)
+    }
+
+    fn watch(&self, key: &str, observer: Observer) -> Result<()> {
+        let key = config_key(key)?;
+        let mut observers = self.observers.lock().unwrap_or_else(PoisonError::into_inner);
+        observers.push((key, observer));
+        Ok(())
+    }
+}
+
+fn split<'a>(key: &[u8], record: &'a [u8]) -> Result<(u64, &'a [u8])> {
+    let (version, value) = record.split_first_chunk().ok_or_else(|| damaged(key))?;
+    Ok((u64::from_be_bytes(*version), value))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_swap_needs_the_present_version_and_survives_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = LocalConfig::open(dir.path()).unwrap();
+        let swap = |expected, value| config.compare_and_swap("k", expected, value).unwrap();
+        assert_eq!(swap(Some(1), b"a"), CasOutcome::Conflict(None));
+        assert_eq!(swap(None, b"a"), CasOutcome::Stored(1));
+        assert_eq!(swap(None, b"b"), CasOutcome::Conflict(Some(1)));
+        assert_eq!(swap(Some(1), b"c"), CasOutcome::Stored(2));
+        assert_eq!(swap(Some(1), b"d"), CasOutcome::Conflict(Some(2)));
+        drop(config);
+
+        let config = LocalConfig::open(dir.path()).unwrap();
+        let present = Versioned { version: 2, value: b"c".to_vec() };
+        assert_eq!(config.get("k").unwrap(), Some(present));
+        assert_eq!(config.get("other").unwrap(), None);
+        assert!(matches!(config.get(""), Err(StorageError::KeyLength { .. })));
+    }
+
+    #[test]
+    fn observers_see_later_changes_of_their_key_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = LocalConfig::open(dir.path()).unwrap();
+        config.compare_and_swap("k", None, b"before").unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let told = seen.clone();
+        let observer = move |value: &Versioned| told.lock().unwrap().push(value.clone());
+        config.watch("k", Box::new(observer)).unwrap();
+        config.compare_and_swap("other", None, b"x").unwrap();
+        config.compare_and_swap("k", None, b"conflict").unwrap();
+        config.compare_and_swap("k", Some(1), b"after").unwrap();
+        assert_eq!(*seen.lock().unwrap(), [Versioned { version: 2, value: b"after".to_vec() }]);
+    }
+
+    #[test]
+    fn objects_and_config_are_not_opened_as_one_another() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(LocalConfig::open(dir.path()).unwrap());
+        let refused = Environment::open(dir.path(), Kind::Objects, MAP_BYTES);
+        assert!(matches!(refused, Err(StorageError::NotOurs(_))));
+    }
+}

@@ -1,0 +1,207 @@
+//! The directory of one environment: is it ours, in our format, and free?
+//!
+//! All of that is answered from one small marker file before LMDB sees the directory, because
+//! opening an LMDB environment already changes files, and because a foreign data file can crash
+//! the process. The same file is locked while the environment is open: one environment has one
+//! user, and LMDB finds nobody else's readers in its table when it opens.
+//!
+//! **Invariants:** the marker says "complete" only once the environment holds its own record. A
+//! directory that is refused is not changed in any way.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use crate::storage::layout::{FORMAT, Kind};
+use crate::storage::{Result, StorageError};
+
+const MARKER: &str = "CAPSTEAD";
+const DATA: &str = "data.mdb";
+/// Longer than any marker of ours: enough to tell that a file is none.
+const MARKER_BYTES_MAX: u64 = 64;
+
+/// Whether the environment was made before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Age {
+    /// It never served anything: it may be made now.
+    New,
+    /// It was complete once.
+    Existing,
+}
+
+/// A directory that is ours alone until this is dropped.
+#[derive(Debug)]
+pub(crate) struct EnvironmentDir {
+    path: PathBuf,
+    marker: File,
+    age: Age,
+    text: String,
+}
+
+impl EnvironmentDir {
+    /// Finds or makes the directory and locks it.
+    ///
+    /// # Errors
+    /// `NotADirectory`, `NotOurs`, `Format`, `InUse`, `DataMissing`: the directory is untouched.
+    /// `Io`: it may have been made, and is empty but for the marker.
+    pub(crate) fn open(path: &Path, kind: Kind) -> Result<Self> {
+        if path.exists() && !path.is_dir() {
+            return Err(StorageError::NotADirectory(path.to_owned()));
+        }
+        fs::create_dir_all(path).map_err(io_error("create", path))?;
+        let mut marker = open_marker(path)?;
+        match marker.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(StorageError::InUse(path.to_owned())),
+            Err(TryLockError::Error(source)) => return Err(io_error("lock", path)(source)),
+        }
+        let text = marker_text(kind, u64::from(FORMAT));
+        let mut found = Vec::new();
+        let read = (&mut marker).take(MARKER_BYTES_MAX).read_to_end(&mut found);
+        read.map_err(io_error("read", path))?;
+        let age = judge(path, kind, &found)?;
+        Ok(Self { path: path.to_owned(), marker, age, text })
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the environment was made before.
+    pub(crate) fn age(&self) -> Age {
+        self.age
+    }
+
+    /// Says for ever that the environment is complete, and that its files are in the directory.
+    pub(crate) fn complete(&mut self) -> Result<()> {
+        let failed = io_error("complete", &self.path);
+        self.sync_names().map_err(&failed)?;
+        if self.age == Age::New {
+            self.marker.set_len(0).map_err(&failed)?;
+            self.marker.write_all(self.text.as_bytes()).map_err(&failed)?;
+            self.marker.sync_all().map_err(&failed)?;
+            self.age = Age::Existing;
+        }
+        Ok(())
+    }
+
+    /// LMDB syncs its files but not the names of them.
+    fn sync_names(&self) -> io::Result<()> {
+        let path = self.path.canonicalize()?;
+        File::open(&path)?.sync_all()?;
+        path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+    }
+}
+
+fn open_marker(path: &Path) -> Result<File> {
+    let marker = path.join(MARKER);
+    let failed = io_error("open", &marker);
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).append(true);
+    if marker.exists() {
+        return options.open(&marker).map_err(failed);
+    }
+    if fs::read_dir(path).map_err(&failed)?.next().is_some() {
+        return Err(StorageError::NotOurs(path.to_owned()));
+    }
+    options.create(true).open(&marker).map_err(failed)
+}
+
+fn marker_text(kind: Kind, format: u64) -> String {
+    let kind = match kind {
+        Kind::Objects => "objects",
+        Kind::Config => "config",
+    };
+    format!("capstead {kind} format {format}\n")
+}
+
+/// What the marker says about the directory.
+fn judge(path: &Path, kind: Kind, found: &[u8]) -> Result<Age> {
+    let known = u64::from(FORMAT);
+    let text = marker_text(kind, known);
+    if found == text.as_bytes() {
+        let data = path.join(DATA).exists();
+        return if data { Ok(Age::Existing) } else { Err(StorageError::DataMissing(path.to_owned())) };
+    }
+    // A crash while the environment was made: nothing was served from it.
+    if text.as_bytes().starts_with(found) {
+        return Ok(Age::New);
+    }
+    let number = std::str::from_utf8(found).ok().and_then(|found| {
+        let number: u64 = found.trim_end().rsplit(' ').next()?.parse().ok()?;
+        (found == marker_text(kind, number)).then_some(number)
+    });
+    match number {
+        Some(found) => Err(StorageError::Format { found, known }),
+        None => Err(StorageError::NotOurs(path.to_owned())),
+    }
+}
+
+fn io_error(action: &'static str, path: &Path) -> impl Fn(io::Error) -> StorageError {
+    move |source| StorageError::Io { action, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn files(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+        let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+        entries.map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+    }
+
+    fn check(name: &str, content: &str, expected: impl Fn(&StorageError) -> bool) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(name), content).unwrap();
+        let before = files(dir.path());
+        let error = EnvironmentDir::open(dir.path(), Kind::Objects).unwrap_err();
+        assert!(expected(&error), "{error}");
+        assert_eq!(files(dir.path()), before);
+    }
+
+    #[test]
+    fn foreign_newer_and_half_lost_directories_are_refused_untouched() {
+        use StorageError as E;
+        check("data.mdb", "x", |error| matches!(error, E::NotOurs(_)));
+        check("notes.txt", "", |error| matches!(error, E::NotOurs(_)));
+        check(MARKER, "something else", |error| matches!(error, E::NotOurs(_)));
+        check(MARKER, "capstead config format 1\n", |error| matches!(error, E::NotOurs(_)));
+        check(MARKER, "capstead objects format 1\n", |error| matches!(error, E::DataMissing(_)));
+        check(MARKER, "capstead objects format 23\n", |error| {
+            matches!(error, E::Format { found: 23, known: 1 })
+        });
+    }
+
+    #[test]
+    fn a_file_is_no_directory() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = EnvironmentDir::open(file.path(), Kind::Objects).unwrap_err();
+        assert!(matches!(error, StorageError::NotADirectory(_)));
+    }
+
+    #[test]
+    fn a_directory_has_one_user_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = EnvironmentDir::open(dir.path(), Kind::Objects).unwrap();
+        let second = EnvironmentDir::open(dir.path(), Kind::Objects);
+        assert!(matches!(second, Err(StorageError::InUse(_))));
+        drop(first);
+        EnvironmentDir::open(dir.path(), Kind::Objects).unwrap();
+    }
+
+    #[test]
+    fn a_directory_whose_making_was_cut_short_is_new() {
+        for text in ["", "capst"] {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join(MARKER), text).unwrap();
+            let mut made = EnvironmentDir::open(dir.path(), Kind::Objects).unwrap();
+            assert_eq!(made.age(), Age::New);
+            made.complete().unwrap();
+            let text = fs::read_to_string(dir.path().join(MARKER)).unwrap();
+            assert_eq!(text, "capstead objects format 1\n");
+        }
+    }
+}

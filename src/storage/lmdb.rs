@@ -1,0 +1,288 @@
+//! The only file that names LMDB.
+//!
+//! The Rust binding is unsound from safe code in places: iterators that outlive their cursor,
+//! slices that outlive a write, a map resized under a transaction. So what leaves this file are
+//! owned bytes, and borrows that end with the closure they were given to; never a cursor, an
+//! iterator or a transaction. The map is never resized and never written to directly.
+//!
+//! **Invariants:** every record is checked when it is read, and a damaged one is never given out.
+//! After the first failed write transaction there is no other one: what the disk holds is then
+//! unknown, and a second sync could report success for pages that the first one lost.
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use ::lmdb::{
+    Cursor as _, Database, Environment as Lmdb, EnvironmentFlags, Error, RoTransaction,
+    RwTransaction, Transaction as _, WriteFlags,
+};
+
+use crate::storage::dir::{Age, EnvironmentDir};
+use crate::storage::layout::{self, CHECKSUM_BYTES, ENVIRONMENT_KEY, EnvironmentRecord, Kind};
+use crate::storage::{Result, StorageError};
+
+/// One for the vat thread, one for the commit thread, the rest for tools.
+const READERS_MAX: u32 = 16;
+/// Data is for the server's own account.
+const FILE_MODE: u32 = 0o600;
+/// LMDB's numbers for moves of a cursor.
+const FIRST: u32 = 0;
+const NEXT: u32 = 8;
+const SET_RANGE: u32 = 17;
+
+/// One LMDB environment, held open and locked until the last handle to it is dropped.
+pub(crate) struct Environment {
+    // Dropped in this order: the lock of the directory goes last.
+    lmdb: Lmdb,
+    database: Database,
+    incarnation: u64,
+    failure: OnceLock<Arc<StorageError>>,
+    _dir: EnvironmentDir,
+}
+
+impl Environment {
+    /// Opens or makes the environment in `path`, and durably counts this opening.
+    ///
+    /// # Errors
+    /// Those of [`EnvironmentDir::open`]; `Format` and `CorruptRecord` when the environment isn't
+    /// what the directory says: its data is unchanged. `Lmdb`: an opening may have been counted.
+    pub(crate) fn open(path: &Path, kind: Kind, map_bytes: usize) -> Result<Self> {
+        let mut dir = EnvironmentDir::open(path, kind)?;
+        let lmdb = Lmdb::new()
+            // Readers belong to transactions and not to threads; all else stays at its safest.
+            .set_flags(EnvironmentFlags::NO_TLS)
+            .set_map_size(map_bytes)
+            .set_max_readers(READERS_MAX)
+            .open_with_permissions(dir.path(), FILE_MODE)
+            .map_err(failed("open the environment"))?;
+        let database = lmdb.open_db(None).map_err(failed("open the database"))?;
+        let incarnation = count_opening(&lmdb, database, kind, dir.age())?;
+        dir.complete()?;
+        Ok(Self { lmdb, database, incarnation, failure: OnceLock::new(), _dir: dir })
+    }
+
+    /// How often the environment was opened, this time included.
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// Runs `body` on a snapshot of what was committed when it began.
+    pub(crate) fn read<T>(&self, body: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
+        let txn = self.lmdb.begin_ro_txn().map_err(failed("begin a read"))?;
+        body(&Snapshot { txn, database: self.database })
+    }
+
+    /// Makes everything that `body` writes durable, or nothing. `body` must not write again.
+    ///
+    /// # Errors
+    /// Any error, of `body` or of the disk, is the end of all writing: this and all later calls
+    /// return that first one, and what the disk holds of the writes of this call is unknown.
+    pub(crate) fn write<T>(
+        &self,
+        body: impl FnOnce(&mut Changes<'_>) -> Result<T>,
+    ) -> std::result::Result<T, Arc<StorageError>> {
+        if let Some(failure) = self.failure.get() {
+            return Err(failure.clone());
+        }
+        commit(&self.lmdb, self.database, body)
+            .map_err(|error| self.failure.get_or_init(|| Arc::new(error)).clone())
+    }
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Environment").field("incarnation", &self.incarnation).finish_non_exhaustive()
+    }
+}
+
+/// What was committed at one moment.
+pub(crate) struct Snapshot<'a> {
+    txn: RoTransaction<'a>,
+    database: Database,
+}
+
+impl Snapshot<'_> {
+    /// The record under `key`.
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<&[u8]>> {
+        checked(key, self.txn.get(self.database, &key))
+    }
+
+    /// Shows the keys that begin with `prefix` and their records, in order, until told to stop.
+    pub(crate) fn scan(
+        &self,
+        prefix: &[u8],
+        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let cursor = self.txn.open_ro_cursor(self.database).map_err(failed("open a cursor"))?;
+        let start = (!prefix.is_empty()).then_some(prefix);
+        let mut op = if start.is_some() { SET_RANGE } else { FIRST };
+        loop {
+            let (key, stored) = match cursor.get(start, None, op) {
+                Ok((Some(key), stored)) if key.starts_with(prefix) => (key, stored),
+                Ok(_) | Err(Error::NotFound) => return Ok(()),
+                Err(error) => return Err(failed("scan")(error)),
+            };
+            if visit(key, layout::verify(key, stored)?).is_break() {
+                return Ok(());
+            }
+            op = NEXT;
+        }
+    }
+}
+
+/// The one write transaction under way.
+pub(crate) struct Changes<'a> {
+    txn: RwTransaction<'a>,
+    database: Database,
+}
+
+impl Changes<'_> {
+    /// The record under `key`, as changed so far.
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<&[u8]>> {
+        checked(key, self.txn.get(self.database, &key))
+    }
+
+    /// Stores `record` with its checksum.
+    pub(crate) fn put(&mut self, key: &[u8], record: &[u8]) -> Result<()> {
+        let length = CHECKSUM_BYTES + record.len();
+        let slot = self
+            .txn
+            .reserve(self.database, &key, length, WriteFlags::empty())
+            .map_err(failed("put"))?;
+        let (sum, rest) = slot.split_at_mut(CHECKSUM_BYTES);
+        sum.copy_from_slice(&layout::checksum(key, record));
+        rest.copy_from_slice(record);
+        Ok(())
+    }
+
+    /// Removes what is under `key`, if anything.
+    pub(crate) fn delete(&mut self, key: &[u8]) -> Result<()> {
+        match self.txn.del(self.database, &key, None) {
+            Ok(()) | Err(Error::NotFound) => Ok(()),
+            Err(error) => Err(failed("delete")(error)),
+        }
+    }
+
+    /// Stores bytes as a failing disk would: without a checksum of their own.
+    #[cfg(test)]
+    pub(crate) fn put_raw(&mut self, key: &[u8], stored: &[u8]) {
+        self.txn.put(self.database, &key, &stored, WriteFlags::empty()).unwrap();
+    }
+
+    /// What lies under `key`, checksum included.
+    #[cfg(test)]
+    pub(crate) fn get_raw(&self, key: &[u8]) -> Vec<u8> {
+        self.txn.get(self.database, &key).unwrap().to_vec()
+    }
+}
+
+fn commit<T>(
+    lmdb: &Lmdb,
+    database: Database,
+    body: impl FnOnce(&mut Changes<'_>) -> Result<T>,
+) -> Result<T> {
+    let txn = lmdb.begin_rw_txn().map_err(failed("begin a write"))?;
+    let mut changes = Changes { txn, database };
+    let result = body(&mut changes)?;
+    changes.txn.commit().map_err(failed("commit"))?;
+    Ok(result)
+}
+
+fn count_opening(lmdb: &Lmdb, database: Database, kind: Kind, age: Age) -> Result<u64> {
+    commit(lmdb, database, |changes| {
+        let last = match (changes.get(&ENVIRONMENT_KEY)?, age) {
+            (Some(record), _) => EnvironmentRecord::decode(record, kind)?.incarnation,
+            (None, Age::New) => 0,
+            (None, Age::Existing) => return Err(layout::damaged(&ENVIRONMENT_KEY)),
+        };
+        let record = EnvironmentRecord { incarnation: last + 1 };
+        changes.put(&ENVIRONMENT_KEY, &record.encode(kind))?;
+        Ok(record.incarnation)
+    })
+}
+
+fn checked<'a>(key: &[u8], found: ::lmdb::Result<&'a [u8]>) -> Result<Option<&'a [u8]>> {
+    match found {
+        Ok(stored) => layout::verify(key, stored).map(Some),
+        Err(Error::NotFound) => Ok(None),
+        Err(error) => Err(failed("get")(error)),
+    }
+}
+
+fn failed(action: &'static str) -> impl Fn(Error) -> StorageError {
+    move |error| match error {
+        Error::MapFull => StorageError::MapFull,
+        error => StorageError::Lmdb { action, source: Box::new(error) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAP: usize = 1 << 20;
+
+    fn keys(env: &Environment, prefix: &[u8]) -> Vec<Vec<u8>> {
+        let mut keys = Vec::new();
+        let visit = |key: &[u8], _: &[u8]| {
+            keys.push(key.to_vec());
+            ControlFlow::Continue(())
+        };
+        env.read(|snapshot| snapshot.scan(prefix, visit)).unwrap();
+        keys
+    }
+
+    #[test]
+    fn every_opening_is_counted_and_keeps_the_data() {
+        let dir = tempfile::tempdir().unwrap();
+        for incarnation in 1..4 {
+            let env = Environment::open(dir.path(), Kind::Objects, MAP).unwrap();
+            assert_eq!(env.incarnation(), incarnation);
+            if incarnation == 1 {
+                env.write(|changes| changes.put(b"key", b"value")).unwrap();
+            }
+            let found = env.read(|snapshot| Ok(snapshot.get(b"key")?.map(<[u8]>::to_vec)));
+            assert_eq!(found.unwrap().unwrap(), b"value");
+        }
+    }
+
+    #[test]
+    fn a_scan_shows_what_begins_with_the_prefix() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = Environment::open(dir.path(), Kind::Objects, MAP).unwrap();
+        let all = [b"aa".as_slice(), b"ab", b"b", b"ba"];
+        env.write(|changes| all.iter().try_for_each(|key| changes.put(key, b""))).unwrap();
+        assert_eq!(keys(&env, b"a"), [b"aa", b"ab"]);
+        assert_eq!(keys(&env, b"b"), [b"b".as_slice(), b"ba"]);
+        assert_eq!(keys(&env, b"c"), [b""; 0]);
+        assert_eq!(keys(&env, b"").len(), all.len() + 1);
+    }
+
+    #[test]
+    fn the_first_failed_write_is_the_last_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = Environment::open(dir.path(), Kind::Objects, MAP).unwrap();
+        let full = env.write(|changes| changes.put(b"large", &vec![0; 2 * MAP])).unwrap_err();
+        assert!(matches!(*full, StorageError::MapFull));
+        let after = env.write(|changes| changes.put(b"small", b"")).unwrap_err();
+        assert!(Arc::ptr_eq(&full, &after));
+        assert_eq!(keys(&env, b"").len(), 1);
+    }
+
+    #[test]
+    fn another_kind_or_format_inside_is_refused_and_unchanged() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = Environment::open(dir.path(), Kind::Objects, MAP).unwrap();
+        let newer = [layout::FORMAT + 1, 0, 0];
+        env.write(|changes| changes.put(&ENVIRONMENT_KEY, &newer)).unwrap();
+        drop(env);
+        let data = std::fs::read(dir.path().join("data.mdb")).unwrap();
+        let refused = Environment::open(dir.path(), Kind::Objects, MAP).unwrap_err();
+        assert!(matches!(refused, StorageError::Format { found: 2, known: 1 }));
+        let refused = Environment::open(dir.path(), Kind::Config, MAP).unwrap_err();
+        assert!(matches!(refused, StorageError::NotOurs(_)));
+        assert_eq!(std::fs::read(dir.path().join("data.mdb")).unwrap(), data);
+    }
+}

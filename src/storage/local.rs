@@ -1,0 +1,306 @@
+//! The log of a single machine: one LMDB transaction applies all the blocks of a group commit.
+//!
+//! The applied records *are* the log, so there is no history to read or to trim, and nothing is
+//! written twice. It never applies part of a block, and never goes on after a failed commit.
+//!
+//! **Invariants:** a shard's meta record names the last block of which all writes are applied. A
+//! block is applied only under the incarnation that the environment has on disk, which is the
+//! epoch of every claim of this process; so a process that was replaced is fenced by the data.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use crate::id::{Epoch, ObjectId, Shard};
+use crate::limits::MAP_BYTES;
+use crate::metrics::Metrics;
+use crate::storage::batch::Op;
+use crate::storage::layout::{
+    ENVIRONMENT_KEY, EnvironmentRecord, Kind, RecordKey, ShardMeta, Space, damaged, shard_key,
+};
+use crate::storage::lmdb::{Changes, Environment};
+use crate::storage::log::{Claim, Link, Outcome, Position, Reads, ShardBlock, ShardLog};
+use crate::storage::{Result, StorageError};
+
+/// How the local log behaves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LogOptions {
+    /// Slept before every commit, to try what a slow disk would do.
+    pub(crate) commit_delay: Duration,
+    /// Address space of the environment; its data never outgrow it.
+    pub(crate) map_bytes: usize,
+}
+
+impl Default for LogOptions {
+    fn default() -> Self {
+        Self { commit_delay: Duration::ZERO, map_bytes: MAP_BYTES }
+    }
+}
+
+/// The blocks' way into the environment. The commit thread owns it.
+#[derive(Debug)]
+pub(crate) struct LocalLog {
+    env: Arc<Environment>,
+    commit_delay: Duration,
+    metrics: Arc<Metrics>,
+}
+
+/// Reads what the log applied. The vat thread owns it; it keeps the environment open.
+#[derive(Clone, Debug)]
+pub(crate) struct Reader {
+    env: Arc<Environment>,
+    metrics: Arc<Metrics>,
+}
+
+/// Opens or makes the environment in `path`: its log and a reader of it.
+///
+/// # Errors
+/// `NotADirectory`, `NotOurs`, `Format`, `InUse`, `DataMissing`, `CorruptRecord`: the data are
+/// untouched. `Io`, `Lmdb`, `MapFull`: at most, this opening was counted.
+pub(crate) fn open(
+    path: &Path,
+    options: LogOptions,
+    metrics: Arc<Metrics>,
+) -> Result<(LocalLog, Reader)> {
+    let env = Arc::new(Environment::open(path, Kind::Objects, options.map_bytes)?);
+    let reader = Reader { env: env.clone(), metrics: metrics.clone() };
+    Ok((LocalLog { env, commit_delay: options.commit_delay, metrics }, reader))
+}
+
+impl Reads for Reader {
+    fn get(&self, object: ObjectId, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let key = RecordKey::new(object, space, key)?;
+        self.metrics.storage_reads_total.add(1);
+        // A fresh snapshot: keeping one would need a reference into this struct itself.
+        self.env.read(|snapshot| Ok(snapshot.get(key.as_bytes())?.map(<[u8]>::to_vec)))
+    }
+}
+
+impl LocalLog {
+    fn meta(&self, shard: Shard) -> Result<ShardMeta> {
+        let key = shard_key(shard);
+        self.env.read(|snapshot| decode_meta(&key, snapshot.get(&key)?))
+    }
+}
+
+impl ShardLog for LocalLog {
+    fn claim(&mut self, shard: Shard) -> Result<Claim> {
+        // Opening the environment made the epoch newer than all before it, durably.
+        let epoch = Epoch(self.env.incarnation());
+        Ok(Claim { epoch, link: self.meta(shard)?.link })
+    }
+
+    fn append(&mut self, blocks: &[ShardBlock]) -> Vec<Outcome> {
+        let committed = self.env.write(|changes| {
+            let owner = owner(changes)?;
+            let apply = |block| apply(changes, owner, block);
+            let outcomes = blocks.iter().map(apply).collect::<Result<Vec<_>>>()?;
+            thread::sleep(self.commit_delay);
+            Ok(outcomes)
+        });
+        let outcomes = match committed {
+            Ok(outcomes) => outcomes,
+            Err(error) => return vec![Outcome::Unknown(error); blocks.len()],
+        };
+        self.metrics.commits_total.add(1);
+        for (block, outcome) in blocks.iter().zip(&outcomes) {
+            if matches!(outcome, Outcome::Position(_)) {
+                self.metrics.turns_committed_total.add(block.writes.len() as u64);
+            }
+        }
+        outcomes
+    }
+
+    fn last(&self, shard: Shard) -> Result<Link> {
+        Ok(self.meta(shard)?.link)
+    }
+
+    fn read(&self, shard: Shard, from: Position) -> Result<Vec<ShardBlock>> {
+        let last = self.last(shard)?.position;
+        if from <= last { Err(StorageError::Trimmed { last }) } else { Ok(Vec::new()) }
+    }
+
+    fn trim(&mut self, _shard: Shard, _upto: Position) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The only epoch whose blocks are applied.
+fn owner(changes: &Changes<'_>) -> Result<Epoch> {
+    let record = changes.get(&ENVIRONMENT_KEY)?.ok_or_else(|| damaged(&ENVIRONMENT_KEY))?;
+    Ok(Epoch(EnvironmentRecord::decode(record, Kind::Objects)?.incarnation))
+}
+
+fn apply(changes: &mut Changes<'_>, owner: Epoch, block: &ShardBlock) -> Result<Outcome> {
+    let meta_key = shard_key(block.shard);
+    let last = decode_meta(&meta_key, changes.get(&meta_key)?)?.link;
+    if block.epoch != owner || block.previous != last {
+        return Ok(Outcome::Fenced);
+    }
+    for set in &block.writes {
+        for op in set.ops() {
+            apply_op(changes, set.object(), op?)?;
+        }
+    }
+    let link = block.link();
+    changes.put(&meta_key, &ShardMeta { epoch: owner, link }.encode())?;
+    Ok(Outcome::Position(link))
+}
+
+fn apply_op(changes: &mut Changes<'_>, object: ObjectId, op: Op<'_>) -> Result<()> {
+    match op {
+        Op::Put { space, key, value } => {
+            changes.put(RecordKey::new(object, space, key)?.as_bytes(), value)
+        }
+        Op::Delete { space, key } => {
+            changes.delete(RecordKey::new(object, space, key)?.as_bytes())
+        }
+    }
+}
+
+fn decode_meta(key: &[u8], record: Option<&[u8]>) -> Result<ShardMeta> {
+    record.map_or(Ok(ShardMeta::default()), |record| {
+        ShardMeta::decode(record).ok_or_else(|| damaged(key))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::storage::batch::WriteSet;
+
+    const OBJECT: ObjectId = ObjectId::from_bytes([3; 16]);
+    const SHARD: Shard = Shard(0x0303);
+    const MAP: usize = 1 << 20;
+
+    fn start(dir: &TempDir) -> (LocalLog, Reader) {
+        let options = LogOptions { map_bytes: MAP, ..LogOptions::default() };
+        open(dir.path(), options, Arc::default()).unwrap()
+    }
+
+    fn put(object: ObjectId, key: &[u8], value: &[u8]) -> WriteSet {
+        let mut set = WriteSet::new(object);
+        set.put(Space::Data, key, value).unwrap();
+        set
+    }
+
+    fn block(claim: Claim, set: WriteSet) -> ShardBlock {
+        let shard = set.object().home_shard();
+        ShardBlock { shard, epoch: claim.epoch, previous: claim.link, writes: vec![set] }
+    }
+
+    fn append(log: &mut LocalLog, block: ShardBlock) -> Option<Link> {
+        match log.append(&[block]).as_slice() {
+            [Outcome::Position(link)] => Some(*link),
+            [Outcome::Fenced] => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn get(reader: &Reader, key: &[u8]) -> Option<Vec<u8>> {
+        reader.get(OBJECT, Space::Data, key).unwrap()
+    }
+
+    #[test]
+    fn blocks_chain_and_a_restart_claims_a_newer_epoch_at_the_same_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, reader) = start(&dir);
+        let first = log.claim(SHARD).unwrap();
+        assert_eq!(first.link, Link::default());
+        let one = append(&mut log, block(first, put(OBJECT, b"k", b"1"))).unwrap();
+        let next = block(Claim { link: one, ..first }, put(OBJECT, b"k", b"2"));
+        let expected = next.link();
+        let two = append(&mut log, next).unwrap();
+        assert_eq!((two, two.position), (expected, Position(2)));
+        assert_eq!(log.last(SHARD).unwrap(), two);
+        drop((log, reader));
+
+        let (mut log, reader) = start(&dir);
+        let second = log.claim(SHARD).unwrap();
+        assert!(second.epoch > first.epoch);
+        assert_eq!(second.link, two);
+        assert_eq!(get(&reader, b"k").unwrap(), b"2");
+    }
+
+    #[test]
+    fn a_block_of_another_epoch_or_behind_another_end_is_fenced_and_nothing_of_it_applied() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, reader) = start(&dir);
+        let claim = log.claim(SHARD).unwrap();
+        let link = append(&mut log, block(claim, put(OBJECT, b"k", b"1"))).unwrap();
+        let good = Claim { link, ..claim };
+        let stale = Claim { epoch: Epoch(claim.epoch.0 - 1), ..good };
+        let eager = Claim { epoch: Epoch(claim.epoch.0 + 1), ..good };
+        let forked = Link { hash: [1; 32], ..link };
+        for wrong in [stale, eager, claim, Claim { link: forked, ..good }] {
+            assert_eq!(append(&mut log, block(wrong, put(OBJECT, b"k", b"bad"))), None);
+            assert_eq!(get(&reader, b"k").unwrap(), b"1");
+            assert_eq!(log.last(SHARD).unwrap(), link);
+        }
+        assert!(append(&mut log, block(good, put(OBJECT, b"k", b"2"))).is_some());
+    }
+
+    #[test]
+    fn a_fenced_block_leaves_the_others_of_its_group_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, reader) = start(&dir);
+        let claim = log.claim(SHARD).unwrap();
+        let fenced = Claim { epoch: Epoch(0), ..claim };
+        let other = put(ObjectId::from_bytes([4; 16]), b"k", b"1");
+        let group = [block(fenced, other), block(claim, put(OBJECT, b"k", b"1"))];
+        let outcomes = log.append(&group);
+        assert!(matches!(outcomes[..], [Outcome::Fenced, Outcome::Position(_)]));
+        assert_eq!(get(&reader, b"k").unwrap(), b"1");
+        assert_eq!(log.last(Shard(0x0404)).unwrap(), Link::default());
+        assert_eq!(log.metrics.turns_committed_total.get(), 1);
+        assert_eq!(log.metrics.commits_total.get(), 1);
+    }
+
+    #[test]
+    fn a_failed_append_is_unknown_and_the_last_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, reader) = start(&dir);
+        let claim = log.claim(SHARD).unwrap();
+        let large = block(claim, put(OBJECT, b"k", &vec![0; 2 * MAP]));
+        assert!(matches!(log.append(&[large])[..], [Outcome::Unknown(_)]));
+        let small = block(claim, put(OBJECT, b"k", b"1"));
+        assert!(matches!(log.append(&[small])[..], [Outcome::Unknown(_)]));
+        assert_eq!(get(&reader, b"k"), None);
+        assert_eq!(log.metrics.commits_total.get(), 0);
+        assert!(reader.metrics.storage_reads_total.get() > 0);
+    }
+
+    #[test]
+    fn a_damaged_value_is_named_and_never_served() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, reader) = start(&dir);
+        let claim = log.claim(SHARD).unwrap();
+        append(&mut log, block(claim, put(OBJECT, b"k\xff", b"value"))).unwrap();
+        let key = RecordKey::new(OBJECT, Space::Data, b"k\xff").unwrap();
+        let damage = |changes: &mut Changes<'_>| {
+            let mut stored = changes.get_raw(key.as_bytes());
+            stored[6] ^= 1;
+            changes.put_raw(key.as_bytes(), &stored);
+            Ok(())
+        };
+        log.env.write(damage).unwrap();
+        let error = reader.get(OBJECT, Space::Data, b"k\xff").unwrap_err();
+        let StorageError::Corrupt { object, space: 1, key } = error else { panic!("{error}") };
+        assert_eq!((object, key.as_str()), (OBJECT, "k\\xff"));
+    }
+
+    #[test]
+    fn the_log_keeps_no_history() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut log, _reader) = start(&dir);
+        let claim = log.claim(SHARD).unwrap();
+        append(&mut log, block(claim, put(OBJECT, b"k", b"1"))).unwrap();
+        assert_eq!(log.read(SHARD, Position(2)).unwrap(), []);
+        let error = log.read(SHARD, Position(1)).unwrap_err();
+        assert!(matches!(error, StorageError::Trimmed { last: Position(1) }));
+        log.trim(SHARD, Position(1)).unwrap();
+    }
+}

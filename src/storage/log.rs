@@ -1,0 +1,182 @@
+//! The seam between the commit thread and whatever makes blocks durable.
+//!
+//! A log keeps one chain of blocks per shard. Each block names the one before it by position and
+//! hash, and its owner by epoch, so that two rival owners can't both extend a chain. On one
+//! machine the log is the LMDB transaction that applies the blocks (`local.rs`); nothing here
+//! does input or output.
+//!
+//! Version (1) ‖ shard (2) ‖ epoch (8) ‖ previous position (8) ‖ previous hash (32) ‖ number of write
+//! sets (4), then each write set: length (4) ‖ bytes. Numbers are little-endian.
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use crate::id::{Epoch, ObjectId, Shard};
+use crate::storage::batch::WriteSet;
+use crate::storage::layout::Space;
+use crate::storage::{Result, StorageError};
+
+const VERSION: u8 = 1;
+const HASH_DOMAIN: &[u8] = b"capstead block v1";
+
+/// How many blocks a shard's chain has: 0 before the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Position(pub(crate) u64);
+
+/// The end of a shard's chain at some time; the default is the end of an empty chain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Link {
+    /// Of the last block.
+    pub(crate) position: Position,
+    /// Of the last block, and through it of all before.
+    pub(crate) hash: [u8; 32],
+}
+
+/// The right to append to a shard, until somebody claims it with a newer epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Claim {
+    /// Newer than every epoch that was given out for the shard before.
+    pub(crate) epoch: Epoch,
+    /// What the first block must name as the previous one.
+    pub(crate) link: Link,
+}
+
+/// Write sets of one shard that become durable together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ShardBlock {
+    /// Whose chain the block extends.
+    pub(crate) shard: Shard,
+    /// The claim that it is appended under.
+    pub(crate) epoch: Epoch,
+    /// The end of the chain that it extends.
+    pub(crate) previous: Link,
+    /// In the order in which the turns ended.
+    pub(crate) writes: Vec<WriteSet>,
+}
+
+impl ShardBlock {
+    /// The block as bytes.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.feed(|part| bytes.extend_from_slice(part));
+        bytes
+    }
+
+    /// The end of the chain once this block is appended: the hash covers all of the block, and
+    /// through the previous hash the whole chain.
+    pub(crate) fn link(&self) -> Link {
+        let mut hash = Sha256::new();
+        hash.update(HASH_DOMAIN);
+        self.feed(|part| hash.update(part));
+        Link { position: Position(self.previous.position.0 + 1), hash: hash.finalize().into() }
+    }
+
+    fn feed(&self, mut sink: impl FnMut(&[u8])) {
+        sink(&[VERSION]);
+        sink(&self.shard.0.to_le_bytes());
+        sink(&self.epoch.0.to_le_bytes());
+        sink(&self.previous.position.0.to_le_bytes());
+        sink(&self.previous.hash);
+        sink(&(self.writes.len() as u32).to_le_bytes());
+        for set in &self.writes {
+            sink(&(set.as_bytes().len() as u32).to_le_bytes());
+            sink(set.as_bytes());
+        }
+    }
+}
+
+/// What became of one block.
+#[derive(Clone, Debug)]
+pub(crate) enum Outcome {
+    /// It is durable, and this is the new end of its chain.
+    Position(Link),
+    /// It was refused, for a newer owner or another end of the chain; nothing of it is applied.
+    Fenced,
+    /// It was refused for now; nothing of it is applied. The same block may be appended again.
+    Busy,
+    /// It may be durable or not; only reading the log again tells. The log takes no more blocks.
+    Unknown(Arc<StorageError>),
+}
+
+/// Makes blocks durable. One thread owns it.
+pub(crate) trait ShardLog: Send {
+    /// Takes the shard over from whoever had it: older epochs are refused from now on.
+    ///
+    /// # Errors
+    /// Whatever keeps the log from being read: nothing was claimed, and nothing is changed on disk.
+    fn claim(&mut self, shard: Shard) -> Result<Claim>;
+
+    /// Makes the blocks durable and says what became of each, in the same order.
+    ///
+    /// A write set is applied as a whole or not at all, and so is a block. Blocks of different
+    /// shards may have different outcomes.
+    fn append(&mut self, blocks: &[ShardBlock]) -> Vec<Outcome>;
+
+    /// The end of the shard's chain.
+    ///
+    /// # Errors
+    /// Whatever keeps the log from being read; nothing is changed on disk.
+    fn last(&self, shard: Shard) -> Result<Link>;
+
+    /// The blocks of the shard from that position on, oldest first.
+    ///
+    /// # Errors
+    /// `Trimmed` when the log has no longer, or never kept, some of them; or whatever keeps the
+    /// log from being read. Nothing is changed on disk.
+    fn read(&self, shard: Shard, from: Position) -> Result<Vec<ShardBlock>>;
+
+    /// Lets the log forget the shard's blocks up to and including that position.
+    ///
+    /// # Errors
+    /// The blocks may or may not be forgotten; trimming again is harmless.
+    fn trim(&mut self, shard: Shard, upto: Position) -> Result<()>;
+}
+
+/// What a log has applied, as the vat thread reads it.
+pub(crate) trait Reads {
+    /// The durable value of one key. A read that begins after a commit was reported sees it.
+    ///
+    /// # Errors
+    /// `KeyLength`, `Corrupt` (the value is never served), or that the disk can't be read.
+    fn get(&self, object: ObjectId, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(value: &[u8]) -> ShardBlock {
+        let mut set = WriteSet::new(ObjectId::from_bytes([1; 16]));
+        set.put(Space::Data, b"k", value).unwrap();
+        let previous = Link { position: Position(4), hash: [5; 32] };
+        ShardBlock { shard: Shard(0x0101), epoch: Epoch(2), previous, writes: vec![set] }
+    }
+
+    #[test]
+    fn a_block_has_this_encoding() {
+        let block = block(b"v");
+        let set = block.writes[0].as_bytes();
+        let mut expected = vec![1, 1, 1, 2, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0];
+        expected.extend_from_slice(&[5; 32]);
+        expected.extend_from_slice(&[1, 0, 0, 0, set.len() as u8, 0, 0, 0]);
+        expected.extend_from_slice(set);
+        assert_eq!(block.encode(), expected);
+    }
+
+    #[test]
+    fn a_link_depends_on_everything_in_the_block() {
+        let base = block(b"v");
+        assert_eq!(base.link().position, Position(5));
+        let mut others = vec![block(b"w"); 6];
+        others[1] = ShardBlock { shard: Shard(1), ..base.clone() };
+        others[2] = ShardBlock { epoch: Epoch(3), ..base.clone() };
+        others[3] = ShardBlock { previous: Link::default(), ..base.clone() };
+        others[4] = ShardBlock { writes: vec![], ..base.clone() };
+        others[5].writes.extend(base.writes.clone());
+        for other in others {
+            assert_ne!(other.link().hash, base.link().hash);
+        }
+        assert_eq!(base.clone().link(), base.link());
+    }
+}

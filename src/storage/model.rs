@@ -1,0 +1,155 @@
+//! A log in memory that keeps the promises of the real one, and breaks them when told to.
+//!
+//! Tests hold its syncs back, fail them, or fence it. It never touches a disk.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+
+use crate::id::{Epoch, ObjectId, Shard};
+use crate::storage::batch::Op;
+use crate::storage::layout::{RecordKey, Space};
+use crate::storage::log::{Claim, Link, Outcome, Position, Reads, ShardBlock, ShardLog};
+use crate::storage::{Result, StorageError};
+
+/// What goes wrong with the next group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Nothing is applied, and the log doesn't know.
+    Unknown,
+    /// A newer owner has every shard.
+    Fenced,
+    /// The log takes nothing for now.
+    Busy,
+    /// The next claim fails.
+    Claim,
+    /// The log has a bug.
+    Panic,
+}
+
+/// A handle; all clones are the same log.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct MemoryLog(Arc<(Mutex<State>, Condvar)>);
+
+#[derive(Debug, Default)]
+struct State {
+    records: BTreeMap<Vec<u8>, Vec<u8>>,
+    links: BTreeMap<Shard, Link>,
+    groups: Vec<Vec<ShardBlock>>,
+    fault: Option<Fault>,
+    syncs: Syncs,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Syncs {
+    #[default]
+    Free,
+    Held,
+    Waiting,
+}
+
+impl MemoryLog {
+    /// From now on, appends wait before they apply anything.
+    pub(crate) fn hold(&self) {
+        self.state().syncs = Syncs::Held;
+    }
+
+    /// Lets the waiting append and all later ones go on.
+    pub(crate) fn release(&self) {
+        self.state().syncs = Syncs::Free;
+        self.0.1.notify_all();
+    }
+
+    /// Waits until an append is being held back.
+    pub(crate) fn wait_until_held(&self) {
+        drop(self.0.1.wait_while(self.state(), |state| state.syncs != Syncs::Waiting).unwrap());
+    }
+
+    /// Makes the next group, or the next claim, go wrong.
+    pub(crate) fn fail_next(&self, fault: Fault) {
+        self.state().fault = Some(fault);
+    }
+
+    /// What was appended, call by call.
+    pub(crate) fn groups(&self) -> Vec<Vec<ShardBlock>> {
+        self.state().groups.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.0.lock().unwrap()
+    }
+}
+
+impl State {
+    fn apply(&mut self, block: &ShardBlock) -> Outcome {
+        if self.links.get(&block.shard).copied().unwrap_or_default() != block.previous {
+            return Outcome::Fenced;
+        }
+        for set in &block.writes {
+            for op in set.ops() {
+                let (space, key, value) = match op.unwrap() {
+                    Op::Put { space, key, value } => (space, key, Some(value)),
+                    Op::Delete { space, key } => (space, key, None),
+                };
+                let key = RecordKey::new(set.object(), space, key).unwrap().as_bytes().to_vec();
+                match value {
+                    Some(value) => self.records.insert(key, value.to_vec()),
+                    None => self.records.remove(&key),
+                };
+            }
+        }
+        self.links.insert(block.shard, block.link());
+        Outcome::Position(block.link())
+    }
+}
+
+impl ShardLog for MemoryLog {
+    fn claim(&mut self, shard: Shard) -> Result<Claim> {
+        if self.state().fault == Some(Fault::Claim) {
+            return Err(StorageError::Fenced { shard });
+        }
+        Ok(Claim { epoch: Epoch(1), link: self.last(shard)? })
+    }
+
+    fn append(&mut self, blocks: &[ShardBlock]) -> Vec<Outcome> {
+        let mut state = self.state();
+        if state.syncs == Syncs::Held {
+            state.syncs = Syncs::Waiting;
+            self.0.1.notify_all();
+        }
+        let mut state = self.0.1.wait_while(state, |state| state.syncs != Syncs::Free).unwrap();
+        state.groups.push(blocks.to_vec());
+        let fault = state.fault.take();
+        if fault == Some(Fault::Panic) {
+            drop(state);
+            panic!("the log was told to panic");
+        }
+        let outcome = |block| match fault {
+            None | Some(Fault::Claim | Fault::Panic) => state.apply(block),
+            Some(Fault::Unknown) => Outcome::Unknown(Arc::new(StorageError::MapFull)),
+            Some(Fault::Fenced) => Outcome::Fenced,
+            Some(Fault::Busy) => Outcome::Busy,
+        };
+        blocks.iter().map(outcome).collect()
+    }
+
+    fn last(&self, shard: Shard) -> Result<Link> {
+        Ok(self.state().links.get(&shard).copied().unwrap_or_default())
+    }
+
+    fn read(&self, shard: Shard, from: Position) -> Result<Vec<ShardBlock>> {
+        let groups = self.groups();
+        let blocks = groups.into_iter().flatten().filter(|block| block.shard == shard);
+        Ok(blocks.filter(|block| block.link().position >= from).collect())
+    }
+
+    fn trim(&mut self, _shard: Shard, _upto: Position) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Reads for MemoryLog {
+    fn get(&self, object: ObjectId, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let key = RecordKey::new(object, space, key)?;
+        Ok(self.state().records.get(key.as_bytes()).cloned())
+    }
+}
