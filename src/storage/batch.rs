@@ -268,8 +268,14 @@ mod tests {
         let before = set.clone();
         let long_key = vec![0; KEY_BYTES_MAX + 1];
         let long_value = vec![0; VALUE_BYTES_MAX + 1];
-        assert!(matches!(set.put(Space::Data, &long_key, b""), Err(StorageError::KeyLength { .. })));
-        assert!(matches!(set.delete(Space::Data, b""), Err(StorageError::KeyLength { length: 0, .. })));
+        assert!(matches!(
+            set.put(Space::Data, &long_key, b""),
+            Err(StorageError::KeyLength { .. })
+        ));
+        assert!(matches!(
+            set.delete(Space::Data, b""),
+            Err(StorageError::KeyLength { length: 0, .. })
+        ));
         let refused = set.put(Space::Data, b"k", &long_value);
         assert!(matches!(refused, Err(StorageError::ValueLength { .. })));
         assert_eq!(set, before);
@@ -283,7 +289,8 @@ mod tests {
             set.put(Space::Data, &[key as u8], &value).unwrap();
         }
         let before = set.as_bytes().len();
-        let refused = set.put(Space::Data, b"k", &value).and_then(|()| set.delete(Space::Data, b"k"));
+        let refused =
+            set.put(Space::Data, b"k", &value).and_then(|()| set.delete(Space::Data, b"k"));
         assert!(matches!(refused, Err(StorageError::BatchSize { max: BATCH_BYTES_MAX, .. })));
         assert_eq!(set.as_bytes().len(), before);
         set.put(Space::Data, b"k", b"small").unwrap();

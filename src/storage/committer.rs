@@ -167,10 +167,8 @@ impl Shared {
     /// Waits for writes and swaps all of them into `group`; none when there will be no more.
     fn take(&self, group: &mut Vec<WriteSet>) -> Option<Ticket> {
         let waiting = |queue: &mut Queue| queue.sets.is_empty() && queue.state == State::Open;
-        let mut queue = self
-            .filled
-            .wait_while(self.queue(), waiting)
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut queue =
+            self.filled.wait_while(self.queue(), waiting).unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut queue.sets, group);
         queue.bytes = 0;
         (!group.is_empty()).then_some(queue.last)

@@ -122,7 +122,11 @@ fn judge(path: &Path, kind: Kind, found: &[u8]) -> Result<Age> {
     let text = marker_text(kind, known);
     if found == text.as_bytes() {
         let data = path.join(DATA).exists();
-        return if data { Ok(Age::Existing) } else { Err(StorageError::DataMissing(path.to_owned())) };
+        return if data {
+            Ok(Age::Existing)
+        } else {
+            Err(StorageError::DataMissing(path.to_owned()))
+        };
     }
     // A crash while the environment was made: nothing was served from it.
     if text.as_bytes().starts_with(found) {

@@ -93,7 +93,9 @@ impl Environment {
 
 impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Environment").field("incarnation", &self.incarnation).finish_non_exhaustive()
+        f.debug_struct("Environment")
+            .field("incarnation", &self.incarnation)
+            .finish_non_exhaustive()
     }
 }
 

@@ -153,9 +153,7 @@ fn apply_op(changes: &mut Changes<'_>, object: ObjectId, op: Op<'_>) -> Result<(
         Op::Put { space, key, value } => {
             changes.put(RecordKey::new(object, space, key)?.as_bytes(), value)
         }
-        Op::Delete { space, key } => {
-            changes.delete(RecordKey::new(object, space, key)?.as_bytes())
-        }
+        Op::Delete { space, key } => changes.delete(RecordKey::new(object, space, key)?.as_bytes()),
     }
 }
 

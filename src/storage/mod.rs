@@ -74,7 +74,9 @@ pub(crate) enum StorageError {
     },
 
     /// A record of an object isn't what was written. It was not served and is left as it is.
-    #[error("the record {key:?} in space {space} of object {object:?} is damaged; restore a backup")]
+    #[error(
+        "the record {key:?} in space {space} of object {object:?} is damaged; restore a backup"
+    )]
     Corrupt {
         /// Whose record it is.
         object: ObjectId,
@@ -153,7 +155,9 @@ pub(crate) enum StorageError {
     },
 
     /// The data has another format. It was not touched.
-    #[error("the data has format {found}, and this program knows format {known}; use its own program")]
+    #[error(
+        "the data has format {found}, and this program knows format {known}; use its own program"
+    )]
     Format {
         /// The format of the data.
         found: u64,

@@ -22,11 +22,8 @@ fn start(log: &MemoryLog) -> (Store, Receiver<()>) {
 fn on_disk(dir: &TempDir) -> (Store, Receiver<()>) {
     let (progress, progressed) = channel();
     let on_progress = Box::new(move || progress.send(()).unwrap_or_default());
-    let options = StoreOptions {
-        name: "test".into(),
-        commit_delay: Duration::ZERO,
-        metrics: Arc::default(),
-    };
+    let options =
+        StoreOptions { name: "test".into(), commit_delay: Duration::ZERO, metrics: Arc::default() };
     (Store::open(dir.path(), options, on_progress).unwrap(), progressed)
 }
 
