@@ -192,7 +192,6 @@ fn run(shared: &Shared, log: Box<dyn ShardLog>, on_progress: &OnProgress) {
         Err(panic) => Arc::new(StorageError::Panicked(panic_text(&*panic))),
     };
     let _ = shared.failure.set(failure);
-    shared.queue().sets.clear();
     on_progress();
 }
 
