@@ -1,0 +1,68 @@
+//! Tests in a folder of their own; those that need the `capnp` tool say nothing where it is missing.
+
+use super::*;
+
+const SCHEMA: &str = "@0xd5a3c4f19e2b7086;\n\
+    using Http = import \"/capstead/http.capnp\";\n\
+    interface Site extends(Http.HttpService) { hits @0 () -> (count :UInt64); }\n";
+
+/// A schema with its request in a new folder; `None` without the tool.
+fn site() -> Option<(Scratch, Schemas)> {
+    if !tool::is_installed() {
+        return None;
+    }
+    let folder = Scratch::new().unwrap();
+    let path = folder.0.join("site.capnp");
+    std::fs::write(&path, SCHEMA).unwrap();
+    let schemas = Schemas::new(&[path.to_str().unwrap()]);
+    let hash = request::hash(&schemas.files).unwrap();
+    schemas.renew(&hash, &folder.0).unwrap();
+    Some((folder, schemas))
+}
+
+#[test]
+fn a_request_stays_current_until_the_schema_changes() {
+    let Some((folder, schemas)) = site() else { return };
+    assert_eq!(schemas.check().unwrap(), Freshness::Current);
+
+    std::fs::write(folder.0.join("site.capnp"), SCHEMA.replace('\n', "\r\n")).unwrap();
+    assert_eq!(schemas.check().unwrap(), Freshness::Current);
+
+    std::fs::write(folder.0.join("site.capnp"), SCHEMA.replace("hits", "visits")).unwrap();
+    assert_eq!(schemas.check().unwrap(), Freshness::Stale);
+}
+
+#[test]
+fn a_request_whose_content_is_not_of_the_schema_is_stale() {
+    let Some((folder, schemas)) = site() else { return };
+    let hash = request::hash(&schemas.files).unwrap();
+    std::fs::write(folder.0.join("site.capnp"), SCHEMA.replace("hits", "visits")).unwrap();
+    let other = tool::compile(&schemas.files, &folder.0).unwrap();
+    std::fs::write(folder.0.join("site.capnp"), SCHEMA).unwrap();
+    request::write(&schemas.request, &other, &hash).unwrap();
+    assert_eq!(schemas.check().unwrap(), Freshness::Stale);
+}
+
+#[test]
+fn imported_public_schemas_are_taken_from_the_client_crate() {
+    let Some((folder, schemas)) = site() else { return };
+    let request = request::read(&schemas.request).unwrap().unwrap();
+    let code = tool::generate(request.message(), &folder.0, &schemas.files).unwrap();
+    assert!(code[0].contains("::capstead_client::http_capnp::http_service"));
+}
+
+#[test]
+fn a_missing_request_is_stale() {
+    let Some((_folder, schemas)) = site() else { return };
+    std::fs::remove_file(&schemas.request).unwrap();
+    assert_eq!(schemas.check().unwrap(), Freshness::Stale);
+}
+
+#[test]
+fn a_refused_schema_is_one_sentence() {
+    let Some((folder, schemas)) = site() else { return };
+    std::fs::write(folder.0.join("site.capnp"), "interface").unwrap();
+    let error = tool::compile(&schemas.files, &folder.0).unwrap_err().to_string();
+    assert!(error.starts_with("capnp refuses the schema: "), "{error}");
+    assert!(!error.contains('\n'));
+}

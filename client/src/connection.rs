@@ -1,0 +1,246 @@
+//! One connection to another vat: the only place that wires an `RpcSystem`.
+//!
+//! A task on the current thread drives each connection. Whatever happens in it, also a panic, ends
+//! that connection only, and every call that was on its way fails. The RPC system is never just
+//! dropped, because then its callers would wait for ever.
+
+use crate::guard::{Guard, Limits, State};
+use capnp::Error;
+use capnp::capability::{Client, FromClientHook};
+use capnp_rpc::rpc_twoparty_capnp::Side;
+use capnp_rpc::{Disconnector, RpcSystem};
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::Sleep;
+
+/// How long a connection that is over tries to write what is left, in seconds.
+const LAST_WRITE_SECS: u64 = 1;
+
+/// A connection to another vat. Clones are handles to the same one.
+///
+/// When the last handle is dropped the connection ends, and with it all capabilities that came
+/// through it.
+#[derive(Clone)]
+pub struct Connection {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    status: Rc<Status>,
+    /// What the peer offers to whoever connects.
+    bootstrap: Client,
+}
+
+/// What the handles and the task of a connection share.
+struct Status {
+    /// A handle asked for the end.
+    stop: Cell<bool>,
+    /// The task, while it isn't running.
+    task: RefCell<Option<Waker>>,
+    /// Why the connection is over, once it is.
+    end: watch::Sender<Option<Error>>,
+}
+
+impl Status {
+    fn stop(&self) {
+        self.stop.set(true);
+        let task = self.task.take();
+        if let Some(task) = task {
+            task.wake();
+        }
+    }
+}
+
+impl Connection {
+    /// Connects to `address`, `host:port`, with the default limits, and offers nothing there.
+    ///
+    /// # Errors
+    /// Nobody answers at the address, or no [`spawn_local`](tokio::task::spawn_local) is possible here.
+    pub async fn dial(address: &str) -> capnp::Result<Self> {
+        let unreachable = |cause| Error::disconnected(format!("can't reach {address}: {cause}"));
+        let stream = TcpStream::connect(address).await.map_err(unreachable)?;
+        stream.set_nodelay(true).map_err(unreachable)?;
+        Self::new(stream, Side::Client, None, Limits::default())
+    }
+
+    /// Speaks Cap'n Proto over `stream`, and offers `bootstrap` to the peer.
+    ///
+    /// The `Side` is `Client` for whoever dialled. On TCP the caller switches Nagle's delay off.
+    ///
+    /// # Errors
+    /// Outside of `#[tokio::main(flavor = "local")]`, a `LocalRuntime` and a `LocalSet`, where
+    /// [`spawn_local`](tokio::task::spawn_local) is impossible.
+    pub fn new<S>(
+        stream: S,
+        side: Side,
+        bootstrap: Option<Client>,
+        limits: Limits,
+    ) -> capnp::Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let state = Rc::new(RefCell::new(State::new(stream, limits)));
+        Self::over(state, side, bootstrap)
+    }
+
+    pub(crate) fn over<S>(
+        state: Rc<RefCell<State<S>>>,
+        side: Side,
+        bootstrap: Option<Client>,
+    ) -> capnp::Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let mut rpc = RpcSystem::new(Box::new(Guard::new(state.clone(), side)), bootstrap);
+        let peers = match side {
+            Side::Client => rpc.bootstrap(Side::Server),
+            Side::Server => capnp_rpc::new_broken_cap(Error::unimplemented(
+                "only who dialled can ask for the bootstrap capability".into(),
+            )),
+        };
+        let status = Rc::new(Status {
+            stop: Cell::new(false),
+            task: RefCell::new(None),
+            end: watch::Sender::new(None),
+        });
+        let disconnector = Some(rpc.get_disconnector());
+        let task = Task { rpc, disconnector, state, status: status.clone(), last_write: None };
+        spawn(task)?;
+        Ok(Self { inner: Rc::new(Inner { status, bootstrap: peers }) })
+    }
+
+    /// The peer's bootstrap capability, as a `C`. On the side that accepted it is a broken one: only
+    /// the dialling side can ask.
+    ///
+    /// Calls may be made on it at once. Don't await its `when_resolved`, which never comes.
+    pub fn bootstrap<C: FromClientHook>(&self) -> C {
+        C::new(self.inner.bootstrap.hook.clone())
+    }
+
+    /// Ends the connection: calls on their way fail as `disconnected`. Returns when that is done.
+    pub async fn disconnect(&self) {
+        self.inner.status.stop();
+        self.closed().await;
+    }
+
+    /// Waits for the end of the connection, and says why it came.
+    pub async fn closed(&self) -> Error {
+        let mut end = self.inner.status.end.subscribe();
+        let end = end.wait_for(Option::is_some).await.map(|end| end.clone());
+        end.ok().flatten().unwrap_or_else(|| Error::disconnected("the connection is over".into()))
+    }
+
+    /// Whether the connection is over.
+    pub fn is_closed(&self) -> bool {
+        self.inner.status.stop.get() || self.inner.status.end.borrow().is_some()
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_struct("Connection").field("closed", &self.is_closed()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.status.stop();
+    }
+}
+
+fn spawn(task: impl Future<Output = ()> + 'static) -> capnp::Result<()> {
+    let outside = |_| {
+        Error::failed(
+            "a connection needs #[tokio::main(flavor = \"local\")], a LocalRuntime or a LocalSet"
+                .into(),
+        )
+    };
+    // The task ends by itself when the last handle is dropped, or the peer goes.
+    catch_unwind(AssertUnwindSafe(|| drop(tokio::task::spawn_local(task)))).map_err(outside)
+}
+
+/// Drives one connection: reads and handles what comes, then writes what was made of it.
+struct Task<S: AsyncRead + AsyncWrite + Unpin + 'static> {
+    rpc: RpcSystem<Side>,
+    /// Taken when the RPC system was told to end.
+    disconnector: Option<Disconnector<Side>>,
+    state: Rc<RefCell<State<S>>>,
+    status: Rc<Status>,
+    /// Runs from when the connection is over.
+    last_write: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Task<S> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<()> {
+        let this = &mut *self;
+        this.status.task.take();
+        this.state.borrow_mut().driver_runs();
+        let rpc = catch_unwind(AssertUnwindSafe(|| Pin::new(&mut this.rpc).poll(cx)));
+        if rpc.is_err() {
+            this.end(Error::disconnected("the connection failed by a panic".into()));
+            return Poll::Ready(());
+        }
+        if this.status.stop.get() {
+            this.end_rpc();
+        }
+        this.status.task.replace(Some(cx.waker().clone()));
+        let written = this.state.borrow_mut().poll_write(cx);
+        if let Poll::Ready(reason) = written {
+            this.end(reason);
+            return Poll::Ready(());
+        }
+        this.poll_last_write(cx)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Task<S> {
+    /// Tells the RPC system to fail all calls that are on their way. Does nothing the second time.
+    fn end_rpc(&mut self) {
+        let Some(mut disconnector) = self.disconnector.take() else { return };
+        let mut nobody = Context::from_waker(Waker::noop());
+        // All of it happens in the first poll, and what user code may throw in it changes nothing.
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            drop(Pin::new(&mut disconnector).poll(&mut nobody));
+        }));
+    }
+
+    fn end(&mut self, reason: Error) {
+        self.end_rpc();
+        self.status.end.send_if_modified(|end| {
+            let first = end.is_none();
+            end.get_or_insert(reason);
+            first
+        });
+    }
+
+    /// A peer that doesn't read can't keep a connection that is over.
+    fn poll_last_write(&mut self, cx: &mut Context) -> Poll<()> {
+        let Some(reason) = self.state.borrow().closing().cloned() else { return Poll::Pending };
+        let limit = Duration::from_secs(LAST_WRITE_SECS);
+        let sleep = self.last_write.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        std::task::ready!(sleep.as_mut().poll(cx));
+        self.end(reason);
+        Poll::Ready(())
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Drop for Task<S> {
+    /// The runtime may end first; whoever waits for an answer is told even then.
+    fn drop(&mut self) {
+        self.end(Error::disconnected("the task of the connection ended".into()));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,30 @@
+//! The generated code of the public schemas.
+//!
+//! The schemas themselves, in the folder `schema`, say what everything means. Nothing is written here.
+
+macro_rules! generated {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {$(
+        $(#[$doc])*
+        #[allow(
+            missing_docs,
+            missing_debug_implementations,
+            unreachable_pub,
+            clippy::all,
+            clippy::pedantic,
+            clippy::unwrap_used,
+            reason = "generated code is not ours to change"
+        )]
+        pub mod $name {
+            include!(concat!(env!("OUT_DIR"), "/", stringify!($name), ".rs"));
+        }
+    )*};
+}
+
+generated! {
+    /// How objects speak HTTP: generated from `schema/http.capnp`.
+    http_capnp,
+    /// From references to capabilities: generated from `schema/restorer.capnp`.
+    restorer_capnp,
+    /// The numbers of the reference's layout: generated from `schema/sturdyref.capnp`.
+    sturdyref_capnp,
+}

@@ -1,0 +1,173 @@
+//! The layout of a reference, byte by byte: the only file that turns bytes into parts and back.
+//!
+//! Parsing checks the layout alone. It verifies no signature.
+
+use super::{
+    Caveats, ClusterId, GrantId, KeyId, NextSecret, Payload, Refused, Target, TargetId, verify,
+};
+use crate::sturdyref_capnp::{
+    LINKS_MAX, PROOF_OPEN, PROOF_SEALED, TARGET_NAMESPACE, TARGET_OBJECT, VERSION,
+};
+use ed25519_dalek::{SIGNATURE_LENGTH, VerifyingKey};
+use sha2::{Digest, Sha256};
+
+pub(super) const PAYLOAD_DOMAIN: &[u8] = b"capstead sturdyref v1";
+pub(super) const LINK_DOMAIN: &[u8] = b"capstead sturdyref link v1";
+pub(super) const SEAL_DOMAIN: &[u8] = b"capstead sturdyref seal v1";
+
+/// The refusal of bytes that are not laid out as a reference.
+pub(super) const LAYOUT: Refused = Refused::because(verify::Reason::Layout);
+
+/// Where the parts of a reference lie in its bytes.
+#[derive(Clone)]
+pub(super) struct Layout {
+    pub(super) payload: Payload,
+    /// The payload ends and its signature starts here.
+    pub(super) payload_end: usize,
+    pub(super) links: Vec<Link>,
+    /// The links end and the proof starts here.
+    pub(super) proof_at: usize,
+    pub(super) proof: Proof,
+}
+
+impl Layout {
+    /// Where the signature over the payload ends and the count of links stands.
+    pub(super) fn links_at(&self) -> usize {
+        self.payload_end + SIGNATURE_LENGTH
+    }
+
+    /// The key that the proof is about.
+    pub(super) fn last_next(&self) -> &VerifyingKey {
+        self.links.last().map_or(&self.payload.next, |link| &link.next)
+    }
+}
+
+/// One narrowing.
+#[derive(Clone)]
+pub(super) struct Link {
+    pub(super) caveats: Caveats,
+    pub(super) next: VerifyingKey,
+    pub(super) start: usize,
+    /// The signed part of the link ends and its signature starts here.
+    pub(super) signature_at: usize,
+}
+
+/// How the holder shows that he has the last next key.
+#[derive(Clone, Copy)]
+pub(super) enum Proof {
+    /// Its secret follows the tag.
+    Open,
+    /// A signature by it follows the tag.
+    Sealed,
+}
+
+pub(super) fn encode_payload(payload: &Payload) -> Vec<u8> {
+    let (kind, target) = match payload.target {
+        Target::Object(id) => (TARGET_OBJECT, id),
+        Target::Namespace(id) => (TARGET_NAMESPACE, id),
+    };
+    let mut bytes = vec![VERSION];
+    bytes.extend(payload.cluster.as_bytes());
+    bytes.extend(payload.key.as_bytes());
+    bytes.push(kind);
+    bytes.extend(target.as_bytes());
+    bytes.extend(payload.grant.as_bytes());
+    payload.caveats.encode_into(&mut bytes);
+    bytes.extend(payload.next.as_bytes());
+    bytes
+}
+
+pub(super) fn parse(all: &[u8]) -> Result<Layout, Refused> {
+    let mut bytes = Bytes { all, at: 0 };
+    let payload = parse_payload(&mut bytes)?;
+    let payload_end = bytes.at;
+    bytes.take(SIGNATURE_LENGTH)?;
+    let count = bytes.u8()?;
+    if count > LINKS_MAX {
+        return Err(LAYOUT);
+    }
+    let links = (0..count).map(|_| parse_link(&mut bytes)).collect::<Result<_, _>>()?;
+    let proof_at = bytes.at;
+    let (proof, length) = match bytes.u8()? {
+        PROOF_OPEN => (Proof::Open, size_of::<NextSecret>()),
+        PROOF_SEALED => (Proof::Sealed, SIGNATURE_LENGTH),
+        _ => return Err(LAYOUT),
+    };
+    bytes.take(length)?;
+    if bytes.at != all.len() {
+        return Err(LAYOUT);
+    }
+    Ok(Layout { payload, payload_end, links, proof_at, proof })
+}
+
+fn parse_payload(bytes: &mut Bytes) -> Result<Payload, Refused> {
+    if bytes.u8()? != VERSION {
+        return Err(Refused::because(verify::Reason::Version));
+    }
+    let cluster = ClusterId(bytes.array()?);
+    let key = KeyId(bytes.array()?);
+    let kind = bytes.u8()?;
+    let id = TargetId(bytes.array()?);
+    let target = match kind {
+        TARGET_OBJECT => Target::Object(id),
+        TARGET_NAMESPACE => Target::Namespace(id),
+        _ => return Err(LAYOUT),
+    };
+    let grant = GrantId(bytes.array()?);
+    let caveats = Caveats::parse(bytes)?;
+    let next = bytes.key()?;
+    Ok(Payload { cluster, key, target, grant, caveats, next })
+}
+
+fn parse_link(bytes: &mut Bytes) -> Result<Link, Refused> {
+    let start = bytes.at;
+    let caveats = Caveats::parse(bytes)?;
+    let next = bytes.key()?;
+    let signature_at = bytes.at;
+    bytes.take(SIGNATURE_LENGTH)?;
+    Ok(Link { caveats, next, start, signature_at })
+}
+
+/// What the previous next key signs: everything before the link, but without the count of links,
+/// because the holder of the link raises that; then the link.
+pub(super) fn link_message(all: &[u8], links_at: usize, start: usize, link: &[u8]) -> Vec<u8> {
+    let mut before = Sha256::new();
+    before.update(&all[..links_at]);
+    before.update(&all[links_at + 1..start]);
+    [LINK_DOMAIN, &before.finalize()[..], link].concat()
+}
+
+/// What the last next key signs to seal: everything before the proof.
+pub(super) fn seal_message(before: &[u8]) -> Vec<u8> {
+    [SEAL_DOMAIN, &Sha256::digest(before)[..]].concat()
+}
+
+pub(super) fn hash(domain: &[u8], bytes: &[u8]) -> [u8; 32] {
+    Sha256::new().chain_update(domain).chain_update(bytes).finalize().into()
+}
+
+/// Bytes that are read from the front.
+pub(super) struct Bytes<'a> {
+    all: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Bytes<'a> {
+    pub(super) fn take(&mut self, length: usize) -> Result<&'a [u8], Refused> {
+        let taken = self.all[self.at..].get(..length).ok_or(LAYOUT)?;
+        self.at += length;
+        Ok(taken)
+    }
+
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Refused> {
+        self.take(N)?.try_into().map_err(|_| LAYOUT)
+    }
+
+    pub(super) fn u8(&mut self) -> Result<u8, Refused> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    fn key(&mut self) -> Result<VerifyingKey, Refused> {
+        VerifyingKey::from_bytes(&self.array()?).map_err(|_| LAYOUT)
+    }
+}

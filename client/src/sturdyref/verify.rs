@@ -1,0 +1,182 @@
+//! Whether a reference is genuine and still valid: cheap checks first, then signatures, then the time.
+//!
+//! A refusal tells the outside nothing but that it is one. Revocation is not known here: the record
+//! of the grant is at the target.
+
+use super::codec::{self, Proof};
+use super::{Caveats, ClusterId, GrantId, KeyId, NextSecret, PayloadHash, Sturdyref, Target};
+use ed25519_dalek::{Signature, VerifyingKey};
+use std::fmt;
+
+/// What a genuine reference says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verified {
+    /// What it stands for.
+    pub target: Target,
+    /// The record at the target that must still exist.
+    pub grant: GrantId,
+    /// The last millisecond since the start of 1970 in UTC in which it is valid, if there is one.
+    pub not_after_ms: Option<u64>,
+    /// Which reference it is.
+    pub payload: PayloadHash,
+}
+
+/// The reference was refused. Callers learn no more than that.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Refused(Reason);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reason {
+    Text,
+    Version,
+    Layout,
+    Cluster,
+    Key,
+    Caveat,
+    Signature,
+    Proof,
+    Expired,
+    Sealed,
+    TooManyLinks,
+}
+
+impl Refused {
+    pub(super) const fn because(reason: Reason) -> Self {
+        Self(reason)
+    }
+
+    /// Why, for a log. Never to be sent to whoever showed the reference. Holds no secret.
+    pub const fn reason(&self) -> &'static str {
+        match self.0 {
+            Reason::Text => "the text is not that of a reference",
+            Reason::Version => "the version of the layout is unknown",
+            Reason::Layout => "the bytes are not laid out as a reference",
+            Reason::Cluster => "it belongs to another cluster",
+            Reason::Key => "the signing key is unknown",
+            Reason::Caveat => "it has a critical caveat of an unknown kind",
+            Reason::Signature => "a signature is wrong",
+            Reason::Proof => "the holder's proof is wrong",
+            Reason::Expired => "it has expired",
+            Reason::Sealed => "it is sealed",
+            Reason::TooManyLinks => "it was narrowed too often",
+        }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("the reference was refused")
+    }
+}
+
+impl fmt::Debug for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("Refused")
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl From<Refused> for capnp::Error {
+    fn from(refused: Refused) -> Self {
+        Self::failed(refused.to_string())
+    }
+}
+
+impl Sturdyref {
+    /// Checks everything that can be checked without the target: that the reference belongs to
+    /// `cluster`, is signed by one of its `keys` and was narrowed by its holders only, and that it is
+    /// still valid at `now_ms`, in milliseconds since the start of 1970 in UTC.
+    ///
+    /// # Errors
+    /// The reference was refused. The reason is for logs only.
+    pub fn verify(
+        &self,
+        cluster: &ClusterId,
+        keys: impl Fn(KeyId) -> Option<VerifyingKey>,
+        now_ms: u64,
+    ) -> Result<Verified, Refused> {
+        let payload = &self.layout.payload;
+        if payload.cluster != *cluster {
+            return Err(Refused(Reason::Cluster));
+        }
+        let key = keys(payload.key).ok_or(Refused(Reason::Key))?;
+        let caveats = self.caveats();
+        if caveats.unknown_critical().is_some() {
+            return Err(Refused(Reason::Caveat));
+        }
+        self.verify_payload(&key)?;
+        self.verify_links()?;
+        self.verify_proof()?;
+        if caveats.not_after_ms().is_some_and(|last| now_ms > last) {
+            return Err(Refused(Reason::Expired));
+        }
+        Ok(Verified {
+            target: payload.target,
+            grant: payload.grant,
+            not_after_ms: caveats.not_after_ms(),
+            payload: self.payload_hash(),
+        })
+    }
+
+    /// All restrictions together.
+    fn caveats(&self) -> Caveats {
+        let links = self.layout.links.iter().map(|link| link.caveats);
+        links.fold(self.layout.payload.caveats, Caveats::and)
+    }
+
+    fn verify_payload(&self, key: &VerifyingKey) -> Result<(), Refused> {
+        let end = self.layout.payload_end;
+        let message = [codec::PAYLOAD_DOMAIN, &self.bytes[..end]].concat();
+        self.verify_signature(key, &message, end)
+    }
+
+    fn verify_links(&self) -> Result<(), Refused> {
+        let mut key = &self.layout.payload.next;
+        for link in &self.layout.links {
+            let signed = &self.bytes[link.start..link.signature_at];
+            let links_at = self.layout.links_at();
+            let message = codec::link_message(&self.bytes, links_at, link.start, signed);
+            self.verify_signature(key, &message, link.signature_at)?;
+            key = &link.next;
+        }
+        Ok(())
+    }
+
+    fn verify_proof(&self) -> Result<(), Refused> {
+        let last = self.layout.last_next();
+        match self.layout.proof {
+            Proof::Open => {
+                let holds = self.secret().is_some_and(|secret| secret.public() == *last);
+                if holds { Ok(()) } else { Err(Refused(Reason::Proof)) }
+            }
+            Proof::Sealed => {
+                let at = self.layout.proof_at;
+                let message = codec::seal_message(&self.bytes[..at]);
+                self.verify_signature(last, &message, at + 1).map_err(|_| Refused(Reason::Proof))
+            }
+        }
+    }
+
+    /// Verifies the signature that starts at `at`.
+    fn verify_signature(
+        &self,
+        key: &VerifyingKey,
+        message: &[u8],
+        at: usize,
+    ) -> Result<(), Refused> {
+        let signature = self.bytes[at..].first_chunk().ok_or(codec::LAYOUT)?;
+        key.verify_strict(message, &Signature::from_bytes(signature))
+            .map_err(|_| Refused(Reason::Signature))
+    }
+
+    /// The secret of the last next key, if the reference is open.
+    pub(super) fn secret(&self) -> Option<NextSecret> {
+        match self.layout.proof {
+            Proof::Open => {
+                self.bytes[self.layout.proof_at + 1..].first_chunk().copied().map(NextSecret)
+            }
+            Proof::Sealed => None,
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Messages on a stream of bytes: Cap'n Proto's stream framing, with one read and one write for many.
+//!
+//! Messages that are sent are copied to one buffer, which the connection's task writes out after each
+//! of its polls, so that what was made in one poll leaves in one write. Nothing here looks into a
+//! message, and nothing is read before its announced size was found to be within the limit.
+
+use capnp::message::{Builder, HeapAllocator, Reader, ReaderOptions};
+use capnp::serialize::{OwnedSegments, SegmentLengthsBuilder};
+use capnp::{Error, Result};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What one read can bring: some hundred small messages.
+const INPUT_BYTES: usize = 32 << 10;
+
+/// Room of the output buffer that is kept when it runs empty.
+const OUTPUT_BYTES_KEPT: usize = 256 << 10;
+
+/// Segments of one message; the other implementations of the protocol have the same limit.
+const SEGMENTS_MAX: usize = 512;
+
+const WORD: usize = 8;
+
+/// A message as it came in.
+pub(crate) type Incoming = Reader<OwnedSegments>;
+
+/// A stream that carries messages both ways.
+pub(crate) struct Wire<S> {
+    stream: S,
+    options: ReaderOptions,
+    /// Largest message that is taken, in words.
+    words_max: usize,
+    input: Box<[u8]>,
+    /// `input[start..end]` was read and not used yet.
+    start: usize,
+    end: usize,
+    /// The message whose size is known and whose bytes are not all here: it, and how many are.
+    partial: Option<(OwnedSegments, usize)>,
+    output: Vec<u8>,
+    /// `output[..written]` is out already.
+    written: usize,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    pub(crate) fn new(stream: S, bytes_max: usize, options: ReaderOptions) -> Self {
+        Self {
+            stream,
+            options,
+            words_max: bytes_max / WORD,
+            input: vec![0; INPUT_BYTES].into(),
+            start: 0,
+            end: 0,
+            partial: None,
+            output: Vec::new(),
+            written: 0,
+        }
+    }
+
+    /// The next message; `None` when the peer ended the stream between two messages.
+    pub(crate) fn poll_read(&mut self, cx: &mut Context) -> Poll<Result<Option<Incoming>>> {
+        loop {
+            if self.partial.is_none() {
+                self.partial = self.begin_message()?.map(|segments| (segments, 0));
+            }
+            if let Some(message) = self.finish_message() {
+                return Poll::Ready(Ok(Some(Reader::new(message, self.options))));
+            }
+            if ready!(self.poll_fill(cx))? == 0 {
+                let clean = self.partial.is_none() && self.start == self.end;
+                let cut = || Error::disconnected("the stream ended within a message".into());
+                return Poll::Ready(if clean { Ok(None) } else { Err(cut()) });
+            }
+        }
+    }
+
+    /// Appends a message to what will be written.
+    pub(crate) fn push(&mut self, message: &Builder<HeapAllocator>) {
+        let segments = message.get_segments_for_output();
+        let count = segments.len() as u32;
+        self.output.extend((count - 1).to_le_bytes());
+        for segment in segments.iter() {
+            self.output.extend(((segment.len() / WORD) as u32).to_le_bytes());
+        }
+        if count.is_multiple_of(2) {
+            self.output.extend([0; 4]);
+        }
+        for segment in segments.iter() {
+            self.output.extend_from_slice(segment);
+        }
+    }
+
+    /// Bytes that are still to be written.
+    pub(crate) fn pending_bytes(&self) -> usize {
+        self.output.len() - self.written
+    }
+
+    /// Writes what was pushed, and sees to it that the stream passes it on.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context) -> Poll<std::io::Result<()>> {
+        if self.output.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        while self.written < self.output.len() {
+            let rest = &self.output[self.written..];
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, rest))? {
+                0 => return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),
+                count => self.written += count,
+            }
+        }
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.written = 0;
+        self.output.clear();
+        self.output.shrink_to(OUTPUT_BYTES_KEPT);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Tells the peer that nothing more will come.
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    /// Takes a table of segments from the input, once all of it is there, and makes room for them.
+    fn begin_message(&mut self) -> Result<Option<OwnedSegments>> {
+        let input = &self.input[self.start..self.end];
+        let Some(count) = u32_at(input, 0) else { return Ok(None) };
+        let count = count as usize + 1;
+        if count > SEGMENTS_MAX {
+            return Err(Error::disconnected(format!("a message of {count} segments is refused")));
+        }
+        let table = (count / 2 + 1) * WORD;
+        if input.len() < table {
+            return Ok(None);
+        }
+        let mut lengths = SegmentLengthsBuilder::with_capacity(count);
+        for index in 1..=count {
+            lengths.try_push_segment(u32_at(input, index).unwrap_or_default() as usize)?;
+        }
+        let words = lengths.total_words();
+        if words > self.words_max {
+            let (bytes, max) = (words * WORD, self.words_max * WORD);
+            let reason = format!("a message of {bytes} bytes is refused; the limit is {max}");
+            return Err(Error::disconnected(reason));
+        }
+        self.start += table;
+        Ok(Some(lengths.into_owned_segments()))
+    }
+
+    /// Moves input to the partial message; returns it when it is whole.
+    fn finish_message(&mut self) -> Option<OwnedSegments> {
+        let (segments, filled) = self.partial.as_mut()?;
+        let count = (self.end - self.start).min(segments.len() - *filled);
+        segments[*filled..*filled + count]
+            .copy_from_slice(&self.input[self.start..self.start + count]);
+        self.start += count;
+        *filled += count;
+        if *filled < segments.len() { None } else { self.partial.take().map(|(whole, _)| whole) }
+    }
+
+    /// Reads once: a large rest straight to the message, anything else to the input buffer.
+    fn poll_fill(&mut self, cx: &mut Context) -> Poll<Result<usize>> {
+        let stream = Pin::new(&mut self.stream);
+        if let Some((segments, filled)) = &mut self.partial
+            && segments.len() - *filled >= INPUT_BYTES
+        {
+            let count = ready!(poll_read_once(stream, cx, &mut segments[*filled..]))?;
+            *filled += count;
+            return Poll::Ready(Ok(count));
+        }
+        self.input.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+        let count = ready!(poll_read_once(stream, cx, &mut self.input[self.end..]))?;
+        self.end += count;
+        Poll::Ready(Ok(count))
+    }
+}
+
+fn poll_read_once<S: AsyncRead>(
+    stream: Pin<&mut S>,
+    cx: &mut Context,
+    room: &mut [u8],
+) -> Poll<Result<usize>> {
+    let mut buffer = ReadBuf::new(room);
+    let read = ready!(stream.poll_read(cx, &mut buffer));
+    Poll::Ready(read.map(|()| buffer.filled().len()).map_err(|error| lost(&error)))
+}
+
+/// An error of the stream, as those see it whose calls were on the way.
+pub(crate) fn lost(error: &std::io::Error) -> Error {
+    Error::disconnected(format!("the connection was lost: {error}"))
+}
+
+/// The `index`th number of a table of segments.
+fn u32_at(table: &[u8], index: usize) -> Option<u32> {
+    table.get(index * 4..)?.first_chunk().copied().map(u32::from_le_bytes)
+}

@@ -1,0 +1,48 @@
+@0xf0a2c5d3b7e91846;
+# How a holder of a reference gets from the text to the object.
+#
+# Every listener of Capstead offers a `Restorer` as its bootstrap capability, and nothing else: whoever
+# connects has no authority until he shows a reference. The form of references is in sturdyref.capnp.
+
+interface Restorer @0xc1e8a97d42f6b035 {
+  # Turns references into live capabilities. It is not a directory: without a reference there is
+  # nothing to be had, and no answer tells whether an object exists.
+
+  restore @0 (sturdyRef :Text) -> (cap :Capability);
+  # The object, or the namespace, that `sturdyRef` stands for.
+  #
+  # The host and port in the text are ignored: they helped the caller to find this listener. Callers
+  # need not wait for the answer, since calls on `cap` may be sent at once: they are queued in order.
+  #
+  # A reference that is malformed, forged, expired, revoked, or of another cluster is refused with one
+  # and the same error of the kind `failed`, and no object wakes. A `disconnected` means that the
+  # owner could not be reached just now: the caller may try again.
+  #
+  # `cap` stays valid until it is dropped, the reference is revoked or the path to the object breaks.
+  # After a break it says `disconnected` for ever, and the caller restores the reference again.
+
+  locate @1 (sturdyRef :Text) -> (address :Text);
+  # Where the owner of the reference's target listens: `host:port`.
+  #
+  # A client that dials this address and restores there saves one hop for each call. The answer is a
+  # hint: objects move. Restoring at any listener of the cluster works. Refusals are as for `restore`.
+}
+
+interface Namespace @0xe37b60d8a15c94f2 {
+  # All objects of one class. Holding this capability is the right to reach each of them, and to make
+  # new ones. There is no other way from a name to an object.
+
+  byName @0 (key :Text) -> (object :Capability);
+  # The object called `key`: for the same key the same object, for ever, whoever asks and wherever.
+  #
+  # Keys are equal when their bytes are: they are neither folded nor normalised. Asking creates nothing:
+  # the object exists from its first durable write. Fails if the key is empty or longer than 1,024
+  # bytes. Calls on `object` may be sent before this returns.
+
+  tryGet @1 (key :Text) -> (object :Capability);
+  # As `byName`, but null when no such object exists. Never creates one, and wakes none.
+
+  create @2 () -> (object :Capability);
+  # A new object without a name. No other call ever yields it again: whoever drops `object` without
+  # having saved a reference has lost it. It exists from its first durable write.
+}
