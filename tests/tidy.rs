@@ -111,7 +111,7 @@ fn collect(folder: &Path, sources: &mut Vec<Source>) {
             if name != "target" && name != "node_modules" && !name.starts_with('.') {
                 collect(&path, sources);
             }
-        } else if name.ends_with(".rs") {
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = fs::read_to_string(&path).expect("a source file is read");
             let below = path.strip_prefix(root()).expect("the file is below the root");
             sources.push(Source::new(&below.to_string_lossy(), &text));

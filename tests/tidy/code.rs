@@ -27,7 +27,7 @@ impl Source {
 
     /// The number of the line that holds byte `at`, counted from 1.
     pub(crate) fn line(&self, at: usize) -> usize {
-        self.code.as_bytes()[..at].iter().filter(|&&byte| byte == b'\n').count() + 1
+        self.code[..at].matches('\n').count() + 1
     }
 
     /// Every path in the code, in order. Single identifiers count only in a `use`.
