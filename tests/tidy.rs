@@ -1,0 +1,120 @@
+//! Holds the sources to the rules of `ARCHITECTURE.md`: the import table, the sizes, the fences.
+//!
+//! Each rule is a function over the path and the text of one file, so that every rule has a test
+//! with a snippet that breaks it. The import table is read from `ARCHITECTURE.md`: the page is the
+//! truth, and this test never repeats a line of it.
+
+#[path = "tidy/code.rs"]
+mod code;
+#[path = "tidy/fences.rs"]
+mod fences;
+#[path = "tidy/imports.rs"]
+mod imports;
+#[path = "tidy/shape.rs"]
+mod shape;
+#[path = "tidy/table.rs"]
+mod table;
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use code::Source;
+use table::Table;
+
+/// One broken rule at one place, and how to mend it.
+#[derive(Debug)]
+struct Violation {
+    path: String,
+    line: usize,
+    rule: String,
+    mend: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, line, rule, mend } = self;
+        write!(f, "{path}:{line}: {rule}\n    mend: {mend}")
+    }
+}
+
+#[test]
+fn imports_run_down_the_table() {
+    let table = architecture();
+    check(|source| imports::check(source, &table));
+}
+
+#[test]
+fn the_table_names_the_modules_of_the_tree() {
+    let paths: Vec<String> = sources().into_iter().map(|source| source.path).collect();
+    report(imports::check_tree(&paths, &architecture()));
+}
+
+#[test]
+fn every_file_opens_with_what_it_is() {
+    check(shape::check_head);
+}
+
+#[test]
+fn files_are_short() {
+    check(shape::check_file_length);
+}
+
+#[test]
+fn functions_are_short() {
+    check(shape::check_function_lengths);
+}
+
+#[test]
+fn one_file_names_lmdb() {
+    check(fences::check_lmdb);
+}
+
+#[test]
+fn the_frame_guard_is_the_only_vat_network() {
+    check(fences::check_vat_network);
+}
+
+/// Fails with everything that `rule` finds in the tree.
+fn check(rule: impl Fn(&Source) -> Vec<Violation>) {
+    report(sources().iter().flat_map(rule).collect());
+}
+
+fn report(violations: Vec<Violation>) {
+    let lines: Vec<String> = violations.iter().map(Violation::to_string).collect();
+    assert!(lines.is_empty(), "{} broken rule(s)\n\n{}\n", lines.len(), lines.join("\n"));
+}
+
+fn architecture() -> Table {
+    let page = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md is read");
+    Table::parse(&page).unwrap_or_else(|problem| panic!("ARCHITECTURE.md: {problem}"))
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every Rust file of the workspace. Generated code isn't among them: it is under `target`.
+fn sources() -> Vec<Source> {
+    let mut sources = Vec::new();
+    collect(root(), &mut sources);
+    sources.sort_by(|a, b| a.path.cmp(&b.path));
+    assert!(sources.len() > 5, "the sources were not found");
+    sources
+}
+
+fn collect(folder: &Path, sources: &mut Vec<Source>) {
+    for entry in fs::read_dir(folder).expect("a folder of the workspace is read") {
+        let path = entry.expect("a folder of the workspace is read").path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() {
+            if name != "target" && name != "node_modules" && !name.starts_with('.') {
+                collect(&path, sources);
+            }
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).expect("a source file is read");
+            let below = path.strip_prefix(root()).expect("the file is below the root");
+            sources.push(Source::new(&below.to_string_lossy(), &text));
+        }
+    }
+}

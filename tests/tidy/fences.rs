@@ -1,0 +1,127 @@
+//! The rules about what only one file may name: LMDB, and the network under the RPC system.
+
+use crate::Violation;
+use crate::code::Source;
+
+/// The only file that may name the crate `lmdb`.
+const LMDB_FILE: &str = "src/storage/lmdb.rs";
+/// The only file that may implement `VatNetwork`.
+const GUARD_FILE: &str = "client/src/guard.rs";
+/// Where the stock network may be used: under the guard, and in baselines that measure it bare.
+const STOCK_NETWORK_FOLDERS: [&str; 2] = ["client/src/", "src/cli/bench/"];
+
+/// Each place outside of its file that names the crate `lmdb`.
+pub(crate) fn check_lmdb(source: &Source) -> Vec<Violation> {
+    if source.path == LMDB_FILE {
+        return Vec::new();
+    }
+    let paths = source.paths();
+    let is_crate = |name: &str| matches!(name, "lmdb" | "lmdb_sys");
+    let first_is_crate = |segments: &[String]| segments.first().is_some_and(|name| is_crate(name));
+    // A module of ours has the same name; a file that imports or declares that one may say `lmdb::`.
+    let ours = source.code.contains("mod lmdb;")
+        || paths.iter().any(|named| {
+            let last = named.segments.last().map(String::as_str);
+            named.in_use && last == Some("lmdb") && named.segments.len() > 1
+        });
+    let named = paths.iter().filter(|named| first_is_crate(&named.segments));
+    let named = named.filter(|named| named.in_use || !ours).map(|named| named.at);
+    let declared = source.words("extern").filter(|&at| {
+        let mut words = source.code[at..].split([' ', ';']).skip(1);
+        words.next() == Some("crate") && words.next().is_some_and(is_crate)
+    });
+    let mend = format!("ask {LMDB_FILE}, which gives out bytes and never cursors or transactions");
+    named
+        .chain(declared)
+        .map(|at| violation(source, at, "LMDB is named outside its file", &mend))
+        .collect()
+}
+
+/// Implementations of `VatNetwork` beside the frame guard, and uses of the stock one around it.
+pub(crate) fn check_vat_network(source: &Source) -> Vec<Violation> {
+    let mend = format!("go through the connections of the client, which {GUARD_FILE} watches");
+    let mut violations = Vec::new();
+    if source.path != GUARD_FILE {
+        let implemented = source.words("impl").filter(|&at| {
+            let header = source.code[at..].split(['{', ';']).next().unwrap_or_default();
+            let before_for = header.split_once(" for ").map_or("", |(before, _)| before);
+            before_for.split(|c: char| !c.is_alphanumeric()).any(|word| word == "VatNetwork")
+        });
+        let rule = "`VatNetwork` is implemented beside the frame guard";
+        violations.extend(implemented.map(|at| violation(source, at, rule, &mend)));
+    }
+    if !STOCK_NETWORK_FOLDERS.iter().any(|folder| source.path.starts_with(folder)) {
+        let rule = "the stock `VatNetwork` is used around the frame guard";
+        let is_stock = |pair: &[String]| {
+            pair[0] == "twoparty" && matches!(pair[1].as_str(), "VatNetwork" | "*")
+        };
+        let named = source.paths().into_iter();
+        let named = named.filter(|named| named.segments.windows(2).any(is_stock));
+        violations.extend(named.map(|named| violation(source, named.at, rule, &mend)));
+    }
+    violations
+}
+
+fn violation(source: &Source, at: usize, rule: &str, mend: &str) -> Violation {
+    let (rule, mend) = (rule.to_owned(), mend.to_owned());
+    Violation { path: source.path.clone(), line: source.line(at), rule, mend }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lmdb_is_named_in_its_file_alone() {
+        let bad = [
+            ("src/storage/log.rs", "use lmdb::Environment;"),
+            ("src/storage/log.rs", "use ::lmdb::{Environment, Cursor as C};"),
+            ("src/storage/log.rs", "use lmdb as engine;"),
+            ("src/storage/mod.rs", "mod lmdb; use lmdb::Environment;"),
+            ("src/host/vat.rs", "fn f(x: &lmdb::Environment) {}"),
+            ("src/lib.rs", "extern crate lmdb;"),
+            ("tests/crash.rs", "fn f() { lmdb::Environment::new(); }"),
+        ];
+        for (path, text) in bad {
+            let found = check_lmdb(&Source::new(path, text));
+            assert!(!found.is_empty(), "{path}: {text}");
+        }
+        let good = [
+            (LMDB_FILE, "use lmdb::Environment;"),
+            (
+                "src/storage/mod.rs",
+                "mod lmdb; pub(crate) use self::lmdb::Env; fn f(e: lmdb::Env) {}",
+            ),
+            ("src/storage/log.rs", "use super::{batch, lmdb}; fn f(e: &lmdb::Env) {}"),
+            ("src/storage/log.rs", "use super::lmdb::Env; // lmdb::Environment"),
+            ("src/host/vat.rs", "fn f(e: &crate::storage::lmdb::Env) {}"),
+        ];
+        for (path, text) in good {
+            assert!(check_lmdb(&Source::new(path, text)).is_empty(), "{path}: {text}");
+        }
+    }
+
+    #[test]
+    fn the_guard_alone_is_a_vat_network() {
+        let bad = [
+            ("src/gate.rs", "impl<T> capnp_rpc::VatNetwork<Side> for Mine<T> {}"),
+            ("client/src/connection.rs", "impl VatNetwork<Side> for Mine {}"),
+            ("src/server.rs", "use capnp_rpc::{RpcSystem, twoparty::VatNetwork};"),
+            ("src/server.rs", "use capnp_rpc::twoparty::*;"),
+            ("src/cli/call.rs", "fn f() { twoparty::VatNetwork::new(); }"),
+        ];
+        for (path, text) in bad {
+            let found = check_vat_network(&Source::new(path, text));
+            assert_eq!(found.len(), 1, "{path}: {text}");
+        }
+        let good = [
+            (GUARD_FILE, "impl VatNetwork<Side> for Guard {} use capnp_rpc::twoparty::VatNetwork;"),
+            ("src/cli/bench/bare.rs", "fn f() { twoparty::VatNetwork::new(); }"),
+            ("src/server.rs", "impl Drop for Server { fn f(n: impl VatNetwork<u8>) {} }"),
+            ("src/server.rs", "use capnp_rpc::rpc_twoparty_capnp::Side;"),
+        ];
+        for (path, text) in good {
+            assert!(check_vat_network(&Source::new(path, text)).is_empty(), "{path}: {text}");
+        }
+    }
+}
