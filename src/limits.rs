@@ -26,3 +26,6 @@ pub const HTTP_BODY_BYTES_MAX: usize = 1 << 20;
 
 /// How long shutdown waits for calls under way, in seconds.
 pub const SHUTDOWN_SECS: u64 = 10;
+
+/// How long a client may take to send the head of an HTTP request, in seconds.
+pub const HTTP_HEADER_SECS: u64 = 10;

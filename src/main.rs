@@ -1,2 +1,5 @@
 //! The `capstead` command.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    capstead::main()
+}

@@ -106,6 +106,11 @@ impl Committer {
         Ticket(self.last.get().0 + 1)
     }
 
+    /// What the last submitted write set got.
+    pub(crate) fn last_ticket(&self) -> Ticket {
+        self.last.get()
+    }
+
     /// All tickets up to this one are durable.
     pub(crate) fn durable(&self) -> Ticket {
         // Acquire: a reader of this number then reads what was committed before it.
@@ -127,7 +132,7 @@ impl Committer {
     ///
     /// # Errors
     /// `Latched` when a commit failed, now or earlier: what is durable is what `durable` said.
-    pub(crate) fn shutdown(mut self) -> Result<()> {
+    pub(crate) fn shutdown(&mut self) -> Result<()> {
         self.finish();
         self.failure().map_or(Ok(()), |failure| Err(StorageError::Latched(failure.clone())))
     }

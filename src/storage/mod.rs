@@ -126,6 +126,10 @@ pub(crate) enum StorageError {
     #[error("the storage failed earlier and takes no more writes; restart this host: {0}")]
     Latched(#[source] Arc<StorageError>),
 
+    /// The storage was closed in order. Nothing was read or written.
+    #[error("the storage is closed: the server is shutting down")]
+    Closed,
+
     /// The commit thread panicked. What the disk holds of the last group is unknown.
     #[error("the commit thread of the storage panicked; restart this host: {0}")]
     Panicked(String),

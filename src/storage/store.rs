@@ -147,10 +147,14 @@ impl Store {
         Ok(self.committer.next_ticket())
     }
 
-    /// What the open turn's writes will be waited for by; none if it wrote nothing.
-    pub(crate) fn ticket_of_open_turn(&self) -> Option<Ticket> {
-        let wrote = self.turn.as_ref().is_some_and(|turn| !turn.writes.is_empty());
-        wrote.then(|| self.committer.next_ticket())
+    /// What the next turn that writes will be waited for by, or the open one.
+    pub(crate) fn next_ticket(&self) -> Ticket {
+        self.committer.next_ticket()
+    }
+
+    /// The last turn that was sealed.
+    pub(crate) fn last_sealed(&self) -> Ticket {
+        self.committer.last_ticket()
     }
 
     /// Ends the turn and queues its writes as one atomic batch; none if it wrote nothing.
@@ -181,6 +185,11 @@ impl Store {
         durable
     }
 
+    /// Everything up to this ticket is durable.
+    pub(crate) fn durable(&self) -> Ticket {
+        self.committer.durable()
+    }
+
     /// Whether so much waits for the disk that no new call should start.
     pub(crate) fn is_full(&self) -> bool {
         self.committer.is_full()
@@ -191,12 +200,24 @@ impl Store {
         self.committer.failure().cloned().map(StorageError::Latched)
     }
 
-    /// Commits every sealed turn, drops the open one, and closes the files.
+    /// Commits every sealed turn, drops the open one, and closes the files. Later reads and writes
+    /// fail with `Closed`.
     ///
     /// # Errors
     /// `Latched` when a commit failed, now or earlier: what is durable is what `settle` said.
-    pub(crate) fn shutdown(self) -> Result<()> {
+    pub(crate) fn close(&mut self) -> Result<()> {
+        self.discard();
+        self.reads = Box::new(Closed);
         self.committer.shutdown()
+    }
+}
+
+/// What a closed store reads.
+struct Closed;
+
+impl Reads for Closed {
+    fn get(&self, _: ObjectId, _: Space, _: &[u8]) -> Result<Option<Vec<u8>>> {
+        Err(StorageError::Closed)
     }
 }
 

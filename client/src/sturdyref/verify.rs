@@ -36,6 +36,7 @@ pub(super) enum Reason {
     Signature,
     Proof,
     Expired,
+    Grant,
     Sealed,
     TooManyLinks,
 }
@@ -43,6 +44,11 @@ pub(super) enum Reason {
 impl Refused {
     pub(super) const fn because(reason: Reason) -> Self {
         Self(reason)
+    }
+
+    /// The target's own refusal: the grant that the reference names is not in force.
+    pub const fn by_grant() -> Self {
+        Self(Reason::Grant)
     }
 
     /// Why, for a log. Never to be sent to whoever showed the reference. Holds no secret.
@@ -57,6 +63,7 @@ impl Refused {
             Reason::Signature => "a signature is wrong",
             Reason::Proof => "the holder's proof is wrong",
             Reason::Expired => "it has expired",
+            Reason::Grant => "its grant is not, or no longer, in force",
             Reason::Sealed => "it is sealed",
             Reason::TooManyLinks => "it was narrowed too often",
         }

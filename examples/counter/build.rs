@@ -1,0 +1,5 @@
+//! Generates `counter_capnp` from the schema.
+
+fn main() {
+    capstead_build::compile(&["schema/counter.capnp"]);
+}

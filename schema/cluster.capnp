@@ -1,0 +1,69 @@
+@0xd3a1c5e0f7b24601;
+# How the parts of one cluster speak to each other: supervisor, hosts and gateways.
+#
+# Internal: none of these capabilities is ever handed to a client or a class. In one process the
+# parts speak the same interfaces as over a socket.
+
+using Restorer = import "/capstead/restorer.capnp".Restorer;
+
+enum Existence {
+  # What to do about an object that may not exist yet.
+
+  any @0;
+  # Refer to it whether it exists or not; it exists from its first durable write on.
+
+  required @1;
+  # Refer to it only if it exists; otherwise answer null, and create nothing.
+}
+
+struct Birth {
+  # Everything that a host needs to know in order to serve an object that has no storage yet.
+
+  id @0 :Data;
+  # The object's id: 16 bytes.
+
+  class @1 :Text;
+  # The name of the object's class.
+
+  key @2 :Text;
+  # The object's name in its namespace; null for an anonymous object.
+}
+
+struct ShardRange {
+  # A run of shards.
+
+  first @0 :UInt16;
+  last @1 :UInt16;
+  # Both ends are included.
+}
+
+interface Supervisor {
+  # What hosts and gateways ask of the supervisor.
+
+  join @0 (number :UInt16, host :Host, address :Text) -> (shards :List(ShardRange), router :Router);
+  # Host `number` offers itself. `address` is where its clients reach it (host:port). It is told
+  # which shards it owns from now on; `router` leads to all other objects. A number that the
+  # placement doesn't know is refused.
+
+  restorer @1 () -> (restorer :Restorer);
+  # What gateways get: references are restored wherever their targets live.
+}
+
+interface Router {
+  # Leads to any object of the cluster. Only hosts hold it: reaching an object by its id is the
+  # right of those who check references, and of nobody else.
+
+  object @0 (birth :Birth, existence :Existence) -> (object :AnyPointer);
+  # The capability to the object, from the host that owns its shard. A caller pipelines on it.
+}
+
+interface Host {
+  # What the supervisor asks of a host.
+
+  object @0 (birth :Birth, existence :Existence) -> (object :AnyPointer);
+  # Like `Router.object`, for an object in one of this host's own shards; any other is refused.
+
+  restore @1 (sturdyRef :Data) -> (cap :AnyPointer);
+  # Checks the reference (its bytes: signature, expiry, grant) and answers with a facet. All refusals
+  # are the same error, and happen before any object wakes.
+}

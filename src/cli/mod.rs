@@ -1,0 +1,83 @@
+//! The command line: one verb a file.
+
+mod log;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::classes::bundled;
+use crate::error::Result;
+use crate::server::{Server, ServerError};
+
+/// The exit code of a storage failure: whoever restarts the server can tell it from a wrong flag.
+const STORAGE_FAILED: u8 = 3;
+
+/// Durable objects as object capabilities.
+#[derive(Debug, Parser)]
+#[command(name = "capstead", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+    #[command(flatten)]
+    serve: serve::Options,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Serve the bundled classes (the default).
+    Serve(serve::Options),
+}
+
+/// Runs the `capstead` command on this process's arguments.
+///
+/// Exits with 0 after an orderly end, 1 when the server can't start, 2 on a wrong command line, and
+/// 3 when the storage failed.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let options = match cli.verb {
+        None => cli.serve,
+        Some(Verb::Serve(options)) => options,
+    };
+    let server = bundled(options.data.clone().unwrap_or_else(|| "capstead.data".into()));
+    match block_on(serve::serve(server, options, serve::Hints::Bundled)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+fn block_on(serve: impl Future<Output = std::result::Result<(), ServerError>>) -> std::result::Result<(), ServerError> {
+    let runtime = tokio::runtime::LocalRuntime::new().map_err(capnp::Error::from)?;
+    runtime.block_on(serve)
+}
+
+#[expect(clippy::print_stderr, reason = "the last word before the process exits")]
+fn fail(error: &ServerError) -> ExitCode {
+    eprintln!("capstead: {error}");
+    match error {
+        ServerError::Storage(_) => ExitCode::from(STORAGE_FAILED),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// An embedder's own command: his classes, our flags.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Embedded {
+    #[command(flatten)]
+    serve: serve::Options,
+}
+
+impl Server {
+    /// Serves until SIGINT or SIGTERM, with the flags of `capstead serve` from this process's
+    /// command line (try `--help`): the whole `main` of a server of one's own classes.
+    ///
+    /// # Errors
+    /// When the server can't start, or its storage failed.
+    pub async fn run(self) -> Result<()> {
+        let Embedded { serve: options } = Embedded::parse();
+        let served = serve::serve(self, options, serve::Hints::Embedded).await;
+        served.map_err(|error| capnp::Error::failed(error.to_string()))
+    }
+}

@@ -1,0 +1,124 @@
+//! `capstead serve`: flags, what is printed when the server is ready, and how it ends.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::log::{self, LogFormat};
+use crate::server::{Running, Server, ServerError};
+
+/// The flags of a server. Each can be given in the environment too.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Options {
+    /// The data directory; it is made at the first start [default: capstead.data]
+    #[arg(long, value_name = "DIR", env = "CAPSTEAD_DATA")]
+    pub(super) data: Option<PathBuf>,
+    /// Where to listen for Cap'n Proto; port 0 takes any free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4000", env = "CAPSTEAD_LISTEN")]
+    listen: SocketAddr,
+    /// Where to listen for HTTP; port 0 takes any free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "CAPSTEAD_HTTP")]
+    http: SocketAddr,
+    /// Where to serve /metrics in the format of Prometheus; off by default
+    #[arg(long, value_name = "ADDR", env = "CAPSTEAD_METRICS")]
+    metrics: Option<SocketAddr>,
+    /// Threads that the objects are spread over; it can't be changed later for the same data
+    #[arg(long, value_name = "N", default_value_t = 1, env = "CAPSTEAD_HOSTS")]
+    hosts: u16,
+    /// Make every commit take so many milliseconds longer, to try out a slow disk
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    commit_delay: u64,
+    /// Print one JSON object on standard output when ready, instead of text
+    #[arg(long)]
+    json: bool,
+    /// The form of log lines, on standard error
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t, env = "CAPSTEAD_LOG")]
+    log: LogFormat,
+}
+
+/// What to tell a person beside the addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hints {
+    /// Lines that work in a clone of the repository.
+    Bundled,
+    /// The embedder's classes aren't known here.
+    Embedded,
+}
+
+/// # Errors
+/// When the server can't start, or its storage failed.
+pub(super) async fn serve(
+    mut server: Server,
+    options: Options,
+    hints: Hints,
+) -> Result<(), ServerError> {
+    log::start(options.log);
+    if let Some(data) = options.data {
+        server = server.data(data);
+    }
+    if let Some(metrics) = options.metrics {
+        server = server.metrics(metrics);
+    }
+    let server = server
+        .listen(options.listen)
+        .http(options.http)
+        .hosts(options.hosts)
+        .commit_delay(Duration::from_millis(options.commit_delay));
+    // Before anything is served, so that no signal is missed.
+    let shutdown = shutdown().map_err(capnp::Error::from)?;
+    let running = server.start().await?;
+    let ready = if options.json { json(&running) } else { text(&running, hints) };
+    announce(&ready);
+    running.until(shutdown).await
+}
+
+/// A closed standard output is no reason not to serve.
+fn announce(ready: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = writeln!(stdout, "{ready}").and_then(|()| stdout.flush());
+}
+
+fn json(running: &Running) -> String {
+    serde_json::json!({
+        "capnp": running.capnp().to_string(),
+        "http": format!("http://{}", running.http()),
+        "metrics": running.metrics().map(|address| format!("http://{address}/metrics")),
+        "namespaces": running.namespaces(),
+    })
+    .to_string()
+}
+
+fn text(running: &Running, hints: Hints) -> String {
+    let mut lines = vec![
+        format!("Cap'n Proto  {}", running.capnp()),
+        format!("HTTP         http://{}", running.http()),
+    ];
+    lines.extend(running.metrics().map(|address| format!("Metrics      http://{address}/metrics")));
+    lines.push("\nReferences: whoever has one may use every object of its class.".to_owned());
+    let references = running.namespaces().iter();
+    lines.extend(references.map(|(class, reference)| format!("  {class}  {reference}")));
+    if let (Hints::Bundled, Some(counters)) = (hints, running.namespaces().get("Counter")) {
+        lines.push("\nIncrement a counter, from curl, Rust and Python:".to_owned());
+        lines.push(format!("  curl -X POST http://{}/counter/x/increment", running.http()));
+        lines.push(format!("  cargo run --release -qp counter --bin client -- '{counters}' x"));
+        lines.push(format!("  python3 examples/counter/client.py '{counters}' x"));
+    }
+    lines.join("\n")
+}
+
+/// Resolves on the first SIGINT or SIGTERM.
+fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {},
+            _ = terminate.recv() => {},
+        }
+        tracing::info!("shutting down: calls under way are finished first");
+    })
+}

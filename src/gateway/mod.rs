@@ -1,0 +1,9 @@
+//! HTTP in, capabilities out: `/counter/NAME/…` reaches the object NAME of class Counter.
+//!
+//! A gateway holds only the namespaces that it was given, by reference: there is no path to anything
+//! else. It keeps no state about objects, and never answers for one.
+
+mod http;
+mod route;
+
+pub(crate) use http::Gateway;

@@ -1,0 +1,64 @@
+//! From a path to a class, a name and the path that the object sees.
+
+use std::borrow::Cow;
+
+use percent_encoding::percent_decode_str;
+
+/// What a path means.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Route<'a> {
+    /// The class, as it stands in the path.
+    pub(super) class: &'a str,
+    /// The object's name, decoded once.
+    pub(super) key: Cow<'a, str>,
+    /// The rest, with its slash and the query: what the object gets as its own URL.
+    pub(super) url: Cow<'a, str>,
+}
+
+/// `None`: no object can be meant.
+pub(super) fn route(path_and_query: &str) -> Option<Route<'_>> {
+    let path_end = path_and_query.find('?').unwrap_or(path_and_query.len());
+    let (path, query) = path_and_query.split_at(path_end);
+    let (class, rest) = path.strip_prefix('/')?.split_once('/')?;
+    let key_end = rest.find('/').unwrap_or(rest.len());
+    let (key, path) = rest.split_at(key_end);
+    let key = percent_decode_str(key).decode_utf8().ok()?;
+    if class.is_empty() || key.is_empty() {
+        return None;
+    }
+    let url = match (path, query) {
+        ("", "") => Cow::Borrowed("/"),
+        ("", query) => Cow::Owned(format!("/{query}")),
+        (path, "") => Cow::Borrowed(path),
+        _ => Cow::Borrowed(&path_and_query[path_end - path.len()..]),
+    };
+    Some(Route { class, key, url })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(path: &str, expected: Option<(&str, &str, &str)>) {
+        let route = route(path);
+        let route = route.as_ref().map(|route| (route.class, &*route.key, &*route.url));
+        assert_eq!(route, expected, "{path}");
+    }
+
+    #[test]
+    fn a_path_names_class_object_and_the_objects_own_path() {
+        check("/counter/x", Some(("counter", "x", "/")));
+        check("/counter/x/", Some(("counter", "x", "/")));
+        check("/counter/x?by=2", Some(("counter", "x", "/?by=2")));
+        check("/counter/x/increment", Some(("counter", "x", "/increment")));
+        check("/counter/x/increment?by=2", Some(("counter", "x", "/increment?by=2")));
+        check("/counter/a%2Fb%20c/d%2Fe", Some(("counter", "a/b c", "/d%2Fe")));
+    }
+
+    #[test]
+    fn anything_else_means_no_object() {
+        for path in ["", "/", "/counter", "/counter/", "//x", "counter/x", "/counter/%ff", "*"] {
+            check(path, None);
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! What a class is to its host: a name, plain function pointers, and the classes that it may reach.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+
+use capnp::capability::FromServer;
+
+use super::context::Context;
+use crate::error::Result;
+use crate::membrane::{Dispatch, dispatch};
+
+/// A class of durable objects: Rust code behind a Cap'n Proto interface.
+///
+/// An instance is one value on one thread, so its fields need neither locks nor `Send`. Its methods
+/// are those of the generated `Server` trait.
+pub trait Object: Sized + 'static {
+    /// The name of the class. It is part of the identity of every named object: never change it.
+    const CLASS: &'static str;
+
+    /// The generated client of the interface, for instance `counter::Client`.
+    type Client: FromServer<Self>;
+
+    /// Wakes the object from its storage. It ends before the first call starts.
+    ///
+    /// It runs for a new object too, which has an empty storage then. It may write.
+    ///
+    /// # Errors
+    /// When it fails, every call that waits for the object gets the error, writes of turns before
+    /// the failing one stay, and the next call tries again.
+    fn wake(ctx: Context) -> impl Future<Output = Result<Self>>;
+}
+
+type Waking = Pin<Box<dyn Future<Output = Result<Rc<Dispatch>>>>>;
+
+/// A class as registered. It holds no state, so that every host thread can have it.
+#[derive(Clone)]
+pub(crate) struct Class {
+    pub(crate) name: &'static str,
+    wake: fn(Context) -> Waking,
+    pub(crate) bindings: Vec<Binding>,
+}
+
+/// The right of one class to reach the objects of another, under a name of its own.
+#[derive(Clone, Debug)]
+pub(crate) struct Binding {
+    pub(crate) name: String,
+    pub(crate) class: &'static str,
+}
+
+impl Class {
+    pub(crate) fn of<C: Object>() -> Self {
+        Self { name: C::CLASS, wake: wake::<C>, bindings: Vec::new() }
+    }
+
+    pub(super) fn wake(&self, ctx: Context) -> Waking {
+        (self.wake)(ctx)
+    }
+}
+
+fn wake<C: Object>(ctx: Context) -> Waking {
+    Box::pin(async move {
+        let object = Rc::new(C::wake(ctx).await?);
+        Ok(dispatch::<C::Client, C>(object))
+    })
+}
+
+impl fmt::Debug for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Class").field("name", &self.name).field("bindings", &self.bindings).finish()
+    }
+}

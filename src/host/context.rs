@@ -1,0 +1,143 @@
+//! What an object may do: use its own storage, and reach the classes that are bound to its own.
+
+use std::fmt;
+use std::rc::Rc;
+
+use capnp::capability::FromClientHook;
+
+use super::class::Object;
+use super::gated::Gated;
+use super::instance::Instance;
+use super::namespace::Namespace;
+use super::stored::{Storable, Stored};
+use crate::error::{Result, failed};
+use crate::storage::Space;
+
+/// An object's access to everything outside its fields. Cheap to clone.
+///
+/// A context belongs to one instance: when that ends, whatever is done with it fails.
+#[derive(Clone)]
+pub struct Context(Rc<Instance>);
+
+impl Context {
+    pub(super) fn new(instance: Rc<Instance>) -> Self {
+        Self(instance)
+    }
+
+    /// The object's name in its namespace; none if it is anonymous.
+    pub fn name(&self) -> Option<&str> {
+        self.0.birth.key.as_deref()
+    }
+
+    /// The object's private, ordered, transactional storage.
+    pub fn storage(&self) -> Storage {
+        Storage(self.0.clone())
+    }
+
+    /// The value under `key` in the storage, kept in memory too; the default if there is none.
+    ///
+    /// # Errors
+    /// When the storage can't be read, or holds something else than a `T` under `key`.
+    pub fn stored<T: Storable>(&self, key: &str) -> Result<Stored<T>> {
+        Stored::load(self.0.clone(), key)
+    }
+
+    /// The objects of class `C`, which were bound under `binding` when the server was put together.
+    ///
+    /// # Errors
+    /// When nothing, or another class, is bound under that name. Nothing is created then.
+    pub fn namespace<C: Object>(&self, binding: &str) -> Result<Namespace<C>> {
+        let class = &self.0.birth.class;
+        match class.bindings.iter().find(|bound| bound.name == binding) {
+            Some(bound) if bound.class == C::CLASS => Namespace::new(self.0.clone()),
+            Some(bound) => Err(failed(format!(
+                "unbound: {binding} of class {} leads to {}, not to {}",
+                class.name,
+                bound.class,
+                C::CLASS
+            ))),
+            None => Err(failed(format!(
+                "unbound: class {} has no binding {binding}; add .bind::<{}, {}>({binding:?}) where \
+                 the server is put together",
+                class.name,
+                class.name,
+                C::CLASS
+            ))),
+        }
+    }
+
+    /// A new anonymous object of class `C`, through the only binding to it.
+    ///
+    /// # Errors
+    /// When `C` is not bound, or bound more than once. Nothing is created then.
+    pub fn create<C: Object>(&self) -> Result<C::Client> {
+        let class = &self.0.birth.class;
+        let mut bound = class.bindings.iter().filter(|bound| bound.class == C::CLASS);
+        match (bound.next(), bound.next()) {
+            (Some(_), None) => Namespace::<C>::new(self.0.clone())?.create(),
+            (None, _) => Err(failed(format!("unbound: class {} can't reach {}", class.name, C::CLASS))),
+            _ => Err(failed(format!("class {} has several bindings to {}", class.name, C::CLASS))),
+        }
+    }
+
+    /// The object's own capability, to give away.
+    pub fn this<C: FromClientHook>(&self) -> C {
+        C::new(Gated::wrap(&self.0, self.0.vat.facet(&self.0.birth)))
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("class", &self.0.birth.class.name).finish_non_exhaustive()
+    }
+}
+
+/// An ordered map from byte strings to byte strings that survives everything but its deletion.
+///
+/// Writes belong to the turn in which they are made, which is one poll of a method of the object:
+/// what a turn writes becomes durable together or not at all, and in the order of the turns.
+/// Whatever the object sends afterwards waits until it is durable. Reads see all earlier writes.
+#[derive(Clone)]
+pub struct Storage(Rc<Instance>);
+
+impl Storage {
+    /// The value under `key`.
+    ///
+    /// # Errors
+    /// When the storage can't be read or its data is damaged: nothing false is ever returned.
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
+        self.0.read(Space::Data, key.as_ref())
+    }
+
+    /// Whether there is a value under `key`.
+    ///
+    /// # Errors
+    /// As [`Storage::get`].
+    pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        Ok(self.get(key)?.is_some())
+    }
+
+    /// Sets the value under `key`.
+    ///
+    /// # Errors
+    /// On a limit (the size of key, value or turn), outside a turn, or when the instance ended:
+    /// then nothing was written. Once accepted, a write is lost only if its whole turn is: by a
+    /// panic in this turn, or a failure of the storage before it was durable.
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+        self.0.write(Space::Data, key.as_ref(), Some(value.as_ref()))
+    }
+
+    /// Removes the value under `key`, if there is one.
+    ///
+    /// # Errors
+    /// As [`Storage::put`].
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<()> {
+        self.0.write(Space::Data, key.as_ref(), None)
+    }
+}
+
+impl fmt::Debug for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Storage").field("class", &self.0.birth.class.name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,76 @@
+//! A capability that came into an object: what the object sends through it waits at its gate.
+
+use std::rc::Rc;
+
+use capnp::private::capability::{ClientHook, ParamsHook};
+
+use super::facet::Facet;
+use super::instance::Instance;
+use crate::error::Result;
+use crate::membrane::{self, Body, Call, Target, deliver};
+
+pub(super) struct Gated {
+    instance: Rc<Instance>,
+    raw: Box<dyn ClientHook>,
+}
+
+impl Gated {
+    /// How the instance sees a capability of somebody else's.
+    pub(super) fn wrap(instance: &Rc<Instance>, raw: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
+        membrane::wrap(Rc::new(Self { instance: instance.clone(), raw }))
+    }
+}
+
+impl Target for Gated {
+    fn enqueue(self: Rc<Self>, call: Call) {
+        let gate = self.instance.gate.clone();
+        if let Some(error) = self.instance.broken() {
+            call.reply.send(Err(error));
+            return;
+        }
+        gate.call(move || deliver(&*self.raw, call));
+    }
+
+    fn leaving(&self, cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
+        leaving(&self.instance, cap)
+    }
+
+    /// What comes back, also by pipelining, is gated in its turn.
+    fn entering(&self, cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
+        Self::wrap(&self.instance, cap)
+    }
+}
+
+impl Drop for Gated {
+    fn drop(&mut self) {
+        membrane::forget(self);
+    }
+}
+
+/// Parameters as the instance may see them. Without capabilities they stay where they are.
+pub(super) fn entering(
+    instance: &Rc<Instance>,
+    params: Box<dyn ParamsHook>,
+) -> Result<Box<dyn ParamsHook>> {
+    if params.get()?.target_size()?.cap_count == 0 {
+        return Ok(params);
+    }
+    let mut body = Body::copy(params.get()?)?;
+    body.replace_caps(|cap| Gated::wrap(instance, cap));
+    Ok(Box::new(body))
+}
+
+/// How a capability looks outside that the instance gives away: somebody else's without our gate
+/// (the message that carries it is gated), a facet as it is, and what the class made as a facet.
+pub(super) fn leaving(instance: &Rc<Instance>, cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
+    if let Some(gated) = membrane::find::<Gated>(&*cap) {
+        return gated.raw.add_ref();
+    }
+    if membrane::find::<Facet>(&*cap).is_some() {
+        return cap;
+    }
+    match instance.broken() {
+        None => Facet::made(&instance.vat, instance.vat.slot(&instance.birth), cap),
+        Some(error) => membrane::broken(error),
+    }
+}

@@ -1,0 +1,30 @@
+//! A host: one vat with its objects, on one thread, over one environment.
+//!
+//! A call comes in through a facet, waits in arrival order until its object is awake, runs in turns,
+//! and its reply leaves through the object's gate. `vat` keeps the objects and the order, `slot` one
+//! object's sleeping and waking, `instance` the object awake, `run` the life of a call, `facet` what
+//! others hold of an object and `gated` what it holds of others; `context`, `stored` and `namespace`
+//! are what a class sees; `agent` is what supervisor and listeners see.
+//!
+//! It never talks to a gateway or supervisor other than through `cluster.capnp`.
+
+mod agent;
+mod class;
+mod context;
+mod facet;
+mod gated;
+mod header;
+mod instance;
+mod namespace;
+mod run;
+mod slot;
+mod stored;
+mod vat;
+
+pub(crate) use agent::Agent;
+pub use class::Object;
+pub(crate) use class::{Binding, Class};
+pub use context::{Context, Storage};
+pub use namespace::Namespace;
+pub use stored::{Storable, Stored};
+pub(crate) use vat::{Vat, VatOptions};

@@ -1,0 +1,132 @@
+//! A class as somebody else reaches it: get by name, try, create. Holding this is the right to do so.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::rc::Rc;
+
+use capnp::capability::FromClientHook;
+use capnp::private::capability::ClientHook;
+
+use super::agent::{Agent, Existence};
+use super::class::{Class, Object};
+use super::gated::Gated;
+use super::instance::Instance;
+use super::slot::Birth;
+use crate::error::{Result, failed};
+use crate::id::{ObjectId, Pool};
+use crate::limits::NAME_BYTES_MAX;
+use crate::schema::restorer_capnp::namespace;
+
+/// The objects of one class, as an object of another class may reach them through its binding.
+pub struct Namespace<C> {
+    instance: Rc<Instance>,
+    class: Rc<Class>,
+    of: PhantomData<C>,
+}
+
+impl<C: Object> Namespace<C> {
+    pub(super) fn new(instance: Rc<Instance>) -> Result<Self> {
+        let class = instance.vat.class(C::CLASS)?;
+        Ok(Self { instance, class, of: PhantomData })
+    }
+
+    /// The object called `name`: always the same one. It exists from its first write on.
+    ///
+    /// # Errors
+    /// When the name is longer than 1,024 bytes.
+    pub fn get(&self, name: &str) -> Result<C::Client> {
+        let birth = named(&self.class, name)?;
+        Ok(self.client(self.agent()?.object(&birth, Existence::Any)?))
+    }
+
+    /// The object called `name`, if it exists. Asking never creates it.
+    ///
+    /// # Errors
+    /// As [`Namespace::get`], and when the object's host can't be reached.
+    pub async fn try_get(&self, name: &str) -> Result<Option<C::Client>> {
+        let birth = named(&self.class, name)?;
+        let object = self.agent()?.existing(&birth).await?;
+        Ok(object.map(|object| self.client(object)))
+    }
+
+    /// A new object without a name, near the one that asks. It exists from its first write on.
+    ///
+    /// # Errors
+    /// When the operating system has no randomness to give.
+    pub fn create(&self) -> Result<C::Client> {
+        let birth = anonymous(&self.class, self.instance.birth.id)?;
+        Ok(self.client(self.agent()?.object(&birth, Existence::Any)?))
+    }
+
+    fn agent(&self) -> Result<Rc<Agent>> {
+        self.instance.vat.agent()
+    }
+
+    fn client(&self, object: Box<dyn ClientHook>) -> C::Client {
+        C::Client::new(Gated::wrap(&self.instance, object))
+    }
+}
+
+impl<C: Object> fmt::Debug for Namespace<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Namespace").field("class", &C::CLASS).finish_non_exhaustive()
+    }
+}
+
+fn named(class: &Rc<Class>, name: &str) -> Result<Birth> {
+    if name.len() > NAME_BYTES_MAX {
+        let length = name.len();
+        return Err(failed(format!("a name of {length} bytes is over the {NAME_BYTES_MAX} allowed")));
+    }
+    let id = ObjectId::named(Pool::default(), class.name, name);
+    Ok(Birth { id, class: class.clone(), key: Some(name.into()) })
+}
+
+fn anonymous(class: &Rc<Class>, near: ObjectId) -> Result<Birth> {
+    let id = ObjectId::anonymous(near.home_shard())
+        .map_err(|error| failed(format!("no randomness for a new object: {error}")))?;
+    Ok(Birth { id, class: class.clone(), key: None })
+}
+
+/// A namespace as clients and gateways hold it.
+pub(super) struct Served {
+    pub(super) agent: Rc<Agent>,
+    pub(super) class: Rc<Class>,
+}
+
+impl namespace::Server for Served {
+    async fn by_name(
+        self: Rc<Self>,
+        params: namespace::ByNameParams,
+        mut results: namespace::ByNameResults,
+    ) -> Result<()> {
+        let birth = named(&self.class, params.get()?.get_key()?.to_str()?)?;
+        let object = self.agent.object(&birth, Existence::Any)?;
+        results.get().init_object().set_as_capability(object);
+        Ok(())
+    }
+
+    async fn try_get(
+        self: Rc<Self>,
+        params: namespace::TryGetParams,
+        mut results: namespace::TryGetResults,
+    ) -> Result<()> {
+        let birth = named(&self.class, params.get()?.get_key()?.to_str()?)?;
+        if let Some(object) = self.agent.existing(&birth).await? {
+            results.get().init_object().set_as_capability(object);
+        }
+        Ok(())
+    }
+
+    async fn create(
+        self: Rc<Self>,
+        _: namespace::CreateParams,
+        mut results: namespace::CreateResults,
+    ) -> Result<()> {
+        let near = ObjectId::anonymous(self.agent.any_shard()?)
+            .map_err(|error| failed(format!("no randomness for a new object: {error}")))?;
+        let object = self.agent.object(&anonymous(&self.class, near)?, Existence::Any)?;
+        results.get().init_object().set_as_capability(object);
+        Ok(())
+    }
+}

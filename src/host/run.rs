@@ -1,0 +1,144 @@
+//! The life of a call: first poll, further polls, reply. Every poll is a turn of its object.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use capnp::capability::{self, Params, Promise};
+
+use super::facet::Facet;
+use super::gated;
+use super::instance::Instance;
+use super::slot::Start;
+use super::vat::Vat;
+use crate::error::{Result, failed};
+use crate::membrane::{Body, BodySlot, Call, Dispatch, Reply, Results};
+
+/// A call that was accepted: shutdown waits until all of these were dropped.
+pub(super) struct UnderWay(pub(super) Rc<Vat>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.call_ended();
+    }
+}
+
+/// What is owed to the caller of a handler that waits for something.
+pub(super) struct Running {
+    pub(super) reply: Reply,
+    pub(super) under_way: UnderWay,
+}
+
+/// The instance panicked in its turn and has been ended.
+pub(super) struct Panicked;
+
+type Handler = Promise<(), capnp::Error>;
+
+/// Polls a call for the first time.
+pub(super) fn first_poll(instance: &Rc<Instance>, server: &Dispatch, start: Start) {
+    let Start { facet, call, under_way } = start;
+    let Call { interface, method, params, reply } = call;
+    let running = Running { reply, under_way };
+    let params = match gated::entering(instance, params) {
+        Ok(params) => Params::new(params),
+        Err(error) => return answer(instance, running, Err(error)),
+    };
+    let (results, body) = Results::new();
+    let results = capability::Results::new(Box::new(results));
+    instance.vat.metrics.calls_total.add(1);
+    let polled = turn(instance, || {
+        let mut handler = match &facet.made {
+            None => server(interface, method, params, results),
+            Some(made) => made.call(interface, method, params.hook, results.hook),
+        };
+        // It is polled again at once by a task of its own if it has to wait.
+        let polled = Pin::new(&mut handler).poll(&mut Context::from_waker(Waker::noop()));
+        (handler, polled)
+    });
+    match polled {
+        Err(Panicked) => answer(instance, running, Err(instance.ended())),
+        Ok((_, Poll::Ready(outcome))) => finish(instance, running, outcome, &body),
+        Ok((handler, Poll::Pending)) => go_on(instance, facet, running, handler, body),
+    }
+}
+
+/// Polls the handler to its end, also when the caller has left. The task ends with the handler or
+/// the instance.
+fn go_on(
+    instance: &Rc<Instance>,
+    facet: Rc<Facet>,
+    running: Running,
+    handler: Handler,
+    body: BodySlot,
+) {
+    let number = instance.calls.get();
+    instance.calls.set(number + 1);
+    instance.running.borrow_mut().insert(number, running);
+    let instance = instance.clone();
+    tokio::task::spawn_local(async move {
+        let _held_while_it_runs = facet;
+        let outcome = Turns { instance: &instance, future: handler }.await;
+        let running = instance.running.borrow_mut().remove(&number);
+        if let (Ok(outcome), Some(running)) = (outcome, running) {
+            instance.vat.busy(|| finish(&instance, running, outcome, &body));
+        }
+    });
+}
+
+/// A future whose polls are turns of an instance.
+pub(super) struct Turns<'a, F> {
+    pub(super) instance: &'a Rc<Instance>,
+    pub(super) future: F,
+}
+
+impl<F: Future + Unpin> Future for Turns<'_, F> {
+    type Output = std::result::Result<F::Output, Panicked>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let instance = self.instance;
+        if instance.broken().is_some() {
+            return Poll::Ready(Err(Panicked));
+        }
+        let future = Pin::new(&mut self.future);
+        match instance.vat.busy(|| turn(instance, || future.poll(cx))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+            Err(Panicked) => Poll::Ready(Err(Panicked)),
+        }
+    }
+}
+
+/// One turn: the writes that `poll` makes are one atomic batch; a panic drops them, and ends the
+/// instance alone.
+fn turn<T>(instance: &Rc<Instance>, poll: impl FnOnce() -> T) -> std::result::Result<T, Panicked> {
+    let vat = &instance.vat;
+    vat.store.borrow_mut().begin(instance.birth.id);
+    match std::panic::catch_unwind(AssertUnwindSafe(poll)) {
+        Ok(output) => {
+            vat.seal(instance);
+            Ok(output)
+        }
+        Err(_) => {
+            vat.give_up(instance);
+            Err(Panicked)
+        }
+    }
+}
+
+fn finish(instance: &Rc<Instance>, running: Running, outcome: Result<()>, body: &BodySlot) {
+    let outcome = outcome.and_then(|()| {
+        let mut body = body.take().ok_or_else(|| failed("the handler kept its results"))?;
+        body.replace_caps(|cap| gated::leaving(instance, cap));
+        Ok(body)
+    });
+    answer(instance, running, outcome);
+}
+
+fn answer(instance: &Rc<Instance>, running: Running, outcome: Result<Body>) {
+    instance.gate.reply(move || {
+        let Running { reply, under_way } = running;
+        reply.keep(under_way);
+        reply.send(outcome)
+    });
+}

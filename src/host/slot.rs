@@ -1,0 +1,78 @@
+//! One object's place in its vat, awake or not.
+//!
+//! Invariants:
+//! - At most one instance of an object is awake, and `wake` ends before its first call starts.
+//! - Calls that arrive while the object wakes start in arrival order once it is awake.
+//! - A facet of an instance that ended never reaches the next one: their generations differ.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use super::class::Class;
+use super::facet::Facet;
+use super::instance::Instance;
+use super::run::UnderWay;
+use crate::id::ObjectId;
+use crate::membrane::{Call, Dispatch};
+
+/// Which object is meant, and what to write down when it comes into existence.
+#[derive(Clone)]
+pub(super) struct Birth {
+    pub(super) id: ObjectId,
+    pub(super) class: Rc<Class>,
+    /// The object's name in its namespace; none for an anonymous object.
+    pub(super) key: Option<Rc<str>>,
+}
+
+/// A call that a facet accepted and that waits for its first poll.
+pub(super) struct Start {
+    pub(super) facet: Rc<Facet>,
+    pub(super) call: Call,
+    pub(super) under_way: UnderWay,
+}
+
+pub(super) enum State {
+    Asleep,
+    Waking(VecDeque<Start>),
+    Awake(Rc<Instance>, Rc<Dispatch>),
+}
+
+/// Held by the vat while the object is awake or anybody holds a facet of it.
+pub(super) struct Slot {
+    pub(super) birth: Birth,
+    pub(super) state: RefCell<State>,
+    /// Counts the instances that ended.
+    pub(super) generation: Cell<u32>,
+}
+
+impl Slot {
+    pub(super) fn new(birth: Birth) -> Rc<Self> {
+        let state = RefCell::new(State::Asleep);
+        Rc::new(Self { birth, state, generation: Cell::default() })
+    }
+
+    pub(super) fn is_asleep(&self) -> bool {
+        matches!(*self.state.borrow(), State::Asleep)
+    }
+
+    /// The instance and what answers its calls, if the object is awake.
+    pub(super) fn awake(&self) -> Option<(Rc<Instance>, Rc<Dispatch>)> {
+        match &*self.state.borrow() {
+            State::Awake(instance, server) => Some((instance.clone(), server.clone())),
+            _ => None,
+        }
+    }
+
+    /// The instance ended, or could not wake: gives back the calls that were waiting for it.
+    pub(super) fn end(&self) -> VecDeque<Start> {
+        match self.state.replace(State::Asleep) {
+            State::Waking(waiting) => waiting,
+            State::Awake(..) => {
+                self.generation.set(self.generation.get() + 1);
+                VecDeque::new()
+            }
+            State::Asleep => VecDeque::new(),
+        }
+    }
+}

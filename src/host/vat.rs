@@ -1,0 +1,409 @@
+//! The objects of one thread, and the order in which their calls start.
+//!
+//! Invariants:
+//! - Calls start in the order in which they were accepted; those that find the vat busy, the queue
+//!   not empty, or the commit queue full, wait in the queue.
+//! - No turn runs inside another one, however calls and replies lead to each other, so that no depth
+//!   of calls nests the stack.
+//! - A gate opens only after the commit thread said that its writes are durable.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use capnp::private::capability::ClientHook;
+use tokio::sync::Notify;
+
+use super::agent::Agent;
+use super::class::Class;
+use super::context::Context;
+use super::facet::Facet;
+use super::instance::Instance;
+use super::run::{self, Panicked, Turns, UnderWay};
+use super::slot::{Birth, Slot, Start, State};
+use crate::error::{Result, disconnected, failed};
+use crate::gate::Gate;
+use crate::id::ObjectId;
+use crate::membrane::{Dispatch, Receipt};
+use crate::metrics::Metrics;
+use crate::storage::{Space, StorageError, Store, StoreOptions, Ticket};
+
+/// Queued calls that start before other tasks of the thread get their turn again.
+const STARTS_IN_A_ROW: usize = 64;
+
+/// What a vat is made of.
+#[derive(Debug)]
+pub(crate) struct VatOptions {
+    pub(crate) name: String,
+    pub(crate) data: PathBuf,
+    pub(crate) classes: Vec<Class>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Added to every commit, to try out a slow disk.
+    pub(crate) commit_delay: Duration,
+}
+
+pub(crate) struct Vat {
+    pub(super) store: RefCell<Store>,
+    pub(super) metrics: Arc<Metrics>,
+    classes: HashMap<&'static str, Rc<Class>>,
+    agent: OnceCell<Weak<Agent>>,
+    slots: RefCell<HashMap<ObjectId, Rc<Slot>>>,
+    /// Sealed turns whose gates open when they are durable.
+    sealed: RefCell<VecDeque<(Ticket, Rc<Gate<Receipt>>)>>,
+    queue: RefCell<VecDeque<Start>>,
+    busy: Cell<bool>,
+    /// Wakes the task that starts queued calls.
+    runnable: Notify,
+    under_way: Cell<usize>,
+    closing: Cell<bool>,
+    /// Wakes whoever waits for the last call to end, or for the storage to fail.
+    changed: Notify,
+}
+
+impl Vat {
+    /// Opens the host's storage and starts the vat's two tasks, which end with the vat.
+    ///
+    /// # Errors
+    /// When the storage can't be opened; it is as it was then.
+    pub(crate) fn open(options: VatOptions) -> std::result::Result<Rc<Self>, StorageError> {
+        let progress = Arc::new(Notify::new());
+        let notify = progress.clone();
+        let store = Store::open(
+            &options.data,
+            StoreOptions {
+                name: options.name,
+                commit_delay: options.commit_delay,
+                metrics: options.metrics.clone(),
+            },
+            Box::new(move || notify.notify_one()),
+        )?;
+        Ok(Self::with_store(store, options.classes, options.metrics, progress))
+    }
+
+    fn with_store(
+        store: Store,
+        classes: Vec<Class>,
+        metrics: Arc<Metrics>,
+        progress: Arc<Notify>,
+    ) -> Rc<Self> {
+        let vat = Rc::new(Self {
+            store: RefCell::new(store),
+            metrics,
+            classes: classes.into_iter().map(|class| (class.name, Rc::new(class))).collect(),
+            agent: OnceCell::new(),
+            slots: RefCell::default(),
+            sealed: RefCell::default(),
+            queue: RefCell::default(),
+            busy: Cell::default(),
+            runnable: Notify::new(),
+            under_way: Cell::default(),
+            closing: Cell::default(),
+            changed: Notify::new(),
+        });
+        tokio::task::spawn_local(settle_on(Rc::downgrade(&vat), progress));
+        tokio::task::spawn_local(start_queued(Rc::downgrade(&vat)));
+        vat
+    }
+
+    /// # Errors
+    /// When no class of that name is registered.
+    pub(super) fn class(&self, name: &str) -> Result<Rc<Class>> {
+        let class = self.classes.get(name).cloned();
+        class.ok_or_else(|| failed(format!("this server has no class named {name}")))
+    }
+
+    pub(super) fn classes(&self) -> impl Iterator<Item = &Rc<Class>> {
+        self.classes.values()
+    }
+
+    pub(super) fn set_agent(&self, agent: &Rc<Agent>) {
+        let set = self.agent.set(Rc::downgrade(agent));
+        assert!(set.is_ok(), "a vat has one agent");
+    }
+
+    /// # Errors
+    /// Before the host joined its supervisor, and after it has ended.
+    pub(super) fn agent(&self) -> Result<Rc<Agent>> {
+        let agent = self.agent.get().and_then(Weak::upgrade);
+        agent.ok_or_else(|| disconnected("this host is not part of a cluster"))
+    }
+
+    /// Writes a record that belongs to the server itself, in a turn of its own.
+    pub(super) fn write_system(
+        &self,
+        id: ObjectId,
+        space: Space,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<()> {
+        self.store.borrow_mut().begin(id);
+        self.store.borrow_mut().put(id, space, key, value)?;
+        self.store.borrow_mut().seal();
+        Ok(())
+    }
+
+    /// Resolves when everything that was sealed before is durable.
+    ///
+    /// # Errors
+    /// When the storage failed: it is unknown which of those writes are durable.
+    pub(crate) async fn flush(&self) -> std::result::Result<(), StorageError> {
+        let last = self.store.borrow().last_sealed();
+        loop {
+            let changed = self.changed.notified();
+            if let Some(error) = self.store.borrow().failure() {
+                return Err(error);
+            }
+            if self.store.borrow().durable() >= last {
+                return Ok(());
+            }
+            changed.await;
+        }
+    }
+
+    /// The place of an object, which it has while it is awake or anybody holds a facet of it.
+    pub(super) fn slot(&self, birth: &Birth) -> Rc<Slot> {
+        let mut slots = self.slots.borrow_mut();
+        slots.entry(birth.id).or_insert_with(|| Slot::new(birth.clone())).clone()
+    }
+
+    /// A new facet of an object.
+    pub(super) fn facet(self: &Rc<Self>, birth: &Birth) -> Box<dyn ClientHook> {
+        Facet::object(self, self.slot(birth))
+    }
+
+    /// Whether the object has been written, durably or on the way there.
+    pub(super) fn exists(&self, id: ObjectId) -> Result<bool> {
+        Ok(self.store.borrow().get(id, Space::Header, &[])?.is_some())
+    }
+
+    /// A facet lets go: the place of a sleeping object goes with its last one.
+    pub(super) fn release(&self, slot: &Rc<Slot>) {
+        const MAP_AND_FACET: usize = 2;
+        if slot.is_asleep() && Rc::strong_count(slot) == MAP_AND_FACET {
+            self.slots.borrow_mut().remove(&slot.birth.id);
+        }
+    }
+
+    /// # Errors
+    /// When the server is shutting down: the call did not happen.
+    pub(super) fn admit(self: Rc<Self>) -> Result<UnderWay> {
+        if self.closing.get() {
+            return Err(disconnected("the server is shutting down; the call did not happen"));
+        }
+        self.under_way.set(self.under_way.get() + 1);
+        Ok(UnderWay(self))
+    }
+
+    pub(super) fn call_ended(&self) {
+        self.under_way.set(self.under_way.get() - 1);
+        if self.closing.get() {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Starts a call, now or after those that wait already.
+    pub(super) fn start(self: Rc<Self>, start: Start) {
+        if self.busy.get() {
+            self.queue.borrow_mut().push_back(start);
+        } else if self.queue.borrow().is_empty() && !self.store.borrow().is_full() {
+            self.busy(|| self.begin(start));
+        } else {
+            self.queue.borrow_mut().push_back(start);
+            self.runnable.notify_one();
+        }
+    }
+
+    /// Does something during which calls may be made. They start afterwards.
+    pub(super) fn busy<T>(self: &Rc<Self>, work: impl FnOnce() -> T) -> T {
+        if self.busy.get() {
+            return work();
+        }
+        self.busy.set(true);
+        let output = work();
+        self.begin_queued();
+        self.busy.set(false);
+        output
+    }
+
+    fn begin_queued(self: &Rc<Self>) {
+        for _ in 0..STARTS_IN_A_ROW {
+            if self.store.borrow().is_full() {
+                return; // `settle` goes on
+            }
+            let Some(start) = self.queue.borrow_mut().pop_front() else { return };
+            self.begin(start);
+        }
+        self.runnable.notify_one();
+    }
+
+    fn begin(self: &Rc<Self>, start: Start) {
+        let slot = start.facet.slot.clone();
+        if start.facet.is_broken() {
+            let error = disconnected("the object ended before the call started");
+            start.call.reply.send(Err(error));
+            return;
+        }
+        if let Some((instance, server)) = slot.awake() {
+            return run::first_poll(&instance, &*server, start);
+        }
+        if let State::Waking(waiting) = &mut *slot.state.borrow_mut() {
+            return waiting.push_back(start);
+        }
+        *slot.state.borrow_mut() = State::Waking(VecDeque::from([start]));
+        self.wake(&slot);
+    }
+
+    fn wake(self: &Rc<Self>, slot: &Rc<Slot>) {
+        let instance = match Instance::new(self, slot.birth.clone()) {
+            Ok(instance) => instance,
+            Err(error) => return sleep_again(slot, &error),
+        };
+        self.metrics.wakes_total.add(1);
+        let mut waking = slot.birth.class.wake(Context::new(instance.clone()));
+        let mut cx = std::task::Context::from_waker(Waker::noop());
+        let turns = Turns { instance: &instance, future: &mut waking };
+        match Pin::new(&mut { turns }).poll(&mut cx) {
+            Poll::Ready(woken) => self.woken(slot, instance, woken),
+            Poll::Pending => {
+                let (vat, slot) = (self.clone(), slot.clone());
+                // Ends with `wake`, whose callers wait for it.
+                tokio::task::spawn_local(async move {
+                    let woken = Turns { instance: &instance, future: waking }.await;
+                    vat.busy(|| vat.woken(&slot, instance, woken));
+                });
+            }
+        }
+    }
+
+    fn woken(
+        self: &Rc<Self>,
+        slot: &Rc<Slot>,
+        instance: Rc<Instance>,
+        woken: std::result::Result<Result<Rc<Dispatch>>, Panicked>,
+    ) {
+        let server = match woken {
+            Ok(Ok(server)) => server,
+            Ok(Err(error)) => {
+                instance.end();
+                return sleep_again(slot, &error);
+            }
+            Err(Panicked) => return sleep_again(slot, &failed("the object panicked as it woke")),
+        };
+        self.metrics.objects_awake.add(1);
+        let State::Waking(waiting) = slot.state.replace(State::Awake(instance, server)) else {
+            unreachable!("only the end of waking ends waking");
+        };
+        waiting.into_iter().for_each(|start| self.begin(start));
+    }
+
+    /// The end of a turn: its writes are handed to the commit thread.
+    pub(super) fn seal(&self, instance: &Instance) {
+        if let Some(ticket) = self.store.borrow_mut().seal() {
+            self.sealed.borrow_mut().push_back((ticket, instance.gate.clone()));
+        }
+    }
+
+    /// A panic in a turn: its writes, and what it sent after them, are dropped; the instance ends.
+    pub(super) fn give_up(&self, instance: &Rc<Instance>) {
+        let ticket = self.store.borrow().next_ticket();
+        self.store.borrow_mut().discard();
+        instance.gate.discard_from(ticket);
+        let slot = self.slot(&instance.birth);
+        if slot.awake().is_some_and(|(awake, _)| Rc::ptr_eq(&awake, instance)) {
+            slot.end();
+            self.metrics.objects_awake.subtract(1);
+        }
+        instance.end();
+        tracing::error!(class = instance.birth.class.name, "an object panicked and was ended");
+    }
+
+    /// Opens the gates of everything that is durable by now.
+    fn settle(self: &Rc<Self>) {
+        let durable = self.store.borrow_mut().settle();
+        loop {
+            let gate = {
+                let mut sealed = self.sealed.borrow_mut();
+                match sealed.front() {
+                    Some((ticket, _)) if *ticket <= durable => sealed.pop_front(),
+                    _ => break,
+                }
+            };
+            if let Some((_, gate)) = gate {
+                self.busy(|| gate.open(durable));
+            }
+        }
+        if !self.queue.borrow().is_empty() {
+            self.runnable.notify_one();
+        }
+        self.changed.notify_waiters();
+    }
+
+    /// Resolves when the storage has failed: nothing will be durable any more.
+    pub(crate) async fn failure(&self) -> StorageError {
+        loop {
+            let changed = self.changed.notified();
+            match self.store.borrow().failure() {
+                Some(error) => return error,
+                None => changed.await,
+            }
+        }
+    }
+
+    /// Takes no more calls, and waits until those under way have been answered.
+    pub(crate) async fn finish_calls(&self) {
+        self.closing.set(true);
+        loop {
+            let changed = self.changed.notified();
+            if self.under_way.get() == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Ends every instance, commits what is sealed, and closes the storage.
+    pub(crate) fn close(&self) -> std::result::Result<(), StorageError> {
+        self.closing.set(true);
+        let slots = std::mem::take(&mut *self.slots.borrow_mut());
+        for slot in slots.values() {
+            if let Some((instance, _)) = slot.awake() {
+                slot.end();
+                instance.end();
+            }
+        }
+        self.store.borrow_mut().close()
+    }
+}
+
+fn sleep_again(slot: &Slot, error: &capnp::Error) {
+    for start in slot.end() {
+        start.call.reply.send(Err(error.clone()));
+    }
+}
+
+/// Ends with the vat, or when the storage fails.
+async fn settle_on(vat: Weak<Vat>, progress: Arc<Notify>) {
+    loop {
+        progress.notified().await;
+        let Some(vat) = vat.upgrade() else { return };
+        vat.settle();
+        if vat.store.borrow().failure().is_some() {
+            return vat.changed.notify_waiters();
+        }
+    }
+}
+
+/// Ends with the vat.
+async fn start_queued(vat: Weak<Vat>) {
+    while let Some(strong) = vat.upgrade() {
+        strong.busy(|| ());
+        let notified = { strong.runnable.notified() };
+        // The task must not keep the vat: it is woken when the vat has something to do.
+        notified.await;
+    }
+}

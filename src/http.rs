@@ -1,0 +1,215 @@
+//! HTTP for classes: a class whose interface extends `HttpService` answers requests with one call.
+//!
+//! The wire is the standard `http-over-capnp`; this turns it into the types of the `http` crate and
+//! back. Bodies are buffered whole.
+
+use std::fmt;
+use std::future::Future;
+
+pub use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+
+use crate::error::{Result, conflict_reason, failed};
+pub use crate::schema::http_capnp::http_service;
+use crate::schema::http_capnp::{
+    HttpMethod, http_header, http_request, http_response,
+};
+
+/// The whole body of a request or response.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Body(Vec<u8>);
+
+impl Body {
+    /// The body's bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The body's bytes, without a copy.
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+}
+
+impl<T: Into<Vec<u8>>> From<T> for Body {
+    fn from(bytes: T) -> Self {
+        Self(bytes.into())
+    }
+}
+
+/// A response of plain text.
+pub fn text(status: StatusCode, text: impl fmt::Display) -> Response<Body> {
+    let mut response = Response::new(Body::from(text.to_string()));
+    *response.status_mut() = status;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, plain);
+    response
+}
+
+/// The value of a parameter in the request's query, decoded.
+pub fn query<B>(request: &Request<B>, name: &str) -> Option<String> {
+    let query = request.uri().query().unwrap_or_default();
+    let mut pairs = form_urlencoded::parse(query.as_bytes());
+    pairs.find_map(|(key, value)| (key == name).then(|| value.into_owned()))
+}
+
+/// Answers `HttpService.request` with what `handle` makes of the request.
+///
+/// An error of `handle` becomes a response: 409 for a [`conflict`](crate::conflict), 503 for
+/// `overloaded`, 500 for all others, with its sentence.
+///
+/// # Errors
+/// When the request is malformed, or whoever asked has gone.
+pub async fn serve<F: Future<Output = Result<Response<Body>>>>(
+    params: http_service::RequestParams,
+    results: http_service::RequestResults,
+    handle: impl FnOnce(Request<Body>) -> F,
+) -> Result<()> {
+    drop(results); // there is no stream for the request's body
+    let params = params.get()?;
+    let request = read_request(params.get_request()?)?;
+    let context = params.get_context()?;
+    let response = handle(request).await.unwrap_or_else(|error| explain(&error));
+    respond(&context, response)
+}
+
+/// An error as a response.
+pub(crate) fn explain(error: &capnp::Error) -> Response<Body> {
+    match (error.kind, conflict_reason(error)) {
+        (_, Some(reason)) => text(StatusCode::CONFLICT, reason),
+        (capnp::ErrorKind::Overloaded, _) => text(StatusCode::SERVICE_UNAVAILABLE, &error.extra),
+        (capnp::ErrorKind::Disconnected, _) => text(StatusCode::BAD_GATEWAY, &error.extra),
+        (capnp::ErrorKind::Unimplemented, _) => text(StatusCode::NOT_IMPLEMENTED, &error.extra),
+        _ => text(StatusCode::INTERNAL_SERVER_ERROR, &error.extra),
+    }
+}
+
+/// The calls are made in order and not waited for: what comes after them from this object, such as
+/// the end of the request, comes after them on the wire.
+fn respond(
+    context: &http_service::client_request_context::Client,
+    response: Response<Body>,
+) -> Result<()> {
+    let mut start = context.start_response_request();
+    write_response(&response, start.get().init_response())?;
+    let started = start.send();
+    let body = response.into_body().0;
+    if !body.is_empty() {
+        let stream = started.pipeline.get_body();
+        let mut write = stream.write_request();
+        write.get().set_bytes(&body);
+        drop(write.send());
+        drop(stream.end_request().send());
+    }
+    Ok(())
+}
+
+fn read_request(request: http_request::Reader<'_>) -> Result<Request<Body>> {
+    let method = read_method(request.get_method()?)?;
+    let url = request.get_url()?.to_str()?;
+    let mut built = Request::builder().method(method).uri(url);
+    for header in request.get_headers()? {
+        let (name, value) = read_header(header)?;
+        built = built.header(name, value);
+    }
+    built.body(Body::default()).map_err(|error| failed(format!("a malformed request: {error}")))
+}
+
+pub(crate) fn write_request(
+    request: &http::request::Parts,
+    url: &str,
+    mut to: http_request::Builder<'_>,
+) -> Result<()> {
+    to.set_method(write_method(&request.method)?);
+    to.set_url(url);
+    let mut headers = to.reborrow().init_headers(request.headers.len() as u32);
+    for (at, (name, value)) in (0..).zip(&request.headers) {
+        write_header(name, value, headers.reborrow().get(at));
+    }
+    to.get_body_size().set_fixed(0);
+    Ok(())
+}
+
+fn write_response(response: &Response<Body>, mut to: http_response::Builder<'_>) -> Result<()> {
+    to.set_status_code(response.status().as_u16());
+    let mut headers = to.reborrow().init_headers(response.headers().len() as u32);
+    for (at, (name, value)) in (0..).zip(response.headers()) {
+        write_header(name, value, headers.reborrow().get(at));
+    }
+    to.get_body_size().set_fixed(response.body().0.len() as u64);
+    Ok(())
+}
+
+/// The head of a response that an object gave.
+pub(crate) fn read_response(response: http_response::Reader<'_>) -> Result<Response<()>> {
+    let mut built = Response::builder().status(response.get_status_code());
+    for header in response.get_headers()? {
+        let (name, value) = read_header(header)?;
+        built = built.header(name, value);
+    }
+    built.body(()).map_err(|error| failed(format!("a malformed response: {error}")))
+}
+
+fn write_header(name: &HeaderName, value: &HeaderValue, to: http_header::Builder<'_>) {
+    let mut pair = to.init_uncommon();
+    pair.set_name(name.as_str());
+    // Values that aren't text have no place in the schema; they are rare and get lost.
+    pair.set_value(value.to_str().unwrap_or_default());
+}
+
+fn read_header(header: http_header::Reader<'_>) -> Result<(HeaderName, HeaderValue)> {
+    let (name, value) = match header.which()? {
+        http_header::Uncommon(pair) => {
+            let pair = pair?;
+            (pair.get_name()?.to_str()?.to_owned(), pair.get_value()?)
+        }
+        http_header::Common(common) => {
+            use http_header::common::{CommonValue, Value};
+            let name = common_name(common.get_name()?);
+            match common.which()? {
+                Value(value) => (name, value?),
+                CommonValue(_) => (name, "gzip, deflate".into()),
+            }
+        }
+    };
+    let malformed = |error: &dyn fmt::Display| failed(format!("a malformed header: {error}"));
+    let name = HeaderName::try_from(name).map_err(|error| malformed(&error))?;
+    let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|error| malformed(&error))?;
+    Ok((name, value))
+}
+
+/// `acceptCharset` is `accept-charset`, and so on for all of them.
+fn common_name(name: crate::schema::http_capnp::CommonHeaderName) -> String {
+    match name {
+        crate::schema::http_capnp::CommonHeaderName::WwwAuthenticate => "www-authenticate".into(),
+        name => kebab(&format!("{name:?}")),
+    }
+}
+
+fn kebab(camel: &str) -> String {
+    let mut kebab = String::new();
+    for (at, letter) in camel.char_indices() {
+        if letter.is_ascii_uppercase() && at > 0 {
+            kebab.push('-');
+        }
+        kebab.push(letter.to_ascii_lowercase());
+    }
+    kebab
+}
+
+macro_rules! methods {
+    ($($method:ident $constant:ident)+) => {
+        fn read_method(method: HttpMethod) -> Result<Method> {
+            match method {
+                $(HttpMethod::$method => Ok(Method::$constant),)+
+                other => Err(failed(format!("the method {other:?} is not supported"))),
+            }
+        }
+
+        fn write_method(method: &Method) -> Result<HttpMethod> {
+            $(if method == Method::$constant { return Ok(HttpMethod::$method); })+
+            Err(failed(format!("the method {method} is not supported")))
+        }
+    };
+}
+
+methods! { Get GET Head HEAD Post POST Put PUT Delete DELETE Patch PATCH Options OPTIONS Trace TRACE }

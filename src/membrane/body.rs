@@ -1,0 +1,154 @@
+//! A message of our own with the capabilities in it: parameters and results on their way.
+//!
+//! Results are written here first and copied into the RPC system's message when the gate opens, so
+//! that no handler ever holds a message that could leave by itself.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use capnp::any_pointer;
+use capnp::capability::Promise;
+use capnp::message::{Builder, HeapAllocator};
+use capnp::private::capability::{
+    ClientHook, ParamsHook, PipelineHook, RequestHook, ResponseHook, ResultsHook,
+};
+use capnp::traits::{Imbue, ImbueMut};
+
+use super::answer::Answer;
+use crate::error::{Result, unimplemented};
+
+/// Words allocated at once: most parameters and results fit, and zeroing more costs time.
+const FIRST_SEGMENT_WORDS: u32 = 24;
+
+pub(crate) type Caps = Vec<Option<Box<dyn ClientHook>>>;
+
+/// A message and its capabilities.
+pub(crate) struct Body {
+    message: Builder<HeapAllocator>,
+    caps: Caps,
+}
+
+impl Body {
+    pub(crate) fn new() -> Self {
+        Self::with_words(FIRST_SEGMENT_WORDS)
+    }
+
+    fn with_words(words: u32) -> Self {
+        let allocator = HeapAllocator::new().first_segment_words(words);
+        Self { message: Builder::new(allocator), caps: Vec::new() }
+    }
+
+    /// A copy in which every capability can be replaced.
+    pub(crate) fn copy(from: any_pointer::Reader<'_>) -> Result<Self> {
+        let words = from.target_size()?.word_count + 1;
+        let mut body = Self::with_words(u32::try_from(words).unwrap_or(u32::MAX).min(1 << 20));
+        body.builder()?.set_as(from)?;
+        Ok(body)
+    }
+
+    pub(crate) fn builder(&mut self) -> Result<any_pointer::Builder<'_>> {
+        let mut builder: any_pointer::Builder<'_> = self.message.get_root()?;
+        builder.imbue_mut(&mut self.caps);
+        Ok(builder)
+    }
+
+    /// Replaces every capability in the message.
+    pub(crate) fn replace_caps(
+        &mut self,
+        replace: impl Fn(Box<dyn ClientHook>) -> Box<dyn ClientHook>,
+    ) {
+        for cap in &mut self.caps {
+            *cap = cap.take().map(&replace);
+        }
+    }
+
+    /// The message as a response in which the reader sees other capabilities: no copy.
+    pub(super) fn view(
+        self: Rc<Self>,
+        see: impl Fn(Box<dyn ClientHook>) -> Box<dyn ClientHook>,
+    ) -> View {
+        let caps = self.caps.iter().map(|cap| cap.clone().map(&see)).collect();
+        View { body: self, caps }
+    }
+}
+
+impl ParamsHook for Body {
+    fn get(&self) -> Result<any_pointer::Reader<'_>> {
+        let mut reader: any_pointer::Reader<'_> = self.message.get_root_as_reader()?;
+        reader.imbue(&self.caps);
+        Ok(reader)
+    }
+}
+
+/// A [`Body`] seen with other capabilities.
+pub(super) struct View {
+    body: Rc<Body>,
+    caps: Caps,
+}
+
+impl ResponseHook for View {
+    fn get(&self) -> Result<any_pointer::Reader<'_>> {
+        let mut reader = self.body.get()?;
+        reader.imbue(&self.caps);
+        Ok(reader)
+    }
+}
+
+/// Where the results of one call arrive when the handler lets go of them.
+#[derive(Clone, Default)]
+pub(crate) struct BodySlot(Rc<Cell<Option<Body>>>);
+
+impl BodySlot {
+    /// `None`: the handler still holds its results, or kept them.
+    pub(crate) fn take(&self) -> Option<Body> {
+        self.0.take()
+    }
+}
+
+/// What a handler writes its results into.
+pub(crate) struct Results {
+    body: Option<Body>,
+    slot: BodySlot,
+}
+
+impl Results {
+    pub(crate) fn new() -> (Self, BodySlot) {
+        let slot = BodySlot::default();
+        (Self { body: None, slot: slot.clone() }, slot)
+    }
+}
+
+impl Drop for Results {
+    fn drop(&mut self) {
+        self.slot.0.set(Some(self.body.take().unwrap_or_else(Body::new)));
+    }
+}
+
+impl ResultsHook for Results {
+    fn get(&mut self) -> Result<any_pointer::Builder<'_>> {
+        self.body.get_or_insert_with(Body::new).builder()
+    }
+
+    /// Accepted, and without effect: pipelined calls start when the reply has passed the gate.
+    fn set_pipeline(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Without effect: a handler that started runs to its end.
+    fn allow_cancellation(&self) {}
+
+    fn tail_call(mut self: Box<Self>, request: Box<dyn RequestHook>) -> Promise<(), capnp::Error> {
+        let reply = request.send().promise;
+        Promise::from_future(async move { self.get()?.set_as(reply.await?.get()?) })
+    }
+
+    /// Nothing calls this on a hook that isn't its own; the pipeline must not pass the gate.
+    fn direct_tail_call(
+        self: Box<Self>,
+        request: Box<dyn RequestHook>,
+    ) -> (Promise<(), capnp::Error>, Box<dyn PipelineHook>) {
+        let closed = Answer::default();
+        closed.resolve(Err(unimplemented("results of a tail call can't be pipelined")));
+        (self.tail_call(request), Box::new(closed))
+    }
+}

@@ -1,0 +1,206 @@
+//! A call on its way: its message, who wants the reply, and how it is handed to a target.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use capnp::any_pointer;
+use capnp::capability::{self, FromServer, Params, Promise, Server};
+use capnp::private::capability::{ClientHook, ParamsHook, ResultsHook};
+
+use super::answer::Answer;
+use super::body::Body;
+use super::hook;
+use crate::error::{Result, disconnected};
+
+type Untyped = any_pointer::Owned;
+
+/// A server whose interfaces are told apart by their ids.
+pub(crate) type Dispatch = dyn Fn(u64, u16, Params<Untyped>, capability::Results<Untyped>) -> Promise<(), capnp::Error>;
+
+/// The methods of `server`, for interface `C`.
+///
+/// A failed `-> stream` method is an error of that call only: the stock client would then refuse
+/// every later call of every holder.
+pub(crate) fn dispatch<C: FromServer<S>, S>(server: Rc<S>) -> Rc<Dispatch> {
+    let server = C::from_server(server);
+    Rc::new(move |interface, method, params, results| {
+        server.clone().dispatch_call(interface, method, params, results).promise
+    })
+}
+
+/// One call that was made and not yet answered.
+pub(crate) struct Call {
+    pub(crate) interface: u64,
+    pub(crate) method: u16,
+    pub(crate) params: Box<dyn ParamsHook>,
+    pub(crate) reply: Reply,
+}
+
+/// Who wants to know how a call ended. Dropping it tells them that the call was lost.
+pub(crate) struct Reply(Option<Asker>);
+
+enum Asker {
+    /// A caller in this vat, through our own request hook.
+    Answer(Answer),
+    /// `ClientHook::call`: capnp-rpc on behalf of a peer, or another foreign hook.
+    Results(Box<dyn ResultsHook>, Rc<Ending>),
+}
+
+impl Reply {
+    pub(super) fn to_answer(answer: Answer) -> Self {
+        Self(Some(Asker::Answer(answer)))
+    }
+
+    /// The reply, and the promise that `ClientHook::call` has to return.
+    pub(super) fn to_results(
+        results: Box<dyn ResultsHook>,
+    ) -> (Self, impl Future<Output = Result<()>> + 'static) {
+        let ending = Rc::new(Ending::default());
+        (Self(Some(Asker::Results(results, ending.clone()))), Ended(ending))
+    }
+
+    /// Tells the caller. The receipt says when the reply was passed on, where that is later.
+    pub(crate) fn send(mut self, outcome: Result<Body>) -> Option<Receipt> {
+        self.0.take().and_then(|asker| asker.tell(outcome))
+    }
+
+    /// Drops `kept` when the reply that is sent next has been passed on.
+    pub(crate) fn keep(&self, kept: impl Any) {
+        if let Some(Asker::Results(_, ending)) = &self.0 {
+            ending.kept.set(Some(Box::new(kept)));
+        }
+    }
+
+    /// The call went to another vat: pipelined calls may follow it at once.
+    fn redirect(&self, pipeline: any_pointer::Pipeline) {
+        if let Some(Asker::Answer(answer)) = &self.0 {
+            answer.redirect(pipeline.hook);
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if let Some(asker) = self.0.take() {
+            asker.tell(Err(disconnected("the call was lost: its object ended")));
+        }
+    }
+}
+
+impl Asker {
+    fn tell(self, outcome: Result<Body>) -> Option<Receipt> {
+        match self {
+            Self::Answer(answer) => {
+                answer.resolve(outcome);
+                None
+            }
+            Self::Results(mut results, ending) => {
+                let outcome = outcome.and_then(|body| results.get()?.set_as(body.get()?));
+                // First let go of the results, then end the call: one poll then sends the Return.
+                drop(results);
+                ending.end(outcome);
+                Some(Receipt(ending))
+            }
+        }
+    }
+}
+
+/// The end of a call that capnp-rpc waits for.
+#[derive(Default)]
+struct Ending {
+    outcome: Cell<Option<Result<()>>>,
+    /// capnp-rpc, which polls for the outcome.
+    asker: RefCell<Option<Waker>>,
+    taken: Cell<bool>,
+    kept: Cell<Option<Box<dyn Any>>>,
+    /// The gate, which holds a message until the reply was taken.
+    gate: RefCell<Option<Waker>>,
+}
+
+impl Ending {
+    fn end(&self, outcome: Result<()>) {
+        self.outcome.set(Some(outcome));
+        if let Some(waker) = self.asker.take() {
+            waker.wake();
+        }
+    }
+
+    fn take(&self) {
+        self.taken.set(true);
+        self.kept.take();
+        if let Some(waker) = self.gate.take() {
+            waker.wake();
+        }
+    }
+}
+
+struct Ended(Rc<Ending>);
+
+impl Future for Ended {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.0.outcome.take() {
+            Some(outcome) => {
+                self.0.take();
+                Poll::Ready(outcome)
+            }
+            None => {
+                *self.0.asker.borrow_mut() = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.take();
+    }
+}
+
+/// Resolves once capnp-rpc has polled the end of a call, or gave it up. The `Return` is written in
+/// the same poll, so that a task which this wakes runs after it.
+pub(crate) struct Receipt(Rc<Ending>);
+
+impl Future for Receipt {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.0.taken.get() {
+            return Poll::Ready(());
+        }
+        *self.0.gate.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+/// Hands a call to any capability. It is on its way when this returns, polled or not.
+pub(crate) fn deliver(to: &dyn ClientHook, call: Call) {
+    match hook::target(to) {
+        Some(target) => target.enqueue(call),
+        None => forward(to, call),
+    }
+}
+
+/// Makes the call anew on a foreign hook, for instance that of a connection.
+fn forward(to: &dyn ClientHook, call: Call) {
+    let Call { interface, method, params, reply } = call;
+    let size = params.get().and_then(|params| params.target_size()).ok();
+    let mut request = to.new_call(interface, method, size);
+    if let Err(error) = params.get().and_then(|params| request.get().set_as(params)) {
+        reply.send(Err(error));
+        return;
+    }
+    let sent = request.send();
+    reply.redirect(sent.pipeline);
+    // Ends with the call; a connection that goes away fails its calls.
+    tokio::task::spawn_local(async move {
+        let outcome = sent.promise.await;
+        reply.send(outcome.and_then(|response| Body::copy(response.get()?)));
+    });
+}

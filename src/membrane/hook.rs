@@ -1,0 +1,205 @@
+//! The one `ClientHook` and the one `RequestHook` for everything of ours that can be called.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::{Rc, Weak};
+
+use capnp::capability::{Promise, RemotePromise, Request};
+use capnp::private::capability::{
+    ClientHook, ParamsHook, PipelineHook, PipelineOp, RequestHook, ResultsHook,
+};
+use capnp::{Error, MessageSize, any_pointer};
+
+use super::answer::Answer;
+use super::body::Body;
+use super::call::{Call, Reply};
+
+/// Its address is the brand of all our hooks. It is never that of a connection, so capnp-rpc never
+/// takes one of our hooks for its own, and we know ours by it.
+static BRAND: u8 = 0;
+
+pub(crate) fn is_ours(hook: &dyn ClientHook) -> bool {
+    hook.get_brand() == &raw const BRAND as usize
+}
+
+/// Something of ours that can be called. An implementation's `Drop` calls [`forget`].
+pub(crate) trait Target: Any {
+    /// Takes the call, at once and in the order of these calls. It must not block.
+    fn enqueue(self: Rc<Self>, call: Call);
+
+    /// What a promise turned out to be. `None` keeps the wrapper on when it is exported.
+    fn resolved(&self) -> Option<Box<dyn ClientHook>> {
+        None
+    }
+
+    /// `None`: not a promise.
+    fn when_resolved(&self) -> Option<Promise<Box<dyn ClientHook>, Error>> {
+        None
+    }
+
+    /// How a capability looks that our own side puts into a call.
+    fn leaving(&self, cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
+        cap
+    }
+
+    /// How a capability looks that comes back to our own side.
+    fn entering(&self, cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
+        cap
+    }
+}
+
+thread_local! {
+    /// Our targets by address, which is what `get_ptr` says of a hook. The owner's drop removes it.
+    static TARGETS: RefCell<HashMap<usize, Weak<dyn Target>>> = RefCell::default();
+}
+
+/// The capability to `target`.
+pub(crate) fn wrap<T: Target>(target: Rc<T>) -> Box<dyn ClientHook> {
+    let address = Rc::as_ptr(&target).addr();
+    let weak: Weak<dyn Target> = Rc::downgrade(&target) as Weak<dyn Target>;
+    TARGETS.with_borrow_mut(|targets| targets.insert(address, weak));
+    Box::new(Hook(target))
+}
+
+/// Ends what [`wrap`] began; for the target's `Drop`.
+pub(crate) fn forget<T: Target>(target: &T) {
+    let address = std::ptr::from_ref(target).addr();
+    // While the thread ends the table may be gone already.
+    let _ = TARGETS.try_with(|targets| targets.borrow_mut().remove(&address));
+}
+
+/// The target behind a capability, if it is one of ours. Promises are followed first.
+pub(super) fn target(hook: &dyn ClientHook) -> Option<Rc<dyn Target>> {
+    if !is_ours(hook) {
+        return hook.get_resolved().and_then(|resolved| target(&*resolved));
+    }
+    let found = TARGETS.with_borrow(|targets| targets.get(&hook.get_ptr())?.upgrade())?;
+    match found.resolved() {
+        Some(resolved) if is_ours(&*resolved) => target(&*resolved),
+        _ => Some(found),
+    }
+}
+
+/// The target behind a capability, if it is a `T`.
+pub(crate) fn find<T: Target>(hook: &dyn ClientHook) -> Option<Rc<T>> {
+    let target: Rc<dyn Any> = target(hook)?;
+    target.downcast().ok()
+}
+
+/// A capability on which every call fails with `error`.
+pub(crate) fn broken(error: Error) -> Box<dyn ClientHook> {
+    capnp_rpc::new_broken_cap(error).hook
+}
+
+struct Hook<T>(Rc<T>);
+
+impl<T: Target> ClientHook for Hook<T> {
+    fn add_ref(&self) -> Box<dyn ClientHook> {
+        Box::new(Self(self.0.clone()))
+    }
+
+    fn new_call(
+        &self,
+        interface: u64,
+        method: u16,
+        _size: Option<MessageSize>,
+    ) -> Request<any_pointer::Owned, any_pointer::Owned> {
+        let target = self.0.clone();
+        Request::new(Box::new(Outgoing { target, interface, method, body: Body::new() }))
+    }
+
+    fn call(
+        &self,
+        interface: u64,
+        method: u16,
+        params: Box<dyn ParamsHook>,
+        results: Box<dyn ResultsHook>,
+    ) -> Promise<(), Error> {
+        let (reply, ended) = Reply::to_results(results);
+        self.0.clone().enqueue(Call { interface, method, params, reply });
+        Promise::from_future(ended)
+    }
+
+    fn get_brand(&self) -> usize {
+        &raw const BRAND as usize
+    }
+
+    /// One address for each target: the export table is keyed by it.
+    fn get_ptr(&self) -> usize {
+        Rc::as_ptr(&self.0).addr()
+    }
+
+    fn get_resolved(&self) -> Option<Box<dyn ClientHook>> {
+        self.0.resolved()
+    }
+
+    fn when_more_resolved(&self) -> Option<Promise<Box<dyn ClientHook>, Error>> {
+        self.0.when_resolved()
+    }
+
+    fn when_resolved(&self) -> Promise<(), Error> {
+        match self.0.when_resolved() {
+            Some(next) => Promise::from_future(async move { next.await?.when_resolved().await }),
+            None => Promise::ok(()),
+        }
+    }
+}
+
+struct Outgoing<T> {
+    target: Rc<T>,
+    interface: u64,
+    method: u16,
+    body: Body,
+}
+
+impl<T: Target> RequestHook for Outgoing<T> {
+    fn get(&mut self) -> any_pointer::Builder<'_> {
+        self.body.builder().expect("the root of a message of our own can be had")
+    }
+
+    fn get_brand(&self) -> usize {
+        &raw const BRAND as usize
+    }
+
+    fn send(self: Box<Self>) -> RemotePromise<any_pointer::Owned> {
+        let Self { target, interface, method, mut body } = *self;
+        body.replace_caps(|cap| target.leaving(cap));
+        let answer = Answer::default();
+        let reply = Reply::to_answer(answer.clone());
+        target.clone().enqueue(Call { interface, method, params: Box::new(body), reply });
+        let promise = {
+            let target = target.clone();
+            answer.clone().response(move |body| body.view(|cap| target.entering(cap)))
+        };
+        let pipeline = any_pointer::Pipeline::new(Box::new(Entering { target, answer }));
+        RemotePromise { promise, pipeline }
+    }
+
+    fn send_streaming(self: Box<Self>) -> Promise<(), Error> {
+        let sent = self.send().promise;
+        Promise::from_future(async move { sent.await.map(drop) })
+    }
+
+    /// `None`: this isn't a call of an RPC connection; send it in the ordinary way.
+    fn tail_send(self: Box<Self>) -> Option<(u32, Promise<(), Error>, Box<dyn PipelineHook>)> {
+        None
+    }
+}
+
+/// The pipeline of an answer, as our own side may see it.
+struct Entering<T> {
+    target: Rc<T>,
+    answer: Answer,
+}
+
+impl<T: Target> PipelineHook for Entering<T> {
+    fn add_ref(&self) -> Box<dyn PipelineHook> {
+        Box::new(Self { target: self.target.clone(), answer: self.answer.clone() })
+    }
+
+    fn get_pipelined_cap(&self, ops: &[PipelineOp]) -> Box<dyn ClientHook> {
+        self.target.entering(self.answer.get_pipelined_cap(ops))
+    }
+}
+

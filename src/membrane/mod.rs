@@ -1,0 +1,24 @@
+//! What stands around every capability that crosses an object's boundary.
+//!
+//! capnp-rpc's own local client starts a call when its promise is first polled, answers pipelined
+//! calls before the reply may leave, and lets a connection look through wrappers. None of that
+//! keeps our promises, so these hooks of our own take its place.
+//!
+//! Invariants:
+//! - A call is handed to its target when it is made, in the order made, polled or not.
+//! - A hook answers none to `get_resolved` and `when_more_resolved` unless it is a promise, and its
+//!   `get_ptr` and `get_brand` are its own: so capnp-rpc never strips it on export.
+//! - An answer that is dropped without an outcome tells its caller so: nobody waits for ever.
+//!
+//! It never decides whether a call is allowed, starts a handler, or knows what a turn is.
+
+mod answer;
+mod body;
+mod call;
+mod hook;
+mod serve;
+
+pub(crate) use body::{Body, BodySlot, Results};
+pub(crate) use call::{Call, Dispatch, Receipt, Reply, deliver, dispatch};
+pub(crate) use hook::{Target, broken, find, forget, wrap};
+pub(crate) use serve::serve;

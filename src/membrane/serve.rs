@@ -1,0 +1,47 @@
+//! Capabilities that belong to the server itself and not to an object: calls on them start at once,
+//! without queue, turn or gate.
+
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use capnp::capability::{self, FromClientHook, FromServer, Params};
+
+use super::body::{BodySlot, Results};
+use super::call::{Call, Dispatch, Reply, dispatch};
+use super::hook::{self, Target};
+use crate::error::{Result, failed};
+
+/// The capability to `server`. Its calls start in the order made, within the call that makes them.
+pub(crate) fn serve<C: FromServer<S>, S>(server: Rc<S>) -> C {
+    let served = Served(dispatch::<C, S>(server));
+    FromClientHook::new(hook::wrap(Rc::new(served)))
+}
+
+struct Served(Rc<Dispatch>);
+
+impl Target for Served {
+    fn enqueue(self: Rc<Self>, call: Call) {
+        let (results, slot) = Results::new();
+        let results = capability::Results::new(Box::new(results));
+        let Call { interface, method, params, reply } = call;
+        let mut run = (self.0)(interface, method, Params::new(params), results);
+        match futures::FutureExt::poll_unpin(&mut run, &mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(outcome) => finish(reply, outcome, &slot),
+            Poll::Pending => {
+                // Ends with the method, which answers whether or not anybody still waits.
+                tokio::task::spawn_local(async move { finish(reply, run.await, &slot) });
+            }
+        }
+    }
+}
+
+fn finish(reply: Reply, outcome: Result<()>, slot: &BodySlot) {
+    let body = || slot.take().ok_or_else(|| failed("the method kept its results"));
+    reply.send(outcome.and_then(|()| body()));
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        hook::forget(self);
+    }
+}

@@ -1,0 +1,22 @@
+//! The generated code of all schemas: public ones from the client crate, all others from here.
+
+macro_rules! generated {
+    ($($name:ident)+) => {$(
+        #[allow(
+            clippy::all,
+            clippy::pedantic,
+            clippy::unwrap_used,
+            missing_debug_implementations,
+            missing_docs,
+            unreachable_pub,
+            reason = "generated code is not ours to change"
+        )]
+        pub mod $name {
+            include!(concat!(env!("OUT_DIR"), "/", stringify!($name), ".rs"));
+        }
+    )+};
+}
+
+generated! { cluster_capnp counter_capnp poll_capnp }
+
+pub(crate) use capstead_client::{http_capnp, restorer_capnp};

@@ -1,0 +1,176 @@
+//! What a server is made of, as its author says it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::start::{self, Running};
+use crate::host::{Binding, Class, Object};
+use crate::storage::StorageError;
+
+/// A server of durable objects: classes, their bindings, a data directory and addresses.
+///
+/// ```no_run
+/// # use capstead::Server;
+/// # async fn example() -> capstead::Result<()> {
+/// Server::new("capstead.data").class::<capstead::classes::Counter>().run().await
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Server {
+    pub(super) data: PathBuf,
+    pub(super) listen: SocketAddr,
+    pub(super) http: SocketAddr,
+    pub(super) metrics: Option<SocketAddr>,
+    pub(super) hosts: u16,
+    pub(super) commit_delay: Duration,
+    pub(super) classes: Vec<Class>,
+    bindings: Vec<(&'static str, Binding)>,
+}
+
+/// Why a server could not start, or had to stop.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// The data directory can't be used. It is as it was.
+    #[error("{path}: {reason}", path = .path.display())]
+    Data {
+        /// The directory, or the file in it that is to blame.
+        path: PathBuf,
+        /// What is wrong, and what to do.
+        reason: String,
+    },
+    /// An address can't be listened on. Nothing was served.
+    #[error("can't listen on {address}: {source}")]
+    Listen {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The classes or bindings contradict each other. Nothing was started.
+    #[error("{0}")]
+    Classes(String),
+    /// The storage failed. What was acknowledged is durable; restart to go on from there.
+    #[error("the storage failed, and everything was stopped: {0}")]
+    Storage(String),
+    /// The parts of the server could not be put together.
+    #[error("the server could not be put together: {0}")]
+    Assembly(#[from] capnp::Error),
+}
+
+impl From<StorageError> for ServerError {
+    fn from(error: StorageError) -> Self {
+        Self::Storage(error.to_string())
+    }
+}
+
+impl Server {
+    /// A server with its data in `data`, which is made at the first start. It listens on
+    /// 127.0.0.1:4000 for Cap'n Proto and on 127.0.0.1:8080 for HTTP.
+    pub fn new(data: impl Into<PathBuf>) -> Self {
+        Self {
+            data: data.into(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 4000)),
+            http: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            metrics: None,
+            hosts: 1,
+            commit_delay: Duration::ZERO,
+            classes: Vec::new(),
+            bindings: Vec::new(),
+        }
+    }
+
+    /// Keeps the data there instead.
+    #[must_use]
+    pub fn data(mut self, data: impl Into<PathBuf>) -> Self {
+        self.data = data.into();
+        self
+    }
+
+    /// Serves the objects of class `C`.
+    #[must_use]
+    pub fn class<C: Object>(mut self) -> Self {
+        self.classes.push(Class::of::<C>());
+        self
+    }
+
+    /// Lets objects of class `From` reach those of class `To`, by `ctx.namespace::<To>(name)`.
+    #[must_use]
+    pub fn bind<From: Object, To: Object>(mut self, name: impl Into<String>) -> Self {
+        self.bindings.push((From::CLASS, Binding { name: name.into(), class: To::CLASS }));
+        self
+    }
+
+    /// The classes with their bindings.
+    pub(super) fn bound_classes(&self) -> Result<Vec<Class>, ServerError> {
+        let mut classes = self.classes.clone();
+        for (at, class) in classes.iter().enumerate() {
+            if classes[..at].iter().any(|other| other.name == class.name) {
+                return Err(ServerError::Classes(format!("class {} is there twice", class.name)));
+            }
+        }
+        for (from, binding) in &self.bindings {
+            let has = |name| move |class: &&mut Class| class.name == name;
+            if self.classes.iter().all(|class| class.name != binding.class) {
+                let error = format!("add .class::<{0}>(): {from} is bound to it", binding.class);
+                return Err(ServerError::Classes(error));
+            }
+            let Some(class) = classes.iter_mut().find(has(*from)) else {
+                let error = format!("add .class::<{from}>(): a binding of it was given");
+                return Err(ServerError::Classes(error));
+            };
+            if class.bindings.iter().any(|bound| bound.name == binding.name) {
+                let error = format!("class {from} has two bindings named {:?}", binding.name);
+                return Err(ServerError::Classes(error));
+            }
+            class.bindings.push(binding.clone());
+        }
+        Ok(classes)
+    }
+
+    /// Listens there for Cap'n Proto. Port 0 takes any free one.
+    #[must_use]
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen = address;
+        self
+    }
+
+    /// Listens there for HTTP. Port 0 takes any free one.
+    #[must_use]
+    pub fn http(mut self, address: SocketAddr) -> Self {
+        self.http = address;
+        self
+    }
+
+    /// Serves the server's numbers there, in the text format of Prometheus. Off by default.
+    #[must_use]
+    pub fn metrics(mut self, address: SocketAddr) -> Self {
+        self.metrics = Some(address);
+        self
+    }
+
+    /// Spreads the objects over so many threads, each with its own storage. The number belongs to
+    /// the data directory: it can't be changed later.
+    #[must_use]
+    pub fn hosts(mut self, hosts: u16) -> Self {
+        self.hosts = hosts;
+        self
+    }
+
+    /// Makes every commit take so much longer, to try out a slow disk.
+    #[must_use]
+    pub fn commit_delay(mut self, delay: Duration) -> Self {
+        self.commit_delay = delay;
+        self
+    }
+
+    /// Starts the server on the thread of the caller, which must be in a local runtime
+    /// (`#[tokio::main(flavor = "local")]`) or in a `LocalSet`.
+    ///
+    /// # Errors
+    /// When it can't start; see [`ServerError`] for what is true of the data then.
+    pub async fn start(self) -> Result<Running, ServerError> {
+        start::start(self).await
+    }
+}

@@ -1,0 +1,94 @@
+//! A host on a thread of its own, connected to the supervisor's thread by a socket pair.
+
+use std::os::unix::net::UnixStream;
+use std::thread::JoinHandle;
+
+use capnp::capability::Client;
+use capnp_rpc::rpc_twoparty_capnp::Side;
+use capstead_client::{Connection, Limits};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::builder::ServerError;
+use super::start::HostParts;
+use crate::schema::cluster_capnp::supervisor;
+
+/// Handlers run on it, and what they call; the RPC system's chains of promises need room too.
+const STACK_BYTES: usize = 16 << 20;
+
+/// One host's thread. Dropping this lets the thread go on; [`HostThread::join`] ends it.
+pub(super) struct HostThread {
+    stop: CancellationToken,
+    thread: JoinHandle<Result<(), ServerError>>,
+    /// Resolves when the thread ends, by itself or because it was told to.
+    pub(super) ended: oneshot::Receiver<()>,
+}
+
+impl HostThread {
+    /// Starts the thread; `ready` resolves when the host has joined.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread or sockets.
+    pub(super) fn spawn(
+        parts: HostParts,
+        supervisor: supervisor::Client,
+    ) -> Result<(Self, oneshot::Receiver<()>), capnp::Error> {
+        let (near, far) = UnixStream::pair()?;
+        near.set_nonblocking(true)?;
+        far.set_nonblocking(true)?;
+        let near = tokio::net::UnixStream::from_std(near)?;
+        let connection = over(near, Side::Server, Some(supervisor.client))?;
+        // Ends with the host's side of the socket pair.
+        tokio::task::spawn_local(async move { connection.closed().await });
+
+        let stop = CancellationToken::new();
+        let (ready, is_ready) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
+        let name = format!("capstead-host-{}", parts.number);
+        let stopped = stop.clone();
+        let thread = std::thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || {
+            let _end = end;
+            let runtime =
+                Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+            let runtime = runtime.map_err(|error| ServerError::Assembly(error.into()))?;
+            runtime.block_on(serve(parts, far, ready, stopped))
+        })?;
+        Ok((Self { stop, thread, ended }, is_ready))
+    }
+
+    /// Ends the thread after its calls, and says how it ended.
+    pub(super) async fn join(self) -> Result<(), ServerError> {
+        self.stop.cancel();
+        // The sender is dropped as the thread's last act.
+        let _ = self.ended.await;
+        self.thread.join().unwrap_or_else(|_| {
+            Err(ServerError::Assembly(capnp::Error::failed("a host's thread panicked".into())))
+        })
+    }
+}
+
+async fn serve(
+    parts: HostParts,
+    far: UnixStream,
+    ready: oneshot::Sender<()>,
+    stop: CancellationToken,
+) -> Result<(), ServerError> {
+    let far = tokio::net::UnixStream::from_std(far).map_err(capnp::Error::from)?;
+    let connection = over(far, Side::Client, None)?;
+    let supervisor: supervisor::Client = connection.bootstrap();
+    let host = parts.start(&supervisor).await?;
+    // Whoever waited may have left already; then `stop` tells.
+    let _ = ready.send(());
+    let ended = host.until(stop.cancelled()).await;
+    connection.disconnect().await;
+    ended
+}
+
+fn over(
+    socket: tokio::net::UnixStream,
+    side: Side,
+    bootstrap: Option<Client>,
+) -> capnp::Result<Connection> {
+    Connection::new(socket, side, bootstrap, Limits::default())
+}

@@ -1,0 +1,12 @@
+//! Puts supervisor, hosts and gateway together in one process, on one data directory.
+//!
+//! This is the only module that knows all three; they know each other by `cluster.capnp` only.
+
+mod builder;
+mod data_dir;
+mod host_thread;
+mod metrics_page;
+mod start;
+
+pub use builder::{Server, ServerError};
+pub use start::Running;

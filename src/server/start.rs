@@ -1,0 +1,282 @@
+//! Starting and ending a server: first the storage, then the parts, then the listeners; backwards at
+//! the end.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use capstead_client::sturdyref::{Target, TargetId};
+use futures::future::{FutureExt, select_all};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::builder::{Server, ServerError};
+use super::data_dir::DataDir;
+use super::host_thread::HostThread;
+use super::metrics_page;
+use crate::clock::Clock;
+use crate::gateway::Gateway;
+use crate::host::{Agent, Class, Vat, VatOptions};
+use crate::id::{ObjectId, Pool};
+use crate::limits::SHUTDOWN_SECS;
+use crate::metrics::Metrics;
+use crate::net::Listener;
+use crate::schema::cluster_capnp::supervisor;
+use crate::schema::restorer_capnp::{namespace, restorer};
+use crate::storage::LocalConfig;
+use crate::supervisor::Supervisor;
+use crate::sturdyref::{KeyRing, root_grant};
+
+/// A server that has started.
+#[derive(Debug)]
+pub struct Running {
+    capnp: SocketAddr,
+    http: SocketAddr,
+    metrics: Option<SocketAddr>,
+    namespaces: BTreeMap<String, String>,
+    parts: Parts,
+}
+
+struct Parts {
+    host: RunningHost,
+    threads: Vec<HostThread>,
+    gateway: tokio::task::JoinHandle<()>,
+    stop_gateway: CancellationToken,
+    metrics_page: Option<tokio::task::JoinHandle<()>>,
+    _data: DataDir,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").field("threads", &self.threads.len()).finish_non_exhaustive()
+    }
+}
+
+impl Running {
+    /// Where it listens for Cap'n Proto.
+    pub fn capnp(&self) -> SocketAddr {
+        self.capnp
+    }
+
+    /// Where it listens for HTTP.
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Where it serves its numbers, if it does.
+    pub fn metrics(&self) -> Option<SocketAddr> {
+        self.metrics
+    }
+
+    /// The root references of all classes, as text. **Whoever has one may use every object of the
+    /// class.**
+    pub fn namespaces(&self) -> &BTreeMap<String, String> {
+        &self.namespaces
+    }
+
+    /// Serves until `shutdown` resolves, then ends in order: no new connections, calls under way
+    /// are answered, everything is committed.
+    ///
+    /// # Errors
+    /// When the storage failed before or meanwhile: what was acknowledged is durable.
+    pub async fn until(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
+        let Parts { host, mut threads, gateway, stop_gateway, metrics_page, _data } = self.parts;
+        let a_thread_ended = async {
+            match threads.iter_mut().map(|thread| &mut thread.ended).collect::<Vec<_>>() {
+                ended if ended.is_empty() => std::future::pending().await,
+                ended => drop(select_all(ended).await),
+            }
+        };
+        let stop = async {
+            tokio::select! { () = shutdown => {}, () = a_thread_ended => {} }
+            stop_gateway.cancel();
+            // HTTP requests under way are calls to the hosts: they come first.
+            let _ = tokio::time::timeout(Duration::from_secs(SHUTDOWN_SECS), gateway).await;
+        };
+        let mut ended = host.until(stop).await;
+        for thread in threads {
+            ended = ended.and(thread.join().await);
+        }
+        if let Some(page) = metrics_page {
+            page.abort();
+        }
+        ended
+    }
+}
+
+/// Everything that one host needs, before it has started.
+pub(super) struct HostParts {
+    pub(super) number: u16,
+    vat: VatOptions,
+    keys: KeyRing,
+    socket: std::net::TcpListener,
+}
+
+pub(super) struct RunningHost {
+    vat: Rc<Vat>,
+    agent: Rc<Agent>,
+    listener: Listener,
+}
+
+impl HostParts {
+    /// Opens the storage, joins the supervisor, and listens.
+    pub(super) async fn start(
+        self,
+        supervisor: &supervisor::Client,
+    ) -> Result<RunningHost, ServerError> {
+        let metrics = self.vat.metrics.clone();
+        let address = self.socket.local_addr().map_err(capnp::Error::from)?;
+        let socket = TcpListener::from_std(self.socket).map_err(capnp::Error::from)?;
+        let vat = Vat::open(self.vat)?;
+        let agent = Agent::new(vat.clone(), Rc::new(self.keys), Clock::real());
+        agent.join(supervisor, self.number, &address.to_string()).await?;
+        let listener = Listener::start(socket, agent.restorer().client, metrics);
+        Ok(RunningHost { vat, agent, listener })
+    }
+}
+
+impl RunningHost {
+    /// # Errors
+    /// When the storage failed.
+    pub(super) async fn until(self, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
+        let failure = tokio::select! {
+            () = stop => None,
+            error = self.vat.failure() => Some(error),
+        };
+        if let Some(error) = failure {
+            return Err(error.into());
+        }
+        self.listener.stop_accepting();
+        let calls = tokio::time::timeout(Duration::from_secs(SHUTDOWN_SECS), self.vat.finish_calls());
+        if calls.await.is_err() {
+            tracing::warn!("some calls did not end in time; their callers are told");
+        }
+        let flushed = self.vat.flush().await;
+        self.listener.disconnect().await;
+        drop(self.agent);
+        Ok(flushed.and(self.vat.close())?)
+    }
+}
+
+pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
+    let classes = server.bound_classes()?;
+    check_hosts(server.hosts)?;
+    check_loopback(server.listen)?;
+    let data = DataDir::open(&server.data, server.hosts)?;
+    let metrics = Arc::new(Metrics::default());
+    let (socket, http) = (bind(server.listen)?, bind(server.http)?);
+    let page = server.metrics.map(bind).transpose()?;
+    let (capnp, http_address) = (local(&socket)?, local(&http)?);
+
+    let config = LocalConfig::open(&data.supervisor())?;
+    let supervisor = Supervisor::open(&config, server.hosts)?;
+    let parts = |number, socket| -> Result<HostParts, ServerError> {
+        let vat = VatOptions {
+            name: format!("host-{number}"),
+            data: data.host(number),
+            classes: classes.clone(),
+            metrics: metrics.clone(),
+            commit_delay: server.commit_delay,
+        };
+        Ok(HostParts { number, vat, keys: data.keys()?, socket })
+    };
+    let host = parts(0, socket)?.start(&supervisor.client()).await?;
+    let mut threads = Vec::new();
+    for number in 1..server.hosts {
+        let parts = parts(number, bind(SocketAddr::new(server.listen.ip(), 0))?)?;
+        threads.push(start_thread(parts, &supervisor).await?);
+    }
+
+    let references = references(&data.keys()?, &classes, capnp)?;
+    let restored = restore_all(&host.agent.restorer(), &references).await?;
+    let gateway = Gateway::new(restored, metrics.clone());
+    let stop_gateway = CancellationToken::new();
+    let http = TcpListener::from_std(http).map_err(capnp::Error::from)?;
+    let serve = gateway.serve(http, stop_gateway.clone().cancelled_owned());
+    let gateway = tokio::task::spawn_local(serve);
+    let metrics_address = page.as_ref().map(local).transpose()?;
+    let page = page.map(TcpListener::from_std).transpose().map_err(capnp::Error::from)?;
+    let metrics_page =
+        page.map(|page| tokio::task::spawn_local(metrics_page::serve(page, metrics.clone())));
+    let parts = Parts { host, threads, gateway, stop_gateway, metrics_page, _data: data };
+    Ok(Running { capnp, http: http_address, metrics: metrics_address, namespaces: references, parts })
+}
+
+async fn start_thread(
+    parts: HostParts,
+    supervisor: &Rc<Supervisor>,
+) -> Result<HostThread, ServerError> {
+    let spawned = HostThread::spawn(parts, supervisor.client());
+    let (thread, ready) = spawned?;
+    match ready.await {
+        Ok(()) => Ok(thread),
+        // It ended before it was ready: the thread says why.
+        Err(_) => match thread.join().await {
+            Err(error) => Err(error),
+            Ok(()) => Err(capnp::Error::failed("a host's thread ended at once".into()).into()),
+        },
+    }
+}
+
+fn check_hosts(hosts: u16) -> Result<(), ServerError> {
+    const HOSTS_MAX: u16 = 64;
+    if (1..=HOSTS_MAX).contains(&hosts) {
+        return Ok(());
+    }
+    Err(ServerError::Classes(format!("a server has 1 to {HOSTS_MAX} hosts, not {hosts}")))
+}
+
+/// Without TLS, references would cross the network readable.
+fn check_loopback(address: SocketAddr) -> Result<(), ServerError> {
+    if address.ip().is_loopback() {
+        return Ok(());
+    }
+    let reason = "only loopback addresses can be listened on: references are secrets, and there is \
+                  no TLS yet";
+    let source = std::io::Error::new(std::io::ErrorKind::Unsupported, reason);
+    Err(ServerError::Listen { address, source })
+}
+
+fn bind(address: SocketAddr) -> Result<std::net::TcpListener, ServerError> {
+    let bound = std::net::TcpListener::bind(address)
+        .and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
+    bound.map_err(|source| ServerError::Listen { address, source })
+}
+
+fn local(socket: &std::net::TcpListener) -> Result<SocketAddr, ServerError> {
+    Ok(socket.local_addr().map_err(capnp::Error::from)?)
+}
+
+fn references(
+    keys: &KeyRing,
+    classes: &[Class],
+    address: SocketAddr,
+) -> Result<BTreeMap<String, String>, ServerError> {
+    let reference = |class: &Class| {
+        let id = ObjectId::namespace(Pool::default(), class.name);
+        let target = Target::Namespace(TargetId::from_bytes(*id.as_bytes()));
+        let reference = keys.root_reference(target, root_grant(class.name));
+        let text = reference.expose_text(&address.to_string()).map_err(capnp::Error::from)?;
+        Ok((class.name.to_owned(), text))
+    };
+    classes.iter().map(reference).collect()
+}
+
+/// The gateway gets its namespaces as everybody does: by reference.
+async fn restore_all(
+    restorer: &restorer::Client,
+    references: &BTreeMap<String, String>,
+) -> Result<Vec<(String, namespace::Client)>, ServerError> {
+    let restores = references.iter().map(|(class, text)| {
+        let mut request = restorer.restore_request();
+        request.get().set_sturdy_ref(&**text);
+        request.send().promise.map(|reply| {
+            let reply = reply?;
+            let namespace = reply.get()?.get_cap().get_as_capability()?;
+            Ok::<_, capnp::Error>((class.clone(), namespace))
+        })
+    });
+    Ok(futures::future::try_join_all(restores).await?)
+}

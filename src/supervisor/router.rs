@@ -1,0 +1,118 @@
+//! From a reference or an object id to the host that owns it, by pipelining: the answer is forwarded
+//! unread.
+
+use std::rc::Rc;
+
+use capstead_client::sturdyref::{Target, TextReference};
+
+use super::directory::{Directory, Member};
+use crate::error::{Result, failed};
+use crate::id::{ObjectId, Shard};
+use crate::membrane;
+use crate::schema::cluster_capnp::{router, supervisor};
+use crate::schema::restorer_capnp::restorer;
+use crate::storage::LocalConfig;
+
+/// The supervisor of one cluster.
+pub(crate) struct Supervisor {
+    directory: Directory,
+}
+
+impl Supervisor {
+    /// # Errors
+    /// When the placement can't be read or written, or was made for another number of hosts.
+    pub(crate) fn open(config: &LocalConfig, hosts: u16) -> Result<Rc<Self>> {
+        Ok(Rc::new(Self { directory: Directory::open(config, hosts)? }))
+    }
+
+    /// What hosts and gateways hold.
+    pub(crate) fn client(self: &Rc<Self>) -> supervisor::Client {
+        membrane::serve(self.clone())
+    }
+
+    /// What clients get as the bootstrap capability.
+    pub(crate) fn restorer(self: &Rc<Self>) -> restorer::Client {
+        membrane::serve(self.clone())
+    }
+
+    /// Where a reference leads. It isn't checked here: the owner does that.
+    fn owner(&self, text: capnp::text::Reader<'_>) -> Result<(TextReference, Member)> {
+        let reference = TextReference::parse(text.to_str().unwrap_or_default())?;
+        let (Target::Object(id) | Target::Namespace(id)) = reference.reference().target();
+        let member = self.directory.owner(ObjectId::from_bytes(*id.as_bytes()).home_shard())?;
+        Ok((reference, member))
+    }
+}
+
+impl supervisor::Server for Supervisor {
+    async fn join(
+        self: Rc<Self>,
+        params: supervisor::JoinParams,
+        mut results: supervisor::JoinResults,
+    ) -> Result<()> {
+        let params = params.get()?;
+        let number = params.get_number();
+        let address = params.get_address()?.to_string()?;
+        self.directory.join(number, Member { host: params.get_host()?, address })?;
+        let shards = self.directory.shards_of(number);
+        let mut results = results.get();
+        let mut range = results.reborrow().init_shards(1).get(0);
+        range.set_first(*shards.start());
+        range.set_last(*shards.end());
+        results.set_router(membrane::serve(self.clone()));
+        Ok(())
+    }
+
+    async fn restorer(
+        self: Rc<Self>,
+        _: supervisor::RestorerParams,
+        mut results: supervisor::RestorerResults,
+    ) -> Result<()> {
+        results.get().set_restorer(Supervisor::restorer(&self));
+        Ok(())
+    }
+}
+
+impl router::Server for Supervisor {
+    async fn object(
+        self: Rc<Self>,
+        params: router::ObjectParams,
+        mut results: router::ObjectResults,
+    ) -> Result<()> {
+        let params = params.get()?;
+        let id = params.get_birth()?.get_id()?;
+        let shard = id.first_chunk().map(|shard| Shard(u16::from_be_bytes(*shard)));
+        let shard = shard.ok_or_else(|| failed("an object id has 16 bytes"))?;
+        let mut request = self.directory.owner(shard)?.host.object_request();
+        request.get().set_birth(params.get_birth()?)?;
+        request.get().set_existence(params.get_existence()?);
+        // The answer may be null, which a pipelined capability could not say.
+        let reply = request.send().promise.await?;
+        results.get().init_object().set_as(reply.get()?.get_object())
+    }
+}
+
+impl restorer::Server for Supervisor {
+    async fn restore(
+        self: Rc<Self>,
+        params: restorer::RestoreParams,
+        mut results: restorer::RestoreResults,
+    ) -> Result<()> {
+        let (reference, member) = self.owner(params.get()?.get_sturdy_ref()?)?;
+        let mut request = member.host.restore_request();
+        request.get().set_sturdy_ref(reference.reference().expose_bytes());
+        // Awaited, so that a refusal is the answer to this call and not to those on what it gave.
+        let reply = request.send().promise.await?;
+        results.get().init_cap().set_as(reply.get()?.get_cap())
+    }
+
+    async fn locate(
+        self: Rc<Self>,
+        params: restorer::LocateParams,
+        mut results: restorer::LocateResults,
+    ) -> Result<()> {
+        let (_, member) = self.owner(params.get()?.get_sturdy_ref()?)?;
+        results.get().set_address(&*member.address);
+        Ok(())
+    }
+}
