@@ -113,7 +113,8 @@ impl Connection {
             end: watch::Sender::new(None),
         });
         let disconnector = Some(rpc.get_disconnector());
-        let task = Task { rpc, disconnector, state, status: status.clone(), last_write: None };
+        let task =
+            Task { rpc: Some(rpc), disconnector, state, status: status.clone(), last_write: None };
         spawn(task)?;
         Ok(Self { inner: Rc::new(Inner { status, bootstrap: peers }) })
     }
@@ -170,7 +171,8 @@ fn spawn(task: impl Future<Output = ()> + 'static) -> capnp::Result<()> {
 
 /// Drives one connection: reads and handles what comes, then writes what was made of it.
 struct Task<S: AsyncRead + AsyncWrite + Unpin + 'static> {
-    rpc: RpcSystem<Side>,
+    /// Taken after a panic.
+    rpc: Option<RpcSystem<Side>>,
     /// Taken when the RPC system was told to end.
     disconnector: Option<Disconnector<Side>>,
     state: Rc<RefCell<State<S>>>,
@@ -186,11 +188,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Task<S> {
         let this = &mut *self;
         this.status.task.take();
         this.state.borrow_mut().driver_runs();
-        let rpc = catch_unwind(AssertUnwindSafe(|| Pin::new(&mut this.rpc).poll(cx)));
-        if rpc.is_err() {
-            this.end(Error::disconnected("the connection failed by a panic".into()));
-            return Poll::Ready(());
-        }
+        this.poll_rpc(cx);
         if this.status.stop.get() {
             this.end_rpc();
         }
@@ -205,6 +203,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Task<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Task<S> {
+    fn poll_rpc(&mut self, cx: &mut Context) {
+        let Some(rpc) = &mut self.rpc else { return };
+        if catch_unwind(AssertUnwindSafe(|| drop(Pin::new(rpc).poll(cx)))).is_ok() {
+            return;
+        }
+        self.end_rpc();
+        let rpc = self.rpc.take();
+        // A destructor of user code may panic again: the connection is over in any case.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(rpc)));
+        let reason = "the connection failed by a panic".into();
+        self.state.borrow_mut().give_up(Error::disconnected(reason));
+    }
+
     /// Tells the RPC system to fail all calls that are on their way. Does nothing the second time.
     fn end_rpc(&mut self) {
         let Some(mut disconnector) = self.disconnector.take() else { return };
@@ -217,6 +228,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Task<S> {
 
     fn end(&mut self, reason: Error) {
         self.end_rpc();
+        self.state.borrow_mut().close();
         self.status.end.send_if_modified(|end| {
             let first = end.is_none();
             end.get_or_insert(reason);

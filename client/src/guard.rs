@@ -108,6 +108,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         Poll::Pending
     }
 
+    /// The RPC system failed: what is written goes out, nothing else.
+    pub(crate) fn give_up(&mut self, reason: Error) {
+        self.closing = Some(reason);
+    }
+
+    /// Closes the stream, and forgets what waits.
+    pub(crate) fn close(&mut self) {
+        self.wire.close();
+        self.open.clear();
+        self.ready.clear();
+    }
+
     /// Why the RPC system gave the connection up, if it did.
     pub(crate) fn closing(&self) -> Option<&Error> {
         self.closing.as_ref()

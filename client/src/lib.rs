@@ -1,10 +1,58 @@
-//! Client.
+//! Restores and calls Capstead's durable objects.
+//!
+//! A **reference** is a text, `capstead://host:port/#...`, that stands for an object. It is a secret:
+//! whoever has it can call the object. [`restore`] turns it into a live capability:
+//!
+//! ```no_run
+//! use capstead_client::restorer_capnp::namespace;
+//!
+//! #[tokio::main(flavor = "local")]
+//! async fn main() -> capnp::Result<()> {
+//!     let text = std::env::var("ROOMS").expect("ROOMS holds a reference");
+//!     let rooms: namespace::Client = capstead_client::restore(&text).await?;
+//!
+//!     let mut request = rooms.by_name_request();
+//!     request.get().set_key("lobby");
+//!     let lobby = request.send().pipeline.get_object().as_cap();
+//!     // Make it a client of the interface that the objects have: `room::Client::new(lobby)`.
+//!     # drop(lobby);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! A capability stays good until the connection breaks. Then all calls on it fail with the kind
+//! [`Disconnected`](capnp::ErrorKind::Disconnected), for ever: restore the reference for a new one.
+//! A call that failed so may have happened or not.
+//!
+//! Capabilities belong to one thread: everything runs in `#[tokio::main(flavor = "local")]`, a
+//! [`LocalRuntime`](tokio::runtime::LocalRuntime) or a [`LocalSet`](tokio::task::LocalSet), with I/O and
+//! time enabled.
+//!
+//! Whoever wants to decide about connections himself uses [`Connection::dial`] and
+//! [`Connection::restore`]. To hand a reference on with less power, narrow it offline:
+//!
+//! ```
+//! use capstead_client::sturdyref::TextReference;
+//!
+//! /// The same reference, good for another hour, which nobody can narrow further.
+//! fn for_an_hour(text: &str, now_ms: u64) -> capnp::Result<String> {
+//!     let parsed = TextReference::parse(text)?;
+//!     let narrow = parsed.reference().narrow(now_ms + 3_600_000)?.seal();
+//!     Ok(narrow.expose_text(parsed.address())?)
+//! }
+//! # assert!(for_an_hour("no reference", 0).is_err());
+//! ```
+//!
+//! The crate holds no server code and mints no references.
 
 mod connection;
 mod guard;
+mod restore;
 mod schema;
 pub mod sturdyref;
 mod wire;
+
 pub use connection::Connection;
 pub use guard::Limits;
+pub use restore::restore;
 pub use schema::{http_capnp, restorer_capnp, sturdyref_capnp};

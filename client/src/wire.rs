@@ -27,7 +27,8 @@ pub(crate) type Incoming = Reader<OwnedSegments>;
 
 /// A stream that carries messages both ways.
 pub(crate) struct Wire<S> {
-    stream: S,
+    /// `None` once the connection is over: messages that user code still holds don't keep it open.
+    stream: Option<S>,
     options: ReaderOptions,
     /// Largest message that is taken, in words.
     words_max: usize,
@@ -45,7 +46,7 @@ pub(crate) struct Wire<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(crate) fn new(stream: S, bytes_max: usize, options: ReaderOptions) -> Self {
         Self {
-            stream,
+            stream: Some(stream),
             options,
             words_max: bytes_max / WORD,
             input: vec![0; INPUT_BYTES].into(),
@@ -102,12 +103,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
         while self.written < self.output.len() {
             let rest = &self.output[self.written..];
-            match ready!(Pin::new(&mut self.stream).poll_write(cx, rest))? {
+            match ready!(opened(&mut self.stream)?.poll_write(cx, rest))? {
                 0 => return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),
                 count => self.written += count,
             }
         }
-        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        ready!(opened(&mut self.stream)?.poll_flush(cx))?;
         self.written = 0;
         self.output.clear();
         self.output.shrink_to(OUTPUT_BYTES_KEPT);
@@ -116,7 +117,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// Tells the peer that nothing more will come.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        opened(&mut self.stream)?.poll_shutdown(cx)
+    }
+
+    /// Closes the stream.
+    pub(crate) fn close(&mut self) {
+        self.stream = None;
     }
 
     /// Takes a table of segments from the input, once all of it is there, and makes room for them.
@@ -158,7 +164,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     /// Reads once: a large rest straight to the message, anything else to the input buffer.
     fn poll_fill(&mut self, cx: &mut Context) -> Poll<Result<usize>> {
-        let stream = Pin::new(&mut self.stream);
+        let stream = opened(&mut self.stream).map_err(|error| lost(&error))?;
         if let Some((segments, filled)) = &mut self.partial
             && segments.len() - *filled >= INPUT_BYTES
         {
@@ -173,6 +179,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.end += count;
         Poll::Ready(Ok(count))
     }
+}
+
+fn opened<S: Unpin>(stream: &mut Option<S>) -> std::io::Result<Pin<&mut S>> {
+    stream.as_mut().map(Pin::new).ok_or_else(|| std::io::ErrorKind::NotConnected.into())
 }
 
 fn poll_read_once<S: AsyncRead>(

@@ -1,0 +1,95 @@
+//! From the text of a reference to a live capability, over connections that are shared.
+//!
+//! It verifies nothing: the owner of the target does. It keeps no capability, and restores none by
+//! itself when a connection breaks, because only the caller knows what that means for him.
+
+use crate::connection::Connection;
+use crate::restorer_capnp::restorer;
+use crate::sturdyref::TextReference;
+use capnp::capability::FromClientHook;
+use futures::FutureExt;
+use futures::future::{LocalBoxFuture, Shared};
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+type Dialling = Shared<LocalBoxFuture<'static, capnp::Result<Connection>>>;
+
+thread_local! {
+    /// The connection for each address, from the moment somebody dials it until it is over.
+    static POOL: RefCell<HashMap<String, Dialling>> = RefCell::default();
+}
+
+/// Turns the text of a reference into a capability of the type `C`.
+///
+/// Dials the listener that the text names, asks it where the owner of the target is, and restores
+/// there. Calls can be made on the result at once. The connections belong to the thread and are
+/// shared: many references cost one connection for each address.
+///
+/// # Errors
+/// `failed` if the text isn't that of a reference, or this isn't running in
+/// `#[tokio::main(flavor = "local")]`, a `LocalRuntime` or a `LocalSet`; `disconnected` if the listener
+/// can't be reached. A reference that is refused shows either here or in the first call on the result.
+pub async fn restore<C: FromClientHook>(text: &str) -> capnp::Result<C> {
+    let parsed = TextReference::parse(text)?;
+    let listener = connect(parsed.address()).await?;
+    let owner = listener.locate(text).await?;
+    if owner == parsed.address() {
+        return listener.restore(text);
+    }
+    match connect(&owner).await {
+        Ok(owner) => owner.restore(text),
+        // The address is a hint: any listener of the cluster passes calls on.
+        Err(_) => listener.restore(text),
+    }
+}
+
+impl Connection {
+    /// Turns the text of a reference into a capability of the type `C`, by the peer's
+    /// [`Restorer`](crate::restorer_capnp::restorer). The address in the text is ignored.
+    ///
+    /// Calls can be made on the result at once. A reference that is refused shows in the first of them.
+    ///
+    /// # Errors
+    /// The message could not be made.
+    pub fn restore<C: FromClientHook>(&self, text: &str) -> capnp::Result<C> {
+        let mut request = self.bootstrap::<restorer::Client>().restore_request();
+        request.get().set_sturdy_ref(text);
+        let answer = request.send();
+        let cap = answer.pipeline.get_cap().as_cap();
+        // The answer makes calls take the direct way; it comes, or the connection fails it.
+        tokio::task::spawn_local(answer.promise.map(drop));
+        Ok(C::new(cap))
+    }
+
+    /// Asks the peer where the owner of the reference's target listens, as `host:port`.
+    ///
+    /// # Errors
+    /// The reference was refused, or the connection is over.
+    pub async fn locate(&self, text: &str) -> capnp::Result<String> {
+        let mut request = self.bootstrap::<restorer::Client>().locate_request();
+        request.get().set_sturdy_ref(text);
+        let answer = request.send().promise.await?;
+        Ok(answer.get()?.get_address()?.to_str()?.to_owned())
+    }
+}
+
+/// The thread's connection to `address`; whoever asks while it is dialled waits for the same one.
+async fn connect(address: &str) -> capnp::Result<Connection> {
+    let dialling = POOL.with_borrow_mut(|pool| {
+        pool.retain(|_, dialling| match dialling.peek() {
+            Some(Ok(connection)) => !connection.is_closed(),
+            Some(Err(_)) => false,
+            None => true,
+        });
+        let address = address.to_owned();
+        pool.entry(address.clone())
+            .or_insert_with(|| {
+                async move { Connection::dial(&address).await }.boxed_local().shared()
+            })
+            .clone()
+    });
+    dialling.await
+}
+
+#[cfg(test)]
+mod tests;
