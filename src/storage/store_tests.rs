@@ -41,7 +41,7 @@ fn get(store: &Store, object: ObjectId, key: &[u8]) -> Option<Vec<u8>> {
 fn an_object_reads_its_writes_in_the_turn_while_pending_and_when_durable() {
     let log = MemoryLog::default();
     let (mut store, progressed) = start(&log);
-    log.hold();
+    let held = log.hold();
     store.begin(ONE);
     let ticket = store.put(ONE, Space::Data, b"k", b"v").unwrap();
     assert_eq!(store.ticket_of_open_turn(), Some(ticket));
@@ -51,7 +51,7 @@ fn an_object_reads_its_writes_in_the_turn_while_pending_and_when_durable() {
     assert!(store.settle() < ticket);
     assert_eq!(get(&store, ONE, b"k").unwrap(), b"v");
 
-    log.release();
+    drop(held);
     progressed.recv().unwrap();
     assert_eq!(store.settle(), ticket);
     assert!(store.pending.is_empty() && store.order.is_empty());
@@ -65,13 +65,13 @@ fn a_pending_delete_hides_the_durable_value() {
     write(&mut store, ONE, b"k", b"v");
     progressed.recv().unwrap();
     store.settle();
-    log.hold();
+    let held = log.hold();
     store.begin(ONE);
     store.delete(ONE, Space::Data, b"k").unwrap();
     assert_eq!(get(&store, ONE, b"k"), None);
     store.seal().unwrap();
     assert_eq!(get(&store, ONE, b"k"), None);
-    log.release();
+    drop(held);
     progressed.recv().unwrap();
     store.settle();
     assert_eq!(get(&store, ONE, b"k"), None);
@@ -81,17 +81,17 @@ fn a_pending_delete_hides_the_durable_value() {
 fn a_write_is_remembered_until_the_last_turn_that_made_it_is_durable() {
     let log = MemoryLog::default();
     let (mut store, progressed) = start(&log);
-    log.hold();
+    let held = log.hold();
     let first = write(&mut store, ONE, b"k", b"1");
     log.wait_until_held();
-    log.release();
+    drop(held);
     progressed.recv().unwrap();
-    log.hold();
+    let held = log.hold();
     let second = write(&mut store, ONE, b"k", b"2");
     log.wait_until_held();
     assert_eq!(store.settle(), first);
     assert_eq!(get(&store, ONE, b"k").unwrap(), b"2");
-    log.release();
+    drop(held);
     progressed.recv().unwrap();
     assert_eq!(store.settle(), second);
     assert!(store.pending.is_empty());
