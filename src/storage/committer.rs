@@ -283,14 +283,14 @@ mod tests {
     fn nothing_is_durable_before_its_sync_and_what_gathers_meanwhile_is_one_group() {
         let log = MemoryLog::default();
         let (committer, progressed) = start(&log);
-        log.hold();
+        let held = log.hold();
         let first = committer.submit(set(1, b"0"));
         log.wait_until_held();
         let rest: Vec<_> = (0..100).map(|n| committer.submit(set(n % 5, &[n]))).collect();
         assert_eq!(committer.durable(), Ticket(0));
         assert!(progressed.try_recv().is_err());
 
-        log.release();
+        drop(held);
         progressed.recv().unwrap();
         assert!(committer.durable() >= first);
         progressed.recv().unwrap();
@@ -340,7 +340,7 @@ mod tests {
     fn the_queue_is_full_at_its_limit_and_shutdown_commits_it() {
         let log = MemoryLog::default();
         let (committer, progressed) = start(&log);
-        log.hold();
+        let held = log.hold();
         committer.submit(set(1, b""));
         log.wait_until_held();
         for _ in 0..COMMIT_QUEUE_TURNS - 1 {
@@ -349,7 +349,7 @@ mod tests {
         assert!(!committer.is_full());
         let last = committer.submit(set(1, b"last"));
         assert!(committer.is_full());
-        log.release();
+        drop(held);
         let shared = committer.shared.clone();
         committer.shutdown().unwrap();
         assert_eq!(shared.durable.load(Ordering::Acquire), last.0);

@@ -30,6 +30,18 @@ pub(crate) enum Fault {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MemoryLog(Arc<(Mutex<State>, Condvar)>);
 
+/// Dropping it lets the waiting append and all later ones go on, also when a test fails.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Held(MemoryLog);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.state().syncs = Syncs::Free;
+        self.0.0.1.notify_all();
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     records: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -48,15 +60,10 @@ enum Syncs {
 }
 
 impl MemoryLog {
-    /// From now on, appends wait before they apply anything.
-    pub(crate) fn hold(&self) {
+    /// Makes appends wait, before they apply anything, for as long as the guard lives.
+    pub(crate) fn hold(&self) -> Held {
         self.state().syncs = Syncs::Held;
-    }
-
-    /// Lets the waiting append and all later ones go on.
-    pub(crate) fn release(&self) {
-        self.state().syncs = Syncs::Free;
-        self.0.1.notify_all();
+        Held(self.clone())
     }
 
     /// Waits until an append is being held back.
