@@ -56,3 +56,8 @@ pub use connection::Connection;
 pub use guard::Limits;
 pub use restore::restore;
 pub use schema::{http_capnp, restorer_capnp, sturdyref_capnp};
+
+/// What everything here returns.
+pub type Result<T> = capnp::Result<T>;
+
+pub use restorer_capnp::namespace;

@@ -17,6 +17,7 @@ pub(crate) enum LogFormat {
 pub(super) fn start(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     // An embedder may have a subscriber of his own: then ours is not needed.
     let _ = match format {
         LogFormat::Text => log.try_init(),

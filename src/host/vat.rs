@@ -347,7 +347,8 @@ impl Vat {
     pub(crate) async fn failure(&self) -> StorageError {
         loop {
             let changed = self.changed.notified();
-            match self.store.borrow().failure() {
+            let failure = self.store.borrow().failure();
+            match failure {
                 Some(error) => return error,
                 None => changed.await,
             }
