@@ -5,14 +5,12 @@
 //! needs the tool. This crate never downloads a tool and never uses a request made from other texts.
 //!
 //! ```no_run
-//! // build.rs
-//! fn main() {
-//!     capstead_build::compile(&["schema/counter.capnp"]);
-//! }
+//! // in `main` of build.rs
+//! capstead_build::compile(&["schema/counter.capnp"]);
 //! ```
 //!
 //! ```ignore
-//! // lib.rs
+//! // in lib.rs
 //! capnp::generated_code!(mod counter_capnp);
 //! ```
 //!

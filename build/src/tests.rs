@@ -1,4 +1,5 @@
-//! Tests in a folder of their own; those that need the `capnp` tool say nothing where it is missing.
+//! Schemas in folders of their own, and the committed ones. Tests that need the `capnp` tool
+//! say nothing where it is missing.
 
 use super::*;
 
@@ -65,4 +66,11 @@ fn a_refused_schema_is_one_sentence() {
     let error = tool::compile(&schemas.files, &folder.0).unwrap_err().to_string();
     assert!(error.starts_with("capnp refuses the schema: "), "{error}");
     assert!(!error.contains('\n'));
+}
+
+#[test]
+fn the_committed_request_of_the_public_schemas_is_current() {
+    let files = ["../schema/http.capnp", "../schema/restorer.capnp", "../schema/sturdyref.capnp"];
+    let found = Schemas::new(&files).request("../schema/public.request").check().unwrap();
+    assert_ne!(found, Freshness::Stale);
 }

@@ -193,13 +193,15 @@ fn bootstrap(message: message::Builder) {
     message.init_bootstrap().set_question_id(0);
 }
 
-/// `locate("")` on the answer to the bootstrap, with the number 1.
+/// `locate("never")` on the answer to the bootstrap, with the number 1.
 fn call(message: message::Builder) {
     let mut call = message.init_call();
     call.set_question_id(1);
     call.set_interface_id(<restorer::Client as capnp::traits::HasTypeId>::TYPE_ID);
     call.set_method_id(1);
     call.reborrow().init_target().init_promised_answer().set_question_id(0);
+    let mut params: restorer::locate_params::Builder = call.init_params().init_content().init_as();
+    params.set_sturdy_ref("never");
 }
 
 fn finish(message: message::Builder) {

@@ -79,13 +79,12 @@ impl Sturdyref {
 fn check_address(address: &str) -> Result<(), Refused> {
     let (host, port) = address.rsplit_once(':').ok_or(NO_TEXT)?;
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    let host_is_sound = match bare {
-        Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => {
-            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-            !host.is_empty() && host.bytes().all(allowed)
-        }
+    let is_name = |host: &str| {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        !host.is_empty() && host.bytes().all(allowed)
     };
+    let host_is_sound =
+        bare.map_or_else(|| is_name(host), |v6| v6.parse::<std::net::Ipv6Addr>().is_ok());
     let port_is_sound = port.parse::<u16>().is_ok_and(|number| number.to_string() == port);
     if host_is_sound && port_is_sound { Ok(()) } else { Err(NO_TEXT) }
 }
