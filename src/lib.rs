@@ -25,6 +25,8 @@ pub(crate) mod supervisor;
 
 // Generated code names itself by this path.
 use schema::cluster_capnp;
+#[cfg(test)]
+use schema::trial_capnp;
 pub use schema::{counter_capnp, poll_capnp};
 
 pub use error::{Result, conflict, disconnected, failed, overloaded, unimplemented};

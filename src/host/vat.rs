@@ -85,7 +85,7 @@ impl Vat {
         Ok(Self::with_store(store, options.classes, options.metrics, progress))
     }
 
-    fn with_store(
+    pub(super) fn with_store(
         store: Store,
         classes: Vec<Class>,
         metrics: Arc<Metrics>,
@@ -169,6 +169,12 @@ impl Vat {
     pub(super) fn slot(&self, birth: &Birth) -> Rc<Slot> {
         let mut slots = self.slots.borrow_mut();
         slots.entry(birth.id).or_insert_with(|| Slot::new(birth.clone())).clone()
+    }
+
+    /// Objects that are awake or held.
+    #[cfg(test)]
+    pub(super) fn places(&self) -> usize {
+        self.slots.borrow().len()
     }
 
     /// A new facet of an object.
