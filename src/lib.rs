@@ -29,7 +29,7 @@ use schema::cluster_capnp;
 use schema::trial_capnp;
 pub use schema::{counter_capnp, poll_capnp};
 
+pub use cli::main;
 pub use error::{Result, conflict, disconnected, failed, overloaded, unimplemented};
 pub use host::{Context, Namespace, Object, Storable, Storage, Stored};
 pub use server::{Running, Server, ServerError};
-pub use cli::main;

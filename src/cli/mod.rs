@@ -47,7 +47,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn block_on(serve: impl Future<Output = std::result::Result<(), ServerError>>) -> std::result::Result<(), ServerError> {
+fn block_on(
+    serve: impl Future<Output = std::result::Result<(), ServerError>>,
+) -> std::result::Result<(), ServerError> {
     let runtime = tokio::runtime::LocalRuntime::new().map_err(capnp::Error::from)?;
     runtime.block_on(serve)
 }

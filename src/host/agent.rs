@@ -151,8 +151,9 @@ impl Agent {
         &self,
         birth: &Birth,
         existence: Existence,
-    ) -> Result<capnp::capability::Request<router::object_params::Owned, router::object_results::Owned>>
-    {
+    ) -> Result<
+        capnp::capability::Request<router::object_params::Owned, router::object_results::Owned>,
+    > {
         let mut request = self.joined()?.router.object_request();
         let mut params = request.get();
         params.set_existence(existence);

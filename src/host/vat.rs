@@ -304,7 +304,9 @@ impl Vat {
         let State::Waking(waiting) = slot.state.replace(State::Awake(instance, server)) else {
             unreachable!("only the end of waking ends waking");
         };
-        waiting.into_iter().for_each(|start| self.begin(start));
+        for start in waiting {
+            self.begin(start);
+        }
     }
 
     /// The end of a turn: its writes are handed to the commit thread.

@@ -99,7 +99,10 @@ mod tests {
         let keys = KeyRing::new(key(1), vec![key(2)]);
         let first = reference(&keys);
         assert_eq!(first.expose_bytes(), reference(&keys).expose_bytes());
-        assert_eq!(keys.verify(&first, 0).unwrap().target, Target::Namespace(TargetId::from_bytes([7; 16])));
+        assert_eq!(
+            keys.verify(&first, 0).unwrap().target,
+            Target::Namespace(TargetId::from_bytes([7; 16]))
+        );
     }
 
     #[test]
@@ -112,6 +115,9 @@ mod tests {
 
     #[test]
     fn debug_shows_no_key() {
-        assert_eq!(format!("{:?}", KeyRing::new(key(1), vec![key(2)])), "KeyRing { signing_keys: 1, .. }");
+        assert_eq!(
+            format!("{:?}", KeyRing::new(key(1), vec![key(2)])),
+            "KeyRing { signing_keys: 1, .. }"
+        );
     }
 }
