@@ -39,7 +39,7 @@ pub fn conflict(reason: impl AsRef<str>) -> Error {
 }
 
 /// The reason of a [`conflict`], if `error` is one.
-pub fn conflict_reason(error: &Error) -> Option<&str> {
+pub(crate) fn conflict_reason(error: &Error) -> Option<&str> {
     // An error that crossed the wire is prefixed by the RPC system.
     error.extra.find(CONFLICT).map(|at| &error.extra[at + CONFLICT.len()..])
 }

@@ -3,15 +3,18 @@
 //! The wire is the standard `http-over-capnp`; this turns it into the types of the `http` crate and
 //! back. Bodies are buffered whole.
 
+use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::future::Future;
+use std::rc::Rc;
 
+use futures::channel::oneshot;
 pub use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
 use crate::error::{Result, conflict_reason, failed};
+use crate::limits::HTTP_BODY_BYTES_MAX;
 pub use crate::schema::http_capnp::http_service;
 use crate::schema::http_capnp::{
-    HttpMethod, http_header, http_request, http_response,
+    HttpMethod, byte_stream, http_header, http_request, http_response,
 };
 
 /// The whole body of a request or response.
@@ -59,17 +62,76 @@ pub fn query<B>(request: &Request<B>, name: &str) -> Option<String> {
 ///
 /// # Errors
 /// When the request is malformed, or whoever asked has gone.
-pub async fn serve<F: Future<Output = Result<Response<Body>>>>(
+pub async fn serve(
     params: http_service::RequestParams,
     results: http_service::RequestResults,
-    handle: impl FnOnce(Request<Body>) -> F,
+    handle: impl AsyncFnOnce(Request<Body>) -> Result<Response<Body>>,
 ) -> Result<()> {
-    drop(results); // there is no stream for the request's body
-    let params = params.get()?;
-    let request = read_request(params.get_request()?)?;
-    let context = params.get_context()?;
+    let asked = params.get()?.get_request()?;
+    let body = match asked.get_body_size().which()? {
+        http_request::body_size::Fixed(0) => Body::default(),
+        _ => take_body(results).await?,
+    };
+    let request = read_request(asked, body)?;
+    let context = params.get()?.get_context()?;
     let response = handle(request).await.unwrap_or_else(|error| explain(&error));
-    respond(&context, response)
+    respond(&context, response);
+    Ok(())
+}
+
+/// Offers a stream for the request's body, before there is a reply, and waits for its end.
+async fn take_body(mut results: http_service::RequestResults) -> Result<Body> {
+    let (done, whole) = oneshot::channel();
+    let collector = Collector { bytes: RefCell::default(), done: Cell::new(Some(done)) };
+    results.get().set_request_body(capnp_rpc::new_client(collector));
+    results.set_pipeline()?;
+    whole.await.map_err(|_| failed("the request's body broke off"))?
+}
+
+/// Takes the body of one request.
+struct Collector {
+    bytes: RefCell<Vec<u8>>,
+    done: Cell<Option<oneshot::Sender<Result<Body>>>>,
+}
+
+impl Collector {
+    fn finish(&self, body: Result<Body>) {
+        if let Some(done) = self.done.take() {
+            // The handler may have ended already.
+            let _ = done.send(body);
+        }
+    }
+}
+
+impl byte_stream::Server for Collector {
+    async fn write(self: Rc<Self>, params: byte_stream::WriteParams) -> Result<()> {
+        let chunk = params.get()?.get_bytes()?;
+        let mut bytes = self.bytes.borrow_mut();
+        if bytes.len() + chunk.len() > HTTP_BODY_BYTES_MAX {
+            let error = failed(format!("a body has at most {HTTP_BODY_BYTES_MAX} bytes"));
+            self.finish(Err(error.clone()));
+            return Err(error);
+        }
+        bytes.extend_from_slice(chunk);
+        Ok(())
+    }
+
+    async fn end(
+        self: Rc<Self>,
+        _: byte_stream::EndParams,
+        _: byte_stream::EndResults,
+    ) -> Result<()> {
+        self.finish(Ok(Body(self.bytes.take())));
+        Ok(())
+    }
+
+    async fn get_substream(
+        self: Rc<Self>,
+        _: byte_stream::GetSubstreamParams,
+        _: byte_stream::GetSubstreamResults,
+    ) -> Result<()> {
+        Err(crate::error::unimplemented("this stream can't be divided"))
+    }
 }
 
 /// An error as a response.
@@ -85,12 +147,9 @@ pub(crate) fn explain(error: &capnp::Error) -> Response<Body> {
 
 /// The calls are made in order and not waited for: what comes after them from this object, such as
 /// the end of the request, comes after them on the wire.
-fn respond(
-    context: &http_service::client_request_context::Client,
-    response: Response<Body>,
-) -> Result<()> {
+fn respond(context: &http_service::client_request_context::Client, response: Response<Body>) {
     let mut start = context.start_response_request();
-    write_response(&response, start.get().init_response())?;
+    write_response(&response, start.get().init_response());
     let started = start.send();
     let body = response.into_body().0;
     if !body.is_empty() {
@@ -100,10 +159,9 @@ fn respond(
         drop(write.send());
         drop(stream.end_request().send());
     }
-    Ok(())
 }
 
-fn read_request(request: http_request::Reader<'_>) -> Result<Request<Body>> {
+fn read_request(request: http_request::Reader<'_>, body: Body) -> Result<Request<Body>> {
     let method = read_method(request.get_method()?)?;
     let url = request.get_url()?.to_str()?;
     let mut built = Request::builder().method(method).uri(url);
@@ -111,12 +169,13 @@ fn read_request(request: http_request::Reader<'_>) -> Result<Request<Body>> {
         let (name, value) = read_header(header)?;
         built = built.header(name, value);
     }
-    built.body(Body::default()).map_err(|error| failed(format!("a malformed request: {error}")))
+    built.body(body).map_err(|error| failed(format!("a malformed request: {error}")))
 }
 
 pub(crate) fn write_request(
     request: &http::request::Parts,
     url: &str,
+    body_bytes: usize,
     mut to: http_request::Builder<'_>,
 ) -> Result<()> {
     to.set_method(write_method(&request.method)?);
@@ -125,18 +184,17 @@ pub(crate) fn write_request(
     for (at, (name, value)) in (0..).zip(&request.headers) {
         write_header(name, value, headers.reborrow().get(at));
     }
-    to.get_body_size().set_fixed(0);
+    to.get_body_size().set_fixed(body_bytes as u64);
     Ok(())
 }
 
-fn write_response(response: &Response<Body>, mut to: http_response::Builder<'_>) -> Result<()> {
+fn write_response(response: &Response<Body>, mut to: http_response::Builder<'_>) {
     to.set_status_code(response.status().as_u16());
     let mut headers = to.reborrow().init_headers(response.headers().len() as u32);
     for (at, (name, value)) in (0..).zip(response.headers()) {
         write_header(name, value, headers.reborrow().get(at));
     }
     to.get_body_size().set_fixed(response.body().0.len() as u64);
-    Ok(())
 }
 
 /// The head of a response that an object gave.

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 ///
 /// The number of shards is part of the format of the data and of references.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Shard(pub u16);
+pub(crate) struct Shard(pub(crate) u16);
 
 impl fmt::Debug for Shard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -21,7 +21,7 @@ impl fmt::Debug for Shard {
 
 /// One of 16 sets of shards with its own placement rule. A namespace belongs to one for ever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pool(u8);
+pub(crate) struct Pool(u8);
 
 impl Pool {
     const BITS: u16 = 4;
@@ -33,36 +33,26 @@ impl Pool {
 
 /// How often a shard changed owners: appends of an owner with an older epoch are refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Epoch(pub u64);
-
-/// The number of a host within its cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct HostId(pub u16);
-
-impl fmt::Display for HostId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "host-{}", self.0)
-    }
-}
+pub(crate) struct Epoch(pub(crate) u64);
 
 /// Says which object is meant: home shard (2 bytes, big-endian), then 14 bytes of hash or random.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ObjectId([u8; Self::LEN]);
+pub(crate) struct ObjectId([u8; Self::LEN]);
 
 impl ObjectId {
     /// Length in bytes.
-    pub const LEN: usize = 16;
+    pub(crate) const LEN: usize = 16;
 
     /// The object called `key` in the namespace of `class`: always the same one.
     ///
     /// SHA-256 over a domain, the class (prefixed by its length) and the key; equality of keys is
     /// equality of bytes.
-    pub fn named(pool: Pool, class: &str, key: &str) -> Self {
+    pub(crate) fn named(pool: Pool, class: &str, key: &str) -> Self {
         Self::hashed(b"capstead named object v1", pool, class, key)
     }
 
     /// The system object that holds the grants of a namespace.
-    pub fn namespace(pool: Pool, class: &str) -> Self {
+    pub(crate) fn namespace(pool: Pool, class: &str) -> Self {
         Self::hashed(b"capstead namespace v1", pool, class, "")
     }
 
@@ -70,7 +60,7 @@ impl ObjectId {
     ///
     /// # Errors
     /// When the operating system has no randomness to give.
-    pub fn anonymous(shard: Shard) -> Result<Self, getrandom::Error> {
+    pub(crate) fn anonymous(shard: Shard) -> Result<Self, getrandom::Error> {
         let mut bytes = [0; Self::LEN];
         bytes[..2].copy_from_slice(&shard.0.to_be_bytes());
         getrandom::fill(&mut bytes[2..])?;
@@ -92,17 +82,17 @@ impl ObjectId {
     }
 
     /// The id with these bytes; every 16 bytes are one.
-    pub const fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
+    pub(crate) const fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
         Self(bytes)
     }
 
     /// The bytes of the id.
-    pub const fn as_bytes(&self) -> &[u8; Self::LEN] {
+    pub(crate) const fn as_bytes(&self) -> &[u8; Self::LEN] {
         &self.0
     }
 
     /// The group of objects that this one was born into.
-    pub const fn home_shard(self) -> Shard {
+    pub(crate) const fn home_shard(self) -> Shard {
         Shard(u16::from_be_bytes([self.0[0], self.0[1]]))
     }
 }

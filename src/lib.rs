@@ -25,9 +25,11 @@ pub(crate) mod supervisor;
 
 // Generated code names itself by this path.
 use schema::cluster_capnp;
+#[cfg(test)]
+use schema::trial_capnp;
 pub use schema::{counter_capnp, poll_capnp};
 
+pub use cli::main;
 pub use error::{Result, conflict, disconnected, failed, overloaded, unimplemented};
 pub use host::{Context, Namespace, Object, Storable, Storage, Stored};
 pub use server::{Running, Server, ServerError};
-pub use cli::main;

@@ -1,31 +1,31 @@
 //! Every bound in the system: its name with the unit, its value, and why it is what it is.
 
 /// Longest key in an object's storage. LMDB takes 511 bytes, 19 of which are ours.
-pub const KEY_BYTES_MAX: usize = 480;
+pub(crate) const KEY_BYTES_MAX: usize = 480;
 
 /// Largest value in an object's storage: one value fits a message and a batch several times.
-pub const VALUE_BYTES_MAX: usize = 4 << 20;
+pub(crate) const VALUE_BYTES_MAX: usize = 4 << 20;
 
 /// Largest sum of keys and values that one turn can write: it is copied as a whole.
-pub const BATCH_BYTES_MAX: usize = 16 << 20;
+pub(crate) const BATCH_BYTES_MAX: usize = 16 << 20;
 
 /// Longest name of an object in its namespace, in bytes; it is kept in the object's header.
-pub const NAME_BYTES_MAX: usize = 1024;
+pub(crate) const NAME_BYTES_MAX: usize = 1024;
 
 /// Write sets that wait for the commit thread before no new call starts.
-pub const COMMIT_QUEUE_TURNS: usize = 4096;
+pub(crate) const COMMIT_QUEUE_TURNS: usize = 4096;
 
 /// Bytes that wait for the commit thread before no new call starts.
-pub const COMMIT_QUEUE_BYTES: usize = 64 << 20;
+pub(crate) const COMMIT_QUEUE_BYTES: usize = 64 << 20;
 
 /// Address space that one environment reserves: it is sparse, and is never resized while serving.
-pub const MAP_BYTES: usize = 1 << 40;
+pub(crate) const MAP_BYTES: usize = 1 << 40;
 
 /// Largest body of an HTTP request that the gateway takes.
-pub const HTTP_BODY_BYTES_MAX: usize = 1 << 20;
+pub(crate) const HTTP_BODY_BYTES_MAX: usize = 1 << 20;
 
 /// How long shutdown waits for calls under way, in seconds.
-pub const SHUTDOWN_SECS: u64 = 10;
+pub(crate) const SHUTDOWN_SECS: u64 = 10;
 
 /// How long a client may take to send the head of an HTTP request, in seconds.
-pub const HTTP_HEADER_SECS: u64 = 10;
+pub(crate) const HTTP_HEADER_SECS: u64 = 10;

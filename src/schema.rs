@@ -18,5 +18,7 @@ macro_rules! generated {
 }
 
 generated! { cluster_capnp counter_capnp poll_capnp }
+#[cfg(test)]
+generated! { trial_capnp }
 
 pub(crate) use capstead_client::{http_capnp, restorer_capnp};

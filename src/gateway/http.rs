@@ -40,7 +40,11 @@ impl Gateway {
     }
 
     /// Serves connections until `stop` resolves; then requests under way are answered, and it ends.
-    pub(crate) async fn serve(self: Rc<Self>, listener: TcpListener, stop: impl Future<Output = ()>) {
+    pub(crate) async fn serve(
+        self: Rc<Self>,
+        listener: TcpListener,
+        stop: impl Future<Output = ()>,
+    ) {
         let graceful = Rc::new(tokio_util::sync::CancellationToken::new());
         let open = tokio_util::task::TaskTracker::new();
         let mut stop = std::pin::pin!(stop);
@@ -102,9 +106,8 @@ impl Gateway {
             return Ok(text(StatusCode::NOT_FOUND, "There is nothing at this path.\n"));
         };
         match read_body(body).await {
-            Ok(body) if body.is_empty() => ask_object(namespace, &route, &parts).await,
-            Ok(_) => Ok(text(StatusCode::NOT_IMPLEMENTED, "Bodies are not passed on yet.\n")),
-            Err(refusal) => Ok(refusal),
+            Ok(body) => ask_object(namespace, &route, &parts, &body).await,
+            Err(refusal) => Ok(*refusal),
         }
     }
 }
@@ -116,24 +119,33 @@ fn log_end(ended: hyper::Result<()>) {
 }
 
 /// The whole body, or the response that says why there is none.
-async fn read_body(body: Incoming) -> std::result::Result<Bytes, Response<Body>> {
+async fn read_body(body: Incoming) -> std::result::Result<Bytes, Box<Response<Body>>> {
     if hyper::body::Body::is_end_stream(&body) {
         return Ok(Bytes::new());
     }
+    if hyper::body::Body::size_hint(&body).lower() > HTTP_BODY_BYTES_MAX as u64 {
+        return Err(too_large());
+    }
     match Limited::new(body, HTTP_BODY_BYTES_MAX).collect().await {
         Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(text(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("A body has at most {HTTP_BODY_BYTES_MAX} bytes.\n"),
-        )),
-        Err(error) => Err(text(StatusCode::BAD_REQUEST, format!("The body broke off: {error}\n"))),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(error) => {
+            let reason = format!("The body broke off: {error}\n");
+            Err(Box::new(text(StatusCode::BAD_REQUEST, reason)))
+        }
     }
+}
+
+fn too_large() -> Box<Response<Body>> {
+    let reason = format!("A body has at most {HTTP_BODY_BYTES_MAX} bytes.\n");
+    Box::new(text(StatusCode::PAYLOAD_TOO_LARGE, reason))
 }
 
 async fn ask_object(
     namespace: &namespace::Client,
     route: &Route<'_>,
     request: &http::request::Parts,
+    body: &[u8],
 ) -> Result<Response<Body>> {
     let mut by_name = namespace.by_name_request();
     by_name.get().set_key(&*route.key);
@@ -143,9 +155,17 @@ async fn ask_object(
     let (answering, answered) = Answering::new();
     let mut call = object.request_request();
     let mut params = call.get();
-    write_request(request, &route.url, params.reborrow().init_request())?;
+    write_request(request, &route.url, body.len(), params.reborrow().init_request())?;
     params.set_context(membrane::serve(answering));
-    let mut ended = call.send().promise;
+    let sent = call.send();
+    if !body.is_empty() {
+        let stream = sent.pipeline.get_request_body();
+        let mut write = stream.write_request();
+        write.get().set_bytes(body);
+        drop(write.send());
+        drop(stream.end_request().send());
+    }
+    let mut ended = sent.promise;
     tokio::select! {
         biased;
         response = answered => response.map_err(|_| failed("the object gave up its answer")),

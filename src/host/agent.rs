@@ -151,8 +151,9 @@ impl Agent {
         &self,
         birth: &Birth,
         existence: Existence,
-    ) -> Result<capnp::capability::Request<router::object_params::Owned, router::object_results::Owned>>
-    {
+    ) -> Result<
+        capnp::capability::Request<router::object_params::Owned, router::object_results::Owned>,
+    > {
         let mut request = self.joined()?.router.object_request();
         let mut params = request.get();
         params.set_existence(existence);
@@ -174,7 +175,7 @@ impl Agent {
     }
 
     /// Checks a reference and gives what it refers to. Nothing wakes.
-    fn restore_bytes(self: &Rc<Self>, bytes: &[u8]) -> Result<Box<dyn ClientHook>> {
+    pub(super) fn restore_bytes(self: &Rc<Self>, bytes: &[u8]) -> Result<Box<dyn ClientHook>> {
         let restored = self.check(bytes).and_then(|target| match target {
             Target::Namespace(id) => self.restore_namespace(object_id(id)),
             Target::Object(id) => self.restore_object(object_id(id)),

@@ -68,6 +68,9 @@ fn wake<C: Object>(ctx: Context) -> Waking {
 
 impl fmt::Debug for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Class").field("name", &self.name).field("bindings", &self.bindings).finish()
+        f.debug_struct("Class")
+            .field("name", &self.name)
+            .field("bindings", &self.bindings)
+            .finish_non_exhaustive()
     }
 }

@@ -75,7 +75,9 @@ impl Context {
         let mut bound = class.bindings.iter().filter(|bound| bound.class == C::CLASS);
         match (bound.next(), bound.next()) {
             (Some(_), None) => Namespace::<C>::new(self.0.clone())?.create(),
-            (None, _) => Err(failed(format!("unbound: class {} can't reach {}", class.name, C::CLASS))),
+            (None, _) => {
+                Err(failed(format!("unbound: class {} can't reach {}", class.name, C::CLASS)))
+            }
             _ => Err(failed(format!("class {} has several bindings to {}", class.name, C::CLASS))),
         }
     }

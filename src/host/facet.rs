@@ -22,7 +22,7 @@ pub(super) struct Facet {
 impl Facet {
     /// The object itself.
     pub(super) fn object(vat: &Rc<Vat>, slot: Rc<Slot>) -> Box<dyn ClientHook> {
-        Self::new(vat, slot, None)
+        Self::wrap(vat, slot, None)
     }
 
     /// Something that the instance now awake made, such as a callback or a session.
@@ -31,10 +31,10 @@ impl Facet {
         slot: Rc<Slot>,
         made: Box<dyn ClientHook>,
     ) -> Box<dyn ClientHook> {
-        Self::new(vat, slot, Some(made))
+        Self::wrap(vat, slot, Some(made))
     }
 
-    fn new(
+    fn wrap(
         vat: &Rc<Vat>,
         slot: Rc<Slot>,
         made: Option<Box<dyn ClientHook>>,

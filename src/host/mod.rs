@@ -19,6 +19,8 @@ mod namespace;
 mod run;
 mod slot;
 mod stored;
+#[cfg(test)]
+mod tests;
 mod vat;
 
 pub(crate) use agent::Agent;

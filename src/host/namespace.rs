@@ -76,7 +76,9 @@ impl<C: Object> fmt::Debug for Namespace<C> {
 fn named(class: &Rc<Class>, name: &str) -> Result<Birth> {
     if name.len() > NAME_BYTES_MAX {
         let length = name.len();
-        return Err(failed(format!("a name of {length} bytes is over the {NAME_BYTES_MAX} allowed")));
+        return Err(failed(format!(
+            "a name of {length} bytes is over the {NAME_BYTES_MAX} allowed"
+        )));
     }
     let id = ObjectId::named(Pool::default(), class.name, name);
     Ok(Birth { id, class: class.clone(), key: Some(name.into()) })

@@ -1,5 +1,6 @@
 //! The life of a call: first poll, further polls, reply. Every poll is a turn of its object.
 
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -75,13 +76,37 @@ fn go_on(
     let number = instance.calls.get();
     instance.calls.set(number + 1);
     instance.running.borrow_mut().insert(number, running);
+    open_early(instance, number, &body);
     let instance = instance.clone();
     tokio::task::spawn_local(async move {
         let _held_while_it_runs = facet;
-        let outcome = Turns { instance: &instance, future: handler }.await;
+        let mut handler = Turns { instance: &instance, future: handler };
+        let outcome = poll_fn(|cx| {
+            let polled = Pin::new(&mut handler).poll(cx);
+            instance.vat.busy(|| open_early(&instance, number, &body));
+            polled
+        });
+        let outcome = outcome.await;
         let running = instance.running.borrow_mut().remove(&number);
         if let (Ok(outcome), Some(running)) = (outcome, running) {
             instance.vat.busy(|| finish(&instance, running, outcome, &body));
+        }
+    });
+}
+
+/// The handler called `set_pipeline`: what it has put into its results by then may be called once
+/// all writes so far are durable.
+fn open_early(instance: &Rc<Instance>, number: u64, body: &BodySlot) {
+    let Some(mut early) = body.take_early() else { return };
+    early.replace_caps(|cap| gated::leaving(instance, cap));
+    let owner = instance.clone();
+    instance.gate.call(move || {
+        // Taken out meanwhile, since the calls that now start may end the instance.
+        let running = owner.running.borrow_mut().remove(&number);
+        let Some(mut running) = running else { return };
+        match running.reply.open_pipeline(early) {
+            Ok(()) => drop(owner.running.borrow_mut().insert(number, running)),
+            Err(error) => drop(running.reply.send(Err(error))),
         }
     });
 }
@@ -114,16 +139,12 @@ impl<F: Future + Unpin> Future for Turns<'_, F> {
 fn turn<T>(instance: &Rc<Instance>, poll: impl FnOnce() -> T) -> std::result::Result<T, Panicked> {
     let vat = &instance.vat;
     vat.store.borrow_mut().begin(instance.birth.id);
-    match std::panic::catch_unwind(AssertUnwindSafe(poll)) {
-        Ok(output) => {
-            vat.seal(instance);
-            Ok(output)
-        }
-        Err(_) => {
-            vat.give_up(instance);
-            Err(Panicked)
-        }
-    }
+    let Ok(output) = std::panic::catch_unwind(AssertUnwindSafe(poll)) else {
+        vat.give_up(instance);
+        return Err(Panicked);
+    };
+    vat.seal(instance);
+    Ok(output)
 }
 
 fn finish(instance: &Rc<Instance>, running: Running, outcome: Result<()>, body: &BodySlot) {

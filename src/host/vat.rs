@@ -85,7 +85,7 @@ impl Vat {
         Ok(Self::with_store(store, options.classes, options.metrics, progress))
     }
 
-    fn with_store(
+    pub(super) fn with_store(
         store: Store,
         classes: Vec<Class>,
         metrics: Arc<Metrics>,
@@ -169,6 +169,12 @@ impl Vat {
     pub(super) fn slot(&self, birth: &Birth) -> Rc<Slot> {
         let mut slots = self.slots.borrow_mut();
         slots.entry(birth.id).or_insert_with(|| Slot::new(birth.clone())).clone()
+    }
+
+    /// Objects that are awake or held.
+    #[cfg(test)]
+    pub(super) fn places(&self) -> usize {
+        self.slots.borrow().len()
     }
 
     /// A new facet of an object.
@@ -298,7 +304,9 @@ impl Vat {
         let State::Waking(waiting) = slot.state.replace(State::Awake(instance, server)) else {
             unreachable!("only the end of waking ends waking");
         };
-        waiting.into_iter().for_each(|start| self.begin(start));
+        for start in waiting {
+            self.begin(start);
+        }
     }
 
     /// The end of a turn: its writes are handed to the commit thread.

@@ -9,9 +9,9 @@ use std::task::{Context, Poll, Waker};
 use capnp::Error;
 use capnp::any_pointer;
 use capnp::capability::{Promise, Response};
-use capnp::private::capability::{ClientHook, ParamsHook, PipelineHook, PipelineOp};
+use capnp::private::capability::{ClientHook, PipelineHook, PipelineOp};
 
-use super::body::{Body, View};
+use super::body::{Body, Opened, View};
 use super::call::{Call, deliver};
 use super::hook::{self, Target};
 use crate::error::Result;
@@ -68,13 +68,11 @@ impl Future for Answer {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.0.borrow_mut();
-        match &state.outcome {
-            Some(outcome) => Poll::Ready(outcome.clone()),
-            None => {
-                state.caller = Some(cx.waker().clone());
-                Poll::Pending
-            }
+        if let Some(outcome) = &state.outcome {
+            return Poll::Ready(outcome.clone());
         }
+        state.caller = Some(cx.waker().clone());
+        Poll::Pending
     }
 }
 
@@ -86,10 +84,7 @@ impl PipelineHook for Answer {
     fn get_pipelined_cap(&self, ops: &[PipelineOp]) -> Box<dyn ClientHook> {
         let mut state = self.0.borrow_mut();
         match (&state.outcome, &state.redirected) {
-            (Some(Ok(body)), _) => body
-                .get()
-                .and_then(|body| body.get_pipelined_cap(ops))
-                .unwrap_or_else(hook::broken),
+            (Some(Ok(body)), _) => Opened(body.clone()).get_pipelined_cap(ops),
             (Some(Err(error)), _) => hook::broken(error.clone()),
             (None, Some(pipeline)) => pipeline.get_pipelined_cap(ops),
             (None, None) => {
@@ -121,7 +116,9 @@ impl Later {
             if calls.is_empty() {
                 break;
             }
-            calls.into_iter().for_each(|call| deliver(&*target, call));
+            for call in calls {
+                deliver(&*target, call);
+            }
         }
         let mut queue = self.0.borrow_mut();
         for waiting in std::mem::take(&mut queue.waiting) {

@@ -10,11 +10,12 @@ use capnp::any_pointer;
 use capnp::capability::Promise;
 use capnp::message::{Builder, HeapAllocator};
 use capnp::private::capability::{
-    ClientHook, ParamsHook, PipelineHook, RequestHook, ResponseHook, ResultsHook,
+    ClientHook, ParamsHook, PipelineHook, PipelineOp, RequestHook, ResponseHook, ResultsHook,
 };
 use capnp::traits::{Imbue, ImbueMut};
 
 use super::answer::Answer;
+use super::hook;
 use crate::error::{Result, unimplemented};
 
 /// Words allocated at once: most parameters and results fit, and zeroing more costs time.
@@ -80,6 +81,19 @@ impl ParamsHook for Body {
     }
 }
 
+/// A [`Body`] in which pipelined capabilities are found.
+pub(super) struct Opened(pub(super) Rc<Body>);
+
+impl PipelineHook for Opened {
+    fn add_ref(&self) -> Box<dyn PipelineHook> {
+        Box::new(Self(self.0.clone()))
+    }
+
+    fn get_pipelined_cap(&self, ops: &[PipelineOp]) -> Box<dyn ClientHook> {
+        self.0.get().and_then(|body| body.get_pipelined_cap(ops)).unwrap_or_else(hook::broken)
+    }
+}
+
 /// A [`Body`] seen with other capabilities.
 pub(super) struct View {
     body: Rc<Body>,
@@ -96,12 +110,23 @@ impl ResponseHook for View {
 
 /// Where the results of one call arrive when the handler lets go of them.
 #[derive(Clone, Default)]
-pub(crate) struct BodySlot(Rc<Cell<Option<Body>>>);
+pub(crate) struct BodySlot(Rc<Arrived>);
+
+#[derive(Default)]
+struct Arrived {
+    whole: Cell<Option<Body>>,
+    early: Cell<Option<Body>>,
+}
 
 impl BodySlot {
     /// `None`: the handler still holds its results, or kept them.
     pub(crate) fn take(&self) -> Option<Body> {
-        self.0.take()
+        self.0.whole.take()
+    }
+
+    /// What the results were when the handler last called `set_pipeline`.
+    pub(crate) fn take_early(&self) -> Option<Body> {
+        self.0.early.take()
     }
 }
 
@@ -120,7 +145,7 @@ impl Results {
 
 impl Drop for Results {
     fn drop(&mut self) {
-        self.slot.0.set(Some(self.body.take().unwrap_or_else(Body::new)));
+        self.slot.0.whole.set(Some(self.body.take().unwrap_or_else(Body::new)));
     }
 }
 
@@ -129,8 +154,10 @@ impl ResultsHook for Results {
         self.body.get_or_insert_with(Body::new).builder()
     }
 
-    /// Accepted, and without effect: pipelined calls start when the reply has passed the gate.
+    /// Only noted here: whoever runs the handler opens the pipeline when the gate lets it.
     fn set_pipeline(&mut self) -> Result<()> {
+        let early = Body::copy(self.get()?.into_reader())?;
+        self.slot.0.early.set(Some(early));
         Ok(())
     }
 

@@ -12,14 +12,15 @@ use capnp::capability::{self, FromServer, Params, Promise, Server};
 use capnp::private::capability::{ClientHook, ParamsHook, ResultsHook};
 
 use super::answer::Answer;
-use super::body::Body;
+use super::body::{Body, Opened};
 use super::hook;
 use crate::error::{Result, disconnected};
 
 type Untyped = any_pointer::Owned;
 
 /// A server whose interfaces are told apart by their ids.
-pub(crate) type Dispatch = dyn Fn(u64, u16, Params<Untyped>, capability::Results<Untyped>) -> Promise<(), capnp::Error>;
+pub(crate) type Dispatch =
+    dyn Fn(u64, u16, Params<Untyped>, capability::Results<Untyped>) -> Promise<(), capnp::Error>;
 
 /// The methods of `server`, for interface `C`.
 ///
@@ -66,6 +67,21 @@ impl Reply {
     /// Tells the caller. The receipt says when the reply was passed on, where that is later.
     pub(crate) fn send(mut self, outcome: Result<Body>) -> Option<Receipt> {
         self.0.take().and_then(|asker| asker.tell(outcome))
+    }
+
+    /// Lets pipelined calls go to what the results hold so far, ahead of the reply.
+    pub(crate) fn open_pipeline(&mut self, early: Body) -> Result<()> {
+        match &mut self.0 {
+            None => Ok(()),
+            Some(Asker::Answer(answer)) => {
+                answer.redirect(Box::new(Opened(Rc::new(early))));
+                Ok(())
+            }
+            Some(Asker::Results(results, _)) => {
+                results.get()?.set_as(early.get()?)?;
+                results.set_pipeline()
+            }
+        }
     }
 
     /// Drops `kept` when the reply that is sent next has been passed on.
@@ -144,16 +160,12 @@ impl Future for Ended {
     type Output = Result<()>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.0.outcome.take() {
-            Some(outcome) => {
-                self.0.take();
-                Poll::Ready(outcome)
-            }
-            None => {
-                *self.0.asker.borrow_mut() = Some(cx.waker().clone());
-                Poll::Pending
-            }
-        }
+        let Some(outcome) = self.0.outcome.take() else {
+            *self.0.asker.borrow_mut() = Some(cx.waker().clone());
+            return Poll::Pending;
+        };
+        self.0.take();
+        Poll::Ready(outcome)
     }
 }
 

@@ -202,4 +202,3 @@ impl<T: Target> PipelineHook for Entering<T> {
         self.target.entering(self.answer.get_pipelined_cap(ops))
     }
 }
-

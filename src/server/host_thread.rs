@@ -47,13 +47,14 @@ impl HostThread {
         let (end, ended) = oneshot::channel();
         let name = format!("capstead-host-{}", parts.number);
         let stopped = stop.clone();
-        let thread = std::thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || {
-            let _end = end;
-            let runtime =
-                Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-            let runtime = runtime.map_err(|error| ServerError::Assembly(error.into()))?;
-            runtime.block_on(serve(parts, far, ready, stopped))
-        })?;
+        let thread =
+            std::thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || {
+                let _end = end;
+                let runtime =
+                    Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+                let runtime = runtime.map_err(|error| ServerError::Assembly(error.into()))?;
+                runtime.block_on(serve(parts, far, ready, stopped))
+            })?;
         Ok((Self { stop, thread, ended }, is_ready))
     }
 

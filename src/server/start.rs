@@ -26,8 +26,8 @@ use crate::net::Listener;
 use crate::schema::cluster_capnp::supervisor;
 use crate::schema::restorer_capnp::{namespace, restorer};
 use crate::storage::LocalConfig;
-use crate::supervisor::Supervisor;
 use crate::sturdyref::{KeyRing, root_grant};
+use crate::supervisor::Supervisor;
 
 /// A server that has started.
 #[derive(Debug)]
@@ -149,7 +149,8 @@ impl RunningHost {
             return Err(error.into());
         }
         self.listener.stop_accepting();
-        let calls = tokio::time::timeout(Duration::from_secs(SHUTDOWN_SECS), self.vat.finish_calls());
+        let calls =
+            tokio::time::timeout(Duration::from_secs(SHUTDOWN_SECS), self.vat.finish_calls());
         if calls.await.is_err() {
             tracing::warn!("some calls did not end in time; their callers are told");
         }
@@ -201,7 +202,13 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     let metrics_page =
         page.map(|page| tokio::task::spawn_local(metrics_page::serve(page, metrics.clone())));
     let parts = Parts { host, threads, gateway, stop_gateway, metrics_page, _data: data };
-    Ok(Running { capnp, http: http_address, metrics: metrics_address, namespaces: references, parts })
+    Ok(Running {
+        capnp,
+        http: http_address,
+        metrics: metrics_address,
+        namespaces: references,
+        parts,
+    })
 }
 
 async fn start_thread(

@@ -124,6 +124,10 @@ impl WriteSet {
     ///
     /// # Errors
     /// `Malformed` when the bytes aren't exactly one; the limits when it is too large.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "replaying a log decodes; the local log applies what it got")
+    )]
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
         let (object, ops) = split_head(bytes)?;
         let mut writes = Self::new(object);

@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn nothing_is_durable_before_its_sync_and_what_gathers_meanwhile_is_one_group() {
         let log = MemoryLog::default();
-        let (committer, progressed) = start(&log);
+        let (mut committer, progressed) = start(&log);
         let held = log.hold();
         let first = committer.submit(set(1, b"0"));
         log.wait_until_held();
@@ -305,7 +305,7 @@ mod tests {
     #[test]
     fn turns_of_a_shard_stay_in_order_and_blocks_chain() {
         let log = MemoryLog::default();
-        let (committer, progressed) = start(&log);
+        let (mut committer, progressed) = start(&log);
         for n in 0..3 {
             committer.submit(set(1, &[n]));
             progressed.recv().unwrap();
@@ -323,7 +323,7 @@ mod tests {
     fn every_outcome_but_a_position_and_every_panic_is_the_end_of_committing() {
         for fault in [Fault::Unknown, Fault::Fenced, Fault::Busy, Fault::Claim, Fault::Panic] {
             let log = MemoryLog::default();
-            let (committer, progressed) = start(&log);
+            let (mut committer, progressed) = start(&log);
             log.fail_next(fault);
             committer.submit(set(1, b"lost"));
             progressed.recv().unwrap();
@@ -339,7 +339,7 @@ mod tests {
     #[test]
     fn the_queue_is_full_at_its_limit_and_shutdown_commits_it() {
         let log = MemoryLog::default();
-        let (committer, progressed) = start(&log);
+        let (mut committer, progressed) = start(&log);
         let held = log.hold();
         committer.submit(set(1, b""));
         log.wait_until_held();

@@ -10,13 +10,12 @@
 //! unknown, and a second sync could report success for pages that the first one lost.
 
 use std::fmt;
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use ::lmdb::{
-    Cursor as _, Database, Environment as Lmdb, EnvironmentFlags, Error, RoTransaction,
-    RwTransaction, Transaction as _, WriteFlags,
+    Database, Environment as Lmdb, EnvironmentFlags, Error, RoTransaction, RwTransaction,
+    Transaction as _, WriteFlags,
 };
 
 use crate::storage::dir::{Age, EnvironmentDir};
@@ -27,10 +26,6 @@ use crate::storage::{Result, StorageError};
 const READERS_MAX: u32 = 16;
 /// Data is for the server's own account.
 const FILE_MODE: u32 = 0o600;
-/// LMDB's numbers for moves of a cursor.
-const FIRST: u32 = 0;
-const NEXT: u32 = 8;
-const SET_RANGE: u32 = 17;
 
 /// One LMDB environment, held open and locked until the last handle to it is dropped.
 pub(crate) struct Environment {
@@ -109,28 +104,6 @@ impl Snapshot<'_> {
     /// The record under `key`.
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<&[u8]>> {
         checked(key, self.txn.get(self.database, &key))
-    }
-
-    /// Shows the keys that begin with `prefix` and their records, in order, until told to stop.
-    pub(crate) fn scan(
-        &self,
-        prefix: &[u8],
-        mut visit: impl FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<()> {
-        let cursor = self.txn.open_ro_cursor(self.database).map_err(failed("open a cursor"))?;
-        let start = (!prefix.is_empty()).then_some(prefix);
-        let mut op = if start.is_some() { SET_RANGE } else { FIRST };
-        loop {
-            let (key, stored) = match cursor.get(start, None, op) {
-                Ok((Some(key), stored)) if key.starts_with(prefix) => (key, stored),
-                Ok(_) | Err(Error::NotFound) => return Ok(()),
-                Err(error) => return Err(failed("scan")(error)),
-            };
-            if visit(key, layout::verify(key, stored)?).is_break() {
-                return Ok(());
-            }
-            op = NEXT;
-        }
     }
 }
 
@@ -226,16 +199,6 @@ mod tests {
 
     const MAP: usize = 1 << 20;
 
-    fn keys(env: &Environment, prefix: &[u8]) -> Vec<Vec<u8>> {
-        let mut keys = Vec::new();
-        let visit = |key: &[u8], _: &[u8]| {
-            keys.push(key.to_vec());
-            ControlFlow::Continue(())
-        };
-        env.read(|snapshot| snapshot.scan(prefix, visit)).unwrap();
-        keys
-    }
-
     #[test]
     fn every_opening_is_counted_and_keeps_the_data() {
         let dir = tempfile::tempdir().unwrap();
@@ -251,18 +214,6 @@ mod tests {
     }
 
     #[test]
-    fn a_scan_shows_what_begins_with_the_prefix() {
-        let dir = tempfile::tempdir().unwrap();
-        let env = Environment::open(dir.path(), Kind::Objects, MAP).unwrap();
-        let all = [b"aa".as_slice(), b"ab", b"b", b"ba"];
-        env.write(|changes| all.iter().try_for_each(|key| changes.put(key, b""))).unwrap();
-        assert_eq!(keys(&env, b"a"), [b"aa", b"ab"]);
-        assert_eq!(keys(&env, b"b"), [b"b".as_slice(), b"ba"]);
-        assert_eq!(keys(&env, b"c"), [b""; 0]);
-        assert_eq!(keys(&env, b"").len(), all.len() + 1);
-    }
-
-    #[test]
     fn the_first_failed_write_is_the_last_one() {
         let dir = tempfile::tempdir().unwrap();
         let env = Environment::open(dir.path(), Kind::Objects, MAP).unwrap();
@@ -270,7 +221,8 @@ mod tests {
         assert!(matches!(*full, StorageError::MapFull));
         let after = env.write(|changes| changes.put(b"small", b"")).unwrap_err();
         assert!(Arc::ptr_eq(&full, &after));
-        assert_eq!(keys(&env, b"").len(), 1);
+        let left = env.read(|snapshot| Ok(snapshot.get(b"large")?.is_some()));
+        assert!(!left.unwrap());
     }
 
     #[test]

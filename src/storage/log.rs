@@ -57,6 +57,13 @@ pub(crate) struct ShardBlock {
 
 impl ShardBlock {
     /// The block as bytes.
+    #[cfg_attr(
+        not(test),
+        expect(
+            dead_code,
+            reason = "a log over the network sends them; the local one only hashes them"
+        )
+    )]
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.feed(|part| bytes.extend_from_slice(part));
@@ -94,12 +101,20 @@ pub(crate) enum Outcome {
     /// It was refused, for a newer owner or another end of the chain; nothing of it is applied.
     Fenced,
     /// It was refused for now; nothing of it is applied. The same block may be appended again.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the local log is never busy"))]
     Busy,
     /// It may be durable or not; only reading the log again tells. The log takes no more blocks.
     Unknown(Arc<StorageError>),
 }
 
 /// Makes blocks durable. One thread owns it.
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "a log over the network is recovered and trimmed; the local one is only tested so"
+    )
+)]
 pub(crate) trait ShardLog: Send {
     /// Takes the shard over from whoever had it: older epochs are refused from now on.
     ///

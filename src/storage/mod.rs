@@ -22,11 +22,9 @@ pub(crate) mod store;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub(crate) use self::batch::WriteSet;
-pub(crate) use self::committer::{OnProgress, Ticket};
-pub(crate) use self::config::{CasOutcome, ConfigStore, LocalConfig, Versioned};
+pub(crate) use self::committer::Ticket;
+pub(crate) use self::config::{CasOutcome, ConfigStore, LocalConfig};
 pub(crate) use self::layout::Space;
-pub(crate) use self::log::{Reads, ShardLog};
 pub(crate) use self::store::{Store, StoreOptions};
 use crate::error;
 use crate::id::{ObjectId, Shard};

@@ -44,7 +44,7 @@ fn an_object_reads_its_writes_in_the_turn_while_pending_and_when_durable() {
     let held = log.hold();
     store.begin(ONE);
     let ticket = store.put(ONE, Space::Data, b"k", b"v").unwrap();
-    assert_eq!(store.ticket_of_open_turn(), Some(ticket));
+    assert_eq!(ticket, store.next_ticket());
     assert_eq!(get(&store, ONE, b"k").unwrap(), b"v");
     assert_eq!(store.seal(), Some(ticket));
     log.wait_until_held();
@@ -104,10 +104,9 @@ fn a_turn_that_writes_nothing_has_no_ticket() {
     let (mut store, _progressed) = start(&log);
     store.begin(ONE);
     assert_eq!(store.turn_object(), Some(ONE));
-    assert_eq!(store.ticket_of_open_turn(), None);
     assert_eq!(store.seal(), None);
     assert_eq!(store.turn_object(), None);
-    store.shutdown().unwrap();
+    store.close().unwrap();
     assert!(log.groups().is_empty());
 }
 
@@ -119,7 +118,7 @@ fn a_discarded_turn_leaves_no_trace() {
     store.put(ONE, Space::Data, b"k", b"v").unwrap();
     store.discard();
     assert_eq!(get(&store, ONE, b"k"), None);
-    store.shutdown().unwrap();
+    store.close().unwrap();
     assert!(log.groups().is_empty());
 }
 
@@ -169,7 +168,7 @@ fn what_was_sealed_before_shutdown_is_there_after_a_restart() {
     }
     store.begin(ONE);
     store.put(ONE, Space::Data, b"unsealed", b"").unwrap();
-    store.shutdown().unwrap();
+    store.close().unwrap();
 
     let (store, _progressed) = on_disk(&dir);
     for n in 0..50 {
@@ -193,7 +192,7 @@ fn after_a_failed_commit_nothing_is_written_or_becomes_durable() {
     store.begin(ONE);
     let refused = store.put(ONE, Space::Data, b"k", b"3");
     assert!(matches!(refused, Err(StorageError::Latched(_))));
-    assert!(matches!(store.shutdown(), Err(StorageError::Latched(_))));
+    assert!(matches!(store.close(), Err(StorageError::Latched(_))));
     assert_eq!(log.groups().len(), 2);
 }
 
@@ -237,7 +236,7 @@ proptest! {
                 prop_assert_eq!(get(&store, object, &[key]), model.get(&(object, key)).cloned());
             }
         }
-        store.shutdown().unwrap();
+        store.close().unwrap();
         for (object, key) in [ONE, TWO].into_iter().flat_map(|id| (0..6).map(move |key| (id, key))) {
             let stored = log.get(object, Space::Data, &[key]).unwrap();
             prop_assert_eq!(stored, model.get(&(object, key)).cloned());

@@ -81,6 +81,8 @@ impl fmt::Debug for KeyRing {
 
 #[cfg(test)]
 mod tests {
+    use capstead_client::sturdyref::TargetId;
+
     use super::*;
     use crate::sturdyref::root_grant;
 
@@ -89,7 +91,7 @@ mod tests {
     }
 
     fn reference(keys: &KeyRing) -> Sturdyref {
-        keys.root_reference(Target::Namespace([7; 16]), root_grant("Counter"))
+        keys.root_reference(Target::Namespace(TargetId::from_bytes([7; 16])), root_grant("Counter"))
     }
 
     #[test]
@@ -97,7 +99,10 @@ mod tests {
         let keys = KeyRing::new(key(1), vec![key(2)]);
         let first = reference(&keys);
         assert_eq!(first.expose_bytes(), reference(&keys).expose_bytes());
-        assert_eq!(keys.verify(&first, 0).unwrap().target, Target::Namespace([7; 16]));
+        assert_eq!(
+            keys.verify(&first, 0).unwrap().target,
+            Target::Namespace(TargetId::from_bytes([7; 16]))
+        );
     }
 
     #[test]
@@ -110,6 +115,9 @@ mod tests {
 
     #[test]
     fn debug_shows_no_key() {
-        assert_eq!(format!("{:?}", KeyRing::new(key(1), vec![key(2)])), "KeyRing { signing_keys: 1, .. }");
+        assert_eq!(
+            format!("{:?}", KeyRing::new(key(1), vec![key(2)])),
+            "KeyRing { signing_keys: 1, .. }"
+        );
     }
 }

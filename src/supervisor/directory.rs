@@ -65,4 +65,3 @@ impl Directory {
         member.ok_or_else(|| disconnected(format!("host {number} is not up; try again later")))
     }
 }
-

@@ -24,26 +24,33 @@ impl Object for Counter {
 
 impl Counter {
     fn add(&self, by: i64) -> Result<i64> {
-        let value = self.value.get().checked_add(by).ok_or_else(|| conflict("the counter is full"))?;
+        let value =
+            self.value.get().checked_add(by).ok_or_else(|| conflict("the counter is full"))?;
         self.value.set(value)?;
         Ok(value)
     }
 
     fn subtract(&self, by: i64) -> Result<i64> {
-        let value = self.value.get().checked_sub(by).ok_or_else(|| conflict("the counter is empty"))?;
+        let value =
+            self.value.get().checked_sub(by).ok_or_else(|| conflict("the counter is empty"))?;
         self.value.set(value)?;
         Ok(value)
     }
 
-    async fn http(self: Rc<Self>, request: Request<Body>) -> Result<Response<Body>> {
-        let by = http::query(&request, "by").unwrap_or_else(|| "1".into()).parse();
+    fn http(&self, request: &Request<Body>) -> Result<Response<Body>> {
+        let by = http::query(request, "by").unwrap_or_else(|| "1".into()).parse();
         let value = match (request.method().as_str(), request.uri().path(), by) {
-            (_, _, Err(_)) => return Ok(http::text(StatusCode::BAD_REQUEST, "by must be a number")),
+            (_, _, Err(_)) => {
+                return Ok(http::text(StatusCode::BAD_REQUEST, "by must be a number"));
+            }
             ("GET", "/", _) => self.value.get(),
             ("POST", "/increment", Ok(by)) => self.add(by)?,
             ("POST", "/decrement", Ok(by)) => self.subtract(by)?,
             (_, "/" | "/increment" | "/decrement", _) => {
-                return Ok(http::text(StatusCode::METHOD_NOT_ALLOWED, "use GET to read, POST to change"));
+                return Ok(http::text(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "use GET to read, POST to change",
+                ));
             }
             _ => return Ok(http::text(StatusCode::NOT_FOUND, "a counter has no such path")),
         };
@@ -86,6 +93,6 @@ impl http_service::Server for Counter {
         params: http_service::RequestParams,
         results: http_service::RequestResults,
     ) -> Result<()> {
-        http::serve(params, results, |request| self.http(request)).await
+        http::serve(params, results, async |request| self.http(&request)).await
     }
 }

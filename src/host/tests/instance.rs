@@ -1,0 +1,111 @@
+//! How instances end, what a write outside a turn is, and what a class may reach.
+
+use super::trial::{World, call_later, call_note, call_write, log, over, read, run, settle};
+use crate::host::{Context, Object};
+
+fn assert_disconnected<T>(outcome: capnp::Result<T>, what: &str) {
+    let error = outcome.err().expect(what);
+    assert_eq!(error.kind, capnp::ErrorKind::Disconnected, "{what}: {error}");
+}
+
+/// The panicking turn's write is dropped, its instance ends with all facets, and nothing else does.
+#[test]
+fn a_panic_ends_one_instance_and_drops_its_unfinished_turn() {
+    for hops in 0..2 {
+        run(async move {
+            let world = World::new();
+            let (object, other) = (over(world.object("x"), hops), over(world.object("y"), hops));
+            call_write(&object, 1).promise.await.unwrap();
+            call_note(&other, 1).promise.await.unwrap();
+            let waiting = call_later(&object, 1_000_000, None).promise;
+            let mut request = object.panic_request();
+            request.get().set_n(2);
+            assert_disconnected(request.send().promise.await, "the panicking call");
+            assert_disconnected(waiting.await, "a call that was under way");
+            assert_disconnected(call_note(&object, 3).promise.await, "a call on the broken stub");
+            call_note(&other, 4).promise.await.expect("another object on the same connection");
+            let again = over(world.object("x"), hops);
+            assert_eq!(read(&again).await.unwrap(), 1, "a new stub wakes the object from storage");
+        });
+    }
+}
+
+/// A reply that waits for its commit leaves though the object panicked meanwhile.
+#[test]
+fn what_was_sealed_before_a_panic_is_still_answered() {
+    run(async {
+        let world = World::new();
+        let object = world.object("x");
+        let held = world.disk.hold();
+        let written = call_write(&object, 1).promise;
+        let panicked = object.panic_request().send().promise;
+        settle().await;
+        drop(held);
+        written.await.expect("its write was sealed before the panic");
+        assert_disconnected(panicked.await, "the panicking call");
+    });
+}
+
+/// Who asks may leave: a handler that started runs to its end.
+#[test]
+fn a_handler_goes_on_when_its_caller_leaves() {
+    run(async {
+        let world = World::new();
+        drop(call_later(&over(world.object("x"), 1), 20, None));
+        while log() != [1000] {
+            settle().await;
+        }
+    });
+}
+
+/// A write from a bare task belongs to no turn: it is refused by name, and nothing is written.
+#[test]
+fn a_write_outside_a_turn_is_refused() {
+    run(async {
+        let world = World::new();
+        let object = world.object("x");
+        let error = object.stray_request().send().promise.await.err().unwrap();
+        assert!(error.extra.contains("outside a turn"), "{error}");
+        assert!(world.disk.groups().is_empty());
+    });
+}
+
+/// A class reaches what it was bound to and nothing else, and asking creates nothing.
+#[test]
+fn an_unbound_class_is_a_named_error() {
+    struct Stranger;
+    impl Object for Stranger {
+        const CLASS: &'static str = "Stranger";
+        type Client = crate::counter_capnp::counter::Client;
+        async fn wake(_: Context) -> crate::Result<Self> {
+            unreachable!("nobody can reach it")
+        }
+    }
+    impl crate::counter_capnp::counter::Server for Stranger {}
+    impl crate::http::http_service::Server for Stranger {}
+
+    run(async {
+        let world = World::new();
+        let ctx = world.context("x");
+        let unbound = ctx.namespace::<Stranger>("strangers").unwrap_err();
+        assert!(unbound.extra.contains("unbound"), "{unbound}");
+        let unbound = ctx.create::<Stranger>().err().unwrap();
+        assert!(unbound.extra.contains("unbound"), "{unbound}");
+        let wrong = ctx.namespace::<Stranger>("trials").unwrap_err();
+        assert!(wrong.extra.contains("leads to Trial"), "{wrong}");
+        assert!(ctx.namespace::<super::trial::Trial>("trials").is_ok());
+        assert!(world.disk.groups().is_empty());
+    });
+}
+
+/// Objects that nobody holds and that sleep leave nothing behind in memory.
+#[test]
+fn an_object_that_was_never_called_costs_nothing_once_it_is_let_go() {
+    run(async {
+        let world = World::new();
+        let held: Vec<_> = (0..100).map(|n| world.object(&n.to_string())).collect();
+        assert_eq!(world.vat.places(), 100);
+        drop(held);
+        assert_eq!(world.vat.places(), 0);
+    });
+}

@@ -1,0 +1,252 @@
+//! The class that the tests call, a vat whose syncs can be held back, and connections to it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use capnp::capability::{Client, FromClientHook, RemotePromise};
+use capnp_rpc::rpc_twoparty_capnp::Side;
+use capstead_client::{Connection, Limits};
+use tokio::sync::Notify;
+
+use crate::error::{Result, failed};
+use crate::host::class::{Binding, Class};
+use crate::host::instance::Instance;
+use crate::host::slot::Birth;
+use crate::host::{Context, Object, Vat};
+use crate::id::{ObjectId, Pool};
+use crate::metrics::Metrics;
+use crate::storage::Store;
+use crate::storage::model::MemoryLog;
+pub(super) use crate::trial_capnp::trial;
+
+thread_local! {
+    /// What objects of this test's thread noted, in order.
+    static LOG: RefCell<Vec<u64>> = RefCell::default();
+    /// How many polls `wake` takes.
+    static WAKE_POLLS: Cell<u64> = const { Cell::new(1) };
+}
+
+pub(super) fn log() -> Vec<u64> {
+    LOG.with_borrow(Clone::clone)
+}
+
+pub(super) fn wake_takes(polls: u64) {
+    WAKE_POLLS.set(polls);
+}
+
+fn note(n: u64) {
+    LOG.with_borrow_mut(|log| log.push(n));
+}
+
+async fn polls(n: u64) {
+    for _ in 0..n {
+        tokio::task::yield_now().await;
+    }
+}
+
+pub(super) struct Trial(Context);
+
+impl Object for Trial {
+    const CLASS: &'static str = "Trial";
+    type Client = trial::Client;
+
+    async fn wake(ctx: Context) -> Result<Self> {
+        polls(WAKE_POLLS.get() - 1).await;
+        Ok(Self(ctx))
+    }
+}
+
+impl Trial {
+    fn put(&self, n: u64) -> Result<()> {
+        self.0.storage().put("n", n.to_be_bytes())
+    }
+}
+
+impl trial::Server for Trial {
+    async fn note(
+        self: Rc<Self>,
+        params: trial::NoteParams,
+        mut results: trial::NoteResults,
+    ) -> Result<()> {
+        let n = params.get()?.get_n();
+        note(n);
+        results.get().set_n(n);
+        Ok(())
+    }
+
+    async fn write(
+        self: Rc<Self>,
+        params: trial::WriteParams,
+        mut results: trial::WriteResults,
+    ) -> Result<()> {
+        let n = params.get()?.get_n();
+        note(n);
+        self.put(n)?;
+        results.get().set_n(n);
+        Ok(())
+    }
+
+    async fn read(
+        self: Rc<Self>,
+        _: trial::ReadParams,
+        mut results: trial::ReadResults,
+    ) -> Result<()> {
+        let stored = self.0.storage().get("n")?.unwrap_or_else(|| vec![0; 8]);
+        let n = stored.try_into().map_err(|_| failed("eight bytes were written"))?;
+        results.get().set_n(u64::from_be_bytes(n));
+        Ok(())
+    }
+
+    async fn later(
+        self: Rc<Self>,
+        params: trial::LaterParams,
+        mut results: trial::LaterResults,
+    ) -> Result<()> {
+        polls(params.get()?.get_n()).await;
+        if params.get()?.has_cap() {
+            results.get().set_cap(params.get()?.get_cap()?);
+        }
+        note(1000);
+        Ok(())
+    }
+
+    async fn child(
+        self: Rc<Self>,
+        _: trial::ChildParams,
+        mut results: trial::ChildResults,
+    ) -> Result<()> {
+        results.get().set_cap(capnp_rpc::new_client_from_rc(self.clone()));
+        Ok(())
+    }
+
+    async fn relay(
+        self: Rc<Self>,
+        params: trial::RelayParams,
+        _: trial::RelayResults,
+    ) -> Result<()> {
+        let (to, n) = (params.get()?.get_to()?, params.get()?.get_n());
+        self.put(n)?;
+        drop(call_note(&to, n));
+        let child = to.child_request().send().pipeline.get_cap();
+        drop(call_note(&child, n + 1));
+        drop(call_note(&to, n + 2));
+        Ok(())
+    }
+
+    async fn panic(
+        self: Rc<Self>,
+        params: trial::PanicParams,
+        _: trial::PanicResults,
+    ) -> Result<()> {
+        self.put(params.get()?.get_n())?;
+        panic!("as asked");
+    }
+
+    async fn stray(self: Rc<Self>, _: trial::StrayParams, _: trial::StrayResults) -> Result<()> {
+        let stray = tokio::task::spawn_local(async move { self.put(1) });
+        stray.await.map_err(|error| failed(error.to_string()))?
+    }
+}
+
+pub(super) fn call_note(to: &trial::Client, n: u64) -> RemotePromise<trial::note_results::Owned> {
+    let mut request = to.note_request();
+    request.get().set_n(n);
+    request.send()
+}
+
+pub(super) fn call_write(to: &trial::Client, n: u64) -> RemotePromise<trial::write_results::Owned> {
+    let mut request = to.write_request();
+    request.get().set_n(n);
+    request.send()
+}
+
+pub(super) fn call_later(
+    to: &trial::Client,
+    n: u64,
+    cap: Option<trial::Client>,
+) -> RemotePromise<trial::later_results::Owned> {
+    let mut request = to.later_request();
+    request.get().set_n(n);
+    if let Some(cap) = cap {
+        request.get().set_cap(cap);
+    }
+    request.send()
+}
+
+pub(super) async fn read(to: &trial::Client) -> Result<u64> {
+    let reply = to.read_request().send().promise.await?;
+    Ok(reply.get()?.get_n())
+}
+
+/// A vat over a storage in memory.
+pub(super) struct World {
+    pub(super) vat: Rc<Vat>,
+    pub(super) disk: MemoryLog,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        let (disk, metrics) = (MemoryLog::default(), Arc::new(Metrics::default()));
+        let progress = Arc::new(Notify::new());
+        let notify = progress.clone();
+        let on_progress = Box::new(move || notify.notify_one());
+        let store = Store::new("test", Box::new(disk.clone()), Box::new(disk.clone()), on_progress);
+        let mut class = Class::of::<Trial>();
+        class.bindings.push(Binding { name: "trials".into(), class: "Trial" });
+        let vat = Vat::with_store(store.unwrap(), vec![class], metrics.clone(), progress);
+        Self { vat, disk, metrics }
+    }
+
+    /// A new facet of the object called `key`.
+    pub(super) fn object(&self, key: &str) -> trial::Client {
+        let class = self.vat.class("Trial").unwrap();
+        let id = ObjectId::named(Pool::default(), class.name, key);
+        let birth = Birth { id, class, key: Some(key.into()) };
+        trial::Client::new(self.vat.facet(&birth))
+    }
+}
+
+impl World {
+    /// What the object called `key` sees.
+    pub(super) fn context(&self, key: &str) -> Context {
+        let class = self.vat.class("Trial").unwrap();
+        let id = ObjectId::named(Pool::default(), class.name, key);
+        let birth = Birth { id, class, key: Some(key.into()) };
+        Context::new(Instance::new(&self.vat, birth).unwrap())
+    }
+}
+
+/// The same capability behind so many connections.
+pub(super) fn over(mut client: trial::Client, hops: usize) -> trial::Client {
+    for _ in 0..hops {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let bootstrap = Some(Client::new(client.into_client_hook()));
+        let server = Connection::new(far, Side::Server, bootstrap, Limits::default()).unwrap();
+        let peer = Connection::new(near, Side::Client, None, Limits::default()).unwrap();
+        client = peer.bootstrap();
+        // They last as long as the test: dropping the last handle ends a connection.
+        std::mem::forget((server, peer));
+    }
+    client
+}
+
+/// Runs a test, which must end in time.
+pub(super) fn run(test: impl Future<Output = ()>) {
+    run_within(Duration::from_secs(30), test);
+}
+
+pub(super) fn run_within(time: Duration, test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::LocalRuntime::new().unwrap();
+    let ended = async { tokio::time::timeout(time, test).await };
+    runtime.block_on(ended).expect("the test ends in time");
+}
+
+/// Lets everything run that can run without the disk or the clock.
+pub(super) async fn settle() {
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
+}
