@@ -8,12 +8,12 @@ use std::cell::RefCell;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::Bench;
 use super::bare::BareServer;
-use super::measure::{Sample, Until, drive, median};
-use super::process::{Capstead, Process, own_cpu_seconds};
+use super::measure::{Sample, Until, drive};
+use super::process::{Capstead, Process};
 use super::row::{Row, Target};
 use super::rpc::IN_FLIGHT;
-use super::{Bench, note};
 use crate::error::{Result, failed};
 
 /// The rows of this file.
@@ -35,62 +35,43 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
         if !bench.wants(name) {
             continue;
         }
-        let theirs = Load::connect(&bare_address, request, &bare).await?;
-        let ours = Load::connect(&server.http, request, &server.process).await?;
-        let baseline = async |until| theirs.run(until).await;
-        let measured = async |until| ours.run(until).await;
+        let theirs = Load::connect(&bare_address, request).await?;
+        let ours = Load::connect(&server.http, request).await?;
+        let baseline = async |until| bare.watch(theirs.run(until)).await;
+        let measured = async |until| server.process.watch(ours.run(until)).await;
         let rounds = bench.plan.alternate(name, baseline, measured).await?;
-        note(&format!("{name}: on the baseline, {}", theirs.bottleneck()));
-        note(&format!("{name}: on the server, {}", ours.bottleneck()));
         bench.add(Row::rates(name, &rounds).target(Target::AtLeast(target)));
     }
     Ok(())
 }
 
 /// Connections that are kept alive, and what is sent on them.
-struct Load<'a> {
-    server: &'a Process,
+struct Load {
     request: &'static str,
     /// Those that nobody uses at the moment.
     idle: RefCell<Vec<Connection>>,
-    /// Cores that load and server were busy with, in each run.
-    busy: RefCell<Vec<(f64, f64)>>,
 }
 
-impl<'a> Load<'a> {
-    async fn connect(address: &str, request: &'static str, server: &'a Process) -> Result<Self> {
+impl Load {
+    async fn connect(address: &str, request: &'static str) -> Result<Self> {
         let mut idle = Vec::new();
         for _ in 0..IN_FLIGHT {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
             idle.push(Connection { stream, buffer: [0; RESPONSE_BYTES_MAX] });
         }
-        Ok(Self { server, request, idle: RefCell::new(idle), busy: RefCell::default() })
+        Ok(Self { request, idle: RefCell::new(idle) })
     }
 
     async fn run(&self, until: Until) -> Result<Sample> {
-        let before = (own_cpu_seconds()?, self.server.cpu_seconds()?);
-        let sample = drive(IN_FLIGHT, until, async |_| {
+        drive(IN_FLIGHT, until, async |_| {
             let connection = self.idle.borrow_mut().pop();
             let mut connection = connection.ok_or_else(|| failed("no connection is left"))?;
             connection.ask(self.request).await?;
             self.idle.borrow_mut().push(connection);
             Ok(())
         })
-        .await?;
-        let seconds = sample.elapsed().as_secs_f64();
-        let load = (own_cpu_seconds()? - before.0) / seconds;
-        let server = (self.server.cpu_seconds()? - before.1) / seconds;
-        self.busy.borrow_mut().push((load, server));
-        Ok(sample)
-    }
-
-    /// Which of the two was at its limit.
-    fn bottleneck(&self) -> String {
-        let busy = self.busy.borrow();
-        let load = median(busy.iter().map(|busy| busy.0));
-        let server = median(busy.iter().map(|busy| busy.1));
-        format!("the load used {load:.2} cores and the server {server:.2}")
+        .await
     }
 }
 
@@ -126,8 +107,8 @@ fn response_length(bytes: &[u8]) -> Result<Option<usize>> {
     let Some(head) = bytes.windows(END.len()).position(|window| window == END) else {
         return Ok(None);
     };
-    let lines = bytes[..head].split(|&byte| byte == b'\n');
-    let length = lines.filter_map(|line| line.strip_prefix(LENGTH)).next();
+    let mut lines = bytes[..head].split(|&byte| byte == b'\n');
+    let length = lines.find_map(|line| line.strip_prefix(LENGTH));
     let length =
         length.and_then(|digits| str::from_utf8(digits).ok()?.trim().parse::<usize>().ok());
     match length {

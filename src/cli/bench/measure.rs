@@ -31,12 +31,21 @@ pub(crate) struct Sample {
     elapsed: Duration,
     /// Of each call, shortest first.
     latencies: Vec<Duration>,
+    /// What it cost, where a server was watched.
+    cpu: Option<Cpu>,
+}
+
+/// Seconds of processor time. Unlike wall-clock time it hardly depends on what else runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cpu {
+    pub(crate) load: f64,
+    pub(crate) server: f64,
 }
 
 impl Sample {
     pub(crate) fn new(elapsed: Duration, mut latencies: Vec<Duration>) -> Self {
         latencies.sort_unstable();
-        Self { elapsed, latencies }
+        Self { elapsed, latencies, cpu: None }
     }
 
     pub(crate) fn calls(&self) -> u64 {
@@ -52,8 +61,23 @@ impl Sample {
         self.per_second_of(1)
     }
 
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.elapsed
+    /// The same with what it cost.
+    pub(crate) fn costing(mut self, cpu: Cpu) -> Self {
+        self.cpu = Some(cpu);
+        self
+    }
+
+    /// Microseconds of the server's processor time for each call.
+    pub(crate) fn server_us(&self) -> Option<f64> {
+        Some(self.cpu?.server * 1e6 / float(self.calls().max(1)))
+    }
+
+    /// How many cores each side was busy with.
+    fn cores(&self) -> String {
+        let seconds = self.elapsed.as_secs_f64();
+        self.cpu.map_or_else(String::new, |cpu| {
+            format!(" ({:.2} cores, load {:.2})", cpu.server / seconds, cpu.load / seconds)
+        })
     }
 
     /// The latency that `percent` of the calls don't exceed, in microseconds.
@@ -129,7 +153,11 @@ impl Plan {
             let bare = baseline(Until::Time(self.round)).await?;
             let ours = measured(Until::Time(self.round)).await?;
             let (of, bare_rate, our_rate) = (self.rounds, bare.per_second(), ours.per_second());
-            note(&format!("{name} {round}/{of}: {our_rate:.0}/s, baseline {bare_rate:.0}/s"));
+            let (bare_cores, our_cores) = (bare.cores(), ours.cores());
+            note(&format!(
+                "{name} {round}/{of}: {our_rate:.0}/s{our_cores}, \
+                 baseline {bare_rate:.0}/s{bare_cores}"
+            ));
             rounds.push((bare, ours));
         }
         Ok(rounds)

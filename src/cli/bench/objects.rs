@@ -42,7 +42,7 @@ async fn measure_wakes(bench: &mut Bench) -> Result<()> {
     let server = Capstead::start(&bench.scratch.path("objects"), &[])?;
     let counters = Counters::connect(&server).await?;
     let made = drive(WAKES_IN_FLIGHT, Until::Calls(objects), async |n| {
-        increment(&counters.named(&key(n))?).await
+        increment(&counters.named(&key(n))).await
     });
     note(&format!("made {:.0} objects a second", made.await?.per_second()));
     server.process.terminate()?;
@@ -52,8 +52,10 @@ async fn measure_wakes(bench: &mut Bench) -> Result<()> {
         let woken = wake_all(bench, objects).await?;
         let (name, rounds, rate) = ("wakes-per-s", bench.plan.rounds, woken.sample.per_second());
         let (bytes, ours) = woken.bytes;
+        let cpu = woken.sample.server_us().unwrap_or_default();
         note(&format!(
-            "{name} {round}/{rounds}: {rate:.0}/s, {bytes:.0} bytes each, {ours:.0} anonymous"
+            "{name} {round}/{rounds}: {rate:.0}/s at {cpu:.1} us of processor time, \
+             {bytes:.0} bytes each, {ours:.0} anonymous"
         ));
         wakes.push(woken.sample);
         all.push(bytes);
@@ -78,10 +80,11 @@ async fn wake_all(bench: &Bench, objects: u64) -> Result<Woken> {
     let server = Capstead::start(&bench.scratch.path("objects"), &[])?;
     let counters = Counters::connect(&server).await?;
     // The connection and the code are in memory already; this object doesn't exist.
-    drive(IN_FLIGHT, Until::Calls(1000), async |_| read(&counters.named("warm-up")?).await).await?;
+    drive(IN_FLIGHT, Until::Calls(1000), async |_| read(&counters.named("warm-up")).await).await?;
     let before = server.process.resident_bytes()?;
-    let wake = async |n| read(&counters.named(&key(n))?).await;
-    let sample = drive(WAKES_IN_FLIGHT, Until::Calls(objects), wake).await?;
+    let wake = async |n| read(&counters.named(&key(n))).await;
+    let run = drive(WAKES_IN_FLIGHT, Until::Calls(objects), wake);
+    let sample = server.process.watch(run).await?;
     let after = server.process.resident_bytes()?;
     let awake = server.metric("capstead_objects_awake").await?;
     if awake < objects {
@@ -100,7 +103,7 @@ fn key(n: u64) -> String {
 async fn measure_warm_reads(bench: &mut Bench) -> Result<()> {
     let server = Capstead::start(&bench.scratch.path("warm"), &[])?;
     let counters = Counters::connect(&server).await?;
-    let counter = counters.named("bench")?;
+    let counter = counters.named("bench");
     increment(&counter).await?;
     let counts = async || {
         let commits = server.metric("capstead_commits_total").await?;

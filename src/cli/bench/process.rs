@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::measure::float;
+use super::measure::{Cpu, Sample, float};
 use crate::error::{Result, failed};
 
 /// What the kernel counts processor time in; the same on every Linux that user programs see.
@@ -20,7 +20,7 @@ const TICKS_PER_SECOND: f64 = 100.0;
 pub(crate) struct Process {
     child: Child,
     /// Kept open: a server that can't print may end.
-    _stdout: BufReader<ChildStdout>,
+    stdout: BufReader<ChildStdout>,
 }
 
 impl Process {
@@ -41,9 +41,9 @@ impl Process {
         }
         let mut child = command.spawn()?;
         let stdout = child.stdout.take().ok_or_else(|| failed("the child has no output"))?;
-        let mut process = Self { child, _stdout: BufReader::new(stdout) };
+        let mut process = Self { child, stdout: BufReader::new(stdout) };
         let mut ready = String::new();
-        process._stdout.read_line(&mut ready)?;
+        process.stdout.read_line(&mut ready)?;
         if ready.is_empty() {
             return Err(failed("a server ended before it was ready"));
         }
@@ -64,12 +64,16 @@ impl Process {
         if ended.success() { Ok(()) } else { Err(failed(format!("a server ended: {ended}"))) }
     }
 
-    /// Seconds of processor time that it has used.
+    /// Runs something, and notes what it cost here and in that process.
     ///
     /// # Errors
-    /// When the system doesn't say.
-    pub(crate) fn cpu_seconds(&self) -> Result<f64> {
-        cpu_seconds(&self.child.id().to_string())
+    /// When that fails, or the system doesn't say.
+    pub(crate) async fn watch(&self, run: impl Future<Output = Result<Sample>>) -> Result<Sample> {
+        let id = self.child.id().to_string();
+        let (load, server) = (cpu_seconds("self")?, cpu_seconds(&id)?);
+        let sample = run.await?;
+        let (load, server) = (cpu_seconds("self")? - load, cpu_seconds(&id)? - server);
+        Ok(sample.costing(Cpu { load, server }))
     }
 
     /// Bytes that it has in memory: all of them, and those that are no part of a file.
@@ -98,14 +102,7 @@ impl Drop for Process {
     }
 }
 
-/// Seconds of processor time that this process has used.
-///
-/// # Errors
-/// When the system doesn't say.
-pub(crate) fn own_cpu_seconds() -> Result<f64> {
-    cpu_seconds("self")
-}
-
+/// Seconds of processor time that a process has used.
 fn cpu_seconds(process: &str) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
     // The name may hold spaces; the numbers begin behind its parenthesis with the third field.

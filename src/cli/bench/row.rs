@@ -4,6 +4,12 @@ use serde_json::json;
 
 use super::measure::{Sample, median};
 
+const COLUMNS: usize = 11;
+const HEAD: [&str; COLUMNS] = [
+    "name", "value", "unit", "baseline", "ratio", "target", "met", "p50 us", "p99 us", "cpu us",
+    "bare cpu",
+];
+
 /// A bound on the ratio where there is a baseline, and on the value otherwise.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Target {
@@ -22,6 +28,8 @@ pub(crate) struct Row {
     target: Option<Target>,
     /// Median and 99th percentile of the latency, in microseconds.
     latency: Option<(f64, f64)>,
+    /// Processor time of the server and of the bare one for each call, in microseconds.
+    cpu: Option<(f64, f64)>,
 }
 
 impl Target {
@@ -43,13 +51,30 @@ impl Target {
 impl Row {
     /// A value that is compared to nothing so far.
     pub(crate) fn new(name: &'static str, value: f64, unit: &'static str) -> Self {
-        Self { name, value, unit, baseline: None, ratio: None, target: None, latency: None }
+        Self {
+            name,
+            value,
+            unit,
+            baseline: None,
+            ratio: None,
+            target: None,
+            latency: None,
+            cpu: None,
+        }
     }
 
     /// Calls a second of rounds of (baseline, measured).
     pub(crate) fn rates(name: &'static str, rounds: &[(Sample, Sample)]) -> Self {
         let rates = rounds.iter().map(|(bare, ours)| (bare.per_second(), ours.per_second()));
-        Self::paired(name, "1/s", rates.collect()).latency(rounds.iter().map(|(_, ours)| ours))
+        let row = Self::paired(name, "1/s", rates.collect());
+        let mut row = row.latency(rounds.iter().map(|(_, ours)| ours));
+        let costs =
+            rounds.iter().filter_map(|(bare, ours)| Some((ours.server_us()?, bare.server_us()?)));
+        let costs: Vec<(f64, f64)> = costs.collect();
+        row.cpu = (!costs.is_empty()).then(|| {
+            (median(costs.iter().map(|cost| cost.0)), median(costs.iter().map(|cost| cost.1)))
+        });
+        row
     }
 
     /// Rounds of (baseline, measured): medians, and the median of the rounds' ratios.
@@ -78,7 +103,7 @@ impl Row {
         Some(self.target?.is_met(self.ratio.unwrap_or(self.value)))
     }
 
-    fn cells(&self) -> [String; 9] {
+    fn cells(&self) -> [String; COLUMNS] {
         let shown = |figure: Option<f64>| figure.map(show).unwrap_or_default();
         let met = self.met().map_or("", |met| if met { "yes" } else { "NO" });
         [
@@ -91,6 +116,8 @@ impl Row {
             met.to_owned(),
             shown(self.latency.map(|(p50, _)| p50)),
             shown(self.latency.map(|(_, p99)| p99)),
+            shown(self.cpu.map(|(ours, _)| ours)),
+            shown(self.cpu.map(|(_, bare)| bare)),
         ]
     }
 
@@ -108,28 +135,31 @@ impl Row {
             row["p50_us"] = json!(p50);
             row["p99_us"] = json!(p99);
         }
+        if let Some((ours, bare)) = self.cpu {
+            row["cpu_us"] = json!(ours);
+            row["baseline_cpu_us"] = json!(bare);
+        }
         row
     }
 }
 
 /// All rows as one JSON list.
 pub(crate) fn json(rows: &[Row]) -> String {
-    serde_json::Value::from_iter(rows.iter().map(Row::json)).to_string()
+    rows.iter().map(Row::json).collect::<serde_json::Value>().to_string()
 }
 
 /// All rows as a table for people.
 pub(crate) fn table(rows: &[Row]) -> String {
-    let head = ["name", "value", "unit", "baseline", "ratio", "target", "met", "p50 us", "p99 us"];
-    let lines: Vec<[String; 9]> =
-        std::iter::once(head.map(str::to_owned)).chain(rows.iter().map(Row::cells)).collect();
+    let lines: Vec<[String; COLUMNS]> =
+        std::iter::once(HEAD.map(str::to_owned)).chain(rows.iter().map(Row::cells)).collect();
     let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let widths: Vec<usize> = (0..COLUMNS).map(width).collect();
     // Figures to the right, words to the left.
     let pad = |(column, cell): (usize, &String)| match column {
         0 | 2 | 5 | 6 => format!("{cell:<width$}", width = widths[column]),
         _ => format!("{cell:>width$}", width = widths[column]),
     };
-    let line = |cells: &[String; 9]| {
+    let line = |cells: &[String; COLUMNS]| {
         let cells: Vec<String> = cells.iter().enumerate().map(pad).collect();
         cells.join("  ").trim_end().to_owned()
     };

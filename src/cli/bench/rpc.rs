@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use super::Bench;
 use super::bare::{BareServer, stock};
-use super::measure::{Until, drive};
+use super::measure::{Sample, Until, drive};
 use super::process::{Capstead, Process};
 use super::row::{Row, Target};
 use super::storage::AppendedFile;
@@ -41,7 +41,7 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
     let bare = BareEcho::start().await?;
     let server = Capstead::start(&bench.scratch.path("rpc"), &[])?;
     let counters = Counters::connect(&server).await?;
-    let one = counters.named("bench")?;
+    let one = counters.named("bench");
     drive(1, Until::Calls(1), async |_| increment(&one).await).await?;
     for (name, in_flight) in [("rpc-read-1", 1), ("rpc-read-64", IN_FLIGHT)] {
         if bench.wants(name) {
@@ -53,32 +53,37 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
         }
     }
     if bench.wants("rpc-increment-1-p50") {
-        measure_latency(bench, &bare.echo, &one).await?;
+        measure_latency(bench, &bare, &one).await?;
     }
     if bench.wants("rpc-increment-64") {
-        measure_increments(bench, "rpc-increment-64", 0.4, &bare.echo, &[one]).await?;
+        let target = ("rpc-increment-64", 0.4);
+        measure_increments(bench, target, &bare, &server, &[one]).await?;
     }
     if bench.wants("rpc-increment-64-of-1000") {
         let many = (0..SPREAD).map(|n| counters.named(&format!("spread-{n}")));
-        let many = many.collect::<Result<Vec<_>>>()?;
-        measure_increments(bench, "rpc-increment-64-of-1000", 0.25, &bare.echo, &many).await?;
+        let many: Vec<_> = many.collect();
+        let target = ("rpc-increment-64-of-1000", 0.25);
+        measure_increments(bench, target, &bare, &server, &many).await?;
     }
     Ok(())
 }
 
 async fn measure_increments(
     bench: &mut Bench,
-    name: &'static str,
-    target: f64,
-    echo: &counter::Client,
+    (name, target): (&'static str, f64),
+    bare: &BareEcho,
+    server: &Capstead,
     counters: &[counter::Client],
 ) -> Result<()> {
     let nth = |n: u64| &counters[n as usize % counters.len()];
     // Every object is awake before the first round.
     let count = counters.len() as u64;
     drive(IN_FLIGHT, Until::Calls(count), async |n| increment(nth(n)).await).await?;
-    let baseline = async |until| drive(IN_FLIGHT, until, async |_| read(echo).await).await;
-    let measured = async |until| drive(IN_FLIGHT, until, async |n| increment(nth(n)).await).await;
+    let baseline = async |until| bare.reads(IN_FLIGHT, until).await;
+    let measured = async |until| {
+        let run = drive(IN_FLIGHT, until, async |n| increment(nth(n)).await);
+        server.process.watch(run).await
+    };
     let rounds = bench.plan.alternate(name, baseline, measured).await?;
     bench.add(Row::rates(name, &rounds).target(Target::AtLeast(target)));
     Ok(())
@@ -87,12 +92,12 @@ async fn measure_increments(
 /// One increment at a time, against a bare call and three data syncs.
 async fn measure_latency(
     bench: &mut Bench,
-    echo: &counter::Client,
+    bare: &BareEcho,
     counter: &counter::Client,
 ) -> Result<()> {
     let name = "rpc-increment-1-p50";
     let file = AppendedFile::create(&bench.scratch.path("latency"))?;
-    let baseline = async |until| drive(1, until, async |_| read(echo).await).await;
+    let baseline = async |until| bare.reads(1, until).await;
     let measured = async |until| drive(1, until, async |_| increment(counter).await).await;
     let mut rounds = Vec::new();
     let mut samples = Vec::new();
@@ -100,8 +105,8 @@ async fn measure_latency(
         let once = super::measure::Plan { rounds: 1, ..bench.plan };
         let sync = file.append_and_sync(Until::Calls(SYNCS))?.percentile_us(50);
         let pair = once.alternate(name, baseline, measured).await?;
-        for (bare, ours) in pair {
-            let sum = bare.percentile_us(50) + SYNCS_ALLOWED * sync;
+        for (theirs, ours) in pair {
+            let sum = theirs.percentile_us(50) + SYNCS_ALLOWED * sync;
             rounds.push((sum, ours.percentile_us(50)));
             samples.push(ours);
         }
@@ -114,7 +119,7 @@ async fn measure_latency(
 /// A bare capnp-rpc server and a connection to it.
 struct BareEcho {
     echo: counter::Client,
-    _process: Process,
+    process: Process,
 }
 
 impl BareEcho {
@@ -126,7 +131,11 @@ impl BareEcho {
         let echo = system.bootstrap(Side::Server);
         // Ends with its server, which is killed when it is dropped.
         tokio::task::spawn_local(async move { system.await.ok() });
-        Ok(Self { echo, _process: process })
+        Ok(Self { echo, process })
+    }
+
+    async fn reads(&self, in_flight: usize, until: Until) -> Result<Sample> {
+        self.process.watch(drive(in_flight, until, async |_| read(&self.echo).await)).await
     }
 }
 
@@ -146,13 +155,10 @@ impl Counters {
     }
 
     /// The counter of that name; calls can be made on it at once.
-    ///
-    /// # Errors
-    /// When the message can't be made.
-    pub(crate) fn named(&self, name: &str) -> Result<counter::Client> {
+    pub(crate) fn named(&self, name: &str) -> counter::Client {
         let mut request = self.namespace.by_name_request();
         request.get().set_key(name);
-        Ok(FromClientHook::new(request.send().pipeline.get_object().as_cap()))
+        FromClientHook::new(request.send().pipeline.get_object().as_cap())
     }
 }
 
