@@ -58,7 +58,9 @@ pub(crate) struct Vat {
     queue: RefCell<VecDeque<Start>>,
     busy: Cell<bool>,
     /// Wakes the task that starts queued calls.
-    runnable: Notify,
+    runnable: Rc<Notify>,
+    /// Wakes the task that opens gates; the commit thread does so too.
+    progress: Arc<Notify>,
     under_way: Cell<usize>,
     closing: Cell<bool>,
     /// Wakes whoever waits for the last call to end, or for the storage to fail.
@@ -100,13 +102,14 @@ impl Vat {
             sealed: RefCell::default(),
             queue: RefCell::default(),
             busy: Cell::default(),
-            runnable: Notify::new(),
+            runnable: Rc::default(),
+            progress: progress.clone(),
             under_way: Cell::default(),
             closing: Cell::default(),
             changed: Notify::new(),
         });
         tokio::task::spawn_local(settle_on(Rc::downgrade(&vat), progress));
-        tokio::task::spawn_local(start_queued(Rc::downgrade(&vat)));
+        tokio::task::spawn_local(start_queued(Rc::downgrade(&vat), vat.runnable.clone()));
         vat
     }
 
@@ -389,6 +392,14 @@ impl Vat {
     }
 }
 
+impl Drop for Vat {
+    /// Lets its two tasks end.
+    fn drop(&mut self) {
+        self.runnable.notify_one();
+        self.progress.notify_one();
+    }
+}
+
 fn sleep_again(slot: &Slot, error: &capnp::Error) {
     for start in slot.end() {
         start.call.reply.send(Err(error.clone()));
@@ -408,11 +419,10 @@ async fn settle_on(vat: Weak<Vat>, progress: Arc<Notify>) {
 }
 
 /// Ends with the vat.
-async fn start_queued(vat: Weak<Vat>) {
-    while let Some(strong) = vat.upgrade() {
-        strong.busy(|| ());
-        let notified = { strong.runnable.notified() };
-        // The task must not keep the vat: it is woken when the vat has something to do.
-        notified.await;
+async fn start_queued(vat: Weak<Vat>, runnable: Rc<Notify>) {
+    loop {
+        runnable.notified().await;
+        let Some(vat) = vat.upgrade() else { return };
+        vat.busy(|| ());
     }
 }

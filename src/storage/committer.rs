@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
@@ -44,13 +44,14 @@ struct Shared {
     queue: Mutex<Queue>,
     filled: Condvar,
     durable: AtomicU64,
+    /// What is queued; changed with the queue locked, read without.
+    bytes: AtomicUsize,
     failure: OnceLock<Arc<StorageError>>,
 }
 
 #[derive(Default)]
 struct Queue {
     sets: Vec<WriteSet>,
-    bytes: usize,
     last: Ticket,
     state: State,
 }
@@ -93,7 +94,7 @@ impl Committer {
             return ticket;
         }
         let mut queue = self.shared.queue();
-        queue.bytes += set.as_bytes().len();
+        self.shared.bytes.fetch_add(set.as_bytes().len(), Ordering::Relaxed);
         queue.last = ticket;
         queue.sets.push(set);
         drop(queue);
@@ -117,10 +118,12 @@ impl Committer {
         Ticket(self.shared.durable.load(Ordering::Acquire))
     }
 
-    /// Whether so much is queued that no new call should start.
+    /// Whether so much waits for the disk that no new call should start. Asked before every call,
+    /// so it takes no lock.
     pub(crate) fn is_full(&self) -> bool {
-        let queue = self.shared.queue();
-        queue.sets.len() >= COMMIT_QUEUE_TURNS || queue.bytes >= COMMIT_QUEUE_BYTES
+        let turns = self.last.get().0 - self.durable().0;
+        turns >= COMMIT_QUEUE_TURNS
+            || self.shared.bytes.load(Ordering::Relaxed) >= COMMIT_QUEUE_BYTES
     }
 
     /// Why nothing will become durable any more, if that is so.
@@ -175,7 +178,7 @@ impl Shared {
         let mut queue =
             self.filled.wait_while(self.queue(), waiting).unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut queue.sets, group);
-        queue.bytes = 0;
+        self.bytes.store(0, Ordering::Relaxed);
         (!group.is_empty()).then_some(queue.last)
     }
 }
@@ -343,7 +346,7 @@ mod tests {
         let held = log.hold();
         committer.submit(set(1, b""));
         log.wait_until_held();
-        for _ in 0..COMMIT_QUEUE_TURNS - 1 {
+        for _ in 2..COMMIT_QUEUE_TURNS {
             committer.submit(set(1, b""));
         }
         assert!(!committer.is_full());
