@@ -114,7 +114,11 @@ impl restorer::Server for Supervisor {
         params: restorer::LocateParams,
         mut results: restorer::LocateResults,
     ) -> Result<()> {
-        let (_, member) = self.owner(params.get()?.get_sturdy_ref()?)?;
+        let (reference, member) = self.owner(params.get()?.get_sturdy_ref()?)?;
+        let mut request = member.host.restore_request();
+        request.get().set_sturdy_ref(reference.reference().expose_bytes());
+        // The owner refuses as it does for `restore`; what it gives is let go.
+        request.send().promise.await?;
         results.get().set_address(&*member.address);
         Ok(())
     }
