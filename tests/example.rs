@@ -47,7 +47,7 @@ fn the_example_builds_and_counts_outside_of_the_workspace() {
     build(&package);
     // Builds of other tests have binaries of the same name.
     let binary = |name| {
-        let copy = folder.path().join(name);
+        let copy = folder.path().join(format!("{name}.copy"));
         fs::copy(cargo::target().join("release").join(name), &copy).expect("it was built");
         copy
     };
