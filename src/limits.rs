@@ -12,8 +12,8 @@ pub(crate) const BATCH_BYTES_MAX: usize = 16 << 20;
 /// Longest name of an object in its namespace, in bytes; it is kept in the object's header.
 pub(crate) const NAME_BYTES_MAX: usize = 1024;
 
-/// Write sets that wait for the commit thread before no new call starts.
-pub(crate) const COMMIT_QUEUE_TURNS: usize = 4096;
+/// Turns that may wait for the disk before no new call starts.
+pub(crate) const COMMIT_QUEUE_TURNS: u64 = 4096;
 
 /// Bytes that wait for the commit thread before no new call starts.
 pub(crate) const COMMIT_QUEUE_BYTES: usize = 64 << 20;

@@ -83,13 +83,15 @@ fn announce(ready: &str) {
 }
 
 fn json(running: &Running) -> String {
-    serde_json::json!({
+    let mut ready = serde_json::json!({
         "capnp": running.capnp().to_string(),
         "http": format!("http://{}", running.http()),
-        "metrics": running.metrics().map(|address| format!("http://{address}/metrics")),
         "namespaces": running.namespaces(),
-    })
-    .to_string()
+    });
+    if let Some(address) = running.metrics() {
+        ready["metrics"] = format!("http://{address}/metrics").into();
+    }
+    ready.to_string()
 }
 
 fn text(running: &Running, hints: Hints) -> String {

@@ -58,7 +58,12 @@ pub(crate) struct Vat {
     queue: RefCell<VecDeque<Start>>,
     busy: Cell<bool>,
     /// Wakes the task that starts queued calls.
-    runnable: Notify,
+    runnable: Rc<Notify>,
+    /// Wakes the task that hands sealed turns to the commit thread: it runs after all that is ready
+    /// to run now, so that calls which came together share one sync.
+    committable: Rc<Notify>,
+    /// Wakes the task that opens gates; the commit thread does so too.
+    progress: Arc<Notify>,
     under_way: Cell<usize>,
     closing: Cell<bool>,
     /// Wakes whoever waits for the last call to end, or for the storage to fail.
@@ -66,7 +71,7 @@ pub(crate) struct Vat {
 }
 
 impl Vat {
-    /// Opens the host's storage and starts the vat's two tasks, which end with the vat.
+    /// Opens the host's storage and starts the vat's tasks, which end with the vat.
     ///
     /// # Errors
     /// When the storage can't be opened; it is as it was then.
@@ -100,13 +105,16 @@ impl Vat {
             sealed: RefCell::default(),
             queue: RefCell::default(),
             busy: Cell::default(),
-            runnable: Notify::new(),
+            runnable: Rc::default(),
+            committable: Rc::default(),
+            progress: progress.clone(),
             under_way: Cell::default(),
             closing: Cell::default(),
             changed: Notify::new(),
         });
         tokio::task::spawn_local(settle_on(Rc::downgrade(&vat), progress));
-        tokio::task::spawn_local(start_queued(Rc::downgrade(&vat)));
+        tokio::task::spawn_local(commit_sealed(Rc::downgrade(&vat), vat.committable.clone()));
+        tokio::task::spawn_local(start_queued(Rc::downgrade(&vat), vat.runnable.clone()));
         vat
     }
 
@@ -142,9 +150,10 @@ impl Vat {
         value: &[u8],
     ) -> Result<()> {
         self.store.borrow_mut().begin(id);
-        self.store.borrow_mut().put(id, space, key, value)?;
+        let put = self.store.borrow_mut().put(id, space, key, value);
         self.store.borrow_mut().seal();
-        Ok(())
+        self.committable.notify_one();
+        Ok(put.map(drop)?)
     }
 
     /// Resolves when everything that was sealed before is durable.
@@ -312,6 +321,7 @@ impl Vat {
     /// The end of a turn: its writes are handed to the commit thread.
     pub(super) fn seal(&self, instance: &Instance) {
         if let Some(ticket) = self.store.borrow_mut().seal() {
+            self.committable.notify_one();
             self.sealed.borrow_mut().push_back((ticket, instance.gate.clone()));
         }
     }
@@ -389,6 +399,15 @@ impl Vat {
     }
 }
 
+impl Drop for Vat {
+    /// Lets its tasks end.
+    fn drop(&mut self) {
+        self.runnable.notify_one();
+        self.committable.notify_one();
+        self.progress.notify_one();
+    }
+}
+
 fn sleep_again(slot: &Slot, error: &capnp::Error) {
     for start in slot.end() {
         start.call.reply.send(Err(error.clone()));
@@ -408,11 +427,19 @@ async fn settle_on(vat: Weak<Vat>, progress: Arc<Notify>) {
 }
 
 /// Ends with the vat.
-async fn start_queued(vat: Weak<Vat>) {
-    while let Some(strong) = vat.upgrade() {
-        strong.busy(|| ());
-        let notified = { strong.runnable.notified() };
-        // The task must not keep the vat: it is woken when the vat has something to do.
-        notified.await;
+async fn commit_sealed(vat: Weak<Vat>, committable: Rc<Notify>) {
+    loop {
+        committable.notified().await;
+        let Some(vat) = vat.upgrade() else { return };
+        vat.store.borrow().commit_sealed();
+    }
+}
+
+/// Ends with the vat.
+async fn start_queued(vat: Weak<Vat>, runnable: Rc<Notify>) {
+    loop {
+        runnable.notified().await;
+        let Some(vat) = vat.upgrade() else { return };
+        vat.busy(|| ());
     }
 }

@@ -1,7 +1,7 @@
 //! What a host promises about order, the gate and the end of instances.
 
-mod flipped;
 mod gate;
 mod instance;
 mod order;
+mod references;
 mod trial;

@@ -4,10 +4,11 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use capnp::capability::FromClientHook;
 use capstead_client::sturdyref::{Caveats, GrantId, NextSecret, Target, TargetId};
 use ed25519_dalek::SigningKey;
 
-use super::trial::{World, run, run_within};
+use super::trial::{World, call_write, read, run, run_within, trial};
 use crate::clock::Clock;
 use crate::host::Agent;
 use crate::id::{ObjectId, Pool};
@@ -98,6 +99,30 @@ fn an_expired_reference_is_refused_like_a_forged_one() {
         assert_eq!(error.extra, "the reference was refused");
         assert!(agent.restore_bytes(root.expose_bytes()).is_ok());
         assert_eq!(world.metrics.wakes_total.get(), 0);
+    });
+}
+
+/// A reference to one object leads to that object, awake or not, and to nothing if it doesn't exist.
+#[test]
+fn a_reference_to_an_object_is_restored_by_its_own_grant() {
+    run(async {
+        let (world, agent, keys) = host(Clock::real()).await;
+        call_write(&world.object("x"), 7).promise.await.unwrap();
+        let restore = |name: &str, grant: u8| {
+            let id = ObjectId::named(Pool::default(), "Trial", name);
+            let record = Grant::root(0).encode();
+            world.vat.write_system(id, Space::Grants, &[1; 16], &record).unwrap();
+            let target = Target::Object(TargetId::from_bytes(*id.as_bytes()));
+            let next = NextSecret::from_seed([9; 32]);
+            let grant = GrantId::from_bytes([grant; 16]);
+            let reference = keys.mint(target, grant, Caveats::none(), &next);
+            agent.restore_bytes(reference.expose_bytes()).map(trial::Client::new)
+        };
+        assert_eq!(read(&restore("x", 1).unwrap()).await.unwrap(), 7);
+        let refused = restore("x", 2).err().expect("there is no such grant");
+        assert_eq!(refused.extra, "the reference was refused");
+        let refused = restore("y", 1).err().expect("there is no such object");
+        assert_eq!(refused.extra, "the reference was refused");
     });
 }
 
