@@ -35,7 +35,9 @@ impl supervisor::Server for OneHost {
 }
 
 fn no_router() -> crate::schema::cluster_capnp::router::Client {
-    capnp::capability::FromClientHook::new(membrane::broken(crate::error::failed("there is one host")))
+    capnp::capability::FromClientHook::new(membrane::broken(crate::error::failed(
+        "there is one host",
+    )))
 }
 
 async fn host(clock: Clock) -> (World, Rc<Agent>, Rc<KeyRing>) {

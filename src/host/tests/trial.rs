@@ -17,9 +17,9 @@ use crate::host::slot::Birth;
 use crate::host::{Context, Object, Vat};
 use crate::id::{ObjectId, Pool};
 use crate::metrics::Metrics;
+pub(super) use crate::schema::trial_capnp::trial;
 use crate::storage::Store;
 use crate::storage::model::MemoryLog;
-pub(super) use crate::schema::trial_capnp::trial;
 
 thread_local! {
     /// What objects of this test's thread noted, in order.
