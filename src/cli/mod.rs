@@ -1,5 +1,6 @@
 //! The command line: one verb a file.
 
+mod bench;
 mod log;
 mod serve;
 
@@ -28,6 +29,15 @@ struct Cli {
 enum Verb {
     /// Serve the bundled classes (the default).
     Serve(serve::Options),
+    /// Measure the whole system against bare baselines, in one run.
+    #[command(after_help = bench::after_help())]
+    Bench(bench::Options),
+    /// A bare server for `bench` to compare with.
+    #[command(hide = true)]
+    BenchServer {
+        /// Which one.
+        kind: bench::BareServer,
+    },
 }
 
 /// Runs the `capstead` command on this process's arguments.
@@ -39,6 +49,8 @@ pub fn main() -> ExitCode {
     let options = match cli.verb {
         None => cli.serve,
         Some(Verb::Serve(options)) => options,
+        Some(Verb::Bench(options)) => return bench::run(&options),
+        Some(Verb::BenchServer { kind }) => return bench::serve_bare(kind),
     };
     let server = bundled(options.data.clone().unwrap_or_else(|| "capstead.data".into()));
     match block_on(serve::serve(server, options, serve::Hints::Bundled)) {
@@ -47,9 +59,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn block_on(
-    serve: impl Future<Output = std::result::Result<(), ServerError>>,
-) -> std::result::Result<(), ServerError> {
+fn block_on<T>(
+    serve: impl Future<Output = std::result::Result<T, ServerError>>,
+) -> std::result::Result<T, ServerError> {
     let runtime = tokio::runtime::LocalRuntime::new().map_err(capnp::Error::from)?;
     runtime.block_on(serve)
 }

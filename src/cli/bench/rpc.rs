@@ -1,0 +1,183 @@
+//! Calls over Cap'n Proto, against a bare capnp-rpc server that answers the same call.
+
+use capnp::capability::FromClientHook;
+use capnp_rpc::rpc_twoparty_capnp::Side;
+use capstead_client::Connection;
+use tokio::net::TcpStream;
+
+use super::Bench;
+use super::bare::{BareServer, stock};
+use super::measure::{Sample, Until, drive};
+use super::process::{Capstead, Process};
+use super::row::{Row, Target};
+use super::storage::AppendedFile;
+use crate::error::Result;
+use crate::schema::counter_capnp::counter;
+use crate::schema::restorer_capnp::namespace;
+
+/// The rows of this file.
+pub(crate) const NAMES: [&str; 5] = [
+    "rpc-read-1",
+    "rpc-read-64",
+    "rpc-increment-1-p50",
+    "rpc-increment-64",
+    "rpc-increment-64-of-1000",
+];
+
+/// Calls that wait for their answer at the same time.
+pub(crate) const IN_FLIGHT: usize = 64;
+/// Objects over which increments are spread.
+const SPREAD: u64 = 1000;
+/// Data syncs in one round of the sum that an increment is compared to.
+const SYNCS: u64 = 300;
+/// What a durable increment may cost above a bare call, in data syncs.
+const SYNCS_ALLOWED: f64 = 3.0;
+
+/// Measures the rows that are wanted.
+///
+/// # Errors
+/// When a server doesn't start, or a call fails.
+pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
+    let bare = BareEcho::start().await?;
+    let server = Capstead::start(&bench.scratch.path("rpc"), &[])?;
+    let counters = Counters::connect(&server).await?;
+    let one = counters.named("bench");
+    drive(1, Until::Calls(1), async |_| increment(&one).await).await?;
+    for (name, in_flight) in [("rpc-read-1", 1), ("rpc-read-64", IN_FLIGHT)] {
+        if bench.wants(name) {
+            let baseline =
+                async |until| drive(in_flight, until, async |_| read(&bare.echo).await).await;
+            let measured = async |until| drive(in_flight, until, async |_| read(&one).await).await;
+            let rounds = bench.plan.alternate(name, baseline, measured).await?;
+            bench.add(Row::rates(name, &rounds).target(Target::AtLeast(0.7)));
+        }
+    }
+    if bench.wants("rpc-increment-1-p50") {
+        measure_latency(bench, &bare, &one).await?;
+    }
+    if bench.wants("rpc-increment-64") {
+        let target = ("rpc-increment-64", 0.4);
+        measure_increments(bench, target, &bare, &server, &[one]).await?;
+    }
+    if bench.wants("rpc-increment-64-of-1000") {
+        let many = (0..SPREAD).map(|n| counters.named(&format!("spread-{n}")));
+        let many: Vec<_> = many.collect();
+        let target = ("rpc-increment-64-of-1000", 0.25);
+        measure_increments(bench, target, &bare, &server, &many).await?;
+    }
+    Ok(())
+}
+
+async fn measure_increments(
+    bench: &mut Bench,
+    (name, target): (&'static str, f64),
+    bare: &BareEcho,
+    server: &Capstead,
+    counters: &[counter::Client],
+) -> Result<()> {
+    let nth = |n: u64| &counters[n as usize % counters.len()];
+    // Every object is awake before the first round.
+    let count = counters.len() as u64;
+    drive(IN_FLIGHT, Until::Calls(count), async |n| increment(nth(n)).await).await?;
+    let baseline = async |until| bare.reads(IN_FLIGHT, until).await;
+    let measured = async |until| {
+        let run = drive(IN_FLIGHT, until, async |n| increment(nth(n)).await);
+        server.process.watch(run).await
+    };
+    let rounds = bench.plan.alternate(name, baseline, measured).await?;
+    bench.add(Row::rates(name, &rounds).target(Target::AtLeast(target)));
+    Ok(())
+}
+
+/// One increment at a time, against a bare call and three data syncs.
+async fn measure_latency(
+    bench: &mut Bench,
+    bare: &BareEcho,
+    counter: &counter::Client,
+) -> Result<()> {
+    let name = "rpc-increment-1-p50";
+    let file = AppendedFile::create(&bench.scratch.path("latency"))?;
+    let baseline = async |until| bare.reads(1, until).await;
+    let measured = async |until| drive(1, until, async |_| increment(counter).await).await;
+    let mut rounds = Vec::new();
+    let mut samples = Vec::new();
+    for _ in 0..bench.plan.rounds {
+        let once = super::measure::Plan { rounds: 1, ..bench.plan };
+        let sync = file.append_and_sync(Until::Calls(SYNCS))?.percentile_us(50);
+        let pair = once.alternate(name, baseline, measured).await?;
+        for (theirs, ours) in pair {
+            let sum = theirs.percentile_us(50) + SYNCS_ALLOWED * sync;
+            rounds.push((sum, ours.percentile_us(50)));
+            samples.push(ours);
+        }
+    }
+    let row = Row::paired(name, "us", rounds).latency(samples.iter());
+    bench.add(row.target(Target::AtMost(1.0)));
+    Ok(())
+}
+
+/// A bare capnp-rpc server and a connection to it.
+struct BareEcho {
+    echo: counter::Client,
+    process: Process,
+}
+
+impl BareEcho {
+    async fn start() -> Result<Self> {
+        let (process, address) = Process::start(BareServer::Echo.args())?;
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let mut system = stock(stream, Side::Client, None);
+        let echo = system.bootstrap(Side::Server);
+        // Ends with its server, which is killed when it is dropped.
+        tokio::task::spawn_local(async move { system.await.ok() });
+        Ok(Self { echo, process })
+    }
+
+    async fn reads(&self, in_flight: usize, until: Until) -> Result<Sample> {
+        self.process.watch(drive(in_flight, until, async |_| read(&self.echo).await)).await
+    }
+}
+
+/// A server's counters, through the client that users have.
+pub(crate) struct Counters {
+    namespace: namespace::Client,
+    _connection: Connection,
+}
+
+impl Counters {
+    /// # Errors
+    /// When the server can't be reached.
+    pub(crate) async fn connect(server: &Capstead) -> Result<Self> {
+        let connection = Connection::dial(&server.capnp).await?;
+        let namespace = connection.restore(&server.counters)?;
+        Ok(Self { namespace, _connection: connection })
+    }
+
+    /// The counter of that name; calls can be made on it at once.
+    pub(crate) fn named(&self, name: &str) -> counter::Client {
+        let mut request = self.namespace.by_name_request();
+        request.get().set_key(name);
+        FromClientHook::new(request.send().pipeline.get_object().as_cap())
+    }
+}
+
+/// One read, answered.
+///
+/// # Errors
+/// When it fails.
+pub(crate) async fn read(counter: &counter::Client) -> Result<()> {
+    let reply = counter.read_request().send().promise.await?;
+    std::hint::black_box(reply.get()?.get_value());
+    Ok(())
+}
+
+/// One increment, durable.
+///
+/// # Errors
+/// When it fails.
+pub(crate) async fn increment(counter: &counter::Client) -> Result<()> {
+    let reply = counter.increment_request().send().promise.await?;
+    std::hint::black_box(reply.get()?.get_value());
+    Ok(())
+}
