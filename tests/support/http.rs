@@ -56,7 +56,7 @@ impl Http {
         }
         let mut response =
             Response { status: status.expect("a status"), headers, body: String::new() };
-        let length = response.header("content-length").map(|length| length.parse());
+        let length = response.header("content-length").map(str::parse);
         let length = length.unwrap_or(Ok(0)).expect("a length is a number");
         if method != "HEAD" {
             let mut body = vec![0; length];
