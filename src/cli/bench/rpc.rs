@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use super::Bench;
 use super::bare::{BareServer, stock};
-use super::measure::{Sample, Until, drive};
+use super::measure::{Plan, Sample, Until, drive};
 use super::process::{Capstead, Process};
 use super::row::{Row, Target};
 use super::storage::AppendedFile;
@@ -45,9 +45,11 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
     drive(1, Until::Calls(1), async |_| increment(&one).await).await?;
     for (name, in_flight) in [("rpc-read-1", 1), ("rpc-read-64", IN_FLIGHT)] {
         if bench.wants(name) {
-            let baseline =
-                async |until| drive(in_flight, until, async |_| read(&bare.echo).await).await;
-            let measured = async |until| drive(in_flight, until, async |_| read(&one).await).await;
+            let baseline = async |until| bare.reads(in_flight, until).await;
+            let measured = async |until| {
+                let run = drive(in_flight, until, async |_| read(&one).await);
+                server.process.watch(run).await
+            };
             let rounds = bench.plan.alternate(name, baseline, measured).await?;
             bench.add(Row::rates(name, &rounds).target(Target::AtLeast(0.7)));
         }
@@ -101,8 +103,8 @@ async fn measure_latency(
     let measured = async |until| drive(1, until, async |_| increment(counter).await).await;
     let mut rounds = Vec::new();
     let mut samples = Vec::new();
+    let once = Plan { rounds: 1, ..bench.plan };
     for _ in 0..bench.plan.rounds {
-        let once = super::measure::Plan { rounds: 1, ..bench.plan };
         let sync = file.append_and_sync(Until::Calls(SYNCS))?.percentile_us(50);
         let pair = once.alternate(name, baseline, measured).await?;
         for (theirs, ours) in pair {
