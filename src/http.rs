@@ -10,7 +10,7 @@ use std::rc::Rc;
 use futures::channel::oneshot;
 pub use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
-use crate::error::{Result, conflict_reason, failed};
+use crate::error::{Result, conflict_reason, failed, unimplemented};
 use crate::limits::HTTP_BODY_BYTES_MAX;
 pub use crate::schema::http_capnp::http_service;
 use crate::schema::http_capnp::{
@@ -259,13 +259,13 @@ macro_rules! methods {
         fn read_method(method: HttpMethod) -> Result<Method> {
             match method {
                 $(HttpMethod::$method => Ok(Method::$constant),)+
-                other => Err(failed(format!("the method {other:?} is not supported"))),
+                other => Err(unimplemented(format!("the method {other:?} is not supported"))),
             }
         }
 
         fn write_method(method: &Method) -> Result<HttpMethod> {
             $(if method == Method::$constant { return Ok(HttpMethod::$method); })+
-            Err(failed(format!("the method {method} is not supported")))
+            Err(unimplemented(format!("the method {method} is not supported")))
         }
     };
 }

@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::route::{Route, route};
 use crate::error::{Result, failed};
 use crate::http::{Body, explain, read_response, text, write_request};
-use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_HEADER_SECS};
+use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_HEADER_SECS, NAME_BYTES_MAX};
 use crate::membrane;
 use crate::metrics::Metrics;
 use crate::schema::http_capnp::{byte_stream, http_service, http_service::client_request_context};
@@ -105,6 +105,10 @@ impl Gateway {
         let Some((namespace, route)) = found else {
             return Ok(text(StatusCode::NOT_FOUND, "There is nothing at this path.\n"));
         };
+        if route.key.len() > NAME_BYTES_MAX {
+            let reason = format!("The name of an object has at most {NAME_BYTES_MAX} bytes.\n");
+            return Ok(text(StatusCode::URI_TOO_LONG, reason));
+        }
         match read_body(body).await {
             Ok(body) => ask_object(namespace, &route, &parts, &body).await,
             Err(refusal) => Ok(*refusal),
@@ -165,11 +169,12 @@ async fn ask_object(
         drop(write.send());
         drop(stream.end_request().send());
     }
-    let mut ended = sent.promise;
+    let ended = sent.promise;
     tokio::select! {
         biased;
-        response = answered => response.map_err(|_| failed("the object gave up its answer")),
-        ended = &mut ended => {
+        // An object that gave up its answer says why when the call ends.
+        Ok(response) = answered => Ok(response),
+        ended = ended => {
             ended?;
             Err(failed("the object ended the request without an answer"))
         }

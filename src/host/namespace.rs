@@ -33,7 +33,7 @@ impl<C: Object> Namespace<C> {
     /// The object called `name`: always the same one. It exists from its first write on.
     ///
     /// # Errors
-    /// When the name is longer than 1,024 bytes.
+    /// When the name is empty, or longer than 1,024 bytes.
     pub fn get(&self, name: &str) -> Result<C::Client> {
         let birth = named(&self.class, name)?;
         Ok(self.client(self.agent()?.object(&birth, Existence::Any)?))
@@ -74,6 +74,9 @@ impl<C: Object> fmt::Debug for Namespace<C> {
 }
 
 fn named(class: &Rc<Class>, name: &str) -> Result<Birth> {
+    if name.is_empty() {
+        return Err(failed("a name must not be empty"));
+    }
     if name.len() > NAME_BYTES_MAX {
         let length = name.len();
         return Err(failed(format!(

@@ -59,6 +59,9 @@ pub(crate) struct Vat {
     busy: Cell<bool>,
     /// Wakes the task that starts queued calls.
     runnable: Rc<Notify>,
+    /// Wakes the task that hands sealed turns to the commit thread: it runs after all that is ready
+    /// to run now, so that calls which came together share one sync.
+    committable: Rc<Notify>,
     /// Wakes the task that opens gates; the commit thread does so too.
     progress: Arc<Notify>,
     under_way: Cell<usize>,
@@ -68,7 +71,7 @@ pub(crate) struct Vat {
 }
 
 impl Vat {
-    /// Opens the host's storage and starts the vat's two tasks, which end with the vat.
+    /// Opens the host's storage and starts the vat's tasks, which end with the vat.
     ///
     /// # Errors
     /// When the storage can't be opened; it is as it was then.
@@ -103,12 +106,14 @@ impl Vat {
             queue: RefCell::default(),
             busy: Cell::default(),
             runnable: Rc::default(),
+            committable: Rc::default(),
             progress: progress.clone(),
             under_way: Cell::default(),
             closing: Cell::default(),
             changed: Notify::new(),
         });
         tokio::task::spawn_local(settle_on(Rc::downgrade(&vat), progress));
+        tokio::task::spawn_local(commit_sealed(Rc::downgrade(&vat), vat.committable.clone()));
         tokio::task::spawn_local(start_queued(Rc::downgrade(&vat), vat.runnable.clone()));
         vat
     }
@@ -145,9 +150,10 @@ impl Vat {
         value: &[u8],
     ) -> Result<()> {
         self.store.borrow_mut().begin(id);
-        self.store.borrow_mut().put(id, space, key, value)?;
+        let put = self.store.borrow_mut().put(id, space, key, value);
         self.store.borrow_mut().seal();
-        Ok(())
+        self.committable.notify_one();
+        Ok(put.map(drop)?)
     }
 
     /// Resolves when everything that was sealed before is durable.
@@ -315,6 +321,7 @@ impl Vat {
     /// The end of a turn: its writes are handed to the commit thread.
     pub(super) fn seal(&self, instance: &Instance) {
         if let Some(ticket) = self.store.borrow_mut().seal() {
+            self.committable.notify_one();
             self.sealed.borrow_mut().push_back((ticket, instance.gate.clone()));
         }
     }
@@ -393,9 +400,10 @@ impl Vat {
 }
 
 impl Drop for Vat {
-    /// Lets its two tasks end.
+    /// Lets its tasks end.
     fn drop(&mut self) {
         self.runnable.notify_one();
+        self.committable.notify_one();
         self.progress.notify_one();
     }
 }
@@ -415,6 +423,15 @@ async fn settle_on(vat: Weak<Vat>, progress: Arc<Notify>) {
         if vat.store.borrow().failure().is_some() {
             return vat.changed.notify_waiters();
         }
+    }
+}
+
+/// Ends with the vat.
+async fn commit_sealed(vat: Weak<Vat>, committable: Rc<Notify>) {
+    loop {
+        committable.notified().await;
+        let Some(vat) = vat.upgrade() else { return };
+        vat.store.borrow().commit_sealed();
     }
 }
 

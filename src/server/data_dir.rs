@@ -56,6 +56,8 @@ impl DataDir {
                 ));
             }
         }
+        // Now, because opening the storage would change the directory.
+        dir.keys()?;
         Ok(dir)
     }
 

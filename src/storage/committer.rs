@@ -1,7 +1,8 @@
 //! The commit thread: it makes sealed turns durable, in order, as many at a time as there are.
 //!
-//! A lone turn never waits for company; while one group is being synced the next one gathers. The
-//! vat thread only ever appends to a queue and reads an atomic number.
+//! While one group is being synced the next one gathers; a lone turn waits only for those that end
+//! in the same breath of the vat thread, which then wakes this one. The vat thread only ever
+//! appends to a queue and reads atomic numbers.
 //!
 //! **Invariants:** tickets become durable in their order. `durable` moves only after the log said
 //! so for every block of the group. After the first other outcome, or a panic, `failure` is set
@@ -86,7 +87,8 @@ impl Committer {
         Ok(Self { shared, last: Cell::default(), thread: Some(thread) })
     }
 
-    /// Queues the writes; never waits. After a failure they are dropped.
+    /// Queues the writes; never waits. After a failure they are dropped. The thread takes them when
+    /// it is done with what it has, or after [`Committer::wake`].
     pub(crate) fn submit(&self, set: WriteSet) -> Ticket {
         let ticket = self.next_ticket();
         self.last.set(ticket);
@@ -97,9 +99,13 @@ impl Committer {
         self.shared.bytes.fetch_add(set.as_bytes().len(), Ordering::Relaxed);
         queue.last = ticket;
         queue.sets.push(set);
-        drop(queue);
-        self.shared.filled.notify_one();
         ticket
+    }
+
+    /// Has the thread commit what is queued, if it isn't at work already. To be called soon after
+    /// `submit`; in between more turns may join the group.
+    pub(crate) fn wake(&self) {
+        self.shared.filled.notify_one();
     }
 
     /// What the next submitted write set will get.
@@ -282,14 +288,20 @@ mod tests {
         set
     }
 
+    fn submit(committer: &Committer, set: WriteSet) -> Ticket {
+        let ticket = committer.submit(set);
+        committer.wake();
+        ticket
+    }
+
     #[test]
     fn nothing_is_durable_before_its_sync_and_what_gathers_meanwhile_is_one_group() {
         let log = MemoryLog::default();
         let (mut committer, progressed) = start(&log);
         let held = log.hold();
-        let first = committer.submit(set(1, b"0"));
+        let first = submit(&committer, set(1, b"0"));
         log.wait_until_held();
-        let rest: Vec<_> = (0..100).map(|n| committer.submit(set(n % 5, &[n]))).collect();
+        let rest: Vec<_> = (0..100).map(|n| submit(&committer, set(n % 5, &[n]))).collect();
         assert_eq!(committer.durable(), Ticket(0));
         assert!(progressed.try_recv().is_err());
 
@@ -310,7 +322,7 @@ mod tests {
         let log = MemoryLog::default();
         let (mut committer, progressed) = start(&log);
         for n in 0..3 {
-            committer.submit(set(1, &[n]));
+            submit(&committer, set(1, &[n]));
             progressed.recv().unwrap();
         }
         committer.shutdown().unwrap();
@@ -328,11 +340,11 @@ mod tests {
             let log = MemoryLog::default();
             let (mut committer, progressed) = start(&log);
             log.fail_next(fault);
-            committer.submit(set(1, b"lost"));
+            submit(&committer, set(1, b"lost"));
             progressed.recv().unwrap();
             assert!(committer.failure().is_some(), "{fault:?}");
             let appends = log.groups().len();
-            committer.submit(set(1, b"later"));
+            submit(&committer, set(1, b"later"));
             assert_eq!(committer.durable(), Ticket(0), "{fault:?}");
             assert!(committer.shutdown().is_err(), "{fault:?}");
             assert_eq!(log.groups().len(), appends, "{fault:?}");
@@ -344,13 +356,13 @@ mod tests {
         let log = MemoryLog::default();
         let (mut committer, progressed) = start(&log);
         let held = log.hold();
-        committer.submit(set(1, b""));
+        submit(&committer, set(1, b""));
         log.wait_until_held();
         for _ in 2..COMMIT_QUEUE_TURNS {
-            committer.submit(set(1, b""));
+            submit(&committer, set(1, b""));
         }
         assert!(!committer.is_full());
-        let last = committer.submit(set(1, b"last"));
+        let last = submit(&committer, set(1, b"last"));
         assert!(committer.is_full());
         drop(held);
         let shared = committer.shared.clone();

@@ -168,6 +168,12 @@ impl Store {
         Some(ticket)
     }
 
+    /// Has the commit thread begin with what was sealed. To be called soon after `seal`, once for all
+    /// turns that end together: they share one sync then.
+    pub(crate) fn commit_sealed(&self) {
+        self.committer.wake();
+    }
+
     /// Ends the turn and forgets its writes.
     pub(crate) fn discard(&mut self) {
         self.turn = None;

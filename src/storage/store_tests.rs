@@ -30,7 +30,9 @@ fn on_disk(dir: &TempDir) -> (Store, Receiver<()>) {
 fn write(store: &mut Store, object: ObjectId, key: &[u8], value: &[u8]) -> Ticket {
     store.begin(object);
     store.put(object, Space::Data, key, value).unwrap();
-    store.seal().unwrap()
+    let ticket = store.seal().unwrap();
+    store.commit_sealed();
+    ticket
 }
 
 fn get(store: &Store, object: ObjectId, key: &[u8]) -> Option<Vec<u8>> {
@@ -47,6 +49,7 @@ fn an_object_reads_its_writes_in_the_turn_while_pending_and_when_durable() {
     assert_eq!(ticket, store.next_ticket());
     assert_eq!(get(&store, ONE, b"k").unwrap(), b"v");
     assert_eq!(store.seal(), Some(ticket));
+    store.commit_sealed();
     log.wait_until_held();
     assert!(store.settle() < ticket);
     assert_eq!(get(&store, ONE, b"k").unwrap(), b"v");
@@ -70,6 +73,7 @@ fn a_pending_delete_hides_the_durable_value() {
     store.delete(ONE, Space::Data, b"k").unwrap();
     assert_eq!(get(&store, ONE, b"k"), None);
     store.seal().unwrap();
+    store.commit_sealed();
     assert_eq!(get(&store, ONE, b"k"), None);
     drop(held);
     progressed.recv().unwrap();
@@ -229,6 +233,7 @@ proptest! {
                 store.discard();
             } else {
                 store.seal();
+                store.commit_sealed();
                 model = after;
             }
             store.settle();

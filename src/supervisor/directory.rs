@@ -53,8 +53,8 @@ impl Directory {
         Ok(())
     }
 
-    pub(super) fn shards_of(&self, number: u16) -> std::ops::RangeInclusive<u16> {
-        placement::shards_of(number, self.hosts)
+    pub(super) fn shards_of(&self, number: u16) -> Vec<std::ops::RangeInclusive<u16>> {
+        placement::shards_of(number, self.hosts).collect()
     }
 
     /// # Errors

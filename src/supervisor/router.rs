@@ -56,9 +56,12 @@ impl supervisor::Server for Supervisor {
         self.directory.join(number, Member { host: params.get_host()?, address })?;
         let shards = self.directory.shards_of(number);
         let mut results = results.get();
-        let mut range = results.reborrow().init_shards(1).get(0);
-        range.set_first(*shards.start());
-        range.set_last(*shards.end());
+        let mut ranges = results.reborrow().init_shards(shards.len() as u32);
+        for (at, shards) in (0..).zip(shards) {
+            let mut range = ranges.reborrow().get(at);
+            range.set_first(*shards.start());
+            range.set_last(*shards.end());
+        }
         results.set_router(membrane::serve(self.clone()));
         Ok(())
     }
@@ -111,7 +114,11 @@ impl restorer::Server for Supervisor {
         params: restorer::LocateParams,
         mut results: restorer::LocateResults,
     ) -> Result<()> {
-        let (_, member) = self.owner(params.get()?.get_sturdy_ref()?)?;
+        let (reference, member) = self.owner(params.get()?.get_sturdy_ref()?)?;
+        let mut request = member.host.restore_request();
+        request.get().set_sturdy_ref(reference.reference().expose_bytes());
+        // The owner refuses as it does for `restore`; what it gives is let go.
+        request.send().promise.await?;
         results.get().set_address(&*member.address);
         Ok(())
     }

@@ -43,7 +43,7 @@ impl Counter {
             (_, _, Err(_)) => {
                 return Ok(http::text(StatusCode::BAD_REQUEST, "by must be a number"));
             }
-            ("GET", "/", _) => self.value.get(),
+            ("GET" | "HEAD", "/", _) => self.value.get(),
             ("POST", "/increment", Ok(by)) => self.add(by)?,
             ("POST", "/decrement", Ok(by)) => self.subtract(by)?,
             (_, "/" | "/increment" | "/decrement", _) => {

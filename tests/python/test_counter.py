@@ -1,0 +1,131 @@
+"""The counter from another language: pipelined calls, their order, and references that are refused.
+
+Each test has a server of its own, a child process on free ports, which is killed at its end.
+"""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+from itertools import accumulate
+from pathlib import Path
+
+import capnp
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+EXAMPLE = REPOSITORY / "examples/counter"
+CAPSTEAD = os.environ.get("CAPSTEAD_BIN", REPOSITORY / "target/debug/capstead")
+DEADLINE_SECONDS = 60
+
+sys.dont_write_bytecode = True  # the example stays as it is
+sys.path.insert(0, str(EXAMPLE))
+import client  # noqa: E402  the example itself is what is tested
+
+
+class CounterTest(unittest.TestCase):
+    """Every test begins with an empty data directory and a server on it."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.data = Path(folder.name, "capstead.data")
+        self.addCleanup(self.kill)
+        self.serve()
+
+    def serve(self):
+        addresses = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]
+        command = [CAPSTEAD, "serve", "--json", "--data", self.data, *addresses]
+        pipe = subprocess.PIPE
+        self.server = subprocess.Popen(command, stdout=pipe, stderr=subprocess.DEVNULL)
+        self.reference = json.loads(self.server.stdout.readline())["namespaces"]["Counter"]
+
+    def kill(self):
+        self.server.kill()
+        self.server.wait()
+        self.server.stdout.close()
+
+    def run_client(self, *args):
+        command = [sys.executable, "examples/counter/client.py", *args]
+        return subprocess.run(
+            command, cwd=REPOSITORY, capture_output=True, text=True, timeout=DEADLINE_SECONDS
+        )
+
+    def with_counter(self, work, name="x"):
+        """Runs `work` with a counter that no answer was waited for."""
+
+        async def connected():
+            counters = await client.restore(self.reference)
+            counter = counters.byName(key=name).object.cast_as(client.counter_capnp.Counter)
+            return await work(counter)
+
+        return asyncio.run(capnp.run(asyncio.wait_for(connected(), DEADLINE_SECONDS)))
+
+    def test_the_example_says_what_the_counter_is_now(self):
+        """The line that the server prints for Python does what it says, each time it is pasted."""
+        for value in (1, 2):
+            done = self.run_client(self.reference, "my counter")
+            self.assertEqual(done.stdout, f"my counter is now {value}\n", done.stderr)
+            self.assertEqual(done.returncode, 0)
+        self.assertNotEqual(self.run_client().returncode, 0)
+
+    def test_calls_are_made_before_answers_are_there_and_happen_in_order(self):
+        """The sums tell the order: calls in any other one would give other sums on the way."""
+        steps = [step * step % 1009 + 1 for step in range(300)]
+
+        async def work(counter):
+            promises = [counter.increment(by=step) for step in steps]
+            last = counter.read()
+            return [(await promise).value for promise in promises], (await last).value
+
+        values, last = self.with_counter(work)
+        self.assertEqual(values, list(accumulate(steps)))
+        self.assertEqual(last, sum(steps))
+
+    def test_what_was_acknowledged_survives_a_kill(self):
+        """The server is killed right after the answer, and started again."""
+
+        async def increment(counter):
+            return (await counter.increment(by=41)).value
+
+        async def read(counter):
+            return (await counter.read()).value
+
+        self.assertEqual(self.with_counter(increment), 41)
+        self.kill()
+        self.serve()
+        self.assertEqual(self.with_counter(read), 41)
+
+    def test_an_overflow_is_an_error_and_changes_nothing(self):
+        """The object's own sentence arrives, and the connection goes on."""
+
+        async def work(counter):
+            most = 2**63 - 1
+            self.assertEqual((await counter.increment(by=most)).value, most)
+            with self.assertRaisesRegex(capnp.KjException, "the counter is full"):
+                await counter.increment()
+            return (await counter.read()).value
+
+        self.assertEqual(self.with_counter(work), 2**63 - 1)
+
+    def test_a_forged_reference_is_refused(self):
+        """Whatever is wrong with it, the words are the same, and nothing is counted."""
+        start, fragment = self.reference.split("#")
+        other = {"A": "B"}.get(fragment[40], "A")
+        flipped = f"{start}#{fragment[:40]}{other}{fragment[41:]}"
+        for forged in (flipped, self.reference[:-4], f"{start}#{fragment}AAAA", f"{start}#"):
+            done = self.run_client(forged, "x")
+            self.assertNotEqual(done.returncode, 0)
+            self.assertIn("the reference was refused", done.stderr)
+            self.assertEqual(done.stdout, "")
+
+        async def read(counter):
+            return (await counter.read()).value
+
+        self.assertEqual(self.with_counter(read), 0)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,44 @@
+//! Calls on counters, as a client makes them: pipelined from the reference on.
+
+use std::future::Future;
+
+use capnp::capability::FromClientHook;
+use capstead::counter_capnp::counter;
+use capstead_client::{Connection, namespace};
+
+use super::{DEADLINE, Served};
+
+/// Runs `work` where capabilities can live, and fails when it takes too long.
+pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::LocalRuntime::new().expect("a runtime");
+    let work = async { tokio::time::timeout(DEADLINE, work).await };
+    runtime.block_on(work).expect("it ends before the deadline")
+}
+
+/// A connection of its own, and all counters over it.
+pub(crate) async fn connect(served: &Served) -> (Connection, namespace::Client) {
+    let connection = Connection::dial(&served.announced.capnp).await.expect("it is reached");
+    let counters = connection.restore(served.counters()).expect("a restore can be asked for");
+    (connection, counters)
+}
+
+/// The counter of that name. No answer is waited for.
+pub(crate) fn by_name(counters: &namespace::Client, name: &str) -> counter::Client {
+    let mut request = counters.by_name_request();
+    request.get().set_key(name);
+    request.send().pipeline.get_object().as_cap().cast_to()
+}
+
+/// Makes the call at once, whether or not what it returns is polled.
+pub(crate) fn increment(
+    counter: &counter::Client,
+) -> impl Future<Output = capnp::Result<i64>> + use<> {
+    let sent = counter.increment_request().send().promise;
+    async move { Ok(sent.await?.get()?.get_value()) }
+}
+
+/// As [`increment`].
+pub(crate) fn read(counter: &counter::Client) -> impl Future<Output = capnp::Result<i64>> + use<> {
+    let sent = counter.read_request().send().promise;
+    async move { Ok(sent.await?.get()?.get_value()) }
+}

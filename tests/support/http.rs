@@ -1,0 +1,93 @@
+//! HTTP/1 by hand: what is sent is written out, and nothing is tidied up on the way.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+
+use super::DEADLINE;
+
+/// What came back.
+#[derive(Clone, Debug)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    /// Names in lower case.
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: String,
+}
+
+impl Response {
+    /// The first header of that name.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let found = self.headers.iter().find(|(other, _)| other == name);
+        found.map(|(_, value)| value.as_str())
+    }
+}
+
+/// A connection that stays open.
+#[derive(Debug)]
+pub(crate) struct Http(BufReader<TcpStream>);
+
+impl Http {
+    pub(crate) fn connect(address: &str) -> Self {
+        let stream = TcpStream::connect(address).expect("the gateway is reached");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout can be set");
+        stream.set_write_timeout(Some(DEADLINE)).expect("a timeout can be set");
+        stream.set_nodelay(true).expect("TCP has it");
+        Self(BufReader::new(stream))
+    }
+
+    /// Writes a request as it stands. A server that has heard enough may have hung up.
+    pub(crate) fn send(&mut self, raw: &[u8]) {
+        let _ = self.0.get_mut().write_all(raw);
+    }
+
+    /// Asks, and reads the answer.
+    pub(crate) fn ask(&mut self, method: &str, path: &str) -> Response {
+        self.send(format!("{method} {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes());
+        self.answer(method)
+    }
+
+    /// Reads the answer to a request with that method.
+    pub(crate) fn answer(&mut self, method: &str) -> Response {
+        let line = self.line().expect("there is an answer");
+        let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let mut headers = Vec::new();
+        while let Some((name, value)) = self.line().expect("the head is whole").split_once(':') {
+            headers.push((name.to_lowercase(), value.trim().to_owned()));
+        }
+        let mut response =
+            Response { status: status.expect("a status"), headers, body: String::new() };
+        let length = response.header("content-length").map(|length| length.parse());
+        let length = length.unwrap_or(Ok(0)).expect("a length is a number");
+        if method != "HEAD" {
+            let mut body = vec![0; length];
+            self.0.read_exact(&mut body).expect("the body is whole");
+            response.body = String::from_utf8(body).expect("the body is text");
+        }
+        response
+    }
+
+    /// Whether the server has closed the connection and nothing more comes.
+    pub(crate) fn is_closed(&mut self) -> bool {
+        // A reset is an end, too.
+        self.0.fill_buf().map_or(true, <[u8]>::is_empty)
+    }
+
+    fn line(&mut self) -> Option<String> {
+        let mut line = String::new();
+        self.0.read_line(&mut line).ok()?;
+        line.strip_suffix("\r\n").map(str::to_owned)
+    }
+}
+
+/// One request on a connection of its own.
+pub(crate) fn ask(address: &str, method: &str, path: &str) -> Response {
+    Http::connect(address).ask(method, path)
+}
+
+pub(crate) fn get(address: &str, path: &str) -> Response {
+    ask(address, "GET", path)
+}
+
+pub(crate) fn post(address: &str, path: &str) -> Response {
+    ask(address, "POST", path)
+}

@@ -1,0 +1,245 @@
+//! What the tests of whole servers share: a server of one's own, calls on its counters, raw HTTP.
+//!
+//! A server is a child process on ports that the operating system chose; it is killed when it is
+//! dropped, whatever becomes of the test. Nothing here waits without a deadline, and nothing waits
+//! for a fixed time.
+#![allow(dead_code, reason = "each file of tests uses some of it")]
+
+pub(crate) mod calls;
+pub(crate) mod cargo;
+pub(crate) mod http;
+pub(crate) mod random;
+pub(crate) mod tree;
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Longer than anything here takes on a machine that is busy with something else.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// How often a condition that has no event is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// What a server announces with `--json`.
+#[derive(Clone, Debug)]
+pub(crate) struct Announced {
+    /// `host:port`
+    pub(crate) capnp: String,
+    /// `host:port`, without the scheme
+    pub(crate) http: String,
+    /// `host:port` of the numbers, if they are served
+    pub(crate) metrics: Option<String>,
+    /// The root reference of each class.
+    pub(crate) namespaces: BTreeMap<String, String>,
+}
+
+/// A server process with its output in files, so that it never waits for a reader.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+    output: TempDir,
+}
+
+/// A server that is ready.
+#[derive(Debug)]
+pub(crate) struct Served {
+    process: Process,
+    pub(crate) announced: Announced,
+}
+
+/// The command with nothing of this process's environment that would change it.
+pub(crate) fn capstead(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_capstead"));
+    let variables = ["RUST_LOG", "DATA", "LISTEN", "HTTP", "METRICS", "HOSTS", "LOG"];
+    for name in variables {
+        command.env_remove(name).env_remove(format!("CAPSTEAD_{name}"));
+    }
+    command.args(args).stdin(Stdio::null());
+    command
+}
+
+/// `capstead serve` on `data` with free ports.
+pub(crate) fn serve_command(data: &Path, args: &[&str]) -> Command {
+    let mut command = capstead(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+    command.arg("--data").arg(data).args(args);
+    command
+}
+
+/// Serves `data`, and its numbers too.
+pub(crate) fn serve(data: &Path) -> Served {
+    serve_with(data, &[])
+}
+
+/// As [`serve`], with more flags.
+pub(crate) fn serve_with(data: &Path, args: &[&str]) -> Served {
+    let args = [&["--json", "--metrics", "127.0.0.1:0"], args].concat();
+    Served::ready(Process::start(serve_command(data, &args)))
+}
+
+/// A start that is refused: the exit code and what standard error says.
+pub(crate) fn refused_start(command: Command) -> (Option<i32>, String) {
+    let mut process = Process::start(command);
+    let status = process.wait();
+    assert_eq!(process.stdout(), "", "nothing is announced");
+    (status.code(), process.stderr())
+}
+
+impl Process {
+    pub(crate) fn start(mut command: Command) -> Self {
+        let output = tempfile::tempdir().expect("a folder for the output");
+        let file = |name| File::create(output.path().join(name)).expect("a file for the output");
+        let child = command.stdout(file("stdout")).stderr(file("stderr")).spawn();
+        Self { child: child.expect("the command runs"), output }
+    }
+
+    pub(crate) fn stdout(&self) -> String {
+        self.read("stdout")
+    }
+
+    pub(crate) fn stderr(&self) -> String {
+        self.read("stderr")
+    }
+
+    fn read(&self, name: &str) -> String {
+        let bytes = fs::read(self.output.path().join(name)).expect("the output is there");
+        String::from_utf8(bytes).expect("output is text")
+    }
+
+    /// Waits until `found` finds something on standard output.
+    pub(crate) fn wait_for_stdout<T>(&mut self, found: impl Fn(&str) -> Option<T>) -> T {
+        eventually("the announcement", || {
+            let found = found(&self.stdout());
+            if found.is_none()
+                && let Some(status) = self.child.try_wait().expect("the child is ours")
+            {
+                panic!("the server ended with {status} before it was ready: {}", self.stderr());
+            }
+            found
+        })
+    }
+
+    /// Sends a signal by its name, without `SIG`.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let kill = Command::new("sh").args(["-c", r#"kill -s "$0" "$1""#, name, &pid]).status();
+        assert!(kill.expect("there is a shell").success(), "the process takes signals");
+    }
+
+    /// `kill -9`, and waits until nothing of the process is left.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("the child is ours");
+        self.child.wait().expect("the child is ours");
+    }
+
+    /// Waits for the end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let child = &mut self.child;
+        eventually("the end of the process", || child.try_wait().expect("the child is ours"))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Served {
+    /// Waits for the announcement of a server that was started with `--json`.
+    pub(crate) fn ready(mut process: Process) -> Self {
+        let announced = process.wait_for_stdout(|text| Some(parse(text.split_once('\n')?.0)));
+        Self { process, announced }
+    }
+
+    /// The reference of all counters.
+    pub(crate) fn counters(&self) -> &str {
+        &self.announced.namespaces["Counter"]
+    }
+
+    /// Asks the process to end, by the name of a signal without `SIG`.
+    pub(crate) fn signal(&self, name: &str) {
+        self.process.signal(name);
+    }
+
+    /// Waits for the end: the exit code, standard output and standard error.
+    pub(crate) fn wait(mut self) -> (Option<i32>, String, String) {
+        let status = self.process.wait();
+        (status.code(), self.process.stdout(), self.process.stderr())
+    }
+
+    /// Ends the server in order.
+    pub(crate) fn stop(self) -> (Option<i32>, String, String) {
+        self.signal("TERM");
+        self.wait()
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// The number of that name, without `capstead_`, from the page of metrics.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let address = self.announced.metrics.as_deref().expect("the numbers are served");
+        let page = http::get(address, "/metrics");
+        assert_eq!(page.status, 200);
+        let start = format!("capstead_{name} ");
+        let value = page.body.lines().find_map(|line| line.strip_prefix(&start));
+        value.unwrap_or_else(|| panic!("{name} is on the page")).parse().expect("it is a number")
+    }
+}
+
+fn parse(line: &str) -> Announced {
+    let line: serde_json::Value = serde_json::from_str(line).expect("the line is JSON");
+    let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+    let address = |value: &serde_json::Value| {
+        let rest = value.as_str()?.strip_prefix("http://")?;
+        Some(rest.trim_end_matches("/metrics").to_owned())
+    };
+    let namespaces = line["namespaces"].as_object().expect("there are namespaces").iter();
+    let namespaces = namespaces
+        .map(|(class, reference)| (class.clone(), text(reference).expect("a reference is text")));
+    Announced {
+        capnp: text(&line["capnp"]).expect("an address"),
+        http: address(&line["http"]).expect("an address"),
+        metrics: address(&line["metrics"]),
+        namespaces: namespaces.collect(),
+    }
+}
+
+/// Looks at something until it is there; fails when the deadline has passed.
+pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(start.elapsed() < DEADLINE, "waited {DEADLINE:?} for {what}");
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "tests measure real time")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
+
+/// The root of the repository.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A new folder with the path of a data directory in it, which isn't there yet.
+pub(crate) fn scratch() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("capstead.data");
+    (folder, data)
+}

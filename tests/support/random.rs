@@ -1,0 +1,28 @@
+//! Random numbers that a failed test can repeat: every run prints its seed.
+
+/// SplitMix64.
+#[derive(Debug)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    /// Starts from a new seed, or from that in `CAPSTEAD_TEST_SEED`, and prints it.
+    pub(crate) fn from_printed_seed() -> Self {
+        let given = std::env::var("CAPSTEAD_TEST_SEED").ok();
+        let seed = given.map(|seed| seed.parse().expect("CAPSTEAD_TEST_SEED is a number"));
+        let seed = seed.unwrap_or_else(|| getrandom::u64().expect("there is randomness"));
+        eprintln!("to repeat this: CAPSTEAD_TEST_SEED={seed}");
+        Self(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    /// A number below `end`.
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+}
