@@ -57,8 +57,9 @@ pub fn query<B>(request: &Request<B>, name: &str) -> Option<String> {
 
 /// Answers `HttpService.request` with what `handle` makes of the request.
 ///
-/// An error of `handle` becomes a response: 409 for a [`conflict`](crate::conflict), 503 for
-/// `overloaded`, 500 for all others, with its sentence.
+/// An error of `handle` becomes a response with its sentence: 409 for a
+/// [`conflict`](crate::conflict), 503 for `overloaded`, 502 for `disconnected`, 501 for
+/// `unimplemented`, 500 for all others.
 ///
 /// # Errors
 /// When the request is malformed, or whoever asked has gone.

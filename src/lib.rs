@@ -1,4 +1,102 @@
 //! Durable objects as object capabilities, served over Cap'n Proto RPC.
+//!
+//! A **class** is a Rust type behind a Cap'n Proto interface. An **object** is an identity of that
+//! class with durable storage of its own; whoever holds a capability to it can call it, and nobody
+//! else. While it is used it is awake: one value on one thread, so that it needs no locks.
+//!
+//! # A class
+//!
+//! [`Object`] says how it is called and how it wakes; its methods are those of the trait that Cap'n
+//! Proto generates. [`Stored`] is a value that is kept in memory and in the storage.
+//!
+//! ```
+//! use std::rc::Rc;
+//!
+//! use capstead::poll_capnp::poll; // in your own crate: generated from your own schema
+//! use capstead::{Context, Object, Result, Stored, conflict};
+//!
+//! /// A poll that one voter closes.
+//! struct Ballot {
+//!     votes: Stored<i64>,
+//!     option: Stored<String>,
+//! }
+//!
+//! impl Object for Ballot {
+//!     const CLASS: &'static str = "Ballot";
+//!     type Client = poll::Client;
+//!
+//!     async fn wake(ctx: Context) -> Result<Self> {
+//!         Ok(Ballot { votes: ctx.stored("votes")?, option: ctx.stored("option")? })
+//!     }
+//! }
+//!
+//! impl poll::Server for Ballot {
+//!     async fn vote(
+//!         self: Rc<Self>,
+//!         params: poll::VoteParams,
+//!         mut results: poll::VoteResults,
+//!     ) -> Result<()> {
+//!         if self.votes.get() > 0 {
+//!             return Err(conflict("somebody has voted already"));
+//!         }
+//!         self.option.set(params.get()?.get_option()?.to_string()?)?;
+//!         self.votes.set(1)?; // durable together with the option, before the reply leaves
+//!         results.get().set_votes(1);
+//!         Ok(())
+//!     }
+//! }
+//! # let _ = capstead::Server::new("x").class::<Ballot>();
+//! ```
+//!
+//! What a method writes between two awaits is one **turn**: it becomes durable together or not at
+//! all, and nothing else runs on the object meanwhile. Between turns other calls of the same object
+//! may run. No method waits for the disk; what the object sends does, its replies as well as its
+//! calls to others: they leave, in the order made, when everything that it wrote before them is
+//! durable. Calls on one capability start in the order in which they were made.
+//!
+//! A method that returns an error keeps what it wrote. A panic drops what its turn wrote and ends
+//! the object in memory: all capabilities to it fail as `disconnected` then, and whoever restores
+//! his reference gets it fresh from its storage. So a binary must not be built with
+//! `panic = "abort"`.
+//!
+//! [`Context`] is everything that a class can reach: its own [`Storage`], and objects of the classes
+//! that were bound to it, through a [`Namespace`]. The kinds of errors say what the caller should do:
+//! see [`failed`], [`overloaded`], [`disconnected`], [`unimplemented()`] and [`conflict`].
+//!
+//! # A server
+//!
+//! [`Server`] puts classes, a data directory and addresses together. [`Server::run`] does so with
+//! the flags of a command line, and is all that a `main` needs; [`Server::start`] is for those who
+//! bring their own end, such as a test:
+//!
+//! ```no_run
+//! use capstead::classes::{Counter, Poll};
+//! use capstead::{Server, ServerError};
+//!
+//! #[tokio::main(flavor = "local")]
+//! async fn main() -> Result<(), ServerError> {
+//!     let any = "127.0.0.1:0".parse().expect("an address");
+//!     let server = Server::new("polls.data")
+//!         .class::<Counter>()
+//!         .class::<Poll>()
+//!         .bind::<Poll, Counter>("votes") // so that polls can reach counters
+//!         .listen(any)
+//!         .http(any);
+//!     let running = server.start().await?;
+//!     let polls = &running.namespaces()["Poll"]; // a secret: the right to use every poll
+//!     assert!(polls.starts_with("capstead://"));
+//!     running.until(async { /* the end has come */ }).await
+//! }
+//! ```
+//!
+//! Clients in Rust use the crate `capstead-client`; all others Cap'n Proto's RPC and
+//! `schema/restorer.capnp`. A class whose interface extends `HttpService` is reached over HTTP too,
+//! with the helpers in [`http`].
+//!
+//! # Schemas
+//!
+//! The build script of a crate with schemas of its own calls `capstead_build::compile`, and the
+//! crate includes the code with `capnp::generated_code!`; the package `examples/counter` is one.
 #![forbid(unsafe_code)]
 
 // The bundled classes use this crate by its name, as everybody else's do.

@@ -34,7 +34,7 @@
 //! ```
 //! use capstead_client::sturdyref::TextReference;
 //!
-//! /// The same reference, good for another hour, which nobody can narrow further.
+//! /// The same reference, which can be restored for another hour and not be narrowed further.
 //! fn for_an_hour(text: &str, now_ms: u64) -> capnp::Result<String> {
 //!     let parsed = TextReference::parse(text)?;
 //!     let narrow = parsed.reference().narrow(now_ms + 3_600_000)?.seal();

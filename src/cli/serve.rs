@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::log::{self, LogFormat};
 use crate::server::{Running, Server, ServerError};
 
-/// The flags of a server. Each can be given in the environment too.
+/// The flags of a server. Where the help names a variable, that may be set instead.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     /// The data directory; it is made at the first start [default: capstead.data]

@@ -27,8 +27,8 @@ pub trait Object: Sized + 'static {
     /// It runs for a new object too, which has an empty storage then. It may write.
     ///
     /// # Errors
-    /// When it fails, every call that waits for the object gets the error, writes of turns before
-    /// the failing one stay, and the next call tries again.
+    /// When it fails, every call that waits for the object gets the error, what it wrote stays,
+    /// and the next call tries again.
     fn wake(ctx: Context) -> impl Future<Output = Result<Self>>;
 }
 

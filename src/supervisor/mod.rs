@@ -1,7 +1,7 @@
 //! The supervisor: which host owns which shard, and the way from a reference to its owner.
 //!
-//! It never reads what it forwards, holds no object, and never talks to a host other than through
-//! `cluster.capnp`.
+//! It never looks into what it forwards, holds no object, and never talks to a host other than
+//! through `cluster.capnp`.
 
 mod directory;
 mod placement;

@@ -1,5 +1,5 @@
-//! From a reference or an object id to the host that owns it, by pipelining: the answer is forwarded
-//! unread.
+//! From a reference or an object id to the host that owns it. The owner's answer is waited for, so
+//! that a refusal is a refusal here too, and its capability is passed on as it is.
 
 use std::rc::Rc;
 

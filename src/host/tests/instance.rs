@@ -76,12 +76,12 @@ fn an_unbound_class_is_a_named_error() {
     struct Stranger;
     impl Object for Stranger {
         const CLASS: &'static str = "Stranger";
-        type Client = crate::counter_capnp::counter::Client;
-        async fn wake(_: Context) -> crate::Result<Self> {
+        type Client = crate::schema::counter_capnp::counter::Client;
+        async fn wake(_: Context) -> crate::error::Result<Self> {
             unreachable!("nobody can reach it")
         }
     }
-    impl crate::counter_capnp::counter::Server for Stranger {}
+    impl crate::schema::counter_capnp::counter::Server for Stranger {}
     impl crate::http::http_service::Server for Stranger {}
 
     run(async {

@@ -25,7 +25,7 @@ impl supervisor::Server for OneHost {
         self: Rc<Self>,
         _: supervisor::JoinParams,
         mut results: supervisor::JoinResults,
-    ) -> crate::Result<()> {
+    ) -> crate::error::Result<()> {
         let mut range = results.get().init_shards(1).get(0);
         range.set_first(0);
         range.set_last(u16::MAX);
@@ -35,7 +35,7 @@ impl supervisor::Server for OneHost {
 }
 
 fn no_router() -> crate::schema::cluster_capnp::router::Client {
-    capnp::capability::FromClientHook::new(membrane::broken(crate::failed("there is one host")))
+    capnp::capability::FromClientHook::new(membrane::broken(crate::error::failed("there is one host")))
 }
 
 async fn host(clock: Clock) -> (World, Rc<Agent>, Rc<KeyRing>) {

@@ -19,7 +19,7 @@ use crate::id::{ObjectId, Pool};
 use crate::metrics::Metrics;
 use crate::storage::Store;
 use crate::storage::model::MemoryLog;
-pub(super) use crate::trial_capnp::trial;
+pub(super) use crate::schema::trial_capnp::trial;
 
 thread_local! {
     /// What objects of this test's thread noted, in order.
