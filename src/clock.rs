@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Wall-clock time, in milliseconds since 1970 (Unix time). Cheap to clone.
 #[derive(Clone, Debug)]
@@ -27,6 +27,12 @@ impl Clock {
             None => system_now_ms(),
         }
     }
+}
+
+/// A moment to measure how long something took; never to decide what is stored or who may.
+#[expect(clippy::disallowed_methods, reason = "this is the module that the others must ask")]
+pub(crate) fn monotonic() -> Instant {
+    Instant::now()
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the module that the others must ask")]

@@ -184,7 +184,7 @@ fn a_request_with_a_body_is_answered_as_one_request() {
     let head = "POST /counter/x/increment HTTP/1.1\r\nHost: test\r\nContent-Length: 99999999999";
     let mut huge = Http::connect(gateway.address());
     huge.send(format!("{head}\r\n\r\n").as_bytes());
-    huge.send(&[0; 2 << 20]);
+    huge.send(&vec![0; 2 << 20]);
     assert!([413, 200].contains(&huge.answer("POST").status));
     gateway.counts("GET", "/counter/y", "0");
 }

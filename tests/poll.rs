@@ -32,7 +32,8 @@ async fn vote(poll: &poll::Client, option: &str) -> Result<i64> {
 
 async fn results(poll: &poll::Client) -> Vec<(String, i64)> {
     let reply = poll.results_request().send().promise.await.expect("there are results");
-    let options = reply.get().and_then(|reply| reply.get_options()).expect("they can be read");
+    let options =
+        reply.get().and_then(poll::results_results::Reader::get_options).expect("they can be read");
     let entry = |option: poll::option::Reader<'_>| {
         let name = option.get_name().expect("a name").to_string().expect("it is UTF-8");
         (name, option.get_votes())

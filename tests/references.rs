@@ -104,7 +104,6 @@ fn sealed(text: &str) -> String {
 
 const HOUR_MS: u64 = 3_600_000;
 
-#[expect(clippy::disallowed_methods, reason = "a reference's end is a moment of real time")]
 fn now_ms() -> u64 {
     let since_1970 = std::time::SystemTime::UNIX_EPOCH.elapsed().expect("it is after 1970");
     since_1970.as_millis() as u64

@@ -125,9 +125,9 @@ const SPOILT: [Spoilt; 11] = [
     Spoilt {
         name: "a directory of somebody else",
         spoil: |data| {
-            fs::remove_dir_all(data).unwrap();
-            fs::create_dir(data).unwrap();
-            fs::write(data.join("thesis.txt"), "years of work").unwrap();
+            fs::remove_dir_all(data).expect("the copy can be spoilt");
+            fs::create_dir(data).expect("the copy can be spoilt");
+            fs::write(data.join("thesis.txt"), "years of work").expect("the copy can be spoilt");
             data.to_owned()
         },
         names: "",
@@ -136,8 +136,8 @@ const SPOILT: [Spoilt; 11] = [
     Spoilt {
         name: "a file",
         spoil: |data| {
-            fs::remove_dir_all(data).unwrap();
-            fs::write(data, "years of work").unwrap();
+            fs::remove_dir_all(data).expect("the copy can be spoilt");
+            fs::write(data, "years of work").expect("the copy can be spoilt");
             data.to_owned()
         },
         names: "",
@@ -164,7 +164,7 @@ const SPOILT: [Spoilt; 11] = [
     Spoilt {
         name: "a missing host",
         spoil: |data| {
-            fs::remove_dir_all(data.join("host-0")).unwrap();
+            fs::remove_dir_all(data.join("host-0")).expect("the copy can be spoilt");
             data.to_owned()
         },
         names: "host-0",
@@ -185,7 +185,7 @@ const SPOILT: [Spoilt; 11] = [
     Spoilt {
         name: "a signing key that is no text",
         spoil: |data| {
-            fs::write(data.join("keys/signing-1"), [0xff; 65]).unwrap();
+            fs::write(data.join("keys/signing-1"), [0xff; 65]).expect("the copy can be spoilt");
             data.to_owned()
         },
         names: "keys/signing-1",
@@ -194,7 +194,7 @@ const SPOILT: [Spoilt; 11] = [
     Spoilt {
         name: "a missing key",
         spoil: |data| {
-            fs::remove_file(data.join("keys/cluster")).unwrap();
+            fs::remove_file(data.join("keys/cluster")).expect("the copy can be spoilt");
             data.to_owned()
         },
         names: "keys/cluster",
@@ -390,13 +390,13 @@ fn two_hosts_in_one_process_answer_as_one() {
 /// The owner of a class's namespace restores it, and so does the listener that was announced.
 async fn each_host_restores(served: &Served) {
     for reference in served.announced.namespaces.values() {
-        let listener = Connection::dial(&served.announced.capnp).await.unwrap();
-        let owner = listener.locate(reference).await.unwrap();
+        let listener = Connection::dial(&served.announced.capnp).await.expect("a host answers");
+        let owner = listener.locate(reference).await.expect("a host answers");
         for address in [&owner, &served.announced.capnp] {
-            let connection = Connection::dial(address).await.unwrap();
+            let connection = Connection::dial(address).await.expect("a host answers");
             let mut request = connection.bootstrap::<restorer::Client>().restore_request();
             request.get().set_sturdy_ref(&**reference);
-            request.send().promise.await.unwrap();
+            request.send().promise.await.expect("a host answers");
         }
     }
 }
@@ -428,10 +428,10 @@ fn use_and_misuse(served: &Served) {
     let text = served.counters();
     run(async {
         let (connection, counters) = connect(served).await;
-        increment(&by_name(&counters, "x")).await.unwrap();
-        let parsed = TextReference::parse(text).unwrap();
-        let expired = parsed.reference().narrow(1).unwrap();
-        let expired = expired.expose_text(parsed.address()).unwrap();
+        increment(&by_name(&counters, "x")).await.expect("it works");
+        let parsed = TextReference::parse(text).expect("it works");
+        let expired = parsed.reference().narrow(1).expect("it works");
+        let expired = expired.expose_text(parsed.address()).expect("it works");
         for wrong in [&expired, &text[..text.len() - 4], &text.replace('#', "")] {
             let mut request = connection.bootstrap::<restorer::Client>().restore_request();
             request.get().set_sturdy_ref(wrong);
@@ -470,9 +470,9 @@ fn secrets(served: &Served, data: &Path) -> BTreeSet<String> {
 }
 
 fn spellings(secret: &[u8]) -> [String; 3] {
-    let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: Vec<String> = secret.iter().map(|byte| format!("{byte:02x}")).collect();
     let list: Vec<String> = secret[..8].iter().map(u8::to_string).collect();
-    [hex.to_uppercase(), hex, list.join(", ")]
+    [hex.concat().to_uppercase(), hex.concat(), list.join(", ")]
 }
 
 // References are secrets and there is no TLS yet: no network but the machine's own sees them.

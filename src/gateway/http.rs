@@ -1,20 +1,19 @@
 //! Serves HTTP/1 and turns each request into one call of `HttpService`.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use capnp::capability::FromClientHook;
 use futures::channel::oneshot;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::route::{Route, route};
+use super::objects::Objects;
+use super::route::route;
 use crate::error::{Result, failed};
 use crate::http::{Body, explain, read_response, text, write_request};
 use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_HEADER_SECS, NAME_BYTES_MAX};
@@ -23,9 +22,9 @@ use crate::metrics::Metrics;
 use crate::schema::http_capnp::{byte_stream, http_service, http_service::client_request_context};
 use crate::schema::restorer_capnp::namespace;
 
-/// A gateway with the namespaces that it serves, by the lower-case name of their class.
+/// A gateway with the namespaces that it serves.
 pub(crate) struct Gateway {
-    namespaces: HashMap<String, namespace::Client>,
+    objects: Objects,
     metrics: Arc<Metrics>,
 }
 
@@ -34,9 +33,7 @@ impl Gateway {
         namespaces: impl IntoIterator<Item = (String, namespace::Client)>,
         metrics: Arc<Metrics>,
     ) -> Rc<Self> {
-        let namespaces =
-            namespaces.into_iter().map(|(class, namespace)| (class.to_lowercase(), namespace));
-        Rc::new(Self { namespaces: namespaces.collect(), metrics })
+        Rc::new(Self { objects: Objects::new(namespaces.into_iter()), metrics })
     }
 
     /// Serves connections until `stop` resolves; then requests under way are answered, and it ends.
@@ -100,19 +97,22 @@ impl Gateway {
     async fn ask(&self, request: Request<Incoming>) -> Result<Response<Body>> {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
-        let found = route(path)
-            .and_then(|route| Some((self.namespaces.get(&route.class.to_lowercase())?, route)));
-        let Some((namespace, route)) = found else {
-            return Ok(text(StatusCode::NOT_FOUND, "There is nothing at this path.\n"));
-        };
+        let nothing = || text(StatusCode::NOT_FOUND, "There is nothing at this path.\n");
+        let Some(route) = route(path) else { return Ok(nothing()) };
         if route.key.len() > NAME_BYTES_MAX {
             let reason = format!("The name of an object has at most {NAME_BYTES_MAX} bytes.\n");
             return Ok(text(StatusCode::URI_TOO_LONG, reason));
         }
-        match read_body(body).await {
-            Ok(body) => ask_object(namespace, &route, &parts, &body).await,
-            Err(refusal) => Ok(*refusal),
+        let Some(object) = self.objects.get(&route) else { return Ok(nothing()) };
+        let body = match read_body(body).await {
+            Ok(body) => body,
+            Err(refusal) => return Ok(*refusal),
+        };
+        let answer = ask_object(&object, &route.url, &parts, &body).await;
+        if answer.as_ref().is_err_and(|error| error.kind == capnp::ErrorKind::Disconnected) {
+            self.objects.forget(&route);
         }
+        answer
     }
 }
 
@@ -146,20 +146,15 @@ fn too_large() -> Box<Response<Body>> {
 }
 
 async fn ask_object(
-    namespace: &namespace::Client,
-    route: &Route<'_>,
+    object: &http_service::Client,
+    url: &str,
     request: &http::request::Parts,
     body: &[u8],
 ) -> Result<Response<Body>> {
-    let mut by_name = namespace.by_name_request();
-    by_name.get().set_key(&*route.key);
-    let object = by_name.send().pipeline.get_object().as_cap();
-    let object: http_service::Client = FromClientHook::new(object);
-
     let (answering, answered) = Answering::new();
     let mut call = object.request_request();
     let mut params = call.get();
-    write_request(request, &route.url, body.len(), params.reborrow().init_request())?;
+    write_request(request, url, body.len(), params.reborrow().init_request())?;
     params.set_context(membrane::serve(answering));
     let sent = call.send();
     if !body.is_empty() {

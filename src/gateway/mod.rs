@@ -4,6 +4,7 @@
 //! else. It keeps no state about objects, and never answers for one.
 
 mod http;
+mod objects;
 mod route;
 
 pub(crate) use http::Gateway;

@@ -7,6 +7,8 @@ use percent_encoding::percent_decode_str;
 /// What a path means.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Route<'a> {
+    /// The part of the path that names the object, as it stands there.
+    pub(super) object: &'a str,
     /// The class, as it stands in the path.
     pub(super) class: &'a str,
     /// The object's name, decoded once.
@@ -32,7 +34,8 @@ pub(super) fn route(path_and_query: &str) -> Option<Route<'_>> {
         (path, "") => Cow::Borrowed(path),
         _ => Cow::Borrowed(&path_and_query[path_end - path.len()..]),
     };
-    Some(Route { class, key, url })
+    let object = &path_and_query[..path_end - path.len()];
+    Some(Route { object, class, key, url })
 }
 
 #[cfg(test)]
@@ -50,6 +53,7 @@ mod tests {
         check("/counter/x", Some(("counter", "x", "/")));
         check("/counter/x/", Some(("counter", "x", "/")));
         check("/counter/x?by=2", Some(("counter", "x", "/?by=2")));
+        assert_eq!(route("/counter/a%20b/c?d").unwrap().object, "/counter/a%20b");
         check("/counter/x/increment", Some(("counter", "x", "/increment")));
         check("/counter/x/increment?by=2", Some(("counter", "x", "/increment?by=2")));
         check("/counter/a%2Fb%20c/d%2Fe", Some(("counter", "a/b c", "/d%2Fe")));

@@ -7,7 +7,7 @@ use capnp::private::capability::{ClientHook, ParamsHook};
 use super::facet::Facet;
 use super::instance::Instance;
 use crate::error::Result;
-use crate::membrane::{self, Body, Call, Target, deliver};
+use crate::membrane::{self, Call, Params, Target, deliver};
 
 pub(super) struct Gated {
     instance: Rc<Instance>,
@@ -47,17 +47,10 @@ impl Drop for Gated {
     }
 }
 
-/// Parameters as the instance may see them. Without capabilities they stay where they are.
-pub(super) fn entering(
-    instance: &Rc<Instance>,
-    params: Box<dyn ParamsHook>,
-) -> Result<Box<dyn ParamsHook>> {
-    if params.get()?.target_size()?.cap_count == 0 {
-        return Ok(params);
-    }
-    let mut body = Body::copy(params.get()?)?;
-    body.replace_caps(|cap| Gated::wrap(instance, cap));
-    Ok(Box::new(body))
+/// Parameters as the instance may see them.
+pub(super) fn entering(instance: &Rc<Instance>, params: Params) -> Result<Box<dyn ParamsHook>> {
+    let params = params.replace_caps(|cap| Gated::wrap(instance, cap))?;
+    Ok(params.into_hook())
 }
 
 /// How a capability looks outside that the instance gives away: somebody else's without our gate

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use capnp::any_pointer;
-use capnp::capability::{self, FromServer, Params, Promise, Server};
+use capnp::capability::{self, FromServer, Promise, Server};
 use capnp::private::capability::{ClientHook, ParamsHook, ResultsHook};
 
 use super::answer::Answer;
@@ -19,8 +19,12 @@ use crate::error::{Result, disconnected};
 type Untyped = any_pointer::Owned;
 
 /// A server whose interfaces are told apart by their ids.
-pub(crate) type Dispatch =
-    dyn Fn(u64, u16, Params<Untyped>, capability::Results<Untyped>) -> Promise<(), capnp::Error>;
+pub(crate) type Dispatch = dyn Fn(
+    u64,
+    u16,
+    capability::Params<Untyped>,
+    capability::Results<Untyped>,
+) -> Promise<(), capnp::Error>;
 
 /// The methods of `server`, for interface `C`.
 ///
@@ -37,8 +41,51 @@ pub(crate) fn dispatch<C: FromServer<S>, S>(server: Rc<S>) -> Rc<Dispatch> {
 pub(crate) struct Call {
     pub(crate) interface: u64,
     pub(crate) method: u16,
-    pub(crate) params: Box<dyn ParamsHook>,
+    pub(crate) params: Params,
     pub(crate) reply: Reply,
+}
+
+/// The parameters of a call.
+pub(crate) enum Params {
+    /// A message of our own, whose capabilities can be replaced where they are.
+    Ours(Box<Body>),
+    /// A message of the RPC system's, or another foreign hook's.
+    Theirs(Box<dyn ParamsHook>),
+}
+
+impl Params {
+    pub(crate) fn get(&self) -> Result<any_pointer::Reader<'_>> {
+        match self {
+            Self::Ours(body) => body.get(),
+            Self::Theirs(params) => params.get(),
+        }
+    }
+
+    /// Replaces every capability. Foreign parameters are copied for it, if they have any.
+    pub(crate) fn replace_caps(
+        self,
+        replace: impl Fn(Box<dyn ClientHook>) -> Box<dyn ClientHook>,
+    ) -> Result<Self> {
+        let mut body = match self {
+            Self::Ours(body) => body,
+            Self::Theirs(params) => {
+                let message = params.get()?;
+                if message.target_size()?.cap_count == 0 {
+                    return Ok(Self::Theirs(params));
+                }
+                Box::new(Body::copy(message)?)
+            }
+        };
+        body.replace_caps(replace);
+        Ok(Self::Ours(body))
+    }
+
+    pub(crate) fn into_hook(self) -> Box<dyn ParamsHook> {
+        match self {
+            Self::Ours(body) => body,
+            Self::Theirs(params) => params,
+        }
+    }
 }
 
 /// Who wants to know how a call ended. Dropping it tells them that the call was lost.

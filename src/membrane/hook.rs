@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::{Rc, Weak};
 
 use capnp::capability::{Promise, RemotePromise, Request};
@@ -13,7 +14,7 @@ use capnp::{Error, MessageSize, any_pointer};
 
 use super::answer::Answer;
 use super::body::Body;
-use super::call::{Call, Reply};
+use super::call::{Call, Params, Reply};
 
 /// Its address is the brand of all our hooks. It is never that of a connection, so capnp-rpc never
 /// takes one of our hooks for its own, and we know ours by it.
@@ -51,7 +52,31 @@ pub(crate) trait Target: Any {
 
 thread_local! {
     /// Our targets by address, which is what `get_ptr` says of a hook. The owner's drop removes it.
-    static TARGETS: RefCell<HashMap<usize, Weak<dyn Target>>> = RefCell::default();
+    static TARGETS: RefCell<HashMap<usize, Weak<dyn Target>, Addresses>> = RefCell::default();
+}
+
+/// Addresses differ in their middle bits; nobody outside can choose them.
+type Addresses = BuildHasherDefault<AddressHasher>;
+
+#[derive(Default)]
+struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_usize((*byte).into());
+        }
+    }
+
+    fn write_usize(&mut self, address: usize) {
+        /// The golden ratio, which spreads neighbours over all bits.
+        const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+        self.0 = (self.0 ^ address as u64).wrapping_mul(FACTOR).rotate_left(32);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// The capability to `target`.
@@ -117,7 +142,7 @@ impl<T: Target> ClientHook for Hook<T> {
         results: Box<dyn ResultsHook>,
     ) -> Promise<(), Error> {
         let (reply, ended) = Reply::to_results(results);
-        self.0.clone().enqueue(Call { interface, method, params, reply });
+        self.0.clone().enqueue(Call { interface, method, params: Params::Theirs(params), reply });
         Promise::from_future(ended)
     }
 
@@ -167,7 +192,12 @@ impl<T: Target> RequestHook for Outgoing<T> {
         body.replace_caps(|cap| target.leaving(cap));
         let answer = Answer::default();
         let reply = Reply::to_answer(answer.clone());
-        target.clone().enqueue(Call { interface, method, params: Box::new(body), reply });
+        target.clone().enqueue(Call {
+            interface,
+            method,
+            params: Params::Ours(Box::new(body)),
+            reply,
+        });
         let promise = {
             let target = target.clone();
             answer.clone().response(move |body| body.view(|cap| target.entering(cap)))

@@ -19,6 +19,6 @@ mod hook;
 mod serve;
 
 pub(crate) use body::{Body, BodySlot, Results};
-pub(crate) use call::{Call, Dispatch, Receipt, Reply, deliver, dispatch};
+pub(crate) use call::{Call, Dispatch, Params, Receipt, Reply, deliver, dispatch};
 pub(crate) use hook::{Target, broken, find, forget, wrap};
 pub(crate) use serve::serve;

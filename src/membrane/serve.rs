@@ -24,7 +24,7 @@ impl Target for Served {
         let (results, slot) = Results::new();
         let results = capability::Results::new(Box::new(results));
         let Call { interface, method, params, reply } = call;
-        let mut run = (self.0)(interface, method, Params::new(params), results);
+        let mut run = (self.0)(interface, method, Params::new(params.into_hook()), results);
         match futures::FutureExt::poll_unpin(&mut run, &mut Context::from_waker(Waker::noop())) {
             Poll::Ready(outcome) => finish(reply, outcome, &slot),
             Poll::Pending => {

@@ -1,7 +1,7 @@
 //! The commit thread: it makes sealed turns durable, in order, as many at a time as there are.
 //!
-//! While one group is being synced the next one gathers; a lone turn waits only for those that end
-//! in the same breath of the vat thread, which then wakes this one. The vat thread only ever
+//! While one group is being synced the next one gathers. A lone turn never waits for company, other
+//! than for turns that end in the same breath of the vat thread, which then wakes this one. The vat thread only ever
 //! appends to a queue and reads atomic numbers.
 //!
 //! **Invariants:** tickets become durable in their order. `durable` moves only after the log said
@@ -17,7 +17,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
+use crate::clock::monotonic;
 use crate::id::Shard;
 use crate::limits::{COMMIT_QUEUE_BYTES, COMMIT_QUEUE_TURNS};
 use crate::storage::batch::WriteSet;
@@ -179,22 +181,48 @@ impl Shared {
     }
 
     /// Waits for writes and swaps all of them into `group`; none when there will be no more.
-    fn take(&self, group: &mut Vec<WriteSet>) -> Option<Ticket> {
-        let waiting = |queue: &mut Queue| queue.sets.is_empty() && queue.state == State::Open;
-        let mut queue =
-            self.filled.wait_while(self.queue(), waiting).unwrap_or_else(PoisonError::into_inner);
+    fn take(&self, group: &mut Vec<WriteSet>, company: &Company) -> Option<Ticket> {
+        let mut queue = self.queue();
+        if queue.sets.is_empty() {
+            let waiting = |queue: &mut Queue| queue.sets.is_empty() && queue.state == State::Open;
+            let filled = self.filled.wait_while(queue, waiting);
+            queue = filled.unwrap_or_else(PoisonError::into_inner);
+        } else {
+            let all = queue.sets.len() + company.turns;
+            let waiting = |queue: &mut Queue| queue.sets.len() < all && queue.state == State::Open;
+            let gathered = self.filled.wait_timeout_while(queue, company.patience, waiting);
+            (queue, _) = gathered.unwrap_or_else(PoisonError::into_inner);
+        }
         std::mem::swap(&mut queue.sets, group);
         self.bytes.store(0, Ordering::Relaxed);
         (!group.is_empty()).then_some(queue.last)
     }
 }
 
+/// Turns that may follow soon: the callers whose replies have just left tend to call again.
+///
+/// When others wait already, a short wait for those makes one group of both; without it the two
+/// would take turns for ever, and every call would wait for two syncs instead of one.
+#[derive(Default)]
+struct Company {
+    turns: usize,
+    patience: Duration,
+}
+
+/// A fraction of what the last commit took, so that nobody waits much longer than he would anyway.
+fn patience(commit: Duration) -> Duration {
+    (commit / 4).min(Duration::from_millis(2))
+}
+
 fn run(shared: &Shared, log: Box<dyn ShardLog>, on_progress: &OnProgress) {
     let mut chains = Chains { log, claims: HashMap::new() };
     let work = AssertUnwindSafe(|| {
         let mut group = Vec::new();
-        while let Some(ticket) = shared.take(&mut group) {
+        let mut company = Company::default();
+        while let Some(ticket) = shared.take(&mut group, &company) {
+            let (began, turns) = (monotonic(), group.len());
             chains.commit(&mut group)?;
+            company = Company { turns, patience: patience(began.elapsed()) };
             shared.durable.store(ticket.0, Ordering::Release);
             on_progress();
         }

@@ -1,6 +1,6 @@
 //! HTTP/1 by hand: what is sent is written out, and nothing is tidied up on the way.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 
 use super::DEADLINE;
@@ -56,7 +56,7 @@ impl Http {
         }
         let mut response =
             Response { status: status.expect("a status"), headers, body: String::new() };
-        let length = response.header("content-length").map(|length| length.parse());
+        let length = response.header("content-length").map(str::parse);
         let length = length.unwrap_or(Ok(0)).expect("a length is a number");
         if method != "HEAD" {
             let mut body = vec![0; length];
@@ -66,10 +66,12 @@ impl Http {
         response
     }
 
-    /// Whether the server has closed the connection and nothing more comes.
+    /// Whether the server has closed the connection and nothing more comes. A reset is an end, too.
     pub(crate) fn is_closed(&mut self) -> bool {
-        // A reset is an end, too.
-        self.0.fill_buf().map_or(true, <[u8]>::is_empty)
+        match self.0.fill_buf() {
+            Ok(more) => more.is_empty(),
+            Err(error) => error.kind() == ErrorKind::ConnectionReset,
+        }
     }
 
     fn line(&mut self) -> Option<String> {

@@ -103,7 +103,7 @@ fn key(n: u64) -> String {
 async fn measure_warm_reads(bench: &mut Bench) -> Result<()> {
     let server = Capstead::start(&bench.scratch.path("warm"), &[])?;
     let counters = Counters::connect(&server).await?;
-    let counter = counters.named("bench");
+    let counter = counters.found("bench").await?;
     increment(&counter).await?;
     let counts = async || {
         let commits = server.metric("capstead_commits_total").await?;

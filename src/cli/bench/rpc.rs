@@ -3,11 +3,12 @@
 use capnp::capability::FromClientHook;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use capstead_client::Connection;
+use futures::future::try_join_all;
 use tokio::net::TcpStream;
 
 use super::Bench;
 use super::bare::{BareServer, stock};
-use super::measure::{Sample, Until, drive};
+use super::measure::{Plan, Sample, Until, drive};
 use super::process::{Capstead, Process};
 use super::row::{Row, Target};
 use super::storage::AppendedFile;
@@ -41,13 +42,15 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
     let bare = BareEcho::start().await?;
     let server = Capstead::start(&bench.scratch.path("rpc"), &[])?;
     let counters = Counters::connect(&server).await?;
-    let one = counters.named("bench");
+    let one = counters.found("bench").await?;
     drive(1, Until::Calls(1), async |_| increment(&one).await).await?;
     for (name, in_flight) in [("rpc-read-1", 1), ("rpc-read-64", IN_FLIGHT)] {
         if bench.wants(name) {
-            let baseline =
-                async |until| drive(in_flight, until, async |_| read(&bare.echo).await).await;
-            let measured = async |until| drive(in_flight, until, async |_| read(&one).await).await;
+            let baseline = async |until| bare.reads(in_flight, until).await;
+            let measured = async |until| {
+                let run = drive(in_flight, until, async |_| read(&one).await);
+                server.process.watch(run).await
+            };
             let rounds = bench.plan.alternate(name, baseline, measured).await?;
             bench.add(Row::rates(name, &rounds).target(Target::AtLeast(0.7)));
         }
@@ -60,8 +63,8 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
         measure_increments(bench, target, &bare, &server, &[one]).await?;
     }
     if bench.wants("rpc-increment-64-of-1000") {
-        let many = (0..SPREAD).map(|n| counters.named(&format!("spread-{n}")));
-        let many: Vec<_> = many.collect();
+        let names: Vec<String> = (0..SPREAD).map(|n| format!("spread-{n}")).collect();
+        let many = try_join_all(names.iter().map(|name| counters.found(name))).await?;
         let target = ("rpc-increment-64-of-1000", 0.25);
         measure_increments(bench, target, &bare, &server, &many).await?;
     }
@@ -101,8 +104,8 @@ async fn measure_latency(
     let measured = async |until| drive(1, until, async |_| increment(counter).await).await;
     let mut rounds = Vec::new();
     let mut samples = Vec::new();
+    let once = Plan { rounds: 1, ..bench.plan };
     for _ in 0..bench.plan.rounds {
-        let once = super::measure::Plan { rounds: 1, ..bench.plan };
         let sync = file.append_and_sync(Until::Calls(SYNCS))?.percentile_us(50);
         let pair = once.alternate(name, baseline, measured).await?;
         for (theirs, ours) in pair {
@@ -154,7 +157,17 @@ impl Counters {
         Ok(Self { namespace, _connection: connection })
     }
 
-    /// The counter of that name; calls can be made on it at once.
+    /// The counter of that name, asked for and answered.
+    ///
+    /// # Errors
+    /// When the server doesn't give it.
+    pub(crate) async fn found(&self, name: &str) -> Result<counter::Client> {
+        let mut request = self.namespace.by_name_request();
+        request.get().set_key(name);
+        request.send().promise.await?.get()?.get_object().get_as_capability()
+    }
+
+    /// The counter of that name, not waited for: calls on it follow the question for it.
     pub(crate) fn named(&self, name: &str) -> counter::Client {
         let mut request = self.namespace.by_name_request();
         request.get().set_key(name);

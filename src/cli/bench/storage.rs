@@ -49,7 +49,7 @@ async fn measure_syncs(bench: &mut Bench) -> Result<()> {
     let name = "syncs-per-1000";
     let server = Capstead::start(&bench.scratch.path("slow"), &["--commit-delay", COMMIT_DELAY])?;
     let counters = Counters::connect(&server).await?;
-    let counter = counters.named("bench");
+    let counter = counters.found("bench").await?;
     let measured = async |until| {
         let before = server.metric("capstead_commits_total").await?;
         let run = drive(IN_FLIGHT, until, async |_| increment(&counter).await).await?;
@@ -66,7 +66,7 @@ async fn measure_group_commit(bench: &mut Bench) -> Result<()> {
     let name = "storage-group-commit";
     let server = Capstead::start(&bench.scratch.path("groups"), &[])?;
     let counters = Counters::connect(&server).await?;
-    let counter = counters.named("bench");
+    let counter = counters.found("bench").await?;
     let bare = BareLmdb::open(&bench.scratch.directory("bare-lmdb")?)?;
     let counts = async || {
         let turns = server.metric("capstead_turns_committed_total").await?;
