@@ -9,6 +9,9 @@ pub(crate) const VALUE_BYTES_MAX: usize = 4 << 20;
 /// Largest sum of keys and values that one turn can write: it is copied as a whole.
 pub(crate) const BATCH_BYTES_MAX: usize = 16 << 20;
 
+/// Longest name of a class, in bytes; its length is one byte of the object's header.
+pub(crate) const CLASS_BYTES_MAX: usize = 100;
+
 /// Longest name of an object in its namespace, in bytes; it is kept in the object's header.
 pub(crate) const NAME_BYTES_MAX: usize = 1024;
 

@@ -14,6 +14,7 @@ use crate::server::{Server, ServerError};
 
 /// The exit code of a storage failure: whoever restarts the server can tell it from a wrong flag.
 const STORAGE_FAILED: u8 = 3;
+const CANNOT_START: u8 = 1;
 
 /// Durable objects as object capabilities.
 #[derive(Debug, Parser)]
@@ -52,10 +53,9 @@ pub fn main() -> ExitCode {
         Some(Verb::Bench(options)) => return bench::run(&options),
         Some(Verb::BenchServer { kind }) => return bench::serve_bare(kind),
     };
-    let server = bundled(options.data.clone().unwrap_or_else(|| "capstead.data".into()));
-    match block_on(serve::serve(server, options, serve::Hints::Bundled)) {
+    match block_on(serve::serve(bundled("capstead.data"), options, serve::Hints::Bundled)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error),
+        Err(error) => ExitCode::from(fail(&error)),
     }
 }
 
@@ -67,11 +67,11 @@ fn block_on<T>(
 }
 
 #[expect(clippy::print_stderr, reason = "the last word before the process exits")]
-fn fail(error: &ServerError) -> ExitCode {
+fn fail(error: &ServerError) -> u8 {
     eprintln!("capstead: {error}");
     match error {
-        ServerError::Storage(_) => ExitCode::from(STORAGE_FAILED),
-        _ => ExitCode::FAILURE,
+        ServerError::Storage(_) => STORAGE_FAILED,
+        _ => CANNOT_START,
     }
 }
 
@@ -85,13 +85,19 @@ struct Embedded {
 
 impl Server {
     /// Serves until SIGINT or SIGTERM, with the flags of `capstead serve` from this process's
-    /// command line (try `--help`): the whole `main` of a server of one's own classes.
+    /// command line (try `--help`): the whole `main` of a server of one's own classes. A flag that
+    /// is given overrides what was set here.
+    ///
+    /// When the server can't start or its storage fails, it says why and exits the process, with
+    /// the codes of the `capstead` command. To have the error instead, use [`Server::start`].
     ///
     /// # Errors
-    /// When the server can't start, or its storage failed.
+    /// None today; the signature leaves room for a `main` that does more.
     pub async fn run(self) -> Result<()> {
         let Embedded { serve: options } = Embedded::parse();
-        let served = serve::serve(self, options, serve::Hints::Embedded).await;
-        served.map_err(|error| capnp::Error::failed(error.to_string()))
+        if let Err(error) = serve::serve(self, options, serve::Hints::Embedded).await {
+            std::process::exit(fail(&error).into());
+        }
+        Ok(())
     }
 }

@@ -14,30 +14,56 @@ use crate::server::{Running, Server, ServerError};
 /// The flags of a server. Where the help names a variable, that may be set instead.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// The data directory; it is made at the first start [default: capstead.data]
+    /// The data directory; it is made at the first start [default: capstead.data, or the program's]
     #[arg(long, value_name = "DIR", env = "CAPSTEAD_DATA")]
-    pub(super) data: Option<PathBuf>,
-    /// Where to listen for Cap'n Proto; port 0 takes any free one
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4000", env = "CAPSTEAD_LISTEN")]
-    listen: SocketAddr,
-    /// Where to listen for HTTP; port 0 takes any free one
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", env = "CAPSTEAD_HTTP")]
-    http: SocketAddr,
+    data: Option<PathBuf>,
+    /// Where to listen for Cap'n Proto; port 0 takes any free one [default: 127.0.0.1:4000]
+    #[arg(long, value_name = "ADDR", env = "CAPSTEAD_LISTEN")]
+    listen: Option<SocketAddr>,
+    /// Where to listen for HTTP; port 0 takes any free one [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR", env = "CAPSTEAD_HTTP")]
+    http: Option<SocketAddr>,
     /// Where to serve /metrics in the format of Prometheus; off by default
     #[arg(long, value_name = "ADDR", env = "CAPSTEAD_METRICS")]
     metrics: Option<SocketAddr>,
     /// Threads that the objects are spread over; it can't be changed later for the same data
-    #[arg(long, value_name = "N", default_value_t = 1, env = "CAPSTEAD_HOSTS")]
-    hosts: u16,
+    /// [default: 1]
+    #[arg(long, value_name = "N", env = "CAPSTEAD_HOSTS")]
+    hosts: Option<u16>,
     /// Make every commit take so many milliseconds longer, to try out a slow disk
-    #[arg(long, value_name = "MS", default_value_t = 0)]
-    commit_delay: u64,
+    #[arg(long, value_name = "MS")]
+    commit_delay: Option<u64>,
     /// Print one JSON object on standard output when ready, instead of text
     #[arg(long)]
     json: bool,
     /// The form of log lines, on standard error
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t, env = "CAPSTEAD_LOG")]
     log: LogFormat,
+}
+
+impl Options {
+    /// What was given overrides what the program said.
+    fn apply_to(&self, mut server: Server) -> Server {
+        if let Some(data) = &self.data {
+            server = server.data(data);
+        }
+        if let Some(address) = self.listen {
+            server = server.listen(address);
+        }
+        if let Some(address) = self.http {
+            server = server.http(address);
+        }
+        if let Some(address) = self.metrics {
+            server = server.metrics(address);
+        }
+        if let Some(hosts) = self.hosts {
+            server = server.hosts(hosts);
+        }
+        if let Some(delay) = self.commit_delay {
+            server = server.commit_delay(Duration::from_millis(delay));
+        }
+        server
+    }
 }
 
 /// What to tell a person beside the addresses.
@@ -57,17 +83,7 @@ pub(super) async fn serve(
     hints: Hints,
 ) -> Result<(), ServerError> {
     log::start(options.log);
-    if let Some(data) = options.data {
-        server = server.data(data);
-    }
-    if let Some(metrics) = options.metrics {
-        server = server.metrics(metrics);
-    }
-    let server = server
-        .listen(options.listen)
-        .http(options.http)
-        .hosts(options.hosts)
-        .commit_delay(Duration::from_millis(options.commit_delay));
+    server = options.apply_to(server);
     // Before anything is served, so that no signal is missed.
     let shutdown = shutdown().map_err(capnp::Error::from)?;
     let running = server.start().await?;

@@ -109,10 +109,17 @@ impl Gateway {
             Err(refusal) => return Ok(*refusal),
         };
         let answer = ask_object(&object, &route.url, &parts, &body).await;
-        if answer.as_ref().is_err_and(|error| error.kind == capnp::ErrorKind::Disconnected) {
-            self.objects.forget(&route);
+        if !answer.as_ref().is_err_and(|error| error.kind == capnp::ErrorKind::Disconnected) {
+            return answer;
         }
-        answer
+        self.objects.forget(&route);
+        match self.objects.get(&route) {
+            // Nobody minds if a safe request happens twice.
+            Some(fresh) if parts.method.is_safe() => {
+                ask_object(&fresh, &route.url, &parts, &body).await
+            }
+            _ => answer,
+        }
     }
 }
 

@@ -265,7 +265,7 @@ impl restorer::Server for Agent {
         params: restorer::RestoreParams,
         mut results: restorer::RestoreResults,
     ) -> Result<()> {
-        let text = params.get()?.get_sturdy_ref()?.to_str()?;
+        let text = params.get()?.get_sturdy_ref()?.to_str().unwrap_or_default();
         let reference = TextReference::parse(text)?;
         let (Target::Object(id) | Target::Namespace(id)) = reference.reference().target();
         if self.owns(object_id(id).home_shard()) {

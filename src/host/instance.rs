@@ -56,6 +56,9 @@ impl Instance {
             return Err(error);
         }
         let mut store = self.vat.store.borrow_mut();
+        if value.is_none() && !self.exists.get() && store.turn_object() == Some(self.birth.id) {
+            return Ok(()); // there is nothing to delete, and deleting is no reason to exist
+        }
         let ticket = match value {
             Some(value) => store.put(self.birth.id, space, key, value)?,
             None => store.delete(self.birth.id, space, key)?,

@@ -276,7 +276,12 @@ impl Vat {
     fn wake(self: &Rc<Self>, slot: &Rc<Slot>) {
         let instance = match Instance::new(self, slot.birth.clone()) {
             Ok(instance) => instance,
-            Err(error) => return sleep_again(slot, &error),
+            Err(error) => {
+                for start in slot.end() {
+                    start.call.reply.send(Err(error.clone()));
+                }
+                return;
+            }
         };
         self.metrics.wakes_total.add(1);
         let mut waking = slot.birth.class.wake(Context::new(instance.clone()));
@@ -303,11 +308,11 @@ impl Vat {
     ) {
         let server = match woken {
             Ok(Ok(server)) => server,
-            Ok(Err(error)) => {
-                instance.end();
-                return sleep_again(slot, &error);
+            Ok(Err(error)) => return sleep_again(slot, &instance, &error),
+            Err(Panicked) => {
+                let error = failed("the object panicked as it woke");
+                return sleep_again(slot, &instance, &error);
             }
-            Err(Panicked) => return sleep_again(slot, &failed("the object panicked as it woke")),
         };
         self.metrics.objects_awake.add(1);
         let State::Waking(waiting) = slot.state.replace(State::Awake(instance, server)) else {
@@ -408,10 +413,16 @@ impl Drop for Vat {
     }
 }
 
-fn sleep_again(slot: &Slot, error: &capnp::Error) {
-    for start in slot.end() {
-        start.call.reply.send(Err(error.clone()));
+/// The object could not wake: those who wait are told, after what `wake` wrote is durable.
+fn sleep_again(slot: &Slot, instance: &Instance, error: &capnp::Error) {
+    for Start { call, under_way, .. } in slot.end() {
+        let error = error.clone();
+        instance.gate.reply(move || {
+            call.reply.keep(under_way);
+            call.reply.send(Err(error))
+        });
     }
+    instance.end();
 }
 
 /// Ends with the vat, or when the storage fails.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::start::{self, Running};
 use crate::host::{Binding, Class, Object};
+use crate::limits::CLASS_BYTES_MAX;
 use crate::storage::StorageError;
 
 /// A server of durable objects: classes, their bindings, a data directory and addresses.
@@ -65,6 +66,17 @@ impl From<StorageError> for ServerError {
     }
 }
 
+/// A class's name is part of every object's header, and of paths.
+fn check_name(name: &str) -> Result<(), ServerError> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    if (1..=CLASS_BYTES_MAX).contains(&name.len()) && name.bytes().all(good) {
+        return Ok(());
+    }
+    Err(ServerError::Classes(format!(
+        "the class name {name:?} is refused: use 1 to {CLASS_BYTES_MAX} letters, digits, _ and -"
+    )))
+}
+
 impl Server {
     /// A server with its data in `data`, which is made at the first start. It listens on
     /// 127.0.0.1:4000 for Cap'n Proto and on 127.0.0.1:8080 for HTTP.
@@ -106,8 +118,12 @@ impl Server {
     pub(super) fn bound_classes(&self) -> Result<Vec<Class>, ServerError> {
         let mut classes = self.classes.clone();
         for (at, class) in classes.iter().enumerate() {
-            if classes[..at].iter().any(|other| other.name == class.name) {
-                return Err(ServerError::Classes(format!("class {} is there twice", class.name)));
+            check_name(class.name)?;
+            let same = |other: &Class| other.name.eq_ignore_ascii_case(class.name);
+            if let Some(other) = classes[..at].iter().find(|other| same(other)) {
+                let names = format!("{} and {}", other.name, class.name);
+                let error = format!("the classes {names} can't be told apart in paths of HTTP");
+                return Err(ServerError::Classes(error));
             }
         }
         for (from, binding) in &self.bindings {

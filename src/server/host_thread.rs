@@ -58,9 +58,14 @@ impl HostThread {
         Ok((Self { stop, thread, ended }, is_ready))
     }
 
+    /// Tells the thread to end after its calls.
+    pub(super) fn stop(&self) {
+        self.stop.cancel();
+    }
+
     /// Ends the thread after its calls, and says how it ended.
     pub(super) async fn join(self) -> Result<(), ServerError> {
-        self.stop.cancel();
+        self.stop();
         // The sender is dropped as the thread's last act.
         let _ = self.ended.await;
         self.thread.join().unwrap_or_else(|_| {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,7 @@ use crate::metrics::Metrics;
 use crate::net::Listener;
 use crate::schema::cluster_capnp::supervisor;
 use crate::schema::restorer_capnp::{namespace, restorer};
-use crate::storage::LocalConfig;
+use crate::storage::{LocalConfig, StorageError};
 use crate::sturdyref::{KeyRing, root_grant};
 use crate::supervisor::Supervisor;
 
@@ -96,6 +97,7 @@ impl Running {
             let _ = tokio::time::timeout(Duration::from_secs(SHUTDOWN_SECS), gateway).await;
         };
         let mut ended = host.until(stop).await;
+        threads.iter().for_each(HostThread::stop);
         for thread in threads {
             ended = ended.and(thread.join().await);
         }
@@ -129,7 +131,8 @@ impl HostParts {
         let metrics = self.vat.metrics.clone();
         let address = self.socket.local_addr().map_err(capnp::Error::from)?;
         let socket = TcpListener::from_std(self.socket).map_err(capnp::Error::from)?;
-        let vat = Vat::open(self.vat)?;
+        let data = self.vat.data.clone();
+        let vat = Vat::open(self.vat).map_err(unusable(&data))?;
         let agent = Agent::new(vat.clone(), Rc::new(self.keys), Clock::real());
         agent.join(supervisor, self.number, &address.to_string()).await?;
         let listener = Listener::start(socket, agent.restorer().client, metrics);
@@ -171,7 +174,7 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     let page = server.metrics.map(bind).transpose()?;
     let (capnp, http_address) = (local(&socket)?, local(&http)?);
 
-    let config = LocalConfig::open(&data.supervisor())?;
+    let config = LocalConfig::open(&data.supervisor()).map_err(unusable(&data.supervisor()))?;
     let supervisor = Supervisor::open(&config, server.hosts)?;
     let parts = |number, socket| -> Result<HostParts, ServerError> {
         let vat = VatOptions {
@@ -233,6 +236,11 @@ fn check_hosts(hosts: u16) -> Result<(), ServerError> {
         return Ok(());
     }
     Err(ServerError::Classes(format!("a server has 1 to {HOSTS_MAX} hosts, not {hosts}")))
+}
+
+/// Opening a storage failed: nothing was served, and nothing of it was changed.
+fn unusable(path: &Path) -> impl FnOnce(StorageError) -> ServerError {
+    move |error| ServerError::Data { path: path.to_owned(), reason: error.to_string() }
 }
 
 /// Without TLS, references would cross the network readable.

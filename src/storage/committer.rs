@@ -1,8 +1,8 @@
 //! The commit thread: it makes sealed turns durable, in order, as many at a time as there are.
 //!
 //! While one group is being synced the next one gathers. A lone turn never waits for company, other
-//! than for turns that end in the same breath of the vat thread, which then wakes this one. The vat thread only ever
-//! appends to a queue and reads atomic numbers.
+//! than for turns that end in the same breath of the vat thread, which then wakes this one. The vat
+//! thread only ever appends to a queue and reads atomic numbers.
 //!
 //! **Invariants:** tickets become durable in their order. `durable` moves only after the log said
 //! so for every block of the group. After the first other outcome, or a panic, `failure` is set

@@ -49,7 +49,7 @@ impl BareServer {
 pub(crate) fn serve(kind: BareServer) -> ExitCode {
     match super::super::block_on(async { Ok(accept(kind).await?) }) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => super::super::fail(&error),
+        Err(error) => ExitCode::from(super::super::fail(&error)),
     }
 }
 

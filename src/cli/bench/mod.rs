@@ -76,7 +76,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
             let _ = writeln!(std::io::stdout().lock(), "{text}");
             ExitCode::SUCCESS
         }
-        Err(error) => super::fail(&error),
+        Err(error) => ExitCode::from(super::fail(&error)),
     }
 }
 
