@@ -31,7 +31,6 @@ use crate::sturdyref::{KeyRing, root_grant};
 use crate::supervisor::Supervisor;
 
 /// A server that has started.
-#[derive(Debug)]
 pub struct Running {
     capnp: SocketAddr,
     http: SocketAddr,
@@ -49,9 +48,15 @@ struct Parts {
     _data: DataDir,
 }
 
-impl std::fmt::Debug for Parts {
+/// The references are secrets: only the names of their classes are shown.
+impl std::fmt::Debug for Running {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Parts").field("threads", &self.threads.len()).finish_non_exhaustive()
+        f.debug_struct("Running")
+            .field("capnp", &self.capnp)
+            .field("http", &self.http)
+            .field("metrics", &self.metrics)
+            .field("namespaces", &self.namespaces.keys())
+            .finish_non_exhaustive()
     }
 }
 
