@@ -244,6 +244,20 @@ fn what_is_not_bound_is_a_named_error_and_makes_nothing() {
     });
 }
 
+// An embedder may log what he started: the references in it are secrets.
+#[test]
+fn the_debug_form_of_a_server_shows_no_reference() {
+    let (_folder, data) = scratch();
+    run(async {
+        let running = server(&data).start().await.unwrap();
+        let shown = format!("{running:?}");
+        assert!(shown.contains("Counter") && !shown.contains("capstead://"), "{shown}");
+        let fragment = running.namespaces()["Counter"].split_once('#').unwrap().1;
+        assert!(!shown.contains(&fragment[fragment.len() - 30..]), "{shown}");
+        running.until(async {}).await.unwrap();
+    });
+}
+
 // A server whose bindings make no sense doesn't start: the mistake shows at once, and nothing is made.
 #[test]
 fn bindings_that_contradict_each_other_are_refused_at_the_start() {
@@ -254,7 +268,7 @@ fn bindings_that_contradict_each_other_are_refused_at_the_start() {
         assert!(!data.exists(), "nothing is made");
     };
     let bound = || server(&data).class::<Asking<Bound>>();
-    check(server(&data).class::<Counter>(), "Counter is there twice");
+    check(server(&data).class::<Counter>(), "Counter and Counter can't be told apart");
     check(bound().bind::<Asking<Bound>, Asking<Nowhere>>("x"), "add .class::<Nowhere>()");
     check(server(&data).bind::<Asking<Bound>, Counter>("x"), "add .class::<Bound>()");
     let twice = bound().bind::<Asking<Bound>, Counter>("x").bind::<Asking<Bound>, Counter>("x");

@@ -85,8 +85,10 @@ pub(crate) fn serve_with(data: &Path, args: &[&str]) -> Served {
 /// A start that is refused: the exit code and what standard error says.
 pub(crate) fn refused_start(command: Command) -> (Option<i32>, String) {
     let mut process = Process::start(command);
-    let status = process.wait();
-    assert_eq!(process.stdout(), "", "nothing is announced");
+    let status = eventually("the refusal", || {
+        assert_eq!(process.stdout(), "", "it was not refused");
+        process.child.try_wait().expect("the child is ours")
+    });
     (status.code(), process.stderr())
 }
 
