@@ -13,6 +13,13 @@ use sha2::{Digest, Sha256};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Shard(pub(crate) u16);
 
+impl Shard {
+    /// The pool that the shard belongs to.
+    pub(crate) const fn pool(self) -> Pool {
+        Pool((self.0 >> (u16::BITS - Pool::BITS as u32)) as u8)
+    }
+}
+
 impl fmt::Debug for Shard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Shard({:04x})", self.0)
@@ -121,6 +128,7 @@ mod tests {
         for key in 0..1000 {
             let id = ObjectId::named(Pool(5), "Counter", &key.to_string());
             assert_eq!(id.home_shard().0 >> 12, 5);
+            assert_eq!(id.home_shard().pool(), Pool(5));
         }
         let shard = Shard(0x1234);
         assert_eq!(ObjectId::anonymous(shard).unwrap().home_shard(), shard);

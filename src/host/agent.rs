@@ -111,17 +111,13 @@ impl Agent {
         shards.is_some_and(|shards| shards.iter().any(|range| range.contains(&shard.0)))
     }
 
-    /// One of this host's own shards, chosen at random.
-    pub(super) fn any_shard(&self) -> Result<Shard> {
-        let shards = &self.joined()?.shards;
-        let count: u32 = shards.iter().map(|range| range.len() as u32).sum();
-        if count == 0 {
-            return Err(failed("this host owns no shard"));
-        }
+    /// One of this host's own shards in `pool`, chosen at random.
+    pub(super) fn any_shard(&self, pool: Pool) -> Result<Shard> {
+        let shards = self.joined()?.shards.iter().flat_map(Clone::clone).map(Shard);
+        let shards: Vec<Shard> = shards.filter(|shard| shard.pool() == pool).collect();
         let random = getrandom::u32().map_err(|error| failed(format!("no randomness: {error}")))?;
-        let nth = random % count;
-        let shard = shards.iter().flat_map(Clone::clone).nth(nth as usize);
-        shard.map(Shard).ok_or_else(|| failed("this host owns no shard"))
+        let nth = (random as usize).checked_rem(shards.len());
+        nth.map(|nth| shards[nth]).ok_or_else(|| failed("this host owns no shard of the pool"))
     }
 
     /// The capability to an object, wherever it lives. Another host's is a promise.

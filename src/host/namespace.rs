@@ -128,7 +128,7 @@ impl namespace::Server for Served {
         _: namespace::CreateParams,
         mut results: namespace::CreateResults,
     ) -> Result<()> {
-        let near = ObjectId::anonymous(self.agent.any_shard()?)
+        let near = ObjectId::anonymous(self.agent.any_shard(Pool::default())?)
             .map_err(|error| failed(format!("no randomness for a new object: {error}")))?;
         let object = self.agent.object(&anonymous(&self.class, near)?, Existence::Any)?;
         results.get().init_object().set_as_capability(object);

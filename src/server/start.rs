@@ -180,7 +180,8 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     let (capnp, http_address) = (local(&socket)?, local(&http)?);
 
     let config = LocalConfig::open(&data.supervisor()).map_err(unusable(&data.supervisor()))?;
-    let supervisor = Supervisor::open(&config, server.hosts)?;
+    let supervisor = Supervisor::open(&config, server.hosts)
+        .map_err(|error| ServerError::Data { path: server.data.clone(), reason: error.extra })?;
     let parts = |number, socket| -> Result<HostParts, ServerError> {
         let vat = VatOptions {
             name: format!("host-{number}"),
