@@ -11,6 +11,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 
 use futures::FutureExt;
@@ -21,6 +22,8 @@ use crate::storage::Ticket;
 pub(crate) struct Gate<R> {
     /// The last write of the instance, sealed or not.
     written: Cell<Ticket>,
+    /// The last write of the instance that will be made durable.
+    sealed: Cell<Ticket>,
     /// All writes up to this one are durable.
     durable: Cell<Ticket>,
     queue: RefCell<VecDeque<(Ticket, Message<R>)>>,
@@ -38,6 +41,7 @@ impl<R: Future<Output = ()> + Unpin + 'static> Gate<R> {
     pub(crate) fn new() -> Rc<Self> {
         Rc::new(Self {
             written: Cell::default(),
+            sealed: Cell::default(),
             durable: Cell::default(),
             queue: RefCell::default(),
             last_reply: RefCell::default(),
@@ -48,6 +52,11 @@ impl<R: Future<Output = ()> + Unpin + 'static> Gate<R> {
     /// The instance made a write: what it sends from now on waits for `ticket`.
     pub(crate) fn wrote(&self, ticket: Ticket) {
         self.written.set(ticket);
+    }
+
+    /// The turn that wrote `ticket` has ended: its writes are on their way to the disk.
+    pub(crate) fn sealed(&self, ticket: Ticket) {
+        self.sealed.set(ticket);
     }
 
     /// Everything up to `ticket` is durable: what waited for no more than that leaves.
@@ -75,9 +84,10 @@ impl<R: Future<Output = ()> + Unpin + 'static> Gate<R> {
         }
     }
 
-    /// Takes back what waits for `ticket` or a later one: those writes will not be made.
-    pub(crate) fn discard_from(&self, ticket: Ticket) {
-        let kept = self.queue.borrow().partition_point(|(waits_for, _)| *waits_for < ticket);
+    /// The writes that aren't sealed will not be made: takes back what waits for them.
+    pub(crate) fn discard_unsealed(&self) {
+        self.written.set(self.sealed.get());
+        let kept = self.queue.borrow().partition_point(|(ticket, _)| *ticket <= self.sealed.get());
         let discarded = self.queue.borrow_mut().split_off(kept);
         // Dropping a message tells its caller, who may well come back here.
         drop(discarded);
@@ -118,8 +128,8 @@ impl<R: Future<Output = ()> + Unpin + 'static> Gate<R> {
         while !self.held.get() {
             match self.next() {
                 None => return,
-                Some(Message::Reply(send)) => self.replied(send()),
-                Some(Message::Call(send)) if self.reply_was_taken() => send(),
+                Some(Message::Reply(send)) => self.replied(contain(send).flatten()),
+                Some(Message::Call(send)) if self.reply_was_taken() => drop(contain(send)),
                 Some(Message::Call(send)) => self.hold(send),
             }
         }
@@ -134,9 +144,15 @@ impl<R: Future<Output = ()> + Unpin + 'static> Gate<R> {
             if let Some(receipt) = receipt {
                 receipt.await;
             }
-            send();
+            contain(send);
             gate.held.set(false);
             gate.pump();
         });
     }
+}
+
+/// A panic in whatever a message leads to is the end of that message, and not of the gate.
+fn contain<T>(send: impl FnOnce() -> T) -> Option<T> {
+    let sent = std::panic::catch_unwind(AssertUnwindSafe(send));
+    sent.inspect_err(|_| tracing::error!("sending a message panicked; it is lost")).ok()
 }

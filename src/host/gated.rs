@@ -7,7 +7,7 @@ use capnp::private::capability::{ClientHook, ParamsHook};
 use super::facet::Facet;
 use super::instance::Instance;
 use crate::error::Result;
-use crate::membrane::{self, Call, Params, Target, deliver};
+use crate::membrane::{self, Call, Params, Target};
 
 pub(super) struct Gated {
     instance: Rc<Instance>,
@@ -28,7 +28,7 @@ impl Target for Gated {
             call.reply.send(Err(error));
             return;
         }
-        gate.call(move || deliver(&*self.raw, call));
+        gate.call(move || self.instance.vat.deliver_for_object(&*self.raw, call));
     }
 
     fn leaving(&self, cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {

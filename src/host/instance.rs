@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use capnp::Error;
+use tokio::task::AbortHandle;
 
 use super::header::Header;
 use super::run::Running;
@@ -22,8 +23,10 @@ pub(super) struct Instance {
     /// Whether the object's header is written, or is in a batch on its way.
     exists: Cell<bool>,
     ended: Cell<bool>,
-    /// Handlers that wait for something, by the number of their call.
+    /// What is owed to the callers of handlers that wait for something, by the number of the call.
     pub(super) running: RefCell<HashMap<u64, Running>>,
+    /// Their tasks, which end with the instance.
+    pub(super) tasks: RefCell<HashMap<u64, AbortHandle>>,
     pub(super) calls: Cell<u64>,
 }
 
@@ -43,6 +46,7 @@ impl Instance {
             exists: Cell::new(exists),
             ended: Cell::default(),
             running: RefCell::default(),
+            tasks: RefCell::default(),
             calls: Cell::default(),
         }))
     }
@@ -93,6 +97,9 @@ impl Instance {
     /// what waits in its gate.
     pub(super) fn end(&self) {
         self.ended.set(true);
+        for task in self.tasks.take().into_values() {
+            task.abort();
+        }
         let running = std::mem::take(&mut *self.running.borrow_mut());
         for (_, Running { reply, under_way }) in running {
             let error = self.ended();

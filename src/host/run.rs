@@ -77,8 +77,9 @@ fn go_on(
     instance.calls.set(number + 1);
     instance.running.borrow_mut().insert(number, running);
     open_early(instance, number, &body);
+    let owner = instance.clone();
     let instance = instance.clone();
-    tokio::task::spawn_local(async move {
+    let task = tokio::task::spawn_local(async move {
         let _held_while_it_runs = facet;
         let mut handler = Turns { instance: &instance, future: handler };
         let outcome = poll_fn(|cx| {
@@ -87,11 +88,13 @@ fn go_on(
             polled
         });
         let outcome = outcome.await;
+        instance.tasks.borrow_mut().remove(&number);
         let running = instance.running.borrow_mut().remove(&number);
         if let (Ok(outcome), Some(running)) = (outcome, running) {
             instance.vat.busy(|| finish(&instance, running, outcome, &body));
         }
     });
+    owner.tasks.borrow_mut().insert(number, task.abort_handle());
 }
 
 /// The handler called `set_pipeline`: what it has put into its results by then may be called once

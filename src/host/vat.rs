@@ -29,7 +29,7 @@ use super::slot::{Birth, Slot, Start, State};
 use crate::error::{Result, disconnected, failed};
 use crate::gate::Gate;
 use crate::id::ObjectId;
-use crate::membrane::{Dispatch, Receipt};
+use crate::membrane::{Call, Dispatch, Receipt, deliver};
 use crate::metrics::Metrics;
 use crate::storage::{Space, StorageError, Store, StoreOptions, Ticket};
 
@@ -66,6 +66,8 @@ pub(crate) struct Vat {
     progress: Arc<Notify>,
     under_way: Cell<usize>,
     closing: Cell<bool>,
+    /// An object's call is being delivered.
+    for_object: Cell<bool>,
     /// Wakes whoever waits for the last call to end, or for the storage to fail.
     changed: Notify,
 }
@@ -110,6 +112,7 @@ impl Vat {
             progress: progress.clone(),
             under_way: Cell::default(),
             closing: Cell::default(),
+            for_object: Cell::default(),
             changed: Notify::new(),
         });
         tokio::task::spawn_local(settle_on(Rc::downgrade(&vat), progress));
@@ -207,7 +210,7 @@ impl Vat {
     /// # Errors
     /// When the server is shutting down: the call did not happen.
     pub(super) fn admit(self: Rc<Self>) -> Result<UnderWay> {
-        if self.closing.get() {
+        if self.closing.get() && !self.for_object.get() {
             return Err(disconnected("the server is shutting down; the call did not happen"));
         }
         self.under_way.set(self.under_way.get() + 1);
@@ -238,11 +241,19 @@ impl Vat {
         if self.busy.get() {
             return work();
         }
-        self.busy.set(true);
+        let busy = Busy::new(self);
         let output = work();
         self.begin_queued();
-        self.busy.set(false);
+        drop(busy);
         output
+    }
+
+    /// Delivers a call that an object makes: it belongs to a call under way, so that it is taken
+    /// also while the server is shutting down.
+    pub(super) fn deliver_for_object(&self, to: &dyn ClientHook, call: Call) {
+        let before = self.for_object.replace(true);
+        deliver(to, call);
+        self.for_object.set(before);
     }
 
     fn begin_queued(self: &Rc<Self>) {
@@ -253,7 +264,6 @@ impl Vat {
             let Some(start) = self.queue.borrow_mut().pop_front() else { return };
             self.begin(start);
         }
-        self.runnable.notify_one();
     }
 
     fn begin(self: &Rc<Self>, start: Start) {
@@ -326,6 +336,7 @@ impl Vat {
     /// The end of a turn: its writes are handed to the commit thread.
     pub(super) fn seal(&self, instance: &Instance) {
         if let Some(ticket) = self.store.borrow_mut().seal() {
+            instance.gate.sealed(ticket);
             self.committable.notify_one();
             self.sealed.borrow_mut().push_back((ticket, instance.gate.clone()));
         }
@@ -333,9 +344,8 @@ impl Vat {
 
     /// A panic in a turn: its writes, and what it sent after them, are dropped; the instance ends.
     pub(super) fn give_up(&self, instance: &Rc<Instance>) {
-        let ticket = self.store.borrow().next_ticket();
         self.store.borrow_mut().discard();
-        instance.gate.discard_from(ticket);
+        instance.gate.discard_unsealed();
         let slot = self.slot(&instance.birth);
         if slot.awake().is_some_and(|(awake, _)| Rc::ptr_eq(&awake, instance)) {
             slot.end();
@@ -401,6 +411,25 @@ impl Vat {
             }
         }
         self.store.borrow_mut().close()
+    }
+}
+
+/// While it exists calls queue. A panic that passes must not leave the vat busy for ever.
+struct Busy<'a>(&'a Vat);
+
+impl<'a> Busy<'a> {
+    fn new(vat: &'a Vat) -> Self {
+        vat.busy.set(true);
+        Self(vat)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.busy.set(false);
+        if !self.0.queue.borrow().is_empty() && !self.0.store.borrow().is_full() {
+            self.0.runnable.notify_one();
+        }
     }
 }
 

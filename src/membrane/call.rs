@@ -133,8 +133,12 @@ impl Reply {
 
     /// Drops `kept` when the reply that is sent next has been passed on.
     pub(crate) fn keep(&self, kept: impl Any) {
-        if let Some(Asker::Results(_, ending)) = &self.0 {
-            ending.kept.set(Some(Box::new(kept)));
+        match &self.0 {
+            Some(Asker::Results(_, ending)) if !ending.taken.get() => {
+                ending.kept.set(Some(Box::new(kept)));
+            }
+            // Nobody will take it any more, or it is taken at once.
+            _ => drop(kept),
         }
     }
 
@@ -249,6 +253,7 @@ pub(crate) fn deliver(to: &dyn ClientHook, call: Call) {
 /// Makes the call anew on a foreign hook, for instance that of a connection.
 fn forward(to: &dyn ClientHook, call: Call) {
     let Call { interface, method, params, reply } = call;
+    let to = innermost(to);
     let size = params.get().and_then(|params| params.target_size()).ok();
     let mut request = to.new_call(interface, method, size);
     if let Err(error) = params.get().and_then(|params| request.get().set_as(params)) {
@@ -262,4 +267,19 @@ fn forward(to: &dyn ClientHook, call: Call) {
         let outcome = sent.promise.await;
         reply.send(outcome.and_then(|response| Body::copy(response.get()?)));
     });
+}
+
+/// What a promise has turned out to be so far. capnp-rpc can't put capabilities into a call on a
+/// promise of a peer's that has become something of this vat.
+fn innermost(hook: &dyn ClientHook) -> Box<dyn ClientHook> {
+    /// Honest chains are short; a peer must not keep us following.
+    const STEPS_MAX: usize = 64;
+    let mut hook = hook.add_ref();
+    for _ in 0..STEPS_MAX {
+        match hook.get_resolved() {
+            Some(resolved) => hook = resolved,
+            None => break,
+        }
+    }
+    hook
 }

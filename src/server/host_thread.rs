@@ -19,8 +19,12 @@ const STACK_BYTES: usize = 16 << 20;
 
 /// One host's thread. Dropping this lets the thread go on; [`HostThread::join`] ends it.
 pub(super) struct HostThread {
+    finish: CancellationToken,
+    is_finished: Option<oneshot::Receiver<()>>,
     stop: CancellationToken,
     thread: JoinHandle<Result<(), ServerError>>,
+    /// This side of the socket pair has read everything.
+    socket_closed: tokio::task::JoinHandle<()>,
     /// Resolves when the thread ends, by itself or because it was told to.
     pub(super) ended: oneshot::Receiver<()>,
 }
@@ -39,56 +43,75 @@ impl HostThread {
         far.set_nonblocking(true)?;
         let near = tokio::net::UnixStream::from_std(near)?;
         let connection = over(near, Side::Server, Some(supervisor.client))?;
-        // Ends with the host's side of the socket pair.
-        tokio::task::spawn_local(async move { connection.closed().await });
+        let socket_closed =
+            tokio::task::spawn_local(async move { drop(connection.closed().await) });
 
-        let stop = CancellationToken::new();
+        let (finish, stop) = (CancellationToken::new(), CancellationToken::new());
         let (ready, is_ready) = oneshot::channel();
+        let (finished, is_finished) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         let name = format!("capstead-host-{}", parts.number);
-        let stopped = stop.clone();
+        let signals = Signals { ready, finish: finish.clone(), finished, stop: stop.clone() };
         let thread =
             std::thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || {
                 let _end = end;
                 let runtime =
                     Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
                 let runtime = runtime.map_err(|error| ServerError::Assembly(error.into()))?;
-                runtime.block_on(serve(parts, far, ready, stopped))
+                runtime.block_on(serve(parts, far, signals))
             })?;
-        Ok((Self { stop, thread, ended }, is_ready))
+        let is_finished = Some(is_finished);
+        Ok((Self { finish, is_finished, stop, thread, socket_closed, ended }, is_ready))
     }
 
-    /// Tells the thread to end after its calls.
-    pub(super) fn stop(&self) {
-        self.stop.cancel();
+    /// Tells the thread to finish its calls.
+    pub(super) fn finish(&self) {
+        self.finish.cancel();
     }
 
-    /// Ends the thread after its calls, and says how it ended.
+    /// Resolves when the thread has finished its calls, or ended.
+    pub(super) async fn finished(&mut self) {
+        if let Some(finished) = self.is_finished.take() {
+            let _ = finished.await;
+        }
+    }
+
+    /// Ends the thread, after all that it sent was received, and says how it ended.
     pub(super) async fn join(self) -> Result<(), ServerError> {
-        self.stop();
+        self.finish.cancel();
+        self.stop.cancel();
         // The sender is dropped as the thread's last act.
         let _ = self.ended.await;
+        let _ = self.socket_closed.await;
         self.thread.join().unwrap_or_else(|_| {
             Err(ServerError::Assembly(capnp::Error::failed("a host's thread panicked".into())))
         })
     }
 }
 
-async fn serve(
-    parts: HostParts,
-    far: UnixStream,
+/// What the thread tells, and is told.
+struct Signals {
     ready: oneshot::Sender<()>,
+    finish: CancellationToken,
+    finished: oneshot::Sender<()>,
     stop: CancellationToken,
-) -> Result<(), ServerError> {
+}
+
+async fn serve(parts: HostParts, far: UnixStream, signals: Signals) -> Result<(), ServerError> {
     let far = tokio::net::UnixStream::from_std(far).map_err(capnp::Error::from)?;
     let connection = over(far, Side::Client, None)?;
     let supervisor: supervisor::Client = connection.bootstrap();
     let host = parts.start(&supervisor).await?;
-    // Whoever waited may have left already; then `stop` tells.
-    let _ = ready.send(());
-    let ended = host.until(stop.cancelled()).await;
+    // Whoever waited may have left already; then `finish` tells.
+    let _ = signals.ready.send(());
+    let mut ended = host.until(signals.finish.cancelled()).await;
+    if ended.is_ok() {
+        ended = host.finish().await;
+        let _ = signals.finished.send(());
+        signals.stop.cancelled().await;
+    }
     connection.disconnect().await;
-    ended
+    ended.and(host.close().await)
 }
 
 fn over(

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use capstead_client::sturdyref::{Target, TargetId};
-use futures::future::{FutureExt, select_all};
+use futures::future::{FutureExt, join_all, select_all};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -97,15 +97,21 @@ impl Running {
         };
         let stop = async {
             tokio::select! { () = shutdown => {}, () = a_thread_ended => {} }
-            stop_gateway.cancel();
-            // HTTP requests under way are calls to the hosts: they come first.
-            let _ = tokio::time::timeout(Duration::from_secs(SHUTDOWN_SECS), gateway).await;
         };
         let mut ended = host.until(stop).await;
-        threads.iter().for_each(HostThread::stop);
+        stop_gateway.cancel();
+        if ended.is_ok() {
+            // HTTP requests under way are calls to the hosts: they come first.
+            let _ = tokio::time::timeout(Duration::from_secs(SHUTDOWN_SECS), gateway).await;
+            // All hosts finish before any of them closes: calls cross from one to another.
+            threads.iter().for_each(HostThread::finish);
+            ended = host.finish().await;
+            join_all(threads.iter_mut().map(HostThread::finished)).await;
+        }
         for thread in threads {
             ended = ended.and(thread.join().await);
         }
+        ended = ended.and(host.close().await);
         if let Some(page) = metrics_page {
             page.abort();
         }
@@ -146,26 +152,49 @@ impl HostParts {
 }
 
 impl RunningHost {
+    /// Serves until `stop` resolves.
+    ///
     /// # Errors
     /// When the storage failed.
-    pub(super) async fn until(self, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let failure = tokio::select! {
-            () = stop => None,
-            error = self.vat.failure() => Some(error),
-        };
-        if let Some(error) = failure {
-            return Err(error.into());
+    pub(super) async fn until(&self, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
+        tokio::select! {
+            () = stop => Ok(()),
+            error = self.vat.failure() => Err(error.into()),
         }
+    }
+
+    /// Takes no more calls from outside, and waits until those under way are answered and all that
+    /// was written is durable.
+    ///
+    /// # Errors
+    /// When the storage failed.
+    pub(super) async fn finish(&self) -> Result<(), ServerError> {
         self.listener.stop_accepting();
-        let calls =
-            tokio::time::timeout(Duration::from_secs(SHUTDOWN_SECS), self.vat.finish_calls());
-        if calls.await.is_err() {
-            tracing::warn!("some calls did not end in time; their callers are told");
+        let limit = Duration::from_secs(SHUTDOWN_SECS);
+        if tokio::time::timeout(limit, self.vat.finish_calls()).await.is_err() {
+            tracing::warn!("some calls did not end in time; their callers see a disconnect");
         }
-        let flushed = self.vat.flush().await;
+        Ok(self.vat.flush().await?)
+    }
+
+    /// Ends all connections after what was sent has been written, and closes the storage.
+    ///
+    /// # Errors
+    /// When the storage failed.
+    pub(super) async fn close(self) -> Result<(), ServerError> {
+        pass_on_replies().await;
         self.listener.disconnect().await;
         drop(self.agent);
-        Ok(flushed.and(self.vat.close())?)
+        Ok(self.vat.close()?)
+    }
+}
+
+/// Lets replies that have come from other hosts go on to their callers: everything is in this
+/// thread's queues by now, a few hops of tasks away from its connections.
+async fn pass_on_replies() {
+    const HOPS: usize = 256;
+    for _ in 0..HOPS {
+        tokio::task::yield_now().await;
     }
 }
 

@@ -147,11 +147,6 @@ impl Store {
         Ok(self.committer.next_ticket())
     }
 
-    /// What the next turn that writes will be waited for by, or the open one.
-    pub(crate) fn next_ticket(&self) -> Ticket {
-        self.committer.next_ticket()
-    }
-
     /// The last turn that was sealed.
     pub(crate) fn last_sealed(&self) -> Ticket {
         self.committer.last_ticket()

@@ -1,6 +1,12 @@
 //! How instances end, what a write outside a turn is, and what a class may reach.
 
-use super::trial::{World, call_later, call_note, call_write, log, over, read, run, settle};
+use capnp::capability::{FromClientHook, Promise};
+use capnp::private::capability::{ClientHook, ParamsHook, ResultsHook};
+use capnp::traits::HasTypeId;
+
+use super::trial::{
+    World, call_later, call_note, call_write, ended, log, over, read, run, settle, trial,
+};
 use crate::host::{Context, Object};
 
 fn assert_disconnected<T>(outcome: capnp::Result<T>, what: &str) {
@@ -44,6 +50,117 @@ fn what_was_sealed_before_a_panic_is_still_answered() {
         written.await.expect("its write was sealed before the panic");
         assert_disconnected(panicked.await, "the panicking call");
     });
+}
+
+/// Handlers that wait for something for ever end with their instance, and their callers are told,
+/// though the panicking turn had written.
+#[test]
+fn a_panic_after_a_write_answers_everybody_and_ends_waiting_handlers() {
+    run(async {
+        let world = World::new();
+        let (object, never) = (world.object("x"), futures::channel::oneshot::channel::<()>());
+        let silent = capnp_rpc::new_future_client(async move {
+            never.1.await.map_err(|_| crate::failed("it was let go"))?;
+            Err::<trial::Client, _>(crate::failed("unreachable"))
+        });
+        let mut request = object.ask_request();
+        request.get().set_of(silent);
+        let waiting = request.send().promise;
+        let mut request = object.panic_request();
+        request.get().set_n(2);
+        assert_disconnected(request.send().promise.await, "the panicking call");
+        assert_disconnected(waiting.await, "a call that was under way");
+        settle().await;
+        assert_eq!(ended(), 1, "nothing holds the old value any more, no handler either");
+        drop(never.0);
+        assert_eq!(read(&world.object("x")).await.unwrap(), 0, "its write was dropped");
+    });
+}
+
+/// A message that panics when it leaves is lost, and takes nothing else with it.
+#[test]
+fn a_message_that_panics_is_the_end_of_that_message_alone() {
+    run(async {
+        let world = World::new();
+        let object = world.object("x");
+        let held = world.disk.hold();
+        let mut request = object.relay_request();
+        request.get().set_to(trial::Client::new(Box::new(Explosive)));
+        let relayed = request.send().promise;
+        let written = call_write(&object, 7).promise;
+        settle().await;
+        drop(held);
+        relayed.await.unwrap();
+        written.await.unwrap();
+        assert_eq!(read(&world.object("x")).await.unwrap(), 7);
+        call_note(&world.object("y"), 1).promise.await.unwrap();
+    });
+}
+
+/// A call whose caller has left before its reply counts as ended, so that shutdown isn't held up.
+#[test]
+fn a_caller_that_left_does_not_hold_up_the_end() {
+    run(async {
+        let world = World::new();
+        let held = world.disk.hold();
+        let object = world.object("x");
+        let (results, _slot) = crate::membrane::Results::new();
+        let params = crate::membrane::Body::new();
+        let hook = object.as_client_hook();
+        drop(hook.call(trial::Client::TYPE_ID, 1, Box::new(params), Box::new(results)));
+        settle().await;
+        drop(held);
+        world.vat.finish_calls().await;
+    });
+}
+
+/// A foreign capability that panics when it is called.
+#[derive(Clone)]
+struct Explosive;
+
+impl ClientHook for Explosive {
+    fn add_ref(&self) -> Box<dyn ClientHook> {
+        Box::new(self.clone())
+    }
+
+    fn new_call(
+        &self,
+        _: u64,
+        _: u16,
+        _: Option<capnp::MessageSize>,
+    ) -> capnp::capability::Request<capnp::any_pointer::Owned, capnp::any_pointer::Owned> {
+        panic!("as it must")
+    }
+
+    fn call(
+        &self,
+        _: u64,
+        _: u16,
+        _: Box<dyn ParamsHook>,
+        _: Box<dyn ResultsHook>,
+    ) -> Promise<(), capnp::Error> {
+        panic!("as it must")
+    }
+
+    fn get_brand(&self) -> usize {
+        0
+    }
+
+    fn get_ptr(&self) -> usize {
+        1
+    }
+
+    fn get_resolved(&self) -> Option<Box<dyn ClientHook>> {
+        None
+    }
+
+    fn when_more_resolved(&self) -> Option<Promise<Box<dyn ClientHook>, capnp::Error>> {
+        None
+    }
+
+    fn when_resolved(&self) -> Promise<(), capnp::Error> {
+        Promise::ok(())
+    }
 }
 
 /// Who asks may leave: a handler that started runs to its end.

@@ -25,6 +25,9 @@ interface Trial {
   panic @6 (n :UInt64) -> ();
   # Writes n and panics.
 
+  ask @8 (of :Trial) -> ();
+  # Waits for the answer of of.read().
+
   stray @7 () -> ();
   # Writes outside of a turn, and returns the error of that.
 }

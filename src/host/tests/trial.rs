@@ -24,12 +24,18 @@ use crate::storage::model::MemoryLog;
 thread_local! {
     /// What objects of this test's thread noted, in order.
     static LOG: RefCell<Vec<u64>> = RefCell::default();
+    static ENDED: Cell<u64> = const { Cell::new(0) };
     /// How many polls `wake` takes.
     static WAKE_POLLS: Cell<u64> = const { Cell::new(1) };
 }
 
 pub(super) fn log() -> Vec<u64> {
     LOG.with_borrow(Clone::clone)
+}
+
+/// How many objects of this test's thread were dropped.
+pub(super) fn ended() -> u64 {
+    ENDED.get()
 }
 
 pub(super) fn wake_takes(polls: u64) {
@@ -55,6 +61,13 @@ impl Object for Trial {
     async fn wake(ctx: Context) -> Result<Self> {
         polls(WAKE_POLLS.get() - 1).await;
         Ok(Self(ctx))
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        // The thread may be ending.
+        let _ = ENDED.try_with(|ended| ended.set(ended.get() + 1));
     }
 }
 
@@ -142,6 +155,10 @@ impl trial::Server for Trial {
     ) -> Result<()> {
         self.put(params.get()?.get_n())?;
         panic!("as asked");
+    }
+
+    async fn ask(self: Rc<Self>, params: trial::AskParams, _: trial::AskResults) -> Result<()> {
+        read(&params.get()?.get_of()?).await.map(drop)
     }
 
     async fn stray(self: Rc<Self>, _: trial::StrayParams, _: trial::StrayResults) -> Result<()> {
