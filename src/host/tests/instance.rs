@@ -60,8 +60,8 @@ fn a_panic_after_a_write_answers_everybody_and_ends_waiting_handlers() {
         let world = World::new();
         let (object, never) = (world.object("x"), futures::channel::oneshot::channel::<()>());
         let silent = capnp_rpc::new_future_client(async move {
-            never.1.await.map_err(|_| crate::failed("it was let go"))?;
-            Err::<trial::Client, _>(crate::failed("unreachable"))
+            never.1.await.map_err(|_| crate::error::failed("it was let go"))?;
+            Err::<trial::Client, _>(crate::error::failed("unreachable"))
         });
         let mut request = object.ask_request();
         request.get().set_of(silent);

@@ -11,6 +11,8 @@ use ed25519_dalek::SigningKey;
 use super::trial::{World, call_write, read, run, run_within, trial};
 use crate::clock::Clock;
 use crate::host::Agent;
+use crate::host::header::Header;
+use crate::host::slot::Birth;
 use crate::id::{ObjectId, Pool};
 use crate::membrane;
 use crate::schema::cluster_capnp::supervisor;
@@ -59,18 +61,25 @@ fn check(first: u32, count: u32) {
     run_within(Duration::from_mins(10), async move {
         let (world, agent, keys) = host(Clock::real()).await;
         let namespace = ObjectId::namespace(Pool::default(), "Trial");
+        let object = ObjectId::named(Pool::default(), "Trial", "x");
+        let birth =
+            Birth { id: object, class: world.vat.class("Trial").unwrap(), key: Some("x".into()) };
+        let header = Header::of(&birth).encode();
+        world.vat.write_system(object, Space::Header, &[], &header).unwrap();
         for number in first..first + count {
             let mut grant = [0; 16];
             grant[..4].copy_from_slice(&number.to_be_bytes());
             let record = Grant::root(0).encode();
-            world.vat.write_system(namespace, Space::Grants, &grant, &record).unwrap();
+            let id = if number % 2 == 0 { namespace } else { object };
+            world.vat.write_system(id, Space::Grants, &grant, &record).unwrap();
             let mut seed = [7; 32];
             seed[..4].copy_from_slice(&number.to_be_bytes());
             let caveats =
-                if number % 2 == 0 { Caveats::none() } else { Caveats::not_after(u64::MAX) };
+                if number % 4 < 2 { Caveats::none() } else { Caveats::not_after(u64::MAX) };
             let next = NextSecret::from_seed(seed);
-            let reference =
-                keys.mint(target(namespace), GrantId::from_bytes(grant), caveats, &next);
+            let bytes = TargetId::from_bytes(*id.as_bytes());
+            let to = if id == object { Target::Object(bytes) } else { Target::Namespace(bytes) };
+            let reference = keys.mint(to, GrantId::from_bytes(grant), caveats, &next);
             let reference = if number % 3 == 0 { reference.seal() } else { reference };
             let mut bytes = reference.expose_bytes().to_vec();
             assert!(agent.restore_bytes(&bytes).is_ok(), "the reference itself is good");
