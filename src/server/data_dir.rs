@@ -233,7 +233,10 @@ fn check_format(root: &Path) -> Result<(), ServerError> {
 /// Makes everything, in an order in which a crash at any point leaves either a directory that says
 /// that it is being made, or a whole one.
 fn create(root: &Path, hosts: u16) -> Result<(), ServerError> {
-    let made = say(root, BEING_MADE)
+    // Said again, it would be unsaid for a moment, and a crash then would look like lost data.
+    let said =
+        if lock_text(root)? == BEING_MADE.as_bytes() { Ok(()) } else { say(root, BEING_MADE) };
+    let made = said
         .and_then(|()| sync(root))
         .and_then(|()| remove_unfinished(root))
         .and_then(|()| make_keys(&root.join(KEYS)));
