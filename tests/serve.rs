@@ -1,14 +1,13 @@
 //! `capstead serve` as an operator meets it: what it prints, what it refuses, and how it ends.
 //!
-//! A data directory that can't be used must stay exactly as it was found, down to the last byte.
+//! What it does with its data directory is in `data_dir.rs`.
 
 mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -21,7 +20,7 @@ use futures::future::join_all;
 use support::calls::{by_name, connect, increment, read, run};
 use support::{
     Process, Served, capstead, cargo, http, refused_start, root, scratch, serve, serve_command,
-    serve_with, tree,
+    serve_with,
 };
 
 // What is printed is meant to be pasted into a shell at the root of the repository: each line
@@ -91,189 +90,6 @@ fn the_json_line_has_exactly_the_documented_shape() {
             assert_eq!(reference.address(), capnp);
         }
     }
-}
-
-// Two servers on one directory would each believe themselves the owner of every object.
-#[test]
-fn a_directory_in_use_is_refused_and_the_first_server_goes_on() {
-    let (_folder, data) = scratch();
-    let first = serve(&data);
-    let (code, says) = refused_start(serve_command(&data, &[]));
-    assert_eq!(code, Some(1));
-    assert!(says.contains("in use"), "{says}");
-    assert!(says.contains(&data.display().to_string()), "{says}");
-    assert_eq!(http::post(&first.announced.http, "/counter/x/increment").body, "1");
-}
-
-/// A way to spoil what a server needs, and what the refusal must say beside the path.
-struct Spoilt {
-    name: &'static str,
-    /// Gets the data directory as a server left it; returns the directory to start on.
-    spoil: fn(&Path) -> PathBuf,
-    /// Below the directory to start on.
-    names: &'static str,
-    says: &'static str,
-}
-
-const SPOILT: [Spoilt; 11] = [
-    Spoilt {
-        name: "a missing parent",
-        spoil: |data| data.with_file_name("nowhere").join("capstead.data"),
-        names: "",
-        says: "No such file",
-    },
-    Spoilt {
-        name: "a directory of somebody else",
-        spoil: |data| {
-            fs::remove_dir_all(data).expect("the copy can be spoilt");
-            fs::create_dir(data).expect("the copy can be spoilt");
-            fs::write(data.join("thesis.txt"), "years of work").expect("the copy can be spoilt");
-            data.to_owned()
-        },
-        names: "",
-        says: "not a data directory",
-    },
-    Spoilt {
-        name: "a file",
-        spoil: |data| {
-            fs::remove_dir_all(data).expect("the copy can be spoilt");
-            fs::write(data, "years of work").expect("the copy can be spoilt");
-            data.to_owned()
-        },
-        names: "",
-        says: "can't read the data directory",
-    },
-    Spoilt {
-        name: "a damaged format",
-        spoil: |data| write(data, "format", "capstaed data 1\n"),
-        names: "format",
-        says: "damaged",
-    },
-    Spoilt {
-        name: "an empty format",
-        spoil: |data| write(data, "format", ""),
-        names: "format",
-        says: "damaged",
-    },
-    Spoilt {
-        name: "a newer format",
-        spoil: |data| write(data, "format", "capstead data 2\n"),
-        names: "",
-        says: "\"capstead data 2\"",
-    },
-    Spoilt {
-        name: "a missing host",
-        spoil: |data| {
-            fs::remove_dir_all(data.join("host-0")).expect("the copy can be spoilt");
-            data.to_owned()
-        },
-        names: "host-0",
-        says: "missing",
-    },
-    Spoilt {
-        name: "a damaged cluster key",
-        spoil: |data| write(data, "keys/cluster", &"g".repeat(64)),
-        names: "keys/cluster",
-        says: "damaged",
-    },
-    Spoilt {
-        name: "a short signing key",
-        spoil: |data| write(data, "keys/signing-1", "0123456789abcdef\n"),
-        names: "keys/signing-1",
-        says: "damaged",
-    },
-    Spoilt {
-        name: "a signing key that is no text",
-        spoil: |data| {
-            fs::write(data.join("keys/signing-1"), [0xff; 65]).expect("the copy can be spoilt");
-            data.to_owned()
-        },
-        names: "keys/signing-1",
-        says: "can't read the key",
-    },
-    Spoilt {
-        name: "a missing key",
-        spoil: |data| {
-            fs::remove_file(data.join("keys/cluster")).expect("the copy can be spoilt");
-            data.to_owned()
-        },
-        names: "keys/cluster",
-        says: "No such file",
-    },
-];
-
-fn write(data: &Path, name: &str, text: &str) -> PathBuf {
-    fs::write(data.join(name), text).expect("it can be written");
-    data.to_owned()
-}
-
-// Whoever mistypes a path, restores half a backup or goes back a version loses nothing by trying.
-#[test]
-fn a_directory_that_cannot_be_used_is_named_and_left_as_it_was() {
-    let (folder, data) = scratch();
-    let served = serve(&data);
-    assert_eq!(http::post(&served.announced.http, "/counter/x/increment").body, "1");
-    assert_eq!(served.stop().0, Some(0));
-    for Spoilt { name, spoil, names, says } in SPOILT {
-        let place = folder.path().join(name.replace(' ', "-"));
-        let copy = place.join("capstead.data");
-        tree::copy(&data, &copy);
-        let start_on = spoil(&copy);
-        let before = tree::look(&place);
-        let (code, stderr) = refused_start(serve_command(&start_on, &[]));
-        assert_eq!(code, Some(1), "{name}: {stderr}");
-        assert!(stderr.contains(says), "{name}: {stderr}");
-        let to_blame = if names.is_empty() { start_on } else { start_on.join(names) };
-        let to_blame = to_blame.display().to_string();
-        // Where there is no parent, what would have been made there is named.
-        let parent = to_blame.trim_end_matches("capstead.data");
-        assert!(stderr.contains(&to_blame) || stderr.contains(parent), "{name}: {stderr}");
-        assert!(tree::look(&place) == before, "{name}: the directory was changed");
-    }
-}
-
-/// Without the placement, which must be opened to be read, and whose openings are counted in it.
-fn look_at_objects_and_keys(folder: &Path) -> tree::Tree {
-    let mut tree = tree::look(folder);
-    tree.retain(|path, _| !path.starts_with("supervisor"));
-    tree
-}
-
-// The number of hosts says which of them has which object: with another number, objects would seem
-// to be gone.
-#[test]
-fn another_number_of_hosts_is_refused_and_changes_nothing() {
-    let (_folder, data) = scratch();
-    assert_eq!(serve_with(&data, &["--hosts", "2"]).stop().0, Some(0));
-    for (hosts, says) in [("1", "hosts"), ("3", "host-2"), ("0", "hosts"), ("65", "hosts")] {
-        let before = look_at_objects_and_keys(&data);
-        let (code, stderr) = refused_start(serve_command(&data, &["--hosts", hosts]));
-        assert_eq!(code, Some(1), "--hosts {hosts}: {stderr}");
-        assert!(stderr.contains(says), "--hosts {hosts}: {stderr}");
-        assert!(
-            look_at_objects_and_keys(&data) == before,
-            "--hosts {hosts}: the directory was changed"
-        );
-    }
-    assert_eq!(serve_with(&data, &["--hosts", "2"]).stop().0, Some(0));
-}
-
-// Keys are secrets of the operator, and data are those of the users: nobody else reads them.
-#[test]
-fn only_the_owner_can_read_the_data_directory() {
-    let (_folder, data) = scratch();
-    let served = serve_with(&data, &["--hosts", "2"]);
-    assert_eq!(http::post(&served.announced.http, "/counter/x/increment").body, "1");
-    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    let folders = ["", "keys", "supervisor", "host-0", "host-1"];
-    for folder in folders {
-        assert_eq!(mode(&data.join(folder)), 0o700, "{folder}");
-    }
-    for file in ["keys/cluster", "keys/signing-1", "host-0/data.mdb", "host-1/data.mdb"] {
-        assert_eq!(mode(&data.join(file)), 0o600, "{file}");
-    }
-    let of_hosts = fs::read_dir(data.join("keys")).unwrap().count();
-    assert_eq!(of_hosts, 2, "no other key lies around");
 }
 
 // An operator stops the server at any moment: calls that have started are answered, then it ends.

@@ -94,6 +94,27 @@ impl EnvironmentDir {
     }
 }
 
+/// Checks, without changing anything, that the directory holds a complete environment; returns where
+/// its data are.
+///
+/// # Errors
+/// `MarkerMissing`, `NotOurs`, `Format`, `DataMissing`, `Io`.
+pub(crate) fn check_complete(path: &Path, kind: Kind) -> Result<PathBuf> {
+    let marker = path.join(MARKER);
+    let file = match File::open(&marker) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(StorageError::MarkerMissing(path.to_owned()));
+        }
+        file => file.map_err(io_error("open", &marker))?,
+    };
+    let mut found = Vec::new();
+    file.take(MARKER_BYTES_MAX).read_to_end(&mut found).map_err(io_error("read", &marker))?;
+    match judge(path, kind, &found)? {
+        Age::Existing => Ok(path.join(DATA)),
+        Age::New => Err(StorageError::MarkerMissing(path.to_owned())),
+    }
+}
+
 fn open_marker(path: &Path) -> Result<File> {
     let marker = path.join(MARKER);
     let failed = io_error("open", &marker);
@@ -142,7 +163,7 @@ fn judge(path: &Path, kind: Kind, found: &[u8]) -> Result<Age> {
     }
 }
 
-fn io_error(action: &'static str, path: &Path) -> impl Fn(io::Error) -> StorageError {
+pub(super) fn io_error(action: &'static str, path: &Path) -> impl Fn(io::Error) -> StorageError {
     move |source| StorageError::Io { action, path: path.to_owned(), source }
 }
 

@@ -8,6 +8,7 @@
 //! reports a write as durable before the disk did, and never goes on after the disk failed.
 
 pub(crate) mod batch;
+mod check;
 pub(crate) mod committer;
 pub(crate) mod config;
 mod dir;
@@ -19,16 +20,27 @@ pub(crate) mod log;
 pub(crate) mod model;
 pub(crate) mod store;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(crate) use self::check::check;
 pub(crate) use self::committer::Ticket;
 pub(crate) use self::config::{CasOutcome, ConfigStore, LocalConfig};
-pub(crate) use self::layout::Space;
+pub(crate) use self::layout::{Kind, Space};
 pub(crate) use self::store::{Store, StoreOptions};
 use crate::error;
 use crate::id::{ObjectId, Shard};
+use crate::limits::MAP_BYTES;
 use crate::storage::log::Position;
+
+/// Makes the environment in `path`, an empty or absent directory, so that one which is missing later
+/// is known to be lost.
+///
+/// # Errors
+/// As for opening it.
+pub(crate) fn make(path: &Path, kind: Kind) -> Result<()> {
+    lmdb::Environment::open(path, kind, MAP_BYTES).map(drop)
+}
 
 /// What operations of the storage return.
 pub(crate) type Result<T> = std::result::Result<T, StorageError>;
@@ -172,8 +184,21 @@ pub(crate) enum StorageError {
     NotOurs(PathBuf),
 
     /// The directory lacks the file with the data. It was not touched.
-    #[error("{0:?} was a storage but its data file is gone; restore a backup or remove the rest")]
+    #[error("{0:?} was a storage but its data file is gone; restore a backup")]
     DataMissing(PathBuf),
+
+    /// The directory was a complete storage once, and its marker is gone. It was not touched.
+    #[error("{0:?} lacks what a storage begins with, the file CAPSTEAD; restore a backup")]
+    MarkerMissing(PathBuf),
+
+    /// The file with the data can't be opened safely. It was not touched.
+    #[error("{path:?} is damaged: {what}; restore a backup")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
 
     /// The path names no directory. It was not touched.
     #[error("{0:?} is not a directory; choose an empty or new directory")]

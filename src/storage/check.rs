@@ -1,0 +1,203 @@
+//! Looks at a complete environment without opening it: would LMDB find a file that it can use?
+//!
+//! LMDB maps its file and believes it. A file that was cut short ends the process with SIGBUS, and
+//! an opening changes files before it fails. So a server looks at all of its environments first.
+//! It never writes, locks or maps anything, and never reads a record: what it doesn't find out is
+//! damage below the roots of the trees.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use crate::storage::dir::{self, io_error};
+use crate::storage::layout::Kind;
+use crate::storage::{Result, StorageError};
+
+const HEADER_BYTES: usize = 16;
+const FLAGS_AT: usize = 10;
+const FLAG_META: u16 = 0x08;
+/// A branch or a leaf: what the root of a tree is.
+const FLAGS_TREE: u16 = 0x03;
+
+const MAGIC: u32 = 0xBEEF_C0DE;
+const VERSION: u32 = 1;
+const VERSION_AT: usize = HEADER_BYTES + 4;
+const TREES_AT: usize = HEADER_BYTES + 24;
+const TREE_BYTES: usize = 48;
+const ROOT_IN_TREE: usize = TREE_BYTES - 8;
+const LAST_PAGE_AT: usize = TREES_AT + 2 * TREE_BYTES;
+const TRANSACTION_AT: usize = LAST_PAGE_AT + 8;
+const META_BYTES: usize = TRANSACTION_AT + 8;
+
+/// The root of a tree without pages.
+const NO_PAGE: u64 = u64::MAX;
+const META_PAGES: u64 = 2;
+const PAGE_BYTES_MIN: u64 = 512;
+const PAGE_BYTES_MAX: u64 = 65_536;
+
+/// Checks that the environment in `path` is complete, ours, of this format, and not cut short.
+///
+/// # Errors
+/// `MarkerMissing`, `NotOurs`, `Format`, `DataMissing`, `Damaged`, `Io`: nothing was changed, and
+/// the environment must not be opened.
+pub(crate) fn check(path: &Path, kind: Kind) -> Result<()> {
+    let data = dir::check_complete(path, kind)?;
+    let damaged = |what| StorageError::Damaged { path: data.clone(), what };
+    let metadata = fs::metadata(&data).map_err(io_error("read", &data))?;
+    if !metadata.is_file() {
+        return Err(damaged("it is no file"));
+    }
+    let file = File::open(&data).map_err(io_error("open", &data))?;
+    let pages = Pages { file, length: metadata.len() };
+    match pages.check() {
+        Ok(None) => Ok(()),
+        Ok(Some(what)) => Err(damaged(what)),
+        Err(error) => Err(io_error("read", &data)(error)),
+    }
+}
+
+struct Pages {
+    file: File,
+    length: u64,
+}
+
+/// What one of the two meta pages says.
+struct Meta {
+    page_bytes: u64,
+    roots: [u64; 2],
+    last_page: u64,
+    transaction: u64,
+}
+
+impl Pages {
+    /// What is wrong, if anything is.
+    fn check(&self) -> std::io::Result<Option<&'static str>> {
+        const CUT: &str = "it was cut short";
+        const FOREIGN: &str = "it doesn't begin as LMDB's data do";
+        if self.length < META_BYTES as u64 {
+            return Ok(Some(CUT));
+        }
+        let Some(first) = self.meta(0)? else { return Ok(Some(FOREIGN)) };
+        let page_bytes = first.page_bytes;
+        if self.length < META_PAGES * page_bytes {
+            return Ok(Some(CUT));
+        }
+        let Some(second) = self.meta(page_bytes)? else { return Ok(Some(FOREIGN)) };
+        if second.page_bytes != page_bytes {
+            return Ok(Some(FOREIGN));
+        }
+        let newer = if second.transaction > first.transaction { second } else { first };
+        for root in newer.roots.into_iter().filter(|root| *root != NO_PAGE) {
+            if root < META_PAGES || root > newer.last_page {
+                return Ok(Some("the root of a tree is nowhere"));
+            }
+            if root >= self.length / page_bytes {
+                return Ok(Some(CUT));
+            }
+            if !self.is_tree(root, page_bytes)? {
+                return Ok(Some("the root of a tree is damaged"));
+            }
+        }
+        Ok(None)
+    }
+
+    fn meta(&self, at: u64) -> std::io::Result<Option<Meta>> {
+        let mut bytes = [0; META_BYTES];
+        self.file.read_exact_at(&mut bytes, at)?;
+        Ok(Meta::parse(&bytes))
+    }
+
+    /// Whether the page knows its own number and is part of a tree.
+    fn is_tree(&self, number: u64, page_bytes: u64) -> std::io::Result<bool> {
+        let mut header = [0; HEADER_BYTES];
+        self.file.read_exact_at(&mut header, number * page_bytes)?;
+        Ok(u64_at(&header, 0) == number && u16_at(&header, FLAGS_AT) & FLAGS_TREE != 0)
+    }
+}
+
+impl Meta {
+    fn parse(bytes: &[u8; META_BYTES]) -> Option<Self> {
+        let is_meta = u16_at(bytes, FLAGS_AT) & FLAG_META != 0;
+        let is_known = u32_at(bytes, HEADER_BYTES) == MAGIC && u32_at(bytes, VERSION_AT) == VERSION;
+        let page_bytes = u64::from(u32_at(bytes, TREES_AT));
+        let is_size =
+            page_bytes.is_power_of_two() && (PAGE_BYTES_MIN..=PAGE_BYTES_MAX).contains(&page_bytes);
+        let root = |tree| u64_at(bytes, TREES_AT + tree * TREE_BYTES + ROOT_IN_TREE);
+        (is_meta && is_known && is_size).then(|| Self {
+            page_bytes,
+            roots: [root(0), root(1)],
+            last_page: u64_at(bytes, LAST_PAGE_AT),
+            transaction: u64_at(bytes, TRANSACTION_AT),
+        })
+    }
+}
+
+// LMDB writes numbers as the machine has them.
+
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_ne_bytes(array_at(bytes, at))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_ne_bytes(array_at(bytes, at))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_ne_bytes(array_at(bytes, at))
+}
+
+fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let mut array = [0; N];
+    array.copy_from_slice(&bytes[at..at + N]);
+    array
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::storage::make;
+
+    fn made() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        make(dir.path(), Kind::Objects).unwrap();
+        let data = dir.path().join("data.mdb");
+        (dir, data)
+    }
+
+    #[test]
+    fn a_whole_environment_passes_however_often_it_was_opened() {
+        let (dir, _) = made();
+        for _ in 0..5 {
+            check(dir.path(), Kind::Objects).unwrap();
+            make(dir.path(), Kind::Objects).unwrap();
+        }
+        let error = check(dir.path(), Kind::Config).unwrap_err();
+        assert!(matches!(error, StorageError::NotOurs(_)), "{error}");
+    }
+
+    #[test]
+    fn whatever_is_missing_or_cut_is_found() {
+        let refused = |spoil: &dyn Fn(&Path)| {
+            let (dir, data) = made();
+            spoil(&data);
+            check(dir.path(), Kind::Objects).unwrap_err()
+        };
+        for length in [0, 100, 4_096, 5_000, 8_191, 8_192] {
+            let cut = |data: &Path| {
+                File::options().write(true).open(data).unwrap().set_len(length).unwrap();
+            };
+            let error = refused(&cut);
+            assert!(matches!(error, StorageError::Damaged { .. }), "{length}: {error}");
+        }
+        let error = refused(&|data| fs::write(data, [0xA5; 20_000]).unwrap());
+        assert!(matches!(error, StorageError::Damaged { .. }), "{error}");
+        let error = refused(&|data| fs::remove_file(data).unwrap());
+        assert!(matches!(error, StorageError::DataMissing(_)), "{error}");
+        let error = refused(&|data| fs::remove_file(data.with_file_name("CAPSTEAD")).unwrap());
+        assert!(matches!(error, StorageError::MarkerMissing(_)), "{error}");
+        let error = refused(&|data| fs::write(data.with_file_name("CAPSTEAD"), "cap").unwrap());
+        assert!(matches!(error, StorageError::MarkerMissing(_)), "{error}");
+    }
+}
