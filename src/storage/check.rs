@@ -191,7 +191,7 @@ mod tests {
             let error = refused(&cut);
             assert!(matches!(error, StorageError::Damaged { .. }), "{length}: {error}");
         }
-        let error = refused(&|data| fs::write(data, [0xA5; 20_000]).unwrap());
+        let error = refused(&|data| fs::write(data, vec![0xA5; 20_000]).unwrap());
         assert!(matches!(error, StorageError::Damaged { .. }), "{error}");
         let error = refused(&|data| fs::remove_file(data).unwrap());
         assert!(matches!(error, StorageError::DataMissing(_)), "{error}");
