@@ -12,6 +12,7 @@ use capnp_rpc::{Disconnector, RpcSystem};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -24,6 +25,10 @@ use tokio::time::Sleep;
 
 /// How long a connection that is over tries to write what is left, in seconds.
 const LAST_WRITE_SECS: u64 = 1;
+
+/// How long an address may take to answer, in seconds. An address that swallows everything is given
+/// up then, long before the operating system does; the first SYN lost is sent again after one.
+const DIAL_SECS: u64 = 4;
 
 /// A connection to another vat. Clones are handles to the same one.
 ///
@@ -64,10 +69,11 @@ impl Connection {
     /// Connects to `address`, `host:port`, with the default limits, and offers nothing there.
     ///
     /// # Errors
-    /// Nobody answers at the address, or no [`spawn_local`](tokio::task::spawn_local) is possible here.
+    /// Nobody answers at the address within four seconds, or no [`spawn_local`](tokio::task::spawn_local) is possible here.
     pub async fn dial(address: &str) -> capnp::Result<Self> {
         let unreachable = |cause| Error::disconnected(format!("can't reach {address}: {cause}"));
-        let stream = TcpStream::connect(address).await.map_err(unreachable)?;
+        let limit = Duration::from_secs(DIAL_SECS);
+        let stream = in_time(limit, TcpStream::connect(address)).await.map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?;
         Self::new(stream, Side::Client, None, Limits::default())
     }
@@ -156,6 +162,14 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.status.stop();
     }
+}
+
+async fn in_time<T>(
+    limit: Duration,
+    dialling: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}"));
+    tokio::time::timeout(limit, dialling).await.map_err(late)?
 }
 
 fn spawn(task: impl Future<Output = ()> + 'static) -> capnp::Result<()> {

@@ -3,18 +3,22 @@
 //! The RPC system trusts its peer too far: it has no limits, and a `Finish` that comes before the
 //! `Return` makes it forget the call without answering, so that both ends keep its number for ever.
 //! The guard looks at each message once, in passing. It never changes, repeats or reorders one,
-//! except that it holds such a `Finish` back until the `Return` is out.
+//! except that it holds such a `Finish` back until the `Return` is out. What no honest peer sends
+//! ends the connection here.
 //!
 //! **Invariant:** a call's number is in `open` from the delivery of the `Call` until its `Return` is
 //! pushed to the wire; a held `Finish` is delivered before any later message.
+
+mod chains;
 
 use crate::wire::{Incoming, Wire, lost};
 use capnp::capability::Promise;
 use capnp::message::{Builder, HeapAllocator, ReaderOptions};
 use capnp::{Error, any_pointer};
-use capnp_rpc::rpc_capnp::{call, message};
+use capnp_rpc::rpc_capnp::{call, cap_descriptor, message, resolve};
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use capnp_rpc::{Connection, IncomingMessage, OutgoingMessage, VatNetwork};
+use chains::Chains;
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
@@ -34,12 +38,25 @@ pub struct Limits {
     pub open_calls: usize,
     /// Bytes that wait because the peer doesn't read.
     pub unsent_bytes: usize,
+    /// Promises of the peer that were resolved to the next one each, in a row.
+    pub promise_chain: usize,
+    /// Promises of the peer that are part of such a row.
+    pub chained_promises: usize,
 }
 
 impl Default for Limits {
-    /// 8 MiB, the largest value of an object's storage twice; 32 deep; 65,536 calls; 64 MiB.
+    /// 8 MiB, the largest value of an object's storage twice; 32 deep; 65,536 calls; 64 MiB; 16
+    /// promises in a row, one for each vat that a capability came through and more than any path has;
+    /// 8,192 such promises, which are looked through when one is released.
     fn default() -> Self {
-        Self { message_bytes: 8 << 20, nesting: 32, open_calls: 1 << 16, unsent_bytes: 64 << 20 }
+        Self {
+            message_bytes: 8 << 20,
+            nesting: 32,
+            open_calls: 1 << 16,
+            unsent_bytes: 64 << 20,
+            promise_chain: 16,
+            chained_promises: 8192,
+        }
     }
 }
 
@@ -61,6 +78,8 @@ pub(crate) struct State<S> {
     limits: Limits,
     /// Calls of the peer without a `Return` so far, each with its `Finish` if that came already.
     open: HashMap<u32, Option<Message>, Scatter>,
+    /// What the peer's promises were resolved to.
+    chains: Chains,
     /// Finishes whose turn has come.
     ready: VecDeque<Message>,
     /// Whoever waits for a message.
@@ -79,6 +98,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             wire: Wire::new(stream, limits.message_bytes, limits.reader_options()),
             limits,
             open: HashMap::with_hasher(Scatter::new()),
+            chains: Chains::new(),
             ready: VecDeque::new(),
             reader: None,
             driver: None,
@@ -117,6 +137,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     pub(crate) fn close(&mut self) {
         self.wire.close();
         self.open.clear();
+        self.chains.clear();
         self.ready.clear();
     }
 
@@ -166,12 +187,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
                     };
                 }
             }
+            Kind::Resolve { from, to } => self.chains.resolve(from, to, self.limits)?,
             Kind::Other => {}
         }
         Ok(Some(message))
     }
 
-    fn send(&mut self, message: &Builder<HeapAllocator>, returned: Option<u32>) {
+    fn send(&mut self, message: &Builder<HeapAllocator>, freed: Freed) {
         if self.closing.is_some() || self.broken.is_some() {
             return;
         }
@@ -179,9 +201,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         if self.wire.pending_bytes() > self.limits.unsent_bytes {
             self.break_with(Error::disconnected("the peer doesn't read what is sent".into()));
         }
-        if let Some(finish) = returned.and_then(|id| self.open.remove(&id)).flatten() {
-            self.ready.push_back(finish);
-            wake(&mut self.reader);
+        match freed {
+            Freed::Call(id) => {
+                if let Some(finish) = self.open.remove(&id).flatten() {
+                    self.ready.push_back(finish);
+                    wake(&mut self.reader);
+                }
+            }
+            Freed::Import(id) => self.chains.release(id),
+            Freed::Nothing => {}
         }
         wake(&mut self.driver);
     }
@@ -196,6 +224,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     pub(crate) fn open_and_held(&self) -> (usize, usize) {
         (self.open.len(), self.open.values().flatten().count())
     }
+
+    /// Promises that are part of a chain.
+    #[cfg(test)]
+    pub(crate) fn chained(&self) -> usize {
+        self.chains.len()
+    }
 }
 
 fn wake(waker: &mut Option<Waker>) {
@@ -208,6 +242,11 @@ enum Kind {
     /// A call whose results go back to the caller.
     Call(u32),
     Finish(u32),
+    /// A promise of the peer is resolved to another one.
+    Resolve {
+        from: u32,
+        to: u32,
+    },
     Other,
 }
 
@@ -223,15 +262,34 @@ fn incoming_kind(body: message::Reader) -> capnp::Result<Kind> {
             Kind::Call(call.get_question_id())
         }
         Ok(message::Finish(finish)) => Kind::Finish(finish?.get_question_id()),
+        Ok(message::Resolve(resolve)) => {
+            let resolve = resolve?;
+            let from = resolve.get_promise_id();
+            match resolve.which()? {
+                resolve::Cap(cap) => match cap?.which()? {
+                    cap_descriptor::SenderPromise(to) => Kind::Resolve { from, to },
+                    _ => Kind::Other,
+                },
+                resolve::Exception(_) => Kind::Other,
+            }
+        }
         _ => Kind::Other,
     })
 }
 
-/// The number of the call that an outgoing message answers.
-fn answered(body: message::Reader) -> Option<u32> {
+/// The number of the peer's that an outgoing message gives back.
+enum Freed {
+    Call(u32),
+    Import(u32),
+    Nothing,
+}
+
+fn freed(body: message::Reader) -> Freed {
     match body.which() {
-        Ok(message::Return(Ok(answer))) => Some(answer.get_answer_id()),
-        _ => None,
+        Ok(message::Return(Ok(answer))) => Freed::Call(answer.get_answer_id()),
+        // The RPC system lets go of all references to an import at once.
+        Ok(message::Release(Ok(release))) => Freed::Import(release.get_id()),
+        _ => Freed::Nothing,
     }
 }
 
@@ -325,8 +383,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> OutgoingMessage for Outgoing<S> {
 
     /// The promise doesn't wait for the stream: streaming calls are slowed by their answers.
     fn send(self: Box<Self>) -> (Promise<(), Error>, Rc<Builder<HeapAllocator>>) {
-        let returned = self.message.get_root_as_reader().ok().and_then(answered);
-        self.state.borrow_mut().send(&self.message, returned);
+        let freed = self.message.get_root_as_reader().map_or(Freed::Nothing, freed);
+        self.state.borrow_mut().send(&self.message, freed);
         (Promise::ok(()), Rc::new(self.message))
     }
 

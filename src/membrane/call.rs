@@ -244,9 +244,10 @@ impl Future for Receipt {
 
 /// Hands a call to any capability. It is on its way when this returns, polled or not.
 pub(crate) fn deliver(to: &dyn ClientHook, call: Call) {
-    match hook::target(to) {
-        Some(target) => target.enqueue(call),
-        None => forward(to, call),
+    match hook::follow(to) {
+        Ok(Some(target)) => target.enqueue(call),
+        Ok(None) => forward(to, call),
+        Err(error) => call.reply.send(Err(error)),
     }
 }
 

@@ -94,16 +94,38 @@ pub(crate) fn forget<T: Target>(target: &T) {
     let _ = TARGETS.try_with(|targets| targets.borrow_mut().remove(&address));
 }
 
-/// The target behind a capability, if it is one of ours. Promises are followed first.
-pub(super) fn target(hook: &dyn ClientHook) -> Option<Rc<dyn Target>> {
-    if !is_ours(hook) {
-        return hook.get_resolved().and_then(|resolved| target(&*resolved));
+/// Most promises in a row that are followed. Objects that hand each other's promises on make rows of
+/// honest ones; a row without an end comes from a promise that a caller had resolved to itself.
+const STEPS_MAX: usize = 1024;
+
+/// The target behind a capability, if it is one of ours. Promises are followed first. The error says
+/// that they don't end, and then nothing else may follow them either.
+pub(super) fn follow(hook: &dyn ClientHook) -> Result<Option<Rc<dyn Target>>, Error> {
+    let mut at = hook.add_ref();
+    for _ in 0..STEPS_MAX {
+        if !is_ours(&*at) {
+            match at.get_resolved() {
+                Some(resolved) => at = resolved,
+                None => return Ok(None),
+            }
+            continue;
+        }
+        let found = TARGETS.with_borrow(|targets| targets.get(&at.get_ptr())?.upgrade());
+        match found.as_ref().and_then(|found| found.resolved()) {
+            Some(resolved) if is_ours(&*resolved) => at = resolved,
+            _ => return Ok(found),
+        }
     }
-    let found = TARGETS.with_borrow(|targets| targets.get(&hook.get_ptr())?.upgrade())?;
-    match found.resolved() {
-        Some(resolved) if is_ours(&*resolved) => target(&*resolved),
-        _ => Some(found),
-    }
+    Err(endless())
+}
+
+/// The target behind a capability, if it is one of ours and can be reached.
+fn target(hook: &dyn ClientHook) -> Option<Rc<dyn Target>> {
+    follow(hook).ok().flatten()
+}
+
+fn endless() -> Error {
+    Error::failed("the capability is a promise of promises without an end".into())
 }
 
 /// The target behind a capability, if it is a `T`.
@@ -164,10 +186,16 @@ impl<T: Target> ClientHook for Hook<T> {
     }
 
     fn when_resolved(&self) -> Promise<(), Error> {
-        match self.0.when_resolved() {
-            Some(next) => Promise::from_future(async move { next.await?.when_resolved().await }),
-            None => Promise::ok(()),
-        }
+        let Some(mut next) = self.0.when_resolved() else { return Promise::ok(()) };
+        Promise::from_future(async move {
+            for _ in 0..STEPS_MAX {
+                match next.await?.when_more_resolved() {
+                    Some(more) => next = more,
+                    None => return Ok(()),
+                }
+            }
+            Err(endless())
+        })
     }
 }
 

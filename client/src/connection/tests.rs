@@ -228,6 +228,46 @@ async fn hostile_messages_end_the_connection_with_a_reason() {
     check(&[bootstrap, call, finish, finish], "a call was finished twice").await;
 }
 
+fn resolve(message: message::Builder, from: u32, to: u32) {
+    let mut resolve = message.init_resolve();
+    resolve.set_promise_id(from);
+    resolve.init_cap().set_sender_promise(to);
+}
+
+/// As [`call`], with the peer's promise 5 as a capability that comes with it.
+fn call_with_promise(mut message: message::Builder) {
+    call(message.reborrow());
+    let Ok(message::Call(Ok(call))) = message.which() else { panic!("it is a call") };
+    let Ok(params) = call.get_params() else { panic!("it has parameters") };
+    params.init_cap_table(1).get(0).set_sender_promise(5);
+}
+
+/// A promise that leads to itself once held the thread for ever, or overflowed its stack.
+#[tokio::test(flavor = "local")]
+async fn promises_that_lead_to_themselves_end_the_connection_with_a_reason() {
+    let good = pair();
+    let to_itself: fn(message::Builder) = |message| resolve(message, 5, 5);
+    let there: fn(message::Builder) = |message| resolve(message, 5, 6);
+    let and_back: fn(message::Builder) = |message| resolve(message, 6, 5);
+    for messages in [
+        &[bootstrap, call_with_promise, to_itself][..],
+        &[bootstrap, call_with_promise, there, and_back],
+    ] {
+        let error = end_of(messages).await;
+        assert_eq!(error.extra, "a promise was resolved to itself");
+        assert_eq!(error.kind, capnp::ErrorKind::Disconnected);
+    }
+    assert_eq!(locate(&good.client.bootstrap(), "hello").await.unwrap(), "hello");
+}
+
+#[tokio::test(flavor = "local")]
+async fn an_address_that_is_silent_is_given_up_after_a_while() {
+    let silent = std::future::pending::<io::Result<()>>();
+    let error = in_time(Duration::from_millis(1), silent).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    assert_eq!(error.to_string(), "no answer within 1ms");
+}
+
 #[tokio::test(flavor = "local")]
 async fn bytes_that_are_no_messages_end_the_connection() {
     for (bytes, reason) in [

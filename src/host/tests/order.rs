@@ -92,7 +92,7 @@ fn a_facet_that_comes_back_is_recognised() {
     });
 }
 
-/// A thousand objects that call each other one behind the other don't nest the stack.
+/// Ten thousand objects that call each other one behind the other don't nest the stack.
 #[test]
 fn long_chains_of_calls_do_not_nest() {
     run(async {
