@@ -13,7 +13,7 @@ use capnp::private::capability::{ClientHook, ParamsHook, ResultsHook};
 
 use super::answer::Answer;
 use super::body::{Body, Opened};
-use super::hook;
+use super::hook::{self, End};
 use crate::error::{Result, disconnected};
 
 type Untyped = any_pointer::Owned;
@@ -245,16 +245,16 @@ impl Future for Receipt {
 /// Hands a call to any capability. It is on its way when this returns, polled or not.
 pub(crate) fn deliver(to: &dyn ClientHook, call: Call) {
     match hook::follow(to) {
-        Ok(Some(target)) => target.enqueue(call),
-        Ok(None) => forward(to, call),
-        Err(error) => call.reply.send(Err(error)),
+        Ok(End::Ours(target)) => target.enqueue(call),
+        Ok(End::Foreign(to)) => forward(&*to, call),
+        Err(error) => drop(call.reply.send(Err(error))),
     }
 }
 
-/// Makes the call anew on a foreign hook, for instance that of a connection.
+/// Makes the call anew on a foreign hook, for instance that of a connection. It is the end of its
+/// promises: capnp-rpc can't put capabilities into a call on one that became something of this vat.
 fn forward(to: &dyn ClientHook, call: Call) {
     let Call { interface, method, params, reply } = call;
-    let to = innermost(to);
     let size = params.get().and_then(|params| params.target_size()).ok();
     let mut request = to.new_call(interface, method, size);
     if let Err(error) = params.get().and_then(|params| request.get().set_as(params)) {
@@ -268,19 +268,4 @@ fn forward(to: &dyn ClientHook, call: Call) {
         let outcome = sent.promise.await;
         reply.send(outcome.and_then(|response| Body::copy(response.get()?)));
     });
-}
-
-/// What a promise has turned out to be so far. capnp-rpc can't put capabilities into a call on a
-/// promise of a peer's that has become something of this vat.
-fn innermost(hook: &dyn ClientHook) -> Box<dyn ClientHook> {
-    /// Honest chains are short; a peer must not keep us following.
-    const STEPS_MAX: usize = 64;
-    let mut hook = hook.add_ref();
-    for _ in 0..STEPS_MAX {
-        match hook.get_resolved() {
-            Some(resolved) => hook = resolved,
-            None => break,
-        }
-    }
-    hook
 }

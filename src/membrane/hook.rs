@@ -98,22 +98,29 @@ pub(crate) fn forget<T: Target>(target: &T) {
 /// honest ones; a row without an end comes from a promise that a caller had resolved to itself.
 const STEPS_MAX: usize = 1024;
 
-/// The target behind a capability, if it is one of ours. Promises are followed first. The error says
-/// that they don't end, and then nothing else may follow them either.
-pub(super) fn follow(hook: &dyn ClientHook) -> Result<Option<Rc<dyn Target>>, Error> {
+/// Where a capability leads once the promises are followed that are known by now.
+pub(super) enum End {
+    Ours(Rc<dyn Target>),
+    /// Of a connection, or another hook that isn't ours.
+    Foreign(Box<dyn ClientHook>),
+}
+
+/// Follows promises to their end, so far as they are known. The error says that they don't end, and
+/// then nothing else may follow them either.
+pub(super) fn follow(hook: &dyn ClientHook) -> Result<End, Error> {
     let mut at = hook.add_ref();
     for _ in 0..STEPS_MAX {
         if !is_ours(&*at) {
             match at.get_resolved() {
                 Some(resolved) => at = resolved,
-                None => return Ok(None),
+                None => return Ok(End::Foreign(at)),
             }
             continue;
         }
         let found = TARGETS.with_borrow(|targets| targets.get(&at.get_ptr())?.upgrade());
         match found.as_ref().and_then(|found| found.resolved()) {
             Some(resolved) if is_ours(&*resolved) => at = resolved,
-            _ => return Ok(found),
+            _ => return Ok(found.map_or(End::Foreign(at), End::Ours)),
         }
     }
     Err(endless())
@@ -121,7 +128,10 @@ pub(super) fn follow(hook: &dyn ClientHook) -> Result<Option<Rc<dyn Target>>, Er
 
 /// The target behind a capability, if it is one of ours and can be reached.
 fn target(hook: &dyn ClientHook) -> Option<Rc<dyn Target>> {
-    follow(hook).ok().flatten()
+    match follow(hook) {
+        Ok(End::Ours(target)) => Some(target),
+        _ => None,
+    }
 }
 
 fn endless() -> Error {
