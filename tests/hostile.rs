@@ -58,8 +58,8 @@ fn attack(served: &Served, resolutions: &[(u32, u32)]) {
     for (from, to) in resolutions {
         bytes.extend(serialized(&resolve(*from, *to)));
     }
-    let mut stream = TcpStream::connect(&served.announced.capnp).unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut stream = TcpStream::connect(&served.announced.capnp).expect("it is reached");
+    stream.set_read_timeout(Some(DEADLINE)).expect("it is not zero");
     // The server may be gone before it has read all.
     let _ = stream.write_all(&bytes);
     // Not every such conversation is refused: a number that the server has given back is a new
