@@ -243,7 +243,7 @@ pub(crate) fn deliver(to: &dyn ClientHook, call: Call) {
     match hook::follow(to) {
         Ok(Some(target)) => target.enqueue(call),
         Ok(None) => forward(to, call),
-        Err(error) => call.reply.send(Err(error)),
+        Err(error) => drop(call.reply.send(Err(error))),
     }
 }
 

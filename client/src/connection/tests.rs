@@ -249,15 +249,49 @@ async fn promises_that_lead_to_themselves_end_the_connection_with_a_reason() {
     let to_itself: fn(message::Builder) = |message| resolve(message, 5, 5);
     let there: fn(message::Builder) = |message| resolve(message, 5, 6);
     let and_back: fn(message::Builder) = |message| resolve(message, 6, 5);
-    for messages in [
-        &[bootstrap, call_with_promise, to_itself][..],
-        &[bootstrap, call_with_promise, there, and_back],
+    let in_a_circle = std::iter::repeat_n([there, and_back], 9).flatten();
+    let in_a_circle: Vec<_> = [bootstrap as fn(message::Builder), call_with_promise]
+        .into_iter()
+        .chain(in_a_circle)
+        .collect();
+    for (messages, reason) in [
+        (&[bootstrap, call_with_promise, to_itself][..], "a promise was resolved to itself"),
+        // The numbers are released on the way, and mean other promises each time.
+        (&in_a_circle, "a promise was resolved to too many promises in a row"),
     ] {
         let error = end_of(messages).await;
-        assert_eq!(error.extra, "a promise was resolved to itself");
+        assert_eq!(error.extra, reason);
         assert_eq!(error.kind, capnp::ErrorKind::Disconnected);
     }
     assert_eq!(locate(&good.client.bootstrap(), "hello").await.unwrap(), "hello");
+}
+
+/// An honest chain is followed, and none of it is kept when it has come to its end.
+#[tokio::test(flavor = "local")]
+async fn promises_that_lead_to_something_pass() {
+    let (mut near, far) = duplex(64 << 10);
+    let echo: restorer::Client = capnp_rpc::new_client(Echo { begun: Rc::default() });
+    let guard = Rc::new(RefCell::new(State::new(far, Limits::default())));
+    let server = Connection::over(guard.clone(), Side::Server, Some(echo.client)).unwrap();
+    let there: fn(message::Builder) = |message| resolve(message, 5, 6);
+    let further: fn(message::Builder) = |message| resolve(message, 6, 7);
+    let hosted: fn(message::Builder) = |message| {
+        let mut resolve = message.init_resolve();
+        resolve.set_promise_id(7);
+        resolve.init_cap().set_sender_hosted(8);
+    };
+    let steps: [(fn(message::Builder), usize); 5] =
+        [(bootstrap, 0), (call_with_promise, 0), (there, 1), (further, 1), (hosted, 0)];
+    for (write, kept) in steps {
+        let mut builder = capnp::message::Builder::new_default();
+        write(builder.init_root());
+        near.write_all(&capnp::serialize::write_message_to_words(&builder)).await.unwrap();
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(guard.borrow().chained(), kept);
+    }
+    assert!(!server.is_closed());
 }
 
 #[tokio::test(flavor = "local")]
