@@ -9,7 +9,7 @@
 //! capstead_build::compile(&["schema/counter.capnp"]);
 //! ```
 //!
-//! ```ignore
+//! ```text
 //! // in lib.rs
 //! capnp::generated_code!(mod counter_capnp);
 //! ```
