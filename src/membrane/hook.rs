@@ -108,20 +108,22 @@ pub(super) enum End {
 /// Follows promises to their end, so far as they are known. The error says that they don't end, and
 /// then nothing else may follow them either.
 pub(super) fn follow(hook: &dyn ClientHook) -> Result<End, Error> {
-    let mut at = hook.add_ref();
+    let mut next: Option<Box<dyn ClientHook>> = None;
     for _ in 0..STEPS_MAX {
-        if !is_ours(&*at) {
-            match at.get_resolved() {
-                Some(resolved) => at = resolved,
-                None => return Ok(End::Foreign(at)),
+        let at = next.as_deref().unwrap_or(hook);
+        let resolved = if is_ours(at) {
+            let found = TARGETS.with_borrow(|targets| targets.get(&at.get_ptr())?.upgrade());
+            match found.as_ref().and_then(|found| found.resolved()) {
+                Some(resolved) if is_ours(&*resolved) => resolved,
+                _ => return Ok(found.map_or_else(|| End::Foreign(at.add_ref()), End::Ours)),
             }
-            continue;
-        }
-        let found = TARGETS.with_borrow(|targets| targets.get(&at.get_ptr())?.upgrade());
-        match found.as_ref().and_then(|found| found.resolved()) {
-            Some(resolved) if is_ours(&*resolved) => at = resolved,
-            _ => return Ok(found.map_or(End::Foreign(at), End::Ours)),
-        }
+        } else {
+            match at.get_resolved() {
+                Some(resolved) => resolved,
+                None => return Ok(End::Foreign(at.add_ref())),
+            }
+        };
+        next = Some(resolved);
     }
     Err(endless())
 }
