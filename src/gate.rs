@@ -54,6 +54,28 @@ impl<R: Future<Output = ()> + Unpin + 'static> Gate<R> {
         self.written.set(ticket);
     }
 
+    /// What the instance's messages wait for now.
+    pub(crate) fn written(&self) -> Ticket {
+        self.written.get()
+    }
+
+    /// The writes since `ticket` were taken back: what the instance sends from now on doesn't wait
+    /// for them.
+    pub(crate) fn back_to(&self, ticket: Ticket) {
+        self.written.set(ticket);
+    }
+
+    /// The turn has ended, and of what it wrote nothing is left: nothing waits for it.
+    pub(crate) fn sealed_nothing(self: &Rc<Self>) {
+        let sealed = self.sealed.get();
+        let mut queue = self.queue.borrow_mut();
+        let waiting = queue.iter_mut().rev().take_while(|(ticket, _)| *ticket > sealed);
+        if waiting.map(|(ticket, _)| *ticket = sealed).count() > 0 {
+            drop(queue);
+            self.pump();
+        }
+    }
+
     /// The turn that wrote `ticket` has ended: its writes are on their way to the disk.
     pub(crate) fn sealed(&self, ticket: Ticket) {
         self.sealed.set(ticket);
@@ -86,7 +108,7 @@ impl<R: Future<Output = ()> + Unpin + 'static> Gate<R> {
 
     /// The writes that aren't sealed will not be made: takes back what waits for them.
     pub(crate) fn discard_unsealed(&self) {
-        self.written.set(self.sealed.get());
+        self.written.set(self.written.get().min(self.sealed.get()));
         let kept = self.queue.borrow().partition_point(|(ticket, _)| *ticket <= self.sealed.get());
         let discarded = self.queue.borrow_mut().split_off(kept);
         // Dropping a message tells its caller, who may well come back here.

@@ -129,5 +129,5 @@ pub use schema::{counter_capnp, poll_capnp};
 
 pub use cli::main;
 pub use error::{Result, conflict, disconnected, failed, overloaded, unimplemented};
-pub use host::{Context, Namespace, Object, Storable, Storage, Stored};
+pub use host::{Context, Entries, List, Namespace, Object, Storable, Storage, Stored, Struct};
 pub use server::{Running, Server, ServerError};

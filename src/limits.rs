@@ -1,13 +1,19 @@
 //! Every bound in the system: its name with the unit, its value, and why it is what it is.
 
-/// Longest key in an object's storage. LMDB takes 511 bytes, 19 of which are ours.
-pub(crate) const KEY_BYTES_MAX: usize = 480;
+/// Longest key in an object's storage. LMDB takes 511 bytes; a longer key is stored in parts.
+pub(crate) const KEY_BYTES_MAX: usize = 2_048;
+
+/// Longest key of what a cluster agrees on: it must fit LMDB as it is.
+pub(crate) const CONFIG_KEY_BYTES_MAX: usize = 480;
 
 /// Largest value in an object's storage: one value fits a message and a batch several times.
 pub(crate) const VALUE_BYTES_MAX: usize = 4 << 20;
 
 /// Largest sum of keys and values that one turn can write: it is copied as a whole.
 pub(crate) const BATCH_BYTES_MAX: usize = 16 << 20;
+
+/// The most that one object may store unless the server says otherwise, as a guard against runaways.
+pub(crate) const OBJECT_BYTES_MAX: u64 = 10 << 30;
 
 /// Longest name of a class, in bytes; its length is one byte of the object's header.
 pub(crate) const CLASS_BYTES_MAX: usize = 100;
@@ -23,6 +29,12 @@ pub(crate) const COMMIT_QUEUE_BYTES: usize = 64 << 20;
 
 /// Address space that one environment reserves: it is sparse, and is never resized while serving.
 pub(crate) const MAP_BYTES: usize = 1 << 40;
+
+/// Bounds of what growth leaves free of a disk or a map, which is 5 % of it: what may wait for the
+/// commit thread must fit several times.
+pub(crate) const RESERVE_BYTES_MIN: u64 = 128 << 20;
+/// See [`RESERVE_BYTES_MIN`]; more would be waste.
+pub(crate) const RESERVE_BYTES_MAX: u64 = 1 << 30;
 
 /// Largest body of an HTTP request that the gateway takes.
 pub(crate) const HTTP_BODY_BYTES_MAX: usize = 1 << 20;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -30,6 +31,19 @@ pub(crate) struct Options {
     /// [default: 1]
     #[arg(long, value_name = "N", env = "CAPSTEAD_HOSTS")]
     hosts: Option<u16>,
+    /// Let each object of a class store so much [default: 10GiB each]
+    #[arg(long, value_name = "CLASS=SIZE", value_parser = quota)]
+    object_quota: Vec<(String, ByteSize)>,
+    /// Let all objects of a class store so much together, on each host [default: no limit]
+    #[arg(long, value_name = "CLASS=SIZE", value_parser = quota)]
+    class_quota: Vec<(String, ByteSize)>,
+    /// Keep so much of the disk free: growth is refused then, and deleting works [default: 5 % of it,
+    /// 128MiB to 1GiB]
+    #[arg(long, value_name = "SIZE", env = "CAPSTEAD_RESERVE")]
+    reserve: Option<ByteSize>,
+    /// Address space for the data of each host, which never outgrow it [default: 1TiB]
+    #[arg(long, value_name = "SIZE", env = "CAPSTEAD_MAP_SIZE")]
+    map_size: Option<ByteSize>,
     /// Make every commit take so many milliseconds longer, to try out a slow disk
     #[arg(long, value_name = "MS")]
     commit_delay: Option<u64>,
@@ -59,11 +73,29 @@ impl Options {
         if let Some(hosts) = self.hosts {
             server = server.hosts(hosts);
         }
+        for (class, bytes) in &self.object_quota {
+            server = server.object_quota(class, bytes.as_u64());
+        }
+        for (class, bytes) in &self.class_quota {
+            server = server.class_quota(class, bytes.as_u64());
+        }
+        if let Some(bytes) = self.reserve {
+            server = server.reserve(bytes.as_u64());
+        }
+        if let Some(bytes) = self.map_size {
+            server = server.map_size(usize::try_from(bytes.as_u64()).unwrap_or(usize::MAX));
+        }
         if let Some(delay) = self.commit_delay {
             server = server.commit_delay(Duration::from_millis(delay));
         }
         server
     }
+}
+
+/// The name of a class and a number of bytes.
+fn quota(text: &str) -> Result<(String, ByteSize), String> {
+    let (class, size) = text.split_once('=').ok_or("give it as CLASS=SIZE, like Counter=1MiB")?;
+    Ok((class.to_owned(), size.parse()?))
 }
 
 /// What to tell a person beside the addresses.

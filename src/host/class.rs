@@ -9,6 +9,7 @@ use capnp::capability::FromServer;
 
 use super::context::Context;
 use crate::error::Result;
+use crate::limits::OBJECT_BYTES_MAX;
 use crate::membrane::{Dispatch, dispatch};
 
 /// A class of durable objects: Rust code behind a Cap'n Proto interface.
@@ -40,6 +41,10 @@ pub(crate) struct Class {
     pub(crate) name: &'static str,
     wake: fn(Context) -> Waking,
     pub(crate) bindings: Vec<Binding>,
+    /// The most that one object may store, in bytes.
+    pub(crate) object_limit: u64,
+    /// The most that all objects of a host may store together, in bytes.
+    pub(crate) total_limit: Option<u64>,
 }
 
 /// The right of one class to reach the objects of another, under a name of its own.
@@ -51,7 +56,8 @@ pub(crate) struct Binding {
 
 impl Class {
     pub(crate) fn of<C: Object>() -> Self {
-        Self { name: C::CLASS, wake: wake::<C>, bindings: Vec::new() }
+        let (bindings, object_limit, total_limit) = (Vec::new(), OBJECT_BYTES_MAX, None);
+        Self { name: C::CLASS, wake: wake::<C>, bindings, object_limit, total_limit }
     }
 
     pub(super) fn wake(&self, ctx: Context) -> Waking {

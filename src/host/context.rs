@@ -9,9 +9,9 @@ use super::class::Object;
 use super::gated::Gated;
 use super::instance::Instance;
 use super::namespace::Namespace;
+use super::storage::Storage;
 use super::stored::{Storable, Stored};
 use crate::error::{Result, failed};
-use crate::storage::Space;
 
 /// An object's access to everything outside its fields. Cheap to clone.
 ///
@@ -31,7 +31,7 @@ impl Context {
 
     /// The object's private, ordered, transactional storage.
     pub fn storage(&self) -> Storage {
-        Storage(self.0.clone())
+        Storage::new(self.0.clone())
     }
 
     /// The value under `key` in the storage, kept in memory too; the default if there is none.
@@ -91,55 +91,5 @@ impl Context {
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context").field("class", &self.0.birth.class.name).finish_non_exhaustive()
-    }
-}
-
-/// An ordered map from byte strings to byte strings that survives everything but its deletion.
-///
-/// Writes belong to the turn in which they are made, which is one poll of a method of the object:
-/// what a turn writes becomes durable together or not at all, and in the order of the turns.
-/// Whatever the object sends afterwards waits until it is durable. Reads see all earlier writes.
-#[derive(Clone)]
-pub struct Storage(Rc<Instance>);
-
-impl Storage {
-    /// The value under `key`.
-    ///
-    /// # Errors
-    /// When the storage can't be read or its data is damaged: nothing false is ever returned.
-    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
-        self.0.read(Space::Data, key.as_ref())
-    }
-
-    /// Whether there is a value under `key`.
-    ///
-    /// # Errors
-    /// As [`Storage::get`].
-    pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
-        Ok(self.get(key)?.is_some())
-    }
-
-    /// Sets the value under `key`.
-    ///
-    /// # Errors
-    /// On a limit (the size of key, value or turn), outside a turn, or when the instance ended:
-    /// then nothing was written. Once accepted, a write is lost only if its whole turn is: by a
-    /// panic in this turn, or a failure of the storage before it was durable.
-    pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
-        self.0.write(Space::Data, key.as_ref(), Some(value.as_ref()))
-    }
-
-    /// Removes the value under `key`, if there is one.
-    ///
-    /// # Errors
-    /// As [`Storage::put`].
-    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<()> {
-        self.0.write(Space::Data, key.as_ref(), None)
-    }
-}
-
-impl fmt::Debug for Storage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Storage").field("class", &self.0.birth.class.name).finish_non_exhaustive()
     }
 }

@@ -2,26 +2,49 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 
 use capnp::Error;
 use tokio::task::AbortHandle;
 
 use super::header::Header;
+use super::mirror::{Mirror, Mirrors};
 use super::run::Running;
 use super::slot::Birth;
 use super::vat::Vat;
 use crate::error::{Result, disconnected};
 use crate::gate::Gate;
 use crate::membrane::Receipt;
-use crate::storage::Space;
+use crate::storage::{Account, Before, Page, PageSize, Range, Space, Ticket};
+
+/// How one key is written.
+pub(super) struct Write<'a> {
+    /// What the writer knows of the value that is there.
+    pub(super) before: Before,
+    /// The value in memory that is written, if it is one.
+    pub(super) mirror: Option<&'a dyn Mirror>,
+    /// Whether what the object sends afterwards waits for it.
+    pub(super) confirmed: bool,
+}
+
+impl Write<'_> {
+    /// As `Storage::put` and `Storage::delete` do.
+    pub(super) const PLAIN: Self = Self { before: Before::Unknown, mirror: None, confirmed: true };
+}
 
 pub(super) struct Instance {
     pub(super) vat: Rc<Vat>,
     pub(super) birth: Birth,
     pub(super) gate: Rc<Gate<Receipt>>,
+    /// What the object stores; its turns write through it.
+    pub(super) account: Rc<Account>,
+    /// The values that the class keeps in memory too.
+    pub(super) mirrors: Mirrors,
     /// Whether the object's header is written, or is in a batch on its way.
     exists: Cell<bool>,
+    /// The last write, whether the gate waits for it or not.
+    written: Cell<Ticket>,
     ended: Cell<bool>,
     /// What is owed to the callers of handlers that wait for something, by the number of the call.
     pub(super) running: RefCell<HashMap<u64, Running>>,
@@ -34,16 +57,22 @@ impl Instance {
     /// # Errors
     /// When the storage can't be read, or holds an object of another class.
     pub(super) fn new(vat: &Rc<Vat>, birth: Birth) -> Result<Rc<Self>> {
-        let header = vat.store.borrow().get(birth.id, Space::Header, &[])?;
-        let exists = match header {
+        let store = vat.store.borrow();
+        let exists = match store.get(birth.id, Space::Header, &[])? {
             Some(header) => Header::decode(&header)?.is_of(&birth)?,
             None => false,
         };
+        let (limit, class) = (birth.class.object_limit, vat.class_account(birth.class.name));
+        let account = store.account(birth.id, exists, limit, class)?;
+        drop(store);
         Ok(Rc::new(Self {
             vat: vat.clone(),
             birth,
             gate: Gate::new(),
+            account,
+            mirrors: Mirrors::default(),
             exists: Cell::new(exists),
+            written: Cell::default(),
             ended: Cell::default(),
             running: RefCell::default(),
             tasks: RefCell::default(),
@@ -51,28 +80,105 @@ impl Instance {
         }))
     }
 
-    /// Writes in the present turn of this object; the object exists from its first write on.
+    /// Sets or deletes a key in the present turn; the object exists from its first write on. Whether
+    /// there was something to delete.
     ///
     /// # Errors
     /// Outside a turn of this object, on a limit, or when the instance ended: nothing is written.
-    pub(super) fn write(&self, space: Space, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+    pub(super) fn write(&self, key: &[u8], value: Option<&[u8]>, write: Write<'_>) -> Result<bool> {
         if let Some(error) = self.broken() {
             return Err(error);
         }
+        self.mirrors.check(key, value, write.mirror)?;
         let mut store = self.vat.store.borrow_mut();
-        if value.is_none() && !self.exists.get() && store.turn_object() == Some(self.birth.id) {
-            return Ok(()); // there is nothing to delete, and deleting is no reason to exist
-        }
         let ticket = match value {
-            Some(value) => store.put(self.birth.id, space, key, value)?,
-            None => store.delete(self.birth.id, space, key)?,
+            Some(value) => Some(store.put(&self.account, key, value, write.before)?),
+            None => store.delete(&self.account, key, write.before)?,
         };
-        if !self.exists.replace(true) {
-            let header = Header::of(&self.birth).encode();
-            store.put(self.birth.id, Space::Header, &[], &header)?;
+        let Some(ticket) = ticket else { return Ok(false) };
+        drop(store);
+        self.mirrors.wrote(key, value, write.mirror);
+        self.wrote(ticket, write.confirmed);
+        Ok(true)
+    }
+
+    /// Deletes everything that the class stored, in the present turn.
+    ///
+    /// # Errors
+    /// As for `write`.
+    pub(super) fn clear(&self) -> Result<()> {
+        if let Some(error) = self.broken() {
+            return Err(error);
         }
-        self.gate.wrote(ticket);
+        let cleared = self.vat.store.borrow_mut().clear(&self.account)?;
+        if let Some(ticket) = cleared {
+            self.mirrors.cleared();
+            self.wrote(ticket, true);
+        }
         Ok(())
+    }
+
+    fn wrote(&self, ticket: Ticket, confirmed: bool) {
+        if !self.exists.replace(true) {
+            let (id, header) = (self.birth.id, Header::of(&self.birth).encode());
+            let put = self.vat.store.borrow_mut().put_record(id, Space::Header, &[], &header);
+            debug_assert!(put.is_ok(), "a turn is open, and headers are never over a limit");
+        }
+        self.written.set(ticket);
+        if confirmed {
+            self.gate.wrote(ticket);
+        }
+    }
+
+    /// Runs `body` in the present turn, and takes exactly its writes back if it fails or panics.
+    ///
+    /// # Errors
+    /// That of `body`; and outside a turn of this object, or when the instance ended: then `body`
+    /// wasn't run.
+    pub(super) fn transaction<T>(&self, body: impl FnOnce() -> Result<T>) -> Result<T> {
+        if let Some(error) = self.broken() {
+            return Err(error);
+        }
+        let before = (self.exists.get(), self.written.get(), self.gate.written());
+        let savepoint = self.vat.store.borrow_mut().savepoint(self.birth.id)?;
+        let kept = self.mirrors.begin();
+        let ended = std::panic::catch_unwind(AssertUnwindSafe(body));
+        if let Ok(Ok(value)) = ended {
+            self.vat.store.borrow_mut().keep(savepoint);
+            self.mirrors.keep(kept);
+            return Ok(value);
+        }
+        self.vat.store.borrow_mut().undo(savepoint);
+        self.mirrors.undo(kept);
+        self.exists.set(before.0);
+        self.written.set(before.1);
+        self.gate.back_to(before.2);
+        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Resolves when everything that the object wrote before is durable.
+    ///
+    /// # Errors
+    /// When the storage failed, or the instance ended: which of those writes are durable is unknown.
+    pub(super) fn sync(self: Rc<Self>) -> impl Future<Output = Result<()>> {
+        let written = self.written.get();
+        async move {
+            loop {
+                let settled = self.vat.settled();
+                if self.is_durable(written)? {
+                    return Ok(());
+                }
+                settled.await;
+            }
+        }
+    }
+
+    fn is_durable(&self, written: Ticket) -> Result<bool> {
+        if let Some(error) = self.broken() {
+            return Err(error);
+        }
+        let store = self.vat.store.borrow();
+        store.failure().map_or(Ok(store.durable() >= written), |error| Err(error.into()))
     }
 
     /// # Errors
@@ -81,6 +187,29 @@ impl Instance {
         match self.broken() {
             Some(error) => Err(error),
             None => Ok(self.vat.store.borrow().get(self.birth.id, space, key)?),
+        }
+    }
+
+    /// Whether the class stored something under `key`.
+    ///
+    /// # Errors
+    /// As for `read`.
+    pub(super) fn contains(&self, key: &[u8]) -> Result<bool> {
+        if let Some(error) = self.broken() {
+            return Err(error);
+        }
+        let length = self.vat.store.borrow().length(self.birth.id, Space::Data, key)?;
+        Ok(length.is_some())
+    }
+
+    /// A part of a list of what the class stored.
+    ///
+    /// # Errors
+    /// As for `read`.
+    pub(super) fn page(&self, range: &Range, size: PageSize) -> Result<Page> {
+        match self.broken() {
+            Some(error) => Err(error),
+            None => Ok(self.vat.store.borrow().page(self.birth.id, range, size)?),
         }
     }
 

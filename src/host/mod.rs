@@ -3,8 +3,8 @@
 //! A call comes in through a facet, waits in arrival order until its object is awake, runs in turns,
 //! and its reply leaves through the object's gate. `vat` keeps the objects and the order, `slot` one
 //! object's sleeping and waking, `instance` the object awake, `run` the life of a call, `facet` what
-//! others hold of an object and `gated` what it holds of others; `context`, `stored` and `namespace`
-//! are what a class sees; `agent` is what supervisor and listeners see.
+//! others hold of an object and `gated` what it holds of others; `context`, `storage`,
+//! `list`, `stored` and `namespace` are what a class sees; `agent` is what supervisor and listeners see.
 //!
 //! It never talks to a gateway or supervisor other than through `cluster.capnp`.
 
@@ -15,9 +15,13 @@ mod facet;
 mod gated;
 mod header;
 mod instance;
+mod list;
+mod mirror;
 mod namespace;
+mod quota;
 mod run;
 mod slot;
+mod storage;
 mod stored;
 #[cfg(test)]
 mod tests;
@@ -26,7 +30,9 @@ mod vat;
 pub(crate) use agent::Agent;
 pub use class::Object;
 pub(crate) use class::{Binding, Class};
-pub use context::{Context, Storage};
+pub use context::Context;
+pub use list::{Entries, List};
 pub use namespace::Namespace;
-pub use stored::{Storable, Stored};
+pub use storage::Storage;
+pub use stored::{Storable, Stored, Struct};
 pub(crate) use vat::{Vat, VatOptions};

@@ -141,7 +141,7 @@ impl<F: Future + Unpin> Future for Turns<'_, F> {
 /// instance alone.
 fn turn<T>(instance: &Rc<Instance>, poll: impl FnOnce() -> T) -> std::result::Result<T, Panicked> {
     let vat = &instance.vat;
-    vat.store.borrow_mut().begin(instance.birth.id);
+    vat.store.borrow_mut().begin(instance.account.clone());
     let Ok(output) = std::panic::catch_unwind(AssertUnwindSafe(poll)) else {
         vat.give_up(instance);
         return Err(Panicked);

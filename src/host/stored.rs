@@ -1,36 +1,53 @@
-//! A value that is kept in memory and in the storage at once.
+//! A value that is kept in memory and in the storage at once, and the bytes of each type.
 
-use std::cell::RefCell;
+mod structs;
+
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 
-use super::instance::Instance;
+use super::instance::{Instance, Write};
+use super::mirror::{Mirror, PutBack};
 use crate::error::{Result, failed};
-use crate::storage::Space;
+use crate::storage::{Before, Space};
+
+pub use self::structs::Struct;
 
 /// One value of an object's storage, read once and kept: reading it costs no storage read.
 ///
-/// It is the only way by which its key may be written; other writes to the key are seen when the
-/// object wakes again.
+/// It is always what the storage has under its key, whichever way that changed: another `Stored` of
+/// the same key, a plain write, [`Storage::delete_all`](super::Storage::delete_all), a transaction that
+/// is undone.
 pub struct Stored<T> {
     instance: Rc<Instance>,
     key: Box<[u8]>,
+    memory: Rc<Memory<T>>,
+}
+
+struct Memory<T> {
     value: RefCell<T>,
+    /// How many bytes the storage has; none if it has no value.
+    length: Cell<Option<usize>>,
 }
 
 impl<T: Storable> Stored<T> {
     pub(super) fn load(instance: Rc<Instance>, key: &str) -> Result<Self> {
-        let value = match instance.read(Space::Data, key.as_bytes())? {
+        let stored = instance.read(Space::Data, key.as_bytes())?;
+        let length = Cell::new(stored.as_ref().map(Vec::len));
+        let value = match stored {
             None => T::default(),
             Some(bytes) => T::decode(&bytes)
-                .ok_or_else(|| failed(format!("the value under {key:?} has another type")))?,
+                .ok_or_else(|| failed(format!("wrong-type: {key:?} has another type")))?,
         };
-        Ok(Self { instance, key: key.as_bytes().into(), value: RefCell::new(value) })
+        let memory = Rc::new(Memory { value: RefCell::new(value), length });
+        let mirror: Rc<dyn Mirror> = memory.clone();
+        instance.mirrors.add(key.as_bytes(), Rc::downgrade(&mirror));
+        Ok(Self { instance, key: key.as_bytes().into(), memory })
     }
 
-    /// The value.
+    /// The value; the default if there is none.
     pub fn get(&self) -> T {
-        self.value.borrow().clone()
+        self.memory.value.borrow().clone()
     }
 
     /// Sets the value, in memory and in the present turn.
@@ -38,19 +55,55 @@ impl<T: Storable> Stored<T> {
     /// # Errors
     /// As [`Storage::put`](super::Storage::put): then neither memory nor storage has changed.
     pub fn set(&self, value: T) -> Result<()> {
-        value.encode(|bytes| self.instance.write(Space::Data, &self.key, Some(bytes)))?;
-        self.value.replace(value);
+        let memory = &self.memory;
+        let write = Write {
+            before: Before::Known(memory.length.get()),
+            mirror: Some(&**memory),
+            confirmed: true,
+        };
+        self.instance.mirrors.keep_in_transaction(memory.clone());
+        value.encode(|bytes| {
+            self.instance.write(&self.key, Some(bytes), write)?;
+            memory.length.set(Some(bytes.len()));
+            Ok::<_, capnp::Error>(())
+        })?;
+        memory.value.replace(value);
         Ok(())
+    }
+}
+
+impl<T: Storable> Mirror for Memory<T> {
+    fn accepts(&self, stored: &[u8]) -> bool {
+        T::decode(stored).is_some()
+    }
+
+    fn update(&self, stored: Option<&[u8]>) {
+        // What isn't a `T` was refused before it was written.
+        let value = stored.and_then(T::decode).unwrap_or_default();
+        self.value.replace(value);
+        self.length.set(stored.map(<[u8]>::len));
+    }
+
+    fn keep(self: Rc<Self>) -> PutBack {
+        let (value, length) = (self.value.borrow().clone(), self.length.get());
+        Box::new(move || {
+            self.value.replace(value);
+            self.length.set(length);
+        })
     }
 }
 
 impl<T: fmt::Debug> fmt::Debug for Stored<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Stored").field(&self.value.borrow()).finish()
+        f.debug_tuple("Stored").field(&self.memory.value.borrow()).finish()
     }
 }
 
-/// A type that [`Stored`] can keep.
+/// A type that [`Stored`] can keep, and [`Storage::put_as`](super::Storage::put_as) can write.
+///
+/// The bytes are part of the format: numbers are big-endian in their full width, so that numbers
+/// without a sign are ordered as their bytes are; a `bool` is 0 or 1; a `String` is its UTF-8, a
+/// `Vec<u8>` itself; a [`Struct`] is a message in Cap'n Proto's standard framing.
 pub trait Storable: Clone + Default + 'static {
     /// Passes the value's bytes to `write`.
     ///

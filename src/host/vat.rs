@@ -14,7 +14,6 @@ use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Poll, Waker};
-use std::time::Duration;
 
 use capnp::private::capability::ClientHook;
 use tokio::sync::Notify;
@@ -24,6 +23,7 @@ use super::class::Class;
 use super::context::Context;
 use super::facet::Facet;
 use super::instance::Instance;
+use super::quota::class_accounts;
 use super::run::{self, Panicked, Turns, UnderWay};
 use super::slot::{Birth, Slot, Start, State};
 use crate::error::{Result, disconnected, failed};
@@ -31,7 +31,9 @@ use crate::gate::Gate;
 use crate::id::ObjectId;
 use crate::membrane::{Call, Dispatch, Receipt, deliver};
 use crate::metrics::Metrics;
-use crate::storage::{Space, StorageError, Store, StoreOptions, Ticket};
+use crate::storage::{
+    Account, ClassAccount, LogOptions, Space, StorageError, Store, StoreOptions, Ticket,
+};
 
 /// Queued calls that start before other tasks of the thread get their turn again.
 const STARTS_IN_A_ROW: usize = 64;
@@ -43,14 +45,15 @@ pub(crate) struct VatOptions {
     pub(crate) data: PathBuf,
     pub(crate) classes: Vec<Class>,
     pub(crate) metrics: Arc<Metrics>,
-    /// Added to every commit, to try out a slow disk.
-    pub(crate) commit_delay: Duration,
+    pub(crate) log: LogOptions,
 }
 
 pub(crate) struct Vat {
     pub(super) store: RefCell<Store>,
     pub(super) metrics: Arc<Metrics>,
     classes: HashMap<&'static str, Rc<Class>>,
+    /// What the objects of a class store together, where that is limited.
+    class_accounts: HashMap<&'static str, Rc<ClassAccount>>,
     agent: OnceCell<Weak<Agent>>,
     slots: RefCell<HashMap<ObjectId, Rc<Slot>>>,
     /// Sealed turns whose gates open when they are durable.
@@ -82,14 +85,10 @@ impl Vat {
         let notify = progress.clone();
         let store = Store::open(
             &options.data,
-            StoreOptions {
-                name: options.name,
-                commit_delay: options.commit_delay,
-                metrics: options.metrics.clone(),
-            },
+            StoreOptions { name: options.name, log: options.log, metrics: options.metrics.clone() },
             Box::new(move || notify.notify_one()),
         )?;
-        Ok(Self::with_store(store, options.classes, options.metrics, progress))
+        Self::with_store(store, options.classes, options.metrics, progress)
     }
 
     pub(super) fn with_store(
@@ -97,8 +96,9 @@ impl Vat {
         classes: Vec<Class>,
         metrics: Arc<Metrics>,
         progress: Arc<Notify>,
-    ) -> Rc<Self> {
+    ) -> std::result::Result<Rc<Self>, StorageError> {
         let vat = Rc::new(Self {
+            class_accounts: class_accounts(&store, &classes)?,
             store: RefCell::new(store),
             metrics,
             classes: classes.into_iter().map(|class| (class.name, Rc::new(class))).collect(),
@@ -118,7 +118,7 @@ impl Vat {
         tokio::task::spawn_local(settle_on(Rc::downgrade(&vat), progress));
         tokio::task::spawn_local(commit_sealed(Rc::downgrade(&vat), vat.committable.clone()));
         tokio::task::spawn_local(start_queued(Rc::downgrade(&vat), vat.runnable.clone()));
-        vat
+        Ok(vat)
     }
 
     /// # Errors
@@ -126,6 +126,11 @@ impl Vat {
     pub(super) fn class(&self, name: &str) -> Result<Rc<Class>> {
         let class = self.classes.get(name).cloned();
         class.ok_or_else(|| failed(format!("this server has no class named {name}")))
+    }
+
+    /// What the objects of the class store together, if that is limited.
+    pub(super) fn class_account(&self, name: &str) -> Option<Rc<ClassAccount>> {
+        self.class_accounts.get(name).cloned()
     }
 
     pub(super) fn classes(&self) -> impl Iterator<Item = &Rc<Class>> {
@@ -152,8 +157,8 @@ impl Vat {
         key: &[u8],
         value: &[u8],
     ) -> Result<()> {
-        self.store.borrow_mut().begin(id);
-        let put = self.store.borrow_mut().put(id, space, key, value);
+        self.store.borrow_mut().begin(Account::system(id));
+        let put = self.store.borrow_mut().put_record(id, space, key, value);
         self.store.borrow_mut().seal();
         self.committable.notify_one();
         Ok(put.map(drop)?)
@@ -335,11 +340,16 @@ impl Vat {
 
     /// The end of a turn: its writes are handed to the commit thread.
     pub(super) fn seal(&self, instance: &Instance) {
-        if let Some(ticket) = self.store.borrow_mut().seal() {
-            instance.gate.sealed(ticket);
-            self.committable.notify_one();
-            self.sealed.borrow_mut().push_back((ticket, instance.gate.clone()));
-        }
+        let sealed = self.store.borrow_mut().seal();
+        let Some(ticket) = sealed else { return instance.gate.sealed_nothing() };
+        instance.gate.sealed(ticket);
+        self.committable.notify_one();
+        self.sealed.borrow_mut().push_back((ticket, instance.gate.clone()));
+    }
+
+    /// Resolves when more has become durable, or the storage has failed.
+    pub(super) fn settled(&self) -> tokio::sync::futures::Notified<'_> {
+        self.changed.notified()
     }
 
     /// A panic in a turn: its writes, and what it sent after them, are dropped; the instance ends.

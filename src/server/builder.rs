@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::start::{self, Running};
 use crate::host::{Binding, Class, Object};
 use crate::limits::CLASS_BYTES_MAX;
+use crate::storage::LogOptions;
 use crate::storage::StorageError;
 
 /// A server of durable objects: classes, their bindings, a data directory and addresses.
@@ -24,9 +25,17 @@ pub struct Server {
     pub(super) http: SocketAddr,
     pub(super) metrics: Option<SocketAddr>,
     pub(super) hosts: u16,
-    pub(super) commit_delay: Duration,
+    pub(super) log: LogOptions,
     pub(super) classes: Vec<Class>,
     bindings: Vec<(&'static str, Binding)>,
+    quotas: Vec<(String, Quota)>,
+}
+
+/// How much may be stored, in bytes.
+#[derive(Clone, Copy, Debug)]
+enum Quota {
+    Object(u64),
+    Class(u64),
 }
 
 /// Why a server could not start, or had to stop.
@@ -87,9 +96,10 @@ impl Server {
             http: SocketAddr::from(([127, 0, 0, 1], 8080)),
             metrics: None,
             hosts: 1,
-            commit_delay: Duration::ZERO,
+            log: LogOptions::default(),
             classes: Vec::new(),
             bindings: Vec::new(),
+            quotas: Vec::new(),
         }
     }
 
@@ -142,7 +152,51 @@ impl Server {
             }
             class.bindings.push(binding.clone());
         }
+        for (name, quota) in &self.quotas {
+            let Some(class) = classes.iter_mut().find(|class| class.name == name) else {
+                let error = format!("there is a quota for {name}, and no class of that name");
+                return Err(ServerError::Classes(error));
+            };
+            match *quota {
+                Quota::Object(bytes) => class.object_limit = bytes,
+                Quota::Class(bytes) => class.total_limit = Some(bytes),
+            }
+        }
         Ok(classes)
+    }
+
+    /// Lets each object of the class `class` store so many bytes, keys and values together; 10 GiB
+    /// unless it is said. What would be more is refused (`over-quota:`).
+    #[must_use]
+    pub fn object_quota(mut self, class: impl Into<String>, bytes: u64) -> Self {
+        self.quotas.push((class.into(), Quota::Object(bytes)));
+        self
+    }
+
+    /// Lets all objects of the class `class` store so many bytes together, on each host. Without it
+    /// there is no such limit. A host adds up what they have when it starts, which takes about a
+    /// second for a million objects.
+    #[must_use]
+    pub fn class_quota(mut self, class: impl Into<String>, bytes: u64) -> Self {
+        self.quotas.push((class.into(), Quota::Class(bytes)));
+        self
+    }
+
+    /// The address space that the storage of each host reserves; its data never outgrow it. 1 TiB
+    /// unless it is said, of which only what is used takes memory or disk.
+    #[must_use]
+    pub fn map_size(mut self, bytes: usize) -> Self {
+        self.log.map_bytes = bytes;
+        self
+    }
+
+    /// How much of the disk stays free: what would make the data grow into it is refused
+    /// (`low-space:`), and deleting works. 5 % of the disk, at least 128 MiB and at most 1 GiB,
+    /// unless it is said.
+    #[must_use]
+    pub fn reserve(mut self, bytes: u64) -> Self {
+        self.log.reserve_bytes = Some(bytes);
+        self
     }
 
     /// Listens there for Cap'n Proto. Port 0 takes any free one.
@@ -177,7 +231,7 @@ impl Server {
     /// Makes every commit take so much longer, to try out a slow disk.
     #[must_use]
     pub fn commit_delay(mut self, delay: Duration) -> Self {
-        self.commit_delay = delay;
+        self.log.commit_delay = delay;
         self
     }
 

@@ -217,7 +217,7 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
             data: data.host(number),
             classes: classes.clone(),
             metrics: metrics.clone(),
-            commit_delay: server.commit_delay,
+            log: server.log,
         };
         Ok(HostParts { number, vat, keys: data.keys()?, socket })
     };

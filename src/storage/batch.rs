@@ -4,8 +4,8 @@
 //! machine. They know the limits, but neither where they are stored nor when.
 //!
 //! Version (1) ‖ object id (16), then per write: 1 (put) or 2 (delete) ‖ space (1) ‖ length of the
-//! key (2) ‖ key, and for a put ‖ length of the value (4) ‖ value. Lengths are little-endian. A
-//! write set without writes has no bytes at all.
+//! key (2) ‖ key, and for a put ‖ length of the value (4) ‖ value; or 3 (clear) ‖ space (1). Lengths
+//! are little-endian. A write set without writes has no bytes at all.
 //!
 //! **Invariant:** a write set holds whole writes within the limits; a refused one leaves no trace.
 
@@ -17,6 +17,7 @@ use crate::storage::{Result, StorageError};
 const VERSION: u8 = 1;
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
+const CLEAR: u8 = 3;
 /// Room for a small turn, so that it needs one allocation.
 const FIRST_BYTES: usize = 256;
 
@@ -25,7 +26,15 @@ const FIRST_BYTES: usize = 256;
 pub(crate) struct WriteSet {
     object: ObjectId,
     bytes: Vec<u8>,
-    /// Sum of the lengths of keys and values: what the limit counts.
+    /// Sum of the lengths of keys and values: what the limit counts. The system's own records of
+    /// the object are small, and follow from what its class writes: they are never over the limit.
+    content: usize,
+}
+
+/// How far a write set had come, to go back to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    bytes: usize,
     content: usize,
 }
 
@@ -47,6 +56,11 @@ pub(crate) enum Op<'a> {
         space: Space,
         /// The key in that part.
         key: &'a [u8],
+    },
+    /// No key of the space has a value from now on.
+    Clear {
+        /// Which part of the object's storage.
+        space: Space,
     },
 }
 
@@ -79,18 +93,41 @@ impl WriteSet {
         self.begin_op(DELETE, space, key, 0)
     }
 
-    fn begin_op(&mut self, op: u8, space: Space, key: &[u8], value_bytes: usize) -> Result<()> {
-        space.check_key(key)?;
-        let content = self.content + key.len() + value_bytes;
-        if content > BATCH_BYTES_MAX {
-            return Err(StorageError::BatchSize { bytes: content, max: BATCH_BYTES_MAX });
-        }
+    /// Adds the removal of all keys of the space.
+    pub(crate) fn clear(&mut self, space: Space) {
+        self.begin();
+        self.bytes.extend_from_slice(&[CLEAR, space as u8]);
+    }
+
+    /// How far it has come.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { bytes: self.bytes.len(), content: self.content }
+    }
+
+    /// Forgets every write since `mark`, which is an earlier one of this write set.
+    pub(crate) fn back_to(&mut self, mark: Mark) {
+        self.bytes.truncate(mark.bytes);
+        self.content = mark.content;
+    }
+
+    fn begin(&mut self) {
         if self.bytes.is_empty() {
             self.bytes.reserve(FIRST_BYTES);
             self.bytes.push(VERSION);
             self.bytes.extend_from_slice(self.object.as_bytes());
         }
-        self.content = content;
+    }
+
+    fn begin_op(&mut self, op: u8, space: Space, key: &[u8], value_bytes: usize) -> Result<()> {
+        space.check_key(key)?;
+        if !matches!(space, Space::Header | Space::Usage) {
+            let content = self.content + key.len() + value_bytes;
+            if content > BATCH_BYTES_MAX {
+                return Err(StorageError::BatchSize { bytes: content, max: BATCH_BYTES_MAX });
+            }
+            self.content = content;
+        }
+        self.begin();
         self.bytes.extend_from_slice(&[op, space as u8]);
         self.bytes.extend_from_slice(&(key.len() as u16).to_le_bytes());
         self.bytes.extend_from_slice(key);
@@ -135,6 +172,7 @@ impl WriteSet {
             match op? {
                 Op::Put { space, key, value } => writes.put(space, key, value)?,
                 Op::Delete { space, key } => writes.delete(space, key)?,
+                Op::Clear { space } => writes.clear(space),
             }
         }
         Ok(writes)
@@ -173,6 +211,9 @@ impl<'a> Ops<'a> {
     fn op(&mut self) -> Option<Op<'a>> {
         let [op, space] = self.array()?;
         let space = Space::from_byte(space)?;
+        if op == CLEAR {
+            return Some(Op::Clear { space });
+        }
         let length = u16::from_le_bytes(self.array()?);
         let key = self.take(usize::from(length))?;
         match op {
@@ -213,11 +254,17 @@ mod tests {
 
     const OBJECT: ObjectId = ObjectId::from_bytes([7; 16]);
 
+    /// Without a key it clears the space; without a value it deletes.
     type Write = (u8, Vec<u8>, Option<Vec<u8>>);
 
     fn writes() -> impl Strategy<Value = Vec<Write>> {
         let value = proptest::option::of(vec(any::<u8>(), 0..40));
-        vec((0..3u8, vec(any::<u8>(), 1..40), value), 1..20)
+        vec((0..3u8, vec(any::<u8>(), 0..40), value), 1..20).prop_map(|mut writes| {
+            for (_, key, value) in &mut writes {
+                *value = value.take().filter(|_| !key.is_empty());
+            }
+            writes
+        })
     }
 
     fn encode(writes: &[Write]) -> WriteSet {
@@ -226,6 +273,7 @@ mod tests {
             let space = Space::from_byte(*space).unwrap();
             match value {
                 Some(value) => set.put(space, key, value).unwrap(),
+                None if key.is_empty() => set.clear(space),
                 None => set.delete(space, key).unwrap(),
             }
         }
@@ -239,6 +287,7 @@ mod tests {
             let decoded: Vec<Write> = set.ops().map(|op| match op.unwrap() {
                 Op::Put { space, key, value } => (space as u8, key.to_vec(), Some(value.to_vec())),
                 Op::Delete { space, key } => (space as u8, key.to_vec(), None),
+                Op::Clear { space } => (space as u8, vec![], None),
             }).collect();
             prop_assert_eq!(decoded, writes);
             prop_assert_eq!(WriteSet::decode(set.as_bytes()).unwrap(), set);
@@ -286,6 +335,20 @@ mod tests {
     }
 
     #[test]
+    fn going_back_leaves_what_was_there_and_its_room() {
+        let mut set = WriteSet::new(OBJECT);
+        let empty = set.mark();
+        set.put(Space::Data, b"a", b"1").unwrap();
+        let (before, mark) = (set.clone(), set.mark());
+        set.clear(Space::Data);
+        set.put(Space::Data, b"b", b"2").unwrap();
+        set.back_to(mark);
+        assert_eq!(set, before);
+        set.back_to(empty);
+        assert_eq!(set, WriteSet::new(OBJECT));
+    }
+
+    #[test]
     fn a_turn_writes_at_most_the_limit() {
         let mut set = WriteSet::new(OBJECT);
         let value = vec![0; VALUE_BYTES_MAX];
@@ -298,5 +361,7 @@ mod tests {
         assert!(matches!(refused, Err(StorageError::BatchSize { max: BATCH_BYTES_MAX, .. })));
         assert_eq!(set.as_bytes().len(), before);
         set.put(Space::Data, b"k", b"small").unwrap();
+        while set.put(Space::Data, b"k", &[]).is_ok() {}
+        set.put(Space::Usage, b"", &[0; 16]).unwrap();
     }
 }

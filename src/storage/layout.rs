@@ -8,7 +8,7 @@
 //! | `00` | the environment: format, kind, incarnation |
 //! | `01` ‖ text | config environments only: version (8) ‖ value |
 //! | shard (2) | the shard's epoch, position and chain hash |
-//! | shard (2) ‖ object id (16) ‖ space (1) ‖ key of the space | one record of an object |
+//! | shard (2) ‖ object id (16) ‖ space (1) ‖ key of the space | one record of an object; longer keys see `keys` |
 //!
 //! Numbers in keys are big-endian, so that LMDB's order is theirs. The shard in front is the *log*
 //! shard, which is the object's home shard: a shard's meta record sorts right before its objects.
@@ -17,8 +17,10 @@
 //! Every record is stored as CRC-32C (4 bytes, little-endian) over key ‖ record, then the record:
 //! a record that is damaged, or lies under a key that isn't its own, is found out when it is read.
 
+pub(crate) mod keys;
+
 use crate::id::{Epoch, ObjectId, Shard};
-use crate::limits::KEY_BYTES_MAX;
+use crate::limits::{CONFIG_KEY_BYTES_MAX, KEY_BYTES_MAX};
 use crate::storage::StorageError;
 use crate::storage::log::{Link, Position};
 
@@ -34,7 +36,6 @@ pub(crate) const CHECKSUM_BYTES: usize = 4;
 const CONFIG_PREFIX: u8 = 1;
 const SHARD_BYTES: usize = 2;
 const SPACE_AT: usize = SHARD_BYTES + ObjectId::LEN;
-const PREFIX_BYTES: usize = SPACE_AT + 1;
 const HASH_BYTES: usize = 32;
 const META_VERSION: u8 = 1;
 
@@ -49,17 +50,20 @@ pub(crate) enum Space {
     Data = 1,
     /// The grants that make references to the object valid.
     Grants = 2,
+    /// How much its class stores. Its key is empty.
+    Usage = 6,
 }
 
 impl Space {
     /// The space with this number, if there is one.
     pub(crate) fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Header, Self::Data, Self::Grants].into_iter().find(|space| *space as u8 == byte)
+        let all = [Self::Header, Self::Data, Self::Grants, Self::Usage];
+        all.into_iter().find(|space| *space as u8 == byte)
     }
 
-    /// Refuses keys that are too long, and empty ones outside the header.
+    /// Refuses keys that are too long, and empty ones where there are several.
     pub(crate) fn check_key(self, key: &[u8]) -> Result<(), StorageError> {
-        let least = usize::from(self != Self::Header);
+        let least = usize::from(!matches!(self, Self::Header | Self::Usage));
         if (least..=KEY_BYTES_MAX).contains(&key.len()) {
             return Ok(());
         }
@@ -81,32 +85,6 @@ pub(crate) fn log_shard(object: ObjectId) -> Shard {
     object.home_shard()
 }
 
-/// The key of one record of an object, without an allocation.
-#[derive(Clone)]
-pub(crate) struct RecordKey {
-    bytes: [u8; PREFIX_BYTES + KEY_BYTES_MAX],
-    length: usize,
-}
-
-impl RecordKey {
-    /// Puts the parts together; refuses what [`Space::check_key`] refuses.
-    pub(crate) fn new(object: ObjectId, space: Space, key: &[u8]) -> Result<Self, StorageError> {
-        space.check_key(key)?;
-        let mut bytes = [0; PREFIX_BYTES + KEY_BYTES_MAX];
-        let length = PREFIX_BYTES + key.len();
-        bytes[..SHARD_BYTES].copy_from_slice(&shard_key(log_shard(object)));
-        bytes[SHARD_BYTES..SPACE_AT].copy_from_slice(object.as_bytes());
-        bytes[SPACE_AT] = space as u8;
-        bytes[PREFIX_BYTES..length].copy_from_slice(key);
-        Ok(Self { bytes, length })
-    }
-
-    /// The key as LMDB orders it.
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
-    }
-}
-
 /// The key of a shard's meta record.
 pub(crate) fn shard_key(shard: Shard) -> [u8; SHARD_BYTES] {
     shard.0.to_be_bytes()
@@ -114,8 +92,8 @@ pub(crate) fn shard_key(shard: Shard) -> [u8; SHARD_BYTES] {
 
 /// The key of a config value.
 pub(crate) fn config_key(key: &str) -> Result<Vec<u8>, StorageError> {
-    if key.is_empty() || key.len() > KEY_BYTES_MAX {
-        return Err(StorageError::KeyLength { length: key.len(), max: KEY_BYTES_MAX });
+    if key.is_empty() || key.len() > CONFIG_KEY_BYTES_MAX {
+        return Err(StorageError::KeyLength { length: key.len(), max: CONFIG_KEY_BYTES_MAX });
     }
     Ok([&[CONFIG_PREFIX], key.as_bytes()].concat())
 }
@@ -178,6 +156,43 @@ impl ShardMeta {
     }
 }
 
+/// How much the class of an object stores in it: the sum over all its keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// How many keys there are.
+    pub(crate) keys: u64,
+    /// Lengths of all keys and values.
+    pub(crate) bytes: u64,
+}
+
+impl Usage {
+    const BYTES: usize = 16;
+
+    /// Keys, bytes.
+    pub(crate) fn encode(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..8].copy_from_slice(&self.keys.to_be_bytes());
+        bytes[8..].copy_from_slice(&self.bytes.to_be_bytes());
+        bytes
+    }
+
+    /// None when the bytes are no such record.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (keys, bytes) = bytes.split_first_chunk()?;
+        let bytes = bytes.try_into().ok()?;
+        Some(Self { keys: u64::from_be_bytes(*keys), bytes: u64::from_be_bytes(bytes) })
+    }
+
+    /// With one key more, or one less, or another length of its value.
+    pub(crate) fn changed(self, key: usize, old: Option<usize>, new: Option<usize>) -> Self {
+        let size = |value: Option<usize>| value.map_or(0, |value| (key + value) as u64);
+        Self {
+            keys: (self.keys + u64::from(new.is_some())).saturating_sub(u64::from(old.is_some())),
+            bytes: (self.bytes + size(new)).saturating_sub(size(old)),
+        }
+    }
+}
+
 /// What an environment says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EnvironmentRecord {
@@ -213,6 +228,7 @@ impl EnvironmentRecord {
 
 #[cfg(test)]
 mod tests {
+    use super::keys::RecordPath;
     use super::*;
 
     fn object(byte: u8) -> ObjectId {
@@ -220,36 +236,26 @@ mod tests {
     }
 
     #[test]
-    fn a_record_key_is_shard_object_space_and_key() {
-        let key = RecordKey::new(object(7), Space::Data, b"name").unwrap();
-        let mut expected = vec![7; 18];
-        expected.push(1);
-        expected.extend_from_slice(b"name");
-        assert_eq!(key.as_bytes(), expected);
-    }
-
-    #[test]
     fn meta_sorts_before_the_shards_objects_and_after_the_environment() {
-        let first = RecordKey::new(ObjectId::from_bytes([0; 16]), Space::Header, b"").unwrap();
+        let first =
+            RecordPath::new(ObjectId::from_bytes([0; 16]), Space::Header, b"").unwrap().record;
         assert!(ENVIRONMENT_KEY.as_slice() < shard_key(Shard(0)).as_slice());
-        assert!(shard_key(Shard(0)).as_slice() < first.as_bytes());
-        assert!(first.as_bytes() < shard_key(Shard(1)).as_slice());
+        assert!(shard_key(Shard(0)).as_slice() < first.as_slice());
+        assert!(first.as_slice() < shard_key(Shard(1)).as_slice());
     }
 
     #[test]
-    fn the_longest_key_fits_lmdb_and_a_longer_one_is_refused() {
-        let longest = vec![0xff; KEY_BYTES_MAX];
-        let key = RecordKey::new(object(1), Space::Data, &longest).unwrap();
-        assert!(key.as_bytes().len() <= 511);
+    fn keys_that_are_too_long_or_empty_are_refused() {
         for (space, key) in [
             (Space::Data, vec![0; KEY_BYTES_MAX + 1]),
             (Space::Data, vec![]),
             (Space::Grants, vec![]),
             (Space::Header, vec![0; KEY_BYTES_MAX + 1]),
         ] {
-            let refused = RecordKey::new(object(1), space, &key);
+            let refused = RecordPath::new(object(1), space, &key);
             assert!(matches!(refused, Err(StorageError::KeyLength { .. })), "{space:?}");
         }
+        assert!(config_key(&"k".repeat(CONFIG_KEY_BYTES_MAX)).unwrap().len() <= 511);
     }
 
     #[test]

@@ -10,12 +10,13 @@
 //! unknown, and a second sync could report success for pages that the first one lost.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use ::lmdb::{
-    Database, Environment as Lmdb, EnvironmentFlags, Error, RoTransaction, RwTransaction,
-    Transaction as _, WriteFlags,
+    Cursor as _, Database, Environment as Lmdb, EnvironmentFlags, Error, RoTransaction,
+    RwTransaction, Transaction as _, WriteFlags,
 };
 
 use crate::storage::dir::{Age, EnvironmentDir};
@@ -27,12 +28,24 @@ const READERS_MAX: u32 = 16;
 /// Data is for the server's own account.
 const FILE_MODE: u32 = 0o600;
 
+// Moves of a cursor, with the numbers of LMDB's interface: the binding doesn't give them out.
+const LAST: u32 = 6;
+const NEXT: u32 = 8;
+const PREVIOUS: u32 = 12;
+/// To the first key that is not less than the given one.
+const NOT_LESS: u32 = 17;
+
+/// An engine key and its record, if the cursor found one.
+type Found<'a> = Option<(&'a [u8], &'a [u8])>;
+
 /// One LMDB environment, held open and locked until the last handle to it is dropped.
 pub(crate) struct Environment {
     // Dropped in this order: the lock of the directory goes last.
     lmdb: Lmdb,
     database: Database,
     incarnation: u64,
+    map_bytes: u64,
+    page_bytes: u64,
     failure: OnceLock<Arc<StorageError>>,
     _dir: EnvironmentDir,
 }
@@ -55,12 +68,35 @@ impl Environment {
         let database = lmdb.open_db(None).map_err(failed("open the database"))?;
         let incarnation = count_opening(&lmdb, database, kind, dir.age())?;
         dir.complete()?;
-        Ok(Self { lmdb, database, incarnation, failure: OnceLock::new(), _dir: dir })
+        let page_bytes = lmdb.stat().map_err(failed("read the page size"))?.page_size().into();
+        let (map_bytes, failure) = (map_bytes as u64, OnceLock::new());
+        Ok(Self { lmdb, database, incarnation, map_bytes, page_bytes, failure, _dir: dir })
     }
 
     /// How often the environment was opened, this time included.
     pub(crate) fn incarnation(&self) -> u64 {
         self.incarnation
+    }
+
+    /// The address space that the data can take.
+    pub(crate) fn map_bytes(&self) -> u64 {
+        self.map_bytes
+    }
+
+    /// What is left of it behind the last page; nothing if that can't be found out.
+    pub(crate) fn bytes_unmapped(&self) -> u64 {
+        let used = |last: usize| (last as u64 + 1) * self.page_bytes;
+        let last = self.lmdb.info().map_or(u64::MAX, |info| used(info.last_pgno()));
+        self.map_bytes.saturating_sub(last)
+    }
+
+    /// Pages before the last one that hold nothing any more.
+    ///
+    /// # Errors
+    /// When LMDB can't read its list of them.
+    pub(crate) fn bytes_reusable(&self) -> Result<u64> {
+        let pages = self.lmdb.freelist().map_err(failed("count the free pages"))?;
+        Ok(pages as u64 * self.page_bytes)
     }
 
     /// Runs `body` on a snapshot of what was committed when it began.
@@ -105,6 +141,47 @@ impl Snapshot<'_> {
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<&[u8]>> {
         checked(key, self.txn.get(self.database, &key))
     }
+
+    /// The length of the record under `key`, which is not looked at.
+    pub(crate) fn length(&self, key: &[u8]) -> Result<Option<usize>> {
+        match self.txn.get(self.database, &key) {
+            Ok(stored) => Ok(Some(stored.len().saturating_sub(CHECKSUM_BYTES))),
+            Err(Error::NotFound) => Ok(None),
+            Err(error) => Err(failed("get")(error)),
+        }
+    }
+
+    /// Visits the records from `from` on and before `until`, in the order of their keys, or from the
+    /// last one back; until `visit` breaks off, which is returned.
+    pub(crate) fn walk(
+        &self,
+        from: &[u8],
+        until: Option<&[u8]>,
+        reverse: bool,
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
+    ) -> Result<ControlFlow<()>> {
+        let cursor = self.txn.open_ro_cursor(self.database).map_err(failed("open a cursor"))?;
+        let go = |key: Option<&[u8]>, step| found(cursor.get(key, None, step));
+        let mut at = match (reverse, until) {
+            (false, _) => go(Some(from), NOT_LESS)?,
+            (true, None) => go(None, LAST)?,
+            (true, Some(until)) => match go(Some(until), NOT_LESS)? {
+                Some(_) => go(None, PREVIOUS)?,
+                None => go(None, LAST)?,
+            },
+        };
+        let step = if reverse { PREVIOUS } else { NEXT };
+        while let Some((key, stored)) = at {
+            if key < from || until.is_some_and(|until| key >= until) {
+                break;
+            }
+            if visit(key, layout::verify(key, stored)?)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            at = go(None, step)?;
+        }
+        Ok(ControlFlow::Continue(()))
+    }
 }
 
 /// The one write transaction under way.
@@ -138,6 +215,25 @@ impl Changes<'_> {
             Ok(()) | Err(Error::NotFound) => Ok(()),
             Err(error) => Err(failed("delete")(error)),
         }
+    }
+
+    /// Whether any key begins with `prefix`.
+    pub(crate) fn has_any(&self, prefix: &[u8]) -> Result<bool> {
+        let cursor = self.txn.open_ro_cursor(self.database).map_err(failed("open a cursor"))?;
+        let first = found(cursor.get(Some(prefix), None, NOT_LESS))?;
+        Ok(first.is_some_and(|(key, _)| key.starts_with(prefix)))
+    }
+
+    /// Removes every key that begins with `prefix`.
+    pub(crate) fn delete_all(&mut self, prefix: &[u8]) -> Result<()> {
+        let mut cursor = self.txn.open_rw_cursor(self.database).map_err(failed("open a cursor"))?;
+        let mut at = cursor.get(Some(prefix), None, NOT_LESS);
+        // Nothing that the cursor found is looked at after the deletion.
+        while found(at)?.is_some_and(|(key, _)| key.starts_with(prefix)) {
+            cursor.del(WriteFlags::empty()).map_err(failed("delete"))?;
+            at = cursor.get(None, None, NEXT);
+        }
+        Ok(())
     }
 
     /// Stores bytes as a failing disk would: without a checksum of their own.
@@ -186,6 +282,15 @@ fn checked<'a>(key: &[u8], found: ::lmdb::Result<&'a [u8]>) -> Result<Option<&'a
     }
 }
 
+/// What a cursor came to; it has a key wherever it stands.
+fn found<'a>(moved: ::lmdb::Result<(Option<&'a [u8]>, &'a [u8])>) -> Result<Found<'a>> {
+    match moved {
+        Ok((Some(key), stored)) => Ok(Some((key, stored))),
+        Ok((None, _)) | Err(Error::NotFound) => Ok(None),
+        Err(error) => Err(failed("move a cursor")(error)),
+    }
+}
+
 fn failed(action: &'static str) -> impl Fn(Error) -> StorageError {
     move |error| match error {
         Error::MapFull => StorageError::MapFull,
@@ -223,6 +328,39 @@ mod tests {
         assert!(Arc::ptr_eq(&full, &after));
         let left = env.read(|snapshot| Ok(snapshot.get(b"large")?.is_some()));
         assert!(!left.unwrap());
+    }
+
+    #[test]
+    fn a_walk_sees_its_range_in_order_and_both_ways() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = Environment::open(dir.path(), Kind::Objects, MAP).unwrap();
+        env.write(|changes| {
+            (b'a'..=b'h').try_for_each(|key| changes.put(&[key, key], &[key]))?;
+            changes.delete_all(b"c")?;
+            assert!(changes.has_any(b"d")? && !changes.has_any(b"c")?);
+            Ok(())
+        })
+        .unwrap();
+        let walk = |from: &[u8], until: Option<&[u8]>, reverse| {
+            let mut seen = String::new();
+            let visit = |_: &[u8], record: &[u8]| {
+                seen.push(char::from(record[0]));
+                Ok(if seen.len() == 4 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            };
+            let walked = env.read(|snapshot| snapshot.walk(from, until, reverse, visit)).unwrap();
+            (seen, walked.is_break())
+        };
+        let check = |from: &str, until: Option<&str>, reverse, expected: &str| {
+            let (seen, broke) = walk(from.as_bytes(), until.map(str::as_bytes), reverse);
+            assert_eq!((seen.as_str(), broke), (expected, expected.len() == 4));
+        };
+        check("b", Some("e"), false, "bd");
+        check("b", Some("e"), true, "db");
+        check("bc", Some("ee"), false, "d");
+        check("f", None, true, "hgf");
+        check("a", None, false, "abde");
+        check("b", Some("z"), true, "hgfe");
+        check("i", None, false, "");
     }
 
     #[test]

@@ -7,20 +7,26 @@
 //! block is applied only under the incarnation that the environment has on disk, which is the
 //! epoch of every claim of this process; so a process that was replaced is fenced by the data.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use crate::id::{Epoch, ObjectId, Shard};
-use crate::limits::MAP_BYTES;
+use crate::limits::{MAP_BYTES, RESERVE_BYTES_MAX, RESERVE_BYTES_MIN};
 use crate::metrics::Metrics;
 use crate::storage::batch::Op;
+use crate::storage::dir::io_error;
+use crate::storage::layout::keys::{RecordPath, below_prefix, space_prefixes};
 use crate::storage::layout::{
-    ENVIRONMENT_KEY, EnvironmentRecord, Kind, RecordKey, ShardMeta, Space, damaged, shard_key,
+    ENVIRONMENT_KEY, EnvironmentRecord, Kind, ShardMeta, Space, Usage, damaged, shard_key,
 };
 use crate::storage::lmdb::{Changes, Environment};
-use crate::storage::log::{Claim, Link, Outcome, Position, Reads, ShardBlock, ShardLog};
+use crate::storage::log::{
+    Claim, Link, Outcome, Position, Range, Reads, ShardBlock, ShardLog, Visit, VisitObject,
+};
+use crate::storage::room::Room;
+use crate::storage::scan;
 use crate::storage::{Result, StorageError};
 
 /// How the local log behaves.
@@ -30,11 +36,13 @@ pub(crate) struct LogOptions {
     pub(crate) commit_delay: Duration,
     /// Address space of the environment; its data never outgrow it.
     pub(crate) map_bytes: usize,
+    /// Bytes of the disk, and of the map, that growth leaves free; none for the default.
+    pub(crate) reserve_bytes: Option<u64>,
 }
 
 impl Default for LogOptions {
     fn default() -> Self {
-        Self { commit_delay: Duration::ZERO, map_bytes: MAP_BYTES }
+        Self { commit_delay: Duration::ZERO, map_bytes: MAP_BYTES, reserve_bytes: None }
     }
 }
 
@@ -44,6 +52,7 @@ pub(crate) struct LocalLog {
     env: Arc<Environment>,
     commit_delay: Duration,
     metrics: Arc<Metrics>,
+    room: Arc<Room>,
 }
 
 /// Reads what the log applied. The vat thread owns it; it keeps the environment open.
@@ -65,19 +74,95 @@ pub(crate) fn open(
 ) -> Result<(LocalLog, Reader)> {
     let env = Arc::new(Environment::open(path, Kind::Objects, options.map_bytes)?);
     let reader = Reader { env: env.clone(), metrics: metrics.clone() };
-    Ok((LocalLog { env, commit_delay: options.commit_delay, metrics }, reader))
+    let room = Arc::new(room(path, &env, options.reserve_bytes)?);
+    Ok((LocalLog { env, commit_delay: options.commit_delay, metrics, room }, reader))
 }
 
+fn room(path: &Path, env: &Arc<Environment>, reserve: Option<u64>) -> Result<Room> {
+    let disk = Disk { path: path.to_owned() };
+    let total = disk.stat()?.total.min(env.map_bytes());
+    let usual = (total / 20).clamp(RESERVE_BYTES_MIN, RESERVE_BYTES_MAX);
+    let reserve = reserve.unwrap_or(usual);
+    // It outlives the storage where that is closed first.
+    let env = Arc::downgrade(env);
+    let measure = move || {
+        let env = env.upgrade().ok_or(StorageError::Closed)?;
+        let left = disk.stat()?.left.min(env.bytes_unmapped());
+        // Free pages of the engine count too, but are counted only when it matters.
+        if left < reserve { Ok(left + env.bytes_reusable()?) } else { Ok(left) }
+    };
+    Ok(Room::new(reserve, Box::new(measure)))
+}
+
+/// The file system that a directory lies on.
+struct Disk {
+    path: PathBuf,
+}
+
+struct DiskStat {
+    total: u64,
+    left: u64,
+}
+
+impl Disk {
+    fn stat(&self) -> Result<DiskStat> {
+        let stat = rustix::fs::statvfs(&self.path)
+            .map_err(|error| io_error("measure the disk of", &self.path)(error.into()))?;
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Ok(DiskStat { total: bytes(stat.f_blocks), left: bytes(stat.f_bavail) })
+    }
+}
+
+// Each read takes a fresh snapshot: keeping one would need a reference into this struct itself.
 impl Reads for Reader {
     fn get(&self, object: ObjectId, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        let key = RecordKey::new(object, space, key)?;
+        let path = RecordPath::new(object, space, key)?;
         self.metrics.storage_reads_total.add(1);
-        // A fresh snapshot: keeping one would need a reference into this struct itself.
-        self.env.read(|snapshot| Ok(snapshot.get(key.as_bytes())?.map(<[u8]>::to_vec)))
+        self.env.read(|snapshot| Ok(snapshot.get(&path.record)?.map(<[u8]>::to_vec)))
+    }
+
+    fn length(&self, object: ObjectId, space: Space, key: &[u8]) -> Result<Option<usize>> {
+        let path = RecordPath::new(object, space, key)?;
+        self.metrics.storage_reads_total.add(1);
+        self.env.read(|snapshot| snapshot.length(&path.record))
+    }
+
+    fn scan(
+        &self,
+        object: ObjectId,
+        space: Space,
+        range: &Range,
+        visit: &mut Visit<'_>,
+    ) -> Result<()> {
+        self.metrics.storage_reads_total.add(1);
+        self.env.read(|snapshot| scan::scan(snapshot, object, space, range, visit))
+    }
+
+    fn objects(&self, visit: &mut VisitObject<'_>) -> Result<()> {
+        self.env.read(|snapshot| {
+            let mut last = None;
+            while let Some(object) = scan::next_object(snapshot, last)? {
+                last = Some(object);
+                let header = RecordPath::new(object, Space::Header, &[])?.record;
+                let Some(header) = snapshot.get(&header)? else { continue };
+                let record = RecordPath::new(object, Space::Usage, &[])?.record;
+                let usage = match snapshot.get(&record)? {
+                    Some(bytes) => Usage::decode(bytes).ok_or_else(|| damaged(&record))?,
+                    None => self.count(object)?,
+                };
+                visit(object, header, usage);
+            }
+            Ok(())
+        })
     }
 }
 
 impl LocalLog {
+    /// What is left of disk and map.
+    pub(crate) fn room(&self) -> Arc<Room> {
+        self.room.clone()
+    }
+
     fn meta(&self, shard: Shard) -> Result<ShardMeta> {
         let key = shard_key(shard);
         self.env.read(|snapshot| decode_meta(&key, snapshot.get(&key)?))
@@ -104,6 +189,8 @@ impl ShardLog for LocalLog {
             Err(error) => return vec![Outcome::Unknown(error); blocks.len()],
         };
         self.metrics.commits_total.add(1);
+        let sets = blocks.iter().flat_map(|block| &block.writes);
+        self.room.committed(sets.map(|set| set.as_bytes().len() as u64).sum());
         for (block, outcome) in blocks.iter().zip(&outcomes) {
             if matches!(outcome, Outcome::Position(_)) {
                 self.metrics.turns_committed_total.add(block.writes.len() as u64);
@@ -151,9 +238,30 @@ fn apply(changes: &mut Changes<'_>, owner: Epoch, block: &ShardBlock) -> Result<
 fn apply_op(changes: &mut Changes<'_>, object: ObjectId, op: Op<'_>) -> Result<()> {
     match op {
         Op::Put { space, key, value } => {
-            changes.put(RecordKey::new(object, space, key)?.as_bytes(), value)
+            let path = RecordPath::new(object, space, key)?;
+            for link in &path.links {
+                if changes.get(link)?.is_none() {
+                    changes.put(link, b"")?;
+                }
+            }
+            changes.put(&path.record, value)
         }
-        Op::Delete { space, key } => changes.delete(RecordKey::new(object, space, key)?.as_bytes()),
+        Op::Delete { space, key } => {
+            let path = RecordPath::new(object, space, key)?;
+            changes.delete(&path.record)?;
+            for link in path.links.iter().rev() {
+                if changes.has_any(&below_prefix(link))? {
+                    break;
+                }
+                changes.delete(link)?;
+            }
+            Ok(())
+        }
+        Op::Clear { space } => {
+            let [top, nodes] = space_prefixes(object, space);
+            changes.delete_all(&top)?;
+            changes.delete_all(&nodes)
+        }
     }
 }
 
@@ -277,11 +385,11 @@ mod tests {
         let (mut log, reader) = start(&dir);
         let claim = log.claim(SHARD).unwrap();
         append(&mut log, block(claim, put(OBJECT, b"k\xff", b"value"))).unwrap();
-        let key = RecordKey::new(OBJECT, Space::Data, b"k\xff").unwrap();
+        let key = RecordPath::new(OBJECT, Space::Data, b"k\xff").unwrap().record;
         let damage = |changes: &mut Changes<'_>| {
-            let mut stored = changes.get_raw(key.as_bytes());
+            let mut stored = changes.get_raw(&key);
             stored[6] ^= 1;
-            changes.put_raw(key.as_bytes(), &stored);
+            changes.put_raw(&key, &stored);
             Ok(())
         };
         log.env.write(damage).unwrap();

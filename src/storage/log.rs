@@ -8,13 +8,15 @@
 //! Version (1) ‖ shard (2) ‖ epoch (8) ‖ previous position (8) ‖ previous hash (32) ‖ number of write
 //! sets (4), then each write set: length (4) ‖ bytes. Numbers are little-endian.
 
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
 use crate::id::{Epoch, ObjectId, Shard};
 use crate::storage::batch::WriteSet;
-use crate::storage::layout::Space;
+use crate::storage::layout::keys::after_prefix;
+use crate::storage::layout::{Space, Usage};
 use crate::storage::{Result, StorageError};
 
 const VERSION: u8 = 1;
@@ -148,13 +150,111 @@ pub(crate) trait ShardLog: Send {
     fn trim(&mut self, shard: Shard, upto: Position) -> Result<()>;
 }
 
-/// What a log has applied, as the vat thread reads it.
+/// Which keys of a space are meant, and in which order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Range {
+    /// The least key.
+    pub(crate) start: Bound<Vec<u8>>,
+    /// The greatest key.
+    pub(crate) end: Bound<Vec<u8>>,
+    /// From the greatest to the least.
+    pub(crate) reverse: bool,
+}
+
+impl Range {
+    /// All keys, from the least one on.
+    pub(crate) fn all() -> Self {
+        Self { start: Bound::Unbounded, end: Bound::Unbounded, reverse: false }
+    }
+
+    /// Only those that begin with `prefix`.
+    pub(crate) fn within(mut self, prefix: &[u8]) -> Self {
+        if prefix.is_empty() {
+            return self;
+        }
+        let starts_later = match &self.start {
+            Bound::Included(key) | Bound::Excluded(key) => key.as_slice() >= prefix,
+            Bound::Unbounded => false,
+        };
+        if !starts_later {
+            self.start = Bound::Included(prefix.to_vec());
+        }
+        let Some(after) = after_prefix(prefix) else { return self };
+        let ends_earlier = match &self.end {
+            Bound::Included(key) | Bound::Excluded(key) => *key < after,
+            Bound::Unbounded => false,
+        };
+        if !ends_earlier {
+            self.end = Bound::Excluded(after);
+        }
+        self
+    }
+
+    /// Whether no key can be within.
+    pub(crate) fn is_empty(&self) -> bool {
+        match (&self.start, &self.end) {
+            (Bound::Included(start), Bound::Included(end)) => start > end,
+            (Bound::Included(start) | Bound::Excluded(start), Bound::Excluded(end))
+            | (Bound::Excluded(start), Bound::Included(end)) => start >= end,
+            (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+        }
+    }
+}
+
+/// Takes one key and its value; says whether there is a use for more.
+pub(crate) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
+/// Takes an object, its header, and what its class stores in it.
+pub(crate) type VisitObject<'a> = dyn FnMut(ObjectId, &[u8], Usage) + 'a;
+
+/// What a log has applied, as the vat thread reads it. A read that begins after a commit was reported
+/// sees it.
 pub(crate) trait Reads {
-    /// The durable value of one key. A read that begins after a commit was reported sees it.
+    /// The durable value of one key.
     ///
     /// # Errors
     /// `KeyLength`, `Corrupt` (the value is never served), or that the disk can't be read.
     fn get(&self, object: ObjectId, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>>;
+
+    /// The length of the durable value of one key, which is not checked for damage.
+    ///
+    /// # Errors
+    /// `KeyLength`, or that the disk can't be read.
+    fn length(&self, object: ObjectId, space: Space, key: &[u8]) -> Result<Option<usize>>;
+
+    /// Visits the durable keys in the order of their bytes, all as of one moment, until `visit` has
+    /// enough.
+    ///
+    /// # Errors
+    /// `Corrupt` at a damaged record, after those before it were visited; or that the disk can't be
+    /// read.
+    fn scan(
+        &self,
+        object: ObjectId,
+        space: Space,
+        range: &Range,
+        visit: &mut Visit<'_>,
+    ) -> Result<()>;
+
+    /// Visits every object that has a header.
+    ///
+    /// # Errors
+    /// `Corrupt` at a damaged record, after those before it were visited; or that the disk can't be
+    /// read.
+    fn objects(&self, visit: &mut VisitObject<'_>) -> Result<()>;
+
+    /// Counts what the class of an object stores in it.
+    ///
+    /// # Errors
+    /// As for `scan`.
+    fn count(&self, object: ObjectId) -> Result<Usage> {
+        let mut usage = Usage::default();
+        self.scan(object, Space::Data, &Range::all(), &mut |key, value| {
+            usage = usage.changed(key.len(), None, Some(value.len()));
+            ControlFlow::Continue(())
+        })?;
+        Ok(usage)
+    }
 }
 
 #[cfg(test)]

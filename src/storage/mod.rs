@@ -7,6 +7,7 @@
 //! Threads here are plain ones; nothing knows of tasks, capabilities or the network. It never
 //! reports a write as durable before the disk did, and never goes on after the disk failed.
 
+pub(crate) mod account;
 pub(crate) mod batch;
 mod check;
 pub(crate) mod committer;
@@ -18,16 +19,26 @@ pub(crate) mod local;
 pub(crate) mod log;
 #[cfg(test)]
 pub(crate) mod model;
+mod overlay;
+pub(crate) mod page;
+mod room;
+mod scan;
 pub(crate) mod store;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub(crate) use self::account::{Account, ClassAccount};
 pub(crate) use self::check::check;
 pub(crate) use self::committer::Ticket;
 pub(crate) use self::config::{CasOutcome, ConfigStore, LocalConfig};
 pub(crate) use self::layout::{Kind, Space};
-pub(crate) use self::store::{Store, StoreOptions};
+pub(crate) use self::local::LogOptions;
+pub(crate) use self::log::Range;
+pub(crate) use self::page::{Page, PageSize};
+#[cfg(test)]
+pub(crate) use self::room::Room;
+pub(crate) use self::store::{Before, Store, StoreOptions};
 use crate::error;
 use crate::id::{ObjectId, Shard};
 use crate::limits::MAP_BYTES;
@@ -50,7 +61,7 @@ pub(crate) type Result<T> = std::result::Result<T, StorageError>;
 #[non_exhaustive]
 pub(crate) enum StorageError {
     /// A key is too long, or empty where it must not be. Nothing was written.
-    #[error("the key has {length} bytes; use a key of 1 to {max} bytes")]
+    #[error("key-length: the key has {length} bytes; use a key of 1 to {max} bytes")]
     KeyLength {
         /// Bytes of the refused key.
         length: usize,
@@ -59,7 +70,9 @@ pub(crate) enum StorageError {
     },
 
     /// A value is too long. Nothing was written.
-    #[error("the value has {length} bytes; split it into values of at most {max} bytes")]
+    #[error(
+        "value-length: the value has {length} bytes; split it into values of at most {max} bytes"
+    )]
     ValueLength {
         /// Bytes of the refused value.
         length: usize,
@@ -68,7 +81,9 @@ pub(crate) enum StorageError {
     },
 
     /// The turn wrote too much. This write was not made; the turn's earlier ones stand.
-    #[error("the turn's writes would have {bytes} bytes; write at most {max} bytes between awaits")]
+    #[error(
+        "batch-size: the turn's writes would have {bytes} bytes; write at most {max} between awaits"
+    )]
     BatchSize {
         /// What the turn would have written with the refused write.
         bytes: usize,
@@ -76,8 +91,36 @@ pub(crate) enum StorageError {
         max: usize,
     },
 
+    /// The object, or all objects of its class together, would store too much. Nothing was written;
+    /// deleting, and writing what takes no more room, still work.
+    #[error(
+        "over-quota: the {whose} would store {bytes} bytes, and may have {max}; delete something first"
+    )]
+    OverQuota {
+        /// "object" or "class".
+        whose: &'static str,
+        /// What it would have stored.
+        bytes: u64,
+        /// The most that it may.
+        max: u64,
+    },
+
+    /// The disk or the map of the environment is nearly full. Nothing was written; deleting, and
+    /// writing what takes no more room, still work.
+    #[error(
+        "low-space: {left} bytes are left for the storage, and {reserve} are kept free; delete something, or make room"
+    )]
+    LowSpace {
+        /// What is left, in bytes.
+        left: u64,
+        /// What is kept free, in bytes.
+        reserve: u64,
+    },
+
     /// A write came outside the turn of its object. Nothing was written.
-    #[error("this write is outside a turn of its object; write from the object's own handlers")]
+    #[error(
+        "outside-turn: this write is outside a turn of its object; write from the object's handlers"
+    )]
     OutsideTurn {
         /// Whose storage should have been written.
         object: ObjectId,
@@ -217,10 +260,12 @@ impl From<StorageError> for capnp::Error {
             E::KeyLength { .. }
             | E::ValueLength { .. }
             | E::BatchSize { .. }
+            | E::OverQuota { .. }
             | E::OutsideTurn { .. } => error::failed(cause.to_string()),
-            E::Corrupt { .. } | E::CorruptRecord { .. } | E::Malformed { .. } => {
-                error::failed("a stored record of the object is damaged; tell the operator")
-            }
+            E::Corrupt { .. } | E::CorruptRecord { .. } | E::Malformed { .. } => error::failed(
+                "damaged: a stored record of the object is damaged; tell the operator",
+            ),
+            E::LowSpace { .. } => error::overloaded(cause.to_string()),
             E::MapFull | E::Busy { .. } => {
                 error::overloaded("the host's storage takes no more writes now; try later")
             }
@@ -243,7 +288,7 @@ mod tests {
         let object = ObjectId::from_bytes([9; 16]);
         let long = StorageError::KeyLength { length: 500, max: 480 };
         check(long, capnp::ErrorKind::Failed, "500 bytes");
-        check(StorageError::OutsideTurn { object }, capnp::ErrorKind::Failed, "own handlers");
+        check(StorageError::OutsideTurn { object }, capnp::ErrorKind::Failed, "outside-turn:");
         check(StorageError::MapFull, capnp::ErrorKind::Overloaded, "try later");
         let latched = StorageError::Latched(Arc::new(StorageError::MapFull));
         check(latched, capnp::ErrorKind::Disconnected, "restore");

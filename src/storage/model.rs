@@ -3,12 +3,15 @@
 //! Tests hold its syncs back, fail them, or fence it. It never touches a disk.
 
 use std::collections::BTreeMap;
+use std::ops::RangeBounds;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use crate::id::{Epoch, ObjectId, Shard};
 use crate::storage::batch::Op;
-use crate::storage::layout::{RecordKey, Space};
-use crate::storage::log::{Claim, Link, Outcome, Position, Reads, ShardBlock, ShardLog};
+use crate::storage::layout::Space;
+use crate::storage::log::{
+    Claim, Link, Outcome, Position, Range, Reads, ShardBlock, ShardLog, Visit, VisitObject,
+};
 use crate::storage::{Result, StorageError};
 
 /// What goes wrong with the next group.
@@ -44,7 +47,7 @@ impl Drop for Held {
 
 #[derive(Debug, Default)]
 struct State {
-    records: BTreeMap<Vec<u8>, Vec<u8>>,
+    records: BTreeMap<(ObjectId, Space, Vec<u8>), Vec<u8>>,
     links: BTreeMap<Shard, Link>,
     groups: Vec<Vec<ShardBlock>>,
     fault: Option<Fault>,
@@ -92,16 +95,19 @@ impl State {
             return Outcome::Fenced;
         }
         for set in &block.writes {
+            let object = set.object();
             for op in set.ops() {
-                let (space, key, value) = match op.unwrap() {
-                    Op::Put { space, key, value } => (space, key, Some(value)),
-                    Op::Delete { space, key } => (space, key, None),
-                };
-                let key = RecordKey::new(set.object(), space, key).unwrap().as_bytes().to_vec();
-                match value {
-                    Some(value) => self.records.insert(key, value.to_vec()),
-                    None => self.records.remove(&key),
-                };
+                match op.unwrap() {
+                    Op::Put { space, key, value } => {
+                        self.records.insert((object, space, key.to_vec()), value.to_vec());
+                    }
+                    Op::Delete { space, key } => {
+                        self.records.remove(&(object, space, key.to_vec()));
+                    }
+                    Op::Clear { space } => {
+                        self.records.retain(|(of, within, _), _| (*of, *within) != (object, space));
+                    }
+                }
             }
         }
         self.links.insert(block.shard, block.link());
@@ -156,7 +162,47 @@ impl ShardLog for MemoryLog {
 
 impl Reads for MemoryLog {
     fn get(&self, object: ObjectId, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        let key = RecordKey::new(object, space, key)?;
-        Ok(self.state().records.get(key.as_bytes()).cloned())
+        space.check_key(key)?;
+        Ok(self.state().records.get(&(object, space, key.to_vec())).cloned())
+    }
+
+    fn length(&self, object: ObjectId, space: Space, key: &[u8]) -> Result<Option<usize>> {
+        Ok(self.get(object, space, key)?.map(|value| value.len()))
+    }
+
+    fn scan(
+        &self,
+        object: ObjectId,
+        space: Space,
+        range: &Range,
+        visit: &mut Visit<'_>,
+    ) -> Result<()> {
+        let state = self.state();
+        let bounds = (range.start.clone(), range.end.clone());
+        let within = |(of, within, key): &(ObjectId, Space, Vec<u8>)| {
+            (*of, *within) == (object, space) && bounds.contains(key)
+        };
+        let mut found: Vec<_> = state.records.iter().filter(|(key, _)| within(key)).collect();
+        if range.reverse {
+            found.reverse();
+        }
+        for ((_, _, key), value) in found {
+            if visit(key, value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn objects(&self, visit: &mut VisitObject<'_>) -> Result<()> {
+        let headers: Vec<_> = {
+            let records = &self.state().records;
+            let headers = records.iter().filter(|((_, space, _), _)| *space == Space::Header);
+            headers.map(|((object, _, _), header)| (*object, header.clone())).collect()
+        };
+        for (object, header) in headers {
+            visit(object, &header, self.count(object)?);
+        }
+        Ok(())
     }
 }

@@ -7,20 +7,25 @@
 //! forgotten here only after the commit thread said that it is durable, so that the next read of
 //! the disk sees it, or sees a later one. Nothing of a discarded turn is ever queued.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use std::collections::hash_map::{Entry, HashMap};
 use std::fmt;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::id::ObjectId;
+use crate::limits::VALUE_BYTES_MAX;
 use crate::metrics::Metrics;
-use crate::storage::batch::WriteSet;
+use crate::storage::account::{Account, ClassAccount};
+use crate::storage::batch::{Mark, WriteSet};
 use crate::storage::committer::{Committer, OnProgress, Ticket};
-use crate::storage::layout::{RecordKey, Space};
+use crate::storage::layout::{Space, Usage};
 use crate::storage::local::{self, LogOptions};
-use crate::storage::log::{Reads, ShardLog};
+use crate::storage::log::{Range, Reads, ShardLog, Visit, VisitObject};
+use crate::storage::overlay::{Layer, Pending, Seen, Undo, Value};
+use crate::storage::page::{Filling, Page, PageSize, over};
+use crate::storage::room::Room;
 use crate::storage::{Result, StorageError};
 
 /// How a store is opened.
@@ -28,8 +33,8 @@ use crate::storage::{Result, StorageError};
 pub(crate) struct StoreOptions {
     /// The host's name, which its commit thread is called after.
     pub(crate) name: String,
-    /// Slept before every commit, to try what a slow disk would do.
-    pub(crate) commit_delay: Duration,
+    /// What the log does.
+    pub(crate) log: LogOptions,
     /// Where reads and commits are counted.
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -37,20 +42,41 @@ pub(crate) struct StoreOptions {
 /// The storage of all objects of one host. Dropping it commits every sealed turn.
 pub(crate) struct Store {
     turn: Option<Turn>,
-    pending: BTreeMap<Rc<[u8]>, (Ticket, Value)>,
-    /// The keys of `pending` in the order in which their writes become durable.
-    order: VecDeque<(Ticket, Rc<[u8]>)>,
+    pending: HashMap<ObjectId, Pending>,
+    /// Whose turns are in `pending`, in the order in which they become durable.
+    order: VecDeque<(Ticket, ObjectId)>,
     committer: Committer,
     reads: Box<dyn Reads>,
+    room: Arc<Room>,
 }
 
-/// What a key was set to; none means that it was deleted.
-type Value = Option<Rc<[u8]>>;
-
 struct Turn {
-    object: ObjectId,
+    account: Rc<Account>,
+    /// What the account said before the turn.
+    before: Usage,
     writes: WriteSet,
-    overlay: BTreeMap<Rc<[u8]>, Value>,
+    layer: Layer,
+    /// How to take the writes of the open transactions back, the last one last.
+    undo: Vec<Undo>,
+    transactions: usize,
+}
+
+/// The length of a key's value before a write, which the accounts need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// The writer doesn't know.
+    Unknown,
+    /// The writer knows; none if there is no value.
+    Known(Option<usize>),
+}
+
+/// Where a transaction began, to go back to.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Savepoint {
+    writes: Mark,
+    undo: usize,
+    usage: Usage,
 }
 
 impl Store {
@@ -63,9 +89,9 @@ impl Store {
         options: StoreOptions,
         on_progress: OnProgress,
     ) -> Result<Self> {
-        let log = LogOptions { commit_delay: options.commit_delay, ..LogOptions::default() };
-        let (log, reader) = local::open(path, log, options.metrics)?;
-        Self::new(&options.name, Box::new(log), Box::new(reader), on_progress)
+        let (log, reader) = local::open(path, options.log, options.metrics)?;
+        let room = log.room();
+        Self::new(&options.name, Box::new(log), Box::new(reader), room, on_progress)
     }
 
     /// A store over any log, and over reads of what that log has applied.
@@ -76,26 +102,59 @@ impl Store {
         name: &str,
         log: Box<dyn ShardLog>,
         reads: Box<dyn Reads>,
+        room: Arc<Room>,
         on_progress: OnProgress,
     ) -> Result<Self> {
         let committer = Committer::start(name, log, on_progress)?;
-        let (pending, order) = (BTreeMap::new(), VecDeque::new());
-        Ok(Self { turn: None, pending, order, committer, reads })
+        let (pending, order) = (HashMap::new(), VecDeque::new());
+        Ok(Self { turn: None, pending, order, committer, reads, room })
     }
 
-    /// Opens a turn of `object`; it costs nothing until something is written.
+    /// What the object stores, for the time of its use. It is counted if no record says so.
+    ///
+    /// # Errors
+    /// `Corrupt`, or that the disk can't be read.
+    pub(crate) fn account(
+        &self,
+        object: ObjectId,
+        exists: bool,
+        limit: u64,
+        class: Option<Rc<ClassAccount>>,
+    ) -> Result<Rc<Account>> {
+        let mut usage = Usage::default();
+        if exists {
+            match self.get(object, Space::Usage, &[])? {
+                Some(record) => {
+                    usage = Usage::decode(&record).ok_or_else(|| damaged_usage(object))?;
+                }
+                None => usage = self.reads.count(object)?,
+            }
+        }
+        Ok(Account::new(object, usage, limit, class))
+    }
+
+    /// Visits every object that exists, with its header and what it stores.
+    ///
+    /// # Errors
+    /// `Corrupt`, or that the disk can't be read.
+    pub(crate) fn objects(&self, visit: &mut VisitObject<'_>) -> Result<()> {
+        self.reads.objects(visit)
+    }
+
+    /// Opens a turn of the account's object; it costs nothing until something is written.
     ///
     /// # Panics
     /// When a turn is open: whoever opened it must have sealed or discarded it.
-    pub(crate) fn begin(&mut self, object: ObjectId) {
+    pub(crate) fn begin(&mut self, account: Rc<Account>) {
         assert!(self.turn.is_none(), "turns never nest: each is one poll of the vat thread");
-        let writes = WriteSet::new(object);
-        self.turn = Some(Turn { object, writes, overlay: BTreeMap::new() });
+        let (before, writes) = (account.usage(), WriteSet::new(account.object()));
+        let (layer, undo) = (Layer::default(), Vec::new());
+        self.turn = Some(Turn { account, before, writes, layer, undo, transactions: 0 });
     }
 
     /// Whose turn is open.
     pub(crate) fn turn_object(&self) -> Option<ObjectId> {
-        self.turn.as_ref().map(|turn| turn.object)
+        self.turn.as_ref().map(|turn| turn.account.object())
     }
 
     /// The value of `key`, with all of the object's earlier writes.
@@ -108,43 +167,195 @@ impl Store {
         space: Space,
         key: &[u8],
     ) -> Result<Option<Vec<u8>>> {
-        let record = RecordKey::new(object, space, key)?;
-        let open = self.turn.as_ref().and_then(|turn| turn.overlay.get(record.as_bytes()));
-        let sealed = || self.pending.get(record.as_bytes()).map(|(_, value)| value);
-        match open.or_else(sealed) {
+        match self.unsettled(object, space, key)? {
             Some(value) => Ok(value.as_deref().map(<[u8]>::to_vec)),
             None => self.reads.get(object, space, key),
         }
     }
 
-    /// Sets `key` to `value`; the ticket is that of the open turn.
+    /// The length of the value of `key`, which is not read.
     ///
     /// # Errors
-    /// `OutsideTurn`, `KeyLength`, `ValueLength`, `BatchSize`, `Latched`: nothing was written, and
-    /// the turn's earlier writes stand.
+    /// `KeyLength`, or that the disk can't be read; nothing changed.
+    pub(crate) fn length(
+        &self,
+        object: ObjectId,
+        space: Space,
+        key: &[u8],
+    ) -> Result<Option<usize>> {
+        match self.unsettled(object, space, key)? {
+            Some(value) => Ok(value.as_deref().map(<[u8]>::len)),
+            None => self.reads.length(object, space, key),
+        }
+    }
+
+    /// What the writes that may not be durable yet say about a key, if they say something.
+    fn unsettled(&self, object: ObjectId, space: Space, key: &[u8]) -> Result<Option<&Value>> {
+        space.check_key(key)?;
+        Ok(self.layers(object).find_map(|layer| match layer.get(space, key) {
+            Seen::Value(value) => Some(value),
+            Seen::Below => None,
+        }))
+    }
+
+    /// The object's writes that may not be durable yet, the newest first.
+    fn layers(&self, object: ObjectId) -> impl Iterator<Item = &Layer> {
+        let turn = self.turn.as_ref().filter(|turn| turn.account.object() == object);
+        let pending = self.pending.get(&object).map(Pending::layer);
+        turn.map(|turn| &turn.layer).into_iter().chain(pending)
+    }
+
+    /// The first keys of `range` that the class stored, with all of its earlier writes.
+    ///
+    /// # Errors
+    /// `Corrupt`, or that the disk can't be read; nothing changed.
+    pub(crate) fn page(&self, object: ObjectId, range: &Range, size: PageSize) -> Result<Page> {
+        if range.is_empty() {
+            return Ok(Page::default());
+        }
+        let none = || -> Box<dyn Iterator<Item = _>> { Box::new(std::iter::empty()) };
+        let (mut above, mut hidden) = (none(), false);
+        for layer in self.layers(object) {
+            if !hidden {
+                above = over(above, layer.list(Space::Data, range), range.reverse);
+            }
+            hidden |= layer.is_cleared();
+        }
+        let mut filling = Filling::new(above, size, range.reverse);
+        if !hidden {
+            let mut visit = |key: &[u8], value: &[u8]| filling.visit(key, value);
+            self.reads.scan(object, Space::Data, range, &mut visit)?;
+        }
+        Ok(filling.finish())
+    }
+
+    /// Sets `key` of the class's storage to `value`; the ticket is that of the open turn.
+    ///
+    /// # Errors
+    /// `OutsideTurn`, `KeyLength`, `ValueLength`, `BatchSize`, `OverQuota`, `LowSpace`, `Latched`:
+    /// nothing was written, and the turn's earlier writes stand.
     pub(crate) fn put(
+        &mut self,
+        account: &Account,
+        key: &[u8],
+        value: &[u8],
+        before: Before,
+    ) -> Result<Ticket> {
+        self.turn_of(account.object())?;
+        check_value(value)?;
+        let before = self.before(account.object(), key, before)?;
+        let usage = account.usage().changed(key.len(), before, Some(value.len()));
+        account.check(usage)?;
+        if usage.bytes > account.usage().bytes {
+            self.room.check_growth()?;
+        }
+        let ticket = self.put_record(account.object(), Space::Data, key, value)?;
+        account.set(usage);
+        Ok(ticket)
+    }
+
+    /// Sets a record of the server itself; the ticket is that of the open turn.
+    ///
+    /// # Errors
+    /// `OutsideTurn`, `KeyLength`, `ValueLength`, `BatchSize`, `Latched`: as for `put`.
+    pub(crate) fn put_record(
         &mut self,
         object: ObjectId,
         space: Space,
         key: &[u8],
         value: &[u8],
     ) -> Result<Ticket> {
-        let turn = writable(&mut self.turn, &self.committer, object)?;
+        let ticket = self.committer.next_ticket();
+        let turn = self.turn_of(object)?;
         turn.writes.put(space, key, value)?;
-        turn.remember(space, key, Some(value.into()))?;
-        Ok(self.committer.next_ticket())
+        turn.remember(space, key, ticket, Some(value.into()));
+        Ok(ticket)
     }
 
-    /// Removes `key`, which need not exist; the ticket is that of the open turn.
+    /// Removes `key` from the class's storage; no ticket if it isn't there.
     ///
     /// # Errors
     /// `OutsideTurn`, `KeyLength`, `BatchSize`, `Latched`: nothing was written, and the turn's
     /// earlier writes stand.
-    pub(crate) fn delete(&mut self, object: ObjectId, space: Space, key: &[u8]) -> Result<Ticket> {
-        let turn = writable(&mut self.turn, &self.committer, object)?;
-        turn.writes.delete(space, key)?;
-        turn.remember(space, key, None)?;
-        Ok(self.committer.next_ticket())
+    pub(crate) fn delete(
+        &mut self,
+        account: &Account,
+        key: &[u8],
+        before: Before,
+    ) -> Result<Option<Ticket>> {
+        self.turn_of(account.object())?;
+        let Some(length) = self.before(account.object(), key, before)? else { return Ok(None) };
+        let ticket = self.committer.next_ticket();
+        let turn = self.turn_of(account.object())?;
+        turn.writes.delete(Space::Data, key)?;
+        turn.remember(Space::Data, key, ticket, None);
+        account.set(account.usage().changed(key.len(), Some(length), None));
+        Ok(Some(ticket))
+    }
+
+    /// Removes all that the class stored; no ticket if that is nothing.
+    ///
+    /// # Errors
+    /// `OutsideTurn`, `Latched`: nothing was written, and the turn's earlier writes stand.
+    pub(crate) fn clear(&mut self, account: &Account) -> Result<Option<Ticket>> {
+        let ticket = self.committer.next_ticket();
+        let turn = self.turn_of(account.object())?;
+        if account.usage() == Usage::default() {
+            return Ok(None);
+        }
+        turn.writes.clear(Space::Data);
+        let undo = turn.layer.clear();
+        turn.keep(undo);
+        account.set(Usage::default());
+        Ok(Some(ticket))
+    }
+
+    /// Begins a transaction within the open turn: its writes can be taken back alone. Each is ended
+    /// by [`Store::keep`] or [`Store::undo`], the last one first.
+    ///
+    /// # Errors
+    /// `OutsideTurn`, `Latched`: none was begun.
+    pub(crate) fn savepoint(&mut self, object: ObjectId) -> Result<Savepoint> {
+        let turn = self.turn_of(object)?;
+        turn.transactions += 1;
+        let usage = turn.account.usage();
+        Ok(Savepoint { writes: turn.writes.mark(), undo: turn.undo.len(), usage })
+    }
+
+    /// Ends a transaction: its writes are those of what it is in.
+    pub(crate) fn keep(&mut self, _: Savepoint) {
+        let Some(turn) = &mut self.turn else { return };
+        turn.transactions -= 1;
+        if turn.transactions == 0 {
+            turn.undo.clear();
+        }
+    }
+
+    /// Ends a transaction: exactly its writes were not made.
+    pub(crate) fn undo(&mut self, savepoint: Savepoint) {
+        let Some(turn) = &mut self.turn else { return };
+        turn.writes.back_to(savepoint.writes);
+        for undo in turn.undo.split_off(savepoint.undo).into_iter().rev() {
+            turn.layer.undo(undo);
+        }
+        turn.account.set(savepoint.usage);
+        turn.transactions -= 1;
+    }
+
+    fn before(&self, object: ObjectId, key: &[u8], before: Before) -> Result<Option<usize>> {
+        match before {
+            Before::Known(length) => Ok(length),
+            Before::Unknown => self.length(object, Space::Data, key),
+        }
+    }
+
+    /// The open turn, if `object` may write in it.
+    fn turn_of(&mut self, object: ObjectId) -> Result<&mut Turn> {
+        if let Some(failure) = self.committer.failure() {
+            return Err(StorageError::Latched(failure.clone()));
+        }
+        let turn = self.turn.as_mut().filter(|turn| turn.account.object() == object);
+        turn.ok_or(StorageError::OutsideTurn { object })
     }
 
     /// The last turn that was sealed.
@@ -154,12 +365,21 @@ impl Store {
 
     /// Ends the turn and queues its writes as one atomic batch; none if it wrote nothing.
     pub(crate) fn seal(&mut self) -> Option<Ticket> {
-        let turn = self.turn.take().filter(|turn| !turn.writes.is_empty())?;
-        let ticket = self.committer.submit(turn.writes);
-        for (key, value) in turn.overlay {
-            self.order.push_back((ticket, key.clone()));
-            self.pending.insert(key, (ticket, value));
+        let mut turn = self.turn.take()?;
+        let usage = turn.account.usage();
+        if usage != turn.before {
+            let (ticket, record) = (self.committer.next_ticket(), usage.encode());
+            let put = turn.writes.put(Space::Usage, &[], &record);
+            debug_assert!(put.is_ok(), "a usage record is never over a limit");
+            turn.remember(Space::Usage, &[], ticket, Some(record.as_slice().into()));
         }
+        if turn.writes.is_empty() {
+            return None;
+        }
+        let object = turn.account.object();
+        let ticket = self.committer.submit(turn.writes);
+        self.order.push_back((ticket, object));
+        self.pending.entry(object).or_default().add(turn.layer, ticket);
         Some(ticket)
     }
 
@@ -171,16 +391,20 @@ impl Store {
 
     /// Ends the turn and forgets its writes.
     pub(crate) fn discard(&mut self) {
-        self.turn = None;
+        if let Some(turn) = self.turn.take() {
+            turn.account.set(turn.before);
+        }
     }
 
     /// Everything up to this ticket is durable; what memory held for it is dropped.
     pub(crate) fn settle(&mut self) -> Ticket {
         let durable = self.committer.durable();
-        while let Some((_, key)) = self.order.pop_front_if(|(ticket, _)| *ticket <= durable) {
-            // A later turn may have written the key again.
-            if self.pending.get(&key).is_some_and(|(ticket, _)| *ticket <= durable) {
-                self.pending.remove(&key);
+        while let Some((_, object)) = self.order.pop_front_if(|(ticket, _)| *ticket <= durable) {
+            // A later turn of the object may still be on its way.
+            if let Entry::Occupied(mut pending) = self.pending.entry(object)
+                && pending.get_mut().settle(durable)
+            {
+                pending.remove();
             }
         }
         durable
@@ -220,6 +444,18 @@ impl Reads for Closed {
     fn get(&self, _: ObjectId, _: Space, _: &[u8]) -> Result<Option<Vec<u8>>> {
         Err(StorageError::Closed)
     }
+
+    fn length(&self, _: ObjectId, _: Space, _: &[u8]) -> Result<Option<usize>> {
+        Err(StorageError::Closed)
+    }
+
+    fn scan(&self, _: ObjectId, _: Space, _: &Range, _: &mut Visit<'_>) -> Result<()> {
+        Err(StorageError::Closed)
+    }
+
+    fn objects(&self, _: &mut VisitObject<'_>) -> Result<()> {
+        Err(StorageError::Closed)
+    }
 }
 
 impl fmt::Debug for Store {
@@ -233,29 +469,25 @@ impl fmt::Debug for Store {
 }
 
 impl Turn {
-    fn remember(&mut self, space: Space, key: &[u8], value: Value) -> Result<()> {
-        let record = RecordKey::new(self.object, space, key)?;
-        match self.overlay.get_mut(record.as_bytes()) {
-            Some(place) => *place = value,
-            None => {
-                self.overlay.insert(record.as_bytes().into(), value);
-            }
+    fn remember(&mut self, space: Space, key: &[u8], ticket: Ticket, value: Value) {
+        let undo = self.layer.set(space, key, ticket, value);
+        self.keep(undo);
+    }
+
+    fn keep(&mut self, undo: Undo) {
+        if self.transactions > 0 {
+            self.undo.push(undo);
         }
-        Ok(())
     }
 }
 
-/// The open turn, if `object` may write in it.
-fn writable<'a>(
-    turn: &'a mut Option<Turn>,
-    committer: &Committer,
-    object: ObjectId,
-) -> Result<&'a mut Turn> {
-    if let Some(failure) = committer.failure() {
-        return Err(StorageError::Latched(failure.clone()));
-    }
-    let turn = turn.as_mut().filter(|turn| turn.object == object);
-    turn.ok_or(StorageError::OutsideTurn { object })
+fn check_value(value: &[u8]) -> Result<()> {
+    let (length, max) = (value.len(), VALUE_BYTES_MAX);
+    if length > max { Err(StorageError::ValueLength { length, max }) } else { Ok(()) }
+}
+
+fn damaged_usage(object: ObjectId) -> StorageError {
+    StorageError::Corrupt { object, space: Space::Usage as u8, key: String::new() }
 }
 
 #[cfg(test)]

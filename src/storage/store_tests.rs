@@ -5,6 +5,8 @@ use std::sync::mpsc::{Receiver, channel};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::storage::model::{Fault, MemoryLog};
@@ -16,20 +18,39 @@ fn start(log: &MemoryLog) -> (Store, Receiver<()>) {
     let (progress, progressed) = channel();
     let on_progress = Box::new(move || progress.send(()).unwrap_or_default());
     let (log, reads) = (Box::new(log.clone()), Box::new(log.clone()));
-    (Store::new("test", log, reads, on_progress).unwrap(), progressed)
+    (Store::new("test", log, reads, Room::endless(), on_progress).unwrap(), progressed)
 }
 
 fn on_disk(dir: &TempDir) -> (Store, Receiver<()>) {
     let (progress, progressed) = channel();
     let on_progress = Box::new(move || progress.send(()).unwrap_or_default());
-    let options =
-        StoreOptions { name: "test".into(), commit_delay: Duration::ZERO, metrics: Arc::default() };
+    let (name, log) = ("test".to_owned(), LogOptions::default());
+    let options = StoreOptions { name, log, metrics: Arc::default() };
     (Store::open(dir.path(), options, on_progress).unwrap(), progressed)
 }
 
+fn account(store: &Store, object: ObjectId) -> Rc<Account> {
+    store.account(object, true, u64::MAX, None).unwrap()
+}
+
+/// Opens a turn of an object that wasn't in use.
+fn begin(store: &mut Store, object: ObjectId) -> Rc<Account> {
+    let account = account(store, object);
+    store.begin(account.clone());
+    account
+}
+
+fn put(store: &mut Store, account: &Account, key: &[u8], value: &[u8]) -> Result<Ticket> {
+    store.put(account, key, value, Before::Unknown)
+}
+
+fn delete(store: &mut Store, account: &Account, key: &[u8]) -> Result<Option<Ticket>> {
+    store.delete(account, key, Before::Unknown)
+}
+
 fn write(store: &mut Store, object: ObjectId, key: &[u8], value: &[u8]) -> Ticket {
-    store.begin(object);
-    store.put(object, Space::Data, key, value).unwrap();
+    let account = begin(store, object);
+    put(store, &account, key, value).unwrap();
     let ticket = store.seal().unwrap();
     store.commit_sealed();
     ticket
@@ -44,8 +65,8 @@ fn an_object_reads_its_writes_in_the_turn_while_pending_and_when_durable() {
     let log = MemoryLog::default();
     let (mut store, progressed) = start(&log);
     let held = log.hold();
-    store.begin(ONE);
-    let ticket = store.put(ONE, Space::Data, b"k", b"v").unwrap();
+    let one = begin(&mut store, ONE);
+    let ticket = put(&mut store, &one, b"k", b"v").unwrap();
     assert_eq!(get(&store, ONE, b"k").unwrap(), b"v");
     assert_eq!(store.seal(), Some(ticket));
     store.commit_sealed();
@@ -68,8 +89,8 @@ fn a_pending_delete_hides_the_durable_value() {
     progressed.recv().unwrap();
     store.settle();
     let held = log.hold();
-    store.begin(ONE);
-    store.delete(ONE, Space::Data, b"k").unwrap();
+    let one = begin(&mut store, ONE);
+    delete(&mut store, &one, b"k").unwrap();
     assert_eq!(get(&store, ONE, b"k"), None);
     store.seal().unwrap();
     store.commit_sealed();
@@ -105,7 +126,7 @@ fn a_write_is_remembered_until_the_last_turn_that_made_it_is_durable() {
 fn a_turn_that_writes_nothing_has_no_ticket() {
     let log = MemoryLog::default();
     let (mut store, _progressed) = start(&log);
-    store.begin(ONE);
+    begin(&mut store, ONE);
     assert_eq!(store.turn_object(), Some(ONE));
     assert_eq!(store.seal(), None);
     assert_eq!(store.turn_object(), None);
@@ -117,8 +138,8 @@ fn a_turn_that_writes_nothing_has_no_ticket() {
 fn a_discarded_turn_leaves_no_trace() {
     let log = MemoryLog::default();
     let (mut store, _progressed) = start(&log);
-    store.begin(ONE);
-    store.put(ONE, Space::Data, b"k", b"v").unwrap();
+    let one = begin(&mut store, ONE);
+    put(&mut store, &one, b"k", b"v").unwrap();
     store.discard();
     assert_eq!(get(&store, ONE, b"k"), None);
     store.close().unwrap();
@@ -128,15 +149,16 @@ fn a_discarded_turn_leaves_no_trace() {
 #[test]
 fn only_the_object_whose_turn_is_open_writes_and_within_the_limits() {
     let (mut store, _progressed) = start(&MemoryLog::default());
-    let outside = store.put(ONE, Space::Data, b"k", b"v");
+    let (one, two) = (account(&store, ONE), account(&store, TWO));
+    let outside = put(&mut store, &one, b"k", b"v");
     assert!(matches!(outside, Err(StorageError::OutsideTurn { object: ONE })));
-    store.begin(ONE);
-    let other = store.delete(TWO, Space::Data, b"k");
+    store.begin(one.clone());
+    let other = delete(&mut store, &two, b"k");
     assert!(matches!(other, Err(StorageError::OutsideTurn { object: TWO })));
     let key = vec![0; KEY_BYTES_MAX + 1];
-    assert!(matches!(store.put(ONE, Space::Data, &key, b""), Err(StorageError::KeyLength { .. })));
+    assert!(matches!(put(&mut store, &one, &key, b""), Err(StorageError::KeyLength { .. })));
     let value = vec![0; VALUE_BYTES_MAX + 1];
-    let long = store.put(ONE, Space::Data, b"k", &value);
+    let long = put(&mut store, &one, b"k", &value);
     assert!(matches!(long, Err(StorageError::ValueLength { .. })));
     assert_eq!(get(&store, ONE, b"k"), None);
     assert_eq!(store.seal(), None);
@@ -169,8 +191,8 @@ fn what_was_sealed_before_shutdown_is_there_after_a_restart() {
         write(&mut store, ONE, &[n], &[n]);
         write(&mut store, TWO, b"last", &[n]);
     }
-    store.begin(ONE);
-    store.put(ONE, Space::Data, b"unsealed", b"").unwrap();
+    let one = begin(&mut store, ONE);
+    put(&mut store, &one, b"unsealed", b"").unwrap();
     store.close().unwrap();
 
     let (store, _progressed) = on_disk(&dir);
@@ -192,8 +214,8 @@ fn after_a_failed_commit_nothing_is_written_or_becomes_durable() {
     progressed.recv().unwrap();
     assert_eq!(store.settle(), good);
     assert!(matches!(store.failure(), Some(StorageError::Latched(_))));
-    store.begin(ONE);
-    let refused = store.put(ONE, Space::Data, b"k", b"3");
+    let one = begin(&mut store, ONE);
+    let refused = put(&mut store, &one, b"k", b"3");
     assert!(matches!(refused, Err(StorageError::Latched(_))));
     assert!(matches!(store.close(), Err(StorageError::Latched(_))));
     assert_eq!(log.groups().len(), 2);
@@ -216,14 +238,14 @@ proptest! {
         for (second, discard, ops) in turns {
             let object = if second { TWO } else { ONE };
             let mut after = model.clone();
-            store.begin(object);
+            let account = begin(&mut store, object);
             for (key, value) in ops {
                 // Value 0 stands for a delete.
                 if value == 0 {
-                    store.delete(object, Space::Data, &[key]).unwrap();
+                    delete(&mut store, &account, &[key]).unwrap();
                     after.remove(&(object, key));
                 } else {
-                    store.put(object, Space::Data, &[key], &[value]).unwrap();
+                    put(&mut store, &account, &[key], &[value]).unwrap();
                     after.insert((object, key), vec![value]);
                 }
                 prop_assert_eq!(get(&store, object, &[key]), after.get(&(object, key)).cloned());

@@ -18,8 +18,8 @@ use crate::host::{Context, Object, Vat};
 use crate::id::{ObjectId, Pool};
 use crate::metrics::Metrics;
 pub(super) use crate::schema::trial_capnp::trial;
-use crate::storage::Store;
 use crate::storage::model::MemoryLog;
+use crate::storage::{Room, Store};
 
 thread_local! {
     /// What objects of this test's thread noted, in order.
@@ -210,10 +210,11 @@ impl World {
         let progress = Arc::new(Notify::new());
         let notify = progress.clone();
         let on_progress = Box::new(move || notify.notify_one());
-        let store = Store::new("test", Box::new(disk.clone()), Box::new(disk.clone()), on_progress);
+        let (log, reads) = (Box::new(disk.clone()), Box::new(disk.clone()));
+        let store = Store::new("test", log, reads, Room::endless(), on_progress).unwrap();
         let mut class = Class::of::<Trial>();
         class.bindings.push(Binding { name: "trials".into(), class: "Trial" });
-        let vat = Vat::with_store(store.unwrap(), vec![class], metrics.clone(), progress);
+        let vat = Vat::with_store(store, vec![class], metrics.clone(), progress).unwrap();
         Self { vat, disk, metrics }
     }
 

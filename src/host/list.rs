@@ -1,0 +1,174 @@
+//! Lists of an object's keys: which ones, and how they are read.
+
+use std::fmt;
+use std::ops::Bound;
+use std::rc::Rc;
+
+use super::instance::Instance;
+use crate::error::{Result, failed};
+use crate::storage::{Page, PageSize, Range};
+
+/// What is read at a time: long enough that few snapshots are taken, and short enough to be let go.
+const PAGE: PageSize = PageSize { entries: 1_000, bytes: 256 << 10 };
+
+/// Which keys to list, and in which order.
+///
+/// ```
+/// use capstead::List;
+///
+/// let newest_ten = List::all().prefix("message/").reverse().limit(10);
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct List {
+    start: Option<Vec<u8>>,
+    start_after: Option<Vec<u8>>,
+    end: Option<Vec<u8>>,
+    prefix: Vec<u8>,
+    reverse: bool,
+    pub(super) limit: Option<usize>,
+}
+
+impl List {
+    /// All keys, the least first.
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    /// No key less than this one.
+    pub fn start(mut self, key: impl AsRef<[u8]>) -> Self {
+        self.start = Some(key.as_ref().to_vec());
+        self
+    }
+
+    /// Only keys greater than this one; not together with [`List::start`].
+    pub fn start_after(mut self, key: impl AsRef<[u8]>) -> Self {
+        self.start_after = Some(key.as_ref().to_vec());
+        self
+    }
+
+    /// Only keys less than this one.
+    pub fn end(mut self, key: impl AsRef<[u8]>) -> Self {
+        self.end = Some(key.as_ref().to_vec());
+        self
+    }
+
+    /// Only keys that begin with this.
+    pub fn prefix(mut self, prefix: impl AsRef<[u8]>) -> Self {
+        self.prefix = prefix.as_ref().to_vec();
+        self
+    }
+
+    /// The greatest key first. What the other options mean stays as it is.
+    pub fn reverse(mut self) -> Self {
+        self.reverse = true;
+        self
+    }
+
+    /// At most so many keys.
+    pub fn limit(mut self, keys: usize) -> Self {
+        self.limit = Some(keys);
+        self
+    }
+
+    /// # Errors
+    /// When both kinds of start are given.
+    pub(super) fn range(self) -> Result<Range> {
+        let start = match (self.start, self.start_after) {
+            (Some(_), Some(_)) => {
+                return Err(failed("a list has either a start or a start_after, not both"));
+            }
+            (Some(key), None) => Bound::Included(key),
+            (None, Some(key)) => Bound::Excluded(key),
+            (None, None) => Bound::Unbounded,
+        };
+        let end = self.end.map_or(Bound::Unbounded, Bound::Excluded);
+        Ok(Range { start, end, reverse: self.reverse }.within(&self.prefix))
+    }
+}
+
+/// The keys of a [`List`] with their values, read as it is asked for them.
+///
+/// As an iterator it gives copies; [`Entries::next_entry`] lends what it has. After an error there is
+/// nothing more.
+#[must_use]
+pub struct Entries {
+    instance: Rc<Instance>,
+    /// What is left after the present page.
+    rest: Range,
+    left: usize,
+    page: Page,
+    next: usize,
+    /// The number of the object's changes that the page knows.
+    changes: u64,
+}
+
+impl Entries {
+    pub(super) fn new(instance: Rc<Instance>, rest: Range, limit: Option<usize>) -> Self {
+        let changes = instance.account.changes();
+        let page = Page::unread();
+        Self { instance, rest, left: limit.unwrap_or(usize::MAX), page, next: 0, changes }
+    }
+
+    /// The next key and its value.
+    ///
+    /// # Errors
+    /// `damaged:`, at the record that is; or that the storage can't be read, or the instance ended.
+    pub fn next_entry(&mut self) -> Result<Option<(&[u8], &[u8])>> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let changes = self.instance.account.changes();
+        if self.changes != changes {
+            // The object was written to since: what lies ahead may be different now.
+            self.go_on_after_last();
+            self.page = Page::unread();
+            (self.next, self.changes) = (0, changes);
+        }
+        if self.next == self.page.len() && self.page.more {
+            self.go_on_after_last();
+            let size = PageSize { entries: PAGE.entries.min(self.left), ..PAGE };
+            match self.instance.page(&self.rest, size) {
+                Ok(page) => (self.page, self.next) = (page, 0),
+                Err(error) => {
+                    self.left = 0;
+                    return Err(error);
+                }
+            }
+        }
+        let entry = self.page.get(self.next);
+        if entry.is_some() {
+            self.next += 1;
+            self.left -= 1;
+        }
+        Ok(entry)
+    }
+
+    /// Moves the start of the rest behind what was given out.
+    fn go_on_after_last(&mut self) {
+        let last = self.next.checked_sub(1).and_then(|last| self.page.get(last));
+        let Some((key, _)) = last else { return };
+        let behind = Bound::Excluded(key.to_vec());
+        if self.rest.reverse {
+            self.rest.end = behind;
+        } else {
+            self.rest.start = behind;
+        }
+    }
+}
+
+impl Iterator for Entries {
+    type Item = Result<(Vec<u8>, Vec<u8>)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let copied =
+            self.next_entry().map(|entry| entry.map(|(key, value)| (key.to_vec(), value.to_vec())));
+        copied.transpose()
+    }
+}
+
+impl fmt::Debug for Entries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entries").field("left", &self.left).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,130 @@
+//! Values that are in memory as well as in the storage, kept equal to it.
+//!
+//! Whatever writes a key tells the values that mirror it: another value of the same key, a plain
+//! write, a clearing, a transaction that is undone. So a mirror never has to read the storage again,
+//! and reading it can't fail. A write that a mirror couldn't take is refused before it is made.
+
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
+
+use crate::error::{Result, failed};
+
+/// Puts a value back that a transaction changed.
+pub(super) type PutBack = Box<dyn FnOnce()>;
+
+/// A value in memory that stands for a key.
+pub(super) trait Mirror {
+    /// Whether these bytes can be such a value.
+    fn accepts(&self, stored: &[u8]) -> bool;
+
+    /// The key has these bytes now; none if it was deleted.
+    fn update(&self, stored: Option<&[u8]>);
+
+    /// What puts the present value back.
+    fn keep(self: Rc<Self>) -> PutBack;
+}
+
+struct Entry {
+    key: Box<[u8]>,
+    mirror: Weak<dyn Mirror>,
+}
+
+/// The mirrors of one instance. There are few, so they are looked for one after the other.
+#[derive(Default)]
+pub(super) struct Mirrors {
+    entries: RefCell<Vec<Entry>>,
+    /// How to put back what the open transactions changed; none if there is no transaction.
+    undo: RefCell<Option<Vec<PutBack>>>,
+}
+
+/// Where a transaction began.
+#[must_use]
+pub(super) struct Kept(Option<usize>);
+
+impl Mirrors {
+    /// From now on `mirror` is told what is written under `key`, for as long as it exists.
+    pub(super) fn add(&self, key: &[u8], mirror: Weak<dyn Mirror>) {
+        let mut entries = self.entries.borrow_mut();
+        entries.retain(|entry| entry.mirror.strong_count() > 0);
+        entries.push(Entry { key: key.into(), mirror });
+    }
+
+    /// # Errors
+    /// When a mirror of the key, other than the writer, can't be what is to be written.
+    pub(super) fn check(
+        &self,
+        key: &[u8],
+        value: Option<&[u8]>,
+        writer: Option<&dyn Mirror>,
+    ) -> Result<()> {
+        let Some(value) = value else { return Ok(()) };
+        if self.of(key, writer).any(|mirror| !mirror.accepts(value)) {
+            let key = key.escape_ascii();
+            return Err(failed(format!("wrong-type: the class keeps another type under {key}")));
+        }
+        Ok(())
+    }
+
+    /// The key was written; the writer knows.
+    pub(super) fn wrote(&self, key: &[u8], value: Option<&[u8]>, writer: Option<&dyn Mirror>) {
+        for mirror in self.of(key, writer) {
+            self.keep_in_transaction(mirror.clone());
+            mirror.update(value);
+        }
+    }
+
+    /// All keys were deleted.
+    pub(super) fn cleared(&self) {
+        for mirror in self.all() {
+            self.keep_in_transaction(mirror.clone());
+            mirror.update(None);
+        }
+    }
+
+    /// The mirror is about to write its key: an open transaction can put its value back.
+    pub(super) fn keep_in_transaction(&self, mirror: Rc<dyn Mirror>) {
+        if let Some(undo) = &mut *self.undo.borrow_mut() {
+            undo.push(mirror.keep());
+        }
+    }
+
+    /// A transaction begins.
+    pub(super) fn begin(&self) -> Kept {
+        let mut undo = self.undo.borrow_mut();
+        let kept = Kept(undo.as_ref().map(Vec::len));
+        undo.get_or_insert_default();
+        kept
+    }
+
+    /// The transaction that began there has succeeded.
+    pub(super) fn keep(&self, kept: Kept) {
+        if kept.0.is_none() {
+            *self.undo.borrow_mut() = None;
+        }
+    }
+
+    /// The transaction that began there is undone.
+    pub(super) fn undo(&self, kept: Kept) {
+        let changed = match &mut *self.undo.borrow_mut() {
+            Some(undo) => undo.split_off(kept.0.unwrap_or(0)),
+            None => return,
+        };
+        changed.into_iter().rev().for_each(|put_back| put_back());
+        self.keep(kept);
+    }
+
+    fn all(&self) -> Vec<Rc<dyn Mirror>> {
+        self.entries.borrow().iter().filter_map(|entry| entry.mirror.upgrade()).collect()
+    }
+
+    fn of(&self, key: &[u8], writer: Option<&dyn Mirror>) -> impl Iterator<Item = Rc<dyn Mirror>> {
+        let writer = writer.map(std::ptr::from_ref::<dyn Mirror>);
+        let entries = self.entries.borrow();
+        let others = entries.iter().filter(|entry| {
+            let is_writer = |writer| std::ptr::addr_eq(entry.mirror.as_ptr(), writer);
+            *entry.key == *key && !writer.is_some_and(is_writer)
+        });
+        let mirrors: Vec<_> = others.filter_map(|entry| entry.mirror.upgrade()).collect();
+        mirrors.into_iter()
+    }
+}

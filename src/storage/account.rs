@@ -1,0 +1,149 @@
+//! How much an object stores, and how much it may.
+//!
+//! The counts are exact at every moment of a turn, so that a limit is known before a write is
+//! accepted; what they were at the end of the last turn is in the object's usage record. Only what a
+//! class writes counts. Nothing here is stored.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use crate::id::ObjectId;
+use crate::storage::layout::Usage;
+use crate::storage::{Result, StorageError};
+
+/// What one object has in its storage, while it is in use.
+#[derive(Debug)]
+pub(crate) struct Account {
+    object: ObjectId,
+    usage: Cell<Usage>,
+    /// Grows with every change of the keys that the class wrote.
+    changes: Cell<u64>,
+    limit: u64,
+    class: Option<Rc<ClassAccount>>,
+}
+
+/// What all objects of a class have in the storage of one host.
+#[derive(Debug)]
+pub(crate) struct ClassAccount {
+    bytes: Cell<u64>,
+    limit: u64,
+}
+
+impl ClassAccount {
+    /// A class that has so many bytes, of so many that it may have.
+    pub(crate) fn new(bytes: u64, limit: u64) -> Rc<Self> {
+        Rc::new(Self { bytes: Cell::new(bytes), limit })
+    }
+
+    fn change(&self, old: u64, new: u64) {
+        self.bytes.set((self.bytes.get() + new).saturating_sub(old));
+    }
+}
+
+impl Account {
+    /// An account of an object that stores this much.
+    pub(crate) fn new(
+        object: ObjectId,
+        usage: Usage,
+        limit: u64,
+        class: Option<Rc<ClassAccount>>,
+    ) -> Rc<Self> {
+        let (usage, changes) = (Cell::new(usage), Cell::default());
+        Rc::new(Self { object, usage, changes, limit, class })
+    }
+
+    /// An account for records of the server itself, in an object whose class writes nothing meanwhile.
+    pub(crate) fn system(object: ObjectId) -> Rc<Self> {
+        Self::new(object, Usage::default(), u64::MAX, None)
+    }
+
+    /// Whose storage it is.
+    pub(crate) fn object(&self) -> ObjectId {
+        self.object
+    }
+
+    /// What the object stores, with all of its writes.
+    pub(crate) fn usage(&self) -> Usage {
+        self.usage.get()
+    }
+
+    /// A number that is another one after every change of what the object stores.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.get()
+    }
+
+    /// Whether the object may have so much instead of what it has; less is always right.
+    ///
+    /// # Errors
+    /// `OverQuota`, of the object or of its class.
+    pub(super) fn check(&self, wanted: Usage) -> Result<()> {
+        let present = self.usage.get();
+        if wanted.bytes <= present.bytes {
+            return Ok(());
+        }
+        if wanted.bytes > self.limit {
+            let (bytes, max) = (wanted.bytes, self.limit);
+            return Err(StorageError::OverQuota { whose: "object", bytes, max });
+        }
+        let Some(class) = &self.class else { return Ok(()) };
+        let bytes = class.bytes.get() + (wanted.bytes - present.bytes);
+        if bytes > class.limit {
+            return Err(StorageError::OverQuota { whose: "class", bytes, max: class.limit });
+        }
+        Ok(())
+    }
+
+    /// The object was written to, and stores this much now.
+    pub(super) fn set(&self, usage: Usage) {
+        self.changes.set(self.changes.get() + 1);
+        let before = self.usage.replace(usage);
+        if let Some(class) = &self.class {
+            class.change(before.bytes, usage.bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OBJECT: ObjectId = ObjectId::from_bytes([1; 16]);
+
+    fn bytes(bytes: u64) -> Usage {
+        Usage { keys: 1, bytes }
+    }
+
+    #[test]
+    fn growth_ends_at_the_limit_of_the_object_and_of_its_class() {
+        let class = ClassAccount::new(50, 100);
+        let account = Account::new(OBJECT, bytes(30), 40, Some(class.clone()));
+        let other = Account::new(OBJECT, bytes(20), 1_000, Some(class.clone()));
+        account.check(bytes(40)).unwrap();
+        let refused = account.check(bytes(41)).unwrap_err().to_string();
+        assert!(refused.contains("41 bytes") && refused.contains("40"), "{refused}");
+        account.set(bytes(40));
+        other.check(bytes(60)).unwrap();
+        let refused = other.check(bytes(61)).unwrap_err();
+        assert!(matches!(
+            refused,
+            StorageError::OverQuota { whose: "class", bytes: 101, max: 100 }
+        ));
+        assert_eq!(class.bytes.get(), 60);
+    }
+
+    #[test]
+    fn shrinking_is_right_even_above_the_limit() {
+        let account = Account::new(OBJECT, bytes(30), 10, None);
+        account.check(bytes(29)).unwrap();
+        account.check(bytes(30)).unwrap();
+        account.check(bytes(31)).unwrap_err();
+    }
+
+    #[test]
+    fn every_change_changes_the_number() {
+        let account = Account::system(OBJECT);
+        let before = account.changes();
+        account.set(account.usage());
+        assert_ne!(account.changes(), before);
+    }
+}
