@@ -139,7 +139,10 @@ impl<F: Future + Unpin> Future for Turns<'_, F> {
 
 /// One turn: the writes that `poll` makes are one atomic batch; a panic drops them, and ends the
 /// instance alone.
-fn turn<T>(instance: &Rc<Instance>, poll: impl FnOnce() -> T) -> std::result::Result<T, Panicked> {
+pub(super) fn turn<T>(
+    instance: &Rc<Instance>,
+    poll: impl FnOnce() -> T,
+) -> std::result::Result<T, Panicked> {
     let vat = &instance.vat;
     vat.store.borrow_mut().begin(instance.account.clone());
     let Ok(output) = std::panic::catch_unwind(AssertUnwindSafe(poll)) else {

@@ -4,4 +4,5 @@ mod gate;
 mod instance;
 mod order;
 mod references;
+mod storage;
 mod trial;

@@ -206,13 +206,28 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new() -> Self {
-        let (disk, metrics) = (MemoryLog::default(), Arc::new(Metrics::default()));
+        Self::with_quotas(u64::MAX, None)
+    }
+
+    /// A world in which one object, and all of them together, may store so much.
+    pub(super) fn with_quotas(object: u64, class: Option<u64>) -> Self {
+        Self::over(MemoryLog::default(), object, class)
+    }
+
+    /// Another vat over what is on the disk.
+    pub(super) fn restart_with_quotas(&self, object: u64, class: Option<u64>) -> Self {
+        Self::over(self.disk.clone(), object, class)
+    }
+
+    fn over(disk: MemoryLog, object: u64, total: Option<u64>) -> Self {
+        let metrics = Arc::new(Metrics::default());
         let progress = Arc::new(Notify::new());
         let notify = progress.clone();
         let on_progress = Box::new(move || notify.notify_one());
         let (log, reads) = (Box::new(disk.clone()), Box::new(disk.clone()));
         let store = Store::new("test", log, reads, Room::endless(), on_progress).unwrap();
         let mut class = Class::of::<Trial>();
+        (class.object_limit, class.total_limit) = (object, total);
         class.bindings.push(Binding { name: "trials".into(), class: "Trial" });
         let vat = Vat::with_store(store, vec![class], metrics.clone(), progress).unwrap();
         Self { vat, disk, metrics }
@@ -230,10 +245,15 @@ impl World {
 impl World {
     /// What the object called `key` sees.
     pub(super) fn context(&self, key: &str) -> Context {
+        Context::new(self.instance(key))
+    }
+
+    /// The object called `key`, awake beside the vat's own instance.
+    pub(super) fn instance(&self, key: &str) -> Rc<Instance> {
         let class = self.vat.class("Trial").unwrap();
         let id = ObjectId::named(Pool::default(), class.name, key);
         let birth = Birth { id, class, key: Some(key.into()) };
-        Context::new(Instance::new(&self.vat, birth).unwrap())
+        Instance::new(&self.vat, birth).unwrap()
     }
 }
 
