@@ -4,5 +4,6 @@ fn main() {
     capstead_build::compile(&["schema/cluster.capnp"]);
     capstead_build::compile(&["examples/counter/schema/counter.capnp"]);
     capstead_build::compile(&["src/classes/poll.capnp"]);
+    capstead_build::compile(&["src/cli/bench/probe.capnp"]);
     capstead_build::compile(&["src/host/tests/trial.capnp"]);
 }

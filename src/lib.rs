@@ -121,10 +121,10 @@ pub(crate) mod storage;
 pub(crate) mod sturdyref;
 pub(crate) mod supervisor;
 
-// Generated code names itself by this path.
-use schema::cluster_capnp;
+// Generated code names itself by these paths.
 #[cfg(test)]
 use schema::trial_capnp;
+use schema::{cluster_capnp, probe_capnp};
 pub use schema::{counter_capnp, poll_capnp};
 
 pub use cli::main;

@@ -39,6 +39,9 @@ enum Verb {
         /// Which one.
         kind: bench::BareServer,
     },
+    /// As `serve`, with a class that measures its own storage.
+    #[command(hide = true)]
+    BenchProbe(serve::Options),
 }
 
 /// Runs the `capstead` command on this process's arguments.
@@ -47,13 +50,18 @@ enum Verb {
 /// 3 when the storage failed.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    let mut server = bundled("capstead.data");
     let options = match cli.verb {
         None => cli.serve,
         Some(Verb::Serve(options)) => options,
+        Some(Verb::BenchProbe(options)) => {
+            server = server.class::<bench::Probe>();
+            options
+        }
         Some(Verb::Bench(options)) => return bench::run(&options),
         Some(Verb::BenchServer { kind }) => return bench::serve_bare(kind),
     };
-    match block_on(serve::serve(bundled("capstead.data"), options, serve::Hints::Bundled)) {
+    match block_on(serve::serve(server, options, serve::Hints::Bundled)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => ExitCode::from(fail(&error)),
     }

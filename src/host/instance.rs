@@ -206,10 +206,10 @@ impl Instance {
     ///
     /// # Errors
     /// As for `read`.
-    pub(super) fn page(&self, range: &Range, size: PageSize) -> Result<Page> {
+    pub(super) fn page(&self, range: &Range, size: PageSize, old: Page) -> Result<Page> {
         match self.broken() {
             Some(error) => Err(error),
-            None => Ok(self.vat.store.borrow().page(self.birth.id, range, size)?),
+            None => Ok(self.vat.store.borrow().page(self.birth.id, range, size, old)?),
         }
     }
 

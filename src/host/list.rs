@@ -128,7 +128,7 @@ impl Entries {
         if self.next == self.page.len() && self.page.more {
             self.go_on_after_last();
             let size = PageSize { entries: PAGE.entries.min(self.left), ..PAGE };
-            match self.instance.page(&self.rest, size) {
+            match self.instance.page(&self.rest, size, std::mem::take(&mut self.page)) {
                 Ok(page) => (self.page, self.next) = (page, 0),
                 Err(error) => {
                     self.left = 0;

@@ -111,6 +111,48 @@ pub(crate) fn verify<'a>(key: &[u8], stored: &'a [u8]) -> Result<&'a [u8], Stora
     }
 }
 
+/// Verifies many records whose keys begin alike: one pass over what differs, for most of them.
+pub(crate) struct Verifier<'a> {
+    prefix: &'a [u8],
+    /// The checksum of the prefix, to go on from.
+    seed: u32,
+    scratch: Scratch,
+}
+
+/// The checksum goes through aligned bytes much faster.
+#[repr(align(8))]
+struct Scratch([u8; 256]);
+
+impl<'a> Verifier<'a> {
+    pub(crate) fn new(prefix: &'a [u8]) -> Self {
+        Self { prefix, seed: crc32c::crc32c(prefix), scratch: Scratch([0; 256]) }
+    }
+
+    /// As [`verify`], which it is for keys that begin otherwise and for larger records.
+    #[inline]
+    pub(crate) fn verify<'b>(
+        &mut self,
+        key: &[u8],
+        stored: &'b [u8],
+    ) -> Result<&'b [u8], StorageError> {
+        let (Some(rest), Some((sum, record))) =
+            (key.strip_prefix(self.prefix), stored.split_first_chunk::<CHECKSUM_BYTES>())
+        else {
+            return verify(key, stored);
+        };
+        let length = rest.len() + record.len();
+        let Some(bytes) = self.scratch.0.get_mut(..length) else { return verify(key, stored) };
+        let (first, second) = bytes.split_at_mut(rest.len());
+        first.copy_from_slice(rest);
+        second.copy_from_slice(record);
+        if crc32c::crc32c_append(self.seed, bytes).to_le_bytes() == *sum {
+            Ok(record)
+        } else {
+            Err(damaged(key))
+        }
+    }
+}
+
 /// The error for a record that isn't what was written, by the key that it was found under.
 pub(crate) fn damaged(key: &[u8]) -> StorageError {
     let object = key.get(SHARD_BYTES..SPACE_AT).and_then(|bytes| bytes.try_into().ok());
@@ -269,6 +311,18 @@ mod tests {
             assert!(verify(key, &damaged).is_err(), "bit {bit}");
         }
         assert!(verify(b"kez", &stored).is_err());
+        for prefix in ["", "k", "key", "other"] {
+            let mut verifier = Verifier::new(prefix.as_bytes());
+            assert_eq!(verifier.verify(key, &stored).unwrap(), record);
+            for bit in 0..stored.len() * 8 {
+                let mut damaged = stored.clone();
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                assert!(verifier.verify(key, &damaged).is_err(), "{prefix}: bit {bit}");
+            }
+            assert!(verifier.verify(b"kez", &stored).is_err());
+            let large = [checksum(key, &[7; 300]).as_slice(), &[7; 300]].concat();
+            assert_eq!(verifier.verify(key, &large).unwrap(), [7; 300]);
+        }
         assert!(verify(key, &stored[..3]).is_err());
     }
 

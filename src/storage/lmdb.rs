@@ -20,7 +20,9 @@ use ::lmdb::{
 };
 
 use crate::storage::dir::{Age, EnvironmentDir};
-use crate::storage::layout::{self, CHECKSUM_BYTES, ENVIRONMENT_KEY, EnvironmentRecord, Kind};
+use crate::storage::layout::{
+    self, CHECKSUM_BYTES, ENVIRONMENT_KEY, EnvironmentRecord, Kind, Verifier,
+};
 use crate::storage::{Result, StorageError};
 
 /// One for the vat thread, one for the commit thread, the rest for tools.
@@ -152,11 +154,12 @@ impl Snapshot<'_> {
     }
 
     /// Visits the records from `from` on and before `until`, in the order of their keys, or from the
-    /// last one back; until `visit` breaks off, which is returned.
+    /// last one back; until `visit` breaks off, which is returned. It is fastest where all keys begin
+    /// with `prefix`.
     pub(crate) fn walk(
         &self,
-        from: &[u8],
-        until: Option<&[u8]>,
+        prefix: &[u8],
+        (from, until): (&[u8], Option<&[u8]>),
         reverse: bool,
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
     ) -> Result<ControlFlow<()>> {
@@ -171,11 +174,17 @@ impl Snapshot<'_> {
             },
         };
         let step = if reverse { PREVIOUS } else { NEXT };
+        let is_over = |key: &[u8]| match until {
+            _ if reverse => key < from,
+            Some(until) => key >= until,
+            None => false,
+        };
+        let mut verifier = Verifier::new(prefix);
         while let Some((key, stored)) = at {
-            if key < from || until.is_some_and(|until| key >= until) {
+            if is_over(key) {
                 break;
             }
-            if visit(key, layout::verify(key, stored)?)?.is_break() {
+            if visit(key, verifier.verify(key, stored)?)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
             at = go(None, step)?;
@@ -347,7 +356,8 @@ mod tests {
                 seen.push(char::from(record[0]));
                 Ok(if seen.len() == 4 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
             };
-            let walked = env.read(|snapshot| snapshot.walk(from, until, reverse, visit)).unwrap();
+            let walked =
+                env.read(|snapshot| snapshot.walk(b"", (from, until), reverse, visit)).unwrap();
             (seen, walked.is_break())
         };
         let check = |from: &str, until: Option<&str>, reverse, expected: &str| {

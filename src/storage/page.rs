@@ -63,12 +63,17 @@ pub(super) struct Filling<'a> {
 }
 
 impl<'a> Filling<'a> {
+    /// It goes into `page`, whose memory is used again.
     pub(super) fn new(
         overlay: Box<dyn Iterator<Item = Entry<'a>> + 'a>,
         size: PageSize,
         reverse: bool,
+        mut page: Page,
     ) -> Self {
-        Self { overlay: overlay.peekable(), size, reverse, page: Page::default() }
+        page.bytes.clear();
+        page.ends.clear();
+        page.more = false;
+        Self { overlay: overlay.peekable(), size, reverse, page }
     }
 
     /// The next entry from below, in the order of the list.

@@ -15,7 +15,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::id::ObjectId;
-use crate::limits::VALUE_BYTES_MAX;
 use crate::metrics::Metrics;
 use crate::storage::account::{Account, ClassAccount};
 use crate::storage::batch::{Mark, WriteSet};
@@ -205,11 +204,18 @@ impl Store {
         turn.map(|turn| &turn.layer).into_iter().chain(pending)
     }
 
-    /// The first keys of `range` that the class stored, with all of its earlier writes.
+    /// The first keys of `range` that the class stored, with all of its earlier writes; in the memory
+    /// of an older page.
     ///
     /// # Errors
     /// `Corrupt`, or that the disk can't be read; nothing changed.
-    pub(crate) fn page(&self, object: ObjectId, range: &Range, size: PageSize) -> Result<Page> {
+    pub(crate) fn page(
+        &self,
+        object: ObjectId,
+        range: &Range,
+        size: PageSize,
+        old: Page,
+    ) -> Result<Page> {
         if range.is_empty() {
             return Ok(Page::default());
         }
@@ -221,7 +227,7 @@ impl Store {
             }
             hidden |= layer.is_cleared();
         }
-        let mut filling = Filling::new(above, size, range.reverse);
+        let mut filling = Filling::new(above, size, range.reverse, old);
         if !hidden {
             let mut visit = |key: &[u8], value: &[u8]| filling.visit(key, value);
             self.reads.scan(object, Space::Data, range, &mut visit)?;
@@ -242,7 +248,6 @@ impl Store {
         before: Before,
     ) -> Result<Ticket> {
         self.turn_of(account.object())?;
-        check_value(value)?;
         let before = self.before(account.object(), key, before)?;
         let usage = account.usage().changed(key.len(), before, Some(value.len()));
         account.check(usage)?;
@@ -479,11 +484,6 @@ impl Turn {
             self.undo.push(undo);
         }
     }
-}
-
-fn check_value(value: &[u8]) -> Result<()> {
-    let (length, max) = (value.len(), VALUE_BYTES_MAX);
-    if length > max { Err(StorageError::ValueLength { length, max }) } else { Ok(()) }
 }
 
 fn damaged_usage(object: ObjectId) -> StorageError {

@@ -3,23 +3,28 @@
 //! Beside the storage's own file this is the only one that may name LMDB, because a baseline that
 //! went through the code that it is compared to would measure nothing.
 
+use std::hint::black_box;
 use std::path::Path;
 
-use lmdb::{Database, Environment, EnvironmentFlags, Transaction, WriteFlags};
+use lmdb::{Cursor, Database, Environment, EnvironmentFlags, Transaction, WriteFlags};
 
 use super::measure::{Sample, Until, drive_here};
 use crate::error::{Result, failed};
+use crate::id::ObjectId;
 
 /// Address space; never filled.
 const MAP_BYTES: usize = 1 << 30;
-/// Shard, object id, space and the key `value`.
-const VALUE_KEY: [u8; 2 + 16 + 1 + 5] = [7; 24];
+/// Shard, object id and space.
+const PREFIX_BYTES: usize = 2 + 16 + 1;
+/// The key `value`.
+const VALUE_KEY: [u8; PREFIX_BYTES + 5] = [7; PREFIX_BYTES + 5];
+const CHECKSUM_BYTES: usize = 4;
 /// Checksum and number.
-const VALUE_BYTES: usize = 4 + 8;
+const VALUE_BYTES: usize = CHECKSUM_BYTES + 8;
 /// A shard's own record has its number as the key.
 const SHARD_KEY: [u8; 2] = [7; 2];
 /// Checksum, version, epoch, position and hash.
-const SHARD_BYTES: usize = 4 + 1 + 8 + 8 + 32;
+const SHARD_BYTES: usize = CHECKSUM_BYTES + 1 + 8 + 8 + 32;
 
 /// An environment with the storage's flags.
 pub(crate) struct BareLmdb {
@@ -49,6 +54,67 @@ impl BareLmdb {
     /// When LMDB can't.
     pub(crate) fn commit_groups(&self, group: u64, until: Until) -> Result<Sample> {
         drive_here(until, |_| self.commit(group).map_err(bare))
+    }
+
+    /// Commits a put of each object, all in one durable transaction, with the records of their
+    /// shards as the storage has them; the sample counts transactions.
+    ///
+    /// # Errors
+    /// When LMDB can't.
+    pub(crate) fn commit_puts(
+        &self,
+        objects: &[ObjectId],
+        key: &[u8],
+        value_bytes: usize,
+        until: Until,
+    ) -> Result<Sample> {
+        let value = vec![7; CHECKSUM_BYTES + value_bytes];
+        let commit = |n: u64| {
+            let mut transaction = self.environment.begin_rw_txn()?;
+            for object in objects {
+                let shard = object.home_shard().0.to_be_bytes();
+                let key = [&shard, object.as_bytes().as_slice(), &[1], key].concat();
+                transaction.put(self.database, &key, &value, WriteFlags::empty())?;
+                let meta = [n as u8; SHARD_BYTES];
+                transaction.put(self.database, &shard, &meta, WriteFlags::empty())?;
+            }
+            transaction.commit()
+        };
+        drive_here(until, |n| commit(n).map_err(bare))
+    }
+
+    /// Stores a list: keys of one object with their values.
+    ///
+    /// # Errors
+    /// When LMDB can't.
+    pub(crate) fn fill(&self, entries: u32, value_bytes: usize) -> Result<()> {
+        let fill = || {
+            let mut transaction = self.environment.begin_rw_txn()?;
+            let value = vec![7; CHECKSUM_BYTES + value_bytes];
+            for n in 0..entries {
+                let key = [[7; PREFIX_BYTES].as_slice(), &u64::from(n).to_be_bytes()].concat();
+                transaction.put(self.database, &key, &value, WriteFlags::empty())?;
+            }
+            transaction.commit()
+        };
+        fill().map_err(bare)
+    }
+
+    /// Visits the whole list with a cursor, over and over; the sample counts lists.
+    ///
+    /// # Errors
+    /// When LMDB can't, or the list isn't whole.
+    pub(crate) fn list(&self, entries: u32, until: Until) -> Result<Sample> {
+        drive_here(until, |_| {
+            let transaction = self.environment.begin_ro_txn().map_err(bare)?;
+            let mut cursor = transaction.open_ro_cursor(self.database).map_err(bare)?;
+            let mut count = 0;
+            for entry in cursor.iter_start() {
+                black_box(entry.map_err(bare)?);
+                count += 1;
+            }
+            if count == entries { Ok(()) } else { Err(failed("the bare list isn't whole")) }
+        })
     }
 
     fn commit(&self, group: u64) -> lmdb::Result<()> {

@@ -126,7 +126,8 @@ pub(crate) fn drive_here(until: Until, step: impl Fn(u64) -> Result<()>) -> Resu
 }
 
 impl Until {
-    fn is_over(self, calls: u64, elapsed: Duration) -> bool {
+    /// Whether a run with so many calls, and so long, has come to its end.
+    pub(crate) fn is_over(self, calls: u64, elapsed: Duration) -> bool {
         match self {
             Self::Time(time) => elapsed >= time,
             Self::Calls(most) => calls >= most,

@@ -8,9 +8,12 @@
 mod bare;
 mod baseline_lmdb;
 mod http;
+mod inside;
 mod measure;
 mod objects;
+mod probe;
 mod process;
+mod puts;
 mod row;
 mod rpc;
 mod scratch;
@@ -29,6 +32,7 @@ use self::scratch::Scratch;
 use crate::error::{Result, failed};
 
 pub(super) use self::bare::{BareServer, serve as serve_bare};
+pub(super) use self::probe::Probe;
 
 /// Exit code of a command line that names no measurement.
 const USAGE: u8 = 2;
@@ -108,7 +112,8 @@ impl Bench {
 }
 
 fn names() -> impl Iterator<Item = &'static str> {
-    [&rpc::NAMES[..], &http::NAMES, &objects::NAMES, &storage::NAMES].concat().into_iter()
+    let groups = [&rpc::NAMES[..], &http::NAMES, &objects::NAMES, &storage::NAMES];
+    groups.concat().into_iter().chain(puts::NAMES).chain(inside::NAMES)
 }
 
 async fn measure(options: &Options) -> Result<Vec<Row>> {
@@ -147,6 +152,12 @@ async fn measure_groups(bench: &mut Bench) -> Result<()> {
     }
     if bench.wants_any(&storage::NAMES) {
         storage::measure(bench).await?;
+    }
+    if bench.wants_any(&puts::NAMES) {
+        puts::measure(bench).await?;
+    }
+    if bench.wants_any(&inside::NAMES) {
+        inside::measure(bench).await?;
     }
     Ok(())
 }

@@ -121,6 +121,8 @@ pub(crate) struct Capstead {
     metrics: String,
     /// The reference of the counters.
     pub(crate) counters: String,
+    /// The reference of the probes; empty where they aren't served.
+    pub(crate) probes: String,
 }
 
 impl Capstead {
@@ -129,9 +131,21 @@ impl Capstead {
     /// # Errors
     /// When the server doesn't start, or doesn't say where it is.
     pub(crate) fn start(data: &Path, flags: &[&str]) -> Result<Self> {
-        let fixed =
-            "serve --json --listen 127.0.0.1:0 --http 127.0.0.1:0 --metrics 127.0.0.1:0 --data";
-        let args = fixed.split(' ').map(PathBuf::from).chain([data.to_owned()]);
+        Self::start_verb("serve", data, flags)
+    }
+
+    /// The same with the class that measures its own storage.
+    ///
+    /// # Errors
+    /// As for `start`.
+    pub(crate) fn start_with_probe(data: &Path) -> Result<Self> {
+        Self::start_verb("bench-probe", data, &[])
+    }
+
+    fn start_verb(verb: &str, data: &Path, flags: &[&str]) -> Result<Self> {
+        let fixed = "--json --listen 127.0.0.1:0 --http 127.0.0.1:0 --metrics 127.0.0.1:0 --data";
+        let args = [verb].into_iter().chain(fixed.split(' ')).map(PathBuf::from);
+        let args = args.chain([data.to_owned()]);
         let (process, ready) = Process::start(args.chain(flags.iter().map(PathBuf::from)))?;
         let ready: Value =
             serde_json::from_str(&ready).map_err(|error| failed(error.to_string()))?;
@@ -145,6 +159,7 @@ impl Capstead {
             http: text(&ready["http"])?,
             metrics: text(&ready["metrics"])?.trim_end_matches("/metrics").to_owned(),
             counters: text(&ready["namespaces"]["Counter"])?,
+            probes: ready["namespaces"]["Probe"].as_str().unwrap_or_default().to_owned(),
         })
     }
 

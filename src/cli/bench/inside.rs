@@ -1,0 +1,111 @@
+//! What the storage costs a method: reads and lists in one, against bare LMDB and against calls.
+
+use std::time::Duration;
+
+use capnp::capability::FromClientHook;
+use capstead_client::Connection;
+
+use super::Bench;
+use super::baseline_lmdb::BareLmdb;
+use super::measure::{Sample, Until, drive, float};
+use super::probe::VALUE_BYTES;
+use super::process::Capstead;
+use super::row::{Row, Target};
+use crate::error::{Result, failed};
+use crate::schema::probe_capnp::probe;
+use crate::schema::restorer_capnp::namespace;
+
+/// The rows of this file.
+pub(crate) const NAMES: [&str; 3] = ["point-read", "list-10000", "read-100-keys"];
+
+/// Entries of the list.
+const ENTRIES: u32 = 10_000;
+/// Reads that are timed together.
+const POINT_READS: u32 = 10_000;
+/// Keys that are read in one method, or in as many calls.
+const KEYS: u32 = 100;
+
+/// Measures the rows that are wanted.
+///
+/// # Errors
+/// When the server doesn't start, or a call fails.
+pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
+    let server = Capstead::start_with_probe(&bench.scratch.path("inside"))?;
+    let connection = Connection::dial(&server.capnp).await?;
+    let probes: namespace::Client = connection.restore(&server.probes)?;
+    let mut request = probes.by_name_request();
+    request.get().set_key("probe");
+    let probe: probe::Client = FromClientHook::new(request.send().pipeline.get_object().as_cap());
+    let mut fill = probe.fill_request();
+    fill.get().set_entries(ENTRIES);
+    fill.send().promise.await?;
+    if bench.wants("point-read") {
+        let measured = async |_| point_read(&probe).await;
+        let value = bench.plan.repeat("point-read", measured).await?;
+        bench.add(Row::new("point-read", value, "us").target(Target::AtMost(2.0)));
+    }
+    if bench.wants("list-10000") {
+        measure_list(bench, &probe).await?;
+    }
+    if bench.wants("read-100-keys") {
+        measure_many(bench, &probe).await?;
+    }
+    Ok(())
+}
+
+/// Microseconds of one read, of many in one method.
+async fn point_read(probe: &probe::Client) -> Result<f64> {
+    let mut request = probe.point_reads_request();
+    request.get().set_count(POINT_READS);
+    let nanoseconds = request.send().promise.await?.get()?.get_nanoseconds();
+    Ok(float(nanoseconds) / 1e3 / f64::from(POINT_READS))
+}
+
+/// Whole lists in a method, against a cursor that visits the same records.
+async fn measure_list(bench: &mut Bench, probe: &probe::Client) -> Result<()> {
+    let bare = BareLmdb::open(&bench.scratch.directory("bare-list")?)?;
+    bare.fill(ENTRIES, VALUE_BYTES)?;
+    let baseline = async |until| bare.list(ENTRIES, until);
+    let measured = async |until: Until| {
+        // What the method says counts, and not what the call took.
+        let (mut times, mut sum) = (Vec::new(), Duration::ZERO);
+        while !until.is_over(times.len() as u64, sum) {
+            let reply = probe.list_request().send().promise.await?;
+            if reply.get()?.get_entries() != ENTRIES {
+                return Err(failed("the list isn't whole"));
+            }
+            times.push(Duration::from_nanos(reply.get()?.get_nanoseconds()));
+            sum += times.last().copied().unwrap_or_default();
+        }
+        Ok(Sample::new(sum, times))
+    };
+    let rounds = bench.plan.alternate("list-10000", baseline, measured).await?;
+    bench.add(Row::rates("list-10000", &rounds).target(Target::AtLeast(0.5)));
+    Ok(())
+}
+
+/// All keys in one call, against a call for each.
+async fn measure_many(bench: &mut Bench, probe: &probe::Client) -> Result<()> {
+    let baseline = async |until| {
+        drive(1, until, async |_| {
+            for n in 0..KEYS {
+                let mut request = probe.read_one_request();
+                request.get().set_key(n);
+                request.send().promise.await?;
+            }
+            Ok(())
+        })
+        .await
+    };
+    let measured = async |until| {
+        drive(1, until, async |_| {
+            let mut request = probe.read_all_request();
+            request.get().set_keys(KEYS);
+            request.send().promise.await.map(drop)
+        })
+        .await
+    };
+    let rounds = bench.plan.alternate("read-100-keys", baseline, measured).await?;
+    bench.add(Row::rates("read-100-keys", &rounds).target(Target::AtLeast(50.0)));
+    Ok(())
+}

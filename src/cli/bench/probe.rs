@@ -1,0 +1,87 @@
+//! A class that times its own storage, for what can only be seen from inside a method.
+
+use std::hint::black_box;
+use std::rc::Rc;
+
+use super::measure::now;
+use crate::error::{Result, failed};
+use crate::host::{Context, List, Object, Storage};
+use crate::schema::probe_capnp::probe;
+
+/// What the bare list has too: a key of 8 bytes and a value of 21.
+pub(crate) const VALUE_BYTES: usize = 21;
+
+pub(crate) struct Probe(Storage);
+
+impl Object for Probe {
+    const CLASS: &'static str = "Probe";
+    type Client = probe::Client;
+
+    async fn wake(ctx: Context) -> Result<Self> {
+        Ok(Self(ctx.storage()))
+    }
+}
+
+fn key(n: u32) -> [u8; 8] {
+    u64::from(n).to_be_bytes()
+}
+
+impl probe::Server for Probe {
+    async fn fill(self: Rc<Self>, params: probe::FillParams, _: probe::FillResults) -> Result<()> {
+        (0..params.get()?.get_entries()).try_for_each(|n| self.0.put(key(n), [7; VALUE_BYTES]))
+    }
+
+    async fn point_reads(
+        self: Rc<Self>,
+        params: probe::PointReadsParams,
+        mut results: probe::PointReadsResults,
+    ) -> Result<()> {
+        let count = params.get()?.get_count();
+        let started = now();
+        for n in 0..count {
+            black_box(self.0.get(key(n % 1_000))?);
+        }
+        results.get().set_nanoseconds(started.elapsed().as_nanos() as u64);
+        Ok(())
+    }
+
+    async fn list(
+        self: Rc<Self>,
+        _: probe::ListParams,
+        mut results: probe::ListResults,
+    ) -> Result<()> {
+        let (started, mut count) = (now(), 0);
+        let mut entries = self.0.list(List::all())?;
+        while let Some(entry) = entries.next_entry()? {
+            black_box(entry);
+            count += 1;
+        }
+        results.get().set_nanoseconds(started.elapsed().as_nanos() as u64);
+        results.get().set_entries(count);
+        Ok(())
+    }
+
+    async fn read_all(
+        self: Rc<Self>,
+        params: probe::ReadAllParams,
+        _: probe::ReadAllResults,
+    ) -> Result<()> {
+        (0..params.get()?.get_keys()).try_for_each(|n| self.read(n))
+    }
+
+    async fn read_one(
+        self: Rc<Self>,
+        params: probe::ReadOneParams,
+        _: probe::ReadOneResults,
+    ) -> Result<()> {
+        self.read(params.get()?.get_key())
+    }
+}
+
+impl Probe {
+    fn read(&self, n: u32) -> Result<()> {
+        let value = self.0.get(key(n))?.ok_or_else(|| failed("the probe wasn't filled"))?;
+        black_box(value);
+        Ok(())
+    }
+}
