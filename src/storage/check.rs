@@ -2,8 +2,10 @@
 //!
 //! LMDB maps its file and believes it. A file that was cut short ends the process with SIGBUS, and
 //! an opening changes files before it fails. So a server looks at all of its environments first.
+//! A file that is shorter than its last page says may still be whole, because LMDB never writes pages
+//! that it took and gave back; then every page that is in use is looked for.
 //! It never writes, locks or maps anything, and never reads a record: what it doesn't find out is
-//! damage below the roots of the trees.
+//! damage within the pages.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -15,9 +17,19 @@ use crate::storage::{Result, StorageError};
 
 const HEADER_BYTES: usize = 16;
 const FLAGS_AT: usize = 10;
+/// Where the page's room for nodes begins: behind their list.
+const LOWER_AT: usize = 12;
 const FLAG_META: u16 = 0x08;
+const FLAG_BRANCH: u16 = 0x01;
 /// A branch or a leaf: what the root of a tree is.
 const FLAGS_TREE: u16 = 0x03;
+
+/// A node: three numbers of two bytes, the length of its key, its key; then its value or where it is.
+const NODE_BYTES: usize = 8;
+const NODE_FLAGS_AT: usize = 4;
+const NODE_KEY_BYTES_AT: usize = 6;
+/// The value has pages of its own.
+const NODE_FLAG_BIG: u16 = 0x01;
 
 const MAGIC: u32 = 0xBEEF_C0DE;
 const VERSION: u32 = 1;
@@ -98,7 +110,34 @@ impl Pages {
                 return Ok(Some("the root of a tree is damaged"));
             }
         }
-        Ok(None)
+        if self.length / page_bytes > newer.last_page {
+            return Ok(None);
+        }
+        self.check_pages_in_use(&newer)
+    }
+
+    /// Looks for every page that the trees lead to.
+    fn check_pages_in_use(&self, meta: &Meta) -> std::io::Result<Option<&'static str>> {
+        const DAMAGED: &str = "a page of a tree is damaged";
+        let pages = self.length / meta.page_bytes;
+        let mut left: Vec<u64> = meta.roots.into_iter().filter(|root| *root != NO_PAGE).collect();
+        let mut page = vec![0; meta.page_bytes as usize];
+        // No sound tree has more pages than the file: a damaged one may lead round in circles.
+        for _ in 0..=pages {
+            let Some(number) = left.pop() else { return Ok(None) };
+            if number >= pages {
+                return Ok(Some("it was cut short"));
+            }
+            self.file.read_exact_at(&mut page, number * meta.page_bytes)?;
+            let Some(found) = (u64_at(&page, 0) == number).then(|| leads(&page)).flatten() else {
+                return Ok(Some(DAMAGED));
+            };
+            if found.large.iter().any(|end| *end > pages) {
+                return Ok(Some("it was cut short"));
+            }
+            left.extend(found.children);
+        }
+        Ok(Some(DAMAGED))
     }
 
     fn meta(&self, at: u64) -> std::io::Result<Option<Meta>> {
@@ -132,6 +171,41 @@ impl Meta {
     }
 }
 
+/// Where a page of a tree leads to.
+#[derive(Default)]
+struct Leads {
+    /// Pages of the tree.
+    children: Vec<u64>,
+    /// Behind the last page of each large value.
+    large: Vec<u64>,
+}
+
+/// None when it is no page of a tree.
+fn leads(page: &[u8]) -> Option<Leads> {
+    let flags = u16_at(page, FLAGS_AT);
+    if flags & FLAGS_TREE == 0 {
+        return None;
+    }
+    let mut leads = Leads::default();
+    let nodes = usize::from(u16_at(page, LOWER_AT)).checked_sub(HEADER_BYTES)? / 2;
+    for number in 0..nodes {
+        let place = page.get(HEADER_BYTES + 2 * number..)?.get(..2)?;
+        let node = page.get(usize::from(u16_at(place, 0))..)?;
+        let head = node.get(..NODE_BYTES)?;
+        let low = u64::from(u16_at(head, 0)) | u64::from(u16_at(head, 2)) << 16;
+        let node_flags = u16_at(head, NODE_FLAGS_AT);
+        if flags & FLAG_BRANCH != 0 {
+            leads.children.push(low | u64::from(node_flags) << 32);
+        } else if node_flags & NODE_FLAG_BIG != 0 {
+            let at = NODE_BYTES + usize::from(u16_at(head, NODE_KEY_BYTES_AT));
+            let first = u64_at(node.get(at..)?.get(..8)?, 0);
+            let bytes = HEADER_BYTES as u64 + low;
+            leads.large.push(first.checked_add(bytes.div_ceil(page.len() as u64))?);
+        }
+    }
+    Some(leads)
+}
+
 // LMDB writes numbers as the machine has them.
 
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
@@ -157,6 +231,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+    use crate::storage::lmdb::Environment;
     use crate::storage::make;
 
     fn made() -> (tempfile::TempDir, PathBuf) {
@@ -175,6 +250,47 @@ mod tests {
         }
         let error = check(dir.path(), Kind::Config).unwrap_err();
         assert!(matches!(error, StorageError::NotOurs(_)), "{error}");
+    }
+
+    /// Whichever page in use is cut off: small records, large values, the engine's list of free pages.
+    #[test]
+    fn a_file_that_is_cut_anywhere_is_refused_or_whole() {
+        let (dir, data) = made();
+        let env = Environment::open(dir.path(), Kind::Objects, 1 << 24).unwrap();
+        for n in 0..200_u32 {
+            let value = vec![7; if n % 20 == 0 { 20_000 } else { 90 }];
+            env.write(|changes| {
+                changes.put(&[b"a key", n.to_be_bytes().as_slice()].concat(), &value)
+            })
+            .unwrap();
+        }
+        drop(env);
+        check(dir.path(), Kind::Objects).unwrap();
+        let whole = fs::read(&data).unwrap();
+        let read = || {
+            let env = Environment::open(dir.path(), Kind::Objects, 1 << 24).unwrap();
+            let mut bytes = 0;
+            let _ = env
+                .read(|snapshot| {
+                    snapshot.walk(b"", (b"a", Some(b"b")), false, |_, record| {
+                        bytes += record.len();
+                        Ok(std::ops::ControlFlow::Continue(()))
+                    })
+                })
+                .unwrap();
+            bytes
+        };
+        let all = read();
+        let mut refused = 0;
+        for pages in 2..whole.len() / 4_096 {
+            fs::write(&data, &whole[..pages * 4_096]).unwrap();
+            match check(dir.path(), Kind::Objects) {
+                Ok(()) => assert_eq!(read(), all, "{pages} pages"),
+                Err(StorageError::Damaged { .. }) => refused += 1,
+                Err(error) => panic!("{pages} pages: {error}"),
+            }
+        }
+        assert!(refused > 50, "{refused}");
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod puts;
 mod row;
 mod rpc;
 mod scratch;
+mod sleeping;
 mod storage;
 
 use std::io::Write;
@@ -89,6 +90,8 @@ pub(crate) struct Bench {
     plan: Plan,
     names: Vec<String>,
     objects: u64,
+    /// How many sleep.
+    sleeping: u64,
     scratch: Scratch,
     rows: Vec<Row>,
 }
@@ -113,7 +116,7 @@ impl Bench {
 
 fn names() -> impl Iterator<Item = &'static str> {
     let groups = [&rpc::NAMES[..], &http::NAMES, &objects::NAMES, &storage::NAMES];
-    groups.concat().into_iter().chain(puts::NAMES).chain(inside::NAMES)
+    groups.concat().into_iter().chain(puts::NAMES).chain(inside::NAMES).chain(sleeping::NAMES)
 }
 
 async fn measure(options: &Options) -> Result<Vec<Row>> {
@@ -126,6 +129,7 @@ async fn measure(options: &Options) -> Result<Vec<Row>> {
         plan,
         names: options.names.clone(),
         objects: if options.quick { 20_000 } else { 100_000 },
+        sleeping: if options.quick { 100_000 } else { 1_000_000 },
         scratch: Scratch::new()?,
         rows: Vec::new(),
     };
@@ -158,6 +162,9 @@ async fn measure_groups(bench: &mut Bench) -> Result<()> {
     }
     if bench.wants_any(&inside::NAMES) {
         inside::measure(bench).await?;
+    }
+    if bench.wants_any(&sleeping::NAMES) {
+        sleeping::measure(bench).await?;
     }
     Ok(())
 }

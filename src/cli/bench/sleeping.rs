@@ -1,0 +1,86 @@
+//! Very many objects that sleep: what they cost on disk and in memory, and how they are made and woken.
+//!
+//! Cold means asleep, in a server that has just started. The system may have its file in memory.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::measure::{Until, drive, float};
+use super::process::Capstead;
+use super::row::{Row, Target};
+use super::rpc::{Counters, IN_FLIGHT, increment, read};
+use super::{Bench, note};
+use crate::error::{Result, failed};
+
+/// The rows of this file.
+pub(crate) const NAMES: [&str; 4] =
+    ["sleeping-disk", "sleeping-memory", "creations-per-s", "cold-wake"];
+
+/// Objects that are made at the same time.
+const CREATIONS_IN_FLIGHT: usize = 4 * IN_FLIGHT;
+/// Objects that are woken one after the other.
+const WAKES: u64 = 5_000;
+/// A prime, so that the objects that are woken lie far from each other.
+const STRIDE: u64 = 7_919;
+
+/// Measures the rows.
+///
+/// # Errors
+/// When a server doesn't start or end, or a call fails.
+pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
+    let (objects, data) = (bench.sleeping, bench.scratch.path("sleeping"));
+    let empty = idle_bytes(&bench.scratch.path("nothing"))?;
+    note(&format!("making {objects} counters"));
+    let server = Capstead::start(&data, &[])?;
+    let counters = Counters::connect(&server).await?;
+    let made = drive(CREATIONS_IN_FLIGHT, Until::Calls(objects), async |n| {
+        increment(&counters.named(&key(n))).await
+    });
+    let made = made.await?;
+    drop(counters);
+    server.process.terminate()?;
+    let before = disk_bytes(&data)?;
+    compact(&data)?;
+    let each = float(disk_bytes(&data)?) / float(objects);
+    note(&format!(
+        "{:.0} bytes of disk each, {each:.0} after compaction",
+        float(before) / float(objects)
+    ));
+    bench.add(Row::new("sleeping-disk", each, "bytes").target(Target::AtMost(200.0)));
+
+    let memory = (idle_bytes(&data)? - empty).max(0.0) / float(objects);
+    bench.add(Row::new("sleeping-memory", memory, "bytes").target(Target::AtMost(1.0)));
+    bench.add(Row::new("creations-per-s", made.per_second(), "1/s").latency([&made].into_iter()));
+
+    let server = Capstead::start(&data, &[])?;
+    let counters = Counters::connect(&server).await?;
+    drive(1, Until::Calls(1000), async |_| read(&counters.named("warm-up")).await).await?;
+    let wake = async |n: u64| read(&counters.named(&key(n * STRIDE % objects))).await;
+    let woken = drive(1, Until::Calls(WAKES.min(objects)), wake).await?;
+    let row = Row::new("cold-wake", woken.percentile_us(50), "us");
+    bench.add(row.latency([&woken].into_iter()));
+    Ok(())
+}
+
+fn key(n: u64) -> String {
+    format!("object-{n}")
+}
+
+/// What a server takes in memory of its own before anybody calls it.
+fn idle_bytes(data: &Path) -> Result<f64> {
+    let server = Capstead::start(data, &[])?;
+    let (_, anonymous) = server.process.resident_bytes()?;
+    server.process.terminate()?;
+    Ok(anonymous)
+}
+
+fn disk_bytes(data: &Path) -> Result<u64> {
+    Ok(std::fs::metadata(data.join("host-0").join("data.mdb"))?.len())
+}
+
+fn compact(data: &Path) -> Result<()> {
+    let mut command = Command::new(std::env::current_exe()?);
+    let args = ["compact", "--data"].map(PathBuf::from).into_iter().chain([data.to_owned()]);
+    let status = command.args(args).stdout(Stdio::null()).status()?;
+    if status.success() { Ok(()) } else { Err(failed("the data could not be compacted")) }
+}
