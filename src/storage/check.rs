@@ -272,7 +272,7 @@ mod tests {
             let mut bytes = 0;
             let _ = env
                 .read(|snapshot| {
-                    snapshot.walk(b"", (b"a", Some(b"b")), false, |_, record| {
+                    snapshot.walk((b"a", Some(b"b")), false, |_, record| {
                         bytes += record.len();
                         Ok(std::ops::ControlFlow::Continue(()))
                     })

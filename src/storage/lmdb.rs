@@ -20,9 +20,7 @@ use ::lmdb::{
 };
 
 use crate::storage::dir::{Age, EnvironmentDir};
-use crate::storage::layout::{
-    self, CHECKSUM_BYTES, ENVIRONMENT_KEY, EnvironmentRecord, Kind, Verifier,
-};
+use crate::storage::layout::{self, CHECKSUM_BYTES, ENVIRONMENT_KEY, EnvironmentRecord, Kind};
 use crate::storage::{Result, StorageError};
 
 /// One for the vat thread, one for the commit thread, the rest for tools.
@@ -154,11 +152,9 @@ impl Snapshot<'_> {
     }
 
     /// Visits the records from `from` on and before `until`, in the order of their keys, or from the
-    /// last one back; until `visit` breaks off, which is returned. It is fastest where all keys begin
-    /// with `prefix`.
+    /// last one back; until `visit` breaks off, which is returned.
     pub(crate) fn walk(
         &self,
-        prefix: &[u8],
         (from, until): (&[u8], Option<&[u8]>),
         reverse: bool,
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
@@ -179,12 +175,11 @@ impl Snapshot<'_> {
             Some(until) => key >= until,
             None => false,
         };
-        let mut verifier = Verifier::new(prefix);
         while let Some((key, stored)) = at {
             if is_over(key) {
                 break;
             }
-            if visit(key, verifier.verify(key, stored)?)?.is_break() {
+            if visit(key, layout::verify(key, stored)?)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
             at = go(None, step)?;
@@ -292,6 +287,7 @@ fn checked<'a>(key: &[u8], found: ::lmdb::Result<&'a [u8]>) -> Result<Option<&'a
 }
 
 /// What a cursor came to; it has a key wherever it stands.
+#[inline]
 fn found<'a>(moved: ::lmdb::Result<(Option<&'a [u8]>, &'a [u8])>) -> Result<Found<'a>> {
     match moved {
         Ok((Some(key), stored)) => Ok(Some((key, stored))),
@@ -356,8 +352,7 @@ mod tests {
                 seen.push(char::from(record[0]));
                 Ok(if seen.len() == 4 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
             };
-            let walked =
-                env.read(|snapshot| snapshot.walk(b"", (from, until), reverse, visit)).unwrap();
+            let walked = env.read(|snapshot| snapshot.walk((from, until), reverse, visit)).unwrap();
             (seen, walked.is_break())
         };
         let check = |from: &str, until: Option<&str>, reverse, expected: &str| {

@@ -37,7 +37,7 @@ pub(crate) fn next_object(
     // The environment's own record has a key of one byte, and comes before all shards.
     let behind = last.map_or(Some(vec![0, 0]), |last| after_prefix(&object_prefix(last)));
     let (Some(from), mut found) = (behind, None) else { return Ok(None) };
-    let _ = snapshot.walk(&[], (&from, None), false, |engine, _| {
+    let _ = snapshot.walk((&from, None), false, |engine, _| {
         found = object_of(engine);
         // What is no object's record is the meta record of a shard.
         Ok(if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
@@ -61,12 +61,10 @@ impl Scan<'_, '_> {
         let (from, until) = engine_range(level, bounds);
         let snapshot = self.snapshot;
         let range = (from.as_slice(), until.as_deref());
-        snapshot.walk(level.prefix(), range, self.reverse, |engine, record| {
-            match level.step(engine) {
-                Step::Link(part) => self.below(level, engine, part, bounds),
-                Step::Record(rest) if is_within(rest, bounds) => Ok(self.record(rest, record)),
-                Step::Record(_) => Ok(ControlFlow::Continue(())),
-            }
+        snapshot.walk(range, self.reverse, |engine, record| match level.step(engine) {
+            Step::Link(part) => self.below(level, engine, part, bounds),
+            Step::Record(rest) if is_within(rest, bounds) => Ok(self.record(rest, record)),
+            Step::Record(_) => Ok(ControlFlow::Continue(())),
         })
     }
 
