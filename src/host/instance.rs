@@ -16,7 +16,7 @@ use super::vat::Vat;
 use crate::error::{Result, disconnected};
 use crate::gate::Gate;
 use crate::membrane::Receipt;
-use crate::storage::{Account, Before, Page, PageSize, Range, Space, Ticket};
+use crate::storage::{Account, Before, Page, PageSize, Range, Reads, Space, Ticket};
 
 /// How one key is written.
 pub(super) struct Write<'a> {
@@ -210,6 +210,17 @@ impl Instance {
         match self.broken() {
             Some(error) => Err(error),
             None => Ok(self.vat.store.borrow().page(self.birth.id, range, size, old)?),
+        }
+    }
+
+    /// What reads the object's durable records, if those are all there is.
+    ///
+    /// # Errors
+    /// When the instance ended.
+    pub(super) fn settled_reads(&self) -> Result<Option<Rc<dyn Reads>>> {
+        match self.broken() {
+            Some(error) => Err(error),
+            None => Ok(self.vat.store.borrow().settled_reads(self.birth.id)),
         }
     }
 

@@ -1,12 +1,12 @@
 //! Lists of an object's keys: which ones, and how they are read.
 
 use std::fmt;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::rc::Rc;
 
 use super::instance::Instance;
 use crate::error::{Result, failed};
-use crate::storage::{Page, PageSize, Range};
+use crate::storage::{Page, PageSize, Range, Reads, Space};
 
 /// What is read at a time: long enough that few snapshots are taken, and short enough to be let go.
 const PAGE: PageSize = PageSize { entries: 1_000, bytes: 256 << 10 };
@@ -89,8 +89,8 @@ impl List {
 
 /// The keys of a [`List`] with their values, read as it is asked for them.
 ///
-/// As an iterator it gives copies; [`Entries::next_entry`] lends what it has. After an error there is
-/// nothing more.
+/// As an iterator it gives copies; [`Entries::next_entry`] lends what it has, and [`Entries::visit`]
+/// goes through all that is left. After an error there is nothing more.
 #[must_use]
 pub struct Entries {
     instance: Rc<Instance>,
@@ -144,11 +144,64 @@ impl Entries {
         Ok(entry)
     }
 
+    /// Shows all that is left to `visit`, one after the other. It is the fastest way through a long
+    /// list: nothing is copied as long as all that the object wrote is durable.
+    ///
+    /// # Errors
+    /// As [`Entries::next_entry`]; and the first one of `visit`, which is then not called again.
+    pub fn visit(mut self, mut visit: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+        while self.left > 0 {
+            let needs_more = self.next == self.page.len() && self.page.more;
+            if needs_more && let Some(reads) = self.instance.settled_reads()? {
+                self.visit_durable(&*reads, &mut visit)?;
+                continue;
+            }
+            match self.next_entry()? {
+                Some((key, value)) => visit(key, value)?,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on until the end of the list, or until the object is written to.
+    fn visit_durable(
+        &mut self,
+        reads: &dyn Reads,
+        visit: &mut impl FnMut(&[u8], &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        self.go_on_after_last();
+        let (account, object) = (self.instance.account.clone(), self.instance.birth.id);
+        let changes = account.changes();
+        let (mut failed, mut last, mut left) = (Ok(()), None, self.left);
+        reads.scan(object, Space::Data, &self.rest, &mut |key, value| {
+            failed = visit(key, value);
+            left -= 1;
+            if failed.is_ok() && left > 0 && account.changes() == changes {
+                return ControlFlow::Continue(());
+            }
+            last = Some(key.to_vec());
+            ControlFlow::Break(())
+        })?;
+        (self.page, self.next, self.changes) = (Page::unread(), 0, account.changes());
+        self.left = if last.is_some() { left } else { 0 };
+        if let Some(last) = last {
+            self.go_on_after(last);
+        }
+        failed
+    }
+
     /// Moves the start of the rest behind what was given out.
     fn go_on_after_last(&mut self) {
         let last = self.next.checked_sub(1).and_then(|last| self.page.get(last));
-        let Some((key, _)) = last else { return };
-        let behind = Bound::Excluded(key.to_vec());
+        if let Some((key, _)) = last {
+            let key = key.to_vec();
+            self.go_on_after(key);
+        }
+    }
+
+    fn go_on_after(&mut self, key: Vec<u8>) {
+        let behind = Bound::Excluded(key);
         if self.rest.reverse {
             self.rest.end = behind;
         } else {

@@ -34,7 +34,7 @@ pub(crate) use self::committer::Ticket;
 pub(crate) use self::config::{CasOutcome, ConfigStore, LocalConfig};
 pub(crate) use self::layout::{Kind, Space};
 pub(crate) use self::local::LogOptions;
-pub(crate) use self::log::Range;
+pub(crate) use self::log::{Range, Reads};
 pub(crate) use self::page::{Page, PageSize};
 #[cfg(test)]
 pub(crate) use self::room::Room;

@@ -177,17 +177,20 @@ impl Reads for MemoryLog {
         range: &Range,
         visit: &mut Visit<'_>,
     ) -> Result<()> {
-        let state = self.state();
         let bounds = (range.start.clone(), range.end.clone());
-        let within = |(of, within, key): &(ObjectId, Space, Vec<u8>)| {
-            (*of, *within) == (object, space) && bounds.contains(key)
+        let mut found: Vec<_> = {
+            // The visitor may read in between.
+            let records = &self.state().records;
+            let all = records.iter().filter(|((of, within, key), _)| {
+                (*of, *within) == (object, space) && bounds.contains(key)
+            });
+            all.map(|((_, _, key), value)| (key.clone(), value.clone())).collect()
         };
-        let mut found: Vec<_> = state.records.iter().filter(|(key, _)| within(key)).collect();
         if range.reverse {
             found.reverse();
         }
-        for ((_, _, key), value) in found {
-            if visit(key, value).is_break() {
+        for (key, value) in found {
+            if visit(&key, &value).is_break() {
                 break;
             }
         }

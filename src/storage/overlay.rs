@@ -79,6 +79,10 @@ impl Layer {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty() && !self.cleared
+    }
+
     pub(super) fn is_cleared(&self) -> bool {
         self.cleared
     }

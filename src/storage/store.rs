@@ -45,7 +45,7 @@ pub(crate) struct Store {
     /// Whose turns are in `pending`, in the order in which they become durable.
     order: VecDeque<(Ticket, ObjectId)>,
     committer: Committer,
-    reads: Box<dyn Reads>,
+    reads: Rc<dyn Reads>,
     room: Arc<Room>,
 }
 
@@ -90,7 +90,7 @@ impl Store {
     ) -> Result<Self> {
         let (log, reader) = local::open(path, options.log, options.metrics)?;
         let room = log.room();
-        Self::new(&options.name, Box::new(log), Box::new(reader), room, on_progress)
+        Self::new(&options.name, Box::new(log), Rc::new(reader), room, on_progress)
     }
 
     /// A store over any log, and over reads of what that log has applied.
@@ -100,7 +100,7 @@ impl Store {
     pub(crate) fn new(
         name: &str,
         log: Box<dyn ShardLog>,
-        reads: Box<dyn Reads>,
+        reads: Rc<dyn Reads>,
         room: Arc<Room>,
         on_progress: OnProgress,
     ) -> Result<Self> {
@@ -233,6 +233,11 @@ impl Store {
             self.reads.scan(object, Space::Data, range, &mut visit)?;
         }
         Ok(filling.finish())
+    }
+
+    /// What reads the object's durable records, if those are all there is.
+    pub(crate) fn settled_reads(&self, object: ObjectId) -> Option<Rc<dyn Reads>> {
+        self.layers(object).all(Layer::is_empty).then(|| self.reads.clone())
     }
 
     /// Sets `key` of the class's storage to `value`; the ticket is that of the open turn.
@@ -437,7 +442,7 @@ impl Store {
     /// `Latched` when a commit failed, now or earlier: what is durable is what `settle` said.
     pub(crate) fn close(&mut self) -> Result<()> {
         self.discard();
-        self.reads = Box::new(Closed);
+        self.reads = Rc::new(Closed);
         self.committer.shutdown()
     }
 }

@@ -17,7 +17,7 @@ const TWO: ObjectId = ObjectId::from_bytes([2; 16]);
 fn start(log: &MemoryLog) -> (Store, Receiver<()>) {
     let (progress, progressed) = channel();
     let on_progress = Box::new(move || progress.send(()).unwrap_or_default());
-    let (log, reads) = (Box::new(log.clone()), Box::new(log.clone()));
+    let (log, reads) = (Box::new(log.clone()), Rc::new(log.clone()));
     (Store::new("test", log, reads, Room::endless(), on_progress).unwrap(), progressed)
 }
 

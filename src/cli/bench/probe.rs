@@ -51,11 +51,11 @@ impl probe::Server for Probe {
         mut results: probe::ListResults,
     ) -> Result<()> {
         let (started, mut count) = (now(), 0);
-        let mut entries = self.0.list(List::all())?;
-        while let Some(entry) = entries.next_entry()? {
-            black_box(entry);
+        self.0.list(List::all())?.visit(|key, value| {
+            black_box((key, value));
             count += 1;
-        }
+            Ok(())
+        })?;
         results.get().set_nanoseconds(started.elapsed().as_nanos() as u64);
         results.get().set_entries(count);
         Ok(())

@@ -130,6 +130,55 @@ fn a_list_sees_writes_ahead_of_it_and_none_behind() {
     });
 }
 
+/// Visiting sees what the iterator sees: before and after the writes are durable, and with writes of
+/// the visitor itself.
+#[test]
+fn a_visit_sees_what_the_list_has() {
+    run(async {
+        let world = World::new();
+        let instance = world.instance("x");
+        let visited = |storage: &Storage, list: List| {
+            let mut seen = String::new();
+            let visited = storage.list(list).unwrap().visit(|key, _| {
+                seen.push_str(std::str::from_utf8(key).unwrap());
+                if key == b"b" {
+                    storage.delete("c").unwrap();
+                    storage.put("d1", "").unwrap();
+                }
+                if key == b"x" { Err(failed("enough")) } else { Ok(()) }
+            });
+            (seen, visited.is_ok())
+        };
+        let check = |list: List, expected: &str, ok: bool| {
+            let seen = turn(&instance, |storage| {
+                let seen = visited(storage, list);
+                storage.delete("d1").unwrap();
+                storage.put("c", "").unwrap();
+                seen
+            });
+            assert_eq!(seen, (expected.to_owned(), ok));
+        };
+        turn(&instance, |storage| {
+            for key in ["a", "b", "c", "d", "e", "x", "y"] {
+                storage.put(key, "").unwrap();
+            }
+        });
+        for is_durable in [false, true] {
+            if is_durable {
+                world.vat.flush().await.unwrap();
+                super::trial::settle().await;
+            }
+            check(List::all().end("f"), "abdd1e", true);
+            check(List::all().end("f").limit(3), "abd", true);
+            check(List::all().start("c"), "cdex", false);
+            check(List::all().end("f").reverse(), "edcba", true);
+            world.vat.flush().await.unwrap();
+            super::trial::settle().await;
+            check(List::all().start_after("c").end("f").limit(1), "d", true);
+        }
+    });
+}
+
 /// More than one page, with short and long keys and values of all sizes.
 #[test]
 fn a_long_list_is_whole() {

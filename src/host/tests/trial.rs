@@ -224,7 +224,7 @@ impl World {
         let progress = Arc::new(Notify::new());
         let notify = progress.clone();
         let on_progress = Box::new(move || notify.notify_one());
-        let (log, reads) = (Box::new(disk.clone()), Box::new(disk.clone()));
+        let (log, reads) = (Box::new(disk.clone()), Rc::new(disk.clone()));
         let store = Store::new("test", log, reads, Room::endless(), on_progress).unwrap();
         let mut class = Class::of::<Trial>();
         (class.object_limit, class.total_limit) = (object, total);
