@@ -1,6 +1,7 @@
 //! The command line: one verb a file.
 
 mod bench;
+mod lab;
 mod log;
 mod serve;
 
@@ -39,6 +40,9 @@ enum Verb {
         /// Which one.
         kind: bench::BareServer,
     },
+    /// The storage alone, for the crash lab.
+    #[command(hide = true)]
+    LabStorage(lab::Options),
 }
 
 /// Runs the `capstead` command on this process's arguments.
@@ -52,6 +56,7 @@ pub fn main() -> ExitCode {
         Some(Verb::Serve(options)) => options,
         Some(Verb::Bench(options)) => return bench::run(&options),
         Some(Verb::BenchServer { kind }) => return bench::serve_bare(kind),
+        Some(Verb::LabStorage(options)) => return lab::run(&options),
     };
     match block_on(serve::serve(bundled("capstead.data"), options, serve::Hints::Bundled)) {
         Ok(()) => ExitCode::SUCCESS,
