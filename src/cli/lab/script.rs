@@ -104,7 +104,8 @@ impl States {
     /// What is there once turns 1 to `turns` have happened.
     pub(super) fn after(&mut self, turns: u64) -> Rc<State> {
         let nearest = self.known.range(..=turns).next_back();
-        let (from, state) = nearest.map_or_else(Default::default, |(at, state)| (*at, state.clone()));
+        let (from, state) =
+            nearest.map_or_else(Default::default, |(at, state)| (*at, state.clone()));
         if from == turns {
             return state;
         }
@@ -172,8 +173,7 @@ mod tests {
 
     #[test]
     fn the_turns_write_only_known_records_and_have_large_values_and_deletions() {
-        let records: Vec<_> =
-            SCRIPT.records().map(|record| (record.object, record.key)).collect();
+        let records: Vec<_> = SCRIPT.records().map(|record| (record.object, record.key)).collect();
         let (mut large, mut deleted) = (0, 0);
         for turn in (1..200).map(|number| SCRIPT.turn(number)) {
             for (key, value) in turn.writes {
