@@ -81,6 +81,7 @@ fn what_is_not_understood_about_the_file_is_refused() {
         ("half a string", format!(r#"2 pwrite64(5<{D}>, "\x01, 2, 0) = 2"#), "no whole string"),
         ("a strange word", format!(r#"2 write(1<{E}>, "\x61", 1) = 1"#), "no acknowledgement"),
         ("an unopened file", format!(r#"2 write(9<{D}>, "\x61", 1) = 1"#), "never opened"),
+        ("an old call", format!(r#"2 open("{D}", O_RDWR) = 7<{D}>"#), "opened oddly"),
         ("an end", "2 <... fdatasync resumed>) = 0".to_owned(), "hasn't begun"),
         ("no result", format!(r"2 fdatasync(5<{D}>)"), "no result"),
         ("rubbish", "2 rubbish".to_owned(), "no call"),
@@ -90,7 +91,9 @@ fn what_is_not_understood_about_the_file_is_refused() {
         let error = with(&[line]).expect_err(what);
         assert!(error.starts_with("line 3: ") && error.contains(reason), "{what}: {error}");
     }
-    assert_eq!(with(&[format!(r"2 ftruncate(5<{E}>, 0) = 0")]).unwrap(), []);
+    let others =
+        [format!(r"2 ftruncate(5<{E}>, 0) = 0"), format!(r#"2 open("{E}", O_RDWR) = 7<{E}>"#)];
+    assert_eq!(with(&others).unwrap(), []);
 }
 
 /// Two writes, a sync, a meta write, an acknowledgement, and a write that nothing makes durable.
@@ -110,7 +113,7 @@ fn commit() -> Vec<Step> {
 fn images(steps: &[Step], after: usize) -> Vec<Vec<u8>> {
     let mut disk = Disk::new(steps, vec![0; 512]);
     let mut random = Random::from_seed(1);
-    (0..after).for_each(|_| drop(disk.step().unwrap()));
+    (0..after).for_each(|_| assert!(disk.step().is_some()));
     let mut images: Vec<_> =
         (0..2_000).map(|_| disk.crash(Loss::Chance, &mut random).bytes).collect();
     images.sort();

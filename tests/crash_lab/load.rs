@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 
 use crate::history::{Call, Operation, Outcome};
 use crate::lab::{Counts, evidence};
-use crate::linearizable::check;
+use crate::linearizable::{SEARCH_MAX, check, search};
 use crate::support::calls::{by_name, connect};
 use crate::support::random::Random;
 use crate::support::{Served, now};
@@ -115,7 +115,7 @@ impl Recorder {
         }
         let mut counts = Counts::new();
         for (name, history) in self.histories.borrow().iter() {
-            check(history).map_err(|error| {
+            judge(history).map_err(|error| {
                 let file = evidence(&format!("{lab}-history.jsonl"));
                 let mut lines = String::new();
                 for operation in history {
@@ -172,6 +172,14 @@ pub(crate) async fn load(
             None => return,
         }
     }
+}
+
+/// Both judges where the history is small, and the quick one alone where it isn't.
+fn judge(history: &[Operation]) -> Result<(), String> {
+    if history.len() <= SEARCH_MAX / 8 {
+        search(history)?;
+    }
+    check(history)
 }
 
 fn answer(

@@ -33,7 +33,7 @@ struct Record {
 }
 
 pub(crate) fn run(tier: Tier, seed: u64) -> Found {
-    let (scripts, images) = tier.pick((4, 5_250), (10, 50_000));
+    let (scripts, images) = tier.pick((4, 5_500), (10, 50_000));
     let mut counts = Counts::new();
     for number in 0..scripts {
         let script = Script { seed: seed.wrapping_mul(1_000).wrapping_add(number), keys: KEYS };
@@ -112,14 +112,11 @@ impl<'a> Crashes<'a> {
         Self { seed: script.seed, folder, checker, counts, keeps_evidence: true }
     }
 
-    /// Crashes at every step, so often that there are about `images` of them.
+    /// Crashes at every step; in all there are about so many different images.
     fn all(&mut self, record: &Record, images: usize) -> Result<(), String> {
         let mut disk = Disk::new(&record.steps, record.before.clone());
-        let is_write = |step: &&Step| matches!(step, Step::Write { .. });
-        // Only after a write is anything at risk.
-        let at_risk = 2 * record.steps.iter().filter(is_write).count();
-        let tries = images.saturating_sub(record.steps.len()).div_ceil(at_risk);
         let mut random = Random::from_seed(self.seed);
+        let mut left = Left { images, steps_at_risk: steps_at_risk(record) };
         let (mut acknowledged, mut number) = (0, 0);
         while let Some(step) = disk.step() {
             if let Step::Acknowledged(turn) = step {
@@ -127,23 +124,18 @@ impl<'a> Crashes<'a> {
             }
             number += 1;
             let mut seen = HashSet::new();
-            let losses: &[Loss] = if disk.is_at_risk() {
-                &[Loss::Nothing, Loss::Everything]
-            } else {
-                &[Loss::Nothing]
-            };
-            let chances = if disk.is_at_risk() { tries } else { 0 };
-            let chances = std::iter::repeat_n(&Loss::Chance, chances);
-            for loss in losses.iter().chain(chances) {
-                let image = disk.crash(*loss, &mut random);
-                seen.insert(image.fingerprint);
+            for loss in left.losses(disk.is_at_risk()) {
+                let image = disk.crash(loss, &mut random);
+                if !seen.insert(image.fingerprint) {
+                    continue;
+                }
                 *self.counts.entry("images").or_default() += 1;
                 let seed = self.seed;
                 self.one(&image, acknowledged).map_err(|error| {
                     format!("script {seed}, a crash after step {number} ({loss:?}): {error}")
                 })?;
             }
-            *self.counts.entry("different").or_default() += seen.len() as u64;
+            left.images = left.images.saturating_sub(seen.len());
         }
         Ok(())
     }
@@ -163,6 +155,36 @@ impl<'a> Crashes<'a> {
             kept(format!("{applied} turns are there, long before they were acknowledged"))
         })
     }
+}
+
+/// What is still to be tried, so that it is spread evenly.
+struct Left {
+    images: usize,
+    steps_at_risk: usize,
+}
+
+impl Left {
+    /// How to crash at the next step. Chance says the same more than once.
+    fn losses(&mut self, is_at_risk: bool) -> Vec<Loss> {
+        if !is_at_risk {
+            return vec![Loss::Nothing];
+        }
+        let chances = 2 * self.images / self.steps_at_risk.max(1);
+        self.steps_at_risk = self.steps_at_risk.saturating_sub(1);
+        let mut losses = vec![Loss::Nothing, Loss::Everything];
+        losses.resize(2 + chances, Loss::Chance);
+        losses
+    }
+}
+
+/// After how many steps a crash could lose something.
+fn steps_at_risk(record: &Record) -> usize {
+    let mut disk = Disk::new(&record.steps, Vec::new());
+    let mut at_risk = 0;
+    while disk.step().is_some() {
+        at_risk += usize::from(disk.is_at_risk());
+    }
+    at_risk
 }
 
 /// Keeps an environment with the image as it was before anybody opened it.

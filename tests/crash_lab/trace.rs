@@ -105,6 +105,11 @@ impl Reader {
             }
             return Ok(Begun::Open { synchronous: has("O_DSYNC") || has("O_SYNC") });
         }
+        if matches!(name, "open" | "creat") {
+            // LMDB opens its files with `openat`.
+            let is_other = !arguments.contains(&hex(self.data.as_bytes()));
+            return if is_other { Ok(Begun::Other) } else { Err("it is opened oddly".to_owned()) };
+        }
         if name == "msync" {
             return Err("a mapping was written to, and nobody knows where".to_owned());
         }
