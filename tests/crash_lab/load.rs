@@ -174,12 +174,30 @@ pub(crate) async fn load(
     }
 }
 
-/// Both judges where the history is small, and the quick one alone where it isn't.
+/// Both judges where the history is small, and the quick one alone where it isn't; and the order of
+/// the calls of each client, which has one stub for each counter.
 fn judge(history: &[Operation]) -> Result<(), String> {
+    in_order(history)?;
     if history.len() <= SEARCH_MAX / 8 {
         search(history)?;
     }
     check(history)
+}
+
+/// Calls on one stub happen in the order in which they were made.
+fn in_order(history: &[Operation]) -> Result<(), String> {
+    let mut history = history.to_vec();
+    history.sort_by_key(|operation| operation.invoked);
+    let mut last = BTreeMap::new();
+    for Operation { client, call, outcome, .. } in history {
+        let Outcome::Ok { value, .. } = outcome else { continue };
+        let before = last.insert(client, value).unwrap_or(0);
+        let is_later = if call == Call::Read { value >= before } else { value > before };
+        if !is_later {
+            return Err(format!("client {client} was told {value} by a call after {before}"));
+        }
+    }
+    Ok(())
 }
 
 fn answer(
