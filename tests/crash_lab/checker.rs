@@ -41,7 +41,8 @@ impl Checker {
             return Err(format!("whoever opens it dies with {status}"));
         };
         let answer: serde_json::Value = serde_json::from_str(&answer).expect("an answer is JSON");
-        answer["applied"].as_u64().ok_or_else(|| answer["wrong"].to_string())
+        let wrong = || answer["wrong"].as_str().unwrap_or("it gave no answer").to_owned();
+        answer["applied"].as_u64().ok_or_else(wrong)
     }
 }
 
