@@ -95,7 +95,7 @@ fn truth(random: &mut Random, length: u64, width: u64) -> Vec<Operation> {
     for number in 1..=length {
         let at = number * 100;
         let (invoked, returned) = (at - random.below(width.min(at)), at + random.below(width));
-        let by = 1 + i64::try_from(random.below(3)).unwrap();
+        let by = 1 + i64::try_from(random.below(3)).expect("it is small");
         let call = if random.below(4) == 0 { Call::Read } else { Call::Increment(by) };
         let happened = random.below(8) > 0;
         if let (Call::Increment(by), true) = (call, happened) {
@@ -114,7 +114,7 @@ fn truth(random: &mut Random, length: u64, width: u64) -> Vec<Operation> {
 /// Turns one call into what it was not.
 fn corrupt(random: &mut Random, history: &mut Vec<Operation>) {
     let at = random.below(history.len() as u64) as usize;
-    let by = 1 + i64::try_from(random.below(3)).unwrap();
+    let by = 1 + i64::try_from(random.below(3)).expect("it is small");
     let operation = &mut history[at];
     match (random.below(4), &mut operation.outcome) {
         (0, Outcome::Ok { value, .. }) => *value += by,

@@ -164,7 +164,9 @@ fn fill(gaps: &[Gap], unknown: Vec<(i64, u64)>) -> Result<(), String> {
     for (by, invoked) in unknown {
         sizes.entry(by).or_default().push(invoked);
     }
-    sizes.values_mut().for_each(|invoked| invoked.sort_unstable());
+    for invoked in sizes.values_mut() {
+        invoked.sort_unstable();
+    }
     let available = |gap: &Gap| -> Vec<usize> {
         sizes.values().map(|all| all.partition_point(|at| *at <= gap.deadline)).collect()
     };

@@ -23,6 +23,7 @@ mod support;
 mod trace;
 mod writer;
 
+use std::io::Write;
 use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     for lab in options.selected() {
         if options.list {
-            println!("{}: test", lab.name());
+            say(&format!("{}: test", lab.name()));
         } else if !run(lab, &options) {
             return ExitCode::FAILURE;
         }
@@ -62,7 +63,7 @@ fn run(lab: Lab, options: &Options) -> bool {
     let outcome = match lab.lacks() {
         Some(lacks) if must => Err((*seeds.start(), lacks.to_owned())),
         Some(lacks) => {
-            println!("crash-lab: {name} WAS SKIPPED: {lacks}");
+            say(&format!("crash-lab: {name} WAS SKIPPED: {lacks}"));
             Ok("skipped")
         }
         None => run_seeds(lab, options, &seeds, &mut counts).map(|()| "held"),
@@ -79,15 +80,15 @@ fn run(lab: Lab, options: &Options) -> bool {
         Ok(_) => {
             let counts: Vec<String> =
                 counts.iter().map(|(name, count)| format!("{count} {name}")).collect();
-            println!("crash-lab: {name} held in {seconds:.1} s: {}", counts.join(", "));
+            say(&format!("crash-lab: {name} held in {seconds:.1} s: {}", counts.join(", ")));
             true
         }
         Err((seed, sentence)) => {
             let tier = options.tier.name();
-            println!(
+            say(&format!(
                 "crash-lab: {name} FAILED after {seconds:.1} s, seed {seed}: {sentence}\n\
                  repeat it: cargo test --test crash-lab -- --tier {tier} --lab {name} --seeds {seed}"
-            );
+            ));
             false
         }
     }
@@ -109,8 +110,13 @@ fn run_seeds(
             });
         lab::add(counts, found.map_err(|sentence| (seed, sentence))?);
         if seeds.start() != seeds.end() {
-            println!("crash-lab: {} held with seed {seed}", lab.name());
+            say(&format!("crash-lab: {} held with seed {seed}", lab.name()));
         }
     }
     Ok(())
+}
+
+/// One line, or two. A closed standard output is no reason to stop.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
 }

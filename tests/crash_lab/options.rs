@@ -51,6 +51,7 @@ pub(crate) struct Options {
 
 /// What the test runner of the standard library knows, and this one needs not.
 #[derive(Clone, Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag that somebody else defined")]
 struct Runner {
     #[arg(long, hide = true)]
     include_ignored: bool,

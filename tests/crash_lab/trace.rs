@@ -5,6 +5,7 @@
 //! and descriptors with their paths (`-y`), so that no byte of the data can be taken for syntax.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
 use std::path::Path;
 
 /// What happened, in order.
@@ -220,7 +221,12 @@ fn acknowledged(arguments: &str) -> Result<u64, String> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect()
+    let mut text = String::new();
+    for byte in bytes {
+        // Writing to a string can't fail.
+        let _ = write!(text, "\\x{byte:02x}");
+    }
+    text
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
