@@ -168,7 +168,7 @@ async fn new_counters(served: &Served, recorder: &std::rc::Rc<Recorder>) -> Vec<
     let mut is_open = true;
     loop {
         while is_open && in_flight.len() < CALLS {
-            let name = format!("{:0>200}", names.len());
+            let name = format!("{:0>50}", names.len());
             let counter = by_name(&counters, &name);
             in_flight.push(recorder.call(client, &name, &counter, Call::Increment(1)));
             names.push(name);
