@@ -1,6 +1,7 @@
 //! The command line: one verb a file.
 
 mod bench;
+mod lab;
 mod log;
 mod serve;
 
@@ -42,6 +43,9 @@ enum Verb {
     /// As `serve`, with a class that measures its own storage.
     #[command(hide = true)]
     BenchProbe(serve::Options),
+    /// The storage alone, for the crash lab.
+    #[command(hide = true)]
+    LabStorage(lab::Options),
 }
 
 /// Runs the `capstead` command on this process's arguments.
@@ -60,6 +64,7 @@ pub fn main() -> ExitCode {
         }
         Some(Verb::Bench(options)) => return bench::run(&options),
         Some(Verb::BenchServer { kind }) => return bench::serve_bare(kind),
+        Some(Verb::LabStorage(options)) => return lab::run(&options),
     };
     match block_on(serve::serve(server, options, serve::Hints::Bundled)) {
         Ok(()) => ExitCode::SUCCESS,

@@ -32,7 +32,7 @@ pub(crate) use self::account::{Account, ClassAccount};
 pub(crate) use self::check::check;
 pub(crate) use self::committer::Ticket;
 pub(crate) use self::config::{CasOutcome, ConfigStore, LocalConfig};
-pub(crate) use self::layout::{Kind, Space};
+pub(crate) use self::layout::{Kind, Space, Usage};
 pub(crate) use self::local::LogOptions;
 pub(crate) use self::log::{Range, Reads};
 pub(crate) use self::page::{Page, PageSize};

@@ -1,4 +1,5 @@
 //! Random numbers that a failed test can repeat: every run prints its seed.
+#![allow(dead_code, reason = "each file of tests starts in one of two ways")]
 
 /// SplitMix64.
 #[derive(Debug)]
@@ -11,6 +12,11 @@ impl Random {
         let seed = given.map(|seed| seed.parse().expect("CAPSTEAD_TEST_SEED is a number"));
         let seed = seed.unwrap_or_else(|| getrandom::u64().expect("there is randomness"));
         eprintln!("to repeat this: CAPSTEAD_TEST_SEED={seed}");
+        Self(seed)
+    }
+
+    /// Starts from this seed, which somebody else prints.
+    pub(crate) fn from_seed(seed: u64) -> Self {
         Self(seed)
     }
 

@@ -1,0 +1,194 @@
+//! `capstead lab-storage`: the storage alone, for the crash lab in `tests/crash_lab`.
+//!
+//! `write` runs turns that follow from a seed, and says on standard output which of them are
+//! durable. `check` opens what a crash left, and says how many turns are there. Nothing of a server
+//! runs here, and the verb is hidden: its script, its options and its output promise nothing.
+
+mod script;
+
+use std::cell::RefCell;
+use std::io::{BufRead, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use clap::{Args, Subcommand};
+
+use self::script::{LAST, Record, Script, States};
+use crate::storage::{
+    self, Before, Kind, LogOptions, Space, StorageError, Store, StoreOptions, Usage,
+};
+
+/// What to do with the storage.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Options {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum What {
+    /// Run turns on the storage in DIR, after those that it holds, and print `ack N` once turn N is
+    /// durable.
+    Write {
+        /// The directory of the environment; it is made if it isn't there.
+        #[arg(long)]
+        dir: PathBuf,
+        #[command(flatten)]
+        script: Script,
+        /// The last turn.
+        #[arg(long)]
+        turns: u64,
+        /// Turns that may wait for the disk at a time.
+        #[arg(long, default_value_t = 4)]
+        in_flight: u64,
+    },
+    /// Read paths of environments from standard input, and print what each holds, as JSON.
+    Check {
+        #[command(flatten)]
+        script: Script,
+    },
+}
+
+/// Why the lab ended early.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("the storage failed: {0}")]
+    Storage(#[from] StorageError),
+    #[error("the storage holds what no turn wrote: {0}")]
+    Wrong(String),
+    #[error("standard input or output failed: {0}")]
+    Pipe(#[from] std::io::Error),
+}
+
+/// Exits with 3 and one sentence when the storage failed, and with 1 when the lab itself did.
+#[expect(clippy::print_stderr, reason = "the last word before the process exits")]
+pub(super) fn run(options: &Options) -> ExitCode {
+    let ended = match &options.what {
+        What::Write { dir, script, turns, in_flight } => write(dir, *script, *turns, *in_flight),
+        What::Check { script } => check(*script),
+    };
+    let Err(failure) = ended else { return ExitCode::SUCCESS };
+    eprintln!("capstead: {failure}");
+    match failure {
+        Failure::Storage(_) => ExitCode::from(super::STORAGE_FAILED),
+        Failure::Wrong(_) | Failure::Pipe(_) => ExitCode::from(super::CANNOT_START),
+    }
+}
+
+/// Runs the turns behind those that are there, and acknowledges each once it is durable.
+fn write(dir: &Path, script: Script, turns: u64, in_flight: u64) -> Result<(), Failure> {
+    let (mut store, progressed) = open(dir)?;
+    let before = applied(&store, &RefCell::new(States::new(script)))?;
+    let (mut sealed, mut acknowledged) = (before, before);
+    while acknowledged < turns {
+        while sealed < turns && sealed - acknowledged < in_flight {
+            sealed += 1;
+            turn(&mut store, script, sealed)?;
+            // The first is committed alone, and the others gather meanwhile.
+            store.commit_sealed();
+        }
+        // An error is the end of the commit thread, which the store knows of.
+        let _ = progressed.recv();
+        let durable = before + store.settle().0;
+        for turn in acknowledged + 1..=durable {
+            acknowledge(turn)?;
+        }
+        acknowledged = durable;
+        if let Some(failure) = store.failure() {
+            return Err(failure.into());
+        }
+    }
+    Ok(store.close()?)
+}
+
+/// One line, one call of the operating system: what reads a trace finds it in its place.
+fn acknowledge(turn: u64) -> std::io::Result<()> {
+    std::io::stdout().lock().write_all(format!("ack {turn}\n").as_bytes())
+}
+
+fn turn(store: &mut Store, script: Script, number: u64) -> Result<(), StorageError> {
+    let turn = script.turn(number);
+    let account = store.account(turn.object, true, u64::MAX, None)?;
+    store.begin(account.clone());
+    for (key, value) in &turn.writes {
+        match value {
+            Some(value) => Some(store.put(&account, key, value, Before::Unknown)?),
+            None => store.delete(&account, key, Before::Unknown)?,
+        };
+    }
+    store.seal();
+    Ok(())
+}
+
+fn open(dir: &Path) -> Result<(Store, Receiver<()>), StorageError> {
+    // One token is enough: whoever takes it looks at everything that has happened.
+    let (progress, progressed) = sync_channel(1);
+    let on_progress = Box::new(move || {
+        // There is a token already: nothing is lost.
+        let _ = progress.try_send(());
+    });
+    // The disks of the lab are small, and are meant to be filled.
+    let log = LogOptions { reserve_bytes: Some(0), ..LogOptions::default() };
+    let options = StoreOptions { name: "lab".to_owned(), log, metrics: Arc::default() };
+    Ok((Store::open(dir, options, on_progress)?, progressed))
+}
+
+/// Answers each path with a line.
+fn check(script: Script) -> Result<(), Failure> {
+    let states = RefCell::new(States::new(script));
+    for line in std::io::stdin().lock().lines() {
+        let found = check_one(Path::new(&line?), &states);
+        let answer = match found {
+            Ok(applied) => serde_json::json!({ "applied": applied }),
+            Err(failure) => serde_json::json!({ "wrong": failure.to_string() }),
+        };
+        writeln!(std::io::stdout().lock(), "{answer}")?;
+    }
+    Ok(())
+}
+
+/// How many turns are there, as a server would find it: it looks before it opens.
+fn check_one(dir: &Path, states: &RefCell<States>) -> Result<u64, Failure> {
+    storage::check(dir, Kind::Objects)?;
+    let (mut store, _progressed) = open(dir)?;
+    let applied = applied(&store, states)?;
+    store.close()?;
+    Ok(applied)
+}
+
+/// How many turns are there, provided that all their writes are, and nothing else.
+fn applied(store: &Store, states: &RefCell<States>) -> Result<u64, Failure> {
+    let (mut applied, mut states) = (0, states.borrow_mut());
+    for object in Script::objects() {
+        let last = store.get(object, Space::Data, LAST)?.unwrap_or_default();
+        let last = <[u8; 8]>::try_from(last).map_or(0, u64::from_be_bytes);
+        applied = applied.max(last);
+    }
+    let expected = states.after(applied);
+    for Record { object, key } in states.script().records() {
+        let found = store.get(object, Space::Data, &key)?;
+        let expected = expected.get(&(object, key.clone())).map(|value| &value[..]);
+        if found.as_deref() != expected {
+            let key = key.escape_ascii();
+            let (found, expected) = (found.map(|value| value.len()), expected.map(<[u8]>::len));
+            return Err(Failure::Wrong(format!(
+                "after turn {applied}, key {key} of object {object:?} has {found:?} bytes, and \
+                 {expected:?} bytes were written"
+            )));
+        }
+    }
+    for object in Script::objects() {
+        let records = expected.iter().filter(|((of, _), _)| *of == object);
+        let expected = records.fold(Usage::default(), |usage, ((_, key), value)| {
+            usage.changed(key.len(), None, Some(value.len()))
+        });
+        let found = store.account(object, true, u64::MAX, None)?.usage();
+        if found != expected {
+            let text = format!("object {object:?} has {found:?} on record, and {expected:?}");
+            return Err(Failure::Wrong(text));
+        }
+    }
+    Ok(applied)
+}

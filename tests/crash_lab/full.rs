@@ -1,0 +1,181 @@
+//! The lab `full`: a disk that is really full, and then has room again.
+//!
+//! A small file system is filled, by the storage alone and by a server. When nothing more fits, all
+//! that was acknowledged must be there, and the process has ended with code 3 or refuses calls. Once
+//! there is room again everything must be there still, and writes and deletions work.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tempfile::TempDir;
+
+use crate::checker::Checker;
+use crate::history::{Call, Outcome};
+use crate::lab::{Counts, Found, add, ensure, quick_scratch, runs};
+use crate::load::Recorder;
+use crate::options::Tier;
+use crate::support::calls::{by_name, connect, run as run_calls};
+use crate::support::{Process, Served, serve_with};
+use crate::writer::{IN_FLIGHT, Script, acknowledged};
+
+/// So many that a few megabytes are full before all of them are written.
+const KEYS: u64 = 4_000;
+const TURNS: u64 = 100_000;
+const SIZE_KIB: u64 = 4_096;
+/// What lies on the disk beside the data, and is removed to make room.
+const BALLAST_KIB: u64 = 2_816;
+/// Calls of the client on their way at a time.
+const CALLS: usize = 64;
+
+/// A kind of file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Memory,
+    Ext4,
+}
+
+pub(crate) fn run(tier: Tier, seed: u64) -> Found {
+    let kinds: &[Kind] = tier.pick(&[Kind::Memory], &[Kind::Memory, Kind::Ext4]);
+    let mut counts = Counts::new();
+    for kind in kinds {
+        for fill in [fill_storage, fill_server] {
+            let disk = Disk::new(*kind);
+            let more = fill(&disk, seed).map_err(|error| format!("{kind:?}: {error}"))?;
+            add(&mut counts, more);
+            *counts.entry("full disks").or_default() += 1;
+        }
+    }
+    Ok(counts)
+}
+
+/// A small file system that is mounted as long as this lives.
+#[derive(Debug)]
+struct Disk {
+    path: PathBuf,
+    /// Unmounted before it is removed: see `drop`.
+    _folder: TempDir,
+}
+
+impl Disk {
+    fn new(kind: Kind) -> Self {
+        let folder = quick_scratch();
+        let path = folder.path().join("disk");
+        fs::create_dir(&path).expect("a folder");
+        let (at, size) = (path.display().to_string(), format!("size={SIZE_KIB}k"));
+        match kind {
+            Kind::Memory => must("mount", &["-t", "tmpfs", "-o", &size, "crash-lab", &at]),
+            Kind::Ext4 => {
+                let image = folder.path().join("ext4");
+                let file = File::create(&image).expect("a file");
+                file.set_len(SIZE_KIB * 1_024).expect("a file can be sparse");
+                let image = image.display().to_string();
+                must("mkfs.ext4", &["-q", "-O", "^has_journal", "-m", "0", &image]);
+                must("mount", &["-o", "loop", &image, &at]);
+            }
+        }
+        let disk = Self { path, _folder: folder };
+        let ballast = vec![1; usize::try_from(BALLAST_KIB * 1_024).expect("it is small")];
+        fs::write(disk.ballast(), ballast).expect("there is room for the ballast");
+        disk
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.path.join("ballast")
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(self.ballast()).expect("the ballast is there");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let path = self.path.display().to_string();
+        // A process that was just killed may hold it for a moment more.
+        let _ = runs("umount", &[&path]) || runs("umount", &["-l", &path]);
+    }
+}
+
+fn must(program: &str, args: &[&str]) {
+    assert!(runs(program, args), "{program} {args:?} failed");
+}
+
+/// The storage alone: turns until the disk is full, and more of them once there is room.
+fn fill_storage(disk: &Disk, seed: u64) -> Found {
+    let script = Script { seed, keys: KEYS };
+    let environment = disk.path.join("e");
+    script.make(&environment);
+    let mut process = Process::start(script.write(&environment, TURNS));
+    let status = process.wait();
+    let (acknowledged, stderr) = (acknowledged(&process.stdout()), process.stderr());
+    ensure(status.code() == Some(3), || format!("a full disk ended it with {status}: {stderr}"))?;
+    ensure(stderr.lines().count() == 1, || format!("standard error is no sentence: {stderr}"))?;
+    disk.make_room();
+    let mut checker = Checker::new(script.arguments());
+    let applied = checker.look(&environment)?;
+    ensure((acknowledged..=acknowledged + IN_FLIGHT).contains(&applied), || {
+        format!("turn {acknowledged} was the last one acknowledged, and {applied} turns are there")
+    })?;
+    // Among so many turns there are deletions.
+    let more = applied + 100;
+    let mut process = Process::start(script.write(&environment, more));
+    let status = process.wait();
+    ensure(status.success(), || format!("with room it ended with {status}: {}", process.stderr()))?;
+    let applied = checker.look(&environment)?;
+    ensure(applied == more, || format!("it went on to turn {more}, and {applied} are there"))?;
+    Ok(Counts::from([("acknowledged", acknowledged)]))
+}
+
+/// A server: new counters until it ends or refuses, and all of them read once there is room.
+fn fill_server(disk: &Disk, _seed: u64) -> Found {
+    let data = disk.path.join("data");
+    let served = serve_with(&data, &["--reserve", "0"]);
+    let recorder = Recorder::new();
+    let names = run_calls(new_counters(&served, &recorder));
+    let before = recorder.check("full")?;
+    // A failure breaks the connections and ends the server; one that refuses still answers.
+    let failed = before.contains_key("unknown");
+    let (code, _, stderr) = served.stop();
+    ensure(code == Some(if failed { 3 } else { 0 }), || {
+        format!("on a full disk it ended with {code:?}: {stderr}")
+    })?;
+    disk.make_room();
+    let served = serve_with(&data, &["--reserve", "0"]);
+    run_calls(recorder.read(&served, &names));
+    run_calls(async {
+        let (_connection, counters) = connect(&served).await;
+        let client = recorder.client();
+        for name in ["one more", names[0].as_str()] {
+            let counter = by_name(&counters, name);
+            recorder.call(client, name, &counter, Call::Increment(1)).await;
+        }
+    });
+    let (code, _, stderr) = served.stop();
+    ensure(code == Some(0), || format!("with room it ended with {code:?}: {stderr}"))?;
+    let counts = recorder.check("full")?;
+    ensure(counts["acknowledged"] > names.len() as u64, || "not all could be read".to_owned())?;
+    Ok(counts)
+}
+
+/// Increments counters that aren't there yet, until none is made; returns their names.
+async fn new_counters(served: &Served, recorder: &std::rc::Rc<Recorder>) -> Vec<String> {
+    let (_connection, counters) = connect(served).await;
+    let client = recorder.client();
+    let mut names = Vec::new();
+    let mut in_flight = FuturesUnordered::new();
+    let mut is_open = true;
+    loop {
+        while is_open && in_flight.len() < CALLS {
+            let name = format!("{:0>50}", names.len());
+            let counter = by_name(&counters, &name);
+            in_flight.push(recorder.call(client, &name, &counter, Call::Increment(1)));
+            names.push(name);
+        }
+        match in_flight.next().await {
+            Some(outcome) => is_open &= matches!(outcome, Outcome::Ok { .. }),
+            None => return names,
+        }
+    }
+}

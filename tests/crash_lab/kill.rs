@@ -1,0 +1,74 @@
+//! The lab `kill`: a server under load is killed at a random moment, over and over.
+//!
+//! Several clients call several counters and write down what they see. After each death the next
+//! server must be up soon, and the counters are read. In the end one order of all calls, of all
+//! lives of the server, must explain everything that was seen.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures::future::join_all;
+
+use crate::lab::{Found, ensure};
+use crate::load::{Recorder, load};
+use crate::options::Tier;
+use crate::support::calls::{connect, run as run_calls};
+use crate::support::random::Random;
+use crate::support::{Served, now, scratch, serve};
+
+const CYCLES: usize = 100;
+const CLIENTS: usize = 4;
+const COUNTERS: usize = 3;
+/// The slowest of a hundred starts but one takes less.
+const RESTART: Duration = Duration::from_secs(2);
+
+pub(crate) fn run(_tier: Tier, seed: u64) -> Found {
+    let mut random = Random::from_seed(seed);
+    let names: Vec<String> = (0..COUNTERS).map(|number| format!("counter-{number}")).collect();
+    let (_folder, data) = scratch();
+    let recorder = Recorder::new();
+    let mut served = serve(&data);
+    let mut restarts = Vec::new();
+    for _ in 0..CYCLES {
+        run_calls(live_and_die(&mut served, &recorder, &names, &mut random));
+        let died = now();
+        served = serve(&data);
+        restarts.push(died.elapsed());
+        run_calls(recorder.read(&served, &names));
+    }
+    let mut counts = recorder.check("kill")?;
+    restarts.sort();
+    let restart = restarts[CYCLES * 99 / 100 - 1];
+    ensure(restart < RESTART, || format!("it took {restart:?} to start again after a death"))?;
+    let (acknowledged, unknown) = (counts["acknowledged"], counts["unknown"]);
+    ensure(acknowledged > 2_000, || format!("there was no load: only {acknowledged} calls"))?;
+    ensure(unknown >= CYCLES as u64, || {
+        format!("only {unknown} calls were hit by {CYCLES} kills")
+    })?;
+    counts.insert("cycles", CYCLES as u64);
+    counts.insert("restart_p99_ms", u64::try_from(restart.as_millis()).expect("it was short"));
+    Ok(counts)
+}
+
+/// One life of the server: load, and death.
+async fn live_and_die(
+    served: &mut Served,
+    recorder: &Rc<Recorder>,
+    names: &[String],
+    random: &mut Random,
+) {
+    let connections = join_all((0..CLIENTS).map(|_| connect(served))).await;
+    let seeds: Vec<u64> = (0..CLIENTS).map(|_| random.below(u64::MAX)).collect();
+    let clients = connections.iter().zip(seeds);
+    let clients = clients.map(|((_connection, counters), seed)| {
+        load(counters, recorder, names, Random::from_seed(seed))
+    });
+    let (acknowledged, later) =
+        (recorder.acknowledged() + random.below(1_000), random.below(3_000));
+    let die = async {
+        recorder.reaches(acknowledged).await;
+        tokio::time::sleep(Duration::from_micros(later)).await;
+        served.kill();
+    };
+    futures::join!(join_all(clients), die);
+}

@@ -1,0 +1,51 @@
+//! The ledger: one line of JSON for each run of a lab, appended to a file.
+//!
+//! It says what was tried, where, when and with what end, so that the runs of many nights add up.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::process::Command;
+
+use crate::lab::{Counts, Lab};
+use crate::options::Tier;
+use crate::support;
+
+/// What the line says.
+#[derive(Debug)]
+pub(crate) struct Entry<'a> {
+    pub(crate) lab: Lab,
+    pub(crate) tier: Tier,
+    pub(crate) seeds: &'a RangeInclusive<u64>,
+    pub(crate) counts: &'a Counts,
+    pub(crate) seconds: f64,
+    /// `held`, `skipped`, or the sentence that says what was broken.
+    pub(crate) outcome: &'a str,
+}
+
+/// Appends the line. A ledger that can't be written fails the run: it was asked for.
+pub(crate) fn append(path: &Path, entry: &Entry<'_>) {
+    let line = serde_json::json!({
+        "lab": entry.lab.name(),
+        "tier": entry.tier.name(),
+        "seeds": [entry.seeds.start(), entry.seeds.end()],
+        "counts": entry.counts,
+        "commit": said("git", &["rev-parse", "HEAD"]),
+        "kernel": said("uname", &["-sr"]),
+        "date": said("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"]),
+        "seconds": (entry.seconds * 100.0).round() / 100.0,
+        "outcome": entry.outcome,
+    });
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    let written = file.and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
+    written
+        .unwrap_or_else(|error| panic!("the ledger {} can't be written: {error}", path.display()));
+}
+
+/// What a command of the system prints; none where there is no such command.
+fn said(program: &str, args: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(args).current_dir(support::root()).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| text.trim().to_owned())
+}

@@ -1,0 +1,65 @@
+//! Commands under strace: what they write is recorded, or fails where the lab wants it to.
+//!
+//! strace runs beside the command (`-D`), so that the child of this process is the command itself:
+//! its exit code, and whoever kills it, are not strace's.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support;
+
+/// Every call by which a file's bytes, length or durability can change, and those that open it.
+const WRITES: &str = "trace=openat,open,creat,lseek,write,pwrite64,writev,pwritev,pwritev2,fsync,\
+                      fdatasync,sync_file_range,msync,ftruncate,fallocate,copy_file_range,sendfile";
+
+/// What strace does to a command.
+#[derive(Clone, Debug)]
+pub(crate) enum How<'a> {
+    /// Writes everything down, with all bytes.
+    Record,
+    /// Has one call on this file fail, or kill the process; writes down the calls on the file.
+    Inject {
+        /// Such as `fdatasync:error=EIO:when=3`.
+        what: String,
+        /// The only file whose calls count.
+        file: &'a Path,
+    },
+}
+
+/// The same command under strace, which writes to `trace`.
+pub(crate) fn under(how: &How<'_>, trace: &Path, command: &Command) -> Command {
+    let mut traced = Command::new("strace");
+    traced.args(["-D", "-f", "-q", "-o"]).arg(trace);
+    match how {
+        How::Record => {
+            // Strings in full: no value of the lab is longer than this.
+            traced.args(["--seccomp-bpf", "-y", "-xx", "-s", "10000000", "-e", WRITES]);
+        }
+        How::Inject { what, file } => {
+            // Without `--seccomp-bpf`, which delivers no signals.
+            traced.args(["-s", "0", "-e", "trace=pwrite64,pwritev,writev,write,fsync,fdatasync"]);
+            traced.arg("-P").arg(file).args(["-e", &format!("inject={what}")]);
+        }
+    }
+    traced.arg("--").arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => traced.env(name, value),
+            None => traced.env_remove(name),
+        };
+    }
+    traced.stdin(std::process::Stdio::null());
+    traced
+}
+
+/// What strace wrote, once the command and all its threads have ended.
+pub(crate) fn finished(trace: &Path) -> String {
+    support::eventually("the end of the trace", || {
+        let text = fs::read_to_string(trace).ok()?;
+        let first = text.split(' ').next()?.to_owned();
+        let last = text.trim_end().lines().last()?;
+        let ended = last.contains("+++ exited with") || last.contains("+++ killed by");
+        (ended && last.split(' ').next() == Some(&first)).then_some(text)
+    })
+}

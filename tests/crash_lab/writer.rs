@@ -1,0 +1,48 @@
+//! A process that writes to the storage alone, from a script, and says which turns are durable.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::{Process, capstead};
+
+/// Turns that wait for the disk at a time; so many may be there without an acknowledgement.
+pub(crate) const IN_FLIGHT: u64 = 4;
+
+/// Which turns are written: they follow from this.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Script {
+    pub(crate) seed: u64,
+    /// Keys of each object; with many the data grow.
+    pub(crate) keys: u64,
+}
+
+impl Script {
+    /// As the hidden verb takes it.
+    pub(crate) fn arguments(self) -> Vec<String> {
+        let Self { seed, keys } = self;
+        vec!["--seed".into(), seed.to_string(), "--keys".into(), keys.to_string()]
+    }
+
+    /// Writes the turns behind those that are there, up to and including `last`.
+    pub(crate) fn write(self, environment: &Path, last: u64) -> Command {
+        let mut command = capstead(["lab-storage", "write", "--dir"]);
+        let (last, in_flight) = (last.to_string(), IN_FLIGHT.to_string());
+        command.arg(environment).args(self.arguments());
+        command.args(["--turns", &last, "--in-flight", &in_flight]);
+        command
+    }
+
+    /// Makes an environment without turns.
+    pub(crate) fn make(self, environment: &Path) {
+        let mut process = Process::start(self.write(environment, 0));
+        assert!(process.wait().success(), "{}", process.stderr());
+    }
+}
+
+/// The last turn that was acknowledged on standard output.
+pub(crate) fn acknowledged(output: &str) -> u64 {
+    // A line that was cut off by a kill says nothing.
+    let whole = output.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let last = whole.lines().last().and_then(|line| line.strip_prefix("ack ")?.parse().ok());
+    last.unwrap_or(0)
+}
