@@ -190,6 +190,15 @@ impl Instance {
         }
     }
 
+    /// # Errors
+    /// As for `read`, of the first key that has one.
+    pub(super) fn read_many(&self, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>> {
+        match self.broken() {
+            Some(error) => Err(error),
+            None => Ok(self.vat.store.borrow().get_many(self.birth.id, keys)?),
+        }
+    }
+
     /// Whether the class stored something under `key`.
     ///
     /// # Errors

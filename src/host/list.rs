@@ -175,10 +175,13 @@ impl Entries {
         let changes = account.changes();
         let (mut failed, mut last, mut left) = (Ok(()), None, self.left);
         reads.scan(object, Space::Data, &self.rest, &mut |key, value| {
-            failed = visit(key, value);
             left -= 1;
-            if failed.is_ok() && left > 0 && account.changes() == changes {
-                return ControlFlow::Continue(());
+            match visit(key, value) {
+                Err(error) => failed = Err(error),
+                Ok(()) if left > 0 && account.changes() == changes => {
+                    return ControlFlow::Continue(());
+                }
+                Ok(()) => {}
             }
             last = Some(key.to_vec());
             ControlFlow::Break(())

@@ -49,7 +49,7 @@ impl Storage {
         self.0.read(Space::Data, key.as_ref())
     }
 
-    /// The values under several keys, in the order of the keys.
+    /// The values under several keys, in the order of the keys: faster than one by one.
     ///
     /// # Errors
     /// As [`Storage::get`], of the first key that has one.
@@ -57,7 +57,8 @@ impl Storage {
         &self,
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Option<Vec<u8>>>> {
-        keys.into_iter().map(|key| self.get(key)).collect()
+        let keys: Vec<K> = keys.into_iter().collect();
+        self.0.read_many(&keys.iter().map(AsRef::as_ref).collect::<Vec<_>>())
     }
 
     /// Whether there is a value under `key`. The value isn't read, so its damage isn't noticed.

@@ -25,7 +25,7 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 use crate::id::{Epoch, ObjectId, Shard};
 use crate::limits::{CONFIG_KEY_BYTES_MAX, KEY_BYTES_MAX};
 use crate::storage::StorageError;
-use crate::storage::log::{Link, Position};
+use crate::storage::log::{HASH_BYTES, Link, Position};
 
 /// The format that this code reads and writes.
 pub(crate) const FORMAT: u8 = 1;
@@ -39,7 +39,6 @@ pub(crate) const CHECKSUM_BYTES: usize = 4;
 const CONFIG_PREFIX: u8 = 1;
 const SHARD_BYTES: usize = 2;
 const SPACE_AT: usize = SHARD_BYTES + ObjectId::LEN;
-const HASH_BYTES: usize = 32;
 const META_VERSION: u8 = 1;
 
 /// The parts of an object's storage. They don't see each other's keys.
@@ -278,7 +277,7 @@ mod tests {
 
     #[test]
     fn meta_and_environment_records_come_back_as_they_were() {
-        let link = Link { position: Position(9), hash: [3; 32] };
+        let link = Link { position: Position(9), hash: [3; 16] };
         let meta = ShardMeta { epoch: Epoch(2), link };
         assert_eq!(ShardMeta::decode(&meta.encode()), Some(meta));
         assert_eq!(ShardMeta::decode(&meta.encode()[1..]), None);

@@ -161,28 +161,32 @@ impl Snapshot<'_> {
     ) -> Result<ControlFlow<()>> {
         let cursor = self.txn.open_ro_cursor(self.database).map_err(failed("open a cursor"))?;
         let go = |key: Option<&[u8]>, step| found(cursor.get(key, None, step));
-        let mut at = match (reverse, until) {
-            (false, _) => go(Some(from), NOT_LESS)?,
-            (true, None) => go(None, LAST)?,
-            (true, Some(until)) => match go(Some(until), NOT_LESS)? {
-                Some(_) => go(None, PREVIOUS)?,
-                None => go(None, LAST)?,
-            },
+        let first = || go(Some(from), NOT_LESS);
+        let last = || match until {
+            Some(until) if go(Some(until), NOT_LESS)?.is_some() => go(None, PREVIOUS),
+            _ => go(None, LAST),
         };
+        // Where it begins is looked for last: there the cursor goes on.
+        let (end, begin) = if reverse { (first()?, last()?) } else { (last()?, first()?) };
+        let (Some((end, _)), Some(mut at)) = (end, begin) else {
+            return Ok(ControlFlow::Continue(()));
+        };
+        let is_empty = if reverse { end > at.0 } else { end < at.0 };
+        if is_empty {
+            return Ok(ControlFlow::Continue(()));
+        }
         let step = if reverse { PREVIOUS } else { NEXT };
-        let is_over = |key: &[u8]| match until {
-            _ if reverse => key < from,
-            Some(until) => key >= until,
-            None => false,
-        };
-        while let Some((key, stored)) = at {
-            if is_over(key) {
-                break;
-            }
+        loop {
+            let (key, stored) = at;
             if visit(key, layout::verify(key, stored)?)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
-            at = go(None, step)?;
+            // Within one snapshot the same key lies at the same place, so that nothing is compared.
+            if std::ptr::eq(key.as_ptr(), end.as_ptr()) {
+                break;
+            }
+            let Some(next) = go(None, step)? else { break };
+            at = next;
         }
         Ok(ControlFlow::Continue(()))
     }

@@ -121,6 +121,22 @@ impl Reads for Reader {
         self.env.read(|snapshot| Ok(snapshot.get(&path.record)?.map(<[u8]>::to_vec)))
     }
 
+    fn get_many(
+        &self,
+        object: ObjectId,
+        space: Space,
+        keys: &[&[u8]],
+    ) -> Result<Vec<Option<Vec<u8>>>> {
+        self.metrics.storage_reads_total.add(keys.len() as u64);
+        self.env.read(|snapshot| {
+            let get = |key: &&[u8]| {
+                let path = RecordPath::new(object, space, key)?;
+                Ok(snapshot.get(&path.record)?.map(<[u8]>::to_vec))
+            };
+            keys.iter().map(get).collect()
+        })
+    }
+
     fn length(&self, object: ObjectId, space: Space, key: &[u8]) -> Result<Option<usize>> {
         let path = RecordPath::new(object, space, key)?;
         self.metrics.storage_reads_total.add(1);
@@ -340,7 +356,7 @@ mod tests {
         let good = Claim { link, ..claim };
         let stale = Claim { epoch: Epoch(claim.epoch.0 - 1), ..good };
         let eager = Claim { epoch: Epoch(claim.epoch.0 + 1), ..good };
-        let forked = Link { hash: [1; 32], ..link };
+        let forked = Link { hash: [1; 16], ..link };
         for wrong in [stale, eager, claim, Claim { link: forked, ..good }] {
             assert_eq!(append(&mut log, block(wrong, put(OBJECT, b"k", b"bad"))), None);
             assert_eq!(get(&reader, b"k").unwrap(), b"1");

@@ -5,13 +5,16 @@
 //! machine the log is the LMDB transaction that applies the blocks (`local.rs`); nothing here
 //! does input or output.
 //!
-//! Version (1) ‖ shard (2) ‖ epoch (8) ‖ previous position (8) ‖ previous hash (32) ‖ number of write
+//! The hash is XXH3-128 of the block. It finds out a block that was lost, damaged or put elsewhere; it
+//! is no defence against whoever can write to the log.
+//!
+//! Version (1) ‖ shard (2) ‖ epoch (8) ‖ previous position (8) ‖ previous hash (16) ‖ number of write
 //! sets (4), then each write set: length (4) ‖ bytes. Numbers are little-endian.
 
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::id::{Epoch, ObjectId, Shard};
 use crate::storage::batch::WriteSet;
@@ -20,7 +23,8 @@ use crate::storage::layout::{Space, Usage};
 use crate::storage::{Result, StorageError};
 
 const VERSION: u8 = 1;
-const HASH_DOMAIN: &[u8] = b"capstead block v1";
+/// Bytes of a chain's hash.
+pub(crate) const HASH_BYTES: usize = 16;
 
 /// How many blocks a shard's chain has: 0 before the first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,7 +36,7 @@ pub(crate) struct Link {
     /// Of the last block.
     pub(crate) position: Position,
     /// Of the last block, and through it of all before.
-    pub(crate) hash: [u8; 32],
+    pub(crate) hash: [u8; HASH_BYTES],
 }
 
 /// The right to append to a shard, until somebody claims it with a newer epoch.
@@ -75,10 +79,10 @@ impl ShardBlock {
     /// The end of the chain once this block is appended: the hash covers all of the block, and
     /// through the previous hash the whole chain.
     pub(crate) fn link(&self) -> Link {
-        let mut hash = Sha256::new();
-        hash.update(HASH_DOMAIN);
+        let mut hash = Xxh3::new();
         self.feed(|part| hash.update(part));
-        Link { position: Position(self.previous.position.0 + 1), hash: hash.finalize().into() }
+        let hash = hash.digest128().to_be_bytes();
+        Link { position: Position(self.previous.position.0 + 1), hash }
     }
 
     fn feed(&self, mut sink: impl FnMut(&[u8])) {
@@ -216,6 +220,19 @@ pub(crate) trait Reads {
     /// `KeyLength`, `Corrupt` (the value is never served), or that the disk can't be read.
     fn get(&self, object: ObjectId, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>>;
 
+    /// The durable values of several keys, in the order of the keys, all as of one moment.
+    ///
+    /// # Errors
+    /// As for `get`, of the first key that has one.
+    fn get_many(
+        &self,
+        object: ObjectId,
+        space: Space,
+        keys: &[&[u8]],
+    ) -> Result<Vec<Option<Vec<u8>>>> {
+        keys.iter().map(|key| self.get(object, space, key)).collect()
+    }
+
     /// The length of the durable value of one key, which is not checked for damage.
     ///
     /// # Errors
@@ -264,7 +281,7 @@ mod tests {
     fn block(value: &[u8]) -> ShardBlock {
         let mut set = WriteSet::new(ObjectId::from_bytes([1; 16]));
         set.put(Space::Data, b"k", value).unwrap();
-        let previous = Link { position: Position(4), hash: [5; 32] };
+        let previous = Link { position: Position(4), hash: [5; 16] };
         ShardBlock { shard: Shard(0x0101), epoch: Epoch(2), previous, writes: vec![set] }
     }
 
@@ -273,7 +290,7 @@ mod tests {
         let block = block(b"v");
         let set = block.writes[0].as_bytes();
         let mut expected = vec![1, 1, 1, 2, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0];
-        expected.extend_from_slice(&[5; 32]);
+        expected.extend_from_slice(&[5; 16]);
         expected.extend_from_slice(&[1, 0, 0, 0, set.len() as u8, 0, 0, 0]);
         expected.extend_from_slice(set);
         assert_eq!(block.encode(), expected);

@@ -10,6 +10,7 @@
 pub(crate) mod account;
 pub(crate) mod batch;
 mod check;
+mod closed;
 pub(crate) mod committer;
 pub(crate) mod config;
 mod dir;

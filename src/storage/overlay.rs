@@ -53,18 +53,32 @@ impl Layer {
         }
     }
 
-    /// Remembers a write; returns how to take it back.
-    pub(super) fn set(&mut self, space: Space, key: &[u8], ticket: Ticket, value: Value) -> Undo {
+    /// Remembers a write; notes in `undo` how to take it back.
+    pub(super) fn set(
+        &mut self,
+        space: Space,
+        key: &[u8],
+        write: (Ticket, Value),
+        undo: Option<&mut Vec<Undo>>,
+    ) {
         let key: Box<[u8]> = full_key(space, key).as_slice().into();
-        let before = self.entries.insert(key.clone(), (ticket, value));
-        Undo::Entry(key, before)
+        match undo {
+            None => drop(self.entries.insert(key, write)),
+            Some(undo) => {
+                let before = self.entries.insert(key.clone(), write);
+                undo.push(Undo::Entry(key, before));
+            }
+        }
     }
 
-    /// Forgets and hides all that the class wrote; returns how to take that back.
-    pub(super) fn clear(&mut self) -> Undo {
+    /// Forgets and hides all that the class wrote; notes in `undo` how to take that back.
+    pub(super) fn clear(&mut self, undo: Option<&mut Vec<Undo>>) {
         let mut data = self.entries.split_off([Space::Data as u8].as_slice());
         self.entries.append(&mut data.split_off([Space::Data as u8 + 1].as_slice()));
-        Undo::Clear { entries: data, cleared: std::mem::replace(&mut self.cleared, true) }
+        let cleared = std::mem::replace(&mut self.cleared, true);
+        if let Some(undo) = undo {
+            undo.push(Undo::Clear { entries: data, cleared });
+        }
     }
 
     /// Takes a write back; to be done in the reverse order of the writes.
@@ -132,7 +146,7 @@ impl Pending {
         self.last = ticket;
         if turn.cleared {
             self.cleared = ticket;
-            self.layer.clear();
+            self.layer.clear(None);
         }
         if self.layer.entries.is_empty() {
             self.layer.entries = turn.entries;

@@ -18,10 +18,11 @@ use crate::id::ObjectId;
 use crate::metrics::Metrics;
 use crate::storage::account::{Account, ClassAccount};
 use crate::storage::batch::{Mark, WriteSet};
+use crate::storage::closed::Closed;
 use crate::storage::committer::{Committer, OnProgress, Ticket};
 use crate::storage::layout::{Space, Usage};
 use crate::storage::local::{self, LogOptions};
-use crate::storage::log::{Range, Reads, ShardLog, Visit, VisitObject};
+use crate::storage::log::{Range, Reads, ShardLog, VisitObject};
 use crate::storage::overlay::{Layer, Pending, Seen, Undo, Value};
 use crate::storage::page::{Filling, Page, PageSize, over};
 use crate::storage::room::Room;
@@ -172,6 +173,21 @@ impl Store {
         }
     }
 
+    /// The values of several keys of the class, in their order.
+    ///
+    /// # Errors
+    /// As for `get`, of the first key that has one.
+    pub(crate) fn get_many(
+        &self,
+        object: ObjectId,
+        keys: &[&[u8]],
+    ) -> Result<Vec<Option<Vec<u8>>>> {
+        match self.settled_reads(object) {
+            Some(reads) => reads.get_many(object, Space::Data, keys),
+            None => keys.iter().map(|key| self.get(object, Space::Data, key)).collect(),
+        }
+    }
+
     /// The length of the value of `key`, which is not read.
     ///
     /// # Errors
@@ -314,8 +330,7 @@ impl Store {
             return Ok(None);
         }
         turn.writes.clear(Space::Data);
-        let undo = turn.layer.clear();
-        turn.keep(undo);
+        turn.layer.clear((turn.transactions > 0).then_some(&mut turn.undo));
         account.set(Usage::default());
         Ok(Some(ticket))
     }
@@ -447,27 +462,6 @@ impl Store {
     }
 }
 
-/// What a closed store reads.
-struct Closed;
-
-impl Reads for Closed {
-    fn get(&self, _: ObjectId, _: Space, _: &[u8]) -> Result<Option<Vec<u8>>> {
-        Err(StorageError::Closed)
-    }
-
-    fn length(&self, _: ObjectId, _: Space, _: &[u8]) -> Result<Option<usize>> {
-        Err(StorageError::Closed)
-    }
-
-    fn scan(&self, _: ObjectId, _: Space, _: &Range, _: &mut Visit<'_>) -> Result<()> {
-        Err(StorageError::Closed)
-    }
-
-    fn objects(&self, _: &mut VisitObject<'_>) -> Result<()> {
-        Err(StorageError::Closed)
-    }
-}
-
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store")
@@ -480,14 +474,8 @@ impl fmt::Debug for Store {
 
 impl Turn {
     fn remember(&mut self, space: Space, key: &[u8], ticket: Ticket, value: Value) {
-        let undo = self.layer.set(space, key, ticket, value);
-        self.keep(undo);
-    }
-
-    fn keep(&mut self, undo: Undo) {
-        if self.transactions > 0 {
-            self.undo.push(undo);
-        }
+        let undo = (self.transactions > 0).then_some(&mut self.undo);
+        self.layer.set(space, key, (ticket, value), undo);
     }
 }
 

@@ -1,0 +1,27 @@
+//! What a storage reads after it was closed: nothing, with an error that says so.
+
+use crate::id::ObjectId;
+use crate::storage::layout::Space;
+use crate::storage::log::{Range, Reads, Visit, VisitObject};
+use crate::storage::{Result, StorageError};
+
+/// Reads nothing.
+pub(super) struct Closed;
+
+impl Reads for Closed {
+    fn get(&self, _: ObjectId, _: Space, _: &[u8]) -> Result<Option<Vec<u8>>> {
+        Err(StorageError::Closed)
+    }
+
+    fn length(&self, _: ObjectId, _: Space, _: &[u8]) -> Result<Option<usize>> {
+        Err(StorageError::Closed)
+    }
+
+    fn scan(&self, _: ObjectId, _: Space, _: &Range, _: &mut Visit<'_>) -> Result<()> {
+        Err(StorageError::Closed)
+    }
+
+    fn objects(&self, _: &mut VisitObject<'_>) -> Result<()> {
+        Err(StorageError::Closed)
+    }
+}
