@@ -139,16 +139,34 @@ pub(crate) struct Snapshot<'a> {
 impl Snapshot<'_> {
     /// The record under `key`.
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<&[u8]>> {
-        checked(key, self.txn.get(self.database, &key))
+        match checked(key, self.txn.get(self.database, &key))? {
+            Some(record) => Ok(Some(record)),
+            None => self.check_missing(key).map(|()| None),
+        }
     }
 
     /// The length of the record under `key`, which is not looked at.
     pub(crate) fn length(&self, key: &[u8]) -> Result<Option<usize>> {
         match self.txn.get(self.database, &key) {
             Ok(stored) => Ok(Some(stored.len().saturating_sub(CHECKSUM_BYTES))),
-            Err(Error::NotFound) => Ok(None),
+            Err(Error::NotFound) => self.check_missing(key).map(|()| None),
             Err(error) => Err(failed("get")(error)),
         }
+    }
+
+    /// A missing key is believed only if the records around its place are whole and in order. A key
+    /// that was damaged lies there still, and one that a damaged page has misled lies elsewhere.
+    fn check_missing(&self, key: &[u8]) -> Result<()> {
+        let cursor = self.txn.open_ro_cursor(self.database).map_err(failed("open a cursor"))?;
+        let go = |key: Option<&[u8]>, step| found(cursor.get(key, None, step));
+        let after = go(Some(key), NOT_LESS)?;
+        let before = go(None, if after.is_some() { PREVIOUS } else { LAST })?;
+        for (near, stored) in after.into_iter().chain(before) {
+            layout::verify(near, stored)?;
+        }
+        let is_between = after.is_none_or(|(after, _)| after > key)
+            && before.is_none_or(|(before, _)| before < key);
+        if is_between { Ok(()) } else { Err(layout::damaged(key)) }
     }
 
     /// Visits the records from `from` on and before `until`, in the order of their keys, or from the

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use tempfile::TempDir;
 
 use crate::options::Tier;
-use crate::{full, inject, inject_server, kill, replay};
+use crate::{full, inject, inject_server, kill, replay, rot};
 
 /// What a lab counted, by name.
 pub(crate) type Counts = BTreeMap<&'static str, u64>;
@@ -29,6 +29,8 @@ pub(crate) enum Lab {
     Full,
     /// What a loss of power may leave of recorded writes
     Replay,
+    /// A bit of the data that has changed
+    Rot,
 }
 
 impl Lab {
@@ -38,13 +40,14 @@ impl Lab {
             Self::Inject => "inject",
             Self::Full => "full",
             Self::Replay => "replay",
+            Self::Rot => "rot",
         }
     }
 
     /// What the machine lacks for it, and how to mend that.
     pub(crate) fn lacks(self) -> Option<&'static str> {
         match self {
-            Self::Kill => None,
+            Self::Kill | Self::Rot => None,
             Self::Inject | Self::Replay => {
                 let missing = "it needs strace, and the right to trace: install the package strace";
                 (!runs("strace", &["-qq", "-o", "/dev/null", "true"])).then_some(missing)
@@ -66,6 +69,7 @@ impl Lab {
             }
             Self::Full => full::run(tier, seed),
             Self::Replay => replay::run(tier, seed),
+            Self::Rot => rot::run(tier, seed),
         }
     }
 }

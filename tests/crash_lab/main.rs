@@ -17,6 +17,7 @@ mod linearizable;
 mod load;
 mod options;
 mod replay;
+mod rot;
 mod strace;
 #[path = "../support/mod.rs"]
 mod support;
