@@ -52,10 +52,14 @@ metrics! {
     gauge objects_awake;
     /// Reads of the storage that memory could not answer.
     counter storage_reads_total;
-    /// Group commits made durable, each with one data sync.
+    /// Group commits made durable, each with one data sync and one synchronous write.
     counter commits_total;
+    /// Microseconds that group commits took, all together.
+    counter commit_microseconds_total;
     /// Turns whose writes were made durable.
     counter turns_committed_total;
+    /// Writes that were refused for a quota or because space is low.
+    counter writes_refused_total;
     /// Sturdyrefs that were restored.
     counter restores_total;
     /// Sturdyrefs that were refused.

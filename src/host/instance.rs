@@ -16,7 +16,7 @@ use super::vat::Vat;
 use crate::error::{Result, disconnected};
 use crate::gate::Gate;
 use crate::membrane::Receipt;
-use crate::storage::{Account, Before, Page, PageSize, Range, Reads, Space, Ticket};
+use crate::storage::{Account, Before, Page, PageSize, Range, Reads, Space, StorageError, Ticket};
 
 /// How one key is written.
 pub(super) struct Write<'a> {
@@ -91,12 +91,15 @@ impl Instance {
         }
         self.mirrors.check(key, value, write.mirror)?;
         let mut store = self.vat.store.borrow_mut();
-        let ticket = match value {
-            Some(value) => Some(store.put(&self.account, key, value, write.before)?),
-            None => store.delete(&self.account, key, write.before)?,
+        let written = match value {
+            Some(value) => store.put(&self.account, key, value, write.before).map(Some),
+            None => store.delete(&self.account, key, write.before),
         };
-        let Some(ticket) = ticket else { return Ok(false) };
         drop(store);
+        if let Err(StorageError::OverQuota { .. } | StorageError::LowSpace { .. }) = written {
+            self.vat.metrics.writes_refused_total.add(1);
+        }
+        let Some(ticket) = written? else { return Ok(false) };
         self.mirrors.wrote(key, value, write.mirror);
         self.wrote(ticket, write.confirmed);
         Ok(true)

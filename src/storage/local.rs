@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use crate::clock::monotonic;
 use crate::id::{Epoch, ObjectId, Shard};
 use crate::limits::{MAP_BYTES, RESERVE_BYTES_MAX, RESERVE_BYTES_MIN};
 use crate::metrics::Metrics;
@@ -193,6 +194,7 @@ impl ShardLog for LocalLog {
     }
 
     fn append(&mut self, blocks: &[ShardBlock]) -> Vec<Outcome> {
+        let began = monotonic();
         let committed = self.env.write(|changes| {
             let owner = owner(changes)?;
             let apply = |block| apply(changes, owner, block);
@@ -205,6 +207,7 @@ impl ShardLog for LocalLog {
             Err(error) => return vec![Outcome::Unknown(error); blocks.len()],
         };
         self.metrics.commits_total.add(1);
+        self.metrics.commit_microseconds_total.add(began.elapsed().as_micros() as u64);
         let sets = blocks.iter().flat_map(|block| &block.writes);
         self.room.committed(sets.map(|set| set.as_bytes().len() as u64).sum());
         for (block, outcome) in blocks.iter().zip(&outcomes) {

@@ -189,7 +189,7 @@ pub(crate) enum StorageError {
     Panicked(String),
 
     /// The environment has no room left. The group was not committed.
-    #[error("the environment is full; restart this host with a larger map")]
+    #[error("the map of the environment is full; start again with a larger --map-size")]
     MapFull,
 
     /// LMDB failed. If it was writing, what the disk holds of that transaction is unknown.
