@@ -113,6 +113,14 @@ impl Disk {
     }
 }
 
+#[cfg(test)]
+impl Reader {
+    /// What lies below, for a look at the engine's own records.
+    pub(super) fn environment(&self) -> &Arc<Environment> {
+        &self.env
+    }
+}
+
 // Each read takes a fresh snapshot: keeping one would need a reference into this struct itself.
 impl Reads for Reader {
     fn get(&self, object: ObjectId, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>> {
@@ -205,7 +213,12 @@ impl ShardLog for LocalLog {
 
     fn read(&self, shard: Shard, from: Position) -> Result<Vec<ShardBlock>> {
         let last = self.last(shard)?.position;
-        if from <= last { Err(StorageError::Trimmed { last }) } else { Ok(Vec::new()) }
+        // Before the first block there is none to miss.
+        if from.max(Position(1)) <= last {
+            Err(StorageError::Trimmed { last })
+        } else {
+            Ok(Vec::new())
+        }
     }
 
     fn trim(&mut self, _shard: Shard, _upto: Position) -> Result<()> {

@@ -12,6 +12,8 @@ pub(crate) mod batch;
 mod check;
 pub(crate) mod committer;
 pub(crate) mod config;
+#[cfg(test)]
+mod conformance;
 mod dir;
 pub(crate) mod layout;
 mod lmdb;
