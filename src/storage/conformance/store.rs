@@ -318,7 +318,8 @@ impl<B: Backend> Running<B> {
         self.put(0, Pick::Any(super::keys::Short(vec![b'f'])), b"", Knows::Nothing);
         self.seal();
         self.commit();
-        while self.oracle.last() > self.oracle.durable && self.session.store.failure().is_none() {
+        let (store, last) = (&self.session.store, self.oracle.last());
+        while store.durable() < last && store.failure().is_none() {
             self.session.progress.recv_timeout(PATIENCE).expect("a commit ends");
         }
         self.settle();
@@ -393,6 +394,8 @@ impl Session {
             let entries = (0..page.len()).map(|number| page.get(number).unwrap());
             let map = entries.map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
             assert_eq!(counted, usage(&map));
+            let record = self.store.get(object, Space::Usage, b"").unwrap();
+            assert!(map.is_empty() || record.is_some_and(|record| record == counted.encode()));
             found.insert(object, Rc::new(map));
         }
         found
