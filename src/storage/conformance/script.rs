@@ -143,7 +143,7 @@ fn writes(turn: Option<Object>) -> [Weighted; 3] {
     [
         (1 + 4 * often, put.prop_map(|(o, key, value, by)| Step::Put(o, key, value, by)).boxed()),
         (1 + 2 * often, delete.prop_map(|(o, key, by)| Step::Delete(o, key, by)).boxed()),
-        (1 + often / 4, object(turn).prop_map(Step::Clear).boxed()),
+        (1 + often / 2, object(turn).prop_map(Step::Clear).boxed()),
     ]
 }
 
