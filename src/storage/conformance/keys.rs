@@ -83,7 +83,9 @@ impl Pick {
         match self {
             Self::Any(key) => key.0,
             Self::Present(_, key) if present.is_empty() => key.0,
-            Self::Present(index, _) => index.get(&present.keys().collect::<Vec<_>>()).to_vec(),
+            Self::Present(index, _) => {
+                present.keys().nth(index.index(present.len())).cloned().unwrap()
+            }
         }
     }
 }

@@ -41,7 +41,11 @@ pub(super) fn lists_are_those_of_a_map_and_no_record_is_left_over<B: Backend>() 
         let mut writer = Writer::new(&backend);
         let mut map = Map::new();
         for changes in changes {
-            writer.write(|set| changes.into_iter().for_each(|change| make(change, set, &mut map)));
+            writer.write(|set| {
+                for change in changes {
+                    make(change, set, &mut map);
+                }
+            });
             backend.check_records(OBJECT, Space::Data, &map);
         }
         for listing in wishes.into_iter().map(|wish| wish.listing(&map)) {
@@ -55,7 +59,9 @@ pub(super) fn lists_are_those_of_a_map_and_no_record_is_left_over<B: Backend>() 
             if clears {
                 set.clear(Space::Data);
             } else {
-                map.keys().for_each(|key| set.delete(Space::Data, key).unwrap());
+                for key in map.keys() {
+                    set.delete(Space::Data, key).unwrap();
+                }
             }
         });
         backend.check_records(OBJECT, Space::Data, &Map::new());
@@ -107,7 +113,9 @@ pub(super) fn clearing_many_keys_leaves_none<B: Backend>() {
         let map: Map = keys.into_iter().map(|key| (key, vec![9; 200])).collect();
         for space in [Space::Grants, Space::Data] {
             writer.write(|set| {
-                map.iter().for_each(|(key, value)| set.put(space, key, value).unwrap());
+                for (key, value) in &map {
+                    set.put(space, key, value).unwrap();
+                }
             });
         }
         writer.write(|set| set.clear(Space::Data));
