@@ -143,43 +143,7 @@ fn split<'a>(key: &[u8], record: &'a [u8]) -> Result<(u64, &'a [u8])> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-
-    #[test]
-    fn a_swap_needs_the_present_version_and_survives_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
-        let config = LocalConfig::open(dir.path()).unwrap();
-        let swap = |expected, value| config.compare_and_swap("k", expected, value).unwrap();
-        assert_eq!(swap(Some(1), b"a"), CasOutcome::Conflict(None));
-        assert_eq!(swap(None, b"a"), CasOutcome::Stored(1));
-        assert_eq!(swap(None, b"b"), CasOutcome::Conflict(Some(1)));
-        assert_eq!(swap(Some(1), b"c"), CasOutcome::Stored(2));
-        assert_eq!(swap(Some(1), b"d"), CasOutcome::Conflict(Some(2)));
-        drop(config);
-
-        let config = LocalConfig::open(dir.path()).unwrap();
-        let present = Versioned { version: 2, value: b"c".to_vec() };
-        assert_eq!(config.get("k").unwrap(), Some(present));
-        assert_eq!(config.get("other").unwrap(), None);
-        assert!(matches!(config.get(""), Err(StorageError::KeyLength { .. })));
-    }
-
-    #[test]
-    fn observers_see_later_changes_of_their_key_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let config = LocalConfig::open(dir.path()).unwrap();
-        config.compare_and_swap("k", None, b"before").unwrap();
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let told = seen.clone();
-        let observer = move |value: &Versioned| told.lock().unwrap().push(value.clone());
-        config.watch("k", Box::new(observer)).unwrap();
-        config.compare_and_swap("other", None, b"x").unwrap();
-        config.compare_and_swap("k", None, b"conflict").unwrap();
-        config.compare_and_swap("k", Some(1), b"after").unwrap();
-        assert_eq!(*seen.lock().unwrap(), [Versioned { version: 2, value: b"after".to_vec() }]);
-    }
 
     #[test]
     fn objects_and_config_are_not_opened_as_one_another() {

@@ -13,6 +13,8 @@ mod check;
 mod closed;
 pub(crate) mod committer;
 pub(crate) mod config;
+#[cfg(test)]
+mod conformance;
 mod dir;
 pub(crate) mod layout;
 mod lmdb;

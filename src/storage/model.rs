@@ -1,14 +1,22 @@
 //! A log in memory that keeps the promises of the real one, and breaks them when told to.
 //!
-//! Tests hold its syncs back, fail them, or fence it. It never touches a disk.
+//! Tests hold its appends back, fail them, fence it, deliver them twice, lose a block of its history,
+//! and end the process between two moments. Unlike the local log it keeps all blocks, and an epoch for
+//! each shard. It never touches a disk.
+//!
+//! **Invariants:** what `append` reported is in every crash. What it holds back before it applied
+//! anything is in a crash block by block, each as a whole or not at all.
+
+pub(crate) mod config;
+pub(crate) mod gate;
 
 use std::collections::BTreeMap;
-use std::ops::RangeBounds;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use self::gate::{Gate, Held, Stage};
 use crate::id::{Epoch, ObjectId, Shard};
 use crate::storage::batch::Op;
-use crate::storage::layout::Space;
+use crate::storage::layout::{Space, Usage};
 use crate::storage::log::{
     Claim, Link, Outcome, Position, Range, Reads, ShardBlock, ShardLog, Visit, VisitObject,
 };
@@ -19,10 +27,14 @@ use crate::storage::{Result, StorageError};
 pub(crate) enum Fault {
     /// Nothing is applied, and the log doesn't know.
     Unknown,
+    /// All is applied, and the log doesn't know.
+    UnknownApplied,
     /// A newer owner has every shard.
     Fenced,
     /// The log takes nothing for now.
     Busy,
+    /// The group arrives twice.
+    Duplicate,
     /// The next claim fails.
     Claim,
     /// The log has a bug.
@@ -31,47 +43,44 @@ pub(crate) enum Fault {
 
 /// A handle; all clones are the same log.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct MemoryLog(Arc<(Mutex<State>, Condvar)>);
-
-/// Dropping it lets the waiting append and all later ones go on, also when a test fails.
-#[derive(Debug)]
-#[must_use]
-pub(crate) struct Held(MemoryLog);
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.state().syncs = Syncs::Free;
-        self.0.0.1.notify_all();
-    }
+pub(crate) struct MemoryLog {
+    gate: Gate,
+    state: Arc<Mutex<State>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct State {
-    records: BTreeMap<(ObjectId, Space, Vec<u8>), Vec<u8>>,
-    links: BTreeMap<Shard, Link>,
+    records: BTreeMap<(ObjectId, Space), BTreeMap<Vec<u8>, Vec<u8>>>,
+    chains: BTreeMap<Shard, Chain>,
+    /// What is held back before it is applied.
+    flight: Vec<ShardBlock>,
     groups: Vec<Vec<ShardBlock>>,
     fault: Option<Fault>,
-    syncs: Syncs,
+    /// Why the log takes no more blocks.
+    failure: Option<Arc<StorageError>>,
 }
 
-#[derive(Debug, Default, PartialEq, Eq)]
-enum Syncs {
-    #[default]
-    Free,
-    Held,
-    Waiting,
+#[derive(Clone, Debug, Default)]
+struct Chain {
+    epoch: Epoch,
+    last: Link,
+    blocks: BTreeMap<Position, ShardBlock>,
 }
 
 impl MemoryLog {
     /// Makes appends wait, before they apply anything, for as long as the guard lives.
     pub(crate) fn hold(&self) -> Held {
-        self.state().syncs = Syncs::Held;
-        Held(self.clone())
+        self.gate.hold(Stage::Before)
+    }
+
+    /// Where appends are held back.
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     /// Waits until an append is being held back.
     pub(crate) fn wait_until_held(&self) {
-        drop(self.0.1.wait_while(self.state(), |state| state.syncs != Syncs::Waiting).unwrap());
+        self.gate.wait_until_held();
     }
 
     /// Makes the next group, or the next claim, go wrong.
@@ -84,78 +93,140 @@ impl MemoryLog {
         self.state().groups.clone()
     }
 
+    /// Loses a block of the history, whose effects stay.
+    pub(crate) fn lose(&self, shard: Shard, position: Position) {
+        let mut state = self.state();
+        state.chains.get_mut(&shard).unwrap().blocks.remove(&position).unwrap();
+    }
+
+    /// The log as it is after a crash at this moment. Of the blocks that are held back before they are
+    /// applied, those are in it of which the bit in `keep` is set.
+    pub(crate) fn crash(&self, keep: u64) -> Self {
+        let mut left = self.state().clone();
+        (left.failure, left.fault) = (None, None);
+        left.groups.clear();
+        for (number, block) in std::mem::take(&mut left.flight).iter().enumerate() {
+            if (keep >> (number % 64)) & 1 == 1 {
+                left.apply(block);
+            }
+        }
+        Self { gate: Gate::default(), state: Arc::new(Mutex::new(left)) }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.0.lock().unwrap()
+        self.state.lock().unwrap()
     }
 }
 
 impl State {
-    fn apply(&mut self, block: &ShardBlock) -> Outcome {
-        if self.links.get(&block.shard).copied().unwrap_or_default() != block.previous {
-            return Outcome::Fenced;
+    fn append(&mut self, blocks: &[ShardBlock]) -> Vec<Outcome> {
+        let unknown =
+            |cause: &Arc<StorageError>| vec![Outcome::Unknown(cause.clone()); blocks.len()];
+        if let Some(failure) = &self.failure {
+            return unknown(failure);
         }
-        for set in &block.writes {
-            let object = set.object();
-            for op in set.ops() {
-                match op.unwrap() {
-                    Op::Put { space, key, value } => {
-                        self.records.insert((object, space, key.to_vec()), value.to_vec());
-                    }
-                    Op::Delete { space, key } => {
-                        self.records.remove(&(object, space, key.to_vec()));
-                    }
-                    Op::Clear { space } => {
-                        self.records.retain(|(of, within, _), _| (*of, *within) != (object, space));
-                    }
+        match self.fault.take() {
+            None | Some(Fault::Claim) => self.apply_all(blocks),
+            Some(Fault::Duplicate) => {
+                let outcomes = self.apply_all(blocks);
+                self.apply_all(blocks);
+                outcomes
+            }
+            Some(Fault::Fenced) => vec![Outcome::Fenced; blocks.len()],
+            Some(Fault::Busy) => vec![Outcome::Busy; blocks.len()],
+            Some(fault) => {
+                if fault == Fault::UnknownApplied {
+                    self.apply_all(blocks);
                 }
+                unknown(self.failure.insert(Arc::new(StorageError::MapFull)))
             }
         }
-        self.links.insert(block.shard, block.link());
-        Outcome::Position(block.link())
+    }
+
+    fn apply_all(&mut self, blocks: &[ShardBlock]) -> Vec<Outcome> {
+        blocks.iter().map(|block| self.apply(block)).collect()
+    }
+
+    fn apply(&mut self, block: &ShardBlock) -> Outcome {
+        let Some(chain) = self.chains.get_mut(&block.shard) else { return Outcome::Fenced };
+        if block.epoch != chain.epoch || block.previous != chain.last {
+            return Outcome::Fenced;
+        }
+        let link = block.link();
+        chain.last = link;
+        chain.blocks.insert(link.position, block.clone());
+        for set in &block.writes {
+            for op in set.ops() {
+                self.apply_op(set.object(), op.unwrap());
+            }
+        }
+        Outcome::Position(link)
+    }
+
+    fn apply_op(&mut self, object: ObjectId, op: Op<'_>) {
+        match op {
+            Op::Put { space, key, value } => {
+                let records = self.records.entry((object, space)).or_default();
+                records.insert(key.to_vec(), value.to_vec());
+            }
+            Op::Delete { space, key } => {
+                self.records.entry((object, space)).or_default().remove(key);
+            }
+            Op::Clear { space } => {
+                self.records.remove(&(object, space));
+            }
+        }
     }
 }
 
 impl ShardLog for MemoryLog {
     fn claim(&mut self, shard: Shard) -> Result<Claim> {
-        if self.state().fault == Some(Fault::Claim) {
+        let mut state = self.state();
+        if state.fault.take_if(|fault| *fault == Fault::Claim).is_some() {
             return Err(StorageError::Fenced { shard });
         }
-        Ok(Claim { epoch: Epoch(1), link: self.last(shard)? })
+        let chain = state.chains.entry(shard).or_default();
+        chain.epoch.0 += 1;
+        Ok(Claim { epoch: chain.epoch, link: chain.last })
     }
 
     fn append(&mut self, blocks: &[ShardBlock]) -> Vec<Outcome> {
+        self.state().flight = blocks.to_vec();
+        self.gate.pass(Stage::Before);
         let mut state = self.state();
-        if state.syncs == Syncs::Held {
-            state.syncs = Syncs::Waiting;
-            self.0.1.notify_all();
-        }
-        let mut state = self.0.1.wait_while(state, |state| state.syncs != Syncs::Free).unwrap();
-        state.groups.push(blocks.to_vec());
-        let fault = state.fault.take();
-        if fault == Some(Fault::Panic) {
+        let flight = std::mem::take(&mut state.flight);
+        state.groups.push(flight);
+        if state.fault == Some(Fault::Panic) {
             drop(state);
             panic!("the log was told to panic");
         }
-        let outcome = |block| match fault {
-            None | Some(Fault::Claim | Fault::Panic) => state.apply(block),
-            Some(Fault::Unknown) => Outcome::Unknown(Arc::new(StorageError::MapFull)),
-            Some(Fault::Fenced) => Outcome::Fenced,
-            Some(Fault::Busy) => Outcome::Busy,
-        };
-        blocks.iter().map(outcome).collect()
+        let outcomes = state.append(blocks);
+        drop(state);
+        self.gate.pass(Stage::After);
+        outcomes
     }
 
     fn last(&self, shard: Shard) -> Result<Link> {
-        Ok(self.state().links.get(&shard).copied().unwrap_or_default())
+        Ok(self.state().chains.get(&shard).map_or_else(Link::default, |chain| chain.last))
     }
 
     fn read(&self, shard: Shard, from: Position) -> Result<Vec<ShardBlock>> {
-        let groups = self.groups();
-        let blocks = groups.into_iter().flatten().filter(|block| block.shard == shard);
-        Ok(blocks.filter(|block| block.link().position >= from).collect())
+        let state = self.state();
+        let Some(chain) = state.chains.get(&shard) else { return Ok(Vec::new()) };
+        let mut positions = (from.0.max(1)..=chain.last.position.0).map(Position);
+        let missing = positions.clone().rev().find(|position| !chain.blocks.contains_key(position));
+        match missing {
+            Some(last) => Err(StorageError::Trimmed { last }),
+            None => {
+                Ok(positions.by_ref().map(|position| chain.blocks[&position].clone()).collect())
+            }
+        }
     }
 
-    fn trim(&mut self, _shard: Shard, _upto: Position) -> Result<()> {
+    fn trim(&mut self, shard: Shard, upto: Position) -> Result<()> {
+        if let Some(chain) = self.state().chains.get_mut(&shard) {
+            chain.blocks.retain(|position, _| *position > upto);
+        }
         Ok(())
     }
 }
@@ -163,7 +234,8 @@ impl ShardLog for MemoryLog {
 impl Reads for MemoryLog {
     fn get(&self, object: ObjectId, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>> {
         space.check_key(key)?;
-        Ok(self.state().records.get(&(object, space, key.to_vec())).cloned())
+        let state = self.state();
+        Ok(state.records.get(&(object, space)).and_then(|records| records.get(key)).cloned())
     }
 
     fn length(&self, object: ObjectId, space: Space, key: &[u8]) -> Result<Option<usize>> {
@@ -177,14 +249,17 @@ impl Reads for MemoryLog {
         range: &Range,
         visit: &mut Visit<'_>,
     ) -> Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
         let bounds = (range.start.clone(), range.end.clone());
-        let mut found: Vec<_> = {
-            // The visitor may read in between.
-            let records = &self.state().records;
-            let all = records.iter().filter(|((of, within, key), _)| {
-                (*of, *within) == (object, space) && bounds.contains(key)
-            });
-            all.map(|((_, _, key), value)| (key.clone(), value.clone())).collect()
+        // Copied, so that `visit` can read too.
+        let mut found: Vec<_> = match self.state().records.get(&(object, space)) {
+            Some(records) => {
+                let found = records.range(bounds);
+                found.map(|(key, value)| (key.clone(), value.clone())).collect()
+            }
+            None => return Ok(()),
         };
         if range.reverse {
             found.reverse();
@@ -198,14 +273,120 @@ impl Reads for MemoryLog {
     }
 
     fn objects(&self, visit: &mut VisitObject<'_>) -> Result<()> {
-        let headers: Vec<_> = {
-            let records = &self.state().records;
-            let headers = records.iter().filter(|((_, space, _), _)| *space == Space::Header);
-            headers.map(|((object, _, _), header)| (*object, header.clone())).collect()
+        let objects: Vec<_> = {
+            let state = self.state();
+            let headers = state.records.keys().filter(|(_, space)| *space == Space::Header);
+            headers.map(|(object, _)| *object).collect()
         };
-        for (object, header) in headers {
-            visit(object, &header, self.count(object)?);
+        for object in objects {
+            let Some(header) = self.get(object, Space::Header, &[])? else { continue };
+            let usage = match self.get(object, Space::Usage, &[])? {
+                Some(record) => Usage::decode(&record).unwrap(),
+                None => self.count(object)?,
+            };
+            visit(object, &header, usage);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::batch::WriteSet;
+
+    const SHARD: Shard = Shard(0x0101);
+
+    /// A log with so many blocks in one shard, and what the next one must name.
+    fn log_of(blocks: u8) -> (MemoryLog, Claim) {
+        let mut log = MemoryLog::default();
+        let mut claim = log.claim(SHARD).unwrap();
+        for number in 0..blocks {
+            let outcomes = log.append(&[block(claim, 1, number)]);
+            let [Outcome::Position(link)] = outcomes[..] else { panic!("{outcomes:?}") };
+            claim.link = link;
+        }
+        (log, claim)
+    }
+
+    fn block(claim: Claim, object: u8, value: u8) -> ShardBlock {
+        let mut set = WriteSet::new(ObjectId::from_bytes([object; 16]));
+        set.put(Space::Data, b"k", &[value]).unwrap();
+        let shard = set.object().home_shard();
+        ShardBlock { shard, epoch: claim.epoch, previous: claim.link, writes: vec![set] }
+    }
+
+    fn value(log: &MemoryLog, object: u8) -> Option<Vec<u8>> {
+        log.get(ObjectId::from_bytes([object; 16]), Space::Data, b"k").unwrap()
+    }
+
+    #[test]
+    fn an_unknown_outcome_is_all_or_nothing_and_the_last_one() {
+        for (fault, found) in [(Fault::Unknown, None), (Fault::UnknownApplied, Some(vec![7]))] {
+            let (mut log, claim) = log_of(0);
+            log.fail_next(fault);
+            assert!(matches!(log.append(&[block(claim, 1, 7)])[..], [Outcome::Unknown(_)]));
+            assert!(matches!(log.append(&[block(claim, 1, 8)])[..], [Outcome::Unknown(_)]));
+            assert_eq!(value(&log, 1), found);
+            let mut again = log.crash(0);
+            assert_eq!(value(&again, 1), found);
+            let claim = again.claim(SHARD).unwrap();
+            assert!(matches!(again.append(&[block(claim, 1, 9)])[..], [Outcome::Position(_)]));
+        }
+    }
+
+    #[test]
+    fn a_log_that_was_busy_takes_the_same_block() {
+        let (mut log, claim) = log_of(0);
+        log.fail_next(Fault::Busy);
+        assert!(matches!(log.append(&[block(claim, 1, 7)])[..], [Outcome::Busy]));
+        assert_eq!(value(&log, 1), None);
+        assert!(matches!(log.append(&[block(claim, 1, 7)])[..], [Outcome::Position(_)]));
+    }
+
+    #[test]
+    fn a_group_that_arrives_twice_is_applied_once() {
+        let (mut log, claim) = log_of(1);
+        log.fail_next(Fault::Duplicate);
+        let expected = block(claim, 1, 7).link();
+        let outcomes = log.append(&[block(claim, 1, 7)]);
+        assert!(matches!(outcomes[..], [Outcome::Position(link)] if link == expected));
+        assert_eq!(log.last(SHARD).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_hole_is_found_out() {
+        let (log, _) = log_of(5);
+        log.lose(SHARD, Position(2));
+        log.lose(SHARD, Position(4));
+        let newest = |from| match log.read(SHARD, Position(from)) {
+            Err(StorageError::Trimmed { last }) => Some(last),
+            read => {
+                assert_eq!(read.unwrap().len() as u64, 6 - from);
+                None
+            }
+        };
+        assert_eq!((newest(1), newest(4), newest(5)), (Some(Position(4)), Some(Position(4)), None));
+    }
+
+    #[test]
+    fn a_crash_keeps_what_was_reported_and_any_of_the_blocks_under_way() {
+        let (mut log, first) = log_of(3);
+        let second = log.claim(Shard(0x0202)).unwrap();
+        let held = log.hold();
+        let mut theirs = log.clone();
+        let group = [block(first, 1, 7), block(second, 2, 8)];
+        let appending = std::thread::spawn(move || theirs.append(&group));
+        log.wait_until_held();
+        for keep in 0..4 {
+            let left = log.crash(keep);
+            let expected = if keep & 1 == 1 { vec![7] } else { vec![2] };
+            assert_eq!(value(&left, 1), Some(expected));
+            assert_eq!(value(&left, 2), (keep & 2 == 2).then(|| vec![8]));
+            assert_eq!(left.last(SHARD).unwrap().position, Position(3 + (keep & 1)));
+        }
+        drop(held);
+        assert_eq!(appending.join().unwrap().len(), 2);
+        assert_eq!(value(&log.crash(0), 2), Some(vec![8]));
     }
 }

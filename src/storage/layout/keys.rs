@@ -228,6 +228,19 @@ mod tests {
         }
     }
 
+    /// The example of docs/storage-format.md.
+    #[test]
+    fn the_nodes_of_a_long_key_have_these_names() {
+        let mut id = [0xaa; 16];
+        id[..2].copy_from_slice(&[3, 4]);
+        let path = RecordPath::new(ObjectId::from_bytes(id), Space::Data, &[b'k'; 1_000]).unwrap();
+        let node = |key: &EngineKey| u128::from_be_bytes(key[19..35].try_into().unwrap());
+        assert_eq!(node(&path.links[1]), 0x82b5_7518_9fab_7ec6_d526_73e9_09d3_a9ad);
+        assert_eq!(node(&path.record), 0x2609_06d8_3464_f909_5bb5_c674_3f3d_ebfe);
+        let lengths = [&path.links[0], &path.links[1], &path.record].map(SmallVec::len);
+        assert_eq!(lengths, [500, 496, 95]);
+    }
+
     #[test]
     fn what_comes_after_a_prefix() {
         assert_eq!(after_prefix(b"a"), Some(b"b".to_vec()));
