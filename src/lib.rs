@@ -122,9 +122,9 @@ pub(crate) mod sturdyref;
 pub(crate) mod supervisor;
 
 // Generated code names itself by this path.
-use schema::cluster_capnp;
 #[cfg(test)]
 use schema::trial_capnp;
+use schema::{admin_capnp, cluster_capnp};
 pub use schema::{counter_capnp, poll_capnp};
 
 pub use cli::main;

@@ -16,7 +16,7 @@ use crate::storage::layout::{FORMAT, Kind};
 use crate::storage::{Result, StorageError};
 
 const MARKER: &str = "CAPSTEAD";
-const DATA: &str = "data.mdb";
+pub(super) const DATA: &str = "data.mdb";
 /// Longer than any marker of ours: enough to tell that a file is none.
 const MARKER_BYTES_MAX: u64 = 64;
 
@@ -113,6 +113,17 @@ pub(crate) fn check_complete(path: &Path, kind: Kind) -> Result<PathBuf> {
         Age::Existing => Ok(path.join(DATA)),
         Age::New => Err(StorageError::MarkerMissing(path.to_owned())),
     }
+}
+
+/// Says that the environment in `path`, which was filled by other means, is complete; durably.
+pub(super) fn write_marker(path: &Path, kind: Kind) -> Result<()> {
+    let marker = path.join(MARKER);
+    let failed = io_error("complete", &marker);
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).open(&marker).map_err(&failed)?;
+    file.write_all(marker_text(kind, u64::from(FORMAT)).as_bytes()).map_err(&failed)?;
+    file.sync_all().map_err(&failed)?;
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(failed)
 }
 
 fn open_marker(path: &Path) -> Result<File> {

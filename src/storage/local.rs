@@ -21,7 +21,7 @@ use crate::storage::layout::keys::{RecordPath, below_prefix, space_prefixes};
 use crate::storage::layout::{
     ENVIRONMENT_KEY, EnvironmentRecord, Kind, ShardMeta, Space, Usage, damaged, shard_key,
 };
-use crate::storage::lmdb::{Changes, Environment};
+use crate::storage::lmdb::{Changes, Environment, Snapshot};
 use crate::storage::log::{
     Claim, Link, Outcome, Position, Range, Reads, ShardBlock, ShardLog, Visit, VisitObject,
 };
@@ -113,6 +113,13 @@ impl Disk {
     }
 }
 
+impl Reader {
+    /// Runs `body` on one moment of the environment, on any thread.
+    pub(crate) fn snapshot<T>(&self, body: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
+        self.env.read(body)
+    }
+}
+
 // Each read takes a fresh snapshot: keeping one would need a reference into this struct itself.
 impl Reads for Reader {
     fn get(&self, object: ObjectId, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>> {
@@ -154,6 +161,10 @@ impl Reads for Reader {
             }
             Ok(())
         })
+    }
+
+    fn reader(&self) -> Option<Reader> {
+        Some(self.clone())
     }
 }
 
