@@ -67,7 +67,8 @@ pub(super) async fn begin(
 
 fn read(reader: &Reader, pick: &Pick, begun: oneshot::Sender<()>, chunks: &Sender<Chunk>) {
     let mut is_wanted = true;
-    let begun = || drop(begun.send(()));
+    // Whoever waits for it may be gone.
+    let begun = || begun.send(()).unwrap_or_default();
     let read: StorageResult<()> = read_all(reader, pick, begun, &mut |frames| {
         is_wanted = chunks.blocking_send(Chunk::Frames(frames)).is_ok();
         if is_wanted { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }

@@ -57,7 +57,7 @@ fn small() -> Vec<u8> {
     write(&[
         (object(1), Space::Header, vec![], b"header".to_vec()),
         (object(1), Space::Data, b"key".to_vec(), b"value".to_vec()),
-        (object(1), Space::Data, vec![7; 600], vec![]),
+        (object(1), Space::Data, vec![b'z'; 600], vec![]),
         (object(2), Space::Grants, b"grant".to_vec(), b"root".to_vec()),
     ])
 }
@@ -102,7 +102,7 @@ fn parts_of_other_archives_are_noticed() {
     let two = write(&[
         (object(1), Space::Header, vec![], b"HEADER".to_vec()),
         (object(1), Space::Data, b"key".to_vec(), b"VALUE".to_vec()),
-        (object(1), Space::Data, vec![7; 600], vec![]),
+        (object(1), Space::Data, vec![b'z'; 600], vec![]),
         (object(2), Space::Grants, b"grant".to_vec(), b"root".to_vec()),
     ]);
     assert_eq!(one.len(), two.len());
