@@ -34,7 +34,7 @@ pub(crate) struct Options {
 }
 
 #[derive(Args, Clone, Debug)]
-#[group(required = true)]
+#[group(required = true, args = ["all", "class", "id"])]
 struct Which {
     /// Every object, and the grants of the namespaces
     #[arg(long, conflicts_with_all = ["class", "name", "id"])]

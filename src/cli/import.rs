@@ -59,7 +59,7 @@ async fn import(options: &Options) -> Result<String, Failure> {
     let looked = imported?;
     let replaced = match looked.present {
         0 => String::new(),
-        present => format!(", of which {present} were replaced"),
+        present => format!("; {present} of them existed, and were replaced"),
     };
     Ok(format!("imported {}{replaced}", operator::amount(looked.totals)))
 }
