@@ -120,8 +120,8 @@ pub(super) async fn look(
                 looked.secrets.push((name.to_owned(), text.to_vec().into()));
             }
             Frame::Object(id) => object = Some(id),
-            Frame::Records(mut records) => {
-                if let (Some(id), Some(first)) = (object, records.next())
+            Frame::Records(records) => {
+                if let (Some(id), Some(first)) = (object, records.into_iter().next())
                     && first.space == Space::Header
                 {
                     asked.ids.push((id, describe(first.value)));

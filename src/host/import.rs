@@ -244,12 +244,11 @@ impl<G: 'static> Import<G> {
     async fn step(&self, frames: Option<&[u8]>) -> Result<()> {
         let mut open = self.writer.lock().await;
         let mut writer = open.take().ok_or_else(|| failed(BROKEN))?;
-        match frames {
-            Some(frames) => writer.write(frames).await?,
-            None => {
-                writer.end_object()?;
-                writer.flush().await?;
-            }
+        if let Some(frames) = frames {
+            writer.write(frames).await?;
+        } else {
+            writer.end_object()?;
+            writer.flush().await?;
         }
         *open = Some(writer);
         Ok(())

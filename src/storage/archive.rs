@@ -147,9 +147,9 @@ impl<'a> Records<'a> {
 
     /// Whether all of it are records within the limits.
     fn are_whole(self) -> bool {
-        let mut left = self;
-        while !left.0.is_empty() {
-            if left.next().is_none() {
+        let mut records = self.into_iter();
+        while !records.0.is_empty() {
+            if records.next().is_none() {
                 return false;
             }
         }
@@ -157,7 +157,19 @@ impl<'a> Records<'a> {
     }
 }
 
-impl<'a> Iterator for Records<'a> {
+impl<'a> IntoIterator for Records<'a> {
+    type Item = Record<'a>;
+    type IntoIter = RecordIter<'a>;
+
+    fn into_iter(self) -> RecordIter<'a> {
+        RecordIter(self.0)
+    }
+}
+
+/// Reads records, up to the first bytes that are none.
+pub(crate) struct RecordIter<'a>(&'a [u8]);
+
+impl<'a> Iterator for RecordIter<'a> {
     type Item = Record<'a>;
 
     fn next(&mut self) -> Option<Record<'a>> {
@@ -323,9 +335,10 @@ const UNKNOWN: &str = "a part of it makes no sense";
 
 /// Length of the payload and its checksum; none if no frame is that long.
 fn split_head(head: [u8; HEAD_BYTES]) -> Option<(usize, u32)> {
-    let [a, b, c, d, e, f, g, h] = head;
-    let length = usize::try_from(u32::from_le_bytes([a, b, c, d])).ok()?;
-    (length <= PAYLOAD_BYTES_MAX).then_some((length, u32::from_le_bytes([e, f, g, h])))
+    let (length, sum) = head.split_first_chunk()?;
+    let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+    let sum = u32::from_le_bytes(sum.try_into().ok()?);
+    (length <= PAYLOAD_BYTES_MAX).then_some((length, sum))
 }
 
 fn judge(length: usize, sum: u32, payload: &[u8]) -> std::result::Result<Frame<'_>, &'static str> {

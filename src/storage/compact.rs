@@ -171,7 +171,10 @@ mod tests {
         .unwrap();
     }
 
-    fn all(path: &Path) -> (u64, Vec<(Vec<u8>, Vec<u8>)>) {
+    type Records = Vec<(Vec<u8>, Vec<u8>)>;
+
+    /// The incarnation, and all other records.
+    fn all(path: &Path) -> (u64, Records) {
         let env = Environment::open(path, Kind::Objects, MAP_BYTES).unwrap();
         let mut all = Vec::new();
         let walked = env.read(|snapshot| {

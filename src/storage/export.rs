@@ -18,12 +18,15 @@ use crate::storage::{Result, scan};
 /// Frames are handed out when there are about so many bytes of them.
 const CHUNK_BYTES: usize = 256 << 10;
 
+/// Says of a header whether its object is meant.
+pub(crate) type Passes = dyn Fn(Option<&[u8]>) -> bool + Send;
+
 /// Which objects are meant.
 pub(crate) struct Pick {
     /// That one, or any.
     pub(crate) id: Option<ObjectId>,
     /// Those whose header passes; objects of the server itself have none.
-    pub(crate) passes: Box<dyn Fn(Option<&[u8]>) -> bool + Send>,
+    pub(crate) passes: Box<Passes>,
 }
 
 /// Takes whole frames; says whether there is a use for more.

@@ -43,7 +43,7 @@ fn read(bytes: &[u8]) -> Result<(Vec<Found>, Totals)> {
     while let Some((frame, _)) = reader.read()? {
         match frame {
             Frame::Object(id) => object = Some(id),
-            Frame::Records(records) => found.extend(records.map(|record| {
+            Frame::Records(records) => found.extend(records.into_iter().map(|record| {
                 let Record { space, key, value } = record;
                 (object.unwrap(), space, key.to_vec(), value.to_vec())
             })),
