@@ -1,7 +1,7 @@
 //! Generates the code of the internal schemas, and of the bundled classes'.
 
 fn main() {
-    capstead_build::compile(&["schema/cluster.capnp"]);
+    capstead_build::compile(&["schema/cluster.capnp", "schema/admin.capnp"]);
     capstead_build::compile(&["examples/counter/schema/counter.capnp"]);
     capstead_build::compile(&["src/classes/poll.capnp"]);
     capstead_build::compile(&["src/cli/bench/probe.capnp"]);

@@ -5,6 +5,7 @@
 # parts speak the same interfaces as over a socket.
 
 using Restorer = import "/capstead/restorer.capnp".Restorer;
+using HostAdmin = import "admin.capnp".HostAdmin;
 
 enum Existence {
   # What to do about an object that may not exist yet.
@@ -66,4 +67,8 @@ interface Host {
   restore @1 (sturdyRef :Data) -> (cap :AnyPointer);
   # Checks the reference (its bytes: signature, expiry, grant) and answers with a facet. All refusals
   # are the same error, and happen before any object wakes.
+
+  admin @2 () -> (admin :HostAdmin);
+  # The way to all of the host's data, for the operator. The supervisor asks, and gives it to nobody but
+  # the server's own socket for him.
 }

@@ -124,7 +124,7 @@ pub(crate) mod supervisor;
 // Generated code names itself by these paths.
 #[cfg(test)]
 use schema::trial_capnp;
-use schema::{cluster_capnp, probe_capnp};
+use schema::{admin_capnp, cluster_capnp, probe_capnp};
 pub use schema::{counter_capnp, poll_capnp};
 
 pub use cli::main;

@@ -17,7 +17,7 @@ macro_rules! generated {
     )+};
 }
 
-generated! { cluster_capnp counter_capnp poll_capnp probe_capnp }
+generated! { admin_capnp cluster_capnp counter_capnp poll_capnp probe_capnp }
 #[cfg(test)]
 generated! { trial_capnp }
 

@@ -65,7 +65,7 @@ fn every_committed_request_is_current() {
     let public = ["schema/http.capnp", "schema/restorer.capnp", "schema/sturdyref.capnp"];
     let all = [
         ("schema/public.request", schemas(&public).request(root().join("schema/public.request"))),
-        ("schema/cluster.request", schemas(&["schema/cluster.capnp"])),
+        ("schema/cluster.request", schemas(&["schema/cluster.capnp", "schema/admin.capnp"])),
         (
             "examples/counter/schema/counter.request",
             schemas(&["examples/counter/schema/counter.capnp"]),

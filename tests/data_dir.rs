@@ -182,9 +182,9 @@ const SPOILT: [Spoilt; 20] = [
     },
     Spoilt {
         name: "a host of a newer format",
-        spoil: |data| write(data, "host-0/CAPSTEAD", "capstead objects format 2\n"),
+        spoil: |data| write(data, "host-0/CAPSTEAD", "capstead objects format 3\n"),
         names: "host-0",
-        says: "format 2",
+        says: "format 3",
     },
 ];
 

@@ -1,9 +1,16 @@
 //! The command line: one verb a file.
 
+mod backup;
 mod bench;
+mod compact;
+mod export;
+mod import;
 mod lab;
 mod log;
+mod operator;
+mod restore;
 mod serve;
+mod transfer;
 
 use std::process::ExitCode;
 
@@ -31,6 +38,21 @@ struct Cli {
 enum Verb {
     /// Serve the bundled classes (the default).
     Serve(serve::Options),
+    /// Take objects out into a file, while the server serves or not
+    #[command(after_help = export::AFTER_HELP)]
+    Export(export::Options),
+    /// Bring objects in from a file, while the server serves or not
+    #[command(after_help = import::AFTER_HELP)]
+    Import(import::Options),
+    /// Write everything into one file, keys included, while the server serves or not
+    #[command(after_help = backup::AFTER_HELP)]
+    Backup(backup::Options),
+    /// Make a new data directory out of a backup
+    #[command(after_help = restore::AFTER_HELP)]
+    Restore(restore::Options),
+    /// Give unused space of a stopped server's data back to the disk
+    #[command(after_help = compact::AFTER_HELP)]
+    Compact(compact::Options),
     /// Measure the whole system against bare baselines, in one run.
     #[command(after_help = bench::after_help())]
     Bench(bench::Options),
@@ -62,6 +84,11 @@ pub fn main() -> ExitCode {
             server = server.class::<bench::Probe>();
             options
         }
+        Some(Verb::Export(options)) => return export::run(&options),
+        Some(Verb::Import(options)) => return import::run(&options),
+        Some(Verb::Backup(options)) => return backup::run(&options),
+        Some(Verb::Restore(options)) => return restore::run(&options),
+        Some(Verb::Compact(options)) => return compact::run(&options),
         Some(Verb::Bench(options)) => return bench::run(&options),
         Some(Verb::BenchServer { kind }) => return bench::serve_bare(kind),
         Some(Verb::LabStorage(options)) => return lab::run(&options),

@@ -11,6 +11,7 @@ use capnp::capability::FromClientHook;
 use capnp::private::capability::ClientHook;
 use capstead_client::sturdyref::{Refused, Sturdyref, Target, TargetId, TextReference};
 
+use super::admin::Custodian;
 use super::header::Header;
 use super::namespace::Served;
 use super::slot::Birth;
@@ -19,6 +20,7 @@ use crate::clock::Clock;
 use crate::error::{Result, disconnected, failed};
 use crate::id::{ObjectId, Pool, Shard};
 use crate::membrane;
+use crate::schema::admin_capnp::host_admin;
 pub(super) use crate::schema::cluster_capnp::Existence;
 use crate::schema::cluster_capnp::{birth, host, router, supervisor};
 use crate::schema::restorer_capnp::{namespace, restorer};
@@ -38,11 +40,13 @@ pub(crate) struct Agent {
     keys: Rc<KeyRing>,
     clock: Clock,
     joined: OnceCell<Joined>,
+    admin: OnceCell<host_admin::Client>,
 }
 
 impl Agent {
     pub(crate) fn new(vat: Rc<Vat>, keys: Rc<KeyRing>, clock: Clock) -> Rc<Self> {
-        let agent = Rc::new(Self { vat, keys, clock, joined: OnceCell::new() });
+        let agent =
+            Rc::new(Self { vat, keys, clock, joined: OnceCell::new(), admin: OnceCell::new() });
         agent.vat.set_agent(&agent);
         agent
     }
@@ -252,6 +256,24 @@ impl host::Server for Agent {
         let restored = self.restore_bytes(params.get()?.get_sturdy_ref()?)?;
         results.get().init_cap().set_as_capability(restored);
         Ok(())
+    }
+
+    async fn admin(
+        self: Rc<Self>,
+        _: host::AdminParams,
+        mut results: host::AdminResults,
+    ) -> Result<()> {
+        results.get().set_admin(Agent::admin(&self)?);
+        Ok(())
+    }
+}
+
+/// What the operator's tools reach of this host.
+impl Agent {
+    fn admin(&self) -> Result<host_admin::Client> {
+        let joined = self.joined()?;
+        let make = || Custodian::serve(self.vat.clone(), joined.shards.clone());
+        Ok(self.admin.get_or_init(make).clone())
     }
 }
 

@@ -6,8 +6,11 @@ use crate::error::{Result, failed};
 const VERSION: u8 = 1;
 const ANONYMOUS: u8 = 0;
 const NAMED: u8 = 1;
+/// An import of the object began, and has not ended.
+const UNFINISHED: u8 = 2;
 
-/// Layout: version (1) ‖ length of the class's name (1) ‖ class ‖ kind (1) ‖ the object's name.
+/// Layout: version (1) ‖ length of the class's name (1) ‖ class ‖ kind (1) ‖ the object's name. The
+/// kind is 0 for an anonymous object, 1 for a named one, and 2 while an import of either is under way.
 pub(super) struct Header<'a> {
     pub(super) class: &'a str,
     pub(super) key: Option<&'a str>,
@@ -28,24 +31,51 @@ impl<'a> Header<'a> {
         bytes
     }
 
-    /// # Errors
-    /// When the record isn't one that this version writes.
-    pub(super) fn decode(bytes: &'a [u8]) -> Result<Self> {
-        Self::parse(bytes)
-            .ok_or_else(|| failed("the object's header is of a newer format, or damaged"))
+    /// What stands in the place of a header while not all of its object is there.
+    pub(super) fn unfinished(header: &[u8]) -> Vec<u8> {
+        let mut bytes = header.to_vec();
+        let class_len = header.get(1).copied().unwrap_or_default();
+        if let Some(kind) = bytes.get_mut(2 + usize::from(class_len)) {
+            *kind = UNFINISHED;
+        }
+        bytes
     }
 
-    fn parse(bytes: &'a [u8]) -> Option<Self> {
+    /// # Errors
+    /// When the record isn't one that this version writes, or says that not all of the object is there.
+    pub(super) fn decode(bytes: &'a [u8]) -> Result<Self> {
+        match Self::parse(bytes) {
+            Some((header, UNFINISHED)) => Err(failed(format!(
+                "import-unfinished: not all of this {} was imported: import it again",
+                header.class
+            ))),
+            Some((header, _)) => Ok(header),
+            None => Err(failed("the object's header is of a newer format, or damaged")),
+        }
+    }
+
+    /// The class, also while not all of the object is there.
+    pub(super) fn class_of(bytes: &'a [u8]) -> Option<&'a str> {
+        Self::parse(bytes).map(|(header, _)| header.class)
+    }
+
+    /// Whether an import of the object began and has not ended.
+    pub(super) fn is_unfinished(bytes: &[u8]) -> bool {
+        matches!(Header::parse(bytes), Some((_, UNFINISHED)))
+    }
+
+    fn parse(bytes: &'a [u8]) -> Option<(Self, u8)> {
         let (&[version, class_len], rest) = bytes.split_first_chunk()?;
         let (class, rest) = rest.split_at_checked(class_len.into())?;
         let (&kind, key) = rest.split_first()?;
         let key = std::str::from_utf8(key).ok()?;
         let key = match kind {
             ANONYMOUS if key.is_empty() => None,
-            NAMED => Some(key),
+            NAMED | UNFINISHED => Some(key),
             _ => return None,
         };
-        (version == VERSION).then_some(Self { class: std::str::from_utf8(class).ok()?, key })
+        let header = Self { class: std::str::from_utf8(class).ok()?, key };
+        (version == VERSION).then_some((header, kind))
     }
 
     /// # Errors
@@ -69,6 +99,16 @@ mod tests {
             let read = Header::decode(&bytes).unwrap();
             assert_eq!((read.class, read.key), ("Counter", key));
         }
+    }
+
+    #[test]
+    fn an_unfinished_object_has_a_class_and_nothing_else() {
+        let bytes = Header::unfinished(&Header { class: "Counter", key: Some("x") }.encode());
+        let refused = Header::decode(&bytes).err().unwrap();
+        assert!(refused.extra.starts_with("import-unfinished:"), "{}", refused.extra);
+        assert!(Header::is_unfinished(&bytes));
+        assert_eq!(Header::class_of(&bytes), Some("Counter"));
+        assert!(!Header::is_unfinished(&Header { class: "Counter", key: Some("x") }.encode()));
     }
 
     #[test]

@@ -5,15 +5,20 @@
 //! object's sleeping and waking, `instance` the object awake, `run` the life of a call, `facet` what
 //! others hold of an object and `gated` what it holds of others; `context`, `storage`,
 //! `list`, `stored` and `namespace` are what a class sees; `agent` is what supervisor and listeners see.
+//! `admin` is what the operator's tools see, with `export` and `import`; `evict` ends an object for them.
 //!
 //! It never talks to a gateway or supervisor other than through `cluster.capnp`.
 
+mod admin;
 mod agent;
 mod class;
 mod context;
+mod evict;
+mod export;
 mod facet;
 mod gated;
 mod header;
+mod import;
 mod instance;
 mod list;
 mod mirror;
@@ -27,6 +32,7 @@ mod stored;
 mod tests;
 mod vat;
 
+pub(crate) use admin::{Custodian, STORAGE_FAILED, describe};
 pub(crate) use agent::Agent;
 pub use class::Object;
 pub(crate) use class::{Binding, Class};

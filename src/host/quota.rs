@@ -23,8 +23,7 @@ pub(super) fn class_accounts(
     if !sums.is_empty() {
         store.objects(&mut |_, header, usage| {
             // A header that can't be read is reported when its object wakes.
-            let class = Header::decode(header).ok().map(|header| header.class);
-            if let Some(sum) = class.and_then(|class| sums.get_mut(class)) {
+            if let Some(sum) = Header::class_of(header).and_then(|class| sums.get_mut(class)) {
                 *sum += usage.bytes;
             }
         })?;

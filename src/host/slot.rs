@@ -42,6 +42,8 @@ pub(super) enum State {
 pub(super) struct Slot {
     pub(super) birth: Birth,
     pub(super) state: RefCell<State>,
+    /// The instance that wakes, whose calls wait in `state`.
+    pub(super) waking: RefCell<Option<Rc<Instance>>>,
     /// Counts the instances that ended.
     pub(super) generation: Cell<u32>,
 }
@@ -49,7 +51,7 @@ pub(super) struct Slot {
 impl Slot {
     pub(super) fn new(birth: Birth) -> Rc<Self> {
         let state = RefCell::new(State::Asleep);
-        Rc::new(Self { birth, state, generation: Cell::default() })
+        Rc::new(Self { birth, state, waking: RefCell::default(), generation: Cell::default() })
     }
 
     pub(super) fn is_asleep(&self) -> bool {
@@ -62,6 +64,12 @@ impl Slot {
             State::Awake(instance, server) => Some((instance.clone(), server.clone())),
             _ => None,
         }
+    }
+
+    /// The instance is about to be awake, or could not wake: whether the object still waits for it.
+    pub(super) fn ends_waking(&self, instance: &Rc<Instance>) -> bool {
+        let mut waking = self.waking.borrow_mut();
+        waking.take_if(|waking| Rc::ptr_eq(waking, instance)).is_some()
     }
 
     /// The instance ended, or could not wake: gives back the calls that were waiting for it.

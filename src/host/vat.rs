@@ -55,7 +55,7 @@ pub(crate) struct Vat {
     /// What the objects of a class store together, where that is limited.
     class_accounts: HashMap<&'static str, Rc<ClassAccount>>,
     agent: OnceCell<Weak<Agent>>,
-    slots: RefCell<HashMap<ObjectId, Rc<Slot>>>,
+    pub(super) slots: RefCell<HashMap<ObjectId, Rc<Slot>>>,
     /// Sealed turns whose gates open when they are durable.
     sealed: RefCell<VecDeque<(Ticket, Rc<Gate<Receipt>>)>>,
     queue: RefCell<VecDeque<Start>>,
@@ -64,7 +64,7 @@ pub(crate) struct Vat {
     runnable: Rc<Notify>,
     /// Wakes the task that hands sealed turns to the commit thread: it runs after all that is ready
     /// to run now, so that calls which came together share one sync.
-    committable: Rc<Notify>,
+    pub(super) committable: Rc<Notify>,
     /// Wakes the task that opens gates; the commit thread does so too.
     progress: Arc<Notify>,
     under_way: Cell<usize>,
@@ -298,6 +298,7 @@ impl Vat {
                 return;
             }
         };
+        slot.waking.replace(Some(instance.clone()));
         self.metrics.wakes_total.add(1);
         let mut waking = slot.birth.class.wake(Context::new(instance.clone()));
         let mut cx = std::task::Context::from_waker(Waker::noop());
@@ -321,6 +322,9 @@ impl Vat {
         instance: Rc<Instance>,
         woken: std::result::Result<Result<Rc<Dispatch>>, Panicked>,
     ) {
+        if !slot.ends_waking(&instance) {
+            return; // its callers were told when it was evicted
+        }
         let server = match woken {
             Ok(Ok(server)) => server,
             Ok(Err(error)) => return sleep_again(slot, &instance, &error),

@@ -7,6 +7,7 @@
 //!   keys/signing-1         the first signing key, likewise
 //!   supervisor/            the placement
 //!   host-0/ host-1/ …      the objects of each host
+//!   admin.sock             where a server listens for its operator, while it serves
 //!   format                 "capstead data 1"; has its name once all else is on disk
 //! ```
 //!
@@ -39,10 +40,14 @@ const LOCK_FILE: &str = "lock";
 const BEING_MADE: &str = "this data directory of capstead is being made\n";
 const KEYS: &str = "keys";
 const SUPERVISOR: &str = "supervisor";
+const ADMIN_SOCKET: &str = "admin.sock";
 const HOST_PREFIX: &str = "host-";
 const CLUSTER_KEY: &str = "cluster";
 const SIGNING_KEY: &str = "signing-1";
 const MAKING: &str = "make the data directory";
+
+/// The files with a cluster's keys, by name: what they hold.
+pub(crate) type Secrets = Vec<(String, Zeroizing<Vec<u8>>)>;
 
 /// A data directory that this process alone uses, until this is dropped.
 #[derive(Debug)]
@@ -67,7 +72,7 @@ impl DataDir {
         let lock = lock(root)?;
         let dir = Self { root: root.to_owned(), _lock: lock };
         if needs_making(root)? {
-            create(root, hosts)?;
+            create(root, hosts, make_keys)?;
         }
         check_format(root)?;
         dir.check_parts(hosts)?;
@@ -76,6 +81,57 @@ impl DataDir {
             say(root, "").map_err(failed(root, MAKING))?;
         }
         Ok(dir)
+    }
+
+    /// Opens the directory if it was made before; none if a server uses it.
+    ///
+    /// # Errors
+    /// When there is none, or it is not ours, of a newer format, incomplete or damaged: it is as it was.
+    pub(super) fn existing(root: &Path) -> Result<Option<(Self, u16)>, ServerError> {
+        if !root.join(LOCK_FILE).is_file() {
+            return Err(data(root, "is no data directory of Capstead; say which with --data"));
+        }
+        let Some(lock) = try_lock(root)? else { return Ok(None) };
+        let dir = Self { root: root.to_owned(), _lock: lock };
+        if needs_making(root)? {
+            return Err(data(
+                root,
+                "was never finished; start a server on it, which makes it anew",
+            ));
+        }
+        check_format(root)?;
+        let hosts = (0..u16::MAX).take_while(|number| host(root, *number).exists()).count() as u16;
+        dir.check_parts(hosts.max(1))?;
+        Ok(Some((dir, hosts)))
+    }
+
+    /// Makes a directory for a cluster that there was before, with these keys and without objects.
+    ///
+    /// # Errors
+    /// When it is there and not empty, then it is as it was; or when it can't be made.
+    pub(super) fn remake(root: &Path, hosts: u16, secrets: &Secrets) -> Result<(), ServerError> {
+        DirBuilder::new().mode(0o700).create(root).map_err(failed(root, MAKING))?;
+        let lock = lock(root)?;
+        let dir = Self { root: root.to_owned(), _lock: lock };
+        create(root, hosts, |keys| put_keys(keys, secrets))?;
+        dir.keys().map(drop)
+    }
+
+    /// The files with the keys.
+    ///
+    /// # Errors
+    /// When one can't be read.
+    pub(super) fn secrets(&self) -> Result<Secrets, ServerError> {
+        let read = |name: &str| {
+            let path = self.root.join(KEYS).join(name);
+            let text = fs::read(&path).map_err(failed(&path, "read the key"))?;
+            Ok((name.to_owned(), Zeroizing::new(text)))
+        };
+        [CLUSTER_KEY, SIGNING_KEY].into_iter().map(read).collect()
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Looks at everything, because opening one part would change it before another is refused.
@@ -107,6 +163,11 @@ impl DataDir {
         let read = |name| read_key(&self.root.join(KEYS).join(name));
         Ok(KeyRing::new(read(CLUSTER_KEY)?, vec![read(SIGNING_KEY)?]))
     }
+}
+
+/// Where a server that uses the directory listens for its operator.
+pub(super) fn admin_socket(root: &Path) -> PathBuf {
+    root.join(ADMIN_SOCKET)
 }
 
 fn host(root: &Path, number: u16) -> PathBuf {
@@ -141,6 +202,12 @@ fn names(root: &Path) -> Result<Vec<String>, ServerError> {
 
 /// Takes the lock; makes its file first where the directory is empty, and nowhere else.
 fn lock(root: &Path) -> Result<File, ServerError> {
+    let in_use = "is in use by another process; stop that one, or choose another with --data";
+    try_lock(root)?.ok_or_else(|| data(root, in_use))
+}
+
+/// As `lock`; none if another process has it.
+fn try_lock(root: &Path) -> Result<Option<File>, ServerError> {
     let path = root.join(LOCK_FILE);
     let names = names(root)?;
     let mut options = OpenOptions::new();
@@ -155,11 +222,8 @@ fn lock(root: &Path) -> Result<File, ServerError> {
     }
     let file = options.open(&path).map_err(failed(&path, "open the lock"))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(data(
-            root,
-            "is in use by another process; stop that one, or choose another with --data",
-        )),
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(failed(&path, "take the lock")(error)),
     }
 }
@@ -232,14 +296,18 @@ fn check_format(root: &Path) -> Result<(), ServerError> {
 
 /// Makes everything, in an order in which a crash at any point leaves either a directory that says
 /// that it is being made, or a whole one.
-fn create(root: &Path, hosts: u16) -> Result<(), ServerError> {
+fn create(
+    root: &Path,
+    hosts: u16,
+    put_keys: impl FnOnce(&Path) -> io::Result<()>,
+) -> Result<(), ServerError> {
     // Said again, it would be unsaid for a moment, and a crash then would look like lost data.
     let said =
         if lock_text(root)? == BEING_MADE.as_bytes() { Ok(()) } else { say(root, BEING_MADE) };
     let made = said
         .and_then(|()| sync(root))
         .and_then(|()| remove_unfinished(root))
-        .and_then(|()| make_keys(&root.join(KEYS)));
+        .and_then(|()| put_keys(&root.join(KEYS)));
     made.map_err(failed(root, MAKING))?;
     for (part, kind) in parts(root, hosts) {
         DirBuilder::new().mode(0o700).create(&part).map_err(failed(&part, MAKING))?;
@@ -273,11 +341,22 @@ fn remove_unfinished(root: &Path) -> io::Result<()> {
 }
 
 fn make_keys(keys: &Path) -> io::Result<()> {
-    DirBuilder::new().mode(0o700).create(keys)?;
+    let mut secrets = Secrets::new();
     for name in [CLUSTER_KEY, SIGNING_KEY] {
         let mut seed = Zeroizing::new([0; 32]);
         getrandom::fill(&mut *seed).map_err(|error| io::Error::other(error.to_string()))?;
-        write_private(&keys.join(name), to_hex(&seed).as_bytes())?;
+        secrets.push((name.to_owned(), Zeroizing::new(to_hex(&seed).as_bytes().to_vec())));
+    }
+    put_keys(keys, &secrets)
+}
+
+/// Of these files, only those that we know are written.
+fn put_keys(keys: &Path, secrets: &Secrets) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(keys)?;
+    for (name, text) in secrets {
+        if [CLUSTER_KEY, SIGNING_KEY].contains(&name.as_str()) {
+            write_private(&keys.join(name), text)?;
+        }
     }
     sync(keys)
 }

@@ -2,11 +2,16 @@
 //!
 //! This is the only module that knows all three; they know each other by `cluster.capnp` only.
 
+mod admin;
 mod builder;
 mod data_dir;
 mod host_thread;
 mod metrics_page;
+mod operate;
 mod start;
+
+pub(crate) use data_dir::Secrets;
+pub(crate) use operate::{Operated, compact_all, remake};
 
 pub use builder::{Server, ServerError};
 pub use start::Running;

@@ -13,6 +13,7 @@ use futures::future::{FutureExt, join_all, select_all};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::admin::{self, AdminSocket};
 use super::builder::{Server, ServerError};
 use super::data_dir::DataDir;
 use super::host_thread::HostThread;
@@ -45,6 +46,7 @@ struct Parts {
     gateway: tokio::task::JoinHandle<()>,
     stop_gateway: CancellationToken,
     metrics_page: Option<tokio::task::JoinHandle<()>>,
+    admin: Option<AdminSocket>,
     _data: DataDir,
 }
 
@@ -88,7 +90,8 @@ impl Running {
     /// # Errors
     /// When the storage failed before or meanwhile: what was acknowledged is durable.
     pub async fn until(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let Parts { host, mut threads, gateway, stop_gateway, metrics_page, _data } = self.parts;
+        let Parts { host, mut threads, gateway, stop_gateway, metrics_page, admin, _data } =
+            self.parts;
         let a_thread_ended = async {
             match threads.iter_mut().map(|thread| &mut thread.ended).collect::<Vec<_>>() {
                 ended if ended.is_empty() => std::future::pending().await,
@@ -100,6 +103,9 @@ impl Running {
         };
         let mut ended = host.until(stop).await;
         stop_gateway.cancel();
+        if let Some(admin) = admin {
+            admin.stop().await;
+        }
         if ended.is_ok() {
             // HTTP requests under way are calls to the hosts: they come first.
             let _ = tokio::time::timeout(Duration::from_secs(SHUTDOWN_SECS), gateway).await;
@@ -239,7 +245,8 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     let page = page.map(TcpListener::from_std).transpose().map_err(capnp::Error::from)?;
     let metrics_page =
         page.map(|page| tokio::task::spawn_local(metrics_page::serve(page, metrics.clone())));
-    let parts = Parts { host, threads, gateway, stop_gateway, metrics_page, _data: data };
+    let admin = start_admin(&data, &supervisor, server.hosts)?;
+    let parts = Parts { host, threads, gateway, stop_gateway, metrics_page, admin, _data: data };
     Ok(Running {
         capnp,
         http: http_address,
@@ -247,6 +254,19 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
         namespaces: references,
         parts,
     })
+}
+
+/// Without its socket a server serves as well, and its operator has to stop it first.
+fn start_admin(
+    data: &DataDir,
+    supervisor: &Supervisor,
+    hosts: u16,
+) -> Result<Option<AdminSocket>, ServerError> {
+    let hosts = (0..hosts).map(|number| supervisor.host_admin(number));
+    let admin = admin::serve(data, hosts.collect::<capnp::Result<_>>()?)?;
+    let socket = AdminSocket::start(data, admin);
+    let warn = |error: &std::io::Error| tracing::warn!(%error, "can't listen on admin.sock: stop the server to export, import or back up");
+    Ok(socket.inspect_err(warn).ok())
 }
 
 async fn start_thread(

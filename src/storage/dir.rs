@@ -16,7 +16,7 @@ use crate::storage::layout::{FORMAT, Kind};
 use crate::storage::{Result, StorageError};
 
 const MARKER: &str = "CAPSTEAD";
-const DATA: &str = "data.mdb";
+pub(super) const DATA: &str = "data.mdb";
 /// Longer than any marker of ours: enough to tell that a file is none.
 const MARKER_BYTES_MAX: u64 = 64;
 
@@ -115,6 +115,17 @@ pub(crate) fn check_complete(path: &Path, kind: Kind) -> Result<PathBuf> {
     }
 }
 
+/// Says that the environment in `path`, which was filled by other means, is complete; durably.
+pub(super) fn write_marker(path: &Path, kind: Kind) -> Result<()> {
+    let marker = path.join(MARKER);
+    let failed = io_error("complete", &marker);
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).open(&marker).map_err(&failed)?;
+    file.write_all(marker_text(kind, u64::from(FORMAT)).as_bytes()).map_err(&failed)?;
+    file.sync_all().map_err(&failed)?;
+    File::open(path).and_then(|folder| folder.sync_all()).map_err(failed)
+}
+
 fn open_marker(path: &Path) -> Result<File> {
     let marker = path.join(MARKER);
     let failed = io_error("open", &marker);
@@ -193,10 +204,10 @@ mod tests {
         check("data.mdb", "x", |error| matches!(error, E::NotOurs(_)));
         check("notes.txt", "", |error| matches!(error, E::NotOurs(_)));
         check(MARKER, "something else", |error| matches!(error, E::NotOurs(_)));
-        check(MARKER, "capstead config format 1\n", |error| matches!(error, E::NotOurs(_)));
-        check(MARKER, "capstead objects format 1\n", |error| matches!(error, E::DataMissing(_)));
+        check(MARKER, "capstead config format 2\n", |error| matches!(error, E::NotOurs(_)));
+        check(MARKER, "capstead objects format 2\n", |error| matches!(error, E::DataMissing(_)));
         check(MARKER, "capstead objects format 23\n", |error| {
-            matches!(error, E::Format { found: 23, known: 1 })
+            matches!(error, E::Format { found: 23, known: 2 })
         });
     }
 
@@ -226,7 +237,7 @@ mod tests {
             assert_eq!(made.age(), Age::New);
             made.complete().unwrap();
             let text = fs::read_to_string(dir.path().join(MARKER)).unwrap();
-            assert_eq!(text, "capstead objects format 1\n");
+            assert_eq!(text, "capstead objects format 2\n");
         }
     }
 }

@@ -28,7 +28,7 @@ use crate::storage::StorageError;
 use crate::storage::log::{HASH_BYTES, Link, Position};
 
 /// The format that this code reads and writes.
-pub(crate) const FORMAT: u8 = 1;
+pub(crate) const FORMAT: u8 = 2;
 
 /// Where an environment says what it is. All other keys are longer.
 pub(crate) const ENVIRONMENT_KEY: [u8; 1] = [0];
@@ -288,6 +288,6 @@ mod tests {
         assert!(EnvironmentRecord::decode(&bytes, Kind::Config).is_err());
         bytes[0] = FORMAT + 1;
         let newer = EnvironmentRecord::decode(&bytes, Kind::Objects);
-        assert!(matches!(newer, Err(StorageError::Format { found: 2, known: 1 })));
+        assert!(matches!(newer, Err(StorageError::Format { found: 3, known: 2 })));
     }
 }

@@ -99,6 +99,14 @@ impl Environment {
         Ok(pages as u64 * self.page_bytes)
     }
 
+    /// How many records there are.
+    ///
+    /// # Errors
+    /// When LMDB can't say.
+    pub(crate) fn entries(&self) -> Result<u64> {
+        Ok(self.lmdb.stat().map_err(failed("count the records"))?.entries() as u64)
+    }
+
     /// Runs `body` on a snapshot of what was committed when it began.
     pub(crate) fn read<T>(&self, body: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
         let txn = self.lmdb.begin_ro_txn().map_err(failed("begin a read"))?;
@@ -229,9 +237,7 @@ impl Changes<'_> {
             .txn
             .reserve(self.database, &key, length, WriteFlags::empty())
             .map_err(failed("put"))?;
-        let (sum, rest) = slot.split_at_mut(CHECKSUM_BYTES);
-        sum.copy_from_slice(&layout::checksum(key, record));
-        rest.copy_from_slice(record);
+        fill(slot, key, record);
         Ok(())
     }
 
@@ -273,6 +279,62 @@ impl Changes<'_> {
     pub(crate) fn get_raw(&self, key: &[u8]) -> Vec<u8> {
         self.txn.get(self.database, &key).unwrap().to_vec()
     }
+}
+
+/// A new environment that is filled from the first key to the last, and used only afterwards.
+pub(crate) struct Bulk {
+    lmdb: Lmdb,
+    database: Database,
+}
+
+impl Bulk {
+    /// Makes the files of an environment in `path`, an empty directory. They have no marker yet.
+    ///
+    /// # Errors
+    /// When LMDB can't make them.
+    pub(crate) fn make(path: &Path, map_bytes: usize) -> Result<Self> {
+        let lmdb = Lmdb::new()
+            // Nobody relies on it before `finish`, which syncs once.
+            .set_flags(EnvironmentFlags::NO_TLS | EnvironmentFlags::NO_SYNC)
+            .set_map_size(map_bytes)
+            .open_with_permissions(path, FILE_MODE)
+            .map_err(failed("make the environment"))?;
+        let database = lmdb.open_db(None).map_err(failed("open the database"))?;
+        Ok(Self { lmdb, database })
+    }
+
+    /// Adds records, each of which must be behind all that are there.
+    ///
+    /// # Errors
+    /// When a key isn't behind the last one, or LMDB fails: the environment must be thrown away.
+    pub(crate) fn append<'a>(
+        &self,
+        records: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    ) -> Result<()> {
+        let mut txn = self.lmdb.begin_rw_txn().map_err(failed("begin a write"))?;
+        for (key, record) in records {
+            let slot = txn
+                .reserve(self.database, &key, CHECKSUM_BYTES + record.len(), WriteFlags::APPEND)
+                .map_err(failed("append"))?;
+            fill(slot, key, record);
+        }
+        txn.commit().map_err(failed("commit"))
+    }
+
+    /// Makes all of it durable; how many records there are.
+    ///
+    /// # Errors
+    /// When that can't be done: the environment must be thrown away.
+    pub(crate) fn finish(self) -> Result<u64> {
+        self.lmdb.sync(true).map_err(failed("sync"))?;
+        Ok(self.lmdb.stat().map_err(failed("count the records"))?.entries() as u64)
+    }
+}
+
+fn fill(slot: &mut [u8], key: &[u8], record: &[u8]) {
+    let (sum, rest) = slot.split_at_mut(CHECKSUM_BYTES);
+    sum.copy_from_slice(&layout::checksum(key, record));
+    rest.copy_from_slice(record);
 }
 
 fn commit<T>(
@@ -399,7 +461,7 @@ mod tests {
         drop(env);
         let data = std::fs::read(dir.path().join("data.mdb")).unwrap();
         let refused = Environment::open(dir.path(), Kind::Objects, MAP).unwrap_err();
-        assert!(matches!(refused, StorageError::Format { found: 2, known: 1 }));
+        assert!(matches!(refused, StorageError::Format { found: 3, known: 2 }));
         let refused = Environment::open(dir.path(), Kind::Config, MAP).unwrap_err();
         assert!(matches!(refused, StorageError::NotOurs(_)));
         assert_eq!(std::fs::read(dir.path().join("data.mdb")).unwrap(), data);

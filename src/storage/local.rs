@@ -22,7 +22,7 @@ use crate::storage::layout::keys::{RecordPath, below_prefix, space_prefixes};
 use crate::storage::layout::{
     ENVIRONMENT_KEY, EnvironmentRecord, Kind, ShardMeta, Space, Usage, damaged, shard_key,
 };
-use crate::storage::lmdb::{Changes, Environment};
+use crate::storage::lmdb::{Changes, Environment, Snapshot};
 use crate::storage::log::{
     Claim, Link, Outcome, Position, Range, Reads, ShardBlock, ShardLog, Visit, VisitObject,
 };
@@ -114,9 +114,14 @@ impl Disk {
     }
 }
 
-#[cfg(test)]
 impl Reader {
+    /// Runs `body` on one moment of the environment, on any thread.
+    pub(crate) fn snapshot<T>(&self, body: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
+        self.env.read(body)
+    }
+
     /// What lies below, for a look at the engine's own records.
+    #[cfg(test)]
     pub(super) fn environment(&self) -> &Arc<Environment> {
         &self.env
     }
@@ -179,6 +184,10 @@ impl Reads for Reader {
             }
             Ok(())
         })
+    }
+
+    fn reader(&self) -> Option<Reader> {
+        Some(self.clone())
     }
 }
 

@@ -20,6 +20,7 @@ use crate::id::{Epoch, ObjectId, Shard};
 use crate::storage::batch::WriteSet;
 use crate::storage::layout::keys::after_prefix;
 use crate::storage::layout::{Space, Usage};
+use crate::storage::local::Reader;
 use crate::storage::{Result, StorageError};
 
 const VERSION: u8 = 1;
@@ -259,6 +260,11 @@ pub(crate) trait Reads {
     /// `Corrupt` at a damaged record, after those before it were visited; or that the disk can't be
     /// read.
     fn objects(&self, visit: &mut VisitObject<'_>) -> Result<()>;
+
+    /// The same, for another thread; none if there is nothing to read, or no disk.
+    fn reader(&self) -> Option<Reader> {
+        None
+    }
 
     /// Counts what the class of an object stores in it.
     ///

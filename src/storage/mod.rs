@@ -8,14 +8,17 @@
 //! reports a write as durable before the disk did, and never goes on after the disk failed.
 
 pub(crate) mod account;
+pub(crate) mod archive;
 pub(crate) mod batch;
 mod check;
 mod closed;
 pub(crate) mod committer;
+mod compact;
 pub(crate) mod config;
 #[cfg(test)]
 mod conformance;
 mod dir;
+pub(crate) mod export;
 pub(crate) mod layout;
 mod lmdb;
 pub(crate) mod local;
@@ -34,6 +37,7 @@ use std::sync::Arc;
 pub(crate) use self::account::{Account, ClassAccount};
 pub(crate) use self::check::check;
 pub(crate) use self::committer::Ticket;
+pub(crate) use self::compact::{Compacted, compact};
 pub(crate) use self::config::{CasOutcome, ConfigStore, LocalConfig};
 pub(crate) use self::layout::{Kind, Space, Usage};
 pub(crate) use self::local::LogOptions;
@@ -212,6 +216,17 @@ pub(crate) enum StorageError {
         path: PathBuf,
         /// What the operating system said.
         source: std::io::Error,
+    },
+
+    /// A copy has not as many records as the original, which is as it was.
+    #[error(
+        "{found} of {expected} records were copied; the storage is as it was: restore a backup"
+    )]
+    Miscounted {
+        /// Records of the original, as its engine counts them.
+        expected: u64,
+        /// Records of the copy.
+        found: u64,
     },
 
     /// The data has another format. It was not touched.

@@ -7,6 +7,8 @@
 //! forgotten here only after the commit thread said that it is durable, so that the next read of
 //! the disk sees it, or sees a later one. Nothing of a discarded turn is ever queued.
 
+mod admin;
+
 use std::collections::VecDeque;
 use std::collections::hash_map::{Entry, HashMap};
 use std::fmt;

@@ -60,8 +60,13 @@ impl Directory {
     /// # Errors
     /// When the owner of the shard has not joined.
     pub(super) fn owner(&self, shard: Shard) -> Result<Member> {
-        let number = placement::owner_of(shard.0, self.hosts);
-        let member = self.members.borrow()[usize::from(number)].clone();
+        self.member(placement::owner_of(shard.0, self.hosts))
+    }
+
+    /// # Errors
+    /// When the host has not joined.
+    pub(super) fn member(&self, number: u16) -> Result<Member> {
+        let member = self.members.borrow().get(usize::from(number)).cloned().flatten();
         member.ok_or_else(|| disconnected(format!("host {number} is not up; try again later")))
     }
 }

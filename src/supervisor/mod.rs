@@ -7,4 +7,5 @@ mod directory;
 mod placement;
 mod router;
 
+pub(crate) use placement::{owner_of, shards_of};
 pub(crate) use router::Supervisor;

@@ -9,7 +9,7 @@ const SHARDS_OF_POOL: u32 = 1 << (u16::BITS - POOL_BITS);
 /// The shards of host `number` of `hosts`: of each pool one range, all of about the same size.
 ///
 /// Each pool is cut by itself, since a namespace has all of its objects in one of them.
-pub(super) fn shards_of(number: u16, hosts: u16) -> impl Iterator<Item = RangeInclusive<u16>> {
+pub(crate) fn shards_of(number: u16, hosts: u16) -> impl Iterator<Item = RangeInclusive<u16>> {
     let bound = move |n: u32| n * SHARDS_OF_POOL / u32::from(hosts);
     let (first, end) = (bound(number.into()), bound(u32::from(number) + 1));
     let pools = (0..1 << POOL_BITS).map(|pool: u32| pool * SHARDS_OF_POOL);
@@ -17,7 +17,7 @@ pub(super) fn shards_of(number: u16, hosts: u16) -> impl Iterator<Item = RangeIn
 }
 
 /// The host that owns `shard`.
-pub(super) fn owner_of(shard: u16, hosts: u16) -> u16 {
+pub(crate) fn owner_of(shard: u16, hosts: u16) -> u16 {
     (0..hosts)
         .find(|number| shards_of(*number, hosts).any(|range| range.contains(&shard)))
         .expect("the ranges cover all shards")

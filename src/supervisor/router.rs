@@ -9,6 +9,7 @@ use super::directory::{Directory, Member};
 use crate::error::{Result, failed};
 use crate::id::{ObjectId, Shard};
 use crate::membrane;
+use crate::schema::admin_capnp::host_admin;
 use crate::schema::cluster_capnp::{router, supervisor};
 use crate::schema::restorer_capnp::restorer;
 use crate::storage::LocalConfig;
@@ -33,6 +34,15 @@ impl Supervisor {
     /// What clients get as the bootstrap capability.
     pub(crate) fn restorer(self: &Rc<Self>) -> restorer::Client {
         membrane::serve(self.clone())
+    }
+
+    /// The way to all data of a host, for the operator.
+    ///
+    /// # Errors
+    /// When the host has not joined.
+    pub(crate) fn host_admin(&self, number: u16) -> Result<host_admin::Client> {
+        let host = self.directory.member(number)?.host;
+        Ok(host.admin_request().send().pipeline.get_admin())
     }
 
     /// Where a reference leads. It isn't checked here: the owner does that.

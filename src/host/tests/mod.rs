@@ -1,5 +1,6 @@
 //! What a host promises about order, the gate and the end of instances.
 
+mod archive;
 mod gate;
 mod instance;
 mod order;

@@ -1,0 +1,94 @@
+@0xb7e2f4a91c6d3850;
+# What an operator may do to the data of a server: take objects out, and bring them in.
+#
+# It is served on a Unix socket in the data directory, `admin.sock`, and nowhere else. Whoever can open
+# that socket is the operator. None of these capabilities is ever handed to a client or a class.
+#
+# Objects travel in frames, whose bytes are those of an archive (docs/archive-format.md). A list of
+# frames is whole: none of them goes on in the next list.
+
+interface Admin {
+  # The whole server: the bootstrap capability of the socket.
+
+  describe @0 () -> (cluster :Data, hosts :UInt16);
+  # The cluster's identity (32 bytes), which is no secret, and how many hosts there are.
+
+  host @1 (number :UInt16) -> (host :HostAdmin);
+  # The data of one host, from 0. A number that doesn't exist is refused.
+
+  secrets @2 () -> (secrets :List(Secret));
+  # The cluster's keys. Whoever has them can make references to everything: only a backup asks.
+}
+
+struct Secret {
+  # One file of the data directory that holds a key.
+
+  name @0 :Text;
+  # Its name in `keys/`.
+
+  text @1 :Data;
+  # What is in it.
+}
+
+struct Selection {
+  # Which objects are meant.
+
+  union {
+    all @0 :Void;
+    # Every object, and the grants of the namespaces.
+
+    class @1 :Text;
+    # The objects of one class.
+
+    id @2 :Data;
+    # One object, by its id (16 bytes).
+  }
+}
+
+enum Existing {
+  # What an import does about an object that is there already.
+
+  refuse @0;
+  # It fails, and leaves the object as it is. What an import left unfinished doesn't count as there.
+
+  replace @1;
+  # All that the object has is removed first.
+}
+
+interface HostAdmin {
+  # The data of one host. Everything here may be asked for while objects are called.
+
+  beginExport @0 (selection :Selection) -> (export :Export);
+  # Begins to read, from one moment on: every turn that was answered before this call is in it, and
+  # none that begins after the answer. Refused as `overloaded` while too many are open.
+
+  beginImport @1 (existing :Existing) -> (incoming :Import);
+  # Begins to write. Refused as `overloaded` while another import of the host is open.
+
+  present @2 (ids :List(Data)) -> (ids :List(Data));
+  # Which of these objects are there, finished ones only.
+}
+
+interface Export {
+  # A state of the host, which is kept for this. Dropping it lets that go; so does a minute without a
+  # call of `next`, after which every call fails.
+
+  next @0 () -> (frames :Data);
+  # The next frames, in the order of an archive; empty once there are no more. A caller may have several
+  # calls on their way: they are answered in order. An error is the end, and what came before it is
+  # not the whole.
+}
+
+interface Import {
+  # Objects on their way in. Dropping it leaves what was written: an object of which not everything was
+  # there says so when it is called, and is made whole by importing it again.
+
+  write @0 (frames :Data);
+  # Takes frames of objects, in the order of an archive. Everything of an object comes to one host, in
+  # one import. An object that is awake ends as its first record is written, and its facets break.
+  # The answer comes when what these frames finished is durable, and means that more can come. After
+  # an error the import takes nothing more.
+
+  finish @1 ();
+  # No more frames come. The answer comes when the last object is whole and durable.
+}

@@ -1,0 +1,217 @@
+//! What the operator's verbs share: where the data are, how it goes on, how it ends.
+//!
+//! Nothing here knows what an archive holds.
+
+use std::fs::{self, File};
+use std::io::{self, IsTerminal, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use tempfile::NamedTempFile;
+
+use super::{CANNOT_START, STORAGE_FAILED};
+use crate::host;
+use crate::server::ServerError;
+use crate::storage::archive::{ArchiveError, Totals};
+
+/// Stands for standard input or output in the place of a file.
+const STREAM: &str = "-";
+
+/// Which data are meant.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Data {
+    /// The data directory, of any server of Capstead, whether that serves now or not
+    #[arg(
+        long = "data",
+        value_name = "DIR",
+        env = "CAPSTEAD_DATA",
+        default_value = "capstead.data"
+    )]
+    pub(super) path: PathBuf,
+}
+
+/// Why a verb ended early. What is true of the data is said in the text.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Something has to be done differently.
+    Cannot(String),
+    /// The storage of the data failed.
+    Storage(String),
+}
+
+impl From<ServerError> for Failure {
+    fn from(error: ServerError) -> Self {
+        match error {
+            ServerError::Storage(_) => Self::Storage(error.to_string()),
+            ServerError::Assembly(error) => error.into(),
+            error => Self::Cannot(error.to_string()),
+        }
+    }
+}
+
+impl From<capnp::Error> for Failure {
+    fn from(error: capnp::Error) -> Self {
+        if error.kind == capnp::ErrorKind::Disconnected {
+            let text = format!(
+                "the server ended meanwhile: start it again, and try again ({})",
+                error.extra
+            );
+            return Self::Cannot(text);
+        }
+        if let Some(at) = error.extra.find(host::STORAGE_FAILED) {
+            return Self::Storage(error.extra[at + host::STORAGE_FAILED.len()..].trim().to_owned());
+        }
+        // What crossed a connection says so in front.
+        let text = error.extra.rsplit("remote exception: ").next().unwrap_or_default();
+        Self::Cannot(text.to_owned())
+    }
+}
+
+/// An archive that can't be read or written, with its name.
+pub(super) fn archive(path: &Path) -> impl Fn(ArchiveError) -> Failure {
+    move |error| Failure::Cannot(format!("{}: {error}", path.display()))
+}
+
+/// Something that the operating system refused to do with a path.
+pub(super) fn refused(doing: &str, path: &Path) -> impl Fn(io::Error) -> Failure {
+    move |error| Failure::Cannot(format!("can't {doing} {}: {error}", path.display()))
+}
+
+/// Runs a verb to its end, and says how it ended: on standard output, unless that has the archive.
+pub(super) fn end(result: Result<String, Failure>, archive: Option<&Path>) -> ExitCode {
+    let (text, code) = match result {
+        Ok(text) if archive.is_some_and(is_stream) => (text, ExitCode::SUCCESS),
+        Ok(text) => {
+            // A closed standard output is nobody's loss.
+            let _ = writeln!(io::stdout().lock(), "{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(Failure::Cannot(text)) => (format!("capstead: {text}"), ExitCode::from(CANNOT_START)),
+        Err(Failure::Storage(text)) => {
+            (format!("capstead: the storage failed: {text}"), ExitCode::from(STORAGE_FAILED))
+        }
+    };
+    let _ = writeln!(io::stderr().lock(), "{text}");
+    code
+}
+
+/// Runs `work` where capabilities can live.
+pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::LocalRuntime::new();
+    runtime.map_err(|error| Failure::Cannot(error.to_string()))?.block_on(work)
+}
+
+/// How much that is, for people.
+pub(super) fn amount(totals: Totals) -> String {
+    let Totals { objects, keys, bytes } = totals;
+    let (object, key) = (plural(objects, "object"), plural(keys, "key"));
+    format!("{object} with {key} and {}", ByteSize(bytes))
+}
+
+fn plural(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+/// A line on the terminal that goes on; nothing where standard error is no terminal.
+pub(super) fn bar(doing: &'static str, length: Option<u64>) -> ProgressBar {
+    const TICK: Duration = Duration::from_millis(100);
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let (bar, template) = match length {
+        Some(length) => (ProgressBar::new(length), "{msg} {wide_bar} {percent} % {eta}"),
+        None => {
+            (ProgressBar::new_spinner(), "{spinner} {msg} {binary_bytes} {binary_bytes_per_sec}")
+        }
+    };
+    // A template that can't be read leaves the usual look.
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(TICK);
+    bar.with_message(doing)
+}
+
+/// Whether the path stands for standard input or output.
+pub(super) fn is_stream(path: &Path) -> bool {
+    path.as_os_str() == STREAM
+}
+
+/// A file that gets its name when it is whole, or standard output.
+pub(super) enum Output {
+    Stream(io::Stdout),
+    File { file: NamedTempFile, path: PathBuf },
+}
+
+impl Output {
+    /// Begins it, readable for its owner alone.
+    pub(super) fn begin(path: &Path) -> Result<Self, Failure> {
+        if is_stream(path) {
+            return Ok(Self::Stream(io::stdout()));
+        }
+        if path.symlink_metadata().is_ok() {
+            let name = path.display();
+            return Err(Failure::Cannot(format!("{name} is there already; choose another name")));
+        }
+        let file = tempfile::Builder::new().prefix(".capstead-").tempfile_in(folder(path));
+        let file = file.map_err(refused("make a file beside", path))?;
+        Ok(Self::File { file, path: path.to_owned() })
+    }
+
+    /// Makes it durable and gives it its name.
+    pub(super) fn keep(self) -> Result<(), Failure> {
+        let Self::File { file, path } = self else { return Ok(()) };
+        file.as_file().sync_all().map_err(refused("sync", &path))?;
+        file.persist_noclobber(&path)
+            .map_err(|error| refused("name the file", &path)(error.error))?;
+        sync(folder(&path))
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Stream(stream) => stream.write(bytes),
+            Self::File { file, .. } => file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Stream(stream) => stream.flush(),
+            Self::File { file, .. } => file.flush(),
+        }
+    }
+}
+
+/// A file that can be read more than once; standard input is kept in a temporary one.
+pub(super) fn open(path: &Path) -> Result<File, Failure> {
+    if !is_stream(path) {
+        return File::open(path).map_err(refused("open", path));
+    }
+    let keep = || {
+        let mut file = tempfile::tempfile()?;
+        io::copy(&mut io::stdin().lock(), &mut file)?;
+        file.rewind()?;
+        Ok(file)
+    };
+    keep().map_err(refused("keep standard input in", &std::env::temp_dir()))
+}
+
+/// Where the path's last part is.
+pub(super) fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Makes the names in a folder durable.
+pub(super) fn sync(folder: &Path) -> Result<(), Failure> {
+    let synced = fs::File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(refused("sync", folder))
+}

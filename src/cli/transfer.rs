@@ -1,0 +1,281 @@
+//! Objects on their way between an archive and a server's operator interface.
+//!
+//! Several messages are on their way at any time, and never many: who is slower holds the other one up.
+//! It holds a few messages' worth of memory, however much there is.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufReader, Seek, Write};
+use std::path::Path;
+
+use futures::StreamExt;
+use futures::stream::FuturesOrdered;
+use indicatif::ProgressBar;
+
+use super::operator::{Failure, archive, refused};
+use crate::host;
+use crate::id::ObjectId;
+use crate::schema::admin_capnp::{Existing, admin, host_admin, import, selection};
+use crate::storage::Space;
+use crate::storage::archive::{ArchiveReader, ArchiveWriter, Frame, Totals};
+use crate::supervisor::owner_of;
+
+/// Messages that are on their way.
+const IN_FLIGHT: usize = 4;
+/// Frames of a message; a large value goes beyond it.
+const MESSAGE_BYTES: usize = 512 << 10;
+/// Objects that are asked about at a time.
+const IDS: usize = 2_000;
+/// Objects that are named when there are too many to name.
+const NAMED: usize = 10;
+
+/// Which objects to take out.
+#[derive(Clone, Debug)]
+pub(super) enum Selection {
+    /// All, and the grants of namespaces.
+    All,
+    /// Those of a class.
+    Class(String),
+    /// One.
+    Object(ObjectId),
+}
+
+impl Selection {
+    fn fill(&self, mut selection: selection::Builder<'_>) {
+        match self {
+            Self::All => selection.set_all(()),
+            Self::Class(class) => selection.set_class(class),
+            Self::Object(id) => selection.set_id(id.as_bytes()),
+        }
+    }
+}
+
+fn host(admin: &admin::Client, number: u16) -> host_admin::Client {
+    let mut request = admin.host_request();
+    request.get().set_number(number);
+    request.send().pipeline.get_host()
+}
+
+/// Adds what is selected to an archive, host after host.
+pub(super) async fn take_out<W: Write>(
+    admin: &admin::Client,
+    hosts: u16,
+    selection: &Selection,
+    (writer, path): (&mut ArchiveWriter<W>, &Path),
+    bar: &ProgressBar,
+) -> Result<(), Failure> {
+    for number in 0..hosts {
+        writer.frame(&Frame::Host(number)).map_err(archive(path))?;
+        let mut request = host(admin, number).begin_export_request();
+        selection.fill(request.get().init_selection());
+        let reply = request.send().promise.await?;
+        let export = reply.get()?.get_export()?;
+        let mut on_the_way = FuturesOrdered::new();
+        loop {
+            while on_the_way.len() < IN_FLIGHT {
+                on_the_way.push_back(export.next_request().send().promise);
+            }
+            let Some(reply) = on_the_way.next().await else { break };
+            let reply = reply?;
+            let frames = reply.get()?.get_frames()?;
+            if frames.is_empty() {
+                break;
+            }
+            writer.frames(frames).map_err(archive(path))?;
+            bar.inc(frames.len() as u64);
+        }
+    }
+    Ok(())
+}
+
+/// What a look at a whole archive found out.
+#[derive(Debug, Default)]
+pub(super) struct Looked {
+    /// What is in it.
+    pub(super) totals: Totals,
+    /// How many hosts it was made from.
+    pub(super) hosts: u16,
+    /// The cluster's keys, if it is a backup.
+    pub(super) secrets: crate::server::Secrets,
+    /// Objects that are there already, and the names of the first of them.
+    pub(super) present: usize,
+    pub(super) named: Vec<String>,
+}
+
+/// Looks at every byte of an archive, and asks which of its objects are there if there is whom to ask.
+/// Nothing is changed.
+pub(super) async fn look(
+    file: &mut File,
+    path: &Path,
+    at: Option<(&admin::Client, u16)>,
+    bar: &ProgressBar,
+) -> Result<Looked, Failure> {
+    let (mut looked, mut asked) = (Looked::default(), Asked::default());
+    let mut reader = begin(file, path)?;
+    let mut object = None;
+    while let Some((frame, _)) = reader.read().map_err(archive(path))? {
+        match frame {
+            Frame::Head(head) => looked.hosts = head.hosts,
+            Frame::Secret { name, text } => {
+                looked.secrets.push((name.to_owned(), text.to_vec().into()));
+            }
+            Frame::Object(id) => object = Some(id),
+            Frame::Records(records) => {
+                if let (Some(id), Some(first)) = (object, records.into_iter().next())
+                    && first.space == Space::Header
+                {
+                    asked.ids.push((id, describe(first.value)));
+                }
+            }
+            Frame::Host(_) | Frame::Shard(..) | Frame::End(..) => {}
+        }
+        bar.set_position(reader.position());
+        if let Some((admin, hosts)) = at
+            && asked.ids.len() >= IDS
+        {
+            asked.ask(admin, hosts, &mut looked).await?;
+        }
+        if at.is_none() {
+            asked.ids.clear();
+        }
+    }
+    if let Some((admin, hosts)) = at {
+        asked.ask(admin, hosts, &mut looked).await?;
+    }
+    looked.totals = reader.totals();
+    Ok(looked)
+}
+
+fn begin<'a>(
+    file: &'a mut File,
+    path: &Path,
+) -> Result<ArchiveReader<BufReader<&'a mut File>>, Failure> {
+    const BUFFER_BYTES: usize = 1 << 20;
+    file.rewind().map_err(refused("read", path))?;
+    ArchiveReader::open(BufReader::with_capacity(BUFFER_BYTES, file)).map_err(archive(path))
+}
+
+fn describe(header: &[u8]) -> String {
+    match host::describe(header) {
+        Some((class, Some(name))) => format!("{class} {name:?}"),
+        Some((class, None)) => format!("a {class} without a name"),
+        None => "an object of an unknown kind".to_owned(),
+    }
+}
+
+/// Objects that may be there.
+#[derive(Default)]
+struct Asked {
+    ids: Vec<(ObjectId, String)>,
+}
+
+impl Asked {
+    async fn ask(
+        &mut self,
+        admin: &admin::Client,
+        hosts: u16,
+        looked: &mut Looked,
+    ) -> Result<(), Failure> {
+        let mut of_hosts: BTreeMap<u16, Vec<(ObjectId, String)>> = BTreeMap::new();
+        for (id, name) in self.ids.drain(..) {
+            of_hosts.entry(owner_of(id.home_shard().0, hosts)).or_default().push((id, name));
+        }
+        for (number, objects) in of_hosts {
+            let mut request = host(admin, number).present_request();
+            let mut ids = request.get().init_ids(objects.len() as u32);
+            for (at, (id, _)) in (0..).zip(&objects) {
+                ids.set(at, id.as_bytes());
+            }
+            let reply = request.send().promise.await?;
+            let present = reply.get()?.get_ids()?;
+            looked.present += present.len() as usize;
+            for id in present.iter().take(NAMED.saturating_sub(looked.named.len())) {
+                let id = id?;
+                let known = objects.iter().find(|(known, _)| known.as_bytes() == id);
+                looked.named.extend(known.map(|(_, name)| name.clone()));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes all objects of an archive, which was looked at before.
+pub(super) async fn bring_in(
+    file: &mut File,
+    path: &Path,
+    (admin, hosts): (&admin::Client, u16),
+    existing: Existing,
+    bar: &ProgressBar,
+) -> Result<(), Failure> {
+    let mut incoming = Incoming::begin(admin, hosts, existing).await?;
+    let mut reader = begin(file, path)?;
+    let mut to = 0;
+    while let Some((frame, bytes)) = reader.read().map_err(archive(path))? {
+        match frame {
+            Frame::Object(id) => to = usize::from(owner_of(id.home_shard().0, hosts)),
+            Frame::Records(_) => {}
+            _ => continue,
+        }
+        incoming.send(to, bytes).await?;
+        bar.set_position(reader.position());
+    }
+    incoming.finish().await
+}
+
+/// An import of each host, and what waits to be sent to it.
+struct Incoming {
+    hosts: Vec<(import::Client, Vec<u8>)>,
+    on_the_way: FuturesOrdered<
+        capnp::capability::Promise<
+            capnp::capability::Response<import::write_results::Owned>,
+            capnp::Error,
+        >,
+    >,
+}
+
+impl Incoming {
+    async fn begin(admin: &admin::Client, hosts: u16, existing: Existing) -> Result<Self, Failure> {
+        let mut incoming = Self { hosts: Vec::new(), on_the_way: FuturesOrdered::new() };
+        for number in 0..hosts {
+            let mut request = host(admin, number).begin_import_request();
+            request.get().set_existing(existing);
+            let reply = request.send().promise.await?;
+            incoming.hosts.push((reply.get()?.get_incoming()?, Vec::new()));
+        }
+        Ok(incoming)
+    }
+
+    async fn send(&mut self, to: usize, frames: &[u8]) -> Result<(), Failure> {
+        let (_, waiting) = &mut self.hosts[to];
+        waiting.extend_from_slice(frames);
+        if waiting.len() >= MESSAGE_BYTES {
+            self.send_waiting(to).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_waiting(&mut self, to: usize) -> Result<(), Failure> {
+        let (import, waiting) = &mut self.hosts[to];
+        let mut request = import.write_request();
+        request.get().set_frames(waiting);
+        waiting.clear();
+        self.on_the_way.push_back(request.send().promise);
+        while self.on_the_way.len() >= IN_FLIGHT {
+            self.on_the_way.next().await.transpose()?;
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self) -> Result<(), Failure> {
+        for to in 0..self.hosts.len() {
+            self.send_waiting(to).await?;
+        }
+        while let Some(written) = self.on_the_way.next().await {
+            written?;
+        }
+        for (import, _) in &self.hosts {
+            import.finish_request().send().promise.await?;
+        }
+        Ok(())
+    }
+}

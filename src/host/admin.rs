@@ -1,0 +1,153 @@
+//! The host's side of `admin.capnp`: what the operator's tools may do to the data of one host.
+//!
+//! Whoever holds this reads and writes every object, so it goes to the server's own socket and to tools
+//! in this process, and to nobody else.
+
+use std::ops::RangeInclusive;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::export;
+use super::header::Header;
+use super::import;
+use super::vat::Vat;
+use crate::error::{Result, failed, overloaded};
+use crate::id::ObjectId;
+use crate::membrane;
+use crate::schema::admin_capnp::{host_admin, selection};
+use crate::storage::export::Pick;
+use crate::storage::{Space, StorageError};
+
+/// Exports of one host at a time: each holds a moment of the storage, and LMDB knows few readers.
+const EXPORTS_MAX: usize = 4;
+
+/// How long an export waits for its caller.
+const STALL: Duration = Duration::from_mins(1);
+
+/// What errors begin with that are the storage's fault.
+pub(crate) const STORAGE_FAILED: &str = "storage-failed:";
+
+/// The operator's view of one host.
+pub(crate) struct Custodian {
+    vat: Rc<Vat>,
+    /// Those that the host owns.
+    shards: Vec<RangeInclusive<u16>>,
+    /// One more of them for each export under way.
+    exports: Arc<()>,
+    /// One more of them while an import is under way.
+    imports: Rc<()>,
+    stall: Duration,
+}
+
+impl Custodian {
+    /// The capability to it.
+    pub(crate) fn serve(vat: Rc<Vat>, shards: Vec<RangeInclusive<u16>>) -> host_admin::Client {
+        Self::serve_with(vat, shards, STALL)
+    }
+
+    pub(super) fn serve_with(
+        vat: Rc<Vat>,
+        shards: Vec<RangeInclusive<u16>>,
+        stall: Duration,
+    ) -> host_admin::Client {
+        let (exports, imports) = (Arc::default(), Rc::default());
+        membrane::serve(Rc::new(Self { vat, shards, exports, imports, stall }))
+    }
+
+    fn is_present(&self, id: &[u8]) -> Result<bool> {
+        let header = self.vat.store.borrow().get(object_id(id)?, Space::Header, &[]);
+        let header = header.map_err(|error| storage_failed(&error))?;
+        Ok(header.is_some_and(|header| !Header::is_unfinished(&header)))
+    }
+}
+
+/// Class and name of an object, from its header; none if it isn't one that is whole.
+pub(crate) fn describe(header: &[u8]) -> Option<(&str, Option<&str>)> {
+    Header::decode(header).ok().map(|header| (header.class, header.key))
+}
+
+/// As the operator sees it, who may know everything.
+pub(super) fn storage_failed(error: &StorageError) -> capnp::Error {
+    match error {
+        StorageError::LowSpace { .. } => overloaded(error.to_string()),
+        StorageError::OverQuota { .. } => failed(error.to_string()),
+        _ => failed(format!("{STORAGE_FAILED} {error}")),
+    }
+}
+
+fn object_id(id: &[u8]) -> Result<ObjectId> {
+    id.try_into().map(ObjectId::from_bytes).map_err(|_| failed("an object id has 16 bytes"))
+}
+
+/// Objects of which not everything is there are never meant.
+fn pick(selection: selection::Reader<'_>) -> Result<Pick> {
+    let is_whole =
+        |header: Option<&[u8]>| header.is_none_or(|header| !Header::is_unfinished(header));
+    Ok(match selection.which()? {
+        selection::All(()) => Pick { id: None, passes: Box::new(is_whole) },
+        selection::Id(id) => Pick { id: Some(object_id(id?)?), passes: Box::new(is_whole) },
+        selection::Class(class) => {
+            let class = class?.to_string()?;
+            let is_of = move |header: Option<&[u8]>| {
+                header.and_then(describe).is_some_and(|(found, _)| found == class)
+            };
+            Pick { id: None, passes: Box::new(is_of) }
+        }
+    })
+}
+
+impl host_admin::Server for Custodian {
+    async fn begin_export(
+        self: Rc<Self>,
+        params: host_admin::BeginExportParams,
+        mut results: host_admin::BeginExportResults,
+    ) -> Result<()> {
+        let pick = pick(params.get()?.get_selection()?)?;
+        if Arc::strong_count(&self.exports) > EXPORTS_MAX {
+            return Err(overloaded("too many exports are under way: try again when one has ended"));
+        }
+        let open = self.exports.clone();
+        // What was answered is durable; what was only accepted goes along.
+        self.vat.flush().await.map_err(|error| storage_failed(&error))?;
+        let reader = self.vat.store.borrow().reader();
+        let reader = reader.ok_or_else(|| storage_failed(&StorageError::Closed))?;
+        results.get().set_export(export::begin(reader, pick, self.stall, open).await?);
+        Ok(())
+    }
+
+    async fn begin_import(
+        self: Rc<Self>,
+        params: host_admin::BeginImportParams,
+        mut results: host_admin::BeginImportResults,
+    ) -> Result<()> {
+        if Rc::strong_count(&self.imports) > 1 {
+            return Err(overloaded("another import is under way: try again when it has ended"));
+        }
+        let open = self.imports.clone();
+        let existing = params.get()?.get_existing()?;
+        self.vat.flush().await.map_err(|error| storage_failed(&error))?;
+        let incoming = import::begin(self.vat.clone(), self.shards.clone(), existing, open);
+        results.get().set_incoming(incoming);
+        Ok(())
+    }
+
+    async fn present(
+        self: Rc<Self>,
+        params: host_admin::PresentParams,
+        mut results: host_admin::PresentResults,
+    ) -> Result<()> {
+        let mut present = Vec::new();
+        for id in params.get()?.get_ids()? {
+            let id = id?;
+            if self.is_present(id)? {
+                present.push(id);
+            }
+        }
+        let mut ids = results.get().init_ids(present.len() as u32);
+        for (at, id) in (0..).zip(present) {
+            ids.set(at, id);
+        }
+        Ok(())
+    }
+}

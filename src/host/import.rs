@@ -1,0 +1,274 @@
+//! One import under way: frames of an archive become records of this host's objects.
+//!
+//! An object that fits into one batch is replaced in one batch. Of a larger one the header says that it
+//! is unfinished, from the first batch to the last, and so it can't wake in between, nor after a crash.
+//! Quotas of classes and the reserve of free space hold, since they protect the host; quotas of single
+//! objects don't, since the object had its size already.
+//!
+//! **Invariants:** an instance never sees what an import wrote around it: it is ended in the same breath
+//! in which the first batch is sealed. After an error the import takes nothing more.
+
+use std::ops::RangeInclusive;
+use std::rc::Rc;
+
+use tokio::sync::Mutex;
+
+use super::admin::storage_failed;
+use super::header::Header;
+use super::vat::Vat;
+use crate::error::{Result, failed};
+use crate::id::ObjectId;
+use crate::membrane;
+use crate::schema::admin_capnp::{Existing, import};
+use crate::storage::archive::{Frame, Frames, Record, Records};
+use crate::storage::{Account, Before, Space, StorageError, Store};
+
+/// Records that gather before they are written; a last value may double it.
+const BATCH_BYTES: usize = 4 << 20;
+/// Frames that are handled before others of the vat's thread have their turn.
+const BREATH_BYTES: usize = 256 << 10;
+/// Batches between two waits for the disk, so that the objects' own turns find room in its queue.
+const BATCHES_IN_A_ROW: usize = 512;
+
+/// The rest of an import that failed.
+const BROKEN: &str = "the import failed before: begin another one";
+
+/// What the caller holds.
+struct Import<G> {
+    /// None once it failed.
+    writer: Mutex<Option<Writer>>,
+    _open: G,
+}
+
+/// The objects on their way in.
+struct Writer {
+    vat: Rc<Vat>,
+    shards: Vec<RangeInclusive<u16>>,
+    existing: Existing,
+    object: Option<Incoming>,
+    /// Batches, and bytes in them, since the last wait.
+    batches: usize,
+    bytes: usize,
+}
+
+/// The object whose records come now.
+struct Incoming {
+    id: ObjectId,
+    header: Option<Vec<u8>>,
+    /// Records that are in no batch yet, encoded.
+    records: Vec<u8>,
+    /// What it stores, from its first batch on.
+    account: Option<Rc<Account>>,
+}
+
+/// The import whose frames go into `vat`. `open` is dropped with it.
+pub(super) fn begin<G: 'static>(
+    vat: Rc<Vat>,
+    shards: Vec<RangeInclusive<u16>>,
+    existing: Existing,
+    open: G,
+) -> import::Client {
+    let writer = Writer { vat, shards, existing, object: None, batches: 0, bytes: 0 };
+    membrane::serve(Rc::new(Import { writer: Mutex::new(Some(writer)), _open: open }))
+}
+
+impl Writer {
+    async fn write(&mut self, frames: &[u8]) -> Result<()> {
+        let mut breath = 0;
+        for frame in Frames::of(frames) {
+            let frame = frame.map_err(|error| failed(error.to_string()))?;
+            breath += self.frame(&frame)?;
+            if breath >= BREATH_BYTES {
+                breath = 0;
+                tokio::task::yield_now().await;
+            }
+            if self.batches >= BATCHES_IN_A_ROW || self.bytes >= BATCH_BYTES {
+                self.flush().await?;
+            }
+        }
+        self.flush().await
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        (self.batches, self.bytes) = (0, 0);
+        self.vat.flush().await.map_err(|error| storage_failed(&error))
+    }
+
+    /// About how much work the frame was.
+    fn frame(&mut self, frame: &Frame<'_>) -> Result<usize> {
+        /// Ending an object costs more than its bytes.
+        const OBJECT_COST: usize = 1 << 10;
+        match frame {
+            Frame::Object(id) => {
+                self.end_object()?;
+                if !self.shards.iter().any(|range| range.contains(&id.home_shard().0)) {
+                    return Err(failed("the object belongs to another host"));
+                }
+                let (records, account) = (Vec::new(), None);
+                self.object = Some(Incoming { id: *id, header: None, records, account });
+                Ok(OBJECT_COST)
+            }
+            Frame::Records(records) => self.records(*records),
+            Frame::Shard(..) | Frame::Host(_) => Ok(0),
+            Frame::Head(_) | Frame::Secret { .. } | Frame::End(..) => {
+                Err(failed("only frames of objects can be imported"))
+            }
+        }
+    }
+
+    fn records(&mut self, records: Records<'_>) -> Result<usize> {
+        let mut work = 0;
+        for record in records {
+            let object = self.object.as_mut().ok_or_else(|| failed("records of no object"))?;
+            let length = record.key.len() + record.value.len();
+            work += length;
+            match record.space {
+                Space::Header => object.take_header(record.value)?,
+                Space::Usage => {
+                    return Err(failed("what an object stores is counted, not imported"));
+                }
+                Space::Data | Space::Grants => {
+                    record.encode(&mut object.records);
+                    if object.records.len() >= BATCH_BYTES && object.header.is_some() {
+                        self.write_batch(Part::More)?;
+                    }
+                }
+            }
+        }
+        Ok(work)
+    }
+
+    fn end_object(&mut self) -> Result<()> {
+        self.write_batch(Part::Last)?;
+        self.object = None;
+        Ok(())
+    }
+
+    fn write_batch(&mut self, part: Part) -> Result<()> {
+        let Some(object) = &mut self.object else { return Ok(()) };
+        if object.header.is_none() && self.existing == Existing::Refuse {
+            // Grants of a namespace: only who says so changes what its references are worth.
+            return Ok(());
+        }
+        let is_first = object.account.is_none();
+        let account = match &object.account {
+            Some(account) => account.clone(),
+            None => object.begin(&self.vat, self.existing)?,
+        };
+        let written = self.vat.write_aside(&account, |store| {
+            object.write(store, &account, if is_first { Place::First } else { Place::Later }, part)
+        });
+        written.map_err(|error| storage_failed(&error))?;
+        self.batches += 1;
+        self.bytes += object.records.len();
+        object.records.clear();
+        Ok(())
+    }
+}
+
+/// Whether the object goes on behind a batch.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    More,
+    Last,
+}
+
+/// Whether the object had a batch before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    First,
+    Later,
+}
+
+impl Incoming {
+    fn take_header(&mut self, record: &[u8]) -> Result<()> {
+        let header = Header::decode(record)?;
+        let named = |key| ObjectId::named(self.id.home_shard().pool(), header.class, key);
+        if header.key.is_some_and(|key| named(key) != self.id) {
+            return Err(failed("an object's header belongs to another one"));
+        }
+        self.header = Some(record.to_vec());
+        Ok(())
+    }
+
+    /// Looks at what is there before the first batch.
+    fn begin(&mut self, vat: &Rc<Vat>, existing: Existing) -> Result<Rc<Account>> {
+        let store = vat.store.borrow();
+        let present = store.get(self.id, Space::Header, &[]);
+        let present = present.map_err(|error| storage_failed(&error))?;
+        let is_whole = present.as_ref().is_some_and(|header| !Header::is_unfinished(header));
+        if is_whole && existing == Existing::Refuse {
+            return Err(failed("an object exists already: import it with --replace"));
+        }
+        let class = self.header.as_deref().and_then(Header::class_of);
+        let class = class.and_then(|class| vat.class_account(class));
+        let account = store
+            .account(self.id, present.is_some(), u64::MAX, class)
+            .map_err(|error| storage_failed(&error))?;
+        self.account = Some(account.clone());
+        Ok(account)
+    }
+
+    fn write(
+        &self,
+        store: &mut Store,
+        account: &Account,
+        place: Place,
+        part: Part,
+    ) -> std::result::Result<(), StorageError> {
+        if place == Place::First {
+            store.clear(account)?;
+            store.clear_records(self.id, Space::Grants)?;
+        }
+        for Record { space, key, value } in Records::encoded(&self.records) {
+            if space == Space::Data {
+                store.put(account, key, value, Before::Known(None))?;
+            } else {
+                store.put_record(self.id, space, key, value)?;
+            }
+        }
+        let Some(header) = &self.header else { return Ok(()) };
+        match (part, place) {
+            (Part::Last, _) => store.put_record(self.id, Space::Header, &[], header).map(drop),
+            (Part::More, Place::Later) => Ok(()),
+            (Part::More, Place::First) => {
+                let unfinished = Header::unfinished(header);
+                store.put_record(self.id, Space::Header, &[], &unfinished).map(drop)
+            }
+        }
+    }
+}
+
+impl<G: 'static> Import<G> {
+    /// Does the next thing in the order of the calls; after an error there is no next thing.
+    async fn step(&self, frames: Option<&[u8]>) -> Result<()> {
+        let mut open = self.writer.lock().await;
+        let mut writer = open.take().ok_or_else(|| failed(BROKEN))?;
+        if let Some(frames) = frames {
+            writer.write(frames).await?;
+        } else {
+            writer.end_object()?;
+            writer.flush().await?;
+        }
+        *open = Some(writer);
+        Ok(())
+    }
+}
+
+impl<G: 'static> import::Server for Import<G> {
+    async fn write(
+        self: Rc<Self>,
+        params: import::WriteParams,
+        _: import::WriteResults,
+    ) -> Result<()> {
+        self.step(Some(params.get()?.get_frames()?)).await
+    }
+
+    async fn finish(
+        self: Rc<Self>,
+        _: import::FinishParams,
+        _: import::FinishResults,
+    ) -> Result<()> {
+        self.step(None).await
+    }
+}

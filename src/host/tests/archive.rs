@@ -1,0 +1,233 @@
+//! What the operator's interface promises about objects that are awake, waking or large, and about
+//! whoever reads too slowly.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::trial::{World, call_note, call_write, read, run, run_within, settle, wake_takes};
+use crate::error::Result;
+use crate::host::admin::Custodian;
+use crate::host::class::Class;
+use crate::host::header::Header;
+use crate::host::{Vat, VatOptions};
+use crate::id::{ObjectId, Pool};
+use crate::schema::admin_capnp::{Existing, export, host_admin, import};
+use crate::storage::archive::{Frame, Frames, Record, Records};
+use crate::storage::model::MemoryLog;
+use crate::storage::{LogOptions, Space};
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+fn world(data: &Path) -> World {
+    let metrics = Arc::default();
+    let vat = Vat::open(VatOptions {
+        name: "test".to_owned(),
+        data: data.to_owned(),
+        classes: vec![Class::of::<super::trial::Trial>()],
+        metrics: Arc::clone(&metrics),
+        log: LogOptions::default(),
+    });
+    World { vat: vat.unwrap(), disk: MemoryLog::default(), metrics }
+}
+
+fn custodian(world: &World, stall: Duration) -> host_admin::Client {
+    Custodian::serve_with(world.vat.clone(), vec![0..=u16::MAX], stall)
+}
+
+fn id(key: &str) -> ObjectId {
+    ObjectId::named(Pool::default(), "Trial", key)
+}
+
+/// Frames of the object `key`, whose number is `n`.
+fn object(key: &str, n: u64, more: &[(&[u8], &[u8])]) -> Vec<Vec<u8>> {
+    let header = Header { class: "Trial", key: Some(key) }.encode();
+    let mut frames = vec![frame(&Frame::Object(id(key))), records(Space::Header, b"", &header)];
+    frames.extend(more.iter().map(|(key, value)| records(Space::Data, key, value)));
+    frames.push(records(Space::Data, b"n", &n.to_be_bytes()));
+    frames
+}
+
+fn frame(frame: &Frame<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    frame.encode(&mut bytes);
+    bytes
+}
+
+fn records(space: Space, key: &[u8], value: &[u8]) -> Vec<u8> {
+    let mut records = Vec::new();
+    Record { space, key, value }.encode(&mut records);
+    frame(&Frame::Records(Records::encoded(&records)))
+}
+
+async fn begin_import(host: &host_admin::Client, existing: Existing) -> Result<import::Client> {
+    let mut request = host.begin_import_request();
+    request.get().set_existing(existing);
+    request.send().promise.await?.get()?.get_incoming()
+}
+
+async fn write(import: &import::Client, frames: &[Vec<u8>]) -> Result<()> {
+    for frame in frames {
+        let mut request = import.write_request();
+        request.get().set_frames(frame);
+        request.send().promise.await?;
+    }
+    Ok(())
+}
+
+async fn import_all(host: &host_admin::Client, frames: &[Vec<u8>]) -> Result<()> {
+    let import = begin_import(host, Existing::Replace).await?;
+    write(&import, frames).await?;
+    import.finish_request().send().promise.await.map(drop)
+}
+
+async fn begin_export(host: &host_admin::Client) -> Result<export::Client> {
+    let mut request = host.begin_export_request();
+    request.get().init_selection().set_all(());
+    request.send().promise.await?.get()?.get_export()
+}
+
+async fn next(export: &export::Client) -> Result<Vec<u8>> {
+    Ok(export.next_request().send().promise.await?.get()?.get_frames()?.to_vec())
+}
+
+/// A mebibyte each.
+fn large(count: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+    (0..count as u8).map(|n| (vec![b'k', n], vec![n; 1 << 20])).collect()
+}
+
+fn borrowed(values: &[(Vec<u8>, Vec<u8>)]) -> Vec<(&[u8], &[u8])> {
+    values.iter().map(|(key, value)| (key.as_slice(), value.as_slice())).collect()
+}
+
+#[test]
+fn an_object_that_is_awake_or_waking_is_replaced_and_never_acts_again() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let world = world(dir.path());
+        let host = custodian(&world, MINUTE);
+        let awake = world.object("x");
+        call_write(&awake, 1).promise.await.unwrap();
+        import_all(&host, &object("x", 2, &[])).await.unwrap();
+        assert_eq!(read(&awake).await.unwrap_err().kind, capnp::ErrorKind::Disconnected);
+        assert_eq!(read(&world.object("x")).await.unwrap(), 2);
+        assert_eq!(world.metrics.objects_awake.get(), 1);
+
+        // This one never ends waking by itself.
+        wake_takes(u64::MAX);
+        let waking = call_note(&world.object("y"), 1).promise;
+        settle().await;
+        import_all(&host, &object("y", 3, &[])).await.unwrap();
+        assert_eq!(waking.await.err().unwrap().kind, capnp::ErrorKind::Disconnected);
+        wake_takes(1);
+        assert_eq!(read(&world.object("y")).await.unwrap(), 3);
+        settle().await;
+        assert_eq!(read(&world.object("y")).await.unwrap(), 3, "the old wake is over");
+    });
+}
+
+#[test]
+fn a_large_object_cannot_wake_until_it_is_whole_and_what_it_stores_is_counted() {
+    run_within(MINUTE, async {
+        let dir = tempfile::tempdir().unwrap();
+        let world = world(dir.path());
+        let host = custodian(&world, MINUTE);
+        call_write(&world.object("x"), 1).promise.await.unwrap();
+        let values = large(11);
+        let frames = object("x", 2, &borrowed(&values));
+        let import = begin_import(&host, Existing::Replace).await.unwrap();
+        write(&import, &frames[..2]).await.unwrap();
+        assert_eq!(read(&world.object("x")).await.unwrap(), 1, "nothing is written yet");
+        write(&import, &frames[2..8]).await.unwrap();
+        let refused = read(&world.object("x")).await.unwrap_err();
+        assert!(refused.extra.contains("import-unfinished:"), "{refused}");
+        let second = begin_import(&host, Existing::Replace).await.err().unwrap();
+        assert_eq!(second.kind, capnp::ErrorKind::Overloaded);
+        // The caller goes away, and another one begins anew; what is unfinished doesn't exist.
+        drop(import);
+        settle().await;
+        let import = begin_import(&host, Existing::Refuse).await.unwrap();
+        write(&import, &frames).await.unwrap();
+        import.finish_request().send().promise.await.unwrap();
+        assert_eq!(read(&world.object("x")).await.unwrap(), 2);
+        let storage = world.context("x").storage();
+        let bytes = values.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() + 9;
+        assert_eq!((storage.count(), storage.size_bytes()), (12, bytes as u64));
+    });
+}
+
+#[test]
+fn what_exists_and_what_belongs_elsewhere_is_refused() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let world = world(dir.path());
+        let host = custodian(&world, MINUTE);
+        call_write(&world.object("x"), 1).promise.await.unwrap();
+        let import = begin_import(&host, Existing::Refuse).await.unwrap();
+        write(&import, &object("x", 2, &[])).await.unwrap();
+        let refused = import.finish_request().send().promise.await.err().unwrap();
+        assert!(refused.extra.contains("exists already"), "{refused}");
+        let after = write(&import, &object("y", 2, &[])).await.err().unwrap();
+        assert!(after.extra.contains("failed before"), "{after}");
+        assert_eq!(read(&world.object("x")).await.unwrap(), 1);
+        drop(import);
+
+        let mut foreign = object("x", 2, &[]);
+        foreign[0] = frame(&Frame::Object(id("z")));
+        let refused = import_all(&host, &foreign).await.err().unwrap();
+        assert!(refused.extra.contains("belongs to another"), "{refused}");
+        drop(host);
+        let elsewhere = Custodian::serve(world.vat.clone(), Vec::new());
+        let refused = import_all(&elsewhere, &object("y", 2, &[])).await.err().unwrap();
+        assert!(refused.extra.contains("another host"), "{refused}");
+    });
+}
+
+// An export holds a moment of the storage: it sees nothing that comes later, and a reader who is too
+// slow loses it, so that pages are used again.
+#[test]
+fn an_export_is_of_one_moment_and_a_slow_reader_loses_it() {
+    run_within(MINUTE, async {
+        let dir = tempfile::tempdir().unwrap();
+        let world = world(dir.path());
+        let host = custodian(&world, Duration::from_millis(200));
+        let values = large(12);
+        import_all(&host, &object("x", 1, &borrowed(&values))).await.unwrap();
+        call_write(&world.object("x"), 5).promise.await.unwrap();
+        let export = begin_export(&host).await.unwrap();
+        call_write(&world.object("x"), 6).promise.await.unwrap();
+        let mut found = Vec::new();
+        loop {
+            let frames = next(&export).await.unwrap();
+            if frames.is_empty() {
+                break;
+            }
+            for frame in Frames::of(&frames) {
+                let Frame::Records(records) = frame.unwrap() else { continue };
+                let n = records
+                    .into_iter()
+                    .filter(|record| record.key == b"n")
+                    .map(|one| one.value.to_vec());
+                found.extend(n);
+            }
+        }
+        assert_eq!(found, [5_u64.to_be_bytes()]);
+        assert!(next(&export).await.unwrap().is_empty(), "the end stays the end");
+        drop(export);
+
+        let mut slow = Vec::new();
+        let full = loop {
+            match begin_export(&host).await {
+                Ok(export) => slow.push(export),
+                Err(full) => break full,
+            }
+        };
+        assert_eq!((full.kind, slow.len()), (capnp::ErrorKind::Overloaded, 4));
+        // Each thread ends once nobody takes what it has, and then there is room again.
+        while begin_export(&host).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let lost = next(&slow[0]).await.expect_err("the first one was too slow first");
+        assert!(lost.extra.contains("given up"), "{lost}");
+    });
+}

@@ -1,0 +1,195 @@
+//! The operator's socket: `admin.sock` in the data directory, and what is served on it.
+//!
+//! Whoever can open the socket is the operator: its mode lets the owner of the server in and nobody
+//! else. It is there while the server serves, and is left over only by a server that was killed.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use capnp_rpc::rpc_twoparty_capnp::Side;
+use capstead_client::{Connection, Limits};
+use tokio::net::{UnixListener, UnixSocket, UnixStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::builder::ServerError;
+use super::data_dir::{self, DataDir, Secrets};
+use crate::error::{Result, failed};
+use crate::membrane;
+use crate::net::rest_after;
+use crate::schema::admin_capnp::{admin, host_admin};
+
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 16;
+/// Longest path that certainly fits the address of a socket.
+const PATH_BYTES_MAX: usize = 100;
+
+/// What the operator reaches.
+struct Operator {
+    cluster: [u8; 32],
+    hosts: Vec<host_admin::Client>,
+    secrets: Secrets,
+}
+
+/// The capability to all data of a server.
+///
+/// # Errors
+/// When the keys can't be read.
+pub(super) fn serve(
+    data: &DataDir,
+    hosts: Vec<host_admin::Client>,
+) -> std::result::Result<admin::Client, ServerError> {
+    let cluster = *data.keys()?.cluster().as_bytes();
+    Ok(membrane::serve(Rc::new(Operator { cluster, hosts, secrets: data.secrets()? })))
+}
+
+impl admin::Server for Operator {
+    async fn describe(
+        self: Rc<Self>,
+        _: admin::DescribeParams,
+        mut results: admin::DescribeResults,
+    ) -> Result<()> {
+        let mut results = results.get();
+        results.set_cluster(&self.cluster);
+        results.set_hosts(self.hosts.len() as u16);
+        Ok(())
+    }
+
+    async fn host(
+        self: Rc<Self>,
+        params: admin::HostParams,
+        mut results: admin::HostResults,
+    ) -> Result<()> {
+        let host = self.hosts.get(usize::from(params.get()?.get_number()));
+        let host = host.ok_or_else(|| failed("there is no host of that number"))?;
+        results.get().set_host(host.clone());
+        Ok(())
+    }
+
+    async fn secrets(
+        self: Rc<Self>,
+        _: admin::SecretsParams,
+        mut results: admin::SecretsResults,
+    ) -> Result<()> {
+        let mut secrets = results.get().init_secrets(self.secrets.len() as u32);
+        for (at, (name, text)) in (0..).zip(&self.secrets) {
+            let mut secret = secrets.reborrow().get(at);
+            secret.set_name(name);
+            secret.set_text(text);
+        }
+        Ok(())
+    }
+}
+
+/// The socket while it is listened on.
+pub(super) struct AdminSocket {
+    path: PathBuf,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl AdminSocket {
+    /// Starts to listen in the data directory, which the caller has locked.
+    ///
+    /// # Errors
+    /// When no socket can be made there.
+    pub(super) fn start(data: &DataDir, admin: admin::Client) -> io::Result<Self> {
+        let path = data_dir::admin_socket(data.root());
+        // Of a server that was killed: the lock says that there is no other.
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let reached = Reached::new(data.root())?;
+        let socket = UnixSocket::new_stream()?;
+        socket.bind(&reached.path)?;
+        // Nobody can connect before `listen`.
+        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+        let listener = socket.listen(BACKLOG)?;
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        tasks.spawn_local(accept(listener, admin, stop.clone(), tasks.clone()));
+        Ok(Self { path, stop, tasks })
+    }
+
+    /// Ends all connections, and removes the socket.
+    pub(super) async fn stop(self) {
+        self.stop.cancel();
+        // A name that stays is removed by the next start.
+        let _ = fs::remove_file(&self.path);
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// Ends with `stop`.
+async fn accept(
+    listener: UnixListener,
+    admin: admin::Client,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                rest_after(&error).await;
+                continue;
+            }
+        };
+        let (admin, stop) = (admin.client.clone(), stop.clone());
+        // Ends with its connection.
+        tasks.spawn_local(async move {
+            match Connection::new(stream, Side::Server, Some(admin), Limits::default()) {
+                Ok(connection) => tokio::select! {
+                    _ = connection.closed() => {}
+                    () = stop.cancelled() => connection.disconnect().await,
+                },
+                Err(error) => tracing::error!(%error, "can't serve the operator"),
+            }
+        });
+    }
+}
+
+/// The socket under a path that fits its address, however long that of the directory is.
+struct Reached {
+    path: PathBuf,
+    /// The path goes through it.
+    _root: Option<File>,
+}
+
+impl Reached {
+    fn new(root: &Path) -> io::Result<Self> {
+        let path = data_dir::admin_socket(root);
+        if path.as_os_str().len() <= PATH_BYTES_MAX {
+            return Ok(Self { path, _root: None });
+        }
+        let root = File::open(root)?;
+        let folder = PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd()));
+        Ok(Self { path: data_dir::admin_socket(&folder), _root: Some(root) })
+    }
+}
+
+/// Connects to the server that uses the directory.
+///
+/// # Errors
+/// When nobody listens there.
+pub(super) async fn connect(root: &Path) -> std::result::Result<Connection, ServerError> {
+    let unreachable = |error: io::Error| ServerError::Data {
+        path: root.to_owned(),
+        reason: format!(
+            "is in use by another process that takes no commands at its admin.sock ({error}); if that \
+             one is just starting, try again; else stop it, and this works without it"
+        ),
+    };
+    let reached = Reached::new(root).map_err(unreachable)?;
+    let stream = UnixStream::connect(&reached.path).await.map_err(unreachable)?;
+    Ok(Connection::new(stream, Side::Client, None, Limits::default())?)
+}

@@ -1,0 +1,141 @@
+//! An operator's access to a data directory: through its server if one serves it, and else in this
+//! process, where the very same code runs without listeners, gateway and classes.
+//!
+//! It never changes a directory that it can't use, and never makes one but for `restore`.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use capstead_client::Connection;
+
+use super::admin;
+use super::builder::ServerError;
+use super::data_dir::{DataDir, Secrets};
+use crate::host::{Custodian, Vat, VatOptions};
+use crate::metrics::Metrics;
+use crate::schema::admin_capnp::admin::Client;
+use crate::storage::{Compacted, LocalConfig, LogOptions, StorageError, compact};
+use crate::supervisor::{Supervisor, shards_of};
+
+/// All data of a directory, until it is closed.
+pub(crate) struct Operated {
+    admin: Client,
+    by: By,
+}
+
+enum By {
+    Server(Connection),
+    Ourselves { vats: Vec<Rc<Vat>>, _data: DataDir },
+}
+
+impl fmt::Debug for Operated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Operated").finish_non_exhaustive()
+    }
+}
+
+impl Operated {
+    /// Opens the directory, or reaches its server.
+    ///
+    /// # Errors
+    /// When it can't be used: it is as it was.
+    pub(crate) async fn open(root: &Path) -> Result<Self, ServerError> {
+        let Some((data, hosts)) = DataDir::existing(root)? else {
+            let connection = admin::connect(root).await?;
+            return Ok(Self { admin: connection.bootstrap(), by: By::Server(connection) });
+        };
+        check_placement(&data, hosts)?;
+        let (mut vats, mut custodians) = (Vec::new(), Vec::new());
+        for number in 0..hosts {
+            let path = data.host(number);
+            let vat = Vat::open(VatOptions {
+                name: format!("host-{number}"),
+                data: path.clone(),
+                classes: Vec::new(),
+                metrics: Arc::new(Metrics::default()),
+                log: LogOptions::default(),
+            });
+            let vat = vat.map_err(unusable(&path))?;
+            custodians.push(Custodian::serve(vat.clone(), shards_of(number, hosts).collect()));
+            vats.push(vat);
+        }
+        let admin = admin::serve(&data, custodians)?;
+        Ok(Self { admin, by: By::Ourselves { vats, _data: data } })
+    }
+
+    /// The capability to all of it.
+    pub(crate) fn admin(&self) -> &Client {
+        &self.admin
+    }
+
+    /// Commits what was written, and lets the directory go.
+    ///
+    /// # Errors
+    /// When the storage failed: what was answered is durable.
+    pub(crate) async fn close(self) -> Result<(), ServerError> {
+        match self.by {
+            By::Server(connection) => connection.disconnect().await,
+            By::Ourselves { vats, .. } => {
+                for vat in vats {
+                    vat.close()?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes a data directory for a cluster that there was before, with its keys and without objects.
+///
+/// # Errors
+/// When the directory is there, or can't be made.
+pub(crate) fn remake(root: &Path, hosts: u16, secrets: Secrets) -> Result<(), ServerError> {
+    DataDir::remake(root, hosts, &secrets)?;
+    match DataDir::existing(root)? {
+        Some((data, hosts)) => check_placement(&data, hosts),
+        None => Err(in_use(root)),
+    }
+}
+
+/// Compacts the storage of each host, one after the other; `progress` is told records copied, and of
+/// how many, of which host.
+///
+/// # Errors
+/// When the directory can't be used or is served. What each host has is as it was, compacted or not.
+pub(crate) fn compact_all(
+    root: &Path,
+    mut progress: impl FnMut(u16, u64, u64),
+) -> Result<Compacted, ServerError> {
+    let Some((data, hosts)) = DataDir::existing(root)? else { return Err(in_use(root)) };
+    check_placement(&data, hosts)?;
+    let mut sum = Compacted::default();
+    for number in 0..hosts {
+        let map_bytes = LogOptions::default().map_bytes;
+        let compacted = compact(&data.host(number), map_bytes, &mut |done, of| {
+            progress(number, done, of);
+        })?;
+        sum.records += compacted.records;
+        sum.before += compacted.before;
+        sum.after += compacted.after;
+    }
+    Ok(sum)
+}
+
+fn check_placement(data: &DataDir, hosts: u16) -> Result<(), ServerError> {
+    let path = data.supervisor();
+    let config = LocalConfig::open(&path).map_err(unusable(&path))?;
+    let checked = Supervisor::open(&config, hosts).map(drop);
+    checked.map_err(|error| ServerError::Data { path, reason: error.extra })
+}
+
+fn in_use(root: &Path) -> ServerError {
+    let reason = "is in use by another process; stop that one first".to_owned();
+    ServerError::Data { path: root.to_owned(), reason }
+}
+
+fn unusable(path: &Path) -> impl FnOnce(StorageError) -> ServerError {
+    let path: PathBuf = path.to_owned();
+    move |error| ServerError::Data { path, reason: error.to_string() }
+}

@@ -1,0 +1,40 @@
+//! What an operator's tools do to a store beside what objects do: read all of it elsewhere, and take
+//! away the server's own records of an object.
+//!
+//! It keeps the rules of the store: what changes is written in a turn.
+
+use std::ops::ControlFlow;
+
+use super::Store;
+use crate::id::ObjectId;
+use crate::storage::Result;
+use crate::storage::layout::Space;
+use crate::storage::local::Reader;
+use crate::storage::log::Range;
+
+impl Store {
+    /// Reads what is durable, for another thread. While it is kept the environment stays open.
+    pub(crate) fn reader(&self) -> Option<Reader> {
+        self.reads.reader()
+    }
+
+    /// Removes the durable records of a space that the class doesn't see, in the open turn.
+    ///
+    /// # Errors
+    /// `OutsideTurn`, `BatchSize`, `Latched`, or that the disk can't be read: some may be removed, and
+    /// the turn must be discarded.
+    pub(crate) fn clear_records(&mut self, object: ObjectId, space: Space) -> Result<()> {
+        let mut keys = Vec::new();
+        self.reads.scan(object, space, &Range::all(), &mut |key, _| {
+            keys.push(key.to_vec());
+            ControlFlow::Continue(())
+        })?;
+        let ticket = self.committer.next_ticket();
+        for key in keys {
+            let turn = self.turn_of(object)?;
+            turn.writes.delete(space, &key)?;
+            turn.remember(space, &key, ticket, None);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,103 @@
+//! Archives as docs/archive-format.md says they are, written and read without the code that does so.
+
+use sha2::{Digest, Sha256};
+
+/// An object's id, the number of a space, a key and a value.
+pub(crate) type Record = ([u8; 16], u8, Vec<u8>, Vec<u8>);
+
+const MAGIC: &[u8] = b"capstead archive\x01";
+
+/// What is in an archive, without what says when and where it was made.
+pub(crate) fn records(archive: &[u8]) -> Vec<Record> {
+    let mut rest = archive.strip_prefix(MAGIC).expect("an archive");
+    let (mut found, mut object) = (Vec::new(), None);
+    while !rest.is_empty() {
+        let length = u32_at(rest, 0);
+        let payload = &rest[8..8 + length];
+        assert_eq!(sum(payload).to_le_bytes(), rest[4..8]);
+        match payload[0] {
+            5 => object = Some(payload[1..].try_into().expect("an id")),
+            6 => add_records(&payload[1..], object.expect("an object"), &mut found),
+            _ => {}
+        }
+        rest = &rest[8 + length..];
+    }
+    found
+}
+
+fn add_records(mut rest: &[u8], object: [u8; 16], found: &mut Vec<Record>) {
+    while !rest.is_empty() {
+        let key_end = 3 + usize::from(u16::from_le_bytes([rest[1], rest[2]]));
+        let end = key_end + 4 + u32_at(rest, key_end);
+        found.push((object, rest[0], rest[3..key_end].to_vec(), rest[key_end + 4..end].to_vec()));
+        rest = &rest[end..];
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> usize {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes")) as usize
+}
+
+fn sum(payload: &[u8]) -> u32 {
+    let length = (payload.len() as u32).to_le_bytes();
+    crc32c::crc32c_append(crc32c::crc32c(&length), payload)
+}
+
+/// An archive of one counter with that value, and with as many further values as are given.
+pub(crate) fn counter(name: &str, value: i64, more: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+    let id = named("Counter", name);
+    let mut archive = MAGIC.to_vec();
+    let head = [&[1][..], &[0; 8], &[0; 32], &1_u16.to_le_bytes(), b"by hand"].concat();
+    frame(&mut archive, &head);
+    frame(&mut archive, &[2 + 1, 0, 0]);
+    frame(&mut archive, &[&[4][..], &[id[1], id[0]], &[1], &[0; 48]].concat());
+    frame(&mut archive, &[&[5][..], &id].concat());
+    let header = [&[1, 7][..], b"Counter", &[1], name.as_bytes()].concat();
+    let mut payload = vec![6];
+    record(&mut payload, 0, b"", &header);
+    frame(&mut archive, &payload);
+    let own = (b"value".to_vec(), value.to_be_bytes().to_vec());
+    let mut data = [more, &[own]].concat();
+    data.sort();
+    let mut bytes = 0;
+    for (key, value) in &data {
+        bytes += (key.len() + value.len()) as u64;
+        let mut payload = vec![6];
+        record(&mut payload, 1, key, value);
+        frame(&mut archive, &payload);
+    }
+    let mut end = vec![7];
+    for number in [1, data.len() as u64, bytes] {
+        end.extend_from_slice(&number.to_le_bytes());
+    }
+    end.extend_from_slice(&Sha256::digest(&archive));
+    frame(&mut archive, &end);
+    archive
+}
+
+fn frame(archive: &mut Vec<u8>, payload: &[u8]) {
+    archive.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+    archive.extend_from_slice(&sum(payload).to_le_bytes());
+    archive.extend_from_slice(payload);
+}
+
+fn record(payload: &mut Vec<u8>, space: u8, key: &[u8], value: &[u8]) {
+    payload.push(space);
+    payload.extend_from_slice(&(key.len() as u16).to_le_bytes());
+    payload.extend_from_slice(key);
+    payload.extend_from_slice(&(value.len() as u32).to_le_bytes());
+    payload.extend_from_slice(value);
+}
+
+/// The id of a named object (docs/storage-format.md).
+pub(crate) fn named(class: &str, name: &str) -> [u8; 16] {
+    let mut hash = Sha256::new();
+    hash.update(b"capstead named object v1");
+    hash.update((class.len() as u32).to_be_bytes());
+    hash.update(class);
+    hash.update(name);
+    let mut id: [u8; 16] = hash.finalize()[..16].try_into().expect("16 bytes");
+    let shard = u16::from_be_bytes([id[0], id[1]]) >> 4;
+    id[..2].copy_from_slice(&shard.to_be_bytes());
+    id
+}
