@@ -10,7 +10,6 @@
 
 use std::any::Any;
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -18,6 +17,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
+
+use rustc_hash::FxHashMap;
 
 use crate::clock::monotonic;
 use crate::id::Shard;
@@ -215,7 +216,7 @@ fn patience(commit: Duration) -> Duration {
 }
 
 fn run(shared: &Shared, log: Box<dyn ShardLog>, on_progress: &OnProgress) {
-    let mut chains = Chains { log, claims: HashMap::new() };
+    let mut chains = Chains { log, claims: FxHashMap::default() };
     let work = AssertUnwindSafe(|| {
         let mut group = Vec::new();
         let mut company = Company::default();
@@ -240,7 +241,7 @@ fn run(shared: &Shared, log: Box<dyn ShardLog>, on_progress: &OnProgress) {
 /// The log and where it stands in each shard that was written to.
 struct Chains {
     log: Box<dyn ShardLog>,
-    claims: HashMap<Shard, Claim>,
+    claims: FxHashMap<Shard, Claim>,
 }
 
 impl Chains {
@@ -265,7 +266,7 @@ impl Chains {
     /// One block per shard; within a shard, turns stay in order.
     fn blocks(&mut self, group: &mut Vec<WriteSet>) -> Result<Vec<ShardBlock>> {
         let mut blocks: Vec<ShardBlock> = Vec::new();
-        let mut places = HashMap::new();
+        let mut places = FxHashMap::default();
         for set in group.drain(..) {
             let shard = log_shard(set.object());
             if let Some(&place) = places.get(&shard) {

@@ -101,6 +101,7 @@ pub(crate) fn config_key(key: &str) -> Result<Vec<u8>, StorageError> {
 }
 
 /// What goes in front of `record` when it is stored under `key`.
+#[inline]
 pub(crate) fn checksum(key: &[u8], record: &[u8]) -> [u8; CHECKSUM_BYTES] {
     (xxh3_64_with_seed(record, xxh3_64(key)) as u32).to_le_bytes()
 }

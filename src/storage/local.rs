@@ -7,10 +7,13 @@
 //! block is applied only under the incarnation that the environment has on disk, which is the
 //! epoch of every claim of this process; so a process that was replaced is fenced by the data.
 
+use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+
+use rustc_hash::FxHashMap;
 
 use crate::clock::monotonic;
 use crate::id::{Epoch, ObjectId, Shard};
@@ -54,6 +57,9 @@ pub(crate) struct LocalLog {
     commit_delay: Duration,
     metrics: Arc<Metrics>,
     room: Arc<Room>,
+    /// The ends of the chains that this log extended: as long as the incarnation is ours, nobody
+    /// else changes them.
+    ends: FxHashMap<Shard, Link>,
 }
 
 /// Reads what the log applied. The vat thread owns it; it keeps the environment open.
@@ -76,7 +82,8 @@ pub(crate) fn open(
     let env = Arc::new(Environment::open(path, Kind::Objects, options.map_bytes)?);
     let reader = Reader { env: env.clone(), metrics: metrics.clone() };
     let room = Arc::new(room(path, &env, options.reserve_bytes)?);
-    Ok((LocalLog { env, commit_delay: options.commit_delay, metrics, room }, reader))
+    let (commit_delay, ends) = (options.commit_delay, FxHashMap::default());
+    Ok((LocalLog { env, commit_delay, metrics, room, ends }, reader))
 }
 
 fn room(path: &Path, env: &Arc<Environment>, reserve: Option<u64>) -> Result<Room> {
@@ -212,11 +219,12 @@ impl ShardLog for LocalLog {
 
     fn append(&mut self, blocks: &[ShardBlock]) -> Vec<Outcome> {
         let began = monotonic();
+        let (ends, delay) = (&mut self.ends, self.commit_delay);
         let committed = self.env.write(|changes| {
             let owner = owner(changes)?;
-            let apply = |block| apply(changes, owner, block);
+            let apply = |block| apply(changes, owner, ends, block);
             let outcomes = blocks.iter().map(apply).collect::<Result<Vec<_>>>()?;
-            thread::sleep(self.commit_delay);
+            thread::sleep(delay);
             Ok(outcomes)
         });
         let outcomes = match committed {
@@ -260,10 +268,23 @@ fn owner(changes: &Changes<'_>) -> Result<Epoch> {
     Ok(Epoch(EnvironmentRecord::decode(record, Kind::Objects)?.incarnation))
 }
 
-fn apply(changes: &mut Changes<'_>, owner: Epoch, block: &ShardBlock) -> Result<Outcome> {
+fn apply(
+    changes: &mut Changes<'_>,
+    owner: Epoch,
+    ends: &mut FxHashMap<Shard, Link>,
+    block: &ShardBlock,
+) -> Result<Outcome> {
+    if block.epoch != owner {
+        return Ok(Outcome::Fenced);
+    }
     let meta_key = shard_key(block.shard);
-    let last = decode_meta(&meta_key, changes.get(&meta_key)?)?.link;
-    if block.epoch != owner || block.previous != last {
+    let last = match ends.entry(block.shard) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(unknown) => {
+            unknown.insert(decode_meta(&meta_key, changes.get(&meta_key)?)?.link)
+        }
+    };
+    if block.previous != *last {
         return Ok(Outcome::Fenced);
     }
     for set in &block.writes {
@@ -271,9 +292,10 @@ fn apply(changes: &mut Changes<'_>, owner: Epoch, block: &ShardBlock) -> Result<
             apply_op(changes, set.object(), op?)?;
         }
     }
-    let link = block.link();
-    changes.put(&meta_key, &ShardMeta { epoch: owner, link }.encode())?;
-    Ok(Outcome::Position(link))
+    // If this isn't committed, nothing ever is.
+    *last = block.link();
+    changes.put(&meta_key, &ShardMeta { epoch: owner, link: *last }.encode())?;
+    Ok(Outcome::Position(*last))
 }
 
 fn apply_op(changes: &mut Changes<'_>, object: ObjectId, op: Op<'_>) -> Result<()> {

@@ -14,7 +14,7 @@
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::id::{Epoch, ObjectId, Shard};
 use crate::storage::batch::WriteSet;
@@ -24,6 +24,9 @@ use crate::storage::local::Reader;
 use crate::storage::{Result, StorageError};
 
 const VERSION: u8 = 1;
+/// Of a block without write sets.
+const HEAD_BYTES: usize = 1 + 2 + 8 + 8 + HASH_BYTES + 4;
+const SET_LENGTH_BYTES: usize = 4;
 /// Bytes of a chain's hash.
 pub(crate) const HASH_BYTES: usize = 16;
 
@@ -64,39 +67,27 @@ pub(crate) struct ShardBlock {
 
 impl ShardBlock {
     /// The block as bytes.
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "a log over the network sends them; the local one only hashes them"
-        )
-    )]
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        self.feed(|part| bytes.extend_from_slice(part));
+        let sets = self.writes.iter().map(|set| SET_LENGTH_BYTES + set.as_bytes().len());
+        let mut bytes = Vec::with_capacity(HEAD_BYTES + sets.sum::<usize>());
+        bytes.push(VERSION);
+        bytes.extend_from_slice(&self.shard.0.to_le_bytes());
+        bytes.extend_from_slice(&self.epoch.0.to_le_bytes());
+        bytes.extend_from_slice(&self.previous.position.0.to_le_bytes());
+        bytes.extend_from_slice(&self.previous.hash);
+        bytes.extend_from_slice(&(self.writes.len() as u32).to_le_bytes());
+        for set in &self.writes {
+            bytes.extend_from_slice(&(set.as_bytes().len() as u32).to_le_bytes());
+            bytes.extend_from_slice(set.as_bytes());
+        }
         bytes
     }
 
     /// The end of the chain once this block is appended: the hash covers all of the block, and
     /// through the previous hash the whole chain.
     pub(crate) fn link(&self) -> Link {
-        let mut hash = Xxh3::new();
-        self.feed(|part| hash.update(part));
-        let hash = hash.digest128().to_be_bytes();
+        let hash = xxh3_128(&self.encode()).to_be_bytes();
         Link { position: Position(self.previous.position.0 + 1), hash }
-    }
-
-    fn feed(&self, mut sink: impl FnMut(&[u8])) {
-        sink(&[VERSION]);
-        sink(&self.shard.0.to_le_bytes());
-        sink(&self.epoch.0.to_le_bytes());
-        sink(&self.previous.position.0.to_le_bytes());
-        sink(&self.previous.hash);
-        sink(&(self.writes.len() as u32).to_le_bytes());
-        for set in &self.writes {
-            sink(&(set.as_bytes().len() as u32).to_le_bytes());
-            sink(set.as_bytes());
-        }
     }
 }
 

@@ -10,11 +10,13 @@
 mod admin;
 
 use std::collections::VecDeque;
-use std::collections::hash_map::{Entry, HashMap};
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use crate::id::ObjectId;
 use crate::metrics::Metrics;
@@ -44,7 +46,7 @@ pub(crate) struct StoreOptions {
 /// The storage of all objects of one host. Dropping it commits every sealed turn.
 pub(crate) struct Store {
     turn: Option<Turn>,
-    pending: HashMap<ObjectId, Pending>,
+    pending: FxHashMap<ObjectId, Pending>,
     /// Whose turns are in `pending`, in the order in which they become durable.
     order: VecDeque<(Ticket, ObjectId)>,
     committer: Committer,
@@ -108,7 +110,7 @@ impl Store {
         on_progress: OnProgress,
     ) -> Result<Self> {
         let committer = Committer::start(name, log, on_progress)?;
-        let (pending, order) = (HashMap::new(), VecDeque::new());
+        let (pending, order) = (FxHashMap::default(), VecDeque::new());
         Ok(Self { turn: None, pending, order, committer, reads, room })
     }
 
