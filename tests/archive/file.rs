@@ -50,7 +50,7 @@ pub(crate) fn counter(name: &str, value: i64, more: &[(Vec<u8>, Vec<u8>)]) -> Ve
     let head = [&[1][..], &[0; 8], &[0; 32], &1_u16.to_le_bytes(), b"by hand"].concat();
     frame(&mut archive, &head);
     frame(&mut archive, &[2 + 1, 0, 0]);
-    frame(&mut archive, &[&[4][..], &[id[1], id[0]], &[1], &[0; 48]].concat());
+    frame(&mut archive, &[&[4][..], &[id[1], id[0]], &[1], &[0; 32]].concat());
     frame(&mut archive, &[&[5][..], &id].concat());
     let header = [&[1, 7][..], b"Counter", &[1], name.as_bytes()].concat();
     let mut payload = vec![6];
