@@ -71,6 +71,7 @@ fn every_committed_request_is_current() {
             schemas(&["examples/counter/schema/counter.capnp"]),
         ),
         ("src/classes/poll.request", schemas(&["src/classes/poll.capnp"])),
+        ("src/cli/bench/probe.request", schemas(&["src/cli/bench/probe.capnp"])),
         ("src/host/tests/trial.request", schemas(&["src/host/tests/trial.capnp"])),
     ];
     for (request, schemas) in &all {

@@ -18,7 +18,7 @@ fn turn<T>(instance: &Rc<Instance>, work: impl FnOnce(&Storage) -> T) -> T {
     turns::turn(instance, || work(&storage)).ok().expect("the turn doesn't panic")
 }
 
-fn stored<T: crate::Storable>(instance: &Rc<Instance>, key: &str) -> Stored<T> {
+fn stored<T: crate::host::Storable>(instance: &Rc<Instance>, key: &str) -> Stored<T> {
     Context::new(instance.clone()).stored(key).unwrap()
 }
 
