@@ -2,6 +2,7 @@
 //!
 //! Invariants:
 //! - Messages leave in the order in which they were given to the gate.
+//! - The tickets of waiting messages never decrease from one to the next.
 //! - A message leaves at once when nothing is pending, inside the call that gives it.
 //! - A call that was made after a reply is never written before that reply: capnp-rpc writes calls
 //!   at once and replies when it is polled, so the call waits for the reply's receipt.
@@ -59,21 +60,14 @@ impl<R: Future<Output = ()> + Unpin + 'static> Gate<R> {
         self.written.get()
     }
 
-    /// The writes since `ticket` were taken back: what the instance sends from now on doesn't wait
-    /// for them.
-    pub(crate) fn back_to(&self, ticket: Ticket) {
+    /// The writes since `ticket` were taken back: nothing waits for them, of what was sent since either.
+    pub(crate) fn back_to(self: &Rc<Self>, ticket: Ticket) {
         self.written.set(ticket);
-    }
-
-    /// The turn has ended, and of what it wrote nothing is left: nothing waits for it.
-    pub(crate) fn sealed_nothing(self: &Rc<Self>) {
-        let sealed = self.sealed.get();
         let mut queue = self.queue.borrow_mut();
-        let waiting = queue.iter_mut().rev().take_while(|(ticket, _)| *ticket > sealed);
-        if waiting.map(|(ticket, _)| *ticket = sealed).count() > 0 {
-            drop(queue);
-            self.pump();
-        }
+        let waiting = queue.iter_mut().rev().take_while(|(later, _)| *later > ticket);
+        waiting.for_each(|(later, _)| *later = ticket);
+        drop(queue);
+        self.pump();
     }
 
     /// The turn that wrote `ticket` has ended: its writes are on their way to the disk.

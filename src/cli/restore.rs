@@ -3,7 +3,7 @@
 //! It is made beside its place and gets its name when it is whole: what is cut short is no data
 //! directory, and is removed by the next attempt.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -86,7 +86,10 @@ fn remove_leftover(beside: &Path) -> Result<(), Failure> {
     if beside.symlink_metadata().is_err() {
         return Ok(());
     }
-    let is_ours = beside.join("lock").is_file()
+    // A directory that is whole, or in use, is somebody's data under an unlucky name.
+    let lock = File::open(beside.join("lock"));
+    let is_free = lock.as_ref().is_ok_and(|lock| lock.try_lock().is_ok());
+    let is_ours = (is_free && !beside.join("format").exists())
         || fs::read_dir(beside).is_ok_and(|mut names| names.next().is_none());
     if !is_ours {
         let name = beside.display();

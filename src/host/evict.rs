@@ -48,7 +48,10 @@ impl Vat {
             }
             None => slot.waking.take(),
         };
-        for Start { call, under_way, .. } in slot.end() {
+        let waiting = slot.end();
+        // Also those that were made while it slept, or wakes.
+        slot.break_facets();
+        for Start { call, under_way, .. } in waiting {
             let error = disconnected("the object was replaced: restore its reference");
             call.reply.keep(under_way);
             call.reply.send(Err(error));

@@ -57,15 +57,14 @@ impl Instance {
     /// # Errors
     /// When the storage can't be read, or holds an object of another class.
     pub(super) fn new(vat: &Rc<Vat>, birth: Birth) -> Result<Rc<Self>> {
-        let store = vat.store.borrow();
-        let exists = match store.get(birth.id, Space::Header, &[])? {
+        let (header, usage) = vat.store.borrow().identity(birth.id)?;
+        let exists = match header {
             Some(header) => Header::decode(&header)?.is_of(&birth)?,
             None => false,
         };
         let (limit, class) = (birth.class.object_limit, vat.class_account(birth.class.name));
-        let account = store.account(birth.id, exists, limit, class)?;
-        drop(store);
-        Ok(Rc::new(Self {
+        let account = Account::new(birth.id, usage, limit, class);
+        let instance = Rc::new(Self {
             vat: vat.clone(),
             birth,
             gate: Gate::new(),
@@ -77,7 +76,9 @@ impl Instance {
             running: RefCell::default(),
             tasks: RefCell::default(),
             calls: Cell::default(),
-        }))
+        });
+        vat.hold_back(&instance);
+        Ok(instance)
     }
 
     /// Sets or deletes a key in the present turn; the object exists from its first write on. Whether
@@ -121,6 +122,14 @@ impl Instance {
         Ok(())
     }
 
+    /// What the object wrote before this instance began, up to `ticket`, may not be durable yet: this
+    /// one reads it, so what it says waits for it.
+    pub(super) fn follows(&self, ticket: Ticket) {
+        self.written.set(ticket);
+        self.gate.wrote(ticket);
+        self.gate.sealed(ticket);
+    }
+
     fn wrote(&self, ticket: Ticket, confirmed: bool) {
         if !self.exists.replace(true) {
             let (id, header) = (self.birth.id, Header::of(&self.birth).encode());
@@ -152,7 +161,7 @@ impl Instance {
             return Ok(value);
         }
         self.vat.store.borrow_mut().undo(savepoint);
-        self.mirrors.undo(kept);
+        self.mirrors.undo(kept, |key| self.read(Space::Data, key).ok().flatten());
         self.exists.set(before.0);
         self.written.set(before.1);
         self.gate.back_to(before.2);
@@ -168,7 +177,8 @@ impl Instance {
         async move {
             loop {
                 let settled = self.vat.settled();
-                if self.is_durable(written)? {
+                // What was undone since will never be durable, and needn't be.
+                if self.is_durable(written.min(self.written.get()))? {
                     return Ok(());
                 }
                 settled.await;

@@ -5,6 +5,7 @@ use std::ops::{Bound, ControlFlow};
 use std::rc::Rc;
 
 use super::instance::Instance;
+use super::vat::Vat;
 use crate::error::{Result, failed};
 use crate::storage::{Page, PageSize, Range, Reads, Space};
 
@@ -118,6 +119,10 @@ impl Entries {
         if self.left == 0 {
             return Ok(None);
         }
+        if let Some(error) = self.instance.broken() {
+            self.left = 0;
+            return Err(error);
+        }
         let changes = self.instance.account.changes();
         if self.changes != changes {
             // The object was written to since: what lies ahead may be different now.
@@ -150,9 +155,15 @@ impl Entries {
     /// # Errors
     /// As [`Entries::next_entry`]; and the first one of `visit`, which is then not called again.
     pub fn visit(mut self, mut visit: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
+        // A snapshot for each of many visits within each other would use up those that there are.
+        let is_outermost = !self.instance.vat.visiting.replace(true);
+        let _visiting = is_outermost.then(|| Visiting(self.instance.vat.clone()));
         while self.left > 0 {
             let needs_more = self.next == self.page.len() && self.page.more;
-            if needs_more && let Some(reads) = self.instance.settled_reads()? {
+            if needs_more
+                && is_outermost
+                && let Some(reads) = self.instance.settled_reads()?
+            {
                 self.visit_durable(&*reads, &mut visit)?;
                 continue;
             }
@@ -210,6 +221,15 @@ impl Entries {
         } else {
             self.rest.start = behind;
         }
+    }
+}
+
+/// While it exists, visits within this one read pages.
+struct Visiting(Rc<Vat>);
+
+impl Drop for Visiting {
+    fn drop(&mut self) {
+        self.0.visiting.set(false);
     }
 }
 

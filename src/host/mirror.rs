@@ -12,6 +12,13 @@ use crate::error::{Result, failed};
 /// Puts a value back that a transaction changed.
 pub(super) type PutBack = Box<dyn FnOnce()>;
 
+/// What is to be done when a transaction is undone.
+enum Undo {
+    PutBack(PutBack),
+    /// The mirror was made within the transaction: it is to read its key again.
+    Reload(Rc<[u8]>, Weak<dyn Mirror>),
+}
+
 /// A value in memory that stands for a key.
 pub(super) trait Mirror {
     /// Whether these bytes can be such a value.
@@ -25,7 +32,7 @@ pub(super) trait Mirror {
 }
 
 struct Entry {
-    key: Box<[u8]>,
+    key: Rc<[u8]>,
     mirror: Weak<dyn Mirror>,
 }
 
@@ -34,7 +41,7 @@ struct Entry {
 pub(super) struct Mirrors {
     entries: RefCell<Vec<Entry>>,
     /// How to put back what the open transactions changed; none if there is no transaction.
-    undo: RefCell<Option<Vec<PutBack>>>,
+    undo: RefCell<Option<Vec<Undo>>>,
 }
 
 /// Where a transaction began.
@@ -43,10 +50,15 @@ pub(super) struct Kept(Option<usize>);
 
 impl Mirrors {
     /// From now on `mirror` is told what is written under `key`, for as long as it exists.
-    pub(super) fn add(&self, key: &[u8], mirror: Weak<dyn Mirror>) {
+    pub(super) fn add(&self, key: Rc<[u8]>, mirror: Weak<dyn Mirror>) {
         let mut entries = self.entries.borrow_mut();
         entries.retain(|entry| entry.mirror.strong_count() > 0);
-        entries.push(Entry { key: key.into(), mirror });
+        // Most objects have one, and there may be very many objects.
+        entries.reserve_exact(1);
+        if let Some(undo) = &mut *self.undo.borrow_mut() {
+            undo.push(Undo::Reload(key.clone(), mirror.clone()));
+        }
+        entries.push(Entry { key, mirror });
     }
 
     /// # Errors
@@ -83,8 +95,13 @@ impl Mirrors {
 
     /// The mirror is about to write its key: an open transaction can put its value back.
     pub(super) fn keep_in_transaction(&self, mirror: Rc<dyn Mirror>) {
+        if self.undo.borrow().is_none() {
+            return;
+        }
+        // A class's own code may run in here.
+        let put_back = mirror.keep();
         if let Some(undo) = &mut *self.undo.borrow_mut() {
-            undo.push(mirror.keep());
+            undo.push(Undo::PutBack(put_back));
         }
     }
 
@@ -99,17 +116,34 @@ impl Mirrors {
     /// The transaction that began there has succeeded.
     pub(super) fn keep(&self, kept: Kept) {
         if kept.0.is_none() {
-            *self.undo.borrow_mut() = None;
+            // Dropped when nothing is borrowed: values may be of any type.
+            let done = self.undo.take();
+            drop(done);
         }
     }
 
-    /// The transaction that began there is undone.
-    pub(super) fn undo(&self, kept: Kept) {
+    /// The transaction that began there is undone, in the storage already; `read` reads that.
+    pub(super) fn undo(&self, kept: Kept, read: impl Fn(&[u8]) -> Option<Vec<u8>>) {
         let changed = match &mut *self.undo.borrow_mut() {
             Some(undo) => undo.split_off(kept.0.unwrap_or(0)),
             None => return,
         };
-        changed.into_iter().rev().for_each(|put_back| put_back());
+        for undo in changed.into_iter().rev() {
+            match undo {
+                Undo::PutBack(put_back) => put_back(),
+                Undo::Reload(key, mirror) => {
+                    if let Some(present) = mirror.upgrade() {
+                        present.update(read(&key).as_deref());
+                    }
+                    // An outer transaction began before the mirror was made, too.
+                    if kept.0.is_some()
+                        && let Some(outer) = &mut *self.undo.borrow_mut()
+                    {
+                        outer.push(Undo::Reload(key, mirror));
+                    }
+                }
+            }
+        }
         self.keep(kept);
     }
 

@@ -72,12 +72,17 @@ impl Slot {
         waking.take_if(|waking| Rc::ptr_eq(waking, instance)).is_some()
     }
 
+    /// No facet that exists now reaches the object any more.
+    pub(super) fn break_facets(&self) {
+        self.generation.set(self.generation.get() + 1);
+    }
+
     /// The instance ended, or could not wake: gives back the calls that were waiting for it.
     pub(super) fn end(&self) -> VecDeque<Start> {
         match self.state.replace(State::Asleep) {
             State::Waking(waiting) => waiting,
             State::Awake(..) => {
-                self.generation.set(self.generation.get() + 1);
+                self.break_facets();
                 VecDeque::new()
             }
             State::Asleep => VecDeque::new(),

@@ -20,7 +20,7 @@ pub use self::structs::Struct;
 /// is undone.
 pub struct Stored<T> {
     instance: Rc<Instance>,
-    key: Box<[u8]>,
+    key: Rc<[u8]>,
     memory: Rc<Memory<T>>,
 }
 
@@ -41,8 +41,9 @@ impl<T: Storable> Stored<T> {
         };
         let memory = Rc::new(Memory { value: RefCell::new(value), length });
         let mirror: Rc<dyn Mirror> = memory.clone();
-        instance.mirrors.add(key.as_bytes(), Rc::downgrade(&mirror));
-        Ok(Self { instance, key: key.as_bytes().into(), memory })
+        let key: Rc<[u8]> = key.as_bytes().into();
+        instance.mirrors.add(key.clone(), Rc::downgrade(&mirror));
+        Ok(Self { instance, key, memory })
     }
 
     /// The value; the default if there is none.

@@ -60,6 +60,8 @@ pub(crate) struct Vat {
     sealed: RefCell<VecDeque<(Ticket, Rc<Gate<Receipt>>)>>,
     queue: RefCell<VecDeque<Start>>,
     busy: Cell<bool>,
+    /// A list is being visited, in a snapshot of its own.
+    pub(super) visiting: Cell<bool>,
     /// Wakes the task that starts queued calls.
     runnable: Rc<Notify>,
     /// Wakes the task that hands sealed turns to the commit thread: it runs after all that is ready
@@ -107,6 +109,7 @@ impl Vat {
             sealed: RefCell::default(),
             queue: RefCell::default(),
             busy: Cell::default(),
+            visiting: Cell::default(),
             runnable: Rc::default(),
             committable: Rc::default(),
             progress: progress.clone(),
@@ -345,10 +348,20 @@ impl Vat {
     /// The end of a turn: its writes are handed to the commit thread.
     pub(super) fn seal(&self, instance: &Instance) {
         let sealed = self.store.borrow_mut().seal();
-        let Some(ticket) = sealed else { return instance.gate.sealed_nothing() };
+        let Some(ticket) = sealed else { return };
         instance.gate.sealed(ticket);
         self.committable.notify_one();
         self.sealed.borrow_mut().push_back((ticket, instance.gate.clone()));
+    }
+
+    /// An instance begins: what it says waits for what the object wrote before and isn't durable yet.
+    pub(super) fn hold_back(&self, instance: &Instance) {
+        let unsettled = self.store.borrow().unsettled_ticket(instance.birth.id);
+        if let Some(ticket) = unsettled {
+            instance.follows(ticket);
+            // It opens no later than what was sealed since.
+            self.sealed.borrow_mut().push_back((ticket, instance.gate.clone()));
+        }
     }
 
     /// Resolves when more has become durable, or the storage has failed.

@@ -49,9 +49,19 @@ pub(crate) fn compact(
     DirBuilder::new().mode(0o700).create(&beside).map_err(io_error("create", &beside))?;
     let env = Environment::open(path, Kind::Objects, map_bytes)?;
     let before = size(path)?;
-    let records = copy(&env, &beside, map_bytes, progress)?;
-    dir::write_marker(&beside, Kind::Objects)?;
-    exchange(path, &beside)?;
+    let copied = copy(&env, &beside, map_bytes, progress).and_then(|records| {
+        dir::write_marker(&beside, Kind::Objects)?;
+        exchange(path, &beside)?;
+        Ok(records)
+    });
+    let records = match copied {
+        Ok(records) => records,
+        Err(error) => {
+            // It gives its space back; what can't be removed is, by the next attempt.
+            let _ = remove(&beside);
+            return Err(error);
+        }
+    };
     // Its lock is on the old files, under whichever name.
     drop(env);
     let after = size(path)?;
@@ -224,5 +234,6 @@ mod tests {
         assert!(compact(&path, MAP_BYTES, &mut |_, _| ()).is_err());
         assert_eq!(fs::read(path.join(dir::DATA)).unwrap().len(), before);
         compact(&path, MAP_BYTES, &mut |_, _| ()).unwrap_err();
+        assert!(!beside(&path).exists(), "a failed attempt gives its space back");
     }
 }

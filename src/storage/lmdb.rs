@@ -23,8 +23,9 @@ use crate::storage::dir::{Age, EnvironmentDir};
 use crate::storage::layout::{self, CHECKSUM_BYTES, ENVIRONMENT_KEY, EnvironmentRecord, Kind};
 use crate::storage::{Result, StorageError};
 
-/// One for the vat thread, one for the commit thread, the rest for tools.
-const READERS_MAX: u32 = 16;
+/// Two for the vat thread, which may read while it visits, one for the commit thread, the rest for
+/// exports and other tools.
+const READERS_MAX: u32 = 64;
 /// Data is for the server's own account.
 const FILE_MODE: u32 = 0o600;
 

@@ -96,8 +96,10 @@ fn room(path: &Path, env: &Arc<Environment>, reserve: Option<u64>) -> Result<Roo
     let measure = move || {
         let env = env.upgrade().ok_or(StorageError::Closed)?;
         let left = disk.stat()?.left.min(env.bytes_unmapped());
-        // Free pages of the engine count too, but are counted only when it matters.
-        if left < reserve { Ok(left + env.bytes_reusable()?) } else { Ok(left) }
+        // Free pages of the engine count too, though not to the last: they may be too scattered for a
+        // large value, or held back by a reader.
+        let may_reuse = (reserve / 2..reserve).contains(&left);
+        if may_reuse { Ok(left + env.bytes_reusable()?) } else { Ok(left) }
     };
     Ok(Room::new(reserve, Box::new(measure)))
 }
@@ -140,6 +142,18 @@ impl Reads for Reader {
         let path = RecordPath::new(object, space, key)?;
         self.metrics.storage_reads_total.add(1);
         self.env.read(|snapshot| Ok(snapshot.get(&path.record)?.map(<[u8]>::to_vec)))
+    }
+
+    fn identity(&self, object: ObjectId) -> Result<[Option<Vec<u8>>; 2]> {
+        let header = RecordPath::new(object, Space::Header, &[])?.record;
+        let usage = RecordPath::new(object, Space::Usage, &[])?.record;
+        self.metrics.storage_reads_total.add(1);
+        self.env.read(|snapshot| {
+            let Some(header) = snapshot.get(&header)?.map(<[u8]>::to_vec) else {
+                return Ok([None, None]);
+            };
+            Ok([Some(header), snapshot.get(&usage)?.map(<[u8]>::to_vec)])
+        })
     }
 
     fn get_many(
@@ -303,9 +317,8 @@ fn apply_op(changes: &mut Changes<'_>, object: ObjectId, op: Op<'_>) -> Result<(
         Op::Put { space, key, value } => {
             let path = RecordPath::new(object, space, key)?;
             for link in &path.links {
-                if changes.get(link)?.is_none() {
-                    changes.put(link, b"")?;
-                }
+                // Not looked at first: whatever is there has this record afterwards.
+                changes.put(link, b"")?;
             }
             changes.put(&path.record, value)
         }

@@ -212,6 +212,14 @@ pub(crate) trait Reads {
     /// `KeyLength`, `Corrupt` (the value is never served), or that the disk can't be read.
     fn get(&self, object: ObjectId, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>>;
 
+    /// The header of an object and its usage record, as of one moment: what waking it needs.
+    ///
+    /// # Errors
+    /// As for `get`.
+    fn identity(&self, object: ObjectId) -> Result<[Option<Vec<u8>>; 2]> {
+        Ok([self.get(object, Space::Header, &[])?, self.get(object, Space::Usage, &[])?])
+    }
+
     /// The durable values of several keys, in the order of the keys, all as of one moment.
     ///
     /// # Errors

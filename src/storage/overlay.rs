@@ -141,6 +141,11 @@ impl Pending {
         &self.layer
     }
 
+    /// The newest turn.
+    pub(super) fn last(&self) -> Ticket {
+        self.last
+    }
+
     /// Puts the writes of a later turn over those that are there.
     pub(super) fn add(&mut self, turn: Layer, ticket: Ticket) {
         self.last = ticket;

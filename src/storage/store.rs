@@ -8,6 +8,7 @@
 //! the disk sees it, or sees a later one. Nothing of a discarded turn is ever queued.
 
 mod admin;
+mod identity;
 
 use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
@@ -20,7 +21,7 @@ use rustc_hash::FxHashMap;
 
 use crate::id::ObjectId;
 use crate::metrics::Metrics;
-use crate::storage::account::{Account, ClassAccount};
+use crate::storage::account::Account;
 use crate::storage::batch::{Mark, WriteSet};
 use crate::storage::closed::Closed;
 use crate::storage::committer::{Committer, OnProgress, Ticket};
@@ -112,29 +113,6 @@ impl Store {
         let committer = Committer::start(name, log, on_progress)?;
         let (pending, order) = (FxHashMap::default(), VecDeque::new());
         Ok(Self { turn: None, pending, order, committer, reads, room })
-    }
-
-    /// What the object stores, for the time of its use. It is counted if no record says so.
-    ///
-    /// # Errors
-    /// `Corrupt`, or that the disk can't be read.
-    pub(crate) fn account(
-        &self,
-        object: ObjectId,
-        exists: bool,
-        limit: u64,
-        class: Option<Rc<ClassAccount>>,
-    ) -> Result<Rc<Account>> {
-        let mut usage = Usage::default();
-        if exists {
-            match self.get(object, Space::Usage, &[])? {
-                Some(record) => {
-                    usage = Usage::decode(&record).ok_or_else(|| damaged_usage(object))?;
-                }
-                None => usage = self.reads.count(object)?,
-            }
-        }
-        Ok(Account::new(object, usage, limit, class))
     }
 
     /// Visits every object that exists, with its header and what it stores.
@@ -387,6 +365,11 @@ impl Store {
         turn.ok_or(StorageError::OutsideTurn { object })
     }
 
+    /// The last turn of the object that may not be durable yet, if there is one.
+    pub(crate) fn unsettled_ticket(&self, object: ObjectId) -> Option<Ticket> {
+        self.pending.get(&object).map(Pending::last)
+    }
+
     /// The last turn that was sealed.
     pub(crate) fn last_sealed(&self) -> Ticket {
         self.committer.last_ticket()
@@ -481,10 +464,6 @@ impl Turn {
         let undo = (self.transactions > 0).then_some(&mut self.undo);
         self.layer.set(space, key, (ticket, value), undo);
     }
-}
-
-fn damaged_usage(object: ObjectId) -> StorageError {
-    StorageError::Corrupt { object, space: Space::Usage as u8, key: String::new() }
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 
 use std::sync::mpsc::{Receiver, channel};
 
+use tempfile::TempDir;
+
 use super::*;
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::storage::model::MemoryLog;
@@ -78,4 +80,114 @@ fn only_the_object_whose_turn_is_open_writes_and_within_the_limits() {
     assert!(matches!(long, Err(StorageError::ValueLength { .. })));
     assert_eq!(get(&store, ONE, b"k"), None);
     assert_eq!(store.seal(), None);
+}
+
+/// A store on disk in a small map, with a reserve.
+fn small(dir: &TempDir, map: usize, reserve: u64) -> (Store, Receiver<()>) {
+    let (progress, progressed) = channel();
+    let on_progress = Box::new(move || progress.send(()).unwrap_or_default());
+    let (map_bytes, reserve_bytes) = (map, Some(reserve));
+    let log = LogOptions { map_bytes, reserve_bytes, ..LogOptions::default() };
+    let options = StoreOptions { name: "test".to_owned(), log, metrics: Arc::default() };
+    (Store::open(dir.path(), options, on_progress).unwrap(), progressed)
+}
+
+/// Ends the turn, and waits until it is durable.
+fn commit(store: &mut Store, progressed: &Receiver<()>) {
+    let Some(ticket) = store.seal() else { return };
+    store.commit_sealed();
+    while store.settle() < ticket {
+        assert!(store.failure().is_none(), "{:?}", store.failure());
+        progressed.recv().unwrap();
+    }
+}
+
+/// Growth ends before the map does, deleting goes on, and then growth does; also when what was freed
+/// lies scattered, and a large value finds no room in it.
+#[test]
+fn low_space_refuses_growth_lets_deletes_through_and_nothing_is_ever_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, progressed) = small(&dir, 64 << 20, 12 << 20);
+    let account = account(&store, ONE);
+    let (mut count, mut low) = (0_u32, false);
+    while !low {
+        store.begin(account.clone());
+        for _ in 0..200 {
+            match put(&mut store, &account, &count.to_be_bytes(), &[7; 3_000]) {
+                Ok(_) => count += 1,
+                Err(StorageError::LowSpace { left, reserve }) => low = left < reserve,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        commit(&mut store, &progressed);
+    }
+    store.begin(account.clone());
+    put(&mut store, &account, &0_u32.to_be_bytes(), &[8; 3_000]).unwrap();
+    commit(&mut store, &progressed);
+    for first in (0..count).step_by(400) {
+        store.begin(account.clone());
+        for key in (first..count.min(first + 400)).step_by(2) {
+            delete(&mut store, &account, &key.to_be_bytes()).unwrap();
+        }
+        commit(&mut store, &progressed);
+    }
+    store.begin(account.clone());
+    put(&mut store, &account, b"again", &[7; 3_000]).unwrap();
+    commit(&mut store, &progressed);
+    let large = vec![1; VALUE_BYTES_MAX];
+    let mut refused = false;
+    for n in 0..30_u8 {
+        store.begin(account.clone());
+        match put(&mut store, &account, &[n], &large) {
+            Ok(_) => {}
+            Err(StorageError::LowSpace { .. }) => refused = true,
+            Err(error) => panic!("{error}"),
+        }
+        commit(&mut store, &progressed);
+    }
+    assert!(refused);
+}
+
+/// Without a reserve the map can be full: that is a failed commit like any other, and what was
+/// acknowledged is there in a larger one.
+#[test]
+fn a_full_map_ends_all_writing_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, progressed) = small(&dir, 1 << 20, 0);
+    let one = account(&store, ONE);
+    let mut durable = 0_u32;
+    let failure = loop {
+        store.begin(one.clone());
+        put(&mut store, &one, &durable.to_be_bytes(), &[7; 3_000]).unwrap();
+        let ticket = store.seal().unwrap();
+        store.commit_sealed();
+        progressed.recv().unwrap();
+        match store.failure() {
+            Some(failure) => break failure,
+            None => assert_eq!(store.settle(), ticket),
+        }
+        durable += 1;
+    };
+    assert!(failure.to_string().contains("--map-size"), "{failure}");
+    store.close().unwrap_err();
+    let (mut store, progressed) = small(&dir, 1 << 24, 0);
+    let one = account(&store, ONE);
+    assert_eq!(one.usage().keys, u64::from(durable));
+    store.begin(one.clone());
+    delete(&mut store, &one, &0_u32.to_be_bytes()).unwrap();
+    commit(&mut store, &progressed);
+    assert_eq!(get(&store, ONE, &1_u32.to_be_bytes()).unwrap(), [7; 3_000]);
+}
+
+#[test]
+fn the_servers_records_on_their_way_are_cleared_too() {
+    let log = MemoryLog::default();
+    let (mut store, _progressed) = start(&log);
+    let one = begin(&mut store, ONE);
+    store.put_record(ONE, Space::Grants, b"grant", b"valid").unwrap();
+    store.seal().unwrap();
+    store.begin(one);
+    store.clear_records(ONE, Space::Grants).unwrap();
+    store.seal();
+    assert_eq!(store.get(ONE, Space::Grants, b"grant").unwrap(), None);
 }

@@ -75,7 +75,9 @@ impl<T: Owned> Struct<T> {
 
     fn parse(bytes: &[u8]) -> Result<Self> {
         let mut rest = bytes;
-        let message = Rc::new(serialize::read_message(&mut rest, ReaderOptions::new())?);
+        // It is read over and over, and what is read is counted for the whole life of the message.
+        let options = *ReaderOptions::new().traversal_limit_in_words(None);
+        let message = Rc::new(serialize::read_message(&mut rest, options)?);
         if rest.is_empty() {
             Ok(Self { message, of: PhantomData })
         } else {
@@ -141,6 +143,14 @@ mod tests {
             }
             assert!(Note::decode(&[bytes, &[0; 8]].concat()).is_none());
         });
+    }
+
+    #[test]
+    fn a_struct_can_be_read_without_end() {
+        let note = Note::default();
+        for _ in 0..9_000_000 {
+            note.get().unwrap();
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a class may rely on in its storage, in turns that the tests make themselves.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll, Waker};
@@ -293,14 +293,93 @@ fn nothing_waits_for_writes_that_were_undone() {
             let undone: Result<()> = storage.transaction(|| {
                 storage.put("a", "1").unwrap();
                 instance.gate.call(move || told.set(true));
+                assert!(!sent.get(), "it waits for the write until that is undone");
                 Err(failed("no"))
             });
             undone.unwrap_err();
-            assert!(!sent.get(), "it waits for the write until that is undone");
             storage.sync()
         });
         assert!(sent.get());
         synced.await.unwrap();
+    });
+}
+
+/// A later message of the same turn doesn't hide an undone one, nor does a panic after both.
+#[test]
+fn messages_around_an_undone_transaction_leave_in_order() {
+    run(async {
+        let instance = World::new().instance("x");
+        let sent = Rc::new(RefCell::new(Vec::new()));
+        let send = |n: u32| {
+            let sent = sent.clone();
+            instance.gate.call(move || sent.borrow_mut().push(n));
+        };
+        turn(&instance, |storage| {
+            let undone: Result<()> = storage.transaction(|| {
+                storage.put("a", "1").unwrap();
+                send(1);
+                Err(failed("no"))
+            });
+            undone.unwrap_err();
+            send(2);
+        });
+        assert_eq!(*sent.borrow(), [1, 2]);
+        let storage = Context::new(instance.clone()).storage();
+        let panicked = turns::turn(&instance, || {
+            let undone: Result<()> = storage.transaction(|| {
+                storage.put("a", "1").unwrap();
+                Err(failed("no"))
+            });
+            undone.unwrap_err();
+            storage.put("b", "1").unwrap();
+            send(3);
+            panic!("a test panics");
+        });
+        assert!(panicked.is_err());
+        send(4);
+        assert_eq!(*sent.borrow(), [1, 2, 4]);
+    });
+}
+
+#[test]
+fn a_sync_begun_in_an_undone_transaction_ends() {
+    run(async {
+        let instance = World::new().instance("x");
+        let mut synced = None;
+        turn(&instance, |storage| {
+            let undone: Result<()> = storage.transaction(|| {
+                storage.put("a", "1").unwrap();
+                synced = Some(storage.sync());
+                Err(failed("no"))
+            });
+            undone.unwrap_err();
+        });
+        synced.unwrap().await.unwrap();
+    });
+}
+
+/// The next instance reads what the last one wrote before that is durable: what it says waits too.
+#[test]
+fn what_a_next_instance_says_waits_for_what_the_last_one_wrote() {
+    run(async {
+        let world = World::new();
+        let held = world.disk.hold();
+        turn(&world.instance("x"), |storage| storage.put("a", "1").unwrap());
+        super::trial::settle().await;
+        let again = world.instance("x");
+        let sent = Rc::new(Cell::new(false));
+        let told = sent.clone();
+        let mut synced = Box::pin(turn(&again, |storage| {
+            assert!(storage.get("a").unwrap().is_some());
+            again.gate.call(move || told.set(true));
+            storage.sync()
+        }));
+        super::trial::settle().await;
+        assert!(!sent.get() && poll(&mut synced) == Poll::Pending);
+        drop(held);
+        synced.await.unwrap();
+        super::trial::settle().await;
+        assert!(sent.get());
     });
 }
 
@@ -389,6 +468,91 @@ fn a_stored_value_follows_every_way_of_writing_its_key() {
             one.set(6).unwrap();
             assert_eq!((storage.count(), storage.size_bytes()), (1, 9));
         });
+    });
+}
+
+#[test]
+fn a_value_that_was_loaded_in_an_undone_transaction_is_right() {
+    run(async {
+        let instance = World::new().instance("x");
+        turn(&instance, |storage| {
+            let mut loaded = None;
+            let undone: Result<()> = storage.transaction(|| {
+                storage.put("n", 4_i64.to_be_bytes()).unwrap();
+                let inner: Result<()> = storage.transaction(|| {
+                    storage.put("n", 5_i64.to_be_bytes()).unwrap();
+                    loaded = Some(stored::<i64>(&instance, "n"));
+                    Err(failed("inner"))
+                });
+                inner.unwrap_err();
+                assert_eq!(loaded.as_ref().unwrap().get(), 4);
+                Err(failed("outer"))
+            });
+            undone.unwrap_err();
+            let value = loaded.unwrap();
+            assert_eq!(value.get(), 0);
+            value.set(6).unwrap();
+            assert_eq!((storage.count(), storage.size_bytes()), (1, 9));
+        });
+    });
+}
+
+/// Values may do what they like when they are dropped.
+#[test]
+fn a_value_that_writes_as_it_is_dropped_is_no_trouble() {
+    thread_local! {
+        static STORAGE: RefCell<Option<Storage>> = const { RefCell::new(None) };
+    }
+
+    #[derive(Clone, Default)]
+    struct Noisy(u8);
+
+    impl Drop for Noisy {
+        fn drop(&mut self) {
+            let storage = STORAGE.with_borrow(Clone::clone);
+            if let Some(storage) = storage.filter(|_| self.0 == 1) {
+                storage.put("m", 7_i64.to_be_bytes()).unwrap();
+            }
+        }
+    }
+
+    impl crate::host::Storable for Noisy {
+        fn encode<R>(&self, write: impl FnOnce(&[u8]) -> R) -> R {
+            write(&[self.0])
+        }
+
+        fn decode(bytes: &[u8]) -> Option<Self> {
+            bytes.first().map(|byte| Self(*byte))
+        }
+    }
+
+    run(async {
+        let instance = World::new().instance("x");
+        let noisy = stored::<Noisy>(&instance, "k");
+        let number = stored::<i64>(&instance, "m");
+        turn(&instance, |storage| {
+            noisy.set(Noisy(1)).unwrap();
+            STORAGE.set(Some(storage.clone()));
+            storage.transaction(|| noisy.set(Noisy(2))).unwrap();
+            STORAGE.set(None);
+        });
+        assert_eq!(number.get(), 7);
+    });
+}
+
+#[test]
+fn a_list_of_an_ended_instance_fails() {
+    run(async {
+        let instance = World::new().instance("x");
+        let mut entries = turn(&instance, |storage| {
+            storage.put("a", "1").unwrap();
+            storage.put("b", "1").unwrap();
+            let mut entries = storage.list(List::all()).unwrap();
+            entries.next_entry().unwrap();
+            entries
+        });
+        instance.end();
+        assert!(entries.next_entry().is_err());
     });
 }
 

@@ -18,7 +18,7 @@ impl Store {
         self.reads.reader()
     }
 
-    /// Removes the durable records of a space that the class doesn't see, in the open turn.
+    /// Removes the records of a space that the class doesn't see, in the open turn.
     ///
     /// # Errors
     /// `OutsideTurn`, `BatchSize`, `Latched`, or that the disk can't be read: some may be removed, and
@@ -29,6 +29,9 @@ impl Store {
             keys.push(key.to_vec());
             ControlFlow::Continue(())
         })?;
+        for layer in self.layers(object) {
+            keys.extend(layer.list(space, &Range::all()).map(|(key, _)| key.to_vec()));
+        }
         let ticket = self.committer.next_ticket();
         for key in keys {
             let turn = self.turn_of(object)?;

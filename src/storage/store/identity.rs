@@ -1,0 +1,52 @@
+//! What an object is and how much it stores, as whoever begins to use it must know.
+
+use std::rc::Rc;
+
+use super::Store;
+use crate::id::ObjectId;
+use crate::storage::account::{Account, ClassAccount};
+use crate::storage::layout::{Space, Usage};
+use crate::storage::{Result, StorageError};
+
+impl Store {
+    /// What the object stores, for the time of its use. It is counted if no record says so.
+    ///
+    /// # Errors
+    /// `Corrupt`, or that the disk can't be read.
+    pub(crate) fn account(
+        &self,
+        object: ObjectId,
+        exists: bool,
+        limit: u64,
+        class: Option<Rc<ClassAccount>>,
+    ) -> Result<Rc<Account>> {
+        let record = if exists { self.get(object, Space::Usage, &[])? } else { None };
+        let usage = self.usage(object, exists, record)?;
+        Ok(Account::new(object, usage, limit, class))
+    }
+
+    fn usage(&self, object: ObjectId, exists: bool, record: Option<Vec<u8>>) -> Result<Usage> {
+        match record {
+            Some(record) => Usage::decode(&record).ok_or_else(|| damaged_usage(object)),
+            None if exists => self.reads.count(object),
+            None => Ok(Usage::default()),
+        }
+    }
+
+    /// An object's header, and what its class stores in it: what waking it needs, read at once.
+    ///
+    /// # Errors
+    /// As for `account`.
+    pub(crate) fn identity(&self, object: ObjectId) -> Result<(Option<Vec<u8>>, Usage)> {
+        let [header, usage] = match self.settled_reads(object) {
+            Some(reads) => reads.identity(object)?,
+            None => [self.get(object, Space::Header, &[])?, self.get(object, Space::Usage, &[])?],
+        };
+        let usage = self.usage(object, header.is_some(), usage)?;
+        Ok((header, usage))
+    }
+}
+
+fn damaged_usage(object: ObjectId) -> StorageError {
+    StorageError::Corrupt { object, space: Space::Usage as u8, key: String::new() }
+}
