@@ -31,8 +31,8 @@ use crate::storage::Space;
 /// Once accepted, a write is lost only with its whole turn: by a panic in it, which undoes it, or by a
 /// failure of the storage before it was durable, after which nothing that the object sends leaves,
 /// and the server stops. A read fails with `damaged:` when what is on the disk isn't what was
-/// written: nothing false is ever returned, and the rest can still be read. Everything fails as
-/// `disconnected` once the instance has ended.
+/// written, or when a key is missing next to such a record; what else there is can still be read.
+/// Everything fails as `disconnected` once the instance has ended.
 #[derive(Clone)]
 pub struct Storage(Rc<Instance>);
 

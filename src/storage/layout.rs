@@ -106,13 +106,16 @@ pub(crate) fn checksum(key: &[u8], record: &[u8]) -> [u8; CHECKSUM_BYTES] {
     (xxh3_64_with_seed(record, xxh3_64(key)) as u32).to_le_bytes()
 }
 
-/// The record in what is stored under `key`; damage is an error that names it.
+/// The record in what is stored under `key`; none if it is damaged.
 #[inline]
+pub(crate) fn whole<'a>(key: &[u8], stored: &'a [u8]) -> Option<&'a [u8]> {
+    let (sum, record) = stored.split_first_chunk::<CHECKSUM_BYTES>()?;
+    (*sum == checksum(key, record)).then_some(record)
+}
+
+/// The record in what is stored under `key`; damage is an error that names it.
 pub(crate) fn verify<'a>(key: &[u8], stored: &'a [u8]) -> Result<&'a [u8], StorageError> {
-    match stored.split_first_chunk::<CHECKSUM_BYTES>() {
-        Some((sum, record)) if *sum == checksum(key, record) => Ok(record),
-        _ => Err(damaged(key)),
-    }
+    whole(key, stored).ok_or_else(|| damaged(key))
 }
 
 /// The error for a record that isn't what was written, by the key that it was found under.

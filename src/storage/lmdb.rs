@@ -205,15 +205,21 @@ impl Snapshot<'_> {
         let step = if reverse { PREVIOUS } else { NEXT };
         loop {
             let (key, stored) = at;
-            if visit(key, layout::verify(key, stored)?)?.is_break() {
+            let Some(record) = layout::whole(key, stored) else { return Err(layout::damaged(key)) };
+            if visit(key, record)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
             // Within one snapshot the same key lies at the same place, so that nothing is compared.
             if std::ptr::eq(key.as_ptr(), end.as_ptr()) {
                 break;
             }
-            let Some(next) = go(None, step)? else { break };
-            at = next;
+            at = match cursor.get(None, None, step) {
+                Ok((Some(key), stored)) => (key, stored),
+                other => match found(other)? {
+                    Some(next) => next,
+                    None => break,
+                },
+            };
         }
         Ok(ControlFlow::Continue(()))
     }
