@@ -13,6 +13,7 @@ mod admin;
 mod agent;
 mod class;
 mod context;
+mod durable;
 mod evict;
 mod export;
 mod facet;

@@ -150,9 +150,9 @@ impl Storage {
     /// # use capstead::{Result, Storage, conflict};
     /// fn pay(storage: &Storage, from: &str, to: &str, amount: i64) -> Result<()> {
     ///     storage.transaction(|| {
-    ///         let balance = |who| Ok(storage.get_as::<i64>(who)?.unwrap_or(0));
-    ///         storage.put_as(to, &(balance(to)? + amount))?;
-    ///         let left = balance(from)? - amount;
+    ///         let has = storage.get_as::<i64>(to)?.unwrap_or(0);
+    ///         storage.put_as(to, &(has + amount))?;
+    ///         let left = storage.get_as::<i64>(from)?.unwrap_or(0) - amount;
     ///         if left < 0 {
     ///             return Err(conflict("there is not enough")); // nobody got anything
     ///         }

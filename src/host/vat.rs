@@ -57,7 +57,7 @@ pub(crate) struct Vat {
     agent: OnceCell<Weak<Agent>>,
     pub(super) slots: RefCell<HashMap<ObjectId, Rc<Slot>>>,
     /// Sealed turns whose gates open when they are durable.
-    sealed: RefCell<VecDeque<(Ticket, Rc<Gate<Receipt>>)>>,
+    pub(super) sealed: RefCell<VecDeque<(Ticket, Rc<Gate<Receipt>>)>>,
     queue: RefCell<VecDeque<Start>>,
     busy: Cell<bool>,
     /// A list is being visited, in a snapshot of its own.
@@ -74,7 +74,7 @@ pub(crate) struct Vat {
     /// An object's call is being delivered.
     for_object: Cell<bool>,
     /// Wakes whoever waits for the last call to end, or for the storage to fail.
-    changed: Notify,
+    pub(super) changed: Notify,
 }
 
 impl Vat {
@@ -165,24 +165,6 @@ impl Vat {
         self.store.borrow_mut().seal();
         self.committable.notify_one();
         Ok(put.map(drop)?)
-    }
-
-    /// Resolves when everything that was sealed before is durable.
-    ///
-    /// # Errors
-    /// When the storage failed: it is unknown which of those writes are durable.
-    pub(crate) async fn flush(&self) -> std::result::Result<(), StorageError> {
-        let last = self.store.borrow().last_sealed();
-        loop {
-            let changed = self.changed.notified();
-            if let Some(error) = self.store.borrow().failure() {
-                return Err(error);
-            }
-            if self.store.borrow().durable() >= last {
-                return Ok(());
-            }
-            changed.await;
-        }
     }
 
     /// The place of an object, which it has while it is awake or anybody holds a facet of it.
@@ -354,16 +336,6 @@ impl Vat {
         self.sealed.borrow_mut().push_back((ticket, instance.gate.clone()));
     }
 
-    /// An instance begins: what it says waits for what the object wrote before and isn't durable yet.
-    pub(super) fn hold_back(&self, instance: &Instance) {
-        let unsettled = self.store.borrow().unsettled_ticket(instance.birth.id);
-        if let Some(ticket) = unsettled {
-            instance.follows(ticket);
-            // It opens no later than what was sealed since.
-            self.sealed.borrow_mut().push_back((ticket, instance.gate.clone()));
-        }
-    }
-
     /// Resolves when more has become durable, or the storage has failed.
     pub(super) fn settled(&self) -> tokio::sync::futures::Notified<'_> {
         self.changed.notified()
@@ -401,18 +373,6 @@ impl Vat {
             self.runnable.notify_one();
         }
         self.changed.notify_waiters();
-    }
-
-    /// Resolves when the storage has failed: nothing will be durable any more.
-    pub(crate) async fn failure(&self) -> StorageError {
-        loop {
-            let changed = self.changed.notified();
-            let failure = self.store.borrow().failure();
-            match failure {
-                Some(error) => return error,
-                None => changed.await,
-            }
-        }
     }
 
     /// Takes no more calls, and waits until those under way have been answered.

@@ -6,4 +6,5 @@ mod instance;
 mod order;
 mod references;
 mod storage;
+mod transactions;
 mod trial;
