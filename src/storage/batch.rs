@@ -10,8 +10,8 @@
 //! **Invariant:** a write set holds whole writes within the limits; a refused one leaves no trace.
 
 use crate::id::ObjectId;
-use crate::limits::{BATCH_BYTES_MAX, VALUE_BYTES_MAX};
-use crate::storage::layout::Space;
+use crate::limits::BATCH_BYTES_MAX;
+use crate::storage::layout::{Space, check_value};
 use crate::storage::{Result, StorageError};
 
 const VERSION: u8 = 1;
@@ -75,10 +75,7 @@ impl WriteSet {
     /// # Errors
     /// `KeyLength`, `ValueLength`, `BatchSize`: the write set is as before.
     pub(crate) fn put(&mut self, space: Space, key: &[u8], value: &[u8]) -> Result<()> {
-        if value.len() > VALUE_BYTES_MAX {
-            let length = value.len();
-            return Err(StorageError::ValueLength { length, max: VALUE_BYTES_MAX });
-        }
+        check_value(value)?;
         self.begin_op(PUT, space, key, value.len())?;
         self.bytes.extend_from_slice(&(value.len() as u32).to_le_bytes());
         self.bytes.extend_from_slice(value);
@@ -250,7 +247,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::limits::KEY_BYTES_MAX;
+    use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
     const OBJECT: ObjectId = ObjectId::from_bytes([7; 16]);
 

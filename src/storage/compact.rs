@@ -18,6 +18,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use crate::storage::dir::{self, io_error};
 use crate::storage::layout::Kind;
 use crate::storage::lmdb::{Bulk, Environment};
+use crate::storage::pairs::Pairs;
 use crate::storage::{Result, StorageError};
 
 /// Bytes that are copied in one transaction.
@@ -84,20 +85,20 @@ fn copy(
 ) -> Result<u64> {
     let expected = env.entries()?;
     let bulk = Bulk::make(to, map_bytes)?;
-    let mut step = Step::default();
+    let mut step = Pairs::default();
     let mut copied = 0;
     env.read(|snapshot| {
         let _ = snapshot.walk((&[0], None), false, |key, record| {
             step.push(key, record);
             copied += 1;
-            if step.bytes.len() >= STEP_BYTES {
-                bulk.append(step.records())?;
+            if step.bytes() >= STEP_BYTES {
+                bulk.append(step.iter())?;
                 step.clear();
                 progress(copied, expected);
             }
             Ok(ControlFlow::Continue(()))
         })?;
-        bulk.append(step.records())
+        bulk.append(step.iter())
     })?;
     progress(copied, expected);
     let found = bulk.finish()?;
@@ -105,34 +106,6 @@ fn copy(
         return Err(StorageError::Miscounted { expected, found: found.min(copied) });
     }
     Ok(found)
-}
-
-/// Records on their way from one environment to the other.
-#[derive(Default)]
-struct Step {
-    bytes: Vec<u8>,
-    /// For each record, the ends of its key and its value.
-    ends: Vec<(usize, usize)>,
-}
-
-impl Step {
-    fn push(&mut self, key: &[u8], record: &[u8]) {
-        self.bytes.extend_from_slice(key);
-        let end = self.bytes.len();
-        self.bytes.extend_from_slice(record);
-        self.ends.push((end, self.bytes.len()));
-    }
-
-    fn records(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let starts = std::iter::once(0).chain(self.ends.iter().map(|(_, end)| *end));
-        let parts = starts.zip(&self.ends);
-        parts.map(|(start, (key, end))| (&self.bytes[start..*key], &self.bytes[*key..*end]))
-    }
-
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.ends.clear();
-    }
 }
 
 /// The two change names, durably.

@@ -7,8 +7,8 @@ use std::fmt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use crate::limits::{MAP_BYTES, VALUE_BYTES_MAX};
-use crate::storage::layout::{Kind, config_key, damaged};
+use crate::limits::MAP_BYTES;
+use crate::storage::layout::{Kind, check_value, config_key, damaged};
 use crate::storage::lmdb::Environment;
 use crate::storage::{Result, StorageError};
 
@@ -103,10 +103,7 @@ impl ConfigStore for LocalConfig {
         value: &[u8],
     ) -> Result<CasOutcome> {
         let key = config_key(key)?;
-        if value.len() > VALUE_BYTES_MAX {
-            let length = value.len();
-            return Err(StorageError::ValueLength { length, max: VALUE_BYTES_MAX });
-        }
+        check_value(value)?;
         let observers = self.observers.lock().unwrap_or_else(PoisonError::into_inner);
         let swapped = self.env.write(|changes| {
             let record = changes.get(&key)?;

@@ -23,7 +23,7 @@ pub(crate) mod keys;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::id::{Epoch, ObjectId, Shard};
-use crate::limits::{CONFIG_KEY_BYTES_MAX, KEY_BYTES_MAX};
+use crate::limits::{CONFIG_KEY_BYTES_MAX, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::storage::StorageError;
 use crate::storage::log::{HASH_BYTES, Link, Position};
 
@@ -98,6 +98,12 @@ pub(crate) fn config_key(key: &str) -> Result<Vec<u8>, StorageError> {
         return Err(StorageError::KeyLength { length: key.len(), max: CONFIG_KEY_BYTES_MAX });
     }
     Ok([&[CONFIG_PREFIX], key.as_bytes()].concat())
+}
+
+/// Refuses values that are too long, of objects and of the cluster.
+pub(crate) fn check_value(value: &[u8]) -> Result<(), StorageError> {
+    let (length, max) = (value.len(), VALUE_BYTES_MAX);
+    if length > max { Err(StorageError::ValueLength { length, max }) } else { Ok(()) }
 }
 
 /// What goes in front of `record` when it is stored under `key`.

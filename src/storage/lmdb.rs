@@ -459,6 +459,41 @@ mod tests {
         check("i", None, false, "");
     }
 
+    /// A key that was damaged is not just missing, and neither is one that a damaged page misleads.
+    #[test]
+    fn a_key_is_missing_only_between_whole_records_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let env = Environment::open(dir.path(), Kind::Objects, MAP).unwrap();
+        let keys: Vec<String> = (0..300).map(|n| format!("the key {n:03} of all")).collect();
+        env.write(|changes| keys.iter().try_for_each(|key| changes.put(key.as_bytes(), &[7; 50])))
+            .unwrap();
+        drop(env);
+        let data = dir.path().join("data.mdb");
+        let whole = std::fs::read(&data).unwrap();
+        let name = b"the key 150 of all";
+        let places: Vec<usize> = whole
+            .windows(name.len())
+            .enumerate()
+            .filter(|(_, at)| at == name)
+            .map(|(at, _)| at)
+            .collect();
+        assert!(!places.is_empty());
+        for (place, to) in places.iter().flat_map(|place| [(place, b'0'), (place, b'9')]) {
+            let mut changed = whole.clone();
+            changed[place + 8] = to;
+            std::fs::write(&data, &changed).unwrap();
+            let env = Environment::open(dir.path(), Kind::Objects, MAP).unwrap();
+            let get = |key: &[u8]| env.read(|snapshot| Ok(snapshot.get(key)?.map(<[u8]>::len)));
+            for key in &keys {
+                let found = get(key.as_bytes());
+                assert!(!matches!(found, Ok(None)), "{key} after {to} at {place}");
+            }
+            let length = env.read(|snapshot| snapshot.length(name));
+            assert!(!matches!(length, Ok(None)), "{to} at {place}");
+            assert!(matches!(get(b"the key 020 of none"), Ok(None)), "elsewhere all is well");
+        }
+    }
+
     #[test]
     fn another_kind_or_format_inside_is_refused_and_unchanged() {
         let dir = tempfile::tempdir().unwrap();

@@ -27,6 +27,7 @@ pub(crate) mod log;
 pub(crate) mod model;
 mod overlay;
 pub(crate) mod page;
+mod pairs;
 mod room;
 mod scan;
 pub(crate) mod store;

@@ -1,13 +1,13 @@
 //! A part of a list: as many keys with their values as are read at a time.
 //!
 //! A long list is read in pages, each from a snapshot of its own, so that no reader holds old pages of
-//! the engine back while its object waits for something. A page holds all its keys and values in one
-//! piece of memory.
+//! the engine back while its object waits for something.
 
 use std::iter::Peekable;
 use std::ops::ControlFlow;
 
 use crate::storage::overlay::Entry;
+use crate::storage::pairs::Pairs;
 
 /// How much a page takes.
 #[derive(Clone, Copy, Debug)]
@@ -21,9 +21,7 @@ pub(crate) struct PageSize {
 /// Keys and values, in the order of their range.
 #[derive(Debug, Default)]
 pub(crate) struct Page {
-    bytes: Vec<u8>,
-    /// For each entry, the ends of its key and its value.
-    ends: Vec<(usize, usize)>,
+    entries: Pairs,
     /// There may be further keys behind the last one.
     pub(crate) more: bool,
 }
@@ -36,21 +34,12 @@ impl Page {
 
     /// The entry of that number, from 0.
     pub(crate) fn get(&self, number: usize) -> Option<(&[u8], &[u8])> {
-        let (key, value) = *self.ends.get(number)?;
-        let start = number.checked_sub(1).map_or(0, |before| self.ends[before].1);
-        Some((&self.bytes[start..key], &self.bytes[key..value]))
+        self.entries.get(number)
     }
 
     /// How many entries there are.
     pub(crate) fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    fn push(&mut self, key: &[u8], value: &[u8]) {
-        self.bytes.extend_from_slice(key);
-        let end = self.bytes.len();
-        self.bytes.extend_from_slice(value);
-        self.ends.push((end, self.bytes.len()));
+        self.entries.len()
     }
 }
 
@@ -70,8 +59,7 @@ impl<'a> Filling<'a> {
         reverse: bool,
         mut page: Page,
     ) -> Self {
-        page.bytes.clear();
-        page.ends.clear();
+        page.entries.clear();
         page.more = false;
         Self { overlay: overlay.peekable(), size, reverse, page }
     }
@@ -101,8 +89,8 @@ impl<'a> Filling<'a> {
 
     fn push(&mut self, key: &[u8], value: Option<&[u8]>) -> ControlFlow<()> {
         let Some(value) = value else { return ControlFlow::Continue(()) };
-        self.page.push(key, value);
-        let (entries, bytes) = (self.page.ends.len(), self.page.bytes.len());
+        self.page.entries.push(key, value);
+        let (entries, bytes) = (self.page.entries.len(), self.page.entries.bytes());
         self.page.more = entries >= self.size.entries || bytes >= self.size.bytes;
         if self.page.more { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }

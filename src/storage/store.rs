@@ -251,7 +251,7 @@ impl Store {
         before: Before,
     ) -> Result<Ticket> {
         self.turn_of(account.object())?;
-        let before = self.before(account.object(), key, before)?;
+        let before = self.length_before(account.object(), key, before)?;
         let usage = account.usage().changed(key.len(), before, Some(value.len()));
         account.check(usage)?;
         if usage.bytes > account.usage().bytes {
@@ -292,7 +292,9 @@ impl Store {
         before: Before,
     ) -> Result<Option<Ticket>> {
         self.turn_of(account.object())?;
-        let Some(length) = self.before(account.object(), key, before)? else { return Ok(None) };
+        let Some(length) = self.length_before(account.object(), key, before)? else {
+            return Ok(None);
+        };
         let ticket = self.committer.next_ticket();
         let turn = self.turn_of(account.object())?;
         turn.writes.delete(Space::Data, key)?;
@@ -349,7 +351,7 @@ impl Store {
         turn.transactions -= 1;
     }
 
-    fn before(&self, object: ObjectId, key: &[u8], before: Before) -> Result<Option<usize>> {
+    fn length_before(&self, object: ObjectId, key: &[u8], before: Before) -> Result<Option<usize>> {
         match before {
             Before::Known(length) => Ok(length),
             Before::Unknown => self.length(object, Space::Data, key),

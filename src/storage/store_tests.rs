@@ -8,6 +8,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::storage::layout::keys::RecordPath;
+use crate::storage::lmdb::Changes;
 use crate::storage::model::MemoryLog;
 
 const ONE: ObjectId = ObjectId::from_bytes([1; 16]);
@@ -190,4 +192,28 @@ fn the_servers_records_on_their_way_are_cleared_too() {
     store.clear_records(ONE, Space::Grants).unwrap();
     store.seal();
     assert_eq!(store.get(ONE, Space::Grants, b"grant").unwrap(), None);
+}
+
+/// What a link says is known: whatever became of it, writing through it makes it right.
+#[test]
+fn a_damaged_link_does_not_end_all_writing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, progressed) = small(&dir, 1 << 24, 0);
+    let one = account(&store, ONE);
+    let put_long = |store: &mut Store, value: &[u8]| {
+        store.begin(one.clone());
+        put(store, &one, &[5; 600], value).unwrap();
+        commit(store, &progressed);
+    };
+    put_long(&mut store, b"1");
+    let path = RecordPath::new(ONE, Space::Data, &[5; 600]).unwrap();
+    let damage = |changes: &mut Changes<'_>| {
+        changes.put_raw(&path.links[0], b"\0\0\0\0");
+        Ok(())
+    };
+    store.reader().unwrap().environment().write(damage).unwrap();
+    put_long(&mut store, b"2");
+    assert_eq!(get(&store, ONE, &[5; 600]).unwrap(), b"2");
+    let page = store.page(ONE, &Range::all(), PageSize { entries: 9, bytes: 99 }, Page::default());
+    assert_eq!(page.unwrap().len(), 1);
 }

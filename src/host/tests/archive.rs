@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::storage::turn;
 use super::trial::{World, call_note, call_write, read, run, run_within, settle, wake_takes};
 use crate::error::Result;
 use crate::host::admin::Custodian;
 use crate::host::class::Class;
 use crate::host::header::Header;
-use crate::host::{Vat, VatOptions};
+use crate::host::{List, Storage, Vat, VatOptions};
 use crate::id::{ObjectId, Pool};
 use crate::schema::admin_capnp::{Existing, export, host_admin, import};
 use crate::storage::archive::{Frame, Frames, Record, Records};
@@ -123,6 +124,44 @@ fn an_object_that_is_awake_or_waking_is_replaced_and_never_acts_again() {
         assert_eq!(read(&world.object("y")).await.unwrap(), 3);
         settle().await;
         assert_eq!(read(&world.object("y")).await.unwrap(), 3, "the old wake is over");
+    });
+}
+
+/// Who held the object while it slept doesn't reach its replacement either.
+#[test]
+fn a_facet_of_a_sleeping_object_breaks_when_that_is_replaced() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let world = world(dir.path());
+        let host = custodian(&world, MINUTE);
+        let held = world.object("x");
+        import_all(&host, &object("x", 2, &[])).await.unwrap();
+        assert_eq!(read(&held).await.unwrap_err().kind, capnp::ErrorKind::Disconnected);
+        assert_eq!(read(&world.object("x")).await.unwrap(), 2);
+    });
+}
+
+/// However deep a class nests its visits: LMDB has only so many snapshots.
+#[test]
+fn visits_within_visits_never_run_out_of_snapshots() {
+    fn nest(storage: &Storage, depth: u32) -> Result<u32> {
+        let mut visited = 0;
+        storage.list(List::all())?.visit(|_, _| {
+            visited = if depth == 0 { 1 } else { nest(storage, depth - 1)? };
+            Ok(())
+        })?;
+        Ok(visited)
+    }
+
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let world = world(dir.path());
+        let instance = world.instance("x");
+        turn(&instance, |storage| storage.put("a", "1").unwrap());
+        world.vat.flush().await.unwrap();
+        settle().await;
+        assert_eq!(turn(&instance, |storage| nest(storage, 200)).unwrap(), 1);
+        assert_eq!(turn(&instance, |storage| nest(storage, 0)).unwrap(), 1);
     });
 }
 

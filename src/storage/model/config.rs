@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::limits::VALUE_BYTES_MAX;
+use crate::storage::Result;
 use crate::storage::config::{CasOutcome, ConfigStore, Observer, Versioned};
-use crate::storage::layout::config_key;
-use crate::storage::{Result, StorageError};
+use crate::storage::layout::{check_value, config_key};
 
 /// A handle; all clones are the same store.
 #[derive(Clone, Default)]
@@ -49,10 +48,7 @@ impl ConfigStore for MemoryConfig {
         value: &[u8],
     ) -> Result<CasOutcome> {
         let key = config_key(key)?;
-        if value.len() > VALUE_BYTES_MAX {
-            let length = value.len();
-            return Err(StorageError::ValueLength { length, max: VALUE_BYTES_MAX });
-        }
+        check_value(value)?;
         let mut state = self.state();
         let present = state.values.get(&key).map(|stored| stored.version);
         if present != expected {
