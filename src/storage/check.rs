@@ -252,32 +252,41 @@ mod tests {
         assert!(matches!(error, StorageError::NotOurs(_)), "{error}");
     }
 
-    /// Whichever page in use is cut off: small records, large values, the engine's list of free pages.
+    /// Whichever page in use is cut off, at the end of the file: one of small records, or a large value.
     #[test]
     fn a_file_that_is_cut_anywhere_is_refused_or_whole() {
+        cut_everywhere(&[(0..180, 90), (180..190, 20_000), (190..200, 20_000)]);
+        cut_everywhere(&[(0..10, 20_000), (10..20, 20_000), (20..2_000, 90)]);
+    }
+
+    /// Each part is written in one transaction, with values of so many bytes.
+    fn cut_everywhere(parts: &[(std::ops::Range<u32>, usize)]) {
         let (dir, data) = made();
         let env = Environment::open(dir.path(), Kind::Objects, 1 << 24).unwrap();
-        for n in 0..200_u32 {
-            let value = vec![7; if n % 20 == 0 { 20_000 } else { 90 }];
+        let put = |keys: std::ops::Range<u32>, bytes: usize| {
+            let key = |n: u32| [b"a key", n.to_be_bytes().as_slice()].concat();
             env.write(|changes| {
-                changes.put(&[b"a key", n.to_be_bytes().as_slice()].concat(), &value)
+                keys.clone().try_for_each(|n| changes.put(&key(n), &vec![7; bytes]))
             })
             .unwrap();
-        }
+        };
+        // First some free pages near the beginning: that is where the roots go at last.
+        (0..20).for_each(|n| put(n..n + 5, 3_000));
+        (0..20).for_each(|_| put(0..5, 10));
+        parts.iter().for_each(|(keys, bytes)| put(keys.clone(), *bytes));
+        (0..10).for_each(|_| put(0..1, 3_000));
         drop(env);
         check(dir.path(), Kind::Objects).unwrap();
         let whole = fs::read(&data).unwrap();
         let read = || {
             let env = Environment::open(dir.path(), Kind::Objects, 1 << 24).unwrap();
             let mut bytes = 0;
-            let _ = env
-                .read(|snapshot| {
-                    snapshot.walk((b"a", Some(b"b")), false, |_, record| {
-                        bytes += record.len();
-                        Ok(std::ops::ControlFlow::Continue(()))
-                    })
-                })
-                .unwrap();
+            let visit = |_: &[u8], record: &[u8]| {
+                bytes += record.len();
+                Ok(std::ops::ControlFlow::Continue(()))
+            };
+            let walked = env.read(|snapshot| snapshot.walk((b"a", Some(b"b")), false, visit));
+            assert!(walked.unwrap().is_continue());
             bytes
         };
         let all = read();
