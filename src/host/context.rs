@@ -82,6 +82,17 @@ impl Context {
         }
     }
 
+    /// Ends this instance now: what the present turn wrote is dropped, and so is what it sent after
+    /// that. What earlier turns wrote is made durable, and their replies still leave. All other callers,
+    /// and everybody who holds a capability to the object, get a `disconnected` that says `reason`; who
+    /// restores a reference reaches a fresh instance.
+    ///
+    /// The error returned is what the method that aborts should return; nobody sees another one.
+    pub fn abort(&self, reason: impl AsRef<str>) -> capnp::Error {
+        self.0.vat.break_off(&self.0, &format!("was aborted: {}", reason.as_ref()));
+        self.0.ended()
+    }
+
     /// The object's own capability, to give away.
     pub fn this<C: FromClientHook>(&self) -> C {
         C::new(Gated::wrap(&self.0, self.0.vat.facet(&self.0.birth)))

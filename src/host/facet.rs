@@ -2,8 +2,11 @@
 
 use std::rc::Rc;
 
+use capnp::any_pointer;
+use capnp::capability::{Params, Promise, Results};
 use capnp::private::capability::ClientHook;
 
+use super::instance::Instance;
 use super::slot::{Slot, Start};
 use super::vat::Vat;
 use crate::error::disconnected;
@@ -14,9 +17,35 @@ use crate::membrane::{self, Call, Target};
 pub(super) struct Facet {
     pub(super) vat: Rc<Vat>,
     pub(super) slot: Rc<Slot>,
-    /// A capability that the class made itself: calls on it are turns of the object.
-    pub(super) made: Option<Box<dyn ClientHook>>,
+    pub(super) made: Option<Made>,
     generation: u32,
+}
+
+/// A capability that the class made itself: calls on it are turns of the object, it keeps the
+/// instance awake, and breaks with it.
+pub(super) struct Made {
+    instance: Rc<Instance>,
+    cap: Box<dyn ClientHook>,
+}
+
+impl Made {
+    /// Begins a method of it.
+    pub(super) fn call(
+        &self,
+        interface: u64,
+        method: u16,
+        params: Params<any_pointer::Owned>,
+        results: Results<any_pointer::Owned>,
+    ) -> Promise<(), capnp::Error> {
+        self.cap.call(interface, method, params.hook, results.hook)
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        self.instance.made.set(self.instance.made.get() - 1);
+        self.instance.was_used();
+    }
 }
 
 impl Facet {
@@ -25,39 +54,40 @@ impl Facet {
         Self::wrap(vat, slot, None)
     }
 
-    /// Something that the instance now awake made, such as a callback or a session.
-    pub(super) fn made(
-        vat: &Rc<Vat>,
-        slot: Rc<Slot>,
-        made: Box<dyn ClientHook>,
-    ) -> Box<dyn ClientHook> {
-        Self::wrap(vat, slot, Some(made))
+    /// Something that an instance made, such as a callback or a session.
+    pub(super) fn made(instance: &Rc<Instance>, cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
+        instance.made.set(instance.made.get() + 1);
+        let made = Made { instance: instance.clone(), cap };
+        let vat = &instance.vat;
+        Self::wrap(vat, vat.slot(&instance.birth), Some(made))
     }
 
-    fn wrap(
-        vat: &Rc<Vat>,
-        slot: Rc<Slot>,
-        made: Option<Box<dyn ClientHook>>,
-    ) -> Box<dyn ClientHook> {
+    fn wrap(vat: &Rc<Vat>, slot: Rc<Slot>, made: Option<Made>) -> Box<dyn ClientHook> {
         let generation = slot.generation.get();
         membrane::wrap(Rc::new(Self { vat: vat.clone(), slot, made, generation }))
     }
 
-    /// Whether the instance that this facet was made for has ended.
-    pub(super) fn is_broken(&self) -> bool {
-        self.generation != self.slot.generation.get()
+    /// Why no call reaches the object through this facet any more, if so.
+    pub(super) fn broken(&self) -> Option<capnp::Error> {
+        let made = self.made.as_ref().and_then(|made| made.instance.broken());
+        let is_of_another = self.generation != self.slot.generation.get();
+        made.or_else(|| {
+            is_of_another.then(|| disconnected("the object ended: restore its reference"))
+        })
     }
 }
 
 impl Target for Facet {
     fn enqueue(self: Rc<Self>, call: Call) {
-        if self.is_broken() {
-            call.reply.send(Err(disconnected("the object ended: restore its reference")));
-            return;
+        if let Some(error) = self.broken() {
+            return call.reply.send(Err(error));
         }
         match self.vat.clone().admit() {
-            Ok(under_way) => self.vat.clone().start(Start { facet: self, call, under_way }),
-            Err(error) => drop(call.reply.send(Err(error))),
+            Ok(under_way) => {
+                let vat = self.vat.clone();
+                vat.start(Start { facet: self, call, under_way, has_entered: false });
+            }
+            Err(error) => call.reply.send(Err(error)),
         }
     }
 }

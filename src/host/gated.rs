@@ -22,12 +22,13 @@ impl Gated {
 }
 
 impl Target for Gated {
-    fn enqueue(self: Rc<Self>, call: Call) {
+    fn enqueue(self: Rc<Self>, mut call: Call) {
         let gate = self.instance.gate.clone();
         if let Some(error) = self.instance.broken() {
             call.reply.send(Err(error));
             return;
         }
+        call.chain = self.instance.vat.chain.borrow().clone();
         gate.call(move || self.instance.vat.deliver_for_object(&*self.raw, call));
     }
 
@@ -63,7 +64,7 @@ pub(super) fn leaving(instance: &Rc<Instance>, cap: Box<dyn ClientHook>) -> Box<
         return cap;
     }
     match instance.broken() {
-        None => Facet::made(&instance.vat, instance.vat.slot(&instance.birth), cap),
+        None => Facet::made(instance, cap),
         Some(error) => membrane::broken(error),
     }
 }
