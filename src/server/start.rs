@@ -138,6 +138,8 @@ pub(super) struct RunningHost {
     vat: Rc<Vat>,
     agent: Rc<Agent>,
     listener: Listener,
+    /// It looks after the host as long as this is there.
+    _watchdog: Watchdog,
 }
 
 impl HostParts {
@@ -156,7 +158,7 @@ impl HostParts {
         let agent = Agent::new(vat.clone(), Rc::new(self.keys), Clock::real());
         agent.join(supervisor, self.number, &address.to_string()).await?;
         let listener = Listener::start(socket, agent.restorer().client, metrics);
-        Ok(RunningHost { vat, agent, listener })
+        Ok(RunningHost { vat, agent, listener, _watchdog: self.watchdog })
     }
 }
 

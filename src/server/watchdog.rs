@@ -60,7 +60,7 @@ fn watch(hosts: &Weak<Mutex<Vec<Watched>>>, limits: TurnLimits, metrics: &Metric
         std::thread::sleep(PERIOD);
         let Some(hosts) = hosts.upgrade() else { return };
         // Time in which the whole process stood still is nobody's fault.
-        let passed = last.elapsed().min(PERIOD * 2);
+        let passed = last.elapsed().min(PERIOD * 5);
         last = Instant::now();
         for host in hosts.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
             if host.look(passed, limits, metrics) == Stage::Over {
