@@ -44,6 +44,9 @@ pub(crate) struct Options {
     /// Address space for the data of each host, which never outgrow it [default: 1TiB]
     #[arg(long, value_name = "SIZE", env = "CAPSTEAD_MAP_SIZE")]
     map_size: Option<ByteSize>,
+    /// Keep request ids, with the replies to their calls, for so long, like 30min or 7d [default: 24h]
+    #[arg(long, value_name = "TIME", env = "CAPSTEAD_REQUEST_RETENTION", value_parser = humantime::parse_duration)]
+    request_retention: Option<Duration>,
     /// Make every commit take so many milliseconds longer, to try out a slow disk
     #[arg(long, value_name = "MS")]
     commit_delay: Option<u64>,
@@ -84,6 +87,9 @@ impl Options {
         }
         if let Some(bytes) = self.map_size {
             server = server.map_size(usize::try_from(bytes.as_u64()).unwrap_or(usize::MAX));
+        }
+        if let Some(time) = self.request_retention {
+            server = server.request_retention(time);
         }
         if let Some(delay) = self.commit_delay {
             server = server.commit_delay(Duration::from_millis(delay));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::start::{self, Running};
 use crate::host::{Binding, Class, Object};
-use crate::limits::CLASS_BYTES_MAX;
+use crate::limits::{CLASS_BYTES_MAX, REQUEST_RETENTION_SECS};
 use crate::storage::LogOptions;
 use crate::storage::StorageError;
 
@@ -26,6 +26,7 @@ pub struct Server {
     pub(super) metrics: Option<SocketAddr>,
     pub(super) hosts: u16,
     pub(super) log: LogOptions,
+    pub(super) retention: Duration,
     pub(super) classes: Vec<Class>,
     bindings: Vec<(&'static str, Binding)>,
     quotas: Vec<(String, Quota)>,
@@ -97,6 +98,7 @@ impl Server {
             metrics: None,
             hosts: 1,
             log: LogOptions::default(),
+            retention: Duration::from_secs(REQUEST_RETENTION_SECS),
             classes: Vec::new(),
             bindings: Vec::new(),
             quotas: Vec::new(),
@@ -225,6 +227,14 @@ impl Server {
     #[must_use]
     pub fn hosts(mut self, hosts: u16) -> Self {
         self.hosts = hosts;
+        self
+    }
+
+    /// Keeps request ids, with the replies to their calls, for so long from the beginning of a call
+    /// on; 24 hours unless it is said. Whoever repeats a call later than that makes another call.
+    #[must_use]
+    pub fn request_retention(mut self, time: Duration) -> Self {
+        self.retention = time;
         self
     }
 

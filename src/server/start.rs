@@ -224,6 +224,7 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
             classes: classes.clone(),
             metrics: metrics.clone(),
             log: server.log,
+            retention: server.retention,
         };
         Ok(HostParts { number, vat, keys: data.keys()?, socket })
     };

@@ -3,6 +3,7 @@
 mod archive;
 mod gate;
 mod instance;
+mod once;
 mod order;
 mod references;
 mod storage;

@@ -10,9 +10,13 @@ use capnp_rpc::rpc_twoparty_capnp::Side;
 use capstead_client::{Connection, Limits};
 use tokio::sync::Notify;
 
+use super::once::Steps;
+
+use crate::clock::Clock;
 use crate::error::{Result, failed};
 use crate::host::class::{Binding, Class};
 use crate::host::instance::Instance;
+use crate::host::once::Retention;
 use crate::host::slot::Birth;
 use crate::host::{Context, Object, Vat};
 use crate::id::{ObjectId, Pool};
@@ -20,6 +24,9 @@ use crate::metrics::Metrics;
 pub(super) use crate::schema::trial_capnp::trial;
 use crate::storage::model::MemoryLog;
 use crate::storage::{Room, Store};
+
+/// How long request ids are kept.
+pub(super) const RETENTION: Duration = Duration::from_secs(10);
 
 thread_local! {
     /// What objects of this test's thread noted, in order.
@@ -42,7 +49,7 @@ pub(super) fn wake_takes(polls: u64) {
     WAKE_POLLS.set(polls);
 }
 
-fn note(n: u64) {
+pub(super) fn note(n: u64) {
     LOG.with_borrow_mut(|log| log.push(n));
 }
 
@@ -202,6 +209,8 @@ pub(super) struct World {
     pub(super) vat: Rc<Vat>,
     pub(super) disk: MemoryLog,
     pub(super) metrics: Arc<Metrics>,
+    /// The time by which request ids are kept, in milliseconds.
+    pub(super) now: Rc<Cell<u64>>,
 }
 
 impl World {
@@ -211,15 +220,15 @@ impl World {
 
     /// A world in which one object, and all of them together, may store so much.
     pub(super) fn with_quotas(object: u64, class: Option<u64>) -> Self {
-        Self::over(MemoryLog::default(), object, class)
+        Self::over(MemoryLog::default(), Rc::default(), object, class)
     }
 
     /// Another vat over what is on the disk.
     pub(super) fn restart_with_quotas(&self, object: u64, class: Option<u64>) -> Self {
-        Self::over(self.disk.clone(), object, class)
+        Self::over(self.disk.clone(), self.now.clone(), object, class)
     }
 
-    fn over(disk: MemoryLog, object: u64, total: Option<u64>) -> Self {
+    fn over(disk: MemoryLog, now: Rc<Cell<u64>>, object: u64, total: Option<u64>) -> Self {
         let metrics = Arc::new(Metrics::default());
         let progress = Arc::new(Notify::new());
         let notify = progress.clone();
@@ -229,13 +238,24 @@ impl World {
         let mut class = Class::of::<Trial>();
         (class.object_limit, class.total_limit) = (object, total);
         class.bindings.push(Binding { name: "trials".into(), class: "Trial" });
-        let vat = Vat::with_store(store, vec![class], metrics.clone(), progress).unwrap();
-        Self { vat, disk, metrics }
+        let retention = Retention::new(Clock::test(now.clone()), RETENTION);
+        let vat = Vat::with_store(
+            store,
+            vec![class, Class::of::<Steps>()],
+            metrics.clone(),
+            retention,
+            progress,
+        );
+        Self { vat: vat.unwrap(), disk, metrics, now }
     }
 
     /// A new facet of the object called `key`.
     pub(super) fn object(&self, key: &str) -> trial::Client {
-        let class = self.vat.class("Trial").unwrap();
+        self.object_of("Trial", key)
+    }
+
+    pub(super) fn object_of(&self, class: &str, key: &str) -> trial::Client {
+        let class = self.vat.class(class).unwrap();
         let id = ObjectId::named(Pool::default(), class.name, key);
         let birth = Birth { id, class, key: Some(key.into()) };
         trial::Client::new(self.vat.facet(&birth))
