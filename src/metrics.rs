@@ -46,6 +46,8 @@ macro_rules! metrics {
 metrics! {
     /// Calls that were started on objects.
     counter calls_total;
+    /// Calls with a request id that were told what had become of them before, or why not.
+    counter calls_repeated_total;
     /// Objects that were woken from storage.
     counter wakes_total;
     /// Instances awake in memory.

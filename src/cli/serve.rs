@@ -57,6 +57,9 @@ pub(crate) struct Options {
     /// Abort the process when a turn takes so long; 0s: never [default: 5s]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     turn_abort: Option<Duration>,
+    /// Keep request ids, with the replies to their calls, for so long, like 30min or 7d [default: 24h]
+    #[arg(long, value_name = "TIME", env = "CAPSTEAD_REQUEST_RETENTION", value_parser = humantime::parse_duration)]
+    request_retention: Option<Duration>,
     /// Make every commit take so many milliseconds longer, to try out a slow disk
     #[arg(long, value_name = "MS")]
     commit_delay: Option<u64>,
@@ -105,6 +108,9 @@ impl Options {
         *warn = self.turn_warn.unwrap_or(*warn);
         *unready = self.turn_unready.unwrap_or(*unready);
         *abort = self.turn_abort.unwrap_or(*abort);
+        if let Some(time) = self.request_retention {
+            server = server.request_retention(time);
+        }
         if let Some(delay) = self.commit_delay {
             server = server.commit_delay(Duration::from_millis(delay));
         }

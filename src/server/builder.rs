@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::start::{self, Running};
 use super::watchdog::TurnLimits;
 use crate::host::{Binding, Class, Object};
-use crate::limits::{CLASS_BYTES_MAX, WARM_SECS};
+use crate::limits::{CLASS_BYTES_MAX, REQUEST_RETENTION_SECS, WARM_SECS};
 use crate::storage::LogOptions;
 use crate::storage::StorageError;
 
@@ -29,6 +29,7 @@ pub struct Server {
     pub(super) warm: Duration,
     pub(super) turns: TurnLimits,
     pub(super) log: LogOptions,
+    pub(super) retention: Duration,
     pub(super) classes: Vec<Class>,
     bindings: Vec<(&'static str, Binding)>,
     quotas: Vec<(String, Quota)>,
@@ -102,6 +103,7 @@ impl Server {
             warm: Duration::from_secs(WARM_SECS),
             turns: TurnLimits::default(),
             log: LogOptions::default(),
+            retention: Duration::from_secs(REQUEST_RETENTION_SECS),
             classes: Vec::new(),
             bindings: Vec::new(),
             quotas: Vec::new(),
@@ -251,6 +253,14 @@ impl Server {
     #[must_use]
     pub fn hosts(mut self, hosts: u16) -> Self {
         self.hosts = hosts;
+        self
+    }
+
+    /// Keeps request ids, with the replies to their calls, for so long from the beginning of a call
+    /// on; 24 hours unless it is said. Whoever repeats a call later than that makes another call.
+    #[must_use]
+    pub fn request_retention(mut self, time: Duration) -> Self {
+        self.retention = time;
         self
     }
 

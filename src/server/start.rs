@@ -230,6 +230,7 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
             classes: classes.clone(),
             metrics: metrics.clone(),
             log: server.log,
+            retention: server.retention,
         };
         let (warm, watchdog) = (server.warm, watchdog.clone());
         Ok(HostParts { number, vat, warm, watchdog, keys: data.keys()?, socket })

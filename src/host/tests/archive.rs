@@ -2,6 +2,7 @@
 //! whoever reads too slowly.
 
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,8 +29,9 @@ fn world(data: &Path) -> World {
         classes: vec![Class::of::<super::trial::Trial>()],
         metrics: Arc::clone(&metrics),
         log: LogOptions::default(),
+        retention: MINUTE,
     });
-    World { vat: vat.unwrap(), disk: MemoryLog::default(), metrics }
+    World { vat: vat.unwrap(), disk: MemoryLog::default(), metrics, now: Rc::default() }
 }
 
 fn custodian(world: &World, stall: Duration) -> host_admin::Client {

@@ -10,10 +10,14 @@ use capnp_rpc::rpc_twoparty_capnp::Side;
 use capstead_client::{Connection, Limits};
 use tokio::sync::Notify;
 
+use super::once::Steps;
+
+use crate::clock::Clock;
 use crate::error::{Result, failed};
 use crate::host::class::{Binding, Class};
 use crate::host::gated;
 use crate::host::instance::Instance;
+use crate::host::once::Retention;
 use crate::host::slot::Birth;
 use crate::host::{Context, Object, Vat};
 use crate::id::{ObjectId, Pool};
@@ -21,6 +25,9 @@ use crate::metrics::Metrics;
 pub(super) use crate::schema::trial_capnp::trial;
 use crate::storage::model::MemoryLog;
 use crate::storage::{Room, Store};
+
+/// How long request ids are kept.
+pub(super) const RETENTION: Duration = Duration::from_secs(10);
 
 thread_local! {
     /// What objects of this test's thread noted, in order.
@@ -56,7 +63,7 @@ pub(super) fn wake_takes(polls: u64) {
     WAKE_POLLS.set(polls);
 }
 
-fn note(n: u64) {
+pub(super) fn note(n: u64) {
     LOG.with_borrow_mut(|log| log.push(n));
 }
 
@@ -91,6 +98,11 @@ impl Drop for Trial {
 }
 
 impl Trial {
+    /// One that no vat runs.
+    pub(super) fn new(ctx: Context) -> Self {
+        Self(ctx)
+    }
+
     fn put(&self, n: u64) -> Result<()> {
         self.0.storage().put("n", n.to_be_bytes())
     }
@@ -274,6 +286,8 @@ pub(super) struct World {
     pub(super) vat: Rc<Vat>,
     pub(super) disk: MemoryLog,
     pub(super) metrics: Arc<Metrics>,
+    /// The time by which request ids are kept, in milliseconds.
+    pub(super) now: Rc<Cell<u64>>,
 }
 
 impl World {
@@ -283,15 +297,15 @@ impl World {
 
     /// A world in which one object, and all of them together, may store so much.
     pub(super) fn with_quotas(object: u64, class: Option<u64>) -> Self {
-        Self::over(MemoryLog::default(), object, class)
+        Self::over(MemoryLog::default(), Rc::default(), object, class)
     }
 
     /// Another vat over what is on the disk.
     pub(super) fn restart_with_quotas(&self, object: u64, class: Option<u64>) -> Self {
-        Self::over(self.disk.clone(), object, class)
+        Self::over(self.disk.clone(), self.now.clone(), object, class)
     }
 
-    fn over(disk: MemoryLog, object: u64, total: Option<u64>) -> Self {
+    fn over(disk: MemoryLog, now: Rc<Cell<u64>>, object: u64, total: Option<u64>) -> Self {
         let metrics = Arc::new(Metrics::default());
         let progress = Arc::new(Notify::new());
         let notify = progress.clone();
@@ -303,9 +317,10 @@ impl World {
         class.bindings.push(Binding { name: "trials".into(), class: "Trial" });
         let mut exclusive = class.clone();
         (exclusive.name, exclusive.is_exclusive) = ("Exclusive", true);
-        let classes = vec![class, exclusive];
-        let vat = Vat::with_store(store, classes, metrics.clone(), progress).unwrap();
-        Self { vat, disk, metrics }
+        let classes = vec![class, exclusive, Class::of::<Steps>()];
+        let retention = Retention::new(Clock::test(now.clone()), RETENTION);
+        let vat = Vat::with_store(store, classes, metrics.clone(), retention, progress).unwrap();
+        Self { vat, disk, metrics, now }
     }
 
     /// A new facet of the object called `key`.
@@ -318,7 +333,7 @@ impl World {
         self.object_of("Exclusive", key)
     }
 
-    fn object_of(&self, class: &str, key: &str) -> trial::Client {
+    pub(super) fn object_of(&self, class: &str, key: &str) -> trial::Client {
         let class = self.vat.class(class).unwrap();
         let id = ObjectId::named(Pool::default(), class.name, key);
         let birth = Birth { id, class, key: Some(key.into()) };
