@@ -141,6 +141,7 @@ pub(super) async fn serve(
     hints: Hints,
 ) -> Result<(), ServerError> {
     log::start(options.log);
+    super::allow_connections();
     server = options.apply_to(server);
     // Before anything is served, so that no signal is missed.
     let shutdown = shutdown().map_err(capnp::Error::from)?;
