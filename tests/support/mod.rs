@@ -56,7 +56,7 @@ pub(crate) struct Served {
 /// The command with nothing of this process's environment that would change it.
 pub(crate) fn capstead(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_capstead"));
-    let variables = ["RUST_LOG", "DATA", "LISTEN", "HTTP", "METRICS", "HOSTS", "LOG"];
+    let variables = ["RUST_LOG", "DATA", "LISTEN", "HTTP", "METRICS", "HOSTS", "LOG", "WARM"];
     for name in variables {
         command.env_remove(name).env_remove(format!("CAPSTEAD_{name}"));
     }
@@ -191,6 +191,11 @@ impl Served {
     /// `kill -9`.
     pub(crate) fn kill(&mut self) {
         self.process.kill();
+    }
+
+    /// What the system knows the process by.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.child.id()
     }
 
     /// The number of that name, without `capstead_`, from the page of metrics.
