@@ -38,7 +38,7 @@ fn a_call_that_waits_for_itself_is_refused_and_by_default_goes_on() {
         let world = World::new();
         let (a, b) = (world.object("a"), world.object("b"));
         call_pass(&a, &[b.clone(), a.clone()], &[]).await.unwrap();
-        assert_eq!(log(), [2000, 2000, 2000]);
+        assert_eq!(log(), [2000, 2001, 2000, 2001, 2000]);
 
         let a = world.exclusive("a");
         for through in [b, world.exclusive("b")] {
@@ -126,6 +126,25 @@ fn calls_that_only_have_an_origin_in_common_wait_for_each_other() {
         call_pass(&a, &[b.clone()], &[c.clone(), b.clone()]).await.unwrap();
         call_pass(&a, &[c.clone(), b.clone()], &[b.clone(), c.clone()]).await.err();
         call_pass(&a, &[b], &[c]).await.expect("all are free again");
+    });
+}
+
+/// A call that has nothing to do with the one that runs waits for it, also after turns of its chain.
+#[test]
+fn a_call_of_somebody_else_waits_and_leaves_nothing_behind() {
+    run(async {
+        let world = World::new();
+        let (a, x) = (world.exclusive("a"), world.object("x"));
+        for _ in 0..3 {
+            let runs = call_later(&a, 30, None).promise;
+            let waits: Vec<_> = (0..3).map(|_| call_pass(&x, &[a.clone()], &[])).collect();
+            futures::future::try_join_all(waits).await.unwrap();
+            runs.await.unwrap();
+        }
+        let b = world.exclusive("b");
+        let ring = [call_pass(&a, &[b.clone()], &[]), call_pass(&b, &[a.clone()], &[])];
+        futures::future::join_all(ring).await;
+        assert!(world.vat.waits.is_empty());
     });
 }
 
