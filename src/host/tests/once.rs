@@ -479,6 +479,24 @@ fn old_ids_leave_as_new_ones_come() {
     });
 }
 
+/// An old place of an id that came again doesn't take the new record with it.
+#[test]
+fn an_id_that_came_again_is_kept_from_then_on() {
+    run(async {
+        let world = World::new();
+        let object = world.object("x");
+        for n in [1, 2, 3] {
+            written(call_write(&once(&object, &[n; 16]), n.into())).await.unwrap();
+        }
+        world.now.set(RETENTION.as_millis() as u64);
+        // Two go with it; and the next one takes the third one's first place.
+        written(call_write(&once(&object, &[3; 16]), 33)).await.unwrap();
+        written(call_write(&once(&object, &[4; 16]), 4)).await.unwrap();
+        assert_eq!(records(&world, "Trial").len(), 4);
+        assert_eq!(written(call_write(&once(&object, &[3; 16]), 333)).await.unwrap(), 33);
+    });
+}
+
 /// However long it takes: the id of a call that runs is known, and so it is afterwards for those who
 /// came in time.
 #[test]
