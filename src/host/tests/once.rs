@@ -9,6 +9,8 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
 use capnp::capability::{FromClientHook, RemotePromise};
+use capnp::private::capability::{ClientHook, ParamsHook};
+use capnp::traits::HasTypeId;
 use capnp::{ErrorKind, data};
 use capstead_client::once;
 use tokio::sync::Semaphore;
@@ -22,6 +24,7 @@ use crate::error::{Result, failed, overloaded};
 use crate::host::{Context, List, Object};
 use crate::id::{ObjectId, Pool};
 use crate::limits::{REQUEST_IDS_MAX, VALUE_BYTES_MAX};
+use crate::membrane::{Body, Results};
 use crate::schema::facet_capnp::facet;
 use crate::storage::Space;
 use crate::storage::log::{Range, Reads};
@@ -259,6 +262,23 @@ fn calls_on_the_new_and_the_old_capability_start_in_the_order_made() {
             futures::future::try_join_all(calls).await.unwrap();
         });
     }
+}
+
+/// Whoever passes the call on doesn't have to come back before calls can follow it.
+#[test]
+fn once_is_answered_and_open_for_calls_when_it_returns() {
+    run(async {
+        let world = World::new();
+        let hook = world.object("x").as_client_hook().add_ref();
+        let mut params = Body::new();
+        params.builder().unwrap().init_as::<facet::once_params::Builder<'_>>().set_id(ID);
+        let (results, slot) = Results::new();
+        let called = hook.call(facet::Client::TYPE_ID, 0, Box::new(params), Box::new(results));
+        assert!(slot.take_early().is_some_and(|early| early.get().is_ok()));
+        assert!(slot.take().is_some());
+        called.await.unwrap();
+        assert_eq!(world.metrics.wakes_total.get(), 0, "nothing wakes");
+    });
 }
 
 #[test]
