@@ -316,7 +316,7 @@ fn forget(instance: &Instance, number: u64, id: &RequestId) -> Result<()> {
 /// The message of the reply, which stays where it is.
 fn reply_to_store(body: &BodySlot) -> Outcome {
     let mut reply = body.take().ok_or_else(|| failed("the handler kept its results"))?;
-    let message = reply.to_bytes()?;
+    let message = reply.bytes()?;
     let message = message.ok_or_else(|| {
         failed("reply-not-storable: the call happened, and its reply has capabilities in it")
     })?;
