@@ -24,7 +24,7 @@ interface Facet @0x8046be1c2e6b08dc {
   #   - if it runs, he gets its reply when it ends;
   #   - if it has ended, he gets the reply of then, or the error;
   #   - if it began and was cut short by the end of the process or of the object in memory, he gets the
-  #     error `unknown:`. Part of it happened, and it is never begun again.
+  #     error `unknown:`. Part of it happened, and it isn't begun again.
   # Parameters are not compared; another method with the same id is refused (`request-id-reused:`).
   #
   # A reply with capabilities in it, or one of more than 4 MiB, can't be kept. The call happens, and its

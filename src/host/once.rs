@@ -8,7 +8,7 @@
 //!   first turn, before anything of the handler runs.
 //! - The first turn's batch says that the call has begun, and the last turn's how it ended; if they are
 //!   the same turn, then the latter alone. So what a crash or a panic leaves is the truth.
-//! - A call that has begun and isn't running never runs again while its id is kept.
+//! - A call that has begun never begins again while its id is kept.
 //! - What the first caller is told is what was stored, so that every later one is told the same.
 //! - Ids are numbered as their calls begin, `first..next`; no id that is kept has another number.
 //!
@@ -286,7 +286,7 @@ fn forget(instance: &Instance, number: u64, id: &RequestId) -> Result<()> {
 /// The message of the reply, which stays where it is.
 fn reply_to_store(body: &BodySlot) -> Outcome {
     let mut reply = body.take().ok_or_else(|| failed("the handler kept its results"))?;
-    let message = reply.to_bytes()?;
+    let message = reply.bytes()?;
     let message = message.ok_or_else(|| {
         failed("reply-not-storable: the call happened, and its reply has capabilities in it")
     })?;

@@ -58,7 +58,7 @@ impl Body {
     ///
     /// # Errors
     /// When the message can't be read as a whole.
-    pub(crate) fn to_bytes(&mut self) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn bytes(&mut self) -> Result<Option<Vec<u8>>> {
         // A message that nothing was written into has no segments yet.
         let size = self.builder()?.into_reader().target_size()?;
         let is_data = size.cap_count == 0;

@@ -9,6 +9,8 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
 use capnp::capability::{FromClientHook, RemotePromise};
+use capnp::private::capability::ParamsHook;
+use capnp::traits::HasTypeId;
 use capnp::{ErrorKind, data};
 use capstead_client::once;
 use tokio::sync::Semaphore;
@@ -22,6 +24,7 @@ use crate::error::{Result, failed, overloaded};
 use crate::host::{Context, List, Object};
 use crate::id::{ObjectId, Pool};
 use crate::limits::{REQUEST_IDS_MAX, VALUE_BYTES_MAX};
+use crate::membrane::{Body, Results};
 use crate::schema::facet_capnp::facet;
 use crate::storage::Space;
 use crate::storage::log::{Range, Reads};
@@ -261,6 +264,23 @@ fn calls_on_the_new_and_the_old_capability_start_in_the_order_made() {
     }
 }
 
+/// Whoever passes the call on doesn't have to come back before calls can follow it.
+#[test]
+fn once_is_answered_and_open_for_calls_when_it_returns() {
+    run(async {
+        let world = World::new();
+        let hook = world.object("x").as_client_hook().add_ref();
+        let mut params = Body::new();
+        params.builder().unwrap().init_as::<facet::once_params::Builder<'_>>().set_id(ID);
+        let (results, slot) = Results::new();
+        let called = hook.call(facet::Client::TYPE_ID, 0, Box::new(params), Box::new(results));
+        assert!(slot.take_early().is_some_and(|early| early.get().is_ok()));
+        assert!(slot.take().is_some());
+        called.await.unwrap();
+        assert_eq!(world.metrics.wakes_total.get(), 0, "nothing wakes");
+    });
+}
+
 #[test]
 fn a_retry_waits_for_the_handler_that_runs() {
     for hops in 0..2 {
@@ -389,9 +409,10 @@ fn a_reply_that_cannot_be_stored_is_an_error_each_time_and_what_was_written_stay
             for _ in 0..2 {
                 let object = once(&steps(&world), &[number as u8; 16]);
                 let reply = object.read_request().send().promise.await;
-                match *fits {
-                    true => drop(reply.unwrap()),
-                    false => assert_eq!(named(reply), fails("reply-not-storable")),
+                if *fits {
+                    reply.unwrap();
+                } else {
+                    assert_eq!(named(reply), fails("reply-not-storable"));
                 }
             }
         }
@@ -479,6 +500,24 @@ fn old_ids_leave_as_new_ones_come() {
     });
 }
 
+/// An old place of an id that came again doesn't take the new record with it.
+#[test]
+fn an_id_that_came_again_is_kept_from_then_on() {
+    run(async {
+        let world = World::new();
+        let object = world.object("x");
+        for n in [1, 2, 3] {
+            written(call_write(&once(&object, &[n; 16]), n.into())).await.unwrap();
+        }
+        world.now.set(RETENTION.as_millis() as u64);
+        // Two go with it; and the next one takes the third one's first place.
+        written(call_write(&once(&object, &[3; 16]), 33)).await.unwrap();
+        written(call_write(&once(&object, &[4; 16]), 4)).await.unwrap();
+        assert_eq!(records(&world, "Trial").len(), 4);
+        assert_eq!(written(call_write(&once(&object, &[3; 16]), 333)).await.unwrap(), 33);
+    });
+}
+
 /// However long it takes: the id of a call that runs is known, and so it is afterwards for those who
 /// came in time.
 #[test]
@@ -545,9 +584,10 @@ fn ids_of_other_lengths_are_refused_and_so_is_what_the_object_made() {
             for (length, is_good) in [(0, false), (15, false), (16, true), (64, true), (65, false)]
             {
                 let called = noted(call_note(&once(&object, &vec![1; length]), 1)).await;
-                match is_good {
-                    true => assert_eq!(called.unwrap(), 1),
-                    false => assert_eq!(named(called), fails("request-id-length")),
+                if is_good {
+                    assert_eq!(called.unwrap(), 1);
+                } else {
+                    assert_eq!(named(called), fails("request-id-length"));
                 }
             }
             let child = object.child_request().send().pipeline.get_cap();
