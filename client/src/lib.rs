@@ -53,7 +53,7 @@ pub mod sturdyref;
 mod wire;
 
 pub use connection::Connection;
-pub use guard::Limits;
+pub use guard::limits::{Bites, Limit, Limits};
 pub use restore::restore;
 pub use schema::{http_capnp, restorer_capnp, sturdyref_capnp};
 
