@@ -155,7 +155,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         let Watched { limit, time, .. } = watched;
         let reason = match limit {
             Limit::SlowReader => format!("the peer read nothing for {time:?}"),
-            Limit::Stall => format!("calls wait, and none of those before was answered in {time:?}"),
+            Limit::Stall => {
+                format!("calls wait, and none of those before was answered in {time:?}")
+            }
             _ => format!("the connection was idle for {time:?}"),
         };
         let error = self.refuse(Refusal::Over(limit, reason));
@@ -238,9 +240,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
                 }
                 Ok(true)
             }
-            Ok(message::Return(answer)) => {
-                self.queue.concerns(answer?, self.limits.capabilities)
-            }
+            Ok(message::Return(answer)) => self.queue.concerns(answer?, self.limits.capabilities),
             _ => Ok(!self.queue.is_empty()),
         }
     }

@@ -78,7 +78,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// The next message; `None` when the peer ended the stream between two messages.
-    pub(crate) fn poll_read(&mut self, cx: &mut Context) -> Poll<Result<Option<Incoming>, Refusal>> {
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &mut Context,
+    ) -> Poll<Result<Option<Incoming>, Refusal>> {
         loop {
             if self.partial.is_none() {
                 self.partial = self.begin_message()?.map(|segments| (segments, 0));

@@ -9,11 +9,13 @@ use bytesize::ByteSize;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::limit::{self, Change};
 use super::log::{self, LogFormat};
 use crate::server::{Running, Server, ServerError};
 
 /// The flags of a server. Where the help names a variable, that may be set instead.
 #[derive(Args, Clone, Debug)]
+#[command(after_help = limit::after_help())]
 pub(crate) struct Options {
     /// The data directory; it is made at the first start [default: capstead.data, or the program's]
     #[arg(long, value_name = "DIR", env = "CAPSTEAD_DATA")]
@@ -44,6 +46,10 @@ pub(crate) struct Options {
     /// Address space for the data of each host, which never outgrow it [default: 1TiB]
     #[arg(long, value_name = "SIZE", env = "CAPSTEAD_MAP_SIZE")]
     map_size: Option<ByteSize>,
+    /// Change a limit of each Cap'n Proto connection, like `calls=2048`, `call-bytes=16MiB` or
+    /// `idle=5m`; may be given several times [names and defaults: see below]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = limit::parse)]
+    limit: Vec<Change>,
     /// Make every commit take so many milliseconds longer, to try out a slow disk
     #[arg(long, value_name = "MS")]
     commit_delay: Option<u64>,
@@ -84,6 +90,9 @@ impl Options {
         }
         if let Some(bytes) = self.map_size {
             server = server.map_size(usize::try_from(bytes.as_u64()).unwrap_or(usize::MAX));
+        }
+        for change in &self.limit {
+            change.apply_to(server.limits_mut());
         }
         if let Some(delay) = self.commit_delay {
             server = server.commit_delay(Duration::from_millis(delay));

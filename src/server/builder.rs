@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use capstead_client::Limits;
+
 use super::start::{self, Running};
 use crate::host::{Binding, Class, Object};
 use crate::limits::CLASS_BYTES_MAX;
@@ -26,6 +28,7 @@ pub struct Server {
     pub(super) metrics: Option<SocketAddr>,
     pub(super) hosts: u16,
     pub(super) log: LogOptions,
+    pub(super) limits: Limits,
     pub(super) classes: Vec<Class>,
     bindings: Vec<(&'static str, Binding)>,
     quotas: Vec<(String, Quota)>,
@@ -97,6 +100,7 @@ impl Server {
             metrics: None,
             hosts: 1,
             log: LogOptions::default(),
+            limits: Limits::default(),
             classes: Vec::new(),
             bindings: Vec::new(),
             quotas: Vec::new(),
@@ -226,6 +230,18 @@ impl Server {
     pub fn hosts(mut self, hosts: u16) -> Self {
         self.hosts = hosts;
         self
+    }
+
+    /// What a Cap'n Proto connection may ask of the server. See [`Limits::default`].
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// For what overrides single limits.
+    pub(crate) fn limits_mut(&mut self) -> &mut Limits {
+        &mut self.limits
     }
 
     /// Makes every commit take so much longer, to try out a slow disk.

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use capstead_client::Limits;
 use capstead_client::sturdyref::{Target, TargetId};
 use futures::future::{FutureExt, join_all, select_all};
 use tokio::net::TcpListener;
@@ -130,6 +131,7 @@ pub(super) struct HostParts {
     pub(super) number: u16,
     vat: VatOptions,
     keys: KeyRing,
+    limits: Limits,
     socket: std::net::TcpListener,
 }
 
@@ -152,7 +154,7 @@ impl HostParts {
         let vat = Vat::open(self.vat).map_err(unusable(&data))?;
         let agent = Agent::new(vat.clone(), Rc::new(self.keys), Clock::real());
         agent.join(supervisor, self.number, &address.to_string()).await?;
-        let listener = Listener::start(socket, agent.restorer().client, metrics);
+        let listener = Listener::start(socket, agent.restorer().client, self.limits, metrics);
         Ok(RunningHost { vat, agent, listener })
     }
 }
@@ -225,7 +227,7 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
             metrics: metrics.clone(),
             log: server.log,
         };
-        Ok(HostParts { number, vat, keys: data.keys()?, socket })
+        Ok(HostParts { number, vat, keys: data.keys()?, limits: server.limits, socket })
     };
     let host = parts(0, socket)?.start(&supervisor.client()).await?;
     let mut threads = Vec::new();
