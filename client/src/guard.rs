@@ -449,3 +449,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> OutgoingMessage for Outgoing<S> {
         self.message.size_in_words()
     }
 }
+
+#[cfg(test)]
+mod callback_tests;
+#[cfg(test)]
+mod tests;
