@@ -268,3 +268,6 @@ pub(crate) fn lost(error: &std::io::Error) -> Error {
 fn u32_at(table: &[u8], index: usize) -> Option<u32> {
     table.get(index * 4..)?.first_chunk().copied().map(u32::from_le_bytes)
 }
+
+#[cfg(test)]
+mod tests;

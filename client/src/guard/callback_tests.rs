@@ -5,6 +5,7 @@ use super::*;
 use crate::connection::Connection;
 use crate::http_capnp::byte_stream;
 use crate::http_capnp::http_service::{self, client_request_context};
+use capnp_rpc::rpc_capnp::cap_descriptor;
 use std::cell::Cell;
 use tokio::io::{DuplexStream, duplex};
 
@@ -91,10 +92,9 @@ async fn plain_callbacks_at_the_limit_come_to_their_end() {
 }
 
 /// Below the limit a callback may call again; at the limit its call waits for the one that waits for it.
-#[tokio::test(flavor = "local")]
+#[tokio::test(flavor = "local", start_paused = true)]
 async fn callbacks_that_call_again_at_the_limit_are_cut_with_a_reason() {
-    let stall = Duration::from_millis(300);
-    let limits = Limits { calls: 4, stall, ..Limits::default() };
+    let limits = Limits { calls: 4, ..Limits::default() };
     for (at_once, is_cut) in [(2, false), (4, true)] {
         let offered: http_service::Client = capnp_rpc::new_client(Service::default());
         let pair = pair(offered.client, limits);
@@ -109,12 +109,56 @@ async fn callbacks_that_call_again_at_the_limit_are_cut_with_a_reason() {
             };
             assert!(is_cut, "{error}");
             assert_eq!(error.kind, capnp::ErrorKind::Disconnected);
-            let reason = "calls wait, and none of those before was answered in 300ms";
+            let reason = "calls wait, and none of those before was answered in 30s";
             assert!(error.extra.contains(reason), "{error}");
         }
         assert_eq!(pair.bites.get(Limit::Stall), u64::from(is_cut));
         assert_eq!(pair.server.is_closed(), is_cut);
     }
+}
+
+/// A message of the peer as it comes from the wire.
+fn incoming(write: impl FnOnce(message::Builder)) -> Incoming {
+    let mut message = Builder::new_default();
+    write(message.init_root());
+    let bytes = capnp::serialize::write_message_to_words(&message);
+    capnp::serialize::read_message(&mut &bytes[..], Default::default()).unwrap()
+}
+
+/// A number that an answer names may mean something else until what waits was delivered.
+#[test]
+fn answers_wait_for_what_they_speak_of_and_for_nothing_else() {
+    let mut queue = Queue::default();
+    queue.push(incoming(|message| message.init_call().set_question_id(7))).unwrap();
+    queue.push(incoming(|message| message.init_bootstrap().set_question_id(8))).unwrap();
+    queue.push(incoming(|message| message.init_resolve().set_promise_id(5))).unwrap();
+    type Write = fn(cap_descriptor::Builder);
+    let cases: [(Write, bool); 8] = [
+        (|cap| cap.init_receiver_answer().set_question_id(7), true),
+        (|cap| cap.init_receiver_answer().set_question_id(8), true),
+        (|cap| cap.init_receiver_answer().set_question_id(5), false),
+        (|mut cap| cap.set_sender_promise(5), true),
+        (|mut cap| cap.set_sender_hosted(5), true),
+        (|mut cap| cap.set_sender_promise(7), false),
+        (|mut cap| cap.set_receiver_hosted(5), false),
+        (|mut cap| cap.set_none(()), false),
+    ];
+    for (at, (write, waits)) in cases.into_iter().enumerate() {
+        let answer = incoming(|message| {
+            write(message.init_return().init_results().init_cap_table(1).get(0));
+        });
+        let message::Return(Ok(answer)) =
+            answer.get_root::<message::Reader>().unwrap().which().unwrap()
+        else {
+            panic!("it is one")
+        };
+        assert_eq!(queue.concerns(answer, 64).unwrap(), waits, "{at}");
+    }
+    // What isn't a call needn't wait when it is first.
+    assert!(queue.pop(Calls::Wait).is_none());
+    assert!(queue.pop(Calls::Begin).is_some());
+    assert!(queue.pop(Calls::Wait).is_some() && queue.pop(Calls::Wait).is_some());
+    assert_eq!((queue.is_empty(), queue.bytes()), (true, 0));
 }
 
 /// Takes bytes slowly: one call each time it is allowed to.
