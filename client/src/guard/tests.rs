@@ -587,6 +587,9 @@ async fn tables_of_both_ends_agree_and_are_empty_at_the_end() {
             }
         }
     }
+    for _ in 0..10 {
+        drop(desk.restore_request().send());
+    }
     settle().await;
     let (ours, theirs) = (near.borrow().counts(), far.borrow().counts());
     assert_eq!((theirs.exports, ours.imports), (kept.len(), kept.len()));
