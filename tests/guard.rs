@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
+use capnp::message::ReaderOptions;
 use capnp::traits::HasTypeId;
 use capstead::counter_capnp::counter;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -55,10 +56,12 @@ fn one_address_gets_so_many_connections_and_others_when_these_end() {
     eventually("the places of those that ended", || {
         let mut stream = raw::dial(&served);
         stream.write_all(&raw::serialized(&bootstrap())).ok()?;
-        capnp::serialize::read_message(&mut stream, Default::default()).ok().filter(|answer| {
-            let root = answer.get_root::<capnp_rpc::rpc_capnp::message::Reader>();
-            matches!(root.unwrap().which(), Ok(capnp_rpc::rpc_capnp::message::Return(_)))
-        })
+        capnp::serialize::read_message(&mut stream, ReaderOptions::default()).ok().filter(
+            |answer| {
+                let root = answer.get_root::<capnp_rpc::rpc_capnp::message::Reader>();
+                matches!(root.unwrap().which(), Ok(capnp_rpc::rpc_capnp::message::Return(_)))
+            },
+        )
     });
 }
 
@@ -90,7 +93,7 @@ fn a_producer_that_is_faster_than_its_object_is_slowed_down() {
     let seconds = seconds(4);
     let sent = flood.run(Duration::from_secs(seconds));
     let grown = served.resident_bytes().saturating_sub(flood.resident_before);
-    println!("{sent} bytes sent in {seconds} s, {grown} more in memory");
+    eprintln!("{sent} bytes sent in {seconds} s, {grown} more in memory");
     assert!(grown < GROWTH_MAX, "{grown} bytes more for {sent} that were sent");
     assert!(served.bites("calls") > 0);
     assert!(served.bites("queued-bytes") > 0, "the sender was stopped");
@@ -114,7 +117,7 @@ fn a_producer_that_reads_a_byte_in_a_second_is_slowed_down_and_cut() {
         most = most.max(served.resident_bytes().saturating_sub(flood.resident_before));
         (served.bites("slow-reader") > 0).then_some(())
     });
-    println!("{sent} bytes sent, at most {most} more in memory");
+    eprintln!("{sent} bytes sent, at most {most} more in memory");
     assert!(most < GROWTH_MAX, "{most} bytes more for {sent} that were sent");
     assert_eq!(http::post(&served.announced.http, "/counter/y/increment").body, "1");
     eventually("the end of the connection", || (served.metric("connections") == 0).then_some(()));
@@ -189,7 +192,7 @@ fn an_idle_connection_costs_at_most_40_kib() {
     let held: Vec<TcpStream> = (0..count).map(|_| hold_one(&served)).collect();
     assert_eq!(served.metric("connections"), count + 1);
     let each = served.resident_bytes().saturating_sub(before) / count;
-    println!("{each} bytes for each of {} idle connections", held.len());
+    eprintln!("{each} bytes for each of {} idle connections", held.len());
     assert!(each <= 40 << 10, "{each} bytes for each of {count} idle connections");
 }
 

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use capnp::message::{Builder, HeapAllocator};
+use capnp::message::{Builder, HeapAllocator, ReaderOptions};
 use capnp::serialize;
 use capnp::traits::HasTypeId;
 use capnp_rpc::rpc_capnp::{message, payload};
@@ -34,7 +34,7 @@ pub(crate) fn serialized(message: &Raw) -> Vec<u8> {
 /// Reads messages until one is the answer to that call.
 pub(crate) fn wait_for_answer(stream: &mut TcpStream, call: u32) {
     loop {
-        let message = serialize::read_message(&mut *stream, Default::default());
+        let message = serialize::read_message(&mut *stream, ReaderOptions::default());
         let message = message.expect("an answer comes");
         if let Ok(message::Return(Ok(answer))) = root(&message).which()
             && answer.get_answer_id() == call
@@ -50,7 +50,7 @@ pub(crate) fn reason_of_end(mut stream: TcpStream) -> Option<String> {
     // What the server has not read makes the operating system cut the connection off.
     let _ = stream.read_to_end(&mut bytes);
     let mut rest = &bytes[..];
-    while let Ok(message) = serialize::read_message(&mut rest, Default::default()) {
+    while let Ok(message) = serialize::read_message(&mut rest, ReaderOptions::default()) {
         if let Ok(message::Abort(Ok(abort))) = root(&message).which() {
             return abort.get_reason().ok()?.to_string().ok();
         }

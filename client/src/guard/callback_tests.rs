@@ -5,6 +5,7 @@ use super::*;
 use crate::connection::Connection;
 use crate::http_capnp::byte_stream;
 use crate::http_capnp::http_service::{self, client_request_context};
+use capnp::message::ReaderOptions;
 use capnp_rpc::rpc_capnp::cap_descriptor;
 use std::cell::Cell;
 use tokio::io::{DuplexStream, duplex};
@@ -122,7 +123,7 @@ fn incoming(write: impl FnOnce(message::Builder)) -> Incoming {
     let mut message = Builder::new_default();
     write(message.init_root());
     let bytes = capnp::serialize::write_message_to_words(&message);
-    capnp::serialize::read_message(&mut &bytes[..], Default::default()).unwrap()
+    capnp::serialize::read_message(&mut &bytes[..], ReaderOptions::default()).unwrap()
 }
 
 /// A number that an answer names may mean something else until what waits was delivered.

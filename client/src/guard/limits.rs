@@ -73,7 +73,7 @@ impl Default for Limits {
             unsent_bytes: 64 << 20,
             slow_reader: Duration::from_secs(10),
             stall: Duration::from_secs(30),
-            idle: Duration::from_secs(60),
+            idle: Duration::from_mins(1),
             connections_per_peer: 4096,
         }
     }

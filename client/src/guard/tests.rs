@@ -5,6 +5,7 @@ use super::*;
 use crate::connection::Connection;
 use crate::restorer_capnp::restorer;
 use capnp::capability::FromClientHook;
+use capnp::message::ReaderOptions;
 use capnp::traits::HasTypeId;
 use capnp_rpc::rpc_capnp::payload;
 use std::cell::Cell;
@@ -103,7 +104,8 @@ impl Raw {
         let mut rest = &bytes[..];
         let mut reason = None;
         while !rest.is_empty() {
-            let message = capnp::serialize::read_message(&mut rest, Default::default()).unwrap();
+            let message =
+                capnp::serialize::read_message(&mut rest, ReaderOptions::default()).unwrap();
             if let Ok(message::Abort(Ok(abort))) =
                 message.get_root::<message::Reader>().unwrap().which()
             {
@@ -183,7 +185,9 @@ fn call_on(target: Result<u32, Cap>, question: u32, text: &'static str, caps: Ve
                 answer.set_question_id(question);
                 answer.init_transform(steps);
             }
-            Err(_) => panic!("no target"),
+            Err(Cap::Hosted(_) | Cap::Promise(_) | Cap::Ours(_) | Cap::ThirdParty) => {
+                panic!("no target")
+            }
         }
         let mut params = call.init_params();
         let content = params.reborrow().init_content();
@@ -343,11 +347,21 @@ async fn kinds_that_are_not_in_use_end_the_connection() {
         call.init_send_results_to().set_yourself(());
     };
     for kind in [
-        write(|message| drop(message.init_provide())),
-        write(|message| drop(message.init_accept())),
-        write(|message| drop(message.init_join())),
-        write(|message| drop(message.init_obsolete_save())),
-        write(|message| drop(message.init_obsolete_delete())),
+        write(|message| {
+            message.init_provide();
+        }),
+        write(|message| {
+            message.init_accept();
+        }),
+        write(|message| {
+            message.init_join();
+        }),
+        write(|message| {
+            message.init_obsolete_save();
+        }),
+        write(|message| {
+            message.init_obsolete_delete();
+        }),
         write(disembargo),
         write(to_itself),
         call(1, "never", vec![Cap::ThirdParty]),
