@@ -54,7 +54,7 @@ pub mod sturdyref;
 mod wire;
 
 pub use connection::Connection;
-pub use guard::Limits;
+pub use guard::limits::{Bites, Limit, Limits};
 pub use once::{once, request_id};
 pub use restore::restore;
 pub use schema::{facet_capnp, http_capnp, restorer_capnp, sturdyref_capnp};

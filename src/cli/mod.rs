@@ -6,6 +6,7 @@ mod compact;
 mod export;
 mod import;
 mod lab;
+mod limit;
 mod log;
 mod operator;
 mod restore;

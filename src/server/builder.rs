@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use capstead_client::Limits;
+
 use super::start::{self, Running};
 use super::watchdog::TurnLimits;
 use crate::host::{Binding, Class, Object};
@@ -30,6 +32,7 @@ pub struct Server {
     pub(super) turns: TurnLimits,
     pub(super) log: LogOptions,
     pub(super) retention: Duration,
+    pub(super) limits: Limits,
     pub(super) classes: Vec<Class>,
     bindings: Vec<(&'static str, Binding)>,
     quotas: Vec<(String, Quota)>,
@@ -104,6 +107,7 @@ impl Server {
             turns: TurnLimits::default(),
             log: LogOptions::default(),
             retention: Duration::from_secs(REQUEST_RETENTION_SECS),
+            limits: Limits::default(),
             classes: Vec::new(),
             bindings: Vec::new(),
             quotas: Vec::new(),
@@ -262,6 +266,18 @@ impl Server {
     pub fn request_retention(mut self, time: Duration) -> Self {
         self.retention = time;
         self
+    }
+
+    /// What a Cap'n Proto connection may ask of the server. See [`Limits::default`].
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// For what overrides single limits.
+    pub(crate) fn limits_mut(&mut self) -> &mut Limits {
+        &mut self.limits
     }
 
     /// Makes every commit take so much longer, to try out a slow disk.

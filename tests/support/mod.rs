@@ -9,6 +9,7 @@ pub(crate) mod calls;
 pub(crate) mod cargo;
 pub(crate) mod http;
 pub(crate) mod random;
+pub(crate) mod raw;
 pub(crate) mod tree;
 
 use std::collections::BTreeMap;
@@ -186,6 +187,19 @@ impl Served {
     pub(crate) fn stop(self) -> (Option<i32>, String, String) {
         self.signal("TERM");
         self.wait()
+    }
+
+    /// Bytes of memory that the process has.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.process.child.id());
+        let status = fs::read_to_string(path).expect("the process runs");
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"));
+        kib.and_then(|kib| kib.trim().parse::<u64>().ok()).expect("it has memory") << 10
+    }
+
+    /// How often a limit of connections bit.
+    pub(crate) fn bites(&self, limit: &str) -> u64 {
+        self.metric(&format!("limits_total{{limit=\"{limit}\"}}"))
     }
 
     /// `kill -9`.
