@@ -4,6 +4,7 @@ mod archive;
 mod gate;
 mod instance;
 mod order;
+mod programs;
 mod references;
 mod storage;
 mod transactions;

@@ -219,6 +219,11 @@ impl World {
         Self::over(self.disk.clone(), object, class)
     }
 
+    /// A vat over what a disk holds.
+    pub(super) fn over_disk(disk: MemoryLog) -> Self {
+        Self::over(disk, u64::MAX, None)
+    }
+
     fn over(disk: MemoryLog, object: u64, total: Option<u64>) -> Self {
         let metrics = Arc::new(Metrics::default());
         let progress = Arc::new(Notify::new());
@@ -229,7 +234,8 @@ impl World {
         let mut class = Class::of::<Trial>();
         (class.object_limit, class.total_limit) = (object, total);
         class.bindings.push(Binding { name: "trials".into(), class: "Trial" });
-        let vat = Vat::with_store(store, vec![class], metrics.clone(), progress).unwrap();
+        let classes = vec![class, Class::of::<super::programs::Actor>()];
+        let vat = Vat::with_store(store, classes, metrics.clone(), progress).unwrap();
         Self { vat, disk, metrics }
     }
 

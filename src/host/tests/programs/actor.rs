@@ -1,0 +1,292 @@
+//! Whatever takes part in a program: the class of its objects, what these make, and callbacks.
+//!
+//! An actor does what a [`Step`] says, and reports to the ledger what it starts, receives and answers.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use capnp::capability::Promise;
+
+use super::ledger::{self, CLIENT, CallId, Sent};
+use crate::error::Result;
+use crate::host::{Context, Object};
+pub(super) use crate::schema::actor_capnp::{Answer, Ending, actor, step};
+
+/// Under which an object stores how often it wrote.
+pub(super) const KEY: &[u8] = b"n";
+
+/// What an actor is asked to do; see the schema. The capabilities go beside it.
+#[derive(Clone, Debug)]
+pub(super) struct Step {
+    pub(super) writes: u8,
+    pub(super) calls: u8,
+    pub(super) polls: u8,
+    pub(super) awaits: bool,
+    pub(super) early: bool,
+    pub(super) keep: bool,
+    pub(super) use_kept: bool,
+    pub(super) streams: bool,
+    pub(super) answer: Answer,
+    pub(super) ending: Ending,
+    pub(super) next: Option<Box<Step>>,
+}
+
+impl Step {
+    pub(super) fn read(from: step::Reader<'_>) -> Result<Self> {
+        let next = from.has_next().then(|| Self::read(from.get_next()?)).transpose()?;
+        Ok(Self {
+            writes: from.get_writes(),
+            calls: from.get_calls(),
+            polls: from.get_polls(),
+            awaits: from.get_awaits(),
+            early: from.get_early(),
+            keep: from.get_keep(),
+            use_kept: from.get_use_kept(),
+            streams: from.get_streams(),
+            answer: from.get_answer()?,
+            ending: from.get_ending()?,
+            next: next.map(Box::new),
+        })
+    }
+
+    fn write(&self, mut to: step::Builder<'_>) {
+        to.set_writes(self.writes);
+        to.set_calls(self.calls);
+        to.set_polls(self.polls);
+        to.set_awaits(self.awaits);
+        to.set_early(self.early);
+        to.set_keep(self.keep);
+        to.set_use_kept(self.use_kept);
+        to.set_streams(self.streams);
+        to.set_answer(self.answer);
+        to.set_ending(self.ending);
+        if let Some(next) = &self.next {
+            next.write(to.init_next());
+        }
+    }
+}
+
+/// A capability as one holder has it.
+#[derive(Clone)]
+pub(super) struct Held {
+    pub(super) cap: actor::Client,
+    pub(super) stub: u32,
+}
+
+impl Held {
+    pub(super) fn new(cap: actor::Client) -> Self {
+        Self { cap, stub: ledger::new_stub() }
+    }
+}
+
+/// What a call makes known: nothing if it was a streaming one.
+pub(super) type Outcome = Promise<Option<(Sent, Option<actor::Client>)>, capnp::Error>;
+
+/// A call that was made.
+pub(super) struct Made {
+    pub(super) call: CallId,
+    pub(super) outcome: Outcome,
+    /// What will be returned; none if it was a streaming call.
+    pub(super) promised: Option<actor::Client>,
+}
+
+/// What goes with a step.
+#[derive(Clone, Default)]
+pub(super) struct Gifts {
+    pub(super) on: Option<actor::Client>,
+    pub(super) gift: Option<actor::Client>,
+}
+
+/// Asks for a step; the call is made when this returns.
+pub(super) fn ask(held: &Held, sent: Sent, step: &Step, gifts: &Gifts) -> Made {
+    let call = ledger::makes_call(held.stub);
+    let mut request = held.cap.act_request();
+    fill(request.get(), call, sent, step, gifts);
+    let asked = request.send();
+    let promised = Some(asked.pipeline.get_cap());
+    let outcome = Promise::from_future(async move {
+        let reply = asked.promise.await?;
+        let reply = reply.get()?;
+        let sent = Sent { sender: reply.get_sender(), wrote: reply.get_wrote() };
+        let cap = reply.has_cap().then(|| reply.get_cap()).transpose()?;
+        Ok(Some((sent, cap)))
+    });
+    Made { call, outcome, promised }
+}
+
+/// As `ask`, by the streaming method.
+pub(super) fn stream(held: &Held, sent: Sent, step: &Step, gifts: &Gifts) -> Made {
+    let call = ledger::makes_call(held.stub);
+    let mut request = held.cap.stream_request();
+    fill(request.get(), call, sent, step, gifts);
+    let asked = request.send();
+    let outcome = Promise::from_future(async move { asked.await.map(|()| None) });
+    Made { call, outcome, promised: None }
+}
+
+fn fill(mut to: step::Builder<'_>, call: CallId, sent: Sent, step: &Step, gifts: &Gifts) {
+    to.set_stub(call.stub);
+    to.set_sequence(call.sequence);
+    to.set_sender(sent.sender);
+    to.set_wrote(sent.wrote);
+    if let Some(on) = &gifts.on {
+        to.set_on(on.clone());
+    }
+    if let Some(gift) = &gifts.gift {
+        to.set_gift(gift.clone());
+    }
+    step.write(to);
+}
+
+pub(in crate::host::tests) struct Actor {
+    /// The object that it is or belongs to.
+    number: u32,
+    /// None if it is a client's.
+    ctx: Option<Context>,
+    wrote: Cell<u32>,
+    kept: RefCell<Option<Held>>,
+}
+
+impl Object for Actor {
+    const CLASS: &'static str = "Actor";
+    type Client = actor::Client;
+
+    async fn wake(ctx: Context) -> Result<Self> {
+        let name = ctx.name().and_then(|name| name.parse().ok());
+        let number = name.ok_or_else(|| crate::error::failed("actors are numbered"))?;
+        let stored = ctx.storage().get(KEY)?;
+        let wrote = stored.map_or(0, |stored| u32::from_be_bytes(stored.try_into().unwrap()));
+        Ok(Self { number, ctx: Some(ctx), wrote: Cell::new(wrote), kept: RefCell::default() })
+    }
+}
+
+impl Actor {
+    /// A client's callback.
+    pub(super) fn callback() -> actor::Client {
+        let (wrote, kept) = (Cell::default(), RefCell::default());
+        crate::membrane::serve(Rc::new(Self { number: CLIENT, ctx: None, wrote, kept }))
+    }
+
+    fn sent(&self) -> Sent {
+        Sent { sender: self.number, wrote: self.wrote.get() }
+    }
+
+    fn put(&self) -> Result<()> {
+        let Some(ctx) = &self.ctx else { return Ok(()) };
+        let wrote = self.wrote.get() + 1;
+        ctx.storage().put(KEY, wrote.to_be_bytes())?;
+        self.wrote.set(wrote);
+        Ok(())
+    }
+
+    /// Does the first half of a step, up to where it would wait.
+    fn begin(&self, asked: step::Reader<'_>) -> Result<Begun> {
+        let call = CallId { stub: asked.get_stub(), sequence: asked.get_sequence() };
+        let sent = Sent { sender: asked.get_sender(), wrote: asked.get_wrote() };
+        ledger::starts(call, sent, self.number);
+        let step = Step::read(asked)?;
+        let on = asked.has_on().then(|| asked.get_on()).transpose()?;
+        let gift = asked.has_gift().then(|| asked.get_gift()).transpose()?;
+        (0..step.writes).try_for_each(|_| self.put())?;
+        let kept = self.kept.borrow().clone().filter(|_| step.use_kept);
+        if let Some(gift) = gift.clone().filter(|_| step.keep) {
+            // What was kept may call us when it is dropped.
+            drop(self.kept.replace(Some(Held::new(gift))));
+        }
+        let target = kept.or_else(|| on.map(Held::new));
+        let made =
+            target.map_or(Ok(Vec::new()), |target| self.call(&target, &step, gift.clone()))?;
+        Ok(Begun { call, step, gift, made })
+    }
+
+    fn call(&self, target: &Held, step: &Step, gift: Option<actor::Client>) -> Result<Vec<Made>> {
+        let Some(next) = &step.next else { return Ok(Vec::new()) };
+        let gifts = Gifts { on: gift.clone(), gift };
+        let mut made = Vec::new();
+        for number in 0..step.calls {
+            if number > 0 && step.writes > 0 {
+                self.put()?;
+            }
+            let call = if step.streams { stream } else { ask };
+            made.push(call(target, self.sent(), next, &gifts));
+        }
+        Ok(made)
+    }
+
+    fn answer(self: &Rc<Self>, begun: &Begun) -> Option<actor::Client> {
+        match begun.step.answer {
+            Answer::Nothing => None,
+            Answer::Gift => begun.gift.clone(),
+            Answer::Child | Answer::Itself if self.ctx.is_none() => {
+                Some(crate::membrane::serve(self.clone()))
+            }
+            Answer::Child => Some(capnp_rpc::new_client_from_rc(self.clone())),
+            Answer::Itself => self.ctx.as_ref().map(Context::this),
+            Answer::Promised => begun.made.first().and_then(|made| made.promised.clone()),
+        }
+    }
+
+    /// Does the second half of a step.
+    async fn wait(&self, step: &Step, made: Vec<Made>) {
+        for _ in 0..step.polls {
+            tokio::task::yield_now().await;
+        }
+        if !step.awaits {
+            return made.into_iter().for_each(|made| ledger::gives_up(made.call));
+        }
+        for Made { call, outcome, .. } in made {
+            let outcome = outcome.await;
+            ledger::ends(call, &outcome.map(|known| known.map(|(sent, _)| sent)));
+        }
+    }
+
+    fn finish(&self, call: CallId, ending: Ending) -> Result<()> {
+        ledger::answers(call, self.sent());
+        match ending {
+            Ending::Return => Ok(()),
+            Ending::Panic if self.ctx.is_some() => {
+                ledger::breaks(self.number);
+                // Without the message on stderr that every panic prints.
+                std::panic::resume_unwind(Box::new(ledger::ASKED));
+            }
+            _ => Err(ledger::asked_for(self.sent())),
+        }
+    }
+}
+
+/// A step that did what it does before it waits.
+struct Begun {
+    call: CallId,
+    step: Step,
+    gift: Option<actor::Client>,
+    made: Vec<Made>,
+}
+
+impl actor::Server for Actor {
+    async fn act(
+        self: Rc<Self>,
+        params: actor::ActParams,
+        mut results: actor::ActResults,
+    ) -> Result<()> {
+        let mut begun = self.begin(params.get()?)?;
+        if let Some(cap) = self.answer(&begun) {
+            results.get().set_cap(cap);
+            if begun.step.early {
+                ledger::answers(begun.call, self.sent());
+                results.set_pipeline()?;
+            }
+        }
+        let made = std::mem::take(&mut begun.made);
+        self.wait(&begun.step, made).await;
+        let sent = self.sent();
+        results.get().set_sender(sent.sender);
+        results.get().set_wrote(sent.wrote);
+        self.finish(begun.call, begun.step.ending)
+    }
+
+    async fn stream(self: Rc<Self>, params: actor::StreamParams) -> Result<()> {
+        let begun = self.begin(params.get()?)?;
+        self.wait(&begun.step, begun.made).await;
+        self.finish(begun.call, begun.step.ending)
+    }
+}
