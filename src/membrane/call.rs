@@ -111,6 +111,11 @@ impl Reply {
         (Self(Some(Asker::Results(results, ending.clone()))), Ended(ending))
     }
 
+    /// Whether the call came by `ClientHook::call`, that is from foreign code in the middle of its work.
+    pub(crate) fn is_foreign(&self) -> bool {
+        matches!(self.0, Some(Asker::Results(..)))
+    }
+
     /// Tells the caller. The receipt says when the reply was passed on, where that is later.
     pub(crate) fn send(mut self, outcome: Result<Body>) -> Option<Receipt> {
         self.0.take().and_then(|asker| asker.tell(outcome))

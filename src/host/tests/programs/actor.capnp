@@ -47,7 +47,10 @@ struct Step {
   on @15 :Actor;
 
   gift @16 :Actor;
-  # Also given to `on`, both as its `on` and as its `gift`.
+  # It is also passed to `on`, as its `on`
+
+  passesGift @17 :Bool;
+  # and as its `gift`.
 }
 
 enum Answer {

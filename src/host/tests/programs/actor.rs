@@ -5,9 +5,9 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use capnp::capability::Promise;
+use capnp::capability::{FromClientHook, Promise};
 
-use super::ledger::{self, CLIENT, CallId, Sent};
+use super::ledger::{self, Awaiting, CLIENT, CallId, Sent};
 use crate::error::Result;
 use crate::host::{Context, Object};
 pub(super) use crate::schema::actor_capnp::{Answer, Ending, actor, step};
@@ -26,6 +26,7 @@ pub(super) struct Step {
     pub(super) keep: bool,
     pub(super) use_kept: bool,
     pub(super) streams: bool,
+    pub(super) passes_gift: bool,
     pub(super) answer: Answer,
     pub(super) ending: Ending,
     pub(super) next: Option<Box<Step>>,
@@ -43,6 +44,7 @@ impl Step {
             keep: from.get_keep(),
             use_kept: from.get_use_kept(),
             streams: from.get_streams(),
+            passes_gift: from.get_passes_gift(),
             answer: from.get_answer()?,
             ending: from.get_ending()?,
             next: next.map(Box::new),
@@ -58,6 +60,7 @@ impl Step {
         to.set_keep(self.keep);
         to.set_use_kept(self.use_kept);
         to.set_streams(self.streams);
+        to.set_passes_gift(self.passes_gift);
         to.set_answer(self.answer);
         to.set_ending(self.ending);
         if let Some(next) = &self.next {
@@ -76,6 +79,16 @@ pub(super) struct Held {
 impl Held {
     pub(super) fn new(cap: actor::Client) -> Self {
         Self { cap, stub: ledger::new_stub() }
+    }
+
+    /// What a promise became: capnp-rpc can't put capabilities into a call on one that became
+    /// something of the caller's own vat.
+    fn followed(&self) -> actor::Client {
+        let mut hook = self.cap.as_client_hook().add_ref();
+        while let Some(resolved) = hook.get_resolved() {
+            hook = resolved;
+        }
+        actor::Client::new(hook)
     }
 }
 
@@ -100,7 +113,7 @@ pub(super) struct Gifts {
 /// Asks for a step; the call is made when this returns.
 pub(super) fn ask(held: &Held, sent: Sent, step: &Step, gifts: &Gifts) -> Made {
     let call = ledger::makes_call(held.stub);
-    let mut request = held.cap.act_request();
+    let mut request = held.followed().act_request();
     fill(request.get(), call, sent, step, gifts);
     let asked = request.send();
     let promised = Some(asked.pipeline.get_cap());
@@ -117,7 +130,7 @@ pub(super) fn ask(held: &Held, sent: Sent, step: &Step, gifts: &Gifts) -> Made {
 /// As `ask`, by the streaming method.
 pub(super) fn stream(held: &Held, sent: Sent, step: &Step, gifts: &Gifts) -> Made {
     let call = ledger::makes_call(held.stub);
-    let mut request = held.cap.stream_request();
+    let mut request = held.followed().stream_request();
     fill(request.get(), call, sent, step, gifts);
     let asked = request.send();
     let outcome = Promise::from_future(async move { asked.await.map(|()| None) });
@@ -201,7 +214,7 @@ impl Actor {
 
     fn call(&self, target: &Held, step: &Step, gift: Option<actor::Client>) -> Result<Vec<Made>> {
         let Some(next) = &step.next else { return Ok(Vec::new()) };
-        let gifts = Gifts { on: gift.clone(), gift };
+        let gifts = Gifts { on: gift.clone(), gift: gift.filter(|_| step.passes_gift) };
         let mut made = Vec::new();
         for number in 0..step.calls {
             if number > 0 && step.writes > 0 {
@@ -213,16 +226,22 @@ impl Actor {
         Ok(made)
     }
 
+    /// What a step says, or a child where that can't be had.
     fn answer(self: &Rc<Self>, begun: &Begun) -> Option<actor::Client> {
-        match begun.step.answer {
-            Answer::Nothing => None,
+        let answer = match begun.step.answer {
+            Answer::Nothing => return None,
+            Answer::Child => None,
             Answer::Gift => begun.gift.clone(),
-            Answer::Child | Answer::Itself if self.ctx.is_none() => {
-                Some(crate::membrane::serve(self.clone()))
-            }
-            Answer::Child => Some(capnp_rpc::new_client_from_rc(self.clone())),
             Answer::Itself => self.ctx.as_ref().map(Context::this),
             Answer::Promised => begun.made.first().and_then(|made| made.promised.clone()),
+        };
+        Some(answer.unwrap_or_else(|| self.child()))
+    }
+
+    fn child(self: &Rc<Self>) -> actor::Client {
+        match self.ctx {
+            Some(_) => capnp_rpc::new_client_from_rc(self.clone()),
+            None => crate::membrane::serve(self.clone()),
         }
     }
 
@@ -235,6 +254,7 @@ impl Actor {
             return made.into_iter().for_each(|made| ledger::gives_up(made.call));
         }
         for Made { call, outcome, .. } in made {
+            let _awaiting = Awaiting::new(call);
             let outcome = outcome.await;
             ledger::ends(call, &outcome.map(|known| known.map(|(sent, _)| sent)));
         }

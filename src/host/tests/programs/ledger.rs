@@ -6,7 +6,7 @@
 //! goes on.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use capnp::{Error, ErrorKind};
 
@@ -21,7 +21,7 @@ pub(super) const CLIENT: u32 = u32::MAX;
 pub(super) const ASKED: &str = "as asked by the program";
 
 /// A capability as one holder has it, and the number of a call on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct CallId {
     pub(super) stub: u32,
     pub(super) sequence: u32,
@@ -60,6 +60,7 @@ struct Ledger {
     places: Vec<Place>,
     answered: HashMap<CallId, Sent>,
     given_up: HashSet<CallId>,
+    awaited: BTreeSet<CallId>,
     /// Something happened for which capabilities may break.
     breaks: bool,
     started: u64,
@@ -198,6 +199,30 @@ pub(super) fn arrives(sent: Sent, what: &str) {
 fn durable(place: &Place) -> u32 {
     let stored = place.disk.get(place.id, Space::Data, super::actor::KEY).unwrap();
     stored.map_or(0, |stored| u32::from_be_bytes(stored.try_into().unwrap()))
+}
+
+/// Somebody awaits a call for as long as it exists.
+pub(super) struct Awaiting(CallId);
+
+impl Awaiting {
+    pub(super) fn new(call: CallId) -> Self {
+        with(|ledger| ledger.awaited.insert(call));
+        Self(call)
+    }
+}
+
+impl Drop for Awaiting {
+    fn drop(&mut self) {
+        with(|ledger| ledger.awaited.remove(&self.0));
+    }
+}
+
+/// The calls whose callers still await them, and whether they have started.
+pub(super) fn awaited() -> Vec<(CallId, bool)> {
+    with(|ledger| {
+        let started = |call: &CallId| ledger.stubs[call.stub as usize].started > call.sequence;
+        ledger.awaited.iter().map(|call| (*call, started(call))).collect()
+    })
 }
 
 /// A call ended for its caller.

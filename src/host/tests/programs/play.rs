@@ -3,14 +3,14 @@
 //! Nothing here waits for time to pass: a program that stands still for [`PATIENCE`] rounds of all
 //! tasks, with every disk released, hangs.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use futures::FutureExt;
 
 use super::actor::{self, Actor, Gifts, Held, Made, Step};
-use super::ledger::{self, CLIENT, Sent};
+use super::ledger::{self, Awaiting, CLIENT, Sent};
 use super::links::{Host, Link, disk, object_id};
 use super::plan::{Applied, Fate, How, Op, Plan};
 use crate::storage::model::Fault;
@@ -29,7 +29,6 @@ struct Play<'a> {
     ended: Vec<Link>,
     slots: Slots,
     later: Vec<(Made, Option<usize>)>,
-    awaited: Rc<Cell<usize>>,
 }
 
 /// Plays `plan`, and leaves what is to be said about it in the ledger.
@@ -44,8 +43,8 @@ pub(super) async fn play(plan: &Plan) {
     let links = plan.hops.iter().map(|hops| hops.iter().enumerate().map(link).collect()).collect();
     let callback = |_| Some(Held::new(Actor::callback()));
     let slots = Rc::new(RefCell::new(plan.hops.iter().map(callback).collect()));
-    let (later, ended, awaited) = (Vec::new(), Vec::new(), Rc::default());
-    let mut play = Play { plan, hosts, links, ended, slots, later, awaited };
+    let (later, ended) = (Vec::new(), Vec::new());
+    let mut play = Play { plan, hosts, links, ended, slots, later };
     for op in &plan.ops {
         play.act(op).await;
         play.commit().await;
@@ -148,8 +147,8 @@ impl Play<'_> {
 
     /// Awaits a call in a task of its own, which says what came and when.
     fn watch(&self, made: Made, becomes: Option<usize>) {
-        let (slots, awaited) = (self.slots.clone(), self.awaited.clone());
-        awaited.set(awaited.get() + 1);
+        let slots = self.slots.clone();
+        let awaiting = Awaiting::new(made.call);
         // Ends with the call, for which `end` waits.
         tokio::task::spawn_local(async move {
             let (sent, cap) = match made.outcome.await {
@@ -161,7 +160,7 @@ impl Play<'_> {
             if let (Some(slot), Some(cap)) = (becomes, cap) {
                 slots.borrow_mut()[slot] = Some(Held::new(cap));
             }
-            awaited.set(awaited.get() - 1);
+            drop(awaiting);
         });
     }
 
@@ -205,13 +204,14 @@ impl Play<'_> {
         self.await_later();
         self.hosts.iter_mut().for_each(|host| host.prompt = true);
         for _ in 0..PATIENCE {
-            if self.awaited.get() == 0 {
+            if ledger::awaited().is_empty() {
                 break;
             }
             self.run(1).await;
         }
-        if self.awaited.get() > 0 {
-            ledger::problem(format!("{} calls never ended", self.awaited.get()));
+        let left = ledger::awaited();
+        if !left.is_empty() {
+            ledger::problem(format!("never ended: {left:?} (true: it started)"));
         }
         self.slots.borrow_mut().clear();
         for link in self.links.iter().flatten().chain(&self.ended) {
