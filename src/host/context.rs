@@ -3,15 +3,17 @@
 use std::fmt;
 use std::rc::Rc;
 
-use capnp::capability::FromClientHook;
+use capnp::capability::{FromClientHook, FromServer};
 
 use super::class::Object;
-use super::gated::Gated;
+use super::facet::Made;
+use super::gated::{self, Gated};
 use super::instance::Instance;
 use super::namespace::Namespace;
 use super::storage::Storage;
 use super::stored::{Storable, Stored};
 use crate::error::{Result, failed};
+use crate::membrane::dispatch;
 
 /// An object's access to everything outside its fields. Cheap to clone.
 ///
@@ -80,6 +82,16 @@ impl Context {
             }
             _ => Err(failed(format!("class {} has several bindings to {}", class.name, C::CLASS))),
         }
+    }
+
+    /// A capability that the object makes, to give away: a session or a subscription, for instance.
+    ///
+    /// Calls on it are turns of the object, in the order made, and it breaks when the instance ends.
+    /// `capnp_rpc::new_client` makes one too, but there a streaming method that fails breaks the
+    /// capability for all its holders, and calls that waited for one may be overtaken.
+    pub fn capability<C: FromServer<S>, S>(&self, server: Rc<S>) -> C {
+        let made = gated::made(&self.0, Made::Methods(dispatch::<C, S>(server)));
+        C::new(Gated::wrap(&self.0, made))
     }
 
     /// The object's own capability, to give away.

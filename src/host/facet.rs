@@ -7,16 +7,25 @@ use capnp::private::capability::ClientHook;
 use super::slot::{Slot, Start};
 use super::vat::Vat;
 use crate::error::disconnected;
-use crate::membrane::{self, Call, Target};
+use crate::membrane::{self, Call, Dispatch, Target};
 
 /// What a peer, another object or the gateway holds. Dropping the last one lets a sleeping object's
 /// place go.
 pub(super) struct Facet {
     pub(super) vat: Rc<Vat>,
     pub(super) slot: Rc<Slot>,
-    /// A capability that the class made itself: calls on it are turns of the object.
-    pub(super) made: Option<Box<dyn ClientHook>>,
+    /// What the class made itself: calls on it are turns of the object.
+    pub(super) made: Option<Made>,
     generation: u32,
+}
+
+/// A capability that a class made.
+pub(super) enum Made {
+    /// By its context.
+    Methods(Rc<Dispatch>),
+    /// By capnp-rpc: after a streaming call this lets new calls overtake those that waited for it, and
+    /// after one that failed it refuses all others.
+    Hook(Box<dyn ClientHook>),
 }
 
 impl Facet {
@@ -26,19 +35,11 @@ impl Facet {
     }
 
     /// Something that the instance now awake made, such as a callback or a session.
-    pub(super) fn made(
-        vat: &Rc<Vat>,
-        slot: Rc<Slot>,
-        made: Box<dyn ClientHook>,
-    ) -> Box<dyn ClientHook> {
+    pub(super) fn made(vat: &Rc<Vat>, slot: Rc<Slot>, made: Made) -> Box<dyn ClientHook> {
         Self::wrap(vat, slot, Some(made))
     }
 
-    fn wrap(
-        vat: &Rc<Vat>,
-        slot: Rc<Slot>,
-        made: Option<Box<dyn ClientHook>>,
-    ) -> Box<dyn ClientHook> {
+    fn wrap(vat: &Rc<Vat>, slot: Rc<Slot>, made: Option<Made>) -> Box<dyn ClientHook> {
         let generation = slot.generation.get();
         membrane::wrap(Rc::new(Self { vat: vat.clone(), slot, made, generation }))
     }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use capnp::private::capability::{ClientHook, ParamsHook};
 
-use super::facet::Facet;
+use super::facet::{Facet, Made};
 use super::instance::Instance;
 use crate::error::Result;
 use crate::membrane::{self, Call, Params, Target};
@@ -62,8 +62,13 @@ pub(super) fn leaving(instance: &Rc<Instance>, cap: Box<dyn ClientHook>) -> Box<
     if membrane::find::<Facet>(&*cap).is_some() {
         return cap;
     }
+    made(instance, Made::Hook(cap))
+}
+
+/// What the instance made, as others may hold it.
+pub(super) fn made(instance: &Rc<Instance>, made: Made) -> Box<dyn ClientHook> {
     match instance.broken() {
-        None => Facet::made(&instance.vat, instance.vat.slot(&instance.birth), cap),
+        None => Facet::made(&instance.vat, instance.vat.slot(&instance.birth), made),
         Some(error) => membrane::broken(error),
     }
 }

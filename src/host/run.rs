@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use capnp::capability::{self, Params, Promise};
 
-use super::facet::Facet;
+use super::facet::{Facet, Made};
 use super::gated;
 use super::instance::Instance;
 use super::slot::Start;
@@ -51,7 +51,8 @@ pub(super) fn first_poll(instance: &Rc<Instance>, server: &Dispatch, start: Star
     let polled = turn(instance, || {
         let mut handler = match &facet.made {
             None => server(interface, method, params, results),
-            Some(made) => made.call(interface, method, params.hook, results.hook),
+            Some(Made::Methods(made)) => made(interface, method, params, results),
+            Some(Made::Hook(made)) => made.call(interface, method, params.hook, results.hook),
         };
         // It is polled again at once by a task of its own if it has to wait.
         let polled = Pin::new(&mut handler).poll(&mut Context::from_waker(Waker::noop()));

@@ -239,8 +239,8 @@ impl Actor {
     }
 
     fn child(self: &Rc<Self>) -> actor::Client {
-        match self.ctx {
-            Some(_) => capnp_rpc::new_client_from_rc(self.clone()),
+        match &self.ctx {
+            Some(ctx) => ctx.capability(self.clone()),
             None => crate::membrane::serve(self.clone()),
         }
     }

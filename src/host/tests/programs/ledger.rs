@@ -20,6 +20,12 @@ pub(super) const CLIENT: u32 = u32::MAX;
 /// How an error begins that a program asked for.
 pub(super) const ASKED: &str = "as asked by the program";
 
+/// Errors of capnp-rpc 0.27.3 that no program asks for. It exports a promise a second time as if it were
+/// settled, and then resolves it, which ends the connection; and a promise of what a failed call would
+/// have returned may lose the reason.
+const LIBRARY_FAILURES: [&str; 2] =
+    ["Got 'Resolve' for a non-promise import", "PipelineInnerSender was canceled"];
+
 /// A capability as one holder has it, and the number of a call on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct CallId {
@@ -64,7 +70,13 @@ struct Ledger {
     /// Something happened for which capabilities may break.
     breaks: bool,
     started: u64,
+    ended: u64,
+    /// Broken rules of order, of the gate, and of what ends.
     problems: Vec<String>,
+    /// Calls that failed for no reason of the program's.
+    failures: Vec<String>,
+    /// The RPC library was seen to fail.
+    library_failed: bool,
 }
 
 thread_local! {
@@ -81,9 +93,34 @@ pub(super) fn begin(places: impl Iterator<Item = (MemoryLog, ObjectId)>) {
     with(|ledger| *ledger = Ledger { places, ..Ledger::default() });
 }
 
-/// How many calls started, and which rules were broken.
-pub(super) fn end() -> (u64, Vec<String>) {
-    with(|ledger| (ledger.started, std::mem::take(&mut ledger.problems)))
+/// What is to be said about a program.
+pub(super) struct Verdict {
+    /// How many calls started.
+    pub(super) started: u64,
+    /// Which rules were broken.
+    pub(super) problems: Vec<String>,
+    /// The RPC library failed in it, so that calls may have failed for no reason of ours.
+    pub(super) library_failed: bool,
+}
+
+pub(super) fn end() -> Verdict {
+    with(|ledger| {
+        let mut problems = std::mem::take(&mut ledger.problems);
+        if !ledger.library_failed {
+            problems.append(&mut ledger.failures);
+        }
+        Verdict { started: ledger.started, problems, library_failed: ledger.library_failed }
+    })
+}
+
+/// A number that changes with whatever happens.
+pub(super) fn activity() -> u64 {
+    with(|ledger| ledger.started + ledger.ended)
+}
+
+/// The RPC library panicked on this thread.
+pub(super) fn library_failed() {
+    with(|ledger| ledger.library_failed = true);
 }
 
 pub(super) fn problem(text: String) {
@@ -227,6 +264,7 @@ pub(super) fn awaited() -> Vec<(CallId, bool)> {
 
 /// A call ended for its caller.
 pub(super) fn ends(call: CallId, outcome: &Result<Option<Sent>, Error>) {
+    with(|ledger| ledger.ended += 1);
     match outcome {
         Ok(None) => {}
         Ok(Some(sent)) => {
@@ -239,12 +277,14 @@ pub(super) fn ends(call: CallId, outcome: &Result<Option<Sent>, Error>) {
             Some(sent) => arrives(sent, "an error"),
             None => problem(format!("{call:?}: {error}")),
         },
-        Err(error) => {
-            let broken = with(|ledger| ledger.breaks);
-            if !broken || error.kind != ErrorKind::Disconnected {
-                problem(format!("{call:?} failed: {error}"));
-            }
+        Err(error) if LIBRARY_FAILURES.iter().any(|text| error.extra.contains(text)) => {
+            library_failed();
         }
+        Err(error) => with(|ledger| {
+            if !ledger.breaks || error.kind != ErrorKind::Disconnected {
+                ledger.failures.push(format!("{call:?} failed: {error}"));
+            }
+        }),
     }
 }
 

@@ -12,6 +12,9 @@ mod play;
 
 pub(super) use self::actor::Actor;
 
+use std::sync::Once;
+
+use self::ledger::Verdict;
 use super::trial::run;
 
 const FIRST_SEED: u64 = 1;
@@ -21,37 +24,53 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect(name))
 }
 
-/// Plays the program of `seed`: how many calls it started, and what it broke.
-fn play(seed: u64) -> (u64, Vec<String>) {
+/// Plays the program of `seed`.
+fn play(seed: u64) -> Verdict {
     run(async move { play::play(&plan::plan(seed)).await });
     ledger::end()
 }
 
+/// Notes where the RPC library panics: that is the end of a connection, and no rule is broken by it.
+fn note_panics_of_the_library() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            match panic.location().is_some_and(|place| place.file().contains("/capnp-rpc-")) {
+                true => ledger::library_failed(),
+                false => before(panic),
+            }
+        }));
+    });
+}
+
 #[test]
 fn random_programs_break_no_rule() {
+    note_panics_of_the_library();
     let first = number("CAPSTEAD_PROGRAMS_SEED", FIRST_SEED);
     let count = number("CAPSTEAD_PROGRAMS", PROGRAMS);
-    let (mut started, mut broken) = (0, Vec::new());
+    let (mut started, mut excused, mut broken) = (0, 0, Vec::new());
     for seed in first..first + count {
-        let (calls, problems) = play(seed);
-        started += calls;
-        if !problems.is_empty() {
-            broken.push((seed, problems));
+        let verdict = play(seed);
+        started += verdict.started;
+        excused += u64::from(verdict.library_failed);
+        if !verdict.problems.is_empty() {
+            broken.push((seed, verdict.problems));
         }
     }
-    eprintln!("{count} programs from seed {first} started {started} calls");
+    eprintln!("{count} programs started {started} calls; in {excused} the RPC library failed");
     assert!(started > count, "programs do something");
-    if let Some((seed, _)) = broken.first() {
-        for (seed, problems) in &broken {
-            eprintln!("seed {seed}:\n  {}", problems.join("\n  "));
-        }
-        panic!(
-            "{} programs break a rule; the first is {:#?}\nto play it again: \
-             CAPSTEAD_PROGRAMS_SEED={seed} CAPSTEAD_PROGRAMS=1 cargo test --lib random_programs",
-            broken.len(),
-            plan::plan(*seed),
-        );
+    assert!(excused <= 1 + count / 50, "the RPC library seldom fails");
+    let Some((first, _)) = broken.first() else { return };
+    for (seed, problems) in &broken {
+        eprintln!("seed {seed}:\n  {}", problems.join("\n  "));
     }
+    panic!(
+        "{} programs break a rule; the first is {:#?}\nto play it again: \
+         CAPSTEAD_PROGRAMS_SEED={first} CAPSTEAD_PROGRAMS=1 cargo test --lib random_programs",
+        broken.len(),
+        plan::plan(*first),
+    );
 }
 
 #[cfg(test)]
@@ -105,7 +124,10 @@ mod probe {
                             ],
                         };
                         super::run(async move { super::play::play(&plan).await });
-                        eprintln!("{hops} {answer:?} {polls} {writes}: {:?}", super::ledger::end());
+                        eprintln!(
+                            "{hops} {answer:?} {polls} {writes}: {:?}",
+                            super::ledger::end().problems
+                        );
                     }
                 }
             }

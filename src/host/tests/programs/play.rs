@@ -18,6 +18,9 @@ use crate::storage::model::Fault;
 /// Rounds after which whoever still waits will wait for ever.
 const PATIENCE: usize = 3000;
 
+/// Rounds in which something would happen if there were anything to happen.
+const QUIET: usize = 50;
+
 type Slots = Rc<RefCell<Vec<Option<Held>>>>;
 
 struct Play<'a> {
@@ -200,19 +203,29 @@ impl Play<'_> {
         }
     }
 
+    /// Runs until nothing has happened for a while, or somebody waits for ever.
+    async fn come_to_rest(&mut self) {
+        let (mut quiet, mut activity) = (0, 0);
+        for _ in 0..PATIENCE {
+            self.run(1).await;
+            let now = ledger::activity();
+            quiet = if now == activity { quiet + 1 } else { 0 };
+            activity = now;
+            if quiet > QUIET && ledger::awaited().is_empty() {
+                return;
+            }
+        }
+    }
+
     async fn end(mut self) {
         self.await_later();
         self.hosts.iter_mut().for_each(|host| host.prompt = true);
-        for _ in 0..PATIENCE {
-            if ledger::awaited().is_empty() {
-                break;
-            }
-            self.run(1).await;
-        }
+        self.come_to_rest().await;
         let left = ledger::awaited();
         if !left.is_empty() {
             ledger::problem(format!("never ended: {left:?} (true: it started)"));
         }
+        ledger::may_break();
         self.slots.borrow_mut().clear();
         for link in self.links.iter().flatten().chain(&self.ended) {
             link.end().await;
