@@ -4,48 +4,85 @@
 //! - Messages leave in the order in which they were given to the gate.
 //! - The tickets of waiting messages never decrease from one to the next.
 //! - A message leaves at once when nothing is pending, inside the call that gives it.
-//! - A call that was made after a reply is never written before that reply: capnp-rpc writes calls
-//!   at once and replies when it is polled, so the call waits for the reply's receipt.
+//! - A call that was made after replies is never written before one of them: capnp-rpc writes calls
+//!   at once and replies when it is polled, so the call waits until all of them were taken.
 //!
 //! It never looks at what a message says, and never waits for writes made after the message.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::future::Future;
+use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
-
-use futures::FutureExt;
+use std::task::{Context, Poll, Waker};
 
 use crate::storage::Ticket;
 
-/// The gate of one instance. `R` resolves when a reply was taken by whoever sends it on.
-pub(crate) struct Gate<R> {
+/// The gate of one instance.
+pub(crate) struct Gate {
     /// The last write of the instance, sealed or not.
     written: Cell<Ticket>,
     /// The last write of the instance that will be made durable.
     sealed: Cell<Ticket>,
     /// All writes up to this one are durable.
     durable: Cell<Ticket>,
-    queue: RefCell<VecDeque<(Ticket, Message<R>)>>,
-    last_reply: RefCell<Option<R>>,
-    /// A task holds the next message until `last_reply` was taken.
+    queue: RefCell<VecDeque<(Ticket, Message)>>,
+    replies: Rc<Replies>,
+    /// A task holds the next message until all replies before it were taken.
     held: Cell<bool>,
 }
 
-enum Message<R> {
-    Reply(Box<dyn FnOnce() -> Option<R>>),
+enum Message {
+    Reply(Box<dyn FnOnce(OnItsWay)>),
     Call(Box<dyn FnOnce()>),
 }
 
-impl<R: Future<Output = ()> + Unpin + 'static> Gate<R> {
+/// Replies that have left the gate, and that nobody has taken to send them on.
+#[derive(Default)]
+struct Replies {
+    count: Cell<usize>,
+    waiting: Cell<Option<Waker>>,
+}
+
+/// A reply has this until it was taken; the gate's next call waits for that.
+pub(crate) struct OnItsWay(Rc<Replies>);
+
+impl OnItsWay {
+    fn begin(replies: &Rc<Replies>) -> Self {
+        replies.count.set(replies.count.get() + 1);
+        Self(replies.clone())
+    }
+}
+
+impl Drop for OnItsWay {
+    fn drop(&mut self) {
+        self.0.count.set(self.0.count.get() - 1);
+        if self.0.count.get() == 0
+            && let Some(waker) = self.0.waiting.take()
+        {
+            waker.wake();
+        }
+    }
+}
+
+impl Replies {
+    fn poll_taken(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.count.get() == 0 {
+            return Poll::Ready(());
+        }
+        self.waiting.set(Some(cx.waker().clone()));
+        Poll::Pending
+    }
+}
+
+impl Gate {
     pub(crate) fn new() -> Rc<Self> {
         Rc::new(Self {
             written: Cell::default(),
             sealed: Cell::default(),
             durable: Cell::default(),
             queue: RefCell::default(),
-            last_reply: RefCell::default(),
+            replies: Rc::default(),
             held: Cell::default(),
         })
     }
@@ -81,10 +118,10 @@ impl<R: Future<Output = ()> + Unpin + 'static> Gate<R> {
         self.pump();
     }
 
-    /// Sends a reply; `send` says how to know when it was taken.
-    pub(crate) fn reply(self: &Rc<Self>, send: impl FnOnce() -> Option<R> + 'static) {
+    /// Sends a reply; `send` drops what it gets when the reply was taken by whoever sends it on.
+    pub(crate) fn reply(self: &Rc<Self>, send: impl FnOnce(OnItsWay) + 'static) {
         if self.is_open() {
-            self.replied(send());
+            send(OnItsWay::begin(&self.replies));
         } else {
             self.push(Message::Reply(Box::new(send)));
         }
@@ -92,7 +129,7 @@ impl<R: Future<Output = ()> + Unpin + 'static> Gate<R> {
 
     /// Sends a call, or whatever else is written at once.
     pub(crate) fn call(self: &Rc<Self>, send: impl FnOnce() + 'static) {
-        if self.is_open() && self.reply_was_taken() {
+        if self.is_idle() {
             send();
         } else {
             self.push(Message::Call(Box::new(send)));
@@ -115,26 +152,16 @@ impl<R: Future<Output = ()> + Unpin + 'static> Gate<R> {
             && self.queue.borrow().is_empty()
     }
 
-    fn push(&self, message: Message<R>) {
+    /// Nothing waits, nor has to.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.is_open() && self.replies.count.get() == 0
+    }
+
+    fn push(&self, message: Message) {
         self.queue.borrow_mut().push_back((self.written.get(), message));
     }
 
-    fn replied(&self, receipt: Option<R>) {
-        if let Some(receipt) = receipt {
-            *self.last_reply.borrow_mut() = Some(receipt);
-        }
-    }
-
-    fn reply_was_taken(&self) -> bool {
-        let mut last = self.last_reply.borrow_mut();
-        let taken = last.as_mut().is_none_or(|receipt| receipt.now_or_never().is_some());
-        if taken {
-            *last = None;
-        }
-        taken
-    }
-
-    fn next(&self) -> Option<Message<R>> {
+    fn next(&self) -> Option<Message> {
         let mut queue = self.queue.borrow_mut();
         let ready = queue.front().is_some_and(|(ticket, _)| *ticket <= self.durable.get());
         if ready { queue.pop_front().map(|(_, message)| message) } else { None }
@@ -144,22 +171,22 @@ impl<R: Future<Output = ()> + Unpin + 'static> Gate<R> {
         while !self.held.get() {
             match self.next() {
                 None => return,
-                Some(Message::Reply(send)) => self.replied(contain(send).flatten()),
-                Some(Message::Call(send)) if self.reply_was_taken() => drop(contain(send)),
+                Some(Message::Reply(send)) => {
+                    let on_its_way = OnItsWay::begin(&self.replies);
+                    contain(|| send(on_its_way));
+                }
+                Some(Message::Call(send)) if self.replies.count.get() == 0 => contain(send),
                 Some(Message::Call(send)) => self.hold(send),
             }
         }
     }
 
-    /// Lets the last reply go first. The task ends when that was taken or its connection ended.
+    /// Lets the replies go first. The task ends when they were taken or their connections ended.
     fn hold(self: &Rc<Self>, send: Box<dyn FnOnce()>) {
         self.held.set(true);
         let gate = self.clone();
         tokio::task::spawn_local(async move {
-            let receipt = gate.last_reply.borrow_mut().take();
-            if let Some(receipt) = receipt {
-                receipt.await;
-            }
+            poll_fn(|cx| gate.replies.poll_taken(cx)).await;
             contain(send);
             gate.held.set(false);
             gate.pump();
@@ -168,7 +195,8 @@ impl<R: Future<Output = ()> + Unpin + 'static> Gate<R> {
 }
 
 /// A panic in whatever a message leads to is the end of that message, and not of the gate.
-fn contain<T>(send: impl FnOnce() -> T) -> Option<T> {
-    let sent = std::panic::catch_unwind(AssertUnwindSafe(send));
-    sent.inspect_err(|_| tracing::error!("sending a message panicked; it is lost")).ok()
+fn contain(send: impl FnOnce()) {
+    if std::panic::catch_unwind(AssertUnwindSafe(send)).is_err() {
+        tracing::error!("sending a message panicked; it is lost");
+    }
 }

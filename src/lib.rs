@@ -130,4 +130,4 @@ pub use schema::{counter_capnp, poll_capnp};
 pub use cli::main;
 pub use error::{Result, conflict, disconnected, failed, overloaded, unimplemented};
 pub use host::{Context, Entries, List, Namespace, Object, Storable, Storage, Stored, Struct};
-pub use server::{Running, Server, ServerError};
+pub use server::{Running, Server, ServerError, TurnLimits};

@@ -50,6 +50,10 @@ metrics! {
     counter wakes_total;
     /// Instances awake in memory.
     gauge objects_awake;
+    /// Turns that took longer than the first of their limits.
+    counter turns_slow_total;
+    /// Hosts that are held up by a turn.
+    gauge hosts_unready;
     /// Reads of the storage that memory could not answer.
     counter storage_reads_total;
     /// Group commits made durable, each with one data sync and one synchronous write.

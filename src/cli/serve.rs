@@ -10,7 +10,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::log::{self, LogFormat};
-use crate::server::{Running, Server, ServerError};
+use crate::server::{Running, Server, ServerError, TurnLimits};
 
 /// The flags of a server. Where the help names a variable, that may be set instead.
 #[derive(Args, Clone, Debug)]
@@ -44,6 +44,19 @@ pub(crate) struct Options {
     /// Address space for the data of each host, which never outgrow it [default: 1TiB]
     #[arg(long, value_name = "SIZE", env = "CAPSTEAD_MAP_SIZE")]
     map_size: Option<ByteSize>,
+    /// How long an object stays in memory without a call, like 90s or 5m [default: 1m]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, env = "CAPSTEAD_WARM")]
+    warm: Option<Duration>,
+    /// Warn of a turn, from one await of a method to the next, that takes so long; 0s: never
+    /// [default: 100ms]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    turn_warn: Option<Duration>,
+    /// Say at /ready that a host isn't ready while a turn takes so long; 0s: never [default: 250ms]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    turn_unready: Option<Duration>,
+    /// Abort the process when a turn takes so long; 0s: never [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    turn_abort: Option<Duration>,
     /// Make every commit take so many milliseconds longer, to try out a slow disk
     #[arg(long, value_name = "MS")]
     commit_delay: Option<u64>,
@@ -85,6 +98,13 @@ impl Options {
         if let Some(bytes) = self.map_size {
             server = server.map_size(usize::try_from(bytes.as_u64()).unwrap_or(usize::MAX));
         }
+        if let Some(time) = self.warm {
+            server = server.warm(time);
+        }
+        let TurnLimits { warn, unready, abort } = server.turn_limits_mut();
+        *warn = self.turn_warn.unwrap_or(*warn);
+        *unready = self.turn_unready.unwrap_or(*unready);
+        *abort = self.turn_abort.unwrap_or(*abort);
         if let Some(delay) = self.commit_delay {
             server = server.commit_delay(Duration::from_millis(delay));
         }

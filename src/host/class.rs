@@ -20,6 +20,14 @@ pub trait Object: Sized + 'static {
     /// The name of the class. It is part of the identity of every named object: never change it.
     const CLASS: &'static str;
 
+    /// Whether an object runs one call at a time. By default calls of one object interleave where they
+    /// await; code without an await is atomic in any case.
+    ///
+    /// A call to an exclusive object waits until those before it have ended. A call that would wait for
+    /// itself, since the object called somebody who calls it back, gets an error that begins with
+    /// `deadlock:`, and so do two exclusive objects that call each other.
+    const EXCLUSIVE: bool = false;
+
     /// The generated client of the interface, for instance `counter::Client`.
     type Client: FromServer<Self>;
 
@@ -33,13 +41,16 @@ pub trait Object: Sized + 'static {
     fn wake(ctx: Context) -> impl Future<Output = Result<Self>>;
 }
 
-type Waking = Pin<Box<dyn Future<Output = Result<Rc<Dispatch>>>>>;
+type Waking = Pin<Box<dyn Future<Output = Result<Rc<dyn Dispatch>>>>>;
 
 /// A class as registered. It holds no state, so that every host thread can have it.
 #[derive(Clone)]
 pub(crate) struct Class {
     pub(crate) name: &'static str,
     wake: fn(Context) -> Waking,
+    pub(crate) is_exclusive: bool,
+    /// Which of the host's classes it is.
+    pub(super) number: u32,
     pub(crate) bindings: Vec<Binding>,
     /// The most that one object may store, in bytes.
     pub(crate) object_limit: u64,
@@ -57,7 +68,8 @@ pub(crate) struct Binding {
 impl Class {
     pub(crate) fn of<C: Object>() -> Self {
         let (bindings, object_limit, total_limit) = (Vec::new(), OBJECT_BYTES_MAX, None);
-        Self { name: C::CLASS, wake: wake::<C>, bindings, object_limit, total_limit }
+        let (name, wake, is_exclusive) = (C::CLASS, wake::<C> as fn(_) -> _, C::EXCLUSIVE);
+        Self { name, wake, is_exclusive, number: 0, bindings, object_limit, total_limit }
     }
 
     pub(super) fn wake(&self, ctx: Context) -> Waking {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use capnp::capability::{FromClientHook, FromServer};
 
 use super::class::Object;
-use super::facet::Made;
+use super::facet::Maker;
 use super::gated::{self, Gated};
 use super::instance::Instance;
 use super::namespace::Namespace;
@@ -84,13 +84,24 @@ impl Context {
         }
     }
 
+    /// Ends this instance now: what the present turn wrote is dropped, and so is what it sent after
+    /// that. What earlier turns wrote is made durable, and their replies still leave. All other callers,
+    /// and everybody who holds a capability to the object, get a `disconnected` that says `reason`; who
+    /// restores a reference reaches a fresh instance.
+    ///
+    /// The error returned is what the method that aborts should return; nobody sees another one.
+    pub fn abort(&self, reason: impl AsRef<str>) -> capnp::Error {
+        self.0.vat.break_off(&self.0, &format!("was aborted: {}", reason.as_ref()));
+        self.0.ended()
+    }
+
     /// A capability that the object makes, to give away: a session or a subscription, for instance.
     ///
-    /// Calls on it are turns of the object, in the order made, and it breaks when the instance ends.
-    /// `capnp_rpc::new_client` makes one too, but there a streaming method that fails breaks the
-    /// capability for all its holders, and calls that waited for one may be overtaken.
-    pub fn capability<C: FromServer<S>, S>(&self, server: Rc<S>) -> C {
-        let made = gated::made(&self.0, Made::Methods(dispatch::<C, S>(server)));
+    /// Calls on it are turns of the object, it keeps the object awake, and it breaks when the instance
+    /// ends. `capnp_rpc::new_client` makes one too, but there a streaming method that fails breaks the
+    /// capability for all its holders, and calls that waited for a stream may be overtaken.
+    pub fn capability<C: FromServer<S>, S: 'static>(&self, server: Rc<S>) -> C {
+        let made = gated::made(&self.0, Maker::Context(dispatch::<C, S>(server)));
         C::new(Gated::wrap(&self.0, made))
     }
 

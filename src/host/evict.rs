@@ -1,14 +1,11 @@
-//! The operator's hand in a vat: it ends an object's instance, and writes to its storage from outside.
+//! The operator's hand in a vat: it writes to an object's storage from outside, after its instance ended.
 //!
 //! It never runs within a turn, and nothing of an object runs between the end of its instance and the
 //! write that follows.
 
 use std::rc::Rc;
 
-use super::slot::Start;
 use super::vat::Vat;
-use crate::error::disconnected;
-use crate::id::ObjectId;
 use crate::storage::{Account, StorageError, Store};
 
 impl Vat {
@@ -24,7 +21,7 @@ impl Vat {
     ) -> Result<T, StorageError> {
         // Calls that are made meanwhile start afterwards.
         self.busy(|| {
-            self.evict(account.object());
+            self.replace(account.object());
             let mut store = self.store.borrow_mut();
             store.begin(account.clone());
             let written = work(&mut store);
@@ -36,29 +33,5 @@ impl Vat {
             }
             written
         })
-    }
-
-    /// What a panic does to an object: it has no instance any more, and its facets are broken.
-    fn evict(&self, id: ObjectId) {
-        let Some(slot) = self.slots.borrow().get(&id).cloned() else { return };
-        let instance = match slot.awake() {
-            Some((instance, _)) => {
-                self.metrics.objects_awake.subtract(1);
-                Some(instance)
-            }
-            None => slot.waking.take(),
-        };
-        let waiting = slot.end();
-        // Also those that were made while it slept, or wakes.
-        slot.break_facets();
-        for Start { call, under_way, .. } in waiting {
-            let error = disconnected("the object was replaced: restore its reference");
-            call.reply.keep(under_way);
-            call.reply.send(Err(error));
-        }
-        if let Some(instance) = instance {
-            instance.end();
-        }
-        self.release(&slot);
     }
 }

@@ -2,8 +2,11 @@
 
 use std::rc::Rc;
 
+use capnp::any_pointer;
+use capnp::capability::{Params, Promise, Results};
 use capnp::private::capability::ClientHook;
 
+use super::instance::Instance;
 use super::slot::{Slot, Start};
 use super::vat::Vat;
 use crate::error::disconnected;
@@ -14,18 +17,47 @@ use crate::membrane::{self, Call, Dispatch, Target};
 pub(super) struct Facet {
     pub(super) vat: Rc<Vat>,
     pub(super) slot: Rc<Slot>,
-    /// What the class made itself: calls on it are turns of the object.
     pub(super) made: Option<Made>,
     generation: u32,
 }
 
-/// A capability that a class made.
-pub(super) enum Made {
-    /// By its context.
-    Methods(Rc<Dispatch>),
-    /// By capnp-rpc: after a streaming call this lets new calls overtake those that waited for it, and
-    /// after one that failed it refuses all others.
-    Hook(Box<dyn ClientHook>),
+/// A capability that the class made itself: calls on it are turns of the object, it keeps the
+/// instance awake, and breaks with it.
+pub(super) struct Made {
+    instance: Rc<Instance>,
+    by: Maker,
+}
+
+/// With what a class made a capability.
+pub(super) enum Maker {
+    /// Its context.
+    Context(Rc<dyn Dispatch>),
+    /// capnp-rpc, whose capabilities let new calls overtake those that waited for a streaming one, and
+    /// refuse all calls after a streaming one that failed.
+    Library(Box<dyn ClientHook>),
+}
+
+impl Made {
+    /// Begins a method of it.
+    pub(super) fn call(
+        &self,
+        interface: u64,
+        method: u16,
+        params: Params<any_pointer::Owned>,
+        results: Results<any_pointer::Owned>,
+    ) -> Promise<(), capnp::Error> {
+        match &self.by {
+            Maker::Context(server) => server.dispatch(interface, method, params, results),
+            Maker::Library(cap) => cap.call(interface, method, params.hook, results.hook),
+        }
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        self.instance.made.set(self.instance.made.get() - 1);
+        self.instance.was_used();
+    }
 }
 
 impl Facet {
@@ -34,9 +66,12 @@ impl Facet {
         Self::wrap(vat, slot, None)
     }
 
-    /// Something that the instance now awake made, such as a callback or a session.
-    pub(super) fn made(vat: &Rc<Vat>, slot: Rc<Slot>, made: Made) -> Box<dyn ClientHook> {
-        Self::wrap(vat, slot, Some(made))
+    /// Something that an instance made, such as a callback or a session.
+    pub(super) fn made(instance: &Rc<Instance>, by: Maker) -> Box<dyn ClientHook> {
+        instance.made.set(instance.made.get() + 1);
+        let made = Made { instance: instance.clone(), by };
+        let vat = &instance.vat;
+        Self::wrap(vat, vat.slot(&instance.birth), Some(made))
     }
 
     fn wrap(vat: &Rc<Vat>, slot: Rc<Slot>, made: Option<Made>) -> Box<dyn ClientHook> {
@@ -44,21 +79,27 @@ impl Facet {
         membrane::wrap(Rc::new(Self { vat: vat.clone(), slot, made, generation }))
     }
 
-    /// Whether the instance that this facet was made for has ended.
-    pub(super) fn is_broken(&self) -> bool {
-        self.generation != self.slot.generation.get()
+    /// Why no call reaches the object through this facet any more, if so.
+    pub(super) fn broken(&self) -> Option<capnp::Error> {
+        let made = self.made.as_ref().and_then(|made| made.instance.broken());
+        let is_of_another = self.generation != self.slot.generation.get();
+        made.or_else(|| {
+            is_of_another.then(|| disconnected("the object ended: restore its reference"))
+        })
     }
 }
 
 impl Target for Facet {
     fn enqueue(self: Rc<Self>, call: Call) {
-        if self.is_broken() {
-            call.reply.send(Err(disconnected("the object ended: restore its reference")));
-            return;
+        if let Some(error) = self.broken() {
+            return call.reply.send(Err(error));
         }
         match self.vat.clone().admit() {
-            Ok(under_way) => self.vat.clone().start(Start { facet: self, call, under_way }),
-            Err(error) => drop(call.reply.send(Err(error))),
+            Ok(under_way) => {
+                let vat = self.vat.clone();
+                vat.start(Start { facet: self, call, under_way, has_entered: false });
+            }
+            Err(error) => call.reply.send(Err(error)),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use capnp::private::capability::{ClientHook, ParamsHook};
 
-use super::facet::{Facet, Made};
+use super::facet::{Facet, Maker};
 use super::instance::Instance;
 use crate::error::Result;
 use crate::membrane::{self, Call, Params, Target};
@@ -22,12 +22,13 @@ impl Gated {
 }
 
 impl Target for Gated {
-    fn enqueue(self: Rc<Self>, call: Call) {
+    fn enqueue(self: Rc<Self>, mut call: Call) {
         let gate = self.instance.gate.clone();
         if let Some(error) = self.instance.broken() {
             call.reply.send(Err(error));
             return;
         }
+        call.chain = self.instance.vat.chain.borrow().clone();
         gate.call(move || self.instance.vat.deliver_for_object(&*self.raw, call));
     }
 
@@ -62,13 +63,13 @@ pub(super) fn leaving(instance: &Rc<Instance>, cap: Box<dyn ClientHook>) -> Box<
     if membrane::find::<Facet>(&*cap).is_some() {
         return cap;
     }
-    made(instance, Made::Hook(cap))
+    made(instance, Maker::Library(cap))
 }
 
-/// What the instance made, as others may hold it.
-pub(super) fn made(instance: &Rc<Instance>, made: Made) -> Box<dyn ClientHook> {
+/// What the instance makes, as others may hold it.
+pub(super) fn made(instance: &Rc<Instance>, by: Maker) -> Box<dyn ClientHook> {
     match instance.broken() {
-        None => Facet::made(&instance.vat, instance.vat.slot(&instance.birth), made),
+        None => Facet::made(instance, by),
         Some(error) => membrane::broken(error),
     }
 }

@@ -1,6 +1,6 @@
 //! An object awake: its gate, the calls that run in it, and whether it still may act.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -8,14 +8,14 @@ use std::rc::Rc;
 use capnp::Error;
 use tokio::task::AbortHandle;
 
+use super::exclusive::Exclusive;
 use super::header::Header;
 use super::mirror::{Mirror, Mirrors};
 use super::run::Running;
-use super::slot::Birth;
+use super::slot::{Birth, Start};
 use super::vat::Vat;
 use crate::error::{Result, disconnected};
 use crate::gate::Gate;
-use crate::membrane::Receipt;
 use crate::storage::{Account, Before, Page, PageSize, Range, Reads, Space, StorageError, Ticket};
 
 /// How one key is written.
@@ -36,16 +36,23 @@ impl Write<'_> {
 pub(super) struct Instance {
     pub(super) vat: Rc<Vat>,
     pub(super) birth: Birth,
-    pub(super) gate: Rc<Gate<Receipt>>,
+    pub(super) gate: Rc<Gate>,
     /// What the object stores; its turns write through it.
     pub(super) account: Rc<Account>,
+    /// Of an exclusive class: the calls that wait for each other.
+    pub(super) exclusive: Option<Box<Exclusive>>,
     /// The values that the class keeps in memory too.
     pub(super) mirrors: Mirrors,
     /// Whether the object's header is written, or is in a batch on its way.
     exists: Cell<bool>,
     /// The last write, whether the gate waits for it or not.
     written: Cell<Ticket>,
-    ended: Cell<bool>,
+    /// How it ended, once it has.
+    ended: OnceCell<Box<str>>,
+    /// The time of its last call, in the ticks of [`Warm`](super::rest::Warm).
+    pub(super) used: Cell<u32>,
+    /// Capabilities that the class made and somebody holds.
+    pub(super) made: Cell<usize>,
     /// What is owed to the callers of handlers that wait for something, by the number of the call.
     pub(super) running: RefCell<HashMap<u64, Running>>,
     /// Their tasks, which end with the instance.
@@ -66,13 +73,16 @@ impl Instance {
         let account = Account::new(birth.id, usage, limit, class);
         let instance = Rc::new(Self {
             vat: vat.clone(),
+            exclusive: birth.class.is_exclusive.then(Box::default),
             birth,
             gate: Gate::new(),
             account,
             mirrors: Mirrors::default(),
             exists: Cell::new(exists),
             written: Cell::default(),
-            ended: Cell::default(),
+            ended: OnceCell::new(),
+            used: Cell::new(vat.warm.now()),
+            made: Cell::default(),
             running: RefCell::default(),
             tasks: RefCell::default(),
             calls: Cell::default(),
@@ -248,26 +258,36 @@ impl Instance {
 
     /// Why the instance may not act any more, if so.
     pub(super) fn broken(&self) -> Option<Error> {
-        self.ended.get().then(|| self.ended())
+        self.ended.get().map(|_| self.ended())
     }
 
     pub(super) fn ended(&self) -> Error {
-        disconnected(format!("the {} ended: restore its reference", self.birth.class.name))
+        let how = self.ended.get().map_or("ended", |how| how);
+        disconnected(format!("the {} {how}: restore its reference", self.birth.class.name))
     }
 
-    /// Nothing that this instance still does has an effect from now on. Its callers are told, after
-    /// what waits in its gate.
-    pub(super) fn end(&self) {
-        self.ended.set(true);
+    /// Its warm time begins again.
+    pub(super) fn was_used(&self) {
+        self.used.set(self.vat.warm.now());
+    }
+
+    /// Nothing that this instance still does has an effect from now on. Its callers are told how it
+    /// ended, after what waits in its gate.
+    pub(super) fn end(&self, how: &str) {
+        self.ended.get_or_init(|| how.into());
         for task in self.tasks.take().into_values() {
             task.abort();
+        }
+        for Start { call, under_way, .. } in self.exclusive.iter().flat_map(|calls| calls.end()) {
+            call.reply.keep(under_way);
+            call.reply.send(Err(self.ended()));
         }
         let running = std::mem::take(&mut *self.running.borrow_mut());
         for (_, Running { reply, under_way }) in running {
             let error = self.ended();
-            self.gate.reply(move || {
-                reply.keep(under_way);
-                reply.send(Err(error))
+            self.gate.reply(move |on_its_way| {
+                reply.keep((under_way, on_its_way));
+                reply.send(Err(error));
             });
         }
     }

@@ -8,13 +8,13 @@ use std::task::{Context, Poll, Waker};
 
 use capnp::capability::{self, Params, Promise};
 
-use super::facet::{Facet, Made};
+use super::facet::Facet;
 use super::gated;
 use super::instance::Instance;
 use super::slot::Start;
 use super::vat::Vat;
 use crate::error::{Result, failed};
-use crate::membrane::{Body, BodySlot, Call, Dispatch, Reply, Results};
+use crate::membrane::{Body, BodySlot, Call, Chain, Dispatch, Reply, Results};
 
 /// A call that was accepted: shutdown waits until all of these were dropped.
 pub(super) struct UnderWay(pub(super) Rc<Vat>);
@@ -31,15 +31,26 @@ pub(super) struct Running {
     pub(super) under_way: UnderWay,
 }
 
-/// The instance panicked in its turn and has been ended.
-pub(super) struct Panicked;
+/// The instance ended in its turn, or before: nothing of the turn has an effect.
+pub(super) struct Ended;
 
 type Handler = Promise<(), capnp::Error>;
 
+/// What a turn belongs to.
+#[derive(Default)]
+pub(super) struct Cause {
+    /// 0: to the object's waking.
+    pub(super) interface: u64,
+    pub(super) method: u16,
+    /// The calls of exclusive objects that led here.
+    pub(super) chain: Option<Chain>,
+}
+
 /// Polls a call for the first time.
-pub(super) fn first_poll(instance: &Rc<Instance>, server: &Dispatch, start: Start) {
-    let Start { facet, call, under_way } = start;
-    let Call { interface, method, params, reply } = call;
+pub(super) fn first_poll(instance: &Rc<Instance>, server: &dyn Dispatch, start: Start) {
+    let Start { facet, call, under_way, .. } = start;
+    let Call { interface, method, params, reply, chain } = call;
+    let cause = Cause { interface, method, chain };
     let running = Running { reply, under_way };
     let params = match gated::entering(instance, params) {
         Ok(params) => Params::new(params),
@@ -48,20 +59,19 @@ pub(super) fn first_poll(instance: &Rc<Instance>, server: &Dispatch, start: Star
     let (results, body) = Results::new();
     let results = capability::Results::new(Box::new(results));
     instance.vat.metrics.calls_total.add(1);
-    let polled = turn(instance, || {
+    let polled = turn(instance, &cause, || {
         let mut handler = match &facet.made {
-            None => server(interface, method, params, results),
-            Some(Made::Methods(made)) => made(interface, method, params, results),
-            Some(Made::Hook(made)) => made.call(interface, method, params.hook, results.hook),
+            None => server.dispatch(interface, method, params, results),
+            Some(made) => made.call(interface, method, params, results),
         };
         // It is polled again at once by a task of its own if it has to wait.
         let polled = Pin::new(&mut handler).poll(&mut Context::from_waker(Waker::noop()));
         (handler, polled)
     });
     match polled {
-        Err(Panicked) => answer(instance, running, Err(instance.ended())),
+        Err(Ended) => answer(instance, running, Err(instance.ended())),
         Ok((_, Poll::Ready(outcome))) => finish(instance, running, outcome, &body),
-        Ok((handler, Poll::Pending)) => go_on(instance, facet, running, handler, body),
+        Ok((handler, Poll::Pending)) => go_on(instance, cause, facet, running, handler, body),
     }
 }
 
@@ -69,6 +79,7 @@ pub(super) fn first_poll(instance: &Rc<Instance>, server: &Dispatch, start: Star
 /// the instance.
 fn go_on(
     instance: &Rc<Instance>,
+    cause: Cause,
     facet: Rc<Facet>,
     running: Running,
     handler: Handler,
@@ -82,7 +93,7 @@ fn go_on(
     let instance = instance.clone();
     let task = tokio::task::spawn_local(async move {
         let _held_while_it_runs = facet;
-        let mut handler = Turns { instance: &instance, future: handler };
+        let mut handler = Turns { instance: &instance, cause, future: handler };
         let outcome = poll_fn(|cx| {
             let polled = Pin::new(&mut handler).poll(cx);
             instance.vat.busy(|| open_early(&instance, number, &body));
@@ -110,7 +121,7 @@ fn open_early(instance: &Rc<Instance>, number: u64, body: &BodySlot) {
         let Some(mut running) = running else { return };
         match running.reply.open_pipeline(early) {
             Ok(()) => drop(owner.running.borrow_mut().insert(number, running)),
-            Err(error) => drop(running.reply.send(Err(error))),
+            Err(error) => running.reply.send(Err(error)),
         }
     });
 }
@@ -118,40 +129,60 @@ fn open_early(instance: &Rc<Instance>, number: u64, body: &BodySlot) {
 /// A future whose polls are turns of an instance.
 pub(super) struct Turns<'a, F> {
     pub(super) instance: &'a Rc<Instance>,
+    pub(super) cause: Cause,
     pub(super) future: F,
 }
 
 impl<F: Future + Unpin> Future for Turns<'_, F> {
-    type Output = std::result::Result<F::Output, Panicked>;
+    type Output = std::result::Result<F::Output, Ended>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let instance = self.instance;
         if instance.broken().is_some() {
-            return Poll::Ready(Err(Panicked));
+            return Poll::Ready(Err(Ended));
         }
-        let future = Pin::new(&mut self.future);
-        match instance.vat.busy(|| turn(instance, || future.poll(cx))) {
+        let Self { cause, future, .. } = &mut *self;
+        match instance.vat.busy(|| turn(instance, cause, || Pin::new(future).poll(cx))) {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
-            Err(Panicked) => Poll::Ready(Err(Panicked)),
+            Err(Ended) => Poll::Ready(Err(Ended)),
         }
     }
 }
 
 /// One turn: the writes that `poll` makes are one atomic batch; a panic drops them, and ends the
-/// instance alone.
+/// instance alone, as [`Context::abort`](super::Context::abort) does.
 pub(super) fn turn<T>(
     instance: &Rc<Instance>,
+    cause: &Cause,
     poll: impl FnOnce() -> T,
-) -> std::result::Result<T, Panicked> {
+) -> std::result::Result<T, Ended> {
     let vat = &instance.vat;
     vat.store.borrow_mut().begin(instance.account.clone());
-    let Ok(output) = std::panic::catch_unwind(AssertUnwindSafe(poll)) else {
-        vat.give_up(instance);
-        return Err(Panicked);
-    };
-    vat.seal(instance);
-    Ok(output)
+    vat.pulse.begin(instance, cause);
+    if cause.chain.is_some() {
+        vat.chain.borrow_mut().clone_from(&cause.chain);
+    }
+    let polled = std::panic::catch_unwind(AssertUnwindSafe(poll));
+    if cause.chain.is_some() {
+        vat.chain.take();
+    }
+    vat.pulse.end();
+    match polled {
+        Ok(output) if instance.broken().is_none() => {
+            vat.seal(instance);
+            Ok(output)
+        }
+        Ok(aborted) => {
+            contain("dropping an aborted turn", || drop(aborted));
+            Err(Ended)
+        }
+        Err(_) => {
+            tracing::error!(class = instance.birth.class.name, "an object panicked and was ended");
+            vat.break_off(instance, "panicked");
+            Err(Ended)
+        }
+    }
 }
 
 fn finish(instance: &Rc<Instance>, running: Running, outcome: Result<()>, body: &BodySlot) {
@@ -164,9 +195,18 @@ fn finish(instance: &Rc<Instance>, running: Running, outcome: Result<()>, body: 
 }
 
 fn answer(instance: &Rc<Instance>, running: Running, outcome: Result<Body>) {
-    instance.gate.reply(move || {
+    instance.was_used();
+    instance.vat.leave(instance);
+    instance.gate.reply(move |on_its_way| {
         let Running { reply, under_way } = running;
-        reply.keep(under_way);
-        reply.send(outcome)
+        reply.keep((under_way, on_its_way));
+        reply.send(outcome);
     });
+}
+
+/// Runs code of the class whose panic must end nothing else.
+pub(super) fn contain(what: &str, work: impl FnOnce()) {
+    if std::panic::catch_unwind(AssertUnwindSafe(work)).is_err() {
+        tracing::error!("{what} panicked");
+    }
 }

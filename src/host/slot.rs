@@ -3,7 +3,8 @@
 //! Invariants:
 //! - At most one instance of an object is awake, and `wake` ends before its first call starts.
 //! - Calls that arrive while the object wakes start in arrival order once it is awake.
-//! - A facet of an instance that ended never reaches the next one: their generations differ.
+//! - A facet of an instance that ended never reaches the next one: their generations differ. Rest is no
+//!   end: what held the object that fell asleep wakes it again.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -12,7 +13,7 @@ use std::rc::Rc;
 use super::class::Class;
 use super::facet::Facet;
 use super::instance::Instance;
-use super::run::UnderWay;
+use super::run::{UnderWay, contain};
 use crate::id::ObjectId;
 use crate::membrane::{Call, Dispatch};
 
@@ -30,12 +31,14 @@ pub(super) struct Start {
     pub(super) facet: Rc<Facet>,
     pub(super) call: Call,
     pub(super) under_way: UnderWay,
+    /// An exclusive object runs no other call until this one has ended.
+    pub(super) has_entered: bool,
 }
 
 pub(super) enum State {
     Asleep,
     Waking(VecDeque<Start>),
-    Awake(Rc<Instance>, Rc<Dispatch>),
+    Awake(Rc<Instance>, Rc<dyn Dispatch>),
 }
 
 /// Held by the vat while the object is awake or anybody holds a facet of it.
@@ -59,7 +62,7 @@ impl Slot {
     }
 
     /// The instance and what answers its calls, if the object is awake.
-    pub(super) fn awake(&self) -> Option<(Rc<Instance>, Rc<Dispatch>)> {
+    pub(super) fn awake(&self) -> Option<(Rc<Instance>, Rc<dyn Dispatch>)> {
         match &*self.state.borrow() {
             State::Awake(instance, server) => Some((instance.clone(), server.clone())),
             _ => None,
@@ -77,15 +80,24 @@ impl Slot {
         self.generation.set(self.generation.get() + 1);
     }
 
+    /// The object is at rest: its facets stay good.
+    pub(super) fn sleep(&self) {
+        if let State::Awake(_, server) = self.state.replace(State::Asleep) {
+            contain("dropping an object", || drop(server));
+        }
+    }
+
     /// The instance ended, or could not wake: gives back the calls that were waiting for it.
     pub(super) fn end(&self) -> VecDeque<Start> {
-        match self.state.replace(State::Asleep) {
-            State::Waking(waiting) => waiting,
-            State::Awake(..) => {
-                self.break_facets();
-                VecDeque::new()
-            }
-            State::Asleep => VecDeque::new(),
+        let state = self.state.replace(State::Asleep);
+        if matches!(state, State::Awake(..)) {
+            self.break_facets();
         }
+        match state {
+            State::Waking(waiting) => return waiting,
+            State::Awake(_, server) => contain("dropping an object", || drop(server)),
+            State::Asleep => {}
+        }
+        VecDeque::new()
     }
 }

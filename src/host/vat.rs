@@ -10,26 +10,26 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::{Poll, Waker};
 
 use capnp::private::capability::ClientHook;
 use tokio::sync::Notify;
 
 use super::agent::Agent;
 use super::class::Class;
-use super::context::Context;
+use super::exclusive::Waits;
 use super::facet::Facet;
 use super::instance::Instance;
+use super::pulse::Pulse;
 use super::quota::class_accounts;
-use super::run::{self, Panicked, Turns, UnderWay};
+use super::rest::Warm;
+use super::run::{self, UnderWay};
 use super::slot::{Birth, Slot, Start, State};
 use crate::error::{Result, disconnected, failed};
 use crate::gate::Gate;
 use crate::id::ObjectId;
-use crate::membrane::{Call, Dispatch, Receipt, deliver};
+use crate::membrane::{Call, Chain, deliver};
 use crate::metrics::Metrics;
 use crate::storage::{
     Account, ClassAccount, LogOptions, Space, StorageError, Store, StoreOptions, Ticket,
@@ -57,7 +57,7 @@ pub(crate) struct Vat {
     agent: OnceCell<Weak<Agent>>,
     pub(super) slots: RefCell<HashMap<ObjectId, Rc<Slot>>>,
     /// Sealed turns whose gates open when they are durable.
-    pub(super) sealed: RefCell<VecDeque<(Ticket, Rc<Gate<Receipt>>)>>,
+    pub(super) sealed: RefCell<VecDeque<(Ticket, Rc<Gate>)>>,
     queue: RefCell<VecDeque<Start>>,
     busy: Cell<bool>,
     /// A list is being visited, in a snapshot of its own.
@@ -67,10 +67,17 @@ pub(crate) struct Vat {
     /// Wakes the task that hands sealed turns to the commit thread: it runs after all that is ready
     /// to run now, so that calls which came together share one sync.
     pub(super) committable: Rc<Notify>,
+    /// How long an object stays awake without a call, and which are awake.
+    pub(super) warm: Warm,
     /// Wakes the task that opens gates; the commit thread does so too.
     progress: Arc<Notify>,
     under_way: Cell<usize>,
     closing: Cell<bool>,
+    /// Calls that wait for exclusive objects.
+    pub(super) waits: Waits,
+    /// What led to the calls that are made now: the present turn's chain.
+    pub(super) chain: RefCell<Option<Chain>>,
+    pub(super) pulse: Arc<Pulse>,
     /// An object's call is being delivered.
     for_object: Cell<bool>,
     /// Wakes whoever waits for the last call to end, or for the storage to fail.
@@ -99,11 +106,12 @@ impl Vat {
         metrics: Arc<Metrics>,
         progress: Arc<Notify>,
     ) -> std::result::Result<Rc<Self>, StorageError> {
+        let pulse = Arc::new(Pulse::new(classes.iter().map(|class| class.name).collect()));
         let vat = Rc::new(Self {
             class_accounts: class_accounts(&store, &classes)?,
             store: RefCell::new(store),
             metrics,
-            classes: classes.into_iter().map(|class| (class.name, Rc::new(class))).collect(),
+            classes: numbered(classes),
             agent: OnceCell::new(),
             slots: RefCell::default(),
             sealed: RefCell::default(),
@@ -112,9 +120,13 @@ impl Vat {
             visiting: Cell::default(),
             runnable: Rc::default(),
             committable: Rc::default(),
+            warm: Warm::default(),
             progress: progress.clone(),
             under_way: Cell::default(),
             closing: Cell::default(),
+            waits: Waits::new(),
+            chain: RefCell::default(),
+            pulse,
             for_object: Cell::default(),
             changed: Notify::new(),
         });
@@ -189,10 +201,10 @@ impl Vat {
         Ok(self.store.borrow().get(id, Space::Header, &[])?.is_some())
     }
 
-    /// A facet lets go: the place of a sleeping object goes with its last one.
+    /// The caller lets go of `slot`: the place of a sleeping object goes with its last holder.
     pub(super) fn release(&self, slot: &Rc<Slot>) {
-        const MAP_AND_FACET: usize = 2;
-        if slot.is_asleep() && Rc::strong_count(slot) == MAP_AND_FACET {
+        const MAP_AND_CALLER: usize = 2;
+        if slot.is_asleep() && Rc::strong_count(slot) == MAP_AND_CALLER {
             self.slots.borrow_mut().remove(&slot.birth.id);
         }
     }
@@ -226,9 +238,14 @@ impl Vat {
         {
             self.busy(|| self.begin(start));
         } else {
-            self.queue.borrow_mut().push_back(start);
-            self.runnable.notify_one();
+            self.queue(start);
         }
+    }
+
+    /// Starts a call soon, after those that wait already.
+    pub(super) fn queue(&self, start: Start) {
+        self.queue.borrow_mut().push_back(start);
+        self.runnable.notify_one();
     }
 
     /// Does something during which calls may be made. They start afterwards.
@@ -261,75 +278,28 @@ impl Vat {
         }
     }
 
-    fn begin(self: &Rc<Self>, start: Start) {
+    pub(super) fn begin(self: &Rc<Self>, start: Start) {
         let slot = start.facet.slot.clone();
-        if start.facet.is_broken() {
-            let error = disconnected("the object ended before the call started");
-            start.call.reply.send(Err(error));
-            return;
+        self.begin_in(&slot, start);
+        // The call may have been the last to hold a place in which nobody is awake any more.
+        self.release(&slot);
+    }
+
+    fn begin_in(self: &Rc<Self>, slot: &Rc<Slot>, start: Start) {
+        if let Some(error) = start.facet.broken() {
+            return start.call.reply.send(Err(error));
         }
         if let Some((instance, server)) = slot.awake() {
-            return run::first_poll(&instance, &*server, start);
+            if let Some(start) = self.enter(&instance, start) {
+                run::first_poll(&instance, &*server, start);
+            }
+            return;
         }
         if let State::Waking(waiting) = &mut *slot.state.borrow_mut() {
             return waiting.push_back(start);
         }
         *slot.state.borrow_mut() = State::Waking(VecDeque::from([start]));
-        self.wake(&slot);
-    }
-
-    fn wake(self: &Rc<Self>, slot: &Rc<Slot>) {
-        let instance = match Instance::new(self, slot.birth.clone()) {
-            Ok(instance) => instance,
-            Err(error) => {
-                for start in slot.end() {
-                    start.call.reply.send(Err(error.clone()));
-                }
-                return;
-            }
-        };
-        slot.waking.replace(Some(instance.clone()));
-        self.metrics.wakes_total.add(1);
-        let mut waking = slot.birth.class.wake(Context::new(instance.clone()));
-        let mut cx = std::task::Context::from_waker(Waker::noop());
-        let turns = Turns { instance: &instance, future: &mut waking };
-        match Pin::new(&mut { turns }).poll(&mut cx) {
-            Poll::Ready(woken) => self.woken(slot, instance, woken),
-            Poll::Pending => {
-                let (vat, slot) = (self.clone(), slot.clone());
-                // Ends with `wake`, whose callers wait for it.
-                tokio::task::spawn_local(async move {
-                    let woken = Turns { instance: &instance, future: waking }.await;
-                    vat.busy(|| vat.woken(&slot, instance, woken));
-                });
-            }
-        }
-    }
-
-    fn woken(
-        self: &Rc<Self>,
-        slot: &Rc<Slot>,
-        instance: Rc<Instance>,
-        woken: std::result::Result<Result<Rc<Dispatch>>, Panicked>,
-    ) {
-        if !slot.ends_waking(&instance) {
-            return; // its callers were told when it was evicted
-        }
-        let server = match woken {
-            Ok(Ok(server)) => server,
-            Ok(Err(error)) => return sleep_again(slot, &instance, &error),
-            Err(Panicked) => {
-                let error = failed("the object panicked as it woke");
-                return sleep_again(slot, &instance, &error);
-            }
-        };
-        self.metrics.objects_awake.add(1);
-        let State::Waking(waiting) = slot.state.replace(State::Awake(instance, server)) else {
-            unreachable!("only the end of waking ends waking");
-        };
-        for start in waiting {
-            self.begin(start);
-        }
+        self.wake(slot);
     }
 
     /// The end of a turn: its writes are handed to the commit thread.
@@ -341,22 +311,14 @@ impl Vat {
         self.sealed.borrow_mut().push_back((ticket, instance.gate.clone()));
     }
 
+    /// What this thread is doing, for others to see.
+    pub(crate) fn pulse(&self) -> Arc<Pulse> {
+        self.pulse.clone()
+    }
+
     /// Resolves when more has become durable, or the storage has failed.
     pub(super) fn settled(&self) -> tokio::sync::futures::Notified<'_> {
         self.changed.notified()
-    }
-
-    /// A panic in a turn: its writes, and what it sent after them, are dropped; the instance ends.
-    pub(super) fn give_up(&self, instance: &Rc<Instance>) {
-        self.store.borrow_mut().discard();
-        instance.gate.discard_unsealed();
-        let slot = self.slot(&instance.birth);
-        if slot.awake().is_some_and(|(awake, _)| Rc::ptr_eq(&awake, instance)) {
-            slot.end();
-            self.metrics.objects_awake.subtract(1);
-        }
-        instance.end();
-        tracing::error!(class = instance.birth.class.name, "an object panicked and was ended");
     }
 
     /// Opens the gates of everything that is durable by now.
@@ -399,7 +361,7 @@ impl Vat {
         for slot in slots.values() {
             if let Some((instance, _)) = slot.awake() {
                 slot.end();
-                instance.end();
+                instance.end("was shut down");
             }
         }
         self.store.borrow_mut().close()
@@ -434,16 +396,12 @@ impl Drop for Vat {
     }
 }
 
-/// The object could not wake: those who wait are told, after what `wake` wrote is durable.
-fn sleep_again(slot: &Slot, instance: &Instance, error: &capnp::Error) {
-    for Start { call, under_way, .. } in slot.end() {
-        let error = error.clone();
-        instance.gate.reply(move || {
-            call.reply.keep(under_way);
-            call.reply.send(Err(error))
-        });
-    }
-    instance.end();
+fn numbered(classes: Vec<Class>) -> HashMap<&'static str, Rc<Class>> {
+    let numbered = (0..).zip(classes).map(|(number, mut class)| {
+        class.number = number;
+        (class.name, Rc::new(class))
+    });
+    numbered.collect()
 }
 
 /// Ends with the vat, or when the storage fails.

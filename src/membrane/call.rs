@@ -4,7 +4,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use capnp::any_pointer;
@@ -13,28 +13,53 @@ use capnp::private::capability::{ClientHook, ParamsHook, ResultsHook};
 
 use super::answer::Answer;
 use super::body::{Body, Opened};
+use super::chain::Chain;
 use super::hook::{self, End};
 use crate::error::{Result, disconnected};
 
 type Untyped = any_pointer::Owned;
 
 /// A server whose interfaces are told apart by their ids.
-pub(crate) type Dispatch = dyn Fn(
-    u64,
-    u16,
-    capability::Params<Untyped>,
-    capability::Results<Untyped>,
-) -> Promise<(), capnp::Error>;
+pub(crate) trait Dispatch {
+    /// Begins a method. A failed `-> stream` method is an error of that call only: the stock client
+    /// would then refuse every later call of every holder.
+    fn dispatch(
+        &self,
+        interface: u64,
+        method: u16,
+        params: capability::Params<Untyped>,
+        results: capability::Results<Untyped>,
+    ) -> Promise<(), capnp::Error>;
+
+    /// How many hold the server beside this.
+    fn holders(&self) -> usize;
+}
 
 /// The methods of `server`, for interface `C`.
-///
-/// A failed `-> stream` method is an error of that call only: the stock client would then refuse
-/// every later call of every holder.
-pub(crate) fn dispatch<C: FromServer<S>, S>(server: Rc<S>) -> Rc<Dispatch> {
-    let server = C::from_server(server);
-    Rc::new(move |interface, method, params, results| {
-        server.clone().dispatch_call(interface, method, params, results).promise
-    })
+pub(crate) fn dispatch<C: FromServer<S>, S: 'static>(server: Rc<S>) -> Rc<dyn Dispatch> {
+    let held = Rc::downgrade(&server);
+    Rc::new(Dispatched { server: C::from_server(server), held })
+}
+
+struct Dispatched<D, S> {
+    server: D,
+    held: Weak<S>,
+}
+
+impl<D: Server + Clone, S> Dispatch for Dispatched<D, S> {
+    fn dispatch(
+        &self,
+        interface: u64,
+        method: u16,
+        params: capability::Params<Untyped>,
+        results: capability::Results<Untyped>,
+    ) -> Promise<(), capnp::Error> {
+        self.server.clone().dispatch_call(interface, method, params, results).promise
+    }
+
+    fn holders(&self) -> usize {
+        self.held.strong_count() - 1
+    }
 }
 
 /// One call that was made and not yet answered.
@@ -43,6 +68,8 @@ pub(crate) struct Call {
     pub(crate) method: u16,
     pub(crate) params: Params,
     pub(crate) reply: Reply,
+    /// The calls of exclusive objects that led to this one, if there are any.
+    pub(crate) chain: Option<Chain>,
 }
 
 /// The parameters of a call.
@@ -116,9 +143,11 @@ impl Reply {
         matches!(self.0, Some(Asker::Results(..)))
     }
 
-    /// Tells the caller. The receipt says when the reply was passed on, where that is later.
-    pub(crate) fn send(mut self, outcome: Result<Body>) -> Option<Receipt> {
-        self.0.take().and_then(|asker| asker.tell(outcome))
+    /// Tells the caller.
+    pub(crate) fn send(mut self, outcome: Result<Body>) {
+        if let Some(asker) = self.0.take() {
+            asker.tell(outcome);
+        }
     }
 
     /// Lets pipelined calls go to what the results hold so far, ahead of the reply.
@@ -136,7 +165,8 @@ impl Reply {
         }
     }
 
-    /// Drops `kept` when the reply that is sent next has been passed on.
+    /// Drops `kept` when capnp-rpc has polled the end of the call, or gave it up. The `Return` is
+    /// written in the same poll, so that a task which this wakes runs after it.
     pub(crate) fn keep(&self, kept: impl Any) {
         match &self.0 {
             Some(Asker::Results(_, ending)) if !ending.taken.get() => {
@@ -164,18 +194,14 @@ impl Drop for Reply {
 }
 
 impl Asker {
-    fn tell(self, outcome: Result<Body>) -> Option<Receipt> {
+    fn tell(self, outcome: Result<Body>) {
         match self {
-            Self::Answer(answer) => {
-                answer.resolve(outcome);
-                None
-            }
+            Self::Answer(answer) => answer.resolve(outcome),
             Self::Results(mut results, ending) => {
                 let outcome = outcome.and_then(|body| results.get()?.set_as(body.get()?));
                 // First let go of the results, then end the call: one poll then sends the Return.
                 drop(results);
                 ending.end(outcome);
-                Some(Receipt(ending))
             }
         }
     }
@@ -189,8 +215,6 @@ struct Ending {
     asker: RefCell<Option<Waker>>,
     taken: Cell<bool>,
     kept: Cell<Option<Box<dyn Any>>>,
-    /// The gate, which holds a message until the reply was taken.
-    gate: RefCell<Option<Waker>>,
 }
 
 impl Ending {
@@ -204,9 +228,6 @@ impl Ending {
     fn take(&self) {
         self.taken.set(true);
         self.kept.take();
-        if let Some(waker) = self.gate.take() {
-            waker.wake();
-        }
     }
 }
 
@@ -231,35 +252,19 @@ impl Drop for Ended {
     }
 }
 
-/// Resolves once capnp-rpc has polled the end of a call, or gave it up. The `Return` is written in
-/// the same poll, so that a task which this wakes runs after it.
-pub(crate) struct Receipt(Rc<Ending>);
-
-impl Future for Receipt {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if self.0.taken.get() {
-            return Poll::Ready(());
-        }
-        *self.0.gate.borrow_mut() = Some(cx.waker().clone());
-        Poll::Pending
-    }
-}
-
 /// Hands a call to any capability. It is on its way when this returns, polled or not.
 pub(crate) fn deliver(to: &dyn ClientHook, call: Call) {
     match hook::follow(to) {
         Ok(End::Ours(target)) => target.enqueue(call),
         Ok(End::Foreign(to)) => forward(&*to, call),
-        Err(error) => drop(call.reply.send(Err(error))),
+        Err(error) => call.reply.send(Err(error)),
     }
 }
 
 /// Makes the call anew on a foreign hook, for instance that of a connection. It is the end of its
 /// promises: capnp-rpc can't put capabilities into a call on one that became something of this vat.
 fn forward(to: &dyn ClientHook, call: Call) {
-    let Call { interface, method, params, reply } = call;
+    let Call { interface, method, params, reply, .. } = call;
     let size = params.get().and_then(|params| params.target_size()).ok();
     let mut request = to.new_call(interface, method, size);
     if let Err(error) = params.get().and_then(|params| request.get().set_as(params)) {

@@ -176,7 +176,8 @@ impl<T: Target> ClientHook for Hook<T> {
         results: Box<dyn ResultsHook>,
     ) -> Promise<(), Error> {
         let (reply, ended) = Reply::to_results(results);
-        self.0.clone().enqueue(Call { interface, method, params: Params::Theirs(params), reply });
+        let params = Params::Theirs(params);
+        self.0.clone().enqueue(Call { interface, method, params, reply, chain: None });
         Promise::from_future(ended)
     }
 
@@ -237,6 +238,7 @@ impl<T: Target> RequestHook for Outgoing<T> {
             method,
             params: Params::Ours(Box::new(body)),
             reply,
+            chain: None,
         });
         let promise = {
             let target = target.clone();

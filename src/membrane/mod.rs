@@ -15,10 +15,12 @@
 mod answer;
 mod body;
 mod call;
+mod chain;
 mod hook;
 mod serve;
 
 pub(crate) use body::{Body, BodySlot, Results};
-pub(crate) use call::{Call, Dispatch, Params, Receipt, Reply, deliver, dispatch};
+pub(crate) use call::{Call, Dispatch, Params, Reply, deliver, dispatch};
+pub(crate) use chain::Chain;
 pub(crate) use hook::{Target, broken, find, forget, wrap};
 pub(crate) use serve::serve;

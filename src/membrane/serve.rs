@@ -12,19 +12,19 @@ use super::hook::{self, Target};
 use crate::error::{Result, failed};
 
 /// The capability to `server`. Its calls start in the order made, within the call that makes them.
-pub(crate) fn serve<C: FromServer<S>, S>(server: Rc<S>) -> C {
+pub(crate) fn serve<C: FromServer<S>, S: 'static>(server: Rc<S>) -> C {
     let served = Served(dispatch::<C, S>(server));
     FromClientHook::new(hook::wrap(Rc::new(served)))
 }
 
-struct Served(Rc<Dispatch>);
+struct Served(Rc<dyn Dispatch>);
 
 impl Target for Served {
     fn enqueue(self: Rc<Self>, call: Call) {
         let (results, slot) = Results::new();
         let results = capability::Results::new(Box::new(results));
-        let Call { interface, method, params, reply } = call;
-        let mut run = (self.0)(interface, method, Params::new(params.into_hook()), results);
+        let Call { interface, method, params, reply, .. } = call;
+        let mut run = self.0.dispatch(interface, method, Params::new(params.into_hook()), results);
         match futures::FutureExt::poll_unpin(&mut run, &mut Context::from_waker(Waker::noop())) {
             Poll::Ready(outcome) => finish(reply, outcome, &slot),
             Poll::Pending => {

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::start::{self, Running};
+use super::watchdog::TurnLimits;
 use crate::host::{Binding, Class, Object};
-use crate::limits::CLASS_BYTES_MAX;
+use crate::limits::{CLASS_BYTES_MAX, WARM_SECS};
 use crate::storage::LogOptions;
 use crate::storage::StorageError;
 
@@ -25,6 +26,8 @@ pub struct Server {
     pub(super) http: SocketAddr,
     pub(super) metrics: Option<SocketAddr>,
     pub(super) hosts: u16,
+    pub(super) warm: Duration,
+    pub(super) turns: TurnLimits,
     pub(super) log: LogOptions,
     pub(super) classes: Vec<Class>,
     bindings: Vec<(&'static str, Binding)>,
@@ -96,6 +99,8 @@ impl Server {
             http: SocketAddr::from(([127, 0, 0, 1], 8080)),
             metrics: None,
             hosts: 1,
+            warm: Duration::from_secs(WARM_SECS),
+            turns: TurnLimits::default(),
             log: LogOptions::default(),
             classes: Vec::new(),
             bindings: Vec::new(),
@@ -188,6 +193,27 @@ impl Server {
     pub fn map_size(mut self, bytes: usize) -> Self {
         self.log.map_bytes = bytes;
         self
+    }
+
+    /// How long an object stays in memory without a call; one minute unless it is said. It stays longer
+    /// while a call runs in it, a task of it holds it, or somebody holds a capability that it made
+    /// itself. References to it stay good when it falls asleep; what it had only in memory is gone.
+    #[must_use]
+    pub fn warm(mut self, time: Duration) -> Self {
+        self.warm = time;
+        self
+    }
+
+    /// How long one turn may hold up the other objects of its host.
+    #[must_use]
+    pub fn turn_limits(mut self, limits: TurnLimits) -> Self {
+        self.turns = limits;
+        self
+    }
+
+    /// To change one of them alone.
+    pub(crate) fn turn_limits_mut(&mut self) -> &mut TurnLimits {
+        &mut self.turns
     }
 
     /// How much of the disk stays free: what would make the data grow into it is refused

@@ -1,17 +1,55 @@
-//! The server's numbers over HTTP, for whoever watches it.
+//! The server's numbers over HTTP, and whether it is ready, for whoever watches it.
+//!
+//! It has a thread of its own: it answers also while a turn holds up the hosts.
 
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::{Request, Response, StatusCode};
 use tokio::net::TcpListener;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::metrics::Metrics;
 
-/// Serves `/metrics` until it is dropped.
-pub(super) async fn serve(listener: TcpListener, metrics: Arc<Metrics>) {
+/// Serves `/metrics` and `/ready` until it is dropped.
+pub(super) struct MetricsPage {
+    _stop: DropGuard,
+}
+
+impl MetricsPage {
+    /// # Errors
+    /// When the operating system gives no thread, or doesn't let it listen.
+    pub(super) fn start(
+        listener: std::net::TcpListener,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<Self> {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let runtime = move || {
+            let runtime =
+                Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+            runtime.block_on(async {
+                let listener = TcpListener::from_std(listener)?;
+                stopped.run_until_cancelled(serve(listener, metrics)).await;
+                Ok(())
+            })
+        };
+        let run = || {
+            let served: io::Result<()> = runtime();
+            if let Err(error) = served {
+                tracing::error!(%error, "can't serve the page of metrics");
+            }
+        };
+        std::thread::Builder::new().name("capstead-metrics".into()).spawn(run)?;
+        Ok(Self { _stop: stop.drop_guard() })
+    }
+}
+
+async fn serve(listener: TcpListener, metrics: Arc<Metrics>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -34,9 +72,24 @@ pub(super) async fn serve(listener: TcpListener, metrics: Arc<Metrics>) {
 fn page<B>(request: &Request<B>, metrics: &Metrics) -> Response<Full<Bytes>> {
     let (status, text) = match request.uri().path() {
         "/metrics" => (StatusCode::OK, metrics.render()),
-        _ => (StatusCode::NOT_FOUND, "The numbers are at /metrics.\n".to_owned()),
+        "/ready" => ready(metrics),
+        _ => (
+            StatusCode::NOT_FOUND,
+            "The numbers are at /metrics; /ready says whether all hosts can take calls.\n"
+                .to_owned(),
+        ),
     };
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
     response
+}
+
+fn ready(metrics: &Metrics) -> (StatusCode, String) {
+    match metrics.hosts_unready.get() {
+        0 => (StatusCode::OK, "ready\n".to_owned()),
+        hosts => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("a turn that doesn't end holds up {hosts} of the hosts\n"),
+        ),
+    }
 }

@@ -9,9 +9,11 @@ mod host_thread;
 mod metrics_page;
 mod operate;
 mod start;
+mod watchdog;
 
 pub(crate) use data_dir::Secrets;
 pub(crate) use operate::{Operated, compact_all, remake};
 
 pub use builder::{Server, ServerError};
 pub use start::Running;
+pub use watchdog::TurnLimits;

@@ -17,7 +17,8 @@ use super::admin::{self, AdminSocket};
 use super::builder::{Server, ServerError};
 use super::data_dir::DataDir;
 use super::host_thread::HostThread;
-use super::metrics_page;
+use super::metrics_page::MetricsPage;
+use super::watchdog::Watchdog;
 use crate::clock::Clock;
 use crate::gateway::Gateway;
 use crate::host::{Agent, Class, Vat, VatOptions};
@@ -45,7 +46,7 @@ struct Parts {
     threads: Vec<HostThread>,
     gateway: tokio::task::JoinHandle<()>,
     stop_gateway: CancellationToken,
-    metrics_page: Option<tokio::task::JoinHandle<()>>,
+    metrics_page: Option<MetricsPage>,
     admin: Option<AdminSocket>,
     _data: DataDir,
 }
@@ -118,9 +119,7 @@ impl Running {
             ended = ended.and(thread.join().await);
         }
         ended = ended.and(host.close().await);
-        if let Some(page) = metrics_page {
-            page.abort();
-        }
+        drop(metrics_page);
         ended
     }
 }
@@ -129,6 +128,8 @@ impl Running {
 pub(super) struct HostParts {
     pub(super) number: u16,
     vat: VatOptions,
+    warm: Duration,
+    watchdog: Watchdog,
     keys: KeyRing,
     socket: std::net::TcpListener,
 }
@@ -137,6 +138,8 @@ pub(super) struct RunningHost {
     vat: Rc<Vat>,
     agent: Rc<Agent>,
     listener: Listener,
+    /// It looks after the host as long as this is there.
+    _watchdog: Watchdog,
 }
 
 impl HostParts {
@@ -150,10 +153,12 @@ impl HostParts {
         let socket = TcpListener::from_std(self.socket).map_err(capnp::Error::from)?;
         let data = self.vat.data.clone();
         let vat = Vat::open(self.vat).map_err(unusable(&data))?;
+        vat.rest_after(self.warm);
+        self.watchdog.watch(self.number, vat.pulse());
         let agent = Agent::new(vat.clone(), Rc::new(self.keys), Clock::real());
         agent.join(supervisor, self.number, &address.to_string()).await?;
         let listener = Listener::start(socket, agent.restorer().client, metrics);
-        Ok(RunningHost { vat, agent, listener })
+        Ok(RunningHost { vat, agent, listener, _watchdog: self.watchdog })
     }
 }
 
@@ -217,6 +222,7 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     let config = LocalConfig::open(&data.supervisor()).map_err(unusable(&data.supervisor()))?;
     let supervisor = Supervisor::open(&config, server.hosts)
         .map_err(|error| ServerError::Data { path: server.data.clone(), reason: error.extra })?;
+    let watchdog = Watchdog::start(server.turns, metrics.clone()).map_err(capnp::Error::from)?;
     let parts = |number, socket| -> Result<HostParts, ServerError> {
         let vat = VatOptions {
             name: format!("host-{number}"),
@@ -225,7 +231,8 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
             metrics: metrics.clone(),
             log: server.log,
         };
-        Ok(HostParts { number, vat, keys: data.keys()?, socket })
+        let (warm, watchdog) = (server.warm, watchdog.clone());
+        Ok(HostParts { number, vat, warm, watchdog, keys: data.keys()?, socket })
     };
     let host = parts(0, socket)?.start(&supervisor.client()).await?;
     let mut threads = Vec::new();
@@ -242,9 +249,8 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     let serve = gateway.serve(http, stop_gateway.clone().cancelled_owned());
     let gateway = tokio::task::spawn_local(serve);
     let metrics_address = page.as_ref().map(local).transpose()?;
-    let page = page.map(TcpListener::from_std).transpose().map_err(capnp::Error::from)?;
-    let metrics_page =
-        page.map(|page| tokio::task::spawn_local(metrics_page::serve(page, metrics.clone())));
+    let metrics_page = page.map(|page| MetricsPage::start(page, metrics.clone())).transpose();
+    let metrics_page = metrics_page.map_err(capnp::Error::from)?;
     let admin = start_admin(&data, &supervisor, server.hosts)?;
     let parts = Parts { host, threads, gateway, stop_gateway, metrics_page, admin, _data: data };
     Ok(Running {

@@ -39,7 +39,7 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
 async fn measure_wakes(bench: &mut Bench) -> Result<()> {
     let objects = bench.objects;
     note(&format!("making {objects} objects"));
-    let server = Capstead::start(&bench.scratch.path("objects"), &[])?;
+    let server = Capstead::start(&bench.scratch.path("objects"), &["--warm", "1h"])?;
     let counters = Counters::connect(&server).await?;
     let made = drive(WAKES_IN_FLIGHT, Until::Calls(objects), async |n| {
         increment(&counters.named(&key(n))).await
@@ -77,7 +77,7 @@ struct Woken {
 }
 
 async fn wake_all(bench: &Bench, objects: u64) -> Result<Woken> {
-    let server = Capstead::start(&bench.scratch.path("objects"), &[])?;
+    let server = Capstead::start(&bench.scratch.path("objects"), &["--warm", "1h"])?;
     let counters = Counters::connect(&server).await?;
     // The connection and the code are in memory already; this object doesn't exist.
     drive(IN_FLIGHT, Until::Calls(1000), async |_| read(&counters.named("warm-up")).await).await?;
@@ -101,7 +101,7 @@ fn key(n: u64) -> String {
 
 /// Reads of an object that is awake reach neither the disk nor the store.
 async fn measure_warm_reads(bench: &mut Bench) -> Result<()> {
-    let server = Capstead::start(&bench.scratch.path("warm"), &[])?;
+    let server = Capstead::start(&bench.scratch.path("warm"), &["--warm", "1h"])?;
     let counters = Counters::connect(&server).await?;
     let counter = counters.found("bench").await?;
     increment(&counter).await?;

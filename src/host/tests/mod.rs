@@ -1,11 +1,13 @@
 //! What a host promises about order, the gate and the end of instances.
 
 mod archive;
+mod exclusive;
 mod gate;
 mod instance;
 mod order;
 mod programs;
 mod references;
+mod rest;
 mod storage;
 mod transactions;
 mod trial;

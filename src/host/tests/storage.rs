@@ -9,11 +9,14 @@ use crate::host::instance::Instance;
 use crate::host::{Context, List, Storage, Stored, Struct, run as turns};
 use crate::schema::trial_capnp::trial::note_params;
 use crate::storage::Space;
+use turns::Cause;
 
 /// Does something in a turn of the object.
 pub(super) fn turn<T>(instance: &Rc<Instance>, work: impl FnOnce(&Storage) -> T) -> T {
     let storage = Context::new(instance.clone()).storage();
-    turns::turn(instance, || work(&storage)).ok().expect("the turn doesn't panic")
+    turns::turn(instance, &Cause::default(), || work(&storage))
+        .ok()
+        .expect("the turn doesn't panic")
 }
 
 pub(super) fn stored<T: crate::host::Storable>(instance: &Rc<Instance>, key: &str) -> Stored<T> {
@@ -347,7 +350,7 @@ fn a_list_of_an_ended_instance_fails() {
             entries.next_entry().unwrap();
             entries
         });
-        instance.end();
+        instance.end("ended");
         assert!(entries.next_entry().is_err());
     });
 }

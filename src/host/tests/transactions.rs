@@ -9,6 +9,7 @@ use super::storage::{keys, text, turn};
 use super::trial::{World, run, settle};
 use crate::error::{Result, failed};
 use crate::host::{Context, List, run as turns};
+use turns::Cause;
 
 #[test]
 fn a_transaction_undoes_exactly_its_writes() {
@@ -106,7 +107,7 @@ fn messages_around_an_undone_transaction_leave_in_order() {
         });
         assert_eq!(*sent.borrow(), [1, 2]);
         let storage = Context::new(instance.clone()).storage();
-        let panicked = turns::turn(&instance, || {
+        let panicked = turns::turn(&instance, &Cause::default(), || {
             let undone: Result<()> = storage.transaction(|| {
                 storage.put("a", "1").unwrap();
                 Err(failed("no"))

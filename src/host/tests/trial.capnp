@@ -28,6 +28,16 @@ interface Trial {
   ask @8 (of :Trial) -> ();
   # Waits for the answer of of.read().
 
+  abort @9 (n :UInt64) -> ();
+  # Writes n, aborts, and writes n + 1.
+
+  linger @10 (n :UInt64) -> ();
+  # Leaves a task behind that holds the object for n polls.
+
+  pass @11 (one :List(Trial), two :List(Trial)) -> ();
+  # Notes 2000 and waits for two polls. Then, at the same time, for each list that isn't empty calls its
+  # first one's `pass` with the rest as `one`; waits for the answers.
+
   stray @7 () -> ();
   # Writes outside of a turn, and returns the error of that.
 }

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use crate::error::{Result, failed};
 use crate::host::class::{Binding, Class};
+use crate::host::gated;
 use crate::host::instance::Instance;
 use crate::host::slot::Birth;
 use crate::host::{Context, Object, Vat};
@@ -27,6 +28,19 @@ thread_local! {
     static ENDED: Cell<u64> = const { Cell::new(0) };
     /// How many polls `wake` takes.
     static WAKE_POLLS: Cell<u64> = const { Cell::new(1) };
+    static WAKE: Cell<Wake> = const { Cell::new(Wake::Well) };
+}
+
+/// What `wake` does at last.
+#[derive(Clone, Copy)]
+pub(super) enum Wake {
+    Well,
+    Fails,
+    Aborts,
+}
+
+pub(super) fn from_now_on_wake(wake: Wake) {
+    WAKE.set(wake);
 }
 
 pub(super) fn log() -> Vec<u64> {
@@ -60,6 +74,11 @@ impl Object for Trial {
 
     async fn wake(ctx: Context) -> Result<Self> {
         polls(WAKE_POLLS.get() - 1).await;
+        match WAKE.get() {
+            Wake::Well => {}
+            Wake::Fails => return Err(failed("it can't wake")),
+            Wake::Aborts => return Err(ctx.abort("it can't wake")),
+        }
         Ok(Self(ctx))
     }
 }
@@ -157,6 +176,45 @@ impl trial::Server for Trial {
         panic!("as asked");
     }
 
+    async fn abort(
+        self: Rc<Self>,
+        params: trial::AbortParams,
+        _: trial::AbortResults,
+    ) -> Result<()> {
+        let n = params.get()?.get_n();
+        self.put(n)?;
+        let aborted = self.0.abort("as asked");
+        assert!(self.put(n + 1).is_err(), "an aborted instance writes nothing");
+        Err(aborted)
+    }
+
+    async fn linger(
+        self: Rc<Self>,
+        params: trial::LingerParams,
+        _: trial::LingerResults,
+    ) -> Result<()> {
+        let n = params.get()?.get_n();
+        tokio::task::spawn_local(async move {
+            polls(n).await;
+            drop(self);
+        });
+        Ok(())
+    }
+
+    async fn pass(self: Rc<Self>, params: trial::PassParams, _: trial::PassResults) -> Result<()> {
+        note(2000);
+        polls(2).await;
+        let params = params.get()?;
+        let mut passed = Vec::new();
+        for path in [params.get_one()?, params.get_two()?] {
+            let path = path.iter().collect::<Result<Vec<_>>>()?;
+            if let Some((first, rest)) = path.split_first() {
+                passed.push(call_pass(first, rest, &[]));
+            }
+        }
+        futures::future::try_join_all(passed).await.map(drop)
+    }
+
     async fn ask(self: Rc<Self>, params: trial::AskParams, _: trial::AskResults) -> Result<()> {
         read(&params.get()?.get_of()?).await.map(drop)
     }
@@ -177,6 +235,20 @@ pub(super) fn call_write(to: &trial::Client, n: u64) -> RemotePromise<trial::wri
     let mut request = to.write_request();
     request.get().set_n(n);
     request.send()
+}
+
+pub(super) fn call_pass(
+    to: &trial::Client,
+    one: &[trial::Client],
+    two: &[trial::Client],
+) -> impl Future<Output = Result<()>> + use<> {
+    let mut request = to.pass_request();
+    let mut list = request.get().init_one(one.len() as u32);
+    (0..).zip(one).for_each(|(at, cap)| list.set(at, cap.clone().into_client_hook()));
+    let mut list = request.get().init_two(two.len() as u32);
+    (0..).zip(two).for_each(|(at, cap)| list.set(at, cap.clone().into_client_hook()));
+    let sent = request.send().promise;
+    async move { sent.await.map(drop) }
 }
 
 pub(super) fn call_later(
@@ -234,14 +306,25 @@ impl World {
         let mut class = Class::of::<Trial>();
         (class.object_limit, class.total_limit) = (object, total);
         class.bindings.push(Binding { name: "trials".into(), class: "Trial" });
-        let classes = vec![class, Class::of::<super::programs::Actor>()];
+        let mut exclusive = class.clone();
+        (exclusive.name, exclusive.is_exclusive) = ("Exclusive", true);
+        let classes = vec![class, exclusive, Class::of::<super::programs::Actor>()];
         let vat = Vat::with_store(store, classes, metrics.clone(), progress).unwrap();
         Self { vat, disk, metrics }
     }
 
     /// A new facet of the object called `key`.
     pub(super) fn object(&self, key: &str) -> trial::Client {
-        let class = self.vat.class("Trial").unwrap();
+        self.object_of("Trial", key)
+    }
+
+    /// A new facet of the object called `key`, which runs one call at a time.
+    pub(super) fn exclusive(&self, key: &str) -> trial::Client {
+        self.object_of("Exclusive", key)
+    }
+
+    fn object_of(&self, class: &str, key: &str) -> trial::Client {
+        let class = self.vat.class(class).unwrap();
         let id = ObjectId::named(Pool::default(), class.name, key);
         let birth = Birth { id, class, key: Some(key.into()) };
         trial::Client::new(self.vat.facet(&birth))
@@ -261,6 +344,12 @@ impl World {
         let birth = Birth { id, class, key: Some(key.into()) };
         Instance::new(&self.vat, birth).unwrap()
     }
+}
+
+/// A capability that the instance made and gave away.
+pub(super) fn made_by(instance: &Rc<Instance>) -> trial::Client {
+    let made: trial::Client = capnp_rpc::new_client(Trial(Context::new(instance.clone())));
+    trial::Client::new(gated::leaving(instance, made.into_client_hook()))
 }
 
 /// The same capability behind so many connections.

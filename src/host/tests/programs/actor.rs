@@ -262,12 +262,16 @@ impl Actor {
 
     fn finish(&self, call: CallId, ending: Ending) -> Result<()> {
         ledger::answers(call, self.sent());
-        match ending {
-            Ending::Return => Ok(()),
-            Ending::Panic if self.ctx.is_some() => {
+        match (ending, &self.ctx) {
+            (Ending::Return, _) => Ok(()),
+            (Ending::Panic, Some(_)) => {
                 ledger::breaks(self.number);
                 // Without the message on stderr that every panic prints.
                 std::panic::resume_unwind(Box::new(ledger::ASKED));
+            }
+            (Ending::Abort, Some(ctx)) => {
+                ledger::breaks(self.number);
+                Err(ctx.abort("it was asked to"))
             }
             _ => Err(ledger::asked_for(self.sent())),
         }

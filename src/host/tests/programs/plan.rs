@@ -61,6 +61,10 @@ pub(super) enum Op {
         vat: usize,
         keep: u64,
     },
+    /// An object falls asleep, if nobody needs it.
+    Rest {
+        object: usize,
+    },
     /// One connection between a client and a vat ends; there is another way from then on.
     Cut {
         client: usize,
@@ -194,11 +198,15 @@ impl Maker {
                 self.open(client);
             }
             80..83 => self.plan.ops.push(Op::Await),
-            83..86 => {
+            83..84 => {
                 let slot = self.slot();
                 self.plan.ops.push(Op::LetGo { slot });
             }
-            86..90 => {
+            84..87 => {
+                let object = self.dice.index(self.plan.objects.len());
+                self.plan.ops.push(Op::Rest { object });
+            }
+            87..90 => {
                 let vat = self.dice.index(self.vats);
                 self.plan.ops.push(Op::Hold { vat });
             }
@@ -319,7 +327,8 @@ impl Maker {
     fn ending(&mut self) -> Ending {
         match self.dice.below(100) {
             0..6 => Ending::Fail,
-            6..9 if self.theme == Theme::Objects => Ending::Panic,
+            6..8 if self.theme == Theme::Objects => Ending::Panic,
+            8..10 if self.theme == Theme::Objects => Ending::Abort,
             _ => Ending::Return,
         }
     }

@@ -74,6 +74,10 @@ impl Play<'_> {
                 Applied::Yes => Fault::UnknownApplied,
             }),
             Op::Kill { vat, keep } => self.kill(*vat, *keep).await,
+            Op::Rest { object } => {
+                let vat = &self.hosts[self.plan.objects[*object]].world.vat;
+                vat.rest_now(object_id(*object as u32));
+            }
             Op::Cut { client, vat, at } => self.cut(*client, *vat, *at).await,
         }
     }

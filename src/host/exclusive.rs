@@ -1,0 +1,195 @@
+//! One call at a time, for objects of exclusive classes.
+//!
+//! Invariants:
+//! - A call starts when the one before it has ended, in the order of arrival.
+//! - A call that its own chain keeps from starting gets an error that says `deadlock:`, and none waits
+//!   for ever: what isn't found out, across hosts, ends when its patience does.
+//!
+//! A call waits for the one that runs. That one waits for the calls that it led to, and those may wait
+//! for others: if this comes back to the chain of the first call, nobody would ever go on.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::instance::Instance;
+use super::slot::Start;
+use super::vat::Vat;
+use crate::error::{Result, failed, overloaded};
+use crate::limits::EXCLUSIVE_WAIT_SECS;
+use crate::membrane::Chain;
+
+/// The calls of one exclusive instance.
+#[derive(Default)]
+pub(super) struct Exclusive {
+    /// The one that runs, or is about to.
+    running: Cell<Option<u128>>,
+    waiting: RefCell<VecDeque<(Instant, Start)>>,
+    /// A task ends the waiting of those who wait too long.
+    is_timed: Cell<bool>,
+}
+
+impl Exclusive {
+    /// No call runs, and so none waits.
+    pub(super) fn is_idle(&self) -> bool {
+        self.running.get().is_none()
+    }
+
+    /// Those who wait, when the instance ended.
+    pub(super) fn end(&self) -> impl Iterator<Item = Start> + use<> {
+        self.waiting.take().into_iter().map(|(_, start)| start)
+    }
+}
+
+/// What a vat knows of waiting calls.
+pub(super) struct Waits {
+    /// The instances at which calls wait that a call led to.
+    led_to: RefCell<HashMap<u128, Vec<Weak<Instance>>>>,
+    /// The last number that was given to a call; it began at random.
+    numbers: Cell<u128>,
+    pub(super) patience: Cell<Duration>,
+}
+
+impl Waits {
+    pub(super) fn new() -> Self {
+        let mut first = [0; 16];
+        // Without randomness calls of two hosts might have one number, and find a deadlock too many.
+        let _ = getrandom::fill(&mut first);
+        let patience = Cell::new(Duration::from_secs(EXCLUSIVE_WAIT_SECS));
+        let numbers = Cell::new(u128::from_be_bytes(first));
+        Self { led_to: RefCell::default(), numbers, patience }
+    }
+
+    fn number(&self) -> u128 {
+        self.numbers.set(self.numbers.get().wrapping_add(1));
+        self.numbers.get()
+    }
+
+    fn begin(&self, instance: &Rc<Instance>, start: &Start) {
+        let mut led_to = self.led_to.borrow_mut();
+        for call in start.call.chain.iter().flat_map(Chain::calls) {
+            led_to.entry(call).or_default().push(Rc::downgrade(instance));
+        }
+    }
+
+    fn end(&self, instance: &Rc<Instance>, start: &Start) {
+        let mut led_to = self.led_to.borrow_mut();
+        for call in start.call.chain.iter().flat_map(Chain::calls) {
+            let Some(at) = led_to.get_mut(&call) else { continue };
+            let place = at.iter().position(|at| at.as_ptr() == Rc::as_ptr(instance));
+            place.map(|place| at.swap_remove(place));
+            if at.is_empty() {
+                led_to.remove(&call);
+            }
+        }
+    }
+
+    /// Whether what `running` waits for waits for one of the chain.
+    fn leads_back(&self, running: u128, chain: &Chain) -> bool {
+        let led_to = self.led_to.borrow();
+        let (mut seen, mut next) = (HashSet::new(), vec![running]);
+        while let Some(call) = next.pop() {
+            if chain.calls().any(|earlier| earlier == call) {
+                return true;
+            }
+            if seen.insert(call) {
+                let at = led_to.get(&call).into_iter().flatten().filter_map(Weak::upgrade);
+                next.extend(at.filter_map(|at| at.exclusive.as_ref()?.running.get()));
+            }
+        }
+        false
+    }
+}
+
+impl Vat {
+    /// Gives the call back if it may start now; otherwise it waits, or was refused.
+    pub(super) fn enter(&self, instance: &Rc<Instance>, mut start: Start) -> Option<Start> {
+        let Some(exclusive) = &instance.exclusive else { return Some(start) };
+        if start.has_entered {
+            return Some(start);
+        }
+        let Some(running) = exclusive.running.get() else {
+            return match self.take_turn(exclusive, &mut start) {
+                Ok(()) => Some(start),
+                Err(error) => refuse(start, error),
+            };
+        };
+        let chain = start.call.chain.as_ref();
+        if chain.is_some_and(|chain| self.waits.leads_back(running, chain)) {
+            let class = instance.birth.class.name;
+            let error =
+                format!("deadlock: this call waits for a call of the {class} that waits for it");
+            return refuse(start, failed(error));
+        }
+        self.waits.begin(instance, &start);
+        exclusive.waiting.borrow_mut().push_back((Instant::now(), start));
+        if !exclusive.is_timed.replace(true) {
+            let patience = self.waits.patience.get();
+            tokio::task::spawn_local(end_waiting(Rc::downgrade(instance), patience));
+        }
+        None
+    }
+
+    fn take_turn(&self, exclusive: &Exclusive, start: &mut Start) -> Result<()> {
+        let call = self.waits.number();
+        start.call.chain = Some(Chain::extend(start.call.chain.take(), call)?);
+        start.has_entered = true;
+        exclusive.running.set(Some(call));
+        Ok(())
+    }
+
+    /// A call of the instance ended: the next one starts.
+    pub(super) fn leave(self: &Rc<Self>, instance: &Rc<Instance>) {
+        let Some(exclusive) = &instance.exclusive else { return };
+        exclusive.running.set(None);
+        while exclusive.is_idle() {
+            let next = exclusive.waiting.borrow_mut().pop_front();
+            let Some((_, mut start)) = next else { return };
+            self.waits.end(instance, &start);
+            match self.take_turn(exclusive, &mut start) {
+                Ok(()) => self.queue(start),
+                Err(error) => drop(refuse(start, error)),
+            }
+        }
+    }
+}
+
+fn refuse(start: Start, error: capnp::Error) -> Option<Start> {
+    start.call.reply.keep(start.under_way);
+    start.call.reply.send(Err(error));
+    None
+}
+
+/// Ends with the last call that waits, or the instance.
+async fn end_waiting(instance: Weak<Instance>, patience: Duration) {
+    loop {
+        let first = {
+            let Some(instance) = instance.upgrade() else { return };
+            let Some(exclusive) = &instance.exclusive else { return };
+            let first = exclusive.waiting.borrow().front().map(|(since, _)| *since + patience);
+            match first {
+                Some(until) if until <= Instant::now() => {
+                    let start = exclusive.waiting.borrow_mut().pop_front();
+                    if let Some((_, start)) = start {
+                        instance.vat.waits.end(&instance, &start);
+                        let class = instance.birth.class.name;
+                        let reason = format!(
+                            "waited {patience:?} for the {class}, which runs one call at a time: the call did not happen"
+                        );
+                        instance.vat.busy(|| refuse(start, overloaded(reason)));
+                    }
+                    continue;
+                }
+                Some(until) => until,
+                None => {
+                    exclusive.is_timed.set(false);
+                    return;
+                }
+            }
+        };
+        tokio::time::sleep_until(first).await;
+    }
+}

@@ -1,0 +1,82 @@
+//! The calls that led to a call: what tells a deadlock from a wait.
+
+use std::rc::Rc;
+
+use crate::error::{Result, failed};
+
+/// Calls of exclusive objects, each made while the next one runs; the latest first.
+#[derive(Clone, Debug)]
+pub(crate) struct Chain(Rc<Link>);
+
+#[derive(Debug)]
+struct Link {
+    call: u128,
+    before: Option<Chain>,
+    length: usize,
+}
+
+/// Longest chain: who calls on through more exclusive objects waits for what will hardly end.
+const CALLS_MAX: usize = 64;
+
+const CALL_BYTES: usize = 16;
+
+impl Chain {
+    /// # Errors
+    /// When the chain is too long.
+    pub(crate) fn extend(before: Option<Self>, call: u128) -> Result<Self> {
+        let length = before.as_ref().map_or(0, |before| before.0.length) + 1;
+        if length > CALLS_MAX {
+            return Err(failed(format!(
+                "deadlock: more than {CALLS_MAX} exclusive objects wait for each other in a row"
+            )));
+        }
+        Ok(Self(Rc::new(Link { call, before, length })))
+    }
+
+    /// The calls, the latest first.
+    pub(crate) fn calls(&self) -> impl Iterator<Item = u128> {
+        let mut next = Some(self);
+        std::iter::from_fn(move || {
+            let at = next?;
+            next = at.0.before.as_ref();
+            Some(at.0.call)
+        })
+    }
+
+    /// As `Facet.inChain` takes it: 16 bytes a call, the latest first.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        self.calls().flat_map(u128::to_be_bytes).collect()
+    }
+
+    /// # Errors
+    /// When these aren't the bytes of a chain.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let (calls, rest) = bytes.as_chunks::<CALL_BYTES>();
+        let chain = calls.iter().rev().try_fold(None, |before, call| {
+            Self::extend(before, u128::from_be_bytes(*call)).map(Some)
+        })?;
+        let whole = chain.filter(|_| rest.is_empty());
+        whole.ok_or_else(|| failed(format!("a chain has {CALL_BYTES} bytes for each call")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_is_read_as_it_was_written() {
+        let mut chain = None;
+        for call in 1..=CALLS_MAX as u128 {
+            let longer = Chain::extend(chain, call).unwrap();
+            let read = Chain::from_bytes(&longer.to_bytes()).unwrap();
+            assert!(read.calls().eq((1..=call).rev()));
+            chain = Some(longer);
+        }
+        let full = chain.unwrap();
+        assert!(Chain::extend(Some(full.clone()), 0).is_err());
+        assert!(Chain::from_bytes(&[full.to_bytes(), vec![0; CALL_BYTES]].concat()).is_err());
+        assert!(Chain::from_bytes(&full.to_bytes()[1..]).is_err());
+        assert!(Chain::from_bytes(&[]).is_err());
+    }
+}
