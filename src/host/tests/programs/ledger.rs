@@ -277,15 +277,23 @@ pub(super) fn ends(call: CallId, outcome: &Result<Option<Sent>, Error>) {
             Some(sent) => arrives(sent, "an error"),
             None => problem(format!("{call:?}: {error}")),
         },
-        Err(error) if LIBRARY_FAILURES.iter().any(|text| error.extra.contains(text)) => {
-            library_failed();
-        }
+        Err(error) if is_of_library(error) => library_failed(),
         Err(error) => with(|ledger| {
             if !ledger.breaks || error.kind != ErrorKind::Disconnected {
                 ledger.failures.push(format!("{call:?} failed: {error}"));
             }
         }),
     }
+}
+
+pub(super) fn connection_ended(reason: &Error) {
+    if is_of_library(reason) {
+        library_failed();
+    }
+}
+
+fn is_of_library(error: &Error) -> bool {
+    LIBRARY_FAILURES.iter().any(|text| error.extra.contains(text))
 }
 
 /// The error that a program asked an actor for.

@@ -101,6 +101,11 @@ impl door::Server for Entrance {
     }
 }
 
+/// Notes why a connection ended. Ends with it, and each is ended.
+async fn watch(connection: Connection) {
+    ledger::connection_ended(&connection.closed().await);
+}
+
 /// A client's way to a vat.
 pub(super) struct Link {
     pub(super) door: door::Client,
@@ -117,6 +122,8 @@ impl Link {
             let server = Connection::new(far, Side::Server, bootstrap, Limits::default()).unwrap();
             let peer = Connection::new(near, Side::Client, None, Limits::default()).unwrap();
             door = peer.bootstrap();
+            tokio::task::spawn_local(watch(server.clone()));
+            tokio::task::spawn_local(watch(peer.clone()));
             connections.push((server, peer));
         }
         Self { door, connections }

@@ -16,7 +16,7 @@ use super::plan::{Applied, Fate, How, Op, Plan};
 use crate::storage::model::Fault;
 
 /// Rounds after which whoever still waits will wait for ever.
-const PATIENCE: usize = 3000;
+const PATIENCE: usize = 30_000;
 
 /// Rounds in which something would happen if there were anything to happen.
 const QUIET: usize = 50;
