@@ -12,6 +12,7 @@ use capnp::message::{Builder, HeapAllocator};
 use capnp::private::capability::{
     ClientHook, ParamsHook, PipelineHook, PipelineOp, RequestHook, ResponseHook, ResultsHook,
 };
+use capnp::private::layout::StructSize;
 use capnp::traits::{Imbue, ImbueMut};
 
 use super::answer::Answer;
@@ -51,6 +52,16 @@ impl Body {
         let mut builder: any_pointer::Builder<'_> = self.message.get_root()?;
         builder.imbue_mut(&mut self.caps);
         Ok(builder)
+    }
+
+    /// The size of the struct that the message is. `None`: it is none, or not where a copy begins.
+    pub(super) fn size(&self) -> Option<StructSize> {
+        const KIND_AND_OFFSET: u64 = 0xffff_ffff;
+        let segments = self.message.get_segments_for_output();
+        let root = u64::from_le_bytes(*segments.first()?.first_chunk()?);
+        // A struct right behind the pointer to it.
+        (root & KIND_AND_OFFSET == 0)
+            .then_some(StructSize { data: (root >> 32) as u16, pointers: (root >> 48) as u16 })
     }
 
     /// Replaces every capability in the message.

@@ -313,7 +313,7 @@ impl Maker {
             calls,
             polls: dice.pick(&[0, 0, 0, 1, 3, 9]),
             awaits: dice.percent(30),
-            early: false && dice.percent(20),
+            early: dice.percent(20),
             keep: given.settled && dice.percent(15),
             use_kept: dice.percent(30),
             streams,
