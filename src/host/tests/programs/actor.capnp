@@ -47,10 +47,10 @@ struct Step {
   on @15 :Actor;
 
   gift @16 :Actor;
-  # It is also passed to `on`, as its `on`
+  # It is also passed to `on`, as its `on`,
 
   passesGift @17 :Bool;
-  # and as its `gift`.
+  # and as its `gift`. If there is none, the actor passes a capability that it makes.
 }
 
 enum Answer {
@@ -67,6 +67,8 @@ enum Answer {
 
   promised @4;
   # What the first call to `on` will return.
+
+  kept @5;
 }
 
 enum Ending {

@@ -9,7 +9,9 @@ use capnp::capability::{FromClientHook, Promise};
 
 use super::ledger::{self, Awaiting, CLIENT, CallId, Sent};
 use crate::error::Result;
+use crate::host::gated::Gated;
 use crate::host::{Context, Object};
+use crate::membrane;
 pub(super) use crate::schema::actor_capnp::{Answer, Ending, actor, step};
 
 /// Under which an object stores how often it wrote.
@@ -151,6 +153,14 @@ fn fill(mut to: step::Builder<'_>, call: CallId, sent: Sent, step: &Step, gifts:
     step.write(to);
 }
 
+/// Whether a capability has a gate around it as it should.
+pub(super) fn check_gate(cap: &actor::Client, expected: bool, with: &str) {
+    let gated = membrane::find::<Gated>(cap.as_client_hook()).is_some();
+    if gated != expected {
+        ledger::problem(format!("{with} had a capability with a gate: {gated}"));
+    }
+}
+
 pub(in crate::host::tests) struct Actor {
     /// The object that it is or belongs to.
     number: u32,
@@ -177,7 +187,12 @@ impl Actor {
     /// A client's callback.
     pub(super) fn callback() -> actor::Client {
         let (wrote, kept) = (Cell::default(), RefCell::default());
-        crate::membrane::serve(Rc::new(Self { number: CLIENT, ctx: None, wrote, kept }))
+        membrane::serve(Rc::new(Self { number: CLIENT, ctx: None, wrote, kept }))
+    }
+
+    /// What an object gets has its gate around it, and what leaves an object has not.
+    fn receives(&self, cap: &actor::Client, with: &str) {
+        check_gate(cap, self.ctx.is_some(), with);
     }
 
     fn sent(&self) -> Sent {
@@ -193,13 +208,14 @@ impl Actor {
     }
 
     /// Does the first half of a step, up to where it would wait.
-    fn begin(&self, asked: step::Reader<'_>) -> Result<Begun> {
+    fn begin(self: &Rc<Self>, asked: step::Reader<'_>) -> Result<Begun> {
         let call = CallId { stub: asked.get_stub(), sequence: asked.get_sequence() };
         let sent = Sent { sender: asked.get_sender(), wrote: asked.get_wrote() };
         ledger::starts(call, sent, self.number);
         let step = Step::read(asked)?;
         let on = asked.has_on().then(|| asked.get_on()).transpose()?;
         let gift = asked.has_gift().then(|| asked.get_gift()).transpose()?;
+        on.iter().chain(&gift).for_each(|cap| self.receives(cap, "a call"));
         (0..step.writes).try_for_each(|_| self.put())?;
         let kept = self.kept.borrow().clone().filter(|_| step.use_kept);
         if let Some(gift) = gift.clone().filter(|_| step.keep) {
@@ -212,16 +228,24 @@ impl Actor {
         Ok(Begun { call, step, gift, made })
     }
 
-    fn call(&self, target: &Held, step: &Step, gift: Option<actor::Client>) -> Result<Vec<Made>> {
+    fn call(
+        self: &Rc<Self>,
+        target: &Held,
+        step: &Step,
+        gift: Option<actor::Client>,
+    ) -> Result<Vec<Made>> {
         let Some(next) = &step.next else { return Ok(Vec::new()) };
-        let gifts = Gifts { on: gift.clone(), gift: gift.filter(|_| step.passes_gift) };
+        let on = gift.or_else(|| step.passes_gift.then(|| self.child()));
+        let gifts = Gifts { on: on.clone(), gift: on.filter(|_| step.passes_gift) };
         let mut made = Vec::new();
         for number in 0..step.calls {
             if number > 0 && step.writes > 0 {
                 self.put()?;
             }
             let call = if step.streams { stream } else { ask };
-            made.push(call(target, self.sent(), next, &gifts));
+            let call = call(target, self.sent(), next, &gifts);
+            call.promised.iter().for_each(|cap| self.receives(cap, "a promise"));
+            made.push(call);
         }
         Ok(made)
     }
@@ -234,6 +258,7 @@ impl Actor {
             Answer::Gift => begun.gift.clone(),
             Answer::Itself => self.ctx.as_ref().map(Context::this),
             Answer::Promised => begun.made.first().and_then(|made| made.promised.clone()),
+            Answer::Kept => self.kept.borrow().as_ref().map(|kept| kept.cap.clone()),
         };
         Some(answer.unwrap_or_else(|| self.child()))
     }
@@ -241,7 +266,7 @@ impl Actor {
     fn child(self: &Rc<Self>) -> actor::Client {
         match &self.ctx {
             Some(ctx) => ctx.capability(self.clone()),
-            None => crate::membrane::serve(self.clone()),
+            None => membrane::serve(self.clone()),
         }
     }
 
@@ -255,8 +280,13 @@ impl Actor {
         }
         for Made { call, outcome, .. } in made {
             let _awaiting = Awaiting::new(call);
-            let outcome = outcome.await;
-            ledger::ends(call, &outcome.map(|known| known.map(|(sent, _)| sent)));
+            let outcome = outcome.await.map(|known| {
+                known.map(|(sent, cap)| {
+                    cap.iter().for_each(|cap| self.receives(cap, "a reply"));
+                    sent
+                })
+            });
+            ledger::ends(call, &outcome);
         }
     }
 

@@ -77,6 +77,10 @@ struct Ledger {
     failures: Vec<String>,
     /// The RPC library was seen to fail.
     library_failed: bool,
+    /// Connections were cut.
+    cuts: bool,
+    /// Calls that had no end, after a connection was cut.
+    hung: Option<String>,
 }
 
 thread_local! {
@@ -101,6 +105,8 @@ pub(super) struct Verdict {
     pub(super) problems: Vec<String>,
     /// The RPC library failed in it, so that calls may have failed for no reason of ours.
     pub(super) library_failed: bool,
+    /// Calls that had no end, after a connection was cut.
+    pub(super) hung: Option<String>,
 }
 
 pub(super) fn end() -> Verdict {
@@ -109,7 +115,8 @@ pub(super) fn end() -> Verdict {
         if !ledger.library_failed {
             problems.append(&mut ledger.failures);
         }
-        Verdict { started: ledger.started, problems, library_failed: ledger.library_failed }
+        let (started, library_failed) = (ledger.started, ledger.library_failed);
+        Verdict { started, problems, library_failed, hung: ledger.hung.take() }
     })
 }
 
@@ -173,6 +180,19 @@ pub(super) fn breaks(object: u32) {
 /// Capabilities may break from now on.
 pub(super) fn may_break() {
     with(|ledger| ledger.breaks = true);
+}
+
+/// A connection is cut: capabilities may break, and the RPC library may forget to tell.
+pub(super) fn may_lose() {
+    with(|ledger| (ledger.breaks, ledger.cuts) = (true, true));
+}
+
+/// Some calls have no end.
+pub(super) fn never_ended(text: String) {
+    with(|ledger| match ledger.cuts {
+        true => ledger.hung = Some(text),
+        false => ledger.failures.push(text),
+    });
 }
 
 /// An object's host begins again from what was durable.

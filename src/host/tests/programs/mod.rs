@@ -49,11 +49,15 @@ fn random_programs_break_no_rule() {
     note_panics_of_the_library();
     let first = number("CAPSTEAD_PROGRAMS_SEED", FIRST_SEED);
     let count = number("CAPSTEAD_PROGRAMS", PROGRAMS);
-    let (mut started, mut excused, mut broken) = (0, 0, Vec::new());
+    let (mut started, mut excused, mut hung, mut broken) = (0, 0, 0, Vec::new());
     for seed in first..first + count {
         let verdict = play(seed);
         started += verdict.started;
         excused += u64::from(verdict.library_failed);
+        if let Some(hang) = verdict.hung {
+            eprintln!("seed {seed}: {hang}");
+            hung += 1;
+        }
         if !verdict.problems.is_empty() {
             broken.push((seed, verdict.problems));
         }
@@ -61,6 +65,7 @@ fn random_programs_break_no_rule() {
     eprintln!("{count} programs started {started} calls; in {excused} the RPC library failed");
     assert!(started > count, "programs do something");
     assert!(excused <= 1 + count / 50, "the RPC library seldom fails");
+    assert!(hung <= 1 + count / 500, "calls seldom have no end after a cut");
     let Some((first, _)) = broken.first() else { return };
     for (seed, problems) in &broken {
         eprintln!("seed {seed}:\n  {}", problems.join("\n  "));

@@ -294,14 +294,15 @@ impl Maker {
         let calls = if given.on { 1 + dice.below(most) as u8 } else { 0 };
         let streams = dice.percent(10);
         let next = (calls > 0 && depth < 2).then(|| {
-            let gift = given.gift && given.settled;
-            let mut next = self.step(Given { on: given.gift, gift, ..given }, depth + 1);
+            // Without a gift a child is passed on.
+            let gift = given.settled;
+            let mut next = self.step(Given { on: given.gift || gift, gift, ..given }, depth + 1);
             // A stream lets later calls wait for it, which may be those that it would wait for.
             next.awaits &= !streams;
             Box::new(next)
         });
         let dice = &mut self.dice;
-        let mut answers = vec![Answer::Nothing, Answer::Child, Answer::Itself];
+        let mut answers = vec![Answer::Nothing, Answer::Child, Answer::Itself, Answer::Kept];
         if given.gift {
             answers.extend([Answer::Gift; 3]);
         }

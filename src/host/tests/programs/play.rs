@@ -164,6 +164,7 @@ impl Play<'_> {
                 Err(error) => (Err(error), None),
             };
             ledger::ends(made.call, &sent);
+            cap.iter().for_each(|cap| actor::check_gate(cap, false, "a client's reply"));
             if let (Some(slot), Some(cap)) = (becomes, cap) {
                 slots.borrow_mut()[slot] = Some(Held::new(cap));
             }
@@ -178,7 +179,7 @@ impl Play<'_> {
     }
 
     async fn cut(&mut self, client: usize, vat: usize, at: usize) {
-        ledger::may_break();
+        ledger::may_lose();
         self.links[client][vat].cut(at).await;
         self.connect(client, vat);
     }
@@ -189,7 +190,7 @@ impl Play<'_> {
     }
 
     async fn kill(&mut self, vat: usize, keep: u64) {
-        ledger::may_break();
+        ledger::may_lose();
         for client in &self.links {
             client[vat].end().await;
         }
@@ -227,7 +228,7 @@ impl Play<'_> {
         self.come_to_rest().await;
         let left = ledger::awaited();
         if !left.is_empty() {
-            ledger::problem(format!("never ended: {left:?} (true: it started)"));
+            ledger::never_ended(format!("never ended: {left:?} (true: it started)"));
         }
         ledger::may_break();
         self.slots.borrow_mut().clear();
