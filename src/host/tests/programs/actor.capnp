@@ -91,4 +91,7 @@ interface Door {
 
   open @0 (object :UInt32, stub :UInt32) -> (cap :Actor);
   # A new facet of an object, to be called as `stub`.
+
+  look @1 (cap :Actor) -> (facet :UInt64);
+  # Which facet of the vat's it is, if it is one.
 }

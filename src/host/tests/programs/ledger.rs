@@ -26,6 +26,10 @@ pub(super) const ASKED: &str = "as asked by the program";
 const LIBRARY_FAILURES: [&str; 2] =
     ["Got 'Resolve' for a non-promise import", "PipelineInnerSender was canceled"];
 
+/// What it says instead of `disconnected` of a promise whose connection was cut.
+const LIBRARY_CUTS: [&str; 2] =
+    ["null capability pointer", "request that returned no capabilities"];
+
 /// A capability as one holder has it, and the number of a call on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct CallId {
@@ -313,7 +317,8 @@ pub(super) fn connection_ended(reason: &Error) {
 }
 
 fn is_of_library(error: &Error) -> bool {
-    LIBRARY_FAILURES.iter().any(|text| error.extra.contains(text))
+    let says = |text: &&str| error.extra.contains(*text);
+    LIBRARY_FAILURES.iter().any(says) || with(|ledger| ledger.cuts) && LIBRARY_CUTS.iter().any(says)
 }
 
 /// The error that a program asked an actor for.

@@ -99,6 +99,15 @@ impl door::Server for Entrance {
         results.get().set_cap(FromClientHook::new(facet));
         Ok(())
     }
+
+    async fn look(
+        self: Rc<Self>,
+        params: door::LookParams,
+        mut results: door::LookResults,
+    ) -> Result<()> {
+        results.get().set_facet(super::flows::facet_in(&params.get()?.get_cap()?));
+        Ok(())
+    }
 }
 
 /// Notes why a connection ended. Ends with it, and each is ended.
@@ -127,6 +136,10 @@ impl Link {
             connections.push((server, peer));
         }
         Self { door, connections }
+    }
+
+    pub(super) fn hops(&self) -> usize {
+        self.connections.len()
     }
 
     /// Ends one of its connections.

@@ -5,10 +5,13 @@
 //! `CAPSTEAD_PROGRAMS` say where to begin and how many to play.
 
 mod actor;
+mod flows;
 mod ledger;
 mod links;
 mod plan;
 mod play;
+mod relay;
+mod table;
 
 pub(super) use self::actor::Actor;
 
@@ -76,66 +79,4 @@ fn random_programs_break_no_rule() {
         broken.len(),
         plan::plan(*first),
     );
-}
-
-#[cfg(test)]
-mod probe {
-    use super::actor::{Answer, Ending, Step};
-    use super::plan::*;
-    #[test]
-    fn probe() {
-        for hops in 0..2 {
-            for answer in [Answer::Child, Answer::Itself, Answer::Gift, Answer::Promised] {
-                for polls in [0, 1, 9] {
-                    for writes in [0, 1] {
-                        let base = Step {
-                            writes: 0,
-                            calls: 0,
-                            polls: 0,
-                            awaits: false,
-                            early: false,
-                            keep: false,
-                            use_kept: false,
-                            streams: false,
-                            passes_gift: true,
-                            answer: Answer::Nothing,
-                            ending: Ending::Return,
-                            next: None,
-                        };
-                        let next = Step { polls: 9, answer: Answer::Child, ..base.clone() };
-                        let step = Step {
-                            early: true,
-                            answer,
-                            calls: 1,
-                            polls,
-                            writes,
-                            next: Some(Box::new(next)),
-                            ..base
-                        };
-                        let plan = Plan {
-                            hops: vec![vec![hops]],
-                            objects: vec![0, 0],
-                            ops: vec![
-                                Op::Open { client: 0, object: 0 },
-                                Op::Open { client: 0, object: 1 },
-                                Op::Call {
-                                    slot: 1,
-                                    step,
-                                    on: Some(2),
-                                    gift: Some(2),
-                                    how: How::Act,
-                                    fate: Fate::Awaited,
-                                },
-                            ],
-                        };
-                        super::run(async move { super::play::play(&plan).await });
-                        eprintln!(
-                            "{hops} {answer:?} {polls} {writes}: {:?}",
-                            super::ledger::end().problems
-                        );
-                    }
-                }
-            }
-        }
-    }
 }
