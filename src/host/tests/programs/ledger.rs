@@ -303,10 +303,19 @@ pub(super) fn ends(call: CallId, outcome: &Result<Option<Sent>, Error>) {
         },
         Err(error) if is_of_library(error) => library_failed(),
         Err(error) => with(|ledger| {
-            if !ledger.breaks || error.kind != ErrorKind::Disconnected {
+            if error.kind != ErrorKind::Disconnected || !ledger.may_be_broken(call.stub) {
                 ledger.failures.push(format!("{call:?} failed: {error}"));
             }
         }),
+    }
+}
+
+impl Ledger {
+    /// Whether something happened that breaks the stub, as far as is known of it.
+    fn may_be_broken(&self, stub: u32) -> bool {
+        let is_of_now =
+            |(object, breaks): (u32, u32)| self.places[object as usize].breaks == breaks;
+        self.cuts || self.breaks && !self.stubs[stub as usize].reaches.is_some_and(is_of_now)
     }
 }
 
