@@ -6,17 +6,22 @@
 //! - A message leaves at once when nothing is pending, inside the call that gives it.
 //! - A call that was made after replies is never written before one of them: capnp-rpc writes calls
 //!   at once and replies when it is polled, so the call waits until all of them were taken.
+//! - It waits for nobody for ever: replies to a connection that ended may never be taken.
 //!
 //! It never looks at what a message says, and never waits for writes made after the message.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
 
 use crate::storage::Ticket;
+
+/// Rounds of the thread's tasks after which a reply is taken, or never will be. Whoever is to take it was
+/// woken before; he has his turn after a few rounds, or some more for each thousand tasks that are ready.
+/// A promise of the reply that somebody keeps is all that is left of a connection that ended: it is
+/// neither polled nor dropped.
+const ROUNDS: usize = 10_000;
 
 /// The gate of one instance.
 pub(crate) struct Gate {
@@ -27,7 +32,7 @@ pub(crate) struct Gate {
     /// All writes up to this one are durable.
     durable: Cell<Ticket>,
     queue: RefCell<VecDeque<(Ticket, Message)>>,
-    replies: Rc<Replies>,
+    replies: RefCell<Rc<Replies>>,
     /// A task holds the next message until all replies before it were taken.
     held: Cell<bool>,
 }
@@ -37,41 +42,15 @@ enum Message {
     Call(Box<dyn FnOnce()>),
 }
 
-/// Replies that have left the gate, and that nobody has taken to send them on.
-#[derive(Default)]
-struct Replies {
-    count: Cell<usize>,
-    waiting: Cell<Option<Waker>>,
-}
+/// How many replies have left the gate, and were not taken by who sends them on.
+type Replies = Cell<usize>;
 
 /// A reply has this until it was taken; the gate's next call waits for that.
 pub(crate) struct OnItsWay(Rc<Replies>);
 
-impl OnItsWay {
-    fn begin(replies: &Rc<Replies>) -> Self {
-        replies.count.set(replies.count.get() + 1);
-        Self(replies.clone())
-    }
-}
-
 impl Drop for OnItsWay {
     fn drop(&mut self) {
-        self.0.count.set(self.0.count.get() - 1);
-        if self.0.count.get() == 0
-            && let Some(waker) = self.0.waiting.take()
-        {
-            waker.wake();
-        }
-    }
-}
-
-impl Replies {
-    fn poll_taken(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.count.get() == 0 {
-            return Poll::Ready(());
-        }
-        self.waiting.set(Some(cx.waker().clone()));
-        Poll::Pending
+        self.0.set(self.0.get() - 1);
     }
 }
 
@@ -82,7 +61,7 @@ impl Gate {
             sealed: Cell::default(),
             durable: Cell::default(),
             queue: RefCell::default(),
-            replies: Rc::default(),
+            replies: RefCell::default(),
             held: Cell::default(),
         })
     }
@@ -121,7 +100,7 @@ impl Gate {
     /// Sends a reply; `send` drops what it gets when the reply was taken by whoever sends it on.
     pub(crate) fn reply(self: &Rc<Self>, send: impl FnOnce(OnItsWay) + 'static) {
         if self.is_open() {
-            send(OnItsWay::begin(&self.replies));
+            send(self.on_its_way());
         } else {
             self.push(Message::Reply(Box::new(send)));
         }
@@ -154,7 +133,17 @@ impl Gate {
 
     /// Nothing waits, nor has to.
     pub(crate) fn is_idle(&self) -> bool {
-        self.is_open() && self.replies.count.get() == 0
+        self.is_open() && self.were_taken()
+    }
+
+    fn were_taken(&self) -> bool {
+        self.replies.borrow().get() == 0
+    }
+
+    fn on_its_way(&self) -> OnItsWay {
+        let replies = self.replies.borrow();
+        replies.set(replies.get() + 1);
+        OnItsWay(replies.clone())
     }
 
     fn push(&self, message: Message) {
@@ -172,21 +161,27 @@ impl Gate {
             match self.next() {
                 None => return,
                 Some(Message::Reply(send)) => {
-                    let on_its_way = OnItsWay::begin(&self.replies);
+                    let on_its_way = self.on_its_way();
                     contain(|| send(on_its_way));
                 }
-                Some(Message::Call(send)) if self.replies.count.get() == 0 => contain(send),
+                Some(Message::Call(send)) if self.were_taken() => contain(send),
                 Some(Message::Call(send)) => self.hold(send),
             }
         }
     }
 
-    /// Lets the replies go first. The task ends when they were taken or their connections ended.
+    /// Lets the replies go first. The task ends when they were taken, or their connections ended.
     fn hold(self: &Rc<Self>, send: Box<dyn FnOnce()>) {
         self.held.set(true);
         let gate = self.clone();
         tokio::task::spawn_local(async move {
-            poll_fn(|cx| gate.replies.poll_taken(cx)).await;
+            for _ in 0..ROUNDS {
+                tokio::task::yield_now().await;
+                if gate.were_taken() {
+                    break;
+                }
+            }
+            gate.replies.take(); // those that are left count no more
             contain(send);
             gate.held.set(false);
             gate.pump();

@@ -123,7 +123,7 @@ pub(crate) mod supervisor;
 
 // Generated code names itself by these paths.
 #[cfg(test)]
-use schema::trial_capnp;
+use schema::{actor_capnp, trial_capnp};
 use schema::{admin_capnp, cluster_capnp, probe_capnp};
 pub use schema::{counter_capnp, poll_capnp};
 

@@ -3,15 +3,17 @@
 use std::fmt;
 use std::rc::Rc;
 
-use capnp::capability::FromClientHook;
+use capnp::capability::{FromClientHook, FromServer};
 
 use super::class::Object;
-use super::gated::Gated;
+use super::facet::Maker;
+use super::gated::{self, Gated};
 use super::instance::Instance;
 use super::namespace::Namespace;
 use super::storage::Storage;
 use super::stored::{Storable, Stored};
 use crate::error::{Result, failed};
+use crate::membrane::dispatch;
 
 /// An object's access to everything outside its fields. Cheap to clone.
 ///
@@ -91,6 +93,16 @@ impl Context {
     pub fn abort(&self, reason: impl AsRef<str>) -> capnp::Error {
         self.0.vat.break_off(&self.0, &format!("was aborted: {}", reason.as_ref()));
         self.0.ended()
+    }
+
+    /// A capability that the object makes, to give away: a session or a subscription, for instance.
+    ///
+    /// Calls on it are turns of the object, it keeps the object awake, and it breaks when the instance
+    /// ends. `capnp_rpc::new_client` makes one too, but there a streaming method that fails breaks the
+    /// capability for all its holders, and calls that waited for a stream may be overtaken.
+    pub fn capability<C: FromServer<S>, S: 'static>(&self, server: Rc<S>) -> C {
+        let made = gated::made(&self.0, Maker::Context(dispatch::<C, S>(server)));
+        C::new(Gated::wrap(&self.0, made))
     }
 
     /// The object's own capability, to give away.

@@ -12,7 +12,7 @@ use super::once::RequestId;
 use super::slot::{Slot, Start};
 use super::vat::Vat;
 use crate::error::{Result, disconnected, failed, unimplemented};
-use crate::membrane::{self, Body, Call, Chain, Target};
+use crate::membrane::{self, Body, Call, Chain, Dispatch, Target};
 use crate::schema::facet_capnp::facet;
 
 /// The methods of the interface `Facet`.
@@ -37,7 +37,16 @@ pub(super) struct Facet {
 /// instance awake, and breaks with it.
 pub(super) struct Made {
     instance: Rc<Instance>,
-    cap: Box<dyn ClientHook>,
+    by: Maker,
+}
+
+/// With what a class made a capability.
+pub(super) enum Maker {
+    /// Its context.
+    Context(Rc<dyn Dispatch>),
+    /// capnp-rpc, whose capabilities let new calls overtake those that waited for a streaming one, and
+    /// refuse all calls after a streaming one that failed.
+    Library(Box<dyn ClientHook>),
 }
 
 impl Made {
@@ -49,7 +58,10 @@ impl Made {
         params: Params<any_pointer::Owned>,
         results: Results<any_pointer::Owned>,
     ) -> Promise<(), capnp::Error> {
-        self.cap.call(interface, method, params.hook, results.hook)
+        match &self.by {
+            Maker::Context(server) => server.dispatch(interface, method, params, results),
+            Maker::Library(cap) => cap.call(interface, method, params.hook, results.hook),
+        }
     }
 }
 
@@ -67,9 +79,9 @@ impl Facet {
     }
 
     /// Something that an instance made, such as a callback or a session.
-    pub(super) fn made(instance: &Rc<Instance>, cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
+    pub(super) fn made(instance: &Rc<Instance>, by: Maker) -> Box<dyn ClientHook> {
         instance.made.set(instance.made.get() + 1);
-        let made = Rc::new(Made { instance: instance.clone(), cap });
+        let made = Rc::new(Made { instance: instance.clone(), by });
         let vat = &instance.vat;
         Self::wrap(vat, vat.slot(&instance.birth), Some(made))
     }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use capnp::private::capability::{ClientHook, ParamsHook};
 
-use super::facet::Facet;
+use super::facet::{Facet, Maker};
 use super::far::Way;
 use super::instance::Instance;
 use crate::error::Result;
@@ -68,8 +68,13 @@ pub(super) fn leaving(instance: &Rc<Instance>, cap: Box<dyn ClientHook>) -> Box<
     if membrane::find::<Facet>(&*cap).is_some() {
         return cap;
     }
+    made(instance, Maker::Library(cap))
+}
+
+/// What the instance makes, as others may hold it.
+pub(super) fn made(instance: &Rc<Instance>, by: Maker) -> Box<dyn ClientHook> {
     match instance.broken() {
-        None => Facet::made(instance, cap),
+        None => Facet::made(instance, by),
         Some(error) => membrane::broken(error),
     }
 }

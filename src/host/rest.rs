@@ -54,6 +54,16 @@ impl Vat {
         }
     }
 
+    /// As if the object had had no call for long.
+    #[cfg(test)]
+    pub(super) fn rest_now(self: &Rc<Self>, id: ObjectId) {
+        self.warm.now.set(self.warm.now() + 1);
+        let slot = self.slots.borrow().get(&id).cloned();
+        if let Some(slot) = slot {
+            self.busy(|| self.put_to_sleep(&slot, 0));
+        }
+    }
+
     /// Looks at the next object whose time has come, if there is one.
     fn look_at_next(self: &Rc<Self>) -> bool {
         let now = self.warm.now();

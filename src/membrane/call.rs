@@ -10,10 +10,12 @@ use std::task::{Context, Poll, Waker};
 use capnp::any_pointer;
 use capnp::capability::{self, FromServer, Promise, Server};
 use capnp::private::capability::{ClientHook, ParamsHook, ResultsHook};
+use capnp::private::layout::StructSize;
 
 use super::answer::Answer;
 use super::body::{Body, Opened};
 use super::chain::Chain;
+use super::early;
 use super::hook::{self, End};
 use crate::error::{Result, disconnected};
 
@@ -138,6 +140,11 @@ impl Reply {
         (Self(Some(Asker::Results(results, ending.clone()))), Ended(ending))
     }
 
+    /// Whether the call came by `ClientHook::call`, that is from foreign code in the middle of its work.
+    pub(crate) fn is_foreign(&self) -> bool {
+        matches!(self.0, Some(Asker::Results(..)))
+    }
+
     /// Tells the caller.
     pub(crate) fn send(mut self, outcome: Result<Body>) {
         if let Some(asker) = self.0.take() {
@@ -168,7 +175,9 @@ impl Reply {
                 answer.redirect(Box::new(Opened(Rc::new(early))));
                 Ok(())
             }
-            Some(Asker::Results(results, _)) => {
+            Some(Asker::Results(results, ending)) => {
+                let Some(size) = early.size() else { return Ok(()) };
+                ending.offered.set(Some(size));
                 results.get()?.set_as(early.get()?)?;
                 results.set_pipeline()
             }
@@ -208,7 +217,10 @@ impl Asker {
         match self {
             Self::Answer(answer) => answer.resolve(outcome),
             Self::Results(mut results, ending) => {
-                let outcome = outcome.and_then(|body| results.get()?.set_as(body.get()?));
+                let outcome = outcome.and_then(|body| match ending.offered.get() {
+                    None => results.get()?.set_as(body.get()?),
+                    Some(offered) => early::write_over(results.get()?, offered, &body),
+                });
                 // First let go of the results, then end the call: one poll then sends the Return.
                 drop(results);
                 ending.end(outcome);
@@ -225,6 +237,8 @@ struct Ending {
     asker: RefCell<Option<Waker>>,
     taken: Cell<bool>,
     kept: Cell<Option<Box<dyn Any>>>,
+    /// The size of the results that were offered early, if they were.
+    offered: Cell<Option<StructSize>>,
 }
 
 impl Ending {

@@ -16,6 +16,7 @@ mod answer;
 mod body;
 mod call;
 mod chain;
+mod early;
 mod hook;
 mod serve;
 

@@ -6,6 +6,7 @@ mod gate;
 mod instance;
 mod once;
 mod order;
+mod programs;
 mod references;
 mod rest;
 mod storage;

@@ -11,6 +11,7 @@ use capstead_client::{Connection, Limits};
 use tokio::sync::Notify;
 
 use super::once::Steps;
+use super::programs::Actor;
 
 use crate::clock::Clock;
 use crate::error::{Result, failed};
@@ -308,6 +309,11 @@ impl World {
         Self::over(self.disk.clone(), self.now.clone(), object, class)
     }
 
+    /// A vat over what a disk holds.
+    pub(super) fn over_disk(disk: MemoryLog) -> Self {
+        Self::over(disk, Rc::default(), u64::MAX, None)
+    }
+
     fn over(disk: MemoryLog, now: Rc<Cell<u64>>, object: u64, total: Option<u64>) -> Self {
         let metrics = Arc::new(Metrics::default());
         let progress = Arc::new(Notify::new());
@@ -320,7 +326,7 @@ impl World {
         class.bindings.push(Binding { name: "trials".into(), class: "Trial" });
         let mut exclusive = class.clone();
         (exclusive.name, exclusive.is_exclusive) = ("Exclusive", true);
-        let classes = vec![class, exclusive, Class::of::<Steps>()];
+        let classes = vec![class, exclusive, Class::of::<Steps>(), Class::of::<Actor>()];
         let retention = Retention::new(Clock::test(now.clone()), RETENTION);
         let vat = Vat::with_store(store, classes, metrics.clone(), retention, progress).unwrap();
         Self { vat, disk, metrics, now }

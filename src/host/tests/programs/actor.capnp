@@ -1,0 +1,97 @@
+@0xb1f4a7d2c3e86059;
+
+struct Step {
+  # What an actor is asked to do. Who sends it fills in the first four fields.
+
+  stub @0 :UInt32;
+  # Every capability that somebody holds has a number of its own, and so has every call on it.
+
+  sequence @1 :UInt32;
+
+  sender @2 :UInt32;
+  # The object that sends the step; none for a client.
+
+  wrote @3 :UInt32;
+  # How many writes the sender had made by then.
+
+  writes @4 :UInt8;
+  # It writes so often,
+
+  calls @5 :UInt8;
+  # calls `on` so often with `next`,
+
+  polls @6 :UInt8;
+  # and goes on after so many polls,
+
+  awaits @7 :Bool;
+  # and after the answers to its calls.
+
+  early @8 :Bool;
+  # It offers what it returns before it waits.
+
+  keep @9 :Bool;
+  # It keeps `gift` in memory.
+
+  useKept @10 :Bool;
+  # It calls what it keeps, if it keeps something, instead of `on`.
+
+  streams @11 :Bool;
+  # Its calls are streaming ones.
+
+  answer @12 :Answer;
+
+  ending @13 :Ending;
+
+  next @14 :Step;
+
+  on @15 :Actor;
+
+  gift @16 :Actor;
+  # It is also passed to `on`, as its `on`,
+
+  passesGift @17 :Bool;
+  # and as its `gift`. If there is none, the actor passes a capability that it makes.
+}
+
+enum Answer {
+  # The capability that is returned.
+
+  nothing @0;
+
+  gift @1;
+
+  child @2;
+  # One that the actor makes.
+
+  itself @3;
+
+  promised @4;
+  # What the first call to `on` will return.
+
+  kept @5;
+}
+
+enum Ending {
+  return @0;
+  fail @1;
+  panic @2;
+  abort @3;
+}
+
+interface Actor {
+  # Whatever takes part in a program: an object, a capability that one made, or a client's callback.
+
+  act @0 Step -> (sender :UInt32, wrote :UInt32, cap :Actor);
+
+  stream @1 Step -> stream;
+}
+
+interface Door {
+  # A vat's entrance for one client.
+
+  open @0 (object :UInt32, stub :UInt32) -> (cap :Actor);
+  # A new facet of an object, to be called as `stub`.
+
+  look @1 (cap :Actor) -> (facet :UInt64);
+  # Which facet of the vat's it is, if it is one.
+}

@@ -1,0 +1,342 @@
+//! What happened in a program on this thread, and the rules that it must not break.
+//!
+//! Every actor reports here what it starts, what it received from whom, and what it answered. The
+//! ledger compares that with the order in which the calls were made, and with what the model disk
+//! has made durable at that moment. It decides nothing: a broken rule is written down, and the program
+//! goes on.
+
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use capnp::{Error, ErrorKind};
+
+use crate::id::ObjectId;
+use crate::storage::model::MemoryLog;
+use crate::storage::{Reads, Space};
+
+/// The number that stands for a client where a sender is named.
+pub(super) const CLIENT: u32 = u32::MAX;
+
+/// How an error begins that a program asked for.
+pub(super) const ASKED: &str = "as asked by the program";
+
+/// Errors of capnp-rpc 0.27.3 that no program asks for. It exports a promise a second time as if it were
+/// settled, and then resolves it, which ends the connection; and a promise of what a failed call would
+/// have returned may lose the reason.
+const LIBRARY_FAILURES: [&str; 2] =
+    ["Got 'Resolve' for a non-promise import", "PipelineInnerSender was canceled"];
+
+/// What it says instead of `disconnected` of a promise whose connection was cut.
+const LIBRARY_CUTS: [&str; 2] =
+    ["null capability pointer", "request that returned no capabilities"];
+
+/// A capability as one holder has it, and the number of a call on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct CallId {
+    pub(super) stub: u32,
+    pub(super) sequence: u32,
+}
+
+/// A message's sender, and how many writes it had made by then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sent {
+    pub(super) sender: u32,
+    pub(super) wrote: u32,
+}
+
+/// One capability as one holder has it.
+#[derive(Debug, Default)]
+struct Stub {
+    made: u32,
+    started: u32,
+    /// The call whose result it is, while that may be unknown to the holder.
+    promised_by: Option<CallId>,
+    /// Whose it turned out to be, and how often that had been broken by then.
+    reaches: Option<(u32, u32)>,
+}
+
+/// An object of the program.
+#[derive(Debug)]
+struct Place {
+    disk: MemoryLog,
+    id: ObjectId,
+    /// How often all facets of it were broken.
+    breaks: u32,
+}
+
+#[derive(Debug, Default)]
+struct Ledger {
+    stubs: Vec<Stub>,
+    places: Vec<Place>,
+    answered: HashMap<CallId, Sent>,
+    given_up: HashSet<CallId>,
+    awaited: BTreeSet<CallId>,
+    /// Something happened for which capabilities may break.
+    breaks: bool,
+    started: u64,
+    ended: u64,
+    /// Broken rules of order, of the gate, and of what ends.
+    problems: Vec<String>,
+    /// Calls that failed for no reason of the program's.
+    failures: Vec<String>,
+    /// The RPC library was seen to fail.
+    library_failed: bool,
+    /// Connections were cut.
+    cuts: bool,
+    /// Calls that had no end, after a connection was cut.
+    hung: Option<String>,
+}
+
+thread_local! {
+    static LEDGER: RefCell<Ledger> = RefCell::default();
+}
+
+fn with<T>(act: impl FnOnce(&mut Ledger) -> T) -> T {
+    LEDGER.with_borrow_mut(act)
+}
+
+/// Forgets the last program; its objects are those of `places`.
+pub(super) fn begin(places: impl Iterator<Item = (MemoryLog, ObjectId)>) {
+    let places = places.map(|(disk, id)| Place { disk, id, breaks: 0 }).collect();
+    with(|ledger| *ledger = Ledger { places, ..Ledger::default() });
+}
+
+/// What is to be said about a program.
+pub(super) struct Verdict {
+    /// How many calls started.
+    pub(super) started: u64,
+    /// Which rules were broken.
+    pub(super) problems: Vec<String>,
+    /// The RPC library failed in it, so that calls may have failed for no reason of ours.
+    pub(super) library_failed: bool,
+    /// Calls that had no end, after a connection was cut.
+    pub(super) hung: Option<String>,
+}
+
+pub(super) fn end() -> Verdict {
+    with(|ledger| {
+        let mut problems = std::mem::take(&mut ledger.problems);
+        if !ledger.library_failed {
+            problems.append(&mut ledger.failures);
+        }
+        let (started, library_failed) = (ledger.started, ledger.library_failed);
+        Verdict { started, problems, library_failed, hung: ledger.hung.take() }
+    })
+}
+
+/// A number that changes with whatever happens.
+pub(super) fn activity() -> u64 {
+    with(|ledger| ledger.started + ledger.ended)
+}
+
+/// The RPC library panicked on this thread.
+pub(super) fn library_failed() {
+    with(|ledger| ledger.library_failed = true);
+}
+
+pub(super) fn problem(text: String) {
+    with(|ledger| ledger.problems.push(text));
+}
+
+/// Somebody holds a capability from now on.
+pub(super) fn new_stub() -> u32 {
+    promised_stub(None)
+}
+
+/// Somebody holds what a call will return.
+pub(super) fn promised_stub(promised_by: Option<CallId>) -> u32 {
+    with(|ledger| {
+        ledger.stubs.push(Stub { promised_by, ..Stub::default() });
+        ledger.stubs.len() as u32 - 1
+    })
+}
+
+/// The stub is a facet that the vat just made.
+pub(super) fn opened(stub: u32, object: u32) {
+    with(|ledger| {
+        let breaks = ledger.places[object as usize].breaks;
+        ledger.stubs[stub as usize].reaches = Some((object, breaks));
+    });
+}
+
+/// The next call is about to be made on a stub.
+pub(super) fn makes_call(stub: u32) -> CallId {
+    with(|ledger| {
+        let made = &mut ledger.stubs[stub as usize].made;
+        *made += 1;
+        CallId { stub, sequence: *made - 1 }
+    })
+}
+
+/// The caller drops the promise of a call before it is known.
+pub(super) fn gives_up(call: CallId) {
+    with(|ledger| ledger.given_up.insert(call));
+}
+
+/// All facets that an object has now are about to break.
+pub(super) fn breaks(object: u32) {
+    with(|ledger| {
+        ledger.breaks = true;
+        ledger.places[object as usize].breaks += 1;
+    });
+}
+
+/// Capabilities may break from now on.
+pub(super) fn may_break() {
+    with(|ledger| ledger.breaks = true);
+}
+
+/// A connection is cut: capabilities may break, and the RPC library may forget to tell.
+pub(super) fn may_lose() {
+    with(|ledger| (ledger.breaks, ledger.cuts) = (true, true));
+}
+
+/// Some calls have no end.
+pub(super) fn never_ended(text: String) {
+    with(|ledger| match ledger.cuts {
+        true => ledger.hung = Some(text),
+        false => ledger.failures.push(text),
+    });
+}
+
+/// An object's host begins again from what was durable.
+pub(super) fn moves_to(object: u32, disk: &MemoryLog) {
+    with(|ledger| ledger.places[object as usize].disk = disk.clone());
+}
+
+/// An actor starts a call; `by` is the object it belongs to.
+pub(super) fn starts(call: CallId, sent: Sent, by: u32) {
+    arrives(sent, "a call");
+    let promised_by = with(|ledger| {
+        ledger.started += 1;
+        let stub = &mut ledger.stubs[call.stub as usize];
+        let expected = std::mem::replace(&mut stub.started, call.sequence + 1);
+        let promised_by = stub.promised_by;
+        if call.sequence != expected {
+            ledger.problems.push(format!("{call:?} started where call {expected} was the next"));
+        }
+        if by != CLIENT {
+            let now = (by, ledger.places[by as usize].breaks);
+            let reaches = *stub.reaches.get_or_insert(now);
+            if reaches != now {
+                ledger.problems.push(format!("{call:?} reached {now:?}, its stub {reaches:?}"));
+            }
+        }
+        promised_by
+    });
+    if let Some(parent) = promised_by {
+        follows_answer(call, parent);
+    }
+}
+
+/// A call on a promised capability starts: the answer that it waits for must have left.
+fn follows_answer(call: CallId, parent: CallId) {
+    match with(|ledger| ledger.answered.get(&parent).copied()) {
+        Some(answer) => arrives(answer, "the answer that a pipelined call waits for"),
+        None => problem(format!("{call:?} started before {parent:?} had an answer")),
+    }
+}
+
+/// An actor gives the answer of a call, or the capabilities in it, to whoever sends it on.
+pub(super) fn answers(call: CallId, sent: Sent) {
+    with(|ledger| _ = ledger.answered.entry(call).or_insert(sent));
+}
+
+/// A message was received: all that its sender wrote before must be durable.
+pub(super) fn arrives(sent: Sent, what: &str) {
+    let Sent { sender, wrote } = sent;
+    if sender == CLIENT {
+        return;
+    }
+    with(|ledger| {
+        let durable = durable(&ledger.places[sender as usize]);
+        if durable < wrote {
+            let text = format!("{what} of object {sender}: {wrote} writes, {durable} durable");
+            ledger.problems.push(text);
+        }
+    });
+}
+
+fn durable(place: &Place) -> u32 {
+    let stored = place.disk.get(place.id, Space::Data, super::actor::KEY).unwrap();
+    stored.map_or(0, |stored| u32::from_be_bytes(stored.try_into().unwrap()))
+}
+
+/// Somebody awaits a call for as long as it exists.
+pub(super) struct Awaiting(CallId);
+
+impl Awaiting {
+    pub(super) fn new(call: CallId) -> Self {
+        with(|ledger| ledger.awaited.insert(call));
+        Self(call)
+    }
+}
+
+impl Drop for Awaiting {
+    fn drop(&mut self) {
+        with(|ledger| ledger.awaited.remove(&self.0));
+    }
+}
+
+/// The calls whose callers still await them, and whether they have started.
+pub(super) fn awaited() -> Vec<(CallId, bool)> {
+    with(|ledger| {
+        let started = |call: &CallId| ledger.stubs[call.stub as usize].started > call.sequence;
+        ledger.awaited.iter().map(|call| (*call, started(call))).collect()
+    })
+}
+
+/// A call ended for its caller.
+pub(super) fn ends(call: CallId, outcome: &Result<Option<Sent>, Error>) {
+    with(|ledger| ledger.ended += 1);
+    match outcome {
+        Ok(None) => {}
+        Ok(Some(sent)) => {
+            arrives(*sent, "a reply");
+            if with(|ledger| ledger.stubs[call.stub as usize].started <= call.sequence) {
+                problem(format!("{call:?} was answered and never started"));
+            }
+        }
+        Err(error) if error.extra.contains(ASKED) => match asked(&error.extra) {
+            Some(sent) => arrives(sent, "an error"),
+            None => problem(format!("{call:?}: {error}")),
+        },
+        Err(error) if is_of_library(error) => library_failed(),
+        Err(error) => with(|ledger| {
+            if error.kind != ErrorKind::Disconnected || !ledger.may_be_broken(call.stub) {
+                ledger.failures.push(format!("{call:?} failed: {error}"));
+            }
+        }),
+    }
+}
+
+impl Ledger {
+    /// Whether something happened that breaks the stub, as far as is known of it.
+    fn may_be_broken(&self, stub: u32) -> bool {
+        let is_of_now =
+            |(object, breaks): (u32, u32)| self.places[object as usize].breaks == breaks;
+        self.cuts || self.breaks && !self.stubs[stub as usize].reaches.is_some_and(is_of_now)
+    }
+}
+
+pub(super) fn connection_ended(reason: &Error) {
+    if is_of_library(reason) {
+        library_failed();
+    }
+}
+
+fn is_of_library(error: &Error) -> bool {
+    let says = |text: &&str| error.extra.contains(*text);
+    LIBRARY_FAILURES.iter().any(says) || with(|ledger| ledger.cuts) && LIBRARY_CUTS.iter().any(says)
+}
+
+/// The error that a program asked an actor for.
+pub(super) fn asked_for(sent: Sent) -> Error {
+    Error::failed(format!("{ASKED} {} {} .", sent.sender, sent.wrote))
+}
+
+fn asked(text: &str) -> Option<Sent> {
+    let (_, rest) = text.split_once(ASKED)?;
+    let mut numbers = rest.split_whitespace().map_while(|word| word.parse().ok());
+    Some(Sent { sender: numbers.next()?, wrote: numbers.next()? })
+}
