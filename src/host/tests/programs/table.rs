@@ -3,6 +3,8 @@
 //! The ledger checks each of them as it checks the random ones. Beside that, all calls that should
 //! start have started, and no others.
 
+use std::ops::Range;
+
 use super::actor::{Answer, Ending, Step};
 use super::ledger;
 use super::plan::{Fate, How, Op, Plan};
@@ -72,7 +74,12 @@ const RUN: Op = Op::Yield { times: 200 };
 
 /// Plays `ops`, in which `started` calls must start, at every distance.
 fn check(nearest: usize, started: u64, ops: impl Fn() -> Vec<Op>) {
-    for hops in nearest..4 {
+    check_over(nearest..4, started, ops);
+}
+
+fn check_over(distances: Range<usize>, started: u64, ops: impl Fn() -> Vec<Op>) {
+    let nearest = distances.start;
+    for hops in distances {
         let ops = open().into_iter().chain(ops()).collect();
         let plan = Plan { hops: vec![vec![hops; 2], vec![nearest; 2]], objects: vec![0, 1], ops };
         run(async move { play(&plan).await });
@@ -234,4 +241,38 @@ fn a_broken_stub_stays_broken() {
             ops
         });
     }
+}
+
+/// The calls wait on the promise, which is their own parameter, when it becomes known: capnp-rpc hands
+/// them over while it has the promise borrowed. They used to start at once and the object panicked.
+#[test]
+fn a_promise_may_be_passed_in_a_call_on_itself() {
+    let calls = Step { calls: 1, next: Some(Box::new(NOTHING)), ..NOTHING };
+    check_over(0..2, 1 + 4 + 3, || {
+        let mut ops = vec![call(OBJECT, returns(Answer::Itself))];
+        ops.extend((0..2).map(|_| call_with(PROMISED, calls.clone(), Some(PROMISED), None)));
+        ops.push(RUN);
+        ops.extend(notes(OBJECT, 3));
+        ops
+    });
+}
+
+/// One client asks for something, has the object call what it will get, and leaves before the disk lets
+/// the answer go. Nobody will ever take that answer, for which the object's later calls used to wait.
+#[test]
+fn a_client_that_leaves_holds_back_nothing_of_others() {
+    let answers = Step { writes: 1, ..returns(Answer::Itself) };
+    let calls = Step { calls: 1, awaits: true, next: Some(Box::new(NOTHING)), ..NOTHING };
+    check_over(1..2, 3 + 2, || {
+        vec![
+            Op::Hold { vat: 0 },
+            call(OBJECT, answers.clone()),
+            call_with(OBJECT, calls.clone(), Some(PROMISED), None),
+            RUN,
+            Op::Cut { client: 0, vat: 0, at: 0 },
+            Op::Release { vat: 0 },
+            RUN,
+            call_with(SECOND, calls.clone(), Some(CALLBACK + 1), None),
+        ]
+    });
 }
