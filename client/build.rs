@@ -2,6 +2,7 @@
 
 fn main() {
     capstead_build::Schemas::new(&[
+        "../schema/facet.capnp",
         "../schema/http.capnp",
         "../schema/restorer.capnp",
         "../schema/sturdyref.capnp",

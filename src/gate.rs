@@ -195,3 +195,31 @@ fn contain(send: impl FnOnce()) {
         tracing::error!("sending a message panicked; it is lost");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Replies may be taken by different connections, in any order.
+    #[test]
+    fn a_call_leaves_after_all_replies_before_it_were_taken() {
+        let runtime = tokio::runtime::LocalRuntime::new().unwrap();
+        runtime.block_on(async {
+            let (gate, taken) = (Gate::new(), Rc::new(RefCell::new(Vec::new())));
+            for _ in 0..3 {
+                let taken = taken.clone();
+                gate.reply(move |on_its_way| taken.borrow_mut().push(on_its_way));
+            }
+            let has_left = Rc::new(Cell::new(false));
+            let left = has_left.clone();
+            gate.call(move || left.set(true));
+            for at in [1, 0, 0] {
+                tokio::task::yield_now().await;
+                assert!(!has_left.get(), "{} replies are on their way", taken.borrow().len());
+                drop(taken.borrow_mut().remove(at));
+            }
+            tokio::task::yield_now().await;
+            assert!(has_left.get() && gate.is_idle());
+        });
+    }
+}

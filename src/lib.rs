@@ -127,6 +127,7 @@ use schema::{actor_capnp, trial_capnp};
 use schema::{admin_capnp, cluster_capnp, probe_capnp};
 pub use schema::{counter_capnp, poll_capnp};
 
+pub use capstead_client::Limits;
 pub use cli::main;
 pub use error::{Result, conflict, disconnected, failed, overloaded, unimplemented};
 pub use host::{Context, Entries, List, Namespace, Object, Storable, Storage, Stored, Struct};

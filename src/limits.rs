@@ -21,6 +21,13 @@ pub(crate) const CLASS_BYTES_MAX: usize = 100;
 /// Longest name of an object in its namespace, in bytes; it is kept in the object's header.
 pub(crate) const NAME_BYTES_MAX: usize = 1024;
 
+/// Request ids that one object keeps. A new call beyond them waits until the oldest are forgotten.
+pub(crate) const REQUEST_IDS_MAX: u64 = 65_536;
+
+/// How long request ids are kept, unless the server says otherwise, in seconds: a day, in which
+/// whoever lost a reply has come back.
+pub(crate) const REQUEST_RETENTION_SECS: u64 = 24 * 60 * 60;
+
 /// Turns that may wait for the disk before no new call starts.
 pub(crate) const COMMIT_QUEUE_TURNS: u64 = 4096;
 

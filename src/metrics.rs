@@ -1,7 +1,10 @@
 //! Counts of what a server did, shared by its threads and read by the operator.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use capstead_client::{Bites, Limit};
 
 /// One number that only this module interprets; relaxed, since nothing is decided by it.
 #[derive(Debug, Default)]
@@ -25,7 +28,11 @@ macro_rules! metrics {
     ($($(#[doc = $help:literal])+ $kind:ident $name:ident;)+) => {
         /// All numbers of one server process.
         #[derive(Debug, Default)]
-        pub(crate) struct Metrics { $($(#[doc = $help])+ pub(crate) $name: Count,)+ }
+        pub(crate) struct Metrics {
+            $($(#[doc = $help])+ pub(crate) $name: Count,)+
+            /// How often each limit of connections bit.
+            pub(crate) limits: Arc<Bites>,
+        }
 
         impl Metrics {
             /// The text format of Prometheus.
@@ -37,6 +44,7 @@ macro_rules! metrics {
                     let kind = stringify!($kind);
                     let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
                 )+
+                render_limits(&self.limits, &mut text);
                 text
             }
         }
@@ -46,6 +54,8 @@ macro_rules! metrics {
 metrics! {
     /// Calls that were started on objects.
     counter calls_total;
+    /// Calls with a request id that were told what had become of them before, or why not.
+    counter calls_repeated_total;
     /// Objects that were woken from storage.
     counter wakes_total;
     /// Instances awake in memory.
@@ -74,6 +84,15 @@ metrics! {
     counter http_requests_total;
 }
 
+fn render_limits(limits: &Bites, text: &mut String) {
+    let name = "capstead_limits_total";
+    let help = "How often a limit of connections bit.";
+    let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} counter\n");
+    for limit in Limit::ALL {
+        let _ = writeln!(text, "{name}{{limit=\"{}\"}} {}", limit.name(), limits.get(limit));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,8 +103,12 @@ mod tests {
         metrics.commits_total.add(3);
         metrics.objects_awake.add(2);
         metrics.objects_awake.subtract(1);
+        metrics.limits.count(Limit::Idle);
         let text = metrics.render();
         assert!(text.contains("# TYPE capstead_commits_total counter\ncapstead_commits_total 3\n"));
+        assert!(text.contains("# TYPE capstead_limits_total counter\n"));
+        assert!(text.contains("capstead_limits_total{limit=\"idle\"} 1\n"));
+        assert!(text.contains("capstead_limits_total{limit=\"stall\"} 0\n"));
         assert!(text.contains("# TYPE capstead_objects_awake gauge\ncapstead_objects_awake 1\n"));
     }
 }

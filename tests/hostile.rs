@@ -4,20 +4,16 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::rc::Rc;
 
-use capnp::message::{Builder, HeapAllocator};
 use capnp::private::capability::ClientHook;
 use capnp::traits::{HasTypeId, ImbueMut};
 use capnp_rpc::rpc_capnp::message;
 use capstead_client::http_capnp::{HttpMethod, http_service};
-use capstead_client::restorer_capnp::{namespace, restorer};
 
-use support::calls::{by_name, connect, increment, run};
-use support::{DEADLINE, Served, http, scratch, serve};
-
-type Raw = Builder<HeapAllocator>;
+use support::calls::{self, connect, increment, run};
+use support::raw::{COUNTER, Raw, bootstrap, by_name, call, restore, serialized};
+use support::{Served, http, raw, scratch, serve};
 
 /// The peer's promise that the object is handed.
 const PROMISE: u32 = 5;
@@ -40,7 +36,7 @@ fn promises_that_never_end_end_one_connection_only() {
     assert_eq!(http::post(&served.announced.http, "/counter/y/increment").body, "2");
     run(async {
         let (_connection, counters) = connect(&served).await;
-        assert!(increment(&by_name(&counters, "x")).await.is_ok());
+        assert!(increment(&calls::by_name(&counters, "x")).await.is_ok());
     });
 
     // 3. The server ends in order.
@@ -53,13 +49,12 @@ fn promises_that_never_end_end_one_connection_only() {
 fn attack(served: &Served, resolutions: &[(u32, u32)]) {
     let mut bytes = serialized(&bootstrap());
     bytes.extend(serialized(&restore(served.counters())));
-    bytes.extend(serialized(&name_x()));
+    bytes.extend(serialized(&by_name("x")));
     bytes.extend(serialized(&request()));
     for (from, to) in resolutions {
         bytes.extend(serialized(&resolve(*from, *to)));
     }
-    let mut stream = TcpStream::connect(&served.announced.capnp).expect("it is reached");
-    stream.set_read_timeout(Some(DEADLINE)).expect("it isn't zero");
+    let mut stream = raw::dial(served);
     // The server may be gone before it has read all.
     let _ = stream.write_all(&bytes);
     let mut answers = Vec::new();
@@ -68,36 +63,13 @@ fn attack(served: &Served, resolutions: &[(u32, u32)]) {
     }
 }
 
-fn serialized(message: &Raw) -> Vec<u8> {
-    capnp::serialize::write_message_to_words(message)
-}
-
-fn bootstrap() -> Raw {
-    let mut message = Raw::new_default();
-    message.init_root::<message::Builder>().init_bootstrap().set_question_id(0);
-    message
-}
-
-fn restore(text: &str) -> Raw {
-    let mut message = Raw::new_default();
-    let params = call(&mut message, 0, None, restorer::Client::TYPE_ID, 0);
-    params.get_content().init_as::<restorer::restore_params::Builder>().set_sturdy_ref(text);
-    message
-}
-
-fn name_x() -> Raw {
-    let mut message = Raw::new_default();
-    let params = call(&mut message, 1, Some(0), namespace::Client::TYPE_ID, 0);
-    params.get_content().init_as::<namespace::by_name_params::Builder>().set_key("x");
-    message
-}
-
 fn request() -> Raw {
     struct Nobody;
     impl http_service::client_request_context::Server for Nobody {}
 
     let mut message = Raw::new_default();
-    let mut payload = call(&mut message, 2, Some(0), http_service::Client::TYPE_ID, 1);
+    let method = (http_service::Client::TYPE_ID, 1);
+    let mut payload = call(&mut message, 3, (COUNTER, Some(0)), method);
     // Only the pointer to the first capability of the table is taken from this one.
     let mut caps: Vec<Option<Box<dyn ClientHook>>> = Vec::new();
     let mut content = payload.reborrow().get_content();
@@ -110,27 +82,6 @@ fn request() -> Raw {
     request.get_body_size().set_fixed(0);
     payload.init_cap_table(1).get(0).set_sender_promise(PROMISE);
     message
-}
-
-/// A call on a field of the answer to the question `on`, whose own number is the next.
-fn call(
-    message: &mut Raw,
-    on: u32,
-    field: Option<u16>,
-    interface: u64,
-    method: u16,
-) -> capnp_rpc::rpc_capnp::payload::Builder<'_> {
-    let mut call = message.init_root::<message::Builder>().init_call();
-    call.set_question_id(on + 1);
-    call.set_interface_id(interface);
-    call.set_method_id(method);
-    call.reborrow().get_send_results_to().set_caller(());
-    let mut target = call.reborrow().init_target().init_promised_answer();
-    target.set_question_id(on);
-    if let Some(field) = field {
-        target.init_transform(1).get(0).set_get_pointer_field(field);
-    }
-    call.init_params()
 }
 
 fn resolve(from: u32, to: u32) -> Raw {

@@ -4,9 +4,11 @@
 //! that connection only, and every call that was on its way fails. The RPC system is never just
 //! dropped, because then its callers would wait for ever.
 
-use crate::guard::{Guard, Limits, State};
+use crate::guard::limits::{Bites, Limits};
+use crate::guard::{Guard, State, Watched};
 use capnp::Error;
 use capnp::capability::{Client, FromClientHook};
+use capnp_rpc::rpc_capnp::{exception, message};
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use capnp_rpc::{Disconnector, RpcSystem};
 use std::cell::{Cell, RefCell};
@@ -16,6 +18,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -66,7 +69,7 @@ impl Status {
 }
 
 impl Connection {
-    /// Connects to `address`, `host:port`, with the default limits, and offers nothing there.
+    /// Connects to `address`, `host:port`, with [`Limits::of_dialler`], and offers nothing there.
     ///
     /// # Errors
     /// Nobody answers at the address within four seconds, or no [`spawn_local`](tokio::task::spawn_local) is possible here.
@@ -75,7 +78,7 @@ impl Connection {
         let limit = Duration::from_secs(DIAL_SECS);
         let stream = in_time(limit, TcpStream::connect(address)).await.map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?;
-        Self::new(stream, Side::Client, None, Limits::default())
+        Self::new(stream, Side::Client, None, Limits::of_dialler())
     }
 
     /// Speaks Cap'n Proto over `stream`, and offers `bootstrap` to the peer.
@@ -94,8 +97,35 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        let state = Rc::new(RefCell::new(State::new(stream, limits)));
+        Self::counted(stream, side, bootstrap, limits, Arc::default())
+    }
+
+    /// As [`Connection::new`], and counts in `bites` which limits bit.
+    ///
+    /// # Errors
+    /// As [`Connection::new`].
+    pub fn counted<S>(
+        stream: S,
+        side: Side,
+        bootstrap: Option<Client>,
+        limits: Limits,
+        bites: Arc<Bites>,
+    ) -> capnp::Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let state = Rc::new(RefCell::new(State::new(stream, limits, bites)));
         Self::over(state, side, bootstrap)
+    }
+
+    /// Tells a peer that it is not served, and why, as far as it listens at once.
+    pub fn refuse(stream: TcpStream, reason: &str) {
+        let mut message = capnp::message::Builder::new_default();
+        let mut abort = message.init_root::<message::Builder>().init_abort();
+        abort.set_type(exception::Type::Disconnected);
+        abort.set_reason(reason);
+        // Nothing was written before, so that there is room.
+        let _ = stream.try_write(&capnp::serialize::write_message_to_words(&message));
     }
 
     pub(crate) fn over<S>(
@@ -119,8 +149,14 @@ impl Connection {
             end: watch::Sender::new(None),
         });
         let disconnector = Some(rpc.get_disconnector());
-        let task =
-            Task { rpc: Some(rpc), disconnector, state, status: status.clone(), last_write: None };
+        let task = Task {
+            rpc: Some(rpc),
+            disconnector,
+            state,
+            status: status.clone(),
+            watchdog: Watchdog::default(),
+            last_write: None,
+        };
         spawn(task)?;
         Ok(Self { inner: Rc::new(Inner { status, bootstrap: peers }) })
     }
@@ -191,6 +227,7 @@ struct Task<S: AsyncRead + AsyncWrite + Unpin + 'static> {
     disconnector: Option<Disconnector<Side>>,
     state: Rc<RefCell<State<S>>>,
     status: Rc<Status>,
+    watchdog: Watchdog,
     /// Runs from when the connection is over.
     last_write: Option<Pin<Box<Sleep>>>,
 }
@@ -211,6 +248,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Task<S> {
         if let Poll::Ready(reason) = written {
             this.end(reason);
             return Poll::Ready(());
+        }
+        let watched = this.state.borrow().watched();
+        if let Some(watched) = this.watchdog.poll(watched, cx) {
+            this.state.borrow_mut().lasted(watched);
         }
         this.poll_last_write(cx)
     }
@@ -265,6 +306,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Drop for Task<S> {
     /// The runtime may end first; whoever waits for an answer is told even then.
     fn drop(&mut self) {
         self.end(Error::disconnected("the task of the connection ended".into()));
+    }
+}
+
+/// Sees that what is watched changes in time. It has a timer only while something is watched.
+#[derive(Default)]
+struct Watchdog {
+    watched: Option<(Watched, Pin<Box<Sleep>>)>,
+}
+
+impl Watchdog {
+    /// Says what didn't change in its time.
+    fn poll(&mut self, now: Option<Watched>, cx: &mut Context) -> Option<Watched> {
+        let Some(now) = now else {
+            self.watched = None;
+            return None;
+        };
+        let begin = || tokio::time::sleep(now.time);
+        let (before, sleep) = self.watched.get_or_insert_with(|| (now, Box::pin(begin())));
+        if *before != now {
+            *before = now;
+            sleep.set(begin());
+        }
+        sleep.as_mut().poll(cx).is_ready().then_some(now)
     }
 }
 

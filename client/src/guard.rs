@@ -2,73 +2,40 @@
 //!
 //! The RPC system trusts its peer too far: it has no limits, and a `Finish` that comes before the
 //! `Return` makes it forget the call without answering, so that both ends keep its number for ever.
-//! The guard looks at each message once, in passing. It never changes, repeats or reorders one,
-//! except that it holds such a `Finish` back until the `Return` is out. What no honest peer sends
-//! ends the connection here.
+//! The guard looks at each message once, in passing, and never changes or repeats one. It holds such
+//! a `Finish` back until the `Return` is out. Over a soft limit it lets calls wait, and what comes
+//! behind them; when enough waits it reads no more, so that the peer can't send. What no honest peer
+//! sends, and what goes over a hard limit, ends the connection here.
 //!
-//! **Invariant:** a call's number is in `open` from the delivery of the `Call` until its `Return` is
-//! pushed to the wire; a held `Finish` is delivered before any later message.
+//! **Invariant:** a held `Finish` is delivered before any later message.
+//! **Invariant:** messages are delivered in the order in which they came, except that a `Return` may
+//! overtake what waits and doesn't concern it.
 
 mod chains;
+mod exports;
+pub(crate) mod limits;
+mod queue;
+mod scatter;
+mod tables;
 
 use crate::wire::{Incoming, Wire, lost};
 use capnp::capability::Promise;
-use capnp::message::{Builder, HeapAllocator, ReaderOptions};
+use capnp::message::{Builder, HeapAllocator};
 use capnp::{Error, any_pointer};
-use capnp_rpc::rpc_capnp::{call, cap_descriptor, message, resolve};
+use capnp_rpc::rpc_capnp::message;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use capnp_rpc::{Connection, IncomingMessage, OutgoingMessage, VatNetwork};
-use chains::Chains;
+use limits::{Bites, Limit, Limits, Refusal};
+use queue::{Calls, Queue};
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+use tables::{Fate, Sent, Tables};
 use tokio::io::{AsyncRead, AsyncWrite};
-
-/// What one connection may ask of us. Going over a limit ends the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Largest message that is taken, in bytes.
-    pub message_bytes: usize,
-    /// How deep structures and lists may lie in each other in a message.
-    pub nesting: u16,
-    /// Calls of the peer that have no answer yet.
-    pub open_calls: usize,
-    /// Bytes that wait because the peer doesn't read.
-    pub unsent_bytes: usize,
-    /// Promises of the peer that were resolved to the next one each, in a row.
-    pub promise_chain: usize,
-    /// Promises of the peer that are part of such a row.
-    pub chained_promises: usize,
-}
-
-impl Default for Limits {
-    /// 8 MiB, the largest value of an object's storage twice; 32 deep; 65,536 calls; 64 MiB; 16
-    /// promises in a row, one for each vat that a capability came through and more than any path has;
-    /// 8,192 such promises, which are looked through when one is released.
-    fn default() -> Self {
-        Self {
-            message_bytes: 8 << 20,
-            nesting: 32,
-            open_calls: 1 << 16,
-            unsent_bytes: 64 << 20,
-            promise_chain: 16,
-            chained_promises: 8192,
-        }
-    }
-}
-
-impl Limits {
-    fn reader_options(self) -> ReaderOptions {
-        ReaderOptions {
-            // Reading the same part again counts again: a handler may look at everything 8 times.
-            traversal_limit_in_words: Some(self.message_bytes),
-            nesting_limit: i32::from(self.nesting),
-        }
-    }
-}
 
 type Message = Box<dyn IncomingMessage>;
 
@@ -76,12 +43,17 @@ type Message = Box<dyn IncomingMessage>;
 pub(crate) struct State<S> {
     wire: Wire<S>,
     limits: Limits,
-    /// Calls of the peer without a `Return` so far, each with its `Finish` if that came already.
-    open: HashMap<u32, Option<Message>, Scatter>,
-    /// What the peer's promises were resolved to.
-    chains: Chains,
+    bites: Arc<Bites>,
+    tables: Tables,
+    /// What came and waits for a soft limit.
+    queue: Queue,
+    /// So much waits that nothing more is read.
+    pauses: bool,
     /// Finishes whose turn has come.
     ready: VecDeque<Message>,
+    /// Messages both ways, and answers that went out, since the beginning.
+    messages: u64,
+    answered: u64,
     /// Whoever waits for a message.
     reader: Option<Waker>,
     /// The task that drives the connection, unless it is running: it writes after each poll.
@@ -92,14 +64,27 @@ pub(crate) struct State<S> {
     closing: Option<Error>,
 }
 
+/// What may not stay as it is for long: it bites when nothing changes in this time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Watched {
+    pub(crate) limit: Limit,
+    pub(crate) time: Duration,
+    /// Another one means that something changed.
+    pub(crate) progress: u64,
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
-    pub(crate) fn new(stream: S, limits: Limits) -> Self {
+    pub(crate) fn new(stream: S, limits: Limits, bites: Arc<Bites>) -> Self {
         Self {
             wire: Wire::new(stream, limits.message_bytes, limits.reader_options()),
             limits,
-            open: HashMap::with_hasher(Scatter::new()),
-            chains: Chains::new(),
+            bites,
+            tables: Tables::default(),
+            queue: Queue::default(),
+            pauses: false,
             ready: VecDeque::new(),
+            messages: 0,
+            answered: 0,
             reader: None,
             driver: None,
             broken: None,
@@ -114,6 +99,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
 
     /// Writes what was sent. Ready with the reason when the connection is over and all is written.
     pub(crate) fn poll_write(&mut self, cx: &mut Context) -> Poll<Error> {
+        self.wire.rest();
         let flushed = self.wire.poll_flush(cx);
         self.driver = Some(cx.waker().clone());
         if let Poll::Ready(Err(error)) = &flushed {
@@ -125,6 +111,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             let _ = ready!(self.wire.poll_shutdown(cx));
             return self.closing.take().map_or(Poll::Pending, Poll::Ready);
         }
+        self.go_on();
         Poll::Pending
     }
 
@@ -136,14 +123,45 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     /// Closes the stream, and forgets what waits.
     pub(crate) fn close(&mut self) {
         self.wire.close();
-        self.open.clear();
-        self.chains.clear();
+        self.tables = Tables::default();
+        self.queue = Queue::default();
         self.ready.clear();
     }
 
     /// Why the RPC system gave the connection up, if it did.
     pub(crate) fn closing(&self) -> Option<&Error> {
         self.closing.as_ref()
+    }
+
+    /// What may not last, as things are.
+    pub(crate) fn watched(&self) -> Option<Watched> {
+        let limits = &self.limits;
+        let (limit, time, progress) = if self.broken.is_some() || self.closing.is_some() {
+            return None;
+        } else if self.wire.pending_bytes() > 0 {
+            (Limit::SlowReader, limits.slow_reader, self.wire.progress())
+        } else if !self.queue.is_empty() {
+            (Limit::Stall, limits.stall, self.answered)
+        } else if self.tables.are_empty() {
+            (Limit::Idle, limits.idle, self.messages)
+        } else {
+            return None;
+        };
+        (time < Duration::MAX).then_some(Watched { limit, time, progress })
+    }
+
+    /// What is watched lasted too long: ends the connection.
+    pub(crate) fn lasted(&mut self, watched: Watched) {
+        let Watched { limit, time, .. } = watched;
+        let reason = match limit {
+            Limit::SlowReader => format!("the peer read nothing for {time:?}"),
+            Limit::Stall => {
+                format!("calls wait, and none of those before was answered in {time:?}")
+            }
+            _ => format!("the connection was idle for {time:?}"),
+        };
+        let error = self.refuse(Refusal::Over(limit, reason));
+        self.break_with(error);
     }
 
     fn poll_next(&mut self, cx: &mut Context) -> Poll<capnp::Result<Option<Message>>> {
@@ -155,63 +173,149 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             if let Some(error) = &self.broken {
                 return Poll::Ready(Err(error.clone()));
             }
-            let Poll::Ready(read) = self.wire.poll_read(cx)? else {
-                self.reader = Some(cx.waker().clone());
-                return Poll::Pending;
+            let next = match self.take_next(cx) {
+                Poll::Ready(Ok(Some(incoming))) => self.deliver(incoming),
+                Poll::Ready(Ok(None)) => return Poll::Ready(Ok(None)),
+                Poll::Ready(Err(refusal)) => Err(refusal),
+                Poll::Pending => {
+                    self.reader = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
             };
-            let Some(incoming) = read else { return Poll::Ready(Ok(None)) };
-            if let Some(message) = self.admit(incoming)? {
-                return Poll::Ready(Ok(Some(message)));
+            match next {
+                Ok(None) => {}
+                Ok(message) => return Poll::Ready(Ok(message)),
+                Err(refusal) => return Poll::Ready(Err(self.refuse(refusal))),
             }
+        }
+    }
+
+    /// The next message whose turn it is: of those that wait, else from the wire.
+    fn take_next(&mut self, cx: &mut Context) -> Poll<Result<Option<Incoming>, Refusal>> {
+        loop {
+            let calls = if self.soft_limit().is_some() { Calls::Wait } else { Calls::Begin };
+            if let Some(waited) = self.queue.pop(calls) {
+                self.pauses = false;
+                return Poll::Ready(Ok(Some(waited)));
+            }
+            if self.queue.bytes() >= self.limits.queued_bytes {
+                if !std::mem::replace(&mut self.pauses, true) {
+                    self.bites.count(Limit::QueuedBytes);
+                }
+                return Poll::Pending;
+            }
+            let Some(incoming) = ready!(self.wire.poll_read(cx))? else {
+                return Poll::Ready(Ok(None));
+            };
+            if !self.has_to_wait(&incoming)? {
+                return Poll::Ready(Ok(Some(incoming)));
+            }
+            self.queue.push(incoming)?;
+        }
+    }
+
+    /// Which soft limit the connection is at: calls wait then.
+    fn soft_limit(&self) -> Option<Limit> {
+        let (open, bytes) = self.tables.open();
+        if open >= self.limits.calls {
+            Some(Limit::Calls)
+        } else if bytes > self.limits.call_bytes {
+            Some(Limit::CallBytes)
+        } else if self.wire.pending_bytes() > self.limits.unread_bytes {
+            Some(Limit::UnreadBytes)
+        } else {
+            None
+        }
+    }
+
+    fn has_to_wait(&self, incoming: &Incoming) -> Result<bool, Refusal> {
+        let limit = self.soft_limit();
+        if limit.is_none() && self.queue.is_empty() {
+            return Ok(false);
+        }
+        match incoming.get_root::<message::Reader>()?.which() {
+            Ok(message::Call(_)) => {
+                if let (Some(limit), true) = (limit, self.queue.is_empty()) {
+                    self.bites.count(limit);
+                }
+                Ok(true)
+            }
+            Ok(message::Return(answer)) => self.queue.concerns(answer?, self.limits.capabilities),
+            _ => Ok(!self.queue.is_empty()),
         }
     }
 
     /// Lets a message pass, or keeps it.
-    fn admit(&mut self, incoming: Incoming) -> capnp::Result<Option<Message>> {
-        let kind = incoming_kind(incoming.get_root()?)?;
+    fn deliver(&mut self, incoming: Incoming) -> Result<Option<Message>, Refusal> {
+        self.messages += 1;
+        let bytes = incoming.size_in_words() * 8;
+        let fate = self.tables.receive(incoming.get_root()?, bytes, &self.limits)?;
         let message = Box::new(Received(incoming));
-        match kind {
-            Kind::Call(id) => {
-                if self.open.len() >= self.limits.open_calls {
-                    return Err(Error::disconnected("too many calls without an answer".into()));
-                }
-                if self.open.insert(id, None).is_some() {
-                    return Err(Error::disconnected("a call has the number of an open one".into()));
-                }
-            }
-            Kind::Finish(id) => {
-                if let Some(held) = self.open.get_mut(&id) {
-                    return match held.replace(message) {
-                        None => Ok(None),
-                        Some(_) => Err(Error::disconnected("a call was finished twice".into())),
-                    };
-                }
-            }
-            Kind::Resolve { from, to } => self.chains.resolve(from, to, self.limits)?,
-            Kind::Other => {}
+        match fate {
+            Fate::Delivered => Ok(Some(message)),
+            Fate::Held(held) => self.tables.hold(held, message).map(|()| None),
         }
-        Ok(Some(message))
     }
 
-    fn send(&mut self, message: &Builder<HeapAllocator>, freed: Freed) {
-        if self.closing.is_some() || self.broken.is_some() {
+    fn send(&mut self, message: &Builder<HeapAllocator>) {
+        let Ok(body) = message.get_root_as_reader::<message::Reader>() else { return };
+        // Of what is broken the peer is told why, and nothing more.
+        let is_last = matches!(body.which(), Ok(message::Abort(_)));
+        if self.closing.is_some() || self.broken.is_some() && !is_last {
             return;
         }
+        self.messages += 1;
         self.wire.push(message);
-        if self.wire.pending_bytes() > self.limits.unsent_bytes {
-            self.break_with(Error::disconnected("the peer doesn't read what is sent".into()));
-        }
-        match freed {
-            Freed::Call(id) => {
-                if let Some(finish) = self.open.remove(&id).flatten() {
-                    self.ready.push_back(finish);
+        match self.tables.send(body) {
+            Ok(Sent::Return(finish)) => {
+                self.answered += 1;
+                if finish.is_some() {
+                    self.ready.extend(finish);
                     wake(&mut self.reader);
                 }
+                self.go_on();
             }
-            Freed::Import(id) => self.chains.release(id),
-            Freed::Nothing => {}
+            Ok(Sent::Other) => {}
+            Err(error) => self.break_with(error),
         }
+        self.check_sent();
         wake(&mut self.driver);
+    }
+
+    fn check_sent(&mut self) {
+        let reason = if self.wire.pending_bytes() > self.limits.unsent_bytes {
+            (Limit::UnsentBytes, "the peer doesn't read what is sent")
+        } else if self.tables.exports() > self.limits.exports {
+            (Limit::Exports, "the peer holds too many capabilities")
+        } else {
+            return;
+        };
+        let (limit, reason) = reason;
+        if self.broken.is_none() {
+            let error = self.refuse(Refusal::Over(limit, reason.into()));
+            self.break_with(error);
+        }
+    }
+
+    /// What waits may have its turn now.
+    fn go_on(&mut self) {
+        if !self.queue.is_empty() && self.soft_limit().is_none() {
+            wake(&mut self.reader);
+        }
+    }
+
+    /// Counts why a message isn't let through, and says it as the peer will read it.
+    fn refuse(&self, refusal: Refusal) -> Error {
+        match refusal {
+            Refusal::Over(limit, reason) => {
+                self.bites.count(limit);
+                Error::disconnected(reason)
+            }
+            Refusal::Malformed(error) if error.kind == capnp::ErrorKind::Disconnected => error,
+            Refusal::Malformed(error) => {
+                Error::disconnected(format!("a message can't be read: {error}"))
+            }
+        }
     }
 
     fn break_with(&mut self, error: Error) {
@@ -219,77 +323,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         wake(&mut self.reader);
     }
 
-    /// Calls of the peer without a `Return`, and how many of these are finished already.
     #[cfg(test)]
-    pub(crate) fn open_and_held(&self) -> (usize, usize) {
-        (self.open.len(), self.open.values().flatten().count())
+    pub(crate) fn counts(&self) -> Counts {
+        self.tables.counts()
     }
+}
 
-    /// Promises that are part of a chain.
-    #[cfg(test)]
-    pub(crate) fn chained(&self) -> usize {
-        self.chains.len()
-    }
+/// What is in the tables of a connection: for tests.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) answers: usize,
+    pub(crate) held: usize,
+    pub(crate) questions: usize,
+    pub(crate) exports: usize,
+    pub(crate) imports: usize,
+    pub(crate) chained: usize,
 }
 
 fn wake(waker: &mut Option<Waker>) {
     if let Some(waker) = waker.take() {
         waker.wake();
-    }
-}
-
-enum Kind {
-    /// A call whose results go back to the caller.
-    Call(u32),
-    Finish(u32),
-    /// A promise of the peer is resolved to another one.
-    Resolve {
-        from: u32,
-        to: u32,
-    },
-    Other,
-}
-
-fn incoming_kind(body: message::Reader) -> capnp::Result<Kind> {
-    Ok(match body.which() {
-        Ok(message::Call(call)) => {
-            let call = call?;
-            let call::send_results_to::Caller(()) = call.get_send_results_to().which()? else {
-                // The RPC system never answers such a call, so its number could not be given back.
-                let reason = "results can be sent to the caller only";
-                return Err(Error::disconnected(reason.into()));
-            };
-            Kind::Call(call.get_question_id())
-        }
-        Ok(message::Finish(finish)) => Kind::Finish(finish?.get_question_id()),
-        Ok(message::Resolve(resolve)) => {
-            let resolve = resolve?;
-            let from = resolve.get_promise_id();
-            match resolve.which()? {
-                resolve::Cap(cap) => match cap?.which()? {
-                    cap_descriptor::SenderPromise(to) => Kind::Resolve { from, to },
-                    _ => Kind::Other,
-                },
-                resolve::Exception(_) => Kind::Other,
-            }
-        }
-        _ => Kind::Other,
-    })
-}
-
-/// The number of the peer's that an outgoing message gives back.
-enum Freed {
-    Call(u32),
-    Import(u32),
-    Nothing,
-}
-
-fn freed(body: message::Reader) -> Freed {
-    match body.which() {
-        Ok(message::Return(Ok(answer))) => Freed::Call(answer.get_answer_id()),
-        // The RPC system lets go of all references to an import at once.
-        Ok(message::Release(Ok(release))) => Freed::Import(release.get_id()),
-        _ => Freed::Nothing,
     }
 }
 
@@ -383,8 +437,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> OutgoingMessage for Outgoing<S> {
 
     /// The promise doesn't wait for the stream: streaming calls are slowed by their answers.
     fn send(self: Box<Self>) -> (Promise<(), Error>, Rc<Builder<HeapAllocator>>) {
-        let freed = self.message.get_root_as_reader().map_or(Freed::Nothing, freed);
-        self.state.borrow_mut().send(&self.message, freed);
+        self.state.borrow_mut().send(&self.message);
         (Promise::ok(()), Rc::new(self.message))
     }
 
@@ -397,44 +450,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> OutgoingMessage for Outgoing<S> {
     }
 }
 
-/// Scatters the numbers of calls, which a peer chooses: a secret odd factor, and the upper half of
-/// the product. Cheaper than the standard hasher, which is paid for twice in each call.
-#[derive(Clone)]
-struct Scatter {
-    factor: u64,
-}
-
-impl Scatter {
-    fn new() -> Self {
-        Self { factor: RandomState::new().hash_one(0_u8) | 1 }
-    }
-}
-
-impl BuildHasher for Scatter {
-    type Hasher = Scattered;
-
-    fn build_hasher(&self) -> Scattered {
-        Scattered { factor: self.factor, hash: 0 }
-    }
-}
-
-struct Scattered {
-    factor: u64,
-    hash: u64,
-}
-
-impl Hasher for Scattered {
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.write_u32(u32::from(byte));
-        }
-    }
-
-    fn write_u32(&mut self, number: u32) {
-        self.hash = (self.hash ^ u64::from(number)).wrapping_mul(self.factor).rotate_left(32);
-    }
-
-    fn finish(&self) -> u64 {
-        self.hash
-    }
-}
+#[cfg(test)]
+mod callback_tests;
+#[cfg(test)]
+mod tests;

@@ -47,15 +47,17 @@
 
 mod connection;
 mod guard;
+mod once;
 mod restore;
 mod schema;
 pub mod sturdyref;
 mod wire;
 
 pub use connection::Connection;
-pub use guard::Limits;
+pub use guard::limits::{Bites, Limit, Limits};
+pub use once::{once, request_id};
 pub use restore::restore;
-pub use schema::{http_capnp, restorer_capnp, sturdyref_capnp};
+pub use schema::{facet_capnp, http_capnp, restorer_capnp, sturdyref_capnp};
 
 /// What everything here returns.
 pub type Result<T> = capnp::Result<T>;

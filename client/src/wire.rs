@@ -3,10 +3,16 @@
 //! Messages that are sent are copied to one buffer, which the connection's task writes out after each
 //! of its polls, so that what was made in one poll leaves in one write. Nothing here looks into a
 //! message, and nothing is read before its announced size was found to be within the limit.
+//!
+//! A connection that rests has no buffers: they go from one to the next on the same thread, and only
+//! what is in them stays.
 
+use crate::guard::limits::{Limit, Refusal};
+use capnp::Error;
 use capnp::message::{Builder, HeapAllocator, Reader, ReaderOptions};
 use capnp::serialize::{OwnedSegments, SegmentLengthsBuilder};
-use capnp::{Error, Result};
+use std::cell::Cell;
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -17,10 +23,19 @@ const INPUT_BYTES: usize = 32 << 10;
 /// Room of the output buffer that is kept when it runs empty.
 const OUTPUT_BYTES_KEPT: usize = 256 << 10;
 
+/// What is out already is moved away when it is more than this, and more than what isn't.
+const WRITTEN_BYTES_KEPT: usize = 64 << 10;
+
 /// Segments of one message; the other implementations of the protocol have the same limit.
 const SEGMENTS_MAX: usize = 512;
 
 const WORD: usize = 8;
+
+thread_local! {
+    /// Between two polls of connections.
+    static SPARE_INPUT: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static SPARE_OUTPUT: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// A message as it came in.
 pub(crate) type Incoming = Reader<OwnedSegments>;
@@ -32,7 +47,8 @@ pub(crate) struct Wire<S> {
     options: ReaderOptions,
     /// Largest message that is taken, in words.
     words_max: usize,
-    input: Box<[u8]>,
+    /// As long as `INPUT_BYTES` while something is read, and only as long as its content else.
+    input: Vec<u8>,
     /// `input[start..end]` was read and not used yet.
     start: usize,
     end: usize,
@@ -41,6 +57,8 @@ pub(crate) struct Wire<S> {
     output: Vec<u8>,
     /// `output[..written]` is out already.
     written: usize,
+    /// Bytes that went out since the beginning.
+    progress: u64,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
@@ -49,17 +67,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             stream: Some(stream),
             options,
             words_max: bytes_max / WORD,
-            input: vec![0; INPUT_BYTES].into(),
+            input: Vec::new(),
             start: 0,
             end: 0,
             partial: None,
             output: Vec::new(),
             written: 0,
+            progress: 0,
         }
     }
 
     /// The next message; `None` when the peer ended the stream between two messages.
-    pub(crate) fn poll_read(&mut self, cx: &mut Context) -> Poll<Result<Option<Incoming>>> {
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &mut Context,
+    ) -> Poll<Result<Option<Incoming>, Refusal>> {
         loop {
             if self.partial.is_none() {
                 self.partial = self.begin_message()?.map(|segments| (segments, 0));
@@ -70,13 +92,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             if ready!(self.poll_fill(cx))? == 0 {
                 let clean = self.partial.is_none() && self.start == self.end;
                 let cut = || Error::disconnected("the stream ended within a message".into());
-                return Poll::Ready(if clean { Ok(None) } else { Err(cut()) });
+                return Poll::Ready(if clean { Ok(None) } else { Err(cut().into()) });
             }
         }
     }
 
+    /// Gives the buffer to the next connection. Called when this one has read for now.
+    pub(crate) fn rest(&mut self) {
+        if self.input.len() < INPUT_BYTES {
+            return;
+        }
+        let rest = self.input[self.start..self.end].to_vec();
+        (self.start, self.end) = (0, rest.len());
+        SPARE_INPUT.set(std::mem::replace(&mut self.input, rest));
+    }
+
     /// Appends a message to what will be written.
     pub(crate) fn push(&mut self, message: &Builder<HeapAllocator>) {
+        if self.output.capacity() == 0 {
+            self.output = SPARE_OUTPUT.take();
+        }
+        if self.written > WRITTEN_BYTES_KEPT.max(self.pending_bytes()) {
+            self.output.drain(..self.written);
+            self.written = 0;
+        }
         let segments = message.get_segments_for_output();
         let count = segments.len() as u32;
         self.output.extend((count - 1).to_le_bytes());
@@ -96,6 +135,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.output.len() - self.written
     }
 
+    /// Bytes that went out since the beginning.
+    pub(crate) fn progress(&self) -> u64 {
+        self.progress
+    }
+
     /// Writes what was pushed, and sees to it that the stream passes it on.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context) -> Poll<std::io::Result<()>> {
         if self.output.is_empty() {
@@ -105,13 +149,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             let rest = &self.output[self.written..];
             match ready!(opened(&mut self.stream)?.poll_write(cx, rest))? {
                 0 => return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into())),
-                count => self.written += count,
+                count => {
+                    self.written += count;
+                    self.progress += count as u64;
+                }
             }
         }
         ready!(opened(&mut self.stream)?.poll_flush(cx))?;
         self.written = 0;
-        self.output.clear();
-        self.output.shrink_to(OUTPUT_BYTES_KEPT);
+        let mut spare = std::mem::take(&mut self.output);
+        if spare.capacity() <= OUTPUT_BYTES_KEPT {
+            spare.clear();
+            SPARE_OUTPUT.set(spare);
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -126,12 +176,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Takes a table of segments from the input, once all of it is there, and makes room for them.
-    fn begin_message(&mut self) -> Result<Option<OwnedSegments>> {
+    fn begin_message(&mut self) -> Result<Option<OwnedSegments>, Refusal> {
         let input = &self.input[self.start..self.end];
         let Some(count) = u32_at(input, 0) else { return Ok(None) };
         let count = count as usize + 1;
         if count > SEGMENTS_MAX {
-            return Err(Error::disconnected(format!("a message of {count} segments is refused")));
+            let reason = format!("a message of {count} segments is refused");
+            return Refusal::over(Limit::MessageBytes, reason);
         }
         let table = (count / 2 + 1) * WORD;
         if input.len() < table {
@@ -145,7 +196,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         if words > self.words_max {
             let (bytes, max) = (words * WORD, self.words_max * WORD);
             let reason = format!("a message of {bytes} bytes is refused; the limit is {max}");
-            return Err(Error::disconnected(reason));
+            return Refusal::over(Limit::MessageBytes, reason);
         }
         self.start += table;
         Ok(Some(lengths.into_owned_segments()))
@@ -163,7 +214,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Reads once: a large rest straight to the message, anything else to the input buffer.
-    fn poll_fill(&mut self, cx: &mut Context) -> Poll<Result<usize>> {
+    fn poll_fill(&mut self, cx: &mut Context) -> Poll<capnp::Result<usize>> {
         let stream = opened(&mut self.stream).map_err(|error| lost(&error))?;
         if let Some((segments, filled)) = &mut self.partial
             && segments.len() - *filled >= INPUT_BYTES
@@ -172,7 +223,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             *filled += count;
             return Poll::Ready(Ok(count));
         }
-        self.input.copy_within(self.start..self.end, 0);
+        make_room(&mut self.input, self.start..self.end);
         self.end -= self.start;
         self.start = 0;
         let count = ready!(poll_read_once(stream, cx, &mut self.input[self.end..]))?;
@@ -185,11 +236,24 @@ fn opened<S: Unpin>(stream: &mut Option<S>) -> std::io::Result<Pin<&mut S>> {
     stream.as_mut().map(Pin::new).ok_or_else(|| std::io::ErrorKind::NotConnected.into())
 }
 
+/// Makes `input` as long as it is for reading, and moves what lies at `rest` to its beginning.
+fn make_room(input: &mut Vec<u8>, rest: Range<usize>) {
+    if input.len() >= INPUT_BYTES {
+        return input.copy_within(rest, 0);
+    }
+    let mut buffer = SPARE_INPUT.take();
+    if buffer.is_empty() {
+        buffer = vec![0; INPUT_BYTES];
+    }
+    buffer[..rest.len()].copy_from_slice(&input[rest]);
+    *input = buffer;
+}
+
 fn poll_read_once<S: AsyncRead>(
     stream: Pin<&mut S>,
     cx: &mut Context,
     room: &mut [u8],
-) -> Poll<Result<usize>> {
+) -> Poll<capnp::Result<usize>> {
     let mut buffer = ReadBuf::new(room);
     let read = ready!(stream.poll_read(cx, &mut buffer));
     Poll::Ready(read.map(|()| buffer.filled().len()).map_err(|error| lost(&error)))
@@ -204,3 +268,6 @@ pub(crate) fn lost(error: &std::io::Error) -> Error {
 fn u32_at(table: &[u8], index: usize) -> Option<u32> {
     table.get(index * 4..)?.first_chunk().copied().map(u32::from_le_bytes)
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@ mod compact;
 mod export;
 mod import;
 mod lab;
+mod limit;
 mod log;
 mod operator;
 mod restore;
@@ -15,6 +16,7 @@ mod transfer;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::classes::bundled;
 use crate::error::Result;
@@ -104,6 +106,16 @@ fn block_on<T>(
 ) -> std::result::Result<T, ServerError> {
     let runtime = tokio::runtime::LocalRuntime::new().map_err(capnp::Error::from)?;
     runtime.block_on(serve)
+}
+
+/// A connection is an open file, and the usual limit is for programs that have few. Where no more are
+/// allowed, connections are refused in time.
+fn allow_connections() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, most) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
 }
 
 #[expect(clippy::print_stderr, reason = "the last word before the process exits")]

@@ -9,11 +9,13 @@ use bytesize::ByteSize;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::limit::{self, Change};
 use super::log::{self, LogFormat};
 use crate::server::{Running, Server, ServerError, TurnLimits};
 
 /// The flags of a server. Where the help names a variable, that may be set instead.
 #[derive(Args, Clone, Debug)]
+#[command(after_help = limit::after_help())]
 pub(crate) struct Options {
     /// The data directory; it is made at the first start [default: capstead.data, or the program's]
     #[arg(long, value_name = "DIR", env = "CAPSTEAD_DATA")]
@@ -57,6 +59,13 @@ pub(crate) struct Options {
     /// Abort the process when a turn takes so long; 0s: never [default: 5s]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     turn_abort: Option<Duration>,
+    /// Keep request ids, with the replies to their calls, for so long, like 30min or 7d [default: 24h]
+    #[arg(long, value_name = "TIME", env = "CAPSTEAD_REQUEST_RETENTION", value_parser = humantime::parse_duration)]
+    request_retention: Option<Duration>,
+    /// Change a limit of each Cap'n Proto connection, like `calls=2048`, `call-bytes=16MiB` or
+    /// `idle=5m`; may be given several times [names and defaults: see below]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = limit::parse)]
+    limit: Vec<Change>,
     /// Make every commit take so many milliseconds longer, to try out a slow disk
     #[arg(long, value_name = "MS")]
     commit_delay: Option<u64>,
@@ -105,6 +114,12 @@ impl Options {
         *warn = self.turn_warn.unwrap_or(*warn);
         *unready = self.turn_unready.unwrap_or(*unready);
         *abort = self.turn_abort.unwrap_or(*abort);
+        if let Some(time) = self.request_retention {
+            server = server.request_retention(time);
+        }
+        for change in &self.limit {
+            change.apply_to(server.limits_mut());
+        }
         if let Some(delay) = self.commit_delay {
             server = server.commit_delay(Duration::from_millis(delay));
         }
@@ -135,6 +150,7 @@ pub(super) async fn serve(
     hints: Hints,
 ) -> Result<(), ServerError> {
     log::start(options.log);
+    super::allow_connections();
     server = options.apply_to(server);
     // Before anything is served, so that no signal is missed.
     let shutdown = shutdown().map_err(capnp::Error::from)?;

@@ -63,6 +63,11 @@ impl Waits {
         Self { led_to: RefCell::default(), numbers, patience }
     }
 
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.led_to.borrow().is_empty()
+    }
+
     fn number(&self) -> u128 {
         self.numbers.set(self.numbers.get().wrapping_add(1));
         self.numbers.get()

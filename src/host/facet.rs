@@ -5,19 +5,31 @@ use std::rc::Rc;
 use capnp::any_pointer;
 use capnp::capability::{Params, Promise, Results};
 use capnp::private::capability::ClientHook;
+use capnp::traits::HasTypeId;
 
 use super::instance::Instance;
+use super::once::RequestId;
 use super::slot::{Slot, Start};
 use super::vat::Vat;
-use crate::error::disconnected;
-use crate::membrane::{self, Call, Dispatch, Target};
+use crate::error::{Result, disconnected, failed, unimplemented};
+use crate::membrane::{self, Body, Call, Chain, Dispatch, Target};
+use crate::schema::facet_capnp::facet;
+
+/// The methods of the interface `Facet`.
+const ONCE: u16 = 0;
+/// See [`ONCE`].
+const IN_CHAIN: u16 = 1;
 
 /// What a peer, another object or the gateway holds. Dropping the last one lets a sleeping object's
 /// place go.
 pub(super) struct Facet {
     pub(super) vat: Rc<Vat>,
     pub(super) slot: Rc<Slot>,
-    pub(super) made: Option<Made>,
+    pub(super) made: Option<Rc<Made>>,
+    /// The calls made on it are one call that is applied once.
+    pub(super) request: Option<RequestId>,
+    /// The calls that led to those made on it.
+    chain: Option<Chain>,
     generation: u32,
 }
 
@@ -69,14 +81,60 @@ impl Facet {
     /// Something that an instance made, such as a callback or a session.
     pub(super) fn made(instance: &Rc<Instance>, by: Maker) -> Box<dyn ClientHook> {
         instance.made.set(instance.made.get() + 1);
-        let made = Made { instance: instance.clone(), by };
+        let made = Rc::new(Made { instance: instance.clone(), by });
         let vat = &instance.vat;
         Self::wrap(vat, vat.slot(&instance.birth), Some(made))
     }
 
-    fn wrap(vat: &Rc<Vat>, slot: Rc<Slot>, made: Option<Made>) -> Box<dyn ClientHook> {
-        let generation = slot.generation.get();
-        membrane::wrap(Rc::new(Self { vat: vat.clone(), slot, made, generation }))
+    fn wrap(vat: &Rc<Vat>, slot: Rc<Slot>, made: Option<Rc<Made>>) -> Box<dyn ClientHook> {
+        let (vat, generation) = (vat.clone(), slot.generation.get());
+        let facet = Self { vat, slot, made, request: None, chain: None, generation };
+        membrane::wrap(Rc::new(facet))
+    }
+
+    /// What the interface `Facet` makes of this one. The vat has no part in it.
+    fn derive(&self, method: u16, params: any_pointer::Reader<'_>) -> Result<Box<dyn ClientHook>> {
+        let mut derived = Self {
+            vat: self.vat.clone(),
+            slot: self.slot.clone(),
+            made: self.made.clone(),
+            request: self.request.clone(),
+            chain: self.chain.clone(),
+            generation: self.generation,
+        };
+        match method {
+            ONCE if self.made.is_some() => {
+                let reason = "not-repeatable: what an object made itself ends with it, and has no request ids";
+                return Err(failed(reason));
+            }
+            ONCE => {
+                let params: facet::once_params::Reader<'_> = params.get_as()?;
+                derived.request = Some(RequestId::new(params.get_id()?)?);
+            }
+            IN_CHAIN => {
+                let params: facet::in_chain_params::Reader<'_> = params.get_as()?;
+                derived.chain = Chain::from_bytes(params.get_calls()?)?;
+            }
+            _ => return Err(unimplemented("objects of this server have no such method of Facet")),
+        }
+        Ok(membrane::wrap(Rc::new(derived)))
+    }
+
+    /// Answers a call of the interface `Facet`, within the call: neither queue nor gate is in its way.
+    fn answer(&self, call: Call) {
+        let Call { method, params, reply, .. } = call;
+        let answer = || {
+            let derived = self.derive(method, params.get()?)?;
+            let mut body = Body::new();
+            // The results of all its methods are alike.
+            let results: facet::once_results::Builder<'_> = body.builder()?.init_as();
+            results.init_facet().set_as_capability(derived);
+            Ok(body)
+        };
+        match answer() {
+            Ok(body) => reply.send_opened(body),
+            Err(error) => reply.send(Err(error)),
+        }
     }
 
     /// Why no call reaches the object through this facet any more, if so.
@@ -90,9 +148,15 @@ impl Facet {
 }
 
 impl Target for Facet {
-    fn enqueue(self: Rc<Self>, call: Call) {
+    fn enqueue(self: Rc<Self>, mut call: Call) {
         if let Some(error) = self.broken() {
             return call.reply.send(Err(error));
+        }
+        if call.interface == facet::Client::TYPE_ID {
+            return self.answer(call);
+        }
+        if let Some(chain) = &self.chain {
+            call.chain = Some(chain.clone());
         }
         match self.vat.clone().admit() {
             Ok(under_way) => {

@@ -1,23 +1,28 @@
 //! A capability that came into an object: what the object sends through it waits at its gate.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use capnp::private::capability::{ClientHook, ParamsHook};
 
 use super::facet::{Facet, Maker};
+use super::far::Way;
 use super::instance::Instance;
 use crate::error::Result;
 use crate::membrane::{self, Call, Params, Target};
 
 pub(super) struct Gated {
-    instance: Rc<Instance>,
-    raw: Box<dyn ClientHook>,
+    pub(super) instance: Rc<Instance>,
+    pub(super) raw: Box<dyn ClientHook>,
+    /// How calls of chains are made on it.
+    pub(super) way: RefCell<Way>,
 }
 
 impl Gated {
     /// How the instance sees a capability of somebody else's.
     pub(super) fn wrap(instance: &Rc<Instance>, raw: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
-        membrane::wrap(Rc::new(Self { instance: instance.clone(), raw }))
+        let way = RefCell::default();
+        membrane::wrap(Rc::new(Self { instance: instance.clone(), raw, way }))
     }
 }
 
@@ -29,7 +34,7 @@ impl Target for Gated {
             return;
         }
         call.chain = self.instance.vat.chain.borrow().clone();
-        gate.call(move || self.instance.vat.deliver_for_object(&*self.raw, call));
+        gate.call(move || self.send(call));
     }
 
     fn leaving(&self, cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {

@@ -127,7 +127,7 @@ impl Writer {
                 Space::Usage => {
                     return Err(failed("what an object stores is counted, not imported"));
                 }
-                Space::Data | Space::Grants => {
+                Space::Data | Space::Grants | Space::Requests => {
                     record.encode(&mut object.records);
                     if object.records.len() >= BATCH_BYTES && object.header.is_some() {
                         self.write_batch(Part::More)?;
@@ -219,6 +219,7 @@ impl Incoming {
         if place == Place::First {
             store.clear(account)?;
             store.clear_records(self.id, Space::Grants)?;
+            store.clear_records(self.id, Space::Requests)?;
         }
         for Record { space, key, value } in Records::encoded(&self.records) {
             if space == Space::Data {

@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 use super::exclusive::Exclusive;
 use super::header::Header;
 use super::mirror::{Mirror, Mirrors};
+use super::once::Requests;
 use super::run::Running;
 use super::slot::{Birth, Start};
 use super::vat::Vat;
@@ -58,6 +59,8 @@ pub(super) struct Instance {
     /// Their tasks, which end with the instance.
     pub(super) tasks: RefCell<HashMap<u64, AbortHandle>>,
     pub(super) calls: Cell<u64>,
+    /// Its calls that are applied once.
+    pub(super) requests: Requests,
 }
 
 impl Instance {
@@ -86,6 +89,7 @@ impl Instance {
             running: RefCell::default(),
             tasks: RefCell::default(),
             calls: Cell::default(),
+            requests: Requests::default(),
         });
         vat.hold_back(&instance);
         Ok(instance)
@@ -129,6 +133,29 @@ impl Instance {
             self.mirrors.cleared();
             self.wrote(ticket, true);
         }
+        Ok(())
+    }
+
+    /// Sets or deletes a record that the class doesn't see, in the present turn.
+    ///
+    /// # Errors
+    /// As for `write`.
+    pub(super) fn write_record(
+        &self,
+        space: Space,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<()> {
+        if let Some(error) = self.broken() {
+            return Err(error);
+        }
+        let (id, mut store) = (self.birth.id, self.vat.store.borrow_mut());
+        let ticket = match value {
+            Some(value) => store.put_record(id, space, key, value),
+            None => store.delete_record(id, space, key),
+        };
+        drop(store);
+        self.wrote(ticket?, true);
         Ok(())
     }
 
@@ -254,6 +281,14 @@ impl Instance {
             Some(error) => Err(error),
             None => Ok(self.vat.store.borrow().settled_reads(self.birth.id)),
         }
+    }
+
+    /// Remembers a caller who is answered later, or told when the instance ends; by which number.
+    pub(super) fn owe(&self, running: Running) -> u64 {
+        let number = self.calls.get();
+        self.calls.set(number + 1);
+        self.running.borrow_mut().insert(number, running);
+        number
     }
 
     /// Why the instance may not act any more, if so.

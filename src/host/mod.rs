@@ -3,7 +3,8 @@
 //! A call comes in through a facet, waits in arrival order until its object is awake, runs in turns,
 //! and its reply leaves through the object's gate. `vat` keeps the objects and the order, `slot` one
 //! object's sleeping and waking, `instance` the object awake, `run` the life of a call, `facet` what
-//! others hold of an object and `gated` what it holds of others; `context`, `storage`,
+//! others hold of an object and `gated` what it holds of others, `once` the calls that are applied once
+//! only; `context`, `storage`,
 //! `list`, `stored` and `namespace` are what a class sees; `agent` is what supervisor and listeners see.
 //! `admin` is what the operator's tools see, with `export` and `import`; `evict` ends an object for them.
 //!
@@ -19,6 +20,7 @@ mod evict;
 mod exclusive;
 mod export;
 mod facet;
+mod far;
 mod gated;
 mod header;
 mod import;
@@ -26,6 +28,7 @@ mod instance;
 mod list;
 mod mirror;
 mod namespace;
+mod once;
 mod pulse;
 mod quota;
 mod rest;

@@ -11,6 +11,7 @@ use capnp::capability::{self, Params, Promise};
 use super::facet::Facet;
 use super::gated;
 use super::instance::Instance;
+use super::once::{self, Method};
 use super::slot::Start;
 use super::vat::Vat;
 use crate::error::{Result, failed};
@@ -34,7 +35,7 @@ pub(super) struct Running {
 /// The instance ended in its turn, or before: nothing of the turn has an effect.
 pub(super) struct Ended;
 
-type Handler = Promise<(), capnp::Error>;
+pub(super) type Handler = Promise<(), capnp::Error>;
 
 /// What a turn belongs to.
 #[derive(Default)]
@@ -52,6 +53,8 @@ pub(super) fn first_poll(instance: &Rc<Instance>, server: &dyn Dispatch, start: 
     let Call { interface, method, params, reply, chain } = call;
     let cause = Cause { interface, method, chain };
     let running = Running { reply, under_way };
+    let admitted = once::admit(instance, &facet, Method { interface, method }, running);
+    let Some((running, claim)) = admitted else { return };
     let params = match gated::entering(instance, params) {
         Ok(params) => Params::new(params),
         Err(error) => return answer(instance, running, Err(error)),
@@ -60,9 +63,13 @@ pub(super) fn first_poll(instance: &Rc<Instance>, server: &dyn Dispatch, start: 
     let results = capability::Results::new(Box::new(results));
     instance.vat.metrics.calls_total.add(1);
     let polled = turn(instance, &cause, || {
-        let mut handler = match &facet.made {
+        let start = || match &facet.made {
             None => server.dispatch(interface, method, params, results),
             Some(made) => made.call(interface, method, params, results),
+        };
+        let mut handler = match claim {
+            None => start(),
+            Some(claim) => claim.run(instance, body.clone(), start),
         };
         // It is polled again at once by a task of its own if it has to wait.
         let polled = Pin::new(&mut handler).poll(&mut Context::from_waker(Waker::noop()));
@@ -85,9 +92,7 @@ fn go_on(
     handler: Handler,
     body: BodySlot,
 ) {
-    let number = instance.calls.get();
-    instance.calls.set(number + 1);
-    instance.running.borrow_mut().insert(number, running);
+    let number = instance.owe(running);
     open_early(instance, number, &body);
     let owner = instance.clone();
     let instance = instance.clone();
@@ -194,7 +199,7 @@ fn finish(instance: &Rc<Instance>, running: Running, outcome: Result<()>, body: 
     answer(instance, running, outcome);
 }
 
-fn answer(instance: &Rc<Instance>, running: Running, outcome: Result<Body>) {
+pub(super) fn answer(instance: &Rc<Instance>, running: Running, outcome: Result<Body>) {
     instance.was_used();
     instance.vat.leave(instance);
     instance.gate.reply(move |on_its_way| {

@@ -12,6 +12,7 @@ use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 
 use capnp::private::capability::ClientHook;
 use tokio::sync::Notify;
@@ -21,11 +22,13 @@ use super::class::Class;
 use super::exclusive::Waits;
 use super::facet::Facet;
 use super::instance::Instance;
+use super::once::Retention;
 use super::pulse::Pulse;
 use super::quota::class_accounts;
 use super::rest::Warm;
 use super::run::{self, UnderWay};
 use super::slot::{Birth, Slot, Start, State};
+use crate::clock::Clock;
 use crate::error::{Result, disconnected, failed};
 use crate::gate::Gate;
 use crate::id::ObjectId;
@@ -46,11 +49,14 @@ pub(crate) struct VatOptions {
     pub(crate) classes: Vec<Class>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) log: LogOptions,
+    /// How long request ids are kept.
+    pub(crate) retention: Duration,
 }
 
 pub(crate) struct Vat {
     pub(super) store: RefCell<Store>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) retention: Retention,
     classes: HashMap<&'static str, Rc<Class>>,
     /// What the objects of a class store together, where that is limited.
     class_accounts: HashMap<&'static str, Rc<ClassAccount>>,
@@ -97,13 +103,15 @@ impl Vat {
             StoreOptions { name: options.name, log: options.log, metrics: options.metrics.clone() },
             Box::new(move || notify.notify_one()),
         )?;
-        Self::with_store(store, options.classes, options.metrics, progress)
+        let retention = Retention::new(Clock::real(), options.retention);
+        Self::with_store(store, options.classes, options.metrics, retention, progress)
     }
 
     pub(super) fn with_store(
         store: Store,
         classes: Vec<Class>,
         metrics: Arc<Metrics>,
+        retention: Retention,
         progress: Arc<Notify>,
     ) -> std::result::Result<Rc<Self>, StorageError> {
         let pulse = Arc::new(Pulse::new(classes.iter().map(|class| class.name).collect()));
@@ -111,6 +119,7 @@ impl Vat {
             class_accounts: class_accounts(&store, &classes)?,
             store: RefCell::new(store),
             metrics,
+            retention,
             classes: numbered(classes),
             agent: OnceCell::new(),
             slots: RefCell::default(),

@@ -8,11 +8,12 @@ use std::rc::Rc;
 
 use capnp::any_pointer;
 use capnp::capability::Promise;
-use capnp::message::{Builder, HeapAllocator};
+use capnp::message::{Builder, HeapAllocator, ReaderOptions};
 use capnp::private::capability::{
     ClientHook, ParamsHook, PipelineHook, PipelineOp, RequestHook, ResponseHook, ResultsHook,
 };
 use capnp::private::layout::StructSize;
+use capnp::serialize;
 use capnp::traits::{Imbue, ImbueMut};
 
 use super::answer::Answer;
@@ -52,6 +53,27 @@ impl Body {
         let mut builder: any_pointer::Builder<'_> = self.message.get_root()?;
         builder.imbue_mut(&mut self.caps);
         Ok(builder)
+    }
+
+    /// The message in the standard framing; none if there is a capability in it.
+    ///
+    /// # Errors
+    /// When the message can't be read as a whole.
+    pub(crate) fn bytes(&mut self) -> Result<Option<Vec<u8>>> {
+        // A message that nothing was written into has no segments yet.
+        let size = self.builder()?.into_reader().target_size()?;
+        let is_data = size.cap_count == 0;
+        Ok(is_data.then(|| serialize::write_message_to_words(&self.message)))
+    }
+
+    /// The message that was made into these bytes.
+    ///
+    /// # Errors
+    /// When they are no message.
+    pub(crate) fn from_bytes(mut bytes: &[u8]) -> Result<Self> {
+        let options = *ReaderOptions::new().traversal_limit_in_words(None);
+        let message = serialize::read_message_from_flat_slice(&mut bytes, options)?;
+        Self::copy(message.get_root()?)
     }
 
     /// The size of the struct that the message is. `None`: it is none, or not where a copy begins.
@@ -133,6 +155,11 @@ impl BodySlot {
     /// `None`: the handler still holds its results, or kept them.
     pub(crate) fn take(&self) -> Option<Body> {
         self.0.whole.take()
+    }
+
+    /// Puts back what [`BodySlot::take`] took.
+    pub(crate) fn put_back(&self, body: Body) {
+        self.0.whole.set(Some(body));
     }
 
     /// What the results were when the handler last called `set_pipeline`.

@@ -147,6 +147,21 @@ impl Reply {
         }
     }
 
+    /// Tells the caller, and lets pipelined calls go to what `body` holds within this call: so they are
+    /// in order with calls that are made later and elsewhere.
+    pub(crate) fn send_opened(mut self, body: Body) {
+        match self.0.take() {
+            None => {}
+            Some(Asker::Results(mut results, ending)) => {
+                let set = results.get().and_then(|mut root| root.set_as(body.get()?));
+                let opened = set.and_then(|()| results.set_pipeline());
+                drop(results);
+                ending.end(opened);
+            }
+            Some(asker) => drop(asker.tell(Ok(body))),
+        }
+    }
+
     /// Lets pipelined calls go to what the results hold so far, ahead of the reply.
     pub(crate) fn open_pipeline(&mut self, early: Body) -> Result<()> {
         match &mut self.0 {

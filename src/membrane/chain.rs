@@ -48,15 +48,19 @@ impl Chain {
         self.calls().flat_map(u128::to_be_bytes).collect()
     }
 
+    /// None for no bytes.
+    ///
     /// # Errors
     /// When these aren't the bytes of a chain.
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self> {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Option<Self>> {
         let (calls, rest) = bytes.as_chunks::<CALL_BYTES>();
-        let chain = calls.iter().rev().try_fold(None, |before, call| {
+        if !rest.is_empty() {
+            return Err(failed(format!("a chain has {CALL_BYTES} bytes for each call")));
+        }
+        let extend = |before, call: &[u8; CALL_BYTES]| {
             Self::extend(before, u128::from_be_bytes(*call)).map(Some)
-        })?;
-        let whole = chain.filter(|_| rest.is_empty());
-        whole.ok_or_else(|| failed(format!("a chain has {CALL_BYTES} bytes for each call")))
+        };
+        calls.iter().rev().try_fold(None, extend)
     }
 }
 
@@ -69,7 +73,7 @@ mod tests {
         let mut chain = None;
         for call in 1..=CALLS_MAX as u128 {
             let longer = Chain::extend(chain, call).unwrap();
-            let read = Chain::from_bytes(&longer.to_bytes()).unwrap();
+            let read = Chain::from_bytes(&longer.to_bytes()).unwrap().unwrap();
             assert!(read.calls().eq((1..=call).rev()));
             chain = Some(longer);
         }
@@ -77,6 +81,6 @@ mod tests {
         assert!(Chain::extend(Some(full.clone()), 0).is_err());
         assert!(Chain::from_bytes(&[full.to_bytes(), vec![0; CALL_BYTES]].concat()).is_err());
         assert!(Chain::from_bytes(&full.to_bytes()[1..]).is_err());
-        assert!(Chain::from_bytes(&[]).is_err());
+        assert!(Chain::from_bytes(&[]).unwrap().is_none());
     }
 }

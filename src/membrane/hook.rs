@@ -128,6 +128,11 @@ pub(super) fn follow(hook: &dyn ClientHook) -> Result<End, Error> {
     Err(endless())
 }
 
+/// Whether calls on the capability leave this vat, as far as is known by now.
+pub(crate) fn is_foreign(hook: &dyn ClientHook) -> bool {
+    matches!(follow(hook), Ok(End::Foreign(_)))
+}
+
 /// The target behind a capability, if it is one of ours and can be reached.
 fn target(hook: &dyn ClientHook) -> Option<Rc<dyn Target>> {
     match follow(hook) {

@@ -147,7 +147,7 @@ async fn accept(
         let (admin, stop) = (admin.client.clone(), stop.clone());
         // Ends with its connection.
         tasks.spawn_local(async move {
-            match Connection::new(stream, Side::Server, Some(admin), Limits::default()) {
+            match Connection::new(stream, Side::Server, Some(admin), Limits::of_trusted()) {
                 Ok(connection) => tokio::select! {
                     _ = connection.closed() => {}
                     () = stop.cancelled() => connection.disconnect().await,
@@ -191,5 +191,5 @@ pub(super) async fn connect(root: &Path) -> std::result::Result<Connection, Serv
     };
     let reached = Reached::new(root).map_err(unreachable)?;
     let stream = UnixStream::connect(&reached.path).await.map_err(unreachable)?;
-    Ok(Connection::new(stream, Side::Client, None, Limits::default())?)
+    Ok(Connection::new(stream, Side::Client, None, Limits::of_trusted())?)
 }

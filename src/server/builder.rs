@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use capstead_client::Limits;
+
 use super::start::{self, Running};
 use super::watchdog::TurnLimits;
 use crate::host::{Binding, Class, Object};
-use crate::limits::{CLASS_BYTES_MAX, WARM_SECS};
+use crate::limits::{CLASS_BYTES_MAX, REQUEST_RETENTION_SECS, WARM_SECS};
 use crate::storage::LogOptions;
 use crate::storage::StorageError;
 
@@ -29,6 +31,8 @@ pub struct Server {
     pub(super) warm: Duration,
     pub(super) turns: TurnLimits,
     pub(super) log: LogOptions,
+    pub(super) retention: Duration,
+    pub(super) limits: Limits,
     pub(super) classes: Vec<Class>,
     bindings: Vec<(&'static str, Binding)>,
     quotas: Vec<(String, Quota)>,
@@ -102,6 +106,8 @@ impl Server {
             warm: Duration::from_secs(WARM_SECS),
             turns: TurnLimits::default(),
             log: LogOptions::default(),
+            retention: Duration::from_secs(REQUEST_RETENTION_SECS),
+            limits: Limits::default(),
             classes: Vec::new(),
             bindings: Vec::new(),
             quotas: Vec::new(),
@@ -252,6 +258,26 @@ impl Server {
     pub fn hosts(mut self, hosts: u16) -> Self {
         self.hosts = hosts;
         self
+    }
+
+    /// Keeps request ids, with the replies to their calls, for so long from the beginning of a call
+    /// on; 24 hours unless it is said. Whoever repeats a call later than that makes another call.
+    #[must_use]
+    pub fn request_retention(mut self, time: Duration) -> Self {
+        self.retention = time;
+        self
+    }
+
+    /// What a Cap'n Proto connection may ask of the server. See [`Limits::default`].
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// For what overrides single limits.
+    pub(crate) fn limits_mut(&mut self) -> &mut Limits {
+        &mut self.limits
     }
 
     /// Makes every commit take so much longer, to try out a slow disk.

@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use capstead_client::Connection;
 
@@ -56,6 +57,8 @@ impl Operated {
                 classes: Vec::new(),
                 metrics: Arc::new(Metrics::default()),
                 log: LogOptions::default(),
+                // Without classes there are no calls.
+                retention: Duration::ZERO,
             });
             let vat = vat.map_err(unusable(&path))?;
             custodians.push(Custodian::serve(vat.clone(), shards_of(number, hosts).collect()));

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use capstead_client::Limits;
 use capstead_client::sturdyref::{Target, TargetId};
 use futures::future::{FutureExt, join_all, select_all};
 use tokio::net::TcpListener;
@@ -131,6 +132,7 @@ pub(super) struct HostParts {
     warm: Duration,
     watchdog: Watchdog,
     keys: KeyRing,
+    limits: Limits,
     socket: std::net::TcpListener,
 }
 
@@ -157,7 +159,7 @@ impl HostParts {
         self.watchdog.watch(self.number, vat.pulse());
         let agent = Agent::new(vat.clone(), Rc::new(self.keys), Clock::real());
         agent.join(supervisor, self.number, &address.to_string()).await?;
-        let listener = Listener::start(socket, agent.restorer().client, metrics);
+        let listener = Listener::start(socket, agent.restorer().client, self.limits, metrics);
         Ok(RunningHost { vat, agent, listener, _watchdog: self.watchdog })
     }
 }
@@ -230,9 +232,10 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
             classes: classes.clone(),
             metrics: metrics.clone(),
             log: server.log,
+            retention: server.retention,
         };
-        let (warm, watchdog) = (server.warm, watchdog.clone());
-        Ok(HostParts { number, vat, warm, watchdog, keys: data.keys()?, socket })
+        let (warm, limits, watchdog) = (server.warm, server.limits, watchdog.clone());
+        Ok(HostParts { number, vat, warm, watchdog, keys: data.keys()?, limits, socket })
     };
     let host = parts(0, socket)?.start(&supervisor.client()).await?;
     let mut threads = Vec::new();

@@ -273,7 +273,9 @@ mod tests {
         // First some free pages near the beginning: that is where the roots go at last.
         (0..20).for_each(|n| put(n..n + 5, 3_000));
         (0..20).for_each(|_| put(0..5, 10));
-        parts.iter().for_each(|(keys, bytes)| put(keys.clone(), *bytes));
+        for (keys, bytes) in parts {
+            put(keys.clone(), *bytes);
+        }
         (0..10).for_each(|_| put(0..1, 3_000));
         drop(env);
         check(dir.path(), Kind::Objects).unwrap();

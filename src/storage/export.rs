@@ -83,7 +83,7 @@ impl Export<'_, '_> {
         let snapshot = self.snapshot;
         let mut is_begun = false;
         // What a class stores is counted anew where it is imported: `Usage` stays.
-        for space in [Space::Header, Space::Data, Space::Grants] {
+        for space in [Space::Header, Space::Data, Space::Grants, Space::Requests] {
             let mut failed = Ok(());
             let mut flow = ControlFlow::Continue(());
             scan::scan(snapshot, id, space, &Range::all(), &mut |key, value| {

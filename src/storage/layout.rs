@@ -43,7 +43,7 @@ const META_VERSION: u8 = 1;
 
 /// The parts of an object's storage. They don't see each other's keys.
 ///
-/// The numbers are part of the format; 3, 4 and 5 are kept for alarms, edges and request ids.
+/// The numbers are part of the format; 3 and 4 are kept for alarms and edges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Space {
     /// What the object is: its class and name. Its key may be empty.
@@ -52,6 +52,8 @@ pub(crate) enum Space {
     Data = 1,
     /// The grants that make references to the object valid.
     Grants = 2,
+    /// The ids of calls that are applied at most once, with their replies.
+    Requests = 5,
     /// How much its class stores. Its key is empty.
     Usage = 6,
 }
@@ -59,7 +61,7 @@ pub(crate) enum Space {
 impl Space {
     /// The space with this number, if there is one.
     pub(crate) fn from_byte(byte: u8) -> Option<Self> {
-        let all = [Self::Header, Self::Data, Self::Grants, Self::Usage];
+        let all = [Self::Header, Self::Data, Self::Grants, Self::Requests, Self::Usage];
         all.into_iter().find(|space| *space as u8 == byte)
     }
 

@@ -9,6 +9,7 @@
 
 mod admin;
 mod identity;
+mod records;
 
 use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
@@ -214,6 +215,17 @@ impl Store {
         size: PageSize,
         old: Page,
     ) -> Result<Page> {
+        self.page_of(object, Space::Data, range, size, old)
+    }
+
+    fn page_of(
+        &self,
+        object: ObjectId,
+        space: Space,
+        range: &Range,
+        size: PageSize,
+        old: Page,
+    ) -> Result<Page> {
         if range.is_empty() {
             return Ok(Page::default());
         }
@@ -221,14 +233,14 @@ impl Store {
         let (mut above, mut hidden) = (none(), false);
         for layer in self.layers(object) {
             if !hidden {
-                above = over(above, layer.list(Space::Data, range), range.reverse);
+                above = over(above, layer.list(space, range), range.reverse);
             }
-            hidden |= layer.is_cleared();
+            hidden |= layer.is_cleared() && space == Space::Data;
         }
         let mut filling = Filling::new(above, size, range.reverse, old);
         if !hidden {
             let mut visit = |key: &[u8], value: &[u8]| filling.visit(key, value);
-            self.reads.scan(object, Space::Data, range, &mut visit)?;
+            self.reads.scan(object, space, range, &mut visit)?;
         }
         Ok(filling.finish())
     }
@@ -259,24 +271,6 @@ impl Store {
         }
         let ticket = self.put_record(account.object(), Space::Data, key, value)?;
         account.set(usage);
-        Ok(ticket)
-    }
-
-    /// Sets a record of the server itself; the ticket is that of the open turn.
-    ///
-    /// # Errors
-    /// `OutsideTurn`, `KeyLength`, `ValueLength`, `BatchSize`, `Latched`: as for `put`.
-    pub(crate) fn put_record(
-        &mut self,
-        object: ObjectId,
-        space: Space,
-        key: &[u8],
-        value: &[u8],
-    ) -> Result<Ticket> {
-        let ticket = self.committer.next_ticket();
-        let turn = self.turn_of(object)?;
-        turn.writes.put(space, key, value)?;
-        turn.remember(space, key, ticket, Some(value.into()));
         Ok(ticket)
     }
 

@@ -24,6 +24,8 @@ sys.dont_write_bytecode = True  # the example stays as it is
 sys.path.insert(0, str(EXAMPLE))
 import client  # noqa: E402  the example itself is what is tested
 
+facet_capnp = capnp.load(str(REPOSITORY / "schema/facet.capnp"))
+
 
 class CounterTest(unittest.TestCase):
     """Every test begins with an empty data directory and a server on it."""
@@ -56,10 +58,17 @@ class CounterTest(unittest.TestCase):
     def with_counter(self, work, name="x"):
         """Runs `work` with a counter that no answer was waited for."""
 
+        async def cast(found):
+            return await work(found.cast_as(client.counter_capnp.Counter))
+
+        return self.with_object(cast, name)
+
+    def with_object(self, work, name="x"):
+        """As `with_counter`, and `work` casts what was found."""
+
         async def connected():
             counters = await client.restore(self.reference)
-            counter = counters.byName(key=name).object.cast_as(client.counter_capnp.Counter)
-            return await work(counter)
+            return await work(counters.byName(key=name).object)
 
         return asyncio.run(capnp.run(asyncio.wait_for(connected(), DEADLINE_SECONDS)))
 
@@ -96,6 +105,23 @@ class CounterTest(unittest.TestCase):
         self.assertEqual(self.with_counter(increment), 41)
         self.kill()
         self.serve()
+        self.assertEqual(self.with_counter(read), 41)
+
+    def test_a_repeated_call_counts_once(self):
+        """The reply is lost with the server; the call is made again with its request id."""
+        request_id = os.urandom(16)
+
+        async def increment(found):
+            once = found.cast_as(facet_capnp.Facet).once(id=request_id).facet
+            return (await once.cast_as(client.counter_capnp.Counter).increment(by=41)).value
+
+        async def read(counter):
+            return (await counter.read()).value
+
+        self.assertEqual(self.with_object(increment), 41)
+        self.kill()
+        self.serve()
+        self.assertEqual(self.with_object(increment), 41)
         self.assertEqual(self.with_counter(read), 41)
 
     def test_an_overflow_is_an_error_and_changes_nothing(self):

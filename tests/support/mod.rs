@@ -9,6 +9,7 @@ pub(crate) mod calls;
 pub(crate) mod cargo;
 pub(crate) mod http;
 pub(crate) mod random;
+pub(crate) mod raw;
 pub(crate) mod tree;
 
 use std::collections::BTreeMap;
@@ -56,7 +57,7 @@ pub(crate) struct Served {
 /// The command with nothing of this process's environment that would change it.
 pub(crate) fn capstead(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_capstead"));
-    let variables = ["RUST_LOG", "DATA", "LISTEN", "HTTP", "METRICS", "HOSTS", "LOG"];
+    let variables = ["RUST_LOG", "DATA", "LISTEN", "HTTP", "METRICS", "HOSTS", "LOG", "WARM"];
     for name in variables {
         command.env_remove(name).env_remove(format!("CAPSTEAD_{name}"));
     }
@@ -188,9 +189,27 @@ impl Served {
         self.wait()
     }
 
+    /// Bytes of memory that the process has.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.process.child.id());
+        let status = fs::read_to_string(path).expect("the process runs");
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"));
+        kib.and_then(|kib| kib.trim().parse::<u64>().ok()).expect("it has memory") << 10
+    }
+
+    /// How often a limit of connections bit.
+    pub(crate) fn bites(&self, limit: &str) -> u64 {
+        self.metric(&format!("limits_total{{limit=\"{limit}\"}}"))
+    }
+
     /// `kill -9`.
     pub(crate) fn kill(&mut self) {
         self.process.kill();
+    }
+
+    /// What the system knows the process by.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.child.id()
     }
 
     /// The number of that name, without `capstead_`, from the page of metrics.

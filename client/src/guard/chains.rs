@@ -7,16 +7,17 @@
 //! **Invariant:** no way along `next` comes to the same number twice, and none is longer than the
 //! limit, counted with the promises whose numbers were given back since.
 
-use super::{Limits, Scatter};
-use capnp::Error;
-use std::collections::{HashMap, HashSet};
+use super::limits::{Limit, Limits, Refusal};
+use super::scatter::ByNumber;
+use std::collections::HashSet;
 
 /// The peer's promises that were resolved to promises, and these, by number.
 ///
 /// Each number that was the end of a resolution is that of an import of ours, so a `Release` for it
 /// comes for certain. The beginning may have been released before, on the way: it goes with its end.
+#[derive(Default)]
 pub(super) struct Chains {
-    links: HashMap<u32, Link, Scatter>,
+    links: ByNumber<Link>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -28,13 +29,9 @@ struct Link {
 }
 
 impl Chains {
-    pub(super) fn new() -> Self {
-        Self { links: HashMap::with_hasher(Scatter::new()) }
-    }
-
     /// The peer resolves the promise `from` to its promise `to`. The error ends the connection.
-    pub(super) fn resolve(&mut self, from: u32, to: u32, limits: Limits) -> capnp::Result<()> {
-        let refused = |reason: &str| Err(Error::disconnected(reason.into()));
+    pub(super) fn resolve(&mut self, from: u32, to: u32, limits: &Limits) -> Result<(), Refusal> {
+        let refused = |reason: &str| Refusal::over(Limit::PromiseChain, reason);
         let mut behind = self.links.get(&from).map_or(0, |link| link.behind) + 1;
         let mut reached = Vec::new();
         let mut at = to;
@@ -56,7 +53,8 @@ impl Chains {
         }
         self.links.entry(from).or_default().next = Some((to, 1));
         if self.links.len() > limits.chained_promises {
-            return refused("too many promises were resolved to promises");
+            let reason = "too many promises were resolved to promises";
+            return Refusal::over(Limit::ChainedPromises, reason);
         }
         Ok(())
     }
@@ -87,10 +85,6 @@ impl Chains {
                 !leads
             });
         }
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.links.clear();
     }
 
     #[cfg(test)]

@@ -7,6 +7,7 @@
 
 mod bare;
 mod baseline_lmdb;
+mod connections;
 mod http;
 mod inside;
 mod measure;
@@ -74,6 +75,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
         note(&format!("there is no measurement named {name}; known are:\n  {known}"));
         return ExitCode::from(USAGE);
     }
+    super::allow_connections();
     match super::block_on(async { Ok(measure(options).await?) }) {
         Ok(rows) => {
             let text = if options.json { row::json(&rows) } else { row::table(&rows) };
@@ -92,6 +94,8 @@ pub(crate) struct Bench {
     objects: u64,
     /// How many sleep.
     sleeping: u64,
+    /// Connections that rest.
+    connections: u64,
     scratch: Scratch,
     rows: Vec<Row>,
 }
@@ -116,7 +120,13 @@ impl Bench {
 
 fn names() -> impl Iterator<Item = &'static str> {
     let groups = [&rpc::NAMES[..], &http::NAMES, &objects::NAMES, &storage::NAMES];
-    groups.concat().into_iter().chain(puts::NAMES).chain(inside::NAMES).chain(sleeping::NAMES)
+    groups
+        .concat()
+        .into_iter()
+        .chain(puts::NAMES)
+        .chain(inside::NAMES)
+        .chain(sleeping::NAMES)
+        .chain(connections::NAMES)
 }
 
 async fn measure(options: &Options) -> Result<Vec<Row>> {
@@ -130,6 +140,7 @@ async fn measure(options: &Options) -> Result<Vec<Row>> {
         names: options.names.clone(),
         objects: if options.quick { 20_000 } else { 100_000 },
         sleeping: if options.quick { 100_000 } else { 1_000_000 },
+        connections: if options.quick { 2_000 } else { 10_000 },
         scratch: Scratch::new()?,
         rows: Vec::new(),
     };
@@ -162,6 +173,9 @@ async fn measure_groups(bench: &mut Bench) -> Result<()> {
     }
     if bench.wants_any(&inside::NAMES) {
         inside::measure(bench).await?;
+    }
+    if bench.wants_any(&connections::NAMES) {
+        connections::measure(bench).await?;
     }
     if bench.wants_any(&sleeping::NAMES) {
         sleeping::measure(bench).await?;

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use super::Bench;
 use super::bare::{BareServer, stock};
-use super::measure::{Plan, Sample, Until, drive};
+use super::measure::{Plan, Sample, Until, drive, median};
 use super::process::{Capstead, Process};
 use super::row::{Row, Target};
 use super::storage::AppendedFile;
@@ -17,9 +17,10 @@ use crate::schema::counter_capnp::counter;
 use crate::schema::restorer_capnp::namespace;
 
 /// The rows of this file.
-pub(crate) const NAMES: [&str; 5] = [
+pub(crate) const NAMES: [&str; 6] = [
     "rpc-read-1",
     "rpc-read-64",
+    "rpc-read-64-cost",
     "rpc-increment-1-p50",
     "rpc-increment-64",
     "rpc-increment-64-of-1000",
@@ -44,15 +45,22 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
     let counters = Counters::connect(&server).await?;
     let one = counters.found("bench").await?;
     drive(1, Until::Calls(1), async |_| increment(&one).await).await?;
-    for (name, in_flight) in [("rpc-read-1", 1), ("rpc-read-64", IN_FLIGHT)] {
-        if bench.wants(name) {
+    for (name, in_flight, target) in [("rpc-read-1", 1, 0.7), ("rpc-read-64", IN_FLIGHT, 0.8)] {
+        if bench.wants(name) || (in_flight == IN_FLIGHT && bench.wants("rpc-read-64-cost")) {
             let baseline = async |until| bare.reads(in_flight, until).await;
             let measured = async |until| {
                 let run = drive(in_flight, until, async |_| read(&one).await);
                 server.process.watch(run).await
             };
             let rounds = bench.plan.alternate(name, baseline, measured).await?;
-            bench.add(Row::rates(name, &rounds).target(Target::AtLeast(0.7)));
+            bench.add(Row::rates(name, &rounds).target(Target::AtLeast(target)));
+            if in_flight == IN_FLIGHT {
+                // What the guard, the wrappers, the queue and the turn take of the server.
+                let costs =
+                    rounds.iter().filter_map(|(b, o)| Some(o.server_us()? - b.server_us()?));
+                let row = Row::new("rpc-read-64-cost", median(costs), "us");
+                bench.add(row.target(Target::AtMost(2.0)));
+            }
         }
     }
     if bench.wants("rpc-increment-1-p50") {

@@ -2,11 +2,14 @@
 //! whoever reads too slowly.
 
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use capstead_client::once;
+
 use super::storage::turn;
-use super::trial::{World, call_note, call_write, read, run, run_within, settle, wake_takes};
+use super::trial::{World, call_note, call_write, log, read, run, run_within, settle, wake_takes};
 use crate::error::Result;
 use crate::host::admin::Custodian;
 use crate::host::class::Class;
@@ -28,8 +31,9 @@ fn world(data: &Path) -> World {
         classes: vec![Class::of::<super::trial::Trial>()],
         metrics: Arc::clone(&metrics),
         log: LogOptions::default(),
+        retention: MINUTE,
     });
-    World { vat: vat.unwrap(), disk: MemoryLog::default(), metrics }
+    World { vat: vat.unwrap(), disk: MemoryLog::default(), metrics, now: Rc::default() }
 }
 
 fn custodian(world: &World, stall: Duration) -> host_admin::Client {
@@ -268,5 +272,33 @@ fn an_export_is_of_one_moment_and_a_slow_reader_loses_it() {
         }
         let lost = next(&slow[0]).await.expect_err("the first one was too slow first");
         assert!(lost.extra.contains("given up"), "{lost}");
+    });
+}
+
+/// What a call did travels with the object, so that what is known of the call has to travel too.
+#[test]
+fn request_ids_travel_with_their_object_and_go_with_it() {
+    run(async {
+        const ID: &[u8] = b"a request id of so many bytes";
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let from = world(dir.path());
+        call_write(&once(&from.object("x"), ID), 1).promise.await.unwrap();
+        let export = begin_export(&custodian(&from, MINUTE)).await.unwrap();
+        let mut frames = Vec::new();
+        loop {
+            match next(&export).await.unwrap() {
+                end if end.is_empty() => break,
+                more => frames.push(more),
+            }
+        }
+        let to = world(other.path());
+        let host = custodian(&to, MINUTE);
+        import_all(&host, &frames).await.unwrap();
+        let told = call_write(&once(&to.object("x"), ID), 2).promise.await.unwrap();
+        assert_eq!((told.get().unwrap().get_n(), log().len()), (1, 1));
+        // An object that never had that call takes the place of the one that had.
+        import_all(&host, &object("x", 2, &[])).await.unwrap();
+        let told = call_write(&once(&to.object("x"), ID), 3).promise.await.unwrap();
+        assert_eq!((told.get().unwrap().get_n(), log().len()), (3, 2));
     });
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::trial::{World, call_later, call_note, call_pass, log, over, run, settle};
+use super::trial::{Trial, World, call_later, call_note, call_pass, log, over, run, settle};
 
 fn assert_deadlock(outcome: capnp::Result<()>) {
     let error = outcome.unwrap_err();
@@ -38,7 +38,7 @@ fn a_call_that_waits_for_itself_is_refused_and_by_default_goes_on() {
         let world = World::new();
         let (a, b) = (world.object("a"), world.object("b"));
         call_pass(&a, &[b.clone(), a.clone()], &[]).await.unwrap();
-        assert_eq!(log(), [2000, 2000, 2000]);
+        assert_eq!(log(), [2000, 2001, 2000, 2001, 2000]);
 
         let a = world.exclusive("a");
         for through in [b, world.exclusive("b")] {
@@ -48,6 +48,50 @@ fn a_call_that_waits_for_itself_is_refused_and_by_default_goes_on() {
             call_pass(&a, &[through], &[]).await.expect("both are free again");
         }
     });
+}
+
+/// B lives in another vat. The chain comes back from there, and others of its calls go on.
+#[test]
+fn a_call_that_comes_back_from_another_host_is_refused() {
+    for hops in 1..3 {
+        run(async move {
+            let (here, there) = (World::new(), World::new());
+            let a = here.exclusive("a");
+            for b in [there.object("b"), there.exclusive("b")] {
+                let b = over(b, hops);
+                for _ in 0..3 {
+                    assert_deadlock(call_pass(&a, &[b.clone(), a.clone()], &[]).await);
+                    call_pass(&a, &[b.clone(), here.object("c")], &[]).await.unwrap();
+                    call_pass(&a, &[b.clone()], &[b.clone()]).await.unwrap();
+                }
+            }
+        });
+    }
+}
+
+/// What isn't an object of a server knows nothing of chains, and is called all the same, in order.
+#[test]
+fn a_callback_is_called_from_an_exclusive_object_in_order() {
+    for hops in 0..3 {
+        run(async move {
+            let world = World::new();
+            let object = world.exclusive("x");
+            let callback = capnp_rpc::new_client(Trial::new(world.context("callback")));
+            let callback = over(callback, hops);
+            let before = log().len();
+            for n in 0..5 {
+                let mut relay = object.relay_request();
+                relay.get().set_to(callback.clone());
+                relay.get().set_n(10 * n);
+                relay.send().promise.await.unwrap();
+            }
+            while log().len() < before + 15 {
+                settle().await;
+            }
+            let direct: Vec<_> = log()[before..].iter().copied().filter(|n| n % 10 != 1).collect();
+            assert_eq!(direct, [0, 2, 10, 12, 20, 22, 30, 32, 40, 42], "{hops} hops");
+        });
+    }
 }
 
 /// A calls B while B calls A: the second of these calls is refused, and the first goes on.
@@ -82,6 +126,25 @@ fn calls_that_only_have_an_origin_in_common_wait_for_each_other() {
         call_pass(&a, &[b.clone()], &[c.clone(), b.clone()]).await.unwrap();
         call_pass(&a, &[c.clone(), b.clone()], &[b.clone(), c.clone()]).await.err();
         call_pass(&a, &[b], &[c]).await.expect("all are free again");
+    });
+}
+
+/// A call that has nothing to do with the one that runs waits for it, also after turns of its chain.
+#[test]
+fn a_call_of_somebody_else_waits_and_leaves_nothing_behind() {
+    run(async {
+        let world = World::new();
+        let (a, x) = (world.exclusive("a"), world.object("x"));
+        for _ in 0..3 {
+            let runs = call_later(&a, 30, None).promise;
+            let waits: Vec<_> = (0..3).map(|_| call_pass(&x, &[a.clone()], &[])).collect();
+            futures::future::try_join_all(waits).await.unwrap();
+            runs.await.unwrap();
+        }
+        let b = world.exclusive("b");
+        let ring = [call_pass(&a, &[b.clone()], &[]), call_pass(&b, &[a.clone()], &[])];
+        futures::future::join_all(ring).await;
+        assert!(world.vat.waits.is_empty());
     });
 }
 

@@ -78,42 +78,55 @@ fn a_sleeping_object_that_nobody_holds_leaves_its_place() {
     });
 }
 
+/// Calls come seldom, but never later than the warm time after the last one.
+#[test]
+fn an_object_stays_awake_for_its_warm_time_after_each_call() {
+    run(async {
+        let world = World::new();
+        world.vat.rest_after(WARM * 10);
+        let object = world.object("x");
+        for n in 0..20 {
+            call_note(&object, n).promise.await.unwrap();
+            tokio::time::sleep(WARM).await;
+        }
+        assert_eq!(world.metrics.wakes_total.get(), 1);
+    });
+}
+
 /// A call under way, a capability that the object made, a task of it, a write on its way to the disk.
 #[test]
 fn an_object_that_somebody_needs_stays_awake() {
     run(async {
         let world = World::new();
         world.vat.rest_after(WARM);
-        let (object, before) = (world.object("x"), ended());
-
+        let object = world.object("x");
         let mut called = object.ask_request();
         let (answer, never) = futures::channel::oneshot::channel::<trial::Client>();
         let never = async { never.await.map_err(|_| failed("it was let go")) };
         called.get().set_of(capnp_rpc::new_future_client(never));
         let called = called.send().promise;
         rest().await;
-        assert_eq!(ended(), before, "a call runs");
+        assert_eq!(world.metrics.objects_awake.get(), 1, "a call runs");
         drop(answer);
         called.await.err().unwrap();
 
         let child = object.child_request().send().pipeline.get_cap();
         call_note(&child, 4).promise.await.unwrap();
         rest().await;
-        assert_eq!(ended(), before, "a capability that it made is held");
+        assert_eq!(world.metrics.objects_awake.get(), 1, "a capability that it made is held");
         call_note(&child, 5).promise.await.unwrap();
         drop(child);
         all_sleep(&world).await;
-        assert_eq!(ended(), before + 1);
 
         let held = world.disk.hold();
         let written = call_write(&object, 5);
         rest().await;
-        assert_eq!(ended(), before + 1, "a reply waits in the gate");
+        assert_eq!(world.metrics.objects_awake.get(), 1, "a reply waits in the gate");
         drop(held);
         written.promise.await.unwrap();
         linger(&object, u64::MAX);
         rest().await;
-        assert_eq!(ended(), before + 1, "a task holds it");
+        assert_eq!(world.metrics.objects_awake.get(), 1, "a task holds it");
     });
 }
 
@@ -141,6 +154,8 @@ fn abort_ends_the_instance_and_drops_its_unfinished_turn() {
             assert_ended(call_note(&child, 3).promise.await, "restore its reference");
             let fresh = over(world.object("x"), hops);
             assert_eq!(read(&fresh).await.unwrap(), 1, "{hops} hops");
+            let silent = fresh.abort_request().send().promise;
+            assert_ended(silent.await, "was aborted: as asked");
         });
     }
 }
@@ -169,7 +184,8 @@ fn an_object_that_cannot_wake_leaves_nothing_behind() {
             call_note(&world.object(&y), 3).promise.await.unwrap();
             drop(other);
             from_now_on_wake(Wake::Fails);
-            drop(call_note(&world.object(&z), 1));
+            // It waits in the queue when it is all that holds the object.
+            world.vat.busy(|| drop(call_note(&world.object(&z), 1)));
             settle().await;
         }
         all_sleep(&world).await;

@@ -29,14 +29,14 @@ interface Trial {
   # Waits for the answer of of.read().
 
   abort @9 (n :UInt64) -> ();
-  # Writes n, aborts, and writes n + 1.
+  # Writes n, aborts, and writes n + 1. If n is 0 it returns no error.
 
   linger @10 (n :UInt64) -> ();
   # Leaves a task behind that holds the object for n polls.
 
   pass @11 (one :List(Trial), two :List(Trial)) -> ();
-  # Notes 2000 and waits for two polls. Then, at the same time, for each list that isn't empty calls its
-  # first one's `pass` with the rest as `one`; waits for the answers.
+  # Notes 2000 and waits for two polls. Then for each list that isn't empty calls its first one's
+  # note(2001), waits, and calls its pass with the rest as `one`. At last waits for all of these.
 
   stray @7 () -> ();
   # Writes outside of a turn, and returns the error of that.

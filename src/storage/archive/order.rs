@@ -120,7 +120,7 @@ impl Order {
                 self.totals.keys += 1;
                 self.totals.bytes += (record.key.len() + record.value.len()) as u64;
             }
-            Space::Grants | Space::Usage => {}
+            Space::Grants | Space::Requests | Space::Usage => {}
         }
         Ok(())
     }

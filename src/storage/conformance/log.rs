@@ -243,7 +243,7 @@ pub(super) fn reads_see_what_was_applied_and_nothing_else<B: Backend>() {
     let backend = B::make();
     let Opened { mut log, reads, .. } = backend.open();
     let claim = log.claim(SHARD).unwrap();
-    let spaces = [Space::Header, Space::Data, Space::Grants, Space::Usage];
+    let spaces = [Space::Header, Space::Data, Space::Grants, Space::Requests, Space::Usage];
     let fill = |object, value: u8| {
         set(object, |set| {
             for space in spaces {
@@ -318,8 +318,8 @@ pub(super) fn keys_out_of_bounds_are_refused<B: Backend>() {
         assert_eq!(reads.get(ONE, space, &key).is_err_and(is), refused, "{space:?} {length}");
         assert_eq!(reads.length(ONE, space, &key).is_err_and(is), refused, "{space:?} {length}");
     };
-    for space in [Space::Header, Space::Data, Space::Grants, Space::Usage] {
-        check(space, 0, matches!(space, Space::Data | Space::Grants));
+    for space in [Space::Header, Space::Data, Space::Grants, Space::Requests, Space::Usage] {
+        check(space, 0, !matches!(space, Space::Header | Space::Usage));
         check(space, KEY_BYTES_MAX, false);
         check(space, KEY_BYTES_MAX + 1, true);
     }

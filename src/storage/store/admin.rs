@@ -32,11 +32,8 @@ impl Store {
         for layer in self.layers(object) {
             keys.extend(layer.list(space, &Range::all()).map(|(key, _)| key.to_vec()));
         }
-        let ticket = self.committer.next_ticket();
         for key in keys {
-            let turn = self.turn_of(object)?;
-            turn.writes.delete(space, &key)?;
-            turn.remember(space, &key, ticket, None);
+            self.delete_record(object, space, &key)?;
         }
         Ok(())
     }

@@ -1,0 +1,216 @@
+//! The limits of a connection, and how often each of them bit.
+//!
+//! Over a soft limit, calls of the peer wait; over any other one the connection ends. Nothing here
+//! measures anything: it says how much is too much.
+
+use capnp::Error;
+use capnp::message::ReaderOptions;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// What one connection may ask of us.
+///
+/// A time of [`Duration::MAX`] is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest message that is taken, in bytes.
+    pub message_bytes: usize,
+    /// How deep structures and lists may lie in each other in a message; and how many fields a path
+    /// into an answer may have.
+    pub nesting: u16,
+    /// Capabilities in one message.
+    pub capabilities: usize,
+    /// Soft: calls of the peer that have begun and have no answer yet.
+    pub calls: usize,
+    /// Soft: bytes of the messages of these calls.
+    pub call_bytes: usize,
+    /// Bytes of the messages that wait for a soft limit, with some for the trouble of each. Over it
+    /// nothing more is read, so that the peer can't send.
+    pub queued_bytes: usize,
+    /// Calls of the peer that it has not finished, answered or not.
+    pub answers: usize,
+    /// Capabilities of ours that the peer holds.
+    pub exports: usize,
+    /// Capabilities of the peer that we hold.
+    pub imports: usize,
+    /// Promises of the peer that were resolved to the next one each, in a row.
+    pub promise_chain: usize,
+    /// Promises of the peer that are part of such a row.
+    pub chained_promises: usize,
+    /// Soft: bytes that the peer has not read yet.
+    pub unread_bytes: usize,
+    /// Bytes that the peer has not read yet.
+    pub unsent_bytes: usize,
+    /// How long the peer may read nothing of what waits for it.
+    pub slow_reader: Duration,
+    /// How long calls may wait for a soft limit while no call is answered.
+    pub stall: Duration,
+    /// How long there may be no message while neither side has an open call or holds anything.
+    pub idle: Duration,
+    /// Connections from one address. A listener heeds it; a connection can't.
+    pub connections_per_peer: usize,
+}
+
+impl Default for Limits {
+    /// For a peer that is not trusted. 8 MiB is the largest value of an object's storage twice. 1,024
+    /// calls keep a host busy over any distance. 65,536 answers and capabilities are a burst that the
+    /// peer had no time to look at. 16 promises in a row are one for each vat that a capability came
+    /// through, more than any path has; 8,192 such promises are looked through when one is released.
+    fn default() -> Self {
+        Self {
+            message_bytes: 8 << 20,
+            nesting: 32,
+            capabilities: 64,
+            calls: 1024,
+            call_bytes: 8 << 20,
+            queued_bytes: 8 << 20,
+            answers: 1 << 16,
+            exports: 1 << 16,
+            imports: 8192,
+            promise_chain: 16,
+            chained_promises: 8192,
+            unread_bytes: 4 << 20,
+            unsent_bytes: 64 << 20,
+            slow_reader: Duration::from_secs(10),
+            stall: Duration::from_secs(30),
+            idle: Duration::from_mins(1),
+            connections_per_peer: 4096,
+        }
+    }
+}
+
+impl Limits {
+    /// For whoever dials: as [`Limits::default`], but a listener that is busy may read late.
+    pub fn of_dialler() -> Self {
+        Self { slow_reader: Duration::MAX, ..Self::default() }
+    }
+
+    /// For another part of the same system, which carries the calls of many: nothing waits, because
+    /// calls of one could then wait for those of another, and only the form of messages is checked.
+    pub fn of_trusted() -> Self {
+        let own = Self::default();
+        Self {
+            message_bytes: own.message_bytes,
+            nesting: own.nesting,
+            capabilities: usize::MAX,
+            calls: usize::MAX,
+            call_bytes: usize::MAX,
+            queued_bytes: usize::MAX,
+            answers: usize::MAX,
+            exports: usize::MAX,
+            imports: usize::MAX,
+            promise_chain: own.promise_chain,
+            chained_promises: usize::MAX,
+            unread_bytes: usize::MAX,
+            unsent_bytes: usize::MAX,
+            slow_reader: Duration::MAX,
+            stall: Duration::MAX,
+            idle: Duration::MAX,
+            connections_per_peer: usize::MAX,
+        }
+    }
+
+    pub(crate) fn reader_options(self) -> ReaderOptions {
+        ReaderOptions {
+            // Reading the same part again counts again: a handler may look at everything 8 times.
+            traversal_limit_in_words: Some(self.message_bytes),
+            nesting_limit: i32::from(self.nesting),
+        }
+    }
+}
+
+macro_rules! names {
+    ($($(#[doc = $help:literal])+ $variant:ident = $name:literal,)+) => {
+        /// What can bite: each of [`Limits`], and two rules that have no number.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Limit { $($(#[doc = $help])+ $variant,)+ }
+
+        impl Limit {
+            /// All of them.
+            pub const ALL: [Self; [$($name),+].len()] = [$(Self::$variant),+];
+
+            /// Its name, as operators write it.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+        }
+    };
+}
+
+names! {
+    /// See [`Limits::message_bytes`].
+    MessageBytes = "message-bytes",
+    /// See [`Limits::nesting`]. Bites in paths into answers; within a message the call alone fails.
+    Nesting = "nesting",
+    /// See [`Limits::capabilities`].
+    Capabilities = "capabilities",
+    /// See [`Limits::calls`]. Bites when calls begin to wait.
+    Calls = "calls",
+    /// See [`Limits::call_bytes`]. Bites when calls begin to wait.
+    CallBytes = "call-bytes",
+    /// See [`Limits::queued_bytes`]. Bites when reading pauses.
+    QueuedBytes = "queued-bytes",
+    /// See [`Limits::answers`].
+    Answers = "answers",
+    /// See [`Limits::exports`].
+    Exports = "exports",
+    /// See [`Limits::imports`].
+    Imports = "imports",
+    /// See [`Limits::promise_chain`]. Bites also when a promise is resolved to itself.
+    PromiseChain = "promise-chain",
+    /// See [`Limits::chained_promises`].
+    ChainedPromises = "chained-promises",
+    /// See [`Limits::unread_bytes`]. Bites when calls begin to wait.
+    UnreadBytes = "unread-bytes",
+    /// See [`Limits::unsent_bytes`].
+    UnsentBytes = "unsent-bytes",
+    /// See [`Limits::slow_reader`].
+    SlowReader = "slow-reader",
+    /// See [`Limits::stall`].
+    Stall = "stall",
+    /// See [`Limits::idle`].
+    Idle = "idle",
+    /// See [`Limits::connections_per_peer`].
+    ConnectionsPerPeer = "connections-per-peer",
+    /// A kind of message that is not in use between two vats.
+    UnknownKind = "unknown-kind",
+    /// A capability or a call that the peer was not given or never made.
+    UnknownCapability = "unknown-capability",
+}
+
+/// How often each limit bit, counted by any number of connections.
+#[derive(Debug, Default)]
+pub struct Bites([AtomicU64; Limit::ALL.len()]);
+
+impl Bites {
+    /// How often this one bit.
+    pub fn get(&self, limit: Limit) -> u64 {
+        self.0[limit as usize].load(Ordering::Relaxed)
+    }
+
+    /// Counts one more. A listener does so for what no connection can see.
+    pub fn count(&self, limit: Limit) {
+        self.0[limit as usize].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Why a message is not let through. It ends the connection.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// Of a limit, with the sentence that the peer gets.
+    Over(Limit, String),
+    /// It can't be read.
+    Malformed(Error),
+}
+
+impl Refusal {
+    pub(crate) fn over<T>(limit: Limit, reason: impl Into<String>) -> Result<T, Self> {
+        Err(Self::Over(limit, reason.into()))
+    }
+}
+
+impl<E: Into<Error>> From<E> for Refusal {
+    fn from(error: E) -> Self {
+        Self::Malformed(error.into())
+    }
+}

@@ -1,0 +1,617 @@
+//! Raw messages against a guard: each limit bites with its reason and its count, and what is within
+//! the limits passes.
+
+use super::*;
+use crate::connection::Connection;
+use crate::restorer_capnp::restorer;
+use capnp::capability::FromClientHook;
+use capnp::message::ReaderOptions;
+use capnp::traits::HasTypeId;
+use capnp_rpc::rpc_capnp::payload;
+use std::cell::Cell;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::sync::Semaphore;
+
+/// `restore` gives a new capability each time. `locate` says what it was asked: "never", or when it is
+/// allowed to ("open"), or at once; "big" is answered with 1 MiB.
+#[derive(Default)]
+struct Desk {
+    begun: RefCell<Vec<String>>,
+    allowed: Cell<Option<&'static Semaphore>>,
+}
+
+impl restorer::Server for Desk {
+    async fn restore(
+        self: Rc<Self>,
+        _: restorer::RestoreParams,
+        mut results: restorer::RestoreResults,
+    ) -> capnp::Result<()> {
+        self.begun.borrow_mut().push("restore".into());
+        let another: restorer::Client = capnp_rpc::new_client(Self::default());
+        results.get().init_cap().set_as_capability(another.client.hook);
+        Ok(())
+    }
+
+    async fn locate(
+        self: Rc<Self>,
+        params: restorer::LocateParams,
+        mut results: restorer::LocateResults,
+    ) -> capnp::Result<()> {
+        let text = params.get()?.get_sturdy_ref()?.to_str()?;
+        self.begun.borrow_mut().push(text.to_owned());
+        match text {
+            "never" => std::future::pending().await,
+            "big" => results.get().set_address("x".repeat(1 << 20)),
+            _ => results.get().set_address(text),
+        }
+        if text.starts_with("open")
+            && let Some(allowed) = self.allowed.get()
+        {
+            allowed.acquire().await.unwrap().forget();
+        }
+        Ok(())
+    }
+}
+
+/// Longer than anything here takes.
+const DEADLINE: Duration = Duration::from_mins(2);
+
+/// A server, and what a peer without an RPC system does to it.
+struct Raw {
+    near: DuplexStream,
+    server: Connection,
+    guard: Rc<RefCell<State<DuplexStream>>>,
+    bites: Arc<Bites>,
+    desk: Rc<Desk>,
+    allowed: &'static Semaphore,
+}
+
+type Write = Box<dyn Fn(message::Builder)>;
+
+impl Raw {
+    fn new(limits: Limits) -> Self {
+        let (near, far) = duplex(64 << 10);
+        // Handlers outlive the test.
+        let allowed: &'static Semaphore = Box::leak(Box::new(Semaphore::new(0)));
+        let desk = Rc::new(Desk { allowed: Cell::new(Some(allowed)), ..Desk::default() });
+        let offered: restorer::Client = capnp_rpc::new_client_from_rc(desk.clone());
+        let bites = Arc::<Bites>::default();
+        let guard = Rc::new(RefCell::new(State::new(far, limits, bites.clone())));
+        let offered = Some(offered.client);
+        let server = Connection::over(guard.clone(), Side::Server, offered).unwrap();
+        Self { near, server, guard, bites, desk, allowed }
+    }
+
+    async fn send(&mut self, writes: &[Write]) {
+        for write in writes {
+            let mut message = Builder::new_default();
+            write(message.init_root());
+            let bytes = capnp::serialize::write_message_to_words(&message);
+            self.near.write_all(&bytes).await.unwrap();
+        }
+        settle().await;
+    }
+
+    fn begun(&self) -> usize {
+        self.desk.begun.borrow().len()
+    }
+
+    /// Reads until the end, which the server makes: the reason that it gives.
+    async fn aborted(mut self) -> String {
+        let mut bytes = Vec::new();
+        let read = self.near.read_to_end(&mut bytes);
+        tokio::time::timeout(DEADLINE, read).await.expect("it ends").unwrap();
+        let mut rest = &bytes[..];
+        let mut reason = None;
+        while !rest.is_empty() {
+            let message =
+                capnp::serialize::read_message(&mut rest, ReaderOptions::default()).unwrap();
+            if let Ok(message::Abort(Ok(abort))) =
+                message.get_root::<message::Reader>().unwrap().which()
+            {
+                assert_eq!(
+                    abort.get_type(),
+                    Ok(capnp_rpc::rpc_capnp::exception::Type::Disconnected)
+                );
+                reason = Some(abort.get_reason().unwrap().to_string().unwrap());
+            }
+        }
+        let reason = reason.expect("the last message says why");
+        let closed = self.server.closed().await;
+        assert_eq!((closed.kind, closed.extra), (capnp::ErrorKind::Disconnected, reason.clone()));
+        reason
+    }
+}
+
+/// Lets everything run that can.
+async fn settle() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn bootstrap(question: u32) -> Write {
+    Box::new(move |message| message.init_bootstrap().set_question_id(question))
+}
+
+#[derive(Clone, Copy)]
+enum Cap {
+    Hosted(u32),
+    Promise(u32),
+    Ours(u32),
+    ThirdParty,
+    Answer { question: u32, steps: u32 },
+}
+
+impl Cap {
+    fn write(self, mut cap: capnp_rpc::rpc_capnp::cap_descriptor::Builder) {
+        match self {
+            Self::Hosted(id) => cap.set_sender_hosted(id),
+            Self::Promise(id) => cap.set_sender_promise(id),
+            Self::Ours(id) => cap.set_receiver_hosted(id),
+            Self::ThirdParty => cap.init_third_party_hosted().set_vine_id(1),
+            Self::Answer { question, steps } => {
+                let mut answer = cap.init_receiver_answer();
+                answer.set_question_id(question);
+                answer.init_transform(steps);
+            }
+        }
+    }
+}
+
+fn write_caps(payload: payload::Builder, caps: &[Cap]) {
+    let mut table = payload.init_cap_table(caps.len() as u32);
+    for (at, cap) in (0..).zip(caps) {
+        cap.write(table.reborrow().get(at));
+    }
+}
+
+/// `locate(text)`, or `restore` if the text is "restore", on the export 0.
+fn call(question: u32, text: &'static str, caps: Vec<Cap>) -> Write {
+    call_on(Ok(0), question, text, caps)
+}
+
+fn call_on(target: Result<u32, Cap>, question: u32, text: &'static str, caps: Vec<Cap>) -> Write {
+    Box::new(move |message| {
+        let mut call = message.init_call();
+        call.set_question_id(question);
+        call.set_interface_id(restorer::Client::TYPE_ID);
+        call.set_method_id(u16::from(text != "restore"));
+        let mut to = call.reborrow().init_target();
+        match target {
+            Ok(id) => to.set_imported_cap(id),
+            Err(Cap::Answer { question, steps }) => {
+                let mut answer = to.init_promised_answer();
+                answer.set_question_id(question);
+                answer.init_transform(steps);
+            }
+            Err(Cap::Hosted(_) | Cap::Promise(_) | Cap::Ours(_) | Cap::ThirdParty) => {
+                panic!("no target")
+            }
+        }
+        let mut params = call.init_params();
+        let content = params.reborrow().init_content();
+        content.init_as::<restorer::locate_params::Builder>().set_sturdy_ref(text);
+        write_caps(params, &caps);
+    })
+}
+
+fn finish(question: u32, releases: bool) -> Write {
+    Box::new(move |message| {
+        let mut finish = message.init_finish();
+        finish.set_question_id(question);
+        finish.set_release_result_caps(releases);
+    })
+}
+
+fn release(id: u32, count: u32) -> Write {
+    Box::new(move |message| {
+        let mut release = message.init_release();
+        release.set_id(id);
+        release.set_reference_count(count);
+    })
+}
+
+fn resolve(from: u32, to: Cap) -> Write {
+    Box::new(move |message| {
+        let mut resolve = message.init_resolve();
+        resolve.set_promise_id(from);
+        to.write(resolve.init_cap());
+    })
+}
+
+fn write(write: impl Fn(message::Builder) + 'static) -> Write {
+    Box::new(write)
+}
+
+async fn bites(limits: Limits, messages: Vec<Write>, limit: Limit, reason: &str) {
+    let mut raw = Raw::new(limits);
+    // The server may end the connection before it has all.
+    raw.near.write_all(&bytes_of(&messages)).await.unwrap();
+    let bites = raw.bites.clone();
+    let aborted = raw.aborted().await;
+    assert!(aborted.contains(reason), "{limit:?}: {aborted}");
+    for other in Limit::ALL {
+        assert_eq!(bites.get(other), u64::from(other == limit), "{limit:?}: {other:?}");
+    }
+}
+
+fn bytes_of(messages: &[Write]) -> Vec<u8> {
+    let bytes = messages.iter().flat_map(|write| {
+        let mut message = Builder::new_default();
+        write(message.init_root());
+        capnp::serialize::write_message_to_words(&message)
+    });
+    bytes.collect()
+}
+
+/// The same messages pass.
+async fn passes(limits: Limits, messages: Vec<Write>) -> Raw {
+    let mut raw = Raw::new(limits);
+    raw.send(&messages).await;
+    assert!(!raw.server.is_closed());
+    for limit in Limit::ALL {
+        assert_eq!(raw.bites.get(limit), 0, "{limit:?}");
+    }
+    raw
+}
+
+fn hosted(ids: std::ops::Range<u32>) -> Vec<Cap> {
+    ids.map(Cap::Hosted).collect()
+}
+
+#[tokio::test(flavor = "local")]
+async fn limits_of_one_message_bite_with_a_reason_and_not_below() {
+    let limits = Limits::default();
+    let path = |steps| {
+        let answer = Cap::Answer { question: 0, steps };
+        [bootstrap(0), call_on(Err(answer), 1, "never", vec![]), call(2, "never", vec![answer])]
+    };
+    passes(limits, path(32).into()).await;
+    let reason = "a path of 33 steps into an answer is refused";
+    let [first, target, cap] = path(33);
+    bites(limits, vec![first, target], Limit::Nesting, reason).await;
+    bites(limits, vec![bootstrap(0), cap], Limit::Nesting, reason).await;
+
+    let of = |count| vec![bootstrap(0), call(1, "never", hosted(0..count))];
+    passes(limits, of(64)).await;
+    let reason = "65 capabilities in one message; the limit is 64";
+    bites(limits, of(65), Limit::Capabilities, reason).await;
+
+    let small = Limits { message_bytes: 200, ..limits };
+    passes(small, vec![bootstrap(0), call(1, "short", vec![])]).await;
+    let reason = "bytes is refused; the limit is 200";
+    bites(small, of(10), Limit::MessageBytes, reason).await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn limits_of_what_is_held_bite_with_a_reason_and_not_below() {
+    let limits = Limits { imports: 3, exports: 4, answers: 5, ..Limits::default() };
+    passes(limits, vec![bootstrap(0), call(1, "never", hosted(0..3))]).await;
+    let many = vec![bootstrap(0), call(1, "never", hosted(0..2)), call(2, "never", hosted(1..4))];
+    bites(limits, many, Limit::Imports, "too many capabilities of the peer are held").await;
+
+    // The bootstrap capability is one of four.
+    let restores = |count| {
+        let calls = (1..=count).map(|question| call(question, "restore", vec![]));
+        std::iter::once(bootstrap(0)).chain(calls).collect::<Vec<_>>()
+    };
+    let mut raw = passes(limits, restores(3)).await;
+    assert_eq!(raw.guard.borrow().counts().exports, 4);
+    raw.send(&[finish(1, true), finish(2, false), release(2, 1)]).await;
+    raw.send(&[call(1, "restore", vec![]), call(2, "restore", vec![])]).await;
+    assert_eq!(raw.guard.borrow().counts().exports, 4);
+    bites(limits, restores(4), Limit::Exports, "the peer holds too many capabilities").await;
+
+    // What was answered and isn't finished counts.
+    let limits = Limits { exports: 100, ..limits };
+    passes(limits, restores(4)).await;
+    bites(limits, restores(5), Limit::Answers, "too many calls were not finished").await;
+    let bootstraps = (0..6).map(bootstrap).collect();
+    bites(limits, bootstraps, Limit::Answers, "too many calls were not finished").await;
+}
+
+#[tokio::test(flavor = "local")]
+async fn chains_of_promises_bite_with_a_reason_and_not_below() {
+    let chain = |links: u32| {
+        let links = (5..5 + links).map(|id| resolve(id, Cap::Promise(id + 1)));
+        let first = [bootstrap(0), call(1, "never", vec![Cap::Promise(5)])];
+        first.into_iter().chain(links).collect::<Vec<_>>()
+    };
+    passes(Limits::default(), chain(16)).await;
+    let reason = "too many promises in a row";
+    bites(Limits::default(), chain(17), Limit::PromiseChain, reason).await;
+    let few = Limits { chained_promises: 3, ..Limits::default() };
+    // What is resolved was released already, and the one that it leads to is held.
+    let to_one = |links: u32| {
+        let links = (10..10 + links).map(|id| resolve(id, Cap::Promise(5)));
+        let first = [bootstrap(0), call(1, "never", vec![Cap::Promise(5)])];
+        first.into_iter().chain(links).collect::<Vec<_>>()
+    };
+    passes(few, to_one(2)).await;
+    let reason = "too many promises were resolved to promises";
+    bites(few, to_one(3), Limit::ChainedPromises, reason).await;
+}
+
+/// Each message is one that no honest peer sends, because nothing here answers or gave a reason to.
+#[tokio::test(flavor = "local")]
+async fn kinds_that_are_not_in_use_end_the_connection() {
+    let disembargo = |message: message::Builder| {
+        let mut disembargo = message.init_disembargo();
+        disembargo.reborrow().init_target().set_imported_cap(0);
+        disembargo.init_context().set_provide(1);
+    };
+    let to_itself = |mut message: message::Builder| {
+        call(1, "never", vec![])(message.reborrow());
+        let Ok(message::Call(Ok(call))) = message.which() else { panic!("it is a call") };
+        call.init_send_results_to().set_yourself(());
+    };
+    for kind in [
+        write(|message| {
+            message.init_provide();
+        }),
+        write(|message| {
+            message.init_accept();
+        }),
+        write(|message| {
+            message.init_join();
+        }),
+        write(|message| {
+            message.init_obsolete_save();
+        }),
+        write(|message| {
+            message.init_obsolete_delete();
+        }),
+        write(disembargo),
+        write(to_itself),
+        call(1, "never", vec![Cap::ThirdParty]),
+        resolve(1, Cap::ThirdParty),
+    ] {
+        let messages = vec![bootstrap(0), kind];
+        bites(Limits::default(), messages, Limit::UnknownKind, "of a kind that is not in use")
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn capabilities_that_were_never_given_end_the_connection() {
+    let disembargo = |message: message::Builder| {
+        let mut disembargo = message.init_disembargo();
+        disembargo.reborrow().init_target().set_imported_cap(7);
+        disembargo.init_context().set_sender_loopback(1);
+    };
+    let echo = |message: message::Builder| {
+        resolve(1, Cap::Hosted(7))(message.init_unimplemented());
+    };
+    let (named, released) = ("was named that the peer doesn't hold", "doesn't hold");
+    for (message, reason) in [
+        (call_on(Ok(7), 1, "x", vec![]), named),
+        (call(1, "x", vec![Cap::Ours(7)]), named),
+        (resolve(1, Cap::Ours(7)), named),
+        (write(disembargo), named),
+        (release(7, 1), released),
+        (release(0, 2), released),
+        (write(echo), released),
+        (write(|message| message.init_return().set_answer_id(3)), "was answered that is not open"),
+    ] {
+        let messages = vec![bootstrap(0), message];
+        bites(Limits::default(), messages, Limit::UnknownCapability, reason).await;
+    }
+}
+
+/// A call may be over when what was pipelined on it arrives; that one fails, and nothing else.
+#[tokio::test(flavor = "local")]
+async fn calls_that_are_over_may_still_be_named() {
+    let late = Cap::Answer { question: 1, steps: 0 };
+    let messages = vec![
+        bootstrap(0),
+        call(1, "at once", vec![]),
+        call_on(Err(late), 2, "x", vec![]),
+        call(3, "x", vec![late]),
+        finish(1, true),
+        finish(1, true),
+    ];
+    let raw = passes(Limits::default(), messages).await;
+    assert_eq!(raw.guard.borrow().counts().answers, 2, "the bootstrap, and the one that failed");
+}
+
+/// A peer that doesn't know `Resolve` says so, and holds what is in it no longer.
+#[tokio::test(flavor = "local")]
+async fn an_honest_echo_of_what_is_unknown_passes() {
+    let echo = |message: message::Builder| {
+        resolve(9, Cap::Hosted(0))(message.init_unimplemented());
+    };
+    let raw = passes(Limits::default(), vec![bootstrap(0), write(echo)]).await;
+    assert_eq!(raw.guard.borrow().counts().exports, 0);
+}
+
+#[tokio::test(flavor = "local")]
+async fn what_cannot_be_read_ends_the_connection_with_a_reason() {
+    let mut raw = Raw::new(Limits::default());
+    // A pointer to far outside of the message.
+    let bytes = [0, 0, 0, 0, 1, 0, 0, 0, 0xfc, 0xff, 0, 0, 1, 0, 1, 0];
+    raw.near.write_all(&bytes).await.unwrap();
+    assert!(raw.aborted().await.starts_with("a message can't be read: "));
+}
+
+#[tokio::test(flavor = "local")]
+async fn calls_over_a_soft_limit_wait_for_answers_and_keep_their_order() {
+    let by_number = Limits { calls: 2, ..Limits::default() };
+    let by_bytes = Limits { call_bytes: 300, ..Limits::default() };
+    for (limits, limit, at_once) in [(by_number, Limit::Calls, 2), (by_bytes, Limit::CallBytes, 3)]
+    {
+        let mut raw = Raw::new(limits);
+        let texts = ["open 1", "open 2", "open 3", "open 4", "open 5", "last"];
+        let calls = (1..).zip(texts).map(|(question, text)| call(question, text, vec![]));
+        let first = [bootstrap(0)];
+        raw.send(&first.into_iter().chain(calls).collect::<Vec<_>>()).await;
+        assert_eq!(raw.begun(), at_once, "{limit:?}");
+        assert_eq!(raw.bites.get(limit), 1, "it bit once for all that wait");
+        for answered in 1..=5 {
+            raw.allowed.add_permits(1);
+            settle().await;
+            assert_eq!(raw.begun(), (at_once + answered).min(6), "{limit:?}");
+        }
+        assert_eq!(raw.desk.begun.borrow().as_slice(), texts);
+        assert!(!raw.server.is_closed());
+    }
+}
+
+/// The number of a call that waits may be used again, and its `Finish` comes long before it begins.
+#[tokio::test(flavor = "local")]
+async fn what_is_finished_while_it_waits_runs_and_gives_its_number_back() {
+    let mut raw = Raw::new(Limits { calls: 1, ..Limits::default() });
+    raw.send(&[bootstrap(0), call(1, "open 1", vec![]), call(2, "open 2", vec![])]).await;
+    raw.send(&[finish(2, true), call(3, "open 3", vec![]), finish(1, true)]).await;
+    assert_eq!(raw.begun(), 1);
+    raw.allowed.add_permits(1);
+    settle().await;
+    // The first is answered, its Finish still waits, and its number is in use no more.
+    assert_eq!(raw.begun(), 2);
+    raw.allowed.add_permits(2);
+    settle().await;
+    raw.send(&[call(1, "open 4", vec![]), call(2, "open 5", vec![])]).await;
+    raw.allowed.add_permits(2);
+    settle().await;
+    let begun = raw.desk.begun.borrow().clone();
+    assert_eq!(begun, ["open 1", "open 2", "open 3", "open 4", "open 5"]);
+    assert!(!raw.server.is_closed());
+    let counts = raw.guard.borrow().counts();
+    assert_eq!((counts.answers, counts.held), (1, 0));
+}
+
+/// What waits is bounded: then nothing is read, until something is answered.
+#[tokio::test(flavor = "local")]
+async fn a_full_queue_stops_the_sender_until_answers_leave() {
+    let mut raw = Raw::new(Limits { calls: 1, queued_bytes: 100_000, ..Limits::default() });
+    let flood = (1..10_000).map(|question| call(question, "open", vec![]));
+    let flood = bytes_of(&std::iter::once(bootstrap(0)).chain(flood).collect::<Vec<_>>());
+    let mut sent = 0;
+    let mut send = async |raw: &mut Raw| {
+        while sent < flood.len() {
+            let some = &flood[sent..flood.len().min(sent + 1000)];
+            tokio::select! {
+                biased;
+                count = raw.near.write(some) => sent += count.unwrap(),
+                () = settle() => break,
+            }
+        }
+        sent
+    };
+    let stopped = send(&mut raw).await;
+    assert!(stopped < 250_000, "{stopped} bytes of {} went out", flood.len());
+    assert_eq!(raw.bites.get(Limit::QueuedBytes), 1);
+    assert_eq!(raw.begun(), 1);
+    raw.allowed.add_permits(10_000);
+    while send(&mut raw).await < flood.len() {}
+    settle().await;
+    assert_eq!(raw.begun(), 9999);
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_peer_that_reads_nothing_gets_no_more_calls_through() {
+    let limits = Limits { unread_bytes: 3 << 20, ..Limits::default() };
+    let mut raw = Raw::new(limits);
+    for question in 1..100 {
+        let first = (question == 1).then(|| bootstrap(0));
+        let messages = first.into_iter().chain([call(question, "big", vec![])]);
+        raw.send(&messages.collect::<Vec<_>>()).await;
+    }
+    assert_eq!(raw.begun(), 4, "each makes 1 MiB");
+    assert_eq!(raw.bites.get(Limit::UnreadBytes), 1);
+    // 2. It goes on when the peer reads.
+    let mut answers = vec![0; 1 << 20];
+    while raw.begun() < 99 {
+        assert!(raw.near.read(&mut answers).await.unwrap() > 0);
+        settle().await;
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn unread_answers_over_the_hard_limit_end_the_connection() {
+    let limits = Limits { unsent_bytes: 3 << 20, ..Limits::default() };
+    let calls = (1..=5).map(|question| call(question, "big", vec![]));
+    let messages = std::iter::once(bootstrap(0)).chain(calls).collect();
+    bites(limits, messages, Limit::UnsentBytes, "the peer doesn't read what is sent").await;
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_peer_that_reads_nothing_for_a_while_is_cut() {
+    let messages = vec![bootstrap(0), call(1, "big", vec![])];
+    let mut raw = Raw::new(Limits::default());
+    raw.send(&messages).await;
+    // Reading anything at all is enough.
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        assert!(!raw.server.is_closed());
+        raw.near.read_exact(&mut [0; 16 << 10]).await.unwrap();
+    }
+    let read = tokio::time::Instant::now();
+    let closed = raw.server.closed().await;
+    assert_eq!(closed.extra, "the peer read nothing for 10s");
+    // One more second is for the last words.
+    assert_eq!(read.elapsed().as_secs(), 11);
+    assert_eq!(raw.bites.get(Limit::SlowReader), 1);
+}
+
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_connection_with_nothing_on_it_is_cut_and_no_other() {
+    let limits = Limits::default();
+    let reason = "the connection was idle for 60s";
+    bites(limits, vec![], Limit::Idle, reason).await;
+    let all_done = vec![bootstrap(0), finish(0, true)];
+    bites(limits, all_done, Limit::Idle, reason).await;
+    // A message that never ends is none.
+    let mut raw = Raw::new(limits);
+    raw.near.write_all(&[0; 7]).await.unwrap();
+    assert_eq!(raw.aborted().await, reason);
+
+    // Those that hold something, or have a call open, stay.
+    let holds = vec![bootstrap(0), finish(0, false)];
+    let calls = vec![bootstrap(0), call(1, "never", vec![]), finish(0, true)];
+    for messages in [holds, calls] {
+        let raw = passes(limits, messages).await;
+        tokio::time::sleep(Duration::from_hours(1)).await;
+        assert!(!raw.server.is_closed());
+        assert_eq!(raw.bites.get(Limit::Idle), 0);
+    }
+}
+
+/// What each side has in its tables, after capabilities went to and fro, is what the other one thinks.
+#[tokio::test(flavor = "local")]
+async fn tables_of_both_ends_agree_and_are_empty_at_the_end() {
+    let (near, far) = duplex(64 << 10);
+    let near = Rc::new(RefCell::new(State::new(near, Limits::default(), Arc::default())));
+    let far = Rc::new(RefCell::new(State::new(far, Limits::default(), Arc::default())));
+    let desk: restorer::Client = capnp_rpc::new_client(Desk::default());
+    let server = Connection::over(far.clone(), Side::Server, Some(desk.client)).unwrap();
+    let client = Connection::over(near.clone(), Side::Client, None).unwrap();
+    let desk: restorer::Client = client.bootstrap();
+    let mut kept = Vec::new();
+    for round in 0..300 {
+        let restored = desk.restore_request().send();
+        let cap = restorer::Client::new(restored.pipeline.get_cap().as_cap());
+        match round % 3 {
+            // Dropped before the answer comes: what is in it is not taken.
+            0 => drop(cap),
+            1 => drop(restored.promise.await.unwrap()),
+            _ => {
+                restored.promise.await.unwrap();
+                kept.push(cap);
+            }
+        }
+    }
+    for _ in 0..10 {
+        drop(desk.restore_request().send());
+    }
+    settle().await;
+    let (ours, theirs) = (near.borrow().counts(), far.borrow().counts());
+    assert_eq!((theirs.exports, ours.imports), (kept.len(), kept.len()));
+    drop(kept);
+    settle().await;
+    // The client holds the bootstrap capability as the answer to a call that it doesn't finish.
+    assert_eq!(near.borrow().counts(), Counts::default());
+    assert_eq!(far.borrow().counts(), Counts { answers: 1, ..Counts::default() });
+    drop(desk);
+    assert!(!server.is_closed());
+}

@@ -1,0 +1,76 @@
+//! What a wire keeps between two polls: nothing that another connection could use.
+
+use super::*;
+use capnp::{any_pointer, data};
+use std::task::Waker;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+fn wire(room: usize) -> (DuplexStream, Wire<DuplexStream>) {
+    let (near, far) = duplex(room);
+    (near, Wire::new(far, 1 << 20, ReaderOptions::new()))
+}
+
+fn message(bytes: usize) -> Builder<HeapAllocator> {
+    let mut message = Builder::new_default();
+    let root = message.init_root::<any_pointer::Builder>();
+    root.initn_as::<data::Builder>(bytes as u32).fill(7);
+    message
+}
+
+fn next(wire: &mut Wire<DuplexStream>) -> Option<usize> {
+    match wire.poll_read(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(Some(incoming))) => Some(incoming.get_root::<data::Reader>().unwrap().len()),
+        Poll::Ready(_) => panic!("it is a message"),
+        Poll::Pending => None,
+    }
+}
+
+/// Wherever the bytes are cut, and whatever other connections read meanwhile.
+#[tokio::test(flavor = "local")]
+async fn a_wire_at_rest_keeps_the_rest_of_a_message_and_no_buffer() {
+    let sent =
+        [10, 5000, 0, 300].map(|bytes| capnp::serialize::write_message_to_words(&message(bytes)));
+    let sent = sent.concat();
+    for cut in (0..sent.len()).step_by(7) {
+        // The runtime lets a task read only so often before it yields.
+        tokio::task::yield_now().await;
+        let (mut near, mut wire) = wire(64 << 10);
+        let (mut other_near, mut other) = self::wire(64 << 10);
+        let mut read = Vec::new();
+        for part in [&sent[..cut], &sent[cut..]] {
+            near.write_all(part).await.unwrap();
+            read.extend(next(&mut wire));
+            wire.rest();
+            assert!(wire.input.len() <= part.len());
+            other_near.write_all(&sent).await.unwrap();
+            assert_eq!(std::iter::from_fn(|| next(&mut other)).count(), 4);
+            other.rest();
+            assert_eq!(other.input.capacity(), 0);
+            read.extend(std::iter::from_fn(|| next(&mut wire)));
+        }
+        wire.rest();
+        assert_eq!((read, wire.input.capacity()), (vec![10, 5000, 0, 300], 0));
+    }
+}
+
+/// A peer that always leaves something unread made the buffer grow for ever.
+#[tokio::test(flavor = "local")]
+async fn what_is_written_is_not_kept_while_more_waits() {
+    let (mut near, mut wire) = wire(16 << 10);
+    let mut context = Context::from_waker(Waker::noop());
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+        wire.push(&message(16 << 10));
+        assert!(wire.poll_flush(&mut context).is_pending());
+        near.read_exact(&mut [0; 16 << 10]).await.unwrap();
+    }
+    assert!(wire.pending_bytes() < 128 << 10);
+    assert!(wire.output.capacity() < 512 << 10, "{}", wire.output.capacity());
+    // When all is out the buffer is free for others.
+    let mut rest = vec![0; 64 << 10];
+    while wire.poll_flush(&mut context).is_pending() {
+        assert!(near.read(&mut rest).await.unwrap() > 0);
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(wire.output.capacity(), 0);
+}

@@ -1,0 +1,88 @@
+//! Many connections to one server: what an idle one costs, and what it costs those that are busy.
+
+use futures::future::try_join_all;
+
+use super::measure::{Sample, Until, drive, float};
+use super::process::Capstead;
+use super::row::{Row, Target};
+use super::rpc::{Counters, read};
+use super::{Bench, note};
+use crate::error::Result;
+use crate::schema::counter_capnp::counter;
+
+/// The rows of this file.
+pub(crate) const NAMES: [&str; 2] = ["idle-connection-rss", "busy-p99-beside-idle"];
+
+/// Connections that each make one call after the other.
+const BUSY: u64 = 100;
+/// Connections that are made at the same time.
+const DIALLED_AT_ONCE: usize = 64;
+/// All come from one address.
+const FLAGS: [&str; 4] = ["--limit", "connections-per-peer=20000", "--warm", "1h"];
+
+/// Measures the rows that are wanted.
+///
+/// # Errors
+/// When a server doesn't start, or a call fails.
+pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
+    let beside = Capstead::start(&bench.scratch.path("busy"), &FLAGS)?;
+    let alone = Busy::connect(&beside).await?;
+    let server = Capstead::start(&bench.scratch.path("idle"), &FLAGS)?;
+    let busy = Busy::connect(&server).await?;
+    // All that the server needs for any connection is in memory already.
+    busy.reads(Until::Calls(1_000)).await?;
+    let before = server.process.resident_bytes()?;
+    let idle = rest(&server, bench.connections).await?;
+    let after = server.process.resident_bytes()?;
+    let each = (after.0 - before.0) / float(bench.connections) / 1024.0;
+    note(&format!("{} idle connections: {each:.1} KiB each", idle.len()));
+    let row = Row::new("idle-connection-rss", each, "KiB");
+    bench.add(row.target(Target::AtMost(40.0)));
+
+    let name = "busy-p99-beside-idle";
+    if bench.wants(name) {
+        let baseline = async |until| alone.reads(until).await;
+        let measured = async |until| busy.reads(until).await;
+        let rounds = bench.plan.alternate(name, baseline, measured).await?;
+        let p99 = |sample: &Sample| sample.percentile_us(99);
+        let pairs = rounds.iter().map(|(alone, beside)| (p99(alone), p99(beside))).collect();
+        let row = Row::paired(name, "us", pairs).latency(rounds.iter().map(|(_, beside)| beside));
+        bench.add(row.target(Target::AtMost(1.5)));
+    }
+    let open = server.metric("capstead_connections").await?;
+    note(&format!("{open} connections are open at the end"));
+    Ok(())
+}
+
+/// So many connections that have a counter each and call it no more.
+async fn rest(server: &Capstead, count: u64) -> Result<Vec<(Counters, counter::Client)>> {
+    let idle = std::cell::RefCell::new(Vec::new());
+    drive(DIALLED_AT_ONCE, Until::Calls(count), async |n| {
+        let counters = Counters::connect(server).await?;
+        let counter = counters.found(&format!("idle-{}", n % BUSY)).await?;
+        read(&counter).await?;
+        idle.borrow_mut().push((counters, counter));
+        Ok(())
+    })
+    .await?;
+    Ok(idle.into_inner())
+}
+
+/// Connections with a counter each, over which calls are spread.
+struct Busy(Vec<(Counters, counter::Client)>);
+
+impl Busy {
+    async fn connect(server: &Capstead) -> Result<Self> {
+        let connect = async |n: u64| {
+            let counters = Counters::connect(server).await?;
+            let counter = counters.found(&format!("busy-{n}")).await?;
+            Ok::<_, capnp::Error>((counters, counter))
+        };
+        Ok(Self(try_join_all((0..BUSY).map(connect)).await?))
+    }
+
+    async fn reads(&self, until: Until) -> Result<Sample> {
+        let of = |n: u64| &self.0[n as usize % self.0.len()].1;
+        drive(self.0.len(), until, async |n| read(of(n)).await).await
+    }
+}

@@ -1,0 +1,106 @@
+//! Calls that belong to a chain, on capabilities of other vats: calls of Cap'n Proto have no headers, so
+//! that the chain travels by the method `inChain` of the interface `Facet`.
+//!
+//! Invariants:
+//! - Calls on one capability leave in the order made, whichever chains they belong to.
+//! - A capability without that interface, such as a client's callback, is called as it is.
+//!
+//! Whether it has the interface is asked once, by the first call of a chain, which waits for the answer.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use capnp::ErrorKind;
+use capnp::capability::{FromClientHook, RemotePromise};
+use capnp::private::capability::ClientHook;
+
+use super::gated::Gated;
+use crate::membrane::{self, Call, Chain};
+use crate::schema::facet_capnp::facet;
+
+/// How calls are made on a capability.
+#[derive(Default)]
+pub(super) enum Way {
+    /// No chain has come here.
+    #[default]
+    Unknown,
+    Asking(VecDeque<Call>),
+    /// The capability for the chain of the last call: from now on all calls go by `inChain`, since those
+    /// that don't might overtake the others on the way.
+    Chained {
+        latest: Option<u128>,
+        cap: Box<dyn ClientHook>,
+    },
+    Plain,
+}
+
+impl Gated {
+    /// Makes a call that has passed the gate.
+    pub(super) fn send(self: &Rc<Self>, call: Call) {
+        let chained = match &mut *self.way.borrow_mut() {
+            Way::Unknown if call.chain.is_none() => None,
+            // Within a vat the chain is part of the call.
+            Way::Unknown if !membrane::is_foreign(&*self.raw) => None,
+            way @ Way::Unknown => {
+                let asked = self.in_chain(call.chain.as_ref());
+                *way = Way::Asking(VecDeque::from([call]));
+                // Ends with the answer, or with the connection.
+                tokio::task::spawn_local(self.clone().learn(asked));
+                return;
+            }
+            Way::Asking(waiting) => return waiting.push_back(call),
+            Way::Chained { latest, cap } => {
+                let this = latest_of(&call);
+                if *latest != this {
+                    (*latest, *cap) = (this, self.chained(&call));
+                }
+                Some(cap.add_ref())
+            }
+            Way::Plain => None,
+        };
+        let to = chained.as_deref().unwrap_or(&*self.raw);
+        self.instance.vat.deliver_for_object(to, call);
+    }
+
+    fn in_chain(&self, chain: Option<&Chain>) -> RemotePromise<facet::in_chain_results::Owned> {
+        let mut request = facet::Client::new(self.raw.add_ref()).in_chain_request();
+        request.get().set_calls(&chain.map(Chain::to_bytes).unwrap_or_default());
+        request.send()
+    }
+
+    fn chained(&self, call: &Call) -> Box<dyn ClientHook> {
+        self.in_chain(call.chain.as_ref()).pipeline.get_facet().as_cap()
+    }
+
+    /// Sends those who wait on their way, once it is known.
+    async fn learn(self: Rc<Self>, asked: RemotePromise<facet::in_chain_results::Owned>) {
+        let is_plain = match asked.promise.await {
+            Ok(_) => false,
+            Err(error) => error.kind == ErrorKind::Unimplemented,
+        };
+        loop {
+            let next = match &mut *self.way.borrow_mut() {
+                Way::Asking(waiting) => waiting.pop_front(),
+                _ => None,
+            };
+            let vat = &self.instance.vat;
+            match next {
+                // Calls that this leads to wait behind those that wait already.
+                Some(call) if is_plain => vat.deliver_for_object(&*self.raw, call),
+                Some(call) => vat.deliver_for_object(&*self.chained(&call), call),
+                None => break,
+            }
+        }
+        let known = match is_plain {
+            true => Way::Plain,
+            // No call has this number: the next one asks for its own chain.
+            false => Way::Chained { latest: Some(0), cap: self.raw.add_ref() },
+        };
+        self.way.replace(known);
+    }
+}
+
+/// The call that led to this one, if it belongs to a chain.
+fn latest_of(call: &Call) -> Option<u128> {
+    call.chain.as_ref().and_then(|chain| chain.calls().next())
+}

@@ -1,0 +1,223 @@
+//! How request ids are stored: the bytes of their keys and records.
+//!
+//! | key | record |
+//! |---|---|
+//! | `00` ‖ id | version (1) ‖ number (8) ‖ began (8) ‖ interface (8) ‖ method (2) ‖ state (1) ‖ rest |
+//! | `01` ‖ number (8) | began (8) ‖ id |
+//!
+//! The number says the how manieth call with an id it is, and `began` when it began. State 0 is a call
+//! that has begun; 1 is one with a reply, which is the rest as a message in the standard framing; 2 to
+//! 5 are those that ended with an error, whose text is the rest. All numbers are big-endian.
+//!
+//! It never touches the storage.
+
+use std::rc::Rc;
+
+use capnp::{Error, ErrorKind};
+
+use crate::error::{Result, failed};
+use crate::limits::VALUE_BYTES_MAX;
+
+/// What the keys of the calls begin with, in the order in which they began.
+pub(super) const ORDER: u8 = 1;
+
+const BY_ID: u8 = 0;
+const VERSION: u8 = 1;
+const HEAD_BYTES: usize = 1 + 8 + 8 + 8 + 2 + 1;
+const BEGUN: u8 = 0;
+const REPLIED: u8 = 1;
+/// The kinds of errors that cross the wire, from state 2 on.
+const KINDS: [ErrorKind; 4] =
+    [ErrorKind::Failed, ErrorKind::Overloaded, ErrorKind::Disconnected, ErrorKind::Unimplemented];
+
+/// The longest reply that can be stored, in bytes, or text of an error.
+pub(super) const REPLY_BYTES_MAX: usize = VALUE_BYTES_MAX - HEAD_BYTES;
+
+/// What a caller calls a call by, to be told the reply again.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(in crate::host) struct RequestId(Rc<[u8]>);
+
+/// Which method is called: the ids of its interface and its number in that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::host) struct Method {
+    pub(in crate::host) interface: u64,
+    pub(in crate::host) method: u16,
+}
+
+/// A call with an id that began once.
+pub(super) struct Record<S> {
+    pub(super) number: u64,
+    /// Milliseconds since 1970.
+    pub(super) began: u64,
+    pub(super) method: Method,
+    pub(super) state: S,
+}
+
+/// What became of a call.
+pub(super) enum State {
+    Begun,
+    Ended(Outcome),
+}
+
+/// How a call ended: the message of its reply, or its error.
+pub(super) type Outcome = Result<Vec<u8>>;
+
+impl RequestId {
+    /// # Errors
+    /// When it is too short to be unguessable, or too long.
+    pub(in crate::host) fn new(bytes: &[u8]) -> Result<Self> {
+        if (16..=64).contains(&bytes.len()) {
+            return Ok(Self(bytes.into()));
+        }
+        Err(failed(format!(
+            "request-id-length: the id has {} bytes; use 16 to 64 random ones",
+            bytes.len()
+        )))
+    }
+
+    /// The key of the call's record.
+    pub(super) fn key(&self) -> Vec<u8> {
+        [&[BY_ID], &*self.0].concat()
+    }
+}
+
+/// The key of a call in the order of all.
+pub(super) fn order_key(number: u64) -> [u8; 9] {
+    let mut key = [ORDER; 9];
+    key[1..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// The number in such a key.
+pub(super) fn number_in(key: &[u8]) -> Result<u64> {
+    let number = key.split_first().and_then(|(_, number)| number.try_into().ok());
+    number.map(u64::from_be_bytes).ok_or_else(damaged)
+}
+
+/// What stands in the order of all under the number of a call.
+pub(super) fn order_record(began: u64, id: &RequestId) -> Vec<u8> {
+    [&began.to_be_bytes(), &*id.0].concat()
+}
+
+/// When the call began, and its id.
+pub(super) fn decode_order(bytes: &[u8]) -> Result<(u64, RequestId)> {
+    let (began, id) = bytes.split_first_chunk().ok_or_else(damaged)?;
+    Ok((u64::from_be_bytes(*began), RequestId(id.into())))
+}
+
+impl Record<&State> {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let (state, rest) = match self.state {
+            State::Begun => (BEGUN, &[][..]),
+            State::Ended(Ok(reply)) => (REPLIED, reply.as_slice()),
+            State::Ended(Err(error)) => {
+                let kind = KINDS.iter().position(|kind| *kind == error.kind).unwrap_or_default();
+                (REPLIED + 1 + kind as u8, error.extra.as_bytes())
+            }
+        };
+        let mut bytes = Vec::with_capacity(HEAD_BYTES + rest.len());
+        bytes.push(VERSION);
+        bytes.extend(self.number.to_be_bytes());
+        bytes.extend(self.began.to_be_bytes());
+        bytes.extend(self.method.interface.to_be_bytes());
+        bytes.extend(self.method.method.to_be_bytes());
+        bytes.push(state);
+        bytes.extend(rest);
+        bytes
+    }
+}
+
+impl Record<State> {
+    /// # Errors
+    /// When the record isn't one that this version writes.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
+        Self::parse(bytes).ok_or_else(damaged)
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let (head, rest) = bytes.split_first_chunk::<HEAD_BYTES>()?;
+        let ([VERSION], head) = head.split_first_chunk()? else { return None };
+        let (number, head) = head.split_first_chunk()?;
+        let (began, head) = head.split_first_chunk()?;
+        let (interface, head) = head.split_first_chunk()?;
+        let (method, head) = head.split_first_chunk()?;
+        let interface = u64::from_be_bytes(*interface);
+        let method = Method { interface, method: u16::from_be_bytes(*method) };
+        let state = match head {
+            [BEGUN] => State::Begun,
+            [REPLIED] => State::Ended(Ok(rest.to_vec())),
+            [kind] => {
+                let kind = *KINDS.get(usize::from(*kind).checked_sub(2)?)?;
+                let extra = String::from_utf8(rest.to_vec()).ok()?;
+                State::Ended(Err(Error { kind, extra }))
+            }
+            _ => return None,
+        };
+        let (number, began) = (u64::from_be_bytes(*number), u64::from_be_bytes(*began));
+        Some(Self { number, began, method, state })
+    }
+}
+
+fn damaged() -> Error {
+    failed("the record of a request id is of a newer format, or damaged")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::error::{disconnected, overloaded, unimplemented};
+
+    #[test]
+    fn records_come_back_as_they_were() {
+        let method = Method { interface: 0x0102_0304_0506_0708, method: 9 };
+        let states = [
+            State::Begun,
+            State::Ended(Ok(vec![1, 2, 3])),
+            State::Ended(Ok(vec![])),
+            State::Ended(Err(failed("no"))),
+            State::Ended(Err(overloaded("later"))),
+            State::Ended(Err(disconnected("é"))),
+            State::Ended(Err(unimplemented(""))),
+        ];
+        for (number, state) in states.iter().enumerate() {
+            let record = Record { number: number as u64, began: 77, method, state };
+            let bytes = record.encode();
+            assert_eq!(
+                usize::from(bytes[HEAD_BYTES - 1]),
+                number.saturating_sub(usize::from(number > 1))
+            );
+            let again = Record::decode(&bytes).unwrap();
+            let state = &again.state;
+            let again = Record { number: again.number, began: again.began, method, state };
+            assert_eq!(again.encode(), bytes);
+        }
+    }
+
+    #[test]
+    fn ids_have_16_to_64_bytes() {
+        for (length, is_good) in [(0, false), (15, false), (16, true), (64, true), (65, false)] {
+            let id = RequestId::new(&vec![7; length]);
+            assert_eq!(id.is_ok(), is_good, "{length}");
+            let Ok(id) = id else { continue };
+            assert!(decode_order(&order_record(5, &id)).unwrap() == (5, id.clone()));
+            assert_eq!(id.key().len(), length + 1);
+        }
+        assert_eq!(number_in(&order_key(258)).unwrap(), 258);
+        assert!(order_key(255) < order_key(256));
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_bytes_end_in_an_error(bytes in vec(any::<u8>(), 0..60)) {
+            if let Ok(record) = Record::decode(&bytes) {
+                let Record { number, began, method, state } = &record;
+                let again = Record { number: *number, began: *began, method: *method, state };
+                prop_assert_eq!(again.encode(), bytes.clone());
+            }
+            let _ = (decode_order(&bytes), number_in(&bytes));
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! A peer without an RPC system: messages by hand, so that it can do what no RPC system does.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use capnp::message::{Builder, HeapAllocator, ReaderOptions};
+use capnp::serialize;
+use capnp::traits::HasTypeId;
+use capnp_rpc::rpc_capnp::{message, payload};
+use capstead_client::restorer_capnp::{namespace, restorer};
+
+use super::{DEADLINE, Served};
+
+pub(crate) type Raw = Builder<HeapAllocator>;
+
+/// The call whose answer is a counter.
+pub(crate) const COUNTER: u32 = 2;
+
+pub(crate) fn dial(served: &Served) -> TcpStream {
+    let stream = TcpStream::connect(&served.announced.capnp).expect("it is reached");
+    stream.set_read_timeout(Some(DEADLINE)).expect("it isn't zero");
+    stream
+}
+
+pub(crate) fn send(stream: &mut TcpStream, messages: &[Raw]) {
+    let bytes: Vec<u8> = messages.iter().flat_map(serialized).collect();
+    stream.write_all(&bytes).expect("it takes them");
+}
+
+pub(crate) fn serialized(message: &Raw) -> Vec<u8> {
+    serialize::write_message_to_words(message)
+}
+
+/// Reads messages until one is the answer to that call.
+pub(crate) fn wait_for_answer(stream: &mut TcpStream, call: u32) {
+    loop {
+        let message = serialize::read_message(&mut *stream, ReaderOptions::default());
+        let message = message.expect("an answer comes");
+        if let Ok(message::Return(Ok(answer))) = root(&message).which()
+            && answer.get_answer_id() == call
+        {
+            return;
+        }
+    }
+}
+
+/// Reads to the end, which the server makes: the reason that it gives, if any.
+pub(crate) fn reason_of_end(mut stream: TcpStream) -> Option<String> {
+    let mut bytes = Vec::new();
+    // What the server has not read makes the operating system cut the connection off.
+    let _ = stream.read_to_end(&mut bytes);
+    let mut rest = &bytes[..];
+    while let Ok(message) = serialize::read_message(&mut rest, ReaderOptions::default()) {
+        if let Ok(message::Abort(Ok(abort))) = root(&message).which() {
+            return abort.get_reason().ok()?.to_string().ok();
+        }
+    }
+    None
+}
+
+fn root(message: &capnp::message::Reader<serialize::OwnedSegments>) -> message::Reader<'_> {
+    message.get_root().expect("it is a message")
+}
+
+pub(crate) fn bootstrap() -> Raw {
+    let mut message = Raw::new_default();
+    message.init_root::<message::Builder>().init_bootstrap().set_question_id(0);
+    message
+}
+
+/// The call 1.
+pub(crate) fn restore(text: &str) -> Raw {
+    let mut message = Raw::new_default();
+    let params = call(&mut message, 1, (0, None), (restorer::Client::TYPE_ID, 0));
+    params.get_content().init_as::<restorer::restore_params::Builder>().set_sturdy_ref(text);
+    message
+}
+
+/// The call [`COUNTER`], on the namespace that [`restore`] gives.
+pub(crate) fn by_name(name: &str) -> Raw {
+    let mut message = Raw::new_default();
+    let on = (COUNTER - 1, Some(0));
+    let params = call(&mut message, COUNTER, on, (namespace::Client::TYPE_ID, 0));
+    params.get_content().init_as::<namespace::by_name_params::Builder>().set_key(name);
+    message
+}
+
+pub(crate) fn finish(question: u32) -> Raw {
+    let mut message = Raw::new_default();
+    let mut finish = message.init_root::<message::Builder>().init_finish();
+    finish.set_question_id(question);
+    finish.set_release_result_caps(false);
+    message
+}
+
+/// A call of a method, by interface and number, on a field of an answer.
+pub(crate) fn call(
+    message: &mut Raw,
+    question: u32,
+    (on, field): (u32, Option<u16>),
+    (interface, method): (u64, u16),
+) -> payload::Builder<'_> {
+    let mut call = message.init_root::<message::Builder>().init_call();
+    call.set_question_id(question);
+    call.set_interface_id(interface);
+    call.set_method_id(method);
+    call.reborrow().get_send_results_to().set_caller(());
+    let mut target = call.reborrow().init_target().init_promised_answer();
+    target.set_question_id(on);
+    if let Some(field) = field {
+        target.init_transform(1).get(0).set_get_pointer_field(field);
+    }
+    call.init_params()
+}
