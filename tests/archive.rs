@@ -355,6 +355,20 @@ fn a_restored_backup_is_the_same_cluster() {
     let leftover = folder.path().join("restored.data.restoring");
     fs::create_dir(&leftover).expect("it is made");
     fs::write(leftover.join("lock"), "").expect("it is written");
+    // As long as somebody holds it, or it looks whole, it is no leftover.
+    let lock = fs::File::open(leftover.join("lock")).expect("it was written");
+    lock.lock().expect("nobody else holds it");
+    let in_the_way = || {
+        let output = restore(&restored);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(texts(&output).1.contains("is in the way"), "{:?}", texts(&output));
+        assert!(leftover.join("lock").exists() && !restored.exists());
+    };
+    in_the_way();
+    drop(lock);
+    fs::write(leftover.join("format"), "1").expect("it is written");
+    in_the_way();
+    fs::remove_file(leftover.join("format")).expect("it was written");
     let output = restore(&restored);
     assert!(output.status.success(), "{:?}", texts(&output));
     assert!(!leftover.exists());

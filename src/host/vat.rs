@@ -235,16 +235,11 @@ impl Vat {
         }
     }
 
-    /// Starts a call, now or after those that wait already. One that comes from foreign code starts
-    /// when that has let go: capnp-rpc hands over the calls on a promise while it has the promise
-    /// borrowed, and the object may well call that.
+    /// Starts a call, now or after those that wait already.
     pub(super) fn start(self: Rc<Self>, start: Start) {
         if self.busy.get() {
             self.queue.borrow_mut().push_back(start);
-        } else if !start.call.reply.is_foreign()
-            && self.queue.borrow().is_empty()
-            && !self.store.borrow().is_full()
-        {
+        } else if self.queue.borrow().is_empty() && !self.store.borrow().is_full() {
             self.busy(|| self.begin(start));
         } else {
             self.queue(start);

@@ -140,11 +140,6 @@ impl Reply {
         (Self(Some(Asker::Results(results, ending.clone()))), Ended(ending))
     }
 
-    /// Whether the call came by `ClientHook::call`, that is from foreign code in the middle of its work.
-    pub(crate) fn is_foreign(&self) -> bool {
-        matches!(self.0, Some(Asker::Results(..)))
-    }
-
     /// Tells the caller.
     pub(crate) fn send(mut self, outcome: Result<Body>) {
         if let Some(asker) = self.0.take() {

@@ -21,10 +21,13 @@ pub(super) const CLIENT: u32 = u32::MAX;
 pub(super) const ASKED: &str = "as asked by the program";
 
 /// Errors of capnp-rpc 0.27.3 that no program asks for. It exports a promise a second time as if it were
-/// settled, and then resolves it, which ends the connection; and a promise of what a failed call would
-/// have returned may lose the reason.
-const LIBRARY_FAILURES: [&str; 2] =
-    ["Got 'Resolve' for a non-promise import", "PipelineInnerSender was canceled"];
+/// settled, and then resolves it; or looks for an embargo's target where that is no more. Both end the
+/// connection. And a promise of what a failed call would have returned may lose the reason.
+const LIBRARY_FAILURES: [&str; 3] = [
+    "Got 'Resolve' for a non-promise import",
+    "'Disembargo' of type 'senderLoopback'",
+    "PipelineInnerSender was canceled",
+];
 
 /// What it says instead of `disconnected` of a promise whose connection was cut.
 const LIBRARY_CUTS: [&str; 2] =

@@ -3,6 +3,8 @@
 //! The ledger checks each of them as it checks the random ones. Beside that, all calls that should
 //! start have started, and no others.
 
+use std::ops::Range;
+
 use super::actor::{Answer, Ending, Step};
 use super::ledger;
 use super::plan::{Fate, How, Op, Plan};
@@ -72,7 +74,12 @@ const RUN: Op = Op::Yield { times: 200 };
 
 /// Plays `ops`, in which `started` calls must start, at every distance.
 fn check(nearest: usize, started: u64, ops: impl Fn() -> Vec<Op>) {
-    for hops in nearest..4 {
+    check_over(nearest..4, started, ops);
+}
+
+fn check_over(distances: Range<usize>, started: u64, ops: impl Fn() -> Vec<Op>) {
+    let nearest = distances.start;
+    for hops in distances {
         let ops = open().into_iter().chain(ops()).collect();
         let plan = Plan { hops: vec![vec![hops; 2], vec![nearest; 2]], objects: vec![0, 1], ops };
         run(async move { play(&plan).await });
@@ -234,4 +241,41 @@ fn a_broken_stub_stays_broken() {
             ops
         });
     }
+}
+
+/// An object calls a promise that turns out to be itself, and calls it again in these calls.
+#[test]
+fn an_object_may_call_itself_through_a_promise_that_others_made() {
+    let stores = Step { keep: true, ..NOTHING };
+    let again = Step { use_kept: true, calls: 1, next: Some(Box::new(NOTHING)), ..NOTHING };
+    let calls = Step { use_kept: true, calls: 3, next: Some(Box::new(again)), ..NOTHING };
+    check_over(0..2, 1 + 1 + 1 + 3 + 3, || {
+        let gives = Step { polls: 30, answer: Answer::Gift, ..NOTHING };
+        vec![
+            call_with(CALLBACK, gives, None, Some(OBJECT)),
+            call_with(OBJECT, stores.clone(), None, Some(PROMISED)),
+            call(OBJECT, calls.clone()),
+            RUN,
+        ]
+    });
+}
+
+/// One client asks for something, has the object call what it will get, and leaves before the disk lets
+/// the answer go. Nobody will ever take that answer, for which the object's later calls used to wait.
+#[test]
+fn a_client_that_leaves_holds_back_nothing_of_others() {
+    let answers = Step { writes: 1, answer: Answer::Itself, ..NOTHING };
+    let calls = Step { calls: 1, awaits: true, next: Some(Box::new(NOTHING)), ..NOTHING };
+    check_over(1..2, 3 + 2, || {
+        vec![
+            Op::Hold { vat: 0 },
+            call(OBJECT, answers.clone()),
+            call_with(OBJECT, calls.clone(), Some(PROMISED), None),
+            RUN,
+            Op::Cut { client: 0, vat: 0, at: 0 },
+            Op::Release { vat: 0 },
+            RUN,
+            call_with(SECOND, calls.clone(), Some(CALLBACK + 1), None),
+        ]
+    });
 }
