@@ -125,14 +125,15 @@ impl Gate {
         drop(discarded);
     }
 
-    fn is_open(&self) -> bool {
+    /// Nothing waits, nor has to wait for a write.
+    pub(crate) fn is_open(&self) -> bool {
         self.written.get() <= self.durable.get()
             && !self.held.get()
             && self.queue.borrow().is_empty()
     }
 
-    /// Nothing waits, nor has to.
-    pub(crate) fn is_idle(&self) -> bool {
+    /// Not even a call has to wait.
+    fn is_idle(&self) -> bool {
         self.is_open() && self.were_taken()
     }
 

@@ -60,9 +60,13 @@ metrics! {
     counter wakes_total;
     /// Instances awake in memory.
     gauge objects_awake;
+    /// Calls to exclusive objects that were refused because they would have waited for themselves.
+    counter deadlocks_refused_total;
+    /// Calls that waited too long for an exclusive object.
+    counter waits_given_up_total;
     /// Turns that took longer than the first of their limits.
     counter turns_slow_total;
-    /// Hosts that are held up by a turn.
+    /// Hosts that are held up by a turn, or are shutting down.
     gauge hosts_unready;
     /// Reads of the storage that memory could not answer.
     counter storage_reads_total;

@@ -78,6 +78,10 @@ fn every_committed_request_is_current() {
         ("src/classes/poll.request", schemas(&["src/classes/poll.capnp"])),
         ("src/cli/bench/probe.request", schemas(&["src/cli/bench/probe.capnp"])),
         ("src/host/tests/trial.request", schemas(&["src/host/tests/trial.capnp"])),
+        (
+            "src/host/tests/programs/actor.request",
+            schemas(&["src/host/tests/programs/actor.capnp"]),
+        ),
     ];
     for (request, schemas) in &all {
         let found = schemas.check().unwrap();

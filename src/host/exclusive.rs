@@ -10,6 +10,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -39,8 +40,19 @@ impl Exclusive {
     }
 
     /// Those who wait, when the instance ended.
-    pub(super) fn end(&self) -> impl Iterator<Item = Start> + use<> {
-        self.waiting.take().into_iter().map(|(_, start)| start)
+    pub(super) fn end(&self, instance: &Instance) -> Vec<Start> {
+        let waiting: Vec<_> = self.waiting.take().into_iter().map(|(_, start)| start).collect();
+        waiting.iter().for_each(|start| instance.vat.waits.end(instance, start));
+        waiting
+    }
+}
+
+/// The right of one call to run in an exclusive object. The next one starts when it is dropped.
+pub(super) struct Entry(Rc<Instance>);
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.0.vat.leave(&self.0);
     }
 }
 
@@ -48,19 +60,18 @@ impl Exclusive {
 pub(super) struct Waits {
     /// The instances at which calls wait that a call led to.
     led_to: RefCell<HashMap<u128, Vec<Weak<Instance>>>>,
-    /// The last number that was given to a call; it began at random.
-    numbers: Cell<u128>,
+    /// Makes numbers of calls, which nobody can guess: who knows one can have calls refused.
+    secrets: [RandomState; 2],
+    /// Calls that have a number.
+    count: Cell<u64>,
     pub(super) patience: Cell<Duration>,
 }
 
 impl Waits {
     pub(super) fn new() -> Self {
-        let mut first = [0; 16];
-        // Without randomness calls of two hosts might have one number, and find a deadlock too many.
-        let _ = getrandom::fill(&mut first);
         let patience = Cell::new(Duration::from_secs(EXCLUSIVE_WAIT_SECS));
-        let numbers = Cell::new(u128::from_be_bytes(first));
-        Self { led_to: RefCell::default(), numbers, patience }
+        let secrets = [RandomState::new(), RandomState::new()];
+        Self { led_to: RefCell::default(), secrets, count: Cell::default(), patience }
     }
 
     #[cfg(test)]
@@ -69,8 +80,9 @@ impl Waits {
     }
 
     fn number(&self) -> u128 {
-        self.numbers.set(self.numbers.get().wrapping_add(1));
-        self.numbers.get()
+        self.count.set(self.count.get() + 1);
+        let [high, low] = self.secrets.each_ref().map(|secret| secret.hash_one(self.count.get()));
+        (u128::from(high) << 64) | u128::from(low)
     }
 
     fn begin(&self, instance: &Rc<Instance>, start: &Start) {
@@ -80,11 +92,11 @@ impl Waits {
         }
     }
 
-    fn end(&self, instance: &Rc<Instance>, start: &Start) {
+    fn end(&self, instance: &Instance, start: &Start) {
         let mut led_to = self.led_to.borrow_mut();
         for call in start.call.chain.iter().flat_map(Chain::calls) {
             let Some(at) = led_to.get_mut(&call) else { continue };
-            let place = at.iter().position(|at| at.as_ptr() == Rc::as_ptr(instance));
+            let place = at.iter().position(|at| std::ptr::eq(at.as_ptr(), instance));
             place.map(|place| at.swap_remove(place));
             if at.is_empty() {
                 led_to.remove(&call);
@@ -113,11 +125,11 @@ impl Vat {
     /// Gives the call back if it may start now; otherwise it waits, or was refused.
     pub(super) fn enter(&self, instance: &Rc<Instance>, mut start: Start) -> Option<Start> {
         let Some(exclusive) = &instance.exclusive else { return Some(start) };
-        if start.has_entered {
+        if start.entry.is_some() {
             return Some(start);
         }
         let Some(running) = exclusive.running.get() else {
-            return match self.take_turn(exclusive, &mut start) {
+            return match self.take_turn(instance, exclusive, &mut start) {
                 Ok(()) => Some(start),
                 Err(error) => refuse(start, error),
             };
@@ -127,6 +139,7 @@ impl Vat {
             let class = instance.birth.class.name;
             let error =
                 format!("deadlock: this call waits for a call of the {class} that waits for it");
+            self.metrics.deadlocks_refused_total.add(1);
             return refuse(start, failed(error));
         }
         self.waits.begin(instance, &start);
@@ -138,23 +151,28 @@ impl Vat {
         None
     }
 
-    fn take_turn(&self, exclusive: &Exclusive, start: &mut Start) -> Result<()> {
+    fn take_turn(
+        &self,
+        instance: &Rc<Instance>,
+        exclusive: &Exclusive,
+        start: &mut Start,
+    ) -> Result<()> {
         let call = self.waits.number();
         start.call.chain = Some(Chain::extend(start.call.chain.take(), call)?);
-        start.has_entered = true;
+        start.entry = Some(Entry(instance.clone()));
         exclusive.running.set(Some(call));
         Ok(())
     }
 
     /// A call of the instance ended: the next one starts.
-    pub(super) fn leave(self: &Rc<Self>, instance: &Rc<Instance>) {
+    fn leave(&self, instance: &Rc<Instance>) {
         let Some(exclusive) = &instance.exclusive else { return };
         exclusive.running.set(None);
         while exclusive.is_idle() {
             let next = exclusive.waiting.borrow_mut().pop_front();
             let Some((_, mut start)) = next else { return };
             self.waits.end(instance, &start);
-            match self.take_turn(exclusive, &mut start) {
+            match self.take_turn(instance, exclusive, &mut start) {
                 Ok(()) => self.queue(start),
                 Err(error) => drop(refuse(start, error)),
             }
@@ -180,6 +198,7 @@ async fn end_waiting(instance: Weak<Instance>, patience: Duration) {
                     let start = exclusive.waiting.borrow_mut().pop_front();
                     if let Some((_, start)) = start {
                         instance.vat.waits.end(&instance, &start);
+                        instance.vat.metrics.waits_given_up_total.add(1);
                         let class = instance.birth.class.name;
                         let reason = format!(
                             "waited {patience:?} for the {class}, which runs one call at a time: the call did not happen"

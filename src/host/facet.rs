@@ -158,10 +158,10 @@ impl Target for Facet {
         if let Some(chain) = &self.chain {
             call.chain = Some(chain.clone());
         }
-        match self.vat.clone().admit() {
+        match self.vat.clone().admit(call.is_an_objects) {
             Ok(under_way) => {
                 let vat = self.vat.clone();
-                vat.start(Start { facet: self, call, under_way, has_entered: false });
+                vat.start(Start { facet: self, call, under_way, entry: None });
             }
             Err(error) => call.reply.send(Err(error)),
         }

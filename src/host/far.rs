@@ -14,9 +14,14 @@ use capnp::ErrorKind;
 use capnp::capability::{FromClientHook, RemotePromise};
 use capnp::private::capability::ClientHook;
 
+use super::facet::Facet;
 use super::gated::Gated;
-use crate::membrane::{self, Call, Chain};
+use crate::error::overloaded;
+use crate::membrane::{self, Call, Chain, deliver};
 use crate::schema::facet_capnp::facet;
+
+/// Calls of one holder that wait until it is known how to make them.
+const CALLS_WAITING_MAX: usize = 4096;
 
 /// How calls are made on a capability.
 #[derive(Default)]
@@ -39,8 +44,8 @@ impl Gated {
     pub(super) fn send(self: &Rc<Self>, call: Call) {
         let chained = match &mut *self.way.borrow_mut() {
             Way::Unknown if call.chain.is_none() => None,
-            // Within a vat the chain is part of the call.
-            Way::Unknown if !membrane::is_foreign(&*self.raw) => None,
+            // Within a vat the chain is part of the call. What a promise will be isn't known yet.
+            Way::Unknown if membrane::find::<Facet>(&*self.raw).is_some() => None,
             way @ Way::Unknown => {
                 let asked = self.in_chain(call.chain.as_ref());
                 *way = Way::Asking(VecDeque::from([call]));
@@ -48,7 +53,13 @@ impl Gated {
                 tokio::task::spawn_local(self.clone().learn(asked));
                 return;
             }
-            Way::Asking(waiting) => return waiting.push_back(call),
+            Way::Asking(waiting) if waiting.len() < CALLS_WAITING_MAX => {
+                return waiting.push_back(call);
+            }
+            Way::Asking(_) => {
+                let reason = "too many calls wait for a capability that doesn't answer";
+                return call.reply.send(Err(overloaded(reason)));
+            }
             Way::Chained { latest, cap } => {
                 let this = latest_of(&call);
                 if *latest != this {
@@ -59,7 +70,7 @@ impl Gated {
             Way::Plain => None,
         };
         let to = chained.as_deref().unwrap_or(&*self.raw);
-        self.instance.vat.deliver_for_object(to, call);
+        deliver(to, call);
     }
 
     fn in_chain(&self, chain: Option<&Chain>) -> RemotePromise<facet::in_chain_results::Owned> {
@@ -83,11 +94,10 @@ impl Gated {
                 Way::Asking(waiting) => waiting.pop_front(),
                 _ => None,
             };
-            let vat = &self.instance.vat;
             match next {
                 // Calls that this leads to wait behind those that wait already.
-                Some(call) if is_plain => vat.deliver_for_object(&*self.raw, call),
-                Some(call) => vat.deliver_for_object(&*self.chained(&call), call),
+                Some(call) if is_plain => deliver(&*self.raw, call),
+                Some(call) => deliver(&*self.chained(&call), call),
                 None => break,
             }
         }

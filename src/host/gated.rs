@@ -34,6 +34,7 @@ impl Target for Gated {
             return;
         }
         call.chain = self.instance.vat.chain.borrow().clone();
+        call.is_an_objects = true;
         gate.call(move || self.send(call));
     }
 

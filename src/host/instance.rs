@@ -313,12 +313,13 @@ impl Instance {
         for task in self.tasks.take().into_values() {
             task.abort();
         }
-        for Start { call, under_way, .. } in self.exclusive.iter().flat_map(|calls| calls.end()) {
+        for Start { call, under_way, .. } in self.exclusive.iter().flat_map(|calls| calls.end(self))
+        {
             call.reply.keep(under_way);
             call.reply.send(Err(self.ended()));
         }
         let running = std::mem::take(&mut *self.running.borrow_mut());
-        for (_, Running { reply, under_way }) in running {
+        for (_, Running { reply, under_way, .. }) in running {
             let error = self.ended();
             self.gate.reply(move |on_its_way| {
                 reply.keep((under_way, on_its_way));

@@ -103,16 +103,19 @@ pub(super) fn admit(
     let outcome = match find(instance, id, method) {
         Ok(Found::New(claim)) => return Some((running, Some(claim))),
         Ok(Found::Running) => {
+            instance.vat.metrics.calls_repeated_total.add(1);
             let number = instance.owe(running);
             if let Some(waiting) = instance.requests.running.borrow_mut().get_mut(id) {
                 waiting.push(number);
             }
             return None;
         }
-        Ok(Found::Ended(outcome)) => outcome,
+        Ok(Found::Ended(outcome)) => {
+            instance.vat.metrics.calls_repeated_total.add(1);
+            outcome
+        }
         Err(error) => Err(error),
     };
-    instance.vat.metrics.calls_repeated_total.add(1);
     tell(instance, running, &outcome);
     None
 }

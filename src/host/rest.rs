@@ -3,7 +3,7 @@
 //!
 //! Invariants:
 //! - It goes only if no call runs or waits in it, nothing waits in its gate, nobody holds a capability
-//!   that it made, and the vat alone holds its value.
+//!   that it made, and the vat alone holds its value. A reply that has left keeps nothing awake.
 //! - An instance stands in the row once, from its waking on, and the row is nearly in the order of time.
 
 use std::cell::{Cell, RefCell};
@@ -27,7 +27,7 @@ const LOOKS_IN_A_ROW: usize = 256;
 #[derive(Default)]
 pub(super) struct Warm {
     now: Cell<u32>,
-    row: RefCell<VecDeque<(u32, ObjectId)>>,
+    row: RefCell<VecDeque<(u32, Weak<Instance>)>>,
     keeps: Cell<bool>,
 }
 
@@ -46,10 +46,10 @@ impl Vat {
     }
 
     /// The instance has just woken.
-    pub(super) fn keep_warm(&self, instance: &Instance) {
+    pub(super) fn keep_warm(&self, instance: &Rc<Instance>) {
         instance.was_used();
         if self.warm.keeps.get() {
-            let place = (self.warm.now() + TICKS, instance.birth.id);
+            let place = (self.warm.now() + TICKS, Rc::downgrade(instance));
             self.warm.row.borrow_mut().push_back(place);
         }
     }
@@ -68,16 +68,19 @@ impl Vat {
     fn look_at_next(self: &Rc<Self>) -> bool {
         let now = self.warm.now();
         let next = self.warm.row.borrow_mut().pop_front_if(|(at, _)| *at < now);
-        let Some((_, id)) = next else { return false };
-        let slot = self.slots.borrow().get(&id).cloned();
+        let Some((_, place)) = next else { return false };
+        // One that has ended since doesn't come back.
+        let Some(instance) = place.upgrade().filter(|instance| instance.broken().is_none()) else {
+            return true;
+        };
+        let slot = self.slots.borrow().get(&instance.birth.id).cloned();
         if let Some(slot) = slot
-            && let Some((instance, _)) = slot.awake()
             && !self.busy(|| self.put_to_sleep(&slot, TICKS))
         {
             let again = instance.used.get() + TICKS;
             // Somebody needs one that had no call: it has another warm time.
             let again = if again < now { now + TICKS } else { again };
-            self.warm.row.borrow_mut().push_back((again, id));
+            self.warm.row.borrow_mut().push_back((again, place));
         }
         true
     }
@@ -103,7 +106,7 @@ fn is_at_rest(instance: &Instance, server: &dyn Dispatch) -> bool {
     instance.running.borrow().is_empty()
         && instance.exclusive.as_ref().is_none_or(|calls| calls.is_idle())
         && instance.made.get() == 0
-        && instance.gate.is_idle()
+        && instance.gate.is_open()
         && server.holders() == 0
 }
 

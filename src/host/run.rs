@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use capnp::capability::{self, Params, Promise};
 
+use super::exclusive::Entry;
 use super::facet::Facet;
 use super::gated;
 use super::instance::Instance;
@@ -30,6 +31,8 @@ impl Drop for UnderWay {
 pub(super) struct Running {
     pub(super) reply: Reply,
     pub(super) under_way: UnderWay,
+    /// Of an exclusive object: its next call starts when this is dropped.
+    pub(super) entry: Option<Entry>,
 }
 
 /// The instance ended in its turn, or before: nothing of the turn has an effect.
@@ -49,10 +52,10 @@ pub(super) struct Cause {
 
 /// Polls a call for the first time.
 pub(super) fn first_poll(instance: &Rc<Instance>, server: &dyn Dispatch, start: Start) {
-    let Start { facet, call, under_way, .. } = start;
-    let Call { interface, method, params, reply, chain } = call;
+    let Start { facet, call, under_way, entry } = start;
+    let Call { interface, method, params, reply, chain, .. } = call;
     let cause = Cause { interface, method, chain };
-    let running = Running { reply, under_way };
+    let running = Running { reply, under_way, entry };
     let admitted = once::admit(instance, &facet, Method { interface, method }, running);
     let Some((running, claim)) = admitted else { return };
     let params = match gated::entering(instance, params) {
@@ -201,9 +204,9 @@ fn finish(instance: &Rc<Instance>, running: Running, outcome: Result<()>, body: 
 
 pub(super) fn answer(instance: &Rc<Instance>, running: Running, outcome: Result<Body>) {
     instance.was_used();
-    instance.vat.leave(instance);
+    let Running { reply, under_way, entry } = running;
+    drop(entry);
     instance.gate.reply(move |on_its_way| {
-        let Running { reply, under_way } = running;
         reply.keep((under_way, on_its_way));
         reply.send(outcome);
     });

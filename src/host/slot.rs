@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::class::Class;
+use super::exclusive::Entry;
 use super::facet::Facet;
 use super::instance::Instance;
 use super::run::{UnderWay, contain};
@@ -31,8 +32,8 @@ pub(super) struct Start {
     pub(super) facet: Rc<Facet>,
     pub(super) call: Call,
     pub(super) under_way: UnderWay,
-    /// An exclusive object runs no other call until this one has ended.
-    pub(super) has_entered: bool,
+    /// An exclusive object runs no other call until this is dropped; none before its turn.
+    pub(super) entry: Option<Entry>,
 }
 
 pub(super) enum State {

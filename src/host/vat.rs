@@ -32,7 +32,7 @@ use crate::clock::Clock;
 use crate::error::{Result, disconnected, failed};
 use crate::gate::Gate;
 use crate::id::ObjectId;
-use crate::membrane::{Call, Chain, deliver};
+use crate::membrane::Chain;
 use crate::metrics::Metrics;
 use crate::storage::{
     Account, ClassAccount, LogOptions, Space, StorageError, Store, StoreOptions, Ticket,
@@ -84,8 +84,6 @@ pub(crate) struct Vat {
     /// What led to the calls that are made now: the present turn's chain.
     pub(super) chain: RefCell<Option<Chain>>,
     pub(super) pulse: Arc<Pulse>,
-    /// An object's call is being delivered.
-    for_object: Cell<bool>,
     /// Wakes whoever waits for the last call to end, or for the storage to fail.
     pub(super) changed: Notify,
 }
@@ -136,7 +134,6 @@ impl Vat {
             waits: Waits::new(),
             chain: RefCell::default(),
             pulse,
-            for_object: Cell::default(),
             changed: Notify::new(),
         });
         tokio::task::spawn_local(settle_on(Rc::downgrade(&vat), progress));
@@ -218,10 +215,12 @@ impl Vat {
         }
     }
 
+    /// A call that an object makes belongs to one under way, and is taken until the end.
+    ///
     /// # Errors
     /// When the server is shutting down: the call did not happen.
-    pub(super) fn admit(self: Rc<Self>) -> Result<UnderWay> {
-        if self.closing.get() && !self.for_object.get() {
+    pub(super) fn admit(self: Rc<Self>, is_an_objects: bool) -> Result<UnderWay> {
+        if self.closing.get() && !is_an_objects {
             return Err(disconnected("the server is shutting down; the call did not happen"));
         }
         self.under_way.set(self.under_way.get() + 1);
@@ -235,11 +234,16 @@ impl Vat {
         }
     }
 
-    /// Starts a call, now or after those that wait already.
+    /// Starts a call, now or after those that wait already. One that comes from foreign code starts
+    /// when that has let go: capnp-rpc hands over the calls on a promise while it has the promise
+    /// borrowed, and the object may well call that.
     pub(super) fn start(self: Rc<Self>, start: Start) {
         if self.busy.get() {
             self.queue.borrow_mut().push_back(start);
-        } else if self.queue.borrow().is_empty() && !self.store.borrow().is_full() {
+        } else if !start.call.reply.is_foreign()
+            && self.queue.borrow().is_empty()
+            && !self.store.borrow().is_full()
+        {
             self.busy(|| self.begin(start));
         } else {
             self.queue(start);
@@ -249,6 +253,14 @@ impl Vat {
     /// Starts a call soon, after those that wait already.
     pub(super) fn queue(&self, start: Start) {
         self.queue.borrow_mut().push_back(start);
+        self.runnable.notify_one();
+    }
+
+    /// Calls that have waited longer than all others: they start before these.
+    pub(super) fn queue_first(&self, starts: VecDeque<Start>) {
+        let mut queue = self.queue.borrow_mut();
+        let others = std::mem::replace(&mut *queue, starts);
+        queue.extend(others);
         self.runnable.notify_one();
     }
 
@@ -262,14 +274,6 @@ impl Vat {
         self.begin_queued();
         drop(busy);
         output
-    }
-
-    /// Delivers a call that an object makes: it belongs to a call under way, so that it is taken
-    /// also while the server is shutting down.
-    pub(super) fn deliver_for_object(&self, to: &dyn ClientHook, call: Call) {
-        let before = self.for_object.replace(true);
-        deliver(to, call);
-        self.for_object.set(before);
     }
 
     fn begin_queued(self: &Rc<Self>) {
@@ -313,6 +317,10 @@ impl Vat {
         instance.gate.sealed(ticket);
         self.committable.notify_one();
         self.sealed.borrow_mut().push_back((ticket, instance.gate.clone()));
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// What this thread is doing, for others to see.
@@ -363,9 +371,10 @@ impl Vat {
         self.closing.set(true);
         let slots = std::mem::take(&mut *self.slots.borrow_mut());
         for slot in slots.values() {
-            if let Some((instance, _)) = slot.awake() {
-                slot.end();
+            let awake = slot.awake().map(|(instance, _)| instance);
+            if let Some(instance) = awake.or_else(|| slot.waking.take()) {
                 instance.end("was shut down");
+                drop(slot.end());
             }
         }
         self.store.borrow_mut().close()

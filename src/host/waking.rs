@@ -16,6 +16,9 @@ use super::vat::Vat;
 use crate::error::Result;
 use crate::membrane::Dispatch;
 
+/// The number of the task that wakes an instance; calls count from 0 on.
+const WAKING: u64 = u64::MAX;
+
 /// What became of a `wake`.
 type Woken = std::result::Result<Result<Rc<dyn Dispatch>>, Ended>;
 
@@ -41,13 +44,15 @@ impl Vat {
             Poll::Pending => {
                 let (vat, slot) = (self.clone(), slot.clone());
                 // Ends with `wake`, whose callers wait for it.
-                tokio::task::spawn_local(async move {
+                let owner = instance.clone();
+                let task = tokio::task::spawn_local(async move {
                     let woken =
                         Turns { instance: &instance, cause: Cause::default(), future: waking }
                             .await;
                     vat.busy(|| vat.woken(&slot, instance, woken));
                     vat.release(&slot);
                 });
+                owner.tasks.borrow_mut().insert(WAKING, task.abort_handle());
             }
         }
     }
@@ -66,9 +71,7 @@ impl Vat {
         let State::Waking(waiting) = slot.state.replace(State::Awake(instance, server)) else {
             unreachable!("only the end of waking ends waking");
         };
-        for start in waiting {
-            self.begin(start);
-        }
+        self.queue_first(waiting);
     }
 }
 

@@ -18,10 +18,13 @@ use capnp::traits::{Imbue, ImbueMut};
 
 use super::answer::Answer;
 use super::hook;
-use crate::error::{Result, unimplemented};
+use crate::error::{Result, failed, unimplemented};
 
 /// Words allocated at once: most parameters and results fit, and zeroing more costs time.
 const FIRST_SEGMENT_WORDS: u32 = 24;
+
+/// How deep a message that was stored may nest: deeper than what any connection takes.
+const NESTING_MAX: i32 = 1024;
 
 pub(crate) type Caps = Vec<Option<Box<dyn ClientHook>>>;
 
@@ -71,7 +74,8 @@ impl Body {
     /// # Errors
     /// When they are no message.
     pub(crate) fn from_bytes(mut bytes: &[u8]) -> Result<Self> {
-        let options = *ReaderOptions::new().traversal_limit_in_words(None);
+        let options =
+            *ReaderOptions::new().traversal_limit_in_words(None).nesting_limit(NESTING_MAX);
         let message = serialize::read_message_from_flat_slice(&mut bytes, options)?;
         Self::copy(message.get_root()?)
     }
@@ -149,6 +153,7 @@ pub(crate) struct BodySlot(Rc<Arrived>);
 struct Arrived {
     whole: Cell<Option<Body>>,
     early: Cell<Option<Body>>,
+    has_offered: Cell<bool>,
 }
 
 impl BodySlot {
@@ -194,6 +199,9 @@ impl ResultsHook for Results {
 
     /// Only noted here: whoever runs the handler opens the pipeline when the gate lets it.
     fn set_pipeline(&mut self) -> Result<()> {
+        if self.slot.0.has_offered.replace(true) {
+            return Err(failed("set_pipeline was called twice"));
+        }
         let early = Body::copy(self.get()?.into_reader())?;
         self.slot.0.early.set(Some(early));
         Ok(())

@@ -72,6 +72,8 @@ pub(crate) struct Call {
     pub(crate) reply: Reply,
     /// The calls of exclusive objects that led to this one, if there are any.
     pub(crate) chain: Option<Chain>,
+    /// An object of this vat makes it: it belongs to a call under way.
+    pub(crate) is_an_objects: bool,
 }
 
 /// The parameters of a call.
@@ -138,6 +140,11 @@ impl Reply {
     ) -> (Self, impl Future<Output = Result<()>> + 'static) {
         let ending = Rc::new(Ending::default());
         (Self(Some(Asker::Results(results, ending.clone()))), Ended(ending))
+    }
+
+    /// Whether the call came by `ClientHook::call`, that is from foreign code in the middle of its work.
+    pub(crate) fn is_foreign(&self) -> bool {
+        matches!(self.0, Some(Asker::Results(..)))
     }
 
     /// Tells the caller.

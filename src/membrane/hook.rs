@@ -128,11 +128,6 @@ pub(super) fn follow(hook: &dyn ClientHook) -> Result<End, Error> {
     Err(endless())
 }
 
-/// Whether calls on the capability leave this vat, as far as is known by now.
-pub(crate) fn is_foreign(hook: &dyn ClientHook) -> bool {
-    matches!(follow(hook), Ok(End::Foreign(_)))
-}
-
 /// The target behind a capability, if it is one of ours and can be reached.
 fn target(hook: &dyn ClientHook) -> Option<Rc<dyn Target>> {
     match follow(hook) {
@@ -182,7 +177,14 @@ impl<T: Target> ClientHook for Hook<T> {
     ) -> Promise<(), Error> {
         let (reply, ended) = Reply::to_results(results);
         let params = Params::Theirs(params);
-        self.0.clone().enqueue(Call { interface, method, params, reply, chain: None });
+        self.0.clone().enqueue(Call {
+            interface,
+            method,
+            params,
+            reply,
+            chain: None,
+            is_an_objects: false,
+        });
         Promise::from_future(ended)
     }
 
@@ -244,6 +246,7 @@ impl<T: Target> RequestHook for Outgoing<T> {
             params: Params::Ours(Box::new(body)),
             reply,
             chain: None,
+            is_an_objects: false,
         });
         let promise = {
             let target = target.clone();

@@ -23,5 +23,5 @@ mod serve;
 pub(crate) use body::{Body, BodySlot, Results};
 pub(crate) use call::{Call, Dispatch, Params, Reply, deliver, dispatch};
 pub(crate) use chain::Chain;
-pub(crate) use hook::{Target, broken, find, forget, is_foreign, wrap};
+pub(crate) use hook::{Target, broken, find, forget, wrap};
 pub(crate) use serve::serve;

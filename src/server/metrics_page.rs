@@ -5,14 +5,17 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioTimer;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::limits::HTTP_HEADER_SECS;
 use crate::metrics::Metrics;
 
 /// Serves `/metrics` and `/ready` until it is dropped.
@@ -59,8 +62,10 @@ async fn serve(listener: TcpListener, metrics: Arc<Metrics>) {
                     async move { Ok::<_, Infallible>(page) }
                 });
                 let stream = hyper_util::rt::TokioIo::new(stream);
-                let connection =
-                    hyper::server::conn::http1::Builder::new().serve_connection(stream, service);
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .header_read_timeout(Duration::from_secs(HTTP_HEADER_SECS))
+                    .serve_connection(stream, service);
                 // Ends with its connection.
                 tokio::task::spawn_local(async move { connection.await.ok() });
             }
@@ -89,7 +94,7 @@ fn ready(metrics: &Metrics) -> (StatusCode, String) {
         0 => (StatusCode::OK, "ready\n".to_owned()),
         hosts => (
             StatusCode::SERVICE_UNAVAILABLE,
-            format!("a turn that doesn't end holds up {hosts} of the hosts\n"),
+            format!("{hosts} of the hosts can't take calls: held up by a turn, or shutting down\n"),
         ),
     }
 }

@@ -183,6 +183,7 @@ impl RunningHost {
     /// When the storage failed.
     pub(super) async fn finish(&self) -> Result<(), ServerError> {
         self.listener.stop_accepting();
+        self.vat.metrics().hosts_unready.add(1);
         let limit = Duration::from_secs(SHUTDOWN_SECS);
         if tokio::time::timeout(limit, self.vat.finish_calls()).await.is_err() {
             tracing::warn!("some calls did not end in time; their callers see a disconnect");
@@ -214,6 +215,7 @@ async fn pass_on_replies() {
 pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     let classes = server.bound_classes()?;
     check_hosts(server.hosts)?;
+    server.turns.check()?;
     check_loopback(server.listen)?;
     let data = DataDir::open(&server.data, server.hosts)?;
     let metrics = Arc::new(Metrics::default());

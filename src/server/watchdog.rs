@@ -4,8 +4,10 @@
 //! process, which loses nothing that was acknowledged. It never touches a host.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::builder::ServerError;
+use crate::clock;
 use crate::host::{Pulse, Seen};
 use crate::metrics::Metrics;
 
@@ -26,6 +28,19 @@ impl Default for TurnLimits {
     fn default() -> Self {
         let [warn, unready, abort] = [100, 250, 5_000].map(Duration::from_millis);
         Self { warn, unready, abort }
+    }
+}
+
+impl TurnLimits {
+    /// # Errors
+    /// When they aren't in their order.
+    pub(super) fn check(self) -> Result<(), ServerError> {
+        let limits = [self.warn, self.unready, self.abort].into_iter().filter(|at| !at.is_zero());
+        if limits.is_sorted() {
+            return Ok(());
+        }
+        let reason = "the limits of turns must rise: warn, then unready, then abort; 0 is never";
+        Err(ServerError::Classes(reason.into()))
     }
 }
 
@@ -55,13 +70,14 @@ impl Watchdog {
 }
 
 fn watch(hosts: &Weak<Mutex<Vec<Watched>>>, limits: TurnLimits, metrics: &Metrics) {
-    let mut last = Instant::now();
+    let mut last = clock::monotonic();
     loop {
         std::thread::sleep(PERIOD);
         let Some(hosts) = hosts.upgrade() else { return };
         // Time in which the whole process stood still is nobody's fault.
-        let passed = last.elapsed().min(PERIOD * 5);
-        last = Instant::now();
+        let now = clock::monotonic();
+        let passed = now.duration_since(last).min(PERIOD * 5);
+        last = now;
         for host in hosts.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
             if host.look(passed, limits, metrics) == Stage::Over {
                 std::process::abort();
