@@ -19,6 +19,7 @@ pub(super) const KEY: &[u8] = b"n";
 
 /// What an actor is asked to do; see the schema. The capabilities go beside it.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each stands for itself, as in the schema")]
 pub(super) struct Step {
     pub(super) writes: u8,
     pub(super) calls: u8,
@@ -215,7 +216,9 @@ impl Actor {
         let step = Step::read(asked)?;
         let on = asked.has_on().then(|| asked.get_on()).transpose()?;
         let gift = asked.has_gift().then(|| asked.get_gift()).transpose()?;
-        on.iter().chain(&gift).for_each(|cap| self.receives(cap, "a call"));
+        for cap in on.iter().chain(&gift) {
+            self.receives(cap, "a call");
+        }
         (0..step.writes).try_for_each(|_| self.put())?;
         let kept = self.kept.borrow().clone().filter(|_| step.use_kept);
         if let Some(gift) = gift.clone().filter(|_| step.keep) {
@@ -244,7 +247,9 @@ impl Actor {
             }
             let call = if step.streams { stream } else { ask };
             let call = call(target, self.sent(), next, &gifts);
-            call.promised.iter().for_each(|cap| self.receives(cap, "a promise"));
+            if let Some(cap) = &call.promised {
+                self.receives(cap, "a promise");
+            }
             made.push(call);
         }
         Ok(made)
@@ -276,13 +281,15 @@ impl Actor {
             tokio::task::yield_now().await;
         }
         if !step.awaits {
-            return made.into_iter().for_each(|made| ledger::gives_up(made.call));
+            return;
         }
         for Made { call, outcome, .. } in made {
             let _awaiting = Awaiting::new(call);
             let outcome = outcome.await.map(|known| {
                 known.map(|(sent, cap)| {
-                    cap.iter().for_each(|cap| self.receives(cap, "a reply"));
+                    if let Some(cap) = &cap {
+                        self.receives(cap, "a reply");
+                    }
                     sent
                 })
             });

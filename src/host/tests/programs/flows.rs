@@ -121,7 +121,7 @@ impl Flow {
             let next = futures::future::select(outcome, Box::pin(tokio::task::yield_now()));
             match next.await {
                 futures::future::Either::Left((known, _)) => break known.unwrap().unwrap().1,
-                futures::future::Either::Right((_, waiting)) => outcome = waiting,
+                futures::future::Either::Right(((), waiting)) => outcome = waiting,
             }
         }
     }

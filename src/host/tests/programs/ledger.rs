@@ -6,7 +6,7 @@
 //! goes on.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use capnp::{Error, ErrorKind};
 
@@ -72,7 +72,6 @@ struct Ledger {
     stubs: Vec<Stub>,
     places: Vec<Place>,
     answered: HashMap<CallId, Sent>,
-    given_up: HashSet<CallId>,
     awaited: BTreeSet<CallId>,
     /// Something happened for which capabilities may break.
     breaks: bool,
@@ -171,11 +170,6 @@ pub(super) fn makes_call(stub: u32) -> CallId {
     })
 }
 
-/// The caller drops the promise of a call before it is known.
-pub(super) fn gives_up(call: CallId) {
-    with(|ledger| ledger.given_up.insert(call));
-}
-
 /// All facets that an object has now are about to break.
 pub(super) fn breaks(object: u32) {
     with(|ledger| {
@@ -196,10 +190,7 @@ pub(super) fn may_lose() {
 
 /// Some calls have no end.
 pub(super) fn never_ended(text: String) {
-    with(|ledger| match ledger.cuts {
-        true => ledger.hung = Some(text),
-        false => ledger.failures.push(text),
-    });
+    with(|ledger| if ledger.cuts { ledger.hung = Some(text) } else { ledger.failures.push(text) });
 }
 
 /// An object's host begins again from what was durable.

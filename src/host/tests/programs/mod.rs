@@ -39,9 +39,10 @@ fn note_panics_of_the_library() {
     ONCE.call_once(|| {
         let before = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            match panic.location().is_some_and(|place| place.file().contains("/capnp-rpc-")) {
-                true => ledger::library_failed(),
-                false => before(panic),
+            if panic.location().is_some_and(|place| place.file().contains("/capnp-rpc-")) {
+                ledger::library_failed();
+            } else {
+                before(panic);
             }
         }));
     });

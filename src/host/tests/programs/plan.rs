@@ -245,7 +245,7 @@ impl Maker {
     }
 
     /// A capability of the same client, to be passed on in a call on `target`. A promise is passed on
-    /// once, and not to itself: capnp-rpc doesn't survive that (see the tests of `promises`).
+    /// once, and not to itself: capnp-rpc 0.27.3 doesn't survive that where it forwards.
     fn companion(&mut self, target: usize) -> usize {
         let owner = self.slots[target].owner;
         let may = |at: usize, slot: &Slot| {

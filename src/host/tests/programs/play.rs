@@ -133,7 +133,7 @@ impl Play<'_> {
         match fate {
             Fate::Awaited => self.watch(made, becomes),
             Fate::AwaitedLater => self.later.push((made, becomes)),
-            Fate::Dropped => ledger::gives_up(made.call),
+            Fate::Dropped => drop(made),
             Fate::DroppedAfterAPoll => self.poll_once(made, becomes),
         }
     }
@@ -141,7 +141,7 @@ impl Play<'_> {
     fn poll_once(&self, mut made: Made, becomes: Option<usize>) {
         let polled = made.outcome.poll_unpin(&mut Context::from_waker(Waker::noop()));
         match polled {
-            Poll::Pending => ledger::gives_up(made.call),
+            Poll::Pending => {} // and dropped
             Poll::Ready(outcome) => {
                 let outcome = std::future::ready(outcome);
                 self.watch(
@@ -164,7 +164,9 @@ impl Play<'_> {
                 Err(error) => (Err(error), None),
             };
             ledger::ends(made.call, &sent);
-            cap.iter().for_each(|cap| actor::check_gate(cap, false, "a client's reply"));
+            if let Some(cap) = &cap {
+                actor::check_gate(cap, false, "a client's reply");
+            }
             if let (Some(slot), Some(cap)) = (becomes, cap) {
                 slots.borrow_mut()[slot] = Some(Held::new(cap));
             }
