@@ -43,5 +43,6 @@ interface Facet @0x8046be1c2e6b08dc {
   # none for a call that no such call led to.
   #
   # Hosts use it for calls to each other, so that an exclusive object can refuse a call that would wait
-  # for itself (`deadlock:`). Who makes numbers up can only have calls of his own refused.
+  # for itself (`deadlock:`). Numbers can't be guessed: only who was called in a chain knows those of its calls, and can
+  # have calls refused that wait for him.
 }

@@ -1,6 +1,8 @@
 //! A turn that doesn't end: it is reported with its name, the host counts as not ready, and at last the
 //! process aborts and loses nothing that was acknowledged.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, reason = "how long something takes is what is tested")]
+#![allow(clippy::print_stdout, reason = "a server announces itself")]
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
@@ -62,7 +64,7 @@ fn serve_the_hog() {
     let runtime = tokio::runtime::LocalRuntime::new().unwrap();
     runtime.block_on(async {
         let any = "127.0.0.1:0".parse().unwrap();
-        let limits = TurnLimits { abort: Duration::from_millis(1_000), ..TurnLimits::default() };
+        let limits = TurnLimits { abort: Duration::from_secs(1), ..TurnLimits::default() };
         let server = Server::new(data).class::<Hog>().listen(any).http(any).metrics(any);
         let running = server.turn_limits(limits).start().await.unwrap();
         println!("\n{}\n{}", running.metrics().unwrap(), running.namespaces()["Hog"]);

@@ -23,9 +23,10 @@ pub trait Object: Sized + 'static {
     /// Whether an object runs one call at a time. By default calls of one object interleave where they
     /// await; code without an await is atomic in any case.
     ///
-    /// A call to an exclusive object waits until those before it have ended. A call that would wait for
-    /// itself, since the object called somebody who calls it back, gets an error that begins with
-    /// `deadlock:`, and so do two exclusive objects that call each other.
+    /// A call to an exclusive object waits until those before it have ended, for at most 30 seconds: then
+    /// it is refused as overloaded, and has not happened. A call that would wait for itself, since the
+    /// object called somebody who calls it back, gets an error that says `deadlock:`, and so does one of
+    /// two exclusive objects that call each other.
     const EXCLUSIVE: bool = false;
 
     /// The generated client of the interface, for instance `counter::Client`.

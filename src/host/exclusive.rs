@@ -42,7 +42,9 @@ impl Exclusive {
     /// Those who wait, when the instance ended.
     pub(super) fn end(&self, instance: &Instance) -> Vec<Start> {
         let waiting: Vec<_> = self.waiting.take().into_iter().map(|(_, start)| start).collect();
-        waiting.iter().for_each(|start| instance.vat.waits.end(instance, start));
+        for start in &waiting {
+            instance.vat.waits.end(instance, start);
+        }
         waiting
     }
 }

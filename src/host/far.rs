@@ -101,12 +101,12 @@ impl Gated {
                 None => break,
             }
         }
-        let known = match is_plain {
-            true => Way::Plain,
+        self.way.replace(if is_plain {
+            Way::Plain
+        } else {
             // No call has this number: the next one asks for its own chain.
-            false => Way::Chained { latest: Some(0), cap: self.raw.add_ref() },
-        };
-        self.way.replace(known);
+            Way::Chained { latest: Some(0), cap: self.raw.add_ref() }
+        });
     }
 }
 

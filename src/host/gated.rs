@@ -33,7 +33,7 @@ impl Target for Gated {
             call.reply.send(Err(error));
             return;
         }
-        call.chain = self.instance.vat.chain.borrow().clone();
+        call.chain.clone_from(&self.instance.vat.chain.borrow());
         call.is_an_objects = true;
         gate.call(move || self.send(call));
     }

@@ -14,7 +14,6 @@ use std::time::Duration;
 use super::instance::Instance;
 use super::slot::Slot;
 use super::vat::Vat;
-use crate::id::ObjectId;
 use crate::membrane::Dispatch;
 
 /// A warm time has so many ticks: the last call isn't remembered more exactly.
@@ -56,7 +55,7 @@ impl Vat {
 
     /// As if the object had had no call for long.
     #[cfg(test)]
-    pub(super) fn rest_now(self: &Rc<Self>, id: ObjectId) {
+    pub(super) fn rest_now(self: &Rc<Self>, id: crate::id::ObjectId) {
         self.warm.now.set(self.warm.now() + 1);
         let slot = self.slots.borrow().get(&id).cloned();
         if let Some(slot) = slot {

@@ -19,6 +19,7 @@ use capnp::traits::{Imbue, ImbueMut};
 use super::answer::Answer;
 use super::hook;
 use crate::error::{Result, failed, unimplemented};
+use crate::limits::MESSAGE_BYTES_MAX;
 
 /// Words allocated at once: most parameters and results fit, and zeroing more costs time.
 const FIRST_SEGMENT_WORDS: u32 = 24;
@@ -90,6 +91,13 @@ impl Body {
             .then_some(StructSize { data: (root >> 32) as u16, pointers: (root >> 48) as u16 })
     }
 
+    /// # Errors
+    /// When the message is too large for a connection.
+    pub(super) fn check_size(&self) -> Result<()> {
+        let segments = self.message.get_segments_for_output();
+        check_size(segments.iter().map(|segment| segment.len()).sum())
+    }
+
     /// Replaces every capability in the message.
     pub(crate) fn replace_caps(
         &mut self,
@@ -108,6 +116,15 @@ impl Body {
         let caps = self.caps.iter().map(|cap| cap.clone().map(&see)).collect();
         View { body: self, caps }
     }
+}
+
+/// # Errors
+/// When a message of so many bytes is too large for a connection.
+pub(super) fn check_size(bytes: usize) -> Result<()> {
+    if bytes <= MESSAGE_BYTES_MAX {
+        return Ok(());
+    }
+    Err(failed(format!("too-large: a message of {bytes} bytes; {MESSAGE_BYTES_MAX} can be sent")))
 }
 
 impl ParamsHook for Body {

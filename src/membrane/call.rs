@@ -13,7 +13,7 @@ use capnp::private::capability::{ClientHook, ParamsHook, ResultsHook};
 use capnp::private::layout::StructSize;
 
 use super::answer::Answer;
-use super::body::{Body, Opened};
+use super::body::{self, Body, Opened};
 use super::chain::Chain;
 use super::early;
 use super::hook::{self, End};
@@ -165,7 +165,7 @@ impl Reply {
                 drop(results);
                 ending.end(opened);
             }
-            Some(asker) => drop(asker.tell(Ok(body))),
+            Some(asker) => asker.tell(Ok(body)),
         }
     }
 
@@ -219,7 +219,8 @@ impl Asker {
         match self {
             Self::Answer(answer) => answer.resolve(outcome),
             Self::Results(mut results, ending) => {
-                let outcome = outcome.and_then(|body| match ending.offered.get() {
+                let fits = outcome.and_then(|body| body.check_size().map(|()| body));
+                let outcome = fits.and_then(|body| match ending.offered.get() {
                     None => results.get()?.set_as(body.get()?),
                     Some(offered) => early::write_over(results.get()?, offered, &body),
                 });
@@ -292,6 +293,10 @@ pub(crate) fn deliver(to: &dyn ClientHook, call: Call) {
 fn forward(to: &dyn ClientHook, call: Call) {
     let Call { interface, method, params, reply, .. } = call;
     let size = params.get().and_then(|params| params.target_size()).ok();
+    let bytes = size.map_or(0, |size| size.word_count.saturating_mul(8));
+    if let Err(error) = body::check_size(usize::try_from(bytes).unwrap_or(usize::MAX)) {
+        return reply.send(Err(error));
+    }
     let mut request = to.new_call(interface, method, size);
     if let Err(error) = params.get().and_then(|params| request.get().set_as(params)) {
         reply.send(Err(error));

@@ -106,7 +106,11 @@ async fn serve(parts: HostParts, far: UnixStream, signals: Signals) -> Result<()
     let host = parts.start(&supervisor).await?;
     // Whoever waited may have left already; then `finish` tells.
     let _ = signals.ready.send(());
-    let mut ended = host.until(signals.finish.cancelled()).await;
+    let mut ended = tokio::select! {
+        ended = host.until(signals.finish.cancelled()) => ended,
+        // Without it nobody reaches this host by way of another: the process must start again.
+        reason = connection.closed() => Err(ServerError::Assembly(reason)),
+    };
     if ended.is_ok() {
         ended = host.finish().await;
         let _ = signals.finished.send(());

@@ -25,15 +25,15 @@ const FLAGS: [&str; 4] = ["--limit", "connections-per-peer=20000", "--warm", "1h
 /// # Errors
 /// When a server doesn't start, or a call fails.
 pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
-    let beside = Capstead::start(&bench.scratch.path("busy"), &FLAGS)?;
-    let alone = Busy::connect(&beside).await?;
-    let server = Capstead::start(&bench.scratch.path("idle"), &FLAGS)?;
-    let busy = Busy::connect(&server).await?;
+    let quiet = Capstead::start(&bench.scratch.path("quiet"), &FLAGS)?;
+    let alone = Busy::connect(&quiet).await?;
+    let crowded = Capstead::start(&bench.scratch.path("crowded"), &FLAGS)?;
+    let busy = Busy::connect(&crowded).await?;
     // All that the server needs for any connection is in memory already.
     busy.reads(Until::Calls(1_000)).await?;
-    let before = server.process.resident_bytes()?;
-    let idle = rest(&server, bench.connections).await?;
-    let after = server.process.resident_bytes()?;
+    let before = crowded.process.resident_bytes()?;
+    let idle = rest(&crowded, bench.connections).await?;
+    let after = crowded.process.resident_bytes()?;
     let each = (after.0 - before.0) / float(bench.connections) / 1024.0;
     note(&format!("{} idle connections: {each:.1} KiB each", idle.len()));
     let row = Row::new("idle-connection-rss", each, "KiB");
@@ -49,7 +49,7 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
         let row = Row::paired(name, "us", pairs).latency(rounds.iter().map(|(_, beside)| beside));
         bench.add(row.target(Target::AtMost(1.5)));
     }
-    let open = server.metric("capstead_connections").await?;
+    let open = crowded.metric("capstead_connections").await?;
     note(&format!("{open} connections are open at the end"));
     Ok(())
 }

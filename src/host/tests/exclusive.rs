@@ -43,7 +43,7 @@ fn a_call_that_waits_for_itself_is_refused_and_by_default_goes_on() {
         let a = world.exclusive("a");
         for through in [b, world.exclusive("b")] {
             assert_deadlock(call_pass(&a, &[through.clone(), a.clone()], &[]).await);
-            assert_deadlock(call_pass(&a, &[a.clone()], &[]).await);
+            assert_deadlock(call_pass(&a, std::slice::from_ref(&a), &[]).await);
             call_pass(&a, &[through.clone(), through.clone()], &[]).await.err();
             call_pass(&a, &[through], &[]).await.expect("both are free again");
         }
@@ -62,7 +62,9 @@ fn a_call_that_comes_back_from_another_host_is_refused() {
                 for _ in 0..3 {
                     assert_deadlock(call_pass(&a, &[b.clone(), a.clone()], &[]).await);
                     call_pass(&a, &[b.clone(), here.object("c")], &[]).await.unwrap();
-                    call_pass(&a, &[b.clone()], &[b.clone()]).await.unwrap();
+                    call_pass(&a, std::slice::from_ref(&b), std::slice::from_ref(&b))
+                        .await
+                        .unwrap();
                 }
             }
         });
@@ -100,8 +102,8 @@ fn two_exclusive_objects_that_call_each_other_do_not_wait_for_ever() {
     run(async {
         let world = World::new();
         let [a, b, c] = ["a", "b", "c"].map(|name| world.exclusive(name));
-        let one = call_pass(&a, &[b.clone()], &[]);
-        let two = call_pass(&b, &[a.clone()], &[]);
+        let one = call_pass(&a, std::slice::from_ref(&b), &[]);
+        let two = call_pass(&b, std::slice::from_ref(&a), &[]);
         let (one, two) = futures::join!(one, two);
         assert!(one.is_ok() != two.is_ok(), "{one:?} {two:?}");
         assert_deadlock(one.and(two));
@@ -123,7 +125,7 @@ fn calls_that_only_have_an_origin_in_common_wait_for_each_other() {
     run(async {
         let world = World::new();
         let [a, b, c] = ["a", "b", "c"].map(|name| world.exclusive(name));
-        call_pass(&a, &[b.clone()], &[c.clone(), b.clone()]).await.unwrap();
+        call_pass(&a, std::slice::from_ref(&b), &[c.clone(), b.clone()]).await.unwrap();
         call_pass(&a, &[c.clone(), b.clone()], &[b.clone(), c.clone()]).await.err();
         call_pass(&a, &[b], &[c]).await.expect("all are free again");
     });
@@ -137,12 +139,16 @@ fn a_call_of_somebody_else_waits_and_leaves_nothing_behind() {
         let (a, x) = (world.exclusive("a"), world.object("x"));
         for _ in 0..3 {
             let runs = call_later(&a, 30, None).promise;
-            let waits: Vec<_> = (0..3).map(|_| call_pass(&x, &[a.clone()], &[])).collect();
+            let waits: Vec<_> =
+                (0..3).map(|_| call_pass(&x, std::slice::from_ref(&a), &[])).collect();
             futures::future::try_join_all(waits).await.unwrap();
             runs.await.unwrap();
         }
         let b = world.exclusive("b");
-        let ring = [call_pass(&a, &[b.clone()], &[]), call_pass(&b, &[a.clone()], &[])];
+        let ring = [
+            call_pass(&a, std::slice::from_ref(&b), &[]),
+            call_pass(&b, std::slice::from_ref(&a), &[]),
+        ];
         futures::future::join_all(ring).await;
         assert!(world.vat.waits.is_empty());
     });
