@@ -11,7 +11,7 @@ use super::Message;
 use super::chains::Chains;
 use super::exports::Exports;
 use super::limits::{Limit, Limits, Refusal};
-use super::scatter::{ByNumber, Numbers};
+use super::scatter::ByNumber;
 use capnp::Error;
 use capnp_rpc::rpc_capnp::{
     call, cap_descriptor, disembargo, finish, message, message_target, payload, promised_answer,
@@ -31,7 +31,9 @@ pub(super) struct Tables {
     /// Calls of ours without an answer.
     questions: ByNumber<Question>,
     exports: Exports,
-    imports: Numbers,
+    /// Capabilities of the peer's, and whether each was a promise when it was first named: to the RPC
+    /// system it stays one, however it is named later.
+    imports: ByNumber<bool>,
     /// What the peer's promises were resolved to.
     chains: Chains,
 }
@@ -231,7 +233,12 @@ impl Tables {
     fn receive_resolve(&mut self, resolve: resolve::Reader, limits: &Limits) -> Checked {
         let resolve::Cap(cap) = resolve.which()? else { return Ok(()) };
         let cap = cap?;
-        if let cap_descriptor::SenderPromise(to) = cap.which()? {
+        let (to, is_promise) = match cap.which()? {
+            cap_descriptor::SenderPromise(to) => (to, true),
+            cap_descriptor::SenderHosted(to) => (to, self.imports.get(&to) == Some(&true)),
+            _ => (0, false),
+        };
+        if is_promise {
             self.chains.resolve(resolve.get_promise_id(), to, limits)?;
         }
         self.receive_cap(cap, limits)
@@ -272,18 +279,21 @@ impl Tables {
     fn receive_cap(&mut self, cap: cap_descriptor::Reader, limits: &Limits) -> Checked {
         match cap.which()? {
             cap_descriptor::None(()) => Ok(()),
-            cap_descriptor::SenderHosted(id) | cap_descriptor::SenderPromise(id) => {
-                self.imports.insert(id);
-                if self.imports.len() > limits.imports {
-                    let reason = "too many capabilities of the peer are held here";
-                    return Refusal::over(Limit::Imports, reason);
-                }
-                Ok(())
-            }
+            cap_descriptor::SenderHosted(id) => self.import(id, false, limits),
+            cap_descriptor::SenderPromise(id) => self.import(id, true, limits),
             cap_descriptor::ReceiverHosted(id) => self.exports.check(id),
             cap_descriptor::ReceiverAnswer(answer) => check_path(answer?, limits),
             cap_descriptor::ThirdPartyHosted(_) => unknown_kind("a capability of a third party"),
         }
+    }
+
+    fn import(&mut self, id: u32, is_promise: bool, limits: &Limits) -> Checked {
+        self.imports.entry(id).or_insert(is_promise);
+        if self.imports.len() > limits.imports {
+            let reason = "too many capabilities of the peer are held here";
+            return Refusal::over(Limit::Imports, reason);
+        }
+        Ok(())
     }
 
     fn check_target(&self, target: message_target::Reader, limits: &Limits) -> Checked {

@@ -333,6 +333,26 @@ async fn chains_of_promises_bite_with_a_reason_and_not_below() {
     bites(few, to_one(3), Limit::ChainedPromises, reason).await;
 }
 
+/// What was first named as a promise stays one, also when it is named as if it were none.
+#[tokio::test(flavor = "local")]
+async fn promises_under_another_name_make_no_chains_either() {
+    let named = |ids: std::ops::Range<u32>, links: &[(u32, u32)]| {
+        let promises = ids.map(Cap::Promise).collect();
+        let links = links.iter().map(|&(from, to)| resolve(from, Cap::Hosted(to)));
+        let first = [bootstrap(0), call(1, "never", promises)];
+        first.into_iter().chain(links).collect::<Vec<_>>()
+    };
+    let chain = |links: u32| -> Vec<_> { (5..5 + links).map(|id| (id, id + 1)).collect() };
+    let bites = async |messages, reason| {
+        bites(Limits::default(), messages, Limit::PromiseChain, reason).await;
+    };
+    bites(named(5..6, &[(5, 5)]), "a promise was resolved to itself").await;
+    bites(named(5..40, &chain(17)), "too many promises in a row").await;
+    passes(Limits::default(), named(5..40, &chain(16))).await;
+    // Those that never were promises end a chain.
+    passes(Limits::default(), named(5..25, &chain(20)[19..])).await;
+}
+
 /// Each message is one that no honest peer sends, because nothing here answers or gave a reason to.
 #[tokio::test(flavor = "local")]
 async fn kinds_that_are_not_in_use_end_the_connection() {
