@@ -641,7 +641,7 @@ async fn a_peer_that_may_read_late_is_cut_for_calls_that_wait_too_long() {
 }
 
 /// The peer reads all and answers nothing.
-#[tokio::test(flavor = "local")]
+#[tokio::test(flavor = "local", start_paused = true)]
 async fn calls_of_ours_without_an_answer_bite_also_when_they_were_given_up() {
     let (_far, near) = duplex(64 << 10);
     let bites = Arc::<Bites>::default();
@@ -655,14 +655,15 @@ async fn calls_of_ours_without_an_answer_bite_also_when_they_were_given_up() {
     settle().await;
     assert_eq!((near.borrow().counts().questions, client.is_closed()), (4, false));
     drop(desk.locate_request().send());
-    let error = waits.promise.await.map(drop).unwrap_err();
+    let waits = tokio::time::timeout(DEADLINE, waits.promise).await.expect("it fails");
+    let error = waits.map(drop).unwrap_err();
     assert_eq!(error.kind, capnp::ErrorKind::Disconnected);
     assert_eq!(error.extra, "the peer leaves too many calls without an answer");
     assert_eq!(bites.get(Limit::Questions), 1);
 }
 
 /// The callback of an endless call keeps reading going, but not for ever.
-#[tokio::test(flavor = "local")]
+#[tokio::test(flavor = "local", start_paused = true)]
 async fn what_waits_behind_a_call_of_ours_is_bounded() {
     let limits = Limits { calls: 1, queued_bytes: 20_000, ..Limits::default() };
     let mut raw = Raw::new(limits);
@@ -677,7 +678,9 @@ async fn what_waits_behind_a_call_of_ours_is_bounded() {
     raw.guard.borrow_mut().send(&asked);
     let bites = raw.bites.clone();
     let flood: Vec<_> = (60..400).map(|question| call(question, "x", vec![])).collect();
-    raw.near.write_all(&bytes_of(&flood)).await.unwrap();
+    let flood = bytes_of(&flood);
+    let sent = tokio::time::timeout(DEADLINE, raw.near.write_all(&flood)).await;
+    sent.expect("it is read").unwrap();
     assert_eq!(raw.aborted().await, "too much waits while the peer has calls to answer");
     assert_eq!(bites.get(Limit::QueuedBytes), 2);
 }
