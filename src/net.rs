@@ -109,12 +109,12 @@ struct Place {
 impl Place {
     fn take(serving: &Rc<Serving>, peer: IpAddr) -> Option<Self> {
         let mut peers = serving.peers.borrow_mut();
-        let places = peers.entry(peer).or_default();
-        if *places >= serving.limits.connections_per_peer {
+        let places = peers.get(&peer).copied().unwrap_or_default();
+        if places >= serving.limits.connections_per_peer {
             serving.metrics.limits.count(Limit::ConnectionsPerPeer);
             return None;
         }
-        *places += 1;
+        peers.insert(peer, places + 1);
         serving.metrics.connections.add(1);
         Some(Self { serving: serving.clone(), peer })
     }

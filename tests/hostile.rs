@@ -18,6 +18,9 @@ use support::{Served, http, raw, scratch, serve};
 /// The peer's promise that the object is handed.
 const PROMISE: u32 = 5;
 
+/// Promises that come with it.
+const PROMISES: u32 = 40;
+
 /// A promise that the peer had resolved to itself was followed until the stack of the host, and with
 /// it the whole server, was gone. A chain of many did the same when it was dropped.
 #[test]
@@ -26,11 +29,22 @@ fn promises_that_never_end_end_one_connection_only() {
     let served = serve(&data);
     assert_eq!(http::post(&served.announced.http, "/counter/y/increment").body, "1");
 
-    // 1. Resolve the promise of a call that runs: to itself, in a circle, along a chain.
-    attack(&served, &[(PROMISE, PROMISE)]);
-    attack(&served, &[(PROMISE, 6), (6, PROMISE)].repeat(10));
+    // 1. Resolve the promise of a call that runs: to itself, in a circle, along a chain; to promises
+    //    by that name, and by the name of something that is there.
+    let circle = [(PROMISE, PROMISE + 1), (PROMISE + 1, PROMISE)].repeat(10);
     let chain: Vec<_> = (PROMISE..20_000).map(|id| (id, id + 1)).collect();
-    attack(&served, &chain);
+    let mut attacks = 0;
+    for (links, name) in [
+        (&[(PROMISE, PROMISE)][..], Name::Promise),
+        (&circle, Name::Promise),
+        (&chain, Name::Promise),
+        (&[(PROMISE, PROMISE)], Name::Hosted),
+        (&chain, Name::Hosted),
+    ] {
+        attack(&served, links, name);
+        attacks += 1;
+        assert_eq!(served.bites("promise-chain"), attacks, "{name:?}, {} links", links.len());
+    }
 
     // 2. Others are served as before, also the object that was attacked.
     assert_eq!(http::post(&served.announced.http, "/counter/y/increment").body, "2");
@@ -44,15 +58,22 @@ fn promises_that_never_end_end_one_connection_only() {
     assert_eq!(code, Some(0), "{log}");
 }
 
+/// How a message names what a promise is resolved to.
+#[derive(Clone, Copy, Debug)]
+enum Name {
+    Promise,
+    Hosted,
+}
+
 /// Calls `increment` of the counter "x" with a promise as the context, resolves promises, and waits
 /// until the server ends the connection.
-fn attack(served: &Served, resolutions: &[(u32, u32)]) {
+fn attack(served: &Served, resolutions: &[(u32, u32)], name: Name) {
     let mut bytes = serialized(&bootstrap());
     bytes.extend(serialized(&restore(served.counters())));
     bytes.extend(serialized(&by_name("x")));
     bytes.extend(serialized(&request()));
     for (from, to) in resolutions {
-        bytes.extend(serialized(&resolve(*from, *to)));
+        bytes.extend(serialized(&resolve(*from, *to, name)));
     }
     let mut stream = raw::dial(served);
     // The server may be gone before it has read all.
@@ -80,14 +101,22 @@ fn request() -> Raw {
     request.set_method(HttpMethod::Post);
     request.set_url("/increment");
     request.get_body_size().set_fixed(0);
-    payload.init_cap_table(1).get(0).set_sender_promise(PROMISE);
+    // The others are there only to be known as promises.
+    let mut table = payload.init_cap_table(PROMISES);
+    for at in 0..PROMISES {
+        table.reborrow().get(at).set_sender_promise(PROMISE + at);
+    }
     message
 }
 
-fn resolve(from: u32, to: u32) -> Raw {
+fn resolve(from: u32, to: u32, name: Name) -> Raw {
     let mut message = Raw::new_default();
     let mut resolve = message.init_root::<message::Builder>().init_resolve();
     resolve.set_promise_id(from);
-    resolve.init_cap().set_sender_promise(to);
+    let mut cap = resolve.init_cap();
+    match name {
+        Name::Promise => cap.set_sender_promise(to),
+        Name::Hosted => cap.set_sender_hosted(to),
+    }
     message
 }

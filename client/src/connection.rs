@@ -5,10 +5,9 @@
 //! dropped, because then its callers would wait for ever.
 
 use crate::guard::limits::{Bites, Limits};
-use crate::guard::{Guard, State, Watched};
+use crate::guard::{Guard, State, Watched, abort};
 use capnp::Error;
 use capnp::capability::{Client, FromClientHook};
-use capnp_rpc::rpc_capnp::{exception, message};
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use capnp_rpc::{Disconnector, RpcSystem};
 use std::cell::{Cell, RefCell};
@@ -120,12 +119,8 @@ impl Connection {
 
     /// Tells a peer that it is not served, and why, as far as it listens at once.
     pub fn refuse(stream: TcpStream, reason: &str) {
-        let mut message = capnp::message::Builder::new_default();
-        let mut abort = message.init_root::<message::Builder>().init_abort();
-        abort.set_type(exception::Type::Disconnected);
-        abort.set_reason(reason);
         // Nothing was written before, so that there is room.
-        let _ = stream.try_write(&capnp::serialize::write_message_to_words(&message));
+        let _ = stream.try_write(&capnp::serialize::write_message_to_words(&abort(reason)));
     }
 
     pub(crate) fn over<S>(
@@ -263,12 +258,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Task<S> {
         if catch_unwind(AssertUnwindSafe(|| drop(Pin::new(rpc).poll(cx)))).is_ok() {
             return;
         }
+        // First of all, because the RPC system would tell the peer that it was asked to end.
+        let reason = "the connection failed by a panic".into();
+        self.state.borrow_mut().give_up(Error::disconnected(reason));
         self.end_rpc();
         let rpc = self.rpc.take();
         // A destructor of user code may panic again: the connection is over in any case.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(rpc)));
-        let reason = "the connection failed by a panic".into();
-        self.state.borrow_mut().give_up(Error::disconnected(reason));
     }
 
     /// Tells the RPC system to fail all calls that are on their way. Does nothing the second time.

@@ -14,23 +14,22 @@
 mod chains;
 mod exports;
 pub(crate) mod limits;
+mod network;
 mod queue;
 mod scatter;
 mod tables;
 
-use crate::wire::{Incoming, Wire, lost};
-use capnp::capability::Promise;
+use crate::wire::{Incoming, Wire, cost, lost};
+use capnp::Error;
 use capnp::message::{Builder, HeapAllocator};
-use capnp::{Error, any_pointer};
-use capnp_rpc::rpc_capnp::message;
-use capnp_rpc::rpc_twoparty_capnp::Side;
-use capnp_rpc::{Connection, IncomingMessage, OutgoingMessage, VatNetwork};
-use limits::{Bites, Limit, Limits, Refusal};
+use capnp_rpc::IncomingMessage;
+use capnp_rpc::rpc_capnp::{exception, message};
+pub(crate) use network::Guard;
+
+use limits::{BURST, Bites, Limit, Limits, Refusal};
+use network::Received;
 use queue::{Calls, Queue};
-use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::future::poll_fn;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -47,7 +46,7 @@ pub(crate) struct State<S> {
     tables: Tables,
     /// What came and waits for a soft limit.
     queue: Queue,
-    /// So much waits that nothing more is read.
+    /// So much waits that nothing more is read, for now.
     pauses: bool,
     /// Finishes whose turn has come.
     ready: VecDeque<Message>,
@@ -71,6 +70,8 @@ pub(crate) struct Watched {
     pub(crate) time: Duration,
     /// Another one means that something changed.
     pub(crate) progress: u64,
+    /// What didn't happen, with the time behind it.
+    what: &'static str,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
@@ -111,13 +112,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             let _ = ready!(self.wire.poll_shutdown(cx));
             return self.closing.take().map_or(Poll::Pending, Poll::Ready);
         }
+        self.check_unsent(self.limits.unsent_bytes);
         self.go_on();
         Poll::Pending
     }
 
-    /// The RPC system failed: what is written goes out, nothing else.
+    /// The RPC system failed: the peer is told why, and what is written goes out, nothing else.
     pub(crate) fn give_up(&mut self, reason: Error) {
-        self.closing = Some(reason);
+        if self.closing.is_none() {
+            self.wire.push(&abort(&reason.extra));
+            self.closing = Some(reason);
+        }
     }
 
     /// Closes the stream, and forgets what waits.
@@ -135,31 +140,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
 
     /// What may not last, as things are.
     pub(crate) fn watched(&self) -> Option<Watched> {
-        let limits = &self.limits;
-        let (limit, time, progress) = if self.broken.is_some() || self.closing.is_some() {
+        if self.broken.is_some() || self.closing.is_some() {
             return None;
-        } else if self.wire.pending_bytes() > 0 {
-            (Limit::SlowReader, limits.slow_reader, self.wire.progress())
-        } else if !self.queue.is_empty() {
-            (Limit::Stall, limits.stall, self.answered)
-        } else if self.tables.are_empty() {
-            (Limit::Idle, limits.idle, self.messages)
-        } else {
-            return None;
-        };
-        (time < Duration::MAX).then_some(Watched { limit, time, progress })
+        }
+        let Limits { slow_reader, stall, idle, .. } = self.limits;
+        let reads = (self.wire.pending_bytes() > 0).then(|| self.wire.progress());
+        let answers = (!self.queue.is_empty()).then_some(self.answered);
+        // What isn't read here may well be unfinished.
+        let sends = self.wire.unfinished().filter(|_| !self.pauses);
+        let messages = self.tables.are_empty().then_some(self.messages);
+        let waits = "calls wait, and none of those before was answered in";
+        let all = [
+            (Limit::SlowReader, slow_reader, "the peer read nothing for", reads),
+            (Limit::Stall, stall, waits, answers),
+            (Limit::SlowReader, slow_reader, "the peer sent no more of a message for", sends),
+            (Limit::Idle, idle, "the connection was idle for", messages),
+        ];
+        all.into_iter().find_map(|(limit, time, what, progress)| {
+            let progress = progress.filter(|_| time < Duration::MAX)?;
+            Some(Watched { limit, time, progress, what })
+        })
     }
 
     /// What is watched lasted too long: ends the connection.
     pub(crate) fn lasted(&mut self, watched: Watched) {
-        let Watched { limit, time, .. } = watched;
-        let reason = match limit {
-            Limit::SlowReader => format!("the peer read nothing for {time:?}"),
-            Limit::Stall => {
-                format!("calls wait, and none of those before was answered in {time:?}")
-            }
-            _ => format!("the connection was idle for {time:?}"),
-        };
+        let Watched { limit, time, what, .. } = watched;
+        let reason = format!("{what} {time:?}");
         let error = self.refuse(Refusal::Over(limit, reason));
         self.break_with(error);
     }
@@ -198,10 +204,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
                 self.pauses = false;
                 return Poll::Ready(Ok(Some(waited)));
             }
-            if self.queue.bytes() >= self.limits.queued_bytes {
-                if !std::mem::replace(&mut self.pauses, true) {
-                    self.bites.count(Limit::QueuedBytes);
-                }
+            if self.is_full()? {
                 return Poll::Pending;
             }
             let Some(incoming) = ready!(self.wire.poll_read(cx))? else {
@@ -210,8 +213,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             if !self.has_to_wait(&incoming)? {
                 return Poll::Ready(Ok(Some(incoming)));
             }
-            self.queue.push(incoming)?;
+            self.queue.push(incoming, self.limits.capabilities)?;
         }
+    }
+
+    /// Nothing more is read now. What somebody here waits for may be behind what is too much: that is
+    /// read, but not for ever.
+    fn is_full(&mut self) -> Result<bool, Refusal> {
+        let (bytes, max) = (self.queue.bytes(), self.limits.queued_bytes);
+        let pauses = bytes >= max && !self.tables.waits_for_peer();
+        if pauses && !self.pauses {
+            self.bites.count(Limit::QueuedBytes);
+        }
+        self.pauses = pauses;
+        if !pauses && bytes >= max.saturating_mul(BURST) {
+            let reason = "too much waits while the peer has calls to answer";
+            return Refusal::over(Limit::QueuedBytes, reason);
+        }
+        Ok(pauses)
     }
 
     /// Which soft limit the connection is at: calls wait then.
@@ -240,7 +259,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
                 }
                 Ok(true)
             }
-            Ok(message::Return(answer)) => self.queue.concerns(answer?, self.limits.capabilities),
+            Ok(message::Return(answer)) => {
+                let is_known = |id| self.tables.has_import(id);
+                self.queue.concerns(answer?, self.limits.capabilities, is_known)
+            }
             _ => Ok(!self.queue.is_empty()),
         }
     }
@@ -248,8 +270,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     /// Lets a message pass, or keeps it.
     fn deliver(&mut self, incoming: Incoming) -> Result<Option<Message>, Refusal> {
         self.messages += 1;
-        let bytes = incoming.size_in_words() * 8;
-        let fate = self.tables.receive(incoming.get_root()?, bytes, &self.limits)?;
+        let fate = self.tables.receive(incoming.get_root()?, cost(&incoming), &self.limits)?;
         let message = Box::new(Received(incoming));
         match fate {
             Fate::Delivered => Ok(Some(message)),
@@ -278,20 +299,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             Ok(Sent::Other) => {}
             Err(error) => self.break_with(error),
         }
-        self.check_sent();
+        if self.tables.exports() > self.limits.exports {
+            self.bite(Limit::Exports, "the peer holds too many capabilities");
+        }
+        if self.tables.questions() > self.limits.questions {
+            self.bite(Limit::Questions, "the peer leaves too many calls without an answer");
+        }
+        // What is made at once may be more than what may stay.
+        self.check_unsent(self.limits.unsent_bytes.saturating_mul(BURST));
+        if self.pauses && self.tables.waits_for_peer() {
+            wake(&mut self.reader);
+        }
         wake(&mut self.driver);
     }
 
-    fn check_sent(&mut self) {
-        let reason = if self.wire.pending_bytes() > self.limits.unsent_bytes {
-            (Limit::UnsentBytes, "the peer doesn't read what is sent")
-        } else if self.tables.exports() > self.limits.exports {
-            (Limit::Exports, "the peer holds too many capabilities")
-        } else {
-            return;
-        };
-        let (limit, reason) = reason;
-        if self.broken.is_none() {
+    fn check_unsent(&mut self, max: usize) {
+        if self.wire.pending_bytes() > max {
+            self.bite(Limit::UnsentBytes, "the peer doesn't read what is sent");
+        }
+    }
+
+    /// Ends the connection by what was sent on it.
+    fn bite(&mut self, limit: Limit, reason: &str) {
+        if self.broken.is_none() && self.closing.is_none() {
             let error = self.refuse(Refusal::Over(limit, reason.into()));
             self.break_with(error);
         }
@@ -341,112 +371,18 @@ pub(crate) struct Counts {
     pub(crate) chained: usize,
 }
 
+/// Tells the peer that the connection is over, and why.
+pub(crate) fn abort(reason: &str) -> Builder<HeapAllocator> {
+    let mut message = Builder::new_default();
+    let mut abort = message.init_root::<message::Builder>().init_abort();
+    abort.set_type(exception::Type::Disconnected);
+    abort.set_reason(reason);
+    message
+}
+
 fn wake(waker: &mut Option<Waker>) {
     if let Some(waker) = waker.take() {
         waker.wake();
-    }
-}
-
-type Shared<S> = Rc<RefCell<State<S>>>;
-
-/// A network of two: one connection that is there from the start.
-pub(crate) struct Guard<S> {
-    state: Shared<S>,
-    side: Side,
-    accepted: bool,
-}
-
-impl<S> Guard<S> {
-    pub(crate) fn new(state: Shared<S>, side: Side) -> Self {
-        Self { state, side, accepted: false }
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin + 'static> VatNetwork<Side> for Guard<S> {
-    fn connect(&mut self, peer: Side) -> Option<Box<dyn Connection<Side>>> {
-        let state = self.state.clone();
-        (peer != self.side).then(|| Box::new(Guarded { state, side: self.side }) as _)
-    }
-
-    fn accept(&mut self) -> Promise<Box<dyn Connection<Side>>, Error> {
-        if std::mem::replace(&mut self.accepted, true) {
-            return Promise::from_future(std::future::pending());
-        }
-        Promise::ok(Box::new(Guarded { state: self.state.clone(), side: self.side }))
-    }
-
-    /// The task of the connection decides when it is over, not the RPC system.
-    fn drive_until_shutdown(&mut self) -> Promise<(), Error> {
-        Promise::from_future(std::future::pending())
-    }
-}
-
-struct Guarded<S> {
-    state: Shared<S>,
-    side: Side,
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<Side> for Guarded<S> {
-    fn get_peer_vat_id(&self) -> Side {
-        match self.side {
-            Side::Client => Side::Server,
-            Side::Server => Side::Client,
-        }
-    }
-
-    fn new_outgoing_message(&mut self, first_segment_words: u32) -> Box<dyn OutgoingMessage> {
-        let allocator = HeapAllocator::new().first_segment_words(first_segment_words);
-        Box::new(Outgoing { message: Builder::new(allocator), state: self.state.clone() })
-    }
-
-    fn receive_incoming_message(&mut self) -> Promise<Option<Message>, Error> {
-        let state = self.state.clone();
-        Promise::from_future(poll_fn(move |cx| state.borrow_mut().poll_next(cx)))
-    }
-
-    fn shutdown(&mut self, result: capnp::Result<()>) -> Promise<(), Error> {
-        let mut state = self.state.borrow_mut();
-        let asked = || Error::disconnected("the connection was closed".into());
-        state.closing = Some(result.err().unwrap_or_else(asked));
-        wake(&mut state.driver);
-        Promise::ok(())
-    }
-}
-
-struct Received(Incoming);
-
-impl IncomingMessage for Received {
-    fn get_body(&self) -> capnp::Result<any_pointer::Reader<'_>> {
-        self.0.get_root()
-    }
-}
-
-struct Outgoing<S> {
-    message: Builder<HeapAllocator>,
-    state: Shared<S>,
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> OutgoingMessage for Outgoing<S> {
-    fn get_body(&mut self) -> capnp::Result<any_pointer::Builder<'_>> {
-        self.message.get_root()
-    }
-
-    fn get_body_as_reader(&self) -> capnp::Result<any_pointer::Reader<'_>> {
-        self.message.get_root_as_reader()
-    }
-
-    /// The promise doesn't wait for the stream: streaming calls are slowed by their answers.
-    fn send(self: Box<Self>) -> (Promise<(), Error>, Rc<Builder<HeapAllocator>>) {
-        self.state.borrow_mut().send(&self.message);
-        (Promise::ok(()), Rc::new(self.message))
-    }
-
-    fn take(self: Box<Self>) -> Builder<HeapAllocator> {
-        self.message
-    }
-
-    fn size_in_words(&self) -> usize {
-        self.message.size_in_words()
     }
 }
 

@@ -2,15 +2,16 @@
 //!
 //! Messages that are sent are copied to one buffer, which the connection's task writes out after each
 //! of its polls, so that what was made in one poll leaves in one write. Nothing here looks into a
-//! message, and nothing is read before its announced size was found to be within the limit.
+//! message, and nothing is read before its announced size was found to be within the limit. What is
+//! announced costs no memory: it grows with what arrives.
 //!
 //! A connection that rests has no buffers: they go from one to the next on the same thread, and only
 //! what is in them stays.
 
 use crate::guard::limits::{Limit, Refusal};
-use capnp::Error;
-use capnp::message::{Builder, HeapAllocator, Reader, ReaderOptions};
-use capnp::serialize::{OwnedSegments, SegmentLengthsBuilder};
+use capnp::message::{Builder, HeapAllocator, Reader, ReaderOptions, ReaderSegments};
+use capnp::serialize::SegmentLengthsBuilder;
+use capnp::{Error, Word};
 use std::cell::Cell;
 use std::ops::Range;
 use std::pin::Pin;
@@ -31,6 +32,9 @@ const SEGMENTS_MAX: usize = 512;
 
 const WORD: usize = 8;
 
+/// What the place of a segment within its message costs.
+const SEGMENT_BYTES: usize = size_of::<(usize, usize)>();
+
 thread_local! {
     /// Between two polls of connections.
     static SPARE_INPUT: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
@@ -38,7 +42,56 @@ thread_local! {
 }
 
 /// A message as it came in.
-pub(crate) type Incoming = Reader<OwnedSegments>;
+pub(crate) type Incoming = Reader<Segments>;
+
+/// The bytes that a message takes in memory.
+pub(crate) fn cost(message: &Incoming) -> usize {
+    message.size_in_words() * WORD + message.get_segments().len() * SEGMENT_BYTES
+}
+
+/// The segments of a message, one behind the other.
+pub(crate) struct Segments {
+    words: Vec<Word>,
+    /// Where each begins and ends, in words.
+    places: Vec<(usize, usize)>,
+}
+
+impl ReaderSegments for Segments {
+    fn get_segment(&self, id: u32) -> Option<&[u8]> {
+        let &(begin, end) = self.places.get(id as usize)?;
+        self.words.get(begin..end).map(Word::words_to_bytes)
+    }
+
+    fn len(&self) -> usize {
+        self.places.len()
+    }
+}
+
+/// A message whose size is known, and whose bytes are not all here.
+struct Partial {
+    segments: Segments,
+    /// Bytes of the whole, and of those that are here.
+    bytes: usize,
+    filled: usize,
+}
+
+impl Partial {
+    fn missing(&self) -> usize {
+        self.bytes - self.filled
+    }
+
+    /// Where the next bytes go: there is room for so many, and at least for half of what is here.
+    fn room(&mut self, count: usize) -> &mut [u8] {
+        let words = &mut self.segments.words;
+        if words.len() * WORD < self.filled + count {
+            let bytes = (self.filled + count.max(self.filled / 2)).min(self.bytes);
+            let length = bytes.div_ceil(WORD);
+            words.reserve_exact(length - words.len());
+            words.resize(length, capnp::word(0, 0, 0, 0, 0, 0, 0, 0));
+        }
+        &mut Word::words_to_bytes_mut(words)[self.filled..]
+    }
+}
 
 /// A stream that carries messages both ways.
 pub(crate) struct Wire<S> {
@@ -52,8 +105,9 @@ pub(crate) struct Wire<S> {
     /// `input[start..end]` was read and not used yet.
     start: usize,
     end: usize,
-    /// The message whose size is known and whose bytes are not all here: it, and how many are.
-    partial: Option<(OwnedSegments, usize)>,
+    partial: Option<Partial>,
+    /// Bytes that came in since the beginning.
+    received: u64,
     output: Vec<u8>,
     /// `output[..written]` is out already.
     written: usize,
@@ -71,6 +125,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             start: 0,
             end: 0,
             partial: None,
+            received: 0,
             output: Vec::new(),
             written: 0,
             progress: 0,
@@ -84,7 +139,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     ) -> Poll<Result<Option<Incoming>, Refusal>> {
         loop {
             if self.partial.is_none() {
-                self.partial = self.begin_message()?.map(|segments| (segments, 0));
+                self.partial = self.begin_message()?;
             }
             if let Some(message) = self.finish_message() {
                 return Poll::Ready(Ok(Some(Reader::new(message, self.options))));
@@ -140,6 +195,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.progress
     }
 
+    /// Bytes that came in since the beginning, if the last message isn't whole.
+    pub(crate) fn unfinished(&self) -> Option<u64> {
+        (self.partial.is_some() || self.start < self.end).then_some(self.received)
+    }
+
     /// Writes what was pushed, and sees to it that the stream passes it on.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context) -> Poll<std::io::Result<()>> {
         if self.output.is_empty() {
@@ -175,8 +235,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.stream = None;
     }
 
-    /// Takes a table of segments from the input, once all of it is there, and makes room for them.
-    fn begin_message(&mut self) -> Result<Option<OwnedSegments>, Refusal> {
+    /// Takes a table of segments from the input, once all of it is there.
+    fn begin_message(&mut self) -> Result<Option<Partial>, Refusal> {
         let input = &self.input[self.start..self.end];
         let Some(count) = u32_at(input, 0) else { return Ok(None) };
         let count = count as usize + 1;
@@ -199,28 +259,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             return Refusal::over(Limit::MessageBytes, reason);
         }
         self.start += table;
-        Ok(Some(lengths.into_owned_segments()))
+        let segments = Segments { words: Vec::new(), places: lengths.to_segment_indices() };
+        Ok(Some(Partial { segments, bytes: words * WORD, filled: 0 }))
     }
 
     /// Moves input to the partial message; returns it when it is whole.
-    fn finish_message(&mut self) -> Option<OwnedSegments> {
-        let (segments, filled) = self.partial.as_mut()?;
-        let count = (self.end - self.start).min(segments.len() - *filled);
-        segments[*filled..*filled + count]
-            .copy_from_slice(&self.input[self.start..self.start + count]);
+    fn finish_message(&mut self) -> Option<Segments> {
+        let partial = self.partial.as_mut()?;
+        let count = (self.end - self.start).min(partial.missing());
+        partial.room(count)[..count].copy_from_slice(&self.input[self.start..self.start + count]);
         self.start += count;
-        *filled += count;
-        if *filled < segments.len() { None } else { self.partial.take().map(|(whole, _)| whole) }
+        partial.filled += count;
+        if partial.missing() > 0 { None } else { self.partial.take().map(|whole| whole.segments) }
     }
 
     /// Reads once: a large rest straight to the message, anything else to the input buffer.
     fn poll_fill(&mut self, cx: &mut Context) -> Poll<capnp::Result<usize>> {
         let stream = opened(&mut self.stream).map_err(|error| lost(&error))?;
-        if let Some((segments, filled)) = &mut self.partial
-            && segments.len() - *filled >= INPUT_BYTES
+        if let Some(partial) = &mut self.partial
+            && partial.missing() >= INPUT_BYTES
         {
-            let count = ready!(poll_read_once(stream, cx, &mut segments[*filled..]))?;
-            *filled += count;
+            let count = ready!(poll_read_once(stream, cx, partial.room(INPUT_BYTES)))?;
+            partial.filled += count;
+            self.received += count as u64;
             return Poll::Ready(Ok(count));
         }
         make_room(&mut self.input, self.start..self.end);
@@ -228,6 +289,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.start = 0;
         let count = ready!(poll_read_once(stream, cx, &mut self.input[self.end..]))?;
         self.end += count;
+        self.received += count as u64;
         Poll::Ready(Ok(count))
     }
 }
@@ -270,4 +332,4 @@ fn u32_at(table: &[u8], index: usize) -> Option<u32> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,6 +1,7 @@
 //! `--limit NAME=VALUE`: the limits of connections as an operator writes them.
 //!
-//! The names are those of the metrics. Whether a value is wise is not checked.
+//! The names are those of the metrics. A time of `0s` is no limit. Whether a value is wise is not
+//! checked, but without a call no connection does anything.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -39,6 +40,7 @@ const FIELDS: &[(Limit, Field)] = &[
     (Limit::Imports, Field::Count(|limits| &mut limits.imports)),
     (Limit::PromiseChain, Field::Count(|limits| &mut limits.promise_chain)),
     (Limit::ChainedPromises, Field::Count(|limits| &mut limits.chained_promises)),
+    (Limit::Questions, Field::Count(|limits| &mut limits.questions)),
     (Limit::UnreadBytes, Field::Bytes(|limits| &mut limits.unread_bytes)),
     (Limit::UnsentBytes, Field::Bytes(|limits| &mut limits.unsent_bytes)),
     (Limit::SlowReader, Field::Time(|limits| &mut limits.slow_reader)),
@@ -62,14 +64,19 @@ pub(super) fn parse(text: &str) -> Result<Change, String> {
             Change::Number(field, usize::try_from(size.as_u64()).unwrap_or(usize::MAX))
         }
         Field::Count(field) => {
-            Change::Number(field, value.parse().map_err(|_| wrong("number, like 2048"))?)
+            let count = value.parse().map_err(|_| wrong("number, like 2048"))?;
+            if count == 0 && name == Limit::Calls.name() {
+                return Err("no call could begin with calls=0".into());
+            }
+            Change::Number(field, count)
         }
         Field::Depth(field) => {
             Change::Depth(field, value.parse().map_err(|_| wrong("number up to 65535"))?)
         }
         Field::Time(field) => {
             let time = humantime::parse_duration(value);
-            Change::Time(field, time.map_err(|_| wrong("time, like 30s or 5m"))?)
+            let time = time.map_err(|_| wrong("time, like 30s or 5m"))?;
+            Change::Time(field, if time.is_zero() { Duration::MAX } else { time })
         }
     })
 }
@@ -87,7 +94,8 @@ impl Change {
 /// The names with their defaults.
 pub(super) fn after_help() -> String {
     let mut limits = Limits::default();
-    let mut text = "Limits of a connection, with their defaults:\n".to_owned();
+    let mut text =
+        "Limits of a connection, with their defaults; a time of 0s is no limit:\n".to_owned();
     for (limit, field) in FIELDS {
         let value = match field {
             Field::Bytes(field) => {
@@ -129,10 +137,18 @@ mod tests {
     }
 
     #[test]
+    fn no_time_is_no_limit() {
+        let mut limits = Limits::default();
+        parse("idle=0s").unwrap().apply_to(&mut limits);
+        assert_eq!(limits, Limits { idle: Duration::MAX, ..Limits::default() });
+    }
+
+    #[test]
     fn what_is_wrong_is_said() {
         for (text, error) in [
             ("calls", "give it as NAME=VALUE, like calls=2048; --help has the names"),
             ("unknown-kind=1", "there is no limit \"unknown-kind\"; --help has the names"),
+            ("calls=0", "no call could begin with calls=0"),
             ("calls=many", "\"many\" is no number, like 2048"),
             ("call-bytes=big", "\"big\" is no size, like 8MiB"),
             ("nesting=65536", "\"65536\" is no number up to 65535"),

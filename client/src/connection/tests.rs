@@ -130,6 +130,7 @@ async fn a_panic_ends_one_connection_and_its_calls_and_no_other() {
     let panicking = locate(&echo, "panic");
     for error in [waiting.await.unwrap_err(), panicking.await.unwrap_err()] {
         assert_eq!(error.kind, capnp::ErrorKind::Disconnected);
+        assert!(error.extra.contains("the connection failed by a panic"), "{error}");
     }
     assert!(bad.server.closed().await.extra.contains("panic"));
     assert_eq!(locate(&good.client.bootstrap(), "hello").await.unwrap(), "hello");

@@ -5,9 +5,10 @@ use super::*;
 use crate::connection::Connection;
 use crate::http_capnp::byte_stream;
 use crate::http_capnp::http_service::{self, client_request_context};
-use capnp::message::ReaderOptions;
 use capnp_rpc::rpc_capnp::cap_descriptor;
-use std::cell::Cell;
+use capnp_rpc::rpc_twoparty_capnp::Side;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use tokio::io::{DuplexStream, duplex};
 
 type Context = client_request_context::Client;
@@ -80,9 +81,19 @@ fn pair(bootstrap: capnp::capability::Client, limits: Limits) -> Pair {
 /// The answers of callbacks come behind calls that wait for these very answers.
 #[tokio::test(flavor = "local")]
 async fn plain_callbacks_at_the_limit_come_to_their_end() {
+    plain_callbacks(Limits { calls: 4, ..Limits::default() }).await;
+}
+
+/// What is read no more, because so much waits already, may be these answers.
+#[tokio::test(flavor = "local")]
+async fn plain_callbacks_at_the_limit_of_what_waits_come_to_their_end() {
+    plain_callbacks(Limits { calls: 4, queued_bytes: 160 << 10, ..Limits::default() }).await;
+}
+
+async fn plain_callbacks(limits: Limits) {
     let service = Rc::new(Service::default());
     let offered: http_service::Client = capnp_rpc::new_client_from_rc(service.clone());
-    let pair = pair(offered.client, Limits { calls: 4, ..Limits::default() });
+    let pair = pair(offered.client, limits);
     let caller = Rc::new(Caller { again: None, answered: Cell::new(0) });
     let calls = (0..1000).map(|_| request(&pair.client.bootstrap(), caller.clone()));
     let calls = futures::future::try_join_all(calls.collect::<Vec<_>>());
@@ -122,19 +133,30 @@ async fn callbacks_that_call_again_at_the_limit_are_cut_with_a_reason() {
 fn incoming(write: impl FnOnce(message::Builder)) -> Incoming {
     let mut message = Builder::new_default();
     write(message.init_root());
-    let bytes = capnp::serialize::write_message_to_words(&message);
-    capnp::serialize::read_message(&mut &bytes[..], ReaderOptions::default()).unwrap()
+    crate::wire::tests::incoming(&message)
 }
 
 /// A number that an answer names may mean something else until what waits was delivered.
 #[test]
 fn answers_wait_for_what_they_speak_of_and_for_nothing_else() {
     let mut queue = Queue::default();
-    queue.push(incoming(|message| message.init_call().set_question_id(7))).unwrap();
-    queue.push(incoming(|message| message.init_bootstrap().set_question_id(8))).unwrap();
-    queue.push(incoming(|message| message.init_resolve().set_promise_id(5))).unwrap();
+    let mut push = |write: fn(message::Builder)| queue.push(incoming(write), 64).unwrap();
+    push(|message| {
+        let mut call = message.init_call();
+        call.set_question_id(7);
+        call.init_params().init_cap_table(1).get(0).set_sender_promise(10);
+    });
+    push(|message| message.init_bootstrap().set_question_id(8));
+    push(|message| {
+        let mut resolve = message.init_resolve();
+        resolve.set_promise_id(5);
+        resolve.init_cap().set_sender_promise(11);
+    });
+    push(|message| {
+        message.init_return().init_results().init_cap_table(1).get(0).set_sender_promise(12);
+    });
     type Write = fn(cap_descriptor::Builder);
-    let cases: [(Write, bool); 8] = [
+    let cases: [(Write, bool); 14] = [
         (|cap| cap.init_receiver_answer().set_question_id(7), true),
         (|cap| cap.init_receiver_answer().set_question_id(8), true),
         (|cap| cap.init_receiver_answer().set_question_id(5), false),
@@ -143,6 +165,13 @@ fn answers_wait_for_what_they_speak_of_and_for_nothing_else() {
         (|mut cap| cap.set_sender_promise(7), false),
         (|mut cap| cap.set_receiver_hosted(5), false),
         (|mut cap| cap.set_none(()), false),
+        // Promises that what waits names, as if they were none.
+        (|mut cap| cap.set_sender_hosted(10), true),
+        (|mut cap| cap.set_sender_hosted(11), true),
+        (|mut cap| cap.set_sender_hosted(12), true),
+        (|mut cap| cap.set_sender_promise(10), false),
+        (|mut cap| cap.set_sender_hosted(13), false),
+        (|mut cap| cap.set_receiver_hosted(10), false),
     ];
     for (at, (write, waits)) in cases.into_iter().enumerate() {
         let answer = incoming(|message| {
@@ -153,12 +182,16 @@ fn answers_wait_for_what_they_speak_of_and_for_nothing_else() {
         else {
             panic!("it is one")
         };
-        assert_eq!(queue.concerns(answer, 64).unwrap(), waits, "{at}");
+        assert_eq!(queue.concerns(answer, 64, |_| false).unwrap(), waits, "{at}");
+        // Of what is known already nothing else can be learnt.
+        let names_promise = (8..11).contains(&at);
+        let waits = waits && !names_promise;
+        assert_eq!(queue.concerns(answer, 64, |id| id >= 10).unwrap(), waits, "{at}");
     }
     // What isn't a call needn't wait when it is first.
     assert!(queue.pop(Calls::Wait).is_none());
     assert!(queue.pop(Calls::Begin).is_some());
-    assert!(queue.pop(Calls::Wait).is_some() && queue.pop(Calls::Wait).is_some());
+    assert_eq!(std::iter::from_fn(|| queue.pop(Calls::Wait)).count(), 3);
     assert_eq!((queue.is_empty(), queue.bytes()), (true, 0));
 }
 

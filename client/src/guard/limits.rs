@@ -8,6 +8,9 @@ use capnp::message::ReaderOptions;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+/// How many times as much as a limit says may be there for a while.
+pub(crate) const BURST: usize = 4;
+
 /// What one connection may ask of us.
 ///
 /// A time of [`Duration::MAX`] is no limit.
@@ -25,7 +28,8 @@ pub struct Limits {
     /// Soft: bytes of the messages of these calls.
     pub call_bytes: usize,
     /// Bytes of the messages that wait for a soft limit, with some for the trouble of each. Over it
-    /// nothing more is read, so that the peer can't send.
+    /// nothing more is read, so that the peer can't send; but while the peer has calls of ours to
+    /// answer, reading goes on to four times as much, where the connection ends.
     pub queued_bytes: usize,
     /// Calls of the peer that it has not finished, answered or not.
     pub answers: usize,
@@ -37,11 +41,15 @@ pub struct Limits {
     pub promise_chain: usize,
     /// Promises of the peer that are part of such a row.
     pub chained_promises: usize,
+    /// Calls of ours that the peer has not answered, also those that were given up.
+    pub questions: usize,
     /// Soft: bytes that the peer has not read yet.
     pub unread_bytes: usize,
-    /// Bytes that the peer has not read yet.
+    /// Bytes that the peer has not read yet, when all was written that it takes; and four times as
+    /// much at any time.
     pub unsent_bytes: usize,
-    /// How long the peer may read nothing of what waits for it.
+    /// How long the peer may read nothing of what waits for it, or send nothing more of a message
+    /// that it began.
     pub slow_reader: Duration,
     /// How long calls may wait for a soft limit while no call is answered.
     pub stall: Duration,
@@ -69,6 +77,7 @@ impl Default for Limits {
             imports: 8192,
             promise_chain: 16,
             chained_promises: 8192,
+            questions: 1 << 16,
             unread_bytes: 4 << 20,
             unsent_bytes: 64 << 20,
             slow_reader: Duration::from_secs(10),
@@ -80,9 +89,15 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// For whoever dials: as [`Limits::default`], but a listener that is busy may read late.
+    /// For whoever dials: as [`Limits::default`], but a listener that is busy may read late, and may
+    /// need to call before it does; and how many calls are made is for the program to say.
     pub fn of_dialler() -> Self {
-        Self { slow_reader: Duration::MAX, ..Self::default() }
+        Self {
+            questions: usize::MAX,
+            unread_bytes: usize::MAX,
+            slow_reader: Duration::MAX,
+            ..Self::default()
+        }
     }
 
     /// For another part of the same system, which carries the calls of many: nothing waits, because
@@ -101,6 +116,7 @@ impl Limits {
             imports: usize::MAX,
             promise_chain: own.promise_chain,
             chained_promises: usize::MAX,
+            questions: usize::MAX,
             unread_bytes: usize::MAX,
             unsent_bytes: usize::MAX,
             slow_reader: Duration::MAX,
@@ -148,7 +164,7 @@ names! {
     Calls = "calls",
     /// See [`Limits::call_bytes`]. Bites when calls begin to wait.
     CallBytes = "call-bytes",
-    /// See [`Limits::queued_bytes`]. Bites when reading pauses.
+    /// See [`Limits::queued_bytes`]. Bites when reading pauses, and when the connection ends.
     QueuedBytes = "queued-bytes",
     /// See [`Limits::answers`].
     Answers = "answers",
@@ -160,6 +176,8 @@ names! {
     PromiseChain = "promise-chain",
     /// See [`Limits::chained_promises`].
     ChainedPromises = "chained-promises",
+    /// See [`Limits::questions`].
+    Questions = "questions",
     /// See [`Limits::unread_bytes`]. Bites when calls begin to wait.
     UnreadBytes = "unread-bytes",
     /// See [`Limits::unsent_bytes`].

@@ -11,11 +11,11 @@ use super::Message;
 use super::chains::Chains;
 use super::exports::Exports;
 use super::limits::{Limit, Limits, Refusal};
-use super::scatter::{ByNumber, Numbers};
+use super::scatter::ByNumber;
 use capnp::Error;
 use capnp_rpc::rpc_capnp::{
-    call, cap_descriptor, disembargo, finish, message, message_target, payload, promised_answer,
-    resolve, return_,
+    call, cap_descriptor, disembargo, exception, finish, message, message_target, payload,
+    promised_answer, resolve, return_,
 };
 
 type Checked<T = ()> = Result<T, Refusal>;
@@ -30,8 +30,12 @@ pub(super) struct Tables {
     open_bytes: usize,
     /// Calls of ours without an answer.
     questions: ByNumber<Question>,
+    /// How many of them were not given up.
+    asked: usize,
     exports: Exports,
-    imports: Numbers,
+    /// Capabilities of the peer's, and whether each was a promise when it was first named: to the RPC
+    /// system it stays one, however it is named later.
+    imports: ByNumber<bool>,
     /// What the peer's promises were resolved to.
     chains: Chains,
 }
@@ -81,6 +85,21 @@ impl Tables {
         (self.open, self.open_bytes)
     }
 
+    /// Calls of ours that the peer has not answered.
+    pub(super) fn questions(&self) -> usize {
+        self.questions.len()
+    }
+
+    /// Somebody here waits for an answer of the peer's.
+    pub(super) fn waits_for_peer(&self) -> bool {
+        self.asked > 0
+    }
+
+    /// The RPC system knows the peer's capability `id`.
+    pub(super) fn has_import(&self, id: u32) -> bool {
+        self.imports.contains_key(&id)
+    }
+
     /// Capabilities of ours that the peer holds.
     pub(super) fn exports(&self) -> usize {
         self.exports.len()
@@ -117,7 +136,7 @@ impl Tables {
                 self.receive_disembargo(disembargo?, limits)?;
             }
             Ok(message::Unimplemented(echo)) => self.receive_echo(echo?)?,
-            Ok(message::Abort(_)) => {}
+            Ok(message::Abort(abort)) => return Err(ended_by(abort?).into()),
             _ => return unknown_kind("a message"),
         }
         Ok(Fate::Delivered)
@@ -140,15 +159,17 @@ impl Tables {
             Ok(message::Return(answer)) => return self.send_return(answer?).map(Sent::Return),
             Ok(message::Call(call)) => {
                 let call = call?;
-                self.questions.insert(call.get_question_id(), Question::Asked);
+                self.ask(call.get_question_id());
                 self.exports.add_all(call.get_params()?, |_| {})?;
             }
             Ok(message::Bootstrap(bootstrap)) => {
-                self.questions.insert(bootstrap?.get_question_id(), Question::Asked);
+                self.ask(bootstrap?.get_question_id());
             }
             Ok(message::Finish(finish)) => {
-                if let Some(question) = self.questions.get_mut(&finish?.get_question_id()) {
-                    *question = Question::GivenUp;
+                if let Some(question) = self.questions.get_mut(&finish?.get_question_id())
+                    && let Question::Asked = std::mem::replace(question, Question::GivenUp)
+                {
+                    self.asked -= 1;
                 }
             }
             Ok(message::Release(release)) => {
@@ -165,6 +186,11 @@ impl Tables {
             _ => {}
         }
         Ok(Sent::Other)
+    }
+
+    fn ask(&mut self, call: u32) {
+        self.questions.insert(call, Question::Asked);
+        self.asked += 1;
     }
 
     fn begin(&mut self, call: u32, bytes: usize, limits: &Limits) -> Checked {
@@ -196,6 +222,7 @@ impl Tables {
             let reason = "a call was answered that is not open";
             return Refusal::over(Limit::UnknownCapability, reason);
         };
+        self.asked -= usize::from(matches!(question, Question::Asked));
         match (answer.which()?, question) {
             (return_::Results(payload), Question::Asked) => self.receive_payload(payload?, limits),
             // The RPC system drops these results unread.
@@ -231,7 +258,12 @@ impl Tables {
     fn receive_resolve(&mut self, resolve: resolve::Reader, limits: &Limits) -> Checked {
         let resolve::Cap(cap) = resolve.which()? else { return Ok(()) };
         let cap = cap?;
-        if let cap_descriptor::SenderPromise(to) = cap.which()? {
+        let (to, is_promise) = match cap.which()? {
+            cap_descriptor::SenderPromise(to) => (to, true),
+            cap_descriptor::SenderHosted(to) => (to, self.imports.get(&to) == Some(&true)),
+            _ => (0, false),
+        };
+        if is_promise {
             self.chains.resolve(resolve.get_promise_id(), to, limits)?;
         }
         self.receive_cap(cap, limits)
@@ -272,18 +304,21 @@ impl Tables {
     fn receive_cap(&mut self, cap: cap_descriptor::Reader, limits: &Limits) -> Checked {
         match cap.which()? {
             cap_descriptor::None(()) => Ok(()),
-            cap_descriptor::SenderHosted(id) | cap_descriptor::SenderPromise(id) => {
-                self.imports.insert(id);
-                if self.imports.len() > limits.imports {
-                    let reason = "too many capabilities of the peer are held here";
-                    return Refusal::over(Limit::Imports, reason);
-                }
-                Ok(())
-            }
+            cap_descriptor::SenderHosted(id) => self.import(id, false, limits),
+            cap_descriptor::SenderPromise(id) => self.import(id, true, limits),
             cap_descriptor::ReceiverHosted(id) => self.exports.check(id),
             cap_descriptor::ReceiverAnswer(answer) => check_path(answer?, limits),
             cap_descriptor::ThirdPartyHosted(_) => unknown_kind("a capability of a third party"),
         }
+    }
+
+    fn import(&mut self, id: u32, is_promise: bool, limits: &Limits) -> Checked {
+        self.imports.entry(id).or_insert(is_promise);
+        if self.imports.len() > limits.imports {
+            let reason = "too many capabilities of the peer are held here";
+            return Refusal::over(Limit::Imports, reason);
+        }
+        Ok(())
     }
 
     fn check_target(&self, target: message_target::Reader, limits: &Limits) -> Checked {
@@ -324,6 +359,12 @@ fn check_path(answer: promised_answer::Reader, limits: &Limits) -> Checked {
         return Ok(());
     }
     Refusal::over(Limit::Nesting, format!("a path of {steps} steps into an answer is refused"))
+}
+
+/// Whatever kind the peer gave, for calls on their way it is a lost connection.
+fn ended_by(abort: exception::Reader) -> Error {
+    let reason = abort.get_reason().and_then(|reason| Ok(reason.to_string()?));
+    Error::disconnected(reason.unwrap_or_else(|_| "the peer gave no reason that is text".into()))
 }
 
 fn unknown_kind<T>(what: &str) -> Checked<T> {

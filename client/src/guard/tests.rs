@@ -8,7 +8,9 @@ use capnp::capability::FromClientHook;
 use capnp::message::ReaderOptions;
 use capnp::traits::HasTypeId;
 use capnp_rpc::rpc_capnp::payload;
-use std::cell::Cell;
+use capnp_rpc::rpc_twoparty_capnp::Side;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::Semaphore;
 
@@ -70,7 +72,12 @@ type Write = Box<dyn Fn(message::Builder)>;
 
 impl Raw {
     fn new(limits: Limits) -> Self {
-        let (near, far) = duplex(64 << 10);
+        Self::with_room(limits, 64 << 10)
+    }
+
+    /// The stream takes so many bytes that the other end doesn't read.
+    fn with_room(limits: Limits, room: usize) -> Self {
+        let (near, far) = duplex(room);
         // Handlers outlive the test.
         let allowed: &'static Semaphore = Box::leak(Box::new(Semaphore::new(0)));
         let desk = Rc::new(Desk { allowed: Cell::new(Some(allowed)), ..Desk::default() });
@@ -333,6 +340,26 @@ async fn chains_of_promises_bite_with_a_reason_and_not_below() {
     bites(few, to_one(3), Limit::ChainedPromises, reason).await;
 }
 
+/// What was first named as a promise stays one, also when it is named as if it were none.
+#[tokio::test(flavor = "local")]
+async fn promises_under_another_name_make_no_chains_either() {
+    let named = |ids: std::ops::Range<u32>, links: &[(u32, u32)]| {
+        let promises = ids.map(Cap::Promise).collect();
+        let links = links.iter().map(|&(from, to)| resolve(from, Cap::Hosted(to)));
+        let first = [bootstrap(0), call(1, "never", promises)];
+        first.into_iter().chain(links).collect::<Vec<_>>()
+    };
+    let chain = |links: u32| -> Vec<_> { (5..5 + links).map(|id| (id, id + 1)).collect() };
+    let bites = async |messages, reason| {
+        bites(Limits::default(), messages, Limit::PromiseChain, reason).await;
+    };
+    bites(named(5..6, &[(5, 5)]), "a promise was resolved to itself").await;
+    bites(named(5..40, &chain(17)), "too many promises in a row").await;
+    passes(Limits::default(), named(5..40, &chain(16))).await;
+    // Those that never were promises end a chain.
+    passes(Limits::default(), named(5..25, &chain(20)[19..])).await;
+}
+
 /// Each message is one that no honest peer sends, because nothing here answers or gave a reason to.
 #[tokio::test(flavor = "local")]
 async fn kinds_that_are_not_in_use_end_the_connection() {
@@ -561,11 +588,6 @@ async fn a_connection_with_nothing_on_it_is_cut_and_no_other() {
     bites(limits, vec![], Limit::Idle, reason).await;
     let all_done = vec![bootstrap(0), finish(0, true)];
     bites(limits, all_done, Limit::Idle, reason).await;
-    // A message that never ends is none.
-    let mut raw = Raw::new(limits);
-    raw.near.write_all(&[0; 7]).await.unwrap();
-    assert_eq!(raw.aborted().await, reason);
-
     // Those that hold something, or have a call open, stay.
     let holds = vec![bootstrap(0), finish(0, false)];
     let calls = vec![bootstrap(0), call(1, "never", vec![]), finish(0, true)];
@@ -575,6 +597,109 @@ async fn a_connection_with_nothing_on_it_is_cut_and_no_other() {
         assert!(!raw.server.is_closed());
         assert_eq!(raw.bites.get(Limit::Idle), 0);
     }
+}
+
+/// What was announced can't wait for ever for the rest.
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_message_that_stops_midway_is_cut_and_one_that_comes_slowly_is_not() {
+    let whole = bytes_of(&[bootstrap(0), call(1, "never", vec![])]);
+    for stops in [1, 7, 30, whole.len() - 1] {
+        let mut raw = Raw::new(Limits::default());
+        for byte in &whole[..stops] {
+            raw.near.write_all(&[*byte]).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(9)).await;
+            assert!(!raw.server.is_closed());
+        }
+        let bites = raw.bites.clone();
+        assert_eq!(raw.aborted().await, "the peer sent no more of a message for 10s");
+        assert_eq!(bites.get(Limit::SlowReader), 1);
+    }
+}
+
+/// What is made at once goes out before it is judged.
+#[tokio::test(flavor = "local")]
+async fn a_burst_over_the_limit_passes_if_it_goes_out() {
+    let limits = Limits { unsent_bytes: 3 << 20, ..Limits::default() };
+    let mut raw = Raw::with_room(limits, 8 << 20);
+    let calls = (1..=5).map(|question| call(question, "big", vec![]));
+    raw.send(&std::iter::once(bootstrap(0)).chain(calls).collect::<Vec<_>>()).await;
+    assert_eq!(raw.begun(), 5);
+    assert!(!raw.server.is_closed());
+}
+
+/// Without a limit for slow readers, what else waits too long bites nevertheless.
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn a_peer_that_may_read_late_is_cut_for_calls_that_wait_too_long() {
+    let limits = Limits { calls: 1, slow_reader: Duration::MAX, ..Limits::default() };
+    let messages = ["big", "never", "late"].into_iter().zip(1..);
+    let messages = messages.map(|(text, question)| call(question, text, vec![]));
+    let mut raw = Raw::new(limits);
+    raw.send(&std::iter::once(bootstrap(0)).chain(messages).collect::<Vec<_>>()).await;
+    let closed = raw.server.closed().await;
+    assert_eq!(closed.extra, "calls wait, and none of those before was answered in 30s");
+    assert_eq!(raw.bites.get(Limit::Stall), 1);
+}
+
+/// The peer reads all and answers nothing.
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn calls_of_ours_without_an_answer_bite_also_when_they_were_given_up() {
+    let (_far, near) = duplex(64 << 10);
+    let bites = Arc::<Bites>::default();
+    let limits = Limits { questions: 4, ..Limits::default() };
+    let near = Rc::new(RefCell::new(State::new(near, limits, bites.clone())));
+    let client = Connection::over(near.clone(), Side::Client, None).unwrap();
+    let desk: restorer::Client = client.bootstrap();
+    let waits = desk.locate_request().send();
+    drop(desk.locate_request().send());
+    drop(desk.locate_request().send());
+    settle().await;
+    assert_eq!((near.borrow().counts().questions, client.is_closed()), (4, false));
+    drop(desk.locate_request().send());
+    let waits = tokio::time::timeout(DEADLINE, waits.promise).await.expect("it fails");
+    let error = waits.map(drop).unwrap_err();
+    assert_eq!(error.kind, capnp::ErrorKind::Disconnected);
+    assert_eq!(error.extra, "the peer leaves too many calls without an answer");
+    assert_eq!(bites.get(Limit::Questions), 1);
+}
+
+/// The callback of an endless call keeps reading going, but not for ever.
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn what_waits_behind_a_call_of_ours_is_bounded() {
+    let limits = Limits { calls: 1, queued_bytes: 20_000, ..Limits::default() };
+    let mut raw = Raw::new(limits);
+    raw.send(&[bootstrap(0), call(1, "open", vec![])]).await;
+    let ask = write(|message| message.init_bootstrap().set_question_id(7));
+    let mut asked = Builder::new_default();
+    ask(asked.init_root());
+    let flood: Vec<_> = (2..60).map(|question| call(question, "x", vec![])).collect();
+    raw.send(&flood).await;
+    assert_eq!(raw.bites.get(Limit::QueuedBytes), 1, "it pauses");
+    // A call of ours goes out: what comes may be its answer.
+    raw.guard.borrow_mut().send(&asked);
+    let bites = raw.bites.clone();
+    let flood: Vec<_> = (60..400).map(|question| call(question, "x", vec![])).collect();
+    let flood = bytes_of(&flood);
+    let sent = tokio::time::timeout(DEADLINE, raw.near.write_all(&flood)).await;
+    sent.expect("it is read").unwrap();
+    assert_eq!(raw.aborted().await, "too much waits while the peer has calls to answer");
+    assert_eq!(bites.get(Limit::QueuedBytes), 2);
+}
+
+/// Other implementations say `failed`: to callers it is a lost connection all the same.
+#[tokio::test(flavor = "local")]
+async fn an_abort_of_any_kind_is_a_lost_connection() {
+    let (mut far, near) = duplex(64 << 10);
+    let client = Connection::new(near, Side::Client, None, Limits::of_dialler()).unwrap();
+    let waits = client.bootstrap::<restorer::Client>().locate_request().send();
+    let abort = write(|message| {
+        let mut abort = message.init_abort();
+        abort.set_type(capnp_rpc::rpc_capnp::exception::Type::Failed);
+        abort.set_reason("tired");
+    });
+    far.write_all(&bytes_of(&[abort])).await.unwrap();
+    let error = waits.promise.await.map(drop).unwrap_err();
+    assert_eq!((error.kind, error.extra.as_str()), (capnp::ErrorKind::Disconnected, "tired"));
+    assert_eq!(client.closed().await.kind, capnp::ErrorKind::Disconnected);
 }
 
 /// What each side has in its tables, after capabilities went to and fro, is what the other one thinks.

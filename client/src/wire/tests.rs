@@ -5,6 +5,18 @@ use capnp::{any_pointer, data};
 use std::task::Waker;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
+/// A message as it comes from the wire.
+pub(crate) fn incoming(message: &Builder<HeapAllocator>) -> Incoming {
+    let bytes = capnp::serialize::write_message_to_words(message);
+    let mut wire = Wire::new(tokio::io::empty(), 1 << 20, ReaderOptions::new());
+    wire.end = bytes.len();
+    wire.input = bytes;
+    match wire.poll_read(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(Some(incoming))) => incoming,
+        _ => panic!("it is a message"),
+    }
+}
+
 fn wire(room: usize) -> (DuplexStream, Wire<DuplexStream>) {
     let (near, far) = duplex(room);
     (near, Wire::new(far, 1 << 20, ReaderOptions::new()))
@@ -73,4 +85,30 @@ async fn what_is_written_is_not_kept_while_more_waits() {
         tokio::task::yield_now().await;
     }
     assert_eq!(wire.output.capacity(), 0);
+}
+
+/// What is announced and doesn't come is not paid for.
+#[tokio::test(flavor = "local")]
+async fn a_message_takes_as_much_memory_as_came_of_it() {
+    let sent = capnp::serialize::write_message_to_words(&message(1 << 19));
+    let (mut near, mut wire) = wire(64 << 10);
+    let mut came = 0;
+    for part in sent.chunks(20_000) {
+        assert!(next(&mut wire).is_none());
+        tokio::task::yield_now().await;
+        let taken = wire.partial.as_ref().map_or(0, |partial| partial.segments.words.capacity());
+        assert!(taken * WORD <= 2 * came + 2 * INPUT_BYTES, "{taken} words for {came} bytes");
+        near.write_all(part).await.unwrap();
+        came += part.len();
+    }
+    assert_eq!(next(&mut wire), Some(1 << 19));
+    assert_eq!(wire.unfinished(), None);
+}
+
+#[test]
+fn segments_cost_something_even_without_bytes() {
+    let small = incoming(&message(0));
+    let places = vec![(0, 0); SEGMENTS_MAX];
+    let many = Reader::new(Segments { words: Vec::new(), places }, ReaderOptions::new());
+    assert_eq!((cost(&small), cost(&many)), (8 + 16, SEGMENTS_MAX * 16));
 }
