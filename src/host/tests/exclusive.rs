@@ -65,6 +65,10 @@ fn a_call_that_comes_back_from_another_host_is_refused() {
                     call_pass(&a, std::slice::from_ref(&b), std::slice::from_ref(&b))
                         .await
                         .unwrap();
+                    // Where it leads isn't known when it is called.
+                    let giver = here.object("giver");
+                    let promised = call_later(&giver, 9, Some(b.clone())).pipeline.get_cap();
+                    assert_deadlock(call_pass(&a, &[promised, a.clone()], &[]).await);
                 }
             }
         });
@@ -179,6 +183,29 @@ fn a_call_waits_no_longer_than_its_patience() {
     });
 }
 
+/// A second offer is an error of the handler, whoever calls, and the object goes on.
+#[test]
+fn a_capability_can_be_offered_once_ahead_of_the_answer() {
+    for hops in 0..3 {
+        run(async move {
+            let world = World::new();
+            let object = over(world.exclusive("x"), hops);
+            for times in [1, 2, 0, 3] {
+                let mut offer = object.offer_request();
+                offer.get().set_times(times);
+                let outcome = offer.send().promise.await;
+                if times < 2 {
+                    outcome.unwrap();
+                } else {
+                    let error = outcome.err().unwrap();
+                    assert!(error.extra.contains("called twice"), "{hops} hops: {error}");
+                }
+                call_note(&object, 7).promise.await.unwrap();
+            }
+        });
+    }
+}
+
 /// Those who wait are told when the instance ends, and none of them starts.
 #[test]
 fn the_end_of_an_exclusive_instance_is_the_end_of_those_who_wait() {
@@ -188,14 +215,17 @@ fn the_end_of_an_exclusive_instance_is_the_end_of_those_who_wait() {
         let later = call_later(&object, 3, None).promise;
         let abort = object.abort_request().send().promise;
         let waiting: Vec<_> = (0..3).map(|n| call_note(&object, n).promise).collect();
+        let chained = call_pass(&world.exclusive("y"), std::slice::from_ref(&object), &[]);
         later.await.unwrap();
         abort.await.err().unwrap();
+        chained.await.unwrap_err();
+        assert!(world.vat.waits.is_empty());
         for ended in futures::future::join_all(waiting).await {
             let error = ended.err().unwrap();
             assert_eq!(error.kind, capnp::ErrorKind::Disconnected, "{error}");
         }
         settle().await;
-        assert_eq!(log(), [1000]);
+        assert_eq!(log(), [2000, 1000]);
         call_note(&world.exclusive("x"), 8).promise.await.unwrap();
     });
 }

@@ -77,6 +77,29 @@ fn a_promise_that_becomes_a_local_object_keeps_the_order() {
     }
 }
 
+/// The RPC library hands the waiting calls over while it has the promise borrowed, and the object calls
+/// just that.
+#[test]
+fn a_promise_may_be_a_parameter_of_a_call_on_itself() {
+    for hops in 1..3 {
+        run(async move {
+            let world = World::new();
+            let object = over(world.object("x"), hops);
+            let before = log().len();
+            let promised = call_later(&object, 20, Some(object.clone())).pipeline.get_cap();
+            let mut relay = promised.relay_request();
+            relay.get().set_to(promised.clone());
+            relay.get().set_n(10);
+            relay.send().promise.await.unwrap();
+            while log().len() < before + 4 {
+                settle().await;
+            }
+            assert_eq!(log()[before], 1000, "{hops} hops");
+            assert_eq!(read(&object).await.unwrap(), 10, "the object lives on");
+        });
+    }
+}
+
 /// A facet that went out and came back is known again, so that no call takes a detour.
 #[test]
 fn a_facet_that_comes_back_is_recognised() {

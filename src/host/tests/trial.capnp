@@ -38,6 +38,9 @@ interface Trial {
   # Notes 2000 and waits for two polls. Then for each list that isn't empty calls its first one's
   # note(2001), waits, and calls its pass with the rest as `one`. At last waits for all of these.
 
+  offer @12 (times :UInt64) -> (cap :Trial);
+  # Offers a capability of its own so many times ahead of its answer, with a poll after each.
+
   stray @7 () -> ();
   # Writes outside of a turn, and returns the error of that.
 }

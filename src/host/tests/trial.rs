@@ -201,6 +201,19 @@ impl trial::Server for Trial {
         if n == 0 { Ok(()) } else { Err(aborted) }
     }
 
+    async fn offer(
+        self: Rc<Self>,
+        params: trial::OfferParams,
+        mut results: trial::OfferResults,
+    ) -> Result<()> {
+        results.get().set_cap(self.0.capability(Rc::new(Self(self.0.clone()))));
+        for _ in 0..params.get()?.get_times() {
+            results.set_pipeline()?;
+            polls(1).await;
+        }
+        Ok(())
+    }
+
     async fn linger(
         self: Rc<Self>,
         params: trial::LingerParams,
