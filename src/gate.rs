@@ -100,7 +100,8 @@ impl Gate {
     /// Sends a reply; `send` drops what it gets when the reply was taken by whoever sends it on.
     pub(crate) fn reply(self: &Rc<Self>, send: impl FnOnce(OnItsWay) + 'static) {
         if self.is_open() {
-            send(self.on_its_way());
+            let on_its_way = self.on_its_way();
+            contain(|| send(on_its_way));
         } else {
             self.push(Message::Reply(Box::new(send)));
         }
@@ -109,7 +110,7 @@ impl Gate {
     /// Sends a call, or whatever else is written at once.
     pub(crate) fn call(self: &Rc<Self>, send: impl FnOnce() + 'static) {
         if self.is_idle() {
-            send();
+            contain(send);
         } else {
             self.push(Message::Call(Box::new(send)));
             self.pump();

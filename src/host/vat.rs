@@ -282,7 +282,8 @@ impl Vat {
                 return; // `settle` goes on
             }
             let Some(start) = self.queue.borrow_mut().pop_front() else { return };
-            self.begin(start);
+            // The task that does this must outlive whatever the RPC library makes of one call.
+            run::contain("starting a call", || self.begin(start));
         }
     }
 

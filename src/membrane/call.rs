@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
@@ -220,10 +221,14 @@ impl Asker {
             Self::Answer(answer) => answer.resolve(outcome),
             Self::Results(mut results, ending) => {
                 let fits = outcome.and_then(|body| body.check_size().map(|()| body));
-                let outcome = fits.and_then(|body| match ending.offered.get() {
+                let mut write = |body: Body| match ending.offered.get() {
                     None => results.get()?.set_as(body.get()?),
                     Some(offered) => early::write_over(results.get()?, offered, &body),
-                });
+                };
+                // The caller is told in any case, and the gate waits until he was.
+                let written = catch_unwind(AssertUnwindSafe(|| fits.and_then(&mut write)));
+                let lost = || disconnected("the call was lost: answering it failed");
+                let outcome = written.unwrap_or_else(|_| Err(lost()));
                 // First let go of the results, then end the call: one poll then sends the Return.
                 drop(results);
                 ending.end(outcome);
