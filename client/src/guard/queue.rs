@@ -111,7 +111,9 @@ impl Queue {
             Kind::Resolve(id) => self.resolved.add(id),
             Kind::Other => {}
         }
-        promises.iter().for_each(|&id| self.promises.add(id));
+        for &id in &promises {
+            self.promises.add(id);
+        }
         let bytes = cost(&message) + MESSAGE_BYTES;
         self.bytes += bytes;
         self.waiting.push_back(Waiting { message, bytes, kind, promises });
@@ -131,7 +133,9 @@ impl Queue {
             Kind::Resolve(id) => self.resolved.remove(id),
             Kind::Other => {}
         }
-        promises.iter().for_each(|&id| self.promises.remove(id));
+        for &id in &promises {
+            self.promises.remove(id);
+        }
         if self.waiting.is_empty() {
             let room = std::mem::take(&mut self.waiting);
             *self = Self { waiting: room, ..Self::default() };
