@@ -21,13 +21,13 @@ mod tables;
 
 use crate::wire::{Incoming, Wire, cost, lost};
 use capnp::Error;
+use capnp::capability::Promise;
 use capnp::message::{Builder, HeapAllocator};
-use capnp_rpc::IncomingMessage;
 use capnp_rpc::rpc_capnp::{exception, message};
-pub(crate) use network::Guard;
-
+use capnp_rpc::rpc_twoparty_capnp::Side;
+use capnp_rpc::{Connection, IncomingMessage, VatNetwork};
 use limits::{BURST, Bites, Limit, Limits, Refusal};
-use network::Received;
+use network::{Guarded, Received, Shared};
 use queue::{Calls, Queue};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -383,6 +383,38 @@ pub(crate) fn abort(reason: &str) -> Builder<HeapAllocator> {
 fn wake(waker: &mut Option<Waker>) {
     if let Some(waker) = waker.take() {
         waker.wake();
+    }
+}
+
+/// A network of two: one connection that is there from the start.
+pub(crate) struct Guard<S> {
+    state: Shared<S>,
+    side: Side,
+    accepted: bool,
+}
+
+impl<S> Guard<S> {
+    pub(crate) fn new(state: Shared<S>, side: Side) -> Self {
+        Self { state, side, accepted: false }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + 'static> VatNetwork<Side> for Guard<S> {
+    fn connect(&mut self, peer: Side) -> Option<Box<dyn Connection<Side>>> {
+        let state = self.state.clone();
+        (peer != self.side).then(|| Box::new(Guarded { state, side: self.side }) as _)
+    }
+
+    fn accept(&mut self) -> Promise<Box<dyn Connection<Side>>, Error> {
+        if std::mem::replace(&mut self.accepted, true) {
+            return Promise::from_future(std::future::pending());
+        }
+        Promise::ok(Box::new(Guarded { state: self.state.clone(), side: self.side }))
+    }
+
+    /// The task of the connection decides when it is over, not the RPC system.
+    fn drive_until_shutdown(&mut self) -> Promise<(), Error> {
+        Promise::from_future(std::future::pending())
     }
 }
 

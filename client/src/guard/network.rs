@@ -1,4 +1,4 @@
-//! What the RPC system sees of a guarded connection: a network of two, with one connection on it.
+//! What the RPC system sees of a guarded connection.
 //!
 //! Nothing here looks at a message: it passes everything on to the [`State`] and back.
 
@@ -8,49 +8,18 @@ use capnp::capability::Promise;
 use capnp::message::{Builder, HeapAllocator};
 use capnp::{Error, any_pointer};
 use capnp_rpc::rpc_twoparty_capnp::Side;
-use capnp_rpc::{Connection, IncomingMessage, OutgoingMessage, VatNetwork};
+use capnp_rpc::{Connection, IncomingMessage, OutgoingMessage};
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-type Shared<S> = Rc<RefCell<State<S>>>;
+pub(super) type Shared<S> = Rc<RefCell<State<S>>>;
 
-/// A network of two: one connection that is there from the start.
-pub(crate) struct Guard<S> {
-    state: Shared<S>,
-    side: Side,
-    accepted: bool,
-}
-
-impl<S> Guard<S> {
-    pub(crate) fn new(state: Shared<S>, side: Side) -> Self {
-        Self { state, side, accepted: false }
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin + 'static> VatNetwork<Side> for Guard<S> {
-    fn connect(&mut self, peer: Side) -> Option<Box<dyn Connection<Side>>> {
-        let state = self.state.clone();
-        (peer != self.side).then(|| Box::new(Guarded { state, side: self.side }) as _)
-    }
-
-    fn accept(&mut self) -> Promise<Box<dyn Connection<Side>>, Error> {
-        if std::mem::replace(&mut self.accepted, true) {
-            return Promise::from_future(std::future::pending());
-        }
-        Promise::ok(Box::new(Guarded { state: self.state.clone(), side: self.side }))
-    }
-
-    /// The task of the connection decides when it is over, not the RPC system.
-    fn drive_until_shutdown(&mut self) -> Promise<(), Error> {
-        Promise::from_future(std::future::pending())
-    }
-}
-
-struct Guarded<S> {
-    state: Shared<S>,
-    side: Side,
+/// One end of the connection.
+pub(super) struct Guarded<S> {
+    pub(super) state: Shared<S>,
+    pub(super) side: Side,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<Side> for Guarded<S> {
