@@ -138,7 +138,7 @@ impl Target for Later {
         }
     }
 
-    fn resolved(&self) -> Option<Box<dyn ClientHook>> {
+    fn leads(&self) -> Option<Box<dyn ClientHook>> {
         self.0.borrow().target.clone()
     }
 

@@ -18,6 +18,7 @@ use super::body::{self, Body, Opened};
 use super::chain::Chain;
 use super::early;
 use super::hook::{self, End};
+use super::relay::relay;
 use crate::error::{Result, disconnected};
 
 type Untyped = any_pointer::Owned;
@@ -157,10 +158,11 @@ impl Reply {
 
     /// Tells the caller, and lets pipelined calls go to what `body` holds within this call: so they are
     /// in order with calls that are made later and elsewhere.
-    pub(crate) fn send_opened(mut self, body: Body) {
+    pub(crate) fn send_opened(mut self, mut body: Body) {
         match self.0.take() {
             None => {}
             Some(Asker::Results(mut results, ending)) => {
+                body.replace_caps(relay);
                 let set = results.get().and_then(|mut root| root.set_as(body.get()?));
                 let opened = set.and_then(|()| results.set_pipeline());
                 drop(results);
@@ -171,7 +173,7 @@ impl Reply {
     }
 
     /// Lets pipelined calls go to what the results hold so far, ahead of the reply.
-    pub(crate) fn open_pipeline(&mut self, early: Body) -> Result<()> {
+    pub(crate) fn open_pipeline(&mut self, mut early: Body) -> Result<()> {
         match &mut self.0 {
             None => Ok(()),
             Some(Asker::Answer(answer)) => {
@@ -181,6 +183,7 @@ impl Reply {
             Some(Asker::Results(results, ending)) => {
                 let Some(size) = early.size() else { return Ok(()) };
                 ending.offered.set(Some(size));
+                early.replace_caps(relay);
                 results.get()?.set_as(early.get()?)?;
                 results.set_pipeline()
             }
@@ -221,9 +224,12 @@ impl Asker {
             Self::Answer(answer) => answer.resolve(outcome),
             Self::Results(mut results, ending) => {
                 let fits = outcome.and_then(|body| body.check_size().map(|()| body));
-                let mut write = |body: Body| match ending.offered.get() {
-                    None => results.get()?.set_as(body.get()?),
-                    Some(offered) => early::write_over(results.get()?, offered, &body),
+                let mut write = |mut body: Body| {
+                    body.replace_caps(relay);
+                    match ending.offered.get() {
+                        None => results.get()?.set_as(body.get()?),
+                        Some(offered) => early::write_over(results.get()?, offered, &body),
+                    }
                 };
                 // The caller is told in any case, and the gate waits until he was.
                 let written = catch_unwind(AssertUnwindSafe(|| fits.and_then(&mut write)));
@@ -303,7 +309,8 @@ fn forward(to: &dyn ClientHook, call: Call) {
         return reply.send(Err(error));
     }
     let mut request = to.new_call(interface, method, size);
-    if let Err(error) = params.get().and_then(|params| request.get().set_as(params)) {
+    let params = params.replace_caps(relay);
+    if let Err(error) = params.and_then(|params| request.get().set_as(params.get()?)) {
         reply.send(Err(error));
         return;
     }

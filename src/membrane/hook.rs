@@ -29,9 +29,14 @@ pub(crate) trait Target: Any {
     /// Takes the call, at once and in the order of these calls. It must not block.
     fn enqueue(self: Rc<Self>, call: Call);
 
+    /// Where its calls go, if it hands them on. The same for ever, or better known later.
+    fn leads(&self) -> Option<Box<dyn ClientHook>> {
+        None
+    }
+
     /// What a promise turned out to be. `None` keeps the wrapper on when it is exported.
     fn resolved(&self) -> Option<Box<dyn ClientHook>> {
-        None
+        self.leads()
     }
 
     /// `None`: not a promise.
@@ -112,10 +117,10 @@ pub(super) fn follow(hook: &dyn ClientHook) -> Result<End, Error> {
     for _ in 0..STEPS_MAX {
         let at = next.as_deref().unwrap_or(hook);
         let resolved = if is_ours(at) {
-            let found = TARGETS.with_borrow(|targets| targets.get(&at.get_ptr())?.upgrade());
-            match found.as_ref().and_then(|found| found.resolved()) {
-                Some(resolved) if is_ours(&*resolved) => resolved,
-                _ => return Ok(found.map_or_else(|| End::Foreign(at.add_ref()), End::Ours)),
+            let Some(found) = behind(at) else { return Ok(End::Foreign(at.add_ref())) };
+            match found.leads() {
+                Some(next) => next,
+                None => return Ok(End::Ours(found)),
             }
         } else {
             match at.get_resolved() {
@@ -126,6 +131,18 @@ pub(super) fn follow(hook: &dyn ClientHook) -> Result<End, Error> {
         next = Some(resolved);
     }
     Err(endless())
+}
+
+/// The target of one of our own hooks.
+fn behind(hook: &dyn ClientHook) -> Option<Rc<dyn Target>> {
+    TARGETS.with_borrow(|targets| targets.get(&hook.get_ptr())?.upgrade())
+}
+
+/// Whether a capability is a `T` itself, and doesn't only lead to one.
+pub(super) fn is_a<T: Target>(hook: &dyn ClientHook) -> bool {
+    let target: Option<Rc<dyn Any>> =
+        if is_ours(hook) { behind(hook).map(|at| at as _) } else { None };
+    target.is_some_and(|target| target.is::<T>())
 }
 
 /// The target behind a capability, if it is one of ours and can be reached.

@@ -9,6 +9,7 @@
 //! - A hook answers none to `get_resolved` and `when_more_resolved` unless it is a promise, and its
 //!   `get_ptr` and `get_brand` are its own: so capnp-rpc never strips it on export.
 //! - An answer that is dropped without an outcome tells its caller so: nobody waits for ever.
+//! - Promises of which a peer decides where they lead never come back to the RPC system as they are.
 //!
 //! It never decides whether a call is allowed, starts a handler, or knows what a turn is.
 
@@ -18,6 +19,7 @@ mod call;
 mod chain;
 mod early;
 mod hook;
+mod relay;
 mod serve;
 
 pub(crate) use body::{Body, BodySlot, Results};
