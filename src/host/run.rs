@@ -192,7 +192,11 @@ pub(super) fn turn<T>(
 
 fn finish(instance: &Rc<Instance>, running: Running, outcome: Result<()>, body: &BodySlot) {
     let outcome = outcome.and_then(|()| {
-        let mut body = body.take().ok_or_else(|| failed("the handler kept its results"))?;
+        let slot = body;
+        let mut body = slot.take().ok_or_else(|| failed("the handler kept its results"))?;
+        if !slot.are_as_offered(&body)? {
+            return Err(failed("the handler changed its results after set_pipeline"));
+        }
         body.replace_caps(|cap| gated::leaving(instance, cap));
         Ok(body)
     });

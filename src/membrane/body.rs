@@ -75,6 +75,16 @@ impl Body {
         Self::copy(message.get_root()?)
     }
 
+    /// Whether both are copies of the same message with the same capabilities.
+    fn is_copy(&self, other: &Self) -> bool {
+        let (segments, others) =
+            (self.message.get_segments_for_output(), other.message.get_segments_for_output());
+        let ids = |body: &Self| -> Vec<_> {
+            body.caps.iter().map(|cap| cap.as_ref().map(|cap| cap.get_ptr())).collect()
+        };
+        *segments == *others && ids(self) == ids(other)
+    }
+
     /// Replaces every capability in the message.
     pub(crate) fn replace_caps(
         &mut self,
@@ -138,6 +148,7 @@ pub(crate) struct BodySlot(Rc<Arrived>);
 struct Arrived {
     whole: Cell<Option<Body>>,
     early: Cell<Option<Body>>,
+    offered: Cell<Option<Body>>,
 }
 
 impl BodySlot {
@@ -151,7 +162,18 @@ impl BodySlot {
         self.0.whole.set(Some(body));
     }
 
-    /// What the results were when the handler last called `set_pipeline`.
+    /// Whether `results` are what the handler offered by `set_pipeline`, if it called that.
+    ///
+    /// # Errors
+    /// When they can't be read as a whole.
+    pub(crate) fn are_as_offered(&self, results: &Body) -> Result<bool> {
+        match self.0.offered.take() {
+            None => Ok(true),
+            Some(offered) => Ok(offered.is_copy(&Body::copy(results.get()?)?)),
+        }
+    }
+
+    /// What the results were when the handler first called `set_pipeline`.
     pub(crate) fn take_early(&self) -> Option<Body> {
         self.0.early.take()
     }
@@ -183,8 +205,15 @@ impl ResultsHook for Results {
 
     /// Only noted here: whoever runs the handler opens the pipeline when the gate lets it.
     fn set_pipeline(&mut self) -> Result<()> {
-        let early = Body::copy(self.get()?.into_reader())?;
-        self.slot.0.early.set(Some(early));
+        let offered = match self.slot.0.offered.take() {
+            Some(offered) => offered,
+            None => {
+                let early = Body::copy(self.get()?.into_reader())?;
+                self.slot.0.early.set(Some(early));
+                Body::copy(self.get()?.into_reader())?
+            }
+        };
+        self.slot.0.offered.set(Some(offered));
         Ok(())
     }
 

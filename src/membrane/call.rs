@@ -122,7 +122,9 @@ enum Asker {
     /// A caller in this vat, through our own request hook.
     Answer(Answer),
     /// `ClientHook::call`: capnp-rpc on behalf of a peer, or another foreign hook.
-    Results(Box<dyn ResultsHook>, Rc<Ending>),
+    Results(Box<dyn ResultsHook>, Told),
+    /// The same, when what the results are was written and can be called already.
+    Opened(Box<dyn ResultsHook>, Told),
 }
 
 impl Reply {
@@ -135,7 +137,7 @@ impl Reply {
         results: Box<dyn ResultsHook>,
     ) -> (Self, impl Future<Output = Result<()>> + 'static) {
         let ending = Rc::new(Ending::default());
-        (Self(Some(Asker::Results(results, ending.clone()))), Ended(ending))
+        (Self(Some(Asker::Results(results, Told(ending.clone())))), Ended(ending))
     }
 
     /// Tells the caller.
@@ -150,27 +152,33 @@ impl Reply {
     pub(crate) fn send_opened(mut self, body: Body) {
         match self.0.take() {
             None => {}
-            Some(Asker::Results(mut results, ending)) => {
+            Some(Asker::Results(mut results, told)) => {
                 let set = results.get().and_then(|mut root| root.set_as(body.get()?));
                 let opened = set.and_then(|()| results.set_pipeline());
                 drop(results);
-                ending.end(opened);
+                told.end(opened);
             }
             Some(asker) => drop(asker.tell(Ok(body))),
         }
     }
 
-    /// Lets pipelined calls go to what the results hold so far, ahead of the reply.
+    /// Lets pipelined calls go to the results ahead of the reply, which will hold the same.
     pub(crate) fn open_pipeline(&mut self, early: Body) -> Result<()> {
-        match &mut self.0 {
+        match self.0.take() {
             None => Ok(()),
-            Some(Asker::Answer(answer)) => {
-                answer.redirect(Box::new(Opened(Rc::new(early))));
-                Ok(())
-            }
-            Some(Asker::Results(results, _)) => {
+            Some(Asker::Results(mut results, told)) => {
                 results.get()?.set_as(early.get()?)?;
-                results.set_pipeline()
+                let opened = results.set_pipeline();
+                // Written once: capnp panics when a capability is overwritten.
+                self.0 = Some(Asker::Opened(results, told));
+                opened
+            }
+            Some(asker) => {
+                if let Asker::Answer(answer) = &asker {
+                    answer.redirect(Box::new(Opened(Rc::new(early))));
+                }
+                self.0 = Some(asker);
+                Ok(())
             }
         }
     }
@@ -179,8 +187,8 @@ impl Reply {
     /// written in the same poll, so that a task which this wakes runs after it.
     pub(crate) fn keep(&self, kept: impl Any) {
         match &self.0 {
-            Some(Asker::Results(_, ending)) if !ending.taken.get() => {
-                ending.kept.set(Some(Box::new(kept)));
+            Some(Asker::Results(_, told) | Asker::Opened(_, told)) if !told.0.taken.get() => {
+                told.0.kept.set(Some(Box::new(kept)));
             }
             // Nobody will take it any more, or it is taken at once.
             _ => drop(kept),
@@ -207,12 +215,34 @@ impl Asker {
     fn tell(self, outcome: Result<Body>) {
         match self {
             Self::Answer(answer) => answer.resolve(outcome),
-            Self::Results(mut results, ending) => {
+            Self::Results(mut results, told) => {
                 let outcome = outcome.and_then(|body| results.get()?.set_as(body.get()?));
                 // First let go of the results, then end the call: one poll then sends the Return.
                 drop(results);
-                ending.end(outcome);
+                told.end(outcome);
             }
+            Self::Opened(results, told) => {
+                drop(results);
+                told.end(outcome.map(drop));
+            }
+        }
+    }
+}
+
+/// The right and the duty to end a call. Dropped by a panic it ends the call too, since the gate of the
+/// object would wait for ever for a reply that is on its way.
+struct Told(Rc<Ending>);
+
+impl Told {
+    fn end(self, outcome: Result<()>) {
+        self.0.end(outcome);
+    }
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if !self.0.ended.get() {
+            self.0.end(Err(disconnected("the call was lost: answering it failed")));
         }
     }
 }
@@ -223,12 +253,14 @@ struct Ending {
     outcome: Cell<Option<Result<()>>>,
     /// capnp-rpc, which polls for the outcome.
     asker: RefCell<Option<Waker>>,
+    ended: Cell<bool>,
     taken: Cell<bool>,
     kept: Cell<Option<Box<dyn Any>>>,
 }
 
 impl Ending {
     fn end(&self, outcome: Result<()>) {
+        self.ended.set(true);
         self.outcome.set(Some(outcome));
         if let Some(waker) = self.asker.take() {
             waker.wake();
