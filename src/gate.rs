@@ -5,18 +5,21 @@
 //! - The tickets of waiting messages never decrease from one to the next.
 //! - A message leaves at once when nothing is pending, inside the call that gives it.
 //! - A call that was made after replies is never written before one of them: capnp-rpc writes calls
-//!   at once and replies when it is polled, so the call waits until all of them were taken.
+//!   at once and replies when it is polled, so the call waits until all of them were taken, or their
+//!   takers had every occasion.
 //!
 //! It never looks at what a message says, and never waits for writes made after the message.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
 
 use crate::storage::Ticket;
+
+/// How often other tasks run before a reply that nobody takes is given up. Whoever takes them does so
+/// when he runs next; but what holds a promise of a connection that has ended may never run.
+const ROUNDS_MAX: u32 = 1000;
 
 /// The gate of one instance.
 pub(crate) struct Gate {
@@ -27,7 +30,7 @@ pub(crate) struct Gate {
     /// All writes up to this one are durable.
     durable: Cell<Ticket>,
     queue: RefCell<VecDeque<(Ticket, Message)>>,
-    replies: Rc<Replies>,
+    replies: RefCell<Rc<Replies>>,
     /// A task holds the next message until all replies before it were taken.
     held: Cell<bool>,
 }
@@ -41,7 +44,6 @@ enum Message {
 #[derive(Default)]
 struct Replies {
     count: Cell<usize>,
-    waiting: Cell<Option<Waker>>,
 }
 
 /// A reply has this until it was taken; the gate's next call waits for that.
@@ -57,21 +59,19 @@ impl OnItsWay {
 impl Drop for OnItsWay {
     fn drop(&mut self) {
         self.0.count.set(self.0.count.get() - 1);
-        if self.0.count.get() == 0
-            && let Some(waker) = self.0.waiting.take()
-        {
-            waker.wake();
-        }
     }
 }
 
 impl Replies {
-    fn poll_taken(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.count.get() == 0 {
-            return Poll::Ready(());
+    /// Waits until all were taken, or none is taken any more.
+    async fn taken(&self) {
+        let (mut left, mut rounds) = (self.count.get(), 0);
+        while left > 0 && rounds < ROUNDS_MAX {
+            tokio::task::yield_now().await;
+            let now = self.count.get();
+            rounds = if now < left { 0 } else { rounds + 1 };
+            left = now;
         }
-        self.waiting.set(Some(cx.waker().clone()));
-        Poll::Pending
     }
 }
 
@@ -82,7 +82,7 @@ impl Gate {
             sealed: Cell::default(),
             durable: Cell::default(),
             queue: RefCell::default(),
-            replies: Rc::default(),
+            replies: RefCell::default(),
             held: Cell::default(),
         })
     }
@@ -121,7 +121,8 @@ impl Gate {
     /// Sends a reply; `send` drops what it gets when the reply was taken by whoever sends it on.
     pub(crate) fn reply(self: &Rc<Self>, send: impl FnOnce(OnItsWay) + 'static) {
         if self.is_open() {
-            send(OnItsWay::begin(&self.replies));
+            let on_its_way = OnItsWay::begin(&self.replies.borrow());
+            send(on_its_way);
         } else {
             self.push(Message::Reply(Box::new(send)));
         }
@@ -154,7 +155,7 @@ impl Gate {
 
     /// Nothing waits, nor has to.
     pub(crate) fn is_idle(&self) -> bool {
-        self.is_open() && self.replies.count.get() == 0
+        self.is_open() && self.replies.borrow().count.get() == 0
     }
 
     fn push(&self, message: Message) {
@@ -172,21 +173,26 @@ impl Gate {
             match self.next() {
                 None => return,
                 Some(Message::Reply(send)) => {
-                    let on_its_way = OnItsWay::begin(&self.replies);
+                    let on_its_way = OnItsWay::begin(&self.replies.borrow());
                     contain(|| send(on_its_way));
                 }
-                Some(Message::Call(send)) if self.replies.count.get() == 0 => contain(send),
+                Some(Message::Call(send)) if self.replies.borrow().count.get() == 0 => {
+                    contain(send)
+                }
                 Some(Message::Call(send)) => self.hold(send),
             }
         }
     }
 
-    /// Lets the replies go first. The task ends when they were taken or their connections ended.
+    /// Lets the replies go first. The task ends when they were taken or given up.
     fn hold(self: &Rc<Self>, send: Box<dyn FnOnce()>) {
         self.held.set(true);
         let gate = self.clone();
         tokio::task::spawn_local(async move {
-            poll_fn(|cx| gate.replies.poll_taken(cx)).await;
+            let replies = gate.replies.borrow().clone();
+            replies.taken().await;
+            // Those that were given up are not waited for again.
+            gate.replies.take();
             contain(send);
             gate.held.set(false);
             gate.pump();
@@ -223,8 +229,38 @@ mod tests {
                 assert!(!has_left.get(), "{} replies are on their way", taken.borrow().len());
                 drop(taken.borrow_mut().remove(at));
             }
+            // One round to see it, and one in which the test runs first.
+            tokio::task::yield_now().await;
             tokio::task::yield_now().await;
             assert!(has_left.get() && gate.is_idle());
+        });
+    }
+
+    /// A promise of a connection that has ended can be held, and is never polled: the object must
+    /// answer others.
+    #[test]
+    fn a_reply_that_nobody_takes_holds_a_call_up_only_for_a_while() {
+        let runtime = tokio::runtime::LocalRuntime::new().unwrap();
+        runtime.block_on(async {
+            let (gate, taken) = (Gate::new(), Rc::new(RefCell::new(Vec::new())));
+            let kept = taken.clone();
+            gate.reply(move |on_its_way| kept.borrow_mut().push(on_its_way));
+            let left = Rc::new(Cell::new(0));
+            let first = left.clone();
+            gate.call(move || first.set(1));
+            for _ in 0..ROUNDS_MAX {
+                assert_eq!(left.get(), 0);
+                tokio::task::yield_now().await;
+            }
+            for _ in 0..3 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(left.get(), 1);
+            let second = left.clone();
+            gate.call(move || second.set(2));
+            assert_eq!(left.get(), 2, "it isn't waited for again");
+            drop(taken);
+            assert!(gate.is_idle());
         });
     }
 }

@@ -275,6 +275,7 @@ pub(crate) fn serves(served: &Served, name: &str) -> bool {
         request.get().init_request().set_url("/call");
         request.get().set_context(capnp_rpc::new_client(Answers));
         let answered = tokio::time::timeout(PATIENCE, request.send().promise).await;
+        eprintln!("{name}: {:?}", answered.as_ref().map(|a| a.as_ref().map(|_| ())));
         matches!(answered, Ok(Ok(_)))
     })
 }
