@@ -54,6 +54,8 @@ pub(crate) struct Peer {
     /// Capabilities that were given away; promises are those that were not resolved.
     pub(crate) hosted: Vec<u32>,
     pub(crate) promises: Vec<u32>,
+    /// How often each was given away and not given back.
+    given: BTreeMap<u32, u32>,
     next_export: u32,
     free_exports: Vec<u32>,
     /// What was given to the peer: a number for each reference.
@@ -93,6 +95,7 @@ impl Peer {
             free_questions: Vec::new(),
             hosted: Vec::new(),
             promises: Vec::new(),
+            given: BTreeMap::new(),
             next_export: 0,
             free_exports: Vec::new(),
             imports: Vec::new(),
@@ -269,12 +272,12 @@ impl Peer {
     }
 
     /// A capability of either side.
-    fn capability(&mut self, mut cap: cap_descriptor::Builder) {
+    fn capability(&mut self, cap: cap_descriptor::Builder) {
         match self.random.below(16) {
             0 => {}
             9 => match pick(&mut self.random, &self.promises) {
                 // A number that is known as that of a promise.
-                Some(id) if self.random.below(60) == 0 => cap.set_sender_hosted(id),
+                Some(id) if self.random.below(60) == 0 => self.set_hosted(cap, id),
                 _ => self.set_new_hosted(cap),
             },
             _ => self.live_capability(cap),
@@ -285,11 +288,11 @@ impl Peer {
         match self.random.below(10) {
             0..3 => self.set_new_hosted(cap),
             3 => match pick(&mut self.random, &self.hosted) {
-                Some(id) => cap.set_sender_hosted(id),
+                Some(id) => self.set_hosted(cap, id),
                 None => self.set_new_hosted(cap),
             },
             4 => match pick(&mut self.random, &self.promises) {
-                Some(id) => cap.set_sender_promise(id),
+                Some(id) => self.set_promise(cap, id),
                 None => self.set_new_hosted(cap),
             },
             5 => match pick(&mut self.random, &self.imports) {
@@ -305,15 +308,25 @@ impl Peer {
             _ => {
                 let id = self.export();
                 self.promises.push(id);
-                cap.set_sender_promise(id);
+                self.set_promise(cap, id);
             }
         }
     }
 
-    fn set_new_hosted(&mut self, mut cap: cap_descriptor::Builder) {
+    fn set_new_hosted(&mut self, cap: cap_descriptor::Builder) {
         let id = self.export();
         self.hosted.push(id);
+        self.set_hosted(cap, id);
+    }
+
+    fn set_hosted(&mut self, mut cap: cap_descriptor::Builder, id: u32) {
+        *self.given.entry(id).or_default() += 1;
         cap.set_sender_hosted(id);
+    }
+
+    fn set_promise(&mut self, mut cap: cap_descriptor::Builder, id: u32) {
+        *self.given.entry(id).or_default() += 1;
+        cap.set_sender_promise(id);
     }
 
     /// A call of the peer, most often one that is open or answered.
@@ -415,10 +428,8 @@ impl Peer {
                 }
             }
             message::Release(release) => {
-                let id = release?.get_id();
-                self.hosted.retain(|other| *other != id);
-                self.promises.retain(|other| *other != id);
-                self.free_exports.push(id);
+                let (id, count) = release.map(|it| (it.get_id(), it.get_reference_count()))?;
+                self.learn_release(id, count);
             }
             message::Disembargo(embargo) => {
                 self.seen.disembargoes += 1;
@@ -432,6 +443,17 @@ impl Peer {
             _ => {}
         }
         Ok(())
+    }
+
+    fn learn_release(&mut self, id: u32, count: u32) {
+        let Some(given) = self.given.get_mut(&id) else { return };
+        *given = given.saturating_sub(count);
+        if *given == 0 {
+            self.given.remove(&id);
+            self.hosted.retain(|other| *other != id);
+            self.promises.retain(|other| *other != id);
+            self.free_exports.push(id);
+        }
     }
 
     fn learn_answer(&mut self, answer: return_::Reader) -> capnp::Result<()> {
