@@ -13,7 +13,7 @@ use capstead::http::http_service;
 use super::peer::{Message, OBJECT, fresh, path, root};
 use super::server;
 use super::support::{Served, raw, scratch};
-use super::traffic::serves;
+use super::traffic::{asks, serves};
 
 /// The peer's promise that the object is handed, and the call that hands it.
 const PROMISE: u32 = 5;
@@ -74,6 +74,20 @@ fn known_attacks_end_one_connection_at_most() {
     attack(vec![endless_path()]);
     let (code, _, log) = served.stop();
     assert_eq!(code, None, "it was ended by the signal: {log}");
+    assert!(!log.contains("panicked"), "{log}");
+}
+
+/// The reply was written over what was offered, which panicked; and then the object called nobody any
+/// more, because it waited for that reply to leave.
+#[test]
+fn a_reply_comes_after_its_capabilities_were_offered() {
+    let (_folder, data) = scratch();
+    let served = server::start(&data);
+    for _ in 0..2 {
+        assert!(asks(&served, "x", "/offer"));
+        assert!(serves(&served, "x"));
+    }
+    let (_, _, log) = served.stop();
     assert!(!log.contains("panicked"), "{log}");
 }
 

@@ -263,6 +263,11 @@ impl client_request_context::Server for Answers {
 
 /// Whether what was fuzzed serves others: takes their calls, and calls them.
 pub(crate) fn serves(served: &Served, name: &str) -> bool {
+    asks(served, name, "/call")
+}
+
+/// Whether the object answers an honest client's request for that URL.
+pub(crate) fn asks(served: &Served, name: &str, url: &str) -> bool {
     run(async {
         let connection = Connection::dial(&served.announced.capnp).await.expect("it is reached");
         let objects: namespace::Client = connection
@@ -272,9 +277,14 @@ pub(crate) fn serves(served: &Served, name: &str) -> bool {
         object.get().set_key(name);
         let object: http_service::Client = object.send().pipeline.get_object().as_cap().cast_to();
         let mut request = object.request_request();
-        request.get().init_request().set_url("/call");
+        request.get().init_request().set_url(url);
         request.get().set_context(capnp_rpc::new_client(Answers));
         let answered = tokio::time::timeout(5 * PATIENCE, request.send().promise).await;
-        matches!(answered, Ok(Ok(_)))
+        let answered = answered.map(|answer| answer.map(drop));
+        let is_well = matches!(answered, Ok(Ok(())));
+        if !is_well {
+            eprintln!("{name} says {answered:?}");
+        }
+        is_well
     })
 }
