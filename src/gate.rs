@@ -19,7 +19,7 @@ use crate::storage::Ticket;
 
 /// How often other tasks run before a reply that nobody takes is given up. Whoever takes them does so
 /// when he runs next; but what holds a promise of a connection that has ended may never run.
-const ROUNDS_MAX: u32 = 32;
+const ROUNDS_MAX: u32 = 8;
 
 /// The gate of one instance.
 pub(crate) struct Gate {

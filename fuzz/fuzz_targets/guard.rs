@@ -1,6 +1,7 @@
 //! Bytes of a peer, into a connection that serves an object which calls its caller back.
 #![no_main]
 
+use capnp::capability::FromClientHook;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use capstead_client::http_capnp::http_service;
 use capstead_client::{Connection, Limits};
@@ -34,7 +35,6 @@ fuzz_target!(|bytes: &[u8]| {
 
 /// Serves a peer that says this, and goes.
 async fn serve(bytes: &[u8]) {
-    use capnp::capability::FromClientHook;
     let service: http_service::Client = capnp_rpc::new_client(Service);
     let bootstrap = capnp::capability::Client::new(service.into_client_hook());
     let (mut near, far) = tokio::io::duplex(1 << 20);

@@ -30,7 +30,8 @@ const ROUNDS: u64 = 4;
 
 const QUIET: Duration = Duration::from_secs(1);
 
-/// What the server may keep of all that it was told.
+/// What the server may keep of all that it was told: some hundred calls of each connection wait for
+/// answers, and one connection in some is told megabytes.
 const GROWTH_MAX: u64 = 128 << 20;
 
 /// What the server process runs.
@@ -106,7 +107,8 @@ fn fuzz_all(served: &Served, random: &mut Random, messages: u64) -> Counts {
     counts
 }
 
-/// Twice as long, and what four batches of the fuzzer take on a processor that it shares with others.
+/// Twice as long, and what the batches of four connections take in front of a call, on two processors
+/// that the fuzzer, the server and whatever else the machine does have to share.
 fn check_latencies(mut quiet: Latencies, mut fuzzed: Latencies) {
     let (before, during) = (quiet.percentile(99), fuzzed.percentile(99));
     eprintln!(
@@ -116,7 +118,7 @@ fn check_latencies(mut quiet: Latencies, mut fuzzed: Latencies) {
         fuzzed.count(),
         fuzzed.percentile(50),
     );
-    assert!(during <= 2 * before + Duration::from_millis(10), "{before:?} became {during:?}");
+    assert!(during <= 2 * before + Duration::from_millis(20), "{before:?} became {during:?}");
 }
 
 /// Nothing of ours panics. What panics in the RPC system ends a call or a connection.

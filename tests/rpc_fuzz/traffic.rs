@@ -23,13 +23,13 @@ use super::support::raw;
 use super::support::{Served, now};
 
 /// Messages between two looks at what came.
-const BATCH: u64 = 300;
+const BATCH: u64 = 100;
 
 /// One batch in so many is followed by something broken.
-const BROKEN_IN: u64 = 4;
+const BROKEN_IN: u64 = 8;
 
 /// And one in so many by the end of the connection, with everything open.
-const GONE_IN: u64 = 25;
+const GONE_IN: u64 = 60;
 
 /// How long an answer may take that shows that the server has read.
 const PATIENCE: Duration = Duration::from_secs(1);
