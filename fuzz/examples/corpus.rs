@@ -100,7 +100,7 @@ fn call(message: message::Builder) {
     let mut payload = call.init_params();
     payload.reborrow().init_cap_table(1).get(0).set_sender_promise(5);
     let mut caps = Vec::new();
-    let mut content = payload.get_content();
+    let mut content = payload.reborrow().get_content();
     content.imbue_mut(&mut caps);
     let nobody = capnp_rpc::new_broken_cap(capnp::Error::failed("nobody".into()));
     let mut params = content.init_as::<http_service::request_params::Builder>();
