@@ -177,7 +177,7 @@ impl Gate {
                     contain(|| send(on_its_way));
                 }
                 Some(Message::Call(send)) if self.replies.borrow().count.get() == 0 => {
-                    contain(send)
+                    contain(send);
                 }
                 Some(Message::Call(send)) => self.hold(send),
             }

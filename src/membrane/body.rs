@@ -205,13 +205,12 @@ impl ResultsHook for Results {
 
     /// Only noted here: whoever runs the handler opens the pipeline when the gate lets it.
     fn set_pipeline(&mut self) -> Result<()> {
-        let offered = match self.slot.0.offered.take() {
-            Some(offered) => offered,
-            None => {
-                let early = Body::copy(self.get()?.into_reader())?;
-                self.slot.0.early.set(Some(early));
-                Body::copy(self.get()?.into_reader())?
-            }
+        let offered = if let Some(offered) = self.slot.0.offered.take() {
+            offered
+        } else {
+            let early = Body::copy(self.get()?.into_reader())?;
+            self.slot.0.early.set(Some(early));
+            Body::copy(self.get()?.into_reader())?
         };
         self.slot.0.offered.set(Some(offered));
         Ok(())

@@ -5,6 +5,7 @@
 //! request succeeds is all the same here.
 
 use std::cell::{Cell, RefCell};
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
@@ -64,7 +65,7 @@ pub(crate) fn serve() {
             "metrics": format!("http://{metrics}/metrics"),
             "namespaces": running.namespaces(),
         });
-        println!("\n{announced}");
+        writeln!(std::io::stdout(), "\n{announced}").expect("somebody reads it");
         running.until(std::future::pending()).await.expect("it goes on");
     });
 }

@@ -160,7 +160,7 @@ impl Conversation {
             self.hear_to_the_end();
             return After::Ended;
         }
-        let mut room = [0; 32 << 10];
+        let mut room = [0; 16 << 10];
         while self.peer.open.iter().any(|asked| asked.id == call) {
             match self.stream.read(&mut room) {
                 Ok(0) => return After::Ended,
