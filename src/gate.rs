@@ -14,14 +14,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
+use std::task::Poll;
 
 use crate::storage::Ticket;
 
-/// Rounds of the thread's tasks after which a reply is taken, or never will be. Whoever is to take it was
-/// woken before; he has his turn after a few rounds, or some more for each thousand tasks that are ready.
-/// A promise of the reply that somebody keeps is all that is left of a connection that ended: it is
-/// neither polled nor dropped.
-const ROUNDS: usize = 10_000;
+/// Rounds after which a reply is taken, or never will be: whoever is to take it was woken before, and has
+/// his turn in the first one, or the next if it takes him two. A promise of the reply that somebody keeps
+/// is all that is left of a connection that ended: it is neither polled nor dropped.
+const ROUNDS: usize = 8;
 
 /// The gate of one instance.
 pub(crate) struct Gate {
@@ -177,8 +177,13 @@ impl Gate {
         self.held.set(true);
         let gate = self.clone();
         tokio::task::spawn_local(async move {
-            for _ in 0..ROUNDS {
-                tokio::task::yield_now().await;
+            for round in 0..ROUNDS {
+                if round % 2 == 0 {
+                    others_run().await;
+                } else {
+                    // The outermost task too, but not all others if they are many.
+                    tokio::task::yield_now().await;
+                }
                 if gate.were_taken() {
                     break;
                 }
@@ -189,6 +194,20 @@ impl Gate {
             gate.pump();
         });
     }
+}
+
+/// Every task that is ready has its turn.
+async fn others_run() {
+    let mut was_last = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut was_last, true) {
+            return Poll::Ready(());
+        }
+        // Woken now, it goes behind all others that are.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// A panic in whatever a message leads to is the end of that message, and not of the gate.
@@ -222,6 +241,31 @@ mod tests {
             }
             tokio::task::yield_now().await;
             assert!(has_left.get() && gate.is_idle());
+        });
+    }
+
+    /// A promise of a connection that has ended can be held, and is never polled: the object must
+    /// answer others, and soon.
+    #[test]
+    fn a_reply_that_nobody_takes_holds_a_call_up_only_for_a_while() {
+        let runtime = tokio::runtime::LocalRuntime::new().unwrap();
+        runtime.block_on(async {
+            let (gate, taken) = (Gate::new(), Rc::new(RefCell::new(Vec::new())));
+            let kept = taken.clone();
+            gate.reply(move |on_its_way| kept.borrow_mut().push(on_its_way));
+            let left = Rc::new(Cell::new(0));
+            let first = left.clone();
+            gate.call(move || first.set(1));
+            assert_eq!(left.get(), 0);
+            for _ in 0..8 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(left.get(), 1);
+            let second = left.clone();
+            gate.call(move || second.set(2));
+            assert_eq!(left.get(), 2, "it isn't waited for again");
+            drop(taken);
+            assert!(gate.is_idle());
         });
     }
 }

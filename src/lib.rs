@@ -106,6 +106,8 @@ pub mod classes;
 pub(crate) mod cli;
 pub(crate) mod clock;
 pub(crate) mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub(crate) mod gate;
 pub(crate) mod gateway;
 pub(crate) mod host;

@@ -70,7 +70,12 @@ fn a_refused_schema_is_one_sentence() {
 
 #[test]
 fn the_committed_request_of_the_public_schemas_is_current() {
-    let files = ["../schema/http.capnp", "../schema/restorer.capnp", "../schema/sturdyref.capnp"];
+    let files = [
+        "../schema/facet.capnp",
+        "../schema/http.capnp",
+        "../schema/restorer.capnp",
+        "../schema/sturdyref.capnp",
+    ];
     let found = Schemas::new(&files).request("../schema/public.request").check().unwrap();
     assert_ne!(found, Freshness::Stale);
 }

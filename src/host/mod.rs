@@ -52,3 +52,19 @@ pub(crate) use pulse::{Pulse, Seen};
 pub use storage::Storage;
 pub use stored::{Storable, Stored, Struct};
 pub(crate) use vat::{Vat, VatOptions};
+
+/// Looks at bytes as at each record that a host keeps of an object.
+#[cfg(fuzzing)]
+pub(crate) fn decode_records(bytes: &[u8]) {
+    drop(header::Header::decode(bytes));
+    once::decode_records(bytes);
+}
+
+/// One of each of these records.
+#[cfg(fuzzing)]
+pub(crate) fn sample_records() -> Vec<Vec<u8>> {
+    let header = header::Header { class: "Counter", key: Some("name") };
+    let mut samples = once::sample_records();
+    samples.push(header.encode());
+    samples
+}

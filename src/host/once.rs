@@ -314,3 +314,21 @@ fn plain(error: capnp::Error) -> capnp::Error {
         _ => failed(error.to_string()),
     }
 }
+
+/// Looks at bytes as at each record and key of a request id.
+#[cfg(fuzzing)]
+pub(super) fn decode_records(bytes: &[u8]) {
+    drop(Record::decode(bytes));
+    drop(record::decode_order(bytes));
+    drop(record::number_in(bytes));
+}
+
+/// One of each of these records.
+#[cfg(fuzzing)]
+pub(super) fn sample_records() -> Vec<Vec<u8>> {
+    let method = Method { interface: 7, method: 1 };
+    let ended = State::Ended(Ok(b"reply".to_vec()));
+    let records = [State::Begun, ended, State::Ended(Err(failed("reason")))];
+    let encode = |state| Record { number: 1, began: 2, method, state }.encode();
+    records.iter().map(encode).collect()
+}

@@ -293,8 +293,8 @@ impl Drop for Ended {
 /// Hands a call to any capability. It is on its way when this returns, polled or not.
 pub(crate) fn deliver(to: &dyn ClientHook, call: Call) {
     match hook::follow(to) {
-        Ok(End::Ours(target)) => target.enqueue(call),
-        Ok(End::Foreign(to)) => forward(&*to, call),
+        Ok(End { target: Some(target), .. }) => target.enqueue(call),
+        Ok(End { hook, .. }) => forward(hook.as_deref().unwrap_or(to), call),
         Err(error) => call.reply.send(Err(error)),
     }
 }

@@ -104,31 +104,26 @@ pub(crate) fn forget<T: Target>(target: &T) {
 const STEPS_MAX: usize = 1024;
 
 /// Where a capability leads once the promises are followed that are known by now.
-pub(super) enum End {
-    Ours(Rc<dyn Target>),
-    /// Of a connection, or another hook that isn't ours.
-    Foreign(Box<dyn ClientHook>),
+pub(super) struct End {
+    /// None: it is the end itself.
+    pub(super) hook: Option<Box<dyn ClientHook>>,
+    /// What is behind the hook; none if it is of a connection, or another that isn't ours.
+    pub(super) target: Option<Rc<dyn Target>>,
 }
 
 /// Follows promises to their end, so far as they are known. The error says that they don't end, and
 /// then nothing else may follow them either.
 pub(super) fn follow(hook: &dyn ClientHook) -> Result<End, Error> {
-    let mut next: Option<Box<dyn ClientHook>> = None;
+    let mut end = End { hook: None, target: None };
     for _ in 0..STEPS_MAX {
-        let at = next.as_deref().unwrap_or(hook);
-        let resolved = if is_ours(at) {
-            let Some(found) = behind(at) else { return Ok(End::Foreign(at.add_ref())) };
-            match found.leads() {
-                Some(next) => next,
-                None => return Ok(End::Ours(found)),
-            }
-        } else {
-            match at.get_resolved() {
-                Some(resolved) => resolved,
-                None => return Ok(End::Foreign(at.add_ref())),
-            }
+        let at = end.hook.as_deref().unwrap_or(hook);
+        end.target = if is_ours(at) { behind(at) } else { None };
+        let next = match &end.target {
+            Some(target) => target.leads(),
+            None => at.get_resolved(),
         };
-        next = Some(resolved);
+        let Some(next) = next else { return Ok(end) };
+        end.hook = Some(next);
     }
     Err(endless())
 }
@@ -147,10 +142,7 @@ pub(super) fn is_a<T: Target>(hook: &dyn ClientHook) -> bool {
 
 /// The target behind a capability, if it is one of ours and can be reached.
 fn target(hook: &dyn ClientHook) -> Option<Rc<dyn Target>> {
-    match follow(hook) {
-        Ok(End::Ours(target)) => Some(target),
-        _ => None,
-    }
+    follow(hook).ok()?.target
 }
 
 fn endless() -> Error {

@@ -25,9 +25,9 @@ pub(super) fn relay(cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
     if hook::is_a::<Relay>(&*cap) {
         return cap;
     }
-    let next = match next(&*cap) {
-        Ok(None) => return cap,
-        Ok(Some(next)) => next,
+    let next = match follow(&*cap) {
+        Ok((end, None)) => return end.unwrap_or(cap),
+        Ok((_, Some(next))) => next,
         Err(error) => return hook::broken(error),
     };
     let relay = Rc::new(Relay {
@@ -42,12 +42,14 @@ pub(super) fn relay(cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
 
 type Next = Promise<Box<dyn ClientHook>, Error>;
 
-/// What becomes of the promise that `cap` leads to; none if it leads to an end.
-fn next(cap: &dyn ClientHook) -> Result<Option<Next>, Error> {
-    Ok(match hook::follow(cap)? {
-        End::Ours(target) => target.when_resolved(),
-        End::Foreign(end) => end.when_more_resolved(),
-    })
+/// Where `cap` leads, none if that is itself; and what becomes of it if it is a promise.
+fn follow(cap: &dyn ClientHook) -> Result<(Option<Box<dyn ClientHook>>, Option<Next>), Error> {
+    let End { hook, target } = hook::follow(cap)?;
+    let next = match target {
+        Some(target) => target.when_resolved(),
+        None => hook.as_deref().unwrap_or(cap).when_more_resolved(),
+    };
+    Ok((hook, next))
 }
 
 struct Relay {
@@ -62,9 +64,9 @@ async fn settle(relay: Weak<Relay>, mut promise: Next) {
         let resolved = promise.await;
         let Some(relay) = relay.upgrade() else { return };
         let to = relay.to.borrow().clone();
-        match resolved.and_then(|_| next(&*to)) {
-            Ok(Some(next)) => promise = next,
-            Ok(None) => return relay.end(to),
+        match resolved.and_then(|_| follow(&*to)) {
+            Ok((_, Some(next))) => promise = next,
+            Ok((end, None)) => return relay.end(end.unwrap_or(to)),
             // Lets go of a promise that leads back here: they would keep each other for ever.
             Err(error) => return relay.end(hook::broken(error)),
         }

@@ -160,7 +160,7 @@ impl WriteSet {
     /// # Errors
     /// `Malformed` when the bytes aren't exactly one; the limits when it is too large.
     #[cfg_attr(
-        not(test),
+        not(any(test, fuzzing)),
         expect(dead_code, reason = "replaying a log decodes; the local log applies what it got")
     )]
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {

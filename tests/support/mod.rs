@@ -163,7 +163,10 @@ impl Drop for Process {
 impl Served {
     /// Waits for the announcement of a server that was started with `--json`.
     pub(crate) fn ready(mut process: Process) -> Self {
-        let announced = process.wait_for_stdout(|text| Some(parse(text.split_once('\n')?.0)));
+        // A test that serves prints lines of its own before it.
+        let announcement = |line: &&str| line.starts_with('{') && line.ends_with('\n');
+        let announced = process
+            .wait_for_stdout(|text| text.split_inclusive('\n').find(announcement).map(parse));
         Self { process, announced }
     }
 

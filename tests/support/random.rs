@@ -27,6 +27,11 @@ impl Random {
         mixed ^ mixed >> 31
     }
 
+    /// Another generator, for a thread of its own.
+    pub(crate) fn fork(&mut self) -> Self {
+        Self(self.next())
+    }
+
     /// A number below `end`.
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.next() % end

@@ -1,0 +1,33 @@
+//! Texts and bytes of references: what is taken must be written as it was read, and none that was not
+//! signed is found good.
+#![no_main]
+
+use capstead_client::sturdyref::{ClusterId, Sturdyref, TextReference};
+use ed25519_dalek::SigningKey;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Ok(reference) = Sturdyref::from_bytes(bytes) {
+        assert_eq!(reference.expose_bytes(), bytes);
+        look_at(&reference);
+    }
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && let Ok(parsed) = TextReference::parse(text)
+    {
+        let again = parsed.reference().expose_text(parsed.address()).expect("the address is good");
+        assert_eq!(again, text);
+        look_at(parsed.reference());
+    }
+});
+
+fn look_at(reference: &Sturdyref) {
+    // The corpus was signed by another key.
+    let key = SigningKey::from_bytes(&[1; 32]).verifying_key();
+    assert!(reference.verify(&ClusterId::of(&key), |_| Some(key), 0).is_err());
+    assert!(reference.verify(&reference.cluster(), |_| Some(key), 0).is_err());
+    if let Ok(narrow) = reference.narrow(7) {
+        let narrow = narrow.seal();
+        assert!(narrow.is_sealed() && narrow.payload_hash() == reference.payload_hash());
+        assert!(Sturdyref::from_bytes(narrow.expose_bytes()).is_ok());
+    }
+}

@@ -1,0 +1,68 @@
+//! What fuzzers may reach: everything that decodes stored bytes. It is built with `--cfg fuzzing` only.
+//!
+//! Each function takes any bytes, and must neither panic nor take long. None writes anything.
+#![allow(missing_docs, reason = "there are no users but the fuzzers")]
+
+use crate::host;
+use crate::id::ObjectId;
+use crate::storage::archive::{ArchiveReader, ArchiveWriter, Frame, Frames, Head, Record, Records};
+use crate::storage::batch::WriteSet;
+use crate::storage::layout::keys::RecordPath;
+use crate::storage::layout::{EnvironmentRecord, ShardMeta, whole};
+use crate::storage::{Kind, Space, Usage};
+use crate::sturdyref::Grant;
+
+/// The records and keys of LMDB.
+pub fn layout(bytes: &[u8]) {
+    drop((ShardMeta::decode(bytes), Usage::decode(bytes), Grant::decode(bytes)));
+    drop([Kind::Objects, Kind::Config].map(|kind| EnvironmentRecord::decode(bytes, kind)));
+    whole(b"key", bytes);
+    if let [space, key @ ..] = bytes
+        && let Some(space) = Space::from_byte(*space)
+    {
+        drop(RecordPath::new(ObjectId::from_bytes([7; 16]), space, key));
+    }
+}
+
+/// The writes of one turn: there is one encoding of each.
+pub fn write_set(bytes: &[u8]) {
+    if let Ok(writes) = WriteSet::decode(bytes)
+        && !writes.is_empty()
+    {
+        assert_eq!(writes.as_bytes(), bytes);
+    }
+}
+
+/// What the server itself keeps of an object: its header, and its request ids.
+pub fn host_records(bytes: &[u8]) {
+    host::decode_records(bytes);
+}
+
+/// A whole archive, frames in memory, and the records in a frame.
+pub fn archive(bytes: &[u8]) {
+    if let Ok(mut reader) = ArchiveReader::open(bytes) {
+        while let Ok(Some(_)) = reader.read() {}
+    }
+    Frames::of(bytes).for_each(drop);
+    Records::encoded(bytes).into_iter().for_each(drop);
+}
+
+/// One of each, from which fuzzers start.
+pub fn samples() -> Vec<Vec<u8>> {
+    let object = ObjectId::from_bytes([7; 16]);
+    let mut writes = WriteSet::new(object);
+    writes.put(Space::Data, b"key", b"value").expect("it is within the limits");
+    writes.delete(Space::Data, b"other").expect("it is within the limits");
+    writes.clear(Space::Data);
+    let mut record = Vec::new();
+    Record { space: Space::Data, key: b"key", value: b"value" }.encode(&mut record);
+    let head = Head { created_ms: 1, cluster: [7; 32], hosts: 1, asked: "all" };
+    let mut archive = ArchiveWriter::begin(Vec::new(), &head).expect("memory takes it");
+    archive.frame(&Frame::Host(0)).expect("memory takes it");
+    let (_, archive) = archive.finish().expect("memory takes it");
+    let mut samples = host::sample_records();
+    samples.extend([writes.as_bytes().to_vec(), record, archive]);
+    samples.push(Usage { keys: 3, bytes: 300 }.encode().to_vec());
+    samples.push(Grant::root(1).encode());
+    samples
+}

@@ -1,0 +1,134 @@
+//! A fuzzer that keeps to the protocol just enough to get deep into it: whole servers are told a
+//! million messages, most of them plausible and some broken, and serve others as if nothing was.
+//!
+//! `CAPSTEAD_TEST_SEED` repeats a run, as far as the order of what the server says allows, and
+//! `CAPSTEAD_FUZZ_MESSAGES` says how many messages are sent. Known causes of failures of the RPC
+//! system have tests of their own in `regressions`.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod broken;
+mod peer;
+mod regressions;
+mod server;
+#[path = "../support/mod.rs"]
+mod support;
+mod traffic;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use support::random::Random;
+use support::{Served, eventually, now, scratch};
+use traffic::{Counts, Latencies, fuzz, honest, serves};
+
+/// Connections that are fuzzed at a time.
+const CONNECTIONS: u64 = 4;
+
+/// Quiet times and fuzzed ones take turns, so that whatever else the machine does is in both.
+const ROUNDS: u64 = 4;
+
+const QUIET: Duration = Duration::from_secs(1);
+
+/// What the server may keep of all that it was told: some hundred calls of each connection wait for
+/// answers, and one connection in some is told megabytes.
+const GROWTH_MAX: u64 = 128 << 20;
+
+/// What the server process runs.
+#[test]
+fn serve_the_fuzzed() {
+    server::serve();
+}
+
+#[test]
+fn a_million_messages_end_no_process_and_slow_nobody_down() {
+    let messages = std::env::var("CAPSTEAD_FUZZ_MESSAGES")
+        .map_or(1_000_000, |text| text.parse().expect("a number of messages"));
+    let mut random = Random::from_printed_seed();
+    let (_folder, data) = scratch();
+    let served = server::start(&data);
+    let (pid, mut counts) = (served.pid(), Counts::default());
+    let (mut quiet, mut fuzzed) = (Latencies::none(), Latencies::none());
+    let mut most = 0;
+    let start = now();
+    for round in 0..ROUNDS {
+        let name = format!("honest {round}");
+        quiet.extend(beside(&served, &name, || std::thread::sleep(QUIET)));
+        let before = served.resident_bytes();
+        fuzzed.extend(beside(&served, &name, || {
+            counts.add(fuzz_all(&served, &mut random, messages / ROUNDS));
+        }));
+        let grown = served.resident_bytes().saturating_sub(before);
+        eprintln!(
+            "round {round}: {grown} bytes more in memory, {} messages read, {} callbacks",
+            counts.read, counts.calls
+        );
+        most = most.max(grown);
+    }
+    eprintln!("{counts:#?}\nin {:?}, at most {most} bytes more in memory", start.elapsed());
+    let objects = (0..peer::OBJECTS).map(|object| format!("object {object}"));
+    let stuck: Vec<_> = objects.filter(|object| !serves(&served, object)).collect();
+    assert!(counts.read >= messages / ROUNDS * ROUNDS, "{} were read", counts.read);
+    assert!(counts.calls > 0 && counts.resolves > 0 && counts.refused.len() > 10, "{counts:?}");
+    eventually("the end of all connections", || (served.metric("connections") == 0).then_some(()));
+    assert_eq!(served.pid(), pid);
+    let (_, _, log) = served.stop();
+    check_log(&log);
+    assert!(stuck.is_empty(), "{stuck:?} serve nobody any more");
+    assert!(most < GROWTH_MAX, "{most} bytes more in memory");
+    check_latencies(quiet, fuzzed);
+}
+
+/// An honest client's latencies while `work` is done.
+fn beside(served: &Served, name: &str, work: impl FnOnce()) -> Latencies {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let honest = scope.spawn(|| honest(served, name, &stop));
+        work();
+        stop.store(true, Ordering::Relaxed);
+        honest.join().expect("it is served")
+    })
+}
+
+fn fuzz_all(served: &Served, random: &mut Random, messages: u64) -> Counts {
+    let mut counts = Counts::default();
+    std::thread::scope(|scope| {
+        let each = messages.div_ceil(CONNECTIONS);
+        let started: Vec<_> = (0..CONNECTIONS)
+            .map(|_| {
+                let mut random = random.fork();
+                scope.spawn(move || fuzz(served, &mut random, each))
+            })
+            .collect();
+        for thread in started {
+            counts.add(thread.join().expect("the fuzzer itself is sound"));
+        }
+    });
+    counts
+}
+
+/// Twice as long, and what the batches of four connections take in front of a call, on two processors
+/// that the fuzzer, the server and whatever else the machine does have to share.
+fn check_latencies(mut quiet: Latencies, mut fuzzed: Latencies) {
+    let (before, during) = (quiet.percentile(99), fuzzed.percentile(99));
+    eprintln!(
+        "{} quiet reads, p50 {:?}, p99 {before:?}; {} beside the fuzzer, p50 {:?}, p99 {during:?}",
+        quiet.count(),
+        quiet.percentile(50),
+        fuzzed.count(),
+        fuzzed.percentile(50),
+    );
+    assert!(during <= 2 * before + Duration::from_millis(20), "{before:?} became {during:?}");
+}
+
+/// Nothing of ours panics. What panics in the RPC system, or in the futures that it shares, ends a call
+/// or a connection.
+fn check_log(log: &str) {
+    let mut places = BTreeMap::<_, u32>::new();
+    for line in log.lines().filter(|line| line.contains(" panicked at ")) {
+        let place = line.split_once("/registry/src/").map(|(_, place)| place);
+        *places.entry(place.unwrap_or_else(|| panic!("{line}"))).or_default() += 1;
+    }
+    eprintln!("panics of the RPC system: {places:#?}");
+    assert!(!log.contains("an object panicked"), "a peer ended the object of others");
+}

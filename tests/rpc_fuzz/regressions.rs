@@ -1,0 +1,180 @@
+//! What once ended the process, or held its thread for ever, each by its name.
+//!
+//! Each is done to one object of one server, which serves others afterwards, and is the same process.
+
+use std::io::{ErrorKind, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use capnp::traits::{HasTypeId, ImbueMut};
+use capnp_rpc::rpc_capnp::cap_descriptor;
+use capstead::http::http_service;
+
+use super::peer::{Message, OBJECT, fresh, path, root};
+use super::server;
+use super::support::{Served, raw, scratch};
+use super::traffic::{asks, serves};
+
+/// The peer's promise that the object is handed, and the call that hands it.
+const PROMISE: u32 = 5;
+const CALL: u32 = 3;
+
+/// What a flood may cost: what one connection may have waiting, several times.
+const GROWTH_MAX: u64 = 64 << 20;
+
+#[test]
+fn known_attacks_end_one_connection_at_most() {
+    let (_folder, data) = scratch();
+    let served = server::start(&data);
+    let mut attacks = 0;
+    let mut attack = |messages: Vec<Vec<u8>>| {
+        let mut stream = begin(&served);
+        for message in messages {
+            // The server may be gone before it has read all.
+            let _ = stream.write_all(&message);
+        }
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        raw::reason_of_end(stream);
+        attacks += 1;
+        assert!(serves(&served, "x"), "after attack {attacks}");
+    };
+    let promised = || request(CALL, "/call", 0, |mut cap| cap.set_sender_promise(PROMISE));
+
+    // A chain of promises, one that leads to itself, and two that lead to each other.
+    let chain = (PROMISE..PROMISE + 40_000)
+        .map(|id| resolve(id, move |mut cap| cap.set_sender_promise(id + 1)));
+    attack([promised()].into_iter().chain(chain).collect());
+    attack(vec![promised(), to_promise(PROMISE, PROMISE)]);
+    let circle = [to_promise(PROMISE, 6), to_promise(6, PROMISE)].into_iter().cycle().take(40);
+    attack([promised()].into_iter().chain(circle).collect());
+
+    // A promise that becomes the answer which it is itself, directly and by way of ours.
+    for url in ["/return", "/offer", "/promise", "/both"] {
+        let given = request(CALL, url, 0, |mut cap| cap.set_sender_promise(PROMISE));
+        let back = resolve(PROMISE, |cap| answer_of(cap, CALL));
+        let again = request(CALL + 1, "/call", 0, |cap| answer_of(cap, CALL));
+        attack(vec![given, back, again.clone()]);
+        // And a call that is given the answer of a later one, and the other way round.
+        let first = request(CALL, url, 0, |cap| answer_of(cap, CALL + 1));
+        let second = request(CALL + 1, url, 0, |cap| answer_of(cap, CALL));
+        attack(vec![first, second, again]);
+    }
+
+    // An object keeps what no answer will come to: its connection has gone.
+    let open = request(CALL, "/call", 0, |mut cap| cap.set_sender_promise(PROMISE));
+    let kept = request(CALL + 1, "/keep", 0, |cap| answer_of(cap, CALL));
+    attack(vec![open, kept]);
+
+    // Pointers to capabilities that aren't there.
+    for index in [1, 100] {
+        for url in server::URLS {
+            attack(vec![request(CALL, url, index, |mut cap| cap.set_sender_hosted(PROMISE))]);
+        }
+    }
+    attack(vec![endless_path()]);
+    let (code, _, log) = served.stop();
+    assert_eq!(code, None, "it was ended by the signal: {log}");
+    assert!(!log.contains("panicked"), "{log}");
+}
+
+/// The reply was written over what was offered, which panicked; and then the object called nobody any
+/// more, because it waited for that reply to leave.
+#[test]
+fn a_reply_comes_after_its_capabilities_were_offered() {
+    let (_folder, data) = scratch();
+    let served = server::start(&data);
+    for _ in 0..2 {
+        assert!(asks(&served, "x", "/offer"));
+        assert!(serves(&served, "x"));
+    }
+    let (_, _, log) = served.stop();
+    assert!(!log.contains("panicked"), "{log}");
+}
+
+/// The peer is let go when so much waits, since it is to answer calls itself; and others are served.
+#[test]
+fn half_a_million_unanswered_calls_are_not_kept() {
+    let (_folder, data) = scratch();
+    let served = server::start(&data);
+    let mut stream = begin(&served);
+    stream.set_write_timeout(Some(Duration::from_secs(10))).expect("it isn't zero");
+    let before = served.resident_bytes();
+    let (mut next, mut most) = (CALL, 0);
+    let error = loop {
+        assert!(next < 500_000, "it takes {next} calls without an answer");
+        let calls = (next..next + 1000).flat_map(|id| {
+            request(id, "/call", 0, move |mut cap| cap.set_sender_hosted(id % 1000))
+        });
+        match stream.write_all(&calls.collect::<Vec<_>>()) {
+            Ok(()) => next += 1000,
+            Err(error) => break error,
+        }
+        most = most.max(served.resident_bytes().saturating_sub(before));
+    };
+    eprintln!("{next} calls were sent, {most} bytes more in memory");
+    assert!(matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset), "{error}");
+    assert!(most < GROWTH_MAX, "{most} bytes more for {next} calls");
+    assert!(served.bites("calls") > 0 && served.bites("queued-bytes") > 0);
+    assert!(serves(&served, "x"));
+}
+
+/// A connection on which the object "x" is the answer to [`OBJECT`].
+fn begin(served: &Served) -> TcpStream {
+    let mut stream = raw::dial(served);
+    let reference = &served.announced.namespaces["Fuzzed"];
+    raw::send(&mut stream, &[raw::bootstrap(), raw::restore(reference), raw::by_name("x")]);
+    stream
+}
+
+/// Asks the object for `url`, with one capability and a pointer to the one of that index.
+fn request(id: u32, url: &str, index: usize, cap: impl FnOnce(cap_descriptor::Builder)) -> Vec<u8> {
+    let mut message = fresh();
+    let method = (http_service::Client::TYPE_ID, 1);
+    let mut payload = raw::call(&mut message, id, (OBJECT, Some(0)), method);
+    cap(payload.reborrow().init_cap_table(1).get(0));
+    let mut caps: Vec<_> = (0..index).map(|_| None).collect();
+    let mut content = payload.reborrow().get_content();
+    content.imbue_mut(&mut caps);
+    let mut params = content.init_as::<http_service::request_params::Builder>();
+    params.reborrow().init_request().set_url(url);
+    let nobody = capnp_rpc::new_broken_cap(capnp::Error::failed("nobody".into()));
+    params.set_context(capnp::capability::FromClientHook::new(nobody.hook));
+    raw::serialized(&message)
+}
+
+fn answer_of(cap: cap_descriptor::Builder, call: u32) {
+    let mut answer = cap.init_receiver_answer();
+    answer.set_question_id(call);
+    path(answer, 1);
+}
+
+fn resolve(promise: u32, cap: impl FnOnce(cap_descriptor::Builder)) -> Vec<u8> {
+    let mut message = fresh();
+    let mut resolve = root(&mut message).init_resolve();
+    resolve.set_promise_id(promise);
+    cap(resolve.init_cap());
+    raw::serialized(&message)
+}
+
+fn to_promise(promise: u32, to: u32) -> Vec<u8> {
+    resolve(promise, |mut cap| cap.set_sender_promise(to))
+}
+
+/// A call on a path of a million steps, which take no bytes: the list says that its elements have none.
+fn endless_path() -> Vec<u8> {
+    const STEPS: u32 = 1_000_000;
+    let mut message: Message = fresh();
+    let mut call = root(&mut message).init_call();
+    call.set_question_id(CALL);
+    call.reborrow().get_send_results_to().set_caller(());
+    let mut target = call.init_target().init_promised_answer();
+    target.set_question_id(OBJECT);
+    // Before its elements a list of structures has a word with their number and size.
+    target.init_transform(1).get(0).set_get_pointer_field(0xabcd);
+    let mut bytes = raw::serialized(&message);
+    let at = bytes.windows(2).position(|two| two == [0xcd, 0xab]).expect("the step is there");
+    let tag = at / 8 * 8 - 8;
+    bytes[tag..tag + 4].copy_from_slice(&(STEPS << 2).to_le_bytes());
+    bytes[tag + 4..tag + 8].fill(0);
+    bytes
+}

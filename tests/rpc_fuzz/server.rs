@@ -1,0 +1,208 @@
+//! The server that is fuzzed: a process of its own, with a class that does with the capabilities of
+//! its callers whatever a class can do with them.
+//!
+//! The process is this test program once more. The class keeps no promise of its own: whether a
+//! request succeeds is all the same here.
+
+use std::cell::{Cell, RefCell};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::rc::Rc;
+
+use capnp::capability::{FromClientHook, FromServer};
+use capstead::classes::Counter;
+use capstead::http::http_service::{self, client_request_context};
+use capstead::{Context, Object, Result, Server, Stored};
+use capstead_client::http_capnp::{byte_stream, web_socket};
+
+use super::support::{Process, Served};
+
+type Peer = client_request_context::Client;
+
+/// Names the data directory in the process that serves.
+const SERVE: &str = "CAPSTEAD_TEST_RPC_FUZZ";
+
+/// Capabilities of callers that one object keeps.
+const KEPT: usize = 16;
+
+/// What a request can ask for, by its URL.
+pub(crate) const URLS: [&str; 11] = [
+    "/call",
+    "/pipeline",
+    "/return",
+    "/offer",
+    "/keep",
+    "/later",
+    "/own",
+    "/pass",
+    "/promise",
+    "/both",
+    "/write",
+];
+
+/// Starts a server of [`Fuzzed`] objects and counters.
+pub(crate) fn start(data: &Path) -> Served {
+    let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
+    command.args(["--exact", "serve_the_fuzzed", "--nocapture", "--test-threads=1"]);
+    command.env(SERVE, data).env("RUST_BACKTRACE", "0").stdin(Stdio::null());
+    Served::ready(Process::start(command))
+}
+
+/// What the other process runs; without the variable there is nothing to do.
+pub(crate) fn serve() {
+    let Ok(data) = std::env::var(SERVE) else { return };
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
+    let runtime = tokio::runtime::LocalRuntime::new().expect("a runtime");
+    runtime.block_on(async {
+        let any = "127.0.0.1:0".parse().expect("an address");
+        let server = Server::new(data).class::<Fuzzed>().class::<Counter>();
+        let running = server.listen(any).http(any).metrics(any).start().await.expect("it starts");
+        let metrics = running.metrics().expect("the numbers are served");
+        let announced = serde_json::json!({
+            "capnp": running.capnp().to_string(),
+            "http": format!("http://{}", running.http()),
+            "metrics": format!("http://{metrics}/metrics"),
+            "namespaces": running.namespaces(),
+        });
+        writeln!(std::io::stdout(), "\n{announced}").expect("somebody reads it");
+        running.until(std::future::pending()).await.expect("it goes on");
+    });
+}
+
+/// See [`URLS`].
+struct Fuzzed {
+    written: Stored<i64>,
+    kept: RefCell<Vec<Peer>>,
+    turn: Cell<usize>,
+}
+
+impl Object for Fuzzed {
+    const CLASS: &'static str = "Fuzzed";
+    type Client = http_service::Client;
+
+    async fn wake(ctx: Context) -> Result<Self> {
+        let written = ctx.stored("written")?;
+        Ok(Self { written, kept: RefCell::default(), turn: Cell::default() })
+    }
+}
+
+impl http_service::Server for Fuzzed {
+    async fn request(
+        self: Rc<Self>,
+        params: http_service::RequestParams,
+        mut results: http_service::RequestResults,
+    ) -> Result<()> {
+        let params = params.get()?;
+        let url = params.get_request()?.get_url()?.to_str()?;
+        let peer = params.get_context()?;
+        match url {
+            "/call" => drop(peer.start_response_request().send().promise.await?),
+            "/pipeline" => write_to(respond(&peer)).await?,
+            "/return" => results.get().set_request_body(cast(&peer)),
+            "/offer" => {
+                results.get().set_request_body(cast(&peer));
+                results.set_pipeline()?;
+                peer.start_response_request().send().promise.await?;
+            }
+            "/keep" => self.keep(peer),
+            "/later" => {
+                let kept = self.kept();
+                kept.unwrap_or(peer).start_response_request().send().promise.await?;
+            }
+            "/own" => results.get().set_request_body(Sink::client()),
+            "/pass" => pass(&peer, &self.kept().unwrap_or(peer.clone())).await?,
+            "/promise" => results.get().set_request_body(respond(&peer)),
+            "/both" => {
+                // What the peer gives back is given to it again, and written to.
+                let answer = peer.start_response_request().send().promise.await?;
+                let body = answer.get()?.get_body()?;
+                results.get().set_request_body(body.clone());
+                results.set_pipeline()?;
+                write_to(body).await?;
+            }
+            "/write" => {
+                self.written.set(self.written.get() + 1)?;
+                drop(peer.start_response_request().send());
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Fuzzed {
+    fn keep(&self, peer: Peer) {
+        let mut kept = self.kept.borrow_mut();
+        if kept.len() < KEPT {
+            return kept.push(peer);
+        }
+        self.turn.set((self.turn.get() + 1) % KEPT);
+        kept[self.turn.get()] = peer;
+    }
+
+    fn kept(&self) -> Option<Peer> {
+        let kept = self.kept.borrow();
+        self.turn.set((self.turn.get() + 1) % KEPT);
+        kept.get(self.turn.get() % kept.len().max(1)).cloned()
+    }
+}
+
+/// The same capability as another interface, which it may not have.
+fn cast<T: FromClientHook>(peer: &Peer) -> T {
+    peer.clone().cast_to()
+}
+
+/// Where the body goes, before the peer has said so.
+fn respond(peer: &Peer) -> byte_stream::Client {
+    peer.start_response_request().send().pipeline.get_body()
+}
+
+async fn write_to(body: byte_stream::Client) -> Result<()> {
+    for _ in 0..3 {
+        let mut write = body.write_request();
+        write.get().set_bytes(&[7; 40]);
+        write.send().await?;
+    }
+    body.end_request().send().promise.await.map(drop)
+}
+
+/// Gives the peer its own capability, or that of another one, and one of ours.
+async fn pass(peer: &Peer, other: &Peer) -> Result<()> {
+    let mut request = peer.start_web_socket_request();
+    request.get().set_up_socket(cast(other));
+    let down: web_socket::Client = request.send().pipeline.get_down_socket();
+    let mut stream = cast::<byte_stream::Client>(peer).get_substream_request();
+    stream.get().set_callback(Sink::client::<byte_stream::Client>().cast_to());
+    let sent = stream.send().promise;
+    let mut text = down.send_text_request();
+    text.get().set_text("text");
+    text.send().await?;
+    sent.await.map(drop)
+}
+
+/// Takes everything.
+struct Sink;
+
+impl Sink {
+    fn client<C: FromServer<Self> + FromClientHook>() -> C
+    where
+        Self: Sized,
+    {
+        capnp_rpc::new_client(Self)
+    }
+}
+
+impl byte_stream::Server for Sink {
+    async fn write(self: Rc<Self>, _: byte_stream::WriteParams) -> Result<()> {
+        Ok(())
+    }
+
+    async fn end(
+        self: Rc<Self>,
+        _: byte_stream::EndParams,
+        _: byte_stream::EndResults,
+    ) -> Result<()> {
+        Ok(())
+    }
+}
