@@ -78,6 +78,21 @@ pub(crate) struct Call {
     pub(crate) is_an_objects: bool,
 }
 
+impl Call {
+    /// What `ClientHook::call` begins, and what it has to return.
+    pub(super) fn of_foreign_code(
+        (interface, method): (u64, u16),
+        params: Box<dyn ParamsHook>,
+        results: Box<dyn ResultsHook>,
+    ) -> (Self, Promise<(), capnp::Error>) {
+        let (reply, ended) = Reply::to_results(results);
+        let (chain, is_an_objects) = (None, false);
+        let params = Params::Theirs(params);
+        let call = Self { interface, method, params, reply, chain, is_an_objects };
+        (call, Promise::from_future(ended))
+    }
+}
+
 /// The parameters of a call.
 pub(crate) enum Params {
     /// A message of our own, whose capabilities can be replaced where they are.
@@ -137,7 +152,7 @@ impl Reply {
     }
 
     /// The reply, and the promise that `ClientHook::call` has to return.
-    pub(super) fn to_results(
+    fn to_results(
         results: Box<dyn ResultsHook>,
     ) -> (Self, impl Future<Output = Result<()>> + 'static) {
         let ending = Rc::new(Ending::default());

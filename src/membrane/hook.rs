@@ -133,11 +133,10 @@ fn behind(hook: &dyn ClientHook) -> Option<Rc<dyn Target>> {
     TARGETS.with_borrow(|targets| targets.get(&hook.get_ptr())?.upgrade())
 }
 
-/// Whether a capability is a `T` itself, and doesn't only lead to one.
-pub(super) fn is_a<T: Target>(hook: &dyn ClientHook) -> bool {
-    let target: Option<Rc<dyn Any>> =
-        if is_ours(hook) { behind(hook).map(|at| at as _) } else { None };
-    target.is_some_and(|target| target.is::<T>())
+/// The target of a capability that is a `T` itself, and doesn't only lead to one.
+pub(super) fn itself<T: Target>(hook: &dyn ClientHook) -> Option<Rc<T>> {
+    let target: Rc<dyn Any> = if is_ours(hook) { behind(hook)? } else { return None };
+    target.downcast().ok()
 }
 
 /// The target behind a capability, if it is one of ours and can be reached.
@@ -184,17 +183,9 @@ impl<T: Target> ClientHook for Hook<T> {
         params: Box<dyn ParamsHook>,
         results: Box<dyn ResultsHook>,
     ) -> Promise<(), Error> {
-        let (reply, ended) = Reply::to_results(results);
-        let params = Params::Theirs(params);
-        self.0.clone().enqueue(Call {
-            interface,
-            method,
-            params,
-            reply,
-            chain: None,
-            is_an_objects: false,
-        });
-        Promise::from_future(ended)
+        let (call, ended) = Call::of_foreign_code((interface, method), params, results);
+        self.0.clone().enqueue(call);
+        ended
     }
 
     fn get_brand(&self) -> usize {

@@ -1,20 +1,23 @@
-//! What a capability becomes when it is given to the RPC system and it isn't known yet where it leads.
+//! What capabilities become when they are given to the RPC system.
 //!
-//! The RPC system follows resolved promises without a limit, and a peer decides what its promises are
-//! resolved to: to the answer that holds them, for instance, or to a capability that stands for them.
-//! So no promise of a peer is handed back as it is. A relay takes its place: it passes every call on
-//! at once, and says where it leads only when that is an end and no promise.
+//! A peer decides what its promises are resolved to, and what the results of our calls hold: also the
+//! answer to the call in which it gave them away, or a capability of ours that stands for them. The RPC
+//! system follows such a loop without an end, so it never gets a link of one:
+//! - a promise goes as a [`Relay`], which passes every call on at once, and says where it leads only when
+//!   that is an end and no promise;
+//! - a capability of a connection, which goes back as what it is, as a [`Known`]: a call on it that comes
+//!   by way of us makes its results anew. The RPC system would hand the peer's own results back to it.
 //!
-//! **Invariant:** whoever follows what the RPC system has of ours comes to an end: it is a settled
-//! capability, behind promises that never change any more, or a relay.
+//! **Invariant:** whoever follows what the RPC system has of ours comes to an end.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::{Rc, Weak};
 
-use capnp::Error;
-use capnp::capability::Promise;
-use capnp::private::capability::ClientHook;
+use capnp::capability::{Promise, Request};
+use capnp::private::capability::{ClientHook, ParamsHook, ResultsHook};
+use capnp::{Error, MessageSize, any_pointer};
 use futures::channel::oneshot;
+use tokio::task::AbortHandle;
 
 use super::call::{Call, deliver};
 use super::hook::{self, End, Target};
@@ -22,64 +25,91 @@ use crate::error::disconnected;
 
 /// `cap` as the RPC system may have it.
 pub(super) fn relay(cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
-    if hook::is_a::<Relay>(&*cap) {
+    if hook::itself::<Relay>(&*cap).is_some_and(|relay| !relay.is_settled.get()) {
         return cap;
     }
-    let next = match follow(&*cap) {
-        Ok((end, None)) => return end.unwrap_or(cap),
-        Ok((_, Some(next))) => next,
-        Err(error) => return hook::broken(error),
-    };
-    let relay = Rc::new(Relay {
-        to: RefCell::new(cap),
-        is_settled: Cell::default(),
-        waiting: RefCell::default(),
-    });
-    // Ends with the promise, or soon after the relay.
-    tokio::task::spawn_local(settle(Rc::downgrade(&relay), next));
-    hook::wrap(relay)
+    match follow(cap) {
+        Ok(Way::Ours(end)) => end,
+        Ok(Way::Foreign(end)) => Box::new(Known(end)),
+        Ok(Way::Promise(cap, next)) => Relay::begin(cap, next),
+        Err(error) => hook::broken(error),
+    }
+}
+
+/// Where a capability leads.
+enum Way {
+    /// To something of ours that is no promise.
+    Ours(Box<dyn ClientHook>),
+    /// To something of a connection that is no promise.
+    Foreign(Box<dyn ClientHook>),
+    /// Nobody knows yet: the capability itself, and what will be known next.
+    Promise(Box<dyn ClientHook>, Next),
 }
 
 type Next = Promise<Box<dyn ClientHook>, Error>;
 
-/// Where `cap` leads, none if that is itself; and what becomes of it if it is a promise.
-fn follow(cap: &dyn ClientHook) -> Result<(Option<Box<dyn ClientHook>>, Option<Next>), Error> {
-    let End { hook, target } = hook::follow(cap)?;
-    let next = match target {
+fn follow(cap: Box<dyn ClientHook>) -> Result<Way, Error> {
+    let End { hook, target } = hook::follow(&*cap)?;
+    let next = match &target {
         Some(target) => target.when_resolved(),
-        None => hook.as_deref().unwrap_or(cap).when_more_resolved(),
+        None => hook.as_deref().unwrap_or(&*cap).when_more_resolved(),
     };
-    Ok((hook, next))
+    Ok(match (next, target) {
+        (Some(next), _) => Way::Promise(cap, next),
+        (None, Some(_)) => Way::Ours(hook.unwrap_or(cap)),
+        (None, None) => Way::Foreign(hook.unwrap_or(cap)),
+    })
 }
 
+/// A promise.
 struct Relay {
     to: RefCell<Box<dyn ClientHook>>,
     is_settled: Cell<bool>,
     waiting: RefCell<Vec<oneshot::Sender<Box<dyn ClientHook>>>>,
-}
-
-/// Waits until it is known where the relay leads. It doesn't keep the relay.
-async fn settle(relay: Weak<Relay>, mut promise: Next) {
-    loop {
-        let resolved = promise.await;
-        let Some(relay) = relay.upgrade() else { return };
-        let to = relay.to.borrow().clone();
-        match resolved.and_then(|_| follow(&*to)) {
-            Ok((_, Some(next))) => promise = next,
-            Ok((end, None)) => return relay.end(end.unwrap_or(to)),
-            // Lets go of a promise that leads back here: they would keep each other for ever.
-            Err(error) => return relay.end(hook::broken(error)),
-        }
-    }
+    /// Waits until it is settled.
+    task: OnceCell<AbortHandle>,
 }
 
 impl Relay {
-    fn end(&self, to: Box<dyn ClientHook>) {
-        *self.to.borrow_mut() = to.clone();
+    fn begin(to: Box<dyn ClientHook>, next: Next) -> Box<dyn ClientHook> {
+        let relay = Rc::new(Self {
+            to: RefCell::new(to),
+            is_settled: Cell::default(),
+            waiting: RefCell::default(),
+            task: OnceCell::new(),
+        });
+        let task = tokio::task::spawn_local(Self::settle(Rc::downgrade(&relay), next));
+        relay.task.get_or_init(|| task.abort_handle());
+        hook::wrap(relay)
+    }
+
+    /// It doesn't keep the relay: its end is that of the task.
+    async fn settle(relay: Weak<Self>, mut next: Next) {
+        loop {
+            let resolved = next.await;
+            let Some(relay) = relay.upgrade() else { return };
+            let to = relay.to.borrow().clone();
+            let end = match resolved.and_then(|_| follow(to)) {
+                Ok(Way::Promise(_, later)) => {
+                    next = later;
+                    continue;
+                }
+                Ok(Way::Ours(end)) => end,
+                // The RPC system would put the bare capability in place of what it exported.
+                Ok(Way::Foreign(end)) => hook::wrap(Rc::new(Through(end))),
+                // Lets go of a promise that leads back here: they would keep each other for ever.
+                Err(error) => hook::broken(error),
+            };
+            return relay.end(&*end);
+        }
+    }
+
+    fn end(&self, to: &dyn ClientHook) {
+        *self.to.borrow_mut() = to.add_ref();
         self.is_settled.set(true);
         for waiting in self.waiting.take() {
             // The one who waited may have left.
-            let _ = waiting.send(to.clone());
+            let _ = waiting.send(to.add_ref());
         }
     }
 }
@@ -113,5 +143,81 @@ impl Target for Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         hook::forget(self);
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
+    }
+}
+
+/// A capability of a connection, as something of ours.
+struct Through(Box<dyn ClientHook>);
+
+impl Target for Through {
+    fn enqueue(self: Rc<Self>, call: Call) {
+        deliver(&*self.0, call);
+    }
+
+    fn leads(&self) -> Option<Box<dyn ClientHook>> {
+        Some(self.0.clone())
+    }
+
+    fn resolved(&self) -> Option<Box<dyn ClientHook>> {
+        None
+    }
+}
+
+impl Drop for Through {
+    fn drop(&mut self) {
+        hook::forget(self);
+    }
+}
+
+/// A capability of a connection, which knows it as its own. It is no promise.
+struct Known(Box<dyn ClientHook>);
+
+impl ClientHook for Known {
+    fn add_ref(&self) -> Box<dyn ClientHook> {
+        Box::new(Self(self.0.clone()))
+    }
+
+    fn new_call(
+        &self,
+        interface: u64,
+        method: u16,
+        size: Option<MessageSize>,
+    ) -> Request<any_pointer::Owned, any_pointer::Owned> {
+        self.0.new_call(interface, method, size)
+    }
+
+    fn call(
+        &self,
+        interface: u64,
+        method: u16,
+        params: Box<dyn ParamsHook>,
+        results: Box<dyn ResultsHook>,
+    ) -> Promise<(), Error> {
+        let (call, ended) = Call::of_foreign_code((interface, method), params, results);
+        deliver(&*self.0, call);
+        ended
+    }
+
+    fn get_brand(&self) -> usize {
+        self.0.get_brand()
+    }
+
+    fn get_ptr(&self) -> usize {
+        self.0.get_ptr()
+    }
+
+    fn get_resolved(&self) -> Option<Box<dyn ClientHook>> {
+        None
+    }
+
+    fn when_more_resolved(&self) -> Option<Promise<Box<dyn ClientHook>, Error>> {
+        None
+    }
+
+    fn when_resolved(&self) -> Promise<(), Error> {
+        Promise::ok(())
     }
 }

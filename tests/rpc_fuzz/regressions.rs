@@ -128,9 +128,20 @@ fn begin(served: &Served) -> TcpStream {
 
 /// Asks the object for `url`, with one capability and a pointer to the one of that index.
 fn request(id: u32, url: &str, index: usize, cap: impl FnOnce(cap_descriptor::Builder)) -> Vec<u8> {
+    request_of(OBJECT, id, url, index, cap)
+}
+
+/// The same of the first capability in an answer.
+fn request_of(
+    answer: u32,
+    id: u32,
+    url: &str,
+    index: usize,
+    cap: impl FnOnce(cap_descriptor::Builder),
+) -> Vec<u8> {
     let mut message = fresh();
     let method = (http_service::Client::TYPE_ID, 1);
-    let mut payload = raw::call(&mut message, id, (OBJECT, Some(0)), method);
+    let mut payload = raw::call(&mut message, id, (answer, Some(0)), method);
     cap(payload.reborrow().init_cap_table(1).get(0));
     let mut caps: Vec<_> = (0..index).map(|_| None).collect();
     let mut content = payload.reborrow().get_content();
@@ -177,4 +188,78 @@ fn endless_path() -> Vec<u8> {
     bytes[tag..tag + 4].copy_from_slice(&(STEPS << 2).to_le_bytes());
     bytes[tag + 4..tag + 8].fill(0);
     bytes
+}
+
+/// What the object is told about a promise of the peer's is what the object says of it itself: it leads
+/// from one to the other for ever. The RPC system followed it, and the thread with it.
+#[test]
+fn a_promise_that_leads_back_by_an_answer_fails() {
+    let (_folder, data) = scratch();
+    let served = server::start(&data);
+    for url in ["/return", "/offer", "/promise", "/both", "/call", "/pipeline", "/pass"] {
+        for (asked, is_late) in [(CALL, false), (CALL, true), (CALL + 1, false), (CALL + 1, true)] {
+            let mut stream = begin(&served);
+            let given = request(CALL, url, 0, |mut cap| cap.set_sender_promise(PROMISE));
+            let back = resolve(PROMISE, |cap| answer_of(cap, asked));
+            let again = request(CALL + 1, url, 0, |mut cap| cap.set_sender_promise(PROMISE));
+            let loops = if is_late { [given, again, back] } else { [given, back, again] };
+            let through =
+                (2..5).map(|next| request(CALL + next, url, 0, |cap| answer_of(cap, CALL)));
+            let answers = (0..5).map(|id| answer(id, |cap| answer_of(cap, CALL)));
+            for message in loops.into_iter().chain(through).chain(answers) {
+                let _ = stream.write_all(&message);
+            }
+            assert!(serves(&served, "x"), "{url}, {asked}, {is_late}");
+        }
+    }
+}
+
+/// The peer calls what it was given back, which is its own, and says that the result of its call is the
+/// result of that call.
+#[test]
+fn an_answer_that_is_itself_fails() {
+    let (_folder, data) = scratch();
+    let served = server::start(&data);
+    for is_promise in [false, true] {
+        let mut stream = begin(&served);
+        let own = |mut cap: cap_descriptor::Builder| {
+            if is_promise {
+                cap.set_sender_promise(PROMISE)
+            } else {
+                cap.set_sender_hosted(PROMISE)
+            }
+        };
+        let given = request(CALL, "/return", 0, own);
+        let settled = resolve(PROMISE, |mut cap| cap.set_sender_hosted(PROMISE + 1));
+        let settled = is_promise.then_some(settled);
+        let called = request_of(CALL, CALL + 1, "", 0, own);
+        for message in [given].into_iter().chain(settled).chain([called]) {
+            stream.write_all(&message).expect("it is read");
+        }
+        // The server has passed the call on, as its first one.
+        assert!(serves(&served, "x"));
+        let answered = answer(0, |cap| answer_of(cap, CALL + 1));
+        let again = request_of(CALL + 1, CALL + 2, "", 0, own);
+        for message in [answered, again] {
+            stream.write_all(&message).expect("it is read");
+        }
+        assert!(serves(&served, "x"), "promise: {is_promise}");
+        assert!(serves(&served, "x"), "promise: {is_promise}");
+    }
+}
+
+/// The peer's answer to the call `id`: a capability.
+fn answer(id: u32, cap: impl FnOnce(cap_descriptor::Builder)) -> Vec<u8> {
+    let mut message = fresh();
+    let mut answer = root(&mut message).init_return();
+    answer.set_answer_id(id);
+    let mut payload = answer.init_results();
+    cap(payload.reborrow().init_cap_table(1).get(0));
+    let mut caps = Vec::new();
+    let mut content = payload.get_content();
+    content.imbue_mut(&mut caps);
+    let mut results = content.init_as::<http_service::request_results::Builder>();
+    let nobody = capnp_rpc::new_broken_cap(capnp::Error::failed("nobody".into()));
+    results.set_request_body(capnp::capability::FromClientHook::new(nobody.hook));
+    raw::serialized(&message)
 }
