@@ -5,8 +5,9 @@
 //! system follows such a loop without an end, so it never gets a link of one:
 //! - a promise goes as a [`Relay`], which passes every call on at once, and says where it leads only when
 //!   that is an end and no promise;
-//! - a capability of a connection, which goes back as what it is, as a [`Known`]: a call on it that comes
-//!   by way of us makes its results anew. The RPC system would hand the peer's own results back to it.
+//! - a capability of a connection, which goes back as what it is, as a [`Known`], or is what a promise
+//!   turns out to be, as a [`Late`]: a call on it that comes by way of us makes its results anew. The RPC
+//!   system would hand the peer's own results back to it.
 //!
 //! **Invariant:** whoever follows what the RPC system has of ours comes to an end.
 
@@ -25,7 +26,7 @@ use crate::error::disconnected;
 
 /// `cap` as the RPC system may have it.
 pub(super) fn relay(cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
-    if hook::itself::<Relay>(&*cap).is_some_and(|relay| !relay.is_settled.get()) {
+    if hook::itself::<Relay>(&*cap).is_some_and(|relay| relay.settled.get() == Settled::No) {
         return cap;
     }
     match follow(cap) {
@@ -64,17 +65,26 @@ fn follow(cap: Box<dyn ClientHook>) -> Result<Way, Error> {
 /// A promise.
 struct Relay {
     to: RefCell<Box<dyn ClientHook>>,
-    is_settled: Cell<bool>,
+    settled: Cell<Settled>,
     waiting: RefCell<Vec<oneshot::Sender<Box<dyn ClientHook>>>>,
     /// Waits until it is settled.
     task: OnceCell<AbortHandle>,
+}
+
+/// Whether it is known where a promise leads.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Settled {
+    #[default]
+    No,
+    Ours,
+    Foreign,
 }
 
 impl Relay {
     fn begin(to: Box<dyn ClientHook>, next: Next) -> Box<dyn ClientHook> {
         let relay = Rc::new(Self {
             to: RefCell::new(to),
-            is_settled: Cell::default(),
+            settled: Cell::default(),
             waiting: RefCell::default(),
             task: OnceCell::new(),
         });
@@ -89,27 +99,35 @@ impl Relay {
             let resolved = next.await;
             let Some(relay) = relay.upgrade() else { return };
             let to = relay.to.borrow().clone();
-            let end = match resolved.and_then(|_| follow(to)) {
-                Ok(Way::Promise(_, later)) => {
-                    next = later;
-                    continue;
-                }
-                Ok(Way::Ours(end)) => end,
-                // The RPC system would put the bare capability in place of what it exported.
-                Ok(Way::Foreign(end)) => hook::wrap(Rc::new(Through(end))),
+            match resolved.and_then(|_| follow(to)) {
+                Ok(Way::Promise(_, later)) => next = later,
+                Ok(Way::Ours(end)) => return relay.end(end, Settled::Ours),
+                Ok(Way::Foreign(end)) => return relay.end(end, Settled::Foreign),
                 // Lets go of a promise that leads back here: they would keep each other for ever.
-                Err(error) => hook::broken(error),
-            };
-            return relay.end(&*end);
+                Err(error) => return relay.end(hook::broken(error), Settled::Ours),
+            }
         }
     }
 
-    fn end(&self, to: &dyn ClientHook) {
-        *self.to.borrow_mut() = to.add_ref();
-        self.is_settled.set(true);
+    fn end(&self, to: Box<dyn ClientHook>, settled: Settled) {
+        *self.to.borrow_mut() = to;
+        self.settled.set(settled);
         for waiting in self.waiting.take() {
             // The one who waited may have left.
-            let _ = waiting.send(to.add_ref());
+            let _ = self.outcome().is_some_and(|outcome| waiting.send(outcome).is_ok());
+        }
+    }
+
+    /// What it turned out to be, for whoever exported it as a promise.
+    fn outcome(&self) -> Option<Box<dyn ClientHook>> {
+        let to = self.to.borrow().clone();
+        match self.settled.get() {
+            Settled::No => None,
+            Settled::Ours => Some(to),
+            Settled::Foreign => {
+                let is_taken = Cell::default();
+                Some(hook::wrap(Rc::new(Late { to, is_taken })))
+            }
         }
     }
 }
@@ -125,12 +143,17 @@ impl Target for Relay {
     }
 
     fn resolved(&self) -> Option<Box<dyn ClientHook>> {
-        self.is_settled.get().then(|| self.to.borrow().clone())
+        let to = self.to.borrow().clone();
+        match self.settled.get() {
+            Settled::No => None,
+            Settled::Ours => Some(to),
+            Settled::Foreign => Some(Box::new(Known(to))),
+        }
     }
 
     fn when_resolved(&self) -> Option<Promise<Box<dyn ClientHook>, Error>> {
-        if let Some(end) = self.resolved() {
-            return Some(Promise::ok(end));
+        if let Some(outcome) = self.outcome() {
+            return Some(Promise::ok(outcome));
         }
         let (sender, receiver) = oneshot::channel();
         self.waiting.borrow_mut().push(sender);
@@ -149,24 +172,32 @@ impl Drop for Relay {
     }
 }
 
-/// A capability of a connection, as something of ours.
-struct Through(Box<dyn ClientHook>);
+/// A capability of a connection that was exported as a promise.
+///
+/// When a promise is known, the RPC system first puts what it leads to in its place, for the calls that
+/// still come on it, and then tells the peer what that is, and follows it both times. So this is the end
+/// when it is followed first, by which calls go by way of us, and leads on afterwards, by which the
+/// peer is told that it is its own.
+struct Late {
+    to: Box<dyn ClientHook>,
+    is_taken: Cell<bool>,
+}
 
-impl Target for Through {
+impl Target for Late {
     fn enqueue(self: Rc<Self>, call: Call) {
-        deliver(&*self.0, call);
+        deliver(&*self.to, call);
     }
 
     fn leads(&self) -> Option<Box<dyn ClientHook>> {
-        Some(self.0.clone())
+        Some(self.to.clone())
     }
 
     fn resolved(&self) -> Option<Box<dyn ClientHook>> {
-        None
+        self.is_taken.replace(true).then(|| Box::new(Known(self.to.clone())) as _)
     }
 }
 
-impl Drop for Through {
+impl Drop for Late {
     fn drop(&mut self) {
         hook::forget(self);
     }
