@@ -224,9 +224,9 @@ fn an_answer_that_is_itself_fails() {
         let mut stream = begin(&served);
         let own = |mut cap: cap_descriptor::Builder| {
             if is_promise {
-                cap.set_sender_promise(PROMISE)
+                cap.set_sender_promise(PROMISE);
             } else {
-                cap.set_sender_hosted(PROMISE)
+                cap.set_sender_hosted(PROMISE);
             }
         };
         let given = request(CALL, "/return", 0, own);
