@@ -11,6 +11,8 @@ use capnp::any_pointer;
 use capnp::capability::{Promise, Response};
 use capnp::private::capability::{ClientHook, PipelineHook, PipelineOp};
 
+use futures::channel::oneshot;
+
 use super::body::{Body, Opened, View};
 use super::call::{Call, deliver};
 use super::hook::{self, Target};
@@ -105,7 +107,7 @@ struct Later(RefCell<Queue>);
 struct Queue {
     target: Option<Box<dyn ClientHook>>,
     calls: Vec<Call>,
-    waiting: Vec<futures::channel::oneshot::Sender<Box<dyn ClientHook>>>,
+    waiting: Vec<oneshot::Sender<Box<dyn ClientHook>>>,
 }
 
 impl Later {
@@ -146,12 +148,20 @@ impl Target for Later {
         if let Some(target) = self.resolved() {
             return Some(Promise::ok(target));
         }
-        let (sender, receiver) = futures::channel::oneshot::channel();
-        self.0.borrow_mut().waiting.push(sender);
+        let (sender, receiver) = oneshot::channel();
+        push_live(&mut self.0.borrow_mut().waiting, sender);
         Some(Promise::from_future(async move {
             receiver.await.map_err(|_| crate::error::disconnected("the answer was lost"))
         }))
     }
+}
+
+/// Adds one who waits, in the place of those that have left if there are any.
+pub(super) fn push_live<T>(waiting: &mut Vec<oneshot::Sender<T>>, one: oneshot::Sender<T>) {
+    if waiting.len() == waiting.capacity() {
+        waiting.retain(|waiting| !waiting.is_canceled());
+    }
+    waiting.push(one);
 }
 
 impl Drop for Later {

@@ -324,7 +324,8 @@ fn forward(to: &dyn ClientHook, call: Call) {
         return reply.send(Err(error));
     }
     let mut request = to.new_call(interface, method, size);
-    let params = params.replace_caps(relay);
+    let has_caps = size.is_none_or(|size| size.cap_count > 0);
+    let params = if has_caps { params.replace_caps(relay) } else { Ok(params) };
     if let Err(error) = params.and_then(|params| request.get().set_as(params.get()?)) {
         reply.send(Err(error));
         return;

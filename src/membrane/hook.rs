@@ -1,9 +1,10 @@
 //! The one `ClientHook` and the one `RequestHook` for everything of ours that can be called.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::{Rc, Weak};
 
 use capnp::capability::{Promise, RemotePromise, Request};
@@ -34,7 +35,8 @@ pub(crate) trait Target: Any {
         None
     }
 
-    /// What a promise turned out to be. `None` keeps the wrapper on when it is exported.
+    /// What a promise turned out to be, for the RPC system. `None` keeps the wrapper on when it is
+    /// exported.
     fn resolved(&self) -> Option<Box<dyn ClientHook>> {
         self.leads()
     }
@@ -60,11 +62,15 @@ thread_local! {
     static TARGETS: RefCell<HashMap<usize, Weak<dyn Target>, Addresses>> = RefCell::default();
 }
 
+thread_local! {
+    static FOLLOWS: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Addresses differ in their middle bits; nobody outside can choose them.
-type Addresses = BuildHasherDefault<AddressHasher>;
+pub(super) type Addresses = BuildHasherDefault<AddressHasher>;
 
 #[derive(Default)]
-struct AddressHasher(u64);
+pub(super) struct AddressHasher(u64);
 
 impl Hasher for AddressHasher {
     fn write(&mut self, bytes: &[u8]) {
@@ -120,7 +126,7 @@ pub(super) fn follow(hook: &dyn ClientHook) -> Result<End, Error> {
         end.target = if is_ours(at) { behind(at) } else { None };
         let next = match &end.target {
             Some(target) => target.leads(),
-            None => at.get_resolved(),
+            None => resolved(at)?,
         };
         let Some(next) = next else { return Ok(end) };
         end.hook = Some(next);
@@ -128,15 +134,23 @@ pub(super) fn follow(hook: &dyn ClientHook) -> Result<End, Error> {
     Err(endless())
 }
 
+/// What a hook of the RPC system turned out to be, and what is in a [`Known`](super::relay) one.
+fn resolved(hook: &dyn ClientHook) -> Result<Option<Box<dyn ClientHook>>, Error> {
+    FOLLOWS.set(true);
+    // A queued client panics while it hands its calls on: whoever leads to it then leads to himself.
+    let resolved = catch_unwind(AssertUnwindSafe(|| hook.get_resolved()));
+    FOLLOWS.set(false);
+    resolved.map_err(|_| endless())
+}
+
+/// Whether it is us who ask what a hook turned out to be.
+pub(super) fn follows() -> bool {
+    FOLLOWS.get()
+}
+
 /// The target of one of our own hooks.
 fn behind(hook: &dyn ClientHook) -> Option<Rc<dyn Target>> {
     TARGETS.with_borrow(|targets| targets.get(&hook.get_ptr())?.upgrade())
-}
-
-/// The target of a capability that is a `T` itself, and doesn't only lead to one.
-pub(super) fn itself<T: Target>(hook: &dyn ClientHook) -> Option<Rc<T>> {
-    let target: Rc<dyn Any> = if is_ours(hook) { behind(hook)? } else { return None };
-    target.downcast().ok()
 }
 
 /// The target behind a capability, if it is one of ours and can be reached.

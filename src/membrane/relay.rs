@@ -3,15 +3,17 @@
 //! A peer decides what its promises are resolved to, and what the results of our calls hold: also the
 //! answer to the call in which it gave them away, or a capability of ours that stands for them. The RPC
 //! system follows such a loop without an end, so it never gets a link of one:
-//! - a promise goes as a [`Relay`], which passes every call on at once, and says where it leads only when
-//!   that is an end and no promise;
-//! - a capability of a connection, which goes back as what it is, as a [`Known`], or is what a promise
-//!   turns out to be, as a [`Late`]: a call on it that comes by way of us makes its results anew. The RPC
-//!   system would hand the peer's own results back to it.
+//! - A promise goes as a [`Relay`], which passes every call on at once, and says where it leads only when
+//!   that is an end and no promise.
+//! - A capability of a connection goes as a [`Known`], and its owner gets it back as his own. A call that
+//!   comes on it by way of us has results that are made anew; the RPC system would hand on those of the
+//!   peer, with whatever it says is in them.
+//! - Such a capability that was exported while it was a promise becomes a [`Late`].
 //!
 //! **Invariant:** whoever follows what the RPC system has of ours comes to an end.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 
 use capnp::capability::{Promise, Request};
@@ -20,46 +22,51 @@ use capnp::{Error, MessageSize, any_pointer};
 use futures::channel::oneshot;
 use tokio::task::AbortHandle;
 
+use super::answer::push_live;
 use super::call::{Call, deliver};
-use super::hook::{self, End, Target};
+use super::hook::{self, Addresses, End, Target};
 use crate::error::disconnected;
 
 /// `cap` as the RPC system may have it.
 pub(super) fn relay(cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
-    if hook::itself::<Relay>(&*cap).is_some_and(|relay| relay.settled.get() == Settled::No) {
-        return cap;
-    }
     match follow(cap) {
         Ok(Way::Ours(end)) => end,
         Ok(Way::Foreign(end)) => Box::new(Known(end)),
-        Ok(Way::Promise(cap, next)) => Relay::begin(cap, next),
+        Ok(Way::Promise(end)) => Relay::of(end),
         Err(error) => hook::broken(error),
     }
 }
 
-/// Where a capability leads.
+type Next = Option<Promise<Box<dyn ClientHook>, Error>>;
+
+/// Where a capability leads, as far as that is known.
 enum Way {
     /// To something of ours that is no promise.
     Ours(Box<dyn ClientHook>),
     /// To something of a connection that is no promise.
     Foreign(Box<dyn ClientHook>),
-    /// Nobody knows yet: the capability itself, and what will be known next.
-    Promise(Box<dyn ClientHook>, Next),
+    /// To a promise.
+    Promise(Box<dyn ClientHook>),
 }
-
-type Next = Promise<Box<dyn ClientHook>, Error>;
 
 fn follow(cap: Box<dyn ClientHook>) -> Result<Way, Error> {
     let End { hook, target } = hook::follow(&*cap)?;
-    let next = match &target {
-        Some(target) => target.when_resolved(),
-        None => hook.as_deref().unwrap_or(&*cap).when_more_resolved(),
+    let end = hook.unwrap_or(cap);
+    let is_promise = match &target {
+        // Whoever asks and lets go of the answer is forgotten.
+        Some(target) => target.when_resolved().is_some(),
+        None => end.when_more_resolved().is_some(),
     };
-    Ok(match (next, target) {
-        (Some(next), _) => Way::Promise(cap, next),
-        (None, Some(_)) => Way::Ours(hook.unwrap_or(cap)),
-        (None, None) => Way::Foreign(hook.unwrap_or(cap)),
+    Ok(match (is_promise, target) {
+        (true, _) => Way::Promise(end),
+        (false, Some(_)) => Way::Ours(end),
+        (false, None) => Way::Foreign(end),
     })
+}
+
+thread_local! {
+    /// The relay of each promise, by the promise's address: it has one export for each connection.
+    static RELAYS: RefCell<HashMap<usize, Weak<Relay>, Addresses>> = RefCell::default();
 }
 
 /// A promise.
@@ -81,41 +88,85 @@ enum Settled {
 }
 
 impl Relay {
-    fn begin(to: Box<dyn ClientHook>, next: Next) -> Box<dyn ClientHook> {
+    fn of(promise: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
+        let address = promise.get_ptr();
+        let known = RELAYS.with_borrow(|relays| relays.get(&address)?.upgrade());
+        hook::wrap(known.unwrap_or_else(|| Self::begin(promise)))
+    }
+
+    fn begin(promise: Box<dyn ClientHook>) -> Rc<Self> {
+        // At once, because a promise of the RPC system that is known already says nothing more.
+        let next = promise.when_more_resolved();
         let relay = Rc::new(Self {
-            to: RefCell::new(to),
+            to: RefCell::new(promise),
             settled: Cell::default(),
             waiting: RefCell::default(),
             task: OnceCell::new(),
         });
+        relay.register();
         let task = tokio::task::spawn_local(Self::settle(Rc::downgrade(&relay), next));
         relay.task.get_or_init(|| task.abort_handle());
-        hook::wrap(relay)
+        relay
     }
 
     /// It doesn't keep the relay: its end is that of the task.
     async fn settle(relay: Weak<Self>, mut next: Next) {
-        loop {
-            let resolved = next.await;
+        while let Some(promise) = next {
+            let resolved = promise.await;
             let Some(relay) = relay.upgrade() else { return };
             let to = relay.to.borrow().clone();
+            next = None;
             match resolved.and_then(|_| follow(to)) {
-                Ok(Way::Promise(_, later)) => next = later,
-                Ok(Way::Ours(end)) => return relay.end(end, Settled::Ours),
-                Ok(Way::Foreign(end)) => return relay.end(end, Settled::Foreign),
+                Ok(Way::Promise(end)) => {
+                    next = end.when_more_resolved();
+                    relay.go_on(end);
+                    relay.register();
+                }
+                Ok(Way::Ours(end)) => relay.end(end, Settled::Ours),
+                Ok(Way::Foreign(end)) => relay.end(end, Settled::Foreign),
                 // Lets go of a promise that leads back here: they would keep each other for ever.
-                Err(error) => return relay.end(hook::broken(error), Settled::Ours),
+                Err(error) => relay.end(hook::broken(error), Settled::Ours),
             }
         }
     }
 
+    fn go_on(&self, to: Box<dyn ClientHook>) {
+        let old = self.to.replace(to);
+        self.forget(&*old);
+    }
+
     fn end(&self, to: Box<dyn ClientHook>, settled: Settled) {
-        *self.to.borrow_mut() = to;
+        self.go_on(to);
         self.settled.set(settled);
         for waiting in self.waiting.take() {
-            // The one who waited may have left.
-            let _ = self.outcome().is_some_and(|outcome| waiting.send(outcome).is_ok());
+            if let Some(outcome) = self.outcome() {
+                // The one who waited may have left.
+                let _ = waiting.send(outcome);
+            }
         }
+    }
+
+    /// It stands for the promise that it leads to, if no other one does.
+    fn register(self: &Rc<Self>) {
+        let address = self.to.borrow().get_ptr();
+        RELAYS.with_borrow_mut(|relays| {
+            let relay = relays.entry(address).or_default();
+            if relay.strong_count() == 0 {
+                *relay = Rc::downgrade(self);
+            }
+        });
+    }
+
+    /// It no longer stands for the promise.
+    fn forget(&self, promise: &dyn ClientHook) {
+        // While the thread ends the table may be gone already.
+        let _ = RELAYS.try_with(|relays| {
+            let mut relays = relays.borrow_mut();
+            let address = promise.get_ptr();
+            if relays.get(&address).is_some_and(|relay| std::ptr::eq(relay.as_ptr(), self)) {
+                relays.remove(&address);
+            }
+        });
     }
 
     /// What it turned out to be, for whoever exported it as a promise.
@@ -156,7 +207,7 @@ impl Target for Relay {
             return Some(Promise::ok(outcome));
         }
         let (sender, receiver) = oneshot::channel();
-        self.waiting.borrow_mut().push(sender);
+        push_live(&mut self.waiting.borrow_mut(), sender);
         Some(Promise::from_future(async move {
             receiver.await.map_err(|_| disconnected("the promise was lost"))
         }))
@@ -166,6 +217,7 @@ impl Target for Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         hook::forget(self);
+        self.forget(&**self.to.borrow());
         if let Some(task) = self.task.get() {
             task.abort();
         }
@@ -240,8 +292,9 @@ impl ClientHook for Known {
         self.0.get_ptr()
     }
 
+    /// Only we look into it: so there is never one in another.
     fn get_resolved(&self) -> Option<Box<dyn ClientHook>> {
-        None
+        hook::follows().then(|| self.0.clone())
     }
 
     fn when_more_resolved(&self) -> Option<Promise<Box<dyn ClientHook>, Error>> {

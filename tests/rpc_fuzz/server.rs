@@ -27,13 +27,15 @@ const SERVE: &str = "CAPSTEAD_TEST_RPC_FUZZ";
 const KEPT: usize = 16;
 
 /// What a request can ask for, by its URL.
-pub(crate) const URLS: [&str; 11] = [
+pub(crate) const URLS: [&str; 13] = [
     "/call",
     "/pipeline",
     "/return",
     "/offer",
     "/keep",
     "/later",
+    "/hold",
+    "/held",
     "/own",
     "/pass",
     "/promise",
@@ -75,6 +77,7 @@ struct Fuzzed {
     written: Stored<i64>,
     kept: RefCell<Vec<Peer>>,
     turn: Cell<usize>,
+    held: RefCell<Option<Peer>>,
 }
 
 impl Object for Fuzzed {
@@ -83,7 +86,12 @@ impl Object for Fuzzed {
 
     async fn wake(ctx: Context) -> Result<Self> {
         let written = ctx.stored("written")?;
-        Ok(Self { written, kept: RefCell::default(), turn: Cell::default() })
+        Ok(Self {
+            written,
+            kept: RefCell::default(),
+            turn: Cell::default(),
+            held: RefCell::default(),
+        })
     }
 }
 
@@ -109,6 +117,11 @@ impl http_service::Server for Fuzzed {
             "/later" => {
                 let kept = self.kept();
                 kept.unwrap_or(peer).start_response_request().send().promise.await?;
+            }
+            "/hold" => drop(self.held.replace(Some(peer))),
+            "/held" => {
+                let held = self.held.borrow().clone();
+                results.get().set_request_body(cast(&held.unwrap_or(peer)));
             }
             "/own" => results.get().set_request_body(Sink::client()),
             "/pass" => pass(&peer, &self.kept().unwrap_or(peer.clone())).await?,

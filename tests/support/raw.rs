@@ -44,6 +44,17 @@ pub(crate) fn wait_for_answer(stream: &mut TcpStream, call: u32) {
     }
 }
 
+/// Reads messages until one is a call of the server's: its number.
+pub(crate) fn wait_for_call(stream: &mut TcpStream) -> u32 {
+    loop {
+        let message = serialize::read_message(&mut *stream, ReaderOptions::default());
+        let message = message.expect("a call comes");
+        if let Ok(message::Call(Ok(call))) = root(&message).which() {
+            return call.get_question_id();
+        }
+    }
+}
+
 /// Reads to the end, which the server makes: the reason that it gives, if any.
 pub(crate) fn reason_of_end(mut stream: TcpStream) -> Option<String> {
     let mut bytes = Vec::new();
