@@ -305,3 +305,46 @@ impl ClientHook for Known {
         Promise::ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two peers may pass it to and fro for ever.
+    #[test]
+    fn what_was_given_away_before_is_not_wrapped_again() {
+        let own = hook::broken(disconnected("it is a peer's"));
+        let once = relay(own.clone());
+        let twice = relay(once.clone());
+        for known in [&once, &twice] {
+            assert!(known.get_resolved().is_none(), "the RPC system doesn't look into it");
+            assert_eq!((known.get_ptr(), known.get_brand()), (own.get_ptr(), own.get_brand()));
+            let within = hook::follow(&**known).unwrap().hook.unwrap();
+            assert!(hook::follow(&*within).unwrap().hook.is_none(), "nothing else is in it");
+        }
+    }
+
+    /// An object may return the same promise many times: its owner has it once.
+    #[test]
+    fn a_promise_has_one_relay_until_it_is_known() {
+        let runtime = tokio::runtime::LocalRuntime::new().unwrap();
+        runtime.block_on(async {
+            let (sender, receiver) = oneshot::channel::<capnp::capability::Client>();
+            let promise: capnp::capability::Client =
+                capnp_rpc::new_future_client(async move { Ok(receiver.await.unwrap()) });
+            let first = relay(promise.hook.clone());
+            let second = relay(first.clone());
+            let third = relay(promise.hook.clone());
+            assert_eq!(first.get_ptr(), second.get_ptr());
+            assert_eq!(first.get_ptr(), third.get_ptr());
+            assert!(first.get_resolved().is_none());
+            let own = hook::broken(disconnected("it is a peer's"));
+            assert!(sender.send(capnp::capability::Client::new(own.clone())).is_ok());
+            first.when_resolved().await.unwrap();
+            assert_eq!(first.get_resolved().unwrap().get_ptr(), own.get_ptr());
+            assert_eq!(relay(first).get_ptr(), own.get_ptr());
+            drop((second, third));
+            assert!(RELAYS.with_borrow(HashMap::is_empty), "nobody holds a relay any more");
+        });
+    }
+}

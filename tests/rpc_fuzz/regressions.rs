@@ -10,7 +10,7 @@ use capnp::traits::{HasTypeId, ImbueMut};
 use capnp_rpc::rpc_capnp::cap_descriptor;
 use capstead::http::http_service;
 
-use super::peer::{Message, OBJECT, finish, fresh, path, root};
+use super::peer::{Message, OBJECT, fresh, path, root};
 use super::server;
 use super::support::{Served, raw, scratch};
 use super::traffic::{asks, serves};
@@ -246,29 +246,6 @@ fn an_answer_that_is_itself_fails() {
         raw::wait_for_answer(&mut stream, CALL + 2);
         assert!(serves(&served, "x"), "promise: {is_promise}");
     }
-}
-
-/// A capability that goes to and fro between two peers is not wrapped once more each time.
-#[test]
-fn what_two_peers_pass_to_and_fro_stays_what_it_is() {
-    const ROUNDS: u32 = 30_000;
-    let (_folder, data) = scratch();
-    let served = server::start(&data);
-    let (mut owner, mut other) = (begin(&served), begin(&served));
-    let given = request(CALL, "/hold", 0, |mut cap| cap.set_sender_hosted(PROMISE));
-    owner.write_all(&given).expect("it is read");
-    raw::wait_for_answer(&mut owner, CALL);
-    for round in 0..ROUNDS {
-        let (get, set) = (CALL + 2 * round, CALL + 2 * round + 1);
-        let got = request(get, "/held", 0, |mut cap| cap.set_sender_hosted(PROMISE));
-        other.write_all(&got).expect("it is read");
-        // It comes back by way of its export, which the other then lets go of.
-        let back = request(set, "/hold", 0, |cap| answer_of(cap, get));
-        other.write_all(&back).expect("it is read");
-        raw::wait_for_answer(&mut other, set);
-        raw::send(&mut other, &[finish(get, true), finish(set, true)]);
-    }
-    assert!(serves(&served, "x"));
 }
 
 /// The peer's answer to the call `id`: a capability.

@@ -27,15 +27,13 @@ const SERVE: &str = "CAPSTEAD_TEST_RPC_FUZZ";
 const KEPT: usize = 16;
 
 /// What a request can ask for, by its URL.
-pub(crate) const URLS: [&str; 13] = [
+pub(crate) const URLS: [&str; 11] = [
     "/call",
     "/pipeline",
     "/return",
     "/offer",
     "/keep",
     "/later",
-    "/hold",
-    "/held",
     "/own",
     "/pass",
     "/promise",
@@ -77,7 +75,6 @@ struct Fuzzed {
     written: Stored<i64>,
     kept: RefCell<Vec<Peer>>,
     turn: Cell<usize>,
-    held: RefCell<Option<Peer>>,
 }
 
 impl Object for Fuzzed {
@@ -117,11 +114,6 @@ impl http_service::Server for Fuzzed {
             "/later" => {
                 let kept = self.kept();
                 kept.unwrap_or(peer).start_response_request().send().promise.await?;
-            }
-            "/hold" => drop(self.held.replace(Some(peer))),
-            "/held" => {
-                let held = self.held.borrow().clone();
-                results.get().set_request_body(cast(&held.unwrap_or(peer)));
             }
             "/own" => results.get().set_request_body(Sink::client()),
             "/pass" => pass(&peer, &self.kept().unwrap_or(peer.clone())).await?,
