@@ -158,7 +158,7 @@ fn target(hook: &dyn ClientHook) -> Option<Rc<dyn Target>> {
     follow(hook).ok()?.target
 }
 
-fn endless() -> Error {
+pub(super) fn endless() -> Error {
     Error::failed("the capability is a promise of promises without an end".into())
 }
 

@@ -14,6 +14,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::{Rc, Weak};
 
 use capnp::capability::{Promise, Request};
@@ -29,12 +30,15 @@ use crate::error::disconnected;
 
 /// `cap` as the RPC system may have it.
 pub(super) fn relay(cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
-    match follow(cap) {
-        Ok(Way::Ours(end)) => end,
-        Ok(Way::Foreign(end)) => Box::new(Known(end)),
-        Ok(Way::Promise(end)) => Relay::of(end),
-        Err(error) => hook::broken(error),
-    }
+    // A queued client panics while it hands its calls on: whoever leads to it then leads to himself.
+    let relayed = catch_unwind(AssertUnwindSafe(|| {
+        Ok(match follow(cap)? {
+            Way::Ours(end) => end,
+            Way::Foreign(end) => Box::new(Known(end)),
+            Way::Promise(end) => Relay::of(end),
+        })
+    }));
+    relayed.unwrap_or_else(|_| Err(hook::endless())).unwrap_or_else(hook::broken)
 }
 
 type Next = Option<Promise<Box<dyn ClientHook>, Error>>;
@@ -71,6 +75,8 @@ thread_local! {
 
 /// A promise.
 struct Relay {
+    /// Of the promise that it stands for.
+    address: Cell<usize>,
     to: RefCell<Box<dyn ClientHook>>,
     settled: Cell<Settled>,
     waiting: RefCell<Vec<oneshot::Sender<Box<dyn ClientHook>>>>,
@@ -98,6 +104,7 @@ impl Relay {
         // At once, because a promise of the RPC system that is known already says nothing more.
         let next = promise.when_more_resolved();
         let relay = Rc::new(Self {
+            address: Cell::new(promise.get_ptr()),
             to: RefCell::new(promise),
             settled: Cell::default(),
             waiting: RefCell::default(),
@@ -131,8 +138,10 @@ impl Relay {
     }
 
     fn go_on(&self, to: Box<dyn ClientHook>) {
-        let old = self.to.replace(to);
-        self.forget(&*old);
+        self.forget();
+        self.address.set(to.get_ptr());
+        // Much may go with the old one: it is dropped when nothing here is borrowed.
+        drop(self.to.replace(to));
     }
 
     fn end(&self, to: Box<dyn ClientHook>, settled: Settled) {
@@ -148,9 +157,8 @@ impl Relay {
 
     /// It stands for the promise that it leads to, if no other one does.
     fn register(self: &Rc<Self>) {
-        let address = self.to.borrow().get_ptr();
         RELAYS.with_borrow_mut(|relays| {
-            let relay = relays.entry(address).or_default();
+            let relay = relays.entry(self.address.get()).or_default();
             if relay.strong_count() == 0 {
                 *relay = Rc::downgrade(self);
             }
@@ -158,11 +166,11 @@ impl Relay {
     }
 
     /// It no longer stands for the promise.
-    fn forget(&self, promise: &dyn ClientHook) {
+    fn forget(&self) {
         // While the thread ends the table may be gone already.
         let _ = RELAYS.try_with(|relays| {
             let mut relays = relays.borrow_mut();
-            let address = promise.get_ptr();
+            let address = self.address.get();
             if relays.get(&address).is_some_and(|relay| std::ptr::eq(relay.as_ptr(), self)) {
                 relays.remove(&address);
             }
@@ -217,7 +225,7 @@ impl Target for Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         hook::forget(self);
-        self.forget(&**self.to.borrow());
+        self.forget();
         if let Some(task) = self.task.get() {
             task.abort();
         }

@@ -83,12 +83,7 @@ impl Object for Fuzzed {
 
     async fn wake(ctx: Context) -> Result<Self> {
         let written = ctx.stored("written")?;
-        Ok(Self {
-            written,
-            kept: RefCell::default(),
-            turn: Cell::default(),
-            held: RefCell::default(),
-        })
+        Ok(Self { written, kept: RefCell::default(), turn: Cell::default() })
     }
 }
 
