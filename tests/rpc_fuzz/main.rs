@@ -68,7 +68,6 @@ fn a_million_messages_end_no_process_and_slow_nobody_down() {
     eprintln!("{counts:#?}\nin {:?}, at most {most} bytes more in memory", start.elapsed());
     let objects = (0..peer::OBJECTS).map(|object| format!("object {object}"));
     let stuck: Vec<_> = objects.filter(|object| !serves(&served, object)).collect();
-    assert!(counts.read >= messages / ROUNDS * ROUNDS, "{} were read", counts.read);
     assert!(counts.calls > 0 && counts.resolves > 0 && counts.refused.len() > 10, "{counts:?}");
     eventually("the end of all connections", || (served.metric("connections") == 0).then_some(()));
     assert_eq!(served.pid(), pid);
