@@ -63,6 +63,7 @@ thread_local! {
 }
 
 thread_local! {
+    /// Set while we ask a foreign hook what it turned out to be: a `Known` one tells nobody else.
     static FOLLOWS: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -137,7 +138,7 @@ pub(super) fn follow(hook: &dyn ClientHook) -> Result<End, Error> {
 /// What a hook of the RPC system turned out to be, and what is in a [`Known`](super::relay) one.
 fn resolved(hook: &dyn ClientHook) -> Result<Option<Box<dyn ClientHook>>, Error> {
     FOLLOWS.set(true);
-    // A queued client panics while it hands its calls on: whoever leads to it then leads to himself.
+    // See `relay`: whoever leads to a queued client that hands its calls on leads to himself.
     let resolved = catch_unwind(AssertUnwindSafe(|| hook.get_resolved()));
     FOLLOWS.set(false);
     resolved.map_err(|_| endless())
