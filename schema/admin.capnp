@@ -7,6 +7,9 @@
 # Objects travel in frames, whose bytes are those of an archive (docs/archive-format.md). A list of
 # frames is whole: none of them goes on in the next list.
 
+using Grant = import "/capstead/facet.capnp".Grant;
+using Terms = import "/capstead/facet.capnp".Terms;
+
 interface Admin {
   # The whole server: the bootstrap capability of the socket.
 
@@ -18,6 +21,26 @@ interface Admin {
 
   secrets @2 () -> (secrets :List(Secret));
   # The cluster's keys. Whoever has them can make references to everything: only a backup asks.
+
+  keys @3 () -> (keys :List(Key));
+  # The keys that sign references, the oldest first. The last one signs.
+
+  rotateKey @4 () -> (key :Key);
+  # Makes a new signing key, which signs from the answer on; what the others signed stays good.
+
+  revokeKey @5 (id :Data);
+  # In an emergency: what this key signed is refused from the answer on, on every host. The one that signs is
+  # replaced first. The last key but one can be revoked, never all of them. Capabilities that live go on.
+}
+
+struct Key {
+  # One key that signs references. Nothing of it is secret.
+
+  id @0 :Data;
+  # As it stands in references: 8 bytes.
+
+  created @1 :UInt64;
+  # When it was made, in milliseconds since the start of 1970 in UTC.
 }
 
 struct Secret {
@@ -67,6 +90,15 @@ interface HostAdmin {
 
   present @2 (ids :List(Data)) -> (ids :List(Data));
   # Which of these objects are there, finished ones only.
+
+  grants @3 (target :Data, after :Data) -> (grants :List(Grant), more :Bool);
+  # The grants of an object, or of a namespace, in the order of their ids, behind `after`.
+
+  grant @4 (target :Data, isNamespace :Bool, terms :Terms) -> (sturdyRef :Data);
+  # A new reference, with a grant that was made from none. The object must exist.
+
+  revoke @5 (target :Data, grant :Data) -> (revoked :UInt32);
+  # Takes a grant back, with those that depend on it: how many. One that isn't there is refused.
 }
 
 interface Export {

@@ -5,6 +5,7 @@
 # parts speak the same interfaces as over a socket.
 
 using Restorer = import "/capstead/restorer.capnp".Restorer;
+using Restoration = import "/capstead/restorer.capnp".Restoration;
 using HostAdmin = import "admin.capnp".HostAdmin;
 
 enum Existence {
@@ -28,6 +29,19 @@ struct Birth {
 
   key @2 :Text;
   # The object's name in its namespace; null for an anonymous object.
+}
+
+struct Authority {
+  # By which right somebody holds an object.
+
+  target @0 :Data;
+  # Whose grant it is: the object's own, or a namespace's. 16 bytes; null if there is none.
+
+  grant @1 :Data;
+  # 16 bytes. Null: the right comes from a binding, which the server was put together with.
+
+  caveats @2 :Data;
+  # What the right is restricted by, in the encoding of sturdyref.capnp. Null: nothing.
 }
 
 struct ShardRange {
@@ -54,14 +68,21 @@ interface Router {
   # Leads to any object of the cluster. Only hosts hold it: reaching an object by its id is the
   # right of those who check references, and of nobody else.
 
-  object @0 (birth :Birth, existence :Existence) -> (object :AnyPointer);
-  # The capability to the object, from the host that owns its shard. A caller pipelines on it.
+  object @0 (birth :Birth, existence :Existence, by :Authority) -> (object :AnyPointer);
+  # The capability to the object, from the host that owns its shard. A caller pipelines on it. If the
+  # grant is the object's own, its owner looks whether it is in force.
+
+  inForce @1 (target :Data, grant :Data) -> (inForce :Bool);
+  # Whether a grant is in force, from the host that has it.
+
+  cut @2 (target :Data, grants :List(Data));
+  # Grants of one target were revoked: every host cuts what was made from them.
 }
 
 interface Host {
   # What the supervisor asks of a host.
 
-  object @0 (birth :Birth, existence :Existence) -> (object :AnyPointer);
+  object @0 (birth :Birth, existence :Existence, by :Authority) -> (object :AnyPointer);
   # Like `Router.object`, for an object in one of this host's own shards; any other is refused.
 
   restore @1 (sturdyRef :Data) -> (cap :AnyPointer);
@@ -71,4 +92,14 @@ interface Host {
   admin @2 () -> (admin :HostAdmin);
   # The way to all of the host's data, for the operator. The supervisor asks, and gives it to nobody but
   # the server's own socket for him.
+
+  challenge @3 (sturdyRef :Data) -> (challenge :Data, restoration :Restoration);
+  # Like `restore`, for a reference that takes a proof.
+
+  check @4 (sturdyRef :Data);
+  # Refuses what `restore` or `challenge` would refuse, and makes nothing.
+
+  inForce @5 (target :Data, grant :Data) -> (inForce :Bool);
+  cut @6 (target :Data, grants :List(Data));
+  # Like those of `Router`, for this host.
 }

@@ -45,4 +45,105 @@ interface Facet @0x8046be1c2e6b08dc {
   # Hosts use it for calls to each other, so that an exclusive object can refuse a call that would wait
   # for itself (`deadlock:`). Numbers can't be guessed: only who was called in a chain knows those of its calls, and can
   # have calls refused that wait for him.
+
+  attenuate @2 (caveats :Caveats) -> (facet :Capability);
+  # The same object with less: the caveats hold in addition to those of this capability. Methods that are
+  # left out answer `unimplemented`, as if the object didn't have them. What the object's answers hand out is
+  # the object's own choice, and stays as it is.
+  #
+  # No record is made: the new capability ends with the grant of this one. `save` on it makes a reference
+  # that allows no more than it does.
+
+  grants @3 (after :Data) -> (grants :List(Grant), more :Bool);
+  # The grants that were made from this capability's grant, directly or not, in the order of their ids, from the
+  # first one behind `after` on. `more`: there are further ones, to be asked for with the last one's id.
+  # A capability that the object handed out itself, or that came by a binding, sees all grants of the object.
+
+  revoke @4 (grant :Data) -> ();
+  # Takes a grant back, one of those that `grants` lists, and with it all that were made from it unless they
+  # are independent. From the reply on nobody can restore their references; capabilities that were
+  # restored from them fail with `revoked:` by then, or within a second on other hosts of the cluster, and so do
+  # their calls that are under way. A grant that isn't listed is refused.
+
+  cite @5 (owner :Data) -> (citation :Data);
+  # For hosts of the same cluster, which keep the answer as a stored reference: what this capability stands for,
+  # sealed so that only the host of the object which `owner` stands for can make use of it.
+}
+
+interface Persistent @0xc8cb212fcd9f5691 {
+  # The standard interface of what can be saved, with texts of references and with `Terms`.
+
+  save @0 (sealFor :Terms) -> (sturdyRef :Text);
+  # A new reference to the same object, or namespace, which allows no more than this capability does. It is backed
+  # by a grant of its own, which is durable when the answer comes. The text is a secret.
+  #
+  # What an object made itself, such as a callback or a session, ends with the object in memory and can't be
+  # saved (`not-a-reference:`).
+}
+
+struct Terms {
+  # What a grant is made for. Null, or all defaults: without label or end, and dependent.
+
+  label @0 :Text;
+  # Who gets it, or what for; at most 256 bytes. It is shown to those who may list the grant.
+
+  caveats @1 :Caveats;
+  # These hold in addition to those of the capability on which `save` is called.
+
+  independent @2 :Bool;
+  # The grant survives when the one that it is made from is revoked. Refused unless that one allows it.
+
+  allowIndependent @3 :Bool;
+  # Grants made from this one may be independent. Refused unless the one that this is made from allows it.
+}
+
+struct Caveats {
+  # Restrictions. All of them hold.
+
+  methods @0 :List(Methods);
+  # The methods that may be called. Null: all; an empty list: none.
+
+  notAfter @1 :UInt64 = 0xffffffffffffffff;
+  # The last millisecond, since the start of 1970 in UTC, in which the capability works; the default is for ever.
+
+  holder @2 :Data;
+  # An Ed25519 public key (32 bytes): restoring a saved reference takes a proof by its secret. Null: anybody.
+  # It says nothing about the live capability.
+}
+
+struct Methods {
+  # Some methods of one interface.
+
+  interface @0 :UInt64;
+  # Its id.
+
+  ordinals @1 :List(UInt16);
+  # The numbers behind the `@` of the methods.
+}
+
+struct Grant {
+  # What is known of one grant.
+
+  id @0 :Data;
+  # 16 bytes. Knowing it is no right.
+
+  parent @1 :Data;
+  # The grant that it was made from. Null: it was made from none, or from one of a namespace.
+
+  namespace @2 :Data;
+  # The grant of a namespace that it was made from, if it was. Else null.
+
+  label @3 :Text;
+  independent @4 :Bool;
+  allowIndependent @5 :Bool;
+  # As in `Terms`.
+
+  caveats @6 :Caveats;
+  # All that hold, those of the grants before it included.
+
+  created @7 :UInt64;
+  # When it was made, in milliseconds since the start of 1970 in UTC.
+
+  lastRestored @8 :UInt64;
+  # When its reference was last restored, as of about a minute ago; 0: never.
 }

@@ -14,9 +14,10 @@ interface Restorer @0xc1e8a97d42f6b035 {
   # The host and port in the text are ignored: they helped the caller to find this listener. Callers
   # need not wait for the answer, since calls on `cap` may be sent at once: they are queued in order.
   #
-  # A reference that is malformed, forged, expired, revoked, or of another cluster is refused with one
-  # and the same error of the kind `failed`, and no object wakes. A `disconnected` means that the
-  # owner could not be reached just now: the caller may try again.
+  # A reference that is malformed, forged, expired, or of another cluster, or that takes a proof, is refused
+  # with one and the same error of the kind `failed`, and no object wakes. One that is genuine and whose
+  # grant was taken back is refused with `revoked:`. A `disconnected` means that the owner could not be
+  # reached just now: the caller may try again.
   #
   # `cap` stays valid until it is dropped, the reference is revoked or the path to the object breaks.
   # After a break it says `disconnected` for ever, and the caller restores the reference again.
@@ -25,7 +26,21 @@ interface Restorer @0xc1e8a97d42f6b035 {
   # Where the owner of the reference's target listens: `host:port`.
   #
   # A client that dials this address and restores there saves one hop for each call. The answer is a
-  # hint: objects move. Restoring at any listener of the cluster works. Refusals are as for `restore`.
+  # hint: objects move. Restoring at any listener of the cluster works. Refusals are as for `restore`,
+  # but no proof is asked for.
+
+  challenge @2 (sturdyRef :Text) -> (challenge :Data, restoration :Restoration);
+  # Begins to restore a reference that is bound to holders' keys. `challenge` are 32 fresh random bytes. Who has
+  # the secrets signs them, and calls `restoration`, which nobody else can reach and which is good for one
+  # attempt within 30 seconds. Refusals are as for `restore`; a reference without such a caveat is taken too.
+}
+
+interface Restoration {
+  # A restoration that waits for its proof.
+
+  finish @0 (signatures :List(Data)) -> (cap :Capability);
+  # As `Restorer.restore`. One Ed25519 signature for each holder's key, in the ascending order of the keys, over
+  #   "capstead holder proof v1" || cluster [32] || SHA-256(the bytes of the reference) || challenge [32]
 }
 
 interface Namespace @0xe37b60d8a15c94f2 {

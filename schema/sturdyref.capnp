@@ -71,6 +71,19 @@ const caveatCritical :UInt8 = 0x80;
 const caveatNotAfter :UInt8 = 0x81;
 # u64: the last millisecond, counted from the start of 1970 in UTC, in which the reference is valid.
 
+const caveatMethods :UInt8 = 0x82;
+# The only methods that may be called: for each its interface's id (u64) and its ordinal (u16), strictly
+# ascending, so that a set has one encoding; none at all is the empty set. Of several sets those methods
+# are left that are in each. Methods of `Facet` and `Persistent` (facet.capnp) don't count: what they make
+# is never more than what they are called on.
+
+const methodsMax :UInt16 = 256;
+# How many methods one set has at most.
+
+const caveatHolder :UInt8 = 0x83;
+# Ed25519 public keys ([32] each, strictly ascending, at least one): whoever restores the reference proves
+# that he has the secret of each of them. See `Restorer.challenge` in restorer.capnp.
+
 const proofOpen :UInt8 = 1;
 # The proof is the secret of the last next key.
 

@@ -14,8 +14,8 @@
 //! capnp::generated_code!(mod counter_capnp);
 //! ```
 //!
-//! A schema may `import "/capstead/http.capnp"`, `"/capstead/restorer.capnp"` and
-//! `"/capstead/sturdyref.capnp"`; the generated code then refers to the crate `capstead_client`.
+//! A schema may `import "/capstead/facet.capnp"`, `"/capstead/http.capnp"`, `"/capstead/restorer.capnp"`
+//! and `"/capstead/sturdyref.capnp"`; the generated code then refers to the crate `capstead_client`.
 //! Every other schema that is imported must be among the files of the same call.
 
 mod public;

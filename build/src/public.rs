@@ -6,7 +6,8 @@
 use crate::Error;
 use std::path::{Path, PathBuf};
 
-const PUBLIC: [(&str, &str); 3] = [
+const PUBLIC: [(&str, &str); 4] = [
+    ("facet.capnp", include_str!("../../schema/facet.capnp")),
     ("http.capnp", include_str!("../../schema/http.capnp")),
     ("restorer.capnp", include_str!("../../schema/restorer.capnp")),
     ("sturdyref.capnp", include_str!("../../schema/sturdyref.capnp")),
