@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use capnp::capability::FromClientHook;
 use capstead_client::restorer_capnp::restorer;
-use capstead_client::sturdyref::TextReference;
+use capstead_client::sturdyref::{Caveats, TextReference};
 use capstead_client::{Connection, namespace};
 use futures::future::join_all;
 use support::calls::{by_name, connect, increment, read, run};
@@ -93,7 +93,8 @@ fn with_bit_flipped(text_before: &str, bit: usize) -> (String, String) {
 
 fn narrowed(text: &str, not_after_ms: u64) -> String {
     let parsed = TextReference::parse(text).expect("it is a reference");
-    let narrowed = parsed.reference().narrow(not_after_ms).expect("it can be narrowed");
+    let narrowed =
+        parsed.reference().narrow(&Caveats::not_after(not_after_ms)).expect("it can be narrowed");
     narrowed.expose_text(parsed.address()).expect("the address is sound")
 }
 

@@ -15,7 +15,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use capstead_client::Connection;
 use capstead_client::restorer_capnp::restorer;
-use capstead_client::sturdyref::TextReference;
+use capstead_client::sturdyref::{Caveats, TextReference};
 use futures::future::join_all;
 use support::calls::{by_name, connect, increment, read, run};
 use support::{
@@ -246,7 +246,7 @@ fn use_and_misuse(served: &Served) {
         let (connection, counters) = connect(served).await;
         increment(&by_name(&counters, "x")).await.expect("it works");
         let parsed = TextReference::parse(text).expect("it works");
-        let expired = parsed.reference().narrow(1).expect("it works");
+        let expired = parsed.reference().narrow(&Caveats::not_after(1)).expect("it works");
         let expired = expired.expose_text(parsed.address()).expect("it works");
         for wrong in [&expired, &text[..text.len() - 4], &text.replace('#', "")] {
             let mut request = connection.bootstrap::<restorer::Client>().restore_request();

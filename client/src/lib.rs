@@ -32,12 +32,13 @@
 //! [`Connection::restore`]. To hand a reference on with less power, narrow it offline:
 //!
 //! ```
-//! use capstead_client::sturdyref::TextReference;
+//! use capstead_client::sturdyref::{Caveats, TextReference};
 //!
 //! /// The same reference, which can be restored for another hour and not be narrowed further.
 //! fn for_an_hour(text: &str, now_ms: u64) -> capnp::Result<String> {
 //!     let parsed = TextReference::parse(text)?;
-//!     let narrow = parsed.reference().narrow(now_ms + 3_600_000)?.seal();
+//!     let an_hour = Caveats::not_after(now_ms + 3_600_000);
+//!     let narrow = parsed.reference().narrow(&an_hour)?.seal();
 //!     Ok(narrow.expose_text(parsed.address())?)
 //! }
 //! # assert!(for_an_hour("no reference", 0).is_err());

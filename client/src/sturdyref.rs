@@ -7,11 +7,15 @@
 
 mod caveats;
 mod codec;
+mod holder;
+mod methods;
 mod seal;
 mod text;
 mod verify;
 
 pub use caveats::Caveats;
+pub use holder::proof_message;
+pub use methods::Methods;
 pub use text::TextReference;
 pub use verify::{Refused, Verified};
 

@@ -121,7 +121,7 @@ fn references() -> Vec<Vec<u8>> {
     };
     let signature = key.sign(&payload.signed_bytes()).to_bytes();
     let whole = Sturdyref::assemble(&payload, &signature, &next);
-    let narrow = whole.narrow(1_000_000).expect("it isn't sealed");
+    let narrow = whole.narrow(&Caveats::not_after(1_000_000)).expect("it isn't sealed");
     let sealed = narrow.seal();
     let each = [whole, narrow, sealed];
     let bytes = each.iter().map(|reference| reference.expose_bytes().to_vec());

@@ -2,7 +2,7 @@
 //! signed is found good.
 #![no_main]
 
-use capstead_client::sturdyref::{ClusterId, Sturdyref, TextReference};
+use capstead_client::sturdyref::{Caveats, ClusterId, Sturdyref, TextReference};
 use ed25519_dalek::SigningKey;
 use libfuzzer_sys::fuzz_target;
 
@@ -25,7 +25,7 @@ fn look_at(reference: &Sturdyref) {
     let key = SigningKey::from_bytes(&[1; 32]).verifying_key();
     assert!(reference.verify(&ClusterId::of(&key), |_| Some(key), 0).is_err());
     assert!(reference.verify(&reference.cluster(), |_| Some(key), 0).is_err());
-    if let Ok(narrow) = reference.narrow(7) {
+    if let Ok(narrow) = reference.narrow(&Caveats::not_after(7)) {
         let narrow = narrow.seal();
         assert!(narrow.is_sealed() && narrow.payload_hash() == reference.payload_hash());
         assert!(Sturdyref::from_bytes(narrow.expose_bytes()).is_ok());

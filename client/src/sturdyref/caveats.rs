@@ -2,27 +2,69 @@
 //!
 //! Lists combine by taking the stricter of each; nothing here can widen one.
 
-use super::Refused;
-use super::codec::{Bytes, LAYOUT};
-use crate::sturdyref_capnp::{CAVEAT_CRITICAL, CAVEAT_NOT_AFTER, CAVEATS_MAX};
+use super::codec::{self, Bytes, LAYOUT};
+use super::verify::Reason;
+use super::{Methods, Refused};
+use crate::sturdyref_capnp::{
+    CAVEAT_CRITICAL, CAVEAT_HOLDER, CAVEAT_METHODS, CAVEAT_NOT_AFTER, CAVEATS_MAX,
+};
+use capnp::Error;
+use ed25519_dalek::{PUBLIC_KEY_LENGTH, VerifyingKey};
 
-/// The restrictions of one payload or one link.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Most holders that one list can name, because the length of a caveat has two bytes.
+const HOLDERS_MAX: usize = u16::MAX as usize / PUBLIC_KEY_LENGTH;
+
+/// The restrictions of one payload or one link, or of several of them together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caveats {
     not_after_ms: Option<u64>,
-    /// A critical kind that this version doesn't know: whoever verifies must refuse.
-    unknown: Option<u8>,
+    methods: Option<Methods>,
+    /// Invariant: their bytes are strictly ascending, and each one is sound.
+    holders: Vec<VerifyingKey>,
+    /// There is a critical kind that this version doesn't know. Nobody outside sees such caveats.
+    unknown_critical: bool,
 }
 
 impl Caveats {
     /// No restriction.
     pub const fn none() -> Self {
-        Self { not_after_ms: None, unknown: None }
+        Self { not_after_ms: None, methods: None, holders: Vec::new(), unknown_critical: false }
     }
 
     /// Valid up to and including this millisecond since the start of 1970 in UTC.
     pub const fn not_after(ms: u64) -> Self {
-        Self { not_after_ms: Some(ms), unknown: None }
+        let mut caveats = Self::none();
+        caveats.not_after_ms = Some(ms);
+        caveats
+    }
+
+    /// The same, and valid up to and including this millisecond at most.
+    #[must_use]
+    pub fn with_not_after(self, ms: u64) -> Self {
+        self.and(&Self::not_after(ms))
+    }
+
+    /// The same, and only these methods may be called: each is an interface's id and an ordinal in it.
+    ///
+    /// # Errors
+    /// There are more than 256 of them.
+    pub fn with_methods(
+        self,
+        methods: impl IntoIterator<Item = (u64, u16)>,
+    ) -> capnp::Result<Self> {
+        let methods = Some(Methods::new(methods)?);
+        Ok(self.and(&Self { methods, ..Self::none() }))
+    }
+
+    /// The same, and whoever restores the reference must prove that he has the secret of `holder`.
+    ///
+    /// # Errors
+    /// The key is a weak one, for which anybody could make a signature, or has a second encoding.
+    pub fn with_holder(self, holder: VerifyingKey) -> capnp::Result<Self> {
+        if !codec::is_sound(&holder) {
+            return Err(Error::failed("the key of the holder is not a sound Ed25519 key".into()));
+        }
+        Ok(self.and(&Self { holders: vec![holder], ..Self::none() }))
     }
 
     /// The last millisecond since the start of 1970 in UTC, if there is one.
@@ -30,25 +72,95 @@ impl Caveats {
         self.not_after_ms
     }
 
-    pub(super) const fn unknown_critical(&self) -> Option<u8> {
-        self.unknown
+    /// The only methods that may be called; `None` if all may.
+    pub const fn methods(&self) -> Option<&Methods> {
+        self.methods.as_ref()
     }
 
-    /// Both restrictions together.
-    pub(super) fn and(self, other: Self) -> Self {
+    /// Whether this method of this interface may be called.
+    pub fn allows(&self, interface: u64, method: u16) -> bool {
+        self.methods.as_ref().is_none_or(|methods| methods.contains(interface, method))
+    }
+
+    /// Whose proofs it takes to restore the reference, by the ascending bytes of the keys: of all of
+    /// them. None if it takes no proof.
+    pub fn holders(&self) -> &[VerifyingKey] {
+        &self.holders
+    }
+
+    /// Whether nothing is restricted.
+    pub fn is_none(&self) -> bool {
+        *self == Self::none()
+    }
+
+    /// Both restrictions together: the earlier time, the methods that are in both sets, the holders
+    /// of both.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
         let not_after_ms = match (self.not_after_ms, other.not_after_ms) {
             (Some(one), Some(two)) => Some(one.min(two)),
             (one, two) => one.or(two),
         };
-        Self { not_after_ms, unknown: self.unknown.or(other.unknown) }
+        let methods = match (&self.methods, &other.methods) {
+            (Some(one), Some(two)) => Some(one.and(two)),
+            (one, two) => one.as_ref().or(two.as_ref()).cloned(),
+        };
+        let mut holders = [&self.holders[..], &other.holders].concat();
+        holders.sort_unstable_by_key(VerifyingKey::to_bytes);
+        holders.dedup();
+        let unknown_critical = self.unknown_critical || other.unknown_critical;
+        if holders.len() > HOLDERS_MAX {
+            // More than can be written down: as nothing may be left out, nothing is allowed at all.
+            holders.truncate(HOLDERS_MAX);
+            let methods = Some(Methods::default());
+            return Self { not_after_ms: Some(0), methods, holders, unknown_critical };
+        }
+        Self { not_after_ms, methods, holders, unknown_critical }
     }
 
-    pub(super) fn encode_into(self, out: &mut Vec<u8>) {
-        let Some(ms) = self.not_after_ms else { return out.push(0) };
-        out.push(1);
-        out.push(CAVEAT_NOT_AFTER);
-        out.extend((size_of::<u64>() as u16).to_be_bytes());
-        out.extend(ms.to_be_bytes());
+    /// The bytes of the list, as they stand in a reference.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.encode_into(&mut bytes);
+        bytes
+    }
+
+    /// Reads exactly one list.
+    ///
+    /// # Errors
+    /// These are not the bytes that [`encode`](Self::encode) makes of any list.
+    pub fn decode(all: &[u8]) -> Result<Self, Refused> {
+        let caveats = Self::parse(&mut Bytes::new(all))?.understood()?;
+        // What is left behind the list, and kinds that were ignored, are not written again.
+        if caveats.encode() == all { Ok(caveats) } else { Err(LAYOUT) }
+    }
+
+    pub(super) fn understood(self) -> Result<Self, Refused> {
+        if self.unknown_critical { Err(Refused::because(Reason::Caveat)) } else { Ok(self) }
+    }
+
+    pub(super) fn encode_into(&self, out: &mut Vec<u8>) {
+        let count_at = out.len();
+        out.push(0);
+        let mut put = |kind: u8, value: &[u8]| {
+            let length = u16::try_from(value.len()).expect("methods and holders have limits");
+            out[count_at] += 1;
+            out.push(kind);
+            out.extend(length.to_be_bytes());
+            out.extend(value);
+        };
+        if let Some(ms) = self.not_after_ms {
+            put(CAVEAT_NOT_AFTER, &ms.to_be_bytes());
+        }
+        if let Some(methods) = &self.methods {
+            put(CAVEAT_METHODS, &methods.encode());
+        }
+        if !self.holders.is_empty() {
+            put(
+                CAVEAT_HOLDER,
+                &self.holders.iter().map(VerifyingKey::to_bytes).collect::<Vec<_>>().concat(),
+            );
+        }
     }
 
     pub(super) fn parse(bytes: &mut Bytes) -> Result<Self, Refused> {
@@ -72,10 +184,19 @@ impl Caveats {
                     let ms = value.try_into().map_err(|_| LAYOUT)?;
                     caveats.not_after_ms = Some(u64::from_be_bytes(ms));
                 }
-                kind if kind & CAVEAT_CRITICAL != 0 => caveats.unknown = Some(kind),
-                _ => {}
+                CAVEAT_METHODS => caveats.methods = Some(Methods::parse(value)?),
+                CAVEAT_HOLDER => caveats.holders = parse_holders(value)?,
+                kind => caveats.unknown_critical |= kind & CAVEAT_CRITICAL != 0,
             }
         }
         Ok(caveats)
     }
+}
+
+fn parse_holders(value: &[u8]) -> Result<Vec<VerifyingKey>, Refused> {
+    let (keys, rest) = value.as_chunks::<PUBLIC_KEY_LENGTH>();
+    if keys.is_empty() || !rest.is_empty() || !keys.is_sorted_by(|one, two| one < two) {
+        return Err(LAYOUT);
+    }
+    keys.iter().map(codec::key).collect()
 }

@@ -8,7 +8,7 @@ use super::{
 use crate::sturdyref_capnp::{
     LINKS_MAX, PROOF_OPEN, PROOF_SEALED, TARGET_NAMESPACE, TARGET_OBJECT, VERSION,
 };
-use ed25519_dalek::{SIGNATURE_LENGTH, VerifyingKey};
+use ed25519_dalek::{PUBLIC_KEY_LENGTH, SIGNATURE_LENGTH, VerifyingKey};
 use sha2::{Digest, Sha256};
 
 pub(super) const PAYLOAD_DOMAIN: &[u8] = b"capstead sturdyref v1";
@@ -78,7 +78,7 @@ pub(super) fn encode_payload(payload: &Payload) -> Vec<u8> {
 }
 
 pub(super) fn parse(all: &[u8]) -> Result<Layout, Refused> {
-    let mut bytes = Bytes { all, at: 0 };
+    let mut bytes = Bytes::new(all);
     let payload = parse_payload(&mut bytes)?;
     let payload_end = bytes.at;
     bytes.take(SIGNATURE_LENGTH)?;
@@ -153,6 +153,10 @@ pub(super) struct Bytes<'a> {
 }
 
 impl<'a> Bytes<'a> {
+    pub(super) fn new(all: &'a [u8]) -> Self {
+        Self { all, at: 0 }
+    }
+
     pub(super) fn take(&mut self, length: usize) -> Result<&'a [u8], Refused> {
         let taken = self.all[self.at..].get(..length).ok_or(LAYOUT)?;
         self.at += length;
@@ -168,6 +172,18 @@ impl<'a> Bytes<'a> {
     }
 
     fn key(&mut self) -> Result<VerifyingKey, Refused> {
-        VerifyingKey::from_bytes(&self.array()?).map_err(|_| LAYOUT)
+        key(&self.array()?)
     }
+}
+
+/// Reads a public key that proves something: one encoding of a point that isn't of small order.
+pub(super) fn key(bytes: &[u8; PUBLIC_KEY_LENGTH]) -> Result<VerifyingKey, Refused> {
+    VerifyingKey::from_bytes(bytes).ok().filter(is_sound).ok_or(LAYOUT)
+}
+
+pub(super) fn is_sound(key: &VerifyingKey) -> bool {
+    // A coordinate of 2^255 - 19 or more, without the bit of the sign, is written a second way.
+    let [low, middle @ .., high] = key.as_bytes();
+    let is_reduced = *low < 0xed || high & 0x7f < 0x7f || middle.iter().any(|byte| *byte < 0xff);
+    is_reduced && !key.is_weak()
 }

@@ -9,22 +9,26 @@ use ed25519_dalek::Signer;
 use zeroize::Zeroize;
 
 impl Sturdyref {
-    /// A reference to the same target that is valid up to and including `not_after_ms`, in
-    /// milliseconds since the start of 1970 in UTC. If this one expires earlier, so does the new one.
+    /// A reference to the same target that is restricted by `caveats` too. It never allows what this
+    /// one doesn't.
     ///
     /// # Errors
     /// This reference is sealed, or was narrowed 16 times already. The system has no random bytes.
-    pub fn narrow(&self, not_after_ms: u64) -> capnp::Result<Self> {
+    pub fn narrow(&self, caveats: &Caveats) -> capnp::Result<Self> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)
             .map_err(|cause| capnp::Error::failed(format!("no random bytes: {cause}")))?;
         let next = NextSecret::from_seed(seed);
         seed.zeroize();
-        Ok(self.narrow_with(Caveats::not_after(not_after_ms), &next)?)
+        Ok(self.narrow_with(caveats, &next)?)
     }
 
     /// Adds a link with `caveats` and the given next key.
-    pub(super) fn narrow_with(&self, caveats: Caveats, next: &NextSecret) -> Result<Self, Refused> {
+    pub(super) fn narrow_with(
+        &self,
+        caveats: &Caveats,
+        next: &NextSecret,
+    ) -> Result<Self, Refused> {
         let secret = self.secret().ok_or(Refused::because(Reason::Sealed))?;
         if self.layout.links.len() >= usize::from(LINKS_MAX) {
             return Err(Refused::because(Reason::TooManyLinks));

@@ -13,7 +13,8 @@ use zeroize::Zeroizing;
 const SCHEME: &str = "capstead://";
 const FRAGMENT: &str = "/#";
 
-/// Longest text that is looked at, in bytes: a reference with all its links is shorter.
+/// Longest text that is looked at, or written, in bytes. Sixteen links with times are shorter, and so
+/// are two of the largest sets of methods.
 const TEXT_BYTES_MAX: usize = 8 << 10;
 
 const NO_TEXT: Refused = Refused::because(Reason::Text);
@@ -67,11 +68,14 @@ impl Sturdyref {
     /// use the reference.
     ///
     /// # Errors
-    /// `address` is not of the form `host:port`.
+    /// `address` is not of the form `host:port`, or the text would be longer than 8,192 bytes: such
+    /// texts are refused.
     pub fn expose_text(&self, address: &str) -> Result<String, Refused> {
         check_address(address)?;
         let encoded = Zeroizing::new(URL_SAFE_NO_PAD.encode(&self.bytes));
-        Ok([SCHEME, address, FRAGMENT, &encoded].concat())
+        let parts = [SCHEME, address, FRAGMENT, &encoded];
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        if length > TEXT_BYTES_MAX { Err(NO_TEXT) } else { Ok(parts.concat()) }
     }
 }
 

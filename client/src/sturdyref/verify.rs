@@ -9,14 +9,15 @@ use ed25519_dalek::{Signature, VerifyingKey};
 use std::fmt;
 
 /// What a genuine reference says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
     /// What it stands for.
     pub target: Target,
     /// The record at the target that must still exist.
     pub grant: GrantId,
-    /// The last millisecond since the start of 1970 in UTC in which it is valid, if there is one.
-    pub not_after_ms: Option<u64>,
+    /// All its restrictions together. **The proofs of the holders are not checked yet**: that is for
+    /// [`check_proofs`](Sturdyref::check_proofs).
+    pub caveats: Caveats,
     /// Which reference it is.
     pub payload: PayloadHash,
 }
@@ -35,6 +36,7 @@ pub(super) enum Reason {
     Caveat,
     Signature,
     Proof,
+    Holder,
     Expired,
     Grant,
     Sealed,
@@ -62,6 +64,7 @@ impl Refused {
             Reason::Caveat => "it has a critical caveat of an unknown kind",
             Reason::Signature => "a signature is wrong",
             Reason::Proof => "the holder's proof is wrong",
+            Reason::Holder => "the proof of a holder is missing or wrong",
             Reason::Expired => "it has expired",
             Reason::Grant => "its grant is not, or no longer, in force",
             Reason::Sealed => "it is sealed",
@@ -108,10 +111,7 @@ impl Sturdyref {
             return Err(Refused(Reason::Cluster));
         }
         let key = keys(payload.key).ok_or(Refused(Reason::Key))?;
-        let caveats = self.caveats();
-        if caveats.unknown_critical().is_some() {
-            return Err(Refused(Reason::Caveat));
-        }
+        let caveats = self.claimed_caveats()?;
         self.verify_payload(&key)?;
         self.verify_links()?;
         self.verify_proof()?;
@@ -121,15 +121,18 @@ impl Sturdyref {
         Ok(Verified {
             target: payload.target,
             grant: payload.grant,
-            not_after_ms: caveats.not_after_ms(),
+            caveats,
             payload: self.payload_hash(),
         })
     }
 
-    /// All restrictions together.
-    fn caveats(&self) -> Caveats {
-        let links = self.layout.links.iter().map(|link| link.caveats);
-        links.fold(self.layout.payload.caveats, Caveats::and)
+    /// All restrictions together, as the reference claims them: nothing of it is verified.
+    ///
+    /// # Errors
+    /// It has a critical caveat of a kind that this version doesn't know.
+    pub fn claimed_caveats(&self) -> Result<Caveats, Refused> {
+        let links = self.layout.links.iter().map(|link| &link.caveats);
+        links.fold(self.layout.payload.caveats.clone(), |all, link| all.and(link)).understood()
     }
 
     fn verify_payload(&self, key: &VerifyingKey) -> Result<(), Refused> {

@@ -103,7 +103,7 @@ fn an_expired_reference_is_refused_like_a_forged_one() {
         let (world, agent, keys) = host(Clock::test(now.clone())).await;
         let namespace = ObjectId::namespace(Pool::default(), "Trial");
         let root = keys.root_reference(target(namespace), root_grant("Trial"));
-        let short = root.narrow(1000).unwrap();
+        let short = root.narrow(&Caveats::not_after(1000)).unwrap();
         assert!(agent.restore_bytes(short.expose_bytes()).is_ok());
         now.set(1001);
         let error = agent.restore_bytes(short.expose_bytes()).err().unwrap();

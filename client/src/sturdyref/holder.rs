@@ -1,0 +1,71 @@
+//! The proof of the holders that a reference is bound to: whoever restores it shows that he has their
+//! secrets.
+//!
+//! A proof is good for one challenge and one reference, bit by bit. It says nothing about the
+//! reference itself, which is verified apart.
+
+use super::verify::Reason;
+use super::{ClusterId, Refused, Sturdyref};
+use capnp::Error;
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use sha2::{Digest, Sha256};
+
+const HOLDER_DOMAIN: &[u8] = b"capstead holder proof v1";
+
+/// What a holder signs to restore the reference of these bytes in this cluster.
+pub fn proof_message(cluster: &ClusterId, reference: &[u8], challenge: &[u8; 32]) -> Vec<u8> {
+    let reference = Sha256::digest(reference);
+    [HOLDER_DOMAIN, cluster.as_bytes(), &reference[..], challenge].concat()
+}
+
+impl Sturdyref {
+    /// The signatures that answer `challenge`: one for each holder that the reference names, in the
+    /// ascending order of their keys. Of `keys` those are used that it names.
+    ///
+    /// # Errors
+    /// One of its holders is not among `keys`. The reference has a critical caveat of an unknown kind.
+    pub fn prove(&self, challenge: &[u8; 32], keys: &[SigningKey]) -> capnp::Result<Vec<[u8; 64]>> {
+        let caveats = self.claimed_caveats()?;
+        let message = self.proof_message(challenge);
+        let prove = |holder: &VerifyingKey| {
+            let key = keys.iter().find(|key| key.verifying_key() == *holder);
+            let key = key.ok_or_else(|| missing(holder.as_bytes()))?;
+            Ok(key.sign(&message).to_bytes())
+        };
+        caveats.holders().iter().map(prove).collect()
+    }
+
+    /// Checks that `signatures` are what [`prove`](Self::prove) gives: exactly one for each holder, in
+    /// the ascending order of their keys.
+    ///
+    /// # Errors
+    /// The proof was refused.
+    pub fn check_proofs(
+        &self,
+        challenge: &[u8; 32],
+        signatures: &[[u8; 64]],
+    ) -> Result<(), Refused> {
+        const REFUSED: Refused = Refused::because(Reason::Holder);
+        let caveats = self.claimed_caveats()?;
+        if caveats.holders().len() != signatures.len() {
+            return Err(REFUSED);
+        }
+        let message = self.proof_message(challenge);
+        for (holder, signature) in caveats.holders().iter().zip(signatures) {
+            let signature = Signature::from_bytes(signature);
+            holder.verify_strict(&message, &signature).map_err(|_| REFUSED)?;
+        }
+        Ok(())
+    }
+
+    fn proof_message(&self, challenge: &[u8; 32]) -> Vec<u8> {
+        proof_message(&self.cluster(), &self.bytes, challenge)
+    }
+}
+
+fn missing(holder: &[u8]) -> Error {
+    let holder = super::hex(holder);
+    Error::failed(format!(
+        "the reference takes a proof of the holder {holder}, whose key is missing"
+    ))
+}

@@ -1,0 +1,70 @@
+//! A set of methods: what a caveat leaves of an object's interface. A set has one encoding.
+//!
+//! A set never grows.
+
+use super::Refused;
+use super::codec::LAYOUT;
+use crate::sturdyref_capnp::METHODS_MAX;
+use std::sync::Arc;
+
+/// How long a method is in its encoding, in bytes: the interface's id and the ordinal.
+const METHOD_BYTES: usize = 10;
+
+/// Some methods of some interfaces. Clones share their memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Methods {
+    /// Invariant: strictly ascending, and no more than `METHODS_MAX`.
+    sorted: Arc<[(u64, u16)]>,
+}
+
+impl Methods {
+    /// Whether this method of this interface is in the set.
+    pub fn contains(&self, interface: u64, method: u16) -> bool {
+        self.sorted.binary_search(&(interface, method)).is_ok()
+    }
+
+    /// The methods in ascending order, each as its interface's id and its ordinal.
+    pub fn as_slice(&self) -> &[(u64, u16)] {
+        &self.sorted
+    }
+
+    pub(super) fn new(methods: impl IntoIterator<Item = (u64, u16)>) -> capnp::Result<Self> {
+        let mut sorted: Vec<_> = methods.into_iter().collect();
+        sorted.sort_unstable();
+        sorted.dedup();
+        if sorted.len() > usize::from(METHODS_MAX) {
+            let reason = format!("a set has at most {METHODS_MAX} methods");
+            return Err(capnp::Error::failed(reason));
+        }
+        Ok(Self { sorted: sorted.into() })
+    }
+
+    /// The methods that are in both sets.
+    pub(super) fn and(&self, other: &Self) -> Self {
+        let both = self.sorted.iter().filter(|method| other.sorted.binary_search(method).is_ok());
+        Self { sorted: both.copied().collect() }
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.sorted.len() * METHOD_BYTES);
+        for (interface, method) in &*self.sorted {
+            bytes.extend(interface.to_be_bytes());
+            bytes.extend(method.to_be_bytes());
+        }
+        bytes
+    }
+
+    pub(super) fn parse(value: &[u8]) -> Result<Self, Refused> {
+        let (methods, rest) = value.as_chunks::<METHOD_BYTES>();
+        // Big-endian numbers have the order of their bytes.
+        let ascending = methods.is_sorted_by(|one, two| one < two);
+        if !rest.is_empty() || !ascending || methods.len() > usize::from(METHODS_MAX) {
+            return Err(LAYOUT);
+        }
+        Ok(Self { sorted: methods.iter().map(parse_method).collect() })
+    }
+}
+
+fn parse_method(&[a, b, c, d, e, f, g, h, i, j]: &[u8; METHOD_BYTES]) -> (u64, u16) {
+    (u64::from_be_bytes([a, b, c, d, e, f, g, h]), u16::from_be_bytes([i, j]))
+}
