@@ -97,8 +97,8 @@ interface HostAdmin {
   grant @4 (target :Data, isNamespace :Bool, terms :Terms) -> (sturdyRef :Data);
   # A new reference, with a grant that was made from none. The object must exist.
 
-  revoke @5 (target :Data, grant :Data) -> (revoked :UInt32);
-  # Takes a grant back, with those that depend on it: how many. One that isn't there is refused.
+  revoke @5 (target :Data, grant :Data);
+  # Takes a grant back, with those that depend on it, on every host. One that isn't there is refused.
 }
 
 interface Export {

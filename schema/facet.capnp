@@ -106,9 +106,9 @@ struct Caveats {
   notAfter @1 :UInt64 = 0xffffffffffffffff;
   # The last millisecond, since the start of 1970 in UTC, in which the capability works; the default is for ever.
 
-  holder @2 :Data;
-  # An Ed25519 public key (32 bytes): restoring a saved reference takes a proof by its secret. Null: anybody.
-  # It says nothing about the live capability.
+  holders @2 :List(Data);
+  # Ed25519 public keys (32 bytes each): restoring a saved reference takes a proof by the secret of each of
+  # them. Empty: anybody can. They say nothing about the live capability.
 }
 
 struct Methods {
@@ -145,5 +145,8 @@ struct Grant {
   # When it was made, in milliseconds since the start of 1970 in UTC.
 
   lastRestored @8 :UInt64;
-  # When its reference was last restored, as of about a minute ago; 0: never.
+  # When its reference was last restored, exact to about a minute; 0: never.
+
+  revoked @9 :Bool;
+  # It was taken back. Only the first grant of a namespace is still listed then.
 }

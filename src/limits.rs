@@ -62,3 +62,21 @@ pub(crate) const SHUTDOWN_SECS: u64 = 10;
 
 /// How long a client may take to send the head of an HTTP request, in seconds.
 pub(crate) const HTTP_HEADER_SECS: u64 = 10;
+
+/// Longest label of a grant, in bytes: a name, or a sentence.
+pub(crate) const GRANT_LABEL_BYTES_MAX: usize = 256;
+
+/// Grants that depend on each other in a row: each is looked up when the last one is restored.
+pub(crate) const GRANT_DEPTH_MAX: usize = 16;
+
+/// Holders' keys that a right is bound to at most; each takes a signature to restore.
+pub(crate) const HOLDERS_MAX: usize = 16;
+
+/// Grants that one answer lists.
+pub(crate) const GRANTS_LISTED_MAX: usize = 256;
+
+/// How often at most the last use of a grant is written down, in seconds.
+pub(crate) const RESTORED_FLUSH_SECS: u64 = 60;
+
+/// How long a holder may take to prove that he has his key, in seconds.
+pub(crate) const PROOF_SECS: u64 = 30;

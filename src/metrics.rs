@@ -82,6 +82,8 @@ metrics! {
     counter restores_total;
     /// Sturdyrefs that were refused.
     counter restores_refused_total;
+    /// Grants that were revoked, without those that depended on them.
+    counter grants_revoked_total;
     /// Cap'n Proto connections that are open.
     gauge connections;
     /// HTTP requests that were answered.

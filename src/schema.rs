@@ -21,4 +21,4 @@ generated! { admin_capnp cluster_capnp counter_capnp poll_capnp probe_capnp }
 #[cfg(test)]
 generated! { actor_capnp trial_capnp }
 
-pub(crate) use capstead_client::{facet_capnp, http_capnp, restorer_capnp};
+pub(crate) use capstead_client::{facet_capnp, http_capnp, restorer_capnp, sturdyref_capnp};

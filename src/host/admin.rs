@@ -8,9 +8,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use capstead_client::sturdyref::Target;
+
 use super::export;
+use super::granting::{self, grant_id, wanted, write_grant};
+use super::grants::{self, target_id};
 use super::header::Header;
 use super::import;
+use super::right::Right;
 use super::vat::Vat;
 use crate::error::{Result, failed, overloaded};
 use crate::id::ObjectId;
@@ -18,6 +23,7 @@ use crate::membrane;
 use crate::schema::admin_capnp::{host_admin, selection};
 use crate::storage::export::Pick;
 use crate::storage::{Space, StorageError};
+use crate::sturdyref::KeyRing;
 
 /// Exports of one host at a time: each holds a moment of the storage, and LMDB knows few readers.
 const EXPORTS_MAX: usize = 4;
@@ -31,6 +37,7 @@ pub(crate) const STORAGE_FAILED: &str = "storage-failed:";
 /// The operator's view of one host.
 pub(crate) struct Custodian {
     vat: Rc<Vat>,
+    keys: Rc<KeyRing>,
     /// Those that the host owns.
     shards: Vec<RangeInclusive<u16>>,
     /// One more of them for each export under way.
@@ -42,17 +49,22 @@ pub(crate) struct Custodian {
 
 impl Custodian {
     /// The capability to it.
-    pub(crate) fn serve(vat: Rc<Vat>, shards: Vec<RangeInclusive<u16>>) -> host_admin::Client {
-        Self::serve_with(vat, shards, STALL)
+    pub(crate) fn serve(
+        vat: Rc<Vat>,
+        shards: Vec<RangeInclusive<u16>>,
+        keys: Rc<KeyRing>,
+    ) -> host_admin::Client {
+        Self::serve_with(vat, shards, keys, STALL)
     }
 
     pub(super) fn serve_with(
         vat: Rc<Vat>,
         shards: Vec<RangeInclusive<u16>>,
+        keys: Rc<KeyRing>,
         stall: Duration,
     ) -> host_admin::Client {
         let (exports, imports) = (Arc::default(), Rc::default());
-        membrane::serve(Rc::new(Self { vat, shards, exports, imports, stall }))
+        membrane::serve(Rc::new(Self { vat, keys, shards, exports, imports, stall }))
     }
 
     fn is_present(&self, id: &[u8]) -> Result<bool> {
@@ -149,5 +161,53 @@ impl host_admin::Server for Custodian {
             ids.set(at, id);
         }
         Ok(())
+    }
+
+    async fn grants(
+        self: Rc<Self>,
+        params: host_admin::GrantsParams,
+        mut results: host_admin::GrantsResults,
+    ) -> Result<()> {
+        let params = params.get()?;
+        let (target, after) = (object_id(params.get_target()?)?, params.get_after()?);
+        let (grants, more) = granting::list(&self.vat, target, &Right::default(), after)?;
+        results.get().set_more(more);
+        let mut list = results.get().init_grants(grants.len() as u32);
+        for (at, (id, grant)) in (0..).zip(&grants) {
+            write_grant(list.reborrow().get(at), *id, grant);
+        }
+        Ok(())
+    }
+
+    async fn grant(
+        self: Rc<Self>,
+        params: host_admin::GrantParams,
+        mut results: host_admin::GrantResults,
+    ) -> Result<()> {
+        let params = params.get()?;
+        let id = object_id(params.get_target()?)?;
+        let target = if params.get_is_namespace() {
+            Target::Namespace(target_id(id))
+        } else if self.is_present(id.as_bytes())? {
+            Target::Object(target_id(id))
+        } else {
+            return Err(failed("there is no such object: it exists from its first write on"));
+        };
+        let grant = wanted(params.get_terms()?)?.of(id, None, self.vat.clock.now_ms())?;
+        let fresh = grants::fresh_id()?;
+        let reference = grants::mint(&self.keys, target, fresh, &grant)?;
+        self.vat.write_grants(id, [(&fresh, Some(grant.encode()))])?;
+        self.vat.flush().await.map_err(|error| storage_failed(&error))?;
+        results.get().set_sturdy_ref(reference.expose_bytes());
+        Ok(())
+    }
+
+    async fn revoke(
+        self: Rc<Self>,
+        params: host_admin::RevokeParams,
+        _: host_admin::RevokeResults,
+    ) -> Result<()> {
+        let params = params.get()?;
+        self.vat.revoke(object_id(params.get_target()?)?, grant_id(params.get_grant()?)?).await
     }
 }

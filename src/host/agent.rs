@@ -7,48 +7,59 @@ use std::cell::OnceCell;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 
-use capnp::capability::FromClientHook;
 use capnp::private::capability::ClientHook;
-use capstead_client::sturdyref::{Refused, Sturdyref, Target, TargetId, TextReference};
+use capstead_client::sturdyref::{Caveats, GrantId, Sturdyref, Target, TextReference};
 
 use super::admin::Custodian;
-use super::header::Header;
-use super::namespace::Served;
+use super::granting::grant_id;
+use super::grants::object_id;
+use super::right::{Of, Right, revoked};
 use super::slot::Birth;
 use super::vat::Vat;
-use crate::clock::Clock;
 use crate::error::{Result, disconnected, failed};
 use crate::id::{ObjectId, Pool, Shard};
 use crate::membrane;
 use crate::schema::admin_capnp::host_admin;
 pub(super) use crate::schema::cluster_capnp::Existence;
-use crate::schema::cluster_capnp::{birth, host, router, supervisor};
-use crate::schema::restorer_capnp::{namespace, restorer};
-use crate::storage::Space;
+use crate::schema::cluster_capnp::{authority, birth, host, router, supervisor};
+use crate::schema::restorer_capnp::restorer;
 use crate::sturdyref::{Grant, KeyRing, root_grant};
 
-/// What the supervisor told this host.
+/// What the supervisor told this host, and it the supervisor.
 pub(crate) struct Joined {
     shards: Vec<RangeInclusive<u16>>,
-    router: router::Client,
+    pub(super) router: router::Client,
     restorer: restorer::Client,
+    /// Where clients reach this host.
+    address: String,
 }
 
 /// One host as its supervisor knows it. Others hold it by its [`Agent::client`].
 pub(crate) struct Agent {
-    vat: Rc<Vat>,
+    pub(super) vat: Rc<Vat>,
     keys: Rc<KeyRing>,
-    clock: Clock,
     joined: OnceCell<Joined>,
     admin: OnceCell<host_admin::Client>,
 }
 
 impl Agent {
-    pub(crate) fn new(vat: Rc<Vat>, keys: Rc<KeyRing>, clock: Clock) -> Rc<Self> {
-        let agent =
-            Rc::new(Self { vat, keys, clock, joined: OnceCell::new(), admin: OnceCell::new() });
+    pub(crate) fn new(vat: Rc<Vat>, keys: Rc<KeyRing>) -> Rc<Self> {
+        let agent = Rc::new(Self { vat, keys, joined: OnceCell::new(), admin: OnceCell::new() });
         agent.vat.set_agent(&agent);
         agent
+    }
+
+    /// The keys of the cluster, as they are now.
+    pub(super) fn keys(&self) -> Rc<KeyRing> {
+        self.keys.clone()
+    }
+
+    /// The text of a reference, with this host's listener as the hint.
+    ///
+    /// # Errors
+    /// Before the host joined its supervisor.
+    pub(super) fn text(&self, reference: &Sturdyref) -> Result<String> {
+        Ok(reference.expose_text(&self.joined()?.address)?)
     }
 
     /// The capability by which a supervisor holds this host.
@@ -81,9 +92,11 @@ impl Agent {
         let shards = reply.get_shards()?.iter();
         let shards = shards.map(|range| range.get_first()..=range.get_last()).collect();
         let restorer = supervisor.restorer_request().send().pipeline.get_restorer();
-        let joined = Joined { shards, router: reply.get_router()?, restorer };
+        let (router, address) = (reply.get_router()?, address.to_owned());
+        let joined = Joined { shards, router, restorer, address };
         self.joined.set(joined).map_err(|_| failed("this host has joined already"))?;
         self.write_root_grants()?;
+        self.vat.note_restores();
         self.vat.flush().await.map_err(Into::into)
     }
 
@@ -92,25 +105,20 @@ impl Agent {
         for class in self.vat.classes() {
             let id = ObjectId::namespace(Pool::default(), class.name);
             let grant = root_grant(class.name);
-            if !self.owns(id.home_shard()) || self.grant(id, grant.as_bytes())?.is_some() {
+            if !self.owns(id.home_shard()) || self.vat.grant((id, grant))?.is_some() {
                 continue;
             }
-            let record = Grant::root(self.clock.now_ms()).encode();
-            self.vat.write_system(id, Space::Grants, grant.as_bytes(), &record)?;
+            let record = Grant::root(self.vat.clock.now_ms()).encode();
+            self.vat.write_grants(id, [(&grant, Some(record))])?;
         }
         Ok(())
     }
 
-    fn grant(&self, id: ObjectId, grant: &[u8]) -> Result<Option<Grant>> {
-        let record = self.vat.store.borrow().get(id, Space::Grants, grant)?;
-        record.map(|record| Grant::decode(&record)).transpose()
-    }
-
-    fn joined(&self) -> Result<&Joined> {
+    pub(super) fn joined(&self) -> Result<&Joined> {
         self.joined.get().ok_or_else(|| disconnected("this host has not joined a supervisor yet"))
     }
 
-    fn owns(&self, shard: Shard) -> bool {
+    pub(super) fn owns(&self, shard: Shard) -> bool {
         let shards = self.joined.get().map(|joined| &joined.shards);
         shards.is_some_and(|shards| shards.iter().any(|range| range.contains(&shard.0)))
     }
@@ -129,106 +137,104 @@ impl Agent {
         &self,
         birth: &Birth,
         existence: Existence,
+        right: &Right,
     ) -> Result<Box<dyn ClientHook>> {
         if self.owns(birth.id.home_shard()) {
-            return Ok(self.vat.facet(birth));
+            return Ok(self.vat.facet(birth, right.clone()));
         }
-        let request = self.object_request(birth, existence)?;
-        Ok(request.send().pipeline.get_object().as_cap())
+        let of = right.grant.as_ref().map(|grant| grant.of);
+        self.object_elsewhere(birth, existence, of, &right.caveats())
     }
 
     /// The capability to an object that exists.
-    pub(super) async fn existing(&self, birth: &Birth) -> Result<Option<Box<dyn ClientHook>>> {
+    pub(super) async fn existing(
+        &self,
+        birth: &Birth,
+        right: &Right,
+    ) -> Result<Option<Box<dyn ClientHook>>> {
         if self.owns(birth.id.home_shard()) {
-            return Ok(self.vat.exists(birth.id)?.then(|| self.vat.facet(birth)));
+            return Ok(self.vat.exists(birth.id)?.then(|| self.vat.facet(birth, right.clone())));
         }
-        let reply = self.object_request(birth, Existence::Required)?.send().promise.await?;
+        let of = right.grant.as_ref().map(|grant| grant.of);
+        let request = self.object_request(birth, Existence::Required, of, &right.caveats())?;
+        let reply = request.send().promise.await?;
         let object = reply.get()?.get_object();
         if object.is_null() { Ok(None) } else { object.get_as_capability().map(Some) }
+    }
+
+    /// The promise of a capability that the owner of the object gives, if the grant is in force.
+    pub(super) fn object_elsewhere(
+        &self,
+        birth: &Birth,
+        existence: Existence,
+        grant: Option<Of>,
+        caveats: &Caveats,
+    ) -> Result<Box<dyn ClientHook>> {
+        let request = self.object_request(birth, existence, grant, caveats)?;
+        Ok(request.send().pipeline.get_object().as_cap())
     }
 
     fn object_request(
         &self,
         birth: &Birth,
         existence: Existence,
+        grant: Option<Of>,
+        caveats: &Caveats,
     ) -> Result<
         capnp::capability::Request<router::object_params::Owned, router::object_results::Owned>,
     > {
         let mut request = self.joined()?.router.object_request();
         let mut params = request.get();
         params.set_existence(existence);
-        let mut params = params.init_birth();
-        params.set_id(birth.id.as_bytes());
-        params.set_class(birth.class.name);
+        let mut born = params.reborrow().init_birth();
+        born.set_id(birth.id.as_bytes());
+        born.set_class(birth.class.name);
         if let Some(key) = &birth.key {
-            params.set_key(&**key);
+            born.set_key(&**key);
+        }
+        let mut by = params.init_by();
+        if let Some((target, grant)) = grant {
+            by.set_target(target.as_bytes());
+            by.set_grant(grant.as_bytes());
+        }
+        if !caveats.is_none() {
+            by.set_caveats(&caveats.encode());
         }
         Ok(request)
     }
 
+    /// The right that another host vouches for. Whether its grant is in force is looked up.
+    async fn right(&self, by: authority::Reader<'_>) -> Result<Right> {
+        let caveats = match by.has_caveats() {
+            true => Caveats::decode(by.get_caveats()?)?,
+            false => Caveats::none(),
+        };
+        if !by.has_grant() {
+            return Ok(Right::new(None, caveats));
+        }
+        let of = (any_id(by.get_target()?)?, grant_id(by.get_grant()?)?);
+        let grant = self.hold(of).await?.ok_or_else(revoked)?;
+        Ok(Right::new(Some(grant), caveats))
+    }
+
+    /// Has every host cut what was made from a grant of this one's.
+    pub(super) async fn cut_everywhere(&self, target: ObjectId, grant: GrantId) -> Result<()> {
+        let mut request = self.joined()?.router.cut_request();
+        request.get().set_target(target.as_bytes());
+        request.get().init_grants(1).set(0, grant.as_bytes());
+        request.send().promise.await.map(drop)
+    }
+
     fn birth(&self, birth: birth::Reader<'_>) -> Result<Birth> {
-        let id = birth.get_id()?.try_into().map_err(|_| failed("an object id has 16 bytes"))?;
-        let id = ObjectId::from_bytes(id);
+        let id = any_id(birth.get_id()?)?;
         let class = self.vat.class(birth.get_class()?.to_str()?)?;
         let key = if birth.has_key() { Some(birth.get_key()?.to_str()?.into()) } else { None };
         Ok(Birth { id, class, key })
     }
-
-    /// Checks a reference and gives what it refers to. Nothing wakes.
-    pub(super) fn restore_bytes(self: &Rc<Self>, bytes: &[u8]) -> Result<Box<dyn ClientHook>> {
-        let restored = self.check(bytes).and_then(|target| match target {
-            Target::Namespace(id) => self.restore_namespace(object_id(id)),
-            Target::Object(id) => self.restore_object(object_id(id)),
-        });
-        let metrics = &self.vat.metrics;
-        match &restored {
-            Ok(_) => metrics.restores_total.add(1),
-            Err(_) => metrics.restores_refused_total.add(1),
-        }
-        restored
-    }
-
-    fn check(&self, bytes: &[u8]) -> Result<Target> {
-        let now = self.clock.now_ms();
-        let verified = Sturdyref::from_bytes(bytes)
-            .and_then(|reference| self.keys.verify(&reference, now))
-            .inspect_err(|refused| tracing::debug!(reason = refused.reason(), "refused"))?;
-        let (Target::Namespace(id) | Target::Object(id)) = verified.target;
-        let id = object_id(id);
-        if !self.owns(id.home_shard()) {
-            return Err(disconnected("another host owns the object now: locate it again"));
-        }
-        match self.grant(id, verified.grant.as_bytes())? {
-            Some(grant) if grant.is_valid_at(now) => Ok(verified.target),
-            _ => Err(refused()),
-        }
-    }
-
-    fn restore_namespace(self: &Rc<Self>, id: ObjectId) -> Result<Box<dyn ClientHook>> {
-        let is_it = |name| ObjectId::namespace(Pool::default(), name) == id;
-        let class = self.vat.classes().find(|class| is_it(class.name)).cloned();
-        let class = class.ok_or_else(refused)?;
-        let served: namespace::Client =
-            membrane::serve(Rc::new(Served { agent: self.clone(), class }));
-        Ok(served.into_client_hook())
-    }
-
-    fn restore_object(&self, id: ObjectId) -> Result<Box<dyn ClientHook>> {
-        let header = self.vat.store.borrow().get(id, Space::Header, &[])?;
-        let header = header.ok_or_else(refused)?;
-        let header = Header::decode(&header)?;
-        let (class, key) = (self.vat.class(header.class)?, header.key.map(Into::into));
-        Ok(self.vat.facet(&Birth { id, class, key }))
-    }
 }
 
-fn object_id(target: TargetId) -> ObjectId {
-    ObjectId::from_bytes(*target.as_bytes())
-}
-
-/// The one answer to every reference that isn't good, whatever is wrong with it.
-fn refused() -> capnp::Error {
-    Refused::by_grant().into()
+fn any_id(bytes: &[u8]) -> Result<ObjectId> {
+    bytes.try_into().map(ObjectId::from_bytes).map_err(|_| failed("an object id has 16 bytes"))
 }
 
 impl host::Server for Agent {
@@ -242,8 +248,9 @@ impl host::Server for Agent {
         if !self.owns(birth.id.home_shard()) {
             return Err(disconnected("another host owns the object now"));
         }
+        let right = self.right(params.get_by()?).await?;
         if params.get_existence()? == Existence::Any || self.vat.exists(birth.id)? {
-            results.get().init_object().set_as_capability(self.vat.facet(&birth));
+            results.get().init_object().set_as_capability(self.vat.facet(&birth, right));
         }
         Ok(())
     }
@@ -253,8 +260,45 @@ impl host::Server for Agent {
         params: host::RestoreParams,
         mut results: host::RestoreResults,
     ) -> Result<()> {
-        let restored = self.restore_bytes(params.get()?.get_sturdy_ref()?)?;
+        let restored = self.restore_here(params.get()?.get_sturdy_ref()?).await?;
         results.get().init_cap().set_as_capability(restored);
+        Ok(())
+    }
+
+    async fn challenge(
+        self: Rc<Self>,
+        params: host::ChallengeParams,
+        mut results: host::ChallengeResults,
+    ) -> Result<()> {
+        let begun = Agent::challenge(&self, params.get()?.get_sturdy_ref()?)?;
+        results.get().set_challenge(&begun.0);
+        results.get().set_restoration(begun.1);
+        Ok(())
+    }
+
+    async fn check(self: Rc<Self>, params: host::CheckParams, _: host::CheckResults) -> Result<()> {
+        Agent::check(&self, params.get()?.get_sturdy_ref()?).await
+    }
+
+    async fn in_force(
+        self: Rc<Self>,
+        params: host::InForceParams,
+        mut results: host::InForceResults,
+    ) -> Result<()> {
+        let params = params.get()?;
+        let of = (any_id(params.get_target()?)?, grant_id(params.get_grant()?)?);
+        let live = self.hold(of).await?;
+        let mut results = results.get();
+        results.set_in_force(live.is_some());
+        results.set_allows_independent(live.is_some_and(|live| live.allows_independent));
+        Ok(())
+    }
+
+    async fn cut(self: Rc<Self>, params: host::CutParams, _: host::CutResults) -> Result<()> {
+        let params = params.get()?;
+        let target = any_id(params.get_target()?)?;
+        let grants = params.get_grants()?.iter().map(|grant| grant_id(grant?));
+        self.vat.cut(target, &grants.collect::<Result<Vec<_>>>()?);
         Ok(())
     }
 
@@ -272,7 +316,7 @@ impl host::Server for Agent {
 impl Agent {
     fn admin(&self) -> Result<host_admin::Client> {
         let joined = self.joined()?;
-        let make = || Custodian::serve(self.vat.clone(), joined.shards.clone());
+        let make = || Custodian::serve(self.vat.clone(), joined.shards.clone(), self.keys.clone());
         Ok(self.admin.get_or_init(make).clone())
     }
 }
@@ -287,7 +331,7 @@ impl restorer::Server for Agent {
         let reference = TextReference::parse(text)?;
         let (Target::Object(id) | Target::Namespace(id)) = reference.reference().target();
         if self.owns(object_id(id).home_shard()) {
-            let restored = self.restore_bytes(reference.reference().expose_bytes())?;
+            let restored = self.restore_here(reference.reference().expose_bytes()).await?;
             results.get().init_cap().set_as_capability(restored);
             return Ok(());
         }
@@ -306,6 +350,28 @@ impl restorer::Server for Agent {
         request.get().set_sturdy_ref(params.get()?.get_sturdy_ref()?);
         let reply = request.send().promise.await?;
         results.get().set_address(reply.get()?.get_address()?);
+        Ok(())
+    }
+
+    async fn challenge(
+        self: Rc<Self>,
+        params: restorer::ChallengeParams,
+        mut results: restorer::ChallengeResults,
+    ) -> Result<()> {
+        let text = params.get()?.get_sturdy_ref()?.to_str().unwrap_or_default();
+        let reference = TextReference::parse(text)?;
+        let (Target::Object(id) | Target::Namespace(id)) = reference.reference().target();
+        if self.owns(object_id(id).home_shard()) {
+            let begun = Agent::challenge(&self, reference.reference().expose_bytes())?;
+            results.get().set_challenge(&begun.0);
+            results.get().set_restoration(begun.1);
+            return Ok(());
+        }
+        let mut request = self.joined()?.restorer.challenge_request();
+        request.get().set_sturdy_ref(text);
+        let reply = request.send().promise.await?;
+        results.get().set_challenge(reply.get()?.get_challenge()?);
+        results.get().set_restoration(reply.get()?.get_restoration()?);
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ use super::facet::Maker;
 use super::gated::{self, Gated};
 use super::instance::Instance;
 use super::namespace::Namespace;
+use super::right::Right;
 use super::storage::Storage;
 use super::stored::{Storable, Stored};
 use crate::error::{Result, failed};
@@ -107,7 +108,7 @@ impl Context {
 
     /// The object's own capability, to give away.
     pub fn this<C: FromClientHook>(&self) -> C {
-        C::new(Gated::wrap(&self.0, self.0.vat.facet(&self.0.birth)))
+        C::new(Gated::wrap(&self.0, self.0.vat.facet(&self.0.birth, Right::default())))
     }
 }
 

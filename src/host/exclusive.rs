@@ -16,12 +16,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::cut;
 use super::instance::Instance;
 use super::slot::Start;
 use super::vat::Vat;
 use crate::error::{Result, failed, overloaded};
 use crate::limits::EXCLUSIVE_WAIT_SECS;
-use crate::membrane::Chain;
+use crate::membrane::{Chain, Reply};
 
 /// The calls of one exclusive instance.
 #[derive(Default)]
@@ -37,6 +38,11 @@ impl Exclusive {
     /// No call runs, and so none waits.
     pub(super) fn is_idle(&self) -> bool {
         self.running.get().is_none()
+    }
+
+    /// Takes the replies of waiting calls that were cut.
+    pub(super) fn take_cut(&self, cut: &mut Vec<Reply>) {
+        cut::take_cut(self.waiting.borrow_mut().iter_mut().map(|(_, start)| start), cut);
     }
 
     /// Those who wait, when the instance ended.

@@ -7,18 +7,22 @@ use capnp::capability::{Params, Promise, Results};
 use capnp::private::capability::ClientHook;
 use capnp::traits::HasTypeId;
 
+use super::granting;
 use super::instance::Instance;
 use super::once::RequestId;
+use super::right::{Right, revoked};
 use super::slot::{Slot, Start};
 use super::vat::Vat;
 use crate::error::{Result, disconnected, failed, unimplemented};
 use crate::membrane::{self, Body, Call, Chain, Dispatch, Target};
-use crate::schema::facet_capnp::facet;
+use crate::schema::facet_capnp::{facet, persistent};
 
 /// The methods of the interface `Facet`.
 const ONCE: u16 = 0;
 /// See [`ONCE`].
 const IN_CHAIN: u16 = 1;
+/// See [`ONCE`].
+const ATTENUATE: u16 = 2;
 
 /// What a peer, another object or the gateway holds. Dropping the last one lets a sleeping object's
 /// place go.
@@ -26,11 +30,19 @@ pub(super) struct Facet {
     pub(super) vat: Rc<Vat>,
     pub(super) slot: Rc<Slot>,
     pub(super) made: Option<Rc<Made>>,
-    /// The calls made on it are one call that is applied once.
-    pub(super) request: Option<RequestId>,
-    /// The calls that led to those made on it.
-    chain: Option<Chain>,
+    pub(super) right: Right,
+    /// What the calls made on it carry; seldom anything.
+    carried: Option<Box<Carried>>,
     generation: u32,
+}
+
+/// What travels with calls.
+#[derive(Clone, Default)]
+struct Carried {
+    /// They are one call that is applied once.
+    request: Option<RequestId>,
+    /// The calls that led to them.
+    chain: Option<Chain>,
 }
 
 /// A capability that the class made itself: calls on it are turns of the object, it keeps the
@@ -74,8 +86,8 @@ impl Drop for Made {
 
 impl Facet {
     /// The object itself.
-    pub(super) fn object(vat: &Rc<Vat>, slot: Rc<Slot>) -> Box<dyn ClientHook> {
-        Self::wrap(vat, slot, None)
+    pub(super) fn object(vat: &Rc<Vat>, slot: Rc<Slot>, right: Right) -> Box<dyn ClientHook> {
+        Self::wrap(vat, slot, right, None)
     }
 
     /// Something that an instance made, such as a callback or a session.
@@ -83,25 +95,28 @@ impl Facet {
         instance.made.set(instance.made.get() + 1);
         let made = Rc::new(Made { instance: instance.clone(), by });
         let vat = &instance.vat;
-        Self::wrap(vat, vat.slot(&instance.birth), Some(made))
+        Self::wrap(vat, vat.slot(&instance.birth), Right::default(), Some(made))
     }
 
-    fn wrap(vat: &Rc<Vat>, slot: Rc<Slot>, made: Option<Rc<Made>>) -> Box<dyn ClientHook> {
+    fn wrap(
+        vat: &Rc<Vat>,
+        slot: Rc<Slot>,
+        right: Right,
+        made: Option<Rc<Made>>,
+    ) -> Box<dyn ClientHook> {
         let (vat, generation) = (vat.clone(), slot.generation.get());
-        let facet = Self { vat, slot, made, request: None, chain: None, generation };
-        membrane::wrap(Rc::new(facet))
+        membrane::wrap(Rc::new(Self { vat, slot, made, right, carried: None, generation }))
+    }
+
+    /// The call that is made on it is applied once.
+    pub(super) fn request(&self) -> Option<&RequestId> {
+        self.carried.as_ref()?.request.as_ref()
     }
 
     /// What the interface `Facet` makes of this one. The vat has no part in it.
     fn derive(&self, method: u16, params: any_pointer::Reader<'_>) -> Result<Box<dyn ClientHook>> {
-        let mut derived = Self {
-            vat: self.vat.clone(),
-            slot: self.slot.clone(),
-            made: self.made.clone(),
-            request: self.request.clone(),
-            chain: self.chain.clone(),
-            generation: self.generation,
-        };
+        let mut right = self.right.clone();
+        let mut carried = self.carried.as_deref().cloned().unwrap_or_default();
         match method {
             ONCE if self.made.is_some() => {
                 let reason = "not-repeatable: what an object made itself ends with it, and has no request ids";
@@ -109,15 +124,27 @@ impl Facet {
             }
             ONCE => {
                 let params: facet::once_params::Reader<'_> = params.get_as()?;
-                derived.request = Some(RequestId::new(params.get_id()?)?);
+                carried.request = Some(RequestId::new(params.get_id()?)?);
             }
             IN_CHAIN => {
                 let params: facet::in_chain_params::Reader<'_> = params.get_as()?;
-                derived.chain = Chain::from_bytes(params.get_calls()?)?;
+                carried.chain = Chain::from_bytes(params.get_calls()?)?;
             }
-            _ => return Err(unimplemented("objects of this server have no such method of Facet")),
+            ATTENUATE => {
+                let params: facet::attenuate_params::Reader<'_> = params.get_as()?;
+                right = right.narrowed(&granting::caveats(params.get_caveats()?)?)?;
+            }
+            _ => return Err(not_there()),
         }
-        Ok(membrane::wrap(Rc::new(derived)))
+        let carries = carried.request.is_some() || carried.chain.is_some();
+        Ok(membrane::wrap(Rc::new(Self {
+            vat: self.vat.clone(),
+            slot: self.slot.clone(),
+            made: self.made.clone(),
+            right,
+            carried: carries.then(|| Box::new(carried)),
+            generation: self.generation,
+        })))
     }
 
     /// Answers a call of the interface `Facet`, within the call: neither queue nor gate is in its way.
@@ -139,6 +166,9 @@ impl Facet {
 
     /// Why no call reaches the object through this facet any more, if so.
     pub(super) fn broken(&self) -> Option<capnp::Error> {
+        if self.right.is_cut() {
+            return Some(revoked());
+        }
         let made = self.made.as_ref().and_then(|made| made.instance.broken());
         let is_of_another = self.generation != self.slot.generation.get();
         made.or_else(|| {
@@ -152,10 +182,16 @@ impl Target for Facet {
         if let Some(error) = self.broken() {
             return call.reply.send(Err(error));
         }
-        if call.interface == facet::Client::TYPE_ID {
-            return self.answer(call);
+        match (call.interface, call.method) {
+            (facet::Client::TYPE_ID, ONCE | IN_CHAIN | ATTENUATE) => return self.answer(call),
+            (facet::Client::TYPE_ID | persistent::Client::TYPE_ID, _) => {}
+            (interface, method) if self.right.allows(interface, method) => {}
+            _ => return call.reply.send(Err(not_there())),
         }
-        if let Some(chain) = &self.chain {
+        if let Err(error) = self.right.check_time(&self.vat.clock) {
+            return call.reply.send(Err(error));
+        }
+        if let Some(chain) = self.carried.as_ref().and_then(|carried| carried.chain.as_ref()) {
             call.chain = Some(chain.clone());
         }
         match self.vat.clone().admit(call.is_an_objects) {
@@ -166,6 +202,11 @@ impl Target for Facet {
             Err(error) => call.reply.send(Err(error)),
         }
     }
+}
+
+/// In the words of generated code: what isn't allowed looks as if it weren't there.
+pub(super) fn not_there() -> capnp::Error {
+    unimplemented("Method not implemented.")
 }
 
 impl Drop for Facet {

@@ -1,4 +1,4 @@
-//! A class as somebody else reaches it: get by name, try, create. Holding this is the right to do so.
+//! A class as another class reaches it through a binding: get by name, try, create.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -11,11 +11,11 @@ use super::agent::{Agent, Existence};
 use super::class::{Class, Object};
 use super::gated::Gated;
 use super::instance::Instance;
+use super::right::Right;
 use super::slot::Birth;
 use crate::error::{Result, failed};
 use crate::id::{ObjectId, Pool};
 use crate::limits::NAME_BYTES_MAX;
-use crate::schema::restorer_capnp::namespace;
 
 /// The objects of one class, as an object of another class may reach them through its binding.
 pub struct Namespace<C> {
@@ -36,7 +36,7 @@ impl<C: Object> Namespace<C> {
     /// When the name is empty, or longer than 1,024 bytes.
     pub fn get(&self, name: &str) -> Result<C::Client> {
         let birth = named(&self.class, name)?;
-        Ok(self.client(self.agent()?.object(&birth, Existence::Any)?))
+        Ok(self.client(self.agent()?.object(&birth, Existence::Any, &Right::default())?))
     }
 
     /// The object called `name`, if it exists. Asking never creates it.
@@ -45,7 +45,7 @@ impl<C: Object> Namespace<C> {
     /// As [`Namespace::get`], and when the object's host can't be reached.
     pub async fn try_get(&self, name: &str) -> Result<Option<C::Client>> {
         let birth = named(&self.class, name)?;
-        let object = self.agent()?.existing(&birth).await?;
+        let object = self.agent()?.existing(&birth, &Right::default()).await?;
         Ok(object.map(|object| self.client(object)))
     }
 
@@ -55,7 +55,7 @@ impl<C: Object> Namespace<C> {
     /// When the operating system has no randomness to give.
     pub fn create(&self) -> Result<C::Client> {
         let birth = anonymous(&self.class, self.instance.birth.id)?;
-        Ok(self.client(self.agent()?.object(&birth, Existence::Any)?))
+        Ok(self.client(self.agent()?.object(&birth, Existence::Any, &Right::default())?))
     }
 
     fn agent(&self) -> Result<Rc<Agent>> {
@@ -73,7 +73,7 @@ impl<C: Object> fmt::Debug for Namespace<C> {
     }
 }
 
-fn named(class: &Rc<Class>, name: &str) -> Result<Birth> {
+pub(super) fn named(class: &Rc<Class>, name: &str) -> Result<Birth> {
     if name.is_empty() {
         return Err(failed("a name must not be empty"));
     }
@@ -87,51 +87,8 @@ fn named(class: &Rc<Class>, name: &str) -> Result<Birth> {
     Ok(Birth { id, class: class.clone(), key: Some(name.into()) })
 }
 
-fn anonymous(class: &Rc<Class>, near: ObjectId) -> Result<Birth> {
+pub(super) fn anonymous(class: &Rc<Class>, near: ObjectId) -> Result<Birth> {
     let id = ObjectId::anonymous(near.home_shard())
         .map_err(|error| failed(format!("no randomness for a new object: {error}")))?;
     Ok(Birth { id, class: class.clone(), key: None })
-}
-
-/// A namespace as clients and gateways hold it.
-pub(super) struct Served {
-    pub(super) agent: Rc<Agent>,
-    pub(super) class: Rc<Class>,
-}
-
-impl namespace::Server for Served {
-    async fn by_name(
-        self: Rc<Self>,
-        params: namespace::ByNameParams,
-        mut results: namespace::ByNameResults,
-    ) -> Result<()> {
-        let birth = named(&self.class, params.get()?.get_key()?.to_str()?)?;
-        let object = self.agent.object(&birth, Existence::Any)?;
-        results.get().init_object().set_as_capability(object);
-        Ok(())
-    }
-
-    async fn try_get(
-        self: Rc<Self>,
-        params: namespace::TryGetParams,
-        mut results: namespace::TryGetResults,
-    ) -> Result<()> {
-        let birth = named(&self.class, params.get()?.get_key()?.to_str()?)?;
-        if let Some(object) = self.agent.existing(&birth).await? {
-            results.get().init_object().set_as_capability(object);
-        }
-        Ok(())
-    }
-
-    async fn create(
-        self: Rc<Self>,
-        _: namespace::CreateParams,
-        mut results: namespace::CreateResults,
-    ) -> Result<()> {
-        let near = ObjectId::anonymous(self.agent.any_shard(Pool::default())?)
-            .map_err(|error| failed(format!("no randomness for a new object: {error}")))?;
-        let object = self.agent.object(&anonymous(&self.class, near)?, Existence::Any)?;
-        results.get().init_object().set_as_capability(object);
-        Ok(())
-    }
 }

@@ -51,6 +51,10 @@ impl Retention {
         Self { clock, millis: u64::try_from(time.as_millis()).unwrap_or(u64::MAX) }
     }
 
+    pub(super) fn clock(&self) -> Clock {
+        self.clock.clone()
+    }
+
     /// Whether what began then is to be forgotten by now. A clock that was put back forgets later.
     fn is_over(&self, began: u64) -> bool {
         self.clock.now_ms() >= began.saturating_add(self.millis)
@@ -99,7 +103,7 @@ pub(super) fn admit(
     method: Method,
     running: Running,
 ) -> Option<(Running, Option<Claim>)> {
-    let Some(id) = &facet.request else { return Some((running, None)) };
+    let Some(id) = facet.request() else { return Some((running, None)) };
     let outcome = match find(instance, id, method) {
         Ok(Found::New(claim)) => return Some((running, Some(claim))),
         Ok(Found::Running) => {

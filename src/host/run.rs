@@ -11,6 +11,7 @@ use capnp::capability::{self, Params, Promise};
 use super::exclusive::Entry;
 use super::facet::Facet;
 use super::gated;
+use super::granting;
 use super::instance::Instance;
 use super::once::{self, Method};
 use super::slot::Start;
@@ -30,6 +31,8 @@ impl Drop for UnderWay {
 /// What is owed to the caller of a handler that waits for something.
 pub(super) struct Running {
     pub(super) reply: Reply,
+    /// What the call was made on.
+    pub(super) facet: Rc<Facet>,
     pub(super) under_way: UnderWay,
     /// Of an exclusive object: its next call starts when this is dropped.
     pub(super) entry: Option<Entry>,
@@ -55,7 +58,7 @@ pub(super) fn first_poll(instance: &Rc<Instance>, server: &dyn Dispatch, start: 
     let Start { facet, call, under_way, entry } = start;
     let Call { interface, method, params, reply, chain, .. } = call;
     let cause = Cause { interface, method, chain };
-    let running = Running { reply, under_way, entry };
+    let running = Running { reply, facet: facet.clone(), under_way, entry };
     let admitted = once::admit(instance, &facet, Method { interface, method }, running);
     let Some((running, claim)) = admitted else { return };
     let params = match gated::entering(instance, params) {
@@ -67,6 +70,9 @@ pub(super) fn first_poll(instance: &Rc<Instance>, server: &dyn Dispatch, start: 
     instance.vat.metrics.calls_total.add(1);
     let polled = turn(instance, &cause, || {
         let start = || match &facet.made {
+            _ if granting::is_granting(interface) => {
+                granting::dispatch(instance, &facet, (interface, method), params, results)
+            }
             None => server.dispatch(interface, method, params, results),
             Some(made) => made.call(interface, method, params, results),
         };
@@ -204,8 +210,8 @@ fn finish(instance: &Rc<Instance>, running: Running, outcome: Result<()>, body: 
 
 pub(super) fn answer(instance: &Rc<Instance>, running: Running, outcome: Result<Body>) {
     instance.was_used();
-    let Running { reply, under_way, entry } = running;
-    drop(entry);
+    let Running { reply, under_way, entry, facet } = running;
+    drop((entry, facet));
     instance.gate.reply(move |on_its_way| {
         reply.keep((under_way, on_its_way));
         reply.send(outcome);

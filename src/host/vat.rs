@@ -26,6 +26,7 @@ use super::once::Retention;
 use super::pulse::Pulse;
 use super::quota::class_accounts;
 use super::rest::Warm;
+use super::right::{Grants, Of, Right};
 use super::run::{self, UnderWay};
 use super::slot::{Birth, Slot, Start, State};
 use crate::clock::Clock;
@@ -34,9 +35,7 @@ use crate::gate::Gate;
 use crate::id::ObjectId;
 use crate::membrane::Chain;
 use crate::metrics::Metrics;
-use crate::storage::{
-    Account, ClassAccount, LogOptions, Space, StorageError, Store, StoreOptions, Ticket,
-};
+use crate::storage::{ClassAccount, LogOptions, Space, StorageError, Store, StoreOptions, Ticket};
 
 /// Queued calls that start before other tasks of the thread get their turn again.
 const STARTS_IN_A_ROW: usize = 64;
@@ -56,7 +55,12 @@ pub(crate) struct VatOptions {
 pub(crate) struct Vat {
     pub(super) store: RefCell<Store>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) clock: Clock,
     pub(super) retention: Retention,
+    /// The grants by which somebody holds something of this vat.
+    pub(super) grants: Rc<Grants>,
+    /// When which grants were restored, as far as their records don't say so yet.
+    pub(super) restored: RefCell<HashMap<Of, u64>>,
     classes: HashMap<&'static str, Rc<Class>>,
     /// What the objects of a class store together, where that is limited.
     class_accounts: HashMap<&'static str, Rc<ClassAccount>>,
@@ -117,7 +121,10 @@ impl Vat {
             class_accounts: class_accounts(&store, &classes)?,
             store: RefCell::new(store),
             metrics,
+            clock: retention.clock(),
             retention,
+            grants: Rc::default(),
+            restored: RefCell::default(),
             classes: numbered(classes),
             agent: OnceCell::new(),
             slots: RefCell::default(),
@@ -170,21 +177,6 @@ impl Vat {
         agent.ok_or_else(|| disconnected("this host is not part of a cluster"))
     }
 
-    /// Writes a record that belongs to the server itself, in a turn of its own.
-    pub(super) fn write_system(
-        &self,
-        id: ObjectId,
-        space: Space,
-        key: &[u8],
-        value: &[u8],
-    ) -> Result<()> {
-        self.store.borrow_mut().begin(Account::system(id));
-        let put = self.store.borrow_mut().put_record(id, space, key, value);
-        self.store.borrow_mut().seal();
-        self.committable.notify_one();
-        Ok(put.map(drop)?)
-    }
-
     /// The place of an object, which it has while it is awake or anybody holds a facet of it.
     pub(super) fn slot(&self, birth: &Birth) -> Rc<Slot> {
         let mut slots = self.slots.borrow_mut();
@@ -198,8 +190,8 @@ impl Vat {
     }
 
     /// A new facet of an object.
-    pub(super) fn facet(self: &Rc<Self>, birth: &Birth) -> Box<dyn ClientHook> {
-        Facet::object(self, self.slot(birth))
+    pub(super) fn facet(self: &Rc<Self>, birth: &Birth, right: Right) -> Box<dyn ClientHook> {
+        Facet::object(self, self.slot(birth), right)
     }
 
     /// Whether the object has been written, durably or on the way there.
@@ -370,6 +362,7 @@ impl Vat {
     /// Ends every instance, commits what is sealed, and closes the storage.
     pub(crate) fn close(&self) -> std::result::Result<(), StorageError> {
         self.closing.set(true);
+        while self.write_restored() {}
         let slots = std::mem::take(&mut *self.slots.borrow_mut());
         for slot in slots.values() {
             let awake = slot.awake().map(|(instance, _)| instance);

@@ -164,6 +164,11 @@ impl Reply {
         matches!(self.0, Some(Asker::Results(..)))
     }
 
+    /// Takes the caller away: what is said to this reply afterwards, nobody hears.
+    pub(crate) fn take(&mut self) -> Self {
+        Self(self.0.take())
+    }
+
     /// Tells the caller.
     pub(crate) fn send(mut self, outcome: Result<Body>) {
         if let Some(asker) = self.0.take() {

@@ -61,7 +61,8 @@ impl Operated {
                 retention: Duration::ZERO,
             });
             let vat = vat.map_err(unusable(&path))?;
-            custodians.push(Custodian::serve(vat.clone(), shards_of(number, hosts).collect()));
+            let shards = shards_of(number, hosts).collect();
+            custodians.push(Custodian::serve(vat.clone(), shards, Rc::new(data.keys()?)));
             vats.push(vat);
         }
         let admin = admin::serve(&data, custodians)?;

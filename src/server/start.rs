@@ -20,7 +20,6 @@ use super::data_dir::DataDir;
 use super::host_thread::HostThread;
 use super::metrics_page::MetricsPage;
 use super::watchdog::Watchdog;
-use crate::clock::Clock;
 use crate::gateway::Gateway;
 use crate::host::{Agent, Class, Vat, VatOptions};
 use crate::id::{ObjectId, Pool};
@@ -157,7 +156,7 @@ impl HostParts {
         let vat = Vat::open(self.vat).map_err(unusable(&data))?;
         vat.rest_after(self.warm);
         self.watchdog.watch(self.number, vat.pulse());
-        let agent = Agent::new(vat.clone(), Rc::new(self.keys), Clock::real());
+        let agent = Agent::new(vat.clone(), Rc::new(self.keys));
         agent.join(supervisor, self.number, &address.to_string()).await?;
         let listener = Listener::start(socket, agent.restorer().client, self.limits, metrics);
         Ok(RunningHost { vat, agent, listener, _watchdog: self.watchdog })

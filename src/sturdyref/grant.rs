@@ -1,23 +1,59 @@
 //! The record in a target's own storage that makes a reference valid. Deleting it revokes it.
+//!
+//! Grants form a tree: each may have been made from another one of the same target, or from one of the
+//! namespace that its object belongs to. One that isn't independent is in force as long as that is.
 
-use capstead_client::sturdyref::GrantId;
+use capstead_client::sturdyref::{Caveats, GrantId, TargetId};
 use sha2::{Digest, Sha256};
 
 use crate::error::{Result, failed};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// Had neither caveats nor flags, and grants were made from those of the same target only.
+const VERSION_BEFORE: u8 = 1;
+
+const INDEPENDENT: u8 = 1;
+const ALLOWS_INDEPENDENT: u8 = 2;
+const REVOKED: u8 = 4;
+
+const NO_PARENT: u8 = 0;
+const OWN_PARENT: u8 = 1;
+const PARENT_OF_NAMESPACE: u8 = 2;
 
 /// What is known of one grant.
 ///
-/// Layout: version (1) ‖ parent (1 if any, then 16 bytes; else 0) ‖ created (8, big-endian
-/// milliseconds since 1970) ‖ last millisecond in which it is valid (1 if any, then 8; else 0) ‖
-/// label (UTF-8, the rest).
+/// Layout: version (1) ‖ flags (1) ‖ kind of parent (1) ‖ the parent's target (16, if it is of a
+/// namespace) ‖ the parent (16, if there is one) ‖ created (8) ‖ last restored (8) ‖ length of the caveats
+/// (2) ‖ caveats, as in references ‖ label (UTF-8, the rest). Numbers are big-endian, and times are
+/// milliseconds since 1970. The flags: 1 it survives its parent; 2 those made from it may survive it; 4 it
+/// was revoked, which only the record of a root says, since that is made anew where there is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Grant {
-    parent: Option<GrantId>,
-    created_ms: u64,
-    not_after_ms: Option<u64>,
-    label: String,
+    pub(crate) parent: Parent,
+    /// Who got it, or what for.
+    pub(crate) label: String,
+    /// All that hold, those of its parent included.
+    pub(crate) caveats: Caveats,
+    /// It survives its parent.
+    pub(crate) independent: bool,
+    /// Grants made from it may survive it.
+    pub(crate) allows_independent: bool,
+    pub(crate) created_ms: u64,
+    /// When it was last restored, or a minute before; 0: never.
+    pub(crate) restored_ms: u64,
+    pub(crate) is_revoked: bool,
+}
+
+/// What a grant was made from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Parent {
+    /// From none: by the operator, by the object itself, or by who reached it through a binding.
+    #[default]
+    None,
+    /// Another grant of the same target.
+    Own(GrantId),
+    /// A grant of a namespace, by which its object was reached.
+    OfNamespace(TargetId, GrantId),
 }
 
 /// The grant of the reference that the operator of a cluster gets for a class.
@@ -33,39 +69,110 @@ pub(crate) fn root_grant(class: &str) -> GrantId {
 impl Grant {
     /// The first grant of a namespace: without parent or end.
     pub(crate) fn root(now_ms: u64) -> Self {
-        Self { parent: None, created_ms: now_ms, not_after_ms: None, label: "root".to_owned() }
+        Self {
+            parent: Parent::None,
+            label: "root".to_owned(),
+            caveats: Caveats::none(),
+            independent: false,
+            allows_independent: true,
+            created_ms: now_ms,
+            restored_ms: 0,
+            is_revoked: false,
+        }
     }
 
+    /// Whether its own record lets it be restored.
     pub(crate) fn is_valid_at(&self, now_ms: u64) -> bool {
-        self.not_after_ms.is_none_or(|last| now_ms <= last)
+        !self.is_revoked && !self.is_over(now_ms)
+    }
+
+    /// Whether its time is over.
+    pub(crate) fn is_over(&self, now_ms: u64) -> bool {
+        self.caveats.not_after_ms().is_some_and(|last| now_ms > last)
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![VERSION, u8::from(self.parent.is_some())];
-        bytes.extend(self.parent.iter().flat_map(GrantId::as_bytes));
+        let flag = |set: bool, flag| if set { flag } else { 0 };
+        let flags = flag(self.independent, INDEPENDENT)
+            | flag(self.allows_independent, ALLOWS_INDEPENDENT)
+            | flag(self.is_revoked, REVOKED);
+        let mut bytes = vec![VERSION, flags];
+        match &self.parent {
+            Parent::None => bytes.push(NO_PARENT),
+            Parent::Own(parent) => {
+                bytes.push(OWN_PARENT);
+                bytes.extend(parent.as_bytes());
+            }
+            Parent::OfNamespace(namespace, parent) => {
+                bytes.push(PARENT_OF_NAMESPACE);
+                bytes.extend(namespace.as_bytes());
+                bytes.extend(parent.as_bytes());
+            }
+        }
         bytes.extend(self.created_ms.to_be_bytes());
-        bytes.push(u8::from(self.not_after_ms.is_some()));
-        bytes.extend(self.not_after_ms.iter().flat_map(|last| last.to_be_bytes()));
+        bytes.extend(self.restored_ms.to_be_bytes());
+        let caveats = self.caveats.encode();
+        bytes.extend((caveats.len() as u16).to_be_bytes());
+        bytes.extend(caveats);
         bytes.extend(self.label.as_bytes());
         bytes
     }
 
     /// # Errors
-    /// When the record isn't one that this version writes.
+    /// When the record isn't one that this version writes, or the one before.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
-        Self::parse(bytes).ok_or_else(|| failed("the grant is of a newer format, or damaged"))
+        let parsed = match bytes.split_first() {
+            Some((&VERSION, rest)) => Self::parse(rest),
+            Some((&VERSION_BEFORE, rest)) => Self::parse_before(rest),
+            _ => None,
+        };
+        parsed.ok_or_else(|| failed("the grant is of a newer format, or damaged"))
     }
 
     fn parse(bytes: &[u8]) -> Option<Self> {
-        let (&version, rest) = bytes.split_first()?;
-        let (parent, rest) = optional::<16>(rest)?;
+        let (&[flags, kind], rest) = bytes.split_first_chunk()?;
+        let (parent, rest) = match kind {
+            NO_PARENT => (Parent::None, rest),
+            OWN_PARENT => {
+                let (parent, rest) = rest.split_first_chunk()?;
+                (Parent::Own(GrantId::from_bytes(*parent)), rest)
+            }
+            PARENT_OF_NAMESPACE => {
+                let (namespace, rest) = rest.split_first_chunk()?;
+                let (parent, rest) = rest.split_first_chunk()?;
+                let namespace = TargetId::from_bytes(*namespace);
+                (Parent::OfNamespace(namespace, GrantId::from_bytes(*parent)), rest)
+            }
+            _ => return None,
+        };
+        let (created, rest) = rest.split_first_chunk()?;
+        let (restored, rest) = rest.split_first_chunk()?;
+        let (length, rest) = rest.split_first_chunk()?;
+        let (caveats, label) = rest.split_at_checked(u16::from_be_bytes(*length).into())?;
+        (flags & !(INDEPENDENT | ALLOWS_INDEPENDENT | REVOKED) == 0).then_some(Self {
+            parent,
+            label: String::from_utf8(label.to_vec()).ok()?,
+            caveats: Caveats::decode(caveats).ok()?,
+            independent: flags & INDEPENDENT != 0,
+            allows_independent: flags & ALLOWS_INDEPENDENT != 0,
+            created_ms: u64::from_be_bytes(*created),
+            restored_ms: u64::from_be_bytes(*restored),
+            is_revoked: flags & REVOKED != 0,
+        })
+    }
+
+    /// Parent (1 if any, then 16 bytes; else 0) ‖ created (8) ‖ last millisecond (1 if any, then 8;
+    /// else 0) ‖ label.
+    fn parse_before(bytes: &[u8]) -> Option<Self> {
+        let (parent, rest) = optional::<16>(bytes)?;
         let (created, rest) = rest.split_first_chunk()?;
         let (last, rest) = optional::<8>(rest)?;
-        (version == VERSION).then_some(Self {
-            parent: parent.map(GrantId::from_bytes),
-            created_ms: u64::from_be_bytes(*created),
-            not_after_ms: last.map(u64::from_be_bytes),
+        let last = last.map(u64::from_be_bytes);
+        Some(Self {
+            parent: parent.map_or(Parent::None, |id| Parent::Own(GrantId::from_bytes(id))),
             label: String::from_utf8(rest.to_vec()).ok()?,
+            caveats: last.map_or_else(Caveats::none, Caveats::not_after),
+            ..Self::root(u64::from_be_bytes(*created))
         })
     }
 }
@@ -82,30 +189,57 @@ fn optional<const N: usize>(bytes: &[u8]) -> Option<(Option<[u8; N]>, &[u8])> {
 mod tests {
     use super::*;
 
+    fn grants() -> [Grant; 3] {
+        let child = Grant {
+            parent: Parent::Own(root_grant("Counter")),
+            label: "for the kiosk".to_owned(),
+            caveats: Caveats::not_after(9),
+            restored_ms: 8,
+            ..Grant::root(7)
+        };
+        let namespace = TargetId::from_bytes([3; 16]);
+        let other = Grant {
+            parent: Parent::OfNamespace(namespace, root_grant("Counter")),
+            independent: true,
+            allows_independent: false,
+            is_revoked: true,
+            ..Grant::root(7)
+        };
+        [Grant::root(5), child, other]
+    }
+
     #[test]
     fn a_grant_is_read_as_it_was_written() {
-        let child = Grant {
-            parent: Some(root_grant("Counter")),
-            created_ms: 7,
-            not_after_ms: Some(9),
-            label: "for the kiosk".to_owned(),
-        };
-        for grant in [Grant::root(5), child.clone()] {
+        for grant in grants() {
             assert_eq!(Grant::decode(&grant.encode()).unwrap(), grant);
         }
+        let [root, child, revoked] = grants();
         assert!(child.is_valid_at(9) && !child.is_valid_at(10));
+        assert!(root.is_valid_at(u64::MAX) && !revoked.is_valid_at(0));
+    }
+
+    #[test]
+    fn a_grant_of_the_format_before_is_read() {
+        let times = [&7_u64.to_be_bytes()[..], &[1], &9_u64.to_be_bytes(), b"kiosk"].concat();
+        let bytes = [&[1, 1][..], root_grant("Counter").as_bytes(), &times].concat();
+        let grant = Grant::decode(&bytes).unwrap();
+        assert_eq!(grant.parent, Parent::Own(root_grant("Counter")));
+        assert_eq!((grant.created_ms, grant.caveats.not_after_ms()), (7, Some(9)));
+        assert_eq!(grant.label, "kiosk");
     }
 
     #[test]
     fn a_damaged_or_newer_grant_is_refused() {
-        let bytes = Grant::root(5).encode();
-        for end in 0..11 {
-            assert!(Grant::decode(&bytes[..end]).is_err(), "{end} bytes");
-        }
-        for (at, value) in [(0, 2), (1, 2), (10, 7)] {
-            let mut bytes = bytes.clone();
-            bytes[at] = value;
-            assert!(Grant::decode(&bytes).is_err(), "byte {at}");
+        for grant in grants() {
+            let bytes = grant.encode();
+            for end in 0..bytes.len() - grant.label.len() {
+                assert!(Grant::decode(&bytes[..end]).is_err(), "{end} bytes");
+            }
+            for (at, value) in [(0, 3), (1, 8), (2, 3)] {
+                let mut bytes = bytes.clone();
+                bytes[at] = value;
+                assert!(Grant::decode(&bytes).is_err(), "byte {at}");
+            }
         }
     }
 }

@@ -6,5 +6,5 @@
 mod grant;
 mod keys;
 
-pub(crate) use grant::{Grant, root_grant};
+pub(crate) use grant::{Grant, Parent, root_grant};
 pub(crate) use keys::KeyRing;

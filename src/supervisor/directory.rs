@@ -53,6 +53,11 @@ impl Directory {
         Ok(())
     }
 
+    /// The hosts that have joined.
+    pub(super) fn members(&self) -> Vec<Member> {
+        self.members.borrow().iter().flatten().cloned().collect()
+    }
+
     pub(super) fn shards_of(&self, number: u16) -> Vec<std::ops::RangeInclusive<u16>> {
         placement::shards_of(number, self.hosts).collect()
     }

@@ -93,16 +93,52 @@ impl router::Server for Supervisor {
         mut results: router::ObjectResults,
     ) -> Result<()> {
         let params = params.get()?;
-        let id = params.get_birth()?.get_id()?;
-        let shard = id.first_chunk().map(|shard| Shard(u16::from_be_bytes(*shard)));
-        let shard = shard.ok_or_else(|| failed("an object id has 16 bytes"))?;
+        let shard = shard_of(params.get_birth()?.get_id()?)?;
         let mut request = self.directory.owner(shard)?.host.object_request();
         request.get().set_birth(params.get_birth()?)?;
         request.get().set_existence(params.get_existence()?);
+        request.get().set_by(params.get_by()?)?;
         // The answer may be null, which a pipelined capability could not say.
         let reply = request.send().promise.await?;
         results.get().init_object().set_as(reply.get()?.get_object())
     }
+
+    async fn in_force(
+        self: Rc<Self>,
+        params: router::InForceParams,
+        mut results: router::InForceResults,
+    ) -> Result<()> {
+        let params = params.get()?;
+        let mut request =
+            self.directory.owner(shard_of(params.get_target()?)?)?.host.in_force_request();
+        request.get().set_target(params.get_target()?);
+        request.get().set_grant(params.get_grant()?);
+        let reply = request.send().promise.await?;
+        let (reply, mut results) = (reply.get()?, results.get());
+        results.set_in_force(reply.get_in_force());
+        results.set_allows_independent(reply.get_allows_independent());
+        Ok(())
+    }
+
+    async fn cut(self: Rc<Self>, params: router::CutParams, _: router::CutResults) -> Result<()> {
+        let params = params.get()?;
+        let mut cuts = Vec::new();
+        for member in self.directory.members() {
+            let mut request = member.host.cut_request();
+            request.get().set_target(params.get_target()?);
+            request.get().set_grants(params.get_grants()?)?;
+            cuts.push(request.send().promise);
+        }
+        // All are told, also if one of them can't be.
+        let cut = futures::future::join_all(cuts).await;
+        cut.into_iter().try_for_each(|cut| cut.map(drop))
+    }
+}
+
+/// The shard of a target, which its id begins with.
+fn shard_of(target: &[u8]) -> Result<Shard> {
+    let shard = target.first_chunk().map(|shard| Shard(u16::from_be_bytes(*shard)));
+    shard.ok_or_else(|| failed("an object id has 16 bytes"))
 }
 
 impl restorer::Server for Supervisor {
@@ -125,11 +161,24 @@ impl restorer::Server for Supervisor {
         mut results: restorer::LocateResults,
     ) -> Result<()> {
         let (reference, member) = self.owner(params.get()?.get_sturdy_ref()?)?;
-        let mut request = member.host.restore_request();
+        let mut request = member.host.check_request();
         request.get().set_sturdy_ref(reference.reference().expose_bytes());
-        // The owner refuses as it does for `restore`; what it gives is let go.
         request.send().promise.await?;
         results.get().set_address(&*member.address);
+        Ok(())
+    }
+
+    async fn challenge(
+        self: Rc<Self>,
+        params: restorer::ChallengeParams,
+        mut results: restorer::ChallengeResults,
+    ) -> Result<()> {
+        let (reference, member) = self.owner(params.get()?.get_sturdy_ref()?)?;
+        let mut request = member.host.challenge_request();
+        request.get().set_sturdy_ref(reference.reference().expose_bytes());
+        let reply = request.send().promise.await?;
+        results.get().set_challenge(reply.get()?.get_challenge()?);
+        results.get().set_restoration(reply.get()?.get_restoration()?);
         Ok(())
     }
 }

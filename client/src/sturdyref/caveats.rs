@@ -118,6 +118,12 @@ impl Caveats {
         Self { not_after_ms, methods, holders, unknown_critical }
     }
 
+    /// All but the methods: for what is reached through the restricted capability and has others.
+    #[must_use]
+    pub fn without_methods(self) -> Self {
+        Self { methods: None, ..self }
+    }
+
     /// The bytes of the list, as they stand in a reference.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use capstead_client::once;
 
+use super::references::keys;
 use super::storage::turn;
 use super::trial::{World, call_note, call_write, log, read, run, run_within, settle, wake_takes};
 use crate::error::Result;
@@ -37,7 +38,7 @@ fn world(data: &Path) -> World {
 }
 
 fn custodian(world: &World, stall: Duration) -> host_admin::Client {
-    Custodian::serve_with(world.vat.clone(), vec![0..=u16::MAX], stall)
+    Custodian::serve_with(world.vat.clone(), vec![0..=u16::MAX], keys(), stall)
 }
 
 fn id(key: &str) -> ObjectId {
@@ -220,7 +221,7 @@ fn what_exists_and_what_belongs_elsewhere_is_refused() {
         let refused = import_all(&host, &foreign).await.err().unwrap();
         assert!(refused.extra.contains("belongs to another"), "{refused}");
         drop(host);
-        let elsewhere = Custodian::serve(world.vat.clone(), Vec::new());
+        let elsewhere = Custodian::serve(world.vat.clone(), Vec::new(), keys());
         let refused = import_all(&elsewhere, &object("y", 2, &[])).await.err().unwrap();
         assert!(refused.extra.contains("another host"), "{refused}");
     });

@@ -3,6 +3,7 @@
 mod archive;
 mod exclusive;
 mod gate;
+mod grants;
 mod instance;
 mod once;
 mod order;

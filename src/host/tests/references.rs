@@ -1,6 +1,5 @@
 //! No bit of a reference can be changed, and no object wakes by trying.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -9,14 +8,11 @@ use capstead_client::sturdyref::{Caveats, GrantId, NextSecret, Target, TargetId}
 use ed25519_dalek::SigningKey;
 
 use super::trial::{World, call_write, read, run, run_within, trial};
-use crate::clock::Clock;
+use crate::error::Result;
 use crate::host::Agent;
-use crate::host::header::Header;
-use crate::host::slot::Birth;
 use crate::id::{ObjectId, Pool};
 use crate::membrane;
-use crate::schema::cluster_capnp::supervisor;
-use crate::storage::Space;
+use crate::schema::cluster_capnp::{router, supervisor};
 use crate::sturdyref::{Grant, KeyRing, root_grant};
 
 /// All shards belong to whoever joins.
@@ -27,29 +23,40 @@ impl supervisor::Server for OneHost {
         self: Rc<Self>,
         _: supervisor::JoinParams,
         mut results: supervisor::JoinResults,
-    ) -> crate::error::Result<()> {
+    ) -> Result<()> {
         let mut range = results.get().init_shards(1).get(0);
         range.set_first(0);
         range.set_last(u16::MAX);
-        results.get().set_router(no_router());
+        results.get().set_router(membrane::serve(Rc::new(OneHost)));
         Ok(())
     }
 }
 
-fn no_router() -> crate::schema::cluster_capnp::router::Client {
-    capnp::capability::FromClientHook::new(membrane::broken(crate::error::failed(
-        "there is one host",
-    )))
+impl router::Server for OneHost {
+    async fn cut(self: Rc<Self>, _: router::CutParams, _: router::CutResults) -> Result<()> {
+        Ok(()) // the host has cut it by itself
+    }
 }
 
-async fn host(clock: Clock) -> (World, Rc<Agent>, Rc<KeyRing>) {
-    let world = World::new();
+/// The keys of the cluster.
+pub(super) fn keys() -> Rc<KeyRing> {
     let key = |seed| SigningKey::from_bytes(&[seed; 32]);
-    let keys = Rc::new(KeyRing::new(key(1), vec![key(2)]));
-    let agent = Agent::new(world.vat.clone(), keys.clone(), clock);
+    Rc::new(KeyRing::new(key(1), vec![key(2)]))
+}
+
+/// A host of a cluster that has no other.
+pub(super) async fn host() -> (World, Rc<Agent>) {
+    let world = World::new();
+    let agent = join(&world).await;
+    (world, agent)
+}
+
+/// The only host of its cluster, over the vat of `world`.
+pub(super) async fn join(world: &World) -> Rc<Agent> {
+    let agent = Agent::new(world.vat.clone(), keys());
     let supervisor: supervisor::Client = membrane::serve(Rc::new(OneHost));
     agent.join(&supervisor, 0, "127.0.0.1:4000").await.unwrap();
-    (world, agent, keys)
+    agent
 }
 
 fn target(namespace: ObjectId) -> Target {
@@ -59,19 +66,18 @@ fn target(namespace: ObjectId) -> Target {
 /// So many references with grants that exist, for objects that exist; all their bits, one at a time.
 fn check(first: u32, count: u32) {
     run_within(Duration::from_mins(10), async move {
-        let (world, agent, keys) = host(Clock::real()).await;
+        let ((world, agent), keys) = (host().await, keys());
         let namespace = ObjectId::namespace(Pool::default(), "Trial");
         let object = ObjectId::named(Pool::default(), "Trial", "x");
-        let birth =
-            Birth { id: object, class: world.vat.class("Trial").unwrap(), key: Some("x".into()) };
-        let header = Header::of(&birth).encode();
-        world.vat.write_system(object, Space::Header, &[], &header).unwrap();
+        call_write(&world.object("x"), 1).promise.await.unwrap();
+        let wakes = world.metrics.wakes_total.get();
         for number in first..first + count {
             let mut grant = [0; 16];
             grant[..4].copy_from_slice(&number.to_be_bytes());
+            let grant = GrantId::from_bytes(grant);
             let record = Grant::root(0).encode();
             let id = if number % 2 == 0 { namespace } else { object };
-            world.vat.write_system(id, Space::Grants, &grant, &record).unwrap();
+            world.vat.write_grants(id, [(&grant, Some(record))]).unwrap();
             let mut seed = [7; 32];
             seed[..4].copy_from_slice(&number.to_be_bytes());
             let caveats =
@@ -79,19 +85,19 @@ fn check(first: u32, count: u32) {
             let next = NextSecret::from_seed(seed);
             let bytes = TargetId::from_bytes(*id.as_bytes());
             let to = if id == object { Target::Object(bytes) } else { Target::Namespace(bytes) };
-            let reference = keys.mint(to, GrantId::from_bytes(grant), caveats, &next);
+            let reference = keys.mint(to, grant, caveats, &next);
             let reference = if number % 3 == 0 { reference.seal() } else { reference };
             let mut bytes = reference.expose_bytes().to_vec();
-            assert!(agent.restore_bytes(&bytes).is_ok(), "the reference itself is good");
+            assert!(agent.restore_here(&bytes).await.is_ok(), "the reference itself is good");
             for bit in 0..bytes.len() * 8 {
                 bytes[bit / 8] ^= 1 << (bit % 8);
-                let refused = agent.restore_bytes(&bytes).err();
+                let refused = agent.restore_here(&bytes).await.err();
                 let error = refused.unwrap_or_else(|| panic!("reference {number}, bit {bit}"));
                 assert_eq!(error.extra, "the reference was refused", "bit {bit}");
                 bytes[bit / 8] ^= 1 << (bit % 8);
             }
         }
-        assert_eq!(world.metrics.wakes_total.get(), 0);
+        assert_eq!(world.metrics.wakes_total.get(), wakes);
     });
 }
 
@@ -99,41 +105,42 @@ fn check(first: u32, count: u32) {
 #[test]
 fn an_expired_reference_is_refused_like_a_forged_one() {
     run(async {
-        let now = Rc::new(Cell::new(1000));
-        let (world, agent, keys) = host(Clock::test(now.clone())).await;
+        let ((world, agent), keys) = (host().await, keys());
+        world.now.set(1000);
         let namespace = ObjectId::namespace(Pool::default(), "Trial");
         let root = keys.root_reference(target(namespace), root_grant("Trial"));
         let short = root.narrow(&Caveats::not_after(1000)).unwrap();
-        assert!(agent.restore_bytes(short.expose_bytes()).is_ok());
-        now.set(1001);
-        let error = agent.restore_bytes(short.expose_bytes()).err().unwrap();
+        assert!(agent.restore_here(short.expose_bytes()).await.is_ok());
+        world.now.set(1001);
+        let error = agent.restore_here(short.expose_bytes()).await.err().unwrap();
         assert_eq!(error.extra, "the reference was refused");
-        assert!(agent.restore_bytes(root.expose_bytes()).is_ok());
+        assert!(agent.restore_here(root.expose_bytes()).await.is_ok());
         assert_eq!(world.metrics.wakes_total.get(), 0);
     });
 }
 
-/// A reference to one object leads to that object, awake or not, and to nothing if it doesn't exist.
+/// A reference to one object leads to that object, awake or not, as long as its grant and it exist.
 #[test]
 fn a_reference_to_an_object_is_restored_by_its_own_grant() {
     run(async {
-        let (world, agent, keys) = host(Clock::real()).await;
+        let ((world, agent), keys) = (host().await, keys());
         call_write(&world.object("x"), 7).promise.await.unwrap();
-        let restore = |name: &str, grant: u8| {
+        let restore = async |name: &str, grant: u8| {
             let id = ObjectId::named(Pool::default(), "Trial", name);
             let record = Grant::root(0).encode();
-            world.vat.write_system(id, Space::Grants, &[1; 16], &record).unwrap();
+            world.vat.write_grants(id, [(&GrantId::from_bytes([1; 16]), Some(record))]).unwrap();
             let target = Target::Object(TargetId::from_bytes(*id.as_bytes()));
             let next = NextSecret::from_seed([9; 32]);
             let grant = GrantId::from_bytes([grant; 16]);
             let reference = keys.mint(target, grant, Caveats::none(), &next);
-            agent.restore_bytes(reference.expose_bytes()).map(trial::Client::new)
+            agent.restore_here(reference.expose_bytes()).await.map(trial::Client::new)
         };
-        assert_eq!(read(&restore("x", 1).unwrap()).await.unwrap(), 7);
-        let refused = restore("x", 2).err().expect("there is no such grant");
-        assert_eq!(refused.extra, "the reference was refused");
-        let refused = restore("y", 1).err().expect("there is no such object");
-        assert_eq!(refused.extra, "the reference was refused");
+        assert_eq!(read(&restore("x", 1).await.unwrap()).await.unwrap(), 7);
+        for (name, grant) in [("x", 2), ("y", 1)] {
+            let refused =
+                restore(name, grant).await.err().expect("there is no such grant or object");
+            assert!(refused.extra.starts_with("revoked:"), "{refused}");
+        }
     });
 }
 

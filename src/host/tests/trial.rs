@@ -19,6 +19,7 @@ use crate::host::class::{Binding, Class};
 use crate::host::gated;
 use crate::host::instance::Instance;
 use crate::host::once::Retention;
+use crate::host::right::Right;
 use crate::host::slot::Birth;
 use crate::host::{Context, Object, Vat};
 use crate::id::{ObjectId, Pool};
@@ -359,7 +360,7 @@ impl World {
         let class = self.vat.class(class).unwrap();
         let id = ObjectId::named(Pool::default(), class.name, key);
         let birth = Birth { id, class, key: Some(key.into()) };
-        trial::Client::new(self.vat.facet(&birth))
+        trial::Client::new(self.vat.facet(&birth, Right::default()))
     }
 }
 

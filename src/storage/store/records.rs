@@ -47,6 +47,20 @@ impl Store {
         Ok(ticket)
     }
 
+    /// Some records of the server itself, in the order of their keys.
+    ///
+    /// # Errors
+    /// `Corrupt`, or that the disk can't be read.
+    pub(crate) fn records(
+        &self,
+        object: ObjectId,
+        space: Space,
+        range: &Range,
+        size: PageSize,
+    ) -> Result<Page> {
+        self.page_of(object, space, range, size, Page::default())
+    }
+
     /// The least and the greatest key of a space that begin with `prefix`, if there are any.
     ///
     /// # Errors

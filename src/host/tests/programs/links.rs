@@ -10,6 +10,7 @@ use super::super::trial::World;
 use super::ledger;
 use crate::error::Result;
 use crate::host::Vat;
+use crate::host::right::Right;
 use crate::host::slot::Birth;
 use crate::id::{ObjectId, Pool};
 use crate::membrane;
@@ -94,7 +95,7 @@ impl door::Server for Entrance {
         let (object, stub) = (params.get()?.get_object(), params.get()?.get_stub());
         let class = self.0.class("Actor")?;
         let key = Some(object.to_string().into());
-        let facet = self.0.facet(&Birth { id: object_id(object), class, key });
+        let facet = self.0.facet(&Birth { id: object_id(object), class, key }, Right::default());
         ledger::opened(stub, object);
         results.get().set_cap(FromClientHook::new(facet));
         Ok(())

@@ -1,0 +1,252 @@
+//! The calls by which grants are made, listed and revoked: on any facet, as turns of its object; and what
+//! they say in Cap'n Proto.
+//!
+//! Whoever makes a grant gives no more than he has; whoever lists or revokes reaches those grants that were
+//! made from his own.
+
+use std::rc::Rc;
+
+use capnp::any_pointer;
+use capnp::capability::{Params, Promise, Results};
+use capnp::traits::HasTypeId;
+use capstead_client::sturdyref::{Caveats, GrantId, Target};
+use ed25519_dalek::VerifyingKey;
+
+use super::facet::{Facet, not_there};
+use super::grants::{self, Wanted, target_id};
+use super::instance::Instance;
+use super::right::Right;
+use super::vat::Vat;
+use crate::error::{Result, failed};
+use crate::id::ObjectId;
+use crate::limits::{GRANTS_LISTED_MAX, HOLDERS_MAX};
+use crate::schema::facet_capnp::{self as capnp_facet, facet, grant, persistent, terms};
+use crate::schema::sturdyref_capnp::METHODS_MAX;
+use crate::storage::Space;
+use crate::sturdyref::{Grant, Parent};
+
+/// The methods of the interface `Facet` that are turns.
+const GRANTS: u16 = 3;
+/// See [`GRANTS`].
+const REVOKE: u16 = 4;
+/// The method of the interface `Persistent`.
+const SAVE: u16 = 0;
+
+type Untyped = any_pointer::Owned;
+
+/// Whether a call is one of those here.
+pub(super) fn is_granting(interface: u64) -> bool {
+    interface == facet::Client::TYPE_ID || interface == persistent::Client::TYPE_ID
+}
+
+/// Answers such a call on a facet of the instance, in a turn of it.
+pub(super) fn dispatch(
+    instance: &Rc<Instance>,
+    facet: &Facet,
+    (interface, method): (u64, u16),
+    params: Params<Untyped>,
+    mut results: Results<Untyped>,
+) -> Promise<(), capnp::Error> {
+    let mut answer = || {
+        if facet.made.is_some() {
+            return Err(failed(
+                "not-a-reference: what an object made itself ends with it, and has no grants",
+            ));
+        }
+        let (params, results) = (params.get()?, results.get());
+        let right = &facet.right;
+        match (interface, method) {
+            (persistent::Client::TYPE_ID, SAVE) => {
+                let params: persistent::save_params::Reader<'_> = params.get_as()?;
+                let mut results: persistent::save_results::Builder<'_> = results.init_as();
+                let text = save(instance, right, wanted(params.get_seal_for()?)?)?;
+                results.set_sturdy_ref(text);
+                Ok(())
+            }
+            (facet::Client::TYPE_ID, GRANTS) => {
+                let params: facet::grants_params::Reader<'_> = params.get_as()?;
+                let after = params.get_after()?;
+                let vat = &instance.vat;
+                let listed = list(vat, instance.birth.id, right, after)?;
+                write_grants(results.init_as(), &listed)
+            }
+            (facet::Client::TYPE_ID, REVOKE) => {
+                let params: facet::revoke_params::Reader<'_> = params.get_as()?;
+                revoke(instance, right, grant_id(params.get_grant()?)?)
+            }
+            _ => Err(not_there()),
+        }
+    };
+    match answer() {
+        Ok(()) => Promise::ok(()),
+        Err(error) => Promise::err(error),
+    }
+}
+
+/// Makes a grant of the instance's own object, and the reference that it makes valid, in the present turn.
+pub(super) fn save(instance: &Instance, right: &Right, mut wanted: Wanted) -> Result<String> {
+    let (vat, object) = (&instance.vat, instance.birth.id);
+    wanted.caveats = right.narrowed(&wanted.caveats)?.caveats();
+    vat.store.borrow().check_room()?;
+    let grant = wanted.of(object, right.grant.as_deref(), vat.clock.now_ms())?;
+    let (agent, id) = (vat.agent()?, grants::fresh_id()?);
+    let reference = grants::mint(&agent.keys(), Target::Object(target_id(object)), id, &grant)?;
+    instance.write_record(Space::Grants, id.as_bytes(), Some(&grant.encode()))?;
+    agent.text(&reference)
+}
+
+/// Takes a grant of the instance's own object back, in the present turn.
+fn revoke(instance: &Instance, right: &Right, id: GrantId) -> Result<()> {
+    let (vat, object) = (&instance.vat, instance.birth.id);
+    check_reach(vat, object, right, id)?;
+    instance.write_record(Space::Grants, id.as_bytes(), None)?;
+    vat.cut(object, &[id]);
+    vat.sweep(object);
+    Ok(())
+}
+
+/// # Errors
+/// When there is no such grant, or the holder of `right` has nothing to say about it.
+pub(super) fn check_reach(vat: &Vat, target: ObjectId, right: &Right, id: GrantId) -> Result<()> {
+    let grant = vat.grant((target, id))?.filter(|grant| !grant.is_revoked);
+    let reaches = |grant: &Grant| match &right.grant {
+        None => Ok(true),
+        Some(own) => vat.was_made_from(target, grant, own.of),
+    };
+    match grant.as_ref().map(reaches).transpose()? {
+        Some(true) => Ok(()),
+        _ => Err(failed("no-such-grant: no grant of this id was made from the grant of this one")),
+    }
+}
+
+/// Some grants, and whether there are more.
+pub(super) type Listed = (Vec<(GrantId, Grant)>, bool);
+
+/// The grants that the holder of `right` may know of, behind `after`.
+pub(super) fn list(vat: &Vat, target: ObjectId, right: &Right, after: &[u8]) -> Result<Listed> {
+    let mut after = if after.is_empty() { None } else { Some(grant_id(after)?) };
+    let mut found = Vec::new();
+    loop {
+        let some = vat.grants_behind(target, after, GRANTS_LISTED_MAX)?;
+        let is_last = some.len() < GRANTS_LISTED_MAX;
+        after = some.last().map(|(id, _)| *id);
+        for (id, grant) in some {
+            let is_his = match &right.grant {
+                None => true,
+                Some(own) => vat.was_made_from(target, &grant, own.of)?,
+            };
+            // What is dead and not yet swept is as if it were gone; a root that was revoked is known.
+            if is_his && (grant.is_revoked || !vat.is_dead(target, &grant)?) {
+                found.push((id, grant));
+            }
+        }
+        if is_last || !found.is_empty() {
+            return Ok((found, !is_last));
+        }
+    }
+}
+
+/// Writes a list of grants as an answer.
+pub(super) fn write_grants(
+    mut results: facet::grants_results::Builder<'_>,
+    (grants, more): &Listed,
+) -> Result<()> {
+    results.set_more(*more);
+    let mut list = results.init_grants(grants.len() as u32);
+    for (at, (id, grant)) in (0..).zip(grants) {
+        write_grant(list.reborrow().get(at), *id, grant);
+    }
+    Ok(())
+}
+
+/// Writes what is known of a grant.
+pub(super) fn write_grant(mut to: grant::Builder<'_>, id: GrantId, grant: &Grant) {
+    to.set_id(id.as_bytes());
+    match &grant.parent {
+        Parent::None => {}
+        Parent::Own(parent) => to.set_parent(parent.as_bytes()),
+        Parent::OfNamespace(_, parent) => to.set_namespace(parent.as_bytes()),
+    }
+    to.set_label(&*grant.label);
+    to.set_independent(grant.independent);
+    to.set_allow_independent(grant.allows_independent);
+    to.set_revoked(grant.is_revoked);
+    to.set_created(grant.created_ms);
+    to.set_last_restored(grant.restored_ms);
+    write_caveats(to.init_caveats(), &grant.caveats);
+}
+
+fn write_caveats(mut to: capnp_facet::caveats::Builder<'_>, caveats: &Caveats) {
+    if let Some(last) = caveats.not_after_ms() {
+        to.set_not_after(last);
+    }
+    let holders = caveats.holders();
+    let mut keys = to.reborrow().init_holders(holders.len() as u32);
+    for (at, holder) in (0..).zip(holders) {
+        keys.set(at, holder.as_bytes());
+    }
+    let Some(methods) = caveats.methods() else { return };
+    let by_interface = methods.as_slice().chunk_by(|one, other| one.0 == other.0);
+    let by_interface: Vec<_> = by_interface.collect();
+    let mut list = to.init_methods(by_interface.len() as u32);
+    for (at, methods) in (0..).zip(by_interface) {
+        let mut of_interface = list.reborrow().get(at);
+        of_interface.set_interface(methods[0].0);
+        let mut ordinals = of_interface.init_ordinals(methods.len() as u32);
+        for (at, (_, ordinal)) in (0..).zip(methods) {
+            ordinals.set(at, *ordinal);
+        }
+    }
+}
+
+/// The restrictions that a caller asks for.
+///
+/// # Errors
+/// When there are too many, or a key is none.
+pub(super) fn caveats(from: capnp_facet::caveats::Reader<'_>) -> Result<Caveats> {
+    let mut caveats = Caveats::none();
+    if from.get_not_after() != u64::MAX {
+        caveats = caveats.with_not_after(from.get_not_after());
+    }
+    if from.has_methods() {
+        let mut methods = Vec::new();
+        for of_interface in from.get_methods()? {
+            let interface = of_interface.get_interface();
+            let ordinals = of_interface.get_ordinals()?;
+            // Looked at first, since what a caller sends may be long.
+            if methods.len() + ordinals.len() as usize > usize::from(METHODS_MAX) {
+                return Err(failed(format!("too-many-methods: at most {METHODS_MAX}")));
+            }
+            methods.extend(ordinals.iter().map(|ordinal| (interface, ordinal)));
+        }
+        caveats = caveats.with_methods(methods)?;
+    }
+    for holder in from.get_holders()? {
+        if caveats.holders().len() >= HOLDERS_MAX {
+            return Err(failed(format!("too-many-holders: at most {HOLDERS_MAX} keys")));
+        }
+        let key = holder?.try_into().ok().and_then(|key| VerifyingKey::from_bytes(key).ok());
+        let key = key.ok_or_else(|| failed("a holder is an Ed25519 public key of 32 bytes"))?;
+        caveats = caveats.with_holder(key)?;
+    }
+    Ok(caveats)
+}
+
+/// What a caller wants a grant to be.
+///
+/// # Errors
+/// As for `caveats`, and when the label is no text.
+pub(super) fn wanted(from: terms::Reader<'_>) -> Result<Wanted> {
+    Ok(Wanted {
+        label: from.get_label()?.to_string()?,
+        caveats: caveats(from.get_caveats()?)?,
+        independent: from.get_independent(),
+        allows_independent: from.get_allow_independent(),
+    })
+}
+
+/// # Errors
+/// When it isn't the id of a grant.
+pub(super) fn grant_id(bytes: &[u8]) -> Result<GrantId> {
+    bytes.try_into().map(GrantId::from_bytes).map_err(|_| failed("a grant's id has 16 bytes"))
+}

@@ -1,0 +1,345 @@
+//! The grants of one target: in its own storage, where its class doesn't see them.
+//!
+//! Invariants:
+//! - A grant is in force if its record is there, isn't revoked or over, and what it depends on is in force.
+//!   So to revoke it is to take away one record; those that depended on it are dead, and swept later.
+//! - Whoever says that a grant is in force has looked it up, or holds a live one that was never cut.
+
+use std::ops::Bound;
+use std::rc::Rc;
+use std::time::Duration;
+
+use capstead_client::sturdyref::{Caveats, GrantId, NextSecret, Sturdyref, Target, TargetId};
+
+use tokio::time::MissedTickBehavior;
+
+use super::right::{Live, Of};
+use super::vat::Vat;
+use crate::error::{Result, failed};
+use crate::id::ObjectId;
+use crate::limits::{GRANT_DEPTH_MAX, GRANT_LABEL_BYTES_MAX, RESTORED_FLUSH_SECS};
+use crate::storage::{Account, Page, PageSize, Range, Space};
+use crate::sturdyref::{Grant, KeyRing, Parent};
+
+/// Grants that are looked at before other tasks of the thread get their turn again.
+const SWEPT_AT_ONCE: usize = 256;
+
+/// What is known here of a grant.
+pub(super) enum Standing {
+    InForce(Rc<Live>),
+    /// It was revoked, or is over.
+    Dead,
+    /// It depends on this one, which another host has.
+    DependsOn(Of),
+}
+
+/// What somebody wants a grant to be.
+#[derive(Default)]
+pub(super) struct Wanted {
+    pub(super) label: String,
+    pub(super) caveats: Caveats,
+    pub(super) independent: bool,
+    pub(super) allows_independent: bool,
+}
+
+impl Wanted {
+    /// The record of a grant of `target` that is made from `parent`.
+    ///
+    /// # Errors
+    /// When the parent doesn't allow it, or there are too many before it.
+    pub(super) fn of(self, target: ObjectId, parent: Option<&Live>, now_ms: u64) -> Result<Grant> {
+        if self.label.len() > GRANT_LABEL_BYTES_MAX {
+            return Err(failed(format!(
+                "a grant's label has at most {GRANT_LABEL_BYTES_MAX} bytes"
+            )));
+        }
+        let asks = self.independent || self.allows_independent;
+        if asks && parent.is_some_and(|parent| !parent.allows_independent) {
+            return Err(failed(
+                "not-allowed: the grant that this would be made from allows none that survive it",
+            ));
+        }
+        if parent.is_some_and(|parent| parent.with_parents().count() >= GRANT_DEPTH_MAX) {
+            return Err(failed(format!(
+                "too-deep: at most {GRANT_DEPTH_MAX} grants depend on each other in a row"
+            )));
+        }
+        Ok(Grant {
+            parent: parent.map_or(Parent::None, |parent| match parent.of {
+                (of, id) if of == target => Parent::Own(id),
+                (namespace, id) => Parent::OfNamespace(target_id(namespace), id),
+            }),
+            label: self.label,
+            caveats: self.caveats,
+            independent: self.independent,
+            allows_independent: self.allows_independent,
+            created_ms: now_ms,
+            restored_ms: 0,
+            is_revoked: false,
+        })
+    }
+}
+
+/// A fresh id for a grant.
+pub(super) fn fresh_id() -> Result<GrantId> {
+    random().map(GrantId::from_bytes)
+}
+
+/// The reference that the grant makes valid.
+///
+/// # Errors
+/// When the operating system has no randomness to give.
+pub(super) fn mint(
+    keys: &KeyRing,
+    target: Target,
+    id: GrantId,
+    grant: &Grant,
+) -> Result<Sturdyref> {
+    let next = NextSecret::from_seed(random()?);
+    Ok(keys.mint(target, id, grant.caveats.clone(), &next))
+}
+
+/// # Errors
+/// When the operating system has no randomness to give.
+pub(super) fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| failed(format!("no randomness: {error}")))?;
+    Ok(bytes)
+}
+
+pub(super) fn target_id(id: ObjectId) -> TargetId {
+    TargetId::from_bytes(*id.as_bytes())
+}
+
+pub(super) fn object_id(target: TargetId) -> ObjectId {
+    ObjectId::from_bytes(*target.as_bytes())
+}
+
+impl Vat {
+    /// A grant's record.
+    ///
+    /// # Errors
+    /// When the storage can't be read.
+    pub(super) fn grant(&self, (target, id): Of) -> Result<Option<Grant>> {
+        let record = self.store.borrow().get(target, Space::Grants, id.as_bytes())?;
+        record.map(|record| Grant::decode(&record)).transpose()
+    }
+
+    /// Whether a grant of a target of this host is in force.
+    ///
+    /// # Errors
+    /// When the storage can't be read.
+    pub(super) fn standing(&self, of: Of, owns: &dyn Fn(ObjectId) -> bool) -> Result<Standing> {
+        if let Some(live) = self.grants.get(of) {
+            return Ok(Standing::InForce(live));
+        }
+        if !owns(of.0) {
+            return Ok(Standing::DependsOn(of));
+        }
+        let grant = self.grant(of)?.filter(|grant| grant.is_valid_at(self.clock.now_ms()));
+        let Some(grant) = grant else { return Ok(Standing::Dead) };
+        let parent = depends(of.0, &grant).map(|parent| self.standing(parent, owns));
+        let parent = match parent.transpose()? {
+            None => None,
+            Some(Standing::InForce(parent)) => Some(parent),
+            Some(standing) => return Ok(standing),
+        };
+        Ok(Standing::InForce(self.grants.add(of, parent, grant.allows_independent)))
+    }
+
+    /// Whether a grant of `target` was made from `from`, directly or not.
+    ///
+    /// # Errors
+    /// When the storage can't be read.
+    pub(super) fn was_made_from(&self, target: ObjectId, grant: &Grant, from: Of) -> Result<bool> {
+        let mut next = made_from(target, grant);
+        while let Some(of) = next {
+            if of == from {
+                return Ok(true);
+            }
+            let parent = if of.0 == target { self.grant(of)? } else { None };
+            next = parent.and_then(|parent| made_from(target, &parent));
+        }
+        Ok(false)
+    }
+
+    /// Some grants of a target with their ids, in the order of these, behind `after`.
+    ///
+    /// # Errors
+    /// When the storage can't be read.
+    pub(super) fn grants_behind(
+        &self,
+        target: ObjectId,
+        after: Option<GrantId>,
+        count: usize,
+    ) -> Result<Vec<(GrantId, Grant)>> {
+        let behind = |after: GrantId| Bound::Excluded(after.as_bytes().to_vec());
+        let range = Range { start: after.map_or(Bound::Unbounded, behind), ..Range::all() };
+        let size = PageSize { entries: count, bytes: usize::MAX };
+        let page = self.store.borrow().records(target, Space::Grants, &range, size)?;
+        page_entries(&page)
+            .map(|(key, record)| {
+                let id = key.try_into().map_err(|_| failed("a grant's id has 16 bytes"))?;
+                let mut grant = Grant::decode(record)?;
+                let restored =
+                    self.restored.borrow().get(&(target, GrantId::from_bytes(id))).copied();
+                grant.restored_ms = grant.restored_ms.max(restored.unwrap_or_default());
+                Ok((GrantId::from_bytes(id), grant))
+            })
+            .collect()
+    }
+
+    /// Writes records of a target in one turn of the server's own; a `None` deletes.
+    pub(super) fn write_grants<'a>(
+        &self,
+        target: ObjectId,
+        records: impl IntoIterator<Item = (&'a GrantId, Option<Vec<u8>>)>,
+    ) -> Result<()> {
+        let mut store = self.store.borrow_mut();
+        store.begin(Account::system(target));
+        let written = records.into_iter().try_for_each(|(id, record)| match record {
+            Some(record) => {
+                store.put_record(target, Space::Grants, id.as_bytes(), &record).map(drop)
+            }
+            None => store.delete_record(target, Space::Grants, id.as_bytes()).map(drop),
+        });
+        match written {
+            Ok(()) => store.seal(),
+            Err(error) => {
+                store.discard();
+                return Err(error.into());
+            }
+        };
+        self.committable.notify_one();
+        Ok(())
+    }
+
+    /// Takes a grant back, from outside of any turn. When it returns, that is durable, and nobody uses
+    /// the grant any more on any host.
+    ///
+    /// # Errors
+    /// When there is no such grant; when another host couldn't be told, or the storage failed: then it
+    /// may be revoked or not.
+    pub(super) async fn revoke(self: &Rc<Self>, target: ObjectId, id: GrantId) -> Result<()> {
+        let grant = self.grant((target, id))?.filter(|grant| !grant.is_revoked);
+        let grant = grant.ok_or_else(|| failed("no-such-grant: there is no grant of this id"))?;
+        let is_namespace = !self.exists(target)?;
+        // A root is made at each start where there is none, so that its record has to stay.
+        let is_root = is_namespace && grant.parent == Parent::None;
+        let record = is_root.then(|| Grant { is_revoked: true, ..grant }.encode());
+        self.write_grants(target, [(&id, record)])?;
+        self.cut(target, &[id]);
+        self.sweep(target);
+        let told = match self.agent() {
+            Ok(agent) if is_namespace => agent.cut_everywhere(target, id).await,
+            // Everything that was made from an object's grant is on its own host.
+            _ => Ok(()),
+        };
+        self.flush().await?;
+        told
+    }
+
+    /// Writes down from time to time which grants were restored. The task ends with the vat.
+    pub(super) fn note_restores(self: &Rc<Self>) {
+        let vat = Rc::downgrade(self);
+        tokio::task::spawn_local(async move {
+            let mut ticks = tokio::time::interval(Duration::from_secs(RESTORED_FLUSH_SECS));
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                let Some(vat) = vat.upgrade() else { return };
+                while vat.write_restored() {
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+    }
+
+    /// Writes down when some grants were restored; whether there may be more of them.
+    pub(super) fn write_restored(&self) -> bool {
+        let some: Vec<_> = {
+            let mut restored = self.restored.borrow_mut();
+            let some: Vec<_> = restored.keys().take(SWEPT_AT_ONCE).copied().collect();
+            some.into_iter().filter_map(|of| restored.remove_entry(&of)).collect()
+        };
+        for (of, restored_ms) in &some {
+            // What was revoked since has no record any more.
+            let Ok(Some(grant)) = self.grant(*of) else { continue };
+            let record = Grant { restored_ms: *restored_ms, ..grant }.encode();
+            if let Err(error) = self.write_grants(of.0, [(&of.1, Some(record))]) {
+                tracing::debug!(%error, "the last use of a grant wasn't written down");
+            }
+        }
+        !some.is_empty()
+    }
+
+    /// Removes what is dead of a target's grants, some at a time. The task ends when it has seen all.
+    pub(super) fn sweep(self: &Rc<Self>, target: ObjectId) {
+        let vat = self.clone();
+        tokio::task::spawn_local(async move {
+            let mut after = None;
+            loop {
+                tokio::task::yield_now().await;
+                match vat.sweep_some(target, after) {
+                    Ok(Some(last)) => after = Some(last),
+                    Ok(None) => return,
+                    Err(error) => return tracing::warn!(%error, "can't sweep grants"),
+                }
+            }
+        });
+    }
+
+    /// Whether a grant will never be in force again.
+    ///
+    /// # Errors
+    /// When the storage can't be read.
+    pub(super) fn is_dead(&self, target: ObjectId, grant: &Grant) -> Result<bool> {
+        if !grant.is_valid_at(self.clock.now_ms()) {
+            return Ok(true);
+        }
+        let mut next = depends(target, grant);
+        // A grant of a namespace may be another host's, and is looked up when it counts.
+        while let Some(of) = next.filter(|of| of.0 == target) {
+            match self.grant(of)? {
+                Some(parent) if !parent.is_revoked => next = depends(target, &parent),
+                _ => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+
+    fn sweep_some(&self, target: ObjectId, after: Option<GrantId>) -> Result<Option<GrantId>> {
+        if self.store.borrow().is_full() {
+            return Ok(after);
+        }
+        let some = self.grants_behind(target, after, SWEPT_AT_ONCE)?;
+        let mut dead = Vec::new();
+        for (id, grant) in &some {
+            if !grant.is_revoked && self.is_dead(target, grant)? {
+                dead.push((id, None));
+            }
+        }
+        if !dead.is_empty() {
+            self.write_grants(target, dead)?;
+        }
+        Ok(some.last().map(|(id, _)| *id))
+    }
+}
+
+/// What a grant was made from.
+fn made_from(target: ObjectId, grant: &Grant) -> Option<Of> {
+    match grant.parent {
+        Parent::None => None,
+        Parent::Own(id) => Some((target, id)),
+        Parent::OfNamespace(namespace, id) => Some((object_id(namespace), id)),
+    }
+}
+
+/// What a grant depends on.
+fn depends(target: ObjectId, grant: &Grant) -> Option<Of> {
+    if grant.independent { None } else { made_from(target, grant) }
+}
+
+fn page_entries(page: &Page) -> impl Iterator<Item = (&[u8], &[u8])> {
+    (0..).map_while(|at| page.get(at))
+}

@@ -1,0 +1,192 @@
+//! From a reference to a live capability: the owner's checks, of which the last one is the grant.
+//!
+//! Invariants:
+//! - Nothing wakes, and every refusal but `revoked:` is the same error.
+//! - `revoked:` is said only of a reference whose signatures are good, whose time isn't over, and whose
+//!   holders have proved that they are.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use capnp::private::capability::ClientHook;
+use capstead_client::sturdyref::{Refused, Sturdyref, Target, Verified};
+
+use super::agent::Agent;
+use super::grants::{Standing, object_id, random};
+use super::header::Header;
+use super::right::{Live, Of, Right, revoked};
+use super::served::NamespaceFacet;
+use super::slot::Birth;
+use crate::error::{Result, disconnected, failed};
+use crate::id::{ObjectId, Pool};
+use crate::limits::PROOF_SECS;
+use crate::membrane;
+use crate::schema::restorer_capnp::restoration;
+use crate::storage::Space;
+
+impl Agent {
+    /// Checks everything but the holders' proofs and the grant.
+    fn verify(&self, bytes: &[u8]) -> Result<(Sturdyref, Verified)> {
+        let reference = Sturdyref::from_bytes(bytes);
+        let verified = reference.and_then(|reference| {
+            let verified = self.keys().verify(&reference, self.vat.clock.now_ms())?;
+            Ok((reference, verified))
+        });
+        let (reference, verified) = verified
+            .inspect_err(|refused| tracing::debug!(reason = refused.reason(), "refused"))?;
+        let (Target::Namespace(id) | Target::Object(id)) = verified.target;
+        if !self.owns(object_id(id).home_shard()) {
+            return Err(disconnected("another host owns the object now: locate it again"));
+        }
+        Ok((reference, verified))
+    }
+
+    /// Checks a reference and gives what it refers to. Nothing wakes.
+    pub(super) async fn restore_here(self: &Rc<Self>, bytes: &[u8]) -> Result<Box<dyn ClientHook>> {
+        let restored = match self.verify(bytes) {
+            Ok((_, verified)) if verified.caveats.holders().is_empty() => {
+                self.redeem(verified).await
+            }
+            Ok(_) => Err(refused()),
+            Err(error) => Err(error),
+        };
+        self.count(restored)
+    }
+
+    /// Checks a reference, and makes nothing.
+    pub(super) async fn check(&self, bytes: &[u8]) -> Result<()> {
+        let (_, verified) = self.verify(bytes)?;
+        // Whether its grant is in force is for who proves that he is its holder.
+        if !verified.caveats.holders().is_empty() {
+            return Ok(());
+        }
+        let (Target::Namespace(id) | Target::Object(id)) = verified.target;
+        self.hold((object_id(id), verified.grant)).await?.map(drop).ok_or_else(revoked)
+    }
+
+    /// Begins to restore a reference that takes proofs.
+    pub(super) fn challenge(
+        self: &Rc<Self>,
+        bytes: &[u8],
+    ) -> Result<([u8; 32], restoration::Client)> {
+        let (reference, _) = self.verify(bytes)?;
+        let challenge = random()?;
+        let until = self.vat.clock.now_ms().saturating_add(PROOF_SECS * 1000);
+        let reference = Cell::new(Some(reference));
+        let waiting = Restoration { agent: self.clone(), reference, challenge, until };
+        Ok((challenge, membrane::serve(Rc::new(waiting))))
+    }
+
+    fn count(&self, restored: Result<Box<dyn ClientHook>>) -> Result<Box<dyn ClientHook>> {
+        let metrics = &self.vat.metrics;
+        match &restored {
+            Ok(_) => metrics.restores_total.add(1),
+            Err(_) => metrics.restores_refused_total.add(1),
+        }
+        restored
+    }
+
+    async fn redeem(self: &Rc<Self>, verified: Verified) -> Result<Box<dyn ClientHook>> {
+        let (Target::Namespace(id) | Target::Object(id)) = verified.target;
+        let of = (object_id(id), verified.grant);
+        let live = self.hold(of).await?.ok_or_else(revoked)?;
+        let right = Right::new(Some(live), verified.caveats);
+        let restored = match verified.target {
+            Target::Namespace(_) => self.namespace(of.0, right)?,
+            Target::Object(_) => {
+                let birth = self.birth_of(of.0)?.ok_or_else(revoked)?;
+                self.vat.facet(&birth, right)
+            }
+        };
+        self.vat.restored.borrow_mut().insert(of, self.vat.clock.now_ms());
+        Ok(restored)
+    }
+
+    /// The grant as something that is used; none if it isn't in force.
+    ///
+    /// # Errors
+    /// When the storage can't be read, or the host that knows can't be reached.
+    pub(super) async fn hold(&self, of: Of) -> Result<Option<Rc<Live>>> {
+        let owns = |id: ObjectId| self.owns(id.home_shard());
+        // What another host said is kept until what depends on it is there.
+        let mut said: Vec<Rc<Live>> = Vec::new();
+        loop {
+            let other = match self.vat.standing(of, &owns)? {
+                Standing::InForce(live) => return Ok(Some(live)),
+                Standing::Dead => return Ok(None),
+                Standing::DependsOn(other) => other,
+            };
+            if said.iter().any(|live| live.of == other) {
+                return Ok(None); // it was cut since
+            }
+            let mut request = self.joined()?.router.in_force_request();
+            request.get().set_target(other.0.as_bytes());
+            request.get().set_grant(other.1.as_bytes());
+            let reply = request.send().promise.await?;
+            let reply = reply.get()?;
+            if !reply.get_in_force() || self.vat.grants.was_cut(other) {
+                return Ok(None);
+            }
+            said.push(self.vat.grants.add(other, None, reply.get_allows_independent()));
+        }
+    }
+
+    fn namespace(self: &Rc<Self>, id: ObjectId, right: Right) -> Result<Box<dyn ClientHook>> {
+        let is_it = |name| ObjectId::namespace(Pool::default(), name) == id;
+        let class = self.vat.classes().find(|class| is_it(class.name)).cloned();
+        let class = class.ok_or_else(refused)?;
+        Ok(NamespaceFacet::wrap(self.clone(), class, right))
+    }
+
+    /// What there is to know of an object that exists.
+    pub(super) fn birth_of(&self, id: ObjectId) -> Result<Option<Birth>> {
+        let header = self.vat.store.borrow().get(id, Space::Header, &[])?;
+        let Some(header) = header else { return Ok(None) };
+        let header = Header::decode(&header)?;
+        let (class, key) = (self.vat.class(header.class)?, header.key.map(Into::into));
+        Ok(Some(Birth { id, class, key }))
+    }
+}
+
+/// The one answer to every reference that isn't good, whatever is wrong with it.
+fn refused() -> capnp::Error {
+    Refused::by_grant().into()
+}
+
+/// A restoration that waits for the holders' proofs.
+struct Restoration {
+    agent: Rc<Agent>,
+    /// Taken by the one attempt.
+    reference: Cell<Option<Sturdyref>>,
+    challenge: [u8; 32],
+    /// The last millisecond in which a proof is taken.
+    until: u64,
+}
+
+impl restoration::Server for Restoration {
+    async fn finish(
+        self: Rc<Self>,
+        params: restoration::FinishParams,
+        mut results: restoration::FinishResults,
+    ) -> Result<()> {
+        let reference = self.reference.take();
+        let reference = reference.filter(|_| self.agent.vat.clock.now_ms() <= self.until);
+        let reference = reference
+            .ok_or_else(|| failed("this challenge was used, or is too old: ask for another one"))?;
+        let signatures = params.get()?.get_signatures()?.iter();
+        let signatures = signatures.map(|signature| {
+            signature?.try_into().map_err(|_| capnp::Error::from(Refused::by_grant()))
+        });
+        let signatures = signatures.collect::<Result<Vec<[u8; 64]>>>()?;
+        let restored = match self.agent.verify(reference.expose_bytes()) {
+            Ok((_, verified)) => match reference.check_proofs(&self.challenge, &signatures) {
+                Ok(()) => self.agent.redeem(verified).await,
+                Err(refused) => Err(refused.into()),
+            },
+            Err(error) => Err(error),
+        };
+        let restored = self.agent.count(restored)?;
+        results.get().init_cap().set_as_capability(restored);
+        Ok(())
+    }
+}
