@@ -57,7 +57,7 @@ mod wire;
 pub use connection::Connection;
 pub use guard::limits::{Bites, Limit, Limits};
 pub use once::{once, request_id};
-pub use restore::restore;
+pub use restore::{restore, restore_with};
 pub use schema::{facet_capnp, http_capnp, restorer_capnp, sturdyref_capnp};
 
 /// What everything here returns.

@@ -1,7 +1,7 @@
 //! References from fixed keys: what is accepted, and above all what isn't.
 
 use super::*;
-use ed25519_dalek::{Signer, SigningKey};
+use ed25519_dalek::Signer;
 use proptest::prelude::*;
 
 const NOW: u64 = 1_800_000_000_000;
