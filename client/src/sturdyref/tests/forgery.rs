@@ -93,6 +93,25 @@ fn every_link_of_the_longest_chain_counts() {
     }
 }
 
+/// Whoever doesn't have the last secret makes a link of his own, with a key of his own.
+#[test]
+fn a_stranger_cannot_add_a_link() {
+    let stranger = NextSecret::from_seed([0x77; 32]);
+    for genuine in chain(&reference(2, Caveats::none()), 2, 15) {
+        let (at, links_at) = (genuine.layout.proof_at, genuine.layout.links_at());
+        let mut bytes = genuine.bytes[..at].to_vec();
+        let link = [&Caveats::none().encode()[..], stranger.public().as_bytes()].concat();
+        let message = codec::link_message(&bytes, links_at, at, &link);
+        bytes[links_at] += 1;
+        bytes.extend(link);
+        bytes.extend(stranger.signing_key().sign(&message).to_bytes());
+        let open = [&bytes[..], &[crate::sturdyref_capnp::PROOF_OPEN], &stranger.0].concat();
+        let forged = Sturdyref::from_bytes(&open).unwrap();
+        assert_eq!(reason(verify(&forged, NOW)), "a signature is wrong");
+        assert_eq!(reason(verify(&forged.seal(), NOW)), "a signature is wrong");
+    }
+}
+
 /// Every row of up to three links, out of those of two chains from one root and one from another, on
 /// both roots and with every proof that there is: nothing but what was made is accepted.
 #[test]
