@@ -4,6 +4,7 @@ The document says what is signed and in which bytes; whoever implements it from 
 with the server, or one of these tests fails. No server is needed.
 """
 
+import base64
 import re
 import unittest
 from pathlib import Path
@@ -109,6 +110,15 @@ class SturdyrefTest(unittest.TestCase):
                       text.replace("127.0.0.1", "[1]"), text.replace("capstead", "http")):  # fmt: skip
             with self.refuses():
                 sturdyref.parse_text(wrong)
+
+    def test_a_text_has_no_bits_left_over(self):
+        letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+        self.assertEqual(len(self.sealed) % 3, 2, "the last letter has two bits too many")
+        text = "capstead://[::1]:0/#" + base64.urlsafe_b64encode(self.sealed).decode().rstrip("=")
+        self.assertEqual(sturdyref.parse_text(text)[1].whole, self.sealed)
+        for more in (1, 2, 3):
+            with self.refuses(why="left over"):
+                sturdyref.parse_text(text[:-1] + letters[letters.index(text[-1]) + more])
 
     def test_no_bit_can_be_flipped(self):
         for whole in (self.open, self.sealed, self.bound):
