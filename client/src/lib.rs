@@ -29,7 +29,9 @@
 //! time enabled.
 //!
 //! Whoever wants to decide about connections himself uses [`Connection::dial`] and
-//! [`Connection::restore`]. To hand a reference on with less power, narrow it offline:
+//! [`Connection::restore`]. A reference that is bound to the key of a holder is restored with that key, by
+//! [`restore_with`]. To hand a reference on with less power, narrow it offline, to a time, to some
+//! [methods](sturdyref::Caveats::with_methods) or to a [holder](sturdyref::Caveats::with_holder):
 //!
 //! ```
 //! use capstead_client::sturdyref::{Caveats, TextReference};
@@ -57,7 +59,7 @@ mod wire;
 pub use connection::Connection;
 pub use guard::limits::{Bites, Limit, Limits};
 pub use once::{once, request_id};
-pub use restore::restore;
+pub use restore::{restore, restore_with};
 pub use schema::{facet_capnp, http_capnp, restorer_capnp, sturdyref_capnp};
 
 /// What everything here returns.

@@ -4,8 +4,9 @@
 //! itself when a connection breaks, because only the caller knows what that means for him.
 
 use crate::connection::Connection;
-use crate::restorer_capnp::restorer;
-use crate::sturdyref::TextReference;
+use crate::restorer_capnp::{restoration, restorer};
+use crate::sturdyref::{SigningKey, TextReference};
+use capnp::Error;
 use capnp::capability::FromClientHook;
 use futures::FutureExt;
 use futures::future::{LocalBoxFuture, Shared};
@@ -30,17 +31,15 @@ thread_local! {
 /// `#[tokio::main(flavor = "local")]`, a `LocalRuntime` or a `LocalSet`; `disconnected` if the listener
 /// can't be reached. A reference that is refused shows either here or in the first call on the result.
 pub async fn restore<C: FromClientHook>(text: &str) -> capnp::Result<C> {
-    let parsed = TextReference::parse(text)?;
-    let listener = connect(parsed.address()).await?;
-    let owner = listener.locate(text).await?;
-    if owner == parsed.address() {
-        return listener.restore(text);
-    }
-    match connect(&owner).await {
-        Ok(owner) => owner.restore(text),
-        // The address is a hint: any listener of the cluster passes calls on.
-        Err(_) => listener.restore(text),
-    }
+    nearest(text).await?.restore(text)
+}
+
+/// As [`restore`], for a reference that may be bound to holders: `keys` has the secrets of all of them.
+///
+/// # Errors
+/// As for [`restore`], and `failed` if a holder's key is not among `keys`.
+pub async fn restore_with<C: FromClientHook>(text: &str, keys: &[SigningKey]) -> capnp::Result<C> {
+    nearest(text).await?.restore_with(text, keys).await
 }
 
 impl Connection {
@@ -61,6 +60,30 @@ impl Connection {
         Ok(C::new(cap))
     }
 
+    /// As [`Connection::restore`], for a reference that may be bound to holders: if it is, the peer asks for
+    /// their proofs, and `keys` has the secrets of all of them. Keys that it doesn't name are not used.
+    ///
+    /// # Errors
+    /// A holder's key is not among `keys`, the reference was refused, or the connection is over. A proof
+    /// that is refused shows in the first call on the result.
+    pub async fn restore_with<C: FromClientHook>(
+        &self,
+        text: &str,
+        keys: &[SigningKey],
+    ) -> capnp::Result<C> {
+        let parsed = TextReference::parse(text)?;
+        if parsed.reference().claimed_caveats()?.holders().is_empty() {
+            return self.restore(text);
+        }
+        let mut request = self.bootstrap::<restorer::Client>().challenge_request();
+        request.get().set_sturdy_ref(text);
+        let answer = request.send().promise.await?;
+        let challenge = answer.get()?.get_challenge()?.try_into();
+        let challenge = challenge.map_err(|_| Error::failed("no challenge of 32 bytes".into()))?;
+        let signatures = parsed.reference().prove(challenge, keys)?;
+        finish(&answer.get()?.get_restoration()?, &signatures)
+    }
+
     /// Asks the peer where the owner of the reference's target listens, as `host:port`.
     ///
     /// # Errors
@@ -71,6 +94,34 @@ impl Connection {
         let answer = request.send().promise.await?;
         Ok(answer.get()?.get_address()?.to_str()?.to_owned())
     }
+}
+
+fn finish<C: FromClientHook>(
+    restoration: &restoration::Client,
+    signatures: &[[u8; 64]],
+) -> capnp::Result<C> {
+    let mut request = restoration.finish_request();
+    let mut list = request.get().init_signatures(signatures.len() as u32);
+    for (index, signature) in (0..).zip(signatures) {
+        list.set(index, signature);
+    }
+    let answer = request.send();
+    let cap = answer.pipeline.get_cap().as_cap();
+    // As in `restore`.
+    tokio::task::spawn_local(answer.promise.map(drop));
+    Ok(C::new(cap))
+}
+
+/// The connection to where the reference is best restored.
+async fn nearest(text: &str) -> capnp::Result<Connection> {
+    let parsed = TextReference::parse(text)?;
+    let listener = connect(parsed.address()).await?;
+    let owner = listener.locate(text).await?;
+    if owner == parsed.address() {
+        return Ok(listener);
+    }
+    // The address is a hint: any listener of the cluster passes calls on.
+    Ok(connect(&owner).await.unwrap_or(listener))
 }
 
 /// The thread's connection to `address`; whoever asks while it is dialled waits for the same one.

@@ -14,13 +14,14 @@ mod text;
 mod verify;
 
 pub use caveats::Caveats;
+/// A holder's keys.
+pub use ed25519_dalek::{SigningKey, VerifyingKey};
 pub use holder::proof_message;
 pub use methods::Methods;
 pub use text::TextReference;
 pub use verify::{Refused, Verified};
 
 use codec::Layout;
-use ed25519_dalek::VerifyingKey;
 use sha2::{Digest, Sha256};
 use std::fmt;
 use zeroize::Zeroize;

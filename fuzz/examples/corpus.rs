@@ -107,7 +107,7 @@ fn call(message: message::Builder) {
     params.set_context(capnp::capability::FromClientHook::new(nobody.hook));
 }
 
-/// One reference: whole, narrowed and sealed, as bytes and as text.
+/// One reference: whole, narrowed in all ways and sealed, as bytes and as text; and the caveats alone.
 fn references() -> Vec<Vec<u8>> {
     let key = SigningKey::from_bytes(&[7; 32]);
     let next = NextSecret::from_seed([8; 32]);
@@ -121,12 +121,15 @@ fn references() -> Vec<Vec<u8>> {
     };
     let signature = key.sign(&payload.signed_bytes()).to_bytes();
     let whole = Sturdyref::assemble(&payload, &signature, &next);
-    let narrow = whole.narrow(&Caveats::not_after(1_000_000)).expect("it isn't sealed");
+    let caveats = Caveats::not_after(1_000_000).with_methods([(1, 2), (3, 4)]);
+    let caveats = caveats.and_then(|caveats| caveats.with_holder(key.verifying_key()));
+    let caveats = caveats.expect("methods and holder are sound");
+    let narrow = whole.narrow(&caveats).expect("it isn't sealed");
     let sealed = narrow.seal();
     let each = [whole, narrow, sealed];
     let bytes = each.iter().map(|reference| reference.expose_bytes().to_vec());
     let texts = each.iter().map(|reference| {
         reference.expose_text("127.0.0.1:4700").expect("the address is good").into_bytes()
     });
-    bytes.chain(texts).collect()
+    bytes.chain(texts).chain([caveats.encode()]).collect()
 }

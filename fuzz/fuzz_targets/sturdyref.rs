@@ -1,5 +1,5 @@
-//! Texts and bytes of references: what is taken must be written as it was read, and none that was not
-//! signed is found good.
+//! Texts and bytes of references, and of caveats by themselves: what is taken must be written as it was
+//! read, and no reference that was not signed is found good.
 #![no_main]
 
 use capstead_client::sturdyref::{Caveats, ClusterId, Sturdyref, TextReference};
@@ -10,6 +10,9 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(reference) = Sturdyref::from_bytes(bytes) {
         assert_eq!(reference.expose_bytes(), bytes);
         look_at(&reference);
+    }
+    if let Ok(caveats) = Caveats::decode(bytes) {
+        assert_eq!(caveats.encode(), bytes);
     }
     if let Ok(text) = std::str::from_utf8(bytes)
         && let Ok(parsed) = TextReference::parse(text)

@@ -1,0 +1,228 @@
+//! Caveats against a model of them, and their bytes.
+
+use super::*;
+use crate::sturdyref_capnp::{CAVEAT_HOLDER, CAVEAT_METHODS, METHODS_MAX};
+use proptest::collection::{btree_set, vec};
+use std::collections::BTreeSet;
+
+/// The interfaces, ordinals and times that are tried; a set or a time is one of few, so that they meet.
+const INTERFACES: u64 = 3;
+const ORDINALS: u16 = 4;
+const TIMES: u64 = 6;
+
+/// One list, as plain data: what it says is read off, without the code that is tested.
+#[derive(Clone, Debug, Default)]
+struct Model {
+    last: Option<u64>,
+    methods: Option<BTreeSet<(u64, u16)>>,
+    holders: BTreeSet<u8>,
+}
+
+impl Model {
+    fn any() -> impl Strategy<Value = Self> {
+        let method = (0..INTERFACES, 0..ORDINALS);
+        let methods = btree_set(method, 0..(INTERFACES as usize * usize::from(ORDINALS)));
+        let parts = (
+            proptest::option::weighted(0.3, NOW..NOW + TIMES),
+            proptest::option::weighted(0.3, methods),
+            btree_set(0..5_u8, 0..3),
+        );
+        parts.prop_map(|(last, methods, holders)| Self { last, methods, holders })
+    }
+
+    fn caveats(&self) -> Caveats {
+        let mut caveats = self.last.map_or(Caveats::none(), Caveats::not_after);
+        if let Some(methods) = &self.methods {
+            caveats = caveats.with_methods(methods.iter().rev().copied()).unwrap();
+        }
+        let holders = self.holders.iter().map(|&seed| holder(seed).verifying_key());
+        holders.fold(caveats, |caveats, key| caveats.with_holder(key).unwrap())
+    }
+
+    fn allows(&self, interface: u64, method: u16) -> bool {
+        self.methods.as_ref().is_none_or(|methods| methods.contains(&(interface, method)))
+    }
+}
+
+fn keys_of(models: &[Model]) -> BTreeSet<[u8; 32]> {
+    let seeds = models.iter().flat_map(|model| &model.holders);
+    seeds.map(|&seed| holder(seed).verifying_key().to_bytes()).collect()
+}
+
+/// The first list stands in the payload, and each of the others in a link.
+fn chain(models: &[Model]) -> Sturdyref {
+    let (first, links) = models.split_first().unwrap();
+    let links = (0..).zip(links);
+    links.fold(reference(2, first.caveats()), |all, (seed, model)| {
+        all.narrow_with(&model.caveats(), &NextSecret::from_seed([seed; 32])).unwrap()
+    })
+}
+
+proptest! {
+    /// Each list of the chain is asked by itself: nothing is allowed that any of them refuses, and
+    /// nothing else is refused.
+    #[test]
+    fn a_chain_allows_what_each_of_its_links_allows(
+        models in vec(Model::any(), 1..=17), seal: bool,
+    ) {
+        let whole = chain(&models);
+        let whole = if seal { whole.seal() } else { whole };
+        for now in NOW - 1..=NOW + TIMES {
+            let in_time = models.iter().all(|model| model.last.is_none_or(|last| now <= last));
+            prop_assert_eq!(verify(&whole, now).is_ok(), in_time);
+        }
+        let verified = verify(&whole, 0).unwrap().caveats;
+        for (interface, method) in (0..=INTERFACES).flat_map(|i| (0..=ORDINALS).map(move |m| (i, m))) {
+            let all_allow = models.iter().all(|model| model.allows(interface, method));
+            prop_assert_eq!(verified.allows(interface, method), all_allow);
+        }
+        let holders: Vec<_> = verified.holders().iter().map(VerifyingKey::to_bytes).collect();
+        prop_assert_eq!(&holders, &keys_of(&models).into_iter().collect::<Vec<_>>());
+        let keys = [0, 1, 2, 3, 4].map(holder);
+        let proof = whole.prove(&[7; 32], &keys).unwrap();
+        prop_assert!(whole.check_proofs(&[7; 32], &proof).is_ok());
+        for missing in 0..proof.len() {
+            let mut proof = proof.clone();
+            proof.remove(missing);
+            prop_assert!(whole.check_proofs(&[7; 32], &proof).is_err());
+        }
+        let together = models.iter().map(Model::caveats).fold(Caveats::none(), |all, one| all.and(&one));
+        prop_assert_eq!(&verified, &together);
+    }
+
+    #[test]
+    fn caveats_survive_encoding_and_have_one_encoding(
+        model in Model::any(), at: proptest::sample::Index, byte: u8, change in 0..3,
+    ) {
+        let caveats = model.caveats();
+        let mut bytes = caveats.encode();
+        prop_assert_eq!(Caveats::decode(&bytes).unwrap(), caveats.clone());
+        prop_assert_eq!(caveats.is_none(), bytes == [0]);
+        let at = at.index(bytes.len());
+        match change {
+            0 => bytes[at] = byte,
+            1 => bytes.insert(at, byte),
+            _ => drop(bytes.remove(at)),
+        }
+        if let Ok(other) = Caveats::decode(&bytes) {
+            prop_assert_eq!(other.encode(), bytes);
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_caveats_in_their_one_encoding_or_refused(bytes in vec(any::<u8>(), 0..60)) {
+        if let Ok(caveats) = Caveats::decode(&bytes) {
+            prop_assert_eq!(caveats.encode(), bytes);
+        }
+    }
+}
+
+fn caveat(kind: u8, value: &[u8]) -> Vec<u8> {
+    [&[1, kind][..], &(value.len() as u16).to_be_bytes(), value].concat()
+}
+
+fn methods(methods: &[(u64, u16)]) -> Vec<u8> {
+    let bytes = |(i, m): &(u64, u16)| [&i.to_be_bytes()[..], &m.to_be_bytes()].concat();
+    caveat(CAVEAT_METHODS, &methods.iter().flat_map(bytes).collect::<Vec<_>>())
+}
+
+fn holders(keys: &[[u8; 32]]) -> Vec<u8> {
+    caveat(CAVEAT_HOLDER, &keys.concat())
+}
+
+/// The list is taken in a reference and by itself, or in neither.
+fn is_taken(list: &[u8]) -> bool {
+    let decoded = Caveats::decode(list).is_ok();
+    assert_eq!(accepted(&with_caveats(list)), decoded, "{list:02x?}");
+    decoded
+}
+
+#[test]
+fn sets_of_methods_and_holders_have_one_encoding() {
+    let many = |count: u16| (0..count).map(|method| (1, method)).collect::<Vec<_>>();
+    assert!(is_taken(&methods(&[])), "the empty set");
+    assert!(is_taken(&methods(&[(1, 2), (1, 3), (2, 0)])));
+    assert!(is_taken(&methods(&many(METHODS_MAX))));
+    assert!(!is_taken(&methods(&many(METHODS_MAX + 1))));
+    assert!(!is_taken(&methods(&[(1, 3), (1, 2)])), "descending");
+    assert!(!is_taken(&methods(&[(1, 2), (1, 2)])), "twice");
+    assert!(!is_taken(&caveat(CAVEAT_METHODS, &[0; 9])));
+    assert!(!is_taken(&caveat(CAVEAT_METHODS, &[0; 11])));
+
+    let mut keys = [0, 1, 2].map(|seed| holder(seed).verifying_key().to_bytes());
+    keys.sort_unstable();
+    let [first, second, third] = keys;
+    assert!(is_taken(&holders(&[first])));
+    assert!(is_taken(&holders(&[first, second, third])));
+    assert!(!is_taken(&holders(&[])), "none at all");
+    assert!(!is_taken(&holders(&[second, first])), "descending");
+    assert!(!is_taken(&holders(&[first, first])), "twice");
+    assert!(!is_taken(&caveat(CAVEAT_HOLDER, &first[..31])));
+}
+
+/// A list that is kept is read back whole, or not at all.
+#[test]
+fn decode_takes_nothing_that_it_would_lose() {
+    assert!(Caveats::decode(&[0]).unwrap().is_none());
+    assert!(Caveats::decode(&[]).is_err());
+    assert!(Caveats::decode(&[0, 0]).is_err(), "something behind it");
+    assert!(Caveats::decode(&caveat(0x05, &[])).is_err(), "unknown and not critical");
+    let critical = Caveats::decode(&caveat(0x85, &[]));
+    assert_eq!(reason(critical), "it has a critical caveat of an unknown kind");
+}
+
+#[test]
+fn what_is_claimed_holds_no_caveat_that_is_not_understood() {
+    let unknown = Sturdyref::from_bytes(&with_caveats(&caveat(0x85, &[]))).unwrap();
+    assert!(unknown.claimed_caveats().is_err());
+    assert!(unknown.prove(&[0; 32], &[]).is_err());
+    assert!(unknown.check_proofs(&[0; 32], &[]).is_err());
+}
+
+#[test]
+fn each_caveat_makes_it_stricter() {
+    let caveats = Caveats::not_after(5).with_not_after(9).with_methods([(1, 1), (1, 2)]).unwrap();
+    let caveats = caveats.with_methods([(1, 2), (1, 3), (1, 2)]).unwrap();
+    assert_eq!(caveats.not_after_ms(), Some(5));
+    assert_eq!(caveats.methods().unwrap().as_slice(), [(1, 2)]);
+    assert!(caveats.allows(1, 2) && !caveats.allows(1, 1) && !caveats.allows(2, 2));
+    let nothing = caveats.with_methods([]).unwrap();
+    assert!(!nothing.allows(1, 2) && !nothing.is_none());
+    assert!(Caveats::none().is_none() && Caveats::none().allows(1, 1));
+    assert!(Caveats::none().with_methods((0..257).map(|method| (1, method))).is_err());
+    assert!(Caveats::none().with_methods((0..257).map(|method| (1, method % 256))).is_ok());
+}
+
+/// More holders than a list can name, each of whom must prove himself: nobody can, and so nothing is
+/// left to be allowed.
+#[test]
+fn too_many_holders_leave_nothing() {
+    let keys: BTreeSet<_> = (0..=2047_u16).map(key_of_number).collect();
+    let keys: Vec<_> = keys.into_iter().collect();
+    let most = Caveats::decode(&holders(&keys[..2047])).unwrap();
+    assert!(most.allows(1, 1) && most.not_after_ms().is_none());
+    let more = most.with_holder(VerifyingKey::from_bytes(&keys[2047]).unwrap()).unwrap();
+    assert_eq!((more.allows(1, 1), more.not_after_ms()), (false, Some(0)));
+    assert_eq!(Caveats::decode(&more.encode()).unwrap(), more);
+}
+
+fn key_of_number(number: u16) -> [u8; 32] {
+    let mut seed = [0; 32];
+    seed[..2].copy_from_slice(&number.to_be_bytes());
+    SigningKey::from_bytes(&seed).verifying_key().to_bytes()
+}
+
+/// A text has a limit, and what could not be read again is not written.
+#[test]
+fn a_reference_that_is_too_long_for_a_text_has_none() {
+    let large = |interface| {
+        let methods = (0..METHODS_MAX).map(|method| (interface, method));
+        Caveats::none().with_methods(methods).unwrap()
+    };
+    let two = reference(2, large(1)).narrow(&large(2)).unwrap();
+    let text = two.expose_text("localhost:4000").unwrap();
+    assert!(TextReference::parse(&text).is_ok());
+    let three = two.narrow(&large(3)).unwrap();
+    assert!(verify(&three, NOW).is_ok());
+    assert_eq!(reason(three.expose_text("localhost:4000")), "the text is not that of a reference");
+}
