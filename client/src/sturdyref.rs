@@ -13,6 +13,7 @@ mod verify;
 
 pub use caveats::Caveats;
 pub use text::TextReference;
+pub(crate) use text::is_loopback;
 pub use verify::{Refused, Verified};
 
 use codec::Layout;

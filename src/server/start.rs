@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use capstead_client::Limits;
-use capstead_client::sturdyref::{Target, TargetId};
+use capstead_client::sturdyref::{Refused, Sturdyref, Target, TargetId};
 use futures::future::{FutureExt, join_all, select_all};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::admin::{self, AdminSocket};
@@ -26,7 +27,7 @@ use crate::host::{Agent, Class, Vat, VatOptions};
 use crate::id::{ObjectId, Pool};
 use crate::limits::SHUTDOWN_SECS;
 use crate::metrics::Metrics;
-use crate::net::Listener;
+use crate::net::{Listener, tls};
 use crate::schema::cluster_capnp::supervisor;
 use crate::schema::restorer_capnp::{namespace, restorer};
 use crate::storage::{LocalConfig, StorageError};
@@ -134,6 +135,7 @@ pub(super) struct HostParts {
     keys: KeyRing,
     limits: Limits,
     socket: std::net::TcpListener,
+    tls: Option<TlsAcceptor>,
 }
 
 pub(super) struct RunningHost {
@@ -159,7 +161,8 @@ impl HostParts {
         self.watchdog.watch(self.number, vat.pulse());
         let agent = Agent::new(vat.clone(), Rc::new(self.keys), Clock::real());
         agent.join(supervisor, self.number, &address.to_string()).await?;
-        let listener = Listener::start(socket, agent.restorer().client, self.limits, metrics);
+        let bootstrap = agent.restorer().client;
+        let listener = Listener::start(socket, self.tls, bootstrap, self.limits, metrics);
         Ok(RunningHost { vat, agent, listener, _watchdog: self.watchdog })
     }
 }
@@ -216,9 +219,11 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     let classes = server.bound_classes()?;
     check_hosts(server.hosts)?;
     server.turns.check()?;
-    check_loopback(server.listen)?;
+    check_tls(&server)?;
     let data = DataDir::open(&server.data, server.hosts)?;
     let metrics = Arc::new(Metrics::default());
+    let keys = data.keys()?;
+    let tls = server.tls.then(|| tls::acceptor(&keys.cluster_pkcs8())).transpose()?;
     let (socket, http) = (bind(server.listen)?, bind(server.http)?);
     let page = server.metrics.map(bind).transpose()?;
     let (capnp, http_address) = (local(&socket)?, local(&http)?);
@@ -237,7 +242,8 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
             retention: server.retention,
         };
         let (warm, limits, watchdog) = (server.warm, server.limits, watchdog.clone());
-        Ok(HostParts { number, vat, warm, watchdog, keys: data.keys()?, limits, socket })
+        let (keys, tls) = (data.keys()?, tls.clone());
+        Ok(HostParts { number, vat, warm, watchdog, keys, limits, socket, tls })
     };
     let host = parts(0, socket)?.start(&supervisor.client()).await?;
     let mut threads = Vec::new();
@@ -246,7 +252,9 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
         threads.push(start_thread(parts, &supervisor).await?);
     }
 
-    let references = references(&data.keys()?, &classes, capnp)?;
+    let expose = if server.tls { Sturdyref::expose_tls_text } else { Sturdyref::expose_text };
+    let at = capnp.to_string();
+    let references = references(&keys, &classes, |reference| expose(&reference, &at))?;
     let restored = restore_all(&host.agent.restorer(), &references).await?;
     let gateway = Gateway::new(restored, metrics.clone());
     let stop_gateway = CancellationToken::new();
@@ -310,12 +318,13 @@ fn unusable(path: &Path) -> impl FnOnce(StorageError) -> ServerError {
 }
 
 /// Without TLS, references would cross the network readable.
-fn check_loopback(address: SocketAddr) -> Result<(), ServerError> {
-    if address.ip().is_loopback() {
+fn check_tls(server: &Server) -> Result<(), ServerError> {
+    let address = server.listen;
+    if server.tls || address.ip().is_loopback() {
         return Ok(());
     }
-    let reason = "only loopback addresses can be listened on: references are secrets, and there is \
-                  no TLS yet";
+    let reason = "it isn't a loopback address, and references are secrets: give --tls (in a program \
+                  `Server::tls`), or listen on 127.0.0.1";
     let source = std::io::Error::new(std::io::ErrorKind::Unsupported, reason);
     Err(ServerError::Listen { address, source })
 }
@@ -333,13 +342,13 @@ fn local(socket: &std::net::TcpListener) -> Result<SocketAddr, ServerError> {
 fn references(
     keys: &KeyRing,
     classes: &[Class],
-    address: SocketAddr,
+    expose: impl Fn(Sturdyref) -> Result<String, Refused>,
 ) -> Result<BTreeMap<String, String>, ServerError> {
     let reference = |class: &Class| {
         let id = ObjectId::namespace(Pool::default(), class.name);
         let target = Target::Namespace(TargetId::from_bytes(*id.as_bytes()));
         let reference = keys.root_reference(target, root_grant(class.name));
-        let text = reference.expose_text(&address.to_string()).map_err(capnp::Error::from)?;
+        let text = expose(reference).map_err(capnp::Error::from)?;
         Ok((class.name.to_owned(), text))
     };
     classes.iter().map(reference).collect()

@@ -102,7 +102,7 @@ async fn a_connection_that_is_over_is_dialled_anew() {
     let (listener, address) = listen().await;
     let accepted = serve(listener, &address);
     assert_eq!(owner_seen_by(&text(&address)).await, address);
-    connect(&address).await.unwrap().disconnect().await;
+    connect(address.clone(), None).await.unwrap().disconnect().await;
     assert_eq!(owner_seen_by(&text(&address)).await, address);
     assert_eq!(accepted.get(), 2);
 }
