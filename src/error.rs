@@ -44,6 +44,19 @@ pub(crate) fn conflict_reason(error: &Error) -> Option<&str> {
     error.extra.find(CONFLICT).map(|at| &error.extra[at + CONFLICT.len()..])
 }
 
+/// What errors begin with that tell a holder of something that it was taken back.
+const REVOKED: &str = "revoked: ";
+
+/// Who gave the caller the right to call has taken it back; restoring the reference is in vain.
+pub(crate) fn revoked(reason: &str) -> Error {
+    Error::failed(format!("{REVOKED}{reason}"))
+}
+
+/// Whether `error` is such a one, also from another vat.
+pub(crate) fn is_revoked(error: &Error) -> bool {
+    error.extra.contains(REVOKED)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

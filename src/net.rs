@@ -1,4 +1,8 @@
-//! Listening for Cap'n Proto connections.
+//! Listening for Cap'n Proto connections, in the clear or by TLS.
+//!
+//! A listener does either, never both: who speaks the other way is cut off.
+
+pub(crate) mod tls;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -11,11 +15,16 @@ use std::time::Duration;
 use capnp::capability::Client;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use capstead_client::{Connection, Limit, Limits};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::Metrics;
+
+/// How long a peer may take for the handshake of TLS, in seconds. It has a connection's place meanwhile.
+const HANDSHAKE_SECS: u64 = 10;
 
 /// A listener whose peers get one bootstrap capability.
 pub(crate) struct Listener {
@@ -25,9 +34,10 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Starts to accept connections.
+    /// Starts to accept connections, by TLS if that is given.
     pub(crate) fn start(
         socket: TcpListener,
+        tls: Option<TlsAcceptor>,
         bootstrap: Client,
         limits: Limits,
         metrics: Arc<Metrics>,
@@ -38,8 +48,8 @@ impl Listener {
             tasks: TaskTracker::new(),
         };
         let (accepting, connected) = (listener.accepting.clone(), listener.connected.clone());
-        let serving =
-            Rc::new(Serving { bootstrap, limits, metrics, peers: RefCell::default(), connected });
+        let peers = RefCell::default();
+        let serving = Rc::new(Serving { tls, bootstrap, limits, metrics, peers, connected });
         let tasks = listener.tasks.clone();
         listener.tasks.spawn_local(async move {
             accepting.run_until_cancelled(accept(socket, serving, tasks)).await;
@@ -63,6 +73,7 @@ impl Listener {
 
 /// What every connection of a listener is served with.
 struct Serving {
+    tls: Option<TlsAcceptor>,
     bootstrap: Client,
     limits: Limits,
     metrics: Arc<Metrics>,
@@ -77,6 +88,8 @@ async fn accept(socket: TcpListener, serving: Rc<Serving>, tasks: TaskTracker) {
             Ok((stream, peer)) => match Place::take(&serving, peer.ip()) {
                 // Ends with its connection.
                 Some(place) => drop(tasks.spawn_local(serve(stream, place))),
+                // By TLS that would be a handshake's work, which is what there was too much of.
+                None if serving.tls.is_some() => drop(stream),
                 None => Connection::refuse(stream, "too many connections from one address"),
             },
             Err(error) => rest_after(&error).await,
@@ -85,9 +98,25 @@ async fn accept(socket: TcpListener, serving: Rc<Serving>, tasks: TaskTracker) {
 }
 
 async fn serve(stream: TcpStream, place: Place) {
-    let Place { serving, peer } = &place;
     // Without it answers come later, and no less.
     let _ = stream.set_nodelay(true);
+    let Some(tls) = &place.serving.tls else { return speak(stream, &place).await };
+    let limit = Duration::from_secs(HANDSHAKE_SECS);
+    let shaken = tokio::select! {
+        shaken = tokio::time::timeout(limit, tls.accept(stream)) => shaken,
+        () = place.serving.connected.cancelled() => return,
+    };
+    let late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "it took too long"));
+    match shaken.unwrap_or_else(late) {
+        Ok(stream) => speak(stream, &place).await,
+        Err(error) => tracing::debug!(peer = %place.peer, %error, "no TLS with a peer"),
+    }
+}
+
+async fn speak<S>(stream: S, Place { serving, peer }: &Place)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     let bites = serving.metrics.limits.clone();
     let (bootstrap, limits) = (Some(serving.bootstrap.clone()), serving.limits);
     let connection = match Connection::counted(stream, Side::Server, bootstrap, limits, bites) {

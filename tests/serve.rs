@@ -291,20 +291,6 @@ fn spellings(secret: &[u8]) -> [String; 3] {
     [hex.concat().to_uppercase(), hex.concat(), list.join(", ")]
 }
 
-// References are secrets and there is no TLS yet: no network but the machine's own sees them.
-#[test]
-fn an_address_that_others_can_reach_is_refused() {
-    for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:4000"] {
-        let (_folder, data) = scratch();
-        let mut command = capstead(["serve", "--http", "127.0.0.1:0", "--listen", address]);
-        command.arg("--data").arg(&data);
-        let (code, stderr) = refused_start(command);
-        assert_eq!(code, Some(1), "{stderr}");
-        assert!(stderr.contains(address) && stderr.contains("loopback"), "{stderr}");
-        assert!(!data.exists(), "nothing is made");
-    }
-}
-
 // Somebody else has the port: the address is said, so that it can be found or changed.
 #[test]
 fn a_port_in_use_is_named() {

@@ -13,7 +13,6 @@ use capnp_rpc::{Disconnector, RpcSystem};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -27,10 +26,6 @@ use tokio::time::Sleep;
 
 /// How long a connection that is over tries to write what is left, in seconds.
 const LAST_WRITE_SECS: u64 = 1;
-
-/// How long an address may take to answer, in seconds. An address that swallows everything is given
-/// up then, long before the operating system does; the first SYN lost is sent again after one.
-const DIAL_SECS: u64 = 4;
 
 /// A connection to another vat. Clones are handles to the same one.
 ///
@@ -68,18 +63,6 @@ impl Status {
 }
 
 impl Connection {
-    /// Connects to `address`, `host:port`, with [`Limits::of_dialler`], and offers nothing there.
-    ///
-    /// # Errors
-    /// Nobody answers at the address within four seconds, or no [`spawn_local`](tokio::task::spawn_local) is possible here.
-    pub async fn dial(address: &str) -> capnp::Result<Self> {
-        let unreachable = |cause| Error::disconnected(format!("can't reach {address}: {cause}"));
-        let limit = Duration::from_secs(DIAL_SECS);
-        let stream = in_time(limit, TcpStream::connect(address)).await.map_err(unreachable)?;
-        stream.set_nodelay(true).map_err(unreachable)?;
-        Self::new(stream, Side::Client, None, Limits::of_dialler())
-    }
-
     /// Speaks Cap'n Proto over `stream`, and offers `bootstrap` to the peer.
     ///
     /// The `Side` is `Client` for whoever dialled. On TCP the caller switches Nagle's delay off.
@@ -193,14 +176,6 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.status.stop();
     }
-}
-
-async fn in_time<T>(
-    limit: Duration,
-    dialling: impl Future<Output = io::Result<T>>,
-) -> io::Result<T> {
-    let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}"));
-    tokio::time::timeout(limit, dialling).await.map_err(late)?
 }
 
 fn spawn(task: impl Future<Output = ()> + 'static) -> capnp::Result<()> {

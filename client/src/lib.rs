@@ -28,7 +28,9 @@
 //! [`LocalRuntime`](tokio::runtime::LocalRuntime) or a [`LocalSet`](tokio::task::LocalSet), with I/O and
 //! time enabled.
 //!
-//! Whoever wants to decide about connections himself uses [`Connection::dial`] and
+//! Off this machine everything goes over TLS, and the server proves first that it belongs to the cluster of
+//! the reference: the reference itself says which key it must have, so that there is nothing to configure.
+//! Whoever wants to decide about connections himself uses [`Connection::dial`], [`Connection::dial_tls`] and
 //! [`Connection::restore`]. A reference that is bound to the key of a holder is restored with that key, by
 //! [`restore_with`]. To hand a reference on with less power, narrow it offline, to a time, to some
 //! [methods](sturdyref::Caveats::with_methods) or to a [holder](sturdyref::Caveats::with_holder):
@@ -41,7 +43,7 @@
 //!     let parsed = TextReference::parse(text)?;
 //!     let an_hour = Caveats::not_after(now_ms + 3_600_000);
 //!     let narrow = parsed.reference().narrow(&an_hour)?.seal();
-//!     Ok(narrow.expose_text(parsed.address())?)
+//!     Ok(parsed.expose_text_of(&narrow)?)
 //! }
 //! # assert!(for_an_hour("no reference", 0).is_err());
 //! ```
@@ -49,11 +51,13 @@
 //! The crate holds no server code and mints no references.
 
 mod connection;
+mod dial;
 mod guard;
 mod once;
 mod restore;
 mod schema;
 pub mod sturdyref;
+mod tls;
 mod wire;
 
 pub use connection::Connection;
@@ -61,6 +65,7 @@ pub use guard::limits::{Bites, Limit, Limits};
 pub use once::{once, request_id};
 pub use restore::{restore, restore_with};
 pub use schema::{facet_capnp, http_capnp, restorer_capnp, sturdyref_capnp};
+pub use tls::ALPN;
 
 /// What everything here returns.
 pub type Result<T> = capnp::Result<T>;

@@ -5,7 +5,7 @@
 
 use crate::connection::Connection;
 use crate::restorer_capnp::{restoration, restorer};
-use crate::sturdyref::{SigningKey, TextReference};
+use crate::sturdyref::{ClusterId, SigningKey, TextReference};
 use capnp::Error;
 use capnp::capability::FromClientHook;
 use futures::FutureExt;
@@ -16,20 +16,22 @@ use std::collections::HashMap;
 type Dialling = Shared<LocalBoxFuture<'static, capnp::Result<Connection>>>;
 
 thread_local! {
-    /// The connection for each address, from the moment somebody dials it until it is over.
-    static POOL: RefCell<HashMap<String, Dialling>> = RefCell::default();
+    /// The connection for each address, and for each cluster that the listener there had to prove to belong to,
+    /// from the moment somebody dials it until it is over.
+    static POOL: RefCell<HashMap<(String, Option<ClusterId>), Dialling>> = RefCell::default();
 }
 
 /// Turns the text of a reference into a capability of the type `C`.
 ///
 /// Dials the listener that the text names, asks it where the owner of the target is, and restores
-/// there. Calls can be made on the result at once. The connections belong to the thread and are
+/// there. Off this machine, and on it where the text says so, that is done by TLS, and with servers only that
+/// prove to belong to the reference's cluster. Calls can be made on the result at once. The connections belong to the thread and are
 /// shared: many references cost one connection for each address.
 ///
 /// # Errors
 /// `failed` if the text isn't that of a reference, or this isn't running in
 /// `#[tokio::main(flavor = "local")]`, a `LocalRuntime` or a `LocalSet`; `disconnected` if the listener
-/// can't be reached. A reference that is refused shows either here or in the first call on the result.
+/// can't be reached, or can't prove what it has to. A reference that is refused shows either here or in the first call on the result.
 pub async fn restore<C: FromClientHook>(text: &str) -> capnp::Result<C> {
     nearest(text).await?.restore(text)
 }
@@ -115,31 +117,36 @@ fn finish<C: FromClientHook>(
 /// The connection to where the reference is best restored.
 async fn nearest(text: &str) -> capnp::Result<Connection> {
     let parsed = TextReference::parse(text)?;
-    let listener = connect(parsed.address()).await?;
+    let at = |address: &str| connect(address.to_owned(), parsed.proof_needed_at(address));
+    let listener = at(parsed.address()).await?;
     let owner = listener.locate(text).await?;
     if owner == parsed.address() {
         return Ok(listener);
     }
     // The address is a hint: any listener of the cluster passes calls on.
-    Ok(connect(&owner).await.unwrap_or(listener))
+    Ok(at(&owner).await.unwrap_or(listener))
 }
 
 /// The thread's connection to `address`; whoever asks while it is dialled waits for the same one.
-async fn connect(address: &str) -> capnp::Result<Connection> {
+async fn connect(address: String, prove: Option<ClusterId>) -> capnp::Result<Connection> {
     let dialling = POOL.with_borrow_mut(|pool| {
         pool.retain(|_, dialling| match dialling.peek() {
             Some(Ok(connection)) => !connection.is_closed(),
             Some(Err(_)) => false,
             None => true,
         });
-        let address = address.to_owned();
-        pool.entry(address.clone())
-            .or_insert_with(|| {
-                async move { Connection::dial(&address).await }.boxed_local().shared()
-            })
+        pool.entry((address.clone(), prove))
+            .or_insert_with(|| dial(address, prove).boxed_local().shared())
             .clone()
     });
     dialling.await
+}
+
+async fn dial(address: String, prove: Option<ClusterId>) -> capnp::Result<Connection> {
+    match prove {
+        Some(cluster) => Connection::dial_tls(&address, cluster).await,
+        None => Connection::dial(&address).await,
+    }
 }
 
 #[cfg(test)]

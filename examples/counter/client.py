@@ -4,6 +4,10 @@ It needs `pip install pycapnp`, and reads the schemas of the repository that it 
 """
 
 import asyncio
+import base64
+import hashlib
+import ipaddress
+import ssl
 import sys
 import tempfile
 from pathlib import Path
@@ -28,10 +32,51 @@ def load_schemas():
 restorer_capnp, counter_capnp = load_schemas()
 
 
+# What an Ed25519 public key in a certificate begins with; its own 32 bytes follow.
+ED25519_KEY = bytes.fromhex("302a300506032b6570032100")
+
+
+def is_this_machine(host):
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def cluster_of(reference):
+    """The hash of the key that every server of the reference's cluster has."""
+    fragment = reference.split("#")[1]
+    return base64.urlsafe_b64decode(fragment + "=" * (-len(fragment) % 4))[1:33]
+
+
+def only_the_cluster(listener, cluster):
+    """Settings of TLS with which nobody but a server of the cluster is spoken to.
+
+    The listener is asked for its certificate first, and sent nothing. If the key in it is the cluster's,
+    this very certificate is trusted, and no other: who shows it must have the key that belongs to it.
+    """
+    shown = ssl.get_server_certificate((listener.hostname, listener.port))
+    der = ssl.PEM_cert_to_DER_cert(shown)
+    at = der.index(ED25519_KEY) + len(ED25519_KEY)
+    if hashlib.sha256(b"capstead cluster v1" + der[at : at + 32]).digest() != cluster:
+        raise ssl.SSLError("the server does not belong to the cluster of the reference")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols(["capstead/1"])
+    context.check_hostname = False
+    context.load_verify_locations(cadata=shown)
+    return context
+
+
 async def restore(reference):
     """The namespace that the reference stands for. No answer is waited for."""
     listener = urlsplit(reference)
-    stream = await capnp.AsyncIoStream.create_connection(listener.hostname, listener.port)
+    tls = None
+    if listener.scheme != "capstead" or not is_this_machine(listener.hostname):
+        tls = only_the_cluster(listener, cluster_of(reference))
+    stream = await capnp.AsyncIoStream.create_connection(
+        listener.hostname, listener.port, ssl=tls
+    )
     restorer = capnp.TwoPartyClient(stream).bootstrap().cast_as(restorer_capnp.Restorer)
     return restorer.restore(sturdyRef=reference).cap.cast_as(restorer_capnp.Namespace)
 

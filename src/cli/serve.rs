@@ -23,6 +23,9 @@ pub(crate) struct Options {
     /// Where to listen for Cap'n Proto; port 0 takes any free one [default: 127.0.0.1:4000]
     #[arg(long, value_name = "ADDR", env = "CAPSTEAD_LISTEN")]
     listen: Option<SocketAddr>,
+    /// Speak Cap'n Proto by TLS alone; an address that isn't a loopback one needs it
+    #[arg(long, env = "CAPSTEAD_TLS")]
+    tls: bool,
     /// Where to listen for HTTP; port 0 takes any free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR", env = "CAPSTEAD_HTTP")]
     http: Option<SocketAddr>,
@@ -85,6 +88,9 @@ impl Options {
         }
         if let Some(address) = self.listen {
             server = server.listen(address);
+        }
+        if self.tls {
+            server = server.tls();
         }
         if let Some(address) = self.http {
             server = server.http(address);

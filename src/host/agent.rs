@@ -30,8 +30,27 @@ pub(crate) struct Joined {
     shards: Vec<RangeInclusive<u16>>,
     pub(super) router: router::Client,
     restorer: restorer::Client,
-    /// Where clients reach this host.
-    address: String,
+    hint: Hint,
+}
+
+/// Where clients reach a host: the hint in the texts of its references.
+#[derive(Clone, Debug)]
+pub(crate) struct Hint {
+    /// `host:port`.
+    pub(crate) address: String,
+    /// It is spoken to by TLS alone.
+    pub(crate) tls: bool,
+}
+
+impl Hint {
+    /// The text of a reference. **It is secret.**
+    ///
+    /// # Errors
+    /// When it would be too long.
+    pub(crate) fn text(&self, reference: &Sturdyref) -> Result<String> {
+        let expose = if self.tls { Sturdyref::expose_tls_text } else { Sturdyref::expose_text };
+        Ok(expose(reference, &self.address)?)
+    }
 }
 
 /// One host as its supervisor knows it. Others hold it by its [`Agent::client`].
@@ -59,7 +78,7 @@ impl Agent {
     /// # Errors
     /// Before the host joined its supervisor.
     pub(super) fn text(&self, reference: &Sturdyref) -> Result<String> {
-        Ok(reference.expose_text(&self.joined()?.address)?)
+        self.joined()?.hint.text(reference)
     }
 
     /// The capability by which a supervisor holds this host.
@@ -80,20 +99,19 @@ impl Agent {
         self: &Rc<Self>,
         supervisor: &supervisor::Client,
         number: u16,
-        address: &str,
+        hint: Hint,
     ) -> Result<()> {
         let mut request = supervisor.join_request();
         let mut params = request.get();
         params.set_number(number);
         params.set_host(self.client());
-        params.set_address(address);
+        params.set_address(&*hint.address);
         let reply = request.send().promise.await?;
         let reply = reply.get()?;
         let shards = reply.get_shards()?.iter();
         let shards = shards.map(|range| range.get_first()..=range.get_last()).collect();
         let restorer = supervisor.restorer_request().send().pipeline.get_restorer();
-        let (router, address) = (reply.get_router()?, address.to_owned());
-        let joined = Joined { shards, router, restorer, address };
+        let joined = Joined { shards, router: reply.get_router()?, restorer, hint };
         self.joined.set(joined).map_err(|_| failed("this host has joined already"))?;
         self.write_root_grants()?;
         self.vat.note_restores();

@@ -11,7 +11,7 @@ use std::rc::{Rc, Weak};
 use capstead_client::sturdyref::{Caveats, GrantId};
 
 use crate::clock::Clock;
-use crate::error::{Result, failed};
+use crate::error::{self, Result, failed};
 use crate::id::ObjectId;
 use crate::limits::HOLDERS_MAX;
 
@@ -89,7 +89,7 @@ impl Right {
 
 /// The one answer to who uses what was taken back.
 pub(super) fn revoked() -> capnp::Error {
-    failed("revoked: the grant of this reference was taken back")
+    error::revoked("the grant of this reference was taken back")
 }
 
 /// A grant that somebody in this vat uses.

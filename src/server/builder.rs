@@ -25,6 +25,7 @@ use crate::storage::StorageError;
 pub struct Server {
     pub(super) data: PathBuf,
     pub(super) listen: SocketAddr,
+    pub(super) tls: bool,
     pub(super) http: SocketAddr,
     pub(super) metrics: Option<SocketAddr>,
     pub(super) hosts: u16,
@@ -100,6 +101,7 @@ impl Server {
         Self {
             data: data.into(),
             listen: SocketAddr::from(([127, 0, 0, 1], 4000)),
+            tls: false,
             http: SocketAddr::from(([127, 0, 0, 1], 8080)),
             metrics: None,
             hosts: 1,
@@ -231,10 +233,19 @@ impl Server {
         self
     }
 
-    /// Listens there for Cap'n Proto. Port 0 takes any free one.
+    /// Listens there for Cap'n Proto. Port 0 takes any free one. An address that isn't a loopback one needs
+    /// [`tls`](Self::tls).
     #[must_use]
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.listen = address;
+        self
+    }
+
+    /// Speaks Cap'n Proto by TLS alone. The server shows the cluster's own key, which clients know by the
+    /// reference that they have: there are no certificates to get or to renew.
+    #[must_use]
+    pub fn tls(mut self) -> Self {
+        self.tls = true;
         self
     }
 

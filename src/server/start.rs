@@ -12,6 +12,7 @@ use capstead_client::Limits;
 use capstead_client::sturdyref::{Target, TargetId};
 use futures::future::{FutureExt, join_all, select_all};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::admin::{self, AdminSocket};
@@ -20,12 +21,13 @@ use super::data_dir::DataDir;
 use super::host_thread::HostThread;
 use super::metrics_page::MetricsPage;
 use super::watchdog::Watchdog;
+use crate::error::is_revoked;
 use crate::gateway::Gateway;
-use crate::host::{Agent, Class, Vat, VatOptions};
+use crate::host::{Agent, Class, Hint, Vat, VatOptions};
 use crate::id::{ObjectId, Pool};
 use crate::limits::SHUTDOWN_SECS;
 use crate::metrics::Metrics;
-use crate::net::Listener;
+use crate::net::{Listener, tls};
 use crate::schema::cluster_capnp::supervisor;
 use crate::schema::restorer_capnp::{namespace, restorer};
 use crate::storage::{LocalConfig, StorageError};
@@ -133,6 +135,7 @@ pub(super) struct HostParts {
     keys: KeyRing,
     limits: Limits,
     socket: std::net::TcpListener,
+    tls: Option<TlsAcceptor>,
 }
 
 pub(super) struct RunningHost {
@@ -157,8 +160,10 @@ impl HostParts {
         vat.rest_after(self.warm);
         self.watchdog.watch(self.number, vat.pulse());
         let agent = Agent::new(vat.clone(), Rc::new(self.keys));
-        agent.join(supervisor, self.number, &address.to_string()).await?;
-        let listener = Listener::start(socket, agent.restorer().client, self.limits, metrics);
+        let hint = Hint { address: address.to_string(), tls: self.tls.is_some() };
+        agent.join(supervisor, self.number, hint).await?;
+        let bootstrap = agent.restorer().client;
+        let listener = Listener::start(socket, self.tls, bootstrap, self.limits, metrics);
         Ok(RunningHost { vat, agent, listener, _watchdog: self.watchdog })
     }
 }
@@ -215,9 +220,11 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     let classes = server.bound_classes()?;
     check_hosts(server.hosts)?;
     server.turns.check()?;
-    check_loopback(server.listen)?;
+    check_tls(&server)?;
     let data = DataDir::open(&server.data, server.hosts)?;
     let metrics = Arc::new(Metrics::default());
+    let keys = data.keys()?;
+    let tls = server.tls.then(|| tls::acceptor(&keys.cluster_pkcs8())).transpose()?;
     let (socket, http) = (bind(server.listen)?, bind(server.http)?);
     let page = server.metrics.map(bind).transpose()?;
     let (capnp, http_address) = (local(&socket)?, local(&http)?);
@@ -236,7 +243,8 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
             retention: server.retention,
         };
         let (warm, limits, watchdog) = (server.warm, server.limits, watchdog.clone());
-        Ok(HostParts { number, vat, warm, watchdog, keys: data.keys()?, limits, socket })
+        let (keys, tls) = (data.keys()?, tls.clone());
+        Ok(HostParts { number, vat, warm, watchdog, keys, limits, socket, tls })
     };
     let host = parts(0, socket)?.start(&supervisor.client()).await?;
     let mut threads = Vec::new();
@@ -245,8 +253,9 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
         threads.push(start_thread(parts, &supervisor).await?);
     }
 
-    let references = references(&data.keys()?, &classes, capnp)?;
-    let restored = restore_all(&host.agent.restorer(), &references).await?;
+    let hint = Hint { address: capnp.to_string(), tls: server.tls };
+    let mut references = references(&keys, &classes, &hint)?;
+    let restored = restore_all(&host.agent.restorer(), &mut references).await?;
     let gateway = Gateway::new(restored, metrics.clone());
     let stop_gateway = CancellationToken::new();
     let http = TcpListener::from_std(http).map_err(capnp::Error::from)?;
@@ -309,12 +318,13 @@ fn unusable(path: &Path) -> impl FnOnce(StorageError) -> ServerError {
 }
 
 /// Without TLS, references would cross the network readable.
-fn check_loopback(address: SocketAddr) -> Result<(), ServerError> {
-    if address.ip().is_loopback() {
+fn check_tls(server: &Server) -> Result<(), ServerError> {
+    let address = server.listen;
+    if server.tls || address.ip().is_loopback() {
         return Ok(());
     }
-    let reason = "only loopback addresses can be listened on: references are secrets, and there is \
-                  no TLS yet";
+    let reason = "it isn't a loopback address, and references are secrets: give --tls (in a program \
+                  `Server::tls`), or listen on 127.0.0.1";
     let source = std::io::Error::new(std::io::ErrorKind::Unsupported, reason);
     Err(ServerError::Listen { address, source })
 }
@@ -332,31 +342,40 @@ fn local(socket: &std::net::TcpListener) -> Result<SocketAddr, ServerError> {
 fn references(
     keys: &KeyRing,
     classes: &[Class],
-    address: SocketAddr,
+    hint: &Hint,
 ) -> Result<BTreeMap<String, String>, ServerError> {
     let reference = |class: &Class| {
         let id = ObjectId::namespace(Pool::default(), class.name);
         let target = Target::Namespace(TargetId::from_bytes(*id.as_bytes()));
         let reference = keys.root_reference(target, root_grant(class.name));
-        let text = reference.expose_text(&address.to_string()).map_err(capnp::Error::from)?;
-        Ok((class.name.to_owned(), text))
+        Ok((class.name.to_owned(), hint.text(&reference)?))
     };
     classes.iter().map(reference).collect()
 }
 
-/// The gateway gets its namespaces as everybody does: by reference.
+/// The gateway gets its namespaces as everybody does: by reference. Those whose root was revoked it can't
+/// have, and nobody is told their references.
 async fn restore_all(
     restorer: &restorer::Client,
-    references: &BTreeMap<String, String>,
+    references: &mut BTreeMap<String, String>,
 ) -> Result<Vec<(String, namespace::Client)>, ServerError> {
     let restores = references.iter().map(|(class, text)| {
         let mut request = restorer.restore_request();
         request.get().set_sturdy_ref(&**text);
-        request.send().promise.map(|reply| {
-            let reply = reply?;
-            let namespace = reply.get()?.get_cap().get_as_capability()?;
-            Ok::<_, capnp::Error>((class.clone(), namespace))
-        })
+        request.send().promise.map(|reply| (class.clone(), reply))
     });
-    Ok(futures::future::try_join_all(restores).await?)
+    let mut restored = Vec::new();
+    for (class, reply) in join_all(restores).await {
+        match reply {
+            Ok(reply) => {
+                restored.push((class, reply.get()?.get_cap().get_as_capability()?));
+            }
+            Err(error) if is_revoked(&error) => {
+                tracing::warn!(%class, "its root reference was revoked: it is not served over HTTP; `capstead grant` makes another reference");
+                references.remove(&class);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(restored)
 }

@@ -10,6 +10,12 @@ use capstead_client::sturdyref::{
 };
 use ed25519_dalek::{Signer, SigningKey};
 use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+/// What PKCS #8 has before the seed of an Ed25519 key.
+const ED25519_PKCS8: [u8; 16] = [
+    0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
+];
 
 /// All private keys of a cluster. They wipe themselves, and are never printed.
 pub(crate) struct KeyRing {
@@ -24,6 +30,14 @@ impl KeyRing {
     pub(crate) fn new(cluster: SigningKey, signing: Vec<SigningKey>) -> Self {
         assert!(!signing.is_empty(), "a cluster has at least one signing key");
         Self { cluster, signing }
+    }
+
+    /// The key by which the servers of this cluster prove what they are, in the form of PKCS #8.
+    pub(crate) fn cluster_pkcs8(&self) -> Zeroizing<Vec<u8>> {
+        let mut pkcs8 = Zeroizing::new(Vec::with_capacity(ED25519_PKCS8.len() + 32));
+        pkcs8.extend(ED25519_PKCS8);
+        pkcs8.extend(self.cluster.as_bytes());
+        pkcs8
     }
 
     /// What references and clients call this cluster.

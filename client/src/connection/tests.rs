@@ -297,14 +297,6 @@ async fn promises_that_lead_to_something_pass() {
 }
 
 #[tokio::test(flavor = "local")]
-async fn an_address_that_is_silent_is_given_up_after_a_while() {
-    let silent = std::future::pending::<io::Result<()>>();
-    let error = in_time(Duration::from_millis(1), silent).await.unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-    assert_eq!(error.to_string(), "no answer within 1ms");
-}
-
-#[tokio::test(flavor = "local")]
 async fn bytes_that_are_no_messages_end_the_connection() {
     for (bytes, reason) in [
         (&[255; 8][..], "segments is refused"),

@@ -162,7 +162,7 @@ async fn a_connection_that_is_over_is_dialled_anew() {
     let (listener, address) = listen().await;
     let accepted = serve(listener, &address);
     assert_eq!(owner_seen_by(&text(&address)).await, address);
-    connect(&address).await.unwrap().disconnect().await;
+    connect(address.clone(), None).await.unwrap().disconnect().await;
     assert_eq!(owner_seen_by(&text(&address)).await, address);
     assert_eq!(accepted.get(), 2);
 }
@@ -204,7 +204,7 @@ async fn a_proof_answers_its_own_challenge_only() {
     serve(listener, &address);
     let key = SigningKey::from_bytes(&[1; 32]);
     let bound = reference(Caveats::none().with_holder(key.verifying_key()).unwrap());
-    let host: restorer::Client = connect(&address).await.unwrap().bootstrap();
+    let host: restorer::Client = connect(address.clone(), None).await.unwrap().bootstrap();
     let begin = async || {
         let mut request = host.challenge_request();
         request.get().set_sturdy_ref(bound.expose_text(&address).unwrap());

@@ -203,6 +203,8 @@ fn the_text_is_exact() {
     for wrong in [
         text.replace("capstead:", "Capstead:"),
         text.replace("capstead:", "http:"),
+        text.replace("capstead:", "capstead+TLS:"),
+        text.replace("capstead:", "capstead+tls+tls:"),
         text.replace("/#", "#"),
         text.replace("/#", "/x#"),
         format!("{text}="),
@@ -211,6 +213,38 @@ fn the_text_is_exact() {
     ] {
         assert!(TextReference::parse(&wrong).is_err());
     }
+}
+
+// What a text says about its listener can make a client ask for more proof, and never for less.
+#[test]
+fn the_scheme_says_where_tls_is_needed() {
+    let genuine = reference(2, Caveats::none());
+    let plain = TextReference::parse(&genuine.expose_text("example.org:1").unwrap()).unwrap();
+    let tls = TextReference::parse(&genuine.expose_tls_text("[::1]:1").unwrap()).unwrap();
+    for (address, is_here) in [
+        ("localhost:1", true),
+        ("LocalHost:1", true),
+        ("127.0.0.1:1", true),
+        ("127.9.9.9:1", true),
+        ("[::1]:1", true),
+        ("[0:0:0:0:0:0:0:1]:1", true),
+        ("128.0.0.1:1", false),
+        ("0.0.0.0:1", false),
+        ("127.0.0.1.example.org:1", false),
+        ("localhost.example.org:1", false),
+        ("127.1:1", false),
+        ("[::]:1", false),
+        ("[::ffff:127.0.0.1]:1", false),
+        ("[fe80::1]:1", false),
+        ("", false),
+    ] {
+        assert_eq!(plain.proof_needed_at(address), (!is_here).then(cluster), "{address}");
+        assert_eq!(tls.proof_needed_at(address), Some(cluster()), "{address}");
+    }
+    let sealed = genuine.seal();
+    assert_eq!(plain.expose_text_of(&sealed).unwrap(), sealed.expose_text("example.org:1").unwrap());
+    assert_eq!(tls.expose_text_of(&sealed).unwrap(), sealed.expose_tls_text("[::1]:1").unwrap());
+    assert!(tls.expose_text_of(&sealed).unwrap().starts_with("capstead+tls://[::1]:1/#"));
 }
 
 #[test]

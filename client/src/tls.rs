@@ -1,0 +1,123 @@
+//! TLS towards a cluster that a reference names: the server shows the cluster's own key.
+//!
+//! A reference carries the hash of the key, so there is no certificate authority, and names, dates and
+//! issuers in the certificate say nothing. What is checked is that the certificate holds the key of this hash,
+//! and that the handshake was signed with it. Nothing of ours is sent before that: no early data, and no
+//! session is resumed.
+
+use crate::sturdyref::ClusterId;
+use ed25519_dalek::VerifyingKey;
+use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::version::TLS13;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, PeerIncompatible, SignatureScheme,
+};
+use std::io;
+use std::sync::Arc;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// What client and server say in the handshake that they will speak.
+pub const ALPN: &[u8] = b"capstead/1";
+
+/// An Ed25519 public key in a certificate is these bytes and then its own 32.
+const ED25519_KEY: [u8; 12] =
+    [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+
+/// Makes sure that it is a server of `cluster` at the other end. `address` is `host:port`.
+pub(crate) async fn connect(
+    stream: TcpStream,
+    address: &str,
+    cluster: ClusterId,
+) -> io::Result<TlsStream<TcpStream>> {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let name = ServerName::try_from(host).map_err(io::Error::other)?;
+    let connector = TlsConnector::from(Arc::new(config(cluster).map_err(io::Error::other)?));
+    let stream = connector.connect(name, stream).await.map_err(explain)?;
+    // A server may have the same key for something else that is not meant.
+    if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
+        return Err(io::Error::other("it doesn't speak the protocol of this client"));
+    }
+    Ok(stream)
+}
+
+fn config(cluster: ClusterId) -> Result<ClientConfig, Error> {
+    let provider = Arc::new(ring::default_provider());
+    let verifier = Arc::new(ClusterVerifier { cluster, provider: provider.clone() });
+    let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13])?;
+    let config = config.dangerous().with_custom_certificate_verifier(verifier);
+    let mut config = config.with_no_client_auth();
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+fn explain(error: io::Error) -> io::Error {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    match cause {
+        Some(Error::InvalidCertificate(_)) => io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "the server there can't prove that it belongs to the cluster of the reference",
+        ),
+        _ => error,
+    }
+}
+
+/// Lets one cluster pass.
+#[derive(Debug)]
+struct ClusterVerifier {
+    cluster: ClusterId,
+    provider: Arc<CryptoProvider>,
+}
+
+fn key_in(certificate: &CertificateDer) -> Result<VerifyingKey, Error> {
+    let key = ParsedCertificate::try_from(certificate)?.subject_public_key_info();
+    let key = key.strip_prefix(&ED25519_KEY).and_then(|key| key.try_into().ok());
+    let key = key.and_then(|key| VerifyingKey::from_bytes(key).ok());
+    key.ok_or(CertificateError::BadEncoding.into())
+}
+
+impl ServerCertVerifier for ClusterVerifier {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer,
+        _: &[CertificateDer],
+        _: &ServerName,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if ClusterId::of(&key_in(certificate)?) != self.cluster {
+            return Err(CertificateError::ApplicationVerificationFailure.into());
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+}

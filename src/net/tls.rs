@@ -1,0 +1,98 @@
+//! What a listener proves by TLS: that its server has the key of the cluster.
+//!
+//! The certificate is made in memory, the same at each start, and signed by the key that it holds. Clients
+//! know the key by its hash, so the rest of it says nothing. There are no sessions to resume and no early
+//! data: every connection has the whole handshake, and forward secrecy.
+
+use std::sync::Arc;
+
+use capstead_client::ALPN;
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair};
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::PrivatePkcs8KeyDer;
+use rustls::server::NoServerSessionStorage;
+use rustls::version::TLS13;
+use tokio_rustls::TlsAcceptor;
+
+use crate::error::{Result, failed};
+
+/// The name in the certificate, for clients whose library insists on one.
+const NAME: &str = "capstead";
+
+/// Accepts as the server of the cluster with this Ed25519 key, in the form of PKCS #8.
+///
+/// # Errors
+/// When the bytes are no such key.
+pub(crate) fn acceptor(pkcs8: &[u8]) -> Result<TlsAcceptor> {
+    let pkcs8 = PrivatePkcs8KeyDer::from(pkcs8);
+    let wrong = |error: &dyn std::error::Error| failed(format!("no TLS: {error}"));
+    let key = KeyPair::try_from(&pkcs8).map_err(|error| wrong(&error))?;
+    let mut params = CertificateParams::new([NAME.to_owned()]).map_err(|error| wrong(&error))?;
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, NAME);
+    let certificate = params.self_signed(&key).map_err(|error| wrong(&error))?;
+
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let config = config.with_protocol_versions(&[&TLS13]).map_err(|error| wrong(&error))?;
+    let config = config
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], pkcs8.clone_key().into());
+    let mut config = config.map_err(|error| wrong(&error))?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use capstead_client::{Connection, Limits};
+    use ed25519_dalek::SigningKey;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::metrics::Metrics;
+    use crate::net::Listener;
+    use crate::sturdyref::KeyRing;
+
+    async fn listen(limits: Limits) -> (Listener, Arc<Metrics>, String, KeyRing) {
+        let keys =
+            KeyRing::new(SigningKey::from_bytes(&[1; 32]), vec![SigningKey::from_bytes(&[2; 32])]);
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap().to_string();
+        let tls = Some(acceptor(&keys.cluster_pkcs8()).unwrap());
+        let bootstrap = capnp_rpc::new_broken_cap(failed("nothing is here"));
+        let metrics = Arc::new(Metrics::default());
+        let listener = Listener::start(socket, tls, bootstrap, limits, metrics.clone());
+        (listener, metrics, address, keys)
+    }
+
+    // Whoever says nothing, or never ends, has a place among the connections of his address: not for long.
+    #[tokio::test(flavor = "local", start_paused = true)]
+    async fn a_peer_that_does_not_finish_the_handshake_is_cut() {
+        let (_listener, metrics, address, _) = listen(Limits::default()).await;
+        let start = tokio::time::Instant::now();
+        let mut silent = TcpStream::connect(&address).await.unwrap();
+        assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+        assert_eq!(start.elapsed().as_secs(), 10);
+        assert_eq!(metrics.connections.get(), 0);
+    }
+
+    #[tokio::test(flavor = "local")]
+    async fn a_handshake_has_a_place_and_does_not_hold_up_the_end() {
+        let limits = Limits { connections_per_peer: 2, ..Limits::default() };
+        let (listener, metrics, address, keys) = listen(limits).await;
+        let mut silent = TcpStream::connect(&address).await.unwrap();
+        let connection = Connection::dial_tls(&address, keys.cluster()).await.unwrap();
+        assert_eq!(metrics.connections.get(), 2);
+        let mut third = TcpStream::connect(&address).await.unwrap();
+        assert_eq!(third.read(&mut [0]).await.unwrap(), 0, "it is refused without a word");
+        listener.disconnect().await;
+        assert_eq!(silent.read(&mut [0]).await.unwrap(), 0);
+        connection.closed().await;
+    }
+}
