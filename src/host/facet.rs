@@ -7,18 +7,23 @@ use capnp::capability::{Params, Promise, Results};
 use capnp::private::capability::ClientHook;
 use capnp::traits::HasTypeId;
 
+use super::agent::Existence;
 use super::instance::Instance;
+use super::links;
 use super::once::RequestId;
-use super::slot::{Slot, Start};
+use super::slot::{Birth, Slot, Start};
 use super::vat::Vat;
 use crate::error::{Result, disconnected, failed, unimplemented};
 use crate::membrane::{self, Body, Call, Chain, Dispatch, Target};
 use crate::schema::facet_capnp::facet;
+use crate::sturdyref::{Authority, Citation};
 
 /// The methods of the interface `Facet`.
 const ONCE: u16 = 0;
 /// See [`ONCE`].
 const IN_CHAIN: u16 = 1;
+/// See [`ONCE`].
+const CITE: u16 = 5;
 
 /// What a peer, another object or the gateway holds. Dropping the last one lets a sleeping object's
 /// place go.
@@ -124,6 +129,9 @@ impl Facet {
     fn answer(&self, call: Call) {
         let Call { method, params, reply, .. } = call;
         let answer = || {
+            if method == CITE {
+                return links::answer(self, params.get()?);
+            }
             let derived = self.derive(method, params.get()?)?;
             let mut body = Body::new();
             // The results of all its methods are alike.
@@ -145,6 +153,39 @@ impl Facet {
             is_of_another.then(|| disconnected("the object ended: restore its reference"))
         })
     }
+}
+
+/// What a facet stands for, to be stored.
+///
+/// # Errors
+/// `not-a-reference:` when it ends with an instance, or is broken.
+pub(super) fn cite(facet: &Facet) -> Result<Citation> {
+    if facet.made.is_some() {
+        return Err(failed(
+            "not-a-reference: what an object made itself ends with it; store the object",
+        ));
+    }
+    if let Some(error) = facet.broken() {
+        return Err(failed(format!("not-a-reference: {}", error.extra)));
+    }
+    let Birth { id, class, key } = &facet.slot.birth;
+    Ok(Citation {
+        target: *id,
+        class: class.name.to_owned(),
+        name: key.as_deref().map(str::to_owned),
+        authority: Authority::Binding,
+        caveats: Vec::new(),
+    })
+}
+
+/// The capability that a citation stands for: a promise, if the object lives elsewhere.
+///
+/// # Errors
+/// When the server no longer has the class, or is ending.
+pub(super) fn open(instance: &Instance, citation: &Citation) -> Result<Box<dyn ClientHook>> {
+    let vat = &instance.vat;
+    let (class, key) = (vat.class(&citation.class)?, citation.name.as_deref().map(Into::into));
+    vat.agent()?.object(&Birth { id: citation.target, class, key }, Existence::Any)
 }
 
 impl Target for Facet {

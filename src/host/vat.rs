@@ -37,6 +37,7 @@ use crate::metrics::Metrics;
 use crate::storage::{
     Account, ClassAccount, LogOptions, Space, StorageError, Store, StoreOptions, Ticket,
 };
+use crate::sturdyref::Seal;
 
 /// Queued calls that start before other tasks of the thread get their turn again.
 const STARTS_IN_A_ROW: usize = 64;
@@ -51,12 +52,15 @@ pub(crate) struct VatOptions {
     pub(crate) log: LogOptions,
     /// How long request ids are kept.
     pub(crate) retention: Duration,
+    /// Seals the references that objects store.
+    pub(crate) seal: Seal,
 }
 
 pub(crate) struct Vat {
     pub(super) store: RefCell<Store>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) retention: Retention,
+    pub(super) seal: Rc<Seal>,
     classes: HashMap<&'static str, Rc<Class>>,
     /// What the objects of a class store together, where that is limited.
     class_accounts: HashMap<&'static str, Rc<ClassAccount>>,
@@ -102,22 +106,28 @@ impl Vat {
             Box::new(move || notify.notify_one()),
         )?;
         let retention = Retention::new(Clock::real(), options.retention);
-        Self::with_store(store, options.classes, options.metrics, retention, progress)
+        let (metrics, seal) = (options.metrics, options.seal);
+        Self::with_store(store, options.classes, metrics, retention, seal, progress)
     }
 
     pub(super) fn with_store(
-        store: Store,
+        mut store: Store,
         classes: Vec<Class>,
         metrics: Arc<Metrics>,
         retention: Retention,
+        seal: Seal,
         progress: Arc<Notify>,
     ) -> std::result::Result<Rc<Self>, StorageError> {
+        let seal = Rc::new(seal);
+        let opens = seal.clone();
+        store.find_references(Rc::new(move |owner, key, value| opens.targets(owner, key, value)));
         let pulse = Arc::new(Pulse::new(classes.iter().map(|class| class.name).collect()));
         let vat = Rc::new(Self {
             class_accounts: class_accounts(&store, &classes)?,
             store: RefCell::new(store),
             metrics,
             retention,
+            seal,
             classes: numbered(classes),
             agent: OnceCell::new(),
             slots: RefCell::default(),

@@ -11,6 +11,8 @@ use capstead_client::sturdyref::{
 use ed25519_dalek::{Signer, SigningKey};
 use sha2::{Digest, Sha256};
 
+use super::Seal;
+
 /// All private keys of a cluster. They wipe themselves, and are never printed.
 pub(crate) struct KeyRing {
     cluster: SigningKey,
@@ -29,6 +31,11 @@ impl KeyRing {
     /// What references and clients call this cluster.
     pub(crate) fn cluster(&self) -> ClusterId {
         ClusterId::of(&self.cluster.verifying_key())
+    }
+
+    /// What seals the references that objects store.
+    pub(crate) fn seal(&self) -> Seal {
+        Seal::new(self.cluster.as_bytes())
     }
 
     /// # Errors
