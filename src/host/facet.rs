@@ -6,16 +6,22 @@ use capnp::any_pointer;
 use capnp::capability::{Params, Promise, Results};
 use capnp::private::capability::ClientHook;
 use capnp::traits::HasTypeId;
+use capstead_client::sturdyref::{Caveats, GrantId};
 
+use super::agent::Existence;
 use super::granting;
+use super::grants::Standing;
 use super::instance::Instance;
+use super::links;
 use super::once::RequestId;
 use super::right::{Right, revoked};
-use super::slot::{Slot, Start};
+use super::slot::{Birth, Slot, Start};
 use super::vat::Vat;
 use crate::error::{Result, disconnected, failed, unimplemented};
+use crate::id::ObjectId;
 use crate::membrane::{self, Body, Call, Chain, Dispatch, Target};
 use crate::schema::facet_capnp::{facet, persistent};
+use crate::sturdyref::{Authority, Citation};
 
 /// The methods of the interface `Facet`.
 const ONCE: u16 = 0;
@@ -23,6 +29,8 @@ const ONCE: u16 = 0;
 const IN_CHAIN: u16 = 1;
 /// See [`ONCE`].
 const ATTENUATE: u16 = 2;
+/// See [`ONCE`].
+const CITE: u16 = 5;
 
 /// What a peer, another object or the gateway holds. Dropping the last one lets a sleeping object's
 /// place go.
@@ -151,6 +159,9 @@ impl Facet {
     fn answer(&self, call: Call) {
         let Call { method, params, reply, .. } = call;
         let answer = || {
+            if method == CITE {
+                return links::answer(self, params.get()?);
+            }
             let derived = self.derive(method, params.get()?)?;
             let mut body = Body::new();
             // The results of all its methods are alike.
@@ -177,13 +188,67 @@ impl Facet {
     }
 }
 
+/// What a facet stands for, to be stored.
+///
+/// # Errors
+/// `not-a-reference:` when it ends with an instance, or is broken.
+pub(super) fn cite(facet: &Facet) -> Result<Citation> {
+    if facet.made.is_some() {
+        return Err(failed(
+            "not-a-reference: what an object made itself ends with it; store the object",
+        ));
+    }
+    if let Some(error) = facet.broken() {
+        return Err(failed(format!("not-a-reference: {}", error.extra)));
+    }
+    let Birth { id, class, key } = &facet.slot.birth;
+    Ok(Citation {
+        target: *id,
+        class: class.name.to_owned(),
+        name: key.as_deref().map(str::to_owned),
+        authority: facet.right.grant.as_ref().map_or(Authority::Binding, |live| {
+            Authority::Grant { target: live.of.0, grant: *live.of.1.as_bytes() }
+        }),
+        caveats: facet.right.caveats().encode(),
+    })
+}
+
+/// The capability that a citation stands for: a promise, if the object lives elsewhere.
+///
+/// # Errors
+/// When the server no longer has the class, or is ending.
+pub(super) fn open(instance: &Instance, citation: &Citation) -> Result<Box<dyn ClientHook>> {
+    let vat = &instance.vat;
+    let (class, key) = (vat.class(&citation.class)?, citation.name.as_deref().map(Into::into));
+    let (agent, birth) = (vat.agent()?, Birth { id: citation.target, class, key });
+    let caveats = Caveats::decode(&citation.caveats)?;
+    let of = match &citation.authority {
+        Authority::Binding => {
+            return agent.object(&birth, Existence::Any, &Right::new(None, caveats));
+        }
+        Authority::Grant { target, grant } => (*target, GrantId::from_bytes(*grant)),
+    };
+    let owns = |id: ObjectId| agent.owns(id.home_shard());
+    if !owns(birth.id) {
+        return agent.object_elsewhere(&birth, Existence::Any, Some(of), &caveats);
+    }
+    match vat.standing(of, &owns)? {
+        Standing::InForce(live) => Ok(vat.facet(&birth, Right::new(Some(live), caveats))),
+        Standing::Dead => Ok(membrane::broken(revoked())),
+        // By way of the router, which can wait for what another host says.
+        Standing::DependsOn(_) => {
+            agent.object_elsewhere(&birth, Existence::Any, Some(of), &caveats)
+        }
+    }
+}
+
 impl Target for Facet {
     fn enqueue(self: Rc<Self>, mut call: Call) {
         if let Some(error) = self.broken() {
             return call.reply.send(Err(error));
         }
         match (call.interface, call.method) {
-            (facet::Client::TYPE_ID, ONCE | IN_CHAIN | ATTENUATE) => return self.answer(call),
+            (facet::Client::TYPE_ID, ONCE | IN_CHAIN | ATTENUATE | CITE) => return self.answer(call),
             (facet::Client::TYPE_ID | persistent::Client::TYPE_ID, _) => {}
             (interface, method) if self.right.allows(interface, method) => {}
             _ => return call.reply.send(Err(not_there())),

@@ -124,8 +124,8 @@ impl Writer {
             work += length;
             match record.space {
                 Space::Header => object.take_header(record.value)?,
-                Space::Usage => {
-                    return Err(failed("what an object stores is counted, not imported"));
+                Space::Edges | Space::Usage => {
+                    return Err(failed("what follows from an object's values is not imported"));
                 }
                 Space::Data | Space::Grants | Space::Requests => {
                     record.encode(&mut object.records);

@@ -5,7 +5,7 @@
 //! object's sleeping and waking, `instance` the object awake, `run` the life of a call, `facet` what
 //! others hold of an object and `gated` what it holds of others, `once` the calls that are applied once
 //! only; `context`, `storage`,
-//! `list`, `stored` and `namespace` are what a class sees; `agent` is what supervisor and listeners see.
+//! `links`, `list`, `stored` and `namespace` are what a class sees; `agent` is what supervisor and listeners see.
 //! `admin` is what the operator's tools see, with `export` and `import`; `evict` ends an object for them.
 //!
 //! It never talks to a gateway or supervisor other than through `cluster.capnp`.
@@ -28,6 +28,7 @@ mod grants;
 mod header;
 mod import;
 mod instance;
+mod links;
 mod list;
 mod mirror;
 mod namespace;

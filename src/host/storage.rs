@@ -34,7 +34,7 @@ use crate::storage::Space;
 /// written, or when a key is missing next to such a record; what else there is can still be read.
 /// Everything fails as `disconnected` once the instance has ended.
 #[derive(Clone)]
-pub struct Storage(Rc<Instance>);
+pub struct Storage(pub(super) Rc<Instance>);
 
 impl Storage {
     pub(super) fn new(instance: Rc<Instance>) -> Self {
@@ -194,6 +194,7 @@ impl Storage {
     /// # Errors
     /// See [`Storage`]: nothing was written.
     pub fn put_as<T: Storable>(&self, key: impl AsRef<[u8]>, value: &T) -> Result<()> {
+        value.check()?;
         value.encode(|bytes| self.put(key, bytes))
     }
 
@@ -211,8 +212,8 @@ impl Storage {
     /// Sets the value under `key` to a copy of a Cap'n Proto struct.
     ///
     /// # Errors
-    /// See [`Storage`]; and when the struct can't be copied, or has capabilities in it: nothing was
-    /// written.
+    /// See [`Storage`]; and when the struct can't be copied, or has capabilities in it
+    /// (`live-capability:`): nothing was written.
     pub fn put_struct<T: capnp::traits::Owned + 'static>(
         &self,
         key: impl AsRef<[u8]>,

@@ -11,6 +11,7 @@ use super::mirror::{Mirror, PutBack};
 use crate::error::{Result, failed};
 use crate::storage::{Before, Space};
 
+pub(super) use self::structs::Parts;
 pub use self::structs::Struct;
 
 /// One value of an object's storage, read once and kept: reading it costs no storage read.
@@ -56,6 +57,7 @@ impl<T: Storable> Stored<T> {
     /// # Errors
     /// As [`Storage::put`](super::Storage::put): then neither memory nor storage has changed.
     pub fn set(&self, value: T) -> Result<()> {
+        value.check()?;
         let memory = &self.memory;
         let write = Write {
             before: Before::Known(memory.length.get()),
@@ -114,6 +116,14 @@ pub trait Storable: Clone + Default + 'static {
 
     /// `None`: these are not the bytes of such a value.
     fn decode(bytes: &[u8]) -> Option<Self>;
+
+    /// Refuses a value that its bytes are not all of. By default there is none.
+    ///
+    /// # Errors
+    /// Why the value can't be stored.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Numbers are stored big-endian in their full width.

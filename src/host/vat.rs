@@ -36,6 +36,7 @@ use crate::id::ObjectId;
 use crate::membrane::Chain;
 use crate::metrics::Metrics;
 use crate::storage::{ClassAccount, LogOptions, Space, StorageError, Store, StoreOptions, Ticket};
+use crate::sturdyref::Seal;
 
 /// Queued calls that start before other tasks of the thread get their turn again.
 const STARTS_IN_A_ROW: usize = 64;
@@ -50,6 +51,8 @@ pub(crate) struct VatOptions {
     pub(crate) log: LogOptions,
     /// How long request ids are kept.
     pub(crate) retention: Duration,
+    /// Seals the references that objects store.
+    pub(crate) seal: Seal,
 }
 
 pub(crate) struct Vat {
@@ -61,6 +64,7 @@ pub(crate) struct Vat {
     pub(super) grants: Rc<Grants>,
     /// When which grants were restored, as far as their records don't say so yet.
     pub(super) restored: RefCell<HashMap<Of, u64>>,
+    pub(super) seal: Rc<Seal>,
     classes: HashMap<&'static str, Rc<Class>>,
     /// What the objects of a class store together, where that is limited.
     class_accounts: HashMap<&'static str, Rc<ClassAccount>>,
@@ -106,16 +110,21 @@ impl Vat {
             Box::new(move || notify.notify_one()),
         )?;
         let retention = Retention::new(Clock::real(), options.retention);
-        Self::with_store(store, options.classes, options.metrics, retention, progress)
+        let (metrics, seal) = (options.metrics, options.seal);
+        Self::with_store(store, options.classes, metrics, retention, seal, progress)
     }
 
     pub(super) fn with_store(
-        store: Store,
+        mut store: Store,
         classes: Vec<Class>,
         metrics: Arc<Metrics>,
         retention: Retention,
+        seal: Seal,
         progress: Arc<Notify>,
     ) -> std::result::Result<Rc<Self>, StorageError> {
+        let seal = Rc::new(seal);
+        let opens = seal.clone();
+        store.find_references(Rc::new(move |owner, key, value| opens.targets(owner, key, value)));
         let pulse = Arc::new(Pulse::new(classes.iter().map(|class| class.name).collect()));
         let vat = Rc::new(Self {
             class_accounts: class_accounts(&store, &classes)?,
@@ -125,6 +134,7 @@ impl Vat {
             retention,
             grants: Rc::default(),
             restored: RefCell::default(),
+            seal,
             classes: numbered(classes),
             agent: OnceCell::new(),
             slots: RefCell::default(),

@@ -23,7 +23,7 @@ mod hook;
 mod relay;
 mod serve;
 
-pub(crate) use body::{Body, BodySlot, Results};
+pub(crate) use body::{Body, BodySlot, Caps, Results};
 pub(crate) use call::{Call, Dispatch, Params, Reply, deliver, dispatch};
 pub(crate) use chain::Chain;
 pub(crate) use hook::{Target, broken, find, forget, wrap};

@@ -59,6 +59,7 @@ impl Operated {
                 log: LogOptions::default(),
                 // Without classes there are no calls.
                 retention: Duration::ZERO,
+                seal: data.keys()?.seal(),
             });
             let vat = vat.map_err(unusable(&path))?;
             let shards = shards_of(number, hosts).collect();

@@ -241,6 +241,7 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
             metrics: metrics.clone(),
             log: server.log,
             retention: server.retention,
+            seal: data.keys()?.seal(),
         };
         let (warm, limits, watchdog) = (server.warm, server.limits, watchdog.clone());
         let (keys, tls) = (data.keys()?, tls.clone());

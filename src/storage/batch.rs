@@ -118,7 +118,7 @@ impl WriteSet {
 
     fn begin_op(&mut self, op: u8, space: Space, key: &[u8], value_bytes: usize) -> Result<()> {
         space.check_key(key)?;
-        if !matches!(space, Space::Header | Space::Requests | Space::Usage) {
+        if matches!(space, Space::Data | Space::Grants) {
             let content = self.content + key.len() + value_bytes;
             if content > BATCH_BYTES_MAX {
                 return Err(StorageError::BatchSize { bytes: content, max: BATCH_BYTES_MAX });

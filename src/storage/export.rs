@@ -82,7 +82,7 @@ impl Export<'_, '_> {
     fn object(&mut self, id: ObjectId) -> Result<ControlFlow<()>> {
         let snapshot = self.snapshot;
         let mut is_begun = false;
-        // What a class stores is counted anew where it is imported: `Usage` stays.
+        // What follows from the values is made anew where they are imported: `Edges` and `Usage` stay.
         for space in [Space::Header, Space::Data, Space::Grants, Space::Requests] {
             let mut failed = Ok(());
             let mut flow = ControlFlow::Continue(());

@@ -20,6 +20,7 @@
 
 pub(crate) mod keys;
 
+use smallvec::SmallVec;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::id::{Epoch, ObjectId, Shard};
@@ -43,7 +44,7 @@ const META_VERSION: u8 = 1;
 
 /// The parts of an object's storage. They don't see each other's keys.
 ///
-/// The numbers are part of the format; 3 and 4 are kept for alarms and edges.
+/// The numbers are part of the format; 3 is kept for alarms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Space {
     /// What the object is: its class and name. Its key may be empty.
@@ -52,6 +53,8 @@ pub(crate) enum Space {
     Data = 1,
     /// The grants that make references to the object valid.
     Grants = 2,
+    /// The objects that the values of `Data` refer to, under the same keys.
+    Edges = 4,
     /// The ids of calls that are applied at most once, with their replies.
     Requests = 5,
     /// How much its class stores. Its key is empty.
@@ -61,8 +64,20 @@ pub(crate) enum Space {
 impl Space {
     /// The space with this number, if there is one.
     pub(crate) fn from_byte(byte: u8) -> Option<Self> {
-        let all = [Self::Header, Self::Data, Self::Grants, Self::Requests, Self::Usage];
-        all.into_iter().find(|space| *space as u8 == byte)
+        const ALL: [Space; 6] = [
+            Space::Header,
+            Space::Data,
+            Space::Grants,
+            Space::Edges,
+            Space::Requests,
+            Space::Usage,
+        ];
+        ALL.into_iter().find(|space| *space as u8 == byte)
+    }
+
+    /// Whether its records go when the class deletes all that it stored.
+    pub(crate) fn is_cleared(self) -> bool {
+        matches!(self, Self::Data | Self::Edges)
     }
 
     /// Refuses keys that are too long, and empty ones where there are several.
@@ -178,24 +193,36 @@ pub(crate) struct Usage {
     pub(crate) keys: u64,
     /// Lengths of all keys and values.
     pub(crate) bytes: u64,
+    /// Keys whose values refer to objects: those with a record in `Edges`.
+    pub(crate) references: u64,
 }
 
-impl Usage {
-    const BYTES: usize = 16;
+/// The numbers of a usage record.
+pub(crate) type UsageRecord = SmallVec<[u8; 24]>;
 
-    /// Keys, bytes.
-    pub(crate) fn encode(self) -> [u8; Self::BYTES] {
-        let mut bytes = [0; Self::BYTES];
-        bytes[..8].copy_from_slice(&self.keys.to_be_bytes());
-        bytes[8..].copy_from_slice(&self.bytes.to_be_bytes());
-        bytes
+impl Usage {
+    /// Keys, bytes, and references if there are any.
+    pub(crate) fn encode(self) -> UsageRecord {
+        let mut record = UsageRecord::new();
+        record.extend_from_slice(&self.keys.to_be_bytes());
+        record.extend_from_slice(&self.bytes.to_be_bytes());
+        if self.references > 0 {
+            record.extend_from_slice(&self.references.to_be_bytes());
+        }
+        record
     }
 
     /// None when the bytes are no such record.
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let (keys, bytes) = bytes.split_first_chunk()?;
-        let bytes = bytes.try_into().ok()?;
-        Some(Self { keys: u64::from_be_bytes(*keys), bytes: u64::from_be_bytes(bytes) })
+    pub(crate) fn decode(record: &[u8]) -> Option<Self> {
+        let (keys, rest) = record.split_first_chunk()?;
+        let (bytes, rest) = rest.split_first_chunk()?;
+        let references = match rest {
+            [] => 0,
+            rest => u64::from_be_bytes(rest.try_into().ok()?),
+        };
+        let usage =
+            Self { keys: u64::from_be_bytes(*keys), bytes: u64::from_be_bytes(*bytes), references };
+        (rest.is_empty() || references > 0).then_some(usage)
     }
 
     /// With one key more, or one less, or another length of its value.
@@ -204,6 +231,7 @@ impl Usage {
         Self {
             keys: (self.keys + u64::from(new.is_some())).saturating_sub(u64::from(old.is_some())),
             bytes: (self.bytes + size(new)).saturating_sub(size(old)),
+            references: self.references,
         }
     }
 }
@@ -285,6 +313,18 @@ mod tests {
         }
         assert!(verify(b"kez", &stored).is_err());
         assert!(verify(key, &stored[..3]).is_err());
+    }
+
+    #[test]
+    fn usage_is_short_without_references_and_has_one_encoding() {
+        for (references, length) in [(0, 16), (1, 24)] {
+            let usage = Usage { keys: 3, bytes: 300, references };
+            let record = usage.encode();
+            assert_eq!(record.len(), length);
+            assert_eq!(Usage::decode(&record), Some(usage));
+            assert_eq!(Usage::decode(&record[1..]), None);
+        }
+        assert_eq!(Usage::decode(&[0; 24]), None);
     }
 
     #[test]

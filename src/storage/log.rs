@@ -275,6 +275,10 @@ pub(crate) trait Reads {
             usage = usage.changed(key.len(), None, Some(value.len()));
             ControlFlow::Continue(())
         })?;
+        self.scan(object, Space::Edges, &Range::all(), &mut |_, _| {
+            usage.references += 1;
+            ControlFlow::Continue(())
+        })?;
         Ok(usage)
     }
 }

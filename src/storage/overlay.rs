@@ -27,7 +27,7 @@ type Entries = BTreeMap<Box<[u8]>, (Ticket, Value)>;
 #[derive(Default)]
 pub(super) struct Layer {
     entries: Entries,
-    /// What the class wrote below is gone.
+    /// What the class wrote below is gone, and what follows from that.
     cleared: bool,
 }
 
@@ -48,7 +48,7 @@ impl Layer {
     pub(super) fn get(&self, space: Space, key: &[u8]) -> Seen<'_> {
         match self.entries.get(full_key(space, key).as_slice()) {
             Some((_, value)) => Seen::Value(value),
-            None if self.cleared && space == Space::Data => Seen::Value(&None),
+            None if self.cleared && space.is_cleared() => Seen::Value(&None),
             None => Seen::Below,
         }
     }
@@ -73,12 +73,18 @@ impl Layer {
 
     /// Forgets and hides all that the class wrote; notes in `undo` how to take that back.
     pub(super) fn clear(&mut self, undo: Option<&mut Vec<Undo>>) {
-        let mut data = self.entries.split_off([Space::Data as u8].as_slice());
-        self.entries.append(&mut data.split_off([Space::Data as u8 + 1].as_slice()));
+        let mut gone = self.take_space(Space::Data);
+        gone.append(&mut self.take_space(Space::Edges));
         let cleared = std::mem::replace(&mut self.cleared, true);
         if let Some(undo) = undo {
-            undo.push(Undo::Clear { entries: data, cleared });
+            undo.push(Undo::Clear { entries: gone, cleared });
         }
+    }
+
+    fn take_space(&mut self, space: Space) -> Entries {
+        let mut taken = self.entries.split_off([space as u8].as_slice());
+        self.entries.append(&mut taken.split_off([space as u8 + 1].as_slice()));
+        taken
     }
 
     /// Takes a write back; to be done in the reverse order of the writes.

@@ -8,6 +8,7 @@
 //! the disk sees it, or sees a later one. Nothing of a discarded turn is ever queued.
 
 mod admin;
+mod edges;
 mod identity;
 mod records;
 
@@ -32,6 +33,7 @@ use crate::storage::log::{Range, Reads, ShardLog, VisitObject};
 use crate::storage::overlay::{Layer, Pending, Seen, Undo, Value};
 use crate::storage::page::{Filling, Page, PageSize, over};
 use crate::storage::room::Room;
+use crate::storage::store::edges::TargetsOf;
 use crate::storage::{Result, StorageError};
 
 /// How a store is opened.
@@ -54,6 +56,8 @@ pub(crate) struct Store {
     committer: Committer,
     reads: Rc<dyn Reads>,
     room: Arc<Room>,
+    /// None: no value refers to anything.
+    targets_of: Option<TargetsOf>,
 }
 
 struct Turn {
@@ -113,7 +117,7 @@ impl Store {
     ) -> Result<Self> {
         let committer = Committer::start(name, log, on_progress)?;
         let (pending, order) = (FxHashMap::default(), VecDeque::new());
-        Ok(Self { turn: None, pending, order, committer, reads, room })
+        Ok(Self { turn: None, pending, order, committer, reads, room, targets_of: None })
     }
 
     /// Visits every object that exists, with its header and what it stores.
@@ -235,7 +239,7 @@ impl Store {
             if !hidden {
                 above = over(above, layer.list(space, range), range.reverse);
             }
-            hidden |= layer.is_cleared() && space == Space::Data;
+            hidden |= layer.is_cleared() && space.is_cleared();
         }
         let mut filling = Filling::new(above, size, range.reverse, old);
         if !hidden {
@@ -264,12 +268,15 @@ impl Store {
     ) -> Result<Ticket> {
         self.turn_of(account.object())?;
         let before = self.length_before(account.object(), key, before)?;
-        let usage = account.usage().changed(key.len(), before, Some(value.len()));
+        let mut usage = account.usage().changed(key.len(), before, Some(value.len()));
+        let edges = self.edges_of_put(account, key, value)?;
+        usage.references = edges.references;
         account.check(usage)?;
         if usage.bytes > account.usage().bytes {
             self.room.check_growth()?;
         }
         let ticket = self.put_record(account.object(), Space::Data, key, value)?;
+        self.write_edges(account.object(), key, edges)?;
         account.set(usage);
         Ok(ticket)
     }
@@ -289,11 +296,12 @@ impl Store {
         let Some(length) = self.length_before(account.object(), key, before)? else {
             return Ok(None);
         };
-        let ticket = self.committer.next_ticket();
-        let turn = self.turn_of(account.object())?;
-        turn.writes.delete(Space::Data, key)?;
-        turn.remember(Space::Data, key, ticket, None);
-        account.set(account.usage().changed(key.len(), Some(length), None));
+        let mut usage = account.usage().changed(key.len(), Some(length), None);
+        let edges = self.edges_of_delete(account, key)?;
+        usage.references = edges.references;
+        let ticket = self.delete_record(account.object(), Space::Data, key)?;
+        self.write_edges(account.object(), key, edges)?;
+        account.set(usage);
         Ok(Some(ticket))
     }
 
@@ -308,6 +316,9 @@ impl Store {
             return Ok(None);
         }
         turn.writes.clear(Space::Data);
+        if account.usage().references > 0 {
+            turn.writes.clear(Space::Edges);
+        }
         turn.layer.clear((turn.transactions > 0).then_some(&mut turn.undo));
         account.set(Usage::default());
         Ok(Some(ticket))

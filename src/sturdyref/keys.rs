@@ -17,6 +17,8 @@ const ED25519_PKCS8: [u8; 16] = [
     0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
 ];
 
+use super::Seal;
+
 /// All private keys of a cluster. They wipe themselves, and are never printed.
 pub(crate) struct KeyRing {
     cluster: SigningKey,
@@ -43,6 +45,11 @@ impl KeyRing {
     /// What references and clients call this cluster.
     pub(crate) fn cluster(&self) -> ClusterId {
         ClusterId::of(&self.cluster.verifying_key())
+    }
+
+    /// What seals the references that objects store.
+    pub(crate) fn seal(&self) -> Seal {
+        Seal::new(self.cluster.as_bytes())
     }
 
     /// # Errors

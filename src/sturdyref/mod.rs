@@ -1,10 +1,15 @@
-//! Making references: keys, root references and the records that keep them valid.
+//! Making references: keys, root references, the records that keep them valid, and values that hold
+//! references.
 //!
 //! Checking and narrowing are the holder's side and stand in the client crate. Everything here is
 //! pure: what time it is, and randomness, are arguments.
 
+mod citation;
 mod grant;
 mod keys;
+mod seal;
 
+pub(crate) use citation::{Authority, Citation};
 pub(crate) use grant::{Grant, Parent, root_grant};
 pub(crate) use keys::KeyRing;
+pub(crate) use seal::{Nonce, Opened, OwnerToken, Seal, is_sealed};

@@ -7,10 +7,11 @@ use std::rc::Rc;
 use capnp::any_pointer;
 use capnp::message::{Builder, Reader, ReaderOptions};
 use capnp::serialize::{self, OwnedSegments};
-use capnp::traits::{ImbueMut, Owned};
+use capnp::traits::{Imbue, ImbueMut, Owned};
 
 use super::Storable;
 use crate::error::{Result, failed};
+use crate::membrane::Caps;
 
 /// A Cap'n Proto struct as it is stored: a copy that nobody changes. `T` is the struct's generated
 /// `Owned`. Cheap to clone.
@@ -30,8 +31,35 @@ use crate::error::{Result, failed};
 /// # }
 /// ```
 pub struct Struct<T> {
-    message: Rc<Reader<OwnedSegments>>,
+    message: Rc<Message>,
     of: PhantomData<fn() -> T>,
+}
+
+struct Message {
+    reader: Reader<OwnedSegments>,
+    /// What the capability pointers in it are, by their numbers.
+    capabilities: Caps,
+}
+
+/// A struct as bytes, in the standard framing, with the capabilities in it.
+pub(in crate::host) struct Parts {
+    pub(in crate::host) message: Vec<u8>,
+    pub(in crate::host) capabilities: Caps,
+}
+
+impl Parts {
+    /// A copy of any struct.
+    pub(in crate::host) fn copy<T: Owned>(value: T::Reader<'_>) -> Result<Self> {
+        Self::make(|mut root| root.set_as(value))
+    }
+
+    fn make(fill: impl FnOnce(any_pointer::Builder<'_>) -> Result<()>) -> Result<Self> {
+        let (mut message, mut capabilities) = (Builder::new_default(), Caps::new());
+        let mut root: any_pointer::Builder<'_> = message.init_root();
+        root.imbue_mut(&mut capabilities);
+        fill(root)?;
+        Ok(Self { message: serialize::write_message_to_words(&message), capabilities })
+    }
 }
 
 impl<T: Owned> Struct<T> {
@@ -56,30 +84,28 @@ impl<T: Owned> Struct<T> {
     /// # Errors
     /// When what is stored is no such struct.
     pub fn get(&self) -> Result<T::Reader<'_>> {
-        self.message.get_root()
+        let mut root: any_pointer::Reader<'_> = self.message.reader.get_root()?;
+        root.imbue(&self.message.capabilities);
+        root.get_as()
     }
 
     fn make(fill: impl FnOnce(any_pointer::Builder<'_>) -> Result<()>) -> Result<Self> {
-        let (mut message, mut capabilities) = (Builder::new_default(), Vec::new());
-        let mut root: any_pointer::Builder<'_> = message.init_root();
-        root.imbue_mut(&mut capabilities);
-        fill(root)?;
-        if !capabilities.is_empty() {
-            return Err(failed(
-                "live-capability: a stored struct can't have capabilities in it; store what they \
-                 are for",
-            ));
-        }
-        Self::parse(&serialize::write_message_to_words(&message))
+        let Parts { message, capabilities } = Parts::make(fill)?;
+        refuse(&capabilities)?;
+        Self::parse(&message, capabilities)
     }
 
-    fn parse(bytes: &[u8]) -> Result<Self> {
+    /// The struct of a message in the standard framing, with the capabilities that its pointers mean.
+    ///
+    /// # Errors
+    /// When the bytes are no message.
+    pub(in crate::host) fn parse(bytes: &[u8], capabilities: Caps) -> Result<Self> {
         let mut rest = bytes;
         // It is read over and over, and what is read is counted for the whole life of the message.
         let options = *ReaderOptions::new().traversal_limit_in_words(None);
-        let message = Rc::new(serialize::read_message(&mut rest, options)?);
+        let reader = serialize::read_message(&mut rest, options)?;
         if rest.is_empty() {
-            Ok(Self { message, of: PhantomData })
+            Ok(Self { message: Rc::new(Message { reader, capabilities }), of: PhantomData })
         } else {
             Err(failed("a stored struct has bytes behind its end"))
         }
@@ -90,12 +116,26 @@ impl<T: Owned> Struct<T> {
 /// segments.
 impl<T: Owned + 'static> Storable for Struct<T> {
     fn encode<R>(&self, write: impl FnOnce(&[u8]) -> R) -> R {
-        write(&serialize::write_message_segments_to_words(self.message.get_segments()))
+        write(&serialize::write_message_segments_to_words(self.message.reader.get_segments()))
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
-        Self::parse(bytes).ok()
+        Self::parse(bytes, Caps::new()).ok()
     }
+
+    fn check(&self) -> Result<()> {
+        refuse(&self.message.capabilities)
+    }
+}
+
+fn refuse(capabilities: &Caps) -> Result<()> {
+    if capabilities.is_empty() {
+        return Ok(());
+    }
+    Err(failed(
+        "live-capability: the bytes of a struct have no capabilities in them; store it with \
+         put_struct_with_refs",
+    ))
 }
 
 impl<T> Clone for Struct<T> {
@@ -108,13 +148,13 @@ impl<T> Clone for Struct<T> {
 impl<T: Owned> Default for Struct<T> {
     fn default() -> Self {
         const EMPTY: [u8; 16] = [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        Self::parse(&EMPTY).expect("one segment of one empty word")
+        Self::parse(&EMPTY, Caps::new()).expect("one segment of one empty word")
     }
 }
 
 impl<T> fmt::Debug for Struct<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let words = self.message.size_in_words();
+        let words = self.message.reader.size_in_words();
         f.debug_struct("Struct").field("words", &words).finish_non_exhaustive()
     }
 }

@@ -21,6 +21,7 @@ use crate::schema::admin_capnp::{Existing, export, host_admin, import};
 use crate::storage::archive::{Frame, Frames, Record, Records};
 use crate::storage::model::MemoryLog;
 use crate::storage::{LogOptions, Space};
+use crate::sturdyref::Seal;
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -33,6 +34,7 @@ fn world(data: &Path) -> World {
         metrics: Arc::clone(&metrics),
         log: LogOptions::default(),
         retention: MINUTE,
+        seal: Seal::new(&[7; 32]),
     });
     World { vat: vat.unwrap(), disk: MemoryLog::default(), metrics, now: Rc::default() }
 }

@@ -27,6 +27,7 @@ use crate::metrics::Metrics;
 pub(super) use crate::schema::trial_capnp::trial;
 use crate::storage::model::MemoryLog;
 use crate::storage::{Room, Store};
+use crate::sturdyref::Seal;
 
 /// How long request ids are kept.
 pub(super) const RETENTION: Duration = Duration::from_secs(10);
@@ -342,7 +343,9 @@ impl World {
         (exclusive.name, exclusive.is_exclusive) = ("Exclusive", true);
         let classes = vec![class, exclusive, Class::of::<Steps>(), Class::of::<Actor>()];
         let retention = Retention::new(Clock::test(now.clone()), RETENTION);
-        let vat = Vat::with_store(store, classes, metrics.clone(), retention, progress).unwrap();
+        let seal = Seal::new(&[7; 32]);
+        let vat = Vat::with_store(store, classes, metrics.clone(), retention, seal, progress);
+        let vat = vat.unwrap();
         Self { vat, disk, metrics, now }
     }
 

@@ -103,7 +103,8 @@ impl Order {
     fn follow_record(&mut self, record: &Record<'_>) -> Result<(), &'static str> {
         let behind =
             |(space, key): &(Space, Vec<u8>)| (*space, key.as_slice()) < (record.space, record.key);
-        if record.space == Space::Usage || !self.last.as_ref().is_none_or(behind) {
+        let is_made_anew = matches!(record.space, Space::Edges | Space::Usage);
+        if is_made_anew || !self.last.as_ref().is_none_or(behind) {
             return Err(UNSORTED);
         }
         match &mut self.last {
@@ -120,7 +121,7 @@ impl Order {
                 self.totals.keys += 1;
                 self.totals.bytes += (record.key.len() + record.value.len()) as u64;
             }
-            Space::Grants | Space::Requests | Space::Usage => {}
+            _ => {}
         }
         Ok(())
     }

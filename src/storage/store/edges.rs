@@ -1,0 +1,67 @@
+//! The edges of objects: which of a class's values refer to which other objects.
+//!
+//! They follow from the values alone, so whoever writes a value writes its edges too, in the same turn:
+//! there is no other way to write one. A record under the key of a value has the ids of its targets, in
+//! the order in which the value has them; a value that refers to nothing has no record. It knows
+//! nothing of how values refer to objects: it is told.
+//!
+//! **Invariant:** an object's `references` is how many records its `Edges` have; where that is 0, writing
+//! a value that refers to nothing never looks for one.
+
+use std::rc::Rc;
+
+use super::Store;
+use crate::id::ObjectId;
+use crate::storage::Result;
+use crate::storage::account::Account;
+use crate::storage::layout::Space;
+
+/// Gives the ids of the objects, one after the other, that a value refers to which an object stores
+/// under a key; most refer to nothing.
+pub(crate) type TargetsOf = Rc<dyn Fn(ObjectId, &[u8], &[u8]) -> Vec<u8>>;
+
+/// What a write of one value means for its edges.
+pub(super) struct Edges {
+    /// How many keys have edges afterwards.
+    pub(super) references: u64,
+    /// The new record; empty if there is none.
+    targets: Vec<u8>,
+    /// There is a record already.
+    had: bool,
+}
+
+impl Store {
+    /// From now on this says what values refer to. To be called before anything is written.
+    pub(crate) fn find_references(&mut self, targets_of: TargetsOf) {
+        self.targets_of = Some(targets_of);
+    }
+
+    pub(super) fn edges_of_put(&self, account: &Account, key: &[u8], value: &[u8]) -> Result<Edges> {
+        let targets = match &self.targets_of {
+            Some(targets_of) => targets_of(account.object(), key, value),
+            None => Vec::new(),
+        };
+        self.edges(account, key, targets)
+    }
+
+    pub(super) fn edges_of_delete(&self, account: &Account, key: &[u8]) -> Result<Edges> {
+        self.edges(account, key, Vec::new())
+    }
+
+    fn edges(&self, account: &Account, key: &[u8], targets: Vec<u8>) -> Result<Edges> {
+        let before = account.usage().references;
+        let had = before > 0 && self.length(account.object(), Space::Edges, key)?.is_some();
+        let references = before - u64::from(had) + u64::from(!targets.is_empty());
+        Ok(Edges { references, targets, had })
+    }
+
+    /// To be called right after the value was written: what can be refused was refused there.
+    pub(super) fn write_edges(&mut self, object: ObjectId, key: &[u8], edges: Edges) -> Result<()> {
+        if !edges.targets.is_empty() {
+            self.put_record(object, Space::Edges, key, &edges.targets)?;
+        } else if edges.had {
+            self.delete_record(object, Space::Edges, key)?;
+        }
+        Ok(())
+    }
+}
