@@ -83,7 +83,7 @@ impl Connection {
         let challenge = answer.get()?.get_challenge()?.try_into();
         let challenge = challenge.map_err(|_| Error::failed("no challenge of 32 bytes".into()))?;
         let signatures = parsed.reference().prove(challenge, keys)?;
-        finish(&answer.get()?.get_restoration()?, &signatures)
+        Ok(finish(&answer.get()?.get_restoration()?, &signatures))
     }
 
     /// Asks the peer where the owner of the reference's target listens, as `host:port`.
@@ -98,10 +98,7 @@ impl Connection {
     }
 }
 
-fn finish<C: FromClientHook>(
-    restoration: &restoration::Client,
-    signatures: &[[u8; 64]],
-) -> capnp::Result<C> {
+fn finish<C: FromClientHook>(restoration: &restoration::Client, signatures: &[[u8; 64]]) -> C {
     let mut request = restoration.finish_request();
     let mut list = request.get().init_signatures(signatures.len() as u32);
     for (index, signature) in (0..).zip(signatures) {
@@ -111,7 +108,7 @@ fn finish<C: FromClientHook>(
     let cap = answer.pipeline.get_cap().as_cap();
     // As in `restore`.
     tokio::task::spawn_local(answer.promise.map(drop));
-    Ok(C::new(cap))
+    C::new(cap)
 }
 
 /// The connection to where the reference is best restored.

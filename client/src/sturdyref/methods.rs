@@ -3,7 +3,7 @@
 //! A set never grows.
 
 use super::Refused;
-use super::codec::LAYOUT;
+use super::codec::{Bytes, LAYOUT};
 use crate::sturdyref_capnp::METHODS_MAX;
 use std::sync::Arc;
 
@@ -61,10 +61,11 @@ impl Methods {
         if !rest.is_empty() || !ascending || methods.len() > usize::from(METHODS_MAX) {
             return Err(LAYOUT);
         }
-        Ok(Self { sorted: methods.iter().map(parse_method).collect() })
+        Ok(Self { sorted: methods.iter().map(parse_method).collect::<Result<_, _>>()? })
     }
 }
 
-fn parse_method(&[a, b, c, d, e, f, g, h, i, j]: &[u8; METHOD_BYTES]) -> (u64, u16) {
-    (u64::from_be_bytes([a, b, c, d, e, f, g, h]), u16::from_be_bytes([i, j]))
+fn parse_method(method: &[u8; METHOD_BYTES]) -> Result<(u64, u16), Refused> {
+    let mut bytes = Bytes::new(method);
+    Ok((u64::from_be_bytes(bytes.array()?), u16::from_be_bytes(bytes.array()?)))
 }

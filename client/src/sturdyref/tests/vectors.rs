@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::sturdyref_capnp::{CAVEAT_METHODS, CAVEAT_NOT_AFTER};
+use std::fmt::Write;
 
 const DOCUMENT: &str = include_str!("../../../../docs/sturdyref.md");
 const ADDRESS: &str = "127.0.0.1:4000";
@@ -20,7 +21,7 @@ fn assert_table(reference: &Sturdyref, from: usize) {
         let start = at;
         let pieces = pieces(&reference.bytes, &mut at, &lengths);
         if start >= from {
-            lines += &format!("| {start} | {part} | {pieces} |\n");
+            writeln!(lines, "| {start} | {part} | {pieces} |").unwrap();
         }
     }
     assert_eq!(at, reference.bytes.len());
@@ -106,7 +107,7 @@ fn the_document_has_the_bytes_of_a_proof() {
     let (bound, challenge) = (bound(), [0x33; 32]);
     let mut lines = String::from("| part | bytes |\n|---|---|\n");
     let mut row = |part: &str, bytes: &[u8], lengths: &[usize]| {
-        lines += &format!("| {part} | {} |\n", pieces(bytes, &mut 0, lengths));
+        writeln!(lines, "| {part} | {} |", pieces(bytes, &mut 0, lengths)).unwrap();
     };
     row("challenge", &challenge, &[32]);
     row("message", &proof_message(&cluster(), &bound.bytes, &challenge), &[24, 32, 32, 32]);
