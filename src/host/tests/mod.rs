@@ -4,6 +4,7 @@ mod archive;
 mod exclusive;
 mod gate;
 mod instance;
+mod links;
 mod once;
 mod order;
 mod programs;

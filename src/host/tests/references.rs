@@ -42,7 +42,8 @@ fn no_router() -> crate::schema::cluster_capnp::router::Client {
     )))
 }
 
-async fn host(clock: Clock) -> (World, Rc<Agent>, Rc<KeyRing>) {
+/// A host that has joined: it owns all shards.
+pub(super) async fn host(clock: Clock) -> (World, Rc<Agent>, Rc<KeyRing>) {
     let world = World::new();
     let key = |seed| SigningKey::from_bytes(&[seed; 32]);
     let keys = Rc::new(KeyRing::new(key(1), vec![key(2)]));
