@@ -10,12 +10,14 @@ use crate::storage::batch::WriteSet;
 use crate::storage::layout::keys::RecordPath;
 use crate::storage::layout::{EnvironmentRecord, ShardMeta, whole};
 use crate::storage::{Kind, Space, Usage};
-use crate::sturdyref::Grant;
+use crate::sturdyref::{Citation, Grant, Nonce, Seal};
 
 /// The records and keys of LMDB.
 pub fn layout(bytes: &[u8]) {
     drop((ShardMeta::decode(bytes), Usage::decode(bytes), Grant::decode(bytes)));
     drop([Kind::Objects, Kind::Config].map(|kind| EnvironmentRecord::decode(bytes, kind)));
+    drop(Citation::decode_all(bytes));
+    drop(Seal::new(&[7; 32]).open(ObjectId::from_bytes([7; 16]), b"key", bytes));
     whole(b"key", bytes);
     if let [space, key @ ..] = bytes
         && let Some(space) = Space::from_byte(*space)
@@ -62,7 +64,9 @@ pub fn samples() -> Vec<Vec<u8>> {
     let (_, archive) = archive.finish().expect("memory takes it");
     let mut samples = host::sample_records();
     samples.extend([writes.as_bytes().to_vec(), record, archive]);
-    samples.push(Usage { keys: 3, bytes: 300 }.encode().to_vec());
+    samples.push(Usage { keys: 3, bytes: 300, references: 1 }.encode().to_vec());
+    let seal = Seal::new(&[7; 32]);
+    samples.push(seal.seal(object, b"key", &[], b"", Nonce::default()));
     samples.push(Grant::root(1).encode());
     samples
 }

@@ -63,6 +63,25 @@
 //! that were bound to it, through a [`Namespace`]. The kinds of errors say what the caller should do:
 //! see [`failed`], [`overloaded`], [`disconnected`], [`unimplemented()`] and [`conflict`].
 //!
+//! An object can keep what it reaches: [`Storage::put_ref`] stores a capability to another object as a
+//! value, and [`Storage::get_ref`] makes a capability of it again, after restarts too:
+//!
+//! ```
+//! use capstead::counter_capnp::counter;
+//! use capstead::{Context, Result};
+//!
+//! async fn count_for_ever(ctx: &Context, counter: counter::Client) -> Result<()> {
+//!     ctx.storage().put_ref("counter", &counter).await
+//! }
+//!
+//! async fn count(ctx: &Context) -> Result<()> {
+//!     if let Some(counter) = ctx.storage().get_ref::<counter::Client>("counter")? {
+//!         counter.increment_request().send().promise.await?;
+//!     }
+//!     Ok(())
+//! }
+//! ```
+//!
 //! # A server
 //!
 //! [`Server`] puts classes, a data directory and addresses together. [`Server::run`] does so with

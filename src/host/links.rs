@@ -32,22 +32,8 @@ use crate::sturdyref::{Citation, Nonce, Opened, OwnerToken, is_sealed};
 /// How long the far end of a capability may take to say what it stands for: it needs no turn for that.
 const CITE_WAIT: Duration = Duration::from_secs(5);
 
-/// References to objects as values: they survive like all values, and so does what they lead to.
-///
-/// A stored reference is good in its own object under its own key alone: whoever copies its bytes
-/// has nothing. It leads to the object for as long as the capability would have that was stored.
-///
-/// ```
-/// use capstead::{Context, Result, counter_capnp::counter};
-///
-/// async fn follow(ctx: &Context, counter: &counter::Client) -> Result<()> {
-///     ctx.storage().put_ref("followed", counter).await
-/// }
-///
-/// fn followed(ctx: &Context) -> Result<Option<counter::Client>> {
-///     ctx.storage().get_ref("followed")
-/// }
-/// ```
+/// References to objects as values. One is good in its own object under its own key alone: whoever copies
+/// its bytes has nothing.
 impl Storage {
     /// Sets the value under `key` to a reference to an object.
     ///
@@ -171,12 +157,7 @@ fn wrong_type(key: &[u8]) -> capnp::Error {
     failed(format!("wrong-type: {} has another type", key.escape_ascii()))
 }
 
-fn put(
-    instance: &Instance,
-    key: &[u8],
-    citations: &[Citation],
-    message: &[u8],
-) -> Result<()> {
+fn put(instance: &Instance, key: &[u8], citations: &[Citation], message: &[u8]) -> Result<()> {
     let value = instance.vat.seal.seal(instance.birth.id, key, citations, message, nonce()?);
     instance.write(key, Some(&value), Write::PLAIN).map(drop)
 }

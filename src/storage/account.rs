@@ -110,7 +110,7 @@ mod tests {
     const OBJECT: ObjectId = ObjectId::from_bytes([1; 16]);
 
     fn bytes(bytes: u64) -> Usage {
-        Usage { keys: 1, bytes }
+        Usage { keys: 1, bytes, references: 0 }
     }
 
     #[test]

@@ -91,7 +91,25 @@ fn cases(usual: u32) -> Config {
 
 fn usage(map: &Map) -> Usage {
     let bytes = map.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum();
-    Usage { keys: map.len() as u64, bytes }
+    Usage { keys: map.len() as u64, bytes, references: edges(map).len() as u64 }
+}
+
+/// What a value begins with that refers to objects.
+const REFERS: u8 = b'>';
+
+/// What the values here refer to: all ids behind two bytes, of which the second says for which half of
+/// all keys the value is meant.
+fn targets(key: &[u8], value: &[u8]) -> Vec<u8> {
+    match value {
+        [REFERS, half, ids @ ..] if usize::from(half % 2) == key.len() % 2 => ids.to_vec(),
+        _ => Vec::new(),
+    }
+}
+
+/// The records of the edges that these values have.
+fn edges(map: &Map) -> Map {
+    let edges = map.iter().map(|(key, value)| (key.clone(), targets(key, value)));
+    edges.filter(|(_, targets)| !targets.is_empty()).collect()
 }
 
 /// Runs each check on both storages.

@@ -64,7 +64,8 @@ impl Seal {
         nonce: Nonce,
     ) -> Vec<u8> {
         let sealed = self.encrypt(citations, &value_data(owner, key, message), nonce);
-        let mut value = Vec::with_capacity(NONCE_AT + nonce.len() + 4 + sealed.len() + message.len());
+        let mut value =
+            Vec::with_capacity(NONCE_AT + nonce.len() + 4 + sealed.len() + message.len());
         value.extend(MAGIC);
         value.push(VERSION);
         value.extend(nonce);
@@ -75,7 +76,12 @@ impl Seal {
     }
 
     /// What `owner` stored under `key`; `None` when this isn't a value that was sealed for both.
-    pub(crate) fn open<'a>(&self, owner: ObjectId, key: &[u8], value: &'a [u8]) -> Option<Opened<'a>> {
+    pub(crate) fn open<'a>(
+        &self,
+        owner: ObjectId,
+        key: &[u8],
+        value: &'a [u8],
+    ) -> Option<Opened<'a>> {
         let ([VERSION], rest) = value.strip_prefix(&MAGIC)?.split_first_chunk()? else {
             return None;
         };
@@ -105,7 +111,12 @@ impl Seal {
     }
 
     /// A citation on its way to the host of the object that `owner` stands for.
-    pub(crate) fn seal_citation(&self, owner: &OwnerToken, citation: &Citation, nonce: Nonce) -> Vec<u8> {
+    pub(crate) fn seal_citation(
+        &self,
+        owner: &OwnerToken,
+        citation: &Citation,
+        nonce: Nonce,
+    ) -> Vec<u8> {
         let sealed = self.encrypt(std::slice::from_ref(citation), &citation_data(owner), nonce);
         [&nonce[..], &sealed].concat()
     }
@@ -125,7 +136,8 @@ impl Seal {
     fn encrypt(&self, citations: &[Citation], data: &[u8], nonce: Nonce) -> Vec<u8> {
         let mut bytes = Vec::new();
         citations.iter().for_each(|citation| citation.encode(&mut bytes));
-        let tag = self.cipher().encrypt_in_place_detached(XNonce::from_slice(&nonce), data, &mut bytes);
+        let tag =
+            self.cipher().encrypt_in_place_detached(XNonce::from_slice(&nonce), data, &mut bytes);
         bytes.extend(tag.expect("a list of citations is shorter than 256 GiB"));
         bytes
     }
@@ -205,7 +217,8 @@ mod tests {
 
         #[test]
         fn random_bytes_never_open(bytes in vec(any::<u8>(), 0..200)) {
-            prop_assert_eq!(seal().open(OWNER, b"key", &[&MAGIC[..], &[VERSION], &bytes].concat()), None);
+            let value = [&MAGIC[..], &[VERSION], &bytes].concat();
+            prop_assert_eq!(seal().open(OWNER, b"key", &value), None);
             prop_assert_eq!(seal().open_citation(&[0; 32], &bytes), None);
         }
     }

@@ -1,4 +1,5 @@
-//! What the storage costs a method: reads and lists in one, against bare LMDB and against calls.
+//! What the storage costs a method: reads and lists in one, against bare LMDB and against calls; and
+//! references against other values.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::schema::probe_capnp::probe;
 use crate::schema::restorer_capnp::namespace;
 
 /// The rows of this file.
-pub(crate) const NAMES: [&str; 3] = ["point-read", "list-10000", "read-100-keys"];
+pub(crate) const NAMES: [&str; 4] = ["point-read", "list-10000", "read-100-keys", "put-ref"];
 
 /// Entries of the list.
 const ENTRIES: u32 = 10_000;
@@ -24,6 +25,8 @@ const ENTRIES: u32 = 10_000;
 const POINT_READS: u32 = 10_000;
 /// Keys that are read in one method, or in as many calls.
 const KEYS: u32 = 100;
+/// Writing calls under way: with so many, it isn't the disk that counts.
+const IN_FLIGHT: usize = 256;
 
 /// Measures the rows that are wanted.
 ///
@@ -49,6 +52,9 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
     }
     if bench.wants("read-100-keys") {
         measure_many(bench, &probe).await?;
+    }
+    if bench.wants("put-ref") {
+        measure_put_ref(bench, &probe).await?;
     }
     Ok(())
 }
@@ -107,5 +113,31 @@ async fn measure_many(bench: &mut Bench, probe: &probe::Client) -> Result<()> {
     };
     let rounds = bench.plan.alternate("read-100-keys", baseline, measured).await?;
     bench.add(Row::rates("read-100-keys", &rounds).target(Target::AtLeast(50.0)));
+    Ok(())
+}
+
+/// Calls that store a reference, against calls that store bytes.
+async fn measure_put_ref(bench: &mut Bench, probe: &probe::Client) -> Result<()> {
+    let key = |n: u64| (n % 1_000) as u32;
+    let baseline = async |until| {
+        drive(IN_FLIGHT, until, async |n| {
+            let mut request = probe.put_request();
+            request.get().set_key(key(n));
+            request.send().promise.await.map(drop)
+        })
+        .await
+    };
+    let measured = async |until| {
+        drive(IN_FLIGHT, until, async |n| {
+            let mut request = probe.put_ref_request();
+            request.get().set_key(key(n));
+            request.send().promise.await.map(drop)
+        })
+        .await
+    };
+    let rounds = bench.plan.alternate("put-ref", baseline, measured).await?;
+    let each = |sample: &Sample| 1e6 / sample.per_second();
+    let pairs = rounds.iter().map(|(put, put_ref)| (each(put), each(put_ref))).collect();
+    bench.add(Row::paired("put-ref", "us", pairs).target(Target::AtMost(1.5)));
     Ok(())
 }

@@ -17,4 +17,10 @@ interface Probe {
 
   readOne @4 (key :UInt32) -> ();
   # Reads one key.
+
+  put @5 (key :UInt32) -> ();
+  # Writes a value of 100 bytes.
+
+  putRef @6 (key :UInt32) -> ();
+  # Writes a reference to an object.
 }

@@ -11,14 +11,17 @@ use crate::schema::probe_capnp::probe;
 /// What the bare list has too: a key of 8 bytes and a value of 21.
 pub(crate) const VALUE_BYTES: usize = 21;
 
-pub(crate) struct Probe(Storage);
+/// As long as a reference is.
+const PUT_BYTES: usize = 100;
+
+pub(crate) struct Probe(Storage, Context);
 
 impl Object for Probe {
     const CLASS: &'static str = "Probe";
     type Client = probe::Client;
 
     async fn wake(ctx: Context) -> Result<Self> {
-        Ok(Self(ctx.storage()))
+        Ok(Self(ctx.storage(), ctx))
     }
 }
 
@@ -76,6 +79,19 @@ impl probe::Server for Probe {
         _: probe::ReadOneResults,
     ) -> Result<()> {
         self.read(params.get()?.get_key())
+    }
+
+    async fn put(self: Rc<Self>, params: probe::PutParams, _: probe::PutResults) -> Result<()> {
+        self.0.put(key(params.get()?.get_key()), [7; PUT_BYTES])
+    }
+
+    async fn put_ref(
+        self: Rc<Self>,
+        params: probe::PutRefParams,
+        _: probe::PutRefResults,
+    ) -> Result<()> {
+        let this: probe::Client = self.1.this();
+        self.0.put_ref(key(params.get()?.get_key()), &this).await
     }
 }
 

@@ -1,13 +1,14 @@
 //! `capstead lab-storage`: the storage alone, for the crash lab in `tests/crash_lab`.
 //!
 //! `write` runs turns that follow from a seed, and says on standard output which of them are
-//! durable. `check` opens what a crash left, and says how many turns are there. Nothing of a server
-//! runs here, and the verb is hidden: its script, its options and its output promise nothing.
+//! durable. `check` opens what a crash left, and says how many turns are there. `records` prints what an
+//! environment holds, for tests that read it with code of their own. Nothing of a server runs here, and the verb is hidden: its script, its options and its output promise nothing.
 
 mod script;
 
 use std::cell::RefCell;
 use std::io::{BufRead, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,7 +18,8 @@ use clap::{Args, Subcommand};
 
 use self::script::{LAST, Record, Script, States};
 use crate::storage::{
-    self, Before, Kind, LogOptions, Space, StorageError, Store, StoreOptions, Usage,
+    self, Before, Kind, LogOptions, Range, Reads as _, Space, StorageError, Store, StoreOptions,
+    Usage,
 };
 
 /// What to do with the storage.
@@ -49,6 +51,12 @@ enum What {
         #[command(flatten)]
         script: Script,
     },
+    /// Print all records of all objects in DIR, one a line, as JSON with bytes in hexadecimal.
+    Records {
+        /// The directory of the environment, which nobody else uses.
+        #[arg(long)]
+        dir: PathBuf,
+    },
 }
 
 /// Why the lab ended early.
@@ -68,6 +76,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
     let ended = match &options.what {
         What::Write { dir, script, turns, in_flight } => write(dir, *script, *turns, *in_flight),
         What::Check { script } => check(*script),
+        What::Records { dir } => records(dir),
     };
     let Err(failure) = ended else { return ExitCode::SUCCESS };
     eprintln!("capstead: {failure}");
@@ -133,6 +142,36 @@ fn open(dir: &Path) -> Result<(Store, Receiver<()>), StorageError> {
     let log = LogOptions { reserve_bytes: Some(0), ..LogOptions::default() };
     let options = StoreOptions { name: "lab".to_owned(), log, metrics: Arc::default() };
     Ok((Store::open(dir, options, on_progress)?, progressed))
+}
+
+/// Prints every record of every object that has a header.
+fn records(dir: &Path) -> Result<(), Failure> {
+    let (mut store, _progressed) = open(dir)?;
+    let mut objects = Vec::new();
+    store.objects(&mut |object, _, _| objects.push(object))?;
+    let reader = store.reader().ok_or(StorageError::Closed)?;
+    let mut out = std::io::stdout().lock();
+    for object in objects {
+        for space in (0..=u8::MAX).filter_map(Space::from_byte) {
+            let mut written = Ok(());
+            reader.scan(object, space, &Range::all(), &mut |key, value| {
+                let line = serde_json::json!({
+                    "object": hex(object.as_bytes()),
+                    "space": space as u8,
+                    "key": hex(key),
+                    "value": hex(value),
+                });
+                written = writeln!(out, "{line}");
+                if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })?;
+            written?;
+        }
+    }
+    Ok(store.close()?)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Answers each path with a line.

@@ -71,6 +71,16 @@ impl<T: Owned> Struct<T> {
         Self::make(|root| fill(root.init_as()))
     }
 
+    /// As [`Struct::build`], for a struct that may have capabilities in it; see
+    /// [`Storage::put_struct_with_refs`](super::super::Storage::put_struct_with_refs).
+    ///
+    /// # Errors
+    /// That of `fill`.
+    pub fn build_with_refs(fill: impl FnOnce(T::Builder<'_>) -> Result<()>) -> Result<Self> {
+        let Parts { message, capabilities } = Parts::make(|root| fill(root.init_as()))?;
+        Self::parse(&message, capabilities)
+    }
+
     /// A copy of a struct.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ use crate::schema::admin_capnp::{Existing, export, host_admin, import};
 use crate::storage::archive::{Frame, Frames, Record, Records};
 use crate::storage::model::MemoryLog;
 use crate::storage::{LogOptions, Space};
-use crate::sturdyref::Seal;
+use crate::sturdyref::{Authority, Citation, Seal};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -303,5 +303,56 @@ fn request_ids_travel_with_their_object_and_go_with_it() {
         import_all(&host, &object("x", 2, &[])).await.unwrap();
         let told = call_write(&once(&to.object("x"), ID), 3).promise.await.unwrap();
         assert_eq!((told.get().unwrap().get_n(), log().len()), (3, 2));
+    });
+}
+
+/// The edges of an object that was there are gone, and those of what is imported are made anew.
+#[test]
+fn imported_references_have_their_edges_and_those_of_other_clusters_none() {
+    run(async {
+        let data = tempfile::tempdir().unwrap();
+        let world = world(data.path());
+        let host = custodian(&world, MINUTE);
+        let citation = |target| Citation {
+            target,
+            class: "Trial".to_owned(),
+            name: None,
+            authority: Authority::Binding,
+            caveats: Vec::new(),
+        };
+        let sealed = |cluster: u8, key: &[u8], name| {
+            Seal::new(&[cluster; 32]).seal(id("x"), key, &[citation(id(name))], b"", [9; 24])
+        };
+        let (old, new) = (sealed(7, b"old", "a"), sealed(7, b"new", "b"));
+        let foreign = sealed(8, b"foreign", "c");
+        let mut values = large(9);
+        values.push((b"new".to_vec(), new));
+        values.push((b"foreign".to_vec(), foreign));
+        values.sort();
+        let edges = |key: &[u8]| world.vat.store.borrow().get(id("x"), Space::Edges, key).unwrap();
+        let references = || {
+            let account = world.vat.store.borrow().account(id("x"), true, u64::MAX, None);
+            account.unwrap().usage().references
+        };
+        import_all(&host, &object("x", 1, &[(b"old", &old), (b"older", b"")])).await.unwrap();
+        assert_eq!(edges(b"old").as_deref(), Some(&id("a").as_bytes()[..]));
+        assert_eq!(references(), 1);
+        import_all(&host, &object("x", 2, &borrowed(&values))).await.unwrap();
+        assert_eq!((edges(b"old"), edges(b"foreign")), (None, None));
+        assert_eq!(edges(b"new").as_deref(), Some(&id("b").as_bytes()[..]));
+        assert_eq!(references(), 1);
+
+        let export = begin_export(&host).await.unwrap();
+        let mut exported = Vec::new();
+        while let frames = next(&export).await.unwrap()
+            && !frames.is_empty()
+        {
+            exported.push(frames);
+        }
+        import_all(&host, &object("x", 3, &[])).await.unwrap();
+        assert_eq!((edges(b"new"), references()), (None, 0));
+        import_all(&host, &exported).await.unwrap();
+        assert_eq!(edges(b"new").as_deref(), Some(&id("b").as_bytes()[..]));
+        assert_eq!(references(), 1);
     });
 }

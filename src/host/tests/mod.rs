@@ -5,6 +5,7 @@ mod exclusive;
 mod gate;
 mod grants;
 mod instance;
+mod links;
 mod once;
 mod order;
 mod programs;

@@ -8,7 +8,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-use super::Map;
+use super::{Map, REFERS};
 use crate::limits::KEY_BYTES_MAX;
 
 /// The least byte, one in the middle, and the greatest.
@@ -45,10 +45,16 @@ fn long_key() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// A value: most are short, some fill pages of the engine.
+/// A value: most are short, some fill pages of the engine, and some refer to other objects.
 pub(super) fn value() -> impl Strategy<Value = Short> {
     let length = prop_oneof![4 => 0..20usize, 1 => 3_000..9_000usize];
-    (length, any::<u8>()).prop_map(|(length, byte)| Short(vec![byte; length]))
+    let plain = (length, any::<u8>()).prop_map(|(length, byte)| vec![byte; length]);
+    let refers = (0..3usize, any::<u8>()).prop_map(|(ids, half)| {
+        let mut value = vec![half; 2 + 16 * ids];
+        value[0] = REFERS;
+        value
+    });
+    prop_oneof![2 => plain, 1 => refers].prop_map(Short)
 }
 
 /// Bytes of which a failed test shows the length and the ends alone.

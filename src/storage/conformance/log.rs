@@ -318,7 +318,7 @@ pub(super) fn keys_out_of_bounds_are_refused<B: Backend>() {
         assert_eq!(reads.get(ONE, space, &key).is_err_and(is), refused, "{space:?} {length}");
         assert_eq!(reads.length(ONE, space, &key).is_err_and(is), refused, "{space:?} {length}");
     };
-    for space in [Space::Header, Space::Data, Space::Grants, Space::Requests, Space::Usage] {
+    for space in (0..=u8::MAX).filter_map(Space::from_byte) {
         check(space, 0, !matches!(space, Space::Header | Space::Usage));
         check(space, KEY_BYTES_MAX, false);
         check(space, KEY_BYTES_MAX + 1, true);
@@ -330,12 +330,13 @@ pub(super) fn objects_are_those_with_a_header<B: Backend>() {
     let greatest = ObjectId::from_bytes([0xff; 16]);
     let backend = B::make();
     let Opened { mut log, reads, .. } = backend.open();
-    let usage = Usage { keys: 3, bytes: 5 };
+    let usage = Usage { keys: 3, bytes: 5, references: 2 };
     let writes = [
         set(least, |set| {
             set.put(Space::Header, b"", b"least").unwrap();
             set.put(Space::Data, b"k", b"is counted").unwrap();
             set.put(Space::Data, &[0xff; 1_000], b"").unwrap();
+            set.put(Space::Edges, b"k", &[7; 16]).unwrap();
         }),
         set(ONE, |set| {
             set.put(Space::Header, b"", b"one").unwrap();
@@ -353,7 +354,7 @@ pub(super) fn objects_are_those_with_a_header<B: Backend>() {
     let mut visit = |object, header: &[u8], usage| found.push((object, header.to_vec(), usage));
     reads.objects(&mut visit).unwrap();
     let expected = [
-        (least, b"least".to_vec(), Usage { keys: 2, bytes: 1_011 }),
+        (least, b"least".to_vec(), Usage { keys: 2, bytes: 1_011, references: 1 }),
         (ONE, b"one".to_vec(), usage),
         (greatest, b"greatest".to_vec(), Usage::default()),
     ];

@@ -17,7 +17,7 @@ use super::keys::Pick;
 use super::listing::Listing;
 use super::oracle::{CLASS_BYTES, OBJECT_BYTES, Oracle, verdict};
 use super::script::{Failure, Knows, OBJECTS, Object, Script, Step};
-use super::{Backend, Opened, World, cases, usage};
+use super::{Backend, Opened, World, cases, edges, targets, usage};
 use crate::id::ObjectId;
 use crate::storage::layout::{Space, Usage};
 use crate::storage::log::Range;
@@ -124,6 +124,7 @@ impl<B: Backend> Running<B> {
         last.recover(&found, B::WHOLE_GROUPS);
         for (object, map) in &found {
             backend.check_records(*object, Space::Data, map);
+            backend.check_records(*object, Space::Edges, &edges(map));
         }
         let (listings, savepoints) = (Vec::new(), Vec::new());
         let (held, awaited, sealed, oracle) = (None, false, false, Oracle::new(found));
@@ -140,7 +141,7 @@ impl<B: Backend> Running<B> {
         let left = CLASS_BYTES - self.oracle.bytes();
         let probe =
             Account::new(IDS[0], Usage::default(), u64::MAX, Some(self.session.class.clone()));
-        let fits = |bytes| probe.check(Usage { keys: 1, bytes }).is_ok();
+        let fits = |bytes| probe.check(Usage { keys: 1, bytes, references: 0 }).is_ok();
         assert!(fits(left) && !fits(left + 1), "the class has another sum than its objects");
     }
 
@@ -269,6 +270,8 @@ impl<B: Backend> Running<B> {
         }
         let expected = self.oracle.map(object).get(key).cloned();
         assert_eq!(length.unwrap(), expected.as_ref().map(Vec::len));
+        let found = store.get(object, Space::Edges, key).unwrap().unwrap_or_default();
+        assert_eq!(found, expected.as_ref().map(|value| targets(key, value)).unwrap_or_default());
         assert!(value.unwrap() == expected, "another value than the one that was written");
     }
 
@@ -382,7 +385,8 @@ impl Session {
         let (tell, progress) = channel();
         let on_progress = Box::new(move || tell.send(()).unwrap_or_default());
         let Opened { log, reads, room } = backend.open();
-        let store = Store::new("test", log, reads, room, on_progress).unwrap();
+        let mut store = Store::new("test", log, reads, room, on_progress).unwrap();
+        store.find_references(Rc::new(|_, key, value| targets(key, value)));
         let mut sum = 0;
         store.objects(&mut |_, _, usage| sum += usage.bytes).unwrap();
         let class = ClassAccount::new(sum, CLASS_BYTES);
@@ -406,7 +410,7 @@ impl Session {
             let map = entries.map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
             assert_eq!(counted, usage(&map));
             let record = self.store.get(object, Space::Usage, b"").unwrap();
-            assert!(map.is_empty() || record.is_some_and(|record| record == counted.encode()));
+            assert!(map.is_empty() || record.is_some_and(|record| record == counted.encode()[..]));
             found.insert(object, Rc::new(map));
         }
         found

@@ -36,7 +36,12 @@ impl Store {
         self.targets_of = Some(targets_of);
     }
 
-    pub(super) fn edges_of_put(&self, account: &Account, key: &[u8], value: &[u8]) -> Result<Edges> {
+    pub(super) fn edges_of_put(
+        &self,
+        account: &Account,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<Edges> {
         let targets = match &self.targets_of {
             Some(targets_of) => targets_of(account.object(), key, value),
             None => Vec::new(),
