@@ -25,7 +25,7 @@ pub(super) use crate::schema::cluster_capnp::Existence;
 use crate::schema::cluster_capnp::{birth, host, router, supervisor};
 use crate::schema::restorer_capnp::{namespace, restorer};
 use crate::storage::Space;
-use crate::sturdyref::{Grant, KeyRing, root_grant};
+use crate::sturdyref::{Grant, Keys, root_grant};
 
 /// What the supervisor told this host.
 pub(crate) struct Joined {
@@ -37,14 +37,14 @@ pub(crate) struct Joined {
 /// One host as its supervisor knows it. Others hold it by its [`Agent::client`].
 pub(crate) struct Agent {
     vat: Rc<Vat>,
-    keys: Rc<KeyRing>,
+    keys: Keys,
     clock: Clock,
     joined: OnceCell<Joined>,
     admin: OnceCell<host_admin::Client>,
 }
 
 impl Agent {
-    pub(crate) fn new(vat: Rc<Vat>, keys: Rc<KeyRing>, clock: Clock) -> Rc<Self> {
+    pub(crate) fn new(vat: Rc<Vat>, keys: Keys, clock: Clock) -> Rc<Self> {
         let agent =
             Rc::new(Self { vat, keys, clock, joined: OnceCell::new(), admin: OnceCell::new() });
         agent.vat.set_agent(&agent);
@@ -191,7 +191,7 @@ impl Agent {
     fn check(&self, bytes: &[u8]) -> Result<Target> {
         let now = self.clock.now_ms();
         let verified = Sturdyref::from_bytes(bytes)
-            .and_then(|reference| self.keys.verify(&reference, now))
+            .and_then(|reference| self.keys.current().verify(&reference, now))
             .inspect_err(|refused| tracing::debug!(reason = refused.reason(), "refused"))?;
         let (Target::Namespace(id) | Target::Object(id)) = verified.target;
         let id = object_id(id);

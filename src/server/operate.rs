@@ -18,6 +18,7 @@ use crate::host::{Custodian, Vat, VatOptions};
 use crate::metrics::Metrics;
 use crate::schema::admin_capnp::admin::Client;
 use crate::storage::{Compacted, LocalConfig, LogOptions, StorageError, compact};
+use crate::sturdyref::Keys;
 use crate::supervisor::{Supervisor, shards_of};
 
 /// All data of a directory, until it is closed.
@@ -28,7 +29,7 @@ pub(crate) struct Operated {
 
 enum By {
     Server(Connection),
-    Ourselves { vats: Vec<Rc<Vat>>, _data: DataDir },
+    Ourselves { vats: Vec<Rc<Vat>>, _data: Rc<DataDir> },
 }
 
 impl fmt::Debug for Operated {
@@ -64,7 +65,8 @@ impl Operated {
             custodians.push(Custodian::serve(vat.clone(), shards_of(number, hosts).collect()));
             vats.push(vat);
         }
-        let admin = admin::serve(&data, custodians)?;
+        let (keys, data) = (Keys::new(data.keys()?), Rc::new(data));
+        let admin = admin::serve(data.clone(), keys, custodians);
         Ok(Self { admin, by: By::Ourselves { vats, _data: data } })
     }
 

@@ -7,4 +7,4 @@ mod grant;
 mod keys;
 
 pub(crate) use grant::{Grant, root_grant};
-pub(crate) use keys::KeyRing;
+pub(crate) use keys::{KeyRing, Keys};

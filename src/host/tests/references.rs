@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use capnp::capability::FromClientHook;
@@ -17,7 +18,7 @@ use crate::id::{ObjectId, Pool};
 use crate::membrane;
 use crate::schema::cluster_capnp::supervisor;
 use crate::storage::Space;
-use crate::sturdyref::{Grant, KeyRing, root_grant};
+use crate::sturdyref::{Grant, KeyRing, Keys, root_grant};
 
 /// All shards belong to whoever joins.
 struct OneHost;
@@ -42,14 +43,14 @@ fn no_router() -> crate::schema::cluster_capnp::router::Client {
     )))
 }
 
-async fn host(clock: Clock) -> (World, Rc<Agent>, Rc<KeyRing>) {
+async fn host(clock: Clock) -> (World, Rc<Agent>, Arc<KeyRing>) {
     let world = World::new();
     let key = |seed| SigningKey::from_bytes(&[seed; 32]);
-    let keys = Rc::new(KeyRing::new(key(1), vec![key(2)]));
+    let keys = Keys::new(KeyRing::new(key(1), vec![key(2)]));
     let agent = Agent::new(world.vat.clone(), keys.clone(), clock);
     let supervisor: supervisor::Client = membrane::serve(Rc::new(OneHost));
     agent.join(&supervisor, 0, "127.0.0.1:4000").await.unwrap();
-    (world, agent, keys)
+    (world, agent, keys.current())
 }
 
 fn target(namespace: ObjectId) -> Target {
