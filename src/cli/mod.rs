@@ -5,6 +5,7 @@ mod bench;
 mod compact;
 mod export;
 mod import;
+mod key;
 mod lab;
 mod limit;
 mod log;
@@ -52,6 +53,9 @@ enum Verb {
     /// Make a new data directory out of a backup
     #[command(after_help = restore::AFTER_HELP)]
     Restore(restore::Options),
+    /// Replace the keys that sign references, while the server serves or not
+    #[command(after_help = key::AFTER_HELP)]
+    Key(key::Options),
     /// Give unused space of a stopped server's data back to the disk
     #[command(after_help = compact::AFTER_HELP)]
     Compact(compact::Options),
@@ -90,6 +94,7 @@ pub fn main() -> ExitCode {
         Some(Verb::Import(options)) => return import::run(&options),
         Some(Verb::Backup(options)) => return backup::run(&options),
         Some(Verb::Restore(options)) => return restore::run(&options),
+        Some(Verb::Key(options)) => return key::run(&options),
         Some(Verb::Compact(options)) => return compact::run(&options),
         Some(Verb::Bench(options)) => return bench::run(&options),
         Some(Verb::BenchServer { kind }) => return bench::serve_bare(kind),

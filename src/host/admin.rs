@@ -23,7 +23,7 @@ use crate::membrane;
 use crate::schema::admin_capnp::{host_admin, selection};
 use crate::storage::export::Pick;
 use crate::storage::{Space, StorageError};
-use crate::sturdyref::KeyRing;
+use crate::sturdyref::Keys;
 
 /// Exports of one host at a time: each holds a moment of the storage, and LMDB knows few readers.
 const EXPORTS_MAX: usize = 4;
@@ -37,7 +37,7 @@ pub(crate) const STORAGE_FAILED: &str = "storage-failed:";
 /// The operator's view of one host.
 pub(crate) struct Custodian {
     vat: Rc<Vat>,
-    keys: Rc<KeyRing>,
+    keys: Keys,
     /// Those that the host owns.
     shards: Vec<RangeInclusive<u16>>,
     /// One more of them for each export under way.
@@ -52,7 +52,7 @@ impl Custodian {
     pub(crate) fn serve(
         vat: Rc<Vat>,
         shards: Vec<RangeInclusive<u16>>,
-        keys: Rc<KeyRing>,
+        keys: Keys,
     ) -> host_admin::Client {
         Self::serve_with(vat, shards, keys, STALL)
     }
@@ -60,7 +60,7 @@ impl Custodian {
     pub(super) fn serve_with(
         vat: Rc<Vat>,
         shards: Vec<RangeInclusive<u16>>,
-        keys: Rc<KeyRing>,
+        keys: Keys,
         stall: Duration,
     ) -> host_admin::Client {
         let (exports, imports) = (Arc::default(), Rc::default());
@@ -195,7 +195,7 @@ impl host_admin::Server for Custodian {
         };
         let grant = wanted(params.get_terms()?)?.of(id, None, self.vat.clock.now_ms())?;
         let fresh = grants::fresh_id()?;
-        let reference = grants::mint(&self.keys, target, fresh, &grant)?;
+        let reference = grants::mint(&self.keys.current(), target, fresh, &grant)?;
         self.vat.write_grants(id, [(&fresh, Some(grant.encode()))])?;
         self.vat.flush().await.map_err(|error| storage_failed(&error))?;
         results.get().set_sturdy_ref(reference.expose_bytes());

@@ -6,6 +6,7 @@
 use std::cell::OnceCell;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use capnp::private::capability::ClientHook;
 use capstead_client::sturdyref::{Caveats, GrantId, Sturdyref, Target, TextReference};
@@ -23,7 +24,7 @@ use crate::schema::admin_capnp::host_admin;
 pub(super) use crate::schema::cluster_capnp::Existence;
 use crate::schema::cluster_capnp::{authority, birth, host, router, supervisor};
 use crate::schema::restorer_capnp::restorer;
-use crate::sturdyref::{Grant, KeyRing, root_grant};
+use crate::sturdyref::{Grant, KeyRing, Keys, root_grant};
 
 /// What the supervisor told this host, and it the supervisor.
 pub(crate) struct Joined {
@@ -56,21 +57,21 @@ impl Hint {
 /// One host as its supervisor knows it. Others hold it by its [`Agent::client`].
 pub(crate) struct Agent {
     pub(super) vat: Rc<Vat>,
-    keys: Rc<KeyRing>,
+    keys: Keys,
     joined: OnceCell<Joined>,
     admin: OnceCell<host_admin::Client>,
 }
 
 impl Agent {
-    pub(crate) fn new(vat: Rc<Vat>, keys: Rc<KeyRing>) -> Rc<Self> {
+    pub(crate) fn new(vat: Rc<Vat>, keys: Keys) -> Rc<Self> {
         let agent = Rc::new(Self { vat, keys, joined: OnceCell::new(), admin: OnceCell::new() });
         agent.vat.set_agent(&agent);
         agent
     }
 
     /// The keys of the cluster, as they are now.
-    pub(super) fn keys(&self) -> Rc<KeyRing> {
-        self.keys.clone()
+    pub(super) fn keys(&self) -> Arc<KeyRing> {
+        self.keys.current()
     }
 
     /// The text of a reference, with this host's listener as the hint.

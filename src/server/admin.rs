@@ -1,5 +1,8 @@
 //! The operator's socket: `admin.sock` in the data directory, and what is served on it.
 //!
+//! Keys are changed on disk first and then for all hosts at once, on the thread that answers. A file or two
+//! is synced in that, for which the first host waits: that is rare.
+//!
 //! Whoever can open the socket is the operator: its mode lets the owner of the server in and nobody
 //! else. It is there while the server serves, and is left over only by a server that was killed.
 
@@ -17,11 +20,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::builder::ServerError;
-use super::data_dir::{self, DataDir, Secrets};
+use super::data_dir::{self, DataDir, Signing};
 use crate::error::{Result, failed};
 use crate::membrane;
 use crate::net::rest_after;
-use crate::schema::admin_capnp::{admin, host_admin};
+use crate::schema::admin_capnp::{admin, host_admin, key};
+use crate::sturdyref::Keys;
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 16;
@@ -30,21 +34,56 @@ const PATH_BYTES_MAX: usize = 100;
 
 /// What the operator reaches.
 struct Operator {
-    cluster: [u8; 32],
+    data: Rc<DataDir>,
+    keys: Keys,
     hosts: Vec<host_admin::Client>,
-    secrets: Secrets,
 }
 
 /// The capability to all data of a server.
-///
-/// # Errors
-/// When the keys can't be read.
 pub(super) fn serve(
-    data: &DataDir,
+    data: Rc<DataDir>,
+    keys: Keys,
     hosts: Vec<host_admin::Client>,
-) -> std::result::Result<admin::Client, ServerError> {
-    let cluster = *data.keys()?.cluster().as_bytes();
-    Ok(membrane::serve(Rc::new(Operator { cluster, hosts, secrets: data.secrets()? })))
+) -> admin::Client {
+    membrane::serve(Rc::new(Operator { data, keys, hosts }))
+}
+
+impl Operator {
+    /// Puts in force what the files say.
+    fn read_keys(&self) -> Result<()> {
+        self.keys.replace(self.data.keys().map_err(refused)?);
+        Ok(())
+    }
+
+    fn rotate(&self) -> Result<()> {
+        let added = self.data.add_signing_key().map_err(refused);
+        self.read_keys()?;
+        tracing::info!("a new key signs references");
+        added
+    }
+
+    fn revoke(&self, id: &[u8]) -> Result<()> {
+        let keys = self.data.signing_keys().map_err(refused)?;
+        let Some(at) = keys.iter().position(|key| key.id().as_bytes() == id) else {
+            return Err(failed("there is no signing key with this id"));
+        };
+        if at + 1 == keys.len() {
+            self.rotate()?;
+        }
+        let removed = self.data.remove_signing_key(&keys[at]).map_err(refused);
+        self.read_keys()?;
+        tracing::warn!(key = ?keys[at].id(), "a key was revoked: what it signed is refused");
+        removed
+    }
+}
+
+fn refused(error: ServerError) -> capnp::Error {
+    failed(error.to_string())
+}
+
+fn describe(signing: &Signing, mut key: key::Builder<'_>) {
+    key.set_id(signing.id().as_bytes());
+    key.set_created(signing.created_ms);
 }
 
 impl admin::Server for Operator {
@@ -54,7 +93,7 @@ impl admin::Server for Operator {
         mut results: admin::DescribeResults,
     ) -> Result<()> {
         let mut results = results.get();
-        results.set_cluster(&self.cluster);
+        results.set_cluster(self.keys.current().cluster().as_bytes());
         results.set_hosts(self.hosts.len() as u16);
         Ok(())
     }
@@ -75,13 +114,47 @@ impl admin::Server for Operator {
         _: admin::SecretsParams,
         mut results: admin::SecretsResults,
     ) -> Result<()> {
-        let mut secrets = results.get().init_secrets(self.secrets.len() as u32);
-        for (at, (name, text)) in (0..).zip(&self.secrets) {
+        let files = self.data.secrets().map_err(refused)?;
+        let mut secrets = results.get().init_secrets(files.len() as u32);
+        for (at, (name, text)) in (0..).zip(&files) {
             let mut secret = secrets.reborrow().get(at);
             secret.set_name(name);
             secret.set_text(text);
         }
         Ok(())
+    }
+
+    async fn keys(
+        self: Rc<Self>,
+        _: admin::KeysParams,
+        mut results: admin::KeysResults,
+    ) -> Result<()> {
+        let signing = self.data.signing_keys().map_err(refused)?;
+        let mut keys = results.get().init_keys(signing.len() as u32);
+        for (at, signing) in (0..).zip(&signing) {
+            describe(signing, keys.reborrow().get(at));
+        }
+        Ok(())
+    }
+
+    async fn rotate_key(
+        self: Rc<Self>,
+        _: admin::RotateKeyParams,
+        mut results: admin::RotateKeyResults,
+    ) -> Result<()> {
+        self.rotate()?;
+        let keys = self.data.signing_keys().map_err(refused)?;
+        let newest = keys.last().ok_or_else(|| failed("there is no signing key"))?;
+        describe(newest, results.get().init_key());
+        Ok(())
+    }
+
+    async fn revoke_key(
+        self: Rc<Self>,
+        params: admin::RevokeKeyParams,
+        _: admin::RevokeKeyResults,
+    ) -> Result<()> {
+        self.revoke(params.get()?.get_id()?)
     }
 }
 

@@ -4,7 +4,7 @@
 //! capstead.data/           mode 0700 unless it was there before
 //!   lock                   held by the process that uses the directory; made first
 //!   keys/cluster           the cluster's identity (32 bytes, hex), mode 0600
-//!   keys/signing-1         the first signing key, likewise
+//!   keys/signing-1 …       the keys that sign references, likewise; the highest number signs
 //!   supervisor/            the placement
 //!   host-0/ host-1/ …      the objects of each host
 //!   admin.sock             where a server listens for its operator, while it serves
@@ -18,17 +18,19 @@
 //! `lock` says that they were never finished. A directory that can't be used is left exactly as it
 //! was found: every part is looked at before the first one is opened.
 
+mod keys;
+
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use ed25519_dalek::SigningKey;
 use zeroize::Zeroizing;
 
 use super::builder::ServerError;
 use crate::storage::{self, Kind, StorageError};
 use crate::sturdyref::KeyRing;
+pub(super) use keys::Signing;
 
 const FORMAT: &str = "capstead data 1\n";
 const FORMAT_PREFIX: &str = "capstead data ";
@@ -42,8 +44,6 @@ const KEYS: &str = "keys";
 const SUPERVISOR: &str = "supervisor";
 const ADMIN_SOCKET: &str = "admin.sock";
 const HOST_PREFIX: &str = "host-";
-const CLUSTER_KEY: &str = "cluster";
-const SIGNING_KEY: &str = "signing-1";
 const MAKING: &str = "make the data directory";
 
 /// The files with a cluster's keys, by name: what they hold.
@@ -72,7 +72,7 @@ impl DataDir {
         let lock = lock(root)?;
         let dir = Self { root: root.to_owned(), _lock: lock };
         if needs_making(root)? {
-            create(root, hosts, make_keys)?;
+            create(root, hosts, keys::make)?;
         }
         check_format(root)?;
         dir.check_parts(hosts)?;
@@ -113,7 +113,7 @@ impl DataDir {
         DirBuilder::new().mode(0o700).create(root).map_err(failed(root, MAKING))?;
         let lock = lock(root)?;
         let dir = Self { root: root.to_owned(), _lock: lock };
-        create(root, hosts, |keys| put_keys(keys, secrets))?;
+        create(root, hosts, |path| keys::put(path, secrets))?;
         dir.keys().map(drop)
     }
 
@@ -122,12 +122,7 @@ impl DataDir {
     /// # Errors
     /// When one can't be read.
     pub(super) fn secrets(&self) -> Result<Secrets, ServerError> {
-        let read = |name: &str| {
-            let path = self.root.join(KEYS).join(name);
-            let text = fs::read(&path).map_err(failed(&path, "read the key"))?;
-            Ok((name.to_owned(), Zeroizing::new(text)))
-        };
-        [CLUSTER_KEY, SIGNING_KEY].into_iter().map(read).collect()
+        keys::secrets(&self.root.join(KEYS))
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -160,8 +155,31 @@ impl DataDir {
     /// # Errors
     /// When a key is missing or damaged.
     pub(super) fn keys(&self) -> Result<KeyRing, ServerError> {
-        let read = |name| read_key(&self.root.join(KEYS).join(name));
-        Ok(KeyRing::new(read(CLUSTER_KEY)?, vec![read(SIGNING_KEY)?]))
+        keys::ring(&self.root.join(KEYS))
+    }
+
+    /// The keys that sign, the oldest first: at least one.
+    ///
+    /// # Errors
+    /// When one is damaged, or none is there.
+    pub(super) fn signing_keys(&self) -> Result<Vec<Signing>, ServerError> {
+        keys::signing(&self.root.join(KEYS))
+    }
+
+    /// Makes a new key, which signs from now on. It is durable then.
+    ///
+    /// # Errors
+    /// When it can't be written: it is there or not, and whole if it is.
+    pub(super) fn add_signing_key(&self) -> Result<(), ServerError> {
+        keys::add(&self.root.join(KEYS))
+    }
+
+    /// Removes a key, which others must outlast. It is durable then.
+    ///
+    /// # Errors
+    /// When it can't be removed: it is there or not.
+    pub(super) fn remove_signing_key(&self, key: &Signing) -> Result<(), ServerError> {
+        keys::remove(&self.root.join(KEYS), key)
     }
 }
 
@@ -340,27 +358,6 @@ fn remove_unfinished(root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn make_keys(keys: &Path) -> io::Result<()> {
-    let mut secrets = Secrets::new();
-    for name in [CLUSTER_KEY, SIGNING_KEY] {
-        let mut seed = Zeroizing::new([0; 32]);
-        getrandom::fill(&mut *seed).map_err(|error| io::Error::other(error.to_string()))?;
-        secrets.push((name.to_owned(), Zeroizing::new(to_hex(&seed).as_bytes().to_vec())));
-    }
-    put_keys(keys, &secrets)
-}
-
-/// Of these files, only those that we know are written.
-fn put_keys(keys: &Path, secrets: &Secrets) -> io::Result<()> {
-    DirBuilder::new().mode(0o700).create(keys)?;
-    for (name, text) in secrets {
-        if [CLUSTER_KEY, SIGNING_KEY].contains(&name.as_str()) {
-            write_private(&keys.join(name), text)?;
-        }
-    }
-    sync(keys)
-}
-
 fn sync(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
@@ -378,30 +375,4 @@ fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(contents)?;
     file.sync_all()
-}
-
-fn read_key(path: &Path) -> Result<SigningKey, ServerError> {
-    let text = fs::read_to_string(path).map_err(failed(path, "read the key"))?;
-    let text = Zeroizing::new(text);
-    match from_hex(text.trim_end()) {
-        Some(seed) => Ok(SigningKey::from_bytes(&seed)),
-        None => Err(data(path, "is damaged; restore the directory from a backup")),
-    }
-}
-
-fn to_hex(bytes: &[u8; 32]) -> Zeroizing<String> {
-    Zeroizing::new(bytes.iter().map(|byte| format!("{byte:02x}")).chain(["\n".into()]).collect())
-}
-
-fn from_hex(text: &str) -> Option<Zeroizing<[u8; 32]>> {
-    let digits = text.as_bytes();
-    if digits.len() != 64 {
-        return None;
-    }
-    let mut bytes = Zeroizing::new([0; 32]);
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        let digit = |at: usize| char::from(pair[at]).to_digit(16);
-        *byte = (digit(0)? << 4 | digit(1)?) as u8;
-    }
-    Some(bytes)
 }

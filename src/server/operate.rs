@@ -18,6 +18,7 @@ use crate::host::{Custodian, Vat, VatOptions};
 use crate::metrics::Metrics;
 use crate::schema::admin_capnp::admin::Client;
 use crate::storage::{Compacted, LocalConfig, LogOptions, StorageError, compact};
+use crate::sturdyref::Keys;
 use crate::supervisor::{Supervisor, shards_of};
 
 /// All data of a directory, until it is closed.
@@ -28,7 +29,7 @@ pub(crate) struct Operated {
 
 enum By {
     Server(Connection),
-    Ourselves { vats: Vec<Rc<Vat>>, _data: DataDir },
+    Ourselves { vats: Vec<Rc<Vat>>, _data: Rc<DataDir> },
 }
 
 impl fmt::Debug for Operated {
@@ -49,6 +50,7 @@ impl Operated {
         };
         check_placement(&data, hosts)?;
         let (mut vats, mut custodians) = (Vec::new(), Vec::new());
+        let keys = Keys::new(data.keys()?);
         for number in 0..hosts {
             let path = data.host(number);
             let vat = Vat::open(VatOptions {
@@ -59,14 +61,15 @@ impl Operated {
                 log: LogOptions::default(),
                 // Without classes there are no calls.
                 retention: Duration::ZERO,
-                seal: data.keys()?.seal(),
+                seal: keys.current().seal(),
             });
             let vat = vat.map_err(unusable(&path))?;
             let shards = shards_of(number, hosts).collect();
-            custodians.push(Custodian::serve(vat.clone(), shards, Rc::new(data.keys()?)));
+            custodians.push(Custodian::serve(vat.clone(), shards, keys.clone()));
             vats.push(vat);
         }
-        let admin = admin::serve(&data, custodians)?;
+        let data = Rc::new(data);
+        let admin = admin::serve(data.clone(), keys, custodians);
         Ok(Self { admin, by: By::Ourselves { vats, _data: data } })
     }
 

@@ -31,7 +31,7 @@ use crate::net::{Listener, tls};
 use crate::schema::cluster_capnp::supervisor;
 use crate::schema::restorer_capnp::{namespace, restorer};
 use crate::storage::{LocalConfig, StorageError};
-use crate::sturdyref::{KeyRing, root_grant};
+use crate::sturdyref::{KeyRing, Keys, root_grant};
 use crate::supervisor::Supervisor;
 
 /// A server that has started.
@@ -50,7 +50,7 @@ struct Parts {
     stop_gateway: CancellationToken,
     metrics_page: Option<MetricsPage>,
     admin: Option<AdminSocket>,
-    _data: DataDir,
+    _data: Rc<DataDir>,
 }
 
 /// The references are secrets: only the names of their classes are shown.
@@ -132,7 +132,7 @@ pub(super) struct HostParts {
     vat: VatOptions,
     warm: Duration,
     watchdog: Watchdog,
-    keys: KeyRing,
+    keys: Keys,
     limits: Limits,
     socket: std::net::TcpListener,
     tls: Option<TlsAcceptor>,
@@ -159,7 +159,7 @@ impl HostParts {
         let vat = Vat::open(self.vat).map_err(unusable(&data))?;
         vat.rest_after(self.warm);
         self.watchdog.watch(self.number, vat.pulse());
-        let agent = Agent::new(vat.clone(), Rc::new(self.keys));
+        let agent = Agent::new(vat.clone(), self.keys);
         let hint = Hint { address: address.to_string(), tls: self.tls.is_some() };
         agent.join(supervisor, self.number, hint).await?;
         let bootstrap = agent.restorer().client;
@@ -221,10 +221,10 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     check_hosts(server.hosts)?;
     server.turns.check()?;
     check_tls(&server)?;
-    let data = DataDir::open(&server.data, server.hosts)?;
+    let data = Rc::new(DataDir::open(&server.data, server.hosts)?);
     let metrics = Arc::new(Metrics::default());
-    let keys = data.keys()?;
-    let tls = server.tls.then(|| tls::acceptor(&keys.cluster_pkcs8())).transpose()?;
+    let keys = Keys::new(data.keys()?);
+    let tls = server.tls.then(|| tls::acceptor(&keys.current().cluster_pkcs8())).transpose()?;
     let (socket, http) = (bind(server.listen)?, bind(server.http)?);
     let page = server.metrics.map(bind).transpose()?;
     let (capnp, http_address) = (local(&socket)?, local(&http)?);
@@ -241,10 +241,10 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
             metrics: metrics.clone(),
             log: server.log,
             retention: server.retention,
-            seal: data.keys()?.seal(),
+            seal: keys.current().seal(),
         };
         let (warm, limits, watchdog) = (server.warm, server.limits, watchdog.clone());
-        let (keys, tls) = (data.keys()?, tls.clone());
+        let (keys, tls) = (keys.clone(), tls.clone());
         Ok(HostParts { number, vat, warm, watchdog, keys, limits, socket, tls })
     };
     let host = parts(0, socket)?.start(&supervisor.client()).await?;
@@ -255,7 +255,7 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     }
 
     let hint = Hint { address: capnp.to_string(), tls: server.tls };
-    let mut references = references(&keys, &classes, &hint)?;
+    let mut references = references(&keys.current(), &classes, &hint)?;
     let restored = restore_all(&host.agent.restorer(), &mut references).await?;
     let gateway = Gateway::new(restored, metrics.clone());
     let stop_gateway = CancellationToken::new();
@@ -265,7 +265,7 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     let metrics_address = page.as_ref().map(local).transpose()?;
     let metrics_page = page.map(|page| MetricsPage::start(page, metrics.clone())).transpose();
     let metrics_page = metrics_page.map_err(capnp::Error::from)?;
-    let admin = start_admin(&data, &supervisor, server.hosts)?;
+    let admin = start_admin(&data, keys, &supervisor, server.hosts)?;
     let parts = Parts { host, threads, gateway, stop_gateway, metrics_page, admin, _data: data };
     Ok(Running {
         capnp,
@@ -278,12 +278,13 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
 
 /// Without its socket a server serves as well, and its operator has to stop it first.
 fn start_admin(
-    data: &DataDir,
+    data: &Rc<DataDir>,
+    keys: Keys,
     supervisor: &Supervisor,
     hosts: u16,
 ) -> Result<Option<AdminSocket>, ServerError> {
     let hosts = (0..hosts).map(|number| supervisor.host_admin(number));
-    let admin = admin::serve(data, hosts.collect::<capnp::Result<_>>()?)?;
+    let admin = admin::serve(data.clone(), keys, hosts.collect::<capnp::Result<_>>()?);
     let socket = AdminSocket::start(data, admin);
     let warn = |error: &std::io::Error| tracing::warn!(%error, "can't listen on admin.sock: stop the server to export, import or back up");
     Ok(socket.inspect_err(warn).ok())

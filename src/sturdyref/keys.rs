@@ -1,9 +1,11 @@
 //! The cluster's identity and the keys that sign its references.
 //!
 //! The identity never changes: references name the cluster by the hash of its public key. Signing
-//! keys have ids of their own, so that they can be replaced while older references stay valid.
+//! keys have ids of their own, so that they can be replaced while older references stay valid. All hosts of a
+//! server look at one ring, which is read anew for each reference, so that a change counts at once.
 
 use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use capstead_client::sturdyref::{
     Caveats, ClusterId, GrantId, KeyId, NextSecret, Payload, Refused, Sturdyref, Target, Verified,
@@ -23,7 +25,27 @@ use super::Seal;
 pub(crate) struct KeyRing {
     cluster: SigningKey,
     /// The last one signs; all of them count when a reference is checked. Never empty.
-    signing: Vec<SigningKey>,
+    signing: Vec<(KeyId, SigningKey)>,
+}
+
+/// The ring that is in force now. Clones are handles to the same one, on whichever thread.
+#[derive(Clone, Debug)]
+pub(crate) struct Keys(Arc<RwLock<Arc<KeyRing>>>);
+
+impl Keys {
+    pub(crate) fn new(ring: KeyRing) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(ring))))
+    }
+
+    /// The ring as it is now: whoever keeps it doesn't see it change.
+    pub(crate) fn current(&self) -> Arc<KeyRing> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts another ring in force, on all threads before this returns.
+    pub(crate) fn replace(&self, ring: KeyRing) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ring);
+    }
 }
 
 impl KeyRing {
@@ -31,7 +53,8 @@ impl KeyRing {
     /// When there is no signing key.
     pub(crate) fn new(cluster: SigningKey, signing: Vec<SigningKey>) -> Self {
         assert!(!signing.is_empty(), "a cluster has at least one signing key");
-        Self { cluster, signing }
+        let signing = signing.into_iter().map(|key| (KeyId::of(&key.verifying_key()), key));
+        Self { cluster, signing: signing.collect() }
     }
 
     /// The key by which the servers of this cluster prove what they are, in the form of PKCS #8.
@@ -56,8 +79,8 @@ impl KeyRing {
     /// When the reference is not a good one of this cluster at `now_ms`.
     pub(crate) fn verify(&self, reference: &Sturdyref, now_ms: u64) -> Result<Verified, Refused> {
         let keys = |id: KeyId| {
-            let mut keys = self.signing.iter().map(SigningKey::verifying_key);
-            keys.find(|key| KeyId::of(key) == id)
+            let found = self.signing.iter().find(|(known, _)| *known == id);
+            found.map(|(_, key)| key.verifying_key())
         };
         reference.verify(&self.cluster(), keys, now_ms)
     }
@@ -80,10 +103,10 @@ impl KeyRing {
         caveats: Caveats,
         next: &NextSecret,
     ) -> Sturdyref {
-        let key = self.signing.last().expect("checked in `new`");
+        let (id, key) = self.signing.last().expect("checked in `new`");
         let payload = Payload {
             cluster: self.cluster(),
-            key: KeyId::of(&key.verifying_key()),
+            key: *id,
             target,
             grant,
             caveats,
@@ -132,6 +155,20 @@ mod tests {
         assert!(KeyRing::new(key(1), vec![key(2), key(3)]).verify(&old, 0).is_ok());
         assert!(KeyRing::new(key(1), vec![key(3)]).verify(&old, 0).is_err());
         assert!(KeyRing::new(key(4), vec![key(2)]).verify(&old, 0).is_err());
+    }
+
+    #[test]
+    fn all_handles_see_another_ring_at_once() {
+        let keys = Keys::new(KeyRing::new(key(1), vec![key(2)]));
+        let elsewhere = keys.clone();
+        let old = reference(&keys.current());
+        keys.replace(KeyRing::new(key(1), vec![key(2), key(3)]));
+        assert!(elsewhere.current().verify(&old, 0).is_ok());
+        let new = reference(&elsewhere.current());
+        assert_ne!(new.expose_bytes(), old.expose_bytes());
+        keys.replace(KeyRing::new(key(1), vec![key(3)]));
+        assert!(elsewhere.current().verify(&old, 0).is_err());
+        assert!(elsewhere.current().verify(&new, 0).is_ok());
     }
 
     #[test]

@@ -11,5 +11,5 @@ mod seal;
 
 pub(crate) use citation::{Authority, Citation};
 pub(crate) use grant::{Grant, Parent, root_grant};
-pub(crate) use keys::KeyRing;
+pub(crate) use keys::{KeyRing, Keys};
 pub(crate) use seal::{Nonce, Opened, OwnerToken, Seal, is_sealed};

@@ -398,7 +398,7 @@ fn root(class: &str) -> Sturdyref {
     let target = capstead_client::sturdyref::Target::Namespace(
         capstead_client::sturdyref::TargetId::from_bytes(*id.as_bytes()),
     );
-    keys().root_reference(target, root_grant(class))
+    keys().current().root_reference(target, root_grant(class))
 }
 
 /// What is reached through a namespace depends on the namespace's grant, however it was saved.

@@ -13,7 +13,7 @@ use crate::host::{Agent, Hint};
 use crate::id::{ObjectId, Pool};
 use crate::membrane;
 use crate::schema::cluster_capnp::{router, supervisor};
-use crate::sturdyref::{Grant, KeyRing, root_grant};
+use crate::sturdyref::{Grant, KeyRing, Keys, root_grant};
 
 /// All shards belong to whoever joins.
 struct OneHost;
@@ -39,9 +39,9 @@ impl router::Server for OneHost {
 }
 
 /// The keys of the cluster.
-pub(super) fn keys() -> Rc<KeyRing> {
+pub(super) fn keys() -> Keys {
     let key = |seed| SigningKey::from_bytes(&[seed; 32]);
-    Rc::new(KeyRing::new(key(1), vec![key(2)]))
+    Keys::new(KeyRing::new(key(1), vec![key(2)]))
 }
 
 /// A host of a cluster that has no other.
@@ -67,7 +67,7 @@ fn target(namespace: ObjectId) -> Target {
 /// So many references with grants that exist, for objects that exist; all their bits, one at a time.
 fn check(first: u32, count: u32) {
     run_within(Duration::from_mins(10), async move {
-        let ((world, agent), keys) = (host().await, keys());
+        let ((world, agent), keys) = (host().await, keys().current());
         let namespace = ObjectId::namespace(Pool::default(), "Trial");
         let object = ObjectId::named(Pool::default(), "Trial", "x");
         call_write(&world.object("x"), 1).promise.await.unwrap();
@@ -106,7 +106,7 @@ fn check(first: u32, count: u32) {
 #[test]
 fn an_expired_reference_is_refused_like_a_forged_one() {
     run(async {
-        let ((world, agent), keys) = (host().await, keys());
+        let ((world, agent), keys) = (host().await, keys().current());
         world.now.set(1000);
         let namespace = ObjectId::namespace(Pool::default(), "Trial");
         let root = keys.root_reference(target(namespace), root_grant("Trial"));
@@ -124,7 +124,7 @@ fn an_expired_reference_is_refused_like_a_forged_one() {
 #[test]
 fn a_reference_to_an_object_is_restored_by_its_own_grant() {
     run(async {
-        let ((world, agent), keys) = (host().await, keys());
+        let ((world, agent), keys) = (host().await, keys().current());
         call_write(&world.object("x"), 7).promise.await.unwrap();
         let restore = async |name: &str, grant: u8| {
             let id = ObjectId::named(Pool::default(), "Trial", name);

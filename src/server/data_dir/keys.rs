@@ -1,0 +1,180 @@
+//! The files in `keys/`: the cluster's key, and those that sign references.
+//!
+//! Each holds the 32 bytes of a key in hex and a line feed; that of a signing key then says when it was
+//! made, in milliseconds since 1970. The highest number signs, and no number is given twice while it is the
+//! highest. A file gets its name once its bytes are on disk, so that a crash leaves a whole key or none,
+//! and at worst a file under a temporary name, which nobody reads and the next key replaces.
+//!
+//! **Invariants:** all of them have mode 0600. What was read is wiped from memory, and never printed.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use capstead_client::sturdyref::KeyId;
+use ed25519_dalek::SigningKey;
+use zeroize::Zeroizing;
+
+use super::{Secrets, data, failed, sync, write_private};
+use crate::clock::Clock;
+use crate::server::ServerError;
+use crate::sturdyref::KeyRing;
+
+const CLUSTER: &str = "cluster";
+const SIGNING_PREFIX: &str = "signing-";
+/// Where a key is written before it gets its name.
+const NEW: &str = "new";
+
+const DAMAGED: &str = "is damaged; restore the directory from a backup";
+
+/// A key that signs references, as its file has it.
+pub(crate) struct Signing {
+    number: u32,
+    /// When it was made, in milliseconds since the start of 1970; 0 if its file doesn't say.
+    pub(crate) created_ms: u64,
+    key: SigningKey,
+}
+
+impl Signing {
+    pub(crate) fn id(&self) -> KeyId {
+        KeyId::of(&self.key.verifying_key())
+    }
+}
+
+/// Makes the folder with the first keys of a new cluster.
+pub(super) fn make(keys: &Path) -> io::Result<()> {
+    let cluster = fresh(None)?;
+    let signing = fresh(Some(Clock::real().now_ms()))?;
+    put(keys, &vec![(CLUSTER.to_owned(), cluster), (signing_name(1), signing)])
+}
+
+/// Makes the folder with keys that were there before. Of the files only those that we know are written.
+pub(super) fn put(keys: &Path, secrets: &Secrets) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(keys)?;
+    for (name, text) in secrets {
+        if name == CLUSTER || signing_number(name).is_some() {
+            write_private(&keys.join(name), text)?;
+        }
+    }
+    sync(keys)
+}
+
+/// All files with keys.
+pub(super) fn secrets(keys: &Path) -> Result<Secrets, ServerError> {
+    let signing = signing_numbers(keys)?.into_iter().map(signing_name);
+    let read = |name: String| {
+        let path = keys.join(&name);
+        let text = fs::read(&path).map_err(failed(&path, "read the key"))?;
+        Ok((name, Zeroizing::new(text)))
+    };
+    std::iter::once(CLUSTER.to_owned()).chain(signing).map(read).collect()
+}
+
+/// The keys as the server works with them.
+pub(super) fn ring(keys: &Path) -> Result<KeyRing, ServerError> {
+    let (cluster, _) = read(&keys.join(CLUSTER))?;
+    let signing = signing(keys)?.into_iter().map(|signing| signing.key);
+    Ok(KeyRing::new(cluster, signing.collect()))
+}
+
+/// Those that sign, the oldest first. There is at least one.
+pub(super) fn signing(keys: &Path) -> Result<Vec<Signing>, ServerError> {
+    let numbers = signing_numbers(keys)?;
+    if numbers.is_empty() {
+        let reason =
+            "is missing, and no other signing key is there; restore the directory from a backup";
+        return Err(data(&keys.join(signing_name(1)), reason));
+    }
+    let read = |number| {
+        let (key, created_ms) = read(&keys.join(signing_name(number)))?;
+        Ok(Signing { number, created_ms, key })
+    };
+    numbers.into_iter().map(read).collect()
+}
+
+/// Adds a key, which signs from now on.
+pub(super) fn add(keys: &Path) -> Result<(), ServerError> {
+    let number = signing_numbers(keys)?.last().map_or(1, |last| last + 1);
+    let (new, path) = (keys.join(NEW), keys.join(signing_name(number)));
+    let write = || {
+        // Of one that was cut short.
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        write_private(&new, &fresh(Some(Clock::real().now_ms()))?)?;
+        fs::rename(&new, &path)?;
+        sync(keys)
+    };
+    write().map_err(failed(&path, "make the key"))
+}
+
+/// Removes a key for good.
+pub(super) fn remove(keys: &Path, key: &Signing) -> Result<(), ServerError> {
+    let path = keys.join(signing_name(key.number));
+    fs::remove_file(&path).and_then(|()| sync(keys)).map_err(failed(&path, "remove the key"))
+}
+
+fn signing_name(number: u32) -> String {
+    format!("{SIGNING_PREFIX}{number}")
+}
+
+fn signing_number(name: &str) -> Option<u32> {
+    let number = name.strip_prefix(SIGNING_PREFIX)?.parse().ok()?;
+    (signing_name(number) == name).then_some(number)
+}
+
+/// In ascending order.
+fn signing_numbers(keys: &Path) -> Result<Vec<u32>, ServerError> {
+    let mut numbers: Vec<_> =
+        super::names(keys)?.iter().filter_map(|name| signing_number(name)).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// The file of a new key.
+fn fresh(created_ms: Option<u64>) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut seed = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *seed).map_err(|error| io::Error::other(error.to_string()))?;
+    let mut text = to_hex(&seed);
+    text.extend(created_ms.into_iter().flat_map(|ms| format!("{ms}\n").into_bytes()));
+    Ok(text)
+}
+
+/// A key, and when it was made.
+fn read(path: &Path) -> Result<(SigningKey, u64), ServerError> {
+    let text = fs::read_to_string(path).map_err(failed(path, "read the key"))?;
+    let text = Zeroizing::new(text);
+    let mut lines = text.lines();
+    let seed = lines.next().and_then(from_hex);
+    let created_ms = lines.next().map_or(Some(0), |line| line.parse().ok());
+    match (seed, created_ms, lines.next()) {
+        (Some(seed), Some(created_ms), None) => Ok((SigningKey::from_bytes(&seed), created_ms)),
+        _ => Err(data(path, DAMAGED)),
+    }
+}
+
+/// With room for what follows, so that no copy is left behind.
+fn to_hex(bytes: &[u8; 32]) -> Zeroizing<Vec<u8>> {
+    const FILE_BYTES_MAX: usize = 128;
+    let mut text = Zeroizing::new(Vec::with_capacity(FILE_BYTES_MAX));
+    for byte in bytes {
+        text.extend([byte >> 4, byte & 15].map(|digit| b"0123456789abcdef"[usize::from(digit)]));
+    }
+    text.push(b'\n');
+    text
+}
+
+fn from_hex(text: &str) -> Option<Zeroizing<[u8; 32]>> {
+    let digits = text.as_bytes();
+    if digits.len() != 64 {
+        return None;
+    }
+    let mut bytes = Zeroizing::new([0; 32]);
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        let digit = |at: usize| char::from(pair[at]).to_digit(16);
+        *byte = (digit(0)? << 4 | digit(1)?) as u8;
+    }
+    Some(bytes)
+}
