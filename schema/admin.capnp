@@ -94,8 +94,9 @@ interface HostAdmin {
   grants @3 (target :Data, after :Data) -> (grants :List(Grant), more :Bool);
   # The grants of an object, or of a namespace, in the order of their ids, behind `after`.
 
-  grant @4 (target :Data, isNamespace :Bool, terms :Terms) -> (sturdyRef :Data);
-  # A new reference, with a grant that was made from none. The object must exist.
+  grant @4 (target :Data, isNamespace :Bool, terms :Terms) -> (sturdyRef :Data, text :Text);
+  # A new reference, with a grant that was made from none. The object must exist. `text` has the host's
+  # listener as its hint; null if the host doesn't serve.
 
   revoke @5 (target :Data, grant :Data);
   # Takes a grant back, with those that depend on it, on every host. One that isn't there is refused.

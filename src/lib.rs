@@ -149,7 +149,10 @@ use schema::{admin_capnp, cluster_capnp, probe_capnp};
 pub use schema::{counter_capnp, poll_capnp};
 
 pub use capstead_client::Limits;
+pub use capstead_client::sturdyref::{Caveats, GrantId};
 pub use cli::main;
 pub use error::{Result, conflict, disconnected, failed, overloaded, unimplemented};
-pub use host::{Context, Entries, List, Namespace, Object, Storable, Storage, Stored, Struct};
+pub use host::{
+    Context, Entries, Granted, List, Namespace, Object, Storable, Storage, Stored, Struct, Terms,
+};
 pub use server::{Running, Server, ServerError, TurnLimits};

@@ -50,7 +50,8 @@ struct Which {
     id: Option<ObjectId>,
 }
 
-fn object_id(text: &str) -> Result<ObjectId, String> {
+/// An id from its 32 digits.
+pub(super) fn object_id(text: &str) -> Result<ObjectId, String> {
     let wrong = || "an object's id has 32 hexadecimal digits".to_owned();
     let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
     let digits = digits.filter(|digits| digits.len() == 2 * ObjectId::LEN).ok_or_else(wrong)?;

@@ -4,6 +4,7 @@ mod backup;
 mod bench;
 mod compact;
 mod export;
+mod grants;
 mod import;
 mod key;
 mod lab;
@@ -59,6 +60,15 @@ enum Verb {
     /// Give unused space of a stopped server's data back to the disk
     #[command(after_help = compact::AFTER_HELP)]
     Compact(compact::Options),
+    /// Show who can reach an object: its grants, what they were made from, and when they were last used
+    #[command(after_help = grants::AFTER_HELP)]
+    Grants(grants::Show),
+    /// Make a reference to an object, or to all objects of a class, and print it
+    #[command(after_help = grants::AFTER_HELP)]
+    Grant(grants::Make),
+    /// Take a grant back: its reference, and what was made from it, ends at once
+    #[command(after_help = grants::AFTER_HELP)]
+    Revoke(grants::Revoke),
     /// Measure the whole system against bare baselines, in one run.
     #[command(after_help = bench::after_help())]
     Bench(bench::Options),
@@ -96,6 +106,9 @@ pub fn main() -> ExitCode {
         Some(Verb::Restore(options)) => return restore::run(&options),
         Some(Verb::Key(options)) => return key::run(&options),
         Some(Verb::Compact(options)) => return compact::run(&options),
+        Some(Verb::Grants(options)) => return grants::show(&options),
+        Some(Verb::Grant(options)) => return grants::make(&options),
+        Some(Verb::Revoke(options)) => return grants::revoke(&options),
         Some(Verb::Bench(options)) => return bench::run(&options),
         Some(Verb::BenchServer { kind }) => return bench::serve_bare(kind),
         Some(Verb::LabStorage(options)) => return lab::run(&options),

@@ -50,7 +50,8 @@ impl Selection {
     }
 }
 
-fn host(admin: &admin::Client, number: u16) -> host_admin::Client {
+/// The data of one host.
+pub(super) fn host(admin: &admin::Client, number: u16) -> host_admin::Client {
     let mut request = admin.host_request();
     request.get().set_number(number);
     request.send().pipeline.get_host()

@@ -199,6 +199,9 @@ impl host_admin::Server for Custodian {
         self.vat.write_grants(id, [(&fresh, Some(grant.encode()))])?;
         self.vat.flush().await.map_err(|error| storage_failed(&error))?;
         results.get().set_sturdy_ref(reference.expose_bytes());
+        if let Ok(agent) = self.vat.agent() {
+            results.get().set_text(agent.text(&reference)?);
+        }
         Ok(())
     }
 

@@ -4,10 +4,13 @@ use std::fmt;
 use std::rc::Rc;
 
 use capnp::capability::{FromClientHook, FromServer};
+use capstead_client::sturdyref::GrantId;
 
 use super::class::Object;
 use super::facet::Maker;
 use super::gated::{self, Gated};
+use super::granting::{self, Granted};
+use super::grants::Terms;
 use super::instance::Instance;
 use super::namespace::Namespace;
 use super::right::Right;
@@ -104,6 +107,37 @@ impl Context {
     pub fn capability<C: FromServer<S>, S: 'static>(&self, server: Rc<S>) -> C {
         let made = gated::made(&self.0, Maker::Context(dispatch::<C, S>(server)));
         C::new(Gated::wrap(&self.0, made))
+    }
+
+    /// Makes a reference to this object, a text to give away, in the present turn. **The text is a
+    /// secret**: whoever has it can use it. It is good once the turn is durable, and until it is revoked.
+    ///
+    /// ```
+    /// use capstead::{Caveats, Context, Result, Terms, counter_capnp::counter};
+    /// use capnp::traits::HasTypeId;
+    ///
+    /// /// A link that can read this counter, and do nothing else.
+    /// fn read_only(ctx: &Context) -> Result<String> {
+    ///     const READ: (u64, u16) = (counter::Client::TYPE_ID, 0);
+    ///     let caveats = Caveats::none().with_methods([READ])?;
+    ///     Ok(ctx.grant(Terms::new("readers").caveats(&caveats))?.text)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// When the label is too long; outside a turn of this object, on a limit, or when the instance ended.
+    /// Nothing is written then.
+    pub fn grant(&self, terms: Terms) -> Result<Granted> {
+        granting::save(&self.0, &Right::default(), terms)
+    }
+
+    /// Takes a grant of this object back, in the present turn: its reference, all that was made from it, and
+    /// the calls that are made by it end at once.
+    ///
+    /// # Errors
+    /// When there is no such grant; outside a turn of this object, or when the instance ended.
+    pub fn revoke(&self, grant: GrantId) -> Result<()> {
+        granting::revoke(&self.0, &Right::default(), grant)
     }
 
     /// The object's own capability, to give away.

@@ -206,8 +206,9 @@ pub(super) fn cite(facet: &Facet) -> Result<Citation> {
         target: *id,
         class: class.name.to_owned(),
         name: key.as_deref().map(str::to_owned),
-        authority: facet.right.grant.as_ref().map_or(Authority::Binding, |live| {
-            Authority::Grant { target: live.of.0, grant: *live.of.1.as_bytes() }
+        authority: facet.right.grant.as_ref().map_or(Authority::Binding, |live| Authority::Grant {
+            target: live.of.0,
+            grant: *live.of.1.as_bytes(),
         }),
         caveats: facet.right.caveats().encode(),
     })
@@ -248,7 +249,9 @@ impl Target for Facet {
             return call.reply.send(Err(error));
         }
         match (call.interface, call.method) {
-            (facet::Client::TYPE_ID, ONCE | IN_CHAIN | ATTENUATE | CITE) => return self.answer(call),
+            (facet::Client::TYPE_ID, ONCE | IN_CHAIN | ATTENUATE | CITE) => {
+                return self.answer(call);
+            }
             (facet::Client::TYPE_ID | persistent::Client::TYPE_ID, _) => {}
             (interface, method) if self.right.allows(interface, method) => {}
             _ => return call.reply.send(Err(not_there())),

@@ -4,6 +4,7 @@
 //! Whoever makes a grant gives no more than he has; whoever lists or revokes reaches those grants that were
 //! made from his own.
 
+use std::fmt;
 use std::rc::Rc;
 
 use capnp::any_pointer;
@@ -13,7 +14,7 @@ use capstead_client::sturdyref::{Caveats, GrantId, Target};
 use ed25519_dalek::VerifyingKey;
 
 use super::facet::{Facet, not_there};
-use super::grants::{self, Wanted, target_id};
+use super::grants::{self, Terms, target_id};
 use super::instance::Instance;
 use super::right::Right;
 use super::vat::Vat;
@@ -33,6 +34,22 @@ const REVOKE: u16 = 4;
 const SAVE: u16 = 0;
 
 type Untyped = any_pointer::Owned;
+
+/// A grant that was made, and the reference that it makes valid.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Granted {
+    /// What the grant is revoked by. Knowing it is no right.
+    pub id: GrantId,
+    /// The reference. **It is secret.**
+    pub text: String,
+}
+
+impl fmt::Debug for Granted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Granted").field("id", &self.id).finish_non_exhaustive()
+    }
+}
 
 /// Whether a call is one of those here.
 pub(super) fn is_granting(interface: u64) -> bool {
@@ -59,8 +76,8 @@ pub(super) fn dispatch(
             (persistent::Client::TYPE_ID, SAVE) => {
                 let params: persistent::save_params::Reader<'_> = params.get_as()?;
                 let mut results: persistent::save_results::Builder<'_> = results.init_as();
-                let text = save(instance, right, wanted(params.get_seal_for()?)?)?;
-                results.set_sturdy_ref(text);
+                let granted = save(instance, right, wanted(params.get_seal_for()?)?)?;
+                results.set_sturdy_ref(granted.text);
                 Ok(())
             }
             (facet::Client::TYPE_ID, GRANTS) => {
@@ -84,19 +101,20 @@ pub(super) fn dispatch(
 }
 
 /// Makes a grant of the instance's own object, and the reference that it makes valid, in the present turn.
-pub(super) fn save(instance: &Instance, right: &Right, mut wanted: Wanted) -> Result<String> {
+pub(super) fn save(instance: &Instance, right: &Right, mut wanted: Terms) -> Result<Granted> {
     let (vat, object) = (&instance.vat, instance.birth.id);
     wanted.caveats = right.narrowed(&wanted.caveats)?.caveats();
     vat.store.borrow().check_room()?;
     let grant = wanted.of(object, right.grant.as_deref(), vat.clock.now_ms())?;
     let (agent, id) = (vat.agent()?, grants::fresh_id()?);
     let reference = grants::mint(&agent.keys(), Target::Object(target_id(object)), id, &grant)?;
+    let text = agent.text(&reference)?;
     instance.write_record(Space::Grants, id.as_bytes(), Some(&grant.encode()))?;
-    agent.text(&reference)
+    Ok(Granted { id, text })
 }
 
 /// Takes a grant of the instance's own object back, in the present turn.
-fn revoke(instance: &Instance, right: &Right, id: GrantId) -> Result<()> {
+pub(super) fn revoke(instance: &Instance, right: &Right, id: GrantId) -> Result<()> {
     let (vat, object) = (&instance.vat, instance.birth.id);
     check_reach(vat, object, right, id)?;
     instance.write_record(Space::Grants, id.as_bytes(), None)?;
@@ -236,8 +254,8 @@ pub(super) fn caveats(from: capnp_facet::caveats::Reader<'_>) -> Result<Caveats>
 ///
 /// # Errors
 /// As for `caveats`, and when the label is no text.
-pub(super) fn wanted(from: terms::Reader<'_>) -> Result<Wanted> {
-    Ok(Wanted {
+pub(super) fn wanted(from: terms::Reader<'_>) -> Result<Terms> {
+    Ok(Terms {
         label: from.get_label()?.to_string()?,
         caveats: caveats(from.get_caveats()?)?,
         independent: from.get_independent(),

@@ -33,16 +33,36 @@ pub(super) enum Standing {
     DependsOn(Of),
 }
 
-/// What somebody wants a grant to be.
-#[derive(Default)]
-pub(super) struct Wanted {
+/// What a grant is made for: who gets it, and how little it allows.
+///
+/// By default it allows all that its maker has, and ends with the grant that it was made from.
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct Terms {
     pub(super) label: String,
     pub(super) caveats: Caveats,
     pub(super) independent: bool,
     pub(super) allows_independent: bool,
 }
 
-impl Wanted {
+impl Terms {
+    /// Without restrictions. The label, of at most 256 bytes, says who gets it or what for.
+    pub fn new(label: impl Into<String>) -> Self {
+        Self { label: label.into(), ..Self::default() }
+    }
+
+    /// These restrictions hold, beside those that hold anyway.
+    pub fn caveats(mut self, caveats: &Caveats) -> Self {
+        self.caveats = self.caveats.and(caveats);
+        self
+    }
+
+    /// Grants that are made from this one may survive it.
+    pub fn allow_independent(mut self) -> Self {
+        self.allows_independent = true;
+        self
+    }
+
     /// The record of a grant of `target` that is made from `parent`.
     ///
     /// # Errors

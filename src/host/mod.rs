@@ -53,6 +53,8 @@ pub(crate) use agent::{Agent, Hint};
 pub use class::Object;
 pub(crate) use class::{Binding, Class};
 pub use context::Context;
+pub use granting::Granted;
+pub use grants::Terms;
 pub use list::{Entries, List};
 pub use namespace::Namespace;
 pub(crate) use pulse::{Pulse, Seen};

@@ -1,6 +1,6 @@
 //! What a server is made of, as its author says it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +12,10 @@ use crate::host::{Binding, Class, Object};
 use crate::limits::{CLASS_BYTES_MAX, REQUEST_RETENTION_SECS, WARM_SECS};
 use crate::storage::LogOptions;
 use crate::storage::StorageError;
+
+/// Where a server listens for Cap'n Proto unless it is told otherwise.
+pub(crate) const DEFAULT_LISTEN: SocketAddr =
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4000);
 
 /// A server of durable objects: classes, their bindings, a data directory and addresses.
 ///
@@ -100,7 +104,7 @@ impl Server {
     pub fn new(data: impl Into<PathBuf>) -> Self {
         Self {
             data: data.into(),
-            listen: SocketAddr::from(([127, 0, 0, 1], 4000)),
+            listen: DEFAULT_LISTEN,
             tls: false,
             http: SocketAddr::from(([127, 0, 0, 1], 8080)),
             metrics: None,

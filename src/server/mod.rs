@@ -11,6 +11,7 @@ mod operate;
 mod start;
 mod watchdog;
 
+pub(crate) use builder::DEFAULT_LISTEN;
 pub(crate) use data_dir::Secrets;
 pub(crate) use operate::{Operated, compact_all, remake};
 

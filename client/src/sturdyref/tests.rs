@@ -242,7 +242,10 @@ fn the_scheme_says_where_tls_is_needed() {
         assert_eq!(tls.proof_needed_at(address), Some(cluster()), "{address}");
     }
     let sealed = genuine.seal();
-    assert_eq!(plain.expose_text_of(&sealed).unwrap(), sealed.expose_text("example.org:1").unwrap());
+    assert_eq!(
+        plain.expose_text_of(&sealed).unwrap(),
+        sealed.expose_text("example.org:1").unwrap()
+    );
     assert_eq!(tls.expose_text_of(&sealed).unwrap(), sealed.expose_tls_text("[::1]:1").unwrap());
     assert!(tls.expose_text_of(&sealed).unwrap().starts_with("capstead+tls://[::1]:1/#"));
 }

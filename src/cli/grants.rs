@@ -1,0 +1,320 @@
+//! `capstead grants`, `grant` and `revoke`: who can reach an object, one more who can, and one less.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use capstead_client::sturdyref::Sturdyref;
+use clap::Args;
+
+use super::export::object_id;
+use super::operator::{self, Data, Failure};
+use super::transfer;
+use crate::id::{ObjectId, Pool};
+use crate::schema::admin_capnp::host_admin;
+use crate::schema::facet_capnp::{caveats, grant, terms};
+use crate::server::{DEFAULT_LISTEN, Operated};
+use crate::supervisor::owner_of;
+
+pub(super) const AFTER_HELP: &str = "\
+An OBJECT is CLASS/NAME, the 32 digits of an object's id, or CLASS alone: that is the class's namespace, \
+from which all its objects can be reached. This works while the server serves or not.
+
+  capstead grants Counter
+  capstead grant Counter/visits --label 'for Ada' --until 30d --method 0x9cf3e5a2b1d40867:1
+  capstead revoke Counter/visits 3c5f5e31d6b0412a9d4fd6a77d2a5a0e";
+
+/// Whose grants to show.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Show {
+    #[command(flatten)]
+    data: Data,
+    /// CLASS/NAME, an object's id, or CLASS
+    #[arg(value_parser = parse_object)]
+    object: Object,
+}
+
+/// The grant to make.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Make {
+    #[command(flatten)]
+    data: Data,
+    /// CLASS/NAME, an object's id, or CLASS
+    #[arg(value_parser = parse_object)]
+    object: Object,
+    /// Who gets it, or what for
+    #[arg(long, default_value = "")]
+    label: String,
+    /// How long it works: a duration such as 30d, or a time such as 2030-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = parse_until)]
+    until: Option<u64>,
+    /// A method that may be called, as the interface's id and the method's number, 0x9cf3e5a2b1d40867:1;
+    /// may be given more than once [default: all]
+    #[arg(long = "method", value_name = "ID:NUMBER", value_parser = parse_method)]
+    methods: Vec<(u64, u16)>,
+    /// An Ed25519 public key, 64 hexadecimal digits: restoring the reference takes a proof by its secret
+    #[arg(long, value_name = "KEY", value_parser = parse_key)]
+    holder: Option<Key>,
+    /// Grants that are made from this one may survive it
+    #[arg(long)]
+    allow_independent: bool,
+    /// The host:port in the reference, where its cluster listens, if the server doesn't serve now
+    #[arg(long, value_name = "ADDRESS", default_value_t = DEFAULT_LISTEN.to_string())]
+    address: String,
+    /// That address is spoken to by TLS
+    #[arg(long)]
+    tls: bool,
+}
+
+/// The grant to take back.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Revoke {
+    #[command(flatten)]
+    data: Data,
+    /// CLASS/NAME, an object's id, or CLASS
+    #[arg(value_parser = parse_object)]
+    object: Object,
+    /// The grant's id: 32 hexadecimal digits; `capstead grants` has them
+    #[arg(value_parser = object_id)]
+    grant: ObjectId,
+}
+
+/// What somebody can have a grant of.
+#[derive(Clone, Debug)]
+struct Object {
+    said: String,
+    id: ObjectId,
+    is_namespace: bool,
+}
+
+/// A public key.
+type Key = [u8; 32];
+
+fn parse_object(text: &str) -> Result<Object, String> {
+    let (id, is_namespace) = match (text.split_once('/'), object_id(text)) {
+        (_, Ok(id)) => (id, false),
+        (Some(("", _) | (_, "")), _) => return Err("an object is CLASS/NAME".to_owned()),
+        (Some((class, name)), _) => (ObjectId::named(Pool::default(), class, name), false),
+        (None, _) if text.is_empty() => return Err("the class has no name".to_owned()),
+        (None, _) => (ObjectId::namespace(Pool::default(), text), true),
+    };
+    Ok(Object { said: text.to_owned(), id, is_namespace })
+}
+
+fn parse_until(text: &str) -> Result<u64, String> {
+    let time = match humantime::parse_duration(text) {
+        Ok(duration) => crate::clock::Clock::real().now_ms().checked_add(millis(duration)),
+        Err(_) => humantime::parse_rfc3339_weak(text)
+            .ok()
+            .and_then(|time| Some(millis(time.duration_since(UNIX_EPOCH).ok()?))),
+    };
+    time.ok_or_else(|| {
+        "use a duration such as 30d, or a time such as 2030-01-31T12:00:00Z".to_owned()
+    })
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn parse_method(text: &str) -> Result<(u64, u16), String> {
+    let parse = || {
+        let (interface, ordinal) = text.split_once(':')?;
+        let interface = u64::from_str_radix(interface.strip_prefix("0x")?, 16).ok()?;
+        Some((interface, ordinal.parse().ok()?))
+    };
+    parse().ok_or_else(|| {
+        "a method is the id of its interface and its number: 0x9cf3e5a2b1d40867:1".to_owned()
+    })
+}
+
+fn parse_key(text: &str) -> Result<Key, String> {
+    let byte = |at: usize| u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok();
+    let is_key = text.len() == 64 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let bytes: Option<Vec<u8>> = is_key.then(|| (0..32).map(byte).collect()).flatten();
+    let key = bytes.and_then(|bytes| bytes.try_into().ok());
+    key.ok_or_else(|| "a public key has 64 hexadecimal digits".to_owned())
+}
+
+/// Returns when they are shown.
+pub(super) fn show(options: &Show) -> ExitCode {
+    let shown = with(&options.data, &options.object, async |host| {
+        let mut grants = Vec::new();
+        loop {
+            let mut request = host.grants_request();
+            request.get().set_target(options.object.id.as_bytes());
+            request.get().set_after(grants.last().map_or(&[][..], |grant: &Shown| &grant.id));
+            let reply = request.send().promise.await?;
+            for grant in reply.get()?.get_grants()? {
+                grants.push(Shown::read(grant)?);
+            }
+            if !reply.get()?.get_more() {
+                return Ok(tree(&options.object, &grants));
+            }
+        }
+    });
+    operator::end(shown, None)
+}
+
+/// Returns when the grant is durable.
+pub(super) fn make(options: &Make) -> ExitCode {
+    let made = with(&options.data, &options.object, async |host| {
+        let mut request = host.grant_request();
+        let mut params = request.get();
+        params.set_target(options.object.id.as_bytes());
+        params.set_is_namespace(options.object.is_namespace);
+        options.fill(params.init_terms());
+        let reply = request.send().promise.await?;
+        let reply = reply.get()?;
+        if reply.has_text() {
+            return Ok(reply.get_text()?.to_string().map_err(capnp::Error::from)?);
+        }
+        let reference = Sturdyref::from_bytes(reply.get_sturdy_ref()?);
+        let expose = if options.tls { Sturdyref::expose_tls_text } else { Sturdyref::expose_text };
+        let text = reference.and_then(|reference| expose(&reference, &options.address));
+        text.map_err(|_| Failure::Cannot("the address must be host:port".to_owned()))
+    });
+    operator::end(made, None)
+}
+
+impl Make {
+    fn fill(&self, mut terms: terms::Builder<'_>) {
+        terms.set_label(&*self.label);
+        terms.set_allow_independent(self.allow_independent);
+        let mut caveats = terms.init_caveats();
+        if let Some(until) = self.until {
+            caveats.set_not_after(until);
+        }
+        if let Some(holder) = &self.holder {
+            caveats.reborrow().init_holders(1).set(0, holder);
+        }
+        if self.methods.is_empty() {
+            return;
+        }
+        let mut methods = caveats.init_methods(self.methods.len() as u32);
+        for (at, (interface, ordinal)) in (0..).zip(&self.methods) {
+            let mut one = methods.reborrow().get(at);
+            one.set_interface(*interface);
+            one.init_ordinals(1).set(0, *ordinal);
+        }
+    }
+}
+
+/// Returns when it is revoked, durably and on every host.
+pub(super) fn revoke(options: &Revoke) -> ExitCode {
+    let revoked = with(&options.data, &options.object, async |host| {
+        let mut request = host.revoke_request();
+        request.get().set_target(options.object.id.as_bytes());
+        request.get().set_grant(options.grant.as_bytes());
+        request.send().promise.await?;
+        Ok(format!("revoked, with all that depended on it: {}", hex(options.grant.as_bytes())))
+    });
+    operator::end(revoked, None)
+}
+
+/// Works with the host that has the object.
+fn with(
+    data: &Data,
+    object: &Object,
+    work: impl AsyncFnOnce(host_admin::Client) -> Result<String, Failure>,
+) -> Result<String, Failure> {
+    operator::block_on(async {
+        let operated = Operated::open(&data.path).await?;
+        let done = async {
+            let described = operated.admin().describe_request().send().promise.await?;
+            let number = owner_of(object.id.home_shard().0, described.get()?.get_hosts());
+            work(transfer::host(operated.admin(), number)).await
+        };
+        let done = done.await;
+        operated.close().await?;
+        done
+    })
+}
+
+/// What is shown of a grant.
+struct Shown {
+    id: Vec<u8>,
+    parent: Vec<u8>,
+    text: String,
+}
+
+impl Shown {
+    fn read(grant: grant::Reader<'_>) -> Result<Self, Failure> {
+        let label = grant.get_label()?.to_str().map_err(capnp::Error::from)?;
+        let mut text = format!("{}  {:?}", hex(grant.get_id()?), label);
+        let mut say = |part: &str| {
+            let _ = write!(text, ", {part}");
+        };
+        say(&format!("made {}", time(grant.get_created())));
+        match grant.get_last_restored() {
+            0 => say("never restored"),
+            restored => say(&format!("restored {}", time(restored))),
+        }
+        if !grant.get_namespace()?.is_empty() {
+            say(&format!("by way of the namespace, grant {}", hex(grant.get_namespace()?)));
+        }
+        if grant.get_independent() {
+            say("independent");
+        }
+        caveats_said(grant.get_caveats()?, &mut say)?;
+        if grant.get_revoked() {
+            say("REVOKED");
+        }
+        Ok(Self { id: grant.get_id()?.to_vec(), parent: grant.get_parent()?.to_vec(), text })
+    }
+}
+
+fn caveats_said(caveats: caveats::Reader<'_>, say: &mut impl FnMut(&str)) -> Result<(), Failure> {
+    if caveats.get_not_after() != u64::MAX {
+        say(&format!("until {}", time(caveats.get_not_after())));
+    }
+    for holder in caveats.get_holders()? {
+        say(&format!("held by {}", hex(holder?)));
+    }
+    if caveats.has_methods() {
+        let mut methods = Vec::new();
+        for one in caveats.get_methods()? {
+            let interface = one.get_interface();
+            methods.extend(one.get_ordinals()?.iter().map(|n| format!("{interface:#x}:{n}")));
+        }
+        let said = if methods.is_empty() { "no method".to_owned() } else { methods.join(" ") };
+        say(&format!("only {said}"));
+    }
+    Ok(())
+}
+
+/// The grants below those that they were made from.
+fn tree(object: &Object, grants: &[Shown]) -> String {
+    let count = grants.len();
+    let mut text = format!("{}: {count} grant{}", object.said, if count == 1 { "" } else { "s" });
+    let is_known = |id: &[u8]| grants.binary_search_by(|grant| (*grant.id).cmp(id)).is_ok();
+    let mut below: HashMap<&[u8], Vec<&Shown>> = HashMap::new();
+    for grant in grants {
+        let parent: &[u8] = if is_known(&grant.parent) { &grant.parent } else { &[] };
+        below.entry(parent).or_default().push(grant);
+    }
+    let mut rest: Vec<(usize, &Shown)> =
+        below.get(&[][..]).into_iter().flatten().rev().map(|grant| (1, *grant)).collect();
+    while let Some((depth, grant)) = rest.pop() {
+        let _ = write!(text, "\n{:indent$}{}", "", grant.text, indent = 2 * depth);
+        let children = below.get(&*grant.id).into_iter().flatten().rev();
+        rest.extend(children.map(|child| (depth + 1, *child)));
+    }
+    text
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A time for people.
+fn time(ms: u64) -> String {
+    let time: Option<SystemTime> = UNIX_EPOCH.checked_add(Duration::from_millis(ms));
+    // Later than what can be written is as good as never.
+    let time = time.filter(|_| ms < 253_402_300_800_000);
+    time.map_or_else(
+        || "for ever".to_owned(),
+        |time| humantime::format_rfc3339_seconds(time).to_string(),
+    )
+}
