@@ -314,14 +314,14 @@ fn spellings(secret: &[u8]) -> Vec<Vec<u8>> {
     ]
 }
 
-/// Every private key that lies there.
+/// Every private key that lies there: its bytes, and those of the file.
 fn private_keys(data: &Path) -> Vec<Vec<u8>> {
     let read = |entry: std::io::Result<fs::DirEntry>| {
         let hex = fs::read_to_string(entry.unwrap().path()).unwrap();
         let byte = |at: usize| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap();
-        (0..32).map(byte).collect()
+        [(0..32).map(byte).collect(), hex.into_bytes()]
     };
-    fs::read_dir(data.join("keys")).unwrap().map(read).collect()
+    fs::read_dir(data.join("keys")).unwrap().flat_map(read).collect()
 }
 
 fn holds(output: &[u8], secret: &[u8]) -> bool {

@@ -95,7 +95,8 @@ pub(super) fn signing(keys: &Path) -> Result<Vec<Signing>, ServerError> {
 
 /// Adds a key, which signs from now on.
 pub(super) fn add(keys: &Path) -> Result<(), ServerError> {
-    let number = signing_numbers(keys)?.last().map_or(1, |last| last + 1);
+    let number = signing_numbers(keys)?.last().map_or(Some(1), |last| last.checked_add(1));
+    let number = number.ok_or_else(|| data(keys, "has the highest number for a key already"))?;
     let (new, path) = (keys.join(NEW), keys.join(signing_name(number)));
     let write = || {
         // Of one that was cut short.
