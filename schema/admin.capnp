@@ -91,8 +91,8 @@ interface HostAdmin {
   present @2 (ids :List(Data)) -> (ids :List(Data));
   # Which of these objects are there, finished ones only.
 
-  grants @3 (target :Data, after :Data) -> (grants :List(Grant), more :Bool);
-  # The grants of an object, or of a namespace, in the order of their ids, behind `after`.
+  grants @3 (target :Data, after :Data) -> (grants :List(Grant), next :Data);
+  # The grants of an object, or of a namespace, as `Facet.grants` lists them.
 
   grant @4 (target :Data, isNamespace :Bool, terms :Terms) -> (sturdyRef :Data, text :Text);
   # A new reference, with a grant that was made from none. The object must exist. `text` has the host's

@@ -72,9 +72,9 @@ interface Router {
   # The capability to the object, from the host that owns its shard. A caller pipelines on it. If the
   # grant is the object's own, its owner looks whether it is in force.
 
-  inForce @1 (target :Data, grant :Data) -> (inForce :Bool, allowsIndependent :Bool);
-  # Whether a grant is in force, and whether others that are made from it may survive it; from the host that
-  # has it.
+  inForce @1 (target :Data, grant :Data) -> (inForce :Bool, allowsIndependent :Bool, depth :UInt8);
+  # Whether a grant is in force, whether others that are made from it may survive it, and how many it was
+  # made from in a row; from the host that has it.
 
   cut @2 (target :Data, grants :List(Data));
   # Grants of one target were revoked: every host cuts what was made from them.
@@ -100,7 +100,7 @@ interface Host {
   check @4 (sturdyRef :Data);
   # Refuses what `restore` or `challenge` would refuse, and makes nothing.
 
-  inForce @5 (target :Data, grant :Data) -> (inForce :Bool, allowsIndependent :Bool);
+  inForce @5 (target :Data, grant :Data) -> (inForce :Bool, allowsIndependent :Bool, depth :UInt8);
   cut @6 (target :Data, grants :List(Data));
   # Like those of `Router`, for this host.
 }

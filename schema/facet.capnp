@@ -54,9 +54,9 @@ interface Facet @0x8046be1c2e6b08dc {
   # No record is made: the new capability ends with the grant of this one. `save` on it makes a reference
   # that allows no more than it does.
 
-  grants @3 (after :Data) -> (grants :List(Grant), more :Bool);
-  # The grants that were made from this capability's grant, directly or not, in the order of their ids, from the
-  # first one behind `after` on. `more`: there are further ones, to be asked for with the last one's id.
+  grants @3 (after :Data) -> (grants :List(Grant), next :Data);
+  # The grants that were made from this capability's grant, directly or not, some at a time and in the order of
+  # their ids. Who wants all asks again with `next` for `after`, until `next` is null; a part may be empty.
   # A capability that the object handed out itself, or that came by a binding, sees all grants of the object.
 
   revoke @4 (grant :Data) -> ();

@@ -66,8 +66,8 @@ pub(crate) const HTTP_HEADER_SECS: u64 = 10;
 /// Longest label of a grant, in bytes: a name, or a sentence.
 pub(crate) const GRANT_LABEL_BYTES_MAX: usize = 256;
 
-/// Grants that depend on each other in a row: each is looked up when the last one is restored.
-pub(crate) const GRANT_DEPTH_MAX: usize = 16;
+/// Grants that are made from each other in a row: each is looked up when the last one is restored.
+pub(crate) const GRANT_DEPTH_MAX: u8 = 16;
 
 /// Holders' keys that a right is bound to at most; each takes a signature to restore.
 pub(crate) const HOLDERS_MAX: usize = 16;

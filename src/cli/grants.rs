@@ -140,16 +140,17 @@ fn parse_key(text: &str) -> Result<Key, String> {
 /// Returns when they are shown.
 pub(super) fn show(options: &Show) -> ExitCode {
     let shown = with(&options.data, &options.object, async |host| {
-        let mut grants = Vec::new();
+        let (mut grants, mut after) = (Vec::new(), Vec::new());
         loop {
             let mut request = host.grants_request();
             request.get().set_target(options.object.id.as_bytes());
-            request.get().set_after(grants.last().map_or(&[][..], |grant: &Shown| &grant.id));
+            request.get().set_after(&after);
             let reply = request.send().promise.await?;
             for grant in reply.get()?.get_grants()? {
                 grants.push(Shown::read(grant)?);
             }
-            if !reply.get()?.get_more() {
+            after = reply.get()?.get_next()?.to_vec();
+            if after.is_empty() {
                 return Ok(tree(&options.object, &grants));
             }
         }

@@ -170,8 +170,10 @@ impl host_admin::Server for Custodian {
     ) -> Result<()> {
         let params = params.get()?;
         let (target, after) = (object_id(params.get_target()?)?, params.get_after()?);
-        let (grants, more) = granting::list(&self.vat, target, &Right::default(), after)?;
-        results.get().set_more(more);
+        let (grants, next) = granting::list(&self.vat, target, &Right::default(), after)?;
+        if let Some(next) = next {
+            results.get().set_next(next.as_bytes());
+        }
         let mut list = results.get().init_grants(grants.len() as u32);
         for (at, (id, grant)) in (0..).zip(&grants) {
             write_grant(list.reborrow().get(at), *id, grant);

@@ -309,7 +309,10 @@ impl host::Server for Agent {
         let live = self.hold(of).await?;
         let mut results = results.get();
         results.set_in_force(live.is_some());
-        results.set_allows_independent(live.is_some_and(|live| live.allows_independent));
+        if let Some(live) = live {
+            results.set_allows_independent(live.allows_independent);
+            results.set_depth(live.depth);
+        }
         Ok(())
     }
 

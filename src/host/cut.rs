@@ -21,10 +21,12 @@ impl Vat {
         for grant in grants {
             self.grants.cut((target, *grant));
         }
-        self.metrics.grants_revoked_total.add(grants.len() as u64);
         // First taken out: who is answered may call back.
         let mut cut = Vec::new();
-        let slots: Vec<_> = self.slots.borrow().values().cloned().collect();
+        // What was made from an object's grant is that object; from a namespace's, any.
+        let own = self.slots.borrow().get(&target).cloned();
+        let slots =
+            own.map_or_else(|| self.slots.borrow().values().cloned().collect(), |own| vec![own]);
         for slot in slots {
             if let State::Waking(waiting) = &mut *slot.state.borrow_mut() {
                 take_cut(waiting, &mut cut);

@@ -35,6 +35,7 @@ impl Vat {
 
     /// The operator replaces what the object stores: its instance, if it has one, must not go on.
     pub(super) fn replace(&self, id: ObjectId) {
+        self.grants.forget(id);
         let Some(slot) = self.slots.borrow().get(&id).cloned() else { return };
         let instance = match slot.awake() {
             Some((instance, _)) => Some(instance),

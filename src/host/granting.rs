@@ -73,6 +73,9 @@ pub(super) fn dispatch(
         let (params, results) = (params.get()?, results.get());
         let right = &facet.right;
         match (interface, method) {
+            (persistent::Client::TYPE_ID, SAVE) if facet.request().is_some() => Err(failed(
+                "not-repeatable: a reference is a secret, and isn't kept as a reply; save again",
+            )),
             (persistent::Client::TYPE_ID, SAVE) => {
                 let params: persistent::save_params::Reader<'_> = params.get_as()?;
                 let mut results: persistent::save_results::Builder<'_> = results.init_as();
@@ -118,6 +121,7 @@ pub(super) fn revoke(instance: &Instance, right: &Right, id: GrantId) -> Result<
     let (vat, object) = (&instance.vat, instance.birth.id);
     check_reach(vat, object, right, id)?;
     instance.write_record(Space::Grants, id.as_bytes(), None)?;
+    vat.metrics.grants_revoked_total.add(1);
     vat.cut(object, &[id]);
     vat.sweep(object);
     Ok(())
@@ -137,39 +141,36 @@ pub(super) fn check_reach(vat: &Vat, target: ObjectId, right: &Right, id: GrantI
     }
 }
 
-/// Some grants, and whether there are more.
-pub(super) type Listed = (Vec<(GrantId, Grant)>, bool);
+/// Some grants, and the last one that was looked at if there are more.
+pub(super) type Listed = (Vec<(GrantId, Grant)>, Option<GrantId>);
 
-/// The grants that the holder of `right` may know of, behind `after`.
+/// Some of the grants that the holder of `right` may know of, behind `after`.
 pub(super) fn list(vat: &Vat, target: ObjectId, right: &Right, after: &[u8]) -> Result<Listed> {
-    let mut after = if after.is_empty() { None } else { Some(grant_id(after)?) };
-    let mut found = Vec::new();
-    loop {
-        let some = vat.grants_behind(target, after, GRANTS_LISTED_MAX)?;
-        let is_last = some.len() < GRANTS_LISTED_MAX;
-        after = some.last().map(|(id, _)| *id);
-        for (id, grant) in some {
-            let is_his = match &right.grant {
-                None => true,
-                Some(own) => vat.was_made_from(target, &grant, own.of)?,
-            };
-            // What is dead and not yet swept is as if it were gone; a root that was revoked is known.
-            if is_his && (grant.is_revoked || !vat.is_dead(target, &grant)?) {
-                found.push((id, grant));
-            }
-        }
-        if is_last || !found.is_empty() {
-            return Ok((found, !is_last));
+    let after = if after.is_empty() { None } else { Some(grant_id(after)?) };
+    let mut some = vat.grants_behind(target, after, GRANTS_LISTED_MAX)?;
+    let last = some.last().filter(|_| some.len() == GRANTS_LISTED_MAX).map(|(id, _)| *id);
+    let mut listed = Vec::new();
+    for (id, grant) in some.drain(..) {
+        let is_his = match &right.grant {
+            None => true,
+            Some(own) => vat.was_made_from(target, &grant, own.of)?,
+        };
+        // What is dead and not yet swept is as if it were gone; a root that was revoked is known.
+        if is_his && (grant.is_revoked || !vat.is_dead(target, &grant)?) {
+            listed.push((id, grant));
         }
     }
+    Ok((listed, last))
 }
 
 /// Writes a list of grants as an answer.
 pub(super) fn write_grants(
     mut results: facet::grants_results::Builder<'_>,
-    (grants, more): &Listed,
+    (grants, next): &Listed,
 ) -> Result<()> {
-    results.set_more(*more);
+    if let Some(next) = next {
+        results.set_next(next.as_bytes());
+    }
     let mut list = results.init_grants(grants.len() as u32);
     for (at, (id, grant)) in (0..).zip(grants) {
         write_grant(list.reborrow().get(at), *id, grant);

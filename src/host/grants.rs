@@ -79,9 +79,10 @@ impl Terms {
                 "not-allowed: the grant that this would be made from allows none that survive it",
             ));
         }
-        if parent.is_some_and(|parent| parent.with_parents().count() >= GRANT_DEPTH_MAX) {
+        let depth = parent.map_or(0, |parent| parent.depth.saturating_add(1));
+        if depth >= GRANT_DEPTH_MAX {
             return Err(failed(format!(
-                "too-deep: at most {GRANT_DEPTH_MAX} grants depend on each other in a row"
+                "too-deep: at most {GRANT_DEPTH_MAX} grants are made from each other in a row"
             )));
         }
         Ok(Grant {
@@ -93,6 +94,7 @@ impl Terms {
             caveats: self.caveats,
             independent: self.independent,
             allows_independent: self.allows_independent,
+            depth,
             created_ms: now_ms,
             restored_ms: 0,
             is_revoked: false,
@@ -164,7 +166,7 @@ impl Vat {
             Some(Standing::InForce(parent)) => Some(parent),
             Some(standing) => return Ok(standing),
         };
-        Ok(Standing::InForce(self.grants.add(of, parent, grant.allows_independent)))
+        Ok(Standing::InForce(self.grants.add(of, parent, (grant.allows_independent, grant.depth))))
     }
 
     /// Whether a grant of `target` was made from `from`, directly or not.
@@ -201,9 +203,8 @@ impl Vat {
             .map(|(key, record)| {
                 let id = key.try_into().map_err(|_| failed("a grant's id has 16 bytes"))?;
                 let mut grant = Grant::decode(record)?;
-                let restored =
-                    self.restored.borrow().get(&(target, GrantId::from_bytes(id))).copied();
-                grant.restored_ms = grant.restored_ms.max(restored.unwrap_or_default());
+                let restored = self.grants.restored((target, GrantId::from_bytes(id)));
+                grant.restored_ms = restored.unwrap_or(grant.restored_ms);
                 Ok((GrantId::from_bytes(id), grant))
             })
             .collect()
@@ -234,13 +235,20 @@ impl Vat {
         Ok(())
     }
 
-    /// Takes a grant back, from outside of any turn. When it returns, that is durable, and nobody uses
-    /// the grant any more on any host.
+    /// Resolves when no turn is open: tasks never run within one, and calls may be made in one.
+    pub(super) async fn outside_turns(&self) {
+        while self.store.borrow().turn_object().is_some() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Takes a grant back. When it returns, that is durable, and nobody uses the grant any more on any host.
     ///
     /// # Errors
     /// When there is no such grant; when another host couldn't be told, or the storage failed: then it
     /// may be revoked or not.
     pub(super) async fn revoke(self: &Rc<Self>, target: ObjectId, id: GrantId) -> Result<()> {
+        self.outside_turns().await;
         let grant = self.grant((target, id))?.filter(|grant| !grant.is_revoked);
         let grant = grant.ok_or_else(|| failed("no-such-grant: there is no grant of this id"))?;
         let is_namespace = !self.exists(target)?;
@@ -248,6 +256,7 @@ impl Vat {
         let is_root = is_namespace && grant.parent == Parent::None;
         let record = is_root.then(|| Grant { is_revoked: true, ..grant }.encode());
         self.write_grants(target, [(&id, record)])?;
+        self.metrics.grants_revoked_total.add(1);
         self.cut(target, &[id]);
         self.sweep(target);
         let told = match self.agent() {
@@ -268,21 +277,17 @@ impl Vat {
             loop {
                 ticks.tick().await;
                 let Some(vat) = vat.upgrade() else { return };
-                while vat.write_restored() {
+                for some in vat.grants.take_restored().chunks(SWEPT_AT_ONCE) {
+                    vat.write_restored(some);
                     tokio::task::yield_now().await;
                 }
             }
         });
     }
 
-    /// Writes down when some grants were restored; whether there may be more of them.
-    pub(super) fn write_restored(&self) -> bool {
-        let some: Vec<_> = {
-            let mut restored = self.restored.borrow_mut();
-            let some: Vec<_> = restored.keys().take(SWEPT_AT_ONCE).copied().collect();
-            some.into_iter().filter_map(|of| restored.remove_entry(&of)).collect()
-        };
-        for (of, restored_ms) in &some {
+    /// Writes down when these grants were restored.
+    pub(super) fn write_restored(&self, some: &[(Of, u64)]) {
+        for (of, restored_ms) in some {
             // What was revoked since has no record any more.
             let Ok(Some(grant)) = self.grant(*of) else { continue };
             let record = Grant { restored_ms: *restored_ms, ..grant }.encode();
@@ -290,11 +295,13 @@ impl Vat {
                 tracing::debug!(%error, "the last use of a grant wasn't written down");
             }
         }
-        !some.is_empty()
     }
 
     /// Removes what is dead of a target's grants, some at a time. The task ends when it has seen all.
     pub(super) fn sweep(self: &Rc<Self>, target: ObjectId) {
+        if !self.grants.swept.borrow_mut().insert(target) {
+            return; // what it has passed by is removed some other time
+        }
         let vat = self.clone();
         tokio::task::spawn_local(async move {
             let mut after = None;
@@ -302,10 +309,14 @@ impl Vat {
                 tokio::task::yield_now().await;
                 match vat.sweep_some(target, after) {
                     Ok(Some(last)) => after = Some(last),
-                    Ok(None) => return,
-                    Err(error) => return tracing::warn!(%error, "can't sweep grants"),
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::warn!(%error, "can't sweep grants");
+                        break;
+                    }
                 }
             }
+            vat.grants.swept.borrow_mut().remove(&target);
         });
     }
 

@@ -90,16 +90,15 @@ impl Agent {
         let (Target::Namespace(id) | Target::Object(id)) = verified.target;
         let of = (object_id(id), verified.grant);
         let live = self.hold(of).await?.ok_or_else(revoked)?;
+        live.was_restored(self.vat.clock.now_ms());
         let right = Right::new(Some(live), verified.caveats);
-        let restored = match verified.target {
-            Target::Namespace(_) => self.namespace(of.0, right)?,
+        match verified.target {
+            Target::Namespace(_) => self.namespace(of.0, right),
             Target::Object(_) => {
                 let birth = self.birth_of(of.0)?.ok_or_else(revoked)?;
-                self.vat.facet(&birth, right)
+                Ok(self.vat.facet(&birth, right))
             }
-        };
-        self.vat.restored.borrow_mut().insert(of, self.vat.clock.now_ms());
-        Ok(restored)
+        }
     }
 
     /// The grant as something that is used; none if it isn't in force.
@@ -127,7 +126,8 @@ impl Agent {
             if !reply.get_in_force() || self.vat.grants.was_cut(other) {
                 return Ok(None);
             }
-            said.push(self.vat.grants.add(other, None, reply.get_allows_independent()));
+            let made_from_it = (reply.get_allows_independent(), reply.get_depth());
+            said.push(self.vat.grants.add(other, None, made_from_it));
         }
     }
 

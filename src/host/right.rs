@@ -5,7 +5,7 @@
 //! - Once a grant is cut, no right of it or of those that depend on it is good again, in this process.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::rc::{Rc, Weak};
 
 use capstead_client::sturdyref::{Caveats, GrantId};
@@ -98,25 +98,34 @@ pub(super) struct Live {
     /// What it depends on.
     parent: Option<Rc<Live>>,
     pub(super) allows_independent: bool,
+    /// How many grants it was made from, in a row.
+    pub(super) depth: u8,
     is_cut: Cell<bool>,
+    /// When it was last restored; 0: not since that was written down.
+    restored_ms: Cell<u64>,
     all: Weak<Grants>,
 }
 
 impl Live {
-    #[inline]
-    fn is_cut(&self) -> bool {
-        self.with_parents().any(|live| live.is_cut.get())
+    /// Its reference was restored.
+    pub(super) fn was_restored(&self, now_ms: u64) {
+        self.restored_ms.set(now_ms);
     }
 
-    /// It, and the grants that it depends on.
-    pub(super) fn with_parents(&self) -> impl Iterator<Item = &Self> {
-        std::iter::successors(Some(self), |live| live.parent.as_deref())
+    /// Whether it, or one that it depends on, was.
+    #[inline]
+    fn is_cut(&self) -> bool {
+        let mut with_parents = std::iter::successors(Some(self), |live| live.parent.as_deref());
+        with_parents.any(|live| live.is_cut.get())
     }
 }
 
 impl Drop for Live {
     fn drop(&mut self) {
         let Some(all) = self.all.upgrade() else { return };
+        if self.restored_ms.get() > 0 && !self.is_cut.get() {
+            all.restored.borrow_mut().insert(self.of, self.restored_ms.get());
+        }
         let mut by_id = all.by_id.borrow_mut();
         // After a cut another one may have its place.
         if by_id.get(&self.of).is_some_and(|live| std::ptr::eq(live.as_ptr(), self)) {
@@ -128,8 +137,12 @@ impl Drop for Live {
 /// The grants that are in use in a vat.
 #[derive(Default)]
 pub(super) struct Grants {
-    by_id: RefCell<HashMap<Of, Weak<Live>>>,
+    by_id: RefCell<BTreeMap<Of, Weak<Live>>>,
+    /// When those were last restored that nobody uses any more, until that is written down.
+    restored: RefCell<HashMap<Of, u64>>,
     cut_lately: RefCell<VecDeque<Of>>,
+    /// Targets whose dead grants are being removed.
+    pub(super) swept: RefCell<HashSet<ObjectId>>,
 }
 
 impl Grants {
@@ -144,12 +157,39 @@ impl Grants {
         self: &Rc<Self>,
         of: Of,
         parent: Option<Rc<Live>>,
-        allows_independent: bool,
+        (allows_independent, depth): (bool, u8),
     ) -> Rc<Live> {
-        let (is_cut, all) = (Cell::new(false), Rc::downgrade(self));
-        let live = Rc::new(Live { of, parent, allows_independent, is_cut, all });
+        let (is_cut, restored_ms, all) = (Cell::default(), Cell::default(), Rc::downgrade(self));
+        let live =
+            Rc::new(Live { of, parent, allows_independent, depth, is_cut, restored_ms, all });
         self.by_id.borrow_mut().insert(of, Rc::downgrade(&live));
         live
+    }
+
+    /// Nothing that is known of the target's grants holds any more: they are replaced.
+    pub(super) fn forget(&self, target: ObjectId) {
+        let least = (target, GrantId::from_bytes([0; 16]));
+        let mut by_id = self.by_id.borrow_mut();
+        let of_target = by_id.range(least..).take_while(|((of, _), _)| *of == target);
+        for of in of_target.map(|(of, _)| *of).collect::<Vec<_>>() {
+            by_id.remove(&of);
+        }
+    }
+
+    /// When the grant was last restored, if that isn't written down yet.
+    pub(super) fn restored(&self, of: Of) -> Option<u64> {
+        let live = self.by_id.borrow().get(&of).and_then(Weak::upgrade);
+        let live = live.map(|live| live.restored_ms.get()).filter(|restored| *restored > 0);
+        live.or_else(|| self.restored.borrow().get(&of).copied())
+    }
+
+    /// All that were restored since that was last written down, and when.
+    pub(super) fn take_restored(&self) -> Vec<(Of, u64)> {
+        let mut restored: Vec<_> = self.restored.take().into_iter().collect();
+        let live = self.by_id.borrow().values().filter_map(Weak::upgrade).collect::<Vec<_>>();
+        let live = live.iter().map(|live| (live.of, live.restored_ms.take()));
+        restored.extend(live.filter(|(_, restored)| *restored > 0));
+        restored
     }
 
     /// Whether the grant was cut since anybody could have asked for it.

@@ -132,6 +132,7 @@ impl persistent::Server for Served {
         wanted.caveats = self.right.narrowed(&wanted.caveats)?.caveats();
         vat.store.borrow().check_room()?;
         let grant = wanted.of(id, self.right.grant.as_deref(), vat.clock.now_ms())?;
+        vat.outside_turns().await;
         let fresh = grants::fresh_id()?;
         let target = Of::Namespace(target_id(id));
         let reference = grants::mint(&self.agent.keys(), target, fresh, &grant)?;

@@ -26,7 +26,7 @@ use super::once::Retention;
 use super::pulse::Pulse;
 use super::quota::class_accounts;
 use super::rest::Warm;
-use super::right::{Grants, Of, Right};
+use super::right::{Grants, Right};
 use super::run::{self, UnderWay};
 use super::slot::{Birth, Slot, Start, State};
 use crate::clock::Clock;
@@ -62,8 +62,6 @@ pub(crate) struct Vat {
     pub(super) retention: Retention,
     /// The grants by which somebody holds something of this vat.
     pub(super) grants: Rc<Grants>,
-    /// When which grants were restored, as far as their records don't say so yet.
-    pub(super) restored: RefCell<HashMap<Of, u64>>,
     pub(super) seal: Rc<Seal>,
     classes: HashMap<&'static str, Rc<Class>>,
     /// What the objects of a class store together, where that is limited.
@@ -133,7 +131,6 @@ impl Vat {
             clock: retention.clock(),
             retention,
             grants: Rc::default(),
-            restored: RefCell::default(),
             seal,
             classes: numbered(classes),
             agent: OnceCell::new(),
@@ -372,7 +369,7 @@ impl Vat {
     /// Ends every instance, commits what is sealed, and closes the storage.
     pub(crate) fn close(&self) -> std::result::Result<(), StorageError> {
         self.closing.set(true);
-        while self.write_restored() {}
+        self.write_restored(&self.grants.take_restored());
         let slots = std::mem::take(&mut *self.slots.borrow_mut());
         for slot in slots.values() {
             let awake = slot.awake().map(|(instance, _)| instance);

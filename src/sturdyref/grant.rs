@@ -22,7 +22,7 @@ const PARENT_OF_NAMESPACE: u8 = 2;
 
 /// What is known of one grant.
 ///
-/// Layout: version (1) ‖ flags (1) ‖ kind of parent (1) ‖ the parent's target (16, if it is of a
+/// Layout: version (1) ‖ flags (1) ‖ depth (1) ‖ kind of parent (1) ‖ the parent's target (16, if it is of a
 /// namespace) ‖ the parent (16, if there is one) ‖ created (8) ‖ last restored (8) ‖ length of the caveats
 /// (2) ‖ caveats, as in references ‖ label (UTF-8, the rest). Numbers are big-endian, and times are
 /// milliseconds since 1970. The flags: 1 it survives its parent; 2 those made from it may survive it; 4 it
@@ -38,6 +38,8 @@ pub(crate) struct Grant {
     pub(crate) independent: bool,
     /// Grants made from it may survive it.
     pub(crate) allows_independent: bool,
+    /// How many grants it was made from, in a row.
+    pub(crate) depth: u8,
     pub(crate) created_ms: u64,
     /// When it was last restored, or a minute before; 0: never.
     pub(crate) restored_ms: u64,
@@ -75,6 +77,7 @@ impl Grant {
             caveats: Caveats::none(),
             independent: false,
             allows_independent: true,
+            depth: 0,
             created_ms: now_ms,
             restored_ms: 0,
             is_revoked: false,
@@ -96,7 +99,7 @@ impl Grant {
         let flags = flag(self.independent, INDEPENDENT)
             | flag(self.allows_independent, ALLOWS_INDEPENDENT)
             | flag(self.is_revoked, REVOKED);
-        let mut bytes = vec![VERSION, flags];
+        let mut bytes = vec![VERSION, flags, self.depth];
         match &self.parent {
             Parent::None => bytes.push(NO_PARENT),
             Parent::Own(parent) => {
@@ -130,7 +133,7 @@ impl Grant {
     }
 
     fn parse(bytes: &[u8]) -> Option<Self> {
-        let (&[flags, kind], rest) = bytes.split_first_chunk()?;
+        let (&[flags, depth, kind], rest) = bytes.split_first_chunk()?;
         let (parent, rest) = match kind {
             NO_PARENT => (Parent::None, rest),
             OWN_PARENT => {
@@ -155,6 +158,7 @@ impl Grant {
             caveats: Caveats::decode(caveats).ok()?,
             independent: flags & INDEPENDENT != 0,
             allows_independent: flags & ALLOWS_INDEPENDENT != 0,
+            depth,
             created_ms: u64::from_be_bytes(*created),
             restored_ms: u64::from_be_bytes(*restored),
             is_revoked: flags & REVOKED != 0,
@@ -202,6 +206,7 @@ mod tests {
             parent: Parent::OfNamespace(namespace, root_grant("Counter")),
             independent: true,
             allows_independent: false,
+            depth: 3,
             is_revoked: true,
             ..Grant::root(7)
         };
@@ -235,7 +240,7 @@ mod tests {
             for end in 0..bytes.len() - grant.label.len() {
                 assert!(Grant::decode(&bytes[..end]).is_err(), "{end} bytes");
             }
-            for (at, value) in [(0, 3), (1, 8), (2, 3)] {
+            for (at, value) in [(0, 3), (1, 8), (3, 3)] {
                 let mut bytes = bytes.clone();
                 bytes[at] = value;
                 assert!(Grant::decode(&bytes).is_err(), "byte {at}");

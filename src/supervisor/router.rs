@@ -117,6 +117,7 @@ impl router::Server for Supervisor {
         let (reply, mut results) = (reply.get()?, results.get());
         results.set_in_force(reply.get_in_force());
         results.set_allows_independent(reply.get_allows_independent());
+        results.set_depth(reply.get_depth());
         Ok(())
     }
 

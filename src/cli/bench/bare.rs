@@ -24,12 +24,15 @@ use crate::error::Result;
 use crate::limits::HTTP_HEADER_SECS;
 use crate::schema::counter_capnp::counter;
 use crate::schema::http_capnp::http_service;
+use crate::schema::restorer_capnp::restorer;
 
 /// Which of them to serve.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum BareServer {
     /// capnp-rpc: a counter whose `read` answers with a constant.
     Echo,
+    /// capnp-rpc: a restorer that gives another counter for every text.
+    Exports,
     /// hyper: HTTP/1 that answers everything with `1`.
     Http,
 }
@@ -39,6 +42,7 @@ impl BareServer {
     pub(crate) fn args(self) -> [&'static str; 2] {
         let kind = match self {
             Self::Echo => "echo",
+            Self::Exports => "exports",
             Self::Http => "http",
         };
         ["bench-server", kind]
@@ -64,6 +68,11 @@ async fn accept(kind: BareServer) -> Result<()> {
             BareServer::Echo => {
                 let echo: counter::Client = capnp_rpc::new_client(Echo);
                 let system = stock(stream, Side::Server, Some(echo.client));
+                tokio::task::spawn_local(async move { system.await.ok() });
+            }
+            BareServer::Exports => {
+                let exports: restorer::Client = capnp_rpc::new_client(Exports);
+                let system = stock(stream, Side::Server, Some(exports.client));
                 tokio::task::spawn_local(async move { system.await.ok() });
             }
             BareServer::Http => {
@@ -101,6 +110,21 @@ impl counter::Server for Echo {
 }
 
 impl http_service::Server for Echo {}
+
+/// Has a new capability for everybody.
+struct Exports;
+
+impl restorer::Server for Exports {
+    async fn restore(
+        self: Rc<Self>,
+        _: restorer::RestoreParams,
+        mut results: restorer::RestoreResults,
+    ) -> Result<()> {
+        let echo: counter::Client = capnp_rpc::new_client(Echo);
+        results.get().init_cap().set_as_capability(echo.client.hook);
+        Ok(())
+    }
+}
 
 async fn answer_http(stream: TcpStream) {
     let answer = |_: Request<Incoming>| {

@@ -15,6 +15,7 @@ mod objects;
 mod probe;
 mod process;
 mod puts;
+mod references;
 mod row;
 mod rpc;
 mod scratch;
@@ -125,6 +126,7 @@ fn names() -> impl Iterator<Item = &'static str> {
         .into_iter()
         .chain(puts::NAMES)
         .chain(inside::NAMES)
+        .chain(references::NAMES)
         .chain(sleeping::NAMES)
         .chain(connections::NAMES)
 }
@@ -173,6 +175,9 @@ async fn measure_groups(bench: &mut Bench) -> Result<()> {
     }
     if bench.wants_any(&inside::NAMES) {
         inside::measure(bench).await?;
+    }
+    if bench.wants_any(&references::NAMES) {
+        references::measure(bench).await?;
     }
     if bench.wants_any(&connections::NAMES) {
         connections::measure(bench).await?;

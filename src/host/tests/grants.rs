@@ -8,8 +8,14 @@ use capstead_client::sturdyref::{Caveats, GrantId, Sturdyref, TextReference};
 use ed25519_dalek::SigningKey;
 
 use super::references::{host, join, keys};
-use super::trial::{World, call_later, call_note, call_write, log, over, read, run, settle, trial};
-use crate::host::Agent;
+use super::trial::{
+    Trial, World, call_later, call_note, call_write, log, over, read, run, settle, trial,
+};
+use crate::host::gated::Gated;
+use crate::host::instance::Instance;
+use crate::host::run::{Cause, turn};
+use crate::host::slot::Birth;
+use crate::host::{Agent, Context};
 use crate::id::{ObjectId, Pool};
 use crate::schema::facet_capnp::{facet, persistent};
 use crate::schema::restorer_capnp::{namespace, restoration, restorer};
@@ -82,10 +88,10 @@ async fn listed(cap: &impl FromClientHook) -> Result<Vec<(String, Vec<u8>)>, Err
         request.get().set_after(&after);
         let reply = request.send().promise.await?;
         for grant in reply.get()?.get_grants()? {
-            after = grant.get_id()?.to_vec();
-            all.push((grant.get_label()?.to_string()?, after.clone()));
+            all.push((grant.get_label()?.to_string()?, grant.get_id()?.to_vec()));
         }
-        if !reply.get()?.get_more() {
+        after = reply.get()?.get_next()?.to_vec();
+        if after.is_empty() {
             all.sort();
             return Ok(all);
         }
@@ -635,5 +641,56 @@ fn nothing_can_be_revoked_twice_or_by_a_wrong_id() {
         }
         revoke(&owner, "one").await.unwrap();
         assert_eq!(labels(&owner).await, Vec::<String>::new());
+    });
+}
+
+/// A class has what it was given, and no name or id leads it to anything else.
+#[test]
+fn a_class_reaches_nothing_that_it_was_not_given() {
+    run(async {
+        let (world, _agent) = host().await;
+        call_write(&world.object("x"), 1).promise.await.unwrap();
+        let class = world.vat.class("Steps").unwrap();
+        let id = ObjectId::named(Pool::default(), "Steps", "x");
+        let birth = Birth { id, class, key: Some("x".into()) };
+        let ctx = Context::new(Instance::new(&world.vat, birth).unwrap());
+        for binding in ["trials", "Trial", "Steps", "x", ""] {
+            let refused = ctx.namespace::<Trial>(binding).err().unwrap();
+            assert!(refused.extra.contains("unbound:"), "{refused}");
+        }
+        assert!(ctx.create::<Trial>().err().unwrap().extra.contains("unbound:"));
+        for key in ["x", "trials", "Trial"] {
+            assert!(ctx.storage().get_ref::<trial::Client>(key).unwrap().is_none());
+        }
+    });
+}
+
+/// An object may make and revoke grants of a namespace that it was given, in the middle of a turn.
+#[test]
+fn an_object_uses_a_namespace_within_its_turn() {
+    run(async {
+        let (world, agent) = host().await;
+        let root_text = root("Trial").expose_text("127.0.0.1:1").unwrap();
+        let all = namespace(&agent, &root_text).await.unwrap();
+        let instance = world.instance("x");
+        let gated = Client::new(Gated::wrap(&instance, all.client.hook.add_ref()));
+        let request = persistent::Client { client: gated.clone() }.save_request();
+        let saving = turn(&instance, &Cause::default(), || request.send().promise);
+        let text = saving.ok().expect("the turn ends well").await.unwrap();
+        let text = text.get().unwrap().get_sturdy_ref().unwrap().to_string().unwrap();
+        namespace(&agent, &text).await.unwrap();
+        let id = ObjectId::namespace(Pool::default(), "Trial");
+        let (grant, _) = world
+            .vat
+            .grants_behind(id, None, 9)
+            .unwrap()
+            .into_iter()
+            .find(|(_, grant)| grant.label.is_empty())
+            .unwrap();
+        let mut request = facet::Client { client: gated }.revoke_request();
+        request.get().set_grant(grant.as_bytes());
+        let revoking = turn(&instance, &Cause::default(), || request.send().promise);
+        revoking.ok().expect("the turn ends well").await.unwrap();
+        assert_revoked(namespace(&agent, &text).await);
     });
 }

@@ -1,0 +1,172 @@
+//! References: how fast they are restored, and what narrow and many live ones cost.
+
+use std::cell::RefCell;
+
+use capnp::capability::Client;
+use capnp_rpc::rpc_twoparty_capnp::Side;
+use tokio::net::TcpStream;
+
+use super::bare::{BareServer, stock};
+use super::measure::{Until, drive, float, median};
+use super::process::{Capstead, Process};
+use super::row::{Row, Target};
+use super::rpc::{Counters, IN_FLIGHT, increment, read};
+use super::{Bench, note};
+use crate::error::Result;
+use crate::schema::counter_capnp::counter;
+use crate::schema::facet_capnp::{facet, persistent};
+use crate::schema::restorer_capnp::restorer;
+
+/// The rows of this file.
+pub(crate) const NAMES: [&str; 3] = ["restore", "attenuated-cost", "live-grant-bytes"];
+
+/// References that are restored in turn.
+const REFERENCES: u64 = 1_000;
+/// One connection holds all live capabilities.
+const FLAGS: [&str; 4] = ["--limit", "exports=1000000", "--warm", "1h"];
+
+/// Measures the rows that are wanted.
+///
+/// # Errors
+/// When a server doesn't start, or a call fails.
+pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
+    let server = Capstead::start(&bench.scratch.path("references"), &FLAGS)?;
+    let counters = Counters::connect(&server).await?;
+    let counter = counters.found("bench").await?;
+    increment(&counter).await?;
+    if bench.wants("restore") {
+        measure_restores(bench, &server, &counter).await?;
+    }
+    if bench.wants("attenuated-cost") {
+        measure_attenuated(bench, &server, &counter).await?;
+    }
+    if bench.wants("live-grant-bytes") {
+        measure_live(bench, &server, &counter).await?;
+    }
+    Ok(())
+}
+
+/// A reference with a grant of its own.
+async fn save(counter: &counter::Client) -> Result<String> {
+    let client = Client::new(counter.client.hook.add_ref());
+    let reply = persistent::Client { client }.save_request().send().promise.await?;
+    Ok(reply.get()?.get_sturdy_ref()?.to_string()?)
+}
+
+async fn save_many(counter: &counter::Client, count: u64) -> Result<Vec<String>> {
+    let texts = RefCell::new(Vec::new());
+    drive(IN_FLIGHT, Until::Calls(count), async |_| {
+        let text = save(counter).await?;
+        texts.borrow_mut().push(text);
+        Ok(())
+    })
+    .await?;
+    Ok(texts.into_inner())
+}
+
+/// The capability that a listener gives for a text.
+async fn restore(restorer: &restorer::Client, text: &str) -> Result<counter::Client> {
+    let mut request = restorer.restore_request();
+    request.get().set_sturdy_ref(text);
+    request.send().promise.await?.get()?.get_cap().get_as_capability()
+}
+
+/// A connection of the stock RPC system, without limits of its own.
+async fn connect(address: &str) -> Result<restorer::Client> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let mut system = stock(stream, Side::Client, None);
+    let bootstrap = system.bootstrap(Side::Server);
+    // Ends with its server, which is killed when it is dropped.
+    tokio::task::spawn_local(async move { system.await.ok() });
+    Ok(bootstrap)
+}
+
+/// Signatures, grant and facet of a warm object, over one connection.
+async fn measure_restores(
+    bench: &mut Bench,
+    server: &Capstead,
+    counter: &counter::Client,
+) -> Result<()> {
+    let texts = save_many(counter, REFERENCES).await?;
+    let restorer = connect(&server.capnp).await?;
+    let (mut costs, mut rates) = (Vec::new(), Vec::new());
+    for round in 0..=bench.plan.rounds {
+        let run = drive(IN_FLIGHT, Until::Time(bench.plan.round), async |n| {
+            restore(&restorer, &texts[(n % REFERENCES) as usize]).await.map(drop)
+        });
+        let sample = server.process.watch(run).await?;
+        if round == 0 {
+            continue; // everything is warm now
+        }
+        note(&format!("restore {round}: {:.0}/s", sample.per_second()));
+        costs.extend(sample.server_us());
+        rates.push(sample.per_second());
+    }
+    note(&format!("restore: {:.1} us of the server's processor each", median(costs)));
+    bench.add(Row::new("restore", median(rates), "1/s").target(Target::AtLeast(15_000.0)));
+    Ok(())
+}
+
+/// Reads through a facet that allows nothing else, against reads through one that allows all.
+async fn measure_attenuated(
+    bench: &mut Bench,
+    server: &Capstead,
+    counter: &counter::Client,
+) -> Result<()> {
+    let client = Client::new(counter.client.hook.add_ref());
+    let mut request = facet::Client { client }.attenuate_request();
+    let mut caveats = request.get().init_caveats();
+    caveats.set_not_after(u64::MAX - 1);
+    let mut methods = caveats.init_methods(1).get(0);
+    methods.set_interface(<counter::Client as capnp::traits::HasTypeId>::TYPE_ID);
+    methods.init_ordinals(1).set(0, 2);
+    let reply = request.send().promise.await?;
+    let narrow: counter::Client = reply.get()?.get_facet().get_as_capability()?;
+    let reads = async |counter: &counter::Client, until| {
+        server.process.watch(drive(IN_FLIGHT, until, async |_| read(counter).await)).await
+    };
+    let plain = async |until| reads(counter, until).await;
+    let attenuated = async |until| reads(&narrow, until).await;
+    let rounds = bench.plan.alternate("attenuated-cost", plain, attenuated).await?;
+    let costs =
+        rounds.iter().filter_map(|(plain, narrow)| Some(narrow.server_us()? - plain.server_us()?));
+    let row = Row::new("attenuated-cost", median(costs), "us");
+    bench.add(row.target(Target::AtMost(0.3)));
+    Ok(())
+}
+
+/// Memory of capabilities that each have a grant of their own, beyond that of bare ones.
+async fn measure_live(
+    bench: &mut Bench,
+    server: &Capstead,
+    counter: &counter::Client,
+) -> Result<()> {
+    let texts = save_many(counter, bench.objects).await?;
+    let (bare, address) = Process::start(BareServer::Exports.args())?;
+    let theirs = held(&bare, &address, &texts).await?;
+    let ours = held(&server.process, &server.capnp, &texts).await?;
+    note(&format!("a bare export takes {theirs:.0} bytes, and one with a grant {ours:.0}"));
+    let row = Row::new("live-grant-bytes", ours - theirs, "B");
+    bench.add(row.target(Target::AtMost(250.0)));
+    Ok(())
+}
+
+/// Bytes of a server for each capability that somebody holds.
+async fn held(process: &Process, address: &str, texts: &[String]) -> Result<f64> {
+    let restorer = connect(address).await?;
+    // What the connection needs anyway is in memory already.
+    drive(IN_FLIGHT, Until::Calls(1_000), async |n| {
+        restore(&restorer, &texts[n as usize % texts.len()]).await.map(drop)
+    })
+    .await?;
+    let (before, held) = (process.resident_bytes()?.0, RefCell::new(Vec::new()));
+    let count = texts.len() as u64;
+    drive(IN_FLIGHT, Until::Calls(count), async |n| {
+        let live = restore(&restorer, &texts[n as usize]).await?;
+        held.borrow_mut().push(live);
+        Ok(())
+    })
+    .await?;
+    Ok((process.resident_bytes()?.0 - before) / float(count))
+}

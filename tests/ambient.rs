@@ -1,0 +1,224 @@
+//! No ambient authority: whoever has neither a reference nor a namespace gets no capability from anything
+//! that is public, neither over a connection nor from the libraries.
+
+mod support;
+
+use std::fs;
+
+use capnp::any_pointer;
+use capnp::traits::HasTypeId;
+use capstead::counter_capnp::counter;
+use capstead::poll_capnp::poll;
+use capstead_client::Connection;
+use capstead_client::facet_capnp::{facet, persistent};
+use capstead_client::http_capnp::http_service;
+use capstead_client::namespace;
+use capstead_client::restorer_capnp::{restoration, restorer};
+use support::calls::run;
+use support::{http, root, scratch, serve_with};
+
+/// Interfaces of which somebody may hope that a listener answers them: public and internal ones.
+fn interfaces() -> Vec<u64> {
+    let internal = ["cluster.capnp", "admin.capnp"].map(|name| root().join("schema").join(name));
+    let mut ids = vec![
+        restorer::Client::TYPE_ID,
+        restoration::Client::TYPE_ID,
+        namespace::Client::TYPE_ID,
+        facet::Client::TYPE_ID,
+        persistent::Client::TYPE_ID,
+        http_service::Client::TYPE_ID,
+        counter::Client::TYPE_ID,
+        poll::Client::TYPE_ID,
+        0,
+        u64::MAX,
+    ];
+    // The compiled requests have the ids of the internal ones, little-endian: all words that look like
+    // one are tried.
+    for path in
+        internal.map(|path| path.with_extension("request")).iter().filter(|path| path.exists())
+    {
+        let bytes = fs::read(path).expect("it can be read");
+        let words = bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap()));
+        ids.extend(words.filter(|word| word >> 63 == 1));
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+/// Whoever connects and shows nothing gets nothing, whatever he asks the bootstrap capability for.
+#[test]
+fn a_listener_gives_nothing_without_a_reference() {
+    let (_folder, data) = scratch();
+    let served = serve_with(&data, &["--hosts", "2"]);
+    let before = ["wakes_total", "calls_total"].map(|name| served.metric(name));
+    let interfaces = interfaces();
+    assert!(interfaces.len() > 20, "the internal interfaces are among them");
+    run(async {
+        let connection = Connection::dial(&served.announced.capnp).await.unwrap();
+        let bootstrap: restorer::Client = connection.bootstrap();
+        for interface in &interfaces {
+            for method in 0..8 {
+                let call = bootstrap
+                    .client
+                    .new_call::<any_pointer::Owned, any_pointer::Owned>(*interface, method, None);
+                let sent = call.send();
+                let pipelined = sent.pipeline.get_pointer_field(0).as_cap();
+                let answer = sent.promise.await;
+                assert!(answer.is_err(), "{interface:#x} {method} answered");
+                let on_it =
+                    pipelined.new_call(counter::Client::TYPE_ID, 0, None).send().promise.await;
+                assert!(on_it.is_err(), "{interface:#x} {method} gave a capability");
+            }
+        }
+    });
+    assert_eq!(["wakes_total", "calls_total"].map(|name| served.metric(name)), before);
+}
+
+/// Over HTTP there is what the gateway was given, and nothing else.
+#[test]
+fn the_gateway_leads_to_what_it_was_given() {
+    let (_folder, data) = scratch();
+    let served = serve_with(&data, &[]);
+    for path in [
+        "/",
+        "/nobody/x",
+        "/restorer",
+        "/namespace/x",
+        "/admin",
+        "/counter",
+        "//counter/x",
+        "/../counter/x",
+    ] {
+        let status = http::get(&served.announced.http, path).status;
+        assert!((400..500).contains(&status), "{path}: {status}");
+    }
+    assert_eq!(served.metric("wakes_total"), 0);
+}
+
+/// Where a capability comes from. That there is no other way is shown where each of them is tested.
+enum From {
+    /// From nowhere: the function gives none.
+    None,
+    /// From a binding, which the server was put together with.
+    Binding,
+    /// From a reference, or from a capability that was stored.
+    Reference,
+    /// From the caller: it is his own, or what he put in.
+    Caller,
+    /// It is what a listener offers to everybody, which gives nothing: see above.
+    Listener,
+}
+
+/// Every public function of what classes and clients use, with where its capability comes from. A new one
+/// is added here, by whoever can say where.
+const FUNCTIONS: &[(&str, &[(&str, From)])] = &[
+    (
+        "src/host/context.rs",
+        &[
+            ("name", From::None),
+            ("storage", From::None),
+            ("stored", From::None),
+            ("namespace", From::Binding),
+            ("create", From::Binding),
+            ("abort", From::None),
+            ("capability", From::Caller),
+            ("grant", From::None),
+            ("revoke", From::None),
+            ("this", From::Caller),
+        ],
+    ),
+    (
+        "src/host/namespace.rs",
+        &[("get", From::Binding), ("try_get", From::Binding), ("create", From::Binding)],
+    ),
+    (
+        "src/host/links.rs",
+        &[
+            ("put_ref", From::None),
+            ("get_ref", From::Reference),
+            ("put_struct_with_refs", From::None),
+            ("get_struct_with_refs", From::Reference),
+        ],
+    ),
+    (
+        "src/host/storage.rs",
+        &[
+            ("get", From::None),
+            ("get_many", From::None),
+            ("contains", From::None),
+            ("put", From::None),
+            ("put_unconfirmed", From::None),
+            ("delete", From::None),
+            ("delete_all", From::None),
+            ("list", From::None),
+            ("first", From::None),
+            ("last", From::None),
+            ("count", From::None),
+            ("size_bytes", From::None),
+            ("transaction", From::None),
+            ("sync", From::None),
+            ("get_as", From::None),
+            ("put_as", From::None),
+            ("get_struct", From::None),
+            ("put_struct", From::None),
+        ],
+    ),
+    (
+        "client/src/connection.rs",
+        &[
+            ("new", From::None),
+            ("counted", From::None),
+            ("refuse", From::None),
+            ("bootstrap", From::Listener),
+            ("disconnect", From::None),
+            ("closed", From::None),
+            ("is_closed", From::None),
+        ],
+    ),
+    ("client/src/dial.rs", &[("dial", From::None), ("dial_tls", From::None)]),
+    (
+        "client/src/restore.rs",
+        &[("restore", From::Reference), ("restore_with", From::Reference), ("locate", From::None)],
+    ),
+    ("client/src/once.rs", &[("once", From::Caller), ("request_id", From::None)]),
+];
+
+/// The public functions in a file: their names, and what they return.
+fn public_functions(path: &str) -> Vec<(String, String)> {
+    let text = fs::read_to_string(root().join(path)).expect("the file is there");
+    let mut functions = Vec::new();
+    for (at, _) in text.match_indices("pub ") {
+        let rest = &text[at + 4..];
+        let rest = rest.strip_prefix("async ").or(rest.strip_prefix("const ")).unwrap_or(rest);
+        let Some(rest) = rest.strip_prefix("fn ") else { continue };
+        let name = rest.split(['(', '<']).next().expect("it has a name");
+        let signature = &rest[..rest.find(" {").expect("it has a body")];
+        let returned = signature.rsplit_once(" -> ").map_or("", |(_, returned)| returned);
+        functions.push((name.to_owned(), returned.to_owned()));
+    }
+    functions
+}
+
+/// Whether a value of that type holds a capability.
+fn is_capability(returned: &str) -> bool {
+    let words: Vec<&str> = returned.split(|c: char| !c.is_alphanumeric()).collect();
+    ["C", "Client", "Namespace"].iter().any(|word| words.contains(word))
+}
+
+/// No function of the libraries makes a capability out of nothing.
+#[test]
+fn every_public_function_is_known_for_where_its_capability_comes_from() {
+    for (path, known) in FUNCTIONS {
+        let functions = public_functions(path);
+        for (name, returned) in &functions {
+            let found = known.iter().find(|(known, _)| known == name);
+            let (_, from) = found.unwrap_or_else(|| panic!("{path}: {name} is not in the table"));
+            let gives = is_capability(returned);
+            assert_eq!(gives, !matches!(from, From::None), "{path}: {name} returns {returned}");
+        }
+        for (name, _) in *known {
+            assert!(functions.iter().any(|(found, _)| found == name), "{path} has no {name}");
+        }
+    }
+}
