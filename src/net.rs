@@ -103,11 +103,10 @@ async fn serve(stream: TcpStream, place: Place) {
     let Some(tls) = &place.serving.tls else { return speak(stream, &place).await };
     let limit = Duration::from_secs(HANDSHAKE_SECS);
     let shaken = tokio::select! {
-        shaken = tokio::time::timeout(limit, tls.accept(stream)) => shaken,
+        shaken = tls::handshake(tls, stream, limit) => shaken,
         () = place.serving.connected.cancelled() => return,
     };
-    let late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "it took too long"));
-    match shaken.unwrap_or_else(late) {
+    match shaken {
         Ok(stream) => speak(stream, &place).await,
         Err(error) => tracing::debug!(peer = %place.peer, %error, "no TLS with a peer"),
     }

@@ -52,7 +52,7 @@ fn bytes(text: &str) -> Vec<u8> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
 /// The id of the key that signed.
@@ -153,7 +153,7 @@ fn drill(hosts: &str) {
         assert_eq!(increment(&by_name(&counters, "y")).await.unwrap(), 1);
         listeners
     });
-    assert_eq!(ids(&data), [new.clone()]);
+    assert_eq!(ids(&data), std::slice::from_ref(&new));
 
     // The only one: another takes its place first.
     done(&data, &["revoke", &new]);
@@ -189,7 +189,7 @@ fn a_cluster_at_rest_gets_new_keys_and_loses_old_ones() {
     assert_private(&data);
     let third = serve_with(&data, &["--hosts", "2"]);
     run(async {
-        all_refused(&moved(&before, &third), &[third.announced.capnp.clone()]).await;
+        all_refused(&moved(&before, &third), std::slice::from_ref(&third.announced.capnp)).await;
         good(&moved(&third.announced.namespaces, &third)).await;
     });
 }

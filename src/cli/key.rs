@@ -2,13 +2,14 @@
 //!
 //! Only ids are printed, which stand in every reference; never a key.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 
 use super::operator::{self, Data, Failure};
+use crate::error::failed;
 use crate::schema::admin_capnp::{admin, key};
 use crate::server::Operated;
 
@@ -70,7 +71,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
 }
 
 async fn with(
-    path: &PathBuf,
+    path: &Path,
     work: impl AsyncFnOnce(&admin::Client) -> Result<String, Failure>,
 ) -> Result<String, Failure> {
     let operated = Operated::open(path).await?;
@@ -107,7 +108,8 @@ async fn revoke(admin: &admin::Client, id: Id) -> Result<String, Failure> {
 }
 
 fn id(key: key::Reader<'_>) -> capnp::Result<String> {
-    Ok(key.get_id()?.iter().map(|byte| format!("{byte:02x}")).collect())
+    let id = key.get_id()?.try_into().map(Id::from_be_bytes);
+    Ok(format!("{:016x}", id.map_err(|_| failed("a key's id has 8 bytes"))?))
 }
 
 fn made(created_ms: u64) -> String {
