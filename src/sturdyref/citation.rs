@@ -155,7 +155,9 @@ pub(crate) mod tests {
 
     fn encode(citations: &[Citation]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        citations.iter().for_each(|citation| citation.encode(&mut bytes));
+        for citation in citations {
+            citation.encode(&mut bytes);
+        }
         bytes
     }
 

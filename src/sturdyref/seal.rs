@@ -135,7 +135,9 @@ impl Seal {
 
     fn encrypt(&self, citations: &[Citation], data: &[u8], nonce: Nonce) -> Vec<u8> {
         let mut bytes = Vec::new();
-        citations.iter().for_each(|citation| citation.encode(&mut bytes));
+        for citation in citations {
+            citation.encode(&mut bytes);
+        }
         let tag =
             self.cipher().encrypt_in_place_detached(XNonce::from_slice(&nonce), data, &mut bytes);
         bytes.extend(tag.expect("a list of citations is shorter than 256 GiB"));
@@ -164,7 +166,9 @@ fn citation_data(owner: &OwnerToken) -> Vec<u8> {
 
 fn hash(parts: &[&[u8]]) -> [u8; 32] {
     let mut hash = Sha256::new();
-    parts.iter().for_each(|part| hash.update(part));
+    for part in parts {
+        hash.update(part);
+    }
     hash.finalize().into()
 }
 

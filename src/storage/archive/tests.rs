@@ -134,9 +134,9 @@ fn what_is_out_of_order_is_refused() {
     let (header, key) = (record(Space::Header, b""), record(Space::Data, b"k"));
     let twice = [key.clone(), key.clone()].concat();
     let backwards = [key.clone(), header.clone()].concat();
-    let usage = record(Space::Usage, b"");
+    let (usage, edges) = (record(Space::Usage, b""), record(Space::Edges, b"k"));
     let begun = [Frame::Host(0), shard, Frame::Object(object(1))];
-    let refused: [&[Frame<'_>]; 9] = [
+    let refused: [&[Frame<'_>]; 10] = [
         &[Frame::Head(head())],
         &[Frame::Host(1)],
         &[shard],
@@ -146,6 +146,7 @@ fn what_is_out_of_order_is_refused() {
         &[begun[0], begun[1], begun[2], Frame::Records(Records(&twice))],
         &[begun[0], begun[1], begun[2], Frame::Records(Records(&backwards))],
         &[begun[0], begun[1], begun[2], Frame::Records(Records(&usage))],
+        &[begun[0], begun[1], begun[2], Frame::Records(Records(&edges))],
     ];
     for frames in refused {
         let mut writer = ArchiveWriter::begin(Vec::new(), &head()).unwrap();
