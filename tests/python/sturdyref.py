@@ -120,7 +120,7 @@ def parse_text(text):
     """The address and the reference of a text."""
     require(len(text.encode()) <= TEXT_BYTES_MAX, "too long")
     match = re.fullmatch(
-        r"capstead://(\[([0-9A-Fa-f:.]+)\]|[A-Za-z0-9._-]+):(0|[1-9][0-9]*)/#([A-Za-z0-9_-]*)", text
+        r"capstead(?:\+tls)?://(\[([0-9A-Fa-f:.]+)\]|[A-Za-z0-9._-]+):(0|[1-9][0-9]*)/#([A-Za-z0-9_-]*)", text
     )
     require(match, "no text of a reference")
     host, version_6, port, fragment = match.groups()

@@ -1,54 +1,16 @@
-"""The counter from another language: pipelined calls, their order, and references that are refused.
+"""The counter from another language: pipelined calls, their order, and references that are refused."""
 
-Each test has a server of its own, a child process on free ports, which is killed at its end.
-"""
-
-import asyncio
-import json
 import os
 import subprocess
 import sys
-import tempfile
 import unittest
 from itertools import accumulate
-from pathlib import Path
 
 import capnp
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-EXAMPLE = REPOSITORY / "examples/counter"
-CAPSTEAD = os.environ.get("CAPSTEAD_BIN", REPOSITORY / "target/debug/capstead")
-DEADLINE_SECONDS = 60
-
-sys.dont_write_bytecode = True  # the example stays as it is
-sys.path.insert(0, str(EXAMPLE))
-import client  # noqa: E402  the example itself is what is tested
-
-facet_capnp = capnp.load(str(REPOSITORY / "schema/facet.capnp"))
+from served import DEADLINE_SECONDS, REPOSITORY, ServedTest, client, facet_capnp, run
 
 
-class CounterTest(unittest.TestCase):
-    """Every test begins with an empty data directory and a server on it."""
-
-    def setUp(self):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.data = Path(folder.name, "capstead.data")
-        self.addCleanup(self.kill)
-        self.serve()
-
-    def serve(self):
-        addresses = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]
-        command = [CAPSTEAD, "serve", "--json", "--data", self.data, *addresses]
-        pipe = subprocess.PIPE
-        self.server = subprocess.Popen(command, stdout=pipe, stderr=subprocess.DEVNULL)
-        self.reference = json.loads(self.server.stdout.readline())["namespaces"]["Counter"]
-
-    def kill(self):
-        self.server.kill()
-        self.server.wait()
-        self.server.stdout.close()
-
+class CounterTest(ServedTest):
     def run_client(self, *args):
         command = [sys.executable, "examples/counter/client.py", *args]
         return subprocess.run(
@@ -70,7 +32,7 @@ class CounterTest(unittest.TestCase):
             counters = await client.restore(self.reference)
             return await work(counters.byName(key=name).object)
 
-        return asyncio.run(capnp.run(asyncio.wait_for(connected(), DEADLINE_SECONDS)))
+        return run(connected())
 
     def test_the_example_says_what_the_counter_is_now(self):
         """The line that the server prints for Python does what it says, each time it is pasted."""

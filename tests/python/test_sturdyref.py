@@ -105,9 +105,12 @@ class SturdyrefTest(unittest.TestCase):
         self.assertEqual([address for address, _ in parsed], ["127.0.0.1:4000"] * 2)
         self.assertEqual([found.whole for _, found in parsed], [self.open, self.bound])
         text = texts[0]
+        by_tls = sturdyref.parse_text(text.replace("capstead:", "capstead+tls:"))
+        self.assertEqual(by_tls, sturdyref.parse_text(text))
         for wrong in (text + "=", text + "A", text + "\n", text.replace("/#", "#"), text[:-1],
                       text.replace("4000", "04000"), text.replace("4000", "65536"),
-                      text.replace("127.0.0.1", "[1]"), text.replace("capstead", "http")):  # fmt: skip
+                      text.replace("127.0.0.1", "[1]"), text.replace("capstead", "http"),
+                      text.replace("capstead", "capstead+tcp")):  # fmt: skip
             with self.refuses():
                 sturdyref.parse_text(wrong)
 

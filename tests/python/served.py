@@ -1,0 +1,50 @@
+"""A server for each test: a child process on free ports, killed at the test's end."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+import capnp
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CAPSTEAD = os.environ.get("CAPSTEAD_BIN", REPOSITORY / "target/debug/capstead")
+DEADLINE_SECONDS = 60
+
+sys.dont_write_bytecode = True  # the example stays as it is
+sys.path.insert(0, str(REPOSITORY / "examples/counter"))
+import client  # noqa: E402, F401  the example itself is what is tested
+
+facet_capnp = capnp.load(str(REPOSITORY / "schema/facet.capnp"))
+
+
+def run(work):
+    """Runs a coroutine, and ends the connections that it made."""
+    return asyncio.run(capnp.run(asyncio.wait_for(work, DEADLINE_SECONDS)))
+
+
+class ServedTest(unittest.TestCase):
+    """Every test begins with an empty data directory and a server on it."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.data = Path(folder.name, "capstead.data")
+        self.addCleanup(self.kill)
+        self.serve()
+
+    def serve(self):
+        addresses = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]
+        command = [CAPSTEAD, "serve", "--json", "--data", self.data, *addresses]
+        pipe = subprocess.PIPE
+        self.server = subprocess.Popen(command, stdout=pipe, stderr=subprocess.DEVNULL)
+        self.reference = json.loads(self.server.stdout.readline())["namespaces"]["Counter"]
+
+    def kill(self):
+        self.server.kill()
+        self.server.wait()
+        self.server.stdout.close()

@@ -1,0 +1,241 @@
+"""References that a client saves: it disconnects, restores them, and can do what they allow; then they
+are revoked.
+
+What is in them is read and verified by `sturdyref.py`, which knows docs/sturdyref.md and no server.
+"""
+
+import time
+import unittest
+from urllib.parse import urlsplit
+
+import capnp
+import sturdyref
+from nacl.signing import SigningKey
+from served import ServedTest, client, facet_capnp, run
+
+Counter = client.counter_capnp.Counter
+COUNTER = Counter.schema.node.id
+READ = 2
+HOUR_MS = 3_600_000
+
+READ_ONLY = {"methods": [{"interface": COUNTER, "ordinals": [READ]}]}
+UNIMPLEMENTED = "Method not implemented"
+
+
+def now_ms():
+    return time.time_ns() // 1_000_000
+
+
+class SaveTest(ServedTest):
+    def connected(self, work):
+        """Runs `work`, and ends the connections that it made."""
+
+        async def disconnecting():
+            self.clients = []
+            try:
+                return await work
+            finally:
+                self.clients.clear()
+
+        return run(disconnecting())
+
+    async def restorer(self):
+        """A new connection, to where the server listens now."""
+        listener = urlsplit(self.reference)
+        stream = await capnp.AsyncIoStream.create_connection(listener.hostname, listener.port)
+        # The connection ends with it, whatever came by it.
+        self.clients.append(capnp.TwoPartyClient(stream))
+        return self.clients[-1].bootstrap().cast_as(client.restorer_capnp.Restorer)
+
+    async def restore(self, reference):
+        restored = await (await self.restorer()).restore(sturdyRef=reference)
+        return restored.cap.as_interface(Counter)
+
+    async def owned(self):
+        """The counter, as one who holds the reference of all counters has it."""
+        counters = await client.restore(self.reference)
+        return counters.byName(key="x").object.cast_as(Counter)
+
+    def refuses(self, why):
+        return self.assertRaisesRegex(capnp.KjException, why)
+
+    def public_key(self, name):
+        """Of the server's secret keys, which no client has."""
+        seed = bytes.fromhex((self.data / "keys" / name).read_text("utf-8"))
+        return SigningKey(seed).verify_key.encode()
+
+    def verify(self, reference, now):
+        """The reference, and what it allows as far as it says so itself."""
+        parsed = sturdyref.parse_text(reference)[1]
+        cluster = sturdyref.cluster_id(self.public_key("cluster"))
+        return parsed, sturdyref.verify(parsed, cluster, [self.public_key("signing-1")], now)
+
+    def increment_and_save(self, **terms):
+        """As the owner; the connection ends with it."""
+
+        async def work():
+            counter = await self.owned()
+            self.assertEqual((await counter.increment(by=41)).value, 41)
+            return await save(counter, **terms)
+
+        return self.connected(work())
+
+    def test_a_saved_reference_allows_what_it_was_saved_for(self):
+        caveats = READ_ONLY | {"notAfter": now_ms() + HOUR_MS}
+        reference = self.increment_and_save(label="for Ada", caveats=caveats)
+
+        async def work():
+            counter = await self.restore(reference)
+            self.assertEqual((await counter.read()).value, 41)
+            with self.refuses(UNIMPLEMENTED):
+                await counter.increment()
+            self.assertEqual(await grants(counter), [])
+            (grant,) = await grants(await self.owned())
+            self.assertEqual((await counter.read()).value, 41)
+            return grant
+
+        grant = self.connected(work())
+        self.assertEqual(grant.label, "for Ada")
+        self.assertEqual(grant.caveats.notAfter, caveats["notAfter"])
+        self.assertEqual([methods.to_dict() for methods in grant.caveats.methods], READ_ONLY["methods"])
+        parsed, allowed = self.verify(reference, caveats["notAfter"])
+        self.assertEqual(allowed, sturdyref.Caveats(caveats["notAfter"], frozenset({(COUNTER, READ)})))
+        self.assertEqual((parsed.target[0], parsed.grant), (1, grant.id))
+        with self.assertRaisesRegex(sturdyref.Refused, "expired"):
+            self.verify(reference, caveats["notAfter"] + 1)
+
+    def test_what_is_saved_by_a_holder_allows_no_more_than_he_has(self):
+        reference = self.increment_and_save(caveats=READ_ONLY)
+
+        async def save_more():
+            return await save(await self.restore(reference))
+
+        async def work(reference):
+            counter = await self.restore(reference)
+            with self.refuses(UNIMPLEMENTED):
+                await counter.increment()
+            return (await counter.read()).value
+
+        saved_again = self.connected(save_more())
+        self.assertEqual(self.connected(work(saved_again)), 41)
+
+    def test_without_terms_everything_is_allowed_and_an_empty_set_allows_nothing(self):
+        everything = self.increment_and_save()
+        _, allowed = self.verify(everything, now_ms())
+        self.assertEqual(allowed, sturdyref.Caveats())
+
+        async def work():
+            counter = await self.restore(everything)
+            self.assertEqual((await counter.increment()).value, 42)
+            nothing = await self.restore(await save(counter, caveats={"methods": []}))
+            with self.refuses(UNIMPLEMENTED):
+                await nothing.read()
+
+        self.connected(work())
+
+    def test_a_reference_that_is_over_is_refused(self):
+        over = self.increment_and_save(caveats={"notAfter": now_ms() - 1})
+        with self.refuses("the reference was refused"):
+            self.connected(self.restore(over))
+
+    def test_a_live_capability_is_attenuated(self):
+        async def work():
+            counter = await self.owned()
+            facet = counter.cast_as(facet_capnp.Facet)
+            narrow = facet.attenuate(caveats=READ_ONLY).facet.cast_as(Counter)
+            self.assertEqual((await narrow.read()).value, 0)
+            with self.refuses(UNIMPLEMENTED):
+                await narrow.increment()
+            self.assertEqual((await counter.increment()).value, 1)
+
+        self.connected(work())
+
+    def test_a_saved_reference_outlives_the_process(self):
+        """The server is killed right after the answer, and started again, on another port."""
+        reference = self.increment_and_save(caveats=READ_ONLY)
+        self.kill()
+        self.serve()
+
+        async def work():
+            counter = await self.restore(reference)
+            with self.refuses(UNIMPLEMENTED):
+                await counter.increment()
+            return (await counter.read()).value
+
+        self.assertEqual(self.connected(work()), 41)
+
+    def test_what_was_revoked_fails_at_once_and_for_ever(self):
+        guests = self.increment_and_save(label="guest")
+
+        async def work():
+            owner = await self.owned()
+            others = await save(owner, label="other")
+            guest, other = await self.restore(guests), await self.restore(others)
+            granted = await save(guest, label="of the guest's")
+            held = await self.restore(granted)
+            for counter in (guest, other, held):
+                self.assertEqual((await counter.read()).value, 41)
+            by_label = {grant.label: grant for grant in await grants(owner)}
+            self.assertEqual(set(by_label), {"guest", "other", "of the guest's"})
+            self.assertEqual(by_label["of the guest's"].parent, by_label["guest"].id)
+            with self.refuses("no-such-grant:"):
+                await revoke(other, by_label["guest"])
+            await revoke(owner, by_label["guest"])
+            for counter in (guest, held):
+                with self.refuses("revoked:"):
+                    await counter.read()
+            for reference in (guests, granted):
+                with self.refuses("revoked:"):
+                    await self.restore(reference)
+            self.assertEqual((await other.read()).value, 41)
+            self.assertEqual([grant.label for grant in await grants(owner)], ["other"])
+            return others
+
+        others = self.connected(work())
+        self.kill()
+        self.serve()
+        with self.refuses("revoked:"):
+            self.connected(self.restore(guests))
+        self.connected(self.restore(others))
+
+    def test_a_bound_reference_is_restored_by_its_holder_alone(self):
+        holder, thief = SigningKey.generate(), SigningKey.generate()
+        reference = self.increment_and_save(caveats={"holders": [holder.verify_key.encode()]})
+        parsed, allowed = self.verify(reference, now_ms())
+        self.assertEqual(allowed.holders, (holder.verify_key.encode(),))
+
+        async def proved_by(*keys):
+            restorer = await self.restorer()
+            begun = await restorer.challenge(sturdyRef=reference)
+            message = sturdyref.holder_message(parsed, begun.challenge)
+            signatures = [key.sign(message).signature for key in keys]
+            finished = await begun.restoration.finish(signatures=signatures)
+            with self.refuses("this challenge was used"):
+                await begun.restoration.finish(signatures=signatures)
+            return (await finished.cap.as_interface(Counter).read()).value
+
+        self.assertEqual(self.connected(proved_by(holder)), 41)
+        for keys in ((), (thief,), (holder, thief)):
+            with self.refuses("the reference was refused"):
+                self.connected(proved_by(*keys))
+        with self.refuses("the reference was refused"):
+            self.connected(self.restore(reference))
+
+
+async def save(counter, **terms):
+    saved = await counter.cast_as(facet_capnp.Persistent).save(sealFor=terms)
+    return saved.sturdyRef
+
+
+async def grants(counter):
+    listed = await counter.cast_as(facet_capnp.Facet).grants()
+    assert not listed.more
+    return list(listed.grants)
+
+
+async def revoke(counter, grant):
+    await counter.cast_as(facet_capnp.Facet).revoke(grant=grant.id)
+
+
+if __name__ == "__main__":
+    unittest.main()
