@@ -229,7 +229,7 @@ async def save(counter, **terms):
 
 async def grants(counter):
     listed = await counter.cast_as(facet_capnp.Facet).grants()
-    assert not listed.more
+    assert not listed.next
     return list(listed.grants)
 
 
