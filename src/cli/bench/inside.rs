@@ -36,9 +36,7 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
     let server = Capstead::start_with_probe(&bench.scratch.path("inside"))?;
     let connection = Connection::dial(&server.capnp).await?;
     let probes: namespace::Client = connection.restore(&server.probes)?;
-    let mut request = probes.by_name_request();
-    request.get().set_key("probe");
-    let probe: probe::Client = FromClientHook::new(request.send().pipeline.get_object().as_cap());
+    let probe = named(&probes, "probe");
     let mut fill = probe.fill_request();
     fill.get().set_entries(ENTRIES);
     fill.send().promise.await?;
@@ -54,9 +52,15 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
         measure_many(bench, &probe).await?;
     }
     if bench.wants("put-ref") {
-        measure_put_ref(bench, &probe).await?;
+        measure_put_ref(bench, &probe, &named(&probes, "references")).await?;
     }
     Ok(())
+}
+
+fn named(probes: &namespace::Client, name: &str) -> probe::Client {
+    let mut request = probes.by_name_request();
+    request.get().set_key(name);
+    FromClientHook::new(request.send().pipeline.get_object().as_cap())
 }
 
 /// Microseconds of one read, of many in one method.
@@ -116,12 +120,16 @@ async fn measure_many(bench: &mut Bench, probe: &probe::Client) -> Result<()> {
     Ok(())
 }
 
-/// Calls that store a reference, against calls that store bytes.
-async fn measure_put_ref(bench: &mut Bench, probe: &probe::Client) -> Result<()> {
+/// Calls that store a reference, against calls that store bytes in another object.
+async fn measure_put_ref(
+    bench: &mut Bench,
+    plain: &probe::Client,
+    referring: &probe::Client,
+) -> Result<()> {
     let key = |n: u64| (n % 1_000) as u32;
     let baseline = async |until| {
         drive(IN_FLIGHT, until, async |n| {
-            let mut request = probe.put_request();
+            let mut request = plain.put_request();
             request.get().set_key(key(n));
             request.send().promise.await.map(drop)
         })
@@ -129,7 +137,7 @@ async fn measure_put_ref(bench: &mut Bench, probe: &probe::Client) -> Result<()>
     };
     let measured = async |until| {
         drive(IN_FLIGHT, until, async |n| {
-            let mut request = probe.put_ref_request();
+            let mut request = referring.put_ref_request();
             request.get().set_key(key(n));
             request.send().promise.await.map(drop)
         })
