@@ -31,6 +31,19 @@ struct Birth {
   # The object's name in its namespace; null for an anonymous object.
 }
 
+struct InForce {
+  # A grant that is in force.
+
+  grant @0 :Data;
+  # 16 bytes.
+
+  independent @1 :Bool;
+  # Others that are made from it may survive it.
+
+  depth @2 :UInt8;
+  # How many grants it was made from, in a row.
+}
+
 struct Authority {
   # By which right somebody holds an object.
 
@@ -72,9 +85,9 @@ interface Router {
   # The capability to the object, from the host that owns its shard. A caller pipelines on it. If the
   # grant is the object's own, its owner looks whether it is in force.
 
-  inForce @1 (target :Data, grant :Data) -> (inForce :Bool, allowsIndependent :Bool, depth :UInt8);
-  # Whether a grant is in force, whether others that are made from it may survive it, and how many it was
-  # made from in a row; from the host that has it.
+  inForce @1 (target :Data, grant :Data) -> (chain :List(InForce));
+  # A grant and those that it depends on, the first of them first, from the host that has it; none if it
+  # isn't in force.
 
   cut @2 (target :Data, grants :List(Data));
   # Grants of one target were revoked: every host cuts what was made from them.
@@ -87,8 +100,8 @@ interface Host {
   # Like `Router.object`, for an object in one of this host's own shards; any other is refused.
 
   restore @1 (sturdyRef :Data) -> (cap :AnyPointer);
-  # Checks the reference (its bytes: signature, expiry, grant) and answers with a facet. All refusals
-  # are the same error, and happen before any object wakes.
+  # Checks the reference (its bytes: signature, expiry, grant) and answers with a facet. Refusals are those
+  # of `Restorer.restore`, and happen before any object wakes.
 
   admin @2 () -> (admin :HostAdmin);
   # The way to all of the host's data, for the operator. The supervisor asks, and gives it to nobody but
@@ -100,7 +113,7 @@ interface Host {
   check @4 (sturdyRef :Data);
   # Refuses what `restore` or `challenge` would refuse, and makes nothing.
 
-  inForce @5 (target :Data, grant :Data) -> (inForce :Bool, allowsIndependent :Bool, depth :UInt8);
+  inForce @5 (target :Data, grant :Data) -> (chain :List(InForce));
   cut @6 (target :Data, grants :List(Data));
   # Like those of `Router`, for this host.
 }

@@ -1,11 +1,11 @@
 @0xd94fd393faa41e67;
 # What every object answers beside the interface of its class.
 #
-# Whoever has a capability to an object casts it to `Facet` and calls it. These methods make another
-# capability to the same object, under which calls mean something more: calls of Cap'n Proto have no
-# headers, so what is to travel with a call travels in the capability that it is made on.
+# Whoever has a capability to an object casts it to `Facet` and calls it. `once`, `inChain` and `attenuate`
+# make another capability to the same object, under which calls mean something more, or less: calls of Cap'n
+# Proto have no headers, so what is to travel with a call travels in the capability that it is made on.
 #
-# They are answered at once, before anything that the object does: it doesn't wake, and a call on the
+# These are answered at once, before anything that the object does: it doesn't wake, and a call on the
 # new capability may be sent in the same breath. On a connection to the object's own host, calls on the
 # old capability and on the new one start in the order made; whoever passes calls on to another vat may
 # let the old one's overtake the new one's.
@@ -57,7 +57,8 @@ interface Facet @0x8046be1c2e6b08dc {
   grants @3 (after :Data) -> (grants :List(Grant), next :Data);
   # The grants that were made from this capability's grant, directly or not, some at a time and in the order of
   # their ids. Who wants all asks again with `next` for `after`, until `next` is null; a part may be empty.
-  # A capability that the object handed out itself, or that came by a binding, sees all grants of the object.
+  # A capability that the object handed out itself, or that came by a binding, sees all grants of the object,
+  # unless it was attenuated: then none.
 
   revoke @4 (grant :Data) -> ();
   # Takes a grant back, one of those that `grants` lists, and with it all that were made from it unless they
@@ -148,5 +149,6 @@ struct Grant {
   # When its reference was last restored, exact to about a minute; 0: never.
 
   revoked @9 :Bool;
-  # It was taken back. Only the first grant of a namespace is still listed then.
+  # It was taken back, and is listed because others that were made from it may survive it, or because it is
+  # the first grant of a namespace.
 }

@@ -74,8 +74,9 @@ const caveatNotAfter :UInt8 = 0x81;
 const caveatMethods :UInt8 = 0x82;
 # The only methods that may be called: for each its interface's id (u64) and its ordinal (u16), strictly
 # ascending, so that a set has one encoding; none at all is the empty set. Of several sets those methods
-# are left that are in each. Methods of `Facet` and `Persistent` (facet.capnp) don't count: what they make
-# is never more than what they are called on.
+# are left that are in each. The methods by which somebody makes capabilities and references that allow no
+# more than his own don't count: `once`, `inChain`, `attenuate`, `cite` and `save` (facet.capnp). What is
+# reached through a namespace has its methods restricted too if the set names one that no namespace has.
 
 const methodsMax :UInt16 = 256;
 # How many methods one set has at most.

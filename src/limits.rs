@@ -70,10 +70,10 @@ pub(crate) const GRANT_LABEL_BYTES_MAX: usize = 256;
 pub(crate) const GRANT_DEPTH_MAX: u8 = 16;
 
 /// Holders' keys that a right is bound to at most; each takes a signature to restore.
-pub(crate) const HOLDERS_MAX: usize = 16;
+pub(crate) const HOLDERS_MAX: usize = 4;
 
 /// Grants that one answer lists.
-pub(crate) const GRANTS_LISTED_MAX: usize = 256;
+pub(crate) const GRANTS_LISTED_MAX: usize = 64;
 
 /// How often at most the last use of a grant is written down, in seconds.
 pub(crate) const RESTORED_FLUSH_SECS: u64 = 60;

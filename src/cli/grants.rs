@@ -19,10 +19,11 @@ use crate::supervisor::owner_of;
 
 pub(super) const AFTER_HELP: &str = "\
 An OBJECT is CLASS/NAME, the 32 digits of an object's id, or CLASS alone: that is the class's namespace, \
-from which all its objects can be reached. This works while the server serves or not.
+from which all its objects can be reached. This works while the server serves or not. The ids of interfaces \
+are in their schemas, or `capnp compile -ocapnp FILE` says them; a method's number stands behind its @.
 
   capstead grants Counter
-  capstead grant Counter/visits --label 'for Ada' --until 30d --method 0x9cf3e5a2b1d40867:1
+  capstead grant Counter/visits --label 'for Ada' --until 30d --method 0xdc0f9593bdd2956b:2
   capstead revoke Counter/visits 3c5f5e31d6b0412a9d4fd6a77d2a5a0e";
 
 /// Whose grants to show.
@@ -49,7 +50,7 @@ pub(crate) struct Make {
     /// How long it works: a duration such as 30d, or a time such as 2030-01-31T12:00:00Z
     #[arg(long, value_name = "TIME", value_parser = parse_until)]
     until: Option<u64>,
-    /// A method that may be called, as the interface's id and the method's number, 0x9cf3e5a2b1d40867:1;
+    /// A method that may be called, as the interface's id and the method's number, 0xdc0f9593bdd2956b:2;
     /// may be given more than once [default: all]
     #[arg(long = "method", value_name = "ID:NUMBER", value_parser = parse_method)]
     methods: Vec<(u64, u16)>,
@@ -125,7 +126,7 @@ fn parse_method(text: &str) -> Result<(u64, u16), String> {
         Some((interface, ordinal.parse().ok()?))
     };
     parse().ok_or_else(|| {
-        "a method is the id of its interface and its number: 0x9cf3e5a2b1d40867:1".to_owned()
+        "a method is the id of its interface and its number: 0xdc0f9593bdd2956b:2".to_owned()
     })
 }
 

@@ -11,14 +11,13 @@ use std::time::Duration;
 use capstead_client::sturdyref::Target;
 
 use super::export;
-use super::granting::{self, grant_id, wanted, write_grant};
-use super::grants::{self, target_id};
+use super::granting::{self, grant_id, wanted, write_grants};
+use super::grants::{target, target_id};
 use super::header::Header;
 use super::import;
 use super::right::Right;
 use super::vat::Vat;
 use crate::error::{Result, failed, overloaded};
-use crate::id::ObjectId;
 use crate::membrane;
 use crate::schema::admin_capnp::{host_admin, selection};
 use crate::storage::export::Pick;
@@ -68,7 +67,7 @@ impl Custodian {
     }
 
     fn is_present(&self, id: &[u8]) -> Result<bool> {
-        let header = self.vat.store.borrow().get(object_id(id)?, Space::Header, &[]);
+        let header = self.vat.store.borrow().get(target(id)?, Space::Header, &[]);
         let header = header.map_err(|error| storage_failed(&error))?;
         Ok(header.is_some_and(|header| !Header::is_unfinished(&header)))
     }
@@ -88,17 +87,13 @@ pub(super) fn storage_failed(error: &StorageError) -> capnp::Error {
     }
 }
 
-fn object_id(id: &[u8]) -> Result<ObjectId> {
-    id.try_into().map(ObjectId::from_bytes).map_err(|_| failed("an object id has 16 bytes"))
-}
-
 /// Objects of which not everything is there are never meant.
 fn pick(selection: selection::Reader<'_>) -> Result<Pick> {
     let is_whole =
         |header: Option<&[u8]>| header.is_none_or(|header| !Header::is_unfinished(header));
     Ok(match selection.which()? {
         selection::All(()) => Pick { id: None, passes: Box::new(is_whole) },
-        selection::Id(id) => Pick { id: Some(object_id(id?)?), passes: Box::new(is_whole) },
+        selection::Id(id) => Pick { id: Some(target(id?)?), passes: Box::new(is_whole) },
         selection::Class(class) => {
             let class = class?.to_string()?;
             let is_of = move |header: Option<&[u8]>| {
@@ -169,15 +164,12 @@ impl host_admin::Server for Custodian {
         mut results: host_admin::GrantsResults,
     ) -> Result<()> {
         let params = params.get()?;
-        let (target, after) = (object_id(params.get_target()?)?, params.get_after()?);
+        let (target, after) = (target(params.get_target()?)?, params.get_after()?);
         let (grants, next) = granting::list(&self.vat, target, &Right::default(), after)?;
         if let Some(next) = next {
             results.get().set_next(next.as_bytes());
         }
-        let mut list = results.get().init_grants(grants.len() as u32);
-        for (at, (id, grant)) in (0..).zip(&grants) {
-            write_grant(list.reborrow().get(at), *id, grant);
-        }
+        write_grants(results.get().init_grants(grants.len() as u32), &grants);
         Ok(())
     }
 
@@ -187,7 +179,7 @@ impl host_admin::Server for Custodian {
         mut results: host_admin::GrantResults,
     ) -> Result<()> {
         let params = params.get()?;
-        let id = object_id(params.get_target()?)?;
+        let id = target(params.get_target()?)?;
         let target = if params.get_is_namespace() {
             Target::Namespace(target_id(id))
         } else if self.is_present(id.as_bytes())? {
@@ -195,14 +187,13 @@ impl host_admin::Server for Custodian {
         } else {
             return Err(failed("there is no such object: it exists from its first write on"));
         };
-        let grant = wanted(params.get_terms()?)?.of(id, None, self.vat.clock.now_ms())?;
-        let fresh = grants::fresh_id()?;
-        let reference = grants::mint(&self.keys.current(), target, fresh, &grant)?;
-        self.vat.write_grants(id, [(&fresh, Some(grant.encode()))])?;
+        let (right, terms) = (Right::default(), wanted(params.get_terms()?)?);
+        let ready = self.vat.prepare(&self.keys.current(), target, &right, terms)?;
+        self.vat.write_grants(id, [(&ready.id, Some(ready.record))])?;
         self.vat.flush().await.map_err(|error| storage_failed(&error))?;
-        results.get().set_sturdy_ref(reference.expose_bytes());
+        results.get().set_sturdy_ref(ready.reference.expose_bytes());
         if let Ok(agent) = self.vat.agent() {
-            results.get().set_text(agent.text(&reference)?);
+            results.get().set_text(agent.text(&ready.reference)?);
         }
         Ok(())
     }
@@ -213,6 +204,6 @@ impl host_admin::Server for Custodian {
         _: host_admin::RevokeResults,
     ) -> Result<()> {
         let params = params.get()?;
-        self.vat.revoke(object_id(params.get_target()?)?, grant_id(params.get_grant()?)?).await
+        self.vat.revoke(target(params.get_target()?)?, grant_id(params.get_grant()?)?).await
     }
 }

@@ -13,7 +13,7 @@ use capstead_client::sturdyref::{Caveats, GrantId, Sturdyref, Target, TextRefere
 
 use super::admin::Custodian;
 use super::granting::grant_id;
-use super::grants::object_id;
+use super::grants::{self, object_id};
 use super::right::{Of, Right, revoked};
 use super::slot::Birth;
 use super::vat::Vat;
@@ -231,7 +231,7 @@ impl Agent {
         if !by.has_grant() {
             return Ok(Right::new(None, caveats));
         }
-        let of = (any_id(by.get_target()?)?, grant_id(by.get_grant()?)?);
+        let of = (grants::target(by.get_target()?)?, grant_id(by.get_grant()?)?);
         let grant = self.hold(of).await?.ok_or_else(revoked)?;
         Ok(Right::new(Some(grant), caveats))
     }
@@ -245,15 +245,11 @@ impl Agent {
     }
 
     fn birth(&self, birth: birth::Reader<'_>) -> Result<Birth> {
-        let id = any_id(birth.get_id()?)?;
+        let id = grants::target(birth.get_id()?)?;
         let class = self.vat.class(birth.get_class()?.to_str()?)?;
         let key = if birth.has_key() { Some(birth.get_key()?.to_str()?.into()) } else { None };
         Ok(Birth { id, class, key })
     }
-}
-
-fn any_id(bytes: &[u8]) -> Result<ObjectId> {
-    bytes.try_into().map(ObjectId::from_bytes).map_err(|_| failed("an object id has 16 bytes"))
 }
 
 impl host::Server for Agent {
@@ -305,20 +301,24 @@ impl host::Server for Agent {
         mut results: host::InForceResults,
     ) -> Result<()> {
         let params = params.get()?;
-        let of = (any_id(params.get_target()?)?, grant_id(params.get_grant()?)?);
-        let live = self.hold(of).await?;
-        let mut results = results.get();
-        results.set_in_force(live.is_some());
-        if let Some(live) = live {
-            results.set_allows_independent(live.allows_independent);
-            results.set_depth(live.depth);
+        let of = (grants::target(params.get_target()?)?, grant_id(params.get_grant()?)?);
+        let Some(live) = self.hold(of).await? else { return Ok(()) };
+        // Those of other targets are looked up where they are.
+        let own = live.with_parents().filter(|live| live.of.0 == of.0);
+        let chain: Vec<_> = own.collect();
+        let mut list = results.get().init_chain(chain.len() as u32);
+        for (at, live) in (0..).zip(chain.iter().rev()) {
+            let mut one = list.reborrow().get(at);
+            one.set_grant(live.of.1.as_bytes());
+            one.set_independent(live.gives.independent);
+            one.set_depth(live.gives.depth);
         }
         Ok(())
     }
 
     async fn cut(self: Rc<Self>, params: host::CutParams, _: host::CutResults) -> Result<()> {
         let params = params.get()?;
-        let target = any_id(params.get_target()?)?;
+        let target = grants::target(params.get_target()?)?;
         let grants = params.get_grants()?.iter().map(|grant| grant_id(grant?));
         self.vat.cut(target, &grants.collect::<Result<Vec<_>>>()?);
         Ok(())

@@ -118,7 +118,7 @@ impl Context {
     ///
     /// /// A link that can read this counter, and do nothing else.
     /// fn read_only(ctx: &Context) -> Result<String> {
-    ///     const READ: (u64, u16) = (counter::Client::TYPE_ID, 0);
+    ///     const READ: (u64, u16) = (counter::Client::TYPE_ID, 2); // `read @2` in its schema
     ///     let caveats = Caveats::none().with_methods([READ])?;
     ///     Ok(ctx.grant(Terms::new("readers").caveats(&caveats))?.text)
     /// }
@@ -132,7 +132,8 @@ impl Context {
     }
 
     /// Takes a grant of this object back, in the present turn: its reference, all that was made from it, and
-    /// the calls that are made by it end at once.
+    /// the calls that are made by it end at once. They stay so even if a transaction around this is undone,
+    /// which leaves the reference as good as it was.
     ///
     /// # Errors
     /// When there is no such grant; outside a turn of this object, or when the instance ended.

@@ -18,8 +18,10 @@ use crate::membrane::Reply;
 impl Vat {
     /// Nobody uses these grants, or what depends on them, from now on.
     pub(super) fn cut(self: &Rc<Self>, target: ObjectId, grants: &[GrantId]) {
-        for grant in grants {
-            self.grants.cut((target, *grant));
+        let cut = grants.iter().map(|grant| self.grants.cut((target, *grant)));
+        // Whoever uses a grant uses those that it depends on.
+        if cut.filter(|was_used| *was_used).count() == 0 {
+            return;
         }
         // First taken out: who is answered may call back.
         let mut cut = Vec::new();
@@ -42,6 +44,21 @@ impl Vat {
             }
         }
         self.busy(|| cut.into_iter().for_each(|reply| reply.send(Err(revoked()))));
+    }
+
+    /// The grants of a target are replaced: what was made from them ends.
+    pub(super) fn forget_grants(self: &Rc<Self>, target: ObjectId) {
+        let grants = self.grants.of_target(target);
+        self.cut(target, &grants);
+        let Ok(agent) = self.agent() else { return };
+        for grant in grants {
+            let agent = agent.clone();
+            tokio::task::spawn_local(async move {
+                if let Err(error) = agent.cut_everywhere(target, grant).await {
+                    tracing::warn!(%error, "other hosts may still use a grant that was replaced");
+                }
+            });
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use super::vat::Vat;
 use crate::error::{Result, disconnected, failed, unimplemented};
 use crate::id::ObjectId;
 use crate::membrane::{self, Body, Call, Chain, Dispatch, Target};
-use crate::schema::facet_capnp::{facet, persistent};
+use crate::schema::facet_capnp::facet;
 use crate::sturdyref::{Authority, Citation};
 
 /// The methods of the interface `Facet`.
@@ -252,8 +252,7 @@ impl Target for Facet {
             (facet::Client::TYPE_ID, ONCE | IN_CHAIN | ATTENUATE | CITE) => {
                 return self.answer(call);
             }
-            (facet::Client::TYPE_ID | persistent::Client::TYPE_ID, _) => {}
-            (interface, method) if self.right.allows(interface, method) => {}
+            (interface, method) if granting::may_call(&self.right, interface, method) => {}
             _ => return call.reply.send(Err(not_there())),
         }
         if let Err(error) = self.right.check_time(&self.vat.clock) {

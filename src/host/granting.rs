@@ -7,14 +7,14 @@
 use std::fmt;
 use std::rc::Rc;
 
-use capnp::any_pointer;
 use capnp::capability::{Params, Promise, Results};
 use capnp::traits::HasTypeId;
+use capnp::{any_pointer, struct_list};
 use capstead_client::sturdyref::{Caveats, GrantId, Target};
 use ed25519_dalek::VerifyingKey;
 
 use super::facet::{Facet, not_there};
-use super::grants::{self, Terms, target_id};
+use super::grants::{Terms, target_id};
 use super::instance::Instance;
 use super::right::Right;
 use super::vat::Vat;
@@ -56,6 +56,18 @@ pub(super) fn is_granting(interface: u64) -> bool {
     interface == facet::Client::TYPE_ID || interface == persistent::Client::TYPE_ID
 }
 
+/// Whether the holder of `right` may make a call: one that his caveats leave out looks as if it weren't there.
+/// What makes a capability or a reference that is no more than his own is never left out.
+#[inline]
+pub(super) fn may_call(right: &Right, interface: u64, method: u16) -> bool {
+    match (interface, method) {
+        (persistent::Client::TYPE_ID, _) => true,
+        (facet::Client::TYPE_ID, GRANTS | REVOKE) => right.allows(interface, method),
+        (facet::Client::TYPE_ID, _) => true,
+        _ => right.allows(interface, method),
+    }
+}
+
 /// Answers such a call on a facet of the instance, in a turn of it.
 pub(super) fn dispatch(
     instance: &Rc<Instance>,
@@ -88,7 +100,12 @@ pub(super) fn dispatch(
                 let after = params.get_after()?;
                 let vat = &instance.vat;
                 let listed = list(vat, instance.birth.id, right, after)?;
-                write_grants(results.init_as(), &listed)
+                let mut results: facet::grants_results::Builder<'_> = results.init_as();
+                if let Some(next) = listed.1 {
+                    results.set_next(next.as_bytes());
+                }
+                write_grants(results.init_grants(listed.0.len() as u32), &listed.0);
+                Ok(())
             }
             (facet::Client::TYPE_ID, REVOKE) => {
                 let params: facet::revoke_params::Reader<'_> = params.get_as()?;
@@ -104,40 +121,50 @@ pub(super) fn dispatch(
 }
 
 /// Makes a grant of the instance's own object, and the reference that it makes valid, in the present turn.
-pub(super) fn save(instance: &Instance, right: &Right, mut wanted: Terms) -> Result<Granted> {
-    let (vat, object) = (&instance.vat, instance.birth.id);
-    wanted.caveats = right.narrowed(&wanted.caveats)?.caveats();
-    vat.store.borrow().check_room()?;
-    let grant = wanted.of(object, right.grant.as_deref(), vat.clock.now_ms())?;
-    let (agent, id) = (vat.agent()?, grants::fresh_id()?);
-    let reference = grants::mint(&agent.keys(), Target::Object(target_id(object)), id, &grant)?;
-    let text = agent.text(&reference)?;
-    instance.write_record(Space::Grants, id.as_bytes(), Some(&grant.encode()))?;
-    Ok(Granted { id, text })
+pub(super) fn save(instance: &Instance, right: &Right, terms: Terms) -> Result<Granted> {
+    let (agent, target) = (instance.vat.agent()?, Target::Object(target_id(instance.birth.id)));
+    let ready = instance.vat.prepare(&agent.keys(), target, right, terms)?;
+    let text = agent.text(&ready.reference)?;
+    instance.write_record(Space::Grants, ready.id.as_bytes(), Some(&ready.record))?;
+    Ok(Granted { id: ready.id, text })
 }
 
 /// Takes a grant of the instance's own object back, in the present turn.
 pub(super) fn revoke(instance: &Instance, right: &Right, id: GrantId) -> Result<()> {
     let (vat, object) = (&instance.vat, instance.birth.id);
-    check_reach(vat, object, right, id)?;
-    instance.write_record(Space::Grants, id.as_bytes(), None)?;
+    let grant = check_reach(vat, object, right, id)?;
+    instance.write_record(Space::Grants, id.as_bytes(), grant.revoked(false).as_deref())?;
     vat.metrics.grants_revoked_total.add(1);
     vat.cut(object, &[id]);
     vat.sweep(object);
     Ok(())
 }
 
+/// The grant, if the holder of `right` has a say over it.
+///
 /// # Errors
-/// When there is no such grant, or the holder of `right` has nothing to say about it.
-pub(super) fn check_reach(vat: &Vat, target: ObjectId, right: &Right, id: GrantId) -> Result<()> {
+/// When there is no such grant, or he has none.
+pub(super) fn check_reach(
+    vat: &Vat,
+    target: ObjectId,
+    right: &Right,
+    id: GrantId,
+) -> Result<Grant> {
     let grant = vat.grant((target, id))?.filter(|grant| !grant.is_revoked);
-    let reaches = |grant: &Grant| match &right.grant {
-        None => Ok(true),
+    if let Some(grant) = grant
+        && reaches(vat, target, right, &grant)?
+    {
+        return Ok(grant);
+    }
+    Err(failed("no-such-grant: no grant of this id was made from the grant of this one"))
+}
+
+/// Whether the holder of `right` has a say over a grant: it was made from his own. Who has none by a binding,
+/// or is the object, has a say over all, unless he has less than everything.
+fn reaches(vat: &Vat, target: ObjectId, right: &Right, grant: &Grant) -> Result<bool> {
+    match &right.grant {
+        None => Ok(!right.is_restricted()),
         Some(own) => vat.was_made_from(target, grant, own.of),
-    };
-    match grant.as_ref().map(reaches).transpose()? {
-        Some(true) => Ok(()),
-        _ => Err(failed("no-such-grant: no grant of this id was made from the grant of this one")),
     }
 }
 
@@ -151,12 +178,10 @@ pub(super) fn list(vat: &Vat, target: ObjectId, right: &Right, after: &[u8]) -> 
     let last = some.last().filter(|_| some.len() == GRANTS_LISTED_MAX).map(|(id, _)| *id);
     let mut listed = Vec::new();
     for (id, grant) in some.drain(..) {
-        let is_his = match &right.grant {
-            None => true,
-            Some(own) => vat.was_made_from(target, &grant, own.of)?,
-        };
-        // What is dead and not yet swept is as if it were gone; a root that was revoked is known.
-        if is_his && (grant.is_revoked || !vat.is_dead(target, &grant)?) {
+        // What is dead and not yet swept is as if it were gone; what was revoked and left a record is known.
+        if reaches(vat, target, right, &grant)?
+            && (grant.is_revoked || !vat.is_dead(target, &grant)?)
+        {
             listed.push((id, grant));
         }
     }
@@ -165,21 +190,16 @@ pub(super) fn list(vat: &Vat, target: ObjectId, right: &Right, after: &[u8]) -> 
 
 /// Writes a list of grants as an answer.
 pub(super) fn write_grants(
-    mut results: facet::grants_results::Builder<'_>,
-    (grants, next): &Listed,
-) -> Result<()> {
-    if let Some(next) = next {
-        results.set_next(next.as_bytes());
-    }
-    let mut list = results.init_grants(grants.len() as u32);
+    mut list: struct_list::Builder<'_, grant::Owned>,
+    grants: &[(GrantId, Grant)],
+) {
     for (at, (id, grant)) in (0..).zip(grants) {
         write_grant(list.reborrow().get(at), *id, grant);
     }
-    Ok(())
 }
 
 /// Writes what is known of a grant.
-pub(super) fn write_grant(mut to: grant::Builder<'_>, id: GrantId, grant: &Grant) {
+fn write_grant(mut to: grant::Builder<'_>, id: GrantId, grant: &Grant) {
     to.set_id(id.as_bytes());
     match &grant.parent {
         Parent::None => {}
@@ -228,11 +248,14 @@ pub(super) fn caveats(from: capnp_facet::caveats::Reader<'_>) -> Result<Caveats>
         caveats = caveats.with_not_after(from.get_not_after());
     }
     if from.has_methods() {
-        let mut methods = Vec::new();
-        for of_interface in from.get_methods()? {
+        let (mut methods, list) = (Vec::new(), from.get_methods()?);
+        // Looked at first, since what a caller sends may be long.
+        if list.len() > METHODS_MAX.into() {
+            return Err(failed(format!("too-many-methods: at most {METHODS_MAX}")));
+        }
+        for of_interface in list {
             let interface = of_interface.get_interface();
             let ordinals = of_interface.get_ordinals()?;
-            // Looked at first, since what a caller sends may be long.
             if methods.len() + ordinals.len() as usize > usize::from(METHODS_MAX) {
                 return Err(failed(format!("too-many-methods: at most {METHODS_MAX}")));
             }
@@ -240,10 +263,11 @@ pub(super) fn caveats(from: capnp_facet::caveats::Reader<'_>) -> Result<Caveats>
         }
         caveats = caveats.with_methods(methods)?;
     }
-    for holder in from.get_holders()? {
-        if caveats.holders().len() >= HOLDERS_MAX {
-            return Err(failed(format!("too-many-holders: at most {HOLDERS_MAX} keys")));
-        }
+    let holders = from.get_holders()?;
+    if holders.len() as usize > HOLDERS_MAX {
+        return Err(failed(format!("too-many-holders: at most {HOLDERS_MAX} keys")));
+    }
+    for holder in holders {
         let key = holder?.try_into().ok().and_then(|key| VerifyingKey::from_bytes(key).ok());
         let key = key.ok_or_else(|| failed("a holder is an Ed25519 public key of 32 bytes"))?;
         caveats = caveats.with_holder(key)?;

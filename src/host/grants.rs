@@ -13,7 +13,7 @@ use capstead_client::sturdyref::{Caveats, GrantId, NextSecret, Sturdyref, Target
 
 use tokio::time::MissedTickBehavior;
 
-use super::right::{Live, Of};
+use super::right::{Gives, Live, Of, Right};
 use super::vat::Vat;
 use crate::error::{Result, failed};
 use crate::id::ObjectId;
@@ -74,12 +74,12 @@ impl Terms {
             )));
         }
         let asks = self.independent || self.allows_independent;
-        if asks && parent.is_some_and(|parent| !parent.allows_independent) {
+        if asks && parent.is_some_and(|parent| !parent.gives.independent) {
             return Err(failed(
                 "not-allowed: the grant that this would be made from allows none that survive it",
             ));
         }
-        let depth = parent.map_or(0, |parent| parent.depth.saturating_add(1));
+        let depth = parent.map_or(0, |parent| parent.gives.depth.saturating_add(1));
         if depth >= GRANT_DEPTH_MAX {
             return Err(failed(format!(
                 "too-deep: at most {GRANT_DEPTH_MAX} grants are made from each other in a row"
@@ -102,23 +102,12 @@ impl Terms {
     }
 }
 
-/// A fresh id for a grant.
-pub(super) fn fresh_id() -> Result<GrantId> {
-    random().map(GrantId::from_bytes)
-}
-
-/// The reference that the grant makes valid.
-///
-/// # Errors
-/// When the operating system has no randomness to give.
-pub(super) fn mint(
-    keys: &KeyRing,
-    target: Target,
-    id: GrantId,
-    grant: &Grant,
-) -> Result<Sturdyref> {
-    let next = NextSecret::from_seed(random()?);
-    Ok(keys.mint(target, id, grant.caveats.clone(), &next))
+/// A grant that is ready to be written.
+pub(super) struct Ready {
+    pub(super) id: GrantId,
+    pub(super) record: Vec<u8>,
+    /// What it makes valid.
+    pub(super) reference: Sturdyref,
 }
 
 /// # Errors
@@ -127,6 +116,12 @@ pub(super) fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|error| failed(format!("no randomness: {error}")))?;
     Ok(bytes)
+}
+
+/// # Errors
+/// When it isn't the id of an object or a namespace.
+pub(super) fn target(bytes: &[u8]) -> Result<ObjectId> {
+    bytes.try_into().map(ObjectId::from_bytes).map_err(|_| failed("an object id has 16 bytes"))
 }
 
 pub(super) fn target_id(id: ObjectId) -> TargetId {
@@ -138,6 +133,27 @@ pub(super) fn object_id(target: TargetId) -> ObjectId {
 }
 
 impl Vat {
+    /// What the holder of `right` wants to give away: no more than he has.
+    ///
+    /// # Errors
+    /// When that is refused, or space is low; when the operating system has no randomness to give.
+    pub(super) fn prepare(
+        &self,
+        keys: &KeyRing,
+        target: Target,
+        right: &Right,
+        mut terms: Terms,
+    ) -> Result<Ready> {
+        right.check(&self.clock)?;
+        terms.caveats = right.narrowed(&terms.caveats)?.caveats();
+        self.store.borrow().check_room()?;
+        let (Target::Object(of) | Target::Namespace(of)) = target;
+        let grant = terms.of(object_id(of), right.grant.as_deref(), self.clock.now_ms())?;
+        let (id, next) = (GrantId::from_bytes(random()?), NextSecret::from_seed(random()?));
+        let reference = keys.mint(target, id, grant.caveats.clone(), &next);
+        Ok(Ready { id, record: grant.encode(), reference })
+    }
+
     /// A grant's record.
     ///
     /// # Errors
@@ -166,7 +182,11 @@ impl Vat {
             Some(Standing::InForce(parent)) => Some(parent),
             Some(standing) => return Ok(standing),
         };
-        Ok(Standing::InForce(self.grants.add(of, parent, (grant.allows_independent, grant.depth))))
+        Ok(Standing::InForce(self.grants.add(
+            of,
+            parent,
+            Gives { independent: grant.allows_independent, depth: grant.depth },
+        )))
     }
 
     /// Whether a grant of `target` was made from `from`, directly or not.
@@ -179,8 +199,16 @@ impl Vat {
             if of == from {
                 return Ok(true);
             }
-            let parent = if of.0 == target { self.grant(of)? } else { None };
-            next = parent.and_then(|parent| made_from(target, &parent));
+            next = match self.grant(of)? {
+                Some(parent) => made_from(of.0, &parent),
+                // Another host's, or revoked; what is in use here says what it depends on.
+                None => {
+                    let live = self.grants.get(of);
+                    return Ok(
+                        live.is_some_and(|live| live.with_parents().any(|live| live.of == from))
+                    );
+                }
+            };
         }
         Ok(false)
     }
@@ -250,22 +278,23 @@ impl Vat {
     pub(super) async fn revoke(self: &Rc<Self>, target: ObjectId, id: GrantId) -> Result<()> {
         self.outside_turns().await;
         let grant = self.grant((target, id))?.filter(|grant| !grant.is_revoked);
-        let grant = grant.ok_or_else(|| failed("no-such-grant: there is no grant of this id"))?;
         let is_namespace = !self.exists(target)?;
-        // A root is made at each start where there is none, so that its record has to stay.
-        let is_root = is_namespace && grant.parent == Parent::None;
-        let record = is_root.then(|| Grant { is_revoked: true, ..grant }.encode());
-        self.write_grants(target, [(&id, record)])?;
-        self.metrics.grants_revoked_total.add(1);
+        let is_known = grant.is_some();
+        if let Some(grant) = grant {
+            self.write_grants(target, [(&id, grant.revoked(is_namespace))])?;
+            self.metrics.grants_revoked_total.add(1);
+        }
         self.cut(target, &[id]);
         self.sweep(target);
         let told = match self.agent() {
+            // Also if it was revoked before: a host may not have been told then.
             Ok(agent) if is_namespace => agent.cut_everywhere(target, id).await,
             // Everything that was made from an object's grant is on its own host.
             _ => Ok(()),
         };
         self.flush().await?;
-        told
+        told?;
+        if is_known { Ok(()) } else { Err(failed("no-such-grant: there is no grant of this id")) }
     }
 
     /// Writes down from time to time which grants were restored. The task ends with the vat.
@@ -307,6 +336,9 @@ impl Vat {
             let mut after = None;
             loop {
                 tokio::task::yield_now().await;
+                if vat.store.borrow().is_full() {
+                    vat.settled().await;
+                }
                 match vat.sweep_some(target, after) {
                     Ok(Some(last)) => after = Some(last),
                     Ok(None) => break,
@@ -340,9 +372,6 @@ impl Vat {
     }
 
     fn sweep_some(&self, target: ObjectId, after: Option<GrantId>) -> Result<Option<GrantId>> {
-        if self.store.borrow().is_full() {
-            return Ok(after);
-        }
         let some = self.grants_behind(target, after, SWEPT_AT_ONCE)?;
         let mut dead = Vec::new();
         for (id, grant) in &some {

@@ -12,9 +12,10 @@ use capnp::private::capability::ClientHook;
 use capstead_client::sturdyref::{Refused, Sturdyref, Target, Verified};
 
 use super::agent::Agent;
+use super::granting::grant_id;
 use super::grants::{Standing, object_id, random};
 use super::header::Header;
-use super::right::{Live, Of, Right, revoked};
+use super::right::{Gives, Live, Of, Right, revoked};
 use super::served::NamespaceFacet;
 use super::slot::Birth;
 use crate::error::{Result, disconnected, failed};
@@ -118,17 +119,30 @@ impl Agent {
             if said.iter().any(|live| live.of == other) {
                 return Ok(None); // it was cut since
             }
-            let mut request = self.joined()?.router.in_force_request();
-            request.get().set_target(other.0.as_bytes());
-            request.get().set_grant(other.1.as_bytes());
-            let reply = request.send().promise.await?;
-            let reply = reply.get()?;
-            if !reply.get_in_force() || self.vat.grants.was_cut(other) {
+            match self.ask(other).await? {
+                Some(live) => said.push(live),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Another host's grant, with those that it depends on; none if it isn't in force.
+    async fn ask(&self, other: Of) -> Result<Option<Rc<Live>>> {
+        let mut request = self.joined()?.router.in_force_request();
+        request.get().set_target(other.0.as_bytes());
+        request.get().set_grant(other.1.as_bytes());
+        let reply = request.send().promise.await?;
+        let mut live = None;
+        for one in reply.get()?.get_chain()? {
+            let of = (other.0, grant_id(one.get_grant()?)?);
+            // What was cut since the answer was made is known here already.
+            if self.vat.grants.was_cut(of) {
                 return Ok(None);
             }
-            let made_from_it = (reply.get_allows_independent(), reply.get_depth());
-            said.push(self.vat.grants.add(other, None, made_from_it));
+            let gives = Gives { independent: one.get_independent(), depth: one.get_depth() };
+            live = Some(self.vat.grants.add(of, live, gives));
         }
+        Ok(live)
     }
 
     fn namespace(self: &Rc<Self>, id: ObjectId, right: Right) -> Result<Box<dyn ClientHook>> {

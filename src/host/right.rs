@@ -8,16 +8,23 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::rc::{Rc, Weak};
 
+use capnp::traits::HasTypeId;
 use capstead_client::sturdyref::{Caveats, GrantId};
 
 use crate::clock::Clock;
 use crate::error::{self, Result, failed};
 use crate::id::ObjectId;
 use crate::limits::HOLDERS_MAX;
+use crate::schema::facet_capnp::{facet, persistent};
+use crate::schema::restorer_capnp::namespace;
 
 /// Grants of other hosts that were cut lately, and are remembered so that what was asked before isn't
 /// believed afterwards.
 const CUT_LATELY_MAX: usize = 1024;
+
+/// The interfaces of a namespace.
+const OWN_INTERFACES: [u64; 3] =
+    [namespace::Client::TYPE_ID, facet::Client::TYPE_ID, persistent::Client::TYPE_ID];
 
 /// Which grant is meant: of which target, and which of its own.
 pub(super) type Of = (ObjectId, GrantId);
@@ -80,10 +87,19 @@ impl Right {
         Ok(Self::new(self.grant.clone(), caveats))
     }
 
-    /// The right to what the holder of a namespace reaches through it: the methods of the namespace are
-    /// no methods of its objects, and all else restricts those too.
+    /// The right to what the holder of a namespace reaches through it: all but the methods restricts that
+    /// too, and so do these if there are any among them that no namespace has.
     pub(super) fn of_objects(&self) -> Self {
-        Self::new(self.grant.clone(), self.caveats().without_methods())
+        let caveats = self.caveats();
+        let is_own = |(interface, _): &(u64, u16)| OWN_INTERFACES.contains(interface);
+        let are_own = caveats.methods().is_none_or(|set| set.as_slice().iter().all(is_own));
+        let caveats = if are_own { caveats.without_methods() } else { caveats };
+        Self::new(self.grant.clone(), caveats)
+    }
+
+    /// Whether there is anything that it doesn't allow.
+    pub(super) fn is_restricted(&self) -> bool {
+        self.caveats.is_some()
     }
 }
 
@@ -92,14 +108,21 @@ pub(super) fn revoked() -> capnp::Error {
     error::revoked("the grant of this reference was taken back")
 }
 
-/// A grant that somebody in this vat uses.
+/// What may be made from a grant.
+#[derive(Clone, Copy)]
+pub(super) struct Gives {
+    /// Grants that survive it.
+    pub(super) independent: bool,
+    /// How many grants it was made from, in a row.
+    pub(super) depth: u8,
+}
+
+/// A grant that somebody in this vat uses. Invariant: there is one of each that isn't cut.
 pub(super) struct Live {
     pub(super) of: Of,
     /// What it depends on.
     parent: Option<Rc<Live>>,
-    pub(super) allows_independent: bool,
-    /// How many grants it was made from, in a row.
-    pub(super) depth: u8,
+    pub(super) gives: Gives,
     is_cut: Cell<bool>,
     /// When it was last restored; 0: not since that was written down.
     restored_ms: Cell<u64>,
@@ -114,9 +137,13 @@ impl Live {
 
     /// Whether it, or one that it depends on, was.
     #[inline]
-    fn is_cut(&self) -> bool {
-        let mut with_parents = std::iter::successors(Some(self), |live| live.parent.as_deref());
-        with_parents.any(|live| live.is_cut.get())
+    pub(super) fn is_cut(&self) -> bool {
+        self.with_parents().any(|live| live.is_cut.get())
+    }
+
+    /// It, and then those that it depends on.
+    pub(super) fn with_parents(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |live| live.parent.as_deref())
     }
 }
 
@@ -152,28 +179,23 @@ impl Grants {
         (!live.is_cut()).then_some(live)
     }
 
-    /// A grant that was found to be in force.
-    pub(super) fn add(
-        self: &Rc<Self>,
-        of: Of,
-        parent: Option<Rc<Live>>,
-        (allows_independent, depth): (bool, u8),
-    ) -> Rc<Live> {
+    /// A grant that was found to be in force. There is one of each, also if it was found twice at once.
+    pub(super) fn add(self: &Rc<Self>, of: Of, parent: Option<Rc<Live>>, gives: Gives) -> Rc<Live> {
+        if let Some(live) = self.get(of) {
+            return live;
+        }
         let (is_cut, restored_ms, all) = (Cell::default(), Cell::default(), Rc::downgrade(self));
-        let live =
-            Rc::new(Live { of, parent, allows_independent, depth, is_cut, restored_ms, all });
+        let live = Rc::new(Live { of, parent, gives, is_cut, restored_ms, all });
         self.by_id.borrow_mut().insert(of, Rc::downgrade(&live));
         live
     }
 
-    /// Nothing that is known of the target's grants holds any more: they are replaced.
-    pub(super) fn forget(&self, target: ObjectId) {
+    /// The target's grants that are in use.
+    pub(super) fn of_target(&self, target: ObjectId) -> Vec<GrantId> {
         let least = (target, GrantId::from_bytes([0; 16]));
-        let mut by_id = self.by_id.borrow_mut();
+        let by_id = self.by_id.borrow();
         let of_target = by_id.range(least..).take_while(|((of, _), _)| *of == target);
-        for of in of_target.map(|(of, _)| *of).collect::<Vec<_>>() {
-            by_id.remove(&of);
-        }
+        of_target.map(|((_, grant), _)| *grant).collect()
     }
 
     /// When the grant was last restored, if that isn't written down yet.
@@ -197,10 +219,10 @@ impl Grants {
         self.cut_lately.borrow().contains(&of)
     }
 
-    /// From now on nobody can use it, or what depends on it.
-    pub(super) fn cut(&self, of: Of) {
-        let live = self.by_id.borrow_mut().remove(&of);
-        if let Some(live) = live.and_then(|live| live.upgrade()) {
+    /// From now on nobody can use it, or what depends on it. Whether anybody did.
+    pub(super) fn cut(&self, of: Of) -> bool {
+        let live = self.by_id.borrow_mut().remove(&of).and_then(|live| live.upgrade());
+        if let Some(live) = &live {
             live.is_cut.set(true);
         }
         let mut cut_lately = self.cut_lately.borrow_mut();
@@ -208,5 +230,6 @@ impl Grants {
             cut_lately.pop_front();
         }
         cut_lately.push_back(of);
+        live.is_some()
     }
 }

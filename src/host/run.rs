@@ -14,6 +14,7 @@ use super::gated;
 use super::granting;
 use super::instance::Instance;
 use super::once::{self, Method};
+use super::right::revoked;
 use super::slot::Start;
 use super::vat::Vat;
 use crate::error::{Result, failed};
@@ -211,10 +212,12 @@ fn finish(instance: &Rc<Instance>, running: Running, outcome: Result<()>, body: 
 pub(super) fn answer(instance: &Rc<Instance>, running: Running, outcome: Result<Body>) {
     instance.was_used();
     let Running { reply, under_way, entry, facet } = running;
+    let grant = facet.right.grant.clone();
     drop((entry, facet));
     instance.gate.reply(move |on_its_way| {
         reply.keep((under_way, on_its_way));
-        reply.send(outcome);
+        let is_cut = grant.is_some_and(|grant| grant.is_cut());
+        reply.send(if is_cut { Err(revoked()) } else { outcome });
     });
 }
 

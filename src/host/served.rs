@@ -16,7 +16,7 @@ use super::agent::{Agent, Existence};
 use super::class::Class;
 use super::facet::not_there;
 use super::granting::{self, caveats, grant_id, wanted, write_grants};
-use super::grants::{self, target_id};
+use super::grants::target_id;
 use super::namespace::{anonymous, named};
 use super::right::Right;
 use crate::error::{Result, failed};
@@ -47,9 +47,12 @@ impl Target for NamespaceFacet {
         if let Err(error) = right.check(&agent.vat.clock) {
             return call.reply.send(Err(error));
         }
+        if !granting::may_call(right, call.interface, call.method) {
+            return call.reply.send(Err(not_there()));
+        }
         let server = self.0.clone();
         let answers = match call.interface {
-            namespace::Client::TYPE_ID if right.allows(call.interface, call.method) => {
+            namespace::Client::TYPE_ID => {
                 membrane::serve::<namespace::Client, _>(server).into_client_hook()
             }
             facet::Client::TYPE_ID => {
@@ -128,18 +131,14 @@ impl persistent::Server for Served {
         mut results: persistent::SaveResults,
     ) -> Result<()> {
         let (vat, id) = (&self.agent.vat, self.id());
-        let mut wanted = wanted(params.get()?.get_seal_for()?)?;
-        wanted.caveats = self.right.narrowed(&wanted.caveats)?.caveats();
-        vat.store.borrow().check_room()?;
-        let grant = wanted.of(id, self.right.grant.as_deref(), vat.clock.now_ms())?;
+        let terms = wanted(params.get()?.get_seal_for()?)?;
         vat.outside_turns().await;
-        let fresh = grants::fresh_id()?;
         let target = Of::Namespace(target_id(id));
-        let reference = grants::mint(&self.agent.keys(), target, fresh, &grant)?;
-        vat.write_grants(id, [(&fresh, Some(grant.encode()))])?;
+        let ready = vat.prepare(&self.agent.keys(), target, &self.right, terms)?;
+        vat.write_grants(id, [(&ready.id, Some(ready.record))])?;
         vat.flush().await?;
         self.check()?;
-        results.get().set_sturdy_ref(self.agent.text(&reference)?);
+        results.get().set_sturdy_ref(self.agent.text(&ready.reference)?);
         Ok(())
     }
 }
@@ -162,8 +161,12 @@ impl facet::Server for Served {
         mut results: facet::GrantsResults,
     ) -> Result<()> {
         let after = params.get()?.get_after()?;
-        let listed = granting::list(&self.agent.vat, self.id(), &self.right, after)?;
-        write_grants(results.get(), &listed)
+        let (grants, next) = granting::list(&self.agent.vat, self.id(), &self.right, after)?;
+        if let Some(next) = next {
+            results.get().set_next(next.as_bytes());
+        }
+        write_grants(results.get().init_grants(grants.len() as u32), &grants);
+        Ok(())
     }
 
     async fn revoke(
@@ -172,7 +175,7 @@ impl facet::Server for Served {
         _: facet::RevokeResults,
     ) -> Result<()> {
         let (vat, id) = (&self.agent.vat, grant_id(params.get()?.get_grant()?)?);
-        granting::check_reach(vat, self.id(), &self.right, id)?;
+        drop(granting::check_reach(vat, self.id(), &self.right, id)?);
         vat.revoke(self.id(), id).await
     }
 }

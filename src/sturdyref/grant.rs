@@ -26,7 +26,7 @@ const PARENT_OF_NAMESPACE: u8 = 2;
 /// namespace) ‖ the parent (16, if there is one) ‖ created (8) ‖ last restored (8) ‖ length of the caveats
 /// (2) ‖ caveats, as in references ‖ label (UTF-8, the rest). Numbers are big-endian, and times are
 /// milliseconds since 1970. The flags: 1 it survives its parent; 2 those made from it may survive it; 4 it
-/// was revoked, which only the record of a root says, since that is made anew where there is none.
+/// was revoked, of which there is a record only where it is needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Grant {
     pub(crate) parent: Parent,
@@ -82,6 +82,13 @@ impl Grant {
             restored_ms: 0,
             is_revoked: false,
         }
+    }
+
+    /// What is left of its record when it is revoked: something if it would be made anew where there is none,
+    /// or if others may survive it, so that it is known what those were made from.
+    pub(crate) fn revoked(self, is_of_namespace: bool) -> Option<Vec<u8>> {
+        let is_root = is_of_namespace && self.parent == Parent::None;
+        (is_root || self.allows_independent).then(|| Self { is_revoked: true, ..self }.encode())
     }
 
     /// Whether its own record lets it be restored.

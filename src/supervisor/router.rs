@@ -114,11 +114,7 @@ impl router::Server for Supervisor {
         request.get().set_target(params.get_target()?);
         request.get().set_grant(params.get_grant()?);
         let reply = request.send().promise.await?;
-        let (reply, mut results) = (reply.get()?, results.get());
-        results.set_in_force(reply.get_in_force());
-        results.set_allows_independent(reply.get_allows_independent());
-        results.set_depth(reply.get_depth());
-        Ok(())
+        results.get().set_chain(reply.get()?.get_chain()?)
     }
 
     async fn cut(self: Rc<Self>, params: router::CutParams, _: router::CutResults) -> Result<()> {

@@ -317,8 +317,26 @@ fn step() -> impl Strategy<Value = Step> {
     })
 }
 
-/// What an object must hold: by key the targets of its value.
-type Model = BTreeMap<String, Vec<ObjectId>>;
+/// What an object must hold, by key.
+type Model = BTreeMap<String, Value>;
+
+/// A value: the targets of what was put under some key. A copy means them only where it came from.
+#[derive(Clone, Default)]
+struct Value {
+    origin: String,
+    targets: Vec<ObjectId>,
+}
+
+impl Value {
+    fn of(key: &str, targets: Vec<ObjectId>) -> Self {
+        Self { origin: key.to_owned(), targets }
+    }
+
+    /// What it refers to under `key`.
+    fn under(&self, key: &str) -> &[ObjectId] {
+        if self.origin == key { &self.targets } else { &[] }
+    }
+}
 
 struct Run {
     world: World,
@@ -346,22 +364,22 @@ impl Run {
         match step {
             Step::Put(at) => {
                 self.storage.put(key(*at), "plain").unwrap();
-                self.model.insert(key(*at), Vec::new());
+                self.model.insert(key(*at), Value::default());
             }
             Step::PutUnconfirmed(at) => {
                 self.storage.put_unconfirmed(key(*at), "plain").unwrap();
-                self.model.insert(key(*at), Vec::new());
+                self.model.insert(key(*at), Value::default());
             }
             Step::PutRef(at, target) => {
                 put(&self.storage, &key(*at), &self.object(*target)).unwrap();
-                self.model.insert(key(*at), vec![Self::target(*target)]);
+                self.model.insert(key(*at), Value::of(&key(*at), vec![Self::target(*target)]));
             }
             Step::PutStruct(at, targets) => self.put_struct(&key(*at), targets),
             Step::Copy(from, to) => {
                 let Some(value) = self.storage.get(key(*from)).unwrap() else { return };
                 self.storage.put(key(*to), value).unwrap();
-                let targets = if from == to { self.model[&key(*from)].clone() } else { Vec::new() };
-                self.model.insert(key(*to), targets);
+                let copy = self.model[&key(*from)].clone();
+                self.model.insert(key(*to), copy);
             }
             Step::Delete(at) => {
                 let was = self.model.remove(&key(*at)).is_some();
@@ -378,7 +396,7 @@ impl Run {
             }
             Step::Set(Some(byte)) => {
                 self.kept.set(vec![*byte; 9]).unwrap();
-                self.model.insert("kept".to_owned(), Vec::new());
+                self.model.insert("kept".to_owned(), Value::default());
             }
             Step::Transaction(steps, end) => self.transaction(steps, *end),
         }
@@ -389,7 +407,8 @@ impl Run {
         let objects = objects.get().unwrap();
         let put = self.storage.put_struct_with_refs::<pass_params::Owned>(key, objects);
         put.now_or_never().unwrap().unwrap();
-        self.model.insert(key.to_owned(), targets.iter().copied().map(Self::target).collect());
+        let targets = targets.iter().copied().map(Self::target).collect();
+        self.model.insert(key.to_owned(), Value::of(key, targets));
     }
 
     fn transaction(&mut self, steps: &[Step], end: End) {
@@ -414,14 +433,15 @@ impl Run {
         let seal = &instance.vat.seal;
         for number in 0..KEYS.len() {
             let key = key(number);
-            let expected = self.model.get(&key).map(|targets| ids(targets));
+            let expected = self.model.get(&key).map(|value| ids(value.under(&key)));
             assert_eq!(edges(instance, &key), expected.clone().unwrap_or_default(), "{key}");
             let value = instance.read(Space::Data, key.as_bytes()).unwrap();
             let decoded =
                 value.map(|value| seal.targets(instance.birth.id, key.as_bytes(), &value));
             assert_eq!(decoded, expected);
         }
-        let count = self.model.values().filter(|targets| !targets.is_empty()).count();
+        let refers = |(key, value): &(&String, &Value)| !value.under(key).is_empty();
+        let count = self.model.iter().filter(refers).count();
         assert_eq!(references(instance), count as u64);
     }
 
@@ -434,7 +454,7 @@ impl Run {
             ControlFlow::Continue(())
         };
         self.world.disk.scan(id("x"), Space::Edges, &Range::all(), &mut visit).unwrap();
-        let model = self.model.iter().map(|(key, targets)| (key.clone(), ids(targets)));
+        let model = self.model.iter().map(|(key, value)| (key.clone(), ids(value.under(key))));
         let expected: BTreeMap<_, _> = model.filter(|(_, targets)| !targets.is_empty()).collect();
         assert_eq!(found, expected);
     }
