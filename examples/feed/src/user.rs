@@ -98,7 +98,8 @@ impl User {
     async fn catch_up_all(self: &Rc<Self>) -> Result<Vec<(String, capnp::Error)>> {
         let names = self.names()?;
         let read = join_all(names.iter().map(|name| self.catch_up(name))).await;
-        let failed = names.into_iter().zip(read).filter_map(|(name, read)| Some((name, read.err()?)));
+        let failed =
+            names.into_iter().zip(read).filter_map(|(name, read)| Some((name, read.err()?)));
         Ok(failed.collect())
     }
 

@@ -2,10 +2,10 @@
 
 use std::rc::Rc;
 
-use capnp::capability::FromClientHook;
-use capstead_client::{Result, namespace};
 use ::feed::feed_capnp::{entry, feed, user, watcher};
 use ::feed::sharing;
+use capnp::capability::FromClientHook;
+use capstead_client::{Result, namespace};
 use futures::channel::oneshot;
 
 const USAGE: &str = "usage:
@@ -41,7 +41,10 @@ async fn main() -> Result<()> {
         }
         [users, "timeline", name] => timeline(&object(users, name).await?).await,
         [users, "watch", name] => watch(&object(users, name).await?).await,
-        _ => Err(capnp::Error::failed(USAGE.into())),
+        _ => {
+            eprintln!("{USAGE}");
+            std::process::exit(2)
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A server of one's own: the real binary on free ports, killed when it is dropped.
 //!
 //! Nothing here waits without a deadline, or for a fixed time.
+#![allow(dead_code, reason = "each file of tests uses some of it")]
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -58,6 +59,13 @@ impl Data {
 }
 
 impl Server {
+    /// The reference, which an earlier server gave out, with the address of this one.
+    pub(crate) fn at_its_address(&self, text: &str) -> String {
+        let (_, secret) = text.split_once('#').expect("it is a reference");
+        let (address, _) = self.namespaces["Feed"].split_once('#').expect("it is a reference");
+        format!("{address}#{secret}")
+    }
+
     /// Waits until so many objects are in memory.
     pub(crate) async fn awake(&self, objects: u64) {
         let line = format!("capstead_objects_awake {objects}");
