@@ -44,11 +44,11 @@ fn the_workspace_builds_offline_and_without_the_capnp_tool() {
         cargo.args(args).args(["--release", "--offline", "--locked"]).current_dir(root());
         cargo::succeed(cargo::quick(&mut cargo).env("PATH", &path))
     };
-    for package in ["capstead", "capstead-client", "counter"] {
+    for package in ["capstead", "capstead-client", "counter", "feed"] {
         run(&["clean", "--package", package]);
     }
     run(&["build", "--workspace"]);
-    for binary in ["capstead", "counter", "client"] {
+    for binary in ["capstead", "counter", "client", "feed", "feed_client"] {
         assert!(cargo::target().join("release").join(binary).is_file(), "{binary} was built");
     }
 }
@@ -75,6 +75,7 @@ fn every_committed_request_is_current() {
             "examples/counter/schema/counter.request",
             schemas(&["examples/counter/schema/counter.capnp"]),
         ),
+        ("examples/feed/schema/feed.request", schemas(&["examples/feed/schema/feed.capnp"])),
         ("src/classes/poll.request", schemas(&["src/classes/poll.capnp"])),
         ("src/cli/bench/probe.request", schemas(&["src/cli/bench/probe.capnp"])),
         ("src/host/tests/trial.request", schemas(&["src/host/tests/trial.capnp"])),

@@ -1,0 +1,5 @@
+//! Generates `feed_capnp` from the schema.
+
+fn main() {
+    capstead_build::compile(&["schema/feed.capnp"]);
+}

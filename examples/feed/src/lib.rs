@@ -1,0 +1,6 @@
+//! Feeds and the users who follow them: their schema, their classes, and how a client hands them on.
+
+capnp::generated_code!(pub mod feed_capnp);
+pub mod feed;
+pub mod sharing;
+pub mod user;

@@ -1,0 +1,127 @@
+//! A server of one's own: the real binary on free ports, killed when it is dropped.
+//!
+//! Nothing here waits without a deadline, or for a fixed time.
+#![allow(dead_code, reason = "each file of tests uses some of it")]
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use capnp::capability::FromClientHook;
+use capstead_client::namespace;
+use tempfile::TempDir;
+
+/// Longer than anything here takes on a machine that is busy with something else.
+const DEADLINE: Duration = Duration::from_mins(1);
+
+/// How often a condition that has no event is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// A data directory, which servers have one after the other.
+pub(crate) struct Data(TempDir);
+
+/// A server that is ready.
+pub(crate) struct Server {
+    child: Child,
+    /// The root reference of each class.
+    pub(crate) namespaces: BTreeMap<String, String>,
+    /// Where the numbers are.
+    metrics: String,
+}
+
+impl Data {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().expect("a folder"))
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("feed.data")
+    }
+
+    pub(crate) fn serve(&self, args: &[&str]) -> Server {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_feed"));
+        let any = "127.0.0.1:0";
+        command.args(["--json", "--listen", any, "--http", any, "--metrics", any, "--data"]);
+        command.arg(self.path()).args(args).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("the server starts");
+        let mut line = String::new();
+        let stdout = child.stdout.as_mut().expect("it is ours");
+        BufReader::new(stdout).read_line(&mut line).expect("it says when it is ready");
+        let said: serde_json::Value = serde_json::from_str(&line).expect("it is JSON");
+        let namespaces = serde_json::from_value(said["namespaces"].clone());
+        let metrics = said["metrics"].as_str().expect("an address").to_owned();
+        Server { child, namespaces: namespaces.expect("a text for each class"), metrics }
+    }
+}
+
+impl Server {
+    /// The reference, which an earlier server gave out, with the address of this one.
+    pub(crate) fn at_its_address(&self, text: &str) -> String {
+        let (_, secret) = text.split_once('#').expect("it is a reference");
+        let (address, _) = self.namespaces["Feed"].split_once('#').expect("it is a reference");
+        format!("{address}#{secret}")
+    }
+
+    /// Waits until so many objects are in memory.
+    pub(crate) async fn awake(&self, objects: u64) {
+        let line = format!("capstead_objects_awake {objects}");
+        while !self.numbers().lines().any(|found| found == line) {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// The page of metrics.
+    fn numbers(&self) -> String {
+        let address = self.metrics.trim_start_matches("http://").trim_end_matches("/metrics");
+        let mut stream = TcpStream::connect(address).expect("the page is served");
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("it is asked for");
+        let mut page = String::new();
+        stream.read_to_string(&mut page).expect("it is text");
+        page
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+    }
+
+    /// Ends the server in order: with which code.
+    pub(crate) fn stop(mut self) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        let asked = Command::new("sh").args(["-c", r#"kill -s TERM "$0""#, &pid]).status();
+        assert!(asked.expect("there is a shell").success());
+        self.child.wait().expect("it ends").code()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs `work` where capabilities can live, and fails when it takes too long.
+pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::LocalRuntime::new().expect("a runtime");
+    runtime.block_on(deadline(work))
+}
+
+/// Fails when `work` takes too long.
+pub(crate) async fn deadline<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, work).await.expect("it ends before the deadline")
+}
+
+/// The object of that name.
+pub(crate) async fn by_name<C: FromClientHook>(namespace: &str, name: &str) -> C {
+    let objects: namespace::Client = capstead_client::restore(namespace).await.expect("restored");
+    let mut request = objects.by_name_request();
+    request.get().set_key(name);
+    request.send().pipeline.get_object().as_cap().cast_to()
+}
