@@ -330,3 +330,35 @@ fn wrong_words_are_explained() {
         );
     }
 }
+
+/// What depends on a grant of a namespace is cut on every host, however many grants are in between.
+#[test]
+fn what_is_below_a_revoked_grant_ends_on_all_hosts() {
+    let (_folder, data) = scratch();
+    let served = serve_with(&data, &["--hosts", "2"]);
+    run(async {
+        let (connection, counters) = connect(&served).await;
+        for _ in 0..10 {
+            let first = save(&counters, "first").await;
+            let first: namespace::Client = restored(&connection, &first).await.unwrap();
+            let second = save(&first, "second").await;
+            let second: namespace::Client = restored(&connection, &second).await.unwrap();
+            drop(first);
+            // Asked for at once, so that a host asks twice about a grant that it doesn't know.
+            let objects: Vec<_> = (0..20).map(|n| by_name(&second, &format!("o{n}"))).collect();
+            for answer in join_all(objects.iter().map(read)).await {
+                answer.unwrap();
+            }
+            let saved = join_all(objects.iter().map(|object| save(object, "below"))).await;
+            revoke(&counters, "first").await;
+            for answer in join_all(objects.iter().map(read)).await {
+                assert!(is_revoked(&answer.err().expect("it was cut")));
+            }
+            for text in &saved {
+                let refused = restored::<counter::Client>(&connection, text).await;
+                assert!(is_revoked(&refused.err().expect("it was revoked")));
+            }
+        }
+        read(&by_name(&counters, "o0")).await.unwrap();
+    });
+}

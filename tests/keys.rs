@@ -362,7 +362,7 @@ fn use_and_misuse(served: &Served, texts: &[String]) {
     http::get(served.announced.metrics.as_deref().unwrap(), &format!("/{fragment}"));
 }
 
-// With everything logged that can be. Standard output is left out: it is there to announce references.
+// With everything logged that can be. References are announced on standard output, which is there for that.
 #[test]
 fn nothing_that_is_said_has_a_secret_in_it() {
     let (folder, data) = scratch();
@@ -380,7 +380,14 @@ fn nothing_that_is_said_has_a_secret_in_it() {
 
     let mut said = Vec::new();
     let mut keys = private_keys(&data);
+    let grant = |args: &[&str]| {
+        let output = capstead(["grant", "Counter"]).args(args).arg("--data").arg(&data).output();
+        String::from_utf8(output.unwrap().stdout).unwrap().trim_end().to_owned()
+    };
+    let holder = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+    texts.extend([grant(&["--label", "plain"]), grant(&["--holder", holder])]);
     use_and_misuse(&served, &texts);
+    said.extend(capstead(["grants", "Counter", "--data"]).arg(&data).output().unwrap().stdout);
     let [old] = ids(&data).try_into().unwrap();
     said.extend(done(&data, &["rotate"]).into_bytes());
     keys.extend(private_keys(&data));
@@ -404,11 +411,15 @@ fn nothing_that_is_said_has_a_secret_in_it() {
         let page = http::get(served.announced.metrics.as_deref().unwrap(), page);
         said.extend(page.body.into_bytes());
     }
-    let (code, _, log) = served.stop();
+    let (code, announced, log) = served.stop();
     assert_eq!(code, Some(0));
     said.extend(log.into_bytes());
 
     let of_keys: Vec<_> = keys.iter().flat_map(|key| spellings(key)).collect();
+    // It announces references, and nothing else that is secret.
+    for secret in &of_keys {
+        assert!(!holds(announced.as_bytes(), secret), "{}", String::from_utf8_lossy(secret));
+    }
     let of_references: Vec<_> = texts.iter().flat_map(|text| secrets_of(text)).collect();
     for secret in of_keys.iter().chain(&of_references) {
         assert!(!holds(&said, secret), "{}", String::from_utf8_lossy(secret));

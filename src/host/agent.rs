@@ -7,6 +7,7 @@ use std::cell::OnceCell;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use capnp::private::capability::ClientHook;
 use capstead_client::sturdyref::{Caveats, GrantId, Sturdyref, Target, TextReference};
@@ -19,6 +20,7 @@ use super::slot::Birth;
 use super::vat::Vat;
 use crate::error::{Result, disconnected, failed};
 use crate::id::{ObjectId, Pool, Shard};
+use crate::limits::RESTORED_FLUSH_SECS;
 use crate::membrane;
 use crate::schema::admin_capnp::host_admin;
 pub(super) use crate::schema::cluster_capnp::Existence;
@@ -115,7 +117,7 @@ impl Agent {
         let joined = Joined { shards, router: reply.get_router()?, restorer, hint };
         self.joined.set(joined).map_err(|_| failed("this host has joined already"))?;
         self.write_root_grants()?;
-        self.vat.note_restores();
+        self.vat.note_restores(Duration::from_secs(RESTORED_FLUSH_SECS));
         self.vat.flush().await.map_err(Into::into)
     }
 

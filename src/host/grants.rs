@@ -17,7 +17,7 @@ use super::right::{Gives, Live, Of, Right};
 use super::vat::Vat;
 use crate::error::{Result, failed};
 use crate::id::ObjectId;
-use crate::limits::{GRANT_DEPTH_MAX, GRANT_LABEL_BYTES_MAX, RESTORED_FLUSH_SECS};
+use crate::limits::{GRANT_DEPTH_MAX, GRANT_LABEL_BYTES_MAX};
 use crate::storage::{Account, Page, PageSize, Range, Space};
 use crate::sturdyref::{Grant, KeyRing, Parent};
 
@@ -297,11 +297,11 @@ impl Vat {
         if is_known { Ok(()) } else { Err(failed("no-such-grant: there is no grant of this id")) }
     }
 
-    /// Writes down from time to time which grants were restored. The task ends with the vat.
-    pub(super) fn note_restores(self: &Rc<Self>) {
+    /// Writes down, so often, which grants were restored. The task ends with the vat.
+    pub(super) fn note_restores(self: &Rc<Self>, every: Duration) {
         let vat = Rc::downgrade(self);
         tokio::task::spawn_local(async move {
-            let mut ticks = tokio::time::interval(Duration::from_secs(RESTORED_FLUSH_SECS));
+            let mut ticks = tokio::time::interval(every);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;

@@ -60,12 +60,12 @@ async fn grants(feed: &feed::Client, label: &str) -> Result<Vec<Vec<u8>>> {
         request.get().set_after(&after);
         let reply = request.send().promise.await?;
         for grant in reply.get()?.get_grants()? {
-            after = grant.get_id()?.to_vec();
             if grant.get_label()?.as_bytes() == label.as_bytes() {
-                found.push(after.clone());
+                found.push(grant.get_id()?.to_vec());
             }
         }
-        if !reply.get()?.get_more() {
+        after = reply.get()?.get_next()?.to_vec();
+        if after.is_empty() {
             return Ok(found);
         }
     }

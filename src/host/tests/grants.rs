@@ -1,6 +1,7 @@
 //! Grants: made, listed, narrowed, revoked; and that nobody gets more than he was given.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use capnp::capability::{Client, FromClientHook};
 use capnp::{Error, ErrorKind};
@@ -13,6 +14,7 @@ use super::trial::{
 };
 use crate::host::gated::Gated;
 use crate::host::instance::Instance;
+use crate::host::right::{Gives, Grants};
 use crate::host::run::{Cause, turn};
 use crate::host::slot::Birth;
 use crate::host::{Agent, Context};
@@ -200,7 +202,11 @@ fn a_revoked_grant_is_cut_with_all_that_depends_on_it() {
                 read(&restore(&agent, text).await.unwrap()).await.unwrap();
             }
             read(&x).await.unwrap();
-            assert_eq!(labels(&owner).await, ["free", "other"]);
+            // What others survived is still known, as revoked.
+            assert_eq!(labels(&owner).await, ["first", "free", "other"]);
+            assert!(revoke(&owner, "first").await.is_err());
+            revoke(&owner, "free").await.expect("its maker's maker still has a say");
+            assert_revoked(restore(&agent, &free).await);
             for _ in 0..3 {
                 settle().await;
             }
@@ -262,10 +268,20 @@ fn an_attenuated_facet_answers_its_methods_and_nothing_else() {
             }
             let none = attenuate(&narrow, &Terms { methods: Some(&[]), ..Terms::default() });
             assert!(read(&none).await.is_err());
+            save(&owner, &labelled("somebody's")).await.unwrap();
+            assert_eq!(listed(&narrow).await.err().unwrap().kind, ErrorKind::Unimplemented);
             let saved = save(&narrow, &all).await.unwrap();
             let saved = restore(&agent, &saved).await.unwrap();
             assert!(call_note(&saved, 1).promise.await.is_err());
             read(&saved).await.unwrap();
+            assert_eq!(listed(&saved).await.err().unwrap().kind, ErrorKind::Unimplemented);
+            let later =
+                attenuate(&owner, &Terms { not_after: Some(u64::MAX - 1), ..Terms::default() });
+            assert_eq!(
+                labels(&later).await,
+                Vec::<String>::new(),
+                "it has no grant, and not everything"
+            );
             let mut once = as_facet(&narrow).once_request();
             once.get().set_id(&[1; 16]);
             let once: trial::Client = once.send().pipeline.get_facet().as_cap().cast_to();
@@ -428,7 +444,11 @@ fn a_namespace_is_narrowed_and_revoked_with_all_that_came_through_it() {
         let restored = restore(&agent, &saved).await.unwrap();
         assert_eq!(read(&restored).await.unwrap(), 3);
         assert_eq!(labels(&all).await, ["guest"]);
-        assert_eq!(labels(&object).await, ["through the guest"]);
+        assert_eq!(
+            labels(&by_name(&all, "x")).await,
+            ["through the guest"],
+            "made from what is made from the root"
+        );
 
         let short = attenuate(&guest, &Terms { not_after: Some(2_000), ..Terms::default() });
         let shortly = by_name(&short, "x");
@@ -437,7 +457,13 @@ fn a_namespace_is_narrowed_and_revoked_with_all_that_came_through_it() {
         assert!(read(&shortly).await.err().unwrap().extra.contains("expired:"));
         assert!(restore(&agent, &saved_shortly).await.is_err());
 
+        let under_way = [&object, &restored].map(|live| call_later(live, 5_000, None).promise);
+        settle().await;
         revoke(&all, "guest").await.unwrap();
+        for call in under_way {
+            assert_revoked(call.await);
+        }
+        assert_eq!(log(), [] as [u64; 0], "the handlers still run");
         for cut in [&object, &restored] {
             assert_revoked(read(cut).await);
         }
@@ -692,5 +718,96 @@ fn an_object_uses_a_namespace_within_its_turn() {
         let revoking = turn(&instance, &Cause::default(), || request.send().promise);
         revoking.ok().expect("the turn ends well").await.unwrap();
         assert_revoked(namespace(&agent, &text).await);
+    });
+}
+
+/// Who uses a grant first has it looked up, and everybody then uses the same one: so all are cut.
+#[test]
+fn a_grant_that_is_found_twice_is_one() {
+    let grants = Rc::new(Grants::default());
+    let of = (ObjectId::namespace(Pool::default(), "Trial"), root_grant("Trial"));
+    let gives = Gives { independent: true, depth: 0 };
+    let found = [grants.add(of, None, gives), grants.add(of, None, gives)];
+    let child = (of.0, GrantId::from_bytes([1; 16]));
+    let child = grants.add(child, Some(found[0].clone()), gives);
+    assert!(grants.cut(of));
+    assert!(found.iter().all(|live| live.is_cut()) && child.is_cut());
+    assert!(grants.get(of).is_none() && grants.was_cut(of));
+    let again = grants.add(of, None, gives);
+    drop(found);
+    assert!(
+        grants.get(of).is_some_and(|live| Rc::ptr_eq(&live, &again)),
+        "the old ones don't take it away"
+    );
+}
+
+/// A long list comes in parts, of which some are empty for who sees little of it.
+#[test]
+fn a_long_list_of_grants_is_whole() {
+    run(async {
+        let (world, agent) = host().await;
+        let owner = world.object("x");
+        let text = save(&owner, &labelled("guest")).await.unwrap();
+        let guest = restore(&agent, &text).await.unwrap();
+        for n in 0..200 {
+            save(&owner, &labelled(&format!("{n}"))).await.unwrap();
+        }
+        let mine = ["a", "b", "c"];
+        for label in mine {
+            save(&guest, &labelled(label)).await.unwrap();
+        }
+        assert_eq!(labels(&owner).await.len(), 204);
+        assert_eq!(labels(&guest).await, mine);
+        revoke(&owner, "guest").await.unwrap();
+        assert_eq!(labels(&owner).await.len(), 200);
+    });
+}
+
+/// The last use reaches the disk by itself, and once for many restores.
+#[test]
+fn the_last_use_is_written_down_from_time_to_time() {
+    run(async {
+        let (world, agent) = host().await;
+        let owner = world.object("x");
+        let text = save(&owner, &Terms::default()).await.unwrap();
+        world.now.set(9_000);
+        for _ in 0..50 {
+            restore(&agent, &text).await.unwrap();
+        }
+        let before = world.vat.store.borrow().last_sealed().0;
+        world.vat.note_restores(Duration::from_millis(20));
+        let id = ObjectId::named(Pool::default(), "Trial", "x");
+        loop {
+            world.vat.flush().await.unwrap();
+            let (grant, _) = world.vat.grants_behind(id, None, 1).unwrap().remove(0);
+            if world.vat.grant((id, grant)).unwrap().unwrap().restored_ms == 9_000 {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(world.vat.store.borrow().last_sealed().0, before + 1);
+    });
+}
+
+/// A class gives away what it decides, and takes it back.
+#[test]
+fn a_class_grants_and_revokes_within_its_turn() {
+    run(async {
+        let (world, agent) = host().await;
+        let instance = world.instance("x");
+        let ctx = Context::new(instance.clone());
+        let reading = Caveats::none().with_methods([(TRIAL, READ)]).unwrap();
+        let terms = crate::host::Terms::new("readers").caveats(&reading).allow_independent();
+        let granted =
+            turn(&instance, &Cause::default(), || ctx.grant(terms)).ok().unwrap().unwrap();
+        assert!(!format!("{granted:?}").contains(&granted.text), "the text is a secret");
+        world.vat.flush().await.unwrap();
+        let reader = restore(&agent, &granted.text).await.unwrap();
+        read(&reader).await.unwrap();
+        assert!(call_note(&reader, 1).promise.await.is_err());
+        turn(&instance, &Cause::default(), || ctx.revoke(granted.id)).ok().unwrap().unwrap();
+        assert_revoked(read(&reader).await);
+        assert_revoked(restore(&agent, &granted.text).await);
+        assert!(ctx.grant(crate::host::Terms::new("nobody")).is_err(), "outside of a turn");
     });
 }

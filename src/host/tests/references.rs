@@ -87,6 +87,11 @@ fn check(first: u32, count: u32) {
             let bytes = TargetId::from_bytes(*id.as_bytes());
             let to = if id == object { Target::Object(bytes) } else { Target::Namespace(bytes) };
             let reference = keys.mint(to, grant, caveats, &next);
+            let narrow = Caveats::not_after(u64::MAX - 1).with_methods([(7, 1)]).unwrap();
+            let reference = match number % 4 {
+                3 => reference.narrow(&narrow).unwrap(),
+                _ => reference,
+            };
             let reference = if number % 3 == 0 { reference.seal() } else { reference };
             let mut bytes = reference.expose_bytes().to_vec();
             assert!(agent.restore_here(&bytes).await.is_ok(), "the reference itself is good");
