@@ -15,6 +15,7 @@ use capstead_client::sturdyref::{Caveats, GrantId, Sturdyref, Target, TextRefere
 use super::admin::Custodian;
 use super::granting::grant_id;
 use super::grants::{self, object_id};
+use super::restoring::Known;
 use super::right::{Of, Right, revoked};
 use super::slot::Birth;
 use super::vat::Vat;
@@ -60,13 +61,15 @@ impl Hint {
 pub(crate) struct Agent {
     pub(super) vat: Rc<Vat>,
     keys: Keys,
+    pub(super) known: Known,
     joined: OnceCell<Joined>,
     admin: OnceCell<host_admin::Client>,
 }
 
 impl Agent {
     pub(crate) fn new(vat: Rc<Vat>, keys: Keys) -> Rc<Self> {
-        let agent = Rc::new(Self { vat, keys, joined: OnceCell::new(), admin: OnceCell::new() });
+        let (known, joined, admin) = (Known::default(), OnceCell::new(), OnceCell::new());
+        let agent = Rc::new(Self { vat, keys, known, joined, admin });
         agent.vat.set_agent(&agent);
         agent
     }
@@ -277,7 +280,7 @@ impl host::Server for Agent {
         params: host::RestoreParams,
         mut results: host::RestoreResults,
     ) -> Result<()> {
-        let restored = self.restore_here(params.get()?.get_sturdy_ref()?).await?;
+        let restored = self.restore_bytes(params.get()?.get_sturdy_ref()?).await?;
         results.get().init_cap().set_as_capability(restored);
         Ok(())
     }
@@ -355,7 +358,7 @@ impl restorer::Server for Agent {
         let reference = TextReference::parse(text)?;
         let (Target::Object(id) | Target::Namespace(id)) = reference.reference().target();
         if self.owns(object_id(id).home_shard()) {
-            let restored = self.restore_here(reference.reference().expose_bytes()).await?;
+            let restored = self.restore_here(Ok(reference.reference().clone())).await?;
             results.get().init_cap().set_as_capability(restored);
             return Ok(());
         }

@@ -27,11 +27,14 @@ pub(super) struct Write<'a> {
     pub(super) mirror: Option<&'a dyn Mirror>,
     /// Whether what the object sends afterwards waits for it.
     pub(super) confirmed: bool,
+    /// The ids of the objects that the value refers to, if the writer knows.
+    pub(super) targets: Option<Vec<u8>>,
 }
 
 impl Write<'_> {
     /// As `Storage::put` and `Storage::delete` do.
-    pub(super) const PLAIN: Self = Self { before: Before::Unknown, mirror: None, confirmed: true };
+    pub(super) const PLAIN: Self =
+        Self { before: Before::Unknown, mirror: None, confirmed: true, targets: None };
 }
 
 pub(super) struct Instance {
@@ -107,7 +110,13 @@ impl Instance {
         self.mirrors.check(key, value, write.mirror)?;
         let mut store = self.vat.store.borrow_mut();
         let written = match value {
-            Some(value) => store.put(&self.account, key, value, write.before).map(Some),
+            Some(value) => match write.targets {
+                None => store.put(&self.account, key, value, write.before),
+                Some(targets) => {
+                    store.put_referring(&self.account, key, value, (write.before, targets))
+                }
+            }
+            .map(Some),
             None => store.delete(&self.account, key, write.before),
         };
         drop(store);

@@ -159,7 +159,9 @@ fn wrong_type(key: &[u8]) -> capnp::Error {
 
 fn put(instance: &Instance, key: &[u8], citations: &[Citation], message: &[u8]) -> Result<()> {
     let value = instance.vat.seal.seal(instance.birth.id, key, citations, message, nonce()?);
-    instance.write(key, Some(&value), Write::PLAIN).map(drop)
+    let ids = citations.iter().flat_map(|citation| *citation.target.as_bytes());
+    let write = Write { targets: Some(ids.collect()), ..Write::PLAIN };
+    instance.write(key, Some(&value), write).map(drop)
 }
 
 fn nonce() -> Result<Nonce> {

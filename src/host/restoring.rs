@@ -5,11 +5,14 @@
 //! - `revoked:` is said only of a reference whose signatures are good, whose time isn't over, and whose
 //!   holders have proved that they are.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use capnp::private::capability::ClientHook;
 use capstead_client::sturdyref::{Refused, Sturdyref, Target, Verified};
+use sha2::{Digest, Sha256};
 
 use super::agent::Agent;
 use super::granting::grant_id;
@@ -24,13 +27,19 @@ use crate::limits::PROOF_SECS;
 use crate::membrane;
 use crate::schema::restorer_capnp::restoration;
 use crate::storage::Space;
+use crate::sturdyref::KeyRing;
+
+/// References that are remembered; each takes about 200 bytes.
+const KNOWN_MAX: usize = 4096;
 
 impl Agent {
     /// Checks everything but the holders' proofs and the grant.
-    fn verify(&self, bytes: &[u8]) -> Result<(Sturdyref, Verified)> {
-        let reference = Sturdyref::from_bytes(bytes);
+    fn verify(
+        &self,
+        reference: std::result::Result<Sturdyref, Refused>,
+    ) -> Result<(Sturdyref, Verified)> {
         let verified = reference.and_then(|reference| {
-            let verified = self.keys().verify(&reference, self.vat.clock.now_ms())?;
+            let verified = self.known.verify(&self.keys(), &reference, self.vat.clock.now_ms())?;
             Ok((reference, verified))
         });
         let (reference, verified) = verified
@@ -43,8 +52,19 @@ impl Agent {
     }
 
     /// Checks a reference and gives what it refers to. Nothing wakes.
-    pub(super) async fn restore_here(self: &Rc<Self>, bytes: &[u8]) -> Result<Box<dyn ClientHook>> {
-        let restored = match self.verify(bytes) {
+    pub(super) async fn restore_bytes(
+        self: &Rc<Self>,
+        bytes: &[u8],
+    ) -> Result<Box<dyn ClientHook>> {
+        self.restore_here(Sturdyref::from_bytes(bytes)).await
+    }
+
+    /// As `restore_bytes`, of what was read already.
+    pub(super) async fn restore_here(
+        self: &Rc<Self>,
+        reference: std::result::Result<Sturdyref, Refused>,
+    ) -> Result<Box<dyn ClientHook>> {
+        let restored = match self.verify(reference) {
             Ok((_, verified)) if verified.caveats.holders().is_empty() => {
                 self.redeem(verified).await
             }
@@ -56,7 +76,7 @@ impl Agent {
 
     /// Checks a reference, and makes nothing.
     pub(super) async fn check(&self, bytes: &[u8]) -> Result<()> {
-        let (_, verified) = self.verify(bytes)?;
+        let (_, verified) = self.verify(Sturdyref::from_bytes(bytes))?;
         // Whether its grant is in force is for who proves that he is its holder.
         if !verified.caveats.holders().is_empty() {
             return Ok(());
@@ -70,7 +90,7 @@ impl Agent {
         self: &Rc<Self>,
         bytes: &[u8],
     ) -> Result<([u8; 32], restoration::Client)> {
-        let (reference, _) = self.verify(bytes)?;
+        let (reference, _) = self.verify(Sturdyref::from_bytes(bytes))?;
         let challenge = random()?;
         let until = self.vat.clock.now_ms().saturating_add(PROOF_SECS * 1000);
         let reference = Cell::new(Some(reference));
@@ -162,6 +182,47 @@ impl Agent {
     }
 }
 
+/// References whose signatures were found good lately: whoever connects again shows the same one, and its
+/// signatures take most of the time of a restore.
+///
+/// **Invariant:** what is known was verified with exactly the keys that are in force. A reference is known by
+/// all of its bytes, and whether its time is over is looked at each time.
+#[derive(Default)]
+pub(super) struct Known(RefCell<Verifieds>);
+
+#[derive(Default)]
+struct Verifieds {
+    by: Option<Arc<KeyRing>>,
+    /// By the hash of the reference's bytes.
+    verified: HashMap<[u8; 32], Verified>,
+}
+
+impl Known {
+    fn verify(
+        &self,
+        keys: &Arc<KeyRing>,
+        reference: &Sturdyref,
+        now_ms: u64,
+    ) -> std::result::Result<Verified, Refused> {
+        let mut known = self.0.borrow_mut();
+        if !known.by.as_ref().is_some_and(|by| Arc::ptr_eq(by, keys)) {
+            *known = Verifieds { by: Some(keys.clone()), verified: HashMap::new() };
+        }
+        let hash: [u8; 32] = Sha256::digest(reference.expose_bytes()).into();
+        let is_over =
+            |verified: &Verified| verified.caveats.not_after_ms().is_some_and(|last| now_ms > last);
+        if let Some(verified) = known.verified.get(&hash).filter(|verified| !is_over(verified)) {
+            return Ok(verified.clone());
+        }
+        let verified = keys.verify(reference, now_ms)?;
+        if known.verified.len() >= KNOWN_MAX {
+            known.verified.clear();
+        }
+        known.verified.insert(hash, verified.clone());
+        Ok(verified)
+    }
+}
+
 /// The one answer to every reference that isn't good, whatever is wrong with it.
 fn refused() -> capnp::Error {
     Refused::by_grant().into()
@@ -192,7 +253,7 @@ impl restoration::Server for Restoration {
             signature?.try_into().map_err(|_| capnp::Error::from(Refused::by_grant()))
         });
         let signatures = signatures.collect::<Result<Vec<[u8; 64]>>>()?;
-        let restored = match self.agent.verify(reference.expose_bytes()) {
+        let restored = match self.agent.verify(Ok(reference.clone())) {
             Ok((_, verified)) => match reference.check_proofs(&self.challenge, &signatures) {
                 Ok(()) => self.agent.redeem(verified).await,
                 Err(refused) => Err(refused.into()),

@@ -63,6 +63,7 @@ impl<T: Storable> Stored<T> {
             before: Before::Known(memory.length.get()),
             mirror: Some(&**memory),
             confirmed: true,
+            targets: None,
         };
         self.instance.mirrors.keep_in_transaction(memory.clone());
         value.encode(|bytes| {

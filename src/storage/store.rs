@@ -266,10 +266,25 @@ impl Store {
         value: &[u8],
         before: Before,
     ) -> Result<Ticket> {
+        let targets = self.targets(account.object(), key, value);
+        self.put_referring(account, key, value, (before, targets))
+    }
+
+    /// As `put`, of a value that is known to refer to `targets`.
+    ///
+    /// # Errors
+    /// As for `put`.
+    pub(crate) fn put_referring(
+        &mut self,
+        account: &Account,
+        key: &[u8],
+        value: &[u8],
+        (before, targets): (Before, Vec<u8>),
+    ) -> Result<Ticket> {
         self.turn_of(account.object())?;
         let before = self.length_before(account.object(), key, before)?;
         let mut usage = account.usage().changed(key.len(), before, Some(value.len()));
-        let edges = self.edges_of_put(account, key, value)?;
+        let edges = self.edges(account, key, targets)?;
         usage.references = edges.references;
         account.check(usage)?;
         if usage.bytes > account.usage().bytes {
@@ -297,7 +312,7 @@ impl Store {
             return Ok(None);
         };
         let mut usage = account.usage().changed(key.len(), Some(length), None);
-        let edges = self.edges_of_delete(account, key)?;
+        let edges = self.edges(account, key, Vec::new())?;
         usage.references = edges.references;
         let ticket = self.delete_record(account.object(), Space::Data, key)?;
         self.write_edges(account.object(), key, edges)?;

@@ -79,7 +79,7 @@ fn as_facet(cap: &impl FromClientHook) -> facet::Client {
 
 async fn restore(agent: &Rc<Agent>, text: &str) -> Result<trial::Client, Error> {
     let reference = TextReference::parse(text)?;
-    agent.restore_here(reference.reference().expose_bytes()).await.map(trial::Client::new)
+    agent.restore_bytes(reference.reference().expose_bytes()).await.map(trial::Client::new)
 }
 
 /// The labels and ids that somebody sees.
@@ -406,7 +406,7 @@ fn what_an_object_made_itself_has_no_grants() {
 
 async fn namespace(agent: &Rc<Agent>, text: &str) -> Result<namespace::Client, Error> {
     let reference = TextReference::parse(text)?;
-    agent.restore_here(reference.reference().expose_bytes()).await.map(namespace::Client::new)
+    agent.restore_bytes(reference.reference().expose_bytes()).await.map(namespace::Client::new)
 }
 
 fn by_name(of: &namespace::Client, key: &str) -> trial::Client {

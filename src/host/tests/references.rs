@@ -94,10 +94,10 @@ fn check(first: u32, count: u32) {
             };
             let reference = if number % 3 == 0 { reference.seal() } else { reference };
             let mut bytes = reference.expose_bytes().to_vec();
-            assert!(agent.restore_here(&bytes).await.is_ok(), "the reference itself is good");
+            assert!(agent.restore_bytes(&bytes).await.is_ok(), "the reference itself is good");
             for bit in 0..bytes.len() * 8 {
                 bytes[bit / 8] ^= 1 << (bit % 8);
-                let refused = agent.restore_here(&bytes).await.err();
+                let refused = agent.restore_bytes(&bytes).await.err();
                 let error = refused.unwrap_or_else(|| panic!("reference {number}, bit {bit}"));
                 assert_eq!(error.extra, "the reference was refused", "bit {bit}");
                 bytes[bit / 8] ^= 1 << (bit % 8);
@@ -116,11 +116,11 @@ fn an_expired_reference_is_refused_like_a_forged_one() {
         let namespace = ObjectId::namespace(Pool::default(), "Trial");
         let root = keys.root_reference(target(namespace), root_grant("Trial"));
         let short = root.narrow(&Caveats::not_after(1000)).unwrap();
-        assert!(agent.restore_here(short.expose_bytes()).await.is_ok());
+        assert!(agent.restore_bytes(short.expose_bytes()).await.is_ok());
         world.now.set(1001);
-        let error = agent.restore_here(short.expose_bytes()).await.err().unwrap();
+        let error = agent.restore_bytes(short.expose_bytes()).await.err().unwrap();
         assert_eq!(error.extra, "the reference was refused");
-        assert!(agent.restore_here(root.expose_bytes()).await.is_ok());
+        assert!(agent.restore_bytes(root.expose_bytes()).await.is_ok());
         assert_eq!(world.metrics.wakes_total.get(), 0);
     });
 }
@@ -139,7 +139,7 @@ fn a_reference_to_an_object_is_restored_by_its_own_grant() {
             let next = NextSecret::from_seed([9; 32]);
             let grant = GrantId::from_bytes([grant; 16]);
             let reference = keys.mint(target, grant, Caveats::none(), &next);
-            agent.restore_here(reference.expose_bytes()).await.map(trial::Client::new)
+            agent.restore_bytes(reference.expose_bytes()).await.map(trial::Client::new)
         };
         assert_eq!(read(&restore("x", 1).await.unwrap()).await.unwrap(), 7);
         for (name, grant) in [("x", 2), ("y", 1)] {

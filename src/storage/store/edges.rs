@@ -26,8 +26,8 @@ pub(super) struct Edges {
     pub(super) references: u64,
     /// The new record; empty if there is none.
     targets: Vec<u8>,
-    /// There is a record already.
-    had: bool,
+    /// The record that is there.
+    old: Option<Vec<u8>>,
 }
 
 impl Store {
@@ -36,36 +36,29 @@ impl Store {
         self.targets_of = Some(targets_of);
     }
 
-    pub(super) fn edges_of_put(
-        &self,
-        account: &Account,
-        key: &[u8],
-        value: &[u8],
-    ) -> Result<Edges> {
-        let targets = match &self.targets_of {
-            Some(targets_of) => targets_of(account.object(), key, value),
-            None => Vec::new(),
-        };
-        self.edges(account, key, targets)
+    /// The ids of the objects that a value refers to which `object` stores under `key`.
+    pub(super) fn targets(&self, object: ObjectId, key: &[u8], value: &[u8]) -> Vec<u8> {
+        let targets_of = self.targets_of.as_ref();
+        targets_of.map(|targets_of| targets_of(object, key, value)).unwrap_or_default()
     }
 
-    pub(super) fn edges_of_delete(&self, account: &Account, key: &[u8]) -> Result<Edges> {
-        self.edges(account, key, Vec::new())
-    }
-
-    fn edges(&self, account: &Account, key: &[u8], targets: Vec<u8>) -> Result<Edges> {
+    /// What a value under `key` that refers to these means, or one that is deleted, to none.
+    pub(super) fn edges(&self, account: &Account, key: &[u8], targets: Vec<u8>) -> Result<Edges> {
         let before = account.usage().references;
-        let had = before > 0 && self.length(account.object(), Space::Edges, key)?.is_some();
-        let references = before - u64::from(had) + u64::from(!targets.is_empty());
-        Ok(Edges { references, targets, had })
+        let old = if before > 0 { self.get(account.object(), Space::Edges, key)? } else { None };
+        let references = before - u64::from(old.is_some()) + u64::from(!targets.is_empty());
+        Ok(Edges { references, targets, old })
     }
 
     /// To be called right after the value was written: what can be refused was refused there.
     pub(super) fn write_edges(&mut self, object: ObjectId, key: &[u8], edges: Edges) -> Result<()> {
-        if !edges.targets.is_empty() {
-            self.put_record(object, Space::Edges, key, &edges.targets)?;
-        } else if edges.had {
-            self.delete_record(object, Space::Edges, key)?;
+        match &edges.old {
+            Some(old) if *old == edges.targets => {}
+            Some(_) if edges.targets.is_empty() => {
+                self.delete_record(object, Space::Edges, key)?;
+            }
+            None if edges.targets.is_empty() => {}
+            _ => drop(self.put_record(object, Space::Edges, key, &edges.targets)?),
         }
         Ok(())
     }
