@@ -38,7 +38,8 @@ fn interfaces() -> Vec<u64> {
         internal.map(|path| path.with_extension("request")).iter().filter(|path| path.exists())
     {
         let bytes = fs::read(path).expect("it can be read");
-        let words = bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap()));
+        let (words, _) = bytes.as_chunks();
+        let words = words.iter().map(|word| u64::from_le_bytes(*word));
         ids.extend(words.filter(|word| word >> 63 == 1));
     }
     ids.sort_unstable();
@@ -163,7 +164,7 @@ fn sources() -> Vec<String> {
             let name = path.file_name().expect("it has a name").to_string_lossy().into_owned();
             if path.is_dir() && !["tests", "cli", "classes"].contains(&&*name) {
                 folders.push(path);
-            } else if name.ends_with(".rs") && !name.contains("tests") {
+            } else if path.extension().is_some_and(|end| end == "rs") && !name.contains("tests") {
                 let path = path.strip_prefix(root()).expect("it is in the repository");
                 files.push(path.to_string_lossy().into_owned());
             }

@@ -27,7 +27,8 @@ async fn save(of: &impl FromClientHook, label: &str) -> String {
     let mut request = of.save_request();
     request.get().init_seal_for().set_label(label);
     let reply = request.send().promise.await.expect("it can be saved");
-    reply.get().unwrap().get_sturdy_ref().unwrap().to_string().unwrap()
+    let text = reply.get().and_then(|reply| Ok(reply.get_sturdy_ref()?.to_string()?));
+    text.expect("the answer has a text")
 }
 
 fn as_facet(cap: &impl FromClientHook) -> facet::Client {
@@ -37,13 +38,13 @@ fn as_facet(cap: &impl FromClientHook) -> facet::Client {
 /// Takes back the grant with this label.
 async fn revoke(of: &impl FromClientHook, label: &str) {
     let reply = as_facet(of).grants_request().send().promise.await.expect("they are listed");
-    let grants = reply.get().unwrap().get_grants().unwrap();
-    let labelled = |grant: &capstead_client::facet_capnp::grant::Reader<'_>| {
-        grant.get_label().unwrap().to_str().unwrap() == label
-    };
-    let grant = grants.iter().find(labelled).expect("the grant is listed");
+    let grants = reply.get().and_then(|reply| reply.get_grants()).expect("the answer has a list");
+    let grant = grants
+        .iter()
+        .find(|grant| grant.get_label().is_ok_and(|found| found.as_bytes() == label.as_bytes()));
+    let grant = grant.expect("the grant is listed");
     let mut request = as_facet(of).revoke_request();
-    request.get().set_grant(grant.get_id().unwrap());
+    request.get().set_grant(grant.get_id().expect("a grant has an id"));
     request.send().promise.await.expect("it can be revoked");
 }
 
@@ -69,14 +70,15 @@ async fn connections(
     let mut addresses = vec![served.announced.capnp.clone()];
     for name in 0.. {
         let text = save(&by_name(counters, &format!("where {name}")), "").await;
-        let address = front.locate(&text).await.unwrap();
+        let address = front.locate(&text).await.expect("it is somewhere");
         if !addresses.contains(&address) {
             addresses.push(address);
             break;
         }
     }
     let dial = |at: usize| Connection::dial(&addresses[at % addresses.len()]);
-    join_all((0..count).map(dial)).await.into_iter().collect::<Result<_, _>>().unwrap()
+    let dialled = join_all((0..count).map(dial)).await.into_iter().collect::<Result<_, _>>();
+    dialled.expect("they are reached")
 }
 
 /// One round of the race: clients restore and call all the time, while the grant is revoked.
@@ -180,7 +182,7 @@ fn a_revocation_wins_against_a_hundred_clients() {
         }
         (restores, calls)
     });
-    println!("{restores} restores and {calls} calls in {ROUNDS} rounds");
+    eprintln!("{restores} restores and {calls} calls in {ROUNDS} rounds");
     assert!(restores >= ROUNDS as usize && calls > 0);
 }
 
@@ -352,7 +354,7 @@ fn what_is_below_a_revoked_grant_ends_on_all_hosts() {
             let saved = join_all(objects.iter().map(|object| save(object, "below"))).await;
             revoke(&counters, "first").await;
             for answer in join_all(objects.iter().map(read)).await {
-                assert!(is_revoked(&answer.err().expect("it was cut")));
+                assert!(is_revoked(&answer.expect_err("it was cut")));
             }
             for text in &saved {
                 let refused = restored::<counter::Client>(&connection, text).await;

@@ -229,10 +229,8 @@ impl Agent {
 
     /// The right that another host vouches for. Whether its grant is in force is looked up.
     async fn right(&self, by: authority::Reader<'_>) -> Result<Right> {
-        let caveats = match by.has_caveats() {
-            true => Caveats::decode(by.get_caveats()?)?,
-            false => Caveats::none(),
-        };
+        let caveats =
+            if by.has_caveats() { Caveats::decode(by.get_caveats()?)? } else { Caveats::none() };
         if !by.has_grant() {
             return Ok(Right::new(None, caveats));
         }

@@ -199,16 +199,12 @@ impl Vat {
             if of == from {
                 return Ok(true);
             }
-            next = match self.grant(of)? {
-                Some(parent) => made_from(of.0, &parent),
+            let Some(parent) = self.grant(of)? else {
                 // Another host's, or revoked; what is in use here says what it depends on.
-                None => {
-                    let live = self.grants.get(of);
-                    return Ok(
-                        live.is_some_and(|live| live.with_parents().any(|live| live.of == from))
-                    );
-                }
+                let live = self.grants.get(of);
+                return Ok(live.is_some_and(|live| live.with_parents().any(|live| live.of == from)));
             };
+            next = made_from(of.0, &parent);
         }
         Ok(false)
     }

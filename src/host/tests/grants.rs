@@ -527,7 +527,8 @@ fn a_reference_that_is_bound_to_a_holder_takes_his_proof() {
 
         let door = agent.restorer();
         let reference = TextReference::parse(&text).unwrap();
-        let prove = |challenge| reference.reference().prove(challenge, &[key.clone()]).unwrap();
+        let prove =
+            |challenge| reference.reference().prove(challenge, std::slice::from_ref(&key)).unwrap();
         let (fresh, restoration) = challenge(&door, &text).await.unwrap();
         let other = SigningKey::from_bytes(&[5; 32]);
         let forged = ed25519_dalek::Signer::sign(&other, &fresh).to_bytes();
