@@ -38,7 +38,8 @@ fn as_facet(cap: &impl FromClientHook) -> facet::Client {
 /// Takes back the grant with this label.
 async fn revoke(of: &impl FromClientHook, label: &str) {
     let reply = as_facet(of).grants_request().send().promise.await.expect("they are listed");
-    let grants = reply.get().and_then(|reply| reply.get_grants()).expect("the answer has a list");
+    let grants = reply.get().and_then(facet::grants_results::Reader::get_grants);
+    let grants = grants.expect("the answer has a list");
     let grant = grants
         .iter()
         .find(|grant| grant.get_label().is_ok_and(|found| found.as_bytes() == label.as_bytes()));
