@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use capstead_client::sturdyref::{Caveats, GrantId, NextSecret, Sturdyref, Target, TargetId};
 
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use super::right::{Gives, Live, Of, Right};
 use super::vat::Vat;
@@ -297,7 +297,7 @@ impl Vat {
     pub(super) fn note_restores(self: &Rc<Self>, every: Duration) {
         let vat = Rc::downgrade(self);
         tokio::task::spawn_local(async move {
-            let mut ticks = tokio::time::interval(every);
+            let mut ticks = tokio::time::interval_at(Instant::now() + every, every);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;

@@ -76,13 +76,17 @@ impl Agent {
 
     /// Checks a reference, and makes nothing.
     pub(super) async fn check(&self, bytes: &[u8]) -> Result<()> {
-        let (_, verified) = self.verify(Sturdyref::from_bytes(bytes))?;
-        // Whether its grant is in force is for who proves that he is its holder.
-        if !verified.caveats.holders().is_empty() {
-            return Ok(());
-        }
-        let (Target::Namespace(id) | Target::Object(id)) = verified.target;
-        self.hold((object_id(id), verified.grant)).await?.map(drop).ok_or_else(revoked)
+        let checked = match self.verify(Sturdyref::from_bytes(bytes)) {
+            // Whether its grant is in force is for who proves that he is its holder.
+            Ok((_, verified)) if !verified.caveats.holders().is_empty() => Ok(()),
+            Ok((_, verified)) => {
+                let (Target::Namespace(id) | Target::Object(id)) = verified.target;
+                let live = self.hold((object_id(id), verified.grant)).await;
+                live.and_then(|live| live.map(drop).ok_or_else(revoked))
+            }
+            Err(error) => Err(error),
+        };
+        checked.inspect_err(|_| self.vat.metrics.restores_refused_total.add(1))
     }
 
     /// Begins to restore a reference that takes proofs.
