@@ -91,7 +91,8 @@ class SaveTest(ServedTest):
             self.assertEqual((await counter.read()).value, 41)
             with self.refuses(UNIMPLEMENTED):
                 await counter.increment()
-            self.assertEqual(await grants(counter), [])
+            with self.refuses(UNIMPLEMENTED):
+                await grants(counter)
             (grant,) = await grants(await self.owned())
             self.assertEqual((await counter.read()).value, 41)
             return grant
