@@ -812,3 +812,55 @@ fn a_class_grants_and_revokes_within_its_turn() {
         assert!(ctx.grant(crate::host::Terms::new("nobody")).is_err(), "outside of a turn");
     });
 }
+
+/// What waits for the disk when the grant is revoked doesn't leave any more.
+#[test]
+fn an_answer_that_waits_for_the_disk_is_cut() {
+    run(async {
+        let (world, agent) = host().await;
+        let text = save(&world.object("x"), &labelled("guest")).await.unwrap();
+        let guest = restore(&agent, &text).await.unwrap();
+        let id = ObjectId::named(Pool::default(), "Trial", "x");
+        let (grant, _) = world.vat.grants_behind(id, None, 1).unwrap().remove(0);
+        let held = world.disk.hold();
+        let writing = call_write(&guest, 7).promise;
+        settle().await;
+        world.vat.cut(id, &[grant]);
+        drop(held);
+        assert_revoked(writing.await);
+    });
+}
+
+/// A set with methods of objects restricts these too, and not the namespace alone.
+#[test]
+fn methods_of_objects_are_restricted_through_their_namespace() {
+    run(async {
+        let (_world, agent) = host().await;
+        let root_text = root("Trial").expose_text("127.0.0.1:1").unwrap();
+        let all = namespace(&agent, &root_text).await.unwrap();
+        let methods = [(NAMESPACE, BY_NAME), (TRIAL, READ)];
+        let narrow = attenuate(&all, &Terms { methods: Some(&methods), ..Terms::default() });
+        let object = by_name(&narrow, "x");
+        read(&object).await.unwrap();
+        assert_eq!(
+            call_note(&object, 1).promise.await.err().unwrap().kind,
+            ErrorKind::Unimplemented
+        );
+    });
+}
+
+/// When the grants of a target are replaced, as by an import, nobody goes on by those of before.
+#[test]
+fn what_was_made_from_replaced_grants_ends() {
+    run(async {
+        let (world, agent) = host().await;
+        let root_text = root("Trial").expose_text("127.0.0.1:1").unwrap();
+        let all = namespace(&agent, &root_text).await.unwrap();
+        let object = by_name(&all, "x");
+        read(&object).await.unwrap();
+        world.vat.replace(ObjectId::namespace(Pool::default(), "Trial"));
+        assert_revoked(read(&object).await);
+        assert_revoked(read(&by_name(&all, "x")).await);
+        namespace(&agent, &root_text).await.expect("its record is there");
+    });
+}
