@@ -46,10 +46,6 @@ pub(crate) const RESERVE_BYTES_MAX: u64 = 1 << 30;
 /// Largest body of an HTTP request that the gateway takes.
 pub(crate) const HTTP_BODY_BYTES_MAX: usize = 1 << 20;
 
-/// Largest message that is sent over a connection: what every peer takes by default, less what the
-/// protocol adds. One that is larger fails alone; on its way it would end the connection.
-pub(crate) const MESSAGE_BYTES_MAX: usize = (8 << 20) - (64 << 10);
-
 /// How long an object stays awake without a call, in seconds: waking costs less than 0.2 ms.
 pub(crate) const WARM_SECS: u64 = 60;
 

@@ -114,7 +114,9 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        let mut rpc = RpcSystem::new(Box::new(Guard::new(state.clone(), side)), bootstrap);
+        let nothing = || capnp_rpc::new_broken_cap(Error::failed("nothing is offered here".into()));
+        let offered = state.borrow().offer(bootstrap.unwrap_or_else(nothing).hook);
+        let mut rpc = RpcSystem::new(Box::new(Guard::new(state.clone(), side)), Some(offered));
         let peers = match side {
             Side::Client => rpc.bootstrap(Side::Server),
             Side::Server => capnp_rpc::new_broken_cap(Error::unimplemented(
@@ -254,7 +256,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Task<S> {
 
     fn end(&mut self, reason: Error) {
         self.end_rpc();
-        self.state.borrow_mut().close();
+        let held = self.state.borrow_mut().close();
+        // Whatever goes with it may come back here, and may panic as user code does.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(held)));
         self.status.end.send_if_modified(|end| {
             let first = end.is_none();
             end.get_or_insert(reason);

@@ -2,41 +2,66 @@
 //!
 //! The RPC system trusts its peer too far: it has no limits, and a `Finish` that comes before the
 //! `Return` makes it forget the call without answering, so that both ends keep its number for ever.
-//! The guard looks at each message once, in passing, and never changes or repeats one. It holds such
-//! a `Finish` back until the `Return` is out. Over a soft limit it lets calls wait, and what comes
-//! behind them; when enough waits it reads no more, so that the peer can't send. What no honest peer
-//! sends, and what goes over a hard limit, ends the connection here.
+//! The guard looks at each message once, in passing. It holds such a `Finish` back until the `Return` is
+//! out. Over a soft limit it lets calls wait, and what comes behind them; when enough waits it reads no
+//! more, so that the peer can't send. What no honest peer sends, and what goes over a hard limit, ends
+//! the connection here.
+//!
+//! It also speaks those parts of the protocol that the RPC system doesn't, or not well: promises
+//! ([`receiving`]), [reflected calls](reflections), [pipelined calls](pipelines), and
+//! [messages that are too large](outgoing).
 //!
 //! **Invariant:** a held `Finish` is delivered before any later message.
 //! **Invariant:** messages are delivered in the order in which they came, except that a `Return` may
 //! overtake what waits and doesn't concern it.
+//! **Invariant:** the path of a capability never changes: no `Resolve` is sent, and none that comes has
+//! an effect. So each way from vat to vat is first in, first out, and calls keep their order on it.
 
-mod chains;
 mod exports;
 pub(crate) mod limits;
+mod made;
 mod network;
+pub(crate) mod outgoing;
+mod patch;
+pub(crate) mod pipelines;
 mod queue;
+mod receiving;
+mod reflections;
 mod scatter;
+mod sending;
 mod tables;
+mod watch;
 
-use crate::wire::{Incoming, Wire, cost, lost};
+use crate::wire::{Incoming, Wire, lost};
 use capnp::Error;
-use capnp::capability::Promise;
-use capnp::message::{Builder, HeapAllocator};
-use capnp_rpc::rpc_capnp::{exception, message};
-use capnp_rpc::rpc_twoparty_capnp::Side;
-use capnp_rpc::{Connection, IncomingMessage, VatNetwork};
+use capnp::capability::Client;
+use capnp::private::capability::ClientHook;
+use capnp_rpc::IncomingMessage;
+use capnp_rpc::rpc_capnp::message;
 use limits::{BURST, Bites, Limit, Limits, Refusal};
-use network::{Guarded, Received, Shared};
+pub(crate) use made::abort;
+pub(crate) use network::Guard;
+use outgoing::Replaced;
+use pipelines::{Held, Pipelines};
 use queue::{Calls, Queue};
+use reflections::{Answered, Reflections};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
-use tables::{Fate, Sent, Tables};
+use tables::Tables;
 use tokio::io::{AsyncRead, AsyncWrite};
+pub(crate) use watch::Watched;
 
 type Message = Box<dyn IncomingMessage>;
+
+/// What the RPC system gets before anything else.
+enum Ready {
+    Message(Message),
+    /// The `Finish` of a call that is answered now.
+    Finish(Incoming),
+    /// The answer to a call of ours that was reflected.
+    Reflected(Answered),
+}
 
 /// The state of one connection, shared by the RPC system's side and the task that drives it.
 pub(crate) struct State<S> {
@@ -48,8 +73,10 @@ pub(crate) struct State<S> {
     queue: Queue,
     /// So much waits that nothing more is read, for now.
     pauses: bool,
-    /// Finishes whose turn has come.
-    ready: VecDeque<Message>,
+    ready: VecDeque<Ready>,
+    pipelines: Pipelines,
+    reflections: Reflections,
+    replaced: Replaced,
     /// Messages both ways, and answers that went out, since the beginning.
     messages: u64,
     answered: u64,
@@ -63,17 +90,6 @@ pub(crate) struct State<S> {
     closing: Option<Error>,
 }
 
-/// What may not stay as it is for long: it bites when nothing changes in this time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Watched {
-    pub(crate) limit: Limit,
-    pub(crate) time: Duration,
-    /// Another one means that something changed.
-    pub(crate) progress: u64,
-    /// What didn't happen, with the time behind it.
-    what: &'static str,
-}
-
 impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     pub(crate) fn new(stream: S, limits: Limits, bites: Arc<Bites>) -> Self {
         Self {
@@ -84,6 +100,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             queue: Queue::default(),
             pauses: false,
             ready: VecDeque::new(),
+            pipelines: Pipelines::new(),
+            reflections: Reflections::default(),
+            replaced: Replaced::default(),
             messages: 0,
             answered: 0,
             reader: None,
@@ -91,6 +110,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             broken: None,
             closing: None,
         }
+    }
+
+    /// What the RPC system has to offer to the peer so that it is served `bootstrap`.
+    pub(crate) fn offer(&self, bootstrap: Box<dyn ClientHook>) -> Client {
+        self.pipelines.door(bootstrap)
     }
 
     /// The driver runs: nothing that is sent need wake it.
@@ -125,12 +149,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
     }
 
-    /// Closes the stream, and forgets what waits.
-    pub(crate) fn close(&mut self) {
+    /// Closes the stream, and forgets what waits. What it returns is dropped when nothing of the
+    /// connection is borrowed.
+    #[must_use]
+    pub(crate) fn close(&mut self) -> Held {
         self.wire.close();
         self.tables = Tables::default();
         self.queue = Queue::default();
+        self.reflections = Reflections::default();
+        self.replaced = Replaced::default();
         self.ready.clear();
+        self.pipelines.close()
     }
 
     /// Why the RPC system gave the connection up, if it did.
@@ -138,60 +167,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         self.closing.as_ref()
     }
 
-    /// What may not last, as things are.
-    pub(crate) fn watched(&self) -> Option<Watched> {
-        if self.broken.is_some() || self.closing.is_some() {
-            return None;
-        }
-        let Limits { slow_reader, stall, idle, .. } = self.limits;
-        let reads = (self.wire.pending_bytes() > 0).then(|| self.wire.progress());
-        let answers = (!self.queue.is_empty()).then_some(self.answered);
-        // What isn't read here may well be unfinished.
-        let sends = self.wire.unfinished().filter(|_| !self.pauses);
-        let messages = self.tables.are_empty().then_some(self.messages);
-        let waits = "calls wait, and none of those before was answered in";
-        let all = [
-            (Limit::SlowReader, slow_reader, "the peer read nothing for", reads),
-            (Limit::Stall, stall, waits, answers),
-            (Limit::SlowReader, slow_reader, "the peer sent no more of a message for", sends),
-            (Limit::Idle, idle, "the connection was idle for", messages),
-        ];
-        all.into_iter().find_map(|(limit, time, what, progress)| {
-            let progress = progress.filter(|_| time < Duration::MAX)?;
-            Some(Watched { limit, time, progress, what })
-        })
-    }
-
-    /// What is watched lasted too long: ends the connection.
-    pub(crate) fn lasted(&mut self, watched: Watched) {
-        let Watched { limit, time, what, .. } = watched;
-        let reason = format!("{what} {time:?}");
-        let error = self.refuse(Refusal::Over(limit, reason));
-        self.break_with(error);
-    }
-
     fn poll_next(&mut self, cx: &mut Context) -> Poll<capnp::Result<Option<Message>>> {
         loop {
-            // First of all: the peer may use the number again as soon as it has the `Return`.
-            if let Some(finish) = self.ready.pop_front() {
-                return Poll::Ready(Ok(Some(finish)));
-            }
-            if let Some(error) = &self.broken {
-                return Poll::Ready(Err(error.clone()));
-            }
-            let next = match self.take_next(cx) {
-                Poll::Ready(Ok(Some(incoming))) => self.deliver(incoming),
-                Poll::Ready(Ok(None)) => return Poll::Ready(Ok(None)),
-                Poll::Ready(Err(refusal)) => Err(refusal),
-                Poll::Pending => {
-                    self.reader = Some(cx.waker().clone());
-                    return Poll::Pending;
+            // First of all: the peer may use the number of a call again as soon as it has the `Return`.
+            let next = match self.ready.pop_front() {
+                Some(Ready::Message(message)) => return Poll::Ready(Ok(Some(message))),
+                Some(Ready::Finish(finish)) => self.deliver(finish),
+                Some(Ready::Reflected(answered)) => self.deliver_reflected(answered),
+                None => {
+                    if let Some(error) = &self.broken {
+                        return Poll::Ready(Err(error.clone()));
+                    }
+                    match self.take_next(cx) {
+                        Poll::Ready(Ok(Some(incoming))) => self.deliver(incoming),
+                        Poll::Ready(Ok(None)) => return Poll::Ready(Ok(None)),
+                        Poll::Ready(Err(refusal)) => Err(refusal),
+                        Poll::Pending => {
+                            self.reader = Some(cx.waker().clone());
+                            return Poll::Pending;
+                        }
+                    }
                 }
             };
-            match next {
-                Ok(None) => {}
-                Ok(message) => return Poll::Ready(Ok(message)),
-                Err(refusal) => return Poll::Ready(Err(self.refuse(refusal))),
+            if let Err(refusal) = next {
+                return Poll::Ready(Err(self.refuse(refusal)));
             }
         }
     }
@@ -213,7 +212,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             if !self.has_to_wait(&incoming)? {
                 return Poll::Ready(Ok(Some(incoming)));
             }
-            self.queue.push(incoming, self.limits.capabilities)?;
+            self.queue.push(incoming)?;
         }
     }
 
@@ -259,58 +258,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
                 }
                 Ok(true)
             }
-            Ok(message::Return(answer)) => {
-                let is_known = |id| self.tables.has_import(id);
-                self.queue.concerns(answer?, self.limits.capabilities, is_known)
-            }
+            Ok(message::Return(answer)) => self.queue.concerns(answer?, self.limits.capabilities),
             _ => Ok(!self.queue.is_empty()),
         }
-    }
-
-    /// Lets a message pass, or keeps it.
-    fn deliver(&mut self, incoming: Incoming) -> Result<Option<Message>, Refusal> {
-        self.messages += 1;
-        let fate = self.tables.receive(incoming.get_root()?, cost(&incoming), &self.limits)?;
-        let message = Box::new(Received(incoming));
-        match fate {
-            Fate::Delivered => Ok(Some(message)),
-            Fate::Held(held) => self.tables.hold(held, message).map(|()| None),
-        }
-    }
-
-    fn send(&mut self, message: &Builder<HeapAllocator>) {
-        let Ok(body) = message.get_root_as_reader::<message::Reader>() else { return };
-        // Of what is broken the peer is told why, and nothing more.
-        let is_last = matches!(body.which(), Ok(message::Abort(_)));
-        if self.closing.is_some() || self.broken.is_some() && !is_last {
-            return;
-        }
-        self.messages += 1;
-        self.wire.push(message);
-        match self.tables.send(body) {
-            Ok(Sent::Return(finish)) => {
-                self.answered += 1;
-                if finish.is_some() {
-                    self.ready.extend(finish);
-                    wake(&mut self.reader);
-                }
-                self.go_on();
-            }
-            Ok(Sent::Other) => {}
-            Err(error) => self.break_with(error),
-        }
-        if self.tables.exports() > self.limits.exports {
-            self.bite(Limit::Exports, "the peer holds too many capabilities");
-        }
-        if self.tables.questions() > self.limits.questions {
-            self.bite(Limit::Questions, "the peer leaves too many calls without an answer");
-        }
-        // What is made at once may be more than what may stay.
-        self.check_unsent(self.limits.unsent_bytes.saturating_mul(BURST));
-        if self.pauses && self.tables.waits_for_peer() {
-            wake(&mut self.reader);
-        }
-        wake(&mut self.driver);
     }
 
     fn check_unsent(&mut self, max: usize) {
@@ -368,53 +318,11 @@ pub(crate) struct Counts {
     pub(crate) questions: usize,
     pub(crate) exports: usize,
     pub(crate) imports: usize,
-    pub(crate) chained: usize,
-}
-
-/// Tells the peer that the connection is over, and why.
-pub(crate) fn abort(reason: &str) -> Builder<HeapAllocator> {
-    let mut message = Builder::new_default();
-    let mut abort = message.init_root::<message::Builder>().init_abort();
-    abort.set_type(exception::Type::Disconnected);
-    abort.set_reason(reason);
-    message
 }
 
 fn wake(waker: &mut Option<Waker>) {
     if let Some(waker) = waker.take() {
         waker.wake();
-    }
-}
-
-/// A network of two: one connection that is there from the start.
-pub(crate) struct Guard<S> {
-    state: Shared<S>,
-    side: Side,
-    accepted: bool,
-}
-
-impl<S> Guard<S> {
-    pub(crate) fn new(state: Shared<S>, side: Side) -> Self {
-        Self { state, side, accepted: false }
-    }
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin + 'static> VatNetwork<Side> for Guard<S> {
-    fn connect(&mut self, peer: Side) -> Option<Box<dyn Connection<Side>>> {
-        let state = self.state.clone();
-        (peer != self.side).then(|| Box::new(Guarded { state, side: self.side }) as _)
-    }
-
-    fn accept(&mut self) -> Promise<Box<dyn Connection<Side>>, Error> {
-        if std::mem::replace(&mut self.accepted, true) {
-            return Promise::from_future(std::future::pending());
-        }
-        Promise::ok(Box::new(Guarded { state: self.state.clone(), side: self.side }))
-    }
-
-    /// The task of the connection decides when it is over, not the RPC system.
-    fn drive_until_shutdown(&mut self) -> Promise<(), Error> {
-        Promise::from_future(std::future::pending())
     }
 }
 

@@ -61,7 +61,13 @@ mod tls;
 mod wire;
 
 pub use connection::Connection;
-pub use guard::limits::{Bites, Limit, Limits};
+pub use guard::limits::{
+    Bites, CAPABILITIES_SENT_MAX, CONTENT_BYTES_SENT_MAX, ERROR_BYTES_MAX, Limit, Limits,
+};
+#[doc(hidden)] // for the server, which holds to the same bounds within a vat
+pub use guard::outgoing::{error_to_send, too_large, too_many_capabilities};
+#[doc(hidden)] // for the server
+pub use guard::pipelines::{Pipelined, take_over};
 pub use once::{once, request_id};
 pub use restore::{restore, restore_with};
 pub use schema::{facet_capnp, http_capnp, restorer_capnp, sturdyref_capnp};

@@ -50,10 +50,31 @@ pub(crate) fn cost(message: &Incoming) -> usize {
 }
 
 /// The segments of a message, one behind the other.
+#[derive(Default)]
 pub(crate) struct Segments {
     words: Vec<Word>,
     /// Where each begins and ends, in words.
     places: Vec<(usize, usize)>,
+}
+
+impl Segments {
+    /// Adds a segment: whole words.
+    pub(crate) fn push(&mut self, segment: &[u8]) {
+        let begin = self.words.len();
+        let end = begin + segment.len() / WORD;
+        self.words.resize(end, capnp::word(0, 0, 0, 0, 0, 0, 0, 0));
+        Word::words_to_bytes_mut(&mut self.words[begin..]).copy_from_slice(segment);
+        self.places.push((begin, end));
+    }
+
+    /// Writes over the bytes at an address within the message. Any other address is let be.
+    pub(crate) fn patch(&mut self, address: usize, bytes: &[u8]) {
+        let Some(at) = address.checked_sub(self.words.as_ptr().addr()) else { return };
+        let place = Word::words_to_bytes_mut(&mut self.words).get_mut(at..at + bytes.len());
+        if let Some(place) = place {
+            place.copy_from_slice(bytes);
+        }
+    }
 }
 
 impl ReaderSegments for Segments {

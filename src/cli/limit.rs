@@ -38,8 +38,6 @@ const FIELDS: &[(Limit, Field)] = &[
     (Limit::Answers, Field::Count(|limits| &mut limits.answers)),
     (Limit::Exports, Field::Count(|limits| &mut limits.exports)),
     (Limit::Imports, Field::Count(|limits| &mut limits.imports)),
-    (Limit::PromiseChain, Field::Count(|limits| &mut limits.promise_chain)),
-    (Limit::ChainedPromises, Field::Count(|limits| &mut limits.chained_promises)),
     (Limit::Questions, Field::Count(|limits| &mut limits.questions)),
     (Limit::UnreadBytes, Field::Bytes(|limits| &mut limits.unread_bytes)),
     (Limit::UnsentBytes, Field::Bytes(|limits| &mut limits.unsent_bytes)),

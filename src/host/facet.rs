@@ -169,10 +169,7 @@ impl Facet {
             results.init_facet().set_as_capability(derived);
             Ok(body)
         };
-        match answer() {
-            Ok(body) => reply.send_opened(body),
-            Err(error) => reply.send(Err(error)),
-        }
+        reply.send(answer());
     }
 
     /// Why no call reaches the object through this facet any more, if so.

@@ -12,14 +12,15 @@ use capnp::message::{Builder, HeapAllocator, ReaderOptions};
 use capnp::private::capability::{
     ClientHook, ParamsHook, PipelineHook, PipelineOp, RequestHook, ResponseHook, ResultsHook,
 };
-use capnp::private::layout::StructSize;
 use capnp::serialize;
 use capnp::traits::{Imbue, ImbueMut};
+use capstead_client::{
+    CAPABILITIES_SENT_MAX, CONTENT_BYTES_SENT_MAX, too_large, too_many_capabilities,
+};
 
 use super::answer::Answer;
 use super::hook;
 use crate::error::{Result, failed, unimplemented};
-use crate::limits::MESSAGE_BYTES_MAX;
 
 /// Words allocated at once: most parameters and results fit, and zeroing more costs time.
 const FIRST_SEGMENT_WORDS: u32 = 24;
@@ -81,21 +82,24 @@ impl Body {
         Self::copy(message.get_root()?)
     }
 
-    /// The size of the struct that the message is. `None`: it is none, or not where a copy begins.
-    pub(super) fn size(&self) -> Option<StructSize> {
-        const KIND_AND_OFFSET: u64 = 0xffff_ffff;
+    /// # Errors
+    /// When it can't be sent over a connection. It isn't sent within a vat either then, so that where
+    /// an object lives changes nothing.
+    pub(super) fn check(&self) -> Result<()> {
         let segments = self.message.get_segments_for_output();
-        let root = u64::from_le_bytes(*segments.first()?.first_chunk()?);
-        // A struct right behind the pointer to it.
-        (root & KIND_AND_OFFSET == 0)
-            .then_some(StructSize { data: (root >> 32) as u16, pointers: (root >> 48) as u16 })
+        let bytes = segments.iter().map(|segment| segment.len()).sum();
+        check_size(bytes, self.caps.iter().flatten().count())
     }
 
-    /// # Errors
-    /// When the message is too large for a connection.
-    pub(super) fn check_size(&self) -> Result<()> {
-        let segments = self.message.get_segments_for_output();
-        check_size(segments.iter().map(|segment| segment.len()).sum())
+    /// Puts another capability in the place of the one at the end of a path, if there is one.
+    pub(super) fn replace_cap(&mut self, path: &[PipelineOp], by: Box<dyn ClientHook>) {
+        let Ok(found) = self.get().and_then(|body| body.get_pipelined_cap(path)) else { return };
+        let is_found = |cap: &&mut Box<dyn ClientHook>| {
+            (cap.get_ptr(), cap.get_brand()) == (found.get_ptr(), found.get_brand())
+        };
+        for cap in self.caps.iter_mut().flatten().filter(is_found) {
+            *cap = by.clone();
+        }
     }
 
     /// Replaces every capability in the message.
@@ -119,12 +123,15 @@ impl Body {
 }
 
 /// # Errors
-/// When a message of so many bytes is too large for a connection.
-pub(super) fn check_size(bytes: usize) -> Result<()> {
-    if bytes <= MESSAGE_BYTES_MAX {
-        return Ok(());
+/// When so much can't be sent over a connection in one message.
+pub(super) fn check_size(bytes: usize, capabilities: usize) -> Result<()> {
+    if bytes > CONTENT_BYTES_SENT_MAX {
+        return Err(too_large(bytes));
     }
-    Err(failed(format!("too-large: a message of {bytes} bytes; {MESSAGE_BYTES_MAX} can be sent")))
+    if capabilities > CAPABILITIES_SENT_MAX {
+        return Err(too_many_capabilities(capabilities));
+    }
+    Ok(())
 }
 
 impl ParamsHook for Body {

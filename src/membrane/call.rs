@@ -10,16 +10,16 @@ use std::task::{Context, Poll, Waker};
 
 use capnp::any_pointer;
 use capnp::capability::{self, FromServer, Promise, Server};
-use capnp::private::capability::{ClientHook, ParamsHook, ResultsHook};
-use capnp::private::layout::StructSize;
+use capnp::private::capability::{ClientHook, ParamsHook, PipelineOp, ResultsHook};
+use capstead_client::{Pipelined, error_to_send, take_over};
 
 use super::answer::Answer;
-use super::body::{self, Body, Opened};
+use super::body::{Body, Opened, check_size};
 use super::chain::Chain;
-use super::early;
 use super::hook::{self, End};
+use super::pipeline::Pipeline;
 use super::relay::relay;
-use crate::error::{Result, disconnected};
+use crate::error::{Result, disconnected, overloaded};
 
 type Untyped = any_pointer::Owned;
 
@@ -85,7 +85,7 @@ impl Call {
         params: Box<dyn ParamsHook>,
         results: Box<dyn ResultsHook>,
     ) -> (Self, Promise<(), capnp::Error>) {
-        let (reply, ended) = Reply::to_results(results);
+        let (reply, ended) = Reply::to_results(&*params, results);
         let (chain, is_an_objects) = (None, false);
         let params = Params::Theirs(params);
         let call = Self { interface, method, params, reply, chain, is_an_objects };
@@ -151,11 +151,14 @@ impl Reply {
         Self(Some(Asker::Answer(answer)))
     }
 
-    /// The reply, and the promise that `ClientHook::call` has to return.
+    /// The reply, and the promise that `ClientHook::call` has to return. Calls that the peer pipelines on
+    /// the answer come to our own pipeline.
     fn to_results(
+        params: &dyn ParamsHook,
         results: Box<dyn ResultsHook>,
     ) -> (Self, impl Future<Output = Result<()>> + 'static) {
         let ending = Rc::new(Ending::default());
+        take_over(params, ending.clone());
         (Self(Some(Asker::Results(results, ending.clone()))), Ended(ending))
     }
 
@@ -169,43 +172,21 @@ impl Reply {
         Self(self.0.take())
     }
 
-    /// Tells the caller.
+    /// Delivers the calls that were pipelined on the answer, and tells the caller.
     pub(crate) fn send(mut self, outcome: Result<Body>) {
         if let Some(asker) = self.0.take() {
             asker.tell(outcome);
         }
     }
 
-    /// Tells the caller, and lets pipelined calls go to what `body` holds within this call: so they are
-    /// in order with calls that are made later and elsewhere.
-    pub(crate) fn send_opened(mut self, mut body: Body) {
-        match self.0.take() {
-            None => {}
-            Some(Asker::Results(mut results, ending)) => {
-                body.replace_caps(relay);
-                let set = results.get().and_then(|mut root| root.set_as(body.get()?));
-                let opened = set.and_then(|()| results.set_pipeline());
-                drop(results);
-                ending.end(opened);
-            }
-            Some(asker) => asker.tell(Ok(body)),
-        }
-    }
-
     /// Lets pipelined calls go to what the results hold so far, ahead of the reply.
-    pub(crate) fn open_pipeline(&mut self, mut early: Body) -> Result<()> {
-        match &mut self.0 {
-            None => Ok(()),
-            Some(Asker::Answer(answer)) => {
-                answer.redirect(Box::new(Opened(Rc::new(early))));
-                Ok(())
-            }
-            Some(Asker::Results(results, ending)) => {
-                let Some(size) = early.size() else { return Ok(()) };
-                ending.offered.set(Some(size));
+    pub(crate) fn open_pipeline(&self, mut early: Body) {
+        match &self.0 {
+            None => {}
+            Some(Asker::Answer(answer)) => answer.pipeline().lead(Box::new(Opened(Rc::new(early)))),
+            Some(Asker::Results(_, ending)) => {
                 early.replace_caps(relay);
-                results.get()?.set_as(early.get()?)?;
-                results.set_pipeline()
+                ending.pipeline.lead(Box::new(Opened(Rc::new(early))));
             }
         }
     }
@@ -224,8 +205,10 @@ impl Reply {
 
     /// The call went to another vat: pipelined calls may follow it at once.
     fn redirect(&self, pipeline: any_pointer::Pipeline) {
-        if let Some(Asker::Answer(answer)) = &self.0 {
-            answer.redirect(pipeline.hook);
+        match &self.0 {
+            None => {}
+            Some(Asker::Answer(answer)) => answer.pipeline().lead(pipeline.hook),
+            Some(Asker::Results(_, ending)) => ending.pipeline.lead(pipeline.hook),
         }
     }
 }
@@ -240,24 +223,24 @@ impl Drop for Reply {
 
 impl Asker {
     fn tell(self, outcome: Result<Body>) {
+        let fits = outcome.and_then(|body| body.check().map(|()| body)).map_err(error_to_send);
         match self {
-            Self::Answer(answer) => answer.resolve(outcome),
+            Self::Answer(answer) => answer.resolve(fits),
             Self::Results(mut results, ending) => {
-                let fits = outcome.and_then(|body| body.check_size().map(|()| body));
                 let mut write = |mut body: Body| {
+                    ending.pipeline.keep_used(&mut body);
                     body.replace_caps(relay);
-                    match ending.offered.get() {
-                        None => results.get()?.set_as(body.get()?),
-                        Some(offered) => early::write_over(results.get()?, offered, &body),
-                    }
+                    results.get()?.set_as(body.get()?)?;
+                    Ok(Rc::new(body))
                 };
-                // The caller is told in any case, and the gate waits until he was.
+                // The caller is told in any case, and the gate waits until it was.
                 let written = catch_unwind(AssertUnwindSafe(|| fits.and_then(&mut write)));
                 let lost = || disconnected("the call was lost: answering it failed");
                 let outcome = written.unwrap_or_else(|_| Err(lost()));
                 // First let go of the results, then end the call: one poll then sends the Return.
                 drop(results);
-                ending.end(outcome);
+                ending.pipeline.end(outcome.clone());
+                ending.end(outcome.map(drop));
             }
         }
     }
@@ -271,8 +254,14 @@ struct Ending {
     asker: RefCell<Option<Waker>>,
     taken: Cell<bool>,
     kept: Cell<Option<Box<dyn Any>>>,
-    /// The size of the results that were offered early, if they were.
-    offered: Cell<Option<StructSize>>,
+    /// Until capnp-rpc has written the Return; then it knows the capabilities by itself.
+    pipeline: Pipeline,
+}
+
+impl Pipelined for Ending {
+    fn pipelined(&self, path: &[PipelineOp]) -> Box<dyn ClientHook> {
+        self.pipeline.get(path)
+    }
 }
 
 impl Ending {
@@ -314,18 +303,60 @@ impl Drop for Ended {
 pub(crate) fn deliver(to: &dyn ClientHook, call: Call) {
     match hook::follow(to) {
         Ok(End { target: Some(target), .. }) => target.enqueue(call),
-        Ok(End { hook, .. }) => forward(hook.as_deref().unwrap_or(to), call),
+        Ok(End { hook, .. }) => forward(hook.as_deref().unwrap_or(to), call, None),
         Err(error) => call.reply.send(Err(error)),
+    }
+}
+
+/// As [`deliver`], for calls that a relay hands on.
+pub(super) fn deliver_relayed(to: &dyn ClientHook, call: Call, under_way: &Rc<Cell<usize>>) {
+    match hook::follow(to) {
+        Ok(End { target: None, hook }) => match Relayed::new(under_way) {
+            Ok(relayed) => forward(hook.as_deref().unwrap_or(to), call, Some(relayed)),
+            Err(error) => call.reply.send(Err(error)),
+        },
+        Ok(End { target: Some(target), .. }) => target.enqueue(call),
+        Err(error) => call.reply.send(Err(error)),
+    }
+}
+
+/// Calls that one relay hands on to another vat and that have no answer. Promises of several vats that
+/// lead to each other pass a call round for ever: none of them sees more than its own step. The bound is
+/// far over what one connection lets its peer have open.
+const RELAYED_MAX: usize = 1 << 14;
+
+/// A call of a relay's that is under way.
+struct Relayed(Rc<Cell<usize>>);
+
+impl Relayed {
+    fn new(under_way: &Rc<Cell<usize>>) -> Result<Self> {
+        if under_way.get() >= RELAYED_MAX {
+            return Err(overloaded(format!(
+                "{RELAYED_MAX} calls on a promise have no answer: it may lead back to itself"
+            )));
+        }
+        under_way.set(under_way.get() + 1);
+        Ok(Self(under_way.clone()))
+    }
+}
+
+impl Drop for Relayed {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 
 /// Makes the call anew on a foreign hook, for instance that of a connection. It is the end of its
 /// promises: capnp-rpc can't put capabilities into a call on one that became something of this vat.
-fn forward(to: &dyn ClientHook, call: Call) {
+///
+/// What is pipelined on the answer goes on at once too, in the same order: it doesn't wait here for an
+/// answer that may itself wait for it.
+fn forward(to: &dyn ClientHook, call: Call, relayed: Option<Relayed>) {
     let Call { interface, method, params, reply, .. } = call;
     let size = params.get().and_then(|params| params.target_size()).ok();
-    let bytes = size.map_or(0, |size| size.word_count.saturating_mul(8));
-    if let Err(error) = body::check_size(usize::try_from(bytes).unwrap_or(usize::MAX)) {
+    let (words, capabilities) = size.map_or((0, 0), |size| (size.word_count, size.cap_count));
+    let bytes = usize::try_from(words.saturating_mul(8)).unwrap_or(usize::MAX);
+    if let Err(error) = check_size(bytes, capabilities as usize) {
         return reply.send(Err(error));
     }
     let mut request = to.new_call(interface, method, size);
@@ -340,6 +371,7 @@ fn forward(to: &dyn ClientHook, call: Call) {
     // Ends with the call; a connection that goes away fails its calls.
     tokio::task::spawn_local(async move {
         let outcome = sent.promise.await;
+        drop(relayed);
         reply.send(outcome.and_then(|response| Body::copy(response.get()?)));
     });
 }

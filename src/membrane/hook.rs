@@ -35,13 +35,7 @@ pub(crate) trait Target: Any {
         None
     }
 
-    /// What a promise turned out to be, for the RPC system. `None` keeps the wrapper on when it is
-    /// exported.
-    fn resolved(&self) -> Option<Box<dyn ClientHook>> {
-        self.leads()
-    }
-
-    /// `None`: not a promise.
+    /// For whoever waits in this vat. `None`: not a promise.
     fn when_resolved(&self) -> Option<Promise<Box<dyn ClientHook>, Error>> {
         None
     }
@@ -149,6 +143,14 @@ pub(super) fn follows() -> bool {
     FOLLOWS.get()
 }
 
+/// What a promise turns out to be. `None`: it is none.
+pub(super) fn when_resolved(hook: &dyn ClientHook) -> Option<Promise<Box<dyn ClientHook>, Error>> {
+    match behind(hook) {
+        Some(target) if is_ours(hook) => target.when_resolved(),
+        _ => hook.when_more_resolved(),
+    }
+}
+
 /// The target of one of our own hooks.
 fn behind(hook: &dyn ClientHook) -> Option<Rc<dyn Target>> {
     TARGETS.with_borrow(|targets| targets.get(&hook.get_ptr())?.upgrade())
@@ -171,7 +173,21 @@ pub(crate) fn find<T: Target>(hook: &dyn ClientHook) -> Option<Rc<T>> {
 
 /// A capability on which every call fails with `error`.
 pub(crate) fn broken(error: Error) -> Box<dyn ClientHook> {
-    capnp_rpc::new_broken_cap(error).hook
+    wrap(Rc::new(Broken(error)))
+}
+
+struct Broken(Error);
+
+impl Target for Broken {
+    fn enqueue(self: Rc<Self>, call: Call) {
+        call.reply.send(Err(self.0.clone()));
+    }
+}
+
+impl Drop for Broken {
+    fn drop(&mut self) {
+        forget(self);
+    }
 }
 
 struct Hook<T>(Rc<T>);
@@ -212,19 +228,21 @@ impl<T: Target> ClientHook for Hook<T> {
         Rc::as_ptr(&self.0).addr()
     }
 
+    /// The RPC system learns neither that it is a promise nor what becomes of it: who got it from us
+    /// reaches it by the same path for ever.
     fn get_resolved(&self) -> Option<Box<dyn ClientHook>> {
-        self.0.resolved()
+        None
     }
 
     fn when_more_resolved(&self) -> Option<Promise<Box<dyn ClientHook>, Error>> {
-        self.0.when_resolved()
+        None
     }
 
     fn when_resolved(&self) -> Promise<(), Error> {
         let Some(mut next) = self.0.when_resolved() else { return Promise::ok(()) };
         Promise::from_future(async move {
             for _ in 0..STEPS_MAX {
-                match next.await?.when_more_resolved() {
+                match when_resolved(&*next.await?) {
                     Some(more) => next = more,
                     None => return Ok(()),
                 }
@@ -252,17 +270,18 @@ impl<T: Target> RequestHook for Outgoing<T> {
 
     fn send(self: Box<Self>) -> RemotePromise<any_pointer::Owned> {
         let Self { target, interface, method, mut body } = *self;
-        body.replace_caps(|cap| target.leaving(cap));
         let answer = Answer::default();
         let reply = Reply::to_answer(answer.clone());
-        target.clone().enqueue(Call {
-            interface,
-            method,
-            params: Params::Ours(Box::new(body)),
-            reply,
-            chain: None,
-            is_an_objects: false,
-        });
+        match body.check() {
+            Ok(()) => {
+                body.replace_caps(|cap| target.leaving(cap));
+                let params = Params::Ours(Box::new(body));
+                let (chain, is_an_objects) = (None, false);
+                let call = Call { interface, method, params, reply, chain, is_an_objects };
+                target.clone().enqueue(call);
+            }
+            Err(error) => reply.send(Err(error)),
+        }
         let promise = {
             let target = target.clone();
             answer.clone().response(move |body| body.view(|cap| target.entering(cap)))

@@ -6,9 +6,9 @@
 //!
 //! Invariants:
 //! - A call is handed to its target when it is made, in the order made, polled or not.
-//! - A hook answers none to `get_resolved` and `when_more_resolved` unless it is a promise,
-//!   or was one and is a connection's own, and its `get_ptr` and `get_brand` are its own: so capnp-rpc
-//!   never strips it on export.
+//! - A hook answers none to `get_resolved` and `when_more_resolved`, and its `get_ptr` and `get_brand`
+//!   are its own: so capnp-rpc never strips it on export, and the path of what was exported never
+//!   changes.
 //! - An answer that is dropped without an outcome tells its caller so: nobody waits for ever.
 //! - Promises of which a peer decides where they lead never come back to the RPC system as they are.
 //!
@@ -18,8 +18,8 @@ mod answer;
 mod body;
 mod call;
 mod chain;
-mod early;
 mod hook;
+mod pipeline;
 mod relay;
 mod serve;
 

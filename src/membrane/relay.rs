@@ -3,12 +3,13 @@
 //! A peer decides what its promises are resolved to, and what the results of our calls hold: also the
 //! answer to the call in which it gave them away, or a capability of ours that stands for them. The RPC
 //! system follows such a loop without an end, so it never gets a link of one:
-//! - A promise goes as a [`Relay`], which passes every call on at once, and says where it leads only when
-//!   that is an end and no promise.
-//! - A capability of a connection goes as a [`Known`], and its owner gets it back as his own. A call that
+//! - A promise goes as a [`Relay`], which passes every call on at once, for as long as anybody holds it:
+//!   the RPC system never learns where it leads.
+//! - A capability of a connection goes as a [`Known`], and its owner gets it back as its own. A call that
 //!   comes on it by way of us has results that are made anew; the RPC system would hand on those of the
 //!   peer, with whatever it says is in them.
-//! - Such a capability that was exported while it was a promise becomes a [`Late`].
+//!
+//! What is settled by then goes as what it is: that way it comes home as what it was.
 //!
 //! **Invariant:** whoever follows what the RPC system has of ours comes to an end.
 
@@ -23,9 +24,9 @@ use capnp::{Error, MessageSize, any_pointer};
 use futures::channel::oneshot;
 use tokio::task::AbortHandle;
 
-use super::answer::push_live;
-use super::call::{Call, deliver};
+use super::call::{Call, deliver, deliver_relayed};
 use super::hook::{self, Addresses, End, Target};
+use super::pipeline::push_live;
 use crate::error::disconnected;
 
 /// `cap` as the RPC system may have it.
@@ -56,11 +57,8 @@ enum Way {
 fn follow(cap: Box<dyn ClientHook>) -> Result<Way, Error> {
     let End { hook, target } = hook::follow(&*cap)?;
     let end = hook.unwrap_or(cap);
-    let is_promise = match &target {
-        // Whoever asks and lets go of the answer is forgotten.
-        Some(target) => target.when_resolved().is_some(),
-        None => end.when_more_resolved().is_some(),
-    };
+    // Whoever asks and lets go of the answer is forgotten.
+    let is_promise = hook::when_resolved(&*end).is_some();
     Ok(match (is_promise, target) {
         (true, _) => Way::Promise(end),
         (false, Some(_)) => Way::Ours(end),
@@ -78,19 +76,12 @@ struct Relay {
     /// Of the promise that it stands for.
     address: Cell<usize>,
     to: RefCell<Box<dyn ClientHook>>,
-    settled: Cell<Settled>,
+    is_settled: Cell<bool>,
+    /// Calls that it handed on to another vat.
+    under_way: Rc<Cell<usize>>,
     waiting: RefCell<Vec<oneshot::Sender<Box<dyn ClientHook>>>>,
     /// Waits until it is settled.
     task: OnceCell<AbortHandle>,
-}
-
-/// Whether it is known where a promise leads.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Settled {
-    #[default]
-    No,
-    Ours,
-    Foreign,
 }
 
 impl Relay {
@@ -102,11 +93,12 @@ impl Relay {
 
     fn begin(promise: Box<dyn ClientHook>) -> Rc<Self> {
         // At once, because a promise of the RPC system that is known already says nothing more.
-        let next = promise.when_more_resolved();
+        let next = hook::when_resolved(&*promise);
         let relay = Rc::new(Self {
             address: Cell::new(promise.get_ptr()),
             to: RefCell::new(promise),
-            settled: Cell::default(),
+            is_settled: Cell::default(),
+            under_way: Rc::default(),
             waiting: RefCell::default(),
             task: OnceCell::new(),
         });
@@ -125,14 +117,13 @@ impl Relay {
             next = None;
             match resolved.and_then(|_| follow(to)) {
                 Ok(Way::Promise(end)) => {
-                    next = end.when_more_resolved();
+                    next = hook::when_resolved(&*end);
                     relay.go_on(end);
                     relay.register();
                 }
-                Ok(Way::Ours(end)) => relay.end(end, Settled::Ours),
-                Ok(Way::Foreign(end)) => relay.end(end, Settled::Foreign),
+                Ok(Way::Ours(end) | Way::Foreign(end)) => relay.end(&*end),
                 // Lets go of a promise that leads back here: they would keep each other for ever.
-                Err(error) => relay.end(hook::broken(error), Settled::Ours),
+                Err(error) => relay.end(&*hook::broken(error)),
             }
         }
     }
@@ -144,14 +135,12 @@ impl Relay {
         drop(self.to.replace(to));
     }
 
-    fn end(&self, to: Box<dyn ClientHook>, settled: Settled) {
-        self.go_on(to);
-        self.settled.set(settled);
+    fn end(&self, to: &dyn ClientHook) {
+        self.go_on(to.add_ref());
+        self.is_settled.set(true);
         for waiting in self.waiting.take() {
-            if let Some(outcome) = self.outcome() {
-                // The one who waited may have left.
-                let _ = waiting.send(outcome);
-            }
+            // The one who waited may have left.
+            let _ = waiting.send(to.add_ref());
         }
     }
 
@@ -176,43 +165,21 @@ impl Relay {
             }
         });
     }
-
-    /// What it turned out to be, for whoever exported it as a promise.
-    fn outcome(&self) -> Option<Box<dyn ClientHook>> {
-        let to = self.to.borrow().clone();
-        match self.settled.get() {
-            Settled::No => None,
-            Settled::Ours => Some(to),
-            Settled::Foreign => {
-                let is_taken = Cell::default();
-                Some(hook::wrap(Rc::new(Late { to, is_taken })))
-            }
-        }
-    }
 }
 
 impl Target for Relay {
     fn enqueue(self: Rc<Self>, call: Call) {
         let to = self.to.borrow().clone();
-        deliver(&*to, call);
+        deliver_relayed(&*to, call, &self.under_way);
     }
 
     fn leads(&self) -> Option<Box<dyn ClientHook>> {
         Some(self.to.borrow().clone())
     }
 
-    fn resolved(&self) -> Option<Box<dyn ClientHook>> {
-        let to = self.to.borrow().clone();
-        match self.settled.get() {
-            Settled::No => None,
-            Settled::Ours => Some(to),
-            Settled::Foreign => Some(Box::new(Known(to))),
-        }
-    }
-
     fn when_resolved(&self) -> Option<Promise<Box<dyn ClientHook>, Error>> {
-        if let Some(outcome) = self.outcome() {
-            return Some(Promise::ok(outcome));
+        if self.is_settled.get() {
+            return Some(Promise::ok(self.to.borrow().clone()));
         }
         let (sender, receiver) = oneshot::channel();
         push_live(&mut self.waiting.borrow_mut(), sender);
@@ -229,37 +196,6 @@ impl Drop for Relay {
         if let Some(task) = self.task.get() {
             task.abort();
         }
-    }
-}
-
-/// A capability of a connection that was exported as a promise.
-///
-/// When a promise is known, the RPC system first puts what it leads to in its place, for the calls that
-/// still come on it, and then tells the peer what that is, and follows it both times. So this is the end
-/// when it is followed first, by which calls go by way of us, and leads on afterwards, by which the
-/// peer is told that it is its own.
-struct Late {
-    to: Box<dyn ClientHook>,
-    is_taken: Cell<bool>,
-}
-
-impl Target for Late {
-    fn enqueue(self: Rc<Self>, call: Call) {
-        deliver(&*self.to, call);
-    }
-
-    fn leads(&self) -> Option<Box<dyn ClientHook>> {
-        Some(self.to.clone())
-    }
-
-    fn resolved(&self) -> Option<Box<dyn ClientHook>> {
-        self.is_taken.replace(true).then(|| Box::new(Known(self.to.clone())) as _)
-    }
-}
-
-impl Drop for Late {
-    fn drop(&mut self) {
-        hook::forget(self);
     }
 }
 
@@ -321,7 +257,7 @@ mod tests {
     /// Two peers may pass it to and fro for ever.
     #[test]
     fn what_was_given_away_before_is_not_wrapped_again() {
-        let own = hook::broken(disconnected("it is a peer's"));
+        let own = capnp_rpc::new_broken_cap(disconnected("it is a peer's")).hook;
         let once = relay(own.clone());
         let twice = relay(once.clone());
         for known in [&once, &twice] {
@@ -346,10 +282,10 @@ mod tests {
             assert_eq!(first.get_ptr(), second.get_ptr());
             assert_eq!(first.get_ptr(), third.get_ptr());
             assert!(first.get_resolved().is_none());
-            let own = hook::broken(disconnected("it is a peer's"));
+            let own = capnp_rpc::new_broken_cap(disconnected("it is a peer's")).hook;
             assert!(sender.send(capnp::capability::Client::new(own.clone())).is_ok());
             first.when_resolved().await.unwrap();
-            assert_eq!(first.get_resolved().unwrap().get_ptr(), own.get_ptr());
+            assert!(first.get_resolved().is_none(), "the RPC system goes on by the same path");
             assert_eq!(relay(first).get_ptr(), own.get_ptr());
             drop((second, third));
             assert!(RELAYS.with_borrow(HashMap::is_empty), "nobody holds a relay any more");

@@ -11,6 +11,22 @@ use std::time::Duration;
 /// How many times as much as a limit says may be there for a while.
 pub(crate) const BURST: usize = 4;
 
+/// Largest message that is sent, in bytes: what every peer takes by default.
+pub(crate) const MESSAGE_BYTES_SENT_MAX: usize = 8 << 20;
+
+/// Largest parameters and results that can be sent, in bytes: the protocol adds the rest.
+pub const CONTENT_BYTES_SENT_MAX: usize = MESSAGE_BYTES_SENT_MAX - (64 << 10);
+
+/// Most capabilities of a message that is sent: what every peer takes by default.
+pub const CAPABILITIES_SENT_MAX: usize = 64;
+
+/// Longest text of an error that is sent, in bytes; a longer one is cut, and says so.
+pub const ERROR_BYTES_MAX: usize = 64 << 10;
+
+/// How many times as much as may be sent is taken from another part of the same system, and by
+/// whoever dials: so what one vat may send, no other one has to refuse.
+const MARGIN: usize = 2;
+
 /// What one connection may ask of us.
 ///
 /// A time of [`Duration::MAX`] is no limit.
@@ -37,10 +53,6 @@ pub struct Limits {
     pub exports: usize,
     /// Capabilities of the peer that we hold.
     pub imports: usize,
-    /// Promises of the peer that were resolved to the next one each, in a row.
-    pub promise_chain: usize,
-    /// Promises of the peer that are part of such a row.
-    pub chained_promises: usize,
     /// Calls of ours that the peer has not answered, also those that were given up.
     pub questions: usize,
     /// Soft: bytes that the peer has not read yet.
@@ -62,8 +74,7 @@ pub struct Limits {
 impl Default for Limits {
     /// For a peer that is not trusted. 8 MiB is the largest value of an object's storage twice. 1,024
     /// calls keep a host busy over any distance. 65,536 answers and capabilities are a burst that the
-    /// peer had no time to look at. 16 promises in a row are one for each vat that a capability came
-    /// through, more than any path has; 8,192 such promises are looked through when one is released.
+    /// peer had no time to look at.
     fn default() -> Self {
         Self {
             message_bytes: 8 << 20,
@@ -75,8 +86,6 @@ impl Default for Limits {
             answers: 1 << 16,
             exports: 1 << 16,
             imports: 8192,
-            promise_chain: 16,
-            chained_promises: 8192,
             questions: 1 << 16,
             unread_bytes: 4 << 20,
             unsent_bytes: 64 << 20,
@@ -93,6 +102,9 @@ impl Limits {
     /// need to call before it does; and how many calls are made is for the program to say.
     pub fn of_dialler() -> Self {
         Self {
+            message_bytes: MARGIN * MESSAGE_BYTES_SENT_MAX,
+            nesting: nesting_of_others(),
+            capabilities: MARGIN * CAPABILITIES_SENT_MAX,
             questions: usize::MAX,
             unread_bytes: usize::MAX,
             slow_reader: Duration::MAX,
@@ -103,10 +115,9 @@ impl Limits {
     /// For another part of the same system, which carries the calls of many: nothing waits, because
     /// calls of one could then wait for those of another, and only the form of messages is checked.
     pub fn of_trusted() -> Self {
-        let own = Self::default();
         Self {
-            message_bytes: own.message_bytes,
-            nesting: own.nesting,
+            message_bytes: MARGIN * MESSAGE_BYTES_SENT_MAX,
+            nesting: nesting_of_others(),
             capabilities: usize::MAX,
             calls: usize::MAX,
             call_bytes: usize::MAX,
@@ -114,8 +125,6 @@ impl Limits {
             answers: usize::MAX,
             exports: usize::MAX,
             imports: usize::MAX,
-            promise_chain: own.promise_chain,
-            chained_promises: usize::MAX,
             questions: usize::MAX,
             unread_bytes: usize::MAX,
             unsent_bytes: usize::MAX,
@@ -133,6 +142,11 @@ impl Limits {
             nesting_limit: i32::from(self.nesting),
         }
     }
+}
+
+/// What was read at one limit, and is within a message of ours now, lies some steps deeper.
+fn nesting_of_others() -> u16 {
+    2 * Limits::default().nesting
 }
 
 macro_rules! names {
@@ -172,10 +186,6 @@ names! {
     Exports = "exports",
     /// See [`Limits::imports`].
     Imports = "imports",
-    /// See [`Limits::promise_chain`]. Bites also when a promise is resolved to itself.
-    PromiseChain = "promise-chain",
-    /// See [`Limits::chained_promises`].
-    ChainedPromises = "chained-promises",
     /// See [`Limits::questions`].
     Questions = "questions",
     /// See [`Limits::unread_bytes`]. Bites when calls begin to wait.

@@ -2,24 +2,57 @@
 //!
 //! Nothing here looks at a message: it passes everything on to the [`State`] and back.
 
+use super::pipelines::Call;
 use super::{Message, State, wake};
 use crate::wire::Incoming;
 use capnp::capability::Promise;
 use capnp::message::{Builder, HeapAllocator};
 use capnp::{Error, any_pointer};
 use capnp_rpc::rpc_twoparty_capnp::Side;
-use capnp_rpc::{Connection, IncomingMessage, OutgoingMessage};
+use capnp_rpc::{Connection, IncomingMessage, OutgoingMessage, VatNetwork};
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub(super) type Shared<S> = Rc<RefCell<State<S>>>;
+type Shared<S> = Rc<RefCell<State<S>>>;
+
+/// A network of two: one connection that is there from the start.
+pub(crate) struct Guard<S> {
+    state: Shared<S>,
+    side: Side,
+    accepted: bool,
+}
+
+impl<S> Guard<S> {
+    pub(crate) fn new(state: Shared<S>, side: Side) -> Self {
+        Self { state, side, accepted: false }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + 'static> VatNetwork<Side> for Guard<S> {
+    fn connect(&mut self, peer: Side) -> Option<Box<dyn Connection<Side>>> {
+        let state = self.state.clone();
+        (peer != self.side).then(|| Box::new(Guarded { state, side: self.side }) as _)
+    }
+
+    fn accept(&mut self) -> Promise<Box<dyn Connection<Side>>, Error> {
+        if std::mem::replace(&mut self.accepted, true) {
+            return Promise::from_future(std::future::pending());
+        }
+        Promise::ok(Box::new(Guarded { state: self.state.clone(), side: self.side }))
+    }
+
+    /// The task of the connection decides when it is over, not the RPC system.
+    fn drive_until_shutdown(&mut self) -> Promise<(), Error> {
+        Promise::from_future(std::future::pending())
+    }
+}
 
 /// One end of the connection.
-pub(super) struct Guarded<S> {
-    pub(super) state: Shared<S>,
-    pub(super) side: Side,
+struct Guarded<S> {
+    state: Shared<S>,
+    side: Side,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<Side> for Guarded<S> {
@@ -50,11 +83,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<Side> for Guarded<S
 }
 
 /// A message that came in.
-pub(super) struct Received(pub(super) Incoming);
+pub(super) struct Received {
+    pub(super) message: Incoming,
+    /// What it is, if it is a call.
+    pub(super) call: Option<Call>,
+}
 
 impl IncomingMessage for Received {
     fn get_body(&self) -> capnp::Result<any_pointer::Reader<'_>> {
-        self.0.get_root()
+        if let Some(call) = &self.call {
+            call.is_read();
+        }
+        self.message.get_root()
     }
 }
 
@@ -73,8 +113,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> OutgoingMessage for Outgoing<S> {
     }
 
     /// The promise doesn't wait for the stream: streaming calls are slowed by their answers.
-    fn send(self: Box<Self>) -> (Promise<(), Error>, Rc<Builder<HeapAllocator>>) {
-        self.state.borrow_mut().send(&self.message);
+    fn send(mut self: Box<Self>) -> (Promise<(), Error>, Rc<Builder<HeapAllocator>>) {
+        let over = self.state.borrow_mut().send(&mut self.message);
+        // Whatever goes with it may send in its turn.
+        drop(over);
         (Promise::ok(()), Rc::new(self.message))
     }
 

@@ -6,7 +6,7 @@
 use super::limits::Refusal;
 use super::scatter::ByNumber;
 use crate::wire::{Incoming, cost};
-use capnp_rpc::rpc_capnp::{cap_descriptor, message, payload, resolve, return_};
+use capnp_rpc::rpc_capnp::{cap_descriptor, message, return_};
 use std::collections::VecDeque;
 
 /// What a message costs beside its bytes.
@@ -19,18 +19,14 @@ const MESSAGES_KEPT: usize = 16;
 pub(super) struct Queue {
     waiting: VecDeque<Waiting>,
     bytes: usize,
-    /// Numbers of calls that wait, of promises that what waits resolves, and of promises that it names.
+    /// Numbers of calls that wait.
     calls: Numbers,
-    resolved: Numbers,
-    promises: Numbers,
 }
 
 struct Waiting {
     message: Incoming,
     bytes: usize,
     kind: Kind,
-    /// The promises of the peer that it names.
-    promises: Vec<u32>,
 }
 
 /// What a later `Return` may speak of.
@@ -38,7 +34,6 @@ struct Waiting {
 enum Kind {
     Call(u32),
     Bootstrap(u32),
-    Resolve(u32),
     Other,
 }
 
@@ -82,41 +77,18 @@ impl Queue {
         self.bytes
     }
 
-    pub(super) fn push(&mut self, message: Incoming, caps_max: usize) -> Result<(), Refusal> {
-        let mut promises = Vec::new();
+    pub(super) fn push(&mut self, message: Incoming) -> Result<(), Refusal> {
         let kind = match message.get_root::<message::Reader>()?.which() {
-            Ok(message::Call(call)) => {
-                let call = call?;
-                add_promises(call.get_params()?, caps_max, &mut promises)?;
-                Kind::Call(call.get_question_id())
-            }
+            Ok(message::Call(call)) => Kind::Call(call?.get_question_id()),
             Ok(message::Bootstrap(bootstrap)) => Kind::Bootstrap(bootstrap?.get_question_id()),
-            Ok(message::Resolve(resolve)) => {
-                let resolve = resolve?;
-                if let resolve::Cap(cap) = resolve.which()? {
-                    promises.extend(promise(cap?)?);
-                }
-                Kind::Resolve(resolve.get_promise_id())
-            }
-            Ok(message::Return(answer)) => {
-                if let return_::Results(payload) = answer?.which()? {
-                    add_promises(payload?, caps_max, &mut promises)?;
-                }
-                Kind::Other
-            }
             _ => Kind::Other,
         };
-        match kind {
-            Kind::Call(id) | Kind::Bootstrap(id) => self.calls.add(id),
-            Kind::Resolve(id) => self.resolved.add(id),
-            Kind::Other => {}
-        }
-        for &id in &promises {
-            self.promises.add(id);
+        if let Kind::Call(id) | Kind::Bootstrap(id) = kind {
+            self.calls.add(id);
         }
         let bytes = cost(&message) + MESSAGE_BYTES;
         self.bytes += bytes;
-        self.waiting.push_back(Waiting { message, bytes, kind, promises });
+        self.waiting.push_back(Waiting { message, bytes, kind });
         Ok(())
     }
 
@@ -126,15 +98,10 @@ impl Queue {
         if stays(self.waiting.front()?.kind) {
             return None;
         }
-        let Waiting { message, bytes, kind, promises } = self.waiting.pop_front()?;
+        let Waiting { message, bytes, kind } = self.waiting.pop_front()?;
         self.bytes -= bytes;
-        match kind {
-            Kind::Call(id) | Kind::Bootstrap(id) => self.calls.remove(id),
-            Kind::Resolve(id) => self.resolved.remove(id),
-            Kind::Other => {}
-        }
-        for &id in &promises {
-            self.promises.remove(id);
+        if let Kind::Call(id) | Kind::Bootstrap(id) = kind {
+            self.calls.remove(id);
         }
         if self.waiting.is_empty() {
             let room = std::mem::take(&mut self.waiting);
@@ -144,52 +111,29 @@ impl Queue {
         Some(message)
     }
 
-    /// Whether an answer speaks of a call that waits, or of a number that a waiting `Resolve` means
-    /// otherwise, or of a promise as if it were none, of which the RPC system doesn't know yet.
+    /// Whether an answer speaks of a call that waits.
     pub(super) fn concerns(
         &self,
         answer: return_::Reader,
         caps_max: usize,
-        is_known: impl Fn(u32) -> bool,
     ) -> Result<bool, Refusal> {
-        let return_::Results(payload) = answer.which()? else { return Ok(false) };
-        let caps = payload?.get_cap_table()?;
+        let payload = match answer.which()? {
+            return_::Results(payload) => payload?,
+            return_::TakeFromOtherQuestion(call) => return Ok(self.calls.has(call)),
+            _ => return Ok(false),
+        };
+        let caps = payload.get_cap_table()?;
         if caps.len() as usize > caps_max {
             // It is refused when it is delivered.
             return Ok(false);
         }
         for cap in caps {
-            let waits = match cap.which()? {
-                cap_descriptor::SenderHosted(id) => {
-                    self.resolved.has(id) || self.promises.has(id) && !is_known(id)
-                }
-                cap_descriptor::SenderPromise(id) => self.resolved.has(id),
-                cap_descriptor::ReceiverAnswer(answer) => self.calls.has(answer?.get_question_id()),
-                _ => false,
-            };
-            if waits {
+            if let cap_descriptor::ReceiverAnswer(answer) = cap.which()?
+                && self.calls.has(answer?.get_question_id())
+            {
                 return Ok(true);
             }
         }
         Ok(false)
     }
-}
-
-fn add_promises(
-    payload: payload::Reader,
-    caps_max: usize,
-    promises: &mut Vec<u32>,
-) -> capnp::Result<()> {
-    // What has more is refused when it is delivered.
-    for cap in payload.get_cap_table()?.iter().take(caps_max) {
-        promises.extend(promise(cap)?);
-    }
-    Ok(())
-}
-
-fn promise(cap: cap_descriptor::Reader) -> capnp::Result<Option<u32>> {
-    Ok(match cap.which()? {
-        cap_descriptor::SenderPromise(id) => Some(id),
-        _ => None,
-    })
 }

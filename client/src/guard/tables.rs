@@ -7,16 +7,18 @@
 //! A number of a call that is over may still come from an honest peer, which pipelines on an answer
 //! that it hasn't read yet: such a call fails alone.
 
-use super::Message;
-use super::chains::Chains;
 use super::exports::Exports;
 use super::limits::{Limit, Limits, Refusal};
 use super::scatter::ByNumber;
+use crate::wire::Incoming;
 use capnp::Error;
 use capnp_rpc::rpc_capnp::{
     call, cap_descriptor, disembargo, exception, finish, message, message_target, payload,
-    promised_answer, resolve, return_,
+    promised_answer, return_,
 };
+
+/// Why an answer is refused.
+pub(super) const NOT_OPEN: &str = "a call was answered that is not open";
 
 type Checked<T = ()> = Result<T, Refusal>;
 
@@ -33,24 +35,16 @@ pub(super) struct Tables {
     /// How many of them were not given up.
     asked: usize,
     exports: Exports,
-    /// Capabilities of the peer's, and whether each was a promise when it was first named: to the RPC
-    /// system it stays one, however it is named later.
-    imports: ByNumber<bool>,
-    /// What the peer's promises were resolved to.
-    chains: Chains,
+    /// Capabilities of the peer's.
+    imports: ByNumber<()>,
 }
 
 /// A call of the peer.
 enum Answer {
     /// Without a `Return` so far, with its `Finish` if that came already.
-    Open { bytes: usize, finish: Option<Finish> },
+    Open { bytes: usize, finish: Option<Incoming> },
     /// With the capabilities that the `Return` gave away.
     Returned { exports: Vec<u32> },
-}
-
-struct Finish {
-    message: Message,
-    releases: bool,
 }
 
 enum Question {
@@ -59,30 +53,25 @@ enum Question {
     GivenUp,
 }
 
-/// What becomes of a message.
-pub(super) enum Fate {
-    Delivered,
-    /// It is the `Finish` of a call without a `Return`.
-    Held(Held),
-}
-
-/// Where a `Finish` is held.
-pub(super) struct Held {
-    call: u32,
-    releases: bool,
-}
-
-/// What a message that was sent made of the tables.
-pub(super) enum Sent {
-    /// The `Return` of a call, and the `Finish` that was held for it.
-    Return(Option<Message>),
-    Other,
-}
-
 impl Tables {
     /// Calls that have begun and have no answer, and the bytes of their messages.
     pub(super) fn open(&self) -> (usize, usize) {
         (self.open, self.open_bytes)
+    }
+
+    /// The peer's call has no answer yet.
+    pub(super) fn is_open(&self, call: u32) -> bool {
+        matches!(self.answers.get(&call), Some(Answer::Open { .. }))
+    }
+
+    /// The peer has this call of ours to answer.
+    pub(super) fn has_question(&self, call: u32) -> bool {
+        self.questions.contains_key(&call)
+    }
+
+    /// Nobody here waits any more for the answer to our call, which the peer still owes.
+    pub(super) fn is_given_up(&self, call: u32) -> bool {
+        matches!(self.questions.get(&call), Some(Question::GivenUp))
     }
 
     /// Calls of ours that the peer has not answered.
@@ -93,11 +82,6 @@ impl Tables {
     /// Somebody here waits for an answer of the peer's.
     pub(super) fn waits_for_peer(&self) -> bool {
         self.asked > 0
-    }
-
-    /// The RPC system knows the peer's capability `id`.
-    pub(super) fn has_import(&self, id: u32) -> bool {
-        self.imports.contains_key(&id)
     }
 
     /// Capabilities of ours that the peer holds.
@@ -119,15 +103,14 @@ impl Tables {
         message: message::Reader,
         bytes: usize,
         limits: &Limits,
-    ) -> Checked<Fate> {
+    ) -> Checked {
         match message.which() {
             Ok(message::Call(call)) => self.receive_call(call?, bytes, limits)?,
             Ok(message::Return(answer)) => self.receive_return(answer?, limits)?,
-            Ok(message::Finish(finish)) => return self.receive_finish(finish?),
+            Ok(message::Finish(finish)) => self.receive_finish(finish?)?,
             Ok(message::Bootstrap(bootstrap)) => {
                 self.begin(bootstrap?.get_question_id(), bytes, limits)?;
             }
-            Ok(message::Resolve(resolve)) => self.receive_resolve(resolve?, limits)?,
             Ok(message::Release(release)) => {
                 let release = release?;
                 self.exports.release(release.get_id(), release.get_reference_count())?;
@@ -135,28 +118,28 @@ impl Tables {
             Ok(message::Disembargo(disembargo)) => {
                 self.receive_disembargo(disembargo?, limits)?;
             }
-            Ok(message::Unimplemented(echo)) => self.receive_echo(echo?)?,
             Ok(message::Abort(abort)) => return Err(ended_by(abort?).into()),
             _ => return unknown_kind("a message"),
         }
-        Ok(Fate::Delivered)
+        Ok(())
     }
 
-    /// Keeps a `Finish` until the `Return` of its call is out.
-    pub(super) fn hold(&mut self, held: Held, message: Message) -> Checked {
-        match self.answers.get_mut(&held.call) {
+    /// Keeps a `Finish` until the `Return` of its call is out. It comes here again then.
+    pub(super) fn hold(&mut self, call: u32, message: Incoming) -> Checked {
+        match self.answers.get_mut(&call) {
             Some(Answer::Open { finish: finish @ None, .. }) => {
-                *finish = Some(Finish { message, releases: held.releases });
+                *finish = Some(message);
                 Ok(())
             }
             _ => Err(Error::disconnected("a call was finished twice".into()).into()),
         }
     }
 
-    /// A message of ours goes out.
-    pub(super) fn send(&mut self, message: message::Reader) -> capnp::Result<Sent> {
+    /// A message of ours goes out. If it is the `Return` of a call whose `Finish` was held, that has its
+    /// turn now.
+    pub(super) fn send(&mut self, message: message::Reader) -> capnp::Result<Option<Incoming>> {
         match message.which() {
-            Ok(message::Return(answer)) => return self.send_return(answer?).map(Sent::Return),
+            Ok(message::Return(answer)) => return self.send_return(answer?),
             Ok(message::Call(call)) => {
                 let call = call?;
                 self.ask(call.get_question_id());
@@ -174,18 +157,11 @@ impl Tables {
             }
             Ok(message::Release(release)) => {
                 // The RPC system lets go of all references to an import at once.
-                let id = release?.get_id();
-                self.imports.remove(&id);
-                self.chains.release(id);
-            }
-            Ok(message::Resolve(resolve)) => {
-                if let resolve::Cap(cap) = resolve?.which()? {
-                    self.exports.add(cap?)?;
-                }
+                self.imports.remove(&release?.get_id());
             }
             _ => {}
         }
-        Ok(Sent::Other)
+        Ok(None)
     }
 
     fn ask(&mut self, call: u32) {
@@ -209,8 +185,7 @@ impl Tables {
 
     fn receive_call(&mut self, call: call::Reader, bytes: usize, limits: &Limits) -> Checked {
         let call::send_results_to::Caller(()) = call.get_send_results_to().which()? else {
-            // The RPC system never answers such a call, so its number could not be given back.
-            return unknown_kind("results that don't go to the caller: a call");
+            return unknown_kind("results that go to a third party: a call");
         };
         self.check_target(call.get_target()?, limits)?;
         self.receive_payload(call.get_params()?, limits)?;
@@ -219,8 +194,7 @@ impl Tables {
 
     fn receive_return(&mut self, answer: return_::Reader, limits: &Limits) -> Checked {
         let Some(question) = self.questions.remove(&answer.get_answer_id()) else {
-            let reason = "a call was answered that is not open";
-            return Refusal::over(Limit::UnknownCapability, reason);
+            return Refusal::over(Limit::UnknownCapability, NOT_OPEN);
         };
         self.asked -= usize::from(matches!(question, Question::Asked));
         match (answer.which()?, question) {
@@ -232,41 +206,17 @@ impl Tables {
         }
     }
 
-    fn receive_finish(&mut self, finish: finish::Reader) -> Checked<Fate> {
-        let (call, releases) = (finish.get_question_id(), finish.get_release_result_caps());
-        match self.answers.get(&call) {
-            Some(Answer::Open { .. }) => return Ok(Fate::Held(Held { call, releases })),
-            Some(Answer::Returned { .. }) => self.end(call, releases)?,
-            // Its answer said that this isn't needed.
-            None => {}
-        }
-        Ok(Fate::Delivered)
-    }
-
-    /// Forgets a call that is answered and finished.
-    fn end(&mut self, call: u32, releases: bool) -> Checked {
-        if let Some(Answer::Returned { exports }) = self.answers.remove(&call)
-            && releases
+    /// Forgets a call that is answered and finished. It may have been forgotten before, if its answer
+    /// said that no `Finish` is needed.
+    fn receive_finish(&mut self, finish: finish::Reader) -> Checked {
+        if let Some(Answer::Returned { exports }) = self.answers.remove(&finish.get_question_id())
+            && finish.get_release_result_caps()
         {
             for id in exports {
                 self.exports.release(id, 1)?;
             }
         }
         Ok(())
-    }
-
-    fn receive_resolve(&mut self, resolve: resolve::Reader, limits: &Limits) -> Checked {
-        let resolve::Cap(cap) = resolve.which()? else { return Ok(()) };
-        let cap = cap?;
-        let (to, is_promise) = match cap.which()? {
-            cap_descriptor::SenderPromise(to) => (to, true),
-            cap_descriptor::SenderHosted(to) => (to, self.imports.get(&to) == Some(&true)),
-            _ => (0, false),
-        };
-        if is_promise {
-            self.chains.resolve(resolve.get_promise_id(), to, limits)?;
-        }
-        self.receive_cap(cap, limits)
     }
 
     fn receive_disembargo(&self, disembargo: disembargo::Reader, limits: &Limits) -> Checked {
@@ -277,18 +227,6 @@ impl Tables {
             disembargo::context::ReceiverLoopback(_) => Ok(()),
             _ => unknown_kind("a disembargo"),
         }
-    }
-
-    /// The peer doesn't know `Resolve`, and lets go of the capability in it.
-    fn receive_echo(&mut self, echo: message::Reader) -> Checked {
-        if let Ok(message::Resolve(resolve)) = echo.which()
-            && let resolve::Cap(cap) = resolve?.which()?
-            && let cap_descriptor::SenderHosted(id) | cap_descriptor::SenderPromise(id) =
-                cap?.which()?
-        {
-            self.exports.release(id, 1)?;
-        }
-        Ok(())
     }
 
     fn receive_payload(&mut self, payload: payload::Reader, limits: &Limits) -> Checked {
@@ -304,16 +242,17 @@ impl Tables {
     fn receive_cap(&mut self, cap: cap_descriptor::Reader, limits: &Limits) -> Checked {
         match cap.which()? {
             cap_descriptor::None(()) => Ok(()),
-            cap_descriptor::SenderHosted(id) => self.import(id, false, limits),
-            cap_descriptor::SenderPromise(id) => self.import(id, true, limits),
+            cap_descriptor::SenderHosted(id) | cap_descriptor::SenderPromise(id) => {
+                self.import(id, limits)
+            }
             cap_descriptor::ReceiverHosted(id) => self.exports.check(id),
             cap_descriptor::ReceiverAnswer(answer) => check_path(answer?, limits),
             cap_descriptor::ThirdPartyHosted(_) => unknown_kind("a capability of a third party"),
         }
     }
 
-    fn import(&mut self, id: u32, is_promise: bool, limits: &Limits) -> Checked {
-        self.imports.entry(id).or_insert(is_promise);
+    fn import(&mut self, id: u32, limits: &Limits) -> Checked {
+        self.imports.insert(id, ());
         if self.imports.len() > limits.imports {
             let reason = "too many capabilities of the peer are held here";
             return Refusal::over(Limit::Imports, reason);
@@ -328,7 +267,7 @@ impl Tables {
         }
     }
 
-    fn send_return(&mut self, answer: return_::Reader) -> capnp::Result<Option<Message>> {
+    fn send_return(&mut self, answer: return_::Reader) -> capnp::Result<Option<Incoming>> {
         let call = answer.get_answer_id();
         let mut exports = Vec::new();
         if let return_::Results(payload) = answer.which()? {
@@ -343,17 +282,12 @@ impl Tables {
         if !answer.get_no_finish_needed() {
             self.answers.insert(call, Answer::Returned { exports });
         }
-        let Some(Finish { message, releases }) = finish else { return Ok(None) };
-        // It is delivered before any other message.
-        if let Err(Refusal::Malformed(error)) = self.end(call, releases) {
-            return Err(error);
-        }
-        Ok(Some(message))
+        Ok(finish)
     }
 }
 
 /// The RPC system copies a path, which may seem far longer than its message is.
-fn check_path(answer: promised_answer::Reader, limits: &Limits) -> Checked {
+pub(super) fn check_path(answer: promised_answer::Reader, limits: &Limits) -> Checked {
     let steps = answer.get_transform()?.len();
     if steps <= u32::from(limits.nesting) {
         return Ok(());
@@ -373,8 +307,8 @@ fn unknown_kind<T>(what: &str) -> Checked<T> {
 
 #[cfg(test)]
 impl Tables {
-    /// Calls that are not finished, how many of these are finished and wait for their answer, what
-    /// each side holds, and promises that are part of a chain.
+    /// Calls that are not finished, how many of these are finished and wait for their answer, and what
+    /// each side holds.
     pub(super) fn counts(&self) -> super::Counts {
         let held = |answer: &&Answer| matches!(answer, Answer::Open { finish: Some(_), .. });
         super::Counts {
@@ -383,7 +317,6 @@ impl Tables {
             questions: self.questions.len(),
             exports: self.exports.len(),
             imports: self.imports.len(),
-            chained: self.chains.len(),
         }
     }
 }

@@ -1,0 +1,94 @@
+//! Messages that the guard itself makes, for the peer or for the RPC system.
+
+use capnp::Error;
+use capnp::message::{Builder, HeapAllocator};
+use capnp_rpc::IncomingMessage;
+use capnp_rpc::rpc_capnp::{exception, message, return_};
+
+/// A message that the guard made.
+pub(super) struct Made(pub(super) Builder<HeapAllocator>);
+
+impl IncomingMessage for Made {
+    fn get_body(&self) -> capnp::Result<capnp::any_pointer::Reader<'_>> {
+        self.0.get_root_as_reader()
+    }
+}
+
+fn made(write: impl FnOnce(message::Builder)) -> Builder<HeapAllocator> {
+    let mut message = Builder::new_default();
+    write(message.init_root());
+    message
+}
+
+/// Tells the peer that the connection is over, and why.
+pub(crate) fn abort(reason: &str) -> Builder<HeapAllocator> {
+    made(|message| {
+        let mut abort = message.init_abort();
+        abort.set_type(exception::Type::Disconnected);
+        abort.set_reason(reason);
+    })
+}
+
+pub(super) fn release(id: u32, count: u32) -> Builder<HeapAllocator> {
+    made(|message| {
+        let mut release = message.init_release();
+        release.set_id(id);
+        release.set_reference_count(count);
+    })
+}
+
+pub(super) fn bootstrap(call: u32) -> Builder<HeapAllocator> {
+    made(|message| message.init_bootstrap().set_question_id(call))
+}
+
+/// A call without parameters on the whole of an answer.
+pub(super) fn call(call: u32, answer: u32, interface: u64) -> Builder<HeapAllocator> {
+    made(|message| {
+        let mut made = message.init_call();
+        made.set_question_id(call);
+        made.set_interface_id(interface);
+        made.reborrow().init_target().init_promised_answer().set_question_id(answer);
+    })
+}
+
+/// Ends a call, and lets go of the capabilities in its results.
+pub(super) fn finish(call: u32) -> Builder<HeapAllocator> {
+    made(|message| {
+        let mut finish = message.init_finish();
+        finish.set_question_id(call);
+        finish.set_release_result_caps(true);
+    })
+}
+
+fn answer(call: u32, write: impl FnOnce(return_::Builder)) -> Builder<HeapAllocator> {
+    made(|message| {
+        let mut answer = message.init_return();
+        answer.set_answer_id(call);
+        answer.set_release_param_caps(false);
+        write(answer);
+    })
+}
+
+pub(super) fn canceled(call: u32) -> Builder<HeapAllocator> {
+    answer(call, |mut answer| answer.set_canceled(()))
+}
+
+pub(super) fn sent_elsewhere(call: u32) -> Builder<HeapAllocator> {
+    answer(call, |mut answer| answer.set_results_sent_elsewhere(()))
+}
+
+/// The answer that a call gets instead of `of`.
+pub(super) fn failed(of: return_::Reader, error: &Error) -> Builder<HeapAllocator> {
+    answer(of.get_answer_id(), |mut answer| {
+        answer.set_release_param_caps(of.get_release_param_caps());
+        answer.set_no_finish_needed(of.get_no_finish_needed());
+        let mut exception = answer.init_exception();
+        exception.set_reason(&error.extra);
+        exception.set_type(match error.kind {
+            capnp::ErrorKind::Overloaded => exception::Type::Overloaded,
+            capnp::ErrorKind::Disconnected => exception::Type::Disconnected,
+            capnp::ErrorKind::Unimplemented => exception::Type::Unimplemented,
+            _ => exception::Type::Failed,
+        });
+    })
+}

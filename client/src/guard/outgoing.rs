@@ -1,0 +1,259 @@
+//! What is sent, held to what every receiver takes by default.
+//!
+//! A peer ends the connection over a message that is too large or has too many capabilities, and all its
+//! calls with it. So such a message isn't sent: its call alone fails. A call is replaced by one of a
+//! method that nobody has, so that both ends agree which calls there are, and its caller gets the true
+//! reason instead of the answer to that; a result is replaced by an error.
+//!
+//! No capability is described as a promise, and none is ever resolved for the peer: it leads by the same
+//! path for as long as somebody holds it.
+
+use super::limits::{CAPABILITIES_SENT_MAX, ERROR_BYTES_MAX, MESSAGE_BYTES_SENT_MAX};
+use super::made;
+use super::scatter::ByNumber;
+use capnp::message::{Builder, HeapAllocator};
+use capnp::{Error, ErrorKind};
+use capnp_rpc::rpc_capnp::{
+    call, cap_descriptor, exception, message, message_target, payload, resolve, return_,
+};
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+type Outgoing = Builder<HeapAllocator>;
+
+/// Put before the text of an error by the RPC system that receives it.
+const REMOTE: &str = "remote exception: ";
+
+/// What is sent in place of a message.
+pub(super) enum Instead {
+    /// The message itself.
+    Same,
+    Other(Outgoing),
+    /// Nothing. The RPC system takes back what it gave away in it.
+    Nothing(Vec<u32>),
+    /// A call that will be refused. The RPC system takes back what it gave away in the first one.
+    Refused(Outgoing, Vec<u32>),
+}
+
+/// Calls and answers that were replaced.
+#[derive(Default)]
+pub(super) struct Replaced {
+    /// Calls of ours, with their errors.
+    calls: ByNumber<Error>,
+    /// Calls of the peer whose results didn't go out: their `Finish` lets go of what is in them.
+    answers: HashSet<u32>,
+}
+
+impl Replaced {
+    /// Looks at what is about to be sent, and says what is sent.
+    ///
+    /// # Errors
+    /// When the RPC system made what can't be read.
+    pub(super) fn instead(&mut self, message: &mut Outgoing) -> capnp::Result<Instead> {
+        let bytes = message.size_in_words().saturating_mul(8);
+        match message.get_root_as_reader::<message::Reader>()?.which() {
+            Ok(message::Call(call)) => {
+                let call = call?;
+                if let Some(error) = excess(bytes, call.get_params()?)? {
+                    self.calls.insert(call.get_question_id(), error);
+                    return Ok(Instead::Refused(refused(call)?, given(call.get_params()?)?));
+                }
+                if has_promises(call.get_params()?)? {
+                    host_promises(message)?;
+                }
+            }
+            Ok(message::Return(answer)) => {
+                let answer = answer?;
+                match answer.which()? {
+                    return_::Results(payload) => {
+                        let payload = payload?;
+                        if let Some(error) = excess(bytes, payload)? {
+                            self.answers.insert(answer.get_answer_id());
+                            return Ok(Instead::Other(made::failed(answer, &error)));
+                        }
+                        if has_promises(payload)? {
+                            host_promises(message)?;
+                        }
+                    }
+                    return_::Exception(exception) => {
+                        if let Some(error) = changed(exception?)? {
+                            return Ok(Instead::Other(made::failed(answer, &error)));
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            Ok(message::Abort(abort)) => {
+                if let Some(error) = changed(abort?)? {
+                    return Ok(Instead::Other(made::abort(&error.extra)));
+                }
+            }
+            Ok(message::Resolve(resolve)) => {
+                let given = match resolve?.which()? {
+                    resolve::Cap(cap) => export(cap?)?.into_iter().collect(),
+                    resolve::Exception(_) => Vec::new(),
+                };
+                return Ok(Instead::Nothing(given));
+            }
+            _ => {}
+        }
+        Ok(Instead::Same)
+    }
+
+    /// What a call of ours is told in place of this answer.
+    pub(super) fn answer(&mut self, answer: return_::Reader) -> Option<Outgoing> {
+        if self.calls.is_empty() {
+            return None;
+        }
+        let error = self.calls.remove(&answer.get_answer_id())?;
+        Some(made::failed(answer, &error))
+    }
+
+    /// Whether a call was answered otherwise, whose `Finish` comes now.
+    pub(super) fn finishes(&mut self, call: u32) -> bool {
+        !self.answers.is_empty() && self.answers.remove(&call)
+    }
+}
+
+/// The error as it may be sent: of bounded length, and without what each receiver puts before it.
+///
+/// Such a text comes from anywhere: a client may choose it, and a class may repeat it.
+pub fn error_to_send(error: Error) -> Error {
+    match sendable(&error.extra) {
+        Cow::Borrowed(same) if same.len() == error.extra.len() => error,
+        text => Error { extra: text.into_owned(), kind: error.kind },
+    }
+}
+
+fn sendable(text: &str) -> Cow<'_, str> {
+    let mut own = text;
+    while let Some(rest) = own.strip_prefix(REMOTE) {
+        own = rest;
+    }
+    if own.len() <= ERROR_BYTES_MAX {
+        return Cow::Borrowed(own);
+    }
+    let note = format!(" ... (cut; it had {} bytes)", own.len());
+    let end = own.floor_char_boundary(ERROR_BYTES_MAX - note.len());
+    Cow::Owned(format!("{}{note}", &own[..end]))
+}
+
+fn changed(exception: exception::Reader) -> capnp::Result<Option<Error>> {
+    // What isn't text is for the receiver to make something of; its length is bounded by other means.
+    let reason = exception.get_reason()?;
+    let text = String::from_utf8_lossy(reason.as_bytes());
+    let kind = match exception.get_type() {
+        Ok(exception::Type::Overloaded) => ErrorKind::Overloaded,
+        Ok(exception::Type::Disconnected) => ErrorKind::Disconnected,
+        Ok(exception::Type::Unimplemented) => ErrorKind::Unimplemented,
+        _ => ErrorKind::Failed,
+    };
+    let sent = sendable(&text);
+    let is_same = sent.as_bytes() == reason.as_bytes();
+    Ok((!is_same).then(|| Error { extra: sent.into_owned(), kind }))
+}
+
+/// Why a message isn't sent, if it isn't.
+fn excess(bytes: usize, payload: payload::Reader) -> capnp::Result<Option<Error>> {
+    let capabilities = payload.get_cap_table()?.len() as usize;
+    Ok(if bytes > MESSAGE_BYTES_SENT_MAX {
+        Some(too_large(bytes))
+    } else if capabilities > CAPABILITIES_SENT_MAX {
+        Some(too_many_capabilities(capabilities))
+    } else {
+        None
+    })
+}
+
+/// What a caller is told whose message, or answer, would have so many bytes.
+pub fn too_large(bytes: usize) -> Error {
+    let max = MESSAGE_BYTES_SENT_MAX;
+    Error::failed(format!("too-large: a message of {bytes} bytes; at most {max} can be sent"))
+}
+
+/// What a caller is told whose message, or answer, would have so many capabilities.
+pub fn too_many_capabilities(count: usize) -> Error {
+    let max = CAPABILITIES_SENT_MAX;
+    Error::failed(format!(
+        "too-many-capabilities: {count} in one message; at most {max} can be sent"
+    ))
+}
+
+/// A call in the place of another one, of a method that no interface has.
+fn refused(call: call::Reader) -> capnp::Result<Outgoing> {
+    let mut message = Builder::new_default();
+    let mut made = message.init_root::<message::Builder>().init_call();
+    made.set_question_id(call.get_question_id());
+    made.set_method_id(u16::MAX);
+    let mut to = made.init_target();
+    match call.get_target()?.which()? {
+        message_target::ImportedCap(id) => to.set_imported_cap(id),
+        message_target::PromisedAnswer(answer) => to.set_promised_answer(answer?)?,
+    }
+    Ok(message)
+}
+
+/// The capabilities of ours in a message.
+fn given(payload: payload::Reader) -> capnp::Result<Vec<u32>> {
+    let mut given = Vec::new();
+    for cap in payload.get_cap_table()? {
+        given.extend(export(cap)?);
+    }
+    Ok(given)
+}
+
+fn export(cap: cap_descriptor::Reader) -> capnp::Result<Option<u32>> {
+    Ok(match cap.which()? {
+        cap_descriptor::SenderHosted(id) | cap_descriptor::SenderPromise(id) => Some(id),
+        _ => None,
+    })
+}
+
+fn has_promises(payload: payload::Reader) -> capnp::Result<bool> {
+    for cap in payload.get_cap_table()? {
+        if let cap_descriptor::SenderPromise(_) = cap.which()? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn host_promises(message: &mut Outgoing) -> capnp::Result<()> {
+    let payload = match message.get_root::<message::Builder>()?.which()? {
+        message::Call(call) => call?.get_params()?,
+        message::Return(answer) => match answer?.which()? {
+            return_::Results(payload) => payload?,
+            _ => return Ok(()),
+        },
+        _ => return Ok(()),
+    };
+    let mut caps = payload.get_cap_table()?;
+    for at in 0..caps.len() {
+        let mut cap = caps.reborrow().get(at);
+        if let cap_descriptor::SenderPromise(id) = cap.reborrow_as_reader().which()? {
+            cap.set_sender_hosted(id);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_cut_at_a_character_and_say_so() {
+        let whole = "x".repeat(ERROR_BYTES_MAX);
+        assert_eq!(sendable(&whole), whole);
+        let long = "€".repeat(ERROR_BYTES_MAX);
+        let cut = sendable(&long);
+        assert!(cut.len() <= ERROR_BYTES_MAX && cut.len() > ERROR_BYTES_MAX - 8);
+        assert!(cut.ends_with(&format!("€ ... (cut; it had {} bytes)", long.len())), "{cut:.20}");
+    }
+
+    #[test]
+    fn what_receivers_put_before_an_error_is_not_sent() {
+        assert_eq!(sendable("remote exception: remote exception: full"), "full");
+        assert_eq!(sendable("a remote exception: full"), "a remote exception: full");
+    }
+}

@@ -1,0 +1,112 @@
+//! Fields of a message that came in, changed where they lie: its shape stays as it is.
+//!
+//! What a peer wrote may overlap in its message. So all changes are noted first, and whoever makes them
+//! checks the message afterwards, as the RPC system will see it.
+
+use super::limits::Refusal;
+use crate::wire::Incoming;
+use capnp::Error;
+use capnp::message::{Reader, ReaderOptions};
+use capnp::raw::get_struct_data_section;
+use capnp::traits::IntoInternalStructReader;
+use capnp_rpc::rpc_capnp::{call, cap_descriptor, finish, promised_answer, return_};
+
+/// Kinds of capability, as `CapDescriptor` numbers them.
+pub(super) const SENDER_HOSTED: u16 = 1;
+pub(super) const RECEIVER_HOSTED: u16 = 3;
+
+/// Changes that are not made yet.
+#[derive(Default)]
+pub(super) struct Patches(Vec<Patch>);
+
+struct Patch {
+    address: usize,
+    bytes: [u8; 4],
+    length: usize,
+}
+
+impl Patches {
+    pub(super) fn kind(&mut self, cap: cap_descriptor::Reader, kind: u16) -> Result<(), Refusal> {
+        self.set(cap, 0, &kind.to_le_bytes())
+    }
+
+    /// The whole path is that of another answer.
+    pub(super) fn answer(
+        &mut self,
+        answer: promised_answer::Reader,
+        call: u32,
+    ) -> Result<(), Refusal> {
+        const NOOP: u16 = 0;
+        for step in answer.get_transform()? {
+            if let promised_answer::op::GetPointerField(_) = step.which()? {
+                self.set(step, 0, &NOOP.to_le_bytes())?;
+            }
+        }
+        self.set(answer, 0, &call.to_le_bytes())
+    }
+
+    /// The results go to the caller.
+    pub(super) fn to_caller(&mut self, call: call::Reader) -> Result<(), Refusal> {
+        const CALLER: u16 = 0;
+        self.set(call, 6, &CALLER.to_le_bytes())
+    }
+
+    /// The capabilities in the results are released.
+    pub(super) fn releasing(&mut self, finish: finish::Reader) -> Result<(), Refusal> {
+        // Its default is true, with which every value is mixed.
+        self.clear(finish, 4, 1)
+    }
+
+    /// A `Finish` is needed.
+    pub(super) fn finish_needed(&mut self, answer: return_::Reader) -> Result<(), Refusal> {
+        self.clear(answer, 4, 2)
+    }
+
+    /// It answers another call.
+    pub(super) fn call(&mut self, answer: return_::Reader, call: u32) -> Result<(), Refusal> {
+        self.set(answer, 0, &call.to_le_bytes())
+    }
+
+    /// The message with all changes.
+    pub(super) fn apply(self, incoming: Incoming, options: ReaderOptions) -> Incoming {
+        if self.0.is_empty() {
+            return incoming;
+        }
+        let mut segments = incoming.into_segments();
+        for Patch { address, bytes, length } in self.0 {
+            segments.patch(address, &bytes[..length]);
+        }
+        Reader::new(segments, options)
+    }
+
+    fn clear<'a>(
+        &mut self,
+        part: impl IntoInternalStructReader<'a>,
+        at: usize,
+        bits: u8,
+    ) -> Result<(), Refusal> {
+        let data = get_struct_data_section(part);
+        // What isn't there has its default.
+        let Some(byte) = data.get(at) else { return Ok(()) };
+        let address = data.as_ptr().addr() + at;
+        self.0.push(Patch { address, bytes: [byte & !bits, 0, 0, 0], length: 1 });
+        Ok(())
+    }
+
+    fn set<'a>(
+        &mut self,
+        part: impl IntoInternalStructReader<'a>,
+        at: usize,
+        value: &[u8],
+    ) -> Result<(), Refusal> {
+        let data = get_struct_data_section(part);
+        if data.len() < at + value.len() {
+            let reason = "a message leaves out a number that must be there";
+            return Err(Error::disconnected(reason.into()).into());
+        }
+        let mut bytes = [0; 4];
+        bytes[..value.len()].copy_from_slice(value);
+        self.0.push(Patch { address: data.as_ptr().addr() + at, bytes, length: value.len() });
+        Ok(())
+    }
+}

@@ -1,0 +1,308 @@
+//! Calls of the peer on answers that it doesn't have yet, taken over from the RPC system.
+//!
+//! capnp-rpc lets such calls wait until the whole answer is there. That is too late for whoever hands a
+//! call on to another vat: what the other one offers early would never be reached. It also nests the
+//! stack, by one level for each call on the result of a call. So whoever serves a call may take its
+//! answer's pipeline over, and then says at once where each path into that answer leads.
+//!
+//! The RPC system finds what a path leads to by the number of an answer, and nothing else. So for each
+//! path that the peer uses while the answer is open, the guard makes a call of its own, whose whole
+//! result is the capability at the end of that path, and the peer's message is changed to speak of
+//! that call. The peer never sees these calls: their numbers are ours, and the peer's are below.
+//!
+//! **Invariant:** a path that was used leads to the same capability until the answer is out.
+//! **Invariant:** a call of the guard's is finished when the answer is out that it belongs to.
+
+use super::limits::{Limit, Refusal};
+use super::made::{self, Made};
+use super::scatter::ByNumber;
+use super::{Message, patch::Patches};
+use capnp::any_pointer;
+use capnp::capability::{Client, Promise, Request};
+use capnp::private::capability::{ClientHook, ParamsHook, PipelineOp, ResultsHook};
+use capnp::{Error, MessageSize};
+use capnp_rpc::rpc_capnp::promised_answer;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+/// The numbers of calls from here on are the guard's.
+const OWN_CALLS: u32 = 1 << 31;
+
+/// The call whose answer is the [`Door`].
+const DOOR: u32 = u32::MAX;
+
+/// The interface by which the guard asks the door; it is in no schema.
+const DOOR_INTERFACE: u64 = 0x9d2c_8fd0_62d5_57a1;
+
+/// Says where the paths into an answer lead, before the answer is there.
+pub trait Pipelined {
+    /// The capability at the end of this path. Each time it is asked it may be another one.
+    fn pipelined(&self, path: &[PipelineOp]) -> Box<dyn ClientHook>;
+}
+
+thread_local! {
+    /// The call whose parameters were read last, if they came by a guarded connection.
+    static READ: Cell<Option<Call>> = const { Cell::new(None) };
+}
+
+/// Takes over the pipeline of the answer to the call that has these parameters. Does nothing if the call
+/// didn't come by a connection.
+pub fn take_over(params: &dyn ParamsHook, pipeline: Rc<dyn Pipelined>) {
+    READ.take();
+    // Whatever is in them, reading them says which call they belong to.
+    let _ = params.get();
+    if let Some(Call { taken_over, number }) = READ.take()
+        && let Some(pipelines) = &mut *taken_over.0.borrow_mut()
+    {
+        pipelines.insert(number, pipeline);
+    }
+}
+
+/// The pipelines that were taken over, by the peer's calls. `None`: the connection is over.
+pub(super) struct TakenOver(RefCell<Option<ByNumber<Rc<dyn Pipelined>>>>);
+
+/// A call of the peer.
+#[derive(Clone)]
+pub(super) struct Call {
+    taken_over: Rc<TakenOver>,
+    number: u32,
+}
+
+impl Call {
+    /// Somebody reads the parameters.
+    pub(super) fn is_read(&self) {
+        READ.set(Some(self.clone()));
+    }
+}
+
+/// See the head of the file.
+pub(super) struct Pipelines {
+    taken_over: Rc<TakenOver>,
+    door: Door,
+    door_is_open: bool,
+    next: u32,
+    /// The paths into open answers, each with the call that stands for it.
+    paths: ByNumber<Vec<(Vec<u16>, u32)>>,
+    /// The guard's own calls.
+    own: ByNumber<Own>,
+}
+
+/// How far a call of the guard's is.
+#[derive(Default)]
+struct Own {
+    /// The RPC system has answered it.
+    is_answered: bool,
+    /// Nothing speaks of it any more.
+    is_over: bool,
+}
+
+impl Pipelines {
+    pub(super) fn new() -> Self {
+        Self {
+            taken_over: Rc::new(TakenOver(RefCell::new(Some(ByNumber::default())))),
+            door: Door::new(),
+            door_is_open: false,
+            next: OWN_CALLS,
+            paths: ByNumber::default(),
+            own: ByNumber::default(),
+        }
+    }
+
+    /// What the RPC system is to offer as its bootstrap capability.
+    pub(super) fn door(&self, behind: Box<dyn ClientHook>) -> Client {
+        Client::new(Box::new(Door { behind: Some(behind), given: self.door.given.clone() }))
+    }
+
+    /// Paths that are in use.
+    pub(super) fn len(&self) -> usize {
+        self.own.len()
+    }
+
+    pub(super) fn call(&self, number: u32) -> Call {
+        Call { taken_over: self.taken_over.clone(), number }
+    }
+
+    /// Notes what is to become of a path into an answer, and which messages go before.
+    pub(super) fn route(
+        &mut self,
+        answer: promised_answer::Reader,
+        patches: &mut Patches,
+        before: &mut Vec<Message>,
+    ) -> Result<(), Refusal> {
+        let call = answer.get_question_id();
+        check_number(call)?;
+        let taken_over = self.taken_over.0.borrow();
+        let Some(pipeline) = taken_over.as_ref().and_then(|open| open.get(&call)) else {
+            return Ok(());
+        };
+        let mut path = Vec::new();
+        for step in answer.get_transform()? {
+            if let promised_answer::op::GetPointerField(field) = step.which()? {
+                path.push(field);
+            }
+        }
+        let used = self.paths.entry(call).or_default();
+        let own = match used.iter().find(|(used, _)| *used == path) {
+            Some((_, own)) => *own,
+            None => {
+                while self.own.contains_key(&self.next) {
+                    self.next = following(self.next);
+                }
+                let own = self.next;
+                self.next = following(own);
+                if !std::mem::replace(&mut self.door_is_open, true) {
+                    before.push(Box::new(Made(made::bootstrap(DOOR))));
+                }
+                let steps: Vec<_> =
+                    path.iter().map(|field| PipelineOp::GetPointerField(*field)).collect();
+                self.door.given.borrow_mut().push_back(pipeline.pipelined(&steps));
+                before.push(Box::new(Made(made::call(own, DOOR, DOOR_INTERFACE))));
+                self.own.insert(own, Own::default());
+                used.push((path, own));
+                own
+            }
+        };
+        patches.answer(answer, own)
+    }
+
+    /// The answer to a call of the guard's own is not for the peer. Says so, and what goes to the RPC
+    /// system.
+    pub(super) fn takes_answer(&mut self, call: u32) -> Option<Option<Message>> {
+        if call < OWN_CALLS {
+            return None;
+        }
+        let Some(own) = self.own.get_mut(&call) else { return Some(None) };
+        own.is_answered = true;
+        Some(self.end_if_over(call))
+    }
+
+    /// The peer's call is answered: what the RPC system is told, and what nobody needs any more.
+    pub(super) fn answered(
+        &mut self,
+        call: u32,
+        mut tell: impl FnMut(Message),
+    ) -> Option<Rc<dyn Pipelined>> {
+        let over = self.taken_over.0.borrow_mut().as_mut().and_then(|open| open.remove(&call));
+        if over.is_some() {
+            for (_, own) in self.paths.remove(&call).into_iter().flatten() {
+                if let Some(state) = self.own.get_mut(&own) {
+                    state.is_over = true;
+                }
+                self.end_if_over(own).map(&mut tell);
+            }
+        }
+        over
+    }
+
+    fn end_if_over(&mut self, call: u32) -> Option<Message> {
+        let Own { is_answered: true, is_over: true } = self.own.get(&call)? else { return None };
+        self.own.remove(&call);
+        Some(Box::new(Made(made::finish(call))))
+    }
+
+    /// The connection is over: what it held, to be dropped when nothing here is borrowed.
+    pub(super) fn close(&mut self) -> Held {
+        Held { _taken_over: self.taken_over.0.take(), _given: self.door.given.take() }
+    }
+}
+
+/// What a connection held of others.
+pub(crate) struct Held {
+    _taken_over: Option<ByNumber<Rc<dyn Pipelined>>>,
+    _given: VecDeque<Box<dyn ClientHook>>,
+}
+
+fn following(number: u32) -> u32 {
+    if number + 1 == DOOR { OWN_CALLS } else { number + 1 }
+}
+
+/// # Errors
+/// When the number is none that a peer may use.
+pub(super) fn check_number(call: u32) -> Result<(), Refusal> {
+    if call < OWN_CALLS {
+        return Ok(());
+    }
+    let reason = format!("a call has the number {call}; they are below {OWN_CALLS}");
+    Refusal::over(Limit::UnknownCapability, reason)
+}
+
+/// The bootstrap capability, which also hands out what the guard put there, in that order.
+#[derive(Clone)]
+struct Door {
+    behind: Option<Box<dyn ClientHook>>,
+    given: Rc<RefCell<VecDeque<Box<dyn ClientHook>>>>,
+}
+
+impl Door {
+    fn new() -> Self {
+        Self { behind: None, given: Rc::default() }
+    }
+
+    fn behind(&self) -> Box<dyn ClientHook> {
+        self.behind.clone().unwrap_or_else(|| capnp_rpc::new_broken_cap(closed()).hook)
+    }
+
+    fn give(&self, mut results: Box<dyn ResultsHook>) -> capnp::Result<()> {
+        let given = self.given.borrow_mut().pop_front().ok_or_else(closed)?;
+        results.get()?.set_as_capability(given);
+        // Within this call, since the next message may speak of it.
+        results.set_pipeline()
+    }
+}
+
+fn closed() -> Error {
+    Error::unimplemented("Method not implemented.".into())
+}
+
+/// Its address is the brand of all doors.
+static BRAND: u8 = 0;
+
+impl ClientHook for Door {
+    fn add_ref(&self) -> Box<dyn ClientHook> {
+        Box::new(self.clone())
+    }
+
+    fn new_call(
+        &self,
+        interface: u64,
+        method: u16,
+        size: Option<MessageSize>,
+    ) -> Request<any_pointer::Owned, any_pointer::Owned> {
+        self.behind().new_call(interface, method, size)
+    }
+
+    fn call(
+        &self,
+        interface: u64,
+        method: u16,
+        params: Box<dyn ParamsHook>,
+        results: Box<dyn ResultsHook>,
+    ) -> Promise<(), Error> {
+        if interface == DOOR_INTERFACE {
+            return Promise::from_future(std::future::ready(self.give(results)));
+        }
+        self.behind().call(interface, method, params, results)
+    }
+
+    fn get_brand(&self) -> usize {
+        &raw const BRAND as usize
+    }
+
+    fn get_ptr(&self) -> usize {
+        Rc::as_ptr(&self.given).addr()
+    }
+
+    /// The peer gets what is behind it.
+    fn get_resolved(&self) -> Option<Box<dyn ClientHook>> {
+        self.behind.clone()
+    }
+
+    fn when_more_resolved(&self) -> Option<Promise<Box<dyn ClientHook>, Error>> {
+        None
+    }
+
+    fn when_resolved(&self) -> Promise<(), Error> {
+        Promise::ok(())
+    }
+}

@@ -1,0 +1,165 @@
+//! What becomes of a message that came in and has its turn.
+//!
+//! Nothing here waits: see [`take_next`](State::take_next) for that.
+
+use super::limits::{Limit, Refusal};
+use super::made::{self, Made};
+use super::network::Received;
+use super::patch::{Patches, SENDER_HOSTED};
+use super::pipelines::check_number;
+use super::reflections::{self, Answered};
+use super::tables;
+use super::{Message, Ready, State, wake};
+use crate::wire::{Incoming, cost};
+use capnp_rpc::rpc_capnp::{
+    call, cap_descriptor, message, message_target, payload, resolve, return_,
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
+    /// Makes a message ready for the RPC system, or keeps it.
+    pub(super) fn deliver(&mut self, incoming: Incoming) -> Result<(), Refusal> {
+        self.messages += 1;
+        let (mut patches, mut before) = (Patches::default(), Vec::new());
+        let (mut call, mut reflected) = (None, false);
+        match incoming.get_root::<message::Reader>()?.which() {
+            Ok(message::Call(made)) => {
+                let made = made?;
+                call = Some(made.get_question_id());
+                reflected = self.read_call(made, &mut patches, &mut before)?;
+            }
+            Ok(message::Bootstrap(bootstrap)) => check_number(bootstrap?.get_question_id())?,
+            Ok(message::Return(answer)) => {
+                let answer = answer?;
+                let call = answer.get_answer_id();
+                match answer.which()? {
+                    return_::TakeFromOtherQuestion(from) => return self.take_from(from, call),
+                    return_::Results(payload) => {
+                        self.read_caps(payload?, &mut patches, &mut before)?;
+                    }
+                    _ => {}
+                }
+                if let Some(error) = self.replaced.answer(answer)
+                    && !self.tables.is_given_up(call)
+                {
+                    self.tables.receive(error.get_root_as_reader()?, 0, &self.limits)?;
+                    self.ready.push_back(Ready::Message(Box::new(Made(error))));
+                    return Ok(());
+                }
+            }
+            Ok(message::Finish(finish)) => {
+                let finish = finish?;
+                let call = finish.get_question_id();
+                if self.tables.is_open(call) {
+                    return self.tables.hold(call, incoming);
+                }
+                // The peer never had what is in these results.
+                let released = self.replaced.finishes(call);
+                if released || self.reflections.has(call) {
+                    patches.releasing(finish)?;
+                    self.reflections.finish(call);
+                }
+            }
+            Ok(message::Resolve(resolve)) => return self.keep(resolve?),
+            _ => {}
+        }
+        let message = patches.apply(incoming, self.limits.reader_options());
+        self.tables.receive(message.get_root()?, cost(&message), &self.limits)?;
+        self.ready.extend(before.into_iter().map(Ready::Message));
+        if let (Some(call), true) = (call, reflected) {
+            self.reflections.begin(call);
+        }
+        let call = call.map(|call| self.pipelines.call(call));
+        self.ready.push_back(Ready::Message(Box::new(Received { message, call })));
+        Ok(())
+    }
+
+    /// Notes what is to change in a call. Says whether its results come back to ourselves.
+    fn read_call(
+        &mut self,
+        call: call::Reader,
+        patches: &mut Patches,
+        before: &mut Vec<Message>,
+    ) -> Result<bool, Refusal> {
+        check_number(call.get_question_id())?;
+        if let message_target::PromisedAnswer(answer) = call.get_target()?.which()? {
+            let answer = answer?;
+            tables::check_path(answer, &self.limits)?;
+            self.pipelines.route(answer, patches, before)?;
+        }
+        self.read_caps(call.get_params()?, patches, before)?;
+        let is_reflected =
+            matches!(call.get_send_results_to().which()?, call::send_results_to::Yourself(()));
+        if is_reflected {
+            patches.to_caller(call)?;
+        }
+        Ok(is_reflected)
+    }
+
+    /// A promise of the peer is one of its capabilities like any other: it goes on forwarding what comes
+    /// there, as the protocol demands of it.
+    fn read_caps(
+        &mut self,
+        payload: payload::Reader,
+        patches: &mut Patches,
+        before: &mut Vec<Message>,
+    ) -> Result<(), Refusal> {
+        let caps = payload.get_cap_table()?;
+        if caps.len() as usize > self.limits.capabilities {
+            // It is refused when the message is checked.
+            return Ok(());
+        }
+        for cap in caps {
+            match cap.which()? {
+                cap_descriptor::SenderPromise(_) => patches.kind(cap, SENDER_HOSTED)?,
+                cap_descriptor::ReceiverAnswer(answer) => {
+                    let answer = answer?;
+                    tables::check_path(answer, &self.limits)?;
+                    self.pipelines.route(answer, patches, before)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The peer says what a promise turned out to be. It may as well keep that.
+    fn keep(&mut self, resolve: resolve::Reader) -> Result<(), Refusal> {
+        let resolve::Cap(cap) = resolve.which()? else { return Ok(()) };
+        match cap?.which()? {
+            cap_descriptor::SenderHosted(id) | cap_descriptor::SenderPromise(id) => {
+                self.wire.push(&made::release(id, 1));
+                wake(&mut self.driver);
+                Ok(())
+            }
+            cap_descriptor::ThirdPartyHosted(_) => {
+                let reason = "a capability of a third party of a kind that is not in use";
+                Refusal::over(Limit::UnknownKind, reason)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The answer to our `call` is what we answer to the peer's call `from`.
+    fn take_from(&mut self, from: u32, call: u32) -> Result<(), Refusal> {
+        if !self.tables.has_question(call) {
+            return Refusal::over(Limit::UnknownCapability, tables::NOT_OPEN);
+        }
+        let answered = self.reflections.take_from(from, call)?;
+        answered.map_or(Ok(()), |answered| self.deliver_reflected(answered))
+    }
+
+    pub(super) fn deliver_reflected(&mut self, answered: Answered) -> Result<(), Refusal> {
+        if self.tables.is_given_up(answered.call) {
+            let canceled = made::canceled(answered.call);
+            self.tables.receive(canceled.get_root_as_reader()?, 0, &self.limits)?;
+            self.ready.push_back(Ready::Message(Box::new(Made(canceled))));
+            return Ok(());
+        }
+        let message = reflections::addressed(answered, &self.limits)?;
+        self.tables.receive(message.get_root()?, 0, &self.limits)?;
+        self.reflections.delivers(&message)?;
+        self.ready.push_back(Ready::Message(Box::new(Received { message, call: None })));
+        Ok(())
+    }
+}

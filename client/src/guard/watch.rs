@@ -1,0 +1,51 @@
+//! What may not stay as it is for long.
+
+use super::State;
+use super::limits::{Limit, Limits, Refusal};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// Something that bites when nothing changes in this time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Watched {
+    pub(crate) limit: Limit,
+    pub(crate) time: Duration,
+    /// Another one means that something changed.
+    pub(crate) progress: u64,
+    /// What didn't happen, with the time behind it.
+    what: &'static str,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
+    /// What may not last, as things are.
+    pub(crate) fn watched(&self) -> Option<Watched> {
+        if self.broken.is_some() || self.closing.is_some() {
+            return None;
+        }
+        let Limits { slow_reader, stall, idle, .. } = self.limits;
+        let reads = (self.wire.pending_bytes() > 0).then(|| self.wire.progress());
+        let answers = (!self.queue.is_empty()).then_some(self.answered);
+        // What isn't read here may well be unfinished.
+        let sends = self.wire.unfinished().filter(|_| !self.pauses);
+        let messages = self.tables.are_empty().then_some(self.messages);
+        let waits = "calls wait, and none of those before was answered in";
+        let all = [
+            (Limit::SlowReader, slow_reader, "the peer read nothing for", reads),
+            (Limit::Stall, stall, waits, answers),
+            (Limit::SlowReader, slow_reader, "the peer sent no more of a message for", sends),
+            (Limit::Idle, idle, "the connection was idle for", messages),
+        ];
+        all.into_iter().find_map(|(limit, time, what, progress)| {
+            let progress = progress.filter(|_| time < Duration::MAX)?;
+            Some(Watched { limit, time, progress, what })
+        })
+    }
+
+    /// What is watched lasted too long: ends the connection.
+    pub(crate) fn lasted(&mut self, watched: Watched) {
+        let Watched { limit, time, what, .. } = watched;
+        let reason = format!("{what} {time:?}");
+        let error = self.refuse(Refusal::Over(limit, reason));
+        self.break_with(error);
+    }
+}

@@ -1,0 +1,230 @@
+//! The pipeline of an answer: the capabilities in a result that isn't there yet, and the calls on them.
+//!
+//! Invariants:
+//! - A path into a result leads to one capability, from its first use on; the result keeps that one.
+//! - Calls on it are delivered in the order made, also when all callers let go; capnp-rpc's queued
+//!   client loses them then.
+//! - However many results come to be known by one another, the stack doesn't nest: whatever waits for
+//!   the second is delivered after what waited for the first.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+use capnp::Error;
+use capnp::capability::Promise;
+use capnp::private::capability::{ClientHook, PipelineHook, PipelineOp};
+use futures::channel::oneshot;
+
+use super::body::{Body, Opened};
+use super::call::{Call, deliver};
+use super::hook::{self, Target};
+
+/// See the head of the file.
+#[derive(Default)]
+pub(super) struct Pipeline(RefCell<State>);
+
+#[derive(Default)]
+struct State {
+    /// Where capabilities come from: what was offered early, another vat, or the result.
+    source: Option<Box<dyn PipelineHook>>,
+    is_final: bool,
+    used: Vec<(Vec<PipelineOp>, Rc<Later>)>,
+}
+
+impl Pipeline {
+    /// The capability at the end of a path.
+    pub(super) fn get(&self, path: &[PipelineOp]) -> Box<dyn ClientHook> {
+        let mut state = self.0.borrow_mut();
+        if let Some((_, later)) = state.used.iter().find(|(used, _)| fields(used).eq(fields(path)))
+        {
+            return hook::wrap(later.clone());
+        }
+        let known = state.source.as_ref().map(|source| source.get_pipelined_cap(path));
+        match known {
+            Some(known) if state.is_final => known,
+            known => {
+                let later = Rc::new(Later::default());
+                state.used.push((path.to_vec(), later.clone()));
+                drop(state);
+                if let Some(known) = known {
+                    later.resolve(known);
+                }
+                hook::wrap(later)
+            }
+        }
+    }
+
+    /// Capabilities come from `source` until the result is there.
+    pub(super) fn lead(&self, source: Box<dyn PipelineHook>) {
+        self.settle(source, false);
+    }
+
+    /// The result is there. What was used of it already stays as it is.
+    pub(super) fn keep_used(&self, result: &mut Body) {
+        for (path, later) in &self.0.borrow().used {
+            if let Some(target) = later.target() {
+                result.replace_cap(path, target);
+            }
+        }
+    }
+
+    /// The call has ended, and nothing will change any more.
+    pub(super) fn end(&self, outcome: Result<Rc<Body>, Error>) {
+        self.settle(
+            match outcome {
+                Ok(result) => Box::new(Opened(result)),
+                Err(error) => Box::new(Broken(error)),
+            },
+            true,
+        );
+    }
+
+    fn settle(&self, source: Box<dyn PipelineHook>, is_final: bool) {
+        let mut state = self.0.borrow_mut();
+        let waiting = state.used.iter().filter(|(_, later)| later.target().is_none());
+        let known = waiting.map(|(path, later)| (later.clone(), source.get_pipelined_cap(path)));
+        let known: Vec<_> = known.collect();
+        let before = state.source.replace(source);
+        state.is_final = is_final;
+        drop(state);
+        // Calls that are delivered now, and what is dropped, may well come back here.
+        drop(before);
+        for (later, target) in known {
+            later.resolve(target);
+        }
+    }
+}
+
+/// What a path is to whoever follows it.
+fn fields(path: &[PipelineOp]) -> impl Iterator<Item = u16> {
+    path.iter().filter_map(|step| match step {
+        PipelineOp::Noop => None,
+        PipelineOp::GetPointerField(field) => Some(*field),
+    })
+}
+
+/// A call that failed has no capabilities in its result.
+struct Broken(Error);
+
+impl PipelineHook for Broken {
+    fn add_ref(&self) -> Box<dyn PipelineHook> {
+        Box::new(Self(self.0.clone()))
+    }
+
+    fn get_pipelined_cap(&self, _: &[PipelineOp]) -> Box<dyn ClientHook> {
+        hook::broken(self.0.clone())
+    }
+}
+
+/// A capability that isn't known yet, and then stands for one that is.
+#[derive(Default)]
+pub(super) struct Later(RefCell<Queue>);
+
+#[derive(Default)]
+struct Queue {
+    target: Option<Box<dyn ClientHook>>,
+    /// The calls that wait have been delivered: all others may go there at once.
+    is_open: bool,
+    calls: VecDeque<Call>,
+    waiting: Vec<oneshot::Sender<Box<dyn ClientHook>>>,
+}
+
+thread_local! {
+    /// Those that are known, and whose calls are to be delivered.
+    static KNOWN: RefCell<VecDeque<Rc<Later>>> = RefCell::default();
+    /// Somebody further up on the stack delivers them.
+    static DELIVERS: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Later {
+    /// Where it leads, also while calls on it still wait.
+    fn target(&self) -> Option<Box<dyn ClientHook>> {
+        self.0.borrow().target.clone()
+    }
+
+    fn resolve(self: &Rc<Self>, target: Box<dyn ClientHook>) {
+        self.0.borrow_mut().target = Some(target);
+        KNOWN.with_borrow_mut(|known| known.push_back(self.clone()));
+        if DELIVERS.replace(true) {
+            return;
+        }
+        while let Some(known) = KNOWN.with_borrow_mut(VecDeque::pop_front) {
+            known.deliver_calls();
+        }
+        DELIVERS.set(false);
+    }
+
+    fn deliver_calls(self: &Rc<Self>) {
+        let Some(target) = self.target() else { return };
+        let end = hook::follow(&*target).map(|end| end.target);
+        let is_itself = |end: &Rc<dyn Target>| std::ptr::addr_eq(Rc::as_ptr(end), Rc::as_ptr(self));
+        let target = match end {
+            Ok(Some(end)) if is_itself(&end) => {
+                let broken = hook::broken(hook::endless());
+                self.0.borrow_mut().target = Some(broken.clone());
+                broken
+            }
+            _ => target,
+        };
+        // Those that are made meanwhile queue behind them.
+        while let Some(call) = self.next_call() {
+            // A panic in whatever a call leads to must not keep those that come behind it.
+            if catch_unwind(AssertUnwindSafe(|| deliver(&*target, call))).is_err() {
+                tracing::error!("delivering a call panicked; it is lost");
+            }
+        }
+        let waiting = std::mem::take(&mut self.0.borrow_mut().waiting);
+        for waiting in waiting {
+            // The one who waited may have left.
+            let _ = waiting.send(target.clone());
+        }
+    }
+
+    fn next_call(&self) -> Option<Call> {
+        let mut queue = self.0.borrow_mut();
+        let call = queue.calls.pop_front();
+        queue.is_open = call.is_none();
+        call
+    }
+}
+
+impl Target for Later {
+    fn enqueue(self: Rc<Self>, call: Call) {
+        match self.leads() {
+            Some(target) => deliver(&*target, call),
+            None => self.0.borrow_mut().calls.push_back(call),
+        }
+    }
+
+    fn leads(&self) -> Option<Box<dyn ClientHook>> {
+        let queue = self.0.borrow();
+        queue.target.clone().filter(|_| queue.is_open)
+    }
+
+    fn when_resolved(&self) -> Option<Promise<Box<dyn ClientHook>, Error>> {
+        if let Some(target) = self.leads() {
+            return Some(Promise::ok(target));
+        }
+        let (sender, receiver) = oneshot::channel();
+        push_live(&mut self.0.borrow_mut().waiting, sender);
+        Some(Promise::from_future(async move {
+            receiver.await.map_err(|_| crate::error::disconnected("the answer was lost"))
+        }))
+    }
+}
+
+/// Adds one who waits, in the place of those that have left if there are any.
+pub(super) fn push_live<T>(waiting: &mut Vec<oneshot::Sender<T>>, one: oneshot::Sender<T>) {
+    if waiting.len() == waiting.capacity() {
+        waiting.retain(|waiting| !waiting.is_canceled());
+    }
+    waiting.push(one);
+}
+
+impl Drop for Later {
+    fn drop(&mut self) {
+        hook::forget(self);
+    }
+}
