@@ -329,4 +329,6 @@ fn wake(waker: &mut Option<Waker>) {
 #[cfg(test)]
 mod callback_tests;
 #[cfg(test)]
+mod path_tests;
+#[cfg(test)]
 mod tests;

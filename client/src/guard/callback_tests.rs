@@ -5,10 +5,12 @@ use super::*;
 use crate::connection::Connection;
 use crate::http_capnp::byte_stream;
 use crate::http_capnp::http_service::{self, client_request_context};
+use capnp::message::Builder;
 use capnp_rpc::rpc_capnp::{cap_descriptor, return_};
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::io::{DuplexStream, duplex};
 
 type Context = client_request_context::Client;

@@ -5,12 +5,14 @@ use super::*;
 use crate::connection::Connection;
 use crate::restorer_capnp::restorer;
 use capnp::capability::FromClientHook;
+use capnp::message::Builder;
 use capnp::message::ReaderOptions;
 use capnp::traits::HasTypeId;
 use capnp_rpc::rpc_capnp::payload;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::Semaphore;
 
@@ -68,7 +70,7 @@ struct Raw {
     allowed: &'static Semaphore,
 }
 
-type Write = Box<dyn Fn(message::Builder)>;
+pub(super) type Write = Box<dyn Fn(message::Builder)>;
 
 impl Raw {
     fn new(limits: Limits) -> Self {
@@ -131,18 +133,18 @@ impl Raw {
 }
 
 /// Lets everything run that can.
-async fn settle() {
+pub(super) async fn settle() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
 }
 
-fn bootstrap(question: u32) -> Write {
+pub(super) fn bootstrap(question: u32) -> Write {
     Box::new(move |message| message.init_bootstrap().set_question_id(question))
 }
 
 #[derive(Clone, Copy)]
-enum Cap {
+pub(super) enum Cap {
     Hosted(u32),
     Promise(u32),
     Ours(u32),
@@ -151,7 +153,7 @@ enum Cap {
 }
 
 impl Cap {
-    fn write(self, mut cap: capnp_rpc::rpc_capnp::cap_descriptor::Builder) {
+    pub(super) fn write(self, mut cap: capnp_rpc::rpc_capnp::cap_descriptor::Builder) {
         match self {
             Self::Hosted(id) => cap.set_sender_hosted(id),
             Self::Promise(id) => cap.set_sender_promise(id),
@@ -203,7 +205,7 @@ fn call_on(target: Result<u32, Cap>, question: u32, text: &'static str, caps: Ve
     })
 }
 
-fn finish(question: u32, releases: bool) -> Write {
+pub(super) fn finish(question: u32, releases: bool) -> Write {
     Box::new(move |message| {
         let mut finish = message.init_finish();
         finish.set_question_id(question);
@@ -211,7 +213,7 @@ fn finish(question: u32, releases: bool) -> Write {
     })
 }
 
-fn release(id: u32, count: u32) -> Write {
+pub(super) fn release(id: u32, count: u32) -> Write {
     Box::new(move |message| {
         let mut release = message.init_release();
         release.set_id(id);
@@ -219,7 +221,7 @@ fn release(id: u32, count: u32) -> Write {
     })
 }
 
-fn resolve(from: u32, to: Cap) -> Write {
+pub(super) fn resolve(from: u32, to: Cap) -> Write {
     Box::new(move |message| {
         let mut resolve = message.init_resolve();
         resolve.set_promise_id(from);
@@ -227,7 +229,7 @@ fn resolve(from: u32, to: Cap) -> Write {
     })
 }
 
-fn write(write: impl Fn(message::Builder) + 'static) -> Write {
+pub(super) fn write(write: impl Fn(message::Builder) + 'static) -> Write {
     Box::new(write)
 }
 
@@ -243,7 +245,7 @@ async fn bites(limits: Limits, messages: Vec<Write>, limit: Limit, reason: &str)
     }
 }
 
-fn bytes_of(messages: &[Write]) -> Vec<u8> {
+pub(super) fn bytes_of(messages: &[Write]) -> Vec<u8> {
     let bytes = messages.iter().flat_map(|write| {
         let mut message = Builder::new_default();
         write(message.init_root());
@@ -571,7 +573,7 @@ async fn a_burst_over_the_limit_passes_if_it_goes_out() {
     padding.reborrow().get_content().initn_as::<capnp::data::Builder>(1 << 20);
     for (count, is_cut) in [(5, false), (13, true)] {
         for _ in 0..count {
-            raw.guard.borrow_mut().send(&big);
+            drop(raw.guard.borrow_mut().send(&mut big));
         }
         settle().await;
         assert_eq!(raw.bites.get(Limit::UnsentBytes), u64::from(is_cut));

@@ -1,0 +1,354 @@
+//! Promises and reflected calls by raw messages, as implementations in C++ send them; and what is too
+//! much for one message, between two RPC systems.
+
+use super::tests::{Cap, Write, bytes_of, finish, release, resolve, settle, write};
+use super::*;
+use crate::connection::Connection;
+use crate::http_capnp::byte_stream;
+use crate::restorer_capnp::restorer;
+use capnp::capability::FromClientHook;
+use capnp::message::ReaderOptions;
+use capnp::traits::HasTypeId;
+use capnp_rpc::rpc_capnp::return_;
+use capnp_rpc::rpc_twoparty_capnp::Side;
+use std::cell::RefCell;
+use std::rc::Rc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+/// `restore` gives this capability itself, or so many new ones as a text says; `locate` says the text
+/// again, or as many bytes as it has digits for; "fail" fails with a long error.
+struct Echo;
+
+impl restorer::Server for Echo {
+    async fn restore(
+        self: Rc<Self>,
+        params: restorer::RestoreParams,
+        mut results: restorer::RestoreResults,
+    ) -> capnp::Result<()> {
+        let count = params.get()?.get_sturdy_ref()?.to_string()?.parse().unwrap_or(0);
+        let mut cap = results.get().init_cap();
+        if count == 0 {
+            let echo: restorer::Client = capnp_rpc::new_client(Self);
+            cap.set_as_capability(echo.client.hook);
+            return Ok(());
+        }
+        let mut list = cap.initn_as::<capnp::any_pointer_list::Builder>(count);
+        for at in 0..count {
+            let echo: restorer::Client = capnp_rpc::new_client(Self);
+            list.reborrow().get(at).set_as_capability(echo.client.hook);
+        }
+        Ok(())
+    }
+
+    async fn locate(
+        self: Rc<Self>,
+        params: restorer::LocateParams,
+        mut results: restorer::LocateResults,
+    ) -> capnp::Result<()> {
+        let text = params.get()?.get_sturdy_ref()?.to_str()?;
+        if text == "fail" {
+            return Err(Error::failed("€".repeat(3 << 20)));
+        }
+        match text.parse() {
+            Ok(count) => results.get().set_address("x".repeat(count)),
+            Err(_) => results.get().set_address(text),
+        }
+        Ok(())
+    }
+}
+
+/// A peer that is raw messages. Both sides offer their bootstrap capability.
+struct Peer {
+    far: DuplexStream,
+    near: Connection,
+    guard: Rc<RefCell<State<DuplexStream>>>,
+    unread: Vec<u8>,
+}
+
+impl Peer {
+    fn new() -> Self {
+        let (far, near) = duplex(64 << 10);
+        let guard = State::new(near, Limits::of_dialler(), Arc::default());
+        let guard = Rc::new(RefCell::new(guard));
+        let echo: restorer::Client = capnp_rpc::new_client(Echo);
+        let near = Connection::over(guard.clone(), Side::Client, Some(echo.client)).unwrap();
+        Self { far, near, guard, unread: Vec::new() }
+    }
+
+    async fn send(&mut self, messages: &[Write]) {
+        self.far.write_all(&bytes_of(messages)).await.unwrap();
+        settle().await;
+    }
+
+    /// What was sent since it was last asked, one word for each message.
+    async fn sent(&mut self) -> Vec<String> {
+        settle().await;
+        let mut bytes = vec![0; 1 << 20];
+        while let Some(read) = futures::FutureExt::now_or_never(self.far.read(&mut bytes)) {
+            match read.unwrap() {
+                0 => break,
+                count => self.unread.extend_from_slice(&bytes[..count]),
+            }
+        }
+        let mut rest = &self.unread[..];
+        let mut said = Vec::new();
+        while !rest.is_empty() {
+            let options = ReaderOptions::default();
+            let message = capnp::serialize::read_message(&mut rest, options).unwrap();
+            said.push(word(message.get_root().unwrap()));
+        }
+        self.unread.clear();
+        said
+    }
+}
+
+fn word(message: message::Reader) -> String {
+    match message.which().unwrap() {
+        message::Bootstrap(Ok(ask)) => format!("bootstrap {}", ask.get_question_id()),
+        message::Call(Ok(call)) => format!("call {}", call.get_question_id()),
+        message::Finish(Ok(finish)) => format!("finish {}", finish.get_question_id()),
+        message::Release(Ok(release)) => {
+            format!("release {} {}", release.get_id(), release.get_reference_count())
+        }
+        message::Return(Ok(answer)) => {
+            let how = match answer.which().unwrap() {
+                return_::Results(_) => "results",
+                return_::Exception(_) => "exception",
+                return_::ResultsSentElsewhere(()) => "elsewhere",
+                _ => "another",
+            };
+            format!("return {} {how}", answer.get_answer_id())
+        }
+        message::Resolve(_) => "resolve".into(),
+        message::Abort(Ok(abort)) => abort.get_reason().unwrap().to_string().unwrap(),
+        _ => "another".into(),
+    }
+}
+
+fn takes_from(question: u32, from: u32) -> Write {
+    write(move |message| {
+        let mut answer = message.init_return();
+        answer.set_answer_id(question);
+        answer.set_take_from_other_question(from);
+    })
+}
+
+fn reflects(question: u32, method: u16, text: &'static str) -> Write {
+    write(move |message| {
+        let mut call = message.init_call();
+        call.set_question_id(question);
+        call.set_interface_id(restorer::Client::TYPE_ID);
+        call.set_method_id(method);
+        call.reborrow().init_send_results_to().set_yourself(());
+        call.reborrow().init_target().set_imported_cap(0);
+        let content = call.init_params().init_content();
+        content.init_as::<restorer::locate_params::Builder>().set_sturdy_ref(text);
+    })
+}
+
+const RESTORE: u16 = 0;
+const LOCATE: u16 = 1;
+
+/// The peer has our bootstrap capability as our export 0, and is asked for its own.
+async fn acquainted() -> (Peer, restorer::Client) {
+    let mut peer = Peer::new();
+    let theirs: restorer::Client = peer.near.bootstrap();
+    peer.send(&[super::tests::bootstrap(0)]).await;
+    assert_eq!(peer.sent().await, ["bootstrap 0", "return 0 results"]);
+    (peer, theirs)
+}
+
+#[tokio::test(flavor = "local")]
+async fn what_a_promise_turns_out_to_be_stays_with_the_peer() {
+    let (mut peer, theirs) = acquainted().await;
+    let first = theirs.locate_request().send();
+    assert_eq!(peer.sent().await, ["call 1"]);
+    let imports = |peer: &Peer| peer.guard.borrow().counts().imports;
+    for to in [Cap::Hosted(6), Cap::Promise(7), Cap::Ours(0)] {
+        let held = imports(&peer);
+        peer.send(&[resolve(5, to)]).await;
+        let released = match to {
+            Cap::Hosted(id) | Cap::Promise(id) => vec![format!("release {id} 1")],
+            _ => vec![],
+        };
+        assert_eq!(peer.sent().await, released);
+        assert_eq!(imports(&peer), held);
+    }
+    drop(first);
+    assert!(!peer.near.is_closed());
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_reflected_call_answers_ours_with_its_results() {
+    for early in [false, true] {
+        let (mut peer, theirs) = acquainted().await;
+        let restored = theirs.restore_request().send();
+        let located = theirs.locate_request().send();
+        assert_eq!(peer.sent().await, ["call 1", "call 2"]);
+        let (mut calls, takes) = (
+            vec![reflects(7, RESTORE, "x"), reflects(8, LOCATE, "here")],
+            vec![takes_from(1, 7), takes_from(2, 8)],
+        );
+        if early {
+            calls.extend(takes);
+            peer.send(&calls).await;
+        } else {
+            peer.send(&calls).await;
+            peer.send(&takes).await;
+        }
+        let said = peer.sent().await;
+        assert_eq!(said, ["return 7 elsewhere", "return 8 elsewhere"]);
+        let answer = located.promise.await.unwrap();
+        assert_eq!(answer.get().unwrap().get_address().unwrap(), "here");
+        let answered = restored.promise.await.unwrap();
+        let ours: restorer::Client = answered.get().unwrap().get_cap().get_as_capability().unwrap();
+        peer.send(&[finish(7, false), finish(8, false)]).await;
+        // It is called where it is.
+        assert_eq!(ours.locate_request().send().promise.await.unwrap().get().is_ok(), true);
+        drop((answer, located.pipeline));
+        assert_eq!(peer.sent().await, ["finish 2"]);
+        drop((ours, answered, restored.pipeline));
+        assert_eq!(peer.sent().await, ["finish 1"]);
+        let counts = peer.guard.borrow().counts();
+        assert_eq!((counts.exports, counts.held), (1, 0), "the bootstrap capability: {counts:?}");
+        assert!(!peer.near.is_closed());
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_reflected_call_may_fail_be_given_up_or_answer_nothing() {
+    let (mut peer, theirs) = acquainted().await;
+    let fails = theirs.locate_request().send();
+    let given_up = theirs.locate_request().send();
+    drop(given_up);
+    drop(theirs.locate_request().send());
+    assert_eq!(peer.sent().await, ["call 1", "call 2", "call 3", "finish 2", "finish 3"]);
+    peer.send(&[
+        reflects(7, LOCATE, "fail"),
+        takes_from(1, 7),
+        reflects(8, LOCATE, "x"),
+        takes_from(2, 8),
+        finish(8, true),
+        // Nobody says of what this is the answer.
+        reflects(9, LOCATE, "x"),
+        finish(9, true),
+        reflects(7 + 3, LOCATE, "x"),
+        takes_from(3, 10),
+    ])
+    .await;
+    let error = fails.promise.await.map(drop).unwrap_err();
+    assert!(error.extra.starts_with("remote exception: €€") && error.extra.len() <= 80_000);
+    peer.send(&[finish(7, true), finish(10, true)]).await;
+    let said = peer.sent().await;
+    assert_eq!(said.iter().filter(|word| word.ends_with("elsewhere")).count(), 4, "{said:?}");
+    assert!(!peer.near.is_closed());
+    let counts = peer.guard.borrow().counts();
+    assert_eq!((counts.answers, counts.held, counts.questions), (1, 0, 1), "{counts:?}");
+}
+
+#[tokio::test(flavor = "local")]
+async fn an_answer_is_taken_once_and_from_a_reflected_call_alone() {
+    for wrong in [
+        vec![takes_from(1, 7)],
+        vec![takes_from(9, 7)],
+        vec![reflects(7, LOCATE, "x"), takes_from(1, 7), takes_from(1, 7)],
+        vec![reflects(1 << 31, LOCATE, "x")],
+        vec![release(9, 1)],
+    ] {
+        let (mut peer, theirs) = acquainted().await;
+        let asked = theirs.locate_request().send();
+        peer.send(&wrong).await;
+        assert!(peer.near.is_closed());
+        drop(asked);
+    }
+}
+
+fn pair() -> (Connection, Connection, restorer::Client) {
+    let (near, far) = duplex(64 << 10);
+    let echo: restorer::Client = capnp_rpc::new_client(Echo);
+    let server = Connection::new(far, Side::Server, Some(echo.client), Limits::default()).unwrap();
+    let client = Connection::new(near, Side::Client, None, Limits::of_dialler()).unwrap();
+    let echo = client.bootstrap();
+    (client, server, echo)
+}
+
+async fn locate(on: &restorer::Client, text: &str) -> capnp::Result<usize> {
+    let mut request = on.locate_request();
+    request.get().set_sturdy_ref(text);
+    let answer = request.send().promise.await?;
+    Ok(answer.get()?.get_address()?.len())
+}
+
+#[tokio::test(flavor = "local")]
+async fn what_is_too_large_to_be_sent_fails_alone() {
+    let (client, server, echo) = pair();
+    let (large, most) = (9 << 20, (8 << 20) - 1024);
+    let big = "x".repeat(large);
+    let mut request = echo.restore_request();
+    request.get().set_sturdy_ref(&big);
+    let refused = request.send();
+    let pipelined = restorer::Client::new(refused.pipeline.get_cap().as_cap());
+    let behind = locate(&pipelined, "x");
+    let mut dropped = echo.restore_request();
+    dropped.get().set_sturdy_ref(&big);
+    drop(dropped.send());
+    let error = refused.promise.await.map(drop).unwrap_err();
+    assert!(error.extra.contains("too-large: a message of 943"), "{error}");
+    behind.await.unwrap_err();
+    let error = locate(&echo, &large.to_string()).await.unwrap_err();
+    assert!(error.extra.contains("too-large: "), "{error}");
+    assert_eq!(locate(&echo, &most.to_string()).await.unwrap(), most);
+    assert!(!client.is_closed() && !server.is_closed());
+}
+
+#[tokio::test(flavor = "local")]
+async fn too_many_capabilities_fail_alone_and_none_is_lost() {
+    let (near, far) = duplex(64 << 10);
+    let echo: restorer::Client = capnp_rpc::new_client(Echo);
+    let state = |stream, limits| Rc::new(RefCell::new(State::new(stream, limits, Arc::default())));
+    let (near, far) = (state(near, Limits::of_dialler()), state(far, Limits::default()));
+    let server = Connection::over(far.clone(), Side::Server, Some(echo.client)).unwrap();
+    let client = Connection::over(near.clone(), Side::Client, None).unwrap();
+    let echo: restorer::Client = client.bootstrap();
+    for (count, is_sent) in [("64", true), ("65", false), ("200", false)] {
+        // A result.
+        let mut request = echo.restore_request();
+        request.get().set_sturdy_ref(count);
+        let answer = request.send().promise.await;
+        assert_eq!(answer.is_ok(), is_sent, "{count}");
+        if let Err(error) = answer {
+            assert!(error.extra.contains("too-many-capabilities: "), "{error}");
+        }
+        // Parameters.
+        let as_stream = byte_stream::Client { client: echo.client.clone() };
+        let mut request =
+            as_stream.client.new_call::<capnp::any_pointer::Owned, capnp::any_pointer::Owned>(
+                restorer::Client::TYPE_ID,
+                LOCATE,
+                None,
+            );
+        let count = count.parse().unwrap();
+        let list = request.get().init_as::<restorer::restore_results::Builder>().init_cap();
+        let mut list = list.initn_as::<capnp::any_pointer_list::Builder>(count);
+        for at in 0..count {
+            let echo: restorer::Client = capnp_rpc::new_client(Echo);
+            list.reborrow().get(at).set_as_capability(echo.client.hook);
+        }
+        let error = request.send().promise.await.map(drop).unwrap_err();
+        assert_eq!(error.extra.contains("too-many-capabilities: "), !is_sent, "{error}");
+    }
+    settle().await;
+    assert!(!client.is_closed() && !server.is_closed());
+    let (ours, theirs) = (near.borrow().counts(), far.borrow().counts());
+    assert_eq!((ours.exports, ours.questions, theirs.imports), (0, 0, 0), "{ours:?} {theirs:?}");
+    assert_eq!((theirs.exports, theirs.held), (0, 0), "{theirs:?}");
+}
+
+#[tokio::test(flavor = "local")]
+async fn an_error_of_any_length_is_cut_and_no_connection_ends() {
+    let (client, server, echo) = pair();
+    let error = locate(&echo, "fail").await.unwrap_err();
+    assert!(error.extra.ends_with(&format!("€ ... (cut; it had {} bytes)", 9 << 20)), "{error:.9}");
+    assert!(error.extra.len() <= crate::ERROR_BYTES_MAX + "remote exception: ".len());
+    assert!(!client.is_closed() && !server.is_closed());
+}
