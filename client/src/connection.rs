@@ -142,6 +142,7 @@ impl Connection {
             watchdog: Watchdog::default(),
             last_write: None,
         };
+        // It ends when the last handle is dropped, or the peer goes.
         spawn(task)?;
         Ok(Self { inner: Rc::new(Inner { status, bootstrap: peers }) })
     }
@@ -185,14 +186,14 @@ impl Drop for Inner {
     }
 }
 
-fn spawn(task: impl Future<Output = ()> + 'static) -> capnp::Result<()> {
+/// Runs `task` until it ends by itself.
+pub(crate) fn spawn(task: impl Future<Output = ()> + 'static) -> capnp::Result<()> {
     let outside = |_| {
         Error::failed(
             "a connection needs #[tokio::main(flavor = \"local\")], a LocalRuntime or a LocalSet"
                 .into(),
         )
     };
-    // The task ends by itself when the last handle is dropped, or the peer goes.
     catch_unwind(AssertUnwindSafe(|| drop(tokio::task::spawn_local(task)))).map_err(outside)
 }
 
