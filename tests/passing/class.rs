@@ -180,9 +180,11 @@ impl<K: Kind> passer::Server for Passer<K> {
         _: passer::GiveUpResults,
     ) -> Result<()> {
         let params = params.get()?;
-        for n in 0..params.get_count() {
-            drop(note(&params.get_on()?, params.get_stub(), n.into()));
+        let (on, stub, count) = (params.get_on()?, params.get_stub(), params.get_count());
+        for n in 1..u64::from(count) {
+            drop(note(&on, stub, n - 1));
         }
+        note(&on, stub, u64::from(count).saturating_sub(1)).promise.await?;
         Ok(())
     }
 

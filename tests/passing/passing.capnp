@@ -34,7 +34,7 @@ interface Passer {
   # As `call`, on what by.echo(on) will return, without waiting for that.
 
   giveUp @9 (on :Passer, stub :UInt64, count :UInt32) -> ();
-  # As `call`, but gives every call up at once after it was made.
+  # As `call`, but gives each call up as soon as it is made, except for the last one.
 
   fail @10 (bytes :UInt32) -> ();
   # An error of as many bytes: `€` over and over.
