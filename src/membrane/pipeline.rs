@@ -72,6 +72,8 @@ impl Pipeline {
 
     /// The call has ended, and nothing will change any more.
     pub(super) fn end(&self, outcome: Result<Rc<Body>, Error>) {
+        let used: Vec<_> = self.0.borrow().used.iter().map(|(_, later)| later.clone()).collect();
+        used.iter().for_each(|later| later.let_go_of_circle());
         self.settle(
             match outcome {
                 Ok(result) => Box::new(Opened(result)),
@@ -154,6 +156,18 @@ impl Later {
             known.deliver_calls();
         }
         DELIVERS.set(false);
+    }
+
+    /// A peer may have said that the result is what it is itself. Those that lead to each other would keep
+    /// each other for ever.
+    fn let_go_of_circle(&self) {
+        if let Some(target) = self.target()
+            && let Err(error) = hook::follow(&*target)
+        {
+            let before = self.0.borrow_mut().target.replace(hook::broken(error));
+            // Dropped when nothing here is borrowed.
+            drop(before);
+        }
     }
 
     fn deliver_calls(self: &Rc<Self>) {

@@ -62,6 +62,8 @@ pub(crate) struct Peer {
     pub(crate) imports: Vec<u32>,
     /// Calls of the server without an answer.
     pub(crate) theirs: Vec<u32>,
+    /// Calls whose results are to answer one of the server's, and that one.
+    reflected: Vec<(u32, u32)>,
     embargoes: Vec<u32>,
     /// What capability pointers are made from.
     cap: Box<dyn ClientHook>,
@@ -74,6 +76,7 @@ pub(crate) struct Seen {
     pub(crate) returns: u64,
     pub(crate) calls: u64,
     pub(crate) resolves: u64,
+    pub(crate) reflected: u64,
     pub(crate) disembargoes: u64,
     pub(crate) abort: Option<String>,
     /// Calls that failed, by the reason.
@@ -100,6 +103,7 @@ impl Peer {
             free_exports: Vec::new(),
             imports: Vec::new(),
             theirs: Vec::new(),
+            reflected: Vec::new(),
             embargoes: Vec::new(),
             cap: nobody.hook,
             seen: Seen::default(),
@@ -127,6 +131,8 @@ impl Peer {
             0..36 if !busy => self.request(),
             36..42 if !busy => self.call_import(),
             42..50 if !busy => self.call_answer(),
+            50..56 if !busy && !self.theirs.is_empty() && !self.imports.is_empty() => self.reflect(),
+            56..62 if !self.reflected.is_empty() => self.take_from(),
             50..74 if !self.theirs.is_empty() => self.answer(),
             74..82 => self.resolve(),
             82..86 if !self.imports.is_empty() => self.release(),
@@ -228,6 +234,32 @@ impl Peer {
         let at = self.random.below(self.theirs.len() as u64) as usize;
         let id = self.theirs.swap_remove(at);
         self.answer_to(id)
+    }
+
+    /// A call of the server's turns out to be one on something of the server's.
+    fn reflect(&mut self) -> Message {
+        let at = self.random.below(self.theirs.len() as u64) as usize;
+        let theirs = self.theirs.swap_remove(at);
+        let mut message = self.call_import();
+        let root = message.get_root::<message::Builder>().expect("it was made");
+        if let Ok(message::Call(Ok(call))) = root.which() {
+            self.reflected.push((call.reborrow_as_reader().get_question_id(), theirs));
+            call.init_send_results_to().set_yourself(());
+        }
+        message
+    }
+
+    fn take_from(&mut self) -> Message {
+        let (from, theirs) = self.reflected.remove(0);
+        let mut message = fresh();
+        let mut answer = root(&mut message).init_return();
+        answer.set_answer_id(theirs);
+        answer.set_take_from_other_question(from);
+        message
+    }
+
+    fn is_reflected(&self, id: u32) -> bool {
+        self.reflected.iter().any(|(from, _)| *from == id)
     }
 
     pub(crate) fn answer_to(&mut self, id: u32) -> Message {
@@ -383,13 +415,17 @@ impl Peer {
         let releases = self.random.below(2) == 0;
         if self.random.below(3) == 0 {
             let from = self.random.below(self.open.len().max(1) as u64) as usize;
+            let reflected: Vec<_> = self.reflected.iter().map(|(from, _)| *from).collect();
             let mut open = self.open.iter_mut().skip(from);
-            if let Some(asked) = open.find(|asked| asked.id > OBJECT && asked.finished.is_none()) {
+            if let Some(asked) = open.find(|asked| {
+                asked.id > OBJECT && asked.finished.is_none() && !reflected.contains(&asked.id)
+            }) {
                 asked.finished = Some(releases);
                 return finish(asked.id, releases);
             }
         }
-        let Some(id) = self.any_answered().filter(|id| *id > OBJECT) else {
+        let answered = self.any_answered();
+        let Some(id) = answered.filter(|id| *id > OBJECT && !self.is_reflected(*id)) else {
             return self.finish_unknown();
         };
         let caps = self.answered.remove(&id).unwrap_or_default();
@@ -462,6 +498,7 @@ impl Peer {
         let mut caps = Vec::new();
         match answer.which()? {
             return_::Results(results) => caps = self.import_all(results?)?,
+            return_::ResultsSentElsewhere(()) => self.seen.reflected += 1,
             return_::Exception(error) => {
                 let reason = error?.get_reason()?.to_string()?;
                 *self.seen.errors.entry(reason).or_default() += 1;

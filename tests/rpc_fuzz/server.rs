@@ -41,10 +41,19 @@ pub(crate) const URLS: [&str; 11] = [
     "/write",
 ];
 
+/// Names how many hosts that one has.
+const ON_HOSTS: &str = "CAPSTEAD_TEST_RPC_FUZZ_HOSTS";
+
 /// Starts a server of [`Fuzzed`] objects and counters.
 pub(crate) fn start(data: &Path) -> Served {
+    start_hosts(data, 1)
+}
+
+/// The same with more hosts.
+pub(crate) fn start_hosts(data: &Path, hosts: u16) -> Served {
     let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
     command.args(["--exact", "serve_the_fuzzed", "--nocapture", "--test-threads=1"]);
+    command.env(ON_HOSTS, hosts.to_string());
     command.env(SERVE, data).env("RUST_BACKTRACE", "0").stdin(Stdio::null());
     Served::ready(Process::start(command))
 }
@@ -56,7 +65,8 @@ pub(crate) fn serve() {
     let runtime = tokio::runtime::LocalRuntime::new().expect("a runtime");
     runtime.block_on(async {
         let any = "127.0.0.1:0".parse().expect("an address");
-        let server = Server::new(data).class::<Fuzzed>().class::<Counter>();
+        let hosts = std::env::var(ON_HOSTS).ok().and_then(|text| text.parse().ok());
+        let server = Server::new(data).class::<Fuzzed>().class::<Counter>().hosts(hosts.unwrap_or(1));
         let running = server.listen(any).http(any).metrics(any).start().await.expect("it starts");
         let metrics = running.metrics().expect("the numbers are served");
         let announced = serde_json::json!({

@@ -45,6 +45,7 @@ pub(crate) struct Counts {
     pub(crate) returns: u64,
     pub(crate) calls: u64,
     pub(crate) resolves: u64,
+    pub(crate) reflected: u64,
     pub(crate) disembargoes: u64,
     /// Conversations that the server ended, by its reason without numbers; and those that it didn't
     /// go on with.
@@ -62,6 +63,7 @@ impl Counts {
         self.returns += other.returns;
         self.calls += other.calls;
         self.resolves += other.resolves;
+        self.reflected += other.reflected;
         self.disembargoes += other.disembargoes;
         self.stuck += other.stuck;
         for (reason, count) in other.refused {
@@ -84,6 +86,7 @@ pub(crate) fn fuzz(served: &Served, random: &mut Random, messages: u64) -> Count
         counts.returns += seen.returns;
         counts.calls += seen.calls;
         counts.resolves += seen.resolves;
+        counts.reflected += seen.reflected;
         counts.disembargoes += seen.disembargoes;
         let without_numbers = |reason: &str| reason.replace(|c: char| c.is_ascii_digit(), "");
         if let Some(reason) = &seen.abort {

@@ -1,6 +1,7 @@
 //! What a host promises about order, the gate and the end of instances.
 
 mod archive;
+mod chains;
 mod exclusive;
 mod gate;
 mod grants;

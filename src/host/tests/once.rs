@@ -9,7 +9,6 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
 use capnp::capability::{FromClientHook, RemotePromise};
-use capnp::private::capability::ParamsHook;
 use capnp::traits::HasTypeId;
 use capnp::{ErrorKind, data};
 use capstead_client::once;
