@@ -8,6 +8,7 @@
 // The library reflects calls unasked: `sendResultsTo.yourself` and `takeFromOtherQuestion` on the wire.
 
 #include <chrono>
+#include <cstdlib>
 #include <iostream>
 #include <map>
 #include <random>
@@ -88,16 +89,18 @@ struct Way {
 
 // What the calls of a round must have done.
 struct Calls {
+  enum Which { ALL, LAST };  // those that aren't given up
+
   uint64_t stub;
   uint32_t count;
-  bool all;  // otherwise all but the last were given up
+  Which which;
 };
 
 class Player {
  public:
   Player(kj::AsyncIoContext& io, const std::string& plain, const std::string& exclusive,
          uint64_t seed)
-      : session_(io, plain), timer_(io.provider->getTimer()), random_(seed) {
+      : session_(io, plain), timer_(io.provider->getTimer()), random_(seed), stub_(seed << 32) {
     for (auto& kind : {plain, exclusive, exclusive}) {
       const std::string prefix = objects_.size() < 2 * OBJECTS ? "called" : "caller";
       for (size_t at = 0; at < OBJECTS; ++at) {
@@ -157,53 +160,33 @@ class Player {
   }
 
   Way lead(unsigned depth) {
-    if (depth == 0) return end();
+    if (depth == 0) return lot(10) > 0 ? object(called()) : nowhere();
     auto next = lead(depth - 1);
-    auto text = " to " + next.text;
     switch (lot(7)) {
       case 0:
-        return {kj::heap<Tail>(kj::mv(next.cap)), next.end, "tail" + text};
+        return tail(kj::mv(next));
       case 1:
-        return {kj::heap<Forward>(kj::mv(next.cap)), next.end, "forward" + text};
-      case 2: {
-        auto by = echoer(depth);
-        auto request = by.cap.echoRequest();
-        request.setCap(kj::mv(next.cap));
-        return {request.send().getCap(), next.end, "echo of (" + by.text + ")" + text};
-      }
-      case 3: {
-        auto by = echoer(depth);
-        auto of = called();
-        auto request = objects_[of].promisedRequest();
-        request.setBy(kj::mv(by.cap));
-        request.setCap(kj::mv(next.cap));
-        auto said = "promised of " + nameOf(of) + " by (" + by.text + ")";
-        return {request.send().getCap(), next.end, said + text};
-      }
+        return forward(kj::mv(next));
+      case 2:
+        return echo(echoer(depth), kj::mv(next));
+      case 3:
+        return promised(echoer(depth), kj::mv(next));
       case 4: {
         auto of = lot(OBJECTS);
-        auto request = objects_[of].laterRequest();
-        request.setCap(kj::mv(next.cap));
-        request.setUntil(kept(objects_[called()]));
-        return {request.send().getCap(), next.end, "later of " + nameOf(of) + text};
+        return until(of, "later", objects_[of].laterRequest(), kj::mv(next));
       }
       case 5: {
         auto of = lot(OBJECTS);
-        auto request = objects_[of].earlyRequest();
-        request.setCap(kj::mv(next.cap));
-        request.setUntil(kept(objects_[called()]));
-        return {request.send().getCap(), next.end, "early of " + nameOf(of) + text};
+        return until(of, "early", objects_[of].earlyRequest(), kj::mv(next));
       }
       default:
-        return {kept(kj::mv(next.cap)), next.end, "promise" + text};
+        return promise(kj::mv(next));
     }
   }
 
-  Way end() {
-    if (lot(10) > 0) {
-      auto object = called();
-      return {objects_[object], object, nameOf(object)};
-    }
+  Way object(size_t at) { return {objects_[at], at, nameOf(at)}; }
+
+  Way nowhere() {
     auto broken = kj::newPromiseAndFulfiller<Passer::Client>();
     due_.push_back([fulfiller = kj::mv(broken.fulfiller)]() mutable {
       fulfiller->reject(kj::Exception(kj::Exception::Type::FAILED, __FILE__, __LINE__,
@@ -212,12 +195,40 @@ class Player {
     return {kj::mv(broken.promise), BROKEN, "nowhere"};
   }
 
+  Way tail(Way to) { return {kj::heap<Tail>(kj::mv(to.cap)), to.end, "tail to " + to.text}; }
+
+  Way forward(Way to) {
+    return {kj::heap<Forward>(kj::mv(to.cap)), to.end, "forward to " + to.text};
+  }
+
+  Way promise(Way to) { return {kept(kj::mv(to.cap)), to.end, "promise of " + to.text}; }
+
+  Way echo(Way by, Way to) {
+    auto request = by.cap.echoRequest();
+    request.setCap(kj::mv(to.cap));
+    return {request.send().getCap(), to.end, "echo by (" + by.text + ") of " + to.text};
+  }
+
+  Way promised(Way by, Way to) {
+    auto of = called();
+    auto request = objects_[of].promisedRequest();
+    request.setBy(kj::mv(by.cap));
+    request.setCap(kj::mv(to.cap));
+    auto text = "promised by " + nameOf(of) + ", an echo by (" + by.text + ") of " + to.text;
+    return {request.send().getCap(), to.end, text};
+  }
+
+  template <typename Request>
+  Way until(size_t of, const std::string& how, Request request, Way to) {
+    request.setCap(kj::mv(to.cap));
+    request.setUntil(kept(objects_[called()]));
+    return {request.send().getCap(), to.end, how + " by " + nameOf(of) + ", " + to.text};
+  }
+
   // Something whose `echo` is answered, by whatever way.
   Way echoer(unsigned depth) {
     auto way = lead(lot(depth));
-    if (way.end != BROKEN) return way;
-    auto object = called();
-    return {objects_[object], object, nameOf(object)};
+    return way.end == BROKEN ? object(called()) : kj::mv(way);
   }
 
   // A promise of a capability. It is kept when its turn comes.
@@ -230,47 +241,102 @@ class Player {
   }
 
   void start() {
-    auto way = lead(lot(DEPTH_MAX + 1));
-    Calls calls{++started_, static_cast<uint32_t>(1 + lot(6)), true};
+    ++started_;
     auto by = caller();
-    auto text = nameOf(by) + " calls " + way.text;
-    kj::Promise<void> made = nullptr;
+    if (lot(4) == 0) return startTrap(lot(OBJECTS));
+    auto way = lead(lot(DEPTH_MAX + 1));
     switch (lot(8)) {
-      case 0: {
-        calls.all = false;
-        auto request = objects_[by].giveUpRequest();
-        made = sent(fill(request, kj::mv(way.cap), calls));
-        text = "given up: " + text;
-        break;
-      }
+      case 0:
+        return call(by, "gives up", objects_[by].giveUpRequest(), kj::mv(way), Calls::LAST);
       case 1: {
         auto request = objects_[by].relayRequest();
         request.setTo(objects_[lot(OBJECTS)]);
-        made = sent(fill(request, kj::mv(way.cap), calls));
-        text = "relayed: " + text;
-        break;
+        return call(by, "relays", kj::mv(request), kj::mv(way), Calls::ALL);
+      }
+      case 2:
+        return callPromised(by, echoer(DEPTH_MAX), kj::mv(way));
+      case 3:
+        return callIt(kj::mv(way), lot(2) ? Calls::ALL : Calls::LAST);
+      case 4:
+        return drop(by, kj::mv(way));
+      default:
+        return call(by, "calls", objects_[by].callRequest(), kj::mv(way), Calls::ALL);
+    }
+  }
+
+  // Where a path turns back, or changes under way: each of these was found by lot once.
+  void startTrap(size_t by) {
+    switch (lot(5)) {
+      case 0: {
+        auto through = tail(forward(object(called())));
+        return callPromised(by, kj::mv(through), promise(object(called())));
+      }
+      case 1: {
+        auto through = tail(forward(object(called())));
+        return callPromised(by, kj::mv(through), tail(object(called())));
       }
       case 2: {
-        auto through = echoer(DEPTH_MAX);
-        auto request = objects_[by].callPromisedRequest();
-        request.setBy(kj::mv(through.cap));
-        made = sent(fill(request, kj::mv(way.cap), calls));
-        text += ", promised by (" + through.text + ")";
-        break;
+        auto way = promised(tail(object(called())), tail(object(called())));
+        return call(by, "calls", objects_[by].callRequest(), kj::mv(way), Calls::ALL);
       }
-      case 3:
-        calls.all = lot(2);
-        made = callIt(kj::mv(way.cap), calls);
-        text = "the client calls " + way.text;
-        break;
-      case 4:
-        return drop(objects_[by], kj::mv(way.cap), calls, text);
+      case 3: {
+        auto way = promised(promise(object(called())), tail(object(called())));
+        return call(by, "calls", objects_[by].callRequest(), kj::mv(way), Calls::ALL);
+      }
       default: {
-        auto request = objects_[by].callRequest();
-        made = sent(fill(request, kj::mv(way.cap), calls));
+        auto way = tail(promised(tail(object(called())), tail(object(called()))));
+        return call(by, "calls", objects_[by].callRequest(), kj::mv(way), Calls::ALL);
       }
     }
+  }
+
+  void callPromised(size_t by, Way through, Way way) {
+    auto request = objects_[by].callPromisedRequest();
+    request.setBy(kj::mv(through.cap));
+    way.text = "an echo by (" + through.text + ") of " + way.text;
+    call(by, "calls", kj::mv(request), kj::mv(way), Calls::ALL);
+  }
+
+  // An object makes calls, and the client waits for them.
+  template <typename Request>
+  void call(size_t by, const std::string& does, Request request, Way way, Calls::Which which) {
+    auto calls = newCalls(which);
+    auto made = fill(request, kj::mv(way.cap), calls).send().ignoreResult();
+    auto text = nameOf(by) + " " + does + " " + way.text;
     run(calls.stub, text, judge(kj::mv(made), way.end, calls));
+  }
+
+  // An object makes calls, and the client doesn't wait for the end.
+  void drop(size_t by, Way way) {
+    auto calls = newCalls(Calls::ALL);
+    auto request = objects_[by].callRequest();
+    auto made = fill(request, kj::mv(way.cap), calls).send();
+    running_[calls.stub] = "dropped: " + nameOf(by) + " calls " + way.text;
+    due_.push_back([this, made = kj::mv(made), stub = calls.stub]() mutable {
+      auto gone = kj::mv(made);
+      running_.erase(stub);
+    });
+  }
+
+  // The client makes the calls itself.
+  void callIt(Way way, Calls::Which which) {
+    auto calls = newCalls(which);
+    auto made = kj::Vector<kj::Promise<void>>();
+    for (uint32_t n = 0; n < calls.count; ++n) {
+      auto request = way.cap.noteRequest();
+      request.setStub(calls.stub);
+      request.setN(n);
+      auto noted = request.send().then([n](capnp::Response<Passer::NoteResults> found) {
+        require(found.getN() == n, "another call's answer");
+      });
+      if (which == Calls::ALL || n + 1 == calls.count) made.add(kj::mv(noted));
+    }
+    auto all = kj::joinPromises(made.releaseAsArray());
+    run(calls.stub, "the client calls " + way.text, judge(kj::mv(all), way.end, calls));
+  }
+
+  Calls newCalls(Calls::Which which) {
+    return {++stub_, static_cast<uint32_t>(1 + lot(6)), which};
   }
 
   template <typename Request>
@@ -279,37 +345,6 @@ class Player {
     request.setStub(calls.stub);
     request.setCount(calls.count);
     return request;
-  }
-
-  template <typename Request>
-  kj::Promise<void> sent(Request& request) {
-    return request.send().ignoreResult();
-  }
-
-  // The client makes the calls itself, some of them while others of its own are still to come.
-  kj::Promise<void> callIt(Passer::Client on, Calls calls) {
-    auto made = kj::heapArrayBuilder<kj::Promise<void>>(calls.all ? calls.count : 1);
-    for (uint32_t n = 0; n < calls.count; ++n) {
-      auto request = on.noteRequest();
-      request.setStub(calls.stub);
-      request.setN(n);
-      auto noted = request.send().then([n](capnp::Response<Passer::NoteResults> found) {
-        require(found.getN() == n, "another call's answer");
-      });
-      if (calls.all || n + 1 == calls.count) made.add(kj::mv(noted));
-    }
-    return kj::joinPromises(made.finish());
-  }
-
-  // An object calls, and the client doesn't wait for the end.
-  void drop(Passer::Client by, Passer::Client on, Calls calls, const std::string& text) {
-    auto request = by.callRequest();
-    auto made = fill(request, kj::mv(on), calls).send();
-    running_[calls.stub] = "dropped: " + text;
-    due_.push_back([this, made = kj::mv(made), stub = calls.stub]() mutable {
-      auto gone = kj::mv(made);
-      running_.erase(stub);
-    });
   }
 
   kj::Promise<void> judge(kj::Promise<void> made, size_t end, Calls calls) {
@@ -339,7 +374,7 @@ class Player {
       inOrder = inOrder && (at == 0 || notes[at - 1] < notes[at]);
       all += " " + std::to_string(notes[at]);
     }
-    auto whole = !calls.all || notes.size() == calls.count;
+    auto whole = calls.which == Calls::LAST || notes.size() == calls.count;
     require(inOrder && whole, std::to_string(calls.count) + " calls started as" + all);
   }
 
@@ -366,6 +401,7 @@ class Player {
   // Plain ones, exclusive ones that are called, exclusive ones that call.
   std::vector<Passer::Client> objects_;
   uint64_t started_ = 0;
+  uint64_t stub_;  // unlike those of other seeds
   std::map<uint64_t, std::string> running_;
   std::vector<kj::Promise<void>> tasks_;
   std::string failure_;
