@@ -4,6 +4,8 @@
 //! `disconnected`: the stub is broken for ever; restore the reference and ask what happened.
 //! `unimplemented`: the object has no such method.
 
+use std::any::Any;
+
 use capnp::Error;
 
 /// What methods of objects return.
@@ -55,6 +57,12 @@ pub(crate) fn revoked(reason: &str) -> Error {
 /// Whether `error` is such a one, also from another vat.
 pub(crate) fn is_revoked(error: &Error) -> bool {
     error.extra.contains(REVOKED)
+}
+
+/// What a panic said.
+pub(crate) fn panic_reason(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no reason given")
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ metrics! {
     counter waits_given_up_total;
     /// Turns that took longer than the first of their limits.
     counter turns_slow_total;
-    /// Hosts that are held up by a turn, or are shutting down.
+    /// Hosts that are held up by a turn, cut off from the others, or shutting down.
     gauge hosts_unready;
     /// Reads of the storage that memory could not answer.
     counter storage_reads_total;
@@ -86,6 +86,8 @@ metrics! {
     counter grants_revoked_total;
     /// Cap'n Proto connections that are open.
     gauge connections;
+    /// Links between hosts that broke and were made anew.
+    counter links_remade_total;
     /// HTTP requests that were answered.
     counter http_requests_total;
 }

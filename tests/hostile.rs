@@ -38,7 +38,8 @@ fn promises_that_never_end_are_the_peers_own_trouble() {
         (&[(PROMISE, PROMISE)], Name::Hosted),
     ] {
         let released = attack(&served, links, name);
-        assert_eq!(released, links.len(), "{name:?}");
+        // One more is the promise itself, if the object needed it no longer by then.
+        assert!([0, 1].contains(&(released - links.len())), "{name:?}: {released}");
     }
 
     // 2. Others are served as before, also the object that was attacked.

@@ -17,7 +17,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -26,6 +27,10 @@ use tokio::time::Sleep;
 
 /// How long a connection that is over tries to write what is left, in seconds.
 const LAST_WRITE_SECS: u64 = 1;
+
+/// How often an RPC system that is over is polled to tell its callers: it takes a few polls. What a
+/// server in it does by itself could go on for ever.
+const LAST_POLLS_MAX: usize = 1024;
 
 /// A connection to another vat. Clones are handles to the same one.
 ///
@@ -137,6 +142,7 @@ impl Connection {
             watchdog: Watchdog::default(),
             last_write: None,
         };
+        // It ends when the last handle is dropped, or the peer goes.
         spawn(task)?;
         Ok(Self { inner: Rc::new(Inner { status, bootstrap: peers }) })
     }
@@ -180,20 +186,20 @@ impl Drop for Inner {
     }
 }
 
-fn spawn(task: impl Future<Output = ()> + 'static) -> capnp::Result<()> {
+/// Runs `task` until it ends by itself.
+pub(crate) fn spawn(task: impl Future<Output = ()> + 'static) -> capnp::Result<()> {
     let outside = |_| {
         Error::failed(
             "a connection needs #[tokio::main(flavor = \"local\")], a LocalRuntime or a LocalSet"
                 .into(),
         )
     };
-    // The task ends by itself when the last handle is dropped, or the peer goes.
     catch_unwind(AssertUnwindSafe(|| drop(tokio::task::spawn_local(task)))).map_err(outside)
 }
 
 /// Drives one connection: reads and handles what comes, then writes what was made of it.
 struct Task<S: AsyncRead + AsyncWrite + Unpin + 'static> {
-    /// Taken after a panic.
+    /// Taken after a panic on its way out.
     rpc: Option<RpcSystem<Side>>,
     /// Taken when the RPC system was told to end.
     disconnector: Option<Disconnector<Side>>,
@@ -235,10 +241,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Task<S> {
         if catch_unwind(AssertUnwindSafe(|| drop(Pin::new(rpc).poll(cx)))).is_ok() {
             return;
         }
-        // First of all, because the RPC system would tell the peer that it was asked to end.
-        let reason = "the connection failed by a panic".into();
-        self.state.borrow_mut().give_up(Error::disconnected(reason));
-        self.end_rpc();
+        if self.disconnector.is_some() {
+            // First of all, because the RPC system would tell the peer that it was asked to end.
+            let reason = "the connection failed by a panic".into();
+            self.state.borrow_mut().give_up(Error::disconnected(reason));
+            return self.end_rpc();
+        }
+        // It can't even tell its callers.
         let rpc = self.rpc.take();
         // A destructor of user code may panic again: the connection is over in any case.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(rpc)));
@@ -254,8 +263,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Task<S> {
         }));
     }
 
+    /// The RPC system tells its callers in tasks of its own, which run only while it is polled. Whoever
+    /// holds the pipeline of a call would wait for the end of the call for ever.
+    fn run_out(&mut self) {
+        let woken = Arc::new(Woken(AtomicBool::new(true)));
+        let waker = Waker::from(woken.clone());
+        for _ in 0..LAST_POLLS_MAX {
+            if !woken.0.swap(false, Ordering::Relaxed) {
+                break;
+            }
+            self.poll_rpc(&mut Context::from_waker(&waker));
+        }
+    }
+
     fn end(&mut self, reason: Error) {
         self.end_rpc();
+        self.run_out();
         let held = self.state.borrow_mut().close();
         // Whatever goes with it may come back here, and may panic as user code does.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(held)));
@@ -281,6 +304,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Drop for Task<S> {
     /// The runtime may end first; whoever waits for an answer is told even then.
     fn drop(&mut self) {
         self.end(Error::disconnected("the task of the connection ended".into()));
+    }
+}
+
+/// Whether something became ready meanwhile.
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -50,6 +50,7 @@
 //!
 //! The crate holds no server code and mints no references.
 
+mod callback;
 mod connection;
 mod dial;
 mod guard;
@@ -60,6 +61,7 @@ pub mod sturdyref;
 mod tls;
 mod wire;
 
+pub use callback::capability;
 pub use connection::Connection;
 pub use guard::limits::{
     Bites, CAPABILITIES_SENT_MAX, CONTENT_BYTES_SENT_MAX, ERROR_BYTES_MAX, Limit, Limits,

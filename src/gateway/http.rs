@@ -12,7 +12,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::objects::Objects;
+use super::objects::{Given, Objects};
 use super::route::route;
 use crate::error::{Result, failed};
 use crate::http::{Body, explain, read_response, text, write_request};
@@ -20,7 +20,6 @@ use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_HEADER_SECS, NAME_BYTES_MAX};
 use crate::membrane;
 use crate::metrics::Metrics;
 use crate::schema::http_capnp::{byte_stream, http_service, http_service::client_request_context};
-use crate::schema::restorer_capnp::namespace;
 
 /// A gateway with the namespaces that it serves.
 pub(crate) struct Gateway {
@@ -30,10 +29,15 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     pub(crate) fn new(
-        namespaces: impl IntoIterator<Item = (String, namespace::Client)>,
+        namespaces: impl IntoIterator<Item = (String, Given)>,
         metrics: Arc<Metrics>,
     ) -> Rc<Self> {
         Rc::new(Self { objects: Objects::new(namespaces.into_iter()), metrics })
+    }
+
+    /// A link broke by which some of its capabilities came: all are asked for anew when they are needed.
+    pub(crate) fn forget_all(&self) {
+        self.objects.forget_all();
     }
 
     /// Serves connections until `stop` resolves; then requests under way are answered, and it ends.
@@ -103,7 +107,7 @@ impl Gateway {
             let reason = format!("The name of an object has at most {NAME_BYTES_MAX} bytes.\n");
             return Ok(text(StatusCode::URI_TOO_LONG, reason));
         }
-        let Some(object) = self.objects.get(&route) else { return Ok(nothing()) };
+        let Some(object) = self.objects.get(&route)? else { return Ok(nothing()) };
         let body = match read_body(body).await {
             Ok(body) => body,
             Err(refusal) => return Ok(*refusal),
@@ -113,7 +117,7 @@ impl Gateway {
             return answer;
         }
         self.objects.forget(&route);
-        match self.objects.get(&route) {
+        match self.objects.get(&route)? {
             // Nobody minds if a safe request happens twice.
             Some(fresh) if parts.method.is_safe() => {
                 ask_object(&fresh, &route.url, &parts, &body).await

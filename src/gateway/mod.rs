@@ -8,3 +8,4 @@ mod objects;
 mod route;
 
 pub(crate) use http::Gateway;
+pub(crate) use objects::Given;

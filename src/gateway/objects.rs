@@ -1,4 +1,6 @@
 //! The objects that requests have asked for lately: a capability that is held need not be asked for.
+//!
+//! Invariant: after [`Objects::forget_all`] nothing is used that was got before.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -6,32 +8,65 @@ use std::collections::HashMap;
 use capnp::capability::FromClientHook;
 
 use super::route::Route;
+use crate::error::Result;
 use crate::schema::http_capnp::http_service;
 use crate::schema::restorer_capnp::namespace;
 
 /// Holding a capability keeps no object awake, so a few too many do no harm.
 const KNOWN_MAX: usize = 4096;
 
+/// A class as a gateway was given it.
+pub(crate) struct Given {
+    /// As it got it at first.
+    pub(crate) namespace: namespace::Client,
+    /// Restores its reference again. The answer isn't waited for.
+    pub(crate) again: Box<dyn Fn() -> Result<namespace::Client>>,
+}
+
+/// One that is used.
+struct Held {
+    /// None while nobody has asked for it since it was forgotten.
+    namespace: RefCell<Option<namespace::Client>>,
+    again: Box<dyn Fn() -> Result<namespace::Client>>,
+}
+
+impl Held {
+    fn get(&self) -> Result<namespace::Client> {
+        if let Some(namespace) = &*self.namespace.borrow() {
+            return Ok(namespace.clone());
+        }
+        let namespace = (self.again)()?;
+        self.namespace.replace(Some(namespace.clone()));
+        Ok(namespace)
+    }
+}
+
 /// The namespaces of a gateway, and capabilities that they gave.
 pub(super) struct Objects {
     /// By the lower-case name of the class.
-    namespaces: HashMap<String, namespace::Client>,
+    namespaces: HashMap<String, Held>,
     /// By the part of the path that names the object.
     known: RefCell<HashMap<Box<str>, http_service::Client>>,
 }
 
 impl Objects {
-    pub(super) fn new(namespaces: impl Iterator<Item = (String, namespace::Client)>) -> Self {
-        let namespaces = namespaces.map(|(class, namespace)| (class.to_lowercase(), namespace));
+    pub(super) fn new(namespaces: impl Iterator<Item = (String, Given)>) -> Self {
+        let namespaces = namespaces.map(|(class, Given { namespace, again })| {
+            (class.to_lowercase(), Held { namespace: RefCell::new(Some(namespace)), again })
+        });
         Self { namespaces: namespaces.collect(), known: RefCell::default() }
     }
 
     /// `None`: there is no such class.
-    pub(super) fn get(&self, route: &Route<'_>) -> Option<http_service::Client> {
+    ///
+    /// # Errors
+    /// When the namespace had to be asked for, and couldn't be.
+    pub(super) fn get(&self, route: &Route<'_>) -> Result<Option<http_service::Client>> {
         if let Some(object) = self.known.borrow().get(route.object) {
-            return Some(object.clone());
+            return Ok(Some(object.clone()));
         }
-        let mut by_name = self.namespaces.get(&route.class.to_lowercase())?.by_name_request();
+        let Some(held) = self.namespaces.get(&route.class.to_lowercase()) else { return Ok(None) };
+        let mut by_name = held.get()?.by_name_request();
         by_name.get().set_key(&*route.key);
         let object = by_name.send().pipeline.get_object().as_cap();
         let object: http_service::Client = FromClientHook::new(object);
@@ -40,11 +75,19 @@ impl Objects {
             known.clear();
         }
         known.insert(route.object.into(), object.clone());
-        Some(object)
+        Ok(Some(object))
     }
 
     /// A capability broke, which it stays for ever: the next request gets another.
     pub(super) fn forget(&self, route: &Route<'_>) {
         self.known.borrow_mut().remove(route.object);
+    }
+
+    /// Some of all capabilities broke, namespaces perhaps too.
+    pub(super) fn forget_all(&self) {
+        drop(self.known.take());
+        for held in self.namespaces.values() {
+            drop(held.namespace.take());
+        }
     }
 }

@@ -4,65 +4,35 @@
 //! It never makes a reference; it checks those that others present, and only here does a grant count.
 
 use std::cell::OnceCell;
-use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use capnp::private::capability::ClientHook;
-use capstead_client::sturdyref::{Caveats, GrantId, Sturdyref, Target, TextReference};
+use capstead_client::sturdyref::{Caveats, Sturdyref, Target, TextReference};
 
 use super::admin::Custodian;
 use super::granting::grant_id;
 use super::grants::{self, object_id};
+use super::joined::Joined;
 use super::restoring::Known;
 use super::right::{Of, Right, revoked};
 use super::slot::Birth;
 use super::vat::Vat;
 use crate::error::{Result, disconnected, failed};
-use crate::id::{ObjectId, Pool, Shard};
-use crate::limits::RESTORED_FLUSH_SECS;
+use crate::id::{Pool, Shard};
 use crate::membrane;
 use crate::schema::admin_capnp::host_admin;
 pub(super) use crate::schema::cluster_capnp::Existence;
-use crate::schema::cluster_capnp::{authority, birth, host, router, supervisor};
+use crate::schema::cluster_capnp::{authority, birth, host, router};
 use crate::schema::restorer_capnp::restorer;
-use crate::sturdyref::{Grant, KeyRing, Keys, root_grant};
-
-/// What the supervisor told this host, and it the supervisor.
-pub(crate) struct Joined {
-    shards: Vec<RangeInclusive<u16>>,
-    pub(super) router: router::Client,
-    restorer: restorer::Client,
-    hint: Hint,
-}
-
-/// Where clients reach a host: the hint in the texts of its references.
-#[derive(Clone, Debug)]
-pub(crate) struct Hint {
-    /// `host:port`.
-    pub(crate) address: String,
-    /// It is spoken to by TLS alone.
-    pub(crate) tls: bool,
-}
-
-impl Hint {
-    /// The text of a reference. **It is secret.**
-    ///
-    /// # Errors
-    /// When it would be too long.
-    pub(crate) fn text(&self, reference: &Sturdyref) -> Result<String> {
-        let expose = if self.tls { Sturdyref::expose_tls_text } else { Sturdyref::expose_text };
-        Ok(expose(reference, &self.address)?)
-    }
-}
+use crate::sturdyref::{KeyRing, Keys};
 
 /// One host as its supervisor knows it. Others hold it by its [`Agent::client`].
 pub(crate) struct Agent {
     pub(super) vat: Rc<Vat>,
     keys: Keys,
     pub(super) known: Known,
-    joined: OnceCell<Joined>,
+    pub(super) joined: OnceCell<Joined>,
     admin: OnceCell<host_admin::Client>,
 }
 
@@ -95,47 +65,6 @@ impl Agent {
     /// What clients get from this host's listener as the bootstrap capability.
     pub(crate) fn restorer(self: &Rc<Self>) -> restorer::Client {
         membrane::serve(self.clone())
-    }
-
-    /// Offers the host to a supervisor and takes the shards that it is given.
-    ///
-    /// # Errors
-    /// When the supervisor refuses or can't be reached, or the root grants can't be written.
-    pub(crate) async fn join(
-        self: &Rc<Self>,
-        supervisor: &supervisor::Client,
-        number: u16,
-        hint: Hint,
-    ) -> Result<()> {
-        let mut request = supervisor.join_request();
-        let mut params = request.get();
-        params.set_number(number);
-        params.set_host(self.client());
-        params.set_address(&*hint.address);
-        let reply = request.send().promise.await?;
-        let reply = reply.get()?;
-        let shards = reply.get_shards()?.iter();
-        let shards = shards.map(|range| range.get_first()..=range.get_last()).collect();
-        let restorer = supervisor.restorer_request().send().pipeline.get_restorer();
-        let joined = Joined { shards, router: reply.get_router()?, restorer, hint };
-        self.joined.set(joined).map_err(|_| failed("this host has joined already"))?;
-        self.write_root_grants()?;
-        self.vat.note_restores(Duration::from_secs(RESTORED_FLUSH_SECS));
-        self.vat.flush().await.map_err(Into::into)
-    }
-
-    /// Every namespace has one grant from the start, so that its reference can be revoked.
-    fn write_root_grants(&self) -> Result<()> {
-        for class in self.vat.classes() {
-            let id = ObjectId::namespace(Pool::default(), class.name);
-            let grant = root_grant(class.name);
-            if !self.owns(id.home_shard()) || self.vat.grant((id, grant))?.is_some() {
-                continue;
-            }
-            let record = Grant::root(self.vat.clock.now_ms()).encode();
-            self.vat.write_grants(id, [(&grant, Some(record))])?;
-        }
-        Ok(())
     }
 
     pub(super) fn joined(&self) -> Result<&Joined> {
@@ -207,7 +136,7 @@ impl Agent {
     ) -> Result<
         capnp::capability::Request<router::object_params::Owned, router::object_results::Owned>,
     > {
-        let mut request = self.joined()?.router.object_request();
+        let mut request = self.joined()?.router().object_request();
         let mut params = request.get();
         params.set_existence(existence);
         let mut born = params.reborrow().init_birth();
@@ -237,14 +166,6 @@ impl Agent {
         let of = (grants::target(by.get_target()?)?, grant_id(by.get_grant()?)?);
         let grant = self.hold(of).await?.ok_or_else(revoked)?;
         Ok(Right::new(Some(grant), caveats))
-    }
-
-    /// Has every host cut what was made from a grant of this one's.
-    pub(super) async fn cut_everywhere(&self, target: ObjectId, grant: GrantId) -> Result<()> {
-        let mut request = self.joined()?.router.cut_request();
-        request.get().set_target(target.as_bytes());
-        request.get().init_grants(1).set(0, grant.as_bytes());
-        request.send().promise.await.map(drop)
     }
 
     fn birth(&self, birth: birth::Reader<'_>) -> Result<Birth> {
@@ -360,7 +281,7 @@ impl restorer::Server for Agent {
             results.get().init_cap().set_as_capability(restored);
             return Ok(());
         }
-        let mut request = self.joined()?.restorer.restore_request();
+        let mut request = self.joined()?.restorer().restore_request();
         request.get().set_sturdy_ref(text);
         let reply = request.send().promise.await?;
         results.get().init_cap().set_as(reply.get()?.get_cap())
@@ -371,7 +292,7 @@ impl restorer::Server for Agent {
         params: restorer::LocateParams,
         mut results: restorer::LocateResults,
     ) -> Result<()> {
-        let mut request = self.joined()?.restorer.locate_request();
+        let mut request = self.joined()?.restorer().locate_request();
         request.get().set_sturdy_ref(params.get()?.get_sturdy_ref()?);
         let reply = request.send().promise.await?;
         results.get().set_address(reply.get()?.get_address()?);
@@ -392,7 +313,7 @@ impl restorer::Server for Agent {
             results.get().set_restoration(begun.1);
             return Ok(());
         }
-        let mut request = self.joined()?.restorer.challenge_request();
+        let mut request = self.joined()?.restorer().challenge_request();
         request.get().set_sturdy_ref(text);
         let reply = request.send().promise.await?;
         results.get().set_challenge(reply.get()?.get_challenge()?);

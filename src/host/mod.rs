@@ -5,7 +5,7 @@
 //! object's sleeping and waking, `instance` the object awake, `run` the life of a call, `facet` what
 //! others hold of an object and `gated` what it holds of others, `once` the calls that are applied once
 //! only; `context`, `storage`,
-//! `links`, `list`, `stored` and `namespace` are what a class sees; `agent` is what supervisor and listeners see.
+//! `links`, `list`, `stored` and `namespace` are what a class sees; `agent` is what supervisor and listeners see, and `joined` how it got there.
 //! `admin` is what the operator's tools see, with `export` and `import`; `evict` ends an object for them.
 //!
 //! It never talks to a gateway or supervisor other than through `cluster.capnp`.
@@ -22,12 +22,14 @@ mod exclusive;
 mod export;
 mod facet;
 mod far;
+mod fault;
 mod gated;
 mod granting;
 mod grants;
 mod header;
 mod import;
 mod instance;
+mod joined;
 mod links;
 mod list;
 mod mirror;
@@ -49,12 +51,13 @@ mod vat;
 mod waking;
 
 pub(crate) use admin::{Custodian, STORAGE_FAILED, describe};
-pub(crate) use agent::{Agent, Hint};
+pub(crate) use agent::Agent;
 pub use class::Object;
 pub(crate) use class::{Binding, Class};
 pub use context::Context;
 pub use granting::Granted;
 pub use grants::Terms;
+pub(crate) use joined::Hint;
 pub use list::{Entries, List};
 pub use namespace::Namespace;
 pub(crate) use pulse::{Pulse, Seen};

@@ -41,7 +41,7 @@ impl Vat {
     pub(crate) fn rest_after(self: &Rc<Self>, warm: Duration) {
         self.warm.keeps.set(true);
         let length = (warm / TICKS).max(Duration::from_millis(1));
-        tokio::task::spawn_local(tick(Rc::downgrade(self), length));
+        self.essential(tick(Rc::downgrade(self), length));
     }
 
     /// The instance has just woken.

@@ -152,7 +152,7 @@ impl Agent {
 
     /// Another host's grant, with those that it depends on; none if it isn't in force.
     async fn ask(&self, other: Of) -> Result<Option<Rc<Live>>> {
-        let mut request = self.joined()?.router.in_force_request();
+        let mut request = self.joined()?.router().in_force_request();
         request.get().set_target(other.0.as_bytes());
         request.get().set_grant(other.1.as_bytes());
         let reply = request.send().promise.await?;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use capnp::private::capability::ClientHook;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, SetOnce};
 
 use super::agent::Agent;
 use super::class::Class;
@@ -85,6 +85,8 @@ pub(crate) struct Vat {
     progress: Arc<Notify>,
     under_way: Cell<usize>,
     closing: Cell<bool>,
+    /// Why it can't go on, other than by its storage.
+    pub(super) fault: SetOnce<String>,
     /// Calls that wait for exclusive objects.
     pub(super) waits: Waits,
     /// What led to the calls that are made now: the present turn's chain.
@@ -145,14 +147,15 @@ impl Vat {
             progress: progress.clone(),
             under_way: Cell::default(),
             closing: Cell::default(),
+            fault: SetOnce::new(),
             waits: Waits::new(),
             chain: RefCell::default(),
             pulse,
             changed: Notify::new(),
         });
-        tokio::task::spawn_local(settle_on(Rc::downgrade(&vat), progress));
-        tokio::task::spawn_local(commit_sealed(Rc::downgrade(&vat), vat.committable.clone()));
-        tokio::task::spawn_local(start_queued(Rc::downgrade(&vat), vat.runnable.clone()));
+        vat.essential(settle_on(Rc::downgrade(&vat), progress));
+        vat.essential(commit_sealed(Rc::downgrade(&vat), vat.committable.clone()));
+        vat.essential(start_queued(Rc::downgrade(&vat), vat.runnable.clone()));
         Ok(vat)
     }
 

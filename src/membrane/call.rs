@@ -14,7 +14,7 @@ use capnp::private::capability::{ClientHook, ParamsHook, PipelineOp, ResultsHook
 use capstead_client::{Pipelined, error_to_send, take_over};
 
 use super::answer::Answer;
-use super::body::{Body, Opened, check_size};
+use super::body::{Body, check_size};
 use super::chain::Chain;
 use super::hook::{self, End};
 use super::pipeline::Pipeline;
@@ -183,10 +183,10 @@ impl Reply {
     pub(crate) fn open_pipeline(&self, mut early: Body) {
         match &self.0 {
             None => {}
-            Some(Asker::Answer(answer)) => answer.pipeline().lead(Box::new(Opened(Rc::new(early)))),
+            Some(Asker::Answer(answer)) => answer.pipeline().offer(early),
             Some(Asker::Results(_, ending)) => {
                 early.replace_caps(relay);
-                ending.pipeline.lead(Box::new(Opened(Rc::new(early))));
+                ending.pipeline.offer(early);
             }
         }
     }
@@ -207,8 +207,8 @@ impl Reply {
     fn redirect(&self, pipeline: any_pointer::Pipeline) {
         match &self.0 {
             None => {}
-            Some(Asker::Answer(answer)) => answer.pipeline().lead(pipeline.hook),
-            Some(Asker::Results(_, ending)) => ending.pipeline.lead(pipeline.hook),
+            Some(Asker::Answer(answer)) => answer.pipeline().redirect(pipeline.hook),
+            Some(Asker::Results(_, ending)) => ending.pipeline.redirect(pipeline.hook),
         }
     }
 }

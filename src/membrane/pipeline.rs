@@ -27,10 +27,31 @@ pub(super) struct Pipeline(RefCell<State>);
 
 #[derive(Default)]
 struct State {
-    /// Where capabilities come from: what was offered early, another vat, or the result.
-    source: Option<Box<dyn PipelineHook>>,
-    is_final: bool,
+    source: Option<Source>,
     used: Vec<(Vec<PipelineOp>, Rc<Later>)>,
+}
+
+/// Where capabilities come from.
+enum Source {
+    /// What the results were when they were offered ahead of the reply.
+    Early(Opened),
+    /// The call went to another vat. The probe is a capability in its result.
+    Remote { pipeline: Box<dyn PipelineHook>, probe: Box<dyn ClientHook> },
+    /// The call has ended.
+    Ended(Result<Opened, Error>),
+}
+
+impl Source {
+    /// `None`: only the end will say it. That is so when the answer is there and the RPC system hasn't
+    /// handed it over yet; it panics then if there is no capability in that place.
+    fn cap(&self, path: &[PipelineOp]) -> Option<Box<dyn ClientHook>> {
+        match self {
+            Self::Early(opened) | Self::Ended(Ok(opened)) => Some(opened.get_pipelined_cap(path)),
+            Self::Remote { probe, .. } if probe.get_resolved().is_some() => None,
+            Self::Remote { pipeline, .. } => Some(pipeline.get_pipelined_cap(path)),
+            Self::Ended(Err(error)) => Some(hook::broken(error.clone())),
+        }
+    }
 }
 
 impl Pipeline {
@@ -41,9 +62,9 @@ impl Pipeline {
         {
             return hook::wrap(later.clone());
         }
-        let known = state.source.as_ref().map(|source| source.get_pipelined_cap(path));
+        let known = state.source.as_ref().and_then(|source| source.cap(path));
         match known {
-            Some(known) if state.is_final => known,
+            Some(known) if matches!(state.source, Some(Source::Ended(_))) => known,
             known => {
                 let later = Rc::new(Later::default());
                 state.used.push((path.to_vec(), later.clone()));
@@ -56,9 +77,15 @@ impl Pipeline {
         }
     }
 
-    /// Capabilities come from `source` until the result is there.
-    pub(super) fn lead(&self, source: Box<dyn PipelineHook>) {
-        self.settle(source, false);
+    /// Capabilities come from these results until the reply is there.
+    pub(super) fn offer(&self, early: Body) {
+        self.settle(Source::Early(Opened(Rc::new(early))));
+    }
+
+    /// Capabilities come from another vat until its answer is there.
+    pub(super) fn redirect(&self, pipeline: Box<dyn PipelineHook>) {
+        let probe = pipeline.get_pipelined_cap(&[]);
+        self.settle(Source::Remote { pipeline, probe });
     }
 
     /// The result is there. What was used of it already stays as it is.
@@ -74,22 +101,15 @@ impl Pipeline {
     pub(super) fn end(&self, outcome: Result<Rc<Body>, Error>) {
         let used: Vec<_> = self.0.borrow().used.iter().map(|(_, later)| later.clone()).collect();
         used.iter().for_each(|later| later.let_go_of_circle());
-        self.settle(
-            match outcome {
-                Ok(result) => Box::new(Opened(result)),
-                Err(error) => Box::new(Broken(error)),
-            },
-            true,
-        );
+        self.settle(Source::Ended(outcome.map(Opened)));
     }
 
-    fn settle(&self, source: Box<dyn PipelineHook>, is_final: bool) {
+    fn settle(&self, source: Source) {
         let mut state = self.0.borrow_mut();
         let waiting = state.used.iter().filter(|(_, later)| later.target().is_none());
-        let known = waiting.map(|(path, later)| (later.clone(), source.get_pipelined_cap(path)));
+        let known = waiting.filter_map(|(path, later)| Some((later.clone(), source.cap(path)?)));
         let known: Vec<_> = known.collect();
         let before = state.source.replace(source);
-        state.is_final = is_final;
         drop(state);
         // Calls that are delivered now, and what is dropped, may well come back here.
         drop(before);
@@ -105,19 +125,6 @@ fn fields(path: &[PipelineOp]) -> impl Iterator<Item = u16> {
         PipelineOp::Noop => None,
         PipelineOp::GetPointerField(field) => Some(*field),
     })
-}
-
-/// A call that failed has no capabilities in its result.
-struct Broken(Error);
-
-impl PipelineHook for Broken {
-    fn add_ref(&self) -> Box<dyn PipelineHook> {
-        Box::new(Self(self.0.clone()))
-    }
-
-    fn get_pipelined_cap(&self, _: &[PipelineOp]) -> Box<dyn ClientHook> {
-        hook::broken(self.0.clone())
-    }
 }
 
 /// A capability that isn't known yet, and then stands for one that is.

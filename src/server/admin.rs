@@ -36,16 +36,16 @@ const PATH_BYTES_MAX: usize = 100;
 struct Operator {
     data: Rc<DataDir>,
     keys: Keys,
-    hosts: Vec<host_admin::Client>,
+    hosts: u16,
+    host: HostAdmins,
 }
 
-/// The capability to all data of a server.
-pub(super) fn serve(
-    data: Rc<DataDir>,
-    keys: Keys,
-    hosts: Vec<host_admin::Client>,
-) -> admin::Client {
-    membrane::serve(Rc::new(Operator { data, keys, hosts }))
+/// The way to the data of the host of a number, as it is now: a host may have joined again.
+pub(super) type HostAdmins = Box<dyn Fn(u16) -> Result<host_admin::Client>>;
+
+/// The capability to all data of a server with so many hosts.
+pub(super) fn serve(data: Rc<DataDir>, keys: Keys, hosts: u16, host: HostAdmins) -> admin::Client {
+    membrane::serve(Rc::new(Operator { data, keys, hosts, host }))
 }
 
 impl Operator {
@@ -94,7 +94,7 @@ impl admin::Server for Operator {
     ) -> Result<()> {
         let mut results = results.get();
         results.set_cluster(self.keys.current().cluster().as_bytes());
-        results.set_hosts(self.hosts.len() as u16);
+        results.set_hosts(self.hosts);
         Ok(())
     }
 
@@ -103,9 +103,11 @@ impl admin::Server for Operator {
         params: admin::HostParams,
         mut results: admin::HostResults,
     ) -> Result<()> {
-        let host = self.hosts.get(usize::from(params.get()?.get_number()));
-        let host = host.ok_or_else(|| failed("there is no host of that number"))?;
-        results.get().set_host(host.clone());
+        let number = params.get()?.get_number();
+        if number >= self.hosts {
+            return Err(failed("there is no host of that number"));
+        }
+        results.get().set_host((self.host)(number)?);
         Ok(())
     }
 

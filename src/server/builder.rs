@@ -76,6 +76,14 @@ pub enum ServerError {
     /// The storage failed. What was acknowledged is durable; restart to go on from there.
     #[error("the storage failed, and everything was stopped: {0}")]
     Storage(String),
+    /// A host ended by a bug. What was acknowledged is durable; restart to go on from there.
+    #[error("host {number} ended, and everything was stopped: {reason}")]
+    Host {
+        /// Which of the hosts.
+        number: u16,
+        /// What it ended by.
+        reason: String,
+    },
     /// The parts of the server could not be put together.
     #[error("the server could not be put together: {0}")]
     Assembly(#[from] capnp::Error),

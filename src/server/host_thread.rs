@@ -1,18 +1,21 @@
-//! A host on a thread of its own, connected to the supervisor's thread by a socket pair.
+//! A host on a thread of its own, which [`link`](super::link) joins to the supervisor's thread.
+//!
+//! Invariants:
+//! - However the thread ends, also by a panic, the one who started it is told, with the reason.
+//! - Its end is a state, and can be waited for any number of times.
 
-use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::thread::JoinHandle;
 
-use capnp::capability::Client;
-use capnp_rpc::rpc_twoparty_capnp::Side;
-use capstead_client::{Connection, Limits};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::builder::ServerError;
+use super::link::{HostEnd, Hub, Link};
 use super::start::HostParts;
-use crate::schema::cluster_capnp::supervisor;
+use crate::error::panic_reason;
 
 /// Handlers run on it, and what they call. Of a peer only a chain of promises nests the stack when it
 /// is dropped: 5,000 of them fit 2 MiB, and the guard lets 16 pass. The first host has no thread of its
@@ -21,109 +24,140 @@ const STACK_BYTES: usize = 16 << 20;
 
 /// One host's thread. Dropping this lets the thread go on; [`HostThread::join`] ends it.
 pub(super) struct HostThread {
-    finish: CancellationToken,
-    is_finished: Option<oneshot::Receiver<()>>,
-    stop: CancellationToken,
+    number: u16,
+    signals: Signals,
     thread: JoinHandle<Result<(), ServerError>>,
-    /// This side of the socket pair has read everything.
-    socket_closed: tokio::task::JoinHandle<()>,
-    /// Resolves when the thread ends, by itself or because it was told to.
-    pub(super) ended: oneshot::Receiver<()>,
+    /// Ends when all that the host sent was read.
+    link: tokio::task::JoinHandle<()>,
+    /// Runs something on the host's thread.
+    #[cfg(test)]
+    pub(super) probes: mpsc::Sender<super::link::Probe>,
+}
+
+/// What the thread tells, and is told. Whoever waits for one of these may come late.
+#[derive(Clone, Default)]
+struct Signals {
+    /// The host has joined.
+    ready: CancellationToken,
+    /// It is to finish its calls.
+    finish: CancellationToken,
+    finished: CancellationToken,
+    /// It is to end.
+    stop: CancellationToken,
+    /// It makes no more use of a link.
+    left: CancellationToken,
+    /// The thread's last act.
+    ended: CancellationToken,
 }
 
 impl HostThread {
-    /// Starts the thread; `ready` resolves when the host has joined.
+    /// Starts the thread; see [`HostThread::ready`].
     ///
     /// # Errors
     /// When the operating system gives no thread or sockets.
-    pub(super) fn spawn(
-        parts: HostParts,
-        supervisor: supervisor::Client,
-    ) -> Result<(Self, oneshot::Receiver<()>), capnp::Error> {
-        let (near, far) = UnixStream::pair()?;
-        near.set_nonblocking(true)?;
-        far.set_nonblocking(true)?;
-        let near = tokio::net::UnixStream::from_std(near)?;
-        let connection = over(near, Side::Server, Some(supervisor.client))?;
-        let socket_closed =
-            tokio::task::spawn_local(async move { drop(connection.closed().await) });
+    pub(super) fn spawn(parts: HostParts, hub: Rc<Hub>) -> Result<Self, capnp::Error> {
+        let (number, signals) = (parts.number, Signals::default());
+        let (sender, ends) = mpsc::channel(1);
+        let link = Link { hub, number, ends: sender, left: signals.left.clone() };
+        let first = link.first()?;
+        #[cfg(test)]
+        let (probes, their_probes) = mpsc::channel(1);
+        let end = HostEnd {
+            ends,
+            #[cfg(test)]
+            probes: Some(their_probes),
+            #[cfg(not(test))]
+            probes: None,
+        };
+        let theirs = signals.clone();
+        let run = move || {
+            let _ended = theirs.ended.clone().drop_guard();
+            let run = || run(parts, end, &theirs);
+            let ended = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+                let reason = format!("its thread panicked: {}", panic_reason(&*panic));
+                Err(ServerError::Host { number, reason })
+            });
+            if let Err(error) = &ended
+                && theirs.ready.is_cancelled()
+            {
+                tracing::error!(host = number, %error, "a host has ended, and the server ends with it");
+            }
+            ended
+        };
+        let name = format!("capstead-host-{number}");
+        let thread = std::thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(run)?;
+        let link = tokio::task::spawn_local(link.keep(first));
+        Ok(Self {
+            number,
+            signals,
+            thread,
+            link,
+            #[cfg(test)]
+            probes,
+        })
+    }
 
-        let (finish, stop) = (CancellationToken::new(), CancellationToken::new());
-        let (ready, is_ready) = oneshot::channel();
-        let (finished, is_finished) = oneshot::channel();
-        let (end, ended) = oneshot::channel();
-        let name = format!("capstead-host-{}", parts.number);
-        let signals = Signals { ready, finish: finish.clone(), finished, stop: stop.clone() };
-        let thread =
-            std::thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(move || {
-                let _end = end;
-                let runtime =
-                    Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-                let runtime = runtime.map_err(|error| ServerError::Assembly(error.into()))?;
-                runtime.block_on(serve(parts, far, signals))
-            })?;
-        let is_finished = Some(is_finished);
-        Ok((Self { finish, is_finished, stop, thread, socket_closed, ended }, is_ready))
+    /// Resolves when the host has joined, or the thread has ended.
+    pub(super) async fn ready(&self) {
+        tokio::select! { () = self.signals.ready.cancelled() => {}, () = self.ended() => {} }
+    }
+
+    /// Resolves when the thread has ended, by itself or because it was told to.
+    pub(super) async fn ended(&self) {
+        self.signals.ended.cancelled().await;
+    }
+
+    /// Whether it has.
+    pub(super) fn has_ended(&self) -> bool {
+        self.signals.ended.is_cancelled()
     }
 
     /// Tells the thread to finish its calls.
     pub(super) fn finish(&self) {
-        self.finish.cancel();
+        self.signals.finish.cancel();
     }
 
-    /// Resolves when the thread has finished its calls, or ended.
-    pub(super) async fn finished(&mut self) {
-        if let Some(finished) = self.is_finished.take() {
-            let _ = finished.await;
-        }
+    /// Resolves when the thread has finished its calls, or has ended.
+    pub(super) async fn finished(&self) {
+        tokio::select! { () = self.signals.finished.cancelled() => {}, () = self.ended() => {} }
     }
 
     /// Ends the thread, after all that it sent was received, and says how it ended.
     pub(super) async fn join(self) -> Result<(), ServerError> {
-        self.finish.cancel();
-        self.stop.cancel();
-        // The sender is dropped as the thread's last act.
-        let _ = self.ended.await;
-        let _ = self.socket_closed.await;
+        self.signals.finish.cancel();
+        self.signals.stop.cancel();
+        self.ended().await;
+        // A task that panicked reads nothing more.
+        let _ = self.link.await;
+        let number = self.number;
         self.thread.join().unwrap_or_else(|_| {
-            Err(ServerError::Assembly(capnp::Error::failed("a host's thread panicked".into())))
+            Err(ServerError::Host { number, reason: "its thread panicked as it ended".into() })
         })
     }
 }
 
-/// What the thread tells, and is told.
-struct Signals {
-    ready: oneshot::Sender<()>,
-    finish: CancellationToken,
-    finished: oneshot::Sender<()>,
-    stop: CancellationToken,
+fn run(parts: HostParts, end: HostEnd, signals: &Signals) -> Result<(), ServerError> {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    let runtime = runtime.map_err(|error| ServerError::Assembly(error.into()))?;
+    runtime.block_on(serve(parts, end, signals))
 }
 
-async fn serve(parts: HostParts, far: UnixStream, signals: Signals) -> Result<(), ServerError> {
-    let far = tokio::net::UnixStream::from_std(far).map_err(capnp::Error::from)?;
-    let connection = over(far, Side::Client, None)?;
-    let supervisor: supervisor::Client = connection.bootstrap();
-    let host = parts.start(&supervisor).await?;
-    // Whoever waited may have left already; then `finish` tells.
-    let _ = signals.ready.send(());
-    let mut ended = tokio::select! {
-        ended = host.until(signals.finish.cancelled()) => ended,
-        // Without it nobody reaches this host by way of another: the process must start again.
-        reason = connection.closed() => Err(ServerError::Assembly(reason)),
+async fn serve(parts: HostParts, mut end: HostEnd, signals: &Signals) -> Result<(), ServerError> {
+    // Also if this is left by an error or a panic, and before the link is.
+    let left = signals.left.clone().drop_guard();
+    let Some(link) = end.next().await? else { return Ok(()) };
+    let host = parts.start(&link.bootstrap()).await?;
+    signals.ready.cancel();
+    let life = async {
+        let mut ended = host.until(signals.finish.cancelled()).await;
+        if ended.is_ok() {
+            ended = host.finish().await;
+            signals.finished.cancel();
+            signals.stop.cancelled().await;
+        }
+        drop(left);
+        ended
     };
-    if ended.is_ok() {
-        ended = host.finish().await;
-        let _ = signals.finished.send(());
-        signals.stop.cancelled().await;
-    }
-    connection.disconnect().await;
+    let (ended, ()) = futures::join!(life, end.stay(&host, link, &signals.left));
     ended.and(host.close().await)
-}
-
-fn over(
-    socket: tokio::net::UnixStream,
-    side: Side,
-    bootstrap: Option<Client>,
-) -> capnp::Result<Connection> {
-    Connection::new(socket, side, bootstrap, Limits::of_trusted())
 }

@@ -94,7 +94,9 @@ fn ready(metrics: &Metrics) -> (StatusCode, String) {
         0 => (StatusCode::OK, "ready\n".to_owned()),
         hosts => (
             StatusCode::SERVICE_UNAVAILABLE,
-            format!("{hosts} of the hosts can't take calls: held up by a turn, or shutting down\n"),
+            format!(
+                "{hosts} of the hosts can't take calls: held up by a turn, cut off, or shutting down\n"
+            ),
         ),
     }
 }

@@ -14,6 +14,7 @@ use capstead_client::Connection;
 use super::admin;
 use super::builder::ServerError;
 use super::data_dir::{DataDir, Secrets};
+use crate::error::failed;
 use crate::host::{Custodian, Vat, VatOptions};
 use crate::metrics::Metrics;
 use crate::schema::admin_capnp::admin::Client;
@@ -69,7 +70,11 @@ impl Operated {
             vats.push(vat);
         }
         let data = Rc::new(data);
-        let admin = admin::serve(data.clone(), keys, custodians);
+        let host = move |number: u16| {
+            let custodian = custodians.get(usize::from(number)).cloned();
+            custodian.ok_or_else(|| failed("there is no host of that number"))
+        };
+        let admin = admin::serve(data.clone(), keys, hosts, Box::new(host));
         Ok(Self { admin, by: By::Ourselves { vats, _data: data } })
     }
 

@@ -1,16 +1,17 @@
 //! Starting and ending a server: first the storage, then the parts, then the listeners; backwards at
 //! the end.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use capstead_client::Limits;
-use capstead_client::sturdyref::{Target, TargetId};
-use futures::future::{FutureExt, join_all, select_all};
+use futures::future::{join_all, select_all};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -19,19 +20,18 @@ use super::admin::{self, AdminSocket};
 use super::builder::{Server, ServerError};
 use super::data_dir::DataDir;
 use super::host_thread::HostThread;
+use super::link::Hub;
 use super::metrics_page::MetricsPage;
+use super::namespaces::start_gateway;
 use super::watchdog::Watchdog;
-use crate::error::is_revoked;
-use crate::gateway::Gateway;
-use crate::host::{Agent, Class, Hint, Vat, VatOptions};
-use crate::id::{ObjectId, Pool};
+use crate::error::panic_reason;
+use crate::host::{Agent, Hint, Vat, VatOptions};
 use crate::limits::SHUTDOWN_SECS;
 use crate::metrics::Metrics;
 use crate::net::{Listener, tls};
 use crate::schema::cluster_capnp::supervisor;
-use crate::schema::restorer_capnp::{namespace, restorer};
 use crate::storage::{LocalConfig, StorageError};
-use crate::sturdyref::{KeyRing, Keys, root_grant};
+use crate::sturdyref::Keys;
 use crate::supervisor::Supervisor;
 
 /// A server that has started.
@@ -93,10 +93,9 @@ impl Running {
     /// # Errors
     /// When the storage failed before or meanwhile: what was acknowledged is durable.
     pub async fn until(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let Parts { host, mut threads, gateway, stop_gateway, metrics_page, admin, _data } =
-            self.parts;
+        let Parts { host, threads, gateway, stop_gateway, metrics_page, admin, _data } = self.parts;
         let a_thread_ended = async {
-            match threads.iter_mut().map(|thread| &mut thread.ended).collect::<Vec<_>>() {
+            match threads.iter().map(|thread| Box::pin(thread.ended())).collect::<Vec<_>>() {
                 ended if ended.is_empty() => std::future::pending().await,
                 ended => drop(select_all(ended).await),
             }
@@ -105,6 +104,9 @@ impl Running {
             tokio::select! { () = shutdown => {}, () = a_thread_ended => {} }
         };
         let mut ended = host.until(stop).await;
+        if let Err(error) = &ended {
+            tracing::error!(host = 0, %error, "a host has ended, and the server ends with it");
+        }
         stop_gateway.cancel();
         if let Some(admin) = admin {
             admin.stop().await;
@@ -115,14 +117,26 @@ impl Running {
             // All hosts finish before any of them closes: calls cross from one to another.
             threads.iter().for_each(HostThread::finish);
             ended = host.finish().await;
-            join_all(threads.iter_mut().map(HostThread::finished)).await;
+            join_all(threads.iter().map(HostThread::finished)).await;
         }
         for thread in threads {
-            ended = ended.and(thread.join().await);
+            ended = worse(ended, thread.join().await);
         }
-        ended = ended.and(host.close().await);
+        ended = worse(ended, host.close().await);
         drop(metrics_page);
         ended
+    }
+}
+
+/// A failure of the storage is told before all others, and else the first.
+fn worse(first: Result<(), ServerError>, then: Result<(), ServerError>) -> Result<(), ServerError> {
+    match (first, then) {
+        (Err(first), Err(then @ ServerError::Storage(_)))
+            if !matches!(first, ServerError::Storage(_)) =>
+        {
+            Err(then)
+        }
+        (first, then) => first.and(then),
     }
 }
 
@@ -139,8 +153,9 @@ pub(super) struct HostParts {
 }
 
 pub(super) struct RunningHost {
-    vat: Rc<Vat>,
-    agent: Rc<Agent>,
+    number: u16,
+    pub(super) vat: Rc<Vat>,
+    pub(super) agent: Rc<Agent>,
     listener: Listener,
     /// It looks after the host as long as this is there.
     _watchdog: Watchdog,
@@ -164,7 +179,8 @@ impl HostParts {
         agent.join(supervisor, self.number, hint).await?;
         let bootstrap = agent.restorer().client;
         let listener = Listener::start(socket, self.tls, bootstrap, self.limits, metrics);
-        Ok(RunningHost { vat, agent, listener, _watchdog: self.watchdog })
+        let number = self.number;
+        Ok(RunningHost { number, vat, agent, listener, _watchdog: self.watchdog })
     }
 }
 
@@ -172,27 +188,43 @@ impl RunningHost {
     /// Serves until `stop` resolves.
     ///
     /// # Errors
-    /// When the storage failed.
+    /// When the storage failed, or a bug ended what the host can't do without.
     pub(super) async fn until(&self, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
         tokio::select! {
             () = stop => Ok(()),
-            error = self.vat.failure() => Err(error.into()),
+            ended = self.broken() => ended,
         }
+    }
+
+    /// Resolves when the host can't go on.
+    async fn broken(&self) -> Result<(), ServerError> {
+        tokio::select! {
+            error = self.vat.failure() => Err(self.storage_failed(&error)),
+            reason = self.vat.fault() => Err(ServerError::Host { number: self.number, reason }),
+        }
+    }
+
+    fn storage_failed(&self, error: &StorageError) -> ServerError {
+        ServerError::Storage(format!("host {}: {error}", self.number))
     }
 
     /// Takes no more calls from outside, and waits until those under way are answered and all that
     /// was written is durable.
     ///
     /// # Errors
-    /// When the storage failed.
+    /// As [`RunningHost::until`].
     pub(super) async fn finish(&self) -> Result<(), ServerError> {
         self.listener.stop_accepting();
         self.vat.metrics().hosts_unready.add(1);
         let limit = Duration::from_secs(SHUTDOWN_SECS);
-        if tokio::time::timeout(limit, self.vat.finish_calls()).await.is_err() {
-            tracing::warn!("some calls did not end in time; their callers see a disconnect");
-        }
-        Ok(self.vat.flush().await?)
+        let finish = async {
+            if tokio::time::timeout(limit, self.vat.finish_calls()).await.is_err() {
+                tracing::warn!("some calls did not end in time; their callers see a disconnect");
+            }
+            self.vat.flush().await.map_err(|error| self.storage_failed(&error))
+        };
+        // A vat that can't go on finishes nothing.
+        tokio::select! { finished = finish => finished, ended = self.broken() => ended }
     }
 
     /// Ends all connections after what was sent has been written, and closes the storage.
@@ -203,7 +235,13 @@ impl RunningHost {
         pass_on_replies().await;
         self.listener.disconnect().await;
         drop(self.agent);
-        Ok(self.vat.close()?)
+        // It may be what ends a host that a bug has ended already.
+        let close = AssertUnwindSafe(|| self.vat.close());
+        let closed = catch_unwind(close).map_err(|panic| {
+            let reason = format!("closing panicked: {}", panic_reason(&*panic));
+            ServerError::Host { number: self.number, reason }
+        })?;
+        closed.map_err(|error| ServerError::Storage(format!("host {}: {error}", self.number)))
     }
 }
 
@@ -248,16 +286,17 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
         Ok(HostParts { number, vat, warm, watchdog, keys, limits, socket, tls })
     };
     let host = parts(0, socket)?.start(&supervisor.client()).await?;
-    let mut threads = Vec::new();
+    let hub = Hub { supervisor, metrics: metrics.clone(), gateway: OnceCell::new() };
+    let (hub, mut threads) = (Rc::new(hub), Vec::new());
     for number in 1..server.hosts {
         let parts = parts(number, bind(SocketAddr::new(server.listen.ip(), 0))?)?;
-        threads.push(start_thread(parts, &supervisor).await?);
+        threads.push(start_thread(parts, &hub).await?);
     }
 
     let hint = Hint { address: capnp.to_string(), tls: server.tls };
-    let mut references = references(&keys.current(), &classes, &hint)?;
-    let restored = restore_all(&host.agent.restorer(), &mut references).await?;
-    let gateway = Gateway::new(restored, metrics.clone());
+    let (gateway, references) = start_gateway(&host, &keys, &classes, &hint, &metrics).await?;
+    // Set once, here.
+    let _ = hub.gateway.set(gateway.clone());
     let stop_gateway = CancellationToken::new();
     let http = TcpListener::from_std(http).map_err(capnp::Error::from)?;
     let serve = gateway.serve(http, stop_gateway.clone().cancelled_owned());
@@ -265,7 +304,7 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     let metrics_address = page.as_ref().map(local).transpose()?;
     let metrics_page = page.map(|page| MetricsPage::start(page, metrics.clone())).transpose();
     let metrics_page = metrics_page.map_err(capnp::Error::from)?;
-    let admin = start_admin(&data, keys, &supervisor, server.hosts)?;
+    let admin = start_admin(&data, keys, &hub, server.hosts);
     let parts = Parts { host, threads, gateway, stop_gateway, metrics_page, admin, _data: data };
     Ok(Running {
         capnp,
@@ -277,33 +316,23 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
 }
 
 /// Without its socket a server serves as well, and its operator has to stop it first.
-fn start_admin(
-    data: &Rc<DataDir>,
-    keys: Keys,
-    supervisor: &Supervisor,
-    hosts: u16,
-) -> Result<Option<AdminSocket>, ServerError> {
-    let hosts = (0..hosts).map(|number| supervisor.host_admin(number));
-    let admin = admin::serve(data.clone(), keys, hosts.collect::<capnp::Result<_>>()?);
-    let socket = AdminSocket::start(data, admin);
+fn start_admin(data: &Rc<DataDir>, keys: Keys, hub: &Rc<Hub>, hosts: u16) -> Option<AdminSocket> {
+    let supervisor = hub.supervisor.clone();
+    let host = Box::new(move |number| supervisor.host_admin(number));
+    let socket = AdminSocket::start(data, admin::serve(data.clone(), keys, hosts, host));
     let warn = |error: &std::io::Error| tracing::warn!(%error, "can't listen on admin.sock: stop the server to export, import or back up");
-    Ok(socket.inspect_err(warn).ok())
+    socket.inspect_err(warn).ok()
 }
 
-async fn start_thread(
-    parts: HostParts,
-    supervisor: &Rc<Supervisor>,
-) -> Result<HostThread, ServerError> {
-    let spawned = HostThread::spawn(parts, supervisor.client());
-    let (thread, ready) = spawned?;
-    match ready.await {
-        Ok(()) => Ok(thread),
-        // It ended before it was ready: the thread says why.
-        Err(_) => match thread.join().await {
-            Err(error) => Err(error),
-            Ok(()) => Err(capnp::Error::failed("a host's thread ended at once".into()).into()),
-        },
+async fn start_thread(parts: HostParts, hub: &Rc<Hub>) -> Result<HostThread, ServerError> {
+    let thread = HostThread::spawn(parts, hub.clone())?;
+    thread.ready().await;
+    if !thread.has_ended() {
+        return Ok(thread);
     }
+    // The thread says why.
+    thread.join().await?;
+    Err(capnp::Error::failed("a host's thread ended at once".into()).into())
 }
 
 fn check_hosts(hosts: u16) -> Result<(), ServerError> {
@@ -339,45 +368,4 @@ fn bind(address: SocketAddr) -> Result<std::net::TcpListener, ServerError> {
 
 fn local(socket: &std::net::TcpListener) -> Result<SocketAddr, ServerError> {
     Ok(socket.local_addr().map_err(capnp::Error::from)?)
-}
-
-fn references(
-    keys: &KeyRing,
-    classes: &[Class],
-    hint: &Hint,
-) -> Result<BTreeMap<String, String>, ServerError> {
-    let reference = |class: &Class| {
-        let id = ObjectId::namespace(Pool::default(), class.name);
-        let target = Target::Namespace(TargetId::from_bytes(*id.as_bytes()));
-        let reference = keys.root_reference(target, root_grant(class.name));
-        Ok((class.name.to_owned(), hint.text(&reference)?))
-    };
-    classes.iter().map(reference).collect()
-}
-
-/// The gateway gets its namespaces as everybody does: by reference. Those whose root was revoked it can't
-/// have, and nobody is told their references.
-async fn restore_all(
-    restorer: &restorer::Client,
-    references: &mut BTreeMap<String, String>,
-) -> Result<Vec<(String, namespace::Client)>, ServerError> {
-    let restores = references.iter().map(|(class, text)| {
-        let mut request = restorer.restore_request();
-        request.get().set_sturdy_ref(&**text);
-        request.send().promise.map(|reply| (class.clone(), reply))
-    });
-    let mut restored = Vec::new();
-    for (class, reply) in join_all(restores).await {
-        match reply {
-            Ok(reply) => {
-                restored.push((class, reply.get()?.get_cap().get_as_capability()?));
-            }
-            Err(error) if is_revoked(&error) => {
-                tracing::warn!(%class, "its root reference was revoked: it is not served over HTTP; `capstead grant` makes another reference");
-                references.remove(&class);
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(restored)
 }

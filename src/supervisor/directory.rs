@@ -1,6 +1,10 @@
 //! The hosts that have joined, and where each is reached.
+//!
+//! Invariant: a host is reached only while the link by which it joined last is whole.
 
 use std::cell::RefCell;
+
+use tokio::sync::Notify;
 
 use super::placement;
 use crate::error::{Result, disconnected, failed};
@@ -17,9 +21,23 @@ pub(super) struct Member {
     pub(super) address: String,
 }
 
+/// The place of a host of the placement.
+#[derive(Clone)]
+enum Place {
+    /// It hasn't joined since the start, so that it holds nothing.
+    Expected,
+    Joined(Member),
+    /// Its link broke. It serves its own clients, and will join again.
+    CutOff,
+    /// It won't come back while this process runs.
+    Ended,
+}
+
 pub(super) struct Directory {
     hosts: u16,
-    members: RefCell<Vec<Option<Member>>>,
+    places: RefCell<Vec<Place>>,
+    /// Tells that a host has joined.
+    joined: Notify,
 }
 
 impl Directory {
@@ -35,8 +53,8 @@ impl Directory {
                 "the data was placed on {written} hosts, not on {hosts}: start with --hosts {written}"
             )));
         }
-        let members = RefCell::new(vec![None; usize::from(hosts)]);
-        Ok(Self { hosts, members })
+        let places = RefCell::new(vec![Place::Expected; usize::from(hosts)]);
+        Ok(Self { hosts, places, joined: Notify::new() })
     }
 
     fn written(config: &LocalConfig) -> Result<u16> {
@@ -45,17 +63,53 @@ impl Directory {
         number.ok_or_else(|| failed("the placement in the data directory is damaged"))
     }
 
+    /// # Errors
+    /// When the placement has no such host.
     pub(super) fn join(&self, number: u16, member: Member) -> Result<()> {
-        match self.members.borrow_mut().get_mut(usize::from(number)) {
-            Some(place) => *place = Some(member),
-            None => return Err(failed(format!("there is no host {number} in the placement"))),
+        if !self.put(number, Place::Joined(member)) {
+            return Err(failed(format!("there is no host {number} in the placement")));
         }
+        self.joined.notify_waiters();
         Ok(())
     }
 
-    /// The hosts that have joined.
-    pub(super) fn members(&self) -> Vec<Member> {
-        self.members.borrow().iter().flatten().cloned().collect()
+    /// The host's link broke; it is expected back.
+    pub(super) fn cut_off(&self, number: u16) {
+        self.put(number, Place::CutOff);
+    }
+
+    pub(super) fn end(&self, number: u16) {
+        self.put(number, Place::Ended);
+    }
+
+    fn put(&self, number: u16, place: Place) -> bool {
+        let mut places = self.places.borrow_mut();
+        let old = places.get_mut(usize::from(number)).map(|old| std::mem::replace(old, place));
+        drop(places);
+        // Dropped last: what a host's capability leads to may ask the directory.
+        old.is_some()
+    }
+
+    /// Resolves when the host is reached.
+    pub(super) async fn joined(&self, number: u16) {
+        loop {
+            let joined = self.joined.notified();
+            if self.member(number).is_ok() {
+                return;
+            }
+            joined.await;
+        }
+    }
+
+    /// All hosts that hold something: an error in place of one that can't be reached now.
+    pub(super) fn members(&self) -> Vec<Result<Member>> {
+        let places = self.places.borrow();
+        let member = |(number, place): (u16, &Place)| match place {
+            Place::Expected | Place::Ended => None,
+            Place::Joined(member) => Some(Ok(member.clone())),
+            Place::CutOff => Some(Err(cut_off(number))),
+        };
+        (0..).zip(&*places).filter_map(member).collect()
     }
 
     pub(super) fn shards_of(&self, number: u16) -> Vec<std::ops::RangeInclusive<u16>> {
@@ -69,9 +123,21 @@ impl Directory {
     }
 
     /// # Errors
-    /// When the host has not joined.
+    /// When the host has not joined, or its link broke.
     pub(super) fn member(&self, number: u16) -> Result<Member> {
-        let member = self.members.borrow().get(usize::from(number)).cloned().flatten();
-        member.ok_or_else(|| disconnected(format!("host {number} is not up; try again later")))
+        match self.places.borrow().get(usize::from(number)) {
+            Some(Place::Joined(member)) => Ok(member.clone()),
+            Some(Place::CutOff) => Err(cut_off(number)),
+            Some(Place::Ended) => {
+                Err(disconnected(format!("host {number} has ended, and the server ends with it")))
+            }
+            _ => Err(disconnected(format!("host {number} is not up; try again later"))),
+        }
     }
+}
+
+fn cut_off(number: u16) -> capnp::Error {
+    disconnected(format!(
+        "host {number} is cut off for a moment, and is being joined again: try again soon"
+    ))
 }

@@ -3,7 +3,9 @@
 
 use std::rc::Rc;
 
+use capnp::capability::Promise;
 use capstead_client::sturdyref::{Target, TextReference};
+use futures::TryFutureExt;
 
 use super::directory::{Directory, Member};
 use crate::error::{Result, failed};
@@ -36,7 +38,22 @@ impl Supervisor {
         membrane::serve(self.clone())
     }
 
-    /// The way to all data of a host, for the operator.
+    /// The link of a host broke: it is not reached before it joins again.
+    pub(crate) fn cut_off(&self, number: u16) {
+        self.directory.cut_off(number);
+    }
+
+    /// A host has ended, and won't join again.
+    pub(crate) fn end(&self, number: u16) {
+        self.directory.end(number);
+    }
+
+    /// Resolves when the host has joined, at once if it has.
+    pub(crate) async fn joined(&self, number: u16) {
+        self.directory.joined(number).await;
+    }
+
+    /// The way to all data of a host, for the operator. It ends with the host's link.
     ///
     /// # Errors
     /// When the host has not joined.
@@ -121,14 +138,21 @@ impl router::Server for Supervisor {
         let params = params.get()?;
         let mut cuts = Vec::new();
         for member in self.directory.members() {
-            let mut request = member.host.cut_request();
+            let host = match member {
+                Ok(member) => member.host,
+                Err(error) => {
+                    cuts.push(Promise::err(error));
+                    continue;
+                }
+            };
+            let mut request = host.cut_request();
             request.get().set_target(params.get_target()?);
             request.get().set_grants(params.get_grants()?)?;
-            cuts.push(request.send().promise);
+            cuts.push(Promise::from_future(request.send().promise.map_ok(drop)));
         }
         // All are told, also if one of them can't be.
         let cut = futures::future::join_all(cuts).await;
-        cut.into_iter().try_for_each(|cut| cut.map(drop))
+        cut.into_iter().collect()
     }
 }
 

@@ -131,7 +131,9 @@ impl Peer {
             0..36 if !busy => self.request(),
             36..42 if !busy => self.call_import(),
             42..50 if !busy => self.call_answer(),
-            50..56 if !busy && !self.theirs.is_empty() && !self.imports.is_empty() => self.reflect(),
+            50..56 if !busy && !self.theirs.is_empty() && !self.imports.is_empty() => {
+                self.reflect()
+            }
             56..62 if !self.reflected.is_empty() => self.take_from(),
             50..74 if !self.theirs.is_empty() => self.answer(),
             74..82 => self.resolve(),

@@ -66,7 +66,8 @@ pub(crate) fn serve() {
     runtime.block_on(async {
         let any = "127.0.0.1:0".parse().expect("an address");
         let hosts = std::env::var(ON_HOSTS).ok().and_then(|text| text.parse().ok());
-        let server = Server::new(data).class::<Fuzzed>().class::<Counter>().hosts(hosts.unwrap_or(1));
+        let server =
+            Server::new(data).class::<Fuzzed>().class::<Counter>().hosts(hosts.unwrap_or(1));
         let running = server.listen(any).http(any).metrics(any).start().await.expect("it starts");
         let metrics = running.metrics().expect("the numbers are served");
         let announced = serde_json::json!({

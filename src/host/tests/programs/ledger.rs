@@ -20,19 +20,6 @@ pub(super) const CLIENT: u32 = u32::MAX;
 /// How an error begins that a program asked for.
 pub(super) const ASKED: &str = "as asked by the program";
 
-/// Errors of capnp-rpc 0.27.3 that no program asks for. It exports a promise a second time as if it were
-/// settled, and then resolves it; or looks for an embargo's target where that is no more. Both end the
-/// connection. And a promise of what a failed call would have returned may lose the reason.
-const LIBRARY_FAILURES: [&str; 3] = [
-    "Got 'Resolve' for a non-promise import",
-    "'Disembargo' of type 'senderLoopback'",
-    "PipelineInnerSender was canceled",
-];
-
-/// What it says instead of `disconnected` of a promise whose connection was cut.
-const LIBRARY_CUTS: [&str; 2] =
-    ["null capability pointer", "request that returned no capabilities"];
-
 /// A capability as one holder has it, and the number of a call on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct CallId {
@@ -77,16 +64,10 @@ struct Ledger {
     breaks: bool,
     started: u64,
     ended: u64,
-    /// Broken rules of order, of the gate, and of what ends.
+    /// Rules that were broken.
     problems: Vec<String>,
-    /// Calls that failed for no reason of the program's.
-    failures: Vec<String>,
-    /// The RPC library was seen to fail.
-    library_failed: bool,
     /// Connections were cut.
     cuts: bool,
-    /// Calls that had no end, after a connection was cut.
-    hung: Option<String>,
 }
 
 thread_local! {
@@ -109,31 +90,18 @@ pub(super) struct Verdict {
     pub(super) started: u64,
     /// Which rules were broken.
     pub(super) problems: Vec<String>,
-    /// The RPC library failed in it, so that calls may have failed for no reason of ours.
-    pub(super) library_failed: bool,
-    /// Calls that had no end, after a connection was cut.
-    pub(super) hung: Option<String>,
 }
 
 pub(super) fn end() -> Verdict {
-    with(|ledger| {
-        let mut problems = std::mem::take(&mut ledger.problems);
-        if !ledger.library_failed {
-            problems.append(&mut ledger.failures);
-        }
-        let (started, library_failed) = (ledger.started, ledger.library_failed);
-        Verdict { started, problems, library_failed, hung: ledger.hung.take() }
+    with(|ledger| Verdict {
+        started: ledger.started,
+        problems: std::mem::take(&mut ledger.problems),
     })
 }
 
 /// A number that changes with whatever happens.
 pub(super) fn activity() -> u64 {
     with(|ledger| ledger.started + ledger.ended)
-}
-
-/// The RPC library panicked on this thread.
-pub(super) fn library_failed() {
-    with(|ledger| ledger.library_failed = true);
 }
 
 pub(super) fn problem(text: String) {
@@ -183,14 +151,9 @@ pub(super) fn may_break() {
     with(|ledger| ledger.breaks = true);
 }
 
-/// A connection is cut: capabilities may break, and the RPC library may forget to tell.
+/// A connection is cut: capabilities may break.
 pub(super) fn may_lose() {
     with(|ledger| (ledger.breaks, ledger.cuts) = (true, true));
-}
-
-/// Some calls have no end.
-pub(super) fn never_ended(text: String) {
-    with(|ledger| if ledger.cuts { ledger.hung = Some(text) } else { ledger.failures.push(text) });
 }
 
 /// An object's host begins again from what was durable.
@@ -295,10 +258,9 @@ pub(super) fn ends(call: CallId, outcome: &Result<Option<Sent>, Error>) {
             Some(sent) => arrives(sent, "an error"),
             None => problem(format!("{call:?}: {error}")),
         },
-        Err(error) if is_of_library(error) => library_failed(),
         Err(error) => with(|ledger| {
             if error.kind != ErrorKind::Disconnected || !ledger.may_be_broken(call.stub) {
-                ledger.failures.push(format!("{call:?} failed: {error}"));
+                ledger.problems.push(format!("{call:?} failed: {error}"));
             }
         }),
     }
@@ -311,17 +273,6 @@ impl Ledger {
             |(object, breaks): (u32, u32)| self.places[object as usize].breaks == breaks;
         self.cuts || self.breaks && !self.stubs[stub as usize].reaches.is_some_and(is_of_now)
     }
-}
-
-pub(super) fn connection_ended(reason: &Error) {
-    if is_of_library(reason) {
-        library_failed();
-    }
-}
-
-fn is_of_library(error: &Error) -> bool {
-    let says = |text: &&str| error.extra.contains(*text);
-    LIBRARY_FAILURES.iter().any(says) || with(|ledger| ledger.cuts) && LIBRARY_CUTS.iter().any(says)
 }
 
 /// The error that a program asked an actor for.

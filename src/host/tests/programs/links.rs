@@ -1,5 +1,6 @@
 //! The vats of a program, and the connections from its clients to them.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use capnp::capability::{Client, FromClientHook};
@@ -111,15 +112,39 @@ impl door::Server for Entrance {
     }
 }
 
-/// Notes why a connection ended. Ends with it, and each is ended.
-async fn watch(connection: Connection) {
-    ledger::connection_ended(&connection.closed().await);
+/// Both ends of one connection. It is lost when it ends though nobody cuts it.
+struct Hop {
+    ends: [Connection; 2],
+    is_cut: Rc<Cell<bool>>,
+}
+
+impl Hop {
+    fn new(ends: [Connection; 2]) -> Self {
+        let is_cut = Rc::new(Cell::new(false));
+        for end in &ends {
+            tokio::task::spawn_local(Self::watch(end.clone(), is_cut.clone()));
+        }
+        Self { ends, is_cut }
+    }
+
+    /// Ends with the connection, and each is ended.
+    async fn watch(connection: Connection, is_cut: Rc<Cell<bool>>) {
+        let reason = connection.closed().await;
+        if !is_cut.get() {
+            ledger::problem(format!("a connection was lost: {reason}"));
+        }
+    }
+
+    async fn cut(&self) {
+        self.is_cut.set(true);
+        futures::future::join_all(self.ends.each_ref().map(Connection::disconnect)).await;
+    }
 }
 
 /// A client's way to a vat.
 pub(super) struct Link {
     pub(super) door: door::Client,
-    connections: Vec<(Connection, Connection)>,
+    connections: Vec<Hop>,
 }
 
 impl Link {
@@ -132,9 +157,7 @@ impl Link {
             let server = Connection::new(far, Side::Server, bootstrap, Limits::default()).unwrap();
             let peer = Connection::new(near, Side::Client, None, Limits::default()).unwrap();
             door = peer.bootstrap();
-            tokio::task::spawn_local(watch(server.clone()));
-            tokio::task::spawn_local(watch(peer.clone()));
-            connections.push((server, peer));
+            connections.push(Hop::new([server, peer]));
         }
         Self { door, connections }
     }
@@ -145,8 +168,8 @@ impl Link {
 
     /// Ends one of its connections.
     pub(super) async fn cut(&self, at: usize) {
-        if let Some((server, peer)) = self.connections.get(at) {
-            futures::join!(server.disconnect(), peer.disconnect());
+        if let Some(hop) = self.connections.get(at) {
+            hop.cut().await;
         }
     }
 

@@ -8,7 +8,7 @@ use super::actor::{Answer, Ending, Step};
 /// The most operations of a program.
 const OPS_MAX: u64 = 60;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Plan {
     /// How many connections lie between a client and a vat, by client and vat.
     pub(super) hops: Vec<Vec<usize>>,
@@ -17,8 +17,12 @@ pub(super) struct Plan {
     pub(super) ops: Vec<Op>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Op {
+    /// Leaves slots empty.
+    Skip {
+        slots: usize,
+    },
     /// Fills a slot with a new facet.
     Open {
         client: usize,
@@ -71,6 +75,18 @@ pub(super) enum Op {
         vat: usize,
         at: usize,
     },
+}
+
+impl Op {
+    /// How many slots it fills, or leaves empty.
+    pub(super) fn slots(&self) -> usize {
+        match self {
+            Self::Skip { slots } => *slots,
+            Self::Open { .. } => 1,
+            Self::Call { how: How::Act, step, .. } if step.answer != Answer::Nothing => 2,
+            _ => 0,
+        }
+    }
 }
 
 /// Which method asks for a step.

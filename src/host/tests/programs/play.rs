@@ -58,6 +58,7 @@ pub(super) async fn play(plan: &Plan) {
 impl Play<'_> {
     async fn act(&mut self, op: &Op) {
         match op {
+            Op::Skip { slots } => self.slots.borrow_mut().extend((0..*slots).map(|_| None)),
             Op::Open { client, object } => self.open(*client, *object),
             Op::Call { slot, step, on, gift, how, fate } => {
                 let held = self.held(*slot);
@@ -230,7 +231,7 @@ impl Play<'_> {
         self.come_to_rest().await;
         let left = ledger::awaited();
         if !left.is_empty() {
-            ledger::never_ended(format!("never ended: {left:?} (true: it started)"));
+            ledger::problem(format!("never ended: {left:?} (true: it started)"));
         }
         ledger::may_break();
         self.slots.borrow_mut().clear();

@@ -1,0 +1,103 @@
+//! Callbacks that a client passes to a peer and gets back from it, over a real connection.
+
+use super::tests::{Notes, locate, restore};
+use super::*;
+use crate::connection::Connection;
+use crate::guard::limits::Limits;
+use crate::http_capnp::byte_stream;
+use crate::restorer_capnp::restorer;
+use capnp_rpc::rpc_twoparty_capnp::Side;
+use tokio::io::duplex;
+use tokio::sync::Notify;
+
+/// Gives back what it is given, when it may.
+#[derive(Default)]
+struct Mirror {
+    go: Notify,
+}
+
+impl byte_stream::Server for Mirror {
+    async fn get_substream(
+        self: Rc<Self>,
+        params: byte_stream::GetSubstreamParams,
+        mut results: byte_stream::GetSubstreamResults,
+    ) -> capnp::Result<()> {
+        self.go.notified().await;
+        let back = params.get()?.get_callback()?;
+        results.get().set_substream(back.cast_to());
+        Ok(())
+    }
+}
+
+struct Pair {
+    client: Connection,
+    _server: Connection,
+    mirror: Rc<Mirror>,
+}
+
+fn pair() -> Pair {
+    let (near, far) = duplex(64 << 10);
+    let mirror = Rc::<Mirror>::default();
+    let offered: byte_stream::Client = capnp_rpc::new_client_from_rc(mirror.clone());
+    let server = Connection::new(far, Side::Server, Some(offered.client), Limits::default());
+    let client = Connection::new(near, Side::Client, None, Limits::default()).unwrap();
+    Pair { client, _server: server.unwrap(), mirror }
+}
+
+/// Seed 17352 of the random programs: calls by the way of the peer, then direct ones.
+#[tokio::test(flavor = "local")]
+async fn calls_on_a_callback_that_came_home_start_in_the_order_made() {
+    let (pair, notes) = (pair(), Rc::<Notes>::default());
+    let callback: restorer::Client = capability(notes.clone());
+    let mut request = pair.client.bootstrap::<byte_stream::Client>().get_substream_request();
+    request.get().set_callback(callback.cast_to());
+    let sent = request.send();
+    let home: restorer::Client = sent.pipeline.get_substream().cast_to();
+
+    let mut calls = vec![locate(&home, "0"), locate(&home, "1")];
+    pair.mirror.go.notify_one();
+    sent.promise.await.unwrap();
+    // The answer is there, and the calls before may still be under way over the peer.
+    calls.extend(["2", "3", "4"].map(|text| locate(&home, text)));
+    let calls = futures::future::join_all(calls.into_iter().rev());
+    let replies: Vec<String> = calls.await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(replies, ["4", "3", "2", "1", "0"]);
+    notes.expect(&["0", "1", "2", "3", "4"]).await;
+
+    // From here on every call is a direct one.
+    drop(locate(&home, "5"));
+    let unpolled = locate(&home, "6");
+    let [first, second] = ["7", "8"].map(|text| locate(&home, text));
+    second.await.unwrap();
+    first.await.unwrap();
+    notes.expect(&["0", "1", "2", "3", "4", "5", "6", "7", "8"]).await;
+    drop(unpolled);
+}
+
+/// The peer is called back, pipelines on the result, and takes its first call back: all start.
+#[tokio::test(flavor = "local")]
+async fn a_peers_calls_start_in_order_and_run_to_their_end() {
+    let (near, far) = duplex(64 << 10);
+    let notes = Rc::<Notes>::default();
+    let callback: restorer::Client = capability(notes.clone());
+    let server = Connection::new(far, Side::Server, Some(callback.client), Limits::default());
+    let server = server.unwrap();
+    let peer = Connection::new(near, Side::Client, None, Limits::default()).unwrap();
+    let callback: restorer::Client = peer.bootstrap();
+    drop(locate(&callback, "yield"));
+    let early = restore(&callback, "early");
+    assert_eq!(locate(&early.cap, "pipelined").await.unwrap(), "pipelined");
+    let panicking = locate(&callback, "panic").await.unwrap_err();
+    assert!(panicking.extra.contains("the callback panicked"), "{panicking}");
+    notes.expect(&["yield", "wait", "pipelined", "panic"]).await;
+    assert!(!server.is_closed());
+
+    // The method ends though nobody can be told any more.
+    peer.disconnect().await;
+    server.closed().await;
+    let ended = notes.ended.get();
+    notes.go.notify_one();
+    notes.expect(&["yield", "wait", "pipelined", "panic", "early"]).await;
+    assert_eq!(notes.ended.get(), ended + 2);
+    assert!(early.done.await.is_err());
+}

@@ -1,0 +1,77 @@
+//! The root references of the classes, and the gateway that gets its namespaces by them, as everybody
+//! does.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use capnp::capability::FromClientHook;
+use capstead_client::sturdyref::{Target, TargetId};
+use futures::future::{FutureExt, join_all};
+
+use super::builder::ServerError;
+use super::start::RunningHost;
+use crate::error::{Result, is_revoked};
+use crate::gateway::{Gateway, Given};
+use crate::host::{Class, Hint};
+use crate::id::{ObjectId, Pool};
+use crate::metrics::Metrics;
+use crate::schema::restorer_capnp::{namespace, restorer};
+use crate::sturdyref::{KeyRing, Keys, root_grant};
+
+/// The gateway, and the text of each class's root reference. A class whose root was revoked has neither.
+///
+/// # Errors
+/// When a namespace can't be restored for another reason.
+pub(super) async fn start_gateway(
+    host: &RunningHost,
+    keys: &Keys,
+    classes: &[Class],
+    hint: &Hint,
+    metrics: &Arc<Metrics>,
+) -> std::result::Result<(Rc<Gateway>, BTreeMap<String, String>), ServerError> {
+    let restorer = host.agent.restorer();
+    let restores = classes.iter().map(|class| {
+        let restored = reference(&keys.current(), class.name, hint).map(|text| {
+            let request = restore(&restorer, &text);
+            request.send().promise.map(|reply| (class.name, text, reply))
+        });
+        restored.map_err(ServerError::from)
+    });
+    let restores = restores.collect::<std::result::Result<Vec<_>, _>>()?;
+    let (mut given, mut references) = (Vec::new(), BTreeMap::new());
+    for (class, text, reply) in join_all(restores).await {
+        let namespace = match reply {
+            Ok(reply) => reply.get()?.get_cap().get_as_capability()?,
+            Err(error) if is_revoked(&error) => {
+                tracing::warn!(%class, "its root reference was revoked: it is not served over HTTP; `capstead grant` makes another reference");
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let (restorer, keys, hint) = (restorer.clone(), keys.clone(), hint.clone());
+        let again = Box::new(move || -> Result<namespace::Client> {
+            // Not the text from above: its key may have been revoked since.
+            let request = restore(&restorer, &reference(&keys.current(), class, &hint)?);
+            Ok(FromClientHook::new(request.send().pipeline.get_cap().as_cap()))
+        });
+        given.push((class.to_owned(), Given { namespace, again }));
+        references.insert(class.to_owned(), text);
+    }
+    Ok((Gateway::new(given, metrics.clone()), references))
+}
+
+fn restore(
+    restorer: &restorer::Client,
+    text: &str,
+) -> capnp::capability::Request<restorer::restore_params::Owned, restorer::restore_results::Owned> {
+    let mut request = restorer.restore_request();
+    request.get().set_sturdy_ref(text);
+    request
+}
+
+fn reference(keys: &KeyRing, class: &str, hint: &Hint) -> Result<String> {
+    let id = ObjectId::namespace(Pool::default(), class);
+    let target = Target::Namespace(TargetId::from_bytes(*id.as_bytes()));
+    hint.text(&keys.root_reference(target, root_grant(class)))
+}
