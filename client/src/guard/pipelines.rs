@@ -46,17 +46,17 @@ thread_local! {
     static READ: Cell<Option<Call>> = const { Cell::new(None) };
 }
 
-/// Takes over the pipeline of the answer to the call that has these parameters. Does nothing if the call
-/// didn't come by a connection.
-pub fn take_over(params: &dyn ParamsHook, pipeline: Rc<dyn Pipelined>) {
+/// Takes over the pipeline of the answer to the call that has these parameters. `false`: the call didn't
+/// come by a connection, and nothing was done.
+pub fn take_over(params: &dyn ParamsHook, pipeline: Rc<dyn Pipelined>) -> bool {
     READ.take();
     // Whatever is in them, reading them says which call they belong to.
     let _ = params.get();
-    if let Some(Call { taken_over, number }) = READ.take()
-        && let Some(pipelines) = &mut *taken_over.0.borrow_mut()
-    {
+    let Some(Call { taken_over, number }) = READ.take() else { return false };
+    if let Some(pipelines) = &mut *taken_over.0.borrow_mut() {
         pipelines.insert(number, pipeline);
     }
+    true
 }
 
 /// The pipelines that were taken over, by the peer's calls. `None`: the connection is over.
