@@ -68,7 +68,10 @@ impl Replaced {
                     return_::Results(payload) => {
                         let payload = payload?;
                         if let Some(error) = excess(bytes, payload)? {
-                            self.answers.insert(answer.get_answer_id());
+                            // Without capabilities there is nothing to let go of, and no `Finish`.
+                            if !answer.get_no_finish_needed() {
+                                self.answers.insert(answer.get_answer_id());
+                            }
                             return Ok(Instead::Other(made::failed(answer, &error)));
                         }
                         if has_promises(payload)? {

@@ -88,7 +88,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         call: u32,
     ) -> Result<Option<Rc<dyn Pipelined>>, Refusal> {
         self.answered += 1;
-        if self.reflections.has(call) {
+        let is_reflected = self.reflections.has(call);
+        if is_reflected {
             let results = reflections::turned(message, &self.limits)?;
             self.wire.push(&made::sent_elsewhere(call));
             let answered = self.reflections.answer(call, results);
@@ -98,7 +99,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
         let ready = &mut self.ready;
         let over = self.pipelines.answered(call, |told| ready.push_back(Ready::Message(told)));
-        let finish = self.tables.send(message.get_root_as_reader()?)?;
+        let finish = self.tables.send_answer(message.get_root_as_reader()?, is_reflected)?;
         self.ready.extend(finish.map(Ready::Finish));
         self.go_on();
         Ok(over)
@@ -110,6 +111,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
         if self.tables.questions() > self.limits.questions {
             self.bite(Limit::Questions, "the peer leaves too many calls without an answer");
+        }
+        if self.reflections.bytes() > self.limits.unsent_bytes {
+            self.bite(Limit::UnsentBytes, "the peer doesn't say of what its calls are the answers");
         }
         // What is made at once may be more than what may stay.
         self.check_unsent(self.limits.unsent_bytes.saturating_mul(BURST));

@@ -135,11 +135,9 @@ impl Tables {
         }
     }
 
-    /// A message of ours goes out. If it is the `Return` of a call whose `Finish` was held, that has its
-    /// turn now.
-    pub(super) fn send(&mut self, message: message::Reader) -> capnp::Result<Option<Incoming>> {
+    /// A message of ours goes out that is no `Return`.
+    pub(super) fn send(&mut self, message: message::Reader) -> capnp::Result<()> {
         match message.which() {
-            Ok(message::Return(answer)) => return self.send_return(answer?),
             Ok(message::Call(call)) => {
                 let call = call?;
                 self.ask(call.get_question_id());
@@ -161,7 +159,17 @@ impl Tables {
             }
             _ => {}
         }
-        Ok(None)
+        Ok(())
+    }
+
+    /// A `Return` of ours goes out. If the `Finish` of its call was held, that has its turn now.
+    pub(super) fn send_answer(
+        &mut self,
+        message: message::Reader,
+        is_reflected: bool,
+    ) -> capnp::Result<Option<Incoming>> {
+        let Ok(message::Return(answer)) = message.which() else { return Ok(None) };
+        self.send_return(answer?, is_reflected)
     }
 
     fn ask(&mut self, call: u32) {
@@ -267,7 +275,11 @@ impl Tables {
         }
     }
 
-    fn send_return(&mut self, answer: return_::Reader) -> capnp::Result<Option<Incoming>> {
+    fn send_return(
+        &mut self,
+        answer: return_::Reader,
+        is_reflected: bool,
+    ) -> capnp::Result<Option<Incoming>> {
         let call = answer.get_answer_id();
         let mut exports = Vec::new();
         if let return_::Results(payload) = answer.which()? {
@@ -278,8 +290,9 @@ impl Tables {
         };
         self.open -= 1;
         self.open_bytes -= bytes;
-        // The RPC system forgets the call by itself if it needs no `Finish`.
-        if !answer.get_no_finish_needed() {
+        // The RPC system forgets the call by itself if it needs no `Finish`; the peer doesn't know of that
+        // if the results don't go there.
+        if is_reflected || !answer.get_no_finish_needed() {
             self.answers.insert(call, Answer::Returned { exports });
         }
         Ok(finish)
