@@ -1,7 +1,7 @@
 //! The bare servers that Capstead is compared to: capnp-rpc and hyper with nothing behind them.
 //!
-//! They run in a process of their own, as the server does, and on one thread; the one that forwards,
-//! on two. They use the stock parts exactly as their own documentation does: none of our code is in
+//! They run in a process of their own, as the server does, and on one thread; the forwarding one on
+//! two. They use the stock parts exactly as their own documentation does: none of our code is in
 //! their way.
 
 use std::convert::Infallible;

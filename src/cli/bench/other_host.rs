@@ -1,5 +1,5 @@
-//! Calls of an object on another host than the one that the client is connected to, whose thread passes
-//! them on, against a bare capnp-rpc server that does the same.
+//! Calls of an object on another host than the one that the client is connected to, whose thread
+//! passes them on, against a bare capnp-rpc server that does the same.
 
 use super::Bench;
 use super::bare::BareServer;

@@ -1,9 +1,9 @@
 //! Calls that a peer reflects, against the same calls made by the peer itself.
 //!
-//! An implementation in C++ reflects a call when the promise that we called turned out to lead to an
+//! An implementation in C++ reflects a call when the promise that we called turned out to be an
 //! object of ours: it calls that object with `sendResultsTo.yourself`, and answers with
-//! `takeFromOtherQuestion`. capnp-rpc never does, so the peer here is raw messages over a socket pair, on
-//! this thread.
+//! `takeFromOtherQuestion`. capnp-rpc never does, so the peer here is raw messages over a socket
+//! pair, on this thread.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -141,12 +141,16 @@ impl Peer {
         }
     }
 
-    /// Answers what comes, until it is over.
+    /// Answers what comes, until the vat ends the connection.
     async fn hear(&self, stream: OwnedReadHalf) -> Result<()> {
         let (mut stream, mut bytes) = (BufReader::new(stream), Vec::new());
         while read_message(&mut stream, &mut bytes).await? {
             let message = capnp::serialize::read_message(&bytes[..], ReaderOptions::new())?;
-            self.answer(message.get_root()?)?;
+            let message: message::Reader = message.get_root()?;
+            if let message::Abort(_) = message.which()? {
+                break;
+            }
+            self.answer(message)?;
         }
         Ok(())
     }
@@ -194,7 +198,7 @@ impl Peer {
                 Ok(())
             }
             // It keeps nothing that these end.
-            message::Finish(_) | message::Release(_) | message::Abort(_) => Ok(()),
+            message::Finish(_) | message::Release(_) => Ok(()),
             _ => Err(failed("a message came that nothing here leads to")),
         }
     }
