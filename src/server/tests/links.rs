@@ -6,7 +6,7 @@ use std::time::Duration;
 use capnp::ErrorKind;
 use capstead_client::Connection;
 
-use super::world::{World, address_in, by_name, increment, revoke, run, save, within};
+use super::world::{World, address_in, by_name, increment, revoke, run, save, straight, within};
 use crate::schema::admin_capnp::admin::Client as Operator;
 use crate::schema::counter_capnp::counter;
 use crate::server::admin;
@@ -55,11 +55,6 @@ async fn by_own_listener(counter: &counter::Client) -> (Connection, counter::Cli
     let connection = Connection::dial(&address_in(&text)).await.unwrap();
     let own: counter::Client = connection.restore(&text).unwrap();
     (connection, own)
-}
-
-/// A counter by a reference of its own: its path leads over no other host.
-async fn straight(front: &Connection, by_name: &counter::Client) -> counter::Client {
-    front.restore(&save(by_name, "straight").await).unwrap()
 }
 
 /// What must be in a counter: what was answered, and what may have been done without an answer.
