@@ -1,4 +1,5 @@
-//! A link between hosts breaks: what came over it breaks, everybody else goes on, and it is made anew.
+//! A link between hosts breaks: what came over it breaks, everybody else goes on, and it is made
+//! anew.
 
 use std::cell::Cell;
 use std::time::Duration;
