@@ -1,5 +1,5 @@
-//! The tasks without which a vat stands still. A panic in one of them is a bug of this crate: the host
-//! can't go on, and says so instead of leaving its callers without an answer.
+//! The tasks without which a vat stands still. A panic in one of them is a bug of this crate: the
+//! host can't go on, and says so instead of leaving its callers without an answer.
 
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;

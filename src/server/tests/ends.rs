@@ -1,6 +1,6 @@
 //! A host ends for good: it is said which one and why, and the server ends in order.
 
-use super::world::{World, by_name, increment, run};
+use super::world::{World, by_name, increment, run, straight};
 use crate::server::ServerError;
 use crate::server::link::Probe;
 
@@ -8,8 +8,8 @@ use crate::server::link::Probe;
 async fn ended_by(hosts: u16, number: u16, probe: Probe) -> ServerError {
     let data = tempfile::tempdir().unwrap();
     let world = World::start(data.path(), hosts).await;
-    let (_front, counters) = world.connect().await;
-    let other = by_name(&counters, &world.name_on(0, 0));
+    let (front, counters) = world.connect().await;
+    let other = straight(&front, &by_name(&counters, &world.name_on(0, 0))).await;
     assert_eq!(increment(&other).await.unwrap(), 1);
     assert_eq!(increment(&by_name(&counters, &world.name_on(number, 0))).await.unwrap(), 1);
     let under_way: Vec<_> = (0..20).map(|_| increment(&other)).collect();

@@ -1,4 +1,5 @@
-//! A link between hosts breaks: what came over it breaks, everybody else goes on, and it is made anew.
+//! A link between hosts breaks: what came over it breaks, everybody else goes on, and it is made
+//! anew.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -6,8 +7,10 @@ use std::time::Duration;
 use capnp::ErrorKind;
 use capstead_client::Connection;
 
-use super::world::{World, address_in, by_name, increment, revoke, run, save, within};
+use super::world::{World, address_in, by_name, increment, revoke, run, save, straight, within};
+use crate::schema::admin_capnp::admin::Client as Operator;
 use crate::schema::counter_capnp::counter;
+use crate::server::admin;
 
 const ROUNDS: u64 = 20;
 /// A host that was cut off is back by then, on a machine that is busy with something else.
@@ -55,11 +58,6 @@ async fn by_own_listener(counter: &counter::Client) -> (Connection, counter::Cli
     (connection, own)
 }
 
-/// A counter by a reference of its own: its path leads over no other host.
-async fn straight(front: &Connection, by_name: &counter::Client) -> counter::Client {
-    front.restore(&save(by_name, "straight").await).unwrap()
-}
-
 /// What must be in a counter: what was answered, and what may have been done without an answer.
 #[derive(Clone, Copy, Default)]
 struct Expected {
@@ -79,6 +77,13 @@ async fn breaks_and_comes_back(hosts: u16) {
             let now = world.metric("wakes_total").await;
             assert_eq!(*wakes.get_or_insert(now), now, "objects were woken again");
         }
+    }
+    let operator = admin::connect(data.path()).await.unwrap();
+    for number in 0..hosts {
+        let mut request = operator.bootstrap::<Operator>().host_request();
+        request.get().set_number(number);
+        let host = request.send().pipeline.get_host();
+        within(host.present_request().send().promise).await.unwrap();
     }
     world.stop().await.unwrap();
 }
@@ -182,10 +187,7 @@ fn requests_to_a_host_that_is_cut_off_say_so() {
                     break;
                 }
             }
-            let error = match increment(&by_name(&counters, &far)).await {
-                Ok(_) => continue,
-                Err(error) => error,
-            };
+            let Err(error) = increment(&by_name(&counters, &far)).await else { continue };
             assert_eq!(error.kind, ErrorKind::Disconnected, "{error}");
             told += u64::from(error.extra.contains("try again"));
             made_anew(&world, round + 1).await;
@@ -240,11 +242,8 @@ fn a_server_ends_in_order_while_a_link_is_broken() {
                     tokio::task::yield_now().await;
                 }
                 let stopped = tokio::task::spawn_local(world.stop());
-                for answer in futures::future::join_all(under_way).await {
-                    if let Ok(value) = answer {
-                        sure = sure.max(value);
-                    }
-                }
+                let answers = futures::future::join_all(under_way).await;
+                sure = answers.into_iter().flatten().fold(sure, i64::max);
                 within(stopped).await.unwrap().unwrap();
                 sure
             });
