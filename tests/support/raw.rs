@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use capnp::message::{Builder, HeapAllocator, ReaderOptions};
 use capnp::serialize;
 use capnp::traits::HasTypeId;
-use capnp_rpc::rpc_capnp::{message, payload};
+use capnp_rpc::rpc_capnp::{exception, message, payload, return_};
 use capstead_client::restorer_capnp::{namespace, restorer};
 
 use super::{DEADLINE, Served};
@@ -31,15 +31,28 @@ pub(crate) fn serialized(message: &Raw) -> Vec<u8> {
     serialize::write_message_to_words(message)
 }
 
-/// Reads messages until one is the answer to that call.
-pub(crate) fn wait_for_answer(stream: &mut TcpStream, call: u32) {
+/// Reads messages until one is the answer to that call: its error, if it is one.
+pub(crate) fn wait_for_answer(stream: &mut TcpStream, call: u32) -> Option<String> {
+    loop {
+        let (answered, error) = next_answer(stream);
+        if answered == call {
+            return error;
+        }
+    }
+}
+
+/// Reads messages until one is an answer: to which call, and its error, if it is one.
+pub(crate) fn next_answer(stream: &mut TcpStream) -> (u32, Option<String>) {
     loop {
         let message = serialize::read_message(&mut *stream, ReaderOptions::default());
         let message = message.expect("an answer comes");
-        if let Ok(message::Return(Ok(answer))) = root(&message).which()
-            && answer.get_answer_id() == call
-        {
-            return;
+        if let Ok(message::Return(Ok(answer))) = root(&message).which() {
+            let error = match answer.which() {
+                Ok(return_::Exception(Ok(error))) => error.get_reason().ok(),
+                _ => None,
+            };
+            let error = error.map(|reason| reason.to_string().expect("it is text"));
+            return (answer.get_answer_id(), error);
         }
     }
 }
@@ -93,6 +106,26 @@ pub(crate) fn by_name(name: &str) -> Raw {
     let on = (COUNTER - 1, Some(0));
     let params = call(&mut message, COUNTER, on, (namespace::Client::TYPE_ID, 0));
     params.get_content().init_as::<namespace::by_name_params::Builder>().set_key(name);
+    message
+}
+
+/// The answer to a call of the server's.
+pub(crate) fn fails(call: u32, reason: &str) -> Raw {
+    let mut message = Raw::new_default();
+    let mut answer = message.init_root::<message::Builder>().init_return();
+    answer.set_answer_id(call);
+    let mut exception = answer.init_exception();
+    exception.set_reason(reason);
+    exception.set_type(exception::Type::Failed);
+    message
+}
+
+/// The promise is fulfilled with a capability of the peer's own.
+pub(crate) fn resolve(promise: u32, to: u32) -> Raw {
+    let mut message = Raw::new_default();
+    let mut resolve = message.init_root::<message::Builder>().init_resolve();
+    resolve.set_promise_id(promise);
+    resolve.init_cap().set_sender_hosted(to);
     message
 }
 
