@@ -4,6 +4,7 @@
 
 #[path = "passing/class.rs"]
 mod class;
+mod support;
 
 #[allow(
     clippy::all,
@@ -18,15 +19,18 @@ pub mod passing_capnp {
     include!(concat!(env!("OUT_DIR"), "/passing_capnp.rs"));
 }
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use capnp::capability::FromClientHook;
+use capnp::traits::HasTypeId;
 use capstead::{Result, Server, failed};
 use capstead_client::{CAPABILITIES_SENT_MAX, Connection, ERROR_BYTES_MAX, namespace};
 
 use class::{Exclusive, Passer, Plain};
 use passing_capnp::passer;
+use support::raw::{self, Raw};
 
 /// Every host has some of them.
 const OBJECTS: usize = 12;
@@ -38,18 +42,9 @@ const TOO_MANY: u32 = CAPABILITIES_SENT_MAX as u32 + 1;
 /// Longer than anything here takes on a machine that is busy with something else.
 const DEADLINE: Duration = Duration::from_mins(1);
 
-/// Runs `work` with objects of a server of so many hosts, which is ended in order then.
+/// Runs `work` with objects of a server of so many hosts.
 fn with_objects(hosts: u16, work: impl AsyncFnOnce(Vec<passer::Client>)) {
-    let data = tempfile::tempdir().unwrap();
-    let runtime = tokio::runtime::LocalRuntime::new().unwrap();
-    let all = async {
-        let any = "127.0.0.1:0".parse().unwrap();
-        let server = Server::new(data.path().join("data")).listen(any).http(any).hosts(hosts);
-        let server = server.class::<Passer<Plain>>().class::<Passer<Exclusive>>();
-        let running = server.start().await.unwrap();
-        let (address, namespaces) = (running.capnp().to_string(), running.namespaces().clone());
-        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let served = tokio::task::spawn_local(running.until(async { drop(stopped.await) }));
+    with_server(hosts, async |address, namespaces| {
         let connection = Connection::dial(&address).await.unwrap();
         let mut objects = Vec::new();
         for kind in ["Plain", "Exclusive"] {
@@ -61,6 +56,23 @@ fn with_objects(hosts: u16, work: impl AsyncFnOnce(Vec<passer::Client>)) {
             }
         }
         work(objects).await;
+    });
+}
+
+/// Runs `work` with the address and the references of a server of so many hosts, which is ended in order
+/// then.
+fn with_server(hosts: u16, work: impl AsyncFnOnce(String, BTreeMap<String, String>)) {
+    let data = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::LocalRuntime::new().unwrap();
+    let all = async {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let server = Server::new(data.path().join("data")).listen(any).http(any).hosts(hosts);
+        let server = server.class::<Passer<Plain>>().class::<Passer<Exclusive>>();
+        let running = server.start().await.unwrap();
+        let (address, namespaces) = (running.capnp().to_string(), running.namespaces().clone());
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let served = tokio::task::spawn_local(running.until(async { drop(stopped.await) }));
+        work(address, namespaces).await;
         drop(stop);
         served.await.unwrap().unwrap();
     };
@@ -172,6 +184,65 @@ fn a_class_that_repeats_a_long_error_has_its_own_cut() {
                     assert!(said.contains(" ... (cut; it had "), "{hosts} hosts: {bytes} bytes");
                     assert!(said.len() <= ERROR_BYTES_MAX, "{hosts} hosts: {bytes} bytes");
                 }
+            }
+        });
+    }
+}
+
+/// A call of `call`, on an object, with a capability of the peer's.
+fn raw_call(question: u32, object: u32) -> Raw {
+    let mut message = Raw::new_default();
+    let method = (passer::Client::TYPE_ID, 6);
+    let mut payload = raw::call(&mut message, question, (object, Some(0)), method);
+    payload.reborrow().init_cap_table(1).get(0).set_sender_hosted(1);
+    let mut caps = Vec::new();
+    let content = raw::content(payload, &mut caps);
+    let mut params = content.init_as::<passer::call_params::Builder>();
+    params.set_on(FromClientHook::new(raw::any_cap()));
+    params.set_count(1);
+    message
+}
+
+/// Fails calls of each object with nearly as much as a message may have, and looks at what comes back.
+fn fail_at_length(address: &str, objects: &str, hosts: u16) {
+    const LONGEST: usize = (8 << 20) - 1024;
+    let mut stream = raw::dial_at(address);
+    raw::send(&mut stream, &[raw::bootstrap(), raw::restore(objects)]);
+    for object in (2..).step_by(3).take(OBJECTS / 2) {
+        let question = object + 1;
+        raw::send(&mut stream, &[named(object), raw_call(question, object)]);
+        // With one byte more or less before it, each byte of a character is the last one that fits.
+        let reason = format!("{}{}", "x".repeat(object as usize), "€".repeat(LONGEST / 3 - 100));
+        let error = raw::fail_until_answer(&mut stream, &reason, question).expect("the call fails");
+        let bytes = error.len();
+        assert!((ERROR_BYTES_MAX - 3..=ERROR_BYTES_MAX).contains(&bytes), "{hosts}: {bytes} bytes");
+        let note = format!("€ ... (cut; it had {} bytes)", reason.len());
+        assert!(error.ends_with(&note), "{hosts} hosts: {:?}", &error[bytes - 100..]);
+    }
+}
+
+/// The answer to that call is an object of its own.
+fn named(question: u32) -> Raw {
+    let mut message = Raw::new_default();
+    let method = (namespace::Client::TYPE_ID, 0);
+    let params = raw::call(&mut message, question, (1, Some(0)), method).get_content();
+    let mut by_name = params.init_as::<namespace::by_name_params::Builder>();
+    by_name.set_key(question.to_string());
+    message
+}
+
+/// An error of nearly 8 MiB from a peer was too much for the next connection, which it ended; and between
+/// hosts the server with it.
+#[test]
+fn a_long_error_of_a_peer_is_cut_and_no_connection_ends() {
+    for hosts in [1, 4] {
+        with_server(hosts, async |address, namespaces| {
+            for kind in ["Plain", "Exclusive"] {
+                let (address, objects) = (address.clone(), namespaces[kind].clone());
+                let done = tokio::task::spawn_blocking(move || {
+                    fail_at_length(&address, &objects, hosts);
+                });
+                done.await.unwrap();
             }
         });
     }

@@ -1,4 +1,4 @@
-//! What honest peers pass to objects on any host, by raw messages: promises, and errors of any length.
+//! What honest peers pass to objects on any host, by raw messages: promises.
 //!
 //! An object's host may not be the one that the peer speaks to. What one of them takes from the peer,
 //! and the other one doesn't from that, would cost all other connections too.
@@ -7,19 +7,14 @@ mod support;
 use std::net::TcpStream;
 use std::time::Duration;
 
-use capnp::any_pointer;
-use capnp::private::capability::ClientHook;
-use capnp::traits::{HasTypeId, ImbueMut};
-use capnp_rpc::rpc_capnp::payload;
+use capnp::traits::HasTypeId;
 use capstead::counter_capnp::counter;
-use capstead_client::http_capnp::http_service::client_request_context;
-use capstead_client::http_capnp::{HttpMethod, http_service};
 use capstead_client::restorer_capnp::{namespace, restorer};
 
 use support::random::Random;
+use support::raw;
 use support::raw::{
-    Raw, bootstrap, call, dial, fails, finish, next_answer, resolve, restore, send,
-    wait_for_answer, wait_for_call,
+    Raw, bootstrap, call, dial, finish, next_answer, resolve, restore, send, wait_for_answer,
 };
 use support::{Served, now, scratch, serve_with};
 
@@ -28,12 +23,6 @@ const OBJECTS: u32 = 12;
 
 /// The call whose answer is the first of the objects.
 const FIRST: u32 = 2;
-
-/// So many bytes of an error make a message that is nearly as large as one may be.
-const LONGEST: usize = (8 << 20) - 1024;
-
-/// The peer's capability to which a request is answered.
-const CONTEXT: u32 = 1;
 
 const READ: (u64, u16) = (counter::Client::TYPE_ID, 2);
 
@@ -53,28 +42,13 @@ fn objects(served: &Served) -> TcpStream {
     stream
 }
 
-/// Of what is set in a message only the pointer counts: it is to the first capability of the table.
-fn nobody() -> client_request_context::Client {
-    struct Nobody;
-    impl client_request_context::Server for Nobody {}
-    capnp_rpc::new_client(Nobody)
-}
-
-type Caps = Vec<Option<Box<dyn ClientHook>>>;
-
-fn content<'a>(payload: payload::Builder<'a>, caps: &'a mut Caps) -> any_pointer::Builder<'a> {
-    let mut content = payload.get_content();
-    content.imbue_mut(caps);
-    content
-}
-
 /// A call of `read`, in which a promise is passed too.
 fn pass(question: u32, object: u32, promise: u32) -> Raw {
     let mut message = Raw::new_default();
     let mut payload = call(&mut message, question, (object, Some(0)), READ);
     payload.reborrow().init_cap_table(1).get(0).set_sender_promise(promise);
     let mut caps = Vec::new();
-    content(payload, &mut caps).set_as_capability(nobody().client.hook);
+    raw::content(payload, &mut caps).set_as_capability(raw::any_cap());
     message
 }
 
@@ -116,55 +90,6 @@ fn promises_that_are_passed_on_cost_no_connection() {
             let finishes: Vec<Raw> = (question..=last).map(finish).collect();
             send(&mut stream, &finishes);
             question = last + 1;
-        }
-        let (code, _, log) = served.stop();
-        assert_eq!(code, Some(0), "{hosts} hosts: {log}");
-    }
-}
-
-/// A request without a body, whose context is a capability of the peer's.
-fn request(question: u32, object: u32) -> Raw {
-    let mut message = Raw::new_default();
-    let method = (http_service::Client::TYPE_ID, 1);
-    let mut payload = call(&mut message, question, (object, Some(0)), method);
-    payload.reborrow().init_cap_table(1).get(0).set_sender_hosted(CONTEXT);
-    let mut caps = Vec::new();
-    let content = content(payload, &mut caps);
-    let mut params = content.init_as::<http_service::request_params::Builder>();
-    params.set_context(nobody());
-    let mut request = params.init_request();
-    request.set_method(HttpMethod::Post);
-    request.set_url("/increment");
-    request.get_body_size().set_fixed(0);
-    message
-}
-
-/// An error of nearly 8 MiB, which a peer gave as an answer, was too much for the next connection: it ended
-/// that, and between hosts the server.
-#[test]
-fn an_error_of_any_length_is_cut_and_nothing_ends() {
-    for hosts in ["1", "4"] {
-        let (_folder, data) = scratch();
-        let served = serve_with(&data, &["--hosts", hosts]);
-        let mut stream = objects(&served);
-        let mut question = FIRST + OBJECTS;
-        for object in FIRST..FIRST + OBJECTS {
-            // With one byte more or less before them, each of the three bytes of a character is the last.
-            let reason =
-                format!("{}{}", "x".repeat(object as usize % 3), "€".repeat(LONGEST / 3 - 1));
-            send(&mut stream, &[request(question, object)]);
-            let asked = wait_for_call(&mut stream);
-            send(&mut stream, &[fails(asked, &reason)]);
-            let error = wait_for_answer(&mut stream, question).expect("it is refused");
-            let bytes = error.len();
-            assert!(bytes <= 64 << 10 && bytes > (64 << 10) - 100, "{hosts} hosts: {bytes} bytes");
-            assert!(error.contains("€ ... (cut; it had "), "{hosts} hosts: {error}");
-            // The connection and the object are there.
-            let mut read = Raw::new_default();
-            call(&mut read, question + 1, (object, Some(0)), READ);
-            send(&mut stream, &[finish(question), read]);
-            assert_eq!(wait_for_answer(&mut stream, question + 1), None);
-            question += 2;
         }
         let (code, _, log) = served.stop();
         assert_eq!(code, Some(0), "{hosts} hosts: {log}");

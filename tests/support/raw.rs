@@ -3,9 +3,11 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
+use capnp::any_pointer;
 use capnp::message::{Builder, HeapAllocator, ReaderOptions};
+use capnp::private::capability::ClientHook;
 use capnp::serialize;
-use capnp::traits::HasTypeId;
+use capnp::traits::{HasTypeId, ImbueMut};
 use capnp_rpc::rpc_capnp::{exception, message, payload, return_};
 use capstead_client::restorer_capnp::{namespace, restorer};
 
@@ -17,7 +19,11 @@ pub(crate) type Raw = Builder<HeapAllocator>;
 pub(crate) const COUNTER: u32 = 2;
 
 pub(crate) fn dial(served: &Served) -> TcpStream {
-    let stream = TcpStream::connect(&served.announced.capnp).expect("it is reached");
+    dial_at(&served.announced.capnp)
+}
+
+pub(crate) fn dial_at(address: &str) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("it is reached");
     stream.set_read_timeout(Some(DEADLINE)).expect("it isn't zero");
     stream
 }
@@ -47,14 +53,33 @@ pub(crate) fn next_answer(stream: &mut TcpStream) -> (u32, Option<String>) {
         let message = serialize::read_message(&mut *stream, ReaderOptions::default());
         let message = message.expect("an answer comes");
         if let Ok(message::Return(Ok(answer))) = root(&message).which() {
-            let error = match answer.which() {
-                Ok(return_::Exception(Ok(error))) => error.get_reason().ok(),
-                _ => None,
-            };
-            let error = error.map(|reason| reason.to_string().expect("it is text"));
-            return (answer.get_answer_id(), error);
+            return (answer.get_answer_id(), error_of(answer));
         }
     }
+}
+
+/// As [`wait_for_answer`]; every call of the server's fails meanwhile.
+pub(crate) fn fail_until_answer(
+    stream: &mut TcpStream,
+    reason: &str,
+    question: u32,
+) -> Option<String> {
+    loop {
+        let message = serialize::read_message(&mut *stream, ReaderOptions::default());
+        let message = message.expect("an answer comes");
+        match root(&message).which() {
+            Ok(message::Call(Ok(call))) => send(stream, &[fails(call.get_question_id(), reason)]),
+            Ok(message::Return(Ok(answer))) if answer.get_answer_id() == question => {
+                return error_of(answer);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn error_of(answer: return_::Reader<'_>) -> Option<String> {
+    let Ok(return_::Exception(Ok(error))) = answer.which() else { return None };
+    Some(error.get_reason().ok()?.to_string().expect("it is text"))
 }
 
 /// Reads messages until one is a call of the server's: its number.
@@ -155,4 +180,21 @@ pub(crate) fn call(
         target.init_transform(1).get(0).set_get_pointer_field(field);
     }
     call.init_params()
+}
+
+pub(crate) type Caps = Vec<Option<Box<dyn ClientHook>>>;
+
+/// The content of a call, where the first capability that is set is the first of the message's table.
+pub(crate) fn content<'a>(
+    payload: payload::Builder<'a>,
+    caps: &'a mut Caps,
+) -> any_pointer::Builder<'a> {
+    let mut content = payload.get_content();
+    content.imbue_mut(caps);
+    content
+}
+
+/// A capability that stands for one of the table.
+pub(crate) fn any_cap() -> Box<dyn ClientHook> {
+    capnp_rpc::new_future_client::<namespace::Client>(std::future::pending()).client.hook
 }
