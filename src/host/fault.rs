@@ -26,4 +26,10 @@ impl Vat {
     pub(crate) async fn fault(&self) -> String {
         self.fault.wait().await.clone()
     }
+
+    /// As if one of these tasks had a bug.
+    #[cfg(test)]
+    pub(crate) fn fail_a_task(self: &Rc<Self>) {
+        self.essential(async { panic!("a task of the vat has a bug") });
+    }
 }

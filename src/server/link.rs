@@ -14,7 +14,7 @@
 //! - What is the host's own goes on: its storage, its objects that are awake, the connections of its
 //!   clients, its number and its shards.
 //! - No link ends a host or the process. Only a host that has left ends its links, and then none is made.
-//! - Attempts are never given up, and rest in between: longer each time, and a second at most.
+//! - Attempts are never given up, and rest in between: longer each time, and a quarter of a second at most.
 
 use std::cell::OnceCell;
 use std::os::unix::net::UnixStream;
@@ -37,8 +37,9 @@ use crate::supervisor::Supervisor;
 
 /// The rest before the first attempt: whoever was cut off waits no longer than for a slow disk.
 const REST_FIRST: Duration = Duration::from_millis(10);
-/// The longest rest. A link that has lasted longer begins with the first one again.
-const REST_MAX: Duration = Duration::from_secs(1);
+/// The longest rest, so that a link that breaks each time costs little. One that has lasted longer begins
+/// with the first rest again.
+const REST_MAX: Duration = Duration::from_millis(250);
 
 /// What all links lead to, on the supervisor's thread.
 pub(super) struct Hub {
@@ -56,7 +57,14 @@ pub(super) struct Link {
     pub(super) ends: mpsc::Sender<UnixStream>,
     /// The host has left.
     pub(super) left: CancellationToken,
+    /// By which tests end the link from here.
+    #[cfg(test)]
+    pub(super) latest: Latest,
 }
+
+/// The supervisor's side of the link that was made last.
+#[cfg(test)]
+pub(super) type Latest = Rc<std::cell::RefCell<Option<Connection>>>;
 
 impl Link {
     /// Makes the first link, whose host hasn't started yet.
@@ -120,6 +128,8 @@ impl Link {
         far.set_nonblocking(true)?;
         let supervisor = self.hub.supervisor.client().client;
         let near = over(tokio::net::UnixStream::from_std(near)?, Side::Server, Some(supervisor))?;
+        #[cfg(test)]
+        self.latest.replace(Some(near.clone()));
         Ok((near, far))
     }
 

@@ -32,6 +32,9 @@ use crate::sturdyref::Seal;
 /// How long request ids are kept.
 pub(super) const RETENTION: Duration = Duration::from_secs(10);
 
+/// The class of actors that run one call at a time.
+pub(super) const EXCLUSIVE_ACTOR: &str = "ExclusiveActor";
+
 thread_local! {
     /// What objects of this test's thread noted, in order.
     static LOG: RefCell<Vec<u64>> = RefCell::default();
@@ -341,7 +344,10 @@ impl World {
         class.bindings.push(Binding { name: "trials".into(), class: "Trial" });
         let mut exclusive = class.clone();
         (exclusive.name, exclusive.is_exclusive) = ("Exclusive", true);
-        let classes = vec![class, exclusive, Class::of::<Steps>(), Class::of::<Actor>()];
+        let mut actor = Class::of::<Actor>();
+        (actor.name, actor.is_exclusive) = (EXCLUSIVE_ACTOR, true);
+        let actors = [Class::of::<Actor>(), actor];
+        let classes = [class, exclusive, Class::of::<Steps>()].into_iter().chain(actors).collect();
         let retention = Retention::new(Clock::test(now.clone()), RETENTION);
         let seal = Seal::new(&[7; 32]);
         let vat = Vat::with_store(store, classes, metrics.clone(), retention, seal, progress);

@@ -51,6 +51,15 @@ struct Step {
 
   passesGift @17 :Bool;
   # and as its `gift`. If there is none, the actor passes a capability that it makes.
+
+  tails @18 :Bool;
+  # The call on `on` answers this one, if whoever is asked can do that.
+
+  kibibytes @19 :UInt32;
+  # So large are what it returns and the text of its error,
+
+  caps @20 :UInt32;
+  # and it returns a list of so many capabilities beside the one.
 }
 
 enum Answer {
@@ -76,12 +85,15 @@ enum Ending {
   fail @1;
   panic @2;
   abort @3;
+
+  blank @4;
+  # It fails, and doesn't say why.
 }
 
 interface Actor {
   # Whatever takes part in a program: an object, a capability that one made, or a client's callback.
 
-  act @0 Step -> (sender :UInt32, wrote :UInt32, cap :Actor);
+  act @0 Step -> (sender :UInt32, wrote :UInt32, cap :Actor, bulk :Data, caps :List(Actor));
 
   stream @1 Step -> stream;
 }

@@ -188,7 +188,7 @@ impl Actor {
     /// A client's callback.
     pub(super) fn callback() -> actor::Client {
         let (wrote, kept) = (Cell::default(), RefCell::default());
-        membrane::serve(Rc::new(Self { number: CLIENT, ctx: None, wrote, kept }))
+        capstead_client::capability(Rc::new(Self { number: CLIENT, ctx: None, wrote, kept }))
     }
 
     /// What an object gets has its gate around it, and what leaves an object has not.
@@ -271,7 +271,7 @@ impl Actor {
     fn child(self: &Rc<Self>) -> actor::Client {
         match &self.ctx {
             Some(ctx) => ctx.capability(self.clone()),
-            None => membrane::serve(self.clone()),
+            None => capstead_client::capability(self.clone()),
         }
     }
 
@@ -280,7 +280,8 @@ impl Actor {
         for _ in 0..step.polls {
             tokio::task::yield_now().await;
         }
-        if !step.awaits {
+        // What an exclusive object waits for may wait for it on another host, for half a minute.
+        if !step.awaits || ledger::is_exclusive(self.number) {
             return;
         }
         for Made { call, outcome, .. } in made {

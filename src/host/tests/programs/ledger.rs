@@ -52,6 +52,8 @@ struct Place {
     id: ObjectId,
     /// How often all facets of it were broken.
     breaks: u32,
+    /// It runs one call at a time.
+    is_exclusive: bool,
 }
 
 #[derive(Debug, Default)]
@@ -60,6 +62,10 @@ struct Ledger {
     places: Vec<Place>,
     answered: HashMap<CallId, Sent>,
     awaited: BTreeSet<CallId>,
+    /// Calls behind which others of their stub started: they must have been refused.
+    skipped: Vec<CallId>,
+    /// Calls that ended otherwise than by being refused.
+    went: BTreeSet<CallId>,
     /// Something happened for which capabilities may break.
     breaks: bool,
     started: u64,
@@ -80,8 +86,18 @@ fn with<T>(act: impl FnOnce(&mut Ledger) -> T) -> T {
 
 /// Forgets the last program; its objects are those of `places`.
 pub(super) fn begin(places: impl Iterator<Item = (MemoryLog, ObjectId)>) {
-    let places = places.map(|(disk, id)| Place { disk, id, breaks: 0 }).collect();
+    let places =
+        places.map(|(disk, id)| Place { disk, id, breaks: 0, is_exclusive: false }).collect();
     with(|ledger| *ledger = Ledger { places, ..Ledger::default() });
+}
+
+/// An object of the program is exclusive: calls may be refused that would wait for themselves.
+pub(super) fn exclusive(object: usize) {
+    with(|ledger| ledger.places[object].is_exclusive = true);
+}
+
+pub(super) fn is_exclusive(object: u32) -> bool {
+    with(|ledger| ledger.places.get(object as usize).is_some_and(|place| place.is_exclusive))
 }
 
 /// What is to be said about a program.
@@ -166,12 +182,16 @@ pub(super) fn starts(call: CallId, sent: Sent, by: u32) {
     arrives(sent, "a call");
     let promised_by = with(|ledger| {
         ledger.started += 1;
+        let may_refuse = ledger.places.iter().any(|place| place.is_exclusive);
         let stub = &mut ledger.stubs[call.stub as usize];
         let expected = std::mem::replace(&mut stub.started, call.sequence + 1);
         let promised_by = stub.promised_by;
-        if call.sequence != expected {
+        if call.sequence < expected || call.sequence > expected && !may_refuse {
             ledger.problems.push(format!("{call:?} started where call {expected} was the next"));
         }
+        ledger
+            .skipped
+            .extend((expected..call.sequence).map(|sequence| CallId { sequence, ..call }));
         if by != CLIENT {
             let now = (by, ledger.places[by as usize].breaks);
             let reaches = *stub.reaches.get_or_insert(now);
@@ -245,7 +265,13 @@ pub(super) fn awaited() -> Vec<(CallId, bool)> {
 
 /// A call ended for its caller.
 pub(super) fn ends(call: CallId, outcome: &Result<Option<Sent>, Error>) {
-    with(|ledger| ledger.ended += 1);
+    let is_refused = is_refused(outcome);
+    with(|ledger| {
+        ledger.ended += 1;
+        if !is_refused {
+            ledger.went.insert(call);
+        }
+    });
     match outcome {
         Ok(None) => {}
         Ok(Some(sent)) => {
@@ -258,12 +284,19 @@ pub(super) fn ends(call: CallId, outcome: &Result<Option<Sent>, Error>) {
             Some(sent) => arrives(sent, "an error"),
             None => problem(format!("{call:?}: {error}")),
         },
+        Err(_) if is_refused => {}
         Err(error) => with(|ledger| {
             if error.kind != ErrorKind::Disconnected || !ledger.may_be_broken(call.stub) {
                 ledger.problems.push(format!("{call:?} failed: {error}"));
             }
         }),
     }
+}
+
+/// An exclusive object refused it, because it would wait for itself.
+fn is_refused<T>(outcome: &Result<T, Error>) -> bool {
+    let has_exclusive = with(|ledger| ledger.places.iter().any(|place| place.is_exclusive));
+    has_exclusive && outcome.as_ref().is_err_and(|error| error.extra.contains("deadlock: "))
 }
 
 impl Ledger {

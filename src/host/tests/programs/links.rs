@@ -1,13 +1,13 @@
-//! The vats of a program, and the connections from its clients to them.
+//! The vats of a program, and the connections from its clients to them and between them.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use capnp::capability::{Client, FromClientHook};
+use capnp::capability::FromClientHook;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use capstead_client::{Connection, Limits};
 
-use super::super::trial::World;
+use super::super::trial::{EXCLUSIVE_ACTOR, World};
 use super::ledger;
 use crate::error::Result;
 use crate::host::Vat;
@@ -22,9 +22,22 @@ use crate::storage::model::gate::Held;
 /// How often a commit is looked for before it counts as lost.
 const LOOKS: u64 = 100_000_000;
 
+/// Where the objects of a program live, and which are exclusive.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Homes {
+    pub(super) vats: Vec<usize>,
+    pub(super) exclusive: Vec<bool>,
+}
+
+/// A vat's ways to the other ones.
+type Doors = Rc<RefCell<Vec<Option<door::Client>>>>;
+
 /// A vat whose disk does something only when it is told to, so that a program runs the same way
 /// each time.
 pub(super) struct Host {
+    number: usize,
+    homes: Rc<Homes>,
+    doors: Doors,
     pub(super) world: World,
     held: Option<Held>,
     /// Whether writes are made durable soon.
@@ -32,13 +45,29 @@ pub(super) struct Host {
 }
 
 impl Host {
+    /// The only one.
     pub(super) fn new() -> Self {
-        Self::over(World::new())
+        Self::over(0, Rc::default(), World::new())
     }
 
-    fn over(world: World) -> Self {
+    /// One of several.
+    pub(super) fn of_many(number: usize, homes: Rc<Homes>) -> Self {
+        Self::over(number, homes, World::new())
+    }
+
+    fn over(number: usize, homes: Rc<Homes>, world: World) -> Self {
         let held = Some(world.disk.hold());
-        Self { world, held, prompt: true }
+        Self { number, homes, doors: Rc::default(), world, held, prompt: true }
+    }
+
+    /// What it offers.
+    fn entrance(&self) -> door::Client {
+        membrane::serve(Rc::new(Entrance {
+            vat: self.world.vat.clone(),
+            number: self.number,
+            homes: self.homes.clone(),
+            doors: self.doors.clone(),
+        }))
     }
 
     /// Has all that was sealed made durable, and waits for it, unless the disk is to wait.
@@ -72,7 +101,7 @@ impl Host {
         drop(self.held.take());
         // A disk that failed says so once more.
         let _ = self.world.vat.close();
-        *self = Self::over(World::over_disk(disk));
+        *self = Self::over(self.number, self.homes.clone(), World::over_disk(disk));
     }
 }
 
@@ -84,8 +113,22 @@ pub(super) fn disk(hosts: &[Host], objects: &[usize], number: usize) -> MemoryLo
     hosts[objects[number]].world.disk.clone()
 }
 
-/// What a vat offers to clients.
-struct Entrance(Rc<Vat>);
+/// What a vat offers to clients and to other vats.
+struct Entrance {
+    vat: Rc<Vat>,
+    number: usize,
+    homes: Rc<Homes>,
+    doors: Doors,
+}
+
+impl Entrance {
+    /// The way to the vat of an object that lives elsewhere.
+    fn elsewhere(&self, object: u32) -> Option<door::Client> {
+        let home = *self.homes.vats.get(object as usize)?;
+        let doors = self.doors.borrow();
+        (home != self.number).then(|| doors.get(home).cloned().flatten()).flatten()
+    }
+}
 
 impl door::Server for Entrance {
     async fn open(
@@ -94,9 +137,13 @@ impl door::Server for Entrance {
         mut results: door::OpenResults,
     ) -> Result<()> {
         let (object, stub) = (params.get()?.get_object(), params.get()?.get_stub());
-        let class = self.0.class("Actor")?;
+        if let Some(door) = self.elsewhere(object) {
+            return pass_on(&door, &params, results).await;
+        }
+        let is_exclusive = self.homes.exclusive.get(object as usize).is_some_and(|is| *is);
+        let class = self.vat.class(if is_exclusive { EXCLUSIVE_ACTOR } else { "Actor" })?;
         let key = Some(object.to_string().into());
-        let facet = self.0.facet(&Birth { id: object_id(object), class, key }, Right::default());
+        let facet = self.vat.facet(&Birth { id: object_id(object), class, key }, Right::default());
         ledger::opened(stub, object);
         results.get().set_cap(FromClientHook::new(facet));
         Ok(())
@@ -110,6 +157,46 @@ impl door::Server for Entrance {
         results.get().set_facet(super::flows::facet_in(&params.get()?.get_cap()?));
         Ok(())
     }
+}
+
+/// What stands between a client and a vat: it passes on as a server does.
+struct Between(door::Client);
+
+impl door::Server for Between {
+    async fn open(
+        self: Rc<Self>,
+        params: door::OpenParams,
+        results: door::OpenResults,
+    ) -> Result<()> {
+        pass_on(&self.0, &params, results).await
+    }
+
+    async fn look(
+        self: Rc<Self>,
+        params: door::LookParams,
+        mut results: door::LookResults,
+    ) -> Result<()> {
+        let mut request = self.0.look_request();
+        request.get().set_cap(params.get()?.get_cap()?);
+        results.get().set_facet(request.send().promise.await?.get()?.get_facet());
+        Ok(())
+    }
+}
+
+/// Opens an object elsewhere. Calls on it go there at once.
+async fn pass_on(
+    door: &door::Client,
+    params: &door::OpenParams,
+    mut results: door::OpenResults,
+) -> Result<()> {
+    let mut request = door.open_request();
+    request.get().set_object(params.get()?.get_object());
+    request.get().set_stub(params.get()?.get_stub());
+    let asked = request.send();
+    results.get().set_cap(asked.pipeline.get_cap());
+    results.set_pipeline()?;
+    results.get().set_cap(asked.promise.await?.get()?.get_cap()?);
+    Ok(())
 }
 
 /// Both ends of one connection. It is lost when it ends though nobody cuts it.
@@ -141,7 +228,7 @@ impl Hop {
     }
 }
 
-/// A client's way to a vat.
+/// A client's way to a vat, or another vat's.
 pub(super) struct Link {
     pub(super) door: door::Client,
     connections: Vec<Hop>,
@@ -149,17 +236,36 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn new(host: &Host, hops: usize) -> Self {
-        let mut door: door::Client = membrane::serve(Rc::new(Entrance(host.world.vat.clone())));
-        let mut connections = Vec::new();
-        for _ in 0..hops {
-            let (near, far) = tokio::io::duplex(1 << 16);
-            let bootstrap = Some(Client::new(door.into_client_hook()));
-            let server = Connection::new(far, Side::Server, bootstrap, Limits::default()).unwrap();
-            let peer = Connection::new(near, Side::Client, None, Limits::default()).unwrap();
-            door = peer.bootstrap();
-            connections.push(Hop::new([server, peer]));
+        let mut link = Self { door: host.entrance(), connections: Vec::new() };
+        for number in 0..hops {
+            if number > 0 {
+                link.door = membrane::serve(Rc::new(Between(link.door)));
+            }
+            link.extend(Limits::default(), Limits::of_dialler());
         }
-        Self { door, connections }
+        link
+    }
+
+    /// Gives one vat its way to another one.
+    pub(super) fn between(from: &Host, to: &Host) -> Self {
+        let mut link = Self { door: to.entrance(), connections: Vec::new() };
+        link.extend(Limits::of_trusted(), Limits::of_trusted());
+        let mut doors = from.doors.borrow_mut();
+        let length = doors.len().max(to.number + 1);
+        doors.resize(length, None);
+        doors[to.number] = Some(link.door.clone());
+        drop(doors);
+        link
+    }
+
+    /// Puts its door behind one more connection.
+    fn extend(&mut self, accepting: Limits, dialling: Limits) {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let offered = Some(self.door.clone().client);
+        let server = Connection::new(far, Side::Server, offered, accepting).unwrap();
+        let peer = Connection::new(near, Side::Client, None, dialling).unwrap();
+        self.door = peer.bootstrap();
+        self.connections.push(Hop::new([server, peer]));
     }
 
     pub(super) fn hops(&self) -> usize {

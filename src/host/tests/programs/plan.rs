@@ -14,6 +14,8 @@ pub(super) struct Plan {
     pub(super) hops: Vec<Vec<usize>>,
     /// The vat of each object.
     pub(super) objects: Vec<usize>,
+    /// Whether each object runs one call at a time.
+    pub(super) exclusive: Vec<bool>,
     pub(super) ops: Vec<Op>,
 }
 
@@ -27,6 +29,8 @@ pub(super) enum Op {
     Open {
         client: usize,
         object: usize,
+        /// The vat that is asked for it.
+        through: usize,
     },
     /// Fills a slot with the promised result, and one with what that turns out to be.
     Call {
@@ -74,6 +78,11 @@ pub(super) enum Op {
         client: usize,
         vat: usize,
         at: usize,
+    },
+    /// The connection from one vat to another one ends, and another one begins.
+    Part {
+        from: usize,
+        to: usize,
     },
 }
 
@@ -174,14 +183,16 @@ impl Dice {
 pub(super) fn plan(seed: u64) -> Plan {
     let mut dice = Dice::new(seed);
     let theme = dice.pick(&[Theme::Peace, Theme::Peace, Theme::Objects, Theme::Hosts]);
-    let (clients, vats) = (1 + dice.index(3), 1 + dice.index(2));
-    let objects = (0..vats + dice.index(3)).map(|number| number % vats).collect();
+    let (clients, vats) = (1 + dice.index(3), dice.pick(&[1, 1, 2, 2, 4]));
+    let objects: Vec<_> = (0..vats + dice.index(3)).map(|number| number % vats).collect();
+    let exclusives = dice.pick(&[0, 0, 50]);
+    let exclusive = objects.iter().map(|_| dice.percent(exclusives)).collect();
     // Who shares the process of a host ends with it.
     let nearest = usize::from(theme == Theme::Hosts);
     let mut distance = || nearest + dice.index(4 - nearest);
     let hops = (0..clients).map(|_| (0..vats).map(|_| distance()).collect()).collect();
     let slots = (0..clients).map(|owner| Slot::new(owner, true)).collect();
-    let plan = Plan { hops, objects, ops: Vec::new() };
+    let plan = Plan { hops, objects, exclusive, ops: Vec::new() };
     let mut maker = Maker { dice, theme, vats, slots, plan };
     for client in 0..clients {
         maker.open(client);
@@ -237,9 +248,13 @@ impl Maker {
 
     fn accident(&mut self) {
         let vat = self.dice.index(self.vats);
-        let op = match self.dice.below(4) {
+        let op = match self.dice.below(5) {
             0 => Op::Fail { vat, applied: self.dice.pick(&[Applied::No, Applied::Yes]) },
             1 => Op::Kill { vat, keep: self.dice.next() },
+            2 if self.vats > 1 => {
+                let to = (vat + 1 + self.dice.index(self.vats - 1)) % self.vats;
+                Op::Part { from: vat, to }
+            }
             _ => {
                 let client = self.dice.index(self.plan.hops.len());
                 Op::Cut { client, vat, at: self.dice.index(self.plan.hops[client][vat]) }
@@ -250,7 +265,9 @@ impl Maker {
 
     fn open(&mut self, client: usize) {
         let object = self.dice.index(self.plan.objects.len());
-        self.plan.ops.push(Op::Open { client, object });
+        let home = self.plan.objects[object];
+        let through = if self.dice.percent(60) { home } else { self.dice.index(self.vats) };
+        self.plan.ops.push(Op::Open { client, object, through });
         self.slots.push(Slot::new(client, true));
     }
 

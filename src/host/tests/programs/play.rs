@@ -11,7 +11,7 @@ use futures::FutureExt;
 
 use super::actor::{self, Actor, Gifts, Held, Made, Step};
 use super::ledger::{self, Awaiting, CLIENT, Sent};
-use super::links::{Host, Link, disk, object_id};
+use super::links::{Homes, Host, Link, disk, object_id};
 use super::plan::{Applied, Fate, How, Op, Plan};
 use crate::storage::model::Fault;
 
@@ -28,6 +28,8 @@ struct Play<'a> {
     hosts: Vec<Host>,
     /// By client and vat.
     links: Vec<Vec<Link>>,
+    /// Between vats, by who dialled and who accepted.
+    between: Vec<Vec<Option<Link>>>,
     /// Connections that lead nowhere any more, and whose handles the clients still have.
     ended: Vec<Link>,
     slots: Slots,
@@ -37,17 +39,25 @@ struct Play<'a> {
 /// Plays `plan`, and leaves what is to be said about it in the ledger.
 pub(super) async fn play(plan: &Plan) {
     let vats = 1 + plan.objects.iter().max().unwrap();
-    let hosts: Vec<Host> = (0..vats).map(|_| Host::new()).collect();
+    let homes = Homes { vats: plan.objects.clone(), exclusive: plan.exclusive.clone() };
+    let homes = Rc::new(homes);
+    let hosts: Vec<Host> = (0..vats).map(|vat| Host::of_many(vat, homes.clone())).collect();
     let places = 0..plan.objects.len();
     ledger::begin(
         places.map(|number| (disk(&hosts, &plan.objects, number), object_id(number as u32))),
     );
+    let exclusive = plan.exclusive.iter().enumerate().filter(|(_, is)| **is);
+    exclusive.for_each(|(number, _)| ledger::exclusive(number));
     let link = |(vat, hops): (usize, &usize)| Link::new(&hosts[vat], *hops);
     let links = plan.hops.iter().map(|hops| hops.iter().enumerate().map(link).collect()).collect();
     let callback = |_| Some(Held::new(Actor::callback()));
     let slots = Rc::new(RefCell::new(plan.hops.iter().map(callback).collect()));
     let (later, ended) = (Vec::new(), Vec::new());
-    let mut play = Play { plan, hosts, links, ended, slots, later };
+    let between = (0..vats).map(|_| (0..vats).map(|_| None).collect()).collect();
+    let mut play = Play { plan, hosts, links, between, ended, slots, later };
+    for (from, to) in pairs(vats) {
+        play.join(from, to);
+    }
     for op in &plan.ops {
         play.act(op).await;
         play.commit().await;
@@ -55,11 +65,16 @@ pub(super) async fn play(plan: &Plan) {
     play.end().await;
 }
 
+/// All pairs of different vats.
+fn pairs(vats: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..vats).flat_map(move |from| (0..vats).map(move |to| (from, to))).filter(|(a, b)| a != b)
+}
+
 impl Play<'_> {
     async fn act(&mut self, op: &Op) {
         match op {
             Op::Skip { slots } => self.slots.borrow_mut().extend((0..*slots).map(|_| None)),
-            Op::Open { client, object } => self.open(*client, *object),
+            Op::Open { client, object, through } => self.open(*client, *object, *through),
             Op::Call { slot, step, on, gift, how, fate } => {
                 let held = self.held(*slot);
                 let gifts = Gifts { on: self.cap(*on), gift: self.cap(*gift) };
@@ -80,6 +95,7 @@ impl Play<'_> {
                 vat.rest_now(object_id(*object as u32));
             }
             Op::Cut { client, vat, at } => self.cut(*client, *vat, *at).await,
+            Op::Part { from, to } => self.part(*from, *to).await,
         }
     }
 
@@ -108,9 +124,9 @@ impl Play<'_> {
         slot.and_then(|slot| self.held(slot)).map(|held| held.cap)
     }
 
-    fn open(&mut self, client: usize, object: usize) {
+    fn open(&mut self, client: usize, object: usize, through: usize) {
         let stub = ledger::new_stub();
-        let mut request = self.links[client][self.plan.objects[object]].door.open_request();
+        let mut request = self.links[client][through].door.open_request();
         request.get().set_object(object as u32);
         request.get().set_stub(stub);
         let cap = request.send().pipeline.get_cap();
@@ -192,14 +208,31 @@ impl Play<'_> {
         self.ended.push(std::mem::replace(&mut self.links[client][vat], link));
     }
 
+    /// The connection from one vat to another ends, and another one begins.
+    async fn part(&mut self, from: usize, to: usize) {
+        ledger::may_lose();
+        if let Some(link) = &self.between[from][to] {
+            link.end().await;
+        }
+        self.join(from, to);
+    }
+
+    fn join(&mut self, from: usize, to: usize) {
+        let link = Link::between(&self.hosts[from], &self.hosts[to]);
+        self.ended.extend(self.between[from][to].replace(link));
+    }
+
     async fn kill(&mut self, vat: usize, keep: u64) {
         ledger::may_lose();
         for client in &self.links {
             client[vat].end().await;
         }
-        for link in &self.ended {
+        let joined = || pairs(self.hosts.len()).filter(|(from, to)| vat == *from || vat == *to);
+        let between = joined().filter_map(|(from, to)| self.between[from][to].as_ref());
+        for link in between.chain(&self.ended) {
             link.end().await;
         }
+        let joined: Vec<_> = joined().collect();
         self.hosts[vat].restart(keep);
         let objects = self.plan.objects.iter().enumerate();
         for (number, _) in objects.filter(|(_, at)| **at == vat) {
@@ -208,6 +241,9 @@ impl Play<'_> {
         }
         for client in 0..self.links.len() {
             self.connect(client, vat);
+        }
+        for (from, to) in joined {
+            self.join(from, to);
         }
     }
 
@@ -235,7 +271,8 @@ impl Play<'_> {
         }
         ledger::may_break();
         self.slots.borrow_mut().clear();
-        for link in self.links.iter().flatten().chain(&self.ended) {
+        let between = self.between.iter().flatten().flatten();
+        for link in self.links.iter().flatten().chain(between).chain(&self.ended) {
             link.end().await;
         }
         self.run(20).await;

@@ -22,7 +22,9 @@ const PROMISED: usize = 5;
 const KNOWN: usize = 6;
 
 fn open() -> Vec<Op> {
-    [(0, 0), (0, 1), (1, 0)].map(|(client, object)| Op::Open { client, object }).into()
+    [(0, 0), (0, 1), (1, 0)]
+        .map(|(client, object)| Op::Open { client, object, through: object })
+        .into()
 }
 
 pub(super) const NOTHING: Step = Step {
@@ -87,7 +89,8 @@ fn check_over(distances: Range<usize>, started: u64, ops: impl Fn() -> Vec<Op>) 
 
 fn played(hops: usize, nearest: usize, ops: Vec<Op>) -> Verdict {
     let ops = open().into_iter().chain(ops).collect();
-    verdict(Plan { hops: vec![vec![hops; 2], vec![nearest; 2]], objects: vec![0, 1], ops })
+    let hops = vec![vec![hops; 2], vec![nearest; 2]];
+    verdict(Plan { hops, objects: vec![0, 1], exclusive: vec![false; 2], ops })
 }
 
 #[test]
@@ -233,7 +236,7 @@ fn a_broken_stub_stays_broken() {
             ops.extend(notes(OBJECT, 2));
             ops.push(RUN);
             ops.extend(notes(OBJECT, 2));
-            ops.push(Op::Open { client: 0, object: 0 });
+            ops.push(Op::Open { client: 0, object: 0, through: 0 });
             ops.extend(notes(PROMISED, 3));
             ops.push(RUN);
             ops.extend(notes(OBJECT, 2));
