@@ -127,11 +127,14 @@ fn the_gateway_hands_bodies_to_objects_on_every_host() {
     }
 }
 
+/// A status and a body.
+type Taken = (u16, Vec<u8>);
+
 /// Takes the response to one request, and passes it on when its body has ended.
 struct Taker {
     status: RefCell<u16>,
     body: RefCell<Vec<u8>>,
-    whole: RefCell<Option<oneshot::Sender<(u16, Vec<u8>)>>>,
+    whole: RefCell<Option<oneshot::Sender<Taken>>>,
 }
 
 impl client_request_context::Server for Taker {
@@ -165,7 +168,7 @@ impl byte_stream::Server for Taker {
 }
 
 /// Puts a body, in pieces, none of which waits for an answer, and not for that to the request either.
-async fn put(object: &http_service::Client, body: &[u8]) -> (u16, Vec<u8>) {
+async fn put(object: &http_service::Client, body: &[u8]) -> Taken {
     let (whole, response) = oneshot::channel();
     let whole = RefCell::new(Some(whole));
     let taker = Taker { status: RefCell::default(), body: RefCell::default(), whole };
