@@ -6,8 +6,12 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use capnp::capability::{FromClientHook, Promise};
+use capnp::private::capability::RequestHook;
+use capnp::traits::HasTypeId;
 
+use super::kj;
 use super::ledger::{self, Awaiting, CLIENT, CallId, Sent};
+use super::plan::Kind;
 use crate::error::Result;
 use crate::host::gated::Gated;
 use crate::host::{Context, Object};
@@ -30,6 +34,9 @@ pub(super) struct Step {
     pub(super) use_kept: bool,
     pub(super) streams: bool,
     pub(super) passes_gift: bool,
+    pub(super) tails: bool,
+    pub(super) kibibytes: u32,
+    pub(super) caps: u32,
     pub(super) answer: Answer,
     pub(super) ending: Ending,
     pub(super) next: Option<Box<Step>>,
@@ -48,10 +55,19 @@ impl Step {
             use_kept: from.get_use_kept(),
             streams: from.get_streams(),
             passes_gift: from.get_passes_gift(),
+            tails: from.get_tails(),
+            kibibytes: from.get_kibibytes(),
+            caps: from.get_caps(),
             answer: from.get_answer()?,
             ending: from.get_ending()?,
             next: next.map(Box::new),
         })
+    }
+
+    /// Whether what it returns can't be sent: the call alone fails.
+    fn is_too_much(&self) -> bool {
+        let caps = self.caps + u32::from(self.answer != Answer::Nothing);
+        self.kibibytes >= 8 << 10 || caps > 64
     }
 
     fn write(&self, mut to: step::Builder<'_>) {
@@ -64,6 +80,9 @@ impl Step {
         to.set_use_kept(self.use_kept);
         to.set_streams(self.streams);
         to.set_passes_gift(self.passes_gift);
+        to.set_tails(self.tails);
+        to.set_kibibytes(self.kibibytes);
+        to.set_caps(self.caps);
         to.set_answer(self.answer);
         to.set_ending(self.ending);
         if let Some(next) = &self.next {
@@ -167,6 +186,7 @@ pub(in crate::host::tests) struct Actor {
     number: u32,
     /// None if it is a client's.
     ctx: Option<Context>,
+    client: Kind,
     wrote: Cell<u32>,
     kept: RefCell<Option<Held>>,
 }
@@ -180,15 +200,29 @@ impl Object for Actor {
         let number = name.ok_or_else(|| crate::error::failed("actors are numbered"))?;
         let stored = ctx.storage().get(KEY)?;
         let wrote = stored.map_or(0, |stored| u32::from_be_bytes(stored.try_into().unwrap()));
-        Ok(Self { number, ctx: Some(ctx), wrote: Cell::new(wrote), kept: RefCell::default() })
+        Ok(Self {
+            number,
+            ctx: Some(ctx),
+            client: Kind::Rust,
+            wrote: Cell::new(wrote),
+            kept: RefCell::default(),
+        })
     }
 }
 
 impl Actor {
     /// A client's callback.
-    pub(super) fn callback() -> actor::Client {
+    pub(super) fn callback(client: Kind) -> actor::Client {
         let (wrote, kept) = (Cell::default(), RefCell::default());
-        capstead_client::capability(Rc::new(Self { number: CLIENT, ctx: None, wrote, kept }))
+        Rc::new(Self { number: CLIENT, ctx: None, client, wrote, kept }).of_client()
+    }
+
+    fn of_client(self: Rc<Self>) -> actor::Client {
+        match self.client {
+            Kind::Rust => capstead_client::capability(self),
+            // KJ begins a method in the order of the calls too.
+            Kind::Kj => membrane::serve(self),
+        }
     }
 
     /// What an object gets has its gate around it, and what leaves an object has not.
@@ -226,9 +260,43 @@ impl Actor {
             drop(self.kept.replace(Some(Held::new(gift))));
         }
         let target = kept.or_else(|| on.map(Held::new));
+        if let Some(tail) = target.as_ref().filter(|_| self.tails(&step)) {
+            self.tail(call, tail, &step, gift.clone());
+            return Ok(Begun { call, step, gift, made: Vec::new(), is_over: true });
+        }
         let made =
             target.map_or(Ok(Vec::new()), |target| self.call(&target, &step, gift.clone()))?;
-        Ok(Begun { call, step, gift, made })
+        Ok(Begun { call, step, gift, made, is_over: false })
+    }
+
+    /// Whether a step ends by the first call that it makes.
+    fn tails(&self, step: &Step) -> bool {
+        let is_possible = self.client == Kind::Kj && kj::tail_is_possible();
+        let answers =
+            |next: &Step| step.answer == Answer::Nothing || next.answer != Answer::Nothing;
+        is_possible && step.tails && step.calls > 0 && step.next.as_deref().is_some_and(answers)
+    }
+
+    fn tail(
+        self: &Rc<Self>,
+        call: CallId,
+        target: &Held,
+        step: &Step,
+        gift: Option<actor::Client>,
+    ) {
+        let Some(next) = &step.next else { return };
+        let gifts = self.gifts(step, gift);
+        let tail = ledger::makes_call(target.stub);
+        ledger::tails(call, tail);
+        let hook = target.cap.as_client_hook().add_ref();
+        let mut request = kj::Call::new(hook, actor::Client::TYPE_ID, 0);
+        fill(RequestHook::get(&mut request).init_as(), tail, self.sent(), next, &gifts);
+        kj::tail(request);
+    }
+
+    fn gifts(self: &Rc<Self>, step: &Step, gift: Option<actor::Client>) -> Gifts {
+        let on = gift.or_else(|| step.passes_gift.then(|| self.child()));
+        Gifts { on: on.clone(), gift: on.filter(|_| step.passes_gift) }
     }
 
     fn call(
@@ -238,8 +306,7 @@ impl Actor {
         gift: Option<actor::Client>,
     ) -> Result<Vec<Made>> {
         let Some(next) = &step.next else { return Ok(Vec::new()) };
-        let on = gift.or_else(|| step.passes_gift.then(|| self.child()));
-        let gifts = Gifts { on: on.clone(), gift: on.filter(|_| step.passes_gift) };
+        let gifts = self.gifts(step, gift);
         let mut made = Vec::new();
         for number in 0..step.calls {
             if number > 0 && step.writes > 0 {
@@ -271,7 +338,7 @@ impl Actor {
     fn child(self: &Rc<Self>) -> actor::Client {
         match &self.ctx {
             Some(ctx) => ctx.capability(self.clone()),
-            None => capstead_client::capability(self.clone()),
+            None => self.clone().of_client(),
         }
     }
 
@@ -298,9 +365,13 @@ impl Actor {
         }
     }
 
-    fn finish(&self, call: CallId, ending: Ending) -> Result<()> {
+    fn finish(&self, call: CallId, step: &Step) -> Result<()> {
         ledger::answers(call, self.sent());
-        match (ending, &self.ctx) {
+        match (step.ending, &self.ctx) {
+            (Ending::Blank, _) => {
+                ledger::says_nothing();
+                Err(crate::error::failed(String::new()))
+            }
             (Ending::Return, _) => Ok(()),
             (Ending::Panic, Some(_)) => {
                 ledger::breaks(self.number);
@@ -311,7 +382,11 @@ impl Actor {
                 ledger::breaks(self.number);
                 Err(ctx.abort("it was asked to"))
             }
-            _ => Err(ledger::asked_for(self.sent())),
+            _ => {
+                let mut error = ledger::asked_for(self.sent());
+                error.extra.extend(std::iter::repeat_n('x', step.kibibytes as usize * 1024));
+                Err(error)
+            }
         }
     }
 }
@@ -322,6 +397,8 @@ struct Begun {
     step: Step,
     gift: Option<actor::Client>,
     made: Vec<Made>,
+    /// It ended by a tail call.
+    is_over: bool,
 }
 
 impl actor::Server for Actor {
@@ -331,6 +408,9 @@ impl actor::Server for Actor {
         mut results: actor::ActResults,
     ) -> Result<()> {
         let mut begun = self.begin(params.get()?)?;
+        if begun.is_over {
+            return Ok(());
+        }
         if let Some(cap) = self.answer(&begun) {
             results.get().set_cap(cap);
             if begun.step.early {
@@ -343,12 +423,22 @@ impl actor::Server for Actor {
         let sent = self.sent();
         results.get().set_sender(sent.sender);
         results.get().set_wrote(sent.wrote);
-        self.finish(begun.call, begun.step.ending)
+        if begun.step.kibibytes > 0 && begun.step.ending == Ending::Return {
+            results.get().init_bulk(begun.step.kibibytes * 1024);
+        }
+        if begun.step.caps > 0 {
+            let mut caps = results.get().init_caps(begun.step.caps);
+            (0..begun.step.caps).for_each(|at| caps.set(at, self.child().into_client_hook()));
+        }
+        if begun.step.ending == Ending::Return && begun.step.is_too_much() {
+            ledger::is_too_much(begun.call);
+        }
+        self.finish(begun.call, &begun.step)
     }
 
     async fn stream(self: Rc<Self>, params: actor::StreamParams) -> Result<()> {
         let begun = self.begin(params.get()?)?;
         self.wait(&begun.step, begun.made).await;
-        self.finish(begun.call, begun.step.ending)
+        self.finish(begun.call, &begun.step)
     }
 }

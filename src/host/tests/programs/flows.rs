@@ -10,7 +10,7 @@ use capnp::capability::FromClientHook;
 use super::actor::{Actor, Answer, Gifts, Held, Step, actor, ask};
 use super::ledger::{self, CLIENT, Sent};
 use super::links::{Host, Link, object_id};
-use super::plan::Dice;
+use super::plan::{Dice, Kind};
 use super::table::NOTHING;
 use crate::host::facet::Facet;
 use crate::host::tests::trial::run;
@@ -54,7 +54,7 @@ impl Flow {
             Held { cap: request.send().pipeline.get_cap(), stub }
         };
         let objects = (0..OBJECTS).map(open).collect();
-        let callbacks = (0..2).map(|_| Actor::callback());
+        let callbacks = (0..2).map(|_| Actor::callback(Kind::Rust));
         let caps = callbacks.map(|cap| (cap.clone(), identity(&cap))).collect();
         Self { dice, host, link, objects, caps }
     }

@@ -74,6 +74,12 @@ struct Ledger {
     problems: Vec<String>,
     /// Connections were cut.
     cuts: bool,
+    /// Calls that were answered by another one.
+    tails: HashMap<CallId, CallId>,
+    /// Calls whose results are too much for one message.
+    too_much: BTreeSet<CallId>,
+    /// Calls failed without a reason.
+    blank: bool,
 }
 
 thread_local! {
@@ -172,6 +178,21 @@ pub(super) fn may_lose() {
     with(|ledger| (ledger.breaks, ledger.cuts) = (true, true));
 }
 
+/// A call is to be answered by another one.
+pub(super) fn tails(call: CallId, tail: CallId) {
+    with(|ledger| _ = ledger.tails.insert(call, tail));
+}
+
+/// The results of a call can't be sent.
+pub(super) fn is_too_much(call: CallId) {
+    with(|ledger| _ = ledger.too_much.insert(call));
+}
+
+/// A call fails and doesn't say why.
+pub(super) fn says_nothing() {
+    with(|ledger| ledger.blank = true);
+}
+
 /// An object's host begins again from what was durable.
 pub(super) fn moves_to(object: u32, disk: &MemoryLog) {
     with(|ledger| ledger.places[object as usize].disk = disk.clone());
@@ -207,7 +228,10 @@ pub(super) fn starts(call: CallId, sent: Sent, by: u32) {
 }
 
 /// A call on a promised capability starts: the answer that it waits for must have left.
-fn follows_answer(call: CallId, parent: CallId) {
+fn follows_answer(call: CallId, mut parent: CallId) {
+    while let Some(tail) = with(|ledger| ledger.tails.get(&parent).copied()) {
+        parent = tail;
+    }
     match with(|ledger| ledger.answered.get(&parent).copied()) {
         Some(answer) => arrives(answer, "the answer that a pipelined call waits for"),
         None => problem(format!("{call:?} started before {parent:?} had an answer")),
@@ -276,6 +300,9 @@ pub(super) fn ends(call: CallId, outcome: &Result<Option<Sent>, Error>) {
         Ok(None) => {}
         Ok(Some(sent)) => {
             arrives(*sent, "a reply");
+            if with(|ledger| ledger.too_much.contains(&call)) {
+                problem(format!("{call:?} was answered by too much for a message"));
+            }
             if with(|ledger| ledger.stubs[call.stub as usize].started <= call.sequence) {
                 problem(format!("{call:?} was answered and never started"));
             }
@@ -285,12 +312,22 @@ pub(super) fn ends(call: CallId, outcome: &Result<Option<Sent>, Error>) {
             None => problem(format!("{call:?}: {error}")),
         },
         Err(_) if is_refused => {}
+        Err(error) if may_be_said(&error.extra) => {}
         Err(error) => with(|ledger| {
             if error.kind != ErrorKind::Disconnected || !ledger.may_be_broken(call.stub) {
                 ledger.problems.push(format!("{call:?} failed: {error}"));
             }
         }),
     }
+}
+
+/// Whether an error is due to results that can't be sent, or to one that has no text.
+fn may_be_said(text: &str) -> bool {
+    with(|ledger| {
+        let is_too_much = text.contains("too-large: ") || text.contains("too-many-capabilities: ");
+        is_too_much && !ledger.too_much.is_empty()
+            || ledger.blank && text.trim_start_matches("remote exception: ").is_empty()
+    })
 }
 
 /// An exclusive object refused it, because it would wait for itself.

@@ -8,7 +8,8 @@ use capnp_rpc::rpc_twoparty_capnp::Side;
 use capstead_client::{Connection, Limits};
 
 use super::super::trial::{EXCLUSIVE_ACTOR, World};
-use super::ledger;
+use super::plan::Kind;
+use super::{kj, ledger};
 use crate::error::Result;
 use crate::host::Vat;
 use crate::host::right::Right;
@@ -201,13 +202,13 @@ async fn pass_on(
 
 /// Both ends of one connection. It is lost when it ends though nobody cuts it.
 struct Hop {
-    ends: [Connection; 2],
+    /// A peer made by hand has no handle: it ends with the other one.
+    ends: Vec<Connection>,
     is_cut: Rc<Cell<bool>>,
 }
 
 impl Hop {
-    fn new(ends: [Connection; 2]) -> Self {
-        let is_cut = Rc::new(Cell::new(false));
+    fn new(ends: Vec<Connection>, is_cut: Rc<Cell<bool>>) -> Self {
         for end in &ends {
             tokio::task::spawn_local(Self::watch(end.clone(), is_cut.clone()));
         }
@@ -224,7 +225,7 @@ impl Hop {
 
     async fn cut(&self) {
         self.is_cut.set(true);
-        futures::future::join_all(self.ends.each_ref().map(Connection::disconnect)).await;
+        futures::future::join_all(self.ends.iter().map(Connection::disconnect)).await;
     }
 }
 
@@ -236,12 +237,19 @@ pub(super) struct Link {
 
 impl Link {
     pub(super) fn new(host: &Host, hops: usize) -> Self {
+        Self::of(Kind::Rust, host, hops)
+    }
+
+    pub(super) fn of(client: Kind, host: &Host, hops: usize) -> Self {
         let mut link = Self { door: host.entrance(), connections: Vec::new() };
         for number in 0..hops {
             if number > 0 {
                 link.door = membrane::serve(Rc::new(Between(link.door)));
             }
-            link.extend(Limits::default(), Limits::of_dialler());
+            match client {
+                Kind::Kj if number == hops - 1 => link.extend_to_kj(),
+                _ => link.extend(Limits::default(), Limits::of_dialler()),
+            }
         }
         link
     }
@@ -265,7 +273,22 @@ impl Link {
         let server = Connection::new(far, Side::Server, offered, accepting).unwrap();
         let peer = Connection::new(near, Side::Client, None, dialling).unwrap();
         self.door = peer.bootstrap();
-        self.connections.push(Hop::new([server, peer]));
+        self.connections.push(Hop::new(vec![server, peer], Rc::default()));
+    }
+
+    /// Puts its door behind one more connection, whose other side is made by hand.
+    fn extend_to_kj(&mut self) {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let offered = Some(self.door.clone().client);
+        let server = Connection::new(far, Side::Server, offered, Limits::default()).unwrap();
+        let is_cut = Rc::new(Cell::new(false));
+        let expected = is_cut.clone();
+        self.door = kj::Peer::dial(near, move |reason| {
+            if !expected.get() {
+                ledger::problem(format!("a peer in C++ would have ended its connection: {reason}"));
+            }
+        });
+        self.connections.push(Hop::new(vec![server], is_cut));
     }
 
     pub(super) fn hops(&self) -> usize {

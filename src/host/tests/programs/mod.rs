@@ -6,6 +6,7 @@
 
 mod actor;
 mod flows;
+mod kj;
 mod ledger;
 mod links;
 mod plan;

@@ -10,6 +10,8 @@ const OPS_MAX: u64 = 60;
 
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
+    /// What speaks for each client.
+    pub(super) clients: Vec<Kind>,
     /// How many connections lie between a client and a vat, by client and vat.
     pub(super) hops: Vec<Vec<usize>>,
     /// The vat of each object.
@@ -40,6 +42,13 @@ pub(super) enum Op {
         gift: Option<usize>,
         how: How,
         fate: Fate,
+    },
+    /// Fills a slot with a promise of the client's own.
+    Promise,
+    /// The promise in a slot turns out to be what is in another one, or to fail.
+    Resolve {
+        slot: usize,
+        to: Option<usize>,
     },
     /// Drops what a slot holds.
     LetGo {
@@ -91,11 +100,20 @@ impl Op {
     pub(super) fn slots(&self) -> usize {
         match self {
             Self::Skip { slots } => *slots,
-            Self::Open { .. } => 1,
+            Self::Open { .. } | Self::Promise => 1,
             Self::Call { how: How::Act, step, .. } if step.answer != Answer::Nothing => 2,
             _ => 0,
         }
     }
+}
+
+/// What speaks for a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Our own library.
+    Rust,
+    /// A peer that speaks as one in C++ does.
+    Kj,
 }
 
 /// Which method asks for a step.
@@ -138,11 +156,13 @@ struct Slot {
     settled: bool,
     /// It was passed on.
     passed: bool,
+    /// A promise of the client's that was not resolved.
+    is_promise: bool,
 }
 
 impl Slot {
     fn new(owner: usize, settled: bool) -> Self {
-        Self { owner, settled, passed: false }
+        Self { owner, settled, passed: false, is_promise: false }
     }
 }
 
@@ -190,11 +210,18 @@ pub(super) fn plan(seed: u64) -> Plan {
     // Who shares the process of a host ends with it.
     let nearest = usize::from(theme == Theme::Hosts);
     let mut distance = || nearest + dice.index(4 - nearest);
-    let hops = (0..clients).map(|_| (0..vats).map(|_| distance()).collect()).collect();
-    let slots = (0..clients).map(|owner| Slot::new(owner, true)).collect();
-    let plan = Plan { hops, objects, exclusive, ops: Vec::new() };
+    let distances: Vec<Vec<_>> =
+        (0..clients).map(|_| (0..vats).map(|_| distance()).collect()).collect();
+    let clients: Vec<_> = (0..clients).map(|_| dice.pick(&[Kind::Rust, Kind::Kj])).collect();
+    let nearest = |client| if client == Kind::Kj { 1 } else { 0 };
+    let hops = clients.iter().zip(distances).map(|(client, hops)| {
+        hops.into_iter().map(|hops: usize| hops.max(nearest(*client))).collect()
+    });
+    let hops = hops.collect();
+    let slots = (0..clients.len()).map(|owner| Slot::new(owner, true)).collect();
+    let plan = Plan { clients, hops, objects, exclusive, ops: Vec::new() };
     let mut maker = Maker { dice, theme, vats, slots, plan };
-    for client in 0..clients {
+    for client in 0..maker.plan.clients.len() {
         maker.open(client);
     }
     let length = 10 + maker.dice.below(OPS_MAX - 10);
@@ -215,7 +242,13 @@ struct Maker {
 impl Maker {
     fn add(&mut self) {
         match self.dice.below(100) {
-            0..60 => self.calls(),
+            0..52 => self.calls(),
+            52..56 => {
+                let client = self.dice.index(self.plan.clients.len());
+                self.plan.ops.push(Op::Promise);
+                self.slots.push(Slot { is_promise: true, ..Slot::new(client, false) });
+            }
+            56..60 => self.resolve(),
             60..75 => {
                 let times = self.dice.pick(&[1, 2, 5, 20]);
                 self.plan.ops.push(Op::Yield { times });
@@ -277,8 +310,7 @@ impl Maker {
         self.slots.len() - 1 - self.dice.index(far)
     }
 
-    /// A capability of the same client, to be passed on in a call on `target`. A promise is passed on
-    /// once, and not to itself: capnp-rpc 0.27.3 doesn't survive that where it forwards.
+    /// A capability of the same client, to be passed on in a call on `target`.
     fn companion(&mut self, target: usize) -> usize {
         let owner = self.slots[target].owner;
         let may = |at: usize, slot: &Slot| {
@@ -289,6 +321,21 @@ impl Maker {
         let picked = self.dice.pick(&theirs);
         self.slots[picked].passed = true;
         picked
+    }
+
+    /// A promise becomes something that was there before it, so that none leads to itself.
+    fn resolve(&mut self) {
+        let promises = self.slots.iter().enumerate().filter(|(_, slot)| slot.is_promise);
+        let promises: Vec<_> = promises.map(|(at, _)| at).collect();
+        if promises.is_empty() {
+            return self.calls();
+        }
+        let slot = self.dice.pick(&promises);
+        let owner = self.slots[slot].owner;
+        let older: Vec<_> = (0..slot).filter(|at| self.slots[*at].owner == owner).collect();
+        let to = self.dice.percent(90).then(|| self.dice.pick(&older));
+        self.slots[slot].is_promise = false;
+        self.plan.ops.push(Op::Resolve { slot, to });
     }
 
     /// A few calls in a row on one stub.
@@ -352,6 +399,13 @@ impl Maker {
             use_kept: dice.percent(30),
             streams,
             passes_gift: given.settled,
+            tails: dice.percent(20),
+            kibibytes: if dice.percent(1) {
+                dice.pick(&[1, 60, 70, 3000, 8100, 8192, 9216])
+            } else {
+                0
+            },
+            caps: if dice.percent(2) { dice.pick(&[1, 60, 63, 64, 65, 100]) } else { 0 },
             answer: dice.pick(&answers),
             ending: self.ending(),
             next,
@@ -360,7 +414,8 @@ impl Maker {
 
     fn ending(&mut self) -> Ending {
         match self.dice.below(100) {
-            0..6 => Ending::Fail,
+            0..5 => Ending::Fail,
+            5 => Ending::Blank,
             6..8 if self.theme == Theme::Objects => Ending::Panic,
             8..10 if self.theme == Theme::Objects => Ending::Abort,
             _ => Ending::Return,

@@ -4,15 +4,18 @@
 //! tasks, with every disk released, hangs.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use capnp::capability::FromClientHook;
 use futures::FutureExt;
 
 use super::actor::{self, Actor, Gifts, Held, Made, Step};
+use super::kj;
 use super::ledger::{self, Awaiting, CLIENT, Sent};
 use super::links::{Homes, Host, Link, disk, object_id};
-use super::plan::{Applied, Fate, How, Op, Plan};
+use super::plan::{Applied, Fate, How, Kind, Op, Plan};
 use crate::storage::model::Fault;
 
 /// Rounds after which whoever still waits will wait for ever.
@@ -20,6 +23,8 @@ const PATIENCE: usize = 30_000;
 
 /// Rounds in which something would happen if there were anything to happen.
 const QUIET: usize = 50;
+
+const CLIENT_SENT: Sent = Sent { sender: CLIENT, wrote: 0 };
 
 type Slots = Rc<RefCell<Vec<Option<Held>>>>;
 
@@ -34,6 +39,8 @@ struct Play<'a> {
     ended: Vec<Link>,
     slots: Slots,
     later: Vec<(Made, Option<usize>)>,
+    /// The promises of clients by their slots, to be resolved.
+    promises: HashMap<usize, Rc<kj::Later>>,
 }
 
 /// Plays `plan`, and leaves what is to be said about it in the ledger.
@@ -48,13 +55,18 @@ pub(super) async fn play(plan: &Plan) {
     );
     let exclusive = plan.exclusive.iter().enumerate().filter(|(_, is)| **is);
     exclusive.for_each(|(number, _)| ledger::exclusive(number));
-    let link = |(vat, hops): (usize, &usize)| Link::new(&hosts[vat], *hops);
-    let links = plan.hops.iter().map(|hops| hops.iter().enumerate().map(link).collect()).collect();
-    let callback = |_| Some(Held::new(Actor::callback()));
-    let slots = Rc::new(RefCell::new(plan.hops.iter().map(callback).collect()));
+    kj::forget();
+    let links = plan.clients.iter().zip(&plan.hops).map(|(client, hops)| {
+        let links = hosts.iter().zip(hops).map(|(host, hops)| Link::of(*client, host, *hops));
+        links.collect()
+    });
+    let links = links.collect();
+    let callback = |client: &Kind| Some(Held::new(Actor::callback(*client)));
+    let slots = Rc::new(RefCell::new(plan.clients.iter().map(callback).collect()));
     let (later, ended) = (Vec::new(), Vec::new());
     let between = (0..vats).map(|_| (0..vats).map(|_| None).collect()).collect();
-    let mut play = Play { plan, hosts, links, between, ended, slots, later };
+    let mut play =
+        Play { plan, hosts, links, between, ended, slots, later, promises: HashMap::new() };
     for (from, to) in pairs(vats) {
         play.join(from, to);
     }
@@ -79,6 +91,19 @@ impl Play<'_> {
                 let held = self.held(*slot);
                 let gifts = Gifts { on: self.cap(*on), gift: self.cap(*gift) };
                 self.call(held, step, &gifts, *how, *fate);
+            }
+            Op::Promise => {
+                let promise = kj::Later::unknown();
+                let cap = actor::actor::Client::new(promise.hook());
+                let mut slots = self.slots.borrow_mut();
+                self.promises.insert(slots.len(), promise);
+                slots.push(Some(Held::new(cap)));
+            }
+            Op::Resolve { slot, to } => {
+                let to = self.cap(*to).map(|cap| cap.into_client_hook());
+                if let Some(promise) = self.promises.remove(slot) {
+                    promise.resolve(to.ok_or_else(|| ledger::asked_for(CLIENT_SENT)));
+                }
             }
             Op::LetGo { slot } => drop(self.slots.borrow_mut()[*slot].take()),
             Op::Yield { times } => self.run(usize::from(*times)).await,
@@ -139,7 +164,7 @@ impl Play<'_> {
             return self.slots.borrow_mut().extend((0..2 * usize::from(answers)).map(|_| None));
         };
         let ask = if how == How::Act { actor::ask } else { actor::stream };
-        let made = ask(&held, Sent { sender: CLIENT, wrote: 0 }, step, gifts);
+        let made = ask(&held, CLIENT_SENT, step, gifts);
         let becomes = answers.then(|| {
             let stub = ledger::promised_stub(Some(made.call));
             let promised = made.promised.clone().map(|cap| Held { cap, stub });
@@ -204,7 +229,8 @@ impl Play<'_> {
     }
 
     fn connect(&mut self, client: usize, vat: usize) {
-        let link = Link::new(&self.hosts[vat], self.plan.hops[client][vat]);
+        let kind = self.plan.clients[client];
+        let link = Link::of(kind, &self.hosts[vat], self.plan.hops[client][vat]);
         self.ended.push(std::mem::replace(&mut self.links[client][vat], link));
     }
 
@@ -263,6 +289,9 @@ impl Play<'_> {
 
     async fn end(mut self) {
         self.await_later();
+        for (_, promise) in self.promises.drain() {
+            promise.resolve(Err(ledger::asked_for(CLIENT_SENT)));
+        }
         self.hosts.iter_mut().for_each(|host| host.prompt = true);
         self.come_to_rest().await;
         let left = ledger::awaited();

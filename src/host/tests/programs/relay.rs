@@ -5,6 +5,7 @@ use futures::future::join_all;
 use super::actor::{Actor, Gifts, Held, Step, ask};
 use super::ledger::{self, CLIENT, Sent};
 use super::links::{Host, Link, object_id};
+use super::plan::Kind;
 use super::table::NOTHING;
 use crate::host::tests::trial::run;
 
@@ -26,7 +27,7 @@ fn relaying_messages_between_clients_commits_nothing() {
         });
         let client = Sent { sender: CLIENT, wrote: 0 };
         let keep = Step { keep: true, ..NOTHING };
-        let gifts = Gifts { on: None, gift: Some(Actor::callback()) };
+        let gifts = Gifts { on: None, gift: Some(Actor::callback(Kind::Rust)) };
         ask(&listener, client, &keep, &gifts).outcome.await.unwrap();
         let relay = Step {
             use_kept: true,

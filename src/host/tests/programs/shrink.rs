@@ -4,7 +4,7 @@
 //! numbers: an operation that went leaves the slots empty that it would have filled.
 
 use super::actor::{Answer, Ending, Step};
-use super::plan::{Fate, Op, Plan};
+use super::plan::{Fate, Kind, Op, Plan};
 
 /// The smallest program found that `fails`, which `plan` does.
 pub(super) fn shrink(mut plan: Plan, fails: impl Fn(&Plan) -> bool) -> Plan {
@@ -14,10 +14,12 @@ pub(super) fn shrink(mut plan: Plan, fails: impl Fn(&Plan) -> bool) -> Plan {
             shrink_op(&mut plan, at, &fails);
         }
         for client in 0..plan.hops.len() {
+            attempt(&mut plan, &fails, |plan| plan.clients[client] = Kind::Rust);
+            let nearest = usize::from(plan.clients[client] == Kind::Kj);
             for vat in 0..plan.hops[client].len() {
                 attempt(&mut plan, &fails, |plan| {
                     let hops = &mut plan.hops[client][vat];
-                    *hops = hops.saturating_sub(1);
+                    *hops = hops.saturating_sub(1).max(nearest);
                 });
             }
         }
@@ -79,7 +81,7 @@ fn shrink_op(plan: &mut Plan, at: usize, fails: &impl Fn(&Plan) -> bool) {
 }
 
 /// What may be left out of a step.
-fn simpler() -> [fn(&mut Step); 13] {
+fn simpler() -> [fn(&mut Step); 16] {
     [
         |step| (step.calls, step.next) = (0, None),
         |step| step.calls = step.calls.min(1),
@@ -92,6 +94,9 @@ fn simpler() -> [fn(&mut Step); 13] {
         |step| step.use_kept = false,
         |step| step.streams = false,
         |step| step.passes_gift = false,
+        |step| step.tails = false,
+        |step| step.kibibytes = 0,
+        |step| step.caps = 0,
         |step| step.ending = Ending::Return,
         |step| {
             if step.answer != Answer::Nothing {

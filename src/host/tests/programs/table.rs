@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::actor::{Answer, Ending, Step};
 use super::ledger::Verdict;
-use super::plan::{Fate, How, Op, Plan};
+use super::plan::{Fate, How, Kind, Op, Plan};
 use super::verdict;
 
 /// The slots that every program begins with: a callback for each of the two clients, and after `open`
@@ -37,6 +37,9 @@ pub(super) const NOTHING: Step = Step {
     use_kept: false,
     streams: false,
     passes_gift: false,
+    tails: false,
+    kibibytes: 0,
+    caps: 0,
     answer: Answer::Nothing,
     ending: Ending::Return,
     next: None,
@@ -90,7 +93,8 @@ fn check_over(distances: Range<usize>, started: u64, ops: impl Fn() -> Vec<Op>) 
 fn played(hops: usize, nearest: usize, ops: Vec<Op>) -> Verdict {
     let ops = open().into_iter().chain(ops).collect();
     let hops = vec![vec![hops; 2], vec![nearest; 2]];
-    verdict(Plan { hops, objects: vec![0, 1], exclusive: vec![false; 2], ops })
+    let clients = vec![Kind::Rust; 2];
+    verdict(Plan { clients, hops, objects: vec![0, 1], exclusive: vec![false; 2], ops })
 }
 
 #[test]
