@@ -208,7 +208,7 @@ async fn a_reflected_call_answers_ours_with_its_results() {
         let ours: restorer::Client = answered.get().unwrap().get_cap().get_as_capability().unwrap();
         peer.send(&[finish(7, false), finish(8, false)]).await;
         // It is called where it is.
-        assert_eq!(ours.locate_request().send().promise.await.unwrap().get().is_ok(), true);
+        assert!(ours.locate_request().send().promise.await.unwrap().get().is_ok());
         drop((answer, located.pipeline));
         assert_eq!(peer.sent().await, ["finish 2"]);
         drop((ours, answered, restored.pipeline));

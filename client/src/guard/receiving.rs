@@ -23,7 +23,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         self.messages += 1;
         let (mut patches, mut before) = (Patches::default(), Vec::new());
         let (mut call, mut reflected) = (None, false);
-        match incoming.get_root::<message::Reader>()?.which() {
+        let body = incoming.get_root::<message::Reader>()?;
+        match body.which() {
             Ok(message::Call(made)) => {
                 let made = made?;
                 call = Some(made.get_question_id());
@@ -56,7 +57,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
                 // The peer never had what is in these results.
                 let released = self.replaced.finishes(call);
                 if released || self.reflections.has(call) {
-                    patches.releasing(finish)?;
+                    patches.releasing(finish);
                     self.reflections.finish(call);
                 }
             }
@@ -68,8 +69,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             Ok(message::Resolve(resolve)) => return self.keep(resolve?),
             _ => {}
         }
-        let message = patches.apply(incoming, self.limits.reader_options());
-        self.tables.receive(message.get_root()?, cost(&message), &self.limits)?;
+        let message = if patches.is_empty() {
+            self.tables.receive(body, cost(&incoming), &self.limits)?;
+            incoming
+        } else {
+            let message = patches.apply(incoming, self.limits.reader_options());
+            self.tables.receive(message.get_root()?, cost(&message), &self.limits)?;
+            message
+        };
         self.ready.extend(before.into_iter().map(Ready::Message));
         if let (Some(call), true) = (call, reflected) {
             self.reflections.begin(call);
@@ -116,7 +123,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         let is_reflected =
             matches!(call.get_send_results_to().which()?, call::send_results_to::Yourself(()));
         if is_reflected {
-            patches.to_caller(call)?;
+            patches.results_to_caller(call)?;
         }
         Ok(is_reflected)
     }

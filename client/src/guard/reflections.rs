@@ -158,7 +158,7 @@ pub(super) fn turned(
     if let Ok(message::Return(answer)) = incoming.get_root::<message::Reader>()?.which() {
         let answer = answer?;
         // The peer waits for the `Finish` of our call.
-        patches.finish_needed(answer)?;
+        patches.finish_needed(answer);
         if let return_::Results(payload) = answer.which()? {
             for cap in payload?.get_cap_table()? {
                 match cap.which()? {

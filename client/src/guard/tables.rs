@@ -9,7 +9,7 @@
 
 use super::exports::Exports;
 use super::limits::{Limit, Limits, Refusal};
-use super::scatter::ByNumber;
+use super::scatter::{ByNumber, NumberSet};
 use crate::wire::Incoming;
 use capnp::Error;
 use capnp_rpc::rpc_capnp::{
@@ -36,7 +36,7 @@ pub(super) struct Tables {
     asked: usize,
     exports: Exports,
     /// Capabilities of the peer's.
-    imports: ByNumber<()>,
+    imports: NumberSet,
 }
 
 /// A call of the peer.
@@ -162,16 +162,6 @@ impl Tables {
         Ok(())
     }
 
-    /// A `Return` of ours goes out. If the `Finish` of its call was held, that has its turn now.
-    pub(super) fn send_answer(
-        &mut self,
-        message: message::Reader,
-        is_reflected: bool,
-    ) -> capnp::Result<Option<Incoming>> {
-        let Ok(message::Return(answer)) = message.which() else { return Ok(None) };
-        self.send_return(answer?, is_reflected)
-    }
-
     fn ask(&mut self, call: u32) {
         self.questions.insert(call, Question::Asked);
         self.asked += 1;
@@ -260,7 +250,7 @@ impl Tables {
     }
 
     fn import(&mut self, id: u32, limits: &Limits) -> Checked {
-        self.imports.insert(id, ());
+        self.imports.insert(id);
         if self.imports.len() > limits.imports {
             let reason = "too many capabilities of the peer are held here";
             return Refusal::over(Limit::Imports, reason);
@@ -275,7 +265,8 @@ impl Tables {
         }
     }
 
-    fn send_return(
+    /// A `Return` of ours goes out. If the `Finish` of its call was held, that has its turn now.
+    pub(super) fn send_answer(
         &mut self,
         answer: return_::Reader,
         is_reflected: bool,
