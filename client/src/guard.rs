@@ -44,6 +44,7 @@ pub(crate) use network::Guard;
 use outgoing::Replaced;
 use pipelines::{Held, Pipelines};
 use queue::{Calls, Queue};
+use receiving::Changed;
 use reflections::{Answered, Reflections};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -57,6 +58,8 @@ type Message = Box<dyn IncomingMessage>;
 /// What the RPC system gets before anything else.
 enum Ready {
     Message(Message),
+    /// One that was changed, and is checked when its turn comes.
+    Changed(Changed),
     /// The `Finish` of a call that is answered now.
     Finish(Incoming),
     /// The answer to a call of ours that was reflected.
@@ -172,6 +175,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             // First of all: the peer may use the number of a call again as soon as it has the `Return`.
             let next = match self.ready.pop_front() {
                 Some(Ready::Message(message)) => return Poll::Ready(Ok(Some(message))),
+                Some(Ready::Changed(changed)) => self.pass(changed),
                 Some(Ready::Finish(finish)) => self.deliver(finish),
                 Some(Ready::Reflected(answered)) => self.deliver_reflected(answered),
                 None => {

@@ -17,6 +17,14 @@ use capnp_rpc::rpc_capnp::{
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
+/// A message that was changed.
+pub(super) struct Changed {
+    message: Incoming,
+    /// The number, if it is a call; and whether that is reflected.
+    call: Option<u32>,
+    reflected: bool,
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     /// Makes a message ready for the RPC system, or keeps it.
     pub(super) fn deliver(&mut self, incoming: Incoming) -> Result<(), Refusal> {
@@ -69,21 +77,36 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             Ok(message::Resolve(resolve)) => return self.keep(resolve?),
             _ => {}
         }
-        let message = if patches.is_empty() {
+        if patches.is_empty() {
+            // The common case: what was read needn't be read again.
             self.tables.receive(body, cost(&incoming), &self.limits)?;
-            incoming
-        } else {
-            let message = patches.apply(incoming, self.limits.reader_options());
-            self.tables.receive(message.get_root()?, cost(&message), &self.limits)?;
-            message
-        };
+            self.pass_checked(incoming, call);
+            return Ok(());
+        }
+        let message = patches.apply(incoming, self.limits.reader_options());
+        let changed = Changed { message, call, reflected };
+        if before.is_empty() {
+            return self.pass(changed);
+        }
         self.ready.extend(before.into_iter().map(Ready::Message));
+        self.ready.push_back(Ready::Changed(changed));
+        Ok(())
+    }
+
+    /// The RPC system gets a message that was changed: it is the next.
+    pub(super) fn pass(&mut self, changed: Changed) -> Result<(), Refusal> {
+        let Changed { message, call, reflected } = changed;
+        self.tables.receive(message.get_root()?, cost(&message), &self.limits)?;
         if let (Some(call), true) = (call, reflected) {
             self.reflections.begin(call);
         }
-        let call = call.map(|call| self.pipelines.call(call));
-        self.ready.push_back(Ready::Message(Box::new(Received { message, call })));
+        self.pass_checked(message, call);
         Ok(())
+    }
+
+    fn pass_checked(&mut self, message: Incoming, call: Option<u32>) {
+        let call = call.map(|call| self.pipelines.call(call));
+        self.ready.push_front(Ready::Message(Box::new(Received { message, call })));
     }
 
     /// A call of ours that was refused here is told so, whatever the peer made of what it got.
@@ -102,7 +125,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             _ => {}
         }
         self.tables.receive(error.get_root_as_reader()?, 0, &self.limits)?;
-        self.ready.push_back(Ready::Message(Box::new(Made(error))));
+        self.ready.push_front(Ready::Message(Box::new(Made(error))));
         Ok(())
     }
 
@@ -190,13 +213,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         if self.tables.is_given_up(answered.call) {
             let canceled = made::canceled(answered.call);
             self.tables.receive(canceled.get_root_as_reader()?, 0, &self.limits)?;
-            self.ready.push_back(Ready::Message(Box::new(Made(canceled))));
+            self.ready.push_front(Ready::Message(Box::new(Made(canceled))));
             return Ok(());
         }
         let message = reflections::addressed(answered, &self.limits)?;
         self.tables.receive(message.get_root()?, 0, &self.limits)?;
         self.reflections.delivers(&message)?;
-        self.ready.push_back(Ready::Message(Box::new(Received { message, call: None })));
+        self.pass_checked(message, None);
         Ok(())
     }
 }
