@@ -8,7 +8,7 @@
 //! the connection here.
 //!
 //! It also speaks those parts of the protocol that the RPC system doesn't, or not well: promises
-//! ([`receiving`]), [reflected calls](reflections), [pipelined calls](pipelines), and
+//! ([`receiving`]), [reflected calls](reflections), [pipelined calls](pipelines), [results that come home](kept), and
 //! [messages that are too large](outgoing).
 //!
 //! **Invariant:** a held `Finish` is delivered before any later message.
@@ -18,6 +18,7 @@
 //! an effect. So each way from vat to vat is first in, first out, and calls keep their order on it.
 
 mod exports;
+mod kept;
 pub(crate) mod limits;
 mod made;
 mod network;
@@ -38,6 +39,7 @@ use capnp::capability::Client;
 use capnp::private::capability::ClientHook;
 use capnp_rpc::IncomingMessage;
 use capnp_rpc::rpc_capnp::message;
+use kept::Kept;
 use limits::{BURST, Bites, Limit, Limits, Refusal};
 pub(crate) use made::abort;
 pub(crate) use network::Guard;
@@ -80,6 +82,7 @@ pub(crate) struct State<S> {
     pipelines: Pipelines,
     reflections: Reflections,
     replaced: Replaced,
+    kept: Kept,
     /// Messages both ways, and answers that went out, since the beginning.
     messages: u64,
     answered: u64,
@@ -106,6 +109,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             pipelines: Pipelines::new(),
             reflections: Reflections::default(),
             replaced: Replaced::default(),
+            kept: Kept::default(),
             messages: 0,
             answered: 0,
             reader: None,
@@ -161,6 +165,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         self.queue = Queue::default();
         self.reflections = Reflections::default();
         self.replaced = Replaced::default();
+        self.kept = Kept::default();
         self.ready.clear();
         self.pipelines.close()
     }

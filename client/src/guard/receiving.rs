@@ -2,6 +2,7 @@
 //!
 //! Nothing here waits: see [`take_next`](State::take_next) for that.
 
+use super::kept::Which;
 use super::limits::{Limit, Refusal};
 use super::made::{self, Made};
 use super::network::Received;
@@ -42,6 +43,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             Ok(message::Return(answer)) => {
                 let answer = answer?;
                 let call = answer.get_answer_id();
+                if let Some(name) = self.kept.name(call) {
+                    patches.call(answer, name)?;
+                    return self.deliver(patches.apply(incoming, self.limits.reader_options()));
+                }
                 if let Some(error) = self.replaced.answer(answer)
                     && !self.tables.is_given_up(call)
                 {
@@ -50,7 +55,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
                 match answer.which()? {
                     return_::TakeFromOtherQuestion(from) => return self.take_from(from, call),
                     return_::Results(payload) => {
-                        self.read_caps(payload?, &mut patches, &mut before)?;
+                        let payload = payload?;
+                        if self.tables.waits_for(call)
+                            && payload.get_cap_table()?.len() as usize <= self.limits.capabilities
+                        {
+                            self.kept.receive(call, &incoming, Which::NotTheirs, &mut patches)?;
+                        }
+                        self.read_caps(payload, &mut patches, &mut before)?;
                     }
                     _ => {}
                 }
@@ -216,7 +227,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             self.ready.push_front(Ready::Message(Box::new(Made(canceled))));
             return Ok(());
         }
+        let call = answered.call;
         let message = reflections::addressed(answered, &self.limits)?;
+        let mut patches = Patches::default();
+        self.kept.receive(call, &message, Which::All, &mut patches)?;
+        let message = patches.apply(message, self.limits.reader_options());
         self.tables.receive(message.get_root()?, 0, &self.limits)?;
         self.reflections.delivers(&message)?;
         self.pass_checked(message, None);
