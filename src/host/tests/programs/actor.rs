@@ -431,7 +431,7 @@ impl actor::Server for Actor {
             (0..begun.step.caps).for_each(|at| caps.set(at, self.child().into_client_hook()));
         }
         if begun.step.ending == Ending::Return && begun.step.is_too_much() {
-            ledger::is_too_much(begun.call);
+            ledger::is_too_much(begun.call, self.number);
         }
         self.finish(begun.call, &begun.step)
     }

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use capnp::capability::{Promise, RemotePromise};
+use capnp::capability::{Promise, RemotePromise, Response};
 use capnp::message::{Builder, HeapAllocator};
 use capnp::private::capability::{PipelineHook, PipelineOp, RequestHook};
 use capnp::traits::ImbueMut;
@@ -141,6 +141,20 @@ impl PipelineHook for Waits {
         let later = Later::unknown();
         self.0.promised.borrow_mut().push((later.clone(), path.into()));
         later.hook()
+    }
+}
+
+/// What a method of this side returned.
+pub(super) struct Returned(pub(super) Result<Rc<Response<any_pointer::Owned>>, Error>);
+
+impl PipelineHook for Returned {
+    fn add_ref(&self) -> Box<dyn PipelineHook> {
+        Box::new(Self(self.0.clone()))
+    }
+
+    fn get_pipelined_cap(&self, path: &[PipelineOp]) -> Next {
+        let found = self.0.clone().and_then(|response| response.get()?.get_pipelined_cap(path));
+        found.unwrap_or_else(|error| capnp_rpc::new_broken_cap(error).hook)
     }
 }
 
