@@ -7,4 +7,5 @@ fn main() {
     capstead_build::compile(&["src/cli/bench/probe.capnp"]);
     capstead_build::compile(&["src/host/tests/trial.capnp"]);
     capstead_build::compile(&["src/host/tests/programs/actor.capnp"]);
+    capstead_build::compile(&["tests/passing/passing.capnp"]);
 }

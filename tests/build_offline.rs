@@ -83,6 +83,7 @@ fn every_committed_request_is_current() {
             "src/host/tests/programs/actor.request",
             schemas(&["src/host/tests/programs/actor.capnp"]),
         ),
+        ("tests/passing/passing.request", schemas(&["tests/passing/passing.capnp"])),
     ];
     for (request, schemas) in &all {
         let found = schemas.check().unwrap();

@@ -22,7 +22,56 @@ use answer::{Answer, Call, Reply};
 use body::Body;
 use queue::Queue;
 
-/// A capability to `server` on which calls start in the order in which they are made.
+/// The capability to a callback: give it to objects, which then call `server`.
+///
+/// Calls on it, through all of its clones, start in the order in which they are made, also when it
+/// comes back to this client, which then calls it itself. A call that was made starts, though nobody
+/// polls its promise or it is dropped; it runs to its end, though its caller or the connection is
+/// gone. Methods interleave where they await; none runs within the code that makes the call. A method
+/// that fails or panics ends its own call only, a `-> stream` method too, and doesn't hold later
+/// calls up.
+///
+/// Calls that are pipelined on a call here start in order, after that has answered or has called
+/// `set_pipeline`.
+///
+/// A callback that comes home in a response is the callback itself. Calls pipelined on that response
+/// go over the peer before it comes; calls that are made on the same stub after that start in order
+/// behind them. But as long as they wait for that, capnp-rpc starts them only when one of their
+/// promises is polled, and forgets those whose promise is dropped.
+///
+/// [`capnp_rpc::new_client`] makes a capability too, but its calls start when their promises are polled, or
+/// never.
+///
+/// ```
+/// use std::rc::Rc;
+///
+/// use capstead_client::Result;
+/// use capstead_client::http_capnp::byte_stream::{self, substream_callback};
+///
+/// /// Says how long a stream was.
+/// struct Told;
+///
+/// impl substream_callback::Server for Told {
+///     async fn ended(
+///         self: Rc<Self>,
+///         params: substream_callback::EndedParams,
+///         _: substream_callback::EndedResults,
+///     ) -> Result<()> {
+///         println!("{} bytes", params.get()?.get_byte_count());
+///         Ok(())
+///     }
+/// }
+///
+/// async fn substream(stream: &byte_stream::Client) -> Result<byte_stream::Client> {
+///     let mut request = stream.get_substream_request();
+///     request.get().set_callback(capstead_client::capability(Rc::new(Told)));
+///     request.send().promise.await?.get()?.get_substream()
+/// }
+/// ```
+///
+/// Calls need `#[tokio::main(flavor = "local")]`, a [`LocalRuntime`](tokio::runtime::LocalRuntime) or
+/// a [`LocalSet`](tokio::task::LocalSet). Outside of these they fail and say so, and so do those that
+/// had not started when it ended.
 pub fn capability<C: FromServer<S>, S: 'static>(server: Rc<S>) -> C {
     FromClientHook::new(Hook::wrap(Queue::of_server(C::from_server(server))))
 }

@@ -48,6 +48,37 @@
 //! # assert!(for_an_hour("no reference", 0).is_err());
 //! ```
 //!
+//! # Callbacks
+//!
+//! A client can give objects capabilities of its own, which they call: a watcher that is told what
+//! happens, for instance. [`capability`] makes one, on which calls start in the order in which they are
+//! made, as they do on objects:
+//!
+//! ```
+//! use std::rc::Rc;
+//!
+//! use capstead_client::{Result, http_capnp::web_socket};
+//!
+//! /// Prints what it is told.
+//! struct Printer;
+//!
+//! impl web_socket::Server for Printer {
+//!     async fn send_text(self: Rc<Self>, params: web_socket::SendTextParams) -> Result<()> {
+//!         println!("{}", params.get()?.get_text()?.to_str()?);
+//!         Ok(())
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "local")]
+//! # async fn main() -> Result<()> {
+//! let printer: web_socket::Client = capstead_client::capability(Rc::new(Printer));
+//! // Put it into a request: `request.get().set_watcher(printer)`. It can be called here, too:
+//! let mut request = printer.send_text_request();
+//! request.get().set_text("hello");
+//! request.send().await
+//! # }
+//! ```
+//!
 //! The crate holds no server code and mints no references.
 
 mod callback;

@@ -1,4 +1,5 @@
-//! The objects that requests have asked for lately: a capability that is held need not be asked for.
+//! The objects that requests have asked for lately: a capability that is held need not be asked
+//! for.
 //!
 //! Invariant: after [`Objects::forget_all`] nothing is used that was got before.
 

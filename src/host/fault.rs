@@ -1,5 +1,5 @@
-//! The tasks without which a vat stands still. A panic in one of them is a bug of this crate: the host
-//! can't go on, and says so instead of leaving its callers without an answer.
+//! The tasks without which a vat stands still. A panic in one of them is a bug of this crate: the
+//! host can't go on, and says so instead of leaving its callers without an answer.
 
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -25,5 +25,11 @@ impl Vat {
     /// Resolves with the reason when the vat can't go on, other than by its storage.
     pub(crate) async fn fault(&self) -> String {
         self.fault.wait().await.clone()
+    }
+
+    /// As if one of these tasks had a bug.
+    #[cfg(test)]
+    pub(crate) fn fail_a_task(self: &Rc<Self>) {
+        self.essential(async { panic!("a task of the vat has a bug") });
     }
 }

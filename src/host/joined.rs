@@ -23,8 +23,8 @@ use crate::schema::cluster_capnp::{router, supervisor};
 use crate::schema::restorer_capnp::restorer;
 use crate::sturdyref::{Grant, root_grant};
 
-/// How long a revocation waits for a host that is cut off, in seconds: one that doesn't come back soon
-/// has ended, and the server with it.
+/// How long a revocation waits for a host that is cut off, in seconds: one that doesn't come back
+/// soon has ended, and the server with it.
 const CUT_SECS: u64 = 10;
 
 /// How often such a host is tried again.
@@ -158,7 +158,8 @@ impl Agent {
         Ok(())
     }
 
-    /// Has every host cut what was made from a grant of this one's, and waits for those that are cut off.
+    /// Has every host cut what was made from a grant of this one's, and waits for those that are
+    /// cut off.
     pub(super) async fn cut_everywhere(&self, target: ObjectId, grant: GrantId) -> Result<()> {
         let began = monotonic();
         loop {

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -79,17 +80,20 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// What `ClientHook::call` begins, and what it has to return.
+    /// What `ClientHook::call` begins, whether it came over a connection, and what has to be returned.
     pub(super) fn of_foreign_code(
         (interface, method): (u64, u16),
         params: Box<dyn ParamsHook>,
         results: Box<dyn ResultsHook>,
-    ) -> (Self, Promise<(), capnp::Error>) {
-        let (reply, ended) = Reply::to_results(&*params, results);
+    ) -> (Self, bool, Promise<(), capnp::Error>) {
+        let ending = Rc::new(Ending::default());
+        // Calls that the peer pipelines on the answer come to our own pipeline.
+        let is_from_peer = take_over(&*params, ending.clone());
+        let reply = Reply(Some(Asker::Results(results, ending.clone())));
         let (chain, is_an_objects) = (None, false);
         let params = Params::Theirs(params);
         let call = Self { interface, method, params, reply, chain, is_an_objects };
-        (call, Promise::from_future(ended))
+        (call, is_from_peer, Promise::from_future(Ended(ending)))
     }
 }
 
@@ -149,17 +153,6 @@ enum Asker {
 impl Reply {
     pub(super) fn to_answer(answer: Answer) -> Self {
         Self(Some(Asker::Answer(answer)))
-    }
-
-    /// The reply, and the promise that `ClientHook::call` has to return. Calls that the peer pipelines on
-    /// the answer come to our own pipeline.
-    fn to_results(
-        params: &dyn ParamsHook,
-        results: Box<dyn ResultsHook>,
-    ) -> (Self, impl Future<Output = Result<()>> + 'static) {
-        let ending = Rc::new(Ending::default());
-        take_over(params, ending.clone());
-        (Self(Some(Asker::Results(results, ending.clone()))), Ended(ending))
     }
 
     /// Whether the call came by `ClientHook::call`, that is from foreign code in the middle of its work.
@@ -303,7 +296,9 @@ impl Drop for Ended {
 pub(crate) fn deliver(to: &dyn ClientHook, call: Call) {
     match hook::follow(to) {
         Ok(End { target: Some(target), .. }) => target.enqueue(call),
-        Ok(End { hook, .. }) => forward(hook.as_deref().unwrap_or(to), call, None),
+        Ok(End { hook, is_busy, .. }) => {
+            hand_on(hook.as_deref().unwrap_or(to), call, None, is_busy);
+        }
         Err(error) => call.reply.send(Err(error)),
     }
 }
@@ -311,12 +306,41 @@ pub(crate) fn deliver(to: &dyn ClientHook, call: Call) {
 /// As [`deliver`], for calls that a relay hands on.
 pub(super) fn deliver_relayed(to: &dyn ClientHook, call: Call, under_way: &Rc<Cell<usize>>) {
     match hook::follow(to) {
-        Ok(End { target: None, hook }) => match Relayed::new(under_way) {
-            Ok(relayed) => forward(hook.as_deref().unwrap_or(to), call, Some(relayed)),
+        Ok(End { target: Some(target), .. }) => target.enqueue(call),
+        Ok(End { hook, is_busy, .. }) => match Relayed::new(under_way) {
+            Ok(relayed) => {
+                hand_on(hook.as_deref().unwrap_or(to), call, Some(relayed), is_busy);
+            }
             Err(error) => call.reply.send(Err(error)),
         },
-        Ok(End { target: Some(target), .. }) => target.enqueue(call),
         Err(error) => call.reply.send(Err(error)),
+    }
+}
+
+type Deferred = (Box<dyn ClientHook>, Call, Option<Relayed>);
+
+thread_local! {
+    /// Calls on queued clients that handed their calls over when these were made.
+    static DEFERRED: RefCell<VecDeque<Deferred>> = RefCell::default();
+}
+
+fn hand_on(to: &dyn ClientHook, call: Call, relayed: Option<Relayed>, is_busy: bool) {
+    let waits = DEFERRED.with_borrow(|deferred| !deferred.is_empty());
+    if !is_busy && !(waits && hook::is_local(to)) {
+        return forward(to, call, relayed);
+    }
+    DEFERRED.with_borrow_mut(|deferred| deferred.push_back((to.add_ref(), call, relayed)));
+    if !waits {
+        // It runs when the RPC library has let go, and ends with the last of them.
+        tokio::task::spawn_local(async {
+            while let Some((to, call, relayed)) = DEFERRED.with_borrow_mut(VecDeque::pop_front) {
+                match hook::follow(&*to) {
+                    Ok(End { target: Some(target), .. }) => target.enqueue(call),
+                    Ok(End { hook, .. }) => forward(hook.as_deref().unwrap_or(&*to), call, relayed),
+                    Err(error) => call.reply.send(Err(error)),
+                }
+            }
+        });
     }
 }
 

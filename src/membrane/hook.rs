@@ -110,14 +110,19 @@ pub(super) struct End {
     pub(super) hook: Option<Box<dyn ClientHook>>,
     /// What is behind the hook; none if it is of a connection, or another that isn't ours.
     pub(super) target: Option<Rc<dyn Target>>,
+    /// It can't be asked now where it leads, nor be called.
+    pub(super) is_busy: bool,
 }
 
 /// Follows promises to their end, so far as they are known. The error says that they don't end, and
 /// then nothing else may follow them either.
 pub(super) fn follow(hook: &dyn ClientHook) -> Result<End, Error> {
-    let mut end = End { hook: None, target: None };
+    let mut end = End { hook: None, target: None, is_busy: false };
     for _ in 0..STEPS_MAX {
         let at = end.hook.as_deref().unwrap_or(hook);
+        if is_busy(at) {
+            return Ok(End { is_busy: true, target: None, ..end });
+        }
         end.target = if is_ours(at) { behind(at) } else { None };
         let next = match &end.target {
             Some(target) => target.leads(),
@@ -138,6 +143,32 @@ fn resolved(hook: &dyn ClientHook) -> Result<Option<Box<dyn ClientHook>>, Error>
     resolved.map_err(|_| endless())
 }
 
+thread_local! {
+    /// A queued client of the RPC library hands its calls over, and has itself borrowed meanwhile.
+    static HANDS_OVER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Takes a call that comes from foreign code. What came over a connection comes from the RPC system
+/// itself; all others, from queued clients.
+pub(super) fn take(is_from_peer: bool, enqueue: impl FnOnce()) {
+    let before = HANDS_OVER.replace(!is_from_peer || HANDS_OVER.get());
+    let taken = catch_unwind(AssertUnwindSafe(enqueue));
+    HANDS_OVER.set(before);
+    if let Err(panic) = taken {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Whether a hook may be the one that hands its calls over. It panics if it is asked anything.
+fn is_busy(hook: &dyn ClientHook) -> bool {
+    HANDS_OVER.get() && is_local(hook)
+}
+
+/// Whether a hook belongs to the RPC library and to no connection, as its queued clients do.
+pub(super) fn is_local(hook: &dyn ClientHook) -> bool {
+    hook.get_brand() == 0
+}
+
 /// Whether it is us who ask what a hook turned out to be.
 pub(super) fn follows() -> bool {
     FOLLOWS.get()
@@ -145,10 +176,10 @@ pub(super) fn follows() -> bool {
 
 /// What a promise turns out to be. `None`: it is none.
 pub(super) fn when_resolved(hook: &dyn ClientHook) -> Option<Promise<Box<dyn ClientHook>, Error>> {
-    match behind(hook) {
-        Some(target) if is_ours(hook) => target.when_resolved(),
-        _ => hook.when_more_resolved(),
+    if !is_ours(hook) {
+        return hook.when_more_resolved();
     }
+    behind(hook)?.when_resolved()
 }
 
 /// The target of one of our own hooks.
@@ -214,8 +245,9 @@ impl<T: Target> ClientHook for Hook<T> {
         params: Box<dyn ParamsHook>,
         results: Box<dyn ResultsHook>,
     ) -> Promise<(), Error> {
-        let (call, ended) = Call::of_foreign_code((interface, method), params, results);
-        self.0.clone().enqueue(call);
+        let (call, is_from_peer, ended) =
+            Call::of_foreign_code((interface, method), params, results);
+        take(is_from_peer, || self.0.clone().enqueue(call));
         ended
     }
 

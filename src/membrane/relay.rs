@@ -37,6 +37,7 @@ pub(super) fn relay(cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
             Way::Ours(end) => end,
             Way::Foreign(end) => Box::new(Known(end)),
             Way::Promise(end) => Relay::of(end),
+            Way::Unknown(end) => hook::wrap(Relay::begin(end, None)),
         })
     }));
     relayed.unwrap_or_else(|_| Err(hook::endless())).unwrap_or_else(hook::broken)
@@ -52,17 +53,30 @@ enum Way {
     Foreign(Box<dyn ClientHook>),
     /// To a promise.
     Promise(Box<dyn ClientHook>),
+    /// To something that can't be asked now.
+    Unknown(Box<dyn ClientHook>),
 }
 
 fn follow(cap: Box<dyn ClientHook>) -> Result<Way, Error> {
-    let End { hook, target } = hook::follow(&*cap)?;
+    let End { hook, target, is_busy } = hook::follow(&*cap)?;
     let end = hook.unwrap_or(cap);
+    if is_busy {
+        return Ok(Way::Unknown(end));
+    }
     // Whoever asks and lets go of the answer is forgotten.
     let is_promise = hook::when_resolved(&*end).is_some();
     Ok(match (is_promise, target) {
         (true, _) => Way::Promise(end),
         (false, Some(_)) => Way::Ours(end),
         (false, None) => Way::Foreign(end),
+    })
+}
+
+/// The same capability, when whoever runs now has let go of it.
+fn soon(cap: Box<dyn ClientHook>) -> Promise<Box<dyn ClientHook>, Error> {
+    Promise::from_future(async move {
+        tokio::task::yield_now().await;
+        Ok(cap)
     })
 }
 
@@ -88,21 +102,27 @@ impl Relay {
     fn of(promise: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
         let address = promise.get_ptr();
         let known = RELAYS.with_borrow(|relays| relays.get(&address)?.upgrade());
-        hook::wrap(known.unwrap_or_else(|| Self::begin(promise)))
+        hook::wrap(known.unwrap_or_else(|| Self::begin(promise, Some(address))))
     }
 
-    fn begin(promise: Box<dyn ClientHook>) -> Rc<Self> {
-        // At once, because a promise of the RPC system that is known already says nothing more.
-        let next = hook::when_resolved(&*promise);
+    /// The address is that of the promise, if it can be asked for now.
+    fn begin(promise: Box<dyn ClientHook>, address: Option<usize>) -> Rc<Self> {
+        let next = match address {
+            // At once, because a promise of the RPC system that is known already says nothing more.
+            Some(_) => hook::when_resolved(&*promise),
+            None => Some(soon(promise.clone())),
+        };
         let relay = Rc::new(Self {
-            address: Cell::new(promise.get_ptr()),
+            address: Cell::new(address.unwrap_or_default()),
             to: RefCell::new(promise),
             is_settled: Cell::default(),
             under_way: Rc::default(),
             waiting: RefCell::default(),
             task: OnceCell::new(),
         });
-        relay.register();
+        if address.is_some() {
+            relay.register();
+        }
         let task = tokio::task::spawn_local(Self::settle(Rc::downgrade(&relay), next));
         relay.task.get_or_init(|| task.abort_handle());
         relay
@@ -116,6 +136,7 @@ impl Relay {
             let to = relay.to.borrow().clone();
             next = None;
             match resolved.and_then(|_| follow(to)) {
+                Ok(Way::Unknown(end)) => next = Some(soon(end)),
                 Ok(Way::Promise(end)) => {
                     next = hook::when_resolved(&*end);
                     relay.go_on(end);
@@ -223,8 +244,9 @@ impl ClientHook for Known {
         params: Box<dyn ParamsHook>,
         results: Box<dyn ResultsHook>,
     ) -> Promise<(), Error> {
-        let (call, ended) = Call::of_foreign_code((interface, method), params, results);
-        deliver(&*self.0, call);
+        let (call, is_from_peer, ended) =
+            Call::of_foreign_code((interface, method), params, results);
+        hook::take(is_from_peer, || deliver(&*self.0, call));
         ended
     }
 

@@ -4,10 +4,12 @@
 //! - However the thread ends, also by a panic, the one who started it is told, with the reason.
 //! - Its end is a state, and can be waited for any number of times.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::thread::JoinHandle;
 
+use futures::FutureExt;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -17,9 +19,9 @@ use super::link::{HostEnd, Hub, Link};
 use super::start::HostParts;
 use crate::error::panic_reason;
 
-/// Handlers run on it, and what they call. Of a peer only a chain of promises nests the stack when it
-/// is dropped: 5,000 of them fit 2 MiB, and the guard lets 16 pass. The first host has no thread of its
-/// own: it runs on the one that started the server, which usually has 8 MiB.
+/// Handlers run on it, and what they call. Of a peer only a chain of promises nests the stack when
+/// it is dropped: 5,000 of them fit 2 MiB, and the guard lets 16 pass. The first host has no thread
+/// of its own: it runs on the one that started the server, which usually has 8 MiB.
 const STACK_BYTES: usize = 16 << 20;
 
 /// One host's thread. Dropping this lets the thread go on; [`HostThread::join`] ends it.
@@ -29,6 +31,8 @@ pub(super) struct HostThread {
     thread: JoinHandle<Result<(), ServerError>>,
     /// Ends when all that the host sent was read.
     link: tokio::task::JoinHandle<()>,
+    #[cfg(test)]
+    pub(super) latest: super::link::Latest,
     /// Runs something on the host's thread.
     #[cfg(test)]
     pub(super) probes: mpsc::Sender<super::link::Probe>,
@@ -58,7 +62,16 @@ impl HostThread {
     pub(super) fn spawn(parts: HostParts, hub: Rc<Hub>) -> Result<Self, capnp::Error> {
         let (number, signals) = (parts.number, Signals::default());
         let (sender, ends) = mpsc::channel(1);
-        let link = Link { hub, number, ends: sender, left: signals.left.clone() };
+        #[cfg(test)]
+        let latest = super::link::Latest::default();
+        let link = Link {
+            hub,
+            number,
+            ends: sender,
+            left: signals.left.clone(),
+            #[cfg(test)]
+            latest: latest.clone(),
+        };
         let first = link.first()?;
         #[cfg(test)]
         let (probes, their_probes) = mpsc::channel(1);
@@ -73,10 +86,8 @@ impl HostThread {
         let run = move || {
             let _ended = theirs.ended.clone().drop_guard();
             let run = || run(parts, end, &theirs);
-            let ended = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-                let reason = format!("its thread panicked: {}", panic_reason(&*panic));
-                Err(ServerError::Host { number, reason })
-            });
+            let ended = catch_unwind(AssertUnwindSafe(run));
+            let ended = ended.unwrap_or_else(|panic| Err(panicked(number, &*panic)));
             if let Err(error) = &ended
                 && theirs.ready.is_cancelled()
             {
@@ -92,6 +103,8 @@ impl HostThread {
             signals,
             thread,
             link,
+            #[cfg(test)]
+            latest,
             #[cfg(test)]
             probes,
         })
@@ -146,6 +159,7 @@ async fn serve(parts: HostParts, mut end: HostEnd, signals: &Signals) -> Result<
     // Also if this is left by an error or a panic, and before the link is.
     let left = signals.left.clone().drop_guard();
     let Some(link) = end.next().await? else { return Ok(()) };
+    let number = parts.number;
     let host = parts.start(&link.bootstrap()).await?;
     signals.ready.cancel();
     let life = async {
@@ -158,6 +172,12 @@ async fn serve(parts: HostParts, mut end: HostEnd, signals: &Signals) -> Result<
         drop(left);
         ended
     };
-    let (ended, ()) = futures::join!(life, end.stay(&host, link, &signals.left));
+    let stay = end.stay(&host, link, &signals.left);
+    let lived = AssertUnwindSafe(futures::future::join(life, stay)).catch_unwind().await;
+    let ended = lived.map_or_else(|panic| Err(panicked(number, &*panic)), |(ended, ())| ended);
     ended.and(host.close().await)
+}
+
+fn panicked(number: u16, panic: &(dyn Any + Send)) -> ServerError {
+    ServerError::Host { number, reason: format!("its thread panicked: {}", panic_reason(panic)) }
 }

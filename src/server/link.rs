@@ -1,20 +1,23 @@
-//! The link between a host on a thread of its own and the supervisor's thread: a socket pair, which may
-//! break and is then made anew by itself.
+//! The link between a host on a thread of its own and the supervisor's thread: a socket pair, which
+//! may break and is then made anew by itself.
 //!
-//! Whatever ends a connection ends this one too: a message that the guard refuses, a panic in the RPC
-//! library. All that came over it is broken for good then, as the stubs of a client's are whose
-//! connection is lost; nobody else notices, and new stubs work as soon as the host has joined again.
+//! Whatever ends a connection ends this one too: a message that the guard refuses, a panic in the
+//! RPC library. All that came over it is broken for good then, as the stubs of a client's are whose
+//! connection is lost; nobody else notices, and new stubs work as soon as the host has joined
+//! again.
 //!
 //! Invariants:
-//! - Links follow each other: the next is made when the last one has ended for the supervisor, and the
-//!   host lets go of that one before it joins by the next.
-//! - The end is told: calls on their way fail as `disconnected`, and until the host has joined again both
-//!   sides answer for each other with a `disconnected` that says so. The gateway then forgets all that it
-//!   holds, since some of it may have come by the link.
-//! - What is the host's own goes on: its storage, its objects that are awake, the connections of its
-//!   clients, its number and its shards.
-//! - No link ends a host or the process. Only a host that has left ends its links, and then none is made.
-//! - Attempts are never given up, and rest in between: longer each time, and a second at most.
+//! - Links follow each other: the next is made when the last one has ended for the supervisor, and
+//!   the host lets go of that one before it joins by the next.
+//! - The end is told: calls on their way fail as `disconnected`, and until the host has joined
+//!   again both sides answer for each other with a `disconnected` that says so. The gateway then
+//!   forgets all that it holds, since some of it may have come by the link.
+//! - What is the host's own goes on: its storage, its objects that are awake, the connections of
+//!   its clients, its number and its shards.
+//! - No link ends a host or the process. Only a host that has left ends its links, and then none is
+//!   made.
+//! - Attempts are never given up, and rest in between: longer each time, and a quarter of a second
+//!   at most.
 
 use std::cell::OnceCell;
 use std::os::unix::net::UnixStream;
@@ -37,8 +40,9 @@ use crate::supervisor::Supervisor;
 
 /// The rest before the first attempt: whoever was cut off waits no longer than for a slow disk.
 const REST_FIRST: Duration = Duration::from_millis(10);
-/// The longest rest. A link that has lasted longer begins with the first one again.
-const REST_MAX: Duration = Duration::from_secs(1);
+/// The longest rest, so that a link that breaks each time costs little. One that has lasted longer
+/// begins with the first rest again.
+const REST_MAX: Duration = Duration::from_millis(250);
 
 /// What all links lead to, on the supervisor's thread.
 pub(super) struct Hub {
@@ -56,7 +60,14 @@ pub(super) struct Link {
     pub(super) ends: mpsc::Sender<UnixStream>,
     /// The host has left.
     pub(super) left: CancellationToken,
+    /// By which tests end the link from here.
+    #[cfg(test)]
+    pub(super) latest: Latest,
 }
+
+/// The supervisor's side of the link that was made last.
+#[cfg(test)]
+pub(super) type Latest = Rc<std::cell::RefCell<Option<Connection>>>;
 
 impl Link {
     /// Makes the first link, whose host hasn't started yet.
@@ -120,6 +131,8 @@ impl Link {
         far.set_nonblocking(true)?;
         let supervisor = self.hub.supervisor.client().client;
         let near = over(tokio::net::UnixStream::from_std(near)?, Side::Server, Some(supervisor))?;
+        #[cfg(test)]
+        self.latest.replace(Some(near.clone()));
         Ok((near, far))
     }
 

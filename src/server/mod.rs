@@ -11,6 +11,8 @@ mod metrics_page;
 mod namespaces;
 mod operate;
 mod start;
+#[cfg(test)]
+mod tests;
 mod watchdog;
 
 pub(crate) use builder::DEFAULT_LISTEN;

@@ -1,5 +1,5 @@
-//! The root references of the classes, and the gateway that gets its namespaces by them, as everybody
-//! does.
+//! The root references of the classes, and the gateway that gets its namespaces by them, as
+//! everybody does.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -19,7 +19,8 @@ use crate::metrics::Metrics;
 use crate::schema::restorer_capnp::{namespace, restorer};
 use crate::sturdyref::{KeyRing, Keys, root_grant};
 
-/// The gateway, and the text of each class's root reference. A class whose root was revoked has neither.
+/// The gateway, and the text of each class's root reference. A class whose root was revoked has
+/// neither.
 ///
 /// # Errors
 /// When a namespace can't be restored for another reason.

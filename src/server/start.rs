@@ -40,12 +40,12 @@ pub struct Running {
     http: SocketAddr,
     metrics: Option<SocketAddr>,
     namespaces: BTreeMap<String, String>,
-    parts: Parts,
+    pub(super) parts: Parts,
 }
 
-struct Parts {
-    host: RunningHost,
-    threads: Vec<HostThread>,
+pub(super) struct Parts {
+    pub(super) host: RunningHost,
+    pub(super) threads: Vec<HostThread>,
     gateway: tokio::task::JoinHandle<()>,
     stop_gateway: CancellationToken,
     metrics_page: Option<MetricsPage>,

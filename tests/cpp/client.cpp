@@ -5,16 +5,14 @@
 // and a line about what was different. It never looks into a reference, except for the address.
 
 #include <capnp/persistent.capnp.h>
-#include <capnp/rpc-twoparty.h>
-#include <kj/async-io.h>
 
 #include <iostream>
 #include <stdexcept>
 #include <string>
 
 #include "capstead/facet.capnp.h"
-#include "capstead/restorer.capnp.h"
 #include "counter.capnp.h"
+#include "session.h"
 
 namespace {
 
@@ -24,61 +22,19 @@ using Savable = capnp::Persistent<capnp::Text, Terms>;
 constexpr int64_t VALUE = 41;
 constexpr uint16_t READ = 2;
 
-void require(bool condition, const std::string& difference) {
-  if (!condition) throw std::runtime_error(difference);
+Counter::Client byName(Session& session, const std::string& counters) {
+  return session.byName<Counter>(counters, "from C++");
 }
 
-// What stands between the scheme and the fragment.
-std::string addressOf(const std::string& reference) {
-  const std::string scheme = "capstead://";
-  auto end = reference.find("/#");
-  require(reference.rfind(scheme, 0) == 0 && end != std::string::npos, "no text of a reference");
-  return reference.substr(scheme.size(), end - scheme.size());
+int64_t increment(Session& session, Counter::Client& counter, int64_t by) {
+  auto request = counter.incrementRequest();
+  request.setBy(by);
+  return request.send().wait(session.scope()).getValue();
 }
 
-// A connection to the listener that a reference names. It ends with this.
-class Session {
- public:
-  Session(kj::AsyncIoContext& io, const std::string& reference)
-      : scope_(io.waitScope),
-        stream_(io.provider->getNetwork()
-                    .parseAddress(addressOf(reference).c_str())
-                    .wait(scope_)
-                    ->connect()
-                    .wait(scope_)),
-        client_(*stream_) {}
-
-  // Nothing is waited for: calls may be made on what is not there yet.
-  template <typename Interface>
-  typename Interface::Client restore(const std::string& reference) {
-    auto request = client_.bootstrap().castAs<Restorer>().restoreRequest();
-    request.setSturdyRef(reference.c_str());
-    return request.send().getCap().template castAs<Interface>();
-  }
-
-  Counter::Client byName(const std::string& reference) {
-    auto request = restore<Namespace>(reference).byNameRequest();
-    request.setKey("from C++");
-    return request.send().getObject().castAs<Counter>();
-  }
-
-  int64_t increment(Counter::Client& counter, int64_t by) {
-    auto request = counter.incrementRequest();
-    request.setBy(by);
-    return request.send().wait(scope_).getValue();
-  }
-
-  int64_t read(Counter::Client& counter) {
-    return counter.readRequest().send().wait(scope_).getValue();
-  }
-
-  kj::WaitScope& scope() { return scope_; }
-
- private:
-  kj::WaitScope& scope_;
-  kj::Own<kj::AsyncIoStream> stream_;
-  capnp::TwoPartyClient client_;
-};
+int64_t read(Session& session, Counter::Client& counter) {
+  return counter.readRequest().send().wait(session.scope()).getValue();
+}
 
 template <typename Call>
 kj::Exception errorOf(const std::string& what, Call&& call) {
@@ -92,10 +48,10 @@ kj::Exception errorOf(const std::string& what, Call&& call) {
 
 // As if the counter had no such method.
 void requireReadOnly(Session& session, Counter::Client& counter) {
-  auto error = errorOf("increment", [&] { session.increment(counter, 1); });
+  auto error = errorOf("increment", [&] { increment(session, counter, 1); });
   require(error.getType() == kj::Exception::Type::UNIMPLEMENTED,
           std::string("not unimplemented, but: ") + error.getDescription().cStr());
-  require(session.read(counter) == VALUE, "the counter has another value");
+  require(read(session, counter) == VALUE, "the counter has another value");
 }
 
 template <typename Call>
@@ -114,8 +70,8 @@ void onlyRead(Caveats::Builder caveats) {
 // Increments the counter, and prints a reference by which it can be read alone.
 void save(kj::AsyncIoContext& io, const std::string& counters) {
   Session session(io, counters);
-  auto counter = session.byName(counters);
-  require(session.increment(counter, VALUE) == VALUE, "the counter was not new");
+  auto counter = byName(session, counters);
+  require(increment(session, counter, VALUE) == VALUE, "the counter was not new");
 
   auto attenuate = counter.castAs<Facet>().attenuateRequest();
   onlyRead(attenuate.initCaveats());
@@ -141,7 +97,7 @@ void revoke(kj::AsyncIoContext& io, const std::string& counters, const std::stri
   auto held = holders.restore<Counter>(reference);
   requireReadOnly(holders, held);
 
-  auto owned = owners.byName(counters);
+  auto owned = byName(owners, counters);
   auto listed = owned.castAs<Facet>().grantsRequest().send().wait(owners.scope());
   require(listed.getGrants().size() == 1, "the saved grant is not the only one");
   auto grant = listed.getGrants()[0];
@@ -150,12 +106,12 @@ void revoke(kj::AsyncIoContext& io, const std::string& counters, const std::stri
   request.setGrant(grant.getId());
   request.send().wait(owners.scope());
 
-  requireRevoked("what is held", [&] { holders.read(held); });
+  requireRevoked("what is held", [&] { read(holders, held); });
   requireRevoked("the reference", [&] {
     auto again = holders.restore<Counter>(reference);
-    holders.read(again);
+    read(holders, again);
   });
-  require(owners.read(owned) == VALUE, "the owner's counter has another value");
+  require(read(owners, owned) == VALUE, "the owner's counter has another value");
 }
 
 void runVerb(kj::AsyncIoContext& io, int count, char** args) {

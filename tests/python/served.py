@@ -13,6 +13,7 @@ import capnp
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CAPSTEAD = os.environ.get("CAPSTEAD_BIN", REPOSITORY / "target/debug/capstead")
+PASSING = os.environ.get("PASSING_BIN", REPOSITORY / "target/debug/examples/passing")
 DEADLINE_SECONDS = 60
 
 sys.dont_write_bytecode = True  # the example stays as it is
@@ -30,6 +31,8 @@ def run(work):
 class ServedTest(unittest.TestCase):
     """Every test begins with an empty data directory and a server on it."""
 
+    command = [CAPSTEAD, "serve"]
+
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
@@ -39,10 +42,16 @@ class ServedTest(unittest.TestCase):
 
     def serve(self):
         addresses = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]
-        command = [CAPSTEAD, "serve", "--json", "--data", self.data, *addresses]
+        command = [*self.command, "--json", "--data", self.data, *addresses]
         pipe = subprocess.PIPE
         self.server = subprocess.Popen(command, stdout=pipe, stderr=subprocess.DEVNULL)
-        self.reference = json.loads(self.server.stdout.readline())["namespaces"]["Counter"]
+        self.namespaces = json.loads(self.server.stdout.readline())["namespaces"]
+        self.reference = self.namespaces.get("Counter")
+
+    def end(self):
+        """Ends the server in order, within the deadline."""
+        self.server.terminate()
+        self.assertEqual(self.server.wait(DEADLINE_SECONDS), 0)
 
     def kill(self):
         self.server.kill()

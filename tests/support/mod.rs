@@ -67,9 +67,17 @@ pub(crate) fn capstead(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Com
 }
 
 /// `capstead serve` on `data` with free ports.
+///
+/// `CAPSTEAD_TEST_HOSTS` says how many hosts it has where a test doesn't, so that one test is good for
+/// one host and for several.
 pub(crate) fn serve_command(data: &Path, args: &[&str]) -> Command {
     let mut command = capstead(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
     command.arg("--data").arg(data).args(args);
+    if let Ok(hosts) = std::env::var("CAPSTEAD_TEST_HOSTS")
+        && !args.contains(&"--hosts")
+    {
+        command.args(["--hosts", &hosts]);
+    }
     command
 }
 

@@ -3,10 +3,12 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
+use capnp::any_pointer;
 use capnp::message::{Builder, HeapAllocator, ReaderOptions};
+use capnp::private::capability::ClientHook;
 use capnp::serialize;
-use capnp::traits::HasTypeId;
-use capnp_rpc::rpc_capnp::{message, payload};
+use capnp::traits::{HasTypeId, ImbueMut};
+use capnp_rpc::rpc_capnp::{exception, message, payload, return_};
 use capstead_client::restorer_capnp::{namespace, restorer};
 
 use super::{DEADLINE, Served};
@@ -17,7 +19,11 @@ pub(crate) type Raw = Builder<HeapAllocator>;
 pub(crate) const COUNTER: u32 = 2;
 
 pub(crate) fn dial(served: &Served) -> TcpStream {
-    let stream = TcpStream::connect(&served.announced.capnp).expect("it is reached");
+    dial_at(&served.announced.capnp)
+}
+
+pub(crate) fn dial_at(address: &str) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("it is reached");
     stream.set_read_timeout(Some(DEADLINE)).expect("it isn't zero");
     stream
 }
@@ -31,17 +37,49 @@ pub(crate) fn serialized(message: &Raw) -> Vec<u8> {
     serialize::write_message_to_words(message)
 }
 
-/// Reads messages until one is the answer to that call.
-pub(crate) fn wait_for_answer(stream: &mut TcpStream, call: u32) {
+/// Reads messages until one is the answer to that call: its error, if it is one.
+pub(crate) fn wait_for_answer(stream: &mut TcpStream, call: u32) -> Option<String> {
+    loop {
+        let (answered, error) = next_answer(stream);
+        if answered == call {
+            return error;
+        }
+    }
+}
+
+/// Reads messages until one is an answer: to which call, and its error, if it is one.
+pub(crate) fn next_answer(stream: &mut TcpStream) -> (u32, Option<String>) {
     loop {
         let message = serialize::read_message(&mut *stream, ReaderOptions::default());
         let message = message.expect("an answer comes");
-        if let Ok(message::Return(Ok(answer))) = root(&message).which()
-            && answer.get_answer_id() == call
-        {
-            return;
+        if let Ok(message::Return(Ok(answer))) = root(&message).which() {
+            return (answer.get_answer_id(), error_of(answer));
         }
     }
+}
+
+/// As [`wait_for_answer`]; every call of the server's fails meanwhile.
+pub(crate) fn fail_until_answer(
+    stream: &mut TcpStream,
+    reason: &str,
+    question: u32,
+) -> Option<String> {
+    loop {
+        let message = serialize::read_message(&mut *stream, ReaderOptions::default());
+        let message = message.expect("an answer comes");
+        match root(&message).which() {
+            Ok(message::Call(Ok(call))) => send(stream, &[fails(call.get_question_id(), reason)]),
+            Ok(message::Return(Ok(answer))) if answer.get_answer_id() == question => {
+                return error_of(answer);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn error_of(answer: return_::Reader<'_>) -> Option<String> {
+    let Ok(return_::Exception(Ok(error))) = answer.which() else { return None };
+    Some(error.get_reason().ok()?.to_string().expect("it is text"))
 }
 
 /// Reads messages until one is a call of the server's: its number.
@@ -96,6 +134,26 @@ pub(crate) fn by_name(name: &str) -> Raw {
     message
 }
 
+/// The answer to a call of the server's.
+pub(crate) fn fails(call: u32, reason: &str) -> Raw {
+    let mut message = Raw::new_default();
+    let mut answer = message.init_root::<message::Builder>().init_return();
+    answer.set_answer_id(call);
+    let mut exception = answer.init_exception();
+    exception.set_reason(reason);
+    exception.set_type(exception::Type::Failed);
+    message
+}
+
+/// The promise is fulfilled with a capability of the peer's own.
+pub(crate) fn resolve(promise: u32, to: u32) -> Raw {
+    let mut message = Raw::new_default();
+    let mut resolve = message.init_root::<message::Builder>().init_resolve();
+    resolve.set_promise_id(promise);
+    resolve.init_cap().set_sender_hosted(to);
+    message
+}
+
 pub(crate) fn finish(question: u32) -> Raw {
     let mut message = Raw::new_default();
     let mut finish = message.init_root::<message::Builder>().init_finish();
@@ -122,4 +180,21 @@ pub(crate) fn call(
         target.init_transform(1).get(0).set_get_pointer_field(field);
     }
     call.init_params()
+}
+
+pub(crate) type Caps = Vec<Option<Box<dyn ClientHook>>>;
+
+/// The content of a call, where the first capability that is set is the first of the message's table.
+pub(crate) fn content<'a>(
+    payload: payload::Builder<'a>,
+    caps: &'a mut Caps,
+) -> any_pointer::Builder<'a> {
+    let mut content = payload.get_content();
+    content.imbue_mut(caps);
+    content
+}
+
+/// A capability that stands for one of the table.
+pub(crate) fn any_cap() -> Box<dyn ClientHook> {
+    capnp_rpc::new_future_client::<namespace::Client>(std::future::pending()).client.hook
 }

@@ -8,7 +8,7 @@ const LMDB_FILE: &str = "src/storage/lmdb.rs";
 /// The baseline that measures it bare.
 const LMDB_BASELINE: &str = "src/cli/bench/baseline_lmdb.rs";
 /// The only file that may implement `VatNetwork`.
-const GUARD_FILE: &str = "client/src/guard.rs";
+const GUARD_FILE: &str = "client/src/guard/network.rs";
 /// Where the stock network may be used: under the guard, and in baselines that measure it bare.
 const STOCK_NETWORK_FOLDERS: [&str; 2] = ["client/src/", "src/cli/bench/"];
 

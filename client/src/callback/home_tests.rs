@@ -6,6 +6,7 @@ use crate::connection::Connection;
 use crate::guard::limits::Limits;
 use crate::http_capnp::byte_stream;
 use crate::restorer_capnp::restorer;
+use capnp::capability::RemotePromise;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use tokio::io::duplex;
 use tokio::sync::Notify;
@@ -35,6 +36,16 @@ struct Pair {
     mirror: Rc<Mirror>,
 }
 
+impl Pair {
+    fn reflect(&self, callback: restorer::Client) -> Reflected {
+        let mut request = self.client.bootstrap::<byte_stream::Client>().get_substream_request();
+        request.get().set_callback(callback.cast_to());
+        request.send()
+    }
+}
+
+type Reflected = RemotePromise<byte_stream::get_substream_results::Owned>;
+
 fn pair() -> Pair {
     let (near, far) = duplex(64 << 10);
     let mirror = Rc::<Mirror>::default();
@@ -44,14 +55,11 @@ fn pair() -> Pair {
     Pair { client, _server: server.unwrap(), mirror }
 }
 
-/// Seed 17352 of the random programs: calls by the way of the peer, then direct ones.
+/// Calls by the way of the peer, then direct ones. Those once started in the order of polls.
 #[tokio::test(flavor = "local")]
 async fn calls_on_a_callback_that_came_home_start_in_the_order_made() {
     let (pair, notes) = (pair(), Rc::<Notes>::default());
-    let callback: restorer::Client = capability(notes.clone());
-    let mut request = pair.client.bootstrap::<byte_stream::Client>().get_substream_request();
-    request.get().set_callback(callback.cast_to());
-    let sent = request.send();
+    let sent = pair.reflect(capability(notes.clone()));
     let home: restorer::Client = sent.pipeline.get_substream().cast_to();
 
     let mut calls = vec![locate(&home, "0"), locate(&home, "1")];
@@ -71,6 +79,39 @@ async fn calls_on_a_callback_that_came_home_start_in_the_order_made() {
     second.await.unwrap();
     first.await.unwrap();
     notes.expect(&["0", "1", "2", "3", "4", "5", "6", "7", "8"]).await;
+    drop(unpolled);
+}
+
+/// While calls are under way over the peer, capnp-rpc holds later ones of their stub back until one of
+/// those is polled. They start in order even then.
+#[tokio::test(flavor = "local")]
+async fn calls_that_wait_for_those_over_the_peer_start_when_one_of_them_is_polled() {
+    let (pair, notes) = (pair(), Rc::<Notes>::default());
+    let sent = pair.reflect(capability(notes.clone()));
+    let home: restorer::Client = sent.pipeline.get_substream().cast_to();
+    drop(locate(&home, "0"));
+    pair.mirror.go.notify_one();
+    sent.promise.await.unwrap();
+    let unpolled = ["1", "2"].map(|text| locate(&home, text));
+    assert_eq!(locate(&home, "3").await.unwrap(), "3");
+    notes.expect(&["0", "1", "2", "3"]).await;
+    drop(unpolled);
+}
+
+/// What a response holds is the callback itself, so that nothing is polled for anything.
+#[tokio::test(flavor = "local")]
+async fn calls_on_a_callback_in_a_response_start_at_once() {
+    let (pair, notes) = (pair(), Rc::<Notes>::default());
+    let callback: restorer::Client = capability(notes.clone());
+    let sent = pair.reflect(callback.clone());
+    pair.mirror.go.notify_one();
+    let response = sent.promise.await.unwrap();
+    let home: restorer::Client = response.get().unwrap().get_substream().unwrap().cast_to();
+    assert_eq!(home.client.hook.get_ptr(), callback.client.hook.get_ptr());
+    let unpolled = locate(&home, "0");
+    drop(locate(&callback, "1"));
+    drop(locate(&home, "2"));
+    notes.expect(&["0", "1", "2"]).await;
     drop(unpolled);
 }
 

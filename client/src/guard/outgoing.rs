@@ -28,6 +28,8 @@ const REMOTE: &str = "remote exception: ";
 pub(super) enum Instead {
     /// The message itself.
     Same,
+    /// The message, with its promises described as [hosted](host_promises).
+    Hosted,
     Other(Outgoing),
     /// Nothing. The RPC system takes back what it gave away in it.
     Nothing(Vec<u32>),
@@ -49,9 +51,12 @@ impl Replaced {
     ///
     /// # Errors
     /// When the RPC system made what can't be read.
-    pub(super) fn instead(&mut self, message: &mut Outgoing) -> capnp::Result<Instead> {
-        let bytes = message.size_in_words().saturating_mul(8);
-        match message.get_root_as_reader::<message::Reader>()?.which() {
+    pub(super) fn instead(
+        &mut self,
+        message: message::Reader,
+        bytes: usize,
+    ) -> capnp::Result<Instead> {
+        match message.which() {
             Ok(message::Call(call)) => {
                 let call = call?;
                 if let Some(error) = excess(bytes, call.get_params()?)? {
@@ -59,7 +64,7 @@ impl Replaced {
                     return Ok(Instead::Refused(refused(call)?, given(call.get_params()?)?));
                 }
                 if has_promises(call.get_params()?)? {
-                    host_promises(message)?;
+                    return Ok(Instead::Hosted);
                 }
             }
             Ok(message::Return(answer)) => {
@@ -68,11 +73,14 @@ impl Replaced {
                     return_::Results(payload) => {
                         let payload = payload?;
                         if let Some(error) = excess(bytes, payload)? {
-                            self.answers.insert(answer.get_answer_id());
+                            // Without capabilities there is nothing to let go of, and no `Finish`.
+                            if !answer.get_no_finish_needed() {
+                                self.answers.insert(answer.get_answer_id());
+                            }
                             return Ok(Instead::Other(made::failed(answer, &error)));
                         }
                         if has_promises(payload)? {
-                            host_promises(message)?;
+                            return Ok(Instead::Hosted);
                         }
                     }
                     return_::Exception(exception) => {
@@ -218,7 +226,8 @@ fn has_promises(payload: payload::Reader) -> capnp::Result<bool> {
     Ok(false)
 }
 
-fn host_promises(message: &mut Outgoing) -> capnp::Result<()> {
+/// Describes the promises in a message as what is hosted here.
+pub(super) fn host_promises(message: &mut Outgoing) -> capnp::Result<()> {
     let payload = match message.get_root::<message::Builder>()?.which()? {
         message::Call(call) => call?.get_params()?,
         message::Return(answer) => match answer?.which()? {

@@ -26,6 +26,10 @@ struct Patch {
 }
 
 impl Patches {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(super) fn kind(&mut self, cap: cap_descriptor::Reader, kind: u16) -> Result<(), Refusal> {
         self.set(cap, 0, &kind.to_le_bytes())
     }
@@ -46,20 +50,20 @@ impl Patches {
     }
 
     /// The results go to the caller.
-    pub(super) fn to_caller(&mut self, call: call::Reader) -> Result<(), Refusal> {
+    pub(super) fn results_to_caller(&mut self, call: call::Reader) -> Result<(), Refusal> {
         const CALLER: u16 = 0;
         self.set(call, 6, &CALLER.to_le_bytes())
     }
 
     /// The capabilities in the results are released.
-    pub(super) fn releasing(&mut self, finish: finish::Reader) -> Result<(), Refusal> {
+    pub(super) fn releasing(&mut self, finish: finish::Reader) {
         // Its default is true, with which every value is mixed.
-        self.clear(finish, 4, 1)
+        self.clear(finish, 4, 1);
     }
 
     /// A `Finish` is needed.
-    pub(super) fn finish_needed(&mut self, answer: return_::Reader) -> Result<(), Refusal> {
-        self.clear(answer, 4, 2)
+    pub(super) fn finish_needed(&mut self, answer: return_::Reader) {
+        self.clear(answer, 4, 2);
     }
 
     /// It answers another call.
@@ -69,9 +73,6 @@ impl Patches {
 
     /// The message with all changes.
     pub(super) fn apply(self, incoming: Incoming, options: ReaderOptions) -> Incoming {
-        if self.0.is_empty() {
-            return incoming;
-        }
         let mut segments = incoming.into_segments();
         for Patch { address, bytes, length } in self.0 {
             segments.patch(address, &bytes[..length]);
@@ -79,18 +80,13 @@ impl Patches {
         Reader::new(segments, options)
     }
 
-    fn clear<'a>(
-        &mut self,
-        part: impl IntoInternalStructReader<'a>,
-        at: usize,
-        bits: u8,
-    ) -> Result<(), Refusal> {
+    fn clear<'a>(&mut self, part: impl IntoInternalStructReader<'a>, at: usize, bits: u8) {
         let data = get_struct_data_section(part);
         // What isn't there has its default.
-        let Some(byte) = data.get(at) else { return Ok(()) };
-        let address = data.as_ptr().addr() + at;
-        self.0.push(Patch { address, bytes: [byte & !bits, 0, 0, 0], length: 1 });
-        Ok(())
+        if let Some(byte) = data.get(at) {
+            let address = data.as_ptr().addr() + at;
+            self.0.push(Patch { address, bytes: [byte & !bits, 0, 0, 0], length: 1 });
+        }
     }
 
     fn set<'a>(

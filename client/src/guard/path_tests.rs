@@ -66,9 +66,9 @@ struct Peer {
 }
 
 impl Peer {
-    fn new() -> Self {
+    fn new(limits: Limits) -> Self {
         let (far, near) = duplex(64 << 10);
-        let guard = State::new(near, Limits::of_dialler(), Arc::default());
+        let guard = State::new(near, limits, Arc::default());
         let guard = Rc::new(RefCell::new(guard));
         let echo: restorer::Client = capnp_rpc::new_client(Echo);
         let near = Connection::over(guard.clone(), Side::Client, Some(echo.client)).unwrap();
@@ -151,7 +151,11 @@ const LOCATE: u16 = 1;
 
 /// The peer has our bootstrap capability as our export 0, and is asked for its own.
 async fn acquainted() -> (Peer, restorer::Client) {
-    let mut peer = Peer::new();
+    acquainted_within(Limits::of_dialler()).await
+}
+
+async fn acquainted_within(limits: Limits) -> (Peer, restorer::Client) {
+    let mut peer = Peer::new(limits);
     let theirs: restorer::Client = peer.near.bootstrap();
     peer.send(&[super::tests::bootstrap(0)]).await;
     assert_eq!(peer.sent().await, ["bootstrap 0", "return 0 results"]);
@@ -204,7 +208,7 @@ async fn a_reflected_call_answers_ours_with_its_results() {
         let ours: restorer::Client = answered.get().unwrap().get_cap().get_as_capability().unwrap();
         peer.send(&[finish(7, false), finish(8, false)]).await;
         // It is called where it is.
-        assert_eq!(ours.locate_request().send().promise.await.unwrap().get().is_ok(), true);
+        assert!(ours.locate_request().send().promise.await.unwrap().get().is_ok());
         drop((answer, located.pipeline));
         assert_eq!(peer.sent().await, ["finish 2"]);
         drop((ours, answered, restored.pipeline));
@@ -254,12 +258,32 @@ async fn an_answer_is_taken_once_and_from_a_reflected_call_alone() {
         vec![reflects(7, LOCATE, "x"), takes_from(1, 7), takes_from(1, 7)],
         vec![reflects(1 << 31, LOCATE, "x")],
         vec![release(9, 1)],
+        vec![finish(1 << 31, true)],
+        vec![finish(u32::MAX, true)],
     ] {
         let (mut peer, theirs) = acquainted().await;
         let asked = theirs.locate_request().send();
         peer.send(&wrong).await;
         assert!(peer.near.is_closed());
         drop(asked);
+    }
+}
+
+/// The peer never says whose the results are.
+#[tokio::test(flavor = "local")]
+async fn results_that_nobody_takes_are_bounded() {
+    let limits = Limits { unsent_bytes: 1 << 20, answers: 100, ..Limits::default() };
+    let few_and_large = (7..11).map(|id| reflects(id, LOCATE, "400000")).collect::<Vec<_>>();
+    let many_and_small = (7..120).map(|id| reflects(id, LOCATE, "x")).collect::<Vec<_>>();
+    for (flood, reason) in [
+        (few_and_large, "the peer doesn't say of what its calls are the answers"),
+        (many_and_small, "too many calls were not finished"),
+    ] {
+        let (mut peer, _theirs) = acquainted_within(limits).await;
+        peer.send(&flood[..2]).await;
+        assert!(!peer.near.is_closed());
+        peer.send(&flood[2..]).await;
+        assert_eq!(peer.near.closed().await.extra, reason);
     }
 }
 
@@ -298,6 +322,13 @@ async fn what_is_too_large_to_be_sent_fails_alone() {
     let error = locate(&echo, &large.to_string()).await.unwrap_err();
     assert!(error.extra.contains("too-large: "), "{error}");
     assert_eq!(locate(&echo, &most.to_string()).await.unwrap(), most);
+    // The next answer has the number of the one that was too large, and is held.
+    locate(&echo, &large.to_string()).await.unwrap_err();
+    let answer = echo.restore_request().send().promise.await.unwrap();
+    let held: restorer::Client = answer.get().unwrap().get_cap().get_as_capability().unwrap();
+    drop(answer);
+    settle().await;
+    assert_eq!(locate(&held, "hello").await.unwrap(), 5);
     assert!(!client.is_closed() && !server.is_closed());
 }
 

@@ -46,17 +46,17 @@ thread_local! {
     static READ: Cell<Option<Call>> = const { Cell::new(None) };
 }
 
-/// Takes over the pipeline of the answer to the call that has these parameters. Does nothing if the call
-/// didn't come by a connection.
-pub fn take_over(params: &dyn ParamsHook, pipeline: Rc<dyn Pipelined>) {
+/// Takes over the pipeline of the answer to the call that has these parameters. `false`: the call didn't
+/// come by a connection, and nothing was done.
+pub fn take_over(params: &dyn ParamsHook, pipeline: Rc<dyn Pipelined>) -> bool {
     READ.take();
     // Whatever is in them, reading them says which call they belong to.
     let _ = params.get();
-    if let Some(Call { taken_over, number }) = READ.take()
-        && let Some(pipelines) = &mut *taken_over.0.borrow_mut()
-    {
+    let Some(Call { taken_over, number }) = READ.take() else { return false };
+    if let Some(pipelines) = &mut *taken_over.0.borrow_mut() {
         pipelines.insert(number, pipeline);
     }
+    true
 }
 
 /// The pipelines that were taken over, by the peer's calls. `None`: the connection is over.
@@ -143,38 +143,34 @@ impl Pipelines {
             }
         }
         let used = self.paths.entry(call).or_default();
-        let own = match used.iter().find(|(used, _)| *used == path) {
-            Some((_, own)) => *own,
-            None => {
-                while self.own.contains_key(&self.next) {
-                    self.next = following(self.next);
-                }
-                let own = self.next;
-                self.next = following(own);
-                if !std::mem::replace(&mut self.door_is_open, true) {
-                    before.push(Box::new(Made(made::bootstrap(DOOR))));
-                }
-                let steps: Vec<_> =
-                    path.iter().map(|field| PipelineOp::GetPointerField(*field)).collect();
-                self.door.given.borrow_mut().push_back(pipeline.pipelined(&steps));
-                before.push(Box::new(Made(made::call(own, DOOR, DOOR_INTERFACE))));
-                self.own.insert(own, Own::default());
-                used.push((path, own));
-                own
-            }
-        };
+        if let Some((_, own)) = used.iter().find(|(used, _)| *used == path) {
+            return patches.answer(answer, *own);
+        }
+        while self.own.contains_key(&self.next) {
+            self.next = following(self.next);
+        }
+        let own = self.next;
+        self.next = following(own);
+        if !std::mem::replace(&mut self.door_is_open, true) {
+            before.push(Box::new(Made(made::bootstrap(DOOR))));
+        }
+        let steps: Vec<_> = path.iter().map(|field| PipelineOp::GetPointerField(*field)).collect();
+        self.door.given.borrow_mut().push_back(pipeline.pipelined(&steps));
+        before.push(Box::new(Made(made::call(own, DOOR, DOOR_INTERFACE))));
+        self.own.insert(own, Own::default());
+        used.push((path, own));
         patches.answer(answer, own)
     }
 
-    /// The answer to a call of the guard's own is not for the peer. Says so, and what goes to the RPC
-    /// system.
-    pub(super) fn takes_answer(&mut self, call: u32) -> Option<Option<Message>> {
-        if call < OWN_CALLS {
-            return None;
-        }
-        let Some(own) = self.own.get_mut(&call) else { return Some(None) };
-        own.is_answered = true;
-        Some(self.end_if_over(call))
+    /// Whether a call is one of the guard's own, whose answer is not for the peer.
+    pub(super) fn is_own(call: u32) -> bool {
+        call >= OWN_CALLS
+    }
+
+    /// A call of the guard's own is answered: what the RPC system is told.
+    pub(super) fn own_answered(&mut self, call: u32) -> Option<Message> {
+        self.own.get_mut(&call)?.is_answered = true;
+        self.end_if_over(call)
     }
 
     /// The peer's call is answered: what the RPC system is told, and what nobody needs any more.

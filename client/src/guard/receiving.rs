@@ -11,6 +11,7 @@ use super::reflections::{self, Answered};
 use super::tables;
 use super::{Message, Ready, State, wake};
 use crate::wire::{Incoming, cost};
+use capnp::message::{Builder, HeapAllocator};
 use capnp_rpc::rpc_capnp::{
     call, cap_descriptor, message, message_target, payload, resolve, return_,
 };
@@ -22,7 +23,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         self.messages += 1;
         let (mut patches, mut before) = (Patches::default(), Vec::new());
         let (mut call, mut reflected) = (None, false);
-        match incoming.get_root::<message::Reader>()?.which() {
+        let body = incoming.get_root::<message::Reader>()?;
+        match body.which() {
             Ok(message::Call(made)) => {
                 let made = made?;
                 call = Some(made.get_question_id());
@@ -32,6 +34,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             Ok(message::Return(answer)) => {
                 let answer = answer?;
                 let call = answer.get_answer_id();
+                if let Some(error) = self.replaced.answer(answer)
+                    && !self.tables.is_given_up(call)
+                {
+                    return self.deliver_instead(answer, error);
+                }
                 match answer.which()? {
                     return_::TakeFromOtherQuestion(from) => return self.take_from(from, call),
                     return_::Results(payload) => {
@@ -39,38 +46,63 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
                     }
                     _ => {}
                 }
-                if let Some(error) = self.replaced.answer(answer)
-                    && !self.tables.is_given_up(call)
-                {
-                    self.tables.receive(error.get_root_as_reader()?, 0, &self.limits)?;
-                    self.ready.push_back(Ready::Message(Box::new(Made(error))));
-                    return Ok(());
-                }
             }
             Ok(message::Finish(finish)) => {
                 let finish = finish?;
                 let call = finish.get_question_id();
+                check_number(call)?;
                 if self.tables.is_open(call) {
                     return self.tables.hold(call, incoming);
                 }
                 // The peer never had what is in these results.
                 let released = self.replaced.finishes(call);
                 if released || self.reflections.has(call) {
-                    patches.releasing(finish)?;
+                    patches.releasing(finish);
                     self.reflections.finish(call);
+                }
+            }
+            Ok(message::Disembargo(disembargo)) => {
+                if let message_target::PromisedAnswer(answer) = disembargo?.get_target()?.which()? {
+                    check_number(answer?.get_question_id())?;
                 }
             }
             Ok(message::Resolve(resolve)) => return self.keep(resolve?),
             _ => {}
         }
-        let message = patches.apply(incoming, self.limits.reader_options());
-        self.tables.receive(message.get_root()?, cost(&message), &self.limits)?;
+        let message = if patches.is_empty() {
+            self.tables.receive(body, cost(&incoming), &self.limits)?;
+            incoming
+        } else {
+            let message = patches.apply(incoming, self.limits.reader_options());
+            self.tables.receive(message.get_root()?, cost(&message), &self.limits)?;
+            message
+        };
         self.ready.extend(before.into_iter().map(Ready::Message));
         if let (Some(call), true) = (call, reflected) {
             self.reflections.begin(call);
         }
         let call = call.map(|call| self.pipelines.call(call));
         self.ready.push_back(Ready::Message(Box::new(Received { message, call })));
+        Ok(())
+    }
+
+    /// A call of ours that was refused here is told so, whatever the peer made of what it got.
+    fn deliver_instead(
+        &mut self,
+        answer: return_::Reader,
+        error: Builder<HeapAllocator>,
+    ) -> Result<(), Refusal> {
+        match answer.which()? {
+            return_::TakeFromOtherQuestion(from) => self.reflections.give_nobody(from)?,
+            return_::Results(payload) => {
+                for cap in payload?.get_cap_table()?.iter().take(self.limits.capabilities) {
+                    self.let_go(cap)?;
+                }
+            }
+            _ => {}
+        }
+        self.tables.receive(error.get_root_as_reader()?, 0, &self.limits)?;
+        self.ready.push_back(Ready::Message(Box::new(Made(error))));
         Ok(())
     }
 
@@ -91,7 +123,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         let is_reflected =
             matches!(call.get_send_results_to().which()?, call::send_results_to::Yourself(()));
         if is_reflected {
-            patches.to_caller(call)?;
+            patches.results_to_caller(call)?;
         }
         Ok(is_reflected)
     }
@@ -126,7 +158,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     /// The peer says what a promise turned out to be. It may as well keep that.
     fn keep(&mut self, resolve: resolve::Reader) -> Result<(), Refusal> {
         let resolve::Cap(cap) = resolve.which()? else { return Ok(()) };
-        match cap?.which()? {
+        self.let_go(cap?)
+    }
+
+    /// Gives a capability back that nobody here takes.
+    fn let_go(&mut self, cap: cap_descriptor::Reader) -> Result<(), Refusal> {
+        match cap.which()? {
             cap_descriptor::SenderHosted(id) | cap_descriptor::SenderPromise(id) => {
                 self.wire.push(&made::release(id, 1));
                 wake(&mut self.driver);

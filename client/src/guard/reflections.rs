@@ -12,7 +12,7 @@
 use super::limits::{Limit, Limits, Refusal};
 use super::patch::{Patches, RECEIVER_HOSTED, SENDER_HOSTED};
 use super::scatter::ByNumber;
-use crate::wire::{Incoming, Segments};
+use crate::wire::{Incoming, Segments, cost};
 use capnp::Error;
 use capnp::message::{Builder, HeapAllocator, Reader};
 use capnp_rpc::rpc_capnp::{cap_descriptor, message, return_};
@@ -24,16 +24,28 @@ pub(super) struct Reflections {
     /// References that the RPC system counts and the peer doesn't, by its capabilities: their names are
     /// in results of ours that came to ourselves.
     surplus: ByNumber<u32>,
+    /// Of the results that wait for the peer to say whose they are.
+    bytes: usize,
 }
 
 /// A reflected call, until it is answered and finished.
 #[derive(Default)]
 struct Reflected {
-    /// The call of ours that gets the results.
-    asker: Option<u32>,
+    asker: Asker,
     results: Option<Incoming>,
     is_answered: bool,
     is_finished: bool,
+}
+
+/// Who gets the results of a reflected call.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Asker {
+    #[default]
+    Unknown,
+    /// A call of ours.
+    Call(u32),
+    /// The call of ours was told something else.
+    Nobody,
 }
 
 /// Results and the call of ours that gets them.
@@ -51,14 +63,32 @@ impl Reflections {
         self.calls.contains_key(&call)
     }
 
+    /// Bytes of results that wait.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// The peer says that the results of `from` are those of our call.
     pub(super) fn take_from(&mut self, from: u32, call: u32) -> Result<Option<Answered>, Refusal> {
-        let Some(reflected) = self.calls.get_mut(&from).filter(|one| one.asker.is_none()) else {
+        let results = self.ask(from, Asker::Call(call))?;
+        Ok(results.map(|results| Answered { call, results }))
+    }
+
+    /// The peer says that the results of `from` are those of a call that has its answer.
+    pub(super) fn give_nobody(&mut self, from: u32) -> Result<(), Refusal> {
+        self.ask(from, Asker::Nobody).map(drop)
+    }
+
+    fn ask(&mut self, from: u32, asker: Asker) -> Result<Option<Incoming>, Refusal> {
+        let unknown = |one: &&mut Reflected| one.asker == Asker::Unknown;
+        let Some(reflected) = self.calls.get_mut(&from).filter(unknown) else {
             let reason = "an answer is to be that of a call that has none to give";
             return Refusal::over(Limit::UnknownCapability, reason);
         };
-        reflected.asker = Some(call);
-        Ok(reflected.results.take().map(|results| Answered { call, results }))
+        reflected.asker = asker;
+        let results = reflected.results.take();
+        self.bytes -= results.as_ref().map_or(0, cost);
+        Ok(results)
     }
 
     /// The RPC system answers a reflected call.
@@ -66,8 +96,10 @@ impl Reflections {
         let reflected = self.calls.get_mut(&call)?;
         reflected.is_answered = true;
         let answered = match reflected.asker {
-            Some(call) => Some(Answered { call, results }),
-            None => {
+            Asker::Call(call) => Some(Answered { call, results }),
+            Asker::Nobody => None,
+            Asker::Unknown => {
+                self.bytes += cost(&results);
                 reflected.results = Some(results);
                 None
             }
@@ -85,8 +117,10 @@ impl Reflections {
     }
 
     fn end_if_over(&mut self, call: u32) {
-        if self.calls.get(&call).is_some_and(|one| one.is_answered && one.is_finished) {
-            self.calls.remove(&call);
+        if self.calls.get(&call).is_some_and(|one| one.is_answered && one.is_finished)
+            && let Some(over) = self.calls.remove(&call)
+        {
+            self.bytes -= over.results.as_ref().map_or(0, cost);
         }
     }
 
@@ -124,7 +158,7 @@ pub(super) fn turned(
     if let Ok(message::Return(answer)) = incoming.get_root::<message::Reader>()?.which() {
         let answer = answer?;
         // The peer waits for the `Finish` of our call.
-        patches.finish_needed(answer)?;
+        patches.finish_needed(answer);
         if let return_::Results(payload) = answer.which()? {
             for cap in payload?.get_cap_table()? {
                 match cap.which()? {

@@ -3,11 +3,14 @@
 //! A secret odd factor, and the upper half of the product: cheaper than the standard hasher, which is
 //! paid for twice in each call. It is for numbers only.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 /// By number of the peer's.
 pub(super) type ByNumber<T> = HashMap<u32, T, Scatter>;
+
+/// Numbers of the peer's.
+pub(super) type NumberSet = HashSet<u32, Scatter>;
 
 #[derive(Clone)]
 pub(super) struct Scatter {

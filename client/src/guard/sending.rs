@@ -2,14 +2,16 @@
 
 use super::limits::{BURST, Limit, Refusal};
 use super::made::{self, Made};
-use super::outgoing::Instead;
-use super::pipelines::Pipelined;
+use super::outgoing::{self, Instead};
+use super::pipelines::{Pipelined, Pipelines};
 use super::reflections;
 use super::{Ready, State, wake};
 use capnp::message::{Builder, HeapAllocator};
-use capnp_rpc::rpc_capnp::message;
+use capnp_rpc::rpc_capnp::{message, return_};
 use std::rc::Rc;
 use tokio::io::{AsyncRead, AsyncWrite};
+
+const WORD: usize = 8;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     /// Sends a message, or what goes in its place. What it returns is dropped when nothing of the
@@ -19,33 +21,43 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         &mut self,
         message: &mut Builder<HeapAllocator>,
     ) -> Option<Rc<dyn Pipelined>> {
-        let body = message.get_root_as_reader::<message::Reader>().ok()?;
         // Of what is broken the peer is told why, and nothing more.
-        let is_last = matches!(body.which(), Ok(message::Abort(_)));
-        if self.closing.is_some() || self.broken.is_some() && !is_last {
+        if self.closing.is_some() || self.broken.is_some() && !is_abort(message) {
             return None;
         }
         self.messages += 1;
-        let sent = self.replaced.instead(message).map_err(Refusal::from);
-        let over = sent.and_then(|instead| match instead {
-            Instead::Same => self.put(message),
-            Instead::Other(other) => self.put(&other),
-            Instead::Refused(other, given) => {
-                self.take_back(given);
-                self.put(&other)
-            }
-            Instead::Nothing(given) => {
-                self.take_back(given);
-                Ok(None)
-            }
-        });
-        let over = over.unwrap_or_else(|refusal| {
+        let over = self.send_checked(message).unwrap_or_else(|refusal| {
             let error = self.refuse(refusal);
             self.break_with(error);
             None
         });
         self.check_sent();
         over
+    }
+
+    fn send_checked(
+        &mut self,
+        message: &mut Builder<HeapAllocator>,
+    ) -> Result<Option<Rc<dyn Pipelined>>, Refusal> {
+        let bytes = message.size_in_words().saturating_mul(WORD);
+        // It is read once: this is done for each message.
+        let body = message.get_root_as_reader::<message::Reader>()?;
+        match self.replaced.instead(body, bytes)? {
+            Instead::Same => self.put(message, body),
+            Instead::Hosted => {
+                outgoing::host_promises(message)?;
+                self.put(message, message.get_root_as_reader()?)
+            }
+            Instead::Other(other) => self.put(&other, other.get_root_as_reader()?),
+            Instead::Refused(other, given) => {
+                self.take_back(given);
+                self.put(&other, other.get_root_as_reader()?)
+            }
+            Instead::Nothing(given) => {
+                self.take_back(given);
+                Ok(None)
+            }
+        }
     }
 
     /// What the peer doesn't get, the RPC system lets go of.
@@ -57,16 +69,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     fn put(
         &mut self,
         message: &Builder<HeapAllocator>,
+        body: message::Reader,
     ) -> Result<Option<Rc<dyn Pipelined>>, Refusal> {
-        let body = message.get_root_as_reader::<message::Reader>()?;
         match body.which() {
             Ok(message::Return(answer)) => {
-                let call = answer?.get_answer_id();
-                if let Some(finish) = self.pipelines.takes_answer(call) {
+                let answer = answer?;
+                let call = answer.get_answer_id();
+                if Pipelines::is_own(call) {
+                    let finish = self.pipelines.own_answered(call);
                     self.ready.extend(finish.map(Ready::Message));
                     return Ok(None);
                 }
-                return self.put_answer(message, call).map(Some).map(Option::flatten);
+                return self.put_answer(message, answer);
             }
             Ok(message::Release(release)) => {
                 let release = release?;
@@ -85,10 +99,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     fn put_answer(
         &mut self,
         message: &Builder<HeapAllocator>,
-        call: u32,
+        answer: return_::Reader,
     ) -> Result<Option<Rc<dyn Pipelined>>, Refusal> {
+        let call = answer.get_answer_id();
         self.answered += 1;
-        if self.reflections.has(call) {
+        let is_reflected = self.reflections.has(call);
+        if is_reflected {
             let results = reflections::turned(message, &self.limits)?;
             self.wire.push(&made::sent_elsewhere(call));
             let answered = self.reflections.answer(call, results);
@@ -98,7 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
         let ready = &mut self.ready;
         let over = self.pipelines.answered(call, |told| ready.push_back(Ready::Message(told)));
-        let finish = self.tables.send(message.get_root_as_reader()?)?;
+        let finish = self.tables.send_answer(answer, is_reflected)?;
         self.ready.extend(finish.map(Ready::Finish));
         self.go_on();
         Ok(over)
@@ -111,6 +127,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         if self.tables.questions() > self.limits.questions {
             self.bite(Limit::Questions, "the peer leaves too many calls without an answer");
         }
+        if self.reflections.bytes() > self.limits.unsent_bytes {
+            self.bite(Limit::UnsentBytes, "the peer doesn't say of what its calls are the answers");
+        }
         // What is made at once may be more than what may stay.
         self.check_unsent(self.limits.unsent_bytes.saturating_mul(BURST));
         if !self.ready.is_empty() || self.pauses && self.tables.waits_for_peer() {
@@ -118,4 +137,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
         wake(&mut self.driver);
     }
+}
+
+fn is_abort(message: &Builder<HeapAllocator>) -> bool {
+    let body = message.get_root_as_reader::<message::Reader>();
+    body.is_ok_and(|body| matches!(body.which(), Ok(message::Abort(_))))
 }

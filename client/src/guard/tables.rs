@@ -9,7 +9,7 @@
 
 use super::exports::Exports;
 use super::limits::{Limit, Limits, Refusal};
-use super::scatter::ByNumber;
+use super::scatter::{ByNumber, NumberSet};
 use crate::wire::Incoming;
 use capnp::Error;
 use capnp_rpc::rpc_capnp::{
@@ -36,7 +36,7 @@ pub(super) struct Tables {
     asked: usize,
     exports: Exports,
     /// Capabilities of the peer's.
-    imports: ByNumber<()>,
+    imports: NumberSet,
 }
 
 /// A call of the peer.
@@ -135,11 +135,9 @@ impl Tables {
         }
     }
 
-    /// A message of ours goes out. If it is the `Return` of a call whose `Finish` was held, that has its
-    /// turn now.
-    pub(super) fn send(&mut self, message: message::Reader) -> capnp::Result<Option<Incoming>> {
+    /// A message of ours goes out that is no `Return`.
+    pub(super) fn send(&mut self, message: message::Reader) -> capnp::Result<()> {
         match message.which() {
-            Ok(message::Return(answer)) => return self.send_return(answer?),
             Ok(message::Call(call)) => {
                 let call = call?;
                 self.ask(call.get_question_id());
@@ -161,7 +159,7 @@ impl Tables {
             }
             _ => {}
         }
-        Ok(None)
+        Ok(())
     }
 
     fn ask(&mut self, call: u32) {
@@ -252,7 +250,7 @@ impl Tables {
     }
 
     fn import(&mut self, id: u32, limits: &Limits) -> Checked {
-        self.imports.insert(id, ());
+        self.imports.insert(id);
         if self.imports.len() > limits.imports {
             let reason = "too many capabilities of the peer are held here";
             return Refusal::over(Limit::Imports, reason);
@@ -267,7 +265,12 @@ impl Tables {
         }
     }
 
-    fn send_return(&mut self, answer: return_::Reader) -> capnp::Result<Option<Incoming>> {
+    /// A `Return` of ours goes out. If the `Finish` of its call was held, that has its turn now.
+    pub(super) fn send_answer(
+        &mut self,
+        answer: return_::Reader,
+        is_reflected: bool,
+    ) -> capnp::Result<Option<Incoming>> {
         let call = answer.get_answer_id();
         let mut exports = Vec::new();
         if let return_::Results(payload) = answer.which()? {
@@ -278,8 +281,9 @@ impl Tables {
         };
         self.open -= 1;
         self.open_bytes -= bytes;
-        // The RPC system forgets the call by itself if it needs no `Finish`.
-        if !answer.get_no_finish_needed() {
+        // The RPC system forgets the call by itself if it needs no `Finish`; the peer doesn't know of that
+        // if the results don't go there.
+        if is_reflected || !answer.get_no_finish_needed() {
             self.answers.insert(call, Answer::Returned { exports });
         }
         Ok(finish)

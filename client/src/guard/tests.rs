@@ -351,7 +351,9 @@ async fn kinds_that_are_not_in_use_end_the_connection() {
         }),
         write(disembargo),
         write(to_third_party),
-        write(|message| drop(message.init_unimplemented())),
+        write(|message| {
+            message.init_unimplemented();
+        }),
         call(1, "never", vec![Cap::ThirdParty]),
         resolve(1, Cap::ThirdParty),
     ] {

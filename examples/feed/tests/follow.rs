@@ -11,7 +11,7 @@ use std::rc::Rc;
 use ::feed::feed_capnp::{entry, feed, follower, post, subscription, user, watcher, watching};
 use ::feed::sharing::{revoke, share};
 use capnp::ErrorKind;
-use capstead_client::{Result, restore};
+use capstead_client::{Result, capability, restore};
 use support::{Data, Server, by_name, deadline, run};
 use tokio::sync::Notify;
 
@@ -124,7 +124,7 @@ impl watcher::Server for Watcher {
 async fn watch(user: &user::Client) -> (Rc<Seen>, watching::Client) {
     let seen = Rc::new(Seen::default());
     let mut request = user.watch_request();
-    request.get().set_watcher(capnp_rpc::new_client(Watcher(seen.clone())));
+    request.get().set_watcher(capability(Rc::new(Watcher(seen.clone()))));
     let reply = request.send().promise.await.unwrap();
     (seen, reply.get().unwrap().get_watching().unwrap())
 }
@@ -148,7 +148,7 @@ async fn subscribe(
     after: u64,
 ) -> Result<subscription::Client> {
     let mut request = feed.subscribe_request();
-    request.get().set_follower(capnp_rpc::new_client(Follower(seen.clone())));
+    request.get().set_follower(capability(Rc::new(Follower(seen.clone()))));
     request.get().set_after(after);
     request.send().promise.await?.get()?.get_subscription()
 }
@@ -269,7 +269,7 @@ fn a_user_keeps_less_than_he_was_given() {
 
         struct NoFeed;
         impl feed::Server for NoFeed {}
-        let error = follow(&ada, "mine", capnp_rpc::new_client(NoFeed)).await.unwrap_err();
+        let error = follow(&ada, "mine", capability(Rc::new(NoFeed))).await.unwrap_err();
         assert!(error.extra.contains("not-a-reference:"), "{error}");
         let error = follow(&ada, "news", news.clone()).await.unwrap_err();
         assert!(error.extra.contains("conflict:"), "{error}");

@@ -1,7 +1,8 @@
 //! The bare servers that Capstead is compared to: capnp-rpc and hyper with nothing behind them.
 //!
-//! They run in a process of their own, as the server does, and on one thread. They use the stock
-//! parts exactly as their own documentation does: none of our code is in their way.
+//! They run in a process of their own, as the server does, and on one thread; the forwarding one on
+//! two. They use the stock parts exactly as their own documentation does: none of our code is in
+//! their way.
 
 use std::convert::Infallible;
 use std::io::Write;
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
+use capnp::capability::Client;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use capnp_rpc::{RpcSystem, twoparty};
 use clap::ValueEnum;
@@ -17,7 +19,8 @@ use futures::io::{BufReader, BufWriter};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio_util::compat::{TokioAsyncReadCompatExt, TokioAsyncWriteCompatExt};
 
 use crate::error::Result;
@@ -31,6 +34,8 @@ use crate::schema::restorer_capnp::restorer;
 pub(crate) enum BareServer {
     /// capnp-rpc: a counter whose `read` answers with a constant.
     Echo,
+    /// capnp-rpc: a counter that asks such a one, on another thread, over a socket pair.
+    Forward,
     /// capnp-rpc: a restorer that gives another counter for every text.
     Exports,
     /// hyper: HTTP/1 that answers everything with `1`.
@@ -42,6 +47,7 @@ impl BareServer {
     pub(crate) fn args(self) -> [&'static str; 2] {
         let kind = match self {
             Self::Echo => "echo",
+            Self::Forward => "forward",
             Self::Exports => "exports",
             Self::Http => "http",
         };
@@ -58,24 +64,31 @@ pub(crate) fn serve(kind: BareServer) -> ExitCode {
 }
 
 async fn accept(kind: BareServer) -> Result<()> {
+    let offered = match kind {
+        BareServer::Echo => Some(echo().client),
+        BareServer::Forward => {
+            let forward: counter::Client = capnp_rpc::new_client(Forward(on_another_thread()?));
+            Some(forward.client)
+        }
+        BareServer::Exports => {
+            let exports: restorer::Client = capnp_rpc::new_client(Exports);
+            Some(exports.client)
+        }
+        BareServer::Http => None,
+    };
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     writeln!(std::io::stdout().lock(), "{}", listener.local_addr()?)?;
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
         // Each ends with its connection, and all with the process.
-        match kind {
-            BareServer::Echo => {
-                let echo: counter::Client = capnp_rpc::new_client(Echo);
-                let system = stock(stream, Side::Server, Some(echo.client));
+        match &offered {
+            Some(offered) => {
+                let offered = Client::new(offered.hook.add_ref());
+                let system = stock(stream, Side::Server, Some(offered));
                 tokio::task::spawn_local(async move { system.await.ok() });
             }
-            BareServer::Exports => {
-                let exports: restorer::Client = capnp_rpc::new_client(Exports);
-                let system = stock(stream, Side::Server, Some(exports.client));
-                tokio::task::spawn_local(async move { system.await.ok() });
-            }
-            BareServer::Http => {
+            None => {
                 tokio::task::spawn_local(answer_http(stream));
             }
         }
@@ -83,19 +96,46 @@ async fn accept(kind: BareServer) -> Result<()> {
 }
 
 /// An RPC system over the stock network, put together as capnp-rpc's own examples do.
-pub(crate) fn stock(
-    stream: TcpStream,
+pub(crate) fn stock(stream: TcpStream, side: Side, bootstrap: Option<Client>) -> RpcSystem<Side> {
+    stock_over(stream.into_split(), side, bootstrap)
+}
+
+fn stock_over(
+    (read, write): (impl AsyncRead + Unpin + 'static, impl AsyncWrite + Unpin + 'static),
     side: Side,
-    bootstrap: Option<capnp::capability::Client>,
+    bootstrap: Option<Client>,
 ) -> RpcSystem<Side> {
-    let (read, write) = stream.into_split();
     let (read, write) = (BufReader::new(read.compat()), BufWriter::new(write.compat_write()));
     let network =
         twoparty::VatNetwork::new(read, write, side, capnp::message::ReaderOptions::new());
     RpcSystem::new(Box::new(network), bootstrap)
 }
 
+/// The bare counter, served on a thread of its own over a socket pair.
+fn on_another_thread() -> Result<counter::Client> {
+    let (near, far) = std::os::unix::net::UnixStream::pair()?;
+    near.set_nonblocking(true)?;
+    far.set_nonblocking(true)?;
+    let near = UnixStream::from_std(near)?;
+    let serve = move || {
+        super::super::block_on(async {
+            let far = UnixStream::from_std(far).map_err(capnp::Error::from)?;
+            Ok(stock_over(far.into_split(), Side::Server, Some(echo().client)).await?)
+        })
+    };
+    // Ends with the process.
+    std::thread::Builder::new().spawn(serve)?;
+    let mut system = stock_over(near.into_split(), Side::Client, None);
+    let far = system.bootstrap(Side::Server);
+    tokio::task::spawn_local(async move { system.await.ok() });
+    Ok(far)
+}
+
 /// A counter that only ever says 1.
+pub(crate) fn echo() -> counter::Client {
+    capnp_rpc::new_client(Echo)
+}
+
 struct Echo;
 
 impl counter::Server for Echo {
@@ -111,6 +151,23 @@ impl counter::Server for Echo {
 
 impl http_service::Server for Echo {}
 
+/// Says what another counter says.
+struct Forward(counter::Client);
+
+impl counter::Server for Forward {
+    async fn read(
+        self: Rc<Self>,
+        _: counter::ReadParams,
+        mut results: counter::ReadResults,
+    ) -> Result<()> {
+        let reply = self.0.read_request().send().promise.await?;
+        results.get().set_value(reply.get()?.get_value());
+        Ok(())
+    }
+}
+
+impl http_service::Server for Forward {}
+
 /// Has a new capability for everybody.
 struct Exports;
 
@@ -120,8 +177,7 @@ impl restorer::Server for Exports {
         _: restorer::RestoreParams,
         mut results: restorer::RestoreResults,
     ) -> Result<()> {
-        let echo: counter::Client = capnp_rpc::new_client(Echo);
-        results.get().init_cap().set_as_capability(echo.client.hook);
+        results.get().init_cap().set_as_capability(echo().client.hook);
         Ok(())
     }
 }

@@ -12,10 +12,12 @@ mod http;
 mod inside;
 mod measure;
 mod objects;
+mod other_host;
 mod probe;
 mod process;
 mod puts;
 mod references;
+mod reflected;
 mod row;
 mod rpc;
 mod scratch;
@@ -120,10 +122,12 @@ impl Bench {
 }
 
 fn names() -> impl Iterator<Item = &'static str> {
-    let groups = [&rpc::NAMES[..], &http::NAMES, &objects::NAMES, &storage::NAMES];
+    let groups = [&rpc::NAMES[..], &other_host::NAMES, &http::NAMES, &objects::NAMES];
     groups
         .concat()
         .into_iter()
+        .chain([reflected::NAME])
+        .chain(storage::NAMES)
         .chain(puts::NAMES)
         .chain(inside::NAMES)
         .chain(references::NAMES)
@@ -160,6 +164,12 @@ async fn measure(options: &Options) -> Result<Vec<Row>> {
 async fn measure_groups(bench: &mut Bench) -> Result<()> {
     if bench.wants_any(&rpc::NAMES) {
         rpc::measure(bench).await?;
+    }
+    if bench.wants_any(&other_host::NAMES) {
+        other_host::measure(bench).await?;
+    }
+    if bench.wants(reflected::NAME) {
+        reflected::measure(bench).await?;
     }
     if bench.wants_any(&http::NAMES) {
         http::measure(bench).await?;

@@ -48,7 +48,10 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
 }
 
 /// A reference with a grant of its own.
-async fn save(counter: &counter::Client) -> Result<String> {
+///
+/// # Errors
+/// When the counter gives none.
+pub(crate) async fn save(counter: &counter::Client) -> Result<String> {
     let client = Client::new(counter.client.hook.add_ref());
     let reply = persistent::Client { client }.save_request().send().promise.await?;
     Ok(reply.get()?.get_sturdy_ref()?.to_string()?)

@@ -40,7 +40,7 @@ const SYNCS_ALLOWED: f64 = 3.0;
 /// # Errors
 /// When a server doesn't start, or a call fails.
 pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
-    let bare = BareEcho::start().await?;
+    let bare = BareEcho::start(BareServer::Echo).await?;
     let server = Capstead::start(&bench.scratch.path("rpc"), &[])?;
     let counters = Counters::connect(&server).await?;
     let one = counters.found("bench").await?;
@@ -127,15 +127,17 @@ async fn measure_latency(
     Ok(())
 }
 
-/// A bare capnp-rpc server and a connection to it.
-struct BareEcho {
+/// A bare capnp-rpc server of a counter, and a connection to it.
+pub(crate) struct BareEcho {
     echo: counter::Client,
     process: Process,
 }
 
 impl BareEcho {
-    async fn start() -> Result<Self> {
-        let (process, address) = Process::start(BareServer::Echo.args())?;
+    /// # Errors
+    /// When it doesn't start.
+    pub(crate) async fn start(kind: BareServer) -> Result<Self> {
+        let (process, address) = Process::start(kind.args())?;
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let mut system = stock(stream, Side::Client, None);
@@ -145,7 +147,9 @@ impl BareEcho {
         Ok(Self { echo, process })
     }
 
-    async fn reads(&self, in_flight: usize, until: Until) -> Result<Sample> {
+    /// # Errors
+    /// When a call fails.
+    pub(crate) async fn reads(&self, in_flight: usize, until: Until) -> Result<Sample> {
         self.process.watch(drive(in_flight, until, async |_| read(&self.echo).await)).await
     }
 }
@@ -153,7 +157,7 @@ impl BareEcho {
 /// A server's counters, through the client that users have.
 pub(crate) struct Counters {
     namespace: namespace::Client,
-    _connection: Connection,
+    connection: Connection,
 }
 
 impl Counters {
@@ -162,7 +166,7 @@ impl Counters {
     pub(crate) async fn connect(server: &Capstead) -> Result<Self> {
         let connection = Connection::dial(&server.capnp).await?;
         let namespace = connection.restore(&server.counters)?;
-        Ok(Self { namespace, _connection: connection })
+        Ok(Self { namespace, connection })
     }
 
     /// The counter of that name, asked for and answered.
@@ -173,6 +177,14 @@ impl Counters {
         let mut request = self.namespace.by_name_request();
         request.get().set_key(name);
         request.send().promise.await?.get()?.get_object().get_as_capability()
+    }
+
+    /// The address of the host that owns the target of a reference.
+    ///
+    /// # Errors
+    /// When the server doesn't say.
+    pub(crate) async fn located(&self, text: &str) -> Result<String> {
+        self.connection.locate(text).await
     }
 
     /// The counter of that name, not waited for: calls on it follow the question for it.

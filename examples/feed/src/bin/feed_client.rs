@@ -87,7 +87,7 @@ async fn timeline(user: &user::Client) -> Result<()> {
 async fn watch(user: &user::Client) -> Result<()> {
     let mut request = user.watch_request();
     let (held, dropped) = oneshot::channel();
-    request.get().set_watcher(capnp_rpc::new_client(Printer { _held: held }));
+    request.get().set_watcher(capstead_client::capability(Rc::new(Printer { _held: held })));
     let _watching = request.send().promise.await?;
     let _gone = dropped.await;
     Err(capnp::Error::disconnected("nobody shows anything any more: watch again".into()))

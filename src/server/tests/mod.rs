@@ -1,0 +1,5 @@
+//! Servers in this process whose hosts and links are made to fail.
+
+mod ends;
+mod links;
+mod world;

@@ -1,0 +1,223 @@
+//! Requests with bodies reach objects on every host, through the gateway and over RPC, and nothing of them
+//! holds up the end of the server.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, reason = "how long something takes is what is tested")]
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use capnp::capability::FromClientHook;
+use capstead::counter_capnp::counter;
+use capstead::http::{self, Body, Request, Response, StatusCode, http_service};
+use capstead::{Context, Object, Result, Running, Server};
+use capstead_client::http_capnp::http_service::client_request_context;
+use capstead_client::http_capnp::{HttpMethod, byte_stream};
+use capstead_client::{Connection, namespace};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+
+/// Every host has some of them.
+const OBJECTS: usize = 12;
+const LENGTHS: [usize; 4] = [0, 1, 70_000, 1 << 20];
+
+/// Longer than anything here takes on a machine that is busy with something else.
+const DEADLINE: Duration = Duration::from_mins(1);
+
+/// Well below the 10 seconds that calls which are under way have at the end.
+const END: Duration = Duration::from_secs(5);
+
+/// Answers with the request's method, path and body, after it has stored what it was asked.
+struct Echo(Context);
+
+impl Object for Echo {
+    const CLASS: &'static str = "Echo";
+    type Client = counter::Client;
+
+    async fn wake(ctx: Context) -> Result<Self> {
+        Ok(Self(ctx))
+    }
+}
+
+impl Echo {
+    fn http(&self, request: Request<Body>) -> Result<Response<Body>> {
+        let head = format!("{} {}\n", request.method(), request.uri());
+        self.0.storage().put("head", &head)?;
+        let body = [head.into_bytes(), request.into_body().into_bytes()].concat();
+        let mut response = http::text(StatusCode::CREATED, "");
+        *response.body_mut() = Body::from(body);
+        Ok(response)
+    }
+}
+
+impl counter::Server for Echo {}
+
+impl http_service::Server for Echo {
+    async fn request(
+        self: Rc<Self>,
+        params: http_service::RequestParams,
+        results: http_service::RequestResults,
+    ) -> Result<()> {
+        http::serve(params, results, async |request| self.http(request)).await
+    }
+}
+
+/// Runs `work` with a server on so many hosts, and ends that in order, at once.
+fn with_server(hosts: u16, work: impl AsyncFnOnce(&Running) -> Vec<TcpStream>) {
+    let data = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::LocalRuntime::new().unwrap();
+    let all = async {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let server = Server::new(data.path().join("data")).class::<Echo>().hosts(hosts);
+        let running = server.listen(any).http(any).start().await.unwrap();
+        // Its connections stay open.
+        let _streams = work(&running).await;
+        let start = Instant::now();
+        running.until(async {}).await.unwrap();
+        assert!(start.elapsed() < END, "{hosts} hosts: the end takes {:?}", start.elapsed());
+    };
+    runtime.block_on(async { tokio::time::timeout(DEADLINE, all).await }).expect("it ends in time");
+}
+
+/// Asks, and reads a whole answer: its first line, and its body.
+async fn exchange(stream: &mut TcpStream, request: &[u8]) -> (String, Vec<u8>) {
+    stream.write_all(request).await.unwrap();
+    let mut received = Vec::new();
+    let end = loop {
+        assert_ne!(stream.read_buf(&mut received).await.unwrap(), 0, "the response has a head");
+        if let Some(at) = received.windows(4).position(|window| window == b"\r\n\r\n") {
+            break at + 4;
+        }
+    };
+    let head = String::from_utf8(received[..end].to_vec()).unwrap();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+    let length: usize = length.parse().unwrap();
+    while received.len() < end + length {
+        assert_ne!(stream.read_buf(&mut received).await.unwrap(), 0, "the body is whole");
+    }
+    (head.lines().next().unwrap().to_owned(), received.split_off(end))
+}
+
+/// A request with a body hung for ever when the object wasn't on the gateway's host, and held up the end.
+#[test]
+fn the_gateway_hands_bodies_to_objects_on_every_host() {
+    for hosts in [1, 2, 4] {
+        with_server(hosts, async |running| {
+            let mut streams = Vec::new();
+            for object in 0..OBJECTS {
+                let mut stream = TcpStream::connect(running.http()).await.unwrap();
+                for (method, length) in
+                    LENGTHS.map(|length| ("POST", length)).into_iter().chain([("GET", 1)])
+                {
+                    let head = format!(
+                        "{method} /echo/n{object}/a HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n"
+                    );
+                    let body = vec![b'x'; length];
+                    let request = [head.as_bytes(), &body].concat();
+                    let (first, answer) = exchange(&mut stream, &request).await;
+                    assert!(first.starts_with("HTTP/1.1 201"), "{hosts} hosts: {first}");
+                    let expected = [format!("{method} /a\n").as_bytes(), &body].concat();
+                    assert!(answer == expected, "{hosts} hosts: {} bytes", answer.len());
+                }
+                streams.push(stream);
+            }
+            streams
+        });
+    }
+}
+
+/// A status and a body.
+type Taken = (u16, Vec<u8>);
+
+/// Takes the response to one request, and passes it on when its body has ended.
+struct Taker {
+    status: RefCell<u16>,
+    body: RefCell<Vec<u8>>,
+    whole: RefCell<Option<oneshot::Sender<Taken>>>,
+}
+
+impl client_request_context::Server for Taker {
+    async fn start_response(
+        self: Rc<Self>,
+        params: client_request_context::StartResponseParams,
+        mut results: client_request_context::StartResponseResults,
+    ) -> Result<()> {
+        *self.status.borrow_mut() = params.get()?.get_response()?.get_status_code();
+        results.get().set_body(capstead_client::capability(self));
+        Ok(())
+    }
+}
+
+impl byte_stream::Server for Taker {
+    async fn write(self: Rc<Self>, params: byte_stream::WriteParams) -> Result<()> {
+        self.body.borrow_mut().extend_from_slice(params.get()?.get_bytes()?);
+        Ok(())
+    }
+
+    async fn end(
+        self: Rc<Self>,
+        _: byte_stream::EndParams,
+        _: byte_stream::EndResults,
+    ) -> Result<()> {
+        let whole = self.whole.take().expect("a body ends once");
+        // Whoever asked may have given up.
+        let _ = whole.send((*self.status.borrow(), self.body.take()));
+        Ok(())
+    }
+}
+
+/// Puts a body, in pieces, none of which waits for an answer, and not for that to the request either.
+async fn put(object: &http_service::Client, body: &[u8]) -> Taken {
+    let (whole, response) = oneshot::channel();
+    let whole = RefCell::new(Some(whole));
+    let taker = Taker { status: RefCell::default(), body: RefCell::default(), whole };
+    let mut request = object.request_request();
+    request.get().set_context(capstead_client::capability(Rc::new(taker)));
+    let mut head = request.get().init_request();
+    head.set_method(HttpMethod::Put);
+    head.set_url("/a");
+    head.get_body_size().set_fixed(body.len() as u64);
+    let sent = request.send();
+    let to = sent.pipeline.get_request_body();
+    let mut writes = Vec::new();
+    for piece in body.chunks(16 << 10) {
+        let mut write = to.write_request();
+        write.get().set_bytes(piece);
+        writes.push(write.send());
+    }
+    let end = (!body.is_empty()).then(|| to.end_request().send().promise);
+    for write in writes {
+        write.await.unwrap();
+    }
+    if let Some(end) = end {
+        end.await.unwrap();
+    }
+    sent.promise.await.unwrap();
+    response.await.unwrap()
+}
+
+/// The body's stream was not handed on from the host of the object to that of the client.
+#[test]
+fn a_client_hands_bodies_to_objects_on_every_host_before_they_answer() {
+    for hosts in [1, 2, 4] {
+        with_server(hosts, async |running| {
+            let connection = Connection::dial(&running.capnp().to_string()).await.unwrap();
+            let all: namespace::Client = connection.restore(&running.namespaces()["Echo"]).unwrap();
+            for object in 0..OBJECTS {
+                let mut request = all.by_name_request();
+                request.get().set_key(format!("n{object}"));
+                let object: http_service::Client =
+                    request.send().pipeline.get_object().as_cap().cast_to();
+                for length in LENGTHS {
+                    let body = vec![b'x'; length];
+                    let (status, answer) = put(&object, &body).await;
+                    assert_eq!(status, 201, "{hosts} hosts");
+                    let expected = [b"PUT /a\n", &body[..]].concat();
+                    assert!(answer == expected, "{hosts} hosts: {} bytes", answer.len());
+                }
+            }
+            Vec::new()
+        });
+    }
+}

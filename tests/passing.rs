@@ -1,0 +1,249 @@
+//! What is too much for one message fails that call alone, wherever the objects live; and what went wrong
+//! is said the same over any number of hosts.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "passing/class.rs"]
+mod class;
+mod support;
+
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    clippy::unwrap_used,
+    missing_debug_implementations,
+    missing_docs,
+    unreachable_pub,
+    reason = "generated code is not ours to change"
+)]
+pub mod passing_capnp {
+    include!(concat!(env!("OUT_DIR"), "/passing_capnp.rs"));
+}
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use capnp::capability::FromClientHook;
+use capnp::traits::HasTypeId;
+use capstead::{Result, Server, failed};
+use capstead_client::{CAPABILITIES_SENT_MAX, Connection, ERROR_BYTES_MAX, namespace};
+
+use class::{Exclusive, Passer, Plain};
+use passing_capnp::passer;
+use support::raw::{self, Raw};
+
+/// Every host has some of them.
+const OBJECTS: usize = 12;
+
+/// More than one message may have.
+const TOO_MANY_BYTES: u32 = 9 << 20;
+const TOO_MANY: u32 = CAPABILITIES_SENT_MAX as u32 + 1;
+
+/// Longer than anything here takes on a machine that is busy with something else.
+const DEADLINE: Duration = Duration::from_mins(1);
+
+/// Runs `work` with objects of a server of so many hosts.
+fn with_objects(hosts: u16, work: impl AsyncFnOnce(Vec<passer::Client>)) {
+    with_server(hosts, async |address, namespaces| {
+        let connection = Connection::dial(&address).await.unwrap();
+        let mut objects = Vec::new();
+        for kind in ["Plain", "Exclusive"] {
+            let all: namespace::Client = connection.restore(&namespaces[kind]).unwrap();
+            for at in 0..OBJECTS / 2 {
+                let mut request = all.by_name_request();
+                request.get().set_key(format!("{at}"));
+                objects.push(request.send().pipeline.get_object().as_cap().cast_to());
+            }
+        }
+        work(objects).await;
+    });
+}
+
+/// Runs `work` with the address and the references of a server of so many hosts, which is ended in order
+/// then.
+fn with_server(hosts: u16, work: impl AsyncFnOnce(String, BTreeMap<String, String>)) {
+    let data = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::LocalRuntime::new().unwrap();
+    let all = async {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let server = Server::new(data.path().join("data")).listen(any).http(any).hosts(hosts);
+        let server = server.class::<Passer<Plain>>().class::<Passer<Exclusive>>();
+        let running = server.start().await.unwrap();
+        let (address, namespaces) = (running.capnp().to_string(), running.namespaces().clone());
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let served = tokio::task::spawn_local(running.until(async { drop(stopped.await) }));
+        work(address, namespaces).await;
+        drop(stop);
+        served.await.unwrap().unwrap();
+    };
+    runtime.block_on(async { tokio::time::timeout(DEADLINE, all).await }).expect("it ends in time");
+}
+
+/// A client's callback, whose errors say this.
+struct Failing(String);
+
+impl passer::Server for Failing {
+    async fn note(self: Rc<Self>, _: passer::NoteParams, _: passer::NoteResults) -> Result<()> {
+        Err(failed(&self.0))
+    }
+
+    async fn fail(self: Rc<Self>, _: passer::FailParams, _: passer::FailResults) -> Result<()> {
+        Err(failed(&self.0))
+    }
+}
+
+fn failing(text: impl Into<String>) -> passer::Client {
+    capstead_client::capability(Rc::new(Failing(text.into())))
+}
+
+async fn large(of: &passer::Client, bytes: u32, caps: u32) -> Result<(usize, u32)> {
+    let mut request = of.large_request();
+    request.get().set_bytes(bytes);
+    request.get().set_caps(caps);
+    let response = request.send().promise.await?;
+    Ok((response.get()?.get_data()?.len(), response.get()?.get_caps()?.len()))
+}
+
+async fn pass(from: &passer::Client, to: &passer::Client, bytes: u32, caps: u32) -> Result<()> {
+    let mut request = from.pass_request();
+    request.get().set_to(to.clone());
+    request.get().set_bytes(bytes);
+    request.get().set_caps(caps);
+    request.send().promise.await.map(drop)
+}
+
+/// What an error says that crossed connections: one word before it, however many these were.
+fn remote(error: &capnp::Error) -> &str {
+    error.extra.strip_prefix("remote exception: ").expect("it came from elsewhere")
+}
+
+/// A result of 9 MiB came through on one host, and failed without a name on four. More than 64 capabilities
+/// ended the connection of whoever received them.
+#[test]
+fn what_is_too_much_fails_its_call_alone_and_says_why_on_any_number_of_hosts() {
+    for hosts in [1, 2, 4] {
+        with_objects(hosts, async |objects| {
+            for (at, object) in objects.iter().enumerate() {
+                let next = &objects[(at + 1) % OBJECTS];
+                let (bytes, caps) = (TOO_MANY_BYTES, TOO_MANY);
+                for outcome in
+                    [large(object, bytes, 0).await.map(drop), pass(object, next, bytes, 0).await]
+                {
+                    let error = outcome.unwrap_err();
+                    assert!(remote(&error).starts_with("too-large: "), "{hosts} hosts: {error}");
+                }
+                for outcome in
+                    [large(object, 0, caps).await.map(drop), pass(object, next, 0, caps).await]
+                {
+                    let error = outcome.unwrap_err();
+                    let named = remote(&error).starts_with("too-many-capabilities: 65 in ");
+                    assert!(named, "{hosts} hosts: {error}");
+                }
+                // As much as may be, over the same connections.
+                let (bytes, caps) = (8_000_000, TOO_MANY - 1);
+                let got = large(object, bytes, caps).await.unwrap();
+                assert_eq!(got, (bytes as usize, caps), "{hosts} hosts");
+                pass(object, next, bytes, caps).await.unwrap();
+            }
+        });
+    }
+}
+
+/// Each connection put a word before the error.
+#[test]
+fn an_error_says_once_that_it_is_remote() {
+    for hosts in [1, 2, 4] {
+        with_objects(hosts, async |objects| {
+            for (at, object) in objects.iter().enumerate() {
+                let mut request = object.relay_request();
+                request.get().set_to(objects[(at + 1) % OBJECTS].clone());
+                request.get().set_on(failing("no such day"));
+                request.get().set_count(1);
+                let error = request.send().promise.await.map(drop).unwrap_err();
+                assert_eq!(error.extra, "remote exception: no such day", "{hosts} hosts");
+            }
+        });
+    }
+}
+
+/// A class repeated a text of nearly 8 MiB in an error of its own, which was too much for a message.
+#[test]
+fn a_class_that_repeats_a_long_error_has_its_own_cut() {
+    for hosts in [1, 2, 4] {
+        with_objects(hosts, async |objects| {
+            for (at, object) in objects.iter().enumerate() {
+                // Exclusive objects come last, and none is to wait for itself.
+                let other = &objects[(at + OBJECTS / 2) % OBJECTS];
+                for on in [other.clone(), failing("€".repeat(1 << 20))] {
+                    let mut request = object.repeat_request();
+                    request.get().set_on(on);
+                    request.get().set_bytes(7 << 20);
+                    let error = request.send().promise.await.map(drop).unwrap_err();
+                    let (said, bytes) = (remote(&error), error.extra.len());
+                    assert!(said.starts_with("repeated: "), "{hosts} hosts: {said:.40}");
+                    assert!(said.contains(" ... (cut; it had "), "{hosts} hosts: {bytes} bytes");
+                    assert!(said.len() <= ERROR_BYTES_MAX, "{hosts} hosts: {bytes} bytes");
+                }
+            }
+        });
+    }
+}
+
+/// A call of `call`, on an object, with a capability of the peer's.
+fn raw_call(question: u32, object: u32) -> Raw {
+    let mut message = Raw::new_default();
+    let method = (passer::Client::TYPE_ID, 6);
+    let mut payload = raw::call(&mut message, question, (object, Some(0)), method);
+    payload.reborrow().init_cap_table(1).get(0).set_sender_hosted(1);
+    let mut caps = Vec::new();
+    let content = raw::content(payload, &mut caps);
+    let mut params = content.init_as::<passer::call_params::Builder>();
+    params.set_on(FromClientHook::new(raw::any_cap()));
+    params.set_count(1);
+    message
+}
+
+/// Fails calls of each object with nearly as much as a message may have, and looks at what comes back.
+fn fail_at_length(address: &str, objects: &str, hosts: u16) {
+    const LONGEST: usize = (8 << 20) - 1024;
+    let mut stream = raw::dial_at(address);
+    raw::send(&mut stream, &[raw::bootstrap(), raw::restore(objects)]);
+    for object in (2..).step_by(3).take(OBJECTS / 2) {
+        let question = object + 1;
+        raw::send(&mut stream, &[named(object), raw_call(question, object)]);
+        // With one byte more or less before it, each byte of a character is the last one that fits.
+        let reason = format!("{}{}", "x".repeat(object as usize), "€".repeat(LONGEST / 3 - 100));
+        let error = raw::fail_until_answer(&mut stream, &reason, question).expect("the call fails");
+        let bytes = error.len();
+        assert!((ERROR_BYTES_MAX - 3..=ERROR_BYTES_MAX).contains(&bytes), "{hosts}: {bytes} bytes");
+        let note = format!("€ ... (cut; it had {} bytes)", reason.len());
+        assert!(error.ends_with(&note), "{hosts} hosts: {:?}", &error[bytes - 100..]);
+    }
+}
+
+/// The answer to that call is an object of its own.
+fn named(question: u32) -> Raw {
+    let mut message = Raw::new_default();
+    let method = (namespace::Client::TYPE_ID, 0);
+    let params = raw::call(&mut message, question, (1, Some(0)), method).get_content();
+    let mut by_name = params.init_as::<namespace::by_name_params::Builder>();
+    by_name.set_key(question.to_string());
+    message
+}
+
+/// An error of nearly 8 MiB from a peer was too much for the next connection, which it ended; and between
+/// hosts the server with it.
+#[test]
+fn a_long_error_of_a_peer_is_cut_and_no_connection_ends() {
+    for hosts in [1, 4] {
+        with_server(hosts, async |address, namespaces| {
+            for kind in ["Plain", "Exclusive"] {
+                let (address, objects) = (address.clone(), namespaces[kind].clone());
+                let done = tokio::task::spawn_blocking(move || {
+                    fail_at_length(&address, &objects, hosts);
+                });
+                done.await.unwrap();
+            }
+        });
+    }
+}
