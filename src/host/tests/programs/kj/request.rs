@@ -164,9 +164,10 @@ thread_local! {
     static TAIL: Cell<Option<Call>> = const { Cell::new(None) };
 }
 
-/// Whether a method that was just called may end by a tail call.
+/// Whether a method that was just called may end by a tail call. It is asked once: what the method calls
+/// on its own side is none of the other side's calls.
 pub(in super::super) fn tail_is_possible() -> bool {
-    POSSIBLE.get()
+    POSSIBLE.take()
 }
 
 /// Ends the method that runs by a call.
