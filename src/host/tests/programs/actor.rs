@@ -11,7 +11,7 @@ use capnp::traits::HasTypeId;
 
 use super::kj;
 use super::ledger::{self, Awaiting, CLIENT, CallId, Sent};
-use super::plan::Kind;
+use super::plan::{How, Kind};
 use crate::error::Result;
 use crate::host::gated::Gated;
 use crate::host::{Context, Object};
@@ -243,7 +243,8 @@ impl Actor {
     }
 
     /// Does the first half of a step, up to where it would wait.
-    fn begin(self: &Rc<Self>, asked: step::Reader<'_>) -> Result<Begun> {
+    fn begin(self: &Rc<Self>, asked: step::Reader<'_>, how: How) -> Result<Begun> {
+        let may_tail = kj::tail_is_possible() && how == How::Act;
         let call = CallId { stub: asked.get_stub(), sequence: asked.get_sequence() };
         let sent = Sent { sender: asked.get_sender(), wrote: asked.get_wrote() };
         ledger::starts(call, sent, self.number);
@@ -260,7 +261,7 @@ impl Actor {
             drop(self.kept.replace(Some(Held::new(gift))));
         }
         let target = kept.or_else(|| on.map(Held::new));
-        if let Some(tail) = target.as_ref().filter(|_| self.tails(&step)) {
+        if let Some(tail) = target.as_ref().filter(|_| may_tail && self.tails(&step)) {
             self.tail(call, tail, &step, gift.clone());
             return Ok(Begun { call, step, gift, made: Vec::new(), is_over: true });
         }
@@ -271,7 +272,7 @@ impl Actor {
 
     /// Whether a step ends by the first call that it makes.
     fn tails(&self, step: &Step) -> bool {
-        let is_possible = self.client == Kind::Kj && kj::tail_is_possible();
+        let is_possible = self.client == Kind::Kj;
         let answers =
             |next: &Step| step.answer == Answer::Nothing || next.answer != Answer::Nothing;
         is_possible && step.tails && step.calls > 0 && step.next.as_deref().is_some_and(answers)
@@ -407,7 +408,7 @@ impl actor::Server for Actor {
         params: actor::ActParams,
         mut results: actor::ActResults,
     ) -> Result<()> {
-        let mut begun = self.begin(params.get()?)?;
+        let mut begun = self.begin(params.get()?, How::Act)?;
         if begun.is_over {
             return Ok(());
         }
@@ -431,13 +432,13 @@ impl actor::Server for Actor {
             (0..begun.step.caps).for_each(|at| caps.set(at, self.child().into_client_hook()));
         }
         if begun.step.ending == Ending::Return && begun.step.is_too_much() {
-            ledger::is_too_much(begun.call);
+            ledger::is_too_much(begun.call, self.number);
         }
         self.finish(begun.call, &begun.step)
     }
 
     async fn stream(self: Rc<Self>, params: actor::StreamParams) -> Result<()> {
-        let begun = self.begin(params.get()?)?;
+        let begun = self.begin(params.get()?, How::Stream)?;
         self.wait(&begun.step, begun.made).await;
         self.finish(begun.call, &begun.step)
     }

@@ -69,7 +69,12 @@ fn random_programs_break_no_rule() {
     let Some(first) = broken.first() else { return };
     if number("CAPSTEAD_PROGRAMS_SHRINK", 0) > 0 {
         let fails = |plan: &Plan| !verdict(plan.clone()).problems.is_empty();
-        eprintln!("{:#?}", shrink::shrink(plan::plan(*first), fails));
+        let Plan { clients, hops, objects, exclusive, ops } =
+            shrink::shrink(plan::plan(*first), fails);
+        eprintln!(
+            "clients {clients:?} over {hops:?}, objects {objects:?}, exclusive {exclusive:?}"
+        );
+        ops.iter().enumerate().for_each(|(at, op)| eprintln!("op {at}: {op:?}"));
     }
     panic!(
         "{broken:?} break a rule; to see the first as a small program: \

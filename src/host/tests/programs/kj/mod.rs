@@ -195,7 +195,7 @@ impl Peer {
         drop(over);
     }
 
-    fn answer(self: &Rc<Self>, id: u32, outcome: Result<Response<any_pointer::Owned>, Error>) {
+    fn answer(self: &Rc<Self>, id: u32, outcome: Result<Rc<Response<any_pointer::Owned>>, Error>) {
         let mut state = self.state.borrow_mut();
         let Some(answer) = state.answers.get_mut(&id) else { return };
         answer.is_returned = true;

@@ -1,6 +1,6 @@
 //! What a peer does about each message that comes. What KJ wouldn't take is said, and ends the connection.
 
-use super::request::{Call, Postponed, Waits};
+use super::request::{Call, Postponed, Returned, Waits};
 use super::{
     Answer, Answered, Asked, Asking, CAPABILITIES_MAX, Caps, End, Import, Incoming, Next, Own,
     Peer, Question, Refused, end, made, path, request, wrap,
@@ -131,7 +131,8 @@ impl Peer {
         let (interface, method) = (call.get_interface_id(), call.get_method_id());
         let mut content = call.get_params().expect("it was looked at").get_content();
         content.imbue(caps);
-        match end(&target) {
+        let way = end(&target);
+        match &way {
             End::Unknown(later, _) => {
                 let postponed = Rc::new(Postponed::default());
                 self.pipeline(id, Box::new(Waits(postponed.clone())));
@@ -144,14 +145,13 @@ impl Peer {
                     pipeline.into_iter().for_each(|pipeline| postponed.know(pipeline));
                 }));
             }
-            End::Remote(peer, to) if Rc::ptr_eq(&peer, self) => {
+            End::Remote(peer, _) if Rc::ptr_eq(peer, self) => {
                 let mut call = Call::new(target, interface, method);
                 let filled = RequestHook::get(&mut call).set_as(content);
                 match filled {
                     Ok(()) => _ = call.send_tail(self, id),
                     Err(error) => self.answer(id, Err(error)),
                 }
-                drop(to);
             }
             _ => {
                 let mut request = target.new_call(interface, method, None);
@@ -165,10 +165,22 @@ impl Peer {
                         Err(tail) => sent = Box::new(tail).send(),
                     }
                 }
-                self.pipeline(id, sent.pipeline.hook);
                 let peer = self.clone();
-                // Ends with the call.
-                tokio::task::spawn_local(async move { peer.answer(id, sent.promise.await) });
+                if let End::Remote(..) = way {
+                    self.pipeline(id, sent.pipeline.hook);
+                    let answer = async move { peer.answer(id, sent.promise.await.map(Rc::new)) };
+                    // Ends with the call.
+                    tokio::task::spawn_local(answer);
+                    return;
+                }
+                let postponed = Rc::new(Postponed::default());
+                self.pipeline(id, Box::new(Waits(postponed.clone())));
+                // Ends with the method.
+                tokio::task::spawn_local(async move {
+                    let outcome = sent.promise.await.map(Rc::new);
+                    postponed.know(Box::new(Returned(outcome.clone())));
+                    peer.answer(id, outcome);
+                });
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use capnp::capability::{Promise, RemotePromise};
+use capnp::capability::{Promise, RemotePromise, Response};
 use capnp::message::{Builder, HeapAllocator};
 use capnp::private::capability::{PipelineHook, PipelineOp, RequestHook};
 use capnp::traits::ImbueMut;
@@ -144,15 +144,30 @@ impl PipelineHook for Waits {
     }
 }
 
+/// What a method of this side returned.
+pub(super) struct Returned(pub(super) Result<Rc<Response<any_pointer::Owned>>, Error>);
+
+impl PipelineHook for Returned {
+    fn add_ref(&self) -> Box<dyn PipelineHook> {
+        Box::new(Self(self.0.clone()))
+    }
+
+    fn get_pipelined_cap(&self, path: &[PipelineOp]) -> Next {
+        let found = self.0.clone().and_then(|response| response.get()?.get_pipelined_cap(path));
+        found.unwrap_or_else(|error| capnp_rpc::new_broken_cap(error).hook)
+    }
+}
+
 thread_local! {
     /// A method is called whose caller takes a tail call as its answer.
     static POSSIBLE: Cell<bool> = const { Cell::new(false) };
     static TAIL: Cell<Option<Call>> = const { Cell::new(None) };
 }
 
-/// Whether a method that was just called may end by a tail call.
+/// Whether a method that was just called may end by a tail call. It is asked once: what the method calls
+/// on its own side is none of the other side's calls.
 pub(in super::super) fn tail_is_possible() -> bool {
-    POSSIBLE.get()
+    POSSIBLE.take()
 }
 
 /// Ends the method that runs by a call.
