@@ -8,7 +8,7 @@
 //! the connection here.
 //!
 //! It also speaks those parts of the protocol that the RPC system doesn't, or not well: promises
-//! ([`receiving`]), [reflected calls](reflections), [pipelined calls](pipelines), and
+//! ([`receiving`]), [reflected calls](reflections), [pipelined calls](pipelines), [results that come home](kept), and
 //! [messages that are too large](outgoing).
 //!
 //! **Invariant:** a held `Finish` is delivered before any later message.
@@ -18,6 +18,7 @@
 //! an effect. So each way from vat to vat is first in, first out, and calls keep their order on it.
 
 mod exports;
+mod kept;
 pub(crate) mod limits;
 mod made;
 mod network;
@@ -38,12 +39,14 @@ use capnp::capability::Client;
 use capnp::private::capability::ClientHook;
 use capnp_rpc::IncomingMessage;
 use capnp_rpc::rpc_capnp::message;
+use kept::Kept;
 use limits::{BURST, Bites, Limit, Limits, Refusal};
 pub(crate) use made::abort;
 pub(crate) use network::Guard;
 use outgoing::Replaced;
 use pipelines::{Held, Pipelines};
 use queue::{Calls, Queue};
+use receiving::Changed;
 use reflections::{Answered, Reflections};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -57,6 +60,8 @@ type Message = Box<dyn IncomingMessage>;
 /// What the RPC system gets before anything else.
 enum Ready {
     Message(Message),
+    /// One that was changed, and is checked when its turn comes.
+    Changed(Changed),
     /// The `Finish` of a call that is answered now.
     Finish(Incoming),
     /// The answer to a call of ours that was reflected.
@@ -77,6 +82,7 @@ pub(crate) struct State<S> {
     pipelines: Pipelines,
     reflections: Reflections,
     replaced: Replaced,
+    kept: Kept,
     /// Messages both ways, and answers that went out, since the beginning.
     messages: u64,
     answered: u64,
@@ -103,6 +109,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             pipelines: Pipelines::new(),
             reflections: Reflections::default(),
             replaced: Replaced::default(),
+            kept: Kept::default(),
             messages: 0,
             answered: 0,
             reader: None,
@@ -158,6 +165,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         self.queue = Queue::default();
         self.reflections = Reflections::default();
         self.replaced = Replaced::default();
+        self.kept = Kept::default();
         self.ready.clear();
         self.pipelines.close()
     }
@@ -172,6 +180,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             // First of all: the peer may use the number of a call again as soon as it has the `Return`.
             let next = match self.ready.pop_front() {
                 Some(Ready::Message(message)) => return Poll::Ready(Ok(Some(message))),
+                Some(Ready::Changed(changed)) => self.pass(changed),
                 Some(Ready::Finish(finish)) => self.deliver(finish),
                 Some(Ready::Reflected(answered)) => self.deliver_reflected(answered),
                 None => {

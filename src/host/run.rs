@@ -133,9 +133,11 @@ fn open_early(instance: &Rc<Instance>, number: u64, body: &BodySlot) {
     instance.gate.call(move || {
         // Taken out meanwhile, since the calls that now start may end the instance.
         let running = owner.running.borrow_mut().remove(&number);
-        let Some(running) = running else { return };
-        running.reply.open_pipeline(early);
-        owner.running.borrow_mut().insert(number, running);
+        let Some(mut running) = running else { return };
+        match running.reply.open_pipeline(early) {
+            Ok(()) => drop(owner.running.borrow_mut().insert(number, running)),
+            Err(error) => running.reply.send(Err(error)),
+        }
     });
 }
 

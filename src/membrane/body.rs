@@ -12,6 +12,7 @@ use capnp::message::{Builder, HeapAllocator, ReaderOptions};
 use capnp::private::capability::{
     ClientHook, ParamsHook, PipelineHook, PipelineOp, RequestHook, ResponseHook, ResultsHook,
 };
+use capnp::private::layout::StructSize;
 use capnp::serialize;
 use capnp::traits::{Imbue, ImbueMut};
 use capstead_client::{
@@ -80,6 +81,16 @@ impl Body {
             *ReaderOptions::new().traversal_limit_in_words(None).nesting_limit(NESTING_MAX);
         let message = serialize::read_message_from_flat_slice(&mut bytes, options)?;
         Self::copy(message.get_root()?)
+    }
+
+    /// The size of the struct that the message is. `None`: it is none, or not where a copy begins.
+    pub(super) fn size(&self) -> Option<StructSize> {
+        const KIND_AND_OFFSET: u64 = 0xffff_ffff;
+        let segments = self.message.get_segments_for_output();
+        let root = u64::from_le_bytes(*segments.first()?.first_chunk()?);
+        // A struct right behind the pointer to it.
+        (root & KIND_AND_OFFSET == 0)
+            .then_some(StructSize { data: (root >> 32) as u16, pointers: (root >> 48) as u16 })
     }
 
     /// # Errors

@@ -12,11 +12,13 @@ use std::task::{Context, Poll, Waker};
 use capnp::any_pointer;
 use capnp::capability::{self, FromServer, Promise, Server};
 use capnp::private::capability::{ClientHook, ParamsHook, PipelineOp, ResultsHook};
+use capnp::private::layout::StructSize;
 use capstead_client::{Pipelined, error_to_send, take_over};
 
 use super::answer::Answer;
 use super::body::{Body, check_size};
 use super::chain::Chain;
+use super::early;
 use super::hook::{self, End};
 use super::pipeline::Pipeline;
 use super::relay::relay;
@@ -89,6 +91,7 @@ impl Call {
         let ending = Rc::new(Ending::default());
         // Calls that the peer pipelines on the answer come to our own pipeline.
         let is_from_peer = take_over(&*params, ending.clone());
+        ending.is_from_peer.set(is_from_peer);
         let reply = Reply(Some(Asker::Results(results, ending.clone())));
         let (chain, is_an_objects) = (None, false);
         let params = Params::Theirs(params);
@@ -173,15 +176,23 @@ impl Reply {
     }
 
     /// Lets pipelined calls go to what the results hold so far, ahead of the reply.
-    pub(crate) fn open_pipeline(&self, mut early: Body) {
-        match &self.0 {
+    pub(crate) fn open_pipeline(&mut self, mut early: Body) -> Result<()> {
+        match &mut self.0 {
             None => {}
             Some(Asker::Answer(answer)) => answer.pipeline().offer(early),
-            Some(Asker::Results(_, ending)) => {
+            Some(Asker::Results(results, ending)) => {
                 early.replace_caps(relay);
+                if !ending.is_from_peer.get() {
+                    // The RPC library's own local client has a pipeline of its own.
+                    let Some(size) = early.size() else { return Ok(()) };
+                    ending.offered.set(Some(size));
+                    results.get()?.set_as(early.get()?)?;
+                    return results.set_pipeline();
+                }
                 ending.pipeline.offer(early);
             }
         }
+        Ok(())
     }
 
     /// Drops `kept` when capnp-rpc has polled the end of the call, or gave it up. The `Return` is
@@ -223,7 +234,10 @@ impl Asker {
                 let mut write = |mut body: Body| {
                     ending.pipeline.keep_used(&mut body);
                     body.replace_caps(relay);
-                    results.get()?.set_as(body.get()?)?;
+                    match ending.offered.get() {
+                        None => results.get()?.set_as(body.get()?)?,
+                        Some(offered) => early::write_over(results.get()?, offered, &body)?,
+                    }
                     Ok(Rc::new(body))
                 };
                 // The caller is told in any case, and the gate waits until it was.
@@ -247,8 +261,12 @@ struct Ending {
     asker: RefCell<Option<Waker>>,
     taken: Cell<bool>,
     kept: Cell<Option<Box<dyn Any>>>,
-    /// Until capnp-rpc has written the Return; then it knows the capabilities by itself.
+    /// Until capnp-rpc has written the Return; then it knows the capabilities by itself. Of calls that
+    /// came over a connection only.
     pipeline: Pipeline,
+    is_from_peer: Cell<bool>,
+    /// The size of the results that were offered early to the RPC library's own pipeline.
+    offered: Cell<Option<StructSize>>,
 }
 
 impl Pipelined for Ending {
@@ -294,54 +312,59 @@ impl Drop for Ended {
 
 /// Hands a call to any capability. It is on its way when this returns, polled or not.
 pub(crate) fn deliver(to: &dyn ClientHook, call: Call) {
-    match hook::follow(to) {
-        Ok(End { target: Some(target), .. }) => target.enqueue(call),
-        Ok(End { hook, is_busy, .. }) => {
-            hand_on(hook.as_deref().unwrap_or(to), call, None, is_busy);
-        }
-        Err(error) => call.reply.send(Err(error)),
-    }
+    deliver_in_turn(to, call, None);
 }
 
 /// As [`deliver`], for calls that a relay hands on.
 pub(super) fn deliver_relayed(to: &dyn ClientHook, call: Call, under_way: &Rc<Cell<usize>>) {
-    match hook::follow(to) {
-        Ok(End { target: Some(target), .. }) => target.enqueue(call),
-        Ok(End { hook, is_busy, .. }) => match Relayed::new(under_way) {
-            Ok(relayed) => {
-                hand_on(hook.as_deref().unwrap_or(to), call, Some(relayed), is_busy);
+    deliver_in_turn(to, call, Some(under_way.clone()));
+}
+
+/// The calls of a relay's that are under way, if one hands the call on.
+type UnderWay = Option<Rc<Cell<usize>>>;
+
+type Deferred = (Box<dyn ClientHook>, Call, UnderWay);
+
+thread_local! {
+    /// Calls on queued clients that handed their calls over when these were made, and all behind them.
+    static DEFERRED: RefCell<VecDeque<Deferred>> = RefCell::default();
+}
+
+fn deliver_in_turn(to: &dyn ClientHook, call: Call, under_way: UnderWay) {
+    if DEFERRED.with_borrow(|deferred| !deferred.is_empty()) {
+        defer((to.add_ref(), call, under_way));
+    } else if let Some((call, under_way)) = deliver_now(to, call, under_way) {
+        defer((to.add_ref(), call, under_way));
+        // It runs when the RPC library has let go, and ends with the last of them.
+        tokio::task::spawn_local(async {
+            while let Some((to, call, under_way)) = DEFERRED.with_borrow_mut(VecDeque::pop_front) {
+                // Nobody hands calls over between two tasks.
+                drop(deliver_now(&*to, call, under_way));
             }
+        });
+    }
+}
+
+fn defer(deferred: Deferred) {
+    DEFERRED.with_borrow_mut(|others| others.push_back(deferred));
+}
+
+/// Hands a call over, also past those that are deferred. Gives it back if that is impossible now.
+pub(super) fn deliver_now(
+    to: &dyn ClientHook,
+    call: Call,
+    under_way: UnderWay,
+) -> Option<(Call, UnderWay)> {
+    match hook::follow(to) {
+        Ok(End { is_busy: true, .. }) => return Some((call, under_way)),
+        Ok(End { target: Some(target), .. }) => target.enqueue(call),
+        Ok(End { hook, .. }) => match under_way.map(|calls| Relayed::new(&calls)).transpose() {
+            Ok(relayed) => forward(hook.as_deref().unwrap_or(to), call, relayed),
             Err(error) => call.reply.send(Err(error)),
         },
         Err(error) => call.reply.send(Err(error)),
     }
-}
-
-type Deferred = (Box<dyn ClientHook>, Call, Option<Relayed>);
-
-thread_local! {
-    /// Calls on queued clients that handed their calls over when these were made.
-    static DEFERRED: RefCell<VecDeque<Deferred>> = RefCell::default();
-}
-
-fn hand_on(to: &dyn ClientHook, call: Call, relayed: Option<Relayed>, is_busy: bool) {
-    let waits = DEFERRED.with_borrow(|deferred| !deferred.is_empty());
-    if !is_busy && !(waits && hook::is_local(to)) {
-        return forward(to, call, relayed);
-    }
-    DEFERRED.with_borrow_mut(|deferred| deferred.push_back((to.add_ref(), call, relayed)));
-    if !waits {
-        // It runs when the RPC library has let go, and ends with the last of them.
-        tokio::task::spawn_local(async {
-            while let Some((to, call, relayed)) = DEFERRED.with_borrow_mut(VecDeque::pop_front) {
-                match hook::follow(&*to) {
-                    Ok(End { target: Some(target), .. }) => target.enqueue(call),
-                    Ok(End { hook, .. }) => forward(hook.as_deref().unwrap_or(&*to), call, relayed),
-                    Err(error) => call.reply.send(Err(error)),
-                }
-            }
-        });
-    }
+    None
 }
 
 /// Calls that one relay hands on to another vat and that have no answer. Promises of several vats that

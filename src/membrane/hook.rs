@@ -137,7 +137,7 @@ pub(super) fn follow(hook: &dyn ClientHook) -> Result<End, Error> {
 /// What a hook of the RPC system turned out to be, and what is in a [`Known`](super::relay) one.
 fn resolved(hook: &dyn ClientHook) -> Result<Option<Box<dyn ClientHook>>, Error> {
     FOLLOWS.set(true);
-    // See `relay`: whoever leads to a queued client that hands its calls on leads to himself.
+    // See `relay`: a queued client that is asked while it hands its calls on leads to itself.
     let resolved = catch_unwind(AssertUnwindSafe(|| hook.get_resolved()));
     FOLLOWS.set(false);
     resolved.map_err(|_| endless())
@@ -161,12 +161,9 @@ pub(super) fn take(is_from_peer: bool, enqueue: impl FnOnce()) {
 
 /// Whether a hook may be the one that hands its calls over. It panics if it is asked anything.
 fn is_busy(hook: &dyn ClientHook) -> bool {
-    HANDS_OVER.get() && is_local(hook)
-}
-
-/// Whether a hook belongs to the RPC library and to no connection, as its queued clients do.
-pub(super) fn is_local(hook: &dyn ClientHook) -> bool {
-    hook.get_brand() == 0
+    /// Of hooks that belong to the RPC library and to no connection, as its queued clients do.
+    const LOCAL: usize = 0;
+    HANDS_OVER.get() && hook.get_brand() == LOCAL
 }
 
 /// Whether it is us who ask what a hook turned out to be.

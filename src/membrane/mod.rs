@@ -18,6 +18,7 @@ mod answer;
 mod body;
 mod call;
 mod chain;
+mod early;
 mod hook;
 mod pipeline;
 mod relay;

@@ -19,7 +19,7 @@ use futures::channel::oneshot;
 
 use super::body::{Body, Opened};
 use super::call::{Call, deliver};
-use super::hook::{self, Target};
+use super::hook::{self, End, Target};
 
 /// See the head of the file.
 #[derive(Default)]
@@ -100,7 +100,9 @@ impl Pipeline {
     /// The call has ended, and nothing will change any more.
     pub(super) fn end(&self, outcome: Result<Rc<Body>, Error>) {
         let used: Vec<_> = self.0.borrow().used.iter().map(|(_, later)| later.clone()).collect();
-        used.iter().for_each(|later| later.let_go_of_circle());
+        for later in &used {
+            later.let_go_of_circle();
+        }
         self.settle(Source::Ended(outcome.map(Opened)));
     }
 
@@ -147,6 +149,15 @@ thread_local! {
     static DELIVERS: Cell<bool> = const { Cell::new(false) };
 }
 
+/// A panic that passes must not keep all others from being delivered.
+struct Delivers;
+
+impl Drop for Delivers {
+    fn drop(&mut self) {
+        DELIVERS.set(false);
+    }
+}
+
 impl Later {
     /// Where it leads, also while calls on it still wait.
     fn target(&self) -> Option<Box<dyn ClientHook>> {
@@ -159,10 +170,11 @@ impl Later {
         if DELIVERS.replace(true) {
             return;
         }
+        let delivers = Delivers;
         while let Some(known) = KNOWN.with_borrow_mut(VecDeque::pop_front) {
             known.deliver_calls();
         }
-        DELIVERS.set(false);
+        drop(delivers);
     }
 
     /// A peer may have said that the result is what it is itself. Those that lead to each other would keep
@@ -179,16 +191,15 @@ impl Later {
 
     fn deliver_calls(self: &Rc<Self>) {
         let Some(target) = self.target() else { return };
-        let end = hook::follow(&*target).map(|end| end.target);
         let is_itself = |end: &Rc<dyn Target>| std::ptr::addr_eq(Rc::as_ptr(end), Rc::as_ptr(self));
-        let target = match end {
-            Ok(Some(end)) if is_itself(&end) => {
-                let broken = hook::broken(hook::endless());
-                self.0.borrow_mut().target = Some(broken.clone());
-                broken
-            }
+        let target = match hook::follow(&*target) {
+            Ok(End { target: Some(end), .. }) if is_itself(&end) => hook::broken(hook::endless()),
+            // Results that are each other's, in a long row, don't keep the whole row.
+            Ok(End { hook: Some(end), is_busy: false, .. }) => end,
             _ => target,
         };
+        let before = self.0.borrow_mut().target.replace(target.clone());
+        drop(before);
         // Those that are made meanwhile queue behind them.
         while let Some(call) = self.next_call() {
             // A panic in whatever a call leads to must not keep those that come behind it.

@@ -24,14 +24,14 @@ use capnp::{Error, MessageSize, any_pointer};
 use futures::channel::oneshot;
 use tokio::task::AbortHandle;
 
-use super::call::{Call, deliver, deliver_relayed};
+use super::call::{Call, deliver_now, deliver_relayed};
 use super::hook::{self, Addresses, End, Target};
 use super::pipeline::push_live;
 use crate::error::disconnected;
 
 /// `cap` as the RPC system may have it.
 pub(super) fn relay(cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
-    // A queued client panics while it hands its calls on: whoever leads to it then leads to himself.
+    // A queued client panics while it hands its calls on: a promise that leads to it then leads to itself.
     let relayed = catch_unwind(AssertUnwindSafe(|| {
         Ok(match follow(cap)? {
             Way::Ours(end) => end,
@@ -246,7 +246,9 @@ impl ClientHook for Known {
     ) -> Promise<(), Error> {
         let (call, is_from_peer, ended) =
             Call::of_foreign_code((interface, method), params, results);
-        hook::take(is_from_peer, || deliver(&*self.0, call));
+        // Never deferred: what the RPC system sends on this connection next comes behind it. It is a
+        // connection's own, which is never busy.
+        hook::take(is_from_peer, || drop(deliver_now(&*self.0, call, None)));
         ended
     }
 

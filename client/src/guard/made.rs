@@ -51,12 +51,12 @@ pub(super) fn call(call: u32, answer: u32, interface: u64) -> Builder<HeapAlloca
     })
 }
 
-/// Ends a call, and lets go of the capabilities in its results.
-pub(super) fn finish(call: u32) -> Builder<HeapAllocator> {
+/// Ends a call, and lets go of the capabilities in its results or not.
+pub(super) fn finish(call: u32, releases: bool) -> Builder<HeapAllocator> {
     made(|message| {
         let mut finish = message.init_finish();
         finish.set_question_id(call);
-        finish.set_release_result_caps(true);
+        finish.set_release_result_caps(releases);
     })
 }
 

@@ -34,6 +34,16 @@ impl Patches {
         self.set(cap, 0, &kind.to_le_bytes())
     }
 
+    /// It is a capability of the peer's, of this number.
+    pub(super) fn hosted(
+        &mut self,
+        cap: cap_descriptor::Reader,
+        number: u32,
+    ) -> Result<(), Refusal> {
+        self.set(cap, 4, &number.to_le_bytes())?;
+        self.kind(cap, SENDER_HOSTED)
+    }
+
     /// The whole path is that of another answer.
     pub(super) fn answer(
         &mut self,

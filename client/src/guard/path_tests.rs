@@ -256,10 +256,10 @@ async fn an_answer_is_taken_once_and_from_a_reflected_call_alone() {
         vec![takes_from(1, 7)],
         vec![takes_from(9, 7)],
         vec![reflects(7, LOCATE, "x"), takes_from(1, 7), takes_from(1, 7)],
-        vec![reflects(1 << 31, LOCATE, "x")],
+        vec![reflects(1 << 30, LOCATE, "x")],
         vec![release(9, 1)],
-        vec![finish(1 << 31, true)],
-        vec![finish(u32::MAX, true)],
+        vec![finish(1 << 30, true)],
+        vec![finish((1 << 31) - 1, true)],
     ] {
         let (mut peer, theirs) = acquainted().await;
         let asked = theirs.locate_request().send();
@@ -267,6 +267,16 @@ async fn an_answer_is_taken_once_and_from_a_reflected_call_alone() {
         assert!(peer.near.is_closed());
         drop(asked);
     }
+}
+
+/// Those of which C++ wants nothing but the pipeline have numbers from 2^31 on.
+#[tokio::test(flavor = "local")]
+async fn numbers_of_calls_may_be_large() {
+    let (mut peer, _theirs) = acquainted().await;
+    let large = (1 << 31) + 7;
+    peer.send(&[super::tests::bootstrap(large), finish(large, true), finish(1 << 31, true)]).await;
+    assert_eq!(peer.sent().await, [format!("return {large} results")]);
+    assert!(!peer.near.is_closed());
 }
 
 /// The peer never says whose the results are.

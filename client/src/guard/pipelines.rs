@@ -8,7 +8,7 @@
 //! The RPC system finds what a path leads to by the number of an answer, and nothing else. So for each
 //! path that the peer uses while the answer is open, the guard makes a call of its own, whose whole
 //! result is the capability at the end of that path, and the peer's message is changed to speak of
-//! that call. The peer never sees these calls: their numbers are ours, and the peer's are below.
+//! that call. The peer never sees these calls: it may not use their numbers.
 //!
 //! **Invariant:** a path that was used leads to the same capability until the answer is out.
 //! **Invariant:** a call of the guard's is finished when the answer is out that it belongs to.
@@ -24,13 +24,18 @@ use capnp::{Error, MessageSize};
 use capnp_rpc::rpc_capnp::promised_answer;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::rc::Rc;
 
-/// The numbers of calls from here on are the guard's.
-const OWN_CALLS: u32 = 1 << 31;
+/// The numbers of the guard's own calls. Peers number their calls from 0 on, and some in C++ those of
+/// which they want nothing but the pipeline from 2^31 on.
+const OWN_CALLS: Range<u32> = 1 << 30..1 << 31;
 
 /// The call whose answer is the [`Door`].
-const DOOR: u32 = u32::MAX;
+const DOOR: u32 = OWN_CALLS.end - 1;
+
+/// Paths into one answer that are told apart: far more than a result has fields that anybody names.
+const PATHS_MAX: usize = 1024;
 
 /// The interface by which the guard asks the door; it is in no schema.
 const DOOR_INTERFACE: u64 = 0x9d2c_8fd0_62d5_57a1;
@@ -103,7 +108,7 @@ impl Pipelines {
             taken_over: Rc::new(TakenOver(RefCell::new(Some(ByNumber::default())))),
             door: Door::new(),
             door_is_open: false,
-            next: OWN_CALLS,
+            next: OWN_CALLS.start,
             paths: ByNumber::default(),
             own: ByNumber::default(),
         }
@@ -146,6 +151,9 @@ impl Pipelines {
         if let Some((_, own)) = used.iter().find(|(used, _)| *used == path) {
             return patches.answer(answer, *own);
         }
+        if used.len() >= PATHS_MAX {
+            return Refusal::over(Limit::Exports, "too many paths into one answer");
+        }
         while self.own.contains_key(&self.next) {
             self.next = following(self.next);
         }
@@ -164,7 +172,7 @@ impl Pipelines {
 
     /// Whether a call is one of the guard's own, whose answer is not for the peer.
     pub(super) fn is_own(call: u32) -> bool {
-        call >= OWN_CALLS
+        OWN_CALLS.contains(&call)
     }
 
     /// A call of the guard's own is answered: what the RPC system is told.
@@ -194,7 +202,7 @@ impl Pipelines {
     fn end_if_over(&mut self, call: u32) -> Option<Message> {
         let Own { is_answered: true, is_over: true } = self.own.get(&call)? else { return None };
         self.own.remove(&call);
-        Some(Box::new(Made(made::finish(call))))
+        Some(Box::new(Made(made::finish(call, true))))
     }
 
     /// The connection is over: what it held, to be dropped when nothing here is borrowed.
@@ -210,16 +218,17 @@ pub(crate) struct Held {
 }
 
 fn following(number: u32) -> u32 {
-    if number + 1 == DOOR { OWN_CALLS } else { number + 1 }
+    if number + 1 == DOOR { OWN_CALLS.start } else { number + 1 }
 }
 
 /// # Errors
 /// When the number is none that a peer may use.
 pub(super) fn check_number(call: u32) -> Result<(), Refusal> {
-    if call < OWN_CALLS {
+    if !Pipelines::is_own(call) {
         return Ok(());
     }
-    let reason = format!("a call has the number {call}; they are below {OWN_CALLS}");
+    let Range { start, end } = OWN_CALLS;
+    let reason = format!("a call has the number {call}; those from {start} to {end} are taken");
     Refusal::over(Limit::UnknownCapability, reason)
 }
 

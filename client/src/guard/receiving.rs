@@ -2,6 +2,7 @@
 //!
 //! Nothing here waits: see [`take_next`](State::take_next) for that.
 
+use super::kept::Which;
 use super::limits::{Limit, Refusal};
 use super::made::{self, Made};
 use super::network::Received;
@@ -16,6 +17,14 @@ use capnp_rpc::rpc_capnp::{
     call, cap_descriptor, message, message_target, payload, resolve, return_,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A message that was changed.
+pub(super) struct Changed {
+    message: Incoming,
+    /// The number, if it is a call; and whether that is reflected.
+    call: Option<u32>,
+    reflected: bool,
+}
 
 impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     /// Makes a message ready for the RPC system, or keeps it.
@@ -34,6 +43,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             Ok(message::Return(answer)) => {
                 let answer = answer?;
                 let call = answer.get_answer_id();
+                if let Some(name) = self.kept.name(call) {
+                    patches.call(answer, name)?;
+                    return self.deliver(patches.apply(incoming, self.limits.reader_options()));
+                }
                 if let Some(error) = self.replaced.answer(answer)
                     && !self.tables.is_given_up(call)
                 {
@@ -42,7 +55,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
                 match answer.which()? {
                     return_::TakeFromOtherQuestion(from) => return self.take_from(from, call),
                     return_::Results(payload) => {
-                        self.read_caps(payload?, &mut patches, &mut before)?;
+                        let payload = payload?;
+                        if self.tables.waits_for(call)
+                            && payload.get_cap_table()?.len() as usize <= self.limits.capabilities
+                        {
+                            self.kept.receive(call, &incoming, Which::NotTheirs, &mut patches)?;
+                        }
+                        self.read_caps(payload, &mut patches, &mut before)?;
                     }
                     _ => {}
                 }
@@ -69,21 +88,36 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             Ok(message::Resolve(resolve)) => return self.keep(resolve?),
             _ => {}
         }
-        let message = if patches.is_empty() {
+        if patches.is_empty() {
+            // The common case: what was read needn't be read again.
             self.tables.receive(body, cost(&incoming), &self.limits)?;
-            incoming
-        } else {
-            let message = patches.apply(incoming, self.limits.reader_options());
-            self.tables.receive(message.get_root()?, cost(&message), &self.limits)?;
-            message
-        };
+            self.pass_checked(incoming, call);
+            return Ok(());
+        }
+        let message = patches.apply(incoming, self.limits.reader_options());
+        let changed = Changed { message, call, reflected };
+        if before.is_empty() {
+            return self.pass(changed);
+        }
         self.ready.extend(before.into_iter().map(Ready::Message));
+        self.ready.push_back(Ready::Changed(changed));
+        Ok(())
+    }
+
+    /// The RPC system gets a message that was changed: it is the next.
+    pub(super) fn pass(&mut self, changed: Changed) -> Result<(), Refusal> {
+        let Changed { message, call, reflected } = changed;
+        self.tables.receive(message.get_root()?, cost(&message), &self.limits)?;
         if let (Some(call), true) = (call, reflected) {
             self.reflections.begin(call);
         }
-        let call = call.map(|call| self.pipelines.call(call));
-        self.ready.push_back(Ready::Message(Box::new(Received { message, call })));
+        self.pass_checked(message, call);
         Ok(())
+    }
+
+    fn pass_checked(&mut self, message: Incoming, call: Option<u32>) {
+        let call = call.map(|call| self.pipelines.call(call));
+        self.ready.push_front(Ready::Message(Box::new(Received { message, call })));
     }
 
     /// A call of ours that was refused here is told so, whatever the peer made of what it got.
@@ -102,7 +136,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             _ => {}
         }
         self.tables.receive(error.get_root_as_reader()?, 0, &self.limits)?;
-        self.ready.push_back(Ready::Message(Box::new(Made(error))));
+        self.ready.push_front(Ready::Message(Box::new(Made(error))));
         Ok(())
     }
 
@@ -190,13 +224,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         if self.tables.is_given_up(answered.call) {
             let canceled = made::canceled(answered.call);
             self.tables.receive(canceled.get_root_as_reader()?, 0, &self.limits)?;
-            self.ready.push_back(Ready::Message(Box::new(Made(canceled))));
+            self.ready.push_front(Ready::Message(Box::new(Made(canceled))));
             return Ok(());
         }
+        let call = answered.call;
         let message = reflections::addressed(answered, &self.limits)?;
+        let mut patches = Patches::default();
+        self.kept.receive(call, &message, Which::All, &mut patches)?;
+        let message = patches.apply(message, self.limits.reader_options());
         self.tables.receive(message.get_root()?, 0, &self.limits)?;
         self.reflections.delivers(&message)?;
-        self.ready.push_back(Ready::Message(Box::new(Received { message, call: None })));
+        self.pass_checked(message, None);
         Ok(())
     }
 }

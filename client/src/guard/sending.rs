@@ -1,5 +1,6 @@
 //! What becomes of a message that the RPC system sends.
 
+use super::kept::Released;
 use super::limits::{BURST, Limit, Refusal};
 use super::made::{self, Made};
 use super::outgoing::{self, Instead};
@@ -7,7 +8,7 @@ use super::pipelines::{Pipelined, Pipelines};
 use super::reflections;
 use super::{Ready, State, wake};
 use capnp::message::{Builder, HeapAllocator};
-use capnp_rpc::rpc_capnp::{message, return_};
+use capnp_rpc::rpc_capnp::message;
 use std::rc::Rc;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -40,18 +41,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         message: &mut Builder<HeapAllocator>,
     ) -> Result<Option<Rc<dyn Pipelined>>, Refusal> {
         let bytes = message.size_in_words().saturating_mul(WORD);
-        // It is read once: this is done for each message.
-        let body = message.get_root_as_reader::<message::Reader>()?;
-        match self.replaced.instead(body, bytes)? {
-            Instead::Same => self.put(message, body),
+        match self.replaced.instead(message.get_root_as_reader()?, bytes)? {
+            Instead::Same => self.put(message),
             Instead::Hosted => {
                 outgoing::host_promises(message)?;
-                self.put(message, message.get_root_as_reader()?)
+                self.put(message)
             }
-            Instead::Other(other) => self.put(&other, other.get_root_as_reader()?),
-            Instead::Refused(other, given) => {
+            Instead::Other(mut other) => self.put(&mut other),
+            Instead::Refused(mut other, given) => {
                 self.take_back(given);
-                self.put(&other, other.get_root_as_reader()?)
+                self.put(&mut other)
             }
             Instead::Nothing(given) => {
                 self.take_back(given);
@@ -68,54 +67,69 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
 
     fn put(
         &mut self,
-        message: &Builder<HeapAllocator>,
-        body: message::Reader,
+        message: &mut Builder<HeapAllocator>,
     ) -> Result<Option<Rc<dyn Pipelined>>, Refusal> {
+        let body = message.get_root_as_reader::<message::Reader>()?;
         match body.which() {
             Ok(message::Return(answer)) => {
-                let answer = answer?;
-                let call = answer.get_answer_id();
+                let call = answer?.get_answer_id();
                 if Pipelines::is_own(call) {
                     let finish = self.pipelines.own_answered(call);
                     self.ready.extend(finish.map(Ready::Message));
                     return Ok(None);
                 }
-                return self.put_answer(message, answer);
+                return self.put_answer(message, call);
             }
             Ok(message::Release(release)) => {
                 let release = release?;
                 let (id, count) = (release.get_id(), release.get_reference_count());
-                let counted = self.reflections.released(id, count);
-                if counted > 0 {
-                    self.wire.push(&made::release(id, counted));
-                }
+                self.tables.send(body)?;
+                self.put_release(id, count);
+                return Ok(None);
             }
-            _ => self.wire.push(message),
+            _ => self.tables.send(body)?,
         }
-        self.tables.send(body)?;
+        if self.kept.send(message)? {
+            self.wire.push(message);
+        }
         Ok(None)
+    }
+
+    fn put_release(&mut self, id: u32, count: u32) {
+        let counted = self.reflections.released(id, count);
+        match self.kept.release(id) {
+            Some(Released::Kept) => {}
+            Some(Released::Last(call)) => self.wire.push(&made::finish(call, false)),
+            None if counted > 0 => self.wire.push(&made::release(id, counted)),
+            None => {}
+        }
     }
 
     fn put_answer(
         &mut self,
-        message: &Builder<HeapAllocator>,
-        answer: return_::Reader,
+        message: &mut Builder<HeapAllocator>,
+        call: u32,
     ) -> Result<Option<Rc<dyn Pipelined>>, Refusal> {
-        let call = answer.get_answer_id();
         self.answered += 1;
         let is_reflected = self.reflections.has(call);
         if is_reflected {
             let results = reflections::turned(message, &self.limits)?;
-            self.wire.push(&made::sent_elsewhere(call));
             let answered = self.reflections.answer(call, results);
             self.ready.extend(answered.map(Ready::Reflected));
-        } else {
-            self.wire.push(message);
         }
         let ready = &mut self.ready;
         let over = self.pipelines.answered(call, |told| ready.push_back(Ready::Message(told)));
-        let finish = self.tables.send_answer(answer, is_reflected)?;
-        self.ready.extend(finish.map(Ready::Finish));
+        if let Ok(message::Return(answer)) =
+            message.get_root_as_reader::<message::Reader>()?.which()
+        {
+            let finish = self.tables.send_answer(answer?, is_reflected)?;
+            self.ready.extend(finish.map(Ready::Finish));
+        }
+        if is_reflected {
+            self.wire.push(&made::sent_elsewhere(call));
+        } else if self.kept.send(message)? {
+            self.wire.push(message);
+        }
         self.go_on();
         Ok(over)
     }

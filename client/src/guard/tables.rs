@@ -64,6 +64,11 @@ impl Tables {
         matches!(self.answers.get(&call), Some(Answer::Open { .. }))
     }
 
+    /// Somebody here waits for the answer to our call.
+    pub(super) fn waits_for(&self, call: u32) -> bool {
+        matches!(self.questions.get(&call), Some(Question::Asked))
+    }
+
     /// The peer has this call of ours to answer.
     pub(super) fn has_question(&self, call: u32) -> bool {
         self.questions.contains_key(&call)

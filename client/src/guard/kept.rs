@@ -1,0 +1,317 @@
+//! Paths into answers of the peer's that are kept after the answer is there.
+//!
+//! We called on the promised result of a call, and the result turns out to be ours, or the result of a
+//! call of the peer's, or it comes by a call that the peer reflected. What we call next would take a
+//! shorter way than what is still on its way through the peer, and come first. The protocol has the
+//! peer say when the long way is empty, which it can do for its own part of that way alone; and where
+//! answers of both sides cross, it takes the question for a breach.
+//!
+//! So the way stays as it is. The RPC system is told that the result is a capability of the peer's, by a
+//! number of ours; what is sent there goes on to the path into the answer, whose call is finished when
+//! the capability is released.
+//!
+//! **Invariant:** what was sent on a path into an answer and what is sent there later goes one way.
+//! **Invariant:** a call whose `Finish` is held has its number for itself: a later call of ours that
+//! would have the same one goes under another.
+
+use super::limits::Refusal;
+use super::patch::Patches;
+use super::scatter::ByNumber;
+use crate::wire::Incoming;
+use capnp::message::{Builder, HeapAllocator};
+use capnp::private::capability::{ClientHook, PipelineOp};
+use capnp::traits::Imbue;
+use capnp_rpc::rpc_capnp::{
+    call, cap_descriptor, disembargo, message, message_target, payload, promised_answer, return_,
+};
+use std::ops::Range;
+
+/// The numbers of kept capabilities, and of calls whose own number is taken. Neither side gives out so
+/// many, and the other side's guard has the numbers above for itself.
+const OWN: Range<u32> = 1 << 29..1 << 30;
+
+/// Fields, from the outermost on.
+type Path = Vec<u16>;
+
+/// See the head of the file.
+#[derive(Default)]
+pub(super) struct Kept {
+    /// The paths on which something was sent, by calls of ours without an answer.
+    used: ByNumber<Vec<Path>>,
+    /// By number of ours: the call on the wire, and the path into its answer.
+    caps: ByNumber<(u32, Path)>,
+    /// How many capabilities keep a call from being finished.
+    calls: ByNumber<usize>,
+    /// Calls that the RPC system has finished.
+    finished: ByNumber<()>,
+    /// The numbers on the wire of calls of the RPC system, and the other way round.
+    renamed: ByNumber<u32>,
+    names: ByNumber<u32>,
+    next: u32,
+}
+
+/// Which capabilities in an answer are kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Which {
+    /// Those that aren't the peer's own.
+    NotTheirs,
+    /// All, since the answer came round by us.
+    All,
+}
+
+impl Kept {
+    /// Nothing is to be changed in what is sent.
+    fn is_idle(&self) -> bool {
+        self.caps.is_empty() && self.renamed.is_empty() && self.finished.is_empty()
+    }
+
+    fn number(&mut self) -> u32 {
+        loop {
+            self.next = if OWN.contains(&(self.next + 1)) { self.next + 1 } else { OWN.start };
+            if !self.caps.contains_key(&self.next) && !self.names.contains_key(&self.next) {
+                return self.next;
+            }
+        }
+    }
+
+    /// The number by which the RPC system knows a call of ours that the peer answers.
+    pub(super) fn name(&mut self, call: u32) -> Option<u32> {
+        if self.names.is_empty() { None } else { self.names.remove(&call) }
+    }
+
+    /// A message of the RPC system's is about to be sent: notes what is used of open answers, and speaks
+    /// of what is kept as the peer knows it. `false`: it isn't sent now, or at all.
+    pub(super) fn send(&mut self, message: &mut Builder<HeapAllocator>) -> Result<bool, Refusal> {
+        self.note(message.get_root_as_reader()?)?;
+        if self.is_idle() {
+            return Ok(true);
+        }
+        match message.get_root::<message::Builder>()?.which()? {
+            message::Call(call) => self.change_call(call?)?,
+            message::Bootstrap(bootstrap) => {
+                let mut bootstrap = bootstrap?;
+                let call = bootstrap.reborrow().get_question_id();
+                let name = self.begin(call);
+                bootstrap.set_question_id(name);
+            }
+            message::Return(answer) => {
+                if let return_::Results(payload) = answer?.which()? {
+                    self.change_caps(payload?)?;
+                }
+            }
+            message::Finish(finish) => {
+                let mut finish = finish?;
+                let call = self.wire(finish.reborrow().get_question_id());
+                finish.set_question_id(call);
+                if self.calls.contains_key(&call) {
+                    self.finished.insert(call, ());
+                    return Ok(false);
+                }
+            }
+            message::Disembargo(disembargo) => self.change_disembargo(disembargo?)?,
+            _ => {}
+        }
+        Ok(true)
+    }
+
+    /// The RPC system lets go of a capability. Says whether it was kept here, and which call is to be
+    /// finished then.
+    pub(super) fn release(&mut self, cap: u32) -> Option<Released> {
+        let (call, _) = self.caps.remove(&cap)?;
+        let left = self.calls.get_mut(&call)?;
+        *left -= 1;
+        if *left > 0 {
+            return Some(Released::Kept);
+        }
+        self.calls.remove(&call);
+        let is_finished = self.finished.remove(&call).is_some();
+        Some(if is_finished { Released::Last(call) } else { Released::Kept })
+    }
+
+    fn note(&mut self, message: message::Reader) -> Result<(), Refusal> {
+        match message.which() {
+            Ok(message::Call(call)) => {
+                let call = call?;
+                self.used.remove(&call.get_question_id());
+                if let message_target::PromisedAnswer(answer) = call.get_target()?.which()? {
+                    self.note_path(answer?)?;
+                }
+                self.note_caps(call.get_params()?)
+            }
+            Ok(message::Return(answer)) => match answer?.which()? {
+                return_::Results(payload) => self.note_caps(payload?),
+                _ => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    fn note_caps(&mut self, payload: payload::Reader) -> Result<(), Refusal> {
+        for cap in payload.get_cap_table()? {
+            if let cap_descriptor::ReceiverAnswer(answer) = cap.which()? {
+                self.note_path(answer?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn note_path(&mut self, answer: promised_answer::Reader) -> Result<(), Refusal> {
+        let path = path_of(answer)?;
+        let used = self.used.entry(answer.get_question_id()).or_default();
+        if !used.contains(&path) {
+            used.push(path);
+        }
+        Ok(())
+    }
+
+    /// An answer to a call of ours is about to be delivered.
+    pub(super) fn receive(
+        &mut self,
+        call: u32,
+        incoming: &Incoming,
+        which: Which,
+        patches: &mut Patches,
+    ) -> Result<(), Refusal> {
+        let Some(used) = self.used.remove(&call) else { return Ok(()) };
+        let Ok(message::Return(answer)) = incoming.get_root::<message::Reader>()?.which() else {
+            return Ok(());
+        };
+        let answer = answer?;
+        let return_::Results(payload) = answer.which()? else { return Ok(()) };
+        if answer.get_no_finish_needed() {
+            // The peer has forgotten the answer.
+            return Ok(());
+        }
+        let payload = payload?;
+        let caps = payload.get_cap_table()?;
+        let marks: Vec<_> = caps.iter().map(|_| Some(mark())).collect();
+        let mut known = Vec::new();
+        for path in used {
+            let Some(at) = place(payload, &marks, &path) else { continue };
+            let cap = caps.get(at);
+            let is_theirs = matches!(
+                cap.which()?,
+                cap_descriptor::SenderHosted(_) | cap_descriptor::SenderPromise(_)
+            );
+            let is_there = !matches!(cap.which()?, cap_descriptor::None(()));
+            if is_there && !known.contains(&at) && (which == Which::All || !is_theirs) {
+                known.push(at);
+                let number = self.number();
+                let wire = self.wire(call);
+                *self.calls.entry(wire).or_default() += 1;
+                self.caps.insert(number, (wire, path));
+                patches.hosted(cap, number)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of a call on the wire.
+    fn wire(&self, call: u32) -> u32 {
+        self.renamed.get(&call).copied().unwrap_or(call)
+    }
+
+    /// A call of the RPC system's begins: its number on the wire.
+    fn begin(&mut self, call: u32) -> u32 {
+        self.renamed.remove(&call);
+        if !self.finished.contains_key(&call) {
+            return call;
+        }
+        let name = self.number();
+        self.renamed.insert(call, name);
+        self.names.insert(name, call);
+        name
+    }
+
+    fn change_call(&mut self, mut call: call::Builder) -> Result<(), Refusal> {
+        // Its target first: that speaks of calls before it.
+        self.change_target(call.reborrow().get_target()?)?;
+        self.change_caps(call.reborrow().get_params()?)?;
+        let name = self.begin(call.reborrow().get_question_id());
+        call.set_question_id(name);
+        Ok(())
+    }
+
+    fn change_target(&self, mut target: message_target::Builder) -> Result<(), Refusal> {
+        match target.reborrow().which()? {
+            message_target::ImportedCap(id) => {
+                if let Some((call, path)) = self.caps.get(&id) {
+                    write_answer(target.init_promised_answer(), *call, path);
+                }
+            }
+            message_target::PromisedAnswer(answer) => self.rename(answer?),
+        }
+        Ok(())
+    }
+
+    fn change_caps(&self, payload: payload::Builder) -> Result<(), Refusal> {
+        let mut caps = payload.get_cap_table()?;
+        for at in 0..caps.len() {
+            let mut cap = caps.reborrow().get(at);
+            match cap.reborrow().which()? {
+                cap_descriptor::ReceiverHosted(id) => {
+                    if let Some((call, path)) = self.caps.get(&id) {
+                        write_answer(cap.init_receiver_answer(), *call, path);
+                    }
+                }
+                cap_descriptor::ReceiverAnswer(answer) => self.rename(answer?),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn change_disembargo(&self, disembargo: disembargo::Builder) -> Result<(), Refusal> {
+        self.change_target(disembargo.get_target()?)
+    }
+
+    fn rename(&self, mut answer: promised_answer::Builder) {
+        let wire = self.wire(answer.reborrow().get_question_id());
+        answer.set_question_id(wire);
+    }
+}
+
+/// What becomes of a `Release`.
+pub(super) enum Released {
+    /// The peer knows nothing of it.
+    Kept,
+    /// The `Finish` of this call goes out.
+    Last(u32),
+}
+
+fn path_of(answer: promised_answer::Reader) -> Result<Path, Refusal> {
+    let mut path = Vec::new();
+    for step in answer.get_transform()? {
+        if let promised_answer::op::GetPointerField(field) = step.which()? {
+            path.push(field);
+        }
+    }
+    Ok(path)
+}
+
+fn write_answer(mut answer: promised_answer::Builder, call: u32, path: &[u16]) {
+    answer.set_question_id(call);
+    let mut steps = answer.init_transform(path.len() as u32);
+    for (at, field) in (0..).zip(path) {
+        steps.reborrow().get(at).set_get_pointer_field(*field);
+    }
+}
+
+/// A capability that is nothing but its address.
+fn mark() -> Box<dyn ClientHook> {
+    capnp_rpc::new_broken_cap(capnp::Error::failed("it marks a place".into())).hook
+}
+
+/// Where in the table the capability at the end of a path stands, if there is one.
+fn place<'a>(
+    mut payload: payload::Reader<'a>,
+    marks: &'a Vec<Option<Box<dyn ClientHook>>>,
+    path: &[u16],
+) -> Option<u32> {
+    payload.imbue(marks);
+    let steps: Vec<_> = path.iter().map(|field| PipelineOp::GetPointerField(*field)).collect();
+    let found = payload.get_content().get_pipelined_cap(&steps).ok()?.get_ptr();
+    let at =
+        marks.iter().position(|mark| mark.as_ref().is_some_and(|mark| mark.get_ptr() == found));
+    at.map(|at| at as u32)
+}
