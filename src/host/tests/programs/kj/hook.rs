@@ -107,7 +107,8 @@ impl Asked {
     }
 
     pub(super) fn remote(self: Rc<Self>) -> RemotePromise<any_pointer::Owned> {
-        let pipeline = any_pointer::Pipeline::new(Box::new(Results(self.clone())));
+        let results = Rc::new(Results { asked: self.clone(), used: RefCell::default() });
+        let pipeline = any_pointer::Pipeline::new(Box::new(Promised(results)));
         let promise = Promise::from_future(async move {
             let answered = self.settled().await?;
             let none = || Error::failed("a call without results was awaited".into());
@@ -125,25 +126,44 @@ impl ResponseHook for Given {
     }
 }
 
-/// What a call will return.
-pub(super) struct Results(pub(super) Rc<Asked>);
+/// What a call will return. Each path in it is one capability, from its first use on: what is called later
+/// must not overtake what was called before.
+struct Results {
+    asked: Rc<Asked>,
+    used: RefCell<Vec<(Path, Rc<Later>)>>,
+}
 
-impl PipelineHook for Results {
+struct Promised(Rc<Results>);
+
+/// What was used of a path.
+pub(super) fn used(of: &[(Path, Rc<Later>)], path: &[PipelineOp]) -> Option<Next> {
+    let field = |step: &PipelineOp| match step {
+        PipelineOp::Noop => None,
+        PipelineOp::GetPointerField(field) => Some(*field),
+    };
+    let same = |before: &Path| before.iter().filter_map(field).eq(path.iter().filter_map(field));
+    of.iter().find(|(before, _)| same(before)).map(|(_, later)| later.hook())
+}
+
+impl PipelineHook for Promised {
     fn add_ref(&self) -> Box<dyn PipelineHook> {
         Box::new(Self(self.0.clone()))
     }
 
     fn get_pipelined_cap(&self, path: &[PipelineOp]) -> Next {
-        let path: Path = path.into();
-        match &*self.0.outcome.borrow() {
-            None => {
-                let to = To::Answer { asked: self.0.clone(), path: path.clone(), called: false };
-                let later = Later::new(to);
-                self.0.promised.borrow_mut().push((Rc::downgrade(&later), path));
-                wrap(Own::Later(later))
-            }
-            Some(outcome) => found(outcome, &path),
+        let Results { asked, used: before } = &*self.0;
+        if let Some(used) = used(&before.borrow(), path) {
+            return used;
         }
+        if let Some(outcome) = &*asked.outcome.borrow() {
+            return found(outcome, path);
+        }
+        let path: Path = path.into();
+        let to = To::Answer { asked: asked.clone(), path: path.clone(), called: false };
+        let later = Later::new(to);
+        asked.promised.borrow_mut().push((Rc::downgrade(&later), path.clone()));
+        before.borrow_mut().push((path, later.clone()));
+        later.hook()
     }
 }
 

@@ -11,7 +11,7 @@ use capnp::{Error, any_pointer};
 use capnp_rpc::rpc_capnp::message;
 use futures::channel::oneshot;
 
-use super::hook::{Asked, BRAND, End, Later, Next, Path, end};
+use super::hook::{Asked, BRAND, End, Later, Next, Path, end, used};
 use super::{Caps, Peer};
 
 /// A call of this side before it is sent.
@@ -115,15 +115,18 @@ impl RequestHook for Call {
 #[derive(Default)]
 pub(super) struct Postponed {
     known: RefCell<Option<Box<dyn PipelineHook>>>,
-    promised: RefCell<Vec<(Rc<Later>, Path)>>,
+    /// Each path is one capability, from its first use on.
+    used: RefCell<Vec<(Path, Rc<Later>)>>,
 }
 
 impl Postponed {
     pub(super) fn know(&self, pipeline: Box<dyn PipelineHook>) {
-        for (later, path) in self.promised.take() {
+        // What is used for the first time from now on goes there at once.
+        self.known.replace(Some(pipeline.add_ref()));
+        let used = self.used.borrow().clone();
+        for (path, later) in used {
             later.resolve(Ok(pipeline.get_pipelined_cap(&path)));
         }
-        self.known.replace(Some(pipeline));
     }
 }
 
@@ -135,11 +138,14 @@ impl PipelineHook for Waits {
     }
 
     fn get_pipelined_cap(&self, path: &[PipelineOp]) -> Next {
+        if let Some(used) = used(&self.0.used.borrow(), path) {
+            return used;
+        }
         if let Some(known) = &*self.0.known.borrow() {
             return known.get_pipelined_cap(path);
         }
         let later = Later::unknown();
-        self.0.promised.borrow_mut().push((later.clone(), path.into()));
+        self.0.used.borrow_mut().push((path.into(), later.clone()));
         later.hook()
     }
 }
