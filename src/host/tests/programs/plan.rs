@@ -401,7 +401,9 @@ impl Maker {
             passes_gift: given.settled,
             tails: dice.percent(20),
             kibibytes: if dice.percent(1) {
-                dice.pick(&[1, 60, 70, 3000, 8100, 8192, 9216])
+                // Calls of calls are many: all their results at once would be more than may wait.
+                let sizes = [1, 60, 70, 3000, 8100, 8192, 9216];
+                dice.pick(if depth == 0 { &sizes } else { &sizes[..3] })
             } else {
                 0
             },
