@@ -66,6 +66,12 @@ fn random_programs_break_no_rule() {
     }
     eprintln!("{count} programs started {started} calls; {} broke a rule", broken.len());
     assert!(started > count, "programs do something");
+    let seen = kj::seen();
+    eprintln!("peers as in C++: {seen:?}");
+    assert!(
+        count < PROGRAMS || seen.len() == 8 && seen.values().all(|times| *times > 20),
+        "{seen:?}"
+    );
     let Some(first) = broken.first() else { return };
     if number("CAPSTEAD_PROGRAMS_SHRINK", 0) > 0 {
         let fails = |plan: &Plan| !verdict(plan.clone()).problems.is_empty();

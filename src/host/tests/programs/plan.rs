@@ -220,7 +220,7 @@ pub(super) fn plan(seed: u64) -> Plan {
     let hops = hops.collect();
     let slots = (0..clients.len()).map(|owner| Slot::new(owner, true)).collect();
     let plan = Plan { clients, hops, objects, exclusive, ops: Vec::new() };
-    let mut maker = Maker { dice, theme, vats, slots, plan };
+    let mut maker = Maker { dice, theme, vats, slots, large: 2, plan };
     for client in 0..maker.plan.clients.len() {
         maker.open(client);
     }
@@ -236,6 +236,8 @@ struct Maker {
     theme: Theme,
     vats: usize,
     slots: Vec<Slot>,
+    /// Steps that may still have large results.
+    large: u32,
     plan: Plan,
 }
 
@@ -381,6 +383,7 @@ impl Maker {
             next.awaits &= !streams;
             Box::new(next)
         });
+        let kibibytes = self.kibibytes(depth);
         let dice = &mut self.dice;
         let mut answers = vec![Answer::Nothing, Answer::Child, Answer::Itself, Answer::Kept];
         if given.gift {
@@ -400,18 +403,26 @@ impl Maker {
             streams,
             passes_gift: given.settled,
             tails: dice.percent(20),
-            kibibytes: if dice.percent(1) {
-                // Calls of calls are many: all their results at once would be more than may wait.
-                let sizes = [1, 60, 70, 3000, 8100, 8192, 9216];
-                dice.pick(if depth == 0 { &sizes } else { &sizes[..3] })
-            } else {
-                0
-            },
+            kibibytes,
             caps: if dice.percent(2) { dice.pick(&[1, 60, 63, 64, 65, 100]) } else { 0 },
             answer: dice.pick(&answers),
             ending: self.ending(),
             next,
         }
+    }
+
+    /// How large results and errors are. Several of the largest at once would be more than may wait for
+    /// a peer to read it.
+    fn kibibytes(&mut self, depth: usize) -> u32 {
+        if !self.dice.percent(2) {
+            return 0;
+        }
+        let size = self.dice.pick(&[1, 60, 70, 3000, 8100, 8192, 9216]);
+        if size > 100 && (depth > 1 || self.large == 0) {
+            return 0;
+        }
+        self.large -= u32::from(size > 100);
+        size
     }
 
     fn ending(&mut self) -> Ending {

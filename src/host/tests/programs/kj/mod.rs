@@ -10,7 +10,7 @@ mod request;
 mod table;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::{Rc, Weak};
 
 use capnp::Error;
@@ -125,6 +125,20 @@ impl Target {
     }
 }
 
+thread_local! {
+    static SEEN: RefCell<BTreeMap<&'static str, u64>> = RefCell::default();
+}
+
+/// Notes that a part of the protocol was used.
+fn note(what: &'static str) {
+    SEEN.with_borrow_mut(|seen| *seen.entry(what).or_default() += 1);
+}
+
+/// How often each part of the protocol was used that only such a peer uses, since this was asked.
+pub(super) fn seen() -> BTreeMap<&'static str, u64> {
+    SEEN.take()
+}
+
 /// What the other side did that KJ ends a connection over.
 type Refused<T> = Result<T, String>;
 
@@ -179,6 +193,7 @@ impl Peer {
             Err(error) => return self.answer(answer, Err(error)),
         };
         let question = asked.question.borrow().clone().expect("it was just asked");
+        note("calls reflected");
         self.send(&made(|message| {
             let mut returned = message.init_return();
             returned.set_answer_id(answer);
@@ -253,6 +268,7 @@ impl Peer {
         };
         let (id, is_promise) = self.export(hook, is_promise);
         if is_promise {
+            note("promises given");
             to.set_sender_promise(id);
         } else {
             to.set_sender_hosted(id);
@@ -323,6 +339,7 @@ impl Peer {
         self.send(&made(|message| {
             let mut resolve = message.init_resolve();
             resolve.set_promise_id(id);
+            note(if known.is_ok() { "promises resolved" } else { "promises broken" });
             match known {
                 Ok(hook) => _ = self.describe_one(hook, resolve.init_cap()),
                 Err(error) => put_error(resolve.init_exception(), error),
@@ -338,6 +355,7 @@ impl Peer {
             return back();
         }
         let embargo = state.embargoes.insert(back);
+        note("calls embargoed");
         drop(state);
         self.send(&made(|message| {
             let mut disembargo = message.init_disembargo();
@@ -353,6 +371,9 @@ impl Peer {
         let (awaits, needs_finish) = (asking.awaits, asking.needs_finish);
         let over = (!awaits).then(|| state.questions.remove(id));
         drop(state);
+        if awaits {
+            note("calls given up");
+        }
         if needs_finish {
             self.send(&made(|message| {
                 let mut finish = message.init_finish();

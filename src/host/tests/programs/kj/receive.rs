@@ -3,7 +3,7 @@
 use super::request::{Call, Postponed, Returned, Waits};
 use super::{
     Answer, Answered, Asked, Asking, CAPABILITIES_MAX, Caps, End, Import, Incoming, Next, Own,
-    Peer, Question, Refused, end, made, path, request, wrap,
+    Peer, Question, Refused, end, made, note, path, request, wrap,
 };
 
 use std::cell::{Cell, RefCell};
@@ -160,6 +160,7 @@ impl Peer {
                 }
                 let (mut sent, tail) = request::tails(|| request.send());
                 if let Some(tail) = tail {
+                    note("tail calls");
                     match tail.send_tail(self, id) {
                         Ok(()) => return,
                         Err(tail) => sent = Box::new(tail).send(),
@@ -268,6 +269,7 @@ impl Peer {
                     End::Remote(peer, target) if Rc::ptr_eq(&peer, self) => target,
                     _ => return Err("a Disembargo of what doesn't point back".into()),
                 };
+                note("echoes");
                 self.send(&made(|message| {
                     let mut echo = message.init_disembargo();
                     target.put(echo.reborrow().init_target());
