@@ -14,9 +14,10 @@
 //! **Invariant:** a call whose `Finish` is held has its number for itself: a later call of ours that
 //! would have the same one goes under another.
 
-use super::limits::Refusal;
+use super::limits::{Limit, Refusal};
 use super::patch::Patches;
 use super::scatter::{ByNumber, NumberSet};
+use super::tables::NOT_OPEN;
 use crate::wire::Incoming;
 use capnp::message::{Builder, HeapAllocator};
 use capnp::private::capability::{ClientHook, PipelineOp};
@@ -75,8 +76,17 @@ impl Kept {
     }
 
     /// The number by which the RPC system knows a call of ours that the peer answers.
-    pub(super) fn name(&mut self, call: u32) -> Option<u32> {
-        if self.names.is_empty() { None } else { self.names.remove(&call) }
+    ///
+    /// # Errors
+    /// When the peer has that call under another number.
+    pub(super) fn name(&mut self, call: u32) -> Result<Option<u32>, Refusal> {
+        if self.names.is_empty() {
+            return Ok(None);
+        }
+        if self.renamed.get(&call).is_some_and(|wire| self.names.contains_key(wire)) {
+            return Refusal::over(Limit::UnknownCapability, NOT_OPEN);
+        }
+        Ok(self.names.remove(&call))
     }
 
     /// A message of the RPC system's is about to be sent: notes what is used of open answers, and speaks

@@ -44,7 +44,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             Ok(message::Return(answer)) => {
                 let answer = answer?;
                 let call = answer.get_answer_id();
-                if let Some(name) = self.kept.name(call) {
+                if let Some(name) = self.kept.name(call)? {
                     patches.call(answer, name)?;
                     return self.deliver(patches.apply(incoming, self.limits.reader_options()));
                 }
