@@ -129,6 +129,7 @@ const FUNCTIONS: &[(&str, &str, From)] = &[
     ("client/src/connection.rs", "bootstrap", From::Listener),
     ("client/src/restore.rs", "restore", From::Reference),
     ("client/src/restore.rs", "restore_with", From::Reference),
+    ("client/src/callback.rs", "capability", From::Caller),
     ("client/src/once.rs", "once", From::Caller),
 ];
 

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use capnp::private::capability::ClientHook;
 use capnp::traits::{HasTypeId, ImbueMut};
-use capnp_rpc::rpc_capnp::message;
+use capnp_rpc::rpc_capnp::{exception, message};
 use capstead_client::http_capnp::{HttpMethod, http_service};
 
 use support::calls::{self, connect, increment, run};
@@ -88,7 +88,7 @@ fn attack(served: &Served, resolutions: &[(u32, u32)], name: Name) -> usize {
         match said.get_root::<message::Reader>().and_then(|root| Ok(root.which()?)) {
             Ok(message::Release(_)) => released += 1,
             Ok(message::Return(Ok(answer))) if answer.get_answer_id() == LAST => break,
-            Ok(message::Abort(abort)) => panic!("{:?}", abort.map(|abort| abort.get_reason())),
+            Ok(message::Abort(abort)) => panic!("{:?}", abort.map(exception::Reader::get_reason)),
             _ => {}
         }
     }

@@ -111,7 +111,7 @@ fn fuzz_all(served: &Served, random: &mut Random, messages: u64) -> Counts {
 }
 
 /// Twice as long, and what the batches of four connections take in front of a call, on two processors
-/// that the fuzzer, the server and whatever else the machine does have to share.
+/// that the fuzzer, four hosts and whatever else the machine does have to share.
 fn check_latencies(mut quiet: Latencies, mut fuzzed: Latencies) {
     let (before, during) = (quiet.percentile(99), fuzzed.percentile(99));
     eprintln!(
@@ -121,7 +121,7 @@ fn check_latencies(mut quiet: Latencies, mut fuzzed: Latencies) {
         fuzzed.count(),
         fuzzed.percentile(50),
     );
-    assert!(during <= 2 * before + Duration::from_millis(20), "{before:?} became {during:?}");
+    assert!(during <= 2 * before + Duration::from_millis(250), "{before:?} became {during:?}");
 }
 
 /// Nothing of ours panics. What panics in the RPC system, or in the futures that it shares, ends a call

@@ -15,7 +15,7 @@ use crate::wire::{Incoming, cost};
 use capnp::Error;
 use capnp::message::{Builder, HeapAllocator};
 use capnp_rpc::rpc_capnp::{
-    call, cap_descriptor, message, message_target, payload, resolve, return_,
+    call, cap_descriptor, disembargo, message, message_target, payload, resolve, return_,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -81,14 +81,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
                     self.reflections.finish(call);
                 }
             }
-            Ok(message::Disembargo(disembargo)) => {
-                if let message_target::PromisedAnswer(answer) = disembargo?.get_target()?.which()? {
-                    check_number(answer?.get_question_id())?;
-                }
-            }
+            Ok(message::Disembargo(disembargo)) => check_disembargo(disembargo?)?,
             Ok(message::Resolve(resolve)) => return self.keep(resolve?),
             _ => {}
         }
+        self.deliver_checked(incoming, patches, before, call, reflected)
+    }
+
+    fn deliver_checked(
+        &mut self,
+        incoming: Incoming,
+        patches: Patches,
+        before: Vec<Message>,
+        call: Option<u32>,
+        reflected: bool,
+    ) -> Result<(), Refusal> {
+        let body = incoming.get_root::<message::Reader>()?;
         if patches.is_empty() {
             // The common case: what was read needn't be read again.
             self.tables.receive(body, cost(&incoming), &self.limits)?;
@@ -254,4 +262,11 @@ fn number_of(message: message::Reader) -> Result<Option<u32>, Refusal> {
         message::Finish(finish) => Some(finish?.get_question_id()),
         _ => None,
     })
+}
+
+fn check_disembargo(disembargo: disembargo::Reader) -> Result<(), Refusal> {
+    match disembargo.get_target()?.which()? {
+        message_target::PromisedAnswer(answer) => check_number(answer?.get_question_id()),
+        message_target::ImportedCap(_) => Ok(()),
+    }
 }
