@@ -34,10 +34,9 @@ use queue::Queue;
 /// Calls that are pipelined on a call here start in order, after that has answered or has called
 /// `set_pipeline`.
 ///
-/// A callback that comes home in a response is the callback itself. Calls pipelined on that response
-/// go over the peer before it comes; calls that are made on the same stub after that start in order
-/// behind them. But as long as they wait for that, capnp-rpc starts them only when one of their
-/// promises is polled, and forgets those whose promise is dropped.
+/// A callback that comes home in a response is the callback itself. If something was called on the
+/// promised result before it came, the way of these calls goes on over the peer, and later ones on the
+/// same stub take it too, in order.
 ///
 /// [`capnp_rpc::new_client`] makes a capability too, but its calls start when their promises are polled, or
 /// never.

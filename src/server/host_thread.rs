@@ -19,9 +19,8 @@ use super::link::{HostEnd, Hub, Link};
 use super::start::HostParts;
 use crate::error::panic_reason;
 
-/// Handlers run on it, and what they call. Of a peer only a chain of promises nests the stack when
-/// it is dropped: 5,000 of them fit 2 MiB, and the guard lets 16 pass. The first host has no thread
-/// of its own: it runs on the one that started the server, which usually has 8 MiB.
+/// Handlers run on it, and what they call. No peer nests it. The first host has no thread of its own: it
+/// runs on the one that started the server, which usually has 8 MiB.
 const STACK_BYTES: usize = 16 << 20;
 
 /// One host's thread. Dropping this lets the thread go on; [`HostThread::join`] ends it.

@@ -114,11 +114,13 @@ impl Running {
         if ended.is_ok() {
             // HTTP requests under way are calls to the hosts: they come first.
             let _ = tokio::time::timeout(Duration::from_secs(SHUTDOWN_SECS), gateway).await;
-            // All hosts finish before any of them closes: calls cross from one to another.
-            threads.iter().for_each(HostThread::finish);
-            ended = host.finish().await;
-            join_all(threads.iter().map(HostThread::finished)).await;
         }
+        // All hosts finish before any of them closes: calls cross from one to another.
+        threads.iter().for_each(HostThread::finish);
+        if ended.is_ok() {
+            ended = host.finish().await;
+        }
+        join_all(threads.iter().map(HostThread::finished)).await;
         for thread in threads {
             ended = worse(ended, thread.join().await);
         }

@@ -16,7 +16,7 @@
 
 use super::limits::Refusal;
 use super::patch::Patches;
-use super::scatter::ByNumber;
+use super::scatter::{ByNumber, NumberSet};
 use crate::wire::Incoming;
 use capnp::message::{Builder, HeapAllocator};
 use capnp::private::capability::{ClientHook, PipelineOp};
@@ -43,7 +43,7 @@ pub(super) struct Kept {
     /// How many capabilities keep a call from being finished.
     calls: ByNumber<usize>,
     /// Calls that the RPC system has finished.
-    finished: ByNumber<()>,
+    finished: NumberSet,
     /// The numbers on the wire of calls of the RPC system, and the other way round.
     renamed: ByNumber<u32>,
     names: ByNumber<u32>,
@@ -104,7 +104,7 @@ impl Kept {
                 let call = self.wire(finish.reborrow().get_question_id());
                 finish.set_question_id(call);
                 if self.calls.contains_key(&call) {
-                    self.finished.insert(call, ());
+                    self.finished.insert(call);
                     return Ok(false);
                 }
             }
@@ -124,7 +124,7 @@ impl Kept {
             return Some(Released::Kept);
         }
         self.calls.remove(&call);
-        let is_finished = self.finished.remove(&call).is_some();
+        let is_finished = self.finished.remove(&call);
         Some(if is_finished { Released::Last(call) } else { Released::Kept })
     }
 
@@ -214,7 +214,7 @@ impl Kept {
     /// A call of the RPC system's begins: its number on the wire.
     fn begin(&mut self, call: u32) -> u32 {
         self.renamed.remove(&call);
-        if !self.finished.contains_key(&call) {
+        if !self.finished.contains(&call) {
             return call;
         }
         let name = self.number();

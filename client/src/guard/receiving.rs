@@ -12,6 +12,7 @@ use super::reflections::{self, Answered};
 use super::tables;
 use super::{Message, Ready, State, wake};
 use crate::wire::{Incoming, cost};
+use capnp::Error;
 use capnp::message::{Builder, HeapAllocator};
 use capnp_rpc::rpc_capnp::{
     call, cap_descriptor, message, message_target, payload, resolve, return_,
@@ -94,7 +95,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             self.pass_checked(incoming, call);
             return Ok(());
         }
+        let number = number_of(body)?;
         let message = patches.apply(incoming, self.limits.reader_options());
+        if number_of(message.get_root()?)? != number {
+            let reason = "the parts of a message overlap";
+            return Err(Error::disconnected(reason.into()).into());
+        }
         let changed = Changed { message, call, reflected };
         if before.is_empty() {
             return self.pass(changed);
@@ -237,4 +243,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         self.pass_checked(message, None);
         Ok(())
     }
+}
+
+/// The number of the call that a message is about. Where it changes with something else, the tables would
+/// speak of one call and the RPC system of another.
+fn number_of(message: message::Reader) -> Result<Option<u32>, Refusal> {
+    Ok(match message.which()? {
+        message::Call(call) => Some(call?.get_question_id()),
+        message::Return(answer) => Some(answer?.get_answer_id()),
+        message::Finish(finish) => Some(finish?.get_question_id()),
+        _ => None,
+    })
 }

@@ -98,10 +98,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     fn put_release(&mut self, id: u32, count: u32) {
         let counted = self.reflections.released(id, count);
         match self.kept.release(id) {
-            Some(Released::Kept) => {}
             Some(Released::Last(call)) => self.wire.push(&made::finish(call, false)),
             None if counted > 0 => self.wire.push(&made::release(id, counted)),
-            None => {}
+            Some(Released::Kept) | None => {}
         }
     }
 

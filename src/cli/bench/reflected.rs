@@ -113,8 +113,9 @@ impl Peer {
     async fn ask(&self, write: impl FnOnce(u32, message::Builder)) -> Result<Option<u32>> {
         let question = self.next_question();
         let (answered, answer) = oneshot::channel();
-        if let Some(waiting) = &mut *self.waiting.borrow_mut() {
-            waiting.insert(question, answered);
+        match &mut *self.waiting.borrow_mut() {
+            Some(waiting) => drop(waiting.insert(question, answered)),
+            None => return Err(failed("the peer ended")),
         }
         self.say(|message| write(question, message))?;
         answer.await.map_err(|_| failed("the peer ended"))
