@@ -213,7 +213,7 @@ pub(super) fn plan(seed: u64) -> Plan {
     let distances: Vec<Vec<_>> =
         (0..clients).map(|_| (0..vats).map(|_| distance()).collect()).collect();
     let clients: Vec<_> = (0..clients).map(|_| dice.pick(&[Kind::Rust, Kind::Kj])).collect();
-    let nearest = |client| if client == Kind::Kj { 1 } else { 0 };
+    let nearest = |client| usize::from(client == Kind::Kj);
     let hops = clients.iter().zip(distances).map(|(client, hops)| {
         hops.into_iter().map(|hops: usize| hops.max(nearest(*client))).collect()
     });

@@ -100,7 +100,7 @@ impl Play<'_> {
                 slots.push(Some(Held::new(cap)));
             }
             Op::Resolve { slot, to } => {
-                let to = self.cap(*to).map(|cap| cap.into_client_hook());
+                let to = self.cap(*to).map(FromClientHook::into_client_hook);
                 if let Some(promise) = self.promises.remove(slot) {
                     promise.resolve(to.ok_or_else(|| ledger::asked_for(CLIENT_SENT)));
                 }

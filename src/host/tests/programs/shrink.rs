@@ -49,17 +49,17 @@ fn shrink_op(plan: &mut Plan, at: usize, fails: &impl Fn(&Plan) -> bool) {
     let changes: [fn(&mut Op); 3] = [
         |op| {
             if let Op::Call { on, .. } = op {
-                *on = None
+                *on = None;
             }
         },
         |op| {
             if let Op::Call { gift, .. } = op {
-                *gift = None
+                *gift = None;
             }
         },
         |op| {
             if let Op::Call { fate, .. } = op {
-                *fate = Fate::Awaited
+                *fate = Fate::Awaited;
             }
         },
     ];
@@ -100,7 +100,7 @@ fn simpler() -> [fn(&mut Step); 16] {
         |step| step.ending = Ending::Return,
         |step| {
             if step.answer != Answer::Nothing {
-                step.answer = Answer::Child
+                step.answer = Answer::Child;
             }
         },
     ]

@@ -80,7 +80,9 @@ impl Peer {
         for asked in questions.iter().filter_map(|asking| asking.asked.upgrade()) {
             asked.settle(Err(error.clone()));
         }
-        embargoes.into_iter().for_each(|back| back());
+        for back in embargoes {
+            back();
+        }
         drop((exports, answers));
     }
 
@@ -142,7 +144,9 @@ impl Peer {
                     let state = peer.state.borrow();
                     let pipeline = state.answers.get(&id).and_then(|one| one.pipeline.clone());
                     drop(state);
-                    pipeline.into_iter().for_each(|pipeline| postponed.know(pipeline));
+                    if let Some(pipeline) = pipeline {
+                        postponed.know(pipeline);
+                    }
                 }));
             }
             End::Remote(peer, _) if Rc::ptr_eq(peer, self) => {
@@ -320,7 +324,9 @@ impl Peer {
                 cap_descriptor::ReceiverHosted(id) => Some(self.exported(id)?),
                 cap_descriptor::ReceiverAnswer(answer) => Some(self.promised(said(answer)?)?),
                 cap_descriptor::SenderPromise(_) => return Err("a promise of the server's".into()),
-                _ => return Err("a capability of a third party".into()),
+                cap_descriptor::ThirdPartyHosted(_) => {
+                    return Err("a capability of a third party".into());
+                }
             })
         });
         caps.collect()
