@@ -36,7 +36,8 @@ fn world(data: &Path) -> World {
         retention: MINUTE,
         seal: Seal::new(&[7; 32]),
     });
-    World { vat: vat.unwrap(), disk: MemoryLog::default(), metrics, now: Rc::default() }
+    let (disk, now, told) = (MemoryLog::default(), Rc::default(), Arc::default());
+    World { vat: vat.unwrap(), disk, metrics, now, told }
 }
 
 fn custodian(world: &World, stall: Duration) -> host_admin::Client {

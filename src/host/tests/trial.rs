@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use capnp::capability::{Client, FromClientHook, RemotePromise};
@@ -310,6 +311,8 @@ pub(super) struct World {
     pub(super) metrics: Arc<Metrics>,
     /// The time by which request ids are kept, in milliseconds.
     pub(super) now: Rc<Cell<u64>>,
+    /// Groups of writes, those that were there before included, of whose end the vat was told.
+    pub(super) told: Arc<AtomicUsize>,
 }
 
 impl World {
@@ -336,7 +339,12 @@ impl World {
         let metrics = Arc::new(Metrics::default());
         let progress = Arc::new(Notify::new());
         let notify = progress.clone();
-        let on_progress = Box::new(move || notify.notify_one());
+        let told = Arc::new(AtomicUsize::new(disk.groups().len()));
+        let tell = told.clone();
+        let on_progress = Box::new(move || {
+            notify.notify_one();
+            tell.fetch_add(1, Ordering::Release);
+        });
         let (log, reads) = (Box::new(disk.clone()), Rc::new(disk.clone()));
         let store = Store::new("test", log, reads, Room::endless(), on_progress).unwrap();
         let mut class = Class::of::<Trial>();
@@ -352,7 +360,12 @@ impl World {
         let seal = Seal::new(&[7; 32]);
         let vat = Vat::with_store(store, classes, metrics.clone(), retention, seal, progress);
         let vat = vat.unwrap();
-        Self { vat, disk, metrics, now }
+        Self { vat, disk, metrics, now, told }
+    }
+
+    /// Whether the vat was told of all that is durable. The commit thread does that a little later.
+    pub(super) fn was_told(&self) -> bool {
+        self.told.load(Ordering::Acquire) >= self.disk.groups().len()
     }
 
     /// A new facet of the object called `key`.

@@ -80,7 +80,7 @@ impl Host {
         drop(self.held.take());
         let settled = (0..LOOKS).any(|_| {
             std::thread::yield_now();
-            self.has_settled()
+            self.has_settled() && (self.has_failed() || self.world.was_told())
         });
         assert!(settled, "what was sealed becomes durable, or the disk fails");
         self.held = Some(self.world.disk.hold());

@@ -57,7 +57,7 @@ struct State {
     over: Option<Error>,
 }
 
-#[expect(clippy::struct_excessive_bools, reason = "the states of a call are independent")]
+#[expect(clippy::struct_excessive_bools, reason = "each stands for itself")]
 struct Asking {
     asked: Weak<Asked>,
     awaits: bool,
