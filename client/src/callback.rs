@@ -22,7 +22,7 @@ use answer::{Answer, Call, Reply};
 use body::Body;
 use queue::Queue;
 
-/// The capability to a callback: give it to objects, which then call `server`.
+/// Creates a capability to `server`, the client's callback, for objects to call.
 ///
 /// Calls on it, through all of its clones, start in the order in which they are made, also when it
 /// comes back to this client, which then calls it itself. A call that was made starts, though nobody

@@ -29,14 +29,14 @@ pub(super) struct Call {
     pub(super) reply: Reply,
 }
 
-/// The way back to the caller. Dropping it says that the call was lost.
+/// Where the outcome of a call goes. If it is dropped first, the caller gets an error.
 pub(super) struct Reply(Option<Asker>);
 
 enum Asker {
-    /// The client's own code, through [`Hook::new_call`](super::Hook).
+    /// A caller in this client, through [`Hook::new_call`](super::Hook).
     Answer(Answer),
-    /// `ClientHook::call`: capnp-rpc for a peer, or other foreign code. The results are none once they
-    /// were offered early, since the method has them then.
+    /// A caller by `ClientHook::call`, such as capnp-rpc for a peer. After an early offer the method
+    /// holds the results, and this is `None`.
     Results(Option<Box<dyn ResultsHook>>, oneshot::Sender<Result<()>>),
 }
 
@@ -45,7 +45,8 @@ impl Reply {
         Self(Some(Asker::Answer(answer)))
     }
 
-    /// The reply, and the promise that `ClientHook::call` returns. Dropping that takes nothing back.
+    /// Creates a reply and the promise that `ClientHook::call` returns. Dropping the promise doesn't
+    /// cancel the call.
     pub(super) fn to_results(results: Box<dyn ResultsHook>) -> (Self, Promise<(), Error>) {
         let (ended, end) = oneshot::channel();
         let end = async move { end.await.unwrap_or_else(|_| Err(lost())) };
@@ -70,7 +71,7 @@ impl Reply {
             Some(Asker::Results(Some(mut results), ended)) => {
                 let write = |body: Body| results.get()?.set_as(body.get()?);
                 let outcome = outcome.and_then(body).and_then(write);
-                // The results go first: one poll of the caller then finds both.
+                // Release the results first, so that one poll of the caller finds both.
                 drop(results);
                 // The caller may have left.
                 drop(ended.send(outcome));
