@@ -18,6 +18,7 @@
 //! an effect. So each way from vat to vat is first in, first out, and calls keep their order on it.
 
 mod exports;
+pub(crate) mod hops;
 mod kept;
 pub(crate) mod limits;
 mod made;
@@ -338,6 +339,10 @@ fn wake(waker: &mut Option<Waker>) {
 #[cfg(test)]
 mod callback_tests;
 #[cfg(test)]
+mod kept_tests;
+#[cfg(test)]
 mod path_tests;
+#[cfg(test)]
+mod raw;
 #[cfg(test)]
 mod tests;

@@ -94,13 +94,14 @@ mod wire;
 
 pub use callback::capability;
 pub use connection::Connection;
+#[doc(hidden)] // for the server
+pub use guard::hops::with_hops;
 pub use guard::limits::{
     Bites, CAPABILITIES_SENT_MAX, CONTENT_BYTES_SENT_MAX, ERROR_BYTES_MAX, Limit, Limits,
 };
 #[doc(hidden)] // for the server, which holds to the same bounds within a vat
 pub use guard::outgoing::{error_to_send, too_large, too_many_capabilities};
-#[doc(hidden)] // for the server
-pub use guard::pipelines::{Pipelined, take_over};
+pub use guard::pipelines::{Arrival, Pipelined, take_over};
 pub use once::{once, request_id};
 pub use restore::{restore, restore_with};
 pub use schema::{facet_capnp, http_capnp, restorer_capnp, sturdyref_capnp};

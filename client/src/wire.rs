@@ -206,6 +206,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
+    /// Writes over one byte of the message that was pushed last, which lies at this place in it.
+    pub(crate) fn patch_last(
+        &mut self,
+        message: &Builder<HeapAllocator>,
+        place: *const u8,
+        byte: u8,
+    ) {
+        let mut behind = 0;
+        for segment in message.get_segments_for_output().iter().rev() {
+            behind += segment.len();
+            let within = place.addr().wrapping_sub(segment.as_ptr().addr());
+            if within < segment.len() {
+                let at = self.output.len() - behind + within;
+                self.output[at] = byte;
+                return;
+            }
+        }
+    }
+
     /// Bytes that are still to be written.
     pub(crate) fn pending_bytes(&self) -> usize {
         self.output.len() - self.written

@@ -9,20 +9,21 @@ use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
-use capnp::any_pointer;
 use capnp::capability::{self, FromServer, Promise, Server};
 use capnp::private::capability::{ClientHook, ParamsHook, PipelineOp, ResultsHook};
 use capnp::private::layout::StructSize;
-use capstead_client::{Pipelined, error_to_send, take_over};
+use capnp::{MessageSize, any_pointer};
+use capstead_client::{Pipelined, error_to_send, take_over, with_hops};
 
 use super::answer::Answer;
 use super::body::{Body, check_size};
 use super::chain::Chain;
 use super::early;
 use super::hook::{self, End};
+use super::hops::Passing;
 use super::pipeline::Pipeline;
 use super::relay::relay;
-use crate::error::{Result, disconnected, overloaded};
+use crate::error::{Result, disconnected, failed};
 
 type Untyped = any_pointer::Owned;
 
@@ -79,6 +80,8 @@ pub(crate) struct Call {
     pub(crate) chain: Option<Chain>,
     /// An object of this vat makes it: it belongs to a call under way.
     pub(crate) is_an_objects: bool,
+    /// The hosts that it came through.
+    pub(crate) hops: u8,
 }
 
 impl Call {
@@ -90,12 +93,14 @@ impl Call {
     ) -> (Self, bool, Promise<(), capnp::Error>) {
         let ending = Rc::new(Ending::default());
         // Calls that the peer pipelines on the answer come to our own pipeline.
-        let is_from_peer = take_over(&*params, ending.clone());
+        let arrival = take_over(&*params, ending.clone());
+        let is_from_peer = arrival.is_some();
         ending.is_from_peer.set(is_from_peer);
         let reply = Reply(Some(Asker::Results(results, ending.clone())));
         let (chain, is_an_objects) = (None, false);
-        let params = Params::Theirs(params);
-        let call = Self { interface, method, params, reply, chain, is_an_objects };
+        let params = Params::Theirs(params, arrival.map(|arrival| arrival.bytes));
+        let hops = arrival.map_or(0, |arrival| arrival.hops);
+        let call = Self { interface, method, params, reply, chain, is_an_objects, hops };
         (call, is_from_peer, Promise::from_future(Ended(ending)))
     }
 }
@@ -104,16 +109,42 @@ impl Call {
 pub(crate) enum Params {
     /// A message of our own, whose capabilities can be replaced where they are.
     Ours(Box<Body>),
-    /// A message of the RPC system's, or another foreign hook's.
-    Theirs(Box<dyn ParamsHook>),
+    /// A message of the RPC system's, or another foreign hook's; and the bytes that it takes in memory,
+    /// if it came over a connection.
+    Theirs(Box<dyn ParamsHook>, Option<usize>),
 }
 
 impl Params {
     pub(crate) fn get(&self) -> Result<any_pointer::Reader<'_>> {
         match self {
             Self::Ours(body) => body.get(),
-            Self::Theirs(params) => params.get(),
+            Self::Theirs(params, _) => params.get(),
         }
+    }
+
+    /// Their size, where they can be copied.
+    ///
+    /// # Errors
+    /// When they can't be read as a whole; or would be larger, copied, than as they came: whose parts lie
+    /// in several places at once, as nobody honest writes them.
+    fn size(&self) -> Result<MessageSize> {
+        let size = self.get()?.target_size()?;
+        if let Self::Theirs(_, Some(bytes)) = self
+            && bytes_of(size) > *bytes
+        {
+            return Err(failed("malformed: the parts of the parameters overlap"));
+        }
+        Ok(size)
+    }
+
+    /// Their size, where they can be sent.
+    ///
+    /// # Errors
+    /// As [`Params::size`], and when that is more than what can be sent over a connection.
+    fn sendable(&self) -> Result<MessageSize> {
+        let size = self.size()?;
+        check_size(bytes_of(size), size.cap_count as usize)?;
+        Ok(size)
     }
 
     /// Replaces every capability. Foreign parameters are copied for it, if they have any.
@@ -123,13 +154,8 @@ impl Params {
     ) -> Result<Self> {
         let mut body = match self {
             Self::Ours(body) => body,
-            Self::Theirs(params) => {
-                let message = params.get()?;
-                if message.target_size()?.cap_count == 0 {
-                    return Ok(Self::Theirs(params));
-                }
-                Box::new(Body::copy(message)?)
-            }
+            Self::Theirs(..) if self.size()?.cap_count == 0 => return Ok(self),
+            Self::Theirs(params, _) => Box::new(Body::copy(params.get()?)?),
         };
         body.replace_caps(replace);
         Ok(Self::Ours(body))
@@ -138,9 +164,13 @@ impl Params {
     pub(crate) fn into_hook(self) -> Box<dyn ParamsHook> {
         match self {
             Self::Ours(body) => body,
-            Self::Theirs(params) => params,
+            Self::Theirs(params, _) => params,
         }
     }
+}
+
+fn bytes_of(size: MessageSize) -> usize {
+    usize::try_from(size.word_count.saturating_mul(8)).unwrap_or(usize::MAX)
 }
 
 /// Who wants to know how a call ended. Dropping it tells them that the call was lost.
@@ -310,36 +340,24 @@ impl Drop for Ended {
     }
 }
 
-/// Hands a call to any capability. It is on its way when this returns, polled or not.
-pub(crate) fn deliver(to: &dyn ClientHook, call: Call) {
-    deliver_in_turn(to, call, None);
-}
-
-/// As [`deliver`], for calls that a relay hands on.
-pub(super) fn deliver_relayed(to: &dyn ClientHook, call: Call, under_way: &Rc<Cell<usize>>) {
-    deliver_in_turn(to, call, Some(under_way.clone()));
-}
-
-/// The calls of a relay's that are under way, if one hands the call on.
-type UnderWay = Option<Rc<Cell<usize>>>;
-
-type Deferred = (Box<dyn ClientHook>, Call, UnderWay);
+type Deferred = (Box<dyn ClientHook>, Call);
 
 thread_local! {
     /// Calls on queued clients that handed their calls over when these were made, and all behind them.
     static DEFERRED: RefCell<VecDeque<Deferred>> = RefCell::default();
 }
 
-fn deliver_in_turn(to: &dyn ClientHook, call: Call, under_way: UnderWay) {
+/// Hands a call to any capability. It is on its way when this returns, polled or not.
+pub(crate) fn deliver(to: &dyn ClientHook, call: Call) {
     if DEFERRED.with_borrow(|deferred| !deferred.is_empty()) {
-        defer((to.add_ref(), call, under_way));
-    } else if let Some((call, under_way)) = deliver_now(to, call, under_way) {
-        defer((to.add_ref(), call, under_way));
+        defer((to.add_ref(), call));
+    } else if let Some(call) = deliver_now(to, call) {
+        defer((to.add_ref(), call));
         // It runs when the RPC library has let go, and ends with the last of them.
         tokio::task::spawn_local(async {
-            while let Some((to, call, under_way)) = DEFERRED.with_borrow_mut(VecDeque::pop_front) {
+            while let Some((to, call)) = DEFERRED.with_borrow_mut(VecDeque::pop_front) {
                 // Nobody hands calls over between two tasks.
-                drop(deliver_now(&*to, call, under_way));
+                drop(deliver_now(&*to, call));
             }
         });
     }
@@ -350,47 +368,14 @@ fn defer(deferred: Deferred) {
 }
 
 /// Hands a call over, also past those that are deferred. Gives it back if that is impossible now.
-pub(super) fn deliver_now(
-    to: &dyn ClientHook,
-    call: Call,
-    under_way: UnderWay,
-) -> Option<(Call, UnderWay)> {
+pub(super) fn deliver_now(to: &dyn ClientHook, call: Call) -> Option<Call> {
     match hook::follow(to) {
-        Ok(End { is_busy: true, .. }) => return Some((call, under_way)),
+        Ok(End { is_busy: true, .. }) => return Some(call),
         Ok(End { target: Some(target), .. }) => target.enqueue(call),
-        Ok(End { hook, .. }) => match under_way.map(|calls| Relayed::new(&calls)).transpose() {
-            Ok(relayed) => forward(hook.as_deref().unwrap_or(to), call, relayed),
-            Err(error) => call.reply.send(Err(error)),
-        },
+        Ok(End { hook, .. }) => forward(hook.as_deref().unwrap_or(to), call),
         Err(error) => call.reply.send(Err(error)),
     }
     None
-}
-
-/// Calls that one relay hands on to another vat and that have no answer. Promises of several vats that
-/// lead to each other pass a call round for ever: none of them sees more than its own step. The bound is
-/// far over what one connection lets its peer have open.
-const RELAYED_MAX: usize = 1 << 14;
-
-/// A call of a relay's that is under way.
-struct Relayed(Rc<Cell<usize>>);
-
-impl Relayed {
-    fn new(under_way: &Rc<Cell<usize>>) -> Result<Self> {
-        if under_way.get() >= RELAYED_MAX {
-            return Err(overloaded(format!(
-                "{RELAYED_MAX} calls on a promise have no answer: it may lead back to itself"
-            )));
-        }
-        under_way.set(under_way.get() + 1);
-        Ok(Self(under_way.clone()))
-    }
-}
-
-impl Drop for Relayed {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
 }
 
 /// Makes the call anew on a foreign hook, for instance that of a connection. It is the end of its
@@ -398,27 +383,24 @@ impl Drop for Relayed {
 ///
 /// What is pipelined on the answer goes on at once too, in the same order: it doesn't wait here for an
 /// answer that may itself wait for it.
-fn forward(to: &dyn ClientHook, call: Call, relayed: Option<Relayed>) {
-    let Call { interface, method, params, reply, .. } = call;
-    let size = params.get().and_then(|params| params.target_size()).ok();
-    let (words, capabilities) = size.map_or((0, 0), |size| (size.word_count, size.cap_count));
-    let bytes = usize::try_from(words.saturating_mul(8)).unwrap_or(usize::MAX);
-    if let Err(error) = check_size(bytes, capabilities as usize) {
-        return reply.send(Err(error));
-    }
-    let mut request = to.new_call(interface, method, size);
-    let has_caps = size.is_none_or(|size| size.cap_count > 0);
-    let params = if has_caps { params.replace_caps(relay) } else { Ok(params) };
+fn forward(to: &dyn ClientHook, call: Call) {
+    let Call { interface, method, params, reply, hops, .. } = call;
+    let (passing, size) = match Passing::begin(hops).and_then(|it| Ok((it, params.sendable()?))) {
+        Ok(begun) => begun,
+        Err(error) => return reply.send(Err(error)),
+    };
+    let mut request = to.new_call(interface, method, Some(size));
+    let params = if size.cap_count > 0 { params.replace_caps(relay) } else { Ok(params) };
     if let Err(error) = params.and_then(|params| request.get().set_as(params.get()?)) {
         reply.send(Err(error));
         return;
     }
-    let sent = request.send();
+    let sent = with_hops(passing.hops(), || request.send());
     reply.redirect(sent.pipeline);
     // Ends with the call; a connection that goes away fails its calls.
     tokio::task::spawn_local(async move {
         let outcome = sent.promise.await;
-        drop(relayed);
+        drop(passing);
         reply.send(outcome.and_then(|response| Body::copy(response.get()?)));
     });
 }

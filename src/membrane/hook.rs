@@ -305,8 +305,8 @@ impl<T: Target> RequestHook for Outgoing<T> {
             Ok(()) => {
                 body.replace_caps(|cap| target.leaving(cap));
                 let params = Params::Ours(Box::new(body));
-                let (chain, is_an_objects) = (None, false);
-                let call = Call { interface, method, params, reply, chain, is_an_objects };
+                let (chain, is_an_objects, hops) = (None, false, 0);
+                let call = Call { interface, method, params, reply, chain, is_an_objects, hops };
                 target.clone().enqueue(call);
             }
             Err(error) => reply.send(Err(error)),

@@ -20,6 +20,7 @@ mod call;
 mod chain;
 mod early;
 mod hook;
+mod hops;
 mod pipeline;
 mod relay;
 mod serve;

@@ -24,7 +24,7 @@ use capnp::{Error, MessageSize, any_pointer};
 use futures::channel::oneshot;
 use tokio::task::AbortHandle;
 
-use super::call::{Call, deliver_now, deliver_relayed};
+use super::call::{Call, deliver, deliver_now};
 use super::hook::{self, Addresses, End, Target};
 use super::pipeline::push_live;
 use crate::error::disconnected;
@@ -91,8 +91,6 @@ struct Relay {
     address: Cell<usize>,
     to: RefCell<Box<dyn ClientHook>>,
     is_settled: Cell<bool>,
-    /// Calls that it handed on to another vat.
-    under_way: Rc<Cell<usize>>,
     waiting: RefCell<Vec<oneshot::Sender<Box<dyn ClientHook>>>>,
     /// Waits until it is settled.
     task: OnceCell<AbortHandle>,
@@ -116,7 +114,6 @@ impl Relay {
             address: Cell::new(address.unwrap_or_default()),
             to: RefCell::new(promise),
             is_settled: Cell::default(),
-            under_way: Rc::default(),
             waiting: RefCell::default(),
             task: OnceCell::new(),
         });
@@ -191,7 +188,7 @@ impl Relay {
 impl Target for Relay {
     fn enqueue(self: Rc<Self>, call: Call) {
         let to = self.to.borrow().clone();
-        deliver_relayed(&*to, call, &self.under_way);
+        deliver(&*to, call);
     }
 
     fn leads(&self) -> Option<Box<dyn ClientHook>> {
@@ -248,7 +245,7 @@ impl ClientHook for Known {
             Call::of_foreign_code((interface, method), params, results);
         // Never deferred: what the RPC system sends on this connection next comes behind it. It is a
         // connection's own, which is never busy.
-        hook::take(is_from_peer, || drop(deliver_now(&*self.0, call, None)));
+        hook::take(is_from_peer, || drop(deliver_now(&*self.0, call)));
         ended
     }
 

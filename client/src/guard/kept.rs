@@ -138,6 +138,14 @@ impl Kept {
         Some(if is_finished { Released::Last(call) } else { Released::Kept })
     }
 
+    /// Nobody takes the capabilities of an answer that were kept. Says which call is to be finished then.
+    pub(super) fn give_up(&mut self, call: u32) -> Option<u32> {
+        let wire = self.wire(call);
+        self.calls.remove(&wire)?;
+        self.caps.retain(|_, (of, _)| *of != wire);
+        self.finished.remove(&wire).then_some(wire)
+    }
+
     fn note(&mut self, message: message::Reader) -> Result<(), Refusal> {
         match message.which() {
             Ok(message::Call(call)) => {

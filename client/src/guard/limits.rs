@@ -67,6 +67,9 @@ pub struct Limits {
     pub stall: Duration,
     /// How long there may be no message while neither side has an open call or holds anything.
     pub idle: Duration,
+    /// Whether both sides are parts of one system, which tell each other through how many hosts a
+    /// call has come.
+    pub tells_hops: bool,
     /// Connections from one address. A listener heeds it; a connection can't.
     pub connections_per_peer: usize,
 }
@@ -92,6 +95,7 @@ impl Default for Limits {
             slow_reader: Duration::from_secs(10),
             stall: Duration::from_secs(30),
             idle: Duration::from_mins(1),
+            tells_hops: false,
             connections_per_peer: 4096,
         }
     }
@@ -131,6 +135,7 @@ impl Limits {
             slow_reader: Duration::MAX,
             stall: Duration::MAX,
             idle: Duration::MAX,
+            tells_hops: true,
             connections_per_peer: usize::MAX,
         }
     }

@@ -161,6 +161,12 @@ fn changed(exception: exception::Reader) -> capnp::Result<Option<Error>> {
     Ok((!is_same).then(|| Error { extra: sent.into_owned(), kind }))
 }
 
+/// An error that came, if it is longer than what is sent.
+pub(super) fn shortened(exception: exception::Reader) -> capnp::Result<Option<Error>> {
+    let is_long = exception.get_reason()?.len() > ERROR_BYTES_MAX;
+    if is_long { changed(exception) } else { Ok(None) }
+}
+
 /// Why a message isn't sent, if it isn't.
 fn excess(bytes: usize, payload: payload::Reader) -> capnp::Result<Option<Error>> {
     let capabilities = payload.get_cap_table()?.len() as usize;

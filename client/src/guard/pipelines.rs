@@ -51,17 +51,26 @@ thread_local! {
     static READ: Cell<Option<Call>> = const { Cell::new(None) };
 }
 
-/// Takes over the pipeline of the answer to the call that has these parameters. `false`: the call didn't
+/// How a call came by a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// The hosts of this system that it came through; none if a peer made it that isn't of the system.
+    pub hops: u8,
+    /// What its message takes in memory.
+    pub bytes: usize,
+}
+
+/// Takes over the pipeline of the answer to the call that has these parameters. `None`: the call didn't
 /// come by a connection, and nothing was done.
-pub fn take_over(params: &dyn ParamsHook, pipeline: Rc<dyn Pipelined>) -> bool {
+pub fn take_over(params: &dyn ParamsHook, pipeline: Rc<dyn Pipelined>) -> Option<Arrival> {
     READ.take();
     // Whatever is in them, reading them says which call they belong to.
     let _ = params.get();
-    let Some(Call { taken_over, number }) = READ.take() else { return false };
+    let Call { taken_over, number, arrival } = READ.take()?;
     if let Some(pipelines) = &mut *taken_over.0.borrow_mut() {
         pipelines.insert(number, pipeline);
     }
-    true
+    Some(arrival)
 }
 
 /// The pipelines that were taken over, by the peer's calls. `None`: the connection is over.
@@ -72,6 +81,7 @@ pub(super) struct TakenOver(RefCell<Option<ByNumber<Rc<dyn Pipelined>>>>);
 pub(super) struct Call {
     taken_over: Rc<TakenOver>,
     number: u32,
+    arrival: Arrival,
 }
 
 impl Call {
@@ -124,8 +134,8 @@ impl Pipelines {
         self.own.len()
     }
 
-    pub(super) fn call(&self, number: u32) -> Call {
-        Call { taken_over: self.taken_over.clone(), number }
+    pub(super) fn call(&self, number: u32, arrival: Arrival) -> Call {
+        Call { taken_over: self.taken_over.clone(), number, arrival }
     }
 
     /// Notes what is to become of a path into an answer, and which messages go before.

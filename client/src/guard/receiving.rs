@@ -6,8 +6,9 @@ use super::kept::Which;
 use super::limits::{Limit, Refusal};
 use super::made::{self, Made};
 use super::network::Received;
+use super::outgoing;
 use super::patch::{Patches, SENDER_HOSTED};
-use super::pipelines::check_number;
+use super::pipelines::{Arrival, check_number};
 use super::reflections::{self, Answered};
 use super::tables;
 use super::{Message, Ready, State, wake};
@@ -22,9 +23,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 /// A message that was changed.
 pub(super) struct Changed {
     message: Incoming,
-    /// The number, if it is a call; and whether that is reflected.
-    call: Option<u32>,
-    reflected: bool,
+    /// If it is one.
+    call: Option<Begins>,
+}
+
+/// A call of the peer, as it was read.
+struct Begins {
+    number: u32,
+    is_reflected: bool,
+    hops: u8,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
@@ -32,13 +39,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     pub(super) fn deliver(&mut self, incoming: Incoming) -> Result<(), Refusal> {
         self.messages += 1;
         let (mut patches, mut before) = (Patches::default(), Vec::new());
-        let (mut call, mut reflected) = (None, false);
+        let mut call = None;
         let body = incoming.get_root::<message::Reader>()?;
         match body.which() {
             Ok(message::Call(made)) => {
-                let made = made?;
-                call = Some(made.get_question_id());
-                reflected = self.read_call(made, &mut patches, &mut before)?;
+                call = Some(self.read_call(made?, &mut patches, &mut before)?);
             }
             Ok(message::Bootstrap(bootstrap)) => check_number(bootstrap?.get_question_id())?,
             Ok(message::Return(answer)) => {
@@ -64,6 +69,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
                         }
                         self.read_caps(payload, &mut patches, &mut before)?;
                     }
+                    return_::Exception(exception) => {
+                        // Before anybody copies it.
+                        if let Some(error) = outgoing::shortened(exception?)? {
+                            return self.deliver_instead(answer, made::failed(answer, &error));
+                        }
+                    }
                     _ => {}
                 }
             }
@@ -85,7 +96,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             Ok(message::Resolve(resolve)) => return self.keep(resolve?),
             _ => {}
         }
-        self.deliver_checked(incoming, patches, before, call, reflected)
+        self.deliver_checked(incoming, patches, before, call)
     }
 
     fn deliver_checked(
@@ -93,8 +104,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         incoming: Incoming,
         patches: Patches,
         before: Vec<Message>,
-        call: Option<u32>,
-        reflected: bool,
+        call: Option<Begins>,
     ) -> Result<(), Refusal> {
         let body = incoming.get_root::<message::Reader>()?;
         if patches.is_empty() {
@@ -109,7 +119,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             let reason = "the parts of a message overlap";
             return Err(Error::disconnected(reason.into()).into());
         }
-        let changed = Changed { message, call, reflected };
+        let changed = Changed { message, call };
         if before.is_empty() {
             return self.pass(changed);
         }
@@ -120,17 +130,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
 
     /// The RPC system gets a message that was changed: it is the next.
     pub(super) fn pass(&mut self, changed: Changed) -> Result<(), Refusal> {
-        let Changed { message, call, reflected } = changed;
+        let Changed { message, call } = changed;
+        if let Ok(message::Return(answer)) = message.get_root::<message::Reader>()?.which() {
+            let call = answer?.get_answer_id();
+            // Meanwhile: what went before it may have ended whoever waited.
+            if self.tables.is_given_up(call)
+                && let Some(call) = self.kept.give_up(call)
+            {
+                self.wire.push(&made::finish(call, true));
+                wake(&mut self.driver);
+            }
+        }
         self.tables.receive(message.get_root()?, cost(&message), &self.limits)?;
-        if let (Some(call), true) = (call, reflected) {
-            self.reflections.begin(call);
+        if let Some(Begins { number, is_reflected: true, .. }) = call {
+            self.reflections.begin(number);
         }
         self.pass_checked(message, call);
         Ok(())
     }
 
-    fn pass_checked(&mut self, message: Incoming, call: Option<u32>) {
-        let call = call.map(|call| self.pipelines.call(call));
+    fn pass_checked(&mut self, message: Incoming, call: Option<Begins>) {
+        let call = call.map(|Begins { number, hops, .. }| {
+            self.pipelines.call(number, Arrival { hops, bytes: cost(&message) })
+        });
         self.ready.push_front(Ready::Message(Box::new(Received { message, call })));
     }
 
@@ -154,14 +176,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         Ok(())
     }
 
-    /// Notes what is to change in a call. Says whether its results come back to ourselves.
+    /// Notes what is to change in a call.
     fn read_call(
         &mut self,
         call: call::Reader,
         patches: &mut Patches,
         before: &mut Vec<Message>,
-    ) -> Result<bool, Refusal> {
-        check_number(call.get_question_id())?;
+    ) -> Result<Begins, Refusal> {
+        let number = call.get_question_id();
+        check_number(number)?;
         if let message_target::PromisedAnswer(answer) = call.get_target()?.which()? {
             let answer = answer?;
             tables::check_path(answer, &self.limits)?;
@@ -173,7 +196,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         if is_reflected {
             patches.results_to_caller(call)?;
         }
-        Ok(is_reflected)
+        Ok(Begins { number, is_reflected, hops: self.hops_of(call) })
     }
 
     /// A promise of the peer is one of its capabilities like any other: it goes on forwarding what comes

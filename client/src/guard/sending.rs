@@ -91,6 +91,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
         if self.kept.send(message)? {
             self.wire.push(message);
+            self.tell_hops(message)?;
         }
         Ok(None)
     }
