@@ -92,6 +92,23 @@ impl passer::Server for Failing {
     }
 }
 
+/// A client's callback that never answers.
+struct Silent;
+
+impl passer::Server for Silent {
+    async fn echo(self: Rc<Self>, _: passer::EchoParams, _: passer::EchoResults) -> Result<()> {
+        std::future::pending().await
+    }
+}
+
+/// What `by.echo` will return, as `from` promises it.
+fn promised(from: &passer::Client, by: &passer::Client) -> passer::Client {
+    let mut request = from.promised_request();
+    request.get().set_by(by.clone());
+    request.get().set_cap(from.clone());
+    request.send().pipeline.get_cap()
+}
+
 fn failing(text: impl Into<String>) -> passer::Client {
     capstead_client::capability(Rc::new(Failing(text.into())))
 }
@@ -184,6 +201,30 @@ fn a_class_that_repeats_a_long_error_has_its_own_cut() {
                     assert!(said.contains(" ... (cut; it had "), "{hosts} hosts: {bytes} bytes");
                     assert!(said.len() <= ERROR_BYTES_MAX, "{hosts} hosts: {bytes} bytes");
                 }
+            }
+        });
+    }
+}
+
+/// Each promise of such a row led through all those before it, by way of all hosts: 400 of them took a
+/// gigabyte and a half, 1,000 all memory that there was.
+#[test]
+fn a_long_row_of_promises_through_all_hosts_breaks_and_nothing_else_does() {
+    for hosts in [2, 4] {
+        with_objects(hosts, async |objects| {
+            let silent = capstead_client::capability(Rc::new(Silent));
+            let mut row = vec![promised(&objects[0], &silent)];
+            for at in 1..150 {
+                // Not the exclusive ones, which first ask the promise whether it takes part in a chain.
+                row.push(promised(&objects[at % (OBJECTS / 2)], &row[at - 1]));
+            }
+            let error = row[149].note_request().send().promise.await.map(drop).unwrap_err();
+            let said = remote(&error);
+            let is_named =
+                ["too-many-hops: ", "too many calls pass"].map(|it| said.starts_with(it));
+            assert!(is_named.contains(&true), "{hosts} hosts: {said}");
+            for object in &objects {
+                object.note_request().send().promise.await.unwrap();
             }
         });
     }
