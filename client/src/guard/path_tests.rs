@@ -8,8 +8,8 @@ use crate::http_capnp::byte_stream;
 use crate::restorer_capnp::restorer;
 use capnp::capability::FromClientHook;
 use capnp::message::ReaderOptions;
-use capnp::traits::HasTypeId;
-use capnp_rpc::rpc_capnp::return_;
+use capnp::traits::{HasTypeId, ImbueMut};
+use capnp_rpc::rpc_capnp::{message_target, return_};
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -105,7 +105,10 @@ impl Peer {
 fn word(message: message::Reader) -> String {
     match message.which().unwrap() {
         message::Bootstrap(Ok(ask)) => format!("bootstrap {}", ask.get_question_id()),
-        message::Call(Ok(call)) => format!("call {}", call.get_question_id()),
+        message::Call(Ok(call)) => match call.get_target().unwrap().which().unwrap() {
+            message_target::ImportedCap(id) => format!("call {} on {id}", call.get_question_id()),
+            message_target::PromisedAnswer(_) => format!("call {}", call.get_question_id()),
+        },
         message::Finish(Ok(finish)) => format!("finish {}", finish.get_question_id()),
         message::Release(Ok(release)) => {
             format!("release {} {}", release.get_id(), release.get_reference_count())
@@ -130,6 +133,33 @@ fn takes_from(question: u32, from: u32) -> Write {
         let mut answer = message.init_return();
         answer.set_answer_id(question);
         answer.set_take_from_other_question(from);
+    })
+}
+
+/// The answer to a `restore`: this capability.
+fn restored(question: u32, to: Cap) -> Write {
+    write(move |message| {
+        let mut answer = message.init_return();
+        answer.set_answer_id(question);
+        let mut payload = answer.init_results();
+        to.write(payload.reborrow().init_cap_table(1).get(0));
+        // What stands for a capability is its place in the table.
+        let mut places = Vec::new();
+        let mut content = payload.reborrow().get_content();
+        content.imbue_mut(&mut places);
+        let nobody = capnp_rpc::new_broken_cap(Error::failed("nobody".into()));
+        let mut results = content.init_as::<restorer::restore_results::Builder>();
+        results.reborrow().init_cap().set_as_capability(nobody.hook);
+    })
+}
+
+/// The answer to a `locate`.
+fn located(question: u32, text: &'static str) -> Write {
+    write(move |message| {
+        let mut answer = message.init_return();
+        answer.set_answer_id(question);
+        let content = answer.init_results().init_content();
+        content.init_as::<restorer::locate_results::Builder>().set_address(text);
     })
 }
 
@@ -180,6 +210,42 @@ async fn what_a_promise_turns_out_to_be_stays_with_the_peer() {
     }
     drop(first);
     assert!(!peer.near.is_closed());
+}
+
+/// The peer forwards what comes to a promise of its own, whatever it says that the promise turned out to
+/// be. Calls that took the short way then would overtake those before them.
+#[tokio::test(flavor = "local")]
+async fn a_promise_that_turns_out_to_be_ours_is_still_called_over_the_wire() {
+    for is_called_before in [false, true] {
+        let (mut peer, theirs) = acquainted().await;
+        let asked = theirs.restore_request().send();
+        assert_eq!(peer.sent().await, ["call 1"]);
+        peer.send(&[restored(1, Cap::Promise(5))]).await;
+        let answer = asked.promise.await.unwrap();
+        let promised: restorer::Client =
+            answer.get().unwrap().get_cap().get_as_capability().unwrap();
+        let before = is_called_before.then(|| promised.locate_request().send());
+        let sent: &[_] = if is_called_before { &["call 2 on 5"] } else { &[] };
+        assert_eq!(peer.sent().await, sent);
+
+        peer.send(&[resolve(5, Cap::Ours(0))]).await;
+        assert_eq!(peer.sent().await, Vec::<String>::new());
+        let mut after = promised.locate_request();
+        after.get().set_sturdy_ref("ours");
+        let after = after.send();
+        let number = 2 + u32::from(is_called_before);
+        assert_eq!(peer.sent().await, [format!("call {number} on 5")]);
+        peer.send(&[located(number, "theirs")]).await;
+        let place = after.promise.await.unwrap();
+        assert_eq!(place.get().unwrap().get_address().unwrap(), "theirs");
+
+        // The peer keeps the promise until nobody here holds it.
+        drop((answer, asked.pipeline, place, after.pipeline, before));
+        assert!(!peer.sent().await.contains(&"release 5 1".into()));
+        drop(promised);
+        assert_eq!(peer.sent().await, ["release 5 1"]);
+        assert!(!peer.near.is_closed());
+    }
 }
 
 #[tokio::test(flavor = "local")]
