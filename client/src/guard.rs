@@ -338,6 +338,10 @@ fn wake(waker: &mut Option<Waker>) {
 #[cfg(test)]
 mod callback_tests;
 #[cfg(test)]
+mod kept_tests;
+#[cfg(test)]
 mod path_tests;
+#[cfg(test)]
+mod raw;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! Promises and reflected calls by raw messages, as implementations in C++ send them; and what is too
 //! much for one message, between two RPC systems.
 
-use super::tests::{Cap, Write, bytes_of, finish, release, resolve, settle, write};
+use super::raw::{Cap, Write, bootstrap, bytes_of, finish, release, resolve, settle, write};
 use super::*;
 use crate::connection::Connection;
 use crate::http_capnp::byte_stream;
@@ -187,7 +187,7 @@ async fn acquainted() -> (Peer, restorer::Client) {
 async fn acquainted_within(limits: Limits) -> (Peer, restorer::Client) {
     let mut peer = Peer::new(limits);
     let theirs: restorer::Client = peer.near.bootstrap();
-    peer.send(&[super::tests::bootstrap(0)]).await;
+    peer.send(&[bootstrap(0)]).await;
     assert_eq!(peer.sent().await, ["bootstrap 0", "return 0 results"]);
     (peer, theirs)
 }
@@ -340,7 +340,7 @@ async fn an_answer_is_taken_once_and_from_a_reflected_call_alone() {
 async fn numbers_of_calls_may_be_large() {
     let (mut peer, _theirs) = acquainted().await;
     let large = (1 << 31) + 7;
-    peer.send(&[super::tests::bootstrap(large), finish(large, true), finish(1 << 31, true)]).await;
+    peer.send(&[bootstrap(large), finish(large, true), finish(1 << 31, true)]).await;
     assert_eq!(peer.sent().await, [format!("return {large} results")]);
     assert!(!peer.near.is_closed());
 }
