@@ -3,9 +3,8 @@
 use capnp::any_pointer;
 use capnp_rpc::rpc_capnp::{call, message};
 
-use super::peer::{
-    Message, OBJECT, Peer, UNUSED, disembargo, finish, fresh, path, pick, release, root,
-};
+use super::messages::{Message, disembargo, finish, fresh, path, release, root};
+use super::peer::{OBJECT, Peer, UNUSED, pick};
 use super::support::raw;
 
 /// How many kinds there are.

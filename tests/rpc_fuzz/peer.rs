@@ -4,24 +4,23 @@
 //! It makes messages and learns from those that come back. It has no socket, and doesn't judge what it
 //! is told.
 
+mod giving;
+mod learning;
+
 use std::collections::BTreeMap;
 
 use capnp::capability::FromClientHook;
-use capnp::message::{Builder, HeapAllocator};
 use capnp::private::capability::ClientHook;
 use capnp::text;
 use capnp::traits::{HasTypeId, ImbueMut};
-use capnp_rpc::rpc_capnp::{
-    call, cap_descriptor, disembargo, message, payload, promised_answer, resolve, return_,
-};
+use capnp_rpc::rpc_capnp::{call, message, payload};
 use capstead::http::http_service;
 use capstead_client::http_capnp::{byte_stream, web_socket};
 
+use super::messages::{Message, disembargo, finish, fresh, path, release, root};
 use super::server::URLS;
 use super::support::random::Random;
 use super::support::raw;
-
-pub(crate) type Message = Builder<HeapAllocator>;
 
 /// The calls that a conversation begins with; the last one's answer is the object.
 pub(crate) const BEGINNING: u32 = 3;
@@ -81,10 +80,6 @@ pub(crate) struct Seen {
     pub(crate) abort: Option<String>,
     /// Calls that failed, by the reason.
     pub(crate) errors: BTreeMap<String, u64>,
-}
-
-pub(crate) fn fresh() -> Message {
-    Builder::new(HeapAllocator::new().first_segment_words(64))
 }
 
 impl Peer {
@@ -293,76 +288,6 @@ impl Peer {
         }
     }
 
-    /// Gives some capabilities away, and says with how many in front of it the pointer to one is.
-    /// Sometimes there is none in that place.
-    fn caps(&mut self, payload: payload::Builder) -> Vec<Option<Box<dyn ClientHook>>> {
-        let count = 1 + self.random.below(2) * self.random.below(3);
-        let mut table = payload.init_cap_table(count as u32);
-        for at in 0..count {
-            self.capability(table.reborrow().get(at as u32));
-        }
-        let places = if self.random.below(20) == 0 { 100 } else { count };
-        (0..self.random.below(places)).map(|_| None).collect()
-    }
-
-    /// A capability of either side.
-    fn capability(&mut self, cap: cap_descriptor::Builder) {
-        match self.random.below(16) {
-            0 => {}
-            9 => match pick(&mut self.random, &self.promises) {
-                // A number that is known as that of a promise.
-                Some(id) if self.random.below(60) == 0 => self.set_hosted(cap, id),
-                _ => self.set_new_hosted(cap),
-            },
-            _ => self.live_capability(cap),
-        }
-    }
-
-    fn live_capability(&mut self, mut cap: cap_descriptor::Builder) {
-        match self.random.below(10) {
-            0..3 => self.set_new_hosted(cap),
-            3 => match pick(&mut self.random, &self.hosted) {
-                Some(id) => self.set_hosted(cap, id),
-                None => self.set_new_hosted(cap),
-            },
-            4 => match pick(&mut self.random, &self.promises) {
-                Some(id) => self.set_promise(cap, id),
-                None => self.set_new_hosted(cap),
-            },
-            5 => match pick(&mut self.random, &self.imports) {
-                Some(id) => cap.set_receiver_hosted(id),
-                None => self.set_new_hosted(cap),
-            },
-            6..8 => {
-                let steps = self.random.below(2) as u32;
-                let mut on = cap.init_receiver_answer();
-                on.set_question_id(self.any_question());
-                path(on, steps);
-            }
-            _ => {
-                let id = self.export();
-                self.promises.push(id);
-                self.set_promise(cap, id);
-            }
-        }
-    }
-
-    fn set_new_hosted(&mut self, cap: cap_descriptor::Builder) {
-        let id = self.export();
-        self.hosted.push(id);
-        self.set_hosted(cap, id);
-    }
-
-    fn set_hosted(&mut self, mut cap: cap_descriptor::Builder, id: u32) {
-        *self.given.entry(id).or_default() += 1;
-        cap.set_sender_hosted(id);
-    }
-
-    fn set_promise(&mut self, mut cap: cap_descriptor::Builder, id: u32) {
-        *self.given.entry(id).or_default() += 1;
-        cap.set_sender_promise(id);
-    }
-
     /// A call of the peer, most often one that is open or answered.
     pub(crate) fn any_question(&mut self) -> u32 {
         match self.random.below(12) {
@@ -446,136 +371,8 @@ impl Peer {
             }
         }
     }
-
-    /// Learns from a message of the server.
-    pub(crate) fn learn(&mut self, message: message::Reader) -> capnp::Result<()> {
-        match message.which()? {
-            message::Return(answer) => self.learn_answer(answer?)?,
-            message::Call(call) => {
-                let call = call?;
-                self.seen.calls += 1;
-                self.theirs.push(call.get_question_id());
-                self.import_all(call.get_params()?)?;
-            }
-            message::Resolve(resolve) => {
-                self.seen.resolves += 1;
-                if let resolve::Cap(cap) = resolve?.which()?
-                    && let Some(id) = hosted_there(cap?)?
-                {
-                    self.imports.push(id);
-                }
-            }
-            message::Release(release) => {
-                let (id, count) = release.map(|it| (it.get_id(), it.get_reference_count()))?;
-                self.learn_release(id, count);
-            }
-            message::Disembargo(embargo) => {
-                self.seen.disembargoes += 1;
-                if let disembargo::context::SenderLoopback(id) = embargo?.get_context().which()? {
-                    self.embargoes.push(id);
-                }
-            }
-            message::Abort(abort) => {
-                self.seen.abort = Some(abort?.get_reason()?.to_string()?);
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn learn_release(&mut self, id: u32, count: u32) {
-        let Some(given) = self.given.get_mut(&id) else { return };
-        *given = given.saturating_sub(count);
-        if *given == 0 {
-            self.given.remove(&id);
-            self.hosted.retain(|other| *other != id);
-            self.promises.retain(|other| *other != id);
-            self.free_exports.push(id);
-        }
-    }
-
-    fn learn_answer(&mut self, answer: return_::Reader) -> capnp::Result<()> {
-        self.seen.returns += 1;
-        let id = answer.get_answer_id();
-        let mut caps = Vec::new();
-        match answer.which()? {
-            return_::Results(results) => caps = self.import_all(results?)?,
-            return_::ResultsSentElsewhere(()) => self.seen.reflected += 1,
-            return_::Exception(error) => {
-                let reason = error?.get_reason()?.to_string()?;
-                *self.seen.errors.entry(reason).or_default() += 1;
-            }
-            _ => {}
-        }
-        let Some(at) = self.open.iter().position(|asked| asked.id == id) else { return Ok(()) };
-        match self.open.swap_remove(at).finished {
-            None => drop(self.answered.insert(id, caps)),
-            Some(releases) => {
-                if releases {
-                    self.forget_imports(&caps);
-                }
-                self.free_questions.push(id);
-            }
-        }
-        Ok(())
-    }
-
-    fn import_all(&mut self, payload: payload::Reader) -> capnp::Result<Vec<u32>> {
-        let mut caps = Vec::new();
-        for cap in payload.get_cap_table()? {
-            caps.extend(hosted_there(cap)?);
-        }
-        self.imports.extend(&caps);
-        Ok(caps)
-    }
-}
-
-fn hosted_there(cap: cap_descriptor::Reader) -> capnp::Result<Option<u32>> {
-    match cap.which()? {
-        cap_descriptor::SenderHosted(id) | cap_descriptor::SenderPromise(id) => Ok(Some(id)),
-        _ => Ok(None),
-    }
 }
 
 pub(crate) fn pick(random: &mut Random, from: &[u32]) -> Option<u32> {
     (!from.is_empty()).then(|| from[random.below(from.len() as u64) as usize])
-}
-
-pub(crate) fn root(message: &mut Message) -> message::Builder<'_> {
-    message.init_root()
-}
-
-/// The first field of the first field, and so on.
-pub(crate) fn path(answer: promised_answer::Builder, steps: u32) {
-    let mut transform = answer.init_transform(steps);
-    for step in 0..steps {
-        transform.reborrow().get(step).set_get_pointer_field(0);
-    }
-}
-
-pub(crate) fn finish(id: u32, releases: bool) -> Message {
-    let mut message = fresh();
-    let mut finish = root(&mut message).init_finish();
-    finish.set_question_id(id);
-    finish.set_release_result_caps(releases);
-    message
-}
-
-pub(crate) fn release(id: u32, count: u32) -> Message {
-    let mut message = fresh();
-    let mut release = root(&mut message).init_release();
-    release.set_id(id);
-    release.set_reference_count(count);
-    message
-}
-
-/// About the first field of the answer to a call.
-pub(crate) fn disembargo(on: u32, context: impl FnOnce(disembargo::context::Builder)) -> Message {
-    let mut message = fresh();
-    let mut disembargo = root(&mut message).init_disembargo();
-    let mut target = disembargo.reborrow().init_target().init_promised_answer();
-    target.set_question_id(on);
-    path(target, 1);
-    context(disembargo.init_context());
-    message
 }

@@ -10,7 +10,8 @@ use capnp::traits::{HasTypeId, ImbueMut};
 use capnp_rpc::rpc_capnp::cap_descriptor;
 use capstead::http::http_service;
 
-use super::peer::{Message, OBJECT, fresh, path, root};
+use super::messages::{Message, fresh, path, root};
+use super::peer::OBJECT;
 use super::server;
 use super::support::{Served, raw, scratch};
 use super::traffic::{asks, serves};

@@ -172,14 +172,13 @@ fn words_of(payload: payload::Reader) -> Vec<String> {
 
 /// The call, and the fields of the path.
 fn word_of_answer(answer: promised_answer::Reader) -> String {
-    let mut word = format!("answer {}", answer.get_question_id());
+    let mut parts = vec![answer.get_question_id().to_string()];
     for step in answer.get_transform().unwrap() {
         if let promised_answer::op::GetPointerField(field) = step.which().unwrap() {
-            word.push('.');
-            word.push_str(&field.to_string());
+            parts.push(field.to_string());
         }
     }
-    word
+    format!("answer {}", parts.join("."))
 }
 
 /// A call was made, and others on these paths into its answer.
