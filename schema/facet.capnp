@@ -102,7 +102,8 @@ struct Caveats {
   # Restrictions. All of them hold.
 
   methods @0 :List(Methods);
-  # The methods that may be called. Null: all; an empty list: none.
+  # The methods that may be called. Null: all; an empty list: none. If a method is among them that no namespace
+  # has, they are also the only ones that may be called on what is reached through a namespace.
 
   notAfter @1 :UInt64 = 0xffffffffffffffff;
   # The last millisecond, since the start of 1970 in UTC, in which the capability works; the default is for ever.
@@ -110,6 +111,10 @@ struct Caveats {
   holders @2 :List(Data);
   # Ed25519 public keys (32 bytes each): restoring a saved reference takes a proof by the secret of each of
   # them. Empty: anybody can. They say nothing about the live capability.
+
+  objectMethods @3 :List(Methods);
+  # Of a namespace: the methods that may be called on what is reached through it, beside what `methods` says
+  # of that. Null: all; an empty list: none. Of an object it says nothing.
 }
 
 struct Methods {

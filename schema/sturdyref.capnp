@@ -76,7 +76,8 @@ const caveatMethods :UInt8 = 0x82;
 # ascending, so that a set has one encoding; none at all is the empty set. Of several sets those methods
 # are left that are in each. The methods by which somebody makes capabilities and references that allow no
 # more than his own don't count: `once`, `inChain`, `attenuate`, `cite` and `save` (facet.capnp). What is
-# reached through a namespace has its methods restricted too if the set names one that no namespace has.
+# reached through a namespace has its methods restricted too if the set names one that no namespace has: one
+# of another interface than `Namespace`, `Facet` and `Persistent`. Each set of a chain is asked by itself.
 
 const methodsMax :UInt16 = 256;
 # How many methods one set has at most.
@@ -84,6 +85,13 @@ const methodsMax :UInt16 = 256;
 const caveatHolder :UInt8 = 0x83;
 # Ed25519 public keys ([32] each, strictly ascending, at least one): whoever restores the reference proves
 # that he has the secret of each of them. See `Restorer.challenge` in restorer.capnp.
+
+const caveatObjectMethods :UInt8 = 0x84;
+# The only methods that may be called on what is reached through a namespace, in the form of `caveatMethods`
+# and beside what that says of them. A list of caveats has it only where it says something: all its methods
+# are in the other set if that one restricts objects, and it isn't the same set then. Of a reference to an
+# object it says nothing. Whoever puts several sets into one list needs it: of `byName, read` and `byName`,
+# `byName` is left of a namespace, and `byName, read` of its objects.
 
 const proofOpen :UInt8 = 1;
 # The proof is the secret of the last next key.

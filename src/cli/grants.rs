@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use capnp::struct_list;
 use capstead_client::sturdyref::Sturdyref;
 use clap::Args;
 
@@ -13,7 +14,7 @@ use super::operator::{self, Data, Failure};
 use super::transfer;
 use crate::id::{ObjectId, Pool};
 use crate::schema::admin_capnp::host_admin;
-use crate::schema::facet_capnp::{caveats, grant, terms};
+use crate::schema::facet_capnp::{caveats, grant, methods, terms};
 use crate::server::{DEFAULT_LISTEN, Operated};
 use crate::supervisor::owner_of;
 
@@ -275,15 +276,21 @@ fn caveats_said(caveats: caveats::Reader<'_>, say: &mut impl FnMut(&str)) -> Res
         say(&format!("held by {}", hex(holder?)));
     }
     if caveats.has_methods() {
-        let mut methods = Vec::new();
-        for one in caveats.get_methods()? {
-            let interface = one.get_interface();
-            methods.extend(one.get_ordinals()?.iter().map(|n| format!("{interface:#x}:{n}")));
-        }
-        let said = if methods.is_empty() { "no method".to_owned() } else { methods.join(" ") };
-        say(&format!("only {said}"));
+        say(&format!("only {}", methods_said(caveats.get_methods()?)?));
+    }
+    if caveats.has_object_methods() {
+        say(&format!("of its objects only {}", methods_said(caveats.get_object_methods()?)?));
     }
     Ok(())
+}
+
+fn methods_said(list: struct_list::Reader<'_, methods::Owned>) -> Result<String, Failure> {
+    let mut methods = Vec::new();
+    for one in list {
+        let interface = one.get_interface();
+        methods.extend(one.get_ordinals()?.iter().map(|n| format!("{interface:#x}:{n}")));
+    }
+    Ok(if methods.is_empty() { "no method".to_owned() } else { methods.join(" ") })
 }
 
 /// The grants below those that they were made from.

@@ -207,7 +207,7 @@ pub(super) fn cite(facet: &Facet) -> Result<Citation> {
             target: live.of.0,
             grant: *live.of.1.as_bytes(),
         }),
-        caveats: facet.right.caveats().encode(),
+        caveats: facet.right.caveats().of_object().encode(),
     })
 }
 

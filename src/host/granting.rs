@@ -10,7 +10,7 @@ use std::rc::Rc;
 use capnp::capability::{Params, Promise, Results};
 use capnp::traits::HasTypeId;
 use capnp::{any_pointer, struct_list};
-use capstead_client::sturdyref::{Caveats, GrantId, Target};
+use capstead_client::sturdyref::{Caveats, GrantId, Methods, Target};
 use ed25519_dalek::VerifyingKey;
 
 use super::facet::{Facet, not_there};
@@ -224,10 +224,21 @@ fn write_caveats(mut to: capnp_facet::caveats::Builder<'_>, caveats: &Caveats) {
     for (at, holder) in (0..).zip(holders) {
         keys.set(at, holder.as_bytes());
     }
-    let Some(methods) = caveats.methods() else { return };
+    if let Some(methods) = caveats.methods() {
+        write_methods(methods, |count| to.reborrow().init_methods(count));
+    }
+    if let Some(methods) = caveats.object_methods() {
+        write_methods(methods, |count| to.reborrow().init_object_methods(count));
+    }
+}
+
+fn write_methods<'a>(
+    methods: &Methods,
+    init: impl FnOnce(u32) -> struct_list::Builder<'a, capnp_facet::methods::Owned>,
+) {
     let by_interface = methods.as_slice().chunk_by(|one, other| one.0 == other.0);
     let by_interface: Vec<_> = by_interface.collect();
-    let mut list = to.init_methods(by_interface.len() as u32);
+    let mut list = init(by_interface.len() as u32);
     for (at, methods) in (0..).zip(by_interface) {
         let mut of_interface = list.reborrow().get(at);
         of_interface.set_interface(methods[0].0);
@@ -248,20 +259,10 @@ pub(super) fn caveats(from: capnp_facet::caveats::Reader<'_>) -> Result<Caveats>
         caveats = caveats.with_not_after(from.get_not_after());
     }
     if from.has_methods() {
-        let (mut methods, list) = (Vec::new(), from.get_methods()?);
-        // Looked at first, since what a caller sends may be long.
-        if list.len() > METHODS_MAX.into() {
-            return Err(failed(format!("too-many-methods: at most {METHODS_MAX}")));
-        }
-        for of_interface in list {
-            let interface = of_interface.get_interface();
-            let ordinals = of_interface.get_ordinals()?;
-            if methods.len() + ordinals.len() as usize > usize::from(METHODS_MAX) {
-                return Err(failed(format!("too-many-methods: at most {METHODS_MAX}")));
-            }
-            methods.extend(ordinals.iter().map(|ordinal| (interface, ordinal)));
-        }
-        caveats = caveats.with_methods(methods)?;
+        caveats = caveats.with_methods(methods(from.get_methods()?)?)?;
+    }
+    if from.has_object_methods() {
+        caveats = caveats.with_object_methods(methods(from.get_object_methods()?)?)?;
     }
     let holders = from.get_holders()?;
     if holders.len() as usize > HOLDERS_MAX {
@@ -273,6 +274,25 @@ pub(super) fn caveats(from: capnp_facet::caveats::Reader<'_>) -> Result<Caveats>
         caveats = caveats.with_holder(key)?;
     }
     Ok(caveats)
+}
+
+/// # Errors
+/// When there are too many.
+fn methods(list: struct_list::Reader<'_, capnp_facet::methods::Owned>) -> Result<Vec<(u64, u16)>> {
+    let mut methods = Vec::new();
+    // Looked at first, since what a caller sends may be long.
+    if list.len() > METHODS_MAX.into() {
+        return Err(failed(format!("too-many-methods: at most {METHODS_MAX}")));
+    }
+    for of_interface in list {
+        let interface = of_interface.get_interface();
+        let ordinals = of_interface.get_ordinals()?;
+        if methods.len() + ordinals.len() as usize > usize::from(METHODS_MAX) {
+            return Err(failed(format!("too-many-methods: at most {METHODS_MAX}")));
+        }
+        methods.extend(ordinals.iter().map(|ordinal| (interface, ordinal)));
+    }
+    Ok(methods)
 }
 
 /// What a caller wants a grant to be.

@@ -147,7 +147,13 @@ impl Vat {
         right.check(&self.clock)?;
         terms.caveats = right.narrowed(&terms.caveats)?.caveats();
         self.store.borrow().check_room()?;
-        let (Target::Object(of) | Target::Namespace(of)) = target;
+        let of = match target {
+            Target::Object(of) => {
+                terms.caveats = terms.caveats.of_object();
+                of
+            }
+            Target::Namespace(of) => of,
+        };
         let grant = terms.of(object_id(of), right.grant.as_deref(), self.clock.now_ms())?;
         let (id, next) = (GrantId::from_bytes(random()?), NextSecret::from_seed(random()?));
         let reference = keys.mint(target, id, grant.caveats.clone(), &next);

@@ -8,23 +8,16 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::rc::{Rc, Weak};
 
-use capnp::traits::HasTypeId;
 use capstead_client::sturdyref::{Caveats, GrantId};
 
 use crate::clock::Clock;
 use crate::error::{self, Result, failed};
 use crate::id::ObjectId;
 use crate::limits::HOLDERS_MAX;
-use crate::schema::facet_capnp::{facet, persistent};
-use crate::schema::restorer_capnp::namespace;
 
 /// Grants of other hosts that were cut lately, and are remembered so that what was asked before isn't
 /// believed afterwards.
 const CUT_LATELY_MAX: usize = 1024;
-
-/// The interfaces of a namespace.
-const OWN_INTERFACES: [u64; 3] =
-    [namespace::Client::TYPE_ID, facet::Client::TYPE_ID, persistent::Client::TYPE_ID];
 
 /// Which grant is meant: of which target, and which of its own.
 pub(super) type Of = (ObjectId, GrantId);
@@ -87,14 +80,9 @@ impl Right {
         Ok(Self::new(self.grant.clone(), caveats))
     }
 
-    /// The right to what the holder of a namespace reaches through it: all but the methods restricts that
-    /// too, and so do these if there are any among them that no namespace has.
+    /// The right to what the holder of a namespace reaches through it.
     pub(super) fn of_objects(&self) -> Self {
-        let caveats = self.caveats();
-        let is_own = |(interface, _): &(u64, u16)| OWN_INTERFACES.contains(interface);
-        let are_own = caveats.methods().is_none_or(|set| set.as_slice().iter().all(is_own));
-        let caveats = if are_own { caveats.without_methods() } else { caveats };
-        Self::new(self.grant.clone(), caveats)
+        Self::new(self.grant.clone(), self.caveats().for_objects())
     }
 
     /// Whether there is anything that it doesn't allow.

@@ -1,12 +1,14 @@
 //! Caveats: what a reference is restricted by. A list of them has one encoding.
 //!
-//! Lists combine by taking the stricter of each; nothing here can widen one.
+//! Lists combine by taking the stricter of each; nothing here can widen one. Each set of methods counts by
+//! itself, for namespaces as for their objects: what one took away, no later one brings back.
 
 use super::codec::{self, Bytes, LAYOUT};
 use super::verify::Reason;
 use super::{Methods, Refused};
 use crate::sturdyref_capnp::{
-    CAVEAT_CRITICAL, CAVEAT_HOLDER, CAVEAT_METHODS, CAVEAT_NOT_AFTER, CAVEATS_MAX,
+    CAVEAT_CRITICAL, CAVEAT_HOLDER, CAVEAT_METHODS, CAVEAT_NOT_AFTER, CAVEAT_OBJECT_METHODS,
+    CAVEATS_MAX,
 };
 use capnp::Error;
 use ed25519_dalek::{PUBLIC_KEY_LENGTH, VerifyingKey};
@@ -19,6 +21,8 @@ const HOLDERS_MAX: usize = u16::MAX as usize / PUBLIC_KEY_LENGTH;
 pub struct Caveats {
     not_after_ms: Option<u64>,
     methods: Option<Methods>,
+    /// The only methods of what a namespace gives out. Invariant: none where `methods` says the same.
+    object_methods: Option<Methods>,
     /// Invariant: their bytes are strictly ascending, and each one is sound.
     holders: Vec<VerifyingKey>,
     /// There is a critical kind that this version doesn't know. Nobody outside sees such caveats.
@@ -28,7 +32,13 @@ pub struct Caveats {
 impl Caveats {
     /// No restriction.
     pub const fn none() -> Self {
-        Self { not_after_ms: None, methods: None, holders: Vec::new(), unknown_critical: false }
+        Self {
+            not_after_ms: None,
+            methods: None,
+            object_methods: None,
+            holders: Vec::new(),
+            unknown_critical: false,
+        }
     }
 
     /// Valid up to and including this millisecond since the start of 1970 in UTC.
@@ -44,7 +54,8 @@ impl Caveats {
         self.and(&Self::not_after(ms))
     }
 
-    /// The same, and only these methods may be called: each is an interface's id and an ordinal in it.
+    /// The same, and only these methods may be called: each is an interface's id and an ordinal in it. If
+    /// one of them is none that a namespace has, what is reached through a namespace is restricted to them too.
     ///
     /// # Errors
     /// There are more than 256 of them.
@@ -54,6 +65,19 @@ impl Caveats {
     ) -> capnp::Result<Self> {
         let methods = Some(Methods::new(methods)?);
         Ok(self.and(&Self { methods, ..Self::none() }))
+    }
+
+    /// The same, and only these methods may be called on what is reached through the namespace. Of a
+    /// reference to an object it says nothing.
+    ///
+    /// # Errors
+    /// There are more than 256 of them.
+    pub fn with_object_methods(
+        self,
+        methods: impl IntoIterator<Item = (u64, u16)>,
+    ) -> capnp::Result<Self> {
+        let object_methods = Some(Methods::new(methods)?);
+        Ok(self.and(&Self { object_methods, ..Self::none() }))
     }
 
     /// The same, and whoever restores the reference must prove that he has the secret of `holder`.
@@ -77,6 +101,12 @@ impl Caveats {
         self.methods.as_ref()
     }
 
+    /// The only methods that may be called on what is reached through a namespace, where they aren't those of
+    /// [`methods`](Self::methods).
+    pub const fn object_methods(&self) -> Option<&Methods> {
+        self.object_methods.as_ref()
+    }
+
     /// Whether this method of this interface may be called.
     pub fn allows(&self, interface: u64, method: u16) -> bool {
         self.methods.as_ref().is_none_or(|methods| methods.contains(interface, method))
@@ -93,18 +123,17 @@ impl Caveats {
         *self == Self::none()
     }
 
-    /// Both restrictions together: the earlier time, the methods that are in both sets, the holders
-    /// of both.
+    /// Both restrictions together: the earlier time, the methods that both leave of a namespace and of
+    /// its objects, the holders of both.
     #[must_use]
     pub fn and(&self, other: &Self) -> Self {
         let not_after_ms = match (self.not_after_ms, other.not_after_ms) {
             (Some(one), Some(two)) => Some(one.min(two)),
             (one, two) => one.or(two),
         };
-        let methods = match (&self.methods, &other.methods) {
-            (Some(one), Some(two)) => Some(one.and(two)),
-            (one, two) => one.as_ref().or(two.as_ref()).cloned(),
-        };
+        let methods = in_both(self.methods.as_ref(), other.methods.as_ref());
+        let of_objects = in_both(self.of_objects(), other.of_objects());
+        let object_methods = unless_said(methods.as_ref(), of_objects);
         let mut holders = [&self.holders[..], &other.holders].concat();
         holders.sort_unstable_by_key(VerifyingKey::to_bytes);
         holders.dedup();
@@ -112,16 +141,29 @@ impl Caveats {
         if holders.len() > HOLDERS_MAX {
             // More than can be written down: as nothing may be left out, nothing is allowed at all.
             holders.truncate(HOLDERS_MAX);
-            let methods = Some(Methods::default());
-            return Self { not_after_ms: Some(0), methods, holders, unknown_critical };
+            let (not_after_ms, nothing) = (Some(0), Some(Methods::default()));
+            let (methods, object_methods) = (nothing.clone(), nothing);
+            return Self { not_after_ms, methods, object_methods, holders, unknown_critical };
         }
-        Self { not_after_ms, methods, holders, unknown_critical }
+        Self { not_after_ms, methods, object_methods, holders, unknown_critical }
     }
 
-    /// All but the methods: for what is reached through the restricted capability and has others.
+    /// The restrictions of what is reached through a namespace that has these.
     #[must_use]
-    pub fn without_methods(self) -> Self {
-        Self { methods: None, ..self }
+    pub fn for_objects(self) -> Self {
+        let methods = self.of_objects().cloned();
+        Self { methods, object_methods: None, ..self }
+    }
+
+    /// The same for an object, through which no others are reached.
+    #[must_use]
+    pub fn of_object(self) -> Self {
+        Self { object_methods: None, ..self }
+    }
+
+    /// The methods that are left of what is reached through a namespace.
+    fn of_objects(&self) -> Option<&Methods> {
+        self.object_methods.as_ref().or_else(|| said_of_objects(self.methods.as_ref()))
     }
 
     /// The bytes of the list, as they stand in a reference.
@@ -167,6 +209,9 @@ impl Caveats {
                 &self.holders.iter().map(VerifyingKey::to_bytes).collect::<Vec<_>>().concat(),
             );
         }
+        if let Some(methods) = &self.object_methods {
+            put(CAVEAT_OBJECT_METHODS, &methods.encode());
+        }
     }
 
     pub(super) fn parse(bytes: &mut Bytes) -> Result<Self, Refused> {
@@ -192,11 +237,35 @@ impl Caveats {
                 }
                 CAVEAT_METHODS => caveats.methods = Some(Methods::parse(value)?),
                 CAVEAT_HOLDER => caveats.holders = parse_holders(value)?,
+                CAVEAT_OBJECT_METHODS => caveats.object_methods = Some(Methods::parse(value)?),
                 kind => caveats.unknown_critical |= kind & CAVEAT_CRITICAL != 0,
             }
         }
+        // Both sets in one list are those that several lists together would have.
+        let of_objects =
+            in_both(caveats.object_methods.as_ref(), said_of_objects(caveats.methods.as_ref()));
+        if caveats.object_methods != unless_said(caveats.methods.as_ref(), of_objects) {
+            return Err(LAYOUT);
+        }
         Ok(caveats)
     }
+}
+
+fn in_both(one: Option<&Methods>, two: Option<&Methods>) -> Option<Methods> {
+    match (one, two) {
+        (Some(one), Some(two)) => Some(one.and(two)),
+        (one, two) => one.or(two).cloned(),
+    }
+}
+
+/// What a set of methods says of the objects of a namespace.
+fn said_of_objects(methods: Option<&Methods>) -> Option<&Methods> {
+    methods.filter(|methods| methods.restricts_objects())
+}
+
+/// The methods of objects, unless the other set says the same of them.
+fn unless_said(methods: Option<&Methods>, of_objects: Option<Methods>) -> Option<Methods> {
+    of_objects.filter(|of_objects| said_of_objects(methods) != Some(of_objects))
 }
 
 fn parse_holders(value: &[u8]) -> Result<Vec<VerifyingKey>, Refused> {

@@ -4,8 +4,15 @@
 
 use super::Refused;
 use super::codec::{Bytes, LAYOUT};
+use crate::facet_capnp::{facet, persistent};
+use crate::restorer_capnp::namespace;
 use crate::sturdyref_capnp::METHODS_MAX;
+use capnp::traits::HasTypeId;
 use std::sync::Arc;
+
+/// The interfaces of a namespace.
+const OF_NAMESPACES: [u64; 3] =
+    [namespace::Client::TYPE_ID, facet::Client::TYPE_ID, persistent::Client::TYPE_ID];
 
 /// How long a method is in its encoding, in bytes: the interface's id and the ordinal.
 const METHOD_BYTES: usize = 10;
@@ -37,6 +44,11 @@ impl Methods {
             return Err(capnp::Error::failed(reason));
         }
         Ok(Self { sorted: sorted.into() })
+    }
+
+    /// Whether there is a method in it that no namespace has, so that it restricts objects too.
+    pub(super) fn restricts_objects(&self) -> bool {
+        self.sorted.iter().any(|(interface, _)| !OF_NAMESPACES.contains(interface))
     }
 
     /// The methods that are in both sets.

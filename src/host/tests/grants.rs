@@ -23,24 +23,27 @@ use crate::schema::facet_capnp::{facet, persistent};
 use crate::schema::restorer_capnp::{namespace, restoration, restorer};
 use crate::sturdyref::{Parent, root_grant};
 
-const NOTE: u16 = 0;
-const READ: u16 = 2;
-const TRIAL: u64 = <trial::Client as capnp::traits::HasTypeId>::TYPE_ID;
-const NAMESPACE: u64 = <namespace::Client as capnp::traits::HasTypeId>::TYPE_ID;
-const BY_NAME: u16 = 0;
+pub(super) const NOTE: u16 = 0;
+pub(super) const READ: u16 = 2;
+pub(super) const TRIAL: u64 = <trial::Client as capnp::traits::HasTypeId>::TYPE_ID;
+pub(super) const NAMESPACE: u64 = <namespace::Client as capnp::traits::HasTypeId>::TYPE_ID;
+pub(super) const BY_NAME: u16 = 0;
 
 /// What is asked for with `save`.
 #[derive(Clone, Default)]
-struct Terms<'a> {
-    label: &'a str,
-    methods: Option<&'a [(u64, u16)]>,
-    not_after: Option<u64>,
-    holder: Option<[u8; 32]>,
-    independent: bool,
-    allow_independent: bool,
+pub(super) struct Terms<'a> {
+    pub(super) label: &'a str,
+    pub(super) methods: Option<&'a [(u64, u16)]>,
+    pub(super) not_after: Option<u64>,
+    pub(super) holder: Option<[u8; 32]>,
+    pub(super) independent: bool,
+    pub(super) allow_independent: bool,
 }
 
-fn set_caveats(mut to: crate::schema::facet_capnp::caveats::Builder<'_>, terms: &Terms<'_>) {
+pub(super) fn set_caveats(
+    mut to: crate::schema::facet_capnp::caveats::Builder<'_>,
+    terms: &Terms<'_>,
+) {
     if let Some(last) = terms.not_after {
         to.set_not_after(last);
     }
@@ -56,7 +59,7 @@ fn set_caveats(mut to: crate::schema::facet_capnp::caveats::Builder<'_>, terms: 
     }
 }
 
-async fn save(of: &impl FromClientHook, terms: &Terms<'_>) -> Result<String, Error> {
+pub(super) async fn save(of: &impl FromClientHook, terms: &Terms<'_>) -> Result<String, Error> {
     let mut request =
         persistent::Client { client: Client::new(of.as_client_hook().add_ref()) }.save_request();
     let mut seal_for = request.get().init_seal_for();
@@ -67,23 +70,23 @@ async fn save(of: &impl FromClientHook, terms: &Terms<'_>) -> Result<String, Err
     Ok(request.send().promise.await?.get()?.get_sturdy_ref()?.to_string()?)
 }
 
-fn attenuate<C: FromClientHook>(cap: &C, terms: &Terms<'_>) -> C {
+pub(super) fn attenuate<C: FromClientHook>(cap: &C, terms: &Terms<'_>) -> C {
     let mut request = as_facet(cap).attenuate_request();
     set_caveats(request.get().init_caveats(), terms);
     request.send().pipeline.get_facet().as_cap().cast_to()
 }
 
-fn as_facet(cap: &impl FromClientHook) -> facet::Client {
+pub(super) fn as_facet(cap: &impl FromClientHook) -> facet::Client {
     facet::Client { client: Client::new(cap.as_client_hook().add_ref()) }
 }
 
-async fn restore(agent: &Rc<Agent>, text: &str) -> Result<trial::Client, Error> {
+pub(super) async fn restore(agent: &Rc<Agent>, text: &str) -> Result<trial::Client, Error> {
     let reference = TextReference::parse(text)?;
     agent.restore_bytes(reference.reference().expose_bytes()).await.map(trial::Client::new)
 }
 
 /// The labels and ids that somebody sees.
-async fn listed(cap: &impl FromClientHook) -> Result<Vec<(String, Vec<u8>)>, Error> {
+pub(super) async fn listed(cap: &impl FromClientHook) -> Result<Vec<(String, Vec<u8>)>, Error> {
     let (mut all, mut after) = (Vec::new(), Vec::new());
     loop {
         let mut request = as_facet(cap).grants_request();
@@ -100,11 +103,11 @@ async fn listed(cap: &impl FromClientHook) -> Result<Vec<(String, Vec<u8>)>, Err
     }
 }
 
-async fn labels(cap: &impl FromClientHook) -> Vec<String> {
+pub(super) async fn labels(cap: &impl FromClientHook) -> Vec<String> {
     listed(cap).await.unwrap().into_iter().map(|(label, _)| label).collect()
 }
 
-async fn revoke(cap: &impl FromClientHook, label: &str) -> Result<(), Error> {
+pub(super) async fn revoke(cap: &impl FromClientHook, label: &str) -> Result<(), Error> {
     let listed = listed(cap).await?;
     let (_, id) = listed.iter().find(|(found, _)| found == label).expect("it is listed");
     let mut request = as_facet(cap).revoke_request();
@@ -112,12 +115,12 @@ async fn revoke(cap: &impl FromClientHook, label: &str) -> Result<(), Error> {
     request.send().promise.await.map(drop)
 }
 
-fn assert_revoked<T>(outcome: Result<T, Error>) {
+pub(super) fn assert_revoked<T>(outcome: Result<T, Error>) {
     let error = outcome.err().expect("it was revoked");
     assert!(error.extra.contains("revoked:"), "{error}");
 }
 
-fn labelled(label: &str) -> Terms<'_> {
+pub(super) fn labelled(label: &str) -> Terms<'_> {
     Terms { label, ..Terms::default() }
 }
 
@@ -404,18 +407,18 @@ fn what_an_object_made_itself_has_no_grants() {
     });
 }
 
-async fn namespace(agent: &Rc<Agent>, text: &str) -> Result<namespace::Client, Error> {
+pub(super) async fn namespace(agent: &Rc<Agent>, text: &str) -> Result<namespace::Client, Error> {
     let reference = TextReference::parse(text)?;
     agent.restore_bytes(reference.reference().expose_bytes()).await.map(namespace::Client::new)
 }
 
-fn by_name(of: &namespace::Client, key: &str) -> trial::Client {
+pub(super) fn by_name(of: &namespace::Client, key: &str) -> trial::Client {
     let mut request = of.by_name_request();
     request.get().set_key(key);
     request.send().pipeline.get_object().as_cap().cast_to()
 }
 
-fn root(class: &str) -> Sturdyref {
+pub(super) fn root(class: &str) -> Sturdyref {
     let id = ObjectId::namespace(Pool::default(), class);
     let target = capstead_client::sturdyref::Target::Namespace(
         capstead_client::sturdyref::TargetId::from_bytes(*id.as_bytes()),

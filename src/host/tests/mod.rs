@@ -7,6 +7,7 @@ mod gate;
 mod grants;
 mod instance;
 mod links;
+mod narrowing;
 mod once;
 mod order;
 mod programs;

@@ -1,12 +1,15 @@
 //! Caveats against a model of them, and their bytes.
 
 use super::*;
-use crate::sturdyref_capnp::{CAVEAT_HOLDER, CAVEAT_METHODS, METHODS_MAX};
+use crate::restorer_capnp::namespace;
+use crate::sturdyref_capnp::{CAVEAT_HOLDER, CAVEAT_METHODS, CAVEAT_OBJECT_METHODS, METHODS_MAX};
+use capnp::traits::HasTypeId;
 use proptest::collection::{btree_set, vec};
 use std::collections::BTreeSet;
 
 /// The interfaces, ordinals and times that are tried; a set or a time is one of few, so that they meet.
-const INTERFACES: u64 = 3;
+const INTERFACES: [u64; 3] = [1, 2, NAMESPACE];
+const NAMESPACE: u64 = namespace::Client::TYPE_ID;
 const ORDINALS: u16 = 4;
 const TIMES: u64 = 6;
 
@@ -15,19 +18,27 @@ const TIMES: u64 = 6;
 struct Model {
     last: Option<u64>,
     methods: Option<BTreeSet<(u64, u16)>>,
+    object_methods: Option<BTreeSet<(u64, u16)>>,
     holders: BTreeSet<u8>,
 }
 
 impl Model {
     fn any() -> impl Strategy<Value = Self> {
-        let method = (0..INTERFACES, 0..ORDINALS);
-        let methods = btree_set(method, 0..(INTERFACES as usize * usize::from(ORDINALS)));
+        let method = || (proptest::sample::select(INTERFACES.to_vec()), 0..ORDINALS);
+        let methods = || btree_set(method(), 0..INTERFACES.len() * usize::from(ORDINALS));
+        let of_namespaces = btree_set((Just(NAMESPACE), 0..ORDINALS), 0..4);
         let parts = (
             proptest::option::weighted(0.3, NOW..NOW + TIMES),
-            proptest::option::weighted(0.3, methods),
+            proptest::option::weighted(0.4, prop_oneof![methods(), of_namespaces]),
+            proptest::option::weighted(0.1, methods()),
             btree_set(0..5_u8, 0..3),
         );
-        parts.prop_map(|(last, methods, holders)| Self { last, methods, holders })
+        parts.prop_map(|(last, methods, object_methods, holders)| Self {
+            last,
+            methods,
+            object_methods,
+            holders,
+        })
     }
 
     fn caveats(&self) -> Caveats {
@@ -35,12 +46,23 @@ impl Model {
         if let Some(methods) = &self.methods {
             caveats = caveats.with_methods(methods.iter().rev().copied()).unwrap();
         }
+        if let Some(methods) = &self.object_methods {
+            caveats = caveats.with_object_methods(methods.iter().copied()).unwrap();
+        }
         let holders = self.holders.iter().map(|&seed| holder(seed).verifying_key());
         holders.fold(caveats, |caveats, key| caveats.with_holder(key).unwrap())
     }
 
     fn allows(&self, interface: u64, method: u16) -> bool {
         self.methods.as_ref().is_none_or(|methods| methods.contains(&(interface, method)))
+    }
+
+    /// What is reached through a namespace is restricted by a set that no namespace alone could have.
+    fn allows_of_objects(&self, interface: u64, method: u16) -> bool {
+        let is_mixed = |set: &BTreeSet<(u64, u16)>| set.iter().any(|(of, _)| *of != NAMESPACE);
+        let sets =
+            [self.methods.as_ref().filter(|set| is_mixed(set)), self.object_methods.as_ref()];
+        sets.into_iter().flatten().all(|set| set.contains(&(interface, method)))
     }
 }
 
@@ -72,10 +94,14 @@ proptest! {
             prop_assert_eq!(verify(&whole, now).is_ok(), in_time);
         }
         let verified = verify(&whole, 0).unwrap().caveats;
-        for (interface, method) in (0..=INTERFACES).flat_map(|i| (0..=ORDINALS).map(move |m| (i, m))) {
+        let of_objects = verified.clone().for_objects();
+        for (interface, method) in [0, 1, 2, NAMESPACE].into_iter().flat_map(|i| (0..=ORDINALS).map(move |m| (i, m))) {
             let all_allow = models.iter().all(|model| model.allows(interface, method));
             prop_assert_eq!(verified.allows(interface, method), all_allow);
+            let all_allow = models.iter().all(|model| model.allows_of_objects(interface, method));
+            prop_assert_eq!(of_objects.allows(interface, method), all_allow);
         }
+        prop_assert_eq!(Caveats::decode(&verified.encode()).unwrap(), verified.clone());
         let holders: Vec<_> = verified.holders().iter().map(VerifyingKey::to_bytes).collect();
         prop_assert_eq!(&holders, &keys_of(&models).into_iter().collect::<Vec<_>>());
         let keys = [0, 1, 2, 3, 4].map(holder);
@@ -122,8 +148,17 @@ fn caveat(kind: u8, value: &[u8]) -> Vec<u8> {
 }
 
 fn methods(methods: &[(u64, u16)]) -> Vec<u8> {
-    let bytes = |(i, m): &(u64, u16)| [&i.to_be_bytes()[..], &m.to_be_bytes()].concat();
-    caveat(CAVEAT_METHODS, &methods.iter().flat_map(bytes).collect::<Vec<_>>())
+    caveat(CAVEAT_METHODS, &method_bytes(methods))
+}
+
+fn method_bytes(methods: &[(u64, u16)]) -> Vec<u8> {
+    methods.iter().flat_map(|(i, m)| [&i.to_be_bytes()[..], &m.to_be_bytes()].concat()).collect()
+}
+
+/// A list with both sets of methods.
+fn two_sets(own: &[(u64, u16)], of_objects: &[(u64, u16)]) -> Vec<u8> {
+    let own = &caveat(CAVEAT_METHODS, &method_bytes(own))[1..];
+    [&[2], own, &caveat(CAVEAT_OBJECT_METHODS, &method_bytes(of_objects))[1..]].concat()
 }
 
 fn holders(keys: &[[u8; 32]]) -> Vec<u8> {
@@ -158,6 +193,37 @@ fn sets_of_methods_and_holders_have_one_encoding() {
     assert!(!is_taken(&holders(&[second, first])), "descending");
     assert!(!is_taken(&holders(&[first, first])), "twice");
     assert!(!is_taken(&caveat(CAVEAT_HOLDER, &first[..31])));
+}
+
+/// The methods of objects stand in a list only where the other set doesn't say the same of them.
+#[test]
+fn the_methods_of_objects_have_one_encoding() {
+    let by_name = (NAMESPACE, 0);
+    assert!(is_taken(&caveat(CAVEAT_OBJECT_METHODS, &[])), "none of the objects' methods");
+    assert!(is_taken(&caveat(CAVEAT_OBJECT_METHODS, &method_bytes(&[(1, 2)]))));
+    assert!(is_taken(&two_sets(&[by_name], &[(1, 2), by_name])));
+    assert!(is_taken(&two_sets(&[by_name], &[])));
+    assert!(is_taken(&two_sets(&[(1, 2), by_name], &[(1, 2)])), "fewer");
+    assert!(!is_taken(&two_sets(&[(1, 2), by_name], &[(1, 2), by_name])), "the same");
+    assert!(!is_taken(&two_sets(&[(1, 2), by_name], &[(1, 2), (1, 3)])), "others");
+    assert!(!is_taken(&caveat(CAVEAT_OBJECT_METHODS, &method_bytes(&[(1, 3), (1, 2)]))));
+}
+
+/// A set that leaves a namespace its own methods doesn't give back those of its objects.
+#[test]
+fn what_one_set_took_away_from_objects_no_later_one_brings_back() {
+    let by_name = (NAMESPACE, 0);
+    let given = Caveats::none().with_methods([by_name, (1, 2)]).unwrap();
+    for later in [vec![by_name], vec![], vec![by_name, (1, 3)]] {
+        let narrow = given.clone().with_methods(later.clone()).unwrap();
+        assert_eq!(narrow.allows(NAMESPACE, 0), later.contains(&by_name));
+        let narrow = Caveats::decode(&narrow.encode()).unwrap().for_objects();
+        assert!(!narrow.allows(1, 3), "{later:?}");
+        assert_eq!(narrow.allows(1, 2), !later.contains(&(1, 3)), "{later:?}");
+    }
+    let whole = Caveats::none().with_methods([by_name]).unwrap();
+    assert!(whole.clone().for_objects().is_none() && whole.of_object().allows(NAMESPACE, 0));
+    assert!(Caveats::none().with_object_methods((0..257).map(|method| (1, method))).is_err());
 }
 
 /// A list that is kept is read back whole, or not at all.
