@@ -66,6 +66,11 @@ pub(crate) fn capstead(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Com
     command
 }
 
+/// How often what one call takes is there: a call on an object of another host lies on both.
+pub(crate) fn copies() -> u64 {
+    std::env::var("CAPSTEAD_TEST_HOSTS").map_or(1, |hosts| if hosts == "1" { 1 } else { 2 })
+}
+
 /// `capstead serve` on `data` with free ports.
 ///
 /// `CAPSTEAD_TEST_HOSTS` says how many hosts it has where a test doesn't, so that one test is good for
