@@ -3,6 +3,7 @@
 
 use super::raw::{Cap, Write, bootstrap, bytes_of, finish, release, resolve, settle, write};
 use super::*;
+use crate::ERROR_BYTES_MAX;
 use crate::connection::Connection;
 use crate::http_capnp::byte_stream;
 use crate::restorer_capnp::restorer;
@@ -247,6 +248,24 @@ async fn a_promise_that_turns_out_to_be_ours_is_still_called_over_the_wire() {
     }
 }
 
+/// Every layer that handed it on copied it, and held the thread meanwhile.
+#[tokio::test(flavor = "local")]
+async fn a_long_error_of_the_peer_is_cut_as_it_arrives() {
+    let (mut peer, theirs) = acquainted().await;
+    let asked = theirs.locate_request().send();
+    assert_eq!(peer.sent().await, ["call 1"]);
+    peer.send(&[write(|message| {
+        let mut answer = message.init_return();
+        answer.set_answer_id(1);
+        answer.init_exception().set_reason("x".repeat(2 * ERROR_BYTES_MAX));
+    })])
+    .await;
+    let error = asked.promise.await.map(drop).unwrap_err();
+    let said = error.extra.strip_prefix("remote exception: ").unwrap();
+    assert_eq!(said.len(), ERROR_BYTES_MAX);
+    assert!(said.ends_with("x ... (cut; it had 131072 bytes)"), "{}", &said[said.len() - 60..]);
+}
+
 #[tokio::test(flavor = "local")]
 async fn a_reflected_call_answers_ours_with_its_results() {
     for early in [false, true] {
@@ -455,6 +474,6 @@ async fn an_error_of_any_length_is_cut_and_no_connection_ends() {
     let (client, server, echo) = pair();
     let error = locate(&echo, "fail").await.unwrap_err();
     assert!(error.extra.ends_with(&format!("€ ... (cut; it had {} bytes)", 9 << 20)), "{error:.9}");
-    assert!(error.extra.len() <= crate::ERROR_BYTES_MAX + "remote exception: ".len());
+    assert!(error.extra.len() <= ERROR_BYTES_MAX + "remote exception: ".len());
     assert!(!client.is_closed() && !server.is_closed());
 }
