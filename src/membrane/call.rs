@@ -404,3 +404,27 @@ fn forward(to: &dyn ClientHook, call: Call) {
         reply.send(outcome.and_then(|response| Body::copy(response.get()?)));
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lists that lie in each other's place made gigabytes of a few hundred kilobytes.
+    #[test]
+    fn parameters_that_are_more_than_their_message_are_refused() {
+        let params = |bytes| {
+            let mut body = Body::new();
+            let data = body.builder().unwrap().initn_as::<capnp::data::Builder>(1000);
+            assert_eq!(data.len(), 1000);
+            Params::Theirs(Box::new(body), bytes)
+        };
+        let own = 1000; // Without the pointer to it.
+        for honest in [Some(own), Some(own + 1), None] {
+            assert_eq!(bytes_of(params(honest).sendable().unwrap()), own);
+        }
+        let more = params(Some(own - 1));
+        let error = more.sendable().err().unwrap();
+        assert!(error.extra.starts_with("malformed: "), "{error}");
+        assert!(more.replace_caps(|cap| cap).is_err(), "an object doesn't get it either");
+    }
+}
