@@ -339,6 +339,8 @@ fn wake(waker: &mut Option<Waker>) {
 #[cfg(test)]
 mod callback_tests;
 #[cfg(test)]
+mod hops_tests;
+#[cfg(test)]
 mod kept_tests;
 #[cfg(test)]
 mod path_tests;

@@ -26,6 +26,8 @@ use crate::error::{Result, failed, unimplemented};
 /// Words allocated at once: most parameters and results fit, and zeroing more costs time.
 const FIRST_SEGMENT_WORDS: u32 = 24;
 
+const WORD: usize = 8;
+
 /// How deep a message that was stored may nest: deeper than what any connection takes.
 const NESTING_MAX: i32 = 1024;
 
@@ -48,9 +50,15 @@ impl Body {
     }
 
     /// A copy in which every capability can be replaced.
+    ///
+    /// # Errors
+    /// When it can't be read as a whole, or is more than what can be sent: a small message of a peer
+    /// can have pointers to one part in so many places that its copy is far larger.
     pub(crate) fn copy(from: any_pointer::Reader<'_>) -> Result<Self> {
-        let words = from.target_size()?.word_count + 1;
-        let mut body = Self::with_words(u32::try_from(words).unwrap_or(u32::MAX).min(1 << 20));
+        let size = from.target_size()?;
+        let words = usize::try_from(size.word_count).unwrap_or(usize::MAX);
+        check_size(words.saturating_mul(WORD), size.cap_count as usize)?;
+        let mut body = Self::with_words(u32::try_from(words + 1).unwrap_or(u32::MAX));
         body.builder()?.set_as(from)?;
         Ok(body)
     }

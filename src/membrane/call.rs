@@ -80,7 +80,7 @@ pub(crate) struct Call {
     pub(crate) chain: Option<Chain>,
     /// An object of this vat makes it: it belongs to a call under way.
     pub(crate) is_an_objects: bool,
-    /// The hosts that it came through.
+    /// The number of hosts that it came through.
     pub(crate) hops: u8,
 }
 
@@ -109,8 +109,8 @@ impl Call {
 pub(crate) enum Params {
     /// A message of our own, whose capabilities can be replaced where they are.
     Ours(Box<Body>),
-    /// A message of the RPC system's, or another foreign hook's; and the bytes that it takes in memory,
-    /// if it came over a connection.
+    /// A message of the RPC system or of another foreign hook, and its bytes in memory if it came over a
+    /// connection.
     Theirs(Box<dyn ParamsHook>, Option<usize>),
 }
 
@@ -122,11 +122,11 @@ impl Params {
         }
     }
 
-    /// Their size, where they can be copied.
+    /// Their size once copied.
     ///
     /// # Errors
-    /// When they can't be read as a whole; or would be larger, copied, than as they came: whose parts lie
-    /// in several places at once, as nobody honest writes them.
+    /// When they can't be read as a whole, or when the copy would be larger than the message: several
+    /// pointers then lead to one part, which no honest peer writes.
     fn size(&self) -> Result<MessageSize> {
         let size = self.get()?.target_size()?;
         if let Self::Theirs(_, Some(bytes)) = self
@@ -137,10 +137,10 @@ impl Params {
         Ok(size)
     }
 
-    /// Their size, where they can be sent.
+    /// As [`Params::size`], for a call that goes out over a connection.
     ///
     /// # Errors
-    /// As [`Params::size`], and when that is more than what can be sent over a connection.
+    /// Those too, and that so much can't be sent.
     fn sendable(&self) -> Result<MessageSize> {
         let size = self.size()?;
         check_size(bytes_of(size), size.cap_count as usize)?;
@@ -155,10 +155,18 @@ impl Params {
         let mut body = match self {
             Self::Ours(body) => body,
             Self::Theirs(..) if self.size()?.cap_count == 0 => return Ok(self),
-            Self::Theirs(params, _) => Box::new(Body::copy(params.get()?)?),
+            Self::Theirs(..) => self.into_body()?,
         };
         body.replace_caps(replace);
         Ok(Self::Ours(body))
+    }
+
+    /// Foreign parameters are copied; [`Params::size`] was asked before.
+    fn into_body(self) -> Result<Box<Body>> {
+        match self {
+            Self::Ours(body) => Ok(body),
+            Self::Theirs(params, _) => Body::copy(params.get()?).map(Box::new),
+        }
     }
 
     pub(crate) fn into_hook(self) -> Box<dyn ParamsHook> {
@@ -385,15 +393,22 @@ pub(super) fn deliver_now(to: &dyn ClientHook, call: Call) -> Option<Call> {
 /// answer that may itself wait for it.
 fn forward(to: &dyn ClientHook, call: Call) {
     let Call { interface, method, params, reply, hops, .. } = call;
-    let (passing, size) = match Passing::begin(hops).and_then(|it| Ok((it, params.sendable()?))) {
+    let begun = Passing::begin(hops).and_then(|passing| Ok((passing, params.sendable()?)));
+    let (passing, size) = match begun {
         Ok(begun) => begun,
         Err(error) => return reply.send(Err(error)),
     };
     let mut request = to.new_call(interface, method, Some(size));
-    let params = if size.cap_count > 0 { params.replace_caps(relay) } else { Ok(params) };
-    if let Err(error) = params.and_then(|params| request.get().set_as(params.get()?)) {
-        reply.send(Err(error));
-        return;
+    let mut write = |params: Params| {
+        if size.cap_count == 0 {
+            return request.get().set_as(params.get()?);
+        }
+        let mut body = params.into_body()?;
+        body.replace_caps(relay);
+        request.get().set_as(body.get()?)
+    };
+    if let Err(error) = write(params) {
+        return reply.send(Err(error));
     }
     let sent = with_hops(passing.hops(), || request.send());
     reply.redirect(sent.pipeline);
@@ -409,7 +424,7 @@ fn forward(to: &dyn ClientHook, call: Call) {
 mod tests {
     use super::*;
 
-    /// Lists that lie in each other's place made gigabytes of a few hundred kilobytes.
+    /// Pointers that all led to one list made gigabytes of a few hundred kilobytes.
     #[test]
     fn parameters_that_are_more_than_their_message_are_refused() {
         let params = |bytes| {
@@ -426,5 +441,19 @@ mod tests {
         let error = more.sendable().err().unwrap();
         assert!(error.extra.starts_with("malformed: "), "{error}");
         assert!(more.replace_caps(|cap| cap).is_err(), "an object doesn't get it either");
+    }
+
+    /// A peer's result is copied before it goes on, and may be small with a large copy as well.
+    #[test]
+    fn no_copy_is_larger_than_what_can_be_sent() {
+        let of = |bytes| {
+            let mut body = Body::new();
+            body.builder().unwrap().initn_as::<capnp::data::Builder>(bytes);
+            Body::copy(body.get().unwrap()).map(drop)
+        };
+        let max = capstead_client::CONTENT_BYTES_SENT_MAX as u32 / 8 * 8;
+        assert!(of(max).is_ok());
+        let error = of(max + 8).unwrap_err();
+        assert!(error.extra.starts_with("too-large: "), "{error}");
     }
 }

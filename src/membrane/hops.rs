@@ -12,31 +12,34 @@ use std::cell::Cell;
 
 use crate::error::{Result, failed, overloaded};
 
-/// Most hosts that a call may come through. An object whose capability was handed from host to host is as
-/// far away as there were hosts; only promises of promises are farther.
+/// The most hosts that a call may come through. A capability that was handed from host to host leads
+/// through each of them; only promises of promises make longer ways.
 const HOPS_MAX: u8 = 64;
 
-/// Most that the calls may weigh which pass through one host and have no answer. One weighs as much as
-/// the hosts that it came through before the last, and the more these are, the less of the room it finds:
-/// long rows of promises stop each other before they stop what comes from near. What comes straight from
-/// the host where it began weighs nothing; how much that is the connections of its callers bound.
+/// The room for calls that pass through one host and have no answer yet, as a sum of weights.
+///
+/// A call's weight is the number of hosts it came through, less one, and it may fill no more than the
+/// room divided by its weight. So calls in long rows of promises are refused before calls that came a
+/// short way. A call that comes straight from its first host weighs nothing: the limits of its caller's
+/// connection bound these.
 const WEIGHT_MAX: usize = 1 << 14;
 
 thread_local! {
-    /// Of all that pass through this host now.
+    /// The sum of the weights of all calls that pass through now.
     static WEIGHT: Cell<usize> = const { Cell::new(0) };
 }
 
-/// A call on its way through this host, until it is answered.
+/// Holds a passing call's room until it is dropped, when the call is answered.
 pub(super) struct Passing {
+    /// The number of hosts that the call came through, without this one.
     hops: u8,
 }
 
 impl Passing {
-    /// A call that came through so many hosts goes on.
+    /// Takes the room for a call that came through `hops` hosts.
     ///
     /// # Errors
-    /// When it came through too many, or too many pass through this host.
+    /// When it came through too many hosts, or there is no room for it.
     pub(super) fn begin(hops: u8) -> Result<Self> {
         if hops >= HOPS_MAX {
             return Err(failed(format!(
@@ -53,7 +56,7 @@ impl Passing {
         Ok(Self { hops })
     }
 
-    /// The hosts that it has come through, when it arrives at the next one.
+    /// The number of hosts at the next one, with this one.
     pub(super) fn hops(&self) -> u8 {
         self.hops + 1
     }

@@ -19,8 +19,8 @@ use super::link::{HostEnd, Hub, Link};
 use super::start::HostParts;
 use crate::error::panic_reason;
 
-/// Handlers run on it, and what they call. No peer nests it. The first host has no thread of its own: it
-/// runs on the one that started the server, which usually has 8 MiB.
+/// Room for handlers and all that they call; no message of a peer nests it. The first host has no thread
+/// of its own: it runs on the one that started the server, which usually has 8 MiB.
 const STACK_BYTES: usize = 16 << 20;
 
 /// One host's thread. Dropping this lets the thread go on; [`HostThread::join`] ends it.

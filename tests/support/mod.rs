@@ -66,7 +66,7 @@ pub(crate) fn capstead(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Com
     command
 }
 
-/// How often what one call takes is there: a call on an object of another host lies on both.
+/// The factor for bounds of memory: a call on an object of another host takes its memory on both.
 pub(crate) fn copies() -> u64 {
     std::env::var("CAPSTEAD_TEST_HOSTS").map_or(1, |hosts| if hosts == "1" { 1 } else { 2 })
 }

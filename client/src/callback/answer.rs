@@ -29,7 +29,7 @@ pub(super) struct Call {
     pub(super) reply: Reply,
 }
 
-/// Where the outcome of a call goes. If it is dropped first, the caller gets an error.
+/// The caller's end of a call. If it is dropped without an outcome, the caller gets an error.
 pub(super) struct Reply(Option<Asker>);
 
 enum Asker {

@@ -1,13 +1,15 @@
-//! How many hosts a call has come through.
+//! The hop count: a call carries the number of hosts that it came through.
 //!
-//! A host hands calls on promises of other vats on as they come, also when such a promise leads to one
-//! behind another host, and so on. Promises that lead to each other pass a call round for ever, and a
-//! long row of them makes every call on it cost as much as the row is long: each host sees its own step
-//! alone. So the number of steps travels with the call.
+//! A host passes calls on a promise of another vat on at once, and that vat may do the same. Promises
+//! that lead to each other would pass a call round endlessly, and in a long row of promises each call
+//! costs as much as the row is long. A single host sees only its own step, so the count travels with
+//! the call.
 //!
-//! Calls of Cap'n Proto have no room for that, but for bits of the struct `Call` that the protocol
-//! doesn't use. There the number stands, on connections between parts of one system only: nobody else
-//! is told, or believed.
+//! Cap'n Proto has no headers for calls. The count stands in bits of the struct `Call` that the protocol
+//! doesn't use.
+//!
+//! **Invariant:** only connections between parts of one system carry the count. No other peer is told
+//! it, and what others send there is ignored.
 
 use super::State;
 use capnp::message::{Builder, HeapAllocator};
@@ -16,17 +18,17 @@ use capnp_rpc::rpc_capnp::{call, message};
 use std::cell::Cell;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// Behind the last field of `Call` that there is.
+/// The byte of the count in the data of `Call`, behind the last field.
 const PLACE: usize = 17;
 
 thread_local! {
-    /// Of the call that is sent now.
+    /// The count of the call that is being sent.
     static SENT: Cell<u8> = const { Cell::new(0) };
 }
 
-/// Makes a call that has come through so many hosts: `send` sends it at once.
+/// Gives the calls that `send` makes before it returns this hop count.
 pub fn with_hops<T>(hops: u8, send: impl FnOnce() -> T) -> T {
-    /// Also when sending panics.
+    /// Puts the count back, even if `send` panics.
     struct Reset(u8);
 
     impl Drop for Reset {
@@ -40,7 +42,7 @@ pub fn with_hops<T>(hops: u8, send: impl FnOnce() -> T) -> T {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
-    /// Through how many hosts a call came.
+    /// The hop count of a call that came in.
     pub(super) fn hops_of(&self, call: call::Reader) -> u8 {
         if !self.limits.tells_hops {
             return 0;
@@ -48,7 +50,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         get_struct_data_section(call).get(PLACE).copied().unwrap_or(0)
     }
 
-    /// Writes the number into a call that was put on the wire just now.
+    /// Writes the hop count into the call that was put on the wire last.
     pub(super) fn tell_hops(&mut self, message: &Builder<HeapAllocator>) -> capnp::Result<()> {
         let hops = SENT.get();
         if hops == 0 || !self.limits.tells_hops {

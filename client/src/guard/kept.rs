@@ -138,7 +138,8 @@ impl Kept {
         Some(if is_finished { Released::Last(call) } else { Released::Kept })
     }
 
-    /// Nobody takes the capabilities of an answer that were kept. Says which call is to be finished then.
+    /// Forgets what was kept of an answer whose caller gave up. Returns the call whose held `Finish` goes
+    /// out now.
     pub(super) fn give_up(&mut self, call: u32) -> Option<u32> {
         let wire = self.wire(call);
         self.calls.remove(&wire)?;
@@ -155,6 +156,10 @@ impl Kept {
                     self.note_path(answer?)?;
                 }
                 self.note_caps(call.get_params()?)
+            }
+            Ok(message::Bootstrap(bootstrap)) => {
+                self.used.remove(&bootstrap?.get_question_id());
+                Ok(())
             }
             Ok(message::Return(answer)) => match answer?.which()? {
                 return_::Results(payload) => self.note_caps(payload?),

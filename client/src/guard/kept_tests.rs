@@ -1,4 +1,4 @@
-//! What is kept of answers, by the messages that go out and come in, without a connection.
+//! Tests of [`Kept`] by the messages that go out and come in, without a connection.
 
 use super::kept::{Kept, Released, Which};
 use super::limits::{Limit, Refusal};
@@ -12,12 +12,12 @@ use capnp_rpc::rpc_capnp::{
     call, cap_descriptor, message, message_target, payload, promised_answer, return_,
 };
 
-/// The first numbers that are given out, in this order.
+/// The first numbers that `Kept` gives out, in order.
 const FIRST: u32 = 1 << 29;
 const SECOND: u32 = FIRST + 1;
 const THIRD: u32 = FIRST + 2;
 
-/// Where an answer has its two capabilities. Its structure is any that has room for two.
+/// The paths to the two capabilities of an answer. Its struct is of any type with room for two.
 const SHALLOW: &[u16] = &[2];
 const DEEP: &[u16] = &[1, 0];
 
@@ -95,7 +95,7 @@ fn point(
     field(content.get_as().unwrap()).set_as_capability(nobody.hook);
 }
 
-/// What goes out for a message of the RPC system's, in a word.
+/// Sends a message of the RPC system, and describes in a word the message that goes out for it.
 fn send(kept: &mut Kept, write: Write) -> String {
     let mut message = Builder::new_default();
     write(message.init_root());
@@ -299,6 +299,27 @@ fn two_paths_to_one_capability_keep_the_call_once() {
     }
 }
 
+#[test]
+fn what_nobody_takes_is_given_back() {
+    let mut kept = held();
+    assert_eq!(kept.give_up(5), None, "nothing is kept of it");
+    assert_eq!(kept.give_up(1), Some(1), "its Finish was held");
+    let plain = send(&mut kept, calls(9, Target::Import(FIRST), &[]));
+    assert_eq!(plain, format!("call 9 on {FIRST} []"), "it is forgotten");
+    assert!(kept.release(FIRST).is_none());
+    assert_eq!(kept.give_up(1), None);
+    assert_eq!(send(&mut kept, calls(1, Target::Import(0), &[])), "call 1 on 0 []");
+    // Under another number, and beside another that stays.
+    let mut kept = held();
+    send(&mut kept, calls(1, Target::Import(0), &[]));
+    send(&mut kept, calls(2, Target::Answer(1, SHALLOW), &[]));
+    assert!(matches!(kept.name(SECOND), Ok(Some(1))));
+    receive(&mut kept, 1, &answer(1, &[Cap::Ours(7)], [0, 0]), Which::NotTheirs);
+    assert_eq!(send(&mut kept, finish(1, false)), "nothing");
+    assert_eq!(kept.give_up(1), Some(SECOND));
+    assert!(is_last(kept.release(FIRST).as_ref(), 1), "the first one is still kept");
+}
+
 /// A call that had another number is kept from being finished under that one.
 #[test]
 fn renamed_calls_are_kept_as_others_are() {
@@ -316,6 +337,18 @@ fn renamed_calls_are_kept_as_others_are() {
     assert_eq!(send(&mut kept, calls(1, Target::Import(0), &[])), "call 1 on 0 []");
     assert!(is_last(kept.release(THIRD).as_ref(), SECOND));
     assert_eq!(send(&mut kept, finish(1, false)), "finish 1");
+}
+
+/// A call that was given up leaves its number to the next one, and nothing else.
+#[test]
+fn paths_into_one_answer_are_none_into_the_next() {
+    for again in [calls(1, Target::Import(0), &[]), bootstrap(1)] {
+        let mut kept = asked(1, &[SHALLOW]);
+        send(&mut kept, finish(1, true));
+        send(&mut kept, again);
+        let told = receive(&mut kept, 1, &answer(1, &[Cap::Ours(7)], [0, 0]), Which::NotTheirs);
+        assert_eq!(told, ["receiver 7"]);
+    }
 }
 
 /// Each of these goes by as it came, and the call is finished at once.

@@ -67,8 +67,8 @@ pub struct Limits {
     pub stall: Duration,
     /// How long there may be no message while neither side has an open call or holds anything.
     pub idle: Duration,
-    /// Whether both sides are parts of one system, which tell each other through how many hosts a
-    /// call has come.
+    /// Set between parts of one system: they tell each other the number of hosts that a call came
+    /// through, and believe it. A peer of which this is not true could have its calls refused by it.
     pub tells_hops: bool,
     /// Connections from one address. A listener heeds it; a connection can't.
     pub connections_per_peer: usize,

@@ -161,7 +161,7 @@ fn changed(exception: exception::Reader) -> capnp::Result<Option<Error>> {
     Ok((!is_same).then(|| Error { extra: sent.into_owned(), kind }))
 }
 
-/// An error that came, if it is longer than what is sent.
+/// The error cut to what may be sent, if it came longer than that.
 pub(super) fn shortened(exception: exception::Reader) -> capnp::Result<Option<Error>> {
     let is_long = exception.get_reason()?.len() > ERROR_BYTES_MAX;
     if is_long { changed(exception) } else { Ok(None) }

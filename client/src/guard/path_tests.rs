@@ -59,10 +59,10 @@ impl restorer::Server for Echo {
 }
 
 /// A peer that is raw messages. Both sides offer their bootstrap capability.
-struct Peer {
+pub(super) struct Peer {
     far: DuplexStream,
     near: Connection,
-    guard: Rc<RefCell<State<DuplexStream>>>,
+    pub(super) guard: Rc<RefCell<State<DuplexStream>>>,
     unread: Vec<u8>,
 }
 
@@ -82,7 +82,7 @@ impl Peer {
     }
 
     /// What was sent since it was last asked, one word for each message.
-    async fn sent(&mut self) -> Vec<String> {
+    pub(super) async fn sent(&mut self) -> Vec<String> {
         settle().await;
         let mut bytes = vec![0; 1 << 20];
         while let Some(read) = futures::FutureExt::now_or_never(self.far.read(&mut bytes)) {
@@ -106,10 +106,18 @@ impl Peer {
 fn word(message: message::Reader) -> String {
     match message.which().unwrap() {
         message::Bootstrap(Ok(ask)) => format!("bootstrap {}", ask.get_question_id()),
-        message::Call(Ok(call)) => match call.get_target().unwrap().which().unwrap() {
-            message_target::ImportedCap(id) => format!("call {} on {id}", call.get_question_id()),
-            message_target::PromisedAnswer(_) => format!("call {}", call.get_question_id()),
-        },
+        message::Call(Ok(call)) => {
+            let hops = capnp::raw::get_struct_data_section(call)[17];
+            let through = if hops > 0 { format!(" through {hops}") } else { String::new() };
+            match call.get_target().unwrap().which().unwrap() {
+                message_target::ImportedCap(id) => {
+                    format!("call {} on {id}{through}", call.get_question_id())
+                }
+                message_target::PromisedAnswer(_) => {
+                    format!("call {}{through}", call.get_question_id())
+                }
+            }
+        }
         message::Finish(Ok(finish)) => format!("finish {}", finish.get_question_id()),
         message::Release(Ok(release)) => {
             format!("release {} {}", release.get_id(), release.get_reference_count())
@@ -185,7 +193,7 @@ async fn acquainted() -> (Peer, restorer::Client) {
     acquainted_within(Limits::of_dialler()).await
 }
 
-async fn acquainted_within(limits: Limits) -> (Peer, restorer::Client) {
+pub(super) async fn acquainted_within(limits: Limits) -> (Peer, restorer::Client) {
     let mut peer = Peer::new(limits);
     let theirs: restorer::Client = peer.near.bootstrap();
     peer.send(&[bootstrap(0)]).await;

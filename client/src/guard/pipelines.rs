@@ -51,12 +51,12 @@ thread_local! {
     static READ: Cell<Option<Call>> = const { Cell::new(None) };
 }
 
-/// How a call came by a connection.
+/// The connection's part of a call's story.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
-    /// The hosts of this system that it came through; none if a peer made it that isn't of the system.
+    /// The number of hosts of this system that the call came through; 0 from any other peer.
     pub hops: u8,
-    /// What its message takes in memory.
+    /// The memory that its message takes.
     pub bytes: usize,
 }
 

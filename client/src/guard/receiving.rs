@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 /// A message that was changed.
 pub(super) struct Changed {
     message: Incoming,
-    /// If it is one.
+    /// Set for a call.
     call: Option<Begins>,
 }
 
@@ -133,7 +133,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         let Changed { message, call } = changed;
         if let Ok(message::Return(answer)) = message.get_root::<message::Reader>()?.which() {
             let call = answer?.get_answer_id();
-            // Meanwhile: what went before it may have ended whoever waited.
+            // The messages before it may have made its caller give up.
             if self.tables.is_given_up(call)
                 && let Some(call) = self.kept.give_up(call)
             {
