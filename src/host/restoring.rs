@@ -163,7 +163,10 @@ impl Agent {
             if self.vat.grants.was_cut(of) {
                 return Ok(None);
             }
-            let gives = Gives { independent: one.get_independent(), depth: one.get_depth() };
+            let before = one.get_before()?.iter().map(|before| grant_id(before?));
+            let before = before.collect::<Result<_>>()?;
+            let (independent, depth) = (one.get_independent(), one.get_depth());
+            let gives = Gives { independent, depth, before };
             live = Some(self.vat.grants.add(of, live, gives));
         }
         Ok(live)

@@ -96,13 +96,15 @@ pub(super) fn revoked() -> capnp::Error {
     error::revoked("the grant of this reference was taken back")
 }
 
-/// What may be made from a grant.
-#[derive(Clone, Copy)]
+/// What a grant that is made from another one takes from it.
+#[derive(Clone, Default)]
 pub(super) struct Gives {
     /// Grants that survive it.
     pub(super) independent: bool,
     /// How many grants it was made from, in a row.
     pub(super) depth: u8,
+    /// Those of the same target that it was made from, the nearest first, whether it depends on them or not.
+    pub(super) before: Vec<GrantId>,
 }
 
 /// A grant that somebody in this vat uses. Invariant: there is one of each that isn't cut.

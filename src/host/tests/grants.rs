@@ -38,6 +38,7 @@ pub(super) struct Terms<'a> {
     pub(super) holder: Option<[u8; 32]>,
     pub(super) independent: bool,
     pub(super) allow_independent: bool,
+    pub(super) dependent: bool,
 }
 
 pub(super) fn set_caveats(
@@ -47,6 +48,7 @@ pub(super) fn set_caveats(
     if let Some(last) = terms.not_after {
         to.set_not_after(last);
     }
+    to.set_dependent(terms.dependent);
     if let Some(holder) = terms.holder {
         to.reborrow().init_holders(1).set(0, &holder);
     }
@@ -730,14 +732,14 @@ fn an_object_uses_a_namespace_within_its_turn() {
 fn a_grant_that_is_found_twice_is_one() {
     let grants = Rc::new(Grants::default());
     let of = (ObjectId::namespace(Pool::default(), "Trial"), root_grant("Trial"));
-    let gives = Gives { independent: true, depth: 0 };
-    let found = [grants.add(of, None, gives), grants.add(of, None, gives)];
+    let gives = || Gives { independent: true, ..Gives::default() };
+    let found = [grants.add(of, None, gives()), grants.add(of, None, gives())];
     let child = (of.0, GrantId::from_bytes([1; 16]));
-    let child = grants.add(child, Some(found[0].clone()), gives);
+    let child = grants.add(child, Some(found[0].clone()), gives());
     assert!(grants.cut(of));
     assert!(found.iter().all(|live| live.is_cut()) && child.is_cut());
     assert!(grants.get(of).is_none() && grants.was_cut(of));
-    let again = grants.add(of, None, gives);
+    let again = grants.add(of, None, gives());
     drop(found);
     assert!(
         grants.get(of).is_some_and(|live| Rc::ptr_eq(&live, &again)),

@@ -5,6 +5,7 @@ mod chains;
 mod exclusive;
 mod gate;
 mod grants;
+mod independence;
 mod instance;
 mod links;
 mod narrowing;
