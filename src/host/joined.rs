@@ -150,7 +150,7 @@ impl Agent {
     }
 
     /// Every namespace has one grant from the start, so that its reference can be revoked.
-    fn write_root_grants(&self) -> Result<()> {
+    pub(super) fn write_root_grants(&self) -> Result<()> {
         for class in self.vat.classes() {
             let id = ObjectId::namespace(Pool::default(), class.name);
             let grant = root_grant(class.name);

@@ -1,6 +1,7 @@
 //! What a host promises about order, the gate and the end of instances.
 
 mod archive;
+mod archive_grants;
 mod chains;
 mod exclusive;
 mod gate;
