@@ -78,6 +78,18 @@ enum Existing {
   # All that the object has is removed first.
 }
 
+enum ImportedGrants {
+  # What an import does about the grants of what is here already.
+
+  keep @0;
+  # They stay as they are, and the archive's are left out: what was revoked since stays so. What isn't here
+  # gets those of the archive.
+
+  replace @1;
+  # They become those of the archive. One that is in force before and after goes on; any other one that was in
+  # force is revoked.
+}
+
 interface HostAdmin {
   # The data of one host. Everything here may be asked for while objects are called.
 
@@ -85,7 +97,7 @@ interface HostAdmin {
   # Begins to read, from one moment on: every turn that was answered before this call is in it, and
   # none that begins after the answer. Refused as `overloaded` while too many are open.
 
-  beginImport @1 (existing :Existing) -> (incoming :Import);
+  beginImport @1 (existing :Existing, grants :ImportedGrants) -> (incoming :Import);
   # Begins to write. Refused as `overloaded` while another import of the host is open.
 
   present @2 (ids :List(Data)) -> (ids :List(Data));
@@ -122,6 +134,8 @@ interface Import {
   # The answer comes when what these frames finished is durable, and means that more can come. After
   # an error the import takes nothing more.
 
-  finish @1 ();
-  # No more frames come. The answer comes when the last object is whole and durable.
+  finish @1 () -> (kept :UInt64, brought :UInt64, leftOut :UInt64, revoked :UInt64);
+  # No more frames come. The answer comes when the last object is whole and durable, and what was revoked is
+  # cut on every host. It counts grants: those in force before and after, those only after, those that are in
+  # force in the archive alone, and those only before.
 }

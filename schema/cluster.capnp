@@ -42,6 +42,9 @@ struct InForce {
 
   depth @2 :UInt8;
   # How many grants it was made from, in a row.
+
+  before @3 :List(Data);
+  # Those of the same target that it was made from, the nearest first, whether it depends on them or not.
 }
 
 struct Authority {

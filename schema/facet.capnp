@@ -92,10 +92,11 @@ struct Terms {
   # These hold in addition to those of the capability on which `save` is called.
 
   independent @2 :Bool;
-  # The grant survives when the one that it is made from is revoked. Refused unless that one allows it.
+  # The grant survives when the one that it is made from is revoked. Refused unless that one allows it, and
+  # if the capability is `dependent`. The first grant of a namespace doesn't allow it.
 
   allowIndependent @3 :Bool;
-  # Grants made from this one may be independent. Refused unless the one that this is made from allows it.
+  # Grants made from this one may be independent. Refused as `independent` is.
 }
 
 struct Caveats {
@@ -115,6 +116,10 @@ struct Caveats {
   objectMethods @3 :List(Methods);
   # Of a namespace: the methods that may be called on what is reached through it, beside what `methods` says
   # of that. Null: all; an empty list: none. Of an object it says nothing.
+
+  dependent @4 :Bool;
+  # No grant that is made by way of this capability may survive the capability's own (`Terms.independent`),
+  # whatever that one allows.
 }
 
 struct Methods {

@@ -93,6 +93,10 @@ const caveatObjectMethods :UInt8 = 0x84;
 # object it says nothing. Whoever puts several sets into one list needs it: of `byName, read` and `byName`,
 # `byName` is left of a namespace, and `byName, read` of its objects.
 
+const caveatDependent :UInt8 = 0x85;
+# Without a value: no grant that is made by way of the reference survives the reference's own, whatever that
+# one allows. Only a grant whose maker said so allows it at all (`Terms.allowIndependent` in facet.capnp).
+
 const proofOpen :UInt8 = 1;
 # The proof is the secret of the last next key.
 

@@ -104,7 +104,7 @@ fn one_object_a_class_and_everything_come_back_elsewhere() {
     assert_eq!((value(&there, "c"), value(&there, "e")), ("3".into(), "9".into()));
     there.stop();
     // Offline it is the same code.
-    done(&other, &["import", text(&file("all")), "--replace"]);
+    done(&other, &["import", text(&file("all")), "--replace", "--grants", "replace"]);
     let is_e = |record: &Record| record.0 == named("Counter", "e");
     let found: Vec<Record> = contents(&other).into_iter().filter(|record| !is_e(record)).collect();
     assert_eq!(sorted(found), sorted(all));

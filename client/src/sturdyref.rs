@@ -18,8 +18,8 @@ pub use caveats::Caveats;
 pub use ed25519_dalek::{SigningKey, VerifyingKey};
 pub use holder::proof_message;
 pub use methods::Methods;
-pub use text::TextReference;
 pub(crate) use text::is_loopback;
+pub use text::{TextReference, is_address};
 pub use verify::{Refused, Verified};
 
 use codec::Layout;

@@ -260,6 +260,9 @@ impl Shown {
         if grant.get_independent() {
             say("independent");
         }
+        if grant.get_allow_independent() {
+            say("others may survive it");
+        }
         caveats_said(grant.get_caveats()?, &mut say)?;
         if grant.get_revoked() {
             say("REVOKED");
@@ -271,6 +274,9 @@ impl Shown {
 fn caveats_said(caveats: caveats::Reader<'_>, say: &mut impl FnMut(&str)) -> Result<(), Failure> {
     if caveats.get_not_after() != u64::MAX {
         say(&format!("until {}", time(caveats.get_not_after())));
+    }
+    if caveats.get_dependent() {
+        say("none survives it that is made by way of it");
     }
     for holder in caveats.get_holders()? {
         say(&format!("held by {}", hex(holder?)));

@@ -1,21 +1,23 @@
 //! `capstead import`: objects out of a file, also while the server serves.
 
+use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::operator::{self, Data, Failure};
-use super::transfer::{self, Looked};
-use crate::schema::admin_capnp::Existing;
+use super::transfer::{self, GrantCounts, Looked};
+use crate::schema::admin_capnp::{Existing, ImportedGrants};
 use crate::server::Operated;
 
 pub(super) const AFTER_HELP: &str = "\
 The whole file is looked at before anything is changed. Without --replace nothing is changed if one of \
 its objects exists. An object that is awake ends, and those who hold it restore their references. If an \
 import is cut short, the objects before are there, and of a large one that was under way not everything: \
-that one says so when it is called, until it is imported again. Grants of namespaces are left as they \
-are without --replace.";
+that one says so when it is called, until it is imported again. Grants of what is here stay as they are: \
+what was revoked since the export stays so. With --grants replace they become those of the file, and the \
+others are revoked.";
 
 /// What to bring in, and where to.
 #[derive(Args, Clone, Debug)]
@@ -27,6 +29,19 @@ pub(crate) struct Options {
     /// Remove all that an object has before it is imported
     #[arg(long)]
     replace: bool,
+    /// The grants that objects and namespaces have in the end that are here already
+    #[arg(long, value_name = "WHOSE", value_enum, default_value_t)]
+    grants: Grants,
+}
+
+/// Whose grants stay.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Grants {
+    /// Those that are here: nothing comes back that was revoked
+    #[default]
+    Keep,
+    /// Those of the file, as they were then; takes --replace
+    Replace,
 }
 
 /// Returns when all objects are there, or why they aren't.
@@ -36,12 +51,20 @@ pub(super) fn run(options: &Options) -> ExitCode {
 
 async fn import(options: &Options) -> Result<String, Failure> {
     let path = &options.file;
+    let grants = match options.grants {
+        Grants::Keep => ImportedGrants::Keep,
+        Grants::Replace if options.replace => ImportedGrants::Replace,
+        Grants::Replace => {
+            return Err(Failure::Cannot("--grants replace takes --replace".to_owned()));
+        }
+    };
     let mut file = operator::open(path)?;
     let operated = Operated::open(&options.data.path).await?;
     let imported = async {
         let admin = operated.admin();
         let described = admin.describe_request().send().promise.await?;
         let at = (admin, described.get()?.get_hosts());
+        let cluster = described.get()?.get_cluster()?.to_vec();
         let length = file.metadata().map_err(operator::refused("read", path))?.len();
         let bar = operator::bar("checking", Some(length));
         let looked = transfer::look(&mut file, path, Some(at), &bar).await?;
@@ -50,18 +73,37 @@ async fn import(options: &Options) -> Result<String, Failure> {
             return Err(refuse(&looked));
         }
         let bar = operator::bar("importing", Some(length));
-        transfer::bring_in(&mut file, path, at, existing, &bar).await?;
+        let counts = transfer::bring_in(&mut file, path, at, (existing, grants), &bar).await?;
         bar.finish_and_clear();
-        Ok(looked)
+        let is_foreign = looked.cluster != cluster;
+        Ok((looked, counts, is_foreign))
     };
     let imported = imported.await;
     operated.close().await?;
-    let looked = imported?;
+    let (looked, counts, is_foreign) = imported?;
     let replaced = match looked.present {
         0 => String::new(),
         present => format!("; {present} of them existed, and were replaced"),
     };
-    Ok(format!("imported {}{replaced}", operator::amount(looked.totals)))
+    let foreign = if is_foreign {
+        "; the file is another cluster's, whose references are not good here"
+    } else {
+        ""
+    };
+    let amount = operator::amount(looked.totals);
+    Ok(format!("imported {amount}{replaced}; {}{foreign}", said(counts)))
+}
+
+fn said(counts: GrantCounts) -> String {
+    let GrantCounts { kept, brought, left_out, revoked } = counts;
+    let mut said = format!("grants: {kept} kept, {brought} brought");
+    if left_out > 0 {
+        let _ = write!(said, ", {left_out} left out that are not in force here");
+    }
+    if revoked > 0 {
+        let _ = write!(said, ", {revoked} revoked");
+    }
+    said
 }
 
 fn refuse(looked: &Looked) -> Failure {

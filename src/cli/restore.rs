@@ -12,12 +12,12 @@ use clap::Args;
 
 use super::operator::{self, Failure, refused};
 use super::transfer;
-use crate::schema::admin_capnp::Existing;
+use crate::schema::admin_capnp::{Existing, ImportedGrants};
 use crate::server::{Operated, remake};
 
 pub(super) const AFTER_HELP: &str = "\
-The new directory is the same cluster: references that were given out before are good again. What was \
-written after the backup is not in it. Never serve it beside the old one: both would take the same \
+The new directory is the same cluster: references that were given out before are good again, also those \
+that were revoked after the backup. What was written after the backup is not in it. Never serve it beside the old one: both would take the same \
 references, and know nothing of each other.";
 
 /// Which backup, and where to.
@@ -54,13 +54,18 @@ async fn restore(options: &Options) -> Result<String, Failure> {
     let operated = Operated::open(&beside).await?;
     let bar = operator::bar("restoring", Some(length));
     let at = (operated.admin(), looked.hosts);
-    let restored = transfer::bring_in(&mut file, path, at, Existing::Replace, &bar).await;
+    let policy = (Existing::Replace, ImportedGrants::Replace);
+    let restored = transfer::bring_in(&mut file, path, at, policy, &bar).await;
     operated.close().await?;
-    restored?;
+    let counts = restored?;
     bar.finish_and_clear();
     fs::rename(&beside, &dir).map_err(refused("give the restored directory the name", &dir))?;
     operator::sync(operator::folder(&dir))?;
-    Ok(format!("restored {} to {}", operator::amount(looked.totals), dir.display()))
+    let (amount, brought) = (operator::amount(looked.totals), counts.brought);
+    Ok(format!(
+        "restored {amount} to {}; grants: {brought} brought, also those that were revoked after the backup",
+        dir.display()
+    ))
 }
 
 fn check_empty(dir: &Path) -> Result<(), Failure> {

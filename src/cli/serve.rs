@@ -23,6 +23,10 @@ pub(crate) struct Options {
     /// Where to listen for Cap'n Proto; port 0 takes any free one [default: 127.0.0.1:4000]
     #[arg(long, value_name = "ADDR", env = "CAPSTEAD_LISTEN")]
     listen: Option<SocketAddr>,
+    /// The host:port in the references that are given out, if clients reach the listener at another
+    /// address than its own [default: where it listens]
+    #[arg(long, value_name = "ADDR", env = "CAPSTEAD_ADVERTISE")]
+    advertise: Option<String>,
     /// Speak Cap'n Proto by TLS alone; an address that isn't a loopback one needs it
     #[arg(long, env = "CAPSTEAD_TLS")]
     tls: bool,
@@ -88,6 +92,9 @@ impl Options {
         }
         if let Some(address) = self.listen {
             server = server.listen(address);
+        }
+        if let Some(address) = &self.advertise {
+            server = server.advertise(address);
         }
         if self.tls {
             server = server.tls();

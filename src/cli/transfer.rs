@@ -15,7 +15,7 @@ use indicatif::ProgressBar;
 use super::operator::{Failure, archive, refused};
 use crate::host;
 use crate::id::ObjectId;
-use crate::schema::admin_capnp::{Existing, admin, host_admin, import, selection};
+use crate::schema::admin_capnp::{Existing, ImportedGrants, admin, host_admin, import, selection};
 use crate::storage::Space;
 use crate::storage::archive::{ArchiveReader, ArchiveWriter, Frame, Totals};
 use crate::supervisor::owner_of;
@@ -96,6 +96,8 @@ pub(super) struct Looked {
     pub(super) totals: Totals,
     /// How many hosts it was made from.
     pub(super) hosts: u16,
+    /// The cluster that it was made of.
+    pub(super) cluster: Vec<u8>,
     /// The cluster's keys, if it is a backup.
     pub(super) secrets: crate::server::Secrets,
     /// Objects that are there already, and the names of the first of them.
@@ -116,7 +118,10 @@ pub(super) async fn look(
     let mut object = None;
     while let Some((frame, _)) = reader.read().map_err(archive(path))? {
         match frame {
-            Frame::Head(head) => looked.hosts = head.hosts,
+            Frame::Head(head) => {
+                looked.hosts = head.hosts;
+                looked.cluster = head.cluster.to_vec();
+            }
             Frame::Secret { name, text } => {
                 looked.secrets.push((name.to_owned(), text.to_vec().into()));
             }
@@ -205,10 +210,10 @@ pub(super) async fn bring_in(
     file: &mut File,
     path: &Path,
     (admin, hosts): (&admin::Client, u16),
-    existing: Existing,
+    policy: (Existing, ImportedGrants),
     bar: &ProgressBar,
-) -> Result<(), Failure> {
-    let mut incoming = Incoming::begin(admin, hosts, existing).await?;
+) -> Result<GrantCounts, Failure> {
+    let mut incoming = Incoming::begin(admin, hosts, policy).await?;
     let mut reader = begin(file, path)?;
     let mut to = 0;
     while let Some((frame, bytes)) = reader.read().map_err(archive(path))? {
@@ -223,6 +228,19 @@ pub(super) async fn bring_in(
     incoming.finish().await
 }
 
+/// What became of the grants of all that was brought in.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct GrantCounts {
+    /// In force before and after.
+    pub(super) kept: u64,
+    /// In force since.
+    pub(super) brought: u64,
+    /// In force in the archive alone.
+    pub(super) left_out: u64,
+    /// In force until then.
+    pub(super) revoked: u64,
+}
+
 /// An import of each host, and what waits to be sent to it.
 struct Incoming {
     hosts: Vec<(import::Client, Vec<u8>)>,
@@ -235,11 +253,16 @@ struct Incoming {
 }
 
 impl Incoming {
-    async fn begin(admin: &admin::Client, hosts: u16, existing: Existing) -> Result<Self, Failure> {
+    async fn begin(
+        admin: &admin::Client,
+        hosts: u16,
+        (existing, grants): (Existing, ImportedGrants),
+    ) -> Result<Self, Failure> {
         let mut incoming = Self { hosts: Vec::new(), on_the_way: FuturesOrdered::new() };
         for number in 0..hosts {
             let mut request = host(admin, number).begin_import_request();
             request.get().set_existing(existing);
+            request.get().set_grants(grants);
             let reply = request.send().promise.await?;
             incoming.hosts.push((reply.get()?.get_incoming()?, Vec::new()));
         }
@@ -267,16 +290,22 @@ impl Incoming {
         Ok(())
     }
 
-    async fn finish(mut self) -> Result<(), Failure> {
+    async fn finish(mut self) -> Result<GrantCounts, Failure> {
         for to in 0..self.hosts.len() {
             self.send_waiting(to).await?;
         }
         while let Some(written) = self.on_the_way.next().await {
             written?;
         }
+        let mut counts = GrantCounts::default();
         for (import, _) in &self.hosts {
-            import.finish_request().send().promise.await?;
+            let reply = import.finish_request().send().promise.await?;
+            let reply = reply.get()?;
+            counts.kept += reply.get_kept();
+            counts.brought += reply.get_brought();
+            counts.left_out += reply.get_left_out();
+            counts.revoked += reply.get_revoked();
         }
-        Ok(())
+        Ok(counts)
     }
 }

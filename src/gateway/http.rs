@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::objects::{Given, Objects};
 use super::route::route;
-use crate::error::{Result, failed};
+use crate::error::{Result, failed, is_revoked};
 use crate::http::{Body, explain, read_response, text, write_request};
 use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_HEADER_SECS, NAME_BYTES_MAX};
 use crate::membrane;
@@ -113,10 +113,13 @@ impl Gateway {
             Err(refusal) => return Ok(*refusal),
         };
         let answer = ask_object(&object, &route.url, &parts, &body).await;
-        if !answer.as_ref().is_err_and(|error| error.kind == capnp::ErrorKind::Disconnected) {
-            return answer;
+        match &answer {
+            Err(error) if error.kind == capnp::ErrorKind::Disconnected => {
+                self.objects.forget(&route);
+            }
+            Err(error) if is_revoked(error) => self.objects.forget_class(&route),
+            _ => return answer,
         }
-        self.objects.forget(&route);
         match self.objects.get(&route)? {
             // Nobody minds if a safe request happens twice.
             Some(fresh) if parts.method.is_safe() => {

@@ -84,6 +84,16 @@ impl Objects {
         self.known.borrow_mut().remove(route.object);
     }
 
+    /// The grant of the class's namespace was revoked. It may be in force again when its reference is restored
+    /// the next time.
+    pub(super) fn forget_class(&self, route: &Route<'_>) {
+        // Those of other classes are asked for again, too.
+        drop(self.known.take());
+        if let Some(held) = self.namespaces.get(&route.class.to_lowercase()) {
+            drop(held.namespace.take());
+        }
+    }
+
     /// Some of all capabilities broke, namespaces perhaps too.
     pub(super) fn forget_all(&self) {
         drop(self.known.take());

@@ -132,9 +132,10 @@ impl host_admin::Server for Custodian {
             return Err(overloaded("another import is under way: try again when it has ended"));
         }
         let open = self.imports.clone();
-        let existing = params.get()?.get_existing()?;
+        let (existing, grants) = (params.get()?.get_existing()?, params.get()?.get_grants()?);
         self.vat.flush().await.map_err(|error| storage_failed(&error))?;
-        let incoming = import::begin(self.vat.clone(), self.shards.clone(), existing, open);
+        let incoming =
+            import::begin(self.vat.clone(), self.shards.clone(), (existing, grants), open);
         results.get().set_incoming(incoming);
         Ok(())
     }

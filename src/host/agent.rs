@@ -49,7 +49,7 @@ impl Agent {
         self.keys.current()
     }
 
-    /// The text of a reference, with this host's listener as the hint.
+    /// The text of a reference, with the server's listener as the hint.
     ///
     /// # Errors
     /// Before the host joined its supervisor.
@@ -236,6 +236,10 @@ impl host::Server for Agent {
             one.set_grant(live.of.1.as_bytes());
             one.set_independent(live.gives.independent);
             one.set_depth(live.gives.depth);
+            let mut before = one.init_before(live.gives.before.len() as u32);
+            for (at, id) in (0..).zip(&live.gives.before) {
+                before.set(at, id.as_bytes());
+            }
         }
         Ok(())
     }

@@ -45,21 +45,6 @@ impl Vat {
         }
         self.busy(|| cut.into_iter().for_each(|reply| reply.send(Err(revoked()))));
     }
-
-    /// The grants of a target are replaced: what was made from them ends.
-    pub(super) fn forget_grants(self: &Rc<Self>, target: ObjectId) {
-        let grants = self.grants.of_target(target);
-        self.cut(target, &grants);
-        let Ok(agent) = self.agent() else { return };
-        for grant in grants {
-            let agent = agent.clone();
-            tokio::task::spawn_local(async move {
-                if let Err(error) = agent.cut_everywhere(target, grant).await {
-                    tracing::warn!(%error, "other hosts may still use a grant that was replaced");
-                }
-            });
-        }
-    }
 }
 
 /// Takes the replies of calls that were cut; the calls stay where they are, and end without one.

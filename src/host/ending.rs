@@ -35,7 +35,6 @@ impl Vat {
 
     /// The operator replaces what the object stores: its instance, if it has one, must not go on.
     pub(super) fn replace(self: &Rc<Self>, id: ObjectId) {
-        self.forget_grants(id);
         let Some(slot) = self.slots.borrow().get(&id).cloned() else { return };
         let instance = match slot.awake() {
             Some((instance, _)) => Some(instance),

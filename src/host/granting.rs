@@ -219,6 +219,7 @@ fn write_caveats(mut to: capnp_facet::caveats::Builder<'_>, caveats: &Caveats) {
     if let Some(last) = caveats.not_after_ms() {
         to.set_not_after(last);
     }
+    to.set_dependent(caveats.is_dependent());
     let holders = caveats.holders();
     let mut keys = to.reborrow().init_holders(holders.len() as u32);
     for (at, holder) in (0..).zip(holders) {
@@ -263,6 +264,9 @@ pub(super) fn caveats(from: capnp_facet::caveats::Reader<'_>) -> Result<Caveats>
     }
     if from.has_object_methods() {
         caveats = caveats.with_object_methods(methods(from.get_object_methods()?)?)?;
+    }
+    if from.get_dependent() {
+        caveats = caveats.dependent();
     }
     let holders = from.get_holders()?;
     if holders.len() as usize > HOLDERS_MAX {

@@ -75,9 +75,7 @@ impl Terms {
         }
         let asks = self.independent || self.allows_independent;
         if asks && parent.is_some_and(|parent| !parent.gives.independent) {
-            return Err(failed(
-                "not-allowed: the grant that this would be made from allows none that survive it",
-            ));
+            return Err(no_independence());
         }
         let depth = parent.map_or(0, |parent| parent.gives.depth.saturating_add(1));
         if depth >= GRANT_DEPTH_MAX {
@@ -98,6 +96,10 @@ impl Terms {
             created_ms: now_ms,
             restored_ms: 0,
             is_revoked: false,
+            before: match parent {
+                Some(parent) if parent.of.0 != target => parent.gives.before.clone(),
+                _ => Vec::new(),
+            },
         })
     }
 }
@@ -108,6 +110,10 @@ pub(super) struct Ready {
     pub(super) record: Vec<u8>,
     /// What it makes valid.
     pub(super) reference: Sturdyref,
+}
+
+fn no_independence() -> capnp::Error {
+    failed("not-allowed: the grant that this would be made from allows none that survive it")
 }
 
 /// # Errors
@@ -145,6 +151,9 @@ impl Vat {
         mut terms: Terms,
     ) -> Result<Ready> {
         right.check(&self.clock)?;
+        if right.caveats().is_dependent() && (terms.independent || terms.allows_independent) {
+            return Err(no_independence());
+        }
         terms.caveats = right.narrowed(&terms.caveats)?.caveats();
         self.store.borrow().check_room()?;
         let of = match target {
@@ -182,6 +191,7 @@ impl Vat {
         }
         let grant = self.grant(of)?.filter(|grant| grant.is_valid_at(self.clock.now_ms()));
         let Some(grant) = grant else { return Ok(Standing::Dead) };
+        let before = self.before(of.0, &grant)?;
         let parent = depends(of.0, &grant).map(|parent| self.standing(parent, owns));
         let parent = match parent.transpose()? {
             None => None,
@@ -191,8 +201,22 @@ impl Vat {
         Ok(Standing::InForce(self.grants.add(
             of,
             parent,
-            Gives { independent: grant.allows_independent, depth: grant.depth },
+            Gives { independent: grant.allows_independent, depth: grant.depth, before },
         )))
+    }
+
+    /// The grants of the same target that a grant was made from, the nearest first.
+    ///
+    /// # Errors
+    /// When the storage can't be read.
+    fn before(&self, target: ObjectId, grant: &Grant) -> Result<Vec<GrantId>> {
+        let (mut before, mut parent) = (Vec::new(), grant.parent);
+        while let Parent::Own(id) = parent {
+            before.push(id);
+            let record = self.grant((target, id))?;
+            parent = record.map_or(Parent::None, |grant| grant.parent);
+        }
+        Ok(before)
     }
 
     /// Whether a grant of `target` was made from `from`, directly or not.
@@ -200,9 +224,10 @@ impl Vat {
     /// # Errors
     /// When the storage can't be read.
     pub(super) fn was_made_from(&self, target: ObjectId, grant: &Grant, from: Of) -> Result<bool> {
-        let mut next = made_from(target, grant);
-        while let Some(of) = next {
-            if of == from {
+        let (mut at, mut grant) = (target, grant.clone());
+        while let Some(of) = made_from(at, &grant) {
+            let is_before = of.0 == from.0 && grant.before.contains(&from.1);
+            if of == from || is_before {
                 return Ok(true);
             }
             let Some(parent) = self.grant(of)? else {
@@ -210,7 +235,7 @@ impl Vat {
                 let live = self.grants.get(of);
                 return Ok(live.is_some_and(|live| live.with_parents().any(|live| live.of == from)));
             };
-            next = made_from(of.0, &parent);
+            (at, grant) = (of.0, parent);
         }
         Ok(false)
     }

@@ -8,9 +8,12 @@ const ANONYMOUS: u8 = 0;
 const NAMED: u8 = 1;
 /// An import of the object began, and has not ended.
 const UNFINISHED: u8 = 2;
+/// As [`UNFINISHED`], and the object keeps the grants that it has.
+const UNFINISHED_WITH_GRANTS: u8 = 3;
 
 /// Layout: version (1) ‖ length of the class's name (1) ‖ class ‖ kind (1) ‖ the object's name. The
-/// kind is 0 for an anonymous object, 1 for a named one, and 2 while an import of either is under way.
+/// kind is 0 for an anonymous object, 1 for a named one, and while an import of either is under
+/// way 2, or 3 if the object keeps the grants that it has.
 pub(super) struct Header<'a> {
     pub(super) class: &'a str,
     pub(super) key: Option<&'a str>,
@@ -33,10 +36,19 @@ impl<'a> Header<'a> {
 
     /// What stands in the place of a header while not all of its object is there.
     pub(super) fn unfinished(header: &[u8]) -> Vec<u8> {
+        Self::unfinished_as(header, UNFINISHED)
+    }
+
+    /// The same, of an object that keeps the grants that it has.
+    pub(super) fn unfinished_with_grants(header: &[u8]) -> Vec<u8> {
+        Self::unfinished_as(header, UNFINISHED_WITH_GRANTS)
+    }
+
+    fn unfinished_as(header: &[u8], unfinished: u8) -> Vec<u8> {
         let mut bytes = header.to_vec();
         let class_len = header.get(1).copied().unwrap_or_default();
         if let Some(kind) = bytes.get_mut(2 + usize::from(class_len)) {
-            *kind = UNFINISHED;
+            *kind = unfinished;
         }
         bytes
     }
@@ -45,7 +57,7 @@ impl<'a> Header<'a> {
     /// When the record isn't one that this version writes, or says that not all of the object is there.
     pub(super) fn decode(bytes: &'a [u8]) -> Result<Self> {
         match Self::parse(bytes) {
-            Some((header, UNFINISHED)) => Err(failed(format!(
+            Some((header, UNFINISHED | UNFINISHED_WITH_GRANTS)) => Err(failed(format!(
                 "import-unfinished: not all of this {} was imported: import it again",
                 header.class
             ))),
@@ -61,7 +73,12 @@ impl<'a> Header<'a> {
 
     /// Whether an import of the object began and has not ended.
     pub(super) fn is_unfinished(bytes: &[u8]) -> bool {
-        matches!(Header::parse(bytes), Some((_, UNFINISHED)))
+        matches!(Header::parse(bytes), Some((_, UNFINISHED | UNFINISHED_WITH_GRANTS)))
+    }
+
+    /// Whether that import leaves the object the grants that it has.
+    pub(super) fn keeps_grants(bytes: &[u8]) -> bool {
+        matches!(Header::parse(bytes), Some((_, UNFINISHED_WITH_GRANTS)))
     }
 
     fn parse(bytes: &'a [u8]) -> Option<(Self, u8)> {
@@ -71,7 +88,7 @@ impl<'a> Header<'a> {
         let key = std::str::from_utf8(key).ok()?;
         let key = match kind {
             ANONYMOUS if key.is_empty() => None,
-            NAMED | UNFINISHED => Some(key),
+            NAMED | UNFINISHED | UNFINISHED_WITH_GRANTS => Some(key),
             _ => return None,
         };
         let header = Self { class: std::str::from_utf8(class).ok()?, key };
@@ -106,7 +123,11 @@ mod tests {
         let bytes = Header::unfinished(&Header { class: "Counter", key: Some("x") }.encode());
         let refused = Header::decode(&bytes).err().unwrap();
         assert!(refused.extra.starts_with("import-unfinished:"), "{}", refused.extra);
-        assert!(Header::is_unfinished(&bytes));
+        assert!(Header::is_unfinished(&bytes) && !Header::keeps_grants(&bytes));
+        let keeps =
+            Header::unfinished_with_grants(&Header { class: "Counter", key: None }.encode());
+        assert!(Header::is_unfinished(&keeps) && Header::keeps_grants(&keeps));
+        assert!(Header::decode(&keeps).err().unwrap().extra.starts_with("import-unfinished:"));
         assert_eq!(Header::class_of(&bytes), Some("Counter"));
         assert!(!Header::is_unfinished(&Header { class: "Counter", key: Some("x") }.encode()));
     }

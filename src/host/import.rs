@@ -5,21 +5,28 @@
 //! Quotas of classes and the reserve of free space hold, since they protect the host; quotas of single
 //! objects don't, since the object had its size already.
 //!
+//! Grants stay until the last batch, so that whoever restores a good reference meanwhile is told that the
+//! import isn't finished, and not that the reference was revoked.
+//!
 //! **Invariants:** an instance never sees what an import wrote around it: it is ended in the same breath
 //! in which the first batch is sealed. After an error the import takes nothing more.
+
+mod grants;
 
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 
+use capstead_client::sturdyref::GrantId;
 use tokio::sync::Mutex;
 
+use self::grants::{Counts, TargetGrants, Whose, has_any};
 use super::admin::storage_failed;
 use super::header::Header;
 use super::vat::Vat;
 use crate::error::{Result, failed};
 use crate::id::ObjectId;
 use crate::membrane;
-use crate::schema::admin_capnp::{Existing, import};
+use crate::schema::admin_capnp::{Existing, ImportedGrants, import};
 use crate::storage::archive::{Frame, Frames, Record, Records};
 use crate::storage::{Account, Before, Space, StorageError, Store};
 
@@ -45,6 +52,10 @@ struct Writer {
     vat: Rc<Vat>,
     shards: Vec<RangeInclusive<u16>>,
     existing: Existing,
+    grants: ImportedGrants,
+    counts: Counts,
+    /// Grants that were revoked, of which other hosts have to be told yet.
+    untold: Vec<(ObjectId, GrantId)>,
     object: Option<Incoming>,
     /// Batches, and bytes in them, since the last wait.
     batches: usize,
@@ -59,16 +70,20 @@ struct Incoming {
     records: Vec<u8>,
     /// What it stores, from its first batch on.
     account: Option<Rc<Account>>,
+    /// Known before the first batch.
+    grants: Option<TargetGrants>,
 }
 
 /// The import whose frames go into `vat`. `open` is dropped with it.
 pub(super) fn begin<G: 'static>(
     vat: Rc<Vat>,
     shards: Vec<RangeInclusive<u16>>,
-    existing: Existing,
+    (existing, grants): (Existing, ImportedGrants),
     open: G,
 ) -> import::Client {
-    let writer = Writer { vat, shards, existing, object: None, batches: 0, bytes: 0 };
+    let (counts, untold) = (Counts::default(), Vec::new());
+    let (object, batches, bytes) = (None, 0, 0);
+    let writer = Writer { vat, shards, existing, grants, counts, untold, object, batches, bytes };
     membrane::serve(Rc::new(Import { writer: Mutex::new(Some(writer)), _open: open }))
 }
 
@@ -91,7 +106,14 @@ impl Writer {
 
     async fn flush(&mut self) -> Result<()> {
         (self.batches, self.bytes) = (0, 0);
-        self.vat.flush().await.map_err(|error| storage_failed(&error))
+        self.vat.flush().await.map_err(|error| storage_failed(&error))?;
+        for (target, grant) in std::mem::take(&mut self.untold) {
+            // Without an agent there is no other host.
+            if let Ok(agent) = self.vat.agent() {
+                agent.cut_everywhere(target, grant).await?;
+            }
+        }
+        Ok(())
     }
 
     /// About how much work the frame was.
@@ -104,8 +126,8 @@ impl Writer {
                 if !self.shards.iter().any(|range| range.contains(&id.home_shard().0)) {
                     return Err(failed("the object belongs to another host"));
                 }
-                let (records, account) = (Vec::new(), None);
-                self.object = Some(Incoming { id: *id, header: None, records, account });
+                let (header, records, account, grants) = (None, Vec::new(), None, None);
+                self.object = Some(Incoming { id: *id, header, records, account, grants });
                 Ok(OBJECT_COST)
             }
             Frame::Records(records) => self.records(*records),
@@ -127,12 +149,17 @@ impl Writer {
                 Space::Edges | Space::Usage => {
                     return Err(failed("what follows from an object's values is not imported"));
                 }
-                Space::Data | Space::Grants | Space::Requests => {
-                    record.encode(&mut object.records);
-                    if object.records.len() >= BATCH_BYTES && object.header.is_some() {
-                        self.write_batch(Part::More)?;
+                Space::Grants => {
+                    let (vat, counts) = (&self.vat, &mut self.counts);
+                    let grants = object.grants(vat, self.existing, self.grants, counts)?;
+                    if grants.take(vat, (record.key, record.value), counts)? {
+                        record.encode(&mut object.records);
                     }
                 }
+                Space::Data | Space::Requests => record.encode(&mut object.records),
+            }
+            if object.records.len() >= BATCH_BYTES {
+                self.write_batch(Part::More)?;
             }
         }
         Ok(work)
@@ -150,15 +177,30 @@ impl Writer {
             // Grants of a namespace: only who says so changes what its references are worth.
             return Ok(());
         }
-        let is_first = object.account.is_none();
+        let (vat, counts) = (&self.vat, &mut self.counts);
+        object.grants(vat, self.existing, self.grants, counts)?;
+        let place = if object.account.is_none() { Place::First } else { Place::Later };
         let account = match &object.account {
             Some(account) => account.clone(),
-            None => object.begin(&self.vat, self.existing)?,
+            None => object.begin(vat, self.existing)?,
         };
-        let written = self.vat.write_aside(&account, |store| {
-            object.write(store, &account, if is_first { Place::First } else { Place::Later }, part)
+        let gone = match part {
+            Part::Last => object.end_grants(vat, counts)?,
+            Part::More => Vec::new(),
+        };
+        let written = vat.write_aside(&account, |store| {
+            object.write(store, &account, place, part)?;
+            object.remove(store, &gone)
         });
         written.map_err(|error| storage_failed(&error))?;
+        if part == Part::Last {
+            let cut = object.grants.as_ref().map_or(&[][..], |grants| &grants.cut);
+            vat.cut(object.id, cut);
+            // All that was made from a grant of an object is on its own host.
+            if object.header.is_none() {
+                self.untold.extend(cut.iter().map(|grant| (object.id, *grant)));
+            }
+        }
         self.batches += 1;
         self.bytes += object.records.len();
         object.records.clear();
@@ -191,6 +233,59 @@ impl Incoming {
         Ok(())
     }
 
+    /// Its grants; whose they are is decided before the first batch. An import that was cut short is ended
+    /// as it began.
+    fn grants(
+        &mut self,
+        vat: &Rc<Vat>,
+        existing: Existing,
+        imported: ImportedGrants,
+        counts: &mut Counts,
+    ) -> Result<&mut TargetGrants> {
+        let grants = if let Some(grants) = self.grants.take() {
+            grants
+        } else {
+            let present = vat.store.borrow().get(self.id, Space::Header, &[]);
+            let present = present.map_err(|error| storage_failed(&error))?;
+            let keeps = match &present {
+                Some(header) if Header::is_unfinished(header) => Header::keeps_grants(header),
+                Some(_) => true,
+                // Without --replace, those of a namespace are left alone.
+                None if self.header.is_none() && existing == Existing::Refuse => true,
+                None => has_any(vat, self.id)?,
+            };
+            let keeps = keeps && imported == ImportedGrants::Keep;
+            let whose = if keeps { Whose::Own } else { Whose::Archives };
+            TargetGrants::begin(vat, self.id, whose, counts)?
+        };
+        Ok(self.grants.insert(grants))
+    }
+
+    /// The grants that give way to those of the archive.
+    fn end_grants(
+        &mut self,
+        vat: &Vat,
+        counts: &mut Counts,
+    ) -> Result<Vec<(GrantId, Option<Vec<u8>>)>> {
+        let is_of_namespace = self.header.is_none();
+        let grants = self.grants.as_mut().map(|grants| grants.end(vat, is_of_namespace, counts));
+        Ok(grants.transpose()?.unwrap_or_default())
+    }
+
+    fn remove(
+        &self,
+        store: &mut Store,
+        gone: &[(GrantId, Option<Vec<u8>>)],
+    ) -> std::result::Result<(), StorageError> {
+        for (id, left) in gone {
+            match left {
+                Some(left) => store.put_record(self.id, Space::Grants, id.as_bytes(), left)?,
+                None => store.delete_record(self.id, Space::Grants, id.as_bytes())?,
+            };
+        }
+        Ok(())
+    }
+
     /// Looks at what is there before the first batch.
     fn begin(&mut self, vat: &Rc<Vat>, existing: Existing) -> Result<Rc<Account>> {
         let store = vat.store.borrow();
@@ -218,7 +313,6 @@ impl Incoming {
     ) -> std::result::Result<(), StorageError> {
         if place == Place::First {
             store.clear(account)?;
-            store.clear_records(self.id, Space::Grants)?;
             store.clear_records(self.id, Space::Requests)?;
         }
         for Record { space, key, value } in Records::encoded(&self.records) {
@@ -233,7 +327,12 @@ impl Incoming {
             (Part::Last, _) => store.put_record(self.id, Space::Header, &[], header).map(drop),
             (Part::More, Place::Later) => Ok(()),
             (Part::More, Place::First) => {
-                let unfinished = Header::unfinished(header);
+                let keeps = self.grants.as_ref().is_some_and(|grants| grants.whose == Whose::Own);
+                let unfinished = if keeps {
+                    Header::unfinished_with_grants(header)
+                } else {
+                    Header::unfinished(header)
+                };
                 store.put_record(self.id, Space::Header, &[], &unfinished).map(drop)
             }
         }
@@ -242,17 +341,22 @@ impl Incoming {
 
 impl<G: 'static> Import<G> {
     /// Does the next thing in the order of the calls; after an error there is no next thing.
-    async fn step(&self, frames: Option<&[u8]>) -> Result<()> {
+    async fn step(&self, frames: Option<&[u8]>) -> Result<Counts> {
         let mut open = self.writer.lock().await;
         let mut writer = open.take().ok_or_else(|| failed(BROKEN))?;
         if let Some(frames) = frames {
             writer.write(frames).await?;
         } else {
             writer.end_object()?;
+            if let Ok(agent) = writer.vat.agent() {
+                // The archive may be of a version whose roots allowed more.
+                agent.write_root_grants()?;
+            }
             writer.flush().await?;
         }
+        let counts = writer.counts;
         *open = Some(writer);
-        Ok(())
+        Ok(counts)
     }
 }
 
@@ -262,14 +366,20 @@ impl<G: 'static> import::Server for Import<G> {
         params: import::WriteParams,
         _: import::WriteResults,
     ) -> Result<()> {
-        self.step(Some(params.get()?.get_frames()?)).await
+        self.step(Some(params.get()?.get_frames()?)).await.map(drop)
     }
 
     async fn finish(
         self: Rc<Self>,
         _: import::FinishParams,
-        _: import::FinishResults,
+        mut results: import::FinishResults,
     ) -> Result<()> {
-        self.step(None).await
+        let Counts { kept, brought, left_out, revoked } = self.step(None).await?;
+        let mut results = results.get();
+        results.set_kept(kept);
+        results.set_brought(brought);
+        results.set_left_out(left_out);
+        results.set_revoked(revoked);
+        Ok(())
     }
 }

@@ -34,6 +34,8 @@ const CUT_AGAIN: Duration = Duration::from_millis(20);
 pub(super) struct Joined {
     number: u16,
     pub(super) shards: Vec<RangeInclusive<u16>>,
+    /// Where clients reach this host.
+    address: String,
     pub(super) hint: Hint,
     others: RefCell<Others>,
 }
@@ -65,7 +67,8 @@ impl Joined {
     }
 }
 
-/// Where clients reach a host: the hint in the texts of its references.
+/// Where clients reach the server: the hint in the texts of all its references. It stays the same from
+/// start to start where the server's listener does; that of a single host doesn't.
 #[derive(Clone, Debug)]
 pub(crate) struct Hint {
     /// `host:port`.
@@ -86,7 +89,8 @@ impl Hint {
 }
 
 impl Agent {
-    /// Offers the host to a supervisor and takes the shards that it is given.
+    /// Offers the host, whose clients reach it at `address`, to a supervisor and takes the shards that it
+    /// is given.
     ///
     /// # Errors
     /// When the supervisor refuses or can't be reached, or the root grants can't be written.
@@ -94,10 +98,11 @@ impl Agent {
         self: &Rc<Self>,
         supervisor: &supervisor::Client,
         number: u16,
+        address: String,
         hint: Hint,
     ) -> Result<()> {
-        let (shards, others) = self.offer(supervisor, number, &hint).await?;
-        let joined = Joined { number, shards, hint, others: RefCell::new(others) };
+        let (shards, others) = self.offer(supervisor, number, &address).await?;
+        let joined = Joined { number, shards, address, hint, others: RefCell::new(others) };
         self.joined.set(joined).map_err(|_| failed("this host has joined already"))?;
         self.write_root_grants()?;
         self.vat.note_restores(Duration::from_secs(RESTORED_FLUSH_SECS));
@@ -110,7 +115,7 @@ impl Agent {
     /// When the supervisor refuses or can't be reached, or didn't know this host before.
     pub(crate) async fn join_again(self: &Rc<Self>, supervisor: &supervisor::Client) -> Result<()> {
         let joined = self.joined()?;
-        let (shards, others) = self.offer(supervisor, joined.number, &joined.hint).await?;
+        let (shards, others) = self.offer(supervisor, joined.number, &joined.address).await?;
         if shards != joined.shards {
             return Err(failed("the supervisor has given the shards of this host away"));
         }
@@ -129,13 +134,13 @@ impl Agent {
         self: &Rc<Self>,
         supervisor: &supervisor::Client,
         number: u16,
-        hint: &Hint,
+        address: &str,
     ) -> Result<(Vec<RangeInclusive<u16>>, Others)> {
         let mut request = supervisor.join_request();
         let mut params = request.get();
         params.set_number(number);
         params.set_host(self.client());
-        params.set_address(&*hint.address);
+        params.set_address(address);
         let reply = request.send().promise.await?;
         let reply = reply.get()?;
         let shards = reply.get_shards()?.iter();
@@ -145,14 +150,21 @@ impl Agent {
     }
 
     /// Every namespace has one grant from the start, so that its reference can be revoked.
-    fn write_root_grants(&self) -> Result<()> {
+    pub(super) fn write_root_grants(&self) -> Result<()> {
         for class in self.vat.classes() {
             let id = ObjectId::namespace(Pool::default(), class.name);
             let grant = root_grant(class.name);
-            if !self.owns(id.home_shard()) || self.vat.grant((id, grant))?.is_some() {
+            if !self.owns(id.home_shard()) {
                 continue;
             }
-            let record = Grant::root(self.vat.clock.now_ms()).encode();
+            let record = match self.vat.grant((id, grant))? {
+                // Nobody ever said so: roots of earlier versions allowed it unasked.
+                Some(root) if root.allows_independent => {
+                    Grant { allows_independent: false, ..root }.encode()
+                }
+                Some(_) => continue,
+                None => Grant::root(self.vat.clock.now_ms()).encode(),
+            };
             self.vat.write_grants(id, [(&grant, Some(record))])?;
         }
         Ok(())

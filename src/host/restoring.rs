@@ -155,15 +155,19 @@ impl Agent {
         let mut request = self.joined()?.router().in_force_request();
         request.get().set_target(other.0.as_bytes());
         request.get().set_grant(other.1.as_bytes());
+        let asked = self.vat.grants.moment();
         let reply = request.send().promise.await?;
         let mut live = None;
         for one in reply.get()?.get_chain()? {
             let of = (other.0, grant_id(one.get_grant()?)?);
             // What was cut since the answer was made is known here already.
-            if self.vat.grants.was_cut(of) {
+            if self.vat.grants.was_cut_since(of, asked) {
                 return Ok(None);
             }
-            let gives = Gives { independent: one.get_independent(), depth: one.get_depth() };
+            let before = one.get_before()?.iter().map(|before| grant_id(before?));
+            let before = before.collect::<Result<_>>()?;
+            let (independent, depth) = (one.get_independent(), one.get_depth());
+            let gives = Gives { independent, depth, before };
             live = Some(self.vat.grants.add(of, live, gives));
         }
         Ok(live)

@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - A right that was derived from another one allows nothing that the other one doesn't.
-//! - Once a grant is cut, no right of it or of those that depend on it is good again, in this process.
+//! - Once a grant is cut, no right that anybody had of it or of those that depend on it is good again. If
+//!   the grant itself comes back, as by an import, it is looked up anew.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -96,13 +97,15 @@ pub(super) fn revoked() -> capnp::Error {
     error::revoked("the grant of this reference was taken back")
 }
 
-/// What may be made from a grant.
-#[derive(Clone, Copy)]
+/// What a grant that is made from another one takes from it.
+#[derive(Clone, Default)]
 pub(super) struct Gives {
     /// Grants that survive it.
     pub(super) independent: bool,
     /// How many grants it was made from, in a row.
     pub(super) depth: u8,
+    /// Those of the same target that it was made from, the nearest first, whether it depends on them or not.
+    pub(super) before: Vec<GrantId>,
 }
 
 /// A grant that somebody in this vat uses. Invariant: there is one of each that isn't cut.
@@ -149,6 +152,10 @@ impl Drop for Live {
     }
 }
 
+/// A moment in the order of the cuts of a vat.
+#[derive(Clone, Copy)]
+pub(super) struct Moment(u64);
+
 /// The grants that are in use in a vat.
 #[derive(Default)]
 pub(super) struct Grants {
@@ -156,6 +163,8 @@ pub(super) struct Grants {
     /// When those were last restored that nobody uses any more, until that is written down.
     restored: RefCell<HashMap<Of, u64>>,
     cut_lately: RefCell<VecDeque<Of>>,
+    /// How many were cut.
+    cuts: Cell<u64>,
     /// Targets whose dead grants are being removed.
     pub(super) swept: RefCell<HashSet<ObjectId>>,
 }
@@ -178,14 +187,6 @@ impl Grants {
         live
     }
 
-    /// The target's grants that are in use.
-    pub(super) fn of_target(&self, target: ObjectId) -> Vec<GrantId> {
-        let least = (target, GrantId::from_bytes([0; 16]));
-        let by_id = self.by_id.borrow();
-        let of_target = by_id.range(least..).take_while(|((of, _), _)| *of == target);
-        of_target.map(|((_, grant), _)| *grant).collect()
-    }
-
     /// When the grant was last restored, if that isn't written down yet.
     pub(super) fn restored(&self, of: Of) -> Option<u64> {
         let live = self.by_id.borrow().get(&of).and_then(Weak::upgrade);
@@ -202,9 +203,19 @@ impl Grants {
         restored
     }
 
-    /// Whether the grant was cut since anybody could have asked for it.
-    pub(super) fn was_cut(&self, of: Of) -> bool {
-        self.cut_lately.borrow().contains(&of)
+    /// This moment in the order of all cuts.
+    pub(super) fn moment(&self) -> Moment {
+        Moment(self.cuts.get())
+    }
+
+    /// Whether the grant was cut since then, so that what was asked then may be out of date. Of what was
+    /// cut before, the answer tells whether it is in force again.
+    pub(super) fn was_cut_since(&self, of: Of, then: Moment) -> bool {
+        let since = self.cuts.get() - then.0;
+        let cut_lately = self.cut_lately.borrow();
+        // Where it isn't known any more, it may have been.
+        let known = usize::try_from(since).ok().filter(|since| *since <= cut_lately.len());
+        known.is_none_or(|since| cut_lately.iter().rev().take(since).any(|cut| *cut == of))
     }
 
     /// From now on nobody can use it, or what depends on it. Whether anybody did.
@@ -218,6 +229,7 @@ impl Grants {
             cut_lately.pop_front();
         }
         cut_lately.push_back(of);
+        self.cuts.set(self.cuts.get() + 1);
         live.is_some()
     }
 }

@@ -29,6 +29,8 @@ pub(crate) const DEFAULT_LISTEN: SocketAddr =
 pub struct Server {
     pub(super) data: PathBuf,
     pub(super) listen: SocketAddr,
+    /// Where clients reach that, if it isn't the address itself.
+    pub(super) advertise: Option<String>,
     pub(super) tls: bool,
     pub(super) http: SocketAddr,
     pub(super) metrics: Option<SocketAddr>,
@@ -114,6 +116,7 @@ impl Server {
             data: data.into(),
             listen: DEFAULT_LISTEN,
             tls: false,
+            advertise: None,
             http: SocketAddr::from(([127, 0, 0, 1], 8080)),
             metrics: None,
             hosts: 1,
@@ -250,6 +253,14 @@ impl Server {
     #[must_use]
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.listen = address;
+        self
+    }
+
+    /// Writes this address, `host:port`, into the references that are given out, instead of the one that
+    /// is listened on: where clients reach the listener, such as a name, or the outer side of a proxy.
+    #[must_use]
+    pub fn advertise(mut self, address: impl Into<String>) -> Self {
+        self.advertise = Some(address.into());
         self
     }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use capstead_client::Limits;
+use capstead_client::sturdyref::is_address;
 use futures::future::{join_all, select_all};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -152,6 +153,8 @@ pub(super) struct HostParts {
     limits: Limits,
     socket: std::net::TcpListener,
     tls: Option<TlsAcceptor>,
+    /// In the texts of its references.
+    hint: Hint,
 }
 
 pub(super) struct RunningHost {
@@ -170,15 +173,18 @@ impl HostParts {
         supervisor: &supervisor::Client,
     ) -> Result<RunningHost, ServerError> {
         let metrics = self.vat.metrics.clone();
-        let address = self.socket.local_addr().map_err(capnp::Error::from)?;
+        // The first host's listener is the server's.
+        let address = match self.number {
+            0 => self.hint.address.clone(),
+            _ => local(&self.socket)?.to_string(),
+        };
         let socket = TcpListener::from_std(self.socket).map_err(capnp::Error::from)?;
         let data = self.vat.data.clone();
         let vat = Vat::open(self.vat).map_err(unusable(&data))?;
         vat.rest_after(self.warm);
         self.watchdog.watch(self.number, vat.pulse());
         let agent = Agent::new(vat.clone(), self.keys);
-        let hint = Hint { address: address.to_string(), tls: self.tls.is_some() };
-        agent.join(supervisor, self.number, hint).await?;
+        agent.join(supervisor, self.number, address, self.hint).await?;
         let bootstrap = agent.restorer().client;
         let listener = Listener::start(socket, self.tls, bootstrap, self.limits, metrics);
         let number = self.number;
@@ -261,6 +267,7 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     check_hosts(server.hosts)?;
     server.turns.check()?;
     check_tls(&server)?;
+    check_advertised(&server)?;
     let data = Rc::new(DataDir::open(&server.data, server.hosts)?);
     let metrics = Arc::new(Metrics::default());
     let keys = Keys::new(data.keys()?);
@@ -268,6 +275,8 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     let (socket, http) = (bind(server.listen)?, bind(server.http)?);
     let page = server.metrics.map(bind).transpose()?;
     let (capnp, http_address) = (local(&socket)?, local(&http)?);
+    let address = server.advertise.unwrap_or_else(|| capnp.to_string());
+    let hint = Hint { address, tls: server.tls };
 
     let config = LocalConfig::open(&data.supervisor()).map_err(unusable(&data.supervisor()))?;
     let supervisor = Supervisor::open(&config, server.hosts)
@@ -284,8 +293,8 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
             seal: keys.current().seal(),
         };
         let (warm, limits, watchdog) = (server.warm, server.limits, watchdog.clone());
-        let (keys, tls) = (keys.clone(), tls.clone());
-        Ok(HostParts { number, vat, warm, watchdog, keys, limits, socket, tls })
+        let (keys, tls, hint) = (keys.clone(), tls.clone(), hint.clone());
+        Ok(HostParts { number, vat, warm, watchdog, keys, limits, socket, tls, hint })
     };
     let host = parts(0, socket)?.start(&supervisor.client()).await?;
     let hub = Hub { supervisor, metrics: metrics.clone(), gateway: OnceCell::new() };
@@ -295,7 +304,6 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
         threads.push(start_thread(parts, &hub).await?);
     }
 
-    let hint = Hint { address: capnp.to_string(), tls: server.tls };
     let (gateway, references) = start_gateway(&host, &keys, &classes, &hint, &metrics).await?;
     // Set once, here.
     let _ = hub.gateway.set(gateway.clone());
@@ -360,6 +368,19 @@ fn check_tls(server: &Server) -> Result<(), ServerError> {
                   `Server::tls`), or listen on 127.0.0.1";
     let source = std::io::Error::new(std::io::ErrorKind::Unsupported, reason);
     Err(ServerError::Listen { address, source })
+}
+
+/// It stands in every reference that is given out.
+fn check_advertised(server: &Server) -> Result<(), ServerError> {
+    let Some(address) = &server.advertise else { return Ok(()) };
+    if is_address(address) {
+        return Ok(());
+    }
+    let reason = format!(
+        "can't advertise {address:?}: give host:port, where the host is a name, an IPv4 address, or an \
+         IPv6 address in brackets"
+    );
+    Err(capnp::Error::failed(reason).into())
 }
 
 fn bind(address: SocketAddr) -> Result<std::net::TcpListener, ServerError> {

@@ -8,9 +8,11 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Result, failed};
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
+/// Knew of a grant of a namespace that a grant was made from, but not of those before.
+const VERSION_WITHOUT_BEFORE: u8 = 2;
 /// Had neither caveats nor flags, and grants were made from those of the same target only.
-const VERSION_BEFORE: u8 = 1;
+const VERSION_WITHOUT_FLAGS: u8 = 1;
 
 const INDEPENDENT: u8 = 1;
 const ALLOWS_INDEPENDENT: u8 = 2;
@@ -23,7 +25,8 @@ const PARENT_OF_NAMESPACE: u8 = 2;
 /// What is known of one grant.
 ///
 /// Layout: version (1) ‖ flags (1) ‖ depth (1) ‖ kind of parent (1) ‖ the parent's target (16, if it is of a
-/// namespace) ‖ the parent (16, if there is one) ‖ created (8) ‖ last restored (8) ‖ length of the caveats
+/// namespace) ‖ the parent (16, if there is one) ‖ those before (count (1) and 16 each, if it is of a namespace)
+/// ‖ created (8) ‖ last restored (8) ‖ length of the caveats
 /// (2) ‖ caveats, as in references ‖ label (UTF-8, the rest). Numbers are big-endian, and times are
 /// milliseconds since 1970. The flags: 1 it survives its parent; 2 those made from it may survive it; 4 it
 /// was revoked, of which there is a record only where it is needed.
@@ -44,6 +47,9 @@ pub(crate) struct Grant {
     /// When it was last restored, or a minute before; 0: never.
     pub(crate) restored_ms: u64,
     pub(crate) is_revoked: bool,
+    /// If it was made from one of a namespace: the grants of the namespace that that one was made from, the
+    /// nearest first. They may be another host's, and one that is revoked has no record.
+    pub(crate) before: Vec<GrantId>,
 }
 
 /// What a grant was made from.
@@ -69,18 +75,20 @@ pub(crate) fn root_grant(class: &str) -> GrantId {
 }
 
 impl Grant {
-    /// The first grant of a namespace: without parent or end.
+    /// The first grant of a namespace: without parent or end. None that is made from it survives it, since
+    /// nobody has said that it may.
     pub(crate) fn root(now_ms: u64) -> Self {
         Self {
             parent: Parent::None,
             label: "root".to_owned(),
             caveats: Caveats::none(),
             independent: false,
-            allows_independent: true,
+            allows_independent: false,
             depth: 0,
             created_ms: now_ms,
             restored_ms: 0,
             is_revoked: false,
+            before: Vec::new(),
         }
     }
 
@@ -117,6 +125,9 @@ impl Grant {
                 bytes.push(PARENT_OF_NAMESPACE);
                 bytes.extend(namespace.as_bytes());
                 bytes.extend(parent.as_bytes());
+                // As many as grants are made from each other in a row.
+                bytes.push(self.before.len() as u8);
+                bytes.extend(self.before.iter().flat_map(GrantId::as_bytes));
             }
         }
         bytes.extend(self.created_ms.to_be_bytes());
@@ -129,17 +140,19 @@ impl Grant {
     }
 
     /// # Errors
-    /// When the record isn't one that this version writes, or the one before.
+    /// When the record isn't one that this version writes, or one before.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
         let parsed = match bytes.split_first() {
-            Some((&VERSION, rest)) => Self::parse(rest),
-            Some((&VERSION_BEFORE, rest)) => Self::parse_before(rest),
+            Some((&version @ (VERSION | VERSION_WITHOUT_BEFORE), rest)) => {
+                Self::parse(rest, version)
+            }
+            Some((&VERSION_WITHOUT_FLAGS, rest)) => Self::parse_without_flags(rest),
             _ => None,
         };
         parsed.ok_or_else(|| failed("the grant is of a newer format, or damaged"))
     }
 
-    fn parse(bytes: &[u8]) -> Option<Self> {
+    fn parse(bytes: &[u8], version: u8) -> Option<Self> {
         let (&[flags, depth, kind], rest) = bytes.split_first_chunk()?;
         let (parent, rest) = match kind {
             NO_PARENT => (Parent::None, rest),
@@ -155,6 +168,14 @@ impl Grant {
             }
             _ => return None,
         };
+        let (before, rest) = match kind {
+            PARENT_OF_NAMESPACE if version == VERSION => {
+                let (count, rest) = rest.split_first()?;
+                let (ids, rest) = rest.split_at_checked(usize::from(*count) * 16)?;
+                (ids.as_chunks().0.iter().copied().map(GrantId::from_bytes).collect(), rest)
+            }
+            _ => (Vec::new(), rest),
+        };
         let (created, rest) = rest.split_first_chunk()?;
         let (restored, rest) = rest.split_first_chunk()?;
         let (length, rest) = rest.split_first_chunk()?;
@@ -169,12 +190,13 @@ impl Grant {
             created_ms: u64::from_be_bytes(*created),
             restored_ms: u64::from_be_bytes(*restored),
             is_revoked: flags & REVOKED != 0,
+            before,
         })
     }
 
     /// Parent (1 if any, then 16 bytes; else 0) ‖ created (8) ‖ last millisecond (1 if any, then 8;
     /// else 0) ‖ label.
-    fn parse_before(bytes: &[u8]) -> Option<Self> {
+    fn parse_without_flags(bytes: &[u8]) -> Option<Self> {
         let (parent, rest) = optional::<16>(bytes)?;
         let (created, rest) = rest.split_first_chunk()?;
         let (last, rest) = optional::<8>(rest)?;
@@ -212,9 +234,10 @@ mod tests {
         let other = Grant {
             parent: Parent::OfNamespace(namespace, root_grant("Counter")),
             independent: true,
-            allows_independent: false,
+            allows_independent: true,
             depth: 3,
             is_revoked: true,
+            before: vec![GrantId::from_bytes([8; 16]), GrantId::from_bytes([9; 16])],
             ..Grant::root(7)
         };
         [Grant::root(5), child, other]
@@ -228,6 +251,20 @@ mod tests {
         let [root, child, revoked] = grants();
         assert!(child.is_valid_at(9) && !child.is_valid_at(10));
         assert!(root.is_valid_at(u64::MAX) && !revoked.is_valid_at(0));
+    }
+
+    /// Records of version 2 end where those before would begin.
+    #[test]
+    fn a_grant_without_those_before_is_read() {
+        let [_, child, other] = grants();
+        for grant in [child, Grant { before: Vec::new(), ..other }] {
+            let mut bytes = grant.encode();
+            bytes[0] = 2;
+            if matches!(grant.parent, Parent::OfNamespace(..)) {
+                assert_eq!(bytes.remove(4 + 32), 0);
+            }
+            assert_eq!(Grant::decode(&bytes).unwrap(), grant);
+        }
     }
 
     #[test]
@@ -247,7 +284,7 @@ mod tests {
             for end in 0..bytes.len() - grant.label.len() {
                 assert!(Grant::decode(&bytes[..end]).is_err(), "{end} bytes");
             }
-            for (at, value) in [(0, 3), (1, 8), (3, 3)] {
+            for (at, value) in [(0, 4), (1, 8), (3, 3)] {
                 let mut bytes = bytes.clone();
                 bytes[at] = value;
                 assert!(Grant::decode(&bytes).is_err(), "byte {at}");

@@ -32,6 +32,7 @@ class ServedTest(unittest.TestCase):
     """Every test begins with an empty data directory and a server on it."""
 
     command = [CAPSTEAD, "serve"]
+    listen = "127.0.0.1:0"
 
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
@@ -41,7 +42,7 @@ class ServedTest(unittest.TestCase):
         self.serve()
 
     def serve(self):
-        addresses = ["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]
+        addresses = ["--listen", self.listen, "--http", "127.0.0.1:0"]
         command = [*self.command, "--json", "--data", self.data, *addresses]
         pipe = subprocess.PIPE
         self.server = subprocess.Popen(command, stdout=pipe, stderr=subprocess.DEVNULL)

@@ -225,6 +225,33 @@ class SaveTest(ServedTest):
             self.connected(self.restore(reference))
 
 
+class HostsTest(ServedTest):
+    """A server of four hosts, each of which has some of the objects."""
+
+    command = [*ServedTest.command, "--hosts", "4"]
+
+    def test_a_reference_of_any_host_is_good_as_it_is_after_a_restart(self):
+        names = [f"hint {n}" for n in range(16)]
+
+        async def save_all():
+            counters = await client.restore(self.reference)
+            found = [counters.byName(key=name).object.cast_as(Counter) for name in names]
+            return [await save(counter) for counter in found]
+
+        references = run(save_all())
+        self.listen = urlsplit(self.reference).netloc
+        self.assertEqual({urlsplit(text).netloc for text in references}, {self.listen})
+        self.kill()
+        self.serve()
+
+        async def read_all():
+            for reference in references:
+                restored = await client.restore(reference)
+                self.assertEqual((await restored.cast_as(Counter).read()).value, 0)
+
+        run(read_all())
+
+
 async def save(counter, **terms):
     saved = await counter.cast_as(facet_capnp.Persistent).save(sealFor=terms)
     return saved.sturdyRef

@@ -57,8 +57,18 @@ pub(crate) struct Served {
 /// The command with nothing of this process's environment that would change it.
 pub(crate) fn capstead(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_capstead"));
-    let variables =
-        ["RUST_LOG", "DATA", "LISTEN", "TLS", "HTTP", "METRICS", "HOSTS", "LOG", "WARM"];
+    let variables = [
+        "RUST_LOG",
+        "DATA",
+        "LISTEN",
+        "ADVERTISE",
+        "TLS",
+        "HTTP",
+        "METRICS",
+        "HOSTS",
+        "LOG",
+        "WARM",
+    ];
     for name in variables {
         command.env_remove(name).env_remove(format!("CAPSTEAD_{name}"));
     }

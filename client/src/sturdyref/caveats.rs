@@ -7,8 +7,8 @@ use super::codec::{self, Bytes, LAYOUT};
 use super::verify::Reason;
 use super::{Methods, Refused};
 use crate::sturdyref_capnp::{
-    CAVEAT_CRITICAL, CAVEAT_HOLDER, CAVEAT_METHODS, CAVEAT_NOT_AFTER, CAVEAT_OBJECT_METHODS,
-    CAVEATS_MAX,
+    CAVEAT_CRITICAL, CAVEAT_DEPENDENT, CAVEAT_HOLDER, CAVEAT_METHODS, CAVEAT_NOT_AFTER,
+    CAVEAT_OBJECT_METHODS, CAVEATS_MAX,
 };
 use capnp::Error;
 use ed25519_dalek::{PUBLIC_KEY_LENGTH, VerifyingKey};
@@ -23,6 +23,7 @@ pub struct Caveats {
     methods: Option<Methods>,
     /// The only methods of what a namespace gives out. Invariant: none where `methods` says the same.
     object_methods: Option<Methods>,
+    dependent: bool,
     /// Invariant: their bytes are strictly ascending, and each one is sound.
     holders: Vec<VerifyingKey>,
     /// There is a critical kind that this version doesn't know. Nobody outside sees such caveats.
@@ -36,6 +37,7 @@ impl Caveats {
             not_after_ms: None,
             methods: None,
             object_methods: None,
+            dependent: false,
             holders: Vec::new(),
             unknown_critical: false,
         }
@@ -80,6 +82,12 @@ impl Caveats {
         Ok(self.and(&Self { object_methods, ..Self::none() }))
     }
 
+    /// The same, and no grant that is made by way of the reference survives the reference's own.
+    #[must_use]
+    pub fn dependent(self) -> Self {
+        Self { dependent: true, ..self }
+    }
+
     /// The same, and whoever restores the reference must prove that he has the secret of `holder`.
     ///
     /// # Errors
@@ -105,6 +113,11 @@ impl Caveats {
     /// [`methods`](Self::methods).
     pub const fn object_methods(&self) -> Option<&Methods> {
         self.object_methods.as_ref()
+    }
+
+    /// Whether all grants that are made by way of the reference end with its own.
+    pub const fn is_dependent(&self) -> bool {
+        self.dependent
     }
 
     /// Whether this method of this interface may be called.
@@ -137,15 +150,23 @@ impl Caveats {
         let mut holders = [&self.holders[..], &other.holders].concat();
         holders.sort_unstable_by_key(VerifyingKey::to_bytes);
         holders.dedup();
+        let dependent = self.dependent || other.dependent;
         let unknown_critical = self.unknown_critical || other.unknown_critical;
         if holders.len() > HOLDERS_MAX {
             // More than can be written down: as nothing may be left out, nothing is allowed at all.
             holders.truncate(HOLDERS_MAX);
             let (not_after_ms, nothing) = (Some(0), Some(Methods::default()));
             let (methods, object_methods) = (nothing.clone(), nothing);
-            return Self { not_after_ms, methods, object_methods, holders, unknown_critical };
+            return Self {
+                not_after_ms,
+                methods,
+                object_methods,
+                dependent,
+                holders,
+                unknown_critical,
+            };
         }
-        Self { not_after_ms, methods, object_methods, holders, unknown_critical }
+        Self { not_after_ms, methods, object_methods, dependent, holders, unknown_critical }
     }
 
     /// The restrictions of what is reached through a namespace that has these.
@@ -212,6 +233,9 @@ impl Caveats {
         if let Some(methods) = &self.object_methods {
             put(CAVEAT_OBJECT_METHODS, &methods.encode());
         }
+        if self.dependent {
+            put(CAVEAT_DEPENDENT, &[]);
+        }
     }
 
     pub(super) fn parse(bytes: &mut Bytes) -> Result<Self, Refused> {
@@ -238,6 +262,8 @@ impl Caveats {
                 CAVEAT_METHODS => caveats.methods = Some(Methods::parse(value)?),
                 CAVEAT_HOLDER => caveats.holders = parse_holders(value)?,
                 CAVEAT_OBJECT_METHODS => caveats.object_methods = Some(Methods::parse(value)?),
+                CAVEAT_DEPENDENT if value.is_empty() => caveats.dependent = true,
+                CAVEAT_DEPENDENT => return Err(LAYOUT),
                 kind => caveats.unknown_critical |= kind & CAVEAT_CRITICAL != 0,
             }
         }

@@ -131,6 +131,11 @@ fn bare_v6(host: &str) -> Option<Ipv6Addr> {
     host.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
 }
 
+/// Whether a reference can have this address in its text: `host:port`.
+pub fn is_address(text: &str) -> bool {
+    check_address(text).is_ok()
+}
+
 /// A host, which is a name, an IPv4 address or an IPv6 address in brackets, and a port.
 fn check_address(address: &str) -> Result<(), Refused> {
     let (host, port) = address.rsplit_once(':').ok_or(NO_TEXT)?;

@@ -23,9 +23,9 @@ use crate::storage::model::MemoryLog;
 use crate::storage::{LogOptions, Space};
 use crate::sturdyref::{Authority, Citation, Seal};
 
-const MINUTE: Duration = Duration::from_mins(1);
+pub(super) const MINUTE: Duration = Duration::from_mins(1);
 
-fn world(data: &Path) -> World {
+pub(super) fn world(data: &Path) -> World {
     let metrics = Arc::default();
     let vat = Vat::open(VatOptions {
         name: "test".to_owned(),
@@ -40,7 +40,7 @@ fn world(data: &Path) -> World {
     World { vat: vat.unwrap(), disk, metrics, now, told }
 }
 
-fn custodian(world: &World, stall: Duration) -> host_admin::Client {
+pub(super) fn custodian(world: &World, stall: Duration) -> host_admin::Client {
     Custodian::serve_with(world.vat.clone(), vec![0..=u16::MAX], keys(), stall)
 }
 
@@ -49,7 +49,7 @@ fn id(key: &str) -> ObjectId {
 }
 
 /// Frames of the object `key`, whose number is `n`.
-fn object(key: &str, n: u64, more: &[(&[u8], &[u8])]) -> Vec<Vec<u8>> {
+pub(super) fn object(key: &str, n: u64, more: &[(&[u8], &[u8])]) -> Vec<Vec<u8>> {
     let header = Header { class: "Trial", key: Some(key) }.encode();
     let mut frames = vec![frame(&Frame::Object(id(key))), records(Space::Header, b"", &header)];
     frames.extend(more.iter().map(|(key, value)| records(Space::Data, key, value)));
@@ -57,13 +57,13 @@ fn object(key: &str, n: u64, more: &[(&[u8], &[u8])]) -> Vec<Vec<u8>> {
     frames
 }
 
-fn frame(frame: &Frame<'_>) -> Vec<u8> {
+pub(super) fn frame(frame: &Frame<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
     frame.encode(&mut bytes);
     bytes
 }
 
-fn records(space: Space, key: &[u8], value: &[u8]) -> Vec<u8> {
+pub(super) fn records(space: Space, key: &[u8], value: &[u8]) -> Vec<u8> {
     let mut records = Vec::new();
     Record { space, key, value }.encode(&mut records);
     frame(&Frame::Records(Records::encoded(&records)))
@@ -75,7 +75,7 @@ async fn begin_import(host: &host_admin::Client, existing: Existing) -> Result<i
     request.send().promise.await?.get()?.get_incoming()
 }
 
-async fn write(import: &import::Client, frames: &[Vec<u8>]) -> Result<()> {
+pub(super) async fn write(import: &import::Client, frames: &[Vec<u8>]) -> Result<()> {
     for frame in frames {
         let mut request = import.write_request();
         request.get().set_frames(frame);
@@ -90,22 +90,22 @@ async fn import_all(host: &host_admin::Client, frames: &[Vec<u8>]) -> Result<()>
     import.finish_request().send().promise.await.map(drop)
 }
 
-async fn begin_export(host: &host_admin::Client) -> Result<export::Client> {
+pub(super) async fn begin_export(host: &host_admin::Client) -> Result<export::Client> {
     let mut request = host.begin_export_request();
     request.get().init_selection().set_all(());
     request.send().promise.await?.get()?.get_export()
 }
 
-async fn next(export: &export::Client) -> Result<Vec<u8>> {
+pub(super) async fn next(export: &export::Client) -> Result<Vec<u8>> {
     Ok(export.next_request().send().promise.await?.get()?.get_frames()?.to_vec())
 }
 
 /// A mebibyte each.
-fn large(count: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub(super) fn large(count: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
     (0..count as u8).map(|n| (vec![b'k', n], vec![n; 1 << 20])).collect()
 }
 
-fn borrowed(values: &[(Vec<u8>, Vec<u8>)]) -> Vec<(&[u8], &[u8])> {
+pub(super) fn borrowed(values: &[(Vec<u8>, Vec<u8>)]) -> Vec<(&[u8], &[u8])> {
     values.iter().map(|(key, value)| (key.as_slice(), value.as_slice())).collect()
 }
 

@@ -1,10 +1,12 @@
 //! What a host promises about order, the gate and the end of instances.
 
 mod archive;
+mod archive_grants;
 mod chains;
 mod exclusive;
 mod gate;
 mod grants;
+mod independence;
 mod instance;
 mod links;
 mod narrowing;

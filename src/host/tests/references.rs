@@ -56,7 +56,7 @@ pub(super) async fn join(world: &World) -> Rc<Agent> {
     let agent = Agent::new(world.vat.clone(), keys());
     let supervisor: supervisor::Client = membrane::serve(Rc::new(OneHost));
     let hint = Hint { address: "127.0.0.1:4000".to_owned(), tls: false };
-    agent.join(&supervisor, 0, hint).await.unwrap();
+    agent.join(&supervisor, 0, hint.address.clone(), hint).await.unwrap();
     agent
 }
 

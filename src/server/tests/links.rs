@@ -53,7 +53,8 @@ async fn goes_on(what: &str, done: &Cell<bool>, call: impl AsyncFn()) {
 /// A counter over a connection to its own host's listener.
 async fn by_own_listener(counter: &counter::Client) -> (Connection, counter::Client) {
     let text = save(counter, "own").await;
-    let connection = Connection::dial(&address_in(&text)).await.unwrap();
+    let front = Connection::dial(&address_in(&text)).await.unwrap();
+    let connection = Connection::dial(&front.locate(&text).await.unwrap()).await.unwrap();
     let own: counter::Client = connection.restore(&text).unwrap();
     (connection, own)
 }

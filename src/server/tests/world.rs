@@ -180,7 +180,7 @@ pub(super) async fn revoke(of: &impl FromClientHook, label: &str) -> Result<()> 
     within(request.send().promise).await.map(drop)
 }
 
-/// Where a reference says that its target is.
+/// Where a reference says that the server is.
 pub(super) fn address_in(text: &str) -> String {
     text.trim_start_matches("capstead://").split('/').next().unwrap().to_owned()
 }

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::restorer_capnp::namespace;
-use crate::sturdyref_capnp::{CAVEAT_HOLDER, CAVEAT_METHODS, CAVEAT_OBJECT_METHODS, METHODS_MAX};
+use crate::sturdyref_capnp::{
+    CAVEAT_DEPENDENT, CAVEAT_HOLDER, CAVEAT_METHODS, CAVEAT_OBJECT_METHODS, METHODS_MAX,
+};
 use capnp::traits::HasTypeId;
 use proptest::collection::{btree_set, vec};
 use std::collections::BTreeSet;
@@ -19,6 +21,7 @@ struct Model {
     last: Option<u64>,
     methods: Option<BTreeSet<(u64, u16)>>,
     object_methods: Option<BTreeSet<(u64, u16)>>,
+    dependent: bool,
     holders: BTreeSet<u8>,
 }
 
@@ -31,12 +34,14 @@ impl Model {
             proptest::option::weighted(0.3, NOW..NOW + TIMES),
             proptest::option::weighted(0.4, prop_oneof![methods(), of_namespaces]),
             proptest::option::weighted(0.1, methods()),
+            proptest::bool::weighted(0.1),
             btree_set(0..5_u8, 0..3),
         );
-        parts.prop_map(|(last, methods, object_methods, holders)| Self {
+        parts.prop_map(|(last, methods, object_methods, dependent, holders)| Self {
             last,
             methods,
             object_methods,
+            dependent,
             holders,
         })
     }
@@ -48,6 +53,9 @@ impl Model {
         }
         if let Some(methods) = &self.object_methods {
             caveats = caveats.with_object_methods(methods.iter().copied()).unwrap();
+        }
+        if self.dependent {
+            caveats = caveats.dependent();
         }
         let holders = self.holders.iter().map(|&seed| holder(seed).verifying_key());
         holders.fold(caveats, |caveats, key| caveats.with_holder(key).unwrap())
@@ -95,6 +103,8 @@ proptest! {
         }
         let verified = verify(&whole, 0).unwrap().caveats;
         let of_objects = verified.clone().for_objects();
+        let dependent = models.iter().any(|model| model.dependent);
+        prop_assert_eq!((verified.is_dependent(), of_objects.is_dependent()), (dependent, dependent));
         for (interface, method) in [0, 1, 2, NAMESPACE].into_iter().flat_map(|i| (0..=ORDINALS).map(move |m| (i, m))) {
             let all_allow = models.iter().all(|model| model.allows(interface, method));
             prop_assert_eq!(verified.allows(interface, method), all_allow);
@@ -190,6 +200,8 @@ fn sets_of_methods_and_holders_have_one_encoding() {
     assert!(is_taken(&holders(&[first])));
     assert!(is_taken(&holders(&[first, second, third])));
     assert!(!is_taken(&holders(&[])), "none at all");
+    assert!(is_taken(&caveat(CAVEAT_DEPENDENT, &[])));
+    assert!(!is_taken(&caveat(CAVEAT_DEPENDENT, &[0])), "it has no value");
     assert!(!is_taken(&holders(&[second, first])), "descending");
     assert!(!is_taken(&holders(&[first, first])), "twice");
     assert!(!is_taken(&caveat(CAVEAT_HOLDER, &first[..31])));
@@ -233,13 +245,13 @@ fn decode_takes_nothing_that_it_would_lose() {
     assert!(Caveats::decode(&[]).is_err());
     assert!(Caveats::decode(&[0, 0]).is_err(), "something behind it");
     assert!(Caveats::decode(&caveat(0x05, &[])).is_err(), "unknown and not critical");
-    let critical = Caveats::decode(&caveat(0x85, &[]));
+    let critical = Caveats::decode(&caveat(0x86, &[]));
     assert_eq!(reason(critical), "it has a critical caveat of an unknown kind");
 }
 
 #[test]
 fn what_is_claimed_holds_no_caveat_that_is_not_understood() {
-    let unknown = Sturdyref::from_bytes(&with_caveats(&caveat(0x85, &[]))).unwrap();
+    let unknown = Sturdyref::from_bytes(&with_caveats(&caveat(0x86, &[]))).unwrap();
     assert!(unknown.claimed_caveats().is_err());
     assert!(unknown.prove(&[0; 32], &[]).is_err());
     assert!(unknown.check_proofs(&[0; 32], &[]).is_err());
