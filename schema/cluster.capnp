@@ -119,4 +119,8 @@ interface Host {
   inForce @5 (target :Data, grant :Data) -> (chain :List(InForce));
   cut @6 (target :Data, grants :List(Data));
   # Like those of `Router`, for this host.
+
+  sync @7 ();
+  # Answered as soon as all that came before it was passed on: then the host has read what was sent to
+  # it, and whoever asks has read what the host sent.
 }

@@ -19,14 +19,18 @@ pub mod passing_capnp {
     include!(concat!(env!("OUT_DIR"), "/passing_capnp.rs"));
 }
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
 use capnp::capability::FromClientHook;
 use capnp::traits::HasTypeId;
 use capstead::{Result, Server, failed};
+use capstead_client::facet_capnp::persistent;
 use capstead_client::{CAPABILITIES_SENT_MAX, Connection, ERROR_BYTES_MAX, namespace};
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 
 use class::{Exclusive, Passer, Plain};
 use passing_capnp::passer;
@@ -46,17 +50,21 @@ const DEADLINE: Duration = Duration::from_mins(1);
 fn with_objects(hosts: u16, work: impl AsyncFnOnce(Vec<passer::Client>)) {
     with_server(hosts, async |address, namespaces| {
         let connection = Connection::dial(&address).await.unwrap();
-        let mut objects = Vec::new();
-        for kind in ["Plain", "Exclusive"] {
-            let all: namespace::Client = connection.restore(&namespaces[kind]).unwrap();
-            for at in 0..OBJECTS / 2 {
-                let mut request = all.by_name_request();
-                request.get().set_key(format!("{at}"));
-                objects.push(request.send().pipeline.get_object().as_cap().cast_to());
-            }
-        }
-        work(objects).await;
+        work(objects(&connection, &namespaces)).await;
     });
+}
+
+fn objects(over: &Connection, namespaces: &BTreeMap<String, String>) -> Vec<passer::Client> {
+    let mut objects = Vec::new();
+    for kind in ["Plain", "Exclusive"] {
+        let all: namespace::Client = over.restore(&namespaces[kind]).unwrap();
+        for at in 0..OBJECTS / 2 {
+            let mut request = all.by_name_request();
+            request.get().set_key(format!("{at}"));
+            objects.push(request.send().pipeline.get_object().as_cap().cast_to());
+        }
+    }
+    objects
 }
 
 /// Runs `work` with the address and the references of a server of so many hosts, which is ended in order
@@ -167,6 +175,75 @@ fn what_is_too_much_fails_its_call_alone_and_says_why_on_any_number_of_hosts() {
 }
 
 /// Each connection put a word before the error.
+/// The listeners of the objects' hosts.
+async fn listeners(front: &Connection, objects: &[passer::Client]) -> BTreeSet<String> {
+    let mut listeners = BTreeSet::new();
+    for object in objects {
+        let object = persistent::Client { client: object.client.clone() };
+        let mut request = object.save_request();
+        request.get().init_seal_for().set_label("the test's");
+        let saved = request.send().promise.await.unwrap();
+        let text = saved.get().unwrap().get_sturdy_ref().unwrap().to_str().unwrap();
+        listeners.insert(front.locate(text).await.unwrap());
+    }
+    listeners
+}
+
+/// Calls objects of all hosts from clients of each host, and tells when the first answer is there. Each
+/// call that began is answered.
+async fn call_from_everywhere(
+    hosts: u16,
+    address: String,
+    namespaces: BTreeMap<String, String>,
+    answered: tokio::sync::oneshot::Sender<()>,
+) {
+    // Longer than what the socket between two hosts takes at once.
+    const BYTES: u32 = 512 << 10;
+    let front = Connection::dial(&address).await.unwrap();
+    let listeners = listeners(&front, &objects(&front, &namespaces)).await;
+    assert_eq!(listeners.len(), usize::from(hosts), "each host has some of the objects");
+    let mut clients = Vec::new();
+    for address in listeners {
+        let client = Connection::dial(&address).await.unwrap();
+        let objects = objects(&client, &namespaces);
+        // Each is reached before the end comes.
+        for object in &objects {
+            large(object, 0, 0).await.unwrap();
+        }
+        clients.push((client, objects));
+    }
+    let objects = clients.iter().flat_map(|(_, objects)| objects);
+    let mut answers: FuturesUnordered<_> = objects.map(|object| large(object, BYTES, 0)).collect();
+    let mut got = vec![answers.next().await.unwrap()];
+    answered.send(()).unwrap();
+    got.extend(answers.collect::<Vec<_>>().await);
+    for answer in got {
+        match answer {
+            Ok((bytes, _)) => assert_eq!(bytes, BYTES as usize),
+            Err(error) => assert!(error.extra.contains("did not happen"), "{error}"),
+        }
+    }
+}
+
+// A host that left at once lost what was on its way to its clients, two links away.
+#[test]
+fn every_call_is_answered_when_the_server_ends_through_whichever_hosts_it_came() {
+    for hosts in [1, 2, 4] {
+        let mut clients = None;
+        with_server(hosts, async |address, namespaces| {
+            let (answered, first) = tokio::sync::oneshot::channel();
+            clients = Some(std::thread::spawn(move || {
+                let runtime = tokio::runtime::LocalRuntime::new().unwrap();
+                let calls = call_from_everywhere(hosts, address, namespaces, answered);
+                let calls = async { tokio::time::timeout(DEADLINE, calls).await };
+                runtime.block_on(calls).expect("all calls end");
+            }));
+            first.await.unwrap();
+        });
+        clients.unwrap().join().unwrap();
+    }
+}
+
 #[test]
 fn an_error_says_once_that_it_is_remote() {
     for hosts in [1, 2, 4] {

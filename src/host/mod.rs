@@ -51,7 +51,7 @@ mod vat;
 mod waking;
 
 pub(crate) use admin::{Custodian, STORAGE_FAILED, describe};
-pub(crate) use agent::Agent;
+pub(crate) use agent::{Agent, pass_on_replies};
 pub use class::Object;
 pub(crate) use class::{Binding, Class};
 pub use context::Context;

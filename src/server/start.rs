@@ -26,7 +26,7 @@ use super::metrics_page::MetricsPage;
 use super::namespaces::start_gateway;
 use super::watchdog::Watchdog;
 use crate::error::panic_reason;
-use crate::host::{Agent, Hint, Vat, VatOptions};
+use crate::host::{Agent, Hint, Vat, VatOptions, pass_on_replies};
 use crate::limits::SHUTDOWN_SECS;
 use crate::metrics::Metrics;
 use crate::net::{Listener, tls};
@@ -47,6 +47,7 @@ pub struct Running {
 pub(super) struct Parts {
     pub(super) host: RunningHost,
     pub(super) threads: Vec<HostThread>,
+    supervisor: Rc<Supervisor>,
     gateway: tokio::task::JoinHandle<()>,
     stop_gateway: CancellationToken,
     metrics_page: Option<MetricsPage>,
@@ -94,7 +95,8 @@ impl Running {
     /// # Errors
     /// When the storage failed before or meanwhile: what was acknowledged is durable.
     pub async fn until(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let Parts { host, threads, gateway, stop_gateway, metrics_page, admin, _data } = self.parts;
+        let Parts { host, threads, supervisor, gateway, stop_gateway, metrics_page, admin, _data } =
+            self.parts;
         let a_thread_ended = async {
             match threads.iter().map(|thread| Box::pin(thread.ended())).collect::<Vec<_>>() {
                 ended if ended.is_empty() => std::future::pending().await,
@@ -122,6 +124,9 @@ impl Running {
             ended = host.finish().await;
         }
         join_all(threads.iter().map(HostThread::finished)).await;
+        if !threads.is_empty() {
+            settle(&supervisor).await;
+        }
         for thread in threads {
             ended = worse(ended, thread.join().await);
         }
@@ -253,21 +258,26 @@ impl RunningHost {
     }
 }
 
-/// Lets replies that have come from other hosts go on to their callers: everything is in this
-/// thread's queues by now, a few hops of tasks away from its connections.
-async fn pass_on_replies() {
-    const HOPS: usize = 256;
-    for _ in 0..HOPS {
-        tokio::task::yield_now().await;
+/// Lets the last replies cross all hosts that they pass, while every link is whole. A host that
+/// doesn't answer loses its own.
+async fn settle(supervisor: &Supervisor) {
+    /// Each moves a reply past one more host.
+    const ROUNDS: usize = 4;
+    const LIMIT: Duration = Duration::from_secs(1);
+    let rounds = async {
+        for _ in 0..ROUNDS {
+            pass_on_replies().await;
+            supervisor.sync().await;
+        }
+    };
+    if tokio::time::timeout(LIMIT, rounds).await.is_err() {
+        tracing::warn!("a host takes too long to pass on its last replies");
     }
 }
 
 pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     let classes = server.bound_classes()?;
-    check_hosts(server.hosts)?;
-    server.turns.check()?;
-    check_tls(&server)?;
-    check_advertised(&server)?;
+    check(&server)?;
     let data = Rc::new(DataDir::open(&server.data, server.hosts)?);
     let metrics = Arc::new(Metrics::default());
     let keys = Keys::new(data.keys()?);
@@ -315,7 +325,17 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     let metrics_page = page.map(|page| MetricsPage::start(page, metrics.clone())).transpose();
     let metrics_page = metrics_page.map_err(capnp::Error::from)?;
     let admin = start_admin(&data, keys, &hub, server.hosts);
-    let parts = Parts { host, threads, gateway, stop_gateway, metrics_page, admin, _data: data };
+    let supervisor = hub.supervisor.clone();
+    let parts = Parts {
+        host,
+        threads,
+        supervisor,
+        gateway,
+        stop_gateway,
+        metrics_page,
+        admin,
+        _data: data,
+    };
     Ok(Running {
         capnp,
         http: http_address,
@@ -343,6 +363,14 @@ async fn start_thread(parts: HostParts, hub: &Rc<Hub>) -> Result<HostThread, Ser
     // The thread says why.
     thread.join().await?;
     Err(capnp::Error::failed("a host's thread ended at once".into()).into())
+}
+
+/// Refuses what can't be served, before anything is made.
+fn check(server: &Server) -> Result<(), ServerError> {
+    check_hosts(server.hosts)?;
+    server.turns.check()?;
+    check_tls(server)?;
+    check_advertised(server)
 }
 
 fn check_hosts(hosts: u16) -> Result<(), ServerError> {

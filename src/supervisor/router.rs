@@ -62,6 +62,14 @@ impl Supervisor {
         Ok(host.admin_request().send().pipeline.get_admin())
     }
 
+    /// Returns when every host that is reached has read what was sent to it, and what it sent is read.
+    pub(crate) async fn sync(&self) {
+        let hosts = self.directory.members().into_iter().flatten();
+        let syncs = hosts.map(|member| member.host.sync_request().send().promise);
+        // One that ends meanwhile has nothing to pass on.
+        drop(futures::future::join_all(syncs).await);
+    }
+
     /// Where a reference leads. It isn't checked here: the owner does that.
     fn owner(&self, text: capnp::text::Reader<'_>) -> Result<(TextReference, Member)> {
         let reference = TextReference::parse(text.to_str().unwrap_or_default())?;
