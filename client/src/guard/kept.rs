@@ -89,10 +89,9 @@ impl Kept {
         Ok(self.names.remove(&call))
     }
 
-    /// A message of the RPC system's is about to be sent: notes what is used of open answers, and speaks
-    /// of what is kept as the peer knows it. `false`: it isn't sent now, or at all.
-    pub(super) fn send(&mut self, message: &mut Builder<HeapAllocator>) -> Result<bool, Refusal> {
-        self.note(message.get_root_as_reader()?)?;
+    /// Changes a message that is about to be sent, so that it speaks of what is kept as the peer knows it.
+    /// `false`: it isn't sent now, or at all.
+    pub(super) fn change(&mut self, message: &mut Builder<HeapAllocator>) -> Result<bool, Refusal> {
         if self.is_idle() {
             return Ok(true);
         }
@@ -147,24 +146,24 @@ impl Kept {
         self.finished.remove(&wire).then_some(wire)
     }
 
-    fn note(&mut self, message: message::Reader) -> Result<(), Refusal> {
-        match message.which() {
-            Ok(message::Call(call)) => {
-                let call = call?;
-                self.used.remove(&call.get_question_id());
-                if let message_target::PromisedAnswer(answer) = call.get_target()?.which()? {
-                    self.note_path(answer?)?;
-                }
-                self.note_caps(call.get_params()?)
-            }
-            Ok(message::Bootstrap(bootstrap)) => {
-                self.used.remove(&bootstrap?.get_question_id());
-                Ok(())
-            }
-            Ok(message::Return(answer)) => match answer?.which()? {
-                return_::Results(payload) => self.note_caps(payload?),
-                _ => Ok(()),
-            },
+    /// A call is about to be sent: notes what it uses of open answers.
+    pub(super) fn note_call(&mut self, call: call::Reader) -> Result<(), Refusal> {
+        self.note_number(call.get_question_id());
+        if let message_target::PromisedAnswer(answer) = call.get_target()?.which()? {
+            self.note_path(answer?)?;
+        }
+        self.note_caps(call.get_params()?)
+    }
+
+    /// Nothing was sent yet on the answer to this call.
+    pub(super) fn note_number(&mut self, call: u32) {
+        self.used.remove(&call);
+    }
+
+    /// As [`note_call`](Self::note_call), for an answer.
+    pub(super) fn note_answer(&mut self, answer: return_::Reader) -> Result<(), Refusal> {
+        match answer.which()? {
+            return_::Results(payload) => self.note_caps(payload?),
             _ => Ok(()),
         }
     }

@@ -99,7 +99,13 @@ fn point(
 fn send(kept: &mut Kept, write: Write) -> String {
     let mut message = Builder::new_default();
     write(message.init_root());
-    if kept.send(&mut message).unwrap() {
+    match message.get_root_as_reader::<message::Reader>().unwrap().which() {
+        Ok(message::Return(answer)) => kept.note_answer(answer.unwrap()).unwrap(),
+        Ok(message::Call(call)) => kept.note_call(call.unwrap()).unwrap(),
+        Ok(message::Bootstrap(call)) => kept.note_number(call.unwrap().get_question_id()),
+        _ => {}
+    }
+    if kept.change(&mut message).unwrap() {
         word(message.get_root_as_reader().unwrap())
     } else {
         "nothing".into()

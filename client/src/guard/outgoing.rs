@@ -14,12 +14,13 @@ use super::scatter::ByNumber;
 use capnp::message::{Builder, HeapAllocator};
 use capnp::{Error, ErrorKind};
 use capnp_rpc::rpc_capnp::{
-    call, cap_descriptor, exception, message, message_target, payload, resolve, return_,
+    call, cap_descriptor, exception, message, message_target, resolve, return_,
 };
 use std::borrow::Cow;
 use std::collections::HashSet;
 
 type Outgoing = Builder<HeapAllocator>;
+type Caps<'a> = capnp::struct_list::Reader<'a, cap_descriptor::Owned>;
 
 /// Put before the text of an error by the RPC system that receives it.
 const REMOTE: &str = "remote exception: ";
@@ -59,11 +60,12 @@ impl Replaced {
         match message.which() {
             Ok(message::Call(call)) => {
                 let call = call?;
-                if let Some(error) = excess(bytes, call.get_params()?)? {
+                let caps = call.get_params()?.get_cap_table()?;
+                if let Some(error) = excess(bytes, caps) {
                     self.calls.insert(call.get_question_id(), error);
-                    return Ok(Instead::Refused(refused(call)?, given(call.get_params()?)?));
+                    return Ok(Instead::Refused(refused(call)?, given(caps)?));
                 }
-                if has_promises(call.get_params()?)? {
+                if has_promises(caps)? {
                     return Ok(Instead::Hosted);
                 }
             }
@@ -71,15 +73,15 @@ impl Replaced {
                 let answer = answer?;
                 match answer.which()? {
                     return_::Results(payload) => {
-                        let payload = payload?;
-                        if let Some(error) = excess(bytes, payload)? {
+                        let caps = payload?.get_cap_table()?;
+                        if let Some(error) = excess(bytes, caps) {
                             // Without capabilities there is nothing to let go of, and no `Finish`.
                             if !answer.get_no_finish_needed() {
                                 self.answers.insert(answer.get_answer_id());
                             }
                             return Ok(Instead::Other(made::failed(answer, &error)));
                         }
-                        if has_promises(payload)? {
+                        if has_promises(caps)? {
                             return Ok(Instead::Hosted);
                         }
                     }
@@ -168,15 +170,15 @@ pub(super) fn shortened(exception: exception::Reader) -> capnp::Result<Option<Er
 }
 
 /// Why a message isn't sent, if it isn't.
-fn excess(bytes: usize, payload: payload::Reader) -> capnp::Result<Option<Error>> {
-    let capabilities = payload.get_cap_table()?.len() as usize;
-    Ok(if bytes > MESSAGE_BYTES_SENT_MAX {
+fn excess(bytes: usize, caps: Caps) -> Option<Error> {
+    let capabilities = caps.len() as usize;
+    if bytes > MESSAGE_BYTES_SENT_MAX {
         Some(too_large(bytes))
     } else if capabilities > CAPABILITIES_SENT_MAX {
         Some(too_many_capabilities(capabilities))
     } else {
         None
-    })
+    }
 }
 
 /// What a caller is told whose message, or answer, would have so many bytes.
@@ -208,9 +210,9 @@ fn refused(call: call::Reader) -> capnp::Result<Outgoing> {
 }
 
 /// The capabilities of ours in a message.
-fn given(payload: payload::Reader) -> capnp::Result<Vec<u32>> {
+fn given(caps: Caps) -> capnp::Result<Vec<u32>> {
     let mut given = Vec::new();
-    for cap in payload.get_cap_table()? {
+    for cap in caps {
         given.extend(export(cap)?);
     }
     Ok(given)
@@ -223,8 +225,8 @@ fn export(cap: cap_descriptor::Reader) -> capnp::Result<Option<u32>> {
     })
 }
 
-fn has_promises(payload: payload::Reader) -> capnp::Result<bool> {
-    for cap in payload.get_cap_table()? {
+fn has_promises(caps: Caps) -> capnp::Result<bool> {
+    for cap in caps {
         if let cap_descriptor::SenderPromise(_) = cap.which()? {
             return Ok(true);
         }

@@ -8,11 +8,19 @@ use super::pipelines::{Pipelined, Pipelines};
 use super::reflections;
 use super::{Ready, State, wake};
 use capnp::message::{Builder, HeapAllocator};
-use capnp_rpc::rpc_capnp::message;
+use capnp_rpc::rpc_capnp::{message, return_};
 use std::rc::Rc;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 const WORD: usize = 8;
+
+/// What is left to do with a message when its changes are noted.
+struct Noted {
+    /// It goes to the peer.
+    goes: bool,
+    /// What it was the answer for: dropped when nothing of the connection is borrowed.
+    over: Option<Rc<dyn Pipelined>>,
+}
 
 impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     /// Sends a message, or what goes in its place. What it returns is dropped when nothing of the
@@ -41,8 +49,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         message: &mut Builder<HeapAllocator>,
     ) -> Result<Option<Rc<dyn Pipelined>>, Refusal> {
         let bytes = message.size_in_words().saturating_mul(WORD);
-        match self.replaced.instead(message.get_root_as_reader()?, bytes)? {
-            Instead::Same => self.put(message),
+        // As a rule it is read this once.
+        let body = message.get_root_as_reader()?;
+        match self.replaced.instead(body, bytes)? {
+            Instead::Same => {
+                let noted = self.note(message, body)?;
+                self.put_noted(message, noted)
+            }
             Instead::Hosted => {
                 outgoing::host_promises(message)?;
                 self.put(message)
@@ -69,31 +82,59 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         &mut self,
         message: &mut Builder<HeapAllocator>,
     ) -> Result<Option<Rc<dyn Pipelined>>, Refusal> {
-        let body = message.get_root_as_reader::<message::Reader>()?;
-        match body.which() {
-            Ok(message::Return(answer)) => {
-                let call = answer?.get_answer_id();
-                if Pipelines::is_own(call) {
-                    let finish = self.pipelines.own_answered(call);
-                    self.ready.extend(finish.map(Ready::Message));
-                    return Ok(None);
-                }
-                return self.put_answer(message, call);
-            }
-            Ok(message::Release(release)) => {
-                let release = release?;
-                let (id, count) = (release.get_id(), release.get_reference_count());
-                self.tables.send(body)?;
-                self.put_release(id, count);
-                return Ok(None);
-            }
-            _ => self.tables.send(body)?,
-        }
-        if self.kept.send(message)? {
+        let noted = self.note(message, message.get_root_as_reader()?)?;
+        self.put_noted(message, noted)
+    }
+
+    fn put_noted(
+        &mut self,
+        message: &mut Builder<HeapAllocator>,
+        noted: Noted,
+    ) -> Result<Option<Rc<dyn Pipelined>>, Refusal> {
+        if noted.goes && self.kept.change(message)? {
             self.wire.push(message);
             self.tell_hops(message)?;
         }
-        Ok(None)
+        Ok(noted.over)
+    }
+
+    /// Notes what a message changes.
+    fn note(
+        &mut self,
+        message: &Builder<HeapAllocator>,
+        body: message::Reader,
+    ) -> Result<Noted, Refusal> {
+        match body.which() {
+            Ok(message::Return(answer)) => {
+                let answer = answer?;
+                let call = answer.get_answer_id();
+                if Pipelines::is_own(call) {
+                    let finish = self.pipelines.own_answered(call);
+                    self.ready.extend(finish.map(Ready::Message));
+                    return Ok(Noted { goes: false, over: None });
+                }
+                self.note_answer(message, answer)
+            }
+            Ok(message::Release(release)) => {
+                let release = release?;
+                self.tables.send(body)?;
+                self.put_release(release.get_id(), release.get_reference_count());
+                Ok(Noted { goes: false, over: None })
+            }
+            Ok(message::Call(call)) => {
+                let call = call?;
+                self.tables.send_call(call)?;
+                self.kept.note_call(call)?;
+                Ok(Noted { goes: true, over: None })
+            }
+            other => {
+                if let Ok(message::Bootstrap(bootstrap)) = other {
+                    self.kept.note_number(bootstrap?.get_question_id());
+                }
+                self.tables.send(body)?;
+                Ok(Noted { goes: true, over: None })
+            }
+        }
     }
 
     fn put_release(&mut self, id: u32, count: u32) {
@@ -105,12 +146,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
     }
 
-    fn put_answer(
+    fn note_answer(
         &mut self,
-        message: &mut Builder<HeapAllocator>,
-        call: u32,
-    ) -> Result<Option<Rc<dyn Pipelined>>, Refusal> {
+        message: &Builder<HeapAllocator>,
+        answer: return_::Reader,
+    ) -> Result<Noted, Refusal> {
         self.answered += 1;
+        let call = answer.get_answer_id();
         let is_reflected = self.reflections.has(call);
         if is_reflected {
             let results = reflections::turned(message, &self.limits)?;
@@ -119,19 +161,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
         let ready = &mut self.ready;
         let over = self.pipelines.answered(call, |told| ready.push_back(Ready::Message(told)));
-        if let Ok(message::Return(answer)) =
-            message.get_root_as_reader::<message::Reader>()?.which()
-        {
-            let finish = self.tables.send_answer(answer?, is_reflected)?;
-            self.ready.extend(finish.map(Ready::Finish));
-        }
+        let finish = self.tables.send_answer(answer, is_reflected)?;
+        self.ready.extend(finish.map(Ready::Finish));
         if is_reflected {
             self.wire.push(&made::sent_elsewhere(call));
-        } else if self.kept.send(message)? {
-            self.wire.push(message);
+        } else {
+            self.kept.note_answer(answer)?;
         }
         self.go_on();
-        Ok(over)
+        Ok(Noted { goes: !is_reflected, over })
     }
 
     fn check_sent(&mut self) {

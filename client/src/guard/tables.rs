@@ -140,14 +140,15 @@ impl Tables {
         }
     }
 
-    /// A message of ours goes out that is no `Return`.
+    /// A call of ours goes out.
+    pub(super) fn send_call(&mut self, call: call::Reader) -> capnp::Result<()> {
+        self.ask(call.get_question_id());
+        self.exports.add_all(call.get_params()?, |_| {})
+    }
+
+    /// A message of ours goes out that is neither a `Call` nor a `Return`.
     pub(super) fn send(&mut self, message: message::Reader) -> capnp::Result<()> {
         match message.which() {
-            Ok(message::Call(call)) => {
-                let call = call?;
-                self.ask(call.get_question_id());
-                self.exports.add_all(call.get_params()?, |_| {})?;
-            }
             Ok(message::Bootstrap(bootstrap)) => {
                 self.ask(bootstrap?.get_question_id());
             }
