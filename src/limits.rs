@@ -49,6 +49,15 @@ pub(crate) const HTTP_BODY_BYTES_MAX: usize = 1 << 20;
 /// How long an object stays awake without a call, in seconds: waking costs less than 0.2 ms.
 pub(crate) const WARM_SECS: u64 = 60;
 
+/// Objects that are awake in one server at most: a quarter of a GiB of them, if they keep little.
+pub(crate) const AWAKE_OBJECTS_MAX: usize = 100_000;
+
+/// What all objects that are awake may take, in one server. It leaves as much of a GiB to everything else.
+pub(crate) const AWAKE_BYTES_MAX: usize = 512 << 20;
+
+/// What an instance takes beside its values, rounded up.
+pub(crate) const INSTANCE_BYTES: usize = 2560;
+
 /// How long a call waits at most for an exclusive object that runs another one, in seconds. Most
 /// deadlocks are found at once; this ends the others.
 pub(crate) const EXCLUSIVE_WAIT_SECS: u64 = 30;

@@ -56,6 +56,13 @@ pub(crate) struct Options {
     /// How long an object stays in memory without a call, like 90s or 5m [default: 1m]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, env = "CAPSTEAD_WARM")]
     warm: Option<Duration>,
+    /// Keep at most so many objects in memory, on all hosts together [default: 100000]
+    #[arg(long, value_name = "N", env = "CAPSTEAD_AWAKE_OBJECTS")]
+    awake_objects: Option<usize>,
+    /// Let the objects in memory take so much, with their stored values, on all hosts together
+    /// [default: 512MiB]
+    #[arg(long, value_name = "SIZE", env = "CAPSTEAD_AWAKE_BYTES")]
+    awake_bytes: Option<ByteSize>,
     /// Warn of a turn, from one await of a method to the next, that takes so long; 0s: never
     /// [default: 100ms]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
@@ -122,6 +129,12 @@ impl Options {
         }
         if let Some(time) = self.warm {
             server = server.warm(time);
+        }
+        if let Some(objects) = self.awake_objects {
+            server = server.awake_objects(objects);
+        }
+        if let Some(bytes) = self.awake_bytes {
+            server = server.awake_bytes(usize::try_from(bytes.as_u64()).unwrap_or(usize::MAX));
         }
         let TurnLimits { warn, unready, abort } = server.turn_limits_mut();
         *warn = self.turn_warn.unwrap_or(*warn);

@@ -55,6 +55,10 @@ pub(super) struct Instance {
     ended: OnceCell<Box<str>>,
     /// The time of its last call, in the ticks of [`Warm`](super::rest::Warm).
     pub(super) used: Cell<u32>,
+    /// The number of its last call, among all uses of instances of its vat.
+    pub(super) last_use: Cell<u64>,
+    /// What its values in memory take.
+    taken: Cell<usize>,
     /// Capabilities that the class made and somebody holds.
     pub(super) made: Cell<usize>,
     /// What is owed to the callers of handlers that wait for something, by the number of the call.
@@ -88,12 +92,15 @@ impl Instance {
             written: Cell::default(),
             ended: OnceCell::new(),
             used: Cell::new(vat.warm.now()),
+            last_use: Cell::default(),
+            taken: Cell::default(),
             made: Cell::default(),
             running: RefCell::default(),
             tasks: RefCell::default(),
             calls: Cell::default(),
             requests: Requests::default(),
         });
+        vat.awake.begins();
         vat.hold_back(&instance);
         Ok(instance)
     }
@@ -125,6 +132,9 @@ impl Instance {
         }
         let Some(ticket) = written? else { return Ok(false) };
         self.mirrors.wrote(key, value, write.mirror);
+        if write.mirror.is_none() {
+            self.weigh();
+        }
         self.wrote(ticket, write.confirmed);
         Ok(true)
     }
@@ -140,6 +150,7 @@ impl Instance {
         let cleared = self.vat.store.borrow_mut().clear(&self.account)?;
         if let Some(ticket) = cleared {
             self.mirrors.cleared();
+            self.weigh();
             self.wrote(ticket, true);
         }
         Ok(())
@@ -208,6 +219,7 @@ impl Instance {
         }
         self.vat.store.borrow_mut().undo(savepoint);
         self.mirrors.undo(kept, |key| self.read(Space::Data, key).ok().flatten());
+        self.weigh();
         self.exists.set(before.0);
         self.written.set(before.1);
         self.gate.back_to(before.2);
@@ -313,6 +325,25 @@ impl Instance {
     /// Its warm time begins again.
     pub(super) fn was_used(&self) {
         self.used.set(self.vat.warm.now());
+        self.last_use.set(self.vat.awake.use_number());
+    }
+
+    /// Whether the object was ever written, durably or on the way there.
+    pub(super) fn exists(&self) -> bool {
+        self.exists.get()
+    }
+
+    /// Its values in memory may have another size now.
+    pub(super) fn weigh(&self) {
+        let (now, before) = (self.mirrors.bytes(), self.taken.get());
+        if now == before {
+            return;
+        }
+        self.taken.set(now);
+        self.vat.awake.takes(before, now);
+        if now > before && self.vat.awake.is_over() {
+            self.vat.grown.notify_one();
+        }
     }
 
     /// Nothing that this instance still does has an effect from now on. Its callers are told how it
@@ -335,5 +366,11 @@ impl Instance {
                 reply.send(Err(error));
             });
         }
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.vat.awake.ends(self.taken.get());
     }
 }

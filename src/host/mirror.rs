@@ -27,6 +27,9 @@ pub(super) trait Mirror {
     /// The key has these bytes now; none if it was deleted.
     fn update(&self, stored: Option<&[u8]>);
 
+    /// The bytes of the present value in the storage.
+    fn length(&self) -> usize;
+
     /// What puts the present value back.
     fn keep(self: Rc<Self>) -> PutBack;
 }
@@ -59,6 +62,16 @@ impl Mirrors {
             undo.push(Undo::Reload(key.clone(), mirror.clone()));
         }
         entries.push(Entry { key, mirror });
+    }
+
+    /// The bytes of all values.
+    pub(super) fn bytes(&self) -> usize {
+        let entries = self.entries.borrow();
+        entries
+            .iter()
+            .filter_map(|entry| entry.mirror.upgrade())
+            .map(|mirror| mirror.length())
+            .sum()
     }
 
     /// # Errors

@@ -12,6 +12,7 @@
 
 mod admin;
 mod agent;
+mod awake;
 mod class;
 mod context;
 mod cut;
@@ -52,6 +53,7 @@ mod waking;
 
 pub(crate) use admin::{Custodian, STORAGE_FAILED, describe};
 pub(crate) use agent::{Agent, pass_on_replies};
+pub(crate) use awake::AwakeLimits;
 pub use class::Object;
 pub(crate) use class::{Binding, Class};
 pub use context::Context;

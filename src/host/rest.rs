@@ -1,33 +1,35 @@
 //! Rest: an instance that nobody needs for a while is dropped. The object sleeps, its facets stay good,
 //! and its next call wakes it.
 //!
-//! Invariants:
-//! - It goes only if no call runs or waits in it, nothing waits in its gate, nobody holds a capability
-//!   that it made, and the vat alone holds its value. A reply that has left keeps nothing awake.
-//! - An instance stands in the row once, from its waking on, and the row is nearly in the order of time.
+//! When too much is awake, those that were not used for the longest time rest earlier, and those that never
+//! wrote before all others: what has no name in the storage costs nobody anything but its next waking.
+//!
+//! Invariant: an instance goes only if no call runs or waits in it, nothing waits in its gate, nobody holds
+//! a capability that it made, and the vat alone holds its value. A reply that has left keeps nothing awake.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::cell::Cell;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
+
+use tokio::sync::Notify;
 
 use super::instance::Instance;
 use super::slot::Slot;
 use super::vat::Vat;
+use crate::error::Result;
 use crate::membrane::Dispatch;
 
 /// A warm time has so many ticks: the last call isn't remembered more exactly.
 const TICKS: u32 = 4;
 
-/// Objects that are looked at before other tasks of the thread get their turn again.
+/// Objects that are looked at before other tasks of the thread get their turn again, and in search of room
+/// for one more.
 const LOOKS_IN_A_ROW: usize = 256;
 
-/// Which objects are awake, by the time at which to look at each of them again.
+/// The time for which objects stay awake.
 #[derive(Default)]
 pub(super) struct Warm {
     now: Cell<u32>,
-    row: RefCell<VecDeque<(u32, Weak<Instance>)>>,
-    keeps: Cell<bool>,
 }
 
 impl Warm {
@@ -37,9 +39,8 @@ impl Warm {
 }
 
 impl Vat {
-    /// An object that wakes from now on falls asleep when it had no call for `warm`, or up to a quarter longer.
+    /// An object falls asleep when it had no call for `warm`, or up to a quarter longer.
     pub(crate) fn rest_after(self: &Rc<Self>, warm: Duration) {
-        self.warm.keeps.set(true);
         let length = (warm / TICKS).max(Duration::from_millis(1));
         self.essential(tick(Rc::downgrade(self), length));
     }
@@ -47,49 +48,55 @@ impl Vat {
     /// The instance has just woken.
     pub(super) fn keep_warm(&self, instance: &Rc<Instance>) {
         instance.was_used();
-        if self.warm.keeps.get() {
-            let place = (self.warm.now() + TICKS, Rc::downgrade(instance));
-            self.warm.row.borrow_mut().push_back(place);
-        }
+        self.awake.put(instance);
     }
 
     /// As if the object had had no call for long.
     #[cfg(test)]
     pub(super) fn rest_now(self: &Rc<Self>, id: crate::id::ObjectId) {
-        self.warm.now.set(self.warm.now() + 1);
         let slot = self.slots.borrow().get(&id).cloned();
         if let Some(slot) = slot {
-            self.busy(|| self.put_to_sleep(&slot, 0));
+            self.busy(|| self.put_to_sleep(&slot));
         }
     }
 
     /// Looks at the next object whose time has come, if there is one.
     fn look_at_next(self: &Rc<Self>) -> bool {
         let now = self.warm.now();
-        let next = self.warm.row.borrow_mut().pop_front_if(|(at, _)| *at < now);
-        let Some((_, place)) = next else { return false };
-        // One that has ended since doesn't come back.
-        let Some(instance) = place.upgrade().filter(|instance| instance.broken().is_none()) else {
-            return true;
-        };
-        let slot = self.slots.borrow().get(&instance.birth.id).cloned();
-        if let Some(slot) = slot
-            && !self.busy(|| self.put_to_sleep(&slot, TICKS))
-        {
-            let again = instance.used.get() + TICKS;
-            // Somebody needs one that had no call: it has another warm time.
-            let again = if again < now { now + TICKS } else { again };
-            self.warm.row.borrow_mut().push_back((again, place));
-        }
-        true
+        let is_due = |instance: &Instance| now.saturating_sub(instance.used.get()) > TICKS;
+        let due = self.awake.take(is_due);
+        due.inspect(|instance| self.let_rest(instance)).is_some()
     }
 
-    /// Drops the instance if it had no call for more than `ticks`, and nobody needs it. Whether the
-    /// object sleeps.
-    pub(super) fn put_to_sleep(&self, slot: &Rc<Slot>, ticks: u32) -> bool {
+    /// Room for one more instance.
+    ///
+    /// # Errors
+    /// `overloaded` when too much is awake, and none of those that were looked at can sleep.
+    pub(super) fn make_room(self: &Rc<Self>) -> Result<()> {
+        for _ in 0..LOOKS_IN_A_ROW {
+            if !self.awake.is_full() {
+                return Ok(());
+            }
+            let Some(instance) = self.awake.take(|_| true) else { break };
+            self.let_rest(&instance);
+        }
+        if self.awake.is_full() { Err(self.awake.full()) } else { Ok(()) }
+    }
+
+    /// Puts the object to sleep, or back at the end of its row if somebody needs it.
+    fn let_rest(self: &Rc<Self>, instance: &Rc<Instance>) {
+        let slot = self.slots.borrow().get(&instance.birth.id).cloned();
+        if let Some(slot) = slot
+            && !self.busy(|| self.put_to_sleep(&slot))
+        {
+            self.keep_warm(instance);
+        }
+    }
+
+    /// Drops the instance if nobody needs it. Whether the object sleeps.
+    fn put_to_sleep(&self, slot: &Rc<Slot>) -> bool {
         let Some((instance, server)) = slot.awake() else { return true };
-        let rested = self.warm.now().saturating_sub(instance.used.get()) > ticks;
-        if !rested || !is_at_rest(&instance, &*server) {
+        if !is_at_rest(&instance, &*server) {
             return false;
         }
         drop(server);
@@ -118,6 +125,18 @@ async fn tick(vat: Weak<Vat>, length: Duration) {
         let Some(vat) = vat.upgrade() else { return };
         vat.warm.now.set(vat.warm.now() + 1);
         while (0..LOOKS_IN_A_ROW).all(|_| vat.look_at_next()) {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Ends with the vat.
+pub(super) async fn shrink(vat: Weak<Vat>, grown: Rc<Notify>) {
+    loop {
+        grown.notified().await;
+        let Some(vat) = vat.upgrade() else { return };
+        // What can't sleep now is looked at again when the next value grows.
+        while vat.awake.is_over() && vat.make_room().is_ok() {
             tokio::task::yield_now().await;
         }
     }

@@ -44,6 +44,7 @@ impl<T: Storable> Stored<T> {
         let mirror: Rc<dyn Mirror> = memory.clone();
         let key: Rc<[u8]> = key.as_bytes().into();
         instance.mirrors.add(key.clone(), Rc::downgrade(&mirror));
+        instance.weigh();
         Ok(Self { instance, key, memory })
     }
 
@@ -72,6 +73,7 @@ impl<T: Storable> Stored<T> {
             Ok::<_, capnp::Error>(())
         })?;
         memory.value.replace(value);
+        self.instance.weigh();
         Ok(())
     }
 }
@@ -86,6 +88,10 @@ impl<T: Storable> Mirror for Memory<T> {
         let value = stored.and_then(T::decode).unwrap_or_default();
         self.value.replace(value);
         self.length.set(stored.map(<[u8]>::len));
+    }
+
+    fn length(&self) -> usize {
+        self.length.get().unwrap_or(0)
     }
 
     fn keep(self: Rc<Self>) -> PutBack {

@@ -18,6 +18,7 @@ use capnp::private::capability::ClientHook;
 use tokio::sync::{Notify, SetOnce};
 
 use super::agent::Agent;
+use super::awake::{Awake, AwakeLimits};
 use super::class::Class;
 use super::exclusive::Waits;
 use super::facet::Facet;
@@ -25,7 +26,7 @@ use super::instance::Instance;
 use super::once::Retention;
 use super::pulse::Pulse;
 use super::quota::class_accounts;
-use super::rest::Warm;
+use super::rest::{self, Warm};
 use super::right::{Grants, Right};
 use super::run::{self, UnderWay};
 use super::slot::{Birth, Slot, Start, State};
@@ -53,6 +54,7 @@ pub(crate) struct VatOptions {
     pub(crate) retention: Duration,
     /// Seals the references that objects store.
     pub(crate) seal: Seal,
+    pub(crate) awake: AwakeLimits,
 }
 
 pub(crate) struct Vat {
@@ -79,8 +81,12 @@ pub(crate) struct Vat {
     /// Wakes the task that hands sealed turns to the commit thread: it runs after all that is ready
     /// to run now, so that calls which came together share one sync.
     pub(super) committable: Rc<Notify>,
-    /// How long an object stays awake without a call, and which are awake.
+    /// How long an object stays awake without a call.
     pub(super) warm: Warm,
+    /// Which are awake.
+    pub(super) awake: Awake,
+    /// Wakes the task that puts objects to sleep when what is awake has grown too much.
+    pub(super) grown: Rc<Notify>,
     /// Wakes the task that opens gates; the commit thread does so too.
     progress: Arc<Notify>,
     under_way: Cell<usize>,
@@ -111,7 +117,14 @@ impl Vat {
         )?;
         let retention = Retention::new(Clock::real(), options.retention);
         let (metrics, seal) = (options.metrics, options.seal);
-        Self::with_store(store, options.classes, metrics, retention, seal, progress)
+        Self::with_store(
+            store,
+            options.classes,
+            metrics,
+            retention,
+            (seal, options.awake),
+            progress,
+        )
     }
 
     pub(super) fn with_store(
@@ -119,7 +132,7 @@ impl Vat {
         classes: Vec<Class>,
         metrics: Arc<Metrics>,
         retention: Retention,
-        seal: Seal,
+        (seal, awake): (Seal, AwakeLimits),
         progress: Arc<Notify>,
     ) -> std::result::Result<Rc<Self>, StorageError> {
         let seal = Rc::new(seal);
@@ -144,6 +157,8 @@ impl Vat {
             runnable: Rc::default(),
             committable: Rc::default(),
             warm: Warm::default(),
+            awake: Awake::new(awake),
+            grown: Rc::default(),
             progress: progress.clone(),
             under_way: Cell::default(),
             closing: Cell::default(),
@@ -156,6 +171,7 @@ impl Vat {
         vat.essential(settle_on(Rc::downgrade(&vat), progress));
         vat.essential(commit_sealed(Rc::downgrade(&vat), vat.committable.clone()));
         vat.essential(start_queued(Rc::downgrade(&vat), vat.runnable.clone()));
+        vat.essential(rest::shrink(Rc::downgrade(&vat), vat.grown.clone()));
         Ok(vat)
     }
 
@@ -410,6 +426,7 @@ impl Drop for Vat {
         self.runnable.notify_one();
         self.committable.notify_one();
         self.progress.notify_one();
+        self.grown.notify_one();
     }
 }
 

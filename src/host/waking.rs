@@ -25,7 +25,8 @@ type Woken = std::result::Result<Result<Rc<dyn Dispatch>>, Ended>;
 impl Vat {
     /// Wakes the object, for which calls wait in its slot already.
     pub(super) fn wake(self: &Rc<Self>, slot: &Rc<Slot>) {
-        let instance = match Instance::new(self, slot.birth.clone()) {
+        let instance = match self.make_room().and_then(|()| Instance::new(self, slot.birth.clone()))
+        {
             Ok(instance) => instance,
             Err(error) => {
                 for start in slot.end() {

@@ -8,7 +8,7 @@ use capstead_client::Limits;
 
 use super::start::{self, Running};
 use super::watchdog::TurnLimits;
-use crate::host::{Binding, Class, Object};
+use crate::host::{AwakeLimits, Binding, Class, Object};
 use crate::limits::{CLASS_BYTES_MAX, REQUEST_RETENTION_SECS, WARM_SECS};
 use crate::storage::LogOptions;
 use crate::storage::StorageError;
@@ -36,6 +36,7 @@ pub struct Server {
     pub(super) metrics: Option<SocketAddr>,
     pub(super) hosts: u16,
     pub(super) warm: Duration,
+    pub(super) awake: AwakeLimits,
     pub(super) turns: TurnLimits,
     pub(super) log: LogOptions,
     pub(super) retention: Duration,
@@ -121,6 +122,7 @@ impl Server {
             metrics: None,
             hosts: 1,
             warm: Duration::from_secs(WARM_SECS),
+            awake: AwakeLimits::default(),
             turns: TurnLimits::default(),
             log: LogOptions::default(),
             retention: Duration::from_secs(REQUEST_RETENTION_SECS),
@@ -224,6 +226,24 @@ impl Server {
     #[must_use]
     pub fn warm(mut self, time: Duration) -> Self {
         self.warm = time;
+        self
+    }
+
+    /// How many objects are in memory at most, in equal parts for all hosts; 100,000 unless it is said. When
+    /// there are so many, those that were not used for the longest time fall asleep, and first those that
+    /// never wrote. A call of a sleeping object fails as `overloaded` if none of the others can sleep.
+    #[must_use]
+    pub fn awake_objects(mut self, objects: usize) -> Self {
+        self.awake.objects = objects;
+        self
+    }
+
+    /// As [`awake_objects`](Self::awake_objects), for the bytes that the objects take in memory: their
+    /// [`Stored`](crate::Stored) values, and 2,560 bytes for each. What a class keeps elsewhere isn't counted.
+    /// 512 MiB unless it is said.
+    #[must_use]
+    pub fn awake_bytes(mut self, bytes: usize) -> Self {
+        self.awake.bytes = bytes;
         self
     }
 

@@ -15,7 +15,7 @@ use super::admin;
 use super::builder::ServerError;
 use super::data_dir::{DataDir, Secrets};
 use crate::error::failed;
-use crate::host::{Custodian, Vat, VatOptions};
+use crate::host::{AwakeLimits, Custodian, Vat, VatOptions};
 use crate::metrics::Metrics;
 use crate::schema::admin_capnp::admin::Client;
 use crate::storage::{Compacted, LocalConfig, LogOptions, StorageError, compact};
@@ -63,6 +63,7 @@ impl Operated {
                 // Without classes there are no calls.
                 retention: Duration::ZERO,
                 seal: keys.current().seal(),
+                awake: AwakeLimits::NONE,
             });
             let vat = vat.map_err(unusable(&path))?;
             let shards = shards_of(number, hosts).collect();

@@ -301,6 +301,7 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
             log: server.log,
             retention: server.retention,
             seal: keys.current().seal(),
+            awake: server.awake.share(server.hosts),
         };
         let (warm, limits, watchdog) = (server.warm, server.limits, watchdog.clone());
         let (keys, tls, hint) = (keys.clone(), tls.clone(), hint.clone());

@@ -35,11 +35,15 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
+/// Flags of a server whose objects don't fall asleep.
+const STAY_AWAKE: [&str; 6] =
+    ["--warm", "1h", "--awake-objects", "10000000", "--awake-bytes", "20GiB"];
+
 /// Makes objects that exist, and wakes them all in a server that has just started, once a round.
 async fn measure_wakes(bench: &mut Bench) -> Result<()> {
     let objects = bench.objects;
     note(&format!("making {objects} objects"));
-    let server = Capstead::start(&bench.scratch.path("objects"), &["--warm", "1h"])?;
+    let server = Capstead::start(&bench.scratch.path("objects"), &STAY_AWAKE)?;
     let counters = Counters::connect(&server).await?;
     let made = drive(WAKES_IN_FLIGHT, Until::Calls(objects), async |n| {
         increment(&counters.named(&key(n))).await
@@ -77,7 +81,7 @@ struct Woken {
 }
 
 async fn wake_all(bench: &Bench, objects: u64) -> Result<Woken> {
-    let server = Capstead::start(&bench.scratch.path("objects"), &["--warm", "1h"])?;
+    let server = Capstead::start(&bench.scratch.path("objects"), &STAY_AWAKE)?;
     let counters = Counters::connect(&server).await?;
     // The connection and the code are in memory already; this object doesn't exist.
     drive(IN_FLIGHT, Until::Calls(1000), async |_| read(&counters.named("warm-up")).await).await?;
@@ -101,7 +105,7 @@ fn key(n: u64) -> String {
 
 /// Reads of an object that is awake reach neither the disk nor the store.
 async fn measure_warm_reads(bench: &mut Bench) -> Result<()> {
-    let server = Capstead::start(&bench.scratch.path("warm"), &["--warm", "1h"])?;
+    let server = Capstead::start(&bench.scratch.path("warm"), &STAY_AWAKE)?;
     let counters = Counters::connect(&server).await?;
     let counter = counters.found("bench").await?;
     increment(&counter).await?;

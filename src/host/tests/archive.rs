@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::host::admin::Custodian;
 use crate::host::class::Class;
 use crate::host::header::Header;
-use crate::host::{List, Storage, Vat, VatOptions};
+use crate::host::{AwakeLimits, List, Storage, Vat, VatOptions};
 use crate::id::{ObjectId, Pool};
 use crate::schema::admin_capnp::{Existing, export, host_admin, import};
 use crate::storage::archive::{Frame, Frames, Record, Records};
@@ -35,6 +35,7 @@ pub(super) fn world(data: &Path) -> World {
         log: LogOptions::default(),
         retention: MINUTE,
         seal: Seal::new(&[7; 32]),
+        awake: AwakeLimits::NONE,
     });
     let (disk, now, told) = (MemoryLog::default(), Rc::default(), Arc::default());
     World { vat: vat.unwrap(), disk, metrics, now, told }

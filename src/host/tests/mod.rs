@@ -2,6 +2,7 @@
 
 mod archive;
 mod archive_grants;
+mod awake;
 mod chains;
 mod exclusive;
 mod gate;

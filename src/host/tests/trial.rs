@@ -22,7 +22,7 @@ use crate::host::instance::Instance;
 use crate::host::once::Retention;
 use crate::host::right::Right;
 use crate::host::slot::Birth;
-use crate::host::{Context, Object, Vat};
+use crate::host::{AwakeLimits, Context, Object, Vat};
 use crate::id::{ObjectId, Pool};
 use crate::metrics::Metrics;
 pub(super) use crate::schema::trial_capnp::trial;
@@ -358,7 +358,8 @@ impl World {
         let classes = [class, exclusive, Class::of::<Steps>()].into_iter().chain(actors).collect();
         let retention = Retention::new(Clock::test(now.clone()), RETENTION);
         let seal = Seal::new(&[7; 32]);
-        let vat = Vat::with_store(store, classes, metrics.clone(), retention, seal, progress);
+        let with = (seal, AwakeLimits::NONE);
+        let vat = Vat::with_store(store, classes, metrics.clone(), retention, with, progress);
         let vat = vat.unwrap();
         Self { vat, disk, metrics, now, told }
     }

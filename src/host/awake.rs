@@ -1,0 +1,153 @@
+//! Which objects are awake, and which of them were not used for the longest time.
+//!
+//! Invariants:
+//! - The place of an instance in a row is the number of one of its uses, of an earlier one than its last
+//!   perhaps: that is looked at when its turn comes. So a use costs no search.
+//! - An instance counts from its beginning until the memory that it takes is free again.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
+
+use super::instance::Instance;
+use crate::error::overloaded;
+use crate::limits::{AWAKE_BYTES_MAX, AWAKE_OBJECTS_MAX, INSTANCE_BYTES};
+
+/// How much may be awake on one host.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AwakeLimits {
+    pub(crate) objects: usize,
+    /// What the values in memory take, and [`INSTANCE_BYTES`] for each instance.
+    pub(crate) bytes: usize,
+}
+
+impl AwakeLimits {
+    /// What no limit is.
+    pub(crate) const NONE: Self = Self { objects: usize::MAX, bytes: usize::MAX };
+
+    /// The part of one of so many hosts.
+    pub(crate) fn share(self, hosts: u16) -> Self {
+        let share = |whole: usize| (whole / usize::from(hosts)).max(1);
+        Self { objects: share(self.objects), bytes: share(self.bytes) }
+    }
+}
+
+impl Default for AwakeLimits {
+    fn default() -> Self {
+        Self { objects: AWAKE_OBJECTS_MAX, bytes: AWAKE_BYTES_MAX }
+    }
+}
+
+/// By use.
+type Row = BTreeMap<u64, Weak<Instance>>;
+
+/// See the head of the file.
+pub(super) struct Awake {
+    limits: Cell<AwakeLimits>,
+    /// Those that had never written when they were put here.
+    blank: RefCell<Row>,
+    others: RefCell<Row>,
+    uses: Cell<u64>,
+    instances: Cell<usize>,
+    /// What their values take.
+    bytes: Cell<usize>,
+}
+
+impl Awake {
+    pub(super) fn new(limits: AwakeLimits) -> Self {
+        Self {
+            limits: Cell::new(limits),
+            blank: RefCell::default(),
+            others: RefCell::default(),
+            uses: Cell::default(),
+            instances: Cell::default(),
+            bytes: Cell::default(),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn limit(&self, limits: AwakeLimits) {
+        self.limits.set(limits);
+    }
+
+    /// The number of a use.
+    pub(super) fn use_number(&self) -> u64 {
+        self.uses.set(self.uses.get() + 1);
+        self.uses.get()
+    }
+
+    /// An instance begins.
+    pub(super) fn begins(&self) {
+        self.instances.set(self.instances.get() + 1);
+    }
+
+    /// An instance is no more that took so many bytes.
+    pub(super) fn ends(&self, bytes: usize) {
+        self.instances.set(self.instances.get() - 1);
+        self.takes(bytes, 0);
+    }
+
+    /// The values of an instance take so many bytes now.
+    pub(super) fn takes(&self, before: usize, now: usize) {
+        self.bytes.set(self.bytes.get() - before + now);
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes.get().saturating_add(self.instances.get().saturating_mul(INSTANCE_BYTES))
+    }
+
+    /// There is no room for one more.
+    pub(super) fn is_full(&self) -> bool {
+        self.instances.get() >= self.limits.get().objects || self.is_over()
+    }
+
+    /// What is awake takes more than it may.
+    pub(super) fn is_over(&self) -> bool {
+        self.bytes() > self.limits.get().bytes
+    }
+
+    /// Why nothing more wakes.
+    pub(super) fn full(&self) -> capnp::Error {
+        let (instances, bytes) = (self.instances.get(), self.bytes() >> 20);
+        overloaded(format!(
+            "overloaded: {instances} objects are awake and take {bytes} MiB, and none of those that \
+             were looked at can sleep: try again soon"
+        ))
+    }
+
+    /// The instance has a place from now on.
+    pub(super) fn put(&self, instance: &Rc<Instance>) {
+        let row = if instance.exists() { &self.others } else { &self.blank };
+        row.borrow_mut().insert(instance.last_use.get(), Rc::downgrade(instance));
+    }
+
+    /// Takes the instance out that was not used for the longest time, if `is_wanted` says so of it: first
+    /// of those that never wrote, then of all others.
+    pub(super) fn take(&self, is_wanted: impl Fn(&Instance) -> bool) -> Option<Rc<Instance>> {
+        [&self.blank, &self.others].into_iter().find_map(|row| self.take_from(row, &is_wanted))
+    }
+
+    fn take_from(
+        &self,
+        row: &RefCell<Row>,
+        is_wanted: impl Fn(&Instance) -> bool,
+    ) -> Option<Rc<Instance>> {
+        loop {
+            let (number, place) = row.borrow_mut().pop_first()?;
+            // One that has ended since doesn't come back.
+            let Some(instance) = place.upgrade().filter(|instance| instance.broken().is_none())
+            else {
+                continue;
+            };
+            let has_written = std::ptr::eq(row, &self.blank) && instance.exists();
+            if instance.last_use.get() > number || has_written {
+                self.put(&instance);
+            } else if is_wanted(&instance) {
+                return Some(instance);
+            } else {
+                self.put(&instance);
+                return None;
+            }
+        }
+    }
+}
