@@ -76,8 +76,7 @@ pub async fn serve(
     let request = read_request(asked, body)?;
     let context = params.get()?.get_context()?;
     let response = handle(request).await.unwrap_or_else(|error| explain(&error));
-    respond(&context, response);
-    Ok(())
+    respond(&context, response)
 }
 
 /// Offers a stream for the request's body, before there is a reply, and waits for its end.
@@ -149,9 +148,12 @@ pub(crate) fn explain(error: &capnp::Error) -> Response<Body> {
 
 /// The calls are made in order and not waited for: what comes after them from this object, such as
 /// the end of the request, comes after them on the wire.
-fn respond(context: &http_service::client_request_context::Client, response: Response<Body>) {
+fn respond(
+    context: &http_service::client_request_context::Client,
+    response: Response<Body>,
+) -> Result<()> {
     let mut start = context.start_response_request();
-    write_response(&response, start.get().init_response());
+    write_response(&response, start.get().init_response())?;
     let started = start.send();
     let body = response.into_body().0;
     if !body.is_empty() {
@@ -161,6 +163,7 @@ fn respond(context: &http_service::client_request_context::Client, response: Res
         drop(write.send());
         drop(stream.end_request().send());
     }
+    Ok(())
 }
 
 fn read_request(request: http_request::Reader<'_>, body: Body) -> Result<Request<Body>> {
@@ -184,19 +187,20 @@ pub(crate) fn write_request(
     to.set_url(url);
     let mut headers = to.reborrow().init_headers(request.headers.len() as u32);
     for (at, (name, value)) in (0..).zip(&request.headers) {
-        write_header(name, value, headers.reborrow().get(at));
+        write_header(name, value, headers.reborrow().get(at))?;
     }
     to.get_body_size().set_fixed(body_bytes as u64);
     Ok(())
 }
 
-fn write_response(response: &Response<Body>, mut to: http_response::Builder<'_>) {
+fn write_response(response: &Response<Body>, mut to: http_response::Builder<'_>) -> Result<()> {
     to.set_status_code(response.status().as_u16());
     let mut headers = to.reborrow().init_headers(response.headers().len() as u32);
     for (at, (name, value)) in (0..).zip(response.headers()) {
-        write_header(name, value, headers.reborrow().get(at));
+        write_header(name, value, headers.reborrow().get(at))?;
     }
     to.get_body_size().set_fixed(response.body().0.len() as u64);
+    Ok(())
 }
 
 /// The head of a response that an object gave.
@@ -209,11 +213,19 @@ pub(crate) fn read_response(response: http_response::Reader<'_>) -> Result<Respo
     built.body(()).map_err(|error| failed(format!("a malformed response: {error}")))
 }
 
-fn write_header(name: &HeaderName, value: &HeaderValue, to: http_header::Builder<'_>) {
+/// # Errors
+/// When the value isn't UTF-8, and so no text of Cap'n Proto.
+fn write_header(
+    name: &HeaderName,
+    value: &HeaderValue,
+    to: http_header::Builder<'_>,
+) -> Result<()> {
+    let text = std::str::from_utf8(value.as_bytes())
+        .map_err(|_| failed(format!("the value of the header {name} is not UTF-8")))?;
     let mut pair = to.init_uncommon();
     pair.set_name(name.as_str());
-    // Values that aren't text have no place in the schema; they are rare and get lost.
-    pair.set_value(value.to_str().unwrap_or_default());
+    pair.set_value(text);
+    Ok(())
 }
 
 fn read_header(header: http_header::Reader<'_>) -> Result<(HeaderName, HeaderValue)> {

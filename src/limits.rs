@@ -46,6 +46,9 @@ pub(crate) const RESERVE_BYTES_MAX: u64 = 1 << 30;
 /// Largest body of an HTTP request that the gateway takes.
 pub(crate) const HTTP_BODY_BYTES_MAX: usize = 1 << 20;
 
+/// Largest body of an HTTP response that an object gives: the gateway holds it whole.
+pub(crate) const HTTP_RESPONSE_BYTES_MAX: usize = 64 << 20;
+
 /// How long an object stays awake without a call, in seconds: waking costs less than 0.2 ms.
 pub(crate) const WARM_SECS: u64 = 60;
 

@@ -106,12 +106,12 @@ fn the_gateway_hands_bodies_to_objects_on_every_host() {
         with_server(hosts, async |running| {
             let mut streams = Vec::new();
             for object in 0..OBJECTS {
-                let mut stream = TcpStream::connect(running.http()).await.unwrap();
+                let mut stream = TcpStream::connect(running.http().unwrap()).await.unwrap();
                 for (method, length) in
                     LENGTHS.map(|length| ("POST", length)).into_iter().chain([("GET", 1)])
                 {
                     let head = format!(
-                        "{method} /echo/n{object}/a HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n"
+                        "{method} /echo/n{object}/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n"
                     );
                     let body = vec![b'x'; length];
                     let request = [head.as_bytes(), &body].concat();

@@ -30,9 +30,16 @@ pub(crate) struct Options {
     /// Speak Cap'n Proto by TLS alone; an address that isn't a loopback one needs it
     #[arg(long, env = "CAPSTEAD_TLS")]
     tls: bool,
-    /// Where to listen for HTTP; port 0 takes any free one [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDR", env = "CAPSTEAD_HTTP")]
-    http: Option<SocketAddr>,
+    /// Where to listen for HTTP, or `off`; port 0 takes any free one [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR", value_parser = door, env = "CAPSTEAD_HTTP")]
+    http: Option<HttpDoor>,
+    /// Let pages of this origin change objects over HTTP; may be given several times
+    #[arg(long, value_name = "URL")]
+    http_origin: Vec<String>,
+    /// Answer HTTP requests whose Host is this name, beside those of loopback; may be given several
+    /// times
+    #[arg(long, value_name = "NAME")]
+    http_host: Vec<String>,
     /// Where to serve /metrics in the format of Prometheus; off by default
     #[arg(long, value_name = "ADDR", env = "CAPSTEAD_METRICS")]
     metrics: Option<SocketAddr>,
@@ -99,8 +106,16 @@ impl Options {
         if self.tls {
             server = server.tls();
         }
-        if let Some(address) = self.http {
-            server = server.http(address);
+        match self.http {
+            None => {}
+            Some(HttpDoor::Off) => server = server.without_http(),
+            Some(HttpDoor::At(address)) => server = server.http(address),
+        }
+        for origin in &self.http_origin {
+            server = server.http_origin(origin);
+        }
+        for name in &self.http_host {
+            server = server.http_host(name);
         }
         if let Some(address) = self.metrics {
             server = server.metrics(address);
@@ -137,6 +152,21 @@ impl Options {
             server = server.commit_delay(Duration::from_millis(delay));
         }
         server
+    }
+}
+
+/// Where HTTP is served.
+#[derive(Clone, Copy, Debug)]
+enum HttpDoor {
+    Off,
+    At(SocketAddr),
+}
+
+fn door(text: &str) -> Result<HttpDoor, String> {
+    match text.parse() {
+        Ok(address) => Ok(HttpDoor::At(address)),
+        Err(_) if text == "off" => Ok(HttpDoor::Off),
+        Err(_) => Err("give it as ADDR:PORT, like 127.0.0.1:8080, or off".to_owned()),
     }
 }
 
@@ -182,9 +212,11 @@ fn announce(ready: &str) {
 fn json(running: &Running) -> String {
     let mut ready = serde_json::json!({
         "capnp": running.capnp().to_string(),
-        "http": format!("http://{}", running.http()),
         "namespaces": running.namespaces(),
     });
+    if let Some(address) = running.http() {
+        ready["http"] = format!("http://{address}").into();
+    }
     if let Some(address) = running.metrics() {
         ready["metrics"] = format!("http://{address}/metrics").into();
     }
@@ -192,17 +224,16 @@ fn json(running: &Running) -> String {
 }
 
 fn text(running: &Running, hints: Hints) -> String {
-    let mut lines = vec![
-        format!("Cap'n Proto  {}", running.capnp()),
-        format!("HTTP         http://{}", running.http()),
-    ];
+    let mut lines = vec![format!("Cap'n Proto  {}", running.capnp())];
+    lines.extend(running.http().map(|address| format!("HTTP         http://{address}")));
     lines.extend(running.metrics().map(|address| format!("Metrics      http://{address}/metrics")));
     lines.push("\nReferences: whoever has one may use every object of its class.".to_owned());
     let references = running.namespaces().iter();
     lines.extend(references.map(|(class, reference)| format!("  {class}  {reference}")));
     if let (Hints::Bundled, Some(counters)) = (hints, running.namespaces().get("Counter")) {
-        lines.push("\nIncrement a counter, from curl, Rust and Python:".to_owned());
-        lines.push(format!("  curl -X POST http://{}/counter/x/increment", running.http()));
+        lines.push("\nIncrement a counter:".to_owned());
+        let curl = |address| format!("  curl -X POST http://{address}/counter/x/increment");
+        lines.extend(running.http().map(curl));
         lines.push(format!("  cargo run --release -qp counter --bin client -- '{counters}' x"));
         lines.push(format!("  python3 examples/counter/client.py '{counters}' x"));
     }

@@ -3,9 +3,13 @@
 //! A gateway holds only the namespaces that it was given, by reference: there is no path to anything
 //! else. It keeps no state about objects, and never answers for one.
 
+mod ask;
+mod door;
+mod head;
 mod http;
 mod objects;
 mod route;
 
+pub(crate) use door::Door;
 pub(crate) use http::Gateway;
 pub(crate) use objects::Given;
