@@ -10,7 +10,7 @@ use std::rc::Rc;
 use futures::channel::oneshot;
 pub use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
-use crate::error::{Result, conflict_reason, failed, is_revoked, unimplemented};
+use crate::error::{Result, conflict_reason, failed, unimplemented};
 use crate::limits::HTTP_BODY_BYTES_MAX;
 pub use crate::schema::http_capnp::http_service;
 use crate::schema::http_capnp::{
@@ -138,7 +138,6 @@ impl byte_stream::Server for Collector {
 pub(crate) fn explain(error: &capnp::Error) -> Response<Body> {
     match (error.kind, conflict_reason(error)) {
         (_, Some(reason)) => text(StatusCode::CONFLICT, reason),
-        _ if is_revoked(error) => text(StatusCode::FORBIDDEN, &error.extra),
         (capnp::ErrorKind::Overloaded, _) => text(StatusCode::SERVICE_UNAVAILABLE, &error.extra),
         (capnp::ErrorKind::Disconnected, _) => text(StatusCode::BAD_GATEWAY, &error.extra),
         (capnp::ErrorKind::Unimplemented, _) => text(StatusCode::NOT_IMPLEMENTED, &error.extra),

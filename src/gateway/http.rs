@@ -15,7 +15,7 @@ use super::door::Door;
 use super::head;
 use super::objects::{Given, Objects};
 use super::route::{Route, route};
-use crate::error::{Result, is_revoked};
+use crate::error::{Result, is_not_begun, is_revoked};
 use crate::http::{Body, explain, text};
 use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_HEADER_SECS, NAME_BYTES_MAX};
 use crate::metrics::Metrics;
@@ -101,7 +101,7 @@ impl Gateway {
         self.metrics.http_requests_total.add(1);
         let (parts, body) = request.into_parts();
         let response = match door.admit(&parts) {
-            Ok(()) => self.respond(parts, body).await.unwrap_or_else(|error| explain(&error)),
+            Ok(()) => self.respond(parts, body).await.unwrap_or_else(|error| refusal(&error)),
             Err(refusal) => *refusal,
         };
         response.map(|body| Full::new(Bytes::from(body.into_bytes())))
@@ -114,7 +114,6 @@ impl Gateway {
     ) -> Result<Response<Body>> {
         let uri = parts.uri.clone();
         let path = uri.path_and_query().map_or("", |path| path.as_str());
-        let nothing = || text(StatusCode::NOT_FOUND, "There is nothing at this path.\n");
         let Some(route) = route(path) else { return Ok(nothing()) };
         if route.key.len() > NAME_BYTES_MAX {
             let reason = format!("The name of an object has at most {NAME_BYTES_MAX} bytes.\n");
@@ -134,7 +133,7 @@ impl Gateway {
         };
         match self.ask(&route, &parts, &body).await? {
             Ok(response) => Ok(response),
-            Err(Failure::Call(error)) => Ok(explain(&error)),
+            Err(Failure::Call(error)) => Ok(refusal(&error)),
             Err(Failure::Answer(reason)) => {
                 tracing::error!(class = route.class, %reason, "a class gave an HTTP response that can't be sent");
                 let reason = "The object's response can't be sent; the server's log says why.\n";
@@ -149,8 +148,7 @@ impl Gateway {
         parts: &http::request::Parts,
         body: &[u8],
     ) -> Result<std::result::Result<Response<Body>, Failure>> {
-        let nothing = || Ok(Ok(text(StatusCode::NOT_FOUND, "There is nothing at this path.\n")));
-        let Some(object) = self.objects.get(route)? else { return nothing() };
+        let Some(object) = self.objects.get(route)? else { return Ok(Ok(nothing())) };
         let answer = ask(&object, &route.url, parts, body).await;
         match &answer {
             Err(Failure::Call(error)) if error.kind == capnp::ErrorKind::Disconnected => {
@@ -160,11 +158,31 @@ impl Gateway {
             _ => return Ok(answer),
         }
         match self.objects.get(route)? {
-            // Nobody minds if a safe request happens twice.
-            Some(fresh) if parts.method.is_safe() => Ok(ask(&fresh, &route.url, parts, body).await),
+            // An object's end between two requests is no concern of the next one. A call that began
+            // is never made twice, not even to read: it may be what ended the object.
+            Some(fresh) if has_not_begun(&answer) => Ok(ask(&fresh, &route.url, parts, body).await),
             _ => Ok(answer),
         }
     }
+}
+
+/// No class can say the first two: these are the server's.
+fn refusal(error: &capnp::Error) -> Response<Body> {
+    if is_revoked(error) {
+        return text(StatusCode::FORBIDDEN, &error.extra);
+    }
+    if is_not_begun(error) {
+        return text(StatusCode::SERVICE_UNAVAILABLE, &error.extra);
+    }
+    explain(error)
+}
+
+fn nothing() -> Response<Body> {
+    text(StatusCode::NOT_FOUND, "There is nothing at this path.\n")
+}
+
+fn has_not_begun(answer: &std::result::Result<Response<Body>, Failure>) -> bool {
+    matches!(answer, Err(Failure::Call(error)) if is_not_begun(error))
 }
 
 fn log_end(ended: hyper::Result<()>) {
