@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::limit::{self, Change};
 use super::log::{self, LogFormat};
+use crate::gateway::HttpLimits;
 use crate::server::{Running, Server, ServerError, TurnLimits};
 
 /// The flags of a server. Where the help names a variable, that may be set instead.
@@ -40,6 +41,24 @@ pub(crate) struct Options {
     /// times
     #[arg(long, value_name = "NAME")]
     http_host: Vec<String>,
+    /// HTTP connections of all clients [default: 1024]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    http_connections: Option<u32>,
+    /// HTTP connections from one address [default: 512]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    http_connections_per_peer: Option<u32>,
+    /// The time for the head of an HTTP request to come [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    http_head: Option<Duration>,
+    /// The time for the body of an HTTP request to come, and for a response to be taken [default: 2m]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    http_transfer: Option<Duration>,
+    /// Bytes that a body or a response moves each second on average, after 10 seconds [default: 16KiB]
+    #[arg(long, value_name = "SIZE")]
+    http_rate: Option<ByteSize>,
+    /// Bytes of request bodies that HTTP holds, all together [default: 128MiB]
+    #[arg(long, value_name = "SIZE")]
+    http_body_bytes: Option<ByteSize>,
     /// Where to serve /metrics in the format of Prometheus; off by default
     #[arg(long, value_name = "ADDR", env = "CAPSTEAD_METRICS")]
     metrics: Option<SocketAddr>,
@@ -111,6 +130,7 @@ impl Options {
             Some(HttpDoor::Off) => server = server.without_http(),
             Some(HttpDoor::At(address)) => server = server.http(address),
         }
+        self.limit_http(server.http_limits_mut());
         for origin in &self.http_origin {
             server = server.http_origin(origin);
         }
@@ -152,6 +172,20 @@ impl Options {
             server = server.commit_delay(Duration::from_millis(delay));
         }
         server
+    }
+
+    fn limit_http(&self, limits: &mut HttpLimits) {
+        let count = |flag: Option<u32>, limit| flag.map_or(limit, |count| count as usize);
+        let bytes = |flag: Option<ByteSize>, limit: usize| {
+            flag.map_or(limit, |size| usize::try_from(size.as_u64()).unwrap_or(usize::MAX))
+        };
+        limits.connections = count(self.http_connections, limits.connections);
+        limits.connections_per_peer =
+            count(self.http_connections_per_peer, limits.connections_per_peer);
+        limits.head = self.http_head.unwrap_or(limits.head);
+        limits.transfer = self.http_transfer.unwrap_or(limits.transfer);
+        limits.bytes_per_second = bytes(self.http_rate, limits.bytes_per_second);
+        limits.body_bytes = bytes(self.http_body_bytes, limits.body_bytes);
     }
 }
 

@@ -3,22 +3,32 @@
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, timeout_at};
 
 use super::ask::{Failure, ask};
 use super::door::Door;
 use super::head;
+use super::limits::{Held, HttpLimits, Place, Taken};
 use super::objects::{Given, Objects};
+use super::paced::Paced;
 use super::route::{Route, route};
 use crate::error::{Result, is_not_begun, is_revoked};
 use crate::http::{Body, explain, text};
-use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_HEADER_SECS, NAME_BYTES_MAX};
+use crate::limits::{HTTP_BODY_BYTES_MAX, NAME_BYTES_MAX};
 use crate::metrics::Metrics;
+
+/// The most that a connection buffers, the head of a request among it.
+const BUFFER_BYTES_MAX: usize = 64 << 10;
+
+/// The answer to a client for whom there is no place.
+const FULL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\n\
+    content-length: 47\r\nconnection: close\r\n\r\nThere are too many connections: try again later";
 
 /// A gateway with the namespaces that it serves.
 pub(crate) struct Gateway {
@@ -44,9 +54,11 @@ impl Gateway {
         self: Rc<Self>,
         listener: TcpListener,
         door: Door,
+        limits: HttpLimits,
         stop: impl Future<Output = ()>,
     ) {
-        let door = Rc::new(door);
+        let taken = Taken::new(limits, self.metrics.clone());
+        let served = Rc::new(Served { gateway: self, door, taken });
         let graceful = Rc::new(tokio_util::sync::CancellationToken::new());
         let open = tokio_util::task::TaskTracker::new();
         let mut stop = std::pin::pin!(stop);
@@ -56,11 +68,17 @@ impl Gateway {
                 () = &mut stop => break,
             };
             match accepted {
-                Ok((stream, _)) => {
-                    let connection =
-                        self.clone().connection(stream, door.clone(), graceful.clone());
-                    open.spawn_local(connection);
-                }
+                Ok((stream, peer)) => match served.taken.connect(peer.ip()) {
+                    Some(place) => {
+                        let connection = served.clone().connection(stream, graceful.clone());
+                        open.spawn_local(async move {
+                            let _place: Place = place;
+                            connection.await;
+                        });
+                    }
+                    // Nothing waits for a client that has no place.
+                    None => drop(stream.try_write(FULL)),
+                },
                 Err(error) => crate::net::rest_after(&error).await,
             }
         }
@@ -70,20 +88,55 @@ impl Gateway {
         open.wait().await;
     }
 
+    async fn ask(
+        &self,
+        route: &Route<'_>,
+        parts: &http::request::Parts,
+        body: &[u8],
+    ) -> Result<std::result::Result<Response<Body>, Failure>> {
+        let Some(object) = self.objects.get(route)? else { return Ok(Ok(nothing())) };
+        let answer = ask(&object, &route.url, parts, body).await;
+        match &answer {
+            Err(Failure::Call(error)) if error.kind == capnp::ErrorKind::Disconnected => {
+                self.objects.forget(route);
+            }
+            Err(Failure::Call(error)) if is_revoked(error) => self.objects.forget_class(route),
+            _ => return Ok(answer),
+        }
+        match self.objects.get(route)? {
+            // An object's end between two requests is no concern of the next one. A call that began
+            // is never made twice, not even to read: it may be what ended the object.
+            Some(fresh) if has_not_begun(&answer) => Ok(ask(&fresh, &route.url, parts, body).await),
+            _ => Ok(answer),
+        }
+    }
+}
+
+/// What connections are served with.
+struct Served {
+    gateway: Rc<Gateway>,
+    door: Door,
+    taken: Rc<Taken>,
+}
+
+impl Served {
     async fn connection(
         self: Rc<Self>,
         stream: TcpStream,
-        door: Rc<Door>,
         stop: Rc<tokio_util::sync::CancellationToken>,
     ) {
         let _ = stream.set_nodelay(true);
+        let limits = self.taken.limits;
+        let metrics = self.taken.metrics.clone();
+        let stream = Paced::new(stream, limits, metrics);
         let service = hyper::service::service_fn(move |request| {
-            let (gateway, door) = (self.clone(), door.clone());
-            async move { Ok::<_, Infallible>(gateway.answer(&door, request).await) }
+            let served = self.clone();
+            async move { Ok::<_, Infallible>(served.answer(request).await) }
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(hyper_util::rt::TokioTimer::new())
-            .header_read_timeout(Duration::from_secs(HTTP_HEADER_SECS))
+            .header_read_timeout(limits.head)
+            .max_buf_size(BUFFER_BYTES_MAX)
             // Who has said all may close that side, and still wants to hear.
             .half_close(true)
             .serve_connection(hyper_util::rt::TokioIo::new(stream), service);
@@ -97,10 +150,10 @@ impl Gateway {
         }
     }
 
-    async fn answer(&self, door: &Door, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        self.metrics.http_requests_total.add(1);
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        self.gateway.metrics.http_requests_total.add(1);
         let (parts, body) = request.into_parts();
-        let response = match door.admit(&parts) {
+        let response = match self.door.admit(&parts) {
             Ok(()) => self.respond(parts, body).await.unwrap_or_else(|error| refusal(&error)),
             Err(refusal) => *refusal,
         };
@@ -124,14 +177,14 @@ impl Gateway {
             let reason = format!("The value of the header {name} is not UTF-8.\n");
             return Ok(text(StatusCode::BAD_REQUEST, reason));
         }
-        if self.objects.get(&route)?.is_none() {
+        if self.gateway.objects.get(&route)?.is_none() {
             return Ok(nothing());
         }
-        let body = match read_body(body).await {
+        let body = match read_body(body, &self.taken).await {
             Ok(body) => body,
             Err(refusal) => return Ok(*refusal),
         };
-        match self.ask(&route, &parts, &body).await? {
+        match self.gateway.ask(&route, &parts, &body.bytes).await? {
             Ok(response) => Ok(response),
             Err(Failure::Call(error)) => Ok(refusal(&error)),
             Err(Failure::Answer(reason)) => {
@@ -139,29 +192,6 @@ impl Gateway {
                 let reason = "The object's response can't be sent; the server's log says why.\n";
                 Ok(text(StatusCode::INTERNAL_SERVER_ERROR, reason))
             }
-        }
-    }
-
-    async fn ask(
-        &self,
-        route: &Route<'_>,
-        parts: &http::request::Parts,
-        body: &[u8],
-    ) -> Result<std::result::Result<Response<Body>, Failure>> {
-        let Some(object) = self.objects.get(route)? else { return Ok(Ok(nothing())) };
-        let answer = ask(&object, &route.url, parts, body).await;
-        match &answer {
-            Err(Failure::Call(error)) if error.kind == capnp::ErrorKind::Disconnected => {
-                self.objects.forget(route);
-            }
-            Err(Failure::Call(error)) if is_revoked(error) => self.objects.forget_class(route),
-            _ => return Ok(answer),
-        }
-        match self.objects.get(route)? {
-            // An object's end between two requests is no concern of the next one. A call that began
-            // is never made twice, not even to read: it may be what ended the object.
-            Some(fresh) if has_not_begun(&answer) => Ok(ask(&fresh, &route.url, parts, body).await),
-            _ => Ok(answer),
         }
     }
 }
@@ -192,19 +222,41 @@ fn log_end(ended: hyper::Result<()>) {
 }
 
 /// The whole body, or the response that says why there is none.
-async fn read_body(body: Incoming) -> std::result::Result<Bytes, Box<Response<Body>>> {
+async fn read_body(
+    mut body: Incoming,
+    taken: &Rc<Taken>,
+) -> std::result::Result<Held, Box<Response<Body>>> {
+    let mut held = taken.body();
     if hyper::body::Body::is_end_stream(&body) {
-        return Ok(Bytes::new());
+        return Ok(held);
     }
     if hyper::body::Body::size_hint(&body).lower() > HTTP_BODY_BYTES_MAX as u64 {
         return Err(too_large());
     }
-    match Limited::new(body, HTTP_BODY_BYTES_MAX).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-        Err(error) => {
-            let reason = format!("The body broke off: {error}\n");
-            Err(Box::new(text(StatusCode::BAD_REQUEST, reason)))
+    let refuse = |status, reason: String| Err(Box::new(text(status, reason)));
+    let start = Instant::now();
+    loop {
+        let due = start + taken.limits.time_for(held.bytes.len());
+        let frame = match timeout_at(due, body.frame()).await {
+            Ok(None) => return Ok(held),
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(error))) => {
+                return refuse(StatusCode::BAD_REQUEST, format!("The body broke off: {error}\n"));
+            }
+            Err(_) => {
+                taken.metrics.http_slow_total.add(1);
+                let reason = "The body came too slowly.\n".to_owned();
+                return refuse(StatusCode::REQUEST_TIMEOUT, reason);
+            }
+        };
+        // Trailers reach no object.
+        let Ok(bytes) = frame.into_data() else { continue };
+        if held.bytes.len() + bytes.len() > HTTP_BODY_BYTES_MAX {
+            return Err(too_large());
+        }
+        if !held.extend(&bytes) {
+            let reason = "There is no room for another body: try again later.\n".to_owned();
+            return refuse(StatusCode::SERVICE_UNAVAILABLE, reason);
         }
     }
 }

@@ -7,9 +7,12 @@ mod ask;
 mod door;
 mod head;
 mod http;
+mod limits;
 mod objects;
+mod paced;
 mod route;
 
 pub(crate) use door::Door;
 pub(crate) use http::Gateway;
+pub use limits::HttpLimits;
 pub(crate) use objects::Given;

@@ -8,6 +8,7 @@ use capstead_client::Limits;
 
 use super::start::{self, Running};
 use super::watchdog::TurnLimits;
+use crate::gateway::HttpLimits;
 use crate::host::{Binding, Class, Object};
 use crate::limits::{CLASS_BYTES_MAX, REQUEST_RETENTION_SECS, WARM_SECS};
 use crate::storage::LogOptions;
@@ -36,6 +37,7 @@ pub struct Server {
     pub(super) http: Option<SocketAddr>,
     pub(super) http_origins: Vec<String>,
     pub(super) http_hosts: Vec<String>,
+    pub(super) http_limits: HttpLimits,
     pub(super) metrics: Option<SocketAddr>,
     pub(super) hosts: u16,
     pub(super) warm: Duration,
@@ -123,6 +125,7 @@ impl Server {
             http: Some(SocketAddr::from(([127, 0, 0, 1], 8080))),
             http_origins: Vec::new(),
             http_hosts: Vec::new(),
+            http_limits: HttpLimits::default(),
             metrics: None,
             hosts: 1,
             warm: Duration::from_secs(WARM_SECS),
@@ -306,6 +309,18 @@ impl Server {
     pub fn http_host(mut self, name: impl Into<String>) -> Self {
         self.http_hosts.push(name.into());
         self
+    }
+
+    /// What HTTP clients may take of the server. See [`HttpLimits::default`].
+    #[must_use]
+    pub fn http_limits(mut self, limits: HttpLimits) -> Self {
+        self.http_limits = limits;
+        self
+    }
+
+    /// For what overrides single limits.
+    pub(crate) fn http_limits_mut(&mut self) -> &mut HttpLimits {
+        &mut self.http_limits
     }
 
     /// Serves the server's numbers there, in the text format of Prometheus. Off by default.

@@ -27,7 +27,7 @@ use super::metrics_page::MetricsPage;
 use super::namespaces::start_gateway;
 use super::watchdog::Watchdog;
 use crate::error::panic_reason;
-use crate::gateway::{Door, Gateway};
+use crate::gateway::{Door, Gateway, HttpLimits};
 use crate::host::{Agent, Hint, Vat, VatOptions};
 use crate::limits::SHUTDOWN_SECS;
 use crate::metrics::Metrics;
@@ -314,7 +314,8 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     // Set once, here.
     let _ = hub.gateway.set(gateway.clone());
     let stop_gateway = CancellationToken::new();
-    let serve = |(http, door)| serve_http(http, door, gateway, &stop_gateway);
+    let http_limits = server.http_limits;
+    let serve = |(http, door)| serve_http(http, (door, http_limits), gateway, &stop_gateway);
     let gateway = http.zip(http_door).map(serve).transpose()?;
     let metrics_address = page.as_ref().map(local).transpose()?;
     let start_page = |(page, door)| MetricsPage::start(page, door, metrics.clone());
@@ -339,7 +340,7 @@ fn door(server: &Server, address: Option<SocketAddr>) -> Result<Option<Door>, Se
 
 fn serve_http(
     socket: std::net::TcpListener,
-    door: Door,
+    (door, limits): (Door, HttpLimits),
     gateway: Rc<Gateway>,
     stop: &CancellationToken,
 ) -> Result<JoinHandle<()>, ServerError> {
@@ -348,7 +349,8 @@ fn serve_http(
         tracing::warn!(%address, "HTTP is in the clear and asks nobody who they are: whoever reaches this address may use every object that answers HTTP; put a proxy before it that decides, or give --http off");
     }
     let socket = TcpListener::from_std(socket).map_err(capnp::Error::from)?;
-    Ok(tokio::task::spawn_local(gateway.serve(socket, door, stop.clone().cancelled_owned())))
+    let serve = gateway.serve(socket, door, limits, stop.clone().cancelled_owned());
+    Ok(tokio::task::spawn_local(serve))
 }
 
 /// Without its socket a server serves as well, and its operator has to stop it first.
