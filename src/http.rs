@@ -6,12 +6,13 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
+use std::time::Duration;
 
 use futures::channel::oneshot;
 pub use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
-use crate::error::{Result, conflict_reason, failed, unimplemented};
-use crate::limits::HTTP_BODY_BYTES_MAX;
+use crate::error::{Result, conflict_reason, failed, overloaded, unimplemented};
+use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_BODY_SECS, HTTP_UNENDED_BYTES_MAX};
 pub use crate::schema::http_capnp::http_service;
 use crate::schema::http_capnp::{
     HttpMethod, byte_stream, http_header, http_request, http_response,
@@ -85,7 +86,21 @@ async fn take_body(mut results: http_service::RequestResults) -> Result<Body> {
     let collector = Collector { bytes: RefCell::default(), done: Cell::new(Some(done)) };
     results.get().set_request_body(capnp_rpc::new_client(collector));
     results.set_pipeline()?;
-    whole.await.map_err(|_| failed("the request's body broke off"))?
+    whole_within(whole, Duration::from_secs(HTTP_BODY_SECS)).await
+}
+
+/// Whoever sends a body may go away without an end, and nobody says so.
+async fn whole_within(whole: oneshot::Receiver<Result<Body>>, limit: Duration) -> Result<Body> {
+    match tokio::time::timeout(limit, whole).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(_)) => Err(failed("the request's body broke off")),
+        Err(_) => Err(failed(format!("the request's body did not end within {limit:?}"))),
+    }
+}
+
+thread_local! {
+    /// The bytes of all bodies of requests on this host that have not ended.
+    static UNENDED_BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Takes the body of one request.
@@ -95,11 +110,31 @@ struct Collector {
 }
 
 impl Collector {
+    fn take(&self) -> Vec<u8> {
+        let bytes = self.bytes.take();
+        UNENDED_BYTES.set(UNENDED_BYTES.get() - bytes.len());
+        bytes
+    }
+
+    /// Whether the handler still waits for the end.
+    fn is_awaited(&self) -> bool {
+        let done = self.done.take();
+        let is_awaited = done.as_ref().is_some_and(|done| !done.is_canceled());
+        self.done.set(done);
+        is_awaited
+    }
+
     fn finish(&self, body: Result<Body>) {
         if let Some(done) = self.done.take() {
             // The handler may have ended already.
             let _ = done.send(body);
         }
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.take();
     }
 }
 
@@ -112,7 +147,15 @@ impl byte_stream::Server for Collector {
             self.finish(Err(error.clone()));
             return Err(error);
         }
-        bytes.extend_from_slice(chunk);
+        if UNENDED_BYTES.get() + chunk.len() > HTTP_UNENDED_BYTES_MAX {
+            let error = overloaded("there is no room for another body: try again later");
+            self.finish(Err(error.clone()));
+            return Err(error);
+        }
+        if self.is_awaited() {
+            UNENDED_BYTES.set(UNENDED_BYTES.get() + chunk.len());
+            bytes.extend_from_slice(chunk);
+        }
         Ok(())
     }
 
@@ -121,7 +164,7 @@ impl byte_stream::Server for Collector {
         _: byte_stream::EndParams,
         _: byte_stream::EndResults,
     ) -> Result<()> {
-        self.finish(Ok(Body(self.bytes.take())));
+        self.finish(Ok(Body(self.take())));
         Ok(())
     }
 
@@ -284,3 +327,16 @@ macro_rules! methods {
 }
 
 methods! { Get GET Head HEAD Post POST Put PUT Delete DELETE Patch PATCH Options OPTIONS Trace TRACE }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "local")]
+    async fn a_body_without_an_end_is_not_waited_for_for_ever() {
+        let (done, whole) = oneshot::channel();
+        let error = whole_within(whole, Duration::from_millis(1)).await.unwrap_err();
+        assert!(error.extra.contains("did not end"), "{error}");
+        assert!(done.is_canceled());
+    }
+}

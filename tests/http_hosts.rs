@@ -221,3 +221,47 @@ fn a_client_hands_bodies_to_objects_on_every_host_before_they_answer() {
         });
     }
 }
+
+/// Bodies without an end took memory for as long as the server lived.
+#[test]
+fn bodies_without_an_end_take_bounded_room_on_a_host() {
+    const PIECE: usize = 1 << 20;
+    with_server(1, async |running| {
+        let connection = Connection::dial(&running.capnp().to_string()).await.unwrap();
+        let all: namespace::Client = connection.restore(&running.namespaces()["Echo"]).unwrap();
+        let mut request = all.by_name_request();
+        request.get().set_key("x");
+        let object: http_service::Client = request.send().pipeline.get_object().as_cap().cast_to();
+        let mut open = Vec::new();
+        for _ in 0..160 {
+            let mut request = object.request_request();
+            let mut head = request.get().init_request();
+            head.set_method(HttpMethod::Put);
+            head.set_url("/a");
+            head.get_body_size().set_unknown(());
+            let sent = request.send();
+            let mut write = sent.pipeline.get_request_body().write_request();
+            write.get().set_bytes(&vec![b'x'; PIECE]);
+            // Whether it was taken is told at the end.
+            drop(write.send());
+            // What comes after it over the connection is answered after it came.
+            let mut request = all.by_name_request();
+            request.get().set_key("y");
+            request.send().promise.await.unwrap();
+            open.push(sent);
+        }
+        let mut taken = 0;
+        for sent in open {
+            let end = sent.pipeline.get_request_body().end_request().send();
+            let ended = sent.promise.await;
+            drop(end);
+            // Nobody takes the response, which is a failure of another kind.
+            let refused = ended.is_err_and(|error| error.kind == capnp::ErrorKind::Overloaded);
+            taken += usize::from(!refused);
+        }
+        assert_eq!(taken * PIECE, 128 << 20);
+        let (status, answer) = put(&object, &vec![b'x'; PIECE]).await;
+        assert_eq!((status, answer.len()), (201, PIECE + "PUT /a\n".len()));
+        Vec::new()
+    });
+}

@@ -21,6 +21,9 @@ pub(super) enum Failure {
     Answer(String),
 }
 
+/// A response that may be sent, or the reason why it may not.
+type Answer = std::result::Result<Response<Body>, String>;
+
 /// The object's response, whole and checked.
 pub(super) async fn ask(
     object: &http_service::Client,
@@ -60,13 +63,11 @@ struct Answering {
     head: RefCell<Option<Response<()>>>,
     body: RefCell<Vec<u8>>,
     expected: Cell<Option<usize>>,
-    done: Cell<Option<oneshot::Sender<std::result::Result<Response<Body>, String>>>>,
+    done: Cell<Option<oneshot::Sender<Answer>>>,
 }
 
 impl Answering {
-    fn new(
-        method: Method,
-    ) -> (Rc<Self>, oneshot::Receiver<std::result::Result<Response<Body>, String>>) {
+    fn new(method: Method) -> (Rc<Self>, oneshot::Receiver<Answer>) {
         let (done, answered) = oneshot::channel();
         let answering = Self {
             method,
@@ -96,7 +97,7 @@ impl Answering {
         failed(reason)
     }
 
-    fn tell(&self, outcome: std::result::Result<Response<Body>, String>) {
+    fn tell(&self, outcome: Answer) {
         if let Some(done) = self.done.take() {
             // Whoever asked may have left.
             let _ = done.send(outcome);

@@ -76,12 +76,11 @@ impl Door {
         let all = named.into_iter().chain(uri.authority().map(Authority::as_str));
         for host in all {
             let malformed = || refusal(StatusCode::BAD_REQUEST, "The Host header is malformed.\n");
-            let is_known = match host {
-                "" => !self.checks_hosts(),
-                _ => {
-                    let host = authority(host).ok_or_else(malformed)?;
-                    !self.checks_hosts() || self.is_host(&name(&host))
-                }
+            let is_known = if host.is_empty() {
+                !self.checks_hosts()
+            } else {
+                let host = authority(host).ok_or_else(malformed)?;
+                !self.checks_hosts() || self.is_host(&name(&host))
             };
             if !is_known {
                 let reason = "This server isn't the host that the request names. Start it with \
