@@ -6,7 +6,7 @@
 
 use std::any::Any;
 
-use capnp::Error;
+use capnp::{Error, ErrorKind};
 
 /// What methods of objects return.
 pub type Result<T> = capnp::Result<T>;
@@ -42,21 +42,79 @@ pub fn conflict(reason: impl AsRef<str>) -> Error {
 
 /// The reason of a [`conflict`], if `error` is one.
 pub(crate) fn conflict_reason(error: &Error) -> Option<&str> {
-    // An error that crossed the wire is prefixed by the RPC system.
-    error.extra.find(CONFLICT).map(|at| &error.extra[at + CONFLICT.len()..])
+    let failed = error.kind == ErrorKind::Failed;
+    said(error).strip_prefix(CONFLICT).filter(|_| failed)
 }
 
-/// What errors begin with that tell a holder of something that it was taken back.
+/// The text without what the RPC system puts before it on its way from another vat.
+fn said(error: &Error) -> &str {
+    error.extra.trim_start_matches("remote exception: ")
+}
+
+/// The server's word to a holder of something that was taken back.
 const REVOKED: &str = "revoked: ";
+
+/// The end of that word to somebody whose call had begun.
+const UNDER_WAY: &str = " while the call was under way";
 
 /// Who gave the caller the right to call has taken it back; restoring the reference is in vain.
 pub(crate) fn revoked(reason: &str) -> Error {
     Error::failed(format!("{REVOKED}{reason}"))
 }
 
-/// Whether `error` is such a one, also from another vat.
+/// As [`revoked`], of a call that may have had effects.
+pub(crate) fn revoked_under_way(reason: &str) -> Error {
+    Error::failed(format!("{REVOKED}{reason}{UNDER_WAY}"))
+}
+
+/// Whether `error` is such a one, also from another vat. Classes can't say it.
 pub(crate) fn is_revoked(error: &Error) -> bool {
-    error.extra.contains(REVOKED)
+    said(error).starts_with(REVOKED)
+}
+
+/// The server's word that a call had no effect, since its method never started.
+const NOT_BEGUN: &str = "not-begun: ";
+
+/// The call failed for that reason before its method started.
+pub(crate) fn not_begun(error: Error) -> Error {
+    match error.kind {
+        ErrorKind::Disconnected if !is_not_begun(&error) => {
+            Error::disconnected(format!("{NOT_BEGUN}{}", error.extra))
+        }
+        _ => error,
+    }
+}
+
+/// Whether the server says of a call that its method never started, so that it may be made once more.
+/// Classes can't say it.
+pub(crate) fn is_not_begun(error: &Error) -> bool {
+    let said = said(error);
+    said.starts_with(NOT_BEGUN) || (is_revoked(error) && !said.ends_with(UNDER_WAY))
+}
+
+/// An error as a class may say it: the words by which only the server speaks are not the first, whether
+/// the class made them up or passes on what it was told itself.
+pub(crate) fn of_class(mut error: Error) -> Error {
+    if is_revoked(&error) || is_not_begun(&error) {
+        error.extra = format!("passed on: {}", said(&error));
+    }
+    error
+}
+
+/// There is no such method. What isn't allowed looks the same.
+pub(crate) fn no_such_method(interface: u64, method: u16) -> Error {
+    unimplemented(format!("{NO_SUCH_METHOD}: interface 0x{interface:x}, method {method}"))
+}
+
+const NO_SUCH_METHOD: &str = "Method not implemented";
+
+/// Generated code doesn't say which method there isn't.
+pub(crate) fn name_method(error: Error, interface: u64, method: u16) -> Error {
+    let is_generated = error.extra.strip_suffix('.') == Some(NO_SUCH_METHOD);
+    match error.kind {
+        ErrorKind::Unimplemented if is_generated => no_such_method(interface, method),
+        _ => error,
+    }
 }
 
 /// What a panic said.
@@ -75,6 +133,36 @@ mod tests {
         assert_eq!(conflict_reason(&local), Some("the counter is full"));
         let remote = failed(format!("remote exception: {}", local.extra));
         assert_eq!(conflict_reason(&remote), Some("the counter is full"));
-        assert_eq!(conflict_reason(&failed("no")), None);
+        for other in [failed("no"), failed("not a conflict: no"), overloaded("conflict: no")] {
+            assert_eq!(conflict_reason(&other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_class_cannot_speak_as_the_server() {
+        let words = [revoked("it was taken back"), not_begun(disconnected("the object ended"))];
+        for word in words {
+            assert!(is_not_begun(&word));
+            let remote =
+                Error { extra: format!("remote exception: {}", word.extra), ..word.clone() };
+            assert!(is_not_begun(&remote));
+            for said in [word, remote] {
+                let passed_on = of_class(said.clone());
+                assert!(!is_not_begun(&passed_on) && !is_revoked(&passed_on), "{passed_on}");
+                assert_eq!(passed_on.kind, said.kind);
+                let again = of_class(passed_on.clone());
+                assert_eq!(again.extra, passed_on.extra);
+            }
+        }
+        let under_way = revoked_under_way("it was taken back");
+        assert!(is_revoked(&under_way) && !is_not_begun(&under_way));
+        assert!(!is_revoked(&failed("somebody wrote revoked: x")));
+    }
+
+    #[test]
+    fn a_method_that_is_not_there_is_named() {
+        let named = name_method(unimplemented("Method not implemented."), 0xab, 3);
+        assert_eq!(named.extra, "Method not implemented: interface 0xab, method 3");
+        assert_eq!(name_method(unimplemented("not today."), 0xab, 3).extra, "not today.");
     }
 }

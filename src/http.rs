@@ -6,12 +6,13 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
+use std::time::Duration;
 
 use futures::channel::oneshot;
 pub use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
-use crate::error::{Result, conflict_reason, failed, is_revoked, unimplemented};
-use crate::limits::HTTP_BODY_BYTES_MAX;
+use crate::error::{Result, conflict_reason, failed, overloaded, unimplemented};
+use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_BODY_SECS, HTTP_UNENDED_BYTES_MAX};
 pub use crate::schema::http_capnp::http_service;
 use crate::schema::http_capnp::{
     HttpMethod, byte_stream, http_header, http_request, http_response,
@@ -76,8 +77,7 @@ pub async fn serve(
     let request = read_request(asked, body)?;
     let context = params.get()?.get_context()?;
     let response = handle(request).await.unwrap_or_else(|error| explain(&error));
-    respond(&context, response);
-    Ok(())
+    respond(&context, response)
 }
 
 /// Offers a stream for the request's body, before there is a reply, and waits for its end.
@@ -86,7 +86,21 @@ async fn take_body(mut results: http_service::RequestResults) -> Result<Body> {
     let collector = Collector { bytes: RefCell::default(), done: Cell::new(Some(done)) };
     results.get().set_request_body(capnp_rpc::new_client(collector));
     results.set_pipeline()?;
-    whole.await.map_err(|_| failed("the request's body broke off"))?
+    whole_within(whole, Duration::from_secs(HTTP_BODY_SECS)).await
+}
+
+/// Whoever sends a body may go away without an end, and nobody says so.
+async fn whole_within(whole: oneshot::Receiver<Result<Body>>, limit: Duration) -> Result<Body> {
+    match tokio::time::timeout(limit, whole).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(_)) => Err(failed("the request's body broke off")),
+        Err(_) => Err(failed(format!("the request's body did not end within {limit:?}"))),
+    }
+}
+
+thread_local! {
+    /// The bytes of all bodies of requests on this host that have not ended.
+    static UNENDED_BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Takes the body of one request.
@@ -96,11 +110,31 @@ struct Collector {
 }
 
 impl Collector {
+    fn take(&self) -> Vec<u8> {
+        let bytes = self.bytes.take();
+        UNENDED_BYTES.set(UNENDED_BYTES.get() - bytes.len());
+        bytes
+    }
+
+    /// Whether the handler still waits for the end.
+    fn is_awaited(&self) -> bool {
+        let done = self.done.take();
+        let is_awaited = done.as_ref().is_some_and(|done| !done.is_canceled());
+        self.done.set(done);
+        is_awaited
+    }
+
     fn finish(&self, body: Result<Body>) {
         if let Some(done) = self.done.take() {
             // The handler may have ended already.
             let _ = done.send(body);
         }
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.take();
     }
 }
 
@@ -113,7 +147,15 @@ impl byte_stream::Server for Collector {
             self.finish(Err(error.clone()));
             return Err(error);
         }
-        bytes.extend_from_slice(chunk);
+        if UNENDED_BYTES.get() + chunk.len() > HTTP_UNENDED_BYTES_MAX {
+            let error = overloaded("there is no room for another body: try again later");
+            self.finish(Err(error.clone()));
+            return Err(error);
+        }
+        if self.is_awaited() {
+            UNENDED_BYTES.set(UNENDED_BYTES.get() + chunk.len());
+            bytes.extend_from_slice(chunk);
+        }
         Ok(())
     }
 
@@ -122,7 +164,7 @@ impl byte_stream::Server for Collector {
         _: byte_stream::EndParams,
         _: byte_stream::EndResults,
     ) -> Result<()> {
-        self.finish(Ok(Body(self.bytes.take())));
+        self.finish(Ok(Body(self.take())));
         Ok(())
     }
 
@@ -139,7 +181,6 @@ impl byte_stream::Server for Collector {
 pub(crate) fn explain(error: &capnp::Error) -> Response<Body> {
     match (error.kind, conflict_reason(error)) {
         (_, Some(reason)) => text(StatusCode::CONFLICT, reason),
-        _ if is_revoked(error) => text(StatusCode::FORBIDDEN, &error.extra),
         (capnp::ErrorKind::Overloaded, _) => text(StatusCode::SERVICE_UNAVAILABLE, &error.extra),
         (capnp::ErrorKind::Disconnected, _) => text(StatusCode::BAD_GATEWAY, &error.extra),
         (capnp::ErrorKind::Unimplemented, _) => text(StatusCode::NOT_IMPLEMENTED, &error.extra),
@@ -149,9 +190,12 @@ pub(crate) fn explain(error: &capnp::Error) -> Response<Body> {
 
 /// The calls are made in order and not waited for: what comes after them from this object, such as
 /// the end of the request, comes after them on the wire.
-fn respond(context: &http_service::client_request_context::Client, response: Response<Body>) {
+fn respond(
+    context: &http_service::client_request_context::Client,
+    response: Response<Body>,
+) -> Result<()> {
     let mut start = context.start_response_request();
-    write_response(&response, start.get().init_response());
+    write_response(&response, start.get().init_response())?;
     let started = start.send();
     let body = response.into_body().0;
     if !body.is_empty() {
@@ -161,6 +205,7 @@ fn respond(context: &http_service::client_request_context::Client, response: Res
         drop(write.send());
         drop(stream.end_request().send());
     }
+    Ok(())
 }
 
 fn read_request(request: http_request::Reader<'_>, body: Body) -> Result<Request<Body>> {
@@ -184,19 +229,20 @@ pub(crate) fn write_request(
     to.set_url(url);
     let mut headers = to.reborrow().init_headers(request.headers.len() as u32);
     for (at, (name, value)) in (0..).zip(&request.headers) {
-        write_header(name, value, headers.reborrow().get(at));
+        write_header(name, value, headers.reborrow().get(at))?;
     }
     to.get_body_size().set_fixed(body_bytes as u64);
     Ok(())
 }
 
-fn write_response(response: &Response<Body>, mut to: http_response::Builder<'_>) {
+fn write_response(response: &Response<Body>, mut to: http_response::Builder<'_>) -> Result<()> {
     to.set_status_code(response.status().as_u16());
     let mut headers = to.reborrow().init_headers(response.headers().len() as u32);
     for (at, (name, value)) in (0..).zip(response.headers()) {
-        write_header(name, value, headers.reborrow().get(at));
+        write_header(name, value, headers.reborrow().get(at))?;
     }
     to.get_body_size().set_fixed(response.body().0.len() as u64);
+    Ok(())
 }
 
 /// The head of a response that an object gave.
@@ -209,11 +255,19 @@ pub(crate) fn read_response(response: http_response::Reader<'_>) -> Result<Respo
     built.body(()).map_err(|error| failed(format!("a malformed response: {error}")))
 }
 
-fn write_header(name: &HeaderName, value: &HeaderValue, to: http_header::Builder<'_>) {
+/// # Errors
+/// When the value isn't UTF-8, and so no text of Cap'n Proto.
+fn write_header(
+    name: &HeaderName,
+    value: &HeaderValue,
+    to: http_header::Builder<'_>,
+) -> Result<()> {
+    let text = std::str::from_utf8(value.as_bytes())
+        .map_err(|_| failed(format!("the value of the header {name} is not UTF-8")))?;
     let mut pair = to.init_uncommon();
     pair.set_name(name.as_str());
-    // Values that aren't text have no place in the schema; they are rare and get lost.
-    pair.set_value(value.to_str().unwrap_or_default());
+    pair.set_value(text);
+    Ok(())
 }
 
 fn read_header(header: http_header::Reader<'_>) -> Result<(HeaderName, HeaderValue)> {
@@ -273,3 +327,16 @@ macro_rules! methods {
 }
 
 methods! { Get GET Head HEAD Post POST Put PUT Delete DELETE Patch PATCH Options OPTIONS Trace TRACE }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "local")]
+    async fn a_body_without_an_end_is_not_waited_for_for_ever() {
+        let (done, whole) = oneshot::channel();
+        let error = whole_within(whole, Duration::from_millis(1)).await.unwrap_err();
+        assert!(error.extra.contains("did not end"), "{error}");
+        assert!(done.is_canceled());
+    }
+}

@@ -152,6 +152,7 @@ pub use capstead_client::Limits;
 pub use capstead_client::sturdyref::{Caveats, GrantId};
 pub use cli::main;
 pub use error::{Result, conflict, disconnected, failed, overloaded, unimplemented};
+pub use gateway::HttpLimits;
 pub use host::{
     Context, Entries, Granted, List, Namespace, Object, Storable, Storage, Stored, Struct, Terms,
 };

@@ -46,6 +46,16 @@ pub(crate) const RESERVE_BYTES_MAX: u64 = 1 << 30;
 /// Largest body of an HTTP request that the gateway takes.
 pub(crate) const HTTP_BODY_BYTES_MAX: usize = 1 << 20;
 
+/// How long an object waits for the end of a request's body that comes by RPC, in seconds. The gateway
+/// sends bodies whole.
+pub(crate) const HTTP_BODY_SECS: u64 = 60;
+
+/// Bytes of request bodies by RPC without an end that the objects of one host hold, all together.
+pub(crate) const HTTP_UNENDED_BYTES_MAX: usize = 128 << 20;
+
+/// Largest body of an HTTP response that an object gives: the gateway holds it whole.
+pub(crate) const HTTP_RESPONSE_BYTES_MAX: usize = 64 << 20;
+
 /// How long an object stays awake without a call, in seconds: waking costs less than 0.2 ms.
 pub(crate) const WARM_SECS: u64 = 60;
 

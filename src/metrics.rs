@@ -90,6 +90,14 @@ metrics! {
     counter links_remade_total;
     /// HTTP requests that were answered.
     counter http_requests_total;
+    /// HTTP connections that are open.
+    gauge http_connections;
+    /// HTTP connections that were refused since there were too many.
+    counter http_connections_refused_total;
+    /// HTTP requests whose body had no room.
+    counter http_bodies_refused_total;
+    /// HTTP requests whose body, and responses whose reader, was too slow.
+    counter http_slow_total;
 }
 
 fn render_limits(limits: &Bites, text: &mut String) {

@@ -156,7 +156,7 @@ fn a_request_with_an_empty_body_counts() {
         ("2", "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 0\r\n\r\n"),
         ("3", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
     ] {
-        let start = "POST /counter/x/increment HTTP/1.1\r\nHost: test\r\n";
+        let start = "POST /counter/x/increment HTTP/1.1\r\nHost: localhost\r\n";
         connection.send(format!("{start}{head}").as_bytes());
         let response = connection.answer("POST");
         assert_eq!((response.status, &*response.body), (200, value));
@@ -172,7 +172,7 @@ fn a_request_with_a_body_is_answered_as_one_request() {
     let mut value = 0;
     for length in [1, 100, 65_536, 1 << 20] {
         let body = "GET / HTTP/1.1\r\n".repeat(1 << 16);
-        let head = "POST /counter/x/increment HTTP/1.1\r\nHost: test\r\nContent-Length: ";
+        let head = "POST /counter/x/increment HTTP/1.1\r\nHost: localhost\r\nContent-Length: ";
         connection.send(format!("{head}{length}\r\n\r\n{}", &body[..length]).as_bytes());
         let response = connection.answer("POST");
         match response.status {
@@ -181,7 +181,8 @@ fn a_request_with_a_body_is_answered_as_one_request() {
         }
         assert_eq!(connection.ask("GET", "/counter/x").body, value.to_string());
     }
-    let head = "POST /counter/x/increment HTTP/1.1\r\nHost: test\r\nContent-Length: 99999999999";
+    let head =
+        "POST /counter/x/increment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999";
     let mut huge = Http::connect(gateway.address());
     huge.send(format!("{head}\r\n\r\n").as_bytes());
     huge.send(&vec![0; 2 << 20]);
@@ -193,7 +194,7 @@ fn a_request_with_a_body_is_answered_as_one_request() {
 #[test]
 fn a_head_that_is_too_large_or_no_head_at_all_is_refused() {
     let gateway = Gateway::start();
-    let start = "GET /counter/x HTTP/1.1\r\nHost: test\r\n";
+    let start = "GET /counter/x HTTP/1.1\r\nHost: localhost\r\n";
     let long = format!("{start}X: {}\r\n\r\n", "x".repeat(2 << 20));
     let many = format!("{start}{}\r\n", "X: x\r\n".repeat(1_000));
     for (raw, status) in [
@@ -230,12 +231,12 @@ fn a_connection_is_kept_and_requests_follow_each_other_on_it() {
         let response = connection.ask("POST", "/counter/x/increment");
         assert_eq!((response.status, response.body), (200, value.to_string()));
     }
-    let request = "POST /counter/x/increment HTTP/1.1\r\nHost: test\r\n\r\n";
+    let request = "POST /counter/x/increment HTTP/1.1\r\nHost: localhost\r\n\r\n";
     connection.send(request.repeat(10).as_bytes());
     for value in 101..=110 {
         assert_eq!(connection.answer("POST").body, value.to_string());
     }
-    connection.send(b"GET /counter/x HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    connection.send(b"GET /counter/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     assert_eq!(connection.answer("GET").body, "110");
     assert!(connection.is_closed());
 }
@@ -246,7 +247,7 @@ fn a_hundred_concurrent_requests_count_to_a_hundred() {
     let gateway = Gateway::start();
     let mut open: Vec<Http> = (0..100).map(|_| Http::connect(gateway.address())).collect();
     for connection in &mut open {
-        connection.send(b"POST /counter/x/increment HTTP/1.1\r\nHost: test\r\n\r\n");
+        connection.send(b"POST /counter/x/increment HTTP/1.1\r\nHost: localhost\r\n\r\n");
     }
     let mut values: Vec<i64> =
         open.iter_mut().map(|open| open.answer("POST").body.parse().unwrap()).collect();

@@ -106,12 +106,12 @@ fn the_gateway_hands_bodies_to_objects_on_every_host() {
         with_server(hosts, async |running| {
             let mut streams = Vec::new();
             for object in 0..OBJECTS {
-                let mut stream = TcpStream::connect(running.http()).await.unwrap();
+                let mut stream = TcpStream::connect(running.http().unwrap()).await.unwrap();
                 for (method, length) in
                     LENGTHS.map(|length| ("POST", length)).into_iter().chain([("GET", 1)])
                 {
                     let head = format!(
-                        "{method} /echo/n{object}/a HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n"
+                        "{method} /echo/n{object}/a HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n"
                     );
                     let body = vec![b'x'; length];
                     let request = [head.as_bytes(), &body].concat();
@@ -220,4 +220,48 @@ fn a_client_hands_bodies_to_objects_on_every_host_before_they_answer() {
             Vec::new()
         });
     }
+}
+
+/// Bodies without an end took memory for as long as the server lived.
+#[test]
+fn bodies_without_an_end_take_bounded_room_on_a_host() {
+    const PIECE: usize = 1 << 20;
+    with_server(1, async |running| {
+        let connection = Connection::dial(&running.capnp().to_string()).await.unwrap();
+        let all: namespace::Client = connection.restore(&running.namespaces()["Echo"]).unwrap();
+        let mut request = all.by_name_request();
+        request.get().set_key("x");
+        let object: http_service::Client = request.send().pipeline.get_object().as_cap().cast_to();
+        let mut open = Vec::new();
+        for _ in 0..160 {
+            let mut request = object.request_request();
+            let mut head = request.get().init_request();
+            head.set_method(HttpMethod::Put);
+            head.set_url("/a");
+            head.get_body_size().set_unknown(());
+            let sent = request.send();
+            let mut write = sent.pipeline.get_request_body().write_request();
+            write.get().set_bytes(&vec![b'x'; PIECE]);
+            // Whether it was taken is told at the end.
+            drop(write.send());
+            // What comes after it over the connection is answered after it came.
+            let mut request = all.by_name_request();
+            request.get().set_key("y");
+            request.send().promise.await.unwrap();
+            open.push(sent);
+        }
+        let mut taken = 0;
+        for sent in open {
+            let end = sent.pipeline.get_request_body().end_request().send();
+            let ended = sent.promise.await;
+            drop(end);
+            // Nobody takes the response, which is a failure of another kind.
+            let refused = ended.is_err_and(|error| error.kind == capnp::ErrorKind::Overloaded);
+            taken += usize::from(!refused);
+        }
+        assert_eq!(taken * PIECE, 128 << 20);
+        let (status, answer) = put(&object, &vec![b'x'; PIECE]).await;
+        assert_eq!((status, answer.len()), (201, PIECE + "PUT /a\n".len()));
+        Vec::new()
+    });
 }

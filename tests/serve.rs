@@ -104,7 +104,7 @@ fn calls_under_way_are_answered_when_the_server_is_asked_to_end() {
             let counter = by_name(&counters, "x");
             let calls: Vec<_> = (0..20).map(|_| increment(&counter)).collect();
             let mut web = http::Http::connect(&address);
-            web.send(b"POST /counter/x/increment HTTP/1.1\r\nHost: test\r\n\r\n");
+            web.send(b"POST /counter/x/increment HTTP/1.1\r\nHost: localhost\r\n\r\n");
             let answers = tokio::task::spawn_local(join_all(calls));
             while served.metric("calls_total") < before + 21 {
                 tokio::time::sleep(Duration::from_millis(1)).await;

@@ -88,7 +88,8 @@ fn a_storage_that_fails_ends_the_server_with_code_3_whichever_host_has_it() {
         let written = |name: &&String| {
             let mut web = http::Http::connect(&served.announced.http);
             web.send(
-                format!("POST {} HTTP/1.1\r\nHost: test\r\n\r\n", increment_path(name)).as_bytes(),
+                format!("POST {} HTTP/1.1\r\nHost: localhost\r\n\r\n", increment_path(name))
+                    .as_bytes(),
             );
             !web.is_closed() && web.answer("POST").status == 200
         };

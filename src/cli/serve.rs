@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::limit::{self, Change};
 use super::log::{self, LogFormat};
+use crate::gateway::HttpLimits;
 use crate::server::{Running, Server, ServerError, TurnLimits};
 
 /// The flags of a server. Where the help names a variable, that may be set instead.
@@ -30,9 +31,34 @@ pub(crate) struct Options {
     /// Speak Cap'n Proto by TLS alone; an address that isn't a loopback one needs it
     #[arg(long, env = "CAPSTEAD_TLS")]
     tls: bool,
-    /// Where to listen for HTTP; port 0 takes any free one [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDR", env = "CAPSTEAD_HTTP")]
-    http: Option<SocketAddr>,
+    /// Where to listen for HTTP, or `off`; port 0 takes any free one [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR", value_parser = door, env = "CAPSTEAD_HTTP")]
+    http: Option<HttpDoor>,
+    /// Let pages of this origin change objects over HTTP; may be given several times
+    #[arg(long, value_name = "URL")]
+    http_origin: Vec<String>,
+    /// Answer HTTP requests whose Host is this name, beside those of loopback; may be given several
+    /// times
+    #[arg(long, value_name = "NAME")]
+    http_host: Vec<String>,
+    /// HTTP connections of all clients [default: 1024]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    http_connections: Option<u32>,
+    /// HTTP connections from one address [default: 512]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    http_connections_per_peer: Option<u32>,
+    /// The time for the head of an HTTP request to come [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    http_head: Option<Duration>,
+    /// The time for the body of an HTTP request to come, and for a response to be taken [default: 2m]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    http_transfer: Option<Duration>,
+    /// Bytes that a body or a response moves each second on average, after 10 seconds [default: 16KiB]
+    #[arg(long, value_name = "SIZE")]
+    http_rate: Option<ByteSize>,
+    /// Bytes of request bodies that HTTP holds, all together [default: 128MiB]
+    #[arg(long, value_name = "SIZE")]
+    http_body_bytes: Option<ByteSize>,
     /// Where to serve /metrics in the format of Prometheus; off by default
     #[arg(long, value_name = "ADDR", env = "CAPSTEAD_METRICS")]
     metrics: Option<SocketAddr>,
@@ -106,8 +132,17 @@ impl Options {
         if self.tls {
             server = server.tls();
         }
-        if let Some(address) = self.http {
-            server = server.http(address);
+        match self.http {
+            None => {}
+            Some(HttpDoor::Off) => server = server.without_http(),
+            Some(HttpDoor::At(address)) => server = server.http(address),
+        }
+        self.limit_http(server.http_limits_mut());
+        for origin in &self.http_origin {
+            server = server.http_origin(origin);
+        }
+        for name in &self.http_host {
+            server = server.http_host(name);
         }
         if let Some(address) = self.metrics {
             server = server.metrics(address);
@@ -150,6 +185,35 @@ impl Options {
             server = server.commit_delay(Duration::from_millis(delay));
         }
         server
+    }
+
+    fn limit_http(&self, limits: &mut HttpLimits) {
+        let count = |flag: Option<u32>, limit| flag.map_or(limit, |count| count as usize);
+        let bytes = |flag: Option<ByteSize>, limit: usize| {
+            flag.map_or(limit, |size| usize::try_from(size.as_u64()).unwrap_or(usize::MAX))
+        };
+        limits.connections = count(self.http_connections, limits.connections);
+        limits.connections_per_peer =
+            count(self.http_connections_per_peer, limits.connections_per_peer);
+        limits.head = self.http_head.unwrap_or(limits.head);
+        limits.transfer = self.http_transfer.unwrap_or(limits.transfer);
+        limits.bytes_per_second = bytes(self.http_rate, limits.bytes_per_second);
+        limits.body_bytes = bytes(self.http_body_bytes, limits.body_bytes);
+    }
+}
+
+/// Where HTTP is served.
+#[derive(Clone, Copy, Debug)]
+enum HttpDoor {
+    Off,
+    At(SocketAddr),
+}
+
+fn door(text: &str) -> Result<HttpDoor, String> {
+    match text.parse() {
+        Ok(address) => Ok(HttpDoor::At(address)),
+        Err(_) if text == "off" => Ok(HttpDoor::Off),
+        Err(_) => Err("give it as ADDR:PORT, like 127.0.0.1:8080, or off".to_owned()),
     }
 }
 
@@ -195,9 +259,11 @@ fn announce(ready: &str) {
 fn json(running: &Running) -> String {
     let mut ready = serde_json::json!({
         "capnp": running.capnp().to_string(),
-        "http": format!("http://{}", running.http()),
         "namespaces": running.namespaces(),
     });
+    if let Some(address) = running.http() {
+        ready["http"] = format!("http://{address}").into();
+    }
     if let Some(address) = running.metrics() {
         ready["metrics"] = format!("http://{address}/metrics").into();
     }
@@ -205,17 +271,16 @@ fn json(running: &Running) -> String {
 }
 
 fn text(running: &Running, hints: Hints) -> String {
-    let mut lines = vec![
-        format!("Cap'n Proto  {}", running.capnp()),
-        format!("HTTP         http://{}", running.http()),
-    ];
+    let mut lines = vec![format!("Cap'n Proto  {}", running.capnp())];
+    lines.extend(running.http().map(|address| format!("HTTP         http://{address}")));
     lines.extend(running.metrics().map(|address| format!("Metrics      http://{address}/metrics")));
     lines.push("\nReferences: whoever has one may use every object of its class.".to_owned());
     let references = running.namespaces().iter();
     lines.extend(references.map(|(class, reference)| format!("  {class}  {reference}")));
     if let (Hints::Bundled, Some(counters)) = (hints, running.namespaces().get("Counter")) {
-        lines.push("\nIncrement a counter, from curl, Rust and Python:".to_owned());
-        lines.push(format!("  curl -X POST http://{}/counter/x/increment", running.http()));
+        lines.push("\nIncrement a counter:".to_owned());
+        let curl = |address| format!("  curl -X POST http://{address}/counter/x/increment");
+        lines.extend(running.http().map(curl));
         lines.push(format!("  cargo run --release -qp counter --bin client -- '{counters}' x"));
         lines.push(format!("  python3 examples/counter/client.py '{counters}' x"));
     }

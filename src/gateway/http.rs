@@ -1,25 +1,34 @@
 //! Serves HTTP/1 and turns each request into one call of `HttpService`.
 
-use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures::channel::oneshot;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, timeout_at};
 
+use super::ask::{Failure, ask};
+use super::door::Door;
+use super::head;
+use super::limits::{Held, HttpLimits, Place, Taken};
 use super::objects::{Given, Objects};
-use super::route::route;
-use crate::error::{Result, failed, is_revoked};
-use crate::http::{Body, explain, read_response, text, write_request};
-use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_HEADER_SECS, NAME_BYTES_MAX};
-use crate::membrane;
+use super::paced::Paced;
+use super::route::{Route, route};
+use crate::error::{Result, is_not_begun, is_revoked};
+use crate::http::{Body, explain, text};
+use crate::limits::{HTTP_BODY_BYTES_MAX, NAME_BYTES_MAX};
 use crate::metrics::Metrics;
-use crate::schema::http_capnp::{byte_stream, http_service, http_service::client_request_context};
+
+/// The most that a connection buffers, the head of a request among it.
+const BUFFER_BYTES_MAX: usize = 64 << 10;
+
+/// The answer to a client for whom there is no place.
+const FULL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\n\
+    content-length: 47\r\nconnection: close\r\n\r\nThere are too many connections: try again later";
 
 /// A gateway with the namespaces that it serves.
 pub(crate) struct Gateway {
@@ -44,8 +53,12 @@ impl Gateway {
     pub(crate) async fn serve(
         self: Rc<Self>,
         listener: TcpListener,
+        door: Door,
+        limits: HttpLimits,
         stop: impl Future<Output = ()>,
     ) {
+        let taken = Taken::new(limits, self.metrics.clone());
+        let served = Rc::new(Served { gateway: self, door, taken });
         let graceful = Rc::new(tokio_util::sync::CancellationToken::new());
         let open = tokio_util::task::TaskTracker::new();
         let mut stop = std::pin::pin!(stop);
@@ -55,10 +68,17 @@ impl Gateway {
                 () = &mut stop => break,
             };
             match accepted {
-                Ok((stream, _)) => {
-                    let connection = self.clone().connection(stream, graceful.clone());
-                    open.spawn_local(connection);
-                }
+                Ok((stream, peer)) => match served.taken.connect(peer.ip()) {
+                    Some(place) => {
+                        let connection = served.clone().connection(stream, graceful.clone());
+                        open.spawn_local(async move {
+                            let _place: Place = place;
+                            connection.await;
+                        });
+                    }
+                    // Nothing waits for a client that has no place.
+                    None => drop(stream.try_write(FULL)),
+                },
                 Err(error) => crate::net::rest_after(&error).await,
             }
         }
@@ -68,19 +88,57 @@ impl Gateway {
         open.wait().await;
     }
 
+    async fn ask(
+        &self,
+        route: &Route<'_>,
+        parts: &http::request::Parts,
+        body: &[u8],
+    ) -> Result<std::result::Result<Response<Body>, Failure>> {
+        let Some(object) = self.objects.get(route)? else { return Ok(Ok(nothing())) };
+        let answer = ask(&object, &route.url, parts, body).await;
+        match &answer {
+            Err(Failure::Call(error)) if error.kind == capnp::ErrorKind::Disconnected => {
+                self.objects.forget(route);
+            }
+            Err(Failure::Call(error)) if is_revoked(error) => self.objects.forget_class(route),
+            _ => return Ok(answer),
+        }
+        match self.objects.get(route)? {
+            // An object's end between two requests is no concern of the next one. A call that began
+            // is never made twice, not even to read: it may be what ended the object.
+            Some(fresh) if has_not_begun(&answer) => Ok(ask(&fresh, &route.url, parts, body).await),
+            _ => Ok(answer),
+        }
+    }
+}
+
+/// What connections are served with.
+struct Served {
+    gateway: Rc<Gateway>,
+    door: Door,
+    taken: Rc<Taken>,
+}
+
+impl Served {
     async fn connection(
         self: Rc<Self>,
         stream: TcpStream,
         stop: Rc<tokio_util::sync::CancellationToken>,
     ) {
         let _ = stream.set_nodelay(true);
+        let limits = self.taken.limits;
+        let metrics = self.taken.metrics.clone();
+        let stream = Paced::new(stream, limits, metrics);
         let service = hyper::service::service_fn(move |request| {
-            let gateway = self.clone();
-            async move { Ok::<_, Infallible>(gateway.answer(request).await) }
+            let served = self.clone();
+            async move { Ok::<_, Infallible>(served.answer(request).await) }
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(hyper_util::rt::TokioTimer::new())
-            .header_read_timeout(Duration::from_secs(HTTP_HEADER_SECS))
+            .header_read_timeout(limits.head)
+            .max_buf_size(BUFFER_BYTES_MAX)
+            // Who has said all may close that side, and still wants to hear.
+            .half_close(true)
             .serve_connection(hyper_util::rt::TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
@@ -93,41 +151,68 @@ impl Gateway {
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        self.metrics.http_requests_total.add(1);
-        let response = self.ask(request).await.unwrap_or_else(|error| explain(&error));
+        self.gateway.metrics.http_requests_total.add(1);
+        let (parts, body) = request.into_parts();
+        let response = match self.door.admit(&parts) {
+            Ok(()) => self.respond(parts, body).await.unwrap_or_else(|error| refusal(&error)),
+            Err(refusal) => *refusal,
+        };
         response.map(|body| Full::new(Bytes::from(body.into_bytes())))
     }
 
-    async fn ask(&self, request: Request<Incoming>) -> Result<Response<Body>> {
-        let (parts, body) = request.into_parts();
-        let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
-        let nothing = || text(StatusCode::NOT_FOUND, "There is nothing at this path.\n");
+    async fn respond(
+        &self,
+        mut parts: http::request::Parts,
+        body: Incoming,
+    ) -> Result<Response<Body>> {
+        let uri = parts.uri.clone();
+        let path = uri.path_and_query().map_or("", |path| path.as_str());
         let Some(route) = route(path) else { return Ok(nothing()) };
         if route.key.len() > NAME_BYTES_MAX {
             let reason = format!("The name of an object has at most {NAME_BYTES_MAX} bytes.\n");
             return Ok(text(StatusCode::URI_TOO_LONG, reason));
         }
-        let Some(object) = self.objects.get(&route)? else { return Ok(nothing()) };
-        let body = match read_body(body).await {
+        head::strip(&mut parts.headers);
+        if let Some(name) = head::not_text(&parts.headers) {
+            let reason = format!("The value of the header {name} is not UTF-8.\n");
+            return Ok(text(StatusCode::BAD_REQUEST, reason));
+        }
+        if self.gateway.objects.get(&route)?.is_none() {
+            return Ok(nothing());
+        }
+        let body = match read_body(body, &self.taken).await {
             Ok(body) => body,
             Err(refusal) => return Ok(*refusal),
         };
-        let answer = ask_object(&object, &route.url, &parts, &body).await;
-        match &answer {
-            Err(error) if error.kind == capnp::ErrorKind::Disconnected => {
-                self.objects.forget(&route);
+        match self.gateway.ask(&route, &parts, &body.bytes).await? {
+            Ok(response) => Ok(response),
+            Err(Failure::Call(error)) => Ok(refusal(&error)),
+            Err(Failure::Answer(reason)) => {
+                tracing::error!(class = route.class, %reason, "a class gave an HTTP response that can't be sent");
+                let reason = "The object's response can't be sent; the server's log says why.\n";
+                Ok(text(StatusCode::INTERNAL_SERVER_ERROR, reason))
             }
-            Err(error) if is_revoked(error) => self.objects.forget_class(&route),
-            _ => return answer,
-        }
-        match self.objects.get(&route)? {
-            // Nobody minds if a safe request happens twice.
-            Some(fresh) if parts.method.is_safe() => {
-                ask_object(&fresh, &route.url, &parts, &body).await
-            }
-            _ => answer,
         }
     }
+}
+
+/// No class can say the first two: these are the server's.
+fn refusal(error: &capnp::Error) -> Response<Body> {
+    if is_revoked(error) {
+        return text(StatusCode::FORBIDDEN, &error.extra);
+    }
+    if is_not_begun(error) {
+        return text(StatusCode::SERVICE_UNAVAILABLE, &error.extra);
+    }
+    explain(error)
+}
+
+fn nothing() -> Response<Body> {
+    text(StatusCode::NOT_FOUND, "There is nothing at this path.\n")
+}
+
+fn has_not_begun(answer: &std::result::Result<Response<Body>, Failure>) -> bool {
+    matches!(answer, Err(Failure::Call(error)) if is_not_begun(error))
 }
 
 fn log_end(ended: hyper::Result<()>) {
@@ -137,19 +222,41 @@ fn log_end(ended: hyper::Result<()>) {
 }
 
 /// The whole body, or the response that says why there is none.
-async fn read_body(body: Incoming) -> std::result::Result<Bytes, Box<Response<Body>>> {
+async fn read_body(
+    mut body: Incoming,
+    taken: &Rc<Taken>,
+) -> std::result::Result<Held, Box<Response<Body>>> {
+    let mut held = taken.body();
     if hyper::body::Body::is_end_stream(&body) {
-        return Ok(Bytes::new());
+        return Ok(held);
     }
     if hyper::body::Body::size_hint(&body).lower() > HTTP_BODY_BYTES_MAX as u64 {
         return Err(too_large());
     }
-    match Limited::new(body, HTTP_BODY_BYTES_MAX).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-        Err(error) => {
-            let reason = format!("The body broke off: {error}\n");
-            Err(Box::new(text(StatusCode::BAD_REQUEST, reason)))
+    let refuse = |status, reason: String| Err(Box::new(text(status, reason)));
+    let start = Instant::now();
+    loop {
+        let due = start + taken.limits.time_for(held.bytes.len());
+        let frame = match timeout_at(due, body.frame()).await {
+            Ok(None) => return Ok(held),
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(error))) => {
+                return refuse(StatusCode::BAD_REQUEST, format!("The body broke off: {error}\n"));
+            }
+            Err(_) => {
+                taken.metrics.http_slow_total.add(1);
+                let reason = "The body came too slowly.\n".to_owned();
+                return refuse(StatusCode::REQUEST_TIMEOUT, reason);
+            }
+        };
+        // Trailers reach no object.
+        let Ok(bytes) = frame.into_data() else { continue };
+        if held.bytes.len() + bytes.len() > HTTP_BODY_BYTES_MAX {
+            return Err(too_large());
+        }
+        if !held.extend(&bytes) {
+            let reason = "There is no room for another body: try again later.\n".to_owned();
+            return refuse(StatusCode::SERVICE_UNAVAILABLE, reason);
         }
     }
 }
@@ -157,125 +264,4 @@ async fn read_body(body: Incoming) -> std::result::Result<Bytes, Box<Response<Bo
 fn too_large() -> Box<Response<Body>> {
     let reason = format!("A body has at most {HTTP_BODY_BYTES_MAX} bytes.\n");
     Box::new(text(StatusCode::PAYLOAD_TOO_LARGE, reason))
-}
-
-async fn ask_object(
-    object: &http_service::Client,
-    url: &str,
-    request: &http::request::Parts,
-    body: &[u8],
-) -> Result<Response<Body>> {
-    let (answering, answered) = Answering::new();
-    let mut call = object.request_request();
-    let mut params = call.get();
-    write_request(request, url, body.len(), params.reborrow().init_request())?;
-    params.set_context(membrane::serve(answering));
-    let sent = call.send();
-    if !body.is_empty() {
-        let stream = sent.pipeline.get_request_body();
-        let mut write = stream.write_request();
-        write.get().set_bytes(body);
-        drop(write.send());
-        drop(stream.end_request().send());
-    }
-    let ended = sent.promise;
-    tokio::select! {
-        biased;
-        // An object that gave up its answer says why when the call ends.
-        Ok(response) = answered => Ok(response),
-        ended = ended => {
-            ended?;
-            Err(failed("the object ended the request without an answer"))
-        }
-    }
-}
-
-/// What one request waits for: the object calls this with its response.
-struct Answering {
-    head: RefCell<Option<Response<()>>>,
-    body: RefCell<Vec<u8>>,
-    expected: Cell<Option<usize>>,
-    done: Cell<Option<oneshot::Sender<Response<Body>>>>,
-}
-
-impl Answering {
-    fn new() -> (Rc<Self>, oneshot::Receiver<Response<Body>>) {
-        let (done, answered) = oneshot::channel();
-        let answering = Self {
-            head: RefCell::default(),
-            body: RefCell::default(),
-            expected: Cell::default(),
-            done: Cell::new(Some(done)),
-        };
-        (Rc::new(answering), answered)
-    }
-
-    fn finish(&self) {
-        if let (Some(done), Some(head)) = (self.done.take(), self.head.take()) {
-            // Whoever asked may have left.
-            let _ = done.send(head.map(|()| Body::from(self.body.take())));
-        }
-    }
-}
-
-impl client_request_context::Server for Answering {
-    async fn start_response(
-        self: Rc<Self>,
-        params: client_request_context::StartResponseParams,
-        mut results: client_request_context::StartResponseResults,
-    ) -> Result<()> {
-        use crate::schema::http_capnp::http_response::body_size::{Fixed, Unknown};
-        let response = params.get()?.get_response()?;
-        *self.head.borrow_mut() = Some(read_response(response)?);
-        self.expected.set(match response.get_body_size().which()? {
-            Fixed(size) => Some(usize::try_from(size).unwrap_or(usize::MAX)),
-            Unknown(()) => None,
-        });
-        if self.expected.get() == Some(0) {
-            self.finish();
-        } else {
-            results.get().set_body(membrane::serve(self.clone()));
-        }
-        Ok(())
-    }
-
-    async fn start_web_socket(
-        self: Rc<Self>,
-        _: client_request_context::StartWebSocketParams,
-        _: client_request_context::StartWebSocketResults,
-    ) -> Result<()> {
-        Err(crate::error::unimplemented("this gateway has no WebSockets"))
-    }
-}
-
-impl byte_stream::Server for Answering {
-    async fn write(self: Rc<Self>, params: byte_stream::WriteParams) -> Result<()> {
-        let bytes = params.get()?.get_bytes()?;
-        let mut body = self.body.borrow_mut();
-        if self.expected.get().is_some_and(|expected| body.len() + bytes.len() > expected) {
-            return Err(failed("the body is longer than the response announced"));
-        }
-        body.extend_from_slice(bytes);
-        Ok(())
-    }
-
-    async fn end(
-        self: Rc<Self>,
-        _: byte_stream::EndParams,
-        _: byte_stream::EndResults,
-    ) -> Result<()> {
-        if self.expected.get().is_some_and(|expected| self.body.borrow().len() != expected) {
-            return Err(failed("the body is shorter than the response announced"));
-        }
-        self.finish();
-        Ok(())
-    }
-
-    async fn get_substream(
-        self: Rc<Self>,
-        _: byte_stream::GetSubstreamParams,
-        _: byte_stream::GetSubstreamResults,
-    ) -> Result<()> {
-        Err(crate::error::unimplemented("this stream can't be divided"))
-    }
 }

@@ -3,9 +3,16 @@
 //! A gateway holds only the namespaces that it was given, by reference: there is no path to anything
 //! else. It keeps no state about objects, and never answers for one.
 
+mod ask;
+mod door;
+mod head;
 mod http;
+mod limits;
 mod objects;
+mod paced;
 mod route;
 
+pub(crate) use door::Door;
 pub(crate) use http::Gateway;
+pub use limits::HttpLimits;
 pub(crate) use objects::Given;

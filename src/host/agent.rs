@@ -18,7 +18,7 @@ use super::restoring::Known;
 use super::right::{Of, Right, revoked};
 use super::slot::Birth;
 use super::vat::Vat;
-use crate::error::{Result, disconnected, failed};
+use crate::error::{Result, disconnected, failed, not_begun};
 use crate::id::{Pool, Shard};
 use crate::membrane;
 use crate::schema::admin_capnp::host_admin;
@@ -185,7 +185,7 @@ impl host::Server for Agent {
         let params = params.get()?;
         let birth = self.birth(params.get_birth()?)?;
         if !self.owns(birth.id.home_shard()) {
-            return Err(disconnected("another host owns the object now"));
+            return Err(not_begun(disconnected("another host owns the object now")));
         }
         let right = self.right(params.get_by()?).await?;
         if params.get_existence()? == Existence::Any || self.vat.exists(birth.id)? {

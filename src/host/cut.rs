@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use capstead_client::sturdyref::GrantId;
 
-use super::right::revoked;
+use super::right::revoked_under_way;
 use super::slot::{Start, State};
 use super::vat::Vat;
 use crate::id::ObjectId;
@@ -43,7 +43,7 @@ impl Vat {
                 exclusive.take_cut(&mut cut);
             }
         }
-        self.busy(|| cut.into_iter().for_each(|reply| reply.send(Err(revoked()))));
+        self.busy(|| cut.into_iter().for_each(|reply| reply.send(Err(revoked_under_way()))));
     }
 }
 

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use super::instance::Instance;
 use super::slot::{Slot, Start};
 use super::vat::Vat;
+use crate::error::not_begun;
 use crate::id::ObjectId;
 
 impl Vat {
@@ -61,7 +62,7 @@ impl Vat {
         slot.break_facets();
         for Start { call, under_way, .. } in waiting {
             call.reply.keep(under_way);
-            call.reply.send(Err(instance.ended()));
+            call.reply.send(Err(not_begun(instance.ended())));
         }
     }
 }

@@ -17,7 +17,7 @@ use super::once::RequestId;
 use super::right::{Right, revoked};
 use super::slot::{Birth, Slot, Start};
 use super::vat::Vat;
-use crate::error::{Result, disconnected, failed, unimplemented};
+use crate::error::{Result, disconnected, failed, no_such_method, not_begun};
 use crate::id::ObjectId;
 use crate::membrane::{self, Body, Call, Chain, Dispatch, Target};
 use crate::schema::facet_capnp::facet;
@@ -142,7 +142,7 @@ impl Facet {
                 let params: facet::attenuate_params::Reader<'_> = params.get_as()?;
                 right = right.narrowed(&granting::caveats(params.get_caveats()?)?)?;
             }
-            _ => return Err(not_there()),
+            _ => return Err(no_such_method(facet::Client::TYPE_ID, method)),
         }
         let carries = carried.request.is_some() || carried.chain.is_some();
         Ok(membrane::wrap(Rc::new(Self {
@@ -243,14 +243,16 @@ pub(super) fn open(instance: &Instance, citation: &Citation) -> Result<Box<dyn C
 impl Target for Facet {
     fn enqueue(self: Rc<Self>, mut call: Call) {
         if let Some(error) = self.broken() {
-            return call.reply.send(Err(error));
+            return call.reply.send(Err(not_begun(error)));
         }
         match (call.interface, call.method) {
             (facet::Client::TYPE_ID, ONCE | IN_CHAIN | ATTENUATE | CITE) => {
                 return self.answer(call);
             }
             (interface, method) if granting::may_call(&self.right, interface, method) => {}
-            _ => return call.reply.send(Err(not_there())),
+            (interface, method) => {
+                return call.reply.send(Err(no_such_method(interface, method)));
+            }
         }
         if let Err(error) = self.right.check_time(&self.vat.clock) {
             return call.reply.send(Err(error));
@@ -266,11 +268,6 @@ impl Target for Facet {
             Err(error) => call.reply.send(Err(error)),
         }
     }
-}
-
-/// In the words of generated code: what isn't allowed looks as if it weren't there.
-pub(super) fn not_there() -> capnp::Error {
-    unimplemented("Method not implemented.")
 }
 
 impl Drop for Facet {

@@ -13,12 +13,12 @@ use capnp::{any_pointer, struct_list};
 use capstead_client::sturdyref::{Caveats, GrantId, Methods, Target};
 use ed25519_dalek::VerifyingKey;
 
-use super::facet::{Facet, not_there};
+use super::facet::Facet;
 use super::grants::{Terms, target_id};
 use super::instance::Instance;
 use super::right::Right;
 use super::vat::Vat;
-use crate::error::{Result, failed};
+use crate::error::{Result, failed, no_such_method};
 use crate::id::ObjectId;
 use crate::limits::{GRANTS_LISTED_MAX, HOLDERS_MAX};
 use crate::schema::facet_capnp::{self as capnp_facet, facet, grant, persistent, terms};
@@ -111,7 +111,7 @@ pub(super) fn dispatch(
                 let params: facet::revoke_params::Reader<'_> = params.get_as()?;
                 revoke(instance, right, grant_id(params.get_grant()?)?)
             }
-            _ => Err(not_there()),
+            (interface, method) => Err(no_such_method(interface, method)),
         }
     };
     match answer() {

@@ -15,7 +15,7 @@ use super::once::Requests;
 use super::run::Running;
 use super::slot::{Birth, Start};
 use super::vat::Vat;
-use crate::error::{Result, disconnected};
+use crate::error::{Result, disconnected, not_begun};
 use crate::gate::Gate;
 use crate::storage::{Account, Before, Page, PageSize, Range, Reads, Space, StorageError, Ticket};
 
@@ -356,7 +356,7 @@ impl Instance {
         for Start { call, under_way, .. } in self.exclusive.iter().flat_map(|calls| calls.end(self))
         {
             call.reply.keep(under_way);
-            call.reply.send(Err(self.ended()));
+            call.reply.send(Err(not_begun(self.ended())));
         }
         let running = std::mem::take(&mut *self.running.borrow_mut());
         for (_, Running { reply, under_way, .. }) in running {

@@ -32,7 +32,7 @@ use super::facet::Facet;
 use super::instance::Instance;
 use super::run::{self, Handler, Running};
 use crate::clock::Clock;
-use crate::error::{Result, failed, overloaded};
+use crate::error::{Result, failed, of_class, overloaded};
 use crate::limits::REQUEST_IDS_MAX;
 use crate::membrane::{Body, BodySlot};
 use crate::storage::Space;
@@ -258,7 +258,7 @@ impl Claim {
 
     /// Records how the call ended, and tells all who asked meanwhile; what the first caller is told.
     fn end(&self, instance: &Rc<Instance>, outcome: Result<()>, body: &BodySlot) -> Result<()> {
-        let outcome = outcome.map_err(plain).and_then(|()| reply_to_store(body));
+        let outcome = outcome.map_err(of_class).map_err(plain).and_then(|()| reply_to_store(body));
         let outcome = match outcome {
             Err(error) if error.extra.len() > REPLY_BYTES_MAX => Err(too_long()),
             outcome => outcome,

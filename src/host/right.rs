@@ -94,8 +94,15 @@ impl Right {
 
 /// The one answer to who uses what was taken back.
 pub(super) fn revoked() -> capnp::Error {
-    error::revoked("the grant of this reference was taken back")
+    error::revoked(TAKEN_BACK)
 }
+
+/// As [`revoked`], to the caller of a call that may have begun.
+pub(super) fn revoked_under_way() -> capnp::Error {
+    error::revoked_under_way(TAKEN_BACK)
+}
+
+const TAKEN_BACK: &str = "the grant of this reference was taken back";
 
 /// What a grant that is made from another one takes from it.
 #[derive(Clone, Default)]

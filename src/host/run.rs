@@ -14,10 +14,10 @@ use super::gated;
 use super::granting;
 use super::instance::Instance;
 use super::once::{self, Method};
-use super::right::revoked;
+use super::right::revoked_under_way;
 use super::slot::Start;
 use super::vat::Vat;
-use crate::error::{Result, failed};
+use crate::error::{Result, failed, name_method, of_class};
 use crate::membrane::{Body, BodySlot, Call, Chain, Dispatch, Reply, Results};
 
 /// A call that was accepted: shutdown waits until all of these were dropped.
@@ -87,7 +87,10 @@ pub(super) fn first_poll(instance: &Rc<Instance>, server: &dyn Dispatch, start: 
     });
     match polled {
         Err(Ended) => answer(instance, running, Err(instance.ended())),
-        Ok((_, Poll::Ready(outcome))) => finish(instance, running, outcome, &body),
+        Ok((_, Poll::Ready(outcome))) => {
+            let outcome = outcome.map_err(|error| name_method(error, interface, method));
+            finish(instance, running, outcome, &body);
+        }
         Ok((handler, Poll::Pending)) => go_on(instance, cause, facet, running, handler, body),
     }
 }
@@ -201,7 +204,7 @@ pub(super) fn turn<T>(
 }
 
 fn finish(instance: &Rc<Instance>, running: Running, outcome: Result<()>, body: &BodySlot) {
-    let outcome = outcome.and_then(|()| {
+    let outcome = outcome.map_err(of_class).and_then(|()| {
         let mut body = body.take().ok_or_else(|| failed("the handler kept its results"))?;
         body.replace_caps(|cap| gated::leaving(instance, cap));
         Ok(body)
@@ -217,7 +220,7 @@ pub(super) fn answer(instance: &Rc<Instance>, running: Running, outcome: Result<
     instance.gate.reply(move |on_its_way| {
         reply.keep((under_way, on_its_way));
         let is_cut = grant.is_some_and(|grant| grant.is_cut());
-        reply.send(if is_cut { Err(revoked()) } else { outcome });
+        reply.send(if is_cut { Err(revoked_under_way()) } else { outcome });
     });
 }
 

@@ -14,12 +14,11 @@ use capstead_client::sturdyref::Target as Of;
 
 use super::agent::{Agent, Existence};
 use super::class::Class;
-use super::facet::not_there;
 use super::granting::{self, caveats, grant_id, wanted, write_grants};
 use super::grants::target_id;
 use super::namespace::{anonymous, named};
 use super::right::Right;
-use crate::error::{Result, failed};
+use crate::error::{Result, failed, no_such_method};
 use crate::id::{ObjectId, Pool};
 use crate::membrane::{self, Call, Target, deliver};
 use crate::schema::facet_capnp::{facet, persistent};
@@ -48,7 +47,8 @@ impl Target for NamespaceFacet {
             return call.reply.send(Err(error));
         }
         if !granting::may_call(right, call.interface, call.method) {
-            return call.reply.send(Err(not_there()));
+            let error = no_such_method(call.interface, call.method);
+            return call.reply.send(Err(error));
         }
         let server = self.0.clone();
         let answers = match call.interface {
@@ -61,7 +61,9 @@ impl Target for NamespaceFacet {
             persistent::Client::TYPE_ID => {
                 membrane::serve::<persistent::Client, _>(server).into_client_hook()
             }
-            _ => return call.reply.send(Err(not_there())),
+            interface => {
+                return call.reply.send(Err(no_such_method(interface, call.method)));
+            }
         };
         deliver(&*answers, call);
     }

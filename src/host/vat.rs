@@ -31,7 +31,7 @@ use super::right::{Grants, Right};
 use super::run::{self, UnderWay};
 use super::slot::{Birth, Slot, Start, State};
 use crate::clock::Clock;
-use crate::error::{Result, disconnected, failed};
+use crate::error::{Result, disconnected, failed, not_begun};
 use crate::gate::Gate;
 use crate::id::ObjectId;
 use crate::membrane::Chain;
@@ -239,7 +239,7 @@ impl Vat {
     /// When the server is shutting down: the call did not happen.
     pub(super) fn admit(self: Rc<Self>, is_an_objects: bool) -> Result<UnderWay> {
         if self.closing.get() && !is_an_objects {
-            return Err(disconnected("the server is shutting down; the call did not happen"));
+            return Err(not_begun(disconnected("the server is shutting down")));
         }
         self.under_way.set(self.under_way.get() + 1);
         Ok(UnderWay(self))
@@ -314,7 +314,7 @@ impl Vat {
 
     fn begin_in(self: &Rc<Self>, slot: &Rc<Slot>, start: Start) {
         if let Some(error) = start.facet.broken() {
-            return start.call.reply.send(Err(error));
+            return start.call.reply.send(Err(not_begun(error)));
         }
         if let Some((instance, server)) = slot.awake() {
             if let Some(start) = self.enter(&instance, start) {

@@ -13,7 +13,7 @@ use super::instance::Instance;
 use super::run::{Cause, Ended, Turns};
 use super::slot::{Slot, Start, State};
 use super::vat::Vat;
-use crate::error::Result;
+use crate::error::{Result, of_class};
 use crate::membrane::Dispatch;
 
 /// The number of the task that wakes an instance; calls count from 0 on.
@@ -64,7 +64,7 @@ impl Vat {
         }
         let server = match woken {
             Ok(Ok(server)) => server,
-            Ok(Err(error)) => return sleep_again(slot, &instance, &error),
+            Ok(Err(error)) => return sleep_again(slot, &instance, &of_class(error)),
             Err(Ended) => return sleep_again(slot, &instance, &instance.ended()),
         };
         self.metrics.objects_awake.add(1);

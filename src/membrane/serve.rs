@@ -9,7 +9,7 @@ use capnp::capability::{self, FromClientHook, FromServer, Params};
 use super::body::{BodySlot, Results};
 use super::call::{Call, Dispatch, Reply, dispatch};
 use super::hook::{self, Target};
-use crate::error::{Result, failed};
+use crate::error::{Result, failed, name_method};
 
 /// The capability to `server`. Its calls start in the order made, within the call that makes them.
 pub(crate) fn serve<C: FromServer<S>, S: 'static>(server: Rc<S>) -> C {
@@ -26,7 +26,10 @@ impl Target for Served {
         let Call { interface, method, params, reply, .. } = call;
         let mut run = self.0.dispatch(interface, method, Params::new(params.into_hook()), results);
         match futures::FutureExt::poll_unpin(&mut run, &mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(outcome) => finish(reply, outcome, &slot),
+            Poll::Ready(outcome) => {
+                let outcome = outcome.map_err(|error| name_method(error, interface, method));
+                finish(reply, outcome, &slot);
+            }
             Poll::Pending => {
                 // Ends with the method, which answers whether or not anybody still waits.
                 tokio::task::spawn_local(async move { finish(reply, run.await, &slot) });

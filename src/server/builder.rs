@@ -8,6 +8,7 @@ use capstead_client::Limits;
 
 use super::start::{self, Running};
 use super::watchdog::TurnLimits;
+use crate::gateway::HttpLimits;
 use crate::host::{AwakeLimits, Binding, Class, Object};
 use crate::limits::{CLASS_BYTES_MAX, REQUEST_RETENTION_SECS, WARM_SECS};
 use crate::storage::LogOptions;
@@ -32,7 +33,11 @@ pub struct Server {
     /// Where clients reach that, if it isn't the address itself.
     pub(super) advertise: Option<String>,
     pub(super) tls: bool,
-    pub(super) http: SocketAddr,
+    /// None: HTTP is off.
+    pub(super) http: Option<SocketAddr>,
+    pub(super) http_origins: Vec<String>,
+    pub(super) http_hosts: Vec<String>,
+    pub(super) http_limits: HttpLimits,
     pub(super) metrics: Option<SocketAddr>,
     pub(super) hosts: u16,
     pub(super) warm: Duration,
@@ -118,7 +123,10 @@ impl Server {
             listen: DEFAULT_LISTEN,
             tls: false,
             advertise: None,
-            http: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            http: Some(SocketAddr::from(([127, 0, 0, 1], 8080))),
+            http_origins: Vec::new(),
+            http_hosts: Vec::new(),
+            http_limits: HttpLimits::default(),
             metrics: None,
             hosts: 1,
             warm: Duration::from_secs(WARM_SECS),
@@ -292,11 +300,47 @@ impl Server {
         self
     }
 
-    /// Listens there for HTTP. Port 0 takes any free one.
+    /// Listens there for HTTP. Port 0 takes any free one. Whoever reaches it may use every object that
+    /// answers HTTP.
     #[must_use]
     pub fn http(mut self, address: SocketAddr) -> Self {
-        self.http = address;
+        self.http = Some(address);
         self
+    }
+
+    /// Listens nowhere for HTTP.
+    #[must_use]
+    pub fn without_http(mut self) -> Self {
+        self.http = None;
+        self
+    }
+
+    /// Lets pages of this origin, like `https://app.example`, change objects over HTTP. Without it
+    /// only those may that the server's own address shows.
+    #[must_use]
+    pub fn http_origin(mut self, origin: impl Into<String>) -> Self {
+        self.http_origins.push(origin.into());
+        self
+    }
+
+    /// Answers HTTP requests whose `Host` is this name, like `app.example`. Without it a server on
+    /// loopback answers only to names of loopback, and any other to all.
+    #[must_use]
+    pub fn http_host(mut self, name: impl Into<String>) -> Self {
+        self.http_hosts.push(name.into());
+        self
+    }
+
+    /// What HTTP clients may take of the server. See [`HttpLimits::default`].
+    #[must_use]
+    pub fn http_limits(mut self, limits: HttpLimits) -> Self {
+        self.http_limits = limits;
+        self
+    }
+
+    /// For what overrides single limits.
+    pub(crate) fn http_limits_mut(&mut self) -> &mut HttpLimits {
+        &mut self.http_limits
     }
 
     /// Serves the server's numbers there, in the text format of Prometheus. Off by default.

@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::gateway::Door;
 use crate::limits::HTTP_HEADER_SECS;
 use crate::metrics::Metrics;
 
@@ -28,6 +30,7 @@ impl MetricsPage {
     /// When the operating system gives no thread, or doesn't let it listen.
     pub(super) fn start(
         listener: std::net::TcpListener,
+        door: Door,
         metrics: Arc<Metrics>,
     ) -> io::Result<Self> {
         let stop = CancellationToken::new();
@@ -37,7 +40,7 @@ impl MetricsPage {
                 Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
             runtime.block_on(async {
                 let listener = TcpListener::from_std(listener)?;
-                stopped.run_until_cancelled(serve(listener, metrics)).await;
+                stopped.run_until_cancelled(serve(listener, door, metrics)).await;
                 Ok(())
             })
         };
@@ -52,13 +55,14 @@ impl MetricsPage {
     }
 }
 
-async fn serve(listener: TcpListener, metrics: Arc<Metrics>) {
+async fn serve(listener: TcpListener, door: Door, metrics: Arc<Metrics>) {
+    let door = Rc::new(door);
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let metrics = metrics.clone();
+                let (door, metrics) = (door.clone(), metrics.clone());
                 let service = hyper::service::service_fn(move |request| {
-                    let page = page(&request, &metrics);
+                    let page = page(&request, &door, &metrics);
                     async move { Ok::<_, Infallible>(page) }
                 });
                 let stream = hyper_util::rt::TokioIo::new(stream);
@@ -74,7 +78,11 @@ async fn serve(listener: TcpListener, metrics: Arc<Metrics>) {
     }
 }
 
-fn page<B>(request: &Request<B>, metrics: &Metrics) -> Response<Full<Bytes>> {
+fn page<B>(request: &Request<B>, door: &Door, metrics: &Metrics) -> Response<Full<Bytes>> {
+    let known = door.check_host(request.version(), request.uri(), request.headers());
+    if let Err(refusal) = known {
+        return refusal.map(|body| Full::new(Bytes::from(body.into_bytes())));
+    }
     let (status, text) = match request.uri().path() {
         "/metrics" => (StatusCode::OK, metrics.render()),
         "/ready" => ready(metrics),

@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use capstead_client::Limits;
 use capstead_client::sturdyref::is_address;
-use futures::future::{join_all, select_all};
+use futures::future::{OptionFuture, join_all, select_all};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +27,7 @@ use super::metrics_page::MetricsPage;
 use super::namespaces::start_gateway;
 use super::watchdog::Watchdog;
 use crate::error::panic_reason;
+use crate::gateway::{Door, Gateway, HttpLimits};
 use crate::host::{Agent, Hint, Vat, VatOptions, pass_on_replies};
 use crate::limits::SHUTDOWN_SECS;
 use crate::metrics::Metrics;
@@ -38,7 +40,7 @@ use crate::supervisor::Supervisor;
 /// A server that has started.
 pub struct Running {
     capnp: SocketAddr,
-    http: SocketAddr,
+    http: Option<SocketAddr>,
     metrics: Option<SocketAddr>,
     namespaces: BTreeMap<String, String>,
     pub(super) parts: Parts,
@@ -48,7 +50,7 @@ pub(super) struct Parts {
     pub(super) host: RunningHost,
     pub(super) threads: Vec<HostThread>,
     supervisor: Rc<Supervisor>,
-    gateway: tokio::task::JoinHandle<()>,
+    gateway: Option<JoinHandle<()>>,
     stop_gateway: CancellationToken,
     metrics_page: Option<MetricsPage>,
     admin: Option<AdminSocket>,
@@ -73,8 +75,8 @@ impl Running {
         self.capnp
     }
 
-    /// Where it listens for HTTP.
-    pub fn http(&self) -> SocketAddr {
+    /// Where it listens for HTTP, if it does.
+    pub fn http(&self) -> Option<SocketAddr> {
         self.http
     }
 
@@ -116,7 +118,8 @@ impl Running {
         }
         if ended.is_ok() {
             // HTTP requests under way are calls to the hosts: they come first.
-            let _ = tokio::time::timeout(Duration::from_secs(SHUTDOWN_SECS), gateway).await;
+            let ended = OptionFuture::from(gateway);
+            let _ = tokio::time::timeout(Duration::from_secs(SHUTDOWN_SECS), ended).await;
         }
         // All hosts finish before any of them closes: calls cross from one to another.
         threads.iter().for_each(HostThread::finish);
@@ -278,13 +281,16 @@ async fn settle(supervisor: &Supervisor) {
 pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     let classes = server.bound_classes()?;
     check(&server)?;
+    let http_door = door(&server, server.http)?;
+    let page_door = door(&server, server.metrics)?;
     let data = Rc::new(DataDir::open(&server.data, server.hosts)?);
     let metrics = Arc::new(Metrics::default());
     let keys = Keys::new(data.keys()?);
     let tls = server.tls.then(|| tls::acceptor(&keys.current().cluster_pkcs8())).transpose()?;
-    let (socket, http) = (bind(server.listen)?, bind(server.http)?);
+    let socket = bind(server.listen)?;
+    let http = server.http.map(bind).transpose()?;
     let page = server.metrics.map(bind).transpose()?;
-    let (capnp, http_address) = (local(&socket)?, local(&http)?);
+    let (capnp, http_address) = (local(&socket)?, http.as_ref().map(local).transpose()?);
     let address = server.advertise.unwrap_or_else(|| capnp.to_string());
     let hint = Hint { address, tls: server.tls };
 
@@ -319,11 +325,12 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     // Set once, here.
     let _ = hub.gateway.set(gateway.clone());
     let stop_gateway = CancellationToken::new();
-    let http = TcpListener::from_std(http).map_err(capnp::Error::from)?;
-    let serve = gateway.serve(http, stop_gateway.clone().cancelled_owned());
-    let gateway = tokio::task::spawn_local(serve);
+    let http_limits = server.http_limits;
+    let serve = |(http, door)| serve_http(http, (door, http_limits), gateway, &stop_gateway);
+    let gateway = http.zip(http_door).map(serve).transpose()?;
     let metrics_address = page.as_ref().map(local).transpose()?;
-    let metrics_page = page.map(|page| MetricsPage::start(page, metrics.clone())).transpose();
+    let start_page = |(page, door)| MetricsPage::start(page, door, metrics.clone());
+    let metrics_page = page.zip(page_door).map(start_page).transpose();
     let metrics_page = metrics_page.map_err(capnp::Error::from)?;
     let admin = start_admin(&data, keys, &hub, server.hosts);
     let supervisor = hub.supervisor.clone();
@@ -344,6 +351,27 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
         namespaces: references,
         parts,
     })
+}
+
+/// Who may come in by HTTP at that address.
+fn door(server: &Server, address: Option<SocketAddr>) -> Result<Option<Door>, ServerError> {
+    let door = |address| Door::new(address, &server.http_origins, &server.http_hosts);
+    address.map(door).transpose().map_err(|reason| capnp::Error::failed(reason).into())
+}
+
+fn serve_http(
+    socket: std::net::TcpListener,
+    (door, limits): (Door, HttpLimits),
+    gateway: Rc<Gateway>,
+    stop: &CancellationToken,
+) -> Result<JoinHandle<()>, ServerError> {
+    let address = local(&socket)?;
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "HTTP is in the clear and asks nobody who they are: whoever reaches this address may use every object that answers HTTP; put a proxy before it that decides, or give --http off");
+    }
+    let socket = TcpListener::from_std(socket).map_err(capnp::Error::from)?;
+    let serve = gateway.serve(socket, door, limits, stop.clone().cancelled_owned());
+    Ok(tokio::task::spawn_local(serve))
 }
 
 /// Without its socket a server serves as well, and its operator has to stop it first.

@@ -72,7 +72,7 @@ pub(crate) fn serve() {
         let metrics = running.metrics().expect("the numbers are served");
         let announced = serde_json::json!({
             "capnp": running.capnp().to_string(),
-            "http": format!("http://{}", running.http()),
+            "http": format!("http://{}", running.http().expect("HTTP is served")),
             "metrics": format!("http://{metrics}/metrics"),
             "namespaces": running.namespaces(),
         });

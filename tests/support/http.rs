@@ -42,7 +42,7 @@ impl Http {
 
     /// Asks, and reads the answer.
     pub(crate) fn ask(&mut self, method: &str, path: &str) -> Response {
-        self.send(format!("{method} {path} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes());
+        self.send(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
         self.answer(method)
     }
 

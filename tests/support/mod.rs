@@ -32,7 +32,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 pub(crate) struct Announced {
     /// `host:port`
     pub(crate) capnp: String,
-    /// `host:port`, without the scheme
+    /// `host:port`, without the scheme; empty if HTTP is off
     pub(crate) http: String,
     /// `host:port` of the numbers, if they are served
     pub(crate) metrics: Option<String>,
@@ -86,8 +86,11 @@ pub(crate) fn copies() -> u64 {
 /// `CAPSTEAD_TEST_HOSTS` says how many hosts it has where a test doesn't, so that one test is good for
 /// one host and for several.
 pub(crate) fn serve_command(data: &Path, args: &[&str]) -> Command {
-    let mut command = capstead(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+    let mut command = capstead(["serve", "--listen", "127.0.0.1:0"]);
     command.arg("--data").arg(data).args(args);
+    if !args.contains(&"--http") {
+        command.args(["--http", "127.0.0.1:0"]);
+    }
     if let Ok(hosts) = std::env::var("CAPSTEAD_TEST_HOSTS")
         && !args.contains(&"--hosts")
     {
@@ -262,7 +265,7 @@ fn parse(line: &str) -> Announced {
         .map(|(class, reference)| (class.clone(), text(reference).expect("a reference is text")));
     Announced {
         capnp: text(&line["capnp"]).expect("an address"),
-        http: address(&line["http"]).expect("an address"),
+        http: address(&line["http"]).unwrap_or_default(),
         metrics: address(&line["metrics"]),
         namespaces: namespaces.collect(),
     }

@@ -54,7 +54,7 @@ impl World {
         let threads = &running.parts.threads;
         let links = threads.iter().map(|thread| thread.latest.clone()).collect();
         let probes = threads.iter().map(|thread| thread.probes.clone()).collect();
-        let (capnp, http) = (running.capnp(), running.http());
+        let (capnp, http) = (running.capnp(), running.http().unwrap());
         let (metrics, counters) =
             (running.metrics().unwrap(), running.namespaces()["Counter"].clone());
         let (stop, stopped) = oneshot::channel();
@@ -135,7 +135,7 @@ impl World {
 
 pub(super) async fn ask(address: SocketAddr, method: &str, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut page = String::new();
     within(stream.read_to_string(&mut page)).await.unwrap();

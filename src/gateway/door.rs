@@ -1,0 +1,283 @@
+//! The door of the gateway: which requests it lets in, by the page that they come from and the host that
+//! they name.
+//!
+//! The gateway asks nobody for credentials, so a browser that reaches it would lend its place on the
+//! network to every page that it shows. Browsers say which page a request comes from, and a page that made
+//! its own name lead here (DNS rebinding) can't help naming itself as the host.
+//!
+//! Invariant: headers decide only to refuse. A request that is let in has no more rights for what it says.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::header::{HOST, ORIGIN};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderName, StatusCode, Uri, Version};
+use hyper::Response;
+
+use crate::http::{Body, text};
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Pages and host names that are let in beside those that always are.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Door {
+    origins: Vec<String>,
+    hosts: Vec<String>,
+    /// Whether it listens where only this machine reaches it.
+    is_loopback: bool,
+}
+
+/// A refusal with its reason.
+type Refusal = Box<Response<Body>>;
+
+impl Door {
+    /// # Errors
+    /// A sentence, when an origin or a name of a host isn't one.
+    pub(crate) fn new(
+        address: SocketAddr,
+        origins: &[String],
+        hosts: &[String],
+    ) -> Result<Self, String> {
+        Ok(Self {
+            origins: origins.iter().map(|text| origin(text)).collect::<Result<_, _>>()?,
+            hosts: hosts.iter().map(|text| host(text)).collect::<Result<_, _>>()?,
+            is_loopback: address.ip().is_loopback(),
+        })
+    }
+
+    /// Whether the request may come in at all.
+    pub(super) fn admit(&self, request: &http::request::Parts) -> Result<(), Refusal> {
+        self.check_host(request.version, &request.uri, &request.headers)?;
+        if request.method.is_safe() || self.is_of_this_origin(request) {
+            return Ok(());
+        }
+        let reason = "A page of another origin may not change anything here. Start the server with \
+                      `--http-origin` and the page's origin to allow it.\n";
+        Err(refusal(StatusCode::FORBIDDEN, reason))
+    }
+
+    /// Whether the host that a request names may be this one.
+    ///
+    /// # Errors
+    /// The answer to a request that names none, several, or another one.
+    pub(crate) fn check_host(
+        &self,
+        version: Version,
+        uri: &Uri,
+        headers: &HeaderMap,
+    ) -> Result<(), Refusal> {
+        let mut named = headers.get_all(HOST).iter();
+        let named = match (named.next(), named.next()) {
+            (Some(host), None) => Some(host.to_str().unwrap_or("\0")),
+            (None, _) if version < Version::HTTP_11 => None,
+            _ => return Err(refusal(StatusCode::BAD_REQUEST, "A request has one Host header.\n")),
+        };
+        // A URL in the request line counts before the header, and a proxy may have looked at either.
+        let all = named.into_iter().chain(uri.authority().map(Authority::as_str));
+        for host in all {
+            let malformed = || refusal(StatusCode::BAD_REQUEST, "The Host header is malformed.\n");
+            let is_known = if host.is_empty() {
+                !self.checks_hosts()
+            } else {
+                let host = authority(host).ok_or_else(malformed)?;
+                !self.checks_hosts() || self.is_host(&name(&host))
+            };
+            if !is_known {
+                let reason = "This server isn't the host that the request names. Start it with \
+                              `--http-host` and that name if it should be.\n";
+                return Err(refusal(StatusCode::MISDIRECTED_REQUEST, reason));
+            }
+        }
+        Ok(())
+    }
+
+    /// On other addresses anybody can reach it anyway, and its names are not known here unless they are
+    /// given.
+    fn checks_hosts(&self) -> bool {
+        self.is_loopback || !self.hosts.is_empty()
+    }
+
+    fn is_host(&self, name: &str) -> bool {
+        let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        let is_loopback = match address {
+            Ok(address) => address.is_loopback(),
+            Err(_) => name == "localhost" || name.ends_with(".localhost"),
+        };
+        is_loopback || self.hosts.iter().any(|host| host == name)
+    }
+
+    /// Programs other than browsers say nothing of origins.
+    fn is_of_this_origin(&self, request: &http::request::Parts) -> bool {
+        let headers = &request.headers;
+        let mut origins = headers.get_all(ORIGIN).iter();
+        let origin = match (origins.next(), origins.next()) {
+            (origin, None) => origin.map(|origin| origin.to_str().unwrap_or("null")),
+            _ => return false,
+        };
+        if origin.is_some_and(|origin| self.origins.iter().any(|known| known == origin)) {
+            return true;
+        }
+        if headers.contains_key(SEC_FETCH_SITE) {
+            let mut sites = headers.get_all(SEC_FETCH_SITE).iter();
+            return sites.all(|site| site == "same-origin" || site == "none");
+        }
+        let Some(origin) = origin else { return true };
+        // Older browsers say only the origin, which is then that of this host.
+        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+        let page = origin.split_once("://").map(|(_, page)| page);
+        page.zip(host).is_some_and(|(page, host)| page.eq_ignore_ascii_case(host))
+    }
+}
+
+fn refusal(status: StatusCode, reason: &str) -> Refusal {
+    Box::new(text(status, reason))
+}
+
+/// `host` or `host:port`.
+fn authority(text: &str) -> Option<Authority> {
+    text.parse::<Authority>().ok().filter(|parsed| !text.contains('@') && !parsed.host().is_empty())
+}
+
+fn name(authority: &Authority) -> String {
+    authority.host().trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// An origin as browsers write it, in lower case and without the port that its scheme has anyway.
+fn origin(text: &str) -> Result<String, String> {
+    let wrong = || format!("{text:?} is no origin: give it like https://app.example");
+    let lower = text.trim_end_matches('/').to_ascii_lowercase();
+    let (scheme, page) = lower.split_once("://").ok_or_else(wrong)?;
+    authority(page).ok_or_else(wrong)?;
+    let usual = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => return Err(wrong()),
+    };
+    Ok(format!("{scheme}://{}", page.strip_suffix(usual).unwrap_or(page)))
+}
+
+fn host(text: &str) -> Result<String, String> {
+    let wrong =
+        || format!("{text:?} is no name of a host: give it like app.example, without a port");
+    let host = authority(text).filter(|host| host.as_str() == host.host()).ok_or_else(wrong)?;
+    Ok(name(&host))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn door(address: &str, origins: &[&str], hosts: &[&str]) -> Door {
+        let owned = |all: &[&str]| all.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+        Door::new(address.parse().unwrap(), &owned(origins), &owned(hosts)).unwrap()
+    }
+
+    fn status(door: &Door, request: &str) -> u16 {
+        let mut words = request.split('|');
+        let mut built =
+            http::Request::builder().method(words.next().unwrap()).uri(words.next().unwrap());
+        for header in words {
+            let (name, value) = header.split_once(": ").unwrap_or((header, ""));
+            built = built.header(name, value);
+        }
+        let request = built.body(()).unwrap().into_parts().0;
+        door.admit(&request).map_or_else(|refused| refused.status().as_u16(), |()| 200)
+    }
+
+    #[test]
+    fn on_loopback_only_names_of_this_machine_and_those_that_were_given_are_hosts() {
+        let door = door("127.0.0.1:80", &[], &["App.Example"]);
+        for host in [
+            "localhost",
+            "LOCALHOST:1",
+            "127.0.0.1:8080",
+            "127.9.9.9",
+            "[::1]:80",
+            "a.localhost",
+            "localhost.",
+            "app.example",
+            "app.example:99",
+        ] {
+            assert_eq!(status(&door, &format!("GET|/|Host: {host}")), 200, "{host}");
+            assert_eq!(
+                status(&door, &format!("GET|http://{host}/|Host: localhost")),
+                200,
+                "{host}"
+            );
+        }
+        for host in [
+            "evil.example",
+            "localhost.evil.example",
+            "10.0.0.1",
+            "0.0.0.0",
+            "[::2]",
+            "notlocalhost",
+            "",
+        ] {
+            assert_eq!(status(&door, &format!("GET|/|Host: {host}")), 421, "{host}");
+        }
+        assert_eq!(status(&door, "GET|http://evil.example/|Host: localhost"), 421);
+        for host in ["a b", "user@localhost", "localhost, evil", "localhost/", ":80"] {
+            assert_eq!(status(&door, &format!("GET|/|Host: {host}")), 400, "{host}");
+        }
+        assert_eq!(status(&door, "GET|/"), 400);
+        assert_eq!(status(&door, "GET|/|Host: localhost|Host: localhost"), 400);
+    }
+
+    #[test]
+    fn elsewhere_hosts_are_looked_at_once_names_were_given() {
+        assert_eq!(status(&door("192.0.2.1:80", &[], &[]), "GET|/|Host: a.example"), 200);
+        let named = door("192.0.2.1:80", &[], &["a.example"]);
+        assert_eq!(status(&named, "GET|/|Host: a.example"), 200);
+        assert_eq!(status(&named, "GET|/|Host: b.example"), 421);
+    }
+
+    #[test]
+    fn pages_of_other_origins_change_nothing() {
+        let door = door("127.0.0.1:80", &["https://App.example:443/"], &[]);
+        let allowed = [
+            "",
+            "|Origin: http://localhost:80",
+            "|Sec-Fetch-Site: same-origin|Origin: https://proxied.example",
+            "|Sec-Fetch-Site: none",
+            "|Sec-Fetch-Site: cross-site|Origin: https://app.example",
+        ];
+        let refused = [
+            "|Origin: null",
+            "|Origin: http://localhost",
+            "|Origin: http://localhost:3000",
+            "|Origin: https://evil.example",
+            "|Origin: https://app.example|Origin: https://evil.example",
+            "|Sec-Fetch-Site: cross-site",
+            "|Sec-Fetch-Site: same-site|Origin: http://localhost:80",
+            "|Sec-Fetch-Site: same-origin|Sec-Fetch-Site: cross-site",
+        ];
+        for headers in allowed {
+            assert_eq!(
+                status(&door, &format!("POST|/|Host: localhost:80{headers}")),
+                200,
+                "{headers}"
+            );
+        }
+        for headers in refused {
+            for method in ["POST", "PUT", "DELETE", "PATCH", "PURGE"] {
+                let request = format!("{method}|/|Host: localhost:80{headers}");
+                assert_eq!(status(&door, &request), 403, "{request}");
+            }
+            for method in ["GET", "HEAD", "OPTIONS"] {
+                let request = format!("{method}|/|Host: localhost:80{headers}");
+                assert_eq!(status(&door, &request), 200, "{request}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_origin_and_no_host_is_refused_at_the_start() {
+        for text in ["", "null", "*", "app.example", "ftp://a", "https://a/b", "https://"] {
+            assert!(origin(text).is_err(), "{text}");
+        }
+        for text in ["", "a:80", "http://a", "a b", "u@a", "*:1"] {
+            assert!(host(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Heads of requests and responses: what of them concerns one connection only, and what a class may say.
+//!
+//! Invariant: nothing that a class says decides where its response ends; hyper writes that, from the body.
+
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, TE, TRAILER};
+use http::header::{TRANSFER_ENCODING, UPGRADE};
+use http::{Method, Response, StatusCode};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+/// Headers between two neighbours, and not between a client and an object.
+fn is_of_one_hop(name: &HeaderName) -> bool {
+    [CONNECTION, KEEP_ALIVE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE].contains(name)
+        || name.as_str().starts_with("proxy-")
+}
+
+/// Takes out of a request what concerns this connection only.
+pub(super) fn strip(headers: &mut HeaderMap) {
+    let listed = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let named = listed.flat_map(|value| value.split(',')).map(|name| name.trim().parse());
+    let mut gone: Vec<HeaderName> = named.filter_map(Result::ok).collect();
+    gone.extend(headers.keys().filter(|name| is_of_one_hop(name)).cloned());
+    for name in gone {
+        headers.remove(name);
+    }
+}
+
+/// The first header whose value is no text: it has no place in a message of Cap'n Proto.
+pub(super) fn not_text(headers: &HeaderMap) -> Option<&HeaderName> {
+    let found = headers.iter().find(|(_, value)| std::str::from_utf8(value.as_bytes()).is_err());
+    found.map(|(name, _)| name)
+}
+
+/// The head as it may be sent, with a body of so many bytes.
+///
+/// # Errors
+/// A sentence, when a class said what can't be: the client must not see any of it.
+pub(super) fn checked(
+    asked: &Method,
+    mut head: Response<()>,
+    body_bytes: usize,
+) -> Result<Response<()>, String> {
+    let status = head.status();
+    if !(200..=599).contains(&status.as_u16()) {
+        return Err(format!("{status} is no status of an answer: use 200 to 599"));
+    }
+    if let Some(name) = head.headers().keys().find(|name| is_of_one_hop(name)) {
+        return Err(format!("the header {name} belongs to the connection, which the server keeps"));
+    }
+    let has_no_body = [StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::NOT_MODIFIED];
+    if has_no_body.contains(&status) && body_bytes > 0 {
+        return Err(format!("a response with status {status} has no body"));
+    }
+    let Some(length) = said_length(head.headers())? else { return Ok(head) };
+    // It is then the length of the body that a GET would get.
+    let is_without =
+        body_bytes == 0 && (asked == Method::HEAD || status == StatusCode::NOT_MODIFIED);
+    if !is_without && length != body_bytes as u64 {
+        return Err(format!("Content-Length is {length}, and the body has {body_bytes} bytes"));
+    }
+    head.headers_mut().remove(CONTENT_LENGTH);
+    if is_without {
+        head.headers_mut().insert(CONTENT_LENGTH, length.into());
+    }
+    Ok(head)
+}
+
+fn said_length(headers: &HeaderMap) -> Result<Option<u64>, String> {
+    let mut said = None;
+    for value in headers.get_all(CONTENT_LENGTH) {
+        let digits =
+            value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let length = digits.and_then(|digits| digits.parse().ok());
+        let length: u64 = length.ok_or("Content-Length is no number")?;
+        if said.is_some_and(|said| said != length) {
+            return Err("there are two lengths in Content-Length".to_owned());
+        }
+        said = Some(length);
+    }
+    Ok(said)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(
+        asked: Method,
+        status: u16,
+        headers: &[(&str, &str)],
+        body: usize,
+    ) -> Result<Option<String>, String> {
+        let mut head = Response::builder().status(status);
+        for (name, value) in headers {
+            head = head.header(*name, *value);
+        }
+        let head = checked(&asked, head.body(()).unwrap(), body)?;
+        Ok(head.headers().get(CONTENT_LENGTH).map(|value| value.to_str().unwrap().to_owned()))
+    }
+
+    #[test]
+    fn a_class_decides_neither_the_length_nor_the_connection() {
+        let get = |status, headers: &[_], body| check(Method::GET, status, headers, body);
+        assert_eq!(get(200, &[("content-length", "3")], 3), Ok(None));
+        assert_eq!(get(200, &[("content-length", "3"), ("content-length", "3")], 3), Ok(None));
+        assert_eq!(get(304, &[("content-length", "9")], 0), Ok(Some("9".to_owned())));
+        assert_eq!(
+            check(Method::HEAD, 200, &[("content-length", "9")], 0),
+            Ok(Some("9".to_owned()))
+        );
+        for (headers, body) in [
+            (("content-length", "2"), 3),
+            (("content-length", "4"), 3),
+            (("content-length", "+3"), 3),
+            (("content-length", ""), 0),
+            (("content-length", "99999999999999999999"), 3),
+            (("transfer-encoding", "chunked"), 3),
+            (("connection", "close"), 3),
+            (("keep-alive", "timeout=5"), 3),
+            (("upgrade", "websocket"), 3),
+            (("te", "trailers"), 3),
+            (("trailer", "x"), 3),
+            (("proxy-authenticate", "Basic"), 3),
+        ] {
+            assert!(get(200, &[headers], body).is_err(), "{headers:?}");
+        }
+        assert!(get(200, &[("content-length", "3"), ("content-length", "4")], 3).is_err());
+        for status in [100, 101, 103, 199, 600, 999] {
+            assert!(get(status, &[], 0).is_err(), "{status}");
+        }
+        for status in [204, 205, 304] {
+            assert!(get(status, &[], 1).is_err() && get(status, &[], 0).is_ok(), "{status}");
+        }
+    }
+
+    #[test]
+    fn what_concerns_the_connection_reaches_no_object() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "close, X-One"),
+            ("connection", "x-two"),
+            ("x-one", "1"),
+            ("x-two", "2"),
+            ("x-three", "3"),
+            ("keep-alive", "5"),
+            ("te", "trailers"),
+            ("trailer", "x"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("proxy-connection", "close"),
+            ("proxy-authorization", "secret"),
+        ] {
+            headers.append(HeaderName::try_from(name).unwrap(), value.parse().unwrap());
+        }
+        strip(&mut headers);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-three"]);
+    }
+}

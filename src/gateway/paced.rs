@@ -1,0 +1,105 @@
+//! A stream whose peer has to take what is written at a pace.
+//!
+//! Nothing is measured while the peer keeps up: the clock starts when a write has to wait, and stops when
+//! everything is written.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::limits::HttpLimits;
+use crate::metrics::Metrics;
+
+pub(super) struct Paced {
+    stream: TcpStream,
+    limits: HttpLimits,
+    metrics: Arc<Metrics>,
+    behind: Option<Behind>,
+}
+
+/// The peer lets writes wait.
+struct Behind {
+    since: Instant,
+    written: usize,
+    late: Pin<Box<Sleep>>,
+}
+
+impl Paced {
+    pub(super) fn new(stream: TcpStream, limits: HttpLimits, metrics: Arc<Metrics>) -> Self {
+        Self { stream, limits, metrics, behind: None }
+    }
+
+    /// What a write that gave `polled` comes to.
+    fn pace(
+        &mut self,
+        cx: &mut Context<'_>,
+        polled: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(written) = polled {
+            if let (Some(behind), Ok(bytes)) = (&mut self.behind, &written) {
+                behind.written += bytes;
+            }
+            return Poll::Ready(written);
+        }
+        let behind = self.behind.get_or_insert_with(|| {
+            let since = Instant::now();
+            Behind { since, written: 0, late: Box::pin(sleep_until(since)) }
+        });
+        behind.late.as_mut().reset(behind.since + self.limits.time_for(behind.written));
+        match behind.late.as_mut().poll(cx) {
+            Poll::Ready(()) => {
+                self.metrics.http_slow_total.add(1);
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncRead for Paced {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        to: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, to)
+    }
+}
+
+impl AsyncWrite for Paced {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.pace(cx, polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.pace(cx, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.behind = None;
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
