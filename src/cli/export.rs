@@ -6,11 +6,13 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::operator::{self, Data, Failure, Output};
+use super::operator::{self, Data, Failure};
+use super::output::Output;
 use super::transfer::{self, Selection};
 use crate::clock::Clock;
 use crate::id::{ObjectId, Pool};
 use crate::server::Operated;
+use crate::storage::Access;
 use crate::storage::archive::{ArchiveWriter, Frame, Head, Totals};
 
 pub(super) const AFTER_HELP: &str = "\
@@ -125,7 +127,7 @@ pub(super) async fn write(
     check: impl FnOnce(Totals) -> Result<(), Failure>,
 ) -> Result<Totals, Failure> {
     let mut output = Output::begin(path)?;
-    let operated = Operated::open(&data.path).await?;
+    let operated = data.open(Access::Read).await?;
     let totals = write_to(&operated, &mut output, path, what).await;
     operated.close().await?;
     let totals = totals?;

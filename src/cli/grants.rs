@@ -15,7 +15,8 @@ use super::transfer;
 use crate::id::{ObjectId, Pool};
 use crate::schema::admin_capnp::host_admin;
 use crate::schema::facet_capnp::{caveats, grant, methods, terms};
-use crate::server::{DEFAULT_LISTEN, Operated};
+use crate::server::DEFAULT_LISTEN;
+use crate::storage::Access;
 use crate::supervisor::owner_of;
 
 pub(super) const AFTER_HELP: &str = "\
@@ -141,7 +142,7 @@ fn parse_key(text: &str) -> Result<Key, String> {
 
 /// Returns when they are shown.
 pub(super) fn show(options: &Show) -> ExitCode {
-    let shown = with(&options.data, &options.object, async |host| {
+    let shown = with(&options.data, Access::Read, &options.object, async |host| {
         let (mut grants, mut after) = (Vec::new(), Vec::new());
         loop {
             let mut request = host.grants_request();
@@ -162,7 +163,7 @@ pub(super) fn show(options: &Show) -> ExitCode {
 
 /// Returns when the grant is durable.
 pub(super) fn make(options: &Make) -> ExitCode {
-    let made = with(&options.data, &options.object, async |host| {
+    let made = with(&options.data, Access::Full, &options.object, async |host| {
         let mut request = host.grant_request();
         let mut params = request.get();
         params.set_target(options.object.id.as_bytes());
@@ -206,7 +207,7 @@ impl Make {
 
 /// Returns when it is revoked, durably and on every host.
 pub(super) fn revoke(options: &Revoke) -> ExitCode {
-    let revoked = with(&options.data, &options.object, async |host| {
+    let revoked = with(&options.data, Access::Full, &options.object, async |host| {
         let mut request = host.revoke_request();
         request.get().set_target(options.object.id.as_bytes());
         request.get().set_grant(options.grant.as_bytes());
@@ -219,11 +220,12 @@ pub(super) fn revoke(options: &Revoke) -> ExitCode {
 /// Works with the host that has the object.
 fn with(
     data: &Data,
+    access: Access,
     object: &Object,
     work: impl AsyncFnOnce(host_admin::Client) -> Result<String, Failure>,
 ) -> Result<String, Failure> {
     operator::block_on(async {
-        let operated = Operated::open(&data.path).await?;
+        let operated = data.open(access).await?;
         let done = async {
             let described = operated.admin().describe_request().send().promise.await?;
             let number = owner_of(object.id.home_shard().0, described.get()?.get_hosts());

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use super::operator::{self, Data, Failure};
 use super::transfer::{self, GrantCounts, Looked};
 use crate::schema::admin_capnp::{Existing, ImportedGrants};
-use crate::server::Operated;
+use crate::storage::Access;
 
 pub(super) const AFTER_HELP: &str = "\
 The whole file is looked at before anything is changed. Without --replace nothing is changed if one of \
@@ -59,7 +59,7 @@ async fn import(options: &Options) -> Result<String, Failure> {
         }
     };
     let mut file = operator::open(path)?;
-    let operated = Operated::open(&options.data.path).await?;
+    let operated = options.data.open(Access::Full).await?;
     let imported = async {
         let admin = operated.admin();
         let described = admin.describe_request().send().promise.await?;

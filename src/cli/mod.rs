@@ -11,6 +11,7 @@ mod lab;
 mod limit;
 mod log;
 mod operator;
+mod output;
 mod restore;
 mod serve;
 mod transfer;

@@ -17,7 +17,7 @@ use super::once::RequestId;
 use super::right::{Right, revoked};
 use super::slot::{Birth, Slot, Start};
 use super::vat::Vat;
-use crate::error::{Result, disconnected, failed, unimplemented};
+use crate::error::{Result, failed, unimplemented};
 use crate::id::ObjectId;
 use crate::membrane::{self, Body, Call, Chain, Dispatch, Target};
 use crate::schema::facet_capnp::facet;
@@ -179,9 +179,7 @@ impl Facet {
         }
         let made = self.made.as_ref().and_then(|made| made.instance.broken());
         let is_of_another = self.generation != self.slot.generation.get();
-        made.or_else(|| {
-            is_of_another.then(|| disconnected("the object ended: restore its reference"))
-        })
+        made.or_else(|| is_of_another.then(|| self.slot.end_of(self.generation)))
     }
 }
 

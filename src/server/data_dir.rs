@@ -11,8 +11,10 @@
 //!   format                 "capstead data 1"; has its name once all else is on disk
 //! ```
 //!
-//! It is made in place, because a mount point can't be renamed over. From before the first part is
-//! made until after `format` has its name, `lock` says that the directory is being made.
+//! It is made and restored in place, because a mount point can't be renamed over. From before the
+//! first part is made until after `format` has its name, `lock` says that the directory is being made
+//! or restored: the remains of a making are made anew, those of a restore are refused, because a
+//! fresh cluster in the place of a restored one would look like lost data.
 //!
 //! **Invariants:** only the holder of the lock changes the directory. Parts are removed only where
 //! `lock` says that they were never finished. A directory that can't be used is left exactly as it
@@ -22,7 +24,7 @@ mod keys;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
@@ -40,6 +42,8 @@ const FORMAT_NEW: &str = "format.new";
 const LOCK_FILE: &str = "lock";
 /// What the lock says while the directory is made; it is empty before and afterwards.
 const BEING_MADE: &str = "this data directory of capstead is being made\n";
+/// The same while a backup is restored into it.
+const BEING_RESTORED: &str = "this data directory of capstead is being restored\n";
 const KEYS: &str = "keys";
 const SUPERVISOR: &str = "supervisor";
 const ADMIN_SOCKET: &str = "admin.sock";
@@ -71,13 +75,18 @@ impl DataDir {
         }
         let lock = lock(root)?;
         let dir = Self { root: root.to_owned(), _lock: lock };
-        if needs_making(root)? {
-            create(root, hosts, keys::make)?;
+        match found(root)? {
+            Found::Whole => {}
+            Found::Nothing | Found::Unmade => {
+                begin(root, BEING_MADE, hosts, keys::make)?;
+                finish(root)?;
+            }
+            Found::Unrestored => return Err(unrestored(root)),
         }
         check_format(root)?;
         dir.check_parts(hosts)?;
         // A crash may have come after the directory was whole and before the lock said so.
-        if lock_text(root)? == BEING_MADE.as_bytes() {
+        if !lock_text(root)?.is_empty() {
             say(root, "").map_err(failed(root, MAKING))?;
         }
         Ok(dir)
@@ -93,11 +102,13 @@ impl DataDir {
         }
         let Some(lock) = try_lock(root)? else { return Ok(None) };
         let dir = Self { root: root.to_owned(), _lock: lock };
-        if needs_making(root)? {
-            return Err(data(
-                root,
-                "was never finished; start a server on it, which makes it anew",
-            ));
+        match found(root)? {
+            Found::Whole => {}
+            Found::Nothing | Found::Unmade => {
+                let reason = "was never finished; start a server on it, which makes it anew";
+                return Err(data(root, reason));
+            }
+            Found::Unrestored => return Err(unrestored(root)),
         }
         check_format(root)?;
         let hosts = (0..u16::MAX).take_while(|number| host(root, *number).exists()).count() as u16;
@@ -105,16 +116,73 @@ impl DataDir {
         Ok(Some((dir, hosts)))
     }
 
-    /// Makes a directory for a cluster that there was before, with these keys and without objects.
+    /// Checks, without changing anything, that a backup can be restored into the directory: it isn't
+    /// there, is empty, or has what an attempt left that was cut short.
     ///
     /// # Errors
-    /// When it is there and not empty, then it is as it was; or when it can't be made.
-    pub(super) fn remake(root: &Path, hosts: u16, secrets: &Secrets) -> Result<(), ServerError> {
-        DirBuilder::new().mode(0o700).create(root).map_err(failed(root, MAKING))?;
-        let lock = lock(root)?;
-        let dir = Self { root: root.to_owned(), _lock: lock };
-        create(root, hosts, |path| keys::put(path, secrets))?;
-        dir.keys().map(drop)
+    /// When it has anything else.
+    pub(super) fn check_restorable(root: &Path) -> Result<(), ServerError> {
+        let has_names = match fs::read_dir(root) {
+            Ok(mut names) => names.next().is_some(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(failed(root, "look into the directory")(error)),
+        };
+        let is_taken = || !matches!(found(root), Ok(found) if found != Found::Whole);
+        if has_names && (!root.join(LOCK_FILE).is_file() || is_taken()) {
+            return Err(data(root, "is not empty; choose a new directory"));
+        }
+        Ok(())
+    }
+
+    /// Begins to restore a cluster that there was before, with these keys and without objects. The
+    /// directory is refused by everybody until [`DataDir::finish_restore`].
+    ///
+    /// # Errors
+    /// When it holds something else, then it is as it was; or when it can't be made.
+    pub(super) fn begin_restore(
+        root: &Path,
+        hosts: u16,
+        secrets: &Secrets,
+    ) -> Result<Self, ServerError> {
+        Self::check_restorable(root)?;
+        match DirBuilder::new().mode(0o700).create(root) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(failed(root, MAKING)(error));
+            }
+            _ => {}
+        }
+        let dir = Self { root: root.to_owned(), _lock: lock(root)? };
+        // Looked at again, now that nobody else changes it.
+        Self::check_restorable(root)?;
+        let begun = begin(root, BEING_RESTORED, hosts, |path| keys::put(path, secrets))
+            .and_then(|()| dir.keys().map(drop));
+        match begun {
+            Ok(()) => Ok(dir),
+            Err(error) => {
+                dir.give_up_restore();
+                Err(error)
+            }
+        }
+    }
+
+    /// Says that all has come in, durably: from now on it is a data directory as any other.
+    ///
+    /// # Errors
+    /// When that can't be written: it is there or not.
+    pub(super) fn finish_restore(&self) -> Result<(), ServerError> {
+        finish(&self.root)
+    }
+
+    /// Removes what came in. What stays is removed by the next attempt.
+    pub(super) fn give_up_restore(self) {
+        let given_up = remove_unfinished(&self.root)
+            .and_then(|()| fs::remove_file(self.root.join(LOCK_FILE)))
+            // A mount point stays, and an empty directory harms nobody.
+            .map(|()| fs::remove_dir(&self.root));
+        if let Err(error) = given_up {
+            let path = self.root.display();
+            tracing::warn!(%error, %path, "remains of a restore are left: the next one removes them");
+        }
     }
 
     /// The files with the keys.
@@ -240,16 +308,24 @@ fn try_lock(root: &Path) -> Result<Option<File>, ServerError> {
     }
     let file = options.open(&path).map_err(failed(&path, "open the lock"))?;
     match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
+        // Whoever had it before may have removed the file, and then it keeps out nobody.
+        Ok(()) => Ok(Some(file).filter(|file| is_at(file, &path))),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(failed(&path, "take the lock")(error)),
     }
 }
 
+/// Whether the file still has that name.
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let (ours, named) = (file.metadata().map(identity), fs::metadata(path).map(identity));
+    matches!((ours, named), (Ok(ours), Ok(named)) if ours == named)
+}
+
 /// What the lock says, up to a little more than any text of ours.
 fn lock_text(root: &Path) -> Result<Vec<u8>, ServerError> {
     let path = root.join(LOCK_FILE);
-    let most = BEING_MADE.len() as u64 + 1;
+    let most = BEING_RESTORED.len() as u64 + 1;
     let mut text = Vec::new();
     let read = File::open(&path).and_then(|file| file.take(most).read_to_end(&mut text));
     read.map_err(failed(&path, "read the lock"))?;
@@ -263,22 +339,39 @@ fn say(root: &Path, text: &str) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Whether there is nothing yet, or only what a crash left of an earlier making.
-fn needs_making(root: &Path) -> Result<bool, ServerError> {
+/// How far a directory has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// There is nothing yet.
+    Nothing,
+    /// Only what a crash left of an earlier making.
+    Unmade,
+    /// Only what is left of a restore that was cut short.
+    Unrestored,
+    /// It was finished once.
+    Whole,
+}
+
+fn found(root: &Path) -> Result<Found, ServerError> {
     let mut names = names(root)?;
     if names.iter().any(|name| name == FORMAT_FILE) {
-        return Ok(false);
+        return Ok(Found::Whole);
     }
     names.retain(|name| name != LOCK_FILE);
     let says = lock_text(root)?;
-    if names.is_empty() && BEING_MADE.as_bytes().starts_with(&says) {
-        return Ok(true);
+    let is_begun = |text: &str| text.as_bytes().starts_with(&says);
+    if names.is_empty() && (is_begun(BEING_MADE) || is_begun(BEING_RESTORED)) {
+        let is_restored = says == BEING_RESTORED.as_bytes();
+        return Ok(if is_restored { Found::Unrestored } else { Found::Nothing });
     }
     if !names.iter().all(|name| is_part(name)) {
         return Err(foreign(root));
     }
     if says == BEING_MADE.as_bytes() {
-        return Ok(true);
+        return Ok(Found::Unmade);
+    }
+    if says == BEING_RESTORED.as_bytes() {
+        return Ok(Found::Unrestored);
     }
     // These may be the data of years with a file lost: nothing says that they were never finished.
     Err(if says.is_empty() {
@@ -286,6 +379,14 @@ fn needs_making(root: &Path) -> Result<bool, ServerError> {
     } else {
         foreign(root)
     })
+}
+
+fn unrestored(root: &Path) -> ServerError {
+    data(
+        root,
+        "has only part of a backup, because its restore was cut short; restore into it again, which \
+         removes what is there first",
+    )
 }
 
 fn is_part(name: &str) -> bool {
@@ -312,16 +413,21 @@ fn check_format(root: &Path) -> Result<(), ServerError> {
     }
 }
 
-/// Makes everything, in an order in which a crash at any point leaves either a directory that says
-/// that it is being made, or a whole one.
-fn create(
+/// Makes everything but the format, in an order in which a crash at any point leaves a directory that
+/// says why it isn't whole.
+fn begin(
     root: &Path,
+    says: &str,
     hosts: u16,
     put_keys: impl FnOnce(&Path) -> io::Result<()>,
 ) -> Result<(), ServerError> {
-    // Said again, it would be unsaid for a moment, and a crash then would look like lost data.
-    let said =
-        if lock_text(root)? == BEING_MADE.as_bytes() { Ok(()) } else { say(root, BEING_MADE) };
+    // Said again, it would be unsaid for a moment, and a crash then would look like lost data; so
+    // another text is said only where nothing is left.
+    let said = if lock_text(root)? == says.as_bytes() {
+        Ok(())
+    } else {
+        remove_unfinished(root).and_then(|()| sync(root)).and_then(|()| say(root, says))
+    };
     let made = said
         .and_then(|()| sync(root))
         .and_then(|()| remove_unfinished(root))
@@ -332,6 +438,11 @@ fn create(
         let failed = |error: StorageError| data(&part, format!("can't {MAKING}: {error}"));
         storage::make(&part, kind).map_err(failed)?;
     }
+    Ok(())
+}
+
+/// Gives the format its name: the directory is whole then.
+fn finish(root: &Path) -> Result<(), ServerError> {
     let finish = || {
         write_private(&root.join(FORMAT_NEW), FORMAT.as_bytes())?;
         sync(root)?;
