@@ -76,3 +76,6 @@ pub(crate) const RESTORED_FLUSH_SECS: u64 = 60;
 
 /// How long a holder may take to prove that he has his key, in seconds.
 pub(crate) const PROOF_SECS: u64 = 30;
+
+/// Hosts of one server: each is a thread with an address space of its own.
+pub(crate) const HOSTS_MAX: u16 = 64;

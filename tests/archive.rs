@@ -311,6 +311,51 @@ fn a_half_imported_object_says_so_until_it_is_imported_again() {
     assert_eq!(value(&served, "big"), "7");
 }
 
+// An import of everything is cut short between two objects. The same command ends it, and what was called
+// meanwhile goes on from what it is now; another archive is refused as ever.
+#[test]
+fn an_import_that_was_cut_short_is_ended_by_the_same_command() {
+    let (folder, data) = scratch();
+    let (all, other) = (folder.path().join("all"), folder.path().join("other"));
+    let from = folder.path().join("from.data");
+    let names: Vec<String> = (0..60).map(|n| format!("c{n}")).collect();
+    drop(counters(&from, &[], &names.iter().map(|name| (&**name, 5)).collect::<Vec<_>>()));
+    let big = folder.path().join("big");
+    for n in 0..6 {
+        fs::write(&big, counter(&format!("big{n}"), 5, &large())).expect("it is written");
+        done(&from, &["import", text(&big)]);
+    }
+    done(&from, &["export", text(&all), "--all"]);
+    done(&from, &["export", text(&other), "--class", "Counter"]);
+    let served = serve_with(&data, &["--commit-delay", "100"]);
+    let is_there = |name: &&String| {
+        let answer = get(&served.announced.http, &format!("/counter/{name}"));
+        answer.status == 200 && answer.body == "5"
+    };
+    let mut import = capstead(["import", "--data", text(&data), text(&all)]);
+    let mut import = import.stdout(Stdio::null()).spawn().expect("it starts");
+    let first = eventually("an object is there", || names.iter().find(is_there));
+    import.kill().expect("it is ours");
+    import.wait().expect("it is ours");
+    assert_eq!(post(&served.announced.http, &format!("/counter/{first}/increment")).status, 200);
+    let before = contents(&data);
+    let said = eventually("the cut import has ended", || {
+        let output = verb(&data, &["import", text(&other)]);
+        let said = texts(&output).1;
+        (!said.contains("under way")).then_some(said)
+    });
+    assert!(said.contains("exist already"), "{said}");
+    assert_eq!(contents(&data), before);
+    let said = done(&data, &["import", text(&all)]);
+    assert!(said.contains("came with the import that was cut short"), "{said}");
+    for name in &names {
+        assert_eq!(value(&served, name), if name == first { "6" } else { "5" });
+    }
+    assert_eq!(value(&served, "big5"), "5");
+    // It has ended now: it begins no other one.
+    assert!(refused(&data, &["import", text(&all)], 1).contains("exist already"));
+}
+
 #[test]
 fn keys_of_any_length_come_back() {
     let (folder, data) = scratch();
@@ -427,12 +472,12 @@ fn the_tools_take_the_servers_reserve_and_map_size() {
     let file = folder.path().join("file");
     done(&data, &["export", text(&file), "--all"]);
     let import = ["import", text(&file), "--replace"];
-    let with = |more: [&'static str; 2]| [&import[..], &more].concat();
-    let said = refused(&data, &with(["--reserve", "1EiB"]), 1);
+    let with = |more: &[&'static str]| [&import[..], more].concat();
+    let said = refused(&data, &with(&["--reserve", "1EiB"]), 1);
     assert!(said.contains("low-space"), "{said}");
-    let said = refused(&data, &with(["--map-size", "16KiB"]), 1);
+    let said = refused(&data, &with(&["--map-size", "16KiB"]), 1);
     assert!(said.contains("low-space: 0 bytes"), "{said}");
-    done(&data, &with(["--map-size", "64MiB"]));
+    done(&data, &with(&["--map-size", "64MiB", "--reserve", "1MiB"]));
 }
 
 #[test]

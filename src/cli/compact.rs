@@ -1,7 +1,5 @@
 //! `capstead compact`: gives back what deletions and random writes left unused.
 
-use std::process::ExitCode;
-
 use bytesize::ByteSize;
 use clap::Args;
 
@@ -22,7 +20,7 @@ pub(crate) struct Options {
 }
 
 /// Returns when all hosts are compacted, or why not.
-pub(super) fn run(options: &Options) -> ExitCode {
+pub(super) fn run(options: &Options) -> u8 {
     let map_bytes = options.data.space.options(Access::Full).map_bytes;
     let bar = operator::bar("compacting", Some(0));
     let compacted = compact_all(&options.data.path, map_bytes, |_, done, of| {

@@ -2,7 +2,6 @@
 
 use std::io::BufWriter;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::Args;
 
@@ -88,7 +87,7 @@ impl Which {
 }
 
 /// Returns when the file is whole, or there is none.
-pub(super) fn run(options: &Options) -> ExitCode {
+pub(super) fn run(options: &Options) -> u8 {
     let exported = operator::block_on(async {
         let said = options.which.said();
         let what = What { said: &said, selection: options.which.selection(), secrets: Secrets::No };

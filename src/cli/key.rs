@@ -2,7 +2,6 @@
 //!
 //! Only ids are printed, which stand in every reference; never a key.
 
-use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
@@ -56,7 +55,7 @@ fn parse_id(text: &str) -> Result<Id, String> {
 }
 
 /// Returns when it is done, and durable.
-pub(super) fn run(options: &Options) -> ExitCode {
+pub(super) fn run(options: &Options) -> u8 {
     let done = operator::block_on(async {
         match &options.what {
             What::List(data) => with(data, Access::Read, async |admin| list(admin).await).await,

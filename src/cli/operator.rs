@@ -5,7 +5,6 @@
 use std::fs::File;
 use std::io::{self, IsTerminal, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -114,21 +113,39 @@ pub(super) fn refused(doing: &str, path: &Path) -> impl Fn(io::Error) -> Failure
 }
 
 /// Runs a verb to its end, and says how it ended: on standard output, unless that has the archive.
-pub(super) fn end(result: Result<String, Failure>, archive: Option<&Path>) -> ExitCode {
+pub(super) fn end(result: Result<String, Failure>, archive: Option<&Path>) -> u8 {
     let (text, code) = match result {
-        Ok(text) if archive.is_some_and(is_stream) => (text, ExitCode::SUCCESS),
+        Ok(text) if archive.is_some_and(is_stream) => (text, 0),
         Ok(text) => {
-            // A closed standard output is nobody's loss.
-            let _ = writeln!(io::stdout().lock(), "{text}");
-            return ExitCode::SUCCESS;
+            return match show(&text) {
+                // Whoever closed it has read enough.
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => unwritten(&error),
+                _ => 0,
+            };
         }
-        Err(Failure::Cannot(text)) => (format!("capstead: {text}"), ExitCode::from(CANNOT_START)),
+        Err(Failure::Cannot(text)) => (format!("capstead: {text}"), CANNOT_START),
         Err(Failure::Storage(text)) => {
-            (format!("capstead: the storage failed: {text}"), ExitCode::from(STORAGE_FAILED))
+            (format!("capstead: the storage failed: {text}"), STORAGE_FAILED)
         }
     };
     let _ = writeln!(io::stderr().lock(), "{text}");
     code
+}
+
+/// Writes an answer; none is written of no text.
+pub(super) fn show(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    if !text.is_empty() {
+        writeln!(stdout, "{text}")?;
+    }
+    stdout.flush()
+}
+
+/// Says that an answer could not be written; the exit code.
+pub(super) fn unwritten(error: &io::Error) -> u8 {
+    let said = "what was asked for is done, and its answer can't be written to standard output";
+    let _ = writeln!(io::stderr().lock(), "capstead: {said}: {error}");
+    CANNOT_START
 }
 
 /// Runs `work` where capabilities can live.

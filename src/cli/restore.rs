@@ -4,7 +4,6 @@
 //! short is removed by the next one.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::Args;
 
@@ -32,7 +31,7 @@ pub(crate) struct Options {
 }
 
 /// Returns when the directory can be served, or there is none.
-pub(super) fn run(options: &Options) -> ExitCode {
+pub(super) fn run(options: &Options) -> u8 {
     operator::end(operator::block_on(restore(options)), None)
 }
 

@@ -72,6 +72,8 @@ struct Incoming {
     account: Option<Rc<Account>>,
     /// Known before the first batch.
     grants: Option<TargetGrants>,
+    /// It is there already, and stays; none before that was looked at.
+    is_skipped: Option<bool>,
 }
 
 /// The import whose frames go into `vat`. `open` is dropped with it.
@@ -127,7 +129,9 @@ impl Writer {
                     return Err(failed("the object belongs to another host"));
                 }
                 let (header, records, account, grants) = (None, Vec::new(), None, None);
-                self.object = Some(Incoming { id: *id, header, records, account, grants });
+                let is_skipped = None;
+                self.object =
+                    Some(Incoming { id: *id, header, records, account, grants, is_skipped });
                 Ok(OBJECT_COST)
             }
             Frame::Records(records) => {
@@ -136,6 +140,9 @@ impl Writer {
                     (&mut self.object, first)
                 {
                     object.take_header(value)?;
+                }
+                if self.is_skipped()? {
+                    return Ok(OBJECT_COST);
                 }
                 self.begin_grants().await?;
                 self.records(*records)
@@ -175,6 +182,15 @@ impl Writer {
         Ok(work)
     }
 
+    /// Whether the object came whole with an import before, which this one ends.
+    fn is_skipped(&mut self) -> Result<bool> {
+        let Some(object) = &mut self.object else { return Ok(false) };
+        if self.existing == Existing::Skip && object.is_skipped.is_none() {
+            object.is_skipped = Some(object.is_whole(&self.vat)?);
+        }
+        Ok(object.is_skipped == Some(true))
+    }
+
     /// Decides whose grants the object has in the end, before its first batch.
     async fn begin_grants(&mut self) -> Result<()> {
         let Some(object) = &mut self.object else { return Ok(()) };
@@ -189,11 +205,15 @@ impl Writer {
     /// Those grants that give way to the archive's go with the last batch. Are they too many for that, then
     /// the others go before it, while the object says that it is unfinished.
     async fn end_object(&mut self) -> Result<()> {
+        if self.is_skipped()? {
+            self.object = None;
+            return Ok(());
+        }
         self.begin_grants().await?;
         loop {
             let Some(object) = &mut self.object else { return Ok(()) };
             let is_of_namespace = object.header.is_none();
-            if is_of_namespace && self.existing == Existing::Refuse {
+            if is_of_namespace && self.existing != Existing::Replace {
                 break;
             }
             let Some(grants) = &mut object.grants else { break };
@@ -212,7 +232,7 @@ impl Writer {
 
     fn write_batch(&mut self, part: Part, gone: &Gone) -> Result<()> {
         let Some(object) = &mut self.object else { return Ok(()) };
-        if object.header.is_none() && self.existing == Existing::Refuse {
+        if object.header.is_none() && self.existing != Existing::Replace {
             // Grants of a namespace: only who says so changes what its references are worth.
             return Ok(());
         }
@@ -257,6 +277,12 @@ enum Place {
 }
 
 impl Incoming {
+    fn is_whole(&self, vat: &Vat) -> Result<bool> {
+        let present = vat.store.borrow().get(self.id, Space::Header, &[]);
+        let present = present.map_err(|error| storage_failed(&error))?;
+        Ok(present.is_some_and(|header| !Header::is_unfinished(&header)))
+    }
+
     fn take_header(&mut self, record: &[u8]) -> Result<()> {
         let header = Header::decode(record)?;
         let named = |key| ObjectId::named(self.id.home_shard().pool(), header.class, key);
@@ -275,7 +301,7 @@ impl Incoming {
             Some(header) if Header::is_unfinished(header) => Header::keeps_grants(header),
             Some(_) => true,
             // Without --replace, those of a namespace are left alone.
-            None if self.header.is_none() && existing == Existing::Refuse => true,
+            None if self.header.is_none() && existing != Existing::Replace => true,
             None => has_any(vat, self.id)?,
         };
         let keeps = keeps && imported == ImportedGrants::Keep;

@@ -7,6 +7,7 @@
 //!   keys/signing-1 …       the keys that sign references, likewise; the highest number signs
 //!   supervisor/            the placement
 //!   host-0/ host-1/ …      the objects of each host
+//!   importing              of which archive an import began that has not ended, if there is one
 //!   admin.sock             where a server listens for its operator, while it serves
 //!   format                 "capstead data 1"; has its name once all else is on disk
 //! ```
@@ -47,6 +48,11 @@ const BEING_RESTORED: &str = "this data directory of capstead is being restored\
 const KEYS: &str = "keys";
 const SUPERVISOR: &str = "supervisor";
 const ADMIN_SOCKET: &str = "admin.sock";
+const IMPORTING: &str = "importing";
+/// Where that is written before it gets its name.
+const IMPORTING_NEW: &str = "importing.new";
+/// Longer than any hash.
+const IMPORTING_BYTES_MAX: u64 = 64;
 const HOST_PREFIX: &str = "host-";
 const MAKING: &str = "make the data directory";
 
@@ -57,7 +63,15 @@ pub(crate) type Secrets = Vec<(String, Zeroizing<Vec<u8>>)>;
 #[derive(Debug)]
 pub(super) struct DataDir {
     root: PathBuf,
+    made: Made,
     _lock: File,
+}
+
+/// What of a directory was made when it was opened.
+#[derive(Clone, Copy, Debug, Default)]
+struct Made {
+    root: bool,
+    parts: bool,
 }
 
 impl DataDir {
@@ -67,19 +81,18 @@ impl DataDir {
     /// When it is in use, not ours, of a newer format, incomplete or damaged: it is as it was then.
     /// When it can't be made: what there is of it is removed by the next start.
     pub(super) fn open(root: &Path, hosts: u16) -> Result<Self, ServerError> {
-        match DirBuilder::new().mode(0o700).create(root) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(failed(root, "make the data directory in its parent")(error));
-            }
-            _ => {}
-        }
+        let made = Made { root: make_root(root)?, parts: false };
         let lock = lock(root)?;
-        let dir = Self { root: root.to_owned(), _lock: lock };
+        let mut dir = Self { root: root.to_owned(), made, _lock: lock };
         match found(root)? {
             Found::Whole => {}
             Found::Nothing | Found::Unmade => {
-                begin(root, BEING_MADE, hosts, keys::make)?;
-                finish(root)?;
+                dir.made.parts = true;
+                let begun = begin(root, BEING_MADE, hosts, keys::make);
+                if let Err(error) = begun.and_then(|()| finish(root)) {
+                    dir.unmake();
+                    return Err(error);
+                }
             }
             Found::Unrestored => return Err(unrestored(root)),
         }
@@ -101,7 +114,7 @@ impl DataDir {
             return Err(data(root, "is no data directory of Capstead; say which with --data"));
         }
         let Some(lock) = try_lock(root)? else { return Ok(None) };
-        let dir = Self { root: root.to_owned(), _lock: lock };
+        let dir = Self { root: root.to_owned(), made: Made::default(), _lock: lock };
         match found(root)? {
             Found::Whole => {}
             Found::Nothing | Found::Unmade => {
@@ -145,13 +158,8 @@ impl DataDir {
         secrets: &Secrets,
     ) -> Result<Self, ServerError> {
         Self::check_restorable(root)?;
-        match DirBuilder::new().mode(0o700).create(root) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(failed(root, MAKING)(error));
-            }
-            _ => {}
-        }
-        let dir = Self { root: root.to_owned(), _lock: lock(root)? };
+        let made = Made { root: make_root(root)?, parts: true };
+        let dir = Self { root: root.to_owned(), made, _lock: lock(root)? };
         // Looked at again, now that nobody else changes it.
         Self::check_restorable(root)?;
         let begun = begin(root, BEING_RESTORED, hosts, |path| keys::put(path, secrets))
@@ -159,7 +167,7 @@ impl DataDir {
         match begun {
             Ok(()) => Ok(dir),
             Err(error) => {
-                dir.give_up_restore();
+                dir.unmake();
                 Err(error)
             }
         }
@@ -173,16 +181,64 @@ impl DataDir {
         finish(&self.root)
     }
 
-    /// Removes what came in. What stays is removed by the next attempt.
-    pub(super) fn give_up_restore(self) {
-        let given_up = remove_unfinished(&self.root)
-            .and_then(|()| fs::remove_file(self.root.join(LOCK_FILE)))
-            // A mount point stays, and an empty directory harms nobody.
-            .map(|()| fs::remove_dir(&self.root));
-        if let Err(error) = given_up {
-            let path = self.root.display();
-            tracing::warn!(%error, %path, "remains of a restore are left: the next one removes them");
+    /// Removes what was made since the directory was opened, if it was made then: nobody has used it. What
+    /// stays is removed by the next attempt.
+    pub(super) fn unmake(&self) {
+        if !self.made.parts {
+            return;
         }
+        let unmake = || {
+            if self.root.join(FORMAT_FILE).exists() {
+                say(&self.root, BEING_MADE)?;
+                fs::remove_file(self.root.join(FORMAT_FILE))?;
+            }
+            remove_unfinished(&self.root)?;
+            fs::remove_file(self.root.join(LOCK_FILE))?;
+            if self.made.root { fs::remove_dir(&self.root) } else { Ok(()) }
+        };
+        if let Err(error) = unmake() {
+            let path = self.root.display();
+            tracing::warn!(%error, %path, "a part of what was made is left: the next attempt removes it");
+        }
+    }
+
+    /// The archive whose import began and has not ended; empty if there is none.
+    ///
+    /// # Errors
+    /// When that can't be read.
+    pub(super) fn importing(&self) -> Result<Vec<u8>, ServerError> {
+        let path = self.root.join(IMPORTING);
+        let mut archive = Vec::new();
+        match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(archive),
+            file => file.and_then(|file| file.take(IMPORTING_BYTES_MAX).read_to_end(&mut archive)),
+        }
+        .map_err(failed(&path, "read which import is under way"))?;
+        Ok(archive)
+    }
+
+    /// Remembers it, durably.
+    ///
+    /// # Errors
+    /// When that can't be written: it is as it was, or as it should be.
+    pub(super) fn set_importing(&self, archive: &[u8]) -> Result<(), ServerError> {
+        let (path, new) = (self.root.join(IMPORTING), self.root.join(IMPORTING_NEW));
+        let absent = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        };
+        let set = || {
+            // Of a process that was killed.
+            fs::remove_file(&new).or_else(absent)?;
+            if archive.is_empty() {
+                fs::remove_file(&path).or_else(absent)?;
+            } else {
+                write_private(&new, archive)?;
+                fs::rename(&new, &path)?;
+            }
+            sync(&self.root)
+        };
+        set().map_err(failed(&path, "remember which import is under way"))
     }
 
     /// The files with the keys.
@@ -284,6 +340,15 @@ fn names(root: &Path) -> Result<Vec<String>, ServerError> {
         entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
     });
     entries.map_err(failed(root, "read the data directory"))
+}
+
+/// Whether the directory was made now.
+fn make_root(root: &Path) -> Result<bool, ServerError> {
+    match DirBuilder::new().mode(0o700).create(root) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(failed(root, "make the data directory in its parent")(error)),
+    }
 }
 
 /// Takes the lock; makes its file first where the directory is empty, and nowhere else.
@@ -391,7 +456,7 @@ fn unrestored(root: &Path) -> ServerError {
 
 fn is_part(name: &str) -> bool {
     let is_host = |name: &str| name.parse::<u16>().is_ok();
-    [KEYS, SUPERVISOR, FORMAT_NEW].contains(&name)
+    [KEYS, SUPERVISOR, FORMAT_NEW, IMPORTING, IMPORTING_NEW, ADMIN_SOCKET].contains(&name)
         || name.strip_prefix(HOST_PREFIX).is_some_and(is_host)
 }
 

@@ -134,7 +134,7 @@ impl Restoring {
         match Operated::ourselves(data.clone(), hosts, log) {
             Ok(operated) => Ok(Self { operated, data }),
             Err(error) => {
-                give_up(data);
+                data.unmake();
                 Err(error)
             }
         }
@@ -156,7 +156,7 @@ impl Restoring {
             Err(error) => Err(error),
         };
         if finished.is_err() {
-            give_up(data);
+            data.unmake();
         }
         finished
     }
@@ -166,14 +166,7 @@ impl Restoring {
         let Self { operated, data } = self;
         // What could not be closed is removed as well.
         let _ = operated.close().await;
-        give_up(data);
-    }
-}
-
-fn give_up(data: Rc<DataDir>) {
-    // Held by somebody else yet, it is left to the next attempt.
-    if let Some(data) = Rc::into_inner(data) {
-        data.give_up_restore();
+        data.unmake();
     }
 }
 
