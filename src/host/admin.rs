@@ -170,6 +170,7 @@ impl host_admin::Server for Custodian {
         let params = params.get()?;
         let (target, after) = (target(params.get_target()?)?, params.get_after()?);
         let (grants, next) = granting::list(&self.vat, target, &Right::default(), after)?;
+        self.vat.durable_of(target).await.map_err(|error| storage_failed(&error))?;
         if let Some(next) = next {
             results.get().set_next(next.as_bytes());
         }

@@ -169,7 +169,17 @@ impl Facet {
             results.init_facet().set_as_capability(derived);
             Ok(body)
         };
-        reply.send(answer());
+        let answered = answer();
+        if method != CITE || self.vat.is_settled() {
+            return reply.send(answered);
+        }
+        // Whoever stores a citation, perhaps on another host, relies on what was written of the object. The
+        // task ends when that is durable, or the storage has failed.
+        let (vat, id) = (self.vat.clone(), self.slot.birth.id);
+        tokio::task::spawn_local(async move {
+            let durable = vat.durable_of(id).await;
+            reply.send(durable.map_err(Into::into).and(answered));
+        });
     }
 
     /// Why no call reaches the object through this facet any more, if so.
@@ -230,9 +240,9 @@ pub(super) fn open(instance: &Instance, citation: &Citation) -> Result<Box<dyn C
     }
     match vat.standing(of, &owns)? {
         Standing::InForce(live) => Ok(vat.facet(&birth, Right::new(Some(live), caveats))),
-        Standing::Dead => Ok(membrane::broken(revoked())),
-        // By way of the router, which can wait for what another host says.
-        Standing::DependsOn(_) => {
+        Standing::Dead if vat.is_settled() => Ok(membrane::broken(revoked())),
+        // By way of the router, which can wait for what another host says, and for the disk.
+        Standing::Dead | Standing::DependsOn(_) => {
             agent.object_elsewhere(&birth, Existence::Any, Some(of), &caveats)
         }
     }
