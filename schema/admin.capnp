@@ -31,6 +31,12 @@ interface Admin {
   revokeKey @5 (id :Data);
   # In an emergency: what this key signed is refused from the answer on, on every host. The one that signs is
   # replaced first. The last key but one can be revoked, never all of them. Capabilities that live go on.
+
+  importUnderWay @6 () -> (archive :Data);
+  # The hash that ends the archive whose import without replacing began and did not end; empty if there is none.
+
+  setImportUnderWay @7 (archive :Data);
+  # Remembers that durably; nothing when the import has ended.
 }
 
 struct Key {
@@ -65,6 +71,9 @@ struct Selection {
 
     id @2 :Data;
     # One object, by its id (16 bytes).
+
+    grants @3 :Void;
+    # The grants of every object and namespace, with the headers of the objects and nothing else.
   }
 }
 
@@ -76,6 +85,9 @@ enum Existing {
 
   replace @1;
   # All that the object has is removed first.
+
+  skip @2;
+  # It stays as it is, because an import of the same archive brought it that was cut short.
 }
 
 enum ImportedGrants {
@@ -106,9 +118,9 @@ interface HostAdmin {
   grants @3 (target :Data, after :Data) -> (grants :List(Grant), next :Data);
   # The grants of an object, or of a namespace, as `Facet.grants` lists them.
 
-  grant @4 (target :Data, isNamespace :Bool, terms :Terms) -> (sturdyRef :Data, text :Text);
-  # A new reference, with a grant that was made from none. The object must exist. `text` has the host's
-  # listener as its hint; null if the host doesn't serve.
+  grant @4 (target :Data, isNamespace :Bool, terms :Terms) -> (sturdyRef :Data, text :Text, grant :Data);
+  # A new reference, with a grant that was made from none. The object or namespace must exist. `text` has the
+  # host's listener as its hint; null if the host doesn't serve. `grant` is its id, to revoke it.
 
   revoke @5 (target :Data, grant :Data);
   # Takes a grant back, with those that depend on it, on every host. One that isn't there is refused.

@@ -95,3 +95,10 @@ pub(crate) const RESTORED_FLUSH_SECS: u64 = 60;
 
 /// How long a holder may take to prove that he has his key, in seconds.
 pub(crate) const PROOF_SECS: u64 = 30;
+
+/// Hosts of one server: each is a thread with an address space of its own.
+pub(crate) const HOSTS_MAX: u16 = 64;
+
+/// How long a grant is kept whose time is over, in milliseconds: 30 days. A clock that is ahead for a moment
+/// must not destroy what is good when it is right again.
+pub(crate) const OVER_GRANTS_KEPT_MS: u64 = 30 * 24 * 60 * 60 * 1000;

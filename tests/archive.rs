@@ -311,6 +311,51 @@ fn a_half_imported_object_says_so_until_it_is_imported_again() {
     assert_eq!(value(&served, "big"), "7");
 }
 
+// An import of everything is cut short between two objects. The same command ends it, and what was called
+// meanwhile goes on from what it is now; another archive is refused as ever.
+#[test]
+fn an_import_that_was_cut_short_is_ended_by_the_same_command() {
+    let (folder, data) = scratch();
+    let (all, other) = (folder.path().join("all"), folder.path().join("other"));
+    let from = folder.path().join("from.data");
+    let names: Vec<String> = (0..60).map(|n| format!("c{n}")).collect();
+    drop(counters(&from, &[], &names.iter().map(|name| (&**name, 5)).collect::<Vec<_>>()));
+    let big = folder.path().join("big");
+    for n in 0..6 {
+        fs::write(&big, counter(&format!("big{n}"), 5, &large())).expect("it is written");
+        done(&from, &["import", text(&big)]);
+    }
+    done(&from, &["export", text(&all), "--all"]);
+    done(&from, &["export", text(&other), "--class", "Counter"]);
+    let served = serve_with(&data, &["--commit-delay", "100"]);
+    let is_there = |name: &&String| {
+        let answer = get(&served.announced.http, &format!("/counter/{name}"));
+        answer.status == 200 && answer.body == "5"
+    };
+    let mut import = capstead(["import", "--data", text(&data), text(&all)]);
+    let mut import = import.stdout(Stdio::null()).spawn().expect("it starts");
+    let first = eventually("an object is there", || names.iter().find(is_there));
+    import.kill().expect("it is ours");
+    import.wait().expect("it is ours");
+    assert_eq!(post(&served.announced.http, &format!("/counter/{first}/increment")).status, 200);
+    let before = contents(&data);
+    let said = eventually("the cut import has ended", || {
+        let output = verb(&data, &["import", text(&other)]);
+        let said = texts(&output).1;
+        (!said.contains("under way")).then_some(said)
+    });
+    assert!(said.contains("exist already"), "{said}");
+    assert_eq!(contents(&data), before);
+    let said = done(&data, &["import", text(&all)]);
+    assert!(said.contains("came with the import that was cut short"), "{said}");
+    for name in &names {
+        assert_eq!(value(&served, name), if name == first { "6" } else { "5" });
+    }
+    assert_eq!(value(&served, "big5"), "5");
+    // It has ended now: it begins no other one.
+    assert!(refused(&data, &["import", text(&all)], 1).contains("exist already"));
+}
+
 #[test]
 fn keys_of_any_length_come_back() {
     let (folder, data) = scratch();
@@ -351,27 +396,8 @@ fn a_restored_backup_is_the_same_cluster() {
 
     let restore =
         |to: &Path| capstead(["restore", text(&file), text(to)]).output().expect("it runs");
-    // What an attempt left that was cut short.
-    let leftover = folder.path().join("restored.data.restoring");
-    fs::create_dir(&leftover).expect("it is made");
-    fs::write(leftover.join("lock"), "").expect("it is written");
-    // As long as somebody holds it, or it looks whole, it is no leftover.
-    let lock = fs::File::open(leftover.join("lock")).expect("it was written");
-    lock.lock().expect("nobody else holds it");
-    let in_the_way = || {
-        let output = restore(&restored);
-        assert_eq!(output.status.code(), Some(1));
-        assert!(texts(&output).1.contains("is in the way"), "{:?}", texts(&output));
-        assert!(leftover.join("lock").exists() && !restored.exists());
-    };
-    in_the_way();
-    drop(lock);
-    fs::write(leftover.join("format"), "1").expect("it is written");
-    in_the_way();
-    fs::remove_file(leftover.join("format")).expect("it was written");
     let output = restore(&restored);
     assert!(output.status.success(), "{:?}", texts(&output));
-    assert!(!leftover.exists());
     assert_eq!(contents(&restored), before);
     let again = restore(&restored);
     assert_eq!(again.status.code(), Some(1));
@@ -384,6 +410,74 @@ fn a_restored_backup_is_the_same_cluster() {
         assert_eq!(increment(&by_name(&counters, "x")).await.expect("the reference is good"), 6);
     });
     assert_eq!(served.counters().split('#').nth(1), reference.split('#').nth(1));
+}
+
+// A restore is killed in the middle, into a directory that was there, as a mount point is. Nothing opens
+// what is left, and the next attempt makes the whole of it.
+#[test]
+fn what_a_killed_restore_left_is_not_served_and_not_in_the_way() {
+    let (folder, data) = scratch();
+    let (file, restored) = (folder.path().join("backup"), folder.path().join("restored.data"));
+    drop(counters(&data, &[], &[("x", 5)]));
+    let big = folder.path().join("big");
+    for n in 0..8 {
+        fs::write(&big, counter(&format!("big{n}"), n, &large())).expect("it is written");
+        done(&data, &["import", text(&big)]);
+    }
+    done(&data, &["backup", text(&file)]);
+    let before = contents(&data);
+    fs::create_dir(&restored).expect("it is made");
+    let restore = || capstead(["restore", text(&file), text(&restored)]);
+    let stored = restored.join("host-0/data.mdb");
+    let is_begun = || fs::metadata(&stored).is_ok_and(|stored| stored.len() > 16 << 20);
+    for _ in 0..2 {
+        let mut cut = restore().stdout(Stdio::null()).spawn().expect("it starts");
+        eventually("some of it is there", || is_begun().then_some(()));
+        cut.kill().expect("it is ours");
+        cut.wait().expect("it is ours");
+        assert!(!restored.join("format").exists(), "killed too late to show anything");
+        let serve =
+            capstead(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"]);
+        let served = { serve }.arg(&restored).output().expect("it runs");
+        assert_eq!(served.status.code(), Some(1), "{served:?}");
+        assert!(texts(&served).1.contains("restore into it again"), "{served:?}");
+        let said = refused(&restored, &["export", "-", "--all"], 1);
+        assert!(said.contains("restore into it again"), "{said}");
+    }
+    let output = restore().output().expect("it runs");
+    assert!(output.status.success(), "{:?}", texts(&output));
+    assert_eq!(contents(&restored), before);
+    assert!(texts(&restore().output().expect("it runs")).1.contains("is not empty"));
+}
+
+// What only reads works on a disk that is full or read-only, because it changes no file.
+#[test]
+fn what_reads_a_stopped_servers_data_changes_no_file_of_them() {
+    let (folder, data) = scratch();
+    counters(&data, &["--hosts", "2"], &[("x", 5)]).stop();
+    let before = look(&data);
+    done(&data, &["backup", text(&folder.path().join("backup"))]);
+    done(&data, &["export", text(&folder.path().join("export")), "--all"]);
+    assert!(done(&data, &["grants", "Counter"]).contains("root"));
+    let listed = capstead(["key", "list", "--data"]).arg(&data).output().expect("it runs");
+    assert!(listed.status.success(), "{:?}", texts(&listed));
+    assert_eq!(look(&data), before);
+}
+
+// The tools keep the room free that the server does, and no other.
+#[test]
+fn the_tools_take_the_servers_reserve_and_map_size() {
+    let (folder, data) = scratch();
+    counters(&data, &[], &[("x", 5)]).stop();
+    let file = folder.path().join("file");
+    done(&data, &["export", text(&file), "--all"]);
+    let import = ["import", text(&file), "--replace"];
+    let with = |more: &[&'static str]| [&import[..], more].concat();
+    let said = refused(&data, &with(&["--reserve", "1EiB"]), 1);
+    assert!(said.contains("low-space"), "{said}");
+    let said = refused(&data, &with(&["--map-size", "16KiB"]), 1);
+    assert!(said.contains("low-space: 0 bytes"), "{said}");
+    done(&data, &with(&["--map-size", "64MiB", "--reserve", "1MiB"]));
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! `capstead backup`: everything into a file, from which `restore` makes the whole again.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::Args;
 
@@ -27,7 +26,7 @@ pub(crate) struct Options {
 }
 
 /// Returns when the file is whole, or there is none.
-pub(super) fn run(options: &Options) -> ExitCode {
+pub(super) fn run(options: &Options) -> u8 {
     let backed_up = operator::block_on(async {
         if operator::is_stream(&options.file) {
             let reason = "a backup holds secrets: give it a file of its own";

@@ -1,12 +1,11 @@
 //! `capstead compact`: gives back what deletions and random writes left unused.
 
-use std::process::ExitCode;
-
 use bytesize::ByteSize;
 use clap::Args;
 
 use super::operator::{self, Data};
 use crate::server::compact_all;
+use crate::storage::Access;
 
 pub(super) const AFTER_HELP: &str = "\
 The server must not run meanwhile. For each host a new storage is written beside the old one and takes \
@@ -21,9 +20,10 @@ pub(crate) struct Options {
 }
 
 /// Returns when all hosts are compacted, or why not.
-pub(super) fn run(options: &Options) -> ExitCode {
+pub(super) fn run(options: &Options) -> u8 {
+    let map_bytes = options.data.space.options(Access::Full).map_bytes;
     let bar = operator::bar("compacting", Some(0));
-    let compacted = compact_all(&options.data.path, |_, done, of| {
+    let compacted = compact_all(&options.data.path, map_bytes, |_, done, of| {
         bar.set_length(of);
         bar.set_position(done);
     });

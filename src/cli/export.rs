@@ -2,15 +2,16 @@
 
 use std::io::BufWriter;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::Args;
 
-use super::operator::{self, Data, Failure, Output};
+use super::operator::{self, Data, Failure};
+use super::output::Output;
 use super::transfer::{self, Selection};
 use crate::clock::Clock;
 use crate::id::{ObjectId, Pool};
 use crate::server::Operated;
+use crate::storage::Access;
 use crate::storage::archive::{ArchiveWriter, Frame, Head, Totals};
 
 pub(super) const AFTER_HELP: &str = "\
@@ -86,7 +87,7 @@ impl Which {
 }
 
 /// Returns when the file is whole, or there is none.
-pub(super) fn run(options: &Options) -> ExitCode {
+pub(super) fn run(options: &Options) -> u8 {
     let exported = operator::block_on(async {
         let said = options.which.said();
         let what = What { said: &said, selection: options.which.selection(), secrets: Secrets::No };
@@ -125,7 +126,7 @@ pub(super) async fn write(
     check: impl FnOnce(Totals) -> Result<(), Failure>,
 ) -> Result<Totals, Failure> {
     let mut output = Output::begin(path)?;
-    let operated = Operated::open(&data.path).await?;
+    let operated = data.open(Access::Read).await?;
     let totals = write_to(&operated, &mut output, path, what).await;
     operated.close().await?;
     let totals = totals?;

@@ -2,28 +2,33 @@
 
 use std::collections::HashMap;
 use std::fmt::Write;
-use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use capnp::struct_list;
 use capstead_client::sturdyref::Sturdyref;
 use clap::Args;
 
+use super::below;
 use super::export::object_id;
 use super::operator::{self, Data, Failure};
 use super::transfer;
 use crate::id::{ObjectId, Pool};
-use crate::schema::admin_capnp::host_admin;
+use crate::schema::admin_capnp::host_admin::grant_results;
+use crate::schema::admin_capnp::{admin, host_admin};
 use crate::schema::facet_capnp::{caveats, grant, methods, terms};
-use crate::server::{DEFAULT_LISTEN, Operated};
+use crate::server::DEFAULT_LISTEN;
+use crate::storage::Access;
 use crate::supervisor::owner_of;
 
 pub(super) const AFTER_HELP: &str = "\
 An OBJECT is CLASS/NAME, the 32 digits of an object's id, or CLASS alone: that is the class's namespace, \
-from which all its objects can be reached. This works while the server serves or not. The ids of interfaces \
-are in their schemas, or `capnp compile -ocapnp FILE` says them; a method's number stands behind its @.
+from which all its objects can be reached. This works while the server serves or not. A method's number \
+stands behind its @ in the schema. The id of an interface is TYPE_ID of its client in Rust; or \
+`capnp compile -I DIR -ocapnp FILE` says it, where DIR/capstead is the folder `schema` of Capstead's sources.
+With --below, it is about all that was made from a grant, over all objects and hosts, also what survives it.
 
   capstead grants Counter
+  capstead grants Counter --below 3c5f5e31d6b0412a9d4fd6a77d2a5a0e
   capstead grant Counter/visits --label 'for Ada' --until 30d --method 0xdc0f9593bdd2956b:2
   capstead revoke Counter/visits 3c5f5e31d6b0412a9d4fd6a77d2a5a0e";
 
@@ -35,6 +40,9 @@ pub(crate) struct Show {
     /// CLASS/NAME, an object's id, or CLASS
     #[arg(value_parser = parse_object)]
     object: Object,
+    /// Those of all objects that were made from this grant of OBJECT, directly or not
+    #[arg(long, value_name = "GRANT", value_parser = object_id)]
+    below: Option<ObjectId>,
 }
 
 /// The grant to make.
@@ -80,6 +88,9 @@ pub(crate) struct Revoke {
     /// The grant's id: 32 hexadecimal digits; `capstead grants` has them
     #[arg(value_parser = object_id)]
     grant: ObjectId,
+    /// Also what was made from it and may survive it, over all objects and hosts
+    #[arg(long)]
+    below: bool,
 }
 
 /// What somebody can have a grant of.
@@ -111,9 +122,13 @@ fn parse_until(text: &str) -> Result<u64, String> {
             .ok()
             .and_then(|time| Some(millis(time.duration_since(UNIX_EPOCH).ok()?))),
     };
-    time.ok_or_else(|| {
+    let time = time.ok_or_else(|| {
         "use a duration such as 30d, or a time such as 2030-01-31T12:00:00Z".to_owned()
-    })
+    })?;
+    if time <= crate::clock::Clock::real().now_ms() {
+        return Err("that time is over: the reference would never work".to_owned());
+    }
+    Ok(time)
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -140,29 +155,65 @@ fn parse_key(text: &str) -> Result<Key, String> {
 }
 
 /// Returns when they are shown.
-pub(super) fn show(options: &Show) -> ExitCode {
-    let shown = with(&options.data, &options.object, async |host| {
-        let (mut grants, mut after) = (Vec::new(), Vec::new());
-        loop {
-            let mut request = host.grants_request();
-            request.get().set_target(options.object.id.as_bytes());
-            request.get().set_after(&after);
-            let reply = request.send().promise.await?;
-            for grant in reply.get()?.get_grants()? {
-                grants.push(Shown::read(grant)?);
-            }
-            after = reply.get()?.get_next()?.to_vec();
-            if after.is_empty() {
-                return Ok(tree(&options.object, &grants));
-            }
+pub(super) fn show(options: &Show) -> u8 {
+    let (data, object) = (&options.data, &options.object);
+    if let Some(grant) = options.below {
+        let from = (object.id, grant);
+        let shown = with_all(data, Access::Read, async |admin, hosts| {
+            let found = below::find(admin, hosts, from).await?;
+            let lines = found.iter().map(|found| format!("\n  {}", found.said()));
+            let count = plural(found.len(), "grant");
+            let grant = hex(grant.as_bytes());
+            Ok(lines.fold(format!("{count} made from {grant}"), |text, line| text + &line))
+        });
+        return operator::end(shown, None);
+    }
+    let shown = with(data, Access::Read, object, async |host| {
+        let grants = listed(&host, object).await?;
+        if grants.is_empty() {
+            check_there(&host, object).await?;
         }
+        Ok(tree(object, &grants))
     });
     operator::end(shown, None)
 }
 
-/// Returns when the grant is durable.
-pub(super) fn make(options: &Make) -> ExitCode {
-    let made = with(&options.data, &options.object, async |host| {
+async fn listed(host: &host_admin::Client, object: &Object) -> Result<Vec<Shown>, Failure> {
+    let (mut grants, mut after) = (Vec::new(), Vec::new());
+    loop {
+        let mut request = host.grants_request();
+        request.get().set_target(object.id.as_bytes());
+        request.get().set_after(&after);
+        let reply = request.send().promise.await?;
+        for grant in reply.get()?.get_grants()? {
+            grants.push(Shown::read(grant)?);
+        }
+        after = reply.get()?.get_next()?.to_vec();
+        if after.is_empty() {
+            return Ok(grants);
+        }
+    }
+}
+
+/// Whether there is what has no grants: an object that was never written looks the same as one of a
+/// misspelt class.
+async fn check_there(host: &host_admin::Client, object: &Object) -> Result<(), Failure> {
+    let mut request = host.present_request();
+    request.get().init_ids(1).set(0, object.id.as_bytes());
+    let reply = request.send().promise.await?;
+    if !object.is_namespace && !reply.get()?.get_ids()?.is_empty() {
+        return Ok(());
+    }
+    let what = if object.is_namespace { "class" } else { "object" };
+    Err(Failure::Cannot(format!(
+        "there is no {what} {} in these data; upper and lower case are as in the program",
+        object.said
+    )))
+}
+
+/// Returns when the grant is durable, and its reference shown.
+pub(super) fn make(options: &Make) -> u8 {
+    let made = with(&options.data, Access::Full, &options.object, async |host| {
         let mut request = host.grant_request();
         let mut params = request.get();
         params.set_target(options.object.id.as_bytes());
@@ -170,18 +221,49 @@ pub(super) fn make(options: &Make) -> ExitCode {
         options.fill(params.init_terms());
         let reply = request.send().promise.await?;
         let reply = reply.get()?;
-        if reply.has_text() {
-            return Ok(reply.get_text()?.to_string().map_err(capnp::Error::from)?);
+        let shown = options.text(reply).and_then(|text| {
+            operator::show(&text).map_err(|error| {
+                Failure::Cannot(format!(
+                    "the reference can't be written to standard output, and was revoked again: {error}"
+                ))
+            })
+        });
+        if shown.is_err() {
+            // A secret that nobody has is of no use, and may lie in a file that was cut short.
+            revoke_one(&host, options.object.id, reply.get_grant()?).await?;
         }
-        let reference = Sturdyref::from_bytes(reply.get_sturdy_ref()?);
-        let expose = if options.tls { Sturdyref::expose_tls_text } else { Sturdyref::expose_text };
-        let text = reference.and_then(|reference| expose(&reference, &options.address));
-        text.map_err(|_| Failure::Cannot("the address must be host:port".to_owned()))
+        shown.map(|()| String::new())
     });
     operator::end(made, None)
 }
 
+/// Takes one grant back.
+pub(super) async fn revoke_one(
+    host: &host_admin::Client,
+    target: ObjectId,
+    grant: &[u8],
+) -> Result<(), Failure> {
+    let mut request = host.revoke_request();
+    request.get().set_target(target.as_bytes());
+    request.get().set_grant(grant);
+    request.send().promise.await?;
+    Ok(())
+}
+
 impl Make {
+    fn text(&self, reply: grant_results::Reader<'_>) -> Result<String, Failure> {
+        if reply.has_text() {
+            return Ok(reply.get_text()?.to_string().map_err(capnp::Error::from)?);
+        }
+        let reference = Sturdyref::from_bytes(reply.get_sturdy_ref()?);
+        let expose = if self.tls { Sturdyref::expose_tls_text } else { Sturdyref::expose_text };
+        let text = reference.and_then(|reference| expose(&reference, &self.address));
+        text.map_err(|_| {
+            let reason = "the address must be host:port; the grant was revoked again";
+            Failure::Cannot(reason.to_owned())
+        })
+    }
+
     fn fill(&self, mut terms: terms::Builder<'_>) {
         terms.set_label(&*self.label);
         terms.set_allow_independent(self.allow_independent);
@@ -205,29 +287,72 @@ impl Make {
 }
 
 /// Returns when it is revoked, durably and on every host.
-pub(super) fn revoke(options: &Revoke) -> ExitCode {
-    let revoked = with(&options.data, &options.object, async |host| {
-        let mut request = host.revoke_request();
-        request.get().set_target(options.object.id.as_bytes());
-        request.get().set_grant(options.grant.as_bytes());
-        request.send().promise.await?;
-        Ok(format!("revoked, with all that depended on it: {}", hex(options.grant.as_bytes())))
+pub(super) fn revoke(options: &Revoke) -> u8 {
+    let (data, object, grant) = (&options.data, &options.object, options.grant);
+    let said = format!("revoked, with all that depended on it: {}", hex(grant.as_bytes()));
+    if options.below {
+        let revoked = with_all(data, Access::Full, async |admin, hosts| {
+            let found = below::find(admin, hosts, (object.id, grant)).await?;
+            let own = transfer::host(admin, owner_of(object.id.home_shard().0, hosts));
+            let was_there = still_there(revoke_one(&own, object.id, grant.as_bytes()).await)?;
+            if !was_there && found.is_empty() {
+                check_there(&own, object).await?;
+                return Err(Failure::Cannot(
+                    "there is no grant of this id, and none that was made from it".to_owned(),
+                ));
+            }
+            let count = below::revoke(admin, hosts, &found).await?;
+            Ok(format!("{said}; and {} made from it that may survive it", plural(count, "grant")))
+        });
+        return operator::end(revoked, None);
+    }
+    let revoked = with(data, Access::Full, object, async |host| {
+        if let Err(error) = revoke_one(&host, object.id, grant.as_bytes()).await {
+            if listed(&host, object).await?.is_empty() {
+                check_there(&host, object).await?;
+            }
+            return Err(error);
+        }
+        Ok(said)
     });
     operator::end(revoked, None)
+}
+
+/// Whether a grant was there to be revoked: it may have ended with another one before.
+pub(super) fn still_there(revoked: Result<(), Failure>) -> Result<bool, Failure> {
+    match revoked {
+        Err(Failure::Cannot(text)) if text.contains("no-such-grant:") => Ok(false),
+        revoked => revoked.map(|()| true),
+    }
+}
+
+fn plural(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Works with the host that has the object.
 fn with(
     data: &Data,
+    access: Access,
     object: &Object,
     work: impl AsyncFnOnce(host_admin::Client) -> Result<String, Failure>,
 ) -> Result<String, Failure> {
+    with_all(data, access, async |admin, hosts| {
+        work(transfer::host(admin, owner_of(object.id.home_shard().0, hosts))).await
+    })
+}
+
+/// Works with all hosts; their number.
+fn with_all(
+    data: &Data,
+    access: Access,
+    work: impl AsyncFnOnce(&admin::Client, u16) -> Result<String, Failure>,
+) -> Result<String, Failure> {
     operator::block_on(async {
-        let operated = Operated::open(&data.path).await?;
+        let operated = data.open(access).await?;
         let done = async {
             let described = operated.admin().describe_request().send().promise.await?;
-            let number = owner_of(object.id.home_shard().0, described.get()?.get_hosts());
-            work(transfer::host(operated.admin(), number)).await
+            work(operated.admin(), described.get()?.get_hosts()).await
         };
         let done = done.await;
         operated.close().await?;
@@ -301,8 +426,7 @@ fn methods_said(list: struct_list::Reader<'_, methods::Owned>) -> Result<String,
 
 /// The grants below those that they were made from.
 fn tree(object: &Object, grants: &[Shown]) -> String {
-    let count = grants.len();
-    let mut text = format!("{}: {count} grant{}", object.said, if count == 1 { "" } else { "s" });
+    let mut text = format!("{}: {}", object.said, plural(grants.len(), "grant"));
     let is_known = |id: &[u8]| grants.binary_search_by(|grant| (*grant.id).cmp(id)).is_ok();
     let mut below: HashMap<&[u8], Vec<&Shown>> = HashMap::new();
     for grant in grants {
@@ -319,7 +443,7 @@ fn tree(object: &Object, grants: &[Shown]) -> String {
     text
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
@@ -327,7 +451,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// A time for people.
-fn time(ms: u64) -> String {
+pub(super) fn time(ms: u64) -> String {
     let time: Option<SystemTime> = UNIX_EPOCH.checked_add(Duration::from_millis(ms));
     // Later than what can be written is as good as never.
     let time = time.filter(|_| ms < 253_402_300_800_000);

@@ -2,20 +2,20 @@
 
 use std::fmt::Write;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
 use super::operator::{self, Data, Failure};
 use super::transfer::{self, GrantCounts, Looked};
-use crate::schema::admin_capnp::{Existing, ImportedGrants};
-use crate::server::Operated;
+use crate::schema::admin_capnp::{Existing, ImportedGrants, admin};
+use crate::storage::Access;
 
 pub(super) const AFTER_HELP: &str = "\
 The whole file is looked at before anything is changed. Without --replace nothing is changed if one of \
 its objects exists. An object that is awake ends, and those who hold it restore their references. If an \
 import is cut short, the objects before are there, and of a large one that was under way not everything: \
-that one says so when it is called, until it is imported again. Grants of what is here stay as they are: \
+that one says so when it is called, until it is imported again. Importing the same file again ends such an \
+import: it takes no --replace, and leaves what came before as it is now. Grants of what is here stay as they are: \
 what was revoked since the export stays so. With --grants replace they become those of the file, and the \
 others are revoked.";
 
@@ -45,7 +45,7 @@ enum Grants {
 }
 
 /// Returns when all objects are there, or why they aren't.
-pub(super) fn run(options: &Options) -> ExitCode {
+pub(super) fn run(options: &Options) -> u8 {
     operator::end(operator::block_on(import(options)), None)
 }
 
@@ -59,7 +59,7 @@ async fn import(options: &Options) -> Result<String, Failure> {
         }
     };
     let mut file = operator::open(path)?;
-    let operated = Operated::open(&options.data.path).await?;
+    let operated = options.data.open(Access::Full).await?;
     let imported = async {
         let admin = operated.admin();
         let described = admin.describe_request().send().promise.await?;
@@ -68,12 +68,22 @@ async fn import(options: &Options) -> Result<String, Failure> {
         let length = file.metadata().map_err(operator::refused("read", path))?.len();
         let bar = operator::bar("checking", Some(length));
         let looked = transfer::look(&mut file, path, Some(at), &bar).await?;
-        let existing = if options.replace { Existing::Replace } else { Existing::Refuse };
+        let existing = match options.replace {
+            true => Existing::Replace,
+            false if is_under_way(admin, &looked).await? => Existing::Skip,
+            false => Existing::Refuse,
+        };
         if looked.present > 0 && existing == Existing::Refuse {
             return Err(refuse(&looked));
         }
+        if existing == Existing::Refuse {
+            set_under_way(admin, &looked.hash).await?;
+        }
         let bar = operator::bar("importing", Some(length));
         let counts = transfer::bring_in(&mut file, path, at, (existing, grants), &bar).await?;
+        if existing != Existing::Replace {
+            set_under_way(admin, &[]).await?;
+        }
         bar.finish_and_clear();
         let is_foreign = looked.cluster != cluster;
         Ok((looked, counts, is_foreign))
@@ -83,7 +93,12 @@ async fn import(options: &Options) -> Result<String, Failure> {
     let (looked, counts, is_foreign) = imported?;
     let replaced = match looked.present {
         0 => String::new(),
-        present => format!("; {present} of them existed, and were replaced"),
+        present if options.replace => format!("; {present} of them existed, and were replaced"),
+        present => {
+            format!(
+                "; {present} of them came with the import that was cut short, and stay as they are"
+            )
+        }
     };
     let foreign = if is_foreign {
         "; the file is another cluster's, whose references are not good here"
@@ -92,6 +107,19 @@ async fn import(options: &Options) -> Result<String, Failure> {
     };
     let amount = operator::amount(looked.totals);
     Ok(format!("imported {amount}{replaced}; {}{foreign}", said(counts)))
+}
+
+/// Whether an import of the same archive, without --replace, was cut short.
+async fn is_under_way(admin: &admin::Client, looked: &Looked) -> Result<bool, Failure> {
+    let reply = admin.import_under_way_request().send().promise.await?;
+    Ok(reply.get()?.get_archive()? == looked.hash)
+}
+
+async fn set_under_way(admin: &admin::Client, archive: &[u8]) -> Result<(), Failure> {
+    let mut request = admin.set_import_under_way_request();
+    request.get().set_archive(archive);
+    request.send().promise.await?;
+    Ok(())
 }
 
 fn said(counts: GrantCounts) -> String {

@@ -2,8 +2,6 @@
 //!
 //! Only ids are printed, which stand in every reference; never a key.
 
-use std::path::Path;
-use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
@@ -11,7 +9,7 @@ use clap::{Args, Subcommand};
 use super::operator::{self, Data, Failure};
 use crate::error::failed;
 use crate::schema::admin_capnp::{admin, key};
-use crate::server::Operated;
+use crate::storage::Access;
 
 pub(super) const AFTER_HELP: &str = "\
 Rotate as a habit: what older keys signed stays good, and new references are signed by the new key. Revoke \
@@ -57,13 +55,13 @@ fn parse_id(text: &str) -> Result<Id, String> {
 }
 
 /// Returns when it is done, and durable.
-pub(super) fn run(options: &Options) -> ExitCode {
+pub(super) fn run(options: &Options) -> u8 {
     let done = operator::block_on(async {
         match &options.what {
-            What::List(data) => with(&data.path, async |admin| list(admin).await).await,
-            What::Rotate(data) => with(&data.path, rotate).await,
+            What::List(data) => with(data, Access::Read, async |admin| list(admin).await).await,
+            What::Rotate(data) => with(data, Access::Full, rotate).await,
             What::Revoke { id, data } => {
-                with(&data.path, async |admin| revoke(admin, *id).await).await
+                with(data, Access::Full, async |admin| revoke(admin, *id).await).await
             }
         }
     });
@@ -71,10 +69,11 @@ pub(super) fn run(options: &Options) -> ExitCode {
 }
 
 async fn with(
-    path: &Path,
+    data: &Data,
+    access: Access,
     work: impl AsyncFnOnce(&admin::Client) -> Result<String, Failure>,
 ) -> Result<String, Failure> {
-    let operated = Operated::open(path).await?;
+    let operated = data.open(access).await?;
     let done = work(operated.admin()).await;
     operated.close().await?;
     done

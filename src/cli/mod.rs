@@ -1,6 +1,7 @@
 //! The command line: one verb a file.
 
 mod backup;
+mod below;
 mod bench;
 mod compact;
 mod export;
@@ -11,18 +12,19 @@ mod lab;
 mod limit;
 mod log;
 mod operator;
+mod output;
+mod program;
 mod restore;
 mod serve;
 mod transfer;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::classes::bundled;
-use crate::error::Result;
-use crate::server::{Server, ServerError};
+use crate::server::ServerError;
 
 /// The exit code of a storage failure: whoever restarts the server can tell it from a wrong flag.
 const STORAGE_FAILED: u8 = 3;
@@ -42,6 +44,28 @@ struct Cli {
 enum Verb {
     /// Serve the bundled classes (the default).
     Serve(serve::Options),
+    #[command(flatten)]
+    Operate(Operate),
+    /// Measure the whole system against bare baselines, in one run.
+    #[command(after_help = bench::after_help())]
+    Bench(bench::Options),
+    /// A bare server for `bench` to compare with.
+    #[command(hide = true)]
+    BenchServer {
+        /// Which one.
+        kind: bench::BareServer,
+    },
+    /// As `serve`, with a class that measures its own storage.
+    #[command(hide = true)]
+    BenchProbe(serve::Options),
+    /// The storage alone, for the crash lab.
+    #[command(hide = true)]
+    LabStorage(lab::Options),
+}
+
+/// What an operator does with the data of any server.
+#[derive(Clone, Debug, Subcommand)]
+enum Operate {
     /// Take objects out into a file, while the server serves or not
     #[command(after_help = export::AFTER_HELP)]
     Export(export::Options),
@@ -69,21 +93,23 @@ enum Verb {
     /// Take a grant back: its reference, and what was made from it, ends at once
     #[command(after_help = grants::AFTER_HELP)]
     Revoke(grants::Revoke),
-    /// Measure the whole system against bare baselines, in one run.
-    #[command(after_help = bench::after_help())]
-    Bench(bench::Options),
-    /// A bare server for `bench` to compare with.
-    #[command(hide = true)]
-    BenchServer {
-        /// Which one.
-        kind: bench::BareServer,
-    },
-    /// As `serve`, with a class that measures its own storage.
-    #[command(hide = true)]
-    BenchProbe(serve::Options),
-    /// The storage alone, for the crash lab.
-    #[command(hide = true)]
-    LabStorage(lab::Options),
+}
+
+impl Operate {
+    /// Returns when it is done, with the exit code.
+    fn run(&self) -> u8 {
+        match self {
+            Self::Export(options) => export::run(options),
+            Self::Import(options) => import::run(options),
+            Self::Backup(options) => backup::run(options),
+            Self::Restore(options) => restore::run(options),
+            Self::Key(options) => key::run(options),
+            Self::Compact(options) => compact::run(options),
+            Self::Grants(options) => grants::show(options),
+            Self::Grant(options) => grants::make(options),
+            Self::Revoke(options) => grants::revoke(options),
+        }
+    }
 }
 
 /// Runs the `capstead` command on this process's arguments.
@@ -91,7 +117,10 @@ enum Verb {
 /// Exits with 0 after an orderly end, 1 when the server can't start, 2 on a wrong command line, and
 /// 3 when the storage failed.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match program::parse::<Cli>(Cli::command()) {
+        Ok(cli) => cli,
+        Err(code) => return ExitCode::from(code),
+    };
     let mut server = bundled("capstead.data");
     let options = match cli.verb {
         None => cli.serve,
@@ -100,15 +129,7 @@ pub fn main() -> ExitCode {
             server = server.class::<bench::Probe>();
             options
         }
-        Some(Verb::Export(options)) => return export::run(&options),
-        Some(Verb::Import(options)) => return import::run(&options),
-        Some(Verb::Backup(options)) => return backup::run(&options),
-        Some(Verb::Restore(options)) => return restore::run(&options),
-        Some(Verb::Key(options)) => return key::run(&options),
-        Some(Verb::Compact(options)) => return compact::run(&options),
-        Some(Verb::Grants(options)) => return grants::show(&options),
-        Some(Verb::Grant(options)) => return grants::make(&options),
-        Some(Verb::Revoke(options)) => return grants::revoke(&options),
+        Some(Verb::Operate(operate)) => return ExitCode::from(operate.run()),
         Some(Verb::Bench(options)) => return bench::run(&options),
         Some(Verb::BenchServer { kind }) => return bench::serve_bare(kind),
         Some(Verb::LabStorage(options)) => return lab::run(&options),
@@ -142,32 +163,5 @@ fn fail(error: &ServerError) -> u8 {
     match error {
         ServerError::Storage(_) => STORAGE_FAILED,
         _ => CANNOT_START,
-    }
-}
-
-/// An embedder's own command: his classes, our flags.
-#[derive(Debug, Parser)]
-#[command(version)]
-struct Embedded {
-    #[command(flatten)]
-    serve: serve::Options,
-}
-
-impl Server {
-    /// Serves until SIGINT or SIGTERM, with the flags of `capstead serve` from this process's
-    /// command line (try `--help`): the whole `main` of a server of one's own classes. A flag that
-    /// is given overrides what was set here.
-    ///
-    /// When the server can't start or its storage fails, it says why and exits the process, with
-    /// the codes of the `capstead` command. To have the error instead, use [`Server::start`].
-    ///
-    /// # Errors
-    /// None today; the signature leaves room for a `main` that does more.
-    pub async fn run(self) -> Result<()> {
-        let Embedded { serve: options } = Embedded::parse();
-        if let Err(error) = serve::serve(self, options, serve::Hints::Embedded).await {
-            std::process::exit(fail(&error).into());
-        }
-        Ok(())
     }
 }

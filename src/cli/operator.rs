@@ -2,21 +2,20 @@
 //!
 //! Nothing here knows what an archive holds.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, IsTerminal, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use tempfile::NamedTempFile;
 
 use super::{CANNOT_START, STORAGE_FAILED};
 use crate::host;
-use crate::server::ServerError;
+use crate::server::{Operated, ServerError};
 use crate::storage::archive::{ArchiveError, Totals};
+use crate::storage::{Access, LogOptions};
 
 /// Stands for standard input or output in the place of a file.
 const STREAM: &str = "-";
@@ -32,6 +31,38 @@ pub(super) struct Data {
         default_value = "capstead.data"
     )]
     pub(super) path: PathBuf,
+    #[command(flatten)]
+    pub(super) space: Space,
+}
+
+/// The room that data may take. Where a server serves them, its own flags count.
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct Space {
+    /// Keep so much of the disk free, as the server does [default: 5 % of it, 128MiB to 1GiB]
+    #[arg(long, value_name = "SIZE", env = "CAPSTEAD_RESERVE")]
+    reserve: Option<ByteSize>,
+    /// Address space for the data of each host, as the server has it [default: 1TiB]
+    #[arg(long, value_name = "SIZE", env = "CAPSTEAD_MAP_SIZE")]
+    map_size: Option<ByteSize>,
+}
+
+impl Space {
+    /// How the data are opened.
+    pub(super) fn options(self, access: Access) -> LogOptions {
+        let mut options = LogOptions { access, ..LogOptions::default() };
+        options.reserve_bytes = self.reserve.map(|bytes| bytes.as_u64());
+        if let Some(bytes) = self.map_size {
+            options.map_bytes = usize::try_from(bytes.as_u64()).unwrap_or(usize::MAX);
+        }
+        options
+    }
+}
+
+impl Data {
+    /// Opens them, or reaches their server.
+    pub(super) async fn open(&self, access: Access) -> Result<Operated, Failure> {
+        Ok(Operated::open(&self.path, self.space.options(access)).await?)
+    }
 }
 
 /// Why a verb ended early. What is true of the data is said in the text.
@@ -82,21 +113,39 @@ pub(super) fn refused(doing: &str, path: &Path) -> impl Fn(io::Error) -> Failure
 }
 
 /// Runs a verb to its end, and says how it ended: on standard output, unless that has the archive.
-pub(super) fn end(result: Result<String, Failure>, archive: Option<&Path>) -> ExitCode {
+pub(super) fn end(result: Result<String, Failure>, archive: Option<&Path>) -> u8 {
     let (text, code) = match result {
-        Ok(text) if archive.is_some_and(is_stream) => (text, ExitCode::SUCCESS),
+        Ok(text) if archive.is_some_and(is_stream) => (text, 0),
         Ok(text) => {
-            // A closed standard output is nobody's loss.
-            let _ = writeln!(io::stdout().lock(), "{text}");
-            return ExitCode::SUCCESS;
+            return match show(&text) {
+                // Whoever closed it has read enough.
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => unwritten(&error),
+                _ => 0,
+            };
         }
-        Err(Failure::Cannot(text)) => (format!("capstead: {text}"), ExitCode::from(CANNOT_START)),
+        Err(Failure::Cannot(text)) => (format!("capstead: {text}"), CANNOT_START),
         Err(Failure::Storage(text)) => {
-            (format!("capstead: the storage failed: {text}"), ExitCode::from(STORAGE_FAILED))
+            (format!("capstead: the storage failed: {text}"), STORAGE_FAILED)
         }
     };
     let _ = writeln!(io::stderr().lock(), "{text}");
     code
+}
+
+/// Writes an answer; none is written of no text.
+pub(super) fn show(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    if !text.is_empty() {
+        writeln!(stdout, "{text}")?;
+    }
+    stdout.flush()
+}
+
+/// Says that an answer could not be written; the exit code.
+pub(super) fn unwritten(error: &io::Error) -> u8 {
+    let said = "what was asked for is done, and its answer can't be written to standard output";
+    let _ = writeln!(io::stderr().lock(), "capstead: {said}: {error}");
+    CANNOT_START
 }
 
 /// Runs `work` where capabilities can live.
@@ -141,53 +190,6 @@ pub(super) fn is_stream(path: &Path) -> bool {
     path.as_os_str() == STREAM
 }
 
-/// A file that gets its name when it is whole, or standard output.
-pub(super) enum Output {
-    Stream(io::Stdout),
-    File { file: NamedTempFile, path: PathBuf },
-}
-
-impl Output {
-    /// Begins it, readable for its owner alone.
-    pub(super) fn begin(path: &Path) -> Result<Self, Failure> {
-        if is_stream(path) {
-            return Ok(Self::Stream(io::stdout()));
-        }
-        if path.symlink_metadata().is_ok() {
-            let name = path.display();
-            return Err(Failure::Cannot(format!("{name} is there already; choose another name")));
-        }
-        let file = tempfile::Builder::new().prefix(".capstead-").tempfile_in(folder(path));
-        let file = file.map_err(refused("make a file beside", path))?;
-        Ok(Self::File { file, path: path.to_owned() })
-    }
-
-    /// Makes it durable and gives it its name.
-    pub(super) fn keep(self) -> Result<(), Failure> {
-        let Self::File { file, path } = self else { return Ok(()) };
-        file.as_file().sync_all().map_err(refused("sync", &path))?;
-        file.persist_noclobber(&path)
-            .map_err(|error| refused("name the file", &path)(error.error))?;
-        sync(folder(&path))
-    }
-}
-
-impl Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Stream(stream) => stream.write(bytes),
-            Self::File { file, .. } => file.write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::Stream(stream) => stream.flush(),
-            Self::File { file, .. } => file.flush(),
-        }
-    }
-}
-
 /// A file that can be read more than once; standard input is kept in a temporary one.
 pub(super) fn open(path: &Path) -> Result<File, Failure> {
     if !is_stream(path) {
@@ -200,18 +202,4 @@ pub(super) fn open(path: &Path) -> Result<File, Failure> {
         Ok(file)
     };
     keep().map_err(refused("keep standard input in", &std::env::temp_dir()))
-}
-
-/// Where the path's last part is.
-pub(super) fn folder(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
-}
-
-/// Makes the names in a folder durable.
-pub(super) fn sync(folder: &Path) -> Result<(), Failure> {
-    let synced = fs::File::open(folder).and_then(|folder| folder.sync_all());
-    synced.map_err(refused("sync", folder))
 }

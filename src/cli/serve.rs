@@ -1,6 +1,6 @@
 //! `capstead serve`: flags, what is printed when the server is ready, and how it ends.
 
-use std::io::Write;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,7 +11,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::limit::{self, Change};
 use super::log::{self, LogFormat};
+use super::operator;
 use crate::gateway::HttpLimits;
+use crate::limits::HOSTS_MAX;
 use crate::server::{Running, Server, ServerError, TurnLimits};
 
 /// The flags of a server. Where the help names a variable, that may be set instead.
@@ -64,7 +66,7 @@ pub(crate) struct Options {
     metrics: Option<SocketAddr>,
     /// Threads that the objects are spread over; it can't be changed later for the same data
     /// [default: 1]
-    #[arg(long, value_name = "N", env = "CAPSTEAD_HOSTS")]
+    #[arg(long, value_name = "N", env = "CAPSTEAD_HOSTS", value_parser = clap::value_parser!(u16).range(1..=i64::from(HOSTS_MAX)))]
     hosts: Option<u16>,
     /// Let each object of a class store so much [default: 10GiB each]
     #[arg(long, value_name = "CLASS=SIZE", value_parser = quota)]
@@ -239,21 +241,21 @@ pub(super) async fn serve(
     options: Options,
     hints: Hints,
 ) -> Result<(), ServerError> {
-    log::start(options.log);
+    log::start(options.log)?;
     super::allow_connections();
     server = options.apply_to(server);
     // Before anything is served, so that no signal is missed.
     let shutdown = shutdown().map_err(capnp::Error::from)?;
     let running = server.start().await?;
     let ready = if options.json { json(&running) } else { text(&running, hints) };
-    announce(&ready);
-    running.until(shutdown).await
-}
-
-/// A closed standard output is no reason not to serve.
-fn announce(ready: &str) {
-    let mut stdout = std::io::stdout().lock();
-    let _ = writeln!(stdout, "{ready}").and_then(|()| stdout.flush());
+    match operator::show(&ready) {
+        // A closed standard output is no reason not to serve.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            running.until(async {}).await?;
+            Err(ServerError::Announce(error))
+        }
+        _ => running.until(shutdown).await,
+    }
 }
 
 fn json(running: &Running) -> String {

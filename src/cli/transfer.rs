@@ -38,6 +38,8 @@ pub(super) enum Selection {
     Class(String),
     /// One.
     Object(ObjectId),
+    /// The grants of all, with headers.
+    Grants,
 }
 
 impl Selection {
@@ -46,6 +48,7 @@ impl Selection {
             Self::All => selection.set_all(()),
             Self::Class(class) => selection.set_class(class),
             Self::Object(id) => selection.set_id(id.as_bytes()),
+            Self::Grants => selection.set_grants(()),
         }
     }
 }
@@ -67,26 +70,39 @@ pub(super) async fn take_out<W: Write>(
 ) -> Result<(), Failure> {
     for number in 0..hosts {
         writer.frame(&Frame::Host(number)).map_err(archive(path))?;
-        let mut request = host(admin, number).begin_export_request();
-        selection.fill(request.get().init_selection());
-        let reply = request.send().promise.await?;
-        let export = reply.get()?.get_export()?;
-        let mut on_the_way = FuturesOrdered::new();
-        loop {
-            while on_the_way.len() < IN_FLIGHT {
-                on_the_way.push_back(export.next_request().send().promise);
-            }
-            let Some(reply) = on_the_way.next().await else { break };
-            let reply = reply?;
-            let frames = reply.get()?.get_frames()?;
-            if frames.is_empty() {
-                break;
-            }
+        let take = |frames: &[u8]| {
             writer.frames(frames).map_err(archive(path))?;
             bar.inc(frames.len() as u64);
-        }
+            Ok(())
+        };
+        read_out(&host(admin, number), selection, take).await?;
     }
     Ok(())
+}
+
+/// Has `take` take all frames of a host that are selected.
+pub(super) async fn read_out(
+    host: &host_admin::Client,
+    selection: &Selection,
+    mut take: impl FnMut(&[u8]) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut request = host.begin_export_request();
+    selection.fill(request.get().init_selection());
+    let reply = request.send().promise.await?;
+    let export = reply.get()?.get_export()?;
+    let mut on_the_way = FuturesOrdered::new();
+    loop {
+        while on_the_way.len() < IN_FLIGHT {
+            on_the_way.push_back(export.next_request().send().promise);
+        }
+        let Some(reply) = on_the_way.next().await else { return Ok(()) };
+        let reply = reply?;
+        let frames = reply.get()?.get_frames()?;
+        if frames.is_empty() {
+            return Ok(());
+        }
+        take(frames)?;
+    }
 }
 
 /// What a look at a whole archive found out.
@@ -98,6 +114,8 @@ pub(super) struct Looked {
     pub(super) hosts: u16,
     /// The cluster that it was made of.
     pub(super) cluster: Vec<u8>,
+    /// The hash that ends it, by which it is known again.
+    pub(super) hash: Vec<u8>,
     /// The cluster's keys, if it is a backup.
     pub(super) secrets: crate::server::Secrets,
     /// Objects that are there already, and the names of the first of them.
@@ -133,7 +151,8 @@ pub(super) async fn look(
                     asked.ids.push((id, describe(first.value)));
                 }
             }
-            Frame::Host(_) | Frame::Shard(..) | Frame::End(..) => {}
+            Frame::End(_, hash) => looked.hash = hash.to_vec(),
+            Frame::Host(_) | Frame::Shard(..) => {}
         }
         bar.set_position(reader.position());
         if let Some((admin, hosts)) = at
@@ -161,7 +180,8 @@ fn begin<'a>(
     ArchiveReader::open(BufReader::with_capacity(BUFFER_BYTES, file)).map_err(archive(path))
 }
 
-fn describe(header: &[u8]) -> String {
+/// An object for people, by its header.
+pub(super) fn describe(header: &[u8]) -> String {
     match host::describe(header) {
         Some((class, Some(name))) => format!("{class} {name:?}"),
         Some((class, None)) => format!("a {class} without a name"),

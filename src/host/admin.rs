@@ -20,7 +20,7 @@ use super::vat::Vat;
 use crate::error::{Result, failed, overloaded};
 use crate::membrane;
 use crate::schema::admin_capnp::{host_admin, selection};
-use crate::storage::export::Pick;
+use crate::storage::export::{EVERYTHING, GRANTS, Pick};
 use crate::storage::{Space, StorageError};
 use crate::sturdyref::Keys;
 
@@ -91,15 +91,18 @@ pub(super) fn storage_failed(error: &StorageError) -> capnp::Error {
 fn pick(selection: selection::Reader<'_>) -> Result<Pick> {
     let is_whole =
         |header: Option<&[u8]>| header.is_none_or(|header| !Header::is_unfinished(header));
+    let spaces = EVERYTHING;
     Ok(match selection.which()? {
-        selection::All(()) => Pick { id: None, passes: Box::new(is_whole) },
-        selection::Id(id) => Pick { id: Some(target(id?)?), passes: Box::new(is_whole) },
+        selection::All(()) => Pick { id: None, passes: Box::new(is_whole), spaces },
+        selection::Id(id) => Pick { id: Some(target(id?)?), passes: Box::new(is_whole), spaces },
+        // Also those of objects that are not whole: they are in force, or will be.
+        selection::Grants(()) => Pick { id: None, passes: Box::new(|_| true), spaces: GRANTS },
         selection::Class(class) => {
             let class = class?.to_string()?;
             let is_of = move |header: Option<&[u8]>| {
                 header.and_then(describe).is_some_and(|(found, _)| found == class)
             };
-            Pick { id: None, passes: Box::new(is_of) }
+            Pick { id: None, passes: Box::new(is_of), spaces }
         }
     })
 }
@@ -167,6 +170,7 @@ impl host_admin::Server for Custodian {
         let params = params.get()?;
         let (target, after) = (target(params.get_target()?)?, params.get_after()?);
         let (grants, next) = granting::list(&self.vat, target, &Right::default(), after)?;
+        self.vat.durable_of(target).await.map_err(|error| storage_failed(&error))?;
         if let Some(next) = next {
             results.get().set_next(next.as_bytes());
         }
@@ -182,6 +186,9 @@ impl host_admin::Server for Custodian {
         let params = params.get()?;
         let id = target(params.get_target()?)?;
         let target = if params.get_is_namespace() {
+            if self.vat.grants_behind(id, None, 1)?.is_empty() {
+                return Err(failed("there is no such class: these data were never served with it"));
+            }
             Target::Namespace(target_id(id))
         } else if self.is_present(id.as_bytes())? {
             Target::Object(target_id(id))
@@ -193,6 +200,7 @@ impl host_admin::Server for Custodian {
         self.vat.write_grants(id, [(&ready.id, Some(ready.record))])?;
         self.vat.flush().await.map_err(|error| storage_failed(&error))?;
         results.get().set_sturdy_ref(ready.reference.expose_bytes());
+        results.get().set_grant(ready.id.as_bytes());
         if let Ok(agent) = self.vat.agent() {
             results.get().set_text(agent.text(&ready.reference)?);
         }

@@ -106,13 +106,20 @@ impl Agent {
         right: &Right,
     ) -> Result<Option<Box<dyn ClientHook>>> {
         if self.owns(birth.id.home_shard()) {
-            return Ok(self.vat.exists(birth.id)?.then(|| self.vat.facet(birth, right.clone())));
+            return Ok(self.is_there(birth).await?.then(|| self.vat.facet(birth, right.clone())));
         }
         let of = right.grant.as_ref().map(|grant| grant.of);
         let request = self.object_request(birth, Existence::Required, of, &right.caveats())?;
         let reply = request.send().promise.await?;
         let object = reply.get()?.get_object();
         if object.is_null() { Ok(None) } else { object.get_as_capability().map(Some) }
+    }
+
+    /// Whether an object of this host exists. It is told when that is durable.
+    async fn is_there(&self, birth: &Birth) -> Result<bool> {
+        let is_there = self.vat.exists(birth.id)?;
+        self.vat.durable_of(birth.id).await?;
+        Ok(is_there)
     }
 
     /// The promise of a capability that the owner of the object gives, if the grant is in force.
@@ -188,7 +195,7 @@ impl host::Server for Agent {
             return Err(not_begun(disconnected("another host owns the object now")));
         }
         let right = self.right(params.get_by()?).await?;
-        if params.get_existence()? == Existence::Any || self.vat.exists(birth.id)? {
+        if params.get_existence()? == Existence::Any || self.is_there(&birth).await? {
             results.get().init_object().set_as_capability(self.vat.facet(&birth, right));
         }
         Ok(())

@@ -3,7 +3,8 @@
 
 use super::instance::Instance;
 use super::vat::Vat;
-use crate::storage::StorageError;
+use crate::id::ObjectId;
+use crate::storage::{StorageError, Ticket};
 
 impl Vat {
     /// Resolves when everything that was sealed before is durable.
@@ -12,6 +13,10 @@ impl Vat {
     /// When the storage failed: it is unknown which of those writes are durable.
     pub(crate) async fn flush(&self) -> std::result::Result<(), StorageError> {
         let last = self.store.borrow().last_sealed();
+        self.durable_up_to(last).await
+    }
+
+    async fn durable_up_to(&self, last: Ticket) -> std::result::Result<(), StorageError> {
         loop {
             let changed = self.changed.notified();
             if let Some(error) = self.store.borrow().failure() {
@@ -21,6 +26,33 @@ impl Vat {
                 return Ok(());
             }
             changed.await;
+        }
+    }
+
+    /// Whether nothing waits for the disk.
+    pub(super) fn is_settled(&self) -> bool {
+        let store = self.store.borrow();
+        store.turn_object().is_none() && store.durable() >= store.last_sealed()
+    }
+
+    /// Resolves when all that was written of an object before is durable: then it can be told.
+    ///
+    /// # Errors
+    /// As for `flush`.
+    pub(super) async fn durable_of(&self, id: ObjectId) -> std::result::Result<(), StorageError> {
+        self.outside_turns().await;
+        let last = self.store.borrow().unsettled_ticket(id);
+        match last {
+            Some(last) => self.durable_up_to(last).await,
+            None => Ok(()),
+        }
+    }
+
+    /// What the instance says from now on waits for what others wrote of the object, as an operator does.
+    pub(super) fn hold_for_others(&self, instance: &Instance) {
+        let unsettled = self.store.borrow().unsettled_ticket(instance.birth.id);
+        if unsettled.is_some_and(|ticket| ticket > instance.gate.written()) {
+            self.hold_back(instance);
         }
     }
 

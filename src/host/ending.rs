@@ -7,7 +7,7 @@
 
 use std::rc::Rc;
 
-use super::instance::Instance;
+use super::instance::{Instance, ended};
 use super::slot::{Slot, Start};
 use super::vat::Vat;
 use crate::error::not_begun;
@@ -47,7 +47,7 @@ impl Vat {
                 self.end_of(&slot, &instance);
             }
             // A sleeping object's facets are of what it was.
-            None => slot.break_facets(),
+            None => slot.break_facets(ended(slot.birth.class.name, "was replaced")),
         }
         self.release(&slot);
     }
@@ -59,7 +59,7 @@ impl Vat {
         }
         let waiting = slot.end();
         // Also those that were made while it slept, or wakes.
-        slot.break_facets();
+        slot.break_facets(instance.ended());
         for Start { call, under_way, .. } in waiting {
             call.reply.keep(under_way);
             call.reply.send(Err(not_begun(instance.ended())));

@@ -17,7 +17,7 @@ use super::once::RequestId;
 use super::right::{Right, revoked};
 use super::slot::{Birth, Slot, Start};
 use super::vat::Vat;
-use crate::error::{Result, disconnected, failed, no_such_method, not_begun};
+use crate::error::{Result, failed, no_such_method, not_begun};
 use crate::id::ObjectId;
 use crate::membrane::{self, Body, Call, Chain, Dispatch, Target};
 use crate::schema::facet_capnp::facet;
@@ -169,7 +169,17 @@ impl Facet {
             results.init_facet().set_as_capability(derived);
             Ok(body)
         };
-        reply.send(answer());
+        let answered = answer();
+        if method != CITE || self.vat.is_settled() {
+            return reply.send(answered);
+        }
+        // Whoever stores a citation, perhaps on another host, relies on what was written of the object. The
+        // task ends when that is durable, or the storage has failed.
+        let (vat, id) = (self.vat.clone(), self.slot.birth.id);
+        tokio::task::spawn_local(async move {
+            let durable = vat.durable_of(id).await;
+            reply.send(durable.map_err(Into::into).and(answered));
+        });
     }
 
     /// Why no call reaches the object through this facet any more, if so.
@@ -179,9 +189,7 @@ impl Facet {
         }
         let made = self.made.as_ref().and_then(|made| made.instance.broken());
         let is_of_another = self.generation != self.slot.generation.get();
-        made.or_else(|| {
-            is_of_another.then(|| disconnected("the object ended: restore its reference"))
-        })
+        made.or_else(|| is_of_another.then(|| self.slot.end_of(self.generation)))
     }
 }
 
@@ -232,9 +240,9 @@ pub(super) fn open(instance: &Instance, citation: &Citation) -> Result<Box<dyn C
     }
     match vat.standing(of, &owns)? {
         Standing::InForce(live) => Ok(vat.facet(&birth, Right::new(Some(live), caveats))),
-        Standing::Dead => Ok(membrane::broken(revoked())),
-        // By way of the router, which can wait for what another host says.
-        Standing::DependsOn(_) => {
+        Standing::Dead if vat.is_settled() => Ok(membrane::broken(revoked())),
+        // By way of the router, which can wait for what another host says, and for the disk.
+        Standing::Dead | Standing::DependsOn(_) => {
             agent.object_elsewhere(&birth, Existence::Any, Some(of), &caveats)
         }
     }

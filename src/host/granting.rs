@@ -84,6 +84,8 @@ pub(super) fn dispatch(
         }
         let (params, results) = (params.get()?, results.get());
         let right = &facet.right;
+        // What is said of grants may tell of those that the operator made or took back.
+        instance.vat.hold_for_others(instance);
         match (interface, method) {
             (persistent::Client::TYPE_ID, SAVE) if facet.request().is_some() => Err(failed(
                 "not-repeatable: a reference is a secret, and isn't kept as a reply; save again",

@@ -17,7 +17,7 @@ use super::right::{Gives, Live, Of, Right};
 use super::vat::Vat;
 use crate::error::{Result, failed};
 use crate::id::ObjectId;
-use crate::limits::{GRANT_DEPTH_MAX, GRANT_LABEL_BYTES_MAX};
+use crate::limits::{GRANT_DEPTH_MAX, GRANT_LABEL_BYTES_MAX, OVER_GRANTS_KEPT_MS};
 use crate::storage::{Account, Page, PageSize, Range, Space};
 use crate::sturdyref::{Grant, KeyRing, Parent};
 
@@ -384,7 +384,12 @@ impl Vat {
     /// # Errors
     /// When the storage can't be read.
     pub(super) fn is_dead(&self, target: ObjectId, grant: &Grant) -> Result<bool> {
-        if !grant.is_valid_at(self.clock.now_ms()) {
+        self.was_dead(target, grant, self.clock.now_ms())
+    }
+
+    /// Whether it was so at that time.
+    fn was_dead(&self, target: ObjectId, grant: &Grant, at_ms: u64) -> Result<bool> {
+        if !grant.is_valid_at(at_ms) {
             return Ok(true);
         }
         let mut next = depends(target, grant);
@@ -401,8 +406,10 @@ impl Vat {
     fn sweep_some(&self, target: ObjectId, after: Option<GrantId>) -> Result<Option<GrantId>> {
         let some = self.grants_behind(target, after, SWEPT_AT_ONCE)?;
         let mut dead = Vec::new();
+        // The clock may be ahead for a moment: what is over by it alone is kept for a while.
+        let long_ago = self.clock.now_ms().saturating_sub(OVER_GRANTS_KEPT_MS);
         for (id, grant) in &some {
-            if !grant.is_revoked && self.is_dead(target, grant)? {
+            if !grant.is_revoked && self.was_dead(target, grant, long_ago)? {
                 dead.push((id, None));
             }
         }

@@ -19,7 +19,7 @@ use std::rc::Rc;
 use capstead_client::sturdyref::GrantId;
 use tokio::sync::Mutex;
 
-use self::grants::{Counts, TargetGrants, Whose, has_any};
+use self::grants::{Counts, Gone, TargetGrants, Whose, has_any};
 use super::admin::storage_failed;
 use super::header::Header;
 use super::vat::Vat;
@@ -72,6 +72,8 @@ struct Incoming {
     account: Option<Rc<Account>>,
     /// Known before the first batch.
     grants: Option<TargetGrants>,
+    /// It is there already, and stays; none before that was looked at.
+    is_skipped: Option<bool>,
 }
 
 /// The import whose frames go into `vat`. `open` is dropped with it.
@@ -92,7 +94,7 @@ impl Writer {
         let mut breath = 0;
         for frame in Frames::of(frames) {
             let frame = frame.map_err(|error| failed(error.to_string()))?;
-            breath += self.frame(&frame)?;
+            breath += self.frame(&frame).await?;
             if breath >= BREATH_BYTES {
                 breath = 0;
                 tokio::task::yield_now().await;
@@ -117,20 +119,34 @@ impl Writer {
     }
 
     /// About how much work the frame was.
-    fn frame(&mut self, frame: &Frame<'_>) -> Result<usize> {
+    async fn frame(&mut self, frame: &Frame<'_>) -> Result<usize> {
         /// Ending an object costs more than its bytes.
         const OBJECT_COST: usize = 1 << 10;
         match frame {
             Frame::Object(id) => {
-                self.end_object()?;
+                self.end_object().await?;
                 if !self.shards.iter().any(|range| range.contains(&id.home_shard().0)) {
                     return Err(failed("the object belongs to another host"));
                 }
                 let (header, records, account, grants) = (None, Vec::new(), None, None);
-                self.object = Some(Incoming { id: *id, header, records, account, grants });
+                let is_skipped = None;
+                self.object =
+                    Some(Incoming { id: *id, header, records, account, grants, is_skipped });
                 Ok(OBJECT_COST)
             }
-            Frame::Records(records) => self.records(*records),
+            Frame::Records(records) => {
+                let first = records.into_iter().next();
+                if let (Some(object), Some(Record { space: Space::Header, value, .. })) =
+                    (&mut self.object, first)
+                {
+                    object.take_header(value)?;
+                }
+                if self.is_skipped()? {
+                    return Ok(OBJECT_COST);
+                }
+                self.begin_grants().await?;
+                self.records(*records)
+            }
             Frame::Shard(..) | Frame::Host(_) => Ok(0),
             Frame::Head(_) | Frame::Secret { .. } | Frame::End(..) => {
                 Err(failed("only frames of objects can be imported"))
@@ -145,13 +161,14 @@ impl Writer {
             let length = record.key.len() + record.value.len();
             work += length;
             match record.space {
-                Space::Header => object.take_header(record.value)?,
+                Space::Header if object.header.as_deref() == Some(record.value) => {}
+                Space::Header => return Err(failed("an object's header comes first")),
                 Space::Edges | Space::Usage => {
                     return Err(failed("what follows from an object's values is not imported"));
                 }
                 Space::Grants => {
                     let (vat, counts) = (&self.vat, &mut self.counts);
-                    let grants = object.grants(vat, self.existing, self.grants, counts)?;
+                    let grants = object.grants.as_mut().ok_or_else(|| failed(BROKEN))?;
                     if grants.take(vat, (record.key, record.value), counts)? {
                         record.encode(&mut object.records);
                     }
@@ -159,38 +176,75 @@ impl Writer {
                 Space::Data | Space::Requests => record.encode(&mut object.records),
             }
             if object.records.len() >= BATCH_BYTES {
-                self.write_batch(Part::More)?;
+                self.write_batch(Part::More, &Gone::new())?;
             }
         }
         Ok(work)
     }
 
-    fn end_object(&mut self) -> Result<()> {
-        self.write_batch(Part::Last)?;
+    /// Whether the object came whole with an import before, which this one ends.
+    fn is_skipped(&mut self) -> Result<bool> {
+        let Some(object) = &mut self.object else { return Ok(false) };
+        if self.existing == Existing::Skip && object.is_skipped.is_none() {
+            object.is_skipped = Some(object.is_whole(&self.vat)?);
+        }
+        Ok(object.is_skipped == Some(true))
+    }
+
+    /// Decides whose grants the object has in the end, before its first batch.
+    async fn begin_grants(&mut self) -> Result<()> {
+        let Some(object) = &mut self.object else { return Ok(()) };
+        if object.grants.is_none() {
+            let whose = object.whose(&self.vat, self.existing, self.grants)?;
+            let (vat, counts) = (&self.vat, &mut self.counts);
+            object.grants = Some(TargetGrants::begin(vat, object.id, whose, counts).await?);
+        }
+        Ok(())
+    }
+
+    /// Those grants that give way to the archive's go with the last batch. Are they too many for that, then
+    /// the others go before it, while the object says that it is unfinished.
+    async fn end_object(&mut self) -> Result<()> {
+        if self.is_skipped()? {
+            self.object = None;
+            return Ok(());
+        }
+        self.begin_grants().await?;
+        loop {
+            let Some(object) = &mut self.object else { return Ok(()) };
+            let is_of_namespace = object.header.is_none();
+            if is_of_namespace && self.existing != Existing::Replace {
+                break;
+            }
+            let Some(grants) = &mut object.grants else { break };
+            let (vat, counts) = (&self.vat, &mut self.counts);
+            let (gone, bytes) = grants.give_way(vat, is_of_namespace, BATCH_BYTES, counts).await?;
+            if bytes < BATCH_BYTES {
+                self.write_batch(Part::Last, &gone)?;
+                break;
+            }
+            self.write_batch(Part::More, &gone)?;
+            self.flush().await?;
+        }
         self.object = None;
         Ok(())
     }
 
-    fn write_batch(&mut self, part: Part) -> Result<()> {
+    fn write_batch(&mut self, part: Part, gone: &Gone) -> Result<()> {
         let Some(object) = &mut self.object else { return Ok(()) };
-        if object.header.is_none() && self.existing == Existing::Refuse {
+        if object.header.is_none() && self.existing != Existing::Replace {
             // Grants of a namespace: only who says so changes what its references are worth.
             return Ok(());
         }
-        let (vat, counts) = (&self.vat, &mut self.counts);
-        object.grants(vat, self.existing, self.grants, counts)?;
+        let vat = &self.vat;
         let place = if object.account.is_none() { Place::First } else { Place::Later };
         let account = match &object.account {
             Some(account) => account.clone(),
             None => object.begin(vat, self.existing)?,
         };
-        let gone = match part {
-            Part::Last => object.end_grants(vat, counts)?,
-            Part::More => Vec::new(),
-        };
         let written = vat.write_aside(&account, |store| {
             object.write(store, &account, place, part)?;
-            object.remove(store, &gone)
+            object.remove(store, gone)
         });
         written.map_err(|error| storage_failed(&error))?;
         if part == Part::Last {
@@ -223,6 +277,12 @@ enum Place {
 }
 
 impl Incoming {
+    fn is_whole(&self, vat: &Vat) -> Result<bool> {
+        let present = vat.store.borrow().get(self.id, Space::Header, &[]);
+        let present = present.map_err(|error| storage_failed(&error))?;
+        Ok(present.is_some_and(|header| !Header::is_unfinished(&header)))
+    }
+
     fn take_header(&mut self, record: &[u8]) -> Result<()> {
         let header = Header::decode(record)?;
         let named = |key| ObjectId::named(self.id.home_shard().pool(), header.class, key);
@@ -233,50 +293,22 @@ impl Incoming {
         Ok(())
     }
 
-    /// Its grants; whose they are is decided before the first batch. An import that was cut short is ended
-    /// as it began.
-    fn grants(
-        &mut self,
-        vat: &Rc<Vat>,
-        existing: Existing,
-        imported: ImportedGrants,
-        counts: &mut Counts,
-    ) -> Result<&mut TargetGrants> {
-        let grants = if let Some(grants) = self.grants.take() {
-            grants
-        } else {
-            let present = vat.store.borrow().get(self.id, Space::Header, &[]);
-            let present = present.map_err(|error| storage_failed(&error))?;
-            let keeps = match &present {
-                Some(header) if Header::is_unfinished(header) => Header::keeps_grants(header),
-                Some(_) => true,
-                // Without --replace, those of a namespace are left alone.
-                None if self.header.is_none() && existing == Existing::Refuse => true,
-                None => has_any(vat, self.id)?,
-            };
-            let keeps = keeps && imported == ImportedGrants::Keep;
-            let whose = if keeps { Whose::Own } else { Whose::Archives };
-            TargetGrants::begin(vat, self.id, whose, counts)?
+    /// Whose grants it has in the end. An import that was cut short is ended as it began.
+    fn whose(&self, vat: &Rc<Vat>, existing: Existing, imported: ImportedGrants) -> Result<Whose> {
+        let present = vat.store.borrow().get(self.id, Space::Header, &[]);
+        let present = present.map_err(|error| storage_failed(&error))?;
+        let keeps = match &present {
+            Some(header) if Header::is_unfinished(header) => Header::keeps_grants(header),
+            Some(_) => true,
+            // Without --replace, those of a namespace are left alone.
+            None if self.header.is_none() && existing != Existing::Replace => true,
+            None => has_any(vat, self.id)?,
         };
-        Ok(self.grants.insert(grants))
+        let keeps = keeps && imported == ImportedGrants::Keep;
+        Ok(if keeps { Whose::Own } else { Whose::Archives })
     }
 
-    /// The grants that give way to those of the archive.
-    fn end_grants(
-        &mut self,
-        vat: &Vat,
-        counts: &mut Counts,
-    ) -> Result<Vec<(GrantId, Option<Vec<u8>>)>> {
-        let is_of_namespace = self.header.is_none();
-        let grants = self.grants.as_mut().map(|grants| grants.end(vat, is_of_namespace, counts));
-        Ok(grants.transpose()?.unwrap_or_default())
-    }
-
-    fn remove(
-        &self,
-        store: &mut Store,
-        gone: &[(GrantId, Option<Vec<u8>>)],
-    ) -> std::result::Result<(), StorageError> {
+    fn remove(&self, store: &mut Store, gone: &Gone) -> std::result::Result<(), StorageError> {
         for (id, left) in gone {
             match left {
                 Some(left) => store.put_record(self.id, Space::Grants, id.as_bytes(), left)?,
@@ -347,7 +379,7 @@ impl<G: 'static> Import<G> {
         if let Some(frames) = frames {
             writer.write(frames).await?;
         } else {
-            writer.end_object()?;
+            writer.end_object().await?;
             if let Ok(agent) = writer.vat.agent() {
                 // The archive may be of a version whose roots allowed more.
                 agent.write_root_grants()?;

@@ -217,6 +217,11 @@ impl Instance {
             self.mirrors.keep(kept);
             return Ok(value);
         }
+        if self.broken().is_some() {
+            // The whole turn was dropped when the instance ended, and the gate waits for none of it: what
+            // it said before would have those who are told the reason wait for ever.
+            return ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
         self.vat.store.borrow_mut().undo(savepoint);
         self.mirrors.undo(kept, |key| self.read(Space::Data, key).ok().flatten());
         self.weigh();
@@ -319,7 +324,7 @@ impl Instance {
 
     pub(super) fn ended(&self) -> Error {
         let how = self.ended.get().map_or("ended", |how| how);
-        disconnected(format!("the {} {how}: restore its reference", self.birth.class.name))
+        ended(self.birth.class.name, how)
     }
 
     /// Its warm time begins again.
@@ -373,4 +378,9 @@ impl Drop for Instance {
     fn drop(&mut self) {
         self.vat.awake.ends(self.taken.get());
     }
+}
+
+/// What is said of an object of the class that ended so.
+pub(super) fn ended(class: &str, how: &str) -> Error {
+    disconnected(format!("the {class} {how}: restore its reference"))
 }

@@ -59,6 +59,18 @@ impl Retention {
     fn is_over(&self, began: u64) -> bool {
         self.clock.now_ms() >= began.saturating_add(self.millis)
     }
+
+    /// Whether the call of that number is to be forgotten by now. One that began later than now was begun
+    /// by a clock that was ahead, and counts from when that was noticed on; only as long as that is so,
+    /// since it may also be that the clock is behind now.
+    fn is_call_over(&self, number: u64, began: u64, kept: Kept) -> bool {
+        let was_noticed = number < kept.by_then.0 && self.is_ahead(began);
+        self.is_over(began) || (was_noticed && self.is_over(kept.by_then.1))
+    }
+
+    fn is_ahead(&self, time: u64) -> bool {
+        time > self.clock.now_ms()
+    }
 }
 
 /// What an instance knows of its calls with ids, beside what is stored.
@@ -75,6 +87,8 @@ pub(super) struct Requests {
 struct Kept {
     first: u64,
     next: u64,
+    /// All calls before this number had begun by this time.
+    by_then: (u64, u64),
 }
 
 /// What is to become of a call, as it is about to start.
@@ -134,8 +148,11 @@ fn find(instance: &Instance, id: &RequestId, method: Method) -> Result<Found> {
     let is_running = instance.requests.running.borrow().contains_key(id);
     let record = instance.read(Space::Requests, &id.key())?;
     let record = record.map(|record| Record::decode(&record)).transpose()?;
-    let retention = &instance.vat.retention;
-    match record.filter(|record| is_running || !retention.is_over(record.began)) {
+    let (retention, kept) = (&instance.vat.retention, kept(instance)?);
+    let is_kept = |record: &Record<State>| {
+        is_running || !retention.is_call_over(record.number, record.began, kept)
+    };
+    match record.filter(is_kept) {
         None => {
             let claim =
                 |number| Claim { id: id.clone(), number, began: retention.clock.now_ms(), method };
@@ -157,7 +174,7 @@ fn find(instance: &Instance, id: &RequestId, method: Method) -> Result<Found> {
 /// # Errors
 /// When there are as many as can be, or space is low.
 fn room_for_another(instance: &Instance) -> Result<u64> {
-    let Kept { first, next } = kept(instance)?;
+    let Kept { first, next, .. } = kept(instance)?;
     if next - first >= REQUEST_IDS_MAX && matches!(oldest(instance, first)?, Oldest::Kept) {
         return Err(overloaded(format!(
             "the object keeps {REQUEST_IDS_MAX} request ids, and the oldest are still needed; the \
@@ -173,11 +190,15 @@ fn kept(instance: &Instance) -> Result<Kept> {
         return Ok(kept);
     }
     let ends = instance.vat.store.borrow().ends(instance.birth.id, Space::Requests, &[ORDER])?;
+    let by_then = instance.read(Space::Requests, &record::BY_THEN)?;
+    let by_then = by_then.map(|record| record::decode_by_then(&record)).transpose()?;
+    let by_then = by_then.unwrap_or_default();
     let kept = match ends {
-        None => Kept { first: 0, next: 0 },
+        None => Kept { first: 0, next: 0, by_then },
         Some([first, last]) => Kept {
             first: record::number_in(&first)?,
             next: record::number_in(&last)?.saturating_add(1),
+            by_then,
         },
     };
     instance.requests.kept.set(Some(kept));
@@ -187,6 +208,8 @@ fn kept(instance: &Instance) -> Result<Kept> {
 /// What is to become of the oldest id.
 enum Oldest {
     Kept,
+    /// It was begun by a clock that was ahead, which nobody has noticed yet.
+    Ahead,
     /// It can be forgotten; none where there is nothing to forget.
     Over(Option<RequestId>),
 }
@@ -196,7 +219,12 @@ fn oldest(instance: &Instance, number: u64) -> Result<Oldest> {
     let Some(record) = record else { return Ok(Oldest::Over(None)) };
     let (began, id) = record::decode_order(&record)?;
     let is_running = instance.requests.running.borrow().contains_key(&id);
-    if is_running || !instance.vat.retention.is_over(began) {
+    let (retention, kept) = (&instance.vat.retention, kept(instance)?);
+    let (by_number, by_time) = kept.by_then;
+    if retention.is_ahead(began) && (number >= by_number || retention.is_ahead(by_time)) {
+        return Ok(Oldest::Ahead);
+    }
+    if is_running || !retention.is_call_over(number, began, kept) {
         return Ok(Oldest::Kept);
     }
     Ok(Oldest::Over(Some(id)))
@@ -232,20 +260,31 @@ impl Claim {
 
     /// Gives the call its place in the order of all, and forgets old ones.
     fn begin(&self, instance: &Instance) -> Result<()> {
-        let Kept { mut first, .. } = kept(instance)?;
+        let Kept { mut first, mut by_then, .. } = kept(instance)?;
         for _ in 0..FORGOTTEN_AT_ONCE {
             if first == self.number {
                 break;
             }
-            let Oldest::Over(id) = oldest(instance, first)? else { break };
-            if let Some(id) = id {
-                forget(instance, first, &id)?;
+            match oldest(instance, first)? {
+                Oldest::Kept => break,
+                Oldest::Ahead => {
+                    by_then = (self.number, self.began);
+                    let record = record::by_then_record(by_then.0, by_then.1);
+                    instance.write_record(Space::Requests, &record::BY_THEN, Some(&record))?;
+                    break;
+                }
+                Oldest::Over(id) => {
+                    if let Some(id) = id {
+                        forget(instance, first, &id)?;
+                    }
+                    first += 1;
+                }
             }
-            first += 1;
         }
         let order = record::order_record(self.began, &self.id);
         instance.write_record(Space::Requests, &record::order_key(self.number), Some(&order))?;
-        instance.requests.kept.set(Some(Kept { first, next: self.number.saturating_add(1) }));
+        let next = self.number.saturating_add(1);
+        instance.requests.kept.set(Some(Kept { first, next, by_then }));
         instance.requests.running.borrow_mut().insert(self.id.clone(), Vec::new());
         Ok(())
     }

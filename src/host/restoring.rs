@@ -120,17 +120,30 @@ impl Agent {
         match verified.target {
             Target::Namespace(_) => self.namespace(of.0, right),
             Target::Object(_) => {
-                let birth = self.birth_of(of.0)?.ok_or_else(revoked)?;
+                let Some(birth) = self.birth_of(of.0)? else {
+                    self.vat.flush().await?;
+                    return Err(revoked());
+                };
                 Ok(self.vat.facet(&birth, right))
             }
         }
     }
 
-    /// The grant as something that is used; none if it isn't in force.
+    /// The grant as something that is used; none if it isn't in force. What took it away is durable then,
+    /// so that nobody is told of a revocation that a crash takes back.
     ///
     /// # Errors
     /// When the storage can't be read, or the host that knows can't be reached.
     pub(super) async fn hold(&self, of: Of) -> Result<Option<Rc<Live>>> {
+        let live = self.find_live(of).await?;
+        if live.is_none() {
+            self.vat.outside_turns().await;
+            self.vat.flush().await?;
+        }
+        Ok(live)
+    }
+
+    async fn find_live(&self, of: Of) -> Result<Option<Rc<Live>>> {
         let owns = |id: ObjectId| self.owns(id.home_shard());
         // What another host said is kept until what depends on it is there.
         let mut said: Vec<Rc<Live>> = Vec::new();

@@ -164,6 +164,7 @@ impl facet::Server for Served {
     ) -> Result<()> {
         let after = params.get()?.get_after()?;
         let (grants, next) = granting::list(&self.agent.vat, self.id(), &self.right, after)?;
+        self.agent.vat.durable_of(self.id()).await?;
         if let Some(next) = next {
             results.get().set_next(next.as_bytes());
         }
@@ -177,7 +178,11 @@ impl facet::Server for Served {
         _: facet::RevokeResults,
     ) -> Result<()> {
         let (vat, id) = (&self.agent.vat, grant_id(params.get()?.get_grant()?)?);
-        drop(granting::check_reach(vat, self.id(), &self.right, id)?);
+        let reached = granting::check_reach(vat, self.id(), &self.right, id).map(drop);
+        if reached.is_err() {
+            vat.durable_of(self.id()).await?;
+        }
+        reached?;
         vat.revoke(self.id(), id).await
     }
 }

@@ -15,6 +15,7 @@ use super::exclusive::Entry;
 use super::facet::Facet;
 use super::instance::Instance;
 use super::run::{UnderWay, contain};
+use crate::error::disconnected;
 use crate::id::ObjectId;
 use crate::membrane::{Call, Dispatch};
 
@@ -50,12 +51,18 @@ pub(super) struct Slot {
     pub(super) waking: RefCell<Option<Rc<Instance>>>,
     /// Counts the instances that ended.
     pub(super) generation: Cell<u32>,
+    /// The ends of the last of them, for those who hold facets of theirs.
+    ends: RefCell<VecDeque<capnp::Error>>,
 }
+
+/// Ends that are remembered of an object while it is held.
+const ENDS_KEPT: usize = 4;
 
 impl Slot {
     pub(super) fn new(birth: Birth) -> Rc<Self> {
         let state = RefCell::new(State::Asleep);
-        Rc::new(Self { birth, state, waking: RefCell::default(), generation: Cell::default() })
+        let (waking, generation, ends) = (RefCell::default(), Cell::default(), RefCell::default());
+        Rc::new(Self { birth, state, waking, generation, ends })
     }
 
     pub(super) fn is_asleep(&self) -> bool {
@@ -76,9 +83,19 @@ impl Slot {
         waking.take_if(|waking| Rc::ptr_eq(waking, instance)).is_some()
     }
 
-    /// No facet that exists now reaches the object any more.
-    pub(super) fn break_facets(&self) {
+    /// No facet that exists now reaches the object any more; those who try are told why.
+    pub(super) fn break_facets(&self, why: capnp::Error) {
         self.generation.set(self.generation.get() + 1);
+        let mut ends = self.ends.borrow_mut();
+        ends.truncate(ENDS_KEPT - 1);
+        ends.push_front(why);
+    }
+
+    /// The end of an earlier generation of instances.
+    pub(super) fn end_of(&self, generation: u32) -> capnp::Error {
+        let behind = self.generation.get().wrapping_sub(generation) as usize;
+        let why = self.ends.borrow().get(behind.wrapping_sub(1)).cloned();
+        why.unwrap_or_else(|| disconnected("the object ended: restore its reference"))
     }
 
     /// The object is at rest: its facets stay good.
@@ -90,11 +107,7 @@ impl Slot {
 
     /// The instance ended, or could not wake: gives back the calls that were waiting for it.
     pub(super) fn end(&self) -> VecDeque<Start> {
-        let state = self.state.replace(State::Asleep);
-        if matches!(state, State::Awake(..)) {
-            self.break_facets();
-        }
-        match state {
+        match self.state.replace(State::Asleep) {
             State::Waking(waiting) => return waiting,
             State::Awake(_, server) => contain("dropping an object", || drop(server)),
             State::Asleep => {}

@@ -395,6 +395,7 @@ impl Vat {
             if let Some(instance) = awake.or_else(|| slot.waking.take()) {
                 instance.end("was shut down");
                 drop(slot.end());
+                slot.break_facets(instance.ended());
             }
         }
         self.store.borrow_mut().close()

@@ -158,6 +158,23 @@ impl admin::Server for Operator {
     ) -> Result<()> {
         self.revoke(params.get()?.get_id()?)
     }
+
+    async fn import_under_way(
+        self: Rc<Self>,
+        _: admin::ImportUnderWayParams,
+        mut results: admin::ImportUnderWayResults,
+    ) -> Result<()> {
+        results.get().set_archive(&self.data.importing().map_err(refused)?);
+        Ok(())
+    }
+
+    async fn set_import_under_way(
+        self: Rc<Self>,
+        params: admin::SetImportUnderWayParams,
+        _: admin::SetImportUnderWayResults,
+    ) -> Result<()> {
+        self.data.set_importing(params.get()?.get_archive()?).map_err(refused)
+    }
 }
 
 /// The socket while it is listened on.

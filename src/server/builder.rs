@@ -1,7 +1,7 @@
 //! What a server is made of, as its author says it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use capstead_client::Limits;
@@ -49,6 +49,7 @@ pub struct Server {
     pub(super) classes: Vec<Class>,
     bindings: Vec<(&'static str, Binding)>,
     quotas: Vec<(String, Quota)>,
+    version: Option<String>,
 }
 
 /// How much may be stored, in bytes.
@@ -71,8 +72,10 @@ pub enum ServerError {
         reason: String,
     },
     /// An address can't be listened on. Nothing was served.
-    #[error("can't listen on {address}: {source}")]
+    #[error("can't listen on {address}, which {flag} says: {source}")]
     Listen {
+        /// What else to say to have another address.
+        flag: &'static str,
         /// The address asked for.
         address: SocketAddr,
         /// What the operating system said.
@@ -81,6 +84,12 @@ pub enum ServerError {
     /// The classes or bindings contradict each other. Nothing was started.
     #[error("{0}")]
     Classes(String),
+    /// A setting can't be used. Nothing was started.
+    #[error("{0}")]
+    Setting(String),
+    /// The references could not be announced, so that the server was of no use, and ended.
+    #[error("can't write the references to standard output, and so the server has ended: {0}")]
+    Announce(#[source] std::io::Error),
     /// The storage failed. What was acknowledged is durable; restart to go on from there.
     #[error("the storage failed, and everything was stopped: {0}")]
     Storage(String),
@@ -138,6 +147,7 @@ impl Server {
             classes: Vec::new(),
             bindings: Vec::new(),
             quotas: Vec::new(),
+            version: None,
         }
     }
 
@@ -383,6 +393,24 @@ impl Server {
     pub fn commit_delay(mut self, delay: Duration) -> Self {
         self.log.commit_delay = delay;
         self
+    }
+
+    /// The version of the program, which [`run`](Self::run) says on `--version`; `env!("CARGO_PKG_VERSION")`
+    /// is that of its package. Without it, the version of Capstead is said.
+    #[must_use]
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.version = Some(version.into());
+        self
+    }
+
+    /// See [`version`](Self::version).
+    pub(crate) fn program_version(&self) -> Option<&str> {
+        self.version.as_deref()
+    }
+
+    /// Where the data are, unless it is said otherwise.
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.data
     }
 
     /// Starts the server on the thread of the caller, which must be in a local runtime

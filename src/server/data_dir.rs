@@ -7,30 +7,35 @@
 //!   keys/signing-1 …       the keys that sign references, likewise; the highest number signs
 //!   supervisor/            the placement
 //!   host-0/ host-1/ …      the objects of each host
+//!   importing              of which archive an import began that has not ended, if there is one
 //!   admin.sock             where a server listens for its operator, while it serves
 //!   format                 "capstead data 1"; has its name once all else is on disk
 //! ```
 //!
-//! It is made in place, because a mount point can't be renamed over. From before the first part is
-//! made until after `format` has its name, `lock` says that the directory is being made.
+//! It is made and restored in place, because a mount point can't be renamed over. From before the
+//! first part is made until after `format` has its name, `lock` says that the directory is being made
+//! or restored: the remains of a making are made anew, those of a restore are refused, because a
+//! fresh cluster in the place of a restored one would look like lost data.
 //!
 //! **Invariants:** only the holder of the lock changes the directory. Parts are removed only where
 //! `lock` says that they were never finished. A directory that can't be used is left exactly as it
 //! was found: every part is looked at before the first one is opened.
 
 mod keys;
+mod making;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
 use super::builder::ServerError;
-use crate::storage::{self, Kind, StorageError};
+use crate::storage::{self, Kind};
 use crate::sturdyref::KeyRing;
 pub(super) use keys::Signing;
+use making::{Found, begin, finish, found, remove_unfinished, unrestored};
 
 const FORMAT: &str = "capstead data 1\n";
 const FORMAT_PREFIX: &str = "capstead data ";
@@ -40,9 +45,16 @@ const FORMAT_NEW: &str = "format.new";
 const LOCK_FILE: &str = "lock";
 /// What the lock says while the directory is made; it is empty before and afterwards.
 const BEING_MADE: &str = "this data directory of capstead is being made\n";
+/// The same while a backup is restored into it.
+const BEING_RESTORED: &str = "this data directory of capstead is being restored\n";
 const KEYS: &str = "keys";
 const SUPERVISOR: &str = "supervisor";
 const ADMIN_SOCKET: &str = "admin.sock";
+const IMPORTING: &str = "importing";
+/// Where that is written before it gets its name.
+const IMPORTING_NEW: &str = "importing.new";
+/// Longer than any hash.
+const IMPORTING_BYTES_MAX: u64 = 64;
 const HOST_PREFIX: &str = "host-";
 const MAKING: &str = "make the data directory";
 
@@ -53,7 +65,15 @@ pub(crate) type Secrets = Vec<(String, Zeroizing<Vec<u8>>)>;
 #[derive(Debug)]
 pub(super) struct DataDir {
     root: PathBuf,
+    made: Made,
     _lock: File,
+}
+
+/// What of a directory was made when it was opened.
+#[derive(Clone, Copy, Debug, Default)]
+struct Made {
+    root: bool,
+    parts: bool,
 }
 
 impl DataDir {
@@ -63,21 +83,25 @@ impl DataDir {
     /// When it is in use, not ours, of a newer format, incomplete or damaged: it is as it was then.
     /// When it can't be made: what there is of it is removed by the next start.
     pub(super) fn open(root: &Path, hosts: u16) -> Result<Self, ServerError> {
-        match DirBuilder::new().mode(0o700).create(root) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(failed(root, "make the data directory in its parent")(error));
-            }
-            _ => {}
-        }
+        let made = Made { root: make_root(root)?, parts: false };
         let lock = lock(root)?;
-        let dir = Self { root: root.to_owned(), _lock: lock };
-        if needs_making(root)? {
-            create(root, hosts, keys::make)?;
+        let mut dir = Self { root: root.to_owned(), made, _lock: lock };
+        match found(root)? {
+            Found::Whole => {}
+            Found::Nothing | Found::Unmade => {
+                dir.made.parts = true;
+                let begun = begin(root, BEING_MADE, hosts, keys::make);
+                if let Err(error) = begun.and_then(|()| finish(root)) {
+                    dir.unmake();
+                    return Err(error);
+                }
+            }
+            Found::Unrestored => return Err(unrestored(root)),
         }
         check_format(root)?;
         dir.check_parts(hosts)?;
         // A crash may have come after the directory was whole and before the lock said so.
-        if lock_text(root)? == BEING_MADE.as_bytes() {
+        if !lock_text(root)?.is_empty() {
             say(root, "").map_err(failed(root, MAKING))?;
         }
         Ok(dir)
@@ -92,12 +116,14 @@ impl DataDir {
             return Err(data(root, "is no data directory of Capstead; say which with --data"));
         }
         let Some(lock) = try_lock(root)? else { return Ok(None) };
-        let dir = Self { root: root.to_owned(), _lock: lock };
-        if needs_making(root)? {
-            return Err(data(
-                root,
-                "was never finished; start a server on it, which makes it anew",
-            ));
+        let dir = Self { root: root.to_owned(), made: Made::default(), _lock: lock };
+        match found(root)? {
+            Found::Whole => {}
+            Found::Nothing | Found::Unmade => {
+                let reason = "was never finished; start a server on it, which makes it anew";
+                return Err(data(root, reason));
+            }
+            Found::Unrestored => return Err(unrestored(root)),
         }
         check_format(root)?;
         let hosts = (0..u16::MAX).take_while(|number| host(root, *number).exists()).count() as u16;
@@ -105,16 +131,116 @@ impl DataDir {
         Ok(Some((dir, hosts)))
     }
 
-    /// Makes a directory for a cluster that there was before, with these keys and without objects.
+    /// Checks, without changing anything, that a backup can be restored into the directory: it isn't
+    /// there, is empty, or has what an attempt left that was cut short.
     ///
     /// # Errors
-    /// When it is there and not empty, then it is as it was; or when it can't be made.
-    pub(super) fn remake(root: &Path, hosts: u16, secrets: &Secrets) -> Result<(), ServerError> {
-        DirBuilder::new().mode(0o700).create(root).map_err(failed(root, MAKING))?;
-        let lock = lock(root)?;
-        let dir = Self { root: root.to_owned(), _lock: lock };
-        create(root, hosts, |path| keys::put(path, secrets))?;
-        dir.keys().map(drop)
+    /// When it has anything else.
+    pub(super) fn check_restorable(root: &Path) -> Result<(), ServerError> {
+        let has_names = match fs::read_dir(root) {
+            Ok(mut names) => names.next().is_some(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(failed(root, "look into the directory")(error)),
+        };
+        let is_taken = || !matches!(found(root), Ok(found) if found != Found::Whole);
+        if has_names && (!root.join(LOCK_FILE).is_file() || is_taken()) {
+            return Err(data(root, "is not empty; choose a new directory"));
+        }
+        Ok(())
+    }
+
+    /// Begins to restore a cluster that there was before, with these keys and without objects. The
+    /// directory is refused by everybody until [`DataDir::finish_restore`].
+    ///
+    /// # Errors
+    /// When it holds something else, then it is as it was; or when it can't be made.
+    pub(super) fn begin_restore(
+        root: &Path,
+        hosts: u16,
+        secrets: &Secrets,
+    ) -> Result<Self, ServerError> {
+        Self::check_restorable(root)?;
+        let made = Made { root: make_root(root)?, parts: true };
+        let dir = Self { root: root.to_owned(), made, _lock: lock(root)? };
+        // Looked at again, now that nobody else changes it.
+        Self::check_restorable(root)?;
+        let begun = begin(root, BEING_RESTORED, hosts, |path| keys::put(path, secrets))
+            .and_then(|()| dir.keys().map(drop));
+        match begun {
+            Ok(()) => Ok(dir),
+            Err(error) => {
+                dir.unmake();
+                Err(error)
+            }
+        }
+    }
+
+    /// Says that all has come in, durably: from now on it is a data directory as any other.
+    ///
+    /// # Errors
+    /// When that can't be written: it is there or not.
+    pub(super) fn finish_restore(&self) -> Result<(), ServerError> {
+        finish(&self.root)
+    }
+
+    /// Removes what was made since the directory was opened, if it was made then: nobody has used it. What
+    /// stays is removed by the next attempt.
+    pub(super) fn unmake(&self) {
+        if !self.made.parts {
+            return;
+        }
+        let unmake = || {
+            if self.root.join(FORMAT_FILE).exists() {
+                say(&self.root, BEING_MADE)?;
+                fs::remove_file(self.root.join(FORMAT_FILE))?;
+            }
+            remove_unfinished(&self.root)?;
+            fs::remove_file(self.root.join(LOCK_FILE))?;
+            if self.made.root { fs::remove_dir(&self.root) } else { Ok(()) }
+        };
+        if let Err(error) = unmake() {
+            let path = self.root.display();
+            tracing::warn!(%error, %path, "a part of what was made is left: the next attempt removes it");
+        }
+    }
+
+    /// The archive whose import began and has not ended; empty if there is none.
+    ///
+    /// # Errors
+    /// When that can't be read.
+    pub(super) fn importing(&self) -> Result<Vec<u8>, ServerError> {
+        let path = self.root.join(IMPORTING);
+        let mut archive = Vec::new();
+        match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(archive),
+            file => file.and_then(|file| file.take(IMPORTING_BYTES_MAX).read_to_end(&mut archive)),
+        }
+        .map_err(failed(&path, "read which import is under way"))?;
+        Ok(archive)
+    }
+
+    /// Remembers it, durably.
+    ///
+    /// # Errors
+    /// When that can't be written: it is as it was, or as it should be.
+    pub(super) fn set_importing(&self, archive: &[u8]) -> Result<(), ServerError> {
+        let (path, new) = (self.root.join(IMPORTING), self.root.join(IMPORTING_NEW));
+        let absent = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        };
+        let set = || {
+            // Of a process that was killed.
+            fs::remove_file(&new).or_else(absent)?;
+            if archive.is_empty() {
+                fs::remove_file(&path).or_else(absent)?;
+            } else {
+                write_private(&new, archive)?;
+                fs::rename(&new, &path)?;
+            }
+            sync(&self.root)
+        };
+        set().map_err(failed(&path, "remember which import is under way"))
     }
 
     /// The files with the keys.
@@ -218,6 +344,15 @@ fn names(root: &Path) -> Result<Vec<String>, ServerError> {
     entries.map_err(failed(root, "read the data directory"))
 }
 
+/// Whether the directory was made now.
+fn make_root(root: &Path) -> Result<bool, ServerError> {
+    match DirBuilder::new().mode(0o700).create(root) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(failed(root, "make the data directory in its parent")(error)),
+    }
+}
+
 /// Takes the lock; makes its file first where the directory is empty, and nowhere else.
 fn lock(root: &Path) -> Result<File, ServerError> {
     let in_use = "is in use by another process; stop that one, or choose another with --data";
@@ -240,16 +375,24 @@ fn try_lock(root: &Path) -> Result<Option<File>, ServerError> {
     }
     let file = options.open(&path).map_err(failed(&path, "open the lock"))?;
     match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
+        // Whoever had it before may have removed the file, and then it keeps out nobody.
+        Ok(()) => Ok(Some(file).filter(|file| is_at(file, &path))),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(failed(&path, "take the lock")(error)),
     }
 }
 
+/// Whether the file still has that name.
+fn is_at(file: &File, path: &Path) -> bool {
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let (ours, named) = (file.metadata().map(identity), fs::metadata(path).map(identity));
+    matches!((ours, named), (Ok(ours), Ok(named)) if ours == named)
+}
+
 /// What the lock says, up to a little more than any text of ours.
 fn lock_text(root: &Path) -> Result<Vec<u8>, ServerError> {
     let path = root.join(LOCK_FILE);
-    let most = BEING_MADE.len() as u64 + 1;
+    let most = BEING_RESTORED.len() as u64 + 1;
     let mut text = Vec::new();
     let read = File::open(&path).and_then(|file| file.take(most).read_to_end(&mut text));
     read.map_err(failed(&path, "read the lock"))?;
@@ -261,37 +404,6 @@ fn say(root: &Path, text: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).truncate(true).open(root.join(LOCK_FILE))?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
-}
-
-/// Whether there is nothing yet, or only what a crash left of an earlier making.
-fn needs_making(root: &Path) -> Result<bool, ServerError> {
-    let mut names = names(root)?;
-    if names.iter().any(|name| name == FORMAT_FILE) {
-        return Ok(false);
-    }
-    names.retain(|name| name != LOCK_FILE);
-    let says = lock_text(root)?;
-    if names.is_empty() && BEING_MADE.as_bytes().starts_with(&says) {
-        return Ok(true);
-    }
-    if !names.iter().all(|name| is_part(name)) {
-        return Err(foreign(root));
-    }
-    if says == BEING_MADE.as_bytes() {
-        return Ok(true);
-    }
-    // These may be the data of years with a file lost: nothing says that they were never finished.
-    Err(if says.is_empty() {
-        data(&root.join(FORMAT_FILE), "is missing; restore the directory from a backup")
-    } else {
-        foreign(root)
-    })
-}
-
-fn is_part(name: &str) -> bool {
-    let is_host = |name: &str| name.parse::<u16>().is_ok();
-    [KEYS, SUPERVISOR, FORMAT_NEW].contains(&name)
-        || name.strip_prefix(HOST_PREFIX).is_some_and(is_host)
 }
 
 fn check_format(root: &Path) -> Result<(), ServerError> {
@@ -312,63 +424,8 @@ fn check_format(root: &Path) -> Result<(), ServerError> {
     }
 }
 
-/// Makes everything, in an order in which a crash at any point leaves either a directory that says
-/// that it is being made, or a whole one.
-fn create(
-    root: &Path,
-    hosts: u16,
-    put_keys: impl FnOnce(&Path) -> io::Result<()>,
-) -> Result<(), ServerError> {
-    // Said again, it would be unsaid for a moment, and a crash then would look like lost data.
-    let said =
-        if lock_text(root)? == BEING_MADE.as_bytes() { Ok(()) } else { say(root, BEING_MADE) };
-    let made = said
-        .and_then(|()| sync(root))
-        .and_then(|()| remove_unfinished(root))
-        .and_then(|()| put_keys(&root.join(KEYS)));
-    made.map_err(failed(root, MAKING))?;
-    for (part, kind) in parts(root, hosts) {
-        DirBuilder::new().mode(0o700).create(&part).map_err(failed(&part, MAKING))?;
-        let failed = |error: StorageError| data(&part, format!("can't {MAKING}: {error}"));
-        storage::make(&part, kind).map_err(failed)?;
-    }
-    let finish = || {
-        write_private(&root.join(FORMAT_NEW), FORMAT.as_bytes())?;
-        sync(root)?;
-        fs::rename(root.join(FORMAT_NEW), root.join(FORMAT_FILE))?;
-        sync(root)?;
-        sync_parent(root)?;
-        say(root, "")
-    };
-    finish().map_err(failed(root, MAKING))
-}
-
-fn remove_unfinished(root: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(root)? {
-        let entry = entry?;
-        if !entry.file_name().to_str().is_some_and(is_part) {
-            continue;
-        }
-        if entry.file_type()?.is_dir() {
-            fs::remove_dir_all(entry.path())?;
-        } else {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
-}
-
 fn sync(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
-}
-
-/// Who may not even read the parent did not make the directory in it, but was given it.
-fn sync_parent(root: &Path) -> io::Result<()> {
-    let root = root.canonicalize()?;
-    match root.parent().map_or(Ok(()), sync) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-        synced => synced,
-    }
 }
 
 fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {

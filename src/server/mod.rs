@@ -17,7 +17,7 @@ mod watchdog;
 
 pub(crate) use builder::DEFAULT_LISTEN;
 pub(crate) use data_dir::Secrets;
-pub(crate) use operate::{Operated, compact_all, remake};
+pub(crate) use operate::{Operated, Restoring, compact_all};
 
 pub use builder::{Server, ServerError};
 pub use start::Running;

@@ -1,7 +1,7 @@
 //! An operator's access to a data directory: through its server if one serves it, and else in this
 //! process, where the very same code runs without listeners, gateway and classes.
 //!
-//! It never changes a directory that it can't use, and never makes one but for `restore`.
+//! It never changes a directory that it can't use, and never makes one but for a restore.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use crate::error::failed;
 use crate::host::{AwakeLimits, Custodian, Vat, VatOptions};
 use crate::metrics::Metrics;
 use crate::schema::admin_capnp::admin::Client;
-use crate::storage::{Compacted, LocalConfig, LogOptions, StorageError, compact};
+use crate::storage::{Access, Compacted, LocalConfig, LogOptions, StorageError, compact};
 use crate::sturdyref::Keys;
 use crate::supervisor::{Supervisor, shards_of};
 
@@ -40,16 +40,21 @@ impl fmt::Debug for Operated {
 }
 
 impl Operated {
-    /// Opens the directory, or reaches its server.
+    /// Opens the directory, or reaches its server, which goes on with options of its own. Opened to read,
+    /// nothing in it changes.
     ///
     /// # Errors
     /// When it can't be used: it is as it was.
-    pub(crate) async fn open(root: &Path) -> Result<Self, ServerError> {
+    pub(crate) async fn open(root: &Path, log: LogOptions) -> Result<Self, ServerError> {
         let Some((data, hosts)) = DataDir::existing(root)? else {
             let connection = admin::connect(root).await?;
             return Ok(Self { admin: connection.bootstrap(), by: By::Server(connection) });
         };
-        check_placement(&data, hosts)?;
+        Self::ourselves(Rc::new(data), hosts, log)
+    }
+
+    fn ourselves(data: Rc<DataDir>, hosts: u16, log: LogOptions) -> Result<Self, ServerError> {
+        check_placement(&data, hosts, log.access)?;
         let (mut vats, mut custodians) = (Vec::new(), Vec::new());
         let keys = Keys::new(data.keys()?);
         for number in 0..hosts {
@@ -59,7 +64,7 @@ impl Operated {
                 data: path.clone(),
                 classes: Vec::new(),
                 metrics: Arc::new(Metrics::default()),
-                log: LogOptions::default(),
+                log,
                 // Without classes there are no calls.
                 retention: Duration::ZERO,
                 seal: keys.current().seal(),
@@ -70,7 +75,6 @@ impl Operated {
             custodians.push(Custodian::serve(vat.clone(), shards, keys.clone()));
             vats.push(vat);
         }
-        let data = Rc::new(data);
         let host = move |number: u16| {
             let custodian = custodians.get(usize::from(number)).cloned();
             custodian.ok_or_else(|| failed("there is no host of that number"))
@@ -101,15 +105,69 @@ impl Operated {
     }
 }
 
-/// Makes a data directory for a cluster that there was before, with its keys and without objects.
-///
-/// # Errors
-/// When the directory is there, or can't be made.
-pub(crate) fn remake(root: &Path, hosts: u16, secrets: Secrets) -> Result<(), ServerError> {
-    DataDir::remake(root, hosts, &secrets)?;
-    match DataDir::existing(root)? {
-        Some((data, hosts)) => check_placement(&data, hosts),
-        None => Err(in_use(root)),
+/// A data directory into which a backup comes. Nobody serves it before it is finished.
+#[derive(Debug)]
+pub(crate) struct Restoring {
+    operated: Operated,
+    data: Rc<DataDir>,
+}
+
+impl Restoring {
+    /// Checks, without changing anything, that a backup can come into the directory.
+    ///
+    /// # Errors
+    /// When it holds anything but the remains of a restore that was cut short.
+    pub(crate) fn check(root: &Path) -> Result<(), ServerError> {
+        DataDir::check_restorable(root)
+    }
+
+    /// Makes the directory, with the cluster's keys and without objects.
+    ///
+    /// # Errors
+    /// When it holds something else, or can't be made.
+    pub(crate) fn begin(
+        root: &Path,
+        hosts: u16,
+        secrets: &Secrets,
+        log: LogOptions,
+    ) -> Result<Self, ServerError> {
+        let data = Rc::new(DataDir::begin_restore(root, hosts, secrets)?);
+        match Operated::ourselves(data.clone(), hosts, log) {
+            Ok(operated) => Ok(Self { operated, data }),
+            Err(error) => {
+                data.unmake();
+                Err(error)
+            }
+        }
+    }
+
+    /// The capability to all of it.
+    pub(crate) fn admin(&self) -> &Client {
+        self.operated.admin()
+    }
+
+    /// Says durably that all has come in. When that fails, what is there is removed.
+    ///
+    /// # Errors
+    /// When the storage failed, or the directory can't be finished.
+    pub(crate) async fn finish(self) -> Result<(), ServerError> {
+        let Self { operated, data } = self;
+        let finished = match operated.close().await {
+            Ok(()) => data.finish_restore(),
+            Err(error) => Err(error),
+        };
+        if finished.is_err() {
+            data.unmake();
+        }
+        finished
+    }
+
+    /// Removes what has come in.
+    pub(crate) async fn give_up(self) {
+        let Self { operated, data } = self;
+        // What could not be closed is removed as well.
+        let _ = operated.close().await;
+        data.unmake();
     }
 }
 
@@ -120,13 +178,13 @@ pub(crate) fn remake(root: &Path, hosts: u16, secrets: Secrets) -> Result<(), Se
 /// When the directory can't be used or is served. What each host has is as it was, compacted or not.
 pub(crate) fn compact_all(
     root: &Path,
+    map_bytes: usize,
     mut progress: impl FnMut(u16, u64, u64),
 ) -> Result<Compacted, ServerError> {
     let Some((data, hosts)) = DataDir::existing(root)? else { return Err(in_use(root)) };
-    check_placement(&data, hosts)?;
+    check_placement(&data, hosts, Access::Read)?;
     let mut sum = Compacted::default();
     for number in 0..hosts {
-        let map_bytes = LogOptions::default().map_bytes;
         let compacted = compact(&data.host(number), map_bytes, &mut |done, of| {
             progress(number, done, of);
         })?;
@@ -137,9 +195,9 @@ pub(crate) fn compact_all(
     Ok(sum)
 }
 
-fn check_placement(data: &DataDir, hosts: u16) -> Result<(), ServerError> {
+fn check_placement(data: &DataDir, hosts: u16, access: Access) -> Result<(), ServerError> {
     let path = data.supervisor();
-    let config = LocalConfig::open(&path).map_err(unusable(&path))?;
+    let config = LocalConfig::open_for(&path, access).map_err(unusable(&path))?;
     let checked = Supervisor::open(&config, hosts).map(drop);
     checked.map_err(|error| ServerError::Data { path, reason: error.extra })
 }

@@ -28,8 +28,8 @@ use super::namespaces::start_gateway;
 use super::watchdog::Watchdog;
 use crate::error::panic_reason;
 use crate::gateway::{Door, Gateway, HttpLimits};
-use crate::host::{Agent, Hint, Vat, VatOptions, pass_on_replies};
-use crate::limits::SHUTDOWN_SECS;
+use crate::host::{Agent, Class, Hint, Vat, VatOptions, pass_on_replies};
+use crate::limits::{HOSTS_MAX, SHUTDOWN_SECS};
 use crate::metrics::Metrics;
 use crate::net::{Listener, tls};
 use crate::schema::cluster_capnp::supervisor;
@@ -281,15 +281,39 @@ async fn settle(supervisor: &Supervisor) {
 pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     let classes = server.bound_classes()?;
     check(&server)?;
+    // Before the directory, which a server that can't listen needn't have.
+    let sockets = Sockets {
+        capnp: bind(server.listen, LISTEN)?,
+        http: server.http.map(|address| bind(address, "--http")).transpose()?,
+        metrics: server.metrics.map(|address| bind(address, "--metrics")).transpose()?,
+    };
+    let data = Rc::new(DataDir::open(&server.data, server.hosts)?);
+    let started = start_on(data.clone(), server, classes, sockets).await;
+    if started.is_err() {
+        data.unmake();
+    }
+    started
+}
+
+/// What the server listens on.
+struct Sockets {
+    capnp: std::net::TcpListener,
+    http: Option<std::net::TcpListener>,
+    metrics: Option<std::net::TcpListener>,
+}
+
+async fn start_on(
+    data: Rc<DataDir>,
+    server: Server,
+    classes: Vec<Class>,
+    sockets: Sockets,
+) -> Result<Running, ServerError> {
+    let Sockets { capnp: socket, http, metrics: page } = sockets;
     let http_door = door(&server, server.http)?;
     let page_door = door(&server, server.metrics)?;
-    let data = Rc::new(DataDir::open(&server.data, server.hosts)?);
     let metrics = Arc::new(Metrics::default());
     let keys = Keys::new(data.keys()?);
     let tls = server.tls.then(|| tls::acceptor(&keys.current().cluster_pkcs8())).transpose()?;
-    let socket = bind(server.listen)?;
-    let http = server.http.map(bind).transpose()?;
-    let page = server.metrics.map(bind).transpose()?;
     let (capnp, http_address) = (local(&socket)?, http.as_ref().map(local).transpose()?);
     let address = server.advertise.unwrap_or_else(|| capnp.to_string());
     let hint = Hint { address, tls: server.tls };
@@ -317,7 +341,7 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     let hub = Hub { supervisor, metrics: metrics.clone(), gateway: OnceCell::new() };
     let (hub, mut threads) = (Rc::new(hub), Vec::new());
     for number in 1..server.hosts {
-        let parts = parts(number, bind(SocketAddr::new(server.listen.ip(), 0))?)?;
+        let parts = parts(number, bind(SocketAddr::new(server.listen.ip(), 0), LISTEN)?)?;
         threads.push(start_thread(parts, &hub).await?);
     }
 
@@ -403,11 +427,10 @@ fn check(server: &Server) -> Result<(), ServerError> {
 }
 
 fn check_hosts(hosts: u16) -> Result<(), ServerError> {
-    const HOSTS_MAX: u16 = 64;
     if (1..=HOSTS_MAX).contains(&hosts) {
         return Ok(());
     }
-    Err(ServerError::Classes(format!("a server has 1 to {HOSTS_MAX} hosts, not {hosts}")))
+    Err(ServerError::Setting(format!("a server has 1 to {HOSTS_MAX} hosts, not {hosts}")))
 }
 
 /// Opening a storage failed: nothing was served, and nothing of it was changed.
@@ -424,7 +447,7 @@ fn check_tls(server: &Server) -> Result<(), ServerError> {
     let reason = "it isn't a loopback address, and references are secrets: give --tls (in a program \
                   `Server::tls`), or listen on 127.0.0.1";
     let source = std::io::Error::new(std::io::ErrorKind::Unsupported, reason);
-    Err(ServerError::Listen { address, source })
+    Err(ServerError::Listen { flag: LISTEN, address, source })
 }
 
 /// It stands in every reference that is given out.
@@ -434,16 +457,19 @@ fn check_advertised(server: &Server) -> Result<(), ServerError> {
         return Ok(());
     }
     let reason = format!(
-        "can't advertise {address:?}: give host:port, where the host is a name, an IPv4 address, or an \
+        "can't advertise {address:?}: give --advertise host:port, where the host is a name, an IPv4 address, or an \
          IPv6 address in brackets"
     );
-    Err(capnp::Error::failed(reason).into())
+    Err(ServerError::Setting(reason))
 }
 
-fn bind(address: SocketAddr) -> Result<std::net::TcpListener, ServerError> {
+/// What says where to listen for Cap'n Proto.
+const LISTEN: &str = "--listen";
+
+fn bind(address: SocketAddr, flag: &'static str) -> Result<std::net::TcpListener, ServerError> {
     let bound = std::net::TcpListener::bind(address)
         .and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
-    bound.map_err(|source| ServerError::Listen { address, source })
+    bound.map_err(|source| ServerError::Listen { flag, address, source })
 }
 
 fn local(socket: &std::net::TcpListener) -> Result<SocketAddr, ServerError> {

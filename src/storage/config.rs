@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use crate::limits::MAP_BYTES;
+use crate::storage::dir::Access;
 use crate::storage::layout::{Kind, check_value, config_key, damaged};
 use crate::storage::lmdb::Environment;
 use crate::storage::{Result, StorageError};
@@ -75,7 +76,19 @@ impl LocalConfig {
     /// # Errors
     /// As for the environment of objects.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let env = Environment::open(path, Kind::Config, MAP_BYTES)?;
+        Self::open_for(path, Access::Full)
+    }
+
+    /// Opens the store in `path` for that much; to read it, it must be there.
+    ///
+    /// # Errors
+    /// As for the environment of objects.
+    pub(crate) fn open_for(path: &Path, access: Access) -> Result<Self> {
+        let open = match access {
+            Access::Full => Environment::open,
+            Access::Read => Environment::open_to_read,
+        };
+        let env = open(path, Kind::Config, MAP_BYTES)?;
         Ok(Self { env, observers: Mutex::default() })
     }
 }

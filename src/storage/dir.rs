@@ -29,6 +29,16 @@ pub(crate) enum Age {
     Existing,
 }
 
+/// How an environment is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// To read and write; it is made if it isn't there.
+    #[default]
+    Full,
+    /// To read: nothing on the disk changes, so that a full disk or a read-only one will do.
+    Read,
+}
+
 /// A directory that is ours alone until this is dropped.
 #[derive(Debug)]
 pub(crate) struct EnvironmentDir {
@@ -50,17 +60,26 @@ impl EnvironmentDir {
         }
         fs::create_dir_all(path).map_err(io_error("create", path))?;
         let mut marker = open_marker(path)?;
-        match marker.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(StorageError::InUse(path.to_owned())),
-            Err(TryLockError::Error(source)) => return Err(io_error("lock", path)(source)),
-        }
+        lock(&marker, path)?;
         let text = marker_text(kind, u64::from(FORMAT));
         let mut found = Vec::new();
         let read = (&mut marker).take(MARKER_BYTES_MAX).read_to_end(&mut found);
         read.map_err(io_error("read", path))?;
         let age = judge(path, kind, &found)?;
         Ok(Self { path: path.to_owned(), marker, age, text })
+    }
+
+    /// Locks a directory that is complete, and changes nothing.
+    ///
+    /// # Errors
+    /// As for [`check_complete`], and `InUse`.
+    pub(crate) fn open_to_read(path: &Path, kind: Kind) -> Result<Self> {
+        check_complete(path, kind)?;
+        let marker = path.join(MARKER);
+        let marker = File::open(&marker).map_err(io_error("open", &marker))?;
+        lock(&marker, path)?;
+        let text = marker_text(kind, u64::from(FORMAT));
+        Ok(Self { path: path.to_owned(), marker, age: Age::Existing, text })
     }
 
     /// Where it is.
@@ -124,6 +143,13 @@ pub(super) fn write_marker(path: &Path, kind: Kind) -> Result<()> {
     file.write_all(marker_text(kind, u64::from(FORMAT)).as_bytes()).map_err(&failed)?;
     file.sync_all().map_err(&failed)?;
     File::open(path).and_then(|folder| folder.sync_all()).map_err(failed)
+}
+
+fn lock(marker: &File, path: &Path) -> Result<()> {
+    marker.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => StorageError::InUse(path.to_owned()),
+        TryLockError::Error(source) => io_error("lock", path)(source),
+    })
 }
 
 fn open_marker(path: &Path) -> Result<File> {

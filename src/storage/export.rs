@@ -27,7 +27,15 @@ pub(crate) struct Pick {
     pub(crate) id: Option<ObjectId>,
     /// Those whose header passes; objects of the server itself have none.
     pub(crate) passes: Box<Passes>,
+    /// The parts of an object that are taken, in their order.
+    pub(crate) spaces: &'static [Space],
 }
+
+/// All that is not made anew where it is imported: `Edges` and `Usage` follow from the values.
+pub(crate) const EVERYTHING: &[Space] =
+    &[Space::Header, Space::Data, Space::Grants, Space::Requests];
+/// Who can reach an object.
+pub(crate) const GRANTS: &[Space] = &[Space::Header, Space::Grants];
 
 /// Takes whole frames; says whether there is a use for more.
 pub(crate) type TakeFrames<'a> = dyn FnMut(Vec<u8>) -> ControlFlow<()> + 'a;
@@ -44,8 +52,8 @@ pub(crate) fn export(
 ) -> Result<()> {
     reader.snapshot(|snapshot| {
         begun();
-        let mut export =
-            Export { snapshot, frames: Vec::new(), records: Vec::new(), shard: None, take };
+        let (frames, records, shard, spaces) = (Vec::new(), Vec::new(), None, pick.spaces);
+        let mut export = Export { snapshot, spaces, frames, records, shard, take };
         let mut next = match pick.id {
             Some(id) => Some(id),
             None => scan::next_object(snapshot, None)?,
@@ -70,6 +78,7 @@ impl Pick {
 
 struct Export<'a, 't> {
     snapshot: &'a Snapshot<'a>,
+    spaces: &'static [Space],
     /// Whole frames that weren't taken yet.
     frames: Vec<u8>,
     /// Records of the present object that are in no frame yet.
@@ -82,8 +91,7 @@ impl Export<'_, '_> {
     fn object(&mut self, id: ObjectId) -> Result<ControlFlow<()>> {
         let snapshot = self.snapshot;
         let mut is_begun = false;
-        // What follows from the values is made anew where they are imported: `Edges` and `Usage` stay.
-        for space in [Space::Header, Space::Data, Space::Grants, Space::Requests] {
+        for &space in self.spaces {
             let mut failed = Ok(());
             let mut flow = ControlFlow::Continue(());
             scan::scan(snapshot, id, space, &Range::all(), &mut |key, value| {

@@ -59,16 +59,43 @@ impl Environment {
     /// what the directory says: its data is unchanged. `Lmdb`: an opening may have been counted.
     pub(crate) fn open(path: &Path, kind: Kind, map_bytes: usize) -> Result<Self> {
         let mut dir = EnvironmentDir::open(path, kind)?;
-        let lmdb = Lmdb::new()
-            // Readers belong to transactions and not to threads; all else stays at its safest.
-            .set_flags(EnvironmentFlags::NO_TLS)
-            .set_map_size(map_bytes)
-            .set_max_readers(READERS_MAX)
-            .open_with_permissions(dir.path(), FILE_MODE)
-            .map_err(failed("open the environment"))?;
-        let database = lmdb.open_db(None).map_err(failed("open the database"))?;
+        // Readers belong to transactions and not to threads; all else stays at its safest.
+        let (lmdb, database) = open(&dir, EnvironmentFlags::NO_TLS, map_bytes)?;
         let incarnation = count_opening(&lmdb, database, kind, dir.age())?;
         dir.complete()?;
+        Self::opened(lmdb, database, incarnation, map_bytes, dir)
+    }
+
+    /// Opens the environment in `path`, which is complete, without a change of any file. Every write
+    /// fails.
+    ///
+    /// # Errors
+    /// Those of [`EnvironmentDir::open_to_read`], `CorruptRecord`, `Format`, `Lmdb`.
+    pub(crate) fn open_to_read(path: &Path, kind: Kind, map_bytes: usize) -> Result<Self> {
+        let dir = EnvironmentDir::open_to_read(path, kind)?;
+        // LMDB's own lock file can't be written on such a disk, and keeps apart readers and writers: the
+        // lock of the directory says that there is no writer.
+        let flags =
+            EnvironmentFlags::NO_TLS | EnvironmentFlags::READ_ONLY | EnvironmentFlags::NO_LOCK;
+        let (lmdb, database) = open(&dir, flags, map_bytes)?;
+        let record = {
+            let txn = lmdb.begin_ro_txn().map_err(failed("begin a read"))?;
+            let found = checked(&ENVIRONMENT_KEY, txn.get(database, &ENVIRONMENT_KEY))?;
+            EnvironmentRecord::decode(
+                found.ok_or_else(|| layout::damaged(&ENVIRONMENT_KEY))?,
+                kind,
+            )?
+        };
+        Self::opened(lmdb, database, record.incarnation, map_bytes, dir)
+    }
+
+    fn opened(
+        lmdb: Lmdb,
+        database: Database,
+        incarnation: u64,
+        map_bytes: usize,
+        dir: EnvironmentDir,
+    ) -> Result<Self> {
         let page_bytes = lmdb.stat().map_err(failed("read the page size"))?.page_size().into();
         let (map_bytes, failure) = (map_bytes as u64, OnceLock::new());
         Ok(Self { lmdb, database, incarnation, map_bytes, page_bytes, failure, _dir: dir })
@@ -137,6 +164,21 @@ impl fmt::Debug for Environment {
             .field("incarnation", &self.incarnation)
             .finish_non_exhaustive()
     }
+}
+
+fn open(
+    dir: &EnvironmentDir,
+    flags: EnvironmentFlags,
+    map_bytes: usize,
+) -> Result<(Lmdb, Database)> {
+    let lmdb = Lmdb::new()
+        .set_flags(flags)
+        .set_map_size(map_bytes)
+        .set_max_readers(READERS_MAX)
+        .open_with_permissions(dir.path(), FILE_MODE)
+        .map_err(failed("open the environment"))?;
+    let database = lmdb.open_db(None).map_err(failed("open the database"))?;
+    Ok((lmdb, database))
 }
 
 /// What was committed at one moment.

@@ -20,7 +20,7 @@ use crate::id::{Epoch, ObjectId, Shard};
 use crate::limits::{MAP_BYTES, RESERVE_BYTES_MAX, RESERVE_BYTES_MIN};
 use crate::metrics::Metrics;
 use crate::storage::batch::Op;
-use crate::storage::dir::io_error;
+use crate::storage::dir::{Access, io_error};
 use crate::storage::layout::keys::{RecordPath, below_prefix, space_prefixes};
 use crate::storage::layout::{
     ENVIRONMENT_KEY, EnvironmentRecord, Kind, ShardMeta, Space, Usage, damaged, shard_key,
@@ -42,11 +42,18 @@ pub(crate) struct LogOptions {
     pub(crate) map_bytes: usize,
     /// Bytes of the disk, and of the map, that growth leaves free; none for the default.
     pub(crate) reserve_bytes: Option<u64>,
+    /// Whether anything can be written.
+    pub(crate) access: Access,
 }
 
 impl Default for LogOptions {
     fn default() -> Self {
-        Self { commit_delay: Duration::ZERO, map_bytes: MAP_BYTES, reserve_bytes: None }
+        Self {
+            commit_delay: Duration::ZERO,
+            map_bytes: MAP_BYTES,
+            reserve_bytes: None,
+            access: Access::Full,
+        }
     }
 }
 
@@ -79,7 +86,11 @@ pub(crate) fn open(
     options: LogOptions,
     metrics: Arc<Metrics>,
 ) -> Result<(LocalLog, Reader)> {
-    let env = Arc::new(Environment::open(path, Kind::Objects, options.map_bytes)?);
+    let open = match options.access {
+        Access::Full => Environment::open,
+        Access::Read => Environment::open_to_read,
+    };
+    let env = Arc::new(open(path, Kind::Objects, options.map_bytes)?);
     let reader = Reader { env: env.clone(), metrics: metrics.clone() };
     let room = Arc::new(room(path, &env, options.reserve_bytes)?);
     let (commit_delay, ends) = (options.commit_delay, FxHashMap::default());

@@ -40,6 +40,7 @@ pub(crate) use self::check::check;
 pub(crate) use self::committer::Ticket;
 pub(crate) use self::compact::{Compacted, compact};
 pub(crate) use self::config::{CasOutcome, ConfigStore, LocalConfig};
+pub(crate) use self::dir::Access;
 pub(crate) use self::layout::{Kind, Space, Usage};
 pub(crate) use self::local::LogOptions;
 pub(crate) use self::log::{Range, Reads};

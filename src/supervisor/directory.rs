@@ -22,6 +22,10 @@ pub(super) struct Member {
 }
 
 /// The place of a host of the placement.
+fn damaged() -> capnp::Error {
+    failed("the placement in the data directory is damaged")
+}
+
 #[derive(Clone)]
 enum Place {
     /// It hasn't joined since the start, so that it holds nothing.
@@ -44,9 +48,13 @@ impl Directory {
     /// # Errors
     /// When the placement can't be read or written, or was made for another number of hosts.
     pub(super) fn open(config: &LocalConfig, hosts: u16) -> Result<Self> {
-        let written = match config.compare_and_swap(HOSTS, None, &hosts.to_be_bytes())? {
-            CasOutcome::Stored(_) => hosts,
-            CasOutcome::Conflict(_) => Self::written(config)?,
+        // Looked for first: who opens the data to read must not write.
+        let written = match Self::written(config)? {
+            Some(written) => written,
+            None => match config.compare_and_swap(HOSTS, None, &hosts.to_be_bytes())? {
+                CasOutcome::Stored(_) => hosts,
+                CasOutcome::Conflict(_) => Self::written(config)?.ok_or_else(damaged)?,
+            },
         };
         if written != hosts {
             return Err(failed(format!(
@@ -57,10 +65,11 @@ impl Directory {
         Ok(Self { hosts, places, joined: Notify::new() })
     }
 
-    fn written(config: &LocalConfig) -> Result<u16> {
-        let value = config.get(HOSTS)?.map(|versioned| versioned.value);
-        let number = value.and_then(|value| value.try_into().ok().map(u16::from_be_bytes));
-        number.ok_or_else(|| failed("the placement in the data directory is damaged"))
+    fn written(config: &LocalConfig) -> Result<Option<u16>> {
+        let Some(value) = config.get(HOSTS)?.map(|versioned| versioned.value) else {
+            return Ok(None);
+        };
+        Ok(Some(u16::from_be_bytes(value.try_into().map_err(|_| damaged())?)))
     }
 
     /// # Errors

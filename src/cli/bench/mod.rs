@@ -34,6 +34,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use self::measure::Plan;
 use self::row::Row;
 use self::scratch::Scratch;
+use super::operator;
 use crate::error::{Result, failed};
 
 pub(super) use self::bare::{BareServer, serve as serve_bare};
@@ -82,9 +83,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
     match super::block_on(async { Ok(measure(options).await?) }) {
         Ok(rows) => {
             let text = if options.json { row::json(&rows) } else { row::table(&rows) };
-            // A closed standard output is nobody's loss.
-            let _ = writeln!(std::io::stdout().lock(), "{text}");
-            ExitCode::SUCCESS
+            ExitCode::from(operator::end(Ok(text), None))
         }
         Err(error) => ExitCode::from(super::fail(&error)),
     }

@@ -15,7 +15,7 @@ use crate::host::vat::Vat;
 use crate::id::ObjectId;
 use crate::sturdyref::Grant;
 
-/// Grants that are read at a time.
+/// Grants that are read before others of the vat's thread have their turn.
 const PAGE: usize = 1_000;
 
 /// The counts of an import's grants, by their ends: each is in force before, after, or both.
@@ -47,24 +47,26 @@ pub(super) struct TargetGrants {
     seen: HashSet<GrantId>,
     /// Those that were in force and aren't any more.
     pub(super) cut: Vec<GrantId>,
+    /// Where the search for those that give way goes on.
+    after: Option<GrantId>,
 }
+
+/// Grants that give way, and what is left of the record of each.
+pub(super) type Gone = Vec<(GrantId, Option<Vec<u8>>)>;
 
 impl TargetGrants {
     /// # Errors
     /// When the storage can't be read.
-    pub(super) fn begin(
+    pub(super) async fn begin(
         vat: &Vat,
         target: ObjectId,
         whose: Whose,
         counts: &mut Counts,
     ) -> Result<Self> {
         if whose == Whose::Own {
-            each(vat, target, |_, grant| {
-                counts.kept += u64::from(!vat.is_dead(target, grant)?);
-                Ok(())
-            })?;
+            counts.kept += in_force(vat, target).await?;
         }
-        Ok(Self { target, whose, seen: HashSet::new(), cut: Vec::new() })
+        Ok(Self { target, whose, seen: HashSet::new(), cut: Vec::new(), after: None })
     }
 
     /// A record of the archive, and whether it is to be written.
@@ -97,34 +99,55 @@ impl TargetGrants {
         Ok(self.whose == Whose::Archives)
     }
 
-    /// The archive has no more: the records that give way, and what is left of each.
+    /// The archive has no more: some of the records that give way, about `bytes` of them. Less when there
+    /// are no more.
     ///
     /// # Errors
     /// When the storage can't be read.
-    pub(super) fn end(
+    pub(super) async fn give_way(
         &mut self,
         vat: &Vat,
         is_of_namespace: bool,
+        bytes: usize,
         counts: &mut Counts,
-    ) -> Result<Vec<(GrantId, Option<Vec<u8>>)>> {
-        let mut gone = Vec::new();
-        if self.whose == Whose::Own {
-            return Ok(gone);
-        }
+    ) -> Result<(Gone, usize)> {
+        let (mut gone, mut length) = (Gone::new(), 0);
         let now = vat.clock.now_ms();
-        let (seen, cut) = (&self.seen, &mut self.cut);
-        each(vat, self.target, |id, grant| {
-            if seen.contains(&id) || grant.is_revoked {
-                return Ok(());
+        while self.whose == Whose::Archives && length < bytes {
+            let some = vat.grants_behind(self.target, self.after, PAGE)?;
+            let Some((last, _)) = some.last() else { break };
+            self.after = Some(*last);
+            for (id, grant) in some {
+                if self.seen.contains(&id) || grant.is_revoked {
+                    continue;
+                }
+                if grant.is_valid_at(now) {
+                    counts.revoked += 1;
+                    self.cut.push(id);
+                }
+                let left = grant.revoked(is_of_namespace);
+                length += id.as_bytes().len() + left.as_ref().map_or(0, Vec::len);
+                gone.push((id, left));
             }
-            if grant.is_valid_at(now) {
-                counts.revoked += 1;
-                cut.push(id);
-            }
-            gone.push((id, grant.clone().revoked(is_of_namespace)));
-            Ok(())
-        })?;
-        Ok(gone)
+            tokio::task::yield_now().await;
+        }
+        Ok((gone, length))
+    }
+}
+
+/// How many are in force.
+async fn in_force(vat: &Vat, target: ObjectId) -> Result<u64> {
+    let (mut count, mut after) = (0, None);
+    loop {
+        let some = vat.grants_behind(target, after, PAGE)?;
+        for (_, grant) in &some {
+            count += u64::from(!vat.is_dead(target, grant)?);
+        }
+        match some.last() {
+            Some((last, _)) if some.len() == PAGE => after = Some(*last),
+            _ => return Ok(count),
+        }
+        tokio::task::yield_now().await;
     }
 }
 
@@ -134,22 +157,4 @@ impl TargetGrants {
 /// When the storage can't be read.
 pub(super) fn has_any(vat: &Rc<Vat>, target: ObjectId) -> Result<bool> {
     Ok(!vat.grants_behind(target, None, 1)?.is_empty())
-}
-
-fn each(
-    vat: &Vat,
-    target: ObjectId,
-    mut look: impl FnMut(GrantId, &Grant) -> Result<()>,
-) -> Result<()> {
-    let mut after = None;
-    loop {
-        let some = vat.grants_behind(target, after, PAGE)?;
-        for (id, grant) in &some {
-            look(*id, grant)?;
-        }
-        after = match some.last() {
-            Some((last, _)) if some.len() == PAGE => Some(*last),
-            _ => return Ok(()),
-        };
-    }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `00` ‖ id | version (1) ‖ number (8) ‖ began (8) ‖ interface (8) ‖ method (2) ‖ state (1) ‖ rest |
 //! | `01` ‖ number (8) | began (8) ‖ id |
+//! | `02` | number (8) ‖ time (8): all calls before that number had begun by that time |
 //!
 //! The number says the how manieth call with an id it is, and `began` when it began. State 0 is a call
 //! that has begun; 1 is one with a reply, which is the rest as a message in the standard framing; 2 to
@@ -97,6 +98,24 @@ pub(super) fn number_in(key: &[u8]) -> Result<u64> {
 /// What stands in the order of all under the number of a call.
 pub(super) fn order_record(began: u64, id: &RequestId) -> Vec<u8> {
     [&began.to_be_bytes(), &*id.0].concat()
+}
+
+/// The key of the time by which earlier calls had begun.
+pub(super) const BY_THEN: [u8; 1] = [2];
+
+/// What stands there: all calls before `number` had begun by `time`.
+pub(super) fn by_then_record(number: u64, time: u64) -> [u8; 16] {
+    let mut record = [0; 16];
+    record[..8].copy_from_slice(&number.to_be_bytes());
+    record[8..].copy_from_slice(&time.to_be_bytes());
+    record
+}
+
+/// The number and the time.
+pub(super) fn decode_by_then(bytes: &[u8]) -> Result<(u64, u64)> {
+    let (number, time) = bytes.split_first_chunk().ok_or_else(damaged)?;
+    let time = time.try_into().map_err(|_| damaged())?;
+    Ok((u64::from_be_bytes(*number), u64::from_be_bytes(time)))
 }
 
 /// When the call began, and its id.

@@ -5,14 +5,16 @@ use std::rc::Rc;
 use capnp::Error;
 
 use super::archive::{
-    MINUTE, begin_export, borrowed, custodian, large, next, object, records, world, write,
+    MINUTE, begin_export, borrowed, custodian, frame, large, next, object, records, world, write,
 };
 use super::grants::{by_name, labelled, namespace, restore, revoke, root, save};
 use super::references::join;
 use super::trial::{World, call_write, read, run_within, settle};
 use crate::host::Agent;
+use crate::id::{ObjectId, Pool};
 use crate::schema::admin_capnp::{Existing, ImportedGrants, host_admin, import};
 use crate::storage::Space;
+use crate::storage::archive::Frame;
 use crate::sturdyref::{Grant, root_grant};
 
 /// Kept, brought, left out, revoked.
@@ -198,4 +200,35 @@ fn a_good_reference_is_told_that_the_import_is_not_finished() {
 
 fn owner_id() -> crate::id::ObjectId {
     crate::id::ObjectId::named(crate::id::Pool::default(), "Trial", "x")
+}
+
+/// More grants than one batch takes, 16 MiB, come in and give way again: of an object and of a namespace.
+#[test]
+fn more_grants_than_a_batch_takes_come_in_and_give_way() {
+    const COUNT: u32 = 60_000;
+    run(async |world, _, host| {
+        let namespace = ObjectId::namespace(Pool::default(), "Trial");
+        // One that others survive leaves its record when it is revoked.
+        let one = Grant { label: "L".repeat(256), allows_independent: true, ..Grant::root(1) };
+        let record = one.encode();
+        let grants = |numbers: std::ops::Range<u32>| -> Vec<Vec<u8>> {
+            let numbers: Vec<u32> = numbers.collect();
+            let some = |some: &[u32]| {
+                let of = |n: &u32| records(Space::Grants, &u128::from(*n).to_be_bytes(), &record);
+                some.iter().flat_map(of).collect()
+            };
+            numbers.chunks(1_000).map(some).collect()
+        };
+        for target in [object("x", 1, &[]), vec![frame(&Frame::Object(namespace))]] {
+            let with = |more: Vec<Vec<u8>>| [target.clone(), more].concat();
+            let own = u64::from(target.len() == 1);
+            let all = with(grants(0..COUNT));
+            let came = replace(&host, &all, ImportedGrants::Replace).await;
+            assert_eq!(came, (0, COUNT.into(), 0, own), "the root gives way as well");
+            let few = with(grants(7..8));
+            let left = replace(&host, &few, ImportedGrants::Replace).await;
+            assert_eq!(left, (1, 0, 0, u64::from(COUNT) - 1));
+        }
+        assert_eq!(read(&world.object("x")).await.unwrap(), 1);
+    });
 }

@@ -13,12 +13,14 @@ use super::trial::{
     Trial, World, call_later, call_note, call_write, log, over, read, run, settle, trial,
 };
 use crate::host::gated::Gated;
+use crate::host::granting::grant_id;
 use crate::host::instance::Instance;
 use crate::host::right::{Gives, Grants};
 use crate::host::run::{Cause, turn};
 use crate::host::slot::Birth;
 use crate::host::{Agent, Context};
 use crate::id::{ObjectId, Pool};
+use crate::limits::OVER_GRANTS_KEPT_MS;
 use crate::schema::facet_capnp::{facet, persistent};
 use crate::schema::restorer_capnp::{namespace, restoration, restorer};
 use crate::sturdyref::{Parent, root_grant};
@@ -875,4 +877,81 @@ fn a_cut_that_is_forgotten_counts_for_those_who_asked_before() {
     assert!(grants.was_cut_since(of(0), before) && !grants.was_cut_since(of(1024), before));
     grants.cut(of(1025));
     assert!(grants.was_cut_since(of(0), before) && grants.was_cut_since(of(1024), before));
+}
+
+/// A clock that is ahead for a moment destroys nothing: a revocation sweeps what has been over for long.
+#[test]
+fn a_grant_that_is_over_is_kept_for_a_while() {
+    run(async {
+        let (world, agent) = host().await;
+        let object = world.object("x");
+        call_write(&object, 7).promise.await.unwrap();
+        let year = Terms { label: "a year", not_after: Some(1_000_000), ..Terms::default() };
+        let text = save(&object, &year).await.unwrap();
+        for (ahead, is_kept) in [(2_000_000, true), (1_000_001 + OVER_GRANTS_KEPT_MS, false)] {
+            save(&object, &labelled("other")).await.unwrap();
+            world.now.set(ahead);
+            assert!(restore(&agent, &text).await.is_err());
+            revoke(&object, "other").await.unwrap();
+            settle().await;
+            world.now.set(2_000);
+            assert_eq!(restore(&agent, &text).await.is_ok(), is_kept, "{ahead}");
+        }
+    });
+}
+
+/// What is told of grants and objects is durable: a kill doesn't take it back.
+#[test]
+fn answers_about_grants_and_objects_wait_for_the_disk() {
+    run(async {
+        let (world, agent) = host().await;
+        let object = world.object("x");
+        call_write(&object, 7).promise.await.unwrap();
+        let text = save(&object, &labelled("Eve")).await.unwrap();
+        let all = namespace(&agent, &root("Trial").expose_text("127.0.0.1:1").unwrap()).await;
+        let all = all.unwrap();
+        settle().await;
+        let held = world.disk.hold();
+        let eve = listed(&object).await.unwrap()[0].1.clone();
+        let (vat, id) = (world.vat.clone(), ObjectId::named(Pool::default(), "Trial", "x"));
+        let eve = grant_id(&eve).unwrap();
+        let mut revoked = Box::pin(async move { vat.revoke(id, eve).await });
+        let mut restored = Box::pin(restore(&agent, &text));
+        let written = call_write(&by_name(&all, "new"), 1).promise;
+        let terms = labelled("new");
+        let mut saved = Box::pin(save(&all, &terms));
+        assert!(is_pending(&mut revoked) && is_pending(&mut saved));
+        settle().await;
+        let mut try_get = all.try_get_request();
+        try_get.get().set_key("new");
+        let mut tried = Box::pin(try_get.send().promise);
+        let mut of_object = Box::pin(listed(&object));
+        let mut of_namespace = Box::pin(listed(&all));
+        let cited = world.object("new");
+        let mut cite = as_facet(&cited).cite_request();
+        cite.get().set_owner(&[7; 32]);
+        let mut cited = Box::pin(cite.send().promise);
+        for _ in 0..3 {
+            settle().await;
+            assert!(is_pending(&mut restored), "revoked:");
+            assert!(is_pending(&mut tried), "tryGet");
+            assert!(is_pending(&mut of_object), "an object's grants");
+            assert!(is_pending(&mut of_namespace), "a namespace's grants");
+            assert!(is_pending(&mut cited), "cite");
+        }
+        drop(held);
+        written.await.unwrap();
+        revoked.await.unwrap();
+        saved.await.unwrap();
+        assert_revoked(restored.await);
+        assert!(tried.await.unwrap().get().unwrap().has_object());
+        assert!(of_object.await.unwrap().is_empty());
+        assert!(of_namespace.await.unwrap().iter().any(|(label, _)| label == "new"));
+        cited.await.unwrap();
+    });
+}
+
+fn is_pending<T>(future: &mut (impl Future<Output = T> + Unpin)) -> bool {
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    std::pin::Pin::new(future).poll(&mut cx).is_pending()
 }

@@ -645,3 +645,40 @@ fn the_class_neither_sees_nor_removes_ids() {
         assert_eq!(log(), [1]);
     });
 }
+
+/// A clock that was years ahead blocks nothing for years: what began then is forgotten a while after that
+/// was noticed. One that is behind for a moment forgets nothing.
+#[test]
+fn a_clock_that_was_ahead_is_waited_for_once() {
+    run(async {
+        let id = |n: u64| [n.to_be_bytes(), [7; 8]].concat();
+        let call = |object: &trial::Client, n: u64| noted(call_note(&once(object, &id(n)), n));
+        let (retention, years) = (RETENTION.as_millis() as u64, 10 * 365 * 24 * 3_600_000);
+        let now = 50 * retention;
+        for restarts in [false, true] {
+            let world = World::new();
+            let object = world.object("x");
+            world.now.set(years);
+            for n in 0..5 {
+                call(&object, n).await.unwrap();
+            }
+            world.now.set(now);
+            call(&object, 5).await.unwrap();
+            let world = if restarts { restart(&world) } else { world };
+            let object = world.object("x");
+            // It may as well be that the clock is behind now.
+            world.now.set(years + retention / 2);
+            let count = log().len();
+            call(&object, 0).await.unwrap();
+            world.now.set(now + retention - 1);
+            call(&object, 1).await.unwrap();
+            assert_eq!(log().len(), count, "they are kept as long as any other");
+            world.now.set(now + retention);
+            for n in 6..9 {
+                call(&object, n).await.unwrap();
+            }
+            call(&object, 0).await.unwrap();
+            assert_eq!(log().len(), count + 4, "it was forgotten, and is another call");
+        }
+    });
+}

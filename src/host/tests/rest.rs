@@ -5,8 +5,8 @@ use std::time::Duration;
 use capnp::Error;
 
 use super::trial::{
-    Wake, World, call_later, call_note, call_write, ended, from_now_on_wake, log, made_by, over,
-    read, run, settle, trial, wake_takes,
+    IN_TRANSACTION, Wake, World, call_later, call_note, call_write, ended, from_now_on_wake, log,
+    made_by, over, read, run, settle, trial, wake_takes,
 };
 use crate::error::failed;
 
@@ -150,12 +150,35 @@ fn abort_ends_the_instance_and_drops_its_unfinished_turn() {
             written.await.expect("it was sealed before");
             assert_ended(aborted.await, "was aborted: as asked");
             assert_ended(waiting.await, "was aborted: as asked");
-            assert_ended(call_note(&object, 3).promise.await, "restore its reference");
-            assert_ended(call_note(&child, 3).promise.await, "restore its reference");
+            assert_ended(call_note(&object, 3).promise.await, "was aborted: as asked");
+            assert_ended(call_note(&child, 3).promise.await, "was aborted: as asked");
             let fresh = over(world.object("x"), hops);
             assert_eq!(read(&fresh).await.unwrap(), 1, "{hops} hops");
             let silent = fresh.abort_request().send().promise;
             assert_ended(silent.await, "was aborted: as asked");
+        });
+    }
+}
+
+/// The caller is told why, held capabilities or not, and a shutdown doesn't wait for it. What the
+/// transaction said it waited for is gone with the turn.
+#[test]
+fn an_abort_in_a_transaction_answers_its_caller() {
+    for is_held in [false, true] {
+        run(async move {
+            let world = World::new();
+            let object = world.object("x");
+            let child = object.child_request().send().promise.await.unwrap();
+            let child = child.get().unwrap().get_cap().unwrap();
+            let held = is_held.then_some(child);
+            settle().await;
+            let mut abort = object.abort_request();
+            abort.get().set_n(IN_TRANSACTION);
+            let aborted = abort.send().promise;
+            world.vat.finish_calls().await;
+            assert_ended(aborted.await, "was aborted: in a transaction");
+            assert_ended(read(&object).await, "was aborted: in a transaction");
+            assert_eq!(held.is_some(), is_held);
         });
     }
 }
@@ -180,7 +203,14 @@ fn an_object_that_cannot_wake_leaves_nothing_behind() {
             let other = world.object(&y);
             assert_ended(call_note(&other, 1).promise.await, "was aborted: it can't wake");
             from_now_on_wake(Wake::Well);
-            assert_ended(call_note(&other, 2).promise.await, "restore its reference");
+            assert_ended(call_note(&other, 2).promise.await, "was aborted: it can't wake");
+            from_now_on_wake(Wake::AbortsInTransaction);
+            let again = world.object(&y);
+            assert_ended(call_note(&again, 2).promise.await, "aborted: in a transaction");
+            from_now_on_wake(Wake::Well);
+            assert_ended(call_note(&other, 2).promise.await, "was aborted: it can't wake");
+            assert_ended(call_note(&again, 2).promise.await, "aborted: in a transaction");
+            drop(again);
             call_note(&world.object(&y), 3).promise.await.unwrap();
             drop(other);
             from_now_on_wake(Wake::Fails);

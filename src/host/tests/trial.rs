@@ -46,11 +46,15 @@ thread_local! {
 }
 
 /// What `wake` does at last.
+/// Has a call of `abort` do so in a transaction.
+pub(super) const IN_TRANSACTION: u64 = 77;
+
 #[derive(Clone, Copy)]
 pub(super) enum Wake {
     Well,
     Fails,
     Aborts,
+    AbortsInTransaction,
 }
 
 pub(super) fn from_now_on_wake(wake: Wake) {
@@ -92,6 +96,11 @@ impl Object for Trial {
             Wake::Well => {}
             Wake::Fails => return Err(failed("it can't wake")),
             Wake::Aborts => return Err(ctx.abort("it can't wake")),
+            Wake::AbortsInTransaction => {
+                ctx.storage().put("w", "1")?;
+                let abort = || Err(ctx.abort("in a transaction"));
+                return ctx.storage().transaction(abort);
+            }
         }
         Ok(Self(ctx))
     }
@@ -202,6 +211,9 @@ impl trial::Server for Trial {
     ) -> Result<()> {
         let n = params.get()?.get_n();
         self.put(n)?;
+        if n == IN_TRANSACTION {
+            return self.0.storage().transaction(|| Err(self.0.abort("in a transaction")));
+        }
         let aborted = self.0.abort("as asked");
         assert!(self.put(n + 1).is_err(), "an aborted instance writes nothing");
         if n == 0 { Ok(()) } else { Err(aborted) }

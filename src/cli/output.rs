@@ -1,0 +1,223 @@
+//! A file that gets its name when it is whole, or standard output.
+//!
+//! A process that is killed leaves nothing behind, because until then the file has no name at all. Some
+//! file systems have no such files: there it has a hidden name, which the next attempt at the same file
+//! takes over.
+
+use std::ffi::OsString;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+
+use super::operator::{Failure, is_stream, refused};
+
+/// Where the archive goes.
+pub(super) enum Output {
+    Stream(io::Stdout),
+    File { file: File, unfinished: Unfinished, path: PathBuf },
+}
+
+/// How the file is reached until it is whole.
+pub(super) enum Unfinished {
+    /// By nobody else.
+    Nameless,
+    /// By this name, which is removed when this is dropped.
+    Hidden(PathBuf),
+}
+
+impl Output {
+    /// Begins it, readable for its owner alone.
+    pub(super) fn begin(path: &Path) -> Result<Self, Failure> {
+        if is_stream(path) {
+            return Ok(Self::Stream(io::stdout()));
+        }
+        if path.symlink_metadata().is_ok() {
+            return Err(is_there(path));
+        }
+        let begun =
+            nameless(path).map_or_else(|| hidden(path), |file| Ok((file, Unfinished::Nameless)));
+        let (file, unfinished) = begun.map_err(refused("make a file beside", path))?;
+        Ok(Self::File { file, unfinished, path: path.to_owned() })
+    }
+
+    /// Makes it durable and gives it its name.
+    pub(super) fn keep(self) -> Result<(), Failure> {
+        let Self::File { file, unfinished, path } = self else { return Ok(()) };
+        file.sync_all().map_err(refused("sync", &path))?;
+        let named = match &unfinished {
+            Unfinished::Nameless => name(&file, &path),
+            Unfinished::Hidden(hidden) => rename(hidden, &path),
+        };
+        match named {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(is_there(&path));
+            }
+            named => named.map_err(refused("name the file", &path))?,
+        }
+        sync(folder(&path))
+    }
+}
+
+fn is_there(path: &Path) -> Failure {
+    Failure::Cannot(format!("{} is there already; choose another name", path.display()))
+}
+
+/// The open files of this process by name: the only way to name such a file without a privilege.
+const OPEN_FILES: &str = "/proc/self/fd";
+
+/// None where the file system has no such files, or they can't be named.
+fn nameless(path: &Path) -> Option<File> {
+    if !Path::new(OPEN_FILES).is_dir() {
+        return None;
+    }
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    let file = rustix::fs::open(folder(path), flags, Mode::RUSR | Mode::WUSR).ok()?;
+    Some(File::from(file))
+}
+
+/// The file gets its first name, unless that is taken.
+fn name(file: &File, path: &Path) -> io::Result<()> {
+    let itself = format!("{OPEN_FILES}/{}", file.as_raw_fd());
+    Ok(rustix::fs::linkat(CWD, itself, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
+}
+
+/// A file with the same hidden name each time, so that what a killed process left is found. It is made
+/// anew, because others may have made one that they can read.
+fn hidden(path: &Path) -> io::Result<(File, Unfinished)> {
+    let name = path.file_name().ok_or_else(|| io::Error::other("it is no name of a file"))?;
+    let mut hidden = OsString::from(".");
+    hidden.push(name);
+    hidden.push(".unfinished");
+    let hidden = folder(path).join(hidden);
+    let no_follow = OFlags::NOFOLLOW.bits().cast_signed();
+    match File::options().read(true).custom_flags(no_follow).open(&hidden) {
+        Ok(left) => {
+            lock(&left)?;
+            fs::remove_file(&hidden)?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let file = File::options().write(true).create_new(true).mode(0o600).open(&hidden)?;
+    lock(&file)?;
+    Ok((file, Unfinished::Hidden(hidden)))
+}
+
+fn lock(file: &File) -> io::Result<()> {
+    file.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => {
+            io::Error::other("another process is making it; wait for that one")
+        }
+        TryLockError::Error(error) => error,
+    })
+}
+
+/// Never over a file that is there.
+fn rename(hidden: &Path, path: &Path) -> io::Result<()> {
+    match rustix::fs::renameat_with(CWD, hidden, CWD, path, RenameFlags::NOREPLACE) {
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => fs::hard_link(hidden, path),
+        renamed => Ok(renamed?),
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Self::Hidden(path) = self {
+            // It may have got its name.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Stream(stream) => stream.write(bytes),
+            Self::File { file, .. } => file.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Stream(stream) => stream.flush(),
+            Self::File { file, .. } => file.flush(),
+        }
+    }
+}
+
+/// Where the path's last part is.
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Makes the names in a folder durable.
+fn sync(folder: &Path) -> Result<(), Failure> {
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(refused("sync", folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let names = fs::read_dir(folder).unwrap();
+        names.map(|name| name.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    fn said(failure: Result<(), Failure>) -> String {
+        let Err(Failure::Cannot(said)) = failure else { panic!("{failure:?}") };
+        said
+    }
+
+    #[test]
+    fn a_file_has_no_name_before_it_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let mut output = Output::begin(&path).unwrap();
+        output.write_all(b"everything").unwrap();
+        assert!(names(folder.path()).is_empty(), "a killed process would leave its secrets");
+        output.keep().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"everything");
+        assert!(said(Output::begin(&path).map(drop)).contains("is there already"));
+    }
+
+    #[test]
+    fn what_came_in_between_is_not_written_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let (file, unfinished) = hidden(&path).unwrap();
+        let outputs =
+            [Output::begin(&path).unwrap(), Output::File { file, unfinished, path: path.clone() }];
+        fs::write(&path, "mine").unwrap();
+        for output in outputs {
+            assert!(said(output.keep()).contains("is there already"));
+        }
+        assert_eq!(fs::read(&path).unwrap(), b"mine");
+        assert_eq!(names(folder.path()), ["file"]);
+    }
+
+    #[test]
+    fn without_nameless_files_the_next_attempt_takes_over_what_is_left() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let left = folder.path().join(".file.unfinished");
+        fs::write(&left, "keys of a killed process").unwrap();
+        let (mut file, unfinished) = hidden(&path).unwrap();
+        let busy = hidden(&path).map(drop).unwrap_err();
+        assert!(busy.to_string().contains("another process"), "{busy}");
+        file.write_all(b"whole").unwrap();
+        Output::File { file, unfinished, path: path.clone() }.keep().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        assert_eq!(names(folder.path()), ["file"]);
+        drop(hidden(&folder.path().join("other")).unwrap());
+        assert_eq!(names(folder.path()), ["file"], "one that is given up is removed");
+    }
+}
