@@ -112,7 +112,7 @@ proptest! {
             prop_assert_eq!(of_objects.allows(interface, method), all_allow);
         }
         prop_assert_eq!(Caveats::decode(&verified.encode()).unwrap(), verified.clone());
-        let holders: Vec<_> = verified.holders().iter().map(VerifyingKey::to_bytes).collect();
+        let holders: Vec<_> = verified.holders().iter().map(|key| *key.as_bytes()).collect();
         prop_assert_eq!(&holders, &keys_of(&models).into_iter().collect::<Vec<_>>());
         let keys = [0, 1, 2, 3, 4].map(holder);
         let proof = whole.prove(&[7; 32], &keys).unwrap();
