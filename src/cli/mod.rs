@@ -18,6 +18,8 @@ mod transfer;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+#[cfg(target_os = "linux")]
+use rustix::process::DumpableBehavior;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::classes::bundled;
@@ -91,6 +93,7 @@ enum Verb {
 /// Exits with 0 after an orderly end, 1 when the server can't start, 2 on a wrong command line, and
 /// 3 when the storage failed.
 pub fn main() -> ExitCode {
+    hide_memory();
     let cli = Cli::parse();
     let mut server = bundled("capstead.data");
     let options = match cli.verb {
@@ -136,6 +139,14 @@ fn allow_connections() {
     }
 }
 
+/// What crashes leaves no copy of its memory on a disk, because the keys are in it; and nobody but an
+/// administrator looks into it while it runs. Where the system doesn't know how, it goes on without.
+fn hide_memory() {
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+}
+
 #[expect(clippy::print_stderr, reason = "the last word before the process exits")]
 fn fail(error: &ServerError) -> u8 {
     eprintln!("capstead: {error}");
@@ -164,6 +175,7 @@ impl Server {
     /// # Errors
     /// None today; the signature leaves room for a `main` that does more.
     pub async fn run(self) -> Result<()> {
+        hide_memory();
         let Embedded { serve: options } = Embedded::parse();
         if let Err(error) = serve::serve(self, options, serve::Hints::Embedded).await {
             std::process::exit(fail(&error).into());

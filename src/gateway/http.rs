@@ -6,6 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use capstead_client::Limit;
+use futures::FutureExt;
 use futures::channel::oneshot;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -19,7 +21,12 @@ use crate::http::{Body, explain, read_response, text, write_request};
 use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_HEADER_SECS, NAME_BYTES_MAX};
 use crate::membrane;
 use crate::metrics::Metrics;
+use crate::net::Places;
 use crate::schema::http_capnp::{byte_stream, http_service, http_service::client_request_context};
+
+/// What a client gets for whom there is no connection left.
+const TOO_MANY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
 
 /// A gateway with the namespaces that it serves.
 pub(crate) struct Gateway {
@@ -44,6 +51,7 @@ impl Gateway {
     pub(crate) async fn serve(
         self: Rc<Self>,
         listener: TcpListener,
+        places: Arc<Places>,
         stop: impl Future<Output = ()>,
     ) {
         let graceful = Rc::new(tokio_util::sync::CancellationToken::new());
@@ -55,10 +63,17 @@ impl Gateway {
                 () = &mut stop => break,
             };
             match accepted {
-                Ok((stream, _)) => {
-                    let connection = self.clone().connection(stream, graceful.clone());
-                    open.spawn_local(connection);
-                }
+                Ok((stream, _)) => match Places::take(&places) {
+                    Some(place) => {
+                        let connection = self.clone().connection(stream, graceful.clone());
+                        open.spawn_local(connection.map(|()| drop(place)));
+                    }
+                    None => {
+                        self.metrics.limits.count(Limit::Connections);
+                        // Whether it listens or not.
+                        let _ = stream.try_write(TOO_MANY);
+                    }
+                },
                 Err(error) => crate::net::rest_after(&error).await,
             }
         }

@@ -19,6 +19,7 @@
 //! was found: every part is looked at before the first one is opened.
 
 mod keys;
+mod private;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -69,6 +70,7 @@ impl DataDir {
             }
             _ => {}
         }
+        private::check_folder(root)?;
         let lock = lock(root)?;
         let dir = Self { root: root.to_owned(), _lock: lock };
         if needs_making(root)? {
@@ -92,6 +94,7 @@ impl DataDir {
             return Err(data(root, "is no data directory of Capstead; say which with --data"));
         }
         let Some(lock) = try_lock(root)? else { return Ok(None) };
+        private::check_folder(root)?;
         let dir = Self { root: root.to_owned(), _lock: lock };
         if needs_making(root)? {
             return Err(data(

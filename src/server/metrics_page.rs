@@ -17,6 +17,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::limits::HTTP_HEADER_SECS;
 use crate::metrics::Metrics;
+use crate::net::Places;
+
+/// Connections at once: each has a descriptor of those that are kept apart.
+const CONNECTIONS_MAX: usize = 64;
 
 /// Serves `/metrics` and `/ready` until it is dropped.
 pub(super) struct MetricsPage {
@@ -53,9 +57,11 @@ impl MetricsPage {
 }
 
 async fn serve(listener: TcpListener, metrics: Arc<Metrics>) {
+    let places = Places::new(CONNECTIONS_MAX);
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
+                let Some(place) = Places::take(&places) else { continue };
                 let metrics = metrics.clone();
                 let service = hyper::service::service_fn(move |request| {
                     let page = page(&request, &metrics);
@@ -67,7 +73,10 @@ async fn serve(listener: TcpListener, metrics: Arc<Metrics>) {
                     .header_read_timeout(Duration::from_secs(HTTP_HEADER_SECS))
                     .serve_connection(stream, service);
                 // Ends with its connection.
-                tokio::task::spawn_local(async move { connection.await.ok() });
+                tokio::task::spawn_local(async move {
+                    let _place = place;
+                    connection.await.ok()
+                });
             }
             Err(error) => crate::net::rest_after(&error).await,
         }

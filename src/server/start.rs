@@ -29,7 +29,7 @@ use crate::error::panic_reason;
 use crate::host::{Agent, Hint, Vat, VatOptions};
 use crate::limits::SHUTDOWN_SECS;
 use crate::metrics::Metrics;
-use crate::net::{Listener, tls};
+use crate::net::{Listener, Places, connections_max, tls};
 use crate::schema::cluster_capnp::supervisor;
 use crate::storage::{LocalConfig, StorageError};
 use crate::sturdyref::Keys;
@@ -151,6 +151,7 @@ pub(super) struct HostParts {
     watchdog: Watchdog,
     keys: Keys,
     limits: Limits,
+    places: Arc<Places>,
     socket: std::net::TcpListener,
     tls: Option<TlsAcceptor>,
     /// In the texts of its references.
@@ -186,7 +187,8 @@ impl HostParts {
         let agent = Agent::new(vat.clone(), self.keys);
         agent.join(supervisor, self.number, address, self.hint).await?;
         let bootstrap = agent.restorer().client;
-        let listener = Listener::start(socket, self.tls, bootstrap, self.limits, metrics);
+        let (limits, places) = (self.limits, self.places);
+        let listener = Listener::start(socket, self.tls, bootstrap, limits, metrics, places);
         let number = self.number;
         Ok(RunningHost { number, vat, agent, listener, _watchdog: self.watchdog })
     }
@@ -282,6 +284,10 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     let supervisor = Supervisor::open(&config, server.hosts)
         .map_err(|error| ServerError::Data { path: server.data.clone(), reason: error.extra })?;
     let watchdog = Watchdog::start(server.turns, metrics.clone()).map_err(capnp::Error::from)?;
+    let (capnp_max, http_max) = connections_max();
+    let places = Places::new(server.limits.connections.min(capnp_max));
+    // Set once, here.
+    let _ = metrics.held.set(places.budget.clone());
     let parts = |number, socket| -> Result<HostParts, ServerError> {
         let vat = VatOptions {
             name: format!("host-{number}"),
@@ -293,8 +299,8 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
             seal: keys.current().seal(),
         };
         let (warm, limits, watchdog) = (server.warm, server.limits, watchdog.clone());
-        let (keys, tls, hint) = (keys.clone(), tls.clone(), hint.clone());
-        Ok(HostParts { number, vat, warm, watchdog, keys, limits, socket, tls, hint })
+        let (keys, tls, hint, places) = (keys.clone(), tls.clone(), hint.clone(), places.clone());
+        Ok(HostParts { number, vat, warm, watchdog, keys, limits, places, socket, tls, hint })
     };
     let host = parts(0, socket)?.start(&supervisor.client()).await?;
     let hub = Hub { supervisor, metrics: metrics.clone(), gateway: OnceCell::new() };
@@ -309,7 +315,8 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     let _ = hub.gateway.set(gateway.clone());
     let stop_gateway = CancellationToken::new();
     let http = TcpListener::from_std(http).map_err(capnp::Error::from)?;
-    let serve = gateway.serve(http, stop_gateway.clone().cancelled_owned());
+    let places = Places::new(http_max);
+    let serve = gateway.serve(http, places, stop_gateway.clone().cancelled_owned());
     let gateway = tokio::task::spawn_local(serve);
     let metrics_address = page.as_ref().map(local).transpose()?;
     let metrics_page = page.map(|page| MetricsPage::start(page, metrics.clone())).transpose();
