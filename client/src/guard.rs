@@ -297,10 +297,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     /// read, but not for ever.
     fn is_full(&mut self) -> Result<bool, Refusal> {
         let bytes = self.queue.bytes();
-        let max = match self.is_stranger {
-            true => self.limits.queued_bytes.min(self.limits.stranger_message_bytes),
-            false => self.limits.queued_bytes,
-        };
+        let of_strangers =
+            if self.is_stranger { self.limits.stranger_message_bytes } else { usize::MAX };
+        let max = self.limits.queued_bytes.min(of_strangers);
         let pauses = bytes >= max && !self.tables.waits_for_peer();
         if pauses && !self.pauses {
             self.bites.count(Limit::QueuedBytes);

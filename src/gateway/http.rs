@@ -63,17 +63,16 @@ impl Gateway {
                 () = &mut stop => break,
             };
             match accepted {
-                Ok((stream, _)) => match Places::take(&places) {
-                    Some(place) => {
-                        let connection = self.clone().connection(stream, graceful.clone());
-                        open.spawn_local(connection.map(|()| drop(place)));
-                    }
-                    None => {
+                Ok((stream, _)) => {
+                    let Some(place) = Places::take(&places) else {
                         self.metrics.limits.count(Limit::Connections);
                         // Whether it listens or not.
                         let _ = stream.try_write(TOO_MANY);
-                    }
-                },
+                        continue;
+                    };
+                    let connection = self.clone().connection(stream, graceful.clone());
+                    open.spawn_local(connection.map(|()| drop(place)));
+                }
                 Err(error) => crate::net::rest_after(&error).await,
             }
         }

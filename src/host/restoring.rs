@@ -39,6 +39,16 @@ const KNOWN_REFERENCE_BYTES_MAX: usize = 1 << 10;
 const KNOWN_PLACE_BYTES: usize = 256;
 
 impl Agent {
+    /// Whether a reference claims to be one of this cluster: the only check that costs nothing.
+    pub(super) fn claimed(&self, reference: &Sturdyref) -> Result<()> {
+        if self.keys().claims(reference) {
+            return Ok(());
+        }
+        tracing::debug!(reason = "it belongs to another cluster, or its key is unknown", "refused");
+        self.vat.metrics.restores_refused_total.add(1);
+        Err(refused())
+    }
+
     /// Checks everything but the holders' proofs and the grant.
     fn verify(
         &self,

@@ -35,6 +35,10 @@ use crate::storage::{LocalConfig, StorageError};
 use crate::sturdyref::Keys;
 use crate::supervisor::Supervisor;
 
+/// Connections that wait to be accepted, if the system allows so many. Of a burst that is larger than the
+/// usual 128, everybody would wait a second for the next attempt, honest ones too.
+const BACKLOG: i32 = 4096;
+
 /// A server that has started.
 pub struct Running {
     capnp: SocketAddr,
@@ -391,8 +395,11 @@ fn check_advertised(server: &Server) -> Result<(), ServerError> {
 }
 
 fn bind(address: SocketAddr) -> Result<std::net::TcpListener, ServerError> {
-    let bound = std::net::TcpListener::bind(address)
-        .and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
+    let bound = std::net::TcpListener::bind(address).and_then(|socket| {
+        socket.set_nonblocking(true)?;
+        rustix::net::listen(&socket, BACKLOG)?;
+        Ok(socket)
+    });
     bound.map_err(|source| ServerError::Listen { address, source })
 }
 

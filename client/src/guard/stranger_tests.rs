@@ -148,7 +148,7 @@ async fn connections_hold_no_more_together_than_they_may() {
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn a_peer_that_owes_answers_is_not_silent_for_long() {
     let (near, _far) = tokio::io::duplex(64 << 10);
-    let limits = Limits { silence: Duration::from_secs(60), ..Limits::of_trusted() };
+    let limits = Limits { silence: Duration::from_mins(1), ..Limits::of_trusted() };
     let began = tokio::time::Instant::now();
     let near =
         crate::Connection::new(near, capnp_rpc::rpc_twoparty_capnp::Side::Client, None, limits);

@@ -266,7 +266,7 @@ async fn a_peer_that_reads_nothing_for_a_while_is_cut() {
     for _ in 0..5 {
         tokio::time::sleep(Duration::from_secs(9)).await;
         assert!(!raw.server.is_closed());
-        raw.near.read_exact(&mut [0; 41 << 10]).await.unwrap();
+        raw.near.read_exact(&mut vec![0; 41 << 10]).await.unwrap();
     }
     let read = tokio::time::Instant::now();
     // Reading a little isn't.

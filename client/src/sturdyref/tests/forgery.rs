@@ -336,7 +336,7 @@ fn links_are_read_one_by_one() {
 /// About half of all coordinates are those of no point. Nothing can be proved by them.
 #[test]
 fn a_key_without_a_point_proves_nothing() {
-    let none = (2..)
+    let none = (2..100)
         .map(|low| [&[low][..], &[0; 31]].concat())
         .find(|key| VerifyingKey::from_bytes(key[..].try_into().unwrap()).is_err());
     let list = [&[1, 0x83, 0, 32][..], &none.unwrap()].concat();
