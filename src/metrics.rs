@@ -1,10 +1,10 @@
 //! Counts of what a server did, shared by its threads and read by the operator.
 
 use std::fmt::Write;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use capstead_client::{Bites, Limit};
+use capstead_client::{Bites, Budget, Limit};
 
 /// One number that only this module interprets; relaxed, since nothing is decided by it.
 #[derive(Debug, Default)]
@@ -32,6 +32,8 @@ macro_rules! metrics {
             $($(#[doc = $help])+ pub(crate) $name: Count,)+
             /// How often each limit of connections bit.
             pub(crate) limits: Arc<Bites>,
+            /// What the connections of clients hold.
+            pub(crate) held: OnceLock<Budget>,
         }
 
         impl Metrics {
@@ -45,6 +47,7 @@ macro_rules! metrics {
                     let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
                 )+
                 render_limits(&self.limits, &mut text);
+                render_held(self.held.get().map_or(0, Budget::bytes), &mut text);
                 text
             }
         }
@@ -107,6 +110,12 @@ fn render_limits(limits: &Bites, text: &mut String) {
     for limit in Limit::ALL {
         let _ = writeln!(text, "{name}{{limit=\"{}\"}} {}", limit.name(), limits.get(limit));
     }
+}
+
+fn render_held(bytes: usize, text: &mut String) {
+    let name = "capstead_connections_bytes";
+    let help = "What Cap'n Proto connections hold together, without the small change of each.";
+    let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {bytes}\n");
 }
 
 #[cfg(test)]

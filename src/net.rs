@@ -1,6 +1,7 @@
 //! Listening for Cap'n Proto connections, in the clear or by TLS.
 //!
-//! A listener does either, never both: who speaks the other way is cut off.
+//! A listener does either, never both: who speaks the other way is cut off. All listeners of a server have
+//! their connections from one number of places, which leaves descriptors for all else.
 
 pub(crate) mod tls;
 
@@ -10,11 +11,11 @@ use std::io;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use capnp::capability::Client;
-use capnp_rpc::rpc_twoparty_capnp::Side;
-use capstead_client::{Connection, Limit, Limits};
+use capstead_client::{Budget, Connection, Limit, Limits};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -25,6 +26,9 @@ use crate::metrics::Metrics;
 
 /// How long a peer may take for the handshake of TLS, in seconds. It has a connection's place meanwhile.
 const HANDSHAKE_SECS: u64 = 10;
+
+/// Descriptors that no connection from outside gets: some for each of 64 hosts, and as many again.
+const DESCRIPTORS_KEPT: usize = 512;
 
 /// A listener whose peers get one bootstrap capability.
 pub(crate) struct Listener {
@@ -41,6 +45,7 @@ impl Listener {
         bootstrap: Client,
         limits: Limits,
         metrics: Arc<Metrics>,
+        places: Arc<Places>,
     ) -> Self {
         let listener = Self {
             accepting: CancellationToken::new(),
@@ -49,7 +54,8 @@ impl Listener {
         };
         let (accepting, connected) = (listener.accepting.clone(), listener.connected.clone());
         let peers = RefCell::default();
-        let serving = Rc::new(Serving { tls, bootstrap, limits, metrics, peers, connected });
+        let serving = Serving { tls, bootstrap, limits, metrics, places, peers, connected };
+        let serving = Rc::new(serving);
         let tasks = listener.tasks.clone();
         listener.tasks.spawn_local(async move {
             accepting.run_until_cancelled(accept(socket, serving, tasks)).await;
@@ -77,6 +83,7 @@ struct Serving {
     bootstrap: Client,
     limits: Limits,
     metrics: Arc<Metrics>,
+    places: Arc<Places>,
     /// How many connections each address has.
     peers: RefCell<HashMap<IpAddr, usize>>,
     connected: CancellationToken,
@@ -87,10 +94,13 @@ async fn accept(socket: TcpListener, serving: Rc<Serving>, tasks: TaskTracker) {
         match socket.accept().await {
             Ok((stream, peer)) => match Place::take(&serving, peer.ip()) {
                 // Ends with its connection.
-                Some(place) => drop(tasks.spawn_local(serve(stream, place))),
+                Ok(place) => drop(tasks.spawn_local(serve(stream, place))),
                 // By TLS that would be a handshake's work, which is what there was too much of.
-                None if serving.tls.is_some() => drop(stream),
-                None => Connection::refuse(stream, "too many connections from one address"),
+                Err(_) if serving.tls.is_some() => drop(stream),
+                Err(Limit::ConnectionsPerPeer) => {
+                    Connection::refuse(stream, "too many connections from one address");
+                }
+                Err(_) => Connection::refuse(stream, "too many connections: try again later"),
             },
             Err(error) => rest_after(&error).await,
         }
@@ -112,13 +122,14 @@ async fn serve(stream: TcpStream, place: Place) {
     }
 }
 
-async fn speak<S>(stream: S, Place { serving, peer }: &Place)
+async fn speak<S>(stream: S, Place { serving, peer, .. }: &Place)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let bites = serving.metrics.limits.clone();
-    let (bootstrap, limits) = (Some(serving.bootstrap.clone()), serving.limits);
-    let connection = match Connection::counted(stream, Side::Server, bootstrap, limits, bites) {
+    let (bootstrap, limits) = (serving.bootstrap.clone(), serving.limits);
+    let budget = serving.places.budget.clone();
+    let connection = match Connection::serve(stream, bootstrap, limits, bites, budget) {
         Ok(connection) => connection,
         Err(error) => return tracing::error!(%error, "can't serve a connection"),
     };
@@ -132,19 +143,26 @@ where
 struct Place {
     serving: Rc<Serving>,
     peer: IpAddr,
+    _of_all: Taken,
 }
 
 impl Place {
-    fn take(serving: &Rc<Serving>, peer: IpAddr) -> Option<Self> {
+    /// # Errors
+    /// When there is none, by which limit.
+    fn take(serving: &Rc<Serving>, peer: IpAddr) -> Result<Self, Limit> {
+        let refused = |limit| {
+            serving.metrics.limits.count(limit);
+            limit
+        };
+        let of_all = Places::take(&serving.places).ok_or_else(|| refused(Limit::Connections))?;
         let mut peers = serving.peers.borrow_mut();
         let places = peers.get(&peer).copied().unwrap_or_default();
         if places >= serving.limits.connections_per_peer {
-            serving.metrics.limits.count(Limit::ConnectionsPerPeer);
-            return None;
+            return Err(refused(Limit::ConnectionsPerPeer));
         }
         peers.insert(peer, places + 1);
         serving.metrics.connections.add(1);
-        Some(Self { serving: serving.clone(), peer })
+        Ok(Self { serving: serving.clone(), peer, _of_all: of_all })
     }
 }
 
@@ -159,6 +177,47 @@ impl Drop for Place {
             }
         }
     }
+}
+
+/// The connections that all listeners of one kind may have together, and what these hold.
+#[derive(Debug)]
+pub(crate) struct Places {
+    max: usize,
+    taken: AtomicUsize,
+    pub(crate) budget: Budget,
+}
+
+/// One of [`Places`], until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Taken(Arc<Places>);
+
+impl Places {
+    pub(crate) fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self { max, taken: AtomicUsize::new(0), budget: Budget::default() })
+    }
+
+    /// One more, if there is one.
+    pub(crate) fn take(places: &Arc<Self>) -> Option<Taken> {
+        let taken = Taken(places.clone());
+        // Whoever gets none gives back at once what was counted here.
+        (places.taken.fetch_add(1, Ordering::Relaxed) < places.max).then_some(taken)
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How many connections there may be of Cap'n Proto, and how many of HTTP, so that neither takes the
+/// descriptors of the other, or those of all else: the storage, links between hosts, the operator, and the
+/// page of metrics.
+pub(crate) fn connections_max() -> (usize, usize) {
+    let open = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let open = open.map_or(usize::MAX, |open| usize::try_from(open).unwrap_or(usize::MAX));
+    let free = open - DESCRIPTORS_KEPT.min(open / 2);
+    (free - free / 4, free / 4)
 }
 
 /// Accepting fails while the process has too many files open: trying again at once would spin.

@@ -36,7 +36,31 @@ struct Spoilt {
     says: &'static str,
 }
 
-const SPOILT: [Spoilt; 20] = [
+const SPOILT: [Spoilt; 24] = [
+    Spoilt {
+        name: "a key that others can read",
+        spoil: |data| chmod(data, "keys/signing-1", 0o640),
+        names: "keys/signing-1",
+        says: "chmod 600 ",
+    },
+    Spoilt {
+        name: "the cluster's key, that others can write",
+        spoil: |data| chmod(data, "keys/cluster", 0o602),
+        names: "keys/cluster",
+        says: "chmod 600 ",
+    },
+    Spoilt {
+        name: "keys where others can put theirs",
+        spoil: |data| chmod(data, "keys", 0o770),
+        names: "keys",
+        says: "chmod go-w ",
+    },
+    Spoilt {
+        name: "a directory where others can put theirs",
+        spoil: |data| chmod(data, "", 0o757),
+        names: "",
+        says: "chmod go-w ",
+    },
     Spoilt {
         name: "a missing parent",
         spoil: |data| data.with_file_name("nowhere").join("capstead.data"),
@@ -110,7 +134,7 @@ const SPOILT: [Spoilt; 20] = [
             data.to_owned()
         },
         names: "keys/signing-1",
-        says: "can't read the key",
+        says: "damaged",
     },
     Spoilt {
         name: "a missing key",
@@ -202,6 +226,12 @@ fn cut(data: &Path, length: u64) -> PathBuf {
 
 fn write(data: &Path, name: &str, text: &str) -> PathBuf {
     fs::write(data.join(name), text).expect("it can be written");
+    data.to_owned()
+}
+
+fn chmod(data: &Path, name: &str, mode: u32) -> PathBuf {
+    let mode = fs::Permissions::from_mode(mode);
+    fs::set_permissions(data.join(name), mode).expect("the mode can be set");
     data.to_owned()
 }
 
@@ -360,4 +390,32 @@ fn only_the_owner_can_read_the_data_directory() {
     }
     let of_hosts = fs::read_dir(data.join("keys")).unwrap().count();
     assert_eq!(of_hosts, 2, "no other key lies around");
+}
+
+// A core dump would have the keys in it, and so would what a debugger of the same user reads.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_memory_of_a_server_is_for_nobody() {
+    use std::os::unix::fs::{MetadataExt, chown};
+    use std::os::unix::process::CommandExt;
+
+    const NOBODY: u32 = 65534;
+    let (folder, data) = scratch();
+    let mut command = serve_command(&data, &["--json"]);
+    let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
+    if is_root {
+        // What is root's is root's in any case. Its folder and its program lie where nobody gets to.
+        let program = folder.path().join("capstead");
+        fs::copy(command.get_program(), &program).unwrap();
+        chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+        command = std::process::Command::new(program);
+        command.args(args).uid(NOBODY).gid(NOBODY);
+    }
+    let server = Served::ready(Process::start(command));
+    let of_process = Path::new("/proc").join(server.pid().to_string());
+    assert_eq!(fs::metadata(of_process.join("environ")).unwrap().uid(), 0, "it isn't dumpable");
+    let limits = fs::read_to_string(of_process.join("limits")).unwrap();
+    let cores = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
+    assert_eq!(cores.split_whitespace().take(2).collect::<Vec<_>>(), ["0", "0"]);
 }

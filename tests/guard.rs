@@ -36,7 +36,7 @@ fn a_limit_that_is_misspelt_is_refused_with_a_reason_and_help_names_all() {
     }
     let help = capstead(["serve", "--help"]).output().expect("it runs");
     let help = String::from_utf8(help.stdout).expect("help is text");
-    for line in ["message-bytes         8.0 MiB", "slow-reader           10s"] {
+    for line in ["message-bytes           8.0 MiB", "slow-reader             10s"] {
         assert!(help.contains(line), "{help}");
     }
 }

@@ -177,7 +177,7 @@ fn a_text_that_is_no_reference_is_refused() {
         root.replace("capstead:", "http:"),
         format!("{start}#{}", fragment.to_lowercase()),
         format!("capstead://no port/#{fragment}"),
-        "x".repeat(1 << 20),
+        "x".repeat(60 << 10),
         padded,
     ];
     let mut texts: Vec<_> = texts

@@ -4,6 +4,7 @@
 //! that connection only, and every call that was on its way fails. The RPC system is never just
 //! dropped, because then its callers would wait for ever.
 
+use crate::guard::budget::Budget;
 use crate::guard::limits::{Bites, Limits};
 use crate::guard::{Guard, State, Watched, abort};
 use capnp::Error;
@@ -84,25 +85,27 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        Self::counted(stream, side, bootstrap, limits, Arc::default())
+        let state = State::new(stream, limits, Arc::default());
+        Self::over(Rc::new(RefCell::new(state)), side, bootstrap)
     }
 
-    /// As [`Connection::new`], and counts in `bites` which limits bit.
+    /// Serves `bootstrap` to a peer that nobody knows until a call of it succeeds; counts in `bites` which
+    /// limits bit, and in `budget` what the connection holds.
     ///
     /// # Errors
     /// As [`Connection::new`].
-    pub fn counted<S>(
+    pub fn serve<S>(
         stream: S,
-        side: Side,
-        bootstrap: Option<Client>,
+        bootstrap: Client,
         limits: Limits,
         bites: Arc<Bites>,
+        budget: Budget,
     ) -> capnp::Result<Self>
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        let state = Rc::new(RefCell::new(State::new(stream, limits, bites)));
-        Self::over(state, side, bootstrap)
+        let state = State::new(stream, limits, bites).of_stranger(budget);
+        Self::over(Rc::new(RefCell::new(state)), Side::Server, Some(bootstrap))
     }
 
     /// Tells a peer that it is not served, and why, as far as it listens at once.
@@ -140,6 +143,7 @@ impl Connection {
             state,
             status: status.clone(),
             watchdog: Watchdog::default(),
+            stranger: None,
             last_write: None,
         };
         // It ends when the last handle is dropped, or the peer goes.
@@ -206,6 +210,8 @@ struct Task<S: AsyncRead + AsyncWrite + Unpin + 'static> {
     state: Rc<RefCell<State<S>>>,
     status: Rc<Status>,
     watchdog: Watchdog,
+    /// Runs while the peer is a stranger.
+    stranger: Option<Pin<Box<Sleep>>>,
     /// Runs from when the connection is over.
     last_write: Option<Pin<Box<Sleep>>>,
 }
@@ -231,6 +237,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Task<S> {
         if let Some(watched) = this.watchdog.poll(watched, cx) {
             this.state.borrow_mut().lasted(watched);
         }
+        this.poll_stranger(cx);
         this.poll_last_write(cx)
     }
 }
@@ -287,6 +294,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Task<S> {
             end.get_or_insert(reason);
             first
         });
+    }
+
+    fn poll_stranger(&mut self, cx: &mut Context) {
+        let Some(time) = self.state.borrow().stranger_time() else {
+            self.stranger = None;
+            return;
+        };
+        let sleep = self.stranger.get_or_insert_with(|| Box::pin(tokio::time::sleep(time)));
+        if sleep.as_mut().poll(cx).is_ready() {
+            self.state.borrow_mut().remained_stranger();
+        }
     }
 
     /// A peer that doesn't read can't keep a connection that is over.

@@ -17,6 +17,7 @@
 //! **Invariant:** the path of a capability never changes: no `Resolve` is sent, and none that comes has
 //! an effect. So each way from vat to vat is first in, first out, and calls keep their order on it.
 
+pub(crate) mod budget;
 mod exports;
 pub(crate) mod hops;
 mod kept;
@@ -35,6 +36,7 @@ mod tables;
 mod watch;
 
 use crate::wire::{Incoming, Wire, lost};
+use budget::{Budget, Share};
 use capnp::Error;
 use capnp::capability::Client;
 use capnp::private::capability::ClientHook;
@@ -52,9 +54,13 @@ use reflections::{Answered, Reflections};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 use tables::Tables;
 use tokio::io::{AsyncRead, AsyncWrite};
 pub(crate) use watch::Watched;
+
+/// About the least that a capability takes which the peer holds.
+const EXPORT_BYTES: usize = 512;
 
 type Message = Box<dyn IncomingMessage>;
 
@@ -74,6 +80,10 @@ pub(crate) struct State<S> {
     wire: Wire<S>,
     limits: Limits,
     bites: Arc<Bites>,
+    /// What the connection holds of what all of them may.
+    share: Share,
+    /// The peer is a stranger until a call of it succeeds: of one that has no reference, none does.
+    is_stranger: bool,
     tables: Tables,
     /// What came and waits for a soft limit.
     queue: Queue,
@@ -103,6 +113,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             wire: Wire::new(stream, limits.message_bytes, limits.reader_options()),
             limits,
             bites,
+            share: Share::default(),
+            is_stranger: false,
             tables: Tables::default(),
             queue: Queue::default(),
             pauses: false,
@@ -118,6 +130,36 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             broken: None,
             closing: None,
         }
+    }
+
+    /// The same for a peer that nobody knows yet, on a connection that counts with others.
+    pub(crate) fn of_stranger(mut self, budget: Budget) -> Self {
+        self.share = Share::of(budget);
+        self.is_stranger = true;
+        self.wire.leave_larger(self.limits.stranger_message_bytes);
+        self
+    }
+
+    /// How long the peer may go on as it does, if it has shown no reference yet.
+    pub(crate) fn stranger_time(&self) -> Option<Duration> {
+        let time = self.limits.stranger_time;
+        (self.is_stranger && self.is_open() && time < Duration::MAX).then_some(time)
+    }
+
+    /// That time is over: ends the connection.
+    pub(crate) fn remained_stranger(&mut self) {
+        let reason = format!("no reference was shown in {:?}", self.limits.stranger_time);
+        self.bite(Limit::StrangerTime, &reason);
+    }
+
+    fn is_open(&self) -> bool {
+        self.broken.is_none() && self.closing.is_none()
+    }
+
+    /// A call of the peer succeeded.
+    fn was_served(&mut self) {
+        self.is_stranger = false;
+        self.wire.leave_larger(usize::MAX);
     }
 
     /// What the RPC system has to offer to the peer so that it is served `bootstrap`.
@@ -145,8 +187,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             return self.closing.take().map_or(Poll::Pending, Poll::Ready);
         }
         self.check_unsent(self.limits.unsent_bytes);
+        self.check_held();
         self.go_on();
         Poll::Pending
+    }
+
+    /// After each poll, since what is made in one lasts no longer.
+    fn check_held(&mut self) {
+        let (_, calls) = self.tables.open();
+        let bytes = self.wire.held()
+            + self.queue.bytes()
+            + calls
+            + self.tables.export_bytes()
+            + self.tables.exports() * EXPORT_BYTES
+            + self.reflections.bytes();
+        if !self.share.hold(bytes, self.limits.total_bytes) {
+            let reason = "too much is held for all connections together: try again later, with less \
+                          at once";
+            self.bite(Limit::TotalBytes, reason);
+        }
+        if self.tables.export_bytes() > self.limits.export_bytes {
+            let reason = "what the peer holds takes too much memory";
+            self.bite(Limit::ExportBytes, reason);
+        }
     }
 
     /// The RPC system failed: the peer is told why, and what is written goes out, nothing else.
@@ -168,6 +231,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         self.replaced = Replaced::default();
         self.kept = Kept::default();
         self.ready.clear();
+        self.share = Share::default();
         self.pipelines.close()
     }
 
@@ -216,9 +280,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             if self.is_full()? {
                 return Poll::Pending;
             }
-            let Some(incoming) = ready!(self.wire.poll_read(cx))? else {
-                return Poll::Ready(Ok(None));
+            let Poll::Ready(read) = self.wire.poll_read(cx) else {
+                return self
+                    .check_left()
+                    .map_or_else(|refusal| Poll::Ready(Err(refusal)), |()| Poll::Pending);
             };
+            let Some(incoming) = read? else { return Poll::Ready(Ok(None)) };
             if !self.has_to_wait(&incoming)? {
                 return Poll::Ready(Ok(Some(incoming)));
             }
@@ -229,7 +296,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     /// Nothing more is read now. What somebody here waits for may be behind what is too much: that is
     /// read, but not for ever.
     fn is_full(&mut self) -> Result<bool, Refusal> {
-        let (bytes, max) = (self.queue.bytes(), self.limits.queued_bytes);
+        let bytes = self.queue.bytes();
+        let of_strangers =
+            if self.is_stranger { self.limits.stranger_message_bytes } else { usize::MAX };
+        let max = self.limits.queued_bytes.min(of_strangers);
         let pauses = bytes >= max && !self.tables.waits_for_peer();
         if pauses && !self.pauses {
             self.bites.count(Limit::QueuedBytes);
@@ -242,10 +312,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         Ok(pauses)
     }
 
+    /// A stranger's large message waits for the answer that says who it is, and for nothing else.
+    fn check_left(&self) -> Result<(), Refusal> {
+        let Some(bytes) = self.wire.left().filter(|_| self.tables.open().0 == 0) else {
+            return Ok(());
+        };
+        let max = self.limits.stranger_message_bytes;
+        let reason = format!(
+            "a message of {bytes} bytes is refused; the limit is {max} before a reference was shown"
+        );
+        Refusal::over(Limit::StrangerMessageBytes, reason)
+    }
+
     /// Which soft limit the connection is at: calls wait then.
     fn soft_limit(&self) -> Option<Limit> {
         let (open, bytes) = self.tables.open();
-        if open >= self.limits.calls {
+        if self.is_stranger && open >= self.limits.stranger_calls {
+            Some(Limit::StrangerCalls)
+        } else if open >= self.limits.calls {
             Some(Limit::Calls)
         } else if bytes > self.limits.call_bytes {
             Some(Limit::CallBytes)
@@ -281,7 +365,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
 
     /// Ends the connection by what was sent on it.
     fn bite(&mut self, limit: Limit, reason: &str) {
-        if self.broken.is_none() && self.closing.is_none() {
+        if self.is_open() {
             let error = self.refuse(Refusal::Over(limit, reason.into()));
             self.break_with(error);
         }
@@ -346,5 +430,7 @@ mod kept_tests;
 mod path_tests;
 #[cfg(test)]
 mod raw;
+#[cfg(test)]
+mod stranger_tests;
 #[cfg(test)]
 mod tests;

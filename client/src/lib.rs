@@ -94,6 +94,7 @@ mod wire;
 
 pub use callback::capability;
 pub use connection::Connection;
+pub use guard::budget::Budget;
 #[doc(hidden)] // for the server
 pub use guard::hops::with_hops;
 pub use guard::limits::{

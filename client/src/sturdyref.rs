@@ -65,6 +65,29 @@ identity! {
     GrantId(16),
     /// Which reference this is, however often it was narrowed: the hash of its payload.
     PayloadHash(32),
+    /// An Ed25519 public key as it stands in a reference. There may be no point of the curve to it.
+    PublicKey(32),
+}
+
+impl PublicKey {
+    /// The point itself. Reading it takes some microseconds, so that it is done when something is
+    /// proved by it and not before.
+    fn point(&self) -> Result<VerifyingKey, Refused> {
+        #[cfg(test)]
+        POINTS_READ.set(POINTS_READ.get() + 1);
+        VerifyingKey::from_bytes(&self.0).map_err(|_| codec::LAYOUT)
+    }
+}
+
+impl From<VerifyingKey> for PublicKey {
+    fn from(key: VerifyingKey) -> Self {
+        Self(key.to_bytes())
+    }
+}
+
+#[cfg(test)]
+thread_local! {
+    static POINTS_READ: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 impl ClusterId {
@@ -107,7 +130,7 @@ pub struct Payload {
     /// What the reference is restricted by.
     pub caveats: Caveats,
     /// The public half of a fresh key; its secret half goes to the holder, and nowhere else.
-    pub next: VerifyingKey,
+    pub next: PublicKey,
 }
 
 impl Payload {
@@ -134,8 +157,8 @@ impl NextSecret {
     }
 
     /// The public half, for the payload.
-    pub fn public(&self) -> VerifyingKey {
-        self.signing_key().verifying_key()
+    pub fn public(&self) -> PublicKey {
+        self.signing_key().verifying_key().into()
     }
 
     fn signing_key(&self) -> ed25519_dalek::SigningKey {
@@ -193,6 +216,11 @@ impl Sturdyref {
     /// The cluster that the reference claims to belong to.
     pub fn cluster(&self) -> ClusterId {
         self.layout.payload.cluster
+    }
+
+    /// The signing key that the reference claims to be signed by.
+    pub fn signing_key(&self) -> KeyId {
+        self.layout.payload.key
     }
 
     /// What the reference claims to stand for.

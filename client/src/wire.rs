@@ -121,13 +121,17 @@ pub(crate) struct Wire<S> {
     options: ReaderOptions,
     /// Largest message that is taken, in words.
     words_max: usize,
+    /// Larger ones are left where they are for now, and of how many bytes the next one is that is.
+    words_now: usize,
+    left: Option<usize>,
     /// As long as `INPUT_BYTES` while something is read, and only as long as its content else.
     input: Vec<u8>,
     /// `input[start..end]` was read and not used yet.
     start: usize,
     end: usize,
     partial: Option<Partial>,
-    /// Bytes that came in since the beginning.
+    /// Messages that began to come in, and bytes, since the beginning.
+    begun: u64,
     received: u64,
     output: Vec<u8>,
     /// `output[..written]` is out already.
@@ -142,15 +146,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             stream: Some(stream),
             options,
             words_max: bytes_max / WORD,
+            words_now: usize::MAX,
+            left: None,
             input: Vec::new(),
             start: 0,
             end: 0,
             partial: None,
+            begun: 0,
             received: 0,
             output: Vec::new(),
             written: 0,
             progress: 0,
         }
+    }
+
+    /// Leaves messages of more bytes where they are from now on, until it is told otherwise.
+    pub(crate) fn leave_larger(&mut self, bytes: usize) {
+        self.words_now = bytes / WORD;
+        self.left = None;
+    }
+
+    /// The bytes of the next message, if it is left where it is.
+    pub(crate) fn left(&self) -> Option<usize> {
+        self.left
     }
 
     /// The next message; `None` when the peer ended the stream between two messages.
@@ -161,6 +179,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         loop {
             if self.partial.is_none() {
                 self.partial = self.begin_message()?;
+            }
+            if self.left.is_some() {
+                return Poll::Pending;
             }
             if let Some(message) = self.finish_message() {
                 return Poll::Ready(Ok(Some(Reader::new(message, self.options))));
@@ -235,9 +256,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.progress
     }
 
-    /// Bytes that came in since the beginning, if the last message isn't whole.
-    pub(crate) fn unfinished(&self) -> Option<u64> {
-        (self.partial.is_some() || self.start < self.end).then_some(self.received)
+    /// What changes at least once in so many bytes that come in, if the last message isn't whole.
+    pub(crate) fn unfinished(&self, step: u64) -> Option<u64> {
+        let is_unfinished = self.partial.is_some() || self.start < self.end;
+        (is_unfinished && self.left.is_none()).then(|| self.begun + self.received / step)
+    }
+
+    /// Bytes of memory that the connection has for what comes and goes.
+    pub(crate) fn held(&self) -> usize {
+        let partial =
+            self.partial.as_ref().map_or(0, |partial| partial.segments.words.len() * WORD);
+        partial + (self.end - self.start) + self.output.capacity()
     }
 
     /// Writes what was pushed, and sees to it that the stream passes it on.
@@ -298,7 +327,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             let reason = format!("a message of {bytes} bytes is refused; the limit is {max}");
             return Refusal::over(Limit::MessageBytes, reason);
         }
+        self.left = (words > self.words_now).then_some(words * WORD);
+        if self.left.is_some() {
+            return Ok(None);
+        }
         self.start += table;
+        self.begun += 1;
         let segments = Segments { words: Vec::new(), places: lengths.to_segment_indices() };
         Ok(Some(Partial { segments, bytes: words * WORD, filled: 0 }))
     }

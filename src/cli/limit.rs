@@ -44,6 +44,13 @@ const FIELDS: &[(Limit, Field)] = &[
     (Limit::SlowReader, Field::Time(|limits| &mut limits.slow_reader)),
     (Limit::Stall, Field::Time(|limits| &mut limits.stall)),
     (Limit::Idle, Field::Time(|limits| &mut limits.idle)),
+    (Limit::Rate, Field::Bytes(|limits| &mut limits.rate)),
+    (Limit::ExportBytes, Field::Bytes(|limits| &mut limits.export_bytes)),
+    (Limit::StrangerMessageBytes, Field::Bytes(|limits| &mut limits.stranger_message_bytes)),
+    (Limit::StrangerCalls, Field::Count(|limits| &mut limits.stranger_calls)),
+    (Limit::StrangerTime, Field::Time(|limits| &mut limits.stranger_time)),
+    (Limit::TotalBytes, Field::Bytes(|limits| &mut limits.total_bytes)),
+    (Limit::Connections, Field::Count(|limits| &mut limits.connections)),
     (Limit::ConnectionsPerPeer, Field::Count(|limits| &mut limits.connections_per_peer)),
 ];
 
@@ -63,8 +70,8 @@ pub(super) fn parse(text: &str) -> Result<Change, String> {
         }
         Field::Count(field) => {
             let count = value.parse().map_err(|_| wrong("number, like 2048"))?;
-            if count == 0 && name == Limit::Calls.name() {
-                return Err("no call could begin with calls=0".into());
+            if count == 0 && [Limit::Calls, Limit::StrangerCalls].map(Limit::name).contains(&name) {
+                return Err(format!("no call could begin with {name}=0"));
             }
             Change::Number(field, count)
         }
@@ -103,7 +110,7 @@ pub(super) fn after_help() -> String {
             Field::Depth(field) => field(&mut limits).to_string(),
             Field::Time(field) => humantime::format_duration(*field(&mut limits)).to_string(),
         };
-        let _ = writeln!(text, "  {:<22}{value}", limit.name());
+        let _ = writeln!(text, "  {:<24}{value}", limit.name());
     }
     text
 }

@@ -21,6 +21,8 @@ mod transfer;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+#[cfg(target_os = "linux")]
+use rustix::process::DumpableBehavior;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::classes::bundled;
@@ -117,6 +119,7 @@ impl Operate {
 /// Exits with 0 after an orderly end, 1 when the server can't start, 2 on a wrong command line, and
 /// 3 when the storage failed.
 pub fn main() -> ExitCode {
+    hide_memory();
     let cli = match program::parse::<Cli>(Cli::command()) {
         Ok(cli) => cli,
         Err(code) => return ExitCode::from(code),
@@ -155,6 +158,14 @@ fn allow_connections() {
     if let Err(error) = setrlimit(Resource::Nofile, most) {
         tracing::debug!(%error, "the limit of open files stays as it is");
     }
+}
+
+/// What crashes leaves no copy of its memory on a disk, because the keys are in it; and nobody but an
+/// administrator looks into it while it runs. Where the system doesn't know how, it goes on without.
+fn hide_memory() {
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
 #[expect(clippy::print_stderr, reason = "the last word before the process exits")]

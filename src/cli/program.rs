@@ -9,7 +9,7 @@ use std::path::Path;
 
 use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use super::{CANNOT_START, Operate, fail, operator, serve};
+use super::{CANNOT_START, Operate, fail, hide_memory, operator, serve};
 use crate::error::Result;
 use crate::server::Server;
 
@@ -59,6 +59,7 @@ impl Server {
     /// # Errors
     /// None today; the signature leaves room for a `main` that does more.
     pub async fn run(self) -> Result<()> {
+        hide_memory();
         let Embedded { verb, serve: options } =
             parse(command(&self)).unwrap_or_else(|code| std::process::exit(code.into()));
         let options = match verb {

@@ -175,6 +175,13 @@ impl Agent {
         Ok(Right::new(Some(grant), caveats))
     }
 
+    /// Reads a text of a stranger's. One of another cluster or key is nobody else's business here.
+    fn read(&self, text: capnp::text::Reader<'_>) -> Result<TextReference> {
+        let reference = TextReference::parse(text.to_str().unwrap_or_default())?;
+        self.claimed(reference.reference())?;
+        Ok(reference)
+    }
+
     fn birth(&self, birth: birth::Reader<'_>) -> Result<Birth> {
         let id = grants::target(birth.get_id()?)?;
         let class = self.vat.class(birth.get_class()?.to_str()?)?;
@@ -298,8 +305,8 @@ impl restorer::Server for Agent {
         params: restorer::RestoreParams,
         mut results: restorer::RestoreResults,
     ) -> Result<()> {
-        let text = params.get()?.get_sturdy_ref()?.to_str().unwrap_or_default();
-        let reference = TextReference::parse(text)?;
+        let text = params.get()?.get_sturdy_ref()?;
+        let reference = self.read(text)?;
         let (Target::Object(id) | Target::Namespace(id)) = reference.reference().target();
         if self.owns(object_id(id).home_shard()) {
             let restored = self.restore_here(Ok(reference.reference().clone())).await?;
@@ -317,8 +324,10 @@ impl restorer::Server for Agent {
         params: restorer::LocateParams,
         mut results: restorer::LocateResults,
     ) -> Result<()> {
+        let text = params.get()?.get_sturdy_ref()?;
+        self.read(text)?;
         let mut request = self.joined()?.restorer().locate_request();
-        request.get().set_sturdy_ref(params.get()?.get_sturdy_ref()?);
+        request.get().set_sturdy_ref(text);
         let reply = request.send().promise.await?;
         results.get().set_address(reply.get()?.get_address()?);
         Ok(())
@@ -329,8 +338,8 @@ impl restorer::Server for Agent {
         params: restorer::ChallengeParams,
         mut results: restorer::ChallengeResults,
     ) -> Result<()> {
-        let text = params.get()?.get_sturdy_ref()?.to_str().unwrap_or_default();
-        let reference = TextReference::parse(text)?;
+        let text = params.get()?.get_sturdy_ref()?;
+        let reference = self.read(text)?;
         let (Target::Object(id) | Target::Namespace(id)) = reference.reference().target();
         if self.owns(object_id(id).home_shard()) {
             let begun = Agent::challenge(&self, reference.reference().expose_bytes())?;

@@ -239,14 +239,13 @@ fn write_methods<'a>(
     methods: &Methods,
     init: impl FnOnce(u32) -> struct_list::Builder<'a, capnp_facet::methods::Owned>,
 ) {
-    let by_interface = methods.as_slice().chunk_by(|one, other| one.0 == other.0);
-    let by_interface: Vec<_> = by_interface.collect();
+    let by_interface = methods.by_interface();
     let mut list = init(by_interface.len() as u32);
-    for (at, methods) in (0..).zip(by_interface) {
+    for (at, (interface, methods)) in (0..).zip(by_interface) {
         let mut of_interface = list.reborrow().get(at);
-        of_interface.set_interface(methods[0].0);
+        of_interface.set_interface(interface);
         let mut ordinals = of_interface.init_ordinals(methods.len() as u32);
-        for (at, (_, ordinal)) in (0..).zip(methods) {
+        for (at, ordinal) in (0..).zip(methods) {
             ordinals.set(at, *ordinal);
         }
     }

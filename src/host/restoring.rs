@@ -29,10 +29,26 @@ use crate::schema::restorer_capnp::restoration;
 use crate::storage::Space;
 use crate::sturdyref::KeyRing;
 
-/// References that are remembered; each takes about 200 bytes.
-const KNOWN_MAX: usize = 4096;
+/// Bytes of the references that are remembered, with what each takes beside: some ten thousand usual ones.
+const KNOWN_BYTES_MAX: usize = 4 << 20;
+
+/// Longest reference that is remembered: an eighth of a text. A longer one is checked each time.
+const KNOWN_REFERENCE_BYTES_MAX: usize = 1 << 10;
+
+/// The place of one in the table.
+const KNOWN_PLACE_BYTES: usize = 256;
 
 impl Agent {
+    /// Whether a reference claims to be one of this cluster: the only check that costs nothing.
+    pub(super) fn claimed(&self, reference: &Sturdyref) -> Result<()> {
+        if self.keys().claims(reference) {
+            return Ok(());
+        }
+        tracing::debug!(reason = "it belongs to another cluster, or its key is unknown", "refused");
+        self.vat.metrics.restores_refused_total.add(1);
+        Err(refused())
+    }
+
     /// Checks everything but the holders' proofs and the grant.
     fn verify(
         &self,
@@ -214,6 +230,7 @@ pub(super) struct Known(RefCell<Verifieds>);
 #[derive(Default)]
 struct Verifieds {
     by: Option<Arc<KeyRing>>,
+    bytes: usize,
     /// By the hash of the reference's bytes.
     verified: HashMap<[u8; 32], Verified>,
 }
@@ -225,9 +242,13 @@ impl Known {
         reference: &Sturdyref,
         now_ms: u64,
     ) -> std::result::Result<Verified, Refused> {
+        let length = reference.expose_bytes().len();
+        if length > KNOWN_REFERENCE_BYTES_MAX || !keys.claims(reference) {
+            return keys.verify(reference, now_ms);
+        }
         let mut known = self.0.borrow_mut();
         if !known.by.as_ref().is_some_and(|by| Arc::ptr_eq(by, keys)) {
-            *known = Verifieds { by: Some(keys.clone()), verified: HashMap::new() };
+            *known = Verifieds { by: Some(keys.clone()), ..Verifieds::default() };
         }
         let hash: [u8; 32] = Sha256::digest(reference.expose_bytes()).into();
         let is_over =
@@ -236,10 +257,15 @@ impl Known {
             return Ok(verified.clone());
         }
         let verified = keys.verify(reference, now_ms)?;
-        if known.verified.len() >= KNOWN_MAX {
+        // Every part of what is known stands in the reference, in memory no more than twice as long.
+        let cost = KNOWN_PLACE_BYTES + 2 * length;
+        if known.bytes + cost > KNOWN_BYTES_MAX {
             known.verified.clear();
+            known.bytes = 0;
         }
-        known.verified.insert(hash, verified.clone());
+        if known.verified.insert(hash, verified.clone()).is_none() {
+            known.bytes += cost;
+        }
         Ok(verified)
     }
 }
@@ -284,5 +310,43 @@ impl restoration::Server for Restoration {
         let restored = self.agent.count(restored)?;
         results.get().init_cap().set_as_capability(restored);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use capstead_client::sturdyref::{Caveats, GrantId, NextSecret, SigningKey, TargetId};
+
+    use super::*;
+
+    fn keys() -> Arc<KeyRing> {
+        let key = |seed| SigningKey::from_bytes(&[seed; 32]);
+        Arc::new(KeyRing::new(key(1), vec![key(2)]))
+    }
+
+    fn reference(keys: &KeyRing, number: u16, methods: u16) -> Sturdyref {
+        let mut grant = [0; 16];
+        grant[..2].copy_from_slice(&number.to_be_bytes());
+        let caveats = Caveats::none().with_methods((0..methods).map(|at| (7, at))).unwrap();
+        let target = Target::Object(TargetId::from_bytes([7; 16]));
+        keys.mint(target, GrantId::from_bytes(grant), caveats, &NextSecret::from_seed([3; 32]))
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_in_bytes_and_never_long() {
+        let (keys, known) = (keys(), Known::default());
+        assert!(known.verify(&keys, &reference(&keys, 0, 256), 0).is_ok());
+        assert_eq!(known.0.borrow().verified.len(), 0, "it would be long");
+        for number in 0..3000 {
+            known.verify(&keys, &reference(&keys, number, 70), 0).unwrap();
+            let known = known.0.borrow();
+            assert!(known.bytes <= KNOWN_BYTES_MAX);
+            assert!(known.bytes >= known.verified.len() * 70 * 16);
+            assert!(known.verified.len() <= usize::from(number) + 1);
+        }
+        let before = known.0.borrow().verified.len();
+        assert!((1..3000).contains(&before), "it was cleared at its bound");
+        known.verify(&keys, &reference(&keys, 2999, 70), 0).unwrap();
+        assert_eq!(known.0.borrow().verified.len(), before, "it is known");
     }
 }

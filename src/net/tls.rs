@@ -68,7 +68,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::Metrics;
-    use crate::net::Listener;
+    use crate::net::{Listener, Places};
     use crate::sturdyref::KeyRing;
 
     fn keys() -> KeyRing {
@@ -83,7 +83,8 @@ mod tests {
         let tls = Some(acceptor(&keys.cluster_pkcs8()).unwrap());
         let bootstrap = capnp_rpc::new_broken_cap(failed("nothing is here"));
         let metrics = Arc::new(Metrics::default());
-        let listener = Listener::start(socket, tls, bootstrap, limits, metrics.clone());
+        let listener =
+            Listener::start(socket, tls, bootstrap, limits, metrics.clone(), Places::new(9));
         (listener, metrics, address, keys)
     }
 

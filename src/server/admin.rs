@@ -12,6 +12,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use capstead_client::{Connection, Limits};
@@ -23,12 +24,19 @@ use super::builder::ServerError;
 use super::data_dir::{self, DataDir, Signing};
 use crate::error::{Result, failed};
 use crate::membrane;
-use crate::net::rest_after;
+use crate::net::{Places, rest_after};
 use crate::schema::admin_capnp::{admin, host_admin, key};
 use crate::sturdyref::Keys;
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 16;
+/// Connections at once: each has a descriptor of those that are kept apart.
+const CONNECTIONS_MAX: usize = 64;
+/// How long a server may take for its first answer to its operator, in seconds.
+const ANSWER_SECS: u64 = 10;
+/// How long it may say nothing to an operator who waits for an answer, in seconds: longer than any disk
+/// takes for a commit.
+const SILENCE_SECS: u64 = 60;
 /// Longest path that certainly fits the address of a socket.
 const PATH_BYTES_MAX: usize = 100;
 
@@ -224,6 +232,7 @@ async fn accept(
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
+    let places = Places::new(CONNECTIONS_MAX);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -236,9 +245,11 @@ async fn accept(
                 continue;
             }
         };
+        let Some(place) = Places::take(&places) else { continue };
         let (admin, stop) = (admin.client.clone(), stop.clone());
         // Ends with its connection.
         tasks.spawn_local(async move {
+            let _place = place;
             match Connection::new(stream, Side::Server, Some(admin), Limits::of_trusted()) {
                 Ok(connection) => tokio::select! {
                     _ = connection.closed() => {}
@@ -282,6 +293,18 @@ pub(super) async fn connect(root: &Path) -> std::result::Result<Connection, Serv
         ),
     };
     let reached = Reached::new(root).map_err(unreachable)?;
-    let stream = UnixStream::connect(&reached.path).await.map_err(unreachable)?;
-    Ok(Connection::new(stream, Side::Client, None, Limits::of_trusted())?)
+    let limit = Duration::from_secs(ANSWER_SECS);
+    let late = || io::Error::new(io::ErrorKind::TimedOut, format!("it said nothing in {limit:?}"));
+    let first = async {
+        let stream = UnixStream::connect(&reached.path).await?;
+        let silence = Duration::from_secs(SILENCE_SECS);
+        let limits = Limits { silence, ..Limits::of_trusted() };
+        let connection = Connection::new(stream, Side::Client, None, limits);
+        let connection = connection.map_err(|error| io::Error::other(error.to_string()))?;
+        let described = connection.bootstrap::<admin::Client>().describe_request().send().promise;
+        described.await.map_err(|error| io::Error::other(error.extra))?;
+        Ok(connection)
+    };
+    let first = tokio::time::timeout(limit, first).await.unwrap_or_else(|_| Err(late()));
+    first.map_err(unreachable)
 }

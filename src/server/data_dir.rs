@@ -23,6 +23,7 @@
 
 mod keys;
 mod making;
+mod private;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -84,6 +85,7 @@ impl DataDir {
     /// When it can't be made: what there is of it is removed by the next start.
     pub(super) fn open(root: &Path, hosts: u16) -> Result<Self, ServerError> {
         let made = Made { root: make_root(root)?, parts: false };
+        private::check_folder(root)?;
         let lock = lock(root)?;
         let mut dir = Self { root: root.to_owned(), made, _lock: lock };
         match found(root)? {
@@ -116,6 +118,7 @@ impl DataDir {
             return Err(data(root, "is no data directory of Capstead; say which with --data"));
         }
         let Some(lock) = try_lock(root)? else { return Ok(None) };
+        private::check_folder(root)?;
         let dir = Self { root: root.to_owned(), made: Made::default(), _lock: lock };
         match found(root)? {
             Found::Whole => {}

@@ -19,6 +19,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::gateway::Door;
 use crate::limits::HTTP_HEADER_SECS;
 use crate::metrics::Metrics;
+use crate::net::Places;
+
+/// Connections at once: each has a descriptor of those that are kept apart.
+const CONNECTIONS_MAX: usize = 64;
 
 /// Serves `/metrics` and `/ready` until it is dropped.
 pub(super) struct MetricsPage {
@@ -56,10 +60,11 @@ impl MetricsPage {
 }
 
 async fn serve(listener: TcpListener, door: Door, metrics: Arc<Metrics>) {
-    let door = Rc::new(door);
+    let (door, places) = (Rc::new(door), Places::new(CONNECTIONS_MAX));
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
+                let Some(place) = Places::take(&places) else { continue };
                 let (door, metrics) = (door.clone(), metrics.clone());
                 let service = hyper::service::service_fn(move |request| {
                     let page = page(&request, &door, &metrics);
@@ -71,7 +76,10 @@ async fn serve(listener: TcpListener, door: Door, metrics: Arc<Metrics>) {
                     .header_read_timeout(Duration::from_secs(HTTP_HEADER_SECS))
                     .serve_connection(stream, service);
                 // Ends with its connection.
-                tokio::task::spawn_local(async move { connection.await.ok() });
+                tokio::task::spawn_local(async move {
+                    let _place = place;
+                    connection.await.ok()
+                });
             }
             Err(error) => crate::net::rest_after(&error).await,
         }

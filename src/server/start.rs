@@ -31,11 +31,15 @@ use crate::gateway::{Door, Gateway, HttpLimits};
 use crate::host::{Agent, Class, Hint, Vat, VatOptions, pass_on_replies};
 use crate::limits::{HOSTS_MAX, SHUTDOWN_SECS};
 use crate::metrics::Metrics;
-use crate::net::{Listener, tls};
+use crate::net::{Listener, Places, connections_max, tls};
 use crate::schema::cluster_capnp::supervisor;
 use crate::storage::{LocalConfig, StorageError};
 use crate::sturdyref::Keys;
 use crate::supervisor::Supervisor;
+
+/// Connections that wait to be accepted, if the system allows so many. Of a burst that is larger than the
+/// usual 128, everybody would wait a second for the next attempt, honest ones too.
+const BACKLOG: i32 = 4096;
 
 /// A server that has started.
 pub struct Running {
@@ -159,6 +163,7 @@ pub(super) struct HostParts {
     watchdog: Watchdog,
     keys: Keys,
     limits: Limits,
+    places: Arc<Places>,
     socket: std::net::TcpListener,
     tls: Option<TlsAcceptor>,
     /// In the texts of its references.
@@ -194,7 +199,8 @@ impl HostParts {
         let agent = Agent::new(vat.clone(), self.keys);
         agent.join(supervisor, self.number, address, self.hint).await?;
         let bootstrap = agent.restorer().client;
-        let listener = Listener::start(socket, self.tls, bootstrap, self.limits, metrics);
+        let (limits, places) = (self.limits, self.places);
+        let listener = Listener::start(socket, self.tls, bootstrap, limits, metrics, places);
         let number = self.number;
         Ok(RunningHost { number, vat, agent, listener, _watchdog: self.watchdog })
     }
@@ -322,6 +328,10 @@ async fn start_on(
     let supervisor = Supervisor::open(&config, server.hosts)
         .map_err(|error| ServerError::Data { path: server.data.clone(), reason: error.extra })?;
     let watchdog = Watchdog::start(server.turns, metrics.clone()).map_err(capnp::Error::from)?;
+    let (capnp_max, http_max) = connections_max();
+    let places = Places::new(server.limits.connections.min(capnp_max));
+    // Set once, here.
+    let _ = metrics.held.set(places.budget.clone());
     let parts = |number, socket| -> Result<HostParts, ServerError> {
         let vat = VatOptions {
             name: format!("host-{number}"),
@@ -334,8 +344,8 @@ async fn start_on(
             awake: server.awake.share(server.hosts),
         };
         let (warm, limits, watchdog) = (server.warm, server.limits, watchdog.clone());
-        let (keys, tls, hint) = (keys.clone(), tls.clone(), hint.clone());
-        Ok(HostParts { number, vat, warm, watchdog, keys, limits, socket, tls, hint })
+        let (keys, tls, hint, places) = (keys.clone(), tls.clone(), hint.clone(), places.clone());
+        Ok(HostParts { number, vat, warm, watchdog, keys, limits, places, socket, tls, hint })
     };
     let host = parts(0, socket)?.start(&supervisor.client()).await?;
     let hub = Hub { supervisor, metrics: metrics.clone(), gateway: OnceCell::new() };
@@ -349,7 +359,8 @@ async fn start_on(
     // Set once, here.
     let _ = hub.gateway.set(gateway.clone());
     let stop_gateway = CancellationToken::new();
-    let http_limits = server.http_limits;
+    let mut http_limits = server.http_limits;
+    http_limits.connections = http_limits.connections.min(http_max);
     let serve = |(http, door)| serve_http(http, (door, http_limits), gateway, &stop_gateway);
     let gateway = http.zip(http_door).map(serve).transpose()?;
     let metrics_address = page.as_ref().map(local).transpose()?;
@@ -467,8 +478,11 @@ fn check_advertised(server: &Server) -> Result<(), ServerError> {
 const LISTEN: &str = "--listen";
 
 fn bind(address: SocketAddr, flag: &'static str) -> Result<std::net::TcpListener, ServerError> {
-    let bound = std::net::TcpListener::bind(address)
-        .and_then(|socket| socket.set_nonblocking(true).map(|()| socket));
+    let bound = std::net::TcpListener::bind(address).and_then(|socket| {
+        socket.set_nonblocking(true)?;
+        rustix::net::listen(&socket, BACKLOG)?;
+        Ok(socket)
+    });
     bound.map_err(|source| ServerError::Listen { flag, address, source })
 }
 

@@ -24,6 +24,7 @@ use super::Seal;
 /// All private keys of a cluster. They wipe themselves, and are never printed.
 pub(crate) struct KeyRing {
     cluster: SigningKey,
+    id: ClusterId,
     /// The last one signs; all of them count when a reference is checked. Never empty.
     signing: Vec<(KeyId, SigningKey)>,
 }
@@ -54,7 +55,8 @@ impl KeyRing {
     pub(crate) fn new(cluster: SigningKey, signing: Vec<SigningKey>) -> Self {
         assert!(!signing.is_empty(), "a cluster has at least one signing key");
         let signing = signing.into_iter().map(|key| (KeyId::of(&key.verifying_key()), key));
-        Self { cluster, signing: signing.collect() }
+        let id = ClusterId::of(&cluster.verifying_key());
+        Self { cluster, id, signing: signing.collect() }
     }
 
     /// The key by which the servers of this cluster prove what they are, in the form of PKCS #8.
@@ -67,12 +69,18 @@ impl KeyRing {
 
     /// What references and clients call this cluster.
     pub(crate) fn cluster(&self) -> ClusterId {
-        ClusterId::of(&self.cluster.verifying_key())
+        self.id
     }
 
     /// What seals the references that objects store.
     pub(crate) fn seal(&self) -> Seal {
         Seal::new(self.cluster.as_bytes())
+    }
+
+    /// Whether the reference claims to be signed by one of these keys, which takes no computing.
+    pub(crate) fn claims(&self, reference: &Sturdyref) -> bool {
+        reference.cluster() == self.id
+            && self.signing.iter().any(|(known, _)| *known == reference.signing_key())
     }
 
     /// # Errors

@@ -67,10 +67,30 @@ pub struct Limits {
     pub stall: Duration,
     /// How long there may be no message while neither side has an open call or holds anything.
     pub idle: Duration,
+    /// How long a peer may send nothing while it has calls of ours to answer.
+    pub silence: Duration,
     /// Set between parts of one system: they tell each other the number of hosts that a call came
     /// through, and believe it. A peer of which this is not true could have its calls refused by it.
     pub tells_hops: bool,
-    /// Connections from one address. A listener heeds it; a connection can't.
+    /// The least that a peer may send of a message that it began, and read of what waits for it, in bytes
+    /// a second, each over the time of [`slow_reader`](Self::slow_reader).
+    pub rate: usize,
+    /// Bytes of the calls by whose answers the peer has what it holds of us: what we keep of a capability
+    /// was in them.
+    pub export_bytes: usize,
+    /// As [`message_bytes`](Self::message_bytes), of a stranger: who has shown no reference yet. While its
+    /// reference is looked at, a larger message waits.
+    pub stranger_message_bytes: usize,
+    /// Soft: as [`calls`](Self::calls), of a stranger.
+    pub stranger_calls: usize,
+    /// How long a peer may be a stranger.
+    pub stranger_time: Duration,
+    /// Bytes that all connections hold together: of messages that came, in part or whole, of what was not
+    /// read yet, and of what is held of us. Each may hold as much as is left of them.
+    pub total_bytes: usize,
+    /// Connections in all. A listener heeds it, and the next one; a connection can't.
+    pub connections: usize,
+    /// Connections from one address.
     pub connections_per_peer: usize,
 }
 
@@ -95,7 +115,15 @@ impl Default for Limits {
             slow_reader: Duration::from_secs(10),
             stall: Duration::from_secs(30),
             idle: Duration::from_mins(1),
+            silence: Duration::MAX,
             tells_hops: false,
+            rate: 4 << 10,
+            export_bytes: 16 << 20,
+            stranger_message_bytes: 64 << 10,
+            stranger_calls: 16,
+            stranger_time: Duration::from_secs(10),
+            total_bytes: 256 << 20,
+            connections: 16_384,
             connections_per_peer: 4096,
         }
     }
@@ -112,6 +140,9 @@ impl Limits {
             questions: usize::MAX,
             unread_bytes: usize::MAX,
             slow_reader: Duration::MAX,
+            rate: 0,
+            export_bytes: usize::MAX,
+            total_bytes: usize::MAX,
             ..Self::default()
         }
     }
@@ -135,7 +166,15 @@ impl Limits {
             slow_reader: Duration::MAX,
             stall: Duration::MAX,
             idle: Duration::MAX,
+            silence: Duration::MAX,
             tells_hops: true,
+            rate: 0,
+            export_bytes: usize::MAX,
+            stranger_message_bytes: usize::MAX,
+            stranger_calls: usize::MAX,
+            stranger_time: Duration::MAX,
+            total_bytes: usize::MAX,
+            connections: usize::MAX,
             connections_per_peer: usize::MAX,
         }
     }
@@ -203,6 +242,22 @@ names! {
     Stall = "stall",
     /// See [`Limits::idle`].
     Idle = "idle",
+    /// See [`Limits::silence`].
+    Silence = "silence",
+    /// See [`Limits::rate`]. Counted as [`SlowReader`](Self::SlowReader) when it bites.
+    Rate = "rate",
+    /// See [`Limits::export_bytes`].
+    ExportBytes = "export-bytes",
+    /// See [`Limits::stranger_message_bytes`].
+    StrangerMessageBytes = "stranger-message-bytes",
+    /// See [`Limits::stranger_calls`]. Bites when calls begin to wait.
+    StrangerCalls = "stranger-calls",
+    /// See [`Limits::stranger_time`].
+    StrangerTime = "stranger-time",
+    /// See [`Limits::total_bytes`].
+    TotalBytes = "total-bytes",
+    /// See [`Limits::connections`].
+    Connections = "connections",
     /// See [`Limits::connections_per_peer`].
     ConnectionsPerPeer = "connections-per-peer",
     /// A kind of message that is not in use between two vats.

@@ -75,15 +75,32 @@ impl Raw {
         Self::with_room(limits, 64 << 10)
     }
 
+    /// A server to which the peer is a stranger.
+    pub(super) fn of_stranger(limits: Limits, budget: Budget) -> Self {
+        Self::of_state(256 << 10, |far, bites| State::new(far, limits, bites).of_stranger(budget))
+    }
+
+    /// What the connection holds counts there.
+    pub(super) fn counts_in(&self, budget: &Budget) {
+        self.guard.borrow_mut().share = Share::of(budget.clone());
+    }
+
     /// The stream takes so many bytes that the other end doesn't read.
     pub(super) fn with_room(limits: Limits, room: usize) -> Self {
+        Self::of_state(room, |far, bites| State::new(far, limits, bites))
+    }
+
+    fn of_state(
+        room: usize,
+        state: impl FnOnce(DuplexStream, Arc<Bites>) -> State<DuplexStream>,
+    ) -> Self {
         let (near, far) = duplex(room);
         // Handlers outlive the test.
         let allowed: &'static Semaphore = Box::leak(Box::new(Semaphore::new(0)));
         let desk = Rc::new(Desk { allowed: Cell::new(Some(allowed)), ..Desk::default() });
         let offered: restorer::Client = capnp_rpc::new_client_from_rc(desk.clone());
         let bites = Arc::<Bites>::default();
-        let guard = Rc::new(RefCell::new(State::new(far, limits, bites.clone())));
+        let guard = Rc::new(RefCell::new(state(far, bites.clone())));
         let offered = Some(offered.client);
         let server = Connection::over(guard.clone(), Side::Server, offered).unwrap();
         Self { near, server, guard, bites, desk, allowed }

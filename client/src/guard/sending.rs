@@ -163,6 +163,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         let over = self.pipelines.answered(call, |told| ready.push_back(Ready::Message(told)));
         let finish = self.tables.send_answer(answer, is_reflected)?;
         self.ready.extend(finish.map(Ready::Finish));
+        if self.is_stranger {
+            if self.tables.has_served() {
+                self.was_served();
+            }
+            // A message may have waited for this.
+            wake(&mut self.reader);
+        }
         if is_reflected {
             self.wire.push(&made::sent_elsewhere(call));
         } else {

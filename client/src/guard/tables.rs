@@ -35,6 +35,11 @@ pub(super) struct Tables {
     /// How many of them were not given up.
     asked: usize,
     exports: Exports,
+    /// Bytes of the calls that gave something away and are not finished: the RPC system keeps it until then,
+    /// also if the peer lets go of it.
+    unfinished_bytes: usize,
+    /// A call of the peer succeeded, that was not for what is offered to everybody.
+    has_served: bool,
     /// Capabilities of the peer's.
     imports: NumberSet,
 }
@@ -42,9 +47,16 @@ pub(super) struct Tables {
 /// A call of the peer.
 enum Answer {
     /// Without a `Return` so far, with its `Finish` if that came already.
-    Open { bytes: usize, finish: Option<Incoming> },
+    Open { bytes: usize, kind: Kind, finish: Option<Incoming> },
     /// With the capabilities that the `Return` gave away.
-    Returned { exports: Vec<u32> },
+    Returned { exports: Vec<u32>, bytes: usize },
+}
+
+/// What a call of the peer is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Bootstrap,
+    Call,
 }
 
 enum Question {
@@ -94,6 +106,16 @@ impl Tables {
         self.exports.len()
     }
 
+    /// Bytes of the calls by which the peer has what it holds of us.
+    pub(super) fn export_bytes(&self) -> usize {
+        self.exports.bytes() + self.unfinished_bytes
+    }
+
+    /// A call of the peer succeeded.
+    pub(super) fn has_served(&self) -> bool {
+        self.has_served
+    }
+
     /// Neither side has an open call, or holds anything of the other.
     pub(super) fn are_empty(&self) -> bool {
         self.answers.is_empty()
@@ -114,7 +136,7 @@ impl Tables {
             Ok(message::Return(answer)) => self.receive_return(answer?, limits)?,
             Ok(message::Finish(finish)) => self.receive_finish(finish?)?,
             Ok(message::Bootstrap(bootstrap)) => {
-                self.begin(bootstrap?.get_question_id(), bytes, limits)?;
+                self.begin(bootstrap?.get_question_id(), Kind::Bootstrap, bytes, limits)?;
             }
             Ok(message::Release(release)) => {
                 let release = release?;
@@ -143,7 +165,7 @@ impl Tables {
     /// A call of ours goes out.
     pub(super) fn send_call(&mut self, call: call::Reader) -> capnp::Result<()> {
         self.ask(call.get_question_id());
-        self.exports.add_all(call.get_params()?, |_| {})
+        self.exports.add_all(call.get_params()?, 0, |_| {})
     }
 
     /// A message of ours goes out that is neither a `Call` nor a `Return`.
@@ -173,11 +195,11 @@ impl Tables {
         self.asked += 1;
     }
 
-    fn begin(&mut self, call: u32, bytes: usize, limits: &Limits) -> Checked {
+    fn begin(&mut self, call: u32, kind: Kind, bytes: usize, limits: &Limits) -> Checked {
         if self.answers.len() >= limits.answers {
             return Refusal::over(Limit::Answers, "too many calls were not finished");
         }
-        let answer = Answer::Open { bytes, finish: None };
+        let answer = Answer::Open { bytes, kind, finish: None };
         if self.answers.insert(call, answer).is_some() {
             let reason = "a call has the number of an open one";
             return Err(Error::disconnected(reason.into()).into());
@@ -193,7 +215,7 @@ impl Tables {
         };
         self.check_target(call.get_target()?, limits)?;
         self.receive_payload(call.get_params()?, limits)?;
-        self.begin(call.get_question_id(), bytes, limits)
+        self.begin(call.get_question_id(), Kind::Call, bytes, limits)
     }
 
     fn receive_return(&mut self, answer: return_::Reader, limits: &Limits) -> Checked {
@@ -213,9 +235,10 @@ impl Tables {
     /// Forgets a call that is answered and finished. It may have been forgotten before, if its answer
     /// said that no `Finish` is needed.
     fn receive_finish(&mut self, finish: finish::Reader) -> Checked {
-        if let Some(Answer::Returned { exports }) = self.answers.remove(&finish.get_question_id())
-            && finish.get_release_result_caps()
-        {
+        let answer = self.answers.remove(&finish.get_question_id());
+        let Some(Answer::Returned { exports, bytes }) = answer else { return Ok(()) };
+        self.unfinished_bytes -= bytes;
+        if finish.get_release_result_caps() {
             for id in exports {
                 self.exports.release(id, 1)?;
             }
@@ -278,19 +301,24 @@ impl Tables {
         is_reflected: bool,
     ) -> capnp::Result<Option<Incoming>> {
         let call = answer.get_answer_id();
+        let (bytes, kind, finish) = match self.answers.remove(&call) {
+            Some(Answer::Open { bytes, kind, finish }) => (Some(bytes), kind, finish),
+            _ => (None, Kind::Call, None),
+        };
         let mut exports = Vec::new();
         if let return_::Results(payload) = answer.which()? {
-            self.exports.add_all(payload?, |id| exports.push(id))?;
+            self.has_served |= kind == Kind::Call;
+            self.exports.add_all(payload?, bytes.unwrap_or_default(), |id| exports.push(id))?;
         }
-        let Some(Answer::Open { bytes, finish }) = self.answers.remove(&call) else {
-            return Ok(None);
-        };
+        let Some(bytes) = bytes else { return Ok(None) };
         self.open -= 1;
         self.open_bytes -= bytes;
         // The RPC system forgets the call by itself if it needs no `Finish`; the peer doesn't know of that
         // if the results don't go there.
         if is_reflected || !answer.get_no_finish_needed() {
-            self.answers.insert(call, Answer::Returned { exports });
+            let bytes = if exports.is_empty() { 0 } else { bytes };
+            self.unfinished_bytes += bytes;
+            self.answers.insert(call, Answer::Returned { exports, bytes });
         }
         Ok(finish)
     }

@@ -19,20 +19,24 @@ pub(crate) struct Watched {
 impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     /// What may not last, as things are.
     pub(crate) fn watched(&self) -> Option<Watched> {
-        if self.broken.is_some() || self.closing.is_some() {
+        if !self.is_open() {
             return None;
         }
-        let Limits { slow_reader, stall, idle, .. } = self.limits;
-        let reads = (self.wire.pending_bytes() > 0).then(|| self.wire.progress());
+        let Limits { slow_reader, stall, idle, rate, silence, .. } = self.limits;
+        // A byte now and then is no progress: so many are, each time.
+        let step = slow_reader.as_secs().saturating_mul(rate as u64).max(1);
+        let reads = (self.wire.pending_bytes() > 0).then(|| self.wire.progress() / step);
         let answers = (!self.queue.is_empty()).then_some(self.answered);
         // What isn't read here may well be unfinished.
-        let sends = self.wire.unfinished().filter(|_| !self.pauses);
+        let sends = self.wire.unfinished(step).filter(|_| !self.pauses);
         let messages = self.tables.are_empty().then_some(self.messages);
+        let owes = self.tables.waits_for_peer().then_some(self.messages);
         let waits = "calls wait, and none of those before was answered in";
         let all = [
-            (Limit::SlowReader, slow_reader, "the peer read nothing for", reads),
+            (Limit::SlowReader, slow_reader, "the peer read too little for", reads),
             (Limit::Stall, stall, waits, answers),
-            (Limit::SlowReader, slow_reader, "the peer sent no more of a message for", sends),
+            (Limit::SlowReader, slow_reader, "the peer sent too little of a message for", sends),
+            (Limit::Silence, silence, "the peer has calls to answer, and sent nothing for", owes),
             (Limit::Idle, idle, "the connection was idle for", messages),
         ];
         all.into_iter().find_map(|(limit, time, what, progress)| {

@@ -5,7 +5,7 @@
 
 use super::codec::{self, Bytes, LAYOUT};
 use super::verify::Reason;
-use super::{Methods, Refused};
+use super::{Methods, PublicKey, Refused};
 use crate::sturdyref_capnp::{
     CAVEAT_CRITICAL, CAVEAT_DEPENDENT, CAVEAT_HOLDER, CAVEAT_METHODS, CAVEAT_NOT_AFTER,
     CAVEAT_OBJECT_METHODS, CAVEATS_MAX,
@@ -24,8 +24,8 @@ pub struct Caveats {
     /// The only methods of what a namespace gives out. Invariant: none where `methods` says the same.
     object_methods: Option<Methods>,
     dependent: bool,
-    /// Invariant: their bytes are strictly ascending, and each one is sound.
-    holders: Vec<VerifyingKey>,
+    /// Invariant: strictly ascending, and each one is sound.
+    holders: Vec<PublicKey>,
     /// There is a critical kind that this version doesn't know. Nobody outside sees such caveats.
     unknown_critical: bool,
 }
@@ -93,10 +93,11 @@ impl Caveats {
     /// # Errors
     /// The key is a weak one, for which anybody could make a signature, or has a second encoding.
     pub fn with_holder(self, holder: VerifyingKey) -> capnp::Result<Self> {
-        if !codec::is_sound(&holder) {
+        if !codec::is_sound(holder.as_bytes()) {
             return Err(Error::failed("the key of the holder is not a sound Ed25519 key".into()));
         }
-        Ok(self.and(&Self { holders: vec![holder], ..Self::none() }))
+        let holders = vec![PublicKey::from(holder)];
+        Ok(self.and(&Self { holders, ..Self::none() }))
     }
 
     /// The last millisecond since the start of 1970 in UTC, if there is one.
@@ -127,7 +128,7 @@ impl Caveats {
 
     /// Whose proofs it takes to restore the reference, by the ascending bytes of the keys: of all of
     /// them. None if it takes no proof.
-    pub fn holders(&self) -> &[VerifyingKey] {
+    pub fn holders(&self) -> &[PublicKey] {
         &self.holders
     }
 
@@ -148,7 +149,7 @@ impl Caveats {
         let of_objects = in_both(self.of_objects(), other.of_objects());
         let object_methods = unless_said(methods.as_ref(), of_objects);
         let mut holders = [&self.holders[..], &other.holders].concat();
-        holders.sort_unstable_by_key(VerifyingKey::to_bytes);
+        holders.sort_unstable();
         holders.dedup();
         let dependent = self.dependent || other.dependent;
         let unknown_critical = self.unknown_critical || other.unknown_critical;
@@ -225,10 +226,8 @@ impl Caveats {
             put(CAVEAT_METHODS, &methods.encode());
         }
         if !self.holders.is_empty() {
-            put(
-                CAVEAT_HOLDER,
-                &self.holders.iter().map(VerifyingKey::to_bytes).collect::<Vec<_>>().concat(),
-            );
+            let holders: Vec<_> = self.holders.iter().map(|key| *key.as_bytes()).collect();
+            put(CAVEAT_HOLDER, holders.as_flattened());
         }
         if let Some(methods) = &self.object_methods {
             put(CAVEAT_OBJECT_METHODS, &methods.encode());
@@ -294,10 +293,10 @@ fn unless_said(methods: Option<&Methods>, of_objects: Option<Methods>) -> Option
     of_objects.filter(|of_objects| said_of_objects(methods) != Some(of_objects))
 }
 
-fn parse_holders(value: &[u8]) -> Result<Vec<VerifyingKey>, Refused> {
+fn parse_holders(value: &[u8]) -> Result<Vec<PublicKey>, Refused> {
     let (keys, rest) = value.as_chunks::<PUBLIC_KEY_LENGTH>();
     if keys.is_empty() || !rest.is_empty() || !keys.is_sorted_by(|one, two| one < two) {
         return Err(LAYOUT);
     }
-    keys.iter().map(codec::key).collect()
+    keys.iter().copied().map(codec::key).collect()
 }

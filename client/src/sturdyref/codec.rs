@@ -1,14 +1,16 @@
 //! The layout of a reference, byte by byte: the only file that turns bytes into parts and back.
 //!
-//! Parsing checks the layout alone. It verifies no signature.
+//! Parsing checks the layout alone. It verifies no signature, and reads no point of the curve: anybody
+//! can show a text full of keys, and each point would cost as much as a small call.
 
 use super::{
-    Caveats, ClusterId, GrantId, KeyId, NextSecret, Payload, Refused, Target, TargetId, verify,
+    Caveats, ClusterId, GrantId, KeyId, NextSecret, Payload, PublicKey, Refused, Target, TargetId,
+    verify,
 };
 use crate::sturdyref_capnp::{
     LINKS_MAX, PROOF_OPEN, PROOF_SEALED, TARGET_NAMESPACE, TARGET_OBJECT, VERSION,
 };
-use ed25519_dalek::{PUBLIC_KEY_LENGTH, SIGNATURE_LENGTH, VerifyingKey};
+use ed25519_dalek::SIGNATURE_LENGTH;
 use sha2::{Digest, Sha256};
 
 pub(super) const PAYLOAD_DOMAIN: &[u8] = b"capstead sturdyref v1";
@@ -37,7 +39,7 @@ impl Layout {
     }
 
     /// The key that the proof is about.
-    pub(super) fn last_next(&self) -> &VerifyingKey {
+    pub(super) fn last_next(&self) -> &PublicKey {
         self.links.last().map_or(&self.payload.next, |link| &link.next)
     }
 }
@@ -46,7 +48,7 @@ impl Layout {
 #[derive(Clone)]
 pub(super) struct Link {
     pub(super) caveats: Caveats,
-    pub(super) next: VerifyingKey,
+    pub(super) next: PublicKey,
     pub(super) start: usize,
     /// The signed part of the link ends and its signature starts here.
     pub(super) signature_at: usize,
@@ -171,19 +173,48 @@ impl<'a> Bytes<'a> {
         self.array::<1>().map(|[byte]| byte)
     }
 
-    fn key(&mut self) -> Result<VerifyingKey, Refused> {
-        key(&self.array()?)
+    fn key(&mut self) -> Result<PublicKey, Refused> {
+        key(self.array()?)
     }
 }
 
-/// Reads a public key that proves something: one encoding of a point that isn't of small order.
-pub(super) fn key(bytes: &[u8; PUBLIC_KEY_LENGTH]) -> Result<VerifyingKey, Refused> {
-    VerifyingKey::from_bytes(bytes).ok().filter(is_sound).ok_or(LAYOUT)
+/// Takes the bytes of a public key that proves something: one encoding of a coordinate, and of no point
+/// of small order. Whether there is such a point is looked at when something is proved by it.
+pub(super) fn key(bytes: [u8; 32]) -> Result<PublicKey, Refused> {
+    if is_sound(&bytes) { Ok(PublicKey(bytes)) } else { Err(LAYOUT) }
 }
 
-pub(super) fn is_sound(key: &VerifyingKey) -> bool {
+pub(super) fn is_sound(key: &[u8; 32]) -> bool {
     // A coordinate of 2^255 - 19 or more, without the bit of the sign, is written a second way.
-    let [low, middle @ .., high] = key.as_bytes();
+    let [low, middle @ .., high] = key;
     let is_reduced = *low < 0xed || high & 0x7f < 0x7f || middle.iter().any(|byte| *byte < 0xff);
-    is_reduced && !key.is_weak()
+    let mut coordinate = *key;
+    coordinate[31] &= 0x7f;
+    is_reduced && !OF_SMALL_ORDER.contains(&coordinate)
 }
+
+/// The coordinates of the eight points of small order, without the bit of the sign: for such a key one
+/// signature fits many messages.
+const OF_SMALL_ORDER: [[u8; 32]; 5] = [
+    [0; 32],
+    {
+        let mut one = [0; 32];
+        one[0] = 1;
+        one
+    },
+    {
+        let mut minus_one = [0xff; 32];
+        (minus_one[0], minus_one[31]) = (0xec, 0x7f);
+        minus_one
+    },
+    [
+        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98,
+        0xf0, 0xd5, 0xdf, 0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53,
+        0xfc, 0x05,
+    ],
+    [
+        0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67,
+        0x0f, 0x2a, 0x20, 0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac,
+        0x03, 0x7a,
+    ],
+];

@@ -5,9 +5,9 @@
 //! reference itself, which is verified apart.
 
 use super::verify::Reason;
-use super::{ClusterId, Refused, Sturdyref};
+use super::{ClusterId, PublicKey, Refused, Sturdyref};
 use capnp::Error;
-use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use ed25519_dalek::{Signature, Signer, SigningKey};
 use sha2::{Digest, Sha256};
 
 const HOLDER_DOMAIN: &[u8] = b"capstead holder proof v1";
@@ -27,8 +27,8 @@ impl Sturdyref {
     pub fn prove(&self, challenge: &[u8; 32], keys: &[SigningKey]) -> capnp::Result<Vec<[u8; 64]>> {
         let caveats = self.claimed_caveats()?;
         let message = self.proof_message(challenge);
-        let prove = |holder: &VerifyingKey| {
-            let key = keys.iter().find(|key| key.verifying_key() == *holder);
+        let prove = |holder: &PublicKey| {
+            let key = keys.iter().find(|key| PublicKey::from(key.verifying_key()) == *holder);
             let key = key.ok_or_else(|| missing(holder.as_bytes()))?;
             Ok(key.sign(&message).to_bytes())
         };
@@ -53,6 +53,7 @@ impl Sturdyref {
         let message = self.proof_message(challenge);
         for (holder, signature) in caveats.holders().iter().zip(signatures) {
             let signature = Signature::from_bytes(signature);
+            let holder = holder.point().map_err(|_| REFUSED)?;
             holder.verify_strict(&message, &signature).map_err(|_| REFUSED)?;
         }
         Ok(())

@@ -17,22 +17,50 @@ const OF_NAMESPACES: [u64; 3] =
 /// How long a method is in its encoding, in bytes: the interface's id and the ordinal.
 const METHOD_BYTES: usize = 10;
 
-/// Some methods of some interfaces. Clones share their memory.
+/// Some methods of some interfaces. Clones share their memory, which is about as much as a message with
+/// the methods has: whoever makes many sets pays for them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Methods {
-    /// Invariant: strictly ascending, and no more than `METHODS_MAX`.
-    sorted: Arc<[(u64, u16)]>,
+    /// Each with where its methods end. Invariant: strictly ascending, both, so that none is without any.
+    interfaces: Arc<[(u64, u16)]>,
+    /// Invariant: strictly ascending for each interface, and no more than `METHODS_MAX`.
+    ordinals: Arc<[u16]>,
 }
 
 impl Methods {
     /// Whether this method of this interface is in the set.
     pub fn contains(&self, interface: u64, method: u16) -> bool {
-        self.sorted.binary_search(&(interface, method)).is_ok()
+        let found = self.interfaces.binary_search_by_key(&interface, |&(id, _)| id);
+        found.is_ok_and(|at| self.of(at).binary_search(&method).is_ok())
+    }
+
+    /// The interfaces in ascending order, each with the ordinals of its methods.
+    pub fn by_interface(&self) -> impl ExactSizeIterator<Item = (u64, &[u16])> {
+        self.interfaces.iter().enumerate().map(|(at, &(interface, _))| (interface, self.of(at)))
     }
 
     /// The methods in ascending order, each as its interface's id and its ordinal.
-    pub fn as_slice(&self) -> &[(u64, u16)] {
-        &self.sorted
+    pub fn iter(&self) -> impl Iterator<Item = (u64, u16)> {
+        self.by_interface().flat_map(|(id, ordinals)| ordinals.iter().map(move |&of| (id, of)))
+    }
+
+    fn of(&self, at: usize) -> &[u16] {
+        let start = at.checked_sub(1).map_or(0, |before| self.interfaces[before].1);
+        &self.ordinals[usize::from(start)..usize::from(self.interfaces[at].1)]
+    }
+
+    /// Of no more than `METHODS_MAX`, strictly ascending.
+    fn of_sorted(sorted: impl IntoIterator<Item = (u64, u16)>) -> Self {
+        let (mut interfaces, mut ordinals) = (Vec::<(u64, u16)>::new(), Vec::new());
+        for (interface, ordinal) in sorted {
+            ordinals.push(ordinal);
+            let end = ordinals.len() as u16;
+            match interfaces.last_mut() {
+                Some(last) if last.0 == interface => last.1 = end,
+                _ => interfaces.push((interface, end)),
+            }
+        }
+        Self { interfaces: interfaces.into(), ordinals: ordinals.into() }
     }
 
     pub(super) fn new(methods: impl IntoIterator<Item = (u64, u16)>) -> capnp::Result<Self> {
@@ -43,23 +71,27 @@ impl Methods {
             let reason = format!("a set has at most {METHODS_MAX} methods");
             return Err(capnp::Error::failed(reason));
         }
-        Ok(Self { sorted: sorted.into() })
+        Ok(Self::of_sorted(sorted))
     }
 
     /// Whether there is a method in it that no namespace has, so that it restricts objects too.
     pub(super) fn restricts_objects(&self) -> bool {
-        self.sorted.iter().any(|(interface, _)| !OF_NAMESPACES.contains(interface))
+        self.interfaces.iter().any(|(interface, _)| !OF_NAMESPACES.contains(interface))
     }
 
     /// The methods that are in both sets.
     pub(super) fn and(&self, other: &Self) -> Self {
-        let both = self.sorted.iter().filter(|method| other.sorted.binary_search(method).is_ok());
-        Self { sorted: both.copied().collect() }
+        if other == self {
+            return self.clone();
+        }
+        Self::of_sorted(
+            self.iter().filter(|&(interface, method)| other.contains(interface, method)),
+        )
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.sorted.len() * METHOD_BYTES);
-        for (interface, method) in &*self.sorted {
+        let mut bytes = Vec::with_capacity(self.ordinals.len() * METHOD_BYTES);
+        for (interface, method) in self.iter() {
             bytes.extend(interface.to_be_bytes());
             bytes.extend(method.to_be_bytes());
         }
@@ -73,7 +105,8 @@ impl Methods {
         if !rest.is_empty() || !ascending || methods.len() > usize::from(METHODS_MAX) {
             return Err(LAYOUT);
         }
-        Ok(Self { sorted: methods.iter().map(parse_method).collect::<Result<_, _>>()? })
+        let methods = methods.iter().map(parse_method).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self::of_sorted(methods))
     }
 }
 

@@ -102,7 +102,7 @@ async fn a_message_takes_as_much_memory_as_came_of_it() {
         came += part.len();
     }
     assert_eq!(next(&mut wire), Some(1 << 19));
-    assert_eq!(wire.unfinished(), None);
+    assert_eq!(wire.unfinished(1), None);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! highest. A file gets its name once its bytes are on disk, so that a crash leaves a whole key or none,
 //! and at worst a file under a temporary name, which nobody reads and the next key replaces.
 //!
-//! **Invariants:** all of them have mode 0600. What was read is wiped from memory, and never printed.
+//! **Invariants:** all of them have mode 0600, or are refused. What was read is wiped from memory, and never printed.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -16,7 +16,7 @@ use capstead_client::sturdyref::KeyId;
 use ed25519_dalek::SigningKey;
 use zeroize::Zeroizing;
 
-use super::{Secrets, data, failed, sync, write_private};
+use super::{Secrets, data, failed, private, sync, write_private};
 use crate::clock::Clock;
 use crate::server::ServerError;
 use crate::sturdyref::KeyRing;
@@ -62,11 +62,11 @@ pub(super) fn put(keys: &Path, secrets: &Secrets) -> io::Result<()> {
 
 /// All files with keys.
 pub(super) fn secrets(keys: &Path) -> Result<Secrets, ServerError> {
+    private::check_folder(keys)?;
     let signing = signing_numbers(keys)?.into_iter().map(signing_name);
     let read = |name: String| {
-        let path = keys.join(&name);
-        let text = fs::read(&path).map_err(failed(&path, "read the key"))?;
-        Ok((name, Zeroizing::new(text)))
+        let text = private::read(&keys.join(&name))?;
+        Ok((name, text))
     };
     std::iter::once(CLUSTER.to_owned()).chain(signing).map(read).collect()
 }
@@ -80,6 +80,7 @@ pub(super) fn ring(keys: &Path) -> Result<KeyRing, ServerError> {
 
 /// Those that sign, the oldest first. There is at least one.
 pub(super) fn signing(keys: &Path) -> Result<Vec<Signing>, ServerError> {
+    private::check_folder(keys)?;
     let numbers = signing_numbers(keys)?;
     if numbers.is_empty() {
         let reason =
@@ -145,8 +146,8 @@ fn fresh(created_ms: Option<u64>) -> io::Result<Zeroizing<Vec<u8>>> {
 
 /// A key, and when it was made.
 fn read(path: &Path) -> Result<(SigningKey, u64), ServerError> {
-    let text = fs::read_to_string(path).map_err(failed(path, "read the key"))?;
-    let text = Zeroizing::new(text);
+    let text = private::read(path)?;
+    let text = std::str::from_utf8(&text).map_err(|_| data(path, DAMAGED))?;
     let mut lines = text.lines();
     let seed = lines.next().and_then(from_hex);
     let created_ms = lines.next().map_or(Some(0), |line| line.parse().ok());

@@ -288,3 +288,60 @@ fn it_expires_after_its_last_millisecond() {
         }
     }
 }
+
+/// A text has room for so many keys of holders.
+fn full_of_keys() -> Sturdyref {
+    (0..180).map(holder).fold(reference(2, Caveats::none()), |bound, key| {
+        let caveats = bound.claimed_caveats().unwrap().with_holder(key.verifying_key()).unwrap();
+        reference(2, caveats)
+    })
+}
+
+/// Whoever has no reference can still show texts full of keys, and each point costs microseconds.
+#[test]
+fn no_point_is_read_before_the_signature_is_good() {
+    let genuine = full_of_keys();
+    let forged = |at: usize| {
+        let mut bytes = genuine.bytes.clone();
+        bytes[at] ^= 1;
+        Sturdyref::from_bytes(&bytes).unwrap()
+    };
+    // The cluster, the signing key, and the signature.
+    for at in [1, 33, genuine.layout.payload_end] {
+        POINTS_READ.set(0);
+        assert!(verify(&forged(at), NOW).is_err());
+        assert_eq!(POINTS_READ.get(), 0);
+    }
+    POINTS_READ.set(0);
+    assert!(verify(&genuine, NOW).is_ok());
+    assert_eq!(POINTS_READ.get(), 0, "no holder has proved anything yet");
+    assert!(genuine.check_proofs(&[1; 32], &vec![[0; 64]; 180]).is_err());
+    assert_eq!(POINTS_READ.get(), 1, "the first proof is wrong");
+}
+
+/// Neither do links that nobody signed cost more than the first of them.
+#[test]
+fn links_are_read_one_by_one() {
+    let genuine = longest(2, 16).seal();
+    POINTS_READ.set(0);
+    assert!(verify(&genuine, NOW).is_ok());
+    assert_eq!(POINTS_READ.get(), 17);
+    let mut bytes = genuine.bytes.clone();
+    bytes[genuine.layout.links[0].signature_at] ^= 1;
+    POINTS_READ.set(0);
+    assert!(!accepted(&bytes));
+    assert_eq!(POINTS_READ.get(), 1);
+}
+
+/// About half of all coordinates are those of no point. Nothing can be proved by them.
+#[test]
+fn a_key_without_a_point_proves_nothing() {
+    let none = (2..100)
+        .map(|low| [&[low][..], &[0; 31]].concat())
+        .find(|key| VerifyingKey::from_bytes(key[..].try_into().unwrap()).is_err());
+    let list = [&[1, 0x83, 0, 32][..], &none.unwrap()].concat();
+    let bound = Sturdyref::from_bytes(&with_caveats(&list)).unwrap();
+    assert!(verify(&bound, NOW).is_ok());
+    assert!(bound.check_proofs(&[1; 32], &[[0; 64]]).is_err());
+    assert!(bound.check_proofs(&[1; 32], &[signature_by_the_neutral()]).is_err());
+}

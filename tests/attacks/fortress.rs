@@ -1,0 +1,97 @@
+//! A server under attack, with little memory, and the honest client that it has meanwhile.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit};
+
+use crate::support::calls::{by_name, connect, increment, run};
+use crate::support::{Process, Served, now, scratch, serve_command};
+
+/// What the server may have of memory, as a container would say: 1 GiB, in KiB.
+const DATA_KIB: &str = "1048576";
+
+/// Of a hundred honest calls one may take longer.
+const P99_MAX: Duration = Duration::from_millis(250);
+
+/// Starts a server with little memory, has an honest client make durable increments, and `attack` do what
+/// it wants meanwhile.
+///
+/// Everything is well if no honest call failed or was slow, and the server ended in order.
+pub(crate) fn withstands(args: &[&str], attack: impl FnOnce(&Served)) {
+    withstands_with(None, args, |served, _| attack(served));
+}
+
+/// As [`withstands`], where the server may have so many files open; the attack is told where its data are.
+pub(crate) fn withstands_with(
+    files: Option<u64>,
+    args: &[&str],
+    attack: impl FnOnce(&Served, &Path),
+) {
+    let (_folder, data) = scratch();
+    let all = [&["--json", "--metrics", "127.0.0.1:0"], args].concat();
+    let command = with_little(&serve_command(&data, &all), files);
+    let served = Served::ready(Process::start(command));
+    let (is_over, served_ref) = (AtomicBool::new(false), &served);
+    let took = std::thread::scope(|scope| {
+        let honest = scope.spawn(|| run(be_honest(served_ref, &is_over)));
+        let attacked =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| attack(served_ref, &data)));
+        is_over.store(true, Ordering::Relaxed);
+        let took = honest.join().expect("the honest client comes to its end");
+        attacked.expect("the attack is as it was meant");
+        took
+    });
+    check(took);
+    let (code, _, says) = served.stop();
+    assert_eq!(code, Some(0), "{says}");
+}
+
+/// The same command in a process with a limit of memory, and of files.
+fn with_little(command: &Command, files: Option<u64>) -> Command {
+    let mut limited = Command::new("sh");
+    limited.args(["-c", r#"ulimit -d "$0" && ulimit -n "$1" && shift && exec "$@""#, DATA_KIB]);
+    let files = files.or(getrlimit(Resource::Nofile).maximum);
+    limited.arg(files.map_or("unlimited".to_owned(), |files| files.to_string()));
+    limited.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    limited.stdin(std::process::Stdio::null());
+    limited
+}
+
+/// One durable increment after the other: how long each took.
+async fn be_honest(served: &Served, is_over: &AtomicBool) -> Vec<Duration> {
+    let (_connection, counters) = connect(served).await;
+    let counter = by_name(&counters, "honest");
+    let mut took = Vec::new();
+    while !is_over.load(Ordering::Relaxed) || took.len() < 300 {
+        let began = now();
+        let value = increment(&counter).await.expect("an honest call succeeds");
+        took.push(began.elapsed());
+        assert_eq!(usize::try_from(value), Ok(took.len()), "each counts once");
+    }
+    took
+}
+
+fn check(mut took: Vec<Duration>) {
+    took.sort_unstable();
+    let p99 = took[took.len() * 99 / 100];
+    assert!(p99 < P99_MAX, "of {} calls one in a hundred took {p99:?} or longer", took.len());
+}
+
+/// Time of the processor that the server took so far, in seconds.
+pub(crate) fn processor_secs(served: &Served) -> f64 {
+    const TICKS_A_SECOND: f64 = 100.0;
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", served.pid())).unwrap();
+    // The name of the program is in parentheses, and may have spaces.
+    let fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
+    let ticks: f64 = fields.skip(11).take(2).map(|field| field.parse::<f64>().unwrap()).sum();
+    ticks / TICKS_A_SECOND
+}

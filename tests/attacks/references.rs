@@ -1,0 +1,118 @@
+//! Texts that are dear to look at, and capabilities that are dear to keep.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use capnp::traits::HasTypeId;
+use capstead_client::facet_capnp::facet;
+use capstead_client::restorer_capnp::restorer;
+use std::io::Write;
+use std::time::Duration;
+
+use super::fortress::{processor_secs, withstands};
+use crate::support::raw::{self, COUNTER, Raw, bootstrap, by_name, restore};
+
+/// As many keys of holders as a text has room for.
+const KEYS: u16 = 180;
+
+/// Where the caveats begin in a reference, behind version, cluster, key, target and grant.
+const CAVEATS_AT: usize = 1 + 32 + 8 + 1 + 16 + 16;
+
+/// A text with the cluster and the key of a genuine one, which nobody signed. `number` makes it another one.
+fn forged(genuine: &str, number: u32) -> String {
+    let (address, encoded) = genuine.split_once('#').unwrap();
+    let genuine = URL_SAFE_NO_PAD.decode(encoded).unwrap();
+    let mut bytes = genuine[..CAVEATS_AT].to_vec();
+    bytes.extend([1, 0x83]);
+    bytes.extend((KEYS * 32).to_be_bytes());
+    for key in 0..KEYS {
+        bytes.extend([&[9][..], &key.to_be_bytes(), &number.to_be_bytes(), &[7; 25]].concat());
+    }
+    bytes.extend([7; 32]); // the next key
+    // The signature of something else, so that it has to be computed.
+    bytes.extend(&genuine[CAVEATS_AT + 1 + 32..][..64]);
+    bytes.extend([0, 1]);
+    bytes.extend([7; 32]); // the proof
+    format!("{address}#{}", URL_SAFE_NO_PAD.encode(bytes))
+}
+
+fn restore_as(question: u32, text: &str) -> Raw {
+    let mut message = Raw::new_default();
+    let params = raw::call(&mut message, question, (0, None), (restorer::Client::TYPE_ID, 0));
+    params.get_content().init_as::<restorer::restore_params::Builder>().set_sturdy_ref(text);
+    message
+}
+
+#[test]
+fn texts_full_of_keys() {
+    const TEXTS: u32 = 10_000;
+    withstands(&[], |served| {
+        let mut stream = raw::dial(served);
+        raw::send(&mut stream, &[bootstrap()]);
+        let mut answers = stream.try_clone().unwrap();
+        let before = processor_secs(served);
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for number in 1..=TEXTS {
+                    let text = forged(served.counters(), number);
+                    raw::send(&mut stream, &[restore_as(number, &text)]);
+                }
+            });
+            raw::wait_for_answer(&mut answers, 0);
+            for _ in 0..TEXTS {
+                let (_, error) = raw::next_answer(&mut answers);
+                assert!(error.unwrap().contains("refused"));
+            }
+        });
+        let took = processor_secs(served) - before;
+        // The honest client's calls are in it.
+        assert!(took < 5.0, "{TEXTS} texts took {took:.2} s of the processor");
+    });
+}
+
+/// Facets with long lists of methods, each made by a call.
+#[test]
+fn facets_with_long_lists() {
+    withstands(&[], |served| {
+        let before = served.resident_bytes();
+        let mut held = Vec::new();
+        for _ in 0..2 {
+            let mut stream = raw::dial(served);
+            raw::send(&mut stream, &[bootstrap(), restore(served.counters()), by_name("x")]);
+            assert_eq!(raw::wait_for_answer(&mut stream, COUNTER), None);
+            stream.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+            let mut drain = stream.try_clone().unwrap();
+            // Answers are read and not looked at.
+            let reader = std::thread::spawn(move || {
+                let _ = std::io::copy(&mut drain, &mut std::io::sink());
+            });
+            for question in 0..30_000 {
+                let message = raw::serialized(&attenuate(COUNTER + 1 + question));
+                if stream.write_all(&message).is_err() {
+                    break;
+                }
+            }
+            held.push((stream, reader));
+        }
+        assert!(served.bites("export-bytes") >= 2, "{}", served.bites("export-bytes"));
+        assert!(served.resident_bytes() < before + (200 << 20));
+        for (stream, reader) in held {
+            drop(stream.shutdown(std::net::Shutdown::Both));
+            reader.join().unwrap();
+        }
+    });
+}
+
+fn attenuate(question: u32) -> Raw {
+    let mut message = Raw::new_default();
+    let on = (COUNTER, Some(0));
+    let params = raw::call(&mut message, question, on, (facet::Client::TYPE_ID, 2));
+    let params = params.get_content().init_as::<facet::attenuate_params::Builder>();
+    let mut methods = params.init_caveats().init_methods(1);
+    let mut of_interface = methods.reborrow().get(0);
+    of_interface.set_interface(u64::from(question));
+    let mut ordinals = of_interface.init_ordinals(256);
+    for ordinal in 0..256 {
+        ordinals.set(u32::from(ordinal), ordinal);
+    }
+    message
+}
