@@ -220,7 +220,7 @@ async fn call_from_everywhere(
     for answer in got {
         match answer {
             Ok((bytes, _)) => assert_eq!(bytes, BYTES as usize),
-            Err(error) => assert!(error.extra.contains("did not happen"), "{error}"),
+            Err(error) => assert!(error.extra.contains("not-begun:"), "{error}"),
         }
     }
 }

@@ -20,7 +20,7 @@ async fn ended_by(hosts: u16, number: u16, probe: Probe) -> ServerError {
         match answer {
             Ok(next) => value = next,
             // Another host answers what it has taken, and takes no more.
-            Err(error) => assert!(error.extra.contains("did not happen"), "{error}"),
+            Err(error) => assert!(error.extra.contains("not-begun:"), "{error}"),
         }
     }
     let again = World::start(data.path(), hosts).await;
