@@ -26,7 +26,7 @@ struct Embedded {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Serve the classes of this program (the default).
-    Serve(serve::Options),
+    Serve(Box<serve::Options>),
     #[command(flatten)]
     Operate(Operate),
 }
@@ -64,7 +64,7 @@ impl Server {
             parse(command(&self)).unwrap_or_else(|code| std::process::exit(code.into()));
         let options = match verb {
             None => options,
-            Some(Verb::Serve(options)) => options,
+            Some(Verb::Serve(options)) => *options,
             Some(Verb::Operate(operate)) => {
                 // A verb has a runtime of its own, and a thread has one at most.
                 let ended = std::thread::spawn(move || operate.run()).join();

@@ -45,6 +45,12 @@ impl Default for HttpLimits {
 }
 
 impl HttpLimits {
+    /// With at most so many connections.
+    #[must_use]
+    pub(crate) fn with_connections(self, max: usize) -> Self {
+        Self { connections: self.connections.min(max), ..self }
+    }
+
     /// How long so many bytes may take.
     pub(super) fn time_for(&self, bytes: usize) -> Duration {
         const GRACE: Duration = Duration::from_secs(10);

@@ -124,12 +124,14 @@ impl Awake {
     /// Takes the instance out that was not used for the longest time, if `is_wanted` says so of it: first
     /// of those that never wrote, then of all others.
     pub(super) fn take(&self, is_wanted: impl Fn(&Instance) -> bool) -> Option<Rc<Instance>> {
-        [&self.blank, &self.others].into_iter().find_map(|row| self.take_from(row, &is_wanted))
+        let blank = self.take_from(&self.blank, |instance| instance.exists(), &is_wanted);
+        blank.or_else(|| self.take_from(&self.others, |_| false, is_wanted))
     }
 
     fn take_from(
         &self,
         row: &RefCell<Row>,
+        is_elsewhere: impl Fn(&Instance) -> bool,
         is_wanted: impl Fn(&Instance) -> bool,
     ) -> Option<Rc<Instance>> {
         loop {
@@ -139,8 +141,7 @@ impl Awake {
             else {
                 continue;
             };
-            let has_written = std::ptr::eq(row, &self.blank) && instance.exists();
-            if instance.last_use.get() > number || has_written {
+            if instance.last_use.get() > number || is_elsewhere(&instance) {
                 self.put(&instance);
             } else if is_wanted(&instance) {
                 return Some(instance);

@@ -7,6 +7,7 @@ mod builder;
 mod data_dir;
 mod host_thread;
 mod link;
+mod listen;
 mod metrics_page;
 mod namespaces;
 mod operate;

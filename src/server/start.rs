@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use capstead_client::Limits;
-use capstead_client::sturdyref::is_address;
 use futures::future::{OptionFuture, join_all, select_all};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -23,23 +22,20 @@ use super::builder::{Server, ServerError};
 use super::data_dir::DataDir;
 use super::host_thread::HostThread;
 use super::link::Hub;
+use super::listen::{self, Sockets, local};
 use super::metrics_page::MetricsPage;
 use super::namespaces::start_gateway;
 use super::watchdog::Watchdog;
 use crate::error::panic_reason;
 use crate::gateway::{Door, Gateway, HttpLimits};
 use crate::host::{Agent, Class, Hint, Vat, VatOptions, pass_on_replies};
-use crate::limits::{HOSTS_MAX, SHUTDOWN_SECS};
+use crate::limits::SHUTDOWN_SECS;
 use crate::metrics::Metrics;
 use crate::net::{Listener, Places, connections_max, tls};
 use crate::schema::cluster_capnp::supervisor;
 use crate::storage::{LocalConfig, StorageError};
 use crate::sturdyref::Keys;
 use crate::supervisor::Supervisor;
-
-/// Connections that wait to be accepted, if the system allows so many. Of a burst that is larger than the
-/// usual 128, everybody would wait a second for the next attempt, honest ones too.
-const BACKLOG: i32 = 4096;
 
 /// A server that has started.
 pub struct Running {
@@ -159,14 +155,20 @@ fn worse(first: Result<(), ServerError>, then: Result<(), ServerError>) -> Resul
 pub(super) struct HostParts {
     pub(super) number: u16,
     vat: VatOptions,
+    socket: std::net::TcpListener,
+    common: Common,
+}
+
+/// What all hosts of a server have alike.
+#[derive(Clone)]
+struct Common {
     warm: Duration,
     watchdog: Watchdog,
     keys: Keys,
     limits: Limits,
     places: Arc<Places>,
-    socket: std::net::TcpListener,
     tls: Option<TlsAcceptor>,
-    /// In the texts of its references.
+    /// In the texts of references.
     hint: Hint,
 }
 
@@ -186,23 +188,23 @@ impl HostParts {
         supervisor: &supervisor::Client,
     ) -> Result<RunningHost, ServerError> {
         let metrics = self.vat.metrics.clone();
+        let Common { warm, watchdog, keys, limits, places, tls, hint } = self.common;
         // The first host's listener is the server's.
         let address = match self.number {
-            0 => self.hint.address.clone(),
+            0 => hint.address.clone(),
             _ => local(&self.socket)?.to_string(),
         };
         let socket = TcpListener::from_std(self.socket).map_err(capnp::Error::from)?;
         let data = self.vat.data.clone();
         let vat = Vat::open(self.vat).map_err(unusable(&data))?;
-        vat.rest_after(self.warm);
-        self.watchdog.watch(self.number, vat.pulse());
-        let agent = Agent::new(vat.clone(), self.keys);
-        agent.join(supervisor, self.number, address, self.hint).await?;
+        vat.rest_after(warm);
+        watchdog.watch(self.number, vat.pulse());
+        let agent = Agent::new(vat.clone(), keys);
+        agent.join(supervisor, self.number, address, hint).await?;
         let bootstrap = agent.restorer().client;
-        let (limits, places) = (self.limits, self.places);
-        let listener = Listener::start(socket, self.tls, bootstrap, limits, metrics, places);
+        let listener = Listener::start(socket, tls, bootstrap, limits, metrics, places);
         let number = self.number;
-        Ok(RunningHost { number, vat, agent, listener, _watchdog: self.watchdog })
+        Ok(RunningHost { number, vat, agent, listener, _watchdog: watchdog })
     }
 }
 
@@ -286,26 +288,15 @@ async fn settle(supervisor: &Supervisor) {
 
 pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     let classes = server.bound_classes()?;
-    check(&server)?;
+    listen::check(&server)?;
     // Before the directory, which a server that can't listen needn't have.
-    let sockets = Sockets {
-        capnp: bind(server.listen, LISTEN)?,
-        http: server.http.map(|address| bind(address, "--http")).transpose()?,
-        metrics: server.metrics.map(|address| bind(address, "--metrics")).transpose()?,
-    };
+    let sockets = Sockets::open(&server)?;
     let data = Rc::new(DataDir::open(&server.data, server.hosts)?);
     let started = start_on(data.clone(), server, classes, sockets).await;
     if started.is_err() {
         data.unmake();
     }
     started
-}
-
-/// What the server listens on.
-struct Sockets {
-    capnp: std::net::TcpListener,
-    http: Option<std::net::TcpListener>,
-    metrics: Option<std::net::TcpListener>,
 }
 
 async fn start_on(
@@ -319,39 +310,33 @@ async fn start_on(
     let page_door = door(&server, server.metrics)?;
     let metrics = Arc::new(Metrics::default());
     let keys = Keys::new(data.keys()?);
-    let tls = server.tls.then(|| tls::acceptor(&keys.current().cluster_pkcs8())).transpose()?;
     let (capnp, http_address) = (local(&socket)?, http.as_ref().map(local).transpose()?);
-    let address = server.advertise.unwrap_or_else(|| capnp.to_string());
+    let address = server.advertise.clone().unwrap_or_else(|| capnp.to_string());
     let hint = Hint { address, tls: server.tls };
 
-    let config = LocalConfig::open(&data.supervisor()).map_err(unusable(&data.supervisor()))?;
-    let supervisor = Supervisor::open(&config, server.hosts)
-        .map_err(|error| ServerError::Data { path: server.data.clone(), reason: error.extra })?;
-    let watchdog = Watchdog::start(server.turns, metrics.clone()).map_err(capnp::Error::from)?;
+    let supervisor = open_supervisor(&server, &data)?;
     let (capnp_max, http_max) = connections_max();
     let places = Places::new(server.limits.connections.min(capnp_max));
     // Set once, here.
     let _ = metrics.held.set(places.budget.clone());
-    let parts = |number, socket| -> Result<HostParts, ServerError> {
-        let vat = VatOptions {
-            name: format!("host-{number}"),
-            data: data.host(number),
-            classes: classes.clone(),
-            metrics: metrics.clone(),
-            log: server.log,
-            retention: server.retention,
-            seal: keys.current().seal(),
-            awake: server.awake.share(server.hosts),
-        };
-        let (warm, limits, watchdog) = (server.warm, server.limits, watchdog.clone());
-        let (keys, tls, hint, places) = (keys.clone(), tls.clone(), hint.clone(), places.clone());
-        Ok(HostParts { number, vat, warm, watchdog, keys, limits, places, socket, tls, hint })
+    let common = Common {
+        warm: server.warm,
+        watchdog: Watchdog::start(server.turns, metrics.clone()).map_err(capnp::Error::from)?,
+        keys: keys.clone(),
+        limits: server.limits,
+        places,
+        tls: server.tls.then(|| tls::acceptor(&keys.current().cluster_pkcs8())).transpose()?,
+        hint: hint.clone(),
     };
-    let host = parts(0, socket)?.start(&supervisor.client()).await?;
+    let parts = |number, socket| {
+        let vat = vat_options(&server, number, &data, &classes, &metrics, &keys);
+        HostParts { number, vat, socket, common: common.clone() }
+    };
+    let host = parts(0, socket).start(&supervisor.client()).await?;
     let hub = Hub { supervisor, metrics: metrics.clone(), gateway: OnceCell::new() };
     let (hub, mut threads) = (Rc::new(hub), Vec::new());
     for number in 1..server.hosts {
-        let parts = parts(number, bind(SocketAddr::new(server.listen.ip(), 0), LISTEN)?)?;
+        let parts = parts(number, listen::beside(&server)?);
         threads.push(start_thread(parts, &hub).await?);
     }
 
@@ -359,14 +344,13 @@ async fn start_on(
     // Set once, here.
     let _ = hub.gateway.set(gateway.clone());
     let stop_gateway = CancellationToken::new();
-    let mut http_limits = server.http_limits;
-    http_limits.connections = http_limits.connections.min(http_max);
+    let http_limits = server.http_limits.with_connections(http_max);
     let serve = |(http, door)| serve_http(http, (door, http_limits), gateway, &stop_gateway);
     let gateway = http.zip(http_door).map(serve).transpose()?;
     let metrics_address = page.as_ref().map(local).transpose()?;
-    let start_page = |(page, door)| MetricsPage::start(page, door, metrics.clone());
-    let metrics_page = page.zip(page_door).map(start_page).transpose();
-    let metrics_page = metrics_page.map_err(capnp::Error::from)?;
+    let page = page.zip(page_door);
+    let page = page.map(|(page, door)| MetricsPage::start(page, door, metrics.clone()));
+    let metrics_page = page.transpose().map_err(capnp::Error::from)?;
     let admin = start_admin(&data, keys, &hub, server.hosts);
     let supervisor = hub.supervisor.clone();
     let parts = Parts {
@@ -386,6 +370,33 @@ async fn start_on(
         namespaces: references,
         parts,
     })
+}
+
+fn open_supervisor(server: &Server, data: &DataDir) -> Result<Rc<Supervisor>, ServerError> {
+    let config = LocalConfig::open(&data.supervisor()).map_err(unusable(&data.supervisor()))?;
+    let supervisor = Supervisor::open(&config, server.hosts);
+    let path = || server.data.clone();
+    supervisor.map_err(|error| ServerError::Data { path: path(), reason: error.extra })
+}
+
+fn vat_options(
+    server: &Server,
+    number: u16,
+    data: &DataDir,
+    classes: &[Class],
+    metrics: &Arc<Metrics>,
+    keys: &Keys,
+) -> VatOptions {
+    VatOptions {
+        name: format!("host-{number}"),
+        data: data.host(number),
+        classes: classes.to_vec(),
+        metrics: metrics.clone(),
+        log: server.log,
+        retention: server.retention,
+        seal: keys.current().seal(),
+        awake: server.awake.share(server.hosts),
+    }
 }
 
 /// Who may come in by HTTP at that address.
@@ -429,63 +440,7 @@ async fn start_thread(parts: HostParts, hub: &Rc<Hub>) -> Result<HostThread, Ser
     Err(capnp::Error::failed("a host's thread ended at once".into()).into())
 }
 
-/// Refuses what can't be served, before anything is made.
-fn check(server: &Server) -> Result<(), ServerError> {
-    check_hosts(server.hosts)?;
-    server.turns.check()?;
-    check_tls(server)?;
-    check_advertised(server)
-}
-
-fn check_hosts(hosts: u16) -> Result<(), ServerError> {
-    if (1..=HOSTS_MAX).contains(&hosts) {
-        return Ok(());
-    }
-    Err(ServerError::Setting(format!("a server has 1 to {HOSTS_MAX} hosts, not {hosts}")))
-}
-
 /// Opening a storage failed: nothing was served, and nothing of it was changed.
 fn unusable(path: &Path) -> impl FnOnce(StorageError) -> ServerError {
     move |error| ServerError::Data { path: path.to_owned(), reason: error.to_string() }
-}
-
-/// Without TLS, references would cross the network readable.
-fn check_tls(server: &Server) -> Result<(), ServerError> {
-    let address = server.listen;
-    if server.tls || address.ip().is_loopback() {
-        return Ok(());
-    }
-    let reason = "it isn't a loopback address, and references are secrets: give --tls (in a program \
-                  `Server::tls`), or listen on 127.0.0.1";
-    let source = std::io::Error::new(std::io::ErrorKind::Unsupported, reason);
-    Err(ServerError::Listen { flag: LISTEN, address, source })
-}
-
-/// It stands in every reference that is given out.
-fn check_advertised(server: &Server) -> Result<(), ServerError> {
-    let Some(address) = &server.advertise else { return Ok(()) };
-    if is_address(address) {
-        return Ok(());
-    }
-    let reason = format!(
-        "can't advertise {address:?}: give --advertise host:port, where the host is a name, an IPv4 address, or an \
-         IPv6 address in brackets"
-    );
-    Err(ServerError::Setting(reason))
-}
-
-/// What says where to listen for Cap'n Proto.
-const LISTEN: &str = "--listen";
-
-fn bind(address: SocketAddr, flag: &'static str) -> Result<std::net::TcpListener, ServerError> {
-    let bound = std::net::TcpListener::bind(address).and_then(|socket| {
-        socket.set_nonblocking(true)?;
-        rustix::net::listen(&socket, BACKLOG)?;
-        Ok(socket)
-    });
-    bound.map_err(|source| ServerError::Listen { flag, address, source })
-}
-
-fn local(socket: &std::net::TcpListener) -> Result<SocketAddr, ServerError> {
-    Ok(socket.local_addr().map_err(capnp::Error::from)?)
 }
