@@ -24,9 +24,10 @@ struct Embedded {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one, for a moment")]
 enum Verb {
     /// Serve the classes of this program (the default).
-    Serve(Box<serve::Options>),
+    Serve(serve::Options),
     #[command(flatten)]
     Operate(Operate),
 }
@@ -64,7 +65,7 @@ impl Server {
             parse(command(&self)).unwrap_or_else(|code| std::process::exit(code.into()));
         let options = match verb {
             None => options,
-            Some(Verb::Serve(options)) => *options,
+            Some(Verb::Serve(options)) => options,
             Some(Verb::Operate(operate)) => {
                 // A verb has a runtime of its own, and a thread has one at most.
                 let ended = std::thread::spawn(move || operate.run()).join();
