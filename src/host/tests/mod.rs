@@ -19,3 +19,4 @@ mod rest;
 mod storage;
 mod transactions;
 mod trial;
+mod waking;
