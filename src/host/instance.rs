@@ -295,10 +295,13 @@ impl Instance {
     /// # Errors
     /// As for `read`.
     pub(super) fn page(&self, range: &Range, size: PageSize, old: Page) -> Result<Page> {
-        match self.broken() {
-            Some(error) => Err(error),
-            None => Ok(self.vat.store.borrow().page(self.birth.id, range, size, old)?),
+        if let Some(error) = self.broken() {
+            return Err(error);
         }
+        let range = self.account.left_of(range);
+        let page = self.vat.store.borrow().page(self.birth.id, &range, size, old)?;
+        self.account.was_read(&range, &page);
+        Ok(page)
     }
 
     /// What reads the object's durable records, if those are all there is.

@@ -78,7 +78,9 @@ impl Vat {
         let instance = Instance::new(self, slot.birth.clone())?;
         instance.waking.set(Some(wake));
         if let State::Waking(waiting) = &*slot.state.borrow() {
-            waiting.iter().for_each(|start| self.waits.begin(&instance, start));
+            for start in waiting {
+                self.waits.begin(&instance, start);
+            }
         }
         Ok((instance, chain))
     }
@@ -114,7 +116,9 @@ impl Vat {
     /// These calls don't wait for `wake` any more.
     fn end_waiting(&self, waiting: &VecDeque<Start>, instance: &Instance) {
         instance.waking.set(None);
-        waiting.iter().for_each(|start| self.waits.end(instance, start));
+        for start in waiting {
+            self.waits.end(instance, start);
+        }
     }
 
     fn gave_up(&self, slot: &Slot, instance: &Rc<Instance>, patience: Duration) {

@@ -10,6 +10,7 @@ mod grants;
 mod independence;
 mod instance;
 mod links;
+mod loops;
 mod narrowing;
 mod once;
 mod order;
