@@ -314,7 +314,7 @@ impl Vat {
 
     fn begin_in(self: &Rc<Self>, slot: &Rc<Slot>, start: Start) {
         if let Some(error) = start.facet.broken() {
-            return start.call.reply.send(Err(not_begun(error)));
+            return start.facet.refuse(start.call, error);
         }
         if let Some((instance, server)) = slot.awake() {
             if let Some(start) = self.enter(&instance, start) {
