@@ -37,6 +37,14 @@ interface Admin {
 
   setImportUnderWay @7 (archive :Data);
   # Remembers that durably; nothing when the import has ended.
+
+  claimImport @8 () -> (claim :ImportClaim);
+  # The right to import, which an import asks for before it changes anything, and holds until it has ended. Refused
+  # as `overloaded` while somebody holds it, so that no import forgets which other one is under way.
+}
+
+interface ImportClaim {
+  # One import at a time. Dropping it, or the connection, gives the right back.
 }
 
 struct Key {

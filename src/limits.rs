@@ -72,6 +72,9 @@ pub(crate) const INSTANCE_BYTES: usize = 2560;
 /// deadlocks are found at once; this ends the others.
 pub(crate) const EXCLUSIVE_WAIT_SECS: u64 = 30;
 
+/// How long an object may take to wake, in seconds: by then it waits for something that waits for it.
+pub(crate) const WAKE_SECS: u64 = 30;
+
 /// How long shutdown waits for calls under way, in seconds.
 pub(crate) const SHUTDOWN_SECS: u64 = 10;
 

@@ -63,9 +63,9 @@ metrics! {
     counter wakes_total;
     /// Instances awake in memory.
     gauge objects_awake;
-    /// Calls to exclusive objects that were refused because they would have waited for themselves.
+    /// Calls to exclusive or waking objects that were refused because they would have waited for themselves.
     counter deadlocks_refused_total;
-    /// Calls that waited too long for an exclusive object.
+    /// Calls that waited too long for an exclusive object, and objects that took too long to wake.
     counter waits_given_up_total;
     /// Turns that took longer than the first of their limits.
     counter turns_slow_total;

@@ -105,6 +105,58 @@ fn votes_are_counted_on_whichever_host_the_counter_lives() {
     assert_eq!(last.body, "2");
 }
 
+/// A poll as it was stored before: all options in one text.
+struct PollBefore(capstead::Stored<String>);
+
+impl Object for PollBefore {
+    const CLASS: &'static str = "Poll";
+    type Client = poll::Client;
+
+    async fn wake(ctx: Context) -> Result<Self> {
+        Ok(Self(ctx.stored("options")?))
+    }
+}
+
+impl poll::Server for PollBefore {
+    async fn vote(self: Rc<Self>, params: poll::VoteParams, _: poll::VoteResults) -> Result<()> {
+        let option = params.get()?.get_option()?.to_str()?;
+        self.0.set(format!("{}{option}\n", self.0.get()))
+    }
+}
+
+impl http_service::Server for PollBefore {}
+
+// Each vote and each answer costs the same from some time on, and what was stored before is taken over.
+#[test]
+fn a_poll_has_a_bound_of_options_and_keeps_what_was_stored_before() {
+    const OPTIONS: u32 = 1_000;
+    let (_folder, data) = scratch();
+    run(async {
+        let running = server(&data).class::<PollBefore>().start().await.unwrap();
+        let polls = capstead_client::restore(&running.namespaces()["Poll"]).await.unwrap();
+        for option in ["a", "c"] {
+            vote(&poll_by_name(&polls, "lunch"), option).await.unwrap();
+        }
+        running.until(async {}).await.unwrap();
+
+        let free = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let server = capstead::classes::bundled(&data).listen(free).http(free);
+        let running = server.start().await.unwrap();
+        let polls = capstead_client::restore(&running.namespaces()["Poll"]).await.unwrap();
+        let lunch = poll_by_name(&polls, "lunch");
+        assert_eq!(vote(&lunch, "b").await.unwrap(), 1);
+        assert_eq!(results(&lunch).await, expected(&[("a", 0), ("b", 1), ("c", 0)]));
+        let others: Vec<_> = (3..OPTIONS).map(|n| format!("option {n}")).collect();
+        let votes = others.iter().map(|option| vote(&lunch, option));
+        futures::future::try_join_all(votes).await.unwrap();
+        let refused = vote(&lunch, "one more").await.unwrap_err();
+        assert!(refused.extra.contains("too-many-options: "), "{refused}");
+        assert_eq!(vote(&lunch, "b").await.unwrap(), 2);
+        assert_eq!(results(&lunch).await.len(), OPTIONS as usize);
+        running.until(async {}).await.unwrap();
+    });
+}
+
 /// A counter whose every call is about another object, which it asks for as `T` does.
 struct Asking<T> {
     ctx: Context,

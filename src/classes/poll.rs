@@ -1,23 +1,28 @@
 //! A poll whose options are counters: an object that reaches others through its binding.
 
-use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use capstead::{Context, Namespace, Object, Result, Stored, failed};
+use capstead::{Context, List, Namespace, Object, Result, Storage, failed};
 use futures::future::try_join_all;
 
 use super::Counter;
 use crate::counter_capnp::counter;
 use crate::poll_capnp::poll;
 
-/// Options are names without line breaks, so that a list of them is one text.
-const SEPARATOR: char = '\n';
+/// An option is a key that begins so, with nothing as its value.
+const OPTION: &str = "option/";
 
-/// A durable poll. It remembers its options in the order of their names; their votes are counters.
+/// Where polls had the list of their options before, one on each line.
+const OPTIONS_BEFORE: &str = "options";
+
+/// Options of one poll: whoever asks for the results waits for as many counters.
+const OPTIONS_MAX: u64 = 1_000;
+
+/// A durable poll. It remembers its options; their votes are counters.
 #[derive(Debug)]
 pub struct Poll {
     name: Option<String>,
-    options: Stored<String>,
+    storage: Storage,
     votes: Namespace<Counter>,
 }
 
@@ -26,9 +31,16 @@ impl Object for Poll {
     type Client = poll::Client;
 
     async fn wake(ctx: Context) -> Result<Self> {
+        let storage = ctx.storage();
+        if let Some(known) = storage.get_as::<String>(OPTIONS_BEFORE)? {
+            for option in known.lines() {
+                storage.put(key(option), "")?;
+            }
+            storage.delete(OPTIONS_BEFORE)?;
+        }
         Ok(Poll {
             name: ctx.name().map(str::to_owned),
-            options: ctx.stored("options")?,
+            storage,
             votes: ctx.namespace::<Counter>("votes")?,
         })
     }
@@ -36,13 +48,25 @@ impl Object for Poll {
 
 impl Poll {
     fn remember(&self, option: &str) -> Result<()> {
-        let known = self.options.get();
-        let mut options: BTreeSet<&str> = known.split_terminator(SEPARATOR).collect();
-        if !options.insert(option) {
+        if self.storage.contains(key(option))? {
             return Ok(());
         }
-        let lines = options.into_iter().flat_map(|option| [option, "\n"]);
-        self.options.set(lines.collect())
+        if self.storage.count() >= OPTIONS_MAX {
+            return Err(failed(format!(
+                "too-many-options: a poll has at most {OPTIONS_MAX}; vote for one of those, or make another poll"
+            )));
+        }
+        self.storage.put(key(option), "")
+    }
+
+    /// All options, in the order of their names.
+    fn options(&self) -> Result<Vec<String>> {
+        let entries = self.storage.list(List::all().prefix(OPTION))?;
+        let name = |entry: Result<(Vec<u8>, Vec<u8>)>| {
+            let name = entry?.0.split_off(OPTION.len());
+            String::from_utf8(name).map_err(|error| failed(format!("damaged: {error}")))
+        };
+        entries.map(name).collect()
     }
 
     fn counter(&self, option: &str) -> Result<counter::Client> {
@@ -56,6 +80,10 @@ impl Poll {
     }
 }
 
+fn key(option: &str) -> String {
+    format!("{OPTION}{option}")
+}
+
 impl poll::Server for Poll {
     async fn vote(
         self: Rc<Self>,
@@ -63,7 +91,7 @@ impl poll::Server for Poll {
         mut results: poll::VoteResults,
     ) -> Result<()> {
         let option = params.get()?.get_option()?.to_str()?;
-        if option.is_empty() || option.contains(SEPARATOR) {
+        if option.is_empty() || option.contains('\n') {
             return Err(failed("an option is one line of text"));
         }
         let counter = self.counter(option)?;
@@ -79,13 +107,12 @@ impl poll::Server for Poll {
         _: poll::ResultsParams,
         mut results: poll::ResultsResults,
     ) -> Result<()> {
-        let known = self.options.get();
-        let options: Vec<&str> = known.split_terminator(SEPARATOR).collect();
+        let options = self.options()?;
         let votes = try_join_all(options.iter().map(|option| self.count(option))).await?;
         let mut list = results.get().init_options(options.len() as u32);
         for ((at, option), votes) in (0..).zip(options).zip(votes) {
             let mut entry = list.reborrow().get(at);
-            entry.set_name(option);
+            entry.set_name(&option);
             entry.set_votes(votes);
         }
         Ok(())

@@ -62,6 +62,9 @@ async fn import(options: &Options) -> Result<String, Failure> {
     let operated = options.data.open(Access::Full).await?;
     let imported = async {
         let admin = operated.admin();
+        let claimed = admin.claim_import_request().send().promise.await?;
+        // Held until the import has ended.
+        let _claim = claimed.get()?.get_claim()?;
         let described = admin.describe_request().send().promise.await?;
         let at = (admin, described.get()?.get_hosts());
         let cluster = described.get()?.get_cluster()?.to_vec();

@@ -34,7 +34,9 @@ pub trait Object: Sized + 'static {
 
     /// Wakes the object from its storage. It ends before the first call starts.
     ///
-    /// It runs for a new object too, which has an empty storage then. It may write.
+    /// It runs for a new object too, which has an empty storage then. It may write. A call to which it leads
+    /// back at its own object gets an error that says `deadlock:`, and it may take at most 30 seconds: then
+    /// the calls that wait are refused as overloaded, and have not happened.
     ///
     /// # Errors
     /// When it fails, every call that waits for the object gets the error, what it wrote stays,

@@ -132,8 +132,8 @@ impl Context {
     }
 
     /// Takes a grant of this object back, in the present turn: its reference, all that was made from it, and
-    /// the calls that are made by it end at once. They stay so even if a transaction around this is undone,
-    /// which leaves the reference as good as it was.
+    /// the calls that are made by it end at once; their callers are told when that is durable. They stay so
+    /// even if a transaction around this is undone, which leaves the reference as good as it was.
     ///
     /// # Errors
     /// When there is no such grant; outside a turn of this object, or when the instance ended.

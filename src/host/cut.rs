@@ -4,6 +4,7 @@
 //! - A call that is cut is answered at once, and with nothing of the object: its handler runs to its end, and
 //!   an exclusive object goes on only then.
 //! - Nothing is decided here: whoever cuts has revoked before.
+//! - Nobody is told of it before that is durable, so that no crash takes back what they were told.
 
 use std::rc::Rc;
 
@@ -43,7 +44,21 @@ impl Vat {
                 exclusive.take_cut(&mut cut);
             }
         }
-        self.busy(|| cut.into_iter().for_each(|reply| reply.send(Err(revoked_under_way()))));
+        self.busy(|| cut.into_iter().for_each(|reply| self.tell_cut(reply, revoked_under_way())));
+    }
+
+    /// Tells a caller that the grant was taken back, once that is durable.
+    pub(super) fn tell_cut(self: &Rc<Self>, reply: Reply, error: capnp::Error) {
+        if self.is_settled() {
+            return reply.send(Err(error));
+        }
+        let vat = self.clone();
+        // Ends when all that was written by now is durable, or the storage has failed.
+        tokio::task::spawn_local(async move {
+            vat.outside_turns().await;
+            let flushed = vat.flush().await;
+            vat.busy(|| reply.send(Err(flushed.map_or_else(Into::into, |()| error))));
+        });
     }
 }
 

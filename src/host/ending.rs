@@ -57,7 +57,7 @@ impl Vat {
         if slot.awake().is_some() {
             self.metrics.objects_awake.subtract(1);
         }
-        let waiting = slot.end();
+        let waiting = self.end_slot(slot, instance);
         // Also those that were made while it slept, or wakes.
         slot.break_facets(instance.ended());
         for Start { call, under_way, .. } in waiting {

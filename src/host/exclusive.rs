@@ -5,6 +5,8 @@
 //! - A call that its own chain keeps from starting gets an error that says `deadlock:`, and none waits
 //!   for ever: what isn't found out, across hosts, ends when its patience does.
 //!
+//! Calls of an object that wakes wait alike, of whichever class, for `wake`, which counts as the call that runs.
+//!
 //! A call waits for the one that runs. That one waits for the calls that it led to, and those may wait
 //! for others: if this comes back to the chain of the first call, nobody would ever go on.
 
@@ -21,7 +23,7 @@ use super::instance::Instance;
 use super::slot::Start;
 use super::vat::Vat;
 use crate::error::{Result, failed, overloaded};
-use crate::limits::EXCLUSIVE_WAIT_SECS;
+use crate::limits::{EXCLUSIVE_WAIT_SECS, WAKE_SECS};
 use crate::membrane::{Chain, Reply};
 
 /// The calls of one exclusive instance.
@@ -35,6 +37,11 @@ pub(super) struct Exclusive {
 }
 
 impl Exclusive {
+    /// The call that runs, if one does.
+    pub(super) fn running(&self) -> Option<u128> {
+        self.running.get()
+    }
+
     /// No call runs, and so none waits.
     pub(super) fn is_idle(&self) -> bool {
         self.running.get().is_none()
@@ -73,13 +80,22 @@ pub(super) struct Waits {
     /// Calls that have a number.
     count: Cell<u64>,
     pub(super) patience: Cell<Duration>,
+    /// How long `wake` may take.
+    pub(super) wake_patience: Cell<Duration>,
 }
 
 impl Waits {
     pub(super) fn new() -> Self {
         let patience = Cell::new(Duration::from_secs(EXCLUSIVE_WAIT_SECS));
         let secrets = [RandomState::new(), RandomState::new()];
-        Self { led_to: RefCell::default(), secrets, count: Cell::default(), patience }
+        let wake_patience = Cell::new(Duration::from_secs(WAKE_SECS));
+        Self {
+            led_to: RefCell::default(),
+            secrets,
+            count: Cell::default(),
+            patience,
+            wake_patience,
+        }
     }
 
     #[cfg(test)]
@@ -93,14 +109,23 @@ impl Waits {
         (u128::from(high) << 64) | u128::from(low)
     }
 
-    fn begin(&self, instance: &Rc<Instance>, start: &Start) {
+    /// What a call belongs to that begins with this chain behind it.
+    ///
+    /// # Errors
+    /// When the chain is too long.
+    pub(super) fn lengthen(&self, chain: Option<Chain>) -> Result<(u128, Chain)> {
+        let call = self.number();
+        Ok((call, Chain::extend(chain, call)?))
+    }
+
+    pub(super) fn begin(&self, instance: &Rc<Instance>, start: &Start) {
         let mut led_to = self.led_to.borrow_mut();
         for call in start.call.chain.iter().flat_map(Chain::calls) {
             led_to.entry(call).or_default().push(Rc::downgrade(instance));
         }
     }
 
-    fn end(&self, instance: &Instance, start: &Start) {
+    pub(super) fn end(&self, instance: &Instance, start: &Start) {
         let mut led_to = self.led_to.borrow_mut();
         for call in start.call.chain.iter().flat_map(Chain::calls) {
             let Some(at) = led_to.get_mut(&call) else { continue };
@@ -113,7 +138,7 @@ impl Waits {
     }
 
     /// Whether what `running` waits for waits for one of the chain.
-    fn leads_back(&self, running: u128, chain: &Chain) -> bool {
+    pub(super) fn leads_back(&self, running: u128, chain: &Chain) -> bool {
         let led_to = self.led_to.borrow();
         let (mut seen, mut next) = (HashSet::new(), vec![running]);
         while let Some(call) = next.pop() {
@@ -122,7 +147,7 @@ impl Waits {
             }
             if seen.insert(call) {
                 let at = led_to.get(&call).into_iter().flatten().filter_map(Weak::upgrade);
-                next.extend(at.filter_map(|at| at.exclusive.as_ref()?.running.get()));
+                next.extend(at.filter_map(|at| at.waited_for()));
             }
         }
         false
@@ -165,8 +190,8 @@ impl Vat {
         exclusive: &Exclusive,
         start: &mut Start,
     ) -> Result<()> {
-        let call = self.waits.number();
-        start.call.chain = Some(Chain::extend(start.call.chain.take(), call)?);
+        let (call, chain) = self.waits.lengthen(start.call.chain.take())?;
+        start.call.chain = Some(chain);
         start.entry = Some(Entry(instance.clone()));
         exclusive.running.set(Some(call));
         Ok(())
@@ -188,7 +213,7 @@ impl Vat {
     }
 }
 
-fn refuse(start: Start, error: capnp::Error) -> Option<Start> {
+pub(super) fn refuse(start: Start, error: capnp::Error) -> Option<Start> {
     start.call.reply.keep(start.under_way);
     start.call.reply.send(Err(error));
     None

@@ -182,6 +182,14 @@ impl Facet {
         });
     }
 
+    /// Answers a call that doesn't reach the object.
+    pub(super) fn refuse(&self, call: Call, error: capnp::Error) {
+        if self.right.is_cut() {
+            return self.vat.tell_cut(call.reply, error);
+        }
+        call.reply.send(Err(not_begun(error)));
+    }
+
     /// Why no call reaches the object through this facet any more, if so.
     pub(super) fn broken(&self) -> Option<capnp::Error> {
         if self.right.is_cut() {
@@ -251,7 +259,7 @@ pub(super) fn open(instance: &Instance, citation: &Citation) -> Result<Box<dyn C
 impl Target for Facet {
     fn enqueue(self: Rc<Self>, mut call: Call) {
         if let Some(error) = self.broken() {
-            return call.reply.send(Err(not_begun(error)));
+            return self.refuse(call, error);
         }
         match (call.interface, call.method) {
             (facet::Client::TYPE_ID, ONCE | IN_CHAIN | ATTENUATE | CITE) => {

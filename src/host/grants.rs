@@ -313,13 +313,14 @@ impl Vat {
         }
         self.cut(target, &[id]);
         self.sweep(target);
+        // Other hosts tell their callers at once.
+        self.flush().await?;
         let told = match self.agent() {
             // Also if it was revoked before: a host may not have been told then.
             Ok(agent) if is_namespace => agent.cut_everywhere(target, id).await,
             // Everything that was made from an object's grant is on its own host.
             _ => Ok(()),
         };
-        self.flush().await?;
         told?;
         if is_known { Ok(()) } else { Err(failed("no-such-grant: there is no grant of this id")) }
     }

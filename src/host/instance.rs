@@ -45,6 +45,8 @@ pub(super) struct Instance {
     pub(super) account: Rc<Account>,
     /// Of an exclusive class: the calls that wait for each other.
     pub(super) exclusive: Option<Box<Exclusive>>,
+    /// The number of its `wake`, as if that were a call, until it has ended.
+    pub(super) waking: Cell<Option<u128>>,
     /// The values that the class keeps in memory too.
     pub(super) mirrors: Mirrors,
     /// Whether the object's header is written, or is in a batch on its way.
@@ -84,6 +86,7 @@ impl Instance {
         let instance = Rc::new(Self {
             vat: vat.clone(),
             exclusive: birth.class.is_exclusive.then(Box::default),
+            waking: Cell::default(),
             birth,
             gate: Gate::new(),
             account,
@@ -292,10 +295,13 @@ impl Instance {
     /// # Errors
     /// As for `read`.
     pub(super) fn page(&self, range: &Range, size: PageSize, old: Page) -> Result<Page> {
-        match self.broken() {
-            Some(error) => Err(error),
-            None => Ok(self.vat.store.borrow().page(self.birth.id, range, size, old)?),
+        if let Some(error) = self.broken() {
+            return Err(error);
         }
+        let range = self.account.left_of(range);
+        let page = self.vat.store.borrow().page(self.birth.id, &range, size, old)?;
+        self.account.was_read(&range, &page);
+        Ok(page)
     }
 
     /// What reads the object's durable records, if those are all there is.
@@ -325,6 +331,11 @@ impl Instance {
     pub(super) fn ended(&self) -> Error {
         let how = self.ended.get().map_or("ended", |how| how);
         ended(self.birth.class.name, how)
+    }
+
+    /// What calls of the object wait for at present: its `wake`, or the one call that runs.
+    pub(super) fn waited_for(&self) -> Option<u128> {
+        self.waking.get().or_else(|| self.exclusive.as_ref()?.running())
     }
 
     /// Its warm time begins again.

@@ -9,8 +9,12 @@ use super::vat::Vat;
 use crate::error::{Result, failed};
 use crate::storage::{Page, PageSize, Range, Reads, Space};
 
-/// What is read at a time: long enough that few snapshots are taken, and short enough to be let go.
+/// What is read at a time at most: long enough that few snapshots are taken, and short enough to be let go.
 const PAGE: PageSize = PageSize { entries: 1_000, bytes: 256 << 10 };
+
+/// Keys of the first page. As many again are read as were needed, since what was read ahead is read once more
+/// when the object was written to.
+const FIRST_PAGE_KEYS: usize = 32;
 
 /// Which keys to list, and in which order.
 ///
@@ -100,6 +104,8 @@ pub struct Entries {
     left: usize,
     page: Page,
     next: usize,
+    /// Keys of the next page.
+    ahead: usize,
     /// The number of the object's changes that the page knows.
     changes: u64,
 }
@@ -108,7 +114,8 @@ impl Entries {
     pub(super) fn new(instance: Rc<Instance>, rest: Range, limit: Option<usize>) -> Self {
         let changes = instance.account.changes();
         let page = Page::unread();
-        Self { instance, rest, left: limit.unwrap_or(usize::MAX), page, next: 0, changes }
+        let (left, ahead) = (limit.unwrap_or(usize::MAX), FIRST_PAGE_KEYS);
+        Self { instance, rest, left, page, next: 0, ahead, changes }
     }
 
     /// The next key and its value.
@@ -128,11 +135,12 @@ impl Entries {
             // The object was written to since: what lies ahead may be different now.
             self.go_on_after_last();
             self.page = Page::unread();
-            (self.next, self.changes) = (0, changes);
+            (self.next, self.ahead, self.changes) = (0, 1, changes);
         }
         if self.next == self.page.len() && self.page.more {
             self.go_on_after_last();
-            let size = PageSize { entries: PAGE.entries.min(self.left), ..PAGE };
+            let size = PageSize { entries: self.ahead.min(self.left), ..PAGE };
+            self.ahead = (2 * self.ahead).min(PAGE.entries);
             match self.instance.page(&self.rest, size, std::mem::take(&mut self.page)) {
                 Ok(page) => (self.page, self.next) = (page, 0),
                 Err(error) => {

@@ -215,12 +215,14 @@ fn finish(instance: &Rc<Instance>, running: Running, outcome: Result<()>, body: 
 pub(super) fn answer(instance: &Rc<Instance>, running: Running, outcome: Result<Body>) {
     instance.was_used();
     let Running { reply, under_way, entry, facet } = running;
-    let grant = facet.right.grant.clone();
+    let (grant, vat) = (facet.right.grant.clone(), instance.vat.clone());
     drop((entry, facet));
     instance.gate.reply(move |on_its_way| {
         reply.keep((under_way, on_its_way));
-        let is_cut = grant.is_some_and(|grant| grant.is_cut());
-        reply.send(if is_cut { Err(revoked_under_way()) } else { outcome });
+        if grant.is_some_and(|grant| grant.is_cut()) {
+            return vat.tell_cut(reply, revoked_under_way());
+        }
+        reply.send(outcome);
     });
 }
 

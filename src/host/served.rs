@@ -17,7 +17,7 @@ use super::class::Class;
 use super::granting::{self, caveats, grant_id, wanted, write_grants};
 use super::grants::target_id;
 use super::namespace::{anonymous, named};
-use super::right::Right;
+use super::right::{Right, revoked};
 use crate::error::{Result, failed, no_such_method};
 use crate::id::{ObjectId, Pool};
 use crate::membrane::{self, Call, Target, deliver};
@@ -43,7 +43,10 @@ impl NamespaceFacet {
 impl Target for NamespaceFacet {
     fn enqueue(self: Rc<Self>, call: Call) {
         let Served { agent, right, .. } = &*self.0;
-        if let Err(error) = right.check(&agent.vat.clock) {
+        if right.is_cut() {
+            return agent.vat.tell_cut(call.reply, revoked());
+        }
+        if let Err(error) = right.check_time(&agent.vat.clock) {
             return call.reply.send(Err(error));
         }
         if !granting::may_call(right, call.interface, call.method) {
@@ -81,7 +84,10 @@ impl Served {
     }
 
     /// Again, after something was waited for.
-    fn check(&self) -> Result<()> {
+    async fn check(&self) -> Result<()> {
+        if self.right.is_cut() {
+            self.agent.vat.flush().await?;
+        }
         self.right.check(&self.agent.vat.clock)
     }
 }
@@ -105,7 +111,7 @@ impl namespace::Server for Served {
     ) -> Result<()> {
         let birth = named(&self.class, params.get()?.get_key()?.to_str()?)?;
         let object = self.agent.existing(&birth, &self.right.of_objects()).await?;
-        self.check()?;
+        self.check().await?;
         if let Some(object) = object {
             results.get().init_object().set_as_capability(object);
         }
@@ -139,7 +145,7 @@ impl persistent::Server for Served {
         let ready = vat.prepare(&self.agent.keys(), target, &self.right, terms)?;
         vat.write_grants(id, [(&ready.id, Some(ready.record))])?;
         vat.flush().await?;
-        self.check()?;
+        self.check().await?;
         results.get().set_sturdy_ref(self.agent.text(&ready.reference)?);
         Ok(())
     }

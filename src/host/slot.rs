@@ -69,6 +69,10 @@ impl Slot {
         matches!(*self.state.borrow(), State::Asleep)
     }
 
+    pub(super) fn is_waking(&self) -> bool {
+        matches!(*self.state.borrow(), State::Waking(_))
+    }
+
     /// The instance and what answers its calls, if the object is awake.
     pub(super) fn awake(&self) -> Option<(Rc<Instance>, Rc<dyn Dispatch>)> {
         match &*self.state.borrow() {

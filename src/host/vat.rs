@@ -314,7 +314,7 @@ impl Vat {
 
     fn begin_in(self: &Rc<Self>, slot: &Rc<Slot>, start: Start) {
         if let Some(error) = start.facet.broken() {
-            return start.call.reply.send(Err(not_begun(error)));
+            return start.facet.refuse(start.call, error);
         }
         if let Some((instance, server)) = slot.awake() {
             if let Some(start) = self.enter(&instance, start) {
@@ -322,8 +322,8 @@ impl Vat {
             }
             return;
         }
-        if let State::Waking(waiting) = &mut *slot.state.borrow_mut() {
-            return waiting.push_back(start);
+        if slot.is_waking() {
+            return self.wait_for_waking(slot, start);
         }
         *slot.state.borrow_mut() = State::Waking(VecDeque::from([start]));
         self.wake(slot);
@@ -394,7 +394,7 @@ impl Vat {
             let awake = slot.awake().map(|(instance, _)| instance);
             if let Some(instance) = awake.or_else(|| slot.waking.take()) {
                 instance.end("was shut down");
-                drop(slot.end());
+                drop(self.end_slot(slot, &instance));
                 slot.break_facets(instance.ended());
             }
         }

@@ -6,12 +6,13 @@
 //! Whoever can open the socket is the operator: its mode lets the owner of the server in and nobody
 //! else. It is there while the server serves, and is left over only by a server that was killed.
 
+use std::cell::RefCell;
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use capnp_rpc::rpc_twoparty_capnp::Side;
@@ -22,10 +23,10 @@ use tokio_util::task::TaskTracker;
 
 use super::builder::ServerError;
 use super::data_dir::{self, DataDir, Signing};
-use crate::error::{Result, failed};
+use crate::error::{Result, failed, overloaded};
 use crate::membrane;
 use crate::net::{Places, rest_after};
-use crate::schema::admin_capnp::{admin, host_admin, key};
+use crate::schema::admin_capnp::{admin, host_admin, import_claim, key};
 use crate::sturdyref::Keys;
 
 /// Connections that wait to be accepted.
@@ -46,14 +47,21 @@ struct Operator {
     keys: Keys,
     hosts: u16,
     host: HostAdmins,
+    /// The import under way.
+    import: RefCell<Weak<Claim>>,
 }
+
+/// The right to import, as long as somebody holds it.
+struct Claim;
+
+impl import_claim::Server for Claim {}
 
 /// The way to the data of the host of a number, as it is now: a host may have joined again.
 pub(super) type HostAdmins = Box<dyn Fn(u16) -> Result<host_admin::Client>>;
 
 /// The capability to all data of a server with so many hosts.
 pub(super) fn serve(data: Rc<DataDir>, keys: Keys, hosts: u16, host: HostAdmins) -> admin::Client {
-    membrane::serve(Rc::new(Operator { data, keys, hosts, host }))
+    membrane::serve(Rc::new(Operator { data, keys, hosts, host, import: RefCell::default() }))
 }
 
 impl Operator {
@@ -182,6 +190,23 @@ impl admin::Server for Operator {
         _: admin::SetImportUnderWayResults,
     ) -> Result<()> {
         self.data.set_importing(params.get()?.get_archive()?).map_err(refused)
+    }
+
+    async fn claim_import(
+        self: Rc<Self>,
+        _: admin::ClaimImportParams,
+        mut results: admin::ClaimImportResults,
+    ) -> Result<()> {
+        let mut import = self.import.borrow_mut();
+        if import.strong_count() > 0 {
+            return Err(overloaded(
+                "another import is under way, and nothing was changed: try again when it has ended",
+            ));
+        }
+        let claim = Rc::new(Claim);
+        *import = Rc::downgrade(&claim);
+        results.get().set_claim(membrane::serve(claim));
+        Ok(())
     }
 }
 

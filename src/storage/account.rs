@@ -4,11 +4,15 @@
 //! accepted; what they were at the end of the last turn is in the object's usage record. Only what a
 //! class writes counts. Nothing here is stored.
 
-use std::cell::Cell;
+use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use crate::id::ObjectId;
+use crate::storage::gap::Gap;
 use crate::storage::layout::Usage;
+use crate::storage::log::Range;
+use crate::storage::page::Page;
 use crate::storage::{Result, StorageError};
 
 /// What one object has in its storage, while it is in use.
@@ -18,6 +22,9 @@ pub(crate) struct Account {
     usage: Cell<Usage>,
     /// Grows with every change of the keys that the class wrote.
     changes: Cell<u64>,
+    /// Where none of the keys is that the class wrote, if that is worth remembering: for lists, and for those
+    /// from the greatest key to the least.
+    gaps: RefCell<[Option<Gap>; 2]>,
     limit: u64,
     class: Option<Rc<ClassAccount>>,
 }
@@ -49,7 +56,7 @@ impl Account {
         class: Option<Rc<ClassAccount>>,
     ) -> Rc<Self> {
         let (usage, changes) = (Cell::new(usage), Cell::default());
-        Rc::new(Self { object, usage, changes, limit, class })
+        Rc::new(Self { object, usage, changes, gaps: RefCell::default(), limit, class })
     }
 
     /// An account for records of the server itself, in an object whose class writes nothing meanwhile.
@@ -70,6 +77,20 @@ impl Account {
     /// A number that is another one after every change of what the object stores.
     pub(crate) fn changes(&self) -> u64 {
         self.changes.get()
+    }
+
+    /// The range without keys at its beginning that are known to be gone.
+    pub(crate) fn left_of<'a>(&self, range: &'a Range) -> Cow<'a, Range> {
+        let gaps = self.gaps.borrow();
+        gaps[usize::from(range.reverse)]
+            .as_ref()
+            .map_or(Cow::Borrowed(range), |gap| gap.behind(range))
+    }
+
+    /// A page from the beginning of `range` was read.
+    pub(crate) fn was_read(&self, range: &Range, page: &Page) {
+        let gap = &mut self.gaps.borrow_mut()[usize::from(range.reverse)];
+        *gap = Gap::found(gap.take(), range, page);
     }
 
     /// Whether the object may have so much instead of what it has; less is always right.
@@ -93,10 +114,19 @@ impl Account {
         Ok(())
     }
 
+    /// Writes were taken back, and the object stores this much again.
+    pub(super) fn set_back(&self, usage: Usage) {
+        self.gaps.take();
+        self.set(usage);
+    }
+
     /// The object was written to, and stores this much now.
     pub(super) fn set(&self, usage: Usage) {
         self.changes.set(self.changes.get() + 1);
         let before = self.usage.replace(usage);
+        if usage.keys > before.keys {
+            self.gaps.take();
+        }
         if let Some(class) = &self.class {
             class.change(before.bytes, usage.bytes);
         }

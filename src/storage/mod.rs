@@ -19,6 +19,7 @@ pub(crate) mod config;
 mod conformance;
 mod dir;
 pub(crate) mod export;
+mod gap;
 pub(crate) mod layout;
 mod lmdb;
 pub(crate) mod local;

@@ -11,6 +11,7 @@ pub(crate) mod config;
 pub(crate) mod gate;
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use self::gate::{Gate, Held, Stage};
@@ -252,22 +253,22 @@ impl Reads for MemoryLog {
         if range.is_empty() {
             return Ok(());
         }
-        let bounds = (range.start.clone(), range.end.clone());
-        // Copied, so that `visit` can read too.
-        let mut found: Vec<_> = match self.state().records.get(&(object, space)) {
-            Some(records) => {
-                let found = records.range(bounds);
-                found.map(|(key, value)| (key.clone(), value.clone())).collect()
-            }
-            None => return Ok(()),
-        };
-        if range.reverse {
-            found.reverse();
-        }
-        for (key, value) in found {
+        let mut left = range.clone();
+        while !left.is_empty() {
+            // Copied one by one, so that `visit` can read too.
+            let next = {
+                let state = self.state();
+                let Some(records) = state.records.get(&(object, space)) else { return Ok(()) };
+                let mut found = records.range((left.start.clone(), left.end.clone()));
+                let next = if left.reverse { found.next_back() } else { found.next() };
+                next.map(|(key, value)| (key.clone(), value.clone()))
+            };
+            let Some((key, value)) = next else { return Ok(()) };
             if visit(&key, &value).is_break() {
-                break;
+                return Ok(());
             }
+            let behind = Bound::Excluded(key);
+            *(if left.reverse { &mut left.end } else { &mut left.start }) = behind;
         }
         Ok(())
     }

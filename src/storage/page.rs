@@ -24,6 +24,14 @@ pub(crate) struct Page {
     entries: Pairs,
     /// There may be further keys behind the last one.
     pub(crate) more: bool,
+    /// Deleted keys that it passed by before its first one.
+    hidden_first: usize,
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Keys that pages of this test's thread passed by, deleted ones too.
+    pub(crate) static VISITED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 impl Page {
@@ -35,6 +43,10 @@ impl Page {
     /// The entry of that number, from 0.
     pub(crate) fn get(&self, number: usize) -> Option<(&[u8], &[u8])> {
         self.entries.get(number)
+    }
+
+    pub(super) fn hidden_first(&self) -> usize {
+        self.hidden_first
     }
 
     /// How many entries there are.
@@ -60,7 +72,7 @@ impl<'a> Filling<'a> {
         mut page: Page,
     ) -> Self {
         page.entries.clear();
-        page.more = false;
+        (page.more, page.hidden_first) = (false, 0);
         Self { overlay: overlay.peekable(), size, reverse, page }
     }
 
@@ -88,7 +100,12 @@ impl<'a> Filling<'a> {
     }
 
     fn push(&mut self, key: &[u8], value: Option<&[u8]>) -> ControlFlow<()> {
-        let Some(value) = value else { return ControlFlow::Continue(()) };
+        #[cfg(test)]
+        VISITED.set(VISITED.get() + 1);
+        let Some(value) = value else {
+            self.page.hidden_first += usize::from(self.page.entries.len() == 0);
+            return ControlFlow::Continue(());
+        };
         self.page.entries.push(key, value);
         let (entries, bytes) = (self.page.entries.len(), self.page.entries.bytes());
         self.page.more = entries >= self.size.entries || bytes >= self.size.bytes;

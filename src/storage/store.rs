@@ -367,7 +367,7 @@ impl Store {
         for undo in turn.undo.split_off(savepoint.undo).into_iter().rev() {
             turn.layer.undo(undo);
         }
-        turn.account.set(savepoint.usage);
+        turn.account.set_back(savepoint.usage);
         turn.transactions -= 1;
     }
 
@@ -426,7 +426,7 @@ impl Store {
     /// Ends the turn and forgets its writes.
     pub(crate) fn discard(&mut self) {
         if let Some(turn) = self.turn.take() {
-            turn.account.set(turn.before);
+            turn.account.set_back(turn.before);
         }
     }
 

@@ -42,19 +42,28 @@ thread_local! {
     static ENDED: Cell<u64> = const { Cell::new(0) };
     /// How many polls `wake` takes.
     static WAKE_POLLS: Cell<u64> = const { Cell::new(1) };
+    static WAKE_PATH: RefCell<Vec<trial::Client>> = RefCell::default();
     static WAKE: Cell<Wake> = const { Cell::new(Wake::Well) };
 }
 
-/// What `wake` does at last.
 /// Has a call of `abort` do so in a transaction.
 pub(super) const IN_TRANSACTION: u64 = 77;
 
+/// What `wake` does at last.
 #[derive(Clone, Copy)]
 pub(super) enum Wake {
     Well,
     Fails,
     Aborts,
     AbortsInTransaction,
+    /// Calls the first of these, which passes on to the others.
+    Calls,
+    NeverEnds,
+}
+
+/// Which ones `wake` calls.
+pub(super) fn wake_calls(path: Vec<trial::Client>) {
+    WAKE_PATH.set(path);
 }
 
 pub(super) fn from_now_on_wake(wake: Wake) {
@@ -101,6 +110,20 @@ impl Object for Trial {
                 let abort = || Err(ctx.abort("in a transaction"));
                 return ctx.storage().transaction(abort);
             }
+            Wake::Calls => {
+                WAKE.set(Wake::Well);
+                let path = WAKE_PATH.take();
+                let enter = |cap: &trial::Client| {
+                    let raw = cap.as_client_hook().add_ref();
+                    trial::Client::new(gated::Gated::wrap(&ctx.storage().0, raw))
+                };
+                match path.iter().map(enter).collect::<Vec<_>>().split_first() {
+                    Some((only, [])) => drop(call_note(only, 3000).promise.await?),
+                    Some((first, rest)) => call_pass(first, rest, &[]).await?,
+                    None => {}
+                }
+            }
+            Wake::NeverEnds => std::future::pending().await,
         }
         Ok(Self(ctx))
     }

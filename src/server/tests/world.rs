@@ -48,8 +48,14 @@ pub(super) struct World {
 
 impl World {
     pub(super) async fn start(data: &Path, hosts: u16) -> Self {
+        Self::start_slow(data, hosts, Duration::ZERO).await
+    }
+
+    /// A server in which every commit takes that much longer.
+    pub(super) async fn start_slow(data: &Path, hosts: u16, delay: Duration) -> Self {
         let any = "127.0.0.1:0".parse().unwrap();
         let server = bundled(data).hosts(hosts).listen(any).http(any).metrics(any);
+        let server = server.commit_delay(delay);
         let running = server.start().await.unwrap();
         let threads = &running.parts.threads;
         let links = threads.iter().map(|thread| thread.latest.clone()).collect();
