@@ -425,7 +425,7 @@ fn nothing_that_is_said_has_a_secret_in_it() {
         assert!(!holds(&said, secret), "{}", String::from_utf8_lossy(secret));
     }
     // What is no secret was said, at every level, and a backup has the keys that are there: it would be seen.
-    for public in [&*old, "DEBUG", "no TLS with a peer", "the signing key is unknown", "revoked"] {
+    for public in [&*old, "DEBUG", "no TLS with a peer", "its key is unknown", "revoked"] {
         assert!(holds(&said, public.as_bytes()), "{public}");
     }
     let backup = fs::read(&backup).unwrap();
