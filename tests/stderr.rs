@@ -97,7 +97,7 @@ fn a_log_that_nobody_reads_is_dropped_and_counted_and_told_when_it_is_read_again
     server.drop_lines();
     let read = std::thread::spawn(move || {
         let mut log = Vec::new();
-        let mut part = [0; 1 << 16];
+        let mut part = [0; 1 << 12];
         while let Ok(length @ 1..) = reader.read(&mut part) {
             log.extend_from_slice(&part[..length]);
         }

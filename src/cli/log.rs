@@ -43,6 +43,8 @@ pub(super) fn start(format: LogFormat) -> Result<(), ServerError> {
         always.map_or_else(|_| EnvFilter::new("info"), |always| filter.add_directive(always));
     stderr::start().map_err(capnp::Error::from)?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| stderr::Lines);
+    // Those would be printed, which may wait.
+    let log = log.log_internal_errors(false);
     let log = log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     // An embedder may have a subscriber of his own: then ours is not needed.
     let is_ours = match format {
@@ -64,12 +66,11 @@ fn report(panic: &PanicHookInfo<'_>) {
     let backtrace = Backtrace::capture();
     let backtrace =
         (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
-    match present_turn() {
-        Some(turn) => {
-            let (class, object, method) = (turn.class, turn.object, turn.method_name());
-            tracing::error!(target: PANICS, class, ?object, method, thread, backtrace, "panicked at {place}: {reason}");
-        }
-        None => tracing::error!(target: PANICS, thread, backtrace, "panicked at {place}: {reason}"),
+    if let Some(turn) = present_turn() {
+        let (class, object, method) = (turn.class, turn.object, turn.method_name());
+        tracing::error!(target: PANICS, class, ?object, method, thread, backtrace, "panicked at {place}: {reason}");
+    } else {
+        tracing::error!(target: PANICS, thread, backtrace, "panicked at {place}: {reason}");
     }
     // One that unwinding met ends the process at once.
     stderr::flush();

@@ -24,6 +24,7 @@ struct Embedded {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one, for a moment")]
 enum Verb {
     /// Serve the classes of this program (the default).
     Serve(serve::Options),

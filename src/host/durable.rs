@@ -73,15 +73,15 @@ impl Vat {
         loop {
             let changed = self.changed.notified();
             let failure = self.store.borrow().failure();
-            match failure {
-                Some(error) => return error,
-                None => tokio::select! {
-                    () = changed => {},
-                    () = tokio::time::sleep(FILES_PERIOD) => {
-                        if let Err(error) = self.store.borrow().check_files() {
-                            return error;
-                        }
-                    },
+            if let Some(error) = failure {
+                return error;
+            }
+            tokio::select! {
+                () = changed => {},
+                () = tokio::time::sleep(FILES_PERIOD) => {
+                    if let Err(error) = self.store.borrow().check_files() {
+                        return error;
+                    }
                 },
             }
         }
