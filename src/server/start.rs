@@ -380,13 +380,8 @@ async fn start_on(
     let supervisor = hub.supervisor.clone();
     let parts =
         Parts { host, threads, supervisor, gateway, stop_gateway, metrics_page, admin, data };
-    Ok(Running {
-        capnp,
-        http: http_address,
-        metrics: metrics_address,
-        namespaces: references,
-        parts,
-    })
+    let (http, metrics, namespaces) = (http_address, metrics_address, references);
+    Ok(Running { capnp, http, metrics, namespaces, parts })
 }
 
 /// Who may come in by HTTP at that address.
