@@ -8,10 +8,13 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::Duration;
 
-use support::{Served, http, now, scratch, serve};
+use support::{Served, http, now, scratch, serve_with};
 
 /// A second, and what a busy machine needs to end a server.
 const NOTICED: Duration = Duration::from_secs(10);
+
+/// So that every object lives where the files are changed.
+const ONE_HOST: &[&str] = &["--hosts", "1"];
 
 fn increment(served: &Served) -> bool {
     let mut web = http::Http::connect(&served.announced.http);
@@ -62,7 +65,7 @@ fn ends(served: Served, name: &str, what: &str) {
 fn nothing_is_acknowledged_after_a_file_was_changed() {
     for (name, change, what) in CHANGES {
         let (_folder, data) = scratch();
-        let served = serve(&data);
+        let served = serve_with(&data, ONE_HOST);
         assert!(increment(&served));
         change(&data.join(name));
         assert!(!increment(&served), "{name} {what}: a call after that was acknowledged");
@@ -78,7 +81,7 @@ fn a_server_that_commits_nothing_notices_the_change_too() {
     ];
     for (name, change, what) in CHANGES.into_iter().chain(root) {
         let (_folder, data) = scratch();
-        let served = serve(&data);
+        let served = serve_with(&data, ONE_HOST);
         change(&data.join(name));
         ends(served, name, what);
     }
@@ -88,7 +91,7 @@ fn a_server_that_commits_nothing_notices_the_change_too() {
 #[test]
 fn a_page_that_can_not_be_read_ends_the_server_with_a_sentence() {
     let (_folder, data) = scratch();
-    let served = serve(&data);
+    let served = serve_with(&data, ONE_HOST);
     served.signal("BUS");
     ends(served, "a page of a file", "can't be read");
 }
