@@ -92,6 +92,17 @@ fn a_server_that_commits_nothing_notices_the_change_too() {
 fn a_page_that_can_not_be_read_ends_the_server_with_a_sentence() {
     let (_folder, data) = scratch();
     let served = serve_with(&data, ONE_HOST);
+    assert!(increment(&served));
+    served.stop();
+    // Nothing is awake, so that reading needs the page.
+    let served = serve_with(&data, ONE_HOST);
+    File::options().write(true).open(data.join("host-0/data.mdb")).unwrap().set_len(0).unwrap();
+    let mut web = http::Http::connect(&served.announced.http);
+    web.send(b"GET /counter/x HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    ends(served, "host-0/data.mdb", "was cut short");
+    // Nothing of the data is wrong, but the disk.
+    let (_folder, data) = scratch();
+    let served = serve_with(&data, ONE_HOST);
     served.signal("BUS");
     ends(served, "a page of a file", "can't be read");
 }
