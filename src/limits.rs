@@ -1,5 +1,7 @@
 //! Every bound in the system: its name with the unit, its value, and why it is what it is.
 
+use std::time::Duration;
+
 /// Longest key in an object's storage. LMDB takes 511 bytes; a longer key is stored in parts.
 pub(crate) const KEY_BYTES_MAX: usize = 2_048;
 
@@ -105,3 +107,7 @@ pub(crate) const HOSTS_MAX: u16 = 64;
 /// How long a grant is kept whose time is over, in milliseconds: 30 days. A clock that is ahead for a moment
 /// must not destroy what is good when it is right again.
 pub(crate) const OVER_GRANTS_KEPT_MS: u64 = 30 * 24 * 60 * 60 * 1000;
+
+/// How often files of the data are looked at while nothing is committed: whoever changes one beside the
+/// server is told within a second.
+pub(crate) const FILES_PERIOD: Duration = Duration::from_millis(500);

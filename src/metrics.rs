@@ -24,6 +24,10 @@ impl Count {
     }
 }
 
+/// Lines that were not written to standard error, since it took none. The log belongs to the process, and
+/// not to a server.
+pub(crate) static LOG_LINES_DROPPED: Count = Count(AtomicU64::new(0));
+
 macro_rules! metrics {
     ($($(#[doc = $help:literal])+ $kind:ident $name:ident;)+) => {
         /// All numbers of one server process.
@@ -48,6 +52,7 @@ macro_rules! metrics {
                 )+
                 render_limits(&self.limits, &mut text);
                 render_held(self.held.get().map_or(0, Budget::bytes), &mut text);
+                render_dropped(LOG_LINES_DROPPED.get(), &mut text);
                 text
             }
         }
@@ -116,6 +121,12 @@ fn render_held(bytes: usize, text: &mut String) {
     let name = "capstead_connections_bytes";
     let help = "What Cap'n Proto connections hold together, without the small change of each.";
     let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {bytes}\n");
+}
+
+fn render_dropped(lines: u64, text: &mut String) {
+    let name = "capstead_log_lines_dropped_total";
+    let help = "Log lines that standard error didn't take.";
+    let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {lines}\n");
 }
 
 #[cfg(test)]

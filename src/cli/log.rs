@@ -1,9 +1,16 @@
-//! Logs on standard error, as text or JSON.
+//! Logs on standard error, as text or JSON, panics included.
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::panic::PanicHookInfo;
 
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
-use crate::server::ServerError;
+use crate::host::present_turn;
+use crate::server::{ServerError, stderr};
+
+/// Panics are logged whatever `RUST_LOG` leaves out, as they are told without a log.
+const PANICS: &str = "capstead::panic";
 
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -31,12 +38,40 @@ pub(super) fn start(format: LogFormat) -> Result<(), ServerError> {
             ))
         })?,
     };
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let always = format!("{PANICS}=error").parse();
+    let filter =
+        always.map_or_else(|_| EnvFilter::new("info"), |always| filter.add_directive(always));
+    stderr::start().map_err(capnp::Error::from)?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| stderr::Lines);
+    // Those would be printed, which may wait.
+    let log = log.log_internal_errors(false);
     let log = log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
     // An embedder may have a subscriber of his own: then ours is not needed.
-    let _ = match format {
+    let is_ours = match format {
         LogFormat::Text => log.try_init(),
         LogFormat::Json => log.json().try_init(),
     };
+    if is_ours.is_ok() {
+        std::panic::set_hook(Box::new(report));
+    }
     Ok(())
+}
+
+/// Says of a panic where it was, why, and whose turn it was.
+fn report(panic: &PanicHookInfo<'_>) {
+    let reason = panic.payload_as_str().unwrap_or("no reason given");
+    let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("unnamed");
+    let backtrace = Backtrace::capture();
+    let backtrace =
+        (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    if let Some(turn) = present_turn() {
+        let (class, object, method) = (turn.class, turn.object, turn.method_name());
+        tracing::error!(target: PANICS, class, ?object, method, thread, backtrace, "panicked at {place}: {reason}");
+    } else {
+        tracing::error!(target: PANICS, thread, backtrace, "panicked at {place}: {reason}");
+    }
+    // One that unwinding met ends the process at once.
+    stderr::flush();
 }

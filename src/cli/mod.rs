@@ -16,6 +16,7 @@ mod output;
 mod program;
 mod restore;
 mod serve;
+mod signals;
 mod transfer;
 
 use std::process::ExitCode;
@@ -26,7 +27,7 @@ use rustix::process::DumpableBehavior;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::classes::bundled;
-use crate::server::ServerError;
+use crate::server::{ServerError, stderr};
 
 /// The exit code of a storage failure: whoever restarts the server can tell it from a wrong flag.
 const STORAGE_FAILED: u8 = 3;
@@ -100,6 +101,7 @@ enum Operate {
 impl Operate {
     /// Returns when it is done, with the exit code.
     fn run(&self) -> u8 {
+        signals::of_files();
         match self {
             Self::Export(options) => export::run(options),
             Self::Import(options) => import::run(options),
@@ -168,9 +170,10 @@ fn hide_memory() {
     let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
-#[expect(clippy::print_stderr, reason = "the last word before the process exits")]
+/// The last word before the process exits.
 fn fail(error: &ServerError) -> u8 {
-    eprintln!("capstead: {error}");
+    stderr::put(format!("capstead: {error}\n").into_bytes());
+    stderr::flush();
     match error {
         ServerError::Storage(_) => STORAGE_FAILED,
         _ => CANNOT_START,

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::Args;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::limit::{self, Change};
 use super::log::{self, LogFormat};
 use super::operator;
+use super::signals;
 use crate::gateway::HttpLimits;
 use crate::limits::HOSTS_MAX;
-use crate::server::{Running, Server, ServerError, TurnLimits};
+use crate::server::{Running, Server, ServerError, TurnLimits, stderr};
 
 /// The flags of a server. Where the help names a variable, that may be set instead.
 #[derive(Args, Clone, Debug)]
@@ -245,17 +245,38 @@ pub(super) async fn serve(
     super::allow_connections();
     server = options.apply_to(server);
     // Before anything is served, so that no signal is missed.
-    let shutdown = shutdown().map_err(capnp::Error::from)?;
+    let shutdown = signals::shutdown().map_err(capnp::Error::from)?;
     let running = server.start().await?;
     let ready = if options.json { json(&running) } else { text(&running, hints) };
-    match operator::show(&ready) {
-        // A closed standard output is no reason not to serve.
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            running.until(async {}).await?;
-            Err(ServerError::Announce(error))
+    let unannounced = announce(ready).map_err(capnp::Error::from)?;
+    let mut announced = Ok(());
+    let stop = async {
+        tokio::select! {
+            () = shutdown => {},
+            error = unannounced => announced = Err(ServerError::Announce(error)),
         }
-        _ => running.until(shutdown).await,
-    }
+    };
+    let ended = running.until(stop).await;
+    stderr::flush();
+    ended.and(announced)
+}
+
+/// Says that the server is ready, on a thread of its own: nobody may be reading. Resolves only if that
+/// fails.
+fn announce(ready: String) -> std::io::Result<impl Future<Output = std::io::Error>> {
+    let (failed, has_failed) = tokio::sync::oneshot::channel();
+    let show = move || match operator::show(&ready) {
+        // A closed standard output is no reason not to serve.
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => drop(failed.send(error)),
+        _ => {}
+    };
+    std::thread::Builder::new().name("capstead-stdout".into()).spawn(show)?;
+    Ok(async {
+        match has_failed.await {
+            Ok(error) => error,
+            Err(_) => std::future::pending().await,
+        }
+    })
 }
 
 fn json(running: &Running) -> String {
@@ -287,17 +308,4 @@ fn text(running: &Running, hints: Hints) -> String {
         lines.push(format!("  python3 examples/counter/client.py '{counters}' x"));
     }
     lines.join("\n")
-}
-
-/// Resolves on the first SIGINT or SIGTERM.
-fn shutdown() -> std::io::Result<impl Future<Output = ()>> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {},
-            _ = terminate.recv() => {},
-        }
-        tracing::info!("shutting down: calls under way are finished first");
-    })
 }

@@ -4,6 +4,7 @@
 use super::instance::Instance;
 use super::vat::Vat;
 use crate::id::ObjectId;
+use crate::limits::FILES_PERIOD;
 use crate::storage::{StorageError, Ticket};
 
 impl Vat {
@@ -66,14 +67,22 @@ impl Vat {
         }
     }
 
-    /// Resolves when the storage has failed: nothing will be durable any more.
+    /// Resolves when the storage has failed: nothing will be durable any more. The next commit would find a
+    /// change of the files too, and may be far away.
     pub(crate) async fn failure(&self) -> StorageError {
         loop {
             let changed = self.changed.notified();
             let failure = self.store.borrow().failure();
-            match failure {
-                Some(error) => return error,
-                None => changed.await,
+            if let Some(error) = failure {
+                return error;
+            }
+            tokio::select! {
+                () = changed => {},
+                () = tokio::time::sleep(FILES_PERIOD) => {
+                    if let Err(error) = self.store.borrow().check_files() {
+                        return error;
+                    }
+                },
             }
         }
     }

@@ -62,7 +62,7 @@ pub use grants::Terms;
 pub(crate) use joined::Hint;
 pub use list::{Entries, List};
 pub use namespace::Namespace;
-pub(crate) use pulse::{Pulse, Seen};
+pub(crate) use pulse::{Pulse, Seen, present_turn};
 pub use storage::Storage;
 pub use stored::{Storable, Stored, Struct};
 pub(crate) use vat::{Vat, VatOptions};

@@ -3,11 +3,24 @@
 //! One thread writes, at the beginning and the end of each turn: some stores, no lock and no clock.
 //! Others look as often as they like.
 
+use std::cell::RefCell;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use super::instance::Instance;
 use super::run::Cause;
 use crate::id::ObjectId;
+
+thread_local! {
+    /// That of the host which runs on this thread.
+    static HERE: RefCell<Option<Arc<Pulse>>> = const { RefCell::new(None) };
+}
+
+/// The turn that runs on this thread, for whoever reports a panic in it.
+pub(crate) fn present_turn() -> Option<Seen> {
+    let look = |here: &RefCell<Option<Arc<Pulse>>>| here.try_borrow().ok()?.as_ref()?.look();
+    HERE.try_with(look).ok().flatten()
+}
 
 /// A host's present turn.
 #[derive(Debug)]
@@ -33,6 +46,16 @@ pub(crate) struct Seen {
     pub(crate) method: u32,
 }
 
+impl Seen {
+    /// The method by its numbers, which every schema has.
+    pub(crate) fn method_name(&self) -> String {
+        match self.interface {
+            0 => "wake".to_owned(),
+            interface => format!("@{interface:#x}.@{}", self.method),
+        }
+    }
+}
+
 impl Pulse {
     pub(super) fn new(classes: Vec<&'static str>) -> Self {
         Self {
@@ -43,6 +66,11 @@ impl Pulse {
             method: AtomicU32::default(),
             classes,
         }
+    }
+
+    /// Says that the host runs on this thread.
+    pub(crate) fn runs_here(self: &Arc<Self>) {
+        HERE.set(Some(self.clone()));
     }
 
     pub(super) fn begin(&self, instance: &Instance, cause: &Cause) {
@@ -64,6 +92,11 @@ impl Pulse {
         let beats = self.beats.load(Ordering::Relaxed);
         self.beats.store(beats + 1, Ordering::Release);
         fence(Ordering::Release);
+    }
+
+    /// Rises with each turn, twice.
+    pub(crate) fn beats(&self) -> u64 {
+        self.beats.load(Ordering::Relaxed)
     }
 
     /// The present turn; none between two turns, or if the turn changed meanwhile.

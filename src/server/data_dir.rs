@@ -29,11 +29,13 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
 use super::builder::ServerError;
-use crate::storage::{self, Kind};
+use crate::limits::FILES_PERIOD;
+use crate::storage::{self, Kind, Watched};
 use crate::sturdyref::KeyRing;
 pub(super) use keys::Signing;
 use making::{Found, begin, finish, found, remove_unfinished, unrestored};
@@ -67,6 +69,8 @@ pub(crate) type Secrets = Vec<(String, Zeroizing<Vec<u8>>)>;
 pub(super) struct DataDir {
     root: PathBuf,
     made: Made,
+    /// Of a directory that is served: what nobody else may change meanwhile, beside the parts.
+    files: Option<Arc<Watched>>,
     _lock: File,
 }
 
@@ -87,7 +91,7 @@ impl DataDir {
         let made = Made { root: make_root(root)?, parts: false };
         private::check_folder(root)?;
         let lock = lock(root)?;
-        let mut dir = Self { root: root.to_owned(), made, _lock: lock };
+        let mut dir = Self { root: root.to_owned(), made, files: None, _lock: lock };
         match found(root)? {
             Found::Whole => {}
             Found::Nothing | Found::Unmade => {
@@ -106,7 +110,20 @@ impl DataDir {
         if !lock_text(root)?.is_empty() {
             say(root, "").map_err(failed(root, MAKING))?;
         }
+        let files = Watched::new([LOCK_FILE, FORMAT_FILE].map(|name| root.join(name)));
+        dir.files = Some(files.map_err(|error| data(root, error.to_string()))?);
         Ok(dir)
+    }
+
+    /// Resolves when somebody else has changed what only the holder of the lock may change. The parts look
+    /// after themselves.
+    pub(super) async fn changed(&self) -> ServerError {
+        loop {
+            tokio::time::sleep(FILES_PERIOD).await;
+            if let Some(Err(error)) = self.files.as_ref().map(|files| files.check()) {
+                return ServerError::Storage(error.to_string());
+            }
+        }
     }
 
     /// Opens the directory if it was made before; none if a server uses it.
@@ -119,7 +136,7 @@ impl DataDir {
         }
         let Some(lock) = try_lock(root)? else { return Ok(None) };
         private::check_folder(root)?;
-        let dir = Self { root: root.to_owned(), made: Made::default(), _lock: lock };
+        let dir = Self { root: root.to_owned(), made: Made::default(), files: None, _lock: lock };
         match found(root)? {
             Found::Whole => {}
             Found::Nothing | Found::Unmade => {
@@ -164,7 +181,7 @@ impl DataDir {
     ) -> Result<Self, ServerError> {
         Self::check_restorable(root)?;
         let made = Made { root: make_root(root)?, parts: true };
-        let dir = Self { root: root.to_owned(), made, _lock: lock(root)? };
+        let dir = Self { root: root.to_owned(), made, files: None, _lock: lock(root)? };
         // Looked at again, now that nobody else changes it.
         Self::check_restorable(root)?;
         let begun = begin(root, BEING_RESTORED, hosts, |path| keys::put(path, secrets))

@@ -12,6 +12,7 @@ mod metrics_page;
 mod namespaces;
 mod operate;
 mod start;
+pub(crate) mod stderr;
 #[cfg(test)]
 mod tests;
 mod watchdog;
@@ -23,3 +24,4 @@ pub(crate) use operate::{Operated, Restoring, compact_all};
 pub use builder::{Server, ServerError};
 pub use start::Running;
 pub use watchdog::TurnLimits;
+pub(crate) use watchdog::told_to_end;

@@ -25,7 +25,7 @@ use super::link::Hub;
 use super::listen::{self, Sockets, local};
 use super::metrics_page::MetricsPage;
 use super::namespaces::start_gateway;
-use super::watchdog::Watchdog;
+use super::watchdog::{Beating, Watchdog};
 use crate::error::panic_reason;
 use crate::gateway::{Door, Gateway, HttpLimits};
 use crate::host::{Agent, Class, Hint, Vat, VatOptions, pass_on_replies};
@@ -54,7 +54,7 @@ pub(super) struct Parts {
     stop_gateway: CancellationToken,
     metrics_page: Option<MetricsPage>,
     admin: Option<AdminSocket>,
-    _data: Rc<DataDir>,
+    data: Rc<DataDir>,
 }
 
 /// The references are secrets: only the names of their classes are shown.
@@ -97,7 +97,7 @@ impl Running {
     /// # Errors
     /// When the storage failed before or meanwhile: what was acknowledged is durable.
     pub async fn until(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
-        let Parts { host, threads, supervisor, gateway, stop_gateway, metrics_page, admin, _data } =
+        let Parts { host, threads, supervisor, gateway, stop_gateway, metrics_page, admin, data } =
             self.parts;
         let a_thread_ended = async {
             match threads.iter().map(|thread| Box::pin(thread.ended())).collect::<Vec<_>>() {
@@ -108,7 +108,10 @@ impl Running {
         let stop = async {
             tokio::select! { () = shutdown => {}, () = a_thread_ended => {} }
         };
-        let mut ended = host.until(stop).await;
+        let mut ended = tokio::select! {
+            ended = host.until(stop) => ended,
+            error = data.changed() => Err(error),
+        };
         if let Err(error) = &ended {
             tracing::error!(host = 0, %error, "a host has ended, and the server ends with it");
         }
@@ -177,8 +180,9 @@ pub(super) struct RunningHost {
     pub(super) vat: Rc<Vat>,
     pub(super) agent: Rc<Agent>,
     listener: Listener,
-    /// It looks after the host as long as this is there.
-    _watchdog: Watchdog,
+    watchdog: Watchdog,
+    /// Begins when the event loop does for good: before, the thread may be its owner's.
+    beating: OnceCell<Beating>,
 }
 
 impl HostParts {
@@ -198,13 +202,15 @@ impl HostParts {
         let data = self.vat.data.clone();
         let vat = Vat::open(self.vat).map_err(unusable(&data))?;
         vat.rest_after(warm);
+        vat.pulse().runs_here();
         watchdog.watch(self.number, vat.pulse());
         let agent = Agent::new(vat.clone(), keys);
         agent.join(supervisor, self.number, address, hint).await?;
         let bootstrap = agent.restorer().client;
         let listener = Listener::start(socket, tls, bootstrap, limits, metrics, places);
         let number = self.number;
-        Ok(RunningHost { number, vat, agent, listener, _watchdog: watchdog })
+        let beating = OnceCell::new();
+        Ok(RunningHost { number, vat, agent, listener, watchdog, beating })
     }
 }
 
@@ -214,6 +220,7 @@ impl RunningHost {
     /// # Errors
     /// When the storage failed, or a bug ended what the host can't do without.
     pub(super) async fn until(&self, stop: impl Future<Output = ()>) -> Result<(), ServerError> {
+        self.beating.get_or_init(|| self.watchdog.beat(self.number));
         tokio::select! {
             () = stop => Ok(()),
             ended = self.broken() => ended,
@@ -259,6 +266,8 @@ impl RunningHost {
         pass_on_replies().await;
         self.listener.disconnect().await;
         drop(self.agent);
+        // The last commit may take as long as the disk does.
+        drop(self.beating);
         // It may be what ends a host that a bug has ended already.
         let close = AssertUnwindSafe(|| self.vat.close());
         let closed = catch_unwind(close).map_err(|panic| {
@@ -353,23 +362,10 @@ async fn start_on(
     let metrics_page = page.transpose().map_err(capnp::Error::from)?;
     let admin = start_admin(&data, keys, &hub, server.hosts);
     let supervisor = hub.supervisor.clone();
-    let parts = Parts {
-        host,
-        threads,
-        supervisor,
-        gateway,
-        stop_gateway,
-        metrics_page,
-        admin,
-        _data: data,
-    };
-    Ok(Running {
-        capnp,
-        http: http_address,
-        metrics: metrics_address,
-        namespaces: references,
-        parts,
-    })
+    let parts =
+        Parts { host, threads, supervisor, gateway, stop_gateway, metrics_page, admin, data };
+    let (http, metrics, namespaces) = (http_address, metrics_address, references);
+    Ok(Running { capnp, http, metrics, namespaces, parts })
 }
 
 fn open_supervisor(server: &Server, data: &DataDir) -> Result<Rc<Supervisor>, ServerError> {

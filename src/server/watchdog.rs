@@ -1,12 +1,18 @@
-//! A thread that looks after the hosts: a turn that doesn't end holds up all objects of its host.
+//! A thread that looks after the hosts: a turn that doesn't end holds up all objects of its host, and so
+//! does whatever else keeps its event loop from going round.
 //!
 //! It warns with the name of what runs, then says that the host isn't ready, and at last ends the
 //! process, which loses nothing that was acknowledged. It never touches a host.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
 use super::builder::ServerError;
+use super::stderr;
 use crate::clock;
 use crate::host::{Pulse, Seen};
 use crate::metrics::Metrics;
@@ -44,6 +50,19 @@ impl TurnLimits {
     }
 }
 
+/// The exit code of a process that was told to end and has a host that doesn't move.
+const STUCK: i32 = 4;
+/// How often an event loop is asked whether it moves.
+const ASK_PERIOD: Duration = Duration::from_millis(100);
+
+/// Signals belong to the process.
+static TOLD_TO_END: AtomicBool = AtomicBool::new(false);
+
+/// From now on, a host that doesn't move ends the process even where no turn would.
+pub(crate) fn told_to_end() {
+    TOLD_TO_END.store(true, Ordering::Relaxed);
+}
+
 /// How often the thread looks. A turn is noticed as long as this after it began.
 const PERIOD: Duration = Duration::from_millis(20);
 
@@ -63,9 +82,74 @@ impl Watchdog {
     }
 
     pub(super) fn watch(&self, number: u16, pulse: Arc<Pulse>) {
-        let watched =
-            Watched { number, pulse, turn: None, took: Duration::ZERO, stage: Stage::Quiet };
+        let watched = Watched {
+            number,
+            pulse,
+            beat: None,
+            unasked: Duration::ZERO,
+            held: None,
+            took: Duration::ZERO,
+            stage: Stage::Quiet,
+        };
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(watched);
+    }
+
+    /// Looks after this thread's event loop, which is the host's, as long as what is returned is there.
+    pub(super) fn beat(&self, number: u16) -> Beating {
+        let beat = Arc::new(Beat::default());
+        for host in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
+            if host.number == number {
+                host.beat = Some(Arc::downgrade(&beat));
+            }
+        }
+        let theirs = beat.clone();
+        let task = tokio::task::spawn_local(async move { theirs.answer().await });
+        Beating { beat, task: task.abort_handle() }
+    }
+}
+
+/// Shows that an event loop goes round: a task of it answers when it is asked.
+#[derive(Default)]
+struct Beat {
+    asked: AtomicU64,
+    answered: AtomicU64,
+    ask: Notify,
+    is_over: AtomicBool,
+}
+
+impl Beat {
+    async fn answer(&self) {
+        loop {
+            self.ask.notified().await;
+            self.answered.store(self.asked.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    /// Only the watchdog asks.
+    fn ask(&self) {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.ask.notify_one();
+    }
+
+    /// The question without an answer, if there is one.
+    fn owed(&self) -> Option<u64> {
+        let asked = self.asked.load(Ordering::Relaxed);
+        let is_owed = self.answered.load(Ordering::Relaxed) != asked;
+        (is_owed && !self.is_over.load(Ordering::Relaxed)).then_some(asked)
+    }
+}
+
+/// An event loop that is looked after until this is dropped.
+pub(super) struct Beating {
+    beat: Arc<Beat>,
+    task: AbortHandle,
+}
+
+impl Drop for Beating {
+    fn drop(&mut self) {
+        // The task may go much later.
+        self.beat.is_over.store(true, Ordering::Relaxed);
+        self.task.abort();
     }
 }
 
@@ -80,10 +164,37 @@ fn watch(hosts: &Weak<Mutex<Vec<Watched>>>, limits: TurnLimits, metrics: &Metric
         last = now;
         for host in hosts.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
             if host.look(passed, limits, metrics) == Stage::Over {
-                std::process::abort();
+                end(host.number);
             }
         }
     }
+}
+
+/// Ends the process, which no thread of it can keep from that.
+fn end(number: u16) -> ! {
+    if TOLD_TO_END.load(Ordering::Relaxed) {
+        let last = format!(
+            "capstead: told to end, and the thread of host {number} doesn't move: the process ends as it \
+             is; all that was answered is durable\n"
+        );
+        stderr::put(last.into_bytes());
+        stderr::flush();
+        signal_hook::low_level::exit(STUCK);
+    }
+    stderr::flush();
+    std::process::abort()
+}
+
+/// What keeps a host from going on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Held {
+    Turn(Seen),
+    /// No turn, or one too many of them to be seen. The question that its event loop owes an answer, and
+    /// the turns that it had by then.
+    Loop {
+        owed: u64,
+        turns: u64,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,25 +208,32 @@ enum Stage {
 struct Watched {
     number: u16,
     pulse: Arc<Pulse>,
-    turn: Option<Seen>,
+    beat: Option<Weak<Beat>>,
+    /// Since the event loop was asked last.
+    unasked: Duration,
+    held: Option<Held>,
     took: Duration,
     stage: Stage,
 }
 
 impl Watched {
-    /// How far the present turn has come.
+    /// How far what holds up the host has come.
     fn look(&mut self, passed: Duration, limits: TurnLimits, metrics: &Metrics) -> Stage {
-        let seen = self.pulse.look();
-        if seen.is_none() || seen != self.turn {
+        let held = self.held(passed);
+        if held.is_none() || held != self.held {
             self.ended(metrics);
-            (self.turn, self.took) = (seen, Duration::ZERO);
+            (self.held, self.took) = (held, Duration::ZERO);
             return self.stage;
         }
         self.took += passed;
+        let is_turn = matches!(self.held, Some(Held::Turn(_)));
+        let ends_anyway = limits.abort.is_zero() && TOLD_TO_END.load(Ordering::Relaxed);
+        let abort = if ends_anyway { TurnLimits::default().abort } else { limits.abort };
         let stages = [
-            (Stage::Warned, limits.warn),
+            // Nobody can be named whose turn is too long, and a busy machine is as slow.
+            (Stage::Warned, if is_turn { limits.warn } else { Duration::ZERO }),
             (Stage::Unready, limits.unready),
-            (Stage::Over, limits.abort),
+            (Stage::Over, abort),
         ];
         for (stage, limit) in stages {
             if self.stage < stage && !limit.is_zero() && self.took >= limit {
@@ -125,15 +243,40 @@ impl Watched {
         self.stage
     }
 
+    fn held(&mut self, passed: Duration) -> Option<Held> {
+        self.unasked += passed;
+        let owed = self.beat.as_ref().and_then(Weak::upgrade).and_then(|beat| {
+            let owed = beat.owed();
+            if owed.is_none() && self.unasked >= ASK_PERIOD {
+                self.unasked = Duration::ZERO;
+                beat.ask();
+            }
+            owed
+        });
+        let turn = self.pulse.look().map(Held::Turn);
+        turn.or_else(|| owed.map(|owed| Held::Loop { owed, turns: self.pulse.beats() }))
+    }
+
     fn reach(&mut self, stage: Stage, metrics: &Metrics) {
         self.stage = stage;
-        let Some(turn) = &self.turn else { return };
+        let Some(held) = &self.held else { return };
         let (host, took) = (self.number, format_args!("{} ms", self.took.as_millis()));
-        let (class, object) = (turn.class, turn.object);
-        let method = match turn.interface {
-            0 => "wake".to_owned(),
-            interface => format!("@{interface:#x}.@{}", turn.method),
+        if stage == Stage::Unready {
+            metrics.hosts_unready.add(1);
+        }
+        let Held::Turn(turn) = held else {
+            return match stage {
+                Stage::Quiet | Stage::Warned => {}
+                Stage::Unready => {
+                    tracing::error!(host, %took, "a host's event loop stands still outside of a turn, and isn't ready");
+                }
+                Stage::Over => {
+                    tracing::error!(host, %took, "a host's event loop stands still: the process ends, to be started again");
+                }
+            };
         };
+        let (class, object) = (turn.class, turn.object);
+        let method = turn.method_name();
         match stage {
             Stage::Quiet => {}
             Stage::Warned => {
@@ -141,7 +284,6 @@ impl Watched {
                 tracing::warn!(host, class, ?object, method, %took, "a turn holds up its host");
             }
             Stage::Unready => {
-                metrics.hosts_unready.add(1);
                 tracing::error!(host, class, ?object, method, %took, "a turn holds up its host, which isn't ready");
             }
             Stage::Over => {

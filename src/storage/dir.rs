@@ -15,8 +15,10 @@ use std::path::{Path, PathBuf};
 use crate::storage::layout::{FORMAT, Kind};
 use crate::storage::{Result, StorageError};
 
-const MARKER: &str = "CAPSTEAD";
+pub(super) const MARKER: &str = "CAPSTEAD";
 pub(super) const DATA: &str = "data.mdb";
+/// By which LMDB keeps apart readers and writers.
+pub(super) const LMDB_LOCK: &str = "lock.mdb";
 /// Longer than any marker of ours: enough to tell that a file is none.
 const MARKER_BYTES_MAX: u64 = 64;
 

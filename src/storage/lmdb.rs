@@ -19,9 +19,9 @@ use ::lmdb::{
     RwTransaction, Transaction as _, WriteFlags,
 };
 
-use crate::storage::dir::{Age, EnvironmentDir};
+use crate::storage::dir::{Age, DATA, EnvironmentDir, LMDB_LOCK, MARKER};
 use crate::storage::layout::{self, CHECKSUM_BYTES, ENVIRONMENT_KEY, EnvironmentRecord, Kind};
-use crate::storage::{Result, StorageError};
+use crate::storage::{Result, StorageError, Watched};
 
 /// Two for the vat thread, which may read while it visits, one for the commit thread, the rest for
 /// exports and other tools.
@@ -48,6 +48,7 @@ pub(crate) struct Environment {
     map_bytes: u64,
     page_bytes: u64,
     failure: OnceLock<Arc<StorageError>>,
+    files: Arc<Watched>,
     _dir: EnvironmentDir,
 }
 
@@ -63,7 +64,8 @@ impl Environment {
         let (lmdb, database) = open(&dir, EnvironmentFlags::NO_TLS, map_bytes)?;
         let incarnation = count_opening(&lmdb, database, kind, dir.age())?;
         dir.complete()?;
-        Self::opened(lmdb, database, incarnation, map_bytes, dir)
+        let files = [MARKER, DATA, LMDB_LOCK];
+        Self::opened((lmdb, database), incarnation, map_bytes, &files, dir)
     }
 
     /// Opens the environment in `path`, which is complete, without a change of any file. Every write
@@ -86,19 +88,20 @@ impl Environment {
                 kind,
             )?
         };
-        Self::opened(lmdb, database, record.incarnation, map_bytes, dir)
+        Self::opened((lmdb, database), record.incarnation, map_bytes, &[MARKER, DATA], dir)
     }
 
     fn opened(
-        lmdb: Lmdb,
-        database: Database,
+        (lmdb, database): (Lmdb, Database),
         incarnation: u64,
         map_bytes: usize,
+        files: &[&str],
         dir: EnvironmentDir,
     ) -> Result<Self> {
+        let files = Watched::new(files.iter().map(|name| dir.path().join(name)))?;
         let page_bytes = lmdb.stat().map_err(failed("read the page size"))?.page_size().into();
         let (map_bytes, failure) = (map_bytes as u64, OnceLock::new());
-        Ok(Self { lmdb, database, incarnation, map_bytes, page_bytes, failure, _dir: dir })
+        Ok(Self { lmdb, database, incarnation, map_bytes, page_bytes, failure, files, _dir: dir })
     }
 
     /// How often the environment was opened, this time included.
@@ -135,6 +138,14 @@ impl Environment {
         Ok(self.lmdb.stat().map_err(failed("count the records"))?.entries() as u64)
     }
 
+    /// Looks whether the files are as they must be.
+    ///
+    /// # Errors
+    /// `FileChanged`, `Io`.
+    pub(crate) fn check_files(&self) -> Result<()> {
+        self.files.check()
+    }
+
     /// Runs `body` on a snapshot of what was committed when it began.
     pub(crate) fn read<T>(&self, body: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
         let txn = self.lmdb.begin_ro_txn().map_err(failed("begin a read"))?;
@@ -153,8 +164,13 @@ impl Environment {
         if let Some(failure) = self.failure.get() {
             return Err(failure.clone());
         }
-        commit(&self.lmdb, self.database, body)
-            .map_err(|error| self.failure.get_or_init(|| Arc::new(error)).clone())
+        // Before it, because a page that a shorter file has no more can't be read; after it, because nobody
+        // may hear of writes that went into a file without a name.
+        let committed = self.files.check().and_then(|()| {
+            let written = commit(&self.lmdb, self.database, body)?;
+            self.files.check().map(|()| written)
+        });
+        committed.map_err(|error| self.failure.get_or_init(|| Arc::new(error)).clone())
     }
 }
 

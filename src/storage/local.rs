@@ -149,6 +149,10 @@ impl Reader {
 
 // Each read takes a fresh snapshot: keeping one would need a reference into this struct itself.
 impl Reads for Reader {
+    fn check_files(&self) -> Result<()> {
+        self.env.check_files()
+    }
+
     fn get(&self, object: ObjectId, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>> {
         let path = RecordPath::new(object, space, key)?;
         self.metrics.storage_reads_total.add(1);

@@ -206,6 +206,14 @@ pub(crate) type VisitObject<'a> = dyn FnMut(ObjectId, &[u8], Usage) + 'a;
 /// What a log has applied, as the vat thread reads it. A read that begins after a commit was reported
 /// sees it.
 pub(crate) trait Reads {
+    /// Looks whether the files below are as they must be.
+    ///
+    /// # Errors
+    /// `FileChanged`, `Io`.
+    fn check_files(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// The durable value of one key.
     ///
     /// # Errors

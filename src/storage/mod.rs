@@ -32,6 +32,7 @@ mod pairs;
 mod room;
 mod scan;
 pub(crate) mod store;
+mod watched;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,6 +50,7 @@ pub(crate) use self::page::{Page, PageSize};
 #[cfg(test)]
 pub(crate) use self::room::Room;
 pub(crate) use self::store::{Before, Store, StoreOptions};
+pub(crate) use self::watched::{Watched, file_changed};
 use crate::error;
 use crate::id::{ObjectId, Shard};
 use crate::limits::MAP_BYTES;
@@ -219,6 +221,18 @@ pub(crate) enum StorageError {
         path: PathBuf,
         /// What the operating system said.
         source: std::io::Error,
+    },
+
+    /// Somebody else changed a file of the storage while it was in use. Nothing was acknowledged since that
+    /// may be missing after a restart.
+    #[error(
+        "the file {path:?} {what} while it was in use; put it back or restore a backup, and start again"
+    )]
+    FileChanged {
+        /// The file.
+        path: PathBuf,
+        /// How it was found.
+        what: &'static str,
     },
 
     /// A copy has not as many records as the original, which is as it was.

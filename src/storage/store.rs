@@ -454,6 +454,11 @@ impl Store {
         self.committer.is_full()
     }
 
+    /// Whether the files are as they must be; each commit asks too.
+    pub(crate) fn check_files(&self) -> Result<()> {
+        self.reads.check_files()
+    }
+
     /// Why nothing will become durable any more, if that is so; the process must then exit.
     pub(crate) fn failure(&self) -> Option<StorageError> {
         self.committer.failure().cloned().map(StorageError::Latched)

@@ -232,6 +232,15 @@ impl Served {
         self.metric(&format!("limits_total{{limit=\"{limit}\"}}"))
     }
 
+    /// Waits for the end, by whatever that comes.
+    pub(crate) fn end(&mut self) -> ExitStatus {
+        self.process.wait()
+    }
+
+    pub(crate) fn stderr(&self) -> String {
+        self.process.stderr()
+    }
+
     /// `kill -9`.
     pub(crate) fn kill(&mut self) {
         self.process.kill();

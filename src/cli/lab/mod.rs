@@ -71,7 +71,6 @@ enum Failure {
 }
 
 /// Exits with 3 and one sentence when the storage failed, and with 1 when the lab itself did.
-#[expect(clippy::print_stderr, reason = "the last word before the process exits")]
 pub(super) fn run(options: &Options) -> ExitCode {
     let ended = match &options.what {
         What::Write { dir, script, turns, in_flight } => write(dir, *script, *turns, *in_flight),
@@ -79,7 +78,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
         What::Records { dir } => records(dir),
     };
     let Err(failure) = ended else { return ExitCode::SUCCESS };
-    eprintln!("capstead: {failure}");
+    let _ = writeln!(std::io::stderr().lock(), "capstead: {failure}");
     match failure {
         Failure::Storage(_) => ExitCode::from(super::STORAGE_FAILED),
         Failure::Wrong(_) | Failure::Pipe(_) => ExitCode::from(super::CANNOT_START),

@@ -1,0 +1,94 @@
+//! Signals: those that end a server, one that changes nothing, and those by which the system says that a
+//! file can't be read or written, which otherwise end a process without a word.
+//!
+//! A thread of its own takes them, because the others may stand still.
+
+use std::fs;
+use std::io;
+use std::sync::Once;
+
+use signal_hook::consts::{SIGBUS, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::{exit, raise};
+use tokio_util::sync::CancellationToken;
+
+use super::STORAGE_FAILED;
+use crate::server::{stderr, told_to_end};
+use crate::storage::file_changed;
+
+/// Has failures of files told, by whatever command runs.
+pub(super) fn of_files() {
+    // Without it, the system's own way of ending stays.
+    let _ = listen(&[SIGXFSZ, SIGBUS], CancellationToken::new());
+}
+
+/// Has failures of files told, and resolves on the first SIGINT or SIGTERM.
+///
+/// # Errors
+/// When the operating system gives no thread, or a signal can't be taken.
+pub(super) fn shutdown() -> io::Result<impl Future<Output = ()>> {
+    let told = CancellationToken::new();
+    listen(&[SIGXFSZ, SIGBUS, SIGHUP, SIGINT, SIGTERM], told.clone())?;
+    Ok(async move {
+        told.cancelled().await;
+        tracing::info!("shutting down: calls under way are finished first");
+    })
+}
+
+fn listen(signals: &[i32], told: CancellationToken) -> io::Result<()> {
+    take_sigbus();
+    let mut signals = Signals::new(signals)?;
+    let take = move || {
+        // The line about it may be written to the very file that is full.
+        let full = Once::new();
+        for signal in signals.forever() {
+            match signal {
+                SIGBUS => page_lost(),
+                SIGXFSZ => full.call_once(|| {
+                    tracing::error!("a file may become no longer: the limit of file sizes is reached (ulimit -f)");
+                }),
+                SIGHUP => tracing::info!("SIGHUP changes nothing: SIGTERM ends the server"),
+                _ => {
+                    told_to_end();
+                    told.cancel();
+                }
+            }
+        }
+    };
+    std::thread::Builder::new().name("capstead-signals".into()).spawn(take).map(drop)
+}
+
+/// The thread that met the page meets it again and again meanwhile, so that nothing more is answered.
+fn page_lost() -> ! {
+    let reason = file_changed().map_or_else(
+        || {
+            "a page of a file can't be read: its disk failed, or it was cut short; restore a backup"
+                .to_owned()
+        },
+        |changed| changed.to_string(),
+    );
+    stderr::put(format!("capstead: the storage failed: {reason}\n").into_bytes());
+    stderr::flush();
+    exit(STORAGE_FAILED.into())
+}
+
+/// The standard library handles SIGBUS too, for stacks that overflow on other systems. When it meets one
+/// that isn't its own it gives the signal back to the system, by which the next one would end the process
+/// before a word is said. It does so once; so it is made to here, where the signal means nothing.
+fn take_sigbus() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        if is_caught(SIGBUS) {
+            // A signal that was not taken leaves all as it was.
+            let _ = raise(SIGBUS);
+        }
+    });
+}
+
+/// Whether the process has a handler of the signal, where the system says so.
+fn is_caught(signal: i32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|caught| u64::from_str_radix(caught.trim(), 16).ok());
+    caught.is_some_and(|caught| caught & (1 << (signal - 1)) != 0)
+}
