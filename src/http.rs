@@ -86,10 +86,12 @@ async fn take_body(mut results: http_service::RequestResults) -> Result<Body> {
     let collector = Collector { bytes: RefCell::default(), done: Cell::new(Some(done)) };
     results.get().set_request_body(capnp_rpc::new_client(collector));
     results.set_pipeline()?;
+    // Only who sends the body is to hold the stream, so that it goes when the sender does.
+    drop(results);
     whole_within(whole, Duration::from_secs(HTTP_BODY_SECS)).await
 }
 
-/// Whoever sends a body may go away without an end, and nobody says so.
+/// Whoever sends a body may go away without an end, or stay and say no more.
 async fn whole_within(whole: oneshot::Receiver<Result<Body>>, limit: Duration) -> Result<Body> {
     match tokio::time::timeout(limit, whole).await {
         Ok(Ok(body)) => body,

@@ -25,6 +25,7 @@ pub(crate) mod limits;
 mod made;
 mod network;
 pub(crate) mod outgoing;
+pub(crate) mod owed;
 mod patch;
 pub(crate) mod pipelines;
 mod queue;
