@@ -32,13 +32,23 @@ pub(crate) fn withstands_with(
 ) {
     let (_folder, data) = scratch();
     let all = [&["--json", "--metrics", "127.0.0.1:0"], args].concat();
-    let command = with_little(&serve_command(&data, &all), files);
+    withstands_started(with_little(&serve_command(&data, &all), files), &data, attack);
+}
+
+/// As [`withstands`], for another server than that of the command.
+pub(crate) fn withstands_from(serve: impl FnOnce(&Path) -> Command, attack: impl FnOnce(&Served)) {
+    let (_folder, data) = scratch();
+    let command = with_little(&serve(&data), None);
+    withstands_started(command, &data, |served, _| attack(served));
+}
+
+fn withstands_started(command: Command, data: &Path, attack: impl FnOnce(&Served, &Path)) {
     let served = Served::ready(Process::start(command));
     let (is_over, served_ref) = (AtomicBool::new(false), &served);
     let took = std::thread::scope(|scope| {
         let honest = scope.spawn(|| run(be_honest(served_ref, &is_over)));
         let attacked =
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| attack(served_ref, &data)));
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| attack(served_ref, data)));
         is_over.store(true, Ordering::Relaxed);
         let took = honest.join().expect("the honest client comes to its end");
         attacked.expect("the attack is as it was meant");
