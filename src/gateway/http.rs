@@ -25,6 +25,10 @@ use crate::metrics::Metrics;
 /// The most that a connection buffers, the head of a request among it.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
 
+/// Bytes of one body that are taken before others have their turn: a thousand bodies that come at once would
+/// keep everybody else waiting for as long as all of them take.
+const IN_A_ROW_BYTES: usize = 32 << 10;
+
 /// The answer to a client for whom there is no place.
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\n\
@@ -250,6 +254,7 @@ async fn read_body(
     }
     let refuse = |status, reason: String| Err(Box::new(text(status, reason)));
     let start = Instant::now();
+    let mut in_a_row = 0;
     loop {
         let due = start + taken.limits.time_for(held.bytes.len());
         let frame = match timeout_at(due, body.frame()).await {
@@ -272,6 +277,11 @@ async fn read_body(
         if !held.extend(&bytes) {
             let reason = "There is no room for another body: try again later.\n".to_owned();
             return refuse(StatusCode::SERVICE_UNAVAILABLE, reason);
+        }
+        in_a_row += bytes.len();
+        if in_a_row >= IN_A_ROW_BYTES {
+            in_a_row = 0;
+            tokio::task::yield_now().await;
         }
     }
 }

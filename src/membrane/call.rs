@@ -1,22 +1,22 @@
 //! A call on its way: its message, who wants the reply, and how it is handed to a target.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use capnp::capability::{self, FromServer, Promise, Server};
-use capnp::private::capability::{ClientHook, ParamsHook, PipelineOp, ResultsHook};
-use capnp::private::layout::StructSize;
+use capnp::private::capability::{ClientHook, ParamsHook, ResultsHook};
 use capnp::{MessageSize, any_pointer};
-use capstead_client::{Owed, Pipelined, error_to_send, take_over, with_hops, with_owed};
+use capstead_client::{Owed, error_to_send, take_over, with_hops, with_owed};
 
 use super::answer::Answer;
 use super::body::{Body, BodySlot, check_size};
+use super::call_end::{Ended, Ending};
 use super::chain::Chain;
 use super::early;
 use super::hook::{self, End};
@@ -307,79 +307,6 @@ impl Asker {
                 ending.pipeline.end(outcome.clone());
                 ending.end(outcome.map(drop));
             }
-        }
-    }
-}
-
-/// The end of a call that capnp-rpc waits for.
-#[derive(Default)]
-struct Ending {
-    outcome: Cell<Option<Result<()>>>,
-    /// capnp-rpc, which polls for the outcome.
-    asker: RefCell<Option<Waker>>,
-    taken: Cell<bool>,
-    kept: Cell<Option<Box<dyn Any>>>,
-    /// Until capnp-rpc has written the Return; then it knows the capabilities by itself. Of calls that
-    /// came over a connection only.
-    pipeline: Pipeline,
-    is_from_peer: Cell<bool>,
-    /// The size of the results that were offered early to the RPC library's own pipeline.
-    offered: Cell<Option<StructSize>>,
-}
-
-impl Pipelined for Ending {
-    fn pipelined(&self, path: &[PipelineOp]) -> Box<dyn ClientHook> {
-        self.pipeline.get(path)
-    }
-
-    fn abandoned(self: Rc<Self>) {
-        // Ends at once; what goes with it may come back to the connection.
-        tokio::task::spawn_local(async move { self.pipeline.abandon() });
-    }
-}
-
-impl Owed for Ending {
-    fn answered(&self) {
-        self.pipeline.is_answered();
-    }
-}
-
-impl Ending {
-    fn end(&self, outcome: Result<()>) {
-        self.outcome.set(Some(outcome));
-        if let Some(waker) = self.asker.take() {
-            waker.wake();
-        }
-    }
-
-    fn take(&self) {
-        self.taken.set(true);
-        self.kept.take();
-    }
-}
-
-struct Ended(Rc<Ending>);
-
-impl Future for Ended {
-    type Output = Result<()>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(outcome) = self.0.outcome.take() else {
-            *self.0.asker.borrow_mut() = Some(cx.waker().clone());
-            return Poll::Pending;
-        };
-        self.0.take();
-        Poll::Ready(outcome)
-    }
-}
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let is_early = !self.0.taken.get();
-        self.0.take();
-        // Of a peer's call it means that the connection is over; others have a pipeline of their own.
-        if is_early && self.0.is_from_peer.get() {
-            self.0.pipeline.abandon();
         }
     }
 }
