@@ -23,6 +23,7 @@ struct Embedded {
     serve: serve::Options,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one, which is read at once")]
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Serve the classes of this program (the default).

@@ -48,6 +48,11 @@ impl Default for HttpLimits {
 }
 
 impl HttpLimits {
+    /// The same with at most so many connections.
+    pub(crate) fn with_connections(self, most: usize) -> Self {
+        Self { connections: self.connections.min(most), ..self }
+    }
+
     /// How long so many bytes may take.
     pub(super) fn time_for(&self, bytes: usize) -> Duration {
         const GRACE: Duration = Duration::from_secs(10);

@@ -139,7 +139,7 @@ impl Awake {
             else {
                 continue;
             };
-            let has_written = std::ptr::eq(row, &self.blank) && instance.exists();
+            let has_written = std::ptr::eq(row, &raw const self.blank) && instance.exists();
             if instance.last_use.get() > number || has_written {
                 self.put(&instance);
             } else if is_wanted(&instance) {

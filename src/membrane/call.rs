@@ -386,16 +386,15 @@ fn forward(to: &dyn ClientHook, call: Call) {
             Poll::Pending => reply.poll(Event::Abandoned, cx).map(|()| None),
             Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
         });
-        let outcome = match answered.await {
-            Some(outcome) => outcome.and_then(|response| Body::copy(response.get()?)),
-            None => {
-                // The other vat learns it, too. The call counts here for as long as it runs there.
-                drop(promise);
-                if is_owed {
-                    poll_fn(|cx| reply.poll(Event::Answered, cx)).await;
-                }
-                Err(disconnected("nobody waits for the answer"))
+        let outcome = if let Some(outcome) = answered.await {
+            outcome.and_then(|response| Body::copy(response.get()?))
+        } else {
+            // The other vat learns it, too. The call counts here for as long as it runs there.
+            drop(promise);
+            if is_owed {
+                poll_fn(|cx| reply.poll(Event::Answered, cx)).await;
             }
+            Err(disconnected("nobody waits for the answer"))
         };
         drop(passing);
         reply.send(outcome);

@@ -315,15 +315,12 @@ async fn start_on(
     sockets: Sockets,
 ) -> Result<Running, ServerError> {
     let Sockets { capnp: socket, http, metrics: page } = sockets;
-    let http_door = door(&server, server.http)?;
-    let page_door = door(&server, server.metrics)?;
-    let metrics = Arc::new(Metrics::default());
-    let keys = Keys::new(data.keys()?);
+    let (http_door, page_door) = (door(&server, server.http)?, door(&server, server.metrics)?);
+    let (metrics, keys) = (Arc::new(Metrics::default()), Keys::new(data.keys()?));
     let tls = server.tls.then(|| tls::acceptor(&keys.current().cluster_pkcs8())).transpose()?;
     let (capnp, http_address) = (local(&socket)?, http.as_ref().map(local).transpose()?);
     let address = server.advertise.unwrap_or_else(|| capnp.to_string());
     let hint = Hint { address, tls: server.tls };
-
     let config = LocalConfig::open(&data.supervisor()).map_err(unusable(&data.supervisor()))?;
     let supervisor = Supervisor::open(&config, server.hosts)
         .map_err(|error| ServerError::Data { path: server.data.clone(), reason: error.extra })?;
@@ -354,25 +351,19 @@ async fn start_on(
         let parts = parts(number, bind(SocketAddr::new(server.listen.ip(), 0), LISTEN)?)?;
         threads.push(start_thread(parts, &hub).await?);
     }
-
     let (gateway, references) = start_gateway(&host, &keys, &classes, &hint, &metrics).await?;
     // Set once, here.
     let _ = hub.gateway.set(gateway.clone());
     let stop_gateway = CancellationToken::new();
-    let mut http_limits = server.http_limits;
-    http_limits.connections = http_limits.connections.min(http_max);
+    let http_limits = server.http_limits.with_connections(http_max);
     let serve = |(http, door)| serve_http(http, (door, http_limits), gateway, &stop_gateway);
     let gateway = http.zip(http_door).map(serve).transpose()?;
-    let metrics_address = page.as_ref().map(local).transpose()?;
-    let start_page = |(page, door)| MetricsPage::start(page, door, metrics.clone());
-    let metrics_page = page.zip(page_door).map(start_page).transpose();
-    let metrics_page = metrics_page.map_err(capnp::Error::from)?;
+    let (metrics_address, metrics_page) = start_page(page, page_door, metrics)?;
     let admin = start_admin(&data, keys, &hub, server.hosts);
-    let supervisor = hub.supervisor.clone();
     let parts = Parts {
         host,
         threads,
-        supervisor,
+        supervisor: hub.supervisor.clone(),
         gateway,
         stop_gateway,
         metrics_page,
@@ -386,6 +377,17 @@ async fn start_on(
         namespaces: references,
         parts,
     })
+}
+
+/// The page of numbers, and where it is, if it is served.
+fn start_page(
+    page: Option<std::net::TcpListener>,
+    door: Option<Door>,
+    metrics: Arc<Metrics>,
+) -> Result<(Option<SocketAddr>, Option<MetricsPage>), ServerError> {
+    let address = page.as_ref().map(local).transpose()?;
+    let page = page.zip(door).map(|(page, door)| MetricsPage::start(page, door, metrics));
+    Ok((address, page.transpose().map_err(capnp::Error::from)?))
 }
 
 /// Who may come in by HTTP at that address.

@@ -76,9 +76,10 @@ fn a_server_for_slow_readers() {
         let (capnp, http) = (running.capnp(), running.http().unwrap());
         let metrics = running.metrics().unwrap();
         let counters = &running.namespaces()["Counter"];
-        println!(
-            "\n{{\"capnp\":\"{capnp}\",\"http\":\"http://{http}\",\"metrics\":\"http://{metrics}/metrics\",\"namespaces\":{{\"Counter\":\"{counters}\"}}}}"
+        let announced = format!(
+            r#"{{"capnp":"{capnp}","http":"http://{http}","metrics":"http://{metrics}/metrics","namespaces":{{"Counter":"{counters}"}}}}"#
         );
+        writeln!(std::io::stdout(), "\n{announced}").unwrap();
         let mut term =
             tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
         running.until(async { assert!(term.recv().await.is_some()) }).await.unwrap();
@@ -116,8 +117,12 @@ fn bodies_that_stall() {
     allow_connections();
     withstands(&MANY, |served| {
         let head = b"POST /counter/x/increment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 600000\r\n\r\n";
-        let request = [&head[..], &[b'x'; 300_000]].concat();
-        let held: Vec<_> = (0..1200).map(|_| begin(served, &request)).collect();
+        let request = [&head[..], &vec![b'x'; 300_000]].concat();
+        let mut held = Vec::new();
+        for _ in 0..12 {
+            held.extend((0..100).map(|_| begin(served, &request)));
+            assert_eq!(get(&served.announced.http, "/counter/y").status, 200);
+        }
         eventually("the refusals", || {
             (served.metric("http_bodies_refused_total") >= 200).then_some(())
         });
@@ -151,8 +156,9 @@ fn large_responses_that_nobody_reads() {
 fn heads_that_are_begun() {
     allow_connections();
     withstands(&[&MANY[..], &["--http-head", "3s"]].concat(), |served| {
-        let head = [&b"GET /counter/x HTTP/1.1\r\nHost: localhost\r\nx: "[..], &[b'x'; 30_000]];
-        let held: Vec<_> = (0..1200).map(|_| begin(served, &head.concat())).collect();
+        let head = [&b"GET /counter/x HTTP/1.1\r\nHost: localhost\r\nx: "[..], &vec![b'x'; 30_000]]
+            .concat();
+        let held: Vec<_> = (0..1200).map(|_| begin(served, &head)).collect();
         assert_eq!(get(&served.announced.http, "/counter/y").status, 200);
         eventually("their end", || (served.metric("http_connections") < 10).then_some(()));
         drop(held);
