@@ -241,6 +241,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Task<S> {
                 return Poll::Ready(());
             }
             this.let_go();
+            // Nobody is to use it meanwhile.
+            this.status.stop.set(true);
             this.over = Some(reason);
             return this.poll_over(cx);
         }
