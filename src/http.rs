@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::channel::oneshot;
@@ -86,10 +87,12 @@ async fn take_body(mut results: http_service::RequestResults) -> Result<Body> {
     let collector = Collector { bytes: RefCell::default(), done: Cell::new(Some(done)) };
     results.get().set_request_body(capnp_rpc::new_client(collector));
     results.set_pipeline()?;
+    // Only who sends the body is to hold the stream, so that it goes when the sender does.
+    drop(results);
     whole_within(whole, Duration::from_secs(HTTP_BODY_SECS)).await
 }
 
-/// Whoever sends a body may go away without an end, and nobody says so.
+/// Whoever sends a body may go away without an end, or stay and say no more.
 async fn whole_within(whole: oneshot::Receiver<Result<Body>>, limit: Duration) -> Result<Body> {
     match tokio::time::timeout(limit, whole).await {
         Ok(Ok(body)) => body,
@@ -98,10 +101,8 @@ async fn whole_within(whole: oneshot::Receiver<Result<Body>>, limit: Duration) -
     }
 }
 
-thread_local! {
-    /// The bytes of all bodies of requests on this host that have not ended.
-    static UNENDED_BYTES: Cell<usize> = const { Cell::new(0) };
-}
+/// The bytes of all bodies of requests that have not ended, on all hosts of the process.
+static UNENDED_BYTES: AtomicUsize = AtomicUsize::new(0);
 
 /// Takes the body of one request.
 struct Collector {
@@ -112,7 +113,7 @@ struct Collector {
 impl Collector {
     fn take(&self) -> Vec<u8> {
         let bytes = self.bytes.take();
-        UNENDED_BYTES.set(UNENDED_BYTES.get() - bytes.len());
+        UNENDED_BYTES.fetch_sub(bytes.len(), Ordering::Relaxed);
         bytes
     }
 
@@ -147,13 +148,13 @@ impl byte_stream::Server for Collector {
             self.finish(Err(error.clone()));
             return Err(error);
         }
-        if UNENDED_BYTES.get() + chunk.len() > HTTP_UNENDED_BYTES_MAX {
+        if UNENDED_BYTES.load(Ordering::Relaxed) + chunk.len() > HTTP_UNENDED_BYTES_MAX {
             let error = overloaded("there is no room for another body: try again later");
             self.finish(Err(error.clone()));
             return Err(error);
         }
         if self.is_awaited() {
-            UNENDED_BYTES.set(UNENDED_BYTES.get() + chunk.len());
+            UNENDED_BYTES.fetch_add(chunk.len(), Ordering::Relaxed);
             bytes.extend_from_slice(chunk);
         }
         Ok(())

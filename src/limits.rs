@@ -52,7 +52,7 @@ pub(crate) const HTTP_BODY_BYTES_MAX: usize = 1 << 20;
 /// sends bodies whole.
 pub(crate) const HTTP_BODY_SECS: u64 = 60;
 
-/// Bytes of request bodies by RPC without an end that the objects of one host hold, all together.
+/// Bytes of request bodies by RPC without an end that the objects of a server hold, all together.
 pub(crate) const HTTP_UNENDED_BYTES_MAX: usize = 128 << 20;
 
 /// Largest body of an HTTP response that an object gives: the gateway holds it whole.

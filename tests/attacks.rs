@@ -7,6 +7,8 @@
 
 #[path = "attacks/fortress.rs"]
 mod fortress;
+#[path = "attacks/over_http.rs"]
+mod over_http;
 #[path = "attacks/references.rs"]
 mod references;
 #[path = "attacks/strangers.rs"]

@@ -69,6 +69,46 @@ fn references_are_restored_and_called_by_tls() {
     });
 }
 
+/// Whoever has the wrong kind of reference for a listener learns that, and what to do.
+#[test]
+fn a_listener_of_the_other_kind_is_told_apart() {
+    let (by_tls, _folder) = start(&[]);
+    let plain_text = by_tls.counters().replace("capstead+tls://", "capstead://");
+    let error = run(restore_error(&plain_text));
+    assert!(error.extra.contains("speaks TLS alone"), "{error}");
+    let (_folder, data) = scratch();
+    let plain = serve(&data);
+    let error = run(restore_error(&at(&plain, &plain.announced.capnp)));
+    assert!(error.extra.contains("doesn't speak TLS"), "{error}");
+}
+
+/// A text is told apart from a genuine one before anybody is asked, so far as it tells by itself.
+#[test]
+fn texts_that_are_cut_off_changed_or_foreign_are_told_apart() {
+    let (served, _folder) = start(&[]);
+    let parsed = TextReference::parse(served.counters()).unwrap();
+    let sealed = parsed.expose_text_of(&parsed.reference().seal()).unwrap();
+    let restored = served.metric("restores_total");
+    let start = sealed.find("/#").unwrap() + 2;
+    run(async {
+        for text in [served.counters(), &sealed] {
+            for length in start..text.len() {
+                let error = restore_error(&text[..length]).await;
+                assert!(error.extra.contains("it is cut off"), "at {length}: {error}");
+            }
+        }
+        // Also the bytes that no layout tells: the seal covers all of them.
+        for at in start..sealed.len() - 1 {
+            let other = if sealed.as_bytes()[at] == b'A' { "B" } else { "A" };
+            let error = restore_error(&[&sealed[..at], other, &sealed[at + 1..]].concat()).await;
+            assert!(error.extra.starts_with("the reference was refused: "), "at {at}: {error}");
+        }
+        let error = restore_error("https://capstead.example/#AQ").await;
+        assert!(error.extra.contains("not that of a reference"), "{error}");
+    });
+    assert_eq!(served.metric("restores_total"), restored, "nobody was asked");
+}
+
 #[test]
 fn a_server_of_another_cluster_is_told_nothing() {
     let ((ours, _ours), (other, _other)) = (start(&[]), start(&[]));

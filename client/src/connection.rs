@@ -26,7 +26,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Sleep;
 
-/// How long a connection that is over tries to write what is left, in seconds.
+/// How long a connection that is over tries to write what is left, and to have the peer read it, in seconds.
 const LAST_WRITE_SECS: u64 = 1;
 
 /// How often an RPC system that is over is polled to tell its callers: it takes a few polls. What a
@@ -145,6 +145,7 @@ impl Connection {
             watchdog: Watchdog::default(),
             stranger: None,
             last_write: None,
+            over: None,
         };
         // It ends when the last handle is dropped, or the peer goes.
         spawn(task)?;
@@ -214,6 +215,8 @@ struct Task<S: AsyncRead + AsyncWrite + Unpin + 'static> {
     stranger: Option<Pin<Box<Sleep>>>,
     /// Runs from when the connection is over.
     last_write: Option<Pin<Box<Sleep>>>,
+    /// All is written: why the connection is over, while the peer reads it.
+    over: Option<Error>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Task<S> {
@@ -221,6 +224,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Task<S> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context) -> Poll<()> {
         let this = &mut *self;
+        if this.over.is_some() {
+            return this.poll_over(cx);
+        }
         this.status.task.take();
         this.state.borrow_mut().driver_runs();
         this.poll_rpc(cx);
@@ -230,8 +236,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Task<S> {
         this.status.task.replace(Some(cx.waker().clone()));
         let written = this.state.borrow_mut().poll_write(cx);
         if let Poll::Ready(reason) = written {
-            this.end(reason);
-            return Poll::Ready(());
+            if !this.state.borrow().owes_reason() {
+                this.end(reason);
+                return Poll::Ready(());
+            }
+            this.let_go();
+            // Nobody is to use it meanwhile.
+            this.status.stop.set(true);
+            this.over = Some(reason);
+            return this.poll_over(cx);
         }
         let watched = this.state.borrow().watched();
         if let Some(watched) = this.watchdog.poll(watched, cx) {
@@ -283,17 +296,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Task<S> {
         }
     }
 
-    fn end(&mut self, reason: Error) {
+    /// Fails all calls that are on their way, and lets go of everything but the stream.
+    fn let_go(&mut self) {
         self.end_rpc();
         self.run_out();
-        let held = self.state.borrow_mut().close();
+        let held = self.state.borrow_mut().forget();
         // Whatever goes with it may come back here, and may panic as user code does.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(held)));
+    }
+
+    fn end(&mut self, reason: Error) {
+        self.let_go();
+        self.state.borrow_mut().close();
         self.status.end.send_if_modified(|end| {
             let first = end.is_none();
             end.get_or_insert(reason);
             first
         });
+    }
+
+    /// The peer reads why the connection is over, and closes its side, or has had its time.
+    fn poll_over(&mut self, cx: &mut Context) -> Poll<()> {
+        let limit = Duration::from_secs(LAST_WRITE_SECS);
+        let sleep = self.last_write.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        let is_late = sleep.as_mut().poll(cx).is_ready();
+        if !is_late && self.state.borrow_mut().poll_drain(cx).is_pending() {
+            return Poll::Pending;
+        }
+        if let Some(reason) = self.over.take() {
+            self.end(reason);
+        }
+        Poll::Ready(())
     }
 
     fn poll_stranger(&mut self, cx: &mut Context) {
@@ -321,7 +354,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Task<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Drop for Task<S> {
     /// The runtime may end first; whoever waits for an answer is told even then.
     fn drop(&mut self) {
-        self.end(Error::disconnected("the task of the connection ended".into()));
+        let ended = || Error::disconnected("the task of the connection ended".into());
+        let reason = self.over.take().unwrap_or_else(ended);
+        self.end(reason);
     }
 }
 

@@ -25,6 +25,7 @@ pub(crate) mod limits;
 mod made;
 mod network;
 pub(crate) mod outgoing;
+pub(crate) mod owed;
 mod patch;
 pub(crate) mod pipelines;
 mod queue;
@@ -105,6 +106,8 @@ pub(crate) struct State<S> {
     broken: Option<Error>,
     /// Why the RPC system gave the connection up.
     closing: Option<Error>,
+    /// The peer broke a rule or a limit, and is to read which.
+    owes_reason: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
@@ -129,6 +132,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             driver: None,
             broken: None,
             closing: None,
+            owes_reason: false,
         }
     }
 
@@ -220,11 +224,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
     }
 
-    /// Closes the stream, and forgets what waits. What it returns is dropped when nothing of the
-    /// connection is borrowed.
-    #[must_use]
-    pub(crate) fn close(&mut self) -> Held {
+    /// Whether the stream has to be drained before it is closed, so that the peer can read why it is.
+    pub(crate) fn owes_reason(&self) -> bool {
+        self.owes_reason
+    }
+
+    /// Ready when the peer has closed its side, or can't be read any more.
+    pub(crate) fn poll_drain(&mut self, cx: &mut Context) -> Poll<()> {
+        self.wire.poll_drain(cx)
+    }
+
+    /// Closes the stream.
+    pub(crate) fn close(&mut self) {
         self.wire.close();
+    }
+
+    /// Forgets what waits. What it returns is dropped when nothing of the connection is borrowed.
+    #[must_use]
+    pub(crate) fn forget(&mut self) -> Held {
         self.tables = Tables::default();
         self.queue = Queue::default();
         self.reflections = Reflections::default();
@@ -379,7 +396,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     }
 
     /// Counts why a message isn't let through, and says it as the peer will read it.
-    fn refuse(&self, refusal: Refusal) -> Error {
+    fn refuse(&mut self, refusal: Refusal) -> Error {
+        self.owes_reason |= !matches!(&refusal, Refusal::Malformed(error) if error.kind == capnp::ErrorKind::Disconnected);
         match refusal {
             Refusal::Over(limit, reason) => {
                 self.bites.count(limit);

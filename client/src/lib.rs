@@ -102,6 +102,8 @@ pub use guard::limits::{
 };
 #[doc(hidden)] // for the server, which holds to the same bounds within a vat
 pub use guard::outgoing::{error_to_send, too_large, too_many_capabilities};
+pub use guard::owed::{Owed, with_owed};
+#[doc(hidden)] // for the server
 pub use guard::pipelines::{Arrival, Pipelined, take_over};
 pub use once::{once, request_id};
 pub use restore::{restore, restore_with};

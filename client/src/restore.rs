@@ -73,7 +73,7 @@ impl Connection {
         text: &str,
         keys: &[SigningKey],
     ) -> capnp::Result<C> {
-        let parsed = TextReference::parse(text)?;
+        let parsed = read(text)?;
         if parsed.reference().claimed_caveats()?.holders().is_empty() {
             return self.restore(text);
         }
@@ -111,9 +111,23 @@ fn finish<C: FromClientHook>(restoration: &restoration::Client, signatures: &[[u
     C::new(cap)
 }
 
+/// Reads a text of the caller's own, who may know what is wrong with it: a server says nothing of that.
+///
+/// # Errors
+/// A sentence that says what is wrong, as far as the text alone tells.
+fn read(text: &str) -> capnp::Result<TextReference> {
+    let say = |why: &str| {
+        Error::failed(format!("the reference was refused: {why}; copy the whole text once more"))
+    };
+    let parsed = TextReference::parse(text).map_err(|refused| say(refused.reason()))?;
+    let changed = |_| say("its text was changed");
+    parsed.reference().check_holders_part().map_err(changed)?;
+    Ok(parsed)
+}
+
 /// The connection to where the reference is best restored.
 async fn nearest(text: &str) -> capnp::Result<Connection> {
-    let parsed = TextReference::parse(text)?;
+    let parsed = read(text)?;
     let at = |address: &str| connect(address.to_owned(), parsed.proof_needed_at(address));
     let listener = at(parsed.address()).await?;
     let owner = listener.locate(text).await?;

@@ -65,6 +65,11 @@ fn explain(error: io::Error) -> io::Error {
             io::ErrorKind::PermissionDenied,
             "the server there can't prove that it belongs to the cluster of the reference",
         ),
+        Some(Error::InvalidMessage(_)) => io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the listener there doesn't speak TLS, by which the reference is to be restored: start its \
+             server with --tls, or take the reference that it gives out now",
+        ),
         _ => error,
     }
 }

@@ -27,6 +27,13 @@ const OUTPUT_BYTES_KEPT: usize = 256 << 10;
 /// What is out already is moved away when it is more than this, and more than what isn't.
 const WRITTEN_BYTES_KEPT: usize = 64 << 10;
 
+/// What is read and thrown away of a peer that still sends while it is told why it is cut off: enough for
+/// an honest one to come to its next read.
+const DRAINED_BYTES_MAX: usize = 1 << 20;
+
+/// How a TLS server begins to say that it was spoken to in the clear: an alert.
+const TLS_ALERT: [u8; 2] = [0x15, 0x03];
+
 /// Segments of one message; the other implementations of the protocol have the same limit.
 const SEGMENTS_MAX: usize = 512;
 
@@ -138,6 +145,8 @@ pub(crate) struct Wire<S> {
     written: usize,
     /// Bytes that went out since the beginning.
     progress: u64,
+    /// Bytes that were thrown away at the end.
+    drained: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
@@ -157,6 +166,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             output: Vec::new(),
             written: 0,
             progress: 0,
+            drained: 0,
         }
     }
 
@@ -299,6 +309,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         opened(&mut self.stream)?.poll_shutdown(cx)
     }
 
+    /// Throws away what the peer still sends, until it closes its side. A stream that is closed with bytes
+    /// unread is reset, and what was written last may be lost on its way. Past a bound nothing more is read,
+    /// so that the peer can't go on sending: the caller says when the wait is over.
+    pub(crate) fn poll_drain(&mut self, cx: &mut Context) -> Poll<()> {
+        self.partial = None;
+        (self.start, self.end) = (0, 0);
+        make_room(&mut self.input, 0..0);
+        while self.drained < DRAINED_BYTES_MAX {
+            let Ok(stream) = opened(&mut self.stream) else { return Poll::Ready(()) };
+            match ready!(poll_read_once(stream, cx, &mut self.input)) {
+                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(count) => self.drained += count,
+            }
+        }
+        Poll::Pending
+    }
+
     /// Closes the stream.
     pub(crate) fn close(&mut self) {
         self.stream = None;
@@ -310,6 +337,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         let Some(count) = u32_at(input, 0) else { return Ok(None) };
         let count = count as usize + 1;
         if count > SEGMENTS_MAX {
+            if self.begun == 0 && input.starts_with(&TLS_ALERT) {
+                let reason = "the listener there speaks TLS alone: take the capstead+tls reference \
+                              that its server gives out";
+                return Err(Error::disconnected(reason.into()).into());
+            }
             let reason = format!("a message of {count} segments is refused");
             return Refusal::over(Limit::MessageBytes, reason);
         }

@@ -58,7 +58,7 @@ pub(crate) struct Options {
     /// Bytes that a body or a response moves each second on average, after 10 seconds [default: 16KiB]
     #[arg(long, value_name = "SIZE")]
     http_rate: Option<ByteSize>,
-    /// Bytes of request bodies that HTTP holds, all together [default: 128MiB]
+    /// Bytes of bodies that HTTP holds, of requests and responses together [default: 256MiB]
     #[arg(long, value_name = "SIZE")]
     http_body_bytes: Option<ByteSize>,
     /// Where to serve /metrics in the format of Prometheus; off by default

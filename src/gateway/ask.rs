@@ -7,8 +7,9 @@ use futures::channel::oneshot;
 use http::{Method, Response};
 
 use super::head;
-use crate::error::{Result, failed, unimplemented};
-use crate::http::{Body, read_response, write_request};
+use super::limits::{Held, Taken};
+use crate::error::{Result, failed, overloaded, unimplemented};
+use crate::http::{read_response, write_request};
 use crate::limits::HTTP_RESPONSE_BYTES_MAX;
 use crate::membrane;
 use crate::schema::http_capnp::{byte_stream, http_service, http_service::client_request_context};
@@ -19,10 +20,14 @@ pub(super) enum Failure {
     Call(capnp::Error),
     /// The object's answer is none that may be sent.
     Answer(String),
+    /// The object's answer has no room.
+    NoRoom,
+    /// There is no such object.
+    Nothing,
 }
 
 /// A response that may be sent, or the reason why it may not.
-type Answer = std::result::Result<Response<Body>, String>;
+type Answer = std::result::Result<Response<Held>, Failure>;
 
 /// The object's response, whole and checked.
 pub(super) async fn ask(
@@ -30,8 +35,9 @@ pub(super) async fn ask(
     url: &str,
     request: &http::request::Parts,
     body: &[u8],
-) -> std::result::Result<Response<Body>, Failure> {
-    let (answering, answered) = Answering::new(request.method.clone());
+    taken: &Taken,
+) -> Answer {
+    let (answering, answered) = Answering::new(request.method.clone(), taken.body());
     let mut call = object.request_request();
     let mut params = call.get();
     write_request(request, url, body.len(), params.reborrow().init_request())
@@ -49,7 +55,7 @@ pub(super) async fn ask(
     tokio::select! {
         biased;
         // An object that gave up its answer says why when the call ends.
-        Ok(response) = answered => response.map_err(Failure::Answer),
+        Ok(response) = answered => response,
         ended = ended => match ended {
             Ok(_) => Err(Failure::Answer("the request ended without an answer".to_owned())),
             Err(error) => Err(Failure::Call(error)),
@@ -61,18 +67,19 @@ pub(super) async fn ask(
 struct Answering {
     method: Method,
     head: RefCell<Option<Response<()>>>,
-    body: RefCell<Vec<u8>>,
+    /// Gone once it is whole.
+    body: RefCell<Option<Held>>,
     expected: Cell<Option<usize>>,
     done: Cell<Option<oneshot::Sender<Answer>>>,
 }
 
 impl Answering {
-    fn new(method: Method) -> (Rc<Self>, oneshot::Receiver<Answer>) {
+    fn new(method: Method, body: Held) -> (Rc<Self>, oneshot::Receiver<Answer>) {
         let (done, answered) = oneshot::channel();
         let answering = Self {
             method,
             head: RefCell::default(),
-            body: RefCell::default(),
+            body: RefCell::new(Some(body)),
             expected: Cell::default(),
             done: Cell::new(Some(done)),
         };
@@ -80,11 +87,10 @@ impl Answering {
     }
 
     fn finish(&self) -> Result<()> {
-        let Some(head) = self.head.take() else { return Ok(()) };
-        let body = self.body.take();
-        match head::checked(&self.method, head, body.len()) {
+        let (Some(head), Some(body)) = (self.head.take(), self.body.take()) else { return Ok(()) };
+        match head::checked(&self.method, head, body.bytes.len()) {
             Ok(head) => {
-                self.tell(Ok(head.map(|()| Body::from(body))));
+                self.tell(Ok(head.map(|()| body)));
                 Ok(())
             }
             Err(reason) => Err(self.wrong(reason)),
@@ -93,7 +99,7 @@ impl Answering {
 
     /// The client gets nothing of such a response, and the class the same words as the log.
     fn wrong(&self, reason: String) -> capnp::Error {
-        self.tell(Err(reason.clone()));
+        self.tell(Err(Failure::Answer(reason.clone())));
         failed(reason)
     }
 
@@ -143,8 +149,9 @@ impl byte_stream::Server for Answering {
     async fn write(self: Rc<Self>, params: byte_stream::WriteParams) -> Result<()> {
         let bytes = params.get()?.get_bytes()?;
         let mut body = self.body.borrow_mut();
+        let Some(body) = &mut *body else { return Err(failed("the response has ended")) };
         let most = self.expected.get().unwrap_or(usize::MAX);
-        let length = body.len() + bytes.len();
+        let length = body.bytes.len() + bytes.len();
         if length > most {
             return Err(self.wrong("the body is longer than the response announced".to_owned()));
         }
@@ -153,7 +160,10 @@ impl byte_stream::Server for Answering {
                 format!("the body of a response has at most {HTTP_RESPONSE_BYTES_MAX} bytes");
             return Err(self.wrong(reason));
         }
-        body.extend_from_slice(bytes);
+        if !body.extend(bytes) {
+            self.tell(Err(Failure::NoRoom));
+            return Err(overloaded("there is no room for another response: try again later"));
+        }
         Ok(())
     }
 
@@ -162,7 +172,9 @@ impl byte_stream::Server for Answering {
         _: byte_stream::EndParams,
         _: byte_stream::EndResults,
     ) -> Result<()> {
-        if self.expected.get().is_some_and(|expected| self.body.borrow().len() != expected) {
+        let length = self.body.borrow().as_ref().map(|body| body.bytes.len());
+        if length.is_some() && self.expected.get().is_some_and(|expected| length != Some(expected))
+        {
             return Err(self.wrong("the body is shorter than the response announced".to_owned()));
         }
         self.finish()

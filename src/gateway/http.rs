@@ -25,6 +25,10 @@ use crate::metrics::Metrics;
 /// The most that a connection buffers, the head of a request among it.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
 
+/// Bytes of one body that are taken before others have their turn: a thousand bodies that come at once would
+/// keep everybody else waiting for as long as all of them take.
+const IN_A_ROW_BYTES: usize = 32 << 10;
+
 /// The answer to a client for whom there is no place.
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\n\
@@ -93,9 +97,11 @@ impl Gateway {
         route: &Route<'_>,
         parts: &http::request::Parts,
         body: &[u8],
-    ) -> Result<std::result::Result<Response<Body>, Failure>> {
-        let Some(object) = self.objects.get(route)? else { return Ok(Ok(nothing())) };
-        let answer = ask(&object, &route.url, parts, body).await;
+        taken: &Taken,
+    ) -> Result<std::result::Result<Response<Held>, Failure>> {
+        // It was there before the body came, and no class goes.
+        let Some(object) = self.objects.get(route)? else { return Ok(Err(Failure::Nothing)) };
+        let answer = ask(&object, &route.url, parts, body, taken).await;
         match &answer {
             Err(Failure::Call(error)) if error.kind == capnp::ErrorKind::Disconnected => {
                 self.objects.forget(route);
@@ -106,7 +112,9 @@ impl Gateway {
         match self.objects.get(route)? {
             // An object's end between two requests is no concern of the next one. A call that began
             // is never made twice, not even to read: it may be what ended the object.
-            Some(fresh) if has_not_begun(&answer) => Ok(ask(&fresh, &route.url, parts, body).await),
+            Some(fresh) if has_not_begun(&answer) => {
+                Ok(ask(&fresh, &route.url, parts, body, taken).await)
+            }
             _ => Ok(answer),
         }
     }
@@ -154,45 +162,51 @@ impl Served {
         self.gateway.metrics.http_requests_total.add(1);
         let (parts, body) = request.into_parts();
         let response = match self.door.admit(&parts) {
-            Ok(()) => self.respond(parts, body).await.unwrap_or_else(|error| refusal(&error)),
-            Err(refusal) => *refusal,
+            Ok(()) => self.respond(parts, body).await.unwrap_or_else(|error| own(refusal(&error))),
+            Err(refusal) => own(*refusal),
         };
-        response.map(|body| Full::new(Bytes::from(body.into_bytes())))
+        response.map(Full::new)
     }
 
     async fn respond(
         &self,
         mut parts: http::request::Parts,
         body: Incoming,
-    ) -> Result<Response<Body>> {
+    ) -> Result<Response<Bytes>> {
         let uri = parts.uri.clone();
         let path = uri.path_and_query().map_or("", |path| path.as_str());
-        let Some(route) = route(path) else { return Ok(nothing()) };
+        let Some(route) = route(path) else { return Ok(own(nothing())) };
         if route.key.len() > NAME_BYTES_MAX {
             let reason = format!("The name of an object has at most {NAME_BYTES_MAX} bytes.\n");
-            return Ok(text(StatusCode::URI_TOO_LONG, reason));
+            return Ok(own(text(StatusCode::URI_TOO_LONG, reason)));
         }
         head::strip(&mut parts.headers);
         if let Some(name) = head::not_text(&parts.headers) {
             let reason = format!("The value of the header {name} is not UTF-8.\n");
-            return Ok(text(StatusCode::BAD_REQUEST, reason));
+            return Ok(own(text(StatusCode::BAD_REQUEST, reason)));
         }
         if self.gateway.objects.get(&route)?.is_none() {
-            return Ok(nothing());
+            return Ok(own(nothing()));
         }
         let body = match read_body(body, &self.taken).await {
             Ok(body) => body,
-            Err(refusal) => return Ok(*refusal),
+            Err(refusal) => return Ok(own(*refusal)),
         };
-        match self.gateway.ask(&route, &parts, &body.bytes).await? {
-            Ok(response) => Ok(response),
-            Err(Failure::Call(error)) => Ok(refusal(&error)),
+        let answer = self.gateway.ask(&route, &parts, &body.bytes, &self.taken).await?;
+        Ok(match answer {
+            Ok(response) => response.map(Bytes::from_owner),
+            Err(Failure::Nothing) => own(nothing()),
+            Err(Failure::Call(error)) => own(refusal(&error)),
+            Err(Failure::NoRoom) => {
+                let reason = "There is no room for another response: try again later.\n";
+                own(text(StatusCode::SERVICE_UNAVAILABLE, reason))
+            }
             Err(Failure::Answer(reason)) => {
                 tracing::error!(class = route.class, %reason, "a class gave an HTTP response that can't be sent");
                 let reason = "The object's response can't be sent; the server's log says why.\n";
-                Ok(text(StatusCode::INTERNAL_SERVER_ERROR, reason))
+                own(text(StatusCode::INTERNAL_SERVER_ERROR, reason))
             }
-        }
+        })
     }
 }
 
@@ -211,7 +225,12 @@ fn nothing() -> Response<Body> {
     text(StatusCode::NOT_FOUND, "There is nothing at this path.\n")
 }
 
-fn has_not_begun(answer: &std::result::Result<Response<Body>, Failure>) -> bool {
+/// A response of the gateway's own, which is small.
+fn own(response: Response<Body>) -> Response<Bytes> {
+    response.map(|body| Bytes::from(body.into_bytes()))
+}
+
+fn has_not_begun(answer: &std::result::Result<Response<Held>, Failure>) -> bool {
     matches!(answer, Err(Failure::Call(error)) if is_not_begun(error))
 }
 
@@ -224,7 +243,7 @@ fn log_end(ended: hyper::Result<()>) {
 /// The whole body, or the response that says why there is none.
 async fn read_body(
     mut body: Incoming,
-    taken: &Rc<Taken>,
+    taken: &Taken,
 ) -> std::result::Result<Held, Box<Response<Body>>> {
     let mut held = taken.body();
     if hyper::body::Body::is_end_stream(&body) {
@@ -235,6 +254,7 @@ async fn read_body(
     }
     let refuse = |status, reason: String| Err(Box::new(text(status, reason)));
     let start = Instant::now();
+    let mut in_a_row = 0;
     loop {
         let due = start + taken.limits.time_for(held.bytes.len());
         let frame = match timeout_at(due, body.frame()).await {
@@ -257,6 +277,11 @@ async fn read_body(
         if !held.extend(&bytes) {
             let reason = "There is no room for another body: try again later.\n".to_owned();
             return refuse(StatusCode::SERVICE_UNAVAILABLE, reason);
+        }
+        in_a_row += bytes.len();
+        if in_a_row >= IN_A_ROW_BYTES {
+            in_a_row = 0;
+            tokio::task::yield_now().await;
         }
     }
 }

@@ -1,12 +1,14 @@
 //! Bounds of what HTTP clients take of a server: connections, time and memory.
 //!
 //! Invariant: nobody holds a place, or bytes of the server, for longer than the pace allows.
+//! Invariant: bodies count from their first byte here until the last one has left.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::limits::HTTP_HEADER_SECS;
@@ -26,7 +28,8 @@ pub struct HttpLimits {
     pub transfer: Duration,
     /// The bytes that a body or a response moves each second, on average, after ten seconds of grace.
     pub bytes_per_second: usize,
-    /// Bytes of request bodies that the gateway holds, all together.
+    /// Bytes of request bodies, and of responses that nobody has taken yet, which the gateway holds all
+    /// together. Bodies of up to 64 KiB are let in beyond it: each connection has one at a time.
     pub body_bytes: usize,
 }
 
@@ -39,16 +42,15 @@ impl Default for HttpLimits {
             head: Duration::from_secs(HTTP_HEADER_SECS),
             transfer: Duration::from_mins(2),
             bytes_per_second: 16 << 10,
-            body_bytes: 128 << 20,
+            body_bytes: 256 << 20,
         }
     }
 }
 
 impl HttpLimits {
-    /// With at most so many connections.
-    #[must_use]
-    pub(crate) fn with_connections(self, max: usize) -> Self {
-        Self { connections: self.connections.min(max), ..self }
+    /// The same with at most so many connections.
+    pub(crate) fn with_connections(self, most: usize) -> Self {
+        Self { connections: self.connections.min(most), ..self }
     }
 
     /// How long so many bytes may take.
@@ -65,17 +67,19 @@ pub(super) struct Taken {
     pub(super) metrics: Arc<Metrics>,
     connections: Cell<usize>,
     peers: RefCell<HashMap<IpAddr, usize>>,
-    body_bytes: Cell<usize>,
+    room: Arc<Room>,
 }
 
 impl Taken {
     pub(super) fn new(limits: HttpLimits, metrics: Arc<Metrics>) -> Rc<Self> {
+        let room =
+            Room { held: AtomicUsize::new(0), most: limits.body_bytes, metrics: metrics.clone() };
         Rc::new(Self {
             limits,
             metrics,
             connections: Cell::default(),
             peers: RefCell::default(),
-            body_bytes: Cell::default(),
+            room: Arc::new(room),
         })
     }
 
@@ -95,8 +99,8 @@ impl Taken {
     }
 
     /// Memory for a body, of which there is nothing yet.
-    pub(super) fn body(self: &Rc<Self>) -> Held {
-        Held { taken: self.clone(), bytes: Vec::new() }
+    pub(super) fn body(&self) -> Held {
+        Held { room: self.room.clone(), bytes: Vec::new() }
     }
 }
 
@@ -121,29 +125,47 @@ impl Drop for Place {
     }
 }
 
-/// The bytes of one request's body.
+/// The memory for bodies of both kinds.
+struct Room {
+    held: AtomicUsize,
+    most: usize,
+    metrics: Arc<Metrics>,
+}
+
+/// The bytes of one body. The connection that writes them drops them wherever it is done.
 pub(super) struct Held {
-    taken: Rc<Taken>,
+    room: Arc<Room>,
     pub(super) bytes: Vec<u8>,
 }
 
 impl Held {
     /// Whether there is memory for them too.
     pub(super) fn extend(&mut self, bytes: &[u8]) -> bool {
-        let held = self.taken.body_bytes.get() + bytes.len();
-        if held > self.taken.limits.body_bytes {
-            self.taken.metrics.http_bodies_refused_total.add(1);
+        /// Those that read slowly can't keep small answers from all others.
+        const SMALL_BYTES: usize = 64 << 10;
+        let Room { held, most, metrics } = &*self.room;
+        let now = held.load(Ordering::Relaxed) + bytes.len();
+        if now > *most && self.bytes.len() + bytes.len() > SMALL_BYTES {
+            metrics.http_bodies_refused_total.add(1);
             return false;
         }
-        self.taken.body_bytes.set(held);
+        held.fetch_add(bytes.len(), Ordering::Relaxed);
+        metrics.http_body_bytes.add(bytes.len() as u64);
         self.bytes.extend_from_slice(bytes);
         true
     }
 }
 
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
-        let held = &self.taken.body_bytes;
-        held.set(held.get() - self.bytes.len());
+        let Room { held, metrics, .. } = &*self.room;
+        held.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+        metrics.http_body_bytes.subtract(self.bytes.len() as u64);
     }
 }

@@ -132,12 +132,12 @@ fn go_on(
 fn open_early(instance: &Rc<Instance>, number: u64, body: &BodySlot) {
     let Some(mut early) = body.take_early() else { return };
     early.replace_caps(|cap| gated::leaving(instance, cap));
-    let owner = instance.clone();
+    let (owner, whole) = (instance.clone(), body.clone());
     instance.gate.call(move || {
         // Taken out meanwhile, since the calls that now start may end the instance.
         let running = owner.running.borrow_mut().remove(&number);
         let Some(mut running) = running else { return };
-        match running.reply.open_pipeline(early) {
+        match running.reply.open_pipeline(early, whole) {
             Ok(()) => drop(owner.running.borrow_mut().insert(number, running)),
             Err(error) => running.reply.send(Err(error)),
         }

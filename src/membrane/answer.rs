@@ -1,6 +1,6 @@
 //! What a caller in this vat holds of a call: its outcome, and capabilities not known yet.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 use capnp::any_pointer;
 use capnp::capability::{Promise, Response};
 use capnp::private::capability::{ClientHook, PipelineHook, PipelineOp};
+use capstead_client::Owed;
 
 use super::body::{Body, View};
 use super::pipeline::Pipeline;
@@ -23,6 +24,51 @@ struct State {
     outcome: RefCell<Option<Result<Rc<Body>>>>,
     pipeline: Pipeline,
     caller: RefCell<Option<Waker>>,
+    /// Handles of whoever made the call.
+    asked: Cell<usize>,
+}
+
+/// A handle of whoever made the call: when the last of them is dropped, nobody wants the answer.
+pub(super) struct Asked(Answer);
+
+impl Asked {
+    /// The caller's promise. Dropping it doesn't take the call back.
+    pub(super) fn response(
+        self,
+        see: impl FnOnce(Rc<Body>) -> View + 'static,
+    ) -> Promise<Response<any_pointer::Owned>, capnp::Error> {
+        Promise::from_future(async move {
+            let body = self.0.clone().await?;
+            Ok(Response::new(Box::new(see(body))))
+        })
+    }
+
+    /// The capability at the end of a path.
+    pub(super) fn get_pipelined_cap(&self, path: &[PipelineOp]) -> Box<dyn ClientHook> {
+        self.0.get_pipelined_cap(path)
+    }
+}
+
+impl Clone for Asked {
+    fn clone(&self) -> Self {
+        self.0.asked()
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        let state = &*self.0.0;
+        state.asked.set(state.asked.get() - 1);
+        if state.asked.get() == 0 && state.outcome.borrow().is_none() {
+            state.pipeline.abandon();
+        }
+    }
+}
+
+impl Owed for State {
+    fn answered(&self) {
+        self.pipeline.is_answered();
+    }
 }
 
 impl Answer {
@@ -42,15 +88,14 @@ impl Answer {
         &self.0.pipeline
     }
 
-    /// The caller's promise. Dropping it doesn't take the call back.
-    pub(super) fn response(
-        self,
-        see: impl FnOnce(Rc<Body>) -> View + 'static,
-    ) -> Promise<Response<any_pointer::Owned>, capnp::Error> {
-        Promise::from_future(async move {
-            let body = self.await?;
-            Ok(Response::new(Box::new(see(body))))
-        })
+    /// A handle for whoever makes the call.
+    pub(super) fn asked(&self) -> Asked {
+        self.0.asked.set(self.0.asked.get() + 1);
+        Asked(self.clone())
+    }
+
+    pub(super) fn owed(&self) -> Rc<dyn Owed> {
+        self.0.clone()
     }
 }
 

@@ -197,6 +197,8 @@ struct Arrived {
     whole: Cell<Option<Body>>,
     early: Cell<Option<Body>>,
     has_offered: Cell<bool>,
+    /// Nobody takes the capabilities in the results any more.
+    is_abandoned: Cell<bool>,
 }
 
 impl BodySlot {
@@ -208,6 +210,20 @@ impl BodySlot {
     /// Puts back what [`BodySlot::take`] took.
     pub(crate) fn put_back(&self, body: Body) {
         self.0.whole.set(Some(body));
+    }
+
+    /// Lets go of the capabilities in the results, now or when they come: nobody will have them.
+    pub(super) fn abandon(&self) {
+        self.0.is_abandoned.set(true);
+        if let Some(body) = self.take() {
+            self.arrive(body);
+        }
+    }
+
+    fn arrive(&self, mut body: Body) {
+        let caps = self.0.is_abandoned.get().then(|| std::mem::take(&mut body.caps));
+        self.put_back(body);
+        drop(caps);
     }
 
     /// What the results were when the handler last called `set_pipeline`.
@@ -231,7 +247,7 @@ impl Results {
 
 impl Drop for Results {
     fn drop(&mut self) {
-        self.slot.0.whole.set(Some(self.body.take().unwrap_or_else(Body::new)));
+        self.slot.arrive(self.body.take().unwrap_or_else(Body::new));
     }
 }
 

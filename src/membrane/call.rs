@@ -1,27 +1,27 @@
 //! A call on its way: its message, who wants the reply, and how it is handed to a target.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::future::Future;
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use capnp::capability::{self, FromServer, Promise, Server};
-use capnp::private::capability::{ClientHook, ParamsHook, PipelineOp, ResultsHook};
-use capnp::private::layout::StructSize;
+use capnp::private::capability::{ClientHook, ParamsHook, ResultsHook};
 use capnp::{MessageSize, any_pointer};
-use capstead_client::{Pipelined, error_to_send, take_over, with_hops};
+use capstead_client::{Owed, error_to_send, take_over, with_hops, with_owed};
 
 use super::answer::Answer;
-use super::body::{Body, check_size};
+use super::body::{Body, BodySlot, check_size};
+use super::call_end::{Ended, Ending};
 use super::chain::Chain;
 use super::early;
 use super::hook::{self, End};
 use super::hops::Passing;
-use super::pipeline::Pipeline;
+use super::pipeline::{Event, Pipeline};
 use super::relay::relay;
 use crate::error::{Result, disconnected, failed};
 
@@ -213,11 +213,12 @@ impl Reply {
         }
     }
 
-    /// Lets pipelined calls go to what the results hold so far, ahead of the reply.
-    pub(crate) fn open_pipeline(&mut self, mut early: Body) -> Result<()> {
+    /// Lets pipelined calls go to what the results hold so far, ahead of the reply, whose results arrive
+    /// in `whole`.
+    pub(crate) fn open_pipeline(&mut self, mut early: Body, whole: BodySlot) -> Result<()> {
         match &mut self.0 {
             None => {}
-            Some(Asker::Answer(answer)) => answer.pipeline().offer(early),
+            Some(Asker::Answer(answer)) => answer.pipeline().offer(early, whole),
             Some(Asker::Results(results, ending)) => {
                 early.replace_caps(relay);
                 if !ending.is_from_peer.get() {
@@ -227,7 +228,7 @@ impl Reply {
                     results.get()?.set_as(early.get()?)?;
                     return results.set_pipeline();
                 }
-                ending.pipeline.offer(early);
+                ending.pipeline.offer(early, whole);
             }
         }
         Ok(())
@@ -247,11 +248,30 @@ impl Reply {
 
     /// The call went to another vat: pipelined calls may follow it at once.
     fn redirect(&self, pipeline: any_pointer::Pipeline) {
-        match &self.0 {
-            None => {}
-            Some(Asker::Answer(answer)) => answer.pipeline().redirect(pipeline.hook),
-            Some(Asker::Results(_, ending)) => ending.pipeline.redirect(pipeline.hook),
+        if let Some(to) = self.pipeline() {
+            to.redirect(pipeline.hook);
         }
+    }
+
+    fn pipeline(&self) -> Option<&Pipeline> {
+        match &self.0 {
+            None => None,
+            Some(Asker::Answer(answer)) => Some(answer.pipeline()),
+            Some(Asker::Results(_, ending)) => Some(&ending.pipeline),
+        }
+    }
+
+    /// Who is to be told when another vat has answered.
+    fn owed(&self) -> Option<Rc<dyn Owed>> {
+        match &self.0 {
+            None => None,
+            Some(Asker::Answer(answer)) => Some(answer.owed()),
+            Some(Asker::Results(_, ending)) => Some(ending.clone()),
+        }
+    }
+
+    fn poll(&self, event: Event, cx: &Context<'_>) -> Poll<()> {
+        self.pipeline().map_or(Poll::Pending, |pipeline| pipeline.poll(event, cx.waker()))
     }
 }
 
@@ -288,63 +308,6 @@ impl Asker {
                 ending.end(outcome.map(drop));
             }
         }
-    }
-}
-
-/// The end of a call that capnp-rpc waits for.
-#[derive(Default)]
-struct Ending {
-    outcome: Cell<Option<Result<()>>>,
-    /// capnp-rpc, which polls for the outcome.
-    asker: RefCell<Option<Waker>>,
-    taken: Cell<bool>,
-    kept: Cell<Option<Box<dyn Any>>>,
-    /// Until capnp-rpc has written the Return; then it knows the capabilities by itself. Of calls that
-    /// came over a connection only.
-    pipeline: Pipeline,
-    is_from_peer: Cell<bool>,
-    /// The size of the results that were offered early to the RPC library's own pipeline.
-    offered: Cell<Option<StructSize>>,
-}
-
-impl Pipelined for Ending {
-    fn pipelined(&self, path: &[PipelineOp]) -> Box<dyn ClientHook> {
-        self.pipeline.get(path)
-    }
-}
-
-impl Ending {
-    fn end(&self, outcome: Result<()>) {
-        self.outcome.set(Some(outcome));
-        if let Some(waker) = self.asker.take() {
-            waker.wake();
-        }
-    }
-
-    fn take(&self) {
-        self.taken.set(true);
-        self.kept.take();
-    }
-}
-
-struct Ended(Rc<Ending>);
-
-impl Future for Ended {
-    type Output = Result<()>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(outcome) = self.0.outcome.take() else {
-            *self.0.asker.borrow_mut() = Some(cx.waker().clone());
-            return Poll::Pending;
-        };
-        self.0.take();
-        Poll::Ready(outcome)
-    }
-}
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        self.0.take();
     }
 }
 
@@ -410,13 +373,31 @@ fn forward(to: &dyn ClientHook, call: Call) {
     if let Err(error) = write(params) {
         return reply.send(Err(error));
     }
-    let sent = with_hops(passing.hops(), || request.send());
+    let send = || with_hops(passing.hops(), || request.send());
+    let (sent, is_owed) = match reply.owed() {
+        Some(owed) => with_owed(owed, send),
+        None => (send(), false),
+    };
     reply.redirect(sent.pipeline);
+    let mut promise = sent.promise;
     // Ends with the call; a connection that goes away fails its calls.
     tokio::task::spawn_local(async move {
-        let outcome = sent.promise.await;
+        let answered = poll_fn(|cx| match Pin::new(&mut promise).poll(cx) {
+            Poll::Pending => reply.poll(Event::Abandoned, cx).map(|()| None),
+            Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+        });
+        let outcome = if let Some(outcome) = answered.await {
+            outcome.and_then(|response| Body::copy(response.get()?))
+        } else {
+            // The other vat learns it, too. The call counts here for as long as it runs there.
+            drop(promise);
+            if is_owed {
+                poll_fn(|cx| reply.poll(Event::Answered, cx)).await;
+            }
+            Err(disconnected("nobody waits for the answer"))
+        };
         drop(passing);
-        reply.send(outcome.and_then(|response| Body::copy(response.get()?)));
+        reply.send(outcome);
     });
 }
 

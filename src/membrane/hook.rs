@@ -13,7 +13,7 @@ use capnp::private::capability::{
 };
 use capnp::{Error, MessageSize, any_pointer};
 
-use super::answer::Answer;
+use super::answer::{Answer, Asked};
 use super::body::Body;
 use super::call::{Call, Params, Reply};
 
@@ -300,7 +300,8 @@ impl<T: Target> RequestHook for Outgoing<T> {
     fn send(self: Box<Self>) -> RemotePromise<any_pointer::Owned> {
         let Self { target, interface, method, mut body } = *self;
         let answer = Answer::default();
-        let reply = Reply::to_answer(answer.clone());
+        let asked = answer.asked();
+        let reply = Reply::to_answer(answer);
         match body.check() {
             Ok(()) => {
                 body.replace_caps(|cap| target.leaving(cap));
@@ -313,9 +314,9 @@ impl<T: Target> RequestHook for Outgoing<T> {
         }
         let promise = {
             let target = target.clone();
-            answer.clone().response(move |body| body.view(|cap| target.entering(cap)))
+            asked.clone().response(move |body| body.view(|cap| target.entering(cap)))
         };
-        let pipeline = any_pointer::Pipeline::new(Box::new(Entering { target, answer }));
+        let pipeline = any_pointer::Pipeline::new(Box::new(Entering { target, asked }));
         RemotePromise { promise, pipeline }
     }
 
@@ -333,15 +334,15 @@ impl<T: Target> RequestHook for Outgoing<T> {
 /// The pipeline of an answer, as our own side may see it.
 struct Entering<T> {
     target: Rc<T>,
-    answer: Answer,
+    asked: Asked,
 }
 
 impl<T: Target> PipelineHook for Entering<T> {
     fn add_ref(&self) -> Box<dyn PipelineHook> {
-        Box::new(Self { target: self.target.clone(), answer: self.answer.clone() })
+        Box::new(Self { target: self.target.clone(), asked: self.asked.clone() })
     }
 
     fn get_pipelined_cap(&self, ops: &[PipelineOp]) -> Box<dyn ClientHook> {
-        self.target.entering(self.answer.get_pipelined_cap(ops))
+        self.target.entering(self.asked.get_pipelined_cap(ops))
     }
 }

@@ -17,6 +17,7 @@
 mod answer;
 mod body;
 mod call;
+mod call_end;
 mod chain;
 mod early;
 mod hook;

@@ -4,6 +4,7 @@
 //! - A path into a result leads to one capability, from its first use on; the result keeps that one.
 //! - Calls on it are delivered in the order made, also when all callers let go; capnp-rpc's queued
 //!   client loses them then.
+//! - Once nobody can use paths into a result any more, nothing of it is kept that nobody holds.
 //! - However many results come to be known by one another, the stack doesn't nest: whatever waits for
 //!   the second is delivered after what waited for the first.
 
@@ -11,13 +12,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::task::{Poll, Waker};
 
 use capnp::Error;
 use capnp::capability::Promise;
 use capnp::private::capability::{ClientHook, PipelineHook, PipelineOp};
 use futures::channel::oneshot;
 
-use super::body::{Body, Opened};
+use super::body::{Body, BodySlot, Opened};
 use super::call::{Call, deliver};
 use super::hook::{self, End, Target};
 
@@ -29,12 +31,25 @@ pub(super) struct Pipeline(RefCell<State>);
 struct State {
     source: Option<Source>,
     used: Vec<(Vec<PipelineOp>, Rc<Later>)>,
+    /// Whoever made the call has let go of its answer.
+    is_abandoned: bool,
+    /// The vat that the call went to has answered.
+    is_answered: bool,
+    /// Who waits for one of the two.
+    watcher: Option<Waker>,
+}
+
+/// What becomes of a call that was passed on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Event {
+    Abandoned,
+    Answered,
 }
 
 /// Where capabilities come from.
 enum Source {
-    /// What the results were when they were offered ahead of the reply.
-    Early(Opened),
+    /// What the results were when they were offered ahead of the reply, and where those of the reply arrive.
+    Early(Opened, BodySlot),
     /// The call went to another vat. The probe is a capability in its result.
     Remote { pipeline: Box<dyn PipelineHook>, probe: Box<dyn ClientHook> },
     /// The call has ended.
@@ -46,7 +61,9 @@ impl Source {
     /// handed it over yet; it panics then if there is no capability in that place.
     fn cap(&self, path: &[PipelineOp]) -> Option<Box<dyn ClientHook>> {
         match self {
-            Self::Early(opened) | Self::Ended(Ok(opened)) => Some(opened.get_pipelined_cap(path)),
+            Self::Early(opened, _) | Self::Ended(Ok(opened)) => {
+                Some(opened.get_pipelined_cap(path))
+            }
             Self::Remote { probe, .. } if probe.get_resolved().is_some() => None,
             Self::Remote { pipeline, .. } => Some(pipeline.get_pipelined_cap(path)),
             Self::Ended(Err(error)) => Some(hook::broken(error.clone())),
@@ -78,8 +95,8 @@ impl Pipeline {
     }
 
     /// Capabilities come from these results until the reply is there.
-    pub(super) fn offer(&self, early: Body) {
-        self.settle(Source::Early(Opened(Rc::new(early))));
+    pub(super) fn offer(&self, early: Body, whole: BodySlot) {
+        self.settle(Source::Early(Opened(Rc::new(early)), whole));
     }
 
     /// Capabilities come from another vat until its answer is there.
@@ -118,6 +135,60 @@ impl Pipeline {
         for (later, target) in known {
             later.resolve(target);
         }
+        self.let_go();
+    }
+
+    /// Whoever made the call has let go of its answer: no path into it will be used from now on.
+    pub(super) fn abandon(&self) {
+        self.0.borrow_mut().is_abandoned = true;
+        self.let_go();
+        self.tell();
+    }
+
+    /// The vat that the call went to has answered, or nobody knows it.
+    pub(super) fn is_answered(&self) {
+        self.0.borrow_mut().is_answered = true;
+        self.tell();
+    }
+
+    fn tell(&self) {
+        let watcher = self.0.borrow_mut().watcher.take();
+        if let Some(watcher) = watcher {
+            watcher.wake();
+        }
+    }
+
+    /// Only one task waits at a time.
+    pub(super) fn poll(&self, event: Event, waker: &Waker) -> Poll<()> {
+        let mut state = self.0.borrow_mut();
+        let is_there = match event {
+            Event::Abandoned => state.is_abandoned,
+            Event::Answered => state.is_answered,
+        };
+        if is_there {
+            return Poll::Ready(());
+        }
+        state.watcher = Some(waker.clone());
+        Poll::Pending
+    }
+
+    /// Of what was abandoned nothing is kept but promises on which calls may wait.
+    fn let_go(&self) {
+        let mut state = self.0.borrow_mut();
+        if !state.is_abandoned
+            || !matches!(state.source, Some(Source::Early(..) | Source::Remote { .. }))
+        {
+            return;
+        }
+        let source = state.source.take();
+        let known: Vec<_> =
+            state.used.extract_if(.., |(_, later)| later.target().is_some()).collect();
+        drop(state);
+        if let Some(Source::Early(_, whole)) = &source {
+            whole.abandon();
+        }
+        // Dropped when nothing here is borrowed.
+        drop((source, known));
     }
 }
 

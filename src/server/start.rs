@@ -348,7 +348,6 @@ async fn start_on(
         let parts = parts(number, listen::beside(&server)?);
         threads.push(start_thread(parts, &hub).await?);
     }
-
     let (gateway, references) = start_gateway(&host, &keys, &classes, &hint, &metrics).await?;
     // Set once, here.
     let _ = hub.gateway.set(gateway.clone());

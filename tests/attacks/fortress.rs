@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
@@ -32,13 +33,26 @@ pub(crate) fn withstands_with(
 ) {
     let (_folder, data) = scratch();
     let all = [&["--json", "--metrics", "127.0.0.1:0"], args].concat();
-    let command = with_little(&serve_command(&data, &all), files);
+    withstands_started(with_little(&serve_command(&data, &all), files), &data, attack);
+}
+
+/// As [`withstands`], for another server than that of the command.
+pub(crate) fn withstands_from(serve: impl FnOnce(&Path) -> Command, attack: impl FnOnce(&Served)) {
+    let (_folder, data) = scratch();
+    let command = with_little(&serve(&data), None);
+    withstands_started(command, &data, |served, _| attack(served));
+}
+
+fn withstands_started(command: Command, data: &Path, attack: impl FnOnce(&Served, &Path)) {
     let served = Served::ready(Process::start(command));
     let (is_over, served_ref) = (AtomicBool::new(false), &served);
     let took = std::thread::scope(|scope| {
-        let honest = scope.spawn(|| run(be_honest(served_ref, &is_over)));
+        let (begun, begins) = mpsc::channel();
+        let honest = scope.spawn(|| run(be_honest(served_ref, &is_over, begun)));
+        // It is connected before anybody takes all places. If it failed, that shows at its end.
+        let _ = begins.recv();
         let attacked =
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| attack(served_ref, &data)));
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| attack(served_ref, data)));
         is_over.store(true, Ordering::Relaxed);
         let took = honest.join().expect("the honest client comes to its end");
         attacked.expect("the attack is as it was meant");
@@ -67,15 +81,18 @@ fn with_little(command: &Command, files: Option<u64>) -> Command {
 }
 
 /// One durable increment after the other: how long each took.
-async fn be_honest(served: &Served, is_over: &AtomicBool) -> Vec<Duration> {
+async fn be_honest(served: &Served, is_over: &AtomicBool, begun: Sender<()>) -> Vec<Duration> {
     let (_connection, counters) = connect(served).await;
     let counter = by_name(&counters, "honest");
+    assert_eq!(increment(&counter).await.expect("an honest call succeeds"), 1);
+    // The attack may have failed to begin.
+    let _ = begun.send(());
     let mut took = Vec::new();
     while !is_over.load(Ordering::Relaxed) || took.len() < 300 {
         let began = now();
         let value = increment(&counter).await.expect("an honest call succeeds");
         took.push(began.elapsed());
-        assert_eq!(usize::try_from(value), Ok(took.len()), "each counts once");
+        assert_eq!(usize::try_from(value), Ok(took.len() + 1), "each counts once");
     }
     took
 }

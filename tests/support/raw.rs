@@ -1,6 +1,6 @@
 //! A peer without an RPC system: messages by hand, so that it can do what no RPC system does.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpStream;
 
 use capnp::any_pointer;
@@ -93,13 +93,9 @@ pub(crate) fn wait_for_call(stream: &mut TcpStream) -> u32 {
     }
 }
 
-/// Reads to the end, which the server makes: the reason that it gives, if any.
+/// Reads until the server says why it ends the connection, or to the end: the reason, if any.
 pub(crate) fn reason_of_end(mut stream: TcpStream) -> Option<String> {
-    let mut bytes = Vec::new();
-    // What the server has not read makes the operating system cut the connection off.
-    let _ = stream.read_to_end(&mut bytes);
-    let mut rest = &bytes[..];
-    while let Ok(message) = serialize::read_message(&mut rest, ReaderOptions::default()) {
+    while let Ok(message) = serialize::read_message(&mut stream, ReaderOptions::default()) {
         if let Ok(message::Abort(Ok(abort))) = root(&message).which() {
             return abort.get_reason().ok()?.to_string().ok();
         }

@@ -44,6 +44,11 @@ const DOOR_INTERFACE: u64 = 0x9d2c_8fd0_62d5_57a1;
 pub trait Pipelined {
     /// The capability at the end of this path. Each time it is asked it may be another one.
     fn pipelined(&self, path: &[PipelineOp]) -> Box<dyn ClientHook>;
+
+    /// The peer has finished the call without waiting for the answer: no further path will be asked for, and
+    /// nobody takes the answer. Told in the midst of the connection's work: nothing is to be called or
+    /// dropped in it.
+    fn abandoned(self: Rc<Self>);
 }
 
 thread_local! {
@@ -199,14 +204,30 @@ impl Pipelines {
     ) -> Option<Rc<dyn Pipelined>> {
         let over = self.taken_over.0.borrow_mut().as_mut().and_then(|open| open.remove(&call));
         if over.is_some() {
-            for (_, own) in self.paths.remove(&call).into_iter().flatten() {
-                if let Some(state) = self.own.get_mut(&own) {
-                    state.is_over = true;
-                }
-                self.end_if_over(own).map(&mut tell);
-            }
+            self.end_paths(call, &mut tell);
         }
         over
+    }
+
+    /// The peer finished a call that isn't answered: it speaks of nothing in the answer any more.
+    pub(super) fn finished(&mut self, call: u32, mut tell: impl FnMut(Message)) {
+        let open = self.taken_over.0.borrow();
+        let Some(pipeline) = open.as_ref().and_then(|open| open.get(&call).cloned()) else {
+            return;
+        };
+        drop(open);
+        self.end_paths(call, &mut tell);
+        pipeline.abandoned();
+    }
+
+    /// Nothing speaks any more of the paths into this answer.
+    fn end_paths(&mut self, call: u32, mut tell: impl FnMut(Message)) {
+        for (_, own) in self.paths.remove(&call).into_iter().flatten() {
+            if let Some(state) = self.own.get_mut(&own) {
+                state.is_over = true;
+            }
+            self.end_if_over(own).map(&mut tell);
+        }
     }
 
     fn end_if_over(&mut self, call: u32) -> Option<Message> {

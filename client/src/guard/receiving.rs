@@ -83,7 +83,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
                 let call = finish.get_question_id();
                 check_number(call)?;
                 if self.tables.is_open(call) {
-                    return self.tables.hold(call, incoming);
+                    self.tables.hold(call, incoming)?;
+                    let ready = &mut self.ready;
+                    self.pipelines.finished(call, |told| ready.push_back(Ready::Message(told)));
+                    return Ok(());
                 }
                 // The peer never had what is in these results.
                 let released = self.replaced.finishes(call);

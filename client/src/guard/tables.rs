@@ -9,6 +9,7 @@
 
 use super::exports::Exports;
 use super::limits::{Limit, Limits, Refusal};
+use super::owed::Debt;
 use super::scatter::{ByNumber, NumberSet};
 use crate::wire::Incoming;
 use capnp::Error;
@@ -59,10 +60,11 @@ enum Kind {
     Call,
 }
 
-enum Question {
-    Asked,
+/// A call of ours.
+struct Question {
     /// A `Finish` went out, and what comes in the `Return` is not taken.
-    GivenUp,
+    is_given_up: bool,
+    _debt: Debt,
 }
 
 impl Tables {
@@ -78,7 +80,7 @@ impl Tables {
 
     /// Somebody here waits for the answer to our call.
     pub(super) fn waits_for(&self, call: u32) -> bool {
-        matches!(self.questions.get(&call), Some(Question::Asked))
+        self.questions.get(&call).is_some_and(|question| !question.is_given_up)
     }
 
     /// The peer has this call of ours to answer.
@@ -88,7 +90,7 @@ impl Tables {
 
     /// Nobody here waits any more for the answer to our call, which the peer still owes.
     pub(super) fn is_given_up(&self, call: u32) -> bool {
-        matches!(self.questions.get(&call), Some(Question::GivenUp))
+        self.questions.get(&call).is_some_and(|question| question.is_given_up)
     }
 
     /// Calls of ours that the peer has not answered.
@@ -164,7 +166,7 @@ impl Tables {
 
     /// A call of ours goes out.
     pub(super) fn send_call(&mut self, call: call::Reader) -> capnp::Result<()> {
-        self.ask(call.get_question_id());
+        self.ask(call.get_question_id(), Debt::of_sent());
         self.exports.add_all(call.get_params()?, 0, |_| {})
     }
 
@@ -172,11 +174,11 @@ impl Tables {
     pub(super) fn send(&mut self, message: message::Reader) -> capnp::Result<()> {
         match message.which() {
             Ok(message::Bootstrap(bootstrap)) => {
-                self.ask(bootstrap?.get_question_id());
+                self.ask(bootstrap?.get_question_id(), Debt::default());
             }
             Ok(message::Finish(finish)) => {
                 if let Some(question) = self.questions.get_mut(&finish?.get_question_id())
-                    && let Question::Asked = std::mem::replace(question, Question::GivenUp)
+                    && !std::mem::replace(&mut question.is_given_up, true)
                 {
                     self.asked -= 1;
                 }
@@ -190,8 +192,8 @@ impl Tables {
         Ok(())
     }
 
-    fn ask(&mut self, call: u32) {
-        self.questions.insert(call, Question::Asked);
+    fn ask(&mut self, call: u32, debt: Debt) {
+        self.questions.insert(call, Question { is_given_up: false, _debt: debt });
         self.asked += 1;
     }
 
@@ -222,12 +224,13 @@ impl Tables {
         let Some(question) = self.questions.remove(&answer.get_answer_id()) else {
             return Refusal::over(Limit::UnknownCapability, NOT_OPEN);
         };
-        self.asked -= usize::from(matches!(question, Question::Asked));
-        match (answer.which()?, question) {
-            (return_::Results(payload), Question::Asked) => self.receive_payload(payload?, limits),
+        self.asked -= usize::from(!question.is_given_up);
+        match (answer.which()?, question.is_given_up) {
+            (return_::Results(payload), false) => self.receive_payload(payload?, limits),
             // The RPC system drops these results unread.
-            (return_::Results(_) | return_::Canceled(()), Question::GivenUp)
-            | (return_::Exception(_), _) => Ok(()),
+            (return_::Results(_) | return_::Canceled(()), true) | (return_::Exception(_), _) => {
+                Ok(())
+            }
             _ => unknown_kind("an answer"),
         }
     }

@@ -81,14 +81,19 @@ pub(super) fn encode_payload(payload: &Payload) -> Vec<u8> {
 
 pub(super) fn parse(all: &[u8]) -> Result<Layout, Refused> {
     let mut bytes = Bytes::new(all);
-    let payload = parse_payload(&mut bytes)?;
+    let parsed = parse_all(&mut bytes);
+    if bytes.ran_out { Err(Refused::because(verify::Reason::Cut)) } else { parsed }
+}
+
+fn parse_all(bytes: &mut Bytes) -> Result<Layout, Refused> {
+    let payload = parse_payload(bytes)?;
     let payload_end = bytes.at;
     bytes.take(SIGNATURE_LENGTH)?;
     let count = bytes.u8()?;
     if count > LINKS_MAX {
         return Err(LAYOUT);
     }
-    let links = (0..count).map(|_| parse_link(&mut bytes)).collect::<Result<_, _>>()?;
+    let links = (0..count).map(|_| parse_link(bytes)).collect::<Result<_, _>>()?;
     let proof_at = bytes.at;
     let (proof, length) = match bytes.u8()? {
         PROOF_OPEN => (Proof::Open, size_of::<NextSecret>()),
@@ -96,7 +101,7 @@ pub(super) fn parse(all: &[u8]) -> Result<Layout, Refused> {
         _ => return Err(LAYOUT),
     };
     bytes.take(length)?;
-    if bytes.at != all.len() {
+    if bytes.at != bytes.all.len() {
         return Err(LAYOUT);
     }
     Ok(Layout { payload, payload_end, links, proof_at, proof })
@@ -152,15 +157,19 @@ pub(super) fn hash(domain: &[u8], bytes: &[u8]) -> [u8; 32] {
 pub(super) struct Bytes<'a> {
     all: &'a [u8],
     at: usize,
+    /// More were asked for than there are.
+    ran_out: bool,
 }
 
 impl<'a> Bytes<'a> {
     pub(super) fn new(all: &'a [u8]) -> Self {
-        Self { all, at: 0 }
+        Self { all, at: 0, ran_out: false }
     }
 
     pub(super) fn take(&mut self, length: usize) -> Result<&'a [u8], Refused> {
-        let taken = self.all[self.at..].get(..length).ok_or(LAYOUT)?;
+        let taken = self.all[self.at..].get(..length);
+        self.ran_out |= taken.is_none();
+        let taken = taken.ok_or(LAYOUT)?;
         self.at += length;
         Ok(taken)
     }

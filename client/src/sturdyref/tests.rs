@@ -262,7 +262,7 @@ fn base64_with_bits_left_over_is_refused() {
     for left_over in 1..16 {
         let other = char::from(alphabet[index + left_over]);
         let wrong = format!("{}{other}", &text[..text.len() - 1]);
-        assert_eq!(reason(TextReference::parse(&wrong)), "the text is not that of a reference");
+        assert_eq!(reason(TextReference::parse(&wrong)), "it is cut off: its end is missing");
     }
 }
 

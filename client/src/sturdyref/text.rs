@@ -7,8 +7,8 @@
 
 use super::verify::Reason;
 use super::{ClusterId, Refused, Sturdyref};
-use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::{DecodeError, Engine};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use zeroize::Zeroizing;
@@ -46,7 +46,7 @@ impl TextReference {
         let (scheme, rest) = with(SCHEME).or_else(|| with(TLS_SCHEME)).ok_or(NO_TEXT)?;
         let (address, encoded) = rest.split_once(FRAGMENT).ok_or(NO_TEXT)?;
         check_address(address)?;
-        let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(encoded).map_err(|_| NO_TEXT)?);
+        let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(encoded).map_err(explain)?);
         let reference = Sturdyref::from_bytes(&bytes)?;
         Ok(Self { scheme, address: address.to_owned(), reference })
     }
@@ -75,6 +75,16 @@ impl TextReference {
     /// The text would be longer than 8,192 bytes: such texts are refused.
     pub fn expose_text_of(&self, other: &Sturdyref) -> Result<String, Refused> {
         other.expose(self.scheme, &self.address)
+    }
+}
+
+/// All bytes are looked at before the end is.
+fn explain(error: DecodeError) -> Refused {
+    match error {
+        DecodeError::InvalidLength(_) | DecodeError::InvalidLastSymbol(..) => {
+            Refused::because(Reason::Cut)
+        }
+        _ => NO_TEXT,
     }
 }
 

@@ -32,6 +32,7 @@ pub struct Refused(Reason);
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reason {
     Text,
+    Cut,
     Version,
     Layout,
     Cluster,
@@ -60,6 +61,7 @@ impl Refused {
     pub const fn reason(&self) -> &'static str {
         match self.0 {
             Reason::Text => "the text is not that of a reference",
+            Reason::Cut => "it is cut off: its end is missing",
             Reason::Version => "the version of the layout is unknown",
             Reason::Layout => "the bytes are not laid out as a reference",
             Reason::Cluster => "it belongs to another cluster",
@@ -127,6 +129,16 @@ impl Sturdyref {
             caveats,
             payload: self.payload_hash(),
         })
+    }
+
+    /// Whether what the holders did fits together, which anybody can tell: a text that was changed on its way
+    /// seldom passes. The target's owner checks the rest.
+    ///
+    /// # Errors
+    /// A holder's signature or proof is wrong.
+    pub(crate) fn check_holders_part(&self) -> Result<(), Refused> {
+        self.verify_links()?;
+        self.verify_proof()
     }
 
     /// All restrictions together, as the reference claims them: nothing of it is verified.

@@ -1,0 +1,90 @@
+//! The end of a call that came from foreign code: what capnp-rpc waits for, and what it and the connection
+//! tell of whoever made the call.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use capnp::private::capability::{ClientHook, PipelineOp};
+use capnp::private::layout::StructSize;
+use capstead_client::{Owed, Pipelined};
+
+use super::pipeline::Pipeline;
+use crate::error::Result;
+
+/// The end of a call that capnp-rpc waits for.
+#[derive(Default)]
+pub(super) struct Ending {
+    outcome: Cell<Option<Result<()>>>,
+    /// capnp-rpc, which polls for the outcome.
+    asker: RefCell<Option<Waker>>,
+    pub(super) taken: Cell<bool>,
+    pub(super) kept: Cell<Option<Box<dyn Any>>>,
+    /// Until capnp-rpc has written the Return; then it knows the capabilities by itself. Of calls that
+    /// came over a connection only.
+    pub(super) pipeline: Pipeline,
+    pub(super) is_from_peer: Cell<bool>,
+    /// The size of the results that were offered early to the RPC library's own pipeline.
+    pub(super) offered: Cell<Option<StructSize>>,
+}
+
+impl Pipelined for Ending {
+    fn pipelined(&self, path: &[PipelineOp]) -> Box<dyn ClientHook> {
+        self.pipeline.get(path)
+    }
+
+    fn abandoned(self: Rc<Self>) {
+        // Ends at once; what goes with it may come back to the connection.
+        tokio::task::spawn_local(async move { self.pipeline.abandon() });
+    }
+}
+
+impl Owed for Ending {
+    fn answered(&self) {
+        self.pipeline.is_answered();
+    }
+}
+
+impl Ending {
+    pub(super) fn end(&self, outcome: Result<()>) {
+        self.outcome.set(Some(outcome));
+        if let Some(waker) = self.asker.take() {
+            waker.wake();
+        }
+    }
+
+    fn take(&self) {
+        self.taken.set(true);
+        self.kept.take();
+    }
+}
+
+/// Resolves with the outcome of the call.
+pub(super) struct Ended(pub(super) Rc<Ending>);
+
+impl Future for Ended {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(outcome) = self.0.outcome.take() else {
+            *self.0.asker.borrow_mut() = Some(cx.waker().clone());
+            return Poll::Pending;
+        };
+        self.0.take();
+        Poll::Ready(outcome)
+    }
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let is_early = !self.0.taken.get();
+        self.0.take();
+        // Of a peer's call it means that the connection is over; others have a pipeline of their own.
+        if is_early && self.0.is_from_peer.get() {
+            self.0.pipeline.abandon();
+        }
+    }
+}
