@@ -47,7 +47,7 @@ pub(crate) fn conflict_reason(error: &Error) -> Option<&str> {
 }
 
 /// The text without what the RPC system puts before it on its way from another vat.
-fn said(error: &Error) -> &str {
+pub(crate) fn said(error: &Error) -> &str {
     error.extra.trim_start_matches("remote exception: ")
 }
 

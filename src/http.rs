@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::channel::oneshot;
 pub use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
-use crate::error::{Result, conflict_reason, failed, overloaded, unimplemented};
+use crate::error::{Result, conflict_reason, failed, overloaded, said, unimplemented};
 use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_BODY_SECS, HTTP_UNENDED_BYTES_MAX};
 pub use crate::schema::http_capnp::http_service;
 use crate::schema::http_capnp::{
@@ -180,12 +180,14 @@ impl byte_stream::Server for Collector {
 
 /// An error as a response.
 pub(crate) fn explain(error: &capnp::Error) -> Response<Body> {
+    // The same wherever the object lives.
+    let said = said(error);
     match (error.kind, conflict_reason(error)) {
         (_, Some(reason)) => text(StatusCode::CONFLICT, reason),
-        (capnp::ErrorKind::Overloaded, _) => text(StatusCode::SERVICE_UNAVAILABLE, &error.extra),
-        (capnp::ErrorKind::Disconnected, _) => text(StatusCode::BAD_GATEWAY, &error.extra),
-        (capnp::ErrorKind::Unimplemented, _) => text(StatusCode::NOT_IMPLEMENTED, &error.extra),
-        _ => text(StatusCode::INTERNAL_SERVER_ERROR, &error.extra),
+        (capnp::ErrorKind::Overloaded, _) => text(StatusCode::SERVICE_UNAVAILABLE, said),
+        (capnp::ErrorKind::Disconnected, _) => text(StatusCode::BAD_GATEWAY, said),
+        (capnp::ErrorKind::Unimplemented, _) => text(StatusCode::NOT_IMPLEMENTED, said),
+        _ => text(StatusCode::INTERNAL_SERVER_ERROR, said),
     }
 }
 

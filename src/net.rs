@@ -30,6 +30,9 @@ const HANDSHAKE_SECS: u64 = 10;
 /// Descriptors that no connection from outside gets: some for each of 64 hosts, and as many again.
 const DESCRIPTORS_KEPT: usize = 512;
 
+/// What the peers of a listener that ends are told.
+const SHUTTING_DOWN: &str = "the server is shutting down";
+
 /// A listener whose peers get one bootstrap capability.
 pub(crate) struct Listener {
     accepting: CancellationToken,
@@ -135,7 +138,7 @@ where
     };
     tokio::select! {
         reason = connection.closed() => tracing::debug!(%peer, %reason, "connection closed"),
-        () = serving.connected.cancelled() => connection.disconnect().await,
+        () = serving.connected.cancelled() => connection.disconnect_because(SHUTTING_DOWN).await,
     }
 }
 

@@ -52,6 +52,8 @@ struct Inner {
 struct Status {
     /// A handle asked for the end.
     stop: Cell<bool>,
+    /// What the peer is told of that, if something is said.
+    reason: RefCell<Option<Error>>,
     /// The task, while it isn't running.
     task: RefCell<Option<Waker>>,
     /// Why the connection is over, once it is.
@@ -133,6 +135,7 @@ impl Connection {
         };
         let status = Rc::new(Status {
             stop: Cell::new(false),
+            reason: RefCell::default(),
             task: RefCell::new(None),
             end: watch::Sender::new(None),
         });
@@ -158,6 +161,12 @@ impl Connection {
     /// Calls may be made on it at once. Don't await its `when_resolved`, which never comes.
     pub fn bootstrap<C: FromClientHook>(&self) -> C {
         C::new(self.inner.bootstrap.hook.clone())
+    }
+
+    /// As [`disconnect`](Self::disconnect), and tells the peer why.
+    pub async fn disconnect_because(&self, reason: &str) {
+        self.inner.status.reason.replace(Some(Error::disconnected(reason.into())));
+        self.disconnect().await;
     }
 
     /// Ends the connection: calls on their way fail as `disconnected`. Returns when that is done.
@@ -231,6 +240,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Task<S> {
         this.state.borrow_mut().driver_runs();
         this.poll_rpc(cx);
         if this.status.stop.get() {
+            // Else the RPC system tells the peer that it was asked to end.
+            if let Some(reason) = this.status.reason.take() {
+                this.state.borrow_mut().give_up(reason);
+            }
             this.end_rpc();
         }
         this.status.task.replace(Some(cx.waker().clone()));

@@ -54,6 +54,13 @@ const FIELDS: &[(Limit, Field)] = &[
     (Limit::ConnectionsPerPeer, Field::Count(|limits| &mut limits.connections_per_peer)),
 ];
 
+/// The least that messages may be limited to.
+const MESSAGE_MIN: ByteSize = ByteSize::kib(1);
+
+fn limit_of_messages(name: &str) -> bool {
+    [Limit::MessageBytes, Limit::StrangerMessageBytes].map(Limit::name).contains(&name)
+}
+
 /// Reads a flag's value.
 pub(super) fn parse(text: &str) -> Result<Change, String> {
     let (name, value) = text
@@ -66,17 +73,24 @@ pub(super) fn parse(text: &str) -> Result<Change, String> {
     Ok(match *field {
         Field::Bytes(field) => {
             let size: ByteSize = value.parse().map_err(|_| wrong("size, like 8MiB"))?;
+            if limit_of_messages(name) && size < MESSAGE_MIN {
+                return Err(format!("no call has room in {name}={value}; give 1KiB or more"));
+            }
             Change::Number(field, usize::try_from(size.as_u64()).unwrap_or(usize::MAX))
         }
         Field::Count(field) => {
             let count = value.parse().map_err(|_| wrong("number, like 2048"))?;
-            if count == 0 && [Limit::Calls, Limit::StrangerCalls].map(Limit::name).contains(&name) {
-                return Err(format!("no call could begin with {name}=0"));
+            if count == 0 {
+                return Err(format!("nobody could do anything with {name}=0"));
             }
             Change::Number(field, count)
         }
         Field::Depth(field) => {
-            Change::Depth(field, value.parse().map_err(|_| wrong("number up to 65535"))?)
+            let depth = value.parse().map_err(|_| wrong("number up to 65535"))?;
+            if depth == 0 {
+                return Err(format!("nobody could do anything with {name}=0"));
+            }
+            Change::Depth(field, depth)
         }
         Field::Time(field) => {
             let time = humantime::parse_duration(value);
@@ -153,7 +167,7 @@ mod tests {
         for (text, error) in [
             ("calls", "give it as NAME=VALUE, like calls=2048; --help has the names"),
             ("unknown-kind=1", "there is no limit \"unknown-kind\"; --help has the names"),
-            ("calls=0", "no call could begin with calls=0"),
+            ("calls=0", "nobody could do anything with calls=0"),
             ("calls=many", "\"many\" is no number, like 2048"),
             ("call-bytes=big", "\"big\" is no size, like 8MiB"),
             ("nesting=65536", "\"65536\" is no number up to 65535"),

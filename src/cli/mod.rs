@@ -32,6 +32,8 @@ use crate::server::{ServerError, stderr};
 /// The exit code of a storage failure: whoever restarts the server can tell it from a wrong flag.
 const STORAGE_FAILED: u8 = 3;
 const CANNOT_START: u8 = 1;
+/// The exit code of a flag that says what can't be.
+const WRONG_COMMAND: u8 = 2;
 
 /// Durable objects as object capabilities.
 #[derive(Debug, Parser)]
@@ -176,6 +178,7 @@ fn fail(error: &ServerError) -> u8 {
     stderr::flush();
     match error {
         ServerError::Storage(_) => STORAGE_FAILED,
+        ServerError::Setting(_) => WRONG_COMMAND,
         _ => CANNOT_START,
     }
 }

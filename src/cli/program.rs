@@ -23,7 +23,6 @@ struct Embedded {
     serve: serve::Options,
 }
 
-#[expect(clippy::large_enum_variant, reason = "there is one, which is read at once")]
 #[derive(Debug, Subcommand)]
 #[expect(clippy::large_enum_variant, reason = "there is one, for a moment")]
 enum Verb {

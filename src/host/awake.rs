@@ -27,7 +27,7 @@ impl AwakeLimits {
 
     /// The part of one of so many hosts.
     pub(crate) fn share(self, hosts: u16) -> Self {
-        let share = |whole: usize| (whole / usize::from(hosts)).max(1);
+        let share = |whole: usize| whole / usize::from(hosts).max(1);
         Self { objects: share(self.objects), bytes: share(self.bytes) }
     }
 }
@@ -111,7 +111,8 @@ impl Awake {
         let (instances, bytes) = (self.instances.get(), self.bytes() >> 20);
         overloaded(format!(
             "overloaded: {instances} objects are awake and take {bytes} MiB, and none of those that \
-             were looked at can sleep: try again soon"
+             were looked at can sleep: try again soon; --awake-objects and --awake-bytes say how many \
+             may be"
         ))
     }
 

@@ -203,7 +203,7 @@ impl Server {
         for (name, quota) in &self.quotas {
             let Some(class) = classes.iter_mut().find(|class| class.name == name) else {
                 let error = format!("there is a quota for {name}, and no class of that name");
-                return Err(ServerError::Classes(error));
+                return Err(ServerError::Setting(error));
             };
             match *quota {
                 Quota::Object(bytes) => class.object_limit = bytes,

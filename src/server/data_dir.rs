@@ -281,8 +281,8 @@ impl DataDir {
             if !part.is_dir() {
                 return Err(data(
                     &part,
-                    "is missing; restore the directory from a backup, or start with the number \
-                     of --hosts that it was made with",
+                    "is missing; start with the number of --hosts that the data were made with, or, \
+                     if that was this one, restore the directory from a backup",
                 ));
             }
             storage::check(&part, kind).map_err(|error| data(&part, error.to_string()))?;

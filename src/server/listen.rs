@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use capstead_client::sturdyref::is_address;
 
 use super::builder::{Server, ServerError};
-use crate::limits::HOSTS_MAX;
+use crate::limits::{HOSTS_MAX, INSTANCE_BYTES};
 
 /// Connections that wait to be accepted, if the system allows so many. Of a burst that is larger than the
 /// usual 128, everybody would wait a second for the next attempt, honest ones too.
@@ -45,8 +45,23 @@ pub(super) fn beside(server: &Server) -> Result<TcpListener, ServerError> {
 pub(super) fn check(server: &Server) -> Result<(), ServerError> {
     check_hosts(server.hosts)?;
     server.turns.check()?;
+    check_awake(server)?;
     check_tls(server)?;
     check_advertised(server)
+}
+
+/// Each host needs room for one object.
+fn check_awake(server: &Server) -> Result<(), ServerError> {
+    let share = server.awake.share(server.hosts);
+    if share.objects > 0 && share.bytes >= INSTANCE_BYTES {
+        return Ok(());
+    }
+    let reason = format!(
+        "no object could wake: give each of {} hosts at least one of --awake-objects, and \
+         {INSTANCE_BYTES} of --awake-bytes",
+        server.hosts
+    );
+    Err(ServerError::Setting(reason))
 }
 
 fn check_hosts(hosts: u16) -> Result<(), ServerError> {

@@ -397,7 +397,7 @@ fn vat_options(
 /// Who may come in by HTTP at that address.
 fn door(server: &Server, address: Option<SocketAddr>) -> Result<Option<Door>, ServerError> {
     let door = |address| Door::new(address, &server.http_origins, &server.http_hosts);
-    address.map(door).transpose().map_err(|reason| capnp::Error::failed(reason).into())
+    address.map(door).transpose().map_err(ServerError::Setting)
 }
 
 fn serve_http(
