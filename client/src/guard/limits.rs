@@ -147,8 +147,9 @@ impl Limits {
         }
     }
 
-    /// For another part of the same system, which carries the calls of many: nothing waits, because
-    /// calls of one could then wait for those of another, and only the form of messages is checked.
+    /// For another part of the same system, which carries the calls of many: only the form of messages is
+    /// checked, and calls wait only while so much is to be sent that more would be a danger to the process.
+    /// The other part always reads on, so that they don't wait for each other.
     pub fn of_trusted() -> Self {
         Self {
             message_bytes: MARGIN * MESSAGE_BYTES_SENT_MAX,
@@ -161,7 +162,7 @@ impl Limits {
             exports: usize::MAX,
             imports: usize::MAX,
             questions: usize::MAX,
-            unread_bytes: usize::MAX,
+            unread_bytes: 64 << 20,
             unsent_bytes: usize::MAX,
             slow_reader: Duration::MAX,
             stall: Duration::MAX,
