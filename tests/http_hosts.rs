@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use capnp::capability::FromClientHook;
@@ -63,6 +64,9 @@ impl http_service::Server for Echo {
     }
 }
 
+/// One test at a time takes room for bodies, of which a process has one.
+static ROOM: Mutex<()> = Mutex::new(());
+
 /// Runs `work` with a server on so many hosts, and ends that in order, at once.
 fn with_server(hosts: u16, work: impl AsyncFnOnce(&Running) -> Vec<TcpStream>) {
     let data = tempfile::tempdir().unwrap();
@@ -102,6 +106,7 @@ async fn exchange(stream: &mut TcpStream, request: &[u8]) -> (String, Vec<u8>) {
 /// A request with a body hung for ever when the object wasn't on the gateway's host, and held up the end.
 #[test]
 fn the_gateway_hands_bodies_to_objects_on_every_host() {
+    let _room = ROOM.lock().unwrap_or_else(PoisonError::into_inner);
     for hosts in [1, 2, 4] {
         with_server(hosts, async |running| {
             let mut streams = Vec::new();
@@ -200,6 +205,7 @@ async fn put(object: &http_service::Client, body: &[u8]) -> Taken {
 /// The body's stream was not handed on from the host of the object to that of the client.
 #[test]
 fn a_client_hands_bodies_to_objects_on_every_host_before_they_answer() {
+    let _room = ROOM.lock().unwrap_or_else(PoisonError::into_inner);
     for hosts in [1, 2, 4] {
         with_server(hosts, async |running| {
             let connection = Connection::dial(&running.capnp().to_string()).await.unwrap();
@@ -225,6 +231,7 @@ fn a_client_hands_bodies_to_objects_on_every_host_before_they_answer() {
 /// Bodies without an end took memory for as long as the server lived.
 #[test]
 fn bodies_without_an_end_take_bounded_room_on_a_host() {
+    let _room = ROOM.lock().unwrap_or_else(PoisonError::into_inner);
     const PIECE: usize = 1 << 20;
     with_server(1, async |running| {
         let connection = Connection::dial(&running.capnp().to_string()).await.unwrap();
