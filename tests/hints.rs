@@ -83,7 +83,7 @@ fn an_advertised_address_stands_in_every_reference() {
     assert_eq!(served.stop().0, Some(0));
     for wrong in ["objects.example", "a b:1", "[::1:4000", "x:70000"] {
         let (code, said) = refused_start(serve_command(&data, &["--advertise", wrong]));
-        assert_eq!(code, Some(1), "{said}");
+        assert_eq!(code, Some(2), "{said}");
         assert!(said.contains("can't advertise"), "{said}");
     }
 }

@@ -149,9 +149,23 @@ fn a_server_that_does_not_start_names_the_flag_and_leaves_nothing() {
         let (code, said) = start(&[&others[..], &["--hosts", hosts]].concat());
         assert!(code == Some(2) && said.contains("--hosts"), "{said}");
     }
+    // Nobody could do anything with these.
+    for args in [
+        &["--awake-objects", "0"][..],
+        &["--awake-objects", "3", "--hosts", "4"],
+        &["--awake-bytes", "1KiB"],
+        &["--limit", "connections=0"],
+        &["--limit", "nesting=0"],
+        &["--limit", "message-bytes=1"],
+        &["--http-origin", "app.example"],
+        &["--object-quota", "Nope=1MiB"],
+    ] {
+        let (code, said) = start(&[&others[..], args].concat());
+        assert!(code == Some(2), "{args:?}: {said}");
+    }
     let mut wrong = command(&data, &[&["serve"][..], &others].concat());
     let output = wrong.env("RUST_LOG", "capstead=loud=very").output().expect("it runs");
-    assert_eq!(output.status.code(), Some(1), "{}", self::said(&output));
+    assert_eq!(output.status.code(), Some(2), "{}", self::said(&output));
     assert!(self::said(&output).contains("RUST_LOG") && !data.exists(), "{}", self::said(&output));
     // An empty directory that was there stays as it was.
     fs::create_dir(&data).expect("it is made");
