@@ -148,7 +148,9 @@ fn large_responses_that_nobody_reads() {
             (served.metric("http_bodies_refused_total") >= 50).then_some(())
         });
         assert!(served.metric("http_body_bytes") <= BODY_BYTES);
-        assert!(served.resident_bytes() < before + 2 * BODY_BYTES);
+        // Beside those, what is on its way between hosts, and what the allocator keeps of it.
+        let taken = served.resident_bytes() - before;
+        assert!(taken < 3 * BODY_BYTES, "{} MiB", taken >> 20);
         assert_eq!(get(&served.announced.http, "/counter/y?bytes=60000").status, 200);
         drop(held);
         eventually("room", || (served.metric("http_body_bytes") < 1 << 20).then_some(()));
