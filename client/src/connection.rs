@@ -26,7 +26,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Sleep;
 
-/// How long a connection that is over tries to write what is left, and to have the peer read it, in seconds.
+/// The time in which a closing connection writes its last bytes and the peer may read them, in seconds.
 const LAST_WRITE_SECS: u64 = 1;
 
 /// How often an RPC system that is over is polled to tell its callers: it takes a few polls. What a
@@ -52,7 +52,7 @@ struct Inner {
 struct Status {
     /// A handle asked for the end.
     stop: Cell<bool>,
-    /// What the peer is told of that, if something is said.
+    /// The reason that is sent to the peer, if a handle gave one.
     reason: RefCell<Option<Error>>,
     /// The task, while it isn't running.
     task: RefCell<Option<Waker>>,
@@ -328,7 +328,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Task<S> {
         });
     }
 
-    /// The peer reads why the connection is over, and closes its side, or has had its time.
+    /// Waits until the peer has read the reason and closed its side, for a limited time.
     fn poll_over(&mut self, cx: &mut Context) -> Poll<()> {
         let limit = Duration::from_secs(LAST_WRITE_SECS);
         let sleep = self.last_write.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));

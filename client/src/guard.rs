@@ -81,9 +81,9 @@ pub(crate) struct State<S> {
     wire: Wire<S>,
     limits: Limits,
     bites: Arc<Bites>,
-    /// What the connection holds of what all of them may.
+    /// This connection's share of the budget that all connections have together.
     share: Share,
-    /// The peer is a stranger until a call of it succeeds: of one that has no reference, none does.
+    /// Set until one of the peer's calls succeeds, which takes a reference.
     is_stranger: bool,
     tables: Tables,
     /// What came and waits for a soft limit.

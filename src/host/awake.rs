@@ -13,16 +13,16 @@ use super::instance::Instance;
 use crate::error::overloaded;
 use crate::limits::{AWAKE_BYTES_MAX, AWAKE_OBJECTS_MAX, INSTANCE_BYTES};
 
-/// How much may be awake on one host.
+/// The bounds of one host's awake objects.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AwakeLimits {
     pub(crate) objects: usize,
-    /// What the values in memory take, and [`INSTANCE_BYTES`] for each instance.
+    /// The bytes of values in memory, and [`INSTANCE_BYTES`] for each instance.
     pub(crate) bytes: usize,
 }
 
 impl AwakeLimits {
-    /// What no limit is.
+    /// No limit.
     pub(crate) const NONE: Self = Self { objects: usize::MAX, bytes: usize::MAX };
 
     /// The part of one of so many hosts.
@@ -49,7 +49,7 @@ pub(super) struct Awake {
     others: RefCell<Row>,
     uses: Cell<u64>,
     instances: Cell<usize>,
-    /// What their values take.
+    /// The bytes of their values.
     bytes: Cell<usize>,
 }
 
@@ -101,7 +101,7 @@ impl Awake {
         self.instances.get() >= self.limits.get().objects || self.is_over()
     }
 
-    /// What is awake takes more than it may.
+    /// The awake objects take more than they may.
     pub(super) fn is_over(&self) -> bool {
         self.bytes() > self.limits.get().bytes
     }

@@ -29,7 +29,7 @@ pub(super) struct Call {
     pub(super) reply: Reply,
 }
 
-/// The caller's end of a call. If it is dropped without an outcome, the caller gets an error.
+/// The means to answer a caller. Dropping it without an outcome answers with an error.
 pub(super) struct Reply(Option<Asker>);
 
 enum Asker {
