@@ -132,6 +132,45 @@ interface HostAdmin {
 
   revoke @5 (target :Data, grant :Data);
   # Takes a grant back, with those that depend on it, on every host. One that isn't there is refused.
+
+  requests @6 (target :Data, after :UInt64) -> (requests :List(Request));
+  # Some calls of an object that have a request id, in the order in which they began: those whose numbers are
+  # greater than `after`. None are left when the list is empty. Numbers begin with 1.
+
+  clearRequests @7 (target :Data, id :Data, grant :Data) -> (cleared :UInt64, running :UInt64);
+  # Forgets request ids of an object durably: one, or those that count for a grant, or all if both are empty.
+  # The ids of calls that run stay, and are counted. A call that is made with a forgotten id is applied again.
+}
+
+struct Request {
+  # A call that has a request id.
+
+  id @0 :Data;
+  number @1 :UInt64;
+  # The how manieth it was of its object.
+
+  began @2 :UInt64;
+  # In milliseconds since the start of 1970 in UTC.
+
+  interface @3 :UInt64;
+  method @4 :UInt16;
+  stage @5 :Stage;
+
+  bytes @6 :UInt64;
+  # What is kept of it, with the reply.
+
+  grants @7 :List(Data);
+  # The grants for which it counts: the one that it came by, and those that this was made from.
+
+  enum Stage {
+    runs @0;
+    cutShort @1;
+    # It began, and the process or the object in memory ended before the call did.
+
+    replied @2;
+    failed @3;
+    # It ended with an error, which is kept like a reply.
+  }
 }
 
 interface Export {

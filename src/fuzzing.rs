@@ -64,7 +64,9 @@ pub fn samples() -> Vec<Vec<u8>> {
     let (_, archive) = archive.finish().expect("memory takes it");
     let mut samples = host::sample_records();
     samples.extend([writes.as_bytes().to_vec(), record, archive]);
-    samples.push(Usage { keys: 3, bytes: 300, references: 1 }.encode().to_vec());
+    samples.push(
+        Usage { keys: 3, bytes: 300, references: 1, requests: 7, grants: 9 }.encode().to_vec(),
+    );
     let seal = Seal::new(&[7; 32]);
     samples.push(seal.seal(object, b"key", &[], b"", Nonce::default()));
     samples.push(Grant::root(1).encode());

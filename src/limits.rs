@@ -26,6 +26,15 @@ pub(crate) const NAME_BYTES_MAX: usize = 1024;
 /// Request ids that one object keeps. A new call beyond them waits until the oldest are forgotten.
 pub(crate) const REQUEST_IDS_MAX: u64 = 65_536;
 
+/// Request ids that one object keeps for one grant and all that were made from it: a quarter of all.
+pub(crate) const SHARE_IDS_MAX: u32 = 16_384;
+
+/// Grants of one object or namespace that are made from one of them, directly or not.
+pub(crate) const SHARE_GRANTS_MAX: u32 = 16_384;
+
+/// Grants that together fill the quota of an object: what is kept for one of them is a quarter at most.
+pub(crate) const SHARES_OF_QUOTA: u64 = 4;
+
 /// How long request ids are kept, unless the server says otherwise, in seconds: a day, in which
 /// whoever lost a reply has come back.
 pub(crate) const REQUEST_RETENTION_SECS: u64 = 24 * 60 * 60;

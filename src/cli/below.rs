@@ -133,11 +133,14 @@ fn is_below(
     let mut grant = grant;
     // No more than there are: damaged records may lead round in circles.
     for _ in 0..=grants.len() {
+        if grant.before.contains(&from.1) {
+            return true;
+        }
         match grant.parent {
             Parent::None => return false,
             Parent::OfNamespace(namespace, id) => {
                 let is_of = namespace.as_bytes() == from.0.as_bytes();
-                return is_of && (id == from.1 || grant.before.contains(&from.1));
+                return is_of && id == from.1;
             }
             Parent::Own(id) if (target, id) == from => return true,
             Parent::Own(id) => match grants.get(id.as_bytes()) {

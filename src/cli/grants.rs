@@ -95,16 +95,16 @@ pub(crate) struct Revoke {
 
 /// What somebody can have a grant of.
 #[derive(Clone, Debug)]
-struct Object {
-    said: String,
-    id: ObjectId,
-    is_namespace: bool,
+pub(super) struct Object {
+    pub(super) said: String,
+    pub(super) id: ObjectId,
+    pub(super) is_namespace: bool,
 }
 
 /// A public key.
 type Key = [u8; 32];
 
-fn parse_object(text: &str) -> Result<Object, String> {
+pub(super) fn parse_object(text: &str) -> Result<Object, String> {
     let (id, is_namespace) = match (text.split_once('/'), object_id(text)) {
         (_, Ok(id)) => (id, false),
         (Some(("", _) | (_, "")), _) => return Err("an object is CLASS/NAME".to_owned()),
@@ -162,7 +162,7 @@ pub(super) fn show(options: &Show) -> u8 {
         let shown = with_all(data, Access::Read, async |admin, hosts| {
             let found = below::find(admin, hosts, from).await?;
             let lines = found.iter().map(|found| format!("\n  {}", found.said()));
-            let count = plural(found.len(), "grant");
+            let count = plural(found.len() as u64, "grant");
             let grant = hex(grant.as_bytes());
             Ok(lines.fold(format!("{count} made from {grant}"), |text, line| text + &line))
         });
@@ -197,7 +197,7 @@ async fn listed(host: &host_admin::Client, object: &Object) -> Result<Vec<Shown>
 
 /// Whether there is what has no grants: an object that was never written looks the same as one of a
 /// misspelt class.
-async fn check_there(host: &host_admin::Client, object: &Object) -> Result<(), Failure> {
+pub(super) async fn check_there(host: &host_admin::Client, object: &Object) -> Result<(), Failure> {
     let mut request = host.present_request();
     request.get().init_ids(1).set(0, object.id.as_bytes());
     let reply = request.send().promise.await?;
@@ -302,7 +302,10 @@ pub(super) fn revoke(options: &Revoke) -> u8 {
                 ));
             }
             let count = below::revoke(admin, hosts, &found).await?;
-            Ok(format!("{said}; and {} made from it that may survive it", plural(count, "grant")))
+            Ok(format!(
+                "{said}; and {} made from it that may survive it",
+                plural(count as u64, "grant")
+            ))
         });
         return operator::end(revoked, None);
     }
@@ -326,12 +329,12 @@ pub(super) fn still_there(revoked: Result<(), Failure>) -> Result<bool, Failure>
     }
 }
 
-fn plural(count: usize, what: &str) -> String {
+pub(super) fn plural(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Works with the host that has the object.
-fn with(
+pub(super) fn with(
     data: &Data,
     access: Access,
     object: &Object,
@@ -426,7 +429,7 @@ fn methods_said(list: struct_list::Reader<'_, methods::Owned>) -> Result<String,
 
 /// The grants below those that they were made from.
 fn tree(object: &Object, grants: &[Shown]) -> String {
-    let mut text = format!("{}: {}", object.said, plural(grants.len(), "grant"));
+    let mut text = format!("{}: {}", object.said, plural(grants.len() as u64, "grant"));
     let is_known = |id: &[u8]| grants.binary_search_by(|grant| (*grant.id).cmp(id)).is_ok();
     let mut below: HashMap<&[u8], Vec<&Shown>> = HashMap::new();
     for grant in grants {

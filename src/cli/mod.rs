@@ -14,6 +14,7 @@ mod log;
 mod operator;
 mod output;
 mod program;
+mod requests;
 mod restore;
 mod serve;
 mod signals;
@@ -95,6 +96,9 @@ enum Operate {
     /// Make a reference to an object, or to all objects of a class, and print it
     #[command(after_help = grants::AFTER_HELP)]
     Grant(grants::Make),
+    /// Show which calls of an object have a request id, or forget their ids
+    #[command(after_help = requests::AFTER_HELP)]
+    Requests(requests::Options),
     /// Take a grant back: its reference, and what was made from it, ends at once
     #[command(after_help = grants::AFTER_HELP)]
     Revoke(grants::Revoke),
@@ -113,6 +117,7 @@ impl Operate {
             Self::Compact(options) => compact::run(options),
             Self::Grants(options) => grants::show(options),
             Self::Grant(options) => grants::make(options),
+            Self::Requests(options) => requests::run(options),
             Self::Revoke(options) => grants::revoke(options),
         }
     }

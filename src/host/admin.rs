@@ -15,11 +15,12 @@ use super::granting::{self, grant_id, wanted, write_grants};
 use super::grants::{target, target_id};
 use super::header::Header;
 use super::import;
+use super::once::{RequestId, Stage, Which};
 use super::right::Right;
 use super::vat::Vat;
 use crate::error::{Result, failed, overloaded};
 use crate::membrane;
-use crate::schema::admin_capnp::{host_admin, selection};
+use crate::schema::admin_capnp::{host_admin, request, selection};
 use crate::storage::export::{EVERYTHING, GRANTS, Pick};
 use crate::storage::{Space, StorageError};
 use crate::sturdyref::Keys;
@@ -197,7 +198,7 @@ impl host_admin::Server for Custodian {
         };
         let (right, terms) = (Right::default(), wanted(params.get_terms()?)?);
         let ready = self.vat.prepare(&self.keys.current(), target, &right, terms)?;
-        self.vat.write_grants(id, [(&ready.id, Some(ready.record))])?;
+        self.vat.add_grant(id, &ready)?;
         self.vat.flush().await.map_err(|error| storage_failed(&error))?;
         results.get().set_sturdy_ref(ready.reference.expose_bytes());
         results.get().set_grant(ready.id.as_bytes());
@@ -214,5 +215,56 @@ impl host_admin::Server for Custodian {
     ) -> Result<()> {
         let params = params.get()?;
         self.vat.revoke(target(params.get_target()?)?, grant_id(params.get_grant()?)?).await
+    }
+
+    async fn requests(
+        self: Rc<Self>,
+        params: host_admin::RequestsParams,
+        mut results: host_admin::RequestsResults,
+    ) -> Result<()> {
+        let params = params.get()?;
+        let target = target(params.get_target()?)?;
+        // The numbers of the operator are one greater, so that 0 is before all.
+        let known = self.vat.requests(target, params.get_after().checked_sub(1))?;
+        self.vat.durable_of(target).await.map_err(|error| storage_failed(&error))?;
+        let mut list = results.get().init_requests(known.len() as u32);
+        for (at, known) in (0..).zip(known) {
+            let mut to = list.reborrow().get(at);
+            to.set_id(known.id.as_bytes());
+            to.set_number(known.number.saturating_add(1));
+            to.set_began(known.began_ms);
+            to.set_interface(known.method.interface);
+            to.set_method(known.method.method);
+            to.set_stage(match known.stage {
+                Stage::Runs => request::Stage::Runs,
+                Stage::CutShort => request::Stage::CutShort,
+                Stage::Replied => request::Stage::Replied,
+                Stage::Failed => request::Stage::Failed,
+            });
+            to.set_bytes(known.bytes);
+            let mut grants = to.init_grants(known.lineage.len() as u32);
+            for (at, grant) in (0..).zip(known.lineage) {
+                grants.set(at, grant.as_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    async fn clear_requests(
+        self: Rc<Self>,
+        params: host_admin::ClearRequestsParams,
+        mut results: host_admin::ClearRequestsResults,
+    ) -> Result<()> {
+        let params = params.get()?;
+        let which = match (params.get_id()?, params.get_grant()?) {
+            ([], []) => Which::All,
+            (id, []) => Which::Id(RequestId::new(id)?),
+            ([], grant) => Which::Of(grant_id(grant)?),
+            _ => return Err(failed("either an id or a grant says which are meant")),
+        };
+        let cleared = self.vat.clear_requests(target(params.get_target()?)?, &which).await?;
+        results.get().set_cleared(cleared.gone);
+        results.get().set_running(cleared.running);
+        Ok(())
     }
 }

@@ -127,7 +127,8 @@ pub(super) fn save(instance: &Instance, right: &Right, terms: Terms) -> Result<G
     let (agent, target) = (instance.vat.agent()?, Target::Object(target_id(instance.birth.id)));
     let ready = instance.vat.prepare(&agent.keys(), target, right, terms)?;
     let text = agent.text(&ready.reference)?;
-    instance.write_record(Space::Grants, ready.id.as_bytes(), Some(&ready.record))?;
+    instance.vat.store.borrow().check_records(&instance.account, ready.record.len())?;
+    instance.write_grant(|vat, object| vat.put_grant(object, &ready))?;
     Ok(Granted { id: ready.id, text })
 }
 
@@ -135,7 +136,10 @@ pub(super) fn save(instance: &Instance, right: &Right, terms: Terms) -> Result<G
 pub(super) fn revoke(instance: &Instance, right: &Right, id: GrantId) -> Result<()> {
     let (vat, object) = (&instance.vat, instance.birth.id);
     let grant = check_reach(vat, object, right, id)?;
-    instance.write_record(Space::Grants, id.as_bytes(), grant.revoked(false).as_deref())?;
+    match grant.revoked(false) {
+        Some(left) => instance.write_record(Space::Grants, id.as_bytes(), Some(&left))?,
+        None => instance.write_grant(|vat, object| vat.delete_grant((object, id)))?,
+    }
     vat.metrics.grants_revoked_total.add(1);
     vat.cut(object, &[id]);
     vat.sweep(object);

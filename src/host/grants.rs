@@ -14,11 +14,12 @@ use capstead_client::sturdyref::{Caveats, GrantId, NextSecret, Sturdyref, Target
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::right::{Gives, Live, Of, Right};
+use super::shares::{self, Change, Share};
 use super::vat::Vat;
 use crate::error::{Result, failed};
 use crate::id::ObjectId;
 use crate::limits::{GRANT_DEPTH_MAX, GRANT_LABEL_BYTES_MAX, OVER_GRANTS_KEPT_MS};
-use crate::storage::{Account, Page, PageSize, Range, Space};
+use crate::storage::{Page, PageSize, Range, Space};
 use crate::sturdyref::{Grant, KeyRing, Parent};
 
 /// Grants that are looked at before other tasks of the thread get their turn again.
@@ -96,10 +97,7 @@ impl Terms {
             created_ms: now_ms,
             restored_ms: 0,
             is_revoked: false,
-            before: match parent {
-                Some(parent) if parent.of.0 != target => parent.gives.before.clone(),
-                _ => Vec::new(),
-            },
+            before: parent.map_or_else(Vec::new, |parent| parent.gives.before.clone()),
         })
     }
 }
@@ -108,6 +106,8 @@ impl Terms {
 pub(super) struct Ready {
     pub(super) id: GrantId,
     pub(super) record: Vec<u8>,
+    /// Those in whose shares it counts.
+    lineage: Vec<GrantId>,
     /// What it makes valid.
     pub(super) reference: Sturdyref,
 }
@@ -166,7 +166,12 @@ impl Vat {
         let grant = terms.of(object_id(of), right.grant.as_deref(), self.clock.now_ms())?;
         let (id, next) = (GrantId::from_bytes(random()?), NextSecret::from_seed(random()?));
         let reference = keys.mint(target, id, grant.caveats.clone(), &next);
-        Ok(Ready { id, record: grant.encode(), reference })
+        let lineage = self.lineage(right);
+        let limit = self.account_of(object_id(of))?.limit();
+        for grant in &lineage {
+            shares::share(&self.store.borrow(), object_id(of), *grant)?.check_grants(limit)?;
+        }
+        Ok(Ready { id, record: grant.encode(), lineage, reference })
     }
 
     /// A grant's record.
@@ -205,16 +210,19 @@ impl Vat {
         )))
     }
 
-    /// The grants of the same target that a grant was made from, the nearest first.
+    /// The grants that a grant was made from, the nearest first, as far as that is known.
     ///
     /// # Errors
     /// When the storage can't be read.
     fn before(&self, target: ObjectId, grant: &Grant) -> Result<Vec<GrantId>> {
-        let (mut before, mut parent) = (Vec::new(), grant.parent);
-        while let Parent::Own(id) = parent {
-            before.push(id);
-            let record = self.grant((target, id))?;
-            parent = record.map_or(Parent::None, |grant| grant.parent);
+        let (mut before, mut next) = (Vec::new(), Some(grant.clone()));
+        while let Some(grant) = next.take() {
+            before.extend(grant.parent.id());
+            match grant.parent {
+                // Of versions that didn't write down those before, the parent says what it was made from.
+                Parent::Own(id) if grant.before.is_empty() => next = self.grant((target, id))?,
+                _ => before.extend(grant.before),
+            }
         }
         Ok(before)
     }
@@ -226,8 +234,7 @@ impl Vat {
     pub(super) fn was_made_from(&self, target: ObjectId, grant: &Grant, from: Of) -> Result<bool> {
         let (mut at, mut grant) = (target, grant.clone());
         while let Some(of) = made_from(at, &grant) {
-            let is_before = of.0 == from.0 && grant.before.contains(&from.1);
-            if of == from || is_before {
+            if of == from || grant.before.contains(&from.1) {
                 return Ok(true);
             }
             let Some(parent) = self.grant(of)? else {
@@ -265,29 +272,71 @@ impl Vat {
             .collect()
     }
 
-    /// Writes records of a target in one turn of the server's own; a `None` deletes.
+    /// Writes records of a target in one turn of the server's own; a `None` deletes, and takes the grant
+    /// out of the shares in which it counts.
     pub(super) fn write_grants<'a>(
         &self,
         target: ObjectId,
         records: impl IntoIterator<Item = (&'a GrantId, Option<Vec<u8>>)>,
     ) -> Result<()> {
+        self.write_of_server(target, || {
+            records.into_iter().try_for_each(|(id, record)| match record {
+                Some(record) => {
+                    let mut store = self.store.borrow_mut();
+                    store.put_record(target, Space::Grants, id.as_bytes(), &record)?;
+                    Ok(())
+                }
+                None => self.delete_grant((target, *id)),
+            })
+        })
+    }
+
+    /// Writes a new grant of a target in a turn of the server's own.
+    pub(super) fn add_grant(&self, target: ObjectId, ready: &Ready) -> Result<()> {
+        self.write_of_server(target, || self.put_grant(target, ready))
+    }
+
+    /// Writes a new grant in the open turn of its target.
+    pub(super) fn put_grant(&self, target: ObjectId, ready: &Ready) -> Result<()> {
         let mut store = self.store.borrow_mut();
-        store.begin(Account::system(target));
-        let written = records.into_iter().try_for_each(|(id, record)| match record {
-            Some(record) => {
-                store.put_record(target, Space::Grants, id.as_bytes(), &record).map(drop)
-            }
-            None => store.delete_record(target, Space::Grants, id.as_bytes()).map(drop),
-        });
-        match written {
-            Ok(()) => store.seal(),
-            Err(error) => {
-                store.discard();
-                return Err(error.into());
-            }
-        };
+        store.put_record(target, Space::Grants, ready.id.as_bytes(), &ready.record)?;
+        let more = Change::More(Share::grant(ready.record.len()));
+        shares::change(&mut store, target, &ready.lineage, more)
+    }
+
+    /// Deletes a grant in the open turn of its target.
+    pub(super) fn delete_grant(&self, of: Of) -> Result<()> {
+        let Some(grant) = self.grant(of)? else { return Ok(()) };
+        let lineage = self.before(of.0, &grant)?;
+        let mut store = self.store.borrow_mut();
+        let length = store.length(of.0, Space::Grants, of.1.as_bytes())?.unwrap_or_default();
+        store.delete_record(of.0, Space::Grants, of.1.as_bytes())?;
+        shares::change(&mut store, of.0, &lineage, Change::Less(Share::grant(length)))
+    }
+
+    /// Makes the writes of `work` one turn of the server's own, or none of them.
+    ///
+    /// # Errors
+    /// That of `work`, and when the storage can't be read.
+    pub(super) fn write_of_server<T>(
+        &self,
+        target: ObjectId,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let account = self.account_of(target)?;
+        let before = account.usage();
+        self.store.borrow_mut().begin(account.clone());
+        let written = work();
+        let mut store = self.store.borrow_mut();
+        if written.is_ok() {
+            store.seal();
+        } else {
+            store.discard();
+            account.set_back(before);
+        }
+        drop(store);
         self.committable.notify_one();
-        Ok(())
+        written
     }
 
     /// Resolves when no turn is open: tasks never run within one, and calls may be made in one.

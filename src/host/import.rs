@@ -163,7 +163,7 @@ impl Writer {
             match record.space {
                 Space::Header if object.header.as_deref() == Some(record.value) => {}
                 Space::Header => return Err(failed("an object's header comes first")),
-                Space::Edges | Space::Usage => {
+                Space::Edges | Space::Usage | Space::Shares => {
                     return Err(failed("what follows from an object's values is not imported"));
                 }
                 Space::Grants => {
@@ -346,6 +346,7 @@ impl Incoming {
         if place == Place::First {
             store.clear(account)?;
             store.clear_records(self.id, Space::Requests)?;
+            store.clear_records(self.id, Space::Shares)?;
         }
         for Record { space, key, value } in Records::encoded(&self.records) {
             if space == Space::Data {

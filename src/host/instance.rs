@@ -17,6 +17,7 @@ use super::slot::{Birth, Start};
 use super::vat::Vat;
 use crate::error::{Result, disconnected, not_begun};
 use crate::gate::Gate;
+use crate::id::ObjectId;
 use crate::storage::{Account, Before, Page, PageSize, Range, Reads, Space, StorageError, Ticket};
 
 /// How one key is written.
@@ -179,6 +180,23 @@ impl Instance {
         };
         drop(store);
         self.wrote(ticket?, true);
+        Ok(())
+    }
+
+    /// Writes or deletes a grant of the object, in the present turn.
+    ///
+    /// # Errors
+    /// That of `work`; and as for `write`.
+    pub(super) fn write_grant(
+        &self,
+        work: impl FnOnce(&Vat, ObjectId) -> Result<()>,
+    ) -> Result<()> {
+        if let Some(error) = self.broken() {
+            return Err(error);
+        }
+        let ticket = self.vat.store.borrow().open_ticket();
+        work(&self.vat, self.birth.id)?;
+        self.wrote(ticket, true);
         Ok(())
     }
 

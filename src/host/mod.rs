@@ -43,6 +43,7 @@ mod restoring;
 mod right;
 mod run;
 mod served;
+mod shares;
 mod slot;
 mod storage;
 mod stored;

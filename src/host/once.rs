@@ -14,6 +14,8 @@
 //!
 //! It never compares parameters, and never forgets the id of a call that runs.
 
+mod kept;
+mod operator;
 mod record;
 
 use std::cell::{Cell, RefCell};
@@ -21,17 +23,21 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use capnp::capability::Promise;
 use futures::FutureExt;
 
+use capstead_client::sturdyref::GrantId;
+
+pub(super) use self::kept::Retention;
+use self::kept::{Kept, Oldest, forget, kept, oldest};
+pub(super) use self::operator::{Stage, Which};
 pub(super) use self::record::{Method, RequestId};
-use self::record::{ORDER, Outcome, REPLY_BYTES_MAX, Record, State};
+use self::record::{Outcome, REPLY_BYTES_MAX, Record, State};
 use super::facet::Facet;
 use super::instance::Instance;
 use super::run::{self, Handler, Running};
-use crate::clock::Clock;
+use super::shares::{self, Change, Share};
 use crate::error::{Result, failed, of_class, overloaded};
 use crate::limits::REQUEST_IDS_MAX;
 use crate::membrane::{Body, BodySlot};
@@ -39,39 +45,6 @@ use crate::storage::Space;
 
 /// Ids that are forgotten at most when a new one comes: as more than one, they become fewer.
 const FORGOTTEN_AT_ONCE: usize = 2;
-
-/// How long ids are kept, and by which clock.
-pub(crate) struct Retention {
-    clock: Clock,
-    millis: u64,
-}
-
-impl Retention {
-    pub(crate) fn new(clock: Clock, time: Duration) -> Self {
-        Self { clock, millis: u64::try_from(time.as_millis()).unwrap_or(u64::MAX) }
-    }
-
-    pub(super) fn clock(&self) -> Clock {
-        self.clock.clone()
-    }
-
-    /// Whether what began then is to be forgotten by now. A clock that was put back forgets later.
-    fn is_over(&self, began: u64) -> bool {
-        self.clock.now_ms() >= began.saturating_add(self.millis)
-    }
-
-    /// Whether the call of that number is to be forgotten by now. One that began later than now was begun
-    /// by a clock that was ahead, and counts from when that was noticed on; only as long as that is so,
-    /// since it may also be that the clock is behind now.
-    fn is_call_over(&self, number: u64, began: u64, kept: Kept) -> bool {
-        let was_noticed = number < kept.by_then.0 && self.is_ahead(began);
-        self.is_over(began) || (was_noticed && self.is_over(kept.by_then.1))
-    }
-
-    fn is_ahead(&self, time: u64) -> bool {
-        time > self.clock.now_ms()
-    }
-}
 
 /// What an instance knows of its calls with ids, beside what is stored.
 #[derive(Default)]
@@ -82,13 +55,11 @@ pub(super) struct Requests {
     running: RefCell<HashMap<RequestId, Vec<u64>>>,
 }
 
-/// Numbers of calls, from the oldest that may be kept to the next one.
-#[derive(Clone, Copy)]
-struct Kept {
-    first: u64,
-    next: u64,
-    /// All calls before this number had begun by this time.
-    by_then: (u64, u64),
+impl Requests {
+    /// Whether the call with this id runs.
+    fn runs(&self, id: &RequestId) -> bool {
+        self.running.borrow().contains_key(id)
+    }
 }
 
 /// What is to become of a call, as it is about to start.
@@ -104,9 +75,13 @@ enum Found {
 /// The right to run a call with an id.
 pub(super) struct Claim {
     id: RequestId,
-    number: u64,
-    began: u64,
+    number: Cell<u64>,
+    began: Cell<u64>,
     method: Method,
+    /// The grants in whose shares it counts.
+    lineage: Vec<GrantId>,
+    /// The number of an earlier call with the same id, which is to be forgotten.
+    over: Option<u64>,
 }
 
 /// Whether the call is to run: the caller is given back then, and what is to be recorded of it, if
@@ -118,7 +93,7 @@ pub(super) fn admit(
     running: Running,
 ) -> Option<(Running, Option<Claim>)> {
     let Some(id) = facet.request() else { return Some((running, None)) };
-    let outcome = match find(instance, id, method) {
+    let outcome = match find(instance, facet, id, method) {
         Ok(Found::New(claim)) => return Some((running, Some(claim))),
         Ok(Found::Running) => {
             instance.vat.metrics.calls_repeated_total.add(1);
@@ -144,19 +119,21 @@ fn tell(instance: &Rc<Instance>, running: Running, outcome: &Outcome) {
     run::answer(instance, running, outcome.and_then(|reply| Body::from_bytes(reply)));
 }
 
-fn find(instance: &Instance, id: &RequestId, method: Method) -> Result<Found> {
-    let is_running = instance.requests.running.borrow().contains_key(id);
+fn find(instance: &Instance, facet: &Facet, id: &RequestId, method: Method) -> Result<Found> {
+    let is_running = instance.requests.runs(id);
     let record = instance.read(Space::Requests, &id.key())?;
     let record = record.map(|record| Record::decode(&record)).transpose()?;
     let (retention, kept) = (&instance.vat.retention, kept(instance)?);
+    let over = record.as_ref().map(|record| record.number);
     let is_kept = |record: &Record<State>| {
         is_running || !retention.is_call_over(record.number, record.began, kept)
     };
     match record.filter(is_kept) {
         None => {
-            let claim =
-                |number| Claim { id: id.clone(), number, began: retention.clock.now_ms(), method };
-            room_for_another(instance).map(claim).map(Found::New)
+            let lineage = instance.vat.lineage(&facet.right);
+            check_room(instance, kept, &lineage)?;
+            let (number, began) = (Cell::new(kept.next), Cell::new(retention.now_ms()));
+            Ok(Found::New(Claim { id: id.clone(), number, began, method, lineage, over }))
         }
         Some(record) if record.method != method => Err(failed(
             "request-id-reused: another method was called with this id; every call needs a fresh one",
@@ -169,65 +146,29 @@ fn find(instance: &Instance, id: &RequestId, method: Method) -> Result<Found> {
     }
 }
 
-/// The number for another call.
+/// Checks that another id may be kept.
 ///
 /// # Errors
-/// When there are as many as can be, or space is low.
-fn room_for_another(instance: &Instance) -> Result<u64> {
-    let Kept { first, next, .. } = kept(instance)?;
-    if next - first >= REQUEST_IDS_MAX && matches!(oldest(instance, first)?, Oldest::Kept) {
+/// When there are as many as can be, for the object or for one of these grants; when they take as many bytes
+/// as they may, or space is low.
+fn check_room(instance: &Instance, kept: Kept, lineage: &[GrantId]) -> Result<()> {
+    let is_full = || Ok::<_, capnp::Error>(matches!(oldest(instance, kept.first)?.1, Oldest::Kept));
+    if kept.next - kept.first >= REQUEST_IDS_MAX && is_full()? {
         return Err(overloaded(format!(
             "the object keeps {REQUEST_IDS_MAX} request ids, and the oldest are still needed; the \
              call has not happened"
         )));
     }
-    instance.vat.store.borrow().check_room()?;
-    Ok(next)
-}
-
-fn kept(instance: &Instance) -> Result<Kept> {
-    if let Some(kept) = instance.requests.kept.get() {
-        return Ok(kept);
+    let (store, account) = (instance.vat.store.borrow(), &instance.account);
+    for grant in lineage {
+        let share = shares::share(&store, instance.birth.id, *grant)?;
+        share.check_bytes(account.limit())?;
+        if !share.has_room_for_id() && is_full()? {
+            return Err(shares::too_many_ids());
+        }
     }
-    let ends = instance.vat.store.borrow().ends(instance.birth.id, Space::Requests, &[ORDER])?;
-    let by_then = instance.read(Space::Requests, &record::BY_THEN)?;
-    let by_then = by_then.map(|record| record::decode_by_then(&record)).transpose()?;
-    let by_then = by_then.unwrap_or_default();
-    let kept = match ends {
-        None => Kept { first: 0, next: 0, by_then },
-        Some([first, last]) => Kept {
-            first: record::number_in(&first)?,
-            next: record::number_in(&last)?.saturating_add(1),
-            by_then,
-        },
-    };
-    instance.requests.kept.set(Some(kept));
-    Ok(kept)
-}
-
-/// What is to become of the oldest id.
-enum Oldest {
-    Kept,
-    /// It was begun by a clock that was ahead, which nobody has noticed yet.
-    Ahead,
-    /// It can be forgotten; none where there is nothing to forget.
-    Over(Option<RequestId>),
-}
-
-fn oldest(instance: &Instance, number: u64) -> Result<Oldest> {
-    let record = instance.read(Space::Requests, &record::order_key(number))?;
-    let Some(record) = record else { return Ok(Oldest::Over(None)) };
-    let (began, id) = record::decode_order(&record)?;
-    let is_running = instance.requests.running.borrow().contains_key(&id);
-    let (retention, kept) = (&instance.vat.retention, kept(instance)?);
-    let (by_number, by_time) = kept.by_then;
-    if retention.is_ahead(began) && (number >= by_number || retention.is_ahead(by_time)) {
-        return Ok(Oldest::Ahead);
-    }
-    if is_running || !retention.is_call_over(number, began, kept) {
-        return Ok(Oldest::Kept);
-    }
-    Ok(Oldest::Over(Some(id)))
+    store.check_records(account, record::BYTES_MIN)?;
+    Ok(())
 }
 
 impl Claim {
@@ -260,39 +201,77 @@ impl Claim {
 
     /// Gives the call its place in the order of all, and forgets old ones.
     fn begin(&self, instance: &Instance) -> Result<()> {
+        if let Some(number) = self.over {
+            self.forget(instance, number, &self.id)?;
+        }
         let Kept { mut first, mut by_then, .. } = kept(instance)?;
         for _ in 0..FORGOTTEN_AT_ONCE {
-            if first == self.number {
-                break;
-            }
-            match oldest(instance, first)? {
-                Oldest::Kept => break,
+            let (number, oldest) = oldest(instance, first)?;
+            first = number;
+            match oldest {
+                Oldest::Nothing | Oldest::Kept => break,
                 Oldest::Ahead => {
-                    by_then = (self.number, self.began);
+                    by_then = (self.number.get(), self.began.get());
                     let record = record::by_then_record(by_then.0, by_then.1);
                     instance.write_record(Space::Requests, &record::BY_THEN, Some(&record))?;
                     break;
                 }
                 Oldest::Over(id) => {
-                    if let Some(id) = id {
-                        forget(instance, first, &id)?;
-                    }
-                    first += 1;
+                    self.forget(instance, number, &id)?;
+                    first = number.saturating_add(1);
                 }
             }
         }
-        let order = record::order_record(self.began, &self.id);
-        instance.write_record(Space::Requests, &record::order_key(self.number), Some(&order))?;
-        let next = self.number.saturating_add(1);
-        instance.requests.kept.set(Some(Kept { first, next, by_then }));
+        instance.requests.kept.set(Some(Kept { first, next: self.number.get(), by_then }));
+        self.take_place(instance)?;
+        let more = Change::More(Share { ids: 1, ..Share::default() });
+        instance.change_shares(&self.lineage, more)?;
         instance.requests.running.borrow_mut().insert(self.id.clone(), Vec::new());
         Ok(())
     }
 
+    fn forget(&self, instance: &Instance, number: u64, id: &RequestId) -> Result<()> {
+        forget(&mut instance.vat.store.borrow_mut(), instance.birth.id, number, id)
+    }
+
+    /// Writes the last place in the order of all, which is the call's own.
+    fn take_place(&self, instance: &Instance) -> Result<()> {
+        let (number, order) = (self.number.get(), record::order_record(self.began.get(), &self.id));
+        instance.write_record(Space::Requests, &record::order_key(number), Some(&order))?;
+        let kept = kept(instance)?;
+        instance.requests.kept.set(Some(Kept { next: number.saturating_add(1), ..kept }));
+        Ok(())
+    }
+
+    /// A call that was passed by, since it ran for longer than ids are kept, is the newest when it has
+    /// ended: whoever waited for it may still ask.
+    fn renew(&self, instance: &Instance) -> Result<()> {
+        let kept = kept(instance)?;
+        let number = self.number.get();
+        if number >= kept.first {
+            return Ok(());
+        }
+        instance.write_record(Space::Requests, &record::order_key(number), None)?;
+        self.number.set(kept.next);
+        self.began.set(instance.vat.retention.now_ms());
+        self.take_place(instance)
+    }
+
     fn record(&self, instance: &Instance, state: &State) -> Result<()> {
-        let Self { number, began, method, .. } = *self;
-        let record = Record { number, began, method, state }.encode();
-        instance.write_record(Space::Requests, &self.id.key(), Some(&record))
+        let record = Record {
+            number: self.number.get(),
+            began: self.began.get(),
+            method: self.method,
+            lineage: self.lineage.clone(),
+            state,
+        };
+        let record = record.encode();
+        instance.write_record(Space::Requests, &self.id.key(), Some(&record))?;
+        if matches!(state, State::Ended(_)) {
+            let more = Share { bytes: record.len() as u64, ..Share::default() };
+            instance.change_shares(&self.lineage, Change::More(more))?;
+        }
+        Ok(())
     }
 
     /// Records how the call ended, and tells all who asked meanwhile; what the first caller is told.
@@ -303,7 +282,7 @@ impl Claim {
             outcome => outcome,
         };
         let state = State::Ended(outcome);
-        let recorded = self.record(instance, &state);
+        let recorded = self.renew(instance).and_then(|()| self.record(instance, &state));
         let State::Ended(outcome) = state else { unreachable!("it was made a line above") };
         let outcome = recorded.and(outcome);
         let waiting = instance.requests.running.borrow_mut().remove(&self.id).unwrap_or_default();
@@ -315,18 +294,6 @@ impl Claim {
         }
         outcome.map(drop)
     }
-}
-
-/// Takes an id away that has been kept long enough.
-fn forget(instance: &Instance, number: u64, id: &RequestId) -> Result<()> {
-    instance.write_record(Space::Requests, &record::order_key(number), None)?;
-    let record = instance.read(Space::Requests, &id.key())?;
-    let record = record.map(|record| Record::decode(&record)).transpose()?;
-    // The same id may have come again since.
-    if record.is_some_and(|record| record.number == number) {
-        instance.write_record(Space::Requests, &id.key(), None)?;
-    }
-    Ok(())
 }
 
 /// The message of the reply, which stays where it is.
@@ -372,6 +339,8 @@ pub(super) fn sample_records() -> Vec<Vec<u8>> {
     let method = Method { interface: 7, method: 1 };
     let ended = State::Ended(Ok(b"reply".to_vec()));
     let records = [State::Begun, ended, State::Ended(Err(failed("reason")))];
-    let encode = |state| Record { number: 1, began: 2, method, state }.encode();
+    let lineage = vec![GrantId::from_bytes([9; 16])];
+    let encode =
+        |state| Record { number: 1, began: 2, method, lineage: lineage.clone(), state }.encode();
     records.iter().map(encode).collect()
 }

@@ -24,7 +24,7 @@ pub(super) fn class_accounts(
         store.objects(&mut |_, header, usage| {
             // A header that can't be read is reported when its object wakes.
             if let Some(sum) = Header::class_of(header).and_then(|class| sums.get_mut(class)) {
-                *sum += usage.bytes;
+                *sum += usage.total();
             }
         })?;
     }

@@ -81,6 +81,14 @@ impl Right {
         Ok(Self::new(self.grant.clone(), caveats))
     }
 
+    /// Its grant, and those that this was made from, the nearest first.
+    pub(super) fn lineage(&self) -> impl Iterator<Item = GrantId> {
+        let grant = self.grant.as_deref();
+        grant
+            .into_iter()
+            .flat_map(|live| [live.of.1].into_iter().chain(live.gives.before.iter().copied()))
+    }
+
     /// The right to what the holder of a namespace reaches through it.
     pub(super) fn of_objects(&self) -> Self {
         Self::new(self.grant.clone(), self.caveats().for_objects())
@@ -111,7 +119,7 @@ pub(super) struct Gives {
     pub(super) independent: bool,
     /// How many grants it was made from, in a row.
     pub(super) depth: u8,
-    /// Those of the same target that it was made from, the nearest first, whether it depends on them or not.
+    /// Those that it was made from, the nearest first, whether it depends on them or not.
     pub(super) before: Vec<GrantId>,
 }
 

@@ -143,7 +143,7 @@ impl persistent::Server for Served {
         vat.outside_turns().await;
         let target = Of::Namespace(target_id(id));
         let ready = vat.prepare(&self.agent.keys(), target, &self.right, terms)?;
-        vat.write_grants(id, [(&ready.id, Some(ready.record))])?;
+        vat.add_grant(id, &ready)?;
         vat.flush().await?;
         self.check().await?;
         results.get().set_sturdy_ref(self.agent.text(&ready.reference)?);

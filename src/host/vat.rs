@@ -8,13 +8,14 @@
 //! - A gate opens only after the commit thread said that its writes are durable.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
 use capnp::private::capability::ClientHook;
+use capstead_client::sturdyref::GrantId;
 use tokio::sync::{Notify, SetOnce};
 
 use super::agent::Agent;
@@ -37,7 +38,7 @@ use crate::id::ObjectId;
 use crate::membrane::Chain;
 use crate::metrics::Metrics;
 use crate::storage::{ClassAccount, LogOptions, Space, StorageError, Store, StoreOptions, Ticket};
-use crate::sturdyref::Seal;
+use crate::sturdyref::{Seal, root_grant};
 
 /// Queued calls that start before other tasks of the thread get their turn again.
 const STARTS_IN_A_ROW: usize = 64;
@@ -66,6 +67,8 @@ pub(crate) struct Vat {
     pub(super) grants: Rc<Grants>,
     pub(super) seal: Rc<Seal>,
     classes: HashMap<&'static str, Rc<Class>>,
+    /// The root grants of the classes.
+    pub(super) roots: HashSet<GrantId>,
     /// What the objects of a class store together, where that is limited.
     class_accounts: HashMap<&'static str, Rc<ClassAccount>>,
     agent: OnceCell<Weak<Agent>>,
@@ -141,6 +144,7 @@ impl Vat {
         let pulse = Arc::new(Pulse::new(classes.iter().map(|class| class.name).collect()));
         let vat = Rc::new(Self {
             class_accounts: class_accounts(&store, &classes)?,
+            roots: classes.iter().map(|class| root_grant(class.name)).collect(),
             store: RefCell::new(store),
             metrics,
             clock: retention.clock(),

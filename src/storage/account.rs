@@ -1,8 +1,9 @@
 //! How much an object stores, and how much it may.
 //!
 //! The counts are exact at every moment of a turn, so that a limit is known before a write is
-//! accepted; what they were at the end of the last turn is in the object's usage record. Only what a
-//! class writes counts. Nothing here is stored.
+//! accepted; what they were at the end of the last turn is in the object's usage record. Grants and
+//! request ids count beside what the class writes, since whoever calls the object makes them grow.
+//! Nothing here is stored.
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -27,6 +28,17 @@ pub(crate) struct Account {
     gaps: RefCell<[Option<Gap>; 2]>,
     limit: u64,
     class: Option<Rc<ClassAccount>>,
+    records: Cell<Counted>,
+}
+
+/// Whether an account says how much the server itself keeps in the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counted {
+    /// It is about something else.
+    Never,
+    /// Its usage may be of a version that didn't count this.
+    NotYet,
+    Yes,
 }
 
 /// What all objects of a class have in the storage of one host.
@@ -55,13 +67,23 @@ impl Account {
         limit: u64,
         class: Option<Rc<ClassAccount>>,
     ) -> Rc<Self> {
-        let (usage, changes) = (Cell::new(usage), Cell::default());
-        Rc::new(Self { object, usage, changes, gaps: RefCell::default(), limit, class })
+        Self::counting(object, usage, limit, class, Counted::NotYet)
     }
 
-    /// An account for records of the server itself, in an object whose class writes nothing meanwhile.
+    fn counting(
+        object: ObjectId,
+        usage: Usage,
+        limit: u64,
+        class: Option<Rc<ClassAccount>>,
+        records: Counted,
+    ) -> Rc<Self> {
+        let (usage, changes, records) = (Cell::new(usage), Cell::default(), Cell::new(records));
+        Rc::new(Self { object, usage, changes, gaps: RefCell::default(), limit, class, records })
+    }
+
+    /// An account for records of the server itself where no object is: those of a namespace.
     pub(crate) fn system(object: ObjectId) -> Rc<Self> {
-        Self::new(object, Usage::default(), u64::MAX, None)
+        Self::counting(object, Usage::default(), u64::MAX, None, Counted::Never)
     }
 
     /// Whose storage it is.
@@ -72,6 +94,22 @@ impl Account {
     /// What the object stores, with all of its writes.
     pub(crate) fn usage(&self) -> Usage {
         self.usage.get()
+    }
+
+    /// The bytes that the object may have, in all.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Whether it says how much the server itself keeps in the object.
+    pub(super) fn records(&self) -> Counted {
+        self.records.get()
+    }
+
+    /// The server itself keeps this much in the object now, and has all counted.
+    pub(super) fn set_records(&self, usage: Usage) {
+        self.records.set(Counted::Yes);
+        self.replace(usage);
     }
 
     /// A number that is another one after every change of what the object stores.
@@ -99,15 +137,15 @@ impl Account {
     /// `OverQuota`, of the object or of its class.
     pub(super) fn check(&self, wanted: Usage) -> Result<()> {
         let present = self.usage.get();
-        if wanted.bytes <= present.bytes {
+        if wanted.total() <= present.total() {
             return Ok(());
         }
-        if wanted.bytes > self.limit {
-            let (bytes, max) = (wanted.bytes, self.limit);
+        if wanted.total() > self.limit {
+            let (bytes, max) = (wanted.total(), self.limit);
             return Err(StorageError::OverQuota { whose: "object", bytes, max });
         }
         let Some(class) = &self.class else { return Ok(()) };
-        let bytes = class.bytes.get() + (wanted.bytes - present.bytes);
+        let bytes = class.bytes.get() + (wanted.total() - present.total());
         if bytes > class.limit {
             return Err(StorageError::OverQuota { whose: "class", bytes, max: class.limit });
         }
@@ -115,7 +153,7 @@ impl Account {
     }
 
     /// Writes were taken back, and the object stores this much again.
-    pub(super) fn set_back(&self, usage: Usage) {
+    pub(crate) fn set_back(&self, usage: Usage) {
         self.gaps.take();
         self.set(usage);
     }
@@ -123,13 +161,17 @@ impl Account {
     /// The object was written to, and stores this much now.
     pub(super) fn set(&self, usage: Usage) {
         self.changes.set(self.changes.get() + 1);
-        let before = self.usage.replace(usage);
-        if usage.keys > before.keys {
+        if usage.keys > self.replace(usage).keys {
             self.gaps.take();
         }
+    }
+
+    fn replace(&self, usage: Usage) -> Usage {
+        let before = self.usage.replace(usage);
         if let Some(class) = &self.class {
-            class.change(before.bytes, usage.bytes);
+            class.change(before.total(), usage.total());
         }
+        before
     }
 }
 
@@ -140,7 +182,7 @@ mod tests {
     const OBJECT: ObjectId = ObjectId::from_bytes([1; 16]);
 
     fn bytes(bytes: u64) -> Usage {
-        Usage { keys: 1, bytes, references: 0 }
+        Usage { keys: 1, bytes, ..Usage::default() }
     }
 
     #[test]

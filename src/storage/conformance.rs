@@ -91,7 +91,7 @@ fn cases(usual: u32) -> Config {
 
 fn usage(map: &Map) -> Usage {
     let bytes = map.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum();
-    Usage { keys: map.len() as u64, bytes, references: edges(map).len() as u64 }
+    Usage { keys: map.len() as u64, bytes, references: edges(map).len() as u64, ..Usage::default() }
 }
 
 /// What a value begins with that refers to objects.

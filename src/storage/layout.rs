@@ -57,20 +57,23 @@ pub(crate) enum Space {
     Edges = 4,
     /// The ids of calls that are applied at most once, with their replies.
     Requests = 5,
-    /// How much its class stores. Its key is empty.
+    /// How much it stores. Its key is empty.
     Usage = 6,
+    /// What each grant, with those that were made from it, made the server keep in the object.
+    Shares = 7,
 }
 
 impl Space {
     /// The space with this number, if there is one.
     pub(crate) fn from_byte(byte: u8) -> Option<Self> {
-        const ALL: [Space; 6] = [
+        const ALL: [Space; 7] = [
             Space::Header,
             Space::Data,
             Space::Grants,
             Space::Edges,
             Space::Requests,
             Space::Usage,
+            Space::Shares,
         ];
         ALL.into_iter().find(|space| *space as u8 == byte)
     }
@@ -78,6 +81,11 @@ impl Space {
     /// Whether its records go when the class deletes all that it stored.
     pub(crate) fn is_cleared(self) -> bool {
         matches!(self, Self::Data | Self::Edges)
+    }
+
+    /// Whether others than the class make its records, which count in the object's quota.
+    pub(crate) fn is_counted(self) -> bool {
+        matches!(self, Self::Grants | Self::Requests)
     }
 
     /// Refuses keys that are too long, and empty ones where there are several.
@@ -186,43 +194,66 @@ impl ShardMeta {
     }
 }
 
-/// How much the class of an object stores in it: the sum over all its keys.
+/// How much is stored in an object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
-    /// How many keys there are.
+    /// Keys of the class.
     pub(crate) keys: u64,
-    /// Lengths of all keys and values.
+    /// Lengths of all keys and values of the class.
     pub(crate) bytes: u64,
     /// Keys whose values refer to objects: those with a record in `Edges`.
     pub(crate) references: u64,
+    /// Lengths of all keys and records of its request ids.
+    pub(crate) requests: u64,
+    /// Lengths of all keys and records of its grants.
+    pub(crate) grants: u64,
 }
 
 /// The numbers of a usage record.
-pub(crate) type UsageRecord = SmallVec<[u8; 24]>;
+pub(crate) type UsageRecord = SmallVec<[u8; 40]>;
 
 impl Usage {
-    /// Keys, bytes, and references if there are any.
+    /// Keys and bytes; then references, if there are any; or all three of references, request ids and
+    /// grants, if there are any of the latter two.
     pub(crate) fn encode(self) -> UsageRecord {
-        let mut record = UsageRecord::new();
-        record.extend_from_slice(&self.keys.to_be_bytes());
-        record.extend_from_slice(&self.bytes.to_be_bytes());
-        if self.references > 0 {
-            record.extend_from_slice(&self.references.to_be_bytes());
-        }
-        record
+        let numbers = [self.keys, self.bytes, self.references, self.requests, self.grants];
+        let count = match self {
+            Self { references: 0, requests: 0, grants: 0, .. } => 2,
+            Self { requests: 0, grants: 0, .. } => 3,
+            _ => 5,
+        };
+        numbers.iter().take(count).flat_map(|number| number.to_be_bytes()).collect()
     }
 
     /// None when the bytes are no such record.
     pub(crate) fn decode(record: &[u8]) -> Option<Self> {
-        let (keys, rest) = record.split_first_chunk()?;
-        let (bytes, rest) = rest.split_first_chunk()?;
-        let references = match rest {
-            [] => 0,
-            rest => u64::from_be_bytes(rest.try_into().ok()?),
+        let (numbers, []) = record.as_chunks() else { return None };
+        let number = |at: usize| numbers.get(at).copied().map_or(0, u64::from_be_bytes);
+        let (keys, bytes, references) = (number(0), number(1), number(2));
+        let usage = Self { keys, bytes, references, requests: number(3), grants: number(4) };
+        (*usage.encode() == *record).then_some(usage)
+    }
+
+    /// All bytes that count in the quota.
+    pub(crate) fn total(self) -> u64 {
+        self.bytes.saturating_add(self.requests).saturating_add(self.grants)
+    }
+
+    /// With a record of the server itself more, or one less, or another length of it, if they count.
+    pub(crate) fn changed_record(
+        mut self,
+        space: Space,
+        key: usize,
+        (old, new): (Option<usize>, Option<usize>),
+    ) -> Self {
+        let size = |record: Option<usize>| record.map_or(0, |record| (key + record) as u64);
+        let sum = match space {
+            Space::Requests => &mut self.requests,
+            Space::Grants => &mut self.grants,
+            _ => return self,
         };
-        let usage =
-            Self { keys: u64::from_be_bytes(*keys), bytes: u64::from_be_bytes(*bytes), references };
-        (rest.is_empty() || references > 0).then_some(usage)
+        *sum = (*sum + size(new)).saturating_sub(size(old));
+        self
     }
 
     /// With one key more, or one less, or another length of its value.
@@ -231,7 +262,7 @@ impl Usage {
         Self {
             keys: (self.keys + u64::from(new.is_some())).saturating_sub(u64::from(old.is_some())),
             bytes: (self.bytes + size(new)).saturating_sub(size(old)),
-            references: self.references,
+            ..self
         }
     }
 }
@@ -317,14 +348,18 @@ mod tests {
 
     #[test]
     fn usage_is_short_without_references_and_has_one_encoding() {
-        for (references, length) in [(0, 16), (1, 24)] {
-            let usage = Usage { keys: 3, bytes: 300, references };
+        for (references, requests, grants, length) in
+            [(0, 0, 0, 16), (1, 0, 0, 24), (0, 0, 7, 40), (2, 9, 0, 40)]
+        {
+            let usage = Usage { keys: 3, bytes: 300, references, requests, grants };
             let record = usage.encode();
             assert_eq!(record.len(), length);
             assert_eq!(Usage::decode(&record), Some(usage));
             assert_eq!(Usage::decode(&record[1..]), None);
         }
-        assert_eq!(Usage::decode(&[0; 24]), None);
+        for length in [0, 8, 24, 32, 40, 48] {
+            assert_eq!(Usage::decode(&vec![0; length]), None, "{length}");
+        }
     }
 
     #[test]

@@ -273,7 +273,7 @@ pub(crate) trait Reads {
         None
     }
 
-    /// Counts what the class of an object stores in it.
+    /// Counts what is stored in an object.
     ///
     /// # Errors
     /// As for `scan`.
@@ -287,6 +287,12 @@ pub(crate) trait Reads {
             usage.references += 1;
             ControlFlow::Continue(())
         })?;
+        for space in [Space::Requests, Space::Grants] {
+            self.scan(object, space, &Range::all(), &mut |key, record| {
+                usage = usage.changed_record(space, key.len(), (None, Some(record.len())));
+                ControlFlow::Continue(())
+            })?;
+        }
         Ok(usage)
     }
 }

@@ -327,15 +327,17 @@ impl Store {
     pub(crate) fn clear(&mut self, account: &Account) -> Result<Option<Ticket>> {
         let ticket = self.committer.next_ticket();
         let turn = self.turn_of(account.object())?;
-        if account.usage() == Usage::default() {
+        let usage = account.usage();
+        let rest = Usage { requests: usage.requests, grants: usage.grants, ..Usage::default() };
+        if usage == rest {
             return Ok(None);
         }
         turn.writes.clear(Space::Data);
-        if account.usage().references > 0 {
+        if usage.references > 0 {
             turn.writes.clear(Space::Edges);
         }
         turn.layer.clear((turn.transactions > 0).then_some(&mut turn.undo));
-        account.set(Usage::default());
+        account.set(rest);
         Ok(Some(ticket))
     }
 

@@ -8,7 +8,9 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Result, failed};
 
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
+/// Knew those before only of a grant that was made from one of a namespace.
+const VERSION_WITHOUT_OWN_BEFORE: u8 = 3;
 /// Knew of a grant of a namespace that a grant was made from, but not of those before.
 const VERSION_WITHOUT_BEFORE: u8 = 2;
 /// Had neither caveats nor flags, and grants were made from those of the same target only.
@@ -25,7 +27,7 @@ const PARENT_OF_NAMESPACE: u8 = 2;
 /// What is known of one grant.
 ///
 /// Layout: version (1) ‖ flags (1) ‖ depth (1) ‖ kind of parent (1) ‖ the parent's target (16, if it is of a
-/// namespace) ‖ the parent (16, if there is one) ‖ those before (count (1) and 16 each, if it is of a namespace)
+/// namespace) ‖ the parent (16, if there is one) ‖ those before (count (1) and 16 each, if there is a parent)
 /// ‖ created (8) ‖ last restored (8) ‖ length of the caveats
 /// (2) ‖ caveats, as in references ‖ label (UTF-8, the rest). Numbers are big-endian, and times are
 /// milliseconds since 1970. The flags: 1 it survives its parent; 2 those made from it may survive it; 4 it
@@ -47,8 +49,8 @@ pub(crate) struct Grant {
     /// When it was last restored, or a minute before; 0: never.
     pub(crate) restored_ms: u64,
     pub(crate) is_revoked: bool,
-    /// If it was made from one of a namespace: the grants of the namespace that that one was made from, the
-    /// nearest first. They may be another host's, and one that is revoked has no record.
+    /// The grants that its parent was made from, the nearest first. Those of a namespace may be another
+    /// host's, and one that is revoked may have no record.
     pub(crate) before: Vec<GrantId>,
 }
 
@@ -62,6 +64,16 @@ pub(crate) enum Parent {
     Own(GrantId),
     /// A grant of a namespace, by which its object was reached.
     OfNamespace(TargetId, GrantId),
+}
+
+impl Parent {
+    /// The grant, of whatever it is one.
+    pub(crate) fn id(&self) -> Option<GrantId> {
+        match self {
+            Self::None => None,
+            Self::Own(id) | Self::OfNamespace(_, id) => Some(*id),
+        }
+    }
 }
 
 /// The grant of the reference that the operator of a cluster gets for a class.
@@ -125,10 +137,12 @@ impl Grant {
                 bytes.push(PARENT_OF_NAMESPACE);
                 bytes.extend(namespace.as_bytes());
                 bytes.extend(parent.as_bytes());
-                // As many as grants are made from each other in a row.
-                bytes.push(self.before.len() as u8);
-                bytes.extend(self.before.iter().flat_map(GrantId::as_bytes));
             }
+        }
+        if self.parent != Parent::None {
+            // As many as grants are made from each other in a row, once in the object and once in its class.
+            bytes.push(self.before.len() as u8);
+            bytes.extend(self.before.iter().flat_map(GrantId::as_bytes));
         }
         bytes.extend(self.created_ms.to_be_bytes());
         bytes.extend(self.restored_ms.to_be_bytes());
@@ -143,9 +157,7 @@ impl Grant {
     /// When the record isn't one that this version writes, or one before.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
         let parsed = match bytes.split_first() {
-            Some((&version @ (VERSION | VERSION_WITHOUT_BEFORE), rest)) => {
-                Self::parse(rest, version)
-            }
+            Some((&version @ VERSION_WITHOUT_BEFORE..=VERSION, rest)) => Self::parse(rest, version),
             Some((&VERSION_WITHOUT_FLAGS, rest)) => Self::parse_without_flags(rest),
             _ => None,
         };
@@ -168,13 +180,18 @@ impl Grant {
             }
             _ => return None,
         };
-        let (before, rest) = match kind {
-            PARENT_OF_NAMESPACE if version == VERSION => {
+        let has_before = match kind {
+            PARENT_OF_NAMESPACE => version >= VERSION_WITHOUT_OWN_BEFORE,
+            OWN_PARENT => version > VERSION_WITHOUT_OWN_BEFORE,
+            _ => false,
+        };
+        let (before, rest) = match has_before {
+            true => {
                 let (count, rest) = rest.split_first()?;
                 let (ids, rest) = rest.split_at_checked(usize::from(*count) * 16)?;
                 (ids.as_chunks().0.iter().copied().map(GrantId::from_bytes).collect(), rest)
             }
-            _ => (Vec::new(), rest),
+            false => (Vec::new(), rest),
         };
         let (created, rest) = rest.split_first_chunk()?;
         let (restored, rest) = rest.split_first_chunk()?;
@@ -253,18 +270,22 @@ mod tests {
         assert!(root.is_valid_at(u64::MAX) && !revoked.is_valid_at(0));
     }
 
-    /// Records of version 2 end where those before would begin.
+    /// Records of version 2, and some of version 3, end where those before would begin.
     #[test]
     fn a_grant_without_those_before_is_read() {
         let [_, child, other] = grants();
-        for grant in [child, Grant { before: Vec::new(), ..other }] {
+        let nothing_before = Grant { before: Vec::new(), ..other.clone() };
+        for (version, grant, at) in
+            [(2, &child, 4 + 16), (3, &child, 4 + 16), (2, &nothing_before, 4 + 32)]
+        {
             let mut bytes = grant.encode();
-            bytes[0] = 2;
-            if matches!(grant.parent, Parent::OfNamespace(..)) {
-                assert_eq!(bytes.remove(4 + 32), 0);
-            }
-            assert_eq!(Grant::decode(&bytes).unwrap(), grant);
+            bytes[0] = version;
+            assert_eq!(bytes.remove(at), 0);
+            assert_eq!(Grant::decode(&bytes).unwrap(), *grant);
         }
+        let mut bytes = other.encode();
+        bytes[0] = 3;
+        assert_eq!(Grant::decode(&bytes).unwrap(), other);
     }
 
     #[test]
@@ -284,7 +305,7 @@ mod tests {
             for end in 0..bytes.len() - grant.label.len() {
                 assert!(Grant::decode(&bytes[..end]).is_err(), "{end} bytes");
             }
-            for (at, value) in [(0, 4), (1, 8), (3, 3)] {
+            for (at, value) in [(0, 5), (1, 8), (3, 3)] {
                 let mut bytes = bytes.clone();
                 bytes[at] = value;
                 assert!(Grant::decode(&bytes).is_err(), "byte {at}");

@@ -2,28 +2,31 @@
 //!
 //! | key | record |
 //! |---|---|
-//! | `00` ‖ id | version (1) ‖ number (8) ‖ began (8) ‖ interface (8) ‖ method (2) ‖ state (1) ‖ rest |
+//! | `00` ‖ id | version (1) ‖ number (8) ‖ began (8) ‖ interface (8) ‖ method (2) ‖ state (1) ‖ lineage ‖ rest |
 //! | `01` ‖ number (8) | began (8) ‖ id |
 //! | `02` | number (8) ‖ time (8): all calls before that number had begun by that time |
 //!
 //! The number says the how manieth call with an id it is, and `began` when it began. State 0 is a call
 //! that has begun; 1 is one with a reply, which is the rest as a message in the standard framing; 2 to
-//! 5 are those that ended with an error, whose text is the rest. All numbers are big-endian.
+//! 5 are those that ended with an error, whose text is the rest. The lineage is the grants in whose shares
+//! the call counts: their number (1) and 16 bytes of each; version 1 had none. All numbers are big-endian.
 //!
 //! It never touches the storage.
 
 use std::rc::Rc;
 
 use capnp::{Error, ErrorKind};
+use capstead_client::sturdyref::GrantId;
 
 use crate::error::{Result, failed};
-use crate::limits::VALUE_BYTES_MAX;
+use crate::limits::{GRANT_DEPTH_MAX, VALUE_BYTES_MAX};
 
 /// What the keys of the calls begin with, in the order in which they began.
 pub(super) const ORDER: u8 = 1;
 
 const BY_ID: u8 = 0;
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+const VERSION_WITHOUT_LINEAGE: u8 = 1;
 const HEAD_BYTES: usize = 1 + 8 + 8 + 8 + 2 + 1;
 const BEGUN: u8 = 0;
 const REPLIED: u8 = 1;
@@ -31,15 +34,21 @@ const REPLIED: u8 = 1;
 const KINDS: [ErrorKind; 4] =
     [ErrorKind::Failed, ErrorKind::Overloaded, ErrorKind::Disconnected, ErrorKind::Unimplemented];
 
+/// Grants are made from each other in a row so often in an object, and so often in its class.
+const LINEAGE_BYTES_MAX: usize = 1 + 2 * 16 * GRANT_DEPTH_MAX as usize;
+
 /// The longest reply that can be stored, in bytes, or text of an error.
-pub(super) const REPLY_BYTES_MAX: usize = VALUE_BYTES_MAX - HEAD_BYTES;
+pub(super) const REPLY_BYTES_MAX: usize = VALUE_BYTES_MAX - HEAD_BYTES - LINEAGE_BYTES_MAX;
+
+/// The least that an id takes: its two keys and records, without a reply.
+pub(super) const BYTES_MIN: usize = (1 + 16) + HEAD_BYTES + 1 + (1 + 8) + (8 + 16);
 
 /// What a caller calls a call by, to be told the reply again.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(in crate::host) struct RequestId(Rc<[u8]>);
 
 /// Which method is called: the ids of its interface and its number in that.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::host) struct Method {
     pub(in crate::host) interface: u64,
     pub(in crate::host) method: u16,
@@ -51,6 +60,8 @@ pub(super) struct Record<S> {
     /// Milliseconds since 1970.
     pub(super) began: u64,
     pub(super) method: Method,
+    /// The grants in whose shares it counts.
+    pub(super) lineage: Vec<GrantId>,
     pub(super) state: S,
 }
 
@@ -74,6 +85,10 @@ impl RequestId {
             "request-id-length: the id has {} bytes; use 16 to 64 random ones",
             bytes.len()
         )))
+    }
+
+    pub(in crate::host) fn as_bytes(&self) -> &[u8] {
+        &self.0
     }
 
     /// The key of the call's record.
@@ -134,13 +149,17 @@ impl Record<&State> {
                 (REPLIED + 1 + kind as u8, error.extra.as_bytes())
             }
         };
-        let mut bytes = Vec::with_capacity(HEAD_BYTES + rest.len());
+        let lineage = 1 + 16 * self.lineage.len();
+        let mut bytes = Vec::with_capacity(HEAD_BYTES + lineage + rest.len());
         bytes.push(VERSION);
         bytes.extend(self.number.to_be_bytes());
         bytes.extend(self.began.to_be_bytes());
         bytes.extend(self.method.interface.to_be_bytes());
         bytes.extend(self.method.method.to_be_bytes());
         bytes.push(state);
+        // As many as two rows of grants that are made from each other.
+        bytes.push(self.lineage.len() as u8);
+        bytes.extend(self.lineage.iter().flat_map(GrantId::as_bytes));
         bytes.extend(rest);
         bytes
     }
@@ -155,7 +174,16 @@ impl Record<State> {
 
     fn parse(bytes: &[u8]) -> Option<Self> {
         let (head, rest) = bytes.split_first_chunk::<HEAD_BYTES>()?;
-        let ([VERSION], head) = head.split_first_chunk()? else { return None };
+        let (version, head) = head.split_first()?;
+        let (lineage, rest) = match *version {
+            VERSION => {
+                let (count, rest) = rest.split_first()?;
+                let (ids, rest) = rest.split_at_checked(usize::from(*count) * 16)?;
+                (ids.as_chunks().0.iter().copied().map(GrantId::from_bytes).collect(), rest)
+            }
+            VERSION_WITHOUT_LINEAGE => (Vec::new(), rest),
+            _ => return None,
+        };
         let (number, head) = head.split_first_chunk()?;
         let (began, head) = head.split_first_chunk()?;
         let (interface, head) = head.split_first_chunk()?;
@@ -163,7 +191,7 @@ impl Record<State> {
         let interface = u64::from_be_bytes(*interface);
         let method = Method { interface, method: u16::from_be_bytes(*method) };
         let state = match head {
-            [BEGUN] => State::Begun,
+            [BEGUN] if rest.is_empty() => State::Begun,
             [REPLIED] => State::Ended(Ok(rest.to_vec())),
             [kind] => {
                 let kind = *KINDS.get(usize::from(*kind).checked_sub(2)?)?;
@@ -173,7 +201,7 @@ impl Record<State> {
             _ => return None,
         };
         let (number, began) = (u64::from_be_bytes(*number), u64::from_be_bytes(*began));
-        Some(Self { number, began, method, state })
+        Some(Self { number, began, method, lineage, state })
     }
 }
 
@@ -189,6 +217,12 @@ mod tests {
     use super::*;
     use crate::error::{disconnected, overloaded, unimplemented};
 
+    fn encoded_again(record: &Record<State>) -> Vec<u8> {
+        let Record { number, began, method, lineage, state } = record;
+        let (number, began, method, lineage) = (*number, *began, *method, lineage.clone());
+        Record { number, began, method, lineage, state }.encode()
+    }
+
     #[test]
     fn records_come_back_as_they_were() {
         let method = Method { interface: 0x0102_0304_0506_0708, method: 9 };
@@ -202,16 +236,23 @@ mod tests {
             State::Ended(Err(unimplemented(""))),
         ];
         for (number, state) in states.iter().enumerate() {
-            let record = Record { number: number as u64, began: 77, method, state };
+            let lineage = vec![GrantId::from_bytes([5; 16]); number];
+            let record = Record { number: number as u64, began: 77, method, lineage, state };
             let bytes = record.encode();
             assert_eq!(
                 usize::from(bytes[HEAD_BYTES - 1]),
                 number.saturating_sub(usize::from(number > 1))
             );
-            let again = Record::decode(&bytes).unwrap();
-            let state = &again.state;
-            let again = Record { number: again.number, began: again.began, method, state };
-            assert_eq!(again.encode(), bytes);
+            assert_eq!(encoded_again(&Record::decode(&bytes).unwrap()), bytes);
+            // The same without a lineage, as version 1 wrote it.
+            let mut old = Record { lineage: Vec::new(), ..record }.encode();
+            assert_eq!((old[0], old.remove(HEAD_BYTES)), (2, 0));
+            old[0] = 1;
+            let new = encoded_again(&Record::decode(&old).unwrap());
+            assert_eq!(
+                (&new[1..HEAD_BYTES], &new[HEAD_BYTES + 1..]),
+                (&old[1..HEAD_BYTES], &old[HEAD_BYTES..])
+            );
         }
     }
 
@@ -232,9 +273,9 @@ mod tests {
         #[test]
         fn hostile_bytes_end_in_an_error(bytes in vec(any::<u8>(), 0..60)) {
             if let Ok(record) = Record::decode(&bytes) {
-                let Record { number, began, method, state } = &record;
-                let again = Record { number: *number, began: *began, method: *method, state };
-                prop_assert_eq!(again.encode(), bytes.clone());
+                if bytes[0] == VERSION {
+                    prop_assert_eq!(encoded_again(&record), bytes.clone());
+                }
             }
             let _ = (decode_order(&bytes), number_in(&bytes));
         }

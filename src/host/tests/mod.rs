@@ -17,6 +17,7 @@ mod order;
 mod programs;
 mod references;
 mod rest;
+mod shares;
 mod storage;
 mod transactions;
 mod trial;

@@ -398,8 +398,8 @@ fn a_reply_that_cannot_be_stored_is_an_error_each_time_and_what_was_written_stay
             let child = once(&steps(&world), ID).child_request().send().promise.await;
             assert_eq!(named(child), fails("reply-not-storable"));
         }
-        // A record's own bytes, the table of two segments, the root, and where it leads.
-        let most = VALUE_BYTES_MAX.next_multiple_of(8) - 64;
+        // A record's own bytes, room for grants, the table of two segments, the root, and where it leads.
+        let most = VALUE_BYTES_MAX.next_multiple_of(8) - 576;
         for (number, (bytes, fits)) in
             [(0, true), (most, true), (most + 1, false)].iter().enumerate()
         {
@@ -534,9 +534,16 @@ fn the_id_of_a_call_that_runs_is_never_forgotten() {
         let_go(2);
         assert_eq!((written(first).await.unwrap(), written(second).await.unwrap()), (1, 1));
         assert_eq!(log(), [11, 5, 5, 5, 12, 13]);
-        // It ended, so it goes with the next one.
+        // It is kept from its end on, and forgotten with the others that came before that.
+        let third = call_write(&once(&object, ID), 1);
+        assert_eq!(written(third).await.unwrap(), 1);
         noted(call_note(&once(&object, &[9; 16]), 5)).await.unwrap();
-        assert_eq!(records(&world, "Steps").len(), 8);
+        assert_eq!(records(&world, "Steps").len(), 10);
+        world.now.set(3 * RETENTION.as_millis() as u64);
+        for n in 10..13 {
+            noted(call_note(&once(&object, &[n; 16]), 5)).await.unwrap();
+        }
+        assert_eq!(records(&world, "Steps").len(), 6);
     });
 }
 

@@ -330,7 +330,7 @@ pub(super) fn objects_are_those_with_a_header<B: Backend>() {
     let greatest = ObjectId::from_bytes([0xff; 16]);
     let backend = B::make();
     let Opened { mut log, reads, .. } = backend.open();
-    let usage = Usage { keys: 3, bytes: 5, references: 2 };
+    let usage = Usage { keys: 3, bytes: 5, references: 2, ..Usage::default() };
     let writes = [
         set(least, |set| {
             set.put(Space::Header, b"", b"least").unwrap();
@@ -354,7 +354,11 @@ pub(super) fn objects_are_those_with_a_header<B: Backend>() {
     let mut visit = |object, header: &[u8], usage| found.push((object, header.to_vec(), usage));
     reads.objects(&mut visit).unwrap();
     let expected = [
-        (least, b"least".to_vec(), Usage { keys: 2, bytes: 1_011, references: 1 }),
+        (
+            least,
+            b"least".to_vec(),
+            Usage { keys: 2, bytes: 1_011, references: 1, ..Usage::default() },
+        ),
         (ONE, b"one".to_vec(), usage),
         (greatest, b"greatest".to_vec(), Usage::default()),
     ];

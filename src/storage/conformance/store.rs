@@ -141,7 +141,7 @@ impl<B: Backend> Running<B> {
         let left = CLASS_BYTES - self.oracle.bytes();
         let probe =
             Account::new(IDS[0], Usage::default(), u64::MAX, Some(self.session.class.clone()));
-        let fits = |bytes| probe.check(Usage { keys: 1, bytes, references: 0 }).is_ok();
+        let fits = |bytes| probe.check(Usage { keys: 1, bytes, ..Usage::default() }).is_ok();
         assert!(fits(left) && !fits(left + 1), "the class has another sum than its objects");
     }
 

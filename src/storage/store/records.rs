@@ -1,17 +1,25 @@
 //! The records that the server itself keeps of an object, beside what its class stores.
 //!
-//! They are written in the object's turns and read like everything else. They count neither for what
-//! the object stores nor for its quota, and the class never sees them.
+//! They are written in the object's turns and read like everything else. Grants and request ids count in
+//! the object's quota, the others don't, and the class never sees any of them.
+
+use std::ops::Bound;
 
 use super::Store;
 use crate::id::ObjectId;
+use crate::storage::account::{Account, Counted};
 use crate::storage::committer::Ticket;
-use crate::storage::layout::Space;
+use crate::storage::layout::{Space, Usage};
 use crate::storage::log::Range;
 use crate::storage::page::{Page, PageSize};
 use crate::storage::{Result, StorageError};
 
 impl Store {
+    /// The ticket that the open turn gets.
+    pub(crate) fn open_ticket(&self) -> Ticket {
+        self.committer.next_ticket()
+    }
+
     /// Sets a record of the server itself; the ticket is that of the open turn.
     ///
     /// # Errors
@@ -23,10 +31,14 @@ impl Store {
         key: &[u8],
         value: &[u8],
     ) -> Result<Ticket> {
+        let counted = self.counted(object, space, key, Some(value.len()))?;
         let ticket = self.committer.next_ticket();
         let turn = self.turn_of(object)?;
         turn.writes.put(space, key, value)?;
         turn.remember(space, key, ticket, Some(value.into()));
+        if let Some(usage) = counted {
+            turn.account.set_records(usage);
+        }
         Ok(ticket)
     }
 
@@ -40,11 +52,69 @@ impl Store {
         space: Space,
         key: &[u8],
     ) -> Result<Ticket> {
+        let counted = self.counted(object, space, key, None)?;
         let ticket = self.committer.next_ticket();
         let turn = self.turn_of(object)?;
         turn.writes.delete(space, key)?;
         turn.remember(space, key, ticket, None);
+        if let Some(usage) = counted {
+            turn.account.set_records(usage);
+        }
         Ok(ticket)
+    }
+
+    /// What the object stores after a record of the server itself has another length; none if that doesn't
+    /// count.
+    fn counted(
+        &mut self,
+        object: ObjectId,
+        space: Space,
+        key: &[u8],
+        length: Option<usize>,
+    ) -> Result<Option<Usage>> {
+        if !space.is_counted() {
+            return Ok(None);
+        }
+        let account = self.turn_of(object)?.account.clone();
+        if account.records() == Counted::Never {
+            return Ok(None);
+        }
+        let mut usage = account.usage();
+        // Versions that counted none of it left no number.
+        if account.records() == Counted::NotYet && (usage.requests, usage.grants) == (0, 0) {
+            usage = self.count_records(object, usage)?;
+        }
+        let before = self.length(object, space, key)?;
+        Ok(Some(usage.changed_record(space, key.len(), (before, length))))
+    }
+
+    /// Counts what is kept of grants and request ids.
+    fn count_records(&self, object: ObjectId, mut usage: Usage) -> Result<Usage> {
+        const SOME: PageSize = PageSize { entries: 256, bytes: 1 << 20 };
+        for space in [Space::Requests, Space::Grants] {
+            let mut range = Range::all();
+            loop {
+                let page = self.records(object, space, &range, SOME)?;
+                let mut last = None;
+                for (key, record) in (0..).map_while(|at| page.get(at)) {
+                    usage = usage.changed_record(space, key.len(), (None, Some(record.len())));
+                    last = Some(key.to_vec());
+                }
+                let Some(last) = last else { break };
+                range.start = Bound::Excluded(last);
+            }
+        }
+        Ok(usage)
+    }
+
+    /// Whether so many bytes more may be kept for others than the class.
+    ///
+    /// # Errors
+    /// `OverQuota`, `LowSpace`.
+    pub(crate) fn check_records(&self, account: &Account, bytes: usize) -> Result<()> {
+        let usage = account.usage();
+        account.check(Usage { requests: usage.requests.saturating_add(bytes as u64), ..usage })?;
+        self.check_room()
     }
 
     /// Some records of the server itself, in the order of their keys.
