@@ -30,7 +30,7 @@ use futures::FutureExt;
 use capstead_client::sturdyref::GrantId;
 
 pub(super) use self::kept::Retention;
-use self::kept::{Kept, Oldest, forget, kept, oldest};
+use self::kept::{Kept, Oldest, kept, oldest};
 pub(super) use self::operator::{Stage, Which};
 pub(super) use self::record::{Method, RequestId};
 use self::record::{Outcome, REPLY_BYTES_MAX, Record, State};
@@ -202,7 +202,7 @@ impl Claim {
     /// Gives the call its place in the order of all, and forgets old ones.
     fn begin(&self, instance: &Instance) -> Result<()> {
         if let Some(number) = self.over {
-            self.forget(instance, number, &self.id)?;
+            instance.forget_request(number, &self.id)?;
         }
         let Kept { mut first, mut by_then, .. } = kept(instance)?;
         for _ in 0..FORGOTTEN_AT_ONCE {
@@ -217,7 +217,7 @@ impl Claim {
                     break;
                 }
                 Oldest::Over(id) => {
-                    self.forget(instance, number, &id)?;
+                    instance.forget_request(number, &id)?;
                     first = number.saturating_add(1);
                 }
             }
@@ -228,10 +228,6 @@ impl Claim {
         instance.change_shares(&self.lineage, more)?;
         instance.requests.running.borrow_mut().insert(self.id.clone(), Vec::new());
         Ok(())
-    }
-
-    fn forget(&self, instance: &Instance, number: u64, id: &RequestId) -> Result<()> {
-        forget(&mut instance.vat.store.borrow_mut(), instance.birth.id, number, id)
     }
 
     /// Writes the last place in the order of all, which is the call's own.

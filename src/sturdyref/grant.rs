@@ -185,13 +185,12 @@ impl Grant {
             OWN_PARENT => version > VERSION_WITHOUT_OWN_BEFORE,
             _ => false,
         };
-        let (before, rest) = match has_before {
-            true => {
-                let (count, rest) = rest.split_first()?;
-                let (ids, rest) = rest.split_at_checked(usize::from(*count) * 16)?;
-                (ids.as_chunks().0.iter().copied().map(GrantId::from_bytes).collect(), rest)
-            }
-            false => (Vec::new(), rest),
+        let (before, rest) = if has_before {
+            let (count, rest) = rest.split_first()?;
+            let (ids, rest) = rest.split_at_checked(usize::from(*count) * 16)?;
+            (ids.as_chunks().0.iter().copied().map(GrantId::from_bytes).collect(), rest)
+        } else {
+            (Vec::new(), rest)
         };
         let (created, rest) = rest.split_first_chunk()?;
         let (restored, rest) = rest.split_first_chunk()?;

@@ -160,7 +160,14 @@ pub(super) fn forget(
     Ok(())
 }
 
-/// What an id is in the shares: its bytes count once it has ended.
+impl Instance {
+    /// As [`forget`], in the present turn. Something else must be written in it as well.
+    pub(super) fn forget_request(&self, number: u64, id: &RequestId) -> Result<()> {
+        forget(&mut self.vat.store.borrow_mut(), self.birth.id, number, id)
+    }
+}
+
+/// The part of an id in the shares: its bytes count once it has ended.
 pub(super) fn part(record: &Record<State>, length: usize) -> Share {
     let bytes = if matches!(record.state, State::Ended(_)) { length as u64 } else { 0 };
     Share { grants: 0, ids: 1, bytes }

@@ -272,10 +272,10 @@ mod tests {
     proptest! {
         #[test]
         fn hostile_bytes_end_in_an_error(bytes in vec(any::<u8>(), 0..60)) {
-            if let Ok(record) = Record::decode(&bytes) {
-                if bytes[0] == VERSION {
-                    prop_assert_eq!(encoded_again(&record), bytes.clone());
-                }
+            if let Ok(record) = Record::decode(&bytes)
+                && bytes[0] == VERSION
+            {
+                prop_assert_eq!(encoded_again(&record), bytes.clone());
             }
             let _ = (decode_order(&bytes), number_in(&bytes));
         }
