@@ -43,6 +43,7 @@ pub(crate) struct Custodian {
     exports: Arc<()>,
     /// One more of them while an import is under way.
     imports: Rc<()>,
+    untold: import::Untold,
     stall: Duration,
 }
 
@@ -62,8 +63,8 @@ impl Custodian {
         keys: Keys,
         stall: Duration,
     ) -> host_admin::Client {
-        let (exports, imports) = (Arc::default(), Rc::default());
-        membrane::serve(Rc::new(Self { vat, keys, shards, exports, imports, stall }))
+        let (exports, imports, untold) = (Arc::default(), Rc::default(), Rc::default());
+        membrane::serve(Rc::new(Self { vat, keys, shards, exports, imports, untold, stall }))
     }
 
     fn is_present(&self, id: &[u8]) -> Result<bool> {
@@ -134,11 +135,11 @@ impl host_admin::Server for Custodian {
         if Rc::strong_count(&self.imports) > 1 {
             return Err(overloaded("another import is under way: try again when it has ended"));
         }
-        let open = self.imports.clone();
+        let held = (self.untold.clone(), self.imports.clone());
         let (existing, grants) = (params.get()?.get_existing()?, params.get()?.get_grants()?);
         self.vat.flush().await.map_err(|error| storage_failed(&error))?;
         let incoming =
-            import::begin(self.vat.clone(), self.shards.clone(), (existing, grants), open);
+            import::begin(self.vat.clone(), self.shards.clone(), (existing, grants), held);
         results.get().set_incoming(incoming);
         Ok(())
     }

@@ -7,7 +7,7 @@
 //!   keys/signing-1 …       the keys that sign references, likewise; the highest number signs
 //!   supervisor/            the placement
 //!   host-0/ host-1/ …      the objects of each host
-//!   importing              of which archive an import began that has not ended, if there is one
+//!   importing              of which archives an import began that has not ended, if there are any
 //!   admin.sock             where a server listens for its operator, while it serves
 //!   format                 "capstead data 1"; has its name once all else is on disk
 //! ```
@@ -21,6 +21,7 @@
 //! `lock` says that they were never finished. A directory that can't be used is left exactly as it
 //! was found: every part is looked at before the first one is opened.
 
+mod importing;
 mod keys;
 mod making;
 mod private;
@@ -53,11 +54,6 @@ const BEING_RESTORED: &str = "this data directory of capstead is being restored\
 const KEYS: &str = "keys";
 const SUPERVISOR: &str = "supervisor";
 const ADMIN_SOCKET: &str = "admin.sock";
-const IMPORTING: &str = "importing";
-/// Where that is written before it gets its name.
-const IMPORTING_NEW: &str = "importing.new";
-/// Longer than any hash.
-const IMPORTING_BYTES_MAX: u64 = 64;
 const HOST_PREFIX: &str = "host-";
 const MAKING: &str = "make the data directory";
 
@@ -224,43 +220,20 @@ impl DataDir {
         }
     }
 
-    /// The archive whose import began and has not ended; empty if there is none.
+    /// Whether an import of the archive with this hash began and has not ended.
     ///
     /// # Errors
     /// When that can't be read.
-    pub(super) fn importing(&self) -> Result<Vec<u8>, ServerError> {
-        let path = self.root.join(IMPORTING);
-        let mut archive = Vec::new();
-        match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(archive),
-            file => file.and_then(|file| file.take(IMPORTING_BYTES_MAX).read_to_end(&mut archive)),
-        }
-        .map_err(failed(&path, "read which import is under way"))?;
-        Ok(archive)
+    pub(super) fn is_importing(&self, archive: &[u8]) -> Result<bool, ServerError> {
+        importing::is_marked(&self.root, archive)
     }
 
-    /// Remembers it, durably.
+    /// Remembers whether it is, durably. Other archives stay as they are.
     ///
     /// # Errors
-    /// When that can't be written: it is as it was, or as it should be.
-    pub(super) fn set_importing(&self, archive: &[u8]) -> Result<(), ServerError> {
-        let (path, new) = (self.root.join(IMPORTING), self.root.join(IMPORTING_NEW));
-        let absent = |error: io::Error| match error.kind() {
-            io::ErrorKind::NotFound => Ok(()),
-            _ => Err(error),
-        };
-        let set = || {
-            // Of a process that was killed.
-            fs::remove_file(&new).or_else(absent)?;
-            if archive.is_empty() {
-                fs::remove_file(&path).or_else(absent)?;
-            } else {
-                write_private(&new, archive)?;
-                fs::rename(&new, &path)?;
-            }
-            sync(&self.root)
-        };
-        set().map_err(failed(&path, "remember which import is under way"))
+    /// When there are too many, or that can't be written: it is as it was, or as it should be.
+    pub(super) fn set_importing(&self, archive: &[u8], is: bool) -> Result<(), ServerError> {
+        importing::mark(&self.root, archive, is)
     }
 
     /// The files with the keys.
