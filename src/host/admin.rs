@@ -15,9 +15,11 @@ use super::granting::{self, grant_id, wanted, write_grants};
 use super::grants::{target, target_id};
 use super::header::Header;
 use super::import;
+use super::nameable;
 use super::right::Right;
 use super::vat::Vat;
 use crate::error::{Result, failed, overloaded};
+use crate::id::ObjectId;
 use crate::membrane;
 use crate::schema::admin_capnp::{host_admin, selection};
 use crate::storage::export::{EVERYTHING, GRANTS, Pick};
@@ -67,9 +69,13 @@ impl Custodian {
         membrane::serve(Rc::new(Self { vat, keys, shards, exports, imports, untold, stall }))
     }
 
+    fn header(&self, id: ObjectId) -> Result<Option<Vec<u8>>> {
+        let header = self.vat.store.borrow().get(id, Space::Header, &[]);
+        header.map_err(|error| storage_failed(&error))
+    }
+
     fn is_present(&self, id: &[u8]) -> Result<bool> {
-        let header = self.vat.store.borrow().get(target(id)?, Space::Header, &[]);
-        let header = header.map_err(|error| storage_failed(&error))?;
+        let header = self.header(target(id)?)?;
         Ok(header.is_some_and(|header| !Header::is_unfinished(&header)))
     }
 }
@@ -186,17 +192,22 @@ impl host_admin::Server for Custodian {
     ) -> Result<()> {
         let params = params.get()?;
         let id = target(params.get_target()?)?;
+        let terms = wanted(params.get_terms()?)?;
         let target = if params.get_is_namespace() {
             if self.vat.grants_behind(id, None, 1)?.is_empty() {
                 return Err(failed("there is no such class: these data were never served with it"));
             }
+            nameable::check_namespace(&self.vat, id, &terms.caveats)?;
             Target::Namespace(target_id(id))
-        } else if self.is_present(id.as_bytes())? {
-            Target::Object(target_id(id))
         } else {
-            return Err(failed("there is no such object: it exists from its first write on"));
+            let header = self.header(id)?.filter(|header| !Header::is_unfinished(header));
+            let header = header.ok_or_else(|| {
+                failed("there is no such object: it exists from its first write on")
+            })?;
+            nameable::check_object(&self.vat, Header::decode(&header)?.class, &terms.caveats)?;
+            Target::Object(target_id(id))
         };
-        let (right, terms) = (Right::default(), wanted(params.get_terms()?)?);
+        let right = Right::default();
         let ready = self.vat.prepare(&self.keys.current(), target, &right, terms)?;
         self.vat.write_grants(id, [(&ready.id, Some(ready.record))])?;
         self.vat.flush().await.map_err(|error| storage_failed(&error))?;

@@ -36,9 +36,11 @@ use zeroize::Zeroizing;
 
 use super::builder::ServerError;
 use crate::limits::FILES_PERIOD;
-use crate::storage::{self, Kind, Watched};
+use crate::storage::{self, Access, Kind, Watched};
 use crate::sturdyref::KeyRing;
 pub(super) use keys::Signing;
+pub(crate) use private::Group;
+use private::Trust;
 use making::{Found, begin, finish, found, remove_unfinished, unrestored};
 
 const FORMAT: &str = "capstead data 1\n";
@@ -65,6 +67,7 @@ pub(crate) type Secrets = Vec<(String, Zeroizing<Vec<u8>>)>;
 pub(super) struct DataDir {
     root: PathBuf,
     made: Made,
+    trust: Trust,
     /// Of a directory that is served: what nobody else may change meanwhile, beside the parts.
     files: Option<Arc<Watched>>,
     _lock: File,
@@ -83,11 +86,12 @@ impl DataDir {
     /// # Errors
     /// When it is in use, not ours, of a newer format, incomplete or damaged: it is as it was then.
     /// When it can't be made: what there is of it is removed by the next start.
-    pub(super) fn open(root: &Path, hosts: u16) -> Result<Self, ServerError> {
+    pub(super) fn open(root: &Path, hosts: u16, group: Group) -> Result<Self, ServerError> {
         let made = Made { root: make_root(root)?, parts: false };
-        private::check_folder(root)?;
+        let trust = Trust::of(root, Access::Full, group);
+        private::check_folder(root, trust)?;
         let lock = lock(root)?;
-        let mut dir = Self { root: root.to_owned(), made, files: None, _lock: lock };
+        let mut dir = Self { root: root.to_owned(), made, trust, files: None, _lock: lock };
         match found(root)? {
             Found::Whole => {}
             Found::Nothing | Found::Unmade => {
@@ -126,13 +130,23 @@ impl DataDir {
     ///
     /// # Errors
     /// When there is none, or it is not ours, of a newer format, incomplete or damaged: it is as it was.
-    pub(super) fn existing(root: &Path) -> Result<Option<(Self, u16)>, ServerError> {
-        if !root.join(LOCK_FILE).is_file() {
-            return Err(data(root, "is no data directory of Capstead; say which with --data"));
+    pub(super) fn existing(
+        root: &Path,
+        access: Access,
+        group: Group,
+    ) -> Result<Option<(Self, u16)>, ServerError> {
+        let foreign = "is no data directory of Capstead; say which with --data";
+        match fs::metadata(root.join(LOCK_FILE)) {
+            Ok(lock) if lock.is_file() => {}
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(denied(root)),
+            _ => return Err(data(root, foreign)),
         }
         let Some(lock) = try_lock(root)? else { return Ok(None) };
-        private::check_folder(root)?;
-        let dir = Self { root: root.to_owned(), made: Made::default(), files: None, _lock: lock };
+        let trust = Trust::of(root, access, group);
+        private::check_folder(root, trust)?;
+        let (root, made) = (root.to_owned(), Made::default());
+        let dir = Self { root, made, trust, files: None, _lock: lock };
+        let root = &*dir.root;
         match found(root)? {
             Found::Whole => {}
             Found::Nothing | Found::Unmade => {
@@ -177,7 +191,8 @@ impl DataDir {
     ) -> Result<Self, ServerError> {
         Self::check_restorable(root)?;
         let made = Made { root: make_root(root)?, parts: true };
-        let dir = Self { root: root.to_owned(), made, files: None, _lock: lock(root)? };
+        let trust = Trust::of(root, Access::Full, Group::Stranger);
+        let dir = Self { root: root.to_owned(), made, trust, files: None, _lock: lock(root)? };
         // Looked at again, now that nobody else changes it.
         Self::check_restorable(root)?;
         let begun = begin(root, BEING_RESTORED, hosts, |path| keys::put(path, secrets))
@@ -241,7 +256,8 @@ impl DataDir {
     /// # Errors
     /// When one can't be read.
     pub(super) fn secrets(&self) -> Result<Secrets, ServerError> {
-        keys::secrets(&self.root.join(KEYS))
+        private::check_folder(&self.root, self.trust)?;
+        keys::secrets(&self.root.join(KEYS), self.trust)
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -274,15 +290,17 @@ impl DataDir {
     /// # Errors
     /// When a key is missing or damaged.
     pub(super) fn keys(&self) -> Result<KeyRing, ServerError> {
-        keys::ring(&self.root.join(KEYS))
+        keys::ring(&self.root.join(KEYS), self.trust)
     }
 
     /// The keys that sign, the oldest first: at least one.
     ///
     /// # Errors
-    /// When one is damaged, or none is there.
+    /// When one is damaged, none is there, or others can reach any key, as at a start.
     pub(super) fn signing_keys(&self) -> Result<Vec<Signing>, ServerError> {
-        keys::signing(&self.root.join(KEYS))
+        private::check_folder(&self.root, self.trust)?;
+        self.keys()?;
+        keys::signing(&self.root.join(KEYS), self.trust)
     }
 
     /// Makes a new key, which signs from now on. It is durable then.
@@ -323,6 +341,11 @@ fn data(path: &Path, reason: impl Into<String>) -> ServerError {
 
 fn failed(path: &Path, doing: &str) -> impl Fn(io::Error) -> ServerError {
     move |error| data(path, format!("can't {doing}: {error}"))
+}
+
+/// Of a directory into which this process may not even look.
+fn denied(root: &Path) -> ServerError {
+    data(root, "can't be looked into (permission denied): run this as the owner of the directory")
 }
 
 fn foreign(root: &Path) -> ServerError {
