@@ -116,7 +116,8 @@ pub(crate) fn name_method(error: Error, interface: u64, method: u16) -> Error {
     if error.extra.strip_suffix('.') == Some(NO_SUCH_METHOD) {
         return no_such_method(interface, method);
     }
-    let in_rust = error.extra.strip_prefix("method ").and_then(|rest| rest.strip_suffix(" not implemented"));
+    let in_rust =
+        error.extra.strip_prefix("method ").and_then(|rest| rest.strip_suffix(" not implemented"));
     match in_rust.and_then(|path| path.split_once("::Server::")) {
         Some((module, name)) => unimplemented(format!(
             "{NO_SUCH_METHOD}: {}.{}, interface 0x{interface:x}, method {method}",
@@ -197,7 +198,8 @@ mod tests {
             ("facet::Server::in_chain", "Facet.inChain"),
             ("http_service::Server::request", "HttpService.request"),
         ] {
-            let named = name_method(unimplemented(format!("method {rust} not implemented")), 0xab, 3);
+            let named =
+                name_method(unimplemented(format!("method {rust} not implemented")), 0xab, 3);
             let expected = format!("Method not implemented: {schema}, interface 0xab, method 3");
             assert_eq!(named.extra, expected);
         }

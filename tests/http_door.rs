@@ -161,7 +161,8 @@ fn a_page_of_an_allowed_origin_asks_first_and_reads_answers() {
     let address = &served.announced.http;
     let ask = |request: &str, headers: &str| {
         let mut connection = Http::connect(address);
-        connection.send(format!("{request} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n").as_bytes());
+        connection
+            .send(format!("{request} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n").as_bytes());
         connection.answer(request.split(' ').next().unwrap())
     };
     let preflight = "Access-Control-Request-Method: PUT\r\nAccess-Control-Request-Headers: x-a, content-type\r\n";
@@ -181,9 +182,12 @@ fn a_page_of_an_allowed_origin_asks_first_and_reads_answers() {
     assert!(vary.contains("origin") && vary.contains("access-control-request-headers"), "{vary}");
     assert!(named(&answer, "access-control-allow-credentials").is_empty());
 
-    for (request, status) in
-        [("POST /counter/x/increment", 200), ("GET /counter/x", 200), ("GET /nothing/x", 404), ("GET /", 404)]
-    {
+    for (request, status) in [
+        ("POST /counter/x/increment", 200),
+        ("GET /counter/x", 200),
+        ("GET /nothing/x", 404),
+        ("GET /", 404),
+    ] {
         let answer = ask(request, page);
         assert_eq!(answer.status, status, "{request}");
         assert_eq!(named(&answer, "access-control-allow-origin"), ["https://app.example"]);
@@ -215,7 +219,8 @@ fn without_other_origins_answers_say_nothing_of_them() {
     let (_folder, data) = scratch();
     let served = serve(&data);
     let mut connection = Http::connect(&served.announced.http);
-    connection.send(b"GET /counter/x HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\n\r\n");
+    connection
+        .send(b"GET /counter/x HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\n\r\n");
     let answer = connection.answer("GET");
     assert_eq!(answer.status, 200);
     for name in ["vary", "access-control-allow-origin"] {

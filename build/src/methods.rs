@@ -26,8 +26,8 @@ pub(crate) fn add(
     let request: code_generator_request::Reader<'_> = message.get_root().map_err(unread)?;
     for file in files {
         let path = out.join(generated(file));
-        let mut code = std::fs::read_to_string(&path)
-            .map_err(|cause| Error::at("read", &path, cause))?;
+        let mut code =
+            std::fs::read_to_string(&path).map_err(|cause| Error::at("read", &path, cause))?;
         code.push_str(&constant(&of_file(request, file).map_err(unread)?));
         std::fs::write(&path, code).map_err(|cause| Error::at("write", &path, cause))?;
     }

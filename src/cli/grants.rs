@@ -18,8 +18,8 @@ use crate::schema::facet_capnp::{methods, terms};
 use crate::server::DEFAULT_LISTEN;
 use crate::storage::Access;
 use crate::supervisor::owner_of;
-pub(super) use shown::{hex, time};
 use shown::{Shown, tree};
+pub(super) use shown::{hex, time};
 use words::{Key, Method, Object, parse_grant, parse_key, parse_method, parse_object, parse_until};
 
 pub(super) const AFTER_HELP: &str = "\
@@ -327,4 +327,3 @@ fn with_all(
         done
     })
 }
-

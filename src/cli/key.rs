@@ -59,7 +59,9 @@ fn parse_id(text: &str) -> Result<Id, String> {
 pub(super) fn run(options: &Options) -> u8 {
     let done = operator::block_on(async {
         match &options.what {
-            What::List(data) => with(data, Access::Read, async |operated| list(operated.admin()).await).await,
+            What::List(data) => {
+                with(data, Access::Read, async |operated| list(operated.admin()).await).await
+            }
             What::Rotate(data) => with(data, Access::Full, rotate).await,
             What::Revoke { id, data } => {
                 with(data, Access::Full, async |operated| revoke(operated, *id).await).await

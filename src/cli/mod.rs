@@ -137,7 +137,9 @@ pub fn main() -> ExitCode {
             server = server.class::<bench::Probe>();
             options
         }
-        Some(Verb::Operate(operate)) => return ExitCode::from(operate.run(&server.known_classes())),
+        Some(Verb::Operate(operate)) => {
+            return ExitCode::from(operate.run(&server.known_classes()));
+        }
         Some(Verb::Bench(options)) => return bench::run(&options),
         Some(Verb::BenchServer { kind }) => return bench::serve_bare(kind),
         Some(Verb::LabStorage(options)) => return lab::run(&options),

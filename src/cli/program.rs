@@ -43,7 +43,8 @@ pub(super) fn parse<T: FromArgMatches>(mut command: Command) -> std::result::Res
     let code = u8::try_from(error.exit_code()).unwrap_or(CANNOT_START);
     match error.print().and_then(|()| io::stdout().flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            let _ = writeln!(io::stderr().lock(), "capstead: can't write to standard output: {error}");
+            let _ =
+                writeln!(io::stderr().lock(), "capstead: can't write to standard output: {error}");
             Err(CANNOT_START)
         }
         _ => Err(code),

@@ -70,13 +70,11 @@ fn check(
         all.iter().any(|method| (method.0, method.1) == (*interface, *number))
     };
     let Some((interface, number)) = named.find(|method| !is_there(method)) else { return Ok(()) };
-    Err(failed(format!(
-        "{of} has no method {interface:#x}:{number}; it has {}{hint}",
-        said(&all)
-    )))
+    Err(failed(format!("{of} has no method {interface:#x}:{number}; it has {}{hint}", said(&all))))
 }
 
 fn said(methods: &[Method]) -> String {
-    let said = methods.iter().map(|(interface, number, name)| format!("{name} {interface:#x}:{number}"));
+    let said =
+        methods.iter().map(|(interface, number, name)| format!("{name} {interface:#x}:{number}"));
     said.collect::<Vec<_>>().join(", ")
 }

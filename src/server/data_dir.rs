@@ -39,9 +39,9 @@ use crate::limits::FILES_PERIOD;
 use crate::storage::{self, Access, Kind, Watched};
 use crate::sturdyref::KeyRing;
 pub(super) use keys::Signing;
+use making::{Found, begin, finish, found, remove_unfinished, unrestored};
 pub(crate) use private::Group;
 use private::Trust;
-use making::{Found, begin, finish, found, remove_unfinished, unrestored};
 
 const FORMAT: &str = "capstead data 1\n";
 const FORMAT_PREFIX: &str = "capstead data ";
@@ -138,7 +138,9 @@ impl DataDir {
         let foreign = "is no data directory of Capstead; say which with --data";
         match fs::metadata(root.join(LOCK_FILE)) {
             Ok(lock) if lock.is_file() => {}
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(denied(root)),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(denied(root));
+            }
             _ => return Err(data(root, foreign)),
         }
         let Some(lock) = try_lock(root)? else { return Ok(None) };

@@ -170,7 +170,10 @@ async fn an_end_with_a_reason_says_of_calls_that_were_never_read_that_they_never
     pair.server.disconnect_because("it ends").await;
     let unknown = under_way.await.unwrap_err();
     assert_eq!(unknown.kind, capnp::ErrorKind::Disconnected);
-    assert!(unknown.extra.ends_with("it ends") && !unknown.extra.contains("not-begun"), "{unknown}");
+    assert!(
+        unknown.extra.ends_with("it ends") && !unknown.extra.contains("not-begun"),
+        "{unknown}"
+    );
     let late = locate(&echo, "late").await.unwrap_err();
     assert_eq!((late.kind, &*late.extra), (capnp::ErrorKind::Disconnected, "not-begun: it ends"));
     assert_eq!(pair.begun.get(), 1);

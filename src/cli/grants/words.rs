@@ -72,14 +72,17 @@ pub(super) fn parse_key(text: &str) -> Result<Key, String> {
     let key: Key = key.ok_or_else(|| "a public key has 64 hexadecimal digits".to_owned())?;
     match VerifyingKey::from_bytes(&key) {
         Ok(_) => Ok(key),
-        Err(_) => Err("these digits are no public key of Ed25519: look whether they were copied whole, and \
+        Err(_) => Err(
+            "these digits are no public key of Ed25519: look whether they were copied whole, and \
                        that they are the public half"
-            .to_owned()),
+                .to_owned(),
+        ),
     }
 }
 
 pub(super) fn parse_grant(text: &str) -> Result<ObjectId, String> {
     object_id(text).map_err(|_| {
-        "a grant's id has 32 hexadecimal digits; `capstead grants` has those of an object".to_owned()
+        "a grant's id has 32 hexadecimal digits; `capstead grants` has those of an object"
+            .to_owned()
     })
 }

@@ -102,7 +102,8 @@ mod tests {
     #[test]
     fn marks_have_an_end_that_says_what_to_do() {
         let root = tempfile::tempdir().unwrap();
-        let archive = |n: usize| std::array::from_fn::<u8, HASH_BYTES, _>(|at| (n >> (8 * (at % 2))) as u8);
+        let archive =
+            |n: usize| std::array::from_fn::<u8, HASH_BYTES, _>(|at| (n >> (8 * (at % 2))) as u8);
         for n in 0..MARKS_MAX {
             mark(root.path(), &archive(n), true).unwrap();
         }

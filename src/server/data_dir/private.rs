@@ -134,7 +134,10 @@ impl<'a> Found<'a> {
             ""
         };
         let mode = mode & 0o7777;
-        Err(data(path, format!("has the mode {mode:03o}: {reason}; run `chmod {wanted} {name}`{or}")))
+        Err(data(
+            path,
+            format!("has the mode {mode:03o}: {reason}; run `chmod {wanted} {name}`{or}"),
+        ))
     }
 }
 

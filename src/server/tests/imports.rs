@@ -83,8 +83,7 @@ fn an_import_that_fails_tells_all_hosts_what_it_revoked_before() {
         let (front, counters) = world.connect().await;
         let guest: capstead_client::namespace::Client =
             front.restore(&save(&counters, "guest").await).unwrap();
-        let held: Vec<_> =
-            (0..3).map(|host| by_name(&guest, &world.name_on(host, 0))).collect();
+        let held: Vec<_> = (0..3).map(|host| by_name(&guest, &world.name_on(host, 0))).collect();
         for counter in &held {
             increment(counter).await.unwrap();
         }
