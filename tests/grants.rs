@@ -224,7 +224,7 @@ fn the_operator_grants_lists_and_revokes() {
     });
     let absent = command(&data, &["grant", "Counter/nobody"]);
     assert!(
-        !absent.status.success() && said(&absent).contains("no such object"),
+        !absent.status.success() && said(&absent).contains("no object Counter/nobody"),
         "{}",
         said(&absent)
     );

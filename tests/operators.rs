@@ -128,7 +128,9 @@ fn root_reads_the_data_of_another_user_and_writes_nothing() {
     let (folder, data) = scratch();
     data_with_a_counter(&data);
     let before = all_below(&data);
-    before.iter().for_each(|path| chown(path, Some(NOBODY), Some(NOBODY)).expect("root may"));
+    for path in &before {
+        chown(path, Some(NOBODY), Some(NOBODY)).expect("root may");
+    }
     let (file, export) = (folder.path().join("backup"), folder.path().join("export"));
     let (file, export) = (file.to_str().expect("text"), export.to_str().expect("text"));
     done(&data, &["backup", file]);
