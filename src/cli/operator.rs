@@ -109,7 +109,8 @@ pub(super) enum Failure {
 impl From<ServerError> for Failure {
     fn from(error: ServerError) -> Self {
         match error {
-            ServerError::Storage(_) => Self::Storage(error.to_string()),
+            // Said once, and no server was stopped.
+            ServerError::Storage(reason) => Self::Storage(reason),
             ServerError::Assembly(error) => error.into(),
             error => Self::Cannot(error.to_string()),
         }
@@ -239,4 +240,23 @@ pub(super) fn open(path: &Path) -> Result<File, Failure> {
         Ok(file)
     };
     keep().map_err(refused("keep standard input in", &std::env::temp_dir()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // `compact` on a read-only mount said twice that the storage failed.
+    #[test]
+    fn a_storage_that_failed_is_said_once() {
+        let failure = Failure::from(ServerError::Storage("it is read-only".to_owned()));
+        let Failure::Storage(said) = failure else { panic!("{failure:?}") };
+        assert_eq!(said, "it is read-only");
+    }
+
+    #[test]
+    fn a_size_that_is_none_has_examples() {
+        assert_eq!(size("1KiB"), Ok(ByteSize::kib(1)));
+        assert!(size("much").is_err_and(|said| said.contains("512MiB")));
+    }
 }
