@@ -71,7 +71,7 @@ def only_the_cluster(listener, cluster):
 def listener_of(reference):
     """The host and port in a reference. Whatever else it is, is for the server to say."""
     listener = urlsplit(reference)
-    is_known = listener.scheme in ("capstead", "capstead+tls") and listener.fragment
+    is_known = listener.scheme in ("capstead", "capstead+tls") and "#" in reference
     if not (is_known and listener.hostname and listener.port):
         raise ValueError("this is no reference: one looks like capstead://127.0.0.1:4000/#...")
     return listener
@@ -102,6 +102,8 @@ def plain(error):
     """One line for people. Errors of Cap'n Proto have more, about their way through C++."""
     if isinstance(error, OSError):
         return f"the server can't be reached: {error}"
+    if isinstance(error, ValueError) and "base64" in str(error):
+        return "the reference is cut off or changed"
     text = getattr(error, "description", None) or str(error)
     return text.splitlines()[0].removeprefix("remote exception: ")
 
