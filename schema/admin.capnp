@@ -32,11 +32,11 @@ interface Admin {
   # In an emergency: what this key signed is refused from the answer on, on every host. The one that signs is
   # replaced first. The last key but one can be revoked, never all of them. Capabilities that live go on.
 
-  importUnderWay @6 () -> (archive :Data);
-  # The hash that ends the archive whose import without replacing began and did not end; empty if there is none.
+  importUnderWay @6 (archive :Data) -> (isUnderWay :Bool);
+  # Whether an import without replacing of the archive that this hash ends began and did not end.
 
-  setImportUnderWay @7 (archive :Data);
-  # Remembers that durably; nothing when the import has ended.
+  setImportUnderWay @7 (archive :Data, isUnderWay :Bool);
+  # Remembers that durably, of each archive by itself.
 
   claimImport @8 () -> (claim :ImportClaim);
   # The right to import, which an import asks for before it changes anything, and holds until it has ended. Refused

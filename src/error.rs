@@ -108,13 +108,40 @@ pub(crate) fn no_such_method(interface: u64, method: u16) -> Error {
 
 const NO_SUCH_METHOD: &str = "Method not implemented";
 
-/// Generated code doesn't say which method there isn't.
+/// Generated code doesn't say which method there isn't, or names it as in Rust.
 pub(crate) fn name_method(error: Error, interface: u64, method: u16) -> Error {
-    let is_generated = error.extra.strip_suffix('.') == Some(NO_SUCH_METHOD);
-    match error.kind {
-        ErrorKind::Unimplemented if is_generated => no_such_method(interface, method),
-        _ => error,
+    if error.kind != ErrorKind::Unimplemented {
+        return error;
     }
+    if error.extra.strip_suffix('.') == Some(NO_SUCH_METHOD) {
+        return no_such_method(interface, method);
+    }
+    let in_rust =
+        error.extra.strip_prefix("method ").and_then(|rest| rest.strip_suffix(" not implemented"));
+    match in_rust.and_then(|path| path.split_once("::Server::")) {
+        Some((module, name)) => unimplemented(format!(
+            "{NO_SUCH_METHOD}: {}.{}, interface 0x{interface:x}, method {method}",
+            in_schema(module, true),
+            in_schema(name, false)
+        )),
+        None => error,
+    }
+}
+
+/// A name of generated code as the schema has it: `http_service` is `HttpService`, and `once_` is `once`.
+fn in_schema(name: &str, mut begins: bool) -> String {
+    let mut camel = String::with_capacity(name.len());
+    for letter in name.chars() {
+        match letter {
+            '_' => begins = !camel.is_empty(),
+            _ if begins => {
+                begins = false;
+                camel.extend(letter.to_uppercase());
+            }
+            _ => camel.push(letter),
+        }
+    }
+    camel
 }
 
 /// What a panic said.
@@ -163,6 +190,18 @@ mod tests {
     fn a_method_that_is_not_there_is_named() {
         let named = name_method(unimplemented("Method not implemented."), 0xab, 3);
         assert_eq!(named.extra, "Method not implemented: interface 0xab, method 3");
-        assert_eq!(name_method(unimplemented("not today."), 0xab, 3).extra, "not today.");
+        for text in ["not today.", "method x not implemented", "method a::b not implemented here"] {
+            assert_eq!(name_method(unimplemented(text), 0xab, 3).extra, text);
+        }
+        for (rust, schema) in [
+            ("facet::Server::once_", "Facet.once"),
+            ("facet::Server::in_chain", "Facet.inChain"),
+            ("http_service::Server::request", "HttpService.request"),
+        ] {
+            let named =
+                name_method(unimplemented(format!("method {rust} not implemented")), 0xab, 3);
+            let expected = format!("Method not implemented: {schema}, interface 0xab, method 3");
+            assert_eq!(named.extra, expected);
+        }
     }
 }

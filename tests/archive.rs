@@ -312,7 +312,7 @@ fn a_half_imported_object_says_so_until_it_is_imported_again() {
 }
 
 // An import of everything is cut short between two objects. The same command ends it, and what was called
-// meanwhile goes on from what it is now; another archive is refused as ever.
+// meanwhile goes on from what it is now; another archive is refused as ever, and its import changes nothing of that.
 #[test]
 fn an_import_that_was_cut_short_is_ended_by_the_same_command() {
     let (folder, data) = scratch();
@@ -346,6 +346,11 @@ fn an_import_that_was_cut_short_is_ended_by_the_same_command() {
     });
     assert!(said.contains("exist already"), "{said}");
     assert_eq!(contents(&data), before);
+    // A third one, of which nothing is there, comes in, and leaves the first one's mark alone.
+    let third = folder.path().join("third");
+    fs::write(&third, counter("third", 9, &[])).expect("it is written");
+    done(&data, &["import", text(&third)]);
+    assert_eq!(value(&served, "third"), "9");
     let said = done(&data, &["import", text(&all)]);
     assert!(said.contains("came with the import that was cut short"), "{said}");
     for name in &names {

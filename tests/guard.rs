@@ -51,7 +51,7 @@ fn one_address_gets_so_many_connections_and_others_when_these_end() {
         raw::wait_for_answer(stream, 0);
     }
     let refused = raw::reason_of_end(raw::dial(&served));
-    assert_eq!(refused.as_deref(), Some("too many connections from one address"));
+    assert_eq!(refused.as_deref(), Some("not-begun: too many connections from one address"));
     assert_eq!(served.bites("connections-per-peer"), 1);
     drop(connected);
     eventually("the places of those that ended", || {

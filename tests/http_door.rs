@@ -3,7 +3,7 @@
 
 mod support;
 
-use support::http::{Http, get};
+use support::http::{Http, Response, get};
 use support::{capstead, refused_start, scratch, serve, serve_with};
 
 fn status(address: &str, raw: &str) -> (u16, String) {
@@ -11,6 +11,11 @@ fn status(address: &str, raw: &str) -> (u16, String) {
     connection.send(raw.as_bytes());
     let response = connection.answer(raw.split(' ').next().expect("there is a method"));
     (response.status, response.body)
+}
+
+fn named<'a>(response: &'a Response, name: &str) -> Vec<&'a str> {
+    let headers = response.headers.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name));
+    headers.map(|(_, value)| value.as_str()).collect()
 }
 
 fn increment(headers: &str) -> String {
@@ -145,4 +150,80 @@ fn a_client_that_closes_its_side_is_answered() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\n1"), "{answer:?}");
+}
+
+/// A page of an origin that was let in asks first, and reads answers and errors alike; others are told
+/// nothing of it.
+#[test]
+fn a_page_of_an_allowed_origin_asks_first_and_reads_answers() {
+    let (_folder, data) = scratch();
+    let served = serve_with(&data, &["--http-origin", "https://app.example"]);
+    let address = &served.announced.http;
+    let ask = |request: &str, headers: &str| {
+        let mut connection = Http::connect(address);
+        connection
+            .send(format!("{request} HTTP/1.1\r\nHost: {address}\r\n{headers}\r\n").as_bytes());
+        connection.answer(request.split(' ').next().unwrap())
+    };
+    let preflight = "Access-Control-Request-Method: PUT\r\nAccess-Control-Request-Headers: x-a, content-type\r\n";
+    let page = "Origin: https://app.example\r\nSec-Fetch-Site: cross-site\r\n";
+
+    let answer = ask("OPTIONS /counter/x/increment", &format!("{page}{preflight}"));
+    assert_eq!((answer.status, &*answer.body), (204, ""));
+    for (name, value) in [
+        ("access-control-allow-origin", "https://app.example"),
+        ("access-control-allow-methods", "PUT"),
+        ("access-control-allow-headers", "x-a, content-type"),
+        ("access-control-max-age", "600"),
+    ] {
+        assert_eq!(named(&answer, name), [value], "{name}");
+    }
+    let vary = named(&answer, "vary").join(", ");
+    assert!(vary.contains("origin") && vary.contains("access-control-request-headers"), "{vary}");
+    assert!(named(&answer, "access-control-allow-credentials").is_empty());
+
+    for (request, status) in [
+        ("POST /counter/x/increment", 200),
+        ("GET /counter/x", 200),
+        ("GET /nothing/x", 404),
+        ("GET /", 404),
+    ] {
+        let answer = ask(request, page);
+        assert_eq!(answer.status, status, "{request}");
+        assert_eq!(named(&answer, "access-control-allow-origin"), ["https://app.example"]);
+        assert_eq!(named(&answer, "vary"), ["origin"], "{request}");
+    }
+    assert_eq!(get(address, "/counter/x").body, "1", "a preflight reaches no object");
+
+    for page in ["Origin: https://evil.example\r\n", "Origin: null\r\n", ""] {
+        let answers = [
+            ask("OPTIONS /counter/x", &format!("{page}{preflight}")),
+            ask("GET /counter/x", page),
+            ask("POST /counter/x/increment", &format!("{page}Sec-Fetch-Site: cross-site\r\n")),
+        ];
+        for answer in answers {
+            assert!(named(&answer, "access-control-allow-origin").is_empty(), "{page}");
+        }
+    }
+    let elsewhere = format!("GET /counter/x HTTP/1.1\r\nHost: evil.example\r\n{page}\r\n");
+    let mut connection = Http::connect(address);
+    connection.send(elsewhere.as_bytes());
+    let answer = connection.answer("GET");
+    assert_eq!(answer.status, 421);
+    assert!(named(&answer, "access-control-allow-origin").is_empty());
+}
+
+/// A server that lets in no other page says nothing of pages.
+#[test]
+fn without_other_origins_answers_say_nothing_of_them() {
+    let (_folder, data) = scratch();
+    let served = serve(&data);
+    let mut connection = Http::connect(&served.announced.http);
+    connection
+        .send(b"GET /counter/x HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\n\r\n");
+    let answer = connection.answer("GET");
+    assert_eq!(answer.status, 200);
+    for name in ["vary", "access-control-allow-origin"] {
+        assert!(named(&answer, name).is_empty(), "{name}");
+    }
 }

@@ -34,6 +34,29 @@ fn calls_under_way_on_another_host_are_answered_when_the_server_is_asked_to_end(
     assert_eq!(code, Some(0), "{stderr}");
 }
 
+// Clients were told "disconnected: the server is shutting down", and could not know that they may try again.
+#[test]
+fn calls_that_come_after_the_end_say_that_they_never_began() {
+    let (_folder, data) = scratch();
+    let served = serve_with(&data, &["--hosts", "2"]);
+    run(async {
+        let (connection, counters) = connect(&served).await;
+        let held: Vec<_> = (0..8).map(|n| by_name(&counters, &n.to_string())).collect();
+        for counter in &held {
+            increment(counter).await.unwrap();
+        }
+        served.signal("TERM");
+        connection.closed().await;
+        for counter in held.iter().chain([&by_name(&counters, "new")]) {
+            let error = increment(counter).await.unwrap_err();
+            assert_eq!(error.kind, capnp::ErrorKind::Disconnected, "{error}");
+            assert!(error.extra.starts_with("not-begun: the server is shutting down"), "{error}");
+        }
+    });
+    let (code, _, stderr) = served.wait();
+    assert_eq!(code, Some(0), "{stderr}");
+}
+
 /// The command, none of whose files may become longer than so many bytes.
 fn with_short_files(command: &Command, bytes: u64) -> Command {
     let mut limited = Command::new("sh");

@@ -14,10 +14,14 @@
 //! capnp::generated_code!(mod counter_capnp);
 //! ```
 //!
+//! Beside what `capnpc` generates, each module has `ALL_METHODS`, by which a class says what can be called:
+//! see `METHODS` of the trait `capstead::Object`.
+//!
 //! A schema may `import "/capstead/facet.capnp"`, `"/capstead/http.capnp"`, `"/capstead/restorer.capnp"`
 //! and `"/capstead/sturdyref.capnp"`; the generated code then refers to the crate `capstead_client`.
 //! Every other schema that is imported must be among the files of the same call.
 
+mod methods;
 mod public;
 mod request;
 mod tool;

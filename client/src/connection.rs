@@ -6,7 +6,7 @@
 
 use crate::guard::budget::Budget;
 use crate::guard::limits::{Bites, Limits};
-use crate::guard::{Guard, State, Watched, abort};
+use crate::guard::{Guard, NOT_BEGUN, State, Watched, abort};
 use capnp::Error;
 use capnp::capability::{Client, FromClientHook};
 use capnp_rpc::rpc_twoparty_capnp::Side;
@@ -110,10 +110,11 @@ impl Connection {
         Self::over(Rc::new(RefCell::new(state)), Side::Server, Some(bootstrap))
     }
 
-    /// Tells a peer that it is not served, and why, as far as it listens at once.
+    /// Tells a peer that it is not served, and why, as far as it listens at once. No call of it begins.
     pub fn refuse(stream: TcpStream, reason: &str) {
         // Nothing was written before, so that there is room.
-        let _ = stream.try_write(&capnp::serialize::write_message_to_words(&abort(reason)));
+        let abort = abort(&format!("{NOT_BEGUN}{reason}"));
+        let _ = stream.try_write(&capnp::serialize::write_message_to_words(&abort));
     }
 
     pub(crate) fn over<S>(
@@ -163,7 +164,9 @@ impl Connection {
         C::new(self.inner.bootstrap.hook.clone())
     }
 
-    /// As [`disconnect`](Self::disconnect), and tells the peer why.
+    /// As [`disconnect`](Self::disconnect), and tells the peer why. Those of its calls that were read and have
+    /// no answer fail with `reason`; all others, also those that it makes later, with `not-begun:` before it,
+    /// since they had no effect.
     pub async fn disconnect_because(&self, reason: &str) {
         self.inner.status.reason.replace(Some(Error::disconnected(reason.into())));
         self.disconnect().await;
@@ -242,7 +245,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Task<S> {
         if this.status.stop.get() {
             // Else the RPC system tells the peer that it was asked to end.
             if let Some(reason) = this.status.reason.take() {
-                this.state.borrow_mut().give_up(reason);
+                this.state.borrow_mut().end_in_order(reason);
             }
             this.end_rpc();
         }

@@ -63,6 +63,9 @@ pub(crate) use watch::Watched;
 /// About the least that a capability takes which the peer holds.
 const EXPORT_BYTES: usize = 512;
 
+/// Begins the reason of a call's failure that had no effect, since it never reached its method.
+pub(crate) const NOT_BEGUN: &str = "not-begun: ";
+
 type Message = Box<dyn IncomingMessage>;
 
 /// What the RPC system gets before anything else.
@@ -222,6 +225,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             self.wire.push(&abort(&reason.extra));
             self.closing = Some(reason);
         }
+    }
+
+    /// Ends the connection so that the peer can tell its calls apart: those that were read here are told
+    /// `reason` one by one, and what is left without an answer then was never read.
+    pub(crate) fn end_in_order(&mut self, reason: Error) {
+        if self.closing.is_some() {
+            return;
+        }
+        let read = self.tables.waiting().filter(|call| !Pipelines::is_own(*call));
+        for call in read.filter(|call| !self.reflections.has(*call)) {
+            self.wire.push(&made::disconnected(call, &reason.extra));
+        }
+        self.wire.push(&abort(&format!("{NOT_BEGUN}{}", reason.extra)));
+        self.closing = Some(reason);
     }
 
     /// Whether the stream has to be drained before it is closed, so that the peer can read why it is.

@@ -68,9 +68,18 @@ def only_the_cluster(listener, cluster):
     return context
 
 
+def listener_of(reference):
+    """The host and port in a reference. Whatever else it is, is for the server to say."""
+    listener = urlsplit(reference)
+    is_known = listener.scheme in ("capstead", "capstead+tls") and "#" in reference
+    if not (is_known and listener.hostname and listener.port):
+        raise ValueError("this is no reference: one looks like capstead://127.0.0.1:4000/#...")
+    return listener
+
+
 async def restore(reference):
     """The namespace that the reference stands for. No answer is waited for."""
-    listener = urlsplit(reference)
+    listener = listener_of(reference)
     tls = None
     if listener.scheme != "capstead" or not is_this_machine(listener.hostname):
         tls = only_the_cluster(listener, cluster_of(reference))
@@ -89,7 +98,20 @@ async def main(reference, name):
     print(f"{name} is now {reply.value}")
 
 
+def plain(error):
+    """One line for people. Errors of Cap'n Proto have more, about their way through C++."""
+    if isinstance(error, OSError):
+        return f"the server can't be reached: {error}"
+    if isinstance(error, ValueError) and "base64" in str(error):
+        return "the reference is cut off or changed"
+    text = getattr(error, "description", None) or str(error)
+    return text.splitlines()[0].removeprefix("remote exception: ")
+
+
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit("usage: client.py REFERENCE NAME")
-    asyncio.run(capnp.run(main(*sys.argv[1:])))
+    try:
+        asyncio.run(capnp.run(main(*sys.argv[1:])))
+    except (OSError, ValueError, capnp.KjException) as error:
+        sys.exit(f"client.py: {plain(error)}")

@@ -23,10 +23,11 @@ pub(crate) struct Options {
 pub(super) fn run(options: &Options) -> u8 {
     let map_bytes = options.data.space.options(Access::Full).map_bytes;
     let bar = operator::bar("compacting", Some(0));
-    let compacted = compact_all(&options.data.path, map_bytes, |_, done, of| {
-        bar.set_length(of);
-        bar.set_position(done);
-    });
+    let compacted =
+        compact_all(&options.data.path, map_bytes, options.data.group(), |_, done, of| {
+            bar.set_length(of);
+            bar.set_position(done);
+        });
     bar.finish_and_clear();
     let compacted = compacted.map_err(Into::into).map(|compacted| {
         let (before, after) = (ByteSize(compacted.before), ByteSize(compacted.after));

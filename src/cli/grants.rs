@@ -1,35 +1,41 @@
 //! `capstead grants`, `grant` and `revoke`: who can reach an object, one more who can, and one less.
 
-use std::collections::HashMap;
-use std::fmt::Write;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+mod shown;
+mod words;
 
 use capnp::struct_list;
 use capstead_client::sturdyref::Sturdyref;
 use clap::Args;
 
 use super::below;
-use super::export::object_id;
 use super::operator::{self, Data, Failure};
 use super::transfer;
-use crate::id::{ObjectId, Pool};
+use crate::host::Class;
+use crate::id::ObjectId;
 use crate::schema::admin_capnp::host_admin::grant_results;
 use crate::schema::admin_capnp::{admin, host_admin};
-use crate::schema::facet_capnp::{caveats, grant, methods, terms};
+use crate::schema::facet_capnp::{methods, terms};
 use crate::server::DEFAULT_LISTEN;
 use crate::storage::Access;
 use crate::supervisor::owner_of;
+use shown::{Shown, tree};
+pub(super) use shown::{hex, time};
+use words::{Key, Method, parse_grant, parse_key, parse_method, parse_until};
+pub(super) use words::{Object, parse_object};
 
 pub(super) const AFTER_HELP: &str = "\
 An OBJECT is CLASS/NAME, the 32 digits of an object's id, or CLASS alone: that is the class's namespace, \
 from which all its objects can be reached. This works while the server serves or not. A method's number \
 stands behind its @ in the schema. The id of an interface is TYPE_ID of its client in Rust; or \
 `capnp compile -I DIR -ocapnp FILE` says it, where DIR/capstead is the folder `schema` of Capstead's sources.
+Of a CLASS, --method is about the namespace: byName 0xe37b60d8a15c94f2:0, tryGet 0xe37b60d8a15c94f2:1 and \
+create 0xe37b60d8a15c94f2:2; --object-method is about the objects that are reached by it.
 With --below, it is about all that was made from a grant, over all objects and hosts, also what survives it.
 
   capstead grants Counter
   capstead grants Counter --below 3c5f5e31d6b0412a9d4fd6a77d2a5a0e
   capstead grant Counter/visits --label 'for Ada' --until 30d --method 0xdc0f9593bdd2956b:2
+  capstead grant Counter --method 0xe37b60d8a15c94f2:0 --object-method 0xdc0f9593bdd2956b:2
   capstead revoke Counter/visits 3c5f5e31d6b0412a9d4fd6a77d2a5a0e";
 
 /// Whose grants to show.
@@ -41,7 +47,7 @@ pub(crate) struct Show {
     #[arg(value_parser = parse_object)]
     object: Object,
     /// Those of all objects that were made from this grant of OBJECT, directly or not
-    #[arg(long, value_name = "GRANT", value_parser = object_id)]
+    #[arg(long, value_name = "GRANT", value_parser = parse_grant)]
     below: Option<ObjectId>,
 }
 
@@ -62,18 +68,23 @@ pub(crate) struct Make {
     /// A method that may be called, as the interface's id and the method's number, 0xdc0f9593bdd2956b:2;
     /// may be given more than once [default: all]
     #[arg(long = "method", value_name = "ID:NUMBER", value_parser = parse_method)]
-    methods: Vec<(u64, u16)>,
+    methods: Vec<Method>,
+    /// Of a CLASS: a method of its objects that may be called, named as for --method, which is about those
+    /// of the namespace itself; may be given more than once [default: all]
+    #[arg(long = "object-method", value_name = "ID:NUMBER", value_parser = parse_method)]
+    object_methods: Vec<Method>,
     /// An Ed25519 public key, 64 hexadecimal digits: restoring the reference takes a proof by its secret
     #[arg(long, value_name = "KEY", value_parser = parse_key)]
     holder: Option<Key>,
     /// Grants that are made from this one may survive it
     #[arg(long)]
     allow_independent: bool,
-    /// The host:port in the reference, where its cluster listens, if the server doesn't serve now
-    #[arg(long, value_name = "ADDRESS", default_value_t = DEFAULT_LISTEN.to_string())]
-    address: String,
+    /// The host:port in the reference, where clients reach the cluster [default: what the server says that
+    /// serves now, and 127.0.0.1:4000 if none does]
+    #[arg(long, value_name = "ADDRESS")]
+    address: Option<String>,
     /// That address is spoken to by TLS
-    #[arg(long)]
+    #[arg(long, requires = "address")]
     tls: bool,
 }
 
@@ -86,72 +97,11 @@ pub(crate) struct Revoke {
     #[arg(value_parser = parse_object)]
     object: Object,
     /// The grant's id: 32 hexadecimal digits; `capstead grants` has them
-    #[arg(value_parser = object_id)]
+    #[arg(value_parser = parse_grant)]
     grant: ObjectId,
     /// Also what was made from it and may survive it, over all objects and hosts
     #[arg(long)]
     below: bool,
-}
-
-/// What somebody can have a grant of.
-#[derive(Clone, Debug)]
-pub(super) struct Object {
-    pub(super) said: String,
-    pub(super) id: ObjectId,
-    pub(super) is_namespace: bool,
-}
-
-/// A public key.
-type Key = [u8; 32];
-
-pub(super) fn parse_object(text: &str) -> Result<Object, String> {
-    let (id, is_namespace) = match (text.split_once('/'), object_id(text)) {
-        (_, Ok(id)) => (id, false),
-        (Some(("", _) | (_, "")), _) => return Err("an object is CLASS/NAME".to_owned()),
-        (Some((class, name)), _) => (ObjectId::named(Pool::default(), class, name), false),
-        (None, _) if text.is_empty() => return Err("the class has no name".to_owned()),
-        (None, _) => (ObjectId::namespace(Pool::default(), text), true),
-    };
-    Ok(Object { said: text.to_owned(), id, is_namespace })
-}
-
-fn parse_until(text: &str) -> Result<u64, String> {
-    let time = match humantime::parse_duration(text) {
-        Ok(duration) => crate::clock::Clock::real().now_ms().checked_add(millis(duration)),
-        Err(_) => humantime::parse_rfc3339_weak(text)
-            .ok()
-            .and_then(|time| Some(millis(time.duration_since(UNIX_EPOCH).ok()?))),
-    };
-    let time = time.ok_or_else(|| {
-        "use a duration such as 30d, or a time such as 2030-01-31T12:00:00Z".to_owned()
-    })?;
-    if time <= crate::clock::Clock::real().now_ms() {
-        return Err("that time is over: the reference would never work".to_owned());
-    }
-    Ok(time)
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn parse_method(text: &str) -> Result<(u64, u16), String> {
-    let parse = || {
-        let (interface, ordinal) = text.split_once(':')?;
-        let interface = u64::from_str_radix(interface.strip_prefix("0x")?, 16).ok()?;
-        Some((interface, ordinal.parse().ok()?))
-    };
-    parse().ok_or_else(|| {
-        "a method is the id of its interface and its number: 0xdc0f9593bdd2956b:2".to_owned()
-    })
-}
-
-fn parse_key(text: &str) -> Result<Key, String> {
-    let byte = |at: usize| u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok();
-    let is_key = text.len() == 64 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
-    let bytes: Option<Vec<u8>> = is_key.then(|| (0..32).map(byte).collect()).flatten();
-    let key = bytes.and_then(|bytes| bytes.try_into().ok());
-    key.ok_or_else(|| "a public key has 64 hexadecimal digits".to_owned())
 }
 
 /// Returns when they are shown.
@@ -159,7 +109,7 @@ pub(super) fn show(options: &Show) -> u8 {
     let (data, object) = (&options.data, &options.object);
     if let Some(grant) = options.below {
         let from = (object.id, grant);
-        let shown = with_all(data, Access::Read, async |admin, hosts| {
+        let shown = with_all(data, Access::Read, &[], async |admin, hosts| {
             let found = below::find(admin, hosts, from).await?;
             let lines = found.iter().map(|found| format!("\n  {}", found.said()));
             let count = plural(found.len() as u64, "grant");
@@ -173,7 +123,7 @@ pub(super) fn show(options: &Show) -> u8 {
         if grants.is_empty() {
             check_there(&host, object).await?;
         }
-        Ok(tree(object, &grants))
+        Ok(tree(&object.said, &grants))
     });
     operator::end(shown, None)
 }
@@ -195,6 +145,11 @@ async fn listed(host: &host_admin::Client, object: &Object) -> Result<Vec<Shown>
     }
 }
 
+/// As [`check_there`], of what may have grants.
+async fn check_target(host: &host_admin::Client, object: &Object) -> Result<(), Failure> {
+    if listed(host, object).await?.is_empty() { check_there(host, object).await } else { Ok(()) }
+}
+
 /// Whether there is what has no grants: an object that was never written looks the same as one of a
 /// misspelt class.
 pub(super) async fn check_there(host: &host_admin::Client, object: &Object) -> Result<(), Failure> {
@@ -212,14 +167,22 @@ pub(super) async fn check_there(host: &host_admin::Client, object: &Object) -> R
 }
 
 /// Returns when the grant is durable, and its reference shown.
-pub(super) fn make(options: &Make) -> u8 {
-    let made = with(&options.data, Access::Full, &options.object, async |host| {
+pub(super) fn make(options: &Make, classes: &[Class]) -> u8 {
+    let object = &options.object;
+    let made = with_all(&options.data, Access::Full, classes, async |admin, hosts| {
+        let host = transfer::host(admin, owner_of(object.id.home_shard().0, hosts));
         let mut request = host.grant_request();
         let mut params = request.get();
         params.set_target(options.object.id.as_bytes());
         params.set_is_namespace(options.object.is_namespace);
         options.fill(params.init_terms());
-        let reply = request.send().promise.await?;
+        let reply = match request.send().promise.await {
+            Ok(reply) => reply,
+            Err(error) => {
+                check_target(&host, &options.object).await?;
+                return Err(error.into());
+            }
+        };
         let reply = reply.get()?;
         let shown = options.text(reply).and_then(|text| {
             operator::show(&text).map_err(|error| {
@@ -252,12 +215,13 @@ pub(super) async fn revoke_one(
 
 impl Make {
     fn text(&self, reply: grant_results::Reader<'_>) -> Result<String, Failure> {
-        if reply.has_text() {
+        if self.address.is_none() && reply.has_text() {
             return Ok(reply.get_text()?.to_string().map_err(capnp::Error::from)?);
         }
+        let address = self.address.clone().unwrap_or_else(|| DEFAULT_LISTEN.to_string());
         let reference = Sturdyref::from_bytes(reply.get_sturdy_ref()?);
         let expose = if self.tls { Sturdyref::expose_tls_text } else { Sturdyref::expose_text };
-        let text = reference.and_then(|reference| expose(&reference, &self.address));
+        let text = reference.and_then(|reference| expose(&reference, &address));
         text.map_err(|_| {
             let reason = "the address must be host:port; the grant was revoked again";
             Failure::Cannot(reason.to_owned())
@@ -274,15 +238,21 @@ impl Make {
         if let Some(holder) = &self.holder {
             caveats.reborrow().init_holders(1).set(0, holder);
         }
-        if self.methods.is_empty() {
-            return;
+        if !self.methods.is_empty() {
+            fill(caveats.reborrow().init_methods(self.methods.len() as u32), &self.methods);
         }
-        let mut methods = caveats.init_methods(self.methods.len() as u32);
-        for (at, (interface, ordinal)) in (0..).zip(&self.methods) {
-            let mut one = methods.reborrow().get(at);
-            one.set_interface(*interface);
-            one.init_ordinals(1).set(0, *ordinal);
+        if !self.object_methods.is_empty() {
+            let count = self.object_methods.len() as u32;
+            fill(caveats.init_object_methods(count), &self.object_methods);
         }
+    }
+}
+
+fn fill(mut list: struct_list::Builder<'_, methods::Owned>, methods: &[Method]) {
+    for (at, (interface, ordinal)) in (0..).zip(methods) {
+        let mut one = list.reborrow().get(at);
+        one.set_interface(*interface);
+        one.init_ordinals(1).set(0, *ordinal);
     }
 }
 
@@ -291,7 +261,7 @@ pub(super) fn revoke(options: &Revoke) -> u8 {
     let (data, object, grant) = (&options.data, &options.object, options.grant);
     let said = format!("revoked, with all that depended on it: {}", hex(grant.as_bytes()));
     if options.below {
-        let revoked = with_all(data, Access::Full, async |admin, hosts| {
+        let revoked = with_all(data, Access::Full, &[], async |admin, hosts| {
             let found = below::find(admin, hosts, (object.id, grant)).await?;
             let own = transfer::host(admin, owner_of(object.id.home_shard().0, hosts));
             let was_there = still_there(revoke_one(&own, object.id, grant.as_bytes()).await)?;
@@ -311,9 +281,7 @@ pub(super) fn revoke(options: &Revoke) -> u8 {
     }
     let revoked = with(data, Access::Full, object, async |host| {
         if let Err(error) = revoke_one(&host, object.id, grant.as_bytes()).await {
-            if listed(&host, object).await?.is_empty() {
-                check_there(&host, object).await?;
-            }
+            check_target(&host, object).await?;
             return Err(error);
         }
         Ok(said)
@@ -340,7 +308,7 @@ pub(super) fn with(
     object: &Object,
     work: impl AsyncFnOnce(host_admin::Client) -> Result<String, Failure>,
 ) -> Result<String, Failure> {
-    with_all(data, access, async |admin, hosts| {
+    with_all(data, access, &[], async |admin, hosts| {
         work(transfer::host(admin, owner_of(object.id.home_shard().0, hosts))).await
     })
 }
@@ -349,10 +317,11 @@ pub(super) fn with(
 fn with_all(
     data: &Data,
     access: Access,
+    classes: &[Class],
     work: impl AsyncFnOnce(&admin::Client, u16) -> Result<String, Failure>,
 ) -> Result<String, Failure> {
     operator::block_on(async {
-        let operated = data.open(access).await?;
+        let operated = data.open_knowing(access, classes).await?;
         let done = async {
             let described = operated.admin().describe_request().send().promise.await?;
             work(operated.admin(), described.get()?.get_hosts()).await
@@ -361,105 +330,4 @@ fn with_all(
         operated.close().await?;
         done
     })
-}
-
-/// What is shown of a grant.
-struct Shown {
-    id: Vec<u8>,
-    parent: Vec<u8>,
-    text: String,
-}
-
-impl Shown {
-    fn read(grant: grant::Reader<'_>) -> Result<Self, Failure> {
-        let label = grant.get_label()?.to_str().map_err(capnp::Error::from)?;
-        let mut text = format!("{}  {:?}", hex(grant.get_id()?), label);
-        let mut say = |part: &str| {
-            let _ = write!(text, ", {part}");
-        };
-        say(&format!("made {}", time(grant.get_created())));
-        match grant.get_last_restored() {
-            0 => say("never restored"),
-            restored => say(&format!("restored {}", time(restored))),
-        }
-        if !grant.get_namespace()?.is_empty() {
-            say(&format!("by way of the namespace, grant {}", hex(grant.get_namespace()?)));
-        }
-        if grant.get_independent() {
-            say("independent");
-        }
-        if grant.get_allow_independent() {
-            say("others may survive it");
-        }
-        caveats_said(grant.get_caveats()?, &mut say)?;
-        if grant.get_revoked() {
-            say("REVOKED");
-        }
-        Ok(Self { id: grant.get_id()?.to_vec(), parent: grant.get_parent()?.to_vec(), text })
-    }
-}
-
-fn caveats_said(caveats: caveats::Reader<'_>, say: &mut impl FnMut(&str)) -> Result<(), Failure> {
-    if caveats.get_not_after() != u64::MAX {
-        say(&format!("until {}", time(caveats.get_not_after())));
-    }
-    if caveats.get_dependent() {
-        say("none survives it that is made by way of it");
-    }
-    for holder in caveats.get_holders()? {
-        say(&format!("held by {}", hex(holder?)));
-    }
-    if caveats.has_methods() {
-        say(&format!("only {}", methods_said(caveats.get_methods()?)?));
-    }
-    if caveats.has_object_methods() {
-        say(&format!("of its objects only {}", methods_said(caveats.get_object_methods()?)?));
-    }
-    Ok(())
-}
-
-fn methods_said(list: struct_list::Reader<'_, methods::Owned>) -> Result<String, Failure> {
-    let mut methods = Vec::new();
-    for one in list {
-        let interface = one.get_interface();
-        methods.extend(one.get_ordinals()?.iter().map(|n| format!("{interface:#x}:{n}")));
-    }
-    Ok(if methods.is_empty() { "no method".to_owned() } else { methods.join(" ") })
-}
-
-/// The grants below those that they were made from.
-fn tree(object: &Object, grants: &[Shown]) -> String {
-    let mut text = format!("{}: {}", object.said, plural(grants.len() as u64, "grant"));
-    let is_known = |id: &[u8]| grants.binary_search_by(|grant| (*grant.id).cmp(id)).is_ok();
-    let mut below: HashMap<&[u8], Vec<&Shown>> = HashMap::new();
-    for grant in grants {
-        let parent: &[u8] = if is_known(&grant.parent) { &grant.parent } else { &[] };
-        below.entry(parent).or_default().push(grant);
-    }
-    let mut rest: Vec<(usize, &Shown)> =
-        below.get(&[][..]).into_iter().flatten().rev().map(|grant| (1, *grant)).collect();
-    while let Some((depth, grant)) = rest.pop() {
-        let _ = write!(text, "\n{:indent$}{}", "", grant.text, indent = 2 * depth);
-        let children = below.get(&*grant.id).into_iter().flatten().rev();
-        rest.extend(children.map(|child| (depth + 1, *child)));
-    }
-    text
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-/// A time for people.
-pub(super) fn time(ms: u64) -> String {
-    let time: Option<SystemTime> = UNIX_EPOCH.checked_add(Duration::from_millis(ms));
-    // Later than what can be written is as good as never.
-    let time = time.filter(|_| ms < 253_402_300_800_000);
-    time.map_or_else(
-        || "for ever".to_owned(),
-        |time| humantime::format_rfc3339_seconds(time).to_string(),
-    )
 }

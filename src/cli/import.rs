@@ -80,13 +80,12 @@ async fn import(options: &Options) -> Result<String, Failure> {
             return Err(refuse(&looked));
         }
         if existing == Existing::Refuse {
-            set_under_way(admin, &looked.hash).await?;
+            set_under_way(admin, &looked.hash, true).await?;
         }
         let bar = operator::bar("importing", Some(length));
         let counts = transfer::bring_in(&mut file, path, at, (existing, grants), &bar).await?;
-        if existing != Existing::Replace {
-            set_under_way(admin, &[]).await?;
-        }
+        // Whatever came of it before, all of it is here now.
+        set_under_way(admin, &looked.hash, false).await?;
         bar.finish_and_clear();
         let is_foreign = looked.cluster != cluster;
         Ok((looked, counts, is_foreign))
@@ -114,13 +113,15 @@ async fn import(options: &Options) -> Result<String, Failure> {
 
 /// Whether an import of the same archive, without --replace, was cut short.
 async fn is_under_way(admin: &admin::Client, looked: &Looked) -> Result<bool, Failure> {
-    let reply = admin.import_under_way_request().send().promise.await?;
-    Ok(reply.get()?.get_archive()? == looked.hash)
+    let mut request = admin.import_under_way_request();
+    request.get().set_archive(&looked.hash);
+    Ok(request.send().promise.await?.get()?.get_is_under_way())
 }
 
-async fn set_under_way(admin: &admin::Client, archive: &[u8]) -> Result<(), Failure> {
+async fn set_under_way(admin: &admin::Client, archive: &[u8], is: bool) -> Result<(), Failure> {
     let mut request = admin.set_import_under_way_request();
     request.get().set_archive(archive);
+    request.get().set_is_under_way(is);
     request.send().promise.await?;
     Ok(())
 }

@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use super::operator::{self, Data, Failure};
 use crate::error::failed;
 use crate::schema::admin_capnp::{admin, key};
+use crate::server::Operated;
 use crate::storage::Access;
 
 pub(super) const AFTER_HELP: &str = "\
@@ -58,10 +59,12 @@ fn parse_id(text: &str) -> Result<Id, String> {
 pub(super) fn run(options: &Options) -> u8 {
     let done = operator::block_on(async {
         match &options.what {
-            What::List(data) => with(data, Access::Read, async |admin| list(admin).await).await,
+            What::List(data) => {
+                with(data, Access::Read, async |operated| list(operated.admin()).await).await
+            }
             What::Rotate(data) => with(data, Access::Full, rotate).await,
             What::Revoke { id, data } => {
-                with(data, Access::Full, async |admin| revoke(admin, *id).await).await
+                with(data, Access::Full, async |operated| revoke(operated, *id).await).await
             }
         }
     });
@@ -71,10 +74,10 @@ pub(super) fn run(options: &Options) -> u8 {
 async fn with(
     data: &Data,
     access: Access,
-    work: impl AsyncFnOnce(&admin::Client) -> Result<String, Failure>,
+    work: impl AsyncFnOnce(&Operated) -> Result<String, Failure>,
 ) -> Result<String, Failure> {
     let operated = data.open(access).await?;
-    let done = work(operated.admin()).await;
+    let done = work(&operated).await;
     operated.close().await?;
     done
 }
@@ -90,8 +93,8 @@ async fn list(admin: &admin::Client) -> Result<String, Failure> {
     Ok(lines.join("\n"))
 }
 
-async fn rotate(admin: &admin::Client) -> Result<String, Failure> {
-    let reply = admin.rotate_key_request().send().promise.await?;
+async fn rotate(operated: &Operated) -> Result<String, Failure> {
+    let reply = operated.admin().rotate_key_request().send().promise.await?;
     let id = id(reply.get()?.get_key()?)?;
     Ok(format!(
         "{id} signs from now on, and what older keys signed stays good; the next start of the server \
@@ -99,11 +102,18 @@ async fn rotate(admin: &admin::Client) -> Result<String, Failure> {
     ))
 }
 
-async fn revoke(admin: &admin::Client, id: Id) -> Result<String, Failure> {
+async fn revoke(operated: &Operated, id: Id) -> Result<String, Failure> {
+    let admin = operated.admin();
     let mut request = admin.revoke_key_request();
     request.get().set_id(&id.to_be_bytes());
     request.send().promise.await?;
-    Ok(format!("what {id:016x} signed is refused from now on\n\n{}", list(admin).await?))
+    let then = if operated.is_served() {
+        "restart the server: capabilities that live go on until then, and it prints the references of classes \
+         that the last key below signed"
+    } else {
+        "the next start of the server prints the references of classes that the last key below signed"
+    };
+    Ok(format!("what {id:016x} signed is refused from now on; {then}\n\n{}", list(admin).await?))
 }
 
 fn id(key: key::Reader<'_>) -> capnp::Result<String> {

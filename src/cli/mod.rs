@@ -28,6 +28,7 @@ use rustix::process::DumpableBehavior;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::classes::bundled;
+use crate::host::Class;
 use crate::server::{ServerError, stderr};
 
 /// The exit code of a storage failure: whoever restarts the server can tell it from a wrong flag.
@@ -105,8 +106,8 @@ enum Operate {
 }
 
 impl Operate {
-    /// Returns when it is done, with the exit code.
-    fn run(&self) -> u8 {
+    /// Returns when it is done, with the exit code. The classes are those of this program.
+    fn run(&self, classes: &[Class]) -> u8 {
         signals::of_files();
         match self {
             Self::Export(options) => export::run(options),
@@ -116,7 +117,7 @@ impl Operate {
             Self::Key(options) => key::run(options),
             Self::Compact(options) => compact::run(options),
             Self::Grants(options) => grants::show(options),
-            Self::Grant(options) => grants::make(options),
+            Self::Grant(options) => grants::make(options, classes),
             Self::Requests(options) => requests::run(options),
             Self::Revoke(options) => grants::revoke(options),
         }
@@ -141,7 +142,9 @@ pub fn main() -> ExitCode {
             server = server.class::<bench::Probe>();
             options
         }
-        Some(Verb::Operate(operate)) => return ExitCode::from(operate.run()),
+        Some(Verb::Operate(operate)) => {
+            return ExitCode::from(operate.run(&server.known_classes()));
+        }
         Some(Verb::Bench(options)) => return bench::run(&options),
         Some(Verb::BenchServer { kind }) => return bench::serve_bare(kind),
         Some(Verb::LabStorage(options)) => return lab::run(&options),

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::Args;
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{CANNOT_START, STORAGE_FAILED};
-use crate::host;
-use crate::server::{Operated, ServerError};
+use crate::host::{self, Class};
+use crate::server::{Group, Operated, ServerError};
 use crate::storage::archive::{ArchiveError, Totals};
 use crate::storage::{Access, LogOptions};
 
@@ -32,17 +33,33 @@ pub(super) struct Data {
     )]
     pub(super) path: PathBuf,
     #[command(flatten)]
+    trust: Trust,
+    #[command(flatten)]
     pub(super) space: Space,
+}
+
+/// Whose the keys may be.
+#[derive(Args, Clone, Copy, Debug)]
+pub(super) struct Trust {
+    /// Let the group of the data directory have the keys in it, as on a Kubernetes volume with fsGroup
+    #[arg(long, env = "CAPSTEAD_TRUST_GROUP", value_parser = BoolishValueParser::new(), action = ArgAction::SetTrue)]
+    trust_group: bool,
+}
+
+impl Trust {
+    pub(super) fn group(self) -> Group {
+        if self.trust_group { Group::Trusted } else { Group::Stranger }
+    }
 }
 
 /// The room that data may take. Where a server serves them, its own flags count.
 #[derive(Args, Clone, Copy, Debug)]
 pub(super) struct Space {
     /// Keep so much of the disk free, as the server does [default: 5 % of it, 128MiB to 1GiB]
-    #[arg(long, value_name = "SIZE", env = "CAPSTEAD_RESERVE")]
+    #[arg(long, value_name = "SIZE", value_parser = size, env = "CAPSTEAD_RESERVE")]
     reserve: Option<ByteSize>,
     /// Address space for the data of each host, as the server has it [default: 1TiB]
-    #[arg(long, value_name = "SIZE", env = "CAPSTEAD_MAP_SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = size, env = "CAPSTEAD_MAP_SIZE")]
     map_size: Option<ByteSize>,
 }
 
@@ -59,9 +76,24 @@ impl Space {
 }
 
 impl Data {
+    /// What the group of the directory may do.
+    pub(super) fn group(&self) -> Group {
+        self.trust.group()
+    }
+
     /// Opens them, or reaches their server.
     pub(super) async fn open(&self, access: Access) -> Result<Operated, Failure> {
-        Ok(Operated::open(&self.path, self.space.options(access)).await?)
+        self.open_knowing(access, &[]).await
+    }
+
+    /// The same, where it matters what the classes of this program are.
+    pub(super) async fn open_knowing(
+        &self,
+        access: Access,
+        classes: &[Class],
+    ) -> Result<Operated, Failure> {
+        let log = self.space.options(access);
+        Ok(Operated::open(&self.path, log, self.group(), classes).await?)
     }
 }
 
@@ -77,7 +109,8 @@ pub(super) enum Failure {
 impl From<ServerError> for Failure {
     fn from(error: ServerError) -> Self {
         match error {
-            ServerError::Storage(_) => Self::Storage(error.to_string()),
+            // Said once, and no server was stopped.
+            ServerError::Storage(reason) => Self::Storage(reason),
             ServerError::Assembly(error) => error.into(),
             error => Self::Cannot(error.to_string()),
         }
@@ -148,6 +181,11 @@ pub(super) fn unwritten(error: &io::Error) -> u8 {
     CANNOT_START
 }
 
+/// A number of bytes on the command line.
+pub(super) fn size(text: &str) -> Result<ByteSize, String> {
+    text.parse().map_err(|_| "give it like 512MiB, 10GB, or 1048576 for bytes".to_owned())
+}
+
 /// Runs `work` where capabilities can live.
 pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::LocalRuntime::new();
@@ -202,4 +240,23 @@ pub(super) fn open(path: &Path) -> Result<File, Failure> {
         Ok(file)
     };
     keep().map_err(refused("keep standard input in", &std::env::temp_dir()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // `compact` on a read-only mount said twice that the storage failed.
+    #[test]
+    fn a_storage_that_failed_is_said_once() {
+        let failure = Failure::from(ServerError::Storage("it is read-only".to_owned()));
+        let Failure::Storage(said) = failure else { panic!("{failure:?}") };
+        assert_eq!(said, "it is read-only");
+    }
+
+    #[test]
+    fn a_size_that_is_none_has_examples() {
+        assert_eq!(size("1KiB"), Ok(ByteSize::kib(1)));
+        assert!(size("much").is_err_and(|said| said.contains("512MiB")));
+    }
 }

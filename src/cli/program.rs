@@ -9,7 +9,7 @@ use std::path::Path;
 
 use clap::{Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use super::{CANNOT_START, Operate, fail, hide_memory, operator, serve};
+use super::{CANNOT_START, Operate, fail, hide_memory, serve};
 use crate::error::Result;
 use crate::server::Server;
 
@@ -42,7 +42,11 @@ pub(super) fn parse<T: FromArgMatches>(mut command: Command) -> std::result::Res
     };
     let code = u8::try_from(error.exit_code()).unwrap_or(CANNOT_START);
     match error.print().and_then(|()| io::stdout().flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(operator::unwritten(&error)),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            let _ =
+                writeln!(io::stderr().lock(), "capstead: can't write to standard output: {error}");
+            Err(CANNOT_START)
+        }
         _ => Err(code),
     }
 }
@@ -68,7 +72,8 @@ impl Server {
             Some(Verb::Serve(options)) => options,
             Some(Verb::Operate(operate)) => {
                 // A verb has a runtime of its own, and a thread has one at most.
-                let ended = std::thread::spawn(move || operate.run()).join();
+                let classes = self.known_classes();
+                let ended = std::thread::spawn(move || operate.run(&classes)).join();
                 std::process::exit(ended.unwrap_or(CANNOT_START).into());
             }
         };

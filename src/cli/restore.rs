@@ -37,6 +37,10 @@ pub(super) fn run(options: &Options) -> u8 {
 
 async fn restore(options: &Options) -> Result<String, Failure> {
     let path = &options.file;
+    if operator::is_stream(&options.dir) {
+        let reason = "a backup is restored into a directory, and - is none: name one, or ./- if it is called so";
+        return Err(Failure::Cannot(reason.to_owned()));
+    }
     Restoring::check(&options.dir)?;
     let mut file = operator::open(path)?;
     let length = file.metadata().map_err(refused("read", path))?.len();

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::Args;
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args};
 
 use super::limit::{self, Change};
 use super::log::{self, LogFormat};
@@ -14,7 +15,7 @@ use super::operator;
 use super::signals;
 use crate::gateway::HttpLimits;
 use crate::limits::HOSTS_MAX;
-use crate::server::{Running, Server, ServerError, TurnLimits, stderr};
+use crate::server::{Group, Running, Server, ServerError, TurnLimits, stderr};
 
 /// The flags of a server. Where the help names a variable, that may be set instead.
 #[derive(Args, Clone, Debug)]
@@ -23,6 +24,8 @@ pub(crate) struct Options {
     /// The data directory; it is made at the first start [default: capstead.data, or the program's]
     #[arg(long, value_name = "DIR", env = "CAPSTEAD_DATA")]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    trust: operator::Trust,
     /// Where to listen for Cap'n Proto; port 0 takes any free one [default: 127.0.0.1:4000]
     #[arg(long, value_name = "ADDR", env = "CAPSTEAD_LISTEN")]
     listen: Option<SocketAddr>,
@@ -30,8 +33,9 @@ pub(crate) struct Options {
     /// address than its own [default: where it listens]
     #[arg(long, value_name = "ADDR", env = "CAPSTEAD_ADVERTISE")]
     advertise: Option<String>,
-    /// Speak Cap'n Proto by TLS alone; an address that isn't a loopback one needs it
-    #[arg(long, env = "CAPSTEAD_TLS")]
+    /// Speak Cap'n Proto by TLS alone; an address that isn't a loopback one needs it. The variable takes
+    /// true, yes, on or 1, and false, no, off or 0
+    #[arg(long, env = "CAPSTEAD_TLS", value_parser = BoolishValueParser::new(), action = ArgAction::SetTrue)]
     tls: bool,
     /// Where to listen for HTTP, or `off`; port 0 takes any free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR", value_parser = door, env = "CAPSTEAD_HTTP")]
@@ -56,10 +60,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     http_transfer: Option<Duration>,
     /// Bytes that a body or a response moves each second on average, after 10 seconds [default: 16KiB]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = operator::size)]
     http_rate: Option<ByteSize>,
     /// Bytes of bodies that HTTP holds, of requests and responses together [default: 256MiB]
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = operator::size)]
     http_body_bytes: Option<ByteSize>,
     /// Where to serve /metrics in the format of Prometheus; off by default
     #[arg(long, value_name = "ADDR", env = "CAPSTEAD_METRICS")]
@@ -76,10 +80,10 @@ pub(crate) struct Options {
     class_quota: Vec<(String, ByteSize)>,
     /// Keep so much of the disk free: growth is refused then, and deleting works [default: 5 % of it,
     /// 128MiB to 1GiB]
-    #[arg(long, value_name = "SIZE", env = "CAPSTEAD_RESERVE")]
+    #[arg(long, value_name = "SIZE", value_parser = operator::size, env = "CAPSTEAD_RESERVE")]
     reserve: Option<ByteSize>,
     /// Address space for the data of each host, which never outgrow it [default: 1TiB]
-    #[arg(long, value_name = "SIZE", env = "CAPSTEAD_MAP_SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = operator::size, env = "CAPSTEAD_MAP_SIZE")]
     map_size: Option<ByteSize>,
     /// How long an object stays in memory without a call, like 90s or 5m [default: 1m]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, env = "CAPSTEAD_WARM")]
@@ -89,7 +93,7 @@ pub(crate) struct Options {
     awake_objects: Option<usize>,
     /// Let the objects in memory take so much, with their stored values, on all hosts together
     /// [default: 512MiB]
-    #[arg(long, value_name = "SIZE", env = "CAPSTEAD_AWAKE_BYTES")]
+    #[arg(long, value_name = "SIZE", value_parser = operator::size, env = "CAPSTEAD_AWAKE_BYTES")]
     awake_bytes: Option<ByteSize>,
     /// Warn of a turn, from one await of a method to the next, that takes so long; 0s: never
     /// [default: 100ms]
@@ -124,6 +128,9 @@ impl Options {
     fn apply_to(&self, mut server: Server) -> Server {
         if let Some(data) = &self.data {
             server = server.data(data);
+        }
+        if self.trust.group() == Group::Trusted {
+            server = server.trust_group();
         }
         if let Some(address) = self.listen {
             server = server.listen(address);
@@ -222,7 +229,7 @@ fn door(text: &str) -> Result<HttpDoor, String> {
 /// The name of a class and a number of bytes.
 fn quota(text: &str) -> Result<(String, ByteSize), String> {
     let (class, size) = text.split_once('=').ok_or("give it as CLASS=SIZE, like Counter=1MiB")?;
-    Ok((class.to_owned(), size.parse()?))
+    Ok((class.to_owned(), operator::size(size)?))
 }
 
 /// What to tell a person beside the addresses.

@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::header::{HOST, ORIGIN};
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version};
 use hyper::Response;
 
 use crate::http::{Body, text};
@@ -106,17 +106,29 @@ impl Door {
         is_loopback || self.hosts.iter().any(|host| host == name)
     }
 
+    /// Whether pages of any origin were let in beside the server's own.
+    pub(super) fn knows_origins(&self) -> bool {
+        !self.origins.is_empty()
+    }
+
+    /// The origin of the page that the request comes from, if its pages were let in.
+    pub(super) fn known_origin<'a>(&self, headers: &'a HeaderMap) -> Option<&'a HeaderValue> {
+        let mut origins = headers.get_all(ORIGIN).iter();
+        let origin = origins.next().filter(|_| origins.next().is_none())?;
+        self.origins.iter().any(|known| known.as_bytes() == origin.as_bytes()).then_some(origin)
+    }
+
     /// Programs other than browsers say nothing of origins.
     fn is_of_this_origin(&self, request: &http::request::Parts) -> bool {
         let headers = &request.headers;
+        if self.known_origin(headers).is_some() {
+            return true;
+        }
         let mut origins = headers.get_all(ORIGIN).iter();
         let origin = match (origins.next(), origins.next()) {
             (origin, None) => origin.map(|origin| origin.to_str().unwrap_or("null")),
             _ => return false,
         };
-        if origin.is_some_and(|origin| self.origins.iter().any(|known| known == origin)) {
-            return true;
-        }
         if headers.contains_key(SEC_FETCH_SITE) {
             let mut sites = headers.get_all(SEC_FETCH_SITE).iter();
             return sites.all(|site| site == "same-origin" || site == "none");

@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout_at};
 
 use super::ask::{Failure, ask};
+use super::cors;
 use super::door::Door;
 use super::head;
 use super::limits::{Held, HttpLimits, Place, Taken};
@@ -161,10 +162,18 @@ impl Served {
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         self.gateway.metrics.http_requests_total.add(1);
         let (parts, body) = request.into_parts();
-        let response = match self.door.admit(&parts) {
-            Ok(()) => self.respond(parts, body).await.unwrap_or_else(|error| own(refusal(&error))),
-            Err(refusal) => own(*refusal),
+        if let Err(refusal) = self.door.admit(&parts) {
+            return own(*refusal).map(Full::new);
+        }
+        let page = self.door.known_origin(&parts.headers).cloned();
+        let mut response = if page.is_some() && cors::is_preflight(&parts) {
+            own(cors::preflight(&parts.headers))
+        } else {
+            self.respond(parts, body).await.unwrap_or_else(|error| own(refusal(&error)))
         };
+        if self.door.knows_origins() {
+            cors::let_read(response.headers_mut(), page);
+        }
         response.map(Full::new)
     }
 

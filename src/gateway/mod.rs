@@ -4,6 +4,7 @@
 //! else. It keeps no state about objects, and never answers for one.
 
 mod ask;
+mod cors;
 mod door;
 mod head;
 mod http;

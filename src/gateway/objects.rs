@@ -18,8 +18,8 @@ const KNOWN_MAX: usize = 4096;
 
 /// A class as a gateway was given it.
 pub(crate) struct Given {
-    /// As it got it at first.
-    pub(crate) namespace: namespace::Client,
+    /// As it got it at first; none if its grant was revoked before.
+    pub(crate) namespace: Option<namespace::Client>,
     /// Restores its reference again. The answer isn't waited for.
     pub(crate) again: Box<dyn Fn() -> Result<namespace::Client>>,
 }
@@ -53,7 +53,7 @@ pub(super) struct Objects {
 impl Objects {
     pub(super) fn new(namespaces: impl Iterator<Item = (String, Given)>) -> Self {
         let namespaces = namespaces.map(|(class, Given { namespace, again })| {
-            (class.to_lowercase(), Held { namespace: RefCell::new(Some(namespace)), again })
+            (class.to_lowercase(), Held { namespace: RefCell::new(namespace), again })
         });
         Self { namespaces: namespaces.collect(), known: RefCell::default() }
     }

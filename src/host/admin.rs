@@ -15,10 +15,12 @@ use super::granting::{self, grant_id, wanted, write_grants};
 use super::grants::{target, target_id};
 use super::header::Header;
 use super::import;
+use super::nameable;
 use super::once::{RequestId, Stage, Which};
 use super::right::Right;
 use super::vat::Vat;
 use crate::error::{Result, failed, overloaded};
+use crate::id::ObjectId;
 use crate::membrane;
 use crate::schema::admin_capnp::{host_admin, request, selection};
 use crate::storage::export::{EVERYTHING, GRANTS, Pick};
@@ -44,6 +46,7 @@ pub(crate) struct Custodian {
     exports: Arc<()>,
     /// One more of them while an import is under way.
     imports: Rc<()>,
+    untold: import::Untold,
     stall: Duration,
 }
 
@@ -63,13 +66,17 @@ impl Custodian {
         keys: Keys,
         stall: Duration,
     ) -> host_admin::Client {
-        let (exports, imports) = (Arc::default(), Rc::default());
-        membrane::serve(Rc::new(Self { vat, keys, shards, exports, imports, stall }))
+        let (exports, imports, untold) = (Arc::default(), Rc::default(), Rc::default());
+        membrane::serve(Rc::new(Self { vat, keys, shards, exports, imports, untold, stall }))
+    }
+
+    fn header(&self, id: ObjectId) -> Result<Option<Vec<u8>>> {
+        let header = self.vat.store.borrow().get(id, Space::Header, &[]);
+        header.map_err(|error| storage_failed(&error))
     }
 
     fn is_present(&self, id: &[u8]) -> Result<bool> {
-        let header = self.vat.store.borrow().get(target(id)?, Space::Header, &[]);
-        let header = header.map_err(|error| storage_failed(&error))?;
+        let header = self.header(target(id)?)?;
         Ok(header.is_some_and(|header| !Header::is_unfinished(&header)))
     }
 }
@@ -135,11 +142,11 @@ impl host_admin::Server for Custodian {
         if Rc::strong_count(&self.imports) > 1 {
             return Err(overloaded("another import is under way: try again when it has ended"));
         }
-        let open = self.imports.clone();
+        let held = (self.untold.clone(), self.imports.clone());
         let (existing, grants) = (params.get()?.get_existing()?, params.get()?.get_grants()?);
         self.vat.flush().await.map_err(|error| storage_failed(&error))?;
         let incoming =
-            import::begin(self.vat.clone(), self.shards.clone(), (existing, grants), open);
+            import::begin(self.vat.clone(), self.shards.clone(), (existing, grants), held);
         results.get().set_incoming(incoming);
         Ok(())
     }
@@ -186,17 +193,22 @@ impl host_admin::Server for Custodian {
     ) -> Result<()> {
         let params = params.get()?;
         let id = target(params.get_target()?)?;
+        let terms = wanted(params.get_terms()?)?;
         let target = if params.get_is_namespace() {
             if self.vat.grants_behind(id, None, 1)?.is_empty() {
                 return Err(failed("there is no such class: these data were never served with it"));
             }
+            nameable::check_namespace(&self.vat, id, &terms.caveats)?;
             Target::Namespace(target_id(id))
-        } else if self.is_present(id.as_bytes())? {
-            Target::Object(target_id(id))
         } else {
-            return Err(failed("there is no such object: it exists from its first write on"));
+            let header = self.header(id)?.filter(|header| !Header::is_unfinished(header));
+            let header = header.ok_or_else(|| {
+                failed("there is no such object: it exists from its first write on")
+            })?;
+            nameable::check_object(&self.vat, Header::decode(&header)?.class, &terms.caveats)?;
+            Target::Object(target_id(id))
         };
-        let (right, terms) = (Right::default(), wanted(params.get_terms()?)?);
+        let right = Right::default();
         let ready = self.vat.prepare(&self.keys.current(), target, &right, terms)?;
         self.vat.add_grant(id, &ready)?;
         self.vat.flush().await.map_err(|error| storage_failed(&error))?;

@@ -29,6 +29,11 @@ pub trait Object: Sized + 'static {
     /// two exclusive objects that call each other.
     const EXCLUSIVE: bool = false;
 
+    /// The methods that can be called: the id of the interface, the number, and the name of each.
+    /// `capstead-build` generates them beside the interface: `counter_capnp::ALL_METHODS`. Where there are some,
+    /// the operator's `grant --method` refuses all others.
+    const METHODS: &'static [(u64, u16, &'static str)] = &[];
+
     /// The generated client of the interface, for instance `counter::Client`.
     type Client: FromServer<Self>;
 
@@ -52,6 +57,8 @@ pub(crate) struct Class {
     pub(crate) name: &'static str,
     wake: fn(Context) -> Waking,
     pub(crate) is_exclusive: bool,
+    /// Those of its objects; empty if they aren't known.
+    pub(super) methods: &'static [(u64, u16, &'static str)],
     /// Which of the host's classes it is.
     pub(super) number: u32,
     pub(crate) bindings: Vec<Binding>,
@@ -72,7 +79,8 @@ impl Class {
     pub(crate) fn of<C: Object>() -> Self {
         let (bindings, object_limit, total_limit) = (Vec::new(), OBJECT_BYTES_MAX, None);
         let (name, wake, is_exclusive) = (C::CLASS, wake::<C> as fn(_) -> _, C::EXCLUSIVE);
-        Self { name, wake, is_exclusive, number: 0, bindings, object_limit, total_limit }
+        let (methods, number) = (C::METHODS, 0);
+        Self { name, wake, is_exclusive, methods, number, bindings, object_limit, total_limit }
     }
 
     pub(super) fn wake(&self, ctx: Context) -> Waking {

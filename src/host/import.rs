@@ -13,6 +13,7 @@
 
 mod grants;
 
+use std::cell::RefCell;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 
@@ -40,6 +41,10 @@ const BATCHES_IN_A_ROW: usize = 512;
 /// The rest of an import that failed.
 const BROKEN: &str = "the import failed before: begin another one";
 
+/// Grants that imports of a host revoked, of which other hosts have to be told yet. Those that an import
+/// could not tell of are told by the next one.
+pub(super) type Untold = Rc<RefCell<Vec<(ObjectId, GrantId)>>>;
+
 /// What the caller holds.
 struct Import<G> {
     /// None once it failed.
@@ -54,8 +59,7 @@ struct Writer {
     existing: Existing,
     grants: ImportedGrants,
     counts: Counts,
-    /// Grants that were revoked, of which other hosts have to be told yet.
-    untold: Vec<(ObjectId, GrantId)>,
+    untold: Untold,
     object: Option<Incoming>,
     /// Batches, and bytes in them, since the last wait.
     batches: usize,
@@ -81,9 +85,9 @@ pub(super) fn begin<G: 'static>(
     vat: Rc<Vat>,
     shards: Vec<RangeInclusive<u16>>,
     (existing, grants): (Existing, ImportedGrants),
-    open: G,
+    (untold, open): (Untold, G),
 ) -> import::Client {
-    let (counts, untold) = (Counts::default(), Vec::new());
+    let counts = Counts::default();
     let (object, batches, bytes) = (None, 0, 0);
     let writer = Writer { vat, shards, existing, grants, counts, untold, object, batches, bytes };
     membrane::serve(Rc::new(Import { writer: Mutex::new(Some(writer)), _open: open }))
@@ -106,16 +110,33 @@ impl Writer {
         self.flush().await
     }
 
+    async fn finish(&mut self) -> Result<()> {
+        self.end_object().await?;
+        if let Ok(agent) = self.vat.agent() {
+            // The archive may be of a version whose roots allowed more.
+            agent.write_root_grants()?;
+        }
+        self.flush().await
+    }
+
     async fn flush(&mut self) -> Result<()> {
         (self.batches, self.bytes) = (0, 0);
         self.vat.flush().await.map_err(|error| storage_failed(&error))?;
-        for (target, grant) in std::mem::take(&mut self.untold) {
+        self.tell_others().await
+    }
+
+    /// Has the other hosts cut what was revoked, which is durable by now.
+    async fn tell_others(&self) -> Result<()> {
+        loop {
+            let last = self.untold.borrow().last().copied();
+            let Some((target, grant)) = last else { return Ok(()) };
             // Without an agent there is no other host.
             if let Ok(agent) = self.vat.agent() {
                 agent.cut_everywhere(target, grant).await?;
             }
+            // Nobody else changes them meanwhile: a host has one import at a time.
+            self.untold.borrow_mut().pop();
         }
-        Ok(())
     }
 
     /// About how much work the frame was.
@@ -247,13 +268,13 @@ impl Writer {
             object.remove(store, gone)
         });
         written.map_err(|error| storage_failed(&error))?;
-        if part == Part::Last {
-            let cut = object.grants.as_ref().map_or(&[][..], |grants| &grants.cut);
-            vat.cut(object.id, cut);
-            // All that was made from a grant of an object is on its own host.
-            if object.header.is_none() {
-                self.untold.extend(cut.iter().map(|grant| (object.id, *grant)));
-            }
+        // Of this batch, since another one may never come.
+        let cut = object.grants.as_mut().map(|grants| std::mem::take(&mut grants.cut));
+        let cut = cut.unwrap_or_default();
+        vat.cut(object.id, &cut);
+        // All that was made from a grant of an object is on its own host.
+        if object.header.is_none() {
+            self.untold.borrow_mut().extend(cut.iter().map(|grant| (object.id, *grant)));
         }
         self.batches += 1;
         self.bytes += object.records.len();
@@ -377,15 +398,16 @@ impl<G: 'static> Import<G> {
     async fn step(&self, frames: Option<&[u8]>) -> Result<Counts> {
         let mut open = self.writer.lock().await;
         let mut writer = open.take().ok_or_else(|| failed(BROKEN))?;
-        if let Some(frames) = frames {
-            writer.write(frames).await?;
-        } else {
-            writer.end_object().await?;
-            if let Ok(agent) = writer.vat.agent() {
-                // The archive may be of a version whose roots allowed more.
-                agent.write_root_grants()?;
+        let done = match frames {
+            Some(frames) => writer.write(frames).await,
+            None => writer.finish().await,
+        };
+        if let Err(error) = done {
+            // What was revoked stays so, and counts on every host before the caller hears of the failure.
+            if let Err(untold) = writer.flush().await {
+                tracing::error!(error = %untold, "other hosts were not told of all grants that an import revoked");
             }
-            writer.flush().await?;
+            return Err(error);
         }
         let counts = writer.counts;
         *open = Some(writer);

@@ -34,6 +34,7 @@ mod joined;
 mod links;
 mod list;
 mod mirror;
+mod nameable;
 mod namespace;
 mod once;
 mod pulse;

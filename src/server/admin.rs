@@ -177,10 +177,11 @@ impl admin::Server for Operator {
 
     async fn import_under_way(
         self: Rc<Self>,
-        _: admin::ImportUnderWayParams,
+        params: admin::ImportUnderWayParams,
         mut results: admin::ImportUnderWayResults,
     ) -> Result<()> {
-        results.get().set_archive(&self.data.importing().map_err(refused)?);
+        let is = self.data.is_importing(params.get()?.get_archive()?).map_err(refused)?;
+        results.get().set_is_under_way(is);
         Ok(())
     }
 
@@ -189,7 +190,9 @@ impl admin::Server for Operator {
         params: admin::SetImportUnderWayParams,
         _: admin::SetImportUnderWayResults,
     ) -> Result<()> {
-        self.data.set_importing(params.get()?.get_archive()?).map_err(refused)
+        let params = params.get()?;
+        let is = params.get_is_under_way();
+        self.data.set_importing(params.get_archive()?, is).map_err(refused)
     }
 
     async fn claim_import(

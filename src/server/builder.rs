@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use capstead_client::Limits;
 
+use super::data_dir::Group;
 use super::start::{self, Running};
 use super::watchdog::TurnLimits;
 use crate::gateway::HttpLimits;
@@ -29,6 +30,7 @@ pub(crate) const DEFAULT_LISTEN: SocketAddr =
 #[derive(Clone, Debug)]
 pub struct Server {
     pub(super) data: PathBuf,
+    pub(super) group: Group,
     pub(super) listen: SocketAddr,
     /// Where clients reach that, if it isn't the address itself.
     pub(super) advertise: Option<String>,
@@ -129,6 +131,7 @@ impl Server {
     pub fn new(data: impl Into<PathBuf>) -> Self {
         Self {
             data: data.into(),
+            group: Group::default(),
             listen: DEFAULT_LISTEN,
             tls: false,
             advertise: None,
@@ -315,6 +318,19 @@ impl Server {
     #[must_use]
     pub fn http(mut self, address: SocketAddr) -> Self {
         self.http = Some(address);
+        self
+    }
+
+    /// The classes, without what binds or limits them.
+    pub(crate) fn known_classes(&self) -> Vec<Class> {
+        self.classes.clone()
+    }
+
+    /// Takes a data directory whose keys its group can read and write, as Kubernetes makes them on a volume
+    /// with `fsGroup`: whoever is in the group can make references to everything.
+    #[must_use]
+    pub fn trust_group(mut self) -> Self {
+        self.group = Group::Trusted;
         self
     }
 

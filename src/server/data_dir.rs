@@ -7,7 +7,7 @@
 //!   keys/signing-1 …       the keys that sign references, likewise; the highest number signs
 //!   supervisor/            the placement
 //!   host-0/ host-1/ …      the objects of each host
-//!   importing              of which archive an import began that has not ended, if there is one
+//!   importing              of which archives an import began that has not ended, if there are any
 //!   admin.sock             where a server listens for its operator, while it serves
 //!   format                 "capstead data 1"; has its name once all else is on disk
 //! ```
@@ -21,6 +21,7 @@
 //! `lock` says that they were never finished. A directory that can't be used is left exactly as it
 //! was found: every part is looked at before the first one is opened.
 
+mod importing;
 mod keys;
 mod making;
 mod private;
@@ -35,10 +36,12 @@ use zeroize::Zeroizing;
 
 use super::builder::ServerError;
 use crate::limits::FILES_PERIOD;
-use crate::storage::{self, Kind, Watched};
+use crate::storage::{self, Access, Kind, Watched};
 use crate::sturdyref::KeyRing;
 pub(super) use keys::Signing;
 use making::{Found, begin, finish, found, remove_unfinished, unrestored};
+pub(crate) use private::Group;
+use private::Trust;
 
 const FORMAT: &str = "capstead data 1\n";
 const FORMAT_PREFIX: &str = "capstead data ";
@@ -53,11 +56,6 @@ const BEING_RESTORED: &str = "this data directory of capstead is being restored\
 const KEYS: &str = "keys";
 const SUPERVISOR: &str = "supervisor";
 const ADMIN_SOCKET: &str = "admin.sock";
-const IMPORTING: &str = "importing";
-/// Where that is written before it gets its name.
-const IMPORTING_NEW: &str = "importing.new";
-/// Longer than any hash.
-const IMPORTING_BYTES_MAX: u64 = 64;
 const HOST_PREFIX: &str = "host-";
 const MAKING: &str = "make the data directory";
 
@@ -69,6 +67,7 @@ pub(crate) type Secrets = Vec<(String, Zeroizing<Vec<u8>>)>;
 pub(super) struct DataDir {
     root: PathBuf,
     made: Made,
+    trust: Trust,
     /// Of a directory that is served: what nobody else may change meanwhile, beside the parts.
     files: Option<Arc<Watched>>,
     _lock: File,
@@ -87,11 +86,12 @@ impl DataDir {
     /// # Errors
     /// When it is in use, not ours, of a newer format, incomplete or damaged: it is as it was then.
     /// When it can't be made: what there is of it is removed by the next start.
-    pub(super) fn open(root: &Path, hosts: u16) -> Result<Self, ServerError> {
+    pub(super) fn open(root: &Path, hosts: u16, group: Group) -> Result<Self, ServerError> {
         let made = Made { root: make_root(root)?, parts: false };
-        private::check_folder(root)?;
+        let trust = Trust::of(root, Access::Full, group);
+        private::check_folder(root, trust)?;
         let lock = lock(root)?;
-        let mut dir = Self { root: root.to_owned(), made, files: None, _lock: lock };
+        let mut dir = Self { root: root.to_owned(), made, trust, files: None, _lock: lock };
         match found(root)? {
             Found::Whole => {}
             Found::Nothing | Found::Unmade => {
@@ -130,13 +130,25 @@ impl DataDir {
     ///
     /// # Errors
     /// When there is none, or it is not ours, of a newer format, incomplete or damaged: it is as it was.
-    pub(super) fn existing(root: &Path) -> Result<Option<(Self, u16)>, ServerError> {
-        if !root.join(LOCK_FILE).is_file() {
-            return Err(data(root, "is no data directory of Capstead; say which with --data"));
+    pub(super) fn existing(
+        root: &Path,
+        access: Access,
+        group: Group,
+    ) -> Result<Option<(Self, u16)>, ServerError> {
+        let foreign = "is no data directory of Capstead; say which with --data";
+        match fs::metadata(root.join(LOCK_FILE)) {
+            Ok(lock) if lock.is_file() => {}
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(denied(root));
+            }
+            _ => return Err(data(root, foreign)),
         }
         let Some(lock) = try_lock(root)? else { return Ok(None) };
-        private::check_folder(root)?;
-        let dir = Self { root: root.to_owned(), made: Made::default(), files: None, _lock: lock };
+        let trust = Trust::of(root, access, group);
+        private::check_folder(root, trust)?;
+        let (root, made) = (root.to_owned(), Made::default());
+        let dir = Self { root, made, trust, files: None, _lock: lock };
+        let root = &*dir.root;
         match found(root)? {
             Found::Whole => {}
             Found::Nothing | Found::Unmade => {
@@ -181,7 +193,8 @@ impl DataDir {
     ) -> Result<Self, ServerError> {
         Self::check_restorable(root)?;
         let made = Made { root: make_root(root)?, parts: true };
-        let dir = Self { root: root.to_owned(), made, files: None, _lock: lock(root)? };
+        let trust = Trust::of(root, Access::Full, Group::Stranger);
+        let dir = Self { root: root.to_owned(), made, trust, files: None, _lock: lock(root)? };
         // Looked at again, now that nobody else changes it.
         Self::check_restorable(root)?;
         let begun = begin(root, BEING_RESTORED, hosts, |path| keys::put(path, secrets))
@@ -224,43 +237,20 @@ impl DataDir {
         }
     }
 
-    /// The archive whose import began and has not ended; empty if there is none.
+    /// Whether an import of the archive with this hash began and has not ended.
     ///
     /// # Errors
     /// When that can't be read.
-    pub(super) fn importing(&self) -> Result<Vec<u8>, ServerError> {
-        let path = self.root.join(IMPORTING);
-        let mut archive = Vec::new();
-        match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(archive),
-            file => file.and_then(|file| file.take(IMPORTING_BYTES_MAX).read_to_end(&mut archive)),
-        }
-        .map_err(failed(&path, "read which import is under way"))?;
-        Ok(archive)
+    pub(super) fn is_importing(&self, archive: &[u8]) -> Result<bool, ServerError> {
+        importing::is_marked(&self.root, archive)
     }
 
-    /// Remembers it, durably.
+    /// Remembers whether it is, durably. Other archives stay as they are.
     ///
     /// # Errors
-    /// When that can't be written: it is as it was, or as it should be.
-    pub(super) fn set_importing(&self, archive: &[u8]) -> Result<(), ServerError> {
-        let (path, new) = (self.root.join(IMPORTING), self.root.join(IMPORTING_NEW));
-        let absent = |error: io::Error| match error.kind() {
-            io::ErrorKind::NotFound => Ok(()),
-            _ => Err(error),
-        };
-        let set = || {
-            // Of a process that was killed.
-            fs::remove_file(&new).or_else(absent)?;
-            if archive.is_empty() {
-                fs::remove_file(&path).or_else(absent)?;
-            } else {
-                write_private(&new, archive)?;
-                fs::rename(&new, &path)?;
-            }
-            sync(&self.root)
-        };
-        set().map_err(failed(&path, "remember which import is under way"))
+    /// When there are too many, or that can't be written: it is as it was, or as it should be.
+    pub(super) fn set_importing(&self, archive: &[u8], is: bool) -> Result<(), ServerError> {
+        importing::mark(&self.root, archive, is)
     }
 
     /// The files with the keys.
@@ -268,7 +258,8 @@ impl DataDir {
     /// # Errors
     /// When one can't be read.
     pub(super) fn secrets(&self) -> Result<Secrets, ServerError> {
-        keys::secrets(&self.root.join(KEYS))
+        private::check_folder(&self.root, self.trust)?;
+        keys::secrets(&self.root.join(KEYS), self.trust)
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -301,15 +292,17 @@ impl DataDir {
     /// # Errors
     /// When a key is missing or damaged.
     pub(super) fn keys(&self) -> Result<KeyRing, ServerError> {
-        keys::ring(&self.root.join(KEYS))
+        keys::ring(&self.root.join(KEYS), self.trust)
     }
 
     /// The keys that sign, the oldest first: at least one.
     ///
     /// # Errors
-    /// When one is damaged, or none is there.
+    /// When one is damaged, none is there, or others can reach any key, as at a start.
     pub(super) fn signing_keys(&self) -> Result<Vec<Signing>, ServerError> {
-        keys::signing(&self.root.join(KEYS))
+        private::check_folder(&self.root, self.trust)?;
+        self.keys()?;
+        keys::signing(&self.root.join(KEYS), self.trust)
     }
 
     /// Makes a new key, which signs from now on. It is durable then.
@@ -350,6 +343,11 @@ fn data(path: &Path, reason: impl Into<String>) -> ServerError {
 
 fn failed(path: &Path, doing: &str) -> impl Fn(io::Error) -> ServerError {
     move |error| data(path, format!("can't {doing}: {error}"))
+}
+
+/// Of a directory into which this process may not even look.
+fn denied(root: &Path) -> ServerError {
+    data(root, "can't be looked into (permission denied): run this as the owner of the directory")
 }
 
 fn foreign(root: &Path) -> ServerError {

@@ -18,7 +18,7 @@ mod tests;
 mod watchdog;
 
 pub(crate) use builder::DEFAULT_LISTEN;
-pub(crate) use data_dir::Secrets;
+pub(crate) use data_dir::{Group, Secrets};
 pub(crate) use operate::{Operated, Restoring, compact_all};
 
 pub use builder::{Server, ServerError};

@@ -19,8 +19,8 @@ use crate::metrics::Metrics;
 use crate::schema::restorer_capnp::{namespace, restorer};
 use crate::sturdyref::{KeyRing, Keys, root_grant};
 
-/// The gateway, and the text of each class's root reference. A class whose root was revoked has
-/// neither.
+/// The gateway, and the text of each class's root reference. A class whose root was revoked has none, and the
+/// gateway says so to whoever asks for it.
 ///
 /// # Errors
 /// When a namespace can't be restored for another reason.
@@ -43,10 +43,11 @@ pub(super) async fn start_gateway(
     let (mut given, mut references) = (Vec::new(), BTreeMap::new());
     for (class, text, reply) in join_all(restores).await {
         let namespace = match reply {
-            Ok(reply) => reply.get()?.get_cap().get_as_capability()?,
+            Ok(reply) => Some(reply.get()?.get_cap().get_as_capability()?),
+            // Requests are told so, as they were before the start.
             Err(error) if is_revoked(&error) => {
                 tracing::warn!(%class, "its root reference was revoked: it is not served over HTTP; `capstead grant` makes another reference");
-                continue;
+                None
             }
             Err(error) => return Err(error.into()),
         };
@@ -56,8 +57,10 @@ pub(super) async fn start_gateway(
             let request = restore(&restorer, &reference(&keys.current(), class, &hint)?);
             Ok(FromClientHook::new(request.send().pipeline.get_cap().as_cap()))
         });
+        if namespace.is_some() {
+            references.insert(class.to_owned(), text);
+        }
         given.push((class.to_owned(), Given { namespace, again }));
-        references.insert(class.to_owned(), text);
     }
     Ok((Gateway::new(given, metrics.clone()), references))
 }

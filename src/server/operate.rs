@@ -13,9 +13,9 @@ use capstead_client::Connection;
 
 use super::admin;
 use super::builder::ServerError;
-use super::data_dir::{DataDir, Secrets};
+use super::data_dir::{DataDir, Group, Secrets};
 use crate::error::failed;
-use crate::host::{AwakeLimits, Custodian, Vat, VatOptions};
+use crate::host::{AwakeLimits, Class, Custodian, Vat, VatOptions};
 use crate::metrics::Metrics;
 use crate::schema::admin_capnp::admin::Client;
 use crate::storage::{Access, Compacted, LocalConfig, LogOptions, StorageError, compact};
@@ -41,19 +41,29 @@ impl fmt::Debug for Operated {
 
 impl Operated {
     /// Opens the directory, or reaches its server, which goes on with options of its own. Opened to read,
-    /// nothing in it changes.
+    /// nothing in it changes. Of the classes only what they say of themselves is used.
     ///
     /// # Errors
     /// When it can't be used: it is as it was.
-    pub(crate) async fn open(root: &Path, log: LogOptions) -> Result<Self, ServerError> {
-        let Some((data, hosts)) = DataDir::existing(root)? else {
+    pub(crate) async fn open(
+        root: &Path,
+        log: LogOptions,
+        group: Group,
+        classes: &[Class],
+    ) -> Result<Self, ServerError> {
+        let Some((data, hosts)) = DataDir::existing(root, log.access, group)? else {
             let connection = admin::connect(root).await?;
             return Ok(Self { admin: connection.bootstrap(), by: By::Server(connection) });
         };
-        Self::ourselves(Rc::new(data), hosts, log)
+        Self::ourselves(Rc::new(data), hosts, log, classes)
     }
 
-    fn ourselves(data: Rc<DataDir>, hosts: u16, log: LogOptions) -> Result<Self, ServerError> {
+    fn ourselves(
+        data: Rc<DataDir>,
+        hosts: u16,
+        log: LogOptions,
+        classes: &[Class],
+    ) -> Result<Self, ServerError> {
         check_placement(&data, hosts, log.access)?;
         let (mut vats, mut custodians) = (Vec::new(), Vec::new());
         let keys = Keys::new(data.keys()?);
@@ -62,10 +72,10 @@ impl Operated {
             let vat = Vat::open(VatOptions {
                 name: format!("host-{number}"),
                 data: path.clone(),
-                classes: Vec::new(),
+                classes: classes.to_vec(),
                 metrics: Arc::new(Metrics::default()),
                 log,
-                // Without classes there are no calls.
+                // Without listeners there are no calls.
                 retention: Duration::ZERO,
                 seal: keys.current().seal(),
                 awake: AwakeLimits::NONE,
@@ -86,6 +96,11 @@ impl Operated {
     /// The capability to all of it.
     pub(crate) fn admin(&self) -> &Client {
         &self.admin
+    }
+
+    /// Whether a server serves it meanwhile.
+    pub(crate) fn is_served(&self) -> bool {
+        matches!(self.by, By::Server(_))
     }
 
     /// Commits what was written, and lets the directory go.
@@ -132,7 +147,7 @@ impl Restoring {
         log: LogOptions,
     ) -> Result<Self, ServerError> {
         let data = Rc::new(DataDir::begin_restore(root, hosts, secrets)?);
-        match Operated::ourselves(data.clone(), hosts, log) {
+        match Operated::ourselves(data.clone(), hosts, log, &[]) {
             Ok(operated) => Ok(Self { operated, data }),
             Err(error) => {
                 data.unmake();
@@ -179,9 +194,11 @@ impl Restoring {
 pub(crate) fn compact_all(
     root: &Path,
     map_bytes: usize,
+    group: Group,
     mut progress: impl FnMut(u16, u64, u64),
 ) -> Result<Compacted, ServerError> {
-    let Some((data, hosts)) = DataDir::existing(root)? else { return Err(in_use(root)) };
+    let existing = DataDir::existing(root, Access::Full, group)?;
+    let Some((data, hosts)) = existing else { return Err(in_use(root)) };
     check_placement(&data, hosts, Access::Read)?;
     let mut sum = Compacted::default();
     for number in 0..hosts {

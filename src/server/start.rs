@@ -300,7 +300,7 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     listen::check(&server)?;
     // Before the directory, which a server that can't listen needn't have.
     let sockets = Sockets::open(&server)?;
-    let data = Rc::new(DataDir::open(&server.data, server.hosts)?);
+    let data = Rc::new(DataDir::open(&server.data, server.hosts, server.group)?);
     let started = start_on(data.clone(), server, classes, sockets).await;
     if started.is_err() {
         data.unmake();

@@ -42,6 +42,18 @@ class CounterTest(ServedTest):
             self.assertEqual(done.returncode, 0)
         self.assertNotEqual(self.run_client().returncode, 0)
 
+    def test_the_example_says_in_one_line_why_it_failed(self):
+        """A wrong text, a reference that is refused, and a server that isn't there."""
+        wrong = self.reference[:-4] + ("AAAA" if self.reference[-4:] != "AAAA" else "BBBB")
+        texts = ["nonsense", "capstead://", "capstead://127.0.0.1:x/#AA", "http://127.0.0.1:1/#AA", wrong]
+        failed = [self.run_client(text, "x") for text in texts]
+        self.kill()
+        failed.append(self.run_client(self.reference, "x"))
+        for done in failed:
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+            self.assertTrue(done.stderr.startswith("client.py: "), done.stderr)
+
     def test_calls_are_made_before_answers_are_there_and_happen_in_order(self):
         """The sums tell the order: calls in any other one would give other sums on the way."""
         steps = [step * step % 1009 + 1 for step in range(300)]

@@ -158,6 +158,27 @@ async fn calls_on_their_way_fail_when_either_side_disconnects() {
     }
 }
 
+/// A peer can tell which of its calls were read: each of these has an answer, and all others had no effect.
+#[tokio::test(flavor = "local")]
+async fn an_end_with_a_reason_says_of_calls_that_were_never_read_that_they_never_began() {
+    let pair = pair();
+    let echo = pair.client.bootstrap();
+    let under_way = locate(&echo, "never");
+    while pair.begun.get() < 1 {
+        tokio::task::yield_now().await;
+    }
+    pair.server.disconnect_because("it ends").await;
+    let unknown = under_way.await.unwrap_err();
+    assert_eq!(unknown.kind, capnp::ErrorKind::Disconnected);
+    assert!(
+        unknown.extra.ends_with("it ends") && !unknown.extra.contains("not-begun"),
+        "{unknown}"
+    );
+    let late = locate(&echo, "late").await.unwrap_err();
+    assert_eq!((late.kind, &*late.extra), (capnp::ErrorKind::Disconnected, "not-begun: it ends"));
+    assert_eq!(pair.begun.get(), 1);
+}
+
 #[tokio::test(flavor = "local")]
 async fn dropping_the_last_handle_ends_the_connection() {
     let Pair { client, server, .. } = pair();

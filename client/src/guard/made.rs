@@ -77,6 +77,15 @@ pub(super) fn sent_elsewhere(call: u32) -> Builder<HeapAllocator> {
     answer(call, |mut answer| answer.set_results_sent_elsewhere(()))
 }
 
+/// The answer to a call that gets no other one, because the connection ends.
+pub(super) fn disconnected(call: u32, reason: &str) -> Builder<HeapAllocator> {
+    answer(call, |answer| {
+        let mut exception = answer.init_exception();
+        exception.set_reason(reason);
+        exception.set_type(exception::Type::Disconnected);
+    })
+}
+
 /// The answer that a call gets instead of `of`.
 pub(super) fn failed(of: return_::Reader, error: &Error) -> Builder<HeapAllocator> {
     answer(of.get_answer_id(), |mut answer| {

@@ -78,6 +78,12 @@ impl Tables {
         matches!(self.answers.get(&call), Some(Answer::Open { .. }))
     }
 
+    /// The peer's calls that have no answer yet, and for whose answer it waits.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = u32> {
+        let waits = |answer: &Answer| matches!(answer, Answer::Open { finish: None, .. });
+        self.answers.iter().filter(move |(_, answer)| waits(answer)).map(|(call, _)| *call)
+    }
+
     /// Somebody here waits for the answer to our call.
     pub(super) fn waits_for(&self, call: u32) -> bool {
         self.questions.get(&call).is_some_and(|question| !question.is_given_up)

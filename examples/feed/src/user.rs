@@ -14,7 +14,7 @@ use futures::future::join_all;
 
 use self::live::{Live, Ringer};
 use self::timeline::Timeline;
-use crate::feed_capnp::{feed, follower, user};
+use crate::feed_capnp::{self, feed, follower, user};
 use crate::sharing;
 
 const NAME_BYTES_MAX: usize = 100;
@@ -32,6 +32,7 @@ pub struct User {
 
 impl Object for User {
     const CLASS: &'static str = "User";
+    const METHODS: &'static [(u64, u16, &'static str)] = feed_capnp::ALL_METHODS;
     type Client = user::Client;
 
     async fn wake(ctx: Context) -> Result<Self> {

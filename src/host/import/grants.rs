@@ -45,7 +45,7 @@ pub(super) struct TargetGrants {
     pub(super) whose: Whose,
     /// Those of the archive, if its own give way to them.
     seen: HashSet<GrantId>,
-    /// Those that were in force and aren't any more.
+    /// Those that were in force and aren't any more, once the next batch is written.
     pub(super) cut: Vec<GrantId>,
     /// Where the search for those that give way goes on.
     after: Option<GrantId>,

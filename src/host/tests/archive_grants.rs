@@ -157,6 +157,34 @@ fn target() -> capstead_client::sturdyref::TargetId {
     id
 }
 
+// What an import had revoked and written was cut only with the last batch of its target, and never when the
+// import failed before that.
+#[test]
+fn what_was_revoked_before_an_import_failed_is_cut() {
+    /// More than one batch has room for.
+    const GRANTS: u64 = 20_000;
+    run(async |world, agent, host| {
+        let text = root("Trial").expose_text("127.0.0.1:1").unwrap();
+        let all = namespace(&agent, &text).await.unwrap();
+        read(&by_name(&all, "x")).await.unwrap();
+        let id = crate::host::grants::object_id(target());
+        let revoked = Grant { is_revoked: true, ..Grant::root(7) };
+        let mut frames = frame(&Frame::Object(id));
+        frames.extend(records(Space::Grants, root_grant("Trial").as_bytes(), &revoked.encode()));
+        let other = Grant { label: "l".repeat(250), ..Grant::root(7) }.encode();
+        for n in 1..=GRANTS {
+            let grant = [[0; 8], n.to_be_bytes()].concat();
+            frames.extend(records(Space::Grants, &grant, &other));
+        }
+        frames.extend(records(Space::Header, b"", b"no header"));
+        let import = begin(&host, Existing::Replace, ImportedGrants::Replace).await;
+        write(&import, &[frames]).await.expect_err("there is nonsense in it");
+        assert_revoked(read(&by_name(&all, "x")).await);
+        assert_revoked(namespace(&agent, &text).await);
+        drop(world);
+    });
+}
+
 /// A good reference to an object that comes in is told to wait, and is good again when it is whole; one
 /// that was revoked before the import was cut short stays revoked when that is ended.
 #[test]

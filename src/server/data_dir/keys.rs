@@ -16,7 +16,8 @@ use capstead_client::sturdyref::KeyId;
 use ed25519_dalek::SigningKey;
 use zeroize::Zeroizing;
 
-use super::{Secrets, data, failed, private, sync, write_private};
+use super::private::{self, Trust};
+use super::{Secrets, data, failed, sync, write_private};
 use crate::clock::Clock;
 use crate::server::ServerError;
 use crate::sturdyref::KeyRing;
@@ -61,26 +62,26 @@ pub(super) fn put(keys: &Path, secrets: &Secrets) -> io::Result<()> {
 }
 
 /// All files with keys.
-pub(super) fn secrets(keys: &Path) -> Result<Secrets, ServerError> {
-    private::check_folder(keys)?;
+pub(super) fn secrets(keys: &Path, trust: Trust) -> Result<Secrets, ServerError> {
+    private::check_folder(keys, trust)?;
     let signing = signing_numbers(keys)?.into_iter().map(signing_name);
     let read = |name: String| {
-        let text = private::read(&keys.join(&name))?;
+        let text = private::read(&keys.join(&name), trust)?;
         Ok((name, text))
     };
     std::iter::once(CLUSTER.to_owned()).chain(signing).map(read).collect()
 }
 
 /// The keys as the server works with them.
-pub(super) fn ring(keys: &Path) -> Result<KeyRing, ServerError> {
-    let (cluster, _) = read(&keys.join(CLUSTER))?;
-    let signing = signing(keys)?.into_iter().map(|signing| signing.key);
+pub(super) fn ring(keys: &Path, trust: Trust) -> Result<KeyRing, ServerError> {
+    let (cluster, _) = read(&keys.join(CLUSTER), trust)?;
+    let signing = signing(keys, trust)?.into_iter().map(|signing| signing.key);
     Ok(KeyRing::new(cluster, signing.collect()))
 }
 
 /// Those that sign, the oldest first. There is at least one.
-pub(super) fn signing(keys: &Path) -> Result<Vec<Signing>, ServerError> {
-    private::check_folder(keys)?;
+pub(super) fn signing(keys: &Path, trust: Trust) -> Result<Vec<Signing>, ServerError> {
+    private::check_folder(keys, trust)?;
     let numbers = signing_numbers(keys)?;
     if numbers.is_empty() {
         let reason =
@@ -88,7 +89,7 @@ pub(super) fn signing(keys: &Path) -> Result<Vec<Signing>, ServerError> {
         return Err(data(&keys.join(signing_name(1)), reason));
     }
     let read = |number| {
-        let (key, created_ms) = read(&keys.join(signing_name(number)))?;
+        let (key, created_ms) = read(&keys.join(signing_name(number)), trust)?;
         Ok(Signing { number, created_ms, key })
     };
     numbers.into_iter().map(read).collect()
@@ -145,8 +146,8 @@ fn fresh(created_ms: Option<u64>) -> io::Result<Zeroizing<Vec<u8>>> {
 }
 
 /// A key, and when it was made.
-fn read(path: &Path) -> Result<(SigningKey, u64), ServerError> {
-    let text = private::read(path)?;
+fn read(path: &Path, trust: Trust) -> Result<(SigningKey, u64), ServerError> {
+    let text = private::read(path, trust)?;
     let text = std::str::from_utf8(&text).map_err(|_| data(path, DAMAGED))?;
     let mut lines = text.lines();
     let seed = lines.next().and_then(from_hex);

@@ -7,10 +7,11 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
+use super::importing::{IMPORTING, IMPORTING_NEW};
 use super::{
-    ADMIN_SOCKET, BEING_MADE, BEING_RESTORED, FORMAT, FORMAT_FILE, FORMAT_NEW, HOST_PREFIX,
-    IMPORTING, IMPORTING_NEW, KEYS, LOCK_FILE, MAKING, SUPERVISOR, data, failed, foreign,
-    lock_text, names, parts, say, sync, write_private,
+    ADMIN_SOCKET, BEING_MADE, BEING_RESTORED, FORMAT, FORMAT_FILE, FORMAT_NEW, HOST_PREFIX, KEYS,
+    LOCK_FILE, MAKING, SUPERVISOR, data, failed, foreign, lock_text, names, parts, say, sync,
+    write_private,
 };
 use crate::server::ServerError;
 use crate::storage::{self, StorageError};

@@ -12,20 +12,56 @@ use zeroize::Zeroizing;
 
 use super::{data, failed};
 use crate::server::ServerError;
+use crate::storage::Access;
 
 /// Longer than any file with a key, so that what is read fits without a copy left behind.
 const FILE_BYTES_MAX: u64 = 128;
+
+/// The user whose processes read and write everything.
+const ROOT: u32 = 0;
+
+/// What the group of the data directory may do with the keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Group {
+    /// Nothing, as everybody else.
+    #[default]
+    Stranger,
+    /// The operator says that whoever is in it may have them.
+    Trusted,
+}
+
+/// Whose the keys are to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Trust {
+    /// Who runs this process.
+    user: u32,
+    /// Who is to own everything.
+    owner: u32,
+    group: Group,
+}
+
+impl Trust {
+    /// Everything is to be of the user who runs this process. Root may read what is somebody else's, if all
+    /// of it is of the owner of the directory: nothing of root's is left in it by that.
+    pub(super) fn of(root: &Path, access: Access, group: Group) -> Self {
+        let user = rustix::process::geteuid().as_raw();
+        let others = || fs::metadata(root).map_or(user, |metadata| metadata.uid());
+        let owner = if user == ROOT && access == Access::Read { others() } else { user };
+        Self { user, owner, group }
+    }
+}
 
 /// Reads the file of a key, if nobody else can.
 ///
 /// # Errors
 /// When it can't be read, or others can reach it.
-pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, ServerError> {
+pub(super) fn read(path: &Path, trust: Trust) -> Result<Zeroizing<Vec<u8>>, ServerError> {
     let failed = failed(path, "read the key");
     let file = File::open(path).map_err(&failed)?;
     // Of the file that is open, whatever the name leads to meanwhile.
     let found = Found::of(&file.metadata().map_err(&failed)?, path, "600");
-    found.check(0o077, "others can read or write it, so that it must be taken for known")?;
+    let reason = "others can read or write it, so that it must be taken for known";
+    found.check(trust, 0o077, reason)?;
     let mut text = Zeroizing::new(Vec::with_capacity(FILE_BYTES_MAX as usize + 1));
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(&failed)?;
     Ok(text)
@@ -36,11 +72,11 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, ServerError> {
 ///
 /// # Errors
 /// When others can write to it.
-pub(super) fn check_folder(path: &Path) -> Result<(), ServerError> {
+pub(super) fn check_folder(path: &Path, trust: Trust) -> Result<(), ServerError> {
     match fs::metadata(path) {
         Ok(metadata) => {
             let reason = "others can write to it, and so put other keys in place of the cluster's";
-            Found::of(&metadata, path, "go-w").check(0o022, reason)
+            Found::of(&metadata, path, "go-w").check(trust, 0o022, reason)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(failed(path, "look at the folder")(error)),
@@ -53,39 +89,55 @@ struct Found<'a> {
     path: &'a Path,
     owner: u32,
     mode: u32,
-    /// Who runs this process.
-    user: u32,
     /// The mode for `chmod` that would do.
     wanted: &'static str,
 }
 
 impl<'a> Found<'a> {
     fn of(metadata: &fs::Metadata, path: &'a Path, wanted: &'static str) -> Self {
-        let user = rustix::process::geteuid().as_raw();
-        Self { path, owner: metadata.uid(), mode: metadata.mode(), user, wanted }
+        Self { path, owner: metadata.uid(), mode: metadata.mode(), wanted }
     }
 
     /// Checks the owner, and that none of these bits of the mode is set.
-    fn check(self, forbidden: u32, reason: &str) -> Result<(), ServerError> {
-        let Self { path, owner, mode, user, wanted } = self;
-        let name = path.display();
-        if owner != user {
-            return Err(data(
-                path,
+    fn check(self, trust: Trust, forbidden: u32, reason: &str) -> Result<(), ServerError> {
+        const OF_GROUP: u32 = 0o070;
+        let Self { path, owner, mode, wanted } = self;
+        let (name, user) = (path.display(), trust.user);
+        if owner != trust.owner {
+            let to_do = if trust.owner != user {
+                format!("and the data directory to {0}: give it to {0} too", trust.owner)
+            } else if user == ROOT {
                 format!(
-                    "belongs to the user {owner}, and this process runs as {user}: run it as its owner, \
-                     or give it away with `chown {user} {name}`"
-                ),
-            ));
+                    "and root may only read it, with backup, export, grants and key list: run this as \
+                     that user, such as by `sudo -u '#{owner}'`"
+                )
+            } else {
+                format!(
+                    "and this process runs as {user}: run it as its owner, or give it away with `chown \
+                     {user} {name}`"
+                )
+            };
+            return Err(data(path, format!("belongs to the user {owner}, {to_do}")));
         }
-        if mode & forbidden != 0 {
-            let mode = mode & 0o7777;
-            return Err(data(
-                path,
-                format!("has the mode {mode:03o}: {reason}; run `chmod {wanted} {name}`"),
-            ));
+        let forbidden = match trust.group {
+            Group::Stranger => forbidden,
+            Group::Trusted => forbidden & !OF_GROUP,
+        };
+        if mode & forbidden == 0 {
+            return Ok(());
         }
-        Ok(())
+        let is_of_group = mode & forbidden & !OF_GROUP == 0;
+        let or = if is_of_group {
+            "; or, if everybody in its group may have the keys, as on a Kubernetes volume with fsGroup, say \
+             --trust-group"
+        } else {
+            ""
+        };
+        let mode = mode & 0o7777;
+        Err(data(
+            path,
+            format!("has the mode {mode:03o}: {reason}; run `chmod {wanted} {name}`{or}"),
+        ))
     }
 }
 
@@ -93,30 +145,56 @@ impl<'a> Found<'a> {
 mod tests {
     use super::*;
 
-    fn says(owner: u32, mode: u32, forbidden: u32) -> String {
+    const OURS: Trust = Trust { user: 7, owner: 7, group: Group::Stranger };
+
+    fn says(trust: Trust, owner: u32, mode: u32, forbidden: u32) -> String {
         let path = Path::new("keys/cluster");
-        let found = Found { path, owner, mode, user: 7, wanted: "600" };
+        let found = Found { path, owner, mode, wanted: "600" };
         found
-            .check(forbidden, "others can read it")
+            .check(trust, forbidden, "others can read it")
             .map_or_else(|error| error.to_string(), |()| String::new())
     }
 
     #[test]
     fn whose_it_is_and_what_to_do_is_said() {
-        assert_eq!(says(7, 0o100_600, 0o077), "");
-        assert_eq!(says(7, 0o100_400, 0o077), "");
-        assert_eq!(says(7, 0o040_755, 0o022), "");
+        assert_eq!(says(OURS, 7, 0o100_600, 0o077), "");
+        assert_eq!(says(OURS, 7, 0o100_400, 0o077), "");
+        assert_eq!(says(OURS, 7, 0o040_755, 0o022), "");
         for mode in [0o640, 0o604, 0o620, 0o602, 0o610, 0o601] {
-            let says = says(7, 0o100_000 | mode, 0o077);
+            let says = says(OURS, 7, 0o100_000 | mode, 0o077);
             assert!(says.contains("chmod 600 keys/cluster"), "{says}");
+            let is_of_group = mode % 0o10 == 0;
+            assert_eq!(says.contains("--trust-group"), is_of_group, "{says}");
         }
         for mode in [0o775, 0o757, 0o1777] {
-            assert!(says(7, 0o040_000 | mode, 0o022).contains("others can read it"));
+            assert!(says(OURS, 7, 0o040_000 | mode, 0o022).contains("others can read it"));
         }
         for owner in [0, 8] {
-            let says = says(owner, 0o100_600, 0o077);
+            let says = says(OURS, owner, 0o100_600, 0o077);
             assert!(says.contains(&format!("belongs to the user {owner}")), "{says}");
             assert!(says.contains("chown 7 keys/cluster"), "{says}");
         }
+    }
+
+    #[test]
+    fn a_trusted_group_is_let_in_and_nobody_else() {
+        let trust = Trust { group: Group::Trusted, ..OURS };
+        for (mode, forbidden) in [(0o100_660, 0o077), (0o042_775, 0o022), (0o042_770, 0o022)] {
+            assert_eq!(says(trust, 7, mode, forbidden), "", "{mode:o}");
+        }
+        for (mode, forbidden) in [(0o100_664, 0o077), (0o042_777, 0o022)] {
+            assert!(says(trust, 7, mode, forbidden).contains("others can read it"), "{mode:o}");
+        }
+        assert!(says(trust, 8, 0o100_660, 0o077).contains("belongs to the user 8"));
+    }
+
+    #[test]
+    fn root_reads_what_is_all_of_one_owner() {
+        let reads = Trust { user: ROOT, owner: 9, group: Group::Stranger };
+        assert_eq!(says(reads, 9, 0o100_600, 0o077), "");
+        assert!(says(reads, 8, 0o100_600, 0o077).contains("give it to 9 too"));
+        assert!(says(reads, 9, 0o100_640, 0o077).contains("chmod"));
+        let writes = Trust { owner: ROOT, ..reads };
+        assert!(says(writes, 9, 0o100_600, 0o077).contains("sudo -u '#9'"));
     }
 }

@@ -3,10 +3,15 @@
 use capnp::ErrorKind;
 use capstead_client::Connection;
 
-use super::world::{World, run, within};
+use super::world::{World, by_name, increment, run, save, within};
 use crate::error::Result;
-use crate::schema::admin_capnp::{admin::Client as Operator, import_claim};
+use crate::id::{ObjectId, Pool};
+use crate::schema::admin_capnp::{
+    Existing, ImportedGrants, admin::Client as Operator, host_admin, import, import_claim,
+};
 use crate::server::admin;
+use crate::storage::Space;
+use crate::storage::archive::{Frame, Record, Records};
 
 async fn claim(by: &Connection) -> Result<import_claim::Client> {
     let operator = by.bootstrap::<Operator>();
@@ -47,4 +52,57 @@ async fn until_claimed(by: &Connection) -> import_claim::Client {
             Err(_) => tokio::task::yield_now().await,
         }
     }
+}
+
+async fn begin(host: &host_admin::Client) -> import::Client {
+    let mut request = host.begin_import_request();
+    request.get().set_existing(Existing::Replace);
+    request.get().set_grants(ImportedGrants::Replace);
+    let reply = within(request.send().promise).await.unwrap();
+    reply.get().unwrap().get_incoming().unwrap()
+}
+
+/// Frames of a namespace without grants, and of an object that can't be one, in one message.
+fn namespace_and_nonsense() -> Vec<u8> {
+    let id = ObjectId::namespace(Pool::default(), "Counter");
+    let (mut frames, mut record) = (Vec::new(), Vec::new());
+    Record { space: Space::Header, key: b"", value: b"no header" }.encode(&mut record);
+    for frame in [Frame::Object(id), Frame::Object(id), Frame::Records(Records::encoded(&record))] {
+        frame.encode(&mut frames);
+    }
+    frames
+}
+
+// An import revoked the grants of a namespace and then failed in the same message. Other hosts were never
+// told, and whatever was made from the grants went on there for ever.
+#[test]
+fn an_import_that_fails_tells_all_hosts_what_it_revoked_before() {
+    run(async {
+        let data = tempfile::tempdir().unwrap();
+        let world = World::start(data.path(), 3).await;
+        let (front, counters) = world.connect().await;
+        let guest: capstead_client::namespace::Client =
+            front.restore(&save(&counters, "guest").await).unwrap();
+        let held: Vec<_> = (0..3).map(|host| by_name(&guest, &world.name_on(host, 0))).collect();
+        for counter in &held {
+            increment(counter).await.unwrap();
+        }
+        let operator = admin::connect(data.path()).await.unwrap();
+        let mut request = operator.bootstrap::<Operator>().host_request();
+        request.get().set_number(world.namespace_is_on());
+        let host = request.send().pipeline.get_host();
+        let import = begin(&host).await;
+        let mut request = import.write_request();
+        request.get().set_frames(&namespace_and_nonsense());
+        let refused = within(request.send().promise).await.err().expect("it is nonsense");
+        assert!(!refused.extra.contains("revoked"), "{refused}");
+        for (host, counter) in held.iter().enumerate() {
+            let refused = increment(counter).await.err();
+            let refused = refused.unwrap_or_else(|| panic!("host {host} was told"));
+            assert!(refused.extra.contains("revoked:"), "{refused}");
+        }
+        operator.disconnect().await;
+        front.disconnect().await;
+        world.stop().await.unwrap();
+    });
 }

@@ -1,0 +1,116 @@
+//! The marks of imports that were cut short: the hashes that end their archives, one after the other.
+//!
+//! An import of an archive that has a mark leaves alone what is whole by then. Each archive has its own
+//! mark, so that an import of another one takes none of them away.
+//!
+//! **Invariant:** the file is replaced as a whole, and never changed in place.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::Path;
+
+use super::{data, failed, sync, write_private};
+use crate::server::ServerError;
+
+pub(super) const IMPORTING: &str = "importing";
+/// The marks before they get their name.
+pub(super) const IMPORTING_NEW: &str = "importing.new";
+/// Bytes of the hash that ends an archive.
+const HASH_BYTES: usize = 32;
+/// Whoever has so many imports that never ended doesn't look at how they end.
+const MARKS_MAX: usize = 256;
+
+/// Whether the archive has a mark.
+pub(super) fn is_marked(root: &Path, archive: &[u8]) -> Result<bool, ServerError> {
+    Ok(marks(root)?.contains(&hash(root, archive)?))
+}
+
+/// Gives the archive a mark, or takes it away. It is durable then.
+pub(super) fn mark(root: &Path, archive: &[u8], is: bool) -> Result<(), ServerError> {
+    let (archive, mut marks) = (hash(root, archive)?, marks(root)?);
+    if marks.contains(&archive) == is {
+        return Ok(());
+    }
+    marks.retain(|mark| *mark != archive);
+    if is && marks.len() >= MARKS_MAX {
+        let reason = format!(
+            "has {MARKS_MAX} imports that were cut short: end one by importing its file again, or import \
+             with --replace"
+        );
+        return Err(data(&root.join(IMPORTING), reason));
+    }
+    marks.extend(is.then_some(archive));
+    write(root, &marks.concat())
+}
+
+fn hash(root: &Path, archive: &[u8]) -> Result<[u8; HASH_BYTES], ServerError> {
+    archive.try_into().map_err(|_| data(root, "can't remember an archive without its hash"))
+}
+
+fn marks(root: &Path) -> Result<Vec<[u8; HASH_BYTES]>, ServerError> {
+    let path = root.join(IMPORTING);
+    let (mut bytes, max) = (Vec::new(), (HASH_BYTES * MARKS_MAX) as u64);
+    match File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        file => file.and_then(|file| file.take(max).read_to_end(&mut bytes)),
+    }
+    .map_err(failed(&path, "read which imports are under way"))?;
+    Ok(bytes.as_chunks().0.to_vec())
+}
+
+fn write(root: &Path, marks: &[u8]) -> Result<(), ServerError> {
+    let (path, new) = (root.join(IMPORTING), root.join(IMPORTING_NEW));
+    let absent = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    };
+    let written = || {
+        // Of a process that was killed.
+        fs::remove_file(&new).or_else(absent)?;
+        if marks.is_empty() {
+            fs::remove_file(&path).or_else(absent)?;
+        } else {
+            write_private(&new, marks)?;
+            fs::rename(&new, &path)?;
+        }
+        sync(root)
+    };
+    written().map_err(failed(&path, "remember which imports are under way"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_archive_has_its_own_mark() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        let (one, other) = ([1; HASH_BYTES], [2; HASH_BYTES]);
+        assert!(!is_marked(root, &one).unwrap());
+        mark(root, &one, true).unwrap();
+        mark(root, &other, true).unwrap();
+        mark(root, &other, true).unwrap();
+        assert!(is_marked(root, &one).unwrap() && is_marked(root, &other).unwrap());
+        mark(root, &other, false).unwrap();
+        assert!(is_marked(root, &one).unwrap() && !is_marked(root, &other).unwrap());
+        mark(root, &one, false).unwrap();
+        assert!(!root.join(IMPORTING).exists());
+        assert!(mark(root, b"short", true).is_err());
+    }
+
+    #[test]
+    fn marks_have_an_end_that_says_what_to_do() {
+        let root = tempfile::tempdir().unwrap();
+        let archive =
+            |n: usize| std::array::from_fn::<u8, HASH_BYTES, _>(|at| (n >> (8 * (at % 2))) as u8);
+        for n in 0..MARKS_MAX {
+            mark(root.path(), &archive(n), true).unwrap();
+        }
+        let refused = mark(root.path(), &archive(MARKS_MAX), true).unwrap_err().to_string();
+        assert!(refused.contains("importing its file again"), "{refused}");
+        assert!(is_marked(root.path(), &archive(0)).unwrap());
+        mark(root.path(), &archive(0), false).unwrap();
+        mark(root.path(), &archive(MARKS_MAX), true).unwrap();
+    }
+}
