@@ -12,24 +12,15 @@ use capnp::Error;
 use capnp::capability::{Client, FromClientHook};
 use capnp::traits::HasTypeId;
 use capstead::counter_capnp::counter;
-use capstead_client::facet_capnp::{facet, persistent};
+use capstead_client::facet_capnp::facet;
 use capstead_client::{Connection, namespace};
 use futures::future::join_all;
-use support::calls::{by_name, connect, increment, read, run};
+use support::calls::{by_name, connect, increment, read, run, save};
 use support::random::Random;
 use support::{Served, capstead, http, now, scratch, serve_with};
 
 /// How long what was made from a revoked grant may go on.
 const CUT_WITHIN: Duration = Duration::from_secs(1);
-
-async fn save(of: &impl FromClientHook, label: &str) -> String {
-    let of = persistent::Client { client: Client::new(of.as_client_hook().add_ref()) };
-    let mut request = of.save_request();
-    request.get().init_seal_for().set_label(label);
-    let reply = request.send().promise.await.expect("it can be saved");
-    let text = reply.get().and_then(|reply| Ok(reply.get_sturdy_ref()?.to_string()?));
-    text.expect("the answer has a text")
-}
 
 fn as_facet(cap: &impl FromClientHook) -> facet::Client {
     facet::Client { client: Client::new(cap.as_client_hook().add_ref()) }

@@ -4,11 +4,11 @@ mod support;
 
 use std::path::Path;
 
-use capnp::capability::{Client, FromClientHook};
+use capnp::capability::Client;
 use capstead::counter_capnp::counter;
-use capstead_client::facet_capnp::{facet, persistent};
+use capstead_client::facet_capnp::facet;
 use capstead_client::namespace;
-use support::calls::{by_name, connect, increment, read, run};
+use support::calls::{by_name, connect, increment, read, run, save};
 use support::{Process, Served, capstead, refused_start, scratch, serve_command, serve_with};
 
 /// A server of four hosts, of which the first one listens there.
@@ -16,15 +16,6 @@ fn serve_at(data: &Path, listen: &str) -> Served {
     let mut command = capstead(["serve", "--json", "--hosts", "4", "--http", "127.0.0.1:0"]);
     command.args(["--metrics", "127.0.0.1:0", "--listen", listen, "--data"]).arg(data);
     Served::ready(Process::start(command))
-}
-
-async fn save(of: &impl FromClientHook, label: &str) -> String {
-    let of = persistent::Client { client: Client::new(of.as_client_hook().add_ref()) };
-    let mut request = of.save_request();
-    request.get().init_seal_for().set_label(label);
-    let reply = request.send().promise.await.expect("it can be saved");
-    let text = reply.get().and_then(|reply| Ok(reply.get_sturdy_ref()?.to_string()?));
-    text.expect("the answer has a text")
 }
 
 fn names() -> impl Iterator<Item = String> {

@@ -7,7 +7,10 @@
 
 pub(crate) mod calls;
 pub(crate) mod cargo;
+pub(crate) mod echo;
+pub(crate) mod exchange;
 pub(crate) mod http;
+pub(crate) mod own;
 pub(crate) mod random;
 pub(crate) mod raw;
 pub(crate) mod tree;
