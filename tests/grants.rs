@@ -19,7 +19,7 @@ use support::calls::{by_name, connect, increment, read, run, save};
 use support::random::Random;
 use support::{Served, capstead, http, now, scratch, serve_with};
 
-/// How long what was made from a revoked grant may go on.
+/// The time for which what was made from a revoked grant may go on.
 const CUT_WITHIN: Duration = Duration::from_secs(1);
 
 fn as_facet(cap: &impl FromClientHook) -> facet::Client {
@@ -188,7 +188,7 @@ fn said(output: &Output) -> String {
     String::from_utf8(text).expect("it is text").trim_end().to_owned()
 }
 
-/// What a verb prints when it succeeds.
+/// The output of a verb that succeeds.
 fn done(data: &Path, args: &[&str]) -> String {
     let output = command(data, args);
     assert!(output.status.success(), "{args:?}: {}", said(&output));
@@ -303,7 +303,7 @@ fn who_was_there_is_known_after_a_restart() {
     assert!(line("\"unused\"").contains("never restored"), "{tree}");
 }
 
-/// What can't be done says what to do.
+/// A command that can't be followed says what to do.
 #[test]
 fn wrong_words_are_explained() {
     let (_folder, data) = scratch();
@@ -325,7 +325,8 @@ fn wrong_words_are_explained() {
     }
 }
 
-/// What depends on a grant of a namespace is cut on every host, however many grants are in between.
+/// All that depends on a grant of a namespace is cut on every host, however many grants are in
+/// between.
 #[test]
 fn what_is_below_a_revoked_grant_ends_on_all_hosts() {
     let (_folder, data) = scratch();

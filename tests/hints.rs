@@ -1,4 +1,5 @@
-//! Where the texts of references lead: to the server, and not to the one of its hosts that made them.
+//! The addresses in the texts of references: that of the server, and not of the one of its hosts
+//! that made them.
 
 mod support;
 
@@ -56,7 +57,8 @@ fn a_text_is_good_as_it_is_before_and_after_a_restart() {
     assert_eq!(served.stop().0, Some(0));
 }
 
-/// What is advertised stands in all references, and what no reference could have is refused.
+/// An address that is advertised stands in all references, and what no reference could have is
+/// refused.
 #[test]
 fn an_advertised_address_stands_in_every_reference() {
     let (_folder, data) = scratch();
@@ -79,8 +81,8 @@ fn an_advertised_address_stands_in_every_reference() {
     }
 }
 
-/// Who holds a grant of a namespace knows and takes back all that was made below it, also by way of
-/// grants of the namespace's host of which the object's own host has no record and no use.
+/// The holder of a grant of a namespace knows and takes back all that was made below it, also by
+/// way of grants of the namespace's host of which the object's own host has no record and no use.
 #[test]
 fn what_was_made_two_steps_below_is_listed_and_revoked_on_every_host() {
     let (_folder, data) = scratch();

@@ -1,4 +1,4 @@
-//! What a class says in a response is checked: a client reads one whole answer to its request, or a 500,
+//! The responses of classes are checked: a client reads one whole answer to its request, or a 500,
 //! and the next answer on the connection is that to the next request.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

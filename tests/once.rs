@@ -97,7 +97,7 @@ struct Call {
     told: Told,
 }
 
-/// What the caller was told last.
+/// The answer that the caller was told last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
     Nothing,
@@ -124,7 +124,7 @@ impl Call {
         self.told = told;
     }
 
-    /// How often each step of the call was taken.
+    /// The number of times that each step of the call was taken.
     async fn steps(&self, served: &Served) -> [i64; 3] {
         let (_connection, object) = object(served, &self.object).await;
         let mut taken = [0; 3];

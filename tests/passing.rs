@@ -1,4 +1,4 @@
-//! What is too much for one message fails that call alone, wherever the objects live; and what went wrong
+//! A call with too much for one message fails alone, wherever the objects live; and what went wrong
 //! is said the same over any number of hosts.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -109,7 +109,7 @@ impl passer::Server for Silent {
     }
 }
 
-/// What `by.echo` will return, as `from` promises it.
+/// The capability that `by.echo` will return, as `from` promises it.
 fn promised(from: &passer::Client, by: &passer::Client) -> passer::Client {
     let mut request = from.promised_request();
     request.get().set_by(by.clone());
@@ -137,7 +137,7 @@ async fn pass(from: &passer::Client, to: &passer::Client, bytes: u32, caps: u32)
     request.send().promise.await.map(drop)
 }
 
-/// What an error says that crossed connections: one word before it, however many these were.
+/// The words of an error that crossed connections: one word before it, however many these were.
 fn remote(error: &capnp::Error) -> &str {
     error.extra.strip_prefix("remote exception: ").expect("it came from elsewhere")
 }

@@ -17,7 +17,7 @@ use capstead_client::Connection;
 use support::calls::{by_name, connect_to, read, run};
 use support::{Process, Served, http, own, scratch};
 
-/// How many milliseconds the turn takes is what a caller adds.
+/// A turn takes as many milliseconds as its caller adds.
 struct Hog(Stored<i64>);
 
 impl Object for Hog {
@@ -54,7 +54,7 @@ impl counter::Server for Hog {
     }
 }
 
-/// What the other process runs.
+/// The work of the other process.
 #[test]
 fn serve_the_hog() {
     let Some(data) = own::data() else { return };
@@ -72,7 +72,7 @@ async fn hog(served: &Served) -> (Connection, counter::Client) {
     (connection, by_name(&hogs, "one"))
 }
 
-/// What `/ready` says: a status.
+/// The status with which `/ready` answers.
 fn readiness(metrics: &str) -> u16 {
     http::get(metrics, "/ready").status
 }

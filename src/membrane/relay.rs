@@ -1,4 +1,4 @@
-//! What capabilities become when they are given to the RPC system.
+//! The capabilities that ours become when they are given to the RPC system.
 //!
 //! A peer decides what its promises are resolved to, and what the results of our calls hold: also the
 //! answer to the call in which it gave them away, or a capability of ours that stands for them. The RPC
@@ -9,7 +9,7 @@
 //!   comes on it by way of us has results that are made anew; the RPC system would hand on those of the
 //!   peer, with whatever it says is in them.
 //!
-//! What is settled by then goes as what it is: that way it comes home as what it was.
+//! A capability that is settled by then goes as what it is: that way it comes home as what it was.
 //!
 //! **Invariant:** whoever follows what the RPC system has of ours comes to an end.
 
@@ -45,7 +45,7 @@ pub(super) fn relay(cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
 
 type Next = Option<Promise<Box<dyn ClientHook>, Error>>;
 
-/// Where a capability leads, as far as that is known.
+/// The destination of a capability, as far as that is known.
 enum Destination {
     /// To something of ours that is no promise.
     Ours(Box<dyn ClientHook>),

@@ -19,7 +19,7 @@ use crate::support::calls::{by_name, connect, run};
 use crate::support::http::{Http, get};
 use crate::support::{DEADLINE, Served, eventually, now, own};
 
-/// What HTTP holds of bodies by default.
+/// The bytes of bodies that HTTP holds by default.
 const BODY_BYTES: u64 = 256 << 20;
 
 /// Counters whose answer to a GET may be as large as is asked for.

@@ -1,7 +1,7 @@
 //! References in the storage of objects, on a server that is killed with `kill -9`.
 //!
 //! The server is this very binary, started once more: two hosts with objects that refer to each other.
-//! What is left on the disk is read without a server, and its values are opened by code of the tests'
+//! The data on the disk are read without a server, and their values are opened by code of the tests'
 //! own: the edges must be exactly theirs. Seeds are printed.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -245,7 +245,7 @@ impl Load {
     }
 }
 
-/// What is on the disk of a server that doesn't run.
+/// The content of the disk of a server that doesn't run.
 #[derive(Debug, Default)]
 struct Scanned {
     objects: usize,

@@ -21,7 +21,7 @@ type Peer = client_request_context::Client;
 /// Capabilities of callers that one object keeps.
 const KEPT: usize = 16;
 
-/// What a request can ask for, by its URL.
+/// The acts that a request can ask for, by its URL.
 pub(crate) const URLS: [&str; 11] = [
     "/call",
     "/pipeline",
@@ -51,7 +51,7 @@ pub(crate) fn start_hosts(data: &Path, hosts: u16) -> Served {
     Served::ready(Process::start(program))
 }
 
-/// What the other process runs.
+/// The work of the other process.
 pub(crate) fn serve() {
     let Some(data) = own::data() else { return };
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
@@ -142,7 +142,7 @@ fn cast<T: FromClientHook>(peer: &Peer) -> T {
     peer.clone().cast_to()
 }
 
-/// Where the body goes, before the peer has said so.
+/// The stream to which the body goes, before the peer has said so.
 fn respond(peer: &Peer) -> byte_stream::Client {
     peer.start_response_request().send().pipeline.get_body()
 }

@@ -11,7 +11,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// Whether these bytes stand somewhere in the head.
+    /// Tells whether these bytes stand somewhere in the head.
     pub(crate) fn says(&self, bytes: &[u8]) -> bool {
         self.head.windows(bytes.len()).any(|window| window == bytes)
     }

@@ -48,9 +48,9 @@ fn violation(source: &Source, line: usize, rule: String, mend: &str) -> Violatio
 
 struct Function<'a> {
     name: &'a str,
-    /// Where `fn` stands.
+    /// The place of `fn`.
     start: usize,
-    /// Where its body's closing brace stands.
+    /// The place of its body's closing brace.
     end: usize,
 }
 
@@ -70,7 +70,7 @@ fn functions(code: &str) -> Vec<Function<'_>> {
     functions
 }
 
-/// Where the body ends whose signature goes on at `from`; none if there is only a signature.
+/// The end of the body whose signature goes on at `from`; none if there is only a signature.
 fn body_end(code: &str, from: usize) -> Option<usize> {
     let mut depth = 0_usize;
     let mut in_body = false;

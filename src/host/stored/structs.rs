@@ -37,7 +37,7 @@ pub struct Struct<T> {
 
 struct Message {
     reader: Reader<OwnedSegments>,
-    /// What the capability pointers in it are, by their numbers.
+    /// The targets of the capability pointers in it, by their numbers.
     capabilities: Caps,
 }
 

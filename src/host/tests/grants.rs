@@ -1,4 +1,4 @@
-//! Grants: made, listed, narrowed, revoked; and that nobody gets more than he was given.
+//! Grants: made, listed, narrowed, revoked; and that nobody gets more than they were given.
 
 mod classes;
 mod holders;
@@ -28,7 +28,7 @@ pub(super) const TRIAL: u64 = <trial::Client as capnp::traits::HasTypeId>::TYPE_
 pub(super) const NAMESPACE: u64 = <namespace::Client as capnp::traits::HasTypeId>::TYPE_ID;
 pub(super) const BY_NAME: u16 = 0;
 
-/// What is asked for with `save`.
+/// The wishes of a `save`.
 #[derive(Clone, Default)]
 pub(super) struct Terms<'a> {
     pub(super) label: &'a str,
@@ -144,7 +144,7 @@ pub(super) fn root(class: &str) -> Sturdyref {
     keys().current().root_reference(target, root_grant(class))
 }
 
-/// What is saved is restored, also in the next process, and its grant says who has it.
+/// A saved reference is restored, also in the next process, and its grant says who has it.
 #[test]
 fn a_saved_reference_survives_the_process() {
     run(async {
@@ -181,7 +181,7 @@ fn a_reference_is_given_out_when_its_grant_is_durable() {
     });
 }
 
-/// What isn't allowed isn't made.
+/// More than is allowed isn't made.
 #[test]
 fn a_grant_that_would_be_too_much_is_refused() {
     run(async {
@@ -259,7 +259,7 @@ fn a_grant_that_is_over_is_kept_for_a_while() {
     });
 }
 
-/// What is told of grants and objects is durable: a kill doesn't take it back.
+/// Answers about grants and objects are durable: a kill doesn't take them back.
 #[test]
 fn answers_about_grants_and_objects_wait_for_the_disk() {
     run(async {

@@ -65,7 +65,7 @@ fn fails(name: &str) -> (ErrorKind, String) {
     (ErrorKind::Failed, name.to_owned())
 }
 
-/// What is durable of an object's request ids: keys with the lengths of their records.
+/// The durable records of an object's request ids: keys with the lengths of their records.
 fn records(world: &World, class: &str) -> Vec<(Vec<u8>, usize)> {
     let (mut found, id) = (Vec::new(), ObjectId::named(Pool::default(), class, "x"));
     let mut visit = |key: &[u8], record: &[u8]| {

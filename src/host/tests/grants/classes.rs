@@ -16,7 +16,7 @@ use crate::host::slot::Birth;
 use crate::id::{ObjectId, Pool};
 use crate::schema::facet_capnp::{facet, persistent};
 
-/// What an object made itself ends with it.
+/// A capability that an object made itself ends with it.
 #[test]
 fn what_an_object_made_itself_has_no_grants() {
     run(async {

@@ -96,7 +96,8 @@ fn a_reference_that_is_bound_to_a_holder_takes_their_proof() {
         world.now.set(world.now.get() + 30_001);
         assert!(finish(&restoration, &prove(&late)).await.is_err());
 
-        // To who proves that he is the holder, a revoked reference is called so; to others it is refused.
+        // Those who prove to be its holders are told that a reference was revoked; others are
+        // refused.
         let id = ObjectId::named(Pool::default(), "Trial", "x");
         let grants = world.vat.grants_behind(id, None, 9).unwrap();
         let (first, _) = grants.iter().find(|(_, grant)| grant.parent == Parent::None).unwrap();

@@ -98,7 +98,8 @@ fn a_capability_ends_in_its_time() {
     });
 }
 
-/// What is reached through a namespace depends on the namespace's grant, however it was saved.
+/// Objects that are reached through a namespace depend on the namespace's grant, however it was
+/// saved.
 #[test]
 fn a_namespace_is_narrowed_and_revoked_with_all_that_came_through_it() {
     run(async {

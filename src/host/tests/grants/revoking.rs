@@ -138,7 +138,7 @@ fn nothing_can_be_revoked_twice_or_by_a_wrong_id() {
     });
 }
 
-/// Who uses a grant first has it looked up, and everybody then uses the same one: so all are cut.
+/// The first use of a grant looks it up, and everybody then uses the same one: so all are cut.
 #[test]
 fn a_grant_that_is_found_twice_is_one() {
     let grants = Rc::new(Grants::default());
@@ -160,7 +160,7 @@ fn a_grant_that_is_found_twice_is_one() {
     );
 }
 
-/// What waits for the disk when the grant is revoked doesn't leave any more.
+/// An answer that waits for the disk when the grant is revoked doesn't leave any more.
 #[test]
 fn an_answer_that_waits_for_the_disk_is_cut() {
     run(async {
@@ -178,7 +178,7 @@ fn an_answer_that_waits_for_the_disk_is_cut() {
     });
 }
 
-/// What was asked before so many cuts that not all are remembered isn't believed.
+/// An answer to what was asked before so many cuts that not all are remembered isn't believed.
 #[test]
 fn a_cut_that_is_forgotten_counts_for_those_who_asked_before() {
     let grants = Rc::new(Grants::default());

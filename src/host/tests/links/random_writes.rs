@@ -69,7 +69,7 @@ fn step() -> impl Strategy<Value = Step> {
     })
 }
 
-/// What an object must hold, by key.
+/// The values that an object must hold, by key.
 type Model = BTreeMap<String, Value>;
 
 /// A value: the targets of what was put under some key. A copy means them only where it came from.
@@ -84,7 +84,7 @@ impl Value {
         Self { origin: key.to_owned(), targets }
     }
 
-    /// What it refers to under `key`.
+    /// The objects to which it refers under `key`.
     fn under(&self, key: &str) -> &[ObjectId] {
         if self.origin == key { &self.targets } else { &[] }
     }
@@ -197,7 +197,7 @@ impl Run {
         assert_eq!(references(instance), count as u64);
     }
 
-    /// What is on the disk is that and nothing more.
+    /// Checks that the disk has that and nothing more.
     async fn check_disk(&self) {
         self.world.vat.flush().await.unwrap();
         let mut found = BTreeMap::new();

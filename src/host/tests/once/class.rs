@@ -11,7 +11,7 @@ use crate::error::{Result, failed, overloaded};
 use crate::host::{Context, Object};
 
 thread_local! {
-    /// How many steps the handlers of this test's thread may still take.
+    /// The number of steps that the handlers of this test's thread may still take.
     static PERMITS: Rc<Semaphore> = Rc::new(Semaphore::new(0));
     /// In which of its turns `write` panics; 0 in none.
     pub(super) static PANIC_IN: Cell<u64> = const { Cell::new(0) };

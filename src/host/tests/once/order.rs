@@ -36,7 +36,8 @@ fn a_reply_waits_for_its_record_the_first_time_and_again() {
     });
 }
 
-/// What the handler sends in its first turn could happen twice if nothing told of the call.
+/// The messages that the handler sends in its first turn could be sent twice if nothing told of the
+/// call.
 #[test]
 fn what_a_first_turn_sends_waits_until_the_beginning_is_durable() {
     run(async {

@@ -121,7 +121,7 @@ fn a_reply_that_cannot_be_stored_is_an_error_each_time_and_what_was_written_stay
     });
 }
 
-/// What a reply holds that isn't filled in is nothing, and nothing is a reply too.
+/// A field of a reply that isn't filled in is nothing, and nothing is a reply too.
 #[test]
 fn an_empty_reply_is_stored_and_told_again() {
     run(async {
