@@ -4,20 +4,9 @@
 
 #[path = "passing/class.rs"]
 mod class;
+#[path = "passing/passing_capnp.rs"]
+mod passing_capnp;
 mod support;
-
-#[allow(
-    clippy::all,
-    clippy::pedantic,
-    clippy::unwrap_used,
-    missing_debug_implementations,
-    missing_docs,
-    unreachable_pub,
-    reason = "generated code is not ours to change"
-)]
-pub mod passing_capnp {
-    include!(concat!(env!("OUT_DIR"), "/passing_capnp.rs"));
-}
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;

@@ -109,7 +109,7 @@ impl Waits {
         (u128::from(high) << 64) | u128::from(low)
     }
 
-    /// The chain of a call that begins with this one behind it.
+    /// The number of a call that begins with this chain behind it, and its own chain.
     ///
     /// # Errors
     /// When the chain is too long.

@@ -83,7 +83,7 @@ pub(crate) struct Head<'a> {
     pub(crate) created_ms: u64,
     /// The cluster that it was made from.
     pub(crate) cluster: [u8; 32],
-    /// The number of hosts that that had.
+    /// The number of hosts of that cluster.
     pub(crate) hosts: u16,
     /// The request, in words for people.
     pub(crate) asked: &'a str,

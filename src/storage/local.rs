@@ -42,7 +42,7 @@ pub(crate) struct LogOptions {
     pub(crate) map_bytes: usize,
     /// Bytes of the disk, and of the map, that growth leaves free; none for the default.
     pub(crate) reserve_bytes: Option<u64>,
-    /// The answer to whether anything can be written.
+    /// The access: for reading alone, or for writing too.
     pub(crate) access: Access,
 }
 

@@ -122,7 +122,7 @@ fn one(
     go_on(script, &environment, turns, checker)
 }
 
-/// Tells whether the process ended as it must after this fault.
+/// Checks that the process ended as it must after this fault.
 fn judge_end(fault: Fault, status: ExitStatus, stderr: &str, trace: &str) -> Result<(), String> {
     if fault == Fault::Kill {
         return ensure(status.code().is_none(), || format!("it was not killed: {status}"));

@@ -155,7 +155,7 @@ fn gaps(seen: &[Seen]) -> Result<Vec<Gap>, String> {
     Ok(gaps)
 }
 
-/// Tells whether each gap is the sum of unknown increments, each used once at most.
+/// Checks that each gap is the sum of unknown increments, each used once at most.
 ///
 /// A call that can fill one gap can fill all later ones, so those of the same size are alike, and it
 /// is enough to count them.

@@ -110,7 +110,7 @@ impl Replaced {
         Ok(Instead::Same)
     }
 
-    /// The error that a call of ours gets in place of this answer.
+    /// The message that a call of ours gets in place of this answer.
     pub(super) fn answer(&mut self, answer: return_::Reader) -> Option<Outgoing> {
         if self.calls.is_empty() {
             return None;

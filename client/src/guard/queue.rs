@@ -60,7 +60,7 @@ impl Numbers {
     }
 }
 
-/// The answer to whether calls may begin.
+/// The permission for calls to begin, or to wait.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Calls {
     Begin,
