@@ -8,7 +8,7 @@ use std::any::Any;
 
 use capnp::{Error, ErrorKind};
 
-/// What methods of objects return.
+/// The result of the methods of objects.
 pub type Result<T> = capnp::Result<T>;
 
 /// The call can't succeed as it stands; the caller should change it.
@@ -57,7 +57,8 @@ const REVOKED: &str = "revoked: ";
 /// The end of that word to somebody whose call had begun.
 const UNDER_WAY: &str = " while the call was under way";
 
-/// Who gave the caller the right to call has taken it back; restoring the reference is in vain.
+/// The one who gave the caller the right to call has taken it back; restoring the reference is in
+/// vain.
 pub(crate) fn revoked(reason: &str) -> Error {
     Error::failed(format!("{REVOKED}{reason}"))
 }
@@ -67,7 +68,7 @@ pub(crate) fn revoked_under_way(reason: &str) -> Error {
     Error::failed(format!("{REVOKED}{reason}{UNDER_WAY}"))
 }
 
-/// Whether `error` is such a one, also from another vat. Classes can't say it.
+/// Tells whether `error` is such a one, also from another vat. Classes can't say it.
 pub(crate) fn is_revoked(error: &Error) -> bool {
     said(error).starts_with(REVOKED)
 }
@@ -85,8 +86,8 @@ pub(crate) fn not_begun(error: Error) -> Error {
     }
 }
 
-/// Whether the server says of a call that its method never started, so that it may be made once more.
-/// Classes can't say it.
+/// Tells whether the server says of a call that its method never started, so that it may be made
+/// once more. Classes can't say it.
 pub(crate) fn is_not_begun(error: &Error) -> bool {
     let said = said(error);
     said.starts_with(NOT_BEGUN) || (is_revoked(error) && !said.ends_with(UNDER_WAY))
@@ -144,7 +145,7 @@ fn in_schema(name: &str, mut begins: bool) -> String {
     camel
 }
 
-/// What a panic said.
+/// The words of a panic.
 pub(crate) fn panic_reason(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no reason given")

@@ -1,4 +1,5 @@
-//! What fuzzers may reach: everything that decodes stored bytes. It is built with `--cfg fuzzing` only.
+//! The functions that fuzzers may reach: everything that decodes stored bytes. It is built with
+//! `--cfg fuzzing` only.
 //!
 //! Each function takes any bytes, and must neither panic nor take long. None writes anything.
 #![allow(missing_docs, reason = "there are no users but the fuzzers")]
@@ -35,7 +36,7 @@ pub fn write_set(bytes: &[u8]) {
     }
 }
 
-/// What the server itself keeps of an object: its header, and its request ids.
+/// The records that the server itself keeps of an object: its header, and its request ids.
 pub fn host_records(bytes: &[u8]) {
     host::decode_records(bytes);
 }

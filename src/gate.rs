@@ -19,7 +19,7 @@ use std::task::Poll;
 use crate::storage::Ticket;
 
 /// Rounds after which a reply is taken, or never will be: whoever is to take it was woken before, and has
-/// his turn in the first one, or the next if it takes him two. A promise of the reply that somebody keeps
+/// their turn in the first one, or the next if it takes them two. A promise of the reply that somebody keeps
 /// is all that is left of a connection that ended: it is neither polled nor dropped.
 const ROUNDS: usize = 8;
 
@@ -42,7 +42,7 @@ enum Message {
     Call(Box<dyn FnOnce()>),
 }
 
-/// How many replies have left the gate, and were not taken by who sends them on.
+/// The number of replies that have left the gate, and were not taken by the one who sends them on.
 type Replies = Cell<usize>;
 
 /// A reply has this until it was taken; the gate's next call waits for that.
@@ -71,7 +71,7 @@ impl Gate {
         self.written.set(ticket);
     }
 
-    /// What the instance's messages wait for now.
+    /// The ticket for which the instance's messages wait now.
     pub(crate) fn written(&self) -> Ticket {
         self.written.get()
     }

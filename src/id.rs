@@ -38,7 +38,8 @@ impl Pool {
     }
 }
 
-/// How often a shard changed owners: appends of an owner with an older epoch are refused.
+/// The number of times that a shard changed owners: appends of an owner with an older epoch are
+/// refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Epoch(pub(crate) u64);
 

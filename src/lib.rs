@@ -48,15 +48,15 @@
 //! # let _ = capstead::Server::new("x").class::<Ballot>();
 //! ```
 //!
-//! What a method writes between two awaits is one **turn**: it becomes durable together or not at
-//! all, and nothing else runs on the object meanwhile. Between turns other calls of the same object
-//! may run. No method waits for the disk; what the object sends does, its replies as well as its
-//! calls to others: they leave, in the order made, when everything that it wrote before them is
+//! The writes of a method between two awaits are one **turn**: it becomes durable together or not
+//! at all, and nothing else runs on the object meanwhile. Between turns other calls of the same
+//! object may run. No method waits for the disk; what the object sends does, its replies as well as
+//! its calls to others: they leave, in the order made, when everything that it wrote before them is
 //! durable. Calls on one capability start in the order in which they were made.
 //!
 //! A method that returns an error keeps what it wrote. A panic drops what its turn wrote and ends
 //! the object in memory: all capabilities to it fail as `disconnected` then, and whoever restores
-//! his reference gets it fresh from its storage. So a binary must not be built with
+//! their reference gets it fresh from its storage. So a binary must not be built with
 //! `panic = "abort"`.
 //!
 //! [`Context`] is everything that a class can reach: its own [`Storage`], and objects of the classes

@@ -35,8 +35,8 @@ pub(crate) const SHARE_GRANTS_MAX: u32 = 16_384;
 /// Grants that together fill the quota of an object: what is kept for one of them is a quarter at most.
 pub(crate) const SHARES_OF_QUOTA: u64 = 4;
 
-/// How long request ids are kept, unless the server says otherwise, in seconds: a day, in which
-/// whoever lost a reply has come back.
+/// The time for which request ids are kept, unless the server says otherwise, in seconds: a day, in
+/// which whoever lost a reply has come back.
 pub(crate) const REQUEST_RETENTION_SECS: u64 = 24 * 60 * 60;
 
 /// Turns that may wait for the disk before no new call starts.
@@ -57,8 +57,8 @@ pub(crate) const RESERVE_BYTES_MAX: u64 = 1 << 30;
 /// Largest body of an HTTP request that the gateway takes.
 pub(crate) const HTTP_BODY_BYTES_MAX: usize = 1 << 20;
 
-/// How long an object waits for the end of a request's body that comes by RPC, in seconds. The gateway
-/// sends bodies whole.
+/// The time for which an object waits for the end of a request's body that comes by RPC, in
+/// seconds. The gateway sends bodies whole.
 pub(crate) const HTTP_BODY_SECS: u64 = 60;
 
 /// Bytes of request bodies by RPC without an end that the objects of a server hold, all together.
@@ -67,29 +67,32 @@ pub(crate) const HTTP_UNENDED_BYTES_MAX: usize = 128 << 20;
 /// Largest body of an HTTP response that an object gives: the gateway holds it whole.
 pub(crate) const HTTP_RESPONSE_BYTES_MAX: usize = 64 << 20;
 
-/// How long an object stays awake without a call, in seconds: waking costs less than 0.2 ms.
+/// The time for which an object stays awake without a call, in seconds: waking costs less than 0.2
+/// ms.
 pub(crate) const WARM_SECS: u64 = 60;
 
 /// Objects that are awake in one server at most: a quarter of a GiB of them, if they keep little.
 pub(crate) const AWAKE_OBJECTS_MAX: usize = 100_000;
 
-/// What all objects that are awake may take, in one server. It leaves as much of a GiB to everything else.
+/// The bytes that all objects that are awake may take, in one server. It leaves as much of a GiB to
+/// everything else.
 pub(crate) const AWAKE_BYTES_MAX: usize = 512 << 20;
 
-/// What an instance takes beside its values, rounded up.
+/// The bytes that an instance takes beside its values, rounded up.
 pub(crate) const INSTANCE_BYTES: usize = 2560;
 
-/// How long a call waits at most for an exclusive object that runs another one, in seconds. Most
+/// The longest time that a call waits for an exclusive object that runs another one, in seconds. Most
 /// deadlocks are found at once; this ends the others.
 pub(crate) const EXCLUSIVE_WAIT_SECS: u64 = 30;
 
-/// How long an object may take to wake, in seconds: by then it waits for something that waits for it.
+/// The time that an object may take to wake, in seconds: by then it waits for something that waits
+/// for it.
 pub(crate) const WAKE_SECS: u64 = 30;
 
-/// How long shutdown waits for calls under way, in seconds.
+/// The time for which shutdown waits for calls under way, in seconds.
 pub(crate) const SHUTDOWN_SECS: u64 = 10;
 
-/// How long a client may take to send the head of an HTTP request, in seconds.
+/// The time that a client may take to send the head of an HTTP request, in seconds.
 pub(crate) const HTTP_HEADER_SECS: u64 = 10;
 
 /// Longest label of a grant, in bytes: a name, or a sentence.
@@ -104,19 +107,19 @@ pub(crate) const HOLDERS_MAX: usize = 4;
 /// Grants that one answer lists.
 pub(crate) const GRANTS_LISTED_MAX: usize = 64;
 
-/// How often at most the last use of a grant is written down, in seconds.
+/// The least time between two times that the last uses of grants are written down, in seconds.
 pub(crate) const RESTORED_FLUSH_SECS: u64 = 60;
 
-/// How long a holder may take to prove that he has his key, in seconds.
+/// The time that a holder may take to prove to have the key, in seconds.
 pub(crate) const PROOF_SECS: u64 = 30;
 
 /// Hosts of one server: each is a thread with an address space of its own.
 pub(crate) const HOSTS_MAX: u16 = 64;
 
-/// How long a grant is kept whose time is over, in milliseconds: 30 days. A clock that is ahead for a moment
-/// must not destroy what is good when it is right again.
+/// The time for which a grant is kept whose time is over, in milliseconds: 30 days. A clock that is
+/// ahead for a moment must not destroy what is good when it is right again.
 pub(crate) const OVER_GRANTS_KEPT_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 
-/// How often files of the data are looked at while nothing is committed: whoever changes one beside the
-/// server is told within a second.
+/// The time between two looks at the files of the data while nothing is committed: whoever changes
+/// one beside the server is told within a second.
 pub(crate) const FILES_PERIOD: Duration = Duration::from_millis(500);

@@ -34,9 +34,9 @@ macro_rules! metrics {
         #[derive(Debug, Default)]
         pub(crate) struct Metrics {
             $($(#[doc = $help])+ pub(crate) $name: Count,)+
-            /// How often each limit of connections bit.
+            /// The number of times that each limit of connections bit.
             pub(crate) limits: Arc<Bites>,
-            /// What the connections of clients hold.
+            /// The memory that the connections of clients hold.
             pub(crate) held: OnceLock<Budget>,
         }
 

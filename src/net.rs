@@ -24,13 +24,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::metrics::Metrics;
 
-/// How long a peer may take for the handshake of TLS, in seconds. It has a connection's place meanwhile.
+/// The time that a peer may take for the handshake of TLS, in seconds. It has a connection's place
+/// meanwhile.
 const HANDSHAKE_SECS: u64 = 10;
 
 /// Descriptors that no connection from outside gets: some for each of 64 hosts, and as many again.
 const DESCRIPTORS_KEPT: usize = 512;
 
-/// What the peers of a listener that ends are told.
+/// The reason that the peers of a listener that ends are told.
 const SHUTTING_DOWN: &str = "the server is shutting down";
 
 /// A listener whose peers get one bootstrap capability.
@@ -80,14 +81,14 @@ impl Listener {
     }
 }
 
-/// What every connection of a listener is served with.
+/// The things with which every connection of a listener is served.
 struct Serving {
     tls: Option<TlsAcceptor>,
     bootstrap: Client,
     limits: Limits,
     metrics: Arc<Metrics>,
     places: Arc<Places>,
-    /// How many connections each address has.
+    /// The number of connections of each address.
     peers: RefCell<HashMap<IpAddr, usize>>,
     connected: CancellationToken,
 }
@@ -213,9 +214,9 @@ impl Drop for Taken {
     }
 }
 
-/// How many connections there may be of Cap'n Proto, and how many of HTTP, so that neither takes the
-/// descriptors of the other, or those of all else: the storage, links between hosts, the operator, and the
-/// page of metrics.
+/// The numbers of connections that there may be of Cap'n Proto and of HTTP, so that neither takes
+/// the descriptors of the other, or those of all else: the storage, links between hosts, the
+/// operator, and the page of metrics.
 pub(crate) fn connections_max() -> (usize, usize) {
     let open = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let open = open.map_or(usize::MAX, |open| usize::try_from(open).unwrap_or(usize::MAX));

@@ -47,7 +47,7 @@ fn interfaces() -> Vec<u64> {
     ids
 }
 
-/// Whoever connects and shows nothing gets nothing, whatever he asks the bootstrap capability for.
+/// Whoever connects and shows nothing gets nothing, whatever they ask the bootstrap capability for.
 #[test]
 fn a_listener_gives_nothing_without_a_reference() {
     let (_folder, data) = scratch();
@@ -97,7 +97,7 @@ fn the_gateway_leads_to_what_it_was_given() {
     assert_eq!(served.metric("wakes_total"), 0);
 }
 
-/// Where a capability comes from. That there is no other way is shown where each of them is tested.
+/// The origin of a capability. That there is no other way is shown where each of them is tested.
 enum From {
     /// From a binding, which the server was put together with.
     Binding,
@@ -107,7 +107,7 @@ enum From {
     Stored,
     /// From nowhere: it is data, and capabilities in it were refused when it was made.
     Data,
-    /// From the caller: it is his own, or what he put in.
+    /// From the caller: it is the caller's own, or what the caller put in.
     Caller,
     /// It is what a listener offers to everybody, which gives nothing: see above.
     Listener,
@@ -149,7 +149,7 @@ fn public_functions(path: &str) -> Vec<(String, String)> {
     functions
 }
 
-/// Whether a value of that type may hold a capability.
+/// Tells whether a value of that type may hold a capability.
 fn is_capability(returned: &str) -> bool {
     let words: Vec<&str> = returned.split(|c: char| !c.is_alphanumeric()).collect();
     ["C", "Client", "Namespace", "Struct"].iter().any(|word| words.contains(word))

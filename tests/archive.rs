@@ -1,5 +1,11 @@
 //! Data go out of a server and into another one: whole, while it serves, or not at all.
 
+#[path = "archive/backups.rs"]
+mod backups;
+#[path = "archive/compacting.rs"]
+mod compacting;
+#[path = "archive/cut_short.rs"]
+mod cut_short;
 #[path = "archive/file.rs"]
 mod file;
 mod support;
@@ -12,7 +18,7 @@ use std::process::{Output, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
-use capstead_client::{Connection, namespace};
+use capstead_client::namespace;
 use file::{Record, counter, named, records};
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
@@ -20,7 +26,7 @@ use support::calls::{by_name, connect, increment, read, run};
 use support::http::{get, post};
 use support::random::Random;
 use support::tree::look;
-use support::{Process, Served, capstead, eventually, scratch, serve, serve_with};
+use support::{Served, capstead, scratch, serve, serve_with};
 
 /// Runs a verb on `data`.
 fn verb(data: &Path, args: &[&str]) -> Output {
@@ -277,90 +283,6 @@ fn large() -> Vec<(Vec<u8>, Vec<u8>)> {
     (0..24_u8).map(|n| (vec![b'k', n], vec![n; 1 << 20])).collect()
 }
 
-// A large object is on its way when the server is killed. Afterwards it says so, an export leaves it
-// out, and importing it again makes it whole.
-#[test]
-fn a_half_imported_object_says_so_until_it_is_imported_again() {
-    let (folder, data) = scratch();
-    let file = folder.path().join("file");
-    fs::write(&file, counter("big", 7, &large())).expect("it is written");
-    let mut served = serve_with(&data, &["--commit-delay", "300"]);
-    let import = capstead(["import", "--data", text(&data), text(&file)]);
-    let mut import = Process::start(import);
-    let ask = |served: &Served| get(&served.announced.http, "/counter/big");
-    eventually("the first batch", || ask(&served).body.contains("import-unfinished").then_some(()));
-    // It says so before that is durable: the next commit makes it so.
-    let commits = served.metric("turns_committed_total");
-    eventually("a commit", || (served.metric("turns_committed_total") > commits).then_some(()));
-    served.kill();
-    assert_eq!(import.wait().code(), Some(1), "{}", import.stderr());
-    assert!(import.stderr().contains("start it again"), "{}", import.stderr());
-
-    let served = serve(&data);
-    let answer = ask(&served);
-    assert_eq!(answer.status, 500);
-    assert!(answer.body.contains("import it again"), "{}", answer.body);
-    assert!(contents(&data).iter().all(|record| record.0 != named("Counter", "big")));
-    done(&data, &["import", text(&file)]);
-    assert_eq!(value(&served, "big"), "7");
-    let stored: Vec<Record> =
-        contents(&data).into_iter().filter(|record| record.0 == named("Counter", "big")).collect();
-    assert_eq!(stored, records(&fs::read(&file).expect("it is there")));
-    served.stop();
-    let served = serve(&data);
-    assert_eq!(value(&served, "big"), "7");
-}
-
-// An import of everything is cut short between two objects. The same command ends it, and what was called
-// meanwhile goes on from what it is now; another archive is refused as ever, and its import changes nothing of that.
-#[test]
-fn an_import_that_was_cut_short_is_ended_by_the_same_command() {
-    let (folder, data) = scratch();
-    let (all, other) = (folder.path().join("all"), folder.path().join("other"));
-    let from = folder.path().join("from.data");
-    let names: Vec<String> = (0..60).map(|n| format!("c{n}")).collect();
-    drop(counters(&from, &[], &names.iter().map(|name| (&**name, 5)).collect::<Vec<_>>()));
-    let big = folder.path().join("big");
-    for n in 0..6 {
-        fs::write(&big, counter(&format!("big{n}"), 5, &large())).expect("it is written");
-        done(&from, &["import", text(&big)]);
-    }
-    done(&from, &["export", text(&all), "--all"]);
-    done(&from, &["export", text(&other), "--class", "Counter"]);
-    let served = serve_with(&data, &["--commit-delay", "100"]);
-    let is_there = |name: &&String| {
-        let answer = get(&served.announced.http, &format!("/counter/{name}"));
-        answer.status == 200 && answer.body == "5"
-    };
-    let mut import = capstead(["import", "--data", text(&data), text(&all)]);
-    let mut import = import.stdout(Stdio::null()).spawn().expect("it starts");
-    let first = eventually("an object is there", || names.iter().find(is_there));
-    import.kill().expect("it is ours");
-    import.wait().expect("it is ours");
-    assert_eq!(post(&served.announced.http, &format!("/counter/{first}/increment")).status, 200);
-    let before = contents(&data);
-    let said = eventually("the cut import has ended", || {
-        let output = verb(&data, &["import", text(&other)]);
-        let said = texts(&output).1;
-        (!said.contains("under way")).then_some(said)
-    });
-    assert!(said.contains("exist already"), "{said}");
-    assert_eq!(contents(&data), before);
-    // A third one, of which nothing is there, comes in, and leaves the first one's mark alone.
-    let third = folder.path().join("third");
-    fs::write(&third, counter("third", 9, &[])).expect("it is written");
-    done(&data, &["import", text(&third)]);
-    assert_eq!(value(&served, "third"), "9");
-    let said = done(&data, &["import", text(&all)]);
-    assert!(said.contains("came with the import that was cut short"), "{said}");
-    for name in &names {
-        assert_eq!(value(&served, name), if name == first { "6" } else { "5" });
-    }
-    assert_eq!(value(&served, "big5"), "5");
-    // It has ended now: it begins no other one.
-    assert!(refused(&data, &["import", text(&all)], 1).contains("exist already"));
-}
-
 #[test]
 fn keys_of_any_length_come_back() {
     let (folder, data) = scratch();
@@ -384,75 +306,6 @@ fn keys_of_any_length_come_back() {
     let count =
         contents(&data).iter().filter(|record| record.0 == named("Counter", "long")).count();
     assert_eq!((count, value(&served, "long")), (5, "2".into()));
-}
-
-#[test]
-fn a_restored_backup_is_the_same_cluster() {
-    let (folder, data) = scratch();
-    let served = counters(&data, &["--hosts", "2"], &[("x", 5), ("y", 6)]);
-    let (file, restored) = (folder.path().join("backup"), folder.path().join("restored.data"));
-    let said = done(&data, &["backup", text(&file)]);
-    assert!(said.contains("and the keys of the cluster"), "{said}");
-    let mode = fs::metadata(&file).expect("it was made").permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
-    let reference = served.counters().to_owned();
-    let before = contents(&data);
-    served.stop();
-
-    let restore =
-        |to: &Path| capstead(["restore", text(&file), text(to)]).output().expect("it runs");
-    let output = restore(&restored);
-    assert!(output.status.success(), "{:?}", texts(&output));
-    assert_eq!(contents(&restored), before);
-    let again = restore(&restored);
-    assert_eq!(again.status.code(), Some(1));
-    assert!(texts(&again).1.contains("is not empty"), "{:?}", texts(&again));
-
-    let served = serve_with(&restored, &["--hosts", "2"]);
-    run(async {
-        let connection = Connection::dial(&served.announced.capnp).await.expect("it is reached");
-        let counters: namespace::Client = connection.restore(&reference).expect("it can be asked");
-        assert_eq!(increment(&by_name(&counters, "x")).await.expect("the reference is good"), 6);
-    });
-    assert_eq!(served.counters().split('#').nth(1), reference.split('#').nth(1));
-}
-
-// A restore is killed in the middle, into a directory that was there, as a mount point is. Nothing opens
-// what is left, and the next attempt makes the whole of it.
-#[test]
-fn what_a_killed_restore_left_is_not_served_and_not_in_the_way() {
-    let (folder, data) = scratch();
-    let (file, restored) = (folder.path().join("backup"), folder.path().join("restored.data"));
-    drop(counters(&data, &[], &[("x", 5)]));
-    let big = folder.path().join("big");
-    for n in 0..8 {
-        fs::write(&big, counter(&format!("big{n}"), n, &large())).expect("it is written");
-        done(&data, &["import", text(&big)]);
-    }
-    done(&data, &["backup", text(&file)]);
-    let before = contents(&data);
-    fs::create_dir(&restored).expect("it is made");
-    let restore = || capstead(["restore", text(&file), text(&restored)]);
-    let stored = restored.join("host-0/data.mdb");
-    let is_begun = || fs::metadata(&stored).is_ok_and(|stored| stored.len() > 16 << 20);
-    for _ in 0..2 {
-        let mut cut = restore().stdout(Stdio::null()).spawn().expect("it starts");
-        eventually("some of it is there", || is_begun().then_some(()));
-        cut.kill().expect("it is ours");
-        cut.wait().expect("it is ours");
-        assert!(!restored.join("format").exists(), "killed too late to show anything");
-        let serve =
-            capstead(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"]);
-        let served = { serve }.arg(&restored).output().expect("it runs");
-        assert_eq!(served.status.code(), Some(1), "{served:?}");
-        assert!(texts(&served).1.contains("restore into it again"), "{served:?}");
-        let said = refused(&restored, &["export", "-", "--all"], 1);
-        assert!(said.contains("restore into it again"), "{said}");
-    }
-    let output = restore().output().expect("it runs");
-    assert!(output.status.success(), "{:?}", texts(&output));
-    assert_eq!(contents(&restored), before);
-    assert!(texts(&restore().output().expect("it runs")).1.contains("is not empty"));
 }
 
 // What only reads works on a disk that is full or read-only, because it changes no file.
@@ -483,21 +336,6 @@ fn the_tools_take_the_servers_reserve_and_map_size() {
     let said = refused(&data, &with(&["--map-size", "16KiB"]), 1);
     assert!(said.contains("low-space: 0 bytes"), "{said}");
     done(&data, &with(&["--map-size", "64MiB", "--reserve", "1MiB"]));
-}
-
-#[test]
-fn an_export_is_no_backup_and_a_backup_goes_to_a_file() {
-    let (folder, data) = scratch();
-    drop(counters(&data, &[], &[("x", 5)]));
-    let (file, there) = (folder.path().join("file"), folder.path().join("there"));
-    done(&data, &["export", text(&file), "--all"]);
-    let output = capstead(["restore", text(&file), text(&there)]).output().expect("it runs");
-    assert_eq!(output.status.code(), Some(1));
-    assert!(texts(&output).1.contains("lacks the keys") && !there.exists());
-    assert!(refused(&data, &["backup", "-"], 1).contains("file of its own"));
-    // Nothing that is there is written over.
-    assert!(refused(&data, &["backup", text(&file)], 1).contains("is there already"));
-    assert!(refused(&data, &["export", text(&file), "--all"], 1).contains("is there already"));
 }
 
 #[test]
@@ -564,66 +402,4 @@ fn the_socket_of_a_killed_server_is_in_nobodys_way() {
     let served = serve(&data);
     assert_eq!(value(&served, "x"), "5");
     assert_eq!(contents(&data).iter().filter(|record| record.1 == 0).count(), 1);
-}
-
-/// A data directory with some thousand counters in random order, imported.
-fn many(data: &Path, folder: &Path) -> Vec<Record> {
-    let mut served = serve(data);
-    run(async {
-        let (_connection, counters) = connect(&served).await;
-        let mut on_the_way = FuturesOrdered::new();
-        for n in 0..3_000 {
-            on_the_way.push_back(increment(&by_name(&counters, &format!("counter {n}"))));
-            if on_the_way.len() > 200 {
-                on_the_way.next().await.expect("one is on its way").expect("it counts");
-            }
-        }
-        while let Some(value) = on_the_way.next().await {
-            value.expect("it counts");
-        }
-    });
-    let large = folder.join("large");
-    fs::write(&large, counter("large", 1, &large_values())).expect("it is written");
-    done(data, &["import", text(&large)]);
-    served.kill();
-    contents(data)
-}
-
-fn large_values() -> Vec<(Vec<u8>, Vec<u8>)> {
-    (0..40_u8).map(|n| (vec![b'k', n], vec![n; 1 << 20])).collect()
-}
-
-#[test]
-fn compacting_keeps_every_record_and_is_refused_while_served() {
-    let (folder, data) = scratch();
-    let before = many(&data, folder.path());
-    let said = done(&data, &["compact"]);
-    assert!(said.starts_with("compacted "), "{said}");
-    assert_eq!(contents(&data), before);
-    let served = serve(&data);
-    assert_eq!(value(&served, "counter%207"), "1");
-    let said = refused(&data, &["compact"], 1);
-    assert!(said.contains("stop that one first"), "{said}");
-}
-
-// Compacting is killed at random moments; whenever that is, the directory has all it had, and starts.
-#[test]
-fn compacting_that_is_killed_leaves_a_directory_that_starts() {
-    let (folder, data) = scratch();
-    let before = many(&data, folder.path());
-    let mut random = Random::from_printed_seed();
-    let mut cut = 0;
-    for _ in 0..12 {
-        let mut compact = Process::start(capstead(["compact", "--data", text(&data)]));
-        std::thread::sleep(Duration::from_millis(random.below(250)));
-        cut += u64::from(compact.ended().is_none());
-        compact.kill();
-        assert_eq!(contents(&data), before);
-    }
-    assert!(cut > 0, "none was cut short");
-    done(&data, &["compact"]);
-    let names: Vec<PathBuf> = look(&data).into_keys().collect();
-    assert!(!names.iter().any(|name| text(name).contains("compact")), "{names:?}");
-    assert_eq!(contents(&data), before);
-    assert_eq!(value(&serve(&data), "counter%207"), "1");
 }

@@ -1,7 +1,7 @@
 //! Building needs Cargo alone: no `capnp` tool, no network, nothing made beforehand.
 //!
-//! What the tool would have made is committed. Where the tool is installed, the committed is compared
-//! with what the tool makes today.
+//! The files that the tool would have made are committed. Where the tool is installed, they are
+//! compared with what the tool makes today.
 
 mod support;
 

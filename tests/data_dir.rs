@@ -70,10 +70,8 @@ const SPOILT: [Spoilt; 24] = [
     Spoilt {
         name: "a directory of somebody else",
         spoil: |data| {
-            fs::remove_dir_all(data).expect("the copy can be spoilt");
-            fs::create_dir(data).expect("the copy can be spoilt");
-            fs::write(data.join("thesis.txt"), "years of work").expect("the copy can be spoilt");
-            data.to_owned()
+            empty(data, "");
+            write(data, "thesis.txt", "years of work")
         },
         names: "",
         says: "not a data directory",
@@ -81,7 +79,7 @@ const SPOILT: [Spoilt; 24] = [
     Spoilt {
         name: "a file",
         spoil: |data| {
-            fs::remove_dir_all(data).expect("the copy can be spoilt");
+            remove(data, "");
             fs::write(data, "years of work").expect("the copy can be spoilt");
             data.to_owned()
         },
@@ -108,16 +106,13 @@ const SPOILT: [Spoilt; 24] = [
     },
     Spoilt {
         name: "a missing host",
-        spoil: |data| {
-            fs::remove_dir_all(data.join("host-0")).expect("the copy can be spoilt");
-            data.to_owned()
-        },
+        spoil: |data| remove(data, "host-0"),
         names: "host-0",
         says: "missing",
     },
     Spoilt {
         name: "a damaged cluster key",
-        spoil: |data| write(data, "keys/cluster", &"g".repeat(64)),
+        spoil: |data| write(data, "keys/cluster", "g".repeat(64)),
         names: "keys/cluster",
         says: "damaged",
     },
@@ -129,28 +124,19 @@ const SPOILT: [Spoilt; 24] = [
     },
     Spoilt {
         name: "a signing key that is no text",
-        spoil: |data| {
-            fs::write(data.join("keys/signing-1"), [0xff; 65]).expect("the copy can be spoilt");
-            data.to_owned()
-        },
+        spoil: |data| write(data, "keys/signing-1", [0xff; 65]),
         names: "keys/signing-1",
         says: "damaged",
     },
     Spoilt {
         name: "a missing key",
-        spoil: |data| {
-            fs::remove_file(data.join("keys/cluster")).expect("the copy can be spoilt");
-            data.to_owned()
-        },
+        spoil: |data| remove(data, "keys/cluster"),
         names: "keys/cluster",
         says: "No such file",
     },
     Spoilt {
         name: "a missing format",
-        spoil: |data| {
-            fs::remove_file(data.join("format")).expect("the copy can be spoilt");
-            data.to_owned()
-        },
+        spoil: |data| remove(data, "format"),
         names: "format",
         says: "missing",
     },
@@ -168,10 +154,7 @@ const SPOILT: [Spoilt; 24] = [
     },
     Spoilt {
         name: "a host without its data",
-        spoil: |data| {
-            fs::remove_file(data.join("host-0/data.mdb")).expect("the copy can be spoilt");
-            data.to_owned()
-        },
+        spoil: |data| remove(data, "host-0/data.mdb"),
         names: "host-0",
         says: "its data file is gone",
     },
@@ -198,8 +181,7 @@ const SPOILT: [Spoilt; 24] = [
         spoil: |data| {
             let mut random = Random::from_printed_seed();
             let bytes: Vec<u8> = (0..100_000).map(|_| random.below(256) as u8).collect();
-            fs::write(data.join("host-0/data.mdb"), bytes).expect("the copy can be spoilt");
-            data.to_owned()
+            write(data, "host-0/data.mdb", bytes)
         },
         names: "host-0/data.mdb",
         says: "doesn't begin as",
@@ -212,9 +194,16 @@ const SPOILT: [Spoilt; 24] = [
     },
 ];
 
-fn empty(data: &Path, part: &str) -> PathBuf {
-    fs::remove_dir_all(data.join(part)).expect("the copy can be spoilt");
-    fs::create_dir(data.join(part)).expect("the copy can be spoilt");
+fn remove(data: &Path, name: &str) -> PathBuf {
+    let path = data.join(name);
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    removed.expect("the copy can be spoilt");
+    data.to_owned()
+}
+
+fn empty(data: &Path, folder: &str) -> PathBuf {
+    remove(data, folder);
+    fs::create_dir(data.join(folder)).expect("the copy can be spoilt");
     data.to_owned()
 }
 
@@ -224,8 +213,8 @@ fn cut(data: &Path, length: u64) -> PathBuf {
     data.to_owned()
 }
 
-fn write(data: &Path, name: &str, text: &str) -> PathBuf {
-    fs::write(data.join(name), text).expect("it can be written");
+fn write(data: &Path, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
+    fs::write(data.join(name), contents).expect("it can be written");
     data.to_owned()
 }
 

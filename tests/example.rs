@@ -86,7 +86,7 @@ fn the_readme_shows_the_example_word_for_word() {
     }
 }
 
-/// What stands between fences.
+/// The text between fences.
 fn code_blocks(markdown: &str) -> Vec<String> {
     let mut blocks = Vec::new();
     let mut open: Option<Vec<&str>> = None;

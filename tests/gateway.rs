@@ -212,7 +212,7 @@ fn a_head_that_is_too_large_or_no_head_at_all_is_refused() {
     }
 }
 
-// Whoever connects and never says what he wants doesn't stay for ever.
+// Whoever connects and never says what they want doesn't stay for ever.
 #[test]
 fn a_head_that_does_not_come_is_not_waited_for_for_ever() {
     let gateway = Gateway::start();

@@ -12,24 +12,15 @@ use capnp::Error;
 use capnp::capability::{Client, FromClientHook};
 use capnp::traits::HasTypeId;
 use capstead::counter_capnp::counter;
-use capstead_client::facet_capnp::{facet, persistent};
+use capstead_client::facet_capnp::facet;
 use capstead_client::{Connection, namespace};
 use futures::future::join_all;
-use support::calls::{by_name, connect, increment, read, run};
+use support::calls::{by_name, connect, increment, read, run, save};
 use support::random::Random;
 use support::{Served, capstead, http, now, scratch, serve_with};
 
-/// How long what was made from a revoked grant may go on.
+/// The time for which what was made from a revoked grant may go on.
 const CUT_WITHIN: Duration = Duration::from_secs(1);
-
-async fn save(of: &impl FromClientHook, label: &str) -> String {
-    let of = persistent::Client { client: Client::new(of.as_client_hook().add_ref()) };
-    let mut request = of.save_request();
-    request.get().init_seal_for().set_label(label);
-    let reply = request.send().promise.await.expect("it can be saved");
-    let text = reply.get().and_then(|reply| Ok(reply.get_sturdy_ref()?.to_string()?));
-    text.expect("the answer has a text")
-}
 
 fn as_facet(cap: &impl FromClientHook) -> facet::Client {
     facet::Client { client: Client::new(cap.as_client_hook().add_ref()) }
@@ -197,7 +188,7 @@ fn said(output: &Output) -> String {
     String::from_utf8(text).expect("it is text").trim_end().to_owned()
 }
 
-/// What a verb prints when it succeeds.
+/// The output of a verb that succeeds.
 fn done(data: &Path, args: &[&str]) -> String {
     let output = command(data, args);
     assert!(output.status.success(), "{args:?}: {}", said(&output));
@@ -313,7 +304,7 @@ fn who_was_there_is_known_after_a_restart() {
     assert!(line("\"unused\"").contains("never restored"), "{tree}");
 }
 
-/// What can't be done says what to do.
+/// A command that can't be followed says what to do.
 #[test]
 fn wrong_words_are_explained() {
     let (_folder, data) = scratch();
@@ -335,7 +326,8 @@ fn wrong_words_are_explained() {
     }
 }
 
-/// What depends on a grant of a namespace is cut on every host, however many grants are in between.
+/// All that depends on a grant of a namespace is cut on every host, however many grants are in
+/// between.
 #[test]
 fn what_is_below_a_revoked_grant_ends_on_all_hosts() {
     let (_folder, data) = scratch();

@@ -17,7 +17,7 @@ use support::{
     serve_with,
 };
 
-/// How often a flood that is stopped tries again.
+/// The time between two tries of a flood that is stopped.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Much less than what is sent, and more than what the machine's own noise makes.
@@ -124,7 +124,7 @@ fn a_producer_that_reads_a_byte_in_a_second_is_slowed_down_and_cut() {
     eventually("the end of the connection", || (served.metric("connections") == 0).then_some(()));
 }
 
-/// How long a flood lasts: what is promised for a minute is tried for some seconds by default.
+/// The duration of a flood: what is promised for a minute is tried for some seconds by default.
 fn seconds(default: u64) -> u64 {
     let given = std::env::var("CAPSTEAD_FLOOD_SECONDS").ok();
     given.map_or(default, |text| text.parse().expect("a number of seconds"))

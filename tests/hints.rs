@@ -1,14 +1,15 @@
-//! Where the texts of references lead: to the server, and not to the one of its hosts that made them.
+//! The addresses in the texts of references: that of the server, and not of the one of its hosts
+//! that made them.
 
 mod support;
 
 use std::path::Path;
 
-use capnp::capability::{Client, FromClientHook};
+use capnp::capability::Client;
 use capstead::counter_capnp::counter;
-use capstead_client::facet_capnp::{facet, persistent};
+use capstead_client::facet_capnp::facet;
 use capstead_client::namespace;
-use support::calls::{by_name, connect, increment, read, run};
+use support::calls::{by_name, connect, increment, read, run, save};
 use support::{Process, Served, capstead, refused_start, scratch, serve_command, serve_with};
 
 /// A server of four hosts, of which the first one listens there.
@@ -16,15 +17,6 @@ fn serve_at(data: &Path, listen: &str) -> Served {
     let mut command = capstead(["serve", "--json", "--hosts", "4", "--http", "127.0.0.1:0"]);
     command.args(["--metrics", "127.0.0.1:0", "--listen", listen, "--data"]).arg(data);
     Served::ready(Process::start(command))
-}
-
-async fn save(of: &impl FromClientHook, label: &str) -> String {
-    let of = persistent::Client { client: Client::new(of.as_client_hook().add_ref()) };
-    let mut request = of.save_request();
-    request.get().init_seal_for().set_label(label);
-    let reply = request.send().promise.await.expect("it can be saved");
-    let text = reply.get().and_then(|reply| Ok(reply.get_sturdy_ref()?.to_string()?));
-    text.expect("the answer has a text")
 }
 
 fn names() -> impl Iterator<Item = String> {
@@ -65,7 +57,8 @@ fn a_text_is_good_as_it_is_before_and_after_a_restart() {
     assert_eq!(served.stop().0, Some(0));
 }
 
-/// What is advertised stands in all references, and what no reference could have is refused.
+/// An address that is advertised stands in all references, and what no reference could have is
+/// refused.
 #[test]
 fn an_advertised_address_stands_in_every_reference() {
     let (_folder, data) = scratch();
@@ -88,8 +81,8 @@ fn an_advertised_address_stands_in_every_reference() {
     }
 }
 
-/// Who holds a grant of a namespace knows and takes back all that was made below it, also by way of
-/// grants of the namespace's host of which the object's own host has no record and no use.
+/// The holder of a grant of a namespace knows and takes back all that was made below it, also by
+/// way of grants of the namespace's host of which the object's own host has no record and no use.
 #[test]
 fn what_was_made_two_steps_below_is_listed_and_revoked_on_every_host() {
     let (_folder, data) = scratch();

@@ -1,4 +1,4 @@
-//! What a peer does that holds a reference and breaks the protocol: it loses its own connection.
+//! A peer that holds a reference and breaks the protocol: it loses its own connection.
 //!
 //! The messages are built by hand, because no RPC system sends them.
 mod support;
@@ -54,7 +54,7 @@ fn promises_that_never_end_are_the_peers_own_trouble() {
     assert_eq!(code, Some(0), "{log}");
 }
 
-/// How a message names what a promise is resolved to.
+/// The name in a message for what a promise is resolved to.
 #[derive(Clone, Copy, Debug)]
 enum Name {
     Promise,

@@ -1,13 +1,15 @@
-//! What a class says in a response is checked: a client reads one whole answer to its request, or a 500,
+//! The responses of classes are checked: a client reads one whole answer to its request, or a 500,
 //! and the next answer on the connection is that to the next request.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
 
 use std::rc::Rc;
 
 use capstead::counter_capnp::counter;
 use capstead::http::{self, Body, Request, Response, StatusCode, http_service};
 use capstead::{Context, Object, Result, Server};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use support::exchange::{Answer, exchange};
 use tokio::net::TcpStream;
 
 /// Says whatever a request asks it to.
@@ -148,27 +150,6 @@ fn answer(request: &Request<Body>) -> Response<Body> {
     }
 }
 
-async fn exchange(stream: &mut TcpStream, request: &[u8]) -> (u16, Vec<u8>, Vec<u8>) {
-    stream.write_all(request).await.unwrap();
-    let mut received = Vec::new();
-    let end = loop {
-        assert_ne!(stream.read_buf(&mut received).await.unwrap(), 0, "the response has a head");
-        if let Some(at) = received.windows(4).position(|window| window == b"\r\n\r\n") {
-            break at + 4;
-        }
-    };
-    let head = received[..end].to_vec();
-    let text = String::from_utf8_lossy(&head).into_owned();
-    let length = text.lines().find_map(|line| line.strip_prefix("content-length: "));
-    let length: usize = length.map_or(0, |length| length.parse().unwrap());
-    let length = if request.starts_with(b"HEAD") { 0 } else { length };
-    while received.len() < end + length {
-        assert_ne!(stream.read_buf(&mut received).await.unwrap(), 0, "the body is whole");
-    }
-    assert_eq!(received.len(), end + length, "nothing comes behind the body");
-    (text.split(' ').nth(1).unwrap().parse().unwrap(), head, received.split_off(end))
-}
-
 /// Runs `work` with a connection to servers on 1, 2 and 4 hosts, or as many as the environment says.
 fn with_servers(work: impl AsyncFn(&mut TcpStream, &str)) {
     let hosts = std::env::var("CAPSTEAD_TEST_HOSTS").map(|hosts| vec![hosts.parse().unwrap()]);
@@ -202,10 +183,10 @@ fn what_is_not_right_is_a_500_and_changes_no_other_answer() {
                     continue;
                 }
                 let asked = request(method, &format!("/liar/{object}/lie/{number}"), "");
-                let (status, head, _) = exchange(stream, &asked).await;
+                let Answer { status, head, .. } = exchange(stream, &asked).await;
                 assert_eq!(status, 500, "{method} {number}: {}", head.escape_ascii());
                 let asked = request("GET", &format!("/liar/{object}/next"), "");
-                let (status, _, body) = exchange(stream, &asked).await;
+                let Answer { status, body, .. } = exchange(stream, &asked).await;
                 assert_eq!((status, &*body), (200, &b"next"[..]), "after {method} {number}");
             }
         }
@@ -217,10 +198,9 @@ fn what_is_right_is_sent_as_it_is() {
     with_servers(async |stream, object| {
         for (number, _) in TRUTHS.iter().enumerate() {
             let asked = request("GET", &format!("/liar/{object}/truth/{number}"), "");
-            let (status, head, body) = exchange(stream, &asked).await;
-            assert_eq!((status, &*body), (200, &b"fine"[..]), "{number}");
-            let has = |bytes: &[u8]| head.windows(bytes.len()).any(|window| window == bytes);
-            assert_eq!(has("x: \u{fc}ber".as_bytes()), number == 2);
+            let answer = exchange(stream, &asked).await;
+            assert_eq!((answer.status, &*answer.body), (200, &b"fine"[..]), "{number}");
+            assert_eq!(answer.says("x: \u{fc}ber".as_bytes()), number == 2);
         }
     });
 }
@@ -232,24 +212,23 @@ fn headers_of_the_connection_reach_no_object_and_bytes_are_kept_or_refused() {
         let headers = "connection: keep-alive, x-hop\r\nx-hop: 1\r\nkeep-alive: timeout=5\r\n\
                        te: trailers\r\nproxy-authorization: secret\r\nproxy-connection: close\r\n\
                        trailer: x\r\nupgrade: h2c\r\nx-end: 1\r\n";
-        let (status, _, body) = exchange(stream, &request("GET", &path, headers)).await;
+        let Answer { status, body, .. } = exchange(stream, &request("GET", &path, headers)).await;
         assert_eq!((status, String::from_utf8(body).unwrap()), (200, "host,x-end".to_owned()));
 
-        let (status, head, body) =
-            exchange(stream, &request("GET", &path, "x: \u{fc}ber\r\n")).await;
-        assert_eq!(status, 200);
-        assert_eq!(body, "host,x\u{fc}ber".as_bytes());
+        let answer = exchange(stream, &request("GET", &path, "x: \u{fc}ber\r\n")).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.body, "host,x\u{fc}ber".as_bytes());
         let sent = "x: \u{fc}ber\r\n".as_bytes();
-        assert!(head.windows(sent.len()).any(|window| window == sent), "{}", head.escape_ascii());
+        assert!(answer.says(sent), "{}", answer.head.escape_ascii());
 
         let mut latin = request("GET", &path, "x: ?ber\r\n");
         let at = latin.iter().position(|byte| *byte == b'?').unwrap();
         latin[at] = 0xfc;
-        let (status, _, body) = exchange(stream, &latin).await;
+        let Answer { status, body, .. } = exchange(stream, &latin).await;
         assert_eq!(status, 400);
         assert_eq!(&*body, b"The value of the header x is not UTF-8.\n");
         let asked = request("GET", &format!("/liar/{object}/bytes"), "");
-        let (status, _, body) = exchange(stream, &asked).await;
+        let Answer { status, body, .. } = exchange(stream, &asked).await;
         assert_eq!(status, 500);
         assert!(String::from_utf8(body).unwrap().contains("the header x is not UTF-8"));
     });

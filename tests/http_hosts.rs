@@ -3,19 +3,22 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "how long something takes is what is tested")]
 
+mod support;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use capnp::capability::FromClientHook;
-use capstead::counter_capnp::counter;
-use capstead::http::{self, Body, Request, Response, StatusCode, http_service};
-use capstead::{Context, Object, Result, Running, Server};
+use capstead::http::http_service;
+use capstead::{Result, Running, Server};
 use capstead_client::http_capnp::http_service::client_request_context;
 use capstead_client::http_capnp::{HttpMethod, byte_stream};
 use capstead_client::{Connection, namespace};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use support::DEADLINE;
+use support::echo::Echo;
+use support::exchange::exchange;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
@@ -23,46 +26,8 @@ use tokio::sync::oneshot;
 const OBJECTS: usize = 12;
 const LENGTHS: [usize; 4] = [0, 1, 70_000, 1 << 20];
 
-/// Longer than anything here takes on a machine that is busy with something else.
-const DEADLINE: Duration = Duration::from_mins(1);
-
 /// Well below the 10 seconds that calls which are under way have at the end.
 const END: Duration = Duration::from_secs(5);
-
-/// Answers with the request's method, path and body, after it has stored what it was asked.
-struct Echo(Context);
-
-impl Object for Echo {
-    const CLASS: &'static str = "Echo";
-    type Client = counter::Client;
-
-    async fn wake(ctx: Context) -> Result<Self> {
-        Ok(Self(ctx))
-    }
-}
-
-impl Echo {
-    fn http(&self, request: Request<Body>) -> Result<Response<Body>> {
-        let head = format!("{} {}\n", request.method(), request.uri());
-        self.0.storage().put("head", &head)?;
-        let body = [head.into_bytes(), request.into_body().into_bytes()].concat();
-        let mut response = http::text(StatusCode::CREATED, "");
-        *response.body_mut() = Body::from(body);
-        Ok(response)
-    }
-}
-
-impl counter::Server for Echo {}
-
-impl http_service::Server for Echo {
-    async fn request(
-        self: Rc<Self>,
-        params: http_service::RequestParams,
-        results: http_service::RequestResults,
-    ) -> Result<()> {
-        http::serve(params, results, async |request| self.http(request)).await
-    }
-}
 
 /// One test at a time takes room for bodies, of which a process has one.
 static ROOM: Mutex<()> = Mutex::new(());
@@ -84,25 +49,6 @@ fn with_server(hosts: u16, work: impl AsyncFnOnce(&Running) -> Vec<TcpStream>) {
     runtime.block_on(async { tokio::time::timeout(DEADLINE, all).await }).expect("it ends in time");
 }
 
-/// Asks, and reads a whole answer: its first line, and its body.
-async fn exchange(stream: &mut TcpStream, request: &[u8]) -> (String, Vec<u8>) {
-    stream.write_all(request).await.unwrap();
-    let mut received = Vec::new();
-    let end = loop {
-        assert_ne!(stream.read_buf(&mut received).await.unwrap(), 0, "the response has a head");
-        if let Some(at) = received.windows(4).position(|window| window == b"\r\n\r\n") {
-            break at + 4;
-        }
-    };
-    let head = String::from_utf8(received[..end].to_vec()).unwrap();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
-    let length: usize = length.parse().unwrap();
-    while received.len() < end + length {
-        assert_ne!(stream.read_buf(&mut received).await.unwrap(), 0, "the body is whole");
-    }
-    (head.lines().next().unwrap().to_owned(), received.split_off(end))
-}
-
 /// A request with a body hung for ever when the object wasn't on the gateway's host, and held up the end.
 #[test]
 fn the_gateway_hands_bodies_to_objects_on_every_host() {
@@ -120,10 +66,10 @@ fn the_gateway_hands_bodies_to_objects_on_every_host() {
                     );
                     let body = vec![b'x'; length];
                     let request = [head.as_bytes(), &body].concat();
-                    let (first, answer) = exchange(&mut stream, &request).await;
-                    assert!(first.starts_with("HTTP/1.1 201"), "{hosts} hosts: {first}");
+                    let answer = exchange(&mut stream, &request).await;
+                    assert_eq!(answer.status, 201, "{hosts} hosts");
                     let expected = [format!("{method} /a\n").as_bytes(), &body].concat();
-                    assert!(answer == expected, "{hosts} hosts: {} bytes", answer.len());
+                    assert!(answer.body == expected, "{hosts} hosts: {} bytes", answer.body.len());
                 }
                 streams.push(stream);
             }

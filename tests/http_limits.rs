@@ -1,4 +1,5 @@
-//! What HTTP clients take of a server is bounded: connections, room for bodies, and time.
+//! The things that HTTP clients take of a server are bounded: connections, room for bodies, and
+//! time.
 
 mod support;
 

@@ -48,7 +48,7 @@ fn the_first_request_after_an_import_is_answered() {
 }
 
 thread_local! {
-    /// How many requests began, on this thread of a test's only host.
+    /// The number of requests that began, on this thread of a test's only host.
     static BEGUN: Cell<u32> = const { Cell::new(0) };
 }
 

@@ -74,7 +74,7 @@ fn a_revoked_root_comes_back_with_its_archive_on_every_host() {
     assert_eq!(served.stop().0, Some(0));
 }
 
-/// What another server had is brought in, and its grants end as the command says.
+/// The objects of another server are brought in, and its grants end as the command says.
 #[test]
 fn another_servers_archive_leaves_the_grants_that_are_here() {
     let (folder, data) = scratch();

@@ -1,6 +1,6 @@
 //! The keys that sign references: replaced and revoked, on servers that serve and on ones that don't.
 //!
-//! What a key signed is good until the key is revoked, and refused at once then, on every host. Nothing
+//! A signature is good until its key is revoked, and refused at once then, on every host. Nothing
 //! that a server or a command says, at whatever level, has a private key or a reference's secret in it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

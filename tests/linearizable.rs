@@ -89,7 +89,8 @@ fn what_can_not_be_explained_is_refused() {
     }
 }
 
-/// What clients may see of calls that really happened one after the other, at 100, 200 and so on.
+/// A history that clients may see of calls that really happened one after the other, at 100, 200
+/// and so on.
 fn truth(random: &mut Random, length: u64, width: u64) -> Vec<Operation> {
     let (mut history, mut value) = (Vec::new(), 0);
     for number in 1..=length {

@@ -6,9 +6,7 @@
 
 mod support;
 
-use std::io::Write;
 use std::path::Path;
-use std::process::Command;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,14 +15,9 @@ use capstead::http::http_service;
 use capstead::{Context, Object, Result, Server, Stored, failed};
 use capstead_client::{Connection, once, request_id};
 use futures::future::join_all;
-use support::calls::{by_name, run};
+use support::calls::{by_name, connect_to, run};
 use support::random::Random;
-use support::{Process, scratch};
-
-/// With this variable set to a data directory, the test of the same name is a server.
-const SERVE: &str = "A_SERVER_FOR_THE_OTHER_TESTS";
-/// What stands before the reference in its output.
-const READY: &str = "counts in three steps: ";
+use support::{Process, Served, own, scratch};
 
 const KILLS: usize = 60;
 const OBJECTS: usize = 4;
@@ -82,45 +75,18 @@ impl http_service::Server for Steps {}
 
 #[test]
 fn a_server_for_the_other_tests() {
-    let Some(data) = std::env::var_os(SERVE) else { return };
-    let any = "127.0.0.1:0".parse().unwrap();
-    let server = Server::new(data).class::<Steps>().listen(any).http(any);
-    let server = server.commit_delay(Duration::from_millis(1));
-    let runtime = tokio::runtime::LocalRuntime::new().unwrap();
-    runtime.block_on(async {
-        let running = server.start().await.unwrap();
-        let reference = &running.namespaces()["Steps"];
-        writeln!(std::io::stdout(), "{READY}{reference}").unwrap();
-        running.until(std::future::pending()).await.unwrap();
-    });
+    let Some(data) = own::data() else { return };
+    own::serve(Server::new(data).class::<Steps>().commit_delay(Duration::from_millis(1)));
 }
 
-struct Served {
-    process: Process,
-    reference: String,
+fn start(data: &Path) -> Served {
+    Served::ready(Process::start(own::program("a_server_for_the_other_tests", data)))
 }
 
-impl Served {
-    fn start(data: &Path) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "a_server_for_the_other_tests", "--nocapture"]).env(SERVE, data);
-        let mut process = Process::start(command);
-        let reference = process.wait_for_stdout(|text| {
-            let (_, rest) = text.split_once(READY)?;
-            Some(rest.split_once('\n')?.0.to_owned())
-        });
-        Self { process, reference }
-    }
-
-    /// A connection of its own, and the object of that name.
-    async fn object(&self, name: &str) -> (Connection, counter::Client) {
-        let (_, address) = self.reference.split_once("//").unwrap();
-        let (address, _) = address.split_once('/').unwrap();
-        let connection = Connection::dial(address).await.unwrap();
-        let objects = connection.restore(&self.reference).unwrap();
-        let object = by_name(&objects, name);
-        (connection, object)
-    }
+/// A connection of its own, and the object of that name.
+async fn object(served: &Served, name: &str) -> (Connection, counter::Client) {
+    let (connection, objects) = connect_to(served, "Steps").await;
+    (connection, by_name(&objects, name))
 }
 
 /// One call, as its caller knows it.
@@ -131,7 +97,7 @@ struct Call {
     told: Told,
 }
 
-/// What the caller was told last.
+/// The answer that the caller was told last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
     Nothing,
@@ -143,7 +109,7 @@ impl Call {
     /// Makes the call, for the first time or again.
     async fn make(&mut self, served: &Served, wait: Duration) {
         tokio::time::sleep(wait).await;
-        let (_connection, object) = served.object(&self.object).await;
+        let (_connection, object) = object(served, &self.object).await;
         let mut request = once(&object, &self.id).increment_request();
         request.get().set_by(1 << (self.digit * DIGIT_BITS));
         let reply = request.send().promise.await;
@@ -158,9 +124,9 @@ impl Call {
         self.told = told;
     }
 
-    /// How often each step of the call was taken.
+    /// The number of times that each step of the call was taken.
     async fn steps(&self, served: &Served) -> [i64; 3] {
-        let (_connection, object) = served.object(&self.object).await;
+        let (_connection, object) = object(served, &self.object).await;
         let mut taken = [0; 3];
         for (step, taken) in taken.iter_mut().enumerate() {
             let mut request = object.decrement_request();
@@ -185,7 +151,7 @@ async fn make_and_kill(served: &mut Served, calls: &mut [Call], random: &mut Ran
     let connected: &Served = served;
     let made = join_all(calls.map(|(call, wait)| call.make(connected, wait)));
     let _ = tokio::time::timeout(kill, made).await;
-    served.process.kill();
+    served.kill();
 }
 
 async fn round(data: &Path, number: usize, random: &mut Random) -> Vec<Told> {
@@ -197,9 +163,9 @@ async fn round(data: &Path, number: usize, random: &mut Random) -> Vec<Told> {
     });
     let mut calls: Vec<Call> = calls.collect();
     for _ in 0..2 {
-        make_and_kill(&mut Served::start(data), &mut calls, random).await;
+        make_and_kill(&mut start(data), &mut calls, random).await;
     }
-    let served = Served::start(data);
+    let served = start(data);
     // Twice, so that the second time asks for what the first one has stored.
     for _ in 0..2 {
         join_all(calls.iter_mut().map(|call| call.make(&served, Duration::ZERO))).await;

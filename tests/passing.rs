@@ -1,23 +1,12 @@
-//! What is too much for one message fails that call alone, wherever the objects live; and what went wrong
+//! A call with too much for one message fails alone, wherever the objects live; and what went wrong
 //! is said the same over any number of hosts.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "passing/class.rs"]
 mod class;
+#[path = "passing/passing_capnp.rs"]
+mod passing_capnp;
 mod support;
-
-#[allow(
-    clippy::all,
-    clippy::pedantic,
-    clippy::unwrap_used,
-    missing_debug_implementations,
-    missing_docs,
-    unreachable_pub,
-    reason = "generated code is not ours to change"
-)]
-pub mod passing_capnp {
-    include!(concat!(env!("OUT_DIR"), "/passing_capnp.rs"));
-}
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -109,7 +98,7 @@ impl passer::Server for Silent {
     }
 }
 
-/// What `by.echo` will return, as `from` promises it.
+/// The capability that `by.echo` will return, as `from` promises it.
 fn promised(from: &passer::Client, by: &passer::Client) -> passer::Client {
     let mut request = from.promised_request();
     request.get().set_by(by.clone());
@@ -137,7 +126,7 @@ async fn pass(from: &passer::Client, to: &passer::Client, bytes: u32, caps: u32)
     request.send().promise.await.map(drop)
 }
 
-/// What an error says that crossed connections: one word before it, however many these were.
+/// The words of an error that crossed connections: one word before it, however many these were.
 fn remote(error: &capnp::Error) -> &str {
     error.extra.strip_prefix("remote exception: ").expect("it came from elsewhere")
 }

@@ -1,4 +1,4 @@
-//! What honest peers pass to objects on any host, by raw messages: promises.
+//! Promises that honest peers pass to objects on any host, by raw messages.
 //!
 //! An object's host may not be the one that the peer speaks to. What one of them takes from the peer,
 //! and the other one doesn't from that, would cost all other connections too.

@@ -262,7 +262,7 @@ async fn ask<T: Ask>(running: &Running) -> Result<i64> {
     increment(&by_name(&objects, "asking")).await
 }
 
-/// What is asked for fails with these words, and no counter comes of it.
+/// Checks that a request fails with these words, and that no counter comes of it.
 async fn makes_nothing<T: Ask>(running: &Running, words: &[&str]) {
     let before = number(running, "commits_total").await;
     let woken = number(running, "wakes_total").await;
@@ -296,7 +296,7 @@ fn what_is_not_bound_is_a_named_error_and_makes_nothing() {
     });
 }
 
-// An embedder may log what he started: the references in it are secrets.
+// Embedders may log what they started: the references in it are secrets.
 #[test]
 fn the_debug_form_of_a_server_shows_no_reference() {
     let (_folder, data) = scratch();

@@ -20,7 +20,7 @@ use tempfile::TempDir;
 /// The only thing that anybody is told.
 const REFUSED: &str = "the reference was refused";
 
-/// How many restores are on their way at once.
+/// The number of restores that are on their way at once.
 const AT_ONCE: usize = 200;
 
 fn start() -> (Served, TempDir) {
@@ -110,7 +110,8 @@ fn now_ms() -> u64 {
     since_1970.as_millis() as u64
 }
 
-/// What holders make of the reference on their own: all of these are good for an hour at least.
+/// The references that holders make of one on their own: all of these are good for an hour at
+/// least.
 fn good_ones(text: &str) -> Vec<String> {
     let later = now_ms() + HOUR_MS;
     let narrow = narrowed(text, later);

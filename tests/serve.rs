@@ -1,6 +1,6 @@
 //! `capstead serve` as an operator meets it: what it prints, what it refuses, and how it ends.
 //!
-//! What it does with its data directory is in `data_dir.rs`.
+//! Its dealings with its data directory are in `data_dir.rs`.
 
 mod support;
 

@@ -123,15 +123,18 @@ fn a_server_whose_log_is_stuck_ends_when_it_is_told_to() {
 }
 
 #[test]
-fn a_log_on_a_full_disk_is_dropped_and_counted() {
-    let (_folder, data) = scratch();
-    let mut server = start(&data, "capstead=debug", |mut command| {
-        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
-        command.stdout(Stdio::null()).stderr(full);
-        command
-    });
-    server.drop_lines();
-    server.end();
+fn a_log_on_a_full_disk_or_without_a_reader_is_dropped_and_counted() {
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let (_, unread) = io::pipe().unwrap();
+    for stderr in [Stdio::from(full), unread.into()] {
+        let (_folder, data) = scratch();
+        let mut server = start(&data, "capstead=debug", |mut command| {
+            command.stdout(Stdio::null()).stderr(stderr);
+            command
+        });
+        server.drop_lines();
+        server.end();
+    }
 }
 
 #[test]

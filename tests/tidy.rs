@@ -1,4 +1,5 @@
-//! Holds the sources to the rules of `ARCHITECTURE.md`: the import table, the sizes, the fences.
+//! Holds the sources to the rules of `ARCHITECTURE.md`: the import table, the sizes, the fences, the
+//! words of comments.
 //!
 //! Each rule is a function over the path and the text of one file, so that every rule has a test
 //! with a snippet that breaks it. The import table is read from `ARCHITECTURE.md`: the page is the
@@ -14,6 +15,8 @@ mod imports;
 mod shape;
 #[path = "tidy/table.rs"]
 mod table;
+#[path = "tidy/words.rs"]
+mod words;
 
 use std::fmt;
 use std::fs;
@@ -63,6 +66,16 @@ fn files_are_short() {
 #[test]
 fn functions_are_short() {
     check(shape::check_function_lengths);
+}
+
+#[test]
+fn doc_comments_open_with_what_a_thing_is_or_does() {
+    check(words::check_openings);
+}
+
+#[test]
+fn comments_take_nobody_for_a_man() {
+    check(words::check_persons);
 }
 
 #[test]

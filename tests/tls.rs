@@ -121,7 +121,7 @@ fn a_server_of_another_cluster_is_told_nothing() {
     assert_eq!(other.metric("restores_refused_total"), 0);
 }
 
-/// What it was sent, and what it made of that.
+/// The bytes that it was sent, and what it made of them.
 type Received = Rc<RefCell<Vec<u8>>>;
 
 /// A stream that keeps what it reads.

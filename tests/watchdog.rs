@@ -2,24 +2,22 @@
 //! process aborts and loses nothing that was acknowledged.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "how long something takes is what is tested")]
-#![allow(clippy::print_stdout, reason = "a server announces itself")]
 
-use std::io::{BufRead, BufReader, Read};
+mod support;
+
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use capnp::capability::FromClientHook;
 use capstead::counter_capnp::counter;
 use capstead::http::http_service;
 use capstead::{Context, Object, Result, Server, Stored, TurnLimits};
-use capstead_client::{Connection, namespace};
+use capstead_client::Connection;
+use support::calls::{by_name, connect_to, read, run};
+use support::{Process, Served, http, own, scratch};
 
-/// Names the data directory in the process that serves.
-const SERVE: &str = "CAPSTEAD_TEST_HOG";
-
-/// How many milliseconds the turn takes is what a caller adds.
+/// A turn takes as many milliseconds as its caller adds.
 struct Hog(Stored<i64>);
 
 impl Object for Hog {
@@ -56,62 +54,27 @@ impl counter::Server for Hog {
     }
 }
 
-/// What the other process runs; without the variable there is nothing to do.
+/// The work of the other process.
 #[test]
 fn serve_the_hog() {
-    let Ok(data) = std::env::var(SERVE) else { return };
+    let Some(data) = own::data() else { return };
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
-    let runtime = tokio::runtime::LocalRuntime::new().unwrap();
-    runtime.block_on(async {
-        let any = "127.0.0.1:0".parse().unwrap();
-        let limits = TurnLimits { abort: Duration::from_secs(1), ..TurnLimits::default() };
-        let server = Server::new(data).class::<Hog>().listen(any).http(any).metrics(any);
-        let running = server.turn_limits(limits).start().await.unwrap();
-        println!("\n{}\n{}", running.metrics().unwrap(), running.namespaces()["Hog"]);
-        running.until(std::future::pending()).await.unwrap();
-    });
+    let limits = TurnLimits { abort: Duration::from_secs(1), ..TurnLimits::default() };
+    own::serve(Server::new(data).class::<Hog>().turn_limits(limits));
 }
 
-struct Serving {
-    child: Child,
-    stderr: ChildStderr,
-    metrics: String,
-    hogs: String,
+fn start(data: &Path) -> Served {
+    Served::ready(Process::start(own::program("serve_the_hog", data)))
 }
 
-fn start(data: &std::path::Path) -> Serving {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "serve_the_hog", "--nocapture"])
-        .env(SERVE, data)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(|line| line.unwrap());
-    let hogs_follow = |line: &String| line.starts_with("127.0.0.1:");
-    let metrics = lines.find(hogs_follow).unwrap();
-    let hogs = lines.next().unwrap();
-    Serving { stderr: child.stderr.take().unwrap(), child, metrics, hogs }
+async fn hog(served: &Served) -> (Connection, counter::Client) {
+    let (connection, hogs) = connect_to(served, "Hog").await;
+    (connection, by_name(&hogs, "one"))
 }
 
-fn get(address: &str, path: &str) -> String {
-    let mut stream = std::net::TcpStream::connect(address).unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
-    let mut page = String::new();
-    stream.read_to_string(&mut page).unwrap();
-    page
-}
-
-async fn hog(serving: &Serving) -> (Connection, counter::Client) {
-    let address = serving.hogs.trim_start_matches("capstead://").split('/').next().unwrap();
-    let connection = Connection::dial(address).await.unwrap();
-    let hogs: namespace::Client = connection.restore(&serving.hogs).unwrap();
-    let mut request = hogs.by_name_request();
-    request.get().set_key("one");
-    let hog = request.send().pipeline.get_object().as_cap().cast_to();
-    (connection, hog)
+/// The status with which `/ready` answers.
+fn readiness(metrics: &str) -> u16 {
+    http::get(metrics, "/ready").status
 }
 
 fn increment(hog: &counter::Client, ms: i64) -> impl Future<Output = Result<i64>> + use<> {
@@ -123,31 +86,28 @@ fn increment(hog: &counter::Client, ms: i64) -> impl Future<Output = Result<i64>
 
 #[test]
 fn a_turn_that_does_not_end_is_reported_and_ends_the_process_at_last() {
-    let data = tempfile::tempdir().unwrap();
-    let mut serving = start(data.path());
-    let runtime = tokio::runtime::LocalRuntime::new().unwrap();
-    runtime.block_on(async {
-        let (_connection, hog) = hog(&serving).await;
+    let (_folder, data) = scratch();
+    let mut served = start(&data);
+    run(async {
+        let (_connection, hog) = hog(&served).await;
+        let metrics = served.announced.metrics.as_deref().unwrap();
         assert_eq!(increment(&hog, 1).await.unwrap(), 1);
-        assert!(get(&serving.metrics, "/ready").contains("200 OK"));
+        assert_eq!(readiness(metrics), 200);
         assert_eq!(increment(&hog, 220).await.unwrap(), 2);
-        let page = get(&serving.metrics, "/metrics");
-        assert!(page.contains("capstead_turns_slow_total 1\n"), "{page}");
-        assert!(page.contains("capstead_hosts_unready 0\n"), "{page}");
+        assert_eq!((served.metric("turns_slow_total"), served.metric("hosts_unready")), (1, 0));
 
         let slow = increment(&hog, 600);
-        let (slow, unready_after) = futures::join!(slow, until(&serving.metrics, "503 "));
+        let (slow, unready_after) = futures::join!(slow, until(metrics, 503));
         assert_eq!(slow.unwrap(), 3);
         assert!(unready_after < Duration::from_millis(450), "{unready_after:?}");
-        until(&serving.metrics, "200 ").await;
+        until(metrics, 200).await;
 
         let error = increment(&hog, 60_000).await.unwrap_err();
         assert_eq!(error.kind, capnp::ErrorKind::Disconnected, "{error}");
     });
-    let status = serving.child.wait().unwrap();
+    let status = served.end();
     assert_eq!(status.signal(), Some(libc::SIGABRT), "{status}");
-    let mut log = String::new();
-    serving.stderr.read_to_string(&mut log).unwrap();
+    let log = served.stderr();
     for part in ["holds up its host", "Hog", "isn't ready", "is ready again", "the process aborts"]
     {
         assert!(log.contains(part), "{part:?} is missing in\n{log}");
@@ -155,21 +115,18 @@ fn a_turn_that_does_not_end_is_reported_and_ends_the_process_at_last() {
     let method = format!("@{:#x}.@0", <counter::Client as capnp::traits::HasTypeId>::TYPE_ID);
     assert!(log.contains(&method), "{method} is missing in\n{log}");
 
-    let mut again = start(data.path());
-    runtime.block_on(async {
+    let again = start(&data);
+    run(async {
         let (_connection, hog) = hog(&again).await;
-        let read = hog.read_request().send().promise.await.unwrap();
-        assert_eq!(read.get().unwrap().get_value(), 3);
+        assert_eq!(read(&hog).await.unwrap(), 3);
     });
-    again.child.kill().unwrap();
-    again.child.wait().unwrap();
 }
 
 /// Asks on a thread of its own, since the test's own must serve the call.
-async fn until(metrics: &str, status: &'static str) -> Duration {
+async fn until(metrics: &str, status: u16) -> Duration {
     let (metrics, began) = (metrics.to_owned(), Instant::now());
     let asked = tokio::task::spawn_blocking(move || {
-        while !get(&metrics, "/ready").contains(status) {
+        while readiness(&metrics) != status {
             assert!(began.elapsed() < Duration::from_secs(5), "/ready never answers {status}");
         }
         began.elapsed()

@@ -50,7 +50,7 @@ pub fn check(files: &[&str]) -> Result<Freshness, Error> {
     Schemas::new(files).check()
 }
 
-/// What [`check`] found.
+/// The result of [`check`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {
     /// The committed request belongs to the schemas, and the installed tool agrees.

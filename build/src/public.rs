@@ -13,7 +13,8 @@ const PUBLIC: [(&str, &str); 4] = [
     ("sturdyref.capnp", include_str!("../../schema/sturdyref.capnp")),
 ];
 
-/// What the tool takes the meaning of `-> stream` from. Some packages of the tool come without it.
+/// The file from which the tool takes the meaning of `-> stream`. Some packages of the tool come
+/// without it.
 const STREAM: &str = "@0x86c366a91393f3f8;\nstruct StreamResult @0x995f9a3377c0b16e {}\n";
 
 /// Writes the schemas below `folder`; returns the folder to be searched for absolute imports.

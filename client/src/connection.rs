@@ -29,8 +29,8 @@ use tokio::time::Sleep;
 /// The time in which a closing connection writes its last bytes and the peer may read them, in seconds.
 const LAST_WRITE_SECS: u64 = 1;
 
-/// How often an RPC system that is over is polled to tell its callers: it takes a few polls. What a
-/// server in it does by itself could go on for ever.
+/// The number of times that an RPC system that is over is polled to tell its callers: it takes a
+/// few polls. What a server in it does by itself could go on for ever.
 const LAST_POLLS_MAX: usize = 1024;
 
 /// A connection to another vat. Clones are handles to the same one.
@@ -44,11 +44,11 @@ pub struct Connection {
 
 struct Inner {
     status: Rc<Status>,
-    /// What the peer offers to whoever connects.
+    /// The capability that the peer offers to everybody who connects.
     bootstrap: Client,
 }
 
-/// What the handles and the task of a connection share.
+/// The state that the handles and the task of a connection share.
 struct Status {
     /// A handle asked for the end.
     stop: Cell<bool>,
@@ -185,7 +185,7 @@ impl Connection {
         end.ok().flatten().unwrap_or_else(|| Error::disconnected("the connection is over".into()))
     }
 
-    /// Whether the connection is over.
+    /// Tells whether the connection is over.
     pub fn is_closed(&self) -> bool {
         self.inner.status.stop.get() || self.inner.status.end.borrow().is_some()
     }
@@ -376,7 +376,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Drop for Task<S> {
     }
 }
 
-/// Whether something became ready meanwhile.
+/// Notes that something became ready meanwhile.
 struct Woken(AtomicBool);
 
 impl Wake for Woken {

@@ -14,9 +14,9 @@ use std::io;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// How long an address may take to answer, in seconds, and then to prove whom it belongs to. An address that
-/// swallows everything is given up then, long before the operating system does; the first SYN lost is sent
-/// again after one.
+/// The time that an address may take to answer, in seconds, and then to prove whom it belongs to.
+/// An address that swallows everything is given up then, long before the operating system does; the
+/// first SYN lost is sent again after one.
 const DIAL_SECS: u64 = 4;
 
 impl Connection {

@@ -68,7 +68,7 @@ pub(crate) const NOT_BEGUN: &str = "not-begun: ";
 
 type Message = Box<dyn IncomingMessage>;
 
-/// What the RPC system gets before anything else.
+/// The things that the RPC system gets before anything else.
 enum Ready {
     Message(Message),
     /// One that was changed, and is checked when its turn comes.
@@ -89,7 +89,7 @@ pub(crate) struct State<S> {
     /// Set until one of the peer's calls succeeds, which takes a reference.
     is_stranger: bool,
     tables: Tables,
-    /// What came and waits for a soft limit.
+    /// Messages that came and wait for a soft limit.
     queue: Queue,
     /// So much waits that nothing more is read, for now.
     pauses: bool,
@@ -147,7 +147,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         self
     }
 
-    /// How long the peer may go on as it does, if it has shown no reference yet.
+    /// The time for which the peer may go on as it does, if it has shown no reference yet.
     pub(crate) fn stranger_time(&self) -> Option<Duration> {
         let time = self.limits.stranger_time;
         (self.is_stranger && self.is_open() && time < Duration::MAX).then_some(time)
@@ -169,7 +169,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         self.wire.leave_larger(usize::MAX);
     }
 
-    /// What the RPC system has to offer to the peer so that it is served `bootstrap`.
+    /// The capability that the RPC system has to offer to the peer so that it is served
+    /// `bootstrap`.
     pub(crate) fn offer(&self, bootstrap: Box<dyn ClientHook>) -> Client {
         self.pipelines.door(bootstrap)
     }
@@ -241,7 +242,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         self.closing = Some(reason);
     }
 
-    /// Whether the stream has to be drained before it is closed, so that the peer can read why it is.
+    /// Tells whether the stream has to be drained before it is closed, so that the peer can read
+    /// the reason.
     pub(crate) fn owes_reason(&self) -> bool {
         self.owes_reason
     }
@@ -405,7 +407,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
     }
 
-    /// What waits may have its turn now.
+    /// Lets the messages that wait have their turn now.
     fn go_on(&mut self) {
         if !self.queue.is_empty() && self.soft_limit().is_none() {
             wake(&mut self.reader);
@@ -438,7 +440,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     }
 }
 
-/// What is in the tables of a connection: for tests.
+/// The number of entries in the tables of a connection: for tests.
 #[cfg(test)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {

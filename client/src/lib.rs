@@ -30,7 +30,7 @@
 //!
 //! Off this machine everything goes over TLS, and the server proves first that it belongs to the cluster of
 //! the reference: the reference itself says which key it must have, so that there is nothing to configure.
-//! Whoever wants to decide about connections himself uses [`Connection::dial`], [`Connection::dial_tls`] and
+//! Whoever wants to decide about connections uses [`Connection::dial`], [`Connection::dial_tls`] and
 //! [`Connection::restore`]. A reference that is bound to the key of a holder is restored with that key, by
 //! [`restore_with`]. To hand a reference on with less power, narrow it offline, to a time, to some
 //! [methods](sturdyref::Caveats::with_methods) or to a [holder](sturdyref::Caveats::with_holder):
@@ -110,7 +110,7 @@ pub use restore::{restore, restore_with};
 pub use schema::{facet_capnp, http_capnp, restorer_capnp, sturdyref_capnp};
 pub use tls::ALPN;
 
-/// What everything here returns.
+/// The result of everything here.
 pub type Result<T> = capnp::Result<T>;
 
 pub use restorer_capnp::namespace;

@@ -22,7 +22,7 @@ use crate::facet_capnp::facet;
 /// # }
 /// ```
 ///
-/// Where no reply comes, restore the object again and repeat the call with the same id. An error that
+/// If no reply comes, restore the object again and repeat the call with the same id. An error that
 /// says `unknown:` means that the call was begun and cut short, and will never be begun again. See
 /// `schema/facet.capnp` for all that can happen.
 pub fn once<C: FromClientHook>(object: &C, id: &[u8]) -> C {

@@ -1,7 +1,7 @@
 //! From the text of a reference to a live capability, over connections that are shared.
 //!
 //! It verifies nothing: the owner of the target does. It keeps no capability, and restores none by
-//! itself when a connection breaks, because only the caller knows what that means for him.
+//! itself when a connection breaks, because only the caller knows what that means.
 
 use crate::connection::Connection;
 use crate::restorer_capnp::{restoration, restorer};

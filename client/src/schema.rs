@@ -21,9 +21,9 @@ macro_rules! generated {
 }
 
 generated! {
-    /// What every object answers: generated from `schema/facet.capnp`.
+    /// The calls that every object answers: generated from `schema/facet.capnp`.
     facet_capnp,
-    /// How objects speak HTTP: generated from `schema/http.capnp`.
+    /// The HTTP of objects: generated from `schema/http.capnp`.
     http_capnp,
     /// From references to capabilities: generated from `schema/restorer.capnp`.
     restorer_capnp,

@@ -107,7 +107,7 @@ impl KeyId {
     }
 }
 
-/// What a reference stands for.
+/// The thing that a reference stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
     /// One object.
@@ -116,18 +116,19 @@ pub enum Target {
     Namespace(TargetId),
 }
 
-/// What the cluster signs: everything that a reference says before its holder narrows it.
+/// The part of a reference that the cluster signs: everything that it says before its holder
+/// narrows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payload {
     /// The cluster that the reference belongs to.
     pub cluster: ClusterId,
     /// The key that signs this payload.
     pub key: KeyId,
-    /// What the reference stands for.
+    /// The thing that the reference stands for.
     pub target: Target,
     /// The record that keeps the reference valid.
     pub grant: GrantId,
-    /// What the reference is restricted by.
+    /// The restrictions of the reference.
     pub caveats: Caveats,
     /// The public half of a fresh key; its secret half goes to the holder, and nowhere else.
     pub next: PublicKey,
@@ -223,7 +224,7 @@ impl Sturdyref {
         self.layout.payload.key
     }
 
-    /// What the reference claims to stand for.
+    /// The thing that the reference claims to stand for.
     pub fn target(&self) -> Target {
         self.layout.payload.target
     }
@@ -233,7 +234,7 @@ impl Sturdyref {
         PayloadHash(Sha256::digest(&self.bytes[..self.layout.payload_end]).into())
     }
 
-    /// Whether the holder can narrow the reference further.
+    /// Tells whether the holder can't narrow the reference any further.
     pub fn is_sealed(&self) -> bool {
         matches!(self.layout.proof, codec::Proof::Sealed)
     }

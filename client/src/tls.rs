@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// What client and server say in the handshake that they will speak.
+/// The protocol that client and server say in the handshake that they will speak.
 pub const ALPN: &[u8] = b"capstead/1";
 
 /// An Ed25519 public key in a certificate is these bytes and then its own 32.

@@ -18,20 +18,21 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// What one read can bring: some hundred small messages.
+/// The bytes that one read can bring: some hundred small messages.
 const INPUT_BYTES: usize = 32 << 10;
 
 /// Room of the output buffer that is kept when it runs empty.
 const OUTPUT_BYTES_KEPT: usize = 256 << 10;
 
-/// What is out already is moved away when it is more than this, and more than what isn't.
+/// Bytes that are out already are moved away when they are more than this, and more than those that
+/// aren't.
 const WRITTEN_BYTES_KEPT: usize = 64 << 10;
 
-/// What is read and thrown away of a peer that still sends while it is told why it is cut off: enough for
-/// an honest one to come to its next read.
+/// The bytes that are read and thrown away of a peer that still sends while it is told why it is
+/// cut off: enough for an honest one to come to its next read.
 const DRAINED_BYTES_MAX: usize = 1 << 20;
 
-/// How a TLS server begins to say that it was spoken to in the clear: an alert.
+/// The beginning of a TLS server's alert that it was spoken to in the clear.
 const TLS_ALERT: [u8; 2] = [0x15, 0x03];
 
 /// Segments of one message; the other implementations of the protocol have the same limit.
@@ -39,7 +40,7 @@ const SEGMENTS_MAX: usize = 512;
 
 const WORD: usize = 8;
 
-/// What the place of a segment within its message costs.
+/// The cost of the place of a segment within its message.
 const SEGMENT_BYTES: usize = size_of::<(usize, usize)>();
 
 thread_local! {
@@ -60,7 +61,7 @@ pub(crate) fn cost(message: &Incoming) -> usize {
 #[derive(Default)]
 pub(crate) struct Segments {
     words: Vec<Word>,
-    /// Where each begins and ends, in words.
+    /// The beginning and the end of each, in words.
     places: Vec<(usize, usize)>,
 }
 
@@ -108,7 +109,8 @@ impl Partial {
         self.bytes - self.filled
     }
 
-    /// Where the next bytes go: there is room for so many, and at least for half of what is here.
+    /// The place of the next bytes: there is room for so many, and at least for half of what is
+    /// here.
     fn room(&mut self, count: usize) -> &mut [u8] {
         let words = &mut self.segments.words;
         if words.len() * WORD < self.filled + count {
@@ -266,7 +268,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.progress
     }
 
-    /// What changes at least once in so many bytes that come in, if the last message isn't whole.
+    /// A number that changes at least once in so many bytes that come in, if the last message isn't
+    /// whole.
     pub(crate) fn unfinished(&self, step: u64) -> Option<u64> {
         let is_unfinished = self.partial.is_some() || self.start < self.end;
         (is_unfinished && self.left.is_none()).then(|| self.begun + self.received / step)

@@ -12,7 +12,7 @@ use crate::poll_capnp::{self, poll};
 /// An option is a key that begins so, with nothing as its value.
 const OPTION: &str = "option/";
 
-/// Where polls had the list of their options before, one on each line.
+/// The place in which polls had the list of their options before, one on each line.
 const OPTIONS_BEFORE: &str = "options";
 
 /// Options of one poll: whoever asks for the results waits for as many counters.

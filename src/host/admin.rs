@@ -30,10 +30,10 @@ use crate::sturdyref::Keys;
 /// Exports of one host at a time: each holds a moment of the storage, and LMDB knows few readers.
 const EXPORTS_MAX: usize = 4;
 
-/// How long an export waits for its caller.
+/// The time for which an export waits for its caller.
 const STALL: Duration = Duration::from_mins(1);
 
-/// What errors begin with that are the storage's fault.
+/// The beginning of errors that are the storage's fault.
 pub(crate) const STORAGE_FAILED: &str = "storage-failed:";
 
 /// The operator's view of one host.

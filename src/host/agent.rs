@@ -62,7 +62,7 @@ impl Agent {
         membrane::serve(self.clone())
     }
 
-    /// What clients get from this host's listener as the bootstrap capability.
+    /// The bootstrap capability that clients get from this host's listener.
     pub(crate) fn restorer(self: &Rc<Self>) -> restorer::Client {
         membrane::serve(self.clone())
     }
@@ -115,7 +115,7 @@ impl Agent {
         if object.is_null() { Ok(None) } else { object.get_as_capability().map(Some) }
     }
 
-    /// Whether an object of this host exists. It is told when that is durable.
+    /// Tells whether an object of this host exists, when that is durable.
     async fn is_there(&self, birth: &Birth) -> Result<bool> {
         let is_there = self.vat.exists(birth.id)?;
         self.vat.durable_of(birth.id).await?;
@@ -290,7 +290,7 @@ pub(crate) async fn pass_on_replies() {
     }
 }
 
-/// What the operator's tools reach of this host.
+/// The calls by which the operator's tools reach this host.
 impl Agent {
     fn admin(&self) -> Result<host_admin::Client> {
         let joined = self.joined()?;

@@ -1,4 +1,5 @@
-//! What a class is to its host: a name, plain function pointers, and the classes that it may reach.
+//! A class as its host knows it: a name, plain function pointers, and the classes that it may
+//! reach.
 
 use std::fmt;
 use std::future::Future;
@@ -20,8 +21,8 @@ pub trait Object: Sized + 'static {
     /// The name of the class. It is part of the identity of every named object: never change it.
     const CLASS: &'static str;
 
-    /// Whether an object runs one call at a time. By default calls of one object interleave where they
-    /// await; code without an await is atomic in any case.
+    /// True if an object runs one call at a time. By default calls of one object interleave where
+    /// they await; code without an await is atomic in any case.
     ///
     /// A call to an exclusive object waits until those before it have ended, for at most 30 seconds: then
     /// it is refused as overloaded, and has not happened. A call that would wait for itself, since the

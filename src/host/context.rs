@@ -1,4 +1,5 @@
-//! What an object may do: use its own storage, and reach the classes that are bound to its own.
+//! The abilities of an object: to use its own storage, and to reach the classes that are bound to
+//! its own.
 
 use std::fmt;
 use std::rc::Rc;

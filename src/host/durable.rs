@@ -1,5 +1,5 @@
-//! What in a vat waits for the disk, beside the gates: a flush, a failure, and an instance that follows
-//! another one.
+//! The things in a vat that wait for the disk, beside the gates: a flush, a failure, and an
+//! instance that follows another one.
 
 use super::instance::Instance;
 use super::vat::Vat;
@@ -30,7 +30,7 @@ impl Vat {
         }
     }
 
-    /// Whether nothing waits for the disk.
+    /// Tells whether nothing waits for the disk.
     pub(super) fn is_settled(&self) -> bool {
         let store = self.store.borrow();
         store.turn_object().is_none() && store.durable() >= store.last_sealed()
@@ -49,7 +49,8 @@ impl Vat {
         }
     }
 
-    /// What the instance says from now on waits for what others wrote of the object, as an operator does.
+    /// Lets what the instance says from now on wait for what others wrote of the object, as an
+    /// operator does.
     pub(super) fn hold_for_others(&self, instance: &Instance) {
         let unsettled = self.store.borrow().unsettled_ticket(instance.birth.id);
         if unsettled.is_some_and(|ticket| ticket > instance.gate.written()) {

@@ -1,7 +1,8 @@
-//! How instances end: by a panic, by `abort`, or by the operator's hand. Each breaks all facets.
+//! The ends of instances: by a panic, by `abort`, or by the operator's hand. Each breaks all
+//! facets.
 //!
 //! Invariants:
-//! - What was sealed before the end is made durable, and its replies still leave.
+//! - Turns that were sealed before the end are made durable, and their replies still leave.
 //! - Writes of the unfinished turn, and what was sent after them, are dropped.
 //! - Everybody who waits for the instance is told.
 

@@ -71,7 +71,7 @@ impl Drop for Entry {
     }
 }
 
-/// What a vat knows of waiting calls.
+/// The waiting calls that a vat knows of.
 pub(super) struct Waits {
     /// The instances at which calls wait that a call led to.
     led_to: RefCell<HashMap<u128, Vec<Weak<Instance>>>>,
@@ -80,7 +80,7 @@ pub(super) struct Waits {
     /// Calls that have a number.
     count: Cell<u64>,
     pub(super) patience: Cell<Duration>,
-    /// How long `wake` may take.
+    /// The time that `wake` may take.
     pub(super) wake_patience: Cell<Duration>,
 }
 
@@ -109,7 +109,7 @@ impl Waits {
         (u128::from(high) << 64) | u128::from(low)
     }
 
-    /// What a call belongs to that begins with this chain behind it.
+    /// The number of a call that begins with this chain behind it, and its own chain.
     ///
     /// # Errors
     /// When the chain is too long.
@@ -137,7 +137,7 @@ impl Waits {
         }
     }
 
-    /// Whether what `running` waits for waits for one of the chain.
+    /// Tells whether what `running` waits for waits for one of the chain.
     pub(super) fn leads_back(&self, running: u128, chain: &Chain) -> bool {
         let led_to = self.led_to.borrow();
         let (mut seen, mut next) = (HashSet::new(), vec![running]);

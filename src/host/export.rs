@@ -21,7 +21,7 @@ use crate::storage::{Result as StorageResult, StorageError};
 /// Chunks that were read and not asked for yet.
 const CHUNKS_AHEAD: usize = 4;
 
-/// What the thread says.
+/// The messages of the thread.
 enum Chunk {
     Frames(Vec<u8>),
     Failed(StorageError),
@@ -29,7 +29,7 @@ enum Chunk {
     Whole,
 }
 
-/// What the caller holds; dropping it ends the thread.
+/// The export as its caller holds it; dropping it ends the thread.
 struct Export {
     /// None once the caller was too slow.
     chunks: Mutex<Option<Receiver<Chunk>>>,
@@ -84,7 +84,7 @@ async fn let_go_when_stalled(export: Weak<Export>, called: Rc<Notify>, stall: Du
     loop {
         let is_stalled = tokio::time::timeout(stall, called.notified()).await.is_err();
         let Some(export) = export.upgrade() else { return };
-        // While a caller waits for a chunk the lock is taken, and he isn't the slow one.
+        // While a caller waits for a chunk the lock is taken, and the caller isn't the slow one.
         if is_stalled && let Ok(mut chunks) = export.chunks.try_lock() {
             *chunks = None;
             return tracing::warn!("an export was given up: nobody asked for more of it");

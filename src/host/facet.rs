@@ -32,19 +32,19 @@ const ATTENUATE: u16 = 2;
 /// See [`ONCE`].
 const CITE: u16 = 5;
 
-/// What a peer, another object or the gateway holds. Dropping the last one lets a sleeping object's
-/// place go.
+/// An object as a peer, another object or the gateway holds it. Dropping the last one lets a
+/// sleeping object's place go.
 pub(super) struct Facet {
     pub(super) vat: Rc<Vat>,
     pub(super) slot: Rc<Slot>,
     pub(super) made: Option<Rc<Made>>,
     pub(super) right: Right,
-    /// What the calls made on it carry; seldom anything.
+    /// The extras that the calls made on it carry; there seldom are any.
     carried: Option<Box<Carried>>,
     generation: u32,
 }
 
-/// What travels with calls.
+/// The extras that travel with calls.
 #[derive(Clone, Default)]
 struct Carried {
     /// They are one call that is applied once.
@@ -121,7 +121,7 @@ impl Facet {
         self.carried.as_ref()?.request.as_ref()
     }
 
-    /// What the interface `Facet` makes of this one. The vat has no part in it.
+    /// The capability that the interface `Facet` makes of this one. The vat has no part in it.
     fn derive(&self, method: u16, params: any_pointer::Reader<'_>) -> Result<Box<dyn ClientHook>> {
         let mut right = self.right.clone();
         let mut carried = self.carried.as_deref().cloned().unwrap_or_default();
@@ -201,7 +201,7 @@ impl Facet {
     }
 }
 
-/// What a facet stands for, to be stored.
+/// A record of what a facet stands for, to be stored.
 ///
 /// # Errors
 /// `not-a-reference:` when it ends with an instance, or is broken.

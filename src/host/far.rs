@@ -5,7 +5,7 @@
 //! - Calls on one capability leave in the order made, whichever chains they belong to.
 //! - A capability without that interface, such as a client's callback, is called as it is.
 //!
-//! Whether it has the interface is asked once, by the first call of a chain, which waits for the answer.
+//! The first call of a chain asks once whether it has the interface, and waits for the answer.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -23,7 +23,7 @@ use crate::schema::facet_capnp::facet;
 /// Calls of one holder that wait until it is known how to make them.
 const CALLS_WAITING_MAX: usize = 4096;
 
-/// How calls are made on a capability.
+/// The way in which calls are made on a capability.
 #[derive(Default)]
 pub(super) enum Way {
     /// No chain has come here.

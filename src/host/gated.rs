@@ -14,12 +14,12 @@ use crate::membrane::{self, Call, Params, Target};
 pub(super) struct Gated {
     pub(super) instance: Rc<Instance>,
     pub(super) raw: Box<dyn ClientHook>,
-    /// How calls of chains are made on it.
+    /// The way in which calls of chains are made on it.
     pub(super) way: RefCell<Way>,
 }
 
 impl Gated {
-    /// How the instance sees a capability of somebody else's.
+    /// Somebody else's capability as the instance sees it.
     pub(super) fn wrap(instance: &Rc<Instance>, raw: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
         let way = RefCell::default();
         membrane::wrap(Rc::new(Self { instance: instance.clone(), raw, way }))
@@ -42,7 +42,7 @@ impl Target for Gated {
         leaving(&self.instance, cap)
     }
 
-    /// What comes back, also by pipelining, is gated in its turn.
+    /// Gates in its turn a capability that comes back, also by pipelining.
     fn entering(&self, cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
         Self::wrap(&self.instance, cap)
     }
@@ -60,7 +60,7 @@ pub(super) fn entering(instance: &Rc<Instance>, params: Params) -> Result<Box<dy
     Ok(params.into_hook())
 }
 
-/// How a capability looks outside that the instance gives away: somebody else's without our gate
+/// A capability that the instance gives away, as it looks outside: somebody else's without our gate
 /// (the message that carries it is gated), a facet as it is, and what the class made as a facet.
 pub(super) fn leaving(instance: &Rc<Instance>, cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
     if let Some(gated) = membrane::find::<Gated>(&*cap) {
@@ -72,7 +72,7 @@ pub(super) fn leaving(instance: &Rc<Instance>, cap: Box<dyn ClientHook>) -> Box<
     made(instance, Maker::Library(cap))
 }
 
-/// What the instance makes, as others may hold it.
+/// A capability that the instance makes, as others may hold it.
 pub(super) fn made(instance: &Rc<Instance>, by: Maker) -> Box<dyn ClientHook> {
     match instance.broken() {
         None => Facet::made(instance, by),

@@ -1,8 +1,8 @@
 //! The calls by which grants are made, listed and revoked: on any facet, as turns of its object; and what
 //! they say in Cap'n Proto.
 //!
-//! Whoever makes a grant gives no more than he has; whoever lists or revokes reaches those grants that were
-//! made from his own.
+//! Whoever makes a grant gives no more than they have; whoever lists or revokes reaches those grants that were
+//! made from their own.
 
 use std::fmt;
 use std::rc::Rc;
@@ -39,7 +39,7 @@ type Untyped = any_pointer::Owned;
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Granted {
-    /// What the grant is revoked by. Knowing it is no right.
+    /// The id by which the grant is revoked. Knowing it is no right.
     pub id: GrantId,
     /// The reference. **It is secret.**
     pub text: String,
@@ -51,13 +51,14 @@ impl fmt::Debug for Granted {
     }
 }
 
-/// Whether a call is one of those here.
+/// Tells whether a call is one of those here.
 pub(super) fn is_granting(interface: u64) -> bool {
     interface == facet::Client::TYPE_ID || interface == persistent::Client::TYPE_ID
 }
 
-/// Whether the holder of `right` may make a call: one that his caveats leave out looks as if it weren't there.
-/// What makes a capability or a reference that is no more than his own is never left out.
+/// Tells whether the holder of `right` may make a call: one that the caveats leave out looks as if
+/// it weren't there. A call that makes a capability or a reference which is no more than the
+/// holder's own is never left out.
 #[inline]
 pub(super) fn may_call(right: &Right, interface: u64, method: u16) -> bool {
     match (interface, method) {
@@ -149,7 +150,7 @@ pub(super) fn revoke(instance: &Instance, right: &Right, id: GrantId) -> Result<
 /// The grant, if the holder of `right` has a say over it.
 ///
 /// # Errors
-/// When there is no such grant, or he has none.
+/// When there is no such grant, or the holder has none.
 pub(super) fn check_reach(
     vat: &Vat,
     target: ObjectId,
@@ -165,8 +166,9 @@ pub(super) fn check_reach(
     Err(failed("no-such-grant: no grant of this id was made from the grant of this one"))
 }
 
-/// Whether the holder of `right` has a say over a grant: it was made from his own. Who has none by a binding,
-/// or is the object, has a say over all, unless he has less than everything.
+/// Tells whether the holder of `right` has a say over a grant: it was made from the holder's own.
+/// One that has none by a binding, or is the object, has a say over all, unless that is less than
+/// everything.
 fn reaches(vat: &Vat, target: ObjectId, right: &Right, grant: &Grant) -> Result<bool> {
     match &right.grant {
         None => Ok(!right.is_restricted()),
@@ -304,7 +306,7 @@ fn methods(list: struct_list::Reader<'_, capnp_facet::methods::Owned>) -> Result
     Ok(methods)
 }
 
-/// What a caller wants a grant to be.
+/// The grant that a caller wants.
 ///
 /// # Errors
 /// As for `caveats`, and when the label is no text.

@@ -34,7 +34,7 @@ impl<'a> Header<'a> {
         bytes
     }
 
-    /// What stands in the place of a header while not all of its object is there.
+    /// The record in the place of a header while not all of its object is there.
     pub(super) fn unfinished(header: &[u8]) -> Vec<u8> {
         Self::unfinished_as(header, UNFINISHED)
     }
@@ -71,12 +71,12 @@ impl<'a> Header<'a> {
         Self::parse(bytes).map(|(header, _)| header.class)
     }
 
-    /// Whether an import of the object began and has not ended.
+    /// Tells whether an import of the object began and has not ended.
     pub(super) fn is_unfinished(bytes: &[u8]) -> bool {
         matches!(Header::parse(bytes), Some((_, UNFINISHED | UNFINISHED_WITH_GRANTS)))
     }
 
-    /// Whether that import leaves the object the grants that it has.
+    /// Tells whether that import leaves the object the grants that it has.
     pub(super) fn keeps_grants(bytes: &[u8]) -> bool {
         matches!(Header::parse(bytes), Some((_, UNFINISHED_WITH_GRANTS)))
     }

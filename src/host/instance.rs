@@ -20,13 +20,13 @@ use crate::gate::Gate;
 use crate::id::ObjectId;
 use crate::storage::{Account, Before, Page, PageSize, Range, Reads, Space, StorageError, Ticket};
 
-/// How one key is written.
+/// A write of one key.
 pub(super) struct Write<'a> {
-    /// What the writer knows of the value that is there.
+    /// The writer's knowledge of the value that is there.
     pub(super) before: Before,
     /// The value in memory that is written, if it is one.
     pub(super) mirror: Option<&'a dyn Mirror>,
-    /// Whether what the object sends afterwards waits for it.
+    /// True if what the object sends afterwards waits for it.
     pub(super) confirmed: bool,
     /// The ids of the objects that the value refers to, if the writer knows.
     pub(super) targets: Option<Vec<u8>>,
@@ -42,7 +42,7 @@ pub(super) struct Instance {
     pub(super) vat: Rc<Vat>,
     pub(super) birth: Birth,
     pub(super) gate: Rc<Gate>,
-    /// What the object stores; its turns write through it.
+    /// The account of what the object stores; its turns write through it.
     pub(super) account: Rc<Account>,
     /// Of an exclusive class: the calls that wait for each other.
     pub(super) exclusive: Option<Box<Exclusive>>,
@@ -50,21 +50,22 @@ pub(super) struct Instance {
     pub(super) waking: Cell<Option<u128>>,
     /// The values that the class keeps in memory too.
     pub(super) mirrors: Mirrors,
-    /// Whether the object's header is written, or is in a batch on its way.
+    /// True if the object's header is written, or is in a batch on its way.
     exists: Cell<bool>,
     /// The last write, whether the gate waits for it or not.
     written: Cell<Ticket>,
-    /// How it ended, once it has.
+    /// The end that it had, once it has.
     ended: OnceCell<Box<str>>,
     /// The time of its last call, in the ticks of [`Warm`](super::rest::Warm).
     pub(super) used: Cell<u32>,
     /// The number of its last call, among all uses of instances of its vat.
     pub(super) last_use: Cell<u64>,
-    /// What its values in memory take.
+    /// The bytes that its values in memory take.
     taken: Cell<usize>,
     /// Capabilities that the class made and somebody holds.
     pub(super) made: Cell<usize>,
-    /// What is owed to the callers of handlers that wait for something, by the number of the call.
+    /// Replies that are owed to the callers of handlers that wait for something, by the number of
+    /// the call.
     pub(super) running: RefCell<HashMap<u64, Running>>,
     /// Their tasks, which end with the instance.
     pub(super) tasks: RefCell<HashMap<u64, AbortHandle>>,
@@ -200,8 +201,8 @@ impl Instance {
         Ok(())
     }
 
-    /// What the object wrote before this instance began, up to `ticket`, may not be durable yet: this
-    /// one reads it, so what it says waits for it.
+    /// Writes of the object before this instance began, up to `ticket`, may not be durable yet:
+    /// this one reads it, so what it says waits for it.
     pub(super) fn follows(&self, ticket: Ticket) {
         self.written.set(ticket);
         self.gate.wrote(ticket);
@@ -296,7 +297,7 @@ impl Instance {
         }
     }
 
-    /// Whether the class stored something under `key`.
+    /// Tells whether the class stored something under `key`.
     ///
     /// # Errors
     /// As for `read`.
@@ -322,7 +323,7 @@ impl Instance {
         Ok(page)
     }
 
-    /// What reads the object's durable records, if those are all there is.
+    /// A reader of the object's durable records, if those are all there is.
     ///
     /// # Errors
     /// When the instance ended.
@@ -351,7 +352,8 @@ impl Instance {
         ended(self.birth.class.name, how)
     }
 
-    /// What calls of the object wait for at present: its `wake`, or the one call that runs.
+    /// The call for which calls of the object wait at present: its `wake`, or the one call that
+    /// runs.
     pub(super) fn waited_for(&self) -> Option<u128> {
         self.waking.get().or_else(|| self.exclusive.as_ref()?.running())
     }
@@ -362,7 +364,7 @@ impl Instance {
         self.last_use.set(self.vat.awake.use_number());
     }
 
-    /// Whether the object was ever written, durably or on the way there.
+    /// Tells whether the object was ever written, durably or on the way there.
     pub(super) fn exists(&self) -> bool {
         self.exists.get()
     }
@@ -409,7 +411,7 @@ impl Drop for Instance {
     }
 }
 
-/// What is said of an object of the class that ended so.
+/// The error of an object of the class that ended so.
 pub(super) fn ended(class: &str, how: &str) -> Error {
     disconnected(format!("the {class} {how}: restore its reference"))
 }

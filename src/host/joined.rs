@@ -1,4 +1,4 @@
-//! How a host joins its supervisor, over one link after another, and what it knows by that.
+//! A host's joining of its supervisor, over one link after another, and what it knows by that.
 //!
 //! Invariants:
 //! - The host's shards, its number and its listener stay the same, however often it joins.
@@ -23,18 +23,18 @@ use crate::schema::cluster_capnp::{router, supervisor};
 use crate::schema::restorer_capnp::restorer;
 use crate::sturdyref::{Grant, root_grant};
 
-/// How long a revocation waits for a host that is cut off, in seconds: one that doesn't come back
-/// soon has ended, and the server with it.
+/// The time for which a revocation waits for a host that is cut off, in seconds: one that doesn't
+/// come back soon has ended, and the server with it.
 const CUT_SECS: u64 = 10;
 
-/// How often such a host is tried again.
+/// The time between two tries of such a host.
 const CUT_AGAIN: Duration = Duration::from_millis(20);
 
-/// What the supervisor told this host, and it the supervisor.
+/// The things that the supervisor told this host, and it the supervisor.
 pub(super) struct Joined {
     number: u16,
     pub(super) shards: Vec<RangeInclusive<u16>>,
-    /// Where clients reach this host.
+    /// The address at which clients reach this host.
     address: String,
     pub(super) hint: Hint,
     others: RefCell<Others>,
@@ -67,8 +67,9 @@ impl Joined {
     }
 }
 
-/// Where clients reach the server: the hint in the texts of all its references. It stays the same from
-/// start to start where the server's listener does; that of a single host doesn't.
+/// The address at which clients reach the server: the hint in the texts of all its references. It
+/// stays the same from start to start where the server's listener does; that of a single host
+/// doesn't.
 #[derive(Clone, Debug)]
 pub(crate) struct Hint {
     /// `host:port`.

@@ -1,6 +1,6 @@
 //! References in an object's storage: how a capability becomes a value, and a value a capability again.
 //!
-//! What is stored is a citation of each capability, sealed to the object and the key (`sturdyref`). The
+//! A citation of each capability is stored, sealed to the object and the key (`sturdyref`). The
 //! facets of this vat are cited at once; for any other capability its far end is asked, which says what
 //! it stands for to none but this object's host. Storing writes nothing in the target, and its edge is
 //! the storage's affair.
@@ -29,7 +29,8 @@ use crate::schema::facet_capnp::facet as facet_schema;
 use crate::storage::Space;
 use crate::sturdyref::{Citation, Nonce, Opened, OwnerToken, is_sealed};
 
-/// How long the far end of a capability may take to say what it stands for: it needs no turn for that.
+/// The time that the far end of a capability may take to say what it stands for: it needs no turn
+/// for that.
 const CITE_WAIT: Duration = Duration::from_secs(5);
 
 /// References to objects as values. One is good in its own object under its own key alone: whoever copies
@@ -110,7 +111,7 @@ impl Storage {
     }
 }
 
-/// What the capability stands for; who must be asked is asked when this is called.
+/// A citation of the capability; those who must be asked are asked when this is called.
 fn cite(
     instance: &Rc<Instance>,
     object: &dyn ClientHook,

@@ -9,7 +9,8 @@ use super::vat::Vat;
 use crate::error::{Result, failed};
 use crate::storage::{Page, PageSize, Range, Reads, Space};
 
-/// What is read at a time at most: long enough that few snapshots are taken, and short enough to be let go.
+/// The most that is read at a time: long enough that few snapshots are taken, and short enough to
+/// be let go.
 const PAGE: PageSize = PageSize { entries: 1_000, bytes: 256 << 10 };
 
 /// Keys of the first page. As many again are read as were needed, since what was read ahead is read once more
@@ -99,7 +100,7 @@ impl List {
 #[must_use]
 pub struct Entries {
     instance: Rc<Instance>,
-    /// What is left after the present page.
+    /// The keys that are left after the present page.
     rest: Range,
     left: usize,
     page: Page,

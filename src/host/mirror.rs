@@ -12,7 +12,7 @@ use crate::error::{Result, failed};
 /// Puts a value back that a transaction changed.
 pub(super) type PutBack = Box<dyn FnOnce()>;
 
-/// What is to be done when a transaction is undone.
+/// The steps of undoing a transaction.
 enum Undo {
     PutBack(PutBack),
     /// The mirror was made within the transaction: it is to read its key again.
@@ -21,7 +21,7 @@ enum Undo {
 
 /// A value in memory that stands for a key.
 pub(super) trait Mirror {
-    /// Whether these bytes can be such a value.
+    /// Tells whether these bytes can be such a value.
     fn accepts(&self, stored: &[u8]) -> bool;
 
     /// The key has these bytes now; none if it was deleted.
@@ -30,7 +30,7 @@ pub(super) trait Mirror {
     /// The bytes of the present value in the storage.
     fn length(&self) -> usize;
 
-    /// What puts the present value back.
+    /// A function that puts the present value back.
     fn keep(self: Rc<Self>) -> PutBack;
 }
 
@@ -43,11 +43,11 @@ struct Entry {
 #[derive(Default)]
 pub(super) struct Mirrors {
     entries: RefCell<Vec<Entry>>,
-    /// How to put back what the open transactions changed; none if there is no transaction.
+    /// The steps that put back what the open transactions changed; none if there is no transaction.
     undo: RefCell<Option<Vec<Undo>>>,
 }
 
-/// Where a transaction began.
+/// The place at which a transaction began.
 #[must_use]
 pub(super) struct Kept(Option<usize>);
 

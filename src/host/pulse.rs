@@ -1,4 +1,4 @@
-//! What a host's thread is doing right now, for a watchdog on another thread.
+//! The present work of a host's thread, for a watchdog on another thread.
 //!
 //! One thread writes, at the beginning and the end of each turn: some stores, no lock and no clock.
 //! Others look as often as they like.

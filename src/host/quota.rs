@@ -1,4 +1,4 @@
-//! What the objects of a class may store together on this host.
+//! The bytes that the objects of a class may store together on this host.
 //!
 //! It is not stored: a host adds it up when it starts, for the classes that have a limit.
 

@@ -39,7 +39,7 @@ const KNOWN_REFERENCE_BYTES_MAX: usize = 1 << 10;
 const KNOWN_PLACE_BYTES: usize = 256;
 
 impl Agent {
-    /// Whether a reference claims to be one of this cluster: the only check that costs nothing.
+    /// Checks that a reference claims to be one of this cluster: the only check that costs nothing.
     pub(super) fn claimed(&self, reference: &Sturdyref) -> Result<()> {
         if self.keys().claims(reference) {
             return Ok(());
@@ -93,7 +93,7 @@ impl Agent {
     /// Checks a reference, and makes nothing.
     pub(super) async fn check(&self, bytes: &[u8]) -> Result<()> {
         let checked = match self.verify(Sturdyref::from_bytes(bytes)) {
-            // Whether its grant is in force is for who proves that he is its holder.
+            // Only those who prove to be its holders learn whether its grant is in force.
             Ok((_, verified)) if !verified.caveats.holders().is_empty() => Ok(()),
             Ok((_, verified)) => {
                 let (Target::Namespace(id) | Target::Object(id)) = verified.target;
@@ -209,7 +209,7 @@ impl Agent {
         Ok(NamespaceFacet::wrap(self.clone(), class, right))
     }
 
-    /// What there is to know of an object that exists.
+    /// The birth of an object that exists.
     pub(super) fn birth_of(&self, id: ObjectId) -> Result<Option<Birth>> {
         let header = self.vat.store.borrow().get(id, Space::Header, &[])?;
         let Some(header) = header else { return Ok(None) };

@@ -26,7 +26,8 @@ pub(super) type Of = (ObjectId, GrantId);
 /// Why somebody may call.
 #[derive(Clone, Default)]
 pub(super) struct Right {
-    /// None: the server was put together so that he holds it, by a binding or as the object itself.
+    /// None: the server was put together so that its holder has it, by a binding or as the object
+    /// itself.
     pub(super) grant: Option<Rc<Live>>,
     /// None: no restriction.
     caveats: Option<Rc<Caveats>>,
@@ -94,7 +95,7 @@ impl Right {
         Self::new(self.grant.clone(), self.caveats().for_objects())
     }
 
-    /// Whether there is anything that it doesn't allow.
+    /// Tells whether there is anything that it doesn't allow.
     pub(super) fn is_restricted(&self) -> bool {
         self.caveats.is_some()
     }
@@ -112,12 +113,12 @@ pub(super) fn revoked_under_way() -> capnp::Error {
 
 const TAKEN_BACK: &str = "the grant of this reference was taken back";
 
-/// What a grant that is made from another one takes from it.
+/// The rights that a grant takes from the one from which it is made.
 #[derive(Clone, Default)]
 pub(super) struct Gives {
     /// Grants that survive it.
     pub(super) independent: bool,
-    /// How many grants it was made from, in a row.
+    /// The number of grants that it was made from, in a row.
     pub(super) depth: u8,
     /// Those that it was made from, the nearest first, whether it depends on them or not.
     pub(super) before: Vec<GrantId>,
@@ -126,7 +127,7 @@ pub(super) struct Gives {
 /// A grant that somebody in this vat uses. Invariant: there is one of each that isn't cut.
 pub(super) struct Live {
     pub(super) of: Of,
-    /// What it depends on.
+    /// The grant on which it depends.
     parent: Option<Rc<Live>>,
     pub(super) gives: Gives,
     is_cut: Cell<bool>,
@@ -141,7 +142,7 @@ impl Live {
         self.restored_ms.set(now_ms);
     }
 
-    /// Whether it, or one that it depends on, was.
+    /// Tells whether it, or one that it depends on, was.
     #[inline]
     pub(super) fn is_cut(&self) -> bool {
         self.with_parents().any(|live| live.is_cut.get())
@@ -178,7 +179,7 @@ pub(super) struct Grants {
     /// When those were last restored that nobody uses any more, until that is written down.
     restored: RefCell<HashMap<Of, u64>>,
     cut_lately: RefCell<VecDeque<Of>>,
-    /// How many were cut.
+    /// The number of those that were cut.
     cuts: Cell<u64>,
     /// Targets whose dead grants are being removed.
     pub(super) swept: RefCell<HashSet<ObjectId>>,
@@ -223,8 +224,8 @@ impl Grants {
         Moment(self.cuts.get())
     }
 
-    /// Whether the grant was cut since then, so that what was asked then may be out of date. Of what was
-    /// cut before, the answer tells whether it is in force again.
+    /// Tells whether the grant was cut since then, so that what was asked then may be out of date.
+    /// Of what was cut before, the answer tells whether it is in force again.
     pub(super) fn was_cut_since(&self, of: Of, then: Moment) -> bool {
         let since = self.cuts.get() - then.0;
         let cut_lately = self.cut_lately.borrow();

@@ -29,10 +29,10 @@ impl Drop for UnderWay {
     }
 }
 
-/// What is owed to the caller of a handler that waits for something.
+/// The reply that is owed to the caller of a handler that waits for something.
 pub(super) struct Running {
     pub(super) reply: Reply,
-    /// What the call was made on.
+    /// The facet on which the call was made.
     pub(super) facet: Rc<Facet>,
     pub(super) under_way: UnderWay,
     /// Of an exclusive object: its next call starts when this is dropped.
@@ -44,7 +44,7 @@ pub(super) struct Ended;
 
 pub(super) type Handler = Promise<(), capnp::Error>;
 
-/// What a turn belongs to.
+/// The call, and the chain, to which a turn belongs.
 #[derive(Default)]
 pub(super) struct Cause {
     /// 0: to the object's waking.

@@ -2,7 +2,7 @@
 //! reach each object of its class.
 //!
 //! Invariants:
-//! - What it hands out ends with its grant, and no later than itself.
+//! - A capability that it hands out ends with its grant, and no later than itself.
 //! - It does no more than its caveats allow; what they leave out looks as if it weren't there.
 
 use std::rc::Rc;
@@ -27,7 +27,7 @@ use crate::schema::restorer_capnp::namespace;
 /// The capability. Its methods are those of [`Served`].
 pub(super) struct NamespaceFacet(Rc<Served>);
 
-/// What answers the calls on a namespace.
+/// The server of the calls on a namespace.
 struct Served {
     agent: Rc<Agent>,
     class: Rc<Class>,

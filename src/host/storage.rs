@@ -61,7 +61,8 @@ impl Storage {
         self.0.read_many(&keys.iter().map(AsRef::as_ref).collect::<Vec<_>>())
     }
 
-    /// Whether there is a value under `key`. The value isn't read, so its damage isn't noticed.
+    /// Tells whether there is a value under `key`. The value isn't read, so its damage isn't
+    /// noticed.
     ///
     /// # Errors
     /// `key-length:`, or that the storage can't be read.
@@ -132,7 +133,7 @@ impl Storage {
         self.list(List::all().reverse().limit(1))?.next().transpose()
     }
 
-    /// How many keys there are. It is known without counting.
+    /// The number of keys. It is known without counting.
     pub fn count(&self) -> u64 {
         self.0.account.usage().keys
     }

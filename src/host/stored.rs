@@ -27,7 +27,7 @@ pub struct Stored<T> {
 
 struct Memory<T> {
     value: RefCell<T>,
-    /// How many bytes the storage has; none if it has no value.
+    /// The number of bytes that the storage has; none if it has no value.
     length: Cell<Option<usize>>,
 }
 

@@ -43,7 +43,7 @@ use crate::sturdyref::{Seal, root_grant};
 /// Queued calls that start before other tasks of the thread get their turn again.
 const STARTS_IN_A_ROW: usize = 64;
 
-/// What a vat is made of.
+/// The parts of a vat.
 #[derive(Debug)]
 pub(crate) struct VatOptions {
     pub(crate) name: String,
@@ -51,7 +51,7 @@ pub(crate) struct VatOptions {
     pub(crate) classes: Vec<Class>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) log: LogOptions,
-    /// How long request ids are kept.
+    /// The time for which request ids are kept.
     pub(crate) retention: Duration,
     /// Seals the references that objects store.
     pub(crate) seal: Seal,
@@ -69,7 +69,7 @@ pub(crate) struct Vat {
     classes: HashMap<&'static str, Rc<Class>>,
     /// The root grants of the classes.
     pub(super) roots: HashSet<GrantId>,
-    /// What the objects of a class store together, where that is limited.
+    /// The sums of what the objects of a class store together, where that is limited.
     class_accounts: HashMap<&'static str, Rc<ClassAccount>>,
     agent: OnceCell<Weak<Agent>>,
     pub(super) slots: RefCell<HashMap<ObjectId, Rc<Slot>>>,
@@ -84,7 +84,7 @@ pub(crate) struct Vat {
     /// Wakes the task that hands sealed turns to the commit thread: it runs after all that is ready
     /// to run now, so that calls which came together share one sync.
     pub(super) committable: Rc<Notify>,
-    /// How long an object stays awake without a call.
+    /// The time for which an object stays awake without a call.
     pub(super) warm: Warm,
     /// Which are awake.
     pub(super) awake: Awake,
@@ -98,7 +98,7 @@ pub(crate) struct Vat {
     pub(super) fault: SetOnce<String>,
     /// Calls that wait for exclusive objects.
     pub(super) waits: Waits,
-    /// What led to the calls that are made now: the present turn's chain.
+    /// The chain that led to the calls that are made now: that of the present turn.
     pub(super) chain: RefCell<Option<Chain>>,
     pub(super) pulse: Arc<Pulse>,
     /// Wakes whoever waits for the last call to end, or for the storage to fail.
@@ -186,7 +186,7 @@ impl Vat {
         class.ok_or_else(|| failed(format!("this server has no class named {name}")))
     }
 
-    /// What the objects of the class store together, if that is limited.
+    /// The sum of what the objects of the class store together, if that is limited.
     pub(super) fn class_account(&self, name: &str) -> Option<Rc<ClassAccount>> {
         self.class_accounts.get(name).cloned()
     }
@@ -224,7 +224,7 @@ impl Vat {
         Facet::object(self, self.slot(birth), right)
     }
 
-    /// Whether the object has been written, durably or on the way there.
+    /// Tells whether the object has been written, durably or on the way there.
     pub(super) fn exists(&self, id: ObjectId) -> Result<bool> {
         Ok(self.store.borrow().get(id, Space::Header, &[])?.is_some())
     }
@@ -346,7 +346,7 @@ impl Vat {
         &self.metrics
     }
 
-    /// What this thread is doing, for others to see.
+    /// The present work of this thread, for others to see.
     pub(crate) fn pulse(&self) -> Arc<Pulse> {
         self.pulse.clone()
     }

@@ -1,4 +1,4 @@
-//! How instances begin: an object is woken from storage by its first call.
+//! The beginnings of instances: an object is woken from storage by its first call.
 //!
 //! Invariants:
 //! - `wake` ends before the first call starts; calls that arrive meanwhile wait in their order.
@@ -24,7 +24,7 @@ use crate::membrane::{Chain, Dispatch};
 /// The number of the task that wakes an instance; calls count from 0 on.
 const WAKING: u64 = u64::MAX;
 
-/// What became of a `wake`.
+/// The result of a `wake`.
 type Woken = std::result::Result<Result<Rc<dyn Dispatch>>, Ended>;
 
 impl Vat {
@@ -67,7 +67,8 @@ impl Vat {
         }
     }
 
-    /// What wakes now, and the calls that its own belong to: `wake` after those that led to the first call.
+    /// The instance that wakes now, and the calls that its own belong to: `wake` after those that
+    /// led to the first call.
     fn new_instance(self: &Rc<Self>, slot: &Slot) -> Result<(Rc<Instance>, Chain)> {
         self.make_room()?;
         let first = match &*slot.state.borrow() {

@@ -1,4 +1,4 @@
-//! What a caller in this vat holds of a call: its outcome, and capabilities not known yet.
+//! A call as a caller in this vat holds it: its outcome, and capabilities not known yet.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;

@@ -28,7 +28,7 @@ const FIRST_SEGMENT_WORDS: u32 = 24;
 
 const WORD: usize = 8;
 
-/// How deep a message that was stored may nest: deeper than what any connection takes.
+/// The depth to which a message that was stored may nest: more than any connection takes.
 const NESTING_MAX: i32 = 1024;
 
 pub(crate) type Caps = Vec<Option<Box<dyn ClientHook>>>;
@@ -188,7 +188,7 @@ impl ResponseHook for View {
     }
 }
 
-/// Where the results of one call arrive when the handler lets go of them.
+/// The place at which the results of one call arrive when the handler lets go of them.
 #[derive(Clone, Default)]
 pub(crate) struct BodySlot(Rc<Arrived>);
 
@@ -226,13 +226,13 @@ impl BodySlot {
         drop(caps);
     }
 
-    /// What the results were when the handler last called `set_pipeline`.
+    /// The results as they were when the handler last called `set_pipeline`.
     pub(crate) fn take_early(&self) -> Option<Body> {
         self.0.early.take()
     }
 }
 
-/// What a handler writes its results into.
+/// The message into which a handler writes its results.
 pub(crate) struct Results {
     body: Option<Body>,
     slot: BodySlot,

@@ -39,7 +39,7 @@ pub(crate) trait Dispatch {
         results: capability::Results<Untyped>,
     ) -> Promise<(), capnp::Error>;
 
-    /// How many hold the server beside this.
+    /// The number of those that hold the server beside this.
     fn holders(&self) -> usize;
 }
 
@@ -85,7 +85,8 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// What `ClientHook::call` begins, whether it came over a connection, and what has to be returned.
+    /// The call that `ClientHook::call` begins, whether it came over a connection, and what has to
+    /// be returned.
     pub(super) fn of_foreign_code(
         (interface, method): (u64, u16),
         params: Box<dyn ParamsHook>,
@@ -181,7 +182,7 @@ fn bytes_of(size: MessageSize) -> usize {
     usize::try_from(size.word_count.saturating_mul(8)).unwrap_or(usize::MAX)
 }
 
-/// Who wants to know how a call ended. Dropping it tells them that the call was lost.
+/// The asker who wants to know how a call ended. Dropping it tells them that the call was lost.
 pub(crate) struct Reply(Option<Asker>);
 
 enum Asker {
@@ -196,7 +197,8 @@ impl Reply {
         Self(Some(Asker::Answer(answer)))
     }
 
-    /// Whether the call came by `ClientHook::call`, that is from foreign code in the middle of its work.
+    /// Tells whether the call came by `ClientHook::call`, that is from foreign code in the middle
+    /// of its work.
     pub(crate) fn is_foreign(&self) -> bool {
         matches!(self.0, Some(Asker::Results(..)))
     }
@@ -261,7 +263,7 @@ impl Reply {
         }
     }
 
-    /// Who is to be told when another vat has answered.
+    /// The ones to tell when another vat has answered.
     fn owed(&self) -> Option<Rc<dyn Owed>> {
         match &self.0 {
             None => None,
@@ -352,8 +354,8 @@ pub(super) fn deliver_now(to: &dyn ClientHook, call: Call) -> Option<Call> {
 /// Makes the call anew on a foreign hook, for instance that of a connection. It is the end of its
 /// promises: capnp-rpc can't put capabilities into a call on one that became something of this vat.
 ///
-/// What is pipelined on the answer goes on at once too, in the same order: it doesn't wait here for an
-/// answer that may itself wait for it.
+/// Calls that are pipelined on the answer go on at once too, in the same order: it doesn't wait
+/// here for an answer that may itself wait for it.
 fn forward(to: &dyn ClientHook, call: Call) {
     let Call { interface, method, params, reply, hops, .. } = call;
     let begun = Passing::begin(hops).and_then(|passing| Ok((passing, params.sendable()?)));

@@ -30,7 +30,8 @@ pub(crate) trait Target: Any {
     /// Takes the call, at once and in the order of these calls. It must not block.
     fn enqueue(self: Rc<Self>, call: Call);
 
-    /// Where its calls go, if it hands them on. The same for ever, or better known later.
+    /// The capability to which its calls go, if it hands them on. The same for ever, or better
+    /// known later.
     fn leads(&self) -> Option<Box<dyn ClientHook>> {
         None
     }
@@ -40,12 +41,12 @@ pub(crate) trait Target: Any {
         None
     }
 
-    /// How a capability looks that our own side puts into a call.
+    /// A capability that our own side puts into a call, as it looks outside.
     fn leaving(&self, cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
         cap
     }
 
-    /// How a capability looks that comes back to our own side.
+    /// A capability that comes back to our own side, as it looks there.
     fn entering(&self, cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
         cap
     }
@@ -104,11 +105,11 @@ pub(crate) fn forget<T: Target>(target: &T) {
 /// honest ones; a row without an end comes from a promise that a caller had resolved to itself.
 const STEPS_MAX: usize = 1024;
 
-/// Where a capability leads once the promises are followed that are known by now.
+/// The end of a capability once the promises are followed that are known by now.
 pub(super) struct End {
     /// None: it is the end itself.
     pub(super) hook: Option<Box<dyn ClientHook>>,
-    /// What is behind the hook; none if it is of a connection, or another that isn't ours.
+    /// The target behind the hook; none if it is of a connection, or another that isn't ours.
     pub(super) target: Option<Rc<dyn Target>>,
     /// It can't be asked now where it leads, nor be called.
     pub(super) is_busy: bool,
@@ -134,7 +135,8 @@ pub(super) fn follow(hook: &dyn ClientHook) -> Result<End, Error> {
     Err(endless())
 }
 
-/// What a hook of the RPC system turned out to be, and what is in a [`Known`](super::relay) one.
+/// The hook that one of the RPC system turned out to be, and the one in a [`Known`](super::relay)
+/// one.
 fn resolved(hook: &dyn ClientHook) -> Result<Option<Box<dyn ClientHook>>, Error> {
     FOLLOWS.set(true);
     // See `relay`: a queued client that is asked while it hands its calls on leads to itself.
@@ -159,19 +161,20 @@ pub(super) fn take(is_from_peer: bool, enqueue: impl FnOnce()) {
     }
 }
 
-/// Whether a hook may be the one that hands its calls over. It panics if it is asked anything.
+/// Tells whether a hook may be the one that hands its calls over. It panics if it is asked
+/// anything.
 fn is_busy(hook: &dyn ClientHook) -> bool {
     /// Of hooks that belong to the RPC library and to no connection, as its queued clients do.
     const LOCAL: usize = 0;
     HANDS_OVER.get() && hook.get_brand() == LOCAL
 }
 
-/// Whether it is us who ask what a hook turned out to be.
+/// Tells whether it is us who ask what a hook turned out to be.
 pub(super) fn follows() -> bool {
     FOLLOWS.get()
 }
 
-/// What a promise turns out to be. `None`: it is none.
+/// The capability that a promise turns out to be. `None`: it is no promise.
 pub(super) fn when_resolved(hook: &dyn ClientHook) -> Option<Promise<Box<dyn ClientHook>, Error>> {
     if !is_ours(hook) {
         return hook.when_more_resolved();

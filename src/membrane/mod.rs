@@ -1,4 +1,4 @@
-//! What stands around every capability that crosses an object's boundary.
+//! The wrapper around every capability that crosses an object's boundary.
 //!
 //! capnp-rpc's own local client starts a call when its promise is first polled, answers pipelined
 //! calls before the reply may leave, and lets a connection look through wrappers. None of that

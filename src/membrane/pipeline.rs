@@ -35,20 +35,21 @@ struct State {
     is_abandoned: bool,
     /// The vat that the call went to has answered.
     is_answered: bool,
-    /// Who waits for one of the two.
+    /// The one who waits for one of the two.
     watcher: Option<Waker>,
 }
 
-/// What becomes of a call that was passed on.
+/// The events of a call that was passed on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {
     Abandoned,
     Answered,
 }
 
-/// Where capabilities come from.
+/// The source of capabilities.
 enum Source {
-    /// What the results were when they were offered ahead of the reply, and where those of the reply arrive.
+    /// The results as they were offered ahead of the reply, and the place at which those of the
+    /// reply arrive.
     Early(Opened, BodySlot),
     /// The call went to another vat. The probe is a capability in its result.
     Remote { pipeline: Box<dyn PipelineHook>, probe: Box<dyn ClientHook> },
@@ -192,7 +193,7 @@ impl Pipeline {
     }
 }
 
-/// What a path is to whoever follows it.
+/// A path as its follower takes it.
 fn fields(path: &[PipelineOp]) -> impl Iterator<Item = u16> {
     path.iter().filter_map(|step| match step {
         PipelineOp::Noop => None,
@@ -230,7 +231,7 @@ impl Drop for Delivers {
 }
 
 impl Later {
-    /// Where it leads, also while calls on it still wait.
+    /// The capability to which it leads, also while calls on it still wait.
     fn target(&self) -> Option<Box<dyn ClientHook>> {
         self.0.borrow().target.clone()
     }

@@ -1,4 +1,4 @@
-//! What capabilities become when they are given to the RPC system.
+//! The capabilities that ours become when they are given to the RPC system.
 //!
 //! A peer decides what its promises are resolved to, and what the results of our calls hold: also the
 //! answer to the call in which it gave them away, or a capability of ours that stands for them. The RPC
@@ -9,7 +9,7 @@
 //!   comes on it by way of us has results that are made anew; the RPC system would hand on those of the
 //!   peer, with whatever it says is in them.
 //!
-//! What is settled by then goes as what it is: that way it comes home as what it was.
+//! A capability that is settled by then goes as what it is: that way it comes home as what it was.
 //!
 //! **Invariant:** whoever follows what the RPC system has of ours comes to an end.
 
@@ -34,10 +34,10 @@ pub(super) fn relay(cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
     // A queued client panics while it hands its calls on: a promise that leads to it then leads to itself.
     let relayed = catch_unwind(AssertUnwindSafe(|| {
         Ok(match follow(cap)? {
-            Way::Ours(end) => end,
-            Way::Foreign(end) => Box::new(Known(end)),
-            Way::Promise(end) => Relay::of(end),
-            Way::Unknown(end) => hook::wrap(Relay::begin(end, None)),
+            Destination::Ours(end) => end,
+            Destination::Foreign(end) => Box::new(Known(end)),
+            Destination::Promise(end) => Relay::of(end),
+            Destination::Unknown(end) => hook::wrap(Relay::begin(end, None)),
         })
     }));
     relayed.unwrap_or_else(|_| Err(hook::endless())).unwrap_or_else(hook::broken)
@@ -45,8 +45,8 @@ pub(super) fn relay(cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
 
 type Next = Option<Promise<Box<dyn ClientHook>, Error>>;
 
-/// Where a capability leads, as far as that is known.
-enum Way {
+/// The destination of a capability, as far as that is known.
+enum Destination {
     /// To something of ours that is no promise.
     Ours(Box<dyn ClientHook>),
     /// To something of a connection that is no promise.
@@ -57,18 +57,18 @@ enum Way {
     Unknown(Box<dyn ClientHook>),
 }
 
-fn follow(cap: Box<dyn ClientHook>) -> Result<Way, Error> {
+fn follow(cap: Box<dyn ClientHook>) -> Result<Destination, Error> {
     let End { hook, target, is_busy } = hook::follow(&*cap)?;
     let end = hook.unwrap_or(cap);
     if is_busy {
-        return Ok(Way::Unknown(end));
+        return Ok(Destination::Unknown(end));
     }
     // Whoever asks and lets go of the answer is forgotten.
     let is_promise = hook::when_resolved(&*end).is_some();
     Ok(match (is_promise, target) {
-        (true, _) => Way::Promise(end),
-        (false, Some(_)) => Way::Ours(end),
-        (false, None) => Way::Foreign(end),
+        (true, _) => Destination::Promise(end),
+        (false, Some(_)) => Destination::Ours(end),
+        (false, None) => Destination::Foreign(end),
     })
 }
 
@@ -133,13 +133,13 @@ impl Relay {
             let to = relay.to.borrow().clone();
             next = None;
             match resolved.and_then(|_| follow(to)) {
-                Ok(Way::Unknown(end)) => next = Some(soon(end)),
-                Ok(Way::Promise(end)) => {
+                Ok(Destination::Unknown(end)) => next = Some(soon(end)),
+                Ok(Destination::Promise(end)) => {
                     next = hook::when_resolved(&*end);
                     relay.go_on(end);
                     relay.register();
                 }
-                Ok(Way::Ours(end) | Way::Foreign(end)) => relay.end(&*end),
+                Ok(Destination::Ours(end) | Destination::Foreign(end)) => relay.end(&*end),
                 // Lets go of a promise that leads back here: they would keep each other for ever.
                 Err(error) => relay.end(&*hook::broken(error)),
             }

@@ -1,4 +1,4 @@
-//! What a listener proves by TLS: that its server has the key of the cluster.
+//! The proof of a listener by TLS: that its server has the key of the cluster.
 //!
 //! The certificate is made in memory, the same at each start, and signed by the key that it holds. Clients
 //! know the key by its hash, so the rest of it says nothing. There are no sessions to resume and no early
@@ -49,7 +49,7 @@ pub(crate) fn acceptor(pkcs8: &[u8]) -> Result<TlsAcceptor> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Speaks TLS with a peer, who has so long to do his part.
+/// Speaks TLS with a peer, who has so long to do their part.
 pub(super) async fn handshake(
     tls: &TlsAcceptor,
     stream: TcpStream,
@@ -88,7 +88,8 @@ mod tests {
         (listener, metrics, address, keys)
     }
 
-    // Whoever says nothing, or never ends, has a place among the connections of his address: not for long.
+    // Whoever says nothing, or never ends, has a place among the connections of their address: not
+    // for long.
     #[tokio::test(flavor = "local")]
     async fn a_peer_that_does_not_finish_the_handshake_is_cut() {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -33,15 +33,15 @@ use crate::sturdyref::Keys;
 const BACKLOG: u32 = 16;
 /// Connections at once: each has a descriptor of those that are kept apart.
 const CONNECTIONS_MAX: usize = 64;
-/// How long a server may take for its first answer to its operator, in seconds.
+/// The time that a server may take for its first answer to its operator, in seconds.
 const ANSWER_SECS: u64 = 10;
-/// How long it may say nothing to an operator who waits for an answer, in seconds: longer than any disk
-/// takes for a commit.
+/// The time for which it may say nothing to an operator who waits for an answer, in seconds: longer
+/// than any disk takes for a commit.
 const SILENCE_SECS: u64 = 60;
 /// Longest path that certainly fits the address of a socket.
 const PATH_BYTES_MAX: usize = 100;
 
-/// What the operator reaches.
+/// The calls that the operator reaches.
 struct Operator {
     data: Rc<DataDir>,
     keys: Keys,

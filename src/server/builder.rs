@@ -1,4 +1,4 @@
-//! What a server is made of, as its author says it.
+//! The parts of a server, as its author says them.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::limits::{CLASS_BYTES_MAX, REQUEST_RETENTION_SECS, WARM_SECS};
 use crate::storage::LogOptions;
 use crate::storage::StorageError;
 
-/// Where a server listens for Cap'n Proto unless it is told otherwise.
+/// The address at which a server listens for Cap'n Proto unless it is told otherwise.
 pub(crate) const DEFAULT_LISTEN: SocketAddr =
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4000);
 
@@ -32,7 +32,7 @@ pub struct Server {
     pub(super) data: PathBuf,
     pub(super) group: Group,
     pub(super) listen: SocketAddr,
-    /// Where clients reach that, if it isn't the address itself.
+    /// The address at which clients reach that, if it isn't the address itself.
     pub(super) advertise: Option<String>,
     pub(super) tls: bool,
     /// None: HTTP is off.
@@ -54,7 +54,7 @@ pub struct Server {
     version: Option<String>,
 }
 
-/// How much may be stored, in bytes.
+/// The bytes that may be stored.
 #[derive(Clone, Copy, Debug)]
 enum Quota {
     Object(u64),
@@ -70,17 +70,17 @@ pub enum ServerError {
     Data {
         /// The directory, or the file in it that is to blame.
         path: PathBuf,
-        /// What is wrong, and what to do.
+        /// The mistake, and the way to mend it.
         reason: String,
     },
     /// An address can't be listened on. Nothing was served.
     #[error("can't listen on {address}, which {flag} says: {source}")]
     Listen {
-        /// What else to say to have another address.
+        /// The flag by which to have another address.
         flag: &'static str,
         /// The address asked for.
         address: SocketAddr,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
     /// The classes or bindings contradict each other. Nothing was started.
@@ -100,7 +100,7 @@ pub enum ServerError {
     Host {
         /// Which of the hosts.
         number: u16,
-        /// What it ended by.
+        /// The reason of the end.
         reason: String,
     },
     /// The parts of the server could not be put together.
@@ -241,18 +241,20 @@ impl Server {
         self
     }
 
-    /// How long an object stays in memory without a call; one minute unless it is said. It stays longer
-    /// while a call runs in it, a task of it holds it, or somebody holds a capability that it made
-    /// itself. References to it stay good when it falls asleep; what it had only in memory is gone.
+    /// Sets the time for which an object stays in memory without a call; one minute unless it is
+    /// said. It stays longer while a call runs in it, a task of it holds it, or somebody holds a
+    /// capability that it made itself. References to it stay good when it falls asleep; what it had
+    /// only in memory is gone.
     #[must_use]
     pub fn warm(mut self, time: Duration) -> Self {
         self.warm = time;
         self
     }
 
-    /// How many objects are in memory at most, in equal parts for all hosts; 100,000 unless it is said. When
-    /// there are so many, those that were not used for the longest time fall asleep, and first those that
-    /// never wrote. A call of a sleeping object fails as `overloaded` if none of the others can sleep.
+    /// Sets the number of objects that are in memory at most, in equal parts for all hosts; 100,000
+    /// unless it is said. When there are so many, those that were not used for the longest time
+    /// fall asleep, and first those that never wrote. A call of a sleeping object fails as
+    /// `overloaded` if none of the others can sleep.
     #[must_use]
     pub fn awake_objects(mut self, objects: usize) -> Self {
         self.awake.objects = objects;
@@ -268,7 +270,7 @@ impl Server {
         self
     }
 
-    /// How long one turn may hold up the other objects of its host.
+    /// Sets the time for which one turn may hold up the other objects of its host.
     #[must_use]
     pub fn turn_limits(mut self, limits: TurnLimits) -> Self {
         self.turns = limits;
@@ -280,7 +282,7 @@ impl Server {
         &mut self.turns
     }
 
-    /// How much of the disk stays free: what would make the data grow into it is refused
+    /// Sets the bytes of the disk that stay free: what would make the data grow into them is refused
     /// (`low-space:`), and deleting works. 5 % of the disk, at least 128 MiB and at most 1 GiB,
     /// unless it is said.
     #[must_use]
@@ -357,7 +359,7 @@ impl Server {
         self
     }
 
-    /// What HTTP clients may take of the server. See [`HttpLimits::default`].
+    /// Sets what HTTP clients may take of the server. See [`HttpLimits::default`].
     #[must_use]
     pub fn http_limits(mut self, limits: HttpLimits) -> Self {
         self.http_limits = limits;
@@ -392,7 +394,7 @@ impl Server {
         self
     }
 
-    /// What a Cap'n Proto connection may ask of the server. See [`Limits::default`].
+    /// Sets what a Cap'n Proto connection may ask of the server. See [`Limits::default`].
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -424,7 +426,7 @@ impl Server {
         self.version.as_deref()
     }
 
-    /// Where the data are, unless it is said otherwise.
+    /// The path of the data, unless it is said otherwise.
     pub(crate) fn data_dir(&self) -> &Path {
         &self.data
     }

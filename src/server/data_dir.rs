@@ -46,10 +46,10 @@ use private::Trust;
 const FORMAT: &str = "capstead data 1\n";
 const FORMAT_PREFIX: &str = "capstead data ";
 const FORMAT_FILE: &str = "format";
-/// Where the format is written before it gets its name.
+/// The file in which the format is written before it gets its name.
 const FORMAT_NEW: &str = "format.new";
 const LOCK_FILE: &str = "lock";
-/// What the lock says while the directory is made; it is empty before and afterwards.
+/// The text of the lock while the directory is made; it is empty before and afterwards.
 const BEING_MADE: &str = "this data directory of capstead is being made\n";
 /// The same while a backup is restored into it.
 const BEING_RESTORED: &str = "this data directory of capstead is being restored\n";
@@ -73,7 +73,7 @@ pub(super) struct DataDir {
     _lock: File,
 }
 
-/// What of a directory was made when it was opened.
+/// The parts of a directory that were made when it was opened.
 #[derive(Clone, Copy, Debug, Default)]
 struct Made {
     root: bool,
@@ -322,7 +322,7 @@ impl DataDir {
     }
 }
 
-/// Where a server that uses the directory listens for its operator.
+/// The socket on which a server that uses the directory listens for its operator.
 pub(super) fn admin_socket(root: &Path) -> PathBuf {
     root.join(ADMIN_SOCKET)
 }
@@ -362,7 +362,7 @@ fn names(root: &Path) -> Result<Vec<String>, ServerError> {
     entries.map_err(failed(root, "read the data directory"))
 }
 
-/// Whether the directory was made now.
+/// Makes the directory, and tells whether it was made now.
 fn make_root(root: &Path) -> Result<bool, ServerError> {
     match DirBuilder::new().mode(0o700).create(root) {
         Ok(()) => Ok(true),
@@ -400,14 +400,14 @@ fn try_lock(root: &Path) -> Result<Option<File>, ServerError> {
     }
 }
 
-/// Whether the file still has that name.
+/// Tells whether the file still has that name.
 fn is_at(file: &File, path: &Path) -> bool {
     let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
     let (ours, named) = (file.metadata().map(identity), fs::metadata(path).map(identity));
     matches!((ours, named), (Ok(ours), Ok(named)) if ours == named)
 }
 
-/// What the lock says, up to a little more than any text of ours.
+/// The text of the lock, up to a little more than any text of ours.
 fn lock_text(root: &Path) -> Result<Vec<u8>, ServerError> {
     let path = root.join(LOCK_FILE);
     let most = BEING_RESTORED.len() as u64 + 1;

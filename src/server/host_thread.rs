@@ -37,7 +37,7 @@ pub(super) struct HostThread {
     pub(super) probes: mpsc::Sender<super::link::Probe>,
 }
 
-/// What the thread tells, and is told. Whoever waits for one of these may come late.
+/// The things that the thread tells, and is told. Whoever waits for one of these may come late.
 #[derive(Clone, Default)]
 struct Signals {
     /// The host has joined.
@@ -119,7 +119,7 @@ impl HostThread {
         self.signals.ended.cancelled().await;
     }
 
-    /// Whether it has.
+    /// Tells whether it has.
     pub(super) fn has_ended(&self) -> bool {
         self.signals.ended.is_cancelled()
     }

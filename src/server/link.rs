@@ -12,7 +12,7 @@
 //! - The end is told: calls on their way fail as `disconnected`, and until the host has joined
 //!   again both sides answer for each other with a `disconnected` that says so. The gateway then
 //!   forgets all that it holds, since some of it may have come by the link.
-//! - What is the host's own goes on: its storage, its objects that are awake, the connections of
+//! - All that is the host's own goes on: its storage, its objects that are awake, the connections of
 //!   its clients, its number and its shards.
 //! - No link ends a host or the process. Only a host that has left ends its links, and then none is
 //!   made.
@@ -44,7 +44,7 @@ const REST_FIRST: Duration = Duration::from_millis(10);
 /// begins with the first rest again.
 const REST_MAX: Duration = Duration::from_millis(250);
 
-/// What all links lead to, on the supervisor's thread.
+/// The end to which all links lead, on the supervisor's thread.
 pub(super) struct Hub {
     pub(super) supervisor: Rc<Supervisor>,
     pub(super) metrics: Arc<Metrics>,
@@ -153,7 +153,7 @@ impl Link {
     }
 }
 
-/// What a test does on a host's thread.
+/// The work of a test on a host's thread.
 pub(super) type Probe = Box<dyn FnOnce(&RunningHost, &Connection) + Send>;
 
 /// The host's side of its links.

@@ -14,7 +14,7 @@ const BACKLOG: i32 = 4096;
 /// The flag that says where to listen for Cap'n Proto.
 const LISTEN: &str = "--listen";
 
-/// What the server listens on.
+/// The sockets on which the server listens.
 pub(super) struct Sockets {
     pub(super) capnp: TcpListener,
     pub(super) http: Option<TcpListener>,

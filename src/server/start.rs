@@ -70,17 +70,17 @@ impl std::fmt::Debug for Running {
 }
 
 impl Running {
-    /// Where it listens for Cap'n Proto.
+    /// The address at which it listens for Cap'n Proto.
     pub fn capnp(&self) -> SocketAddr {
         self.capnp
     }
 
-    /// Where it listens for HTTP, if it does.
+    /// The address at which it listens for HTTP, if it does.
     pub fn http(&self) -> Option<SocketAddr> {
         self.http
     }
 
-    /// Where it serves its numbers, if it does.
+    /// The address at which it serves its numbers, if it does.
     pub fn metrics(&self) -> Option<SocketAddr> {
         self.metrics
     }
@@ -162,7 +162,7 @@ pub(super) struct HostParts {
     common: Common,
 }
 
-/// What all hosts of a server have alike.
+/// The things that all hosts of a server have alike.
 #[derive(Clone)]
 struct Common {
     warm: Duration,
@@ -394,7 +394,7 @@ fn vat_options(
     }
 }
 
-/// Who may come in by HTTP at that address.
+/// The door for those who come in by HTTP at that address.
 fn door(server: &Server, address: Option<SocketAddr>) -> Result<Option<Door>, ServerError> {
     let door = |address| Door::new(address, &server.http_origins, &server.http_hosts);
     address.map(door).transpose().map_err(ServerError::Setting)

@@ -19,9 +19,9 @@ use crate::metrics::LOG_LINES_DROPPED;
 
 /// Lines that wait to be written.
 const LINES_MAX: usize = 4096;
-/// What they have together.
+/// The bytes that they have together.
 const BYTES_MAX: usize = 8 << 20;
-/// How long the process waits, before it ends, for its last lines to be written.
+/// The time for which the process waits, before it ends, for its last lines to be written.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 static QUEUE: OnceLock<Queue> = OnceLock::new();
@@ -30,7 +30,7 @@ struct Queue {
     lines: SyncSender<Vec<u8>>,
     bytes: AtomicUsize,
     taken: AtomicU64,
-    /// How many of those that were taken are done with.
+    /// The number of those that were taken and are done with.
     done: Mutex<u64>,
     progress: Condvar,
     /// Somebody waited in vain, and nothing has been written since.

@@ -17,8 +17,8 @@ use crate::clock;
 use crate::host::{Pulse, Seen};
 use crate::metrics::Metrics;
 
-/// How long one turn may take, which is the time from one await of a method to the next. Zero switches
-/// a limit off.
+/// The time that one turn may take, which is the time from one await of a method to the next. Zero
+/// switches a limit off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TurnLimits {
     /// After that long a warning is logged, with class, object and method.
@@ -52,7 +52,7 @@ impl TurnLimits {
 
 /// The exit code of a process that was told to end and has a host that doesn't move.
 const STUCK: i32 = 4;
-/// How often an event loop is asked whether it moves.
+/// The time between two questions to an event loop of whether it moves.
 const ASK_PERIOD: Duration = Duration::from_millis(100);
 
 /// Signals belong to the process.
@@ -63,10 +63,10 @@ pub(crate) fn told_to_end() {
     TOLD_TO_END.store(true, Ordering::Relaxed);
 }
 
-/// How often the thread looks. A turn is noticed as long as this after it began.
+/// The time between two looks of the thread. A turn is noticed as long as this after it began.
 const PERIOD: Duration = Duration::from_millis(20);
 
-/// Who adds hosts; the thread ends when all of these are gone.
+/// The end that adds hosts; the thread ends when all of these are gone.
 #[derive(Clone)]
 pub(super) struct Watchdog(Arc<Mutex<Vec<Watched>>>);
 
@@ -185,7 +185,7 @@ fn end(number: u16) -> ! {
     std::process::abort()
 }
 
-/// What keeps a host from going on.
+/// The reason that keeps a host from going on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Held {
     Turn(Seen),
@@ -217,7 +217,7 @@ struct Watched {
 }
 
 impl Watched {
-    /// How far what holds up the host has come.
+    /// The stage that whatever holds up the host has reached.
     fn look(&mut self, passed: Duration, limits: TurnLimits, metrics: &Metrics) -> Stage {
         let held = self.held(passed);
         if held.is_none() || held != self.held {

@@ -1,4 +1,4 @@
-//! How much an object stores, and how much it may.
+//! The bytes and keys that an object stores, and the most that it may.
 //!
 //! The counts are exact at every moment of a turn, so that a limit is known before a write is
 //! accepted; what they were at the end of the last turn is in the object's usage record. Grants and
@@ -16,15 +16,15 @@ use crate::storage::log::Range;
 use crate::storage::page::Page;
 use crate::storage::{Result, StorageError};
 
-/// What one object has in its storage, while it is in use.
+/// The account of one object's storage, while it is in use.
 #[derive(Debug)]
 pub(crate) struct Account {
     object: ObjectId,
     usage: Cell<Usage>,
     /// Grows with every change of the keys that the class wrote.
     changes: Cell<u64>,
-    /// Where none of the keys is that the class wrote, if that is worth remembering: for lists, and for those
-    /// from the greatest key to the least.
+    /// Ranges in which there is none of the keys that the class wrote, if that is worth
+    /// remembering: for lists, and for those from the greatest key to the least.
     gaps: RefCell<[Option<Gap>; 2]>,
     limit: u64,
     class: Option<Rc<ClassAccount>>,
@@ -41,7 +41,7 @@ pub(super) enum Counted {
     Yes,
 }
 
-/// What all objects of a class have in the storage of one host.
+/// The sum of what all objects of a class have in the storage of one host.
 #[derive(Debug)]
 pub(crate) struct ClassAccount {
     bytes: Cell<u64>,
@@ -86,12 +86,12 @@ impl Account {
         Self::counting(object, Usage::default(), u64::MAX, None, Counted::Never)
     }
 
-    /// Whose storage it is.
+    /// The object whose storage it is.
     pub(crate) fn object(&self) -> ObjectId {
         self.object
     }
 
-    /// What the object stores, with all of its writes.
+    /// The keys and bytes that the object stores, with all of its writes.
     pub(crate) fn usage(&self) -> Usage {
         self.usage.get()
     }
@@ -131,7 +131,7 @@ impl Account {
         *gap = Gap::found(gap.take(), range, page);
     }
 
-    /// Whether the object may have so much instead of what it has; less is always right.
+    /// Checks that the object may have so much instead of what it has; less is always right.
     ///
     /// # Errors
     /// `OverQuota`, of the object or of its class.

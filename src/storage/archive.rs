@@ -40,7 +40,7 @@ const OBJECT: u8 = 5;
 const RECORDS: u8 = 6;
 const END: u8 = 7;
 
-/// What operations on archives return.
+/// The result of operations on archives.
 pub(crate) type Result<T> = std::result::Result<T, ArchiveError>;
 
 /// Why an archive can't be read or written.
@@ -63,33 +63,33 @@ pub(crate) enum ArchiveError {
     /// The file ends before its last frame does.
     #[error("it was cut short: it ends at byte {at}, before its last part; make or copy it again")]
     Cut {
-        /// Where it ends.
+        /// The place at which it ends.
         at: u64,
     },
     /// The bytes aren't what was written.
     #[error("it is damaged near byte {at}: {what}; make or copy it again")]
     Damaged {
-        /// Where the frame begins.
+        /// The place at which the frame begins.
         at: u64,
-        /// What is wrong with it.
+        /// The fault in it.
         what: &'static str,
     },
 }
 
-/// What an archive says about itself.
+/// The words of an archive about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Head<'a> {
     /// When it was begun, in milliseconds since 1970.
     pub(crate) created_ms: u64,
     /// The cluster that it was made from.
     pub(crate) cluster: [u8; 32],
-    /// How many hosts that had.
+    /// The number of hosts of that cluster.
     pub(crate) hosts: u16,
-    /// What was asked for, for people.
+    /// The request, in words for people.
     pub(crate) asked: &'a str,
 }
 
-/// How much is in an archive.
+/// The amounts that are in an archive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
     /// Objects that exist, which is those with a header.
@@ -109,14 +109,14 @@ pub(crate) enum Frame<'a> {
     Secret {
         /// The name of its file.
         name: &'a str,
-        /// What is in that.
+        /// The content of that.
         text: &'a [u8],
     },
-    /// What follows is one host's.
+    /// One host's part follows.
     Host(u16),
-    /// What follows lies in that shard, which stood there.
+    /// Objects of that shard follow; its chain stood there.
     Shard(Shard, ShardMeta),
-    /// What follows is that object's.
+    /// The records of that object follow.
     Object(ObjectId),
     /// Records of the object.
     Records(Records<'a>),
@@ -145,7 +145,7 @@ impl<'a> Records<'a> {
         Self(bytes)
     }
 
-    /// Whether all of it are records within the limits.
+    /// Tells whether all of it are records within the limits.
     fn are_whole(self) -> bool {
         let mut records = self.into_iter();
         while !records.0.is_empty() {

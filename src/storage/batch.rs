@@ -32,7 +32,7 @@ pub(crate) struct WriteSet {
     content: usize,
 }
 
-/// How far a write set had come, to go back to.
+/// The extent that a write set had reached, to go back to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark {
     bytes: usize,
@@ -48,7 +48,7 @@ pub(crate) enum Op<'a> {
         space: Space,
         /// The key in that part.
         key: &'a [u8],
-        /// What it is set to.
+        /// The value to which it is set.
         value: &'a [u8],
     },
     /// The key has no value from now on.
@@ -97,7 +97,7 @@ impl WriteSet {
         self.bytes.extend_from_slice(&[CLEAR, space as u8]);
     }
 
-    /// How far it has come.
+    /// The extent that it has reached.
     pub(crate) fn mark(&self) -> Mark {
         Mark { bytes: self.bytes.len(), content: self.content }
     }
@@ -132,12 +132,12 @@ impl WriteSet {
         Ok(())
     }
 
-    /// Whose writes these are.
+    /// The object whose writes these are.
     pub(crate) fn object(&self) -> ObjectId {
         self.object
     }
 
-    /// Whether nothing was written.
+    /// Tells whether nothing was written.
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }

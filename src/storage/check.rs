@@ -17,7 +17,7 @@ use crate::storage::{Result, StorageError};
 
 const HEADER_BYTES: usize = 16;
 const FLAGS_AT: usize = 10;
-/// Where the page's room for nodes begins: behind their list.
+/// The place at which the page's room for nodes begins: behind their list.
 const LOWER_AT: usize = 12;
 const FLAG_META: u16 = 0x08;
 const FLAG_BRANCH: u16 = 0x01;
@@ -73,7 +73,7 @@ struct Pages {
     length: u64,
 }
 
-/// What one of the two meta pages says.
+/// The words of one of the two meta pages.
 struct Meta {
     page_bytes: u64,
     roots: [u64; 2],
@@ -82,7 +82,7 @@ struct Meta {
 }
 
 impl Pages {
-    /// What is wrong, if anything is.
+    /// The fault, if there is any.
     fn check(&self) -> std::io::Result<Option<&'static str>> {
         const CUT: &str = "it was cut short";
         const FOREIGN: &str = "it doesn't begin as LMDB's data do";
@@ -151,7 +151,7 @@ impl Pages {
         Ok(Meta::parse(&bytes))
     }
 
-    /// Whether the page knows its own number and is part of a tree.
+    /// Tells whether the page knows its own number and is part of a tree.
     fn is_tree(&self, number: u64, page_bytes: u64) -> std::io::Result<bool> {
         let mut header = [0; HEADER_BYTES];
         self.file.read_exact_at(&mut header, number * page_bytes)?;
@@ -176,7 +176,7 @@ impl Meta {
     }
 }
 
-/// Where a page of a tree leads to.
+/// The pages to which a page of a tree leads.
 #[derive(Default)]
 struct Leads {
     /// Pages of the tree.

@@ -1,4 +1,4 @@
-//! What a storage reads after it was closed: nothing, with an error that says so.
+//! A storage after it was closed: reads find nothing, with an error that says so.
 
 use crate::id::ObjectId;
 use crate::storage::layout::Space;

@@ -38,7 +38,7 @@ pub(crate) type OnProgress = Box<dyn Fn() + Send>;
 /// The vat thread's end. Dropping it commits what is queued and ends the thread.
 pub(crate) struct Committer {
     shared: Arc<Shared>,
-    /// What the last submitted write set got; only this end gives tickets.
+    /// The ticket of the last submitted write set; only this end gives tickets.
     last: Cell<Ticket>,
     thread: Option<JoinHandle<()>>,
 }
@@ -48,7 +48,7 @@ struct Shared {
     queue: Mutex<Queue>,
     filled: Condvar,
     durable: AtomicU64,
-    /// What is queued; changed with the queue locked, read without.
+    /// The bytes that are queued; changed with the queue locked, read without.
     bytes: AtomicUsize,
     failure: OnceLock<Arc<StorageError>>,
 }
@@ -111,12 +111,12 @@ impl Committer {
         self.shared.filled.notify_one();
     }
 
-    /// What the next submitted write set will get.
+    /// The ticket of the next submitted write set.
     pub(crate) fn next_ticket(&self) -> Ticket {
         Ticket(self.last.get().0 + 1)
     }
 
-    /// What the last submitted write set got.
+    /// The ticket of the last submitted write set.
     pub(crate) fn last_ticket(&self) -> Ticket {
         self.last.get()
     }
@@ -127,8 +127,8 @@ impl Committer {
         Ticket(self.shared.durable.load(Ordering::Acquire))
     }
 
-    /// Whether so much waits for the disk that no new call should start. Asked before every call,
-    /// so it takes no lock.
+    /// Tells whether so much waits for the disk that no new call should start. Asked before every
+    /// call, so it takes no lock.
     pub(crate) fn is_full(&self) -> bool {
         let turns = self.last.get().0 - self.durable().0;
         turns >= COMMIT_QUEUE_TURNS
@@ -210,7 +210,8 @@ struct Company {
     patience: Duration,
 }
 
-/// A fraction of what the last commit took, so that nobody waits much longer than he would anyway.
+/// A fraction of what the last commit took, so that nobody waits much longer than they would
+/// anyway.
 fn patience(commit: Duration) -> Duration {
     (commit / 4).min(Duration::from_millis(2))
 }

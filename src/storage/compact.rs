@@ -1,6 +1,6 @@
 //! Rewrites an environment that nobody uses into a new one, in the order of its keys.
 //!
-//! What was deleted leaves free pages, and what was written at random leaves pages half full; neither
+//! Deleted records leave free pages, and random writes leave pages half full; neither
 //! goes back to the disk by itself. The new environment lies beside the old one until it is durable,
 //! and takes its name in one step.
 //!
@@ -24,14 +24,14 @@ use crate::storage::{Result, StorageError};
 /// Bytes that are copied in one transaction.
 const STEP_BYTES: usize = 16 << 20;
 
-/// What became of an environment.
+/// The sizes of an environment before and after.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Compacted {
     /// Records, of objects and others.
     pub(crate) records: u64,
-    /// What its data took on the disk.
+    /// The bytes that its data took on the disk.
     pub(crate) before: u64,
-    /// What they take now.
+    /// The bytes that they take now.
     pub(crate) after: u64,
 }
 
@@ -70,7 +70,7 @@ pub(crate) fn compact(
     Ok(Compacted { records, before, after })
 }
 
-/// Where the new environment is made, and the old one ends.
+/// The path at which the new environment is made, and the old one ends.
 fn beside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".compact");

@@ -18,11 +18,11 @@ use crate::storage::{Result, StorageError};
 pub(crate) struct Versioned {
     /// Grows by one with each change.
     pub(crate) version: u64,
-    /// What was stored.
+    /// The value that was stored.
     pub(crate) value: Vec<u8>,
 }
 
-/// What became of a compare-and-swap.
+/// The outcome of a compare-and-swap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CasOutcome {
     /// The value is durable with this version.

@@ -35,14 +35,14 @@ use crate::storage::room::Room;
 /// Keys and values of one object.
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// What the objects store that exist.
+/// The values of the objects that exist.
 type World = BTreeMap<ObjectId, Rc<Map>>;
 
 /// A storage of objects, and what can happen to it.
 trait Backend: Sized + 'static {
-    /// Whether a crash loses or keeps a group of blocks as a whole.
+    /// True if a crash loses or keeps a group of blocks as a whole.
     const WHOLE_GROUPS: bool;
-    /// Whether blocks can be read again.
+    /// True if blocks can be read again.
     const KEEPS_HISTORY: bool;
 
     /// An empty storage.
@@ -51,14 +51,14 @@ trait Backend: Sized + 'static {
     /// Opens it as a process does that starts; whatever was opened before is dropped already.
     fn open(&self) -> Opened;
 
-    /// What a process finds that starts after a crash at this moment. Where it isn't certain what is
-    /// left, `keep` says.
+    /// The state that a process finds that starts after a crash at this moment. If it isn't certain
+    /// what is left, `keep` says.
     fn crash(&self, keep: u64) -> Self;
 
     /// Claims the shard as another process would, while this one has the storage open.
     fn rival(&self, shard: Shard) -> Claim;
 
-    /// Where the appends of the opened log are held back.
+    /// The gate at which the appends of the opened log are held back.
     fn gate(&self) -> &Gate;
 
     /// Makes the next group go wrong; false if nothing can.
@@ -94,11 +94,11 @@ fn usage(map: &Map) -> Usage {
     Usage { keys: map.len() as u64, bytes, references: edges(map).len() as u64, ..Usage::default() }
 }
 
-/// What a value begins with that refers to objects.
+/// The beginning of a value that refers to objects.
 const REFERS: u8 = b'>';
 
-/// What the values here refer to: all ids behind two bytes, of which the second says for which half of
-/// all keys the value is meant.
+/// The objects to which the values here refer: all ids behind two bytes, of which the second says
+/// for which half of all keys the value is meant.
 fn targets(key: &[u8], value: &[u8]) -> Vec<u8> {
     match value {
         [REFERS, half, ids @ ..] if usize::from(half % 2) == key.len() % 2 => ids.to_vec(),

@@ -22,7 +22,7 @@ pub(super) const LMDB_LOCK: &str = "lock.mdb";
 /// Longer than any marker of ours: enough to tell that a file is none.
 const MARKER_BYTES_MAX: u64 = 64;
 
-/// Whether the environment was made before.
+/// The age of an environment: made before, or now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Age {
     /// It never served anything: it may be made now.
@@ -31,7 +31,7 @@ pub(crate) enum Age {
     Existing,
 }
 
-/// How an environment is opened.
+/// The way in which an environment is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Access {
     /// To read and write; it is made if it isn't there.
@@ -84,12 +84,12 @@ impl EnvironmentDir {
         Ok(Self { path: path.to_owned(), marker, age: Age::Existing, text })
     }
 
-    /// Where it is.
+    /// Its path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether the environment was made before.
+    /// The age of the environment.
     pub(crate) fn age(&self) -> Age {
         self.age
     }
@@ -176,7 +176,7 @@ fn marker_text(kind: Kind, format: u64) -> String {
     format!("capstead {kind} format {format}\n")
 }
 
-/// What the marker says about the directory.
+/// The verdict of the marker on the directory.
 fn judge(path: &Path, kind: Kind, found: &[u8]) -> Result<Age> {
     let known = u64::from(FORMAT);
     let text = marker_text(kind, known);

@@ -34,7 +34,7 @@ pub(crate) struct Pick {
 /// All that is not made anew where it is imported: `Edges` and `Usage` follow from the values.
 pub(crate) const EVERYTHING: &[Space] =
     &[Space::Header, Space::Data, Space::Grants, Space::Requests];
-/// Who can reach an object.
+/// The spaces that say who can reach an object.
 pub(crate) const GRANTS: &[Space] = &[Space::Header, Space::Grants];
 
 /// Takes whole frames; says whether there is a use for more.

@@ -1,8 +1,8 @@
 //! A part of an object's keys of which nothing is left.
 //!
-//! What was deleted and isn't durable yet hides what the disk has: a list must pass by each such key. Whoever
-//! takes the least key away again and again would pass by all of those before, so that the part without keys
-//! that the last list found is remembered and jumped over.
+//! Deletions that aren't durable yet hide what the disk has: a list must pass by each such key.
+//! Whoever takes the least key away again and again would pass by all of those before, so that the
+//! part without keys that the last list found is remembered and jumped over.
 //!
 //! It is kept in memory alone, and forgotten as soon as a key is added or a deletion undone.
 
@@ -41,7 +41,8 @@ impl Gap {
         Cow::Owned(range)
     }
 
-    /// What a list of `range` found out, where it had to pass by hidden keys before its first one.
+    /// The gap that a list of `range` found, where it had to pass by hidden keys before its first
+    /// one.
     pub(super) fn found(before: Option<Self>, range: &Range, page: &Page) -> Option<Self> {
         if page.hidden_first() < HIDDEN_MIN {
             return before;
@@ -64,8 +65,8 @@ impl Gap {
         })
     }
 
-    /// Whether the list would begin within the gap. Where the gap has no end, a list of all that is left
-    /// says so soon by itself.
+    /// Tells whether the list would begin within the gap. If the gap has no end, a list of all that
+    /// is left says so soon by itself.
     fn holds_beginning(&self, range: &Range) -> bool {
         let (from, to) = (lower(&self.from), upper(&self.to));
         if range.reverse {

@@ -31,7 +31,7 @@ use crate::storage::log::{HASH_BYTES, Link, Position};
 /// The format that this code reads and writes.
 pub(crate) const FORMAT: u8 = 2;
 
-/// Where an environment says what it is. All other keys are longer.
+/// The key under which an environment says what it is. All other keys are longer.
 pub(crate) const ENVIRONMENT_KEY: [u8; 1] = [0];
 
 /// Bytes of the checksum in front of every record.
@@ -47,9 +47,9 @@ const META_VERSION: u8 = 1;
 /// The numbers are part of the format; 3 is kept for alarms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Space {
-    /// What the object is: its class and name. Its key may be empty.
+    /// The identity of the object: its class and name. Its key may be empty.
     Header = 0,
-    /// What the object's class stores.
+    /// The values that the object's class stores.
     Data = 1,
     /// The grants that make references to the object valid.
     Grants = 2,
@@ -78,7 +78,7 @@ impl Space {
         ALL.into_iter().find(|space| *space as u8 == byte)
     }
 
-    /// Whether its records go when the class deletes all that it stored.
+    /// Tells whether its records go when the class deletes all that it stored.
     pub(crate) fn is_cleared(self) -> bool {
         matches!(self, Self::Data | Self::Edges)
     }
@@ -98,7 +98,7 @@ impl Space {
     }
 }
 
-/// What an environment is for; the two are never opened as one another.
+/// The purpose of an environment; the two are never opened as one another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// The objects of one host.
@@ -131,7 +131,7 @@ pub(crate) fn check_value(value: &[u8]) -> Result<(), StorageError> {
     if length > max { Err(StorageError::ValueLength { length, max }) } else { Ok(()) }
 }
 
-/// What goes in front of `record` when it is stored under `key`.
+/// The checksum in front of `record` when it is stored under `key`.
 #[inline]
 pub(crate) fn checksum(key: &[u8], record: &[u8]) -> [u8; CHECKSUM_BYTES] {
     (xxh3_64_with_seed(record, xxh3_64(key)) as u32).to_le_bytes()
@@ -162,7 +162,7 @@ pub(crate) fn damaged(key: &[u8]) -> StorageError {
     }
 }
 
-/// What a shard's meta record says: whose block was applied last, and where the chain stands.
+/// A shard's meta record: whose block was applied last, and where the chain stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ShardMeta {
     /// The epoch of the last block.
@@ -267,10 +267,10 @@ impl Usage {
     }
 }
 
-/// What an environment says about itself.
+/// The record of an environment about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EnvironmentRecord {
-    /// How often it was opened, this time included.
+    /// The number of times that it was opened, this time included.
     pub(crate) incarnation: u64,
 }
 

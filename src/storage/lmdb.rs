@@ -104,7 +104,7 @@ impl Environment {
         Ok(Self { lmdb, database, incarnation, map_bytes, page_bytes, failure, files, _dir: dir })
     }
 
-    /// How often the environment was opened, this time included.
+    /// The number of times that the environment was opened, this time included.
     pub(crate) fn incarnation(&self) -> u64 {
         self.incarnation
     }
@@ -114,7 +114,7 @@ impl Environment {
         self.map_bytes
     }
 
-    /// What is left of it behind the last page; nothing if that can't be found out.
+    /// The bytes that are left of it behind the last page; none if that can't be found out.
     pub(crate) fn bytes_unmapped(&self) -> u64 {
         let used = |last: usize| (last as u64 + 1) * self.page_bytes;
         let last = self.lmdb.info().map_or(u64::MAX, |info| used(info.last_pgno()));
@@ -130,7 +130,7 @@ impl Environment {
         Ok(pages as u64 * self.page_bytes)
     }
 
-    /// How many records there are.
+    /// The number of records.
     ///
     /// # Errors
     /// When LMDB can't say.
@@ -197,7 +197,7 @@ fn open(
     Ok((lmdb, database))
 }
 
-/// What was committed at one moment.
+/// The state that was committed at one moment.
 pub(crate) struct Snapshot<'a> {
     txn: RoTransaction<'a>,
     database: Database,
@@ -314,7 +314,7 @@ impl Changes<'_> {
         }
     }
 
-    /// Whether any key begins with `prefix`.
+    /// Tells whether any key begins with `prefix`.
     pub(crate) fn has_any(&self, prefix: &[u8]) -> Result<bool> {
         let cursor = self.txn.open_ro_cursor(self.database).map_err(failed("open a cursor"))?;
         let first = found(cursor.get(Some(prefix), None, NOT_LESS))?;
@@ -339,7 +339,7 @@ impl Changes<'_> {
         self.txn.put(self.database, &key, &stored, WriteFlags::empty()).unwrap();
     }
 
-    /// What lies under `key`, checksum included.
+    /// The bytes under `key`, checksum included.
     #[cfg(test)]
     pub(crate) fn get_raw(&self, key: &[u8]) -> Vec<u8> {
         self.txn.get(self.database, &key).unwrap().to_vec()
@@ -435,7 +435,7 @@ fn checked<'a>(key: &[u8], found: ::lmdb::Result<&'a [u8]>) -> Result<Option<&'a
     }
 }
 
-/// What a cursor came to; it has a key wherever it stands.
+/// The record that a cursor came to; it has a key wherever it stands.
 #[inline]
 fn found<'a>(moved: ::lmdb::Result<(Option<&'a [u8]>, &'a [u8])>) -> Result<Found<'a>> {
     match moved {

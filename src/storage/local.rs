@@ -33,7 +33,7 @@ use crate::storage::room::Room;
 use crate::storage::scan;
 use crate::storage::{Result, StorageError};
 
-/// How the local log behaves.
+/// The options of the local log.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LogOptions {
     /// Slept before every commit, to try what a slow disk would do.
@@ -42,7 +42,7 @@ pub(crate) struct LogOptions {
     pub(crate) map_bytes: usize,
     /// Bytes of the disk, and of the map, that growth leaves free; none for the default.
     pub(crate) reserve_bytes: Option<u64>,
-    /// Whether anything can be written.
+    /// The access: for reading alone, or for writing too.
     pub(crate) access: Access,
 }
 
@@ -140,7 +140,7 @@ impl Reader {
         self.env.read(body)
     }
 
-    /// What lies below, for a look at the engine's own records.
+    /// The environment below, for a look at the engine's own records.
     #[cfg(test)]
     pub(super) fn environment(&self) -> &Arc<Environment> {
         &self.env
@@ -228,7 +228,7 @@ impl Reads for Reader {
 }
 
 impl LocalLog {
-    /// What is left of disk and map.
+    /// The room that is left on disk and in the map.
     pub(crate) fn room(&self) -> Arc<Room> {
         self.room.clone()
     }

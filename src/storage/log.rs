@@ -30,7 +30,7 @@ const SET_LENGTH_BYTES: usize = 4;
 /// Bytes of a chain's hash.
 pub(crate) const HASH_BYTES: usize = 16;
 
-/// How many blocks a shard's chain has: 0 before the first.
+/// The number of blocks in a shard's chain: 0 before the first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Position(pub(crate) u64);
 
@@ -48,14 +48,14 @@ pub(crate) struct Link {
 pub(crate) struct Claim {
     /// Newer than every epoch that was given out for the shard before.
     pub(crate) epoch: Epoch,
-    /// What the first block must name as the previous one.
+    /// The link that the first block must name as the previous one.
     pub(crate) link: Link,
 }
 
 /// Write sets of one shard that become durable together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ShardBlock {
-    /// Whose chain the block extends.
+    /// The shard whose chain the block extends.
     pub(crate) shard: Shard,
     /// The claim that it is appended under.
     pub(crate) epoch: Epoch,
@@ -91,7 +91,7 @@ impl ShardBlock {
     }
 }
 
-/// What became of one block.
+/// The outcome of one block.
 #[derive(Clone, Debug)]
 pub(crate) enum Outcome {
     /// It is durable, and this is the new end of its chain.
@@ -186,7 +186,7 @@ impl Range {
         self
     }
 
-    /// Whether no key can be within.
+    /// Tells whether no key can be within.
     pub(crate) fn is_empty(&self) -> bool {
         match (&self.start, &self.end) {
             (Bound::Included(start), Bound::Included(end)) => start > end,
@@ -203,8 +203,8 @@ pub(crate) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 /// Takes an object, its header, and what its class stores in it.
 pub(crate) type VisitObject<'a> = dyn FnMut(ObjectId, &[u8], Usage) + 'a;
 
-/// What a log has applied, as the vat thread reads it. A read that begins after a commit was reported
-/// sees it.
+/// The records that a log has applied, as the vat thread reads them. A read that begins after a
+/// commit was reported sees it.
 pub(crate) trait Reads {
     /// Looks whether the files below are as they must be.
     ///

@@ -65,7 +65,7 @@ pub(crate) fn make(path: &Path, kind: Kind) -> Result<()> {
     lmdb::Environment::open(path, kind, MAP_BYTES).map(drop)
 }
 
-/// What operations of the storage return.
+/// The result of operations of the storage.
 pub(crate) type Result<T> = std::result::Result<T, StorageError>;
 
 /// Why an operation of the storage failed.
@@ -97,7 +97,7 @@ pub(crate) enum StorageError {
         "batch-size: the turn's writes would have {bytes} bytes; write at most {max} between awaits"
     )]
     BatchSize {
-        /// What the turn would have written with the refused write.
+        /// The bytes that the turn would have written with the refused write.
         bytes: usize,
         /// The most that one turn may write.
         max: usize,
@@ -111,7 +111,7 @@ pub(crate) enum StorageError {
     OverQuota {
         /// "object" or "class".
         whose: &'static str,
-        /// What it would have stored.
+        /// The bytes that it would have stored.
         bytes: u64,
         /// The most that it may.
         max: u64,
@@ -123,9 +123,9 @@ pub(crate) enum StorageError {
         "low-space: {left} bytes are left for the storage, and {reserve} are kept free; delete something, or make room"
     )]
     LowSpace {
-        /// What is left, in bytes.
+        /// The bytes that are left.
         left: u64,
-        /// What is kept free, in bytes.
+        /// The bytes that are kept free.
         reserve: u64,
     },
 
@@ -134,7 +134,7 @@ pub(crate) enum StorageError {
         "outside-turn: this write is outside a turn of its object; write from the object's handlers"
     )]
     OutsideTurn {
-        /// Whose storage should have been written.
+        /// The object whose storage should have been written.
         object: ObjectId,
     },
 
@@ -143,7 +143,7 @@ pub(crate) enum StorageError {
         "the record {key:?} in space {space} of object {object:?} is damaged; restore a backup"
     )]
     Corrupt {
-        /// Whose record it is.
+        /// The object whose record it is.
         object: ObjectId,
         /// The number of its space.
         space: u8,
@@ -161,7 +161,7 @@ pub(crate) enum StorageError {
     /// Bytes that should be a write set aren't one. Nothing of it was applied.
     #[error("a write set is malformed at byte {at}")]
     Malformed {
-        /// How many bytes before that were understood.
+        /// The number of bytes before that were understood.
         at: usize,
     },
 
@@ -206,20 +206,20 @@ pub(crate) enum StorageError {
     /// LMDB failed. If it was writing, what the disk holds of that transaction is unknown.
     #[error("LMDB failed to {action}: {source}")]
     Lmdb {
-        /// What was tried.
+        /// The action that was tried.
         action: &'static str,
-        /// What LMDB said.
+        /// The error of LMDB.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 
     /// The operating system refused something while the storage was opened.
     #[error("could not {action} {path:?}: {source}")]
     Io {
-        /// What was tried.
+        /// The action that was tried.
         action: &'static str,
         /// On which file or directory.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
 
@@ -231,7 +231,7 @@ pub(crate) enum StorageError {
     FileChanged {
         /// The file.
         path: PathBuf,
-        /// How it was found.
+        /// The way in which it was found.
         what: &'static str,
     },
 
@@ -274,7 +274,7 @@ pub(crate) enum StorageError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault in it.
         what: &'static str,
     },
 

@@ -23,7 +23,7 @@ use crate::storage::log::{
 };
 use crate::storage::{Result, StorageError};
 
-/// What goes wrong with the next group.
+/// The fault of the next group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// Nothing is applied, and the log doesn't know.
@@ -53,7 +53,7 @@ pub(crate) struct MemoryLog {
 struct State {
     records: BTreeMap<(ObjectId, Space), BTreeMap<Vec<u8>, Vec<u8>>>,
     chains: BTreeMap<Shard, Chain>,
-    /// What is held back before it is applied.
+    /// The blocks that are held back before they are applied.
     flight: Vec<ShardBlock>,
     groups: Vec<Vec<ShardBlock>>,
     fault: Option<Fault>,
@@ -74,7 +74,7 @@ impl MemoryLog {
         self.gate.hold(Stage::Before)
     }
 
-    /// Where appends are held back.
+    /// The gate at which appends are held back.
     pub(crate) fn gate(&self) -> &Gate {
         &self.gate
     }
@@ -89,7 +89,7 @@ impl MemoryLog {
         self.state().fault = Some(fault);
     }
 
-    /// What was appended, call by call.
+    /// The blocks that were appended, call by call.
     pub(crate) fn groups(&self) -> Vec<Vec<ShardBlock>> {
         self.state().groups.clone()
     }

@@ -1,7 +1,7 @@
 //! Writes that reads must see before the disk has them.
 //!
 //! A [`Layer`] holds one object's writes of one turn, or of all its turns that are not durable yet.
-//! What it says about a key hides what lies below; when it was cleared it hides everything that the
+//! Its word about a key hides what lies below; when it was cleared it hides everything that the
 //! class wrote below. It never reads the disk.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use crate::storage::Ticket;
 use crate::storage::layout::Space;
 use crate::storage::log::Range;
 
-/// What a key was set to; none means that it was deleted.
+/// The value to which a key was set; none means that it was deleted.
 pub(super) type Value = Option<Rc<[u8]>>;
 
 /// One key with its value in a list; none means that it was deleted.
@@ -27,18 +27,18 @@ type Entries = BTreeMap<Box<[u8]>, (Ticket, Value)>;
 #[derive(Default)]
 pub(super) struct Layer {
     entries: Entries,
-    /// What the class wrote below is gone, and what follows from that.
+    /// The class's writes below are gone, and what follows from that.
     cleared: bool,
 }
 
-/// What a layer says about a key.
+/// The word of a layer about a key.
 pub(super) enum Seen<'a> {
     Value(&'a Value),
     /// Nothing: look below.
     Below,
 }
 
-/// How to take one write back.
+/// The step that takes one write back.
 pub(super) enum Undo {
     Entry(Box<[u8]>, Option<(Ticket, Value)>),
     Clear { entries: Entries, cleared: bool },

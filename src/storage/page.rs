@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use crate::storage::overlay::Entry;
 use crate::storage::pairs::Pairs;
 
-/// How much a page takes.
+/// The most that a page takes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PageSize {
     /// At most so many keys.
@@ -49,7 +49,7 @@ impl Page {
         self.hidden_first
     }
 
-    /// How many entries there are.
+    /// The number of entries.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }

@@ -27,7 +27,7 @@ impl Pairs {
         (0..self.len()).map_while(|number| self.get(number))
     }
 
-    /// How many there are.
+    /// The number of pairs.
     pub(crate) fn len(&self) -> usize {
         self.ends.len()
     }

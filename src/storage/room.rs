@@ -1,4 +1,4 @@
-//! Whether there is room to grow: a reserve of the disk, and of the engine's map, is kept free.
+//! The room to grow: a reserve of the disk, and of the engine's map, is kept free.
 //!
 //! The engine needs free pages even to delete, and a disk that is really full ends the process. So
 //! growth is refused while there is still room for everything that was accepted, and for deleting.
@@ -12,13 +12,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::storage::{Result, StorageError};
 
-/// How many bytes are written between two measurements while there is plenty of room, at most.
+/// The bytes that are written between two measurements while there is plenty of room, at most.
 const MEASURE_EVERY_BYTES: u64 = 1 << 20;
 
-/// How to find out how many bytes the storage can still take.
+/// The function that finds out how many bytes the storage can still take.
 pub(crate) type Measure = Box<dyn Fn() -> Result<u64> + Send + Sync>;
 
-/// What is left of disk and map; shared by the vat and the commit thread.
+/// The bytes that are left of disk and map; shared by the vat and the commit thread.
 pub(crate) struct Room {
     reserve: u64,
     measure: Measure,
@@ -50,7 +50,7 @@ impl Room {
         }
     }
 
-    /// Whether an object may store more than it does.
+    /// Checks that an object may store more than it does.
     ///
     /// # Errors
     /// `LowSpace`.
@@ -66,8 +66,8 @@ impl Room {
         }
     }
 
-    /// What is left; none if that can't be found out, and then there is said to be enough: a disk that
-    /// is really full is noticed by the commit.
+    /// The bytes that are left; none if that can't be found out, and then there is said to be
+    /// enough: a disk that is really full is noticed by the commit.
     fn refresh(&self) -> Option<u64> {
         self.written.store(0, Ordering::Relaxed);
         let left = (self.measure)().ok();

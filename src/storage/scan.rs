@@ -51,7 +51,7 @@ type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
 struct Scan<'a, 'v> {
     snapshot: &'a Snapshot<'a>,
     reverse: bool,
-    /// What the links on the way to the present level stand for.
+    /// The beginning of keys for which the links on the way to the present level stand.
     key: Vec<u8>,
     visit: &'a mut Visit<'v>,
 }
@@ -100,8 +100,8 @@ impl Scan<'_, '_> {
     }
 }
 
-/// What a bound means for the keys that go on from `part`; none if it shuts all of them out. They are
-/// on its inner side as a whole if it is on the side `outer` of `part`.
+/// The meaning of a bound for the keys that go on from `part`; none if it shuts all of them out.
+/// They are on its inner side as a whole if it is on the side `outer` of `part`.
 fn rest_of<'a>(bound: Bound<&'a [u8]>, part: &[u8], outer: Ordering) -> Option<Bound<&'a [u8]>> {
     let (Bound::Included(key) | Bound::Excluded(key)) = bound else { return Some(bound) };
     match key.strip_prefix(part) {

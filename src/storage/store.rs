@@ -36,14 +36,14 @@ use crate::storage::room::Room;
 use crate::storage::store::edges::TargetsOf;
 use crate::storage::{Result, StorageError};
 
-/// How a store is opened.
+/// The options of a store.
 #[derive(Clone, Debug)]
 pub(crate) struct StoreOptions {
     /// The host's name, which its commit thread is called after.
     pub(crate) name: String,
-    /// What the log does.
+    /// The options of the log.
     pub(crate) log: LogOptions,
-    /// Where reads and commits are counted.
+    /// The numbers in which reads and commits are counted.
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -51,7 +51,7 @@ pub(crate) struct StoreOptions {
 pub(crate) struct Store {
     turn: Option<Turn>,
     pending: FxHashMap<ObjectId, Pending>,
-    /// Whose turns are in `pending`, in the order in which they become durable.
+    /// The objects whose turns are in `pending`, in the order in which they become durable.
     order: VecDeque<(Ticket, ObjectId)>,
     committer: Committer,
     reads: Rc<dyn Reads>,
@@ -62,11 +62,11 @@ pub(crate) struct Store {
 
 struct Turn {
     account: Rc<Account>,
-    /// What the account said before the turn.
+    /// The usage in the account before the turn.
     before: Usage,
     writes: WriteSet,
     layer: Layer,
-    /// How to take the writes of the open transactions back, the last one last.
+    /// The steps that take the writes of the open transactions back, the last one last.
     undo: Vec<Undo>,
     transactions: usize,
 }
@@ -80,7 +80,7 @@ pub(crate) enum Before {
     Known(Option<usize>),
 }
 
-/// Where a transaction began, to go back to.
+/// The place at which a transaction began, to go back to.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Savepoint {
@@ -139,7 +139,7 @@ impl Store {
         self.turn = Some(Turn { account, before, writes, layer, undo, transactions: 0 });
     }
 
-    /// Whose turn is open.
+    /// The object whose turn is open.
     pub(crate) fn turn_object(&self) -> Option<ObjectId> {
         self.turn.as_ref().map(|turn| turn.account.object())
     }
@@ -191,7 +191,7 @@ impl Store {
         }
     }
 
-    /// What the writes that may not be durable yet say about a key, if they say something.
+    /// The word of the writes that may not be durable yet about a key, if they say something.
     fn unsettled(&self, object: ObjectId, space: Space, key: &[u8]) -> Result<Option<&Value>> {
         space.check_key(key)?;
         Ok(self.layers(object).find_map(|layer| match layer.get(space, key) {
@@ -249,7 +249,7 @@ impl Store {
         Ok(filling.finish())
     }
 
-    /// What reads the object's durable records, if those are all there is.
+    /// A reader of the object's durable records, if those are all there is.
     pub(crate) fn settled_reads(&self, object: ObjectId) -> Option<Rc<dyn Reads>> {
         self.layers(object).all(Layer::is_empty).then(|| self.reads.clone())
     }
@@ -451,12 +451,12 @@ impl Store {
         self.committer.durable()
     }
 
-    /// Whether so much waits for the disk that no new call should start.
+    /// Tells whether so much waits for the disk that no new call should start.
     pub(crate) fn is_full(&self) -> bool {
         self.committer.is_full()
     }
 
-    /// Whether the files are as they must be; each commit asks too.
+    /// Checks that the files are as they must be; each commit asks too.
     pub(crate) fn check_files(&self) -> Result<()> {
         self.reads.check_files()
     }

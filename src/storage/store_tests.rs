@@ -1,6 +1,7 @@
-//! What a store does that only it knows of: when it forgets, and what it refuses before it writes.
+//! The acts of a store that only it knows of: when it forgets, and what it refuses before it
+//! writes.
 //!
-//! What it must read, count and report is in `conformance`. It never touches a disk.
+//! The values that it must read, count and report are in `conformance`. It never touches a disk.
 
 use std::sync::mpsc::{Receiver, channel};
 
@@ -194,7 +195,7 @@ fn the_servers_records_on_their_way_are_cleared_too() {
     assert_eq!(store.get(ONE, Space::Grants, b"grant").unwrap(), None);
 }
 
-/// What a link says is known: whatever became of it, writing through it makes it right.
+/// The content of a link is known: whatever became of it, writing through it makes it right.
 #[test]
 fn a_damaged_link_does_not_end_all_writing() {
     let dir = tempfile::tempdir().unwrap();

@@ -50,7 +50,7 @@ impl Watched {
     }
 }
 
-/// What is wrong with any of these files of the process.
+/// The fault of any of these files of the process.
 pub(crate) fn file_changed() -> Option<StorageError> {
     let all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
     all.iter().filter_map(Weak::upgrade).find_map(|watched| watched.check().err())

@@ -1,4 +1,4 @@
-//! What a stored reference stands for, as data: enough to make the capability anew.
+//! The thing that a stored reference stands for, as data: enough to make the capability anew.
 //!
 //! One encoding and no other: whatever is not exactly what this version writes is refused. It says
 //! nothing about who may have it; `seal` sees to that.
@@ -28,7 +28,7 @@ pub(crate) struct Citation {
     pub(crate) caveats: Vec<u8>,
 }
 
-/// What keeps a stored reference valid.
+/// The authority that keeps a stored reference valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Authority {
     /// The object had it through a binding, or was given it by an object that had it so.

@@ -24,7 +24,7 @@ const NO_PARENT: u8 = 0;
 const OWN_PARENT: u8 = 1;
 const PARENT_OF_NAMESPACE: u8 = 2;
 
-/// What is known of one grant.
+/// The record of one grant.
 ///
 /// Layout: version (1) ‖ flags (1) ‖ depth (1) ‖ kind of parent (1) ‖ the parent's target (16, if it is of a
 /// namespace) ‖ the parent (16, if there is one) ‖ those before (count (1) and 16 each, if there is a parent)
@@ -35,7 +35,7 @@ const PARENT_OF_NAMESPACE: u8 = 2;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Grant {
     pub(crate) parent: Parent,
-    /// Who got it, or what for.
+    /// The one who got it, or the purpose of it.
     pub(crate) label: String,
     /// All that hold, those of its parent included.
     pub(crate) caveats: Caveats,
@@ -43,7 +43,7 @@ pub(crate) struct Grant {
     pub(crate) independent: bool,
     /// Grants made from it may survive it.
     pub(crate) allows_independent: bool,
-    /// How many grants it was made from, in a row.
+    /// The number of grants that it was made from, in a row.
     pub(crate) depth: u8,
     pub(crate) created_ms: u64,
     /// When it was last restored, or a minute before; 0: never.
@@ -54,7 +54,7 @@ pub(crate) struct Grant {
     pub(crate) before: Vec<GrantId>,
 }
 
-/// What a grant was made from.
+/// The grant from which another one was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Parent {
     /// From none: by the operator, by the object itself, or by who reached it through a binding.
@@ -104,19 +104,20 @@ impl Grant {
         }
     }
 
-    /// What is left of its record when it is revoked: something if it would be made anew where there is none,
-    /// or if others may survive it, so that it is known what those were made from.
+    /// The part of its record that is left when it is revoked: something if it would be made anew
+    /// where there is none, or if others may survive it, so that it is known what those were made
+    /// from.
     pub(crate) fn revoked(self, is_of_namespace: bool) -> Option<Vec<u8>> {
         let is_root = is_of_namespace && self.parent == Parent::None;
         (is_root || self.allows_independent).then(|| Self { is_revoked: true, ..self }.encode())
     }
 
-    /// Whether its own record lets it be restored.
+    /// Tells whether its own record lets it be restored.
     pub(crate) fn is_valid_at(&self, now_ms: u64) -> bool {
         !self.is_revoked && !self.is_over(now_ms)
     }
 
-    /// Whether its time is over.
+    /// Tells whether its time is over.
     pub(crate) fn is_over(&self, now_ms: u64) -> bool {
         self.caveats.not_after_ms().is_some_and(|last| now_ms > last)
     }

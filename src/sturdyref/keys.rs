@@ -14,7 +14,7 @@ use ed25519_dalek::{Signer, SigningKey};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-/// What PKCS #8 has before the seed of an Ed25519 key.
+/// The bytes of PKCS #8 before the seed of an Ed25519 key.
 const ED25519_PKCS8: [u8; 16] = [
     0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
 ];
@@ -67,17 +67,18 @@ impl KeyRing {
         pkcs8
     }
 
-    /// What references and clients call this cluster.
+    /// The name of this cluster in references and to clients.
     pub(crate) fn cluster(&self) -> ClusterId {
         self.id
     }
 
-    /// What seals the references that objects store.
+    /// The seal of the references that objects store.
     pub(crate) fn seal(&self) -> Seal {
         Seal::new(self.cluster.as_bytes())
     }
 
-    /// Whether the reference claims to be signed by one of these keys, which takes no computing.
+    /// Tells whether the reference claims to be signed by one of these keys, which takes no
+    /// computing.
     pub(crate) fn claims(&self, reference: &Sturdyref) -> bool {
         reference.cluster() == self.id
             && self.signing.iter().any(|(known, _)| *known == reference.signing_key())

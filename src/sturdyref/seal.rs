@@ -6,7 +6,7 @@
 //! and no capability; nonces are arguments.
 //!
 //! A value: magic (8) ‖ version (1) ‖ nonce (24) ‖ length (4, big-endian) ‖ sealed (length) ‖ message.
-//! What is sealed by XChaCha20-Poly1305 is a list of citations. The message, which may be empty, is a
+//! XChaCha20-Poly1305 seals a list of citations. The message, which may be empty, is a
 //! Cap'n Proto message in which the index of a capability is a place in the list.
 
 use std::fmt;
@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::Citation;
 use crate::id::ObjectId;
 
-/// What values begin with that hold references; random, so that no other value does by chance.
+/// The beginning of values that hold references; random, so that no other value does by chance.
 const MAGIC: [u8; 8] = [0x3b, 0x36, 0x59, 0x16, 0xf9, 0xff, 0xfe, 0x68];
 const VERSION: u8 = 1;
 const NONCE_AT: usize = MAGIC.len() + 1;
@@ -28,7 +28,7 @@ const TAG_BYTES: usize = 16;
 /// Fresh random bytes for one sealing.
 pub(crate) type Nonce = [u8; 24];
 
-/// What an object is called by those whom it asks for a citation: they don't learn which one it is.
+/// The name of an object for those whom it asks for a citation: they don't learn which one it is.
 pub(crate) type OwnerToken = [u8; 32];
 
 /// The cluster's key for stored references. It wipes itself, and is never printed.
@@ -43,7 +43,7 @@ pub(crate) struct Opened<'a> {
     pub(crate) message: &'a [u8],
 }
 
-/// Whether the value claims to hold references.
+/// Tells whether the value claims to hold references.
 pub(crate) fn is_sealed(value: &[u8]) -> bool {
     value.starts_with(&MAGIC)
 }
@@ -75,7 +75,8 @@ impl Seal {
         value
     }
 
-    /// What `owner` stored under `key`; `None` when this isn't a value that was sealed for both.
+    /// The citations that `owner` stored under `key`; `None` when this isn't a value that was
+    /// sealed for both.
     pub(crate) fn open<'a>(
         &self,
         owner: ObjectId,
@@ -153,13 +154,13 @@ impl Seal {
     }
 }
 
-/// What a value is bound to.
+/// The data to which a value is bound.
 fn value_data(owner: ObjectId, key: &[u8], message: &[u8]) -> Vec<u8> {
     let (key, message) = (hash(&[key]), hash(&[message]));
     [b"capstead stored reference v1", &owner.as_bytes()[..], &key, &message].concat()
 }
 
-/// What a citation on its way is bound to.
+/// The data to which a citation on its way is bound.
 fn citation_data(owner: &OwnerToken) -> Vec<u8> {
     [b"capstead citation v1", &owner[..]].concat()
 }

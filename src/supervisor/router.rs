@@ -28,12 +28,12 @@ impl Supervisor {
         Ok(Rc::new(Self { directory: Directory::open(config, hosts)? }))
     }
 
-    /// What hosts and gateways hold.
+    /// The capability that hosts and gateways hold.
     pub(crate) fn client(self: &Rc<Self>) -> supervisor::Client {
         membrane::serve(self.clone())
     }
 
-    /// What clients get as the bootstrap capability.
+    /// The capability that clients get as the bootstrap capability.
     pub(crate) fn restorer(self: &Rc<Self>) -> restorer::Client {
         membrane::serve(self.clone())
     }
@@ -70,7 +70,7 @@ impl Supervisor {
         drop(futures::future::join_all(syncs).await);
     }
 
-    /// Where a reference leads. It isn't checked here: the owner does that.
+    /// The host to which a reference leads. It isn't checked here: the owner does that.
     fn owner(&self, text: capnp::text::Reader<'_>) -> Result<(TextReference, Member)> {
         let reference = TextReference::parse(text.to_str().unwrap_or_default())?;
         let (Target::Object(id) | Target::Namespace(id)) = reference.reference().target();

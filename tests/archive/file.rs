@@ -7,7 +7,7 @@ pub(crate) type Record = ([u8; 16], u8, Vec<u8>, Vec<u8>);
 
 const MAGIC: &[u8] = b"capstead archive\x01";
 
-/// What is in an archive, without what says when and where it was made.
+/// The records in an archive, without what says when and where it was made.
 pub(crate) fn records(archive: &[u8]) -> Vec<Record> {
     let mut rest = archive.strip_prefix(MAGIC).expect("an archive");
     let (mut found, mut object) = (Vec::new(), None);

@@ -11,7 +11,7 @@ use rustix::process::{Resource, getrlimit};
 use crate::support::calls::{by_name, connect, increment, run};
 use crate::support::{Process, Served, now, scratch, serve_command};
 
-/// What the server may have of memory, as a container would say: 1 GiB, in KiB.
+/// The memory that the server may have, as a container would say: 1 GiB, in KiB.
 const DATA_KIB: &str = "1048576";
 
 /// Of a hundred honest calls one may take longer.

@@ -17,13 +17,10 @@ use super::fortress::{withstands, withstands_from};
 use super::strangers::allow_connections;
 use crate::support::calls::{by_name, connect, run};
 use crate::support::http::{Http, get};
-use crate::support::{DEADLINE, Served, eventually, now};
+use crate::support::{DEADLINE, Served, eventually, now, own};
 
-/// What HTTP holds of bodies by default.
+/// The bytes of bodies that HTTP holds by default.
 const BODY_BYTES: u64 = 256 << 20;
-
-/// Set in the process that serves: where its data are.
-const SERVE: &str = "CAPSTEAD_TEST_SERVE_LARGE";
 
 /// Counters whose answer to a GET may be as large as is asked for.
 struct Large(Stored<i64>);
@@ -66,31 +63,13 @@ impl http_service::Server for Large {
 
 #[test]
 fn a_server_for_slow_readers() {
-    let Some(data) = std::env::var_os(SERVE) else { return };
-    let any = "127.0.0.1:0".parse().unwrap();
+    let Some(data) = own::data() else { return };
     let hosts = std::env::var("CAPSTEAD_TEST_HOSTS").map_or(1, |hosts| hosts.parse().unwrap());
-    let server = Server::new(data).class::<Large>().hosts(hosts).listen(any).http(any).metrics(any);
-    let runtime = tokio::runtime::LocalRuntime::new().unwrap();
-    runtime.block_on(async {
-        let running = server.start().await.unwrap();
-        let (capnp, http) = (running.capnp(), running.http().unwrap());
-        let metrics = running.metrics().unwrap();
-        let counters = &running.namespaces()["Counter"];
-        let announced = format!(
-            r#"{{"capnp":"{capnp}","http":"http://{http}","metrics":"http://{metrics}/metrics","namespaces":{{"Counter":"{counters}"}}}}"#
-        );
-        writeln!(std::io::stdout(), "\n{announced}").unwrap();
-        let mut term =
-            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).unwrap();
-        running.until(async { assert!(term.recv().await.is_some()) }).await.unwrap();
-    });
+    own::serve(Server::new(data).class::<Large>().hosts(hosts));
 }
 
 fn serve_large(data: &Path) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "over_http::a_server_for_slow_readers", "--nocapture"]);
-    command.env(SERVE, data);
-    command
+    own::program("over_http::a_server_for_slow_readers", data)
 }
 
 /// Sends what is given, as much of it as is taken in a moment.

@@ -14,7 +14,8 @@ use crate::support::raw::{self, COUNTER, Raw, bootstrap, by_name, restore};
 /// As many keys of holders as a text has room for.
 const KEYS: u16 = 180;
 
-/// Where the caveats begin in a reference, behind version, cluster, key, target and grant.
+/// The place at which the caveats begin in a reference, behind version, cluster, key, target and
+/// grant.
 const CAVEATS_AT: usize = 1 + 32 + 8 + 1 + 16 + 16;
 
 /// A text with the cluster and the key of a genuine one, which nobody signed. `number` makes it another one.

@@ -30,7 +30,7 @@ impl Checker {
         Self { script, process: None }
     }
 
-    /// How many turns are in the environment, and nothing else; or what is wrong with it.
+    /// The number of turns in the environment, and nothing else; or what is wrong with it.
     pub(crate) fn look(&mut self, environment: &Path) -> Result<u64, String> {
         let looking = self.process.get_or_insert_with(|| Looking::start(&self.script));
         let Some(answer) = looking.ask(environment) else {

@@ -24,7 +24,7 @@ use crate::writer::{IN_FLIGHT, Script, acknowledged};
 const KEYS: u64 = 4_000;
 const TURNS: u64 = 100_000;
 const SIZE_KIB: u64 = 4_096;
-/// What lies on the disk beside the data, and is removed to make room.
+/// The file on the disk beside the data, which is removed to make room.
 const BALLAST_KIB: u64 = 2_816;
 /// Calls of the client on their way at a time.
 const CALLS: usize = 64;

@@ -1,10 +1,10 @@
-//! What the clients of a counter did and saw: one record for each call, with its times.
+//! The calls of the clients of a counter, and what these saw: one record for each call, with its times.
 //!
 //! Times are nanoseconds of one monotonic clock that all clients share. A call was invoked before
 //! it was sent and has returned after its reply was read, so that the interval holds the moment at
 //! which it happened. It judges nothing.
 
-/// What was asked for.
+/// The calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
     /// Add so much, which is at least 1, and return the new value.
@@ -13,12 +13,12 @@ pub(crate) enum Call {
     Read,
 }
 
-/// What the client knows about it.
+/// The client's knowledge about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// It happened, and returned this value at that time.
     Ok {
-        /// What was returned.
+        /// The value that was returned.
         value: i64,
         /// When.
         returned: u64,

@@ -1,4 +1,4 @@
-//! What may lie on a disk after a loss of power, made from a recorded list of writes and syncs.
+//! The states of a disk after a loss of power, made from a recorded list of writes and syncs.
 //!
 //! The model: a write is on the disk once a sync that began after it has ended, or once it has
 //! returned if its descriptor is synchronous. Until then each of its sectors of 512 bytes is there
@@ -18,14 +18,14 @@ const SECTOR: usize = 512;
 #[derive(Clone, Debug)]
 pub(crate) struct Disk<'a> {
     steps: &'a [Step],
-    /// How many steps have happened.
+    /// The number of steps that have happened.
     at: usize,
     safe: Vec<u8>,
     /// The writes that may still be lost, by their steps.
     unsafe_writes: Vec<usize>,
 }
 
-/// What becomes of the writes that may be lost.
+/// The fate of the writes that may be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Loss {
     /// All are kept.
@@ -36,7 +36,8 @@ pub(crate) enum Loss {
     Chance,
 }
 
-/// What is found after the crash, and a number that tells it from the other images of this step.
+/// The state that is found after the crash, and a number that tells it from the other images of
+/// this step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Image {
     pub(crate) bytes: Vec<u8>,
@@ -62,7 +63,7 @@ impl<'a> Disk<'a> {
         Some(step)
     }
 
-    /// Whether a crash now could lose anything.
+    /// Tells whether a crash now could lose anything.
     pub(crate) fn is_at_risk(&self) -> bool {
         !self.unsafe_writes.is_empty()
     }
@@ -135,7 +136,7 @@ fn put(file: &mut Vec<u8>, at: usize, bytes: &[u8]) {
     file[at..end].copy_from_slice(bytes);
 }
 
-/// Where a write is cut by the borders of sectors.
+/// The places at which a write is cut by the borders of sectors.
 fn sectors(at: usize, length: usize) -> impl Iterator<Item = (usize, usize)> {
     let end = at + length;
     let mut from = at;

@@ -19,10 +19,10 @@ use crate::writer::{IN_FLIGHT, Script, acknowledged};
 const KEYS: u64 = 8;
 /// With fewer the lab would say little.
 const FAULTS_MIN: u64 = 10;
-/// What LMDB does to its data file.
+/// The calls of LMDB on its data file.
 const CALLS: [&str; 3] = ["pwrite64", "writev", "fdatasync"];
 
-/// What happens to the call.
+/// The fault of the call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     Kill,
@@ -64,7 +64,8 @@ pub(crate) fn run(tier: Tier, seed: u64) -> Found {
     Ok(counts)
 }
 
-/// How often a run without faults makes each call on its data file, in its busiest thread.
+/// The number of times that a run without faults makes each call on its data file, in its busiest
+/// thread.
 fn calls(script: Script, turns: u64) -> Vec<(&'static str, u64)> {
     let folder = quick_scratch();
     let environment = folder.path().join("e");
@@ -121,7 +122,7 @@ fn one(
     go_on(script, &environment, turns, checker)
 }
 
-/// Whether the process ended as it must after this fault.
+/// Checks that the process ended as it must after this fault.
 fn judge_end(fault: Fault, status: ExitStatus, stderr: &str, trace: &str) -> Result<(), String> {
     if fault == Fault::Kill {
         return ensure(status.code().is_none(), || format!("it was not killed: {status}"));
@@ -133,7 +134,7 @@ fn judge_end(fault: Fault, status: ExitStatus, stderr: &str, trace: &str) -> Res
     stopped(trace)
 }
 
-/// Whether nothing was synced, and no turn written, after the call that failed.
+/// Checks that nothing was synced, and no turn written, after the call that failed.
 pub(crate) fn stopped(trace: &str) -> Result<(), String> {
     let mut lines = trace.lines().skip_while(|line| !line.contains("(INJECTED)"));
     let failed = lines.next().ok_or("the fault did not happen")?;
@@ -149,7 +150,7 @@ pub(crate) fn stopped(trace: &str) -> Result<(), String> {
     })
 }
 
-/// What is there can be written to as before.
+/// Checks that what is there can be written to as before.
 fn go_on(
     script: Script,
     environment: &Path,

@@ -12,10 +12,10 @@ use tempfile::TempDir;
 use crate::options::Tier;
 use crate::{full, inject, inject_server, kill, replay, rot};
 
-/// What a lab counted, by name.
+/// The counts of a lab, by name.
 pub(crate) type Counts = BTreeMap<&'static str, u64>;
 
-/// What a lab found: its counts, or the promise that was broken.
+/// The result of a lab: its counts, or the promise that was broken.
 pub(crate) type Found = Result<Counts, String>;
 
 /// One way to crash.
@@ -27,7 +27,7 @@ pub(crate) enum Lab {
     Inject,
     /// A disk that is really full, and then larger
     Full,
-    /// What a loss of power may leave of recorded writes
+    /// The states that a loss of power may leave of recorded writes
     Replay,
     /// A bit of the data that has changed
     Rot,
@@ -44,7 +44,7 @@ impl Lab {
         }
     }
 
-    /// What the machine lacks for it, and how to mend that.
+    /// The thing that the machine lacks for it, and the way to mend that.
     pub(crate) fn lacks(self) -> Option<&'static str> {
         match self {
             Self::Kill | Self::Rot => None,
@@ -93,12 +93,12 @@ pub(crate) fn quick_scratch() -> TempDir {
     tempfile::tempdir_in(shared_memory).or_else(|_| tempfile::tempdir()).expect("a folder")
 }
 
-/// Where what explains a failure is kept.
+/// The place of what explains a failure.
 pub(crate) fn evidence(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
-/// Whether the command is there and succeeds.
+/// Tells whether the command is there and succeeds.
 pub(crate) fn runs(program: &str, args: &[&str]) -> bool {
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -12,7 +12,7 @@ use crate::lab::{Counts, Lab};
 use crate::options::Tier;
 use crate::support;
 
-/// What the line says.
+/// The words of the line.
 #[derive(Debug)]
 pub(crate) struct Entry<'a> {
     pub(crate) lab: Lab,
@@ -43,7 +43,7 @@ pub(crate) fn append(path: &Path, entry: &Entry<'_>) {
         .unwrap_or_else(|error| panic!("the ledger {} can't be written: {error}", path.display()));
 }
 
-/// What a command of the system prints; none where there is no such command.
+/// The output of a command of the system; none where there is no such command.
 fn said(program: &str, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).current_dir(support::root()).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;

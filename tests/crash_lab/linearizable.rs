@@ -27,7 +27,7 @@ pub(crate) fn search(history: &[Operation]) -> Result<(), String> {
     Err(format!("no order explains these {} calls", history.len()))
 }
 
-/// Whether the calls that aren't in `done` can follow on `value`.
+/// Tells whether the calls that aren't in `done` can follow on `value`.
 fn explains(
     history: &[Operation],
     done: u128,
@@ -155,7 +155,7 @@ fn gaps(seen: &[Seen]) -> Result<Vec<Gap>, String> {
     Ok(gaps)
 }
 
-/// Whether each gap is the sum of unknown increments, each used once at most.
+/// Checks that each gap is the sum of unknown increments, each used once at most.
 ///
 /// A call that can fill one gap can fill all later ones, so those of the same size are alike, and it
 /// is enough to count them.

@@ -37,7 +37,7 @@ pub(crate) struct Recorder {
     clients: Cell<u32>,
     acknowledged: Cell<u64>,
     one_more: Notify,
-    /// What no caller should ever be told.
+    /// An answer that no caller should ever get.
     strange: RefCell<Option<String>>,
 }
 
@@ -59,7 +59,7 @@ impl Recorder {
         self.clients.get()
     }
 
-    /// How many calls returned.
+    /// The number of calls that returned.
     pub(crate) fn acknowledged(&self) -> u64 {
         self.acknowledged.get()
     }
@@ -108,7 +108,8 @@ impl Recorder {
         }
     }
 
-    /// Whether one order of all calls explains what was seen. If not, the history is kept in a file.
+    /// Checks that one order of all calls explains what was seen. If not, the history is kept in a
+    /// file.
     pub(crate) fn check(&self, lab: &str) -> Result<Counts, String> {
         if let Some(strange) = self.strange.borrow().clone() {
             return Err(strange);

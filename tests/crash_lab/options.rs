@@ -17,7 +17,7 @@ use crate::lab::Lab;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "crash-lab")]
 pub(crate) struct Options {
-    /// How much is tried
+    /// The amount that is tried
     #[arg(long, value_enum, default_value_t)]
     pub(crate) tier: Tier,
     /// Which labs; all by default
@@ -49,7 +49,7 @@ pub(crate) struct Options {
     _runner: Runner,
 }
 
-/// What the test runner of the standard library knows, and this one needs not.
+/// The flags of the test runner of the standard library, which this one needs not.
 #[derive(Clone, Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag that somebody else defined")]
 struct Runner {
@@ -87,7 +87,7 @@ struct Runner {
     unstable: Vec<String>,
 }
 
-/// How much is tried.
+/// The amount that is tried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Tier {
     /// A few minutes in all, with every change

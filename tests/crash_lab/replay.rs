@@ -24,7 +24,7 @@ use crate::writer::{IN_FLIGHT, Script};
 const TURNS: u64 = 120;
 const KEYS: u64 = 8;
 
-/// What one script left behind.
+/// The traces that one script left behind.
 struct Record {
     script: Script,
     /// The file before the first step.
@@ -80,7 +80,8 @@ fn record(script: Script) -> Result<Record, String> {
     Ok(Record { script, before, steps })
 }
 
-/// How many images of a record with a wrong order are looked at until one is found to be bad.
+/// The number of images of a record with a wrong order that are looked at until one is found to be
+/// bad.
 fn caught(record: &Record) -> Result<u64, String> {
     let steps = meta_before_sync(&record.steps);
     ensure(steps != record.steps, || "no order could be made wrong".to_owned())?;
@@ -157,14 +158,14 @@ impl<'a> Crashes<'a> {
     }
 }
 
-/// What is still to be tried, so that it is spread evenly.
+/// The rest that is to be tried, so that it is spread evenly.
 struct Left {
     images: usize,
     steps_at_risk: usize,
 }
 
 impl Left {
-    /// How to crash at the next step. Chance says the same more than once.
+    /// The crashes to try at the next step. Chance says the same more than once.
     fn losses(&mut self, is_at_risk: bool) -> Vec<Loss> {
         if !is_at_risk {
             return vec![Loss::Nothing];

@@ -56,7 +56,7 @@ pub(crate) fn run(tier: Tier, seed: u64) -> Found {
     Ok(counts)
 }
 
-/// Whether the byte is one of LMDB's own numbers, and not of a record or its key.
+/// Tells whether the byte is one of LMDB's own numbers, and not of a record or its key.
 fn is_of_lmdb(whole: &[u8], at: usize) -> bool {
     const BRANCH: u16 = 1;
     const LEAF: u16 = 2;

@@ -13,7 +13,7 @@ use crate::support;
 const WRITES: &str = "trace=openat,open,creat,lseek,write,pwrite64,writev,pwritev,pwritev2,fsync,\
                       fdatasync,sync_file_range,msync,ftruncate,fallocate,copy_file_range,sendfile";
 
-/// What strace does to a command.
+/// The work of strace on a command.
 #[derive(Clone, Debug)]
 pub(crate) enum How<'a> {
     /// Writes everything down, with all bytes.
@@ -53,7 +53,7 @@ pub(crate) fn under(how: &How<'_>, trace: &Path, command: &Command) -> Command {
     traced
 }
 
-/// What strace wrote, once the command and all its threads have ended.
+/// The output of strace, once the command and all its threads have ended.
 pub(crate) fn finished(trace: &Path) -> String {
     support::eventually("the end of the trace", || {
         let text = fs::read_to_string(trace).ok()?;

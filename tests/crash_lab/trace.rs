@@ -8,14 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::Path;
 
-/// What happened, in order.
+/// The events, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// The file was written to; the bytes may get to the disk from now on.
     Write {
-        /// Where in the file.
+        /// The place in the file.
         at: u64,
-        /// What.
+        /// The bytes.
         bytes: Vec<u8>,
     },
     /// The write at this place of the list is on the disk: its descriptor is synchronous.
@@ -45,7 +45,7 @@ pub(crate) fn parse(trace: &str, data: &Path) -> Result<Vec<Step>, String> {
 struct Reader {
     data: String,
     steps: Vec<Step>,
-    /// Where the next `write` of each descriptor of the file goes.
+    /// The place to which the next `write` of each descriptor of the file goes.
     positions: BTreeMap<u32, u64>,
     synchronous: BTreeSet<u32>,
     /// By thread: the call that has begun and not ended.
@@ -183,7 +183,7 @@ impl Reader {
     }
 }
 
-/// What follows the last `=`: a number, a descriptor with its path, or an error.
+/// The text behind the last `=`: a number, a descriptor with its path, or an error.
 fn result(rest: &str) -> Result<&str, String> {
     Ok(rest.rsplit_once(" = ").ok_or("there is no result")?.1.trim())
 }

@@ -1,7 +1,7 @@
 //! References in the storage of objects, on a server that is killed with `kill -9`.
 //!
 //! The server is this very binary, started once more: two hosts with objects that refer to each other.
-//! What is left on the disk is read without a server, and its values are opened by code of the tests'
+//! The data on the disk are read without a server, and their values are opened by code of the tests'
 //! own: the edges must be exactly theirs. Seeds are printed.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -11,9 +11,7 @@ mod support;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
-use std::process::Command;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -21,18 +19,13 @@ use capnp::capability::FromClientHook;
 use capstead::counter_capnp::counter;
 use capstead::http::http_service;
 use capstead::{Context, List, Namespace, Object, Result, Server, Struct, failed};
-use capstead_client::{Connection, namespace};
+use capstead_client::namespace;
 use futures::future::{join_all, try_join_all};
 use sealed::{Key, bytes};
-use support::calls::{by_name, run};
+use support::calls::{by_name, connect_to, run};
 use support::random::Random;
-use support::{Process, capstead, scratch};
+use support::{Process, Served, capstead, own, scratch};
 use tokio::sync::Notify;
-
-/// With this variable set to a data directory, the test of the same name is a server.
-const SERVE: &str = "A_SERVER_FOR_THE_OTHER_TESTS";
-/// What stands before the reference in its output.
-const READY: &str = "objects that refer to each other: ";
 
 const HOSTS: u16 = 2;
 const KILLS: usize = 100;
@@ -200,62 +193,33 @@ fn decrement(node: &counter::Client, by: i64) -> impl Future<Output = Result<i64
 
 #[test]
 fn a_server_for_the_other_tests() {
-    let Some(data) = std::env::var_os(SERVE) else { return };
-    let any = "127.0.0.1:0".parse().unwrap();
-    let server = Server::new(data).class::<Node>().bind::<Node, Node>("nodes").hosts(HOSTS);
-    let runtime = tokio::runtime::LocalRuntime::new().unwrap();
-    runtime.block_on(async {
-        let running = server.listen(any).http(any).start().await.unwrap();
-        let reference = &running.namespaces()["Node"];
-        writeln!(std::io::stdout(), "{READY}{reference}").unwrap();
-        running.until(std::future::pending()).await.unwrap();
-    });
+    let Some(data) = own::data() else { return };
+    own::serve(Server::new(data).class::<Node>().bind::<Node, Node>("nodes").hosts(HOSTS));
 }
 
-struct Served {
-    process: Process,
-    reference: String,
+fn start(data: &Path) -> Served {
+    let mut program = own::program("a_server_for_the_other_tests", data);
+    // Panics are part of the load.
+    program.env("RUST_BACKTRACE", "0");
+    Served::ready(Process::start(program))
 }
 
-impl Served {
-    fn start(data: &Path) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "a_server_for_the_other_tests", "--nocapture"]).env(SERVE, data);
-        // Panics are part of the load.
-        command.env("RUST_BACKTRACE", "0");
-        let mut process = Process::start(command);
-        let reference = process.wait_for_stdout(|text| {
-            let (_, rest) = text.split_once(READY)?;
-            Some(rest.split_once('\n')?.0.to_owned())
-        });
-        Self { process, reference }
-    }
-
-    async fn nodes(&self) -> (Connection, namespace::Client) {
-        let (_, address) = self.reference.split_once("//").unwrap();
-        let (address, _) = address.split_once('/').unwrap();
-        let connection = Connection::dial(address).await.unwrap();
-        let nodes = connection.restore(&self.reference).unwrap();
-        (connection, nodes)
-    }
-
-    /// Makes calls for as long as it lives, and kills it; how many were answered.
-    async fn load_and_kill(&mut self, random: &mut Random) -> usize {
-        let (_connection, nodes) = self.nodes().await;
-        let load = Load::default();
-        let workers: Vec<_> = (0..WORKERS).map(|_| load.work(&nodes, random.fork())).collect();
-        let kill = async {
-            let enough = usize::try_from(random.below(2 * KILLED_AFTER)).unwrap();
-            while load.answered.get() < enough {
-                load.progress.notified().await;
-            }
-            tokio::time::sleep(Duration::from_micros(random.below(3_000))).await;
-            load.is_over.set(true);
-            self.process.kill();
-        };
-        futures::join!(join_all(workers), kill);
-        load.answered.get()
-    }
+/// Makes calls for as long as it lives, and kills it; how many were answered.
+async fn load_and_kill(served: &mut Served, random: &mut Random) -> usize {
+    let (_connection, nodes) = connect_to(served, "Node").await;
+    let load = Load::default();
+    let workers: Vec<_> = (0..WORKERS).map(|_| load.work(&nodes, random.fork())).collect();
+    let kill = async {
+        let enough = usize::try_from(random.below(2 * KILLED_AFTER)).unwrap();
+        while load.answered.get() < enough {
+            load.progress.notified().await;
+        }
+        tokio::time::sleep(Duration::from_micros(random.below(3_000))).await;
+        load.is_over.set(true);
+        served.kill();
+    };
+    futures::join!(join_all(workers), kill);
+    load.answered.get()
 }
 
 /// Calls of several callers, until the server is killed.
@@ -281,7 +245,7 @@ impl Load {
     }
 }
 
-/// What is on the disk of a server that doesn't run.
+/// The content of the disk of a server that doesn't run.
 #[derive(Debug, Default)]
 struct Scanned {
     objects: usize,
@@ -349,8 +313,8 @@ fn the_edges_are_exact_whenever_the_server_is_killed() {
     let (mut answered, mut references, mut nothing) = (0, 0, 0);
     for _ in 0..KILLS / KILLS_IN_A_ROW {
         for _ in 0..KILLS_IN_A_ROW {
-            let mut served = Served::start(&data);
-            answered += run(served.load_and_kill(&mut random));
+            let mut served = start(&data);
+            answered += run(load_and_kill(&mut served, &mut random));
         }
         let scanned = scan(&data);
         references += scanned.references;
@@ -365,24 +329,24 @@ fn the_edges_are_exact_whenever_the_server_is_killed() {
 #[test]
 fn ten_thousand_objects_are_called_through_from_their_root_after_a_kill() {
     let (_folder, data) = scratch();
-    let mut served = Served::start(&data);
+    let mut served = start(&data);
     run(async {
-        let (_connection, nodes) = served.nodes().await;
+        let (_connection, nodes) = connect_to(&served, "Node").await;
         for number in 0..SHARED {
             let shared = by_name(&nodes, &number.to_string());
             assert_eq!(decrement(&shared, 1).await.unwrap(), 1);
         }
         assert_eq!(decrement(&by_name(&nodes, "root"), GROWN).await.unwrap(), GROWN);
-        served.process.kill();
+        served.kill();
     });
     let all = usize::try_from(GROWN + SHARED).unwrap();
     let scanned = scan(&data);
     assert_eq!(scanned.objects, all);
     // To the root, to a shared one, and to each child.
     assert_eq!(scanned.edges, 2 * all + usize::try_from(GROWN - 1).unwrap());
-    let served = Served::start(&data);
+    let served = start(&data);
     run(async {
-        let (_connection, nodes) = served.nodes().await;
+        let (_connection, nodes) = connect_to(&served, "Node").await;
         for visitor in 1..=2 {
             let visited = decrement(&by_name(&nodes, "root"), -visitor).await.unwrap();
             assert_eq!(visited, GROWN + SHARED);

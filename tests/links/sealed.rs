@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 const MAGIC: [u8; 8] = [0x3b, 0x36, 0x59, 0x16, 0xf9, 0xff, 0xfe, 0x68];
 
-/// What opens the stored references of one cluster.
+/// The key that opens the stored references of one cluster.
 pub(crate) struct Key([u8; 32]);
 
 impl Key {

@@ -13,7 +13,7 @@ use capstead::{Context, Object, Result, failed};
 
 use crate::passing_capnp::passer;
 
-/// What `fail` says over and over: a character of three bytes.
+/// The text that `fail` says over and over: a character of three bytes.
 const SAID: &str = "€";
 
 pub(crate) trait Kind: 'static {
@@ -74,7 +74,7 @@ async fn call(on: &passer::Client, stub: u64, count: u32) -> Result<()> {
     Ok(())
 }
 
-/// What by.echo(cap) will return.
+/// The capability that by.echo(cap) will return.
 fn echoed(by: &passer::Client, cap: passer::Client) -> passer::Client {
     let mut request = by.echo_request();
     request.get().set_cap(cap);

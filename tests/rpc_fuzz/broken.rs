@@ -1,4 +1,5 @@
-//! What no honest peer says. Each of these may end the connection, and must end nothing else.
+//! Messages that no honest peer sends. Each of these may end the connection, and must end nothing
+//! else.
 
 use capnp::any_pointer;
 use capnp_rpc::rpc_capnp::{call, message};
@@ -7,7 +8,7 @@ use super::messages::{Message, disembargo, finish, fresh, path, release, root};
 use super::peer::{OBJECT, Peer, UNUSED, pick};
 use super::support::raw;
 
-/// How many kinds there are.
+/// The number of kinds.
 const KINDS: u64 = 34;
 
 /// The bytes of something broken. What is said after it may not be heard.

@@ -31,12 +31,12 @@ const ROUNDS: u64 = 4;
 
 const QUIET: Duration = Duration::from_secs(1);
 
-/// What a server is held to.
+/// The bounds to which a server is held.
 struct Bounds {
     hosts: u16,
-    /// What it may keep of all that it was told.
+    /// The bytes that it may keep of all that it was told.
     growth_bytes: u64,
-    /// What a call may take beside the fuzzer, over twice as long as without.
+    /// The time that a call may take beside the fuzzer, over twice as long as without.
     delay: Duration,
 }
 
@@ -49,7 +49,7 @@ const ONE: Bounds = Bounds { hosts: 1, growth_bytes: 128 << 20, delay: Duration:
 /// processors with the fuzzer.
 const FOUR: Bounds = Bounds { hosts: 4, growth_bytes: 1 << 30, delay: Duration::from_millis(250) };
 
-/// What the server process runs.
+/// The work of the server process.
 #[test]
 fn serve_the_fuzzed() {
     server::serve();

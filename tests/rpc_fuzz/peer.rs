@@ -53,23 +53,23 @@ pub(crate) struct Peer {
     /// Capabilities that were given away; promises are those that were not resolved.
     pub(crate) hosted: Vec<u32>,
     pub(crate) promises: Vec<u32>,
-    /// How often each was given away and not given back.
+    /// The number of times that each was given away and not given back.
     given: BTreeMap<u32, u32>,
     next_export: u32,
     free_exports: Vec<u32>,
-    /// What was given to the peer: a number for each reference.
+    /// The capabilities that were given to the peer: a number for each reference.
     pub(crate) imports: Vec<u32>,
     /// Calls of the server without an answer.
     pub(crate) theirs: Vec<u32>,
     /// Calls whose results are to answer one of the server's, and that one.
     reflected: Vec<(u32, u32)>,
     embargoes: Vec<u32>,
-    /// What capability pointers are made from.
+    /// The hook from which capability pointers are made.
     cap: Box<dyn ClientHook>,
     pub(crate) seen: Seen,
 }
 
-/// What came from the server.
+/// The things that came from the server.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) returns: u64,
@@ -105,7 +105,7 @@ impl Peer {
         }
     }
 
-    /// What every conversation begins with.
+    /// The beginning of every conversation.
     pub(crate) fn begin(&mut self, reference: &str) -> Vec<Message> {
         self.open.extend((0..BEGINNING).map(|id| Asked { id, finished: None }));
         let name = format!("object {}", self.random.below(OBJECTS));
@@ -119,7 +119,7 @@ impl Peer {
         (message, id)
     }
 
-    /// What an honest peer might say next.
+    /// A message that an honest peer might send next.
     pub(crate) fn plausible(&mut self) -> Message {
         let busy = self.open.len() >= OPEN;
         match self.random.below(100) {

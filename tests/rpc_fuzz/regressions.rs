@@ -1,4 +1,4 @@
-//! What once ended the process, or held its thread for ever, each by its name.
+//! Attacks that once ended the process, or held its thread for ever, each by its name.
 //!
 //! Each is done to one object of one server, which serves others afterwards, and is the same process.
 
@@ -20,7 +20,7 @@ use super::traffic::{asks, serves};
 const PROMISE: u32 = 5;
 const CALL: u32 = 3;
 
-/// What a flood may cost: what one connection may have waiting, several times.
+/// The cost that a flood may have: what one connection may have waiting, several times.
 const GROWTH_MAX: u64 = 64 << 20;
 
 #[test]
@@ -74,7 +74,7 @@ fn known_attacks_end_one_connection_at_most() {
     }
     attack(vec![endless_path()]);
     let (code, _, log) = served.stop();
-    assert_eq!(code, None, "it was ended by the signal: {log}");
+    assert_eq!(code, Some(0), "it ends in order: {log}");
     super::check_log(&log);
 }
 
@@ -191,7 +191,7 @@ fn endless_path() -> Vec<u8> {
     bytes
 }
 
-/// What the object is told about a promise of the peer's is what the object says of it itself: it leads
+/// The peer tells the object about its promise what the object says of it itself: it leads
 /// from one to the other for ever. The RPC system followed it, and the thread with it.
 #[test]
 fn a_promise_that_leads_back_by_an_answer_fails() {

@@ -5,9 +5,7 @@
 //! request succeeds is all the same here.
 
 use std::cell::{Cell, RefCell};
-use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::rc::Rc;
 
 use capnp::capability::{FromClientHook, FromServer};
@@ -16,17 +14,14 @@ use capstead::http::http_service::{self, client_request_context};
 use capstead::{Context, Object, Result, Server, Stored};
 use capstead_client::http_capnp::{byte_stream, web_socket};
 
-use super::support::{Process, Served};
+use super::support::{Process, Served, own};
 
 type Peer = client_request_context::Client;
-
-/// Names the data directory in the process that serves.
-const SERVE: &str = "CAPSTEAD_TEST_RPC_FUZZ";
 
 /// Capabilities of callers that one object keeps.
 const KEPT: usize = 16;
 
-/// What a request can ask for, by its URL.
+/// The acts that a request can ask for, by its URL.
 pub(crate) const URLS: [&str; 11] = [
     "/call",
     "/pipeline",
@@ -51,34 +46,17 @@ pub(crate) fn start(data: &Path) -> Served {
 
 /// The same with more hosts.
 pub(crate) fn start_hosts(data: &Path, hosts: u16) -> Served {
-    let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
-    command.args(["--exact", "serve_the_fuzzed", "--nocapture", "--test-threads=1"]);
-    command.env(ON_HOSTS, hosts.to_string());
-    command.env(SERVE, data).env("RUST_BACKTRACE", "0").stdin(Stdio::null());
-    Served::ready(Process::start(command))
+    let mut program = own::program("serve_the_fuzzed", data);
+    program.env(ON_HOSTS, hosts.to_string()).env("RUST_BACKTRACE", "0");
+    Served::ready(Process::start(program))
 }
 
-/// What the other process runs; without the variable there is nothing to do.
+/// The work of the other process.
 pub(crate) fn serve() {
-    let Ok(data) = std::env::var(SERVE) else { return };
+    let Some(data) = own::data() else { return };
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
-    let runtime = tokio::runtime::LocalRuntime::new().expect("a runtime");
-    runtime.block_on(async {
-        let any = "127.0.0.1:0".parse().expect("an address");
-        let hosts = std::env::var(ON_HOSTS).ok().and_then(|text| text.parse().ok());
-        let server =
-            Server::new(data).class::<Fuzzed>().class::<Counter>().hosts(hosts.unwrap_or(1));
-        let running = server.listen(any).http(any).metrics(any).start().await.expect("it starts");
-        let metrics = running.metrics().expect("the numbers are served");
-        let announced = serde_json::json!({
-            "capnp": running.capnp().to_string(),
-            "http": format!("http://{}", running.http().expect("HTTP is served")),
-            "metrics": format!("http://{metrics}/metrics"),
-            "namespaces": running.namespaces(),
-        });
-        writeln!(std::io::stdout(), "\n{announced}").expect("somebody reads it");
-        running.until(std::future::pending()).await.expect("it goes on");
-    });
+    let hosts = std::env::var(ON_HOSTS).ok().and_then(|text| text.parse().ok());
+    own::serve(Server::new(data).class::<Fuzzed>().class::<Counter>().hosts(hosts.unwrap_or(1)));
 }
 
 /// See [`URLS`].
@@ -164,7 +142,7 @@ fn cast<T: FromClientHook>(peer: &Peer) -> T {
     peer.clone().cast_to()
 }
 
-/// Where the body goes, before the peer has said so.
+/// The stream to which the body goes, before the peer has said so.
 fn respond(peer: &Peer) -> byte_stream::Client {
     peer.start_response_request().send().pipeline.get_body()
 }

@@ -31,17 +31,17 @@ const BROKEN_IN: u64 = 8;
 /// And one in so many by the end of the connection, with everything open.
 const GONE_IN: u64 = 60;
 
-/// How long an answer may take that shows that the server has read.
+/// The time that an answer may take that shows that the server has read.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// What came of some conversations.
+/// The results of some conversations.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     /// Messages that the server has looked at for certain, and those that came too late for that.
     pub(crate) read: u64,
     pub(crate) unread: u64,
     pub(crate) connections: u64,
-    /// What the server sent.
+    /// The messages that the server sent.
     pub(crate) returns: u64,
     pub(crate) calls: u64,
     pub(crate) resolves: u64,
@@ -102,11 +102,11 @@ pub(crate) fn fuzz(served: &Served, random: &mut Random, messages: u64) -> Count
 struct Conversation {
     stream: TcpStream,
     peer: Peer,
-    /// What was received and not looked at.
+    /// The bytes that were received and not looked at.
     received: Vec<u8>,
 }
 
-/// How the server goes on after a batch.
+/// The behaviour of the server after a batch.
 #[derive(PartialEq, Eq)]
 enum After {
     Synced,
@@ -205,7 +205,7 @@ fn options() -> ReaderOptions {
     ReaderOptions::new()
 }
 
-/// How long the reads of an honest client took, in one phase.
+/// The times that the reads of an honest client took, in one phase.
 pub(crate) struct Latencies(Vec<Duration>);
 
 impl Latencies {
@@ -264,12 +264,12 @@ impl client_request_context::Server for Answers {
     }
 }
 
-/// Whether what was fuzzed serves others: takes their calls, and calls them.
+/// Tells whether what was fuzzed serves others: takes their calls, and calls them.
 pub(crate) fn serves(served: &Served, name: &str) -> bool {
     asks(served, name, "/call")
 }
 
-/// Whether the object answers an honest client's request for that URL.
+/// Tells whether the object answers an honest client's request for that URL.
 pub(crate) fn asks(served: &Served, name: &str, url: &str) -> bool {
     run(async {
         let connection = Connection::dial(&served.announced.capnp).await.expect("it is reached");

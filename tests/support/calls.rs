@@ -2,8 +2,9 @@
 
 use std::future::Future;
 
-use capnp::capability::FromClientHook;
+use capnp::capability::{Client, FromClientHook};
 use capstead::counter_capnp::counter;
+use capstead_client::facet_capnp::persistent;
 use capstead_client::{Connection, namespace};
 
 use super::{DEADLINE, Served};
@@ -17,9 +18,25 @@ pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
 
 /// A connection of its own, and all counters over it.
 pub(crate) async fn connect(served: &Served) -> (Connection, namespace::Client) {
+    connect_to(served, "Counter").await
+}
+
+/// A connection of its own, and all objects of a class over it.
+pub(crate) async fn connect_to(served: &Served, class: &str) -> (Connection, namespace::Client) {
     let connection = Connection::dial(&served.announced.capnp).await.expect("it is reached");
-    let counters = connection.restore(served.counters()).expect("a restore can be asked for");
-    (connection, counters)
+    let reference = &served.announced.namespaces[class];
+    let objects = connection.restore(reference).expect("a restore can be asked for");
+    (connection, objects)
+}
+
+/// The text of a new reference with that label.
+pub(crate) async fn save(of: &impl FromClientHook, label: &str) -> String {
+    let of = persistent::Client { client: Client::new(of.as_client_hook().add_ref()) };
+    let mut request = of.save_request();
+    request.get().init_seal_for().set_label(label);
+    let reply = request.send().promise.await.expect("it can be saved");
+    let text = reply.get().and_then(|reply| Ok(reply.get_sturdy_ref()?.to_string()?));
+    text.expect("the answer has a text")
 }
 
 /// The counter of that name. No answer is waited for.

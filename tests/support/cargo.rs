@@ -17,7 +17,7 @@ const QUICK: [(&str, &str); 6] = [
     ("CARGO_PROFILE_RELEASE_OVERFLOW_CHECKS", "false"),
 ];
 
-/// Where these builds go.
+/// The folder to which these builds go.
 pub(crate) fn target() -> PathBuf {
     root().join("target/quick")
 }

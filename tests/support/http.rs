@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use super::DEADLINE;
 
-/// What came back.
+/// An answer.
 #[derive(Clone, Debug)]
 pub(crate) struct Response {
     pub(crate) status: u16,
@@ -66,7 +66,8 @@ impl Http {
         response
     }
 
-    /// Whether the server has closed the connection and nothing more comes. A reset is an end, too.
+    /// Tells whether the server has closed the connection and nothing more comes. A reset is an
+    /// end, too.
     pub(crate) fn is_closed(&mut self) -> bool {
         match self.0.fill_buf() {
             Ok(more) => more.is_empty(),

@@ -1,4 +1,5 @@
-//! What the tests of whole servers share: a server of one's own, calls on its counters, raw HTTP.
+//! The things that the tests of whole servers share: a server of one's own, calls on its counters,
+//! raw HTTP.
 //!
 //! A server is a child process on ports that the operating system chose; it is killed when it is
 //! dropped, whatever becomes of the test. Nothing here waits without a deadline, and nothing waits
@@ -7,7 +8,10 @@
 
 pub(crate) mod calls;
 pub(crate) mod cargo;
+pub(crate) mod echo;
+pub(crate) mod exchange;
 pub(crate) mod http;
+pub(crate) mod own;
 pub(crate) mod random;
 pub(crate) mod raw;
 pub(crate) mod tree;
@@ -24,10 +28,10 @@ use tempfile::TempDir;
 /// Longer than anything here takes on a machine that is busy with something else.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 
-/// How often a condition that has no event is looked at again.
+/// The time between two looks at a condition that has no event.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
-/// What a server announces with `--json`.
+/// The announcement of a server with `--json`.
 #[derive(Clone, Debug)]
 pub(crate) struct Announced {
     /// `host:port`
@@ -167,7 +171,7 @@ impl Process {
         self.child.wait().expect("the child is ours");
     }
 
-    /// How it ended, if it did.
+    /// The way in which it ended, if it did.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("the child is ours")
     }
@@ -227,7 +231,7 @@ impl Served {
         kib.and_then(|kib| kib.trim().parse::<u64>().ok()).expect("it has memory") << 10
     }
 
-    /// How often a limit of connections bit.
+    /// The number of times that a limit of connections bit.
     pub(crate) fn bites(&self, limit: &str) -> u64 {
         self.metric(&format!("limits_total{{limit=\"{limit}\"}}"))
     }
@@ -246,7 +250,7 @@ impl Served {
         self.process.kill();
     }
 
-    /// What the system knows the process by.
+    /// The number by which the system knows the process.
     pub(crate) fn pid(&self) -> u32 {
         self.process.child.id()
     }

@@ -1,4 +1,4 @@
-//! What a folder holds, down to the last byte and mode, so that two looks can be compared.
+//! The content of a folder, down to the last byte and mode, so that two looks can be compared.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -164,7 +164,7 @@ pub(crate) fn blank(text: &str) -> String {
     String::from_utf8(code).expect("whole characters are blanked")
 }
 
-/// Where the comment, string or character that starts at `at` ends; `at` itself if none does.
+/// The end of the comment, string or character that starts at `at`; `at` itself if none does.
 fn literal_end(bytes: &[u8], at: usize) -> usize {
     match bytes[at] {
         b'/' if bytes[at..].starts_with(b"//") => find(bytes, at, b"\n"),
@@ -208,7 +208,7 @@ fn string_end(bytes: &[u8], quote: usize) -> usize {
     (at + 1).min(bytes.len())
 }
 
-/// How many `#` close the string whose quote follows `before`, if that is a raw string.
+/// The number of `#` that close the string whose quote follows `before`, if that is a raw string.
 fn raw_hashes(before: &[u8]) -> Option<usize> {
     let hashes = before.iter().rev().take_while(|&&byte| byte == b'#').count();
     let letters = &before[..before.len() - hashes];

@@ -9,7 +9,8 @@ const LMDB_FILE: &str = "src/storage/lmdb.rs";
 const LMDB_BASELINE: &str = "src/cli/bench/baseline_lmdb.rs";
 /// The only file that may implement `VatNetwork`.
 const GUARD_FILE: &str = "client/src/guard/network.rs";
-/// Where the stock network may be used: under the guard, and in baselines that measure it bare.
+/// The folders in which the stock network may be used: under the guard, and in baselines that
+/// measure it bare.
 const STOCK_NETWORK_FOLDERS: [&str; 2] = ["client/src/", "src/cli/bench/"];
 
 /// Each place outside of its file that names the crate `lmdb`.

@@ -102,7 +102,7 @@ fn target(source: &Source, named: &Named, from: &str, table: &Table) -> Option<S
     }
 }
 
-/// What `crate::NAME` names: a module, or else something that `lib.rs` gives out.
+/// The thing that `crate::NAME` names: a module, or else something that `lib.rs` gives out.
 fn module_or_lib(name: Option<&String>, table: &Table) -> String {
     name.filter(|name| table.contains(name)).map_or_else(|| "lib".to_owned(), Clone::clone)
 }

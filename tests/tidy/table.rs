@@ -53,7 +53,7 @@ impl Table {
         self.row(module).is_some()
     }
 
-    /// Whether a file of module `from` may name module `to`.
+    /// Tells whether a file of module `from` may name module `to`.
     pub(crate) fn allows(&self, from: &str, to: &str) -> bool {
         let Some(row) = self.row(from) else { return false };
         let layer_of_to = self.row(to).map(|row| row.layer.as_str());
@@ -96,7 +96,7 @@ impl Row {
         }
     }
 
-    /// Where `module` stands in its row; one of another row is behind them all.
+    /// The place of `module` in its row; one of another row is behind them all.
     fn position(&self, module: &str) -> usize {
         self.modules.iter().position(|name| name == module).unwrap_or(usize::MAX)
     }

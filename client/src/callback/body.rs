@@ -102,7 +102,7 @@ impl Open {
     }
 }
 
-/// Where a method writes its results.
+/// The place into which a method writes its results.
 pub(super) struct Results {
     body: Option<Body>,
     /// The caller's own results, once they were offered early; written in place from then on.

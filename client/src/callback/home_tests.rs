@@ -98,7 +98,7 @@ async fn calls_that_wait_for_those_over_the_peer_start_when_one_of_them_is_polle
     drop(unpolled);
 }
 
-/// What a response holds is the callback itself, so that nothing is polled for anything.
+/// A response holds the callback itself, so that nothing is polled for anything.
 #[tokio::test(flavor = "local")]
 async fn calls_on_a_callback_in_a_response_start_at_once() {
     let (pair, notes) = (pair(), Rc::<Notes>::default());

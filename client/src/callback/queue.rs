@@ -250,8 +250,8 @@ async fn serve(server: Rc<dyn Dispatch>, call: Call) {
     open.finish(outcome.unwrap_or_else(panicked));
 }
 
-/// What a promise became, so far as it is known. capnp-rpc panics when a call with capabilities is made on
-/// one that became something of this vat.
+/// The capability that a promise became, so far as it is known. capnp-rpc panics when a call with
+/// capabilities is made on one that became something of this vat.
 fn follow(mut to: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
     /// Most promises in a row; more of them have no end.
     const STEPS_MAX: usize = 1024;

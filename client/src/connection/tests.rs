@@ -45,7 +45,7 @@ impl restorer::Server for Echo {
 struct Pair {
     client: Connection,
     server: Connection,
-    /// What the server's guard knows.
+    /// The state of the server's guard.
     guard: Rc<RefCell<State<DuplexStream>>>,
     begun: Rc<Cell<u32>>,
 }

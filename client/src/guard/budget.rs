@@ -1,4 +1,4 @@
-//! How much connections hold together, on whatever threads they run.
+//! The memory that connections hold together, on whatever threads they run.
 //!
 //! Each may hold as much as is left, and no more. So a few that hold much leave as much again for whoever
 //! comes, and no number of them takes everything: `n` greedy ones end up with one part in `n + 1` each.
@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What is counted at once, in bytes. What a connection holds below it is not counted at all.
+/// The bytes that are counted at once. A connection that holds less than that isn't counted at all.
 const STEP_BYTES: usize = 16 << 10;
 
 /// Bytes that connections hold together. Clones count the same.
@@ -16,7 +16,7 @@ const STEP_BYTES: usize = 16 << 10;
 pub struct Budget(Arc<AtomicUsize>);
 
 impl Budget {
-    /// What all of them hold now, without the small change of each.
+    /// The bytes that all of them hold now, without the small change of each.
     pub fn bytes(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }

@@ -86,7 +86,7 @@ async fn plain_callbacks_at_the_limit_come_to_their_end() {
     plain_callbacks(Limits { calls: 4, ..Limits::default() }).await;
 }
 
-/// What is read no more, because so much waits already, may be these answers.
+/// The messages that aren't read any more, because so much waits already, may be these answers.
 #[tokio::test(flavor = "local")]
 async fn plain_callbacks_at_the_limit_of_what_waits_come_to_their_end() {
     plain_callbacks(Limits { calls: 4, queued_bytes: 160 << 10, ..Limits::default() }).await;

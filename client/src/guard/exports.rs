@@ -26,7 +26,7 @@ impl Exports {
         self.bytes
     }
 
-    /// How many are held.
+    /// The number of those that are held.
     pub(super) fn len(&self) -> usize {
         self.held
     }

@@ -41,7 +41,7 @@ pub(super) struct Kept {
     used: ByNumber<Vec<Path>>,
     /// By number of ours: the call on the wire, and the path into its answer.
     caps: ByNumber<(u32, Path)>,
-    /// How many capabilities keep a call from being finished.
+    /// The number of capabilities that keep each call from being finished.
     calls: ByNumber<usize>,
     /// Calls that the RPC system has finished.
     finished: NumberSet,
@@ -293,7 +293,7 @@ impl Kept {
     }
 }
 
-/// What becomes of a `Release`.
+/// The fate of a `Release`.
 pub(super) enum Released {
     /// The peer knows nothing of it.
     Kept,
@@ -324,7 +324,7 @@ fn mark() -> Box<dyn ClientHook> {
     capnp_rpc::new_broken_cap(capnp::Error::failed("it marks a place".into())).hook
 }
 
-/// Where in the table the capability at the end of a path stands, if there is one.
+/// The place in the table of the capability at the end of a path, if there is one.
 fn place<'a>(
     mut payload: payload::Reader<'a>,
     marks: &'a Vec<Option<Box<dyn ClientHook>>>,

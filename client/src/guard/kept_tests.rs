@@ -380,7 +380,7 @@ fn only_what_would_be_reached_by_a_shorter_way_is_kept() {
     }
 }
 
-/// What came round by us has calls on the way that what is the peer's own hasn't.
+/// A capability that came round by us has calls on the way; one of the peer's own has none.
 #[test]
 fn of_an_answer_that_came_round_all_that_was_used_is_kept() {
     for (cap, came_as) in [(Cap::Hosted(5), "sender 5"), (Cap::Promise(5), "promise 5")] {

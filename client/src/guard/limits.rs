@@ -8,7 +8,7 @@ use capnp::message::ReaderOptions;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// How many times as much as a limit says may be there for a while.
+/// The factor by which a limit may be exceeded for a while.
 pub(crate) const BURST: usize = 4;
 
 /// Largest message that is sent, in bytes: what every peer takes by default.
@@ -23,19 +23,19 @@ pub const CAPABILITIES_SENT_MAX: usize = 64;
 /// Longest text of an error that is sent, in bytes; a longer one is cut, and says so.
 pub const ERROR_BYTES_MAX: usize = 64 << 10;
 
-/// How many times as much as may be sent is taken from another part of the same system, and by
+/// The factor by which more is taken than may be sent, from another part of the same system and by
 /// whoever dials: so what one vat may send, no other one has to refuse.
 const MARGIN: usize = 2;
 
-/// What one connection may ask of us.
+/// The limits of what one connection may ask of us.
 ///
 /// A time of [`Duration::MAX`] is no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Largest message that is taken, in bytes.
     pub message_bytes: usize,
-    /// How deep structures and lists may lie in each other in a message; and how many fields a path
-    /// into an answer may have.
+    /// The depth to which structures and lists may lie in each other in a message; and the number of
+    /// fields that a path into an answer may have.
     pub nesting: u16,
     /// Capabilities in one message.
     pub capabilities: usize,
@@ -60,14 +60,15 @@ pub struct Limits {
     /// Bytes that the peer has not read yet, when all was written that it takes; and four times as
     /// much at any time.
     pub unsent_bytes: usize,
-    /// How long the peer may read nothing of what waits for it, or send nothing more of a message
-    /// that it began.
+    /// The time for which the peer may read nothing of what waits for it, or send nothing more of a
+    /// message that it began.
     pub slow_reader: Duration,
-    /// How long calls may wait for a soft limit while no call is answered.
+    /// The time for which calls may wait for a soft limit while no call is answered.
     pub stall: Duration,
-    /// How long there may be no message while neither side has an open call or holds anything.
+    /// The time for which there may be no message while neither side has an open call or holds
+    /// anything.
     pub idle: Duration,
-    /// How long a peer may send nothing while it has calls of ours to answer.
+    /// The time for which a peer may send nothing while it has calls of ours to answer.
     pub silence: Duration,
     /// Set between parts of one system: they tell each other the number of hosts that a call came
     /// through, and believe it. A peer of which this is not true could have its calls refused by it.
@@ -83,7 +84,7 @@ pub struct Limits {
     pub stranger_message_bytes: usize,
     /// Soft: as [`calls`](Self::calls), of a stranger.
     pub stranger_calls: usize,
-    /// How long a peer may be a stranger.
+    /// The time for which a peer may be a stranger.
     pub stranger_time: Duration,
     /// Bytes that all connections hold together: of messages that came, in part or whole, of what was not
     /// read yet, and of what is held of us. Each may hold as much as is left of them.
@@ -189,14 +190,14 @@ impl Limits {
     }
 }
 
-/// What was read at one limit, and is within a message of ours now, lies some steps deeper.
+/// Content that was read at one limit, and is within a message of ours now, lies some steps deeper.
 fn nesting_of_others() -> u16 {
     2 * Limits::default().nesting
 }
 
 macro_rules! names {
     ($($(#[doc = $help:literal])+ $variant:ident = $name:literal,)+) => {
-        /// What can bite: each of [`Limits`], and two rules that have no number.
+        /// The things that can bite: each of [`Limits`], and two rules that have no number.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Limit { $($(#[doc = $help])+ $variant,)+ }
 
@@ -267,12 +268,12 @@ names! {
     UnknownCapability = "unknown-capability",
 }
 
-/// How often each limit bit, counted by any number of connections.
+/// The number of times that each limit bit, counted by any number of connections.
 #[derive(Debug, Default)]
 pub struct Bites([AtomicU64; Limit::ALL.len()]);
 
 impl Bites {
-    /// How often this one bit.
+    /// The number of times that this one bit.
     pub fn get(&self, limit: Limit) -> u64 {
         self.0[limit as usize].load(Ordering::Relaxed)
     }

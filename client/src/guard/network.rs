@@ -1,4 +1,4 @@
-//! What the RPC system sees of a guarded connection.
+//! The guarded connection as the RPC system sees it.
 //!
 //! Nothing here looks at a message: it passes everything on to the [`State`] and back.
 
@@ -85,7 +85,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<Side> for Guarded<S
 /// A message that came in.
 pub(super) struct Received {
     pub(super) message: Incoming,
-    /// What it is, if it is a call.
+    /// The call, if the message is one.
     pub(super) call: Option<Call>,
 }
 

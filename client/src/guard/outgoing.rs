@@ -1,4 +1,4 @@
-//! What is sent, held to what every receiver takes by default.
+//! Outgoing messages, held to the limits that every receiver has by default.
 //!
 //! A peer ends the connection over a message that is too large or has too many capabilities, and all its
 //! calls with it. So such a message isn't sent: its call alone fails. A call is replaced by one of a
@@ -25,7 +25,7 @@ type Caps<'a> = capnp::struct_list::Reader<'a, cap_descriptor::Owned>;
 /// Put before the text of an error by the RPC system that receives it.
 const REMOTE: &str = "remote exception: ";
 
-/// What is sent in place of a message.
+/// The message that is sent in place of another one.
 pub(super) enum Instead {
     /// The message itself.
     Same,
@@ -110,7 +110,7 @@ impl Replaced {
         Ok(Instead::Same)
     }
 
-    /// What a call of ours is told in place of this answer.
+    /// The message that a call of ours gets in place of this answer.
     pub(super) fn answer(&mut self, answer: return_::Reader) -> Option<Outgoing> {
         if self.calls.is_empty() {
             return None;
@@ -119,7 +119,7 @@ impl Replaced {
         Some(made::failed(answer, &error))
     }
 
-    /// Whether a call was answered otherwise, whose `Finish` comes now.
+    /// Tells whether a call was answered otherwise, whose `Finish` comes now.
     pub(super) fn finishes(&mut self, call: u32) -> bool {
         !self.answers.is_empty() && self.answers.remove(&call)
     }
@@ -181,13 +181,13 @@ fn excess(bytes: usize, caps: Caps) -> Option<Error> {
     }
 }
 
-/// What a caller is told whose message, or answer, would have so many bytes.
+/// The error for a caller whose message, or answer, would have so many bytes.
 pub fn too_large(bytes: usize) -> Error {
     let max = MESSAGE_BYTES_SENT_MAX;
     Error::failed(format!("too-large: a message of {bytes} bytes; at most {max} can be sent"))
 }
 
-/// What a caller is told whose message, or answer, would have so many capabilities.
+/// The error for a caller whose message, or answer, would have so many capabilities.
 pub fn too_many_capabilities(count: usize) -> Error {
     let max = CAPABILITIES_SENT_MAX;
     Error::failed(format!(

@@ -15,7 +15,7 @@ pub trait Owed {
 }
 
 thread_local! {
-    /// Who waits for the answer to the call that is being sent.
+    /// The one who waits for the answer to the call that is being sent.
     static SENT: Cell<Option<Rc<dyn Owed>>> = const { Cell::new(None) };
 }
 

@@ -1,7 +1,7 @@
 //! Fields of a message that came in, changed where they lie: its shape stays as it is.
 //!
-//! What a peer wrote may overlap in its message. So all changes are noted first, and whoever makes them
-//! checks the message afterwards, as the RPC system will see it.
+//! Parts of a message may overlap as its peer wrote it. So all changes are noted first, and whoever
+//! makes them checks the message afterwards, as the RPC system will see it.
 
 use super::limits::Refusal;
 use crate::wire::Incoming;

@@ -81,7 +81,7 @@ impl Peer {
         settle().await;
     }
 
-    /// What was sent since it was last asked, one word for each message.
+    /// The messages that were sent since it was last asked, one word for each.
     pub(super) async fn sent(&mut self) -> Vec<String> {
         settle().await;
         let mut bytes = vec![0; 1 << 20];

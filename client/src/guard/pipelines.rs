@@ -108,7 +108,7 @@ pub(super) struct Pipelines {
     own: ByNumber<Own>,
 }
 
-/// How far a call of the guard's is.
+/// The state of a call of the guard's.
 #[derive(Default)]
 struct Own {
     /// The RPC system has answered it.
@@ -129,7 +129,7 @@ impl Pipelines {
         }
     }
 
-    /// What the RPC system is to offer as its bootstrap capability.
+    /// The capability that the RPC system is to offer as its bootstrap capability.
     pub(super) fn door(&self, behind: Box<dyn ClientHook>) -> Client {
         Client::new(Box::new(Door { behind: Some(behind), given: self.door.given.clone() }))
     }
@@ -185,7 +185,7 @@ impl Pipelines {
         patches.answer(answer, own)
     }
 
-    /// Whether a call is one of the guard's own, whose answer is not for the peer.
+    /// Tells whether a call is one of the guard's own, whose answer is not for the peer.
     pub(super) fn is_own(call: u32) -> bool {
         OWN_CALLS.contains(&call)
     }
@@ -242,7 +242,7 @@ impl Pipelines {
     }
 }
 
-/// What a connection held of others.
+/// The things of others that a connection held.
 pub(crate) struct Held {
     _taken_over: Option<ByNumber<Rc<dyn Pipelined>>>,
     _given: VecDeque<Box<dyn ClientHook>>,

@@ -9,7 +9,7 @@ use crate::wire::{Incoming, cost};
 use capnp_rpc::rpc_capnp::{cap_descriptor, message, return_};
 use std::collections::VecDeque;
 
-/// What a message costs beside its bytes.
+/// The cost of a message beside its bytes.
 const MESSAGE_BYTES: usize = 256;
 
 /// Room that is kept when the queue runs empty.
@@ -29,7 +29,7 @@ struct Waiting {
     kind: Kind,
 }
 
-/// What a later `Return` may speak of.
+/// The thing that a later `Return` may speak of.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Call(u32),
@@ -60,7 +60,7 @@ impl Numbers {
     }
 }
 
-/// Whether calls may begin.
+/// The permission for calls to begin, or to wait.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Calls {
     Begin,
@@ -72,7 +72,7 @@ impl Queue {
         self.waiting.is_empty()
     }
 
-    /// What all of it costs.
+    /// The cost of all of it.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -111,7 +111,7 @@ impl Queue {
         Some(message)
     }
 
-    /// Whether an answer speaks of a call that waits.
+    /// Tells whether an answer speaks of a call that waits.
     pub(super) fn concerns(
         &self,
         answer: return_::Reader,

@@ -1,4 +1,5 @@
-//! What a peer without an RPC system does to a server, in raw messages: for the tests of the guard.
+//! A peer without an RPC system, which speaks to a server in raw messages: for the tests of the
+//! guard.
 
 use super::*;
 use crate::connection::Connection;
@@ -80,7 +81,7 @@ impl Raw {
         Self::of_state(256 << 10, |far, bites| State::new(far, limits, bites).of_stranger(budget))
     }
 
-    /// What the connection holds counts there.
+    /// Counts there what the connection holds.
     pub(super) fn counts_in(&self, budget: &Budget) {
         self.guard.borrow_mut().share = Share::of(budget.clone());
     }

@@ -1,4 +1,4 @@
-//! What becomes of a message that came in and has its turn.
+//! The handling of a message that came in and has its turn.
 //!
 //! Nothing here waits: see [`take_next`](State::take_next) for that.
 

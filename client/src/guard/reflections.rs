@@ -37,7 +37,7 @@ struct Reflected {
     is_finished: bool,
 }
 
-/// Who gets the results of a reflected call.
+/// The receiver of the results of a reflected call.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Asker {
     #[default]
@@ -138,7 +138,8 @@ impl Reflections {
         Ok(())
     }
 
-    /// How many references the peer counts of so many that the RPC system lets go of, which are all.
+    /// The references that the peer counts of so many that the RPC system lets go of, which are
+    /// all.
     pub(super) fn released(&mut self, id: u32, count: u32) -> u32 {
         count.saturating_sub(self.surplus.remove(&id).unwrap_or_default())
     }

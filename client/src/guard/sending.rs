@@ -1,4 +1,4 @@
-//! What becomes of a message that the RPC system sends.
+//! The handling of a message that the RPC system sends.
 
 use super::kept::Released;
 use super::limits::{BURST, Limit, Refusal};
@@ -14,11 +14,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 const WORD: usize = 8;
 
-/// What is left to do with a message when its changes are noted.
+/// The rest of the work on a message once its changes are noted.
 struct Noted {
     /// It goes to the peer.
     goes: bool,
-    /// What it was the answer for: dropped when nothing of the connection is borrowed.
+    /// The call that it answered: dropped when nothing of the connection is borrowed.
     over: Option<Rc<dyn Pipelined>>,
 }
 
@@ -72,7 +72,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
     }
 
-    /// What the peer doesn't get, the RPC system lets go of.
+    /// Lets the RPC system let go of capabilities that the peer doesn't get.
     fn take_back(&mut self, given: Vec<u32>) {
         let releases = given.into_iter().map(|id| made::release(id, 1));
         self.ready.extend(releases.map(|release| Ready::Message(Box::new(Made(release)))));

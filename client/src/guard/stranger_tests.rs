@@ -1,4 +1,4 @@
-//! What a peer may do before it has shown a reference, and what connections may hold together.
+//! Peers that haven't shown a reference yet, and the memory that connections may hold together.
 
 use super::raw::{Raw, Write, bootstrap, bytes_of, call, finish, settle};
 use super::*;
@@ -40,7 +40,7 @@ async fn whoever_was_served_once_may_do_as_others_may() {
     assert_eq!(raw.begun(), 2);
 }
 
-/// Who pipelines on a reference doesn't know yet that it is good.
+/// A caller that pipelines on a reference doesn't know yet that it is good.
 #[tokio::test(flavor = "local")]
 async fn a_large_message_waits_while_the_reference_is_looked_at() {
     for (shown, begun) in [("open", 2), ("never", 1)] {

@@ -1,4 +1,4 @@
-//! What the RPC system has in its tables for one connection, as far as the peer decides about it.
+//! The tables of the RPC system for one connection, as far as the peer decides about them.
 //!
 //! Every message that is delivered and every one that is sent changes these tables as it changes
 //! those of the RPC system, so that they can be counted, and a number that was never given out is
@@ -28,12 +28,12 @@ type Checked<T = ()> = Result<T, Refusal>;
 pub(super) struct Tables {
     /// Calls of the peer, until they are answered and finished.
     answers: ByNumber<Answer>,
-    /// How many of them have no answer, and the bytes of these.
+    /// The number of those that have no answer, and the bytes of these.
     open: usize,
     open_bytes: usize,
     /// Calls of ours without an answer.
     questions: ByNumber<Question>,
-    /// How many of them were not given up.
+    /// The number of those that were not given up.
     asked: usize,
     exports: Exports,
     /// Bytes of the calls that gave something away and are not finished: the RPC system keeps it until then,
@@ -53,7 +53,7 @@ enum Answer {
     Returned { exports: Vec<u32>, bytes: usize },
 }
 
-/// What a call of the peer is for.
+/// The purpose of a call of the peer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Bootstrap,

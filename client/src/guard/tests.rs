@@ -202,7 +202,7 @@ async fn what_is_finished_while_it_waits_runs_and_gives_its_number_back() {
     assert_eq!((counts.answers, counts.held), (1, 0));
 }
 
-/// What waits is bounded: then nothing is read, until something is answered.
+/// The queue is bounded: when it is full nothing is read, until something is answered.
 #[tokio::test(flavor = "local")]
 async fn a_full_queue_stops_the_sender_until_answers_leave() {
     let mut raw = Raw::new(Limits { calls: 1, queued_bytes: 100_000, ..Limits::default() });
@@ -297,7 +297,7 @@ async fn a_connection_with_nothing_on_it_is_cut_and_no_other() {
     }
 }
 
-/// What was announced can't wait for ever for the rest.
+/// A message that was announced can't wait for ever for its rest.
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn a_message_that_stops_midway_is_cut() {
     let whole = bytes_of(&[bootstrap(0), call(1, "never", vec![])]);
@@ -312,7 +312,7 @@ async fn a_message_that_stops_midway_is_cut() {
     }
 }
 
-/// What is made at once goes out before it is judged.
+/// Messages that were made at once go out before they are judged.
 #[tokio::test(flavor = "local")]
 async fn a_burst_over_the_limit_passes_if_it_goes_out() {
     let limits = Limits { unsent_bytes: 3 << 20, ..Limits::default() };
@@ -405,7 +405,7 @@ async fn an_abort_of_any_kind_is_a_lost_connection() {
     assert_eq!(client.closed().await.kind, capnp::ErrorKind::Disconnected);
 }
 
-/// What each side has in its tables, after capabilities went to and fro, is what the other one thinks.
+/// After capabilities went to and fro, each side has in its tables what the other one thinks.
 #[tokio::test(flavor = "local")]
 async fn tables_of_both_ends_agree_and_are_empty_at_the_end() {
     let (near, far) = duplex(64 << 10);

@@ -1,4 +1,4 @@
-//! What may not stay as it is for long.
+//! States of a connection that may not last.
 
 use super::State;
 use super::limits::{Limit, Limits, Refusal};
@@ -12,12 +12,12 @@ pub(crate) struct Watched {
     pub(crate) time: Duration,
     /// Another one means that something changed.
     pub(crate) progress: u64,
-    /// What didn't happen, with the time behind it.
+    /// The event that didn't happen, with the time behind it.
     what: &'static str,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
-    /// What may not last, as things are.
+    /// The state that may not last, as things are.
     pub(crate) fn watched(&self) -> Option<Watched> {
         if !self.is_open() {
             return None;
@@ -45,7 +45,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         })
     }
 
-    /// What is watched lasted too long: ends the connection.
+    /// Ends the connection, because what is watched lasted too long.
     pub(crate) fn lasted(&mut self, watched: Watched) {
         let Watched { limit, time, what, .. } = watched;
         let reason = format!("{what} {time:?}");

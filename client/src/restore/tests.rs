@@ -129,7 +129,7 @@ fn reference(caveats: Caveats) -> Sturdyref {
     Sturdyref::assemble(&payload, &[0; 64], &next)
 }
 
-/// What the restored host says when it is asked where things are.
+/// The answer of the restored host when it is asked where things are.
 async fn owner_seen_by(text: &str) -> String {
     owner_said_by(restore(text).await.unwrap()).await.unwrap()
 }

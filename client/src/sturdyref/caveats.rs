@@ -88,7 +88,7 @@ impl Caveats {
         Self { dependent: true, ..self }
     }
 
-    /// The same, and whoever restores the reference must prove that he has the secret of `holder`.
+    /// The same, and whoever restores the reference must prove to have the secret of `holder`.
     ///
     /// # Errors
     /// The key is a weak one, for which anybody could make a signature, or has a second encoding.
@@ -116,12 +116,12 @@ impl Caveats {
         self.object_methods.as_ref()
     }
 
-    /// Whether all grants that are made by way of the reference end with its own.
+    /// Tells whether all grants that are made by way of the reference end with its own.
     pub const fn is_dependent(&self) -> bool {
         self.dependent
     }
 
-    /// Whether this method of this interface may be called.
+    /// Tells whether this method of this interface may be called.
     pub fn allows(&self, interface: u64, method: u16) -> bool {
         self.methods.as_ref().is_none_or(|methods| methods.contains(interface, method))
     }
@@ -132,7 +132,7 @@ impl Caveats {
         &self.holders
     }
 
-    /// Whether nothing is restricted.
+    /// Tells whether nothing is restricted.
     pub fn is_none(&self) -> bool {
         *self == Self::none()
     }
@@ -283,7 +283,7 @@ fn in_both(one: Option<&Methods>, two: Option<&Methods>) -> Option<Methods> {
     }
 }
 
-/// What a set of methods says of the objects of a namespace.
+/// The part of a set of methods that speaks of the objects of a namespace.
 fn said_of_objects(methods: Option<&Methods>) -> Option<&Methods> {
     methods.filter(|methods| methods.restricts_objects())
 }

@@ -20,7 +20,7 @@ pub(super) const SEAL_DOMAIN: &[u8] = b"capstead sturdyref seal v1";
 /// The refusal of bytes that are not laid out as a reference.
 pub(super) const LAYOUT: Refused = Refused::because(verify::Reason::Layout);
 
-/// Where the parts of a reference lie in its bytes.
+/// The places of the parts of a reference in its bytes.
 #[derive(Clone)]
 pub(super) struct Layout {
     pub(super) payload: Payload,
@@ -33,7 +33,7 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Where the signature over the payload ends and the count of links stands.
+    /// The place at which the signature over the payload ends and the count of links stands.
     pub(super) fn links_at(&self) -> usize {
         self.payload_end + SIGNATURE_LENGTH
     }
@@ -54,7 +54,7 @@ pub(super) struct Link {
     pub(super) signature_at: usize,
 }
 
-/// How the holder shows that he has the last next key.
+/// The holder's proof of having the last next key.
 #[derive(Clone, Copy)]
 pub(super) enum Proof {
     /// Its secret follows the tag.
@@ -135,8 +135,8 @@ fn parse_link(bytes: &mut Bytes) -> Result<Link, Refused> {
     Ok(Link { caveats, next, start, signature_at })
 }
 
-/// What the previous next key signs: everything before the link, but without the count of links,
-/// because the holder of the link raises that; then the link.
+/// The message that the previous next key signs: everything before the link, but without the count
+/// of links, because the holder of the link raises that; then the link.
 pub(super) fn link_message(all: &[u8], links_at: usize, start: usize, link: &[u8]) -> Vec<u8> {
     let mut before = Sha256::new();
     before.update(&all[..links_at]);
@@ -144,7 +144,7 @@ pub(super) fn link_message(all: &[u8], links_at: usize, start: usize, link: &[u8
     [LINK_DOMAIN, &before.finalize()[..], link].concat()
 }
 
-/// What the last next key signs to seal: everything before the proof.
+/// The message that the last next key signs to seal: everything before the proof.
 pub(super) fn seal_message(before: &[u8]) -> Vec<u8> {
     [SEAL_DOMAIN, &Sha256::digest(before)[..]].concat()
 }

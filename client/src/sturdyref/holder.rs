@@ -1,4 +1,4 @@
-//! The proof of the holders that a reference is bound to: whoever restores it shows that he has their
+//! The proof of the holders that a reference is bound to: whoever restores it shows to have their
 //! secrets.
 //!
 //! A proof is good for one challenge and one reference, bit by bit. It says nothing about the
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 const HOLDER_DOMAIN: &[u8] = b"capstead holder proof v1";
 
-/// What a holder signs to restore the reference of these bytes in this cluster.
+/// The message that a holder signs to restore the reference of these bytes in this cluster.
 pub fn proof_message(cluster: &ClusterId, reference: &[u8], challenge: &[u8; 32]) -> Vec<u8> {
     let reference = Sha256::digest(reference);
     [HOLDER_DOMAIN, cluster.as_bytes(), &reference[..], challenge].concat()

@@ -14,7 +14,7 @@ use std::sync::Arc;
 const OF_NAMESPACES: [u64; 3] =
     [namespace::Client::TYPE_ID, facet::Client::TYPE_ID, persistent::Client::TYPE_ID];
 
-/// How long a method is in its encoding, in bytes: the interface's id and the ordinal.
+/// The length of a method in its encoding, in bytes: the interface's id and the ordinal.
 const METHOD_BYTES: usize = 10;
 
 /// Some methods of some interfaces. Clones share their memory, which is about as much as a message with
@@ -28,7 +28,7 @@ pub struct Methods {
 }
 
 impl Methods {
-    /// Whether this method of this interface is in the set.
+    /// Tells whether this method of this interface is in the set.
     pub fn contains(&self, interface: u64, method: u16) -> bool {
         let found = self.interfaces.binary_search_by_key(&interface, |&(id, _)| id);
         found.is_ok_and(|at| self.of(at).binary_search(&method).is_ok())
@@ -74,7 +74,8 @@ impl Methods {
         Ok(Self::of_sorted(sorted))
     }
 
-    /// Whether there is a method in it that no namespace has, so that it restricts objects too.
+    /// Tells whether there is a method in it that no namespace has, so that it restricts objects
+    /// too.
     pub(super) fn restricts_objects(&self) -> bool {
         self.interfaces.iter().any(|(interface, _)| !OF_NAMESPACES.contains(interface))
     }

@@ -1,4 +1,4 @@
-//! What a holder does with a reference offline: narrow it, and seal it.
+//! The things that a holder does with a reference offline: narrow it, and seal it.
 //!
 //! Neither asks anyone, and neither can widen anything.
 

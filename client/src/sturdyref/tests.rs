@@ -67,7 +67,7 @@ fn verify(reference: &Sturdyref, now: u64) -> Result<Verified, Refused> {
     reference.verify(&cluster(), |id| (id == KeyId::of(&key)).then_some(key), now)
 }
 
-/// Whether these bytes are a reference that is good now.
+/// Tells whether these bytes are a reference that is good now.
 fn accepted(bytes: &[u8]) -> bool {
     Sturdyref::from_bytes(bytes).is_ok_and(|reference| verify(&reference, NOW).is_ok())
 }

@@ -127,8 +127,8 @@ impl Sturdyref {
     }
 }
 
-/// Whether `address`, `host:port`, is on this machine, as far as the text alone tells. A name other than
-/// `localhost` is not: who resolves it may be somebody else.
+/// Tells whether `address`, `host:port`, is on this machine, as far as the text alone tells. A name
+/// other than `localhost` is not: who resolves it may be somebody else.
 pub(crate) fn is_loopback(address: &str) -> bool {
     let host = address.rsplit_once(':').map_or("", |(host, _)| host);
     host.eq_ignore_ascii_case("localhost")
@@ -141,7 +141,7 @@ fn bare_v6(host: &str) -> Option<Ipv6Addr> {
     host.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
 }
 
-/// Whether a reference can have this address in its text: `host:port`.
+/// Tells whether a reference can have this address in its text: `host:port`.
 pub fn is_address(text: &str) -> bool {
     check_address(text).is_ok()
 }

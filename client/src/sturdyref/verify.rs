@@ -1,4 +1,5 @@
-//! Whether a reference is genuine and still valid: cheap checks first, then signatures, then the time.
+//! The checks of whether a reference is genuine and still valid: cheap ones first, then signatures,
+//! then the time.
 //!
 //! A point of the curve is read when a signature by it is due, and each one only after the signature
 //! before it was good: who has no reference costs no more than one check.
@@ -11,10 +12,10 @@ use super::{Caveats, ClusterId, GrantId, KeyId, NextSecret, PayloadHash, Sturdyr
 use ed25519_dalek::{Signature, VerifyingKey};
 use std::fmt;
 
-/// What a genuine reference says.
+/// The words of a genuine reference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
-    /// What it stands for.
+    /// The thing that it stands for.
     pub target: Target,
     /// The record at the target that must still exist.
     pub grant: GrantId,
@@ -131,8 +132,8 @@ impl Sturdyref {
         })
     }
 
-    /// Whether what the holders did fits together, which anybody can tell: a text that was changed on its way
-    /// seldom passes. The target's owner checks the rest.
+    /// Checks that what the holders did fits together, which anybody can tell: a text that was
+    /// changed on its way seldom passes. The target's owner checks the rest.
     ///
     /// # Errors
     /// A holder's signature or proof is wrong.

@@ -1,4 +1,4 @@
-//! What a wire keeps between two polls: nothing that another connection could use.
+//! The memory that a wire keeps between two polls: none that another connection could use.
 
 use super::*;
 use capnp::{any_pointer, data};
@@ -87,7 +87,7 @@ async fn what_is_written_is_not_kept_while_more_waits() {
     assert_eq!(wire.output.capacity(), 0);
 }
 
-/// What is announced and doesn't come is not paid for.
+/// A message that is announced and doesn't come is not paid for.
 #[tokio::test(flavor = "local")]
 async fn a_message_takes_as_much_memory_as_came_of_it() {
     let sent = capnp::serialize::write_message_to_words(&message(1 << 19));

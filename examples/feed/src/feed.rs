@@ -1,8 +1,8 @@
-//! What an author posts, and who waits for the next post.
+//! The posts of an author, and those who wait for the next one.
 //!
 //! Posts are durable, and nobody gets them but by `latest`. Subscriptions are in memory alone: each is good
 //! for telling one follower once, and tells nothing of what was posted. So whoever may not read any more,
-//! because his reference was revoked, learns at most that there is one more post.
+//! because their reference was revoked, learns at most that there is one more post.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -26,14 +26,14 @@ pub struct Feed {
     waiting: Waiting,
 }
 
-/// Whom to tell of the next post, by the numbers of their subscriptions.
+/// Those to tell of the next post, by the numbers of their subscriptions.
 #[derive(Default)]
 struct Waiting {
     next: Cell<u64>,
     followers: RefCell<BTreeMap<u64, follower::Client>>,
 }
 
-/// What a subscriber holds. Dropping it ends the subscription.
+/// The subscription as its subscriber holds it. Dropping it ends the subscription.
 struct Subscription {
     feed: Weak<Feed>,
     number: u64,

@@ -1,4 +1,5 @@
-//! How a feed is handed on: narrowed to what a follower needs, saved for somebody, and taken back.
+//! The ways to hand a feed on: narrowed to what a follower needs, saved for somebody, and taken
+//! back.
 //!
 //! These are calls that every object answers, made by whoever holds the feed: a client or another object.
 //! The feed's class has no part in them.

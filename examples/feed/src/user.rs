@@ -1,8 +1,8 @@
-//! Who follows feeds: the references to them, how far each one was read, and what was read.
+//! A user who follows feeds: the references to them, how far each one was read, and what was read.
 //!
 //! All of that is durable. In memory alone is who watches, and while somebody does, a subscription to each
-//! feed. A follower is told that there is something new, and reads it by his reference; so one that was
-//! revoked gives him nothing more, and can't be subscribed with again.
+//! feed. A follower is told that there is something new, and reads it by their reference; so one that was
+//! revoked gives them nothing more, and can't be subscribed with again.
 
 mod live;
 mod timeline;
@@ -20,7 +20,7 @@ use crate::sharing;
 const NAME_BYTES_MAX: usize = 100;
 const FOLLOWED_MAX: usize = 1000;
 
-/// What the keys of references begin with; the name follows.
+/// The beginning of the keys of references; the name follows.
 const FEEDS: &str = "feed/";
 
 /// A durable user.

@@ -13,7 +13,7 @@ fn client(args: &[&str]) -> Command {
     command
 }
 
-/// What it prints, and what it complains of.
+/// The words that it prints, and those by which it complains.
 fn said(output: &Output) -> (String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("it is text");
     (text(&output.stdout), text(&output.stderr))

@@ -1,6 +1,6 @@
 //! Users follow feeds on a real server, which is killed in between.
 //!
-//! What is shown: what was followed and read survives; posts reach those who watch without being asked for;
+//! It is shown that what was followed and read survives; posts reach those who watch without being asked for;
 //! unfollowing and revoking end it; and nobody who follows can post.
 
 mod support;
@@ -60,7 +60,7 @@ async fn following(user: &user::Client) -> Vec<String> {
     names.iter().map(|name| name.unwrap().to_string().unwrap()).collect()
 }
 
-/// The user's reference to a feed, as he keeps it.
+/// The user's reference to a feed, as the user keeps it.
 fn kept(user: &user::Client, name: &str) -> feed::Client {
     let mut request = user.feed_request();
     request.get().set_name(name);
@@ -86,7 +86,7 @@ fn lines(entries: capnp::struct_list::Reader<'_, entry::Owned>) -> Vec<String> {
     entries.iter().map(line).collect()
 }
 
-/// What came in by calls of somebody else.
+/// The news that came in by calls of somebody else.
 #[derive(Default)]
 struct Seen {
     lines: RefCell<Vec<String>>,
@@ -195,7 +195,8 @@ async fn follow_and_watch(Cast { news, ada, bob }: Cast) -> [String; 2] {
     [for_ada, for_bob]
 }
 
-/// What they followed and read is there, they see what is posted, and can't post.
+/// The feeds and posts that they followed and read are there, they see what is posted, and can't
+/// post.
 async fn go_on(Cast { news, ada, bob }: &Cast) -> [(Rc<Seen>, watching::Client); 2] {
     let all = |name: &str| ["one", "two", "three", "four"].map(|text| format!("{name}: {text}"));
     for (user, name) in [(ada, "the news"), (bob, "news")] {
@@ -280,8 +281,8 @@ fn a_user_keeps_less_than_he_was_given() {
     });
 }
 
-// A follower of his own making, who keeps what he has after he was sent away: he is told of one more post,
-// and of what is in it never.
+// A follower that the test makes, which keeps what it has after it was sent away: it is told of one
+// more post, and of what is in it never.
 #[test]
 fn who_was_revoked_is_told_at_most_once_more() {
     let data = Data::new();
@@ -296,7 +297,7 @@ fn who_was_revoked_is_told_at_most_once_more() {
         assert_revoked(subscribe(&guest, &told, 0).await);
         assert!(revoke(&news, "guest").await.is_err(), "nothing is shared any more");
 
-        // Who lets go of his subscription is told nothing.
+        // A follower that lets go of its subscription is told nothing.
         drop(subscribe(&news, &left, 0).await.unwrap());
         let mut told_times = Vec::new();
         for number in 1..=3 {

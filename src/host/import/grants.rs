@@ -1,7 +1,7 @@
 //! The grants of one target on their way in: those that are here stay, or give way to the archive's.
 //!
 //! Invariants:
-//! - Where those that are here stay, nothing of the archive's is written: what was revoked stays so.
+//! - If those that are here stay, nothing of the archive's is written: what was revoked stays so.
 //! - A grant that is in force before and after is never cut, and goes on all the time in between.
 
 use std::collections::HashSet;
@@ -47,7 +47,7 @@ pub(super) struct TargetGrants {
     seen: HashSet<GrantId>,
     /// Those that were in force and aren't any more, once the next batch is written.
     pub(super) cut: Vec<GrantId>,
-    /// Where the search for those that give way goes on.
+    /// The grant behind which the search for those that give way goes on.
     after: Option<GrantId>,
 }
 
@@ -135,7 +135,7 @@ impl TargetGrants {
     }
 }
 
-/// How many are in force.
+/// The number of those that are in force.
 async fn in_force(vat: &Vat, target: ObjectId) -> Result<u64> {
     let (mut count, mut after) = (0, None);
     loop {
@@ -151,7 +151,7 @@ async fn in_force(vat: &Vat, target: ObjectId) -> Result<u64> {
     }
 }
 
-/// Whether the target has any.
+/// Tells whether the target has any.
 ///
 /// # Errors
 /// When the storage can't be read.

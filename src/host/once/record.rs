@@ -1,4 +1,4 @@
-//! How request ids are stored: the bytes of their keys and records.
+//! The stored form of request ids: the bytes of their keys and records.
 //!
 //! | key | record |
 //! |---|---|
@@ -21,7 +21,7 @@ use capstead_client::sturdyref::GrantId;
 use crate::error::{Result, failed};
 use crate::limits::{GRANT_DEPTH_MAX, VALUE_BYTES_MAX};
 
-/// What the keys of the calls begin with, in the order in which they began.
+/// The beginning of the keys of the calls, in the order in which they began.
 pub(super) const ORDER: u8 = 1;
 
 const BY_ID: u8 = 0;
@@ -43,7 +43,7 @@ pub(super) const REPLY_BYTES_MAX: usize = VALUE_BYTES_MAX - HEAD_BYTES - LINEAGE
 /// The least that an id takes: its two keys and records, without a reply.
 pub(super) const BYTES_MIN: usize = (1 + 16) + HEAD_BYTES + 1 + (1 + 8) + (8 + 16);
 
-/// What a caller calls a call by, to be told the reply again.
+/// The id by which a caller calls a call, to be told the reply again.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(in crate::host) struct RequestId(Rc<[u8]>);
 
@@ -65,13 +65,13 @@ pub(super) struct Record<S> {
     pub(super) state: S,
 }
 
-/// What became of a call.
+/// The state of a call.
 pub(super) enum State {
     Begun,
     Ended(Outcome),
 }
 
-/// How a call ended: the message of its reply, or its error.
+/// The end of a call: the message of its reply, or its error.
 pub(super) type Outcome = Result<Vec<u8>>;
 
 impl RequestId {
@@ -110,7 +110,7 @@ pub(super) fn number_in(key: &[u8]) -> Result<u64> {
     number.map(u64::from_be_bytes).ok_or_else(damaged)
 }
 
-/// What stands in the order of all under the number of a call.
+/// The record in the order of all under the number of a call.
 pub(super) fn order_record(began: u64, id: &RequestId) -> Vec<u8> {
     [&began.to_be_bytes(), &*id.0].concat()
 }
@@ -118,7 +118,7 @@ pub(super) fn order_record(began: u64, id: &RequestId) -> Vec<u8> {
 /// The key of the time by which earlier calls had begun.
 pub(super) const BY_THEN: [u8; 1] = [2];
 
-/// What stands there: all calls before `number` had begun by `time`.
+/// The record there: all calls before `number` had begun by `time`.
 pub(super) fn by_then_record(number: u64, time: u64) -> [u8; 16] {
     let mut record = [0; 16];
     record[..8].copy_from_slice(&number.to_be_bytes());

@@ -37,7 +37,7 @@ pub struct Struct<T> {
 
 struct Message {
     reader: Reader<OwnedSegments>,
-    /// What the capability pointers in it are, by their numbers.
+    /// The capabilities to which the pointers in it lead, by their numbers.
     capabilities: Caps,
 }
 

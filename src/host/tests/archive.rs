@@ -1,5 +1,5 @@
-//! What the operator's interface promises about objects that are awake, waking or large, and about
-//! whoever reads too slowly.
+//! The promises of the operator's interface about objects that are awake, waking or large, and
+//! about whoever reads too slowly.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -136,7 +136,7 @@ fn an_object_that_is_awake_or_waking_is_replaced_and_never_acts_again() {
     });
 }
 
-/// Who held the object while it slept doesn't reach its replacement either.
+/// A holder of the object from while it slept doesn't reach its replacement either.
 #[test]
 fn a_facet_of_a_sleeping_object_breaks_when_that_is_replaced() {
     run(async {
@@ -280,7 +280,7 @@ fn an_export_is_of_one_moment_and_a_slow_reader_loses_it() {
     });
 }
 
-/// What a call did travels with the object, so that what is known of the call has to travel too.
+/// The effects of a call travel with the object, so that the memory of the call has to travel too.
 #[test]
 fn request_ids_travel_with_their_object_and_go_with_it() {
     run(async {

@@ -1,4 +1,5 @@
-//! What is awake is bounded: what was not used for long makes room, and what is needed stays.
+//! The objects that are awake are bounded: those that were not used for long make room, and those
+//! that are needed stay.
 
 use capnp::ErrorKind;
 

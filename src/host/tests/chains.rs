@@ -12,7 +12,7 @@ use super::trial::{World, call_later, call_write, read, run_within, settle, tria
 use crate::membrane::{self, Call, Target, deliver};
 use crate::schema::facet_capnp::facet;
 
-/// What an embedding program's thread has is four times as much.
+/// The stack of an embedding program's thread is four times as large.
 const STACK_BYTES: usize = 512 << 10;
 
 const CALLS: u32 = 100_000;
@@ -31,7 +31,7 @@ enum Link {
     InChain,
 }
 
-/// How many connections lie on the way, and what the chain is made of.
+/// The number of connections on the way, and the thing that the chain is made of.
 const WAYS: [(usize, Link); 5] = [
     (0, Link::Once),
     (0, Link::Attenuated),
@@ -61,7 +61,7 @@ fn chain_of(calls: u32, from: &trial::Client, link: Link) -> trial::Client {
     (0..calls).fold(from.clone(), |at, number| next(&at, link, number))
 }
 
-/// What a vat on the way has of a capability of the next one.
+/// A capability of the next vat, as a vat on the way has it.
 struct Hop(Box<dyn ClientHook>);
 
 impl Target for Hop {

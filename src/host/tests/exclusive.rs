@@ -75,7 +75,8 @@ fn a_call_that_comes_back_from_another_host_is_refused() {
     }
 }
 
-/// What isn't an object of a server knows nothing of chains, and is called all the same, in order.
+/// A capability that isn't an object of a server knows nothing of chains, and is called all the
+/// same, in order.
 #[test]
 fn a_callback_is_called_from_an_exclusive_object_in_order() {
     for hops in 0..3 {

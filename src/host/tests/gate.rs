@@ -69,7 +69,8 @@ fn an_object_reads_its_own_write_before_it_is_durable() {
     });
 }
 
-/// What an object calls waits like its replies, in the order made, pipelined calls included.
+/// The calls that an object makes wait like its replies, in the order made, pipelined calls
+/// included.
 #[test]
 fn calls_out_wait_and_keep_their_order() {
     for hops in 0..3 {

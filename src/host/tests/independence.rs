@@ -65,7 +65,8 @@ fn an_old_root_allows_none_from_the_next_start_on() {
     });
 }
 
-/// Where it was allowed, a caveat takes it away, live, saved and offline, and nothing brings it back.
+/// A caveat takes independence away where it was allowed, live, saved and offline, and nothing
+/// brings it back.
 #[test]
 fn a_caveat_withholds_independence() {
     run(async {

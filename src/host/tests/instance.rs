@@ -1,4 +1,4 @@
-//! How instances end, what a write outside a turn is, and what a class may reach.
+//! The ends of instances, writes outside of a turn, and the things that a class may reach.
 
 use capnp::capability::{FromClientHook, Promise};
 use capnp::private::capability::{ClientHook, ParamsHook, ResultsHook};
@@ -163,7 +163,7 @@ impl ClientHook for Explosive {
     }
 }
 
-/// Who asks may leave: a handler that started runs to its end.
+/// A caller that asks may leave: a handler that started runs to its end.
 #[test]
 fn a_handler_goes_on_when_its_caller_leaves() {
     run(async {

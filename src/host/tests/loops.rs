@@ -92,7 +92,7 @@ fn taking_the_first_or_the_last_key_away_is_linear() {
     ));
 }
 
-/// What is remembered of deleted keys hides none that came again.
+/// The memory of deleted keys hides none that came again.
 #[test]
 fn a_key_that_comes_again_is_found() {
     run(async {

@@ -1,4 +1,4 @@
-//! What a host promises about order, the gate and the end of instances.
+//! The promises of a host about order, the gate and the end of instances.
 
 mod archive;
 mod archive_grants;

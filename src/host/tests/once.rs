@@ -1,134 +1,36 @@
 //! A call with a request id is applied at most once, and told its reply again.
 
-use std::cell::Cell;
+mod class;
+mod order;
+mod outcomes;
+
 use std::future::Future;
 use std::ops::ControlFlow;
 use std::pin::pin;
-use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
+use capnp::ErrorKind;
 use capnp::capability::{FromClientHook, RemotePromise};
-use capnp::traits::HasTypeId;
-use capnp::{ErrorKind, data};
 use capstead_client::once;
-use tokio::sync::Semaphore;
+
+pub(super) use class::Steps;
+use class::let_go;
 
 use super::storage::turn;
 use super::trial::{
-    RETENTION, World, call_later, call_note, call_write, log, note, over, read, run, run_within,
-    settle, trial,
+    RETENTION, World, call_note, call_write, log, over, read, run, run_within, settle, trial,
 };
-use crate::error::{Result, failed, overloaded};
-use crate::host::{Context, List, Object};
+use crate::error::Result;
+use crate::host::List;
 use crate::id::{ObjectId, Pool};
-use crate::limits::{REQUEST_IDS_MAX, VALUE_BYTES_MAX};
-use crate::membrane::{Body, Results};
+use crate::limits::REQUEST_IDS_MAX;
 use crate::schema::facet_capnp::facet;
 use crate::storage::Space;
 use crate::storage::log::{Range, Reads};
 
 const ID: &[u8] = b"a request id of 30 random byte";
 const OTHER: &[u8] = b"another request id";
-
-thread_local! {
-    /// How many steps the handlers of this test's thread may still take.
-    static PERMITS: Rc<Semaphore> = Rc::new(Semaphore::new(0));
-    /// In which of its turns `write` panics; 0 in none.
-    static PANIC_IN: Cell<u64> = const { Cell::new(0) };
-    static REPLY_BYTES: Cell<u32> = const { Cell::new(0) };
-}
-
-/// Lets handlers that wait take so many steps, all together.
-fn let_go(steps: usize) {
-    PERMITS.with(|permits| permits.add_permits(steps));
-}
-
-/// A class whose calls take several turns, or end in another way than with a plain reply.
-pub(super) struct Steps(Context);
-
-impl Object for Steps {
-    const CLASS: &'static str = "Steps";
-    type Client = trial::Client;
-
-    async fn wake(ctx: Context) -> Result<Self> {
-        Ok(Self(ctx))
-    }
-}
-
-impl Steps {
-    /// Notes `n`, and writes it under `key`.
-    fn step(&self, n: u64, key: &str) -> Result<()> {
-        note(n);
-        self.0.storage().put(key, n.to_be_bytes())?;
-        assert_ne!(PANIC_IN.get(), n % 10, "as asked");
-        Ok(())
-    }
-}
-
-async fn may_go_on() -> Result<()> {
-    let permits = PERMITS.with(Rc::clone);
-    permits.acquire().await.map_err(|error| failed(error.to_string()))?.forget();
-    Ok(())
-}
-
-impl trial::Server for Steps {
-    /// Three turns, each with a write. It takes steps to go on.
-    async fn write(
-        self: Rc<Self>,
-        params: trial::WriteParams,
-        mut results: trial::WriteResults,
-    ) -> Result<()> {
-        let n = params.get()?.get_n();
-        self.step(10 * n + 1, "a")?;
-        may_go_on().await?;
-        self.step(10 * n + 2, "b")?;
-        may_go_on().await?;
-        self.step(10 * n + 3, "c")?;
-        results.get().set_n(n);
-        Ok(())
-    }
-
-    async fn note(
-        self: Rc<Self>,
-        params: trial::NoteParams,
-        mut results: trial::NoteResults,
-    ) -> Result<()> {
-        note(params.get()?.get_n());
-        results.get().set_n(params.get()?.get_n());
-        Ok(())
-    }
-
-    /// A reply of so many bytes.
-    async fn read(
-        self: Rc<Self>,
-        _: trial::ReadParams,
-        mut results: trial::ReadResults,
-    ) -> Result<()> {
-        self.step(1, "a")?;
-        results.hook.get()?.initn_as::<data::Builder<'_>>(REPLY_BYTES.get());
-        Ok(())
-    }
-
-    async fn child(
-        self: Rc<Self>,
-        _: trial::ChildParams,
-        mut results: trial::ChildResults,
-    ) -> Result<()> {
-        self.step(1, "a")?;
-        results.get().set_cap(capnp_rpc::new_client_from_rc(self.clone()));
-        Ok(())
-    }
-
-    async fn stray(self: Rc<Self>, _: trial::StrayParams, _: trial::StrayResults) -> Result<()> {
-        self.step(1, "a")?;
-        Err(overloaded("the object is tired"))
-    }
-
-    async fn ask(self: Rc<Self>, params: trial::AskParams, _: trial::AskResults) -> Result<()> {
-        read(&params.get()?.get_of()?).await.map(drop)
-    }
-}
 
 /// The object called "x" of the class [`Steps`].
 fn steps(world: &World) -> trial::Client {
@@ -163,7 +65,7 @@ fn fails(name: &str) -> (ErrorKind, String) {
     (ErrorKind::Failed, name.to_owned())
 }
 
-/// What is durable of an object's request ids: keys with the lengths of their records.
+/// The durable records of an object's request ids: keys with the lengths of their records.
 fn records(world: &World, class: &str) -> Vec<(Vec<u8>, usize)> {
     let (mut found, id) = (Vec::new(), ObjectId::named(Pool::default(), class, "x"));
     let mut visit = |key: &[u8], record: &[u8]| {
@@ -194,244 +96,6 @@ fn a_repeated_call_is_applied_once_and_told_the_same() {
             assert_eq!(world.metrics.calls_repeated_total.get(), 2);
         });
     }
-}
-
-/// The canary: even a call that writes nothing is told only what is durable, and a retry is too. One
-/// turn makes one record, and the object exists by it.
-#[test]
-fn a_reply_waits_for_its_record_the_first_time_and_again() {
-    run(async {
-        let world = World::new();
-        let object = world.object("x");
-        let held = world.disk.hold();
-        let mut first = call_note(&once(&object, ID), 1).promise;
-        let mut again = call_note(&once(&object, ID), 1).promise;
-        settle().await;
-        assert_eq!(log(), [1]);
-        assert!(!is_ready(&mut first) && !is_ready(&mut again));
-        drop(held);
-        first.await.unwrap();
-        again.await.unwrap();
-        let kinds: Vec<u8> = records(&world, "Trial").into_iter().map(|(key, _)| key[0]).collect();
-        assert_eq!(kinds, [0, 1]);
-        let writes: usize =
-            world.disk.groups().iter().flatten().map(|block| block.writes.len()).sum();
-        assert_eq!(writes, 1);
-        assert!(world.vat.exists(ObjectId::named(Pool::default(), "Trial", "x")).unwrap());
-    });
-}
-
-/// What the handler sends in its first turn could happen twice if nothing told of the call.
-#[test]
-fn what_a_first_turn_sends_waits_until_the_beginning_is_durable() {
-    run(async {
-        let world = World::new();
-        let held = world.disk.hold();
-        let target = world.object("y");
-        let mut request = once(&steps(&world), ID).ask_request();
-        request.get().set_of(target.clone());
-        let asked = request.send().promise;
-        settle().await;
-        assert_eq!(world.metrics.calls_total.get(), 1, "the target isn't called yet");
-        drop(held);
-        asked.await.unwrap();
-        assert_eq!(world.metrics.calls_total.get(), 2);
-    });
-}
-
-/// `once` passes neither queue nor gate, and the calls on what it gives are in order with all others.
-/// (A vat between that knows nothing of it holds back what is pipelined, and not the rest.)
-#[test]
-fn calls_on_the_new_and_the_old_capability_start_in_the_order_made() {
-    for hops in 0..2 {
-        run(async move {
-            let world = World::new();
-            let object = over(world.object("x"), hops);
-            let held = world.disk.hold();
-            let before = log().len();
-            let calls: Vec<_> = (0..20_u64)
-                .map(|n| match n % 2 {
-                    0 => call_write(&object, n).promise,
-                    _ => call_write(&once(&object, &[n as u8; 16]), n).promise,
-                })
-                .collect();
-            settle().await;
-            assert_eq!(log()[before..], (0..20).collect::<Vec<u64>>(), "{hops} hops");
-            drop(held);
-            futures::future::try_join_all(calls).await.unwrap();
-        });
-    }
-}
-
-/// Whoever passes the call on doesn't have to come back before calls can follow it.
-#[test]
-fn once_is_answered_when_it_returns() {
-    run(async {
-        let world = World::new();
-        let hook = world.object("x").as_client_hook().add_ref();
-        let mut params = Body::new();
-        params.builder().unwrap().init_as::<facet::once_params::Builder<'_>>().set_id(ID);
-        let (results, slot) = Results::new();
-        let called = hook.call(facet::Client::TYPE_ID, 0, Box::new(params), Box::new(results));
-        assert!(slot.take().is_some());
-        called.await.unwrap();
-        assert_eq!(world.metrics.wakes_total.get(), 0, "nothing wakes");
-    });
-}
-
-#[test]
-fn a_retry_waits_for_the_handler_that_runs() {
-    for hops in 0..2 {
-        run(async move {
-            let world = World::new();
-            let object = over(steps(&world), hops);
-            let before = log().len();
-            let first = call_write(&once(&object, ID), 1);
-            settle().await;
-            let mut second = call_write(&once(&object, ID), 2).promise;
-            let third = call_write(&once(&object, ID), 3);
-            // Callers may leave, the first one included: the handler runs on.
-            drop((first, third));
-            settle().await;
-            assert!(!is_ready(&mut second));
-            let_go(1);
-            settle().await;
-            assert!(!is_ready(&mut second));
-            let held = world.disk.hold();
-            let_go(1);
-            settle().await;
-            assert!(!is_ready(&mut second), "the end is not durable");
-            drop(held);
-            assert_eq!(second.await.unwrap().get().unwrap().get_n(), 1);
-            assert_eq!(written(call_write(&once(&object, ID), 4)).await.unwrap(), 1);
-            assert_eq!(log()[before..], [11, 12, 13]);
-            world.vat.finish_calls().await;
-        });
-    }
-}
-
-#[test]
-fn what_was_cut_short_is_unknown_and_never_runs_again() {
-    run(async {
-        let world = World::new();
-        let first = call_write(&once(&steps(&world), ID), 1).promise;
-        world.vat.flush().await.unwrap();
-        // As after a crash: what is durable is all there is.
-        let again = restart(&world);
-        for _ in 0..2 {
-            let retried = written(call_write(&once(&steps(&again), ID), 1)).await;
-            assert_eq!(named(retried), fails("unknown"));
-        }
-        assert_eq!(log(), [11]);
-        drop(first);
-    });
-}
-
-/// As it was before the first turn, or as it was before the last one.
-#[test]
-fn a_panic_takes_back_what_its_own_turn_recorded() {
-    run(async {
-        let world = World::new();
-        PANIC_IN.set(1);
-        let lost = written(call_write(&once(&steps(&world), ID), 1)).await;
-        assert_eq!(lost.unwrap_err().kind, ErrorKind::Disconnected);
-        assert!(records(&world, "Steps").is_empty(), "it did not happen");
-        PANIC_IN.set(2);
-        let lost = call_write(&once(&steps(&world), ID), 2);
-        settle().await;
-        let_go(1);
-        let lost = written(lost).await;
-        assert_eq!(lost.unwrap_err().kind, ErrorKind::Disconnected);
-        PANIC_IN.set(0);
-        for _ in 0..2 {
-            let retried = written(call_write(&once(&steps(&world), ID), 3)).await;
-            assert_eq!(named(retried), fails("unknown"));
-        }
-        assert_eq!(log(), [11, 21, 22]);
-        let_go(2);
-        assert_eq!(written(call_write(&once(&steps(&world), OTHER), 4)).await.unwrap(), 4);
-    });
-}
-
-/// Those who wait for the handler's end are told with its first caller that there is none.
-#[test]
-fn a_panic_is_the_end_of_waiting() {
-    run(async {
-        let world = World::new();
-        let object = steps(&world);
-        let first = call_write(&once(&object, ID), 1);
-        settle().await;
-        let second = call_write(&once(&object, ID), 1);
-        settle().await;
-        PANIC_IN.set(2);
-        let_go(1);
-        for call in [first, second] {
-            assert_eq!(written(call).await.unwrap_err().kind, ErrorKind::Disconnected);
-        }
-        world.vat.finish_calls().await;
-    });
-}
-
-#[test]
-fn an_error_is_a_reply_like_any_other() {
-    for hops in 0..2 {
-        run(async move {
-            let world = World::new();
-            let before = log().len();
-            let object = over(steps(&world), hops);
-            let first = once(&object, ID).stray_request().send().promise.await.err().unwrap();
-            let again = over(steps(&restart(&world)), hops);
-            let second = once(&again, ID).stray_request().send().promise.await.err().unwrap();
-            assert_eq!((first.kind, &first.extra), (second.kind, &second.extra));
-            assert_eq!(first.kind, ErrorKind::Overloaded);
-            assert!(first.extra.ends_with("the object is tired"), "{first}");
-            assert_eq!(log()[before..], [1]);
-        });
-    }
-}
-
-#[test]
-fn a_reply_that_cannot_be_stored_is_an_error_each_time_and_what_was_written_stays() {
-    run(async {
-        let world = World::new();
-        for _ in 0..2 {
-            let child = once(&steps(&world), ID).child_request().send().promise.await;
-            assert_eq!(named(child), fails("reply-not-storable"));
-        }
-        // A record's own bytes, room for grants, the table of two segments, the root, and where it leads.
-        let most = VALUE_BYTES_MAX.next_multiple_of(8) - 576;
-        for (number, (bytes, fits)) in
-            [(0, true), (most, true), (most + 1, false)].iter().enumerate()
-        {
-            REPLY_BYTES.set(*bytes as u32);
-            for _ in 0..2 {
-                let object = once(&steps(&world), &[number as u8; 16]);
-                let reply = object.read_request().send().promise.await;
-                if *fits {
-                    reply.unwrap();
-                } else {
-                    assert_eq!(named(reply), fails("reply-not-storable"));
-                }
-            }
-        }
-        assert_eq!(log(), [1; 4]);
-        let again = restart(&world);
-        let written = ObjectId::named(Pool::default(), "Steps", "x");
-        assert!(again.vat.store.borrow().get(written, Space::Data, b"a").unwrap().is_some());
-    });
-}
-
-/// What a reply holds that isn't filled in is nothing, and nothing is a reply too.
-#[test]
-fn an_empty_reply_is_stored_and_told_again() {
-    run(async {
-        let world = World::new();
-        for _ in 0..2 {
-            let later = call_later(&once(&world.object("x"), ID), 3, None).promise.await.unwrap();
-            assert!(!later.get().unwrap().has_cap());
-        }
-        assert_eq!(log(), [1000]);
-    });
 }
 
 #[test]

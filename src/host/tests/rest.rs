@@ -223,7 +223,7 @@ fn an_object_that_cannot_wake_leaves_nothing_behind() {
     });
 }
 
-/// What an instance gave away in a `wake` that failed never reaches the next instance.
+/// A capability that an instance gave away in a `wake` that failed never reaches the next instance.
 #[test]
 fn a_capability_made_in_a_failed_wake_is_broken() {
     run(async {

@@ -1,4 +1,4 @@
-//! What a class may rely on in its storage, in turns that the tests make themselves.
+//! The promises of its storage to a class, in turns that the tests make themselves.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -379,7 +379,7 @@ fn quotas_are_refused_at_the_call_and_what_shrinks_is_not() {
     });
 }
 
-/// What a class stores when the server starts is added up from the storage.
+/// The sum of what a class stores is taken from the storage when the server starts.
 #[test]
 fn the_quota_of_a_class_survives_a_restart() {
     run(async {

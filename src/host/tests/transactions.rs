@@ -1,4 +1,4 @@
-//! What is undone, what is durable, and what the gate makes of both.
+//! Transactions that are undone, writes that are durable, and what the gate makes of both.
 
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -62,7 +62,8 @@ fn an_undone_first_write_leaves_no_object_behind() {
     });
 }
 
-/// What an undone transaction sent leaves with what was written before it; waiting for a sync ends.
+/// Messages of an undone transaction leave with what was written before it; waiting for a sync
+/// ends.
 #[test]
 fn nothing_waits_for_writes_that_were_undone() {
     run(async {

@@ -30,17 +30,17 @@ use crate::storage::model::MemoryLog;
 use crate::storage::{Room, Store};
 use crate::sturdyref::Seal;
 
-/// How long request ids are kept.
+/// The time for which request ids are kept.
 pub(super) const RETENTION: Duration = Duration::from_secs(10);
 
 /// The class of actors that run one call at a time.
 pub(super) const EXCLUSIVE_ACTOR: &str = "ExclusiveActor";
 
 thread_local! {
-    /// What objects of this test's thread noted, in order.
+    /// The numbers that objects of this test's thread noted, in order.
     static LOG: RefCell<Vec<u64>> = RefCell::default();
     static ENDED: Cell<u64> = const { Cell::new(0) };
-    /// How many polls `wake` takes.
+    /// The number of polls that `wake` takes.
     static WAKE_POLLS: Cell<u64> = const { Cell::new(1) };
     static WAKE_PATH: RefCell<Vec<trial::Client>> = RefCell::default();
     static WAKE: Cell<Wake> = const { Cell::new(Wake::Well) };
@@ -49,7 +49,7 @@ thread_local! {
 /// Has a call of `abort` do so in a transaction.
 pub(super) const IN_TRANSACTION: u64 = 77;
 
-/// What `wake` does at last.
+/// The last act of `wake`.
 #[derive(Clone, Copy)]
 pub(super) enum Wake {
     Well,
@@ -74,7 +74,7 @@ pub(super) fn log() -> Vec<u64> {
     LOG.with_borrow(Clone::clone)
 }
 
-/// How many objects of this test's thread were dropped.
+/// The number of objects of this test's thread that were dropped.
 pub(super) fn ended() -> u64 {
     ENDED.get()
 }
@@ -399,7 +399,8 @@ impl World {
         Self { vat, disk, metrics, now, told }
     }
 
-    /// Whether the vat was told of all that is durable. The commit thread does that a little later.
+    /// Tells whether the vat was told of all that is durable. The commit thread does that a little
+    /// later.
     pub(super) fn was_told(&self) -> bool {
         self.told.load(Ordering::Acquire) >= self.disk.groups().len()
     }
@@ -423,7 +424,7 @@ impl World {
 }
 
 impl World {
-    /// What the object called `key` sees.
+    /// The context of the object called `key`.
     pub(super) fn context(&self, key: &str) -> Context {
         Context::new(self.instance(key))
     }

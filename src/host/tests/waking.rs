@@ -10,7 +10,7 @@ use super::trial::{
 
 const PATIENCE: Duration = Duration::from_millis(100);
 
-/// How the way back to the object that wakes begins.
+/// The first step of the way back to the object that wakes.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     Itself,

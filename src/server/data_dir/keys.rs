@@ -24,7 +24,7 @@ use crate::sturdyref::KeyRing;
 
 const CLUSTER: &str = "cluster";
 const SIGNING_PREFIX: &str = "signing-";
-/// Where a key is written before it gets its name.
+/// The file in which a key is written before it gets its name.
 const NEW: &str = "new";
 
 const DAMAGED: &str = "is damaged; restore the directory from a backup";

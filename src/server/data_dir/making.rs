@@ -1,4 +1,4 @@
-//! How far a data directory has come, and the steps by which it is made.
+//! The stages of a data directory, and the steps by which it is made.
 //!
 //! **Invariant:** a crash at any point leaves a directory that says why it isn't whole, or a whole one.
 
@@ -16,7 +16,7 @@ use super::{
 use crate::server::ServerError;
 use crate::storage::{self, StorageError};
 
-/// How far a directory has come.
+/// The stage that a directory has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
     /// There is nothing yet.
@@ -128,7 +128,7 @@ pub(super) fn remove_unfinished(root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Who may not even read the parent did not make the directory in it, but was given it.
+/// A user who may not even read the parent did not make the directory in it, but was given it.
 fn sync_parent(root: &Path) -> io::Result<()> {
     let root = root.canonicalize()?;
     match root.parent().map_or(Ok(()), sync) {

@@ -1,4 +1,5 @@
-//! Who else could read the keys, or put others in their place: then they are refused, as `ssh` does.
+//! The check for others who could read the keys, or put others in their place: then they are
+//! refused, as `ssh` does.
 //!
 //! Whoever has a cluster's keys makes references to everything in it. Keys that others could read must
 //! be taken for known, so that an operator has to hear of it before they are used once more.
@@ -67,8 +68,8 @@ pub(super) fn read(path: &Path, trust: Trust) -> Result<Zeroizing<Vec<u8>>, Serv
     Ok(text)
 }
 
-/// Whether nobody else can put other files into a folder that leads to the keys. One that isn't there is
-/// for others to miss.
+/// Checks that nobody else can put other files into a folder that leads to the keys. One that isn't
+/// there is for others to miss.
 ///
 /// # Errors
 /// When others can write to it.
@@ -83,7 +84,7 @@ pub(super) fn check_folder(path: &Path, trust: Trust) -> Result<(), ServerError>
     }
 }
 
-/// What there is under a path.
+/// The file under a path.
 #[derive(Clone, Copy)]
 struct Found<'a> {
     path: &'a Path,

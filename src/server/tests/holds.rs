@@ -1,4 +1,5 @@
-//! What the server itself says of objects and grants is durable, on whichever host they are and whoever asks.
+//! The server's own answers about objects and grants are durable, on whichever host they are and
+//! whoever asks.
 //!
 //! Every commit takes a while here, so that nothing that was written after a moment can be told before that
 //! while is over.

@@ -59,7 +59,8 @@ async fn by_own_listener(counter: &counter::Client) -> (Connection, counter::Cli
     (connection, own)
 }
 
-/// What must be in a counter: what was answered, and what may have been done without an answer.
+/// The range of values of a counter: what was answered, and what may have been done without an
+/// answer.
 #[derive(Clone, Copy, Default)]
 struct Expected {
     least: i64,

@@ -131,7 +131,7 @@ impl World {
         self.ended().await
     }
 
-    /// How it ended, by itself.
+    /// The way in which it ended, by itself.
     pub(super) async fn ended(self) -> std::result::Result<(), ServerError> {
         let ended = within(self.ended).await.expect("the server doesn't panic");
         drop(self.stop);
@@ -186,7 +186,7 @@ pub(super) async fn revoke(of: &impl FromClientHook, label: &str) -> Result<()> 
     within(request.send().promise).await.map(drop)
 }
 
-/// Where a reference says that the server is.
+/// The address in a reference at which the server is.
 pub(super) fn address_in(text: &str) -> String {
     text.trim_start_matches("capstead://").split('/').next().unwrap().to_owned()
 }

@@ -136,17 +136,17 @@ impl<R: Read> ArchiveReader<R> {
         Ok(Some((frame, &self.bytes)))
     }
 
-    /// What came so far.
+    /// The amounts that came so far.
     pub(crate) fn totals(&self) -> Totals {
         self.order.totals()
     }
 
-    /// How many bytes of the input were understood.
+    /// The number of bytes of the input that were understood.
     pub(crate) fn position(&self) -> u64 {
         self.at + self.bytes.len() as u64
     }
 
-    /// What the buffer took.
+    /// The bytes that the buffer took.
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
         self.bytes.capacity()

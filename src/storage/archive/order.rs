@@ -7,7 +7,7 @@ use super::{Frame, Record, Totals};
 use crate::id::{ObjectId, Shard};
 use crate::storage::layout::{Space, log_shard};
 
-/// Where in an archive a frame stands.
+/// The place of a frame in an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum At {
     Start,
@@ -33,7 +33,7 @@ pub(super) struct Order {
     totals: Totals,
 }
 
-/// What a frame out of its place is called.
+/// The fault of a frame that is out of its place.
 const MISPLACED: &str = "a part of it is not where it should be";
 const UNSORTED: &str = "its records are not in their order";
 const TOTALS: &str = "it has not as much in it as it says";
@@ -44,12 +44,12 @@ impl Order {
         Self { at: At::Start, hosts: 0, shard: None, object: None, last: None, totals }
     }
 
-    /// What came so far.
+    /// The amounts that came so far.
     pub(super) fn totals(&self) -> Totals {
         self.totals
     }
 
-    /// Whether the last frame was the end.
+    /// Tells whether the last frame was the end.
     pub(super) fn is_ended(&self) -> bool {
         self.at == At::End
     }
@@ -88,7 +88,7 @@ impl Order {
         if is_here { Ok(()) } else { Err(MISPLACED) }
     }
 
-    /// Whether no object has begun that has no records yet.
+    /// Tells whether no object has begun that has no records yet.
     fn is_between(&self) -> bool {
         !matches!(self.at, At::Start | At::Object | At::End)
     }

@@ -1,4 +1,4 @@
-//! What comes out of an archive is what went in, or an error that says so; never less, never a panic.
+//! An archive gives out what went in, or an error that says so; never less, never a panic.
 
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;

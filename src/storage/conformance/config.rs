@@ -1,4 +1,4 @@
-//! What a config store promises: versions, swaps that see one another, and observers.
+//! The promises of a config store: versions, swaps that see one another, and observers.
 
 use std::sync::{Arc, Mutex};
 

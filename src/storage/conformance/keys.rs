@@ -24,7 +24,7 @@ pub(super) fn key() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![3 => short_key(), 4 => long_key()]
 }
 
-/// What is no key of a class.
+/// A key that no class can have.
 pub(super) fn wrong_key() -> impl Strategy<Value = Pick> {
     select(vec![0, KEY_BYTES_MAX + 1]).prop_map(|length| Pick::Any(Short(vec![b'a'; length])))
 }

@@ -14,7 +14,7 @@ use super::keys::{Pick, pick};
 use crate::storage::log::Range;
 use crate::storage::page::{Page, PageSize};
 
-/// How a list is asked for, before it is known what there is.
+/// The terms of a list, before it is known what there is.
 #[derive(Clone, Debug)]
 pub(super) struct Wish {
     start: Bound<(Pick, Vec<u8>)>,
@@ -69,7 +69,7 @@ pub(super) struct Listing {
     start: Bound<Vec<u8>>,
     end: Bound<Vec<u8>>,
     prefix: Vec<u8>,
-    /// What is left of it, as the storage is asked.
+    /// The keys that are left of it, as the storage is asked.
     pub(super) range: Range,
     /// The last key that it gave.
     last: Option<Vec<u8>>,
@@ -81,7 +81,7 @@ impl Listing {
         Self { start, end, prefix, range: Range { reverse, ..Range::all() }, last: None }
     }
 
-    /// What it should give, in its order.
+    /// The entries that it should give, in its order.
     pub(super) fn expected<'a>(&self, map: &'a Map) -> Vec<(&'a [u8], &'a [u8])> {
         let within = map.iter().filter(|(key, _)| self.is_within(key));
         let mut expected: Vec<_> = within.map(|(key, value)| (&key[..], &value[..])).collect();

@@ -1,4 +1,4 @@
-//! What a log promises whoever appends to it and whoever reads what it applied.
+//! The promises of a log to those who append to it and those who read what it applied.
 
 use std::ops::ControlFlow;
 use std::thread;

@@ -1,4 +1,5 @@
-//! What a store must hold: a map for each object, the turns that were sealed, and what may be lost.
+//! The state that a store must hold: a map for each object, the turns that were sealed, and what
+//! may be lost.
 //!
 //! It is moved by the same steps as the store and knows nothing of how that works. After a crash it
 //! takes over what was found, once that was found to be allowed.
@@ -11,11 +12,11 @@ use crate::id::ObjectId;
 use crate::storage::layout::Usage;
 use crate::storage::{StorageError, Ticket};
 
-/// What an object may store, and what all of them may: little, so that both limits are met.
+/// The bytes that an object may store, and all of them: few, so that both limits are met.
 pub(super) const OBJECT_BYTES: u64 = 40_000;
 pub(super) const CLASS_BYTES: u64 = 60_000;
 
-/// How a write must end.
+/// The way in which a write must end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Done,
@@ -31,9 +32,9 @@ pub(super) struct Oracle {
     /// With all writes, those of the open turn too.
     now: World,
     turn: Option<Turn>,
-    /// What there was after each sealed turn of this opening; first, what was found.
+    /// The state after each sealed turn of this opening; first, the one that was found.
     history: Vec<(Ticket, World)>,
-    /// What the store said to be durable.
+    /// The ticket up to which the store said to be durable.
     pub(super) durable: Ticket,
 }
 
@@ -63,7 +64,7 @@ impl Oracle {
         usage(&self.map(object))
     }
 
-    /// What all objects store together.
+    /// The bytes that all objects store together.
     pub(super) fn bytes(&self) -> u64 {
         self.now.values().map(|map| usage(map).bytes).sum()
     }
@@ -168,7 +169,7 @@ impl Oracle {
         self.durable = durable;
     }
 
-    /// What isn't acknowledged is known to be lost.
+    /// Takes for lost what isn't acknowledged.
     pub(super) fn lose_unacknowledged(&mut self) {
         self.history.retain(|(ticket, _)| *ticket <= self.durable);
     }
@@ -197,7 +198,7 @@ fn is_key(key: &[u8]) -> bool {
     (1..=crate::limits::KEY_BYTES_MAX).contains(&key.len())
 }
 
-/// What the store says became of a write that had something to do or not.
+/// The store's verdict on a write that had something to do or not.
 pub(super) fn verdict(result: Result<Option<Ticket>, StorageError>, ticket: Ticket) -> Verdict {
     match result {
         Ok(Some(of)) => {

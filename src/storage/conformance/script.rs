@@ -13,7 +13,7 @@ use crate::storage::model::Fault;
 use crate::storage::model::gate::Stage;
 use crate::storage::page::PageSize;
 
-/// How many objects there are.
+/// The number of objects.
 pub(super) const OBJECTS: usize = 3;
 const NESTED_MAX: usize = 3;
 
@@ -50,7 +50,7 @@ pub(super) enum Step {
     Fail(Failure, u64),
 }
 
-/// Whether the writer says which value was there.
+/// The writer's knowledge of the value that was there.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Knows {
     Before,
@@ -63,7 +63,7 @@ pub(super) enum Failure {
     Rival,
 }
 
-/// Where a script has come to.
+/// The state of a script.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Script {
     turn: Option<Object>,

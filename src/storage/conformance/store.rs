@@ -157,7 +157,7 @@ impl<B: Backend> Running<B> {
         Ticket(self.session.store.last_sealed().0 + 1)
     }
 
-    /// What a writer says of a key's value before, and what it says itself.
+    /// A writer's knowledge of a key's value before, and what it says itself.
     fn before(&self, object: Object, key: &[u8], knows: Knows) -> Before {
         match knows {
             Knows::Before if !key.is_empty() && key.len() <= crate::limits::KEY_BYTES_MAX => {

@@ -12,7 +12,7 @@
 //!
 //! If the rest has more than 460 bytes, it is a link again. So a link sorts right after the key of just
 //! its 480 bytes and before every other key that is greater, and whoever walks the records in their order,
-//! and into each link as he meets it, sees all keys in the order of their bytes.
+//! and into each link on the way, sees all keys in the order of their bytes.
 //!
 //! **Invariants:** a link is there if, and only if, a key goes on from it. Nothing here reads or writes:
 //! it says which records are meant.
@@ -32,7 +32,7 @@ const NODE_BYTES: usize = 16;
 const FIRST_BYTES: usize = 480;
 /// Rests of keys, or their beginnings, that lie directly under a node.
 const REST_BYTES: usize = 460;
-/// What stands behind the beginning of longer keys.
+/// The byte behind the beginning of longer keys.
 const LINK: u8 = 0;
 /// Added to the number of a space for what lies under its nodes.
 const NODES: u8 = 128;
@@ -41,14 +41,15 @@ const NODE_DOMAIN: &[u8] = b"capstead long key v1";
 /// A key as the engine has it. Most are short, and take no allocation.
 pub(crate) type EngineKey = SmallVec<[u8; 64]>;
 
-/// Where records lie whose keys share all that came before: the top of a space, or one of its nodes.
+/// The place of records whose keys share all that came before: the top of a space, or one of its
+/// nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Level {
     prefix: SmallVec<[u8; 48]>,
     direct: usize,
 }
 
-/// What the engine's key stands for in its level.
+/// The meaning of the engine's key in its level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step<'a> {
     /// The end of a key: its record is the value.
@@ -62,7 +63,7 @@ pub(crate) enum Step<'a> {
 pub(crate) struct RecordPath {
     /// The outermost first; empty for all but long keys.
     pub(crate) links: Vec<EngineKey>,
-    /// Where the value is.
+    /// The key of the value.
     pub(crate) record: EngineKey,
 }
 
@@ -74,7 +75,7 @@ impl Level {
         Self { prefix, direct: FIRST_BYTES }
     }
 
-    /// What every engine key of this level begins with.
+    /// The beginning of every engine key of this level.
     pub(crate) fn prefix(&self) -> &[u8] {
         &self.prefix
     }
@@ -103,7 +104,7 @@ impl Level {
         Self { prefix, direct: REST_BYTES }
     }
 
-    /// What an engine's key of this level stands for.
+    /// The meaning of an engine's key of this level.
     pub(crate) fn step<'a>(&self, engine: &'a [u8]) -> Step<'a> {
         let key = &engine[self.prefix.len()..];
         if key.len() > self.direct { Step::Link(&key[..self.direct]) } else { Step::Record(key) }
@@ -129,7 +130,7 @@ impl RecordPath {
     }
 }
 
-/// What every engine key of an object begins with.
+/// The beginning of every engine key of an object.
 pub(crate) fn object_prefix(object: ObjectId) -> [u8; OBJECT_BYTES] {
     let mut prefix = [0; OBJECT_BYTES];
     prefix[..2].copy_from_slice(&log_shard(object).0.to_be_bytes());
@@ -137,12 +138,12 @@ pub(crate) fn object_prefix(object: ObjectId) -> [u8; OBJECT_BYTES] {
     prefix
 }
 
-/// Whose record lies under an engine key, if it is an object's.
+/// The object whose record lies under an engine key, if it is an object's.
 pub(crate) fn object_of(engine: &[u8]) -> Option<ObjectId> {
     engine.get(2..OBJECT_BYTES)?.try_into().ok().map(ObjectId::from_bytes)
 }
 
-/// What every engine key of the records in a space begins with: first those at its top, then those
+/// The beginnings of the engine keys of the records in a space: first those at its top, then those
 /// under its nodes.
 pub(crate) fn space_prefixes(object: ObjectId, space: Space) -> [Vec<u8>; 2] {
     let top = Level::top(object, space).prefix.to_vec();
@@ -151,7 +152,7 @@ pub(crate) fn space_prefixes(object: ObjectId, space: Space) -> [Vec<u8>; 2] {
     [top, nodes]
 }
 
-/// What every engine key of a link's level begins with.
+/// The beginning of every engine key of a link's level.
 pub(crate) fn below_prefix(link: &[u8]) -> SmallVec<[u8; 48]> {
     let level = Level { prefix: SmallVec::from_slice(&link[..PREFIX_BYTES]), direct: 0 };
     level.below(link).prefix

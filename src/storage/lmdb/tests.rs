@@ -1,4 +1,4 @@
-//! What one environment promises: counted openings, the latch, walks, damaged keys, formats.
+//! The promises of one environment: counted openings, the latch, walks, damaged keys, formats.
 
 use super::*;
 

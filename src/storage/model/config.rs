@@ -1,4 +1,5 @@
-//! What a cluster agrees on, in memory. It keeps the promises of `ConfigStore` and never touches a disk.
+//! The values that a cluster agrees on, in memory. They keep the promises of `ConfigStore` and
+//! never touch a disk.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -13,7 +13,7 @@ use crate::storage::log::{Claim, Link, Outcome, Position, ShardBlock, ShardLog};
 /// Longer than any append takes to come; a test that waits longer has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Where an append is held.
+/// The stage at which an append is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// Nothing of it is applied.

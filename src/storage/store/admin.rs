@@ -1,5 +1,5 @@
-//! What an operator's tools do to a store beside what objects do: read all of it elsewhere, and take
-//! away the server's own records of an object.
+//! The work of an operator's tools on a store beside that of objects: they read all of it elsewhere, and
+//! take away the server's own records of an object.
 //!
 //! It keeps the rules of the store: what changes is written in a turn.
 

@@ -20,9 +20,9 @@ use crate::storage::layout::Space;
 /// under a key; most refer to nothing.
 pub(crate) type TargetsOf = Rc<dyn Fn(ObjectId, &[u8], &[u8]) -> Vec<u8>>;
 
-/// What a write of one value means for its edges.
+/// The meaning of a write of one value for its edges.
 pub(super) struct Edges {
-    /// How many keys have edges afterwards.
+    /// The number of keys that have edges afterwards.
     pub(super) references: u64,
     /// The new record; empty if there is none.
     targets: Vec<u8>,
@@ -42,7 +42,7 @@ impl Store {
         targets_of.map(|targets_of| targets_of(object, key, value)).unwrap_or_default()
     }
 
-    /// What a value under `key` that refers to these means, or one that is deleted, to none.
+    /// The edges of a value under `key` that refers to these, or of one that is deleted, to none.
     pub(super) fn edges(&self, account: &Account, key: &[u8], targets: Vec<u8>) -> Result<Edges> {
         let before = account.usage().references;
         let old = if before > 0 { self.get(account.object(), Space::Edges, key)? } else { None };

@@ -1,4 +1,4 @@
-//! What an object is and how much it stores, as whoever begins to use it must know.
+//! The identity of an object and the amount that it stores, as whoever begins to use it must know.
 
 use std::rc::Rc;
 
@@ -9,7 +9,8 @@ use crate::storage::layout::{Space, Usage};
 use crate::storage::{Result, StorageError};
 
 impl Store {
-    /// What the object stores, for the time of its use. It is counted if no record says so.
+    /// The account of what the object stores, for the time of its use. It is counted if no record
+    /// says so.
     ///
     /// # Errors
     /// `Corrupt`, or that the disk can't be read.

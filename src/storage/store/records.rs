@@ -151,7 +151,7 @@ impl Store {
         Ok(Some([least, greatest]))
     }
 
-    /// Whether there is room for more records.
+    /// Checks that there is room for more records.
     ///
     /// # Errors
     /// `LowSpace`.

@@ -1,4 +1,4 @@
-//! What the peer makes of the messages of the server.
+//! The conclusions of the peer from the messages of the server.
 
 use capnp_rpc::rpc_capnp::{cap_descriptor, disembargo, message, payload, resolve, return_};
 

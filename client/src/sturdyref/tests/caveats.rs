@@ -65,7 +65,8 @@ impl Model {
         self.methods.as_ref().is_none_or(|methods| methods.contains(&(interface, method)))
     }
 
-    /// What is reached through a namespace is restricted by a set that no namespace alone could have.
+    /// Objects that are reached through a namespace are restricted by a set that no namespace alone
+    /// could have.
     fn allows_of_objects(&self, interface: u64, method: u16) -> bool {
         let is_mixed = |set: &BTreeSet<(u64, u16)>| set.iter().any(|(of, _)| *of != NAMESPACE);
         let sets =
@@ -271,7 +272,7 @@ fn each_caveat_makes_it_stricter() {
     assert!(Caveats::none().with_methods((0..257).map(|method| (1, method % 256))).is_ok());
 }
 
-/// More holders than a list can name, each of whom must prove himself: nobody can, and so nothing is
+/// More holders than a list can name, each of whom must give proof: nobody can, and so nothing is
 /// left to be allowed.
 #[test]
 fn too_many_holders_leave_nothing() {

@@ -93,7 +93,7 @@ fn every_link_of_the_longest_chain_counts() {
     }
 }
 
-/// Whoever doesn't have the last secret makes a link of his own, with a key of his own.
+/// Whoever doesn't have the last secret makes a link of their own, with a key of their own.
 #[test]
 fn a_stranger_cannot_add_a_link() {
     let stranger = NextSecret::from_seed([0x77; 32]);
@@ -269,7 +269,7 @@ fn another_cluster_refuses_a_chain() {
     assert!(moved.verify(&other, |_| Some(key), NOW).is_err());
 }
 
-/// Whether the time stands in the payload, in the first link or in the last one.
+/// Tries the time in the payload, in the first link and in the last one.
 #[test]
 fn it_expires_after_its_last_millisecond() {
     let lists = |at: usize| {

@@ -34,7 +34,7 @@ fn a_proof_is_good_for_its_challenge_and_reference() {
 }
 
 #[test]
-fn every_holder_proves_himself_once_and_in_order() {
+fn every_holder_proves_themselves_once_and_in_order() {
     let two = bound(&[1, 2]);
     let proof = prove(&two);
     let (first, second) = (proof[0], proof[1]);

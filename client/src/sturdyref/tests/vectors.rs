@@ -115,7 +115,7 @@ fn the_document_has_the_bytes_of_a_proof() {
     let keys = bound.claimed_caveats().unwrap();
     for (holder, signature) in keys.holders().iter().zip(&signatures) {
         row("holder", holder.as_bytes(), &[32]);
-        row("his signature", signature, &[32, 32]);
+        row("its holder's signature", signature, &[32, 32]);
     }
     assert_documented(&lines);
 }

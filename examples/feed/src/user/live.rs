@@ -1,4 +1,5 @@
-//! Who watches a user, and the user's subscriptions while somebody does. Nothing of it survives the instance.
+//! The watchers of a user, and the user's subscriptions while somebody does. Nothing of it survives
+//! the instance.
 //!
 //! **Invariant:** without a watcher there is no subscription: each of them keeps the user and a feed awake.
 
@@ -20,16 +21,16 @@ pub(super) struct Live {
     subscriptions: RefCell<BTreeMap<String, subscription::Client>>,
 }
 
-/// What a watcher holds. Dropping it ends the watching.
+/// The watching as its watcher holds it. Dropping it ends the watching.
 pub(super) struct Watching {
     live: Weak<Live>,
     number: u64,
 }
 
-/// What a feed holds: calling it lets the user read the feed.
+/// The bell that a feed holds: calling it lets the user read the feed.
 pub(super) struct Ringer {
     pub(super) user: Weak<User>,
-    /// What the user calls the feed.
+    /// The user's name for the feed.
     pub(super) feed: String,
 }
 

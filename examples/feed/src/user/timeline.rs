@@ -1,4 +1,4 @@
-//! What a user has read, in the order of reading, and how far he is in each feed.
+//! The posts that a user has read, in the order of reading, and how far that is in each feed.
 //!
 //! **Invariant:** a post is added once, and how far its feed was read is written with it.
 

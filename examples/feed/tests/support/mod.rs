@@ -18,7 +18,7 @@ use tempfile::TempDir;
 /// Longer than anything here takes on a machine that is busy with something else.
 const DEADLINE: Duration = Duration::from_mins(1);
 
-/// How often a condition that has no event is looked at again.
+/// The time between two looks at a condition that has no event.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// A data directory, which servers have one after the other.
@@ -29,7 +29,7 @@ pub(crate) struct Server {
     child: Child,
     /// The root reference of each class.
     pub(crate) namespaces: BTreeMap<String, String>,
-    /// Where the numbers are.
+    /// The address of the numbers.
     metrics: String,
 }
 

@@ -21,7 +21,7 @@ pub(super) use crate::schema::actor_capnp::{Answer, Ending, actor, step};
 /// Under which an object stores how often it wrote.
 pub(super) const KEY: &[u8] = b"n";
 
-/// What an actor is asked to do; see the schema. The capabilities go beside it.
+/// The task of an actor; see the schema. The capabilities go beside it.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each stands for itself, as in the schema")]
 pub(super) struct Step {
@@ -64,7 +64,7 @@ impl Step {
         })
     }
 
-    /// Whether what it returns can't be sent: the call alone fails.
+    /// Tells whether what it returns can't be sent: the call alone fails.
     fn is_too_much(&self) -> bool {
         let caps = self.caps + u32::from(self.answer != Answer::Nothing);
         self.kibibytes >= 8 << 10 || caps > 64
@@ -103,8 +103,8 @@ impl Held {
         Self { cap, stub: ledger::new_stub() }
     }
 
-    /// What a promise became: capnp-rpc can't put capabilities into a call on one that became
-    /// something of the caller's own vat.
+    /// The capability that a promise became: capnp-rpc can't put capabilities into a call on one
+    /// that became something of the caller's own vat.
     fn followed(&self) -> actor::Client {
         let mut hook = self.cap.as_client_hook().add_ref();
         while let Some(resolved) = hook.get_resolved() {
@@ -114,18 +114,18 @@ impl Held {
     }
 }
 
-/// What a call makes known: nothing if it was a streaming one.
+/// The news that a call brings: none if it was a streaming one.
 pub(super) type Outcome = Promise<Option<(Sent, Option<actor::Client>)>, capnp::Error>;
 
 /// A call that was made.
 pub(super) struct Made {
     pub(super) call: CallId,
     pub(super) outcome: Outcome,
-    /// What will be returned; none if it was a streaming call.
+    /// The capability that will be returned; none if it was a streaming call.
     pub(super) promised: Option<actor::Client>,
 }
 
-/// What goes with a step.
+/// The things that go with a step.
 #[derive(Clone, Default)]
 pub(super) struct Gifts {
     pub(super) on: Option<actor::Client>,
@@ -173,7 +173,7 @@ fn fill(mut to: step::Builder<'_>, call: CallId, sent: Sent, step: &Step, gifts:
     step.write(to);
 }
 
-/// Whether a capability has a gate around it as it should.
+/// Checks that a capability has a gate around it as it should.
 pub(super) fn check_gate(cap: &actor::Client, expected: bool, with: &str) {
     let gated = membrane::find::<Gated>(cap.as_client_hook()).is_some();
     if gated != expected {
@@ -225,7 +225,8 @@ impl Actor {
         }
     }
 
-    /// What an object gets has its gate around it, and what leaves an object has not.
+    /// A capability that an object gets has its gate around it, and one that leaves an object has
+    /// not.
     fn receives(&self, cap: &actor::Client, with: &str) {
         check_gate(cap, self.ctx.is_some(), with);
     }
@@ -270,7 +271,7 @@ impl Actor {
         Ok(Begun { call, step, gift, made, is_over: false })
     }
 
-    /// Whether a step ends by the first call that it makes.
+    /// Tells whether a step ends by the first call that it makes.
     fn tails(&self, step: &Step) -> bool {
         let is_possible = self.client == Kind::Kj;
         let answers =
@@ -323,7 +324,7 @@ impl Actor {
         Ok(made)
     }
 
-    /// What a step says, or a child where that can't be had.
+    /// The answer that a step says, or a child where that can't be had.
     fn answer(self: &Rc<Self>, begun: &Begun) -> Option<actor::Client> {
         let answer = match begun.step.answer {
             Answer::Nothing => return None,

@@ -26,11 +26,12 @@ struct Flow {
     host: Host,
     link: Link,
     objects: Vec<Held>,
-    /// What the client has, with the address of what it is: a facet, or something of the client's.
+    /// The capabilities of the client, each with the address of what it is: a facet, or something
+    /// of the client's.
     caps: Vec<(actor::Client, usize)>,
 }
 
-/// What a capability is, for whoever exported it.
+/// The identity of a capability, for its exporter.
 fn identity(cap: &actor::Client) -> usize {
     let mut hook = cap.as_client_hook().add_ref();
     while let Some(resolved) = hook.get_resolved() {

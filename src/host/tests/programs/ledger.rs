@@ -1,4 +1,4 @@
-//! What happened in a program on this thread, and the rules that it must not break.
+//! The events of a program on this thread, and the rules that it must not break.
 //!
 //! Every actor reports here what it starts, what it received from whom, and what it answered. The
 //! ledger compares that with the order in which the calls were made, and with what the model disk
@@ -17,7 +17,7 @@ use crate::storage::{Reads, Space};
 /// The number that stands for a client where a sender is named.
 pub(super) const CLIENT: u32 = u32::MAX;
 
-/// How an error begins that a program asked for.
+/// The beginning of an error for which a program asked.
 pub(super) const ASKED: &str = "as asked by the program";
 
 /// A capability as one holder has it, and the number of a call on it.
@@ -41,7 +41,7 @@ struct Stub {
     started: u32,
     /// The call whose result it is, while that may be unknown to the holder.
     promised_by: Option<CallId>,
-    /// Whose it turned out to be, and how often that had been broken by then.
+    /// The object that it turned out to be one of, and how often that had been broken by then.
     reaches: Option<(u32, u32)>,
 }
 
@@ -50,7 +50,7 @@ struct Stub {
 struct Place {
     disk: MemoryLog,
     id: ObjectId,
-    /// How often all facets of it were broken.
+    /// The number of times that all facets of it were broken.
     breaks: u32,
     /// It runs one call at a time.
     is_exclusive: bool,
@@ -106,9 +106,9 @@ pub(super) fn is_exclusive(object: u32) -> bool {
     with(|ledger| ledger.places.get(object as usize).is_some_and(|place| place.is_exclusive))
 }
 
-/// What is to be said about a program.
+/// The judgement of a program.
 pub(super) struct Verdict {
-    /// How many calls started.
+    /// The number of calls that started.
     pub(super) started: u64,
     /// Which rules were broken.
     pub(super) problems: Vec<String>,
@@ -322,7 +322,7 @@ pub(super) fn ends(call: CallId, outcome: &Result<Option<Sent>, Error>) {
     }
 }
 
-/// Whether an error is due to results that can't be sent, or to one that has no text.
+/// Tells whether an error is due to results that can't be sent, or to one that has no text.
 fn may_be_said(text: &str) -> bool {
     with(|ledger| {
         let is_too_much = text.contains("too-large: ") || text.contains("too-many-capabilities: ");
@@ -338,7 +338,7 @@ fn is_refused<T>(outcome: &Result<T, Error>) -> bool {
 }
 
 impl Ledger {
-    /// Whether something happened that breaks the stub, as far as is known of it.
+    /// Tells whether something happened that breaks the stub, as far as is known of it.
     fn may_be_broken(&self, stub: u32) -> bool {
         let is_of_now =
             |(object, breaks): (u32, u32)| self.places[object as usize].breaks == breaks;

@@ -20,10 +20,10 @@ use crate::schema::actor_capnp::door;
 use crate::storage::model::MemoryLog;
 use crate::storage::model::gate::Held;
 
-/// How often a commit is looked for before it counts as lost.
+/// The number of looks for a commit before it counts as lost.
 const LOOKS: u64 = 100_000_000;
 
-/// Where the objects of a program live, and which are exclusive.
+/// The hosts on which the objects of a program live, and which objects are exclusive.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Homes {
     pub(super) vats: Vec<usize>,
@@ -41,7 +41,7 @@ pub(super) struct Host {
     doors: Doors,
     pub(super) world: World,
     held: Option<Held>,
-    /// Whether writes are made durable soon.
+    /// True if writes are made durable soon.
     pub(super) prompt: bool,
 }
 
@@ -61,7 +61,7 @@ impl Host {
         Self { number, homes, doors: Rc::default(), world, held, prompt: true }
     }
 
-    /// What it offers.
+    /// The capability that it offers.
     fn entrance(&self) -> door::Client {
         membrane::serve(Rc::new(Entrance {
             vat: self.world.vat.clone(),
@@ -114,7 +114,7 @@ pub(super) fn disk(hosts: &[Host], objects: &[usize], number: usize) -> MemoryLo
     hosts[objects[number]].world.disk.clone()
 }
 
-/// What a vat offers to clients and to other vats.
+/// The things that a vat offers to clients and to other vats.
 struct Entrance {
     vat: Rc<Vat>,
     number: usize,
@@ -160,7 +160,7 @@ impl door::Server for Entrance {
     }
 }
 
-/// What stands between a client and a vat: it passes on as a server does.
+/// The link between a client and a vat: it passes on as a server does.
 struct Between(door::Client);
 
 impl door::Server for Between {

@@ -10,13 +10,13 @@ const OPS_MAX: u64 = 60;
 
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
-    /// What speaks for each client.
+    /// The kind of peer that speaks for each client.
     pub(super) clients: Vec<Kind>,
-    /// How many connections lie between a client and a vat, by client and vat.
+    /// The number of connections between a client and a vat, by client and vat.
     pub(super) hops: Vec<Vec<usize>>,
     /// The vat of each object.
     pub(super) objects: Vec<usize>,
-    /// Whether each object runs one call at a time.
+    /// True for each object that runs one call at a time.
     pub(super) exclusive: Vec<bool>,
     pub(super) ops: Vec<Op>,
 }
@@ -96,7 +96,7 @@ pub(super) enum Op {
 }
 
 impl Op {
-    /// How many slots it fills, or leaves empty.
+    /// The number of slots that it fills, or leaves empty.
     pub(super) fn slots(&self) -> usize {
         match self {
             Self::Skip { slots } => *slots,
@@ -107,7 +107,7 @@ impl Op {
     }
 }
 
-/// What speaks for a client.
+/// The kind of peer that speaks for a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Our own library.
@@ -123,7 +123,7 @@ pub(super) enum How {
     Stream,
 }
 
-/// What becomes of a call's promise.
+/// The fate of a call's promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     Awaited,
@@ -132,14 +132,14 @@ pub(super) enum Fate {
     Dropped,
 }
 
-/// Whether a failed commit is durable in truth.
+/// The truth about a failed commit: durable or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Applied {
     No,
     Yes,
 }
 
-/// What may break in a program.
+/// The things that may break in a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Theme {
     /// Nothing: then nothing is lost either.
@@ -148,7 +148,7 @@ enum Theme {
     Hosts,
 }
 
-/// What the generator knows of a slot.
+/// The generator's knowledge of a slot.
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     owner: usize,
@@ -411,8 +411,8 @@ impl Maker {
         }
     }
 
-    /// How large results and errors are. Several of the largest at once would be more than may wait for
-    /// a peer to read it.
+    /// The size of results and errors. Several of the largest at once would be more than may wait
+    /// for a peer to read it.
     fn kibibytes(&mut self, depth: usize) -> u32 {
         if !self.dice.percent(2) {
             return 0;

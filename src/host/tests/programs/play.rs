@@ -124,7 +124,7 @@ impl Play<'_> {
         }
     }
 
-    /// What every round ends with: disks that aren't held write, and hosts whose disk failed end.
+    /// The end of every round: disks that aren't held write, and hosts whose disk failed end.
     async fn commit(&mut self) {
         for vat in 0..self.hosts.len() {
             self.hosts[vat].commit();

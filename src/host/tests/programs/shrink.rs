@@ -80,7 +80,7 @@ fn shrink_op(plan: &mut Plan, at: usize, fails: &impl Fn(&Plan) -> bool) {
     }
 }
 
-/// What may be left out of a step.
+/// The parts that may be left out of a step.
 fn simpler() -> [fn(&mut Step); 16] {
     [
         |step| (step.calls, step.next) = (0, None),

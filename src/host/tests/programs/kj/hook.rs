@@ -1,4 +1,5 @@
-//! What a peer's side has in its hands: imports, promised results, and promises that it resolves itself.
+//! The things that a peer's side holds: imports, promised results, and promises that it resolves
+//! itself.
 //!
 //! A promised result sends its calls to the peer's answer until that is there. If it turns out to be
 //! something of this side, a `Disembargo` goes after those calls, and later ones wait until it is back.
@@ -126,8 +127,8 @@ impl ResponseHook for Given {
     }
 }
 
-/// What a call will return. Each path in it is one capability, from its first use on: what is called later
-/// must not overtake what was called before.
+/// The results that a call will return. Each path in them is one capability, from its first use on:
+/// what is called later must not overtake what was called before.
 struct Results {
     asked: Rc<Asked>,
     used: RefCell<Vec<(Path, Rc<Later>)>>,
@@ -135,7 +136,7 @@ struct Results {
 
 struct Promised(Rc<Results>);
 
-/// What was used of a path.
+/// The part of a path that was used.
 pub(super) fn used(of: &[(Path, Rc<Later>)], path: &[PipelineOp]) -> Option<Next> {
     let field = |step: &PipelineOp| match step {
         PipelineOp::Noop => None,
@@ -331,13 +332,13 @@ fn own(hook: &dyn ClientHook) -> Option<Own> {
     })
 }
 
-/// What a message to the other side is for.
+/// The target of a message to the other side.
 pub(super) enum Target {
     Import(Rc<Import>),
     Answer(Rc<Question>, Path),
 }
 
-/// Where a capability leads, as far as that is known.
+/// The end to which a capability leads, as far as that is known.
 pub(super) enum End {
     Remote(Rc<Peer>, Target),
     Unknown(Rc<Later>, Next),

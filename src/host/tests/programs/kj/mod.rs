@@ -135,15 +135,16 @@ fn note(what: &'static str) {
     SEEN.with_borrow_mut(|seen| *seen.entry(what).or_default() += 1);
 }
 
-/// How often each part of the protocol was used that only such a peer uses, since this was asked.
+/// The number of times that each part of the protocol was used that only such a peer uses, since
+/// this was asked.
 pub(super) fn seen() -> BTreeMap<&'static str, u64> {
     SEEN.take()
 }
 
-/// What the other side did that KJ ends a connection over.
+/// A mistake of the other side over which KJ ends a connection.
 type Refused<T> = Result<T, String>;
 
-/// What goes out.
+/// The messages that go out.
 impl Peer {
     fn send(&self, message: &Outgoing) {
         // Whoever wrote it learns of the end otherwise.

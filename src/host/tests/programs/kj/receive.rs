@@ -1,4 +1,5 @@
-//! What a peer does about each message that comes. What KJ wouldn't take is said, and ends the connection.
+//! A peer's handling of each message that comes. A message that KJ wouldn't take is named, and ends
+//! the connection.
 
 use super::request::{Call, Postponed, Returned, Waits};
 use super::{
@@ -345,7 +346,7 @@ impl Peer {
     }
 }
 
-/// What was read, or that it can't be.
+/// The text that was read, or the reason why it can't be.
 fn said<T, E: ToString>(read: Result<T, E>) -> Refused<T> {
     read.map_err(|error| error.to_string())
 }

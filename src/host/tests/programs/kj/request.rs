@@ -150,7 +150,7 @@ impl PipelineHook for Waits {
     }
 }
 
-/// What a method of this side returned.
+/// The results that a method of this side returned.
 pub(super) struct Returned(pub(super) Result<Rc<Response<any_pointer::Owned>>, Error>);
 
 impl PipelineHook for Returned {
@@ -170,8 +170,8 @@ thread_local! {
     static TAIL: Cell<Option<Call>> = const { Cell::new(None) };
 }
 
-/// Whether a method that was just called may end by a tail call. It is asked once: what the method calls
-/// on its own side is none of the other side's calls.
+/// Tells whether a method that was just called may end by a tail call. It is asked once: what the
+/// method calls on its own side is none of the other side's calls.
 pub(in super::super) fn tail_is_possible() -> bool {
     POSSIBLE.take()
 }

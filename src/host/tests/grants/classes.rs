@@ -1,0 +1,108 @@
+//! Grants as classes see them: what a class was given it may give away, and nothing else.
+
+use capnp::capability::Client;
+use capstead_client::sturdyref::Caveats;
+
+use super::super::references::host;
+use super::super::trial::{Trial, call_note, call_write, read, run, trial};
+use super::{
+    NOTE, READ, TRIAL, Terms, assert_revoked, attenuate, listed, namespace, restore, root, save,
+};
+use crate::host::Context;
+use crate::host::gated::Gated;
+use crate::host::instance::Instance;
+use crate::host::run::{Cause, turn};
+use crate::host::slot::Birth;
+use crate::id::{ObjectId, Pool};
+use crate::schema::facet_capnp::{facet, persistent};
+
+/// A capability that an object made itself ends with it.
+#[test]
+fn what_an_object_made_itself_has_no_grants() {
+    run(async {
+        let (world, _agent) = host().await;
+        let child = world.object("x").child_request().send().promise.await.unwrap();
+        let child = child.get().unwrap().get_cap().unwrap();
+        let refused = save(&child, &Terms::default()).await.err().unwrap();
+        assert!(refused.extra.contains("not-a-reference:"), "{refused}");
+        assert!(listed(&child).await.is_err());
+        let narrow =
+            attenuate(&child, &Terms { methods: Some(&[(TRIAL, NOTE)]), ..Terms::default() });
+        call_note(&narrow, 5).promise.await.unwrap();
+        assert!(read(&narrow).await.is_err());
+    });
+}
+
+/// A class has what it was given, and no name or id leads it to anything else.
+#[test]
+fn a_class_reaches_nothing_that_it_was_not_given() {
+    run(async {
+        let (world, _agent) = host().await;
+        call_write(&world.object("x"), 1).promise.await.unwrap();
+        let class = world.vat.class("Steps").unwrap();
+        let id = ObjectId::named(Pool::default(), "Steps", "x");
+        let birth = Birth { id, class, key: Some("x".into()) };
+        let ctx = Context::new(Instance::new(&world.vat, birth).unwrap());
+        for binding in ["trials", "Trial", "Steps", "x", ""] {
+            let refused = ctx.namespace::<Trial>(binding).err().unwrap();
+            assert!(refused.extra.contains("unbound:"), "{refused}");
+        }
+        assert!(ctx.create::<Trial>().err().unwrap().extra.contains("unbound:"));
+        for key in ["x", "trials", "Trial"] {
+            assert!(ctx.storage().get_ref::<trial::Client>(key).unwrap().is_none());
+        }
+    });
+}
+
+/// An object may make and revoke grants of a namespace that it was given, in the middle of a turn.
+#[test]
+fn an_object_uses_a_namespace_within_its_turn() {
+    run(async {
+        let (world, agent) = host().await;
+        let root_text = root("Trial").expose_text("127.0.0.1:1").unwrap();
+        let all = namespace(&agent, &root_text).await.unwrap();
+        let instance = world.instance("x");
+        let gated = Client::new(Gated::wrap(&instance, all.client.hook.add_ref()));
+        let request = persistent::Client { client: gated.clone() }.save_request();
+        let saving = turn(&instance, &Cause::default(), || request.send().promise);
+        let text = saving.ok().expect("the turn ends well").await.unwrap();
+        let text = text.get().unwrap().get_sturdy_ref().unwrap().to_string().unwrap();
+        namespace(&agent, &text).await.unwrap();
+        let id = ObjectId::namespace(Pool::default(), "Trial");
+        let (grant, _) = world
+            .vat
+            .grants_behind(id, None, 9)
+            .unwrap()
+            .into_iter()
+            .find(|(_, grant)| grant.label.is_empty())
+            .unwrap();
+        let mut request = facet::Client { client: gated }.revoke_request();
+        request.get().set_grant(grant.as_bytes());
+        let revoking = turn(&instance, &Cause::default(), || request.send().promise);
+        revoking.ok().expect("the turn ends well").await.unwrap();
+        assert_revoked(namespace(&agent, &text).await);
+    });
+}
+
+/// A class gives away what it decides, and takes it back.
+#[test]
+fn a_class_grants_and_revokes_within_its_turn() {
+    run(async {
+        let (world, agent) = host().await;
+        let instance = world.instance("x");
+        let ctx = Context::new(instance.clone());
+        let reading = Caveats::none().with_methods([(TRIAL, READ)]).unwrap();
+        let terms = crate::host::Terms::new("readers").caveats(&reading).allow_independent();
+        let granted =
+            turn(&instance, &Cause::default(), || ctx.grant(terms)).ok().unwrap().unwrap();
+        assert!(!format!("{granted:?}").contains(&granted.text), "the text is a secret");
+        world.vat.flush().await.unwrap();
+        let reader = restore(&agent, &granted.text).await.unwrap();
+        read(&reader).await.unwrap();
+        assert!(call_note(&reader, 1).promise.await.is_err());
+        turn(&instance, &Cause::default(), || ctx.revoke(granted.id)).ok().unwrap().unwrap();
+        assert_revoked(read(&reader).await);
+        assert_revoked(restore(&agent, &granted.text).await);
+        assert!(ctx.grant(crate::host::Terms::new("nobody")).is_err(), "outside of a turn");
+    });
+}

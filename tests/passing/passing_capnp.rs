@@ -1,0 +1,12 @@
+//! The generated code of `passing.capnp`, for the server and for the test of it.
+#![allow(
+    clippy::all,
+    clippy::pedantic,
+    clippy::unwrap_used,
+    missing_debug_implementations,
+    missing_docs,
+    unreachable_pub,
+    reason = "generated code is not ours to change"
+)]
+
+include!(concat!(env!("OUT_DIR"), "/passing_capnp.rs"));
