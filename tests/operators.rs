@@ -242,7 +242,7 @@ fn grants_name_methods_that_are_there() {
     served.stop();
 }
 
-/// Where the server says one address, the operator may know a better one.
+/// The operator may know a better address than the server says.
 #[test]
 fn the_address_that_is_given_stands_in_the_reference_whether_a_server_serves_or_not() {
     let (_folder, data) = scratch();
@@ -389,7 +389,7 @@ fn help_that_cannot_be_written_says_so() {
     assert!(!said(&output).contains("is done"), "{}", said(&output));
 }
 
-/// What an object may not store is told by the kind of its error, over HTTP too.
+/// The kind of an error tells that an object may not store so much, over HTTP too.
 #[test]
 fn an_object_that_may_store_no_more_has_a_status_of_its_own() {
     let (_folder, data) = scratch();

@@ -11,7 +11,7 @@ use support::{capstead, scratch, serve_with};
 const ID: [u8; 16] = [0xab; 16];
 const OTHER: [u8; 16] = [0xcd; 16];
 
-/// What `capstead requests` says, with its exit code.
+/// The output of `capstead requests`, with its exit code.
 fn requests(data: &Path, args: &[&str]) -> (String, Option<i32>) {
     let output =
         capstead(["requests"]).args(args).arg("--data").arg(data).output().expect("it runs");

@@ -70,7 +70,7 @@ fn node_of(
     Ok(request.get_nodes()?.iter().find(|node| node.get_id() == id))
 }
 
-/// Whether a node stands in the file, at whatever depth.
+/// Tells whether a node stands in the file, at any depth.
 fn is_in(
     request: code_generator_request::Reader<'_>,
     node: node::Reader<'_>,

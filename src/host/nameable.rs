@@ -12,7 +12,7 @@ use capnp::traits::HasTypeId;
 /// The id of an interface, the number of a method, and their names.
 type Method = (u64, u16, &'static str);
 
-/// Whether a grant of the namespace would be of any use.
+/// Checks that a grant of the namespace would be of some use.
 ///
 /// # Errors
 /// When it names a method that isn't there, or none by which an object is reached.
@@ -35,7 +35,7 @@ pub(super) fn check_namespace(vat: &Vat, id: ObjectId, caveats: &Caveats) -> Res
     check_class(class.name, class.methods, named.iter())
 }
 
-/// Whether a grant of an object of that class would be of any use.
+/// Checks that a grant of an object of that class would be of some use.
 ///
 /// # Errors
 /// When it names a method that isn't there.

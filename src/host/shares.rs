@@ -57,7 +57,7 @@ impl Share {
         self.check_bytes(limit)
     }
 
-    /// Whether there may be another request id, as far as their number goes.
+    /// Tells whether there may be another request id, as far as their number goes.
     pub(super) fn has_room_for_id(self) -> bool {
         self.ids < SHARE_IDS_MAX
     }

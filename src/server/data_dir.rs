@@ -237,7 +237,7 @@ impl DataDir {
         }
     }
 
-    /// Whether an import of the archive with this hash began and has not ended.
+    /// Tells whether an import of the archive with this hash began and has not ended.
     ///
     /// # Errors
     /// When that can't be read.

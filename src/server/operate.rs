@@ -98,7 +98,7 @@ impl Operated {
         &self.admin
     }
 
-    /// Whether a server serves it meanwhile.
+    /// Tells whether a server serves it meanwhile.
     pub(crate) fn is_served(&self) -> bool {
         matches!(self.by, By::Server(_))
     }

@@ -31,7 +31,7 @@ pub(crate) struct Account {
     records: Cell<Counted>,
 }
 
-/// Whether an account says how much the server itself keeps in the object.
+/// The state of an account's count of what the server itself keeps in the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Counted {
     /// It is about something else.
@@ -101,7 +101,7 @@ impl Account {
         self.limit
     }
 
-    /// Whether it says how much the server itself keeps in the object.
+    /// The state of its count of what the server itself keeps in the object.
     pub(super) fn records(&self) -> Counted {
         self.records.get()
     }

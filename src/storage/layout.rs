@@ -57,9 +57,9 @@ pub(crate) enum Space {
     Edges = 4,
     /// The ids of calls that are applied at most once, with their replies.
     Requests = 5,
-    /// How much it stores. Its key is empty.
+    /// The amount that it stores. Its key is empty.
     Usage = 6,
-    /// What each grant, with those that were made from it, made the server keep in the object.
+    /// The amounts that the server keeps in the object for each grant and those made from it.
     Shares = 7,
 }
 
@@ -83,7 +83,7 @@ impl Space {
         matches!(self, Self::Data | Self::Edges)
     }
 
-    /// Whether others than the class make its records, which count in the object's quota.
+    /// Tells whether its records, which others than the class make, count in the object's quota.
     pub(crate) fn is_counted(self) -> bool {
         matches!(self, Self::Grants | Self::Requests)
     }
@@ -194,7 +194,7 @@ impl ShardMeta {
     }
 }
 
-/// How much is stored in an object.
+/// The amount that is stored in an object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
     /// Keys of the class.

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - An id is forgotten when its time is over and its call doesn't run. One that can't be forgotten is passed
 //!   by, so that it is in nobody's way.
-//! - What is forgotten leaves nothing behind: neither its place in the order nor its part of a share.
+//! - A forgotten id leaves nothing behind: neither its place in the order nor its part of a share.
 
 use std::ops::Bound;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::storage::{PageSize, Range, Space, Store};
 /// Ids that are looked at in one go.
 const SOME: PageSize = PageSize { entries: 16, bytes: usize::MAX };
 
-/// How long ids are kept, and by which clock.
+/// The time for which ids are kept, by a clock.
 pub(crate) struct Retention {
     clock: Clock,
     millis: u64,
@@ -38,12 +38,12 @@ impl Retention {
         self.clock.clone()
     }
 
-    /// Whether what began then is to be forgotten by now. A clock that was put back forgets later.
+    /// Tells whether a call that began then can be forgotten by now. A clock that was put back forgets later.
     pub(super) fn is_over(&self, began: u64) -> bool {
         self.clock.now_ms() >= began.saturating_add(self.millis)
     }
 
-    /// Whether the call of that number is to be forgotten by now. One that began later than now was begun
+    /// Tells whether the call of that number can be forgotten by now. One that began later than now was begun
     /// by a clock that was ahead, and counts from when that was noticed on; only as long as that is so,
     /// since it may also be that the clock is behind now.
     pub(super) fn is_call_over(&self, number: u64, began: u64, kept: Kept) -> bool {
@@ -86,7 +86,7 @@ pub(super) fn kept(instance: &Instance) -> Result<Kept> {
     Ok(kept)
 }
 
-/// What is to become of the oldest id.
+/// The fate of the oldest id.
 pub(super) enum Oldest {
     /// There is none.
     Nothing,

@@ -20,7 +20,7 @@ const HASH_BYTES: usize = 32;
 /// Whoever has so many imports that never ended doesn't look at how they end.
 const MARKS_MAX: usize = 256;
 
-/// Whether the archive has a mark.
+/// Tells whether the archive has a mark.
 pub(super) fn is_marked(root: &Path, archive: &[u8]) -> Result<bool, ServerError> {
     Ok(marks(root)?.contains(&hash(root, archive)?))
 }

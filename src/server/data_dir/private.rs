@@ -21,7 +21,7 @@ const FILE_BYTES_MAX: u64 = 128;
 /// The user whose processes read and write everything.
 const ROOT: u32 = 0;
 
-/// What the group of the data directory may do with the keys.
+/// The group's access to the keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Group {
     /// Nothing, as everybody else.
@@ -34,9 +34,9 @@ pub(crate) enum Group {
 /// Whose the keys are to be.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Trust {
-    /// Who runs this process.
+    /// The user that runs this process.
     user: u32,
-    /// Who is to own everything.
+    /// The user that must own everything.
     owner: u32,
     group: Group,
 }

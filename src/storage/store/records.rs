@@ -63,8 +63,8 @@ impl Store {
         Ok(ticket)
     }
 
-    /// What the object stores after a record of the server itself has another length; none if that doesn't
-    /// count.
+    /// The object's usage after a record of the server itself has got another length; none if that
+    /// doesn't count.
     fn counted(
         &mut self,
         object: ObjectId,
@@ -107,7 +107,7 @@ impl Store {
         Ok(usage)
     }
 
-    /// Whether so many bytes more may be kept for others than the class.
+    /// Checks that so many bytes more may be kept for others than the class.
     ///
     /// # Errors
     /// `OverQuota`, `LowSpace`.
