@@ -53,10 +53,10 @@ pub(crate) struct Make {
     /// CLASS/NAME, an object's id, or CLASS
     #[arg(value_parser = parse_object)]
     object: Object,
-    /// Who gets it, or what for
+    /// The one who gets it, or the purpose of it
     #[arg(long, default_value = "")]
     label: String,
-    /// How long it works: a duration such as 30d, or a time such as 2030-01-31T12:00:00Z
+    /// The time for which it works: a duration such as 30d, or a time such as 2030-01-31T12:00:00Z
     #[arg(long, value_name = "TIME", value_parser = parse_until)]
     until: Option<u64>,
     /// A method that may be called, as the interface's id and the method's number, 0xdc0f9593bdd2956b:2;
@@ -93,7 +93,7 @@ pub(crate) struct Revoke {
     below: bool,
 }
 
-/// What somebody can have a grant of.
+/// The object of which somebody can have a grant.
 #[derive(Clone, Debug)]
 struct Object {
     said: String,
@@ -195,8 +195,8 @@ async fn listed(host: &host_admin::Client, object: &Object) -> Result<Vec<Shown>
     }
 }
 
-/// Whether there is what has no grants: an object that was never written looks the same as one of a
-/// misspelt class.
+/// Checks that there is what has no grants: an object that was never written looks the same as one
+/// of a misspelt class.
 async fn check_there(host: &host_admin::Client, object: &Object) -> Result<(), Failure> {
     let mut request = host.present_request();
     request.get().init_ids(1).set(0, object.id.as_bytes());
@@ -318,7 +318,7 @@ pub(super) fn revoke(options: &Revoke) -> u8 {
     operator::end(revoked, None)
 }
 
-/// Whether a grant was there to be revoked: it may have ended with another one before.
+/// Tells whether a grant was there to be revoked: it may have ended with another one before.
 pub(super) fn still_there(revoked: Result<(), Failure>) -> Result<bool, Failure> {
     match revoked {
         Err(Failure::Cannot(text)) if text.contains("no-such-grant:") => Ok(false),
@@ -360,7 +360,7 @@ fn with_all(
     })
 }
 
-/// What is shown of a grant.
+/// The parts of a grant that are shown.
 struct Shown {
     id: Vec<u8>,
     parent: Vec<u8>,

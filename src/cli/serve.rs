@@ -23,7 +23,7 @@ pub(crate) struct Options {
     /// The data directory; it is made at the first start [default: capstead.data, or the program's]
     #[arg(long, value_name = "DIR", env = "CAPSTEAD_DATA")]
     data: Option<PathBuf>,
-    /// Where to listen for Cap'n Proto; port 0 takes any free one [default: 127.0.0.1:4000]
+    /// Address to listen at for Cap'n Proto; port 0 takes any free one [default: 127.0.0.1:4000]
     #[arg(long, value_name = "ADDR", env = "CAPSTEAD_LISTEN")]
     listen: Option<SocketAddr>,
     /// The host:port in the references that are given out, if clients reach the listener at another
@@ -33,7 +33,7 @@ pub(crate) struct Options {
     /// Speak Cap'n Proto by TLS alone; an address that isn't a loopback one needs it
     #[arg(long, env = "CAPSTEAD_TLS")]
     tls: bool,
-    /// Where to listen for HTTP, or `off`; port 0 takes any free one [default: 127.0.0.1:8080]
+    /// Address to listen at for HTTP, or `off`; port 0 takes any free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR", value_parser = door, env = "CAPSTEAD_HTTP")]
     http: Option<HttpDoor>,
     /// Let pages of this origin change objects over HTTP; may be given several times
@@ -61,7 +61,7 @@ pub(crate) struct Options {
     /// Bytes of bodies that HTTP holds, of requests and responses together [default: 256MiB]
     #[arg(long, value_name = "SIZE")]
     http_body_bytes: Option<ByteSize>,
-    /// Where to serve /metrics in the format of Prometheus; off by default
+    /// Address to serve /metrics at, in the format of Prometheus; off by default
     #[arg(long, value_name = "ADDR", env = "CAPSTEAD_METRICS")]
     metrics: Option<SocketAddr>,
     /// Threads that the objects are spread over; it can't be changed later for the same data
@@ -81,7 +81,7 @@ pub(crate) struct Options {
     /// Address space for the data of each host, which never outgrow it [default: 1TiB]
     #[arg(long, value_name = "SIZE", env = "CAPSTEAD_MAP_SIZE")]
     map_size: Option<ByteSize>,
-    /// How long an object stays in memory without a call, like 90s or 5m [default: 1m]
+    /// Time for which an object stays in memory without a call, like 90s or 5m [default: 1m]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, env = "CAPSTEAD_WARM")]
     warm: Option<Duration>,
     /// Keep at most so many objects in memory, on all hosts together [default: 100000]
@@ -120,7 +120,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// What was given overrides what the program said.
+    /// Lets what was given override what the program said.
     fn apply_to(&self, mut server: Server) -> Server {
         if let Some(data) = &self.data {
             server = server.data(data);
@@ -204,7 +204,7 @@ impl Options {
     }
 }
 
-/// Where HTTP is served.
+/// The address at which HTTP is served, if any.
 #[derive(Clone, Copy, Debug)]
 enum HttpDoor {
     Off,
@@ -225,7 +225,7 @@ fn quota(text: &str) -> Result<(String, ByteSize), String> {
     Ok((class.to_owned(), size.parse()?))
 }
 
-/// What to tell a person beside the addresses.
+/// The hints for a person beside the addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hints {
     /// Lines that work in a clone of the repository.

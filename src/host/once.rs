@@ -1,7 +1,7 @@
 //! Request ids: a call that has one is applied at most once, and asked again is told its reply again.
 //!
 //! The id comes with the facet that the call was made on, which `once` of the interface `Facet` made.
-//! What is known of such calls lies in the object's own storage, where its class doesn't see it.
+//! The knowledge of such calls lies in the object's own storage, where its class doesn't see it.
 //!
 //! Invariants:
 //! - Whatever the handler of such a call sends waits for a record of the call: one is written in its
@@ -9,7 +9,7 @@
 //! - The first turn's batch says that the call has begun, and the last turn's how it ended; if they are
 //!   the same turn, then the latter alone. So what a crash or a panic leaves is the truth.
 //! - A call that has begun never begins again while its id is kept.
-//! - What the first caller is told is what was stored, so that every later one is told the same.
+//! - The first caller is told what was stored, so that every later one is told the same.
 //! - Ids are numbered as their calls begin, `first..next`; no id that is kept has another number.
 //!
 //! It never compares parameters, and never forgets the id of a call that runs.
@@ -40,7 +40,7 @@ use crate::storage::Space;
 /// Ids that are forgotten at most when a new one comes: as more than one, they become fewer.
 const FORGOTTEN_AT_ONCE: usize = 2;
 
-/// How long ids are kept, and by which clock.
+/// The time for which ids are kept, and the clock by which.
 pub(crate) struct Retention {
     clock: Clock,
     millis: u64,
@@ -55,14 +55,15 @@ impl Retention {
         self.clock.clone()
     }
 
-    /// Whether what began then is to be forgotten by now. A clock that was put back forgets later.
+    /// Tells whether what began then is to be forgotten by now. A clock that was put back forgets
+    /// later.
     fn is_over(&self, began: u64) -> bool {
         self.clock.now_ms() >= began.saturating_add(self.millis)
     }
 
-    /// Whether the call of that number is to be forgotten by now. One that began later than now was begun
-    /// by a clock that was ahead, and counts from when that was noticed on; only as long as that is so,
-    /// since it may also be that the clock is behind now.
+    /// Tells whether the call of that number is to be forgotten by now. One that began later than
+    /// now was begun by a clock that was ahead, and counts from when that was noticed on; only as
+    /// long as that is so, since it may also be that the clock is behind now.
     fn is_call_over(&self, number: u64, began: u64, kept: Kept) -> bool {
         let was_noticed = number < kept.by_then.0 && self.is_ahead(began);
         self.is_over(began) || (was_noticed && self.is_over(kept.by_then.1))
@@ -73,7 +74,7 @@ impl Retention {
     }
 }
 
-/// What an instance knows of its calls with ids, beside what is stored.
+/// The knowledge of an instance about its calls with ids, beside what is stored.
 #[derive(Default)]
 pub(super) struct Requests {
     /// The numbers of the calls that are kept; none before they were looked for.
@@ -91,7 +92,7 @@ struct Kept {
     by_then: (u64, u64),
 }
 
-/// What is to become of a call, as it is about to start.
+/// The fate of a call, as it is about to start.
 enum Found {
     /// Nothing is known of it.
     New(Claim),
@@ -109,8 +110,8 @@ pub(super) struct Claim {
     method: Method,
 }
 
-/// Whether the call is to run: the caller is given back then, and what is to be recorded of it, if
-/// it has an id. Else the caller is answered, now or later.
+/// Decides whether the call is to run: the caller is given back then, and what is to be recorded of
+/// it, if it has an id. Else the caller is answered, now or later.
 pub(super) fn admit(
     instance: &Rc<Instance>,
     facet: &Facet,
@@ -205,7 +206,7 @@ fn kept(instance: &Instance) -> Result<Kept> {
     Ok(kept)
 }
 
-/// What is to become of the oldest id.
+/// The fate of the oldest id.
 enum Oldest {
     Kept,
     /// It was begun by a clock that was ahead, which nobody has noticed yet.
