@@ -117,7 +117,7 @@ impl Collector {
         bytes
     }
 
-    /// Whether the handler still waits for the end.
+    /// Tells whether the handler still waits for the end.
     fn is_awaited(&self) -> bool {
         let done = self.done.take();
         let is_awaited = done.as_ref().is_some_and(|done| !done.is_canceled());

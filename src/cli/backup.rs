@@ -16,7 +16,7 @@ host at one moment, with every call that was answered before.
   capstead backup /backups/monday.archive
   capstead restore /backups/monday.archive new.data && capstead serve --data new.data";
 
-/// What to back up, and where to.
+/// The data to back up, and the place to put them.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     #[command(flatten)]

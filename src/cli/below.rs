@@ -123,7 +123,8 @@ impl Search {
     }
 }
 
-/// Whether a grant of the target, which has all of `grants`, was made from `from`, directly or not.
+/// Tells whether a grant of the target, which has all of `grants`, was made from `from`, directly
+/// or not.
 fn is_below(
     target: ObjectId,
     grant: &Grant,

@@ -12,7 +12,7 @@ The server must not run meanwhile. For each host a new storage is written beside
 its place in one step, so there must be room for a second one, and nothing is lost at whatever moment \
 it is cut short.";
 
-/// What to compact.
+/// The data to compact.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     #[command(flatten)]

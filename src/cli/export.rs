@@ -23,7 +23,7 @@ is left out until it is whole.
   capstead export rooms.archive --class Room
   capstead export - --class Room --name lobby | ssh other capstead import -";
 
-/// What to take out, and where to.
+/// The objects to take out, and the place to put them.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     #[command(flatten)]
@@ -64,7 +64,7 @@ pub(super) fn object_id(text: &str) -> Result<ObjectId, String> {
 }
 
 impl Which {
-    /// What is meant, in words for people.
+    /// The objects that are meant, in words for people.
     fn said(&self) -> String {
         match (&self.class, &self.name, &self.id) {
             (Some(class), Some(name), _) => format!("the {class} named {name:?}"),
@@ -103,14 +103,14 @@ pub(super) fn run(options: &Options) -> u8 {
     operator::end(exported, Some(&options.file))
 }
 
-/// Whether the cluster's keys go along.
+/// The choice of whether the cluster's keys go along.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Secrets {
     Yes,
     No,
 }
 
-/// What an archive is made of.
+/// The content of an archive.
 #[derive(Debug)]
 pub(super) struct What<'a> {
     pub(super) said: &'a str,

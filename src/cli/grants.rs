@@ -59,10 +59,10 @@ pub(crate) struct Make {
     /// CLASS/NAME, an object's id, or CLASS
     #[arg(value_parser = parse_object)]
     object: Object,
-    /// Who gets it, or what for
+    /// The one who gets it, or the purpose of it
     #[arg(long, default_value = "")]
     label: String,
-    /// How long it works: a duration such as 30d, or a time such as 2030-01-31T12:00:00Z
+    /// The time for which it works: a duration such as 30d, or a time such as 2030-01-31T12:00:00Z
     #[arg(long, value_name = "TIME", value_parser = parse_until)]
     until: Option<u64>,
     /// A method that may be called, as the interface's id and the method's number, 0xdc0f9593bdd2956b:2;
@@ -150,7 +150,7 @@ async fn check_target(host: &host_admin::Client, object: &Object) -> Result<(), 
     if listed(host, object).await?.is_empty() { check_there(host, object).await } else { Ok(()) }
 }
 
-/// Whether there is what has no grants: an object that was never written looks the same as one of a
+/// Checks that a target without grants is there: an object that was never written looks the same as one of a
 /// misspelt class.
 pub(super) async fn check_there(host: &host_admin::Client, object: &Object) -> Result<(), Failure> {
     let mut request = host.present_request();
@@ -289,7 +289,7 @@ pub(super) fn revoke(options: &Revoke) -> u8 {
     operator::end(revoked, None)
 }
 
-/// Whether a grant was there to be revoked: it may have ended with another one before.
+/// Tells whether a grant was there to be revoked: it may have ended with another one before.
 pub(super) fn still_there(revoked: Result<(), Failure>) -> Result<bool, Failure> {
     match revoked {
         Err(Failure::Cannot(text)) if text.contains("no-such-grant:") => Ok(false),

@@ -19,7 +19,7 @@ import: it takes no --replace, and leaves what came before as it is now. Grants 
 what was revoked since the export stays so. With --grants replace they become those of the file, and the \
 others are revoked.";
 
-/// What to bring in, and where to.
+/// The archive to bring in, and the place to put it.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     #[command(flatten)]
@@ -111,7 +111,7 @@ async fn import(options: &Options) -> Result<String, Failure> {
     Ok(format!("imported {amount}{replaced}; {}{foreign}", said(counts)))
 }
 
-/// Whether an import of the same archive, without --replace, was cut short.
+/// Tells whether an import of the same archive, without --replace, was cut short.
 async fn is_under_way(admin: &admin::Client, looked: &Looked) -> Result<bool, Failure> {
     let mut request = admin.import_under_way_request();
     request.get().set_archive(&looked.hash);

@@ -21,7 +21,7 @@ gave out yourself. Capabilities that live go on until their connection ends or t
   capstead key list
   capstead key revoke 8619477e3771c981";
 
-/// What to do with the keys.
+/// The act to do with the keys.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     #[command(subcommand)]

@@ -19,7 +19,7 @@ pub(super) enum Change {
     Time(At<Duration>, Duration),
 }
 
-/// Where a limit is kept.
+/// The field in which a limit is kept.
 #[derive(Clone, Copy, Debug)]
 enum Field {
     Bytes(At<usize>),

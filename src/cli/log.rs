@@ -46,7 +46,7 @@ pub(super) fn start(format: LogFormat) -> Result<(), ServerError> {
     // Those would be printed, which may wait.
     let log = log.log_internal_errors(false);
     let log = log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
-    // An embedder may have a subscriber of his own: then ours is not needed.
+    // An embedder may have a subscriber of their own: then ours is not needed.
     let is_ours = match format {
         LogFormat::Text => log.try_init(),
         LogFormat::Json => log.json().try_init(),

@@ -70,7 +70,7 @@ enum Verb {
     LabStorage(lab::Options),
 }
 
-/// What an operator does with the data of any server.
+/// The acts of an operator on the data of any server.
 #[derive(Clone, Debug, Subcommand)]
 enum Operate {
     /// Take objects out into a file, while the server serves or not
@@ -172,8 +172,9 @@ fn allow_connections() {
     }
 }
 
-/// What crashes leaves no copy of its memory on a disk, because the keys are in it; and nobody but an
-/// administrator looks into it while it runs. Where the system doesn't know how, it goes on without.
+/// Keeps a crash from leaving a copy of the memory on a disk, because the keys are in it; and
+/// nobody but an administrator looks into it while it runs. Where the system doesn't know how, it
+/// goes on without.
 fn hide_memory() {
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     #[cfg(target_os = "linux")]

@@ -1,4 +1,4 @@
-//! What the operator's verbs share: where the data are, how it goes on, how it ends.
+//! The things that the operator's verbs share: where the data are, how it goes on, how it ends.
 //!
 //! Nothing here knows what an archive holds.
 
@@ -64,7 +64,7 @@ pub(super) struct Space {
 }
 
 impl Space {
-    /// How the data are opened.
+    /// The options with which the data are opened.
     pub(super) fn options(self, access: Access) -> LogOptions {
         let mut options = LogOptions { access, ..LogOptions::default() };
         options.reserve_bytes = self.reserve.map(|bytes| bytes.as_u64());
@@ -76,7 +76,7 @@ impl Space {
 }
 
 impl Data {
-    /// What the group of the directory may do.
+    /// The access of the directory's group.
     pub(super) fn group(&self) -> Group {
         self.trust.group()
     }
@@ -192,7 +192,7 @@ pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Res
     runtime.map_err(|error| Failure::Cannot(error.to_string()))?.block_on(work)
 }
 
-/// How much that is, for people.
+/// The amount of that, for people.
 pub(super) fn amount(totals: Totals) -> String {
     let Totals { objects, keys, bytes } = totals;
     let (object, key) = (plural(objects, "object"), plural(keys, "key"));
@@ -223,7 +223,7 @@ pub(super) fn bar(doing: &'static str, length: Option<u64>) -> ProgressBar {
     bar.with_message(doing)
 }
 
-/// Whether the path stands for standard input or output.
+/// Tells whether the path stands for standard input or output.
 pub(super) fn is_stream(path: &Path) -> bool {
     path.as_os_str() == STREAM
 }

@@ -15,13 +15,13 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
 
 use super::operator::{Failure, is_stream, refused};
 
-/// Where the archive goes.
+/// The place to which the archive goes.
 pub(super) enum Output {
     Stream(io::Stdout),
     File { file: File, unfinished: Unfinished, path: PathBuf },
 }
 
-/// How the file is reached until it is whole.
+/// The way in which the file is reached until it is whole.
 pub(super) enum Unfinished {
     /// By nobody else.
     Nameless,
@@ -149,7 +149,7 @@ impl Write for Output {
     }
 }
 
-/// Where the path's last part is.
+/// The folder of the path's last part.
 fn folder(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,

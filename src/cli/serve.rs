@@ -26,7 +26,7 @@ pub(crate) struct Options {
     data: Option<PathBuf>,
     #[command(flatten)]
     trust: operator::Trust,
-    /// Where to listen for Cap'n Proto; port 0 takes any free one [default: 127.0.0.1:4000]
+    /// The address to listen on for Cap'n Proto; port 0 takes any free one [default: 127.0.0.1:4000]
     #[arg(long, value_name = "ADDR", env = "CAPSTEAD_LISTEN")]
     listen: Option<SocketAddr>,
     /// The host:port in the references that are given out, if clients reach the listener at another
@@ -37,7 +37,7 @@ pub(crate) struct Options {
     /// true, yes, on or 1, and false, no, off or 0
     #[arg(long, env = "CAPSTEAD_TLS", value_parser = BoolishValueParser::new(), action = ArgAction::SetTrue)]
     tls: bool,
-    /// Where to listen for HTTP, or `off`; port 0 takes any free one [default: 127.0.0.1:8080]
+    /// Address to listen at for HTTP, or `off`; port 0 takes any free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR", value_parser = door, env = "CAPSTEAD_HTTP")]
     http: Option<HttpDoor>,
     /// Let pages of this origin change objects over HTTP; may be given several times
@@ -65,7 +65,7 @@ pub(crate) struct Options {
     /// Bytes of bodies that HTTP holds, of requests and responses together [default: 256MiB]
     #[arg(long, value_name = "SIZE", value_parser = operator::size)]
     http_body_bytes: Option<ByteSize>,
-    /// Where to serve /metrics in the format of Prometheus; off by default
+    /// Address to serve /metrics at, in the format of Prometheus; off by default
     #[arg(long, value_name = "ADDR", env = "CAPSTEAD_METRICS")]
     metrics: Option<SocketAddr>,
     /// Threads that the objects are spread over; it can't be changed later for the same data
@@ -85,7 +85,7 @@ pub(crate) struct Options {
     /// Address space for the data of each host, which never outgrow it [default: 1TiB]
     #[arg(long, value_name = "SIZE", value_parser = operator::size, env = "CAPSTEAD_MAP_SIZE")]
     map_size: Option<ByteSize>,
-    /// How long an object stays in memory without a call, like 90s or 5m [default: 1m]
+    /// Time for which an object stays in memory without a call, like 90s or 5m [default: 1m]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, env = "CAPSTEAD_WARM")]
     warm: Option<Duration>,
     /// Keep at most so many objects in memory, on all hosts together [default: 100000]
@@ -124,7 +124,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// What was given overrides what the program said.
+    /// Lets what was given override what the program said.
     fn apply_to(&self, mut server: Server) -> Server {
         if let Some(data) = &self.data {
             server = server.data(data);
@@ -211,7 +211,7 @@ impl Options {
     }
 }
 
-/// Where HTTP is served.
+/// The address at which HTTP is served, if any.
 #[derive(Clone, Copy, Debug)]
 enum HttpDoor {
     Off,
@@ -232,7 +232,7 @@ fn quota(text: &str) -> Result<(String, ByteSize), String> {
     Ok((class.to_owned(), operator::size(size)?))
 }
 
-/// What to tell a person beside the addresses.
+/// The hints for a person beside the addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hints {
     /// Lines that work in a clone of the repository.

@@ -85,7 +85,7 @@ fn take_sigbus() {
     });
 }
 
-/// Whether the process has a handler of the signal, where the system says so.
+/// Tells whether the process has a handler of the signal, where the system says so.
 fn is_caught(signal: i32) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));

@@ -105,12 +105,12 @@ pub(super) async fn read_out(
     }
 }
 
-/// What a look at a whole archive found out.
+/// The findings of a look at a whole archive.
 #[derive(Debug, Default)]
 pub(super) struct Looked {
-    /// What is in it.
+    /// The amounts that are in it.
     pub(super) totals: Totals,
-    /// How many hosts it was made from.
+    /// The number of hosts that it was made from.
     pub(super) hosts: u16,
     /// The cluster that it was made of.
     pub(super) cluster: Vec<u8>,
@@ -248,7 +248,7 @@ pub(super) async fn bring_in(
     incoming.finish().await
 }
 
-/// What became of the grants of all that was brought in.
+/// The fate of the grants of all that was brought in.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct GrantCounts {
     /// In force before and after.

@@ -63,7 +63,7 @@ pub(super) async fn ask(
     }
 }
 
-/// What one request waits for: the object calls this with its response.
+/// The answer that one request waits for: the object calls this with its response.
 struct Answering {
     method: Method,
     head: RefCell<Option<Response<()>>>,

@@ -18,7 +18,7 @@ use crate::http::Body;
 /// Seconds for which a browser needn't ask again: short enough for an origin that is taken back.
 const MAX_AGE_SECS: u16 = 600;
 
-/// Whether a browser asks what a page may do, and doesn't do it yet. Such a request is no object's.
+/// Tells whether a browser only asks what a page may do. Such a request is no object's.
 pub(super) fn is_preflight(request: &http::request::Parts) -> bool {
     let headers = &request.headers;
     request.method == Method::OPTIONS

@@ -23,7 +23,7 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 pub(crate) struct Door {
     origins: Vec<String>,
     hosts: Vec<String>,
-    /// Whether it listens where only this machine reaches it.
+    /// True if it listens where only this machine reaches it.
     is_loopback: bool,
 }
 
@@ -45,7 +45,7 @@ impl Door {
         })
     }
 
-    /// Whether the request may come in at all.
+    /// Checks that the request may come in at all.
     pub(super) fn admit(&self, request: &http::request::Parts) -> Result<(), Refusal> {
         self.check_host(request.version, &request.uri, &request.headers)?;
         if request.method.is_safe() || self.is_of_this_origin(request) {
@@ -56,7 +56,7 @@ impl Door {
         Err(refusal(StatusCode::FORBIDDEN, reason))
     }
 
-    /// Whether the host that a request names may be this one.
+    /// Checks that the host that a request names may be this one.
     ///
     /// # Errors
     /// The answer to a request that names none, several, or another one.
@@ -106,7 +106,7 @@ impl Door {
         is_loopback || self.hosts.iter().any(|host| host == name)
     }
 
-    /// Whether pages of any origin were let in beside the server's own.
+    /// Tells whether pages of any origin were let in beside the server's own.
     pub(super) fn knows_origins(&self) -> bool {
         !self.origins.is_empty()
     }

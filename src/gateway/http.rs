@@ -121,7 +121,7 @@ impl Gateway {
     }
 }
 
-/// What connections are served with.
+/// The things with which connections are served.
 struct Served {
     gateway: Rc<Gateway>,
     door: Door,

@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::limits::HTTP_HEADER_SECS;
 use crate::metrics::Metrics;
 
-/// What HTTP clients may take of a server.
+/// The limits of what HTTP clients may take of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HttpLimits {
@@ -53,7 +53,7 @@ impl HttpLimits {
         Self { connections: self.connections.min(most), ..self }
     }
 
-    /// How long so many bytes may take.
+    /// The time that so many bytes may take.
     pub(super) fn time_for(&self, bytes: usize) -> Duration {
         const GRACE: Duration = Duration::from_secs(10);
         let paced = Duration::from_secs((bytes / self.bytes_per_second.max(1)) as u64);
@@ -139,7 +139,7 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Whether there is memory for them too.
+    /// Takes these bytes too, and tells whether there was memory for them.
     pub(super) fn extend(&mut self, bytes: &[u8]) -> bool {
         /// Those that read slowly can't keep small answers from all others.
         const SMALL_BYTES: usize = 64 << 10;

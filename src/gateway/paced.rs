@@ -34,7 +34,7 @@ impl Paced {
         Self { stream, limits, metrics, behind: None }
     }
 
-    /// What a write that gave `polled` comes to.
+    /// The outcome of a write that gave `polled`.
     fn pace(
         &mut self,
         cx: &mut Context<'_>,

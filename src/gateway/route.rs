@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
-/// What a path means.
+/// The meaning of a path.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Route<'a> {
     /// The part of the path that names the object, as it stands there.

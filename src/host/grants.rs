@@ -25,7 +25,7 @@ use crate::sturdyref::{Grant, KeyRing, Parent};
 /// Grants that are looked at before other tasks of the thread get their turn again.
 const SWEPT_AT_ONCE: usize = 256;
 
-/// What is known here of a grant.
+/// The state of a grant, as far as it is known here.
 pub(super) enum Standing {
     InForce(Rc<Live>),
     /// It was revoked, or is over.
@@ -34,7 +34,7 @@ pub(super) enum Standing {
     DependsOn(Of),
 }
 
-/// What a grant is made for: who gets it, and how little it allows.
+/// The terms of a grant: who gets it, and how little it allows.
 ///
 /// By default it allows all that its maker has, and ends with the grant that it was made from.
 #[derive(Clone, Debug, Default)]
@@ -108,7 +108,7 @@ pub(super) struct Ready {
     pub(super) record: Vec<u8>,
     /// Those in whose shares it counts.
     lineage: Vec<GrantId>,
-    /// What it makes valid.
+    /// The reference that it makes valid.
     pub(super) reference: Sturdyref,
 }
 
@@ -139,7 +139,7 @@ pub(super) fn object_id(target: TargetId) -> ObjectId {
 }
 
 impl Vat {
-    /// What the holder of `right` wants to give away: no more than he has.
+    /// Prepares what the holder of `right` wants to give away: no more than they have.
     ///
     /// # Errors
     /// When that is refused, or space is low; when the operating system has no randomness to give.
@@ -183,7 +183,7 @@ impl Vat {
         record.map(|record| Grant::decode(&record)).transpose()
     }
 
-    /// Whether a grant of a target of this host is in force.
+    /// Tells whether a grant of a target of this host is in force.
     ///
     /// # Errors
     /// When the storage can't be read.
@@ -227,7 +227,7 @@ impl Vat {
         Ok(before)
     }
 
-    /// Whether a grant of `target` was made from `from`, directly or not.
+    /// Tells whether a grant of `target` was made from `from`, directly or not.
     ///
     /// # Errors
     /// When the storage can't be read.
@@ -429,7 +429,7 @@ impl Vat {
         });
     }
 
-    /// Whether a grant will never be in force again.
+    /// Tells whether a grant will never be in force again.
     ///
     /// # Errors
     /// When the storage can't be read.
@@ -437,7 +437,7 @@ impl Vat {
         self.was_dead(target, grant, self.clock.now_ms())
     }
 
-    /// Whether it was so at that time.
+    /// Tells whether it was so at that time.
     fn was_dead(&self, target: ObjectId, grant: &Grant, at_ms: u64) -> Result<bool> {
         if !grant.is_valid_at(at_ms) {
             return Ok(true);
@@ -470,7 +470,7 @@ impl Vat {
     }
 }
 
-/// What a grant was made from.
+/// The grant from which another one was made.
 fn made_from(target: ObjectId, grant: &Grant) -> Option<Of> {
     match grant.parent {
         Parent::None => None,
@@ -479,7 +479,7 @@ fn made_from(target: ObjectId, grant: &Grant) -> Option<Of> {
     }
 }
 
-/// What a grant depends on.
+/// The grant on which another one depends.
 fn depends(target: ObjectId, grant: &Grant) -> Option<Of> {
     if grant.independent { None } else { made_from(target, grant) }
 }

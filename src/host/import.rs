@@ -45,7 +45,7 @@ const BROKEN: &str = "the import failed before: begin another one";
 /// could not tell of are told by the next one.
 pub(super) type Untold = Rc<RefCell<Vec<(ObjectId, GrantId)>>>;
 
-/// What the caller holds.
+/// The capability that the caller holds.
 struct Import<G> {
     /// None once it failed.
     writer: Mutex<Option<Writer>>,
@@ -72,7 +72,7 @@ struct Incoming {
     header: Option<Vec<u8>>,
     /// Records that are in no batch yet, encoded.
     records: Vec<u8>,
-    /// What it stores, from its first batch on.
+    /// The account of what it stores, from its first batch on.
     account: Option<Rc<Account>>,
     /// Known before the first batch.
     grants: Option<TargetGrants>,
@@ -203,7 +203,7 @@ impl Writer {
         Ok(work)
     }
 
-    /// Whether the object came whole with an import before, which this one ends.
+    /// Tells whether the object came whole with an import before, which this one ends.
     fn is_skipped(&mut self) -> Result<bool> {
         let Some(object) = &mut self.object else { return Ok(false) };
         if self.existing == Existing::Skip && object.is_skipped.is_none() {
@@ -283,14 +283,14 @@ impl Writer {
     }
 }
 
-/// Whether the object goes on behind a batch.
+/// The choice of whether the object goes on behind a batch.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Part {
     More,
     Last,
 }
 
-/// Whether the object had a batch before.
+/// The choice of whether the object had a batch before.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     First,

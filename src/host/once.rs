@@ -1,7 +1,7 @@
 //! Request ids: a call that has one is applied at most once, and asked again is told its reply again.
 //!
 //! The id comes with the facet that the call was made on, which `once` of the interface `Facet` made.
-//! What is known of such calls lies in the object's own storage, where its class doesn't see it.
+//! The knowledge of such calls lies in the object's own storage, where its class doesn't see it.
 //!
 //! Invariants:
 //! - Whatever the handler of such a call sends waits for a record of the call: one is written in its
@@ -9,7 +9,7 @@
 //! - The first turn's batch says that the call has begun, and the last turn's how it ended; if they are
 //!   the same turn, then the latter alone. So what a crash or a panic leaves is the truth.
 //! - A call that has begun never begins again while its id is kept.
-//! - What the first caller is told is what was stored, so that every later one is told the same.
+//! - The first caller is told what was stored, so that every later one is told the same.
 //! - Ids are numbered as their calls begin, `first..next`; no id that is kept has another number.
 //!
 //! It never compares parameters, and never forgets the id of a call that runs.
@@ -46,7 +46,7 @@ use crate::storage::Space;
 /// Ids that are forgotten at most when a new one comes: as more than one, they become fewer.
 const FORGOTTEN_AT_ONCE: usize = 2;
 
-/// What an instance knows of its calls with ids, beside what is stored.
+/// An instance's knowledge of its calls with ids, beside what is stored.
 #[derive(Default)]
 pub(super) struct Requests {
     /// The numbers of the calls that are kept; none before they were looked for.
@@ -56,13 +56,13 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    /// Whether the call with this id runs.
+    /// Tells whether the call with this id runs.
     fn runs(&self, id: &RequestId) -> bool {
         self.running.borrow().contains_key(id)
     }
 }
 
-/// What is to become of a call, as it is about to start.
+/// The fate of a call, as it is about to start.
 enum Found {
     /// Nothing is known of it.
     New(Claim),
@@ -84,8 +84,8 @@ pub(super) struct Claim {
     over: Option<u64>,
 }
 
-/// Whether the call is to run: the caller is given back then, and what is to be recorded of it, if
-/// it has an id. Else the caller is answered, now or later.
+/// Decides whether the call is to run: the caller is given back then, and what is to be recorded of
+/// it, if it has an id. Else the caller is answered, now or later.
 pub(super) fn admit(
     instance: &Rc<Instance>,
     facet: &Facet,

@@ -100,7 +100,7 @@ impl Connection {
     }
 }
 
-/// How long the response is that begins so; none if its head isn't whole.
+/// The length of the response that begins so; none if its head isn't whole.
 fn response_length(bytes: &[u8]) -> Result<Option<usize>> {
     const END: &[u8] = b"\r\n\r\n";
     const LENGTH: &[u8] = b"content-length: ";

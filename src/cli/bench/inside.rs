@@ -1,5 +1,5 @@
-//! What the storage costs a method: reads and lists in one, against bare LMDB and against calls; and
-//! references against other values.
+//! The cost of the storage for a method: reads and lists in one, against bare LMDB and against
+//! calls; and references against other values.
 
 use std::time::Duration;
 

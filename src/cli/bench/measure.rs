@@ -1,4 +1,4 @@
-//! How things are measured: calls in flight, rounds that alternate, medians.
+//! The ways to measure: calls in flight, rounds that alternate, medians.
 //!
 //! It knows nothing of what is called.
 
@@ -11,7 +11,7 @@ use futures::future::try_join_all;
 use super::note;
 use crate::error::{Result, failed};
 
-/// How long and how often everything is measured.
+/// The times and rounds for which everything is measured.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) rounds: usize,
@@ -25,13 +25,13 @@ pub(crate) enum Until {
     Calls(u64),
 }
 
-/// What one run measured.
+/// The result of one run.
 #[derive(Clone, Debug)]
 pub(crate) struct Sample {
     elapsed: Duration,
     /// Of each call, shortest first.
     latencies: Vec<Duration>,
-    /// What it cost, where a server was watched.
+    /// The processor time that it cost, where a server was watched.
     cpu: Option<Cpu>,
 }
 
@@ -72,7 +72,7 @@ impl Sample {
         Some(self.cpu?.server * 1e6 / float(self.calls().max(1)))
     }
 
-    /// How many cores each side was busy with.
+    /// The number of cores with which each side was busy.
     fn cores(&self) -> String {
         let seconds = self.elapsed.as_secs_f64();
         self.cpu.map_or_else(String::new, |cpu| {
@@ -126,7 +126,7 @@ pub(crate) fn drive_here(until: Until, step: impl Fn(u64) -> Result<()>) -> Resu
 }
 
 impl Until {
-    /// Whether a run with so many calls, and so long, has come to its end.
+    /// Tells whether a run with so many calls, and so long, has come to its end.
     pub(crate) fn is_over(self, calls: u64, elapsed: Duration) -> bool {
         match self {
             Self::Time(time) => elapsed >= time,

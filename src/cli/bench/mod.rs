@@ -43,10 +43,10 @@ pub(super) use self::probe::Probe;
 /// Exit code of a command line that names no measurement.
 const USAGE: u8 = 2;
 
-/// What is measured, and how it is shown.
+/// The rows to measure, and the form to show them in.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
-    /// What to measure; everything by default
+    /// The rows to measure; everything by default
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// Print a JSON list of rows instead of a table
@@ -57,7 +57,7 @@ pub(crate) struct Options {
     quick: bool,
 }
 
-/// What stands at the end of `capstead bench --help`.
+/// The text at the end of `capstead bench --help`.
 pub(super) fn after_help() -> String {
     let names: Vec<&str> = names().collect();
     format!(
@@ -89,12 +89,12 @@ pub(super) fn run(options: &Options) -> ExitCode {
     }
 }
 
-/// What the groups share.
+/// The things that the groups share.
 pub(crate) struct Bench {
     plan: Plan,
     names: Vec<String>,
     objects: u64,
-    /// How many sleep.
+    /// The number of objects that sleep.
     sleeping: u64,
     /// Connections that rest.
     connections: u64,
@@ -103,7 +103,7 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// Whether the user asked for this row.
+    /// Tells whether the user asked for this row.
     fn wants(&self, name: &str) -> bool {
         self.names.is_empty() || self.names.iter().any(|wanted| wanted == name)
     }

@@ -76,7 +76,8 @@ async fn measure_wakes(bench: &mut Bench) -> Result<()> {
 
 struct Woken {
     sample: Sample,
-    /// What the server grew by for each object: in all, and without what is a part of a file.
+    /// The bytes by which the server grew for each object: in all, and without what is a part of a
+    /// file.
     bytes: (f64, f64),
 }
 

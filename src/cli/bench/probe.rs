@@ -8,7 +8,7 @@ use crate::error::{Result, failed};
 use crate::host::{Context, List, Object, Storage};
 use crate::schema::probe_capnp::probe;
 
-/// What the bare list has too: a key of 8 bytes and a value of 21.
+/// The bytes of a value, as the bare list has them: a key of 8 bytes and a value of 21.
 pub(crate) const VALUE_BYTES: usize = 21;
 
 /// As long as a reference is.

@@ -12,7 +12,8 @@ use tokio::net::TcpStream;
 use super::measure::{Cpu, Sample, float};
 use crate::error::{Result, failed};
 
-/// What the kernel counts processor time in; the same on every Linux that user programs see.
+/// The ticks in which the kernel counts processor time; the same on every Linux that user programs
+/// see.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// A child process. Dropping it kills it.

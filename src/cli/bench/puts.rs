@@ -19,7 +19,7 @@ use crate::storage::{Account, Before, LogOptions, Store, StoreOptions, Ticket};
 /// The rows of this file.
 pub(crate) const NAMES: [&str; 3] = ["durable-puts-64", "durable-puts-512", "durable-put-1"];
 
-/// What the bare program writes too.
+/// The key that the bare program writes too.
 const KEY: &[u8] = b"value";
 const VALUE_BYTES: usize = 100;
 /// Puts of each object that may wait for the disk, beside the one that is being made.

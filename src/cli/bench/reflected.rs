@@ -57,7 +57,7 @@ struct Peer {
     /// Our number for the object.
     object: Cell<u32>,
     next_question: Cell<u32>,
-    /// What it asked by itself and has no answer to; nothing once the connection is over.
+    /// The questions of its own that have no answer yet; nothing once the connection is over.
     waiting: RefCell<Option<HashMap<u32, oneshot::Sender<Option<u32>>>>>,
     /// Calls of ours that it passed back to us.
     reflected: Cell<u64>,

@@ -32,7 +32,7 @@ pub(crate) const IN_FLIGHT: usize = 64;
 const SPREAD: u64 = 1000;
 /// Data syncs in one round of the sum that an increment is compared to.
 const SYNCS: u64 = 300;
-/// What a durable increment may cost above a bare call, in data syncs.
+/// The cost that a durable increment may have above a bare call, in data syncs.
 const SYNCS_ALLOWED: f64 = 3.0;
 
 /// Measures the rows that are wanted.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Result, failed};
 
-/// How many names are tried: earlier runs that were killed may have left theirs.
+/// The number of names that are tried: earlier runs that were killed may have left theirs.
 const NAMES_MAX: u32 = 1000;
 
 /// A directory of our own below the system's temporary one.

@@ -66,7 +66,7 @@ fn key(n: u64) -> String {
     format!("object-{n}")
 }
 
-/// What a server takes in memory of its own before anybody calls it.
+/// The memory of its own that a server takes before anybody calls it.
 fn idle_bytes(data: &Path) -> Result<f64> {
     let server = Capstead::start(data, &[])?;
     let (_, anonymous) = server.process.resident_bytes()?;

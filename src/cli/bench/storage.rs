@@ -1,4 +1,4 @@
-//! What durability costs: syncs shared by increments, against bare LMDB and a bare data sync.
+//! The cost of durability: syncs shared by increments, against bare LMDB and a bare data sync.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -16,7 +16,7 @@ use crate::error::Result;
 /// The rows of this file.
 pub(crate) const NAMES: [&str; 3] = ["syncs-per-1000", "storage-group-commit", "storage-fdatasync"];
 
-/// How long every commit is made to take at least, in milliseconds.
+/// The time that every commit is made to take at least, in milliseconds.
 const COMMIT_DELAY: &str = "5";
 /// About what an increment writes.
 const RECORD_BYTES: usize = 100;

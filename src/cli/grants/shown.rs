@@ -10,7 +10,7 @@ use super::plural;
 use crate::cli::operator::Failure;
 use crate::schema::facet_capnp::{caveats, grant, methods};
 
-/// What is shown of a grant.
+/// The line that is shown of a grant.
 pub(super) struct Shown {
     id: Vec<u8>,
     parent: Vec<u8>,

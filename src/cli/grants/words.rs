@@ -1,4 +1,4 @@
-//! What stands on the command line of these verbs: objects, grants, methods, keys and times.
+//! The words of these verbs' command lines: objects, grants, methods, keys and times.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -7,7 +7,7 @@ use ed25519_dalek::VerifyingKey;
 use crate::cli::export::object_id;
 use crate::id::{ObjectId, Pool};
 
-/// What somebody can have a grant of.
+/// An object or a namespace, of which there can be grants.
 #[derive(Clone, Debug)]
 pub(in crate::cli) struct Object {
     /// As it was typed.

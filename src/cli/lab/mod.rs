@@ -22,7 +22,7 @@ use crate::storage::{
     Usage,
 };
 
-/// What to do with the storage.
+/// The act to do with the storage.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Options {
     #[command(subcommand)]
@@ -187,7 +187,7 @@ fn check(script: Script) -> Result<(), Failure> {
     Ok(())
 }
 
-/// How many turns are there, as a server would find it: it looks before it opens.
+/// The number of turns that are there, as a server would find it: it looks before it opens.
 fn check_one(dir: &Path, states: &RefCell<States>) -> Result<u64, Failure> {
     storage::check(dir, Kind::Objects)?;
     let (mut store, _progressed) = open(dir)?;
@@ -196,7 +196,7 @@ fn check_one(dir: &Path, states: &RefCell<States>) -> Result<u64, Failure> {
     Ok(applied)
 }
 
-/// How many turns are there, provided that all their writes are, and nothing else.
+/// The number of turns that are there, provided that all their writes are, and nothing else.
 fn applied(store: &Store, states: &RefCell<States>) -> Result<u64, Failure> {
     let (mut applied, mut states) = (0, states.borrow_mut());
     for object in Script::objects() {

@@ -11,7 +11,7 @@ use clap::Args;
 
 use crate::id::{ObjectId, Pool};
 
-/// Where each turn stores its number.
+/// The key under which each turn stores its number.
 pub(super) const LAST: &[u8] = b"last";
 
 const OBJECTS: u64 = 5;
@@ -20,7 +20,7 @@ const WRITES_MAX: u64 = 3;
 /// Which turns.
 #[derive(Args, Clone, Copy, Debug)]
 pub(super) struct Script {
-    /// What the turns follow from.
+    /// The seed from which the turns follow.
     #[arg(long)]
     seed: u64,
     /// Keys of each object; with many of them the data grow for long.
@@ -42,7 +42,7 @@ pub(super) struct Turn {
     pub(super) writes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
 }
 
-/// What all objects hold.
+/// The values that all objects hold.
 pub(super) type State = BTreeMap<(ObjectId, Vec<u8>), Rc<[u8]>>;
 
 impl Script {
@@ -85,7 +85,7 @@ impl Script {
     }
 }
 
-/// What must be there, remembered for the numbers of turns that were asked for.
+/// The states that must be there, remembered for the numbers of turns that were asked for.
 #[derive(Debug)]
 pub(super) struct States {
     script: Script,
@@ -101,7 +101,7 @@ impl States {
         self.script
     }
 
-    /// What is there once turns 1 to `turns` have happened.
+    /// The state once turns 1 to `turns` have happened.
     pub(super) fn after(&mut self, turns: u64) -> Rc<State> {
         let nearest = self.known.range(..=turns).next_back();
         let (from, state) =
