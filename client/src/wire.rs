@@ -21,6 +21,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// What one read can bring: some hundred small messages.
 const INPUT_BYTES: usize = 32 << 10;
 
+/// What one poll of a connection reads, about: others have their turn between two polls, and a message of
+/// megabytes would make all of them wait for as long as it takes.
+const IN_A_POLL_BYTES: usize = 128 << 10;
+
 /// Room of the output buffer that is kept when it runs empty.
 const OUTPUT_BYTES_KEPT: usize = 256 << 10;
 
@@ -140,6 +144,8 @@ pub(crate) struct Wire<S> {
     /// Messages that began to come in, and bytes, since the beginning.
     begun: u64,
     received: u64,
+    /// Bytes that this poll may still read.
+    readable: usize,
     output: Vec<u8>,
     /// `output[..written]` is out already.
     written: usize,
@@ -163,6 +169,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             partial: None,
             begun: 0,
             received: 0,
+            readable: IN_A_POLL_BYTES,
             output: Vec::new(),
             written: 0,
             progress: 0,
@@ -196,6 +203,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             if let Some(message) = self.finish_message() {
                 return Poll::Ready(Ok(Some(Reader::new(message, self.options))));
             }
+            if self.readable == 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             if ready!(self.poll_fill(cx))? == 0 {
                 let clean = self.partial.is_none() && self.start == self.end;
                 let cut = || Error::disconnected("the stream ended within a message".into());
@@ -204,8 +215,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// Gives the buffer to the next connection. Called when this one has read for now.
+    /// Gives the buffer to the next connection. Called when this one has read for now: at the end of each poll.
     pub(crate) fn rest(&mut self) {
+        self.readable = IN_A_POLL_BYTES;
         if self.input.len() < INPUT_BYTES {
             return;
         }
@@ -385,9 +397,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         if let Some(partial) = &mut self.partial
             && partial.missing() >= INPUT_BYTES
         {
-            let count = ready!(poll_read_once(stream, cx, partial.room(INPUT_BYTES)))?;
+            let room = partial.room(INPUT_BYTES);
+            let most = room.len().min(self.readable);
+            let count = ready!(poll_read_once(stream, cx, &mut room[..most]))?;
             partial.filled += count;
-            self.received += count as u64;
+            self.count_received(count);
             return Poll::Ready(Ok(count));
         }
         make_room(&mut self.input, self.start..self.end);
@@ -395,8 +409,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.start = 0;
         let count = ready!(poll_read_once(stream, cx, &mut self.input[self.end..]))?;
         self.end += count;
-        self.received += count as u64;
+        self.count_received(count);
         Poll::Ready(Ok(count))
+    }
+
+    fn count_received(&mut self, count: usize) {
+        self.received += count as u64;
+        self.readable = self.readable.saturating_sub(count);
     }
 }
 

@@ -13,6 +13,7 @@ use capstead::http::{self, Body, Request, Response, StatusCode, http_service};
 use capstead::{Context, Object, Result, Server, Stored};
 use capstead_client::http_capnp::HttpMethod;
 
+use super::class::{Passer, Plain};
 use super::fortress::{withstands, withstands_from};
 use super::strangers::allow_connections;
 use crate::support::calls::{by_name, connect, run};
@@ -69,15 +70,16 @@ fn a_server_for_slow_readers() {
     let Some(data) = std::env::var_os(SERVE) else { return };
     let any = "127.0.0.1:0".parse().unwrap();
     let hosts = std::env::var("CAPSTEAD_TEST_HOSTS").map_or(1, |hosts| hosts.parse().unwrap());
-    let server = Server::new(data).class::<Large>().hosts(hosts).listen(any).http(any).metrics(any);
+    let server = Server::new(data).class::<Large>().class::<Passer<Plain>>();
+    let server = server.hosts(hosts).listen(any).http(any).metrics(any);
     let runtime = tokio::runtime::LocalRuntime::new().unwrap();
     runtime.block_on(async {
         let running = server.start().await.unwrap();
         let (capnp, http) = (running.capnp(), running.http().unwrap());
         let metrics = running.metrics().unwrap();
-        let counters = &running.namespaces()["Counter"];
+        let [counters, plain] = ["Counter", "Plain"].map(|class| &running.namespaces()[class]);
         let announced = format!(
-            r#"{{"capnp":"{capnp}","http":"http://{http}","metrics":"http://{metrics}/metrics","namespaces":{{"Counter":"{counters}"}}}}"#
+            r#"{{"capnp":"{capnp}","http":"http://{http}","metrics":"http://{metrics}/metrics","namespaces":{{"Counter":"{counters}","Plain":"{plain}"}}}}"#
         );
         writeln!(std::io::stdout(), "\n{announced}").unwrap();
         let mut term =
@@ -86,7 +88,7 @@ fn a_server_for_slow_readers() {
     });
 }
 
-fn serve_large(data: &Path) -> Command {
+pub(crate) fn serve_large(data: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "over_http::a_server_for_slow_readers", "--nocapture"]);
     command.env(SERVE, data);
