@@ -25,12 +25,14 @@ pub(crate) mod limits;
 mod made;
 mod network;
 pub(crate) mod outgoing;
+pub(crate) mod outlet;
 pub(crate) mod owed;
 mod patch;
 pub(crate) mod pipelines;
 mod queue;
 mod receiving;
 mod reflections;
+pub(crate) mod relayed;
 mod scatter;
 mod sending;
 mod tables;
@@ -48,11 +50,14 @@ use limits::{BURST, Bites, Limit, Limits, Refusal};
 pub(crate) use made::abort;
 pub(crate) use network::Guard;
 use outgoing::Replaced;
+use outlet::Outlet;
 use pipelines::{Held, Pipelines};
 use queue::{Calls, Queue};
 use receiving::Changed;
 use reflections::{Answered, Reflections};
+use relayed::{Part, Relayed};
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -95,6 +100,10 @@ pub(crate) struct State<S> {
     reflections: Reflections,
     replaced: Replaced,
     kept: Kept,
+    /// What the peer has to read, for whoever starts its calls.
+    outlet: Rc<Outlet>,
+    /// Its part of what is to be sent by all connections that pass on to each other, if it is one of these.
+    relayed: Option<Part>,
     /// Messages both ways, and answers that went out, since the beginning.
     messages: u64,
     answered: u64,
@@ -126,6 +135,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             reflections: Reflections::default(),
             replaced: Replaced::default(),
             kept: Kept::default(),
+            outlet: Outlet::new(limits.unread_bytes),
+            relayed: None,
             messages: 0,
             answered: 0,
             reader: None,
@@ -141,6 +152,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         self.share = Share::of(budget);
         self.is_stranger = true;
         self.wire.leave_larger(self.limits.stranger_message_bytes);
+        self
+    }
+
+    /// The same for a connection that passes on what it reads to the others of these, and they to it.
+    pub(crate) fn one_of(mut self, all: Relayed) -> Self {
+        self.relayed = Some(Part::of(all));
         self
     }
 
@@ -192,6 +209,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
         self.check_unsent(self.limits.unsent_bytes);
         self.check_held();
+        self.count_pending();
+        self.outlet.rest(self.wire.pending_bytes());
         self.go_on();
         Poll::Pending
     }
@@ -236,6 +255,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
 
     /// Closes the stream.
     pub(crate) fn close(&mut self) {
+        self.share = Share::default();
         self.wire.close();
     }
 
@@ -248,7 +268,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         self.replaced = Replaced::default();
         self.kept = Kept::default();
         self.ready.clear();
-        self.share = Share::default();
+        self.outlet.close();
+        self.relayed = None;
         self.pipelines.close()
     }
 
@@ -295,6 +316,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
                 return Poll::Ready(Ok(Some(waited)));
             }
             if self.is_full()? {
+                return Poll::Pending;
+            }
+            if self.relayed.as_ref().is_some_and(|part| part.of.is_full(cx.waker())) {
                 return Poll::Pending;
             }
             let Poll::Ready(read) = self.wire.poll_read(cx) else {
@@ -371,6 +395,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             }
             Ok(message::Return(answer)) => self.queue.concerns(answer?, self.limits.capabilities),
             _ => Ok(!self.queue.is_empty()),
+        }
+    }
+
+    /// Tells those who make more how much there is.
+    fn count_pending(&mut self) {
+        let bytes = self.wire.pending_bytes();
+        self.outlet.pends(bytes);
+        if let Some(part) = &mut self.relayed {
+            part.pends(bytes);
         }
     }
 

@@ -237,6 +237,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
         let segments = message.get_segments_for_output();
         let count = segments.len() as u32;
+        self.make_room_for(segments.iter().map(|segment| segment.len()).sum());
         self.output.extend((count - 1).to_le_bytes());
         for segment in segments.iter() {
             self.output.extend(((segment.len() / WORD) as u32).to_le_bytes());
@@ -246,6 +247,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
         for segment in segments.iter() {
             self.output.extend_from_slice(segment);
+        }
+    }
+
+    /// Where much waits already, the buffer grows by what is needed and a part of that, and not to twice as much.
+    fn make_room_for(&mut self, bytes: usize) {
+        let length = self.output.len();
+        if length > OUTPUT_BYTES_KEPT && self.output.capacity() - length < bytes {
+            self.output.reserve_exact(bytes.max(length / 4) + OUTPUT_BYTES_KEPT);
         }
     }
 
@@ -341,6 +350,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Closes the stream.
     pub(crate) fn close(&mut self) {
         self.stream = None;
+        (self.output, self.written) = (Vec::new(), 0);
     }
 
     /// Takes a table of segments from the input, once all of it is there.

@@ -54,7 +54,6 @@ fn withstands_started(command: Command, data: &Path, attack: impl FnOnce(&Served
         let attacked =
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| attack(served_ref, data)));
         is_over.store(true, Ordering::Relaxed);
-        eprintln!("{}", served_ref.stderr());
         let took = honest.join().expect("the honest client comes to its end");
         attacked.expect("the attack is as it was meant");
         took

@@ -112,3 +112,25 @@ fn segments_cost_something_even_without_bytes() {
     let many = Reader::new(Segments { words: Vec::new(), places }, ReaderOptions::new());
     assert_eq!((cost(&small), cost(&many)), (8 + 16, SEGMENTS_MAX * 16));
 }
+
+/// Others have their turn between two polls, and the rest of the message in the next ones.
+#[tokio::test(flavor = "local")]
+async fn one_poll_reads_a_part_of_a_large_message() {
+    const BYTES: usize = 1_000_000;
+    let sent = capnp::serialize::write_message_to_words(&message(BYTES));
+    let (mut near, mut wire) = wire(2 * BYTES);
+    near.write_all(&sent).await.unwrap();
+    let mut polls = 0;
+    let read = loop {
+        tokio::task::yield_now().await;
+        let before = wire.received;
+        let read = next(&mut wire);
+        assert!(wire.received - before <= IN_A_POLL_BYTES as u64);
+        wire.rest();
+        polls += 1;
+        if let Some(read) = read {
+            break read;
+        }
+    };
+    assert_eq!((read, polls), (BYTES, BYTES.div_ceil(IN_A_POLL_BYTES)));
+}
