@@ -3,11 +3,9 @@
 
 use std::rc::Rc;
 
-use capnp::capability::FromClientHook;
 use capstead::counter_capnp::counter;
 use capstead::http::{self, Body, Request, Response, StatusCode, http_service};
 use capstead::{Context, Object, Result, Server};
-use capstead_client::{Connection, http_capnp as rpc, namespace};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -101,57 +99,5 @@ fn a_body_reaches_the_object_and_comes_back() {
 
         drop(stop);
         served.await.unwrap().unwrap();
-    });
-}
-
-/// Begins a body by RPC that doesn't end, and says whether its first part was taken.
-async fn begin_body(echoes: &namespace::Client, name: usize) -> (impl Sized + use<>, Result<()>) {
-    let mut request = echoes.by_name_request();
-    request.get().set_key(name.to_string());
-    let object: rpc::http_service::Client = request.send().pipeline.get_object().as_cap().cast_to();
-    let mut call = object.request_request();
-    let mut request = call.get().init_request();
-    request.set_method(rpc::HttpMethod::Post);
-    request.set_url("/");
-    request.get_body_size().set_unknown(());
-    let sent = call.send();
-    let mut write = sent.pipeline.get_request_body().write_request();
-    write.get().init_bytes(1_000_000);
-    let written = write.send().await;
-    (sent, written)
-}
-
-/// Each server has room of its own for bodies that have not ended.
-#[test]
-fn bodies_without_an_end_take_no_room_of_another_server() {
-    let data = tempfile::tempdir().unwrap();
-    let runtime = tokio::runtime::LocalRuntime::new().unwrap();
-    runtime.block_on(async {
-        let any = "127.0.0.1:0".parse().unwrap();
-        let mut servers = Vec::new();
-        for name in ["one", "other"] {
-            let server = Server::new(data.path().join(name)).class::<Echo>().listen(any).http(any);
-            let running = server.start().await.unwrap();
-            let connection = Connection::dial(&running.capnp().to_string()).await.unwrap();
-            let echoes: namespace::Client =
-                connection.restore(&running.namespaces()["Echo"]).unwrap();
-            servers.push((running, connection, echoes));
-        }
-        let mut begun = Vec::new();
-        for name in 0.. {
-            let (call, written) = begin_body(&servers[0].2, name).await;
-            begun.push(call);
-            if let Err(error) = written {
-                assert!(error.extra.contains("no room for another body"), "{error}");
-                break;
-            }
-        }
-        assert!(begun.len() > 100, "{}", begun.len());
-        begin_body(&servers[1].2, 0).await.1.unwrap();
-        drop(begun);
-        for (running, connection, _) in servers {
-            connection.disconnect().await;
-            running.until(async {}).await.unwrap();
-        }
     });
 }

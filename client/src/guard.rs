@@ -250,7 +250,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
 
     /// Ready when the peer has closed its side, or can't be read any more.
     pub(crate) fn poll_drain(&mut self, cx: &mut Context) -> Poll<()> {
-        self.wire.poll_drain(cx)
+        let drained = self.wire.poll_drain(cx);
+        self.hold_the_rest();
+        drained
+    }
+
+    /// Of a connection that is over, what it still has to send is all that counts.
+    fn hold_the_rest(&mut self) {
+        // It is less than before.
+        self.share.hold(self.wire.held(), usize::MAX);
     }
 
     /// Closes the stream.
@@ -270,6 +278,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         self.ready.clear();
         self.outlet.close();
         self.relayed = None;
+        self.hold_the_rest();
         self.pipelines.close()
     }
 

@@ -117,3 +117,25 @@ impl Drop for Held {
         self.release();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Several servers may have their hosts on one thread, and their objects turns there one after the other.
+    #[test]
+    fn each_server_has_a_room_of_its_own() {
+        let (one, other) = (Room::of_objects(), Room::of_objects());
+        one.runs_here();
+        let mut held = Room::here().body();
+        let all = vec![0; HTTP_UNENDED_BYTES_MAX];
+        assert!(held.extend(&all));
+        assert!(!Room::here().body().extend(b"x"), "it is full");
+        other.runs_here();
+        assert!(Room::here().body().extend(b"x"));
+        one.runs_here();
+        assert!(!Room::here().body().extend(b"x"));
+        assert_eq!(held.into_bytes().len(), all.len());
+        assert!(Room::here().body().extend(b"x"), "what was taken out counts no longer");
+    }
+}
