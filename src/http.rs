@@ -3,21 +3,23 @@
 //! The wire is the standard `http-over-capnp`; this turns it into the types of the `http` crate and
 //! back. Bodies are buffered whole.
 
-use std::cell::{Cell, RefCell};
+mod room;
+mod stream;
+
+use std::cell::Cell;
 use std::fmt;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::channel::oneshot;
 pub use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
 use crate::error::{Result, conflict_reason, failed, overloaded, said, unimplemented};
-use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_BODY_SECS, HTTP_UNENDED_BYTES_MAX};
+use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_BODY_SECS};
 pub use crate::schema::http_capnp::http_service;
-use crate::schema::http_capnp::{
-    HttpMethod, byte_stream, http_header, http_request, http_response,
-};
+use crate::schema::http_capnp::{HttpMethod, http_header, http_request, http_response};
+pub(crate) use room::{Held, Room};
+pub(crate) use stream::{Parts, Refused, Stream, Taker};
 
 /// The whole body of a request or response.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,8 +86,9 @@ pub async fn serve(
 /// Offers a stream for the request's body, before there is a reply, and waits for its end.
 async fn take_body(mut results: http_service::RequestResults) -> Result<Body> {
     let (done, whole) = oneshot::channel();
-    let collector = Collector { bytes: RefCell::default(), done: Cell::new(Some(done)) };
-    results.get().set_request_body(capnp_rpc::new_client(collector));
+    let parts = Parts::new(Room::here().body(), HTTP_BODY_BYTES_MAX);
+    let collector = Collector { parts, done: Cell::new(Some(done)) };
+    results.get().set_request_body(capnp_rpc::new_client(Stream(Rc::new(collector))));
     results.set_pipeline()?;
     // Only who sends the body is to hold the stream, so that it goes when the sender does.
     drop(results);
@@ -101,30 +104,13 @@ async fn whole_within(whole: oneshot::Receiver<Result<Body>>, limit: Duration) -
     }
 }
 
-/// The bytes of all bodies of requests that have not ended, on all hosts of the process.
-static UNENDED_BYTES: AtomicUsize = AtomicUsize::new(0);
-
 /// Takes the body of one request.
 struct Collector {
-    bytes: RefCell<Vec<u8>>,
+    parts: Parts,
     done: Cell<Option<oneshot::Sender<Result<Body>>>>,
 }
 
 impl Collector {
-    fn take(&self) -> Vec<u8> {
-        let bytes = self.bytes.take();
-        UNENDED_BYTES.fetch_sub(bytes.len(), Ordering::Relaxed);
-        bytes
-    }
-
-    /// Tells whether the handler still waits for the end.
-    fn is_awaited(&self) -> bool {
-        let done = self.done.take();
-        let is_awaited = done.as_ref().is_some_and(|done| !done.is_canceled());
-        self.done.set(done);
-        is_awaited
-    }
-
     fn finish(&self, body: Result<Body>) {
         if let Some(done) = self.done.take() {
             // The handler may have ended already.
@@ -133,48 +119,32 @@ impl Collector {
     }
 }
 
-impl Drop for Collector {
-    fn drop(&mut self) {
-        self.take();
+impl Taker for Collector {
+    fn parts(&self) -> &Parts {
+        &self.parts
     }
-}
 
-impl byte_stream::Server for Collector {
-    async fn write(self: Rc<Self>, params: byte_stream::WriteParams) -> Result<()> {
-        let chunk = params.get()?.get_bytes()?;
-        let mut bytes = self.bytes.borrow_mut();
-        if bytes.len() + chunk.len() > HTTP_BODY_BYTES_MAX {
-            let error = failed(format!("a body has at most {HTTP_BODY_BYTES_MAX} bytes"));
-            self.finish(Err(error.clone()));
-            return Err(error);
-        }
-        if UNENDED_BYTES.load(Ordering::Relaxed) + chunk.len() > HTTP_UNENDED_BYTES_MAX {
-            let error = overloaded("there is no room for another body: try again later");
-            self.finish(Err(error.clone()));
-            return Err(error);
-        }
-        if self.is_awaited() {
-            UNENDED_BYTES.fetch_add(chunk.len(), Ordering::Relaxed);
-            bytes.extend_from_slice(chunk);
-        }
+    fn is_waiting(&self) -> bool {
+        let done = self.done.take();
+        let is_waiting = done.as_ref().is_some_and(|done| !done.is_canceled());
+        self.done.set(done);
+        is_waiting
+    }
+
+    fn take(&self, body: Held) -> Result<()> {
+        self.finish(Ok(Body(body.into_bytes())));
         Ok(())
     }
 
-    async fn end(
-        self: Rc<Self>,
-        _: byte_stream::EndParams,
-        _: byte_stream::EndResults,
-    ) -> Result<()> {
-        self.finish(Ok(Body(self.take())));
-        Ok(())
-    }
-
-    async fn get_substream(
-        self: Rc<Self>,
-        _: byte_stream::GetSubstreamParams,
-        _: byte_stream::GetSubstreamResults,
-    ) -> Result<()> {
-        Err(crate::error::unimplemented("this stream can't be divided"))
+    fn refuse(&self, refused: Refused) -> capnp::Error {
+        let error = match refused {
+            Refused::NoRoom => overloaded("there is no room for another body: try again later"),
+            Refused::TooLarge | Refused::TooLong | Refused::TooShort => {
+                failed(format!("a body has at most {HTTP_BODY_BYTES_MAX} bytes"))
+            }
+        };
+        self.finish(Err(error.clone()));
+        error
     }
 }
 

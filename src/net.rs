@@ -3,19 +3,16 @@
 //! A listener does either, never both: who speaks the other way is cut off. All listeners of a server have
 //! their connections from one number of places, which leaves descriptors for all else.
 
+mod places;
 pub(crate) mod tls;
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use capnp::capability::Client;
-use capstead_client::{Budget, Connection, Limit, Limits};
+use capstead_client::{Connection, Limit, Limits};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -23,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::Metrics;
+use places::Full;
+pub(crate) use places::{Peers, Place, Places};
 
 /// The time that a peer may take for the handshake of TLS, in seconds. It has a connection's place
 /// meanwhile.
@@ -57,7 +56,8 @@ impl Listener {
             tasks: TaskTracker::new(),
         };
         let (accepting, connected) = (listener.accepting.clone(), listener.connected.clone());
-        let peers = RefCell::default();
+        let most = limits.connections_per_peer;
+        let peers = Peers::new(places.clone(), most, metrics.clone(), |all| &all.connections);
         let serving = Serving { tls, bootstrap, limits, metrics, places, peers, connected };
         let serving = Rc::new(serving);
         let tasks = listener.tasks.clone();
@@ -88,45 +88,53 @@ struct Serving {
     limits: Limits,
     metrics: Arc<Metrics>,
     places: Arc<Places>,
-    /// The number of connections of each address.
-    peers: RefCell<HashMap<IpAddr, usize>>,
+    peers: Rc<Peers>,
     connected: CancellationToken,
+}
+
+impl Serving {
+    fn refuse(&self, stream: TcpStream, full: Full) {
+        let (limit, reason) = match full {
+            Full::OfAll => (Limit::Connections, "too many connections: try again later"),
+            Full::OfPeer => (Limit::ConnectionsPerPeer, "too many connections from one address"),
+        };
+        self.metrics.limits.count(limit);
+        // By TLS that would be a handshake's work, which is what there was too much of.
+        if self.tls.is_none() {
+            Connection::refuse(stream, reason);
+        }
+    }
 }
 
 async fn accept(socket: TcpListener, serving: Rc<Serving>, tasks: TaskTracker) {
     loop {
         match socket.accept().await {
-            Ok((stream, peer)) => match Place::take(&serving, peer.ip()) {
+            Ok((stream, peer)) => match serving.peers.take(peer.ip()) {
                 // Ends with its connection.
-                Ok(place) => drop(tasks.spawn_local(serve(stream, place))),
-                // By TLS that would be a handshake's work, which is what there was too much of.
-                Err(_) if serving.tls.is_some() => drop(stream),
-                Err(Limit::ConnectionsPerPeer) => {
-                    Connection::refuse(stream, "too many connections from one address");
-                }
-                Err(_) => Connection::refuse(stream, "too many connections: try again later"),
+                Ok(place) => drop(tasks.spawn_local(serve(stream, serving.clone(), place))),
+                Err(full) => serving.refuse(stream, full),
             },
             Err(error) => rest_after(&error).await,
         }
     }
 }
 
-async fn serve(stream: TcpStream, place: Place) {
+async fn serve(stream: TcpStream, serving: Rc<Serving>, place: Place) {
     // Without it answers come later, and no less.
     let _ = stream.set_nodelay(true);
-    let Some(tls) = &place.serving.tls else { return speak(stream, &place).await };
+    let Some(tls) = &serving.tls else { return speak(stream, &serving, &place).await };
     let limit = Duration::from_secs(HANDSHAKE_SECS);
     let shaken = tokio::select! {
         shaken = tls::handshake(tls, stream, limit) => shaken,
-        () = place.serving.connected.cancelled() => return,
+        () = serving.connected.cancelled() => return,
     };
     match shaken {
-        Ok(stream) => speak(stream, &place).await,
+        Ok(stream) => speak(stream, &serving, &place).await,
         Err(error) => tracing::debug!(peer = %place.peer, %error, "no TLS with a peer"),
     }
 }
 
-async fn speak<S>(stream: S, Place { serving, peer, .. }: &Place)
+async fn speak<S>(stream: S, serving: &Serving, Place { peer, .. }: &Place)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -140,77 +148,6 @@ where
     tokio::select! {
         reason = connection.closed() => tracing::debug!(%peer, %reason, "connection closed"),
         () = serving.connected.cancelled() => connection.disconnect_because(SHUTTING_DOWN).await,
-    }
-}
-
-/// One of the connections that an address may have.
-struct Place {
-    serving: Rc<Serving>,
-    peer: IpAddr,
-    _of_all: Taken,
-}
-
-impl Place {
-    /// # Errors
-    /// When there is none, by which limit.
-    fn take(serving: &Rc<Serving>, peer: IpAddr) -> Result<Self, Limit> {
-        let refused = |limit| {
-            serving.metrics.limits.count(limit);
-            limit
-        };
-        let of_all = Places::take(&serving.places).ok_or_else(|| refused(Limit::Connections))?;
-        let mut peers = serving.peers.borrow_mut();
-        let places = peers.get(&peer).copied().unwrap_or_default();
-        if places >= serving.limits.connections_per_peer {
-            return Err(refused(Limit::ConnectionsPerPeer));
-        }
-        peers.insert(peer, places + 1);
-        serving.metrics.connections.add(1);
-        Ok(Self { serving: serving.clone(), peer, _of_all: of_all })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut peers = self.serving.peers.borrow_mut();
-        self.serving.metrics.connections.subtract(1);
-        if let Some(places) = peers.get_mut(&self.peer) {
-            *places -= 1;
-            if *places == 0 {
-                peers.remove(&self.peer);
-            }
-        }
-    }
-}
-
-/// The connections that all listeners of one kind may have together, and what these hold.
-#[derive(Debug)]
-pub(crate) struct Places {
-    max: usize,
-    taken: AtomicUsize,
-    pub(crate) budget: Budget,
-}
-
-/// One of [`Places`], until it is dropped.
-#[derive(Debug)]
-pub(crate) struct Taken(Arc<Places>);
-
-impl Places {
-    pub(crate) fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { max, taken: AtomicUsize::new(0), budget: Budget::default() })
-    }
-
-    /// One more, if there is one.
-    pub(crate) fn take(places: &Arc<Self>) -> Option<Taken> {
-        let taken = Taken(places.clone());
-        // Whoever gets none gives back at once what was counted here.
-        (places.taken.fetch_add(1, Ordering::Relaxed) < places.max).then_some(taken)
-    }
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

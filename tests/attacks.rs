@@ -5,6 +5,10 @@
 //! An attack that only has to be tried is one call of [`fortress::withstands`].
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "attacks/between_hosts.rs"]
+mod between_hosts;
+#[path = "passing/class.rs"]
+mod class;
 #[path = "attacks/fortress.rs"]
 mod fortress;
 #[path = "attacks/over_http.rs"]
@@ -14,3 +18,16 @@ mod references;
 #[path = "attacks/strangers.rs"]
 mod strangers;
 mod support;
+
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    clippy::unwrap_used,
+    missing_debug_implementations,
+    missing_docs,
+    unreachable_pub,
+    reason = "generated code is not ours to change"
+)]
+pub mod passing_capnp {
+    include!(concat!(env!("OUT_DIR"), "/passing_capnp.rs"));
+}

@@ -354,3 +354,31 @@ fn a_long_error_of_a_peer_is_cut_and_no_connection_ends() {
         });
     }
 }
+
+/// Their answers are more than may wait for one connection: the calls wait for their caller to read, in their
+/// order.
+#[test]
+fn many_large_results_at_once_reach_a_client_that_reads() {
+    const RESULTS: u64 = 24;
+    with_objects(1, async |objects| {
+        let object = &objects[0];
+        let (mut large, mut noted) = (Vec::new(), Vec::new());
+        for n in 0..RESULTS {
+            let mut request = object.large_request();
+            request.get().set_bytes(8_000_000);
+            large.push(request.send().promise);
+            noted.push(class::note(object, 7, n).promise);
+        }
+        for answer in large {
+            assert_eq!(answer.await.unwrap().get().unwrap().get_data().unwrap().len(), 8_000_000);
+        }
+        for answer in noted {
+            answer.await.unwrap();
+        }
+        let mut notes = object.notes_request();
+        notes.get().set_stub(7);
+        let notes = notes.send().promise.await.unwrap();
+        let notes: Vec<_> = notes.get().unwrap().get_notes().unwrap().iter().collect();
+        assert_eq!(notes, (0..RESULTS).collect::<Vec<_>>());
+    });
+}

@@ -6,6 +6,7 @@
 
 use crate::guard::budget::Budget;
 use crate::guard::limits::{Bites, Limits};
+use crate::guard::relayed::Relayed;
 use crate::guard::{Guard, NOT_BEGUN, State, Watched, abort};
 use capnp::Error;
 use capnp::capability::{Client, FromClientHook};
@@ -110,6 +111,25 @@ impl Connection {
         Self::over(Rc::new(RefCell::new(state)), Side::Server, Some(bootstrap))
     }
 
+    /// As [`Connection::new`], for one of several connections that pass on to each other what they read.
+    ///
+    /// # Errors
+    /// As [`Connection::new`].
+    #[doc(hidden)] // for the server
+    pub fn relaying<S>(
+        stream: S,
+        side: Side,
+        bootstrap: Option<Client>,
+        limits: Limits,
+        all: &Relayed,
+    ) -> capnp::Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let state = State::new(stream, limits, Arc::default()).one_of(all.clone());
+        Self::over(Rc::new(RefCell::new(state)), side, bootstrap)
+    }
+
     /// Tells a peer that it is not served, and why, as far as it listens at once. No call of it begins.
     pub fn refuse(stream: TcpStream, reason: &str) {
         // Nothing was written before, so that there is room.
@@ -147,6 +167,7 @@ impl Connection {
             state,
             status: status.clone(),
             watchdog: Watchdog::default(),
+            has_let_go: false,
             stranger: None,
             last_write: None,
             over: None,
@@ -223,6 +244,8 @@ struct Task<S: AsyncRead + AsyncWrite + Unpin + 'static> {
     state: Rc<RefCell<State<S>>>,
     status: Rc<Status>,
     watchdog: Watchdog,
+    /// Nothing more is sent, and nobody waits any more.
+    has_let_go: bool,
     /// Runs while the peer is a stranger.
     stranger: Option<Pin<Box<Sleep>>>,
     /// Runs from when the connection is over.
@@ -312,8 +335,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Task<S> {
         }
     }
 
-    /// Fails all calls that are on their way, and lets go of everything but the stream.
+    /// Fails all calls that are on their way, and lets go of everything but the stream, as soon as nothing more
+    /// will be sent: answers that still come would be kept for nobody until the last bytes are out.
     fn let_go(&mut self) {
+        if std::mem::replace(&mut self.has_let_go, true) {
+            return;
+        }
         self.end_rpc();
         self.run_out();
         let held = self.state.borrow_mut().forget();
@@ -359,6 +386,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Task<S> {
     /// A peer that doesn't read can't keep a connection that is over.
     fn poll_last_write(&mut self, cx: &mut Context) -> Poll<()> {
         let Some(reason) = self.state.borrow().closing().cloned() else { return Poll::Pending };
+        self.let_go();
         let limit = Duration::from_secs(LAST_WRITE_SECS);
         let sleep = self.last_write.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
         std::task::ready!(sleep.as_mut().poll(cx));

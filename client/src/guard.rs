@@ -25,12 +25,14 @@ pub(crate) mod limits;
 mod made;
 mod network;
 pub(crate) mod outgoing;
+pub(crate) mod outlet;
 pub(crate) mod owed;
 mod patch;
 pub(crate) mod pipelines;
 mod queue;
 mod receiving;
 mod reflections;
+pub(crate) mod relayed;
 mod scatter;
 mod sending;
 mod tables;
@@ -48,11 +50,14 @@ use limits::{BURST, Bites, Limit, Limits, Refusal};
 pub(crate) use made::abort;
 pub(crate) use network::Guard;
 use outgoing::Replaced;
+use outlet::Outlet;
 use pipelines::{Held, Pipelines};
 use queue::{Calls, Queue};
 use receiving::Changed;
 use reflections::{Answered, Reflections};
+use relayed::{Part, Relayed};
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -98,6 +103,10 @@ pub(crate) struct State<S> {
     reflections: Reflections,
     replaced: Replaced,
     kept: Kept,
+    /// What the peer has to read, for whoever starts its calls.
+    outlet: Rc<Outlet>,
+    /// Its part of what is to be sent by all connections that pass on to each other, if it is one of these.
+    relayed: Option<Part>,
     /// Messages both ways, and answers that went out, since the beginning.
     messages: u64,
     answered: u64,
@@ -129,6 +138,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             reflections: Reflections::default(),
             replaced: Replaced::default(),
             kept: Kept::default(),
+            outlet: Outlet::new(limits.unread_bytes),
+            relayed: None,
             messages: 0,
             answered: 0,
             reader: None,
@@ -144,6 +155,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         self.share = Share::of(budget);
         self.is_stranger = true;
         self.wire.leave_larger(self.limits.stranger_message_bytes);
+        self
+    }
+
+    /// The same for a connection that passes on what it reads to the others of these, and they to it.
+    pub(crate) fn one_of(mut self, all: Relayed) -> Self {
+        self.relayed = Some(Part::of(all));
         self
     }
 
@@ -196,6 +213,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
         self.check_unsent(self.limits.unsent_bytes);
         self.check_held();
+        self.count_pending();
+        self.outlet.rest(self.wire.pending_bytes());
         self.go_on();
         Poll::Pending
     }
@@ -250,11 +269,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
 
     /// Ready when the peer has closed its side, or can't be read any more.
     pub(crate) fn poll_drain(&mut self, cx: &mut Context) -> Poll<()> {
-        self.wire.poll_drain(cx)
+        let drained = self.wire.poll_drain(cx);
+        self.hold_the_rest();
+        drained
+    }
+
+    /// Of a connection that is over, what it still has to send is all that counts.
+    fn hold_the_rest(&mut self) {
+        // It is less than before.
+        self.share.hold(self.wire.held(), usize::MAX);
     }
 
     /// Closes the stream.
     pub(crate) fn close(&mut self) {
+        self.share = Share::default();
         self.wire.close();
     }
 
@@ -267,7 +295,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         self.replaced = Replaced::default();
         self.kept = Kept::default();
         self.ready.clear();
-        self.share = Share::default();
+        self.outlet.close();
+        self.relayed = None;
+        self.hold_the_rest();
         self.pipelines.close()
     }
 
@@ -314,6 +344,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
                 return Poll::Ready(Ok(Some(waited)));
             }
             if self.is_full()? {
+                return Poll::Pending;
+            }
+            if self.relayed.as_ref().is_some_and(|part| part.of.is_full(cx.waker())) {
                 return Poll::Pending;
             }
             let Poll::Ready(read) = self.wire.poll_read(cx) else {
@@ -390,6 +423,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             }
             Ok(message::Return(answer)) => self.queue.concerns(answer?, self.limits.capabilities),
             _ => Ok(!self.queue.is_empty()),
+        }
+    }
+
+    /// Tells those who make more how much there is.
+    fn count_pending(&mut self) {
+        let bytes = self.wire.pending_bytes();
+        self.outlet.pends(bytes);
+        if let Some(part) = &mut self.relayed {
+            part.pends(bytes);
         }
     }
 

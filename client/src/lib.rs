@@ -102,9 +102,13 @@ pub use guard::limits::{
 };
 #[doc(hidden)] // for the server, which holds to the same bounds within a vat
 pub use guard::outgoing::{error_to_send, too_large, too_many_capabilities};
+#[doc(hidden)] // for the server
+pub use guard::outlet::{HeldAnswer, Outlet};
 pub use guard::owed::{Owed, with_owed};
 #[doc(hidden)] // for the server
 pub use guard::pipelines::{Arrival, Pipelined, take_over};
+#[doc(hidden)] // for the server
+pub use guard::relayed::Relayed;
 pub use once::{once, request_id};
 pub use restore::{restore, restore_with};
 pub use schema::{facet_capnp, http_capnp, restorer_capnp, sturdyref_capnp};

@@ -21,6 +21,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// The bytes that one read can bring: some hundred small messages.
 const INPUT_BYTES: usize = 32 << 10;
 
+/// What one poll of a connection reads, about: others have their turn between two polls, and a message of
+/// megabytes would make all of them wait for as long as it takes.
+const IN_A_POLL_BYTES: usize = 128 << 10;
+
 /// Room of the output buffer that is kept when it runs empty.
 const OUTPUT_BYTES_KEPT: usize = 256 << 10;
 
@@ -142,6 +146,8 @@ pub(crate) struct Wire<S> {
     /// Messages that began to come in, and bytes, since the beginning.
     begun: u64,
     received: u64,
+    /// Bytes that this poll may still read.
+    readable: usize,
     output: Vec<u8>,
     /// `output[..written]` is out already.
     written: usize,
@@ -165,6 +171,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             partial: None,
             begun: 0,
             received: 0,
+            readable: IN_A_POLL_BYTES,
             output: Vec::new(),
             written: 0,
             progress: 0,
@@ -198,6 +205,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             if let Some(message) = self.finish_message() {
                 return Poll::Ready(Ok(Some(Reader::new(message, self.options))));
             }
+            if self.readable == 0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             if ready!(self.poll_fill(cx))? == 0 {
                 let clean = self.partial.is_none() && self.start == self.end;
                 let cut = || Error::disconnected("the stream ended within a message".into());
@@ -206,8 +217,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// Gives the buffer to the next connection. Called when this one has read for now.
+    /// Gives the buffer to the next connection. Called when this one has read for now: at the end of each poll.
     pub(crate) fn rest(&mut self) {
+        self.readable = IN_A_POLL_BYTES;
         if self.input.len() < INPUT_BYTES {
             return;
         }
@@ -227,6 +239,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
         let segments = message.get_segments_for_output();
         let count = segments.len() as u32;
+        self.make_room_for(segments.iter().map(|segment| segment.len()).sum());
         self.output.extend((count - 1).to_le_bytes());
         for segment in segments.iter() {
             self.output.extend(((segment.len() / WORD) as u32).to_le_bytes());
@@ -236,6 +249,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
         for segment in segments.iter() {
             self.output.extend_from_slice(segment);
+        }
+    }
+
+    /// Where much waits already, the buffer grows by what is needed and a part of that, and not to twice as much.
+    fn make_room_for(&mut self, bytes: usize) {
+        let length = self.output.len();
+        if length > OUTPUT_BYTES_KEPT && self.output.capacity() - length < bytes {
+            self.output.reserve_exact(bytes.max(length / 4) + OUTPUT_BYTES_KEPT);
         }
     }
 
@@ -332,6 +353,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Closes the stream.
     pub(crate) fn close(&mut self) {
         self.stream = None;
+        (self.output, self.written) = (Vec::new(), 0);
     }
 
     /// Takes a table of segments from the input, once all of it is there.
@@ -388,9 +410,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         if let Some(partial) = &mut self.partial
             && partial.missing() >= INPUT_BYTES
         {
-            let count = ready!(poll_read_once(stream, cx, partial.room(INPUT_BYTES)))?;
+            let room = partial.room(INPUT_BYTES);
+            let most = room.len().min(self.readable);
+            let count = ready!(poll_read_once(stream, cx, &mut room[..most]))?;
             partial.filled += count;
-            self.received += count as u64;
+            self.count_received(count);
             return Poll::Ready(Ok(count));
         }
         make_room(&mut self.input, self.start..self.end);
@@ -398,8 +422,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.start = 0;
         let count = ready!(poll_read_once(stream, cx, &mut self.input[self.end..]))?;
         self.end += count;
-        self.received += count as u64;
+        self.count_received(count);
         Poll::Ready(Ok(count))
+    }
+
+    fn count_received(&mut self, count: usize) {
+        self.received += count as u64;
+        self.readable = self.readable.saturating_sub(count);
     }
 }
 

@@ -7,12 +7,12 @@ use futures::channel::oneshot;
 use http::{Method, Response};
 
 use super::head;
-use super::limits::{Held, Taken};
+use super::limits::Taken;
 use crate::error::{Result, failed, overloaded, unimplemented};
-use crate::http::{read_response, write_request};
+use crate::http::{Held, Parts, Refused, Stream, Taker, read_response, write_request};
 use crate::limits::HTTP_RESPONSE_BYTES_MAX;
 use crate::membrane;
-use crate::schema::http_capnp::{byte_stream, http_service, http_service::client_request_context};
+use crate::schema::http_capnp::{http_service, http_service::client_request_context};
 
 /// The reason why there is no response of the object.
 pub(super) enum Failure {
@@ -67,9 +67,7 @@ pub(super) async fn ask(
 struct Answering {
     method: Method,
     head: RefCell<Option<Response<()>>>,
-    /// Gone once it is whole.
-    body: RefCell<Option<Held>>,
-    expected: Cell<Option<usize>>,
+    body: Parts,
     done: Cell<Option<oneshot::Sender<Answer>>>,
 }
 
@@ -79,22 +77,10 @@ impl Answering {
         let answering = Self {
             method,
             head: RefCell::default(),
-            body: RefCell::new(Some(body)),
-            expected: Cell::default(),
+            body: Parts::new(body, HTTP_RESPONSE_BYTES_MAX),
             done: Cell::new(Some(done)),
         };
         (Rc::new(answering), answered)
-    }
-
-    fn finish(&self) -> Result<()> {
-        let (Some(head), Some(body)) = (self.head.take(), self.body.take()) else { return Ok(()) };
-        match head::checked(&self.method, head, body.bytes.len()) {
-            Ok(head) => {
-                self.tell(Ok(head.map(|()| body)));
-                Ok(())
-            }
-            Err(reason) => Err(self.wrong(reason)),
-        }
     }
 
     /// The client gets nothing of such a response, and the class the same words as the log.
@@ -124,16 +110,15 @@ impl client_request_context::Server for Answering {
         let response = params.get()?.get_response()?;
         let head = read_response(response).map_err(|error| self.wrong(error.extra))?;
         self.head.replace(Some(head));
-        self.expected.set(match response.get_body_size().which()? {
+        self.body.expected.set(match response.get_body_size().which()? {
             Fixed(size) => Some(usize::try_from(size).unwrap_or(usize::MAX)),
             Unknown(()) => None,
         });
-        if self.expected.get() == Some(0) {
-            self.finish()
-        } else {
-            results.get().set_body(membrane::serve(self.clone()));
-            Ok(())
+        if self.body.expected.get() == Some(0) {
+            return self.end();
         }
+        results.get().set_body(membrane::serve(Rc::new(Stream(self.clone()))));
+        Ok(())
     }
 
     async fn start_web_socket(
@@ -145,46 +130,33 @@ impl client_request_context::Server for Answering {
     }
 }
 
-impl byte_stream::Server for Answering {
-    async fn write(self: Rc<Self>, params: byte_stream::WriteParams) -> Result<()> {
-        let bytes = params.get()?.get_bytes()?;
-        let mut body = self.body.borrow_mut();
-        let Some(body) = &mut *body else { return Err(failed("the response has ended")) };
-        let most = self.expected.get().unwrap_or(usize::MAX);
-        let length = body.bytes.len() + bytes.len();
-        if length > most {
-            return Err(self.wrong("the body is longer than the response announced".to_owned()));
-        }
-        if length > HTTP_RESPONSE_BYTES_MAX {
-            let reason =
-                format!("the body of a response has at most {HTTP_RESPONSE_BYTES_MAX} bytes");
-            return Err(self.wrong(reason));
-        }
-        if !body.extend(bytes) {
-            self.tell(Err(Failure::NoRoom));
-            return Err(overloaded("there is no room for another response: try again later"));
-        }
-        Ok(())
+impl Taker for Answering {
+    fn parts(&self) -> &Parts {
+        &self.body
     }
 
-    async fn end(
-        self: Rc<Self>,
-        _: byte_stream::EndParams,
-        _: byte_stream::EndResults,
-    ) -> Result<()> {
-        let length = self.body.borrow().as_ref().map(|body| body.bytes.len());
-        if length.is_some() && self.expected.get().is_some_and(|expected| length != Some(expected))
-        {
-            return Err(self.wrong("the body is shorter than the response announced".to_owned()));
+    fn take(&self, body: Held) -> Result<()> {
+        let Some(head) = self.head.take() else { return Ok(()) };
+        match head::checked(&self.method, head, body.bytes().len()) {
+            Ok(head) => {
+                self.tell(Ok(head.map(|()| body)));
+                Ok(())
+            }
+            Err(reason) => Err(self.wrong(reason)),
         }
-        self.finish()
     }
 
-    async fn get_substream(
-        self: Rc<Self>,
-        _: byte_stream::GetSubstreamParams,
-        _: byte_stream::GetSubstreamResults,
-    ) -> Result<()> {
-        Err(unimplemented("this stream can't be divided"))
+    fn refuse(&self, refused: Refused) -> capnp::Error {
+        self.wrong(match refused {
+            Refused::TooLong => "the body is longer than the response announced".to_owned(),
+            Refused::TooShort => "the body is shorter than the response announced".to_owned(),
+            Refused::TooLarge => {
+                format!("the body of a response has at most {HTTP_RESPONSE_BYTES_MAX} bytes")
+            }
+            Refused::NoRoom => {
+                self.tell(Err(Failure::NoRoom));
+                return overloaded("there is no room for another response: try again later");
+            }
+        })
     }
 }

@@ -14,20 +14,22 @@ use super::ask::{Failure, ask};
 use super::cors;
 use super::door::Door;
 use super::head;
-use super::limits::{Held, HttpLimits, Place, Taken};
+use super::limits::{HttpLimits, Taken};
 use super::objects::{Given, Objects};
 use super::paced::Paced;
 use super::route::{Route, route};
 use crate::error::{Result, is_not_begun, is_revoked};
-use crate::http::{Body, explain, text};
+use crate::http::{Body, Held, explain, text};
 use crate::limits::{HTTP_BODY_BYTES_MAX, NAME_BYTES_MAX};
 use crate::metrics::Metrics;
+use crate::net::Place;
 
 /// The most that a connection buffers, the head of a request among it.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
 
 /// Bytes of one body that are taken before others have their turn: a thousand bodies that come at once would
-/// keep everybody else waiting for as long as all of them take.
+/// keep everybody else waiting for as long as all of them take. A larger body waits for its turn before its
+/// first bytes, too.
 const IN_A_ROW_BYTES: usize = 32 << 10;
 
 /// The answer to a client for whom there is no place.
@@ -201,7 +203,7 @@ impl Served {
             Ok(body) => body,
             Err(refusal) => return Ok(own(*refusal)),
         };
-        let answer = self.gateway.ask(&route, &parts, &body.bytes, &self.taken).await?;
+        let answer = self.gateway.ask(&route, &parts, body.bytes(), &self.taken).await?;
         Ok(match answer {
             Ok(response) => response.map(Bytes::from_owner),
             Err(Failure::Nothing) => own(nothing()),
@@ -264,8 +266,11 @@ async fn read_body(
     let refuse = |status, reason: String| Err(Box::new(text(status, reason)));
     let start = Instant::now();
     let mut in_a_row = 0;
+    if hyper::body::Body::size_hint(&body).lower() > IN_A_ROW_BYTES as u64 {
+        taken.turn().await;
+    }
     loop {
-        let due = start + taken.limits.time_for(held.bytes.len());
+        let due = start + taken.limits.time_for(held.bytes().len());
         let frame = match timeout_at(due, body.frame()).await {
             Ok(None) => return Ok(held),
             Ok(Some(Ok(frame))) => frame,
@@ -280,7 +285,7 @@ async fn read_body(
         };
         // Trailers reach no object.
         let Ok(bytes) = frame.into_data() else { continue };
-        if held.bytes.len() + bytes.len() > HTTP_BODY_BYTES_MAX {
+        if held.bytes().len() + bytes.len() > HTTP_BODY_BYTES_MAX {
             return Err(too_large());
         }
         if !held.extend(&bytes) {
@@ -290,7 +295,7 @@ async fn read_body(
         in_a_row += bytes.len();
         if in_a_row >= IN_A_ROW_BYTES {
             in_a_row = 0;
-            tokio::task::yield_now().await;
+            taken.turn().await;
         }
     }
 }

@@ -3,16 +3,20 @@
 //! Invariant: nobody holds a place, or bytes of the server, for longer than the pace allows.
 //! Invariant: bodies count from their first byte here until the last one has left.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+
+use crate::http::{Held, Room};
 use crate::limits::HTTP_HEADER_SECS;
 use crate::metrics::Metrics;
+use crate::net::{Peers, Place, Places};
+
+/// Large bodies that go on by one part each before everybody else has their turn.
+const TURNS: usize = 8;
 
 /// The limits of what HTTP clients may take of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,107 +69,36 @@ impl HttpLimits {
 pub(super) struct Taken {
     pub(super) limits: HttpLimits,
     pub(super) metrics: Arc<Metrics>,
-    connections: Cell<usize>,
-    peers: RefCell<HashMap<IpAddr, usize>>,
+    peers: Rc<Peers>,
     room: Arc<Room>,
+    /// For those who go on with a large body.
+    turns: Semaphore,
 }
 
 impl Taken {
     pub(super) fn new(limits: HttpLimits, metrics: Arc<Metrics>) -> Rc<Self> {
-        let room =
-            Room { held: AtomicUsize::new(0), most: limits.body_bytes, metrics: metrics.clone() };
-        Rc::new(Self {
-            limits,
-            metrics,
-            connections: Cell::default(),
-            peers: RefCell::default(),
-            room: Arc::new(room),
-        })
+        let (places, most) = (Places::new(limits.connections), limits.connections_per_peer);
+        let peers = Peers::new(places, most, metrics.clone(), |all| &all.http_connections);
+        let room = Room::of_gateway(limits.body_bytes, metrics.clone());
+        Rc::new(Self { limits, metrics, peers, room, turns: Semaphore::new(TURNS) })
     }
 
     /// The place of one more connection, if there is one.
-    pub(super) fn connect(self: &Rc<Self>, peer: IpAddr) -> Option<Place> {
-        let mut peers = self.peers.borrow_mut();
-        let places = peers.get(&peer).copied().unwrap_or_default();
-        let is_full = self.connections.get() >= self.limits.connections;
-        if is_full || places >= self.limits.connections_per_peer {
-            self.metrics.http_connections_refused_total.add(1);
-            return None;
-        }
-        peers.insert(peer, places + 1);
-        self.connections.set(self.connections.get() + 1);
-        self.metrics.http_connections.add(1);
-        Some(Place { taken: self.clone(), peer })
+    pub(super) fn connect(&self, peer: IpAddr) -> Option<Place> {
+        let refused = |_: &_| self.metrics.http_connections_refused_total.add(1);
+        self.peers.take(peer).inspect_err(refused).ok()
+    }
+
+    /// Returns when this one may go on, while others have their turn. Who waits isn't looked at meanwhile, so
+    /// that everybody else waits for a few of them and not for all.
+    pub(super) async fn turn(&self) {
+        // It is never closed.
+        let _turn = self.turns.acquire().await;
+        tokio::task::yield_now().await;
     }
 
     /// Memory for a body, of which there is nothing yet.
     pub(super) fn body(&self) -> Held {
-        Held { room: self.room.clone(), bytes: Vec::new() }
-    }
-}
-
-/// One of the connections.
-pub(super) struct Place {
-    taken: Rc<Taken>,
-    peer: IpAddr,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let Self { taken, peer } = self;
-        taken.connections.set(taken.connections.get() - 1);
-        taken.metrics.http_connections.subtract(1);
-        let mut peers = taken.peers.borrow_mut();
-        if let Some(places) = peers.get_mut(peer) {
-            *places -= 1;
-            if *places == 0 {
-                peers.remove(peer);
-            }
-        }
-    }
-}
-
-/// The memory for bodies of both kinds.
-struct Room {
-    held: AtomicUsize,
-    most: usize,
-    metrics: Arc<Metrics>,
-}
-
-/// The bytes of one body. The connection that writes them drops them wherever it is done.
-pub(super) struct Held {
-    room: Arc<Room>,
-    pub(super) bytes: Vec<u8>,
-}
-
-impl Held {
-    /// Takes these bytes too, and tells whether there was memory for them.
-    pub(super) fn extend(&mut self, bytes: &[u8]) -> bool {
-        /// Those that read slowly can't keep small answers from all others.
-        const SMALL_BYTES: usize = 64 << 10;
-        let Room { held, most, metrics } = &*self.room;
-        let now = held.load(Ordering::Relaxed) + bytes.len();
-        if now > *most && self.bytes.len() + bytes.len() > SMALL_BYTES {
-            metrics.http_bodies_refused_total.add(1);
-            return false;
-        }
-        held.fetch_add(bytes.len(), Ordering::Relaxed);
-        metrics.http_body_bytes.add(bytes.len() as u64);
-        self.bytes.extend_from_slice(bytes);
-        true
-    }
-}
-
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let Room { held, metrics, .. } = &*self.room;
-        held.fetch_sub(self.bytes.len(), Ordering::Relaxed);
-        metrics.http_body_bytes.subtract(self.bytes.len() as u64);
+        self.room.body()
     }
 }

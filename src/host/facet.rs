@@ -15,7 +15,7 @@ use super::instance::Instance;
 use super::links;
 use super::once::RequestId;
 use super::right::{Right, revoked};
-use super::slot::{Birth, Slot, Start};
+use super::slot::{Birth, Passage, Slot, Start};
 use super::vat::Vat;
 use crate::error::{Result, failed, no_such_method, not_begun};
 use crate::id::ObjectId;
@@ -279,7 +279,8 @@ impl Target for Facet {
         match self.vat.clone().admit(call.is_an_objects) {
             Ok(under_way) => {
                 let vat = self.vat.clone();
-                vat.start(Start { facet: self, call, under_way, entry: None });
+                let (entry, passage) = (None, Passage::None);
+                vat.start(Start { facet: self, call, under_way, entry, passage });
             }
             Err(error) => call.reply.send(Err(error)),
         }

@@ -13,6 +13,7 @@
 mod admin;
 mod agent;
 mod awake;
+mod behind;
 mod class;
 mod context;
 mod cut;

@@ -56,7 +56,7 @@ pub(super) struct Cause {
 
 /// Polls a call for the first time.
 pub(super) fn first_poll(instance: &Rc<Instance>, server: &dyn Dispatch, start: Start) {
-    let Start { facet, call, under_way, entry } = start;
+    let Start { facet, call, under_way, entry, .. } = start;
     let Call { interface, method, params, reply, chain, .. } = call;
     let cause = Cause { interface, method, chain };
     let running = Running { reply, facet: facet.clone(), under_way, entry };
@@ -178,6 +178,9 @@ pub(super) fn turn<T>(
     let vat = &instance.vat;
     vat.store.borrow_mut().begin(instance.account.clone());
     vat.pulse.begin(instance, cause);
+    if let Some(bodies) = vat.bodies.get() {
+        bodies.runs_here();
+    }
     if cause.chain.is_some() {
         vat.chain.borrow_mut().clone_from(&cause.chain);
     }
@@ -217,12 +220,14 @@ pub(super) fn answer(instance: &Rc<Instance>, running: Running, outcome: Result<
     let Running { reply, under_way, entry, facet } = running;
     let (grant, vat) = (facet.right.grant.clone(), instance.vat.clone());
     drop((entry, facet));
+    let held = reply.hold(&outcome);
     instance.gate.reply(move |on_its_way| {
         reply.keep((under_way, on_its_way));
         if grant.is_some_and(|grant| grant.is_cut()) {
             return vat.tell_cut(reply, revoked_under_way());
         }
         reply.send(outcome);
+        drop(held);
     });
 }
 

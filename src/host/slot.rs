@@ -35,6 +35,17 @@ pub(super) struct Start {
     pub(super) under_way: UnderWay,
     /// An exclusive object runs no other call until this is dropped; none before its turn.
     pub(super) entry: Option<Entry>,
+    pub(super) passage: Passage,
+}
+
+/// How far a call has come that waits for its caller to read; see [`behind`](super::behind).
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Passage {
+    #[default]
+    None,
+    /// Of those that wait for the same caller it is the first.
+    Next,
+    Passed,
 }
 
 pub(super) enum State {

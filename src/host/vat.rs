@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - Calls start in the order in which they were accepted; those that find the vat busy, the queue
-//!   not empty, or the commit queue full, wait in the queue.
+//!   not empty, or the commit queue full, wait in the queue. Those whose caller has much to read wait
+//!   [behind](super::behind) it, and nobody else's do.
 //! - No turn runs inside another one, however calls and replies lead to each other, so that no depth
 //!   of calls nests the stack.
 //! - A gate opens only after the commit thread said that its writes are durable.
@@ -20,6 +21,7 @@ use tokio::sync::{Notify, SetOnce};
 
 use super::agent::Agent;
 use super::awake::{Awake, AwakeLimits};
+use super::behind::{Behind, Startable};
 use super::class::Class;
 use super::exclusive::Waits;
 use super::facet::Facet;
@@ -31,9 +33,10 @@ use super::rest::{self, Warm};
 use super::right::{Grants, Right};
 use super::run::{self, UnderWay};
 use super::slot::{Birth, Slot, Start, State};
-use crate::clock::Clock;
+use crate::clock::{Clock, monotonic};
 use crate::error::{Result, disconnected, failed, not_begun};
 use crate::gate::Gate;
+use crate::http::Room;
 use crate::id::ObjectId;
 use crate::membrane::Chain;
 use crate::metrics::Metrics;
@@ -42,6 +45,10 @@ use crate::sturdyref::{Seal, root_grant};
 
 /// Queued calls that start before other tasks of the thread get their turn again.
 const STARTS_IN_A_ROW: usize = 64;
+/// And how long that may take: answers of megabytes take milliseconds each. The clock is asked once for so
+/// many starts, and never where there are fewer.
+const IN_A_ROW: Duration = Duration::from_millis(2);
+const STARTS_UNTIMED: usize = 4;
 
 /// The parts of a vat.
 #[derive(Debug)]
@@ -56,6 +63,8 @@ pub(crate) struct VatOptions {
     /// Seals the references that objects store.
     pub(crate) seal: Seal,
     pub(crate) awake: AwakeLimits,
+    /// Where the bodies of requests count that objects wait for: one for all hosts of a server.
+    pub(crate) bodies: Arc<Room>,
 }
 
 pub(crate) struct Vat {
@@ -76,6 +85,8 @@ pub(crate) struct Vat {
     /// Sealed turns whose gates open when they are durable.
     pub(super) sealed: RefCell<VecDeque<(Ticket, Rc<Gate>)>>,
     queue: RefCell<VecDeque<Start>>,
+    /// Calls whose callers have to read before they start.
+    pub(super) behind: Behind,
     busy: Cell<bool>,
     /// A list is being visited, in a snapshot of its own.
     pub(super) visiting: Cell<bool>,
@@ -101,6 +112,7 @@ pub(crate) struct Vat {
     /// The chain that led to the calls that are made now: that of the present turn.
     pub(super) chain: RefCell<Option<Chain>>,
     pub(super) pulse: Arc<Pulse>,
+    pub(super) bodies: OnceCell<Arc<Room>>,
     /// Wakes whoever waits for the last call to end, or for the storage to fail.
     pub(super) changed: Notify,
 }
@@ -120,14 +132,10 @@ impl Vat {
         )?;
         let retention = Retention::new(Clock::real(), options.retention);
         let (metrics, seal) = (options.metrics, options.seal);
-        Self::with_store(
-            store,
-            options.classes,
-            metrics,
-            retention,
-            (seal, options.awake),
-            progress,
-        )
+        let with = (seal, options.awake);
+        let vat = Self::with_store(store, options.classes, metrics, retention, with, progress)?;
+        vat.bodies.get_or_init(|| options.bodies);
+        Ok(vat)
     }
 
     pub(super) fn with_store(
@@ -156,6 +164,7 @@ impl Vat {
             slots: RefCell::default(),
             sealed: RefCell::default(),
             queue: RefCell::default(),
+            behind: Behind::default(),
             busy: Cell::default(),
             visiting: Cell::default(),
             runnable: Rc::default(),
@@ -170,6 +179,7 @@ impl Vat {
             waits: Waits::new(),
             chain: RefCell::default(),
             pulse,
+            bodies: OnceCell::new(),
             changed: Notify::new(),
         });
         vat.essential(settle_on(Rc::downgrade(&vat), progress));
@@ -299,13 +309,24 @@ impl Vat {
     }
 
     fn begin_queued(self: &Rc<Self>) {
-        for _ in 0..STARTS_IN_A_ROW {
+        let mut began = None;
+        for at in 0..STARTS_IN_A_ROW {
             if self.store.borrow().is_full() {
                 return; // `settle` goes on
             }
+            if at > 0
+                && at % STARTS_UNTIMED == 0
+                && began.get_or_insert_with(monotonic).elapsed() > IN_A_ROW
+            {
+                return;
+            }
             let Some(start) = self.queue.borrow_mut().pop_front() else { return };
+            let Some(Startable { start, waited_for }) = self.startable(start) else { continue };
             // The task that does this must outlive whatever the RPC library makes of one call.
             run::contain("starting a call", || self.begin(start));
+            if let Some(outlet) = waited_for {
+                self.next_behind(&outlet);
+            }
         }
     }
 
@@ -392,6 +413,7 @@ impl Vat {
     /// Ends every instance, commits what is sealed, and closes the storage.
     pub(crate) fn close(&self) -> std::result::Result<(), StorageError> {
         self.closing.set(true);
+        self.forget_behind();
         self.write_restored(&self.grants.take_restored());
         let slots = std::mem::take(&mut *self.slots.borrow_mut());
         for slot in slots.values() {

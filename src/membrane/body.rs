@@ -101,13 +101,16 @@ impl Body {
             .then_some(StructSize { data: (root >> 32) as u16, pointers: (root >> 48) as u16 })
     }
 
+    /// The bytes of its segments.
+    pub(super) fn size_bytes(&self) -> usize {
+        self.message.get_segments_for_output().iter().map(|segment| segment.len()).sum()
+    }
+
     /// # Errors
     /// When it can't be sent over a connection. It isn't sent within a vat either then, so that where
     /// an object lives changes nothing.
     pub(super) fn check(&self) -> Result<()> {
-        let segments = self.message.get_segments_for_output();
-        let bytes = segments.iter().map(|segment| segment.len()).sum();
-        check_size(bytes, self.caps.iter().flatten().count())
+        check_size(self.size_bytes(), self.caps.iter().flatten().count())
     }
 
     /// Puts another capability in the place of the one at the end of a path, if there is one.

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use capnp::capability::{self, FromServer, Promise, Server};
 use capnp::private::capability::{ClientHook, ParamsHook, ResultsHook};
 use capnp::{MessageSize, any_pointer};
-use capstead_client::{Owed, error_to_send, take_over, with_hops, with_owed};
+use capstead_client::{HeldAnswer, Outlet, Owed, error_to_send, take_over, with_hops, with_owed};
 
 use super::answer::Answer;
 use super::body::{Body, BodySlot, check_size};
@@ -99,8 +99,12 @@ impl Call {
         ending.is_from_peer.set(is_from_peer);
         let reply = Reply(Some(Asker::Results(results, ending.clone())));
         let (chain, is_an_objects) = (None, false);
-        let params = Params::Theirs(params, arrival.map(|arrival| arrival.bytes));
-        let hops = arrival.map_or(0, |arrival| arrival.hops);
+        let params = Params::Theirs(params, arrival.as_ref().map(|arrival| arrival.bytes));
+        let hops = arrival.as_ref().map_or(0, |arrival| arrival.hops);
+        if let Some(arrival) = arrival {
+            // Set once, here.
+            let _ = ending.outlet.set(arrival.outlet);
+        }
         let call = Self { interface, method, params, reply, chain, is_an_objects, hops };
         (call, is_from_peer, Promise::from_future(Ended(ending)))
     }
@@ -203,6 +207,20 @@ impl Reply {
         matches!(self.0, Some(Asker::Results(..)))
     }
 
+    /// By which the answer leaves, if the call came over a connection.
+    pub(crate) fn outlet(&self) -> Option<&Rc<Outlet>> {
+        match &self.0 {
+            Some(Asker::Results(_, ending)) => ending.outlet.get(),
+            _ => None,
+        }
+    }
+
+    /// The outcome is there and can't be told yet: it counts at the outlet until this is dropped.
+    pub(crate) fn hold(&self, outcome: &Result<Body>) -> Option<HeldAnswer> {
+        let body = outcome.as_ref().ok()?;
+        self.outlet().map(|outlet| outlet.hold(body.size_bytes()))
+    }
+
     /// Takes the caller away: what is said to this reply afterwards, nobody hears.
     pub(crate) fn take(&mut self) -> Self {
         Self(self.0.take())
@@ -294,6 +312,9 @@ impl Asker {
                 let mut write = |mut body: Body| {
                     ending.pipeline.keep_used(&mut body);
                     body.replace_caps(relay);
+                    if let Some(outlet) = ending.outlet.get() {
+                        outlet.made(body.size_bytes());
+                    }
                     match ending.offered.get() {
                         None => results.get()?.set_as(body.get()?)?,
                         Some(offered) => early::write_over(results.get()?, offered, &body)?,

@@ -2,7 +2,7 @@
 //! tell of whoever made the call.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use capnp::private::capability::{ClientHook, PipelineOp};
 use capnp::private::layout::StructSize;
-use capstead_client::{Owed, Pipelined};
+use capstead_client::{Outlet, Owed, Pipelined};
 
 use super::pipeline::Pipeline;
 use crate::error::Result;
@@ -27,6 +27,8 @@ pub(super) struct Ending {
     /// came over a connection only.
     pub(super) pipeline: Pipeline,
     pub(super) is_from_peer: Cell<bool>,
+    /// By which the answer leaves, if the call came over a connection.
+    pub(super) outlet: OnceCell<Rc<Outlet>>,
     /// The size of the results that were offered early to the RPC library's own pipeline.
     pub(super) offered: Cell<Option<StructSize>>,
 }

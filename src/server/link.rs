@@ -25,9 +25,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use capnp::capability::Client;
 use capnp_rpc::rpc_twoparty_capnp::Side;
-use capstead_client::{Connection, Limits};
+use capstead_client::{Connection, Limits, Relayed};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -44,12 +43,25 @@ const REST_FIRST: Duration = Duration::from_millis(10);
 /// begins with the first rest again.
 const REST_MAX: Duration = Duration::from_millis(250);
 
+/// The bytes that the supervisor's thread has to send on all links before it reads no more on them: a few
+/// messages for each host, so that none waits for another that is quick.
+const RELAYED_BYTES_MAX: usize = 64 << 20;
+
 /// The end to which all links lead, on the supervisor's thread.
 pub(super) struct Hub {
     pub(super) supervisor: Rc<Supervisor>,
     pub(super) metrics: Arc<Metrics>,
     /// Set once it serves.
     pub(super) gateway: OnceCell<Rc<Gateway>>,
+    /// Bounds what lies between two links.
+    relayed: Relayed,
+}
+
+impl Hub {
+    pub(super) fn new(supervisor: Rc<Supervisor>, metrics: Arc<Metrics>) -> Rc<Self> {
+        let (gateway, relayed) = (OnceCell::new(), Relayed::new(RELAYED_BYTES_MAX));
+        Rc::new(Self { supervisor, metrics, gateway, relayed })
+    }
 }
 
 /// One host's links, as the supervisor's thread has them.
@@ -130,7 +142,9 @@ impl Link {
         near.set_nonblocking(true)?;
         far.set_nonblocking(true)?;
         let supervisor = self.hub.supervisor.client().client;
-        let near = over(tokio::net::UnixStream::from_std(near)?, Side::Server, Some(supervisor))?;
+        let near = tokio::net::UnixStream::from_std(near)?;
+        let (side, limits, all) = (Side::Server, Limits::of_trusted(), &self.hub.relayed);
+        let near = Connection::relaying(near, side, Some(supervisor), limits, all)?;
         #[cfg(test)]
         self.latest.replace(Some(near.clone()));
         Ok((near, far))
@@ -224,13 +238,6 @@ async fn probe(probes: &mut Option<mpsc::Receiver<Probe>>) -> Probe {
 }
 
 fn connect(end: UnixStream) -> Result<Connection> {
-    over(tokio::net::UnixStream::from_std(end)?, Side::Client, None)
-}
-
-fn over(
-    socket: tokio::net::UnixStream,
-    side: Side,
-    bootstrap: Option<Client>,
-) -> Result<Connection> {
-    Connection::new(socket, side, bootstrap, Limits::of_trusted())
+    let socket = tokio::net::UnixStream::from_std(end)?;
+    Connection::new(socket, Side::Client, None, Limits::of_trusted())
 }

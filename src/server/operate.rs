@@ -16,6 +16,7 @@ use super::builder::ServerError;
 use super::data_dir::{DataDir, Group, Secrets};
 use crate::error::failed;
 use crate::host::{AwakeLimits, Class, Custodian, Vat, VatOptions};
+use crate::http::Room;
 use crate::metrics::Metrics;
 use crate::schema::admin_capnp::admin::Client;
 use crate::storage::{Access, Compacted, LocalConfig, LogOptions, StorageError, compact};
@@ -79,6 +80,7 @@ impl Operated {
                 retention: Duration::ZERO,
                 seal: keys.current().seal(),
                 awake: AwakeLimits::NONE,
+                bodies: Room::of_objects(),
             });
             let vat = vat.map_err(unusable(&path))?;
             let shards = shards_of(number, hosts).collect();

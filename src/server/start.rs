@@ -29,6 +29,7 @@ use super::watchdog::{Beating, Watchdog};
 use crate::error::panic_reason;
 use crate::gateway::{Door, Gateway, HttpLimits};
 use crate::host::{Agent, Class, Hint, Vat, VatOptions, pass_on_replies};
+use crate::http::Room;
 use crate::limits::SHUTDOWN_SECS;
 use crate::metrics::Metrics;
 use crate::net::{Listener, Places, connections_max, tls};
@@ -337,13 +338,13 @@ async fn start_on(
         tls: server.tls.then(|| tls::acceptor(&keys.current().cluster_pkcs8())).transpose()?,
         hint: hint.clone(),
     };
+    let bodies = Room::of_objects();
     let parts = |number, socket| {
-        let vat = vat_options(&server, number, &data, &classes, &metrics, &keys);
+        let vat = vat_options(&server, number, &data, &classes, (&metrics, &bodies), &keys);
         HostParts { number, vat, socket, common: common.clone() }
     };
     let host = parts(0, socket).start(&supervisor.client()).await?;
-    let hub = Hub { supervisor, metrics: metrics.clone(), gateway: OnceCell::new() };
-    let (hub, mut threads) = (Rc::new(hub), Vec::new());
+    let (hub, mut threads) = (Hub::new(supervisor, metrics.clone()), Vec::new());
     for number in 1..server.hosts {
         let parts = parts(number, listen::beside(&server)?);
         threads.push(start_thread(parts, &hub).await?);
@@ -379,7 +380,7 @@ fn vat_options(
     number: u16,
     data: &DataDir,
     classes: &[Class],
-    metrics: &Arc<Metrics>,
+    (metrics, bodies): (&Arc<Metrics>, &Arc<Room>),
     keys: &Keys,
 ) -> VatOptions {
     VatOptions {
@@ -391,6 +392,7 @@ fn vat_options(
         retention: server.retention,
         seal: keys.current().seal(),
         awake: server.awake.share(server.hosts),
+        bodies: bodies.clone(),
     }
 }
 

@@ -4,6 +4,8 @@
 //! It warns with the name of what runs, then says that the host isn't ready, and at last ends the
 //! process, which loses nothing that was acknowledged. It never touches a host.
 
+mod ran;
+
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -16,9 +18,10 @@ use super::stderr;
 use crate::clock;
 use crate::host::{Pulse, Seen};
 use crate::metrics::Metrics;
+use ran::{Thread, counted};
 
-/// The time that one turn may take, which is the time from one await of a method to the next. Zero
-/// switches a limit off.
+/// The time that one turn may take, which is the time from one await of a method to the next. Time in
+/// which its thread could go on and got no processor doesn't count. Zero switches a limit off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TurnLimits {
     /// After that long a warning is logged, with class, object and method.
@@ -88,6 +91,7 @@ impl Watchdog {
             beat: None,
             unasked: Duration::ZERO,
             held: None,
+            ran: None,
             took: Duration::ZERO,
             stage: Stage::Quiet,
         };
@@ -96,7 +100,7 @@ impl Watchdog {
 
     /// Looks after this thread's event loop, which is the host's, as long as what is returned is there.
     pub(super) fn beat(&self, number: u16) -> Beating {
-        let beat = Arc::new(Beat::default());
+        let beat = Arc::new(Beat { thread: Thread::present(), ..Beat::default() });
         for host in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
             if host.number == number {
                 host.beat = Some(Arc::downgrade(&beat));
@@ -115,6 +119,7 @@ struct Beat {
     answered: AtomicU64,
     ask: Notify,
     is_over: AtomicBool,
+    thread: Option<Thread>,
 }
 
 impl Beat {
@@ -212,6 +217,8 @@ struct Watched {
     /// Since the event loop was asked last.
     unasked: Duration,
     held: Option<Held>,
+    /// The thread as it was seen last, while something holds the host up.
+    ran: Option<ran::Seen>,
     took: Duration,
     stage: Stage,
 }
@@ -220,12 +227,15 @@ impl Watched {
     /// The stage that whatever holds up the host has reached.
     fn look(&mut self, passed: Duration, limits: TurnLimits, metrics: &Metrics) -> Stage {
         let held = self.held(passed);
+        let thread = if held.is_some() { self.beat() } else { None };
+        let ran = thread.and_then(|beat| beat.thread.as_ref()?.look());
+        let before = std::mem::replace(&mut self.ran, ran);
         if held.is_none() || held != self.held {
             self.ended(metrics);
             (self.held, self.took) = (held, Duration::ZERO);
             return self.stage;
         }
-        self.took += passed;
+        self.took += counted(passed, before, ran);
         let is_turn = matches!(self.held, Some(Held::Turn(_)));
         let ends_anyway = limits.abort.is_zero() && TOLD_TO_END.load(Ordering::Relaxed);
         let abort = if ends_anyway { TurnLimits::default().abort } else { limits.abort };
@@ -243,9 +253,13 @@ impl Watched {
         self.stage
     }
 
+    fn beat(&self) -> Option<Arc<Beat>> {
+        self.beat.as_ref().and_then(Weak::upgrade)
+    }
+
     fn held(&mut self, passed: Duration) -> Option<Held> {
         self.unasked += passed;
-        let owed = self.beat.as_ref().and_then(Weak::upgrade).and_then(|beat| {
+        let owed = self.beat().and_then(|beat| {
             let owed = beat.owed();
             if owed.is_none() && self.unasked >= ASK_PERIOD {
                 self.unasked = Duration::ZERO;

@@ -13,6 +13,7 @@ use capstead::http::{self, Body, Request, Response, StatusCode, http_service};
 use capstead::{Context, Object, Result, Server, Stored};
 use capstead_client::http_capnp::HttpMethod;
 
+use super::class::{Exclusive, Passer, Plain};
 use super::fortress::{withstands, withstands_from};
 use super::strangers::allow_connections;
 use crate::support::calls::{by_name, connect, run};
@@ -65,10 +66,12 @@ impl http_service::Server for Large {
 fn a_server_for_slow_readers() {
     let Some(data) = own::data() else { return };
     let hosts = std::env::var("CAPSTEAD_TEST_HOSTS").map_or(1, |hosts| hosts.parse().unwrap());
-    own::serve(Server::new(data).class::<Large>().hosts(hosts));
+    let server = Server::new(data).class::<Large>();
+    let server = server.class::<Passer<Plain>>().class::<Passer<Exclusive>>();
+    own::serve(server.hosts(hosts));
 }
 
-fn serve_large(data: &Path) -> Command {
+pub(crate) fn serve_large(data: &Path) -> Command {
     own::program("over_http::a_server_for_slow_readers", data)
 }
 
@@ -94,7 +97,7 @@ fn bodies_that_stall() {
     allow_connections();
     withstands(&[&MANY[..], &["--http-body-bytes", "64MiB"]].concat(), |served| {
         let head = b"POST /counter/x/increment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 600000\r\n\r\n";
-        let request = [&head[..], &vec![b'x'; 80_000]].concat();
+        let request = [&head[..], &vec![b'x'; 300_000]].concat();
         let mut held = Vec::new();
         for _ in 0..12 {
             held.extend((0..100).map(|_| begin(served, &request)));

@@ -53,7 +53,7 @@ impl<K: Kind> Object for Passer<K> {
 
 type Noted = RemotePromise<passer::note_results::Owned>;
 
-fn note(on: &passer::Client, stub: u64, n: u64) -> Noted {
+pub(crate) fn note(on: &passer::Client, stub: u64, n: u64) -> Noted {
     let mut request = on.note_request();
     request.get().set_stub(stub);
     request.get().set_n(n);

@@ -163,7 +163,7 @@ impl Limits {
             exports: usize::MAX,
             imports: usize::MAX,
             questions: usize::MAX,
-            unread_bytes: 64 << 20,
+            unread_bytes: 16 << 20,
             unsent_bytes: usize::MAX,
             slow_reader: Duration::MAX,
             stall: Duration::MAX,

@@ -73,6 +73,15 @@ pub(super) fn canceled(call: u32) -> Builder<HeapAllocator> {
     answer(call, |mut answer| answer.set_canceled(()))
 }
 
+/// The answer to a call that was given up, instead of `of`.
+pub(super) fn unwanted(of: return_::Reader) -> Builder<HeapAllocator> {
+    answer(of.get_answer_id(), |mut answer| {
+        answer.set_release_param_caps(of.get_release_param_caps());
+        answer.set_no_finish_needed(of.get_no_finish_needed());
+        answer.set_canceled(());
+    })
+}
+
 pub(super) fn sent_elsewhere(call: u32) -> Builder<HeapAllocator> {
     answer(call, |mut answer| answer.set_results_sent_elsewhere(()))
 }

@@ -15,6 +15,7 @@
 
 use super::limits::{Limit, Refusal};
 use super::made::{self, Made};
+use super::outlet::Outlet;
 use super::scatter::ByNumber;
 use super::{Message, patch::Patches};
 use capnp::any_pointer;
@@ -57,12 +58,14 @@ thread_local! {
 }
 
 /// The connection's part of a call's story.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Arrival {
     /// The number of hosts of this system that the call came through; 0 from any other peer.
     pub hops: u8,
     /// The memory that its message takes.
     pub bytes: usize,
+    /// By which its answer leaves.
+    pub outlet: Rc<Outlet>,
 }
 
 /// Takes over the pipeline of the answer to the call that has these parameters. `None`: the call didn't

@@ -154,7 +154,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
 
     fn pass_checked(&mut self, message: Incoming, call: Option<Begins>) {
         let call = call.map(|Begins { number, hops, .. }| {
-            self.pipelines.call(number, Arrival { hops, bytes: cost(&message) })
+            let (bytes, outlet) = (cost(&message), self.outlet.clone());
+            self.pipelines.call(number, Arrival { hops, bytes, outlet })
         });
         self.ready.push_front(Ready::Message(Box::new(Received { message, call })));
     }

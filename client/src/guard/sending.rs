@@ -14,6 +14,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 const WORD: usize = 8;
 
+/// An answer of as many bytes isn't sent if its caller has said that nobody needs it. Below that it costs
+/// more to look.
+const UNWANTED_BYTES: usize = 4 << 10;
+
 /// The rest of the work on a message once its changes are noted.
 struct Noted {
     /// It goes to the peer.
@@ -51,6 +55,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         let bytes = message.size_in_words().saturating_mul(WORD);
         // As a rule it is read this once.
         let body = message.get_root_as_reader()?;
+        if bytes >= UNWANTED_BYTES
+            && let Some(mut unwanted) = self.unwanted(body)?
+        {
+            return self.put(&mut unwanted);
+        }
         match self.replaced.instead(body, bytes)? {
             Instead::Same => {
                 let noted = self.note(message, body)?;
@@ -70,6 +79,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
                 Ok(None)
             }
         }
+    }
+
+    /// What is sent in place of a large answer that nobody needs, unless somebody has to be told what became of
+    /// the capabilities in it.
+    fn unwanted(&self, body: message::Reader) -> Result<Option<Builder<HeapAllocator>>, Refusal> {
+        let Ok(message::Return(answer)) = body.which() else { return Ok(None) };
+        let answer = answer?;
+        let call = answer.get_answer_id();
+        if !self.tables.is_finished(call) || self.reflections.has(call) || Pipelines::is_own(call) {
+            return Ok(None);
+        }
+        let return_::Results(payload) = answer.which()? else { return Ok(None) };
+        let has_caps = !payload?.get_cap_table()?.is_empty();
+        Ok((!has_caps).then(|| made::unwanted(answer)))
     }
 
     /// Lets the RPC system let go of capabilities that the peer doesn't get.
@@ -180,6 +203,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     }
 
     fn check_sent(&mut self) {
+        self.count_pending();
         if self.tables.exports() + self.pipelines.len() > self.limits.exports {
             self.bite(Limit::Exports, "the peer holds too many capabilities");
         }

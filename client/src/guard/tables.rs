@@ -84,6 +84,11 @@ impl Tables {
         self.answers.iter().filter(move |(_, answer)| waits(answer)).map(|(call, _)| *call)
     }
 
+    /// The peer's call has no answer yet, and the peer needs none any more.
+    pub(super) fn is_finished(&self, call: u32) -> bool {
+        matches!(self.answers.get(&call), Some(Answer::Open { finish: Some(_), .. }))
+    }
+
     /// Somebody here waits for the answer to our call.
     pub(super) fn waits_for(&self, call: u32) -> bool {
         self.questions.get(&call).is_some_and(|question| !question.is_given_up)

@@ -95,6 +95,7 @@ async fn a_message_takes_as_much_memory_as_came_of_it() {
     let mut came = 0;
     for part in sent.chunks(20_000) {
         assert!(next(&mut wire).is_none());
+        wire.rest();
         tokio::task::yield_now().await;
         let taken = wire.partial.as_ref().map_or(0, |partial| partial.segments.words.capacity());
         assert!(taken * WORD <= 2 * came + 2 * INPUT_BYTES, "{taken} words for {came} bytes");
@@ -111,4 +112,26 @@ fn segments_cost_something_even_without_bytes() {
     let places = vec![(0, 0); SEGMENTS_MAX];
     let many = Reader::new(Segments { words: Vec::new(), places }, ReaderOptions::new());
     assert_eq!((cost(&small), cost(&many)), (8 + 16, SEGMENTS_MAX * 16));
+}
+
+/// Others have their turn between two polls, and the rest of the message in the next ones.
+#[tokio::test(flavor = "local")]
+async fn one_poll_reads_a_part_of_a_large_message() {
+    const BYTES: usize = 1_000_000;
+    let sent = capnp::serialize::write_message_to_words(&message(BYTES));
+    let (mut near, mut wire) = wire(2 * BYTES);
+    near.write_all(&sent).await.unwrap();
+    let mut polls = 0;
+    let read = loop {
+        tokio::task::yield_now().await;
+        let before = wire.received;
+        let read = next(&mut wire);
+        assert!(wire.received - before <= IN_A_POLL_BYTES as u64);
+        wire.rest();
+        polls += 1;
+        if let Some(read) = read {
+            break read;
+        }
+    };
+    assert_eq!((read, polls), (BYTES, BYTES.div_ceil(IN_A_POLL_BYTES)));
 }

@@ -16,6 +16,7 @@ use crate::host::admin::Custodian;
 use crate::host::class::Class;
 use crate::host::header::Header;
 use crate::host::{AwakeLimits, List, Storage, Vat, VatOptions};
+use crate::http::Room;
 use crate::id::{ObjectId, Pool};
 use crate::schema::admin_capnp::{Existing, export, host_admin, import};
 use crate::storage::archive::{Frame, Frames, Record, Records};
@@ -36,6 +37,7 @@ pub(super) fn world(data: &Path) -> World {
         retention: MINUTE,
         seal: Seal::new(&[7; 32]),
         awake: AwakeLimits::NONE,
+        bodies: Room::of_objects(),
     });
     let (disk, now, told) = (MemoryLog::default(), Rc::default(), Arc::default());
     World { vat: vat.unwrap(), disk, metrics, now, told }

@@ -1,0 +1,141 @@
+//! The memory that bodies have together, whatever comes of each.
+//!
+//! Invariant: bytes count from when they are here until they are dropped, or were taken out.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::limits::HTTP_UNENDED_BYTES_MAX;
+use crate::metrics::Metrics;
+
+thread_local! {
+    /// That of the server whose object has its turn.
+    static HERE: RefCell<Arc<Room>> = RefCell::new(Room::of_objects());
+}
+
+/// The memory for bodies of one kind.
+#[derive(Debug)]
+pub(crate) struct Room {
+    held: AtomicUsize,
+    most: usize,
+    /// A body of up to so many bytes is let in beyond it.
+    small: usize,
+    /// The gateway's bodies are counted for the operator.
+    metrics: Option<Arc<Metrics>>,
+}
+
+impl Room {
+    /// For bodies of requests that objects wait for, of all hosts of a server.
+    pub(crate) fn of_objects() -> Arc<Self> {
+        let (held, most) = (AtomicUsize::new(0), HTTP_UNENDED_BYTES_MAX);
+        Arc::new(Self { held, most, small: 0, metrics: None })
+    }
+
+    /// For all bodies that a gateway holds. Those that read slowly can't keep small answers from all others.
+    pub(crate) fn of_gateway(most: usize, metrics: Arc<Metrics>) -> Arc<Self> {
+        const SMALL_BYTES: usize = 64 << 10;
+        let held = AtomicUsize::new(0);
+        Arc::new(Self { held, most, small: SMALL_BYTES, metrics: Some(metrics) })
+    }
+
+    /// The bodies for objects that have their turn on this thread count here.
+    pub(crate) fn runs_here(self: &Arc<Self>) {
+        HERE.with_borrow_mut(|here| {
+            // Nearly always it is this one already.
+            if !Arc::ptr_eq(here, self) {
+                *here = self.clone();
+            }
+        });
+    }
+
+    /// What [`Room::runs_here`] was said of last.
+    pub(super) fn here() -> Arc<Self> {
+        HERE.with_borrow(Arc::clone)
+    }
+
+    /// A body of which there is nothing yet.
+    pub(crate) fn body(self: &Arc<Self>) -> Held {
+        Held { room: self.clone(), bytes: Vec::new() }
+    }
+}
+
+/// The bytes of one body. Whoever writes them drops them wherever it is done.
+#[derive(Debug)]
+pub(crate) struct Held {
+    room: Arc<Room>,
+    bytes: Vec<u8>,
+}
+
+impl Held {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Whether there is memory for them too.
+    pub(crate) fn extend(&mut self, bytes: &[u8]) -> bool {
+        let Room { held, most, small, metrics } = &*self.room;
+        let now = held.load(Ordering::Relaxed) + bytes.len();
+        if now > *most && self.bytes.len() + bytes.len() > *small {
+            if let Some(metrics) = metrics {
+                metrics.http_bodies_refused_total.add(1);
+            }
+            return false;
+        }
+        held.fetch_add(bytes.len(), Ordering::Relaxed);
+        if let Some(metrics) = metrics {
+            metrics.http_body_bytes.add(bytes.len() as u64);
+        }
+        self.bytes.extend_from_slice(bytes);
+        true
+    }
+
+    /// The bytes, which count no longer.
+    pub(crate) fn into_bytes(mut self) -> Vec<u8> {
+        self.release();
+        std::mem::take(&mut self.bytes)
+    }
+
+    fn release(&self) {
+        let Room { held, metrics, .. } = &*self.room;
+        held.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+        if let Some(metrics) = metrics {
+            metrics.http_body_bytes.subtract(self.bytes.len() as u64);
+        }
+    }
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // What was taken out is no longer in it.
+        self.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Several servers may have their hosts on one thread, and their objects turns there one after the other.
+    #[test]
+    fn each_server_has_a_room_of_its_own() {
+        let (one, other) = (Room::of_objects(), Room::of_objects());
+        one.runs_here();
+        let mut held = Room::here().body();
+        let all = vec![0; HTTP_UNENDED_BYTES_MAX];
+        assert!(held.extend(&all));
+        assert!(!Room::here().body().extend(b"x"), "it is full");
+        other.runs_here();
+        assert!(Room::here().body().extend(b"x"));
+        one.runs_here();
+        assert!(!Room::here().body().extend(b"x"));
+        assert_eq!(held.into_bytes().len(), all.len());
+        assert!(Room::here().body().extend(b"x"), "what was taken out counts no longer");
+    }
+}
