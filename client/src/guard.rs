@@ -18,6 +18,7 @@
 //! an effect. So each way from vat to vat is first in, first out, and calls keep their order on it.
 
 pub(crate) mod budget;
+mod ending;
 mod exports;
 pub(crate) mod hops;
 mod kept;
@@ -103,7 +104,7 @@ pub(crate) struct State<S> {
     reflections: Reflections,
     replaced: Replaced,
     kept: Kept,
-    /// What the peer has to read, for whoever starts its calls.
+    /// The bytes that the peer has to read, for whoever starts its calls.
     outlet: Rc<Outlet>,
     /// Its part of what is to be sent by all connections that pass on to each other, if it is one of these.
     relayed: Option<Part>,
@@ -237,47 +238,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             let reason = "what the peer holds takes too much memory";
             self.bite(Limit::ExportBytes, reason);
         }
-    }
-
-    /// The RPC system failed: the peer is told why, and what is written goes out, nothing else.
-    pub(crate) fn give_up(&mut self, reason: Error) {
-        if self.closing.is_none() {
-            self.wire.push(&abort(&reason.extra));
-            self.closing = Some(reason);
-        }
-    }
-
-    /// Ends the connection so that the peer can tell its calls apart: those that were read here are told
-    /// `reason` one by one, and what is left without an answer then was never read.
-    pub(crate) fn end_in_order(&mut self, reason: Error) {
-        if self.closing.is_some() {
-            return;
-        }
-        let read = self.tables.waiting().filter(|call| !Pipelines::is_own(*call));
-        for call in read.filter(|call| !self.reflections.has(*call)) {
-            self.wire.push(&made::disconnected(call, &reason.extra));
-        }
-        self.wire.push(&abort(&format!("{NOT_BEGUN}{}", reason.extra)));
-        self.closing = Some(reason);
-    }
-
-    /// Tells whether the stream has to be drained before it is closed, so that the peer can read
-    /// the reason.
-    pub(crate) fn owes_reason(&self) -> bool {
-        self.owes_reason
-    }
-
-    /// Ready when the peer has closed its side, or can't be read any more.
-    pub(crate) fn poll_drain(&mut self, cx: &mut Context) -> Poll<()> {
-        let drained = self.wire.poll_drain(cx);
-        self.hold_the_rest();
-        drained
-    }
-
-    /// Of a connection that is over, what it still has to send is all that counts.
-    fn hold_the_rest(&mut self) {
-        // It is less than before.
-        self.share.hold(self.wire.held(), usize::MAX);
     }
 
     /// Closes the stream.

@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// The bytes that one read can bring: some hundred small messages.
 const INPUT_BYTES: usize = 32 << 10;
 
-/// What one poll of a connection reads, about: others have their turn between two polls, and a message of
+/// The bytes that one poll of a connection reads, about: others have their turn between two polls, and a message of
 /// megabytes would make all of them wait for as long as it takes.
 const IN_A_POLL_BYTES: usize = 128 << 10;
 
@@ -252,7 +252,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// Where much waits already, the buffer grows by what is needed and a part of that, and not to twice as much.
+    /// If much waits already, the buffer grows by what is needed and a part of that, and not to twice as much.
     fn make_room_for(&mut self, bytes: usize) {
         let length = self.output.len();
         if length > OUTPUT_BYTES_KEPT && self.output.capacity() - length < bytes {

@@ -38,7 +38,7 @@ pub(super) struct Start {
     pub(super) passage: Passage,
 }
 
-/// How far a call has come that waits for its caller to read; see [`behind`](super::behind).
+/// The stage of a call that waits for its caller to read; see [`behind`](super::behind).
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Passage {
     #[default]

@@ -63,7 +63,7 @@ pub(crate) struct VatOptions {
     /// Seals the references that objects store.
     pub(crate) seal: Seal,
     pub(crate) awake: AwakeLimits,
-    /// Where the bodies of requests count that objects wait for: one for all hosts of a server.
+    /// Room for the bodies of requests that objects wait for: one for all hosts of a server.
     pub(crate) bodies: Arc<Room>,
 }
 

@@ -49,7 +49,7 @@ impl Room {
         });
     }
 
-    /// What [`Room::runs_here`] was said of last.
+    /// The room of which [`Room::runs_here`] was said last.
     pub(super) fn here() -> Arc<Self> {
         HERE.with_borrow(Arc::clone)
     }
@@ -72,7 +72,7 @@ impl Held {
         &self.bytes
     }
 
-    /// Whether there is memory for them too.
+    /// Tells whether there is memory for them too.
     pub(crate) fn extend(&mut self, bytes: &[u8]) -> bool {
         let Room { held, most, small, metrics } = &*self.room;
         let now = held.load(Ordering::Relaxed) + bytes.len();

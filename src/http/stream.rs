@@ -63,7 +63,7 @@ impl Parts {
 pub(crate) trait Taker: 'static {
     fn parts(&self) -> &Parts;
 
-    /// Whether it still waits for the body.
+    /// Tells whether it still waits for the body.
     fn is_waiting(&self) -> bool {
         true
     }

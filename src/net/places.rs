@@ -1,4 +1,4 @@
-//! How many connections there are: of all listeners of one kind together, and from each address at one of them.
+//! The count of connections: of all listeners of one kind together, and from each address at one of them.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -57,7 +57,7 @@ pub(crate) struct Peers {
     max: usize,
     taken: RefCell<HashMap<IpAddr, usize>>,
     metrics: Arc<Metrics>,
-    /// Where those that are open count for the operator.
+    /// The operator's count of those that are open.
     open: fn(&Metrics) -> &Count,
 }
 

@@ -24,7 +24,7 @@ use crate::support::raw::{self, Raw, bootstrap, restore};
 /// Of each message that is large: less than may be sent, and more than any buffer on its way takes.
 const BYTES: u32 = 6_000_000;
 
-/// How long each attack goes on.
+/// The duration of each attack.
 const TIME: Duration = Duration::from_secs(5);
 
 /// Clients that attack at once.

@@ -1,4 +1,4 @@
-//! How much of what was made for a peer it has not read, for those who would make more of it.
+//! The bytes made for a peer that it has not read, for those who would make more.
 //!
 //! A soft limit of the guard looks at calls as they come in, when their answers aren't there yet: a thousand
 //! small calls that came at once may have answers of gigabytes. Whoever starts calls asks here before each.

@@ -1,4 +1,4 @@
-//! What several connections of a thread have to send, which pass on to each other what they read.
+//! The bytes that several connections of a thread have to send, which pass on to each other what they read.
 //!
 //! One of them may bring faster than another takes, and what lies between the two would have no bound. So
 //! nothing more is read on any of them while all have too much to send.
@@ -27,7 +27,7 @@ impl Relayed {
         Self(Rc::new(Inner { bytes_max, pending, readers }))
     }
 
-    /// Whether reading has to wait; then it wakes `reader` when it may go on.
+    /// Tells whether reading has to wait; then it wakes `reader` when it may go on.
     pub(super) fn is_full(&self, reader: &Waker) -> bool {
         let is_full = self.0.pending.get() > self.0.bytes_max;
         if is_full {

@@ -81,7 +81,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
     }
 
-    /// What is sent in place of a large answer that nobody needs, unless somebody has to be told what became of
+    /// The answer that is sent in place of a large one that nobody needs, unless somebody has to be told what became of
     /// the capabilities in it.
     fn unwanted(&self, body: message::Reader) -> Result<Option<Builder<HeapAllocator>>, Refusal> {
         let Ok(message::Return(answer)) = body.which() else { return Ok(None) };

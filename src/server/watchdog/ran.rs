@@ -1,4 +1,4 @@
-//! How much a thread got to run: on a machine that is busy with something else, a thread that could go on may
+//! The time that a thread got to run: on a machine that is busy with something else, a thread that could go on may
 //! have to wait for a processor, and that is no fault of what it does.
 
 use std::fs::File;
@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// What the operating system says of one thread. It says nothing where there is no `/proc`: then all time
+/// The operating system's word on one thread. It says nothing where there is no `/proc`: then all time
 /// counts.
 #[derive(Debug)]
 pub(super) struct Thread {
@@ -46,7 +46,7 @@ impl Thread {
     }
 }
 
-/// How much of the time that passed between two looks counts. Of a thread that waits for something other than
+/// The part of the time between two looks that counts. Of a thread that waits for something other than
 /// a processor, all of it.
 pub(super) fn counted(passed: Duration, before: Option<Seen>, now: Option<Seen>) -> Duration {
     match (before, now) {

@@ -1,0 +1,52 @@
+//! The end of a connection: each peer can read why, and which of its calls never began.
+
+use std::task::{Context, Poll};
+
+use capnp::Error;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::pipelines::Pipelines;
+use super::{NOT_BEGUN, State, abort, made};
+
+impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
+    /// The RPC system failed: the peer is told why, and what is written goes out, nothing else.
+    pub(crate) fn give_up(&mut self, reason: Error) {
+        if self.closing.is_none() {
+            self.wire.push(&abort(&reason.extra));
+            self.closing = Some(reason);
+        }
+    }
+
+    /// Ends the connection so that the peer can tell its calls apart: those that were read here are told
+    /// `reason` one by one, and what is left without an answer then was never read.
+    pub(crate) fn end_in_order(&mut self, reason: Error) {
+        if self.closing.is_some() {
+            return;
+        }
+        let read = self.tables.waiting().filter(|call| !Pipelines::is_own(*call));
+        for call in read.filter(|call| !self.reflections.has(*call)) {
+            self.wire.push(&made::disconnected(call, &reason.extra));
+        }
+        self.wire.push(&abort(&format!("{NOT_BEGUN}{}", reason.extra)));
+        self.closing = Some(reason);
+    }
+
+    /// Tells whether the stream has to be drained before it is closed, so that the peer can read
+    /// the reason.
+    pub(crate) fn owes_reason(&self) -> bool {
+        self.owes_reason
+    }
+
+    /// Ready when the peer has closed its side, or can't be read any more.
+    pub(crate) fn poll_drain(&mut self, cx: &mut Context) -> Poll<()> {
+        let drained = self.wire.poll_drain(cx);
+        self.hold_the_rest();
+        drained
+    }
+
+    /// Of a connection that is over, what it still has to send is all that counts.
+    pub(super) fn hold_the_rest(&mut self) {
+        // It is less than before.
+        self.share.hold(self.wire.held(), usize::MAX);
+    }
+}
