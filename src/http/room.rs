@@ -1,6 +1,6 @@
 //! The memory that bodies have together, whatever comes of each.
 //!
-//! Invariant: bytes count from when they are here until they are dropped, or were taken out.
+//! Invariant: the memory of a body counts from when it is taken until it is dropped, or was taken out.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -56,7 +56,7 @@ impl Room {
 
     /// A body of which there is nothing yet.
     pub(crate) fn body(self: &Arc<Self>) -> Held {
-        Held { room: self.clone(), bytes: Vec::new() }
+        Held { room: self.clone(), bytes: Vec::new(), counted: 0 }
     }
 }
 
@@ -65,6 +65,8 @@ impl Room {
 pub(crate) struct Held {
     room: Arc<Room>,
     bytes: Vec<u8>,
+    /// The memory of `bytes`, which may have room for more.
+    counted: usize,
 }
 
 impl Held {
@@ -75,17 +77,23 @@ impl Held {
     /// Tells whether there is memory for them too.
     pub(crate) fn extend(&mut self, bytes: &[u8]) -> bool {
         let Room { held, most, small, metrics } = &*self.room;
-        let now = held.load(Ordering::Relaxed) + bytes.len();
-        if now > *most && self.bytes.len() + bytes.len() > *small {
+        let length = self.bytes.len() + bytes.len();
+        // It grows by a half, so that a body in many parts is copied seldom and wastes little.
+        let least = self.bytes.capacity();
+        let capacity = if length > least { length.max(least + least / 2) } else { least };
+        let more = capacity - self.counted;
+        if held.load(Ordering::Relaxed) + more > *most && length > *small {
             if let Some(metrics) = metrics {
                 metrics.http_bodies_refused_total.add(1);
             }
             return false;
         }
-        held.fetch_add(bytes.len(), Ordering::Relaxed);
+        held.fetch_add(more, Ordering::Relaxed);
         if let Some(metrics) = metrics {
-            metrics.http_body_bytes.add(bytes.len() as u64);
+            metrics.http_body_bytes.add(more as u64);
         }
+        self.counted = capacity;
+        self.bytes.reserve_exact(capacity - self.bytes.len());
         self.bytes.extend_from_slice(bytes);
         true
     }
@@ -96,11 +104,12 @@ impl Held {
         std::mem::take(&mut self.bytes)
     }
 
-    fn release(&self) {
+    fn release(&mut self) {
         let Room { held, metrics, .. } = &*self.room;
-        held.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+        let counted = std::mem::take(&mut self.counted);
+        held.fetch_sub(counted, Ordering::Relaxed);
         if let Some(metrics) = metrics {
-            metrics.http_body_bytes.subtract(self.bytes.len() as u64);
+            metrics.http_body_bytes.subtract(counted as u64);
         }
     }
 }
@@ -113,7 +122,6 @@ impl AsRef<[u8]> for Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // What was taken out is no longer in it.
         self.release();
     }
 }
@@ -121,6 +129,21 @@ impl Drop for Held {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A body that comes in many small parts counts with the memory that it takes.
+    #[test]
+    fn memory_counts_and_not_length() {
+        let room = Room::of_objects();
+        let mut held = room.body();
+        for _ in 0..10_000 {
+            assert!(held.extend(&[0; 100]));
+            assert!(held.bytes.capacity() <= held.counted, "all of it counts");
+            assert_eq!(room.held.load(Ordering::Relaxed), held.counted);
+            assert!(held.counted <= 100 + held.bytes().len() / 2 * 3);
+        }
+        drop(held);
+        assert_eq!(room.held.load(Ordering::Relaxed), 0);
+    }
 
     /// Several servers may have their hosts on one thread, and their objects turns there one after the other.
     #[test]
