@@ -10,78 +10,42 @@
 //!
 //! It never talks to a gateway or supervisor other than through `cluster.capnp`.
 
-mod admin;
-mod agent;
-mod awake;
-mod behind;
-mod class;
-mod context;
-mod cut;
-mod durable;
-mod ending;
-mod evict;
-mod exclusive;
-mod export;
-mod facet;
-mod far;
-mod fault;
-mod gated;
-mod granting;
-mod grants;
-mod header;
-mod import;
-mod instance;
-mod joined;
-mod links;
-mod list;
-mod mirror;
-mod nameable;
-mod namespace;
-mod once;
-mod pulse;
-mod quota;
-mod rest;
-mod restoring;
-mod right;
-mod run;
-mod served;
-mod shares;
-mod slot;
-mod storage;
-mod stored;
+mod api;
+mod authority;
+mod cluster;
+mod engine;
+mod operator;
 #[cfg(test)]
 mod tests;
-mod vat;
-mod waking;
 
-pub(crate) use admin::{Custodian, STORAGE_FAILED, describe};
-pub(crate) use agent::{Agent, pass_on_replies};
-pub(crate) use awake::AwakeLimits;
-pub use class::Object;
-pub(crate) use class::{Binding, Class};
-pub use context::Context;
-pub use granting::Granted;
-pub use grants::Terms;
-pub(crate) use joined::Hint;
-pub use list::{Entries, List};
-pub use namespace::Namespace;
-pub(crate) use pulse::{Pulse, Seen, present_turn};
-pub use storage::Storage;
-pub use stored::{Storable, Stored, Struct};
-pub(crate) use vat::{Vat, VatOptions};
+pub(crate) use operator::admin::{Custodian, STORAGE_FAILED, describe};
+pub(crate) use cluster::agent::{Agent, pass_on_replies};
+pub(crate) use engine::awake::AwakeLimits;
+pub use engine::class::Object;
+pub(crate) use engine::class::{Binding, Class};
+pub use api::context::Context;
+pub use authority::granting::Granted;
+pub use authority::grants::Terms;
+pub(crate) use cluster::joined::Hint;
+pub use api::list::{Entries, List};
+pub use api::namespace::Namespace;
+pub(crate) use engine::pulse::{Pulse, Seen, present_turn};
+pub use api::storage::Storage;
+pub use api::stored::{Storable, Stored, Struct};
+pub(crate) use engine::vat::{Vat, VatOptions};
 
 /// Looks at bytes as at each record that a host keeps of an object.
 #[cfg(fuzzing)]
 pub(crate) fn decode_records(bytes: &[u8]) {
-    drop(header::Header::decode(bytes));
-    once::decode_records(bytes);
+    drop(engine::header::Header::decode(bytes));
+    engine::once::decode_records(bytes);
 }
 
 /// One of each of these records.
 #[cfg(fuzzing)]
 pub(crate) fn sample_records() -> Vec<Vec<u8>> {
-    let header = header::Header { class: "Counter", key: Some("name") };
-    let mut samples = once::sample_records();
+    let header = engine::header::Header { class: "Counter", key: Some("name") };
+    let mut samples = engine::once::sample_records();
     samples.push(header.encode());
     samples
 }

@@ -15,7 +15,7 @@ use capstead_client::sturdyref::{Sturdyref, TextReference};
 use super::references::{host, join, keys};
 use super::trial::{World, call_write, read, run, settle, trial};
 use crate::host::Agent;
-use crate::host::granting::grant_id;
+use crate::host::authority::granting::grant_id;
 use crate::id::{ObjectId, Pool};
 use crate::limits::OVER_GRANTS_KEPT_MS;
 use crate::schema::facet_capnp::{facet, persistent};

@@ -10,7 +10,7 @@ use super::grants::{
 };
 use super::references::{host, join};
 use super::trial::{World, read, run};
-use crate::host::grants::object_id;
+use crate::host::authority::grants::object_id;
 use crate::id::{ObjectId, Pool};
 use crate::sturdyref::{Grant, Parent, root_grant};
 

@@ -8,7 +8,8 @@ use std::task::{Context as TaskContext, Poll, Waker};
 use super::storage::{keys, text, turn};
 use super::trial::{World, run, settle};
 use crate::error::{Result, failed};
-use crate::host::{Context, List, run as turns};
+use crate::host::engine::run as turns;
+use crate::host::{Context, List};
 use turns::Cause;
 
 #[test]

@@ -16,12 +16,12 @@ use super::programs::Actor;
 
 use crate::clock::Clock;
 use crate::error::{Result, failed};
-use crate::host::class::{Binding, Class};
-use crate::host::gated;
-use crate::host::instance::Instance;
-use crate::host::once::Retention;
-use crate::host::right::Right;
-use crate::host::slot::Birth;
+use crate::host::engine::class::{Binding, Class};
+use crate::host::engine::gated;
+use crate::host::engine::instance::Instance;
+use crate::host::engine::once::Retention;
+use crate::host::engine::right::Right;
+use crate::host::engine::slot::Birth;
 use crate::host::{AwakeLimits, Context, Object, Vat};
 use crate::id::{ObjectId, Pool};
 use crate::metrics::Metrics;

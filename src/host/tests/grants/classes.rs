@@ -9,10 +9,10 @@ use super::{
     NOTE, READ, TRIAL, Terms, assert_revoked, attenuate, listed, namespace, restore, root, save,
 };
 use crate::host::Context;
-use crate::host::gated::Gated;
-use crate::host::instance::Instance;
-use crate::host::run::{Cause, turn};
-use crate::host::slot::Birth;
+use crate::host::engine::gated::Gated;
+use crate::host::engine::instance::Instance;
+use crate::host::engine::run::{Cause, turn};
+use crate::host::engine::slot::Birth;
 use crate::id::{ObjectId, Pool};
 use crate::schema::facet_capnp::{facet, persistent};
 

@@ -10,7 +10,7 @@ use super::{
     READ, TRIAL, Terms, as_facet, assert_revoked, attenuate, labelled, labels, namespace, restore,
     revoke, root, save,
 };
-use crate::host::right::{Gives, Grants};
+use crate::host::engine::right::{Gives, Grants};
 use crate::id::{ObjectId, Pool};
 use crate::sturdyref::root_grant;
 

@@ -13,7 +13,7 @@ use super::kj;
 use super::ledger::{self, Awaiting, CLIENT, CallId, Sent};
 use super::plan::{How, Kind};
 use crate::error::Result;
-use crate::host::gated::Gated;
+use crate::host::engine::gated::Gated;
 use crate::host::{Context, Object};
 use crate::membrane;
 pub(super) use crate::schema::actor_capnp::{Answer, Ending, actor, step};

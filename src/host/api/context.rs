@@ -1,0 +1,155 @@
+//! The abilities of an object: to use its own storage, and to reach the classes that are bound to
+//! its own.
+
+use std::fmt;
+use std::rc::Rc;
+
+use capnp::capability::{FromClientHook, FromServer};
+use capstead_client::sturdyref::GrantId;
+
+use crate::host::engine::class::Object;
+use crate::host::engine::facet::Maker;
+use crate::host::engine::gated::{self, Gated};
+use crate::host::authority::granting::{self, Granted};
+use crate::host::authority::grants::Terms;
+use crate::host::engine::instance::Instance;
+use super::namespace::Namespace;
+use crate::host::engine::right::Right;
+use super::storage::Storage;
+use super::stored::{Storable, Stored};
+use crate::error::{Result, failed};
+use crate::membrane::dispatch;
+
+/// An object's access to everything outside its fields. Cheap to clone.
+///
+/// A context belongs to one instance: when that ends, whatever is done with it fails.
+#[derive(Clone)]
+pub struct Context(Rc<Instance>);
+
+impl Context {
+    pub(in crate::host) fn new(instance: Rc<Instance>) -> Self {
+        Self(instance)
+    }
+
+    /// The object's name in its namespace; none if it is anonymous.
+    pub fn name(&self) -> Option<&str> {
+        self.0.birth.key.as_deref()
+    }
+
+    /// The object's private, ordered, transactional storage.
+    pub fn storage(&self) -> Storage {
+        Storage::new(self.0.clone())
+    }
+
+    /// The value under `key` in the storage, kept in memory too; the default if there is none.
+    ///
+    /// # Errors
+    /// When the storage can't be read, or holds something else than a `T` under `key`.
+    pub fn stored<T: Storable>(&self, key: &str) -> Result<Stored<T>> {
+        Stored::load(self.0.clone(), key)
+    }
+
+    /// The objects of class `C`, which were bound under `binding` when the server was put together.
+    ///
+    /// # Errors
+    /// When nothing, or another class, is bound under that name. Nothing is created then.
+    pub fn namespace<C: Object>(&self, binding: &str) -> Result<Namespace<C>> {
+        let class = &self.0.birth.class;
+        match class.bindings.iter().find(|bound| bound.name == binding) {
+            Some(bound) if bound.class == C::CLASS => Namespace::new(self.0.clone()),
+            Some(bound) => Err(failed(format!(
+                "unbound: {binding} of class {} leads to {}, not to {}",
+                class.name,
+                bound.class,
+                C::CLASS
+            ))),
+            None => Err(failed(format!(
+                "unbound: class {} has no binding {binding}; add .bind::<{}, {}>({binding:?}) where \
+                 the server is put together",
+                class.name,
+                class.name,
+                C::CLASS
+            ))),
+        }
+    }
+
+    /// A new anonymous object of class `C`, through the only binding to it.
+    ///
+    /// # Errors
+    /// When `C` is not bound, or bound more than once. Nothing is created then.
+    pub fn create<C: Object>(&self) -> Result<C::Client> {
+        let class = &self.0.birth.class;
+        let mut bound = class.bindings.iter().filter(|bound| bound.class == C::CLASS);
+        match (bound.next(), bound.next()) {
+            (Some(_), None) => Namespace::<C>::new(self.0.clone())?.create(),
+            (None, _) => {
+                Err(failed(format!("unbound: class {} can't reach {}", class.name, C::CLASS)))
+            }
+            _ => Err(failed(format!("class {} has several bindings to {}", class.name, C::CLASS))),
+        }
+    }
+
+    /// Ends this instance now: what the present turn wrote is dropped, and so is what it sent after
+    /// that. What earlier turns wrote is made durable, and their replies still leave. All other callers,
+    /// and everybody who holds a capability to the object, get a `disconnected` that says `reason`; who
+    /// restores a reference reaches a fresh instance.
+    ///
+    /// The error returned is what the method that aborts should return; nobody sees another one.
+    pub fn abort(&self, reason: impl AsRef<str>) -> capnp::Error {
+        self.0.vat.break_off(&self.0, &format!("was aborted: {}", reason.as_ref()));
+        self.0.ended()
+    }
+
+    /// A capability that the object makes, to give away: a session or a subscription, for instance.
+    ///
+    /// Calls on it are turns of the object, it keeps the object awake, and it breaks when the instance
+    /// ends. `capnp_rpc::new_client` makes one too, but there a streaming method that fails breaks the
+    /// capability for all its holders, and calls that waited for a stream may be overtaken.
+    pub fn capability<C: FromServer<S>, S: 'static>(&self, server: Rc<S>) -> C {
+        let made = gated::made(&self.0, Maker::Context(dispatch::<C, S>(server)));
+        C::new(Gated::wrap(&self.0, made))
+    }
+
+    /// Makes a reference to this object, a text to give away, in the present turn. **The text is a
+    /// secret**: whoever has it can use it. It is good once the turn is durable, and until it is revoked.
+    ///
+    /// ```
+    /// use capstead::{Caveats, Context, Result, Terms, counter_capnp::counter};
+    /// use capnp::traits::HasTypeId;
+    ///
+    /// /// A link that can read this counter, and do nothing else.
+    /// fn read_only(ctx: &Context) -> Result<String> {
+    ///     const READ: (u64, u16) = (counter::Client::TYPE_ID, 2); // `read @2` in its schema
+    ///     let caveats = Caveats::none().with_methods([READ])?;
+    ///     Ok(ctx.grant(Terms::new("readers").caveats(&caveats))?.text)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// When the label is too long; outside a turn of this object, on a limit, or when the instance ended.
+    /// Nothing is written then.
+    pub fn grant(&self, terms: Terms) -> Result<Granted> {
+        granting::save(&self.0, &Right::default(), terms)
+    }
+
+    /// Takes a grant of this object back, in the present turn: its reference, all that was made from it, and
+    /// the calls that are made by it end at once; their callers are told when that is durable. They stay so
+    /// even if a transaction around this is undone, which leaves the reference as good as it was.
+    ///
+    /// # Errors
+    /// When there is no such grant; outside a turn of this object, or when the instance ended.
+    pub fn revoke(&self, grant: GrantId) -> Result<()> {
+        granting::revoke(&self.0, &Right::default(), grant)
+    }
+
+    /// The object's own capability, to give away.
+    pub fn this<C: FromClientHook>(&self) -> C {
+        C::new(Gated::wrap(&self.0, self.0.vat.facet(&self.0.birth, Right::default())))
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("class", &self.0.birth.class.name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,8 @@
+//! The interface that a class sees.
+
+pub(in crate::host) mod context;
+pub(in crate::host) mod links;
+pub(in crate::host) mod list;
+pub(in crate::host) mod namespace;
+pub(in crate::host) mod storage;
+pub(in crate::host) mod stored;

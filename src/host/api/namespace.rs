@@ -1,0 +1,94 @@
+//! A class as another class reaches it through a binding: get by name, try, create.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::rc::Rc;
+
+use capnp::capability::FromClientHook;
+use capnp::private::capability::ClientHook;
+
+use crate::host::cluster::agent::{Agent, Existence};
+use crate::host::engine::class::{Class, Object};
+use crate::host::engine::gated::Gated;
+use crate::host::engine::instance::Instance;
+use crate::host::engine::right::Right;
+use crate::host::engine::slot::Birth;
+use crate::error::{Result, failed};
+use crate::id::{ObjectId, Pool};
+use crate::limits::NAME_BYTES_MAX;
+
+/// The objects of one class, as an object of another class may reach them through its binding.
+pub struct Namespace<C> {
+    instance: Rc<Instance>,
+    class: Rc<Class>,
+    of: PhantomData<C>,
+}
+
+impl<C: Object> Namespace<C> {
+    pub(in crate::host) fn new(instance: Rc<Instance>) -> Result<Self> {
+        let class = instance.vat.class(C::CLASS)?;
+        Ok(Self { instance, class, of: PhantomData })
+    }
+
+    /// The object called `name`: always the same one. It exists from its first write on.
+    ///
+    /// # Errors
+    /// When the name is empty, or longer than 1,024 bytes.
+    pub fn get(&self, name: &str) -> Result<C::Client> {
+        let birth = named(&self.class, name)?;
+        Ok(self.client(self.agent()?.object(&birth, Existence::Any, &Right::default())?))
+    }
+
+    /// The object called `name`, if it exists. Asking never creates it.
+    ///
+    /// # Errors
+    /// As [`Namespace::get`], and when the object's host can't be reached.
+    pub async fn try_get(&self, name: &str) -> Result<Option<C::Client>> {
+        let birth = named(&self.class, name)?;
+        let object = self.agent()?.existing(&birth, &Right::default()).await?;
+        Ok(object.map(|object| self.client(object)))
+    }
+
+    /// A new object without a name, near the one that asks. It exists from its first write on.
+    ///
+    /// # Errors
+    /// When the operating system has no randomness to give.
+    pub fn create(&self) -> Result<C::Client> {
+        let birth = anonymous(&self.class, self.instance.birth.id)?;
+        Ok(self.client(self.agent()?.object(&birth, Existence::Any, &Right::default())?))
+    }
+
+    fn agent(&self) -> Result<Rc<Agent>> {
+        self.instance.vat.agent()
+    }
+
+    fn client(&self, object: Box<dyn ClientHook>) -> C::Client {
+        C::Client::new(Gated::wrap(&self.instance, object))
+    }
+}
+
+impl<C: Object> fmt::Debug for Namespace<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Namespace").field("class", &C::CLASS).finish_non_exhaustive()
+    }
+}
+
+pub(in crate::host) fn named(class: &Rc<Class>, name: &str) -> Result<Birth> {
+    if name.is_empty() {
+        return Err(failed("a name must not be empty"));
+    }
+    if name.len() > NAME_BYTES_MAX {
+        let length = name.len();
+        return Err(failed(format!(
+            "a name of {length} bytes is over the {NAME_BYTES_MAX} allowed"
+        )));
+    }
+    let id = ObjectId::named(Pool::default(), class.name, name);
+    Ok(Birth { id, class: class.clone(), key: Some(name.into()) })
+}
+
+pub(in crate::host) fn anonymous(class: &Rc<Class>, near: ObjectId) -> Result<Birth> {
+    let id = ObjectId::anonymous(near.home_shard())
+        .map_err(|error| failed(format!("no randomness for a new object: {error}")))?;
+    Ok(Birth { id, class: class.clone(), key: None })
+}

@@ -1,0 +1,489 @@
+//! The grants of one target: in its own storage, where its class doesn't see them.
+//!
+//! Invariants:
+//! - A grant is in force if its record is there, isn't revoked or over, and what it depends on is in force.
+//!   So to revoke it is to take away one record; those that depended on it are dead, and swept later.
+//! - Whoever says that a grant is in force has looked it up, or holds a live one that was never cut.
+
+use std::ops::Bound;
+use std::rc::Rc;
+use std::time::Duration;
+
+use capstead_client::sturdyref::{Caveats, GrantId, NextSecret, Sturdyref, Target, TargetId};
+
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::host::engine::right::{Gives, Live, Of, Right};
+use crate::host::engine::shares::{self, Change, Share};
+use crate::host::engine::vat::Vat;
+use crate::error::{Result, failed};
+use crate::id::ObjectId;
+use crate::limits::{GRANT_DEPTH_MAX, GRANT_LABEL_BYTES_MAX, OVER_GRANTS_KEPT_MS};
+use crate::storage::{Page, PageSize, Range, Space};
+use crate::sturdyref::{Grant, KeyRing, Parent};
+
+/// Grants that are looked at before other tasks of the thread get their turn again.
+const SWEPT_AT_ONCE: usize = 256;
+
+/// The state of a grant, as far as it is known here.
+pub(in crate::host) enum Standing {
+    InForce(Rc<Live>),
+    /// It was revoked, or is over.
+    Dead,
+    /// It depends on this one, which another host has.
+    DependsOn(Of),
+}
+
+/// The terms of a grant: who gets it, and how little it allows.
+///
+/// By default it allows all that its maker has, and ends with the grant that it was made from.
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct Terms {
+    pub(in crate::host) label: String,
+    pub(in crate::host) caveats: Caveats,
+    pub(in crate::host) independent: bool,
+    pub(in crate::host) allows_independent: bool,
+}
+
+impl Terms {
+    /// Without restrictions. The label, of at most 256 bytes, says who gets it or what for.
+    pub fn new(label: impl Into<String>) -> Self {
+        Self { label: label.into(), ..Self::default() }
+    }
+
+    /// These restrictions hold, beside those that hold anyway.
+    pub fn caveats(mut self, caveats: &Caveats) -> Self {
+        self.caveats = self.caveats.and(caveats);
+        self
+    }
+
+    /// Grants that are made from this one may survive it.
+    pub fn allow_independent(mut self) -> Self {
+        self.allows_independent = true;
+        self
+    }
+
+    /// The record of a grant of `target` that is made from `parent`.
+    ///
+    /// # Errors
+    /// When the parent doesn't allow it, or there are too many before it.
+    pub(in crate::host) fn of(self, target: ObjectId, parent: Option<&Live>, now_ms: u64) -> Result<Grant> {
+        if self.label.len() > GRANT_LABEL_BYTES_MAX {
+            return Err(failed(format!(
+                "a grant's label has at most {GRANT_LABEL_BYTES_MAX} bytes"
+            )));
+        }
+        let asks = self.independent || self.allows_independent;
+        if asks && parent.is_some_and(|parent| !parent.gives.independent) {
+            return Err(no_independence());
+        }
+        let depth = parent.map_or(0, |parent| parent.gives.depth.saturating_add(1));
+        if depth >= GRANT_DEPTH_MAX {
+            return Err(failed(format!(
+                "too-deep: at most {GRANT_DEPTH_MAX} grants are made from each other in a row"
+            )));
+        }
+        Ok(Grant {
+            parent: parent.map_or(Parent::None, |parent| match parent.of {
+                (of, id) if of == target => Parent::Own(id),
+                (namespace, id) => Parent::OfNamespace(target_id(namespace), id),
+            }),
+            label: self.label,
+            caveats: self.caveats,
+            independent: self.independent,
+            allows_independent: self.allows_independent,
+            depth,
+            created_ms: now_ms,
+            restored_ms: 0,
+            is_revoked: false,
+            before: parent.map_or_else(Vec::new, |parent| parent.gives.before.clone()),
+        })
+    }
+}
+
+/// A grant that is ready to be written.
+pub(in crate::host) struct Ready {
+    pub(in crate::host) id: GrantId,
+    pub(in crate::host) record: Vec<u8>,
+    /// Those in whose shares it counts.
+    lineage: Vec<GrantId>,
+    /// The reference that it makes valid.
+    pub(in crate::host) reference: Sturdyref,
+}
+
+fn no_independence() -> capnp::Error {
+    failed("not-allowed: the grant that this would be made from allows none that survive it")
+}
+
+/// # Errors
+/// When the operating system has no randomness to give.
+pub(in crate::host) fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| failed(format!("no randomness: {error}")))?;
+    Ok(bytes)
+}
+
+/// # Errors
+/// When it isn't the id of an object or a namespace.
+pub(in crate::host) fn target(bytes: &[u8]) -> Result<ObjectId> {
+    bytes.try_into().map(ObjectId::from_bytes).map_err(|_| failed("an object id has 16 bytes"))
+}
+
+pub(in crate::host) fn target_id(id: ObjectId) -> TargetId {
+    TargetId::from_bytes(*id.as_bytes())
+}
+
+pub(in crate::host) fn object_id(target: TargetId) -> ObjectId {
+    ObjectId::from_bytes(*target.as_bytes())
+}
+
+impl Vat {
+    /// Prepares what the holder of `right` wants to give away: no more than they have.
+    ///
+    /// # Errors
+    /// When that is refused, or space is low; when the operating system has no randomness to give.
+    pub(in crate::host) fn prepare(
+        &self,
+        keys: &KeyRing,
+        target: Target,
+        right: &Right,
+        mut terms: Terms,
+    ) -> Result<Ready> {
+        right.check(&self.clock)?;
+        if right.caveats().is_dependent() && (terms.independent || terms.allows_independent) {
+            return Err(no_independence());
+        }
+        terms.caveats = right.narrowed(&terms.caveats)?.caveats();
+        self.store.borrow().check_room()?;
+        let of = match target {
+            Target::Object(of) => {
+                terms.caveats = terms.caveats.of_object();
+                of
+            }
+            Target::Namespace(of) => of,
+        };
+        let grant = terms.of(object_id(of), right.grant.as_deref(), self.clock.now_ms())?;
+        let (id, next) = (GrantId::from_bytes(random()?), NextSecret::from_seed(random()?));
+        let reference = keys.mint(target, id, grant.caveats.clone(), &next);
+        let lineage = self.lineage(right);
+        let limit = self.account_of(object_id(of))?.limit();
+        for grant in &lineage {
+            shares::share(&self.store.borrow(), object_id(of), *grant)?.check_grants(limit)?;
+        }
+        Ok(Ready { id, record: grant.encode(), lineage, reference })
+    }
+
+    /// A grant's record.
+    ///
+    /// # Errors
+    /// When the storage can't be read.
+    pub(in crate::host) fn grant(&self, (target, id): Of) -> Result<Option<Grant>> {
+        let record = self.store.borrow().get(target, Space::Grants, id.as_bytes())?;
+        record.map(|record| Grant::decode(&record)).transpose()
+    }
+
+    /// Tells whether a grant of a target of this host is in force.
+    ///
+    /// # Errors
+    /// When the storage can't be read.
+    pub(in crate::host) fn standing(&self, of: Of, owns: &dyn Fn(ObjectId) -> bool) -> Result<Standing> {
+        if let Some(live) = self.grants.get(of) {
+            return Ok(Standing::InForce(live));
+        }
+        if !owns(of.0) {
+            return Ok(Standing::DependsOn(of));
+        }
+        let grant = self.grant(of)?.filter(|grant| grant.is_valid_at(self.clock.now_ms()));
+        let Some(grant) = grant else { return Ok(Standing::Dead) };
+        let before = self.before(of.0, &grant)?;
+        let parent = depends(of.0, &grant).map(|parent| self.standing(parent, owns));
+        let parent = match parent.transpose()? {
+            None => None,
+            Some(Standing::InForce(parent)) => Some(parent),
+            Some(standing) => return Ok(standing),
+        };
+        Ok(Standing::InForce(self.grants.add(
+            of,
+            parent,
+            Gives { independent: grant.allows_independent, depth: grant.depth, before },
+        )))
+    }
+
+    /// The grants that a grant was made from, the nearest first, as far as that is known.
+    ///
+    /// # Errors
+    /// When the storage can't be read.
+    fn before(&self, target: ObjectId, grant: &Grant) -> Result<Vec<GrantId>> {
+        let (mut before, mut next) = (Vec::new(), Some(grant.clone()));
+        while let Some(grant) = next.take() {
+            before.extend(grant.parent.id());
+            match grant.parent {
+                // Of versions that didn't write down those before, the parent says what it was made from.
+                Parent::Own(id) if grant.before.is_empty() => next = self.grant((target, id))?,
+                _ => before.extend(grant.before),
+            }
+        }
+        Ok(before)
+    }
+
+    /// Tells whether a grant of `target` was made from `from`, directly or not.
+    ///
+    /// # Errors
+    /// When the storage can't be read.
+    pub(in crate::host) fn was_made_from(&self, target: ObjectId, grant: &Grant, from: Of) -> Result<bool> {
+        let (mut at, mut grant) = (target, grant.clone());
+        while let Some(of) = made_from(at, &grant) {
+            if of == from || grant.before.contains(&from.1) {
+                return Ok(true);
+            }
+            let Some(parent) = self.grant(of)? else {
+                // Another host's, or revoked; what is in use here says what it depends on.
+                let live = self.grants.get(of);
+                return Ok(live.is_some_and(|live| live.with_parents().any(|live| live.of == from)));
+            };
+            (at, grant) = (of.0, parent);
+        }
+        Ok(false)
+    }
+
+    /// Some grants of a target with their ids, in the order of these, behind `after`.
+    ///
+    /// # Errors
+    /// When the storage can't be read.
+    pub(in crate::host) fn grants_behind(
+        &self,
+        target: ObjectId,
+        after: Option<GrantId>,
+        count: usize,
+    ) -> Result<Vec<(GrantId, Grant)>> {
+        let behind = |after: GrantId| Bound::Excluded(after.as_bytes().to_vec());
+        let range = Range { start: after.map_or(Bound::Unbounded, behind), ..Range::all() };
+        let size = PageSize { entries: count, bytes: usize::MAX };
+        let page = self.store.borrow().records(target, Space::Grants, &range, size)?;
+        page_entries(&page)
+            .map(|(key, record)| {
+                let id = key.try_into().map_err(|_| failed("a grant's id has 16 bytes"))?;
+                let mut grant = Grant::decode(record)?;
+                let restored = self.grants.restored((target, GrantId::from_bytes(id)));
+                grant.restored_ms = restored.unwrap_or(grant.restored_ms);
+                Ok((GrantId::from_bytes(id), grant))
+            })
+            .collect()
+    }
+
+    /// Writes records of a target in one turn of the server's own; a `None` deletes, and takes the grant
+    /// out of the shares in which it counts.
+    pub(in crate::host) fn write_grants<'a>(
+        &self,
+        target: ObjectId,
+        records: impl IntoIterator<Item = (&'a GrantId, Option<Vec<u8>>)>,
+    ) -> Result<()> {
+        self.write_of_server(target, || {
+            records.into_iter().try_for_each(|(id, record)| match record {
+                Some(record) => {
+                    let mut store = self.store.borrow_mut();
+                    store.put_record(target, Space::Grants, id.as_bytes(), &record)?;
+                    Ok(())
+                }
+                None => self.delete_grant((target, *id)),
+            })
+        })
+    }
+
+    /// Writes a new grant of a target in a turn of the server's own.
+    pub(in crate::host) fn add_grant(&self, target: ObjectId, ready: &Ready) -> Result<()> {
+        self.write_of_server(target, || self.put_grant(target, ready))
+    }
+
+    /// Writes a new grant in the open turn of its target.
+    pub(in crate::host) fn put_grant(&self, target: ObjectId, ready: &Ready) -> Result<()> {
+        let mut store = self.store.borrow_mut();
+        store.put_record(target, Space::Grants, ready.id.as_bytes(), &ready.record)?;
+        let more = Change::More(Share::grant(ready.record.len()));
+        shares::change(&mut store, target, &ready.lineage, more)
+    }
+
+    /// Deletes a grant in the open turn of its target.
+    pub(in crate::host) fn delete_grant(&self, of: Of) -> Result<()> {
+        let Some(grant) = self.grant(of)? else { return Ok(()) };
+        let lineage = self.before(of.0, &grant)?;
+        let mut store = self.store.borrow_mut();
+        let length = store.length(of.0, Space::Grants, of.1.as_bytes())?.unwrap_or_default();
+        store.delete_record(of.0, Space::Grants, of.1.as_bytes())?;
+        shares::change(&mut store, of.0, &lineage, Change::Less(Share::grant(length)))
+    }
+
+    /// Makes the writes of `work` one turn of the server's own, or none of them.
+    ///
+    /// # Errors
+    /// That of `work`, and when the storage can't be read.
+    pub(in crate::host) fn write_of_server<T>(
+        &self,
+        target: ObjectId,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let account = self.account_of(target)?;
+        let before = account.usage();
+        self.store.borrow_mut().begin(account.clone());
+        let written = work();
+        let mut store = self.store.borrow_mut();
+        if written.is_ok() {
+            store.seal();
+        } else {
+            store.discard();
+            account.set_back(before);
+        }
+        drop(store);
+        self.committable.notify_one();
+        written
+    }
+
+    /// Resolves when no turn is open: tasks never run within one, and calls may be made in one.
+    pub(in crate::host) async fn outside_turns(&self) {
+        while self.store.borrow().turn_object().is_some() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Takes a grant back. When it returns, that is durable, and nobody uses the grant any more on any host.
+    ///
+    /// # Errors
+    /// When there is no such grant; when another host couldn't be told, or the storage failed: then it
+    /// may be revoked or not.
+    pub(in crate::host) async fn revoke(self: &Rc<Self>, target: ObjectId, id: GrantId) -> Result<()> {
+        self.outside_turns().await;
+        let grant = self.grant((target, id))?.filter(|grant| !grant.is_revoked);
+        let is_namespace = !self.exists(target)?;
+        let is_known = grant.is_some();
+        if let Some(grant) = grant {
+            self.write_grants(target, [(&id, grant.revoked(is_namespace))])?;
+            self.metrics.grants_revoked_total.add(1);
+        }
+        self.cut(target, &[id]);
+        self.sweep(target);
+        // Other hosts tell their callers at once.
+        self.flush().await?;
+        let told = match self.agent() {
+            // Also if it was revoked before: a host may not have been told then.
+            Ok(agent) if is_namespace => agent.cut_everywhere(target, id).await,
+            // Everything that was made from an object's grant is on its own host.
+            _ => Ok(()),
+        };
+        told?;
+        if is_known { Ok(()) } else { Err(failed("no-such-grant: there is no grant of this id")) }
+    }
+
+    /// Writes down, so often, which grants were restored. The task ends with the vat.
+    pub(in crate::host) fn note_restores(self: &Rc<Self>, every: Duration) {
+        let vat = Rc::downgrade(self);
+        tokio::task::spawn_local(async move {
+            let mut ticks = tokio::time::interval_at(Instant::now() + every, every);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                let Some(vat) = vat.upgrade() else { return };
+                for some in vat.grants.take_restored().chunks(SWEPT_AT_ONCE) {
+                    vat.write_restored(some);
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+    }
+
+    /// Writes down when these grants were restored.
+    pub(in crate::host) fn write_restored(&self, some: &[(Of, u64)]) {
+        for (of, restored_ms) in some {
+            // What was revoked since has no record any more.
+            let Ok(Some(grant)) = self.grant(*of) else { continue };
+            let record = Grant { restored_ms: *restored_ms, ..grant }.encode();
+            if let Err(error) = self.write_grants(of.0, [(&of.1, Some(record))]) {
+                tracing::debug!(%error, "the last use of a grant wasn't written down");
+            }
+        }
+    }
+
+    /// Removes what is dead of a target's grants, some at a time. The task ends when it has seen all.
+    pub(in crate::host) fn sweep(self: &Rc<Self>, target: ObjectId) {
+        if !self.grants.swept.borrow_mut().insert(target) {
+            return; // what it has passed by is removed some other time
+        }
+        let vat = self.clone();
+        tokio::task::spawn_local(async move {
+            let mut after = None;
+            loop {
+                tokio::task::yield_now().await;
+                if vat.store.borrow().is_full() {
+                    vat.settled().await;
+                }
+                match vat.sweep_some(target, after) {
+                    Ok(Some(last)) => after = Some(last),
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::warn!(%error, "can't sweep grants");
+                        break;
+                    }
+                }
+            }
+            vat.grants.swept.borrow_mut().remove(&target);
+        });
+    }
+
+    /// Tells whether a grant will never be in force again.
+    ///
+    /// # Errors
+    /// When the storage can't be read.
+    pub(in crate::host) fn is_dead(&self, target: ObjectId, grant: &Grant) -> Result<bool> {
+        self.was_dead(target, grant, self.clock.now_ms())
+    }
+
+    /// Tells whether it was so at that time.
+    fn was_dead(&self, target: ObjectId, grant: &Grant, at_ms: u64) -> Result<bool> {
+        if !grant.is_valid_at(at_ms) {
+            return Ok(true);
+        }
+        let mut next = depends(target, grant);
+        // A grant of a namespace may be another host's, and is looked up when it counts.
+        while let Some(of) = next.filter(|of| of.0 == target) {
+            match self.grant(of)? {
+                Some(parent) if !parent.is_revoked => next = depends(target, &parent),
+                _ => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+
+    fn sweep_some(&self, target: ObjectId, after: Option<GrantId>) -> Result<Option<GrantId>> {
+        let some = self.grants_behind(target, after, SWEPT_AT_ONCE)?;
+        let mut dead = Vec::new();
+        // The clock may be ahead for a moment: what is over by it alone is kept for a while.
+        let long_ago = self.clock.now_ms().saturating_sub(OVER_GRANTS_KEPT_MS);
+        for (id, grant) in &some {
+            if !grant.is_revoked && self.was_dead(target, grant, long_ago)? {
+                dead.push((id, None));
+            }
+        }
+        if !dead.is_empty() {
+            self.write_grants(target, dead)?;
+        }
+        Ok(some.last().map(|(id, _)| *id))
+    }
+}
+
+/// The grant from which another one was made.
+fn made_from(target: ObjectId, grant: &Grant) -> Option<Of> {
+    match grant.parent {
+        Parent::None => None,
+        Parent::Own(id) => Some((target, id)),
+        Parent::OfNamespace(namespace, id) => Some((object_id(namespace), id)),
+    }
+}
+
+/// The grant on which another one depends.
+fn depends(target: ObjectId, grant: &Grant) -> Option<Of> {
+    if grant.independent { None } else { made_from(target, grant) }
+}
+
+fn page_entries(page: &Page) -> impl Iterator<Item = (&[u8], &[u8])> {
+    (0..).map_while(|at| page.get(at))
+}

@@ -1,0 +1,357 @@
+//! The host's side of `cluster.capnp`: it joins a supervisor, answers for its own shards, and asks
+//! the router for all others.
+//!
+//! It never makes a reference; it checks those that others present, and only here does a grant count.
+
+use std::cell::OnceCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use capnp::private::capability::ClientHook;
+use capstead_client::sturdyref::{Caveats, Sturdyref, Target, TextReference};
+
+use crate::host::operator::admin::Custodian;
+use crate::host::authority::granting::grant_id;
+use crate::host::authority::grants::{self, object_id};
+use super::joined::Joined;
+use super::restoring::Known;
+use crate::host::engine::right::{Of, Right, revoked};
+use crate::host::engine::slot::Birth;
+use crate::host::engine::vat::Vat;
+use crate::error::{Result, disconnected, failed, not_begun};
+use crate::id::{Pool, Shard};
+use crate::membrane;
+use crate::schema::admin_capnp::host_admin;
+pub(in crate::host) use crate::schema::cluster_capnp::Existence;
+use crate::schema::cluster_capnp::{authority, birth, host, router};
+use crate::schema::restorer_capnp::restorer;
+use crate::sturdyref::{KeyRing, Keys};
+
+/// One host as its supervisor knows it. Others hold it by its [`Agent::client`].
+pub(crate) struct Agent {
+    pub(in crate::host) vat: Rc<Vat>,
+    keys: Keys,
+    pub(in crate::host) known: Known,
+    pub(in crate::host) joined: OnceCell<Joined>,
+    admin: OnceCell<host_admin::Client>,
+}
+
+impl Agent {
+    pub(crate) fn new(vat: Rc<Vat>, keys: Keys) -> Rc<Self> {
+        let (known, joined, admin) = (Known::default(), OnceCell::new(), OnceCell::new());
+        let agent = Rc::new(Self { vat, keys, known, joined, admin });
+        agent.vat.set_agent(&agent);
+        agent
+    }
+
+    /// The keys of the cluster, as they are now.
+    pub(in crate::host) fn keys(&self) -> Arc<KeyRing> {
+        self.keys.current()
+    }
+
+    /// The text of a reference, with the server's listener as the hint.
+    ///
+    /// # Errors
+    /// Before the host joined its supervisor.
+    pub(in crate::host) fn text(&self, reference: &Sturdyref) -> Result<String> {
+        self.joined()?.hint.text(reference)
+    }
+
+    /// The capability by which a supervisor holds this host.
+    pub(crate) fn client(self: &Rc<Self>) -> host::Client {
+        membrane::serve(self.clone())
+    }
+
+    /// The bootstrap capability that clients get from this host's listener.
+    pub(crate) fn restorer(self: &Rc<Self>) -> restorer::Client {
+        membrane::serve(self.clone())
+    }
+
+    pub(in crate::host) fn joined(&self) -> Result<&Joined> {
+        self.joined.get().ok_or_else(|| disconnected("this host has not joined a supervisor yet"))
+    }
+
+    pub(in crate::host) fn owns(&self, shard: Shard) -> bool {
+        let shards = self.joined.get().map(|joined| &joined.shards);
+        shards.is_some_and(|shards| shards.iter().any(|range| range.contains(&shard.0)))
+    }
+
+    /// One of this host's own shards in `pool`, chosen at random.
+    pub(in crate::host) fn any_shard(&self, pool: Pool) -> Result<Shard> {
+        let shards = self.joined()?.shards.iter().flat_map(Clone::clone).map(Shard);
+        let shards: Vec<Shard> = shards.filter(|shard| shard.pool() == pool).collect();
+        let random = getrandom::u32().map_err(|error| failed(format!("no randomness: {error}")))?;
+        let nth = (random as usize).checked_rem(shards.len());
+        nth.map(|nth| shards[nth]).ok_or_else(|| failed("this host owns no shard of the pool"))
+    }
+
+    /// The capability to an object, wherever it lives. Another host's is a promise.
+    pub(in crate::host) fn object(
+        &self,
+        birth: &Birth,
+        existence: Existence,
+        right: &Right,
+    ) -> Result<Box<dyn ClientHook>> {
+        if self.owns(birth.id.home_shard()) {
+            return Ok(self.vat.facet(birth, right.clone()));
+        }
+        let of = right.grant.as_ref().map(|grant| grant.of);
+        self.object_elsewhere(birth, existence, of, &right.caveats())
+    }
+
+    /// The capability to an object that exists.
+    pub(in crate::host) async fn existing(
+        &self,
+        birth: &Birth,
+        right: &Right,
+    ) -> Result<Option<Box<dyn ClientHook>>> {
+        if self.owns(birth.id.home_shard()) {
+            return Ok(self.is_there(birth).await?.then(|| self.vat.facet(birth, right.clone())));
+        }
+        let of = right.grant.as_ref().map(|grant| grant.of);
+        let request = self.object_request(birth, Existence::Required, of, &right.caveats())?;
+        let reply = request.send().promise.await?;
+        let object = reply.get()?.get_object();
+        if object.is_null() { Ok(None) } else { object.get_as_capability().map(Some) }
+    }
+
+    /// Tells whether an object of this host exists, when that is durable.
+    async fn is_there(&self, birth: &Birth) -> Result<bool> {
+        let is_there = self.vat.exists(birth.id)?;
+        self.vat.durable_of(birth.id).await?;
+        Ok(is_there)
+    }
+
+    /// The promise of a capability that the owner of the object gives, if the grant is in force.
+    pub(in crate::host) fn object_elsewhere(
+        &self,
+        birth: &Birth,
+        existence: Existence,
+        grant: Option<Of>,
+        caveats: &Caveats,
+    ) -> Result<Box<dyn ClientHook>> {
+        let request = self.object_request(birth, existence, grant, caveats)?;
+        Ok(request.send().pipeline.get_object().as_cap())
+    }
+
+    fn object_request(
+        &self,
+        birth: &Birth,
+        existence: Existence,
+        grant: Option<Of>,
+        caveats: &Caveats,
+    ) -> Result<
+        capnp::capability::Request<router::object_params::Owned, router::object_results::Owned>,
+    > {
+        let mut request = self.joined()?.router().object_request();
+        let mut params = request.get();
+        params.set_existence(existence);
+        let mut born = params.reborrow().init_birth();
+        born.set_id(birth.id.as_bytes());
+        born.set_class(birth.class.name);
+        if let Some(key) = &birth.key {
+            born.set_key(&**key);
+        }
+        let mut by = params.init_by();
+        if let Some((target, grant)) = grant {
+            by.set_target(target.as_bytes());
+            by.set_grant(grant.as_bytes());
+        }
+        if !caveats.is_none() {
+            by.set_caveats(&caveats.encode());
+        }
+        Ok(request)
+    }
+
+    /// The right that another host vouches for. Whether its grant is in force is looked up.
+    async fn right(&self, by: authority::Reader<'_>) -> Result<Right> {
+        let caveats =
+            if by.has_caveats() { Caveats::decode(by.get_caveats()?)? } else { Caveats::none() };
+        if !by.has_grant() {
+            return Ok(Right::new(None, caveats));
+        }
+        let of = (grants::target(by.get_target()?)?, grant_id(by.get_grant()?)?);
+        let grant = self.hold(of).await?.ok_or_else(revoked)?;
+        Ok(Right::new(Some(grant), caveats))
+    }
+
+    /// Reads a text of a stranger's. One of another cluster or key is nobody else's business here.
+    fn read(&self, text: capnp::text::Reader<'_>) -> Result<TextReference> {
+        let reference = TextReference::parse(text.to_str().unwrap_or_default())?;
+        self.claimed(reference.reference())?;
+        Ok(reference)
+    }
+
+    fn birth(&self, birth: birth::Reader<'_>) -> Result<Birth> {
+        let id = grants::target(birth.get_id()?)?;
+        let class = self.vat.class(birth.get_class()?.to_str()?)?;
+        let key = if birth.has_key() { Some(birth.get_key()?.to_str()?.into()) } else { None };
+        Ok(Birth { id, class, key })
+    }
+}
+
+impl host::Server for Agent {
+    async fn object(
+        self: Rc<Self>,
+        params: host::ObjectParams,
+        mut results: host::ObjectResults,
+    ) -> Result<()> {
+        let params = params.get()?;
+        let birth = self.birth(params.get_birth()?)?;
+        if !self.owns(birth.id.home_shard()) {
+            return Err(not_begun(disconnected("another host owns the object now")));
+        }
+        let right = self.right(params.get_by()?).await?;
+        if params.get_existence()? == Existence::Any || self.is_there(&birth).await? {
+            results.get().init_object().set_as_capability(self.vat.facet(&birth, right));
+        }
+        Ok(())
+    }
+
+    async fn restore(
+        self: Rc<Self>,
+        params: host::RestoreParams,
+        mut results: host::RestoreResults,
+    ) -> Result<()> {
+        let restored = self.restore_bytes(params.get()?.get_sturdy_ref()?).await?;
+        results.get().init_cap().set_as_capability(restored);
+        Ok(())
+    }
+
+    async fn challenge(
+        self: Rc<Self>,
+        params: host::ChallengeParams,
+        mut results: host::ChallengeResults,
+    ) -> Result<()> {
+        let begun = Agent::challenge(&self, params.get()?.get_sturdy_ref()?)?;
+        results.get().set_challenge(&begun.0);
+        results.get().set_restoration(begun.1);
+        Ok(())
+    }
+
+    async fn check(self: Rc<Self>, params: host::CheckParams, _: host::CheckResults) -> Result<()> {
+        Agent::check(&self, params.get()?.get_sturdy_ref()?).await
+    }
+
+    async fn in_force(
+        self: Rc<Self>,
+        params: host::InForceParams,
+        mut results: host::InForceResults,
+    ) -> Result<()> {
+        let params = params.get()?;
+        let of = (grants::target(params.get_target()?)?, grant_id(params.get_grant()?)?);
+        let Some(live) = self.hold(of).await? else { return Ok(()) };
+        // Those of other targets are looked up where they are.
+        let own = live.with_parents().filter(|live| live.of.0 == of.0);
+        let chain: Vec<_> = own.collect();
+        let mut list = results.get().init_chain(chain.len() as u32);
+        for (at, live) in (0..).zip(chain.iter().rev()) {
+            let mut one = list.reborrow().get(at);
+            one.set_grant(live.of.1.as_bytes());
+            one.set_independent(live.gives.independent);
+            one.set_depth(live.gives.depth);
+            let mut before = one.init_before(live.gives.before.len() as u32);
+            for (at, id) in (0..).zip(&live.gives.before) {
+                before.set(at, id.as_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    async fn cut(self: Rc<Self>, params: host::CutParams, _: host::CutResults) -> Result<()> {
+        let params = params.get()?;
+        let target = grants::target(params.get_target()?)?;
+        let grants = params.get_grants()?.iter().map(|grant| grant_id(grant?));
+        self.vat.cut(target, &grants.collect::<Result<Vec<_>>>()?);
+        Ok(())
+    }
+
+    async fn admin(
+        self: Rc<Self>,
+        _: host::AdminParams,
+        mut results: host::AdminResults,
+    ) -> Result<()> {
+        results.get().set_admin(Agent::admin(&self)?);
+        Ok(())
+    }
+
+    async fn sync(self: Rc<Self>, _: host::SyncParams, _: host::SyncResults) -> Result<()> {
+        pass_on_replies().await;
+        Ok(())
+    }
+}
+
+/// Lets replies that have come from other hosts go on to their callers: everything is in this
+/// thread's queues by now, a few hops of tasks away from its connections.
+pub(crate) async fn pass_on_replies() {
+    const HOPS: usize = 256;
+    for _ in 0..HOPS {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// The calls by which the operator's tools reach this host.
+impl Agent {
+    fn admin(&self) -> Result<host_admin::Client> {
+        let joined = self.joined()?;
+        let make = || Custodian::serve(self.vat.clone(), joined.shards.clone(), self.keys.clone());
+        Ok(self.admin.get_or_init(make).clone())
+    }
+}
+
+impl restorer::Server for Agent {
+    async fn restore(
+        self: Rc<Self>,
+        params: restorer::RestoreParams,
+        mut results: restorer::RestoreResults,
+    ) -> Result<()> {
+        let text = params.get()?.get_sturdy_ref()?;
+        let reference = self.read(text)?;
+        let (Target::Object(id) | Target::Namespace(id)) = reference.reference().target();
+        if self.owns(object_id(id).home_shard()) {
+            let restored = self.restore_here(Ok(reference.reference().clone())).await?;
+            results.get().init_cap().set_as_capability(restored);
+            return Ok(());
+        }
+        let mut request = self.joined()?.restorer().restore_request();
+        request.get().set_sturdy_ref(text);
+        let reply = request.send().promise.await?;
+        results.get().init_cap().set_as(reply.get()?.get_cap())
+    }
+
+    async fn locate(
+        self: Rc<Self>,
+        params: restorer::LocateParams,
+        mut results: restorer::LocateResults,
+    ) -> Result<()> {
+        let text = params.get()?.get_sturdy_ref()?;
+        self.read(text)?;
+        let mut request = self.joined()?.restorer().locate_request();
+        request.get().set_sturdy_ref(text);
+        let reply = request.send().promise.await?;
+        results.get().set_address(reply.get()?.get_address()?);
+        Ok(())
+    }
+
+    async fn challenge(
+        self: Rc<Self>,
+        params: restorer::ChallengeParams,
+        mut results: restorer::ChallengeResults,
+    ) -> Result<()> {
+        let text = params.get()?.get_sturdy_ref()?;
+        let reference = self.read(text)?;
+        let (Target::Object(id) | Target::Namespace(id)) = reference.reference().target();
+        if self.owns(object_id(id).home_shard()) {
+            let begun = Agent::challenge(&self, reference.reference().expose_bytes())?;
+            results.get().set_challenge(&begun.0);
+            results.get().set_restoration(begun.1);
+            return Ok(());
+        }
+        let mut request = self.joined()?.restorer().challenge_request();
+        request.get().set_sturdy_ref(text);
+        let reply = request.send().promise.await?;
+        results.get().set_challenge(reply.get()?.get_challenge()?);
+        results.get().set_restoration(reply.get()?.get_restoration()?);
+        Ok(())
+    }
+}

@@ -1,0 +1,352 @@
+//! From a reference to a live capability: the owner's checks, of which the last one is the grant.
+//!
+//! Invariants:
+//! - Nothing wakes, and every refusal but `revoked:` is the same error.
+//! - `revoked:` is said only of a reference whose signatures are good, whose time isn't over, and whose
+//!   holders have proved that they are.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use capnp::private::capability::ClientHook;
+use capstead_client::sturdyref::{Refused, Sturdyref, Target, Verified};
+use sha2::{Digest, Sha256};
+
+use super::agent::Agent;
+use crate::host::authority::granting::grant_id;
+use crate::host::authority::grants::{Standing, object_id, random};
+use crate::host::engine::header::Header;
+use crate::host::engine::right::{Gives, Live, Of, Right, revoked};
+use super::served::NamespaceFacet;
+use crate::host::engine::slot::Birth;
+use crate::error::{Result, disconnected, failed};
+use crate::id::{ObjectId, Pool};
+use crate::limits::PROOF_SECS;
+use crate::membrane;
+use crate::schema::restorer_capnp::restoration;
+use crate::storage::Space;
+use crate::sturdyref::KeyRing;
+
+/// Bytes of the references that are remembered, with what each takes beside: some ten thousand usual ones.
+const KNOWN_BYTES_MAX: usize = 4 << 20;
+
+/// Longest reference that is remembered: an eighth of a text. A longer one is checked each time.
+const KNOWN_REFERENCE_BYTES_MAX: usize = 1 << 10;
+
+/// The place of one in the table.
+const KNOWN_PLACE_BYTES: usize = 256;
+
+impl Agent {
+    /// Checks that a reference claims to be one of this cluster: the only check that costs nothing.
+    pub(in crate::host) fn claimed(&self, reference: &Sturdyref) -> Result<()> {
+        if self.keys().claims(reference) {
+            return Ok(());
+        }
+        tracing::debug!(reason = "it belongs to another cluster, or its key is unknown", "refused");
+        self.vat.metrics.restores_refused_total.add(1);
+        Err(refused())
+    }
+
+    /// Checks everything but the holders' proofs and the grant.
+    fn verify(
+        &self,
+        reference: std::result::Result<Sturdyref, Refused>,
+    ) -> Result<(Sturdyref, Verified)> {
+        let verified = reference.and_then(|reference| {
+            let verified = self.known.verify(&self.keys(), &reference, self.vat.clock.now_ms())?;
+            Ok((reference, verified))
+        });
+        let (reference, verified) = verified
+            .inspect_err(|refused| tracing::debug!(reason = refused.reason(), "refused"))?;
+        let (Target::Namespace(id) | Target::Object(id)) = verified.target;
+        if !self.owns(object_id(id).home_shard()) {
+            return Err(disconnected("another host owns the object now: locate it again"));
+        }
+        Ok((reference, verified))
+    }
+
+    /// Checks a reference and gives what it refers to. Nothing wakes.
+    pub(in crate::host) async fn restore_bytes(
+        self: &Rc<Self>,
+        bytes: &[u8],
+    ) -> Result<Box<dyn ClientHook>> {
+        self.restore_here(Sturdyref::from_bytes(bytes)).await
+    }
+
+    /// As `restore_bytes`, of what was read already.
+    pub(in crate::host) async fn restore_here(
+        self: &Rc<Self>,
+        reference: std::result::Result<Sturdyref, Refused>,
+    ) -> Result<Box<dyn ClientHook>> {
+        let restored = match self.verify(reference) {
+            Ok((_, verified)) if verified.caveats.holders().is_empty() => {
+                self.redeem(verified).await
+            }
+            Ok(_) => Err(refused()),
+            Err(error) => Err(error),
+        };
+        self.count(restored)
+    }
+
+    /// Checks a reference, and makes nothing.
+    pub(in crate::host) async fn check(&self, bytes: &[u8]) -> Result<()> {
+        let checked = match self.verify(Sturdyref::from_bytes(bytes)) {
+            // Only those who prove to be its holders learn whether its grant is in force.
+            Ok((_, verified)) if !verified.caveats.holders().is_empty() => Ok(()),
+            Ok((_, verified)) => {
+                let (Target::Namespace(id) | Target::Object(id)) = verified.target;
+                let live = self.hold((object_id(id), verified.grant)).await;
+                live.and_then(|live| live.map(drop).ok_or_else(revoked))
+            }
+            Err(error) => Err(error),
+        };
+        checked.inspect_err(|_| self.vat.metrics.restores_refused_total.add(1))
+    }
+
+    /// Begins to restore a reference that takes proofs.
+    pub(in crate::host) fn challenge(
+        self: &Rc<Self>,
+        bytes: &[u8],
+    ) -> Result<([u8; 32], restoration::Client)> {
+        let (reference, _) = self.verify(Sturdyref::from_bytes(bytes))?;
+        let challenge = random()?;
+        let until = self.vat.clock.now_ms().saturating_add(PROOF_SECS * 1000);
+        let reference = Cell::new(Some(reference));
+        let waiting = Restoration { agent: self.clone(), reference, challenge, until };
+        Ok((challenge, membrane::serve(Rc::new(waiting))))
+    }
+
+    fn count(&self, restored: Result<Box<dyn ClientHook>>) -> Result<Box<dyn ClientHook>> {
+        let metrics = &self.vat.metrics;
+        match &restored {
+            Ok(_) => metrics.restores_total.add(1),
+            Err(_) => metrics.restores_refused_total.add(1),
+        }
+        restored
+    }
+
+    async fn redeem(self: &Rc<Self>, verified: Verified) -> Result<Box<dyn ClientHook>> {
+        let (Target::Namespace(id) | Target::Object(id)) = verified.target;
+        let of = (object_id(id), verified.grant);
+        let live = self.hold(of).await?.ok_or_else(revoked)?;
+        live.was_restored(self.vat.clock.now_ms());
+        let right = Right::new(Some(live), verified.caveats);
+        match verified.target {
+            Target::Namespace(_) => self.namespace(of.0, right),
+            Target::Object(_) => {
+                let Some(birth) = self.birth_of(of.0)? else {
+                    self.vat.flush().await?;
+                    return Err(revoked());
+                };
+                Ok(self.vat.facet(&birth, right))
+            }
+        }
+    }
+
+    /// The grant as something that is used; none if it isn't in force. What took it away is durable then,
+    /// so that nobody is told of a revocation that a crash takes back.
+    ///
+    /// # Errors
+    /// When the storage can't be read, or the host that knows can't be reached.
+    pub(in crate::host) async fn hold(&self, of: Of) -> Result<Option<Rc<Live>>> {
+        let live = self.find_live(of).await?;
+        if live.is_none() {
+            self.vat.outside_turns().await;
+            self.vat.flush().await?;
+        }
+        Ok(live)
+    }
+
+    async fn find_live(&self, of: Of) -> Result<Option<Rc<Live>>> {
+        let owns = |id: ObjectId| self.owns(id.home_shard());
+        // What another host said is kept until what depends on it is there.
+        let mut said: Vec<Rc<Live>> = Vec::new();
+        loop {
+            let other = match self.vat.standing(of, &owns)? {
+                Standing::InForce(live) => return Ok(Some(live)),
+                Standing::Dead => return Ok(None),
+                Standing::DependsOn(other) => other,
+            };
+            if said.iter().any(|live| live.of == other) {
+                return Ok(None); // it was cut since
+            }
+            match self.ask(other).await? {
+                Some(live) => said.push(live),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Another host's grant, with those that it depends on; none if it isn't in force.
+    async fn ask(&self, other: Of) -> Result<Option<Rc<Live>>> {
+        let mut request = self.joined()?.router().in_force_request();
+        request.get().set_target(other.0.as_bytes());
+        request.get().set_grant(other.1.as_bytes());
+        let asked = self.vat.grants.moment();
+        let reply = request.send().promise.await?;
+        let mut live = None;
+        for one in reply.get()?.get_chain()? {
+            let of = (other.0, grant_id(one.get_grant()?)?);
+            // What was cut since the answer was made is known here already.
+            if self.vat.grants.was_cut_since(of, asked) {
+                return Ok(None);
+            }
+            let before = one.get_before()?.iter().map(|before| grant_id(before?));
+            let before = before.collect::<Result<_>>()?;
+            let (independent, depth) = (one.get_independent(), one.get_depth());
+            let gives = Gives { independent, depth, before };
+            live = Some(self.vat.grants.add(of, live, gives));
+        }
+        Ok(live)
+    }
+
+    fn namespace(self: &Rc<Self>, id: ObjectId, right: Right) -> Result<Box<dyn ClientHook>> {
+        let is_it = |name| ObjectId::namespace(Pool::default(), name) == id;
+        let class = self.vat.classes().find(|class| is_it(class.name)).cloned();
+        let class = class.ok_or_else(refused)?;
+        Ok(NamespaceFacet::wrap(self.clone(), class, right))
+    }
+
+    /// The birth of an object that exists.
+    pub(in crate::host) fn birth_of(&self, id: ObjectId) -> Result<Option<Birth>> {
+        let header = self.vat.store.borrow().get(id, Space::Header, &[])?;
+        let Some(header) = header else { return Ok(None) };
+        let header = Header::decode(&header)?;
+        let (class, key) = (self.vat.class(header.class)?, header.key.map(Into::into));
+        Ok(Some(Birth { id, class, key }))
+    }
+}
+
+/// References whose signatures were found good lately: whoever connects again shows the same one, and its
+/// signatures take most of the time of a restore.
+///
+/// **Invariant:** what is known was verified with exactly the keys that are in force. A reference is known by
+/// all of its bytes, and whether its time is over is looked at each time.
+#[derive(Default)]
+pub(in crate::host) struct Known(RefCell<Verifieds>);
+
+#[derive(Default)]
+struct Verifieds {
+    by: Option<Arc<KeyRing>>,
+    bytes: usize,
+    /// By the hash of the reference's bytes.
+    verified: HashMap<[u8; 32], Verified>,
+}
+
+impl Known {
+    fn verify(
+        &self,
+        keys: &Arc<KeyRing>,
+        reference: &Sturdyref,
+        now_ms: u64,
+    ) -> std::result::Result<Verified, Refused> {
+        let length = reference.expose_bytes().len();
+        if length > KNOWN_REFERENCE_BYTES_MAX || !keys.claims(reference) {
+            return keys.verify(reference, now_ms);
+        }
+        let mut known = self.0.borrow_mut();
+        if !known.by.as_ref().is_some_and(|by| Arc::ptr_eq(by, keys)) {
+            *known = Verifieds { by: Some(keys.clone()), ..Verifieds::default() };
+        }
+        let hash: [u8; 32] = Sha256::digest(reference.expose_bytes()).into();
+        let is_over =
+            |verified: &Verified| verified.caveats.not_after_ms().is_some_and(|last| now_ms > last);
+        if let Some(verified) = known.verified.get(&hash).filter(|verified| !is_over(verified)) {
+            return Ok(verified.clone());
+        }
+        let verified = keys.verify(reference, now_ms)?;
+        // Every part of what is known stands in the reference, in memory no more than twice as long.
+        let cost = KNOWN_PLACE_BYTES + 2 * length;
+        if known.bytes + cost > KNOWN_BYTES_MAX {
+            known.verified.clear();
+            known.bytes = 0;
+        }
+        if known.verified.insert(hash, verified.clone()).is_none() {
+            known.bytes += cost;
+        }
+        Ok(verified)
+    }
+}
+
+/// The one answer to every reference that isn't good, whatever is wrong with it.
+fn refused() -> capnp::Error {
+    Refused::by_grant().into()
+}
+
+/// A restoration that waits for the holders' proofs.
+struct Restoration {
+    agent: Rc<Agent>,
+    /// Taken by the one attempt.
+    reference: Cell<Option<Sturdyref>>,
+    challenge: [u8; 32],
+    /// The last millisecond in which a proof is taken.
+    until: u64,
+}
+
+impl restoration::Server for Restoration {
+    async fn finish(
+        self: Rc<Self>,
+        params: restoration::FinishParams,
+        mut results: restoration::FinishResults,
+    ) -> Result<()> {
+        let reference = self.reference.take();
+        let reference = reference.filter(|_| self.agent.vat.clock.now_ms() <= self.until);
+        let reference = reference
+            .ok_or_else(|| failed("this challenge was used, or is too old: ask for another one"))?;
+        let signatures = params.get()?.get_signatures()?.iter();
+        let signatures = signatures.map(|signature| {
+            signature?.try_into().map_err(|_| capnp::Error::from(Refused::by_grant()))
+        });
+        let signatures = signatures.collect::<Result<Vec<[u8; 64]>>>()?;
+        let restored = match self.agent.verify(Ok(reference.clone())) {
+            Ok((_, verified)) => match reference.check_proofs(&self.challenge, &signatures) {
+                Ok(()) => self.agent.redeem(verified).await,
+                Err(refused) => Err(refused.into()),
+            },
+            Err(error) => Err(error),
+        };
+        let restored = self.agent.count(restored)?;
+        results.get().init_cap().set_as_capability(restored);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use capstead_client::sturdyref::{Caveats, GrantId, NextSecret, SigningKey, TargetId};
+
+    use super::*;
+
+    fn keys() -> Arc<KeyRing> {
+        let key = |seed| SigningKey::from_bytes(&[seed; 32]);
+        Arc::new(KeyRing::new(key(1), vec![key(2)]))
+    }
+
+    fn reference(keys: &KeyRing, number: u16, methods: u16) -> Sturdyref {
+        let mut grant = [0; 16];
+        grant[..2].copy_from_slice(&number.to_be_bytes());
+        let caveats = Caveats::none().with_methods((0..methods).map(|at| (7, at))).unwrap();
+        let target = Target::Object(TargetId::from_bytes([7; 16]));
+        keys.mint(target, GrantId::from_bytes(grant), caveats, &NextSecret::from_seed([3; 32]))
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded_in_bytes_and_never_long() {
+        let (keys, known) = (keys(), Known::default());
+        assert!(known.verify(&keys, &reference(&keys, 0, 256), 0).is_ok());
+        assert_eq!(known.0.borrow().verified.len(), 0, "it would be long");
+        for number in 0..3000 {
+            known.verify(&keys, &reference(&keys, number, 70), 0).unwrap();
+            let known = known.0.borrow();
+            assert!(known.bytes <= KNOWN_BYTES_MAX);
+            assert!(known.bytes >= known.verified.len() * 70 * 16);
+            assert!(known.verified.len() <= usize::from(number) + 1);
+        }
+        let before = known.0.borrow().verified.len();
+        assert!((1..3000).contains(&before), "it was cleared at its bound");
+        known.verify(&keys, &reference(&keys, 2999, 70), 0).unwrap();
+        assert_eq!(known.0.borrow().verified.len(), before, "it is known");
+    }
+}

@@ -1,0 +1,295 @@
+//! The capability to an object that others hold, and to what the object made itself.
+
+use std::rc::Rc;
+
+use capnp::any_pointer;
+use capnp::capability::{Params, Promise, Results};
+use capnp::private::capability::ClientHook;
+use capnp::traits::HasTypeId;
+use capstead_client::sturdyref::{Caveats, GrantId};
+
+use crate::host::cluster::agent::Existence;
+use crate::host::authority::granting;
+use crate::host::authority::grants::Standing;
+use super::instance::Instance;
+use crate::host::api::links;
+use super::once::RequestId;
+use super::right::{Right, revoked};
+use super::slot::{Birth, Passage, Slot, Start};
+use super::vat::Vat;
+use crate::error::{Result, failed, no_such_method, not_begun};
+use crate::id::ObjectId;
+use crate::membrane::{self, Body, Call, Chain, Dispatch, Target};
+use crate::schema::facet_capnp::facet;
+use crate::sturdyref::{Authority, Citation};
+
+/// The methods of the interface `Facet`.
+const ONCE: u16 = 0;
+/// See [`ONCE`].
+const IN_CHAIN: u16 = 1;
+/// See [`ONCE`].
+const ATTENUATE: u16 = 2;
+/// See [`ONCE`].
+const CITE: u16 = 5;
+
+/// An object as a peer, another object or the gateway holds it. Dropping the last one lets a
+/// sleeping object's place go.
+pub(in crate::host) struct Facet {
+    pub(in crate::host) vat: Rc<Vat>,
+    pub(in crate::host) slot: Rc<Slot>,
+    pub(in crate::host) made: Option<Rc<Made>>,
+    pub(in crate::host) right: Right,
+    /// The extras that the calls made on it carry; there seldom are any.
+    carried: Option<Box<Carried>>,
+    generation: u32,
+}
+
+/// The extras that travel with calls.
+#[derive(Clone, Default)]
+struct Carried {
+    /// They are one call that is applied once.
+    request: Option<RequestId>,
+    /// The calls that led to them.
+    chain: Option<Chain>,
+}
+
+/// A capability that the class made itself: calls on it are turns of the object, it keeps the
+/// instance awake, and breaks with it.
+pub(in crate::host) struct Made {
+    instance: Rc<Instance>,
+    by: Maker,
+}
+
+/// With what a class made a capability.
+pub(in crate::host) enum Maker {
+    /// Its context.
+    Context(Rc<dyn Dispatch>),
+    /// capnp-rpc, whose capabilities let new calls overtake those that waited for a streaming one, and
+    /// refuse all calls after a streaming one that failed.
+    Library(Box<dyn ClientHook>),
+}
+
+impl Made {
+    /// Begins a method of it.
+    pub(in crate::host) fn call(
+        &self,
+        interface: u64,
+        method: u16,
+        params: Params<any_pointer::Owned>,
+        results: Results<any_pointer::Owned>,
+    ) -> Promise<(), capnp::Error> {
+        match &self.by {
+            Maker::Context(server) => server.dispatch(interface, method, params, results),
+            Maker::Library(cap) => cap.call(interface, method, params.hook, results.hook),
+        }
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        self.instance.made.set(self.instance.made.get() - 1);
+        self.instance.was_used();
+    }
+}
+
+impl Facet {
+    /// The object itself.
+    pub(in crate::host) fn object(vat: &Rc<Vat>, slot: Rc<Slot>, right: Right) -> Box<dyn ClientHook> {
+        Self::wrap(vat, slot, right, None)
+    }
+
+    /// Something that an instance made, such as a callback or a session.
+    pub(in crate::host) fn made(instance: &Rc<Instance>, by: Maker) -> Box<dyn ClientHook> {
+        instance.made.set(instance.made.get() + 1);
+        let made = Rc::new(Made { instance: instance.clone(), by });
+        let vat = &instance.vat;
+        Self::wrap(vat, vat.slot(&instance.birth), Right::default(), Some(made))
+    }
+
+    fn wrap(
+        vat: &Rc<Vat>,
+        slot: Rc<Slot>,
+        right: Right,
+        made: Option<Rc<Made>>,
+    ) -> Box<dyn ClientHook> {
+        let (vat, generation) = (vat.clone(), slot.generation.get());
+        membrane::wrap(Rc::new(Self { vat, slot, made, right, carried: None, generation }))
+    }
+
+    /// The call that is made on it is applied once.
+    pub(in crate::host) fn request(&self) -> Option<&RequestId> {
+        self.carried.as_ref()?.request.as_ref()
+    }
+
+    /// The capability that the interface `Facet` makes of this one. The vat has no part in it.
+    fn derive(&self, method: u16, params: any_pointer::Reader<'_>) -> Result<Box<dyn ClientHook>> {
+        let mut right = self.right.clone();
+        let mut carried = self.carried.as_deref().cloned().unwrap_or_default();
+        match method {
+            ONCE if self.made.is_some() => {
+                let reason = "not-repeatable: what an object made itself ends with it, and has no request ids";
+                return Err(failed(reason));
+            }
+            ONCE => {
+                let params: facet::once_params::Reader<'_> = params.get_as()?;
+                carried.request = Some(RequestId::new(params.get_id()?)?);
+            }
+            IN_CHAIN => {
+                let params: facet::in_chain_params::Reader<'_> = params.get_as()?;
+                carried.chain = Chain::from_bytes(params.get_calls()?)?;
+            }
+            ATTENUATE => {
+                let params: facet::attenuate_params::Reader<'_> = params.get_as()?;
+                right = right.narrowed(&granting::caveats(params.get_caveats()?)?)?;
+            }
+            _ => return Err(no_such_method(facet::Client::TYPE_ID, method)),
+        }
+        let carries = carried.request.is_some() || carried.chain.is_some();
+        Ok(membrane::wrap(Rc::new(Self {
+            vat: self.vat.clone(),
+            slot: self.slot.clone(),
+            made: self.made.clone(),
+            right,
+            carried: carries.then(|| Box::new(carried)),
+            generation: self.generation,
+        })))
+    }
+
+    /// Answers a call of the interface `Facet`, within the call: neither queue nor gate is in its way.
+    fn answer(&self, call: Call) {
+        let Call { method, params, reply, .. } = call;
+        let answer = || {
+            if method == CITE {
+                return links::answer(self, params.get()?);
+            }
+            let derived = self.derive(method, params.get()?)?;
+            let mut body = Body::new();
+            // The results of all its methods are alike.
+            let results: facet::once_results::Builder<'_> = body.builder()?.init_as();
+            results.init_facet().set_as_capability(derived);
+            Ok(body)
+        };
+        let answered = answer();
+        if method != CITE || self.vat.is_settled() {
+            return reply.send(answered);
+        }
+        // Whoever stores a citation, perhaps on another host, relies on what was written of the object. The
+        // task ends when that is durable, or the storage has failed.
+        let (vat, id) = (self.vat.clone(), self.slot.birth.id);
+        tokio::task::spawn_local(async move {
+            let durable = vat.durable_of(id).await;
+            reply.send(durable.map_err(Into::into).and(answered));
+        });
+    }
+
+    /// Answers a call that doesn't reach the object.
+    pub(in crate::host) fn refuse(&self, call: Call, error: capnp::Error) {
+        if self.right.is_cut() {
+            return self.vat.tell_cut(call.reply, error);
+        }
+        call.reply.send(Err(not_begun(error)));
+    }
+
+    /// Why no call reaches the object through this facet any more, if so.
+    pub(in crate::host) fn broken(&self) -> Option<capnp::Error> {
+        if self.right.is_cut() {
+            return Some(revoked());
+        }
+        let made = self.made.as_ref().and_then(|made| made.instance.broken());
+        let is_of_another = self.generation != self.slot.generation.get();
+        made.or_else(|| is_of_another.then(|| self.slot.end_of(self.generation)))
+    }
+}
+
+/// A record of what a facet stands for, to be stored.
+///
+/// # Errors
+/// `not-a-reference:` when it ends with an instance, or is broken.
+pub(in crate::host) fn cite(facet: &Facet) -> Result<Citation> {
+    if facet.made.is_some() {
+        return Err(failed(
+            "not-a-reference: what an object made itself ends with it; store the object",
+        ));
+    }
+    if let Some(error) = facet.broken() {
+        return Err(failed(format!("not-a-reference: {}", error.extra)));
+    }
+    let Birth { id, class, key } = &facet.slot.birth;
+    Ok(Citation {
+        target: *id,
+        class: class.name.to_owned(),
+        name: key.as_deref().map(str::to_owned),
+        authority: facet.right.grant.as_ref().map_or(Authority::Binding, |live| Authority::Grant {
+            target: live.of.0,
+            grant: *live.of.1.as_bytes(),
+        }),
+        caveats: facet.right.caveats().of_object().encode(),
+    })
+}
+
+/// The capability that a citation stands for: a promise, if the object lives elsewhere.
+///
+/// # Errors
+/// When the server no longer has the class, or is ending.
+pub(in crate::host) fn open(instance: &Instance, citation: &Citation) -> Result<Box<dyn ClientHook>> {
+    let vat = &instance.vat;
+    let (class, key) = (vat.class(&citation.class)?, citation.name.as_deref().map(Into::into));
+    let (agent, birth) = (vat.agent()?, Birth { id: citation.target, class, key });
+    let caveats = Caveats::decode(&citation.caveats)?;
+    let of = match &citation.authority {
+        Authority::Binding => {
+            return agent.object(&birth, Existence::Any, &Right::new(None, caveats));
+        }
+        Authority::Grant { target, grant } => (*target, GrantId::from_bytes(*grant)),
+    };
+    let owns = |id: ObjectId| agent.owns(id.home_shard());
+    if !owns(birth.id) {
+        return agent.object_elsewhere(&birth, Existence::Any, Some(of), &caveats);
+    }
+    match vat.standing(of, &owns)? {
+        Standing::InForce(live) => Ok(vat.facet(&birth, Right::new(Some(live), caveats))),
+        Standing::Dead if vat.is_settled() => Ok(membrane::broken(revoked())),
+        // By way of the router, which can wait for what another host says, and for the disk.
+        Standing::Dead | Standing::DependsOn(_) => {
+            agent.object_elsewhere(&birth, Existence::Any, Some(of), &caveats)
+        }
+    }
+}
+
+impl Target for Facet {
+    fn enqueue(self: Rc<Self>, mut call: Call) {
+        if let Some(error) = self.broken() {
+            return self.refuse(call, error);
+        }
+        match (call.interface, call.method) {
+            (facet::Client::TYPE_ID, ONCE | IN_CHAIN | ATTENUATE | CITE) => {
+                return self.answer(call);
+            }
+            (interface, method) if granting::may_call(&self.right, interface, method) => {}
+            (interface, method) => {
+                return call.reply.send(Err(no_such_method(interface, method)));
+            }
+        }
+        if let Err(error) = self.right.check_time(&self.vat.clock) {
+            return call.reply.send(Err(error));
+        }
+        if let Some(chain) = self.carried.as_ref().and_then(|carried| carried.chain.as_ref()) {
+            call.chain = Some(chain.clone());
+        }
+        match self.vat.clone().admit(call.is_an_objects) {
+            Ok(under_way) => {
+                let vat = self.vat.clone();
+                let (entry, passage) = (None, Passage::None);
+                vat.start(Start { facet: self, call, under_way, entry, passage });
+            }
+            Err(error) => call.reply.send(Err(error)),
+        }
+    }
+}
+
+impl Drop for Facet {
+    fn drop(&mut self) {
+        membrane::forget(self);
+        self.vat.release(&self.slot);
+    }
+}

@@ -1,0 +1,116 @@
+//! Calls that belong to a chain, on capabilities of other vats: calls of Cap'n Proto have no headers, so
+//! that the chain travels by the method `inChain` of the interface `Facet`.
+//!
+//! Invariants:
+//! - Calls on one capability leave in the order made, whichever chains they belong to.
+//! - A capability without that interface, such as a client's callback, is called as it is.
+//!
+//! The first call of a chain asks once whether it has the interface, and waits for the answer.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use capnp::ErrorKind;
+use capnp::capability::{FromClientHook, RemotePromise};
+use capnp::private::capability::ClientHook;
+
+use super::facet::Facet;
+use super::gated::Gated;
+use crate::error::overloaded;
+use crate::membrane::{self, Call, Chain, deliver};
+use crate::schema::facet_capnp::facet;
+
+/// Calls of one holder that wait until it is known how to make them.
+const CALLS_WAITING_MAX: usize = 4096;
+
+/// The way in which calls are made on a capability.
+#[derive(Default)]
+pub(in crate::host) enum Way {
+    /// No chain has come here.
+    #[default]
+    Unknown,
+    Asking(VecDeque<Call>),
+    /// The capability for the chain of the last call: from now on all calls go by `inChain`, since those
+    /// that don't might overtake the others on the way.
+    Chained {
+        latest: Option<u128>,
+        cap: Box<dyn ClientHook>,
+    },
+    Plain,
+}
+
+impl Gated {
+    /// Makes a call that has passed the gate.
+    pub(in crate::host) fn send(self: &Rc<Self>, call: Call) {
+        let chained = match &mut *self.way.borrow_mut() {
+            Way::Unknown if call.chain.is_none() => None,
+            // Within a vat the chain is part of the call. What a promise will be isn't known yet.
+            Way::Unknown if membrane::find::<Facet>(&*self.raw).is_some() => None,
+            way @ Way::Unknown => {
+                let asked = self.in_chain(call.chain.as_ref());
+                *way = Way::Asking(VecDeque::from([call]));
+                // Ends with the answer, or with the connection.
+                tokio::task::spawn_local(self.clone().learn(asked));
+                return;
+            }
+            Way::Asking(waiting) if waiting.len() < CALLS_WAITING_MAX => {
+                return waiting.push_back(call);
+            }
+            Way::Asking(_) => {
+                let reason = "too many calls wait for a capability that doesn't answer";
+                return call.reply.send(Err(overloaded(reason)));
+            }
+            Way::Chained { latest, cap } => {
+                let this = latest_of(&call);
+                if *latest != this {
+                    (*latest, *cap) = (this, self.chained(&call));
+                }
+                Some(cap.add_ref())
+            }
+            Way::Plain => None,
+        };
+        let to = chained.as_deref().unwrap_or(&*self.raw);
+        deliver(to, call);
+    }
+
+    fn in_chain(&self, chain: Option<&Chain>) -> RemotePromise<facet::in_chain_results::Owned> {
+        let mut request = facet::Client::new(self.raw.add_ref()).in_chain_request();
+        request.get().set_calls(&chain.map(Chain::to_bytes).unwrap_or_default());
+        request.send()
+    }
+
+    fn chained(&self, call: &Call) -> Box<dyn ClientHook> {
+        self.in_chain(call.chain.as_ref()).pipeline.get_facet().as_cap()
+    }
+
+    /// Sends those who wait on their way, once it is known.
+    async fn learn(self: Rc<Self>, asked: RemotePromise<facet::in_chain_results::Owned>) {
+        let is_plain = match asked.promise.await {
+            Ok(_) => false,
+            Err(error) => error.kind == ErrorKind::Unimplemented,
+        };
+        loop {
+            let next = match &mut *self.way.borrow_mut() {
+                Way::Asking(waiting) => waiting.pop_front(),
+                _ => None,
+            };
+            match next {
+                // Calls that this leads to wait behind those that wait already.
+                Some(call) if is_plain => deliver(&*self.raw, call),
+                Some(call) => deliver(&*self.chained(&call), call),
+                None => break,
+            }
+        }
+        self.way.replace(if is_plain {
+            Way::Plain
+        } else {
+            // No call has this number: the next one asks for its own chain.
+            Way::Chained { latest: Some(0), cap: self.raw.add_ref() }
+        });
+    }
+}
+
+/// The call that led to this one, if it belongs to a chain.
+fn latest_of(call: &Call) -> Option<u128> {
+    call.chain.as_ref().and_then(|chain| chain.calls().next())
+}

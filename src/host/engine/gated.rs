@@ -1,0 +1,81 @@
+//! A capability that came into an object: what the object sends through it waits at its gate.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use capnp::private::capability::{ClientHook, ParamsHook};
+
+use super::facet::{Facet, Maker};
+use super::far::Way;
+use super::instance::Instance;
+use crate::error::Result;
+use crate::membrane::{self, Call, Params, Target};
+
+pub(in crate::host) struct Gated {
+    pub(in crate::host) instance: Rc<Instance>,
+    pub(in crate::host) raw: Box<dyn ClientHook>,
+    /// The way in which calls of chains are made on it.
+    pub(in crate::host) way: RefCell<Way>,
+}
+
+impl Gated {
+    /// Somebody else's capability as the instance sees it.
+    pub(in crate::host) fn wrap(instance: &Rc<Instance>, raw: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
+        let way = RefCell::default();
+        membrane::wrap(Rc::new(Self { instance: instance.clone(), raw, way }))
+    }
+}
+
+impl Target for Gated {
+    fn enqueue(self: Rc<Self>, mut call: Call) {
+        let gate = self.instance.gate.clone();
+        if let Some(error) = self.instance.broken() {
+            call.reply.send(Err(error));
+            return;
+        }
+        call.chain.clone_from(&self.instance.vat.chain.borrow());
+        call.is_an_objects = true;
+        gate.call(move || self.send(call));
+    }
+
+    fn leaving(&self, cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
+        leaving(&self.instance, cap)
+    }
+
+    /// Gates in its turn a capability that comes back, also by pipelining.
+    fn entering(&self, cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
+        Self::wrap(&self.instance, cap)
+    }
+}
+
+impl Drop for Gated {
+    fn drop(&mut self) {
+        membrane::forget(self);
+    }
+}
+
+/// Parameters as the instance may see them.
+pub(in crate::host) fn entering(instance: &Rc<Instance>, params: Params) -> Result<Box<dyn ParamsHook>> {
+    let params = params.replace_caps(|cap| Gated::wrap(instance, cap))?;
+    Ok(params.into_hook())
+}
+
+/// A capability that the instance gives away, as it looks outside: somebody else's without our gate
+/// (the message that carries it is gated), a facet as it is, and what the class made as a facet.
+pub(in crate::host) fn leaving(instance: &Rc<Instance>, cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
+    if let Some(gated) = membrane::find::<Gated>(&*cap) {
+        return gated.raw.add_ref();
+    }
+    if membrane::find::<Facet>(&*cap).is_some() {
+        return cap;
+    }
+    made(instance, Maker::Library(cap))
+}
+
+/// A capability that the instance makes, as others may hold it.
+pub(in crate::host) fn made(instance: &Rc<Instance>, by: Maker) -> Box<dyn ClientHook> {
+    match instance.broken() {
+        None => Facet::made(instance, by),
+        Some(error) => membrane::broken(error),
+    }
+}

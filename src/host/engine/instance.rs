@@ -1,0 +1,417 @@
+//! An object awake: its gate, the calls that run in it, and whether it still may act.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+
+use capnp::Error;
+use tokio::task::AbortHandle;
+
+use super::exclusive::Exclusive;
+use super::header::Header;
+use super::mirror::{Mirror, Mirrors};
+use super::once::Requests;
+use super::run::Running;
+use super::slot::{Birth, Start};
+use super::vat::Vat;
+use crate::error::{Result, disconnected, not_begun};
+use crate::gate::Gate;
+use crate::id::ObjectId;
+use crate::storage::{Account, Before, Page, PageSize, Range, Reads, Space, StorageError, Ticket};
+
+/// A write of one key.
+pub(in crate::host) struct Write<'a> {
+    /// The writer's knowledge of the value that is there.
+    pub(in crate::host) before: Before,
+    /// The value in memory that is written, if it is one.
+    pub(in crate::host) mirror: Option<&'a dyn Mirror>,
+    /// True if what the object sends afterwards waits for it.
+    pub(in crate::host) confirmed: bool,
+    /// The ids of the objects that the value refers to, if the writer knows.
+    pub(in crate::host) targets: Option<Vec<u8>>,
+}
+
+impl Write<'_> {
+    /// As `Storage::put` and `Storage::delete` do.
+    pub(in crate::host) const PLAIN: Self =
+        Self { before: Before::Unknown, mirror: None, confirmed: true, targets: None };
+}
+
+pub(in crate::host) struct Instance {
+    pub(in crate::host) vat: Rc<Vat>,
+    pub(in crate::host) birth: Birth,
+    pub(in crate::host) gate: Rc<Gate>,
+    /// The account of what the object stores; its turns write through it.
+    pub(in crate::host) account: Rc<Account>,
+    /// Of an exclusive class: the calls that wait for each other.
+    pub(in crate::host) exclusive: Option<Box<Exclusive>>,
+    /// The number of its `wake`, as if that were a call, until it has ended.
+    pub(in crate::host) waking: Cell<Option<u128>>,
+    /// The values that the class keeps in memory too.
+    pub(in crate::host) mirrors: Mirrors,
+    /// True if the object's header is written, or is in a batch on its way.
+    exists: Cell<bool>,
+    /// The last write, whether the gate waits for it or not.
+    written: Cell<Ticket>,
+    /// The end that it had, once it has.
+    ended: OnceCell<Box<str>>,
+    /// The time of its last call, in the ticks of [`Warm`](super::rest::Warm).
+    pub(in crate::host) used: Cell<u32>,
+    /// The number of its last call, among all uses of instances of its vat.
+    pub(in crate::host) last_use: Cell<u64>,
+    /// The bytes that its values in memory take.
+    taken: Cell<usize>,
+    /// Capabilities that the class made and somebody holds.
+    pub(in crate::host) made: Cell<usize>,
+    /// Replies that are owed to the callers of handlers that wait for something, by the number of
+    /// the call.
+    pub(in crate::host) running: RefCell<HashMap<u64, Running>>,
+    /// Their tasks, which end with the instance.
+    pub(in crate::host) tasks: RefCell<HashMap<u64, AbortHandle>>,
+    pub(in crate::host) calls: Cell<u64>,
+    /// Its calls that are applied once.
+    pub(in crate::host) requests: Requests,
+}
+
+impl Instance {
+    /// # Errors
+    /// When the storage can't be read, or holds an object of another class.
+    pub(in crate::host) fn new(vat: &Rc<Vat>, birth: Birth) -> Result<Rc<Self>> {
+        let (header, usage) = vat.store.borrow().identity(birth.id)?;
+        let exists = match header {
+            Some(header) => Header::decode(&header)?.is_of(&birth)?,
+            None => false,
+        };
+        let (limit, class) = (birth.class.object_limit, vat.class_account(birth.class.name));
+        let account = Account::new(birth.id, usage, limit, class);
+        let instance = Rc::new(Self {
+            vat: vat.clone(),
+            exclusive: birth.class.is_exclusive.then(Box::default),
+            waking: Cell::default(),
+            birth,
+            gate: Gate::new(),
+            account,
+            mirrors: Mirrors::default(),
+            exists: Cell::new(exists),
+            written: Cell::default(),
+            ended: OnceCell::new(),
+            used: Cell::new(vat.warm.now()),
+            last_use: Cell::default(),
+            taken: Cell::default(),
+            made: Cell::default(),
+            running: RefCell::default(),
+            tasks: RefCell::default(),
+            calls: Cell::default(),
+            requests: Requests::default(),
+        });
+        vat.awake.begins();
+        vat.hold_back(&instance);
+        Ok(instance)
+    }
+
+    /// Sets or deletes a key in the present turn; the object exists from its first write on. Whether
+    /// there was something to delete.
+    ///
+    /// # Errors
+    /// Outside a turn of this object, on a limit, or when the instance ended: nothing is written.
+    pub(in crate::host) fn write(&self, key: &[u8], value: Option<&[u8]>, write: Write<'_>) -> Result<bool> {
+        if let Some(error) = self.broken() {
+            return Err(error);
+        }
+        self.mirrors.check(key, value, write.mirror)?;
+        let mut store = self.vat.store.borrow_mut();
+        let written = match value {
+            Some(value) => match write.targets {
+                None => store.put(&self.account, key, value, write.before),
+                Some(targets) => {
+                    store.put_referring(&self.account, key, value, (write.before, targets))
+                }
+            }
+            .map(Some),
+            None => store.delete(&self.account, key, write.before),
+        };
+        drop(store);
+        if let Err(StorageError::OverQuota { .. } | StorageError::LowSpace { .. }) = written {
+            self.vat.metrics.writes_refused_total.add(1);
+        }
+        let Some(ticket) = written? else { return Ok(false) };
+        self.mirrors.wrote(key, value, write.mirror);
+        if write.mirror.is_none() {
+            self.weigh();
+        }
+        self.wrote(ticket, write.confirmed);
+        Ok(true)
+    }
+
+    /// Deletes everything that the class stored, in the present turn.
+    ///
+    /// # Errors
+    /// As for `write`.
+    pub(in crate::host) fn clear(&self) -> Result<()> {
+        if let Some(error) = self.broken() {
+            return Err(error);
+        }
+        let cleared = self.vat.store.borrow_mut().clear(&self.account)?;
+        if let Some(ticket) = cleared {
+            self.mirrors.cleared();
+            self.weigh();
+            self.wrote(ticket, true);
+        }
+        Ok(())
+    }
+
+    /// Sets or deletes a record that the class doesn't see, in the present turn.
+    ///
+    /// # Errors
+    /// As for `write`.
+    pub(in crate::host) fn write_record(
+        &self,
+        space: Space,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<()> {
+        if let Some(error) = self.broken() {
+            return Err(error);
+        }
+        let (id, mut store) = (self.birth.id, self.vat.store.borrow_mut());
+        let ticket = match value {
+            Some(value) => store.put_record(id, space, key, value),
+            None => store.delete_record(id, space, key),
+        };
+        drop(store);
+        self.wrote(ticket?, true);
+        Ok(())
+    }
+
+    /// Writes or deletes a grant of the object, in the present turn.
+    ///
+    /// # Errors
+    /// That of `work`; and as for `write`.
+    pub(in crate::host) fn write_grant(
+        &self,
+        work: impl FnOnce(&Vat, ObjectId) -> Result<()>,
+    ) -> Result<()> {
+        if let Some(error) = self.broken() {
+            return Err(error);
+        }
+        let ticket = self.vat.store.borrow().open_ticket();
+        work(&self.vat, self.birth.id)?;
+        self.wrote(ticket, true);
+        Ok(())
+    }
+
+    /// Writes of the object before this instance began, up to `ticket`, may not be durable yet:
+    /// this one reads it, so what it says waits for it.
+    pub(in crate::host) fn follows(&self, ticket: Ticket) {
+        self.written.set(ticket);
+        self.gate.wrote(ticket);
+        self.gate.sealed(ticket);
+    }
+
+    fn wrote(&self, ticket: Ticket, confirmed: bool) {
+        if !self.exists.replace(true) {
+            let (id, header) = (self.birth.id, Header::of(&self.birth).encode());
+            let put = self.vat.store.borrow_mut().put_record(id, Space::Header, &[], &header);
+            debug_assert!(put.is_ok(), "a turn is open, and headers are never over a limit");
+        }
+        self.written.set(ticket);
+        if confirmed {
+            self.gate.wrote(ticket);
+        }
+    }
+
+    /// Runs `body` in the present turn, and takes exactly its writes back if it fails or panics.
+    ///
+    /// # Errors
+    /// That of `body`; and outside a turn of this object, or when the instance ended: then `body`
+    /// wasn't run.
+    pub(in crate::host) fn transaction<T>(&self, body: impl FnOnce() -> Result<T>) -> Result<T> {
+        if let Some(error) = self.broken() {
+            return Err(error);
+        }
+        let before = (self.exists.get(), self.written.get(), self.gate.written());
+        let savepoint = self.vat.store.borrow_mut().savepoint(self.birth.id)?;
+        let kept = self.mirrors.begin();
+        let ended = std::panic::catch_unwind(AssertUnwindSafe(body));
+        if let Ok(Ok(value)) = ended {
+            self.vat.store.borrow_mut().keep(savepoint);
+            self.mirrors.keep(kept);
+            return Ok(value);
+        }
+        if self.broken().is_some() {
+            // The whole turn was dropped when the instance ended, and the gate waits for none of it: what
+            // it said before would have those who are told the reason wait for ever.
+            return ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
+        self.vat.store.borrow_mut().undo(savepoint);
+        self.mirrors.undo(kept, |key| self.read(Space::Data, key).ok().flatten());
+        self.weigh();
+        self.exists.set(before.0);
+        self.written.set(before.1);
+        self.gate.back_to(before.2);
+        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// Resolves when everything that the object wrote before is durable.
+    ///
+    /// # Errors
+    /// When the storage failed, or the instance ended: which of those writes are durable is unknown.
+    pub(in crate::host) fn sync(self: Rc<Self>) -> impl Future<Output = Result<()>> {
+        let written = self.written.get();
+        async move {
+            loop {
+                let settled = self.vat.settled();
+                // What was undone since will never be durable, and needn't be.
+                if self.is_durable(written.min(self.written.get()))? {
+                    return Ok(());
+                }
+                settled.await;
+            }
+        }
+    }
+
+    fn is_durable(&self, written: Ticket) -> Result<bool> {
+        if let Some(error) = self.broken() {
+            return Err(error);
+        }
+        let store = self.vat.store.borrow();
+        store.failure().map_or(Ok(store.durable() >= written), |error| Err(error.into()))
+    }
+
+    /// # Errors
+    /// When the storage can't be read or doesn't hold what was written, or the instance ended.
+    pub(in crate::host) fn read(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        match self.broken() {
+            Some(error) => Err(error),
+            None => Ok(self.vat.store.borrow().get(self.birth.id, space, key)?),
+        }
+    }
+
+    /// # Errors
+    /// As for `read`, of the first key that has one.
+    pub(in crate::host) fn read_many(&self, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>> {
+        match self.broken() {
+            Some(error) => Err(error),
+            None => Ok(self.vat.store.borrow().get_many(self.birth.id, keys)?),
+        }
+    }
+
+    /// Tells whether the class stored something under `key`.
+    ///
+    /// # Errors
+    /// As for `read`.
+    pub(in crate::host) fn contains(&self, key: &[u8]) -> Result<bool> {
+        if let Some(error) = self.broken() {
+            return Err(error);
+        }
+        let length = self.vat.store.borrow().length(self.birth.id, Space::Data, key)?;
+        Ok(length.is_some())
+    }
+
+    /// A part of a list of what the class stored.
+    ///
+    /// # Errors
+    /// As for `read`.
+    pub(in crate::host) fn page(&self, range: &Range, size: PageSize, old: Page) -> Result<Page> {
+        if let Some(error) = self.broken() {
+            return Err(error);
+        }
+        let range = self.account.left_of(range);
+        let page = self.vat.store.borrow().page(self.birth.id, &range, size, old)?;
+        self.account.was_read(&range, &page);
+        Ok(page)
+    }
+
+    /// A reader of the object's durable records, if those are all there is.
+    ///
+    /// # Errors
+    /// When the instance ended.
+    pub(in crate::host) fn settled_reads(&self) -> Result<Option<Rc<dyn Reads>>> {
+        match self.broken() {
+            Some(error) => Err(error),
+            None => Ok(self.vat.store.borrow().settled_reads(self.birth.id)),
+        }
+    }
+
+    /// Remembers a caller who is answered later, or told when the instance ends; by which number.
+    pub(in crate::host) fn owe(&self, running: Running) -> u64 {
+        let number = self.calls.get();
+        self.calls.set(number + 1);
+        self.running.borrow_mut().insert(number, running);
+        number
+    }
+
+    /// Why the instance may not act any more, if so.
+    pub(in crate::host) fn broken(&self) -> Option<Error> {
+        self.ended.get().map(|_| self.ended())
+    }
+
+    pub(in crate::host) fn ended(&self) -> Error {
+        let how = self.ended.get().map_or("ended", |how| how);
+        ended(self.birth.class.name, how)
+    }
+
+    /// The call for which calls of the object wait at present: its `wake`, or the one call that
+    /// runs.
+    pub(in crate::host) fn waited_for(&self) -> Option<u128> {
+        self.waking.get().or_else(|| self.exclusive.as_ref()?.running())
+    }
+
+    /// Its warm time begins again.
+    pub(in crate::host) fn was_used(&self) {
+        self.used.set(self.vat.warm.now());
+        self.last_use.set(self.vat.awake.use_number());
+    }
+
+    /// Tells whether the object was ever written, durably or on the way there.
+    pub(in crate::host) fn exists(&self) -> bool {
+        self.exists.get()
+    }
+
+    /// Its values in memory may have another size now.
+    pub(in crate::host) fn weigh(&self) {
+        let (now, before) = (self.mirrors.bytes(), self.taken.get());
+        if now == before {
+            return;
+        }
+        self.taken.set(now);
+        self.vat.awake.takes(before, now);
+        if now > before && self.vat.awake.is_over() {
+            self.vat.grown.notify_one();
+        }
+    }
+
+    /// Nothing that this instance still does has an effect from now on. Its callers are told how it
+    /// ended, after what waits in its gate.
+    pub(in crate::host) fn end(&self, how: &str) {
+        self.ended.get_or_init(|| how.into());
+        for task in self.tasks.take().into_values() {
+            task.abort();
+        }
+        for Start { call, under_way, .. } in self.exclusive.iter().flat_map(|calls| calls.end(self))
+        {
+            call.reply.keep(under_way);
+            call.reply.send(Err(not_begun(self.ended())));
+        }
+        let running = std::mem::take(&mut *self.running.borrow_mut());
+        for (_, Running { reply, under_way, .. }) in running {
+            let error = self.ended();
+            self.gate.reply(move |on_its_way| {
+                reply.keep((under_way, on_its_way));
+                reply.send(Err(error));
+            });
+        }
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.vat.awake.ends(self.taken.get());
+    }
+}
+
+/// The error of an object of the class that ended so.
+pub(in crate::host) fn ended(class: &str, how: &str) -> Error {
+    disconnected(format!("the {class} {how}: restore its reference"))
+}

@@ -1,0 +1,342 @@
+//! Request ids: a call that has one is applied at most once, and asked again is told its reply again.
+//!
+//! The id comes with the facet that the call was made on, which `once` of the interface `Facet` made.
+//! The knowledge of such calls lies in the object's own storage, where its class doesn't see it.
+//!
+//! Invariants:
+//! - Whatever the handler of such a call sends waits for a record of the call: one is written in its
+//!   first turn, before anything of the handler runs.
+//! - The first turn's batch says that the call has begun, and the last turn's how it ended; if they are
+//!   the same turn, then the latter alone. So what a crash or a panic leaves is the truth.
+//! - A call that has begun never begins again while its id is kept.
+//! - The first caller is told what was stored, so that every later one is told the same.
+//! - Ids are numbered as their calls begin, `first..next`; no id that is kept has another number.
+//!
+//! It never compares parameters, and never forgets the id of a call that runs.
+
+mod kept;
+mod operator;
+mod record;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use capnp::capability::Promise;
+use futures::FutureExt;
+
+use capstead_client::sturdyref::GrantId;
+
+pub(in crate::host) use self::kept::Retention;
+use self::kept::{Kept, Oldest, kept, oldest};
+pub(in crate::host) use self::operator::{Stage, Which};
+pub(in crate::host) use self::record::{Method, RequestId};
+use self::record::{Outcome, REPLY_BYTES_MAX, Record, State};
+use super::facet::Facet;
+use super::instance::Instance;
+use super::run::{self, Handler, Running};
+use super::shares::{self, Change, Share};
+use crate::error::{Result, failed, of_class, overloaded};
+use crate::limits::REQUEST_IDS_MAX;
+use crate::membrane::{Body, BodySlot};
+use crate::storage::Space;
+
+/// Ids that are forgotten at most when a new one comes: as more than one, they become fewer.
+const FORGOTTEN_AT_ONCE: usize = 2;
+
+/// An instance's knowledge of its calls with ids, beside what is stored.
+#[derive(Default)]
+pub(in crate::host) struct Requests {
+    /// The numbers of the calls that are kept; none before they were looked for.
+    kept: Cell<Option<Kept>>,
+    /// The calls that run, with those who ask for their replies, by the numbers of `Instance::running`.
+    running: RefCell<HashMap<RequestId, Vec<u64>>>,
+}
+
+impl Requests {
+    /// Tells whether the call with this id runs.
+    fn runs(&self, id: &RequestId) -> bool {
+        self.running.borrow().contains_key(id)
+    }
+}
+
+/// The fate of a call, as it is about to start.
+enum Found {
+    /// Nothing is known of it.
+    New(Claim),
+    /// It runs.
+    Running,
+    /// It ended so.
+    Ended(Outcome),
+}
+
+/// The right to run a call with an id.
+pub(in crate::host) struct Claim {
+    id: RequestId,
+    number: Cell<u64>,
+    began: Cell<u64>,
+    method: Method,
+    /// The grants in whose shares it counts.
+    lineage: Vec<GrantId>,
+    /// The number of an earlier call with the same id, which is to be forgotten.
+    over: Option<u64>,
+}
+
+/// Decides whether the call is to run: the caller is given back then, and what is to be recorded of
+/// it, if it has an id. Else the caller is answered, now or later.
+pub(in crate::host) fn admit(
+    instance: &Rc<Instance>,
+    facet: &Facet,
+    method: Method,
+    running: Running,
+) -> Option<(Running, Option<Claim>)> {
+    let Some(id) = facet.request() else { return Some((running, None)) };
+    let outcome = match find(instance, facet, id, method) {
+        Ok(Found::New(claim)) => return Some((running, Some(claim))),
+        Ok(Found::Running) => {
+            instance.vat.metrics.calls_repeated_total.add(1);
+            let number = instance.owe(running);
+            if let Some(waiting) = instance.requests.running.borrow_mut().get_mut(id) {
+                waiting.push(number);
+            }
+            return None;
+        }
+        Ok(Found::Ended(outcome)) => {
+            instance.vat.metrics.calls_repeated_total.add(1);
+            outcome
+        }
+        Err(error) => Err(error),
+    };
+    tell(instance, running, &outcome);
+    None
+}
+
+/// Tells one caller how the call ended.
+fn tell(instance: &Rc<Instance>, running: Running, outcome: &Outcome) {
+    let outcome = outcome.as_ref().map_err(Clone::clone);
+    run::answer(instance, running, outcome.and_then(|reply| Body::from_bytes(reply)));
+}
+
+fn find(instance: &Instance, facet: &Facet, id: &RequestId, method: Method) -> Result<Found> {
+    let is_running = instance.requests.runs(id);
+    let record = instance.read(Space::Requests, &id.key())?;
+    let record = record.map(|record| Record::decode(&record)).transpose()?;
+    let (retention, kept) = (&instance.vat.retention, kept(instance)?);
+    let over = record.as_ref().map(|record| record.number);
+    let is_kept = |record: &Record<State>| {
+        is_running || !retention.is_call_over(record.number, record.began, kept)
+    };
+    match record.filter(is_kept) {
+        None => {
+            let lineage = instance.vat.lineage(&facet.right);
+            check_room(instance, kept, &lineage)?;
+            let (number, began) = (Cell::new(kept.next), Cell::new(retention.now_ms()));
+            Ok(Found::New(Claim { id: id.clone(), number, began, method, lineage, over }))
+        }
+        Some(record) if record.method != method => Err(failed(
+            "request-id-reused: another method was called with this id; every call needs a fresh one",
+        )),
+        Some(Record { state: State::Ended(outcome), .. }) => Ok(Found::Ended(outcome)),
+        Some(_) if is_running => Ok(Found::Running),
+        Some(_) => Err(failed(
+            "unknown: the call was begun and cut short; look at what it did, and don't repeat it",
+        )),
+    }
+}
+
+/// Checks that another id may be kept.
+///
+/// # Errors
+/// When there are as many as can be, for the object or for one of these grants; when they take as many bytes
+/// as they may, or space is low.
+fn check_room(instance: &Instance, kept: Kept, lineage: &[GrantId]) -> Result<()> {
+    let is_full = || Ok::<_, capnp::Error>(matches!(oldest(instance, kept.first)?.1, Oldest::Kept));
+    if kept.next - kept.first >= REQUEST_IDS_MAX && is_full()? {
+        return Err(overloaded(format!(
+            "the object keeps {REQUEST_IDS_MAX} request ids, and the oldest are still needed; the \
+             call has not happened"
+        )));
+    }
+    let (store, account) = (instance.vat.store.borrow(), &instance.account);
+    for grant in lineage {
+        let share = shares::share(&store, instance.birth.id, *grant)?;
+        share.check_bytes(account.limit())?;
+        if !share.has_room_for_id() && is_full()? {
+            return Err(shares::too_many_ids());
+        }
+    }
+    store.check_records(account, record::BYTES_MIN)?;
+    Ok(())
+}
+
+impl Claim {
+    /// Runs the handler that `start` gives, in its first turn now and in the following later, and
+    /// records what becomes of the call.
+    pub(in crate::host) fn run(
+        self,
+        instance: &Rc<Instance>,
+        body: BodySlot,
+        start: impl FnOnce() -> Handler,
+    ) -> Handler {
+        if let Err(error) = self.begin(instance) {
+            return Promise::err(error);
+        }
+        let (mut handler, instance) = (start(), instance.clone());
+        let mut has_begun = false;
+        Promise::from_future(poll_fn(move |cx: &mut Context<'_>| match handler.poll_unpin(cx) {
+            Poll::Ready(outcome) => Poll::Ready(self.end(&instance, outcome, &body)),
+            Poll::Pending if has_begun => Poll::Pending,
+            Poll::Pending => {
+                has_begun = true;
+                match self.record(&instance, &State::Begun) {
+                    Ok(()) => Poll::Pending,
+                    // The storage has failed: nothing that the handler does counts any more.
+                    Err(error) => Poll::Ready(Err(error)),
+                }
+            }
+        }))
+    }
+
+    /// Gives the call its place in the order of all, and forgets old ones.
+    fn begin(&self, instance: &Instance) -> Result<()> {
+        if let Some(number) = self.over {
+            instance.forget_request(number, &self.id)?;
+        }
+        let Kept { mut first, mut by_then, .. } = kept(instance)?;
+        for _ in 0..FORGOTTEN_AT_ONCE {
+            let (number, oldest) = oldest(instance, first)?;
+            first = number;
+            match oldest {
+                Oldest::Nothing | Oldest::Kept => break,
+                Oldest::Ahead => {
+                    by_then = (self.number.get(), self.began.get());
+                    let record = record::by_then_record(by_then.0, by_then.1);
+                    instance.write_record(Space::Requests, &record::BY_THEN, Some(&record))?;
+                    break;
+                }
+                Oldest::Over(id) => {
+                    instance.forget_request(number, &id)?;
+                    first = number.saturating_add(1);
+                }
+            }
+        }
+        instance.requests.kept.set(Some(Kept { first, next: self.number.get(), by_then }));
+        self.take_place(instance)?;
+        let more = Change::More(Share { ids: 1, ..Share::default() });
+        instance.change_shares(&self.lineage, more)?;
+        instance.requests.running.borrow_mut().insert(self.id.clone(), Vec::new());
+        Ok(())
+    }
+
+    /// Writes the last place in the order of all, which is the call's own.
+    fn take_place(&self, instance: &Instance) -> Result<()> {
+        let (number, order) = (self.number.get(), record::order_record(self.began.get(), &self.id));
+        instance.write_record(Space::Requests, &record::order_key(number), Some(&order))?;
+        let kept = kept(instance)?;
+        instance.requests.kept.set(Some(Kept { next: number.saturating_add(1), ..kept }));
+        Ok(())
+    }
+
+    /// A call that was passed by, since it ran for longer than ids are kept, is the newest when it has
+    /// ended: whoever waited for it may still ask.
+    fn renew(&self, instance: &Instance) -> Result<()> {
+        let kept = kept(instance)?;
+        let number = self.number.get();
+        if number >= kept.first {
+            return Ok(());
+        }
+        instance.write_record(Space::Requests, &record::order_key(number), None)?;
+        self.number.set(kept.next);
+        self.began.set(instance.vat.retention.now_ms());
+        self.take_place(instance)
+    }
+
+    fn record(&self, instance: &Instance, state: &State) -> Result<()> {
+        let record = Record {
+            number: self.number.get(),
+            began: self.began.get(),
+            method: self.method,
+            lineage: self.lineage.clone(),
+            state,
+        };
+        let record = record.encode();
+        instance.write_record(Space::Requests, &self.id.key(), Some(&record))?;
+        if matches!(state, State::Ended(_)) {
+            let more = Share { bytes: record.len() as u64, ..Share::default() };
+            instance.change_shares(&self.lineage, Change::More(more))?;
+        }
+        Ok(())
+    }
+
+    /// Records how the call ended, and tells all who asked meanwhile; what the first caller is told.
+    fn end(&self, instance: &Rc<Instance>, outcome: Result<()>, body: &BodySlot) -> Result<()> {
+        let outcome = outcome.map_err(of_class).map_err(plain).and_then(|()| reply_to_store(body));
+        let outcome = match outcome {
+            Err(error) if error.extra.len() > REPLY_BYTES_MAX => Err(too_long()),
+            outcome => outcome,
+        };
+        let state = State::Ended(outcome);
+        let recorded = self.renew(instance).and_then(|()| self.record(instance, &state));
+        let State::Ended(outcome) = state else { unreachable!("it was made a line above") };
+        let outcome = recorded.and(outcome);
+        let waiting = instance.requests.running.borrow_mut().remove(&self.id).unwrap_or_default();
+        for number in waiting {
+            let running = instance.running.borrow_mut().remove(&number);
+            if let Some(running) = running {
+                tell(instance, running, &outcome);
+            }
+        }
+        outcome.map(drop)
+    }
+}
+
+/// The message of the reply, which stays where it is.
+fn reply_to_store(body: &BodySlot) -> Outcome {
+    let mut reply = body.take().ok_or_else(|| failed("the handler kept its results"))?;
+    let message = reply.bytes()?;
+    let message = message.ok_or_else(|| {
+        failed("reply-not-storable: the call happened, and its reply has capabilities in it")
+    })?;
+    if message.len() > REPLY_BYTES_MAX {
+        return Err(too_long());
+    }
+    body.put_back(reply);
+    Ok(message)
+}
+
+fn too_long() -> capnp::Error {
+    failed(format!(
+        "reply-not-storable: the call happened, and its reply has more than {REPLY_BYTES_MAX} bytes"
+    ))
+}
+
+/// An error as it crosses the wire: with one of the four kinds.
+fn plain(error: capnp::Error) -> capnp::Error {
+    use capnp::ErrorKind::{Disconnected, Failed, Overloaded, Unimplemented};
+    match error.kind {
+        Failed | Overloaded | Disconnected | Unimplemented => error,
+        _ => failed(error.to_string()),
+    }
+}
+
+/// Looks at bytes as at each record and key of a request id.
+#[cfg(fuzzing)]
+pub(in crate::host) fn decode_records(bytes: &[u8]) {
+    drop(Record::decode(bytes));
+    drop(record::decode_order(bytes));
+    drop(record::number_in(bytes));
+}
+
+/// One of each of these records.
+#[cfg(fuzzing)]
+pub(in crate::host) fn sample_records() -> Vec<Vec<u8>> {
+    let method = Method { interface: 7, method: 1 };
+    let ended = State::Ended(Ok(b"reply".to_vec()));
+    let records = [State::Begun, ended, State::Ended(Err(failed("reason")))];
+    let lineage = vec![GrantId::from_bytes([9; 16])];
+    let encode =
+        |state| Record { number: 1, began: 2, method, lineage: lineage.clone(), state }.encode();
+    records.iter().map(encode).collect()
+}

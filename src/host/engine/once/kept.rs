@@ -1,0 +1,174 @@
+//! Which request ids of an object are kept: their order, their time, and how they are forgotten.
+//!
+//! Invariants:
+//! - An id is forgotten when its time is over and its call doesn't run. One that can't be forgotten is passed
+//!   by, so that it is in nobody's way.
+//! - A forgotten id leaves nothing behind: neither its place in the order nor its part of a share.
+
+use std::ops::Bound;
+use std::time::Duration;
+
+use super::record::{self, ORDER, Record, RequestId, State};
+use crate::clock::Clock;
+use crate::error::Result;
+use crate::host::engine::instance::Instance;
+use crate::host::engine::shares::{self, Change, Share};
+use crate::id::ObjectId;
+use crate::storage::{PageSize, Range, Space, Store};
+
+/// Ids that are looked at in one go.
+const SOME: PageSize = PageSize { entries: 16, bytes: usize::MAX };
+
+/// The time for which ids are kept, by a clock.
+pub(crate) struct Retention {
+    clock: Clock,
+    millis: u64,
+}
+
+impl Retention {
+    pub(crate) fn new(clock: Clock, time: Duration) -> Self {
+        Self { clock, millis: u64::try_from(time.as_millis()).unwrap_or(u64::MAX) }
+    }
+
+    pub(super) fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
+    pub(in crate::host) fn clock(&self) -> Clock {
+        self.clock.clone()
+    }
+
+    /// Tells whether a call that began then can be forgotten by now. A clock that was put back forgets later.
+    pub(super) fn is_over(&self, began: u64) -> bool {
+        self.clock.now_ms() >= began.saturating_add(self.millis)
+    }
+
+    /// Tells whether the call of that number can be forgotten by now. One that began later than now was begun
+    /// by a clock that was ahead, and counts from when that was noticed on; only as long as that is so,
+    /// since it may also be that the clock is behind now.
+    pub(super) fn is_call_over(&self, number: u64, began: u64, kept: Kept) -> bool {
+        let was_noticed = number < kept.by_then.0 && self.is_ahead(began);
+        self.is_over(began) || (was_noticed && self.is_over(kept.by_then.1))
+    }
+
+    fn is_ahead(&self, time: u64) -> bool {
+        time > self.clock.now_ms()
+    }
+}
+
+/// Numbers of calls, from the oldest that is not passed by to the next one.
+#[derive(Clone, Copy)]
+pub(super) struct Kept {
+    pub(super) first: u64,
+    pub(super) next: u64,
+    /// All calls before this number had begun by this time.
+    pub(super) by_then: (u64, u64),
+}
+
+/// The numbers of the calls that are kept, which are looked for once.
+pub(super) fn kept(instance: &Instance) -> Result<Kept> {
+    if let Some(kept) = instance.requests.kept.get() {
+        return Ok(kept);
+    }
+    let ends = instance.vat.store.borrow().ends(instance.birth.id, Space::Requests, &[ORDER])?;
+    let by_then = instance.read(Space::Requests, &record::BY_THEN)?;
+    let by_then = by_then.map(|record| record::decode_by_then(&record)).transpose()?;
+    let by_then = by_then.unwrap_or_default();
+    let kept = match ends {
+        None => Kept { first: 0, next: 0, by_then },
+        Some([first, last]) => Kept {
+            first: record::number_in(&first)?,
+            next: record::number_in(&last)?.saturating_add(1),
+            by_then,
+        },
+    };
+    instance.requests.kept.set(Some(kept));
+    Ok(kept)
+}
+
+/// The fate of the oldest id.
+pub(super) enum Oldest {
+    /// There is none.
+    Nothing,
+    Kept,
+    /// It was begun by a clock that was ahead, which nobody has noticed yet.
+    Ahead,
+    /// It can be forgotten.
+    Over(RequestId),
+}
+
+/// The oldest id from number `first` on that isn't passed by, and its number. Those are passed by whose
+/// time is over while they run.
+pub(super) fn oldest(instance: &Instance, first: u64) -> Result<(u64, Oldest)> {
+    let kept = kept(instance)?;
+    let mut range = Range::all().within(&[ORDER]);
+    range.start = Bound::Included(record::order_key(first).to_vec());
+    loop {
+        let page = instance.vat.store.borrow().records(
+            instance.birth.id,
+            Space::Requests,
+            &range,
+            SOME,
+        )?;
+        let mut last = None;
+        for (key, record) in (0..).map_while(|at| page.get(at)) {
+            let (number, (began, id)) = (record::number_in(key)?, record::decode_order(record)?);
+            let oldest = fate(instance, kept, (number, began, id));
+            if let Some(oldest) = oldest {
+                return Ok((number, oldest));
+            }
+            last = Some(key.to_vec());
+        }
+        let Some(last) = last else { return Ok((kept.next, Oldest::Nothing)) };
+        range.start = Bound::Excluded(last);
+    }
+}
+
+/// None of one that is passed by.
+fn fate(
+    instance: &Instance,
+    kept: Kept,
+    (number, began, id): (u64, u64, RequestId),
+) -> Option<Oldest> {
+    let retention = &instance.vat.retention;
+    let (by_number, by_time) = kept.by_then;
+    if retention.is_ahead(began) && (number >= by_number || retention.is_ahead(by_time)) {
+        return Some(Oldest::Ahead);
+    }
+    if !retention.is_call_over(number, began, kept) {
+        return Some(Oldest::Kept);
+    }
+    (!instance.requests.runs(&id)).then_some(Oldest::Over(id))
+}
+
+/// Takes an id away, in the open turn of the object.
+pub(super) fn forget(
+    store: &mut Store,
+    object: ObjectId,
+    number: u64,
+    id: &RequestId,
+) -> Result<()> {
+    store.delete_record(object, Space::Requests, &record::order_key(number))?;
+    let Some(bytes) = store.get(object, Space::Requests, &id.key())? else { return Ok(()) };
+    let record = Record::decode(&bytes)?;
+    // The same id may have come again since.
+    if record.number == number {
+        store.delete_record(object, Space::Requests, &id.key())?;
+        let less = Change::Less(part(&record, bytes.len()));
+        shares::change(store, object, &record.lineage, less)?;
+    }
+    Ok(())
+}
+
+impl Instance {
+    /// As [`forget`], in the present turn. Something else must be written in it as well.
+    pub(super) fn forget_request(&self, number: u64, id: &RequestId) -> Result<()> {
+        forget(&mut self.vat.store.borrow_mut(), self.birth.id, number, id)
+    }
+}
+
+/// The part of an id in the shares: its bytes count once it has ended.
+pub(super) fn part(record: &Record<State>, length: usize) -> Share {
+    let bytes = if matches!(record.state, State::Ended(_)) { length as u64 } else { 0 };
+    Share { grants: 0, ids: 1, bytes }
+}

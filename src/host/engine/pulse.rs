@@ -1,0 +1,115 @@
+//! The present work of a host's thread, for a watchdog on another thread.
+//!
+//! One thread writes, at the beginning and the end of each turn: some stores, no lock and no clock.
+//! Others look as often as they like.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+use super::instance::Instance;
+use super::run::Cause;
+use crate::id::ObjectId;
+
+thread_local! {
+    /// That of the host which runs on this thread.
+    static HERE: RefCell<Option<Arc<Pulse>>> = const { RefCell::new(None) };
+}
+
+/// The turn that runs on this thread, for whoever reports a panic in it.
+pub(crate) fn present_turn() -> Option<Seen> {
+    let look = |here: &RefCell<Option<Arc<Pulse>>>| here.try_borrow().ok()?.as_ref()?.look();
+    HERE.try_with(look).ok().flatten()
+}
+
+/// A host's present turn.
+#[derive(Debug)]
+pub(crate) struct Pulse {
+    /// Rises at the beginning of each turn, when it becomes odd, and at its end.
+    beats: AtomicU64,
+    class: AtomicU32,
+    object: [AtomicU64; 2],
+    interface: AtomicU64,
+    method: AtomicU32,
+    classes: Vec<&'static str>,
+}
+
+/// A turn that was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// No two turns of a host have the same.
+    pub(crate) beat: u64,
+    pub(crate) class: &'static str,
+    pub(crate) object: ObjectId,
+    /// 0: the object wakes.
+    pub(crate) interface: u64,
+    pub(crate) method: u32,
+}
+
+impl Seen {
+    /// The method by its numbers, which every schema has.
+    pub(crate) fn method_name(&self) -> String {
+        match self.interface {
+            0 => "wake".to_owned(),
+            interface => format!("@{interface:#x}.@{}", self.method),
+        }
+    }
+}
+
+impl Pulse {
+    pub(in crate::host) fn new(classes: Vec<&'static str>) -> Self {
+        Self {
+            beats: AtomicU64::default(),
+            class: AtomicU32::default(),
+            object: Default::default(),
+            interface: AtomicU64::default(),
+            method: AtomicU32::default(),
+            classes,
+        }
+    }
+
+    /// Says that the host runs on this thread.
+    pub(crate) fn runs_here(self: &Arc<Self>) {
+        HERE.set(Some(self.clone()));
+    }
+
+    pub(in crate::host) fn begin(&self, instance: &Instance, cause: &Cause) {
+        let object = u128::from_be_bytes(*instance.birth.id.as_bytes());
+        self.next();
+        self.class.store(instance.birth.class.number, Ordering::Relaxed);
+        self.object[0].store((object >> 64) as u64, Ordering::Relaxed);
+        self.object[1].store(object as u64, Ordering::Relaxed);
+        self.interface.store(cause.interface, Ordering::Relaxed);
+        self.method.store(cause.method.into(), Ordering::Relaxed);
+    }
+
+    pub(in crate::host) fn end(&self) {
+        self.next();
+    }
+
+    /// Only the host's thread comes here, so nothing is lost between the two steps.
+    fn next(&self) {
+        let beats = self.beats.load(Ordering::Relaxed);
+        self.beats.store(beats + 1, Ordering::Release);
+        fence(Ordering::Release);
+    }
+
+    /// Rises with each turn, twice.
+    pub(crate) fn beats(&self) -> u64 {
+        self.beats.load(Ordering::Relaxed)
+    }
+
+    /// The present turn; none between two turns, or if the turn changed meanwhile.
+    pub(crate) fn look(&self) -> Option<Seen> {
+        let beat = self.beats.load(Ordering::Acquire);
+        let half = |at: usize| u128::from(self.object[at].load(Ordering::Relaxed));
+        let object = ObjectId::from_bytes(((half(0) << 64) | half(1)).to_be_bytes());
+        let class = self.class.load(Ordering::Relaxed) as usize;
+        let interface = self.interface.load(Ordering::Relaxed);
+        let method = self.method.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        let same = beat % 2 == 1 && self.beats.load(Ordering::Relaxed) == beat;
+        let class = self.classes.get(class).copied()?;
+        same.then_some(Seen { beat, class, object, interface, method })
+    }
+}

@@ -1,0 +1,251 @@
+//! By which right somebody holds an object: a grant and caveats, or neither.
+//!
+//! Invariants:
+//! - A right that was derived from another one allows nothing that the other one doesn't.
+//! - Once a grant is cut, no right that anybody had of it or of those that depend on it is good again. If
+//!   the grant itself comes back, as by an import, it is looked up anew.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::rc::{Rc, Weak};
+
+use capstead_client::sturdyref::{Caveats, GrantId};
+
+use crate::clock::Clock;
+use crate::error::{self, Result, failed};
+use crate::id::ObjectId;
+use crate::limits::HOLDERS_MAX;
+
+/// Grants of other hosts that were cut lately, and are remembered so that what was asked before isn't
+/// believed afterwards.
+const CUT_LATELY_MAX: usize = 1024;
+
+/// Which grant is meant: of which target, and which of its own.
+pub(in crate::host) type Of = (ObjectId, GrantId);
+
+/// Why somebody may call.
+#[derive(Clone, Default)]
+pub(in crate::host) struct Right {
+    /// None: the server was put together so that its holder has it, by a binding or as the object
+    /// itself.
+    pub(in crate::host) grant: Option<Rc<Live>>,
+    /// None: no restriction.
+    caveats: Option<Rc<Caveats>>,
+}
+
+impl Right {
+    pub(in crate::host) fn new(grant: Option<Rc<Live>>, caveats: Caveats) -> Self {
+        Self { grant, caveats: (!caveats.is_none()).then(|| Rc::new(caveats)) }
+    }
+
+    /// # Errors
+    /// When its grant was revoked, or its time is over.
+    pub(in crate::host) fn check(&self, clock: &Clock) -> Result<()> {
+        if self.is_cut() { Err(revoked()) } else { self.check_time(clock) }
+    }
+
+    /// # Errors
+    /// When its time is over.
+    #[inline]
+    pub(in crate::host) fn check_time(&self, clock: &Clock) -> Result<()> {
+        let last = self.caveats.as_ref().and_then(|caveats| caveats.not_after_ms());
+        if last.is_some_and(|last| clock.now_ms() > last) {
+            return Err(failed("expired: the time of this capability is over"));
+        }
+        Ok(())
+    }
+
+    #[inline]
+    pub(in crate::host) fn is_cut(&self) -> bool {
+        self.grant.as_ref().is_some_and(|grant| grant.is_cut())
+    }
+
+    #[inline]
+    pub(in crate::host) fn allows(&self, interface: u64, method: u16) -> bool {
+        self.caveats.as_ref().is_none_or(|caveats| caveats.allows(interface, method))
+    }
+
+    /// All that restricts it.
+    pub(in crate::host) fn caveats(&self) -> Caveats {
+        self.caveats.as_deref().cloned().unwrap_or_default()
+    }
+
+    /// The same right with less.
+    ///
+    /// # Errors
+    /// When it would be bound to too many holders.
+    pub(in crate::host) fn narrowed(&self, caveats: &Caveats) -> Result<Self> {
+        let caveats = self.caveats().and(caveats);
+        if caveats.holders().len() > HOLDERS_MAX {
+            return Err(failed(format!("too-many-holders: at most {HOLDERS_MAX} keys")));
+        }
+        Ok(Self::new(self.grant.clone(), caveats))
+    }
+
+    /// Its grant, and those that this was made from, the nearest first.
+    pub(in crate::host) fn lineage(&self) -> impl Iterator<Item = GrantId> {
+        let grant = self.grant.as_deref();
+        grant
+            .into_iter()
+            .flat_map(|live| [live.of.1].into_iter().chain(live.gives.before.iter().copied()))
+    }
+
+    /// The right to what the holder of a namespace reaches through it.
+    pub(in crate::host) fn of_objects(&self) -> Self {
+        Self::new(self.grant.clone(), self.caveats().for_objects())
+    }
+
+    /// Tells whether there is anything that it doesn't allow.
+    pub(in crate::host) fn is_restricted(&self) -> bool {
+        self.caveats.is_some()
+    }
+}
+
+/// The one answer to who uses what was taken back.
+pub(in crate::host) fn revoked() -> capnp::Error {
+    error::revoked(TAKEN_BACK)
+}
+
+/// As [`revoked`], to the caller of a call that may have begun.
+pub(in crate::host) fn revoked_under_way() -> capnp::Error {
+    error::revoked_under_way(TAKEN_BACK)
+}
+
+const TAKEN_BACK: &str = "the grant of this reference was taken back";
+
+/// The rights that a grant takes from the one from which it is made.
+#[derive(Clone, Default)]
+pub(in crate::host) struct Gives {
+    /// Grants that survive it.
+    pub(in crate::host) independent: bool,
+    /// The number of grants that it was made from, in a row.
+    pub(in crate::host) depth: u8,
+    /// Those that it was made from, the nearest first, whether it depends on them or not.
+    pub(in crate::host) before: Vec<GrantId>,
+}
+
+/// A grant that somebody in this vat uses. Invariant: there is one of each that isn't cut.
+pub(in crate::host) struct Live {
+    pub(in crate::host) of: Of,
+    /// The grant on which it depends.
+    parent: Option<Rc<Live>>,
+    pub(in crate::host) gives: Gives,
+    is_cut: Cell<bool>,
+    /// When it was last restored; 0: not since that was written down.
+    restored_ms: Cell<u64>,
+    all: Weak<Grants>,
+}
+
+impl Live {
+    /// Its reference was restored.
+    pub(in crate::host) fn was_restored(&self, now_ms: u64) {
+        self.restored_ms.set(now_ms);
+    }
+
+    /// Tells whether it, or one that it depends on, was.
+    #[inline]
+    pub(in crate::host) fn is_cut(&self) -> bool {
+        self.with_parents().any(|live| live.is_cut.get())
+    }
+
+    /// It, and then those that it depends on.
+    pub(in crate::host) fn with_parents(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |live| live.parent.as_deref())
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        let Some(all) = self.all.upgrade() else { return };
+        if self.restored_ms.get() > 0 && !self.is_cut.get() {
+            all.restored.borrow_mut().insert(self.of, self.restored_ms.get());
+        }
+        let mut by_id = all.by_id.borrow_mut();
+        // After a cut another one may have its place.
+        if by_id.get(&self.of).is_some_and(|live| std::ptr::eq(live.as_ptr(), self)) {
+            by_id.remove(&self.of);
+        }
+    }
+}
+
+/// A moment in the order of the cuts of a vat.
+#[derive(Clone, Copy)]
+pub(in crate::host) struct Moment(u64);
+
+/// The grants that are in use in a vat.
+#[derive(Default)]
+pub(in crate::host) struct Grants {
+    by_id: RefCell<BTreeMap<Of, Weak<Live>>>,
+    /// When those were last restored that nobody uses any more, until that is written down.
+    restored: RefCell<HashMap<Of, u64>>,
+    cut_lately: RefCell<VecDeque<Of>>,
+    /// The number of those that were cut.
+    cuts: Cell<u64>,
+    /// Targets whose dead grants are being removed.
+    pub(in crate::host) swept: RefCell<HashSet<ObjectId>>,
+}
+
+impl Grants {
+    /// The grant, if somebody uses it and it is in force.
+    pub(in crate::host) fn get(&self, of: Of) -> Option<Rc<Live>> {
+        let live = self.by_id.borrow().get(&of)?.upgrade()?;
+        (!live.is_cut()).then_some(live)
+    }
+
+    /// A grant that was found to be in force. There is one of each, also if it was found twice at once.
+    pub(in crate::host) fn add(self: &Rc<Self>, of: Of, parent: Option<Rc<Live>>, gives: Gives) -> Rc<Live> {
+        if let Some(live) = self.get(of) {
+            return live;
+        }
+        let (is_cut, restored_ms, all) = (Cell::default(), Cell::default(), Rc::downgrade(self));
+        let live = Rc::new(Live { of, parent, gives, is_cut, restored_ms, all });
+        self.by_id.borrow_mut().insert(of, Rc::downgrade(&live));
+        live
+    }
+
+    /// When the grant was last restored, if that isn't written down yet.
+    pub(in crate::host) fn restored(&self, of: Of) -> Option<u64> {
+        let live = self.by_id.borrow().get(&of).and_then(Weak::upgrade);
+        let live = live.map(|live| live.restored_ms.get()).filter(|restored| *restored > 0);
+        live.or_else(|| self.restored.borrow().get(&of).copied())
+    }
+
+    /// All that were restored since that was last written down, and when.
+    pub(in crate::host) fn take_restored(&self) -> Vec<(Of, u64)> {
+        let mut restored: Vec<_> = self.restored.take().into_iter().collect();
+        let live = self.by_id.borrow().values().filter_map(Weak::upgrade).collect::<Vec<_>>();
+        let live = live.iter().map(|live| (live.of, live.restored_ms.take()));
+        restored.extend(live.filter(|(_, restored)| *restored > 0));
+        restored
+    }
+
+    /// This moment in the order of all cuts.
+    pub(in crate::host) fn moment(&self) -> Moment {
+        Moment(self.cuts.get())
+    }
+
+    /// Tells whether the grant was cut since then, so that what was asked then may be out of date.
+    /// Of what was cut before, the answer tells whether it is in force again.
+    pub(in crate::host) fn was_cut_since(&self, of: Of, then: Moment) -> bool {
+        let since = self.cuts.get() - then.0;
+        let cut_lately = self.cut_lately.borrow();
+        // Where it isn't known any more, it may have been.
+        let known = usize::try_from(since).ok().filter(|since| *since <= cut_lately.len());
+        known.is_none_or(|since| cut_lately.iter().rev().take(since).any(|cut| *cut == of))
+    }
+
+    /// From now on nobody can use it, or what depends on it. Whether anybody did.
+    pub(in crate::host) fn cut(&self, of: Of) -> bool {
+        let live = self.by_id.borrow_mut().remove(&of).and_then(|live| live.upgrade());
+        if let Some(live) = &live {
+            live.is_cut.set(true);
+        }
+        let mut cut_lately = self.cut_lately.borrow_mut();
+        if cut_lately.len() == CUT_LATELY_MAX {
+            cut_lately.pop_front();
+        }
+        cut_lately.push_back(of);
+        self.cuts.set(self.cuts.get() + 1);
+        live.is_some()
+    }
+}

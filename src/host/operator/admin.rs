@@ -1,0 +1,282 @@
+//! The host's side of `admin.capnp`: what the operator's tools may do to the data of one host.
+//!
+//! Whoever holds this reads and writes every object, so it goes to the server's own socket and to tools
+//! in this process, and to nobody else.
+
+use std::ops::RangeInclusive;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use capstead_client::sturdyref::Target;
+
+use super::export;
+use crate::host::authority::granting::{self, grant_id, wanted, write_grants};
+use crate::host::authority::grants::{target, target_id};
+use crate::host::engine::header::Header;
+use super::import;
+use crate::host::authority::nameable;
+use crate::host::engine::once::{RequestId, Stage, Which};
+use crate::host::engine::right::Right;
+use crate::host::engine::vat::Vat;
+use crate::error::{Result, failed, overloaded};
+use crate::id::ObjectId;
+use crate::membrane;
+use crate::schema::admin_capnp::{host_admin, request, selection};
+use crate::storage::export::{EVERYTHING, GRANTS, Pick};
+use crate::storage::{Space, StorageError};
+use crate::sturdyref::Keys;
+
+/// Exports of one host at a time: each holds a moment of the storage, and LMDB knows few readers.
+const EXPORTS_MAX: usize = 4;
+
+/// The time for which an export waits for its caller.
+const STALL: Duration = Duration::from_mins(1);
+
+/// The beginning of errors that are the storage's fault.
+pub(crate) const STORAGE_FAILED: &str = "storage-failed:";
+
+/// The operator's view of one host.
+pub(crate) struct Custodian {
+    vat: Rc<Vat>,
+    keys: Keys,
+    /// Those that the host owns.
+    shards: Vec<RangeInclusive<u16>>,
+    /// One more of them for each export under way.
+    exports: Arc<()>,
+    /// One more of them while an import is under way.
+    imports: Rc<()>,
+    untold: import::Untold,
+    stall: Duration,
+}
+
+impl Custodian {
+    /// The capability to it.
+    pub(crate) fn serve(
+        vat: Rc<Vat>,
+        shards: Vec<RangeInclusive<u16>>,
+        keys: Keys,
+    ) -> host_admin::Client {
+        Self::serve_with(vat, shards, keys, STALL)
+    }
+
+    pub(in crate::host) fn serve_with(
+        vat: Rc<Vat>,
+        shards: Vec<RangeInclusive<u16>>,
+        keys: Keys,
+        stall: Duration,
+    ) -> host_admin::Client {
+        let (exports, imports, untold) = (Arc::default(), Rc::default(), Rc::default());
+        membrane::serve(Rc::new(Self { vat, keys, shards, exports, imports, untold, stall }))
+    }
+
+    fn header(&self, id: ObjectId) -> Result<Option<Vec<u8>>> {
+        let header = self.vat.store.borrow().get(id, Space::Header, &[]);
+        header.map_err(|error| storage_failed(&error))
+    }
+
+    fn is_present(&self, id: &[u8]) -> Result<bool> {
+        let header = self.header(target(id)?)?;
+        Ok(header.is_some_and(|header| !Header::is_unfinished(&header)))
+    }
+}
+
+/// Class and name of an object, from its header; none if it isn't one that is whole.
+pub(crate) fn describe(header: &[u8]) -> Option<(&str, Option<&str>)> {
+    Header::decode(header).ok().map(|header| (header.class, header.key))
+}
+
+/// As the operator sees it, who may know everything.
+pub(in crate::host) fn storage_failed(error: &StorageError) -> capnp::Error {
+    match error {
+        StorageError::LowSpace { .. } => overloaded(error.to_string()),
+        StorageError::OverQuota { .. } => failed(error.to_string()),
+        _ => failed(format!("{STORAGE_FAILED} {error}")),
+    }
+}
+
+/// Objects of which not everything is there are never meant.
+fn pick(selection: selection::Reader<'_>) -> Result<Pick> {
+    let is_whole =
+        |header: Option<&[u8]>| header.is_none_or(|header| !Header::is_unfinished(header));
+    let spaces = EVERYTHING;
+    Ok(match selection.which()? {
+        selection::All(()) => Pick { id: None, passes: Box::new(is_whole), spaces },
+        selection::Id(id) => Pick { id: Some(target(id?)?), passes: Box::new(is_whole), spaces },
+        // Also those of objects that are not whole: they are in force, or will be.
+        selection::Grants(()) => Pick { id: None, passes: Box::new(|_| true), spaces: GRANTS },
+        selection::Class(class) => {
+            let class = class?.to_string()?;
+            let is_of = move |header: Option<&[u8]>| {
+                header.and_then(describe).is_some_and(|(found, _)| found == class)
+            };
+            Pick { id: None, passes: Box::new(is_of), spaces }
+        }
+    })
+}
+
+impl host_admin::Server for Custodian {
+    async fn begin_export(
+        self: Rc<Self>,
+        params: host_admin::BeginExportParams,
+        mut results: host_admin::BeginExportResults,
+    ) -> Result<()> {
+        let pick = pick(params.get()?.get_selection()?)?;
+        if Arc::strong_count(&self.exports) > EXPORTS_MAX {
+            return Err(overloaded("too many exports are under way: try again when one has ended"));
+        }
+        let open = self.exports.clone();
+        // What was answered is durable; what was only accepted goes along.
+        self.vat.flush().await.map_err(|error| storage_failed(&error))?;
+        let reader = self.vat.store.borrow().reader();
+        let reader = reader.ok_or_else(|| storage_failed(&StorageError::Closed))?;
+        results.get().set_export(export::begin(reader, pick, self.stall, open).await?);
+        Ok(())
+    }
+
+    async fn begin_import(
+        self: Rc<Self>,
+        params: host_admin::BeginImportParams,
+        mut results: host_admin::BeginImportResults,
+    ) -> Result<()> {
+        if Rc::strong_count(&self.imports) > 1 {
+            return Err(overloaded("another import is under way: try again when it has ended"));
+        }
+        let held = (self.untold.clone(), self.imports.clone());
+        let (existing, grants) = (params.get()?.get_existing()?, params.get()?.get_grants()?);
+        self.vat.flush().await.map_err(|error| storage_failed(&error))?;
+        let incoming =
+            import::begin(self.vat.clone(), self.shards.clone(), (existing, grants), held);
+        results.get().set_incoming(incoming);
+        Ok(())
+    }
+
+    async fn present(
+        self: Rc<Self>,
+        params: host_admin::PresentParams,
+        mut results: host_admin::PresentResults,
+    ) -> Result<()> {
+        let mut present = Vec::new();
+        for id in params.get()?.get_ids()? {
+            let id = id?;
+            if self.is_present(id)? {
+                present.push(id);
+            }
+        }
+        let mut ids = results.get().init_ids(present.len() as u32);
+        for (at, id) in (0..).zip(present) {
+            ids.set(at, id);
+        }
+        Ok(())
+    }
+
+    async fn grants(
+        self: Rc<Self>,
+        params: host_admin::GrantsParams,
+        mut results: host_admin::GrantsResults,
+    ) -> Result<()> {
+        let params = params.get()?;
+        let (target, after) = (target(params.get_target()?)?, params.get_after()?);
+        let (grants, next) = granting::list(&self.vat, target, &Right::default(), after)?;
+        self.vat.durable_of(target).await.map_err(|error| storage_failed(&error))?;
+        if let Some(next) = next {
+            results.get().set_next(next.as_bytes());
+        }
+        write_grants(results.get().init_grants(grants.len() as u32), &grants);
+        Ok(())
+    }
+
+    async fn grant(
+        self: Rc<Self>,
+        params: host_admin::GrantParams,
+        mut results: host_admin::GrantResults,
+    ) -> Result<()> {
+        let params = params.get()?;
+        let id = target(params.get_target()?)?;
+        let terms = wanted(params.get_terms()?)?;
+        let target = if params.get_is_namespace() {
+            if self.vat.grants_behind(id, None, 1)?.is_empty() {
+                return Err(failed("there is no such class: these data were never served with it"));
+            }
+            nameable::check_namespace(&self.vat, id, &terms.caveats)?;
+            Target::Namespace(target_id(id))
+        } else {
+            let header = self.header(id)?.filter(|header| !Header::is_unfinished(header));
+            let header = header.ok_or_else(|| {
+                failed("there is no such object: it exists from its first write on")
+            })?;
+            nameable::check_object(&self.vat, Header::decode(&header)?.class, &terms.caveats)?;
+            Target::Object(target_id(id))
+        };
+        let right = Right::default();
+        let ready = self.vat.prepare(&self.keys.current(), target, &right, terms)?;
+        self.vat.add_grant(id, &ready)?;
+        self.vat.flush().await.map_err(|error| storage_failed(&error))?;
+        results.get().set_sturdy_ref(ready.reference.expose_bytes());
+        results.get().set_grant(ready.id.as_bytes());
+        if let Ok(agent) = self.vat.agent() {
+            results.get().set_text(agent.text(&ready.reference)?);
+        }
+        Ok(())
+    }
+
+    async fn revoke(
+        self: Rc<Self>,
+        params: host_admin::RevokeParams,
+        _: host_admin::RevokeResults,
+    ) -> Result<()> {
+        let params = params.get()?;
+        self.vat.revoke(target(params.get_target()?)?, grant_id(params.get_grant()?)?).await
+    }
+
+    async fn requests(
+        self: Rc<Self>,
+        params: host_admin::RequestsParams,
+        mut results: host_admin::RequestsResults,
+    ) -> Result<()> {
+        let params = params.get()?;
+        let target = target(params.get_target()?)?;
+        // The numbers of the operator are one greater, so that 0 is before all.
+        let known = self.vat.requests(target, params.get_after().checked_sub(1))?;
+        self.vat.durable_of(target).await.map_err(|error| storage_failed(&error))?;
+        let mut list = results.get().init_requests(known.len() as u32);
+        for (at, known) in (0..).zip(known) {
+            let mut to = list.reborrow().get(at);
+            to.set_id(known.id.as_bytes());
+            to.set_number(known.number.saturating_add(1));
+            to.set_began(known.began_ms);
+            to.set_interface(known.method.interface);
+            to.set_method(known.method.method);
+            to.set_stage(match known.stage {
+                Stage::Runs => request::Stage::Runs,
+                Stage::CutShort => request::Stage::CutShort,
+                Stage::Replied => request::Stage::Replied,
+                Stage::Failed => request::Stage::Failed,
+            });
+            to.set_bytes(known.bytes);
+            let mut grants = to.init_grants(known.lineage.len() as u32);
+            for (at, grant) in (0..).zip(known.lineage) {
+                grants.set(at, grant.as_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    async fn clear_requests(
+        self: Rc<Self>,
+        params: host_admin::ClearRequestsParams,
+        mut results: host_admin::ClearRequestsResults,
+    ) -> Result<()> {
+        let params = params.get()?;
+        let which = match (params.get_id()?, params.get_grant()?) {
+            ([], []) => Which::All,
+            (id, []) => Which::Id(RequestId::new(id)?),
+            ([], grant) => Which::Of(grant_id(grant)?),
+            _ => return Err(failed("either an id or a grant says which are meant")),
+        };
+        let cleared = self.vat.clear_requests(target(params.get_target()?)?, &which).await?;
+        results.get().set_cleared(cleared.gone);
+        results.get().set_running(cleared.running);
+        Ok(())
+    }
+}
