@@ -18,21 +18,22 @@ mod operator;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use operator::admin::{Custodian, STORAGE_FAILED, describe};
-pub(crate) use cluster::agent::{Agent, pass_on_replies};
-pub(crate) use engine::awake::AwakeLimits;
-pub use engine::class::Object;
-pub(crate) use engine::class::{Binding, Class};
 pub use api::context::Context;
-pub use authority::granting::Granted;
-pub use authority::grants::Terms;
-pub(crate) use cluster::joined::Hint;
 pub use api::list::{Entries, List};
 pub use api::namespace::Namespace;
-pub(crate) use engine::pulse::{Pulse, Seen, present_turn};
+pub use api::object::Object;
+pub(crate) use api::object::class_of;
 pub use api::storage::Storage;
 pub use api::stored::{Storable, Stored, Struct};
+pub use authority::granting::Granted;
+pub use authority::grants::Terms;
+pub(crate) use cluster::agent::{Agent, pass_on_replies};
+pub(crate) use cluster::joined::Hint;
+pub(crate) use engine::awake::AwakeLimits;
+pub(crate) use engine::class::{Binding, Class};
+pub(crate) use engine::pulse::{Pulse, Seen, present_turn};
 pub(crate) use engine::vat::{Vat, VatOptions};
+pub(crate) use operator::admin::{Custodian, STORAGE_FAILED, describe};
 
 /// Looks at bytes as at each record that a host keeps of an object.
 #[cfg(fuzzing)]

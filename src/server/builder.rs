@@ -10,7 +10,7 @@ use super::data_dir::Group;
 use super::start::{self, Running};
 use super::watchdog::TurnLimits;
 use crate::gateway::HttpLimits;
-use crate::host::{AwakeLimits, Binding, Class, Object};
+use crate::host::{AwakeLimits, Binding, Class, Object, class_of};
 use crate::limits::{CLASS_BYTES_MAX, REQUEST_RETENTION_SECS, WARM_SECS};
 use crate::storage::LogOptions;
 use crate::storage::StorageError;
@@ -164,7 +164,7 @@ impl Server {
     /// Serves the objects of class `C`.
     #[must_use]
     pub fn class<C: Object>(mut self) -> Self {
-        self.classes.push(Class::of::<C>());
+        self.classes.push(class_of::<C>());
         self
     }
 

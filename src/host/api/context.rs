@@ -7,17 +7,17 @@ use std::rc::Rc;
 use capnp::capability::{FromClientHook, FromServer};
 use capstead_client::sturdyref::GrantId;
 
-use crate::host::engine::class::Object;
-use crate::host::engine::facet::Maker;
-use crate::host::engine::gated::{self, Gated};
-use crate::host::authority::granting::{self, Granted};
-use crate::host::authority::grants::Terms;
-use crate::host::engine::instance::Instance;
 use super::namespace::Namespace;
-use crate::host::engine::right::Right;
+use super::object::Object;
 use super::storage::Storage;
 use super::stored::{Storable, Stored};
 use crate::error::{Result, failed};
+use crate::host::authority::granting::{self, Granted};
+use crate::host::authority::grants::Terms;
+use crate::host::engine::facet::Maker;
+use crate::host::engine::gated::{self, Gated};
+use crate::host::engine::instance::Instance;
+use crate::host::engine::right::Right;
 use crate::membrane::dispatch;
 
 /// An object's access to everything outside its fields. Cheap to clone.

@@ -12,22 +12,28 @@ use std::future::ready;
 use std::rc::Rc;
 use std::time::Duration;
 
-use capnp::any_pointer;
 use capnp::capability::FromClientHook;
 use capnp::private::capability::ClientHook;
 use capnp::traits::Owned;
 use futures::future::Either;
 
-use crate::host::engine::facet::{self, Facet};
-use crate::host::engine::gated::Gated;
-use crate::host::engine::instance::{Instance, Write};
 use super::storage::Storage;
 use super::stored::{Parts, Struct};
 use crate::error::{Result, failed, overloaded};
-use crate::membrane::{self, Body};
+use crate::host::authority::grants::Standing;
+use crate::host::engine::citing;
+use crate::host::engine::cluster::Existence;
+use crate::host::engine::facet::Facet;
+use crate::host::engine::gated::Gated;
+use crate::host::engine::instance::{Instance, Write};
+use crate::host::engine::right::{Right, revoked};
+use crate::host::engine::slot::Birth;
+use crate::id::ObjectId;
+use crate::membrane;
 use crate::schema::facet_capnp::facet as facet_schema;
 use crate::storage::Space;
-use crate::sturdyref::{Citation, Nonce, Opened, OwnerToken, is_sealed};
+use crate::sturdyref::{Authority, Citation, Opened, is_sealed};
+use capstead_client::sturdyref::{Caveats, GrantId};
 
 /// The time that the far end of a capability may take to say what it stands for: it needs no turn
 /// for that.
@@ -119,7 +125,7 @@ fn cite(
     let gated = membrane::find::<Gated>(object);
     let raw = gated.as_ref().map_or(object, |gated| &*gated.raw);
     match membrane::find::<Facet>(raw) {
-        Some(facet) => Either::Left(ready(facet::cite(&facet))),
+        Some(facet) => Either::Left(ready(citing::cite(&facet))),
         None => Either::Right(ask(instance, object)),
     }
 }
@@ -159,16 +165,11 @@ fn wrong_type(key: &[u8]) -> capnp::Error {
 }
 
 fn put(instance: &Instance, key: &[u8], citations: &[Citation], message: &[u8]) -> Result<()> {
-    let value = instance.vat.seal.seal(instance.birth.id, key, citations, message, nonce()?);
+    let value =
+        instance.vat.seal.seal(instance.birth.id, key, citations, message, citing::nonce()?);
     let ids = citations.iter().flat_map(|citation| *citation.target.as_bytes());
     let write = Write { targets: Some(ids.collect()), ..Write::PLAIN };
     instance.write(key, Some(&value), write).map(drop)
-}
-
-fn nonce() -> Result<Nonce> {
-    let mut nonce = Nonce::default();
-    getrandom::fill(&mut nonce).map_err(|error| failed(format!("no randomness: {error}")))?;
-    Ok(nonce)
 }
 
 fn open<T>(
@@ -191,20 +192,34 @@ fn open<T>(
 }
 
 fn capability(instance: &Rc<Instance>, citation: &Citation) -> Result<Box<dyn ClientHook>> {
-    Ok(Gated::wrap(instance, facet::open(instance, citation)?))
+    Ok(Gated::wrap(instance, stands_for(instance, citation)?))
 }
 
-/// Answers `Facet.cite`.
+/// The capability that a citation stands for: a promise, if the object lives elsewhere.
 ///
 /// # Errors
-/// As for [`facet::cite`], and when the owner isn't what a host of this cluster calls one.
-pub(in crate::host) fn answer(facet: &Facet, params: any_pointer::Reader<'_>) -> Result<Body> {
-    let params: facet_schema::cite_params::Reader<'_> = params.get_as()?;
-    let owner: OwnerToken =
-        params.get_owner()?.try_into().map_err(|_| failed("an owner has 32 bytes"))?;
-    let citation = facet.vat.seal.seal_citation(&owner, &facet::cite(facet)?, nonce()?);
-    let mut body = Body::new();
-    let mut results: facet_schema::cite_results::Builder<'_> = body.builder()?.init_as();
-    results.set_citation(&citation);
-    Ok(body)
+/// When the server no longer has the class, or is ending.
+fn stands_for(instance: &Instance, citation: &Citation) -> Result<Box<dyn ClientHook>> {
+    let vat = &instance.vat;
+    let (class, key) = (vat.class(&citation.class)?, citation.name.as_deref().map(Into::into));
+    let (agent, birth) = (vat.agent()?, Birth { id: citation.target, class, key });
+    let caveats = Caveats::decode(&citation.caveats)?;
+    let of = match &citation.authority {
+        Authority::Binding => {
+            return agent.object(&birth, Existence::Any, &Right::new(None, caveats));
+        }
+        Authority::Grant { target, grant } => (*target, GrantId::from_bytes(*grant)),
+    };
+    let owns = |id: ObjectId| agent.owns(id.home_shard());
+    if !owns(birth.id) {
+        return agent.object_elsewhere(&birth, Existence::Any, Some(of), &caveats);
+    }
+    match vat.standing(of, &owns)? {
+        Standing::InForce(live) => Ok(vat.facet(&birth, Right::new(Some(live), caveats))),
+        Standing::Dead if vat.is_settled() => Ok(membrane::broken(revoked())),
+        // By way of the router, which can wait for what another host says, and for the disk.
+        Standing::Dead | Standing::DependsOn(_) => {
+            agent.object_elsewhere(&birth, Existence::Any, Some(of), &caveats)
+        }
+    }
 }

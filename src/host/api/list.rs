@@ -4,9 +4,9 @@ use std::fmt;
 use std::ops::{Bound, ControlFlow};
 use std::rc::Rc;
 
+use crate::error::{Result, failed};
 use crate::host::engine::instance::Instance;
 use crate::host::engine::vat::Vat;
-use crate::error::{Result, failed};
 use crate::storage::{Page, PageSize, Range, Reads, Space};
 
 /// The most that is read at a time: long enough that few snapshots are taken, and short enough to

@@ -4,5 +4,6 @@ pub(in crate::host) mod context;
 pub(in crate::host) mod links;
 pub(in crate::host) mod list;
 pub(in crate::host) mod namespace;
+pub(in crate::host) mod object;
 pub(in crate::host) mod storage;
 pub(in crate::host) mod stored;

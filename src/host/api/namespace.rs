@@ -7,13 +7,14 @@ use std::rc::Rc;
 use capnp::capability::FromClientHook;
 use capnp::private::capability::ClientHook;
 
-use crate::host::cluster::agent::{Agent, Existence};
-use crate::host::engine::class::{Class, Object};
+use super::object::Object;
+use crate::error::{Result, failed};
+use crate::host::engine::class::Class;
+use crate::host::engine::cluster::{Cluster, Existence};
 use crate::host::engine::gated::Gated;
 use crate::host::engine::instance::Instance;
 use crate::host::engine::right::Right;
 use crate::host::engine::slot::Birth;
-use crate::error::{Result, failed};
 use crate::id::{ObjectId, Pool};
 use crate::limits::NAME_BYTES_MAX;
 
@@ -45,7 +46,7 @@ impl<C: Object> Namespace<C> {
     /// As [`Namespace::get`], and when the object's host can't be reached.
     pub async fn try_get(&self, name: &str) -> Result<Option<C::Client>> {
         let birth = named(&self.class, name)?;
-        let object = self.agent()?.existing(&birth, &Right::default()).await?;
+        let object = self.agent()?.existing(birth.clone(), Right::default()).await?;
         Ok(object.map(|object| self.client(object)))
     }
 
@@ -58,7 +59,7 @@ impl<C: Object> Namespace<C> {
         Ok(self.client(self.agent()?.object(&birth, Existence::Any, &Right::default())?))
     }
 
-    fn agent(&self) -> Result<Rc<Agent>> {
+    fn agent(&self) -> Result<Rc<dyn Cluster>> {
         self.instance.vat.agent()
     }
 

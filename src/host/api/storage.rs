@@ -3,10 +3,10 @@
 use std::fmt;
 use std::rc::Rc;
 
-use crate::host::engine::instance::{Instance, Write};
 use super::list::{Entries, List};
 use super::stored::{Storable, Struct};
 use crate::error::{Result, failed};
+use crate::host::engine::instance::{Instance, Write};
 use crate::storage::Space;
 
 /// An ordered map from byte strings to byte strings that survives everything but its deletion.

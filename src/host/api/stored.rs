@@ -6,9 +6,9 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 
+use crate::error::{Result, failed};
 use crate::host::engine::instance::{Instance, Write};
 use crate::host::engine::mirror::{Mirror, PutBack};
-use crate::error::{Result, failed};
 use crate::storage::{Before, Space};
 
 pub(in crate::host) use self::structs::Parts;

@@ -10,28 +10,21 @@ use std::rc::Rc;
 use capnp::capability::{Params, Promise, Results};
 use capnp::traits::HasTypeId;
 use capnp::{any_pointer, struct_list};
-use capstead_client::sturdyref::{Caveats, GrantId, Methods, Target};
-use ed25519_dalek::VerifyingKey;
+use capstead_client::sturdyref::{GrantId, Target};
 
-use crate::host::engine::facet::Facet;
 use super::grants::{Terms, target_id};
+use crate::error::{Result, failed, no_such_method};
+use crate::host::engine::caveats::{caveats, write_caveats};
+use crate::host::engine::facet::Facet;
 use crate::host::engine::instance::Instance;
 use crate::host::engine::right::Right;
+use crate::host::engine::right::{GRANTS, REVOKE, SAVE};
 use crate::host::engine::vat::Vat;
-use crate::error::{Result, failed, no_such_method};
 use crate::id::ObjectId;
-use crate::limits::{GRANTS_LISTED_MAX, HOLDERS_MAX};
-use crate::schema::facet_capnp::{self as capnp_facet, facet, grant, persistent, terms};
-use crate::schema::sturdyref_capnp::METHODS_MAX;
+use crate::limits::GRANTS_LISTED_MAX;
+use crate::schema::facet_capnp::{facet, grant, persistent, terms};
 use crate::storage::Space;
 use crate::sturdyref::{Grant, Parent};
-
-/// The methods of the interface `Facet` that are turns.
-const GRANTS: u16 = 3;
-/// See [`GRANTS`].
-const REVOKE: u16 = 4;
-/// The method of the interface `Persistent`.
-const SAVE: u16 = 0;
 
 type Untyped = any_pointer::Owned;
 
@@ -48,24 +41,6 @@ pub struct Granted {
 impl fmt::Debug for Granted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Granted").field("id", &self.id).finish_non_exhaustive()
-    }
-}
-
-/// Tells whether a call is one of those here.
-pub(in crate::host) fn is_granting(interface: u64) -> bool {
-    interface == facet::Client::TYPE_ID || interface == persistent::Client::TYPE_ID
-}
-
-/// Tells whether the holder of `right` may make a call: one that the caveats leave out looks as if
-/// it weren't there. A call that makes a capability or a reference which is no more than the
-/// holder's own is never left out.
-#[inline]
-pub(in crate::host) fn may_call(right: &Right, interface: u64, method: u16) -> bool {
-    match (interface, method) {
-        (persistent::Client::TYPE_ID, _) => true,
-        (facet::Client::TYPE_ID, GRANTS | REVOKE) => right.allows(interface, method),
-        (facet::Client::TYPE_ID, _) => true,
-        _ => right.allows(interface, method),
     }
 }
 
@@ -180,7 +155,12 @@ fn reaches(vat: &Vat, target: ObjectId, right: &Right, grant: &Grant) -> Result<
 pub(in crate::host) type Listed = (Vec<(GrantId, Grant)>, Option<GrantId>);
 
 /// Some of the grants that the holder of `right` may know of, behind `after`.
-pub(in crate::host) fn list(vat: &Vat, target: ObjectId, right: &Right, after: &[u8]) -> Result<Listed> {
+pub(in crate::host) fn list(
+    vat: &Vat,
+    target: ObjectId,
+    right: &Right,
+    after: &[u8],
+) -> Result<Listed> {
     let after = if after.is_empty() { None } else { Some(grant_id(after)?) };
     let mut some = vat.grants_behind(target, after, GRANTS_LISTED_MAX)?;
     let last = some.last().filter(|_| some.len() == GRANTS_LISTED_MAX).map(|(id, _)| *id);
@@ -221,89 +201,6 @@ fn write_grant(mut to: grant::Builder<'_>, id: GrantId, grant: &Grant) {
     to.set_created(grant.created_ms);
     to.set_last_restored(grant.restored_ms);
     write_caveats(to.init_caveats(), &grant.caveats);
-}
-
-fn write_caveats(mut to: capnp_facet::caveats::Builder<'_>, caveats: &Caveats) {
-    if let Some(last) = caveats.not_after_ms() {
-        to.set_not_after(last);
-    }
-    to.set_dependent(caveats.is_dependent());
-    let holders = caveats.holders();
-    let mut keys = to.reborrow().init_holders(holders.len() as u32);
-    for (at, holder) in (0..).zip(holders) {
-        keys.set(at, holder.as_bytes());
-    }
-    if let Some(methods) = caveats.methods() {
-        write_methods(methods, |count| to.reborrow().init_methods(count));
-    }
-    if let Some(methods) = caveats.object_methods() {
-        write_methods(methods, |count| to.reborrow().init_object_methods(count));
-    }
-}
-
-fn write_methods<'a>(
-    methods: &Methods,
-    init: impl FnOnce(u32) -> struct_list::Builder<'a, capnp_facet::methods::Owned>,
-) {
-    let by_interface = methods.by_interface();
-    let mut list = init(by_interface.len() as u32);
-    for (at, (interface, methods)) in (0..).zip(by_interface) {
-        let mut of_interface = list.reborrow().get(at);
-        of_interface.set_interface(interface);
-        let mut ordinals = of_interface.init_ordinals(methods.len() as u32);
-        for (at, ordinal) in (0..).zip(methods) {
-            ordinals.set(at, *ordinal);
-        }
-    }
-}
-
-/// The restrictions that a caller asks for.
-///
-/// # Errors
-/// When there are too many, or a key is none.
-pub(in crate::host) fn caveats(from: capnp_facet::caveats::Reader<'_>) -> Result<Caveats> {
-    let mut caveats = Caveats::none();
-    if from.get_not_after() != u64::MAX {
-        caveats = caveats.with_not_after(from.get_not_after());
-    }
-    if from.has_methods() {
-        caveats = caveats.with_methods(methods(from.get_methods()?)?)?;
-    }
-    if from.has_object_methods() {
-        caveats = caveats.with_object_methods(methods(from.get_object_methods()?)?)?;
-    }
-    if from.get_dependent() {
-        caveats = caveats.dependent();
-    }
-    let holders = from.get_holders()?;
-    if holders.len() as usize > HOLDERS_MAX {
-        return Err(failed(format!("too-many-holders: at most {HOLDERS_MAX} keys")));
-    }
-    for holder in holders {
-        let key = holder?.try_into().ok().and_then(|key| VerifyingKey::from_bytes(key).ok());
-        let key = key.ok_or_else(|| failed("a holder is an Ed25519 public key of 32 bytes"))?;
-        caveats = caveats.with_holder(key)?;
-    }
-    Ok(caveats)
-}
-
-/// # Errors
-/// When there are too many.
-fn methods(list: struct_list::Reader<'_, capnp_facet::methods::Owned>) -> Result<Vec<(u64, u16)>> {
-    let mut methods = Vec::new();
-    // Looked at first, since what a caller sends may be long.
-    if list.len() > METHODS_MAX.into() {
-        return Err(failed(format!("too-many-methods: at most {METHODS_MAX}")));
-    }
-    for of_interface in list {
-        let interface = of_interface.get_interface();
-        let ordinals = of_interface.get_ordinals()?;
-        if methods.len() + ordinals.len() as usize > usize::from(METHODS_MAX) {
-            return Err(failed(format!("too-many-methods: at most {METHODS_MAX}")));
-        }
-        methods.extend(ordinals.iter().map(|ordinal| (interface, ordinal)));
-    }
-    Ok(methods)
 }
 
 /// The grant that a caller wants.

@@ -13,10 +13,10 @@ use capstead_client::sturdyref::{Caveats, GrantId, NextSecret, Sturdyref, Target
 
 use tokio::time::{Instant, MissedTickBehavior};
 
+use crate::error::{Result, failed};
 use crate::host::engine::right::{Gives, Live, Of, Right};
 use crate::host::engine::shares::{self, Change, Share};
 use crate::host::engine::vat::Vat;
-use crate::error::{Result, failed};
 use crate::id::ObjectId;
 use crate::limits::{GRANT_DEPTH_MAX, GRANT_LABEL_BYTES_MAX, OVER_GRANTS_KEPT_MS};
 use crate::storage::{Page, PageSize, Range, Space};
@@ -68,7 +68,12 @@ impl Terms {
     ///
     /// # Errors
     /// When the parent doesn't allow it, or there are too many before it.
-    pub(in crate::host) fn of(self, target: ObjectId, parent: Option<&Live>, now_ms: u64) -> Result<Grant> {
+    pub(in crate::host) fn of(
+        self,
+        target: ObjectId,
+        parent: Option<&Live>,
+        now_ms: u64,
+    ) -> Result<Grant> {
         if self.label.len() > GRANT_LABEL_BYTES_MAX {
             return Err(failed(format!(
                 "a grant's label has at most {GRANT_LABEL_BYTES_MAX} bytes"
@@ -187,7 +192,11 @@ impl Vat {
     ///
     /// # Errors
     /// When the storage can't be read.
-    pub(in crate::host) fn standing(&self, of: Of, owns: &dyn Fn(ObjectId) -> bool) -> Result<Standing> {
+    pub(in crate::host) fn standing(
+        &self,
+        of: Of,
+        owns: &dyn Fn(ObjectId) -> bool,
+    ) -> Result<Standing> {
         if let Some(live) = self.grants.get(of) {
             return Ok(Standing::InForce(live));
         }
@@ -231,7 +240,12 @@ impl Vat {
     ///
     /// # Errors
     /// When the storage can't be read.
-    pub(in crate::host) fn was_made_from(&self, target: ObjectId, grant: &Grant, from: Of) -> Result<bool> {
+    pub(in crate::host) fn was_made_from(
+        &self,
+        target: ObjectId,
+        grant: &Grant,
+        from: Of,
+    ) -> Result<bool> {
         let (mut at, mut grant) = (target, grant.clone());
         while let Some(of) = made_from(at, &grant) {
             if of == from || grant.before.contains(&from.1) {
@@ -351,7 +365,11 @@ impl Vat {
     /// # Errors
     /// When there is no such grant; when another host couldn't be told, or the storage failed: then it
     /// may be revoked or not.
-    pub(in crate::host) async fn revoke(self: &Rc<Self>, target: ObjectId, id: GrantId) -> Result<()> {
+    pub(in crate::host) async fn revoke(
+        self: &Rc<Self>,
+        target: ObjectId,
+        id: GrantId,
+    ) -> Result<()> {
         self.outside_turns().await;
         let grant = self.grant((target, id))?.filter(|grant| !grant.is_revoked);
         let is_namespace = !self.exists(target)?;

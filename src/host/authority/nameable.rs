@@ -2,8 +2,8 @@
 
 use capstead_client::sturdyref::Caveats;
 
-use crate::host::engine::vat::Vat;
 use crate::error::{Result, failed};
+use crate::host::engine::vat::Vat;
 use crate::id::{ObjectId, Pool};
 use crate::schema::facet_capnp;
 use crate::schema::restorer_capnp::{self, namespace};

@@ -4,25 +4,27 @@
 //! It never makes a reference; it checks those that others present, and only here does a grant count.
 
 use std::cell::OnceCell;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use capnp::private::capability::ClientHook;
-use capstead_client::sturdyref::{Caveats, Sturdyref, Target, TextReference};
+use capstead_client::sturdyref::{Caveats, GrantId, Sturdyref, Target, TextReference};
+use futures::FutureExt;
+use futures::future::LocalBoxFuture;
 
-use crate::host::operator::admin::Custodian;
-use crate::host::authority::granting::grant_id;
-use crate::host::authority::grants::{self, object_id};
 use super::joined::Joined;
 use super::restoring::Known;
+use crate::error::{Result, disconnected, failed, not_begun};
+use crate::host::authority::granting::grant_id;
+use crate::host::authority::grants::{self, object_id};
+use crate::host::engine::cluster::{Cluster, Existence};
 use crate::host::engine::right::{Of, Right, revoked};
 use crate::host::engine::slot::Birth;
 use crate::host::engine::vat::Vat;
-use crate::error::{Result, disconnected, failed, not_begun};
-use crate::id::{Pool, Shard};
+use crate::host::operator::admin::Custodian;
+use crate::id::{ObjectId, Pool, Shard};
 use crate::membrane;
 use crate::schema::admin_capnp::host_admin;
-pub(in crate::host) use crate::schema::cluster_capnp::Existence;
 use crate::schema::cluster_capnp::{authority, birth, host, router};
 use crate::schema::restorer_capnp::restorer;
 use crate::sturdyref::{KeyRing, Keys};
@@ -40,21 +42,9 @@ impl Agent {
     pub(crate) fn new(vat: Rc<Vat>, keys: Keys) -> Rc<Self> {
         let (known, joined, admin) = (Known::default(), OnceCell::new(), OnceCell::new());
         let agent = Rc::new(Self { vat, keys, known, joined, admin });
-        agent.vat.set_agent(&agent);
+        let weak: Weak<Self> = Rc::downgrade(&agent);
+        agent.vat.set_agent(weak);
         agent
-    }
-
-    /// The keys of the cluster, as they are now.
-    pub(in crate::host) fn keys(&self) -> Arc<KeyRing> {
-        self.keys.current()
-    }
-
-    /// The text of a reference, with the server's listener as the hint.
-    ///
-    /// # Errors
-    /// Before the host joined its supervisor.
-    pub(in crate::host) fn text(&self, reference: &Sturdyref) -> Result<String> {
-        self.joined()?.hint.text(reference)
     }
 
     /// The capability by which a supervisor holds this host.
@@ -71,11 +61,6 @@ impl Agent {
         self.joined.get().ok_or_else(|| disconnected("this host has not joined a supervisor yet"))
     }
 
-    pub(in crate::host) fn owns(&self, shard: Shard) -> bool {
-        let shards = self.joined.get().map(|joined| &joined.shards);
-        shards.is_some_and(|shards| shards.iter().any(|range| range.contains(&shard.0)))
-    }
-
     /// One of this host's own shards in `pool`, chosen at random.
     pub(in crate::host) fn any_shard(&self, pool: Pool) -> Result<Shard> {
         let shards = self.joined()?.shards.iter().flat_map(Clone::clone).map(Shard);
@@ -85,22 +70,8 @@ impl Agent {
         nth.map(|nth| shards[nth]).ok_or_else(|| failed("this host owns no shard of the pool"))
     }
 
-    /// The capability to an object, wherever it lives. Another host's is a promise.
-    pub(in crate::host) fn object(
-        &self,
-        birth: &Birth,
-        existence: Existence,
-        right: &Right,
-    ) -> Result<Box<dyn ClientHook>> {
-        if self.owns(birth.id.home_shard()) {
-            return Ok(self.vat.facet(birth, right.clone()));
-        }
-        let of = right.grant.as_ref().map(|grant| grant.of);
-        self.object_elsewhere(birth, existence, of, &right.caveats())
-    }
-
     /// The capability to an object that exists.
-    pub(in crate::host) async fn existing(
+    pub(in crate::host) async fn find(
         &self,
         birth: &Birth,
         right: &Right,
@@ -120,18 +91,6 @@ impl Agent {
         let is_there = self.vat.exists(birth.id)?;
         self.vat.durable_of(birth.id).await?;
         Ok(is_there)
-    }
-
-    /// The promise of a capability that the owner of the object gives, if the grant is in force.
-    pub(in crate::host) fn object_elsewhere(
-        &self,
-        birth: &Birth,
-        existence: Existence,
-        grant: Option<Of>,
-        caveats: &Caveats,
-    ) -> Result<Box<dyn ClientHook>> {
-        let request = self.object_request(birth, existence, grant, caveats)?;
-        Ok(request.send().pipeline.get_object().as_cap())
     }
 
     fn object_request(
@@ -187,6 +146,65 @@ impl Agent {
         let class = self.vat.class(birth.get_class()?.to_str()?)?;
         let key = if birth.has_key() { Some(birth.get_key()?.to_str()?.into()) } else { None };
         Ok(Birth { id, class, key })
+    }
+}
+
+impl Cluster for Agent {
+    fn keys(&self) -> Arc<KeyRing> {
+        self.keys.current()
+    }
+
+    fn text(&self, reference: &Sturdyref) -> Result<String> {
+        self.joined()?.hint.text(reference)
+    }
+
+    fn owns(&self, shard: Shard) -> bool {
+        let shards = self.joined.get().map(|joined| &joined.shards);
+        shards.is_some_and(|shards| shards.iter().any(|range| range.contains(&shard.0)))
+    }
+
+    fn object(
+        &self,
+        birth: &Birth,
+        existence: Existence,
+        right: &Right,
+    ) -> Result<Box<dyn ClientHook>> {
+        if self.owns(birth.id.home_shard()) {
+            return Ok(self.vat.facet(birth, right.clone()));
+        }
+        let of = right.grant.as_ref().map(|grant| grant.of);
+        self.object_elsewhere(birth, existence, of, &right.caveats())
+    }
+
+    fn object_elsewhere(
+        &self,
+        birth: &Birth,
+        existence: Existence,
+        grant: Option<Of>,
+        caveats: &Caveats,
+    ) -> Result<Box<dyn ClientHook>> {
+        let request = self.object_request(birth, existence, grant, caveats)?;
+        Ok(request.send().pipeline.get_object().as_cap())
+    }
+
+    fn existing(
+        self: Rc<Self>,
+        birth: Birth,
+        right: Right,
+    ) -> LocalBoxFuture<'static, Result<Option<Box<dyn ClientHook>>>> {
+        async move { self.find(&birth, &right).await }.boxed_local()
+    }
+
+    fn cut_everywhere(
+        self: Rc<Self>,
+        target: ObjectId,
+        grant: GrantId,
+    ) -> LocalBoxFuture<'static, Result<()>> {
+        async move { self.cut_on_all(target, grant).await }.boxed_local()
+    }
+
+    fn write_root_grants(&self) -> Result<()> {
+        self.make_root_grants()
     }
 }
 

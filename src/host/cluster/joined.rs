@@ -17,6 +17,7 @@ use capstead_client::sturdyref::{GrantId, Sturdyref};
 use super::agent::Agent;
 use crate::clock::monotonic;
 use crate::error::{Result, disconnected, failed};
+use crate::host::engine::cluster::Cluster;
 use crate::id::{ObjectId, Pool};
 use crate::limits::RESTORED_FLUSH_SECS;
 use crate::schema::cluster_capnp::{router, supervisor};
@@ -105,7 +106,7 @@ impl Agent {
         let (shards, others) = self.offer(supervisor, number, &address).await?;
         let joined = Joined { number, shards, address, hint, others: RefCell::new(others) };
         self.joined.set(joined).map_err(|_| failed("this host has joined already"))?;
-        self.write_root_grants()?;
+        self.make_root_grants()?;
         self.vat.note_restores(Duration::from_secs(RESTORED_FLUSH_SECS));
         self.vat.flush().await.map_err(Into::into)
     }
@@ -151,7 +152,7 @@ impl Agent {
     }
 
     /// Every namespace has one grant from the start, so that its reference can be revoked.
-    pub(in crate::host) fn write_root_grants(&self) -> Result<()> {
+    pub(in crate::host) fn make_root_grants(&self) -> Result<()> {
         for class in self.vat.classes() {
             let id = ObjectId::namespace(Pool::default(), class.name);
             let grant = root_grant(class.name);
@@ -173,7 +174,7 @@ impl Agent {
 
     /// Has every host cut what was made from a grant of this one's, and waits for those that are
     /// cut off.
-    pub(in crate::host) async fn cut_everywhere(&self, target: ObjectId, grant: GrantId) -> Result<()> {
+    pub(in crate::host) async fn cut_on_all(&self, target: ObjectId, grant: GrantId) -> Result<()> {
         let began = monotonic();
         loop {
             match self.cut_once(target, grant).await {

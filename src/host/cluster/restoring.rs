@@ -15,13 +15,14 @@ use capstead_client::sturdyref::{Refused, Sturdyref, Target, Verified};
 use sha2::{Digest, Sha256};
 
 use super::agent::Agent;
+use super::served::NamespaceFacet;
+use crate::error::{Result, disconnected, failed};
 use crate::host::authority::granting::grant_id;
 use crate::host::authority::grants::{Standing, object_id, random};
+use crate::host::engine::cluster::Cluster;
 use crate::host::engine::header::Header;
 use crate::host::engine::right::{Gives, Live, Of, Right, revoked};
-use super::served::NamespaceFacet;
 use crate::host::engine::slot::Birth;
-use crate::error::{Result, disconnected, failed};
 use crate::id::{ObjectId, Pool};
 use crate::limits::PROOF_SECS;
 use crate::membrane;

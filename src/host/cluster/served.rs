@@ -12,13 +12,16 @@ use capnp::private::capability::ClientHook;
 use capnp::traits::HasTypeId;
 use capstead_client::sturdyref::Target as Of;
 
-use super::agent::{Agent, Existence};
-use crate::host::engine::class::Class;
-use crate::host::authority::granting::{self, caveats, grant_id, wanted, write_grants};
-use crate::host::authority::grants::target_id;
-use crate::host::api::namespace::{anonymous, named};
-use crate::host::engine::right::{Right, revoked};
+use super::agent::Agent;
 use crate::error::{Result, failed, no_such_method};
+use crate::host::api::namespace::{anonymous, named};
+use crate::host::authority::granting::{self, grant_id, wanted, write_grants};
+use crate::host::authority::grants::target_id;
+use crate::host::engine::caveats::caveats;
+use crate::host::engine::class::Class;
+use crate::host::engine::cluster::{Cluster, Existence};
+use crate::host::engine::right::may_call;
+use crate::host::engine::right::{Right, revoked};
 use crate::id::{ObjectId, Pool};
 use crate::membrane::{self, Call, Target, deliver};
 use crate::schema::facet_capnp::{facet, persistent};
@@ -35,7 +38,11 @@ struct Served {
 }
 
 impl NamespaceFacet {
-    pub(in crate::host) fn wrap(agent: Rc<Agent>, class: Rc<Class>, right: Right) -> Box<dyn ClientHook> {
+    pub(in crate::host) fn wrap(
+        agent: Rc<Agent>,
+        class: Rc<Class>,
+        right: Right,
+    ) -> Box<dyn ClientHook> {
         membrane::wrap(Rc::new(Self(Rc::new(Served { agent, class, right }))))
     }
 }
@@ -49,7 +56,7 @@ impl Target for NamespaceFacet {
         if let Err(error) = right.check_time(&agent.vat.clock) {
             return call.reply.send(Err(error));
         }
-        if !granting::may_call(right, call.interface, call.method) {
+        if !may_call(right, call.interface, call.method) {
             let error = no_such_method(call.interface, call.method);
             return call.reply.send(Err(error));
         }
@@ -110,7 +117,7 @@ impl namespace::Server for Served {
         mut results: namespace::TryGetResults,
     ) -> Result<()> {
         let birth = named(&self.class, params.get()?.get_key()?.to_str()?)?;
-        let object = self.agent.existing(&birth, &self.right.of_objects()).await?;
+        let object = self.agent.find(&birth, &self.right.of_objects()).await?;
         self.check().await?;
         if let Some(object) = object {
             results.get().init_object().set_as_capability(object);

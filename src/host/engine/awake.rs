@@ -124,7 +124,10 @@ impl Awake {
 
     /// Takes the instance out that was not used for the longest time, if `is_wanted` says so of it: first
     /// of those that never wrote, then of all others.
-    pub(in crate::host) fn take(&self, is_wanted: impl Fn(&Instance) -> bool) -> Option<Rc<Instance>> {
+    pub(in crate::host) fn take(
+        &self,
+        is_wanted: impl Fn(&Instance) -> bool,
+    ) -> Option<Rc<Instance>> {
         let blank = self.take_from(&self.blank, Instance::exists, &is_wanted);
         blank.or_else(|| self.take_from(&self.others, |_| false, is_wanted))
     }

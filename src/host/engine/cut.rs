@@ -63,7 +63,10 @@ impl Vat {
 }
 
 /// Takes the replies of calls that were cut; the calls stay where they are, and end without one.
-pub(in crate::host) fn take_cut<'a>(waiting: impl IntoIterator<Item = &'a mut Start>, cut: &mut Vec<Reply>) {
+pub(in crate::host) fn take_cut<'a>(
+    waiting: impl IntoIterator<Item = &'a mut Start>,
+    cut: &mut Vec<Reply>,
+) {
     for start in waiting {
         if start.facet.right.is_cut() {
             cut.push(start.call.reply.take());

@@ -40,7 +40,10 @@ impl Vat {
     ///
     /// # Errors
     /// As for `flush`.
-    pub(in crate::host) async fn durable_of(&self, id: ObjectId) -> std::result::Result<(), StorageError> {
+    pub(in crate::host) async fn durable_of(
+        &self,
+        id: ObjectId,
+    ) -> std::result::Result<(), StorageError> {
         self.outside_turns().await;
         let last = self.store.borrow().unsettled_ticket(id);
         match last {

@@ -156,7 +156,11 @@ impl Waits {
 
 impl Vat {
     /// Gives the call back if it may start now; otherwise it waits, or was refused.
-    pub(in crate::host) fn enter(&self, instance: &Rc<Instance>, mut start: Start) -> Option<Start> {
+    pub(in crate::host) fn enter(
+        &self,
+        instance: &Rc<Instance>,
+        mut start: Start,
+    ) -> Option<Start> {
         let Some(exclusive) = &instance.exclusive else { return Some(start) };
         if start.entry.is_some() {
             return Some(start);

@@ -6,22 +6,16 @@ use capnp::any_pointer;
 use capnp::capability::{Params, Promise, Results};
 use capnp::private::capability::ClientHook;
 use capnp::traits::HasTypeId;
-use capstead_client::sturdyref::{Caveats, GrantId};
 
-use crate::host::cluster::agent::Existence;
-use crate::host::authority::granting;
-use crate::host::authority::grants::Standing;
 use super::instance::Instance;
-use crate::host::api::links;
 use super::once::RequestId;
-use super::right::{Right, revoked};
-use super::slot::{Birth, Passage, Slot, Start};
+use super::right::{Right, may_call, revoked};
+use super::slot::{Passage, Slot, Start};
 use super::vat::Vat;
+use super::{caveats, citing};
 use crate::error::{Result, failed, no_such_method, not_begun};
-use crate::id::ObjectId;
 use crate::membrane::{self, Body, Call, Chain, Dispatch, Target};
 use crate::schema::facet_capnp::facet;
-use crate::sturdyref::{Authority, Citation};
 
 /// The methods of the interface `Facet`.
 const ONCE: u16 = 0;
@@ -94,7 +88,11 @@ impl Drop for Made {
 
 impl Facet {
     /// The object itself.
-    pub(in crate::host) fn object(vat: &Rc<Vat>, slot: Rc<Slot>, right: Right) -> Box<dyn ClientHook> {
+    pub(in crate::host) fn object(
+        vat: &Rc<Vat>,
+        slot: Rc<Slot>,
+        right: Right,
+    ) -> Box<dyn ClientHook> {
         Self::wrap(vat, slot, right, None)
     }
 
@@ -140,7 +138,7 @@ impl Facet {
             }
             ATTENUATE => {
                 let params: facet::attenuate_params::Reader<'_> = params.get_as()?;
-                right = right.narrowed(&granting::caveats(params.get_caveats()?)?)?;
+                right = right.narrowed(&caveats::caveats(params.get_caveats()?)?)?;
             }
             _ => return Err(no_such_method(facet::Client::TYPE_ID, method)),
         }
@@ -160,7 +158,7 @@ impl Facet {
         let Call { method, params, reply, .. } = call;
         let answer = || {
             if method == CITE {
-                return links::answer(self, params.get()?);
+                return citing::answer(self, params.get()?);
             }
             let derived = self.derive(method, params.get()?)?;
             let mut body = Body::new();
@@ -201,61 +199,6 @@ impl Facet {
     }
 }
 
-/// A record of what a facet stands for, to be stored.
-///
-/// # Errors
-/// `not-a-reference:` when it ends with an instance, or is broken.
-pub(in crate::host) fn cite(facet: &Facet) -> Result<Citation> {
-    if facet.made.is_some() {
-        return Err(failed(
-            "not-a-reference: what an object made itself ends with it; store the object",
-        ));
-    }
-    if let Some(error) = facet.broken() {
-        return Err(failed(format!("not-a-reference: {}", error.extra)));
-    }
-    let Birth { id, class, key } = &facet.slot.birth;
-    Ok(Citation {
-        target: *id,
-        class: class.name.to_owned(),
-        name: key.as_deref().map(str::to_owned),
-        authority: facet.right.grant.as_ref().map_or(Authority::Binding, |live| Authority::Grant {
-            target: live.of.0,
-            grant: *live.of.1.as_bytes(),
-        }),
-        caveats: facet.right.caveats().of_object().encode(),
-    })
-}
-
-/// The capability that a citation stands for: a promise, if the object lives elsewhere.
-///
-/// # Errors
-/// When the server no longer has the class, or is ending.
-pub(in crate::host) fn open(instance: &Instance, citation: &Citation) -> Result<Box<dyn ClientHook>> {
-    let vat = &instance.vat;
-    let (class, key) = (vat.class(&citation.class)?, citation.name.as_deref().map(Into::into));
-    let (agent, birth) = (vat.agent()?, Birth { id: citation.target, class, key });
-    let caveats = Caveats::decode(&citation.caveats)?;
-    let of = match &citation.authority {
-        Authority::Binding => {
-            return agent.object(&birth, Existence::Any, &Right::new(None, caveats));
-        }
-        Authority::Grant { target, grant } => (*target, GrantId::from_bytes(*grant)),
-    };
-    let owns = |id: ObjectId| agent.owns(id.home_shard());
-    if !owns(birth.id) {
-        return agent.object_elsewhere(&birth, Existence::Any, Some(of), &caveats);
-    }
-    match vat.standing(of, &owns)? {
-        Standing::InForce(live) => Ok(vat.facet(&birth, Right::new(Some(live), caveats))),
-        Standing::Dead if vat.is_settled() => Ok(membrane::broken(revoked())),
-        // By way of the router, which can wait for what another host says, and for the disk.
-        Standing::Dead | Standing::DependsOn(_) => {
-            agent.object_elsewhere(&birth, Existence::Any, Some(of), &caveats)
-        }
-    }
-}
-
 impl Target for Facet {
     fn enqueue(self: Rc<Self>, mut call: Call) {
         if let Some(error) = self.broken() {
@@ -265,7 +208,7 @@ impl Target for Facet {
             (facet::Client::TYPE_ID, ONCE | IN_CHAIN | ATTENUATE | CITE) => {
                 return self.answer(call);
             }
-            (interface, method) if granting::may_call(&self.right, interface, method) => {}
+            (interface, method) if may_call(&self.right, interface, method) => {}
             (interface, method) => {
                 return call.reply.send(Err(no_such_method(interface, method)));
             }

@@ -20,7 +20,10 @@ pub(in crate::host) struct Gated {
 
 impl Gated {
     /// Somebody else's capability as the instance sees it.
-    pub(in crate::host) fn wrap(instance: &Rc<Instance>, raw: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
+    pub(in crate::host) fn wrap(
+        instance: &Rc<Instance>,
+        raw: Box<dyn ClientHook>,
+    ) -> Box<dyn ClientHook> {
         let way = RefCell::default();
         membrane::wrap(Rc::new(Self { instance: instance.clone(), raw, way }))
     }
@@ -55,14 +58,20 @@ impl Drop for Gated {
 }
 
 /// Parameters as the instance may see them.
-pub(in crate::host) fn entering(instance: &Rc<Instance>, params: Params) -> Result<Box<dyn ParamsHook>> {
+pub(in crate::host) fn entering(
+    instance: &Rc<Instance>,
+    params: Params,
+) -> Result<Box<dyn ParamsHook>> {
     let params = params.replace_caps(|cap| Gated::wrap(instance, cap))?;
     Ok(params.into_hook())
 }
 
 /// A capability that the instance gives away, as it looks outside: somebody else's without our gate
 /// (the message that carries it is gated), a facet as it is, and what the class made as a facet.
-pub(in crate::host) fn leaving(instance: &Rc<Instance>, cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
+pub(in crate::host) fn leaving(
+    instance: &Rc<Instance>,
+    cap: Box<dyn ClientHook>,
+) -> Box<dyn ClientHook> {
     if let Some(gated) = membrane::find::<Gated>(&*cap) {
         return gated.raw.add_ref();
     }

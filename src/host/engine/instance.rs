@@ -115,7 +115,12 @@ impl Instance {
     ///
     /// # Errors
     /// Outside a turn of this object, on a limit, or when the instance ended: nothing is written.
-    pub(in crate::host) fn write(&self, key: &[u8], value: Option<&[u8]>, write: Write<'_>) -> Result<bool> {
+    pub(in crate::host) fn write(
+        &self,
+        key: &[u8],
+        value: Option<&[u8]>,
+        write: Write<'_>,
+    ) -> Result<bool> {
         if let Some(error) = self.broken() {
             return Err(error);
         }

@@ -91,7 +91,12 @@ impl Mirrors {
     }
 
     /// The key was written; the writer knows.
-    pub(in crate::host) fn wrote(&self, key: &[u8], value: Option<&[u8]>, writer: Option<&dyn Mirror>) {
+    pub(in crate::host) fn wrote(
+        &self,
+        key: &[u8],
+        value: Option<&[u8]>,
+        writer: Option<&dyn Mirror>,
+    ) {
         for mirror in self.of(key, writer) {
             self.keep_in_transaction(mirror.clone());
             mirror.update(value);

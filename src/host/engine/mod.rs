@@ -5,7 +5,10 @@
 
 pub(in crate::host) mod awake;
 pub(in crate::host) mod behind;
+pub(in crate::host) mod caveats;
+pub(in crate::host) mod citing;
 pub(in crate::host) mod class;
+pub(in crate::host) mod cluster;
 pub(in crate::host) mod cut;
 pub(in crate::host) mod durable;
 pub(in crate::host) mod ending;

@@ -9,12 +9,14 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::rc::{Rc, Weak};
 
+use capnp::traits::HasTypeId;
 use capstead_client::sturdyref::{Caveats, GrantId};
 
 use crate::clock::Clock;
 use crate::error::{self, Result, failed};
 use crate::id::ObjectId;
 use crate::limits::HOLDERS_MAX;
+use crate::schema::facet_capnp::{facet, persistent};
 
 /// Grants of other hosts that were cut lately, and are remembered so that what was asked before isn't
 /// believed afterwards.
@@ -124,6 +126,31 @@ pub(in crate::host) struct Gives {
     pub(in crate::host) before: Vec<GrantId>,
 }
 
+/// The methods of the interface `Facet` that are turns.
+pub(in crate::host) const GRANTS: u16 = 3;
+/// See [`GRANTS`].
+pub(in crate::host) const REVOKE: u16 = 4;
+/// The method of the interface `Persistent`.
+pub(in crate::host) const SAVE: u16 = 0;
+
+/// Tells whether a call is about grants: it is answered for the class.
+pub(in crate::host) fn is_granting(interface: u64) -> bool {
+    interface == facet::Client::TYPE_ID || interface == persistent::Client::TYPE_ID
+}
+
+/// Tells whether the holder of `right` may make a call: one that the caveats leave out looks as if
+/// it weren't there. A call that makes a capability or a reference which is no more than the
+/// holder's own is never left out.
+#[inline]
+pub(in crate::host) fn may_call(right: &Right, interface: u64, method: u16) -> bool {
+    match (interface, method) {
+        (persistent::Client::TYPE_ID, _) => true,
+        (facet::Client::TYPE_ID, GRANTS | REVOKE) => right.allows(interface, method),
+        (facet::Client::TYPE_ID, _) => true,
+        _ => right.allows(interface, method),
+    }
+}
+
 /// A grant that somebody in this vat uses. Invariant: there is one of each that isn't cut.
 pub(in crate::host) struct Live {
     pub(in crate::host) of: Of,
@@ -193,7 +220,12 @@ impl Grants {
     }
 
     /// A grant that was found to be in force. There is one of each, also if it was found twice at once.
-    pub(in crate::host) fn add(self: &Rc<Self>, of: Of, parent: Option<Rc<Live>>, gives: Gives) -> Rc<Live> {
+    pub(in crate::host) fn add(
+        self: &Rc<Self>,
+        of: Of,
+        parent: Option<Rc<Live>>,
+        gives: Gives,
+    ) -> Rc<Live> {
         if let Some(live) = self.get(of) {
             return live;
         }

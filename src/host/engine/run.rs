@@ -11,9 +11,9 @@ use capnp::capability::{self, Params, Promise};
 use super::exclusive::Entry;
 use super::facet::Facet;
 use super::gated;
-use crate::host::authority::granting;
 use super::instance::Instance;
 use super::once::{self, Method};
+use super::right::is_granting;
 use super::right::revoked_under_way;
 use super::slot::Start;
 use super::vat::Vat;
@@ -71,8 +71,9 @@ pub(in crate::host) fn first_poll(instance: &Rc<Instance>, server: &dyn Dispatch
     instance.vat.metrics.calls_total.add(1);
     let polled = turn(instance, &cause, || {
         let start = || match &facet.made {
-            _ if granting::is_granting(interface) => {
-                granting::dispatch(instance, &facet, (interface, method), params, results)
+            _ if is_granting(interface) => {
+                let calls = instance.birth.class.grant_calls;
+                calls(instance, &facet, (interface, method), params, results)
             }
             None => server.dispatch(interface, method, params, results),
             Some(made) => made.call(interface, method, params, results),

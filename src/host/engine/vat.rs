@@ -19,10 +19,10 @@ use capnp::private::capability::ClientHook;
 use capstead_client::sturdyref::GrantId;
 use tokio::sync::{Notify, SetOnce};
 
-use crate::host::cluster::agent::Agent;
 use super::awake::{Awake, AwakeLimits};
 use super::behind::{Behind, Startable};
 use super::class::Class;
+use super::cluster::Cluster;
 use super::exclusive::Waits;
 use super::facet::Facet;
 use super::instance::Instance;
@@ -80,7 +80,7 @@ pub(crate) struct Vat {
     pub(in crate::host) roots: HashSet<GrantId>,
     /// The sums of what the objects of a class store together, where that is limited.
     class_accounts: HashMap<&'static str, Rc<ClassAccount>>,
-    agent: OnceCell<Weak<Agent>>,
+    agent: OnceCell<Weak<dyn Cluster>>,
     pub(in crate::host) slots: RefCell<HashMap<ObjectId, Rc<Slot>>>,
     /// Sealed turns whose gates open when they are durable.
     pub(in crate::host) sealed: RefCell<VecDeque<(Ticket, Rc<Gate>)>>,
@@ -205,14 +205,14 @@ impl Vat {
         self.classes.values()
     }
 
-    pub(in crate::host) fn set_agent(&self, agent: &Rc<Agent>) {
-        let set = self.agent.set(Rc::downgrade(agent));
+    pub(in crate::host) fn set_agent(&self, agent: Weak<dyn Cluster>) {
+        let set = self.agent.set(agent);
         assert!(set.is_ok(), "a vat has one agent");
     }
 
     /// # Errors
     /// Before the host joined its supervisor, and after it has ended.
-    pub(in crate::host) fn agent(&self) -> Result<Rc<Agent>> {
+    pub(in crate::host) fn agent(&self) -> Result<Rc<dyn Cluster>> {
         let agent = self.agent.get().and_then(Weak::upgrade);
         agent.ok_or_else(|| disconnected("this host is not part of a cluster"))
     }
@@ -230,7 +230,11 @@ impl Vat {
     }
 
     /// A new facet of an object.
-    pub(in crate::host) fn facet(self: &Rc<Self>, birth: &Birth, right: Right) -> Box<dyn ClientHook> {
+    pub(in crate::host) fn facet(
+        self: &Rc<Self>,
+        birth: &Birth,
+        right: Right,
+    ) -> Box<dyn ClientHook> {
         Facet::object(self, self.slot(birth), right)
     }
 

@@ -12,7 +12,6 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use crate::host::api::context::Context;
 use super::exclusive::refuse;
 use super::instance::Instance;
 use super::run::{Cause, Ended, Turns, contain};
@@ -41,7 +40,7 @@ impl Vat {
         };
         slot.waking.replace(Some(instance.clone()));
         self.metrics.wakes_total.add(1);
-        let mut waking = slot.birth.class.wake(Context::new(instance.clone()));
+        let mut waking = (slot.birth.class.wake)(instance.clone());
         let cause = || Cause { chain: Some(chain.clone()), ..Cause::default() };
         let mut cx = std::task::Context::from_waker(Waker::noop());
         let turns = Turns { instance: &instance, cause: cause(), future: &mut waking };

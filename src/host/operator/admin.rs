@@ -11,15 +11,15 @@ use std::time::Duration;
 use capstead_client::sturdyref::Target;
 
 use super::export;
+use super::import;
+use crate::error::{Result, failed, overloaded};
 use crate::host::authority::granting::{self, grant_id, wanted, write_grants};
 use crate::host::authority::grants::{target, target_id};
-use crate::host::engine::header::Header;
-use super::import;
 use crate::host::authority::nameable;
+use crate::host::engine::header::Header;
 use crate::host::engine::once::{RequestId, Stage, Which};
 use crate::host::engine::right::Right;
 use crate::host::engine::vat::Vat;
-use crate::error::{Result, failed, overloaded};
 use crate::id::ObjectId;
 use crate::membrane;
 use crate::schema::admin_capnp::{host_admin, request, selection};

@@ -22,9 +22,9 @@ use tokio::sync::Mutex;
 
 use self::grants::{Counts, Gone, TargetGrants, Whose, has_any};
 use super::admin::storage_failed;
+use crate::error::{Result, failed};
 use crate::host::engine::header::Header;
 use crate::host::engine::vat::Vat;
-use crate::error::{Result, failed};
 use crate::id::ObjectId;
 use crate::membrane;
 use crate::schema::admin_capnp::{Existing, ImportedGrants, import};

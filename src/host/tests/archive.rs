@@ -12,9 +12,9 @@ use super::references::keys;
 use super::storage::turn;
 use super::trial::{World, call_note, call_write, log, read, run, run_within, settle, wake_takes};
 use crate::error::Result;
-use crate::host::operator::admin::Custodian;
-use crate::host::engine::class::Class;
+use crate::host::class_of;
 use crate::host::engine::header::Header;
+use crate::host::operator::admin::Custodian;
 use crate::host::{AwakeLimits, List, Storage, Vat, VatOptions};
 use crate::http::Room;
 use crate::id::{ObjectId, Pool};
@@ -31,7 +31,7 @@ pub(super) fn world(data: &Path) -> World {
     let vat = Vat::open(VatOptions {
         name: "test".to_owned(),
         data: data.to_owned(),
-        classes: vec![Class::of::<super::trial::Trial>()],
+        classes: vec![class_of::<super::trial::Trial>()],
         metrics: Arc::clone(&metrics),
         log: LogOptions::default(),
         retention: MINUTE,

@@ -124,7 +124,8 @@ fn a_root_is_what_the_archive_says_if_the_operator_says_so() {
     run(async |world, agent, host| {
         let text = root("Trial").expose_text("127.0.0.1:1").unwrap();
         let all = namespace(&agent, &text).await.unwrap();
-        let (id, grant) = (crate::host::authority::grants::object_id(target()), root_grant("Trial"));
+        let (id, grant) =
+            (crate::host::authority::grants::object_id(target()), root_grant("Trial"));
         let good = export(&host).await;
         let old = Grant { allows_independent: true, ..Grant::root(7) };
         let of_version_before = [
