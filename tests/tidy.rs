@@ -9,6 +9,8 @@
 mod code;
 #[path = "tidy/fences.rs"]
 mod fences;
+#[path = "tidy/floors.rs"]
+mod floors;
 #[path = "tidy/imports.rs"]
 mod imports;
 #[path = "tidy/shape.rs"]
@@ -51,6 +53,14 @@ fn imports_run_down_the_table() {
 fn the_table_names_the_modules_of_the_tree() {
     let paths: Vec<String> = sources().into_iter().map(|source| source.path).collect();
     report(imports::check_tree(&paths, &architecture()));
+}
+
+#[test]
+fn floors_import_downward() {
+    let floors = floors();
+    check(|source| floors::check(source, &floors));
+    let paths: Vec<String> = sources().into_iter().map(|source| source.path).collect();
+    report(floors::check_tree(&paths, &floors));
 }
 
 #[test]
@@ -99,8 +109,16 @@ fn report(violations: Vec<Violation>) {
 }
 
 fn architecture() -> Table {
-    let page = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md is read");
-    Table::parse(&page).unwrap_or_else(|problem| panic!("ARCHITECTURE.md: {problem}"))
+    Table::parse(&page()).unwrap_or_else(|problem| panic!("ARCHITECTURE.md: {problem}"))
+}
+
+fn floors() -> Table {
+    let table = Table::parse_under(&page(), floors::HEADER);
+    table.unwrap_or_else(|problem| panic!("ARCHITECTURE.md: {problem}"))
+}
+
+fn page() -> String {
+    fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md is read")
 }
 
 fn root() -> &'static Path {

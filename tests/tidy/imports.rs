@@ -102,6 +102,22 @@ fn target(source: &Source, named: &Named, from: &str, table: &Table) -> Option<S
     }
 }
 
+/// The modules and names of a path from the root of the crate on; none if it is of another crate or of
+/// the file itself.
+pub(crate) fn absolute(source: &Source, named: &Named) -> Option<Vec<String>> {
+    match named.segments.first()?.as_str() {
+        "crate" => Some(named.segments[1..].to_vec()),
+        "super" => {
+            let climbed = named.segments.iter().take_while(|name| *name == "super").count();
+            let mut modules = module_path(&source.path, &source.code, named.at);
+            modules.truncate(modules.len().checked_sub(climbed)?);
+            modules.extend_from_slice(&named.segments[climbed..]);
+            Some(modules)
+        }
+        _ => None,
+    }
+}
+
 /// The thing that `crate::NAME` names: a module, or else something that `lib.rs` gives out.
 fn module_or_lib(name: Option<&String>, table: &Table) -> String {
     name.filter(|name| table.contains(name)).map_or_else(|| "lib".to_owned(), Clone::clone)

@@ -17,13 +17,18 @@ struct Row {
 const HEADER: &str = "| layer | modules | may import |";
 
 impl Table {
-    /// Reads the table; the words of a cell are separated by spaces or commas.
+    /// Reads the import table; the words of a cell are separated by spaces or commas.
     pub(crate) fn parse(page: &str) -> Result<Self, String> {
-        let lines = page.lines().skip_while(|line| line.trim() != HEADER);
+        Self::parse_under(page, HEADER)
+    }
+
+    /// Reads the table of the same form that begins with the line `header`.
+    pub(crate) fn parse_under(page: &str, header: &str) -> Result<Self, String> {
+        let lines = page.lines().skip_while(|line| line.trim() != header);
         let lines = lines.skip(2).take_while(|line| line.starts_with('|'));
         let rows = lines.map(Row::parse).collect::<Result<Vec<_>, _>>()?;
         if rows.is_empty() {
-            return Err(format!("there is no import table under the line `{HEADER}`"));
+            return Err(format!("there is no import table under the line `{header}`"));
         }
         let table = Self { rows };
         table.validate()?;

@@ -3,3 +3,4 @@
 pub(in crate::host) mod granting;
 pub(in crate::host) mod grants;
 pub(in crate::host) mod nameable;
+pub(in crate::host) mod sweep;
