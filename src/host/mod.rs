@@ -1,12 +1,9 @@
 //! A host: one vat with its objects, on one thread, over one environment.
 //!
 //! A call comes in through a facet, waits in arrival order until its object is awake, runs in turns,
-//! and its reply leaves through the object's gate. `vat` keeps the objects and the order, `slot` one
-//! object's sleeping and waking, `instance` the object awake, `run` the life of a call, `facet` what
-//! others hold of an object and `gated` what it holds of others, `once` the calls that are applied once
-//! only; `context`, `storage`,
-//! `links`, `list`, `stored` and `namespace` are what a class sees; `agent` is what supervisor and listeners see, and `joined` how it got there.
-//! `admin` is what the operator's tools see, with `export` and `import`; `evict` ends an object for them.
+//! and its reply leaves through the object's gate. That is the floor `engine`. Above it, `authority`
+//! has the grants, `api` what a class sees, `operator` what the operator's tools do, and `cluster`
+//! the ways to and from other hosts.
 //!
 //! It never talks to a gateway or supervisor other than through `cluster.capnp`.
 

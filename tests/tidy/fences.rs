@@ -81,7 +81,7 @@ mod tests {
             ("src/storage/log.rs", "use ::lmdb::{Environment, Cursor as C};"),
             ("src/storage/log.rs", "use lmdb as engine;"),
             ("src/storage/mod.rs", "mod lmdb; use lmdb::Environment;"),
-            ("src/host/vat.rs", "fn f(x: &lmdb::Environment) {}"),
+            ("src/host/engine/vat.rs", "fn f(x: &lmdb::Environment) {}"),
             ("src/lib.rs", "extern crate lmdb;"),
             ("tests/crash.rs", "fn f() { lmdb::Environment::new(); }"),
             ("src/cli/bench/storage.rs", "use lmdb::Environment;"),
@@ -99,7 +99,7 @@ mod tests {
             ),
             ("src/storage/log.rs", "use super::{batch, lmdb}; fn f(e: &lmdb::Env) {}"),
             ("src/storage/log.rs", "use super::lmdb::Env; // lmdb::Environment"),
-            ("src/host/vat.rs", "fn f(e: &crate::storage::lmdb::Env) {}"),
+            ("src/host/engine/vat.rs", "fn f(e: &crate::storage::lmdb::Env) {}"),
         ];
         for (path, text) in good {
             assert!(check_lmdb(&Source::new(path, text)).is_empty(), "{path}: {text}");

@@ -1,6 +1,6 @@
 //! Random lists, and what they give when nothing but a sorted map is asked.
 //!
-//! A list goes on by its last key, as `host/list.rs` does it, while others may write in between. The
+//! A list goes on by its last key, as `host/api/list.rs` does it, while others may write in between. The
 //! expectation compares keys one by one, and shares no code with the ranges that it is there to test.
 
 use std::ops::Bound;
