@@ -19,7 +19,7 @@ use super::nameable;
 use super::once::{RequestId, Stage, Which};
 use super::right::Right;
 use super::vat::Vat;
-use crate::error::{Result, failed, overloaded};
+use crate::error::{Reason, Result, failed, overloaded};
 use crate::id::ObjectId;
 use crate::membrane;
 use crate::schema::admin_capnp::{host_admin, request, selection};
@@ -32,9 +32,6 @@ const EXPORTS_MAX: usize = 4;
 
 /// The time for which an export waits for its caller.
 const STALL: Duration = Duration::from_mins(1);
-
-/// The beginning of errors that are the storage's fault.
-pub(crate) const STORAGE_FAILED: &str = "storage-failed:";
 
 /// The operator's view of one host.
 pub(crate) struct Custodian {
@@ -91,7 +88,7 @@ pub(super) fn storage_failed(error: &StorageError) -> capnp::Error {
     match error {
         StorageError::LowSpace { .. } => overloaded(error.to_string()),
         StorageError::OverQuota { .. } => failed(error.to_string()),
-        _ => failed(format!("{STORAGE_FAILED} {error}")),
+        _ => Reason::StorageFailed.error(error),
     }
 }
 

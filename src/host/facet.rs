@@ -17,7 +17,7 @@ use super::once::RequestId;
 use super::right::{Right, revoked};
 use super::slot::{Birth, Passage, Slot, Start};
 use super::vat::Vat;
-use crate::error::{Result, failed, no_such_method, not_begun};
+use crate::error::{Reason, Result, no_such_method, not_begun};
 use crate::id::ObjectId;
 use crate::membrane::{self, Body, Call, Chain, Dispatch, Target};
 use crate::schema::facet_capnp::facet;
@@ -127,8 +127,8 @@ impl Facet {
         let mut carried = self.carried.as_deref().cloned().unwrap_or_default();
         match method {
             ONCE if self.made.is_some() => {
-                let reason = "not-repeatable: what an object made itself ends with it, and has no request ids";
-                return Err(failed(reason));
+                return Err(Reason::NotRepeatable
+                    .error("what an object made itself ends with it, and has no request ids"));
             }
             ONCE => {
                 let params: facet::once_params::Reader<'_> = params.get_as()?;
@@ -207,12 +207,11 @@ impl Facet {
 /// `not-a-reference:` when it ends with an instance, or is broken.
 pub(super) fn cite(facet: &Facet) -> Result<Citation> {
     if facet.made.is_some() {
-        return Err(failed(
-            "not-a-reference: what an object made itself ends with it; store the object",
-        ));
+        return Err(Reason::NotAReference
+            .error("what an object made itself ends with it; store the object"));
     }
     if let Some(error) = facet.broken() {
-        return Err(failed(format!("not-a-reference: {}", error.extra)));
+        return Err(Reason::NotAReference.error(&error.extra));
     }
     let Birth { id, class, key } = &facet.slot.birth;
     Ok(Citation {

@@ -18,7 +18,7 @@ use super::grants::{Terms, target_id};
 use super::instance::Instance;
 use super::right::Right;
 use super::vat::Vat;
-use crate::error::{Result, failed, no_such_method};
+use crate::error::{Reason, Result, failed, no_such_method};
 use crate::id::ObjectId;
 use crate::limits::{GRANTS_LISTED_MAX, HOLDERS_MAX};
 use crate::schema::facet_capnp::{self as capnp_facet, facet, grant, persistent, terms};
@@ -79,18 +79,18 @@ pub(super) fn dispatch(
 ) -> Promise<(), capnp::Error> {
     let mut answer = || {
         if facet.made.is_some() {
-            return Err(failed(
-                "not-a-reference: what an object made itself ends with it, and has no grants",
-            ));
+            return Err(Reason::NotAReference
+                .error("what an object made itself ends with it, and has no grants"));
         }
         let (params, results) = (params.get()?, results.get());
         let right = &facet.right;
         // What is said of grants may tell of those that the operator made or took back.
         instance.vat.hold_for_others(instance);
         match (interface, method) {
-            (persistent::Client::TYPE_ID, SAVE) if facet.request().is_some() => Err(failed(
-                "not-repeatable: a reference is a secret, and isn't kept as a reply; save again",
-            )),
+            (persistent::Client::TYPE_ID, SAVE) if facet.request().is_some() => {
+                Err(Reason::NotRepeatable
+                    .error("a reference is a secret, and isn't kept as a reply; save again"))
+            }
             (persistent::Client::TYPE_ID, SAVE) => {
                 let params: persistent::save_params::Reader<'_> = params.get_as()?;
                 let mut results: persistent::save_results::Builder<'_> = results.init_as();
@@ -163,7 +163,7 @@ pub(super) fn check_reach(
     {
         return Ok(grant);
     }
-    Err(failed("no-such-grant: no grant of this id was made from the grant of this one"))
+    Err(Reason::NoSuchGrant.error("no grant of this id was made from the grant of this one"))
 }
 
 /// Tells whether the holder of `right` has a say over a grant: it was made from the holder's own.
@@ -277,7 +277,7 @@ pub(super) fn caveats(from: capnp_facet::caveats::Reader<'_>) -> Result<Caveats>
     }
     let holders = from.get_holders()?;
     if holders.len() as usize > HOLDERS_MAX {
-        return Err(failed(format!("too-many-holders: at most {HOLDERS_MAX} keys")));
+        return Err(Reason::TooManyHolders.error(format_args!("at most {HOLDERS_MAX} keys")));
     }
     for holder in holders {
         let key = holder?.try_into().ok().and_then(|key| VerifyingKey::from_bytes(key).ok());
@@ -293,13 +293,13 @@ fn methods(list: struct_list::Reader<'_, capnp_facet::methods::Owned>) -> Result
     let mut methods = Vec::new();
     // Looked at first, since what a caller sends may be long.
     if list.len() > METHODS_MAX.into() {
-        return Err(failed(format!("too-many-methods: at most {METHODS_MAX}")));
+        return Err(Reason::TooManyMethods.error(format_args!("at most {METHODS_MAX}")));
     }
     for of_interface in list {
         let interface = of_interface.get_interface();
         let ordinals = of_interface.get_ordinals()?;
         if methods.len() + ordinals.len() as usize > usize::from(METHODS_MAX) {
-            return Err(failed(format!("too-many-methods: at most {METHODS_MAX}")));
+            return Err(Reason::TooManyMethods.error(format_args!("at most {METHODS_MAX}")));
         }
         methods.extend(ordinals.iter().map(|ordinal| (interface, ordinal)));
     }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::right::{Gives, Live, Of, Right};
 use super::shares::{self, Change, Share};
 use super::vat::Vat;
-use crate::error::{Result, failed};
+use crate::error::{Reason, Result, failed};
 use crate::id::ObjectId;
 use crate::limits::{GRANT_DEPTH_MAX, GRANT_LABEL_BYTES_MAX, OVER_GRANTS_KEPT_MS};
 use crate::storage::{Page, PageSize, Range, Space};
@@ -80,8 +80,8 @@ impl Terms {
         }
         let depth = parent.map_or(0, |parent| parent.gives.depth.saturating_add(1));
         if depth >= GRANT_DEPTH_MAX {
-            return Err(failed(format!(
-                "too-deep: at most {GRANT_DEPTH_MAX} grants are made from each other in a row"
+            return Err(Reason::TooDeep.error(format_args!(
+                "at most {GRANT_DEPTH_MAX} grants are made from each other in a row"
             )));
         }
         Ok(Grant {
@@ -113,7 +113,7 @@ pub(super) struct Ready {
 }
 
 fn no_independence() -> capnp::Error {
-    failed("not-allowed: the grant that this would be made from allows none that survive it")
+    Reason::NotAllowed.error("the grant that this would be made from allows none that survive it")
 }
 
 /// # Errors
@@ -371,7 +371,11 @@ impl Vat {
             _ => Ok(()),
         };
         told?;
-        if is_known { Ok(()) } else { Err(failed("no-such-grant: there is no grant of this id")) }
+        if is_known {
+            Ok(())
+        } else {
+            Err(Reason::NoSuchGrant.error("there is no grant of this id"))
+        }
     }
 
     /// Writes down, so often, which grants were restored. The task ends with the vat.

@@ -54,7 +54,7 @@ mod tests;
 mod vat;
 mod waking;
 
-pub(crate) use admin::{Custodian, STORAGE_FAILED, describe};
+pub(crate) use admin::{Custodian, describe};
 pub(crate) use agent::{Agent, pass_on_replies};
 pub(crate) use awake::AwakeLimits;
 pub use class::Object;

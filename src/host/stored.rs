@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use super::instance::{Instance, Write};
 use super::mirror::{Mirror, PutBack};
-use crate::error::{Result, failed};
+use crate::error::{Reason, Result};
 use crate::storage::{Before, Space};
 
 pub(super) use self::structs::Parts;
@@ -38,7 +38,7 @@ impl<T: Storable> Stored<T> {
         let value = match stored {
             None => T::default(),
             Some(bytes) => T::decode(&bytes)
-                .ok_or_else(|| failed(format!("wrong-type: {key:?} has another type")))?,
+                .ok_or_else(|| Reason::WrongType.error(format_args!("{key:?} has another type")))?,
         };
         let memory = Rc::new(Memory { value: RefCell::new(value), length });
         let mirror: Rc<dyn Mirror> = memory.clone();
