@@ -4,7 +4,7 @@
 //! `disconnected`: the stub is broken for ever; restore the reference and ask what happened.
 //! `unimplemented`: the object has no such method.
 //!
-//! Where a program may want to know which case it is, the text begins with the word of a [`Reason`];
+//! The text begins with the word of a [`Reason`] if a program may want to know which case it is;
 //! `docs/errors.md` has all of them.
 
 use std::any::Any;
