@@ -3,10 +3,14 @@
 //! Cap'n Proto knows four kinds. `failed`: don't repeat the call as it is. `overloaded`: try later.
 //! `disconnected`: the stub is broken for ever; restore the reference and ask what happened.
 //! `unimplemented`: the object has no such method.
+//!
+//! The text begins with the word of a [`Reason`] if a program may want to know which case it is;
+//! `docs/errors.md` has all of them.
 
 use std::any::Any;
 
 use capnp::{Error, ErrorKind};
+pub use capstead_client::Reason;
 
 /// The result of the methods of objects.
 pub type Result<T> = capnp::Result<T>;
@@ -31,57 +35,49 @@ pub fn unimplemented(reason: impl Into<String>) -> Error {
     Error::unimplemented(reason.into())
 }
 
-const CONFLICT: &str = "conflict: ";
-
 /// The call contradicts the object's present state; the caller should look at that first.
 ///
 /// Over RPC it is a `failed` whose text begins with `conflict:`; over HTTP it is status 409.
 pub fn conflict(reason: impl AsRef<str>) -> Error {
-    Error::failed(format!("{CONFLICT}{}", reason.as_ref()))
+    Reason::Conflict.error(reason.as_ref())
 }
 
 /// The reason of a [`conflict`], if `error` is one.
 pub(crate) fn conflict_reason(error: &Error) -> Option<&str> {
-    let failed = error.kind == ErrorKind::Failed;
-    said(error).strip_prefix(CONFLICT).filter(|_| failed)
+    match Reason::parse(&error.extra) {
+        Some((Reason::Conflict, why)) if error.kind == ErrorKind::Failed => Some(why),
+        _ => None,
+    }
 }
 
 /// The text without what the RPC system puts before it on its way from another vat.
 pub(crate) fn said(error: &Error) -> &str {
-    error.extra.trim_start_matches("remote exception: ")
+    capstead_client::said(&error.extra)
 }
 
-/// The server's word to a holder of something that was taken back.
-const REVOKED: &str = "revoked: ";
-
-/// The end of that word to somebody whose call had begun.
+/// The end of the text to somebody whose call had begun when its grant was taken back.
 const UNDER_WAY: &str = " while the call was under way";
 
 /// The one who gave the caller the right to call has taken it back; restoring the reference is in
 /// vain.
 pub(crate) fn revoked(reason: &str) -> Error {
-    Error::failed(format!("{REVOKED}{reason}"))
+    Reason::Revoked.error(reason)
 }
 
 /// As [`revoked`], of a call that may have had effects.
 pub(crate) fn revoked_under_way(reason: &str) -> Error {
-    Error::failed(format!("{REVOKED}{reason}{UNDER_WAY}"))
+    Reason::Revoked.error(format_args!("{reason}{UNDER_WAY}"))
 }
 
 /// Tells whether `error` is such a one, also from another vat. Classes can't say it.
 pub(crate) fn is_revoked(error: &Error) -> bool {
-    said(error).starts_with(REVOKED)
+    Reason::of(error) == Some(Reason::Revoked)
 }
-
-/// The server's word that a call had no effect, since its method never started.
-const NOT_BEGUN: &str = "not-begun: ";
 
 /// The call failed for that reason before its method started.
 pub(crate) fn not_begun(error: Error) -> Error {
     match error.kind {
-        ErrorKind::Disconnected if !is_not_begun(&error) => {
-            Error::disconnected(format!("{NOT_BEGUN}{}", error.extra))
-        }
+        ErrorKind::Disconnected if !is_not_begun(&error) => Reason::NotBegun.error(error.extra),
         _ => error,
     }
 }
@@ -89,14 +85,17 @@ pub(crate) fn not_begun(error: Error) -> Error {
 /// Tells whether the server says of a call that its method never started, so that it may be made
 /// once more. Classes can't say it.
 pub(crate) fn is_not_begun(error: &Error) -> bool {
-    let said = said(error);
-    said.starts_with(NOT_BEGUN) || (is_revoked(error) && !said.ends_with(UNDER_WAY))
+    match Reason::of(error) {
+        Some(Reason::NotBegun) => true,
+        Some(Reason::Revoked) => !error.extra.ends_with(UNDER_WAY),
+        _ => false,
+    }
 }
 
 /// An error as a class may say it: the words by which only the server speaks are not the first, whether
 /// the class made them up or passes on what it was told itself.
 pub(crate) fn of_class(mut error: Error) -> Error {
-    if is_revoked(&error) || is_not_begun(&error) {
+    if let Some(Reason::Revoked | Reason::NotBegun) = Reason::of(&error) {
         error.extra = format!("passed on: {}", said(&error));
     }
     error
@@ -181,6 +180,10 @@ mod tests {
                 let again = of_class(passed_on.clone());
                 assert_eq!(again.extra, passed_on.extra);
             }
+        }
+        // With whatever kind: those who look for the word may not look at that.
+        for said in [overloaded("revoked: x"), failed("remote exception: not-begun: x")] {
+            assert_eq!(Reason::of(&of_class(said.clone())), None, "{said}");
         }
         let under_way = revoked_under_way("it was taken back");
         assert!(is_revoked(&under_way) && !is_not_begun(&under_way));

@@ -61,7 +61,9 @@
 //!
 //! [`Context`] is everything that a class can reach: its own [`Storage`], and objects of the classes
 //! that were bound to it, through a [`Namespace`]. The kinds of errors say what the caller should do:
-//! see [`failed`], [`overloaded`], [`disconnected`], [`unimplemented()`] and [`conflict`].
+//! see [`failed`], [`overloaded`], [`disconnected`], [`unimplemented()`] and [`conflict`]. The errors of the
+//! server begin with a word, such as `over-quota:`, by which [`Reason::of`] tells them apart;
+//! `docs/errors.md` says of each what is true then.
 //!
 //! An object can keep what it reaches: [`Storage::put_ref`] stores a capability to another object as a
 //! value, and [`Storage::get_ref`] makes a capability of it again, after restarts too:
@@ -151,7 +153,7 @@ pub use schema::{counter_capnp, poll_capnp};
 pub use capstead_client::Limits;
 pub use capstead_client::sturdyref::{Caveats, GrantId};
 pub use cli::main;
-pub use error::{Result, conflict, disconnected, failed, overloaded, unimplemented};
+pub use error::{Reason, Result, conflict, disconnected, failed, overloaded, unimplemented};
 pub use gateway::HttpLimits;
 pub use host::{
     Context, Entries, Granted, List, Namespace, Object, Storable, Storage, Stored, Struct, Terms,

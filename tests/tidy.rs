@@ -1,5 +1,5 @@
 //! Holds the sources to the rules of `ARCHITECTURE.md`: the import table, the sizes, the fences, the
-//! words of comments.
+//! words of comments and of errors.
 //!
 //! Each rule is a function over the path and the text of one file, so that every rule has a test
 //! with a snippet that breaks it. The import table is read from `ARCHITECTURE.md`: the page is the
@@ -13,6 +13,8 @@ mod fences;
 mod floors;
 #[path = "tidy/imports.rs"]
 mod imports;
+#[path = "tidy/reasons.rs"]
+mod reasons;
 #[path = "tidy/shape.rs"]
 mod shape;
 #[path = "tidy/table.rs"]
@@ -86,6 +88,17 @@ fn doc_comments_open_with_what_a_thing_is_or_does() {
 #[test]
 fn comments_take_nobody_for_a_man() {
     check(words::check_persons);
+}
+
+#[test]
+fn words_of_errors_stand_in_one_table() {
+    check(reasons::check_literals);
+}
+
+#[test]
+fn the_page_of_errors_says_what_the_code_says() {
+    let page = fs::read_to_string(root().join("docs/errors.md")).expect("docs/errors.md is read");
+    report(reasons::check_page(&page));
 }
 
 #[test]

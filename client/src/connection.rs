@@ -7,7 +7,8 @@
 use crate::guard::budget::Budget;
 use crate::guard::limits::{Bites, Limits};
 use crate::guard::relayed::Relayed;
-use crate::guard::{Guard, NOT_BEGUN, State, Watched, abort};
+use crate::guard::{Guard, State, Watched, abort};
+use crate::reason::Reason;
 use capnp::Error;
 use capnp::capability::{Client, FromClientHook};
 use capnp_rpc::rpc_twoparty_capnp::Side;
@@ -133,7 +134,7 @@ impl Connection {
     /// Tells a peer that it is not served, and why, as far as it listens at once. No call of it begins.
     pub fn refuse(stream: TcpStream, reason: &str) {
         // Nothing was written before, so that there is room.
-        let abort = abort(&format!("{NOT_BEGUN}{reason}"));
+        let abort = abort(&Reason::NotBegun.error(reason).extra);
         let _ = stream.try_write(&capnp::serialize::write_message_to_words(&abort));
     }
 

@@ -69,9 +69,6 @@ pub(crate) use watch::Watched;
 /// About the least that a capability takes which the peer holds.
 const EXPORT_BYTES: usize = 512;
 
-/// Begins the reason of a call's failure that had no effect, since it never reached its method.
-pub(crate) const NOT_BEGUN: &str = "not-begun: ";
-
 type Message = Box<dyn IncomingMessage>;
 
 /// The things that the RPC system gets before anything else.

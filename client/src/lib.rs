@@ -86,6 +86,7 @@ mod connection;
 mod dial;
 mod guard;
 mod once;
+mod reason;
 mod restore;
 mod schema;
 pub mod sturdyref;
@@ -110,6 +111,9 @@ pub use guard::pipelines::{Arrival, Pipelined, take_over};
 #[doc(hidden)] // for the server
 pub use guard::relayed::Relayed;
 pub use once::{once, request_id};
+pub use reason::Reason;
+#[doc(hidden)] // for the server
+pub use reason::said;
 pub use restore::{restore, restore_with};
 pub use schema::{facet_capnp, http_capnp, restorer_capnp, sturdyref_capnp};
 pub use tls::ALPN;

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use capstead::{Context, List, Namespace, Object, Result, Storage, failed};
+use capstead::{Context, List, Namespace, Object, Reason, Result, Storage, failed};
 use futures::future::try_join_all;
 
 use super::Counter;
@@ -65,7 +65,7 @@ impl Poll {
         let entries = self.storage.list(List::all().prefix(OPTION))?;
         let name = |entry: Result<(Vec<u8>, Vec<u8>)>| {
             let name = entry?.0.split_off(OPTION.len());
-            String::from_utf8(name).map_err(|error| failed(format!("damaged: {error}")))
+            String::from_utf8(name).map_err(|error| Reason::Damaged.error(error))
         };
         entries.map(name).collect()
     }

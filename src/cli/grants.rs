@@ -10,6 +10,7 @@ use clap::Args;
 use super::below;
 use super::operator::{self, Data, Failure};
 use super::transfer;
+use crate::error::Reason;
 use crate::host::Class;
 use crate::id::ObjectId;
 use crate::schema::admin_capnp::host_admin::grant_results;
@@ -292,9 +293,13 @@ pub(super) fn revoke(options: &Revoke) -> u8 {
 /// Tells whether a grant was there to be revoked: it may have ended with another one before.
 pub(super) fn still_there(revoked: Result<(), Failure>) -> Result<bool, Failure> {
     match revoked {
-        Err(Failure::Cannot(text)) if text.contains("no-such-grant:") => Ok(false),
+        Err(Failure::Cannot(text)) if is_no_such_grant(&text) => Ok(false),
         revoked => revoked.map(|()| true),
     }
+}
+
+fn is_no_such_grant(text: &str) -> bool {
+    matches!(Reason::parse(text), Some((Reason::NoSuchGrant, _)))
 }
 
 pub(super) fn plural(count: u64, what: &str) -> String {

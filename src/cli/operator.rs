@@ -13,7 +13,8 @@ use clap::{ArgAction, Args};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{CANNOT_START, STORAGE_FAILED};
-use crate::host::{self, Class};
+use crate::error::Reason;
+use crate::host::Class;
 use crate::server::{Group, Operated, ServerError};
 use crate::storage::archive::{ArchiveError, Totals};
 use crate::storage::{Access, LogOptions};
@@ -126,8 +127,8 @@ impl From<capnp::Error> for Failure {
             );
             return Self::Cannot(text);
         }
-        if let Some(at) = error.extra.find(host::STORAGE_FAILED) {
-            return Self::Storage(error.extra[at + host::STORAGE_FAILED.len()..].trim().to_owned());
+        if let Some((Reason::StorageFailed, text)) = Reason::parse(&error.extra) {
+            return Self::Storage(text.trim().to_owned());
         }
         // What crossed a connection says so in front.
         let text = error.extra.rsplit("remote exception: ").next().unwrap_or_default();

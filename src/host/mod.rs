@@ -30,7 +30,7 @@ pub(crate) use engine::awake::AwakeLimits;
 pub(crate) use engine::class::{Binding, Class};
 pub(crate) use engine::pulse::{Pulse, Seen, present_turn};
 pub(crate) use engine::vat::{Vat, VatOptions};
-pub(crate) use operator::admin::{Custodian, STORAGE_FAILED, describe};
+pub(crate) use operator::admin::{Custodian, describe};
 
 /// Looks at bytes as at each record that a host keeps of an object.
 #[cfg(fuzzing)]

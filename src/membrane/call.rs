@@ -23,7 +23,7 @@ use super::hook::{self, End};
 use super::hops::Passing;
 use super::pipeline::{Event, Pipeline};
 use super::relay::relay;
-use crate::error::{Result, disconnected, failed};
+use crate::error::{Reason, Result, disconnected};
 
 type Untyped = any_pointer::Owned;
 
@@ -137,7 +137,7 @@ impl Params {
         if let Self::Theirs(_, Some(bytes)) = self
             && bytes_of(size) > *bytes
         {
-            return Err(failed("malformed: the parts of the parameters overlap"));
+            return Err(Reason::Malformed.error("the parts of the parameters overlap"));
         }
         Ok(size)
     }

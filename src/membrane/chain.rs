@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use crate::error::{Result, failed};
+use crate::error::{Reason, Result, failed};
 
 /// Calls of exclusive objects, each made while the next one runs; the latest first.
 #[derive(Clone, Debug)]
@@ -26,8 +26,8 @@ impl Chain {
     pub(crate) fn extend(before: Option<Self>, call: u128) -> Result<Self> {
         let length = before.as_ref().map_or(0, |before| before.0.length) + 1;
         if length > CALLS_MAX {
-            return Err(failed(format!(
-                "deadlock: more than {CALLS_MAX} exclusive objects wait for each other in a row"
+            return Err(Reason::Deadlock.error(format_args!(
+                "more than {CALLS_MAX} exclusive objects wait for each other in a row"
             )));
         }
         Ok(Self(Rc::new(Link { call, before, length })))

@@ -10,7 +10,7 @@
 
 use std::cell::Cell;
 
-use crate::error::{Result, failed, overloaded};
+use crate::error::{Reason, Result, overloaded};
 
 /// The most hosts that a call may come through. A capability that was handed from host to host leads
 /// through each of them; only promises of promises make longer ways.
@@ -42,8 +42,8 @@ impl Passing {
     /// When it came through too many hosts, or there is no room for it.
     pub(super) fn begin(hops: u8) -> Result<Self> {
         if hops >= HOPS_MAX {
-            return Err(failed(format!(
-                "too-many-hops: the call came through {HOPS_MAX} hosts; its promise may lead back to itself"
+            return Err(Reason::TooManyHops.error(format_args!(
+                "the call came through {HOPS_MAX} hosts; its promise may lead back to itself"
             )));
         }
         let own = weight(hops);

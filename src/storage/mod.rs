@@ -51,7 +51,7 @@ pub(crate) use self::page::{Page, PageSize};
 pub(crate) use self::room::Room;
 pub(crate) use self::store::{Before, Store, StoreOptions};
 pub(crate) use self::watched::{Watched, file_changed};
-use crate::error;
+use crate::error::{self, Reason};
 use crate::id::{ObjectId, Shard};
 use crate::limits::MAP_BYTES;
 use crate::storage::log::Position;
@@ -73,7 +73,7 @@ pub(crate) type Result<T> = std::result::Result<T, StorageError>;
 #[non_exhaustive]
 pub(crate) enum StorageError {
     /// A key is too long, or empty where it must not be. Nothing was written.
-    #[error("key-length: the key has {length} bytes; use a key of 1 to {max} bytes")]
+    #[error("{}: the key has {length} bytes; use a key of 1 to {max} bytes", Reason::KeyLength)]
     KeyLength {
         /// Bytes of the refused key.
         length: usize,
@@ -83,7 +83,8 @@ pub(crate) enum StorageError {
 
     /// A value is too long. Nothing was written.
     #[error(
-        "value-length: the value has {length} bytes; split it into values of at most {max} bytes"
+        "{}: the value has {length} bytes; split it into values of at most {max} bytes",
+        Reason::ValueLength
     )]
     ValueLength {
         /// Bytes of the refused value.
@@ -94,7 +95,8 @@ pub(crate) enum StorageError {
 
     /// The turn wrote too much. This write was not made; the turn's earlier ones stand.
     #[error(
-        "batch-size: the turn's writes would have {bytes} bytes; write at most {max} between awaits"
+        "{}: the turn's writes would have {bytes} bytes; write at most {max} between awaits",
+        Reason::BatchSize
     )]
     BatchSize {
         /// The bytes that the turn would have written with the refused write.
@@ -106,7 +108,8 @@ pub(crate) enum StorageError {
     /// The object, or all objects of its class together, would store too much. Nothing was written;
     /// deleting, and writing what takes no more room, still work.
     #[error(
-        "over-quota: the {whose} would store {bytes} bytes, and may have {max}; delete something first"
+        "{}: the {whose} would store {bytes} bytes, and may have {max}; delete something first",
+        Reason::OverQuota
     )]
     OverQuota {
         /// "object" or "class".
@@ -120,7 +123,8 @@ pub(crate) enum StorageError {
     /// The disk or the map of the environment is nearly full. Nothing was written; deleting, and
     /// writing what takes no more room, still work.
     #[error(
-        "low-space: {left} bytes are left for the storage, and {reserve} are kept free; delete something, or make room"
+        "{}: {left} bytes are left for the storage, and {reserve} are kept free; delete something, or make room",
+        Reason::LowSpace
     )]
     LowSpace {
         /// The bytes that are left.
@@ -131,7 +135,8 @@ pub(crate) enum StorageError {
 
     /// A write came outside the turn of its object. Nothing was written.
     #[error(
-        "outside-turn: this write is outside a turn of its object; write from the object's handlers"
+        "{}: this write is outside a turn of its object; write from the object's handlers",
+        Reason::OutsideTurn
     )]
     OutsideTurn {
         /// The object whose storage should have been written.
@@ -297,9 +302,9 @@ impl From<StorageError> for capnp::Error {
             | E::BatchSize { .. }
             | E::OverQuota { .. }
             | E::OutsideTurn { .. } => error::failed(cause.to_string()),
-            E::Corrupt { .. } | E::CorruptRecord { .. } | E::Malformed { .. } => error::failed(
-                "damaged: a stored record of the object is damaged; tell the operator",
-            ),
+            E::Corrupt { .. } | E::CorruptRecord { .. } | E::Malformed { .. } => {
+                Reason::Damaged.error("a stored record of the object is damaged; tell the operator")
+            }
             E::LowSpace { .. } => error::overloaded(cause.to_string()),
             E::MapFull | E::Busy { .. } => {
                 error::overloaded("the host's storage takes no more writes now; try later")
@@ -328,6 +333,26 @@ mod tests {
         let latched = StorageError::Latched(Arc::new(StorageError::MapFull));
         check(latched, capnp::ErrorKind::Disconnected, "restore");
         check(StorageError::InUse("/secret".into()), capnp::ErrorKind::Disconnected, "storage");
+    }
+
+    #[test]
+    fn the_words_of_errors_say_their_kinds() {
+        let causes = [
+            (StorageError::KeyLength { length: 500, max: 480 }, Reason::KeyLength),
+            (StorageError::ValueLength { length: 2, max: 1 }, Reason::ValueLength),
+            (StorageError::BatchSize { bytes: 2, max: 1 }, Reason::BatchSize),
+            (StorageError::OverQuota { whose: "class", bytes: 2, max: 1 }, Reason::OverQuota),
+            (StorageError::LowSpace { left: 1, reserve: 2 }, Reason::LowSpace),
+            (
+                StorageError::OutsideTurn { object: ObjectId::from_bytes([9; 16]) },
+                Reason::OutsideTurn,
+            ),
+            (StorageError::Malformed { at: 1 }, Reason::Damaged),
+        ];
+        for (cause, reason) in causes {
+            let error = capnp::Error::from(cause);
+            assert_eq!((Reason::of(&error), error.kind), (Some(reason), reason.kind()), "{error}");
+        }
     }
 
     #[test]

@@ -57,8 +57,7 @@ void requireReadOnly(Session& session, Counter::Client& counter) {
 template <typename Call>
 void requireRevoked(const std::string& what, Call&& call) {
   auto error = errorOf(what, call);
-  std::string said = error.getDescription().cStr();
-  require(said.find("revoked:") != std::string::npos, what + " says: " + said);
+  require(reasonOf(error) == "revoked", what + " says: " + error.getDescription().cStr());
 }
 
 void onlyRead(Caveats::Builder caveats) {

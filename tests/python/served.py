@@ -20,7 +20,18 @@ sys.dont_write_bytecode = True  # the example stays as it is
 sys.path.insert(0, str(REPOSITORY / "examples/counter"))
 import client  # noqa: E402, F401  the example itself is what is tested
 
+REMOTE = "remote exception: "
+
 facet_capnp = capnp.load(str(REPOSITORY / "schema/facet.capnp"))
+
+
+def reason(error):
+    """The word that an error of the server begins with, or None (docs/errors.md)."""
+    text = error.description
+    while text.startswith(REMOTE):
+        text = text.removeprefix(REMOTE)
+    word, found, _ = text.partition(": ")
+    return word if found else None
 
 
 def run(work):

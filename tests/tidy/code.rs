@@ -149,6 +149,19 @@ fn use_group(code: &str, at: usize, prefix: &[String], found: &mut Vec<Named>) -
     }
 }
 
+/// The texts of all string literals, as they are written, with the places of their quotes.
+pub(crate) fn strings(text: &str) -> Vec<(usize, &str)> {
+    let (bytes, mut found, mut at) = (text.as_bytes(), Vec::new(), 0);
+    while at < bytes.len() {
+        let end = literal_end(bytes, at);
+        if bytes[at] == b'"' {
+            found.push((at, text[at..end].trim_matches(['"', '#'])));
+        }
+        at = end.max(at + 1);
+    }
+    found
+}
+
 /// Replaces comments, strings and characters by spaces, and keeps length and lines.
 pub(crate) fn blank(text: &str) -> String {
     let bytes = text.as_bytes();
@@ -260,6 +273,13 @@ mod tests {
                 |text: &str| text.replace('\n', " ").split_whitespace().collect::<String>();
             assert_eq!(squeezed(&code), squeezed(expected), "of {text}");
         }
+    }
+
+    #[test]
+    fn strings_are_found_and_comments_are_not() {
+        let text = "f(\"a\", '\"', r#\"b \"c\" d\"#) // \"e\"\n\"f\\\"\"";
+        let found: Vec<_> = strings(text).into_iter().map(|(_, text)| text).collect();
+        assert_eq!(found, ["a", "b \"c\" d", "f\\"]);
     }
 
     #[test]

@@ -6,7 +6,8 @@ use capnp::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::pipelines::Pipelines;
-use super::{NOT_BEGUN, State, abort, made};
+use super::{State, abort, made};
+use crate::reason::Reason;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     /// The RPC system failed: the peer is told why, and what is written goes out, nothing else.
@@ -27,7 +28,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         for call in read.filter(|call| !self.reflections.has(*call)) {
             self.wire.push(&made::disconnected(call, &reason.extra));
         }
-        self.wire.push(&abort(&format!("{NOT_BEGUN}{}", reason.extra)));
+        self.wire.push(&abort(&Reason::NotBegun.error(&reason.extra).extra));
         self.closing = Some(reason);
     }
 

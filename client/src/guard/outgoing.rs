@@ -11,6 +11,7 @@
 use super::limits::{CAPABILITIES_SENT_MAX, ERROR_BYTES_MAX, MESSAGE_BYTES_SENT_MAX};
 use super::made;
 use super::scatter::ByNumber;
+use crate::reason::{Reason, said};
 use capnp::message::{Builder, HeapAllocator};
 use capnp::{Error, ErrorKind};
 use capnp_rpc::rpc_capnp::{
@@ -21,9 +22,6 @@ use std::collections::HashSet;
 
 type Outgoing = Builder<HeapAllocator>;
 type Caps<'a> = capnp::struct_list::Reader<'a, cap_descriptor::Owned>;
-
-/// Put before the text of an error by the RPC system that receives it.
-const REMOTE: &str = "remote exception: ";
 
 /// The message that is sent in place of another one.
 pub(super) enum Instead {
@@ -136,10 +134,7 @@ pub fn error_to_send(error: Error) -> Error {
 }
 
 fn sendable(text: &str) -> Cow<'_, str> {
-    let mut own = text;
-    while let Some(rest) = own.strip_prefix(REMOTE) {
-        own = rest;
-    }
+    let own = said(text);
     if own.len() <= ERROR_BYTES_MAX {
         return Cow::Borrowed(own);
     }
@@ -184,15 +179,14 @@ fn excess(bytes: usize, caps: Caps) -> Option<Error> {
 /// The error for a caller whose message, or answer, would have so many bytes.
 pub fn too_large(bytes: usize) -> Error {
     let max = MESSAGE_BYTES_SENT_MAX;
-    Error::failed(format!("too-large: a message of {bytes} bytes; at most {max} can be sent"))
+    Reason::TooLarge.error(format_args!("a message of {bytes} bytes; at most {max} can be sent"))
 }
 
 /// The error for a caller whose message, or answer, would have so many capabilities.
 pub fn too_many_capabilities(count: usize) -> Error {
     let max = CAPABILITIES_SENT_MAX;
-    Error::failed(format!(
-        "too-many-capabilities: {count} in one message; at most {max} can be sent"
-    ))
+    Reason::TooManyCapabilities
+        .error(format_args!("{count} in one message; at most {max} can be sent"))
 }
 
 /// A call in the place of another one, of a method that no interface has.

@@ -11,7 +11,7 @@ use super::namespace::Namespace;
 use super::object::Object;
 use super::storage::Storage;
 use super::stored::{Storable, Stored};
-use crate::error::{Result, failed};
+use crate::error::{Reason, Result, failed};
 use crate::host::authority::granting::{self, Granted};
 use crate::host::authority::grants::Terms;
 use crate::host::engine::facet::Maker;
@@ -57,14 +57,14 @@ impl Context {
         let class = &self.0.birth.class;
         match class.bindings.iter().find(|bound| bound.name == binding) {
             Some(bound) if bound.class == C::CLASS => Namespace::new(self.0.clone()),
-            Some(bound) => Err(failed(format!(
-                "unbound: {binding} of class {} leads to {}, not to {}",
+            Some(bound) => Err(Reason::Unbound.error(format_args!(
+                "{binding} of class {} leads to {}, not to {}",
                 class.name,
                 bound.class,
                 C::CLASS
             ))),
-            None => Err(failed(format!(
-                "unbound: class {} has no binding {binding}; add .bind::<{}, {}>({binding:?}) where \
+            None => Err(Reason::Unbound.error(format_args!(
+                "class {} has no binding {binding}; add .bind::<{}, {}>({binding:?}) where \
                  the server is put together",
                 class.name,
                 class.name,
@@ -82,9 +82,11 @@ impl Context {
         let mut bound = class.bindings.iter().filter(|bound| bound.class == C::CLASS);
         match (bound.next(), bound.next()) {
             (Some(_), None) => Namespace::<C>::new(self.0.clone())?.create(),
-            (None, _) => {
-                Err(failed(format!("unbound: class {} can't reach {}", class.name, C::CLASS)))
-            }
+            (None, _) => Err(Reason::Unbound.error(format_args!(
+                "class {} can't reach {}",
+                class.name,
+                C::CLASS
+            ))),
             _ => Err(failed(format!("class {} has several bindings to {}", class.name, C::CLASS))),
         }
     }

@@ -19,7 +19,7 @@ use futures::future::Either;
 
 use super::storage::Storage;
 use super::stored::{Parts, Struct};
-use crate::error::{Result, failed, overloaded};
+use crate::error::{Reason, Result, overloaded};
 use crate::host::authority::grants::Standing;
 use crate::host::engine::citing;
 use crate::host::engine::cluster::Existence;
@@ -154,14 +154,14 @@ fn ask(
 }
 
 fn not_a_reference(reason: &str) -> capnp::Error {
-    failed(format!(
-        "not-a-reference: only capabilities to objects of this cluster can be stored, and no broken \
+    Reason::NotAReference.error(format_args!(
+        "only capabilities to objects of this cluster can be stored, and no broken \
          ones; store the object that it comes from, or get it anew: {reason}"
     ))
 }
 
 fn wrong_type(key: &[u8]) -> capnp::Error {
-    failed(format!("wrong-type: {} has another type", key.escape_ascii()))
+    Reason::WrongType.error(format_args!("{} has another type", key.escape_ascii()))
 }
 
 fn put(instance: &Instance, key: &[u8], citations: &[Citation], message: &[u8]) -> Result<()> {
@@ -183,8 +183,8 @@ fn open<T>(
     }
     match instance.vat.seal.open(instance.birth.id, key, &value) {
         Some(opened) => read(opened).map(Some),
-        None => Err(failed(format!(
-            "sealed-elsewhere: what is under {} was stored by another object, under another key or \
+        None => Err(Reason::SealedElsewhere.error(format_args!(
+            "what is under {} was stored by another object, under another key or \
              in another cluster, or is damaged",
             key.escape_ascii()
         ))),

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::list::{Entries, List};
 use super::stored::{Storable, Struct};
-use crate::error::{Result, failed};
+use crate::error::{Reason, Result};
 use crate::host::engine::instance::{Instance, Write};
 use crate::storage::Space;
 
@@ -186,7 +186,10 @@ impl Storage {
         let Some(bytes) = self.get(key)? else { return Ok(None) };
         match T::decode(&bytes) {
             Some(value) => Ok(Some(value)),
-            None => Err(failed(format!("wrong-type: {} has another type", key.escape_ascii()))),
+            None => {
+                Err(Reason::WrongType
+                    .error(format_args!("{} has another type", key.escape_ascii())))
+            }
         }
     }
 

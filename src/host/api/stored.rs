@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 
-use crate::error::{Result, failed};
+use crate::error::{Reason, Result};
 use crate::host::engine::instance::{Instance, Write};
 use crate::host::engine::mirror::{Mirror, PutBack};
 use crate::storage::{Before, Space};
@@ -38,7 +38,7 @@ impl<T: Storable> Stored<T> {
         let value = match stored {
             None => T::default(),
             Some(bytes) => T::decode(&bytes)
-                .ok_or_else(|| failed(format!("wrong-type: {key:?} has another type")))?,
+                .ok_or_else(|| Reason::WrongType.error(format_args!("{key:?} has another type")))?,
         };
         let memory = Rc::new(Memory { value: RefCell::new(value), length });
         let mirror: Rc<dyn Mirror> = memory.clone();

@@ -13,7 +13,7 @@ use capnp::{any_pointer, struct_list};
 use capstead_client::sturdyref::{GrantId, Target};
 
 use super::grants::{Terms, target_id};
-use crate::error::{Result, failed, no_such_method};
+use crate::error::{Reason, Result, failed, no_such_method};
 use crate::host::engine::caveats::{caveats, write_caveats};
 use crate::host::engine::facet::Facet;
 use crate::host::engine::instance::Instance;
@@ -54,18 +54,18 @@ pub(in crate::host) fn dispatch(
 ) -> Promise<(), capnp::Error> {
     let mut answer = || {
         if facet.made.is_some() {
-            return Err(failed(
-                "not-a-reference: what an object made itself ends with it, and has no grants",
-            ));
+            return Err(Reason::NotAReference
+                .error("what an object made itself ends with it, and has no grants"));
         }
         let (params, results) = (params.get()?, results.get());
         let right = &facet.right;
         // What is said of grants may tell of those that the operator made or took back.
         instance.vat.hold_for_others(instance);
         match (interface, method) {
-            (persistent::Client::TYPE_ID, SAVE) if facet.request().is_some() => Err(failed(
-                "not-repeatable: a reference is a secret, and isn't kept as a reply; save again",
-            )),
+            (persistent::Client::TYPE_ID, SAVE) if facet.request().is_some() => {
+                Err(Reason::NotRepeatable
+                    .error("a reference is a secret, and isn't kept as a reply; save again"))
+            }
             (persistent::Client::TYPE_ID, SAVE) => {
                 let params: persistent::save_params::Reader<'_> = params.get_as()?;
                 let mut results: persistent::save_results::Builder<'_> = results.init_as();
@@ -138,7 +138,7 @@ pub(in crate::host) fn check_reach(
     {
         return Ok(grant);
     }
-    Err(failed("no-such-grant: no grant of this id was made from the grant of this one"))
+    Err(Reason::NoSuchGrant.error("no grant of this id was made from the grant of this one"))
 }
 
 /// Tells whether the holder of `right` has a say over a grant: it was made from the holder's own.

@@ -13,7 +13,7 @@ use capstead_client::sturdyref::{Caveats, GrantId, NextSecret, Sturdyref, Target
 
 use tokio::time::{Instant, MissedTickBehavior};
 
-use crate::error::{Result, failed};
+use crate::error::{Reason, Result, failed};
 use crate::host::engine::right::{Gives, Live, Of, Right};
 use crate::host::engine::shares::{self, Change, Share};
 use crate::host::engine::vat::Vat;
@@ -85,8 +85,8 @@ impl Terms {
         }
         let depth = parent.map_or(0, |parent| parent.gives.depth.saturating_add(1));
         if depth >= GRANT_DEPTH_MAX {
-            return Err(failed(format!(
-                "too-deep: at most {GRANT_DEPTH_MAX} grants are made from each other in a row"
+            return Err(Reason::TooDeep.error(format_args!(
+                "at most {GRANT_DEPTH_MAX} grants are made from each other in a row"
             )));
         }
         Ok(Grant {
@@ -118,7 +118,7 @@ pub(in crate::host) struct Ready {
 }
 
 fn no_independence() -> capnp::Error {
-    failed("not-allowed: the grant that this would be made from allows none that survive it")
+    Reason::NotAllowed.error("the grant that this would be made from allows none that survive it")
 }
 
 /// # Errors
@@ -389,7 +389,11 @@ impl Vat {
             _ => Ok(()),
         };
         told?;
-        if is_known { Ok(()) } else { Err(failed("no-such-grant: there is no grant of this id")) }
+        if is_known {
+            Ok(())
+        } else {
+            Err(Reason::NoSuchGrant.error("there is no grant of this id"))
+        }
     }
 
     /// Writes down, so often, which grants were restored. The task ends with the vat.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
 use super::instance::Instance;
-use crate::error::overloaded;
+use crate::error::Reason;
 use crate::limits::{AWAKE_BYTES_MAX, AWAKE_OBJECTS_MAX, INSTANCE_BYTES};
 
 /// The bounds of one host's awake objects.
@@ -109,8 +109,8 @@ impl Awake {
     /// Why nothing more wakes.
     pub(in crate::host) fn full(&self) -> capnp::Error {
         let (instances, bytes) = (self.instances.get(), self.bytes() >> 20);
-        overloaded(format!(
-            "overloaded: {instances} objects are awake and take {bytes} MiB, and none of those that \
+        Reason::Overloaded.error(format_args!(
+            "{instances} objects are awake and take {bytes} MiB, and none of those that \
              were looked at can sleep: try again soon; --awake-objects and --awake-bytes say how many \
              may be"
         ))

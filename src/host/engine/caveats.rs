@@ -4,7 +4,7 @@ use capnp::struct_list;
 use capstead_client::sturdyref::{Caveats, Methods};
 use ed25519_dalek::VerifyingKey;
 
-use crate::error::{Result, failed};
+use crate::error::{Reason, Result, failed};
 use crate::limits::HOLDERS_MAX;
 use crate::schema::facet_capnp as capnp_facet;
 use crate::schema::sturdyref_capnp::METHODS_MAX;
@@ -64,7 +64,7 @@ pub(in crate::host) fn caveats(from: capnp_facet::caveats::Reader<'_>) -> Result
     }
     let holders = from.get_holders()?;
     if holders.len() as usize > HOLDERS_MAX {
-        return Err(failed(format!("too-many-holders: at most {HOLDERS_MAX} keys")));
+        return Err(Reason::TooManyHolders.error(format_args!("at most {HOLDERS_MAX} keys")));
     }
     for holder in holders {
         let key = holder?.try_into().ok().and_then(|key| VerifyingKey::from_bytes(key).ok());
@@ -80,13 +80,13 @@ fn methods(list: struct_list::Reader<'_, capnp_facet::methods::Owned>) -> Result
     let mut methods = Vec::new();
     // Looked at first, since what a caller sends may be long.
     if list.len() > METHODS_MAX.into() {
-        return Err(failed(format!("too-many-methods: at most {METHODS_MAX}")));
+        return Err(Reason::TooManyMethods.error(format_args!("at most {METHODS_MAX}")));
     }
     for of_interface in list {
         let interface = of_interface.get_interface();
         let ordinals = of_interface.get_ordinals()?;
         if methods.len() + ordinals.len() as usize > usize::from(METHODS_MAX) {
-            return Err(failed(format!("too-many-methods: at most {METHODS_MAX}")));
+            return Err(Reason::TooManyMethods.error(format_args!("at most {METHODS_MAX}")));
         }
         methods.extend(ordinals.iter().map(|ordinal| (interface, ordinal)));
     }

@@ -4,7 +4,7 @@ use capnp::any_pointer;
 
 use super::facet::Facet;
 use super::slot::Birth;
-use crate::error::{Result, failed};
+use crate::error::{Reason, Result, failed};
 use crate::membrane::Body;
 use crate::schema::facet_capnp::facet as facet_schema;
 use crate::sturdyref::{Authority, Citation, Nonce, OwnerToken};
@@ -15,12 +15,11 @@ use crate::sturdyref::{Authority, Citation, Nonce, OwnerToken};
 /// `not-a-reference:` when it ends with an instance, or is broken.
 pub(in crate::host) fn cite(facet: &Facet) -> Result<Citation> {
     if facet.made.is_some() {
-        return Err(failed(
-            "not-a-reference: what an object made itself ends with it; store the object",
-        ));
+        return Err(Reason::NotAReference
+            .error("what an object made itself ends with it; store the object"));
     }
     if let Some(error) = facet.broken() {
-        return Err(failed(format!("not-a-reference: {}", error.extra)));
+        return Err(Reason::NotAReference.error(&error.extra));
     }
     let Birth { id, class, key } = &facet.slot.birth;
     Ok(Citation {

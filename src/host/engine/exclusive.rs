@@ -22,7 +22,7 @@ use super::cut;
 use super::instance::Instance;
 use super::slot::Start;
 use super::vat::Vat;
-use crate::error::{Result, failed, overloaded};
+use crate::error::{Reason, Result, overloaded};
 use crate::limits::{EXCLUSIVE_WAIT_SECS, WAKE_SECS};
 use crate::membrane::{Chain, Reply};
 
@@ -174,10 +174,10 @@ impl Vat {
         let chain = start.call.chain.as_ref();
         if chain.is_some_and(|chain| self.waits.leads_back(running, chain)) {
             let class = instance.birth.class.name;
-            let error =
-                format!("deadlock: this call waits for a call of the {class} that waits for it");
+            let error = Reason::Deadlock
+                .error(format_args!("this call waits for a call of the {class} that waits for it"));
             self.metrics.deadlocks_refused_total.add(1);
-            return refuse(start, failed(error));
+            return refuse(start, error);
         }
         self.waits.begin(instance, &start);
         exclusive.waiting.borrow_mut().push_back((Instant::now(), start));

@@ -13,7 +13,7 @@ use super::right::{Right, may_call, revoked};
 use super::slot::{Passage, Slot, Start};
 use super::vat::Vat;
 use super::{caveats, citing};
-use crate::error::{Result, failed, no_such_method, not_begun};
+use crate::error::{Reason, Result, no_such_method, not_begun};
 use crate::membrane::{self, Body, Call, Chain, Dispatch, Target};
 use crate::schema::facet_capnp::facet;
 
@@ -125,8 +125,8 @@ impl Facet {
         let mut carried = self.carried.as_deref().cloned().unwrap_or_default();
         match method {
             ONCE if self.made.is_some() => {
-                let reason = "not-repeatable: what an object made itself ends with it, and has no request ids";
-                return Err(failed(reason));
+                return Err(Reason::NotRepeatable
+                    .error("what an object made itself ends with it, and has no request ids"));
             }
             ONCE => {
                 let params: facet::once_params::Reader<'_> = params.get_as()?;

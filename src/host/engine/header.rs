@@ -1,7 +1,7 @@
 //! The record by which an object exists: its class and, if it has one, its name.
 
 use super::slot::Birth;
-use crate::error::{Result, failed};
+use crate::error::{Reason, Result, failed};
 
 const VERSION: u8 = 1;
 const ANONYMOUS: u8 = 0;
@@ -57,10 +57,11 @@ impl<'a> Header<'a> {
     /// When the record isn't one that this version writes, or says that not all of the object is there.
     pub(in crate::host) fn decode(bytes: &'a [u8]) -> Result<Self> {
         match Self::parse(bytes) {
-            Some((header, UNFINISHED | UNFINISHED_WITH_GRANTS)) => Err(failed(format!(
-                "import-unfinished: not all of this {} was imported: import it again",
-                header.class
-            ))),
+            Some((header, UNFINISHED | UNFINISHED_WITH_GRANTS)) => Err(Reason::ImportUnfinished
+                .error(format_args!(
+                    "not all of this {} was imported: import it again",
+                    header.class
+                ))),
             Some((header, _)) => Ok(header),
             None => Err(failed("the object's header is of a newer format, or damaged")),
         }

@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 
-use crate::error::{Result, failed};
+use crate::error::{Reason, Result};
 
 /// Puts a value back that a transaction changed.
 pub(in crate::host) type PutBack = Box<dyn FnOnce()>;
@@ -85,7 +85,9 @@ impl Mirrors {
         let Some(value) = value else { return Ok(()) };
         if self.of(key, writer).any(|mirror| !mirror.accepts(value)) {
             let key = key.escape_ascii();
-            return Err(failed(format!("wrong-type: the class keeps another type under {key}")));
+            return Err(
+                Reason::WrongType.error(format_args!("the class keeps another type under {key}"))
+            );
         }
         Ok(())
     }

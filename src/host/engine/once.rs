@@ -38,7 +38,7 @@ use super::facet::Facet;
 use super::instance::Instance;
 use super::run::{self, Handler, Running};
 use super::shares::{self, Change, Share};
-use crate::error::{Result, failed, of_class, overloaded};
+use crate::error::{Reason, Result, failed, of_class, overloaded};
 use crate::limits::REQUEST_IDS_MAX;
 use crate::membrane::{Body, BodySlot};
 use crate::storage::Space;
@@ -135,14 +135,12 @@ fn find(instance: &Instance, facet: &Facet, id: &RequestId, method: Method) -> R
             let (number, began) = (Cell::new(kept.next), Cell::new(retention.now_ms()));
             Ok(Found::New(Claim { id: id.clone(), number, began, method, lineage, over }))
         }
-        Some(record) if record.method != method => Err(failed(
-            "request-id-reused: another method was called with this id; every call needs a fresh one",
-        )),
+        Some(record) if record.method != method => Err(Reason::RequestIdReused
+            .error("another method was called with this id; every call needs a fresh one")),
         Some(Record { state: State::Ended(outcome), .. }) => Ok(Found::Ended(outcome)),
         Some(_) if is_running => Ok(Found::Running),
-        Some(_) => Err(failed(
-            "unknown: the call was begun and cut short; look at what it did, and don't repeat it",
-        )),
+        Some(_) => Err(Reason::Unknown
+            .error("the call was begun and cut short; look at what it did, and don't repeat it")),
     }
 }
 
@@ -297,7 +295,7 @@ fn reply_to_store(body: &BodySlot) -> Outcome {
     let mut reply = body.take().ok_or_else(|| failed("the handler kept its results"))?;
     let message = reply.bytes()?;
     let message = message.ok_or_else(|| {
-        failed("reply-not-storable: the call happened, and its reply has capabilities in it")
+        Reason::ReplyNotStorable.error("the call happened, and its reply has capabilities in it")
     })?;
     if message.len() > REPLY_BYTES_MAX {
         return Err(too_long());
@@ -307,8 +305,8 @@ fn reply_to_store(body: &BodySlot) -> Outcome {
 }
 
 fn too_long() -> capnp::Error {
-    failed(format!(
-        "reply-not-storable: the call happened, and its reply has more than {REPLY_BYTES_MAX} bytes"
+    Reason::ReplyNotStorable.error(format_args!(
+        "the call happened, and its reply has more than {REPLY_BYTES_MAX} bytes"
     ))
 }
 

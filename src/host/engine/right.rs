@@ -13,7 +13,7 @@ use capnp::traits::HasTypeId;
 use capstead_client::sturdyref::{Caveats, GrantId};
 
 use crate::clock::Clock;
-use crate::error::{self, Result, failed};
+use crate::error::{self, Reason, Result};
 use crate::id::ObjectId;
 use crate::limits::HOLDERS_MAX;
 use crate::schema::facet_capnp::{facet, persistent};
@@ -52,7 +52,7 @@ impl Right {
     pub(in crate::host) fn check_time(&self, clock: &Clock) -> Result<()> {
         let last = self.caveats.as_ref().and_then(|caveats| caveats.not_after_ms());
         if last.is_some_and(|last| clock.now_ms() > last) {
-            return Err(failed("expired: the time of this capability is over"));
+            return Err(Reason::Expired.error("the time of this capability is over"));
         }
         Ok(())
     }
@@ -79,7 +79,7 @@ impl Right {
     pub(in crate::host) fn narrowed(&self, caveats: &Caveats) -> Result<Self> {
         let caveats = self.caveats().and(caveats);
         if caveats.holders().len() > HOLDERS_MAX {
-            return Err(failed(format!("too-many-holders: at most {HOLDERS_MAX} keys")));
+            return Err(Reason::TooManyHolders.error(format_args!("at most {HOLDERS_MAX} keys")));
         }
         Ok(Self::new(self.grant.clone(), caveats))
     }

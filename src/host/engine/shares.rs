@@ -17,7 +17,7 @@ use super::header::Header;
 use super::instance::Instance;
 use super::right::Right;
 use super::vat::Vat;
-use crate::error::{Result, failed, overloaded};
+use crate::error::{Reason, Result, failed, overloaded};
 use crate::id::ObjectId;
 use crate::limits::{SHARE_GRANTS_MAX, SHARE_IDS_MAX, SHARES_OF_QUOTA};
 use crate::storage::{Account, Space, Store};
@@ -49,8 +49,8 @@ impl Share {
     /// `too-many-grants:`, `over-quota:`.
     pub(in crate::host) fn check_grants(self, limit: u64) -> Result<()> {
         if self.grants >= SHARE_GRANTS_MAX {
-            return Err(failed(format!(
-                "too-many-grants: {SHARE_GRANTS_MAX} grants of the same object or namespace were made \
+            return Err(Reason::TooManyGrants.error(format_args!(
+                "{SHARE_GRANTS_MAX} grants of the same object or namespace were made \
                  from yours, or from one that yours was made from; revoke some first"
             )));
         }
@@ -71,8 +71,8 @@ impl Share {
         if self.bytes < max {
             return Ok(());
         }
-        Err(failed(format!(
-            "over-quota: the object keeps {} bytes of grants, request ids and replies for your grant or \
+        Err(Reason::OverQuota.error(format_args!(
+            "the object keeps {} bytes of grants, request ids and replies for your grant or \
              one that it was made from, and may keep {max}; revoke grants, or wait until ids are forgotten",
             self.bytes
         )))

@@ -17,7 +17,7 @@ use super::instance::Instance;
 use super::run::{Cause, Ended, Turns, contain};
 use super::slot::{Slot, Start, State};
 use super::vat::Vat;
-use crate::error::{Result, failed, of_class, overloaded};
+use crate::error::{Reason, Result, of_class, overloaded};
 use crate::membrane::{Chain, Dispatch};
 
 /// The number of the task that wakes an instance; calls count from 0 on.
@@ -93,8 +93,8 @@ impl Vat {
             let wake = instance.waking.get();
             if wake.is_some_and(|wake| self.waits.leads_back(wake, chain)) {
                 let class = instance.birth.class.name;
-                let error = failed(format!(
-                    "deadlock: this call waits until the {class} is awake, and its wake waits for the call"
+                let error = Reason::Deadlock.error(format_args!(
+                    "this call waits until the {class} is awake, and its wake waits for the call"
                 ));
                 self.metrics.deadlocks_refused_total.add(1);
                 return drop(refuse(start, error));

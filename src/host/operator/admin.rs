@@ -12,7 +12,7 @@ use capstead_client::sturdyref::Target;
 
 use super::export;
 use super::import;
-use crate::error::{Result, failed, overloaded};
+use crate::error::{Reason, Result, failed, overloaded};
 use crate::host::authority::granting::{self, grant_id, wanted, write_grants};
 use crate::host::authority::grants::{target, target_id};
 use crate::host::authority::nameable;
@@ -32,9 +32,6 @@ const EXPORTS_MAX: usize = 4;
 
 /// The time for which an export waits for its caller.
 const STALL: Duration = Duration::from_mins(1);
-
-/// The beginning of errors that are the storage's fault.
-pub(crate) const STORAGE_FAILED: &str = "storage-failed:";
 
 /// The operator's view of one host.
 pub(crate) struct Custodian {
@@ -91,7 +88,7 @@ pub(in crate::host) fn storage_failed(error: &StorageError) -> capnp::Error {
     match error {
         StorageError::LowSpace { .. } => overloaded(error.to_string()),
         StorageError::OverQuota { .. } => failed(error.to_string()),
-        _ => failed(format!("{STORAGE_FAILED} {error}")),
+        _ => Reason::StorageFailed.error(error),
     }
 }
 

@@ -10,7 +10,7 @@ use capnp::serialize::{self, OwnedSegments};
 use capnp::traits::{Imbue, ImbueMut, Owned};
 
 use super::Storable;
-use crate::error::{Result, failed};
+use crate::error::{Reason, Result, failed};
 use crate::membrane::Caps;
 
 /// A Cap'n Proto struct as it is stored: a copy that nobody changes. `T` is the struct's generated
@@ -142,8 +142,8 @@ fn refuse(capabilities: &Caps) -> Result<()> {
     if capabilities.is_empty() {
         return Ok(());
     }
-    Err(failed(
-        "live-capability: the bytes of a struct have no capabilities in them; store it with \
+    Err(Reason::LiveCapability.error(
+        "the bytes of a struct have no capabilities in them; store it with \
          put_struct_with_refs",
     ))
 }

@@ -18,7 +18,7 @@ use std::rc::Rc;
 use capnp::{Error, ErrorKind};
 use capstead_client::sturdyref::GrantId;
 
-use crate::error::{Result, failed};
+use crate::error::{Reason, Result, failed};
 use crate::limits::{GRANT_DEPTH_MAX, VALUE_BYTES_MAX};
 
 /// The beginning of the keys of the calls, in the order in which they began.
@@ -81,10 +81,8 @@ impl RequestId {
         if (16..=64).contains(&bytes.len()) {
             return Ok(Self(bytes.into()));
         }
-        Err(failed(format!(
-            "request-id-length: the id has {} bytes; use 16 to 64 random ones",
-            bytes.len()
-        )))
+        Err(Reason::RequestIdLength
+            .error(format_args!("the id has {} bytes; use 16 to 64 random ones", bytes.len())))
     }
 
     pub(in crate::host) fn as_bytes(&self) -> &[u8] {
