@@ -114,11 +114,21 @@
 //! `schema/restorer.capnp`. A class whose interface extends `HttpService` is reached over HTTP too,
 //! with the helpers in [`http`].
 //!
+//! `docs/classes.md` in the repository has more: methods that interleave, callbacks, tests of a class,
+//! and schemas that change. `docs/from-durable-objects.md` is for those who know Durable Objects.
+//!
 //! # Schemas
 //!
 //! The build script of a crate with schemas of its own calls `capstead_build::compile`, and the
-//! crate includes the code with `capnp::generated_code!`; the package `examples/counter` is one.
+//! crate includes the code with `capnp::generated_code!`; the package `examples/hello` is one.
 #![forbid(unsafe_code)]
+
+/// The pages whose Rust code is compiled as these examples are.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/from-durable-objects.md")]
+#[doc = include_str!("../docs/classes.md")]
+#[doc = include_str!("../docs/clients.md")]
+struct Pages;
 
 // The bundled classes use this crate by its name, as everybody else's do.
 extern crate self as capstead;

@@ -44,11 +44,12 @@ fn the_workspace_builds_offline_and_without_the_capnp_tool() {
         cargo.args(args).args(["--release", "--offline", "--locked"]).current_dir(root());
         cargo::succeed(cargo::quick(&mut cargo).env("PATH", &path))
     };
-    for package in ["capstead", "capstead-client", "counter", "feed"] {
+    for package in ["capstead", "capstead-client", "counter", "feed", "hello"] {
         run(&["clean", "--package", package]);
     }
     run(&["build", "--workspace"]);
-    for binary in ["capstead", "counter", "client", "feed", "feed_client"] {
+    for binary in ["capstead", "counter", "client", "feed", "feed_client", "hello", "hello_client"]
+    {
         assert!(cargo::target().join("release").join(binary).is_file(), "{binary} was built");
     }
 }
@@ -76,6 +77,7 @@ fn every_committed_request_is_current() {
             schemas(&["examples/counter/schema/counter.capnp"]),
         ),
         ("examples/feed/schema/feed.request", schemas(&["examples/feed/schema/feed.capnp"])),
+        ("examples/hello/schema/hello.request", schemas(&["examples/hello/schema/hello.capnp"])),
         ("src/classes/poll.request", schemas(&["src/classes/poll.capnp"])),
         ("src/cli/bench/probe.request", schemas(&["src/cli/bench/probe.capnp"])),
         ("src/host/tests/trial.request", schemas(&["src/host/tests/trial.capnp"])),

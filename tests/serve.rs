@@ -341,3 +341,27 @@ fn references_and_values_survive_a_restart() {
     });
     assert_eq!(second.metric("wakes_total"), 1, "one object was woken");
 }
+
+/// The flags in a line, without their values.
+fn flags(line: &str) -> impl Iterator<Item = &str> {
+    let ends = |letter: char| letter != '-' && !letter.is_alphanumeric();
+    line.split("--").skip(1).filter_map(move |rest| rest.split(ends).next())
+}
+
+// There is one page of flags, so whatever isn't on it doesn't exist for an operator.
+#[test]
+fn the_page_of_operations_has_each_flag_and_no_other() {
+    let page = fs::read_to_string(root().join("docs/operations.md")).expect("the page is read");
+    let section = page.split("\n## Starting\n").nth(1).and_then(|rest| rest.split("\n## ").next());
+    let rows =
+        section.expect("it has that section").lines().filter(|line| line.starts_with("| `--"));
+    let on_the_page: BTreeSet<&str> =
+        rows.filter_map(|row| row.split(" | ").next()).flat_map(flags).collect();
+    let help = cargo::succeed(&mut capstead(["serve", "--help"])).stdout;
+    let help = String::from_utf8(help).expect("it is text");
+    let lines = help.lines().map(str::trim_start);
+    let lines = lines.filter(|line| line.starts_with("--") || line.starts_with("-h, "));
+    let mut known: BTreeSet<&str> = lines.flat_map(flags).collect();
+    assert!(known.remove("help"), "{help}");
+    assert_eq!(on_the_page, known);
+}

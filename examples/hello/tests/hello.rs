@@ -1,0 +1,69 @@
+//! The smallest server and its client, as their reader runs them.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+/// A server that is ready; killed when it is dropped.
+struct Server {
+    child: Child,
+    /// The reference of all tallies.
+    tallies: String,
+}
+
+impl Server {
+    fn start(data: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hello"));
+        let any = "127.0.0.1:0";
+        command.args(["--json", "--listen", any, "--http", "off", "--data"]).arg(data);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let child = command.spawn().expect("the server starts");
+        let mut server = Self { child, tallies: String::new() };
+        let mut line = String::new();
+        let stdout = server.child.stdout.as_mut().expect("it is ours");
+        BufReader::new(stdout).read_line(&mut line).expect("it says when it is ready");
+        let said: serde_json::Value = serde_json::from_str(&line).expect("it is JSON");
+        server.tallies = said["namespaces"]["Tally"].as_str().expect("a reference").to_owned();
+        server
+    }
+
+    /// The words of a client that adds one.
+    fn add(&self) -> String {
+        let output = client(&[&self.tallies]);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).expect("it is text")
+    }
+}
+
+impl Drop for Server {
+    /// `kill -9`, and waits until nothing of the process is left.
+    fn drop(&mut self) {
+        self.child.kill().expect("the child is ours");
+        self.child.wait().expect("the child is ours");
+    }
+}
+
+fn client(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hello_client"));
+    command.args(args).stdin(Stdio::null()).output().expect("it runs")
+}
+
+// The first promise of the front page.
+#[test]
+fn a_tally_goes_on_where_the_last_answer_left_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("hello.data");
+    let server = Server::start(&data);
+    assert_eq!(server.add(), "visits: 1\n");
+    assert_eq!(server.add(), "visits: 2\n");
+    drop(server);
+    assert_eq!(Server::start(&data).add(), "visits: 3\n");
+}
+
+#[test]
+fn a_client_without_a_reference_is_told_what_it_needs() {
+    let output = client(&[]);
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stderr).expect("it is text");
+    assert!(said.contains("usage: hello_client REFERENCE"), "{said}");
+}
