@@ -496,5 +496,9 @@ async fn start_queued(vat: Weak<Vat>, runnable: Rc<Notify>) {
         runnable.notified().await;
         let Some(vat) = vat.upgrade() else { return };
         vat.busy(|| ());
+        // Being notified is no wait: without one, no other task would run until all have started.
+        if !{ vat }.queue.borrow().is_empty() {
+            tokio::task::yield_now().await;
+        }
     }
 }

@@ -37,6 +37,27 @@ fn calls_wait_for_a_waking_object_in_order() {
     });
 }
 
+/// However many calls wait, other tasks of the thread run in between.
+#[test]
+fn queued_calls_let_other_tasks_run() {
+    const CALLS: usize = 1000;
+    const IN_A_ROW: usize = 100;
+    run(async {
+        let world = World::new();
+        let object = world.object("x");
+        call_note(&object, 0).promise.await.unwrap();
+        let calls: Vec<_> =
+            world.vat.busy(|| (1..CALLS as u64).map(|n| call_note(&object, n).promise).collect());
+        while log().len() < CALLS {
+            let before = log().len();
+            tokio::task::yield_now().await;
+            assert!(log().len() - before <= IN_A_ROW, "{} at once", log().len() - before);
+        }
+        futures::future::try_join_all(calls).await.unwrap();
+        assert!(log().is_sorted());
+    });
+}
+
 /// Calls on a promised capability follow each other, though everything was dropped before it is known.
 #[test]
 fn pipelined_calls_start_in_order_and_after_what_they_wait_for() {
