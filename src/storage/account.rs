@@ -153,9 +153,13 @@ impl Account {
     }
 
     /// Writes were taken back, and the object stores this much again.
-    pub(crate) fn set_back(&self, usage: Usage) {
+    pub(super) fn set_back(&self, usage: Usage) {
         self.gaps.take();
         self.set(usage);
+        // The first count may be among the writes that were taken back.
+        if self.records.get() == Counted::Yes && (usage.requests, usage.grants) == (0, 0) {
+            self.records.set(Counted::NotYet);
+        }
     }
 
     /// The object was written to, and stores this much now.

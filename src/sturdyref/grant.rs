@@ -105,11 +105,10 @@ impl Grant {
     }
 
     /// The part of its record that is left when it is revoked: something if it would be made anew
-    /// where there is none, or if others may survive it, so that it is known what those were made
-    /// from.
+    /// where there is none. Grants that survive it have their own word on those before them.
     pub(crate) fn revoked(self, is_of_namespace: bool) -> Option<Vec<u8>> {
         let is_root = is_of_namespace && self.parent == Parent::None;
-        (is_root || self.allows_independent).then(|| Self { is_revoked: true, ..self }.encode())
+        is_root.then(|| Self { is_revoked: true, ..self }.encode())
     }
 
     /// Tells whether its own record lets it be restored.

@@ -338,15 +338,13 @@ impl Vat {
         work: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
         let account = self.account_of(target)?;
-        let before = account.usage();
-        self.store.borrow_mut().begin(account.clone());
+        self.store.borrow_mut().begin(account);
         let written = work();
         let mut store = self.store.borrow_mut();
         if written.is_ok() {
             store.seal();
         } else {
             store.discard();
-            account.set_back(before);
         }
         drop(store);
         self.committable.notify_one();

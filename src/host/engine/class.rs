@@ -1,6 +1,7 @@
 //! A class as its host knows it: a name, plain function pointers, and the classes that it may
 //! reach.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -86,4 +87,13 @@ impl fmt::Debug for Class {
             .field("bindings", &self.bindings)
             .finish_non_exhaustive()
     }
+}
+
+/// The classes of a host by their names, each with its number.
+pub(in crate::host) fn numbered(classes: Vec<Class>) -> HashMap<&'static str, Rc<Class>> {
+    let numbered = (0..).zip(classes).map(|(number, mut class)| {
+        class.number = number;
+        (class.name, Rc::new(class))
+    });
+    numbered.collect()
 }

@@ -21,7 +21,7 @@ use tokio::sync::{Notify, SetOnce};
 
 use super::awake::{Awake, AwakeLimits};
 use super::behind::{Behind, Startable};
-use super::class::Class;
+use super::class::{Class, numbered};
 use super::cluster::Cluster;
 use super::exclusive::Waits;
 use super::facet::Facet;
@@ -459,14 +459,6 @@ impl Drop for Vat {
         self.progress.notify_one();
         self.grown.notify_one();
     }
-}
-
-fn numbered(classes: Vec<Class>) -> HashMap<&'static str, Rc<Class>> {
-    let numbered = (0..).zip(classes).map(|(number, mut class)| {
-        class.number = number;
-        (class.name, Rc::new(class))
-    });
-    numbered.collect()
 }
 
 /// Ends with the vat, or when the storage fails.

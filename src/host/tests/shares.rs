@@ -6,7 +6,7 @@ use capnp::ErrorKind;
 use capstead_client::once;
 use capstead_client::sturdyref::GrantId;
 
-use super::grants::{by_name, labelled, listed, namespace, restore, revoke, root, save};
+use super::grants::{Terms, by_name, labelled, listed, namespace, restore, revoke, root, save};
 use super::once::Steps;
 use super::references::host;
 use super::storage::turn;
@@ -159,6 +159,33 @@ fn a_grant_has_so_many_below_it_and_others_go_on() {
         assert_eq!(share_of(&world, one_id), Share::default());
         save(&one, &labelled("again")).await.unwrap();
         assert_eq!(share_of(&world, one_id).grants, 1);
+        assert_counted(&world, x()).await;
+    });
+}
+
+/// Also those that others may survive.
+#[test]
+fn a_revoked_grant_takes_no_share() {
+    run(async {
+        let (world, agent) = host().await;
+        let object = world.object(X);
+        call_write(&object, 1).promise.await.unwrap();
+        let terms = |label| Terms { label, allow_independent: true, ..Terms::default() };
+        let one = save(&object, &terms("one")).await.unwrap();
+        let one = restore(&agent, &one).await.unwrap();
+        let one_id = id_of(&object, "one").await;
+        let child = save(&one, &terms("child")).await.unwrap();
+        let child = restore(&agent, &child).await.unwrap();
+        save(&child, &Terms { independent: true, ..labelled("survivor") }).await.unwrap();
+        assert_eq!(share_of(&world, one_id).grants, 2);
+        revoke(&one, "child").await.unwrap();
+        settle().await;
+        assert_eq!(share_of(&world, one_id).grants, 1, "one survives it");
+        assert_eq!(listed(&one).await.unwrap().len(), 1, "and is known to come from here");
+        revoke(&one, "survivor").await.unwrap();
+        settle().await;
+        assert_eq!(share_of(&world, one_id), Share::default());
+        assert_eq!(listed(&object).await.unwrap().len(), 1);
         assert_counted(&world, x()).await;
     });
 }

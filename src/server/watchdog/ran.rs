@@ -42,6 +42,10 @@ impl Thread {
         // The name of the thread is in parentheses, and may have any characters.
         let (_, fields) = state.rsplit_once(") ")?;
         let ran = schedule.split_whitespace().next()?.parse().ok()?;
+        // A system that keeps no count says 0 for ever.
+        if ran == 0 {
+            return None;
+        }
         Some(Seen { is_runnable: fields.starts_with('R'), ran: Duration::from_nanos(ran) })
     }
 }

@@ -75,10 +75,11 @@ pub(super) fn kept(instance: &Instance) -> Result<Kept> {
     let by_then = by_then.map(|record| record::decode_by_then(&record)).transpose()?;
     let by_then = by_then.unwrap_or_default();
     let kept = match ends {
-        None => Kept { first: 0, next: 0, by_then },
+        // A number is never given twice, also when all ids were cleared.
+        None => Kept { first: by_then.0, next: by_then.0, by_then },
         Some([first, last]) => Kept {
             first: record::number_in(&first)?,
-            next: record::number_in(&last)?.saturating_add(1),
+            next: record::number_in(&last)?.saturating_add(1).max(by_then.0),
             by_then,
         },
     };
