@@ -256,6 +256,21 @@ mod tests {
     }
 
     #[test]
+    fn a_storage_that_failed_is_known_by_the_word_of_the_error() {
+        let error = Reason::StorageFailed.error("it is full");
+        let remote = capnp::Error::failed(format!("remote exception: {}", error.extra));
+        for error in [error, remote] {
+            let failure = Failure::from(error);
+            assert!(
+                matches!(&failure, Failure::Storage(text) if text == "it is full"),
+                "{failure:?}"
+            );
+        }
+        let failure = Failure::from(Reason::NoSuchGrant.error("there is none"));
+        assert!(matches!(failure, Failure::Cannot(text) if text == "no-such-grant: there is none"));
+    }
+
+    #[test]
     fn a_size_that_is_none_has_examples() {
         assert_eq!(size("1KiB"), Ok(ByteSize::kib(1)));
         assert!(size("much").is_err_and(|said| said.contains("512MiB")));
