@@ -68,7 +68,7 @@ fn a_revoked_grant_is_cut_with_all_that_depends_on_it() {
             let object = ObjectId::named(Pool::default(), "Trial", "x");
             assert_eq!(
                 world.vat.grants_behind(object, None, 10).unwrap().len(),
-                2,
+                1,
                 "dead ones are swept"
             );
         });
