@@ -159,6 +159,5 @@ struct Grant {
   # When its reference was last restored, exact to about a minute; 0: never.
 
   revoked @9 :Bool;
-  # It was taken back, and is listed because others that were made from it may survive it, or because it is
-  # the first grant of a namespace.
+  # It was taken back, and is listed because it is the first grant of a namespace.
 }
