@@ -17,7 +17,7 @@ pub use self::structs::Struct;
 /// One value of an object's storage, read once and kept: reading it costs no storage read.
 ///
 /// It is always what the storage has under its key, whichever way that changed: another `Stored` of
-/// the same key, a plain write, [`Storage::delete_all`](super::Storage::delete_all), a transaction that
+/// the same key, a plain write, [`Storage::delete_all`](crate::Storage::delete_all), a transaction that
 /// is undone.
 pub struct Stored<T> {
     instance: Rc<Instance>,
@@ -56,7 +56,7 @@ impl<T: Storable> Stored<T> {
     /// Sets the value, in memory and in the present turn.
     ///
     /// # Errors
-    /// As [`Storage::put`](super::Storage::put): then neither memory nor storage has changed.
+    /// As [`Storage::put`](crate::Storage::put): then neither memory nor storage has changed.
     pub fn set(&self, value: T) -> Result<()> {
         value.check()?;
         let memory = &self.memory;
@@ -109,7 +109,7 @@ impl<T: fmt::Debug> fmt::Debug for Stored<T> {
     }
 }
 
-/// A type that [`Stored`] can keep, and [`Storage::put_as`](super::Storage::put_as) can write.
+/// A type that [`Stored`] can keep, and [`Storage::put_as`](crate::Storage::put_as) can write.
 ///
 /// The bytes are part of the format: numbers are big-endian in their full width, so that numbers
 /// without a sign are ordered as their bytes are; a `bool` is 0 or 1; a `String` is its UTF-8, a

@@ -72,7 +72,7 @@ impl<T: Owned> Struct<T> {
     }
 
     /// As [`Struct::build`], for a struct that may have capabilities in it; see
-    /// [`Storage::put_struct_with_refs`](super::super::Storage::put_struct_with_refs).
+    /// [`Storage::put_struct_with_refs`](crate::Storage::put_struct_with_refs).
     ///
     /// # Errors
     /// That of `fill`.
