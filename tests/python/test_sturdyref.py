@@ -50,11 +50,11 @@ def references():
 
 
 def proof():
-    """The challenge, the message, and each holder with his signature."""
+    """The challenge, the message, and each holder with its signature."""
     (table,) = re.findall(r"\| part \| bytes \|\n\|[-|]+\|\n((?:\|.*\n)+)", VECTORS.split("A proof")[1])
     rows = [(name, in_backticks(data)) for name, data in map(cells, table.splitlines())]
     of = lambda wanted: [data for name, data in rows if name == wanted]  # noqa: E731
-    return of("challenge")[0], of("message")[0], of("holder"), of("his signature")
+    return of("challenge")[0], of("message")[0], of("holder"), of("its holder's signature")
 
 
 def verify(whole, now_ms=NOW - 1):
