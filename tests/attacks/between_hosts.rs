@@ -14,7 +14,7 @@ use capstead_client::Connection;
 use capstead_client::facet_capnp::persistent;
 use capstead_client::restorer_capnp::{namespace, restorer};
 
-use super::fortress::withstands_from;
+use super::fortress::survives_from;
 use super::over_http::serve_large;
 use crate::passing_capnp::passer;
 use crate::support::Served;
@@ -24,6 +24,9 @@ use crate::support::raw::{self, Raw, bootstrap, restore};
 /// Of each message that is large: less than may be sent, and more than any buffer on its way takes.
 const BYTES: u32 = 6_000_000;
 
+/// Of a hundred honest calls one may take longer. With 16 clients that take megabytes beside the server on
+/// two processors it is 100 to 500 ms, in a build without optimisation.
+const P99_MAX: Duration = Duration::from_secs(2);
 /// The duration of each attack.
 const TIME: Duration = Duration::from_secs(5);
 
@@ -144,7 +147,7 @@ fn with_hosts(attack: impl Fn(&Served)) {
             command.env("CAPSTEAD_TEST_HOSTS", hosts);
             command
         };
-        withstands_from(serve, &attack);
+        survives_from(serve, P99_MAX, &attack);
     }
 }
 
