@@ -170,7 +170,7 @@ impl Capstead {
     /// When the page can't be read, or has no such number.
     pub(crate) async fn metric(&self, name: &str) -> Result<u64> {
         let mut stream = TcpStream::connect(&self.metrics).await?;
-        let request = "GET /metrics HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n";
+        let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         stream.write_all(request.as_bytes()).await?;
         let mut page = String::new();
         stream.read_to_string(&mut page).await?;
