@@ -50,7 +50,7 @@ pub fn check(files: &[&str]) -> Result<Freshness, Error> {
     Schemas::new(files).check()
 }
 
-/// The result of [`check`].
+/// The state of a committed request, as [`check`] finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {
     /// The committed request belongs to the schemas, and the installed tool agrees.

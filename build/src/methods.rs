@@ -9,7 +9,7 @@ use capnp::schema_capnp::{code_generator_request, node};
 
 use crate::Error;
 
-/// The id of an interface, the number of a method, and their names.
+/// A method: the id of its interface, its number, and its name.
 type Method = (u64, u16, String);
 
 /// Adds the constant `ALL_METHODS` to the code of each file in `out`.

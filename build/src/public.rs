@@ -13,7 +13,7 @@ const PUBLIC: [(&str, &str); 4] = [
     ("sturdyref.capnp", include_str!("../../schema/sturdyref.capnp")),
 ];
 
-/// The file from which the tool takes the meaning of `-> stream`. Some packages of the tool come
+/// The schema that defines `-> stream`. Some packages of the tool come
 /// without it.
 const STREAM: &str = "@0x86c366a91393f3f8;\nstruct StreamResult @0x995f9a3377c0b16e {}\n";
 

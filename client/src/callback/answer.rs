@@ -29,7 +29,7 @@ pub(super) struct Call {
     pub(super) reply: Reply,
 }
 
-/// The means to answer a caller. Dropping it without an outcome answers with an error.
+/// Answers one caller, once. Dropped without an outcome, it answers with an error.
 pub(super) struct Reply(Option<Asker>);
 
 enum Asker {

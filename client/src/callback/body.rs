@@ -102,7 +102,7 @@ impl Open {
     }
 }
 
-/// The place into which a method writes its results.
+/// The results that a method writes.
 pub(super) struct Results {
     body: Option<Body>,
     /// The caller's own results, once they were offered early; written in place from then on.

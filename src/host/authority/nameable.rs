@@ -9,7 +9,7 @@ use crate::schema::facet_capnp;
 use crate::schema::restorer_capnp::{self, namespace};
 use capnp::traits::HasTypeId;
 
-/// The id of an interface, the number of a method, and their names.
+/// A method: the id of its interface, its number, and its name.
 type Method = (u64, u16, &'static str);
 
 /// Checks that a grant of the namespace would be of some use.
