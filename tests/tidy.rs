@@ -138,7 +138,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every Rust file of the workspace. Generated code isn't among them: it is under `target`.
+/// Every Rust file of the workspace. Generated code isn't among them: it is in Cargo's folder.
 fn sources() -> Vec<Source> {
     let mut sources = Vec::new();
     collect(root(), &mut sources);
@@ -152,7 +152,9 @@ fn collect(folder: &Path, sources: &mut Vec<Source>) {
         let path = entry.expect("a folder of the workspace is read").path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if path.is_dir() {
-            if name != "target" && name != "node_modules" && !name.starts_with('.') {
+            // Cargo marks its folder with a tag, whatever its name is.
+            let is_cargos = path.join("CACHEDIR.TAG").exists();
+            if !is_cargos && name != "node_modules" && !name.starts_with('.') {
                 collect(&path, sources);
             }
         } else if path.extension().is_some_and(|extension| extension == "rs") {

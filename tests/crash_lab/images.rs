@@ -8,8 +8,8 @@
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 
-use crate::random::Random;
-use crate::trace::Step;
+use super::trace::Step;
+use crate::support::random::Random;
 
 /// The unit in which disks write.
 const SECTOR: usize = 512;

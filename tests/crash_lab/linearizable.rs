@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use crate::history::{Call, Operation, Outcome};
+use super::history::{Call, Operation, Outcome};
 
 /// Most calls that [`search`] takes: one bit each.
 pub(crate) const SEARCH_MAX: usize = 128;

@@ -34,7 +34,6 @@ use clap::Parser;
 use lab::{Counts, Found, Lab};
 use ledger::Entry;
 use options::Options;
-use support::random;
 
 /// With this variable set to `all`, what a lab lacks is a failure and no reason to skip it.
 const VARIABLE: &str = "CAPSTEAD_CRASH_LAB";

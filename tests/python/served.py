@@ -12,8 +12,9 @@ from pathlib import Path
 import capnp
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CAPSTEAD = os.environ.get("CAPSTEAD_BIN", REPOSITORY / "target/debug/capstead")
-PASSING = os.environ.get("PASSING_BIN", REPOSITORY / "target/debug/examples/passing")
+BUILT = REPOSITORY / os.environ.get("CARGO_TARGET_DIR", "target") / "debug"
+CAPSTEAD = os.environ.get("CAPSTEAD_BIN", BUILT / "capstead")
+PASSING = os.environ.get("PASSING_BIN", BUILT / "examples/passing")
 DEADLINE_SECONDS = 60
 
 sys.dont_write_bytecode = True  # the example stays as it is

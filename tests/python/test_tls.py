@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 import capnp
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CAPSTEAD = os.environ.get("CAPSTEAD_BIN", REPOSITORY / "target/debug/capstead")
+BUILT = REPOSITORY / os.environ.get("CARGO_TARGET_DIR", "target") / "debug"
+CAPSTEAD = os.environ.get("CAPSTEAD_BIN", BUILT / "capstead")
 DEADLINE_SECONDS = 60
 
 sys.dont_write_bytecode = True  # the example stays as it is

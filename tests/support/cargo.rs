@@ -1,11 +1,9 @@
 //! Cargo within a test: the ordinary commands, with a release profile that builds quickly.
 //!
-//! All of these builds share one folder below `target`, so that each dependency is built once.
+//! All of these builds share one folder beside those of this one, so that each dependency is built once.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-
-use super::root;
 
 /// The profile `release` as far as it costs time: what is built runs slowly, but soon.
 const QUICK: [(&str, &str); 6] = [
@@ -19,7 +17,7 @@ const QUICK: [(&str, &str); 6] = [
 
 /// The folder to which these builds go.
 pub(crate) fn target() -> PathBuf {
-    root().join("target/quick")
+    Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("quick")
 }
 
 /// Makes every release build of `command`, and of what it starts, a quick one.

@@ -1,0 +1,97 @@
+//! Backups: a restored one is the same cluster, and one that was cut short is none.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Stdio;
+
+use capstead_client::{Connection, namespace};
+
+use super::file::counter;
+use super::{contents, counters, done, large, refused, text, texts};
+use crate::support::calls::{by_name, increment, run};
+use crate::support::{capstead, eventually, scratch, serve_with};
+
+#[test]
+fn a_restored_backup_is_the_same_cluster() {
+    let (folder, data) = scratch();
+    let served = counters(&data, &["--hosts", "2"], &[("x", 5), ("y", 6)]);
+    let (file, restored) = (folder.path().join("backup"), folder.path().join("restored.data"));
+    let said = done(&data, &["backup", text(&file)]);
+    assert!(said.contains("and the keys of the cluster"), "{said}");
+    let mode = fs::metadata(&file).expect("it was made").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let reference = served.counters().to_owned();
+    let before = contents(&data);
+    served.stop();
+
+    let restore =
+        |to: &Path| capstead(["restore", text(&file), text(to)]).output().expect("it runs");
+    let output = restore(&restored);
+    assert!(output.status.success(), "{:?}", texts(&output));
+    assert_eq!(contents(&restored), before);
+    let again = restore(&restored);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(texts(&again).1.contains("is not empty"), "{:?}", texts(&again));
+
+    let served = serve_with(&restored, &["--hosts", "2"]);
+    run(async {
+        let connection = Connection::dial(&served.announced.capnp).await.expect("it is reached");
+        let counters: namespace::Client = connection.restore(&reference).expect("it can be asked");
+        assert_eq!(increment(&by_name(&counters, "x")).await.expect("the reference is good"), 6);
+    });
+    assert_eq!(served.counters().split('#').nth(1), reference.split('#').nth(1));
+}
+
+// A restore is killed in the middle, into a directory that was there, as a mount point is. Nothing opens
+// what is left, and the next attempt makes the whole of it.
+#[test]
+fn what_a_killed_restore_left_is_not_served_and_not_in_the_way() {
+    let (folder, data) = scratch();
+    let (file, restored) = (folder.path().join("backup"), folder.path().join("restored.data"));
+    drop(counters(&data, &[], &[("x", 5)]));
+    let big = folder.path().join("big");
+    for n in 0..8 {
+        fs::write(&big, counter(&format!("big{n}"), n, &large())).expect("it is written");
+        done(&data, &["import", text(&big)]);
+    }
+    done(&data, &["backup", text(&file)]);
+    let before = contents(&data);
+    fs::create_dir(&restored).expect("it is made");
+    let restore = || capstead(["restore", text(&file), text(&restored)]);
+    let stored = restored.join("host-0/data.mdb");
+    let is_begun = || fs::metadata(&stored).is_ok_and(|stored| stored.len() > 16 << 20);
+    for _ in 0..2 {
+        let mut cut = restore().stdout(Stdio::null()).spawn().expect("it starts");
+        eventually("some of it is there", || is_begun().then_some(()));
+        cut.kill().expect("it is ours");
+        cut.wait().expect("it is ours");
+        assert!(!restored.join("format").exists(), "killed too late to show anything");
+        let serve =
+            capstead(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"]);
+        let served = { serve }.arg(&restored).output().expect("it runs");
+        assert_eq!(served.status.code(), Some(1), "{served:?}");
+        assert!(texts(&served).1.contains("restore into it again"), "{served:?}");
+        let said = refused(&restored, &["export", "-", "--all"], 1);
+        assert!(said.contains("restore into it again"), "{said}");
+    }
+    let output = restore().output().expect("it runs");
+    assert!(output.status.success(), "{:?}", texts(&output));
+    assert_eq!(contents(&restored), before);
+    assert!(texts(&restore().output().expect("it runs")).1.contains("is not empty"));
+}
+
+#[test]
+fn an_export_is_no_backup_and_a_backup_goes_to_a_file() {
+    let (folder, data) = scratch();
+    drop(counters(&data, &[], &[("x", 5)]));
+    let (file, there) = (folder.path().join("file"), folder.path().join("there"));
+    done(&data, &["export", text(&file), "--all"]);
+    let output = capstead(["restore", text(&file), text(&there)]).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(texts(&output).1.contains("lacks the keys") && !there.exists());
+    assert!(refused(&data, &["backup", "-"], 1).contains("file of its own"));
+    // Nothing that is there is written over.
+    assert!(refused(&data, &["backup", text(&file)], 1).contains("is there already"));
+    assert!(refused(&data, &["export", text(&file), "--all"], 1).contains("is there already"));
+}

@@ -1,0 +1,93 @@
+//! Imports that are cut short: they say so, and the same command ends them.
+
+use std::fs;
+use std::process::Stdio;
+
+use super::file::{Record, counter, named, records};
+use super::{contents, counters, done, large, refused, text, texts, value, verb};
+use crate::support::http::{get, post};
+use crate::support::{Process, Served, capstead, eventually, scratch, serve, serve_with};
+
+// A large object is on its way when the server is killed. Afterwards it says so, an export leaves it
+// out, and importing it again makes it whole.
+#[test]
+fn a_half_imported_object_says_so_until_it_is_imported_again() {
+    let (folder, data) = scratch();
+    let file = folder.path().join("file");
+    fs::write(&file, counter("big", 7, &large())).expect("it is written");
+    let mut served = serve_with(&data, &["--commit-delay", "300"]);
+    let import = capstead(["import", "--data", text(&data), text(&file)]);
+    let mut import = Process::start(import);
+    let ask = |served: &Served| get(&served.announced.http, "/counter/big");
+    eventually("the first batch", || ask(&served).body.contains("import-unfinished").then_some(()));
+    // It says so before that is durable: the next commit makes it so.
+    let commits = served.metric("turns_committed_total");
+    eventually("a commit", || (served.metric("turns_committed_total") > commits).then_some(()));
+    served.kill();
+    assert_eq!(import.wait().code(), Some(1), "{}", import.stderr());
+    assert!(import.stderr().contains("start it again"), "{}", import.stderr());
+
+    let served = serve(&data);
+    let answer = ask(&served);
+    assert_eq!(answer.status, 500);
+    assert!(answer.body.contains("import it again"), "{}", answer.body);
+    assert!(contents(&data).iter().all(|record| record.0 != named("Counter", "big")));
+    done(&data, &["import", text(&file)]);
+    assert_eq!(value(&served, "big"), "7");
+    let stored: Vec<Record> =
+        contents(&data).into_iter().filter(|record| record.0 == named("Counter", "big")).collect();
+    assert_eq!(stored, records(&fs::read(&file).expect("it is there")));
+    served.stop();
+    let served = serve(&data);
+    assert_eq!(value(&served, "big"), "7");
+}
+
+// An import of everything is cut short between two objects. The same command ends it, and what was called
+// meanwhile goes on from what it is now; another archive is refused as ever, and its import changes nothing of that.
+#[test]
+fn an_import_that_was_cut_short_is_ended_by_the_same_command() {
+    let (folder, data) = scratch();
+    let (all, other) = (folder.path().join("all"), folder.path().join("other"));
+    let from = folder.path().join("from.data");
+    let names: Vec<String> = (0..60).map(|n| format!("c{n}")).collect();
+    drop(counters(&from, &[], &names.iter().map(|name| (&**name, 5)).collect::<Vec<_>>()));
+    let big = folder.path().join("big");
+    for n in 0..6 {
+        fs::write(&big, counter(&format!("big{n}"), 5, &large())).expect("it is written");
+        done(&from, &["import", text(&big)]);
+    }
+    done(&from, &["export", text(&all), "--all"]);
+    done(&from, &["export", text(&other), "--class", "Counter"]);
+    let served = serve_with(&data, &["--commit-delay", "100"]);
+    let is_there = |name: &&String| {
+        let answer = get(&served.announced.http, &format!("/counter/{name}"));
+        answer.status == 200 && answer.body == "5"
+    };
+    let mut import = capstead(["import", "--data", text(&data), text(&all)]);
+    let mut import = import.stdout(Stdio::null()).spawn().expect("it starts");
+    let first = eventually("an object is there", || names.iter().find(is_there));
+    import.kill().expect("it is ours");
+    import.wait().expect("it is ours");
+    assert_eq!(post(&served.announced.http, &format!("/counter/{first}/increment")).status, 200);
+    let before = contents(&data);
+    let said = eventually("the cut import has ended", || {
+        let output = verb(&data, &["import", text(&other)]);
+        let said = texts(&output).1;
+        (!said.contains("under way")).then_some(said)
+    });
+    assert!(said.contains("exist already"), "{said}");
+    assert_eq!(contents(&data), before);
+    // A third one, of which nothing is there, comes in, and leaves the first one's mark alone.
+    let third = folder.path().join("third");
+    fs::write(&third, counter("third", 9, &[])).expect("it is written");
+    done(&data, &["import", text(&third)]);
+    assert_eq!(value(&served, "third"), "9");
+    let said = done(&data, &["import", text(&all)]);
+    assert!(said.contains("came with the import that was cut short"), "{said}");
+    for name in &names {
+        assert_eq!(value(&served, name), if name == first { "6" } else { "5" });
+    }
+    assert_eq!(value(&served, "big5"), "5");
+    // It has ended now: it begins no other one.
+    assert!(refused(&data, &["import", text(&all)], 1).contains("exist already"));
+}

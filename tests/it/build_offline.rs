@@ -1,0 +1,118 @@
+//! Building needs Cargo alone: no `capnp` tool, no network, nothing made beforehand.
+//!
+//! The files that the tool would have made are committed. Where the tool is installed, they are
+//! compared with what the tool makes today.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::{cargo, root};
+use capstead_build::{Freshness, Schemas};
+
+/// A copy of the path of commands in which there is no `capnp`.
+fn commands_without_capnp(folder: &Path) -> PathBuf {
+    let path = std::env::var_os("PATH").expect("there is a PATH");
+    let here = std::env::split_paths(&path);
+    let entries = here.filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
+    for entry in entries.filter(|entry| !entry.file_name().to_string_lossy().starts_with("capnp")) {
+        let is_command = entry
+            .path()
+            .metadata()
+            .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0);
+        let link = folder.join(entry.file_name());
+        // The first of a name counts, as it does in PATH.
+        if is_command && !link.exists() {
+            symlink(entry.path(), link).expect("a link can be made");
+        }
+    }
+    folder.to_owned()
+}
+
+// Everything that a build script generates is generated anew for this, from what is committed.
+#[test]
+fn the_workspace_builds_offline_and_without_the_capnp_tool() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = commands_without_capnp(folder.path());
+    let tool = Command::new("sh").args(["-c", "command -v capnp"]).env("PATH", &path).output();
+    assert!(!tool.unwrap().status.success(), "the tool is out of reach");
+    let run = |args: &[&str]| {
+        let mut cargo = Command::new(path.join("cargo"));
+        cargo.args(args).args(["--release", "--offline", "--locked"]).current_dir(root());
+        cargo::succeed(cargo::quick(&mut cargo).env("PATH", &path))
+    };
+    for package in ["capstead", "capstead-client", "counter", "feed", "hello"] {
+        run(&["clean", "--package", package]);
+    }
+    run(&["build", "--workspace"]);
+    for binary in ["capstead", "counter", "client", "feed", "feed_client", "hello", "hello_client"]
+    {
+        assert!(cargo::target().join("release").join(binary).is_file(), "{binary} was built");
+    }
+}
+
+fn schemas(files: &[&str]) -> Schemas {
+    let files: Vec<String> =
+        files.iter().map(|file| root().join(file).display().to_string()).collect();
+    Schemas::new(&files.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+// A schema was changed and its request was not: who has no tool would build something else.
+#[test]
+fn every_committed_request_is_current() {
+    let public = [
+        "schema/facet.capnp",
+        "schema/http.capnp",
+        "schema/restorer.capnp",
+        "schema/sturdyref.capnp",
+    ];
+    let all = [
+        ("schema/public.request", schemas(&public).request(root().join("schema/public.request"))),
+        ("schema/cluster.request", schemas(&["schema/cluster.capnp", "schema/admin.capnp"])),
+        (
+            "examples/counter/schema/counter.request",
+            schemas(&["examples/counter/schema/counter.capnp"]),
+        ),
+        ("examples/feed/schema/feed.request", schemas(&["examples/feed/schema/feed.capnp"])),
+        ("examples/hello/schema/hello.request", schemas(&["examples/hello/schema/hello.capnp"])),
+        ("src/classes/poll.request", schemas(&["src/classes/poll.capnp"])),
+        ("src/cli/bench/probe.request", schemas(&["src/cli/bench/probe.capnp"])),
+        ("src/host/tests/trial.request", schemas(&["src/host/tests/trial.capnp"])),
+        (
+            "src/host/tests/programs/actor.request",
+            schemas(&["src/host/tests/programs/actor.capnp"]),
+        ),
+        ("tests/passing/passing.request", schemas(&["tests/passing/passing.capnp"])),
+    ];
+    for (request, schemas) in &all {
+        let found = schemas.check().unwrap();
+        if found == Freshness::Unconfirmed {
+            eprintln!("{request}: belongs to its schemas; there is no capnp tool to say more");
+        }
+        assert_ne!(
+            found,
+            Freshness::Stale,
+            "{request}: build with the tool, and commit what it makes"
+        );
+    }
+    let named = all.map(|(request, _)| root().join(request));
+    for request in committed_requests(root()) {
+        assert!(named.contains(&request), "{} is checked nowhere", request.display());
+    }
+}
+
+fn committed_requests(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder of the workspace is read").flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        let is_ours =
+            !path.join("CACHEDIR.TAG").exists() && !name.to_string_lossy().starts_with('.');
+        if path.is_dir() && is_ours {
+            found.extend(committed_requests(&path));
+        } else if path.extension().is_some_and(|extension| extension == "request") {
+            found.push(path);
+        }
+    }
+    found
+}

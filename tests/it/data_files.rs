@@ -1,0 +1,105 @@
+//! Files of the data that somebody else changes while they are served: the server ends before it
+//! acknowledges more, and names the file.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::time::Duration;
+
+use crate::support::{Served, http, now, scratch, serve_with};
+
+/// A second, and what a busy machine needs to end a server.
+const NOTICED: Duration = Duration::from_secs(10);
+
+/// So that every object lives where the files are changed.
+const ONE_HOST: &[&str] = &["--hosts", "1"];
+
+fn increment(served: &Served) -> bool {
+    let mut web = http::Http::connect(&served.announced.http);
+    web.send(b"POST /counter/x/increment HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    !web.is_closed() && web.answer("POST").status == 200
+}
+
+fn replace(path: &Path) {
+    let other = path.with_extension("other");
+    fs::copy(path, &other).unwrap();
+    fs::rename(other, path).unwrap();
+}
+
+fn cut(path: &Path) {
+    let file = File::options().write(true).open(path).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+}
+
+fn move_away(path: &Path) {
+    fs::rename(path, path.with_extension("moved")).unwrap();
+}
+
+type Change = (&'static str, fn(&Path), &'static str);
+
+/// Below the data directory, each with what is said of it.
+const CHANGES: [Change; 7] = [
+    ("host-0/data.mdb", |path| fs::remove_file(path).unwrap(), "is gone"),
+    ("host-0/data.mdb", replace, "was replaced"),
+    ("host-0/data.mdb", cut, "was cut short"),
+    ("host-0/lock.mdb", |path| fs::remove_file(path).unwrap(), "is gone"),
+    ("host-0/CAPSTEAD", replace, "was replaced"),
+    ("host-0", move_away, "is gone"),
+    ("", move_away, "is gone"),
+];
+
+fn ends(served: Served, name: &str, what: &str) {
+    let began = now();
+    let (code, _, stderr) = served.wait();
+    assert_eq!(code, Some(3), "{name} {what}: {stderr}");
+    assert!(began.elapsed() < NOTICED, "{name} {what}: {:?}", began.elapsed());
+    let last = stderr.lines().last().unwrap();
+    assert!(last.starts_with("capstead: the storage failed"), "{name} {what}: {stderr}");
+    assert!(last.contains(name) && last.contains(what), "{name} {what}: {stderr}");
+}
+
+// The calls went on for ever, and nothing of them was there after a restart.
+#[test]
+fn nothing_is_acknowledged_after_a_file_was_changed() {
+    for (name, change, what) in CHANGES {
+        let (_folder, data) = scratch();
+        let served = serve_with(&data, ONE_HOST);
+        assert!(increment(&served));
+        change(&data.join(name));
+        assert!(!increment(&served), "{name} {what}: a call after that was acknowledged");
+        ends(served, name, what);
+    }
+}
+
+#[test]
+fn a_server_that_commits_nothing_notices_the_change_too() {
+    let root: [Change; 2] = [
+        ("lock", |path| fs::remove_file(path).unwrap(), "is gone"),
+        ("format", replace, "was replaced"),
+    ];
+    for (name, change, what) in CHANGES.into_iter().chain(root) {
+        let (_folder, data) = scratch();
+        let served = serve_with(&data, ONE_HOST);
+        change(&data.join(name));
+        ends(served, name, what);
+    }
+}
+
+// The process ended without a word, by the signal.
+#[test]
+fn a_page_that_can_not_be_read_ends_the_server_with_a_sentence() {
+    let (_folder, data) = scratch();
+    let served = serve_with(&data, ONE_HOST);
+    assert!(increment(&served));
+    served.stop();
+    // Nothing is awake, so that reading needs the page.
+    let served = serve_with(&data, ONE_HOST);
+    File::options().write(true).open(data.join("host-0/data.mdb")).unwrap().set_len(0).unwrap();
+    let mut web = http::Http::connect(&served.announced.http);
+    web.send(b"GET /counter/x HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    ends(served, "host-0/data.mdb", "was cut short");
+    // Nothing of the data is wrong, but the disk.
+    let (_folder, data) = scratch();
+    let served = serve_with(&data, ONE_HOST);
+    served.signal("BUS");
+    ends(served, "a page of a file", "can't be read");
+}

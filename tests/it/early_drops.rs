@@ -1,0 +1,51 @@
+//! A million calls whose callers let go at once: neither side keeps anything of them.
+
+use crate::support::calls::{by_name, connect, increment, read};
+
+/// Calls made before memory is looked at for the first time.
+const WARM_UP: u64 = 100_000;
+const CALLS: u64 = 1_000_000;
+/// Calls between two that are awaited.
+const BATCH: u64 = 1_000;
+/// A hundredth of what the calls would leave behind if each left its parameters and an answer.
+const GROWTH_KIB: u64 = 4 << 10;
+
+/// Some are dropped before anything of them left, some when they are on their way.
+#[test]
+fn a_million_calls_that_are_dropped_early_leave_nothing_on_either_side() {
+    let data = tempfile::tempdir().unwrap();
+    let served = crate::support::serve(data.path());
+    let runtime = tokio::runtime::LocalRuntime::new().unwrap();
+    runtime.block_on(async {
+        let (_connection, counters) = connect(&served).await;
+        let counter = by_name(&counters, "dropped");
+        let make = async |count: u64| {
+            for _ in 0..count / BATCH {
+                for n in 0..BATCH {
+                    let call = read(&counter);
+                    if n % 10 == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                    drop(call);
+                }
+                read(&counter).await.unwrap();
+            }
+        };
+        make(WARM_UP).await;
+        let (ours, theirs) = (resident_kib("self"), resident_kib(&served.pid().to_string()));
+        make(CALLS).await;
+        let ours = resident_kib("self").saturating_sub(ours);
+        let theirs = resident_kib(&served.pid().to_string()).saturating_sub(theirs);
+        assert!(
+            ours < GROWTH_KIB && theirs < GROWTH_KIB * crate::support::copies(),
+            "grew by {ours} and {theirs} KiB"
+        );
+        assert_eq!(increment(&counter).await.unwrap(), 1, "and all goes on");
+    });
+}
+
+fn resident_kib(process: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}

@@ -1,0 +1,232 @@
+//! The responses of classes are checked: a client reads one whole answer to its request, or a 500,
+//! and the next answer on the connection is that to the next request.
+
+use std::rc::Rc;
+
+use crate::support::exchange::{Answer, exchange};
+use capstead::counter_capnp::counter;
+use capstead::http::{self, Body, Request, Response, StatusCode, http_service};
+use capstead::{Context, Object, Result, Server};
+use tokio::net::TcpStream;
+
+/// Says whatever a request asks it to.
+struct Liar;
+
+impl Object for Liar {
+    const CLASS: &'static str = "Liar";
+    type Client = counter::Client;
+
+    async fn wake(_: Context) -> Result<Self> {
+        Ok(Self)
+    }
+}
+
+impl counter::Server for Liar {}
+
+/// One response as it goes over the wire.
+struct Lie {
+    status: u16,
+    headers: &'static [(&'static str, &'static str)],
+    /// None: unknown.
+    announced: Option<u64>,
+    pieces: &'static [&'static str],
+    ends: bool,
+}
+
+const FINE: Lie =
+    Lie { status: 200, headers: &[], announced: Some(4), pieces: &["fine"], ends: true };
+
+/// By the path; each is refused.
+const LIES: &[Lie] = &[
+    Lie { status: 101, ..FINE },
+    Lie { status: 100, announced: Some(0), pieces: &[], ..FINE },
+    Lie { status: 600, ..FINE },
+    Lie { status: 0, ..FINE },
+    Lie { status: 65_535, ..FINE },
+    Lie { status: 204, ..FINE },
+    Lie { status: 304, ..FINE },
+    Lie { headers: &[("content-length", "2")], ..FINE },
+    Lie { headers: &[("content-length", "40")], ..FINE },
+    Lie { headers: &[("content-length", "4"), ("Content-Length", "5")], ..FINE },
+    Lie { headers: &[("content-length", "4, 4")], ..FINE },
+    Lie { headers: &[("transfer-encoding", "chunked")], ..FINE },
+    Lie { headers: &[("Transfer-Encoding", "identity")], ..FINE },
+    Lie { headers: &[("connection", "close")], ..FINE },
+    Lie { headers: &[("upgrade", "websocket")], ..FINE },
+    Lie { headers: &[("x", "a\r\nset-cookie: stolen=1")], ..FINE },
+    Lie { headers: &[("x", "a\r\n\r\nHTTP/1.1 200 OK")], ..FINE },
+    Lie { headers: &[("x\r\ny", "a")], ..FINE },
+    Lie { headers: &[("x: y", "a")], ..FINE },
+    Lie { headers: &[("", "a")], ..FINE },
+    Lie { headers: &[("x", "a\0b")], ..FINE },
+    Lie { announced: Some(3), ..FINE },
+    Lie { announced: Some(5), ..FINE },
+    Lie {
+        announced: Some(0),
+        pieces: &[],
+        status: 200,
+        headers: &[("content-length", "1")],
+        ..FINE
+    },
+    Lie { announced: None, ends: false, ..FINE },
+];
+
+/// Each of these is right.
+const TRUTHS: &[Lie] = &[
+    FINE,
+    Lie { announced: None, pieces: &["f", "", "ine"], ..FINE },
+    Lie { headers: &[("content-length", "4"), ("x", "\u{fc}ber")], ..FINE },
+];
+
+impl http_service::Server for Liar {
+    async fn request(
+        self: Rc<Self>,
+        params: http_service::RequestParams,
+        results: http_service::RequestResults,
+    ) -> Result<()> {
+        let url = params.get()?.get_request()?.get_url()?.to_string()?;
+        let Some(lie) = said(&url) else {
+            return http::serve(params, results, async |request| Ok(answer(&request))).await;
+        };
+        let context = params.get()?.get_context()?;
+        let mut start = context.start_response_request();
+        let mut response = start.get().init_response();
+        response.set_status_code(lie.status);
+        let mut headers = response.reborrow().init_headers(lie.headers.len() as u32);
+        for (at, (name, value)) in (0..).zip(lie.headers) {
+            let mut pair = headers.reborrow().get(at).init_uncommon();
+            pair.set_name(*name);
+            pair.set_value(*value);
+        }
+        match lie.announced {
+            Some(bytes) => response.get_body_size().set_fixed(bytes),
+            None => response.get_body_size().set_unknown(()),
+        }
+        let started = start.send();
+        let stream = started.pipeline.get_body();
+        for piece in lie.pieces {
+            let mut write = stream.write_request();
+            write.get().set_bytes(piece.as_bytes());
+            drop(write.send());
+        }
+        if lie.ends && !lie.pieces.is_empty() {
+            drop(stream.end_request().send());
+        }
+        Ok(())
+    }
+}
+
+fn said(url: &str) -> Option<&'static Lie> {
+    let (kind, number) = url.strip_prefix('/')?.split_once('/')?;
+    let number: usize = number.parse().ok()?;
+    if kind == "lie" { LIES.get(number) } else { TRUTHS.get(number) }
+}
+
+fn answer(request: &Request<Body>) -> Response<Body> {
+    match request.uri().path() {
+        // The names of all headers that came, and the bytes of one.
+        "/headers" => {
+            let mut names: Vec<&str> =
+                request.headers().keys().map(http::HeaderName::as_str).collect();
+            names.sort_unstable();
+            let mut body = names.join(",").into_bytes();
+            body.extend(request.headers().get("x").map_or(&[][..], |value| value.as_bytes()));
+            let mut response = Response::new(Body::from(body));
+            if let Some(value) = request.headers().get("x") {
+                response.headers_mut().insert("x", value.clone());
+            }
+            response
+        }
+        "/bytes" => {
+            let mut response = http::text(StatusCode::OK, "fine");
+            let bytes = http::HeaderValue::from_bytes(b"\xff").unwrap();
+            response.headers_mut().insert("x", bytes);
+            response
+        }
+        _ => http::text(StatusCode::OK, "next"),
+    }
+}
+
+/// Runs `work` with a connection to servers on 1, 2 and 4 hosts, or as many as the environment says.
+fn with_servers(work: impl AsyncFn(&mut TcpStream, &str)) {
+    let hosts = std::env::var("CAPSTEAD_TEST_HOSTS").map(|hosts| vec![hosts.parse().unwrap()]);
+    for hosts in hosts.unwrap_or_else(|_| vec![1, 2, 4]) {
+        let data = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::LocalRuntime::new().unwrap();
+        runtime.block_on(async {
+            let any = "127.0.0.1:0".parse().unwrap();
+            let server = Server::new(data.path().join("data")).class::<Liar>().hosts(hosts);
+            let running = server.listen(any).http(any).start().await.unwrap();
+            let mut stream = TcpStream::connect(running.http().unwrap()).await.unwrap();
+            for object in ["a", "b", "c", "d"] {
+                work(&mut stream, object).await;
+            }
+            running.until(async {}).await.unwrap();
+        });
+    }
+}
+
+fn request(method: &str, path: &str, headers: &str) -> Vec<u8> {
+    format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n").into_bytes()
+}
+
+#[test]
+fn what_is_not_right_is_a_500_and_changes_no_other_answer() {
+    with_servers(async |stream, object| {
+        for (number, _) in LIES.iter().enumerate() {
+            for method in ["GET", "HEAD", "POST"] {
+                // The length that a GET would get.
+                if method == "HEAD" && LIES[number].headers == [("content-length", "1")] {
+                    continue;
+                }
+                let asked = request(method, &format!("/liar/{object}/lie/{number}"), "");
+                let Answer { status, head, .. } = exchange(stream, &asked).await;
+                assert_eq!(status, 500, "{method} {number}: {}", head.escape_ascii());
+                let asked = request("GET", &format!("/liar/{object}/next"), "");
+                let Answer { status, body, .. } = exchange(stream, &asked).await;
+                assert_eq!((status, &*body), (200, &b"next"[..]), "after {method} {number}");
+            }
+        }
+    });
+}
+
+#[test]
+fn what_is_right_is_sent_as_it_is() {
+    with_servers(async |stream, object| {
+        for (number, _) in TRUTHS.iter().enumerate() {
+            let asked = request("GET", &format!("/liar/{object}/truth/{number}"), "");
+            let answer = exchange(stream, &asked).await;
+            assert_eq!((answer.status, &*answer.body), (200, &b"fine"[..]), "{number}");
+            assert_eq!(answer.says("x: \u{fc}ber".as_bytes()), number == 2);
+        }
+    });
+}
+
+#[test]
+fn headers_of_the_connection_reach_no_object_and_bytes_are_kept_or_refused() {
+    with_servers(async |stream, object| {
+        let path = format!("/liar/{object}/headers");
+        let headers = "connection: keep-alive, x-hop\r\nx-hop: 1\r\nkeep-alive: timeout=5\r\n\
+                       te: trailers\r\nproxy-authorization: secret\r\nproxy-connection: close\r\n\
+                       trailer: x\r\nupgrade: h2c\r\nx-end: 1\r\n";
+        let Answer { status, body, .. } = exchange(stream, &request("GET", &path, headers)).await;
+        assert_eq!((status, String::from_utf8(body).unwrap()), (200, "host,x-end".to_owned()));
+
+        let answer = exchange(stream, &request("GET", &path, "x: \u{fc}ber\r\n")).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.body, "host,x\u{fc}ber".as_bytes());
+        let sent = "x: \u{fc}ber\r\n".as_bytes();
+        assert!(answer.says(sent), "{}", answer.head.escape_ascii());
+
+        let mut latin = request("GET", &path, "x: ?ber\r\n");
+        let at = latin.iter().position(|byte| *byte == b'?').unwrap();
+        latin[at] = 0xfc;
+        let Answer { status, body, .. } = exchange(stream, &latin).await;
+        assert_eq!(status, 400);
+        assert_eq!(&*body, b"The value of the header x is not UTF-8.\n");
+        let asked = request("GET", &format!("/liar/{object}/bytes"), "");
+        let Answer { status, body, .. } = exchange(stream, &asked).await;
+        assert_eq!(status, 500);
+        assert!(String::from_utf8(body).unwrap().contains("the header x is not UTF-8"));
+    });
+}

@@ -1,0 +1,50 @@
+//! Tests of whole servers, each a process of its own: one module for each promise or way in.
+//!
+//! They are one program, because each further one would link the server once more.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod ambient;
+mod archive;
+mod build_offline;
+#[path = "../passing/class.rs"]
+mod class;
+mod crash;
+mod data_dir;
+mod data_files;
+mod early_drops;
+mod example;
+mod gateway;
+mod grants;
+mod guard;
+mod hints;
+mod hostile;
+mod http_abandoned;
+mod http_answers;
+mod http_body;
+mod http_door;
+mod http_hosts;
+mod http_limits;
+mod http_once;
+mod import_grants;
+mod keys;
+mod linearizability;
+mod links;
+mod once;
+mod operators;
+mod passing;
+#[path = "../passing/passing_capnp.rs"]
+mod passing_capnp;
+mod paths;
+mod poll;
+mod reasons;
+mod references;
+mod requests;
+mod serve;
+mod shutdown;
+mod stderr;
+#[path = "../support/mod.rs"]
+mod support;
+mod tls;
+mod tools;
+mod watchdog;
+mod write_log;

@@ -1,0 +1,235 @@
+//! The operator's tools tell what happened: no answer is lost, no mistake passes, and no secret stays that
+//! nobody was shown.
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+use crate::support::calls::{by_name, increment, run};
+use crate::support::http::post;
+use crate::support::{capstead, root, scratch, serve_with};
+use capnp::capability::{Client, FromClientHook};
+use capstead_client::facet_capnp::persistent;
+use capstead_client::{Connection, namespace};
+
+/// Runs a verb on `data`.
+fn verb(data: &Path, args: &[&str]) -> Output {
+    command(data, args).output().expect("it runs")
+}
+
+fn command(data: &Path, args: &[&str]) -> std::process::Command {
+    let (verb, rest) = args.split_first().expect("a verb");
+    let nested = usize::from(*verb == "key");
+    let mut command = capstead([*verb]);
+    command.args(&rest[..nested]).arg("--data").arg(data).args(&rest[nested..]);
+    command
+}
+
+fn said(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// As [`verb`], which must work: what it says.
+fn done(data: &Path, args: &[&str]) -> String {
+    let output = verb(data, args);
+    assert!(output.status.success(), "{args:?}: {}", said(&output));
+    said(&output)
+}
+
+/// As [`verb`], which must fail with this code: what it says.
+fn refused(data: &Path, args: &[&str], code: i32) -> String {
+    let output = verb(data, args);
+    assert_eq!(output.status.code(), Some(code), "{args:?}: {}", said(&output));
+    said(&output)
+}
+
+/// A stopped server's data, with one counter.
+fn data_with_a_counter(data: &Path) {
+    let served = serve_with(data, &["--hosts", "2"]);
+    assert_eq!(post(&served.announced.http, "/counter/x/increment").status, 200);
+    served.stop();
+}
+
+// A disk that is full must not look like an answer: a script would go on with an empty file.
+#[test]
+fn an_answer_that_cannot_be_written_is_an_error() {
+    let (folder, data) = scratch();
+    data_with_a_counter(&data);
+    let full = || File::options().write(true).open("/dev/full").expect("every Linux has it");
+    let into_full = |mut command: std::process::Command| {
+        let output = command.stdout(full()).stderr(Stdio::piped()).output().expect("it runs");
+        assert_eq!(output.status.code(), Some(1), "{command:?}: {}", said(&output));
+        assert!(said(&output).contains("can't be") || said(&output).contains("can't write"));
+        said(&output)
+    };
+    let (backup, file) = (folder.path().join("backup"), folder.path().join("file"));
+    let (backup, file) = (backup.to_str().expect("text"), file.to_str().expect("text"));
+    let verbs: [&[&str]; 8] = [
+        &["backup", backup],
+        &["export", file, "--all"],
+        &["export", "-", "--all"],
+        &["import", file, "--replace"],
+        &["grants", "Counter"],
+        &["key", "list"],
+        &["key", "rotate"],
+        &["compact"],
+    ];
+    for args in verbs {
+        into_full(command(&data, args));
+    }
+    into_full(capstead(["restore", backup, folder.path().join("new").to_str().expect("text")]));
+    into_full(capstead(["--help"]));
+    into_full(capstead(["--version"]));
+    let mut serve = capstead(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+    serve.args(["--hosts", "2", "--data"]).arg(&data);
+    into_full(serve);
+    // A secret that nobody has seen opens nothing.
+    let before = done(&data, &["grants", "Counter/x"]);
+    let said = into_full(command(&data, &["grant", "Counter/x", "--label", "lost"]));
+    assert!(said.contains("revoked again"), "{said}");
+    assert_eq!(done(&data, &["grants", "Counter/x"]), before);
+    refused(&data, &["grant", "Counter/x", "--address", "nowhere"], 1);
+    assert_eq!(done(&data, &["grants", "Counter/x"]), before);
+    // Whoever closes the pipe has read enough.
+    let mut piped = command(&data, &["grants", "Counter"]).stdout(Stdio::piped()).spawn();
+    let piped = piped.as_mut().expect("it starts");
+    drop(piped.stdout.take());
+    assert!(piped.wait().expect("it ends").success());
+}
+
+#[test]
+fn what_is_not_there_is_said_not_to_be() {
+    let (_folder, data) = scratch();
+    data_with_a_counter(&data);
+    let grant = "00112233445566778899aabbccddeeff";
+    for object in ["Nope/x", "counter/x", "Counter/X", "Nope", "counter"] {
+        for args in [&["grants", object][..], &["revoke", object, grant], &["grant", object]] {
+            let said = refused(&data, args, 1);
+            assert!(said.contains("there is no"), "{args:?}: {said}");
+        }
+    }
+    assert!(done(&data, &["grants", "Counter/x"]).contains("0 grants"));
+    assert!(refused(&data, &["revoke", "Counter", grant], 1).contains("no-such-grant"));
+    for until in ["0s", "2001-01-01T00:00:00Z"] {
+        let said = refused(&data, &["grant", "Counter/x", "--until", until], 2);
+        assert!(said.contains("that time is over"), "{said}");
+    }
+}
+
+#[test]
+fn a_server_that_does_not_start_names_the_flag_and_leaves_nothing() {
+    let (_folder, data) = scratch();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = taken.local_addr().expect("it has an address").to_string();
+    let any = "127.0.0.1:0";
+    let start = |args: &[&str]| {
+        let output = verb(&data, &[&["serve"], args].concat());
+        assert!(!data.exists(), "{args:?}");
+        (output.status.code(), said(&output))
+    };
+    for args in [
+        ["--listen", &taken, "--http", any, "--metrics", any],
+        ["--http", &taken, "--listen", any, "--metrics", any],
+        ["--metrics", &taken, "--listen", any, "--http", any],
+    ] {
+        let (code, said) = start(&args);
+        assert!(code == Some(1) && said.contains(args[0]), "{said}");
+    }
+    let others = ["--listen", any, "--http", any];
+    let (code, said) = start(&[&others[..], &["--map-size", "4KiB"]].concat());
+    assert_eq!(code, Some(1), "{said}");
+    for hosts in ["0", "65"] {
+        let (code, said) = start(&[&others[..], &["--hosts", hosts]].concat());
+        assert!(code == Some(2) && said.contains("--hosts"), "{said}");
+    }
+    // Nobody could do anything with these.
+    for args in [
+        &["--awake-objects", "0"][..],
+        &["--awake-objects", "3", "--hosts", "4"],
+        &["--awake-bytes", "1KiB"],
+        &["--limit", "connections=0"],
+        &["--limit", "nesting=0"],
+        &["--limit", "message-bytes=1"],
+        &["--http-origin", "app.example"],
+        &["--object-quota", "Nope=1MiB"],
+    ] {
+        let (code, said) = start(&[&others[..], args].concat());
+        assert!(code == Some(2), "{args:?}: {said}");
+    }
+    let mut wrong = command(&data, &[&["serve"][..], &others].concat());
+    let output = wrong.env("RUST_LOG", "capstead=loud=very").output().expect("it runs");
+    assert_eq!(output.status.code(), Some(2), "{}", self::said(&output));
+    assert!(self::said(&output).contains("RUST_LOG") && !data.exists(), "{}", self::said(&output));
+    // An empty directory that was there stays as it was.
+    fs::create_dir(&data).expect("it is made");
+    let output = verb(&data, &[&["serve"], &others[..], &["--map-size", "4KiB"]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(fs::read_dir(&data).expect("it is there").count(), 0);
+}
+
+// As the help of `grant` says it, with the schema that has an import of ours.
+#[test]
+fn the_advice_about_ids_of_interfaces_works() {
+    let help = capstead(["grant", "--help"]).output().expect("it runs");
+    let help = said(&help).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("`capnp compile -I DIR -ocapnp FILE`"), "{help}");
+    let folder = tempfile::tempdir().expect("a folder");
+    std::os::unix::fs::symlink(root().join("schema"), folder.path().join("capstead"))
+        .expect("a link");
+    let schema = root().join("examples/counter/schema/counter.capnp");
+    let mut compile = std::process::Command::new("capnp");
+    compile.arg("compile").arg("-I").arg(folder.path()).arg("-ocapnp").arg(schema);
+    let Ok(output) = compile.output() else {
+        return eprintln!("there is no capnp tool to try the advice with");
+    };
+    assert!(said(&output).contains("@0xdc0f9593bdd2956b"), "{}", said(&output));
+    assert!(help.contains("--method 0xdc0f9593bdd2956b:2"), "{help}");
+}
+
+async fn save_independently(of: &impl FromClientHook) {
+    let of = persistent::Client { client: Client::new(of.as_client_hook().add_ref()) };
+    let mut request = of.save_request();
+    request.get().init_seal_for().set_independent(true);
+    request.send().promise.await.expect("it can be saved");
+}
+
+// A reference fell into the wrong hands, whose holder made others that survive it, on each host.
+#[test]
+fn all_that_was_made_from_a_grant_is_listed_and_revoked() {
+    let (_folder, data) = scratch();
+    let served = serve_with(&data, &["--hosts", "3"]);
+    let make = ["grant", "Counter", "--label", "Mallory", "--allow-independent"];
+    let reference = done(&data, &make).trim().to_owned();
+    let listed = done(&data, &["grants", "Counter"]);
+    let line = listed.lines().find(|line| line.contains("Mallory")).expect("it is listed");
+    let grant = line.split_whitespace().next().expect("an id").to_owned();
+    run(async {
+        let connection = Connection::dial(&served.announced.capnp).await.expect("it is reached");
+        let counters: namespace::Client = connection.restore(&reference).expect("it can be asked");
+        for n in 0..8 {
+            let counter = by_name(&counters, &format!("x{n}"));
+            increment(&counter).await.expect("it counts");
+            save_independently(&counter).await;
+        }
+        save_independently(&counters).await;
+    });
+    let below = ["grants", "Counter", "--below", &grant];
+    let said = done(&data, &below);
+    assert!(said.starts_with("9 grants made from"), "{said}");
+    assert!(said.contains("Counter \"x7\"") && said.contains("the namespace"), "{said}");
+    // Offline it is the same code.
+    served.stop();
+    assert_eq!(done(&data, &below), said);
+    let served = serve_with(&data, &["--hosts", "3"]);
+    done(&data, &["revoke", "Counter", &grant]);
+    assert!(done(&data, &below).starts_with("9 grants"), "they survive it");
+    let said = done(&data, &["revoke", "Counter", &grant, "--below"]);
+    assert!(said.contains("and 9 grants made from it"), "{said}");
+    assert!(done(&data, &below).starts_with("0 grants"));
+    served.stop();
+}
