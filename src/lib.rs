@@ -144,6 +144,8 @@ pub(crate) mod gateway;
 pub(crate) mod host;
 pub mod http;
 pub(crate) mod id;
+#[doc(hidden)]
+pub mod lab;
 pub(crate) mod limits;
 pub(crate) mod membrane;
 pub(crate) mod metrics;
@@ -157,7 +159,7 @@ pub(crate) mod supervisor;
 // Generated code names itself by these paths.
 #[cfg(test)]
 use schema::{actor_capnp, trial_capnp};
-use schema::{admin_capnp, cluster_capnp, probe_capnp};
+use schema::{admin_capnp, cluster_capnp};
 pub use schema::{counter_capnp, poll_capnp};
 
 pub use capstead_client::Limits;

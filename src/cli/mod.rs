@@ -8,7 +8,6 @@ mod export;
 mod grants;
 mod import;
 mod key;
-mod lab;
 mod limit;
 mod log;
 mod operator;
@@ -48,26 +47,15 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one, for a moment")]
 enum Verb {
     /// Serve the bundled classes (the default).
     Serve(serve::Options),
     #[command(flatten)]
     Operate(Operate),
     /// Measure the whole system against bare baselines, in one run.
-    #[command(after_help = bench::after_help())]
+    #[command(disable_help_flag = true)]
     Bench(bench::Options),
-    /// A bare server for `bench` to compare with.
-    #[command(hide = true)]
-    BenchServer {
-        /// Which one.
-        kind: bench::BareServer,
-    },
-    /// As `serve`, with a class that measures its own storage.
-    #[command(hide = true)]
-    BenchProbe(serve::Options),
-    /// The storage alone, for the crash lab.
-    #[command(hide = true)]
-    LabStorage(lab::Options),
 }
 
 /// The acts of an operator on the data of any server.
@@ -134,20 +122,14 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(code) => return ExitCode::from(code),
     };
-    let mut server = bundled("capstead.data");
+    let server = bundled("capstead.data");
     let options = match cli.verb {
         None => cli.serve,
         Some(Verb::Serve(options)) => options,
-        Some(Verb::BenchProbe(options)) => {
-            server = server.class::<bench::Probe>();
-            options
-        }
         Some(Verb::Operate(operate)) => {
             return ExitCode::from(operate.run(&server.known_classes()));
         }
         Some(Verb::Bench(options)) => return bench::run(&options),
-        Some(Verb::BenchServer { kind }) => return bench::serve_bare(kind),
-        Some(Verb::LabStorage(options)) => return lab::run(&options),
     };
     match block_on(serve::serve(server, options, serve::Hints::Bundled)) {
         Ok(()) => ExitCode::SUCCESS,

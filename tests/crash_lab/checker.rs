@@ -8,7 +8,8 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 
-use crate::support::{DEADLINE, capstead};
+use super::writer::storage;
+use crate::support::DEADLINE;
 
 /// Looks at environments that one script wrote to.
 #[derive(Debug)]
@@ -48,7 +49,7 @@ impl Checker {
 
 impl Looking {
     fn start(script: &[String]) -> Self {
-        let mut command = capstead(["lab-storage", "check"]);
+        let mut command = storage("check");
         let child = command.args(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut child = child.expect("the command runs");
         let paths = child.stdin.take().expect("it is piped");

@@ -39,6 +39,10 @@ use options::Options;
 const VARIABLE: &str = "CAPSTEAD_CRASH_LAB";
 
 fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1).peekable();
+    if args.peek().is_some_and(|first| first == writer::STORAGE) {
+        return capstead::lab::storage(args);
+    }
     let options = Options::parse();
     for lab in options.selected() {
         if options.list {

@@ -1,9 +1,12 @@
 //! A process that writes to the storage alone, from a script, and says which turns are durable.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use crate::support::{Process, capstead};
+use crate::support::Process;
+
+/// The first argument of this program when it is the storage alone.
+pub(crate) const STORAGE: &str = "storage";
 
 /// Turns that wait for the disk at a time; so many may be there without an acknowledgement.
 pub(crate) const IN_FLIGHT: u64 = 4;
@@ -25,7 +28,8 @@ impl Script {
 
     /// Writes the turns behind those that are there, up to and including `last`.
     pub(crate) fn write(self, environment: &Path, last: u64) -> Command {
-        let mut command = capstead(["lab-storage", "write", "--dir"]);
+        let mut command = storage("write");
+        command.arg("--dir");
         let (last, in_flight) = (last.to_string(), IN_FLIGHT.to_string());
         command.arg(environment).args(self.arguments());
         command.args(["--turns", &last, "--in-flight", &in_flight]);
@@ -37,6 +41,13 @@ impl Script {
         let mut process = Process::start(self.write(environment, 0));
         assert!(process.wait().success(), "{}", process.stderr());
     }
+}
+
+/// This program as the storage alone.
+pub(crate) fn storage(verb: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
+    command.args([STORAGE, verb]).stdin(Stdio::null());
+    command
 }
 
 /// The last turn that was acknowledged on standard output.

@@ -77,7 +77,7 @@ fn every_committed_request_is_current() {
         ("examples/feed/schema/feed.request", schemas(&["examples/feed/schema/feed.capnp"])),
         ("examples/hello/schema/hello.request", schemas(&["examples/hello/schema/hello.capnp"])),
         ("src/classes/poll.request", schemas(&["src/classes/poll.capnp"])),
-        ("src/cli/bench/probe.request", schemas(&["src/cli/bench/probe.capnp"])),
+        ("bench/schema/probe.request", schemas(&["bench/schema/probe.capnp"])),
         ("src/host/tests/trial.request", schemas(&["src/host/tests/trial.capnp"])),
         (
             "src/host/tests/programs/actor.request",

@@ -12,10 +12,10 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use self::sealed::{Key, bytes};
+use self::sealed::Key;
 use crate::support::calls::{by_name, connect_to, run};
 use crate::support::random::Random;
-use crate::support::{Process, Served, capstead, own, scratch};
+use crate::support::{Process, Served, own, scratch};
 use capnp::capability::FromClientHook;
 use capstead::counter_capnp::counter;
 use capstead::http::http_service;
@@ -257,16 +257,13 @@ struct Scanned {
 fn scan(data: &Path) -> Scanned {
     let (key, mut scanned) = (Key::of(data), Scanned::default());
     for host in 0..HOSTS {
-        let mut command = capstead(["lab-storage", "records", "--dir"]);
-        let output = command.arg(data.join(format!("host-{host}"))).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let mut objects: BTreeMap<Vec<u8>, Vec<Record>> = BTreeMap::new();
-        for line in String::from_utf8(output.stdout).unwrap().lines() {
-            let line: serde_json::Value = serde_json::from_str(line).unwrap();
-            let part = |name| bytes(line[name].as_str().unwrap());
-            let record = (line["space"].as_u64().unwrap(), part("key"), part("value"));
-            objects.entry(part("object")).or_default().push(record);
-        }
+        let host = data.join(format!("host-{host}"));
+        capstead::lab::records(&host, |found| {
+            let record = (found.space.into(), found.key.to_vec(), found.value.to_vec());
+            objects.entry(found.object.to_vec()).or_default().push(record);
+        })
+        .unwrap();
         for (object, records) in objects {
             scanned.add(&key, &object, &records);
         }

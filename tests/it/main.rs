@@ -5,6 +5,7 @@
 
 mod ambient;
 mod archive;
+mod bench_verb;
 mod build_offline;
 #[path = "../passing/class.rs"]
 mod class;

@@ -6,12 +6,12 @@ use crate::code::Source;
 /// The only file of the system that may name the crate `lmdb`.
 const LMDB_FILE: &str = "src/storage/lmdb.rs";
 /// The baseline that measures it bare.
-const LMDB_BASELINE: &str = "src/cli/bench/baseline_lmdb.rs";
+const LMDB_BASELINE: &str = "bench/src/baseline_lmdb.rs";
 /// The only file that may implement `VatNetwork`.
 const GUARD_FILE: &str = "client/src/guard/network.rs";
 /// The folders in which the stock network may be used: under the guard, and in baselines that
 /// measure it bare.
-const STOCK_NETWORK_FOLDERS: [&str; 2] = ["client/src/", "src/cli/bench/"];
+const STOCK_NETWORK_FOLDERS: [&str; 2] = ["client/src/", "bench/src/"];
 
 /// Each place outside of its file that names the crate `lmdb`.
 pub(crate) fn check_lmdb(source: &Source) -> Vec<Violation> {
@@ -84,7 +84,7 @@ mod tests {
             ("src/host/engine/vat.rs", "fn f(x: &lmdb::Environment) {}"),
             ("src/lib.rs", "extern crate lmdb;"),
             ("tests/crash.rs", "fn f() { lmdb::Environment::new(); }"),
-            ("src/cli/bench/storage.rs", "use lmdb::Environment;"),
+            ("bench/src/storage.rs", "use lmdb::Environment;"),
         ];
         for (path, text) in bad {
             let found = check_lmdb(&Source::new(path, text));
@@ -121,7 +121,7 @@ mod tests {
         }
         let good = [
             (GUARD_FILE, "impl VatNetwork<Side> for Guard {} use capnp_rpc::twoparty::VatNetwork;"),
-            ("src/cli/bench/bare.rs", "fn f() { twoparty::VatNetwork::new(); }"),
+            ("bench/src/bare.rs", "fn f() { twoparty::VatNetwork::new(); }"),
             ("src/server.rs", "impl Drop for Server { fn f(n: impl VatNetwork<u8>) {} }"),
             ("src/server.rs", "use capnp_rpc::rpc_twoparty_capnp::Side;"),
         ];

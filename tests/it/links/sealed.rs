@@ -56,7 +56,7 @@ fn targets(mut rest: &[u8]) -> Vec<u8> {
 }
 
 /// Bytes that were written in hexadecimal.
-pub(crate) fn bytes(hex: &str) -> Vec<u8> {
+fn bytes(hex: &str) -> Vec<u8> {
     let digits = |at| u8::from_str_radix(&hex[at..at + 2], 16).expect("it is hexadecimal");
     (0..hex.len()).step_by(2).map(digits).collect()
 }

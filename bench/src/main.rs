@@ -1,7 +1,8 @@
 //! `capstead bench`: the whole system against bare baselines, measured in one run.
 //!
-//! This process is the load, on one thread; servers are child processes of the same binary, on
-//! loopback sockets and with their data in the system's temporary directory. Baseline and system
+//! This process is the load, on one thread; servers are child processes of this same program, on
+//! loopback sockets and with their data in the system's temporary directory: Capstead with the bundled
+//! classes and one that times its own storage, and the bare ones. Baseline and system
 //! alternate, because a figure from another minute says little. Nothing here is asserted: a missed
 //! target is shown, and changes neither the exit code nor what else is measured.
 
@@ -24,28 +25,45 @@ mod scratch;
 mod sleeping;
 mod storage;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Args;
+use capstead::{Result, failed};
+use clap::{Parser, ValueEnum};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
+use self::bare::BareServer;
 use self::measure::Plan;
+use self::probe::Probe;
 use self::row::Row;
 use self::scratch::Scratch;
-use super::operator;
-use crate::error::{Result, failed};
 
-pub(super) use self::bare::{BareServer, serve as serve_bare};
-pub(super) use self::probe::Probe;
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    clippy::unwrap_used,
+    missing_debug_implementations,
+    missing_docs,
+    unreachable_pub,
+    reason = "generated code is not ours to change"
+)]
+pub mod probe_capnp {
+    include!(concat!(env!("OUT_DIR"), "/probe_capnp.rs"));
+}
+
+/// Every call is a handful of small allocations on one thread, as in the server.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Exit code of a command line that names no measurement.
 const USAGE: u8 = 2;
 
-/// The rows to measure, and the form to show them in.
-#[derive(Args, Clone, Debug)]
-pub(crate) struct Options {
+/// Measure the whole system against bare baselines, in one run.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "capstead-bench", bin_name = "capstead bench", version, after_help = after_help())]
+struct Options {
     /// The rows to measure; everything by default
     #[arg(value_name = "NAME")]
     names: Vec<String>,
@@ -58,7 +76,7 @@ pub(crate) struct Options {
 }
 
 /// The text at the end of `capstead bench --help`.
-pub(super) fn after_help() -> String {
+pub(crate) fn after_help() -> String {
     let names: Vec<&str> = names().collect();
     format!(
         "Names: {}.\n\n\
@@ -71,22 +89,61 @@ pub(super) fn after_help() -> String {
     )
 }
 
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    match args.next().as_deref() {
+        Some("serve" | "compact") => {
+            let server = capstead::classes::bundled("capstead.data").class::<Probe>();
+            block_on(server.run()).map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+        }
+        Some("bare") => match BareServer::from_str(&args.next().unwrap_or_default(), false) {
+            Ok(kind) => bare::serve(kind),
+            Err(_) => ExitCode::from(USAGE),
+        },
+        _ => run(&Options::parse()),
+    }
+}
+
 /// Measures and prints. Returns when all children have ended and all data are removed.
-pub(super) fn run(options: &Options) -> ExitCode {
+fn run(options: &Options) -> ExitCode {
     let known: Vec<&str> = names().collect();
     if let Some(name) = options.names.iter().find(|name| !known.contains(&name.as_str())) {
         let known = known.join("\n  ");
         note(&format!("there is no measurement named {name}; known are:\n  {known}"));
         return ExitCode::from(USAGE);
     }
-    super::allow_connections();
-    match super::block_on(async { Ok(measure(options).await?) }) {
-        Ok(rows) => {
-            let text = if options.json { row::json(&rows) } else { row::table(&rows) };
-            ExitCode::from(operator::end(Ok(text), None))
-        }
-        Err(error) => ExitCode::from(super::fail(&error)),
+    allow_connections();
+    match block_on(measure(options)) {
+        Ok(rows) => show(&if options.json { row::json(&rows) } else { row::table(&rows) }),
+        Err(error) => fail(&error),
     }
+}
+
+/// A standard output that somebody closed is no failure; one that can't be written is.
+fn show(text: &str) -> ExitCode {
+    let mut stdout = io::stdout().lock();
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            fail(&failed(format!("can't write to standard output: {error}")))
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::runtime::LocalRuntime::new()?.block_on(work)
+}
+
+fn fail(error: &capnp::Error) -> ExitCode {
+    note(&format!("capstead: {error}"));
+    ExitCode::FAILURE
+}
+
+/// A connection is an open file, and the usual limit is for programs that have few.
+fn allow_connections() {
+    let limit = getrlimit(Resource::Nofile);
+    // Where no more are allowed, the rows that need them fail and say so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// The things that the groups share.

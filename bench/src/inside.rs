@@ -12,9 +12,9 @@ use super::measure::{Sample, Until, drive, float};
 use super::probe::VALUE_BYTES;
 use super::process::Capstead;
 use super::row::{Row, Target};
-use crate::error::{Result, failed};
-use crate::schema::probe_capnp::probe;
-use crate::schema::restorer_capnp::namespace;
+use crate::probe_capnp::probe;
+use capstead::{Result, failed};
+use capstead_client::restorer_capnp::namespace;
 
 /// The rows of this file.
 pub(crate) const NAMES: [&str; 4] = ["point-read", "list-10000", "read-100-keys", "put-ref"];
@@ -33,7 +33,7 @@ const IN_FLIGHT: usize = 256;
 /// # Errors
 /// When the server doesn't start, or a call fails.
 pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
-    let server = Capstead::start_with_probe(&bench.scratch.path("inside"))?;
+    let server = Capstead::start(&bench.scratch.path("inside"), &[])?;
     let connection = Connection::dial(&server.capnp).await?;
     let probes: namespace::Client = connection.restore(&server.probes)?;
     let probe = named(&probes, "probe");

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Result, failed};
+use capstead::{Result, failed};
 
 /// The number of names that are tried: earlier runs that were killed may have left theirs.
 const NAMES_MAX: u32 = 1000;

@@ -9,8 +9,7 @@ use std::path::Path;
 use lmdb::{Cursor, Database, Environment, EnvironmentFlags, Transaction, WriteFlags};
 
 use super::measure::{Sample, Until, drive_here};
-use crate::error::{Result, failed};
-use crate::id::ObjectId;
+use capstead::{Result, failed};
 
 /// Address space; never filled.
 const MAP_BYTES: usize = 1 << 30;
@@ -57,13 +56,13 @@ impl BareLmdb {
     }
 
     /// Commits a put of each object, all in one durable transaction, with the records of their
-    /// shards as the storage has them; the sample counts transactions.
+    /// shards as the storage has them. Each is its shard and its id; the sample counts transactions.
     ///
     /// # Errors
     /// When LMDB can't.
     pub(crate) fn commit_puts(
         &self,
-        objects: &[ObjectId],
+        objects: &[([u8; 2], [u8; 16])],
         key: &[u8],
         value_bytes: usize,
         until: Until,
@@ -71,12 +70,11 @@ impl BareLmdb {
         let value = vec![7; CHECKSUM_BYTES + value_bytes];
         let commit = |n: u64| {
             let mut transaction = self.environment.begin_rw_txn()?;
-            for object in objects {
-                let shard = object.home_shard().0.to_be_bytes();
-                let key = [&shard, object.as_bytes().as_slice(), &[1], key].concat();
+            for (shard, id) in objects {
+                let key = [shard.as_slice(), id, &[1], key].concat();
                 transaction.put(self.database, &key, &value, WriteFlags::empty())?;
                 let meta = [n as u8; SHARD_BYTES];
-                transaction.put(self.database, &shard, &meta, WriteFlags::empty())?;
+                transaction.put(self.database, shard, &meta, WriteFlags::empty())?;
             }
             transaction.commit()
         };

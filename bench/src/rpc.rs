@@ -12,9 +12,9 @@ use super::measure::{Plan, Sample, Until, drive, median};
 use super::process::{Capstead, Process};
 use super::row::{Row, Target};
 use super::storage::AppendedFile;
-use crate::error::Result;
-use crate::schema::counter_capnp::counter;
-use crate::schema::restorer_capnp::namespace;
+use capstead::Result;
+use capstead::counter_capnp::counter;
+use capstead_client::restorer_capnp::namespace;
 
 /// The rows of this file.
 pub(crate) const NAMES: [&str; 6] = [

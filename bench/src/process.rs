@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::measure::{Cpu, Sample, float};
-use crate::error::{Result, failed};
+use capstead::{Result, failed};
 
 /// The ticks in which the kernel counts processor time; the same on every Linux that user programs
 /// see.
@@ -122,7 +122,7 @@ pub(crate) struct Capstead {
     metrics: String,
     /// The reference of the counters.
     pub(crate) counters: String,
-    /// The reference of the probes; empty where they aren't served.
+    /// The reference of the probes.
     pub(crate) probes: String,
 }
 
@@ -132,20 +132,8 @@ impl Capstead {
     /// # Errors
     /// When the server doesn't start, or doesn't say where it is.
     pub(crate) fn start(data: &Path, flags: &[&str]) -> Result<Self> {
-        Self::start_verb("serve", data, flags)
-    }
-
-    /// The same with the class that measures its own storage.
-    ///
-    /// # Errors
-    /// As for `start`.
-    pub(crate) fn start_with_probe(data: &Path) -> Result<Self> {
-        Self::start_verb("bench-probe", data, &[])
-    }
-
-    fn start_verb(verb: &str, data: &Path, flags: &[&str]) -> Result<Self> {
         let fixed = "--json --listen 127.0.0.1:0 --http 127.0.0.1:0 --metrics 127.0.0.1:0 --data";
-        let args = [verb].into_iter().chain(fixed.split(' ')).map(PathBuf::from);
+        let args = ["serve"].into_iter().chain(fixed.split(' ')).map(PathBuf::from);
         let args = args.chain([data.to_owned()]);
         let (process, ready) = Process::start(args.chain(flags.iter().map(PathBuf::from)))?;
         let ready: Value =
@@ -160,7 +148,7 @@ impl Capstead {
             http: text(&ready["http"])?,
             metrics: text(&ready["metrics"])?.trim_end_matches("/metrics").to_owned(),
             counters: text(&ready["namespaces"]["Counter"])?,
-            probes: ready["namespaces"]["Probe"].as_str().unwrap_or_default().to_owned(),
+            probes: text(&ready["namespaces"]["Probe"])?,
         })
     }
 

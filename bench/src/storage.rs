@@ -11,7 +11,7 @@ use super::measure::{Sample, Until, drive, drive_here, float, median};
 use super::process::Capstead;
 use super::row::{Row, Target};
 use super::rpc::{Counters, IN_FLIGHT, increment};
-use crate::error::Result;
+use capstead::Result;
 
 /// The rows of this file.
 pub(crate) const NAMES: [&str; 3] = ["syncs-per-1000", "storage-group-commit", "storage-fdatasync"];

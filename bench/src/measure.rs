@@ -9,7 +9,7 @@ use futures::FutureExt;
 use futures::future::try_join_all;
 
 use super::note;
-use crate::error::{Result, failed};
+use capstead::{Result, failed};
 
 /// The times and rounds for which everything is measured.
 #[derive(Clone, Copy, Debug)]
@@ -225,7 +225,7 @@ mod tests {
         let made = Cell::new(0);
         let failing = async |n| {
             made.set(made.get() + 1);
-            if n == 3 { Err(crate::error::failed("no")) } else { Ok(()) }
+            if n == 3 { Err(capstead::failed("no")) } else { Ok(()) }
         };
         assert!(drive(1, Until::Calls(100), failing).await.is_err());
         assert_eq!(made.get(), 4);

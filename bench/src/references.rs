@@ -12,10 +12,10 @@ use super::process::{Capstead, Process};
 use super::row::{Row, Target};
 use super::rpc::{Counters, IN_FLIGHT, increment, read};
 use super::{Bench, note};
-use crate::error::Result;
-use crate::schema::counter_capnp::counter;
-use crate::schema::facet_capnp::{facet, persistent};
-use crate::schema::restorer_capnp::restorer;
+use capstead::Result;
+use capstead::counter_capnp::counter;
+use capstead_client::facet_capnp::{facet, persistent};
+use capstead_client::restorer_capnp::restorer;
 
 /// The rows of this file.
 pub(crate) const NAMES: [&str; 4] =

@@ -24,8 +24,8 @@ use super::measure::drive;
 use super::row::{Row, Target};
 use super::rpc::{IN_FLIGHT, read};
 use super::{Bench, note};
-use crate::error::{Result, failed};
-use crate::schema::counter_capnp::counter;
+use capstead::counter_capnp::counter;
+use capstead::{Result, failed};
 
 /// The row of this file.
 pub(crate) const NAME: &str = "rpc-reflected";
@@ -260,8 +260,8 @@ fn reflect(mut message: message::Builder, question: u32, object: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::bench::measure::Until;
-    use crate::schema::http_capnp::http_service;
+    use crate::measure::Until;
+    use capstead_client::http_capnp::http_service;
 
     /// Counts its reads.
     struct Read(Rc<Cell<i64>>);

@@ -23,11 +23,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio_util::compat::{TokioAsyncReadCompatExt, TokioAsyncWriteCompatExt};
 
-use crate::error::Result;
-use crate::limits::HTTP_HEADER_SECS;
-use crate::schema::counter_capnp::counter;
-use crate::schema::http_capnp::http_service;
-use crate::schema::restorer_capnp::restorer;
+use capstead::Result;
+use capstead::counter_capnp::counter;
+use capstead_client::http_capnp::http_service;
+use capstead_client::restorer_capnp::restorer;
+
+/// The time for the head of a request, as the gateway has it.
+const HTTP_HEADER_SECS: u64 = 10;
 
 /// Which of them to serve.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -51,15 +53,15 @@ impl BareServer {
             Self::Exports => "exports",
             Self::Http => "http",
         };
-        ["bench-server", kind]
+        ["bare", kind]
     }
 }
 
 /// Serves until it is killed; prints its address first.
 pub(crate) fn serve(kind: BareServer) -> ExitCode {
-    match super::super::block_on(async { Ok(accept(kind).await?) }) {
+    match super::block_on(accept(kind)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => ExitCode::from(super::super::fail(&error)),
+        Err(error) => super::fail(&error),
     }
 }
 
@@ -118,9 +120,9 @@ fn on_another_thread() -> Result<counter::Client> {
     far.set_nonblocking(true)?;
     let near = UnixStream::from_std(near)?;
     let serve = move || {
-        super::super::block_on(async {
-            let far = UnixStream::from_std(far).map_err(capnp::Error::from)?;
-            Ok(stock_over(far.into_split(), Side::Server, Some(echo().client)).await?)
+        super::block_on(async {
+            let far = UnixStream::from_std(far)?;
+            stock_over(far.into_split(), Side::Server, Some(echo().client)).await
         })
     };
     // Ends with the process.

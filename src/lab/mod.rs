@@ -1,12 +1,17 @@
-//! `capstead lab-storage`: the storage alone, for the crash lab in `tests/crash_lab`.
+//! The storage alone, with nothing of a server around it: for the crash lab and for `capstead-bench`.
 //!
-//! `write` runs turns that follow from a seed, and says on standard output which of them are
-//! durable. `check` opens what a crash left, and says how many turns are there. `records` prints what an
-//! environment holds, for tests that read it with code of their own. Nothing of a server runs here, and the verb is hidden: its script, its options and its output promise nothing.
+//! [`storage`] is a program that runs turns which follow from a seed and tells which of them are durable,
+//! and that looks how many are there after a crash. [`records`] shows all that an environment holds, for
+//! tests that read it with code of their own. [`Puts`] makes turns durable as fast as it can.
+//!
+//! Nothing here is for users: neither the functions nor what they print promise anything.
+#![allow(missing_docs, reason = "there are no users but the tests and the bench")]
 
+mod puts;
 mod script;
 
 use std::cell::RefCell;
+use std::ffi::OsString;
 use std::io::{BufRead, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -14,17 +19,22 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
-use clap::{Args, Subcommand};
+use clap::{Parser, Subcommand};
 
+pub use self::puts::Puts;
 use self::script::{LAST, Record, Script, States};
+use crate::error;
 use crate::storage::{
     self, Before, Kind, LogOptions, Range, Reads as _, Space, StorageError, Store, StoreOptions,
     Usage,
 };
 
-/// The act to do with the storage.
-#[derive(Args, Clone, Debug)]
-pub(super) struct Options {
+/// The exit code of a storage that failed; 1 is that of the lab itself.
+const STORAGE_FAILED: u8 = 3;
+
+/// The storage alone.
+#[derive(Debug, Parser)]
+struct Options {
     #[command(subcommand)]
     what: What,
 }
@@ -51,12 +61,15 @@ enum What {
         #[command(flatten)]
         script: Script,
     },
-    /// Print all records of all objects in DIR, one a line, as JSON with bytes in hexadecimal.
-    Records {
-        /// The directory of the environment, which nobody else uses.
-        #[arg(long)]
-        dir: PathBuf,
-    },
+}
+
+/// One record, with the id of its object and the number of its space.
+#[derive(Debug)]
+pub struct OnDisk<'a> {
+    pub object: &'a [u8],
+    pub space: u8,
+    pub key: &'a [u8],
+    pub value: &'a [u8],
 }
 
 /// Why the lab ended early.
@@ -70,18 +83,18 @@ enum Failure {
     Pipe(#[from] std::io::Error),
 }
 
-/// Exits with 3 and one sentence when the storage failed, and with 1 when the lab itself did.
-pub(super) fn run(options: &Options) -> ExitCode {
-    let ended = match &options.what {
+/// The program, with its arguments behind its name. Exits with 3 and one sentence when the storage failed,
+/// and with 1 when the lab itself did.
+pub fn storage(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let ended = match &Options::parse_from(args).what {
         What::Write { dir, script, turns, in_flight } => write(dir, *script, *turns, *in_flight),
         What::Check { script } => check(*script),
-        What::Records { dir } => records(dir),
     };
     let Err(failure) = ended else { return ExitCode::SUCCESS };
     let _ = writeln!(std::io::stderr().lock(), "capstead: {failure}");
     match failure {
-        Failure::Storage(_) => ExitCode::from(super::STORAGE_FAILED),
-        Failure::Wrong(_) | Failure::Pipe(_) => ExitCode::from(super::CANNOT_START),
+        Failure::Storage(_) => ExitCode::from(STORAGE_FAILED),
+        Failure::Wrong(_) | Failure::Pipe(_) => ExitCode::FAILURE,
     }
 }
 
@@ -143,34 +156,24 @@ fn open(dir: &Path) -> Result<(Store, Receiver<()>), StorageError> {
     Ok((Store::open(dir, options, on_progress)?, progressed))
 }
 
-/// Prints every record of every object that has a header.
-fn records(dir: &Path) -> Result<(), Failure> {
+/// Visits each record in `dir`, an environment that nobody else uses.
+///
+/// # Errors
+/// When the storage can't be opened, or fails. Nothing was changed.
+pub fn records(dir: &Path, mut visit: impl FnMut(OnDisk)) -> error::Result<()> {
     let (mut store, _progressed) = open(dir)?;
     let mut objects = Vec::new();
     store.objects(&mut |object, _, _| objects.push(object))?;
     let reader = store.reader().ok_or(StorageError::Closed)?;
-    let mut out = std::io::stdout().lock();
     for object in objects {
         for space in (0..=u8::MAX).filter_map(Space::from_byte) {
-            let mut written = Ok(());
             reader.scan(object, space, &Range::all(), &mut |key, value| {
-                let line = serde_json::json!({
-                    "object": hex(object.as_bytes()),
-                    "space": space as u8,
-                    "key": hex(key),
-                    "value": hex(value),
-                });
-                written = writeln!(out, "{line}");
-                if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+                visit(OnDisk { object: object.as_bytes(), space: space as u8, key, value });
+                ControlFlow::Continue(())
             })?;
-            written?;
         }
     }
     Ok(store.close()?)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
 /// Answers each path with a line.

@@ -7,8 +7,8 @@ use super::process::Capstead;
 use super::row::{Row, Target};
 use super::rpc::{Counters, read};
 use super::{Bench, note};
-use crate::error::Result;
-use crate::schema::counter_capnp::counter;
+use capstead::Result;
+use capstead::counter_capnp::counter;
 
 /// The rows of this file.
 pub(crate) const NAMES: [&str; 2] = ["idle-connection-rss", "busy-p99-beside-idle"];

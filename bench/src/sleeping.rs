@@ -10,7 +10,7 @@ use super::process::Capstead;
 use super::row::{Row, Target};
 use super::rpc::{Counters, IN_FLIGHT, increment, read};
 use super::{Bench, note};
-use crate::error::{Result, failed};
+use capstead::{Result, failed};
 
 /// The rows of this file.
 pub(crate) const NAMES: [&str; 4] =

@@ -5,7 +5,7 @@ use super::process::Capstead;
 use super::row::{Row, Target};
 use super::rpc::{Counters, IN_FLIGHT, increment, read};
 use super::{Bench, note};
-use crate::error::Result;
+use capstead::Result;
 
 /// The rows of this file.
 pub(crate) const NAMES: [&str; 5] = [

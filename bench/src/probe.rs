@@ -4,9 +4,9 @@ use std::hint::black_box;
 use std::rc::Rc;
 
 use super::measure::now;
-use crate::error::{Result, failed};
-use crate::host::{Context, List, Object, Storage};
-use crate::schema::probe_capnp::probe;
+use crate::probe_capnp::probe;
+use capstead::{Context, List, Object, Storage};
+use capstead::{Result, failed};
 
 /// The bytes of a value, as the bare list has them: a key of 8 bytes and a value of 21.
 pub(crate) const VALUE_BYTES: usize = 21;

@@ -14,7 +14,7 @@ use super::measure::{Sample, Until, drive};
 use super::process::{Capstead, Process};
 use super::row::{Row, Target};
 use super::rpc::IN_FLIGHT;
-use crate::error::{Result, failed};
+use capstead::{Result, failed};
 
 /// The rows of this file.
 pub(crate) const NAMES: [&str; 2] = ["http-get-64", "http-post-64"];

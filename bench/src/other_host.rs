@@ -8,8 +8,8 @@ use super::process::Capstead;
 use super::references::save;
 use super::row::{Row, Target};
 use super::rpc::{BareEcho, Counters, IN_FLIGHT, read};
-use crate::error::{Result, failed};
-use crate::schema::counter_capnp::counter;
+use capstead::counter_capnp::counter;
+use capstead::{Result, failed};
 
 /// The rows of this file.
 pub(crate) const NAMES: [&str; 2] = ["rpc-other-host-1", "rpc-other-host-64"];

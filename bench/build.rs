@@ -1,0 +1,5 @@
+//! Generates the code of the probe's schema.
+
+fn main() {
+    capstead_build::compile(&["schema/probe.capnp"]);
+}

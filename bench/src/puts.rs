@@ -1,0 +1,56 @@
+//! Durable puts of many objects at once, and of one alone, against bare LMDB with the same records.
+//!
+//! The storage is used as the vat uses it, without calls around it; the bare program commits the
+//! same records in one transaction on one thread.
+
+use capstead::Result;
+use capstead::lab::Puts;
+
+use super::Bench;
+use super::baseline_lmdb::BareLmdb;
+use super::measure::{Sample, drive_here};
+use super::row::{Row, Target};
+
+/// The rows of this file.
+pub(crate) const NAMES: [&str; 3] = ["durable-puts-64", "durable-puts-512", "durable-put-1"];
+
+/// The key that the bare program writes too.
+const KEY: &[u8] = b"value";
+const VALUE_BYTES: usize = 100;
+/// Puts of each object that may wait for the disk, beside the one that is being made.
+const AHEAD: u64 = 2;
+
+/// Measures the rows that are wanted.
+///
+/// # Errors
+/// When a storage can't be made, or fails.
+pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
+    for (name, objects) in [("durable-puts-64", 64), ("durable-puts-512", 512)] {
+        if bench.wants(name) {
+            let rounds = rounds(bench, name, objects).await?;
+            bench.add(Row::rates(name, &rounds).target(Target::AtLeast(0.8)));
+        }
+    }
+    let name = "durable-put-1";
+    if bench.wants(name) {
+        let rounds = rounds(bench, name, 1).await?;
+        let p50 = |sample: &Sample| sample.percentile_us(50);
+        let pairs = rounds.iter().map(|(bare, ours)| (p50(bare), p50(ours))).collect();
+        let row = Row::paired(name, "us", pairs).latency(rounds.iter().map(|(_, ours)| ours));
+        bench.add(row.target(Target::AtMost(1.3)));
+    }
+    Ok(())
+}
+
+/// Rounds in which every step makes one put of each object durable.
+async fn rounds(bench: &Bench, name: &str, objects: usize) -> Result<Vec<(Sample, Sample)>> {
+    let bare = BareLmdb::open(&bench.scratch.directory(&format!("bare-{name}"))?)?;
+    // Many objects go on writing while a sync runs; a lone put is waited for.
+    let ahead = if objects > 1 { AHEAD } else { 0 };
+    let storage = Puts::open(&bench.scratch.directory(name)?, objects, ahead)?;
+    let prefixes: Vec<_> = storage.objects().collect();
+    let baseline = async |until| bare.commit_puts(&prefixes, KEY, VALUE_BYTES, until);
+    let measured =
+        async |until| drive_here(until, |n| storage.put_all(KEY, &[n as u8; VALUE_BYTES]));
+    bench.plan.alternate(name, baseline, measured).await
+}

@@ -1,0 +1,33 @@
+//! The rows that are asked for are measured against real servers, and printed as they are documented.
+
+use std::process::{Command, Output, Stdio};
+
+fn bench(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_capstead-bench"));
+    command.args(args).stdin(Stdio::null()).output().expect("the program runs")
+}
+
+#[test]
+fn the_rows_that_are_asked_for_are_printed_as_json() {
+    let names = ["rpc-read-1", "durable-put-1"];
+    let measured = bench(&[&["--quick", "--json"], &names[..]].concat());
+    assert_eq!(measured.status.code(), Some(0), "{}", String::from_utf8_lossy(&measured.stderr));
+    let rows: serde_json::Value = serde_json::from_slice(&measured.stdout).expect("it is JSON");
+    let rows = rows.as_array().expect("a list of rows");
+    let found: Vec<_> = rows.iter().filter_map(|row| row["name"].as_str()).collect();
+    assert_eq!(found, names);
+    for row in rows {
+        for number in ["value", "baseline", "ratio"] {
+            assert!(row[number].as_f64().is_some_and(|number| number > 0.0), "{number}: {row}");
+        }
+    }
+}
+
+#[test]
+fn a_row_that_is_not_there_is_a_usage_error_that_lists_those_that_are() {
+    let refused = bench(&["rpc-read-1", "rpc-raed-1"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(said.contains("named rpc-raed-1") && said.contains("\n  rpc-read-64\n"), "{said}");
+    assert!(refused.stdout.is_empty());
+}

@@ -1,0 +1,53 @@
+//! `capstead bench`: starts the program that measures, which lies beside this one.
+//!
+//! It is a program of its own, because nobody who serves objects needs it.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use clap::Args;
+
+use super::operator::{self, Failure};
+
+const PROGRAM: &str = "capstead-bench";
+
+/// All that the program is to be told.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Options {
+    /// The rows to measure and how to show them: see `capstead bench --help`
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    args: Vec<OsString>,
+}
+
+/// Becomes that program. Returns if it can't.
+pub(super) fn run(options: &Options) -> ExitCode {
+    let error = match program() {
+        Ok(mut program) => program.args(&options.args).exec().to_string(),
+        Err(error) => error,
+    };
+    ExitCode::from(operator::end(Err(Failure::Cannot(format!("can't measure: {error}"))), None))
+}
+
+/// The program beside this one; within `cargo run`, which builds this one alone, Cargo builds it first.
+fn program() -> Result<Command, String> {
+    let is_run_by_cargo = std::env::var_os("CARGO_PKG_NAME").is_some_and(|name| name == "capstead");
+    if let (true, Some(cargo), Some(package)) =
+        (is_run_by_cargo, std::env::var_os("CARGO"), std::env::var_os("CARGO_MANIFEST_DIR"))
+    {
+        let mut command = Command::new(cargo);
+        command.args(["run", "--release", "--quiet", "--package", PROGRAM, "--manifest-path"]);
+        command.arg(Path::new(&package).join("Cargo.toml")).arg("--");
+        return Ok(command);
+    }
+    let this = std::env::current_exe().map_err(|error| error.to_string())?;
+    let beside = this.with_file_name(PROGRAM);
+    if beside.is_file() {
+        return Ok(Command::new(beside));
+    }
+    Err(format!(
+        "{} isn't there; `cargo build --release` in Capstead's sources makes it beside `capstead`",
+        beside.display()
+    ))
+}

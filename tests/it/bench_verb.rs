@@ -1,0 +1,32 @@
+//! `capstead bench` is a program of its own, which lies beside the server.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use crate::support::scratch;
+
+/// `capstead bench` in a folder of its own, as an installed one: Cargo didn't start it.
+fn bench(capstead: &std::path::Path, args: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(capstead);
+    command.arg("bench").args(args).env_remove("CARGO").env_remove("CARGO_PKG_NAME");
+    let output = command.output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).unwrap())
+}
+
+#[test]
+fn it_is_given_all_arguments_or_said_to_be_missing() {
+    let (folder, _) = scratch();
+    let capstead = folder.path().join("capstead");
+    fs::copy(env!("CARGO_BIN_EXE_capstead"), &capstead).unwrap();
+    let (code, said) = bench(&capstead, &["--json"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("capstead-bench isn't there; `cargo build --release`"), "{said}");
+
+    let program = folder.path().join("capstead-bench");
+    fs::write(&program, "#!/bin/sh\necho \"$@\"\nexit 7\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let given = bench(&capstead, &["--json", "rpc-read-1", "--quick", "--help"]);
+    assert_eq!(given, (Some(7), "--json rpc-read-1 --quick --help\n".to_owned()));
+}
