@@ -267,7 +267,7 @@ pub(super) fn revoke(options: &Revoke) -> u8 {
             let own = transfer::host(admin, owner_of(object.id.home_shard().0, hosts));
             let was_there = still_there(revoke_one(&own, object.id, grant.as_bytes()).await)?;
             if !was_there && found.is_empty() {
-                check_there(&own, object).await?;
+                check_target(&own, object).await?;
                 return Err(Failure::Cannot(
                     "there is no grant of this id, and none that was made from it".to_owned(),
                 ));

@@ -41,6 +41,7 @@ mod reasons;
 mod references;
 mod requests;
 mod serve;
+mod shares;
 mod shutdown;
 mod stderr;
 #[path = "../support/mod.rs"]

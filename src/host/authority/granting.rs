@@ -12,7 +12,7 @@ use capnp::traits::HasTypeId;
 use capnp::{any_pointer, struct_list};
 use capstead_client::sturdyref::{GrantId, Target};
 
-use super::grants::{Terms, target_id};
+use super::grants::{Terms, depends, target_id};
 use crate::error::{Reason, Result, failed, no_such_method};
 use crate::host::engine::caveats::{caveats, write_caveats};
 use crate::host::engine::facet::Facet;
@@ -156,7 +156,7 @@ pub(in crate::host) type Listed = (Vec<(GrantId, Grant)>, Option<GrantId>);
 
 /// Some of the grants that the holder of `right` may know of, behind `after`.
 pub(in crate::host) fn list(
-    vat: &Vat,
+    vat: &Rc<Vat>,
     target: ObjectId,
     right: &Right,
     after: &[u8],
@@ -170,6 +170,11 @@ pub(in crate::host) fn list(
         if reaches(vat, target, right, &grant)?
             && (grant.is_revoked || !vat.is_dead(target, &grant)?)
         {
+            // Of those whose namespace's grant nobody uses here, some may be dead: the next list knows.
+            let namespace = depends(target, &grant).filter(|of| of.0 != target);
+            if namespace.is_some_and(|of| vat.grants.get(of).is_none()) {
+                vat.sweep_for_room(target);
+            }
             listed.push((id, grant));
         }
     }

@@ -149,7 +149,7 @@ impl Vat {
     /// # Errors
     /// When that is refused, or space is low; when the operating system has no randomness to give.
     pub(in crate::host) fn prepare(
-        &self,
+        self: &Rc<Self>,
         keys: &KeyRing,
         target: Target,
         right: &Right,
@@ -168,15 +168,31 @@ impl Vat {
             }
             Target::Namespace(of) => of,
         };
-        let grant = terms.of(object_id(of), right.grant.as_deref(), self.clock.now_ms())?;
+        let now_ms = self.clock.now_ms();
+        let grant = terms.of(object_id(of), right.grant.as_deref(), now_ms)?;
+        if grant.is_over(now_ms) {
+            return Err(failed(
+                "the time of this grant would be over already: its end is in the past",
+            ));
+        }
         let (id, next) = (GrantId::from_bytes(random()?), NextSecret::from_seed(random()?));
         let reference = keys.mint(target, id, grant.caveats.clone(), &next);
         let lineage = self.lineage(right);
-        let limit = self.account_of(object_id(of))?.limit();
-        for grant in &lineage {
-            shares::share(&self.store.borrow(), object_id(of), *grant)?.check_grants(limit)?;
-        }
+        self.check_shares(object_id(of), &lineage)?;
         Ok(Ready { id, record: grant.encode(), lineage, reference })
+    }
+
+    /// Checks that there may be another grant in the shares of these.
+    fn check_shares(self: &Rc<Self>, target: ObjectId, lineage: &[GrantId]) -> Result<()> {
+        let limit = self.account_of(target)?.limit();
+        for grant in lineage {
+            let share = shares::share(&self.store.borrow(), target, *grant)?;
+            if share.is_half_full(limit) {
+                self.sweep_for_room(target);
+            }
+            share.check_grants(limit)?;
+        }
+        Ok(())
     }
 
     /// A grant's record.
@@ -394,7 +410,7 @@ impl Vat {
         }
     }
 
-    /// Writes down, so often, which grants were restored. The task ends with the vat.
+    /// Writes down, so often, which grants were restored, and watches the clock. The task ends with the vat.
     pub(in crate::host) fn note_restores(self: &Rc<Self>, every: Duration) {
         let vat = Rc::downgrade(self);
         tokio::task::spawn_local(async move {
@@ -403,6 +419,7 @@ impl Vat {
             loop {
                 ticks.tick().await;
                 let Some(vat) = vat.upgrade() else { return };
+                vat.grants.sweeps.clock_shows(vat.clock.now_ms());
                 for some in vat.grants.take_restored().chunks(SWEPT_AT_ONCE) {
                     vat.write_restored(some);
                     tokio::task::yield_now().await;

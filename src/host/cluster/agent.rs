@@ -195,6 +195,14 @@ impl Cluster for Agent {
         async move { self.find(&birth, &right).await }.boxed_local()
     }
 
+    fn is_in_force(self: Rc<Self>, of: Of) -> LocalBoxFuture<'static, Result<bool>> {
+        async move { Ok(self.hold(of).await?.is_some()) }.boxed_local()
+    }
+
+    fn make_room(&self, object: ObjectId) {
+        self.vat.sweep_for_room(object);
+    }
+
     fn cut_everywhere(
         self: Rc<Self>,
         target: ObjectId,

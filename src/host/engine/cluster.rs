@@ -58,6 +58,15 @@ pub(in crate::host) trait Cluster {
         right: Right,
     ) -> LocalBoxFuture<'static, Result<Option<Box<dyn ClientHook>>>>;
 
+    /// Tells whether a grant is in force, whichever host has it.
+    ///
+    /// # Errors
+    /// When the storage can't be read, or the host that knows can't be asked.
+    fn is_in_force(self: Rc<Self>, of: Of) -> LocalBoxFuture<'static, Result<bool>>;
+
+    /// Soon removes the dead grants of an object of this host, since there is little room for more.
+    fn make_room(&self, object: ObjectId);
+
     /// Has every host cut what was made from a grant of this one's, and waits for those that are cut off.
     fn cut_everywhere(
         self: Rc<Self>,

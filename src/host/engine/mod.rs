@@ -29,5 +29,6 @@ pub(in crate::host) mod right;
 pub(in crate::host) mod run;
 pub(in crate::host) mod shares;
 pub(in crate::host) mod slot;
+pub(in crate::host) mod sweeps;
 pub(in crate::host) mod vat;
 pub(in crate::host) mod waking;

@@ -160,7 +160,12 @@ fn check_room(instance: &Instance, kept: Kept, lineage: &[GrantId]) -> Result<()
     let (store, account) = (instance.vat.store.borrow(), &instance.account);
     for grant in lineage {
         let share = shares::share(&store, instance.birth.id, *grant)?;
-        share.check_bytes(account.limit())?;
+        if let Err(error) = share.check_bytes(account.limit()) {
+            if let Ok(agent) = instance.vat.agent() {
+                agent.make_room(instance.birth.id);
+            }
+            return Err(error);
+        }
         if !share.has_room_for_id() && is_full()? {
             return Err(shares::too_many_ids());
         }

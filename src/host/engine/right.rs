@@ -6,12 +6,13 @@
 //!   the grant itself comes back, as by an import, it is looked up anew.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::{Rc, Weak};
 
 use capnp::traits::HasTypeId;
 use capstead_client::sturdyref::{Caveats, GrantId};
 
+use super::sweeps::Sweeps;
 use crate::clock::Clock;
 use crate::error::{self, Reason, Result};
 use crate::id::ObjectId;
@@ -208,8 +209,7 @@ pub(in crate::host) struct Grants {
     cut_lately: RefCell<VecDeque<Of>>,
     /// The number of those that were cut.
     cuts: Cell<u64>,
-    /// Targets whose dead grants are being removed.
-    pub(in crate::host) swept: RefCell<HashSet<ObjectId>>,
+    pub(in crate::host) sweeps: Sweeps,
 }
 
 impl Grants {

@@ -57,6 +57,11 @@ impl Share {
         self.check_bytes(limit)
     }
 
+    /// Tells whether it is time to look for what can be removed.
+    pub(in crate::host) fn is_half_full(self, limit: u64) -> bool {
+        self.grants >= SHARE_GRANTS_MAX / 2 || self.bytes >= limit / SHARES_OF_QUOTA / 2
+    }
+
     /// Tells whether there may be another request id, as far as their number goes.
     pub(in crate::host) fn has_room_for_id(self) -> bool {
         self.ids < SHARE_IDS_MAX

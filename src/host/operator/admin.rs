@@ -16,6 +16,7 @@ use crate::error::{Reason, Result, failed, overloaded};
 use crate::host::authority::granting::{self, grant_id, wanted, write_grants};
 use crate::host::authority::grants::{target, target_id};
 use crate::host::authority::nameable;
+use crate::host::authority::sweep::without_dead;
 use crate::host::engine::header::Header;
 use crate::host::engine::once::{RequestId, Stage, Which};
 use crate::host::engine::right::Right;
@@ -175,6 +176,7 @@ impl host_admin::Server for Custodian {
         let params = params.get()?;
         let (target, after) = (target(params.get_target()?)?, params.get_after()?);
         let (grants, next) = granting::list(&self.vat, target, &Right::default(), after)?;
+        let grants = without_dead(&self.vat, target, grants).await?;
         self.vat.durable_of(target).await.map_err(|error| storage_failed(&error))?;
         if let Some(next) = next {
             results.get().set_next(next.as_bytes());

@@ -166,7 +166,7 @@ impl Writer {
                     return Ok(OBJECT_COST);
                 }
                 self.begin_grants().await?;
-                self.records(*records)
+                self.records(*records).await
             }
             Frame::Shard(..) | Frame::Host(_) => Ok(0),
             Frame::Head(_) | Frame::Secret { .. } | Frame::End(..) => {
@@ -175,7 +175,7 @@ impl Writer {
         }
     }
 
-    fn records(&mut self, records: Records<'_>) -> Result<usize> {
+    async fn records(&mut self, records: Records<'_>) -> Result<usize> {
         let mut work = 0;
         for record in records {
             let object = self.object.as_mut().ok_or_else(|| failed("records of no object"))?;
@@ -190,7 +190,7 @@ impl Writer {
                 Space::Grants => {
                     let (vat, counts) = (&self.vat, &mut self.counts);
                     let grants = object.grants.as_mut().ok_or_else(|| failed(BROKEN))?;
-                    if grants.take(vat, (record.key, record.value), counts)? {
+                    if grants.take(vat, (record.key, record.value), counts).await? {
                         record.encode(&mut object.records);
                     }
                 }

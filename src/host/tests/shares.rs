@@ -8,7 +8,7 @@ use capstead_client::sturdyref::GrantId;
 
 use super::grants::{Terms, by_name, labelled, listed, namespace, restore, revoke, root, save};
 use super::once::Steps;
-use super::references::host;
+use super::references::{host, join};
 use super::storage::turn;
 use super::trial::{RETENTION, World, call_note, call_write, run, run_within, settle, trial};
 use crate::error::Result;
@@ -16,6 +16,7 @@ use crate::host::Object;
 use crate::host::authority::granting::grant_id;
 use crate::host::engine::once::{Stage, Which};
 use crate::host::engine::shares::{Share, share};
+use crate::host::engine::sweeps::WATCHED;
 use crate::id::{ObjectId, Pool};
 use crate::limits::{SHARE_GRANTS_MAX, SHARE_IDS_MAX};
 use crate::storage::log::Reads;
@@ -248,6 +249,50 @@ fn what_was_kept_before_it_counted_is_counted_once() {
         save(&object, &labelled("new")).await.unwrap();
         drop(agent);
         assert!(usage().grants > 600 * 20 && usage().requests == 600 * 23);
+        assert_counted(&world, x()).await;
+    });
+}
+
+/// Those whose time is over go when room is wanted, unless the clock may be ahead for a moment.
+#[test]
+fn grants_whose_time_is_over_make_room() {
+    // Hours pass within it.
+    run_within(Duration::from_hours(9), async {
+        let world = World::with_quotas(64_000, None);
+        let agent = join(&world).await;
+        let object = world.object(X);
+        call_write(&object, 1).promise.await.unwrap();
+        let one = save(&object, &labelled("one")).await.unwrap();
+        let one = restore(&agent, &one).await.unwrap();
+        let one_id = id_of(&object, "one").await;
+        let short = Terms { not_after: Some(1_000_000), ..labelled("short") };
+        while save(&one, &short).await.is_ok() {}
+        let full = share_of(&world, one_id);
+        assert!(full.grants > 50, "{full:?}");
+
+        tokio::time::pause();
+        let sweeps = &world.vat.grants.sweeps;
+        let clock_shows = |ms| {
+            world.now.set(ms);
+            sweeps.clock_shows(ms);
+        };
+        clock_shows(900_000);
+        // For a moment it is years ahead.
+        tokio::time::advance(WATCHED).await;
+        clock_shows(u64::MAX / 2);
+        let long = Terms { not_after: Some(u64::MAX), ..labelled("long") };
+        save(&one, &long).await.unwrap_err();
+        settle().await;
+        assert_eq!(share_of(&world, one_id).grants, full.grants);
+
+        clock_shows(1_000_001);
+        tokio::time::advance(WATCHED + Duration::from_secs(1)).await;
+        clock_shows(1_000_002);
+        save(&one, &long).await.unwrap_err();
+        while share_of(&world, one_id) != Share::default() {
+            settle().await;
+        }
+        save(&one, &long).await.unwrap();
         assert_counted(&world, x()).await;
     });
 }

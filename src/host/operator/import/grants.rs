@@ -11,6 +11,7 @@ use capstead_client::sturdyref::GrantId;
 
 use crate::error::Result;
 use crate::host::authority::granting::grant_id;
+use crate::host::authority::sweep::Deaths;
 use crate::host::engine::vat::Vat;
 use crate::id::ObjectId;
 use crate::sturdyref::Grant;
@@ -41,6 +42,7 @@ pub(super) enum Whose {
 
 /// The grants of the target that comes in now.
 pub(super) struct TargetGrants {
+    deaths: Deaths,
     target: ObjectId,
     pub(super) whose: Whose,
     /// Those of the archive, if its own give way to them.
@@ -58,22 +60,23 @@ impl TargetGrants {
     /// # Errors
     /// When the storage can't be read.
     pub(super) async fn begin(
-        vat: &Vat,
+        vat: &Rc<Vat>,
         target: ObjectId,
         whose: Whose,
         counts: &mut Counts,
     ) -> Result<Self> {
+        let mut deaths = Deaths::of(vat.clone());
         if whose == Whose::Own {
-            counts.kept += in_force(vat, target).await?;
+            counts.kept += in_force(vat, target, &mut deaths).await?;
         }
-        Ok(Self { target, whose, seen: HashSet::new(), cut: Vec::new(), after: None })
+        Ok(Self { deaths, target, whose, seen: HashSet::new(), cut: Vec::new(), after: None })
     }
 
     /// A record of the archive, and whether it is to be written.
     ///
     /// # Errors
     /// When it is none, or the storage can't be read.
-    pub(super) fn take(
+    pub(super) async fn take(
         &mut self,
         vat: &Vat,
         (id, record): (&[u8], &[u8]),
@@ -82,7 +85,10 @@ impl TargetGrants {
         let (id, now) = (grant_id(id)?, vat.clock.now_ms());
         let comes = Grant::decode(record)?.is_valid_at(now);
         let own = vat.grant((self.target, id))?;
-        let was = own.is_some_and(|grant| grant.is_valid_at(now));
+        let was = match own.filter(|grant| !grant.is_revoked) {
+            Some(grant) => !self.deaths.is_dead(self.target, &grant).await?,
+            None => false,
+        };
         match (self.whose, was, comes) {
             (Whose::Own, false, true) => counts.left_out += 1,
             (Whose::Own, ..) | (Whose::Archives, false, false) => {}
@@ -112,7 +118,6 @@ impl TargetGrants {
         counts: &mut Counts,
     ) -> Result<(Gone, usize)> {
         let (mut gone, mut length) = (Gone::new(), 0);
-        let now = vat.clock.now_ms();
         while self.whose == Whose::Archives && length < bytes {
             let some = vat.grants_behind(self.target, self.after, PAGE)?;
             let Some((last, _)) = some.last() else { break };
@@ -121,7 +126,7 @@ impl TargetGrants {
                 if self.seen.contains(&id) || grant.is_revoked {
                     continue;
                 }
-                if grant.is_valid_at(now) {
+                if !self.deaths.is_dead(self.target, &grant).await? {
                     counts.revoked += 1;
                     self.cut.push(id);
                 }
@@ -136,12 +141,12 @@ impl TargetGrants {
 }
 
 /// The number of those that are in force.
-async fn in_force(vat: &Vat, target: ObjectId) -> Result<u64> {
+async fn in_force(vat: &Vat, target: ObjectId, deaths: &mut Deaths) -> Result<u64> {
     let (mut count, mut after) = (0, None);
     loop {
         let some = vat.grants_behind(target, after, PAGE)?;
         for (_, grant) in &some {
-            count += u64::from(!vat.is_dead(target, grant)?);
+            count += u64::from(!deaths.is_dead(target, grant).await?);
         }
         match some.last() {
             Some((last, _)) if some.len() == PAGE => after = Some(*last),

@@ -1,0 +1,110 @@
+//! The sweeps of a vat: whose dead grants are being removed, and by which time they are over.
+//!
+//! A clock that is ahead for a moment must not destroy what is good when it is right again. So when grants
+//! have to go soon after their time, the time that counts is the least that the clock has shown for an hour.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::id::ObjectId;
+
+/// The time that the clock is watched before grants go that are over by it.
+pub(in crate::host) const WATCHED: Duration = Duration::from_hours(1);
+
+/// The least time between two sweeps of a target for want of room.
+const FOR_ROOM_EVERY: Duration = Duration::from_secs(10);
+
+#[derive(Default)]
+pub(in crate::host) struct Sweeps {
+    running: RefCell<HashSet<ObjectId>>,
+    /// When the last sweeps for want of room began.
+    for_room: RefCell<HashMap<ObjectId, Instant>>,
+    /// Times that the clock showed, each less than those behind it; the last one that is older than
+    /// [`WATCHED`] stays.
+    shown: RefCell<VecDeque<(Instant, u64)>>,
+    watched_since: RefCell<Option<Instant>>,
+}
+
+impl Sweeps {
+    /// Tells whether to sweep the target: nobody does it already.
+    pub(in crate::host) fn begin(&self, target: ObjectId) -> bool {
+        self.running.borrow_mut().insert(target)
+    }
+
+    /// As [`begin`](Self::begin), for want of room: it isn't done again and again for who asks too much.
+    pub(in crate::host) fn begin_for_room(&self, target: ObjectId) -> bool {
+        let (now, mut last) = (Instant::now(), self.for_room.borrow_mut());
+        last.retain(|_, began| now.duration_since(*began) < FOR_ROOM_EVERY);
+        if last.contains_key(&target) || !self.begin(target) {
+            return false;
+        }
+        last.insert(target, now);
+        true
+    }
+
+    pub(in crate::host) fn end(&self, target: ObjectId) {
+        self.running.borrow_mut().remove(&target);
+    }
+
+    /// The clock shows this now. It is looked at once a minute or more often.
+    pub(in crate::host) fn clock_shows(&self, now_ms: u64) {
+        let (now, mut shown) = (Instant::now(), self.shown.borrow_mut());
+        self.watched_since.borrow_mut().get_or_insert(now);
+        while shown.back().is_some_and(|(_, ms)| *ms >= now_ms) {
+            shown.pop_back();
+        }
+        shown.push_back((now, now_ms));
+        while shown.front().is_some_and(|(at, _)| now.duration_since(*at) > WATCHED) {
+            shown.pop_front();
+        }
+    }
+
+    /// The least time that the clock has shown while it was watched, if that is long enough.
+    pub(in crate::host) fn least_ms(&self) -> Option<u64> {
+        let since = (*self.watched_since.borrow())?;
+        let shown = self.shown.borrow();
+        shown.front().filter(|_| since.elapsed() >= WATCHED).map(|(_, ms)| *ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_ahead_for_a_moment_is_not_believed() {
+        let sweeps = Sweeps::default();
+        let minute = Duration::from_mins(1);
+        let mut shows = 1_000;
+        for _ in 0..60 {
+            sweeps.clock_shows(shows);
+            assert_eq!(sweeps.least_ms(), None, "it was not watched for long enough");
+            tokio::time::advance(minute).await;
+            shows += 60_000;
+        }
+        sweeps.clock_shows(u64::MAX);
+        assert_eq!(sweeps.least_ms(), Some(1_000));
+        for _ in 0..61 {
+            tokio::time::advance(minute).await;
+            shows += 60_000;
+            sweeps.clock_shows(shows);
+        }
+        assert!(sweeps.least_ms().is_some_and(|least| least < shows && least > 1_000));
+        assert!(sweeps.shown.borrow().len() < 63, "it keeps an hour");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sweeps_for_room_have_a_pause() {
+        let (sweeps, target) = (Sweeps::default(), ObjectId::from_bytes([7; 16]));
+        assert!(sweeps.begin_for_room(target) && !sweeps.begin_for_room(target));
+        sweeps.end(target);
+        assert!(!sweeps.begin_for_room(target) && sweeps.begin(target));
+        sweeps.end(target);
+        tokio::time::advance(FOR_ROOM_EVERY).await;
+        assert!(sweeps.begin_for_room(target));
+        assert!(!sweeps.begin(target));
+    }
+}

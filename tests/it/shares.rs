@@ -1,0 +1,133 @@
+//! What is dead takes no share of what others may keep, and is shown to nobody: on one host and on several,
+//! where the grant of a namespace is another host's than what was made from it.
+
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use capnp::capability::{Client, FromClientHook};
+use capstead_client::facet_capnp::{facet, persistent};
+use capstead_client::{Connection, namespace, once};
+use futures::future::join_all;
+
+use crate::support::calls::{by_name, increment, run, save};
+use crate::support::{DEADLINE, Served, capstead, now, scratch, serve_with};
+
+/// A fourth of it is what one grant may have the object keep.
+const QUOTA: &str = "Counter=400KiB";
+
+fn facet(of: &impl FromClientHook) -> facet::Client {
+    facet::Client { client: Client::new(of.as_client_hook().add_ref()) }
+}
+
+async fn try_save(
+    of: &impl FromClientHook,
+    label: &str,
+    not_after: Option<u64>,
+) -> capnp::Result<()> {
+    let of = persistent::Client { client: Client::new(of.as_client_hook().add_ref()) };
+    let mut request = of.save_request();
+    let mut terms = request.get().init_seal_for();
+    terms.set_label(label);
+    if let Some(last) = not_after {
+        terms.init_caveats().set_not_after(last);
+    }
+    request.send().promise.await.map(drop)
+}
+
+/// Saves until the share is full. The number of grants.
+async fn fill(of: &impl FromClientHook, not_after: Option<u64>) -> usize {
+    let (label, mut made) = ("z".repeat(250), 0);
+    loop {
+        let saved = join_all((0..50).map(|_| try_save(of, &label, not_after))).await;
+        let refused: Vec<_> = saved.iter().filter_map(|saved| saved.as_ref().err()).collect();
+        made += saved.len() - refused.len();
+        if let Some(error) = refused.first() {
+            assert!(error.extra.contains("over-quota: "), "{error}");
+            return made;
+        }
+    }
+}
+
+async fn revoke(of: &impl FromClientHook, label: &str) {
+    let of = facet(of);
+    let reply = of.grants_request().send().promise.await.unwrap();
+    let grants = reply.get().unwrap().get_grants().unwrap();
+    let grant = grants.iter().find(|grant| grant.get_label().unwrap() == label).unwrap();
+    let mut request = of.revoke_request();
+    request.get().set_grant(grant.get_id().unwrap());
+    request.send().promise.await.unwrap();
+}
+
+/// The first line of `capstead grants OBJECT`.
+fn shown(data: &Path, object: &str) -> String {
+    let output = capstead(["grants", object, "--data"]).arg(data).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().next().unwrap().to_owned()
+}
+
+fn serve(data: &Path, hosts: &str) -> Served {
+    serve_with(data, &["--hosts", hosts, "--object-quota", QUOTA])
+}
+
+#[test]
+fn what_was_made_below_a_revoked_grant_of_a_namespace_makes_room() {
+    for hosts in ["1", "2", "4"] {
+        let (_folder, data) = scratch();
+        let served = serve(&data, hosts);
+        run(async {
+            let connection = Connection::dial(&served.announced.capnp).await.unwrap();
+            let restore = |text: &str| connection.restore::<namespace::Client>(text).unwrap();
+            let root = restore(&served.announced.namespaces["Counter"]);
+            // Some are on the host of the namespace, and some aren't.
+            for name in ["a", "b", "c", "d"] {
+                increment(&by_name(&root, name)).await.unwrap();
+                let ada = restore(&save(&root, "Ada").await);
+                let bob = restore(&save(&ada, "Bob").await);
+                assert!(fill(&by_name(&bob, name), None).await > 100);
+                let adas = by_name(&ada, name);
+                assert!(try_save(&adas, "mine", None).await.is_err(), "the share is Ada's too");
+                revoke(&ada, "Bob").await;
+                assert_eq!(
+                    shown(&data, &format!("Counter/{name}")),
+                    format!("Counter/{name}: 0 grants"),
+                    "{hosts} hosts"
+                );
+                // A call with an id asks for the room as a save does.
+                increment(&once(&adas, &[7; 16])).await.ok();
+                let start = now();
+                while let Err(error) = try_save(&adas, "mine", None).await {
+                    assert!(start.elapsed() < DEADLINE, "{hosts} hosts, {name}: {error}");
+                }
+                increment(&once(&adas, &[8; 16])).await.unwrap();
+                assert!(shown(&data, &format!("Counter/{name}")).ends_with(": 1 grant"));
+            }
+        });
+        served.stop();
+    }
+}
+
+#[test]
+fn a_grant_that_would_be_over_already_is_not_made() {
+    let (_folder, data) = scratch();
+    let served = serve(&data, "2");
+    run(async {
+        let connection = Connection::dial(&served.announced.capnp).await.unwrap();
+        let root = connection
+            .restore::<namespace::Client>(&served.announced.namespaces["Counter"])
+            .unwrap();
+        let object = by_name(&root, "x");
+        increment(&object).await.unwrap();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+        for last in [1, now - 1_000] {
+            for refused in [
+                try_save(&object, "late", Some(last)).await,
+                try_save(&root, "late", Some(last)).await,
+            ] {
+                let error = refused.unwrap_err();
+                assert!(error.extra.contains("its end is in the past"), "{error}");
+            }
+        }
+        try_save(&object, "good", Some(now + 60_000)).await.unwrap();
+    });
+    assert!(shown(&data, "Counter/x").ends_with(": 1 grant"));
+}
