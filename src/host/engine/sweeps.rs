@@ -14,14 +14,14 @@ use crate::id::ObjectId;
 /// The time that the clock is watched before grants go that are over by it.
 pub(in crate::host) const WATCHED: Duration = Duration::from_hours(1);
 
-/// The least time between two sweeps of a target for want of room.
-const FOR_ROOM_EVERY: Duration = Duration::from_secs(10);
+/// The least time after a sweep of a target before another one for want of room.
+const PAUSE: Duration = Duration::from_secs(2);
 
 #[derive(Default)]
 pub(in crate::host) struct Sweeps {
     running: RefCell<HashSet<ObjectId>>,
-    /// When the last sweeps for want of room began.
-    for_room: RefCell<HashMap<ObjectId, Instant>>,
+    /// When the last sweeps ended.
+    ended: RefCell<HashMap<ObjectId, Instant>>,
     /// Times that the clock showed, each less than those behind it; the last one that is older than
     /// [`WATCHED`] stays.
     shown: RefCell<VecDeque<(Instant, u64)>>,
@@ -36,17 +36,15 @@ impl Sweeps {
 
     /// As [`begin`](Self::begin), for want of room: it isn't done again and again for who asks too much.
     pub(in crate::host) fn begin_for_room(&self, target: ObjectId) -> bool {
-        let (now, mut last) = (Instant::now(), self.for_room.borrow_mut());
-        last.retain(|_, began| now.duration_since(*began) < FOR_ROOM_EVERY);
-        if last.contains_key(&target) || !self.begin(target) {
-            return false;
-        }
-        last.insert(target, now);
-        true
+        let is_soon = self.ended.borrow().get(&target).is_some_and(|at| at.elapsed() < PAUSE);
+        !is_soon && self.begin(target)
     }
 
     pub(in crate::host) fn end(&self, target: ObjectId) {
         self.running.borrow_mut().remove(&target);
+        let mut ended = self.ended.borrow_mut();
+        ended.retain(|_, at| at.elapsed() < PAUSE);
+        ended.insert(target, Instant::now());
     }
 
     /// The clock shows this now. It is looked at once a minute or more often.
@@ -103,7 +101,7 @@ mod tests {
         sweeps.end(target);
         assert!(!sweeps.begin_for_room(target) && sweeps.begin(target));
         sweeps.end(target);
-        tokio::time::advance(FOR_ROOM_EVERY).await;
+        tokio::time::advance(PAUSE).await;
         assert!(sweeps.begin_for_room(target));
         assert!(!sweeps.begin(target));
     }

@@ -253,6 +253,13 @@ fn what_was_kept_before_it_counted_is_counted_once() {
     });
 }
 
+/// Lets time pass that nobody waits for.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
 /// Those whose time is over go when room is wanted, unless the clock may be ahead for a moment.
 #[test]
 fn grants_whose_time_is_over_make_room() {
@@ -270,7 +277,6 @@ fn grants_whose_time_is_over_make_room() {
         let full = share_of(&world, one_id);
         assert!(full.grants > 50, "{full:?}");
 
-        tokio::time::pause();
         let sweeps = &world.vat.grants.sweeps;
         let clock_shows = |ms| {
             world.now.set(ms);
@@ -278,7 +284,7 @@ fn grants_whose_time_is_over_make_room() {
         };
         clock_shows(900_000);
         // For a moment it is years ahead.
-        tokio::time::advance(WATCHED).await;
+        pass(WATCHED).await;
         clock_shows(u64::MAX / 2);
         let long = Terms { not_after: Some(u64::MAX), ..labelled("long") };
         save(&one, &long).await.unwrap_err();
@@ -286,7 +292,7 @@ fn grants_whose_time_is_over_make_room() {
         assert_eq!(share_of(&world, one_id).grants, full.grants);
 
         clock_shows(1_000_001);
-        tokio::time::advance(WATCHED + Duration::from_secs(1)).await;
+        pass(WATCHED + Duration::from_secs(1)).await;
         clock_shows(1_000_002);
         save(&one, &long).await.unwrap_err();
         while share_of(&world, one_id) != Share::default() {
