@@ -21,9 +21,10 @@ use capstead_client::{CAPABILITIES_SENT_MAX, Connection, ERROR_BYTES_MAX, namesp
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
-use class::{Exclusive, Passer, Plain};
+use class::{Exclusive, Passer, Plain, note};
 use passing_capnp::passer;
 use support::raw::{self, Raw};
+use tokio::sync::Notify;
 
 /// Every host has some of them.
 const OBJECTS: usize = 12;
@@ -74,6 +75,23 @@ fn with_server(hosts: u16, work: impl AsyncFnOnce(String, BTreeMap<String, Strin
         served.await.unwrap().unwrap();
     };
     runtime.block_on(async { tokio::time::timeout(DEADLINE, all).await }).expect("it ends in time");
+}
+
+/// As [`with_server`], for work on a thread of its own, as clients have it.
+fn with_clients(
+    hosts: u16,
+    work: impl AsyncFnOnce(String, BTreeMap<String, String>) + Send + 'static,
+) {
+    with_server(hosts, async move |address, namespaces| {
+        let (over, is_over) = tokio::sync::oneshot::channel::<()>();
+        let clients = std::thread::spawn(move || {
+            let runtime = tokio::runtime::LocalRuntime::new().unwrap();
+            runtime.block_on(work(address, namespaces));
+            drop(over);
+        });
+        drop(is_over.await);
+        clients.join().unwrap();
+    });
 }
 
 /// A client's callback, whose errors say this.
@@ -381,4 +399,83 @@ fn many_large_results_at_once_reach_a_client_that_reads() {
         let notes: Vec<_> = notes.get().unwrap().get_notes().unwrap().iter().collect();
         assert_eq!(notes, (0..RESULTS).collect::<Vec<_>>());
     });
+}
+
+/// Of each large result that a client asks for.
+const LARGE: u32 = 2_000_000;
+
+/// Takes one object's turn until it is told to end it.
+struct Busy {
+    took: Notify,
+    ends: Notify,
+}
+
+impl passer::Server for Busy {
+    async fn note(self: Rc<Self>, _: passer::NoteParams, _: passer::NoteResults) -> Result<()> {
+        self.took.notify_one();
+        self.ends.notified().await;
+        Ok(())
+    }
+}
+
+/// Has clients of all hosts ask one busy object for more than any of them is to have unread.
+async fn wait_for_the_busy_one(hosts: u16, address: String, namespaces: BTreeMap<String, String>) {
+    const CALLS: u64 = 240;
+    let front = Connection::dial(&address).await.unwrap();
+    let all = objects(&front, &namespaces);
+    let others: Vec<_> = listeners(&front, &all).await.into_iter().collect();
+    assert_eq!(others.len(), usize::from(hosts));
+    let object = &all[OBJECTS / 2];
+    let busy = Rc::new(Busy { took: Notify::new(), ends: Notify::new() });
+    let mut keeps = object.later_request();
+    keeps.get().set_cap(object.clone());
+    keeps.get().set_until(capstead_client::capability(busy.clone()));
+    let keeps = keeps.send().promise;
+    busy.took.notified().await;
+    let mut waiting = FuturesUnordered::new();
+    let mut connections = Vec::new();
+    for (stub, other) in (1..).zip(&others) {
+        let connection = Connection::dial(other).await.unwrap();
+        let all = objects(&connection, &namespaces);
+        let object = &all[OBJECTS / 2];
+        for n in 0..CALLS {
+            let noted = (n % 20 == 0).then(|| note(object, stub, n).promise);
+            let mut request = object.large_request();
+            request.get().set_bytes(LARGE);
+            let large = request.send().promise;
+            waiting.push(async move {
+                if let Some(noted) = noted {
+                    noted.await.unwrap();
+                }
+                let large = large.await.unwrap();
+                assert_eq!(large.get().unwrap().get_data().unwrap().len(), LARGE as usize);
+            });
+        }
+        // All of them are there before the first has its turn: on each way calls keep their order.
+        for plain in &all[..OBJECTS / 2] {
+            large(plain, 0, 0).await.unwrap();
+        }
+        connections.push(connection);
+    }
+    busy.ends.notify_one();
+    keeps.await.unwrap();
+    while waiting.next().await.is_some() {}
+    for (stub, _) in (1..).zip(&others) {
+        let mut request = object.notes_request();
+        request.get().set_stub(stub);
+        let notes = request.send().promise.await.unwrap();
+        let notes: Vec<u64> = notes.get().unwrap().get_notes().unwrap().iter().collect();
+        assert_eq!(notes, (0..CALLS).step_by(20).collect::<Vec<_>>(), "in the order made");
+    }
+}
+
+// They asked before they waited for the object, and nobody asked again: a client that read everything lost its
+// connection.
+#[test]
+fn a_client_that_reads_gets_all_large_results_of_an_object_for_which_it_waited() {
+    for hosts in [1, 2, 4] {
+        with_clients(hosts, async move |address, namespaces| {
+            wait_for_the_busy_one(hosts, address, namespaces).await;
+        });
+    }
 }

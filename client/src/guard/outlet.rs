@@ -18,7 +18,7 @@ pub struct Outlet {
     /// Bytes of answers that wait for something else.
     held: Cell<usize>,
     is_closed: Cell<bool>,
-    waiting: RefCell<Option<Box<dyn FnOnce()>>>,
+    waiting: RefCell<Vec<Box<dyn FnOnce()>>>,
 }
 
 impl Outlet {
@@ -55,10 +55,10 @@ impl Outlet {
         HeldAnswer { outlet: self.clone(), bytes }
     }
 
-    /// Does this once, when the peer has read enough or the connection is over. Nobody else waits. It is done
-    /// in the middle of the connection's work.
+    /// Does this once, when the peer has read enough or the connection is over. It is done in the middle of
+    /// the connection's work, after what others wait with who came before.
     pub fn when_free(&self, work: impl FnOnce() + 'static) {
-        self.waiting.replace(Some(Box::new(work)));
+        self.waiting.borrow_mut().push(Box::new(work));
     }
 
     /// So much is to be written.
@@ -79,10 +79,9 @@ impl Outlet {
     }
 
     fn tell(&self) {
-        if !self.is_full()
-            && let Some(work) = self.waiting.take()
-        {
-            work();
+        if !self.is_full() {
+            // None of them makes anything by itself.
+            self.waiting.take().into_iter().for_each(|work| work());
         }
     }
 }
