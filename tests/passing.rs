@@ -479,3 +479,23 @@ fn a_client_that_reads_gets_all_large_results_of_an_object_for_which_it_waited()
         });
     }
 }
+
+// The host of the client's connection passed all calls on at once, and cut the client off when the answers came.
+#[test]
+fn a_client_that_reads_gets_all_large_results_that_come_through_another_host() {
+    const CALLS: usize = 20;
+    for hosts in [1, 2, 4] {
+        with_clients(hosts, async |address, namespaces| {
+            let front = Connection::dial(&address).await.unwrap();
+            let objects = objects(&front, &namespaces);
+            let all = objects.iter().flat_map(|object| std::iter::repeat_n(object, CALLS));
+            let mut answers: FuturesUnordered<_> = all.map(|of| large(of, LARGE, 0)).collect();
+            let mut got = 0;
+            while let Some(answer) = answers.next().await {
+                assert_eq!(answer.unwrap().0, LARGE as usize);
+                got += 1;
+            }
+            assert_eq!(got, OBJECTS * CALLS);
+        });
+    }
+}

@@ -97,7 +97,9 @@ pub use callback::capability;
 pub use connection::Connection;
 pub use guard::budget::Budget;
 #[doc(hidden)] // for the server
-pub use guard::hops::with_hops;
+pub use guard::callers::Receipt;
+#[doc(hidden)]
+pub use guard::hops::with_origin;
 pub use guard::limits::{
     Bites, CAPABILITIES_SENT_MAX, CONTENT_BYTES_SENT_MAX, ERROR_BYTES_MAX, Limit, Limits,
 };

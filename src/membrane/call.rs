@@ -12,7 +12,9 @@ use std::task::{Context, Poll};
 use capnp::capability::{self, FromServer, Promise, Server};
 use capnp::private::capability::{ClientHook, ParamsHook, ResultsHook};
 use capnp::{MessageSize, any_pointer};
-use capstead_client::{HeldAnswer, Outlet, Owed, error_to_send, take_over, with_hops, with_owed};
+use capstead_client::{
+    HeldAnswer, Outlet, Owed, Receipt, error_to_send, take_over, with_origin, with_owed,
+};
 
 use super::answer::Answer;
 use super::body::{Body, BodySlot, check_size};
@@ -281,6 +283,14 @@ impl Reply {
         }
     }
 
+    /// The receipt of another vat's answer, if it asked for one and the caller is not in this vat.
+    fn take_receipt(&self) -> Option<Receipt> {
+        match &self.0 {
+            Some(Asker::Results(_, ending)) => ending.receipt.take(),
+            _ => None,
+        }
+    }
+
     /// The ones to tell when another vat has answered.
     fn owed(&self) -> Option<Rc<dyn Owed>> {
         match &self.0 {
@@ -313,7 +323,7 @@ impl Asker {
                     ending.pipeline.keep_used(&mut body);
                     body.replace_caps(relay);
                     if let Some(outlet) = ending.outlet.get() {
-                        outlet.made(body.size_bytes());
+                        ending.made.set(Some(outlet.hold(body.size_bytes())));
                     }
                     match ending.offered.get() {
                         None => results.get()?.set_as(body.get()?)?,
@@ -396,7 +406,8 @@ fn forward(to: &dyn ClientHook, call: Call) {
     if let Err(error) = write(params) {
         return reply.send(Err(error));
     }
-    let send = || with_hops(passing.hops(), || request.send());
+    let caller = reply.outlet().map_or(0, |outlet| outlet.number());
+    let send = || with_origin(passing.hops(), caller, || request.send());
     let (sent, is_owed) = match reply.owed() {
         Some(owed) => with_owed(owed, send),
         None => (send(), false),
@@ -409,19 +420,43 @@ fn forward(to: &dyn ClientHook, call: Call) {
             Poll::Pending => reply.poll(Event::Abandoned, cx).map(|()| None),
             Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
         });
-        let outcome = if let Some(outcome) = answered.await {
-            outcome.and_then(|response| Body::copy(response.get()?))
-        } else {
-            // The other vat learns it, too. The call counts here for as long as it runs there.
-            drop(promise);
-            if is_owed {
-                poll_fn(|cx| reply.poll(Event::Answered, cx)).await;
-            }
-            Err(disconnected("nobody waits for the answer"))
-        };
+        if let Some(outcome) = answered.await {
+            return pass_on(outcome, passing, reply).await;
+        }
+        // The other vat learns it, too. The call counts here for as long as it runs there.
+        drop(promise);
+        if is_owed {
+            poll_fn(|cx| reply.poll(Event::Answered, cx)).await;
+        }
         drop(passing);
-        reply.send(outcome);
+        reply.send(Err(disconnected("nobody waits for the answer")));
     });
+}
+
+type Response = capability::Response<Untyped>;
+
+/// Tells the caller what another vat answered, and that vat when its next answers may come.
+async fn pass_on(outcome: Result<Response>, passing: Passing, reply: Reply) {
+    let outlet = reply.outlet().cloned();
+    let receipt = reply.take_receipt();
+    let (Some(outlet), Some(receipt)) = (outlet, receipt) else {
+        drop(passing);
+        return reply.send(outcome.and_then(|response| Body::copy(response.get()?)));
+    };
+    if !outlet.is_shared()
+        && let Ok(response) = &outcome
+    {
+        // A client that reads too slowly for what comes from elsewhere would lose its connection.
+        let bytes = response.get().and_then(|results| results.target_size());
+        outlet.room_for(bytes.map_or(0, bytes_of)).await;
+    }
+    drop(passing);
+    reply.send(outcome.and_then(|response| Body::copy(response.get()?)));
+    if outlet.is_shared() {
+        // It waits where it is counted: at the host of the caller's connection.
+        outlet.room().await;
+    }
+    drop(receipt);
 }
 
 #[cfg(test)]

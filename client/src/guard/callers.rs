@@ -82,12 +82,7 @@ impl fmt::Debug for Receipt {
 
 impl Callers {
     /// A call begins that this caller made.
-    pub(super) fn begin(
-        &mut self,
-        call: u32,
-        caller: u32,
-        connection: &Rc<Outlet>,
-    ) -> Rc<Outlet> {
+    pub(super) fn begin(&mut self, call: u32, caller: u32, connection: &Rc<Outlet>) -> Rc<Outlet> {
         if self.by_number.len() > self.most {
             self.by_number.retain(|_, outlet| Rc::strong_count(outlet) > 1);
             self.most = CALLERS_KEPT.max(2 * self.by_number.len());
@@ -109,6 +104,11 @@ impl Callers {
         }
         self.unread.insert(self.last, outlet.sends(bytes));
         Some(self.last)
+    }
+
+    /// The answer to a call goes elsewhere.
+    pub(super) fn forget(&mut self, call: u32) {
+        self.calls.remove(&call);
     }
 
     /// The peer gives a receipt back.
