@@ -6,6 +6,8 @@
 mod class;
 #[path = "passing/passing_capnp.rs"]
 mod passing_capnp;
+#[path = "passing/reading.rs"]
+mod reading;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,10 +23,9 @@ use capstead_client::{CAPABILITIES_SENT_MAX, Connection, ERROR_BYTES_MAX, namesp
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 
-use class::{Exclusive, Passer, Plain, note};
+use class::{Exclusive, Passer, Plain};
 use passing_capnp::passer;
 use support::raw::{self, Raw};
-use tokio::sync::Notify;
 
 /// Every host has some of them.
 const OBJECTS: usize = 12;
@@ -75,23 +76,6 @@ fn with_server(hosts: u16, work: impl AsyncFnOnce(String, BTreeMap<String, Strin
         served.await.unwrap().unwrap();
     };
     runtime.block_on(async { tokio::time::timeout(DEADLINE, all).await }).expect("it ends in time");
-}
-
-/// As [`with_server`], for work on a thread of its own, as clients have it.
-fn with_clients(
-    hosts: u16,
-    work: impl AsyncFnOnce(String, BTreeMap<String, String>) + Send + 'static,
-) {
-    with_server(hosts, async move |address, namespaces| {
-        let (over, is_over) = tokio::sync::oneshot::channel::<()>();
-        let clients = std::thread::spawn(move || {
-            let runtime = tokio::runtime::LocalRuntime::new().unwrap();
-            runtime.block_on(work(address, namespaces));
-            drop(over);
-        });
-        drop(is_over.await);
-        clients.join().unwrap();
-    });
 }
 
 /// A client's callback, whose errors say this.
@@ -399,103 +383,4 @@ fn many_large_results_at_once_reach_a_client_that_reads() {
         let notes: Vec<_> = notes.get().unwrap().get_notes().unwrap().iter().collect();
         assert_eq!(notes, (0..RESULTS).collect::<Vec<_>>());
     });
-}
-
-/// Of each large result that a client asks for.
-const LARGE: u32 = 2_000_000;
-
-/// Takes one object's turn until it is told to end it.
-struct Busy {
-    took: Notify,
-    ends: Notify,
-}
-
-impl passer::Server for Busy {
-    async fn note(self: Rc<Self>, _: passer::NoteParams, _: passer::NoteResults) -> Result<()> {
-        self.took.notify_one();
-        self.ends.notified().await;
-        Ok(())
-    }
-}
-
-/// Has clients of all hosts ask one busy object for more than any of them is to have unread.
-async fn wait_for_the_busy_one(hosts: u16, address: String, namespaces: BTreeMap<String, String>) {
-    const CALLS: u64 = 240;
-    let front = Connection::dial(&address).await.unwrap();
-    let all = objects(&front, &namespaces);
-    let others: Vec<_> = listeners(&front, &all).await.into_iter().collect();
-    assert_eq!(others.len(), usize::from(hosts));
-    let object = &all[OBJECTS / 2];
-    let busy = Rc::new(Busy { took: Notify::new(), ends: Notify::new() });
-    let mut keeps = object.later_request();
-    keeps.get().set_cap(object.clone());
-    keeps.get().set_until(capstead_client::capability(busy.clone()));
-    let keeps = keeps.send().promise;
-    busy.took.notified().await;
-    let mut waiting = FuturesUnordered::new();
-    let mut connections = Vec::new();
-    for (stub, other) in (1..).zip(&others) {
-        let connection = Connection::dial(other).await.unwrap();
-        let all = objects(&connection, &namespaces);
-        let object = &all[OBJECTS / 2];
-        for n in 0..CALLS {
-            let noted = (n % 20 == 0).then(|| note(object, stub, n).promise);
-            let mut request = object.large_request();
-            request.get().set_bytes(LARGE);
-            let large = request.send().promise;
-            waiting.push(async move {
-                if let Some(noted) = noted {
-                    noted.await.unwrap();
-                }
-                let large = large.await.unwrap();
-                assert_eq!(large.get().unwrap().get_data().unwrap().len(), LARGE as usize);
-            });
-        }
-        // All of them are there before the first has its turn: on each way calls keep their order.
-        for plain in &all[..OBJECTS / 2] {
-            large(plain, 0, 0).await.unwrap();
-        }
-        connections.push(connection);
-    }
-    busy.ends.notify_one();
-    keeps.await.unwrap();
-    while waiting.next().await.is_some() {}
-    for (stub, _) in (1..).zip(&others) {
-        let mut request = object.notes_request();
-        request.get().set_stub(stub);
-        let notes = request.send().promise.await.unwrap();
-        let notes: Vec<u64> = notes.get().unwrap().get_notes().unwrap().iter().collect();
-        assert_eq!(notes, (0..CALLS).step_by(20).collect::<Vec<_>>(), "in the order made");
-    }
-}
-
-// They asked before they waited for the object, and nobody asked again: a client that read everything lost its
-// connection.
-#[test]
-fn a_client_that_reads_gets_all_large_results_of_an_object_for_which_it_waited() {
-    for hosts in [1, 2, 4] {
-        with_clients(hosts, async move |address, namespaces| {
-            wait_for_the_busy_one(hosts, address, namespaces).await;
-        });
-    }
-}
-
-// The host of the client's connection passed all calls on at once, and cut the client off when the answers came.
-#[test]
-fn a_client_that_reads_gets_all_large_results_that_come_through_another_host() {
-    const CALLS: usize = 20;
-    for hosts in [1, 2, 4] {
-        with_clients(hosts, async |address, namespaces| {
-            let front = Connection::dial(&address).await.unwrap();
-            let objects = objects(&front, &namespaces);
-            let all = objects.iter().flat_map(|object| std::iter::repeat_n(object, CALLS));
-            let mut answers: FuturesUnordered<_> = all.map(|of| large(of, LARGE, 0)).collect();
-            let mut got = 0;
-            while let Some(answer) = answers.next().await {
-                assert_eq!(answer.unwrap().0, LARGE as usize);
-                got += 1;
-            }
-            assert_eq!(got, OBJECTS * CALLS);
-        });
-    }
 }

@@ -122,6 +122,8 @@ pub(crate) struct State<S> {
     closing: Option<Error>,
     /// The peer broke a rule or a limit, and is to read which.
     owes_reason: bool,
+    /// The peer has little time to read.
+    is_hurried: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
@@ -150,6 +152,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             broken: None,
             closing: None,
             owes_reason: false,
+            is_hurried: false,
         }
     }
 

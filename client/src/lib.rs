@@ -106,7 +106,7 @@ pub use guard::limits::{
 #[doc(hidden)] // for the server, which holds to the same bounds within a vat
 pub use guard::outgoing::{error_to_send, too_large, too_many_capabilities};
 #[doc(hidden)] // for the server
-pub use guard::outlet::{HeldAnswer, Outlet};
+pub use guard::outlet::{HeldAnswer, Outlet, crowded, room_for_calls};
 pub use guard::owed::{Owed, with_owed};
 #[doc(hidden)] // for the server
 pub use guard::pipelines::{Arrival, Pipelined, take_over};

@@ -3,26 +3,22 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 
 use capnp::capability::{self, FromServer, Promise, Server};
 use capnp::private::capability::{ClientHook, ParamsHook, ResultsHook};
 use capnp::{MessageSize, any_pointer};
-use capstead_client::{
-    HeldAnswer, Outlet, Owed, Receipt, error_to_send, take_over, with_origin, with_owed,
-};
+use capstead_client::{HeldAnswer, Outlet, Owed, Receipt, error_to_send, take_over};
 
 use super::answer::Answer;
 use super::body::{Body, BodySlot, check_size};
 use super::call_end::{Ended, Ending};
 use super::chain::Chain;
 use super::early;
+use super::forward::forward;
 use super::hook::{self, End};
-use super::hops::Passing;
 use super::pipeline::{Event, Pipeline};
 use super::relay::relay;
 use crate::error::{Reason, Result, disconnected};
@@ -148,7 +144,7 @@ impl Params {
     ///
     /// # Errors
     /// Those too, and that so much can't be sent.
-    fn sendable(&self) -> Result<MessageSize> {
+    pub(super) fn sendable(&self) -> Result<MessageSize> {
         let size = self.size()?;
         check_size(bytes_of(size), size.cap_count as usize)?;
         Ok(size)
@@ -169,7 +165,7 @@ impl Params {
     }
 
     /// Foreign parameters are copied; [`Params::size`] was asked before.
-    fn into_body(self) -> Result<Box<Body>> {
+    pub(super) fn into_body(self) -> Result<Box<Body>> {
         match self {
             Self::Ours(body) => Ok(body),
             Self::Theirs(params, _) => Body::copy(params.get()?).map(Box::new),
@@ -184,7 +180,7 @@ impl Params {
     }
 }
 
-fn bytes_of(size: MessageSize) -> usize {
+pub(super) fn bytes_of(size: MessageSize) -> usize {
     usize::try_from(size.word_count.saturating_mul(8)).unwrap_or(usize::MAX)
 }
 
@@ -269,7 +265,7 @@ impl Reply {
     }
 
     /// The call went to another vat: pipelined calls may follow it at once.
-    fn redirect(&self, pipeline: any_pointer::Pipeline) {
+    pub(super) fn redirect(&self, pipeline: any_pointer::Pipeline) {
         if let Some(to) = self.pipeline() {
             to.redirect(pipeline.hook);
         }
@@ -284,7 +280,7 @@ impl Reply {
     }
 
     /// The receipt of another vat's answer, if it asked for one and the caller is not in this vat.
-    fn take_receipt(&self) -> Option<Receipt> {
+    pub(super) fn take_receipt(&self) -> Option<Receipt> {
         match &self.0 {
             Some(Asker::Results(_, ending)) => ending.receipt.take(),
             _ => None,
@@ -292,7 +288,7 @@ impl Reply {
     }
 
     /// The ones to tell when another vat has answered.
-    fn owed(&self) -> Option<Rc<dyn Owed>> {
+    pub(super) fn owed(&self) -> Option<Rc<dyn Owed>> {
         match &self.0 {
             None => None,
             Some(Asker::Answer(answer)) => Some(answer.owed()),
@@ -300,7 +296,12 @@ impl Reply {
         }
     }
 
-    fn poll(&self, event: Event, cx: &Context<'_>) -> Poll<()> {
+    /// The caller needs no answer any more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.pipeline().is_some_and(Pipeline::is_abandoned)
+    }
+
+    pub(super) fn poll(&self, event: Event, cx: &Context<'_>) -> Poll<()> {
         self.pipeline().map_or(Poll::Pending, |pipeline| pipeline.poll(event, cx.waker()))
     }
 }
@@ -380,83 +381,6 @@ pub(super) fn deliver_now(to: &dyn ClientHook, call: Call) -> Option<Call> {
         Err(error) => call.reply.send(Err(error)),
     }
     None
-}
-
-/// Makes the call anew on a foreign hook, for instance that of a connection. It is the end of its
-/// promises: capnp-rpc can't put capabilities into a call on one that became something of this vat.
-///
-/// Calls that are pipelined on the answer go on at once too, in the same order: it doesn't wait
-/// here for an answer that may itself wait for it.
-fn forward(to: &dyn ClientHook, call: Call) {
-    let Call { interface, method, params, reply, hops, .. } = call;
-    let begun = Passing::begin(hops).and_then(|passing| Ok((passing, params.sendable()?)));
-    let (passing, size) = match begun {
-        Ok(begun) => begun,
-        Err(error) => return reply.send(Err(error)),
-    };
-    let mut request = to.new_call(interface, method, Some(size));
-    let mut write = |params: Params| {
-        if size.cap_count == 0 {
-            return request.get().set_as(params.get()?);
-        }
-        let mut body = params.into_body()?;
-        body.replace_caps(relay);
-        request.get().set_as(body.get()?)
-    };
-    if let Err(error) = write(params) {
-        return reply.send(Err(error));
-    }
-    let caller = reply.outlet().map_or(0, |outlet| outlet.number());
-    let send = || with_origin(passing.hops(), caller, || request.send());
-    let (sent, is_owed) = match reply.owed() {
-        Some(owed) => with_owed(owed, send),
-        None => (send(), false),
-    };
-    reply.redirect(sent.pipeline);
-    let mut promise = sent.promise;
-    // Ends with the call; a connection that goes away fails its calls.
-    tokio::task::spawn_local(async move {
-        let answered = poll_fn(|cx| match Pin::new(&mut promise).poll(cx) {
-            Poll::Pending => reply.poll(Event::Abandoned, cx).map(|()| None),
-            Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
-        });
-        if let Some(outcome) = answered.await {
-            return pass_on(outcome, passing, reply).await;
-        }
-        // The other vat learns it, too. The call counts here for as long as it runs there.
-        drop(promise);
-        if is_owed {
-            poll_fn(|cx| reply.poll(Event::Answered, cx)).await;
-        }
-        drop(passing);
-        reply.send(Err(disconnected("nobody waits for the answer")));
-    });
-}
-
-type Response = capability::Response<Untyped>;
-
-/// Tells the caller what another vat answered, and that vat when its next answers may come.
-async fn pass_on(outcome: Result<Response>, passing: Passing, reply: Reply) {
-    let outlet = reply.outlet().cloned();
-    let receipt = reply.take_receipt();
-    let (Some(outlet), Some(receipt)) = (outlet, receipt) else {
-        drop(passing);
-        return reply.send(outcome.and_then(|response| Body::copy(response.get()?)));
-    };
-    if !outlet.is_shared()
-        && let Ok(response) = &outcome
-    {
-        // A client that reads too slowly for what comes from elsewhere would lose its connection.
-        let bytes = response.get().and_then(|results| results.target_size());
-        outlet.room_for(bytes.map_or(0, bytes_of)).await;
-    }
-    drop(passing);
-    reply.send(outcome.and_then(|response| Body::copy(response.get()?)));
-    if outlet.is_shared() {
-        // It waits where it is counted: at the host of the caller's connection.
-        outlet.room().await;
-    }
-    drop(receipt);
 }
 
 #[cfg(test)]

@@ -74,6 +74,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         if let Ok(message::Call(call)) = message.get_root_as_reader::<message::Reader>()?.which()
             && let Some(places) = get_struct_data_section(call?).get(PLACE..CALLER_PLACE + 4)
         {
+            if caller != 0 {
+                self.outlet.carries_calls();
+            }
             let caller_at = places[CALLER_PLACE - PLACE..].as_ptr();
             self.wire.patch_last(message, places.as_ptr(), &[hops]);
             self.wire.patch_last(message, caller_at, &caller.to_le_bytes());

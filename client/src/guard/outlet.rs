@@ -24,6 +24,35 @@ const SMALL_BYTES: usize = 64 << 10;
 
 type Work = Box<dyn FnOnce()>;
 
+thread_local! {
+    /// The connections of this thread by which the calls of many callers go out.
+    static LINKS: RefCell<Vec<Weak<Outlet>>> = RefCell::default();
+}
+
+/// Tells whether a connection by which calls go on to other parts of this system has much to send.
+pub fn crowded() -> bool {
+    LINKS.with_borrow(|links| {
+        links.iter().any(|link| link.upgrade().is_some_and(|of| of.is_crowded()))
+    })
+}
+
+/// Resolves when none of them has much to send.
+pub async fn room_for_calls() {
+    loop {
+        let link = LINKS.with_borrow(|links| {
+            links.iter().filter_map(Weak::upgrade).find(|link| link.is_crowded())
+        });
+        let Some(link) = link else { return };
+        let (sender, receiver) = oneshot::channel();
+        link.crowded.borrow_mut().push(Box::new(move || {
+            // Whoever has left has no calls.
+            let _ = sender.send(());
+        }));
+        drop(link);
+        let _ = receiver.await;
+    }
+}
+
 /// One connection's side towards its peer, or towards one of the callers behind it.
 pub struct Outlet {
     /// By which others on this thread tell it apart, and never 0.
@@ -38,8 +67,10 @@ pub struct Outlet {
     kept: Cell<usize>,
     is_closed: Cell<bool>,
     waiting: RefCell<Vec<Work>>,
-    /// Callers behind the connection that wait until there is less on it.
-    crowded: RefCell<Vec<Weak<Self>>>,
+    /// The work of those that wait until there is less on the connection, which others share.
+    crowded: RefCell<Vec<Work>>,
+    /// It is among the [`LINKS`].
+    is_link: Cell<bool>,
     /// Set for a caller behind a connection.
     shares: Option<Shares>,
     me: Weak<Self>,
@@ -75,6 +106,7 @@ impl Outlet {
             is_closed: Cell::default(),
             waiting: RefCell::default(),
             crowded: RefCell::default(),
+            is_link: Cell::default(),
             shares,
             me: me.clone(),
         })
@@ -184,10 +216,23 @@ impl Outlet {
         } else {
             self.ask_for_less();
         }
-        if !self.crowded.borrow().is_empty() && (self.bytes() <= SHARED_BYTES || self.is_closed()) {
-            for caller in self.crowded.take().iter().filter_map(Weak::upgrade) {
-                caller.is_told();
-            }
+        if !self.crowded.borrow().is_empty() && !self.is_crowded() {
+            self.crowded.take().into_iter().for_each(|work| work());
+        }
+    }
+
+    /// There is so much on the connection that the large things of others wait.
+    fn is_crowded(&self) -> bool {
+        self.bytes() > SHARED_BYTES && !self.is_closed()
+    }
+
+    /// The calls of many callers go out by the connection.
+    pub(super) fn carries_calls(&self) {
+        if !self.is_link.replace(true) {
+            LINKS.with_borrow_mut(|links| {
+                links.retain(|link| link.strong_count() > 0);
+                links.push(self.me.clone());
+            });
         }
     }
 
@@ -208,14 +253,16 @@ impl Outlet {
             return;
         }
         let me = self.me.clone();
-        if self.crowd_max(shares) == SHARED_BYTES {
-            return shares.of.crowded.borrow_mut().push(me);
-        }
-        shares.of.when_free(move || {
+        let tells: Work = Box::new(move || {
             if let Some(me) = me.upgrade() {
                 me.is_told();
             }
         });
+        if self.crowd_max(shares) == SHARED_BYTES {
+            shares.of.crowded.borrow_mut().push(tells);
+        } else {
+            shares.of.when_free(tells);
+        }
     }
 }
 

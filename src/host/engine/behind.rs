@@ -54,7 +54,8 @@ impl Vat {
             self.watch(&outlet);
             return None;
         }
-        if outlet.is_closed() {
+        // A host that passed it on lets go of it when its caller's connection ends.
+        if outlet.is_closed() || self.closing.get() && start.call.reply.is_abandoned() {
             start.facet.refuse(start.call, disconnected("the caller's connection is over"));
             self.next_behind(&outlet);
             return None;

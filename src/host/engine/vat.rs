@@ -104,7 +104,7 @@ pub(crate) struct Vat {
     /// Wakes the task that opens gates; the commit thread does so too.
     progress: Arc<Notify>,
     under_way: Cell<usize>,
-    closing: Cell<bool>,
+    pub(in crate::host) closing: Cell<bool>,
     /// Why it can't go on, other than by its storage.
     pub(in crate::host) fault: SetOnce<String>,
     /// Calls that wait for exclusive objects.
