@@ -18,7 +18,7 @@ use capnp::any_pointer;
 use capnp::capability::Response;
 use capnp::private::capability::{ClientHook, ParamsHook};
 use capstead_client::{Outlet, crowded, room_for_calls, with_origin, with_owed};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::body::Body;
 use super::call::{Call, Params, Reply, bytes_of};
@@ -39,6 +39,8 @@ thread_local! {
     /// Answers that wait for room.
     static WAITING: Cell<usize> = const { Cell::new(0) };
     static NONE_WAITS: Rc<Notify> = Rc::default();
+    /// Held by the one who copies a large answer, until everybody else has had a turn.
+    static COPIES: Rc<Semaphore> = Rc::new(Semaphore::new(1));
 }
 
 /// Makes the call anew on a foreign hook, for instance that of a connection, at once or after those of the same
@@ -151,7 +153,12 @@ async fn pass_on(outcome: Result<Response<any_pointer::Owned>>, passing: Passing
         let _waits = Waits::begin();
         outlet.room_for(bytes.map_or(0, bytes_of)).await;
     }
+    // Each takes milliseconds, and many may have come at once.
+    let copies = COPIES.with(Rc::clone);
+    let copying = copies.acquire().await;
     reply.send(outcome.and_then(|response| Body::copy(response.get()?)));
+    tokio::task::yield_now().await;
+    drop(copying);
     if outlet.is_shared() {
         // It waits where it is counted: at the host of the caller's connection.
         outlet.room().await;
