@@ -122,8 +122,8 @@ pub(crate) struct State<S> {
     closing: Option<Error>,
     /// The peer broke a rule or a limit, and is to read which.
     owes_reason: bool,
-    /// The peer has little time to read.
-    is_hurried: bool,
+    /// The little time that the peer has to read, if the end is near.
+    hurry: Option<Duration>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
@@ -152,7 +152,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             broken: None,
             closing: None,
             owes_reason: false,
-            is_hurried: false,
+            hurry: None,
         }
     }
 
@@ -393,7 +393,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             }
             Ok(message::Return(answer)) => self.queue.concerns(answer?, self.limits.capabilities),
             // It speaks of no other message, and others wait for it.
-            Ok(message::Accept(_)) if self.limits.tells_hops => Ok(false),
+            Ok(message::Accept(Ok(accept))) if self.limits.tells_hops => {
+                Ok(accept.get_embargo() && !self.queue.is_empty())
+            }
             _ => Ok(!self.queue.is_empty()),
         }
     }

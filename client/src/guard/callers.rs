@@ -6,7 +6,8 @@
 //! sender tells that it has passed it on: the answer has the number of a receipt, which the sender gives back.
 //!
 //! Cap'n Proto has no headers for that. The numbers stand in bytes of `Call` and `Return` that the protocol
-//! doesn't use, and the receipt is a message of a kind that is not in use otherwise.
+//! doesn't use, and the receipt is a message of a kind that is not in use otherwise. Another one says that a
+//! caller is gone.
 //!
 //! **Invariant:** as with the [hop count](super::hops), no other peer is told any of it, or believed.
 //! **Invariant:** each receipt is given back once, whatever becomes of the answer; only the end of the
@@ -116,6 +117,13 @@ impl Callers {
         self.unread.remove(&receipt);
     }
 
+    /// That caller's connection is over: none of its calls begins any more.
+    pub(super) fn is_gone(&mut self, caller: u32) {
+        if let Some(outlet) = self.by_number.remove(&caller) {
+            outlet.close();
+        }
+    }
+
     /// The receipt of an answer that came, if it has one.
     pub(super) fn receipt(&self, answer: return_::Reader) -> Option<Receipt> {
         let bytes = get_struct_data_section(answer).get(PLACE..PLACE + 4)?.try_into().ok()?;
@@ -126,7 +134,9 @@ impl Callers {
     /// The connection is over.
     pub(super) fn close(&mut self) {
         let Self { by_number, unread, calls, .. } = std::mem::take(self);
-        by_number.values().for_each(|outlet| outlet.close());
+        for outlet in by_number.values() {
+            outlet.close();
+        }
         drop((unread, calls));
     }
 }
@@ -154,12 +164,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         Ok(())
     }
 
-    /// Gives back the receipts of what was passed on.
+    /// Gives back the receipts of what was passed on, and tells which callers are gone.
     pub(super) fn give_receipts(&mut self, driver: &Waker) {
         let receipts = self.callers.receipts.numbers.take();
         for receipt in receipts {
             if self.is_open() {
                 self.wire.push(&made::passed_on(receipt));
+            }
+        }
+        for caller in self.outlet.take_gone(driver) {
+            if self.is_open() {
+                self.wire.push(&made::gone(caller));
             }
         }
         self.callers.receipts.driver.set(Some(driver.clone()));

@@ -36,11 +36,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     /// From now on the peer has so much time to read something of what waits for it.
     pub(crate) fn hurry(&mut self, time: Duration) {
         self.limits.slow_reader = self.limits.slow_reader.min(time);
-        self.is_hurried = true;
+        self.hurry = Some(time);
     }
 
     pub(crate) fn is_hurried(&self) -> bool {
-        self.is_hurried
+        self.hurry.is_some()
     }
 
     /// The bytes that went out since the beginning.

@@ -42,6 +42,15 @@ pub(super) fn passed_on(receipt: u32) -> Builder<HeapAllocator> {
     made(|message| message.init_accept().set_question_id(receipt))
 }
 
+/// Tells that a caller is gone.
+pub(super) fn gone(caller: u32) -> Builder<HeapAllocator> {
+    made(|message| {
+        let mut accept = message.init_accept();
+        accept.set_question_id(caller);
+        accept.set_embargo(true);
+    })
+}
+
 pub(super) fn bootstrap(call: u32) -> Builder<HeapAllocator> {
     made(|message| message.init_bootstrap().set_question_id(call))
 }

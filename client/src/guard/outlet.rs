@@ -11,6 +11,7 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::{Rc, Weak};
+use std::task::Waker;
 
 use tokio::sync::oneshot;
 
@@ -71,6 +72,10 @@ pub struct Outlet {
     crowded: RefCell<Vec<Work>>,
     /// It is among the [`LINKS`].
     is_link: Cell<bool>,
+    /// Callers of this thread that are gone, for the other end of the connection.
+    gone: RefCell<Vec<u32>>,
+    /// The task that drives the connection, where somebody may be gone.
+    driver: Cell<Option<Waker>>,
     /// Set for a caller behind a connection.
     shares: Option<Shares>,
     me: Weak<Self>,
@@ -92,7 +97,8 @@ impl Outlet {
 
     /// The same for one of those that call through a connection.
     pub(super) fn of_caller(connection: &Rc<Self>, bytes_max: usize) -> Rc<Self> {
-        let (recent, is_told) = (Cell::default(), Cell::default());
+        // Nobody knows yet. Many that come at once may all ask for much.
+        let (recent, is_told) = (Cell::new(2 * SMALL_BYTES), Cell::default());
         Self::with(bytes_max, Some(Shares { of: connection.clone(), recent, is_told }))
     }
 
@@ -107,6 +113,8 @@ impl Outlet {
             waiting: RefCell::default(),
             crowded: RefCell::default(),
             is_link: Cell::default(),
+            gone: RefCell::default(),
+            driver: Cell::default(),
             shares,
             me: me.clone(),
         })
@@ -197,6 +205,23 @@ impl Outlet {
     pub(super) fn close(&self) {
         self.is_closed.set(true);
         self.tell();
+        // Its calls may wait at other ends, and are not to begin there.
+        let tell = |link: Rc<Self>| {
+            link.gone.borrow_mut().push(self.number);
+            if let Some(driver) = link.driver.take() {
+                driver.wake();
+            }
+        };
+        // While the thread ends there may be none any more.
+        let _ = LINKS.try_with(|links| {
+            links.borrow().iter().filter_map(Weak::upgrade).for_each(tell);
+        });
+    }
+
+    /// The callers that are gone since this was last asked.
+    pub(super) fn take_gone(&self, driver: &Waker) -> Vec<u32> {
+        self.driver.set(Some(driver.clone()));
+        self.gone.take()
     }
 
     fn bytes(&self) -> usize {
@@ -210,11 +235,11 @@ impl Outlet {
     }
 
     fn tell(&self) {
-        if !self.is_full() {
+        if self.is_full() {
+            self.ask_for_less();
+        } else {
             // None of them makes anything by itself.
             self.waiting.take().into_iter().for_each(|work| work());
-        } else {
-            self.ask_for_less();
         }
         if !self.crowded.borrow().is_empty() && !self.is_crowded() {
             self.crowded.take().into_iter().for_each(|work| work());
@@ -373,8 +398,13 @@ mod tests {
     fn callers_behind_a_connection_wait_for_what_they_have_not_read_themselves() {
         let connection = Outlet::new(8 * SHARED_BYTES);
         let [greedy, other] = [0; 2].map(|_| Outlet::of_caller(&connection, 4 * SHARED_BYTES));
+        drop(other.hold(100));
         let made = greedy.hold(5 * SHARED_BYTES);
         assert!(greedy.is_full() && !other.is_full(), "one has had nothing large");
+        assert!(
+            Outlet::of_caller(&connection, 1).is_full(),
+            "that may be different with a new one"
+        );
         drop(made);
         let unread = greedy.sends(5 * SHARED_BYTES);
         connection.rest(0);

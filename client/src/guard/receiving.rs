@@ -104,7 +104,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             Ok(message::Disembargo(disembargo)) => check_disembargo(disembargo?)?,
             Ok(message::Resolve(resolve)) => return self.keep(resolve?),
             Ok(message::Accept(accept)) if self.limits.tells_hops => {
-                self.callers.was_passed_on(accept?.get_question_id());
+                let accept = accept?;
+                let number = accept.get_question_id();
+                if accept.get_embargo() {
+                    self.callers.is_gone(number);
+                } else {
+                    self.callers.was_passed_on(number);
+                }
                 return Ok(());
             }
             _ => {}

@@ -88,7 +88,9 @@ impl Parked {
     pub(in crate::host) fn end(&self, instance: &Instance) -> Vec<Start> {
         let Rows { by_outlet, .. } = self.0.take();
         let all: Vec<_> = by_outlet.into_values().flat_map(|row| row.calls).collect();
-        all.iter().for_each(|start| waits_no_more(instance, start));
+        for start in &all {
+            waits_no_more(instance, start);
+        }
         all
     }
 
@@ -145,7 +147,7 @@ impl Vat {
     /// A call that an exclusive object has waiting, if it may start. Else it waits for its caller.
     pub(in crate::host) fn or_parked(instance: &Rc<Instance>, start: Start) -> Option<Start> {
         let waits = |outlet: &Rc<Outlet>| outlet.is_full() || instance.parked.has(outlet);
-        if !start.call.reply.outlet().is_some_and(|outlet| waits(outlet)) {
+        if !start.call.reply.outlet().is_some_and(waits) {
             return Some(start);
         }
         put(instance, start);

@@ -149,7 +149,9 @@ impl Vat {
             unreachable!("only the end of waking ends waking");
         };
         self.end_waiting(&waiting, &instance);
-        waiting.iter_mut().for_each(|start| start.passage = Passage::Waited);
+        for start in &mut waiting {
+            start.passage = Passage::Waited;
+        }
         self.queue_first(waiting);
     }
 
