@@ -36,6 +36,7 @@ const SHUTTING_DOWN: &str = "the server is shutting down";
 /// A listener whose peers get one bootstrap capability.
 pub(crate) struct Listener {
     accepting: CancellationToken,
+    finishes: CancellationToken,
     connected: CancellationToken,
     tasks: TaskTracker,
 }
@@ -52,13 +53,16 @@ impl Listener {
     ) -> Self {
         let listener = Self {
             accepting: CancellationToken::new(),
+            finishes: CancellationToken::new(),
             connected: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
         let (accepting, connected) = (listener.accepting.clone(), listener.connected.clone());
         let most = limits.connections_per_peer;
         let peers = Peers::new(places.clone(), most, metrics.clone(), |all| &all.connections);
-        let serving = Serving { tls, bootstrap, limits, metrics, places, peers, connected };
+        let finishes = listener.finishes.clone();
+        let serving =
+            Serving { tls, bootstrap, limits, metrics, places, peers, finishes, connected };
         let serving = Rc::new(serving);
         let tasks = listener.tasks.clone();
         listener.tasks.spawn_local(async move {
@@ -67,14 +71,15 @@ impl Listener {
         listener
     }
 
-    /// Accepts no more connections; those that are open stay.
-    pub(crate) fn stop_accepting(&self) {
+    /// Accepts no more connections; those that are open stay, if their peers read what waits for them.
+    pub(crate) fn finish(&self) {
         self.accepting.cancel();
+        self.finishes.cancel();
     }
 
     /// Ends all connections after what was sent on them has been written.
     pub(crate) async fn disconnect(&self) {
-        self.stop_accepting();
+        self.finish();
         self.connected.cancel();
         self.tasks.close();
         self.tasks.wait().await;
@@ -89,6 +94,7 @@ struct Serving {
     metrics: Arc<Metrics>,
     places: Arc<Places>,
     peers: Rc<Peers>,
+    finishes: CancellationToken,
     connected: CancellationToken,
 }
 
@@ -145,7 +151,13 @@ where
         Ok(connection) => connection,
         Err(error) => return tracing::error!(%error, "can't serve a connection"),
     };
+    let hurry = async {
+        serving.finishes.cancelled().await;
+        connection.hurry();
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
+        () = hurry => {}
         reason = connection.closed() => tracing::debug!(%peer, %reason, "connection closed"),
         () = serving.connected.cancelled() => connection.disconnect_because(SHUTTING_DOWN).await,
     }

@@ -28,8 +28,15 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Sleep;
 
-/// The time in which a closing connection writes its last bytes and the peer may read them, in seconds.
+/// The time in which a connection that broke a rule writes its last bytes and the peer may read them, in seconds.
 const LAST_WRITE_SECS: u64 = 1;
+
+/// The time in which the peer of one that ends in order has to read some of them, in seconds. Those who read
+/// megabytes a second show it only that often: the system takes as many for them at once.
+const PROGRESS_SECS: u64 = 2;
+
+/// The time in which it has to read all of them, in as many such times.
+const PROGRESSES_MAX: u32 = 5;
 
 /// The number of times that an RPC system that is over is polled to tell its callers: it takes a
 /// few polls. What a server in it does by itself could go on for ever.
@@ -54,6 +61,8 @@ struct Inner {
 struct Status {
     /// A handle asked for the end.
     stop: Cell<bool>,
+    /// The end is near: the peer has to read without a rest.
+    hurries: Cell<bool>,
     /// The reason that is sent to the peer, if a handle gave one.
     reason: RefCell<Option<Error>>,
     /// The task, while it isn't running.
@@ -65,6 +74,10 @@ struct Status {
 impl Status {
     fn stop(&self) {
         self.stop.set(true);
+        self.wake();
+    }
+
+    fn wake(&self) {
         let task = self.task.take();
         if let Some(task) = task {
             task.wake();
@@ -157,6 +170,7 @@ impl Connection {
         };
         let status = Rc::new(Status {
             stop: Cell::new(false),
+            hurries: Cell::new(false),
             reason: RefCell::default(),
             task: RefCell::new(None),
             end: watch::Sender::new(None),
@@ -171,6 +185,7 @@ impl Connection {
             has_let_go: false,
             stranger: None,
             last_write: None,
+            last_written: (0, 0),
             over: None,
         };
         // It ends when the last handle is dropped, or the peer goes.
@@ -192,6 +207,14 @@ impl Connection {
     pub async fn disconnect_because(&self, reason: &str) {
         self.inner.status.reason.replace(Some(Error::disconnected(reason.into())));
         self.disconnect().await;
+    }
+
+    /// Gives a peer that reads nothing of what waits for it two seconds from now on, whatever the limit was: its
+    /// server is about to end.
+    #[doc(hidden)] // for the server
+    pub fn hurry(&self) {
+        self.inner.status.hurries.set(true);
+        self.inner.status.wake();
     }
 
     /// Ends the connection: calls on their way fail as `disconnected`. Returns when that is done.
@@ -251,6 +274,8 @@ struct Task<S: AsyncRead + AsyncWrite + Unpin + 'static> {
     stranger: Option<Pin<Box<Sleep>>>,
     /// Runs from when the connection is over.
     last_write: Option<Pin<Box<Sleep>>>,
+    /// The number of times that it ran, and the bytes that were out when the last of them began.
+    last_written: (u32, u64),
     /// All is written: why the connection is over, while the peer reads it.
     over: Option<Error>,
 }
@@ -265,6 +290,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Task<S> {
         }
         this.status.task.take();
         this.state.borrow_mut().driver_runs();
+        if this.status.hurries.take() {
+            this.state.borrow_mut().hurry(Duration::from_secs(PROGRESS_SECS));
+        }
         this.poll_rpc(cx);
         if this.status.stop.get() {
             // Else the RPC system tells the peer that it was asked to end.
@@ -388,11 +416,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Task<S> {
     fn poll_last_write(&mut self, cx: &mut Context) -> Poll<()> {
         let Some(reason) = self.state.borrow().closing().cloned() else { return Poll::Pending };
         self.let_go();
-        let limit = Duration::from_secs(LAST_WRITE_SECS);
-        let sleep = self.last_write.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        std::task::ready!(sleep.as_mut().poll(cx));
-        self.end(reason);
-        Poll::Ready(())
+        let (limit, written) = {
+            let state = self.state.borrow();
+            let secs = if state.owes_reason() { LAST_WRITE_SECS } else { PROGRESS_SECS };
+            // Who had to hurry and didn't has had the time.
+            let secs = if state.owes_reason() && state.is_hurried() { 0 } else { secs };
+            (Duration::from_secs(secs), state.written())
+        };
+        let sleep = self.last_write.get_or_insert_with(|| {
+            self.last_written = (1, written);
+            Box::pin(tokio::time::sleep(limit))
+        });
+        while sleep.as_mut().poll(cx).is_ready() {
+            let (times, before) = self.last_written;
+            let may_go_on = times < PROGRESSES_MAX && !self.state.borrow().owes_reason();
+            if !may_go_on || written == before {
+                self.end(reason);
+                return Poll::Ready(());
+            }
+            self.last_written = (times + 1, written);
+            sleep.set(tokio::time::sleep(limit));
+        }
+        Poll::Pending
     }
 }
 

@@ -18,6 +18,7 @@
 //! an effect. So each way from vat to vat is first in, first out, and calls keep their order on it.
 
 pub(crate) mod budget;
+pub(crate) mod callers;
 mod ending;
 mod exports;
 pub(crate) mod hops;
@@ -41,6 +42,7 @@ mod watch;
 
 use crate::wire::{Incoming, Wire, lost};
 use budget::{Budget, Share};
+use callers::Callers;
 use capnp::Error;
 use capnp::capability::Client;
 use capnp::private::capability::ClientHook;
@@ -103,6 +105,8 @@ pub(crate) struct State<S> {
     kept: Kept,
     /// The bytes that the peer has to read, for whoever starts its calls.
     outlet: Rc<Outlet>,
+    /// Those whose calls another part of this system passes on, each with an outlet of its own.
+    callers: Callers,
     /// Its part of what is to be sent by all connections that pass on to each other, if it is one of these.
     relayed: Option<Part>,
     /// Messages both ways, and answers that went out, since the beginning.
@@ -118,6 +122,8 @@ pub(crate) struct State<S> {
     closing: Option<Error>,
     /// The peer broke a rule or a limit, and is to read which.
     owes_reason: bool,
+    /// The little time that the peer has to read, if the end is near.
+    hurry: Option<Duration>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
@@ -137,6 +143,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             replaced: Replaced::default(),
             kept: Kept::default(),
             outlet: Outlet::new(limits.unread_bytes),
+            callers: Callers::default(),
             relayed: None,
             messages: 0,
             answered: 0,
@@ -145,6 +152,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             broken: None,
             closing: None,
             owes_reason: false,
+            hurry: None,
         }
     }
 
@@ -198,6 +206,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     /// Writes what was sent. Ready with the reason when the connection is over and all is written.
     pub(crate) fn poll_write(&mut self, cx: &mut Context) -> Poll<Error> {
         self.wire.rest();
+        if self.limits.tells_hops {
+            self.give_receipts(cx.waker());
+        }
         let flushed = self.wire.poll_flush(cx);
         self.driver = Some(cx.waker().clone());
         if let Poll::Ready(Err(error)) = &flushed {
@@ -225,7 +236,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             + calls
             + self.tables.export_bytes()
             + self.tables.exports() * EXPORT_BYTES
-            + self.reflections.bytes();
+            + self.reflections.bytes()
+            + self.outlet.kept();
         if !self.share.hold(bytes, self.limits.total_bytes) {
             let reason = "too much is held for all connections together: try again later, with less \
                           at once";
@@ -253,6 +265,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         self.kept = Kept::default();
         self.ready.clear();
         self.outlet.close();
+        self.callers.close();
         self.relayed = None;
         self.hold_the_rest();
         self.pipelines.close()
@@ -379,6 +392,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
                 Ok(true)
             }
             Ok(message::Return(answer)) => self.queue.concerns(answer?, self.limits.capabilities),
+            // It speaks of no other message, and others wait for it.
+            Ok(message::Accept(Ok(accept))) if self.limits.tells_hops => {
+                Ok(accept.get_embargo() && !self.queue.is_empty())
+            }
             _ => Ok(!self.queue.is_empty()),
         }
     }

@@ -97,14 +97,16 @@ pub use callback::capability;
 pub use connection::Connection;
 pub use guard::budget::Budget;
 #[doc(hidden)] // for the server
-pub use guard::hops::with_hops;
+pub use guard::callers::Receipt;
+#[doc(hidden)]
+pub use guard::hops::with_origin;
 pub use guard::limits::{
     Bites, CAPABILITIES_SENT_MAX, CONTENT_BYTES_SENT_MAX, ERROR_BYTES_MAX, Limit, Limits,
 };
 #[doc(hidden)] // for the server, which holds to the same bounds within a vat
 pub use guard::outgoing::{error_to_send, too_large, too_many_capabilities};
 #[doc(hidden)] // for the server
-pub use guard::outlet::{HeldAnswer, Outlet};
+pub use guard::outlet::{HeldAnswer, Outlet, crowded, room_for_calls};
 pub use guard::owed::{Owed, with_owed};
 #[doc(hidden)] // for the server
 pub use guard::pipelines::{Arrival, Pipelined, take_over};

@@ -260,12 +260,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// Writes over one byte of the message that was pushed last, which lies at this place in it.
+    /// Writes over bytes of the message that was pushed last, which lie at this place in it.
     pub(crate) fn patch_last(
         &mut self,
         message: &Builder<HeapAllocator>,
         place: *const u8,
-        byte: u8,
+        bytes: &[u8],
     ) {
         let mut behind = 0;
         for segment in message.get_segments_for_output().iter().rev() {
@@ -273,7 +273,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             let within = place.addr().wrapping_sub(segment.as_ptr().addr());
             if within < segment.len() {
                 let at = self.output.len() - behind + within;
-                self.output[at] = byte;
+                self.output[at..at + bytes.len()].copy_from_slice(bytes);
                 return;
             }
         }

@@ -3,24 +3,22 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 
 use capnp::capability::{self, FromServer, Promise, Server};
 use capnp::private::capability::{ClientHook, ParamsHook, ResultsHook};
 use capnp::{MessageSize, any_pointer};
-use capstead_client::{HeldAnswer, Outlet, Owed, error_to_send, take_over, with_hops, with_owed};
+use capstead_client::{HeldAnswer, Outlet, Owed, Receipt, error_to_send, take_over};
 
 use super::answer::Answer;
 use super::body::{Body, BodySlot, check_size};
 use super::call_end::{Ended, Ending};
 use super::chain::Chain;
 use super::early;
+use super::forward::forward;
 use super::hook::{self, End};
-use super::hops::Passing;
 use super::pipeline::{Event, Pipeline};
 use super::relay::relay;
 use crate::error::{Reason, Result, disconnected};
@@ -146,7 +144,7 @@ impl Params {
     ///
     /// # Errors
     /// Those too, and that so much can't be sent.
-    fn sendable(&self) -> Result<MessageSize> {
+    pub(super) fn sendable(&self) -> Result<MessageSize> {
         let size = self.size()?;
         check_size(bytes_of(size), size.cap_count as usize)?;
         Ok(size)
@@ -167,7 +165,7 @@ impl Params {
     }
 
     /// Foreign parameters are copied; [`Params::size`] was asked before.
-    fn into_body(self) -> Result<Box<Body>> {
+    pub(super) fn into_body(self) -> Result<Box<Body>> {
         match self {
             Self::Ours(body) => Ok(body),
             Self::Theirs(params, _) => Body::copy(params.get()?).map(Box::new),
@@ -182,7 +180,7 @@ impl Params {
     }
 }
 
-fn bytes_of(size: MessageSize) -> usize {
+pub(super) fn bytes_of(size: MessageSize) -> usize {
     usize::try_from(size.word_count.saturating_mul(8)).unwrap_or(usize::MAX)
 }
 
@@ -267,7 +265,7 @@ impl Reply {
     }
 
     /// The call went to another vat: pipelined calls may follow it at once.
-    fn redirect(&self, pipeline: any_pointer::Pipeline) {
+    pub(super) fn redirect(&self, pipeline: any_pointer::Pipeline) {
         if let Some(to) = self.pipeline() {
             to.redirect(pipeline.hook);
         }
@@ -281,8 +279,16 @@ impl Reply {
         }
     }
 
+    /// The receipt of another vat's answer, if it asked for one and the caller is not in this vat.
+    pub(super) fn take_receipt(&self) -> Option<Receipt> {
+        match &self.0 {
+            Some(Asker::Results(_, ending)) => ending.receipt.take(),
+            _ => None,
+        }
+    }
+
     /// The ones to tell when another vat has answered.
-    fn owed(&self) -> Option<Rc<dyn Owed>> {
+    pub(super) fn owed(&self) -> Option<Rc<dyn Owed>> {
         match &self.0 {
             None => None,
             Some(Asker::Answer(answer)) => Some(answer.owed()),
@@ -290,7 +296,12 @@ impl Reply {
         }
     }
 
-    fn poll(&self, event: Event, cx: &Context<'_>) -> Poll<()> {
+    /// The caller needs no answer any more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.pipeline().is_some_and(Pipeline::is_abandoned)
+    }
+
+    pub(super) fn poll(&self, event: Event, cx: &Context<'_>) -> Poll<()> {
         self.pipeline().map_or(Poll::Pending, |pipeline| pipeline.poll(event, cx.waker()))
     }
 }
@@ -313,7 +324,7 @@ impl Asker {
                     ending.pipeline.keep_used(&mut body);
                     body.replace_caps(relay);
                     if let Some(outlet) = ending.outlet.get() {
-                        outlet.made(body.size_bytes());
+                        ending.made.set(Some(outlet.hold(body.size_bytes())));
                     }
                     match ending.offered.get() {
                         None => results.get()?.set_as(body.get()?)?,
@@ -370,58 +381,6 @@ pub(super) fn deliver_now(to: &dyn ClientHook, call: Call) -> Option<Call> {
         Err(error) => call.reply.send(Err(error)),
     }
     None
-}
-
-/// Makes the call anew on a foreign hook, for instance that of a connection. It is the end of its
-/// promises: capnp-rpc can't put capabilities into a call on one that became something of this vat.
-///
-/// Calls that are pipelined on the answer go on at once too, in the same order: it doesn't wait
-/// here for an answer that may itself wait for it.
-fn forward(to: &dyn ClientHook, call: Call) {
-    let Call { interface, method, params, reply, hops, .. } = call;
-    let begun = Passing::begin(hops).and_then(|passing| Ok((passing, params.sendable()?)));
-    let (passing, size) = match begun {
-        Ok(begun) => begun,
-        Err(error) => return reply.send(Err(error)),
-    };
-    let mut request = to.new_call(interface, method, Some(size));
-    let mut write = |params: Params| {
-        if size.cap_count == 0 {
-            return request.get().set_as(params.get()?);
-        }
-        let mut body = params.into_body()?;
-        body.replace_caps(relay);
-        request.get().set_as(body.get()?)
-    };
-    if let Err(error) = write(params) {
-        return reply.send(Err(error));
-    }
-    let send = || with_hops(passing.hops(), || request.send());
-    let (sent, is_owed) = match reply.owed() {
-        Some(owed) => with_owed(owed, send),
-        None => (send(), false),
-    };
-    reply.redirect(sent.pipeline);
-    let mut promise = sent.promise;
-    // Ends with the call; a connection that goes away fails its calls.
-    tokio::task::spawn_local(async move {
-        let answered = poll_fn(|cx| match Pin::new(&mut promise).poll(cx) {
-            Poll::Pending => reply.poll(Event::Abandoned, cx).map(|()| None),
-            Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
-        });
-        let outcome = if let Some(outcome) = answered.await {
-            outcome.and_then(|response| Body::copy(response.get()?))
-        } else {
-            // The other vat learns it, too. The call counts here for as long as it runs there.
-            drop(promise);
-            if is_owed {
-                poll_fn(|cx| reply.poll(Event::Answered, cx)).await;
-            }
-            Err(disconnected("nobody waits for the answer"))
-        };
-        drop(passing);
-        reply.send(outcome);
-    });
 }
 
 #[cfg(test)]

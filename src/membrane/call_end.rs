@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use capnp::private::capability::{ClientHook, PipelineOp};
 use capnp::private::layout::StructSize;
-use capstead_client::{Outlet, Owed, Pipelined};
+use capstead_client::{HeldAnswer, Outlet, Owed, Pipelined, Receipt};
 
 use super::pipeline::Pipeline;
 use crate::error::Result;
@@ -29,6 +29,10 @@ pub(super) struct Ending {
     pub(super) is_from_peer: Cell<bool>,
     /// By which the answer leaves, if the call came over a connection.
     pub(super) outlet: OnceCell<Rc<Outlet>>,
+    /// The answer as it counts there, from when it is made until it is written.
+    pub(super) made: Cell<Option<HeldAnswer>>,
+    /// Tells another vat that its answer was passed on.
+    pub(super) receipt: Cell<Option<Receipt>>,
     /// The size of the results that were offered early to the RPC library's own pipeline.
     pub(super) offered: Cell<Option<StructSize>>,
 }
@@ -48,6 +52,10 @@ impl Owed for Ending {
     fn answered(&self) {
         self.pipeline.is_answered();
     }
+
+    fn owes_receipt(&self, receipt: Receipt) {
+        self.receipt.set(Some(receipt));
+    }
 }
 
 impl Ending {
@@ -60,6 +68,7 @@ impl Ending {
 
     fn take(&self) {
         self.taken.set(true);
+        self.made.take();
         self.kept.take();
     }
 }

@@ -152,6 +152,10 @@ impl Pipeline {
         self.tell();
     }
 
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.0.borrow().is_abandoned
+    }
+
     fn tell(&self) {
         let watcher = self.0.borrow_mut().watcher.take();
         if let Some(watcher) = watcher {

@@ -45,7 +45,7 @@ const REST_MAX: Duration = Duration::from_millis(250);
 
 /// The bytes that the supervisor's thread has to send on all links before it reads no more on them: a few
 /// messages for each host, so that none waits for another that is quick.
-const RELAYED_BYTES_MAX: usize = 64 << 20;
+const RELAYED_BYTES_MAX: usize = 32 << 20;
 
 /// The end to which all links lead, on the supervisor's thread.
 pub(super) struct Hub {

@@ -31,6 +31,7 @@ use crate::gateway::{Door, Gateway, HttpLimits};
 use crate::host::{Agent, Class, Hint, Vat, VatOptions, pass_on_replies};
 use crate::http::Room;
 use crate::limits::SHUTDOWN_SECS;
+use crate::membrane::all_passed_on;
 use crate::metrics::Metrics;
 use crate::net::{Listener, Places, connections_max, tls};
 use crate::schema::cluster_capnp::supervisor;
@@ -246,7 +247,7 @@ impl RunningHost {
     /// # Errors
     /// As [`RunningHost::until`].
     pub(super) async fn finish(&self) -> Result<(), ServerError> {
-        self.listener.stop_accepting();
+        self.listener.finish();
         self.vat.metrics().hosts_unready.add(1);
         let limit = Duration::from_secs(SHUTDOWN_SECS);
         let finish = async {
@@ -265,6 +266,9 @@ impl RunningHost {
     /// When the storage failed.
     pub(super) async fn close(self) -> Result<(), ServerError> {
         pass_on_replies().await;
+        // Their clients read: others have lost their connections by now.
+        let limit = Duration::from_secs(SHUTDOWN_SECS);
+        let _ = tokio::time::timeout(limit, all_passed_on()).await;
         self.listener.disconnect().await;
         drop(self.agent);
         // The last commit may take as long as the disk does.

@@ -1,6 +1,8 @@
 //! A call with too much for one message fails alone, wherever the objects live; and what went wrong
 //! is said the same over any number of hosts.
 
+mod reading;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;

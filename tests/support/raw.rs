@@ -48,12 +48,14 @@ pub(crate) fn wait_for_answer(stream: &mut TcpStream, call: u32) -> Option<Strin
 }
 
 /// Reads messages until one is an answer: to which call, and its error, if it is one.
-pub(crate) fn next_answer(stream: &mut TcpStream) -> (u32, Option<String>) {
+pub(crate) fn next_answer(stream: &mut impl std::io::Read) -> (u32, Option<String>) {
     loop {
         let message = serialize::read_message(&mut *stream, ReaderOptions::default());
         let message = message.expect("an answer comes");
-        if let Ok(message::Return(Ok(answer))) = root(&message).which() {
-            return (answer.get_answer_id(), error_of(answer));
+        match root(&message).which() {
+            Ok(message::Return(Ok(answer))) => return (answer.get_answer_id(), error_of(answer)),
+            Ok(message::Abort(abort)) => panic!("the connection was ended: {abort:?}"),
+            _ => {}
         }
     }
 }
@@ -94,7 +96,7 @@ pub(crate) fn wait_for_call(stream: &mut TcpStream) -> u32 {
 }
 
 /// Reads until the server says why it ends the connection, or to the end: the reason, if any.
-pub(crate) fn reason_of_end(mut stream: TcpStream) -> Option<String> {
+pub(crate) fn reason_of_end(mut stream: impl std::io::Read) -> Option<String> {
     while let Ok(message) = serialize::read_message(&mut stream, ReaderOptions::default()) {
         if let Ok(message::Abort(Ok(abort))) = root(&message).which() {
             return abort.get_reason().ok()?.to_string().ok();

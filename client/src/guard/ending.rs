@@ -1,6 +1,7 @@
 //! The end of a connection: each peer can read why, and which of its calls never began.
 
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use capnp::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -30,6 +31,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
         self.wire.push(&abort(&Reason::NotBegun.error(&reason.extra).extra));
         self.closing = Some(reason);
+    }
+
+    /// From now on the peer has so much time to read something of what waits for it.
+    pub(crate) fn hurry(&mut self, time: Duration) {
+        self.limits.slow_reader = self.limits.slow_reader.min(time);
+        self.hurry = Some(time);
+    }
+
+    pub(crate) fn is_hurried(&self) -> bool {
+        self.hurry.is_some()
+    }
+
+    /// The bytes that went out since the beginning.
+    pub(crate) fn written(&self) -> u64 {
+        self.wire.progress()
     }
 
     /// Tells whether the stream has to be drained before it is closed, so that the peer can read

@@ -1,4 +1,5 @@
-//! The hop count: a call carries the number of hosts that it came through.
+//! The hop count: a call carries the number of hosts that it came through, and beside it the number of
+//! its [caller](super::callers).
 //!
 //! A host passes calls on a promise of another vat on at once, and that vat may do the same. Promises
 //! that lead to each other would pass a call round endlessly, and in a long row of promises each call
@@ -21,15 +22,19 @@ use tokio::io::{AsyncRead, AsyncWrite};
 /// The byte of the count in the data of `Call`, behind the last field.
 const PLACE: usize = 17;
 
+/// The place of the caller's number there.
+const CALLER_PLACE: usize = 20;
+
 thread_local! {
-    /// The count of the call that is being sent.
-    static SENT: Cell<u8> = const { Cell::new(0) };
+    /// The count and the caller of the call that is being sent.
+    static SENT: Cell<(u8, u32)> = const { Cell::new((0, 0)) };
 }
 
-/// Gives the calls that `send` makes before it returns this hop count.
-pub fn with_hops<T>(hops: u8, send: impl FnOnce() -> T) -> T {
+/// Gives the calls that `send` makes before it returns this hop count, and the number of this caller. 0 is
+/// none.
+pub fn with_origin<T>(hops: u8, caller: u32, send: impl FnOnce() -> T) -> T {
     /// Puts the count back, even if `send` panics.
-    struct Reset(u8);
+    struct Reset((u8, u32));
 
     impl Drop for Reset {
         fn drop(&mut self) {
@@ -37,7 +42,7 @@ pub fn with_hops<T>(hops: u8, send: impl FnOnce() -> T) -> T {
         }
     }
 
-    let _reset = Reset(SENT.replace(hops));
+    let _reset = Reset(SENT.replace((hops, caller)));
     send()
 }
 
@@ -50,16 +55,31 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         get_struct_data_section(call).get(PLACE).copied().unwrap_or(0)
     }
 
-    /// Writes the hop count into the call that was put on the wire last.
-    pub(super) fn tell_hops(&mut self, message: &Builder<HeapAllocator>) -> capnp::Result<()> {
-        let hops = SENT.get();
+    /// The number of the caller of a call that came in.
+    pub(super) fn caller_of(&self, call: call::Reader) -> u32 {
+        if !self.limits.tells_hops {
+            return 0;
+        }
+        let place = get_struct_data_section(call).get(CALLER_PLACE..CALLER_PLACE + 4);
+        let bytes = place.and_then(|place| place.try_into().ok());
+        u32::from_le_bytes(bytes.unwrap_or_default())
+    }
+
+    /// Writes the hop count and the caller into the call that was put on the wire last.
+    pub(super) fn tell_origin(&mut self, message: &Builder<HeapAllocator>) -> capnp::Result<()> {
+        let (hops, caller) = SENT.get();
         if hops == 0 || !self.limits.tells_hops {
             return Ok(());
         }
         if let Ok(message::Call(call)) = message.get_root_as_reader::<message::Reader>()?.which()
-            && let Some(place) = get_struct_data_section(call?).get(PLACE)
+            && let Some(places) = get_struct_data_section(call?).get(PLACE..CALLER_PLACE + 4)
         {
-            self.wire.patch_last(message, place, hops);
+            if caller != 0 {
+                self.outlet.carries_calls();
+            }
+            let caller_at = places[CALLER_PLACE - PLACE..].as_ptr();
+            self.wire.patch_last(message, places.as_ptr(), &[hops]);
+            self.wire.patch_last(message, caller_at, &caller.to_le_bytes());
         }
         Ok(())
     }

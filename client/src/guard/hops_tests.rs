@@ -2,7 +2,7 @@
 
 use super::path_tests::acquainted_within;
 use super::*;
-use crate::{wire, with_hops};
+use crate::{wire, with_origin};
 use capnp::message::{Builder, Reader, ReaderOptions};
 use capnp::raw::get_struct_data_section;
 use capnp_rpc::rpc_capnp::call;
@@ -19,7 +19,7 @@ fn call_in(message: &Incoming) -> call::Reader<'_> {
 async fn hops_are_told_and_believed_within_one_system_only() {
     for (limits, is_trusted) in [(Limits::of_trusted(), true), (Limits::default(), false)] {
         let (mut peer, theirs) = acquainted_within(limits).await;
-        let told = with_hops(7, || theirs.locate_request().send());
+        let told = with_origin(7, 0x0102_0304, || theirs.locate_request().send());
         let next = theirs.locate_request().send();
         let first = if is_trusted { "call 1 through 7" } else { "call 1" };
         assert_eq!(peer.sent().await, [first, "call 2"]);

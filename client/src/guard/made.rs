@@ -37,6 +37,20 @@ pub(super) fn release(id: u32, count: u32) -> Builder<HeapAllocator> {
     })
 }
 
+/// Gives back the receipt of an answer.
+pub(super) fn passed_on(receipt: u32) -> Builder<HeapAllocator> {
+    made(|message| message.init_accept().set_question_id(receipt))
+}
+
+/// Tells that a caller is gone.
+pub(super) fn gone(caller: u32) -> Builder<HeapAllocator> {
+    made(|message| {
+        let mut accept = message.init_accept();
+        accept.set_question_id(caller);
+        accept.set_embargo(true);
+    })
+}
+
 pub(super) fn bootstrap(call: u32) -> Builder<HeapAllocator> {
     made(|message| message.init_bootstrap().set_question_id(call))
 }

@@ -4,6 +4,7 @@
 //! The RPC system tells nobody of an answer whose caller has left. Whoever passes calls on has to know it
 //! all the same: as long as the call runs, it counts for the peer from which it came.
 
+use super::callers::Receipt;
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -12,6 +13,12 @@ pub trait Owed {
     /// The answer is there, or the connection is over. Told in the midst of the connection's work: it may
     /// wake somebody, and nothing else.
     fn answered(&self);
+
+    /// The answer comes, and who sent it is to be told when it was passed on: when the receipt is dropped. Told
+    /// before, in the same way.
+    fn owes_receipt(&self, receipt: Receipt) {
+        drop(receipt);
+    }
 }
 
 thread_local! {
@@ -46,6 +53,12 @@ impl Debt {
     /// That of the call which is being sent.
     pub(super) fn of_sent() -> Self {
         Self(SENT.take())
+    }
+
+    pub(super) fn owes_receipt(&self, receipt: Receipt) {
+        if let Some(owed) = &self.0 {
+            owed.owes_receipt(receipt);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use super::limits::{Limit, Refusal};
 use super::made::{self, Made};
 use super::network::Received;
 use super::outgoing;
+use super::outlet::Outlet;
 use super::patch::{Patches, SENDER_HOSTED};
 use super::pipelines::{Arrival, check_number};
 use super::reflections::{self, Answered};
@@ -18,6 +19,7 @@ use capnp::message::{Builder, HeapAllocator};
 use capnp_rpc::rpc_capnp::{
     call, cap_descriptor, disembargo, message, message_target, payload, resolve, return_,
 };
+use std::rc::Rc;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A message that was changed.
@@ -32,6 +34,7 @@ struct Begins {
     number: u32,
     is_reflected: bool,
     hops: u8,
+    caller: u32,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
@@ -52,6 +55,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
                 if let Some(name) = self.kept.name(call)? {
                     patches.call(answer, name)?;
                     return self.deliver(patches.apply(incoming, self.limits.reader_options()));
+                }
+                if self.limits.tells_hops {
+                    self.tables.owes_receipt(call, self.callers.receipt(answer));
                 }
                 if let Some(error) = self.replaced.answer(answer)
                     && !self.tables.is_given_up(call)
@@ -97,6 +103,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             }
             Ok(message::Disembargo(disembargo)) => check_disembargo(disembargo?)?,
             Ok(message::Resolve(resolve)) => return self.keep(resolve?),
+            Ok(message::Accept(accept)) if self.limits.tells_hops => {
+                let accept = accept?;
+                let number = accept.get_question_id();
+                if accept.get_embargo() {
+                    self.callers.is_gone(number);
+                } else {
+                    self.callers.was_passed_on(number);
+                }
+                return Ok(());
+            }
             _ => {}
         }
         self.deliver_checked(incoming, patches, before, call)
@@ -152,9 +168,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         Ok(())
     }
 
+    /// By which the answer to the call leaves.
+    fn outlet_of(&mut self, call: u32, caller: u32) -> Rc<Outlet> {
+        match caller {
+            0 => self.outlet.clone(),
+            _ => self.callers.begin(call, caller, &self.outlet),
+        }
+    }
+
     fn pass_checked(&mut self, message: Incoming, call: Option<Begins>) {
-        let call = call.map(|Begins { number, hops, .. }| {
-            let (bytes, outlet) = (cost(&message), self.outlet.clone());
+        let call = call.map(|Begins { number, hops, caller, .. }| {
+            let (bytes, outlet) = (cost(&message), self.outlet_of(number, caller));
             self.pipelines.call(number, Arrival { hops, bytes, outlet })
         });
         self.ready.push_front(Ready::Message(Box::new(Received { message, call })));
@@ -200,7 +224,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         if is_reflected {
             patches.results_to_caller(call)?;
         }
-        Ok(Begins { number, is_reflected, hops: self.hops_of(call) })
+        let (hops, caller) = (self.hops_of(call), self.caller_of(call));
+        Ok(Begins { number, is_reflected, hops, caller })
     }
 
     /// A promise of the peer is one of its capabilities like any other: it goes on forwarding what comes

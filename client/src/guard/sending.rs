@@ -116,7 +116,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     ) -> Result<Option<Rc<dyn Pipelined>>, Refusal> {
         if noted.goes && self.kept.change(message)? {
             self.wire.push(message);
-            self.tell_hops(message)?;
+            if self.limits.tells_hops {
+                self.tell_origin(message)?;
+                self.ask_for_receipt(message, message.size_in_words().saturating_mul(WORD))?;
+            }
         }
         Ok(noted.over)
     }
@@ -194,6 +197,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             wake(&mut self.reader);
         }
         if is_reflected {
+            self.callers.forget(call);
             self.wire.push(&made::sent_elsewhere(call));
         } else {
             self.kept.note_answer(answer)?;

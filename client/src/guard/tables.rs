@@ -7,6 +7,7 @@
 //! A number of a call that is over may still come from an honest peer, which pipelines on an answer
 //! that it hasn't read yet: such a call fails alone.
 
+use super::callers::Receipt;
 use super::exports::Exports;
 use super::limits::{Limit, Limits, Refusal};
 use super::owed::Debt;
@@ -64,7 +65,7 @@ enum Kind {
 struct Question {
     /// A `Finish` went out, and what comes in the `Return` is not taken.
     is_given_up: bool,
-    _debt: Debt,
+    debt: Debt,
 }
 
 impl Tables {
@@ -102,6 +103,13 @@ impl Tables {
     /// Nobody here waits any more for the answer to our call, which the peer still owes.
     pub(super) fn is_given_up(&self, call: u32) -> bool {
         self.questions.get(&call).is_some_and(|question| question.is_given_up)
+    }
+
+    /// An answer to our call has come, with this receipt.
+    pub(super) fn owes_receipt(&self, call: u32, receipt: Option<Receipt>) {
+        if let (Some(receipt), Some(question)) = (receipt, self.questions.get(&call)) {
+            question.debt.owes_receipt(receipt);
+        }
     }
 
     /// Calls of ours that the peer has not answered.
@@ -204,7 +212,7 @@ impl Tables {
     }
 
     fn ask(&mut self, call: u32, debt: Debt) {
-        self.questions.insert(call, Question { is_given_up: false, _debt: debt });
+        self.questions.insert(call, Question { is_given_up: false, debt });
         self.asked += 1;
     }
 

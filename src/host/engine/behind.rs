@@ -36,10 +36,12 @@ pub(in crate::host) struct Startable {
 impl Vat {
     /// The call if it may start now. Else it waits, or its caller is gone.
     pub(in crate::host) fn startable(self: &Rc<Self>, mut start: Start) -> Option<Startable> {
-        let passage = std::mem::replace(&mut start.passage, Passage::Passed);
-        let Some(outlet) = start.call.reply.outlet().filter(|_| passage != Passage::Passed) else {
+        let passage = start.passage;
+        let asks = matches!(passage, Passage::None | Passage::Next);
+        let Some(outlet) = start.call.reply.outlet().filter(|_| asks) else {
             return Some(Startable { start, waited_for: None });
         };
+        start.passage = Passage::Passed;
         if passage == Passage::None {
             if !outlet.is_full() && self.behind.0.borrow().is_empty() {
                 return Some(Startable { start, waited_for: None });
@@ -52,7 +54,8 @@ impl Vat {
             self.watch(&outlet);
             return None;
         }
-        if outlet.is_closed() {
+        // A host that passed it on lets go of it when its caller's connection ends.
+        if outlet.is_closed() || self.closing.get() && start.call.reply.is_abandoned() {
             start.facet.refuse(start.call, disconnected("the caller's connection is over"));
             self.next_behind(&outlet);
             return None;
@@ -118,6 +121,7 @@ impl Vat {
     }
 }
 
-fn key(outlet: &Rc<Outlet>) -> usize {
+/// Tells outlets apart for as long as they exist.
+pub(super) fn key(outlet: &Rc<Outlet>) -> usize {
     Rc::as_ptr(outlet).addr()
 }

@@ -43,6 +43,7 @@ impl Vat {
             if let Some(exclusive) = &instance.exclusive {
                 exclusive.take_cut(&mut cut);
             }
+            instance.parked.take_cut(&instance, &mut cut);
         }
         self.busy(|| cut.into_iter().for_each(|reply| self.tell_cut(reply, revoked_under_way())));
     }

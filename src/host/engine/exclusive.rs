@@ -1,7 +1,8 @@
 //! One call at a time, for objects of exclusive classes.
 //!
 //! Invariants:
-//! - A call starts when the one before it has ended, in the order of arrival.
+//! - A call starts when the one before it has ended, in the order of arrival; those whose callers have to
+//!   read first are passed over.
 //! - A call that its own chain keeps from starting gets an error that says `deadlock:`, and none waits
 //!   for ever: what isn't found out, across hosts, ends when its patience does.
 //!
@@ -50,6 +51,19 @@ impl Exclusive {
     /// Takes the replies of waiting calls that were cut.
     pub(in crate::host) fn take_cut(&self, cut: &mut Vec<Reply>) {
         cut::take_cut(self.waiting.borrow_mut().iter_mut().map(|(_, start)| start), cut);
+    }
+
+    /// The next call that may start; those whose callers have to read first are [parked](super::parked).
+    fn next(&self, instance: &Rc<Instance>) -> Option<Start> {
+        if let Some(start) = Vat::ready_again(instance) {
+            return Some(start);
+        }
+        loop {
+            let (_, start) = self.waiting.borrow_mut().pop_front()?;
+            if let Some(start) = Vat::or_parked(instance, start) {
+                return Some(start);
+            }
+        }
     }
 
     /// Those who wait, when the instance ended.
@@ -156,15 +170,12 @@ impl Waits {
 
 impl Vat {
     /// Gives the call back if it may start now; otherwise it waits, or was refused.
-    pub(in crate::host) fn enter(
-        &self,
-        instance: &Rc<Instance>,
-        mut start: Start,
-    ) -> Option<Start> {
-        let Some(exclusive) = &instance.exclusive else { return Some(start) };
+    pub(in crate::host) fn enter(&self, instance: &Rc<Instance>, start: Start) -> Option<Start> {
         if start.entry.is_some() {
             return Some(start);
         }
+        let mut start = self.past_parked(instance, start)?;
+        let Some(exclusive) = &instance.exclusive else { return Some(start) };
         let Some(running) = exclusive.running.get() else {
             return match self.take_turn(instance, exclusive, &mut start) {
                 Ok(()) => Some(start),
@@ -206,8 +217,7 @@ impl Vat {
         let Some(exclusive) = &instance.exclusive else { return };
         exclusive.running.set(None);
         while exclusive.is_idle() {
-            let next = exclusive.waiting.borrow_mut().pop_front();
-            let Some((_, mut start)) = next else { return };
+            let Some(mut start) = exclusive.next(instance) else { return };
             self.waits.end(instance, &start);
             match self.take_turn(instance, exclusive, &mut start) {
                 Ok(()) => self.queue(start),

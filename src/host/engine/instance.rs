@@ -12,6 +12,7 @@ use super::exclusive::Exclusive;
 use super::header::Header;
 use super::mirror::{Mirror, Mirrors};
 use super::once::Requests;
+use super::parked::Parked;
 use super::run::Running;
 use super::slot::{Birth, Start};
 use super::vat::Vat;
@@ -46,6 +47,8 @@ pub(in crate::host) struct Instance {
     pub(in crate::host) account: Rc<Account>,
     /// Of an exclusive class: the calls that wait for each other.
     pub(in crate::host) exclusive: Option<Box<Exclusive>>,
+    /// Calls whose callers have to read before they start.
+    pub(in crate::host) parked: Parked,
     /// The number of its `wake`, as if that were a call, until it has ended.
     pub(in crate::host) waking: Cell<Option<u128>>,
     /// The values that the class keeps in memory too.
@@ -88,6 +91,7 @@ impl Instance {
         let instance = Rc::new(Self {
             vat: vat.clone(),
             exclusive: birth.class.is_exclusive.then(Box::default),
+            parked: Parked::default(),
             waking: Cell::default(),
             birth,
             gate: Gate::new(),
@@ -394,8 +398,8 @@ impl Instance {
         for task in self.tasks.take().into_values() {
             task.abort();
         }
-        for Start { call, under_way, .. } in self.exclusive.iter().flat_map(|calls| calls.end(self))
-        {
+        let waiting = self.exclusive.iter().flat_map(|calls| calls.end(self));
+        for Start { call, under_way, .. } in waiting.chain(self.parked.end(self)) {
             call.reply.keep(under_way);
             call.reply.send(Err(not_begun(self.ended())));
         }

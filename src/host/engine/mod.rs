@@ -22,6 +22,7 @@ pub(in crate::host) mod header;
 pub(in crate::host) mod instance;
 pub(in crate::host) mod mirror;
 pub(in crate::host) mod once;
+pub(in crate::host) mod parked;
 pub(in crate::host) mod pulse;
 pub(in crate::host) mod quota;
 pub(in crate::host) mod rest;

@@ -111,6 +111,7 @@ impl Vat {
 fn is_at_rest(instance: &Instance, server: &dyn Dispatch) -> bool {
     instance.running.borrow().is_empty()
         && instance.exclusive.as_ref().is_none_or(|calls| calls.is_idle())
+        && instance.parked.is_empty()
         && instance.made.get() == 0
         && instance.gate.is_open()
         && server.holders() == 0

@@ -46,6 +46,10 @@ pub(in crate::host) enum Passage {
     /// Of those that wait for the same caller it is the first.
     Next,
     Passed,
+    /// It then waited until its object was awake.
+    Waited,
+    /// It then waited for its caller once more, and is the first of those; see [`parked`](super::parked).
+    Returned,
 }
 
 pub(in crate::host) enum State {

@@ -32,7 +32,7 @@ use super::quota::class_accounts;
 use super::rest::{self, Warm};
 use super::right::{Grants, Right};
 use super::run::{self, UnderWay};
-use super::slot::{Birth, Slot, Start, State};
+use super::slot::{Birth, Passage, Slot, Start, State};
 use crate::clock::{Clock, monotonic};
 use crate::error::{Result, disconnected, failed, not_begun};
 use crate::gate::Gate;
@@ -104,7 +104,7 @@ pub(crate) struct Vat {
     /// Wakes the task that opens gates; the commit thread does so too.
     progress: Arc<Notify>,
     under_way: Cell<usize>,
-    closing: Cell<bool>,
+    pub(in crate::host) closing: Cell<bool>,
     /// Why it can't go on, other than by its storage.
     pub(in crate::host) fault: SetOnce<String>,
     /// Calls that wait for exclusive objects.
@@ -336,7 +336,12 @@ impl Vat {
 
     pub(in crate::host) fn begin(self: &Rc<Self>, start: Start) {
         let slot = start.facet.slot.clone();
+        let returned =
+            (start.passage == Passage::Returned).then(|| start.call.reply.outlet().cloned());
         self.begin_in(&slot, start);
+        if let (Some(Some(outlet)), Some((instance, _))) = (returned, slot.awake()) {
+            self.next_parked(&instance, &outlet);
+        }
         // The call may have been the last to hold a place in which nobody is awake any more.
         self.release(&slot);
     }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::exclusive::refuse;
 use super::instance::Instance;
 use super::run::{Cause, Ended, Turns, contain};
-use super::slot::{Slot, Start, State};
+use super::slot::{Passage, Slot, Start, State};
 use super::vat::Vat;
 use crate::error::{Reason, Result, of_class, overloaded};
 use crate::membrane::{Chain, Dispatch};
@@ -144,11 +144,14 @@ impl Vat {
         };
         self.metrics.objects_awake.add(1);
         self.keep_warm(&instance);
-        let State::Waking(waiting) = slot.state.replace(State::Awake(instance.clone(), server))
+        let State::Waking(mut waiting) = slot.state.replace(State::Awake(instance.clone(), server))
         else {
             unreachable!("only the end of waking ends waking");
         };
         self.end_waiting(&waiting, &instance);
+        for start in &mut waiting {
+            start.passage = Passage::Waited;
+        }
         self.queue_first(waiting);
     }
 

@@ -1,0 +1,182 @@
+//! The callers behind a connection between parts of one system, and what each of them has to read.
+//!
+//! A host passes on the calls of many clients to another host. Over there they all come by one connection, and
+//! one client that asks for gigabytes would fill it for all. So each call says for which caller it is made, by
+//! a number of the sender's, and each has an [`Outlet`] of its own. A large answer counts there until the
+//! sender tells that it has passed it on: the answer has the number of a receipt, which the sender gives back.
+//!
+//! Cap'n Proto has no headers for that. The numbers stand in bytes of `Call` and `Return` that the protocol
+//! doesn't use, and the receipt is a message of a kind that is not in use otherwise. Another one says that a
+//! caller is gone.
+//!
+//! **Invariant:** as with the [hop count](super::hops), no other peer is told any of it, or believed.
+//! **Invariant:** each receipt is given back once, whatever becomes of the answer; only the end of the
+//! connection takes its place.
+
+use super::State;
+use super::made;
+use super::outlet::{Outlet, Unread};
+use super::scatter::ByNumber;
+use capnp::message::{Builder, HeapAllocator};
+use capnp::raw::get_struct_data_section;
+use capnp_rpc::rpc_capnp::{message, return_};
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::Rc;
+use std::task::Waker;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// The bytes that each caller may have unread before its next call begins.
+const CALLER_BYTES_MAX: usize = 4 << 20;
+
+/// Smaller answers have no receipt: it would cost more than they do.
+const RECEIPT_BYTES: usize = 16 << 10;
+
+/// The place of the receipt's number in the data of `Return`, behind the last field.
+const PLACE: usize = 12;
+
+/// Callers that are remembered at least.
+const CALLERS_KEPT: usize = 64;
+
+/// See the head of the file.
+#[derive(Default)]
+pub(super) struct Callers {
+    by_number: ByNumber<Rc<Outlet>>,
+    /// With so many of them, those that have nothing under way are forgotten.
+    most: usize,
+    /// Of the peer's calls that have no answer yet.
+    calls: ByNumber<Rc<Outlet>>,
+    /// Answers that the peer has not passed on, by receipt.
+    unread: ByNumber<Unread>,
+    last: u32,
+    /// Those that the peer is to get back.
+    receipts: Rc<Receipts>,
+}
+
+/// The receipts of answers that were passed on.
+#[derive(Default)]
+struct Receipts {
+    numbers: RefCell<Vec<u32>>,
+    driver: Cell<Option<Waker>>,
+}
+
+/// Tells the sender of an answer, when it is dropped, that the answer was passed on.
+pub struct Receipt {
+    number: u32,
+    to: Rc<Receipts>,
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        self.to.numbers.borrow_mut().push(self.number);
+        if let Some(driver) = self.to.driver.take() {
+            driver.wake();
+        }
+    }
+}
+
+impl fmt::Debug for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_struct("Receipt").finish_non_exhaustive()
+    }
+}
+
+impl Callers {
+    /// A call begins that this caller made.
+    pub(super) fn begin(&mut self, call: u32, caller: u32, connection: &Rc<Outlet>) -> Rc<Outlet> {
+        if self.by_number.len() > self.most {
+            self.by_number.retain(|_, outlet| Rc::strong_count(outlet) > 1);
+            self.most = CALLERS_KEPT.max(2 * self.by_number.len());
+        }
+        let new = || Outlet::of_caller(connection, CALLER_BYTES_MAX);
+        let outlet = self.by_number.entry(caller).or_insert_with(new).clone();
+        self.calls.insert(call, outlet.clone());
+        outlet
+    }
+
+    /// A call is answered. Returns the number of the receipt that goes with it.
+    fn answered(&mut self, call: u32, bytes: usize) -> Option<u32> {
+        let outlet = self.calls.remove(&call).filter(|_| bytes >= RECEIPT_BYTES)?;
+        loop {
+            self.last = self.last.wrapping_add(1);
+            if self.last != 0 && !self.unread.contains_key(&self.last) {
+                break;
+            }
+        }
+        self.unread.insert(self.last, outlet.sends(bytes));
+        Some(self.last)
+    }
+
+    /// The answer to a call goes elsewhere.
+    pub(super) fn forget(&mut self, call: u32) {
+        self.calls.remove(&call);
+    }
+
+    /// The peer gives a receipt back.
+    pub(super) fn was_passed_on(&mut self, receipt: u32) {
+        self.unread.remove(&receipt);
+    }
+
+    /// That caller's connection is over: none of its calls begins any more.
+    pub(super) fn is_gone(&mut self, caller: u32) {
+        if let Some(outlet) = self.by_number.remove(&caller) {
+            outlet.close();
+        }
+    }
+
+    /// The receipt of an answer that came, if it has one.
+    pub(super) fn receipt(&self, answer: return_::Reader) -> Option<Receipt> {
+        let bytes = get_struct_data_section(answer).get(PLACE..PLACE + 4)?.try_into().ok()?;
+        let number = u32::from_le_bytes(bytes);
+        (number != 0).then(|| Receipt { number, to: self.receipts.clone() })
+    }
+
+    /// The connection is over.
+    pub(super) fn close(&mut self) {
+        let Self { by_number, unread, calls, .. } = std::mem::take(self);
+        for outlet in by_number.values() {
+            outlet.close();
+        }
+        drop((unread, calls));
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
+    /// Writes the number of a receipt into the answer that was put on the wire last, if it has one.
+    pub(super) fn ask_for_receipt(
+        &mut self,
+        message: &Builder<HeapAllocator>,
+        bytes: usize,
+    ) -> capnp::Result<()> {
+        if self.callers.calls.is_empty() {
+            return Ok(());
+        }
+        if let Ok(message::Return(answer)) =
+            message.get_root_as_reader::<message::Reader>()?.which()
+        {
+            let answer = answer?;
+            if let Some(receipt) = self.callers.answered(answer.get_answer_id(), bytes)
+                && let Some(place) = get_struct_data_section(answer).get(PLACE..PLACE + 4)
+            {
+                self.wire.patch_last(message, place.as_ptr(), &receipt.to_le_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back the receipts of what was passed on, and tells which callers are gone.
+    pub(super) fn give_receipts(&mut self, driver: &Waker) {
+        let receipts = self.callers.receipts.numbers.take();
+        for receipt in receipts {
+            if self.is_open() {
+                self.wire.push(&made::passed_on(receipt));
+            }
+        }
+        for caller in self.outlet.take_gone(driver) {
+            if self.is_open() {
+                self.wire.push(&made::gone(caller));
+            }
+        }
+        self.callers.receipts.driver.set(Some(driver.clone()));
+    }
+}
