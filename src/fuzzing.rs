@@ -7,9 +7,9 @@
 use crate::host;
 use crate::id::ObjectId;
 use crate::storage::archive::{ArchiveReader, ArchiveWriter, Frame, Frames, Head, Record, Records};
-use crate::storage::batch::WriteSet;
-use crate::storage::layout::keys::RecordPath;
-use crate::storage::layout::{EnvironmentRecord, ShardMeta, whole};
+use crate::storage::lmdb::layout::keys::RecordPath;
+use crate::storage::lmdb::layout::{EnvironmentRecord, ShardMeta, whole};
+use crate::storage::log::batch::WriteSet;
 use crate::storage::{Kind, Space, Usage};
 use crate::sturdyref::{Citation, Grant, Nonce, Seal};
 

@@ -60,6 +60,7 @@ fn the_table_names_the_modules_of_the_tree() {
 #[test]
 fn floors_import_downward() {
     let floors = floors();
+    report(floors::check_order(&floors));
     check(|source| floors::check(source, &floors));
     let paths: Vec<String> = sources().into_iter().map(|source| source.path).collect();
     report(floors::check_tree(&paths, &floors));

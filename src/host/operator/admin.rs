@@ -23,7 +23,7 @@ use crate::host::engine::vat::Vat;
 use crate::id::ObjectId;
 use crate::membrane;
 use crate::schema::admin_capnp::{host_admin, request, selection};
-use crate::storage::export::{EVERYTHING, GRANTS, Pick};
+use crate::storage::archive::export::{EVERYTHING, GRANTS, Pick};
 use crate::storage::{Space, StorageError};
 use crate::sturdyref::Keys;
 

@@ -20,7 +20,7 @@ use crate::http::Room;
 use crate::id::{ObjectId, Pool};
 use crate::schema::admin_capnp::{Existing, export, host_admin, import};
 use crate::storage::archive::{Frame, Frames, Record, Records};
-use crate::storage::model::MemoryLog;
+use crate::storage::testing::model::MemoryLog;
 use crate::storage::{LogOptions, Space};
 use crate::sturdyref::{Authority, Citation, Seal};
 

@@ -18,7 +18,7 @@ use crate::host::engine::once::{Stage, Which};
 use crate::host::engine::shares::{Share, share};
 use crate::id::{ObjectId, Pool};
 use crate::limits::{SHARE_GRANTS_MAX, SHARE_IDS_MAX};
-use crate::storage::log::Reads;
+use crate::storage::Reads;
 use crate::storage::{Account, Space};
 
 const X: &str = "x";

@@ -27,7 +27,7 @@ use crate::host::{AwakeLimits, Context, Object, Vat};
 use crate::id::{ObjectId, Pool};
 use crate::metrics::Metrics;
 pub(super) use crate::schema::trial_capnp::trial;
-use crate::storage::model::MemoryLog;
+use crate::storage::testing::model::MemoryLog;
 use crate::storage::{Room, Store};
 use crate::sturdyref::Seal;
 

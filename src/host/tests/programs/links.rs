@@ -17,8 +17,8 @@ use crate::host::engine::slot::Birth;
 use crate::id::{ObjectId, Pool};
 use crate::membrane;
 use crate::schema::actor_capnp::door;
-use crate::storage::model::MemoryLog;
-use crate::storage::model::gate::Held;
+use crate::storage::testing::model::MemoryLog;
+use crate::storage::testing::model::gate::Held;
 
 /// The number of looks for a commit before it counts as lost.
 const LOOKS: u64 = 100_000_000;
