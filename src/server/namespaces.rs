@@ -9,7 +9,7 @@ use capnp::capability::FromClientHook;
 use capstead_client::sturdyref::{Target, TargetId};
 use futures::future::{FutureExt, join_all};
 
-use super::builder::ServerError;
+use super::error::ServerError;
 use super::start::RunningHost;
 use crate::error::{Result, is_revoked};
 use crate::gateway::{Gateway, Given};

@@ -12,8 +12,8 @@ use std::time::Duration;
 use capstead_client::Connection;
 
 use super::admin;
-use super::builder::ServerError;
 use super::data_dir::{DataDir, Group, Secrets};
+use super::error::ServerError;
 use crate::error::failed;
 use crate::host::{AwakeLimits, Class, Custodian, Vat, VatOptions};
 use crate::http::Room;

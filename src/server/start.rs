@@ -18,8 +18,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::admin::{self, AdminSocket};
-use super::builder::{Server, ServerError};
+use super::builder::Server;
 use super::data_dir::DataDir;
+use super::error::ServerError;
 use super::host_thread::HostThread;
 use super::link::Hub;
 use super::listen::{self, Sockets, local};

@@ -4,7 +4,7 @@
 //! itself, for namespaces as for their objects: what one took away, no later one brings back.
 
 use super::codec::{self, Bytes, LAYOUT};
-use super::verify::Reason;
+use super::refused::Flaw;
 use super::{Methods, PublicKey, Refused};
 use crate::sturdyref_capnp::{
     CAVEAT_CRITICAL, CAVEAT_DEPENDENT, CAVEAT_HOLDER, CAVEAT_METHODS, CAVEAT_NOT_AFTER,
@@ -206,7 +206,7 @@ impl Caveats {
     }
 
     pub(super) fn understood(self) -> Result<Self, Refused> {
-        if self.unknown_critical { Err(Refused::because(Reason::Caveat)) } else { Ok(self) }
+        if self.unknown_critical { Err(Refused::because(Flaw::Caveat)) } else { Ok(self) }
     }
 
     pub(super) fn encode_into(&self, out: &mut Vec<u8>) {

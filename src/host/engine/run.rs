@@ -15,7 +15,7 @@ use super::instance::Instance;
 use super::once::{self, Method};
 use super::right::is_granting;
 use super::right::revoked_under_way;
-use super::slot::Start;
+use super::slot::{Birth, Start};
 use super::vat::Vat;
 use crate::error::{Result, failed, name_method, of_class};
 use crate::membrane::{Body, BodySlot, Call, Chain, Dispatch, Reply, Results};
@@ -178,7 +178,8 @@ pub(in crate::host) fn turn<T>(
 ) -> std::result::Result<T, Ended> {
     let vat = &instance.vat;
     vat.store.borrow_mut().begin(instance.account.clone());
-    vat.pulse.begin(instance, cause);
+    let Birth { id, class, .. } = &instance.birth;
+    vat.pulse.begin(class.number, *id, cause.interface, cause.method);
     if let Some(bodies) = vat.bodies.get() {
         bodies.runs_here();
     }
