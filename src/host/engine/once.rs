@@ -30,7 +30,7 @@ use futures::FutureExt;
 use capstead_client::sturdyref::GrantId;
 
 pub(in crate::host) use self::kept::Retention;
-use self::kept::{Kept, Oldest, kept, oldest};
+use self::kept::{Kept, Oldest, forget_in_turn, kept, oldest};
 pub(in crate::host) use self::operator::{Stage, Which};
 pub(in crate::host) use self::record::{Method, RequestId};
 use self::record::{Outcome, REPLY_BYTES_MAX, Record, State};
@@ -200,7 +200,7 @@ impl Claim {
     /// Gives the call its place in the order of all, and forgets old ones.
     fn begin(&self, instance: &Instance) -> Result<()> {
         if let Some(number) = self.over {
-            instance.forget_request(number, &self.id)?;
+            forget_in_turn(instance, number, &self.id)?;
         }
         let Kept { mut first, mut by_then, .. } = kept(instance)?;
         for _ in 0..FORGOTTEN_AT_ONCE {
@@ -215,7 +215,7 @@ impl Claim {
                     break;
                 }
                 Oldest::Over(id) => {
-                    instance.forget_request(number, &id)?;
+                    forget_in_turn(instance, number, &id)?;
                     first = number.saturating_add(1);
                 }
             }
@@ -223,7 +223,7 @@ impl Claim {
         instance.requests.kept.set(Some(Kept { first, next: self.number.get(), by_then }));
         self.take_place(instance)?;
         let more = Change::More(Share { ids: 1, ..Share::default() });
-        instance.change_shares(&self.lineage, more)?;
+        shares::change_in_turn(instance, &self.lineage, more)?;
         instance.requests.running.borrow_mut().insert(self.id.clone(), Vec::new());
         Ok(())
     }
@@ -263,7 +263,7 @@ impl Claim {
         instance.write_record(Space::Requests, &self.id.key(), Some(&record))?;
         if matches!(state, State::Ended(_)) {
             let more = Share { bytes: record.len() as u64, ..Share::default() };
-            instance.change_shares(&self.lineage, Change::More(more))?;
+            shares::change_in_turn(instance, &self.lineage, Change::More(more))?;
         }
         Ok(())
     }
