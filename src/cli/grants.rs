@@ -326,13 +326,13 @@ fn with_all(
     work: impl AsyncFnOnce(&admin::Client, u16) -> Result<String, Failure>,
 ) -> Result<String, Failure> {
     operator::block_on(async {
-        let operated = data.open_knowing(access, classes).await?;
+        let opened = data.open_knowing(access, classes).await?;
         let done = async {
-            let described = operated.admin().describe_request().send().promise.await?;
-            work(operated.admin(), described.get()?.get_hosts()).await
+            let described = opened.admin().describe_request().send().promise.await?;
+            work(opened.admin(), described.get()?.get_hosts()).await
         };
         let done = done.await;
-        operated.close().await?;
+        opened.close().await?;
         done
     })
 }

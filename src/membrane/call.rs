@@ -79,7 +79,7 @@ pub(crate) struct Call {
     /// The calls of exclusive objects that led to this one, if there are any.
     pub(crate) chain: Option<Chain>,
     /// An object of this vat makes it: it belongs to a call under way.
-    pub(crate) is_an_objects: bool,
+    pub(crate) from_object: bool,
     /// The number of hosts that it came through.
     pub(crate) hops: u8,
 }
@@ -98,14 +98,14 @@ impl Call {
         let is_from_peer = arrival.is_some();
         ending.is_from_peer.set(is_from_peer);
         let reply = Reply(Some(Asker::Results(results, ending.clone())));
-        let (chain, is_an_objects) = (None, false);
+        let (chain, from_object) = (None, false);
         let params = Params::Theirs(params, arrival.as_ref().map(|arrival| arrival.bytes));
         let hops = arrival.as_ref().map_or(0, |arrival| arrival.hops);
         if let Some(arrival) = arrival {
             // Set once, here.
             let _ = ending.outlet.set(arrival.outlet);
         }
-        let call = Self { interface, method, params, reply, chain, is_an_objects, hops };
+        let call = Self { interface, method, params, reply, chain, from_object, hops };
         (call, is_from_peer, Promise::from_future(Ended(ending)))
     }
 }

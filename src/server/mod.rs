@@ -20,7 +20,7 @@ mod watchdog;
 
 pub(crate) use builder::DEFAULT_LISTEN;
 pub(crate) use data_dir::{Group, Secrets};
-pub(crate) use operate::{Operated, Restoring, compact_all};
+pub(crate) use operate::{OpenedData, Restoring, compact_all};
 
 pub use builder::Server;
 pub use error::ServerError;

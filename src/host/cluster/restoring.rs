@@ -56,7 +56,8 @@ impl Agent {
         reference: std::result::Result<Sturdyref, Refused>,
     ) -> Result<(Sturdyref, Verified)> {
         let verified = reference.and_then(|reference| {
-            let verified = self.known.verify(&self.keys(), &reference, self.vat.clock.now_ms())?;
+            let verified =
+                self.verified.verify(&self.keys(), &reference, self.vat.clock.now_ms())?;
             Ok((reference, verified))
         });
         let (reference, verified) = verified
@@ -182,7 +183,7 @@ impl Agent {
 
     /// Another host's grant, with those that it depends on; none if it isn't in force.
     async fn ask(&self, other: Of) -> Result<Option<Rc<Live>>> {
-        let mut request = self.joined()?.router().in_force_request();
+        let mut request = self.membership()?.router().in_force_request();
         request.get().set_target(other.0.as_bytes());
         request.get().set_grant(other.1.as_bytes());
         let asked = self.vat.grants.moment();
@@ -226,7 +227,7 @@ impl Agent {
 /// **Invariant:** what is known was verified with exactly the keys that are in force. A reference is known by
 /// all of its bytes, and whether its time is over is looked at each time.
 #[derive(Default)]
-pub(in crate::host) struct Known(RefCell<Verifieds>);
+pub(in crate::host) struct VerifiedCache(RefCell<Verifieds>);
 
 #[derive(Default)]
 struct Verifieds {
@@ -236,7 +237,7 @@ struct Verifieds {
     verified: HashMap<[u8; 32], Verified>,
 }
 
-impl Known {
+impl VerifiedCache {
     fn verify(
         &self,
         keys: &Arc<KeyRing>,
@@ -335,7 +336,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded_in_bytes_and_never_long() {
-        let (keys, known) = (keys(), Known::default());
+        let (keys, known) = (keys(), VerifiedCache::default());
         assert!(known.verify(&keys, &reference(&keys, 0, 256), 0).is_ok());
         assert_eq!(known.0.borrow().verified.len(), 0, "it would be long");
         for number in 0..3000 {

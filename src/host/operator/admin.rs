@@ -34,7 +34,7 @@ const EXPORTS_MAX: usize = 4;
 const STALL: Duration = Duration::from_mins(1);
 
 /// The operator's view of one host.
-pub(crate) struct Custodian {
+pub(crate) struct HostAdmin {
     vat: Rc<Vat>,
     keys: Keys,
     /// Those that the host owns.
@@ -47,7 +47,7 @@ pub(crate) struct Custodian {
     stall: Duration,
 }
 
-impl Custodian {
+impl HostAdmin {
     /// The capability to it.
     pub(crate) fn serve(
         vat: Rc<Vat>,
@@ -112,7 +112,7 @@ fn pick(selection: selection::Reader<'_>) -> Result<Pick> {
     })
 }
 
-impl host_admin::Server for Custodian {
+impl host_admin::Server for HostAdmin {
     async fn begin_export(
         self: Rc<Self>,
         params: host_admin::BeginExportParams,

@@ -9,7 +9,7 @@ use ed25519_dalek::SigningKey;
 
 use super::trial::{World, call_write, read, run, run_within, trial};
 use crate::error::Result;
-use crate::host::{Agent, Hint};
+use crate::host::{Agent, ListenerHint};
 use crate::id::{ObjectId, Pool};
 use crate::membrane;
 use crate::schema::cluster_capnp::{router, supervisor};
@@ -55,7 +55,7 @@ pub(super) async fn host() -> (World, Rc<Agent>) {
 pub(super) async fn join(world: &World) -> Rc<Agent> {
     let agent = Agent::new(world.vat.clone(), keys());
     let supervisor: supervisor::Client = membrane::serve(Rc::new(OneHost));
-    let hint = Hint { address: "127.0.0.1:4000".to_owned(), tls: false };
+    let hint = ListenerHint { address: "127.0.0.1:4000".to_owned(), tls: false };
     agent.join(&supervisor, 0, hint.address.clone(), hint).await.unwrap();
     agent
 }

@@ -1,12 +1,12 @@
-//! Values that hold references: sealed, so that they mean something only where they were stored.
+//! Values that hold references: encrypted, so that they mean something only where they were stored.
 //!
 //! An object keeps a capability as a value of its own storage, and can read the bytes of that. They say
-//! nothing to it, and nothing to anybody else: without the cluster's secret they can't be opened or
-//! made, and a copy under another key or in another object doesn't open either. It knows no storage
+//! nothing to it, and nothing to anybody else: without the cluster's secret they can't be read or
+//! made, and a copy under another key or in another object can't be read either. It knows no storage
 //! and no capability; nonces are arguments.
 //!
-//! A value: magic (8) ‖ version (1) ‖ nonce (24) ‖ length (4, big-endian) ‖ sealed (length) ‖ message.
-//! XChaCha20-Poly1305 seals a list of citations. The message, which may be empty, is a
+//! A value: magic (8) ‖ version (1) ‖ nonce (24) ‖ length (4, big-endian) ‖ encrypted (length) ‖ message.
+//! XChaCha20-Poly1305 encrypts a list of citations. The message, which may be empty, is a
 //! Cap'n Proto message in which the index of a capability is a place in the list.
 
 use std::fmt;
@@ -25,18 +25,18 @@ const VERSION: u8 = 1;
 const NONCE_AT: usize = MAGIC.len() + 1;
 const TAG_BYTES: usize = 16;
 
-/// Fresh random bytes for one sealing.
+/// Fresh random bytes for one encryption.
 pub(crate) type Nonce = [u8; 24];
 
 /// The name of an object for those whom it asks for a citation: they don't learn which one it is.
 pub(crate) type OwnerToken = [u8; 32];
 
 /// The cluster's key for stored references. It wipes itself, and is never printed.
-pub(crate) struct Seal(Zeroizing<[u8; 32]>);
+pub(crate) struct ReferenceCipher(Zeroizing<[u8; 32]>);
 
-/// A value that was opened.
+/// A value that was decrypted.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Opened<'a> {
+pub(crate) struct ReferenceValue<'a> {
     /// The references in it.
     pub(crate) citations: Vec<Citation>,
     /// The struct that they are in; empty for a reference alone.
@@ -44,18 +44,18 @@ pub(crate) struct Opened<'a> {
 }
 
 /// Tells whether the value claims to hold references.
-pub(crate) fn is_sealed(value: &[u8]) -> bool {
+pub(crate) fn holds_references(value: &[u8]) -> bool {
     value.starts_with(&MAGIC)
 }
 
-impl Seal {
-    /// The seal of the cluster with this secret seed.
+impl ReferenceCipher {
+    /// The cipher of the cluster with this secret seed.
     pub(crate) fn new(cluster: &[u8; 32]) -> Self {
         Self(Zeroizing::new(hash(&[b"capstead stored reference key v1", cluster])))
     }
 
     /// The value that `owner` stores under `key` for these references.
-    pub(crate) fn seal(
+    pub(crate) fn encrypt(
         &self,
         owner: ObjectId,
         key: &[u8],
@@ -63,45 +63,45 @@ impl Seal {
         message: &[u8],
         nonce: Nonce,
     ) -> Vec<u8> {
-        let sealed = self.encrypt(citations, &value_data(owner, key, message), nonce);
+        let encrypted = self.encrypt_list(citations, &value_data(owner, key, message), nonce);
         let mut value =
-            Vec::with_capacity(NONCE_AT + nonce.len() + 4 + sealed.len() + message.len());
+            Vec::with_capacity(NONCE_AT + nonce.len() + 4 + encrypted.len() + message.len());
         value.extend(MAGIC);
         value.push(VERSION);
         value.extend(nonce);
-        value.extend((sealed.len() as u32).to_be_bytes());
-        value.extend(sealed);
+        value.extend((encrypted.len() as u32).to_be_bytes());
+        value.extend(encrypted);
         value.extend(message);
         value
     }
 
     /// The citations that `owner` stored under `key`; `None` when this isn't a value that was
-    /// sealed for both.
-    pub(crate) fn open<'a>(
+    /// encrypted for both.
+    pub(crate) fn decrypt<'a>(
         &self,
         owner: ObjectId,
         key: &[u8],
         value: &'a [u8],
-    ) -> Option<Opened<'a>> {
+    ) -> Option<ReferenceValue<'a>> {
         let ([VERSION], rest) = value.strip_prefix(&MAGIC)?.split_first_chunk()? else {
             return None;
         };
         let (nonce, rest) = rest.split_first_chunk()?;
         let (length, rest) = rest.split_first_chunk()?;
         let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
-        let (sealed, message) = rest.split_at_checked(length)?;
-        let citations = self.decrypt(sealed, &value_data(owner, key, message), nonce)?;
-        Some(Opened { citations, message })
+        let (encrypted, message) = rest.split_at_checked(length)?;
+        let citations = self.decrypt_list(encrypted, &value_data(owner, key, message), nonce)?;
+        Some(ReferenceValue { citations, message })
     }
 
     /// The ids of the objects that a value refers to which `owner` stores under `key`, one after the
-    /// other; none if it isn't a value that was sealed for both.
+    /// other; none if it isn't a value that was encrypted for both.
     pub(crate) fn targets(&self, owner: ObjectId, key: &[u8], value: &[u8]) -> Vec<u8> {
         // Most values end here.
-        if !is_sealed(value) {
+        if !holds_references(value) {
             return Vec::new();
         }
-        let citations = self.open(owner, key, value).map(|opened| opened.citations);
+        let citations = self.decrypt(owner, key, value).map(|value| value.citations);
         let ids = citations.iter().flatten().flat_map(|citation| *citation.target.as_bytes());
         ids.collect()
     }
@@ -112,21 +112,22 @@ impl Seal {
     }
 
     /// A citation on its way to the host of the object that `owner` stands for.
-    pub(crate) fn seal_citation(
+    pub(crate) fn encrypt_citation(
         &self,
         owner: &OwnerToken,
         citation: &Citation,
         nonce: Nonce,
     ) -> Vec<u8> {
-        let sealed = self.encrypt(std::slice::from_ref(citation), &citation_data(owner), nonce);
-        [&nonce[..], &sealed].concat()
+        let encrypted =
+            self.encrypt_list(std::slice::from_ref(citation), &citation_data(owner), nonce);
+        [&nonce[..], &encrypted].concat()
     }
 
     /// A citation that came for the object that `owner` stands for; `None` when it is none, or came for
     /// another one.
-    pub(crate) fn open_citation(&self, owner: &OwnerToken, bytes: &[u8]) -> Option<Citation> {
-        let (nonce, sealed) = bytes.split_first_chunk()?;
-        let citations = self.decrypt(sealed, &citation_data(owner), nonce)?;
+    pub(crate) fn decrypt_citation(&self, owner: &OwnerToken, bytes: &[u8]) -> Option<Citation> {
+        let (nonce, encrypted) = bytes.split_first_chunk()?;
+        let citations = self.decrypt_list(encrypted, &citation_data(owner), nonce)?;
         <[Citation; 1]>::try_from(citations).ok().map(|[citation]| citation)
     }
 
@@ -134,7 +135,7 @@ impl Seal {
         XChaCha20Poly1305::new((&*self.0).into())
     }
 
-    fn encrypt(&self, citations: &[Citation], data: &[u8], nonce: Nonce) -> Vec<u8> {
+    fn encrypt_list(&self, citations: &[Citation], data: &[u8], nonce: Nonce) -> Vec<u8> {
         let mut bytes = Vec::new();
         for citation in citations {
             citation.encode(&mut bytes);
@@ -145,8 +146,8 @@ impl Seal {
         bytes
     }
 
-    fn decrypt(&self, sealed: &[u8], data: &[u8], nonce: &Nonce) -> Option<Vec<Citation>> {
-        let (bytes, tag) = sealed.split_last_chunk::<TAG_BYTES>()?;
+    fn decrypt_list(&self, encrypted: &[u8], data: &[u8], nonce: &Nonce) -> Option<Vec<Citation>> {
+        let (bytes, tag) = encrypted.split_last_chunk::<TAG_BYTES>()?;
         let mut bytes = bytes.to_vec();
         let (nonce, tag) = (XNonce::from_slice(nonce), Tag::from_slice(tag));
         self.cipher().decrypt_in_place_detached(nonce, data, &mut bytes, tag).ok()?;
@@ -173,9 +174,9 @@ fn hash(parts: &[&[u8]]) -> [u8; 32] {
     hash.finalize().into()
 }
 
-impl fmt::Debug for Seal {
+impl fmt::Debug for ReferenceCipher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Seal").finish_non_exhaustive()
+        f.debug_struct("ReferenceCipher").finish_non_exhaustive()
     }
 }
 
@@ -190,41 +191,41 @@ mod tests {
     const OWNER: ObjectId = ObjectId::from_bytes([1; 16]);
     const OTHER: ObjectId = ObjectId::from_bytes([2; 16]);
 
-    fn seal() -> Seal {
-        Seal::new(&[7; 32])
+    fn cipher() -> ReferenceCipher {
+        ReferenceCipher::new(&[7; 32])
     }
 
     proptest! {
         #[test]
-        fn a_value_opens_for_its_owner_and_key_alone(
+        fn a_value_is_read_by_its_owner_under_its_key_alone(
             citations in vec(citation(), 0..3), message in vec(any::<u8>(), 0..40), nonce: Nonce,
         ) {
-            let value = seal().seal(OWNER, b"key", &citations, &message, nonce);
+            let value = cipher().encrypt(OWNER, b"key", &citations, &message, nonce);
             let ids: Vec<u8> = citations.iter().flat_map(|c| *c.target.as_bytes()).collect();
-            prop_assert_eq!(seal().targets(OWNER, b"key", &value), ids);
-            let opened = seal().open(OWNER, b"key", &value).unwrap();
-            prop_assert_eq!(opened, Opened { citations, message: &message });
+            prop_assert_eq!(cipher().targets(OWNER, b"key", &value), ids);
+            let decrypted = cipher().decrypt(OWNER, b"key", &value).unwrap();
+            prop_assert_eq!(decrypted, ReferenceValue { citations, message: &message });
             for (owner, key) in [(OTHER, &b"key"[..]), (OWNER, b"kez"), (OWNER, b"")] {
-                prop_assert_eq!(seal().open(owner, key, &value), None);
-                prop_assert!(seal().targets(owner, key, &value).is_empty());
+                prop_assert_eq!(cipher().decrypt(owner, key, &value), None);
+                prop_assert!(cipher().targets(owner, key, &value).is_empty());
             }
-            prop_assert_eq!(Seal::new(&[8; 32]).open(OWNER, b"key", &value), None);
+            prop_assert_eq!(ReferenceCipher::new(&[8; 32]).decrypt(OWNER, b"key", &value), None);
         }
 
         #[test]
-        fn a_citation_opens_for_whom_it_was_made_alone(citation in citation(), nonce: Nonce) {
-            let (owner, other) = (seal().token(OWNER), seal().token(OTHER));
-            let bytes = seal().seal_citation(&owner, &citation, nonce);
-            prop_assert_eq!(seal().open_citation(&other, &bytes), None);
-            prop_assert_eq!(seal().open_citation(&owner, &bytes[..bytes.len() - 1]), None);
-            prop_assert_eq!(seal().open_citation(&owner, &bytes), Some(citation));
+        fn a_citation_is_read_by_whom_it_was_made_for_alone(citation in citation(), nonce: Nonce) {
+            let (owner, other) = (cipher().token(OWNER), cipher().token(OTHER));
+            let bytes = cipher().encrypt_citation(&owner, &citation, nonce);
+            prop_assert_eq!(cipher().decrypt_citation(&other, &bytes), None);
+            prop_assert_eq!(cipher().decrypt_citation(&owner, &bytes[..bytes.len() - 1]), None);
+            prop_assert_eq!(cipher().decrypt_citation(&owner, &bytes), Some(citation));
         }
 
         #[test]
-        fn random_bytes_never_open(bytes in vec(any::<u8>(), 0..200)) {
+        fn random_bytes_are_never_read(bytes in vec(any::<u8>(), 0..200)) {
             let value = [&MAGIC[..], &[VERSION], &bytes].concat();
-            prop_assert_eq!(seal().open(OWNER, b"key", &value), None);
-            prop_assert_eq!(seal().open_citation(&[0; 32], &bytes), None);
+            prop_assert_eq!(cipher().decrypt(OWNER, b"key", &value), None);
+            prop_assert_eq!(cipher().decrypt_citation(&[0; 32], &bytes), None);
         }
     }
 
@@ -237,21 +238,21 @@ mod tests {
             authority: crate::sturdyref::Authority::Binding,
             caveats: Vec::new(),
         };
-        let mut value = seal().seal(OWNER, b"key", &[citation], b"message", [9; 24]);
-        assert!(seal().open(OWNER, b"key", &value).is_some());
+        let mut value = cipher().encrypt(OWNER, b"key", &[citation], b"message", [9; 24]);
+        assert!(cipher().decrypt(OWNER, b"key", &value).is_some());
         for bit in 0..value.len() * 8 {
             value[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(seal().open(OWNER, b"key", &value), None, "bit {bit}");
+            assert_eq!(cipher().decrypt(OWNER, b"key", &value), None, "bit {bit}");
             value[bit / 8] ^= 1 << (bit % 8);
         }
         for end in 0..value.len() {
-            assert_eq!(seal().open(OWNER, b"key", &value[..end]), None, "{end} bytes");
+            assert_eq!(cipher().decrypt(OWNER, b"key", &value[..end]), None, "{end} bytes");
         }
     }
 
     #[test]
     fn a_token_says_nothing_without_the_secret_and_debug_nothing_at_all() {
-        assert_ne!(seal().token(OWNER), Seal::new(&[8; 32]).token(OWNER));
-        assert_eq!(format!("{:?}", seal()), "Seal { .. }");
+        assert_ne!(cipher().token(OWNER), ReferenceCipher::new(&[8; 32]).token(OWNER));
+        assert_eq!(format!("{:?}", cipher()), "ReferenceCipher { .. }");
     }
 }

@@ -32,12 +32,12 @@ const CUT_SECS: u64 = 10;
 const CUT_AGAIN: Duration = Duration::from_millis(20);
 
 /// The things that the supervisor told this host, and it the supervisor.
-pub(in crate::host) struct Joined {
+pub(in crate::host) struct Membership {
     number: u16,
     pub(in crate::host) shards: Vec<RangeInclusive<u16>>,
     /// The address at which clients reach this host.
     address: String,
-    pub(in crate::host) hint: Hint,
+    pub(in crate::host) hint: ListenerHint,
     others: RefCell<Others>,
 }
 
@@ -58,7 +58,7 @@ impl Others {
     }
 }
 
-impl Joined {
+impl Membership {
     pub(in crate::host) fn router(&self) -> router::Client {
         self.others.borrow().router.clone()
     }
@@ -72,14 +72,14 @@ impl Joined {
 /// stays the same from start to start where the server's listener does; that of a single host
 /// doesn't.
 #[derive(Clone, Debug)]
-pub(crate) struct Hint {
+pub(crate) struct ListenerHint {
     /// `host:port`.
     pub(crate) address: String,
     /// It is spoken to by TLS alone.
     pub(crate) tls: bool,
 }
 
-impl Hint {
+impl ListenerHint {
     /// The text of a reference. **It is secret.**
     ///
     /// # Errors
@@ -101,11 +101,11 @@ impl Agent {
         supervisor: &supervisor::Client,
         number: u16,
         address: String,
-        hint: Hint,
+        hint: ListenerHint,
     ) -> Result<()> {
         let (shards, others) = self.offer(supervisor, number, &address).await?;
-        let joined = Joined { number, shards, address, hint, others: RefCell::new(others) };
-        self.joined.set(joined).map_err(|_| failed("this host has joined already"))?;
+        let membership = Membership { number, shards, address, hint, others: RefCell::new(others) };
+        self.membership.set(membership).map_err(|_| failed("this host has joined already"))?;
         self.make_root_grants()?;
         self.vat.note_restores(Duration::from_secs(RESTORED_FLUSH_SECS));
         self.vat.flush().await.map_err(Into::into)
@@ -116,19 +116,20 @@ impl Agent {
     /// # Errors
     /// When the supervisor refuses or can't be reached, or didn't know this host before.
     pub(crate) async fn join_again(self: &Rc<Self>, supervisor: &supervisor::Client) -> Result<()> {
-        let joined = self.joined()?;
-        let (shards, others) = self.offer(supervisor, joined.number, &joined.address).await?;
-        if shards != joined.shards {
+        let membership = self.membership()?;
+        let (shards, others) =
+            self.offer(supervisor, membership.number, &membership.address).await?;
+        if shards != membership.shards {
             return Err(failed("the supervisor has given the shards of this host away"));
         }
-        drop(joined.others.replace(others));
+        drop(membership.others.replace(others));
         Ok(())
     }
 
     /// The link broke: nobody is reached before the host has joined again.
     pub(crate) fn cut_off(&self) {
-        if let Some(joined) = self.joined.get() {
-            drop(joined.others.replace(Others::none(joined.number)));
+        if let Some(membership) = self.membership.get() {
+            drop(membership.others.replace(Others::none(membership.number)));
         }
     }
 
@@ -191,7 +192,7 @@ impl Agent {
     }
 
     async fn cut_once(&self, target: ObjectId, grant: GrantId) -> Result<()> {
-        let mut request = self.joined()?.router().cut_request();
+        let mut request = self.membership()?.router().cut_request();
         request.get().set_target(target.as_bytes());
         request.get().init_grants(1).set(0, grant.as_bytes());
         request.send().promise.await.map(drop)
