@@ -1,7 +1,7 @@
 //! The storage of one host: objects' records, made durable in groups, in order, or not at all.
 //!
-//! The vat thread writes through a [`Store`]: writes of one turn are sealed into a write set, which is
-//! data. The commit thread takes all sealed write sets, groups them by shard into blocks and appends
+//! The vat thread writes through a [`Store`]: the writes of one turn become a write set, which is data.
+//! The commit thread takes all submitted write sets, groups them by shard into blocks and appends
 //! these to a shard's [`log`]. On one machine that log is one LMDB transaction.
 //!
 //! Threads here are plain ones; nothing knows of tasks, capabilities or the network. It never

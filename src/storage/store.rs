@@ -1,9 +1,9 @@
 //! Storage as the vat thread sees it: every write is there at once, and durable a little later.
 //!
-//! Reads look first at the open turn, then at the sealed turns that aren't durable yet, then at
-//! the disk. It never waits: sealing a turn puts its writes in the commit thread's queue.
+//! Reads look first at the open turn, then at the submitted turns that aren't durable yet, then at
+//! the disk. It never waits: submitting a turn puts its writes in the commit thread's queue.
 //!
-//! **Invariants:** at most one turn is open, and only its object can write. A sealed write is
+//! **Invariants:** at most one turn is open, and only its object can write. A submitted write is
 //! forgotten here only after the commit thread said that it is durable, so that the next read of
 //! the disk sees it, or sees a later one. Nothing of a discarded turn is ever queued.
 
@@ -58,7 +58,7 @@ pub(crate) struct StoreOptions {
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// The storage of all objects of one host. Dropping it commits every sealed turn.
+/// The storage of all objects of one host. Dropping it commits every submitted turn.
 pub(crate) struct Store {
     turn: Option<Turn>,
     pending: FxHashMap<ObjectId, Pending>,
@@ -138,7 +138,7 @@ impl Store {
     /// Opens a turn of the account's object; it costs nothing until something is written.
     ///
     /// # Panics
-    /// When a turn is open: whoever opened it must have sealed or discarded it.
+    /// When a turn is open: whoever opened it must have submitted or discarded it.
     pub(crate) fn begin(&mut self, account: Rc<Account>) {
         assert!(self.turn.is_none(), "turns never nest: each is one poll of the vat thread");
         let (before, writes) = (account.usage(), WriteSet::new(account.object()));
@@ -369,13 +369,13 @@ impl Store {
         self.pending.get(&object).map(Pending::last)
     }
 
-    /// The last turn that was sealed.
-    pub(crate) fn last_sealed(&self) -> Ticket {
+    /// The last turn that was submitted.
+    pub(crate) fn last_submitted(&self) -> Ticket {
         self.committer.last_ticket()
     }
 
     /// Ends the turn and queues its writes as one atomic batch; none if it wrote nothing.
-    pub(crate) fn seal(&mut self) -> Option<Ticket> {
+    pub(crate) fn submit_turn(&mut self) -> Option<Ticket> {
         let mut turn = self.turn.take()?;
         let usage = turn.account.usage();
         if usage != turn.before {
@@ -394,9 +394,9 @@ impl Store {
         Some(ticket)
     }
 
-    /// Has the commit thread begin with what was sealed. To be called soon after `seal`, once for all
-    /// turns that end together: they share one sync then.
-    pub(crate) fn commit_sealed(&self) {
+    /// Has the commit thread begin with what was submitted. To be called soon after `submit_turn`,
+    /// once for all turns that end together: they share one sync then.
+    pub(crate) fn commit_submitted(&self) {
         self.committer.wake();
     }
 
@@ -441,7 +441,7 @@ impl Store {
         self.committer.failure().cloned().map(StorageError::Latched)
     }
 
-    /// Commits every sealed turn, drops the open one, and closes the files. Later reads and writes
+    /// Commits every submitted turn, drops the open one, and closes the files. Later reads and writes
     /// fail with `Closed`.
     ///
     /// # Errors

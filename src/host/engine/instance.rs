@@ -203,7 +203,7 @@ impl Instance {
     pub(in crate::host) fn follows(&self, ticket: Ticket) {
         self.written.set(ticket);
         self.gate.wrote(ticket);
-        self.gate.sealed(ticket);
+        self.gate.turn_submitted(ticket);
     }
 
     fn wrote(&self, ticket: Ticket, confirmed: bool) {

@@ -60,7 +60,7 @@ pub(crate) struct VatOptions {
     pub(crate) log: LogOptions,
     /// The time for which request ids are kept.
     pub(crate) retention: Duration,
-    /// Seals the references that objects store.
+    /// Encrypts the references that objects store.
     pub(crate) reference_cipher: ReferenceCipher,
     pub(crate) awake: AwakeLimits,
     /// Room for the bodies of requests that objects wait for: one for all hosts of a server.
@@ -183,7 +183,7 @@ impl Vat {
             changed: Notify::new(),
         });
         vat.essential(settle_on(Rc::downgrade(&vat), progress));
-        vat.essential(commit_sealed(Rc::downgrade(&vat), vat.committable.clone()));
+        vat.essential(commit_submitted(Rc::downgrade(&vat), vat.committable.clone()));
         vat.essential(start_queued(Rc::downgrade(&vat), vat.runnable.clone()));
         vat.essential(rest::shrink(Rc::downgrade(&vat), vat.grown.clone()));
         Ok(vat)
@@ -360,9 +360,9 @@ impl Vat {
 
     /// The end of a turn: its writes are handed to the commit thread.
     pub(in crate::host) fn seal(&self, instance: &Instance) {
-        let sealed = self.store.borrow_mut().seal();
+        let sealed = self.store.borrow_mut().submit_turn();
         let Some(ticket) = sealed else { return };
-        instance.gate.sealed(ticket);
+        instance.gate.turn_submitted(ticket);
         self.committable.notify_one();
         self.sealed.borrow_mut().push_back((ticket, instance.gate.clone()));
     }
@@ -474,11 +474,11 @@ async fn settle_on(vat: Weak<Vat>, progress: Arc<Notify>) {
 }
 
 /// Ends with the vat.
-async fn commit_sealed(vat: Weak<Vat>, committable: Rc<Notify>) {
+async fn commit_submitted(vat: Weak<Vat>, committable: Rc<Notify>) {
     loop {
         committable.notified().await;
         let Some(vat) = vat.upgrade() else { return };
-        vat.store.borrow().commit_sealed();
+        vat.store.borrow().commit_submitted();
     }
 }
 

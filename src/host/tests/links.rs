@@ -74,7 +74,7 @@ fn a_reference_leads_to_its_object_and_writes_nothing_there() {
 
         let value = storage.get("a").unwrap().unwrap();
         for secret in [id("target").as_bytes().as_slice(), b"Trial", b"target"] {
-            assert!(!value.windows(secret.len()).any(|part| part == secret), "it is sealed");
+            assert!(!value.windows(secret.len()).any(|part| part == secret), "it is encrypted");
         }
     });
 }

@@ -239,7 +239,7 @@ fn what_was_kept_before_it_counted_is_counted_once() {
                     .unwrap();
                 store.put_record(x(), Space::Grants, &id(n), b"record").unwrap();
             }
-            store.seal();
+            store.submit_turn();
         }
         world.vat.committable.notify_one();
         world.vat.flush().await.unwrap();

@@ -1,4 +1,4 @@
-//! The commit thread: it makes sealed turns durable, in order, as many at a time as there are.
+//! The commit thread: it makes submitted turns durable, in order, as many at a time as there are.
 //!
 //! While one group is being synced the next one gathers. A lone turn never waits for company, other
 //! than for turns that end in the same breath of the vat thread, which then wakes this one. The vat
@@ -28,7 +28,7 @@ use crate::storage::lmdb::layout::log_shard;
 use crate::storage::log::batch::WriteSet;
 use crate::storage::log::shard_log::{Claim, Outcome, ShardBlock, ShardLog};
 
-/// The place of a sealed turn in the order of one environment; 0 comes before all of them.
+/// The place of a submitted turn in the order of one environment; 0 comes before all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(pub(crate) u64);
 

@@ -133,7 +133,7 @@ impl Layer {
     }
 }
 
-/// One object's writes that were sealed and may not be durable yet.
+/// One object's writes that were submitted and may not be durable yet.
 #[derive(Default)]
 pub(super) struct Pending {
     layer: Layer,

@@ -54,8 +54,8 @@ fn an_object_reads_its_writes_in_the_turn_while_pending_and_when_durable() {
     let one = begin(&mut store, ONE);
     let ticket = put(&mut store, &one, b"k", b"v").unwrap();
     assert_eq!(get(&store, ONE, b"k").unwrap(), b"v");
-    assert_eq!(store.seal(), Some(ticket));
-    store.commit_sealed();
+    assert_eq!(store.submit_turn(), Some(ticket));
+    store.commit_submitted();
     log.wait_until_held();
     assert!(store.settle() < ticket);
     assert_eq!(get(&store, ONE, b"k").unwrap(), b"v");
@@ -82,7 +82,7 @@ fn only_the_object_whose_turn_is_open_writes_and_within_the_limits() {
     let long = put(&mut store, &one, b"k", &value);
     assert!(matches!(long, Err(StorageError::ValueLength { .. })));
     assert_eq!(get(&store, ONE, b"k"), None);
-    assert_eq!(store.seal(), None);
+    assert_eq!(store.submit_turn(), None);
 }
 
 /// A store on disk in a small map, with a reserve.
@@ -97,8 +97,8 @@ fn small(dir: &TempDir, map: usize, reserve: u64) -> (Store, Receiver<()>) {
 
 /// Ends the turn, and waits until it is durable.
 fn commit(store: &mut Store, progressed: &Receiver<()>) {
-    let Some(ticket) = store.seal() else { return };
-    store.commit_sealed();
+    let Some(ticket) = store.submit_turn() else { return };
+    store.commit_submitted();
     while store.settle() < ticket {
         assert!(store.failure().is_none(), "{:?}", store.failure());
         progressed.recv().unwrap();
@@ -162,8 +162,8 @@ fn a_full_map_ends_all_writing_and_loses_nothing() {
     let failure = loop {
         store.begin(one.clone());
         put(&mut store, &one, &durable.to_be_bytes(), &[7; 3_000]).unwrap();
-        let ticket = store.seal().unwrap();
-        store.commit_sealed();
+        let ticket = store.submit_turn().unwrap();
+        store.commit_submitted();
         progressed.recv().unwrap();
         match store.failure() {
             Some(failure) => break failure,
@@ -188,10 +188,10 @@ fn the_servers_records_on_their_way_are_cleared_too() {
     let (mut store, _progressed) = start(&log);
     let one = begin(&mut store, ONE);
     store.put_record(ONE, Space::Grants, b"grant", b"valid").unwrap();
-    store.seal().unwrap();
+    store.submit_turn().unwrap();
     store.begin(one);
     store.clear_records(ONE, Space::Grants).unwrap();
-    store.seal();
+    store.submit_turn();
     assert_eq!(store.get(ONE, Space::Grants, b"grant").unwrap(), None);
 }
 

@@ -1,4 +1,4 @@
-//! The state that a store must hold: a map for each object, the turns that were sealed, and what
+//! The state that a store must hold: a map for each object, the turns that were submitted, and what
 //! may be lost.
 //!
 //! It is moved by the same steps as the store and knows nothing of how that works. After a crash it
@@ -33,7 +33,7 @@ pub(super) struct Oracle {
     /// With all writes, those of the open turn too.
     now: World,
     turn: Option<Turn>,
-    /// The state after each sealed turn of this opening; first, the one that was found.
+    /// The state after each submitted turn of this opening; first, the one that was found.
     history: Vec<(Ticket, World)>,
     /// The ticket up to which the store said to be durable.
     pub(super) durable: Ticket,
@@ -143,7 +143,7 @@ impl Oracle {
     }
 
     /// Ends the turn, which got this ticket.
-    pub(super) fn seal(&mut self, ticket: Option<Ticket>) {
+    pub(super) fn submit(&mut self, ticket: Option<Ticket>) {
         let turn = self.turn.take().unwrap();
         assert_eq!(ticket.is_some(), turn.wrote, "a turn has a ticket if it wrote");
         if let Some(ticket) = ticket {
@@ -158,7 +158,7 @@ impl Oracle {
         }
     }
 
-    /// The last sealed turn.
+    /// The last submitted turn.
     pub(super) fn last(&self) -> Ticket {
         self.history.last().unwrap().0
     }
@@ -166,7 +166,7 @@ impl Oracle {
     /// The store said that all up to this turn is durable.
     pub(super) fn acknowledge(&mut self, durable: Ticket) {
         assert!(durable >= self.durable, "what is durable stays so");
-        assert!(durable <= self.last(), "nothing is durable that wasn't sealed");
+        assert!(durable <= self.last(), "nothing is durable that wasn't submitted");
         self.durable = durable;
     }
 
@@ -176,7 +176,7 @@ impl Oracle {
     }
 
     /// Checks what was found after the storage was opened again: all that was acknowledged, and of
-    /// what was sealed later, in each shard no turn without those before it.
+    /// what was submitted later, in each shard no turn without those before it.
     pub(super) fn recover(&self, found: &World, whole_groups: bool) {
         let fits = |part: &dyn Fn(&World) -> World| {
             let mut ends = self.history.iter().filter(|(ticket, _)| *ticket >= self.durable);

@@ -29,12 +29,12 @@ pub(super) enum Step {
     Savepoint,
     Keep,
     Undo,
-    Seal,
+    Submit,
     Discard,
-    /// Has what was sealed committed.
+    /// Has what was submitted committed.
     Commit,
     Settle,
-    /// Waits until all that was sealed is durable.
+    /// Waits until all that was submitted is durable.
     Sync,
     Hold(Stage),
     Release,
@@ -87,7 +87,7 @@ impl ReferenceStateMachine for Script {
             (6 * in_turn, Just(Step::Savepoint).boxed()),
             (6 * nested, Just(Step::Keep).boxed()),
             (6 * nested, Just(Step::Undo).boxed()),
-            (10 * in_turn, Just(Step::Seal).boxed()),
+            (10 * in_turn, Just(Step::Submit).boxed()),
             (in_turn, Just(Step::Discard).boxed()),
             (6, Just(Step::Commit).boxed()),
             (6, Just(Step::Settle).boxed()),
@@ -111,7 +111,7 @@ impl ReferenceStateMachine for Script {
             Step::Begin(object) => state.turn = Some(*object),
             Step::Savepoint => state.nested += 1,
             Step::Keep | Step::Undo => state.nested -= 1,
-            Step::Seal | Step::Discard => (state.turn, state.nested) = (None, 0),
+            Step::Submit | Step::Discard => (state.turn, state.nested) = (None, 0),
             Step::Hold(_) => state.held = true,
             Step::Release => state.held = false,
             Step::Reopen | Step::Crash(_) | Step::Fail(..) => state = Self::default(),
@@ -125,7 +125,7 @@ impl ReferenceStateMachine for Script {
             Step::Begin(_) => state.turn.is_none(),
             Step::Savepoint => state.turn.is_some() && state.nested < NESTED_MAX,
             Step::Keep | Step::Undo => state.nested > 0,
-            Step::Seal | Step::Discard => state.turn.is_some() && state.nested == 0,
+            Step::Submit | Step::Discard => state.turn.is_some() && state.nested == 0,
             Step::Hold(_) | Step::Sync | Step::Reopen => !state.held,
             Step::Release => state.held,
             Step::Fail(..) => state.turn.is_none() && !state.held,

@@ -60,9 +60,9 @@ struct Running<B> {
     oracle: Oracle,
     listings: Vec<(Object, Listing)>,
     savepoints: Vec<Savepoint>,
-    /// Something that was sealed while the gate was shut is on its way there.
+    /// Something that was submitted while the gate was shut is on its way there.
     awaited: bool,
-    sealed: bool,
+    submitted: bool,
     backend: B,
 }
 
@@ -88,7 +88,7 @@ impl<B: Backend> StateMachineTest for Machine<B> {
             Step::Delete(object, key, knows) => running.delete(object, key, knows),
             Step::Clear(object) => running.clear(object),
             Step::Savepoint | Step::Keep | Step::Undo => running.transaction(&step),
-            Step::Seal => running.seal(),
+            Step::Submit => running.submit(),
             Step::Discard => running.discard(),
             Step::Commit => running.commit(),
             Step::Settle => running.settle(),
@@ -131,9 +131,9 @@ impl<B: Backend> Running<B> {
             backend.check_records(*object, Space::Edges, &edges(map));
         }
         let (listings, savepoints) = (Vec::new(), Vec::new());
-        let (held, awaited, sealed, oracle) = (None, false, false, Oracle::new(found));
+        let (held, awaited, submitted, oracle) = (None, false, false, Oracle::new(found));
         let running =
-            Self { held, session, oracle, listings, savepoints, awaited, sealed, backend };
+            Self { held, session, oracle, listings, savepoints, awaited, submitted, backend };
         running.check_usage();
         running
     }
@@ -158,7 +158,7 @@ impl<B: Backend> Running<B> {
     }
 
     fn ticket(&self) -> Ticket {
-        Ticket(self.session.store.last_sealed().0 + 1)
+        Ticket(self.session.store.last_submitted().0 + 1)
     }
 
     /// A writer's knowledge of a key's value before, and what it says itself.
@@ -214,10 +214,10 @@ impl<B: Backend> Running<B> {
         }
     }
 
-    fn seal(&mut self) {
-        let ticket = self.session.store.seal();
-        self.oracle.seal(ticket);
-        self.sealed |= ticket.is_some();
+    fn submit(&mut self) {
+        let ticket = self.session.store.submit_turn();
+        self.oracle.submit(ticket);
+        self.submitted |= ticket.is_some();
     }
 
     fn discard(&mut self) {
@@ -226,9 +226,9 @@ impl<B: Backend> Running<B> {
     }
 
     fn commit(&mut self) {
-        self.session.store.commit_sealed();
-        self.awaited |= self.sealed;
-        self.sealed = false;
+        self.session.store.commit_submitted();
+        self.awaited |= self.submitted;
+        self.submitted = false;
     }
 
     fn settle(&mut self) {
@@ -240,7 +240,7 @@ impl<B: Backend> Running<B> {
 
     fn sync(&mut self) {
         self.commit();
-        let last = self.session.store.last_sealed();
+        let last = self.session.store.last_submitted();
         while self.session.store.durable() < last {
             self.session.progress.recv_timeout(PATIENCE).expect("a commit ends");
         }
@@ -292,7 +292,7 @@ impl<B: Backend> Running<B> {
         listing.check_page(&self.oracle.map(IDS[*object]), size, &page);
     }
 
-    /// Closes it in order, which commits all that was sealed.
+    /// Closes it in order, which commits all that was submitted.
     fn reopen(mut self) -> Self {
         self.check_everything();
         self.session.store.close().unwrap();
@@ -326,7 +326,7 @@ impl<B: Backend> Running<B> {
         }
         self.begin(0);
         self.put(0, Pick::Any(super::keys::Short(vec![b'f'])), b"", Knows::Nothing);
-        self.seal();
+        self.submit();
         self.commit();
         let (store, last) = (&self.session.store, self.oracle.last());
         while store.durable() < last && store.failure().is_none() {
@@ -357,7 +357,7 @@ impl<B: Backend> Running<B> {
         assert!(store.delete(account, b"k", Before::Unknown).is_err_and(latched));
         assert!(store.clear(account).is_err_and(latched));
         assert!(store.savepoint(IDS[1]).is_err_and(latched));
-        assert_eq!(store.seal(), None);
+        assert_eq!(store.submit_turn(), None);
         assert!(store.close().is_err_and(latched));
         assert_eq!(store.settle(), self.oracle.durable);
     }
