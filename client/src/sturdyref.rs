@@ -18,7 +18,7 @@ pub use caveats::Caveats;
 /// A holder's keys.
 pub use ed25519_dalek::{SigningKey, VerifyingKey};
 pub use holder::proof_message;
-pub use methods::Methods;
+pub use methods::{Method, Methods};
 pub use refused::Refused;
 pub(crate) use text::is_loopback;
 pub use text::{TextReference, is_address};

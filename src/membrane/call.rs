@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use capnp::capability::{self, FromServer, Promise, Server};
 use capnp::private::capability::{ClientHook, ParamsHook, ResultsHook};
 use capnp::{MessageSize, any_pointer};
+use capstead_client::sturdyref::Method;
 use capstead_client::{HeldAnswer, Outlet, Owed, error_to_send, take_over, with_hops, with_owed};
 
 use super::answer::Answer;
@@ -88,7 +89,7 @@ impl Call {
     /// The call that `ClientHook::call` begins, whether it came over a connection, and what has to
     /// be returned.
     pub(super) fn of_foreign_code(
-        (interface, method): (u64, u16),
+        method: Method,
         params: Box<dyn ParamsHook>,
         results: Box<dyn ResultsHook>,
     ) -> (Self, bool, Promise<(), capnp::Error>) {
@@ -105,6 +106,7 @@ impl Call {
             // Set once, here.
             let _ = ending.outlet.set(arrival.outlet);
         }
+        let Method { interface, ordinal: method } = method;
         let call = Self { interface, method, params, reply, chain, from_object, hops };
         (call, is_from_peer, Promise::from_future(Ended(ending)))
     }

@@ -12,6 +12,7 @@ use capnp::private::capability::{
     ClientHook, ParamsHook, PipelineHook, PipelineOp, RequestHook, ResultsHook,
 };
 use capnp::{Error, MessageSize, any_pointer};
+use capstead_client::sturdyref::Method;
 
 use super::answer::{Answer, Asked};
 use super::body::Body;
@@ -246,7 +247,7 @@ impl<T: CallTarget> ClientHook for Hook<T> {
         results: Box<dyn ResultsHook>,
     ) -> Promise<(), Error> {
         let (call, is_from_peer, ended) =
-            Call::of_foreign_code((interface, method), params, results);
+            Call::of_foreign_code(Method::new(interface, method), params, results);
         take(is_from_peer, || self.0.clone().enqueue(call));
         ended
     }

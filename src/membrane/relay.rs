@@ -21,6 +21,7 @@ use std::rc::{Rc, Weak};
 use capnp::capability::{Promise, Request};
 use capnp::private::capability::{ClientHook, ParamsHook, ResultsHook};
 use capnp::{Error, MessageSize, any_pointer};
+use capstead_client::sturdyref::Method;
 use futures::channel::oneshot;
 use tokio::task::AbortHandle;
 
@@ -242,7 +243,7 @@ impl ClientHook for PeerCap {
         results: Box<dyn ResultsHook>,
     ) -> Promise<(), Error> {
         let (call, is_from_peer, ended) =
-            Call::of_foreign_code((interface, method), params, results);
+            Call::of_foreign_code(Method::new(interface, method), params, results);
         // Never deferred: what the RPC system sends on this connection next comes behind it. It is a
         // connection's own, which is never busy.
         hook::take(is_from_peer, || drop(deliver_now(&*self.0, call)));

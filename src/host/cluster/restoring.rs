@@ -317,7 +317,7 @@ impl restoration::Server for Restoration {
 
 #[cfg(test)]
 mod tests {
-    use capstead_client::sturdyref::{Caveats, GrantId, NextSecret, SigningKey, TargetId};
+    use capstead_client::sturdyref::{Caveats, GrantId, Method, NextSecret, SigningKey, TargetId};
 
     use super::*;
 
@@ -329,7 +329,8 @@ mod tests {
     fn reference(keys: &KeyRing, number: u16, methods: u16) -> Sturdyref {
         let mut grant = [0; 16];
         grant[..2].copy_from_slice(&number.to_be_bytes());
-        let caveats = Caveats::none().with_methods((0..methods).map(|at| (7, at))).unwrap();
+        let caveats =
+            Caveats::none().with_methods((0..methods).map(|at| Method::new(7, at))).unwrap();
         let target = Target::Object(TargetId::from_bytes([7; 16]));
         keys.mint(target, GrantId::from_bytes(grant), caveats, &NextSecret::from_seed([3; 32]))
     }

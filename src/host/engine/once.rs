@@ -27,12 +27,12 @@ use std::task::{Context, Poll};
 use capnp::capability::Promise;
 use futures::FutureExt;
 
-use capstead_client::sturdyref::GrantId;
+use capstead_client::sturdyref::{GrantId, Method};
 
 pub(in crate::host) use self::kept::Retention;
 use self::kept::{Kept, Oldest, forget_in_turn, kept, oldest};
 pub(in crate::host) use self::operator::{Stage, Which};
-pub(in crate::host) use self::record::{Method, RequestId};
+pub(in crate::host) use self::record::RequestId;
 use self::record::{Outcome, REPLY_BYTES_MAX, Record, State};
 use super::facet::Facet;
 use super::instance::Instance;
@@ -330,7 +330,7 @@ pub(in crate::host) fn decode_records(bytes: &[u8]) {
 /// One of each of these records.
 #[cfg(fuzzing)]
 pub(in crate::host) fn sample_records() -> Vec<Vec<u8>> {
-    let method = Method { interface: 7, method: 1 };
+    let method = Method { interface: 7, ordinal: 1 };
     let ended = State::Ended(Ok(b"reply".to_vec()));
     let records = [State::Begun, ended, State::Ended(Err(failed("reason")))];
     let lineage = vec![GrantId::from_bytes([9; 16])];

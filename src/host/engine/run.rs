@@ -7,12 +7,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use capnp::capability::{self, Params, Promise};
+use capstead_client::sturdyref::Method;
 
 use super::exclusive::Entry;
 use super::facet::Facet;
 use super::gated;
 use super::instance::Instance;
-use super::once::{self, Method};
+use super::once;
 use super::right::is_granting;
 use super::right::revoked_under_way;
 use super::slot::{Birth, Start};
@@ -60,7 +61,7 @@ pub(in crate::host) fn first_poll(instance: &Rc<Instance>, server: &dyn Dispatch
     let Call { interface, method, params, reply, chain, .. } = call;
     let cause = Cause { interface, method, chain };
     let running = Running { reply, facet: facet.clone(), under_way, entry };
-    let admitted = once::admit(instance, &facet, Method { interface, method }, running);
+    let admitted = once::admit(instance, &facet, Method::new(interface, method), running);
     let Some((running, claim)) = admitted else { return };
     let params = match gated::entering(instance, params) {
         Ok(params) => Params::new(params),
@@ -73,7 +74,7 @@ pub(in crate::host) fn first_poll(instance: &Rc<Instance>, server: &dyn Dispatch
         let start = || match &facet.made {
             _ if is_granting(interface) => {
                 let calls = instance.birth.class.grant_calls;
-                calls(instance, &facet, (interface, method), params, results)
+                calls(instance, &facet, Method::new(interface, method), params, results)
             }
             None => server.dispatch(interface, method, params, results),
             Some(made) => made.call(interface, method, params, results),

@@ -243,7 +243,7 @@ impl host_admin::Server for HostAdmin {
             to.set_number(known.number.saturating_add(1));
             to.set_began(known.began_ms);
             to.set_interface(known.method.interface);
-            to.set_method(known.method.method);
+            to.set_method(known.method.ordinal);
             to.set_stage(match known.stage {
                 Stage::Runs => request::Stage::Runs,
                 Stage::CutShort => request::Stage::CutShort,
