@@ -25,7 +25,7 @@ pub(crate) fn check(sources: &[Source], page: &str) -> Vec<Violation> {
             if is_at_home(source, name, &declared) {
                 continue;
             }
-            let spread = (name.to_owned(), short(&source.path).to_owned());
+            let spread = (name.to_owned(), short(&source.path));
             if !allowed.contains(&spread) {
                 violations.push(Violation {
                     path: source.path.clone(),
