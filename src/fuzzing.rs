@@ -7,18 +7,18 @@
 use crate::host;
 use crate::id::ObjectId;
 use crate::storage::archive::{ArchiveReader, ArchiveWriter, Frame, Frames, Head, Record, Records};
-use crate::storage::batch::WriteSet;
-use crate::storage::layout::keys::RecordPath;
-use crate::storage::layout::{EnvironmentRecord, ShardMeta, whole};
+use crate::storage::lmdb::layout::keys::RecordPath;
+use crate::storage::lmdb::layout::{EnvironmentRecord, ShardMeta, whole};
+use crate::storage::log::batch::WriteSet;
 use crate::storage::{Kind, Space, Usage};
-use crate::sturdyref::{Citation, Grant, Nonce, Seal};
+use crate::sturdyref::{Citation, Grant, Nonce, ReferenceCipher};
 
 /// The records and keys of LMDB.
 pub fn layout(bytes: &[u8]) {
     drop((ShardMeta::decode(bytes), Usage::decode(bytes), Grant::decode(bytes)));
     drop([Kind::Objects, Kind::Config].map(|kind| EnvironmentRecord::decode(bytes, kind)));
     drop(Citation::decode_all(bytes));
-    drop(Seal::new(&[7; 32]).open(ObjectId::from_bytes([7; 16]), b"key", bytes));
+    drop(ReferenceCipher::new(&[7; 32]).decrypt(ObjectId::from_bytes([7; 16]), b"key", bytes));
     whole(b"key", bytes);
     if let [space, key @ ..] = bytes
         && let Some(space) = Space::from_byte(*space)
@@ -68,8 +68,8 @@ pub fn samples() -> Vec<Vec<u8>> {
     samples.push(
         Usage { keys: 3, bytes: 300, references: 1, requests: 7, grants: 9 }.encode().to_vec(),
     );
-    let seal = Seal::new(&[7; 32]);
-    samples.push(seal.seal(object, b"key", &[], b"", Nonce::default()));
+    let cipher = ReferenceCipher::new(&[7; 32]);
+    samples.push(cipher.encrypt(object, b"key", &[], b"", Nonce::default()));
     samples.push(Grant::root(1).encode());
     samples
 }

@@ -25,10 +25,10 @@ const ROUNDS: usize = 8;
 
 /// The gate of one instance.
 pub(crate) struct Gate {
-    /// The last write of the instance, sealed or not.
+    /// The last write of the instance, submitted or not.
     written: Cell<Ticket>,
     /// The last write of the instance that will be made durable.
-    sealed: Cell<Ticket>,
+    submitted: Cell<Ticket>,
     /// All writes up to this one are durable.
     durable: Cell<Ticket>,
     queue: RefCell<VecDeque<(Ticket, Message)>>,
@@ -58,7 +58,7 @@ impl Gate {
     pub(crate) fn new() -> Rc<Self> {
         Rc::new(Self {
             written: Cell::default(),
-            sealed: Cell::default(),
+            submitted: Cell::default(),
             durable: Cell::default(),
             queue: RefCell::default(),
             replies: RefCell::default(),
@@ -87,8 +87,8 @@ impl Gate {
     }
 
     /// The turn that wrote `ticket` has ended: its writes are on their way to the disk.
-    pub(crate) fn sealed(&self, ticket: Ticket) {
-        self.sealed.set(ticket);
+    pub(crate) fn turn_submitted(&self, ticket: Ticket) {
+        self.submitted.set(ticket);
     }
 
     /// Everything up to `ticket` is durable: what waited for no more than that leaves.
@@ -117,10 +117,11 @@ impl Gate {
         }
     }
 
-    /// The writes that aren't sealed will not be made: takes back what waits for them.
+    /// The writes that aren't submitted will not be made: takes back what waits for them.
     pub(crate) fn discard_unsealed(&self) {
-        self.written.set(self.written.get().min(self.sealed.get()));
-        let kept = self.queue.borrow().partition_point(|(ticket, _)| *ticket <= self.sealed.get());
+        self.written.set(self.written.get().min(self.submitted.get()));
+        let kept =
+            self.queue.borrow().partition_point(|(ticket, _)| *ticket <= self.submitted.get());
         let discarded = self.queue.borrow_mut().split_off(kept);
         // Dropping a message tells its caller, who may well come back here.
         drop(discarded);

@@ -163,7 +163,7 @@ use schema::{admin_capnp, cluster_capnp};
 pub use schema::{counter_capnp, poll_capnp};
 
 pub use capstead_client::Limits;
-pub use capstead_client::sturdyref::{Caveats, GrantId};
+pub use capstead_client::sturdyref::{Caveats, GrantId, Method};
 pub use cli::main;
 pub use error::{Reason, Result, conflict, disconnected, failed, overloaded, unimplemented};
 pub use gateway::HttpLimits;

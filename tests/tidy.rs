@@ -1,5 +1,5 @@
-//! Holds the sources to the rules of `ARCHITECTURE.md`: the import table, the sizes, the fences, the
-//! words of comments and of errors.
+//! Holds the sources to the rules of `ARCHITECTURE.md`: the import tables, the places of methods, the
+//! sizes, the fences, the words of comments and of errors.
 //!
 //! Each rule is a function over the path and the text of one file, so that every rule has a test
 //! with a snippet that breaks it. The import table is read from `ARCHITECTURE.md`: the page is the
@@ -13,6 +13,8 @@ mod fences;
 mod floors;
 #[path = "tidy/imports.rs"]
 mod imports;
+#[path = "tidy/methods.rs"]
+mod methods;
 #[path = "tidy/reasons.rs"]
 mod reasons;
 #[path = "tidy/shape.rs"]
@@ -60,9 +62,15 @@ fn the_table_names_the_modules_of_the_tree() {
 #[test]
 fn floors_import_downward() {
     let floors = floors();
+    report(floors::check_order(&floors));
     check(|source| floors::check(source, &floors));
     let paths: Vec<String> = sources().into_iter().map(|source| source.path).collect();
     report(floors::check_tree(&paths, &floors));
+}
+
+#[test]
+fn methods_stand_with_their_types() {
+    report(methods::check(&sources(), &page()));
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod caveats;
 mod codec;
 mod holder;
 mod methods;
+mod refused;
 mod seal;
 mod text;
 mod verify;
@@ -17,10 +18,11 @@ pub use caveats::Caveats;
 /// A holder's keys.
 pub use ed25519_dalek::{SigningKey, VerifyingKey};
 pub use holder::proof_message;
-pub use methods::Methods;
+pub use methods::{Method, Methods};
+pub use refused::Refused;
 pub(crate) use text::is_loopback;
 pub use text::{TextReference, is_address};
-pub use verify::{Refused, Verified};
+pub use verify::Verified;
 
 use codec::Layout;
 use sha2::{Digest, Sha256};

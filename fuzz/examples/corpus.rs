@@ -5,7 +5,7 @@ use capnp::traits::HasTypeId;
 use capnp_rpc::rpc_capnp::message;
 use capstead_client::http_capnp::http_service;
 use capstead_client::sturdyref::{
-    Caveats, ClusterId, GrantId, KeyId, NextSecret, Payload, Sturdyref, Target, TargetId,
+    Caveats, ClusterId, GrantId, KeyId, Method, NextSecret, Payload, Sturdyref, Target, TargetId,
 };
 use ed25519_dalek::{Signer, SigningKey};
 use std::fs;
@@ -121,7 +121,8 @@ fn references() -> Vec<Vec<u8>> {
     };
     let signature = key.sign(&payload.signed_bytes()).to_bytes();
     let whole = Sturdyref::assemble(&payload, &signature, &next);
-    let caveats = Caveats::not_after(1_000_000).with_methods([(1, 2), (3, 4)]);
+    let caveats =
+        Caveats::not_after(1_000_000).with_methods([Method::new(1, 2), Method::new(3, 4)]);
     let caveats = caveats.and_then(|caveats| caveats.with_holder(key.verifying_key()));
     let caveats = caveats.expect("methods and holder are sound");
     let narrow = whole.narrow(&caveats).expect("it isn't sealed");

@@ -10,7 +10,7 @@ use super::output::Output;
 use super::transfer::{self, Selection};
 use crate::clock::Clock;
 use crate::id::{ObjectId, Pool};
-use crate::server::Operated;
+use crate::server::OpenedData;
 use crate::storage::Access;
 use crate::storage::archive::{ArchiveWriter, Frame, Head, Totals};
 
@@ -126,9 +126,9 @@ pub(super) async fn write(
     check: impl FnOnce(Totals) -> Result<(), Failure>,
 ) -> Result<Totals, Failure> {
     let mut output = Output::begin(path)?;
-    let operated = data.open(Access::Read).await?;
-    let totals = write_to(&operated, &mut output, path, what).await;
-    operated.close().await?;
+    let opened = data.open(Access::Read).await?;
+    let totals = write_to(&opened, &mut output, path, what).await;
+    opened.close().await?;
     let totals = totals?;
     check(totals)?;
     output.keep()?;
@@ -136,12 +136,12 @@ pub(super) async fn write(
 }
 
 async fn write_to(
-    operated: &Operated,
+    opened: &OpenedData,
     output: &mut Output,
     path: &std::path::Path,
     what: What<'_>,
 ) -> Result<Totals, Failure> {
-    let admin = operated.admin();
+    let admin = opened.admin();
     let described = admin.describe_request().send().promise.await?;
     let (described, created_ms) = (described.get()?, Clock::real().now_ms());
     let cluster = described.get_cluster()?.try_into();

@@ -4,7 +4,7 @@ mod shown;
 mod words;
 
 use capnp::struct_list;
-use capstead_client::sturdyref::Sturdyref;
+use capstead_client::sturdyref::{Method, Sturdyref};
 use clap::Args;
 
 use super::below;
@@ -21,7 +21,7 @@ use crate::storage::Access;
 use crate::supervisor::owner_of;
 use shown::{Shown, tree};
 pub(super) use shown::{hex, time};
-use words::{Key, Method, parse_grant, parse_key, parse_method, parse_until};
+use words::{Key, parse_grant, parse_key, parse_method, parse_until};
 pub(super) use words::{Object, parse_object};
 
 pub(super) const AFTER_HELP: &str = "\
@@ -250,10 +250,10 @@ impl Make {
 }
 
 fn fill(mut list: struct_list::Builder<'_, methods::Owned>, methods: &[Method]) {
-    for (at, (interface, ordinal)) in (0..).zip(methods) {
+    for (at, method) in (0..).zip(methods) {
         let mut one = list.reborrow().get(at);
-        one.set_interface(*interface);
-        one.init_ordinals(1).set(0, *ordinal);
+        one.set_interface(method.interface);
+        one.init_ordinals(1).set(0, method.ordinal);
     }
 }
 
@@ -326,13 +326,13 @@ fn with_all(
     work: impl AsyncFnOnce(&admin::Client, u16) -> Result<String, Failure>,
 ) -> Result<String, Failure> {
     operator::block_on(async {
-        let operated = data.open_knowing(access, classes).await?;
+        let opened = data.open_knowing(access, classes).await?;
         let done = async {
-            let described = operated.admin().describe_request().send().promise.await?;
-            work(operated.admin(), described.get()?.get_hosts()).await
+            let described = opened.admin().describe_request().send().promise.await?;
+            work(opened.admin(), described.get()?.get_hosts()).await
         };
         let done = done.await;
-        operated.close().await?;
+        opened.close().await?;
         done
     })
 }

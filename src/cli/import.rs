@@ -59,9 +59,9 @@ async fn import(options: &Options) -> Result<String, Failure> {
         }
     };
     let mut file = operator::open(path)?;
-    let operated = options.data.open(Access::Full).await?;
+    let opened = options.data.open(Access::Full).await?;
     let imported = async {
-        let admin = operated.admin();
+        let admin = opened.admin();
         let claimed = admin.claim_import_request().send().promise.await?;
         // Held until the import has ended.
         let _claim = claimed.get()?.get_claim()?;
@@ -91,7 +91,7 @@ async fn import(options: &Options) -> Result<String, Failure> {
         Ok((looked, counts, is_foreign))
     };
     let imported = imported.await;
-    operated.close().await?;
+    opened.close().await?;
     let (looked, counts, is_foreign) = imported?;
     let replaced = match looked.present {
         0 => String::new(),

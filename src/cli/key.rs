@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use super::operator::{self, Data, Failure};
 use crate::error::failed;
 use crate::schema::admin_capnp::{admin, key};
-use crate::server::Operated;
+use crate::server::OpenedData;
 use crate::storage::Access;
 
 pub(super) const AFTER_HELP: &str = "\
@@ -60,11 +60,11 @@ pub(super) fn run(options: &Options) -> u8 {
     let done = operator::block_on(async {
         match &options.what {
             What::List(data) => {
-                with(data, Access::Read, async |operated| list(operated.admin()).await).await
+                with(data, Access::Read, async |opened| list(opened.admin()).await).await
             }
             What::Rotate(data) => with(data, Access::Full, rotate).await,
             What::Revoke { id, data } => {
-                with(data, Access::Full, async |operated| revoke(operated, *id).await).await
+                with(data, Access::Full, async |opened| revoke(opened, *id).await).await
             }
         }
     });
@@ -74,11 +74,11 @@ pub(super) fn run(options: &Options) -> u8 {
 async fn with(
     data: &Data,
     access: Access,
-    work: impl AsyncFnOnce(&Operated) -> Result<String, Failure>,
+    work: impl AsyncFnOnce(&OpenedData) -> Result<String, Failure>,
 ) -> Result<String, Failure> {
-    let operated = data.open(access).await?;
-    let done = work(&operated).await;
-    operated.close().await?;
+    let opened = data.open(access).await?;
+    let done = work(&opened).await;
+    opened.close().await?;
     done
 }
 
@@ -93,8 +93,8 @@ async fn list(admin: &admin::Client) -> Result<String, Failure> {
     Ok(lines.join("\n"))
 }
 
-async fn rotate(operated: &Operated) -> Result<String, Failure> {
-    let reply = operated.admin().rotate_key_request().send().promise.await?;
+async fn rotate(opened: &OpenedData) -> Result<String, Failure> {
+    let reply = opened.admin().rotate_key_request().send().promise.await?;
     let id = id(reply.get()?.get_key()?)?;
     Ok(format!(
         "{id} signs from now on, and what older keys signed stays good; the next start of the server \
@@ -102,12 +102,12 @@ async fn rotate(operated: &Operated) -> Result<String, Failure> {
     ))
 }
 
-async fn revoke(operated: &Operated, id: Id) -> Result<String, Failure> {
-    let admin = operated.admin();
+async fn revoke(opened: &OpenedData, id: Id) -> Result<String, Failure> {
+    let admin = opened.admin();
     let mut request = admin.revoke_key_request();
     request.get().set_id(&id.to_be_bytes());
     request.send().promise.await?;
-    let then = if operated.is_served() {
+    let then = if opened.is_served() {
         "restart the server: capabilities that live go on until then, and it prints the references of classes \
          that the last key below signed"
     } else {

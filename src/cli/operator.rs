@@ -15,7 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{CANNOT_START, STORAGE_FAILED};
 use crate::error::Reason;
 use crate::host::Class;
-use crate::server::{Group, Operated, ServerError};
+use crate::server::{Group, OpenedData, ServerError};
 use crate::storage::archive::{ArchiveError, Totals};
 use crate::storage::{Access, LogOptions};
 
@@ -83,7 +83,7 @@ impl Data {
     }
 
     /// Opens them, or reaches their server.
-    pub(super) async fn open(&self, access: Access) -> Result<Operated, Failure> {
+    pub(super) async fn open(&self, access: Access) -> Result<OpenedData, Failure> {
         self.open_knowing(access, &[]).await
     }
 
@@ -92,9 +92,9 @@ impl Data {
         &self,
         access: Access,
         classes: &[Class],
-    ) -> Result<Operated, Failure> {
+    ) -> Result<OpenedData, Failure> {
         let log = self.space.options(access);
-        Ok(Operated::open(&self.path, log, self.group(), classes).await?)
+        Ok(OpenedData::open(&self.path, log, self.group(), classes).await?)
     }
 }
 

@@ -25,12 +25,12 @@ pub use api::stored::{Storable, Stored, Struct};
 pub use authority::granting::Granted;
 pub use authority::grants::Terms;
 pub(crate) use cluster::agent::{Agent, pass_on_replies};
-pub(crate) use cluster::joined::Hint;
+pub(crate) use cluster::membership::ListenerHint;
 pub(crate) use engine::awake::AwakeLimits;
 pub(crate) use engine::class::{Binding, Class};
 pub(crate) use engine::pulse::{Pulse, Seen, present_turn};
 pub(crate) use engine::vat::{Vat, VatOptions};
-pub(crate) use operator::admin::{Custodian, describe};
+pub(crate) use operator::admin::{HostAdmin, describe};
 
 /// Looks at bytes as at each record that a host keeps of an object.
 #[cfg(fuzzing)]

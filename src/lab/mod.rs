@@ -102,13 +102,13 @@ pub fn storage(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn write(dir: &Path, script: Script, turns: u64, in_flight: u64) -> Result<(), Failure> {
     let (mut store, progressed) = open(dir)?;
     let before = applied(&store, &RefCell::new(States::new(script)))?;
-    let (mut sealed, mut acknowledged) = (before, before);
+    let (mut submitted, mut acknowledged) = (before, before);
     while acknowledged < turns {
-        while sealed < turns && sealed - acknowledged < in_flight {
-            sealed += 1;
-            turn(&mut store, script, sealed)?;
+        while submitted < turns && submitted - acknowledged < in_flight {
+            submitted += 1;
+            turn(&mut store, script, submitted)?;
             // The first is committed alone, and the others gather meanwhile.
-            store.commit_sealed();
+            store.commit_submitted();
         }
         // An error is the end of the commit thread, which the store knows of.
         let _ = progressed.recv();
@@ -139,7 +139,7 @@ fn turn(store: &mut Store, script: Script, number: u64) -> Result<(), StorageErr
             None => store.delete(&account, key, Before::Unknown)?,
         };
     }
-    store.seal();
+    store.submit_turn();
     Ok(())
 }
 

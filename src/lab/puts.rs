@@ -59,9 +59,9 @@ impl Puts {
         for account in &self.accounts {
             store.begin(account.clone());
             store.put(account, key, value, Before::Known(Some(value.len())))?;
-            last = store.seal().unwrap_or(last);
+            last = store.submit_turn().unwrap_or(last);
         }
-        store.commit_sealed();
+        store.commit_submitted();
         let last = Ticket(last.0.saturating_sub(self.ahead * self.accounts.len() as u64));
         while store.settle() < last {
             if let Some(error) = store.failure() {

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use capnp::capability::{self, FromServer, Promise, Server};
 use capnp::private::capability::{ClientHook, ParamsHook, ResultsHook};
 use capnp::{MessageSize, any_pointer};
+use capstead_client::sturdyref::Method;
 use capstead_client::{HeldAnswer, Outlet, Owed, Receipt, error_to_send, take_over};
 
 use super::answer::Answer;
@@ -77,7 +78,7 @@ pub(crate) struct Call {
     /// The calls of exclusive objects that led to this one, if there are any.
     pub(crate) chain: Option<Chain>,
     /// An object of this vat makes it: it belongs to a call under way.
-    pub(crate) is_an_objects: bool,
+    pub(crate) from_object: bool,
     /// The number of hosts that it came through.
     pub(crate) hops: u8,
 }
@@ -86,7 +87,7 @@ impl Call {
     /// The call that `ClientHook::call` begins, whether it came over a connection, and what has to
     /// be returned.
     pub(super) fn of_foreign_code(
-        (interface, method): (u64, u16),
+        method: Method,
         params: Box<dyn ParamsHook>,
         results: Box<dyn ResultsHook>,
     ) -> (Self, bool, Promise<(), capnp::Error>) {
@@ -96,14 +97,15 @@ impl Call {
         let is_from_peer = arrival.is_some();
         ending.is_from_peer.set(is_from_peer);
         let reply = Reply(Some(Asker::Results(results, ending.clone())));
-        let (chain, is_an_objects) = (None, false);
+        let (chain, from_object) = (None, false);
         let params = Params::Theirs(params, arrival.as_ref().map(|arrival| arrival.bytes));
         let hops = arrival.as_ref().map_or(0, |arrival| arrival.hops);
         if let Some(arrival) = arrival {
             // Set once, here.
             let _ = ending.outlet.set(arrival.outlet);
         }
-        let call = Self { interface, method, params, reply, chain, is_an_objects, hops };
+        let Method { interface, ordinal: method } = method;
+        let call = Self { interface, method, params, reply, chain, from_object, hops };
         (call, is_from_peer, Promise::from_future(Ended(ending)))
     }
 }

@@ -12,6 +12,7 @@ use capnp::private::capability::{
     ClientHook, ParamsHook, PipelineHook, PipelineOp, RequestHook, ResultsHook,
 };
 use capnp::{Error, MessageSize, any_pointer};
+use capstead_client::sturdyref::Method;
 
 use super::answer::{Answer, Asked};
 use super::body::Body;
@@ -26,7 +27,7 @@ pub(crate) fn is_ours(hook: &dyn ClientHook) -> bool {
 }
 
 /// Something of ours that can be called. An implementation's `Drop` calls [`forget`].
-pub(crate) trait Target: Any {
+pub(crate) trait CallTarget: Any {
     /// Takes the call, at once and in the order of these calls. It must not block.
     fn enqueue(self: Rc<Self>, call: Call);
 
@@ -54,11 +55,11 @@ pub(crate) trait Target: Any {
 
 thread_local! {
     /// Our targets by address, which is what `get_ptr` says of a hook. The owner's drop removes it.
-    static TARGETS: RefCell<HashMap<usize, Weak<dyn Target>, Addresses>> = RefCell::default();
+    static TARGETS: RefCell<HashMap<usize, Weak<dyn CallTarget>, Addresses>> = RefCell::default();
 }
 
 thread_local! {
-    /// Set while we ask a foreign hook what it turned out to be: a `Known` one tells nobody else.
+    /// Set while we ask a foreign hook what it turned out to be: a `PeerCap` one tells nobody else.
     static FOLLOWS: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -87,15 +88,15 @@ impl Hasher for AddressHasher {
 }
 
 /// The capability to `target`.
-pub(crate) fn wrap<T: Target>(target: Rc<T>) -> Box<dyn ClientHook> {
+pub(crate) fn wrap<T: CallTarget>(target: Rc<T>) -> Box<dyn ClientHook> {
     let address = Rc::as_ptr(&target).addr();
-    let weak: Weak<dyn Target> = Rc::downgrade(&target) as Weak<dyn Target>;
+    let weak: Weak<dyn CallTarget> = Rc::downgrade(&target) as Weak<dyn CallTarget>;
     TARGETS.with_borrow_mut(|targets| targets.insert(address, weak));
     Box::new(Hook(target))
 }
 
 /// Ends what [`wrap`] began; for the target's `Drop`.
-pub(crate) fn forget<T: Target>(target: &T) {
+pub(crate) fn forget<T: CallTarget>(target: &T) {
     let address = std::ptr::from_ref(target).addr();
     // While the thread ends the table may be gone already.
     let _ = TARGETS.try_with(|targets| targets.borrow_mut().remove(&address));
@@ -110,7 +111,7 @@ pub(super) struct End {
     /// None: it is the end itself.
     pub(super) hook: Option<Box<dyn ClientHook>>,
     /// The target behind the hook; none if it is of a connection, or another that isn't ours.
-    pub(super) target: Option<Rc<dyn Target>>,
+    pub(super) target: Option<Rc<dyn CallTarget>>,
     /// It can't be asked now where it leads, nor be called.
     pub(super) is_busy: bool,
 }
@@ -135,7 +136,7 @@ pub(super) fn follow(hook: &dyn ClientHook) -> Result<End, Error> {
     Err(endless())
 }
 
-/// The hook that one of the RPC system turned out to be, and the one in a [`Known`](super::relay)
+/// The hook that one of the RPC system turned out to be, and the one in a [`PeerCap`](super::relay)
 /// one.
 fn resolved(hook: &dyn ClientHook) -> Result<Option<Box<dyn ClientHook>>, Error> {
     FOLLOWS.set(true);
@@ -183,12 +184,12 @@ pub(super) fn when_resolved(hook: &dyn ClientHook) -> Option<Promise<Box<dyn Cli
 }
 
 /// The target of one of our own hooks.
-fn behind(hook: &dyn ClientHook) -> Option<Rc<dyn Target>> {
+fn behind(hook: &dyn ClientHook) -> Option<Rc<dyn CallTarget>> {
     TARGETS.with_borrow(|targets| targets.get(&hook.get_ptr())?.upgrade())
 }
 
 /// The target behind a capability, if it is one of ours and can be reached.
-fn target(hook: &dyn ClientHook) -> Option<Rc<dyn Target>> {
+fn target(hook: &dyn ClientHook) -> Option<Rc<dyn CallTarget>> {
     follow(hook).ok()?.target
 }
 
@@ -197,7 +198,7 @@ pub(super) fn endless() -> Error {
 }
 
 /// The target behind a capability, if it is a `T`.
-pub(crate) fn find<T: Target>(hook: &dyn ClientHook) -> Option<Rc<T>> {
+pub(crate) fn find<T: CallTarget>(hook: &dyn ClientHook) -> Option<Rc<T>> {
     let target: Rc<dyn Any> = target(hook)?;
     target.downcast().ok()
 }
@@ -209,7 +210,7 @@ pub(crate) fn broken(error: Error) -> Box<dyn ClientHook> {
 
 struct Broken(Error);
 
-impl Target for Broken {
+impl CallTarget for Broken {
     fn enqueue(self: Rc<Self>, call: Call) {
         call.reply.send(Err(self.0.clone()));
     }
@@ -223,7 +224,7 @@ impl Drop for Broken {
 
 struct Hook<T>(Rc<T>);
 
-impl<T: Target> ClientHook for Hook<T> {
+impl<T: CallTarget> ClientHook for Hook<T> {
     fn add_ref(&self) -> Box<dyn ClientHook> {
         Box::new(Self(self.0.clone()))
     }
@@ -246,7 +247,7 @@ impl<T: Target> ClientHook for Hook<T> {
         results: Box<dyn ResultsHook>,
     ) -> Promise<(), Error> {
         let (call, is_from_peer, ended) =
-            Call::of_foreign_code((interface, method), params, results);
+            Call::of_foreign_code(Method::new(interface, method), params, results);
         take(is_from_peer, || self.0.clone().enqueue(call));
         ended
     }
@@ -291,7 +292,7 @@ struct Outgoing<T> {
     body: Body,
 }
 
-impl<T: Target> RequestHook for Outgoing<T> {
+impl<T: CallTarget> RequestHook for Outgoing<T> {
     fn get(&mut self) -> any_pointer::Builder<'_> {
         self.body.builder().expect("the root of a message of our own can be had")
     }
@@ -309,8 +310,8 @@ impl<T: Target> RequestHook for Outgoing<T> {
             Ok(()) => {
                 body.replace_caps(|cap| target.leaving(cap));
                 let params = Params::Ours(Box::new(body));
-                let (chain, is_an_objects, hops) = (None, false, 0);
-                let call = Call { interface, method, params, reply, chain, is_an_objects, hops };
+                let (chain, from_object, hops) = (None, false, 0);
+                let call = Call { interface, method, params, reply, chain, from_object, hops };
                 target.clone().enqueue(call);
             }
             Err(error) => reply.send(Err(error)),
@@ -340,7 +341,7 @@ struct Entering<T> {
     asked: Asked,
 }
 
-impl<T: Target> PipelineHook for Entering<T> {
+impl<T: CallTarget> PipelineHook for Entering<T> {
     fn add_ref(&self) -> Box<dyn PipelineHook> {
         Box::new(Self { target: self.target.clone(), asked: self.asked.clone() })
     }

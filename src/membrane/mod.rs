@@ -31,5 +31,5 @@ pub(crate) use body::{Body, BodySlot, Caps, Results};
 pub(crate) use call::{Call, Dispatch, Params, Reply, deliver, dispatch};
 pub(crate) use chain::Chain;
 pub(crate) use forward::all_passed_on;
-pub(crate) use hook::{Target, broken, find, forget, wrap};
+pub(crate) use hook::{CallTarget, broken, find, forget, wrap};
 pub(crate) use serve::serve;

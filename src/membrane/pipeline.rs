@@ -21,7 +21,7 @@ use futures::channel::oneshot;
 
 use super::body::{Body, BodySlot, Opened};
 use super::call::{Call, deliver};
-use super::hook::{self, End, Target};
+use super::hook::{self, CallTarget, End};
 
 /// See the head of the file.
 #[derive(Default)]
@@ -30,7 +30,7 @@ pub(super) struct Pipeline(RefCell<State>);
 #[derive(Default)]
 struct State {
     source: Option<Source>,
-    used: Vec<(Vec<PipelineOp>, Rc<Later>)>,
+    used: Vec<(Vec<PipelineOp>, Rc<PromisedCap>)>,
     /// Whoever made the call has let go of its answer.
     is_abandoned: bool,
     /// The vat that the call went to has answered.
@@ -84,7 +84,7 @@ impl Pipeline {
         match known {
             Some(known) if matches!(state.source, Some(Source::Ended(_))) => known,
             known => {
-                let later = Rc::new(Later::default());
+                let later = Rc::new(PromisedCap::default());
                 state.used.push((path.to_vec(), later.clone()));
                 drop(state);
                 if let Some(known) = known {
@@ -207,7 +207,7 @@ fn fields(path: &[PipelineOp]) -> impl Iterator<Item = u16> {
 
 /// A capability that isn't known yet, and then stands for one that is.
 #[derive(Default)]
-pub(super) struct Later(RefCell<Queue>);
+pub(super) struct PromisedCap(RefCell<Queue>);
 
 #[derive(Default)]
 struct Queue {
@@ -220,7 +220,7 @@ struct Queue {
 
 thread_local! {
     /// Those that are known, and whose calls are to be delivered.
-    static KNOWN: RefCell<VecDeque<Rc<Later>>> = RefCell::default();
+    static KNOWN: RefCell<VecDeque<Rc<PromisedCap>>> = RefCell::default();
     /// Somebody further up on the stack delivers them.
     static DELIVERS: Cell<bool> = const { Cell::new(false) };
 }
@@ -234,7 +234,7 @@ impl Drop for Delivers {
     }
 }
 
-impl Later {
+impl PromisedCap {
     /// The capability to which it leads, also while calls on it still wait.
     fn target(&self) -> Option<Box<dyn ClientHook>> {
         self.0.borrow().target.clone()
@@ -267,7 +267,8 @@ impl Later {
 
     fn deliver_calls(self: &Rc<Self>) {
         let Some(target) = self.target() else { return };
-        let is_itself = |end: &Rc<dyn Target>| std::ptr::addr_eq(Rc::as_ptr(end), Rc::as_ptr(self));
+        let is_itself =
+            |end: &Rc<dyn CallTarget>| std::ptr::addr_eq(Rc::as_ptr(end), Rc::as_ptr(self));
         let target = match hook::follow(&*target) {
             Ok(End { target: Some(end), .. }) if is_itself(&end) => hook::broken(hook::endless()),
             // Results that are each other's, in a long row, don't keep the whole row.
@@ -298,7 +299,7 @@ impl Later {
     }
 }
 
-impl Target for Later {
+impl CallTarget for PromisedCap {
     fn enqueue(self: Rc<Self>, call: Call) {
         match self.leads() {
             Some(target) => deliver(&*target, call),
@@ -331,7 +332,7 @@ pub(super) fn push_live<T>(waiting: &mut Vec<oneshot::Sender<T>>, one: oneshot::
     waiting.push(one);
 }
 
-impl Drop for Later {
+impl Drop for PromisedCap {
     fn drop(&mut self) {
         hook::forget(self);
     }

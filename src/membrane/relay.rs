@@ -5,7 +5,7 @@
 //! system follows such a loop without an end, so it never gets a link of one:
 //! - A promise goes as a [`Relay`], which passes every call on at once, for as long as anybody holds it:
 //!   the RPC system never learns where it leads.
-//! - A capability of a connection goes as a [`Known`], and its owner gets it back as its own. A call that
+//! - A capability of a connection goes as a [`PeerCap`], and its owner gets it back as its own. A call that
 //!   comes on it by way of us has results that are made anew; the RPC system would hand on those of the
 //!   peer, with whatever it says is in them.
 //!
@@ -21,11 +21,12 @@ use std::rc::{Rc, Weak};
 use capnp::capability::{Promise, Request};
 use capnp::private::capability::{ClientHook, ParamsHook, ResultsHook};
 use capnp::{Error, MessageSize, any_pointer};
+use capstead_client::sturdyref::Method;
 use futures::channel::oneshot;
 use tokio::task::AbortHandle;
 
 use super::call::{Call, deliver, deliver_now};
-use super::hook::{self, Addresses, End, Target};
+use super::hook::{self, Addresses, CallTarget, End};
 use super::pipeline::push_live;
 use crate::error::disconnected;
 
@@ -35,7 +36,7 @@ pub(super) fn relay(cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
     let relayed = catch_unwind(AssertUnwindSafe(|| {
         Ok(match follow(cap)? {
             Destination::Ours(end) => end,
-            Destination::Foreign(end) => Box::new(Known(end)),
+            Destination::Foreign(end) => Box::new(PeerCap(end)),
             Destination::Promise(end) => Relay::of(end),
             Destination::Unknown(end) => hook::wrap(Relay::begin(end, None)),
         })
@@ -185,7 +186,7 @@ impl Relay {
     }
 }
 
-impl Target for Relay {
+impl CallTarget for Relay {
     fn enqueue(self: Rc<Self>, call: Call) {
         let to = self.to.borrow().clone();
         deliver(&*to, call);
@@ -218,9 +219,9 @@ impl Drop for Relay {
 }
 
 /// A capability of a connection, which knows it as its own. It is no promise.
-struct Known(Box<dyn ClientHook>);
+struct PeerCap(Box<dyn ClientHook>);
 
-impl ClientHook for Known {
+impl ClientHook for PeerCap {
     fn add_ref(&self) -> Box<dyn ClientHook> {
         Box::new(Self(self.0.clone()))
     }
@@ -242,7 +243,7 @@ impl ClientHook for Known {
         results: Box<dyn ResultsHook>,
     ) -> Promise<(), Error> {
         let (call, is_from_peer, ended) =
-            Call::of_foreign_code((interface, method), params, results);
+            Call::of_foreign_code(Method::new(interface, method), params, results);
         // Never deferred: what the RPC system sends on this connection next comes behind it. It is a
         // connection's own, which is never busy.
         hook::take(is_from_peer, || drop(deliver_now(&*self.0, call)));

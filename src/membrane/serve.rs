@@ -8,7 +8,7 @@ use capnp::capability::{self, FromClientHook, FromServer, Params};
 
 use super::body::{BodySlot, Results};
 use super::call::{Call, Dispatch, Reply, dispatch};
-use super::hook::{self, Target};
+use super::hook::{self, CallTarget};
 use crate::error::{Result, failed, name_method};
 
 /// The capability to `server`. Its calls start in the order made, within the call that makes them.
@@ -19,7 +19,7 @@ pub(crate) fn serve<C: FromServer<S>, S: 'static>(server: Rc<S>) -> C {
 
 struct Served(Rc<dyn Dispatch>);
 
-impl Target for Served {
+impl CallTarget for Served {
     fn enqueue(self: Rc<Self>, call: Call) {
         let (results, slot) = Results::new();
         let results = capability::Results::new(Box::new(results));

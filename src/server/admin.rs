@@ -21,8 +21,8 @@ use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::builder::ServerError;
 use super::data_dir::{self, DataDir, Signing};
+use super::error::ServerError;
 use crate::error::{Result, failed, overloaded};
 use crate::membrane;
 use crate::net::{Places, rest_after};

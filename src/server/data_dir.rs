@@ -34,7 +34,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::builder::ServerError;
+use super::error::ServerError;
 use crate::limits::FILES_PERIOD;
 use crate::storage::{self, Access, Kind, Watched};
 use crate::sturdyref::KeyRing;

@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::builder::ServerError;
+use super::error::ServerError;
 use super::link::{HostEnd, Hub, Link};
 use super::start::HostParts;
 use crate::error::panic_reason;

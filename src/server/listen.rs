@@ -4,7 +4,8 @@ use std::net::{SocketAddr, TcpListener};
 
 use capstead_client::sturdyref::is_address;
 
-use super::builder::{Server, ServerError};
+use super::builder::Server;
+use super::error::ServerError;
 use crate::limits::{HOSTS_MAX, INSTANCE_BYTES};
 
 /// Connections that wait to be accepted, if the system allows so many. Of a burst that is larger than the

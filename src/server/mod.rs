@@ -5,6 +5,7 @@
 mod admin;
 mod builder;
 mod data_dir;
+mod error;
 mod host_thread;
 mod link;
 mod listen;
@@ -19,9 +20,10 @@ mod watchdog;
 
 pub(crate) use builder::DEFAULT_LISTEN;
 pub(crate) use data_dir::{Group, Secrets};
-pub(crate) use operate::{Operated, Restoring, compact_all};
+pub(crate) use operate::{OpenedData, Restoring, compact_all};
 
-pub use builder::{Server, ServerError};
+pub use builder::Server;
+pub use error::ServerError;
 pub use start::Running;
 pub use watchdog::TurnLimits;
 pub(crate) use watchdog::told_to_end;

@@ -9,11 +9,11 @@ use capnp::capability::FromClientHook;
 use capstead_client::sturdyref::{Target, TargetId};
 use futures::future::{FutureExt, join_all};
 
-use super::builder::ServerError;
+use super::error::ServerError;
 use super::start::RunningHost;
 use crate::error::{Result, is_revoked};
 use crate::gateway::{Gateway, Given};
-use crate::host::{Class, Hint};
+use crate::host::{Class, ListenerHint};
 use crate::id::{ObjectId, Pool};
 use crate::metrics::Metrics;
 use crate::schema::restorer_capnp::{namespace, restorer};
@@ -28,7 +28,7 @@ pub(super) async fn start_gateway(
     host: &RunningHost,
     keys: &Keys,
     classes: &[Class],
-    hint: &Hint,
+    hint: &ListenerHint,
     metrics: &Arc<Metrics>,
 ) -> std::result::Result<(Rc<Gateway>, BTreeMap<String, String>), ServerError> {
     let restorer = host.agent.restorer();
@@ -74,7 +74,7 @@ fn restore(
     request
 }
 
-fn reference(keys: &KeyRing, class: &str, hint: &Hint) -> Result<String> {
+fn reference(keys: &KeyRing, class: &str, hint: &ListenerHint) -> Result<String> {
     let id = ObjectId::namespace(Pool::default(), class);
     let target = Target::Namespace(TargetId::from_bytes(*id.as_bytes()));
     hint.text(&keys.root_reference(target, root_grant(class)))

@@ -12,10 +12,10 @@ use std::time::Duration;
 use capstead_client::Connection;
 
 use super::admin;
-use super::builder::ServerError;
 use super::data_dir::{DataDir, Group, Secrets};
+use super::error::ServerError;
 use crate::error::failed;
-use crate::host::{AwakeLimits, Class, Custodian, Vat, VatOptions};
+use crate::host::{AwakeLimits, Class, HostAdmin, Vat, VatOptions};
 use crate::http::Room;
 use crate::metrics::Metrics;
 use crate::schema::admin_capnp::admin::Client;
@@ -24,23 +24,23 @@ use crate::sturdyref::Keys;
 use crate::supervisor::{Supervisor, shards_of};
 
 /// All data of a directory, until it is closed.
-pub(crate) struct Operated {
+pub(crate) struct OpenedData {
     admin: Client,
-    by: By,
+    via: Via,
 }
 
-enum By {
+enum Via {
     Server(Connection),
     Ourselves { vats: Vec<Rc<Vat>>, _data: Rc<DataDir> },
 }
 
-impl fmt::Debug for Operated {
+impl fmt::Debug for OpenedData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Operated").finish_non_exhaustive()
+        f.debug_struct("OpenedData").finish_non_exhaustive()
     }
 }
 
-impl Operated {
+impl OpenedData {
     /// Opens the directory, or reaches its server, which goes on with options of its own. Opened to read,
     /// nothing in it changes. Of the classes only what they say of themselves is used.
     ///
@@ -54,7 +54,7 @@ impl Operated {
     ) -> Result<Self, ServerError> {
         let Some((data, hosts)) = DataDir::existing(root, log.access, group)? else {
             let connection = admin::connect(root).await?;
-            return Ok(Self { admin: connection.bootstrap(), by: By::Server(connection) });
+            return Ok(Self { admin: connection.bootstrap(), via: Via::Server(connection) });
         };
         Self::ourselves(Rc::new(data), hosts, log, classes)
     }
@@ -66,7 +66,7 @@ impl Operated {
         classes: &[Class],
     ) -> Result<Self, ServerError> {
         check_placement(&data, hosts, log.access)?;
-        let (mut vats, mut custodians) = (Vec::new(), Vec::new());
+        let (mut vats, mut admins) = (Vec::new(), Vec::new());
         let keys = Keys::new(data.keys()?);
         for number in 0..hosts {
             let path = data.host(number);
@@ -78,21 +78,21 @@ impl Operated {
                 log,
                 // Without listeners there are no calls.
                 retention: Duration::ZERO,
-                seal: keys.current().seal(),
+                reference_cipher: keys.current().reference_cipher(),
                 awake: AwakeLimits::NONE,
                 bodies: Room::of_objects(),
             });
             let vat = vat.map_err(unusable(&path))?;
             let shards = shards_of(number, hosts).collect();
-            custodians.push(Custodian::serve(vat.clone(), shards, keys.clone()));
+            admins.push(HostAdmin::serve(vat.clone(), shards, keys.clone()));
             vats.push(vat);
         }
         let host = move |number: u16| {
-            let custodian = custodians.get(usize::from(number)).cloned();
-            custodian.ok_or_else(|| failed("there is no host of that number"))
+            let admin = admins.get(usize::from(number)).cloned();
+            admin.ok_or_else(|| failed("there is no host of that number"))
         };
         let admin = admin::serve(data.clone(), keys, hosts, Box::new(host));
-        Ok(Self { admin, by: By::Ourselves { vats, _data: data } })
+        Ok(Self { admin, via: Via::Ourselves { vats, _data: data } })
     }
 
     /// The capability to all of it.
@@ -102,7 +102,7 @@ impl Operated {
 
     /// Tells whether a server serves it meanwhile.
     pub(crate) fn is_served(&self) -> bool {
-        matches!(self.by, By::Server(_))
+        matches!(self.via, Via::Server(_))
     }
 
     /// Commits what was written, and lets the directory go.
@@ -110,9 +110,9 @@ impl Operated {
     /// # Errors
     /// When the storage failed: what was answered is durable.
     pub(crate) async fn close(self) -> Result<(), ServerError> {
-        match self.by {
-            By::Server(connection) => connection.disconnect().await,
-            By::Ourselves { vats, .. } => {
+        match self.via {
+            Via::Server(connection) => connection.disconnect().await,
+            Via::Ourselves { vats, .. } => {
                 for vat in vats {
                     vat.close()?;
                 }
@@ -125,7 +125,7 @@ impl Operated {
 /// A data directory into which a backup comes. Nobody serves it before it is finished.
 #[derive(Debug)]
 pub(crate) struct Restoring {
-    operated: Operated,
+    opened: OpenedData,
     data: Rc<DataDir>,
 }
 
@@ -149,8 +149,8 @@ impl Restoring {
         log: LogOptions,
     ) -> Result<Self, ServerError> {
         let data = Rc::new(DataDir::begin_restore(root, hosts, secrets)?);
-        match Operated::ourselves(data.clone(), hosts, log, &[]) {
-            Ok(operated) => Ok(Self { operated, data }),
+        match OpenedData::ourselves(data.clone(), hosts, log, &[]) {
+            Ok(opened) => Ok(Self { opened, data }),
             Err(error) => {
                 data.unmake();
                 Err(error)
@@ -160,7 +160,7 @@ impl Restoring {
 
     /// The capability to all of it.
     pub(crate) fn admin(&self) -> &Client {
-        self.operated.admin()
+        self.opened.admin()
     }
 
     /// Says durably that all has come in. When that fails, what is there is removed.
@@ -168,8 +168,8 @@ impl Restoring {
     /// # Errors
     /// When the storage failed, or the directory can't be finished.
     pub(crate) async fn finish(self) -> Result<(), ServerError> {
-        let Self { operated, data } = self;
-        let finished = match operated.close().await {
+        let Self { opened, data } = self;
+        let finished = match opened.close().await {
             Ok(()) => data.finish_restore(),
             Err(error) => Err(error),
         };
@@ -181,9 +181,9 @@ impl Restoring {
 
     /// Removes what has come in.
     pub(crate) async fn give_up(self) {
-        let Self { operated, data } = self;
+        let Self { opened, data } = self;
         // What could not be closed is removed as well.
-        let _ = operated.close().await;
+        let _ = opened.close().await;
         data.unmake();
     }
 }

@@ -18,8 +18,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::admin::{self, AdminSocket};
-use super::builder::{Server, ServerError};
+use super::builder::Server;
 use super::data_dir::DataDir;
+use super::error::ServerError;
 use super::host_thread::HostThread;
 use super::link::Hub;
 use super::listen::{self, Sockets, local};
@@ -28,7 +29,7 @@ use super::namespaces::start_gateway;
 use super::watchdog::{Beating, Watchdog};
 use crate::error::panic_reason;
 use crate::gateway::{Door, Gateway, HttpLimits};
-use crate::host::{Agent, Class, Hint, Vat, VatOptions, pass_on_replies};
+use crate::host::{Agent, Class, ListenerHint, Vat, VatOptions, pass_on_replies};
 use crate::http::Room;
 use crate::limits::SHUTDOWN_SECS;
 use crate::membrane::all_passed_on;
@@ -174,7 +175,7 @@ struct Common {
     places: Arc<Places>,
     tls: Option<TlsAcceptor>,
     /// In the texts of references.
-    hint: Hint,
+    hint: ListenerHint,
 }
 
 pub(super) struct RunningHost {
@@ -326,7 +327,7 @@ async fn start_on(
     let keys = Keys::new(data.keys()?);
     let (capnp, http_address) = (local(&socket)?, http.as_ref().map(local).transpose()?);
     let address = server.advertise.clone().unwrap_or_else(|| capnp.to_string());
-    let hint = Hint { address, tls: server.tls };
+    let hint = ListenerHint { address, tls: server.tls };
 
     let supervisor = open_supervisor(&server, &data)?;
     let (capnp_max, http_max) = connections_max();
@@ -394,7 +395,7 @@ fn vat_options(
         metrics: metrics.clone(),
         log: server.log,
         retention: server.retention,
-        seal: keys.current().seal(),
+        reference_cipher: keys.current().reference_cipher(),
         awake: server.awake.share(server.hosts),
         bodies: bodies.clone(),
     }

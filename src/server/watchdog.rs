@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use super::builder::ServerError;
+use super::error::ServerError;
 use super::stderr;
 use crate::clock;
 use crate::host::{Pulse, Seen};

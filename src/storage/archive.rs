@@ -14,6 +14,7 @@
 //! **Invariants:** hostile bytes never panic, and make nobody allocate more than there are. What was
 //! read as a whole is in order: each object comes once in its host, header first, keys ascending.
 
+pub(crate) mod export;
 mod file;
 mod order;
 #[cfg(test)]
@@ -22,7 +23,8 @@ mod tests;
 pub(crate) use self::file::{ArchiveReader, ArchiveWriter};
 use crate::id::{ObjectId, Shard};
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
-use crate::storage::layout::{ShardMeta, Space};
+use crate::storage::lmdb::layout::ShardMeta;
+use crate::storage::space::Space;
 
 const MAGIC: &[u8; 16] = b"capstead archive";
 /// The version that this code reads and writes.

@@ -8,10 +8,11 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use crate::limits::MAP_BYTES;
-use crate::storage::dir::Access;
-use crate::storage::layout::{Kind, check_value, config_key, damaged};
-use crate::storage::lmdb::Environment;
-use crate::storage::{Result, StorageError};
+use crate::storage::error::{Result, StorageError};
+use crate::storage::lmdb::dir::Access;
+use crate::storage::lmdb::engine::Environment;
+use crate::storage::lmdb::layout::{Kind, config_key, damaged};
+use crate::storage::space::check_value;
 
 /// A value and how often it was stored, from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]

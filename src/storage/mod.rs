@@ -1,370 +1,39 @@
 //! The storage of one host: objects' records, made durable in groups, in order, or not at all.
 //!
-//! The vat thread writes through a [`Store`]: writes of one turn are sealed into a [`WriteSet`],
-//! which is data. The commit thread takes all sealed write sets, groups them by shard into blocks
-//! and appends these to a [`ShardLog`]. On one machine that log is one LMDB transaction.
+//! The vat thread writes through a [`Store`]: the writes of one turn become a write set, which is data.
+//! The commit thread takes all submitted write sets, groups them by shard into blocks and appends
+//! these to a shard's [`log`]. On one machine that log is one LMDB transaction.
 //!
 //! Threads here are plain ones; nothing knows of tasks, capabilities or the network. It never
 //! reports a write as durable before the disk did, and never goes on after the disk failed.
 
-pub(crate) mod account;
 pub(crate) mod archive;
-pub(crate) mod batch;
-mod check;
-mod closed;
-pub(crate) mod committer;
-mod compact;
-pub(crate) mod config;
-#[cfg(test)]
-mod conformance;
-mod dir;
-pub(crate) mod export;
-mod gap;
-pub(crate) mod layout;
-mod lmdb;
-pub(crate) mod local;
+mod config;
+mod error;
+pub(crate) mod lmdb;
 pub(crate) mod log;
-#[cfg(test)]
-pub(crate) mod model;
-mod overlay;
-pub(crate) mod page;
-mod pairs;
-mod room;
-mod scan;
+mod position;
+mod range;
+mod space;
 pub(crate) mod store;
-mod watched;
+#[cfg(test)]
+pub(crate) mod testing;
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-pub(crate) use self::account::{Account, ClassAccount};
-pub(crate) use self::check::check;
-pub(crate) use self::committer::Ticket;
-pub(crate) use self::compact::{Compacted, compact};
 pub(crate) use self::config::{CasOutcome, ConfigStore, LocalConfig};
-pub(crate) use self::dir::Access;
-pub(crate) use self::layout::{Kind, Space, Usage};
-pub(crate) use self::local::LogOptions;
-pub(crate) use self::log::{Range, Reads};
-pub(crate) use self::page::{Page, PageSize};
+pub(crate) use self::error::{Result, StorageError};
+pub(crate) use self::lmdb::check::check;
+pub(crate) use self::lmdb::compact::{Compacted, compact};
+pub(crate) use self::lmdb::dir::Access;
+pub(crate) use self::lmdb::engine::make;
+pub(crate) use self::lmdb::layout::{Kind, Usage};
 #[cfg(test)]
-pub(crate) use self::room::Room;
+pub(crate) use self::lmdb::room::Room;
+pub(crate) use self::lmdb::watched::{Watched, file_changed};
+pub(crate) use self::log::committer::Ticket;
+pub(crate) use self::log::local::LogOptions;
+pub(crate) use self::log::reads::Reads;
+pub(crate) use self::range::Range;
+pub(crate) use self::space::Space;
+pub(crate) use self::store::account::{Account, ClassAccount};
+pub(crate) use self::store::page::{Page, PageSize};
 pub(crate) use self::store::{Before, Store, StoreOptions};
-pub(crate) use self::watched::{Watched, file_changed};
-use crate::error::{self, Reason};
-use crate::id::{ObjectId, Shard};
-use crate::limits::MAP_BYTES;
-use crate::storage::log::Position;
-
-/// Makes the environment in `path`, an empty or absent directory, so that one which is missing later
-/// is known to be lost.
-///
-/// # Errors
-/// As for opening it.
-pub(crate) fn make(path: &Path, kind: Kind) -> Result<()> {
-    lmdb::Environment::open(path, kind, MAP_BYTES).map(drop)
-}
-
-/// The result of operations of the storage.
-pub(crate) type Result<T> = std::result::Result<T, StorageError>;
-
-/// Why an operation of the storage failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub(crate) enum StorageError {
-    /// A key is too long, or empty where it must not be. Nothing was written.
-    #[error("{}: the key has {length} bytes; use a key of 1 to {max} bytes", Reason::KeyLength)]
-    KeyLength {
-        /// Bytes of the refused key.
-        length: usize,
-        /// The most that a key may have.
-        max: usize,
-    },
-
-    /// A value is too long. Nothing was written.
-    #[error(
-        "{}: the value has {length} bytes; split it into values of at most {max} bytes",
-        Reason::ValueLength
-    )]
-    ValueLength {
-        /// Bytes of the refused value.
-        length: usize,
-        /// The most that a value may have.
-        max: usize,
-    },
-
-    /// The turn wrote too much. This write was not made; the turn's earlier ones stand.
-    #[error(
-        "{}: the turn's writes would have {bytes} bytes; write at most {max} between awaits",
-        Reason::BatchSize
-    )]
-    BatchSize {
-        /// The bytes that the turn would have written with the refused write.
-        bytes: usize,
-        /// The most that one turn may write.
-        max: usize,
-    },
-
-    /// The object, or all objects of its class together, would store too much. Nothing was written;
-    /// deleting, and writing what takes no more room, still work.
-    #[error(
-        "{}: the {whose} would store {bytes} bytes, and may have {max}; delete something first",
-        Reason::OverQuota
-    )]
-    OverQuota {
-        /// "object" or "class".
-        whose: &'static str,
-        /// The bytes that it would have stored.
-        bytes: u64,
-        /// The most that it may.
-        max: u64,
-    },
-
-    /// The disk or the map of the environment is nearly full. Nothing was written; deleting, and
-    /// writing what takes no more room, still work.
-    #[error(
-        "{}: {left} bytes are left for the storage, and {reserve} are kept free; delete something, or make room",
-        Reason::LowSpace
-    )]
-    LowSpace {
-        /// The bytes that are left.
-        left: u64,
-        /// The bytes that are kept free.
-        reserve: u64,
-    },
-
-    /// A write came outside the turn of its object. Nothing was written.
-    #[error(
-        "{}: this write is outside a turn of its object; write from the object's handlers",
-        Reason::OutsideTurn
-    )]
-    OutsideTurn {
-        /// The object whose storage should have been written.
-        object: ObjectId,
-    },
-
-    /// A record of an object isn't what was written. It was not served and is left as it is.
-    #[error(
-        "the record {key:?} in space {space} of object {object:?} is damaged; restore a backup"
-    )]
-    Corrupt {
-        /// The object whose record it is.
-        object: ObjectId,
-        /// The number of its space.
-        space: u8,
-        /// Its key, with the bytes that aren't printable escaped.
-        key: String,
-    },
-
-    /// A record that belongs to no object isn't what was written. It is left as it is.
-    #[error("the storage's own record {key:?} is damaged; restore a backup")]
-    CorruptRecord {
-        /// The key of the record, escaped.
-        key: String,
-    },
-
-    /// Bytes that should be a write set aren't one. Nothing of it was applied.
-    #[error("a write set is malformed at byte {at}")]
-    Malformed {
-        /// The number of bytes before that were understood.
-        at: usize,
-    },
-
-    /// A newer owner has the shard. Nothing of the refused block was applied.
-    #[error("shard {shard:?} has a newer owner; stop serving it")]
-    Fenced {
-        /// The shard that was lost.
-        shard: Shard,
-    },
-
-    /// The log took nothing for now. Nothing of the refused block was applied.
-    #[error("the log of shard {shard:?} is busy; start again")]
-    Busy {
-        /// The shard whose block was refused.
-        shard: Shard,
-    },
-
-    /// The log no longer has, or never kept, the blocks that were asked for. Nothing changed.
-    #[error("the log keeps only what follows {last:?}; read the shard's records instead")]
-    Trimmed {
-        /// The newest position that can't be read any more.
-        last: Position,
-    },
-
-    /// An earlier commit failed. What the disk holds of that one is unknown; nothing was
-    /// committed after it. The process must exit and start again from the disk.
-    #[error("the storage failed earlier and takes no more writes; restart this host: {0}")]
-    Latched(#[source] Arc<StorageError>),
-
-    /// The storage was closed in order. Nothing was read or written.
-    #[error("the storage is closed: the server is shutting down")]
-    Closed,
-
-    /// The commit thread panicked. What the disk holds of the last group is unknown.
-    #[error("the commit thread of the storage panicked; restart this host: {0}")]
-    Panicked(String),
-
-    /// The environment has no room left. The group was not committed.
-    #[error("the map of the environment is full; start again with a larger --map-size")]
-    MapFull,
-
-    /// LMDB failed. If it was writing, what the disk holds of that transaction is unknown.
-    #[error("LMDB failed to {action}: {source}")]
-    Lmdb {
-        /// The action that was tried.
-        action: &'static str,
-        /// The error of LMDB.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-
-    /// The operating system refused something while the storage was opened.
-    #[error("could not {action} {path:?}: {source}")]
-    Io {
-        /// The action that was tried.
-        action: &'static str,
-        /// On which file or directory.
-        path: PathBuf,
-        /// The error of the operating system.
-        source: std::io::Error,
-    },
-
-    /// Somebody else changed a file of the storage while it was in use. Nothing was acknowledged since that
-    /// may be missing after a restart.
-    #[error(
-        "the file {path:?} {what} while it was in use; put it back or restore a backup, and start again"
-    )]
-    FileChanged {
-        /// The file.
-        path: PathBuf,
-        /// The way in which it was found.
-        what: &'static str,
-    },
-
-    /// A copy has not as many records as the original, which is as it was.
-    #[error(
-        "{found} of {expected} records were copied; the storage is as it was: restore a backup"
-    )]
-    Miscounted {
-        /// Records of the original, as its engine counts them.
-        expected: u64,
-        /// Records of the copy.
-        found: u64,
-    },
-
-    /// The data has another format. It was not touched.
-    #[error(
-        "the data has format {found}, and this program knows format {known}; use its own program"
-    )]
-    Format {
-        /// The format of the data.
-        found: u64,
-        /// The format of this program.
-        known: u64,
-    },
-
-    /// The directory holds something else. It was not touched.
-    #[error("{0:?} holds files that are not this storage; choose an empty or new directory")]
-    NotOurs(PathBuf),
-
-    /// The directory lacks the file with the data. It was not touched.
-    #[error("{0:?} was a storage but its data file is gone; restore a backup")]
-    DataMissing(PathBuf),
-
-    /// The directory was a complete storage once, and its marker is gone. It was not touched.
-    #[error("{0:?} lacks what a storage begins with, the file CAPSTEAD; restore a backup")]
-    MarkerMissing(PathBuf),
-
-    /// The file with the data can't be opened safely. It was not touched.
-    #[error("{path:?} is damaged: {what}; restore a backup")]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// The fault in it.
-        what: &'static str,
-    },
-
-    /// The path names no directory. It was not touched.
-    #[error("{0:?} is not a directory; choose an empty or new directory")]
-    NotADirectory(PathBuf),
-
-    /// Another process, or another part of this one, has the directory. It was not touched.
-    #[error("{0:?} is in use by another process; stop that one first")]
-    InUse(PathBuf),
-}
-
-impl From<StorageError> for capnp::Error {
-    /// Says what a remote caller should do; names of files and objects stay in the log.
-    fn from(cause: StorageError) -> Self {
-        use StorageError as E;
-        match cause {
-            E::KeyLength { .. }
-            | E::ValueLength { .. }
-            | E::BatchSize { .. }
-            | E::OverQuota { .. }
-            | E::OutsideTurn { .. } => error::failed(cause.to_string()),
-            E::Corrupt { .. } | E::CorruptRecord { .. } | E::Malformed { .. } => {
-                Reason::Damaged.error("a stored record of the object is damaged; tell the operator")
-            }
-            E::LowSpace { .. } => error::overloaded(cause.to_string()),
-            E::MapFull | E::Busy { .. } => {
-                error::overloaded("the host's storage takes no more writes now; try later")
-            }
-            _ => error::disconnected("the host's storage failed; restore the reference"),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_kind_of_an_error_says_what_the_caller_should_do() {
-        let check = |cause: StorageError, kind, text: &str| {
-            let error = capnp::Error::from(cause);
-            assert_eq!(error.kind, kind);
-            assert!(error.extra.contains(text), "{}", error.extra);
-        };
-        let object = ObjectId::from_bytes([9; 16]);
-        let long = StorageError::KeyLength { length: 500, max: 480 };
-        check(long, capnp::ErrorKind::Failed, "500 bytes");
-        check(StorageError::OutsideTurn { object }, capnp::ErrorKind::Failed, "outside-turn:");
-        check(StorageError::MapFull, capnp::ErrorKind::Overloaded, "try later");
-        let latched = StorageError::Latched(Arc::new(StorageError::MapFull));
-        check(latched, capnp::ErrorKind::Disconnected, "restore");
-        check(StorageError::InUse("/secret".into()), capnp::ErrorKind::Disconnected, "storage");
-    }
-
-    #[test]
-    fn the_words_of_errors_say_their_kinds() {
-        let causes = [
-            (StorageError::KeyLength { length: 500, max: 480 }, Reason::KeyLength),
-            (StorageError::ValueLength { length: 2, max: 1 }, Reason::ValueLength),
-            (StorageError::BatchSize { bytes: 2, max: 1 }, Reason::BatchSize),
-            (StorageError::OverQuota { whose: "class", bytes: 2, max: 1 }, Reason::OverQuota),
-            (StorageError::LowSpace { left: 1, reserve: 2 }, Reason::LowSpace),
-            (
-                StorageError::OutsideTurn { object: ObjectId::from_bytes([9; 16]) },
-                Reason::OutsideTurn,
-            ),
-            (StorageError::Malformed { at: 1 }, Reason::Damaged),
-        ];
-        for (cause, reason) in causes {
-            let error = capnp::Error::from(cause);
-            assert_eq!((Reason::of(&error), error.kind), (Some(reason), reason.kind()), "{error}");
-        }
-    }
-
-    #[test]
-    fn remote_callers_learn_neither_ids_nor_paths() {
-        let object = ObjectId::from_bytes([9; 16]);
-        let causes = [
-            StorageError::Corrupt { object, space: 1, key: "k".into() },
-            StorageError::OutsideTurn { object },
-            StorageError::NotOurs("0909".into()),
-        ];
-        for cause in causes {
-            assert!(!capnp::Error::from(cause).extra.contains("0909"));
-        }
-    }
-}

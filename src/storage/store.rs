@@ -1,16 +1,24 @@
 //! Storage as the vat thread sees it: every write is there at once, and durable a little later.
 //!
-//! Reads look first at the open turn, then at the sealed turns that aren't durable yet, then at
-//! the disk. It never waits: sealing a turn puts its writes in the commit thread's queue.
+//! Reads look first at the open turn, then at the submitted turns that aren't durable yet, then at
+//! the disk. It never waits: submitting a turn puts its writes in the commit thread's queue.
 //!
-//! **Invariants:** at most one turn is open, and only its object can write. A sealed write is
+//! **Invariants:** at most one turn is open, and only its object can write. A submitted write is
 //! forgotten here only after the commit thread said that it is durable, so that the next read of
 //! the disk sees it, or sees a later one. Nothing of a discarded turn is ever queued.
 
+pub(crate) mod account;
 mod admin;
+mod closed;
 mod edges;
+mod gap;
 mod identity;
+mod overlay;
+pub(crate) mod page;
 mod records;
+#[cfg(test)]
+mod tests;
+pub(crate) mod transactions;
 
 use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
@@ -23,18 +31,21 @@ use rustc_hash::FxHashMap;
 
 use crate::id::ObjectId;
 use crate::metrics::Metrics;
-use crate::storage::account::Account;
-use crate::storage::batch::{Mark, WriteSet};
-use crate::storage::closed::Closed;
-use crate::storage::committer::{Committer, OnProgress, Ticket};
-use crate::storage::layout::{Space, Usage};
-use crate::storage::local::{self, LogOptions};
-use crate::storage::log::{Range, Reads, ShardLog, VisitObject};
-use crate::storage::overlay::{Layer, Pending, Seen, Undo, Value};
-use crate::storage::page::{Filling, Page, PageSize, over};
-use crate::storage::room::Room;
+use crate::storage::error::{Result, StorageError};
+use crate::storage::lmdb::layout::Usage;
+use crate::storage::lmdb::room::Room;
+use crate::storage::log::batch::WriteSet;
+use crate::storage::log::committer::{Committer, OnProgress, Ticket};
+use crate::storage::log::local::{self, LogOptions, Reader};
+use crate::storage::log::reads::{Reads, VisitObject};
+use crate::storage::log::shard_log::ShardLog;
+use crate::storage::range::Range;
+use crate::storage::space::Space;
+use crate::storage::store::account::Account;
+use crate::storage::store::closed::Closed;
 use crate::storage::store::edges::TargetsOf;
-use crate::storage::{Result, StorageError};
+use crate::storage::store::overlay::{Layer, Pending, Seen, Undo, Value};
+use crate::storage::store::page::{Filling, Page, PageSize, over};
 
 /// The options of a store.
 #[derive(Clone, Debug)]
@@ -47,7 +58,7 @@ pub(crate) struct StoreOptions {
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// The storage of all objects of one host. Dropping it commits every sealed turn.
+/// The storage of all objects of one host. Dropping it commits every submitted turn.
 pub(crate) struct Store {
     turn: Option<Turn>,
     pending: FxHashMap<ObjectId, Pending>,
@@ -55,6 +66,8 @@ pub(crate) struct Store {
     order: VecDeque<(Ticket, ObjectId)>,
     committer: Committer,
     reads: Rc<dyn Reads>,
+    /// None over a log that has no disk, and once it was closed.
+    reader: Option<Reader>,
     room: Arc<Room>,
     /// None: no value refers to anything.
     targets_of: Option<TargetsOf>,
@@ -80,15 +93,6 @@ pub(crate) enum Before {
     Known(Option<usize>),
 }
 
-/// The place at which a transaction began, to go back to.
-#[derive(Debug)]
-#[must_use]
-pub(crate) struct Savepoint {
-    writes: Mark,
-    undo: usize,
-    usage: Usage,
-}
-
 impl Store {
     /// Opens or makes the storage in `path`; `on_progress` is called on the commit thread.
     ///
@@ -101,7 +105,9 @@ impl Store {
     ) -> Result<Self> {
         let (log, reader) = local::open(path, options.log, options.metrics)?;
         let room = log.room();
-        Self::new(&options.name, Box::new(log), Rc::new(reader), room, on_progress)
+        let reads = Rc::new(reader.clone());
+        let store = Self::new(&options.name, Box::new(log), reads, room, on_progress)?;
+        Ok(Self { reader: Some(reader), ..store })
     }
 
     /// A store over any log, and over reads of what that log has applied.
@@ -117,7 +123,8 @@ impl Store {
     ) -> Result<Self> {
         let committer = Committer::start(name, log, on_progress)?;
         let (pending, order) = (FxHashMap::default(), VecDeque::new());
-        Ok(Self { turn: None, pending, order, committer, reads, room, targets_of: None })
+        let (turn, reader, targets_of) = (None, None, None);
+        Ok(Self { turn, pending, order, committer, reads, reader, room, targets_of })
     }
 
     /// Visits every object that exists, with its header and what it stores.
@@ -131,7 +138,7 @@ impl Store {
     /// Opens a turn of the account's object; it costs nothing until something is written.
     ///
     /// # Panics
-    /// When a turn is open: whoever opened it must have sealed or discarded it.
+    /// When a turn is open: whoever opened it must have submitted or discarded it.
     pub(crate) fn begin(&mut self, account: Rc<Account>) {
         assert!(self.turn.is_none(), "turns never nest: each is one poll of the vat thread");
         let (before, writes) = (account.usage(), WriteSet::new(account.object()));
@@ -341,38 +348,6 @@ impl Store {
         Ok(Some(ticket))
     }
 
-    /// Begins a transaction within the open turn: its writes can be taken back alone. Each is ended
-    /// by [`Store::keep`] or [`Store::undo`], the last one first.
-    ///
-    /// # Errors
-    /// `OutsideTurn`, `Latched`: none was begun.
-    pub(crate) fn savepoint(&mut self, object: ObjectId) -> Result<Savepoint> {
-        let turn = self.turn_of(object)?;
-        turn.transactions += 1;
-        let usage = turn.account.usage();
-        Ok(Savepoint { writes: turn.writes.mark(), undo: turn.undo.len(), usage })
-    }
-
-    /// Ends a transaction: its writes are those of what it is in.
-    pub(crate) fn keep(&mut self, _: Savepoint) {
-        let Some(turn) = &mut self.turn else { return };
-        turn.transactions -= 1;
-        if turn.transactions == 0 {
-            turn.undo.clear();
-        }
-    }
-
-    /// Ends a transaction: exactly its writes were not made.
-    pub(crate) fn undo(&mut self, savepoint: Savepoint) {
-        let Some(turn) = &mut self.turn else { return };
-        turn.writes.back_to(savepoint.writes);
-        for undo in turn.undo.split_off(savepoint.undo).into_iter().rev() {
-            turn.layer.undo(undo);
-        }
-        turn.account.set_back(savepoint.usage);
-        turn.transactions -= 1;
-    }
-
     fn length_before(&self, object: ObjectId, key: &[u8], before: Before) -> Result<Option<usize>> {
         match before {
             Before::Known(length) => Ok(length),
@@ -394,13 +369,13 @@ impl Store {
         self.pending.get(&object).map(Pending::last)
     }
 
-    /// The last turn that was sealed.
-    pub(crate) fn last_sealed(&self) -> Ticket {
+    /// The last turn that was submitted.
+    pub(crate) fn last_submitted(&self) -> Ticket {
         self.committer.last_ticket()
     }
 
     /// Ends the turn and queues its writes as one atomic batch; none if it wrote nothing.
-    pub(crate) fn seal(&mut self) -> Option<Ticket> {
+    pub(crate) fn submit_turn(&mut self) -> Option<Ticket> {
         let mut turn = self.turn.take()?;
         let usage = turn.account.usage();
         if usage != turn.before {
@@ -419,9 +394,9 @@ impl Store {
         Some(ticket)
     }
 
-    /// Has the commit thread begin with what was sealed. To be called soon after `seal`, once for all
-    /// turns that end together: they share one sync then.
-    pub(crate) fn commit_sealed(&self) {
+    /// Has the commit thread begin with what was submitted. To be called soon after `submit_turn`,
+    /// once for all turns that end together: they share one sync then.
+    pub(crate) fn commit_submitted(&self) {
         self.committer.wake();
     }
 
@@ -466,14 +441,14 @@ impl Store {
         self.committer.failure().cloned().map(StorageError::Latched)
     }
 
-    /// Commits every sealed turn, drops the open one, and closes the files. Later reads and writes
+    /// Commits every submitted turn, drops the open one, and closes the files. Later reads and writes
     /// fail with `Closed`.
     ///
     /// # Errors
     /// `Latched` when a commit failed, now or earlier: what is durable is what `settle` said.
     pub(crate) fn close(&mut self) -> Result<()> {
         self.discard();
-        self.reads = Rc::new(Closed);
+        (self.reads, self.reader) = (Rc::new(Closed), None);
         self.committer.shutdown()
     }
 }
@@ -494,7 +469,3 @@ impl Turn {
         self.layer.set(space, key, (ticket, value), undo);
     }
 }
-
-#[cfg(test)]
-#[path = "store_tests.rs"]
-mod tests;

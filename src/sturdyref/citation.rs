@@ -1,7 +1,7 @@
 //! The thing that a stored reference stands for, as data: enough to make the capability anew.
 //!
 //! One encoding and no other: whatever is not exactly what this version writes is refused. It says
-//! nothing about who may have it; `seal` sees to that.
+//! nothing about who may have it; `cipher` sees to that.
 //!
 //! Layout: version (1) ‖ target (16) ‖ length (1) ‖ class ‖ name: 0, or 1 ‖ length (2) ‖ name ‖
 //! authority: 0, or 1 ‖ target (16) and id (16) of a grant ‖ length (4) ‖ caveats. Numbers are

@@ -19,7 +19,7 @@ const ED25519_PKCS8: [u8; 16] = [
     0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
 ];
 
-use super::Seal;
+use super::ReferenceCipher;
 
 /// All private keys of a cluster. They wipe themselves, and are never printed.
 pub(crate) struct KeyRing {
@@ -72,9 +72,9 @@ impl KeyRing {
         self.id
     }
 
-    /// The seal of the references that objects store.
-    pub(crate) fn seal(&self) -> Seal {
-        Seal::new(self.cluster.as_bytes())
+    /// The cipher of the references that objects store.
+    pub(crate) fn reference_cipher(&self) -> ReferenceCipher {
+        ReferenceCipher::new(self.cluster.as_bytes())
     }
 
     /// Tells whether the reference claims to be signed by one of these keys, which takes no

@@ -4,12 +4,12 @@
 //! Checking and narrowing are the holder's side and stand in the client crate. Everything here is
 //! pure: what time it is, and randomness, are arguments.
 
+mod cipher;
 mod citation;
 mod grant;
 mod keys;
-mod seal;
 
+pub(crate) use cipher::{Nonce, OwnerToken, ReferenceCipher, ReferenceValue, holds_references};
 pub(crate) use citation::{Authority, Citation};
 pub(crate) use grant::{Grant, Parent, root_grant};
 pub(crate) use keys::{KeyRing, Keys};
-pub(crate) use seal::{Nonce, Opened, OwnerToken, Seal, is_sealed};

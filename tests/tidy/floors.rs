@@ -6,6 +6,9 @@ use crate::code::Source;
 use crate::imports::absolute;
 use crate::table::Table;
 
+/// Folders that are compiled for tests alone, so that the compiler keeps all else from naming them.
+const FOR_TESTS: [&str; 2] = ["tests", "testing"];
+
 /// The first line of the table: folder, floors from the lowest, and the floors that they may import.
 pub(crate) const HEADER: &str = "| folder | floors | may import |";
 
@@ -18,6 +21,9 @@ pub(crate) fn check(source: &Source, floors: &Table) -> Vec<Violation> {
     let violation = |named: crate::code::Named| {
         let path = absolute(source, &named)?;
         let name = path.get(1).filter(|_| path.first().is_some_and(|first| first == folder))?;
+        if FOR_TESTS.contains(&name.as_str()) {
+            return None;
+        }
         let to = format!("{folder}/{name}");
         let (rule, mend) = if !floors.contains(&to) {
             let rule = format!("`{from}` goes around the floors of `{folder}` to `{name}`");
@@ -32,6 +38,22 @@ pub(crate) fn check(source: &Source, floors: &Table) -> Vec<Violation> {
         Some(Violation { path, line, rule, mend: mend.to_owned() })
     };
     source.paths().into_iter().filter_map(violation).collect()
+}
+
+/// Floors that the table lets import themselves or a floor of a later row: a circle could cross those.
+pub(crate) fn check_order(floors: &Table) -> Vec<Violation> {
+    let upward = floors.modules().flat_map(|from| {
+        let not_below = floors.modules().skip_while(move |floor| *floor != from);
+        not_below.skip(1).filter(move |to| floors.allows(from, to)).map(move |to| (from, to))
+    });
+    upward
+        .map(|(from, to)| Violation {
+            path: "ARCHITECTURE.md".to_owned(),
+            line: 1,
+            rule: format!("the floor `{from}` may import `{to}`, which isn't below it"),
+            mend: "order the rows of the table from the lowest floor to the highest".to_owned(),
+        })
+        .collect()
 }
 
 /// Floors that the table doesn't name though their folder has others, and names that aren't folders.
@@ -50,7 +72,8 @@ pub(crate) fn check_tree(paths: &[String], floors: &Table) -> Vec<Violation> {
     for path in paths {
         let Some(floor) = floor_of(path) else { continue };
         let (folder, name) = floor.split_once('/').unwrap_or_default();
-        if folders.contains(&folder) && name != "tests" && !floors.contains(&floor) {
+        let is_for_tests = FOR_TESTS.contains(&name);
+        if folders.contains(&folder) && !is_for_tests && !floors.contains(&floor) {
             violations.push(violation(path, format!("no floor of `{folder}` has this file")));
         }
     }
@@ -98,6 +121,20 @@ mod tests {
             assert!(rules.len() == 1 && rules[0].contains(says), "{text}: {rules:?}");
         }
         assert!(found("src/host/tests/vat.rs", "use crate::host::Vat;\n").is_empty());
+    }
+
+    #[test]
+    fn tests_may_name_what_is_compiled_for_them_alone() {
+        let text = "mod tests { use crate::host::testing::model::MemoryLog; }\n";
+        assert!(found("src/host/low/vat.rs", text).is_empty());
+    }
+
+    #[test]
+    fn a_table_with_a_circle_is_refused() {
+        assert!(check_order(&floors()).is_empty());
+        let circle = PAGE.replace("| nothing |", "| `host/high` |");
+        let circle = Table::parse_under(&circle, HEADER).unwrap();
+        assert_eq!(check_order(&circle).len(), 1);
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! itself, for namespaces as for their objects: what one took away, no later one brings back.
 
 use super::codec::{self, Bytes, LAYOUT};
-use super::verify::Reason;
-use super::{Methods, PublicKey, Refused};
+use super::refused::Flaw;
+use super::{Method, Methods, PublicKey, Refused};
 use crate::sturdyref_capnp::{
     CAVEAT_CRITICAL, CAVEAT_DEPENDENT, CAVEAT_HOLDER, CAVEAT_METHODS, CAVEAT_NOT_AFTER,
     CAVEAT_OBJECT_METHODS, CAVEATS_MAX,
@@ -56,15 +56,12 @@ impl Caveats {
         self.and(&Self::not_after(ms))
     }
 
-    /// The same, and only these methods may be called: each is an interface's id and an ordinal in it. If
+    /// The same, and only these methods may be called. If
     /// one of them is none that a namespace has, what is reached through a namespace is restricted to them too.
     ///
     /// # Errors
     /// There are more than 256 of them.
-    pub fn with_methods(
-        self,
-        methods: impl IntoIterator<Item = (u64, u16)>,
-    ) -> capnp::Result<Self> {
+    pub fn with_methods(self, methods: impl IntoIterator<Item = Method>) -> capnp::Result<Self> {
         let methods = Some(Methods::new(methods)?);
         Ok(self.and(&Self { methods, ..Self::none() }))
     }
@@ -76,7 +73,7 @@ impl Caveats {
     /// There are more than 256 of them.
     pub fn with_object_methods(
         self,
-        methods: impl IntoIterator<Item = (u64, u16)>,
+        methods: impl IntoIterator<Item = Method>,
     ) -> capnp::Result<Self> {
         let object_methods = Some(Methods::new(methods)?);
         Ok(self.and(&Self { object_methods, ..Self::none() }))
@@ -123,7 +120,7 @@ impl Caveats {
 
     /// Tells whether this method of this interface may be called.
     pub fn allows(&self, interface: u64, method: u16) -> bool {
-        self.methods.as_ref().is_none_or(|methods| methods.contains(interface, method))
+        self.methods.as_ref().is_none_or(|methods| methods.contains(Method::new(interface, method)))
     }
 
     /// Whose proofs it takes to restore the reference, by the ascending bytes of the keys: of all of
@@ -206,7 +203,7 @@ impl Caveats {
     }
 
     pub(super) fn understood(self) -> Result<Self, Refused> {
-        if self.unknown_critical { Err(Refused::because(Reason::Caveat)) } else { Ok(self) }
+        if self.unknown_critical { Err(Refused::because(Flaw::Caveat)) } else { Ok(self) }
     }
 
     pub(super) fn encode_into(&self, out: &mut Vec<u8>) {

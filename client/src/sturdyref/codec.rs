@@ -3,10 +3,11 @@
 //! Parsing checks the layout alone. It verifies no signature, and reads no point of the curve: anybody
 //! can show a text full of keys, and each point would cost as much as a small call.
 
+use super::refused::Flaw;
 use super::{
     Caveats, ClusterId, GrantId, KeyId, NextSecret, Payload, PublicKey, Refused, Target, TargetId,
-    verify,
 };
+
 use crate::sturdyref_capnp::{
     LINKS_MAX, PROOF_OPEN, PROOF_SEALED, TARGET_NAMESPACE, TARGET_OBJECT, VERSION,
 };
@@ -18,7 +19,7 @@ pub(super) const LINK_DOMAIN: &[u8] = b"capstead sturdyref link v1";
 pub(super) const SEAL_DOMAIN: &[u8] = b"capstead sturdyref seal v1";
 
 /// The refusal of bytes that are not laid out as a reference.
-pub(super) const LAYOUT: Refused = Refused::because(verify::Reason::Layout);
+pub(super) const LAYOUT: Refused = Refused::because(Flaw::Layout);
 
 /// The places of the parts of a reference in its bytes.
 #[derive(Clone)]
@@ -82,7 +83,7 @@ pub(super) fn encode_payload(payload: &Payload) -> Vec<u8> {
 pub(super) fn parse(all: &[u8]) -> Result<Layout, Refused> {
     let mut bytes = Bytes::new(all);
     let parsed = parse_all(&mut bytes);
-    if bytes.ran_out { Err(Refused::because(verify::Reason::Cut)) } else { parsed }
+    if bytes.ran_out { Err(Refused::because(Flaw::Cut)) } else { parsed }
 }
 
 fn parse_all(bytes: &mut Bytes) -> Result<Layout, Refused> {
@@ -109,7 +110,7 @@ fn parse_all(bytes: &mut Bytes) -> Result<Layout, Refused> {
 
 fn parse_payload(bytes: &mut Bytes) -> Result<Payload, Refused> {
     if bytes.u8()? != VERSION {
-        return Err(Refused::because(verify::Reason::Version));
+        return Err(Refused::because(Flaw::Version));
     }
     let cluster = ClusterId(bytes.array()?);
     let key = KeyId(bytes.array()?);

@@ -4,7 +4,7 @@
 //! A proof is good for one challenge and one reference, bit by bit. It says nothing about the
 //! reference itself, which is verified apart.
 
-use super::verify::Reason;
+use super::refused::Flaw;
 use super::{ClusterId, PublicKey, Refused, Sturdyref};
 use capnp::Error;
 use ed25519_dalek::{Signature, Signer, SigningKey};
@@ -45,7 +45,7 @@ impl Sturdyref {
         challenge: &[u8; 32],
         signatures: &[[u8; 64]],
     ) -> Result<(), Refused> {
-        const REFUSED: Refused = Refused::because(Reason::Holder);
+        const REFUSED: Refused = Refused::because(Flaw::Holder);
         let caveats = self.claimed_caveats()?;
         if caveats.holders().len() != signatures.len() {
             return Err(REFUSED);

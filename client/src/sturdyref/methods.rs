@@ -17,6 +17,23 @@ const OF_NAMESPACES: [u64; 3] =
 /// The length of a method in its encoding, in bytes: the interface's id and the ordinal.
 const METHOD_BYTES: usize = 10;
 
+/// A method by its numbers, which every schema has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Method {
+    /// The id of the interface that it is declared in.
+    pub interface: u64,
+    /// Its number there, as in `read @2`.
+    pub ordinal: u16,
+}
+
+impl Method {
+    /// The method with that number of the interface with that id.
+    #[must_use]
+    pub const fn new(interface: u64, ordinal: u16) -> Self {
+        Self { interface, ordinal }
+    }
+}
+
 /// Some methods of some interfaces. Clones share their memory, which is about as much as a message with
 /// the methods has: whoever makes many sets pays for them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,10 +45,10 @@ pub struct Methods {
 }
 
 impl Methods {
-    /// Tells whether this method of this interface is in the set.
-    pub fn contains(&self, interface: u64, method: u16) -> bool {
-        let found = self.interfaces.binary_search_by_key(&interface, |&(id, _)| id);
-        found.is_ok_and(|at| self.of(at).binary_search(&method).is_ok())
+    /// Tells whether the method is in the set.
+    pub fn contains(&self, method: Method) -> bool {
+        let found = self.interfaces.binary_search_by_key(&method.interface, |&(id, _)| id);
+        found.is_ok_and(|at| self.of(at).binary_search(&method.ordinal).is_ok())
     }
 
     /// The interfaces in ascending order, each with the ordinals of its methods.
@@ -39,9 +56,10 @@ impl Methods {
         self.interfaces.iter().enumerate().map(|(at, &(interface, _))| (interface, self.of(at)))
     }
 
-    /// The methods in ascending order, each as its interface's id and its ordinal.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, u16)> {
-        self.by_interface().flat_map(|(id, ordinals)| ordinals.iter().map(move |&of| (id, of)))
+    /// The methods in ascending order.
+    pub fn iter(&self) -> impl Iterator<Item = Method> {
+        self.by_interface()
+            .flat_map(|(id, ordinals)| ordinals.iter().map(move |&of| Method::new(id, of)))
     }
 
     fn of(&self, at: usize) -> &[u16] {
@@ -50,9 +68,9 @@ impl Methods {
     }
 
     /// Of no more than `METHODS_MAX`, strictly ascending.
-    fn of_sorted(sorted: impl IntoIterator<Item = (u64, u16)>) -> Self {
+    fn of_sorted(sorted: impl IntoIterator<Item = Method>) -> Self {
         let (mut interfaces, mut ordinals) = (Vec::<(u64, u16)>::new(), Vec::new());
-        for (interface, ordinal) in sorted {
+        for Method { interface, ordinal } in sorted {
             ordinals.push(ordinal);
             let end = ordinals.len() as u16;
             match interfaces.last_mut() {
@@ -63,7 +81,7 @@ impl Methods {
         Self { interfaces: interfaces.into(), ordinals: ordinals.into() }
     }
 
-    pub(super) fn new(methods: impl IntoIterator<Item = (u64, u16)>) -> capnp::Result<Self> {
+    pub(super) fn new(methods: impl IntoIterator<Item = Method>) -> capnp::Result<Self> {
         let mut sorted: Vec<_> = methods.into_iter().collect();
         sorted.sort_unstable();
         sorted.dedup();
@@ -85,16 +103,14 @@ impl Methods {
         if other == self {
             return self.clone();
         }
-        Self::of_sorted(
-            self.iter().filter(|&(interface, method)| other.contains(interface, method)),
-        )
+        Self::of_sorted(self.iter().filter(|&method| other.contains(method)))
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.ordinals.len() * METHOD_BYTES);
-        for (interface, method) in self.iter() {
-            bytes.extend(interface.to_be_bytes());
-            bytes.extend(method.to_be_bytes());
+        for method in self.iter() {
+            bytes.extend(method.interface.to_be_bytes());
+            bytes.extend(method.ordinal.to_be_bytes());
         }
         bytes
     }
@@ -111,7 +127,8 @@ impl Methods {
     }
 }
 
-fn parse_method(method: &[u8; METHOD_BYTES]) -> Result<(u64, u16), Refused> {
+fn parse_method(method: &[u8; METHOD_BYTES]) -> Result<Method, Refused> {
     let mut bytes = Bytes::new(method);
-    Ok((u64::from_be_bytes(bytes.array()?), u16::from_be_bytes(bytes.array()?)))
+    let interface = u64::from_be_bytes(bytes.array()?);
+    Ok(Method { interface, ordinal: u16::from_be_bytes(bytes.array()?) })
 }

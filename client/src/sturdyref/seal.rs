@@ -2,7 +2,7 @@
 //!
 //! Neither asks anyone, and neither can widen anything.
 
-use super::verify::Reason;
+use super::refused::Flaw;
 use super::{Caveats, NextSecret, Refused, Sturdyref, codec};
 use crate::sturdyref_capnp::{LINKS_MAX, PROOF_OPEN, PROOF_SEALED};
 use ed25519_dalek::Signer;
@@ -29,9 +29,9 @@ impl Sturdyref {
         caveats: &Caveats,
         next: &NextSecret,
     ) -> Result<Self, Refused> {
-        let secret = self.secret().ok_or(Refused::because(Reason::Sealed))?;
+        let secret = self.secret().ok_or(Refused::because(Flaw::Sealed))?;
         if self.layout.links.len() >= usize::from(LINKS_MAX) {
-            return Err(Refused::because(Reason::TooManyLinks));
+            return Err(Refused::because(Flaw::TooManyLinks));
         }
         let (links_at, start) = (self.layout.links_at(), self.layout.proof_at);
         let mut link = Vec::new();

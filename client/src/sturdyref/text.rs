@@ -5,7 +5,7 @@
 //! and neither can bring anybody to send a reference off this machine in the clear. Each reference, scheme
 //! and address have one text. Nothing prints it but the methods whose name says so.
 
-use super::verify::Reason;
+use super::refused::Flaw;
 use super::{ClusterId, Refused, Sturdyref};
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use base64::{DecodeError, Engine};
@@ -21,7 +21,7 @@ const FRAGMENT: &str = "/#";
 /// are two of the largest sets of methods.
 const TEXT_BYTES_MAX: usize = 8 << 10;
 
-const NO_TEXT: Refused = Refused::because(Reason::Text);
+const NO_TEXT: Refused = Refused::because(Flaw::Text);
 
 /// A reference with the address where a listener of its cluster may be found.
 #[derive(Clone)]
@@ -82,7 +82,7 @@ impl TextReference {
 fn explain(error: DecodeError) -> Refused {
     match error {
         DecodeError::InvalidLength(_) | DecodeError::InvalidLastSymbol(..) => {
-            Refused::because(Reason::Cut)
+            Refused::because(Flaw::Cut)
         }
         _ => NO_TEXT,
     }

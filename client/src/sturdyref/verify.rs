@@ -8,9 +8,9 @@
 //! of the grant is at the target.
 
 use super::codec::{self, Proof};
+use super::refused::{Flaw, Refused};
 use super::{Caveats, ClusterId, GrantId, KeyId, NextSecret, PayloadHash, Sturdyref, Target};
 use ed25519_dalek::{Signature, VerifyingKey};
-use std::fmt;
 
 /// The words of a genuine reference.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,79 +24,6 @@ pub struct Verified {
     pub caveats: Caveats,
     /// Which reference it is.
     pub payload: PayloadHash,
-}
-
-/// The reference was refused. Callers learn no more than that.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Refused(Reason);
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reason {
-    Text,
-    Cut,
-    Version,
-    Layout,
-    Cluster,
-    Key,
-    Caveat,
-    Signature,
-    Proof,
-    Holder,
-    Expired,
-    Grant,
-    Sealed,
-    TooManyLinks,
-}
-
-impl Refused {
-    pub(super) const fn because(reason: Reason) -> Self {
-        Self(reason)
-    }
-
-    /// The target's own refusal: the grant that the reference names is not in force.
-    pub const fn by_grant() -> Self {
-        Self(Reason::Grant)
-    }
-
-    /// Why, for a log. Never to be sent to whoever showed the reference. Holds no secret.
-    pub const fn reason(&self) -> &'static str {
-        match self.0 {
-            Reason::Text => "the text is not that of a reference",
-            Reason::Cut => "it is cut off: its end is missing",
-            Reason::Version => "the version of the layout is unknown",
-            Reason::Layout => "the bytes are not laid out as a reference",
-            Reason::Cluster => "it belongs to another cluster",
-            Reason::Key => "the signing key is unknown",
-            Reason::Caveat => "it has a critical caveat of an unknown kind",
-            Reason::Signature => "a signature is wrong",
-            Reason::Proof => "the holder's proof is wrong",
-            Reason::Holder => "the proof of a holder is missing or wrong",
-            Reason::Expired => "it has expired",
-            Reason::Grant => "its grant is not, or no longer, in force",
-            Reason::Sealed => "it is sealed",
-            Reason::TooManyLinks => "it was narrowed too often",
-        }
-    }
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("the reference was refused")
-    }
-}
-
-impl fmt::Debug for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("Refused")
-    }
-}
-
-impl std::error::Error for Refused {}
-
-impl From<Refused> for capnp::Error {
-    fn from(refused: Refused) -> Self {
-        Self::failed(refused.to_string())
-    }
 }
 
 impl Sturdyref {
@@ -114,15 +41,15 @@ impl Sturdyref {
     ) -> Result<Verified, Refused> {
         let payload = &self.layout.payload;
         if payload.cluster != *cluster {
-            return Err(Refused(Reason::Cluster));
+            return Err(Refused::because(Flaw::Cluster));
         }
-        let key = keys(payload.key).ok_or(Refused(Reason::Key))?;
+        let key = keys(payload.key).ok_or(Refused::because(Flaw::Key))?;
         let caveats = self.claimed_caveats()?;
         self.verify_payload(&key)?;
         self.verify_links()?;
         self.verify_proof()?;
         if caveats.not_after_ms().is_some_and(|last| now_ms > last) {
-            return Err(Refused(Reason::Expired));
+            return Err(Refused::because(Flaw::Expired));
         }
         Ok(Verified {
             target: payload.target,
@@ -174,14 +101,14 @@ impl Sturdyref {
         match self.layout.proof {
             Proof::Open => {
                 let holds = self.secret().is_some_and(|secret| secret.public() == *last);
-                if holds { Ok(()) } else { Err(Refused(Reason::Proof)) }
+                if holds { Ok(()) } else { Err(Refused::because(Flaw::Proof)) }
             }
             Proof::Sealed => {
                 let at = self.layout.proof_at;
                 let message = codec::seal_message(&self.bytes[..at]);
                 let proved =
                     last.point().and_then(|last| self.verify_signature(&last, &message, at + 1));
-                proved.map_err(|_| Refused(Reason::Proof))
+                proved.map_err(|_| Refused::because(Flaw::Proof))
             }
         }
     }
@@ -195,7 +122,7 @@ impl Sturdyref {
     ) -> Result<(), Refused> {
         let signature = self.bytes[at..].first_chunk().ok_or(codec::LAYOUT)?;
         key.verify_strict(message, &Signature::from_bytes(signature))
-            .map_err(|_| Refused(Reason::Signature))
+            .map_err(|_| Refused::because(Flaw::Signature))
     }
 
     /// The secret of the last next key, if the reference is open.

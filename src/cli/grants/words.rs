@@ -2,6 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use capstead_client::sturdyref::Method;
 use ed25519_dalek::VerifyingKey;
 
 use crate::cli::export::object_id;
@@ -18,9 +19,6 @@ pub(in crate::cli) struct Object {
 
 /// A public key.
 pub(super) type Key = [u8; 32];
-
-/// The id of an interface and the number of a method.
-pub(super) type Method = (u64, u16);
 
 pub(in crate::cli) fn parse_object(text: &str) -> Result<Object, String> {
     let (id, is_namespace) = match (text.split_once('/'), object_id(text)) {
@@ -57,7 +55,7 @@ pub(super) fn parse_method(text: &str) -> Result<Method, String> {
     let parse = || {
         let (interface, ordinal) = text.split_once(':')?;
         let interface = u64::from_str_radix(interface.strip_prefix("0x")?, 16).ok()?;
-        Some((interface, ordinal.parse().ok()?))
+        Some(Method { interface, ordinal: ordinal.parse().ok()? })
     };
     parse().ok_or_else(|| {
         "a method is the id of its interface and its number: 0xdc0f9593bdd2956b:2".to_owned()

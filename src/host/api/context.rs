@@ -116,12 +116,12 @@ impl Context {
     /// secret**: whoever has it can use it. It is good once the turn is durable, and until it is revoked.
     ///
     /// ```
-    /// use capstead::{Caveats, Context, Result, Terms, counter_capnp::counter};
+    /// use capstead::{Caveats, Context, Method, Result, Terms, counter_capnp::counter};
     /// use capnp::traits::HasTypeId;
     ///
     /// /// A link that can read this counter, and do nothing else.
     /// fn read_only(ctx: &Context) -> Result<String> {
-    ///     const READ: (u64, u16) = (counter::Client::TYPE_ID, 2); // `read @2` in its schema
+    ///     const READ: Method = Method::new(counter::Client::TYPE_ID, 2); // `read @2` in its schema
     ///     let caveats = Caveats::none().with_methods([READ])?;
     ///     Ok(ctx.grant(Terms::new("readers").caveats(&caveats))?.text)
     /// }

@@ -1,6 +1,6 @@
 //! References in an object's storage: how a capability becomes a value, and a value a capability again.
 //!
-//! A citation of each capability is stored, sealed to the object and the key (`sturdyref`). The
+//! A citation of each capability is stored, encrypted for the object and the key (`sturdyref`). The
 //! facets of this vat are cited at once; for any other capability its far end is asked, which says what
 //! it stands for to none but this object's host. Storing writes nothing in the target, and its edge is
 //! the storage's affair.
@@ -32,7 +32,7 @@ use crate::id::ObjectId;
 use crate::membrane;
 use crate::schema::facet_capnp::facet as facet_schema;
 use crate::storage::Space;
-use crate::sturdyref::{Authority, Citation, Opened, is_sealed};
+use crate::sturdyref::{Authority, Citation, ReferenceValue, holds_references};
 use capstead_client::sturdyref::{Caveats, GrantId};
 
 /// The time that the far end of a capability may take to say what it stands for: it needs no turn
@@ -134,8 +134,8 @@ fn ask(
     instance: &Rc<Instance>,
     object: &dyn ClientHook,
 ) -> impl Future<Output = Result<Citation>> + use<> {
-    let seal = instance.vat.seal.clone();
-    let owner = seal.token(instance.birth.id);
+    let cipher = instance.vat.reference_cipher.clone();
+    let owner = cipher.token(instance.birth.id);
     let object: facet_schema::Client = FromClientHook::new(object.add_ref());
     let mut request = object.cite_request();
     request.get().set_owner(&owner);
@@ -148,7 +148,7 @@ fn ask(
             capnp::ErrorKind::Overloaded => error,
             _ => not_a_reference(&error.extra),
         })?;
-        let citation = seal.open_citation(&owner, answer.get()?.get_citation()?);
+        let citation = cipher.decrypt_citation(&owner, answer.get()?.get_citation()?);
         citation.ok_or_else(|| not_a_reference("it is not of this cluster"))
     }
 }
@@ -165,8 +165,13 @@ fn wrong_type(key: &[u8]) -> capnp::Error {
 }
 
 fn put(instance: &Instance, key: &[u8], citations: &[Citation], message: &[u8]) -> Result<()> {
-    let value =
-        instance.vat.seal.seal(instance.birth.id, key, citations, message, citing::nonce()?);
+    let value = instance.vat.reference_cipher.encrypt(
+        instance.birth.id,
+        key,
+        citations,
+        message,
+        citing::nonce()?,
+    );
     let ids = citations.iter().flat_map(|citation| *citation.target.as_bytes());
     let write = Write { targets: Some(ids.collect()), ..Write::PLAIN };
     instance.write(key, Some(&value), write).map(drop)
@@ -175,13 +180,13 @@ fn put(instance: &Instance, key: &[u8], citations: &[Citation], message: &[u8]) 
 fn open<T>(
     instance: &Instance,
     key: &[u8],
-    read: impl FnOnce(Opened<'_>) -> Result<T>,
+    read: impl FnOnce(ReferenceValue<'_>) -> Result<T>,
 ) -> Result<Option<T>> {
     let Some(value) = instance.read(Space::Data, key)? else { return Ok(None) };
-    if !is_sealed(&value) {
+    if !holds_references(&value) {
         return Err(wrong_type(key));
     }
-    match instance.vat.seal.open(instance.birth.id, key, &value) {
+    match instance.vat.reference_cipher.decrypt(instance.birth.id, key, &value) {
         Some(opened) => read(opened).map(Some),
         None => Err(Reason::SealedElsewhere.error(format_args!(
             "what is under {} was stored by another object, under another key or \

@@ -127,10 +127,7 @@ impl Entries {
         if self.left == 0 {
             return Ok(None);
         }
-        if let Some(error) = self.instance.broken() {
-            self.left = 0;
-            return Err(error);
-        }
+        self.instance.check_alive().inspect_err(|_| self.left = 0)?;
         let changes = self.instance.account.changes();
         if self.changes != changes {
             // The object was written to since: what lies ahead may be different now.

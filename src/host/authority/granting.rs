@@ -10,7 +10,7 @@ use std::rc::Rc;
 use capnp::capability::{Params, Promise, Results};
 use capnp::traits::HasTypeId;
 use capnp::{any_pointer, struct_list};
-use capstead_client::sturdyref::{GrantId, Target};
+use capstead_client::sturdyref::{GrantId, Method, Target};
 
 use super::grants::{Terms, depends, target_id};
 use crate::error::{Reason, Result, failed, no_such_method};
@@ -48,7 +48,7 @@ impl fmt::Debug for Granted {
 pub(in crate::host) fn dispatch(
     instance: &Rc<Instance>,
     facet: &Facet,
-    (interface, method): (u64, u16),
+    method: Method,
     params: Params<Untyped>,
     mut results: Results<Untyped>,
 ) -> Promise<(), capnp::Error> {
@@ -61,7 +61,7 @@ pub(in crate::host) fn dispatch(
         let right = &facet.right;
         // What is said of grants may tell of those that the operator made or took back.
         instance.vat.hold_for_others(instance);
-        match (interface, method) {
+        match (method.interface, method.ordinal) {
             (persistent::Client::TYPE_ID, SAVE) if facet.request().is_some() => {
                 Err(Reason::NotRepeatable
                     .error("a reference is a secret, and isn't kept as a reply; save again"))

@@ -358,7 +358,7 @@ impl Vat {
         let written = work();
         let mut store = self.store.borrow_mut();
         if written.is_ok() {
-            store.seal();
+            store.submit_turn();
         } else {
             store.discard();
         }

@@ -12,8 +12,8 @@ use capstead_client::sturdyref::{Caveats, GrantId, Sturdyref, Target, TextRefere
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
-use super::joined::Joined;
-use super::restoring::Known;
+use super::membership::Membership;
+use super::restoring::VerifiedCache;
 use crate::error::{Result, disconnected, failed, not_begun};
 use crate::host::authority::granting::grant_id;
 use crate::host::authority::grants::{self, object_id};
@@ -21,7 +21,7 @@ use crate::host::engine::cluster::{Cluster, Existence};
 use crate::host::engine::right::{Of, Right, revoked};
 use crate::host::engine::slot::Birth;
 use crate::host::engine::vat::Vat;
-use crate::host::operator::admin::Custodian;
+use crate::host::operator::admin::HostAdmin;
 use crate::id::{ObjectId, Pool, Shard};
 use crate::membrane;
 use crate::schema::admin_capnp::host_admin;
@@ -33,15 +33,16 @@ use crate::sturdyref::{KeyRing, Keys};
 pub(crate) struct Agent {
     pub(in crate::host) vat: Rc<Vat>,
     keys: Keys,
-    pub(in crate::host) known: Known,
-    pub(in crate::host) joined: OnceCell<Joined>,
+    pub(in crate::host) verified: VerifiedCache,
+    pub(in crate::host) membership: OnceCell<Membership>,
     admin: OnceCell<host_admin::Client>,
 }
 
 impl Agent {
     pub(crate) fn new(vat: Rc<Vat>, keys: Keys) -> Rc<Self> {
-        let (known, joined, admin) = (Known::default(), OnceCell::new(), OnceCell::new());
-        let agent = Rc::new(Self { vat, keys, known, joined, admin });
+        let (verified, membership, admin) =
+            (VerifiedCache::default(), OnceCell::new(), OnceCell::new());
+        let agent = Rc::new(Self { vat, keys, verified, membership, admin });
         let weak: Weak<Self> = Rc::downgrade(&agent);
         agent.vat.set_agent(weak);
         agent
@@ -57,13 +58,15 @@ impl Agent {
         membrane::serve(self.clone())
     }
 
-    pub(in crate::host) fn joined(&self) -> Result<&Joined> {
-        self.joined.get().ok_or_else(|| disconnected("this host has not joined a supervisor yet"))
+    pub(in crate::host) fn membership(&self) -> Result<&Membership> {
+        self.membership
+            .get()
+            .ok_or_else(|| disconnected("this host has not joined a supervisor yet"))
     }
 
     /// One of this host's own shards in `pool`, chosen at random.
     pub(in crate::host) fn any_shard(&self, pool: Pool) -> Result<Shard> {
-        let shards = self.joined()?.shards.iter().flat_map(Clone::clone).map(Shard);
+        let shards = self.membership()?.shards.iter().flat_map(Clone::clone).map(Shard);
         let shards: Vec<Shard> = shards.filter(|shard| shard.pool() == pool).collect();
         let random = getrandom::u32().map_err(|error| failed(format!("no randomness: {error}")))?;
         let nth = (random as usize).checked_rem(shards.len());
@@ -102,7 +105,7 @@ impl Agent {
     ) -> Result<
         capnp::capability::Request<router::object_params::Owned, router::object_results::Owned>,
     > {
-        let mut request = self.joined()?.router().object_request();
+        let mut request = self.membership()?.router().object_request();
         let mut params = request.get();
         params.set_existence(existence);
         let mut born = params.reborrow().init_birth();
@@ -155,11 +158,11 @@ impl Cluster for Agent {
     }
 
     fn text(&self, reference: &Sturdyref) -> Result<String> {
-        self.joined()?.hint.text(reference)
+        self.membership()?.hint.text(reference)
     }
 
     fn owns(&self, shard: Shard) -> bool {
-        let shards = self.joined.get().map(|joined| &joined.shards);
+        let shards = self.membership.get().map(|membership| &membership.shards);
         shards.is_some_and(|shards| shards.iter().any(|range| range.contains(&shard.0)))
     }
 
@@ -319,8 +322,9 @@ pub(crate) async fn pass_on_replies() {
 /// The calls by which the operator's tools reach this host.
 impl Agent {
     fn admin(&self) -> Result<host_admin::Client> {
-        let joined = self.joined()?;
-        let make = || Custodian::serve(self.vat.clone(), joined.shards.clone(), self.keys.clone());
+        let membership = self.membership()?;
+        let make =
+            || HostAdmin::serve(self.vat.clone(), membership.shards.clone(), self.keys.clone());
         Ok(self.admin.get_or_init(make).clone())
     }
 }
@@ -339,7 +343,7 @@ impl restorer::Server for Agent {
             results.get().init_cap().set_as_capability(restored);
             return Ok(());
         }
-        let mut request = self.joined()?.restorer().restore_request();
+        let mut request = self.membership()?.restorer().restore_request();
         request.get().set_sturdy_ref(text);
         let reply = request.send().promise.await?;
         results.get().init_cap().set_as(reply.get()?.get_cap())
@@ -352,7 +356,7 @@ impl restorer::Server for Agent {
     ) -> Result<()> {
         let text = params.get()?.get_sturdy_ref()?;
         self.read(text)?;
-        let mut request = self.joined()?.restorer().locate_request();
+        let mut request = self.membership()?.restorer().locate_request();
         request.get().set_sturdy_ref(text);
         let reply = request.send().promise.await?;
         results.get().set_address(reply.get()?.get_address()?);
@@ -373,7 +377,7 @@ impl restorer::Server for Agent {
             results.get().set_restoration(begun.1);
             return Ok(());
         }
-        let mut request = self.joined()?.restorer().challenge_request();
+        let mut request = self.membership()?.restorer().challenge_request();
         request.get().set_sturdy_ref(text);
         let reply = request.send().promise.await?;
         results.get().set_challenge(reply.get()?.get_challenge()?);

@@ -1,6 +1,6 @@
 //! The host among hosts: how it joins them, and how references lead to it.
 
 pub(in crate::host) mod agent;
-pub(in crate::host) mod joined;
+pub(in crate::host) mod membership;
 pub(in crate::host) mod restoring;
 pub(in crate::host) mod served;

@@ -56,7 +56,8 @@ impl Agent {
         reference: std::result::Result<Sturdyref, Refused>,
     ) -> Result<(Sturdyref, Verified)> {
         let verified = reference.and_then(|reference| {
-            let verified = self.known.verify(&self.keys(), &reference, self.vat.clock.now_ms())?;
+            let verified =
+                self.verified.verify(&self.keys(), &reference, self.vat.clock.now_ms())?;
             Ok((reference, verified))
         });
         let (reference, verified) = verified
@@ -182,7 +183,7 @@ impl Agent {
 
     /// Another host's grant, with those that it depends on; none if it isn't in force.
     async fn ask(&self, other: Of) -> Result<Option<Rc<Live>>> {
-        let mut request = self.joined()?.router().in_force_request();
+        let mut request = self.membership()?.router().in_force_request();
         request.get().set_target(other.0.as_bytes());
         request.get().set_grant(other.1.as_bytes());
         let asked = self.vat.grants.moment();
@@ -226,7 +227,7 @@ impl Agent {
 /// **Invariant:** what is known was verified with exactly the keys that are in force. A reference is known by
 /// all of its bytes, and whether its time is over is looked at each time.
 #[derive(Default)]
-pub(in crate::host) struct Known(RefCell<Verifieds>);
+pub(in crate::host) struct VerifiedCache(RefCell<Verifieds>);
 
 #[derive(Default)]
 struct Verifieds {
@@ -236,7 +237,7 @@ struct Verifieds {
     verified: HashMap<[u8; 32], Verified>,
 }
 
-impl Known {
+impl VerifiedCache {
     fn verify(
         &self,
         keys: &Arc<KeyRing>,
@@ -316,7 +317,7 @@ impl restoration::Server for Restoration {
 
 #[cfg(test)]
 mod tests {
-    use capstead_client::sturdyref::{Caveats, GrantId, NextSecret, SigningKey, TargetId};
+    use capstead_client::sturdyref::{Caveats, GrantId, Method, NextSecret, SigningKey, TargetId};
 
     use super::*;
 
@@ -328,14 +329,15 @@ mod tests {
     fn reference(keys: &KeyRing, number: u16, methods: u16) -> Sturdyref {
         let mut grant = [0; 16];
         grant[..2].copy_from_slice(&number.to_be_bytes());
-        let caveats = Caveats::none().with_methods((0..methods).map(|at| (7, at))).unwrap();
+        let caveats =
+            Caveats::none().with_methods((0..methods).map(|at| Method::new(7, at))).unwrap();
         let target = Target::Object(TargetId::from_bytes([7; 16]));
         keys.mint(target, GrantId::from_bytes(grant), caveats, &NextSecret::from_seed([3; 32]))
     }
 
     #[test]
     fn what_is_remembered_is_bounded_in_bytes_and_never_long() {
-        let (keys, known) = (keys(), Known::default());
+        let (keys, known) = (keys(), VerifiedCache::default());
         assert!(known.verify(&keys, &reference(&keys, 0, 256), 0).is_ok());
         assert_eq!(known.0.borrow().verified.len(), 0, "it would be long");
         for number in 0..3000 {

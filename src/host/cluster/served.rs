@@ -10,7 +10,7 @@ use std::rc::Rc;
 use capnp::capability::FromClientHook;
 use capnp::private::capability::ClientHook;
 use capnp::traits::HasTypeId;
-use capstead_client::sturdyref::Target as Of;
+use capstead_client::sturdyref::Target;
 
 use super::agent::Agent;
 use crate::error::{Result, failed, no_such_method};
@@ -23,7 +23,7 @@ use crate::host::engine::cluster::{Cluster, Existence};
 use crate::host::engine::right::may_call;
 use crate::host::engine::right::{Right, revoked};
 use crate::id::{ObjectId, Pool};
-use crate::membrane::{self, Call, Target, deliver};
+use crate::membrane::{self, Call, CallTarget, deliver};
 use crate::schema::facet_capnp::{facet, persistent};
 use crate::schema::restorer_capnp::namespace;
 
@@ -47,7 +47,7 @@ impl NamespaceFacet {
     }
 }
 
-impl Target for NamespaceFacet {
+impl CallTarget for NamespaceFacet {
     fn enqueue(self: Rc<Self>, call: Call) {
         let Served { agent, right, .. } = &*self.0;
         if right.is_cut() {
@@ -148,7 +148,7 @@ impl persistent::Server for Served {
         let (vat, id) = (&self.agent.vat, self.id());
         let terms = wanted(params.get()?.get_seal_for()?)?;
         vat.outside_turns().await;
-        let target = Of::Namespace(target_id(id));
+        let target = Target::Namespace(target_id(id));
         let ready = vat.prepare(&self.agent.keys(), target, &self.right, terms)?;
         vat.add_grant(id, &ready)?;
         vat.flush().await?;

@@ -1,7 +1,7 @@
 //! Restrictions as Cap'n Proto says them.
 
 use capnp::struct_list;
-use capstead_client::sturdyref::{Caveats, Methods};
+use capstead_client::sturdyref::{Caveats, Method, Methods};
 use ed25519_dalek::VerifyingKey;
 
 use crate::error::{Reason, Result, failed};
@@ -76,7 +76,7 @@ pub(in crate::host) fn caveats(from: capnp_facet::caveats::Reader<'_>) -> Result
 
 /// # Errors
 /// When there are too many.
-fn methods(list: struct_list::Reader<'_, capnp_facet::methods::Owned>) -> Result<Vec<(u64, u16)>> {
+fn methods(list: struct_list::Reader<'_, capnp_facet::methods::Owned>) -> Result<Vec<Method>> {
     let mut methods = Vec::new();
     // Looked at first, since what a caller sends may be long.
     if list.len() > METHODS_MAX.into() {
@@ -88,7 +88,7 @@ fn methods(list: struct_list::Reader<'_, capnp_facet::methods::Owned>) -> Result
         if methods.len() + ordinals.len() as usize > usize::from(METHODS_MAX) {
             return Err(Reason::TooManyMethods.error(format_args!("at most {METHODS_MAX}")));
         }
-        methods.extend(ordinals.iter().map(|ordinal| (interface, ordinal)));
+        methods.extend(ordinals.iter().map(|ordinal| Method { interface, ordinal }));
     }
     Ok(methods)
 }

@@ -42,7 +42,7 @@ pub(in crate::host) fn answer(facet: &Facet, params: any_pointer::Reader<'_>) ->
     let params: facet_schema::cite_params::Reader<'_> = params.get_as()?;
     let owner: OwnerToken =
         params.get_owner()?.try_into().map_err(|_| failed("an owner has 32 bytes"))?;
-    let citation = facet.vat.seal.seal_citation(&owner, &cite(facet)?, nonce()?);
+    let citation = facet.vat.reference_cipher.encrypt_citation(&owner, &cite(facet)?, nonce()?);
     let mut body = Body::new();
     let mut results: facet_schema::cite_results::Builder<'_> = body.builder()?.init_as();
     results.set_citation(&citation);

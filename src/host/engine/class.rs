@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use capnp::any_pointer;
 use capnp::capability::{Params, Promise, Results};
+use capstead_client::sturdyref::Method;
 
 use super::facet::Facet;
 use super::instance::Instance;
@@ -26,7 +27,7 @@ pub(in crate::host) type Wake = fn(Rc<Instance>) -> Waking;
 pub(in crate::host) type GrantCalls = fn(
     &Rc<Instance>,
     &Facet,
-    (u64, u16),
+    Method,
     Params<any_pointer::Owned>,
     Results<any_pointer::Owned>,
 ) -> Promise<(), capnp::Error>;

@@ -8,12 +8,12 @@ use crate::limits::FILES_PERIOD;
 use crate::storage::{StorageError, Ticket};
 
 impl Vat {
-    /// Resolves when everything that was sealed before is durable.
+    /// Resolves when everything that was submitted before is durable.
     ///
     /// # Errors
     /// When the storage failed: it is unknown which of those writes are durable.
     pub(crate) async fn flush(&self) -> std::result::Result<(), StorageError> {
-        let last = self.store.borrow().last_sealed();
+        let last = self.store.borrow().last_submitted();
         self.durable_up_to(last).await
     }
 
@@ -33,7 +33,7 @@ impl Vat {
     /// Tells whether nothing waits for the disk.
     pub(in crate::host) fn is_settled(&self) -> bool {
         let store = self.store.borrow();
-        store.turn_object().is_none() && store.durable() >= store.last_sealed()
+        store.turn_object().is_none() && store.durable() >= store.last_submitted()
     }
 
     /// Resolves when all that was written of an object before is durable: then it can be told.
@@ -66,7 +66,7 @@ impl Vat {
         let unsettled = self.store.borrow().unsettled_ticket(instance.birth.id);
         if let Some(ticket) = unsettled {
             instance.follows(ticket);
-            // It opens no later than what was sealed since.
+            // It opens no later than what was submitted since.
             self.sealed.borrow_mut().push_back((ticket, instance.gate.clone()));
         }
     }

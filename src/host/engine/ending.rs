@@ -2,7 +2,7 @@
 //! facets.
 //!
 //! Invariants:
-//! - Turns that were sealed before the end are made durable, and their replies still leave.
+//! - Turns that were submitted before the end are made durable, and their replies still leave.
 //! - Writes of the unfinished turn, and what was sent after them, are dropped.
 //! - Everybody who waits for the instance is told.
 

@@ -26,7 +26,7 @@ impl Vat {
             store.begin(account.clone());
             let written = work(&mut store);
             if written.is_ok() {
-                store.seal();
+                store.submit_turn();
                 self.committable.notify_one();
             } else {
                 store.discard();

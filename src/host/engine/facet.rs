@@ -14,7 +14,7 @@ use super::slot::{Passage, Slot, Start};
 use super::vat::Vat;
 use super::{caveats, citing};
 use crate::error::{Reason, Result, no_such_method, not_begun};
-use crate::membrane::{self, Body, Call, Chain, Dispatch, Target};
+use crate::membrane::{self, Body, Call, CallTarget, Chain, Dispatch};
 use crate::schema::facet_capnp::facet;
 
 /// The methods of the interface `Facet`.
@@ -199,7 +199,7 @@ impl Facet {
     }
 }
 
-impl Target for Facet {
+impl CallTarget for Facet {
     fn enqueue(self: Rc<Self>, mut call: Call) {
         if let Some(error) = self.broken() {
             return self.refuse(call, error);
@@ -219,7 +219,7 @@ impl Target for Facet {
         if let Some(chain) = self.carried.as_ref().and_then(|carried| carried.chain.as_ref()) {
             call.chain = Some(chain.clone());
         }
-        match self.vat.clone().admit(call.is_an_objects) {
+        match self.vat.clone().admit(call.from_object) {
             Ok(under_way) => {
                 let vat = self.vat.clone();
                 let (entry, passage) = (None, Passage::None);

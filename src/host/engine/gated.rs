@@ -9,7 +9,7 @@ use super::facet::{Facet, Maker};
 use super::far::Way;
 use super::instance::Instance;
 use crate::error::Result;
-use crate::membrane::{self, Call, Params, Target};
+use crate::membrane::{self, Call, CallTarget, Params};
 
 pub(in crate::host) struct Gated {
     pub(in crate::host) instance: Rc<Instance>,
@@ -29,7 +29,7 @@ impl Gated {
     }
 }
 
-impl Target for Gated {
+impl CallTarget for Gated {
     fn enqueue(self: Rc<Self>, mut call: Call) {
         let gate = self.instance.gate.clone();
         if let Some(error) = self.instance.broken() {
@@ -37,7 +37,7 @@ impl Target for Gated {
             return;
         }
         call.chain.clone_from(&self.instance.vat.chain.borrow());
-        call.is_an_objects = true;
+        call.from_object = true;
         gate.call(move || self.send(call));
     }
 

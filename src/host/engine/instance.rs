@@ -125,9 +125,7 @@ impl Instance {
         value: Option<&[u8]>,
         write: Write<'_>,
     ) -> Result<bool> {
-        if let Some(error) = self.broken() {
-            return Err(error);
-        }
+        self.check_alive()?;
         self.mirrors.check(key, value, write.mirror)?;
         let mut store = self.vat.store.borrow_mut();
         let written = match value {
@@ -158,9 +156,7 @@ impl Instance {
     /// # Errors
     /// As for `write`.
     pub(in crate::host) fn clear(&self) -> Result<()> {
-        if let Some(error) = self.broken() {
-            return Err(error);
-        }
+        self.check_alive()?;
         let cleared = self.vat.store.borrow_mut().clear(&self.account)?;
         if let Some(ticket) = cleared {
             self.mirrors.cleared();
@@ -180,9 +176,7 @@ impl Instance {
         key: &[u8],
         value: Option<&[u8]>,
     ) -> Result<()> {
-        if let Some(error) = self.broken() {
-            return Err(error);
-        }
+        self.check_alive()?;
         let (id, mut store) = (self.birth.id, self.vat.store.borrow_mut());
         let ticket = match value {
             Some(value) => store.put_record(id, space, key, value),
@@ -201,9 +195,7 @@ impl Instance {
         &self,
         work: impl FnOnce(&Vat, ObjectId) -> Result<()>,
     ) -> Result<()> {
-        if let Some(error) = self.broken() {
-            return Err(error);
-        }
+        self.check_alive()?;
         let ticket = self.vat.store.borrow().open_ticket();
         work(&self.vat, self.birth.id)?;
         self.wrote(ticket, true);
@@ -215,7 +207,7 @@ impl Instance {
     pub(in crate::host) fn follows(&self, ticket: Ticket) {
         self.written.set(ticket);
         self.gate.wrote(ticket);
-        self.gate.sealed(ticket);
+        self.gate.turn_submitted(ticket);
     }
 
     fn wrote(&self, ticket: Ticket, confirmed: bool) {
@@ -236,9 +228,7 @@ impl Instance {
     /// That of `body`; and outside a turn of this object, or when the instance ended: then `body`
     /// wasn't run.
     pub(in crate::host) fn transaction<T>(&self, body: impl FnOnce() -> Result<T>) -> Result<T> {
-        if let Some(error) = self.broken() {
-            return Err(error);
-        }
+        self.check_alive()?;
         let before = (self.exists.get(), self.written.get(), self.gate.written());
         let savepoint = self.vat.store.borrow_mut().savepoint(self.birth.id)?;
         let kept = self.mirrors.begin();
@@ -281,9 +271,7 @@ impl Instance {
     }
 
     fn is_durable(&self, written: Ticket) -> Result<bool> {
-        if let Some(error) = self.broken() {
-            return Err(error);
-        }
+        self.check_alive()?;
         let store = self.vat.store.borrow();
         store.failure().map_or(Ok(store.durable() >= written), |error| Err(error.into()))
     }
@@ -291,19 +279,15 @@ impl Instance {
     /// # Errors
     /// When the storage can't be read or doesn't hold what was written, or the instance ended.
     pub(in crate::host) fn read(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        match self.broken() {
-            Some(error) => Err(error),
-            None => Ok(self.vat.store.borrow().get(self.birth.id, space, key)?),
-        }
+        self.check_alive()?;
+        Ok(self.vat.store.borrow().get(self.birth.id, space, key)?)
     }
 
     /// # Errors
     /// As for `read`, of the first key that has one.
     pub(in crate::host) fn read_many(&self, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>> {
-        match self.broken() {
-            Some(error) => Err(error),
-            None => Ok(self.vat.store.borrow().get_many(self.birth.id, keys)?),
-        }
+        self.check_alive()?;
+        Ok(self.vat.store.borrow().get_many(self.birth.id, keys)?)
     }
 
     /// Tells whether the class stored something under `key`.
@@ -311,9 +295,7 @@ impl Instance {
     /// # Errors
     /// As for `read`.
     pub(in crate::host) fn contains(&self, key: &[u8]) -> Result<bool> {
-        if let Some(error) = self.broken() {
-            return Err(error);
-        }
+        self.check_alive()?;
         let length = self.vat.store.borrow().length(self.birth.id, Space::Data, key)?;
         Ok(length.is_some())
     }
@@ -323,9 +305,7 @@ impl Instance {
     /// # Errors
     /// As for `read`.
     pub(in crate::host) fn page(&self, range: &Range, size: PageSize, old: Page) -> Result<Page> {
-        if let Some(error) = self.broken() {
-            return Err(error);
-        }
+        self.check_alive()?;
         let range = self.account.left_of(range);
         let page = self.vat.store.borrow().page(self.birth.id, &range, size, old)?;
         self.account.was_read(&range, &page);
@@ -337,10 +317,8 @@ impl Instance {
     /// # Errors
     /// When the instance ended.
     pub(in crate::host) fn settled_reads(&self) -> Result<Option<Rc<dyn Reads>>> {
-        match self.broken() {
-            Some(error) => Err(error),
-            None => Ok(self.vat.store.borrow().settled_reads(self.birth.id)),
-        }
+        self.check_alive()?;
+        Ok(self.vat.store.borrow().settled_reads(self.birth.id))
     }
 
     /// Remembers a caller who is answered later, or told when the instance ends; by which number.
@@ -354,6 +332,11 @@ impl Instance {
     /// Why the instance may not act any more, if so.
     pub(in crate::host) fn broken(&self) -> Option<Error> {
         self.ended.get().map(|_| self.ended())
+    }
+
+    /// Refuses what an instance that ended wants to do.
+    pub(in crate::host) fn check_alive(&self) -> Result<()> {
+        self.broken().map_or(Ok(()), Err)
     }
 
     pub(in crate::host) fn ended(&self) -> Error {

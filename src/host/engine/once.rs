@@ -27,12 +27,12 @@ use std::task::{Context, Poll};
 use capnp::capability::Promise;
 use futures::FutureExt;
 
-use capstead_client::sturdyref::GrantId;
+use capstead_client::sturdyref::{GrantId, Method};
 
 pub(in crate::host) use self::kept::Retention;
-use self::kept::{Kept, Oldest, kept, oldest};
+use self::kept::{Kept, Oldest, forget_in_turn, kept, oldest};
 pub(in crate::host) use self::operator::{Stage, Which};
-pub(in crate::host) use self::record::{Method, RequestId};
+pub(in crate::host) use self::record::RequestId;
 use self::record::{Outcome, REPLY_BYTES_MAX, Record, State};
 use super::facet::Facet;
 use super::instance::Instance;
@@ -205,7 +205,7 @@ impl Claim {
     /// Gives the call its place in the order of all, and forgets old ones.
     fn begin(&self, instance: &Instance) -> Result<()> {
         if let Some(number) = self.over {
-            instance.forget_request(number, &self.id)?;
+            forget_in_turn(instance, number, &self.id)?;
         }
         let Kept { mut first, mut by_then, .. } = kept(instance)?;
         for _ in 0..FORGOTTEN_AT_ONCE {
@@ -220,7 +220,7 @@ impl Claim {
                     break;
                 }
                 Oldest::Over(id) => {
-                    instance.forget_request(number, &id)?;
+                    forget_in_turn(instance, number, &id)?;
                     first = number.saturating_add(1);
                 }
             }
@@ -228,7 +228,7 @@ impl Claim {
         instance.requests.kept.set(Some(Kept { first, next: self.number.get(), by_then }));
         self.take_place(instance)?;
         let more = Change::More(Share { ids: 1, ..Share::default() });
-        instance.change_shares(&self.lineage, more)?;
+        shares::change_in_turn(instance, &self.lineage, more)?;
         instance.requests.running.borrow_mut().insert(self.id.clone(), Vec::new());
         Ok(())
     }
@@ -268,7 +268,7 @@ impl Claim {
         instance.write_record(Space::Requests, &self.id.key(), Some(&record))?;
         if matches!(state, State::Ended(_)) {
             let more = Share { bytes: record.len() as u64, ..Share::default() };
-            instance.change_shares(&self.lineage, Change::More(more))?;
+            shares::change_in_turn(instance, &self.lineage, Change::More(more))?;
         }
         Ok(())
     }
@@ -335,7 +335,7 @@ pub(in crate::host) fn decode_records(bytes: &[u8]) {
 /// One of each of these records.
 #[cfg(fuzzing)]
 pub(in crate::host) fn sample_records() -> Vec<Vec<u8>> {
-    let method = Method { interface: 7, method: 1 };
+    let method = Method { interface: 7, ordinal: 1 };
     let ended = State::Ended(Ok(b"reply".to_vec()));
     let records = [State::Begun, ended, State::Ended(Err(failed("reason")))];
     let lineage = vec![GrantId::from_bytes([9; 16])];

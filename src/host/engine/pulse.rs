@@ -7,8 +7,6 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-use super::instance::Instance;
-use super::run::Cause;
 use crate::id::ObjectId;
 
 thread_local! {
@@ -73,14 +71,15 @@ impl Pulse {
         HERE.set(Some(self.clone()));
     }
 
-    pub(in crate::host) fn begin(&self, instance: &Instance, cause: &Cause) {
-        let object = u128::from_be_bytes(*instance.birth.id.as_bytes());
+    /// A turn of the object begins, for a call of that method, or for its waking.
+    pub(in crate::host) fn begin(&self, class: u32, object: ObjectId, interface: u64, method: u16) {
+        let object = u128::from_be_bytes(*object.as_bytes());
         self.next();
-        self.class.store(instance.birth.class.number, Ordering::Relaxed);
+        self.class.store(class, Ordering::Relaxed);
         self.object[0].store((object >> 64) as u64, Ordering::Relaxed);
         self.object[1].store(object as u64, Ordering::Relaxed);
-        self.interface.store(cause.interface, Ordering::Relaxed);
-        self.method.store(cause.method.into(), Ordering::Relaxed);
+        self.interface.store(interface, Ordering::Relaxed);
+        self.method.store(method.into(), Ordering::Relaxed);
     }
 
     pub(in crate::host) fn end(&self) {

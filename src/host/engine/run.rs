@@ -7,15 +7,16 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use capnp::capability::{self, Params, Promise};
+use capstead_client::sturdyref::Method;
 
 use super::exclusive::Entry;
 use super::facet::Facet;
 use super::gated;
 use super::instance::Instance;
-use super::once::{self, Method};
+use super::once;
 use super::right::is_granting;
 use super::right::revoked_under_way;
-use super::slot::Start;
+use super::slot::{Birth, Start};
 use super::vat::Vat;
 use crate::error::{Result, failed, name_method, of_class};
 use crate::membrane::{Body, BodySlot, Call, Chain, Dispatch, Reply, Results};
@@ -60,7 +61,7 @@ pub(in crate::host) fn first_poll(instance: &Rc<Instance>, server: &dyn Dispatch
     let Call { interface, method, params, reply, chain, .. } = call;
     let cause = Cause { interface, method, chain };
     let running = Running { reply, facet: facet.clone(), under_way, entry };
-    let admitted = once::admit(instance, &facet, Method { interface, method }, running);
+    let admitted = once::admit(instance, &facet, Method::new(interface, method), running);
     let Some((running, claim)) = admitted else { return };
     let params = match gated::entering(instance, params) {
         Ok(params) => Params::new(params),
@@ -73,7 +74,7 @@ pub(in crate::host) fn first_poll(instance: &Rc<Instance>, server: &dyn Dispatch
         let start = || match &facet.made {
             _ if is_granting(interface) => {
                 let calls = instance.birth.class.grant_calls;
-                calls(instance, &facet, (interface, method), params, results)
+                calls(instance, &facet, Method::new(interface, method), params, results)
             }
             None => server.dispatch(interface, method, params, results),
             Some(made) => made.call(interface, method, params, results),
@@ -178,7 +179,8 @@ pub(in crate::host) fn turn<T>(
 ) -> std::result::Result<T, Ended> {
     let vat = &instance.vat;
     vat.store.borrow_mut().begin(instance.account.clone());
-    vat.pulse.begin(instance, cause);
+    let Birth { id, class, .. } = &instance.birth;
+    vat.pulse.begin(class.number, *id, cause.interface, cause.method);
     if let Some(bodies) = vat.bodies.get() {
         bodies.runs_here();
     }

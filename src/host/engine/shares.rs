@@ -149,11 +149,13 @@ pub(in crate::host) fn change(
     Ok(())
 }
 
-impl Instance {
-    /// As [`change`], in the present turn. Something else must be written in it as well.
-    pub(in crate::host) fn change_shares(&self, grants: &[GrantId], by: Change) -> Result<()> {
-        change(&mut self.vat.store.borrow_mut(), self.birth.id, grants, by)
-    }
+/// As [`change`], in the instance's present turn. Something else must be written in it as well.
+pub(in crate::host) fn change_in_turn(
+    instance: &Instance,
+    grants: &[GrantId],
+    by: Change,
+) -> Result<()> {
+    change(&mut instance.vat.store.borrow_mut(), instance.birth.id, grants, by)
 }
 
 impl Vat {

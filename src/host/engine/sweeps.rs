@@ -55,7 +55,7 @@ impl Sweeps {
             shown.pop_back();
         }
         shown.push_back((now, now_ms));
-        while shown.front().is_some_and(|(at, _)| now.duration_since(*at) > WATCHED) {
+        while shown.get(1).is_some_and(|(at, _)| now.duration_since(*at) > WATCHED) {
             shown.pop_front();
         }
     }

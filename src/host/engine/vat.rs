@@ -41,7 +41,7 @@ use crate::id::ObjectId;
 use crate::membrane::Chain;
 use crate::metrics::Metrics;
 use crate::storage::{ClassAccount, LogOptions, Space, StorageError, Store, StoreOptions, Ticket};
-use crate::sturdyref::{Seal, root_grant};
+use crate::sturdyref::{ReferenceCipher, root_grant};
 
 /// Queued calls that start before other tasks of the thread get their turn again.
 const STARTS_IN_A_ROW: usize = 64;
@@ -60,8 +60,8 @@ pub(crate) struct VatOptions {
     pub(crate) log: LogOptions,
     /// The time for which request ids are kept.
     pub(crate) retention: Duration,
-    /// Seals the references that objects store.
-    pub(crate) seal: Seal,
+    /// Encrypts the references that objects store.
+    pub(crate) reference_cipher: ReferenceCipher,
     pub(crate) awake: AwakeLimits,
     /// Room for the bodies of requests that objects wait for: one for all hosts of a server.
     pub(crate) bodies: Arc<Room>,
@@ -74,7 +74,7 @@ pub(crate) struct Vat {
     pub(in crate::host) retention: Retention,
     /// The grants by which somebody holds something of this vat.
     pub(in crate::host) grants: Rc<Grants>,
-    pub(in crate::host) seal: Rc<Seal>,
+    pub(in crate::host) reference_cipher: Rc<ReferenceCipher>,
     classes: HashMap<&'static str, Rc<Class>>,
     /// The root grants of the classes.
     pub(in crate::host) roots: HashSet<GrantId>,
@@ -131,8 +131,8 @@ impl Vat {
             Box::new(move || notify.notify_one()),
         )?;
         let retention = Retention::new(Clock::real(), options.retention);
-        let (metrics, seal) = (options.metrics, options.seal);
-        let with = (seal, options.awake);
+        let (metrics, cipher) = (options.metrics, options.reference_cipher);
+        let with = (cipher, options.awake);
         let vat = Self::with_store(store, options.classes, metrics, retention, with, progress)?;
         vat.bodies.get_or_init(|| options.bodies);
         Ok(vat)
@@ -143,12 +143,12 @@ impl Vat {
         classes: Vec<Class>,
         metrics: Arc<Metrics>,
         retention: Retention,
-        (seal, awake): (Seal, AwakeLimits),
+        (cipher, awake): (ReferenceCipher, AwakeLimits),
         progress: Arc<Notify>,
     ) -> std::result::Result<Rc<Self>, StorageError> {
-        let seal = Rc::new(seal);
-        let opens = seal.clone();
-        store.find_references(Rc::new(move |owner, key, value| opens.targets(owner, key, value)));
+        let reference_cipher = Rc::new(cipher);
+        let cipher = reference_cipher.clone();
+        store.find_references(Rc::new(move |owner, key, value| cipher.targets(owner, key, value)));
         let pulse = Arc::new(Pulse::new(classes.iter().map(|class| class.name).collect()));
         let vat = Rc::new(Self {
             class_accounts: class_accounts(&store, &classes)?,
@@ -158,7 +158,7 @@ impl Vat {
             clock: retention.clock(),
             retention,
             grants: Rc::default(),
-            seal,
+            reference_cipher,
             classes: numbered(classes),
             agent: OnceCell::new(),
             slots: RefCell::default(),
@@ -183,7 +183,7 @@ impl Vat {
             changed: Notify::new(),
         });
         vat.essential(settle_on(Rc::downgrade(&vat), progress));
-        vat.essential(commit_sealed(Rc::downgrade(&vat), vat.committable.clone()));
+        vat.essential(commit_submitted(Rc::downgrade(&vat), vat.committable.clone()));
         vat.essential(start_queued(Rc::downgrade(&vat), vat.runnable.clone()));
         vat.essential(rest::shrink(Rc::downgrade(&vat), vat.grown.clone()));
         Ok(vat)
@@ -255,8 +255,8 @@ impl Vat {
     ///
     /// # Errors
     /// When the server is shutting down: the call did not happen.
-    pub(in crate::host) fn admit(self: Rc<Self>, is_an_objects: bool) -> Result<UnderWay> {
-        if self.closing.get() && !is_an_objects {
+    pub(in crate::host) fn admit(self: Rc<Self>, from_object: bool) -> Result<UnderWay> {
+        if self.closing.get() && !from_object {
             return Err(not_begun(disconnected("the server is shutting down")));
         }
         self.under_way.set(self.under_way.get() + 1);
@@ -365,9 +365,9 @@ impl Vat {
 
     /// The end of a turn: its writes are handed to the commit thread.
     pub(in crate::host) fn seal(&self, instance: &Instance) {
-        let sealed = self.store.borrow_mut().seal();
+        let sealed = self.store.borrow_mut().submit_turn();
         let Some(ticket) = sealed else { return };
-        instance.gate.sealed(ticket);
+        instance.gate.turn_submitted(ticket);
         self.committable.notify_one();
         self.sealed.borrow_mut().push_back((ticket, instance.gate.clone()));
     }
@@ -479,11 +479,11 @@ async fn settle_on(vat: Weak<Vat>, progress: Arc<Notify>) {
 }
 
 /// Ends with the vat.
-async fn commit_sealed(vat: Weak<Vat>, committable: Rc<Notify>) {
+async fn commit_submitted(vat: Weak<Vat>, committable: Rc<Notify>) {
     loop {
         committable.notified().await;
         let Some(vat) = vat.upgrade() else { return };
-        vat.store.borrow().commit_sealed();
+        vat.store.borrow().commit_submitted();
     }
 }
 

@@ -24,7 +24,7 @@ use crate::host::engine::vat::Vat;
 use crate::id::ObjectId;
 use crate::membrane;
 use crate::schema::admin_capnp::{host_admin, request, selection};
-use crate::storage::export::{EVERYTHING, GRANTS, Pick};
+use crate::storage::archive::export::{EVERYTHING, GRANTS, Pick};
 use crate::storage::{Space, StorageError};
 use crate::sturdyref::Keys;
 
@@ -35,7 +35,7 @@ const EXPORTS_MAX: usize = 4;
 const STALL: Duration = Duration::from_mins(1);
 
 /// The operator's view of one host.
-pub(crate) struct Custodian {
+pub(crate) struct HostAdmin {
     vat: Rc<Vat>,
     keys: Keys,
     /// Those that the host owns.
@@ -48,7 +48,7 @@ pub(crate) struct Custodian {
     stall: Duration,
 }
 
-impl Custodian {
+impl HostAdmin {
     /// The capability to it.
     pub(crate) fn serve(
         vat: Rc<Vat>,
@@ -113,7 +113,7 @@ fn pick(selection: selection::Reader<'_>) -> Result<Pick> {
     })
 }
 
-impl host_admin::Server for Custodian {
+impl host_admin::Server for HostAdmin {
     async fn begin_export(
         self: Rc<Self>,
         params: host_admin::BeginExportParams,
@@ -245,7 +245,7 @@ impl host_admin::Server for Custodian {
             to.set_number(known.number.saturating_add(1));
             to.set_began(known.began_ms);
             to.set_interface(known.method.interface);
-            to.set_method(known.method.method);
+            to.set_method(known.method.ordinal);
             to.set_stage(match known.stage {
                 Stage::Runs => request::Stage::Runs,
                 Stage::CutShort => request::Stage::CutShort,

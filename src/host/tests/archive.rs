@@ -14,15 +14,15 @@ use super::trial::{World, call_note, call_write, log, read, run, run_within, set
 use crate::error::Result;
 use crate::host::class_of;
 use crate::host::engine::header::Header;
-use crate::host::operator::admin::Custodian;
+use crate::host::operator::admin::HostAdmin;
 use crate::host::{AwakeLimits, List, Storage, Vat, VatOptions};
 use crate::http::Room;
 use crate::id::{ObjectId, Pool};
 use crate::schema::admin_capnp::{Existing, export, host_admin, import};
 use crate::storage::archive::{Frame, Frames, Record, Records};
-use crate::storage::model::MemoryLog;
+use crate::storage::testing::model::MemoryLog;
 use crate::storage::{LogOptions, Space};
-use crate::sturdyref::{Authority, Citation, Seal};
+use crate::sturdyref::{Authority, Citation, ReferenceCipher};
 
 pub(super) const MINUTE: Duration = Duration::from_mins(1);
 
@@ -35,7 +35,7 @@ pub(super) fn world(data: &Path) -> World {
         metrics: Arc::clone(&metrics),
         log: LogOptions::default(),
         retention: MINUTE,
-        seal: Seal::new(&[7; 32]),
+        reference_cipher: ReferenceCipher::new(&[7; 32]),
         awake: AwakeLimits::NONE,
         bodies: Room::of_objects(),
     });
@@ -43,8 +43,8 @@ pub(super) fn world(data: &Path) -> World {
     World { vat: vat.unwrap(), disk, metrics, now, told }
 }
 
-pub(super) fn custodian(world: &World, stall: Duration) -> host_admin::Client {
-    Custodian::serve_with(world.vat.clone(), vec![0..=u16::MAX], keys(), stall)
+pub(super) fn admin(world: &World, stall: Duration) -> host_admin::Client {
+    HostAdmin::serve_with(world.vat.clone(), vec![0..=u16::MAX], keys(), stall)
 }
 
 fn id(key: &str) -> ObjectId {
@@ -117,7 +117,7 @@ fn an_object_that_is_awake_or_waking_is_replaced_and_never_acts_again() {
     run(async {
         let dir = tempfile::tempdir().unwrap();
         let world = world(dir.path());
-        let host = custodian(&world, MINUTE);
+        let host = admin(&world, MINUTE);
         let awake = world.object("x");
         call_write(&awake, 1).promise.await.unwrap();
         import_all(&host, &object("x", 2, &[])).await.unwrap();
@@ -144,7 +144,7 @@ fn a_facet_of_a_sleeping_object_breaks_when_that_is_replaced() {
     run(async {
         let dir = tempfile::tempdir().unwrap();
         let world = world(dir.path());
-        let host = custodian(&world, MINUTE);
+        let host = admin(&world, MINUTE);
         let held = world.object("x");
         import_all(&host, &object("x", 2, &[])).await.unwrap();
         assert_eq!(read(&held).await.unwrap_err().kind, capnp::ErrorKind::Disconnected);
@@ -181,7 +181,7 @@ fn a_large_object_cannot_wake_until_it_is_whole_and_what_it_stores_is_counted() 
     run_within(MINUTE, async {
         let dir = tempfile::tempdir().unwrap();
         let world = world(dir.path());
-        let host = custodian(&world, MINUTE);
+        let host = admin(&world, MINUTE);
         call_write(&world.object("x"), 1).promise.await.unwrap();
         let values = large(11);
         let frames = object("x", 2, &borrowed(&values));
@@ -211,7 +211,7 @@ fn what_exists_and_what_belongs_elsewhere_is_refused() {
     run(async {
         let dir = tempfile::tempdir().unwrap();
         let world = world(dir.path());
-        let host = custodian(&world, MINUTE);
+        let host = admin(&world, MINUTE);
         call_write(&world.object("x"), 1).promise.await.unwrap();
         let import = begin_import(&host, Existing::Refuse).await.unwrap();
         write(&import, &object("x", 2, &[])).await.unwrap();
@@ -227,7 +227,7 @@ fn what_exists_and_what_belongs_elsewhere_is_refused() {
         let refused = import_all(&host, &foreign).await.err().unwrap();
         assert!(refused.extra.contains("belongs to another"), "{refused}");
         drop(host);
-        let elsewhere = Custodian::serve(world.vat.clone(), Vec::new(), keys());
+        let elsewhere = HostAdmin::serve(world.vat.clone(), Vec::new(), keys());
         let refused = import_all(&elsewhere, &object("y", 2, &[])).await.err().unwrap();
         assert!(refused.extra.contains("another host"), "{refused}");
     });
@@ -240,7 +240,7 @@ fn an_export_is_of_one_moment_and_a_slow_reader_loses_it() {
     run_within(MINUTE, async {
         let dir = tempfile::tempdir().unwrap();
         let world = world(dir.path());
-        let host = custodian(&world, Duration::from_millis(200));
+        let host = admin(&world, Duration::from_millis(200));
         let values = large(12);
         import_all(&host, &object("x", 1, &borrowed(&values))).await.unwrap();
         call_write(&world.object("x"), 5).promise.await.unwrap();
@@ -290,7 +290,7 @@ fn request_ids_travel_with_their_object_and_go_with_it() {
         let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let from = world(dir.path());
         call_write(&once(&from.object("x"), ID), 1).promise.await.unwrap();
-        let export = begin_export(&custodian(&from, MINUTE)).await.unwrap();
+        let export = begin_export(&admin(&from, MINUTE)).await.unwrap();
         let mut frames = Vec::new();
         loop {
             match next(&export).await.unwrap() {
@@ -299,7 +299,7 @@ fn request_ids_travel_with_their_object_and_go_with_it() {
             }
         }
         let to = world(other.path());
-        let host = custodian(&to, MINUTE);
+        let host = admin(&to, MINUTE);
         import_all(&host, &frames).await.unwrap();
         let told = call_write(&once(&to.object("x"), ID), 2).promise.await.unwrap();
         assert_eq!((told.get().unwrap().get_n(), log().len()), (1, 1));
@@ -316,7 +316,7 @@ fn imported_references_have_their_edges_and_those_of_other_clusters_none() {
     run(async {
         let data = tempfile::tempdir().unwrap();
         let world = world(data.path());
-        let host = custodian(&world, MINUTE);
+        let host = admin(&world, MINUTE);
         let citation = |target| Citation {
             target,
             class: "Trial".to_owned(),
@@ -325,7 +325,13 @@ fn imported_references_have_their_edges_and_those_of_other_clusters_none() {
             caveats: Vec::new(),
         };
         let sealed = |cluster: u8, key: &[u8], name| {
-            Seal::new(&[cluster; 32]).seal(id("x"), key, &[citation(id(name))], b"", [9; 24])
+            ReferenceCipher::new(&[cluster; 32]).encrypt(
+                id("x"),
+                key,
+                &[citation(id(name))],
+                b"",
+                [9; 24],
+            )
         };
         let (old, new) = (sealed(7, b"old", "a"), sealed(7, b"new", "b"));
         let foreign = sealed(8, b"foreign", "c");

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use capnp::Error;
 
 use super::archive::{
-    MINUTE, begin_export, borrowed, custodian, frame, large, next, object, records, world, write,
+    MINUTE, admin, begin_export, borrowed, frame, large, next, object, records, world, write,
 };
 use super::grants::{by_name, labelled, namespace, restore, revoke, root, save};
 use super::references::join;
@@ -60,7 +60,7 @@ fn run(work: impl AsyncFnOnce(World, Rc<Agent>, host_admin::Client) + 'static) {
         let dir = tempfile::tempdir().unwrap();
         let world = world(dir.path());
         let agent = join(&world).await;
-        let host = custodian(&world, MINUTE);
+        let host = admin(&world, MINUTE);
         work(world, agent, host).await;
     });
 }

@@ -9,7 +9,7 @@ use capnp_rpc::rpc_twoparty_capnp::Side;
 use capstead_client::{Connection, Limits, once};
 
 use super::trial::{World, call_later, call_write, read, run_within, settle, trial};
-use crate::membrane::{self, Call, Target, deliver};
+use crate::membrane::{self, Call, CallTarget, deliver};
 use crate::schema::facet_capnp::facet;
 
 /// The stack of an embedding program's thread is four times as large.
@@ -64,7 +64,7 @@ fn chain_of(calls: u32, from: &trial::Client, link: Link) -> trial::Client {
 /// A capability of the next vat, as a vat on the way has it.
 struct Hop(Box<dyn ClientHook>);
 
-impl Target for Hop {
+impl CallTarget for Hop {
     fn enqueue(self: Rc<Self>, call: Call) {
         deliver(&*self.0, call);
     }

@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use capnp::Error;
 use capnp::capability::{Client, FromClientHook};
-use capstead_client::sturdyref::{Sturdyref, TextReference};
+use capstead_client::sturdyref::{Method, Sturdyref, TextReference};
 
 use super::references::{host, join, keys};
 use super::trial::{World, call_write, read, run, settle, trial};
@@ -32,7 +32,7 @@ pub(super) const BY_NAME: u16 = 0;
 #[derive(Clone, Default)]
 pub(super) struct Terms<'a> {
     pub(super) label: &'a str,
-    pub(super) methods: Option<&'a [(u64, u16)]>,
+    pub(super) methods: Option<&'a [Method]>,
     pub(super) not_after: Option<u64>,
     pub(super) holder: Option<[u8; 32]>,
     pub(super) independent: bool,
@@ -53,10 +53,10 @@ pub(super) fn set_caveats(
     }
     let Some(methods) = terms.methods else { return };
     let mut list = to.init_methods(methods.len() as u32);
-    for (at, (interface, ordinal)) in (0..).zip(methods) {
+    for (at, method) in (0..).zip(methods) {
         let mut one = list.reborrow().get(at);
-        one.set_interface(*interface);
-        one.init_ordinals(1).set(0, *ordinal);
+        one.set_interface(method.interface);
+        one.init_ordinals(1).set(0, method.ordinal);
     }
 }
 
@@ -200,7 +200,7 @@ fn a_grant_that_would_be_too_much_is_refused() {
         assert!(save(&owner, &labelled(&long)).await.err().unwrap().extra.contains("256 bytes"));
         let weak = Terms { holder: Some([0; 32]), ..Terms::default() };
         assert!(save(&owner, &weak).await.is_err());
-        let methods: Vec<_> = (0..257).map(|ordinal| (TRIAL, ordinal)).collect();
+        let methods: Vec<_> = (0..257).map(|ordinal| Method::new(TRIAL, ordinal)).collect();
         let many = Terms { methods: Some(&methods), ..Terms::default() };
         assert!(save(&owner, &many).await.err().unwrap().extra.contains("too-many-methods:"));
         assert_eq!(labels(&owner).await, ["dependent"]);

@@ -3,7 +3,7 @@
 
 use capnp::Error;
 use capnp::capability::FromClientHook;
-use capstead_client::sturdyref::{Caveats, GrantId, TargetId, TextReference};
+use capstead_client::sturdyref::{Caveats, GrantId, Method, TargetId, TextReference};
 
 use super::grants::{
     NAMESPACE, Terms, attenuate, by_name, labelled, labels, namespace, restore, revoke, root, save,
@@ -40,7 +40,7 @@ async fn assert_dependent(of: &impl FromClientHook) {
 fn nothing_that_is_made_from_a_root_survives_it() {
     run(async {
         let (_world, agent) = host().await;
-        let methods = Caveats::none().with_methods([(NAMESPACE, 0)]).unwrap();
+        let methods = Caveats::none().with_methods([Method::new(NAMESPACE, 0)]).unwrap();
         for text in [root_text(), narrow(&root_text(), &methods)] {
             let all = namespace(&agent, &text).await.unwrap();
             assert_dependent(&all).await;

@@ -38,7 +38,7 @@ fn a_panic_ends_one_instance_and_drops_its_unfinished_turn() {
 
 /// A reply that waits for its commit leaves though the object panicked meanwhile.
 #[test]
-fn what_was_sealed_before_a_panic_is_still_answered() {
+fn what_was_submitted_before_a_panic_is_still_answered() {
     run(async {
         let world = World::new();
         let object = world.object("x");
@@ -47,7 +47,7 @@ fn what_was_sealed_before_a_panic_is_still_answered() {
         let panicked = object.panic_request().send().promise;
         settle().await;
         drop(held);
-        written.await.expect("its write was sealed before the panic");
+        written.await.expect("its write was submitted before the panic");
         assert_disconnected(panicked.await, "the panicking call");
     });
 }

@@ -18,7 +18,7 @@ use crate::id::{ObjectId, Pool};
 use crate::membrane;
 use crate::schema::trial_capnp::trial::{later_params, note_params, pass_params};
 use crate::storage::{Reads, Space};
-use crate::sturdyref::Seal;
+use crate::sturdyref::ReferenceCipher;
 
 fn id(name: &str) -> ObjectId {
     ObjectId::named(Pool::default(), "Trial", name)
@@ -74,7 +74,7 @@ fn a_reference_leads_to_its_object_and_writes_nothing_there() {
 
         let value = storage.get("a").unwrap().unwrap();
         for secret in [id("target").as_bytes().as_slice(), b"Trial", b"target"] {
-            assert!(!value.windows(secret.len()).any(|part| part == secret), "it is sealed");
+            assert!(!value.windows(secret.len()).any(|part| part == secret), "it is encrypted");
         }
     });
 }
@@ -87,7 +87,8 @@ fn a_stolen_value_is_refused_and_has_no_edges() {
         let (owner, thief) = (world.instance("owner"), world.instance("thief"));
         turn(&owner, |storage| put(storage, "a", &world.object("target")).unwrap());
         let value = turn(&owner, |storage| storage.get("a").unwrap().unwrap());
-        let foreign = Seal::new(&[8; 32]).seal(owner.birth.id, b"foreign", &[], b"", [1; 24]);
+        let foreign =
+            ReferenceCipher::new(&[8; 32]).encrypt(owner.birth.id, b"foreign", &[], b"", [1; 24]);
         turn(&thief, |storage| storage.put("a", &value).unwrap());
         turn(&owner, |storage| {
             storage.put("b", &value).unwrap();

@@ -6,7 +6,7 @@ use super::storage::turn;
 use super::trial::{World, run};
 use crate::host::engine::instance::Instance;
 use crate::host::{List, Storage};
-use crate::storage::page::VISITED;
+use crate::storage::store::page::VISITED;
 
 /// Keys that a step may pass by, all in all: its own, twice what was read ahead, and some hidden ones.
 const VISITED_PER_KEY: usize = 12;

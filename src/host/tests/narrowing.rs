@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use capnp::traits::HasTypeId;
-use capstead_client::sturdyref::{Caveats, TextReference};
+use capstead_client::sturdyref::{Caveats, Method, TextReference};
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -22,13 +22,13 @@ const WRITE: u16 = 1;
 const TRY_GET: u16 = 1;
 const GRANTS: u16 = 3;
 /// All that sets are made of.
-const METHODS: [(u64, u16); 6] = [
-    (NAMESPACE, BY_NAME),
-    (NAMESPACE, TRY_GET),
-    (facet::Client::TYPE_ID, GRANTS),
-    (TRIAL, NOTE),
-    (TRIAL, WRITE),
-    (TRIAL, READ),
+const METHODS: [Method; 6] = [
+    Method::new(NAMESPACE, BY_NAME),
+    Method::new(NAMESPACE, TRY_GET),
+    Method::new(facet::Client::TYPE_ID, GRANTS),
+    Method::new(TRIAL, NOTE),
+    Method::new(TRIAL, WRITE),
+    Method::new(TRIAL, READ),
 ];
 
 /// The three ways to narrow.
@@ -40,7 +40,7 @@ enum How {
 }
 
 /// One link of a chain: a set of methods, if it has one.
-type Link = (How, Option<Vec<(u64, u16)>>);
+type Link = (How, Option<Vec<Method>>);
 
 fn link() -> impl Strategy<Value = Link> {
     let how = prop_oneof![Just(How::Live), Just(How::Saved), Just(How::Offline)];
@@ -56,7 +56,7 @@ fn link() -> impl Strategy<Value = Link> {
 }
 
 /// The same reference with one link more, made by its holder alone.
-fn narrow(text: &str, set: Option<&[(u64, u16)]>) -> String {
+fn narrow(text: &str, set: Option<&[Method]>) -> String {
     let mut caveats = Caveats::none();
     if let Some(set) = set {
         caveats = caveats.with_methods(set.iter().copied()).unwrap();
@@ -91,10 +91,10 @@ async fn narrow_object(agent: &Rc<Agent>, live: trial::Client, (how, set): &Link
 
 /// The model: each set by itself, and those of a namespace restrict its objects if there is a method in
 /// them that no namespace has.
-fn allows(of_namespace: &[Link], of_object: &[Link], method: (u64, u16)) -> bool {
+fn allows(of_namespace: &[Link], of_object: &[Link], method: Method) -> bool {
     let sets =
         |links: &'_ [Link]| links.iter().filter_map(|(_, set)| set.clone()).collect::<Vec<_>>();
-    let restricts = |set: &Vec<(u64, u16)>| set.iter().any(|(interface, _)| *interface == TRIAL);
+    let restricts = |set: &Vec<Method>| set.iter().any(|method| method.interface == TRIAL);
     let mut all = sets(of_namespace).into_iter().filter(restricts).chain(sets(of_object));
     all.all(|set| set.contains(&method))
 }
@@ -106,9 +106,9 @@ async fn check(of_namespace: Vec<Link>, of_object: Vec<Link>) {
     for link in &of_namespace {
         all = narrow_namespace(&agent, all, link).await;
     }
-    let reaches = of_namespace
-        .iter()
-        .all(|(_, set)| set.as_ref().is_none_or(|set| set.contains(&(NAMESPACE, BY_NAME))));
+    let reaches = of_namespace.iter().all(|(_, set)| {
+        set.as_ref().is_none_or(|set| set.contains(&Method::new(NAMESPACE, BY_NAME)))
+    });
     let mut object = by_name(&all, "x");
     if !reaches {
         assert!(read(&object).await.is_err(), "no object without byName");
@@ -123,7 +123,7 @@ async fn check(of_namespace: Vec<Link>, of_object: Vec<Link>) {
         (READ, read(&object).await.is_ok()),
     ];
     for (method, answers) in answers {
-        let allows = allows(&of_namespace, &of_object, (TRIAL, method));
+        let allows = allows(&of_namespace, &of_object, Method::new(TRIAL, method));
         assert_eq!(answers, allows, "method {method} after {of_namespace:?}, {of_object:?}");
     }
     let listed = super::grants::listed(&object).await.is_ok();
@@ -147,9 +147,9 @@ fn no_chain_through_a_namespace_allows_what_an_earlier_link_refused() {
 /// The shortest chains that once gave everything back.
 #[test]
 fn a_namespace_that_is_narrowed_again_gives_nothing_back() {
-    let both = Some(vec![(NAMESPACE, BY_NAME), (TRIAL, READ)]);
-    let other = Some(vec![(NAMESPACE, BY_NAME), (TRIAL, NOTE)]);
-    let alone = Some(vec![(NAMESPACE, BY_NAME)]);
+    let both = Some(vec![Method::new(NAMESPACE, BY_NAME), Method::new(TRIAL, READ)]);
+    let other = Some(vec![Method::new(NAMESPACE, BY_NAME), Method::new(TRIAL, NOTE)]);
+    let alone = Some(vec![Method::new(NAMESPACE, BY_NAME)]);
     for how in [How::Live, How::Saved, How::Offline] {
         for again in [&alone, &other] {
             for then in [How::Live, How::Saved, How::Offline] {

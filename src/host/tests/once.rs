@@ -27,7 +27,7 @@ use crate::id::{ObjectId, Pool};
 use crate::limits::REQUEST_IDS_MAX;
 use crate::schema::facet_capnp::facet;
 use crate::storage::Space;
-use crate::storage::log::{Range, Reads};
+use crate::storage::{Range, Reads};
 
 const ID: &[u8] = b"a request id of 30 random byte";
 const OTHER: &[u8] = b"another request id";

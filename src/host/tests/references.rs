@@ -4,12 +4,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use capnp::capability::FromClientHook;
-use capstead_client::sturdyref::{Caveats, GrantId, NextSecret, Target, TargetId};
+use capstead_client::sturdyref::{Caveats, GrantId, Method, NextSecret, Target, TargetId};
 use ed25519_dalek::SigningKey;
 
 use super::trial::{World, call_write, read, run, run_within, trial};
 use crate::error::Result;
-use crate::host::{Agent, Hint};
+use crate::host::{Agent, ListenerHint};
 use crate::id::{ObjectId, Pool};
 use crate::membrane;
 use crate::schema::cluster_capnp::{router, supervisor};
@@ -55,7 +55,7 @@ pub(super) async fn host() -> (World, Rc<Agent>) {
 pub(super) async fn join(world: &World) -> Rc<Agent> {
     let agent = Agent::new(world.vat.clone(), keys());
     let supervisor: supervisor::Client = membrane::serve(Rc::new(OneHost));
-    let hint = Hint { address: "127.0.0.1:4000".to_owned(), tls: false };
+    let hint = ListenerHint { address: "127.0.0.1:4000".to_owned(), tls: false };
     agent.join(&supervisor, 0, hint.address.clone(), hint).await.unwrap();
     agent
 }
@@ -87,7 +87,8 @@ fn check(first: u32, count: u32) {
             let bytes = TargetId::from_bytes(*id.as_bytes());
             let to = if id == object { Target::Object(bytes) } else { Target::Namespace(bytes) };
             let reference = keys.mint(to, grant, caveats, &next);
-            let narrow = Caveats::not_after(u64::MAX - 1).with_methods([(7, 1)]).unwrap();
+            let narrow =
+                Caveats::not_after(u64::MAX - 1).with_methods([Method::new(7, 1)]).unwrap();
             let reference = match number % 4 {
                 3 => reference.narrow(&narrow).unwrap(),
                 _ => reference,

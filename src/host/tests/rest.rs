@@ -147,7 +147,7 @@ fn abort_ends_the_instance_and_drops_its_unfinished_turn() {
             let aborted = abort.send().promise;
             settle().await;
             drop(held);
-            written.await.expect("it was sealed before");
+            written.await.expect("it was submitted before");
             assert_ended(aborted.await, "was aborted: as asked");
             assert_ended(waiting.await, "was aborted: as asked");
             assert_ended(call_note(&object, 3).promise.await, "was aborted: as asked");

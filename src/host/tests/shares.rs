@@ -19,7 +19,7 @@ use crate::host::engine::shares::{Share, share};
 use crate::host::engine::sweeps::WATCHED;
 use crate::id::{ObjectId, Pool};
 use crate::limits::{SHARE_GRANTS_MAX, SHARE_IDS_MAX};
-use crate::storage::log::Reads;
+use crate::storage::Reads;
 use crate::storage::{Account, Space};
 
 const X: &str = "x";
@@ -240,7 +240,7 @@ fn what_was_kept_before_it_counted_is_counted_once() {
                     .unwrap();
                 store.put_record(x(), Space::Grants, &id(n), b"record").unwrap();
             }
-            store.seal();
+            store.submit_turn();
         }
         world.vat.committable.notify_one();
         world.vat.flush().await.unwrap();

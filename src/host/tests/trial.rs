@@ -27,9 +27,9 @@ use crate::host::{AwakeLimits, Context, Object, Vat};
 use crate::id::{ObjectId, Pool};
 use crate::metrics::Metrics;
 pub(super) use crate::schema::trial_capnp::trial;
-use crate::storage::model::MemoryLog;
+use crate::storage::testing::model::MemoryLog;
 use crate::storage::{Room, Store};
-use crate::sturdyref::Seal;
+use crate::sturdyref::ReferenceCipher;
 
 /// The time for which request ids are kept.
 pub(super) const RETENTION: Duration = Duration::from_secs(10);
@@ -393,8 +393,8 @@ impl World {
         let actors = [class_of::<Actor>(), actor];
         let classes = [class, exclusive, class_of::<Steps>()].into_iter().chain(actors).collect();
         let retention = Retention::new(Clock::test(now.clone()), RETENTION);
-        let seal = Seal::new(&[7; 32]);
-        let with = (seal, AwakeLimits::NONE);
+        let cipher = ReferenceCipher::new(&[7; 32]);
+        let with = (cipher, AwakeLimits::NONE);
         let vat = Vat::with_store(store, classes, metrics.clone(), retention, with, progress);
         let vat = vat.unwrap();
         Self { vat, disk, metrics, now, told }

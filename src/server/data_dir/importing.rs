@@ -10,7 +10,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use super::{data, failed, sync, write_private};
-use crate::server::ServerError;
+use crate::server::error::ServerError;
 
 pub(super) const IMPORTING: &str = "importing";
 /// The marks before they get their name.

@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use super::private::{self, Trust};
 use super::{Secrets, data, failed, sync, write_private};
 use crate::clock::Clock;
-use crate::server::ServerError;
+use crate::server::error::ServerError;
 use crate::sturdyref::KeyRing;
 
 const CLUSTER: &str = "cluster";

@@ -13,7 +13,7 @@ use super::{
     LOCK_FILE, MAKING, SUPERVISOR, data, failed, foreign, lock_text, names, parts, say, sync,
     write_private,
 };
-use crate::server::ServerError;
+use crate::server::error::ServerError;
 use crate::storage::{self, StorageError};
 
 /// The stage that a directory has reached.

@@ -12,7 +12,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 use super::{data, failed};
-use crate::server::ServerError;
+use crate::server::error::ServerError;
 use crate::storage::Access;
 
 /// Longer than any file with a key, so that what is read fits without a copy left behind.

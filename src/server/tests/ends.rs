@@ -1,7 +1,7 @@
 //! A host ends for good: it is said which one and why, and the server ends in order.
 
 use super::world::{World, by_name, increment, run, straight};
-use crate::server::ServerError;
+use crate::server::error::ServerError;
 use crate::server::link::Probe;
 
 /// The host `number` of `hosts` is ended by `probe`; what the server says in the end.

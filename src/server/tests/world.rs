@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::id::{ObjectId, Pool};
 use crate::schema::counter_capnp::counter;
 use crate::schema::facet_capnp::{facet, persistent};
-use crate::server::ServerError;
+use crate::server::error::ServerError;
 use crate::server::link::{Latest, Probe};
 use crate::supervisor::owner_of;
 

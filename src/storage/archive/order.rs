@@ -5,7 +5,8 @@
 
 use super::{Frame, Record, Totals};
 use crate::id::{ObjectId, Shard};
-use crate::storage::layout::{Space, log_shard};
+use crate::storage::lmdb::layout::log_shard;
+use crate::storage::space::Space;
 
 /// The place of a frame in an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

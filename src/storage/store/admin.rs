@@ -7,15 +7,15 @@ use std::ops::ControlFlow;
 
 use super::Store;
 use crate::id::ObjectId;
-use crate::storage::Result;
-use crate::storage::layout::Space;
-use crate::storage::local::Reader;
-use crate::storage::log::Range;
+use crate::storage::error::Result;
+use crate::storage::log::local::Reader;
+use crate::storage::range::Range;
+use crate::storage::space::Space;
 
 impl Store {
     /// Reads what is durable, for another thread. While it is kept the environment stays open.
     pub(crate) fn reader(&self) -> Option<Reader> {
-        self.reads.reader()
+        self.reader.clone()
     }
 
     /// Removes the records of a space that the class doesn't see, in the open turn.

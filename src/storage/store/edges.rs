@@ -12,9 +12,9 @@ use std::rc::Rc;
 
 use super::Store;
 use crate::id::ObjectId;
-use crate::storage::Result;
-use crate::storage::account::Account;
-use crate::storage::layout::Space;
+use crate::storage::error::Result;
+use crate::storage::space::Space;
+use crate::storage::store::account::Account;
 
 /// Gives the ids of the objects, one after the other, that a value refers to which an object stores
 /// under a key; most refer to nothing.

@@ -4,9 +4,10 @@ use std::rc::Rc;
 
 use super::Store;
 use crate::id::ObjectId;
-use crate::storage::account::{Account, ClassAccount};
-use crate::storage::layout::{Space, Usage};
-use crate::storage::{Result, StorageError};
+use crate::storage::error::{Result, StorageError};
+use crate::storage::lmdb::layout::Usage;
+use crate::storage::space::Space;
+use crate::storage::store::account::{Account, ClassAccount};
 
 impl Store {
     /// The account of what the object stores, for the time of its use. It is counted if no record

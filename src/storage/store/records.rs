@@ -7,12 +7,13 @@ use std::ops::Bound;
 
 use super::Store;
 use crate::id::ObjectId;
-use crate::storage::account::{Account, Counted};
-use crate::storage::committer::Ticket;
-use crate::storage::layout::{Space, Usage};
-use crate::storage::log::Range;
-use crate::storage::page::{Page, PageSize};
-use crate::storage::{Result, StorageError};
+use crate::storage::error::{Result, StorageError};
+use crate::storage::lmdb::layout::Usage;
+use crate::storage::log::committer::Ticket;
+use crate::storage::range::Range;
+use crate::storage::space::Space;
+use crate::storage::store::account::{Account, Counted};
+use crate::storage::store::page::{Page, PageSize};
 
 impl Store {
     /// The ticket that the open turn gets.

@@ -19,17 +19,20 @@ const TIMES: u64 = 6;
 #[derive(Clone, Debug, Default)]
 struct Model {
     last: Option<u64>,
-    methods: Option<BTreeSet<(u64, u16)>>,
-    object_methods: Option<BTreeSet<(u64, u16)>>,
+    methods: Option<BTreeSet<Method>>,
+    object_methods: Option<BTreeSet<Method>>,
     dependent: bool,
     holders: BTreeSet<u8>,
 }
 
 impl Model {
     fn any() -> impl Strategy<Value = Self> {
-        let method = || (proptest::sample::select(INTERFACES.to_vec()), 0..ORDINALS);
-        let methods = || btree_set(method(), 0..INTERFACES.len() * usize::from(ORDINALS));
-        let of_namespaces = btree_set((Just(NAMESPACE), 0..ORDINALS), 0..4);
+        let of = |interfaces: &[u64]| {
+            let interface = proptest::sample::select(interfaces.to_vec());
+            (interface, 0..ORDINALS).prop_map(|(interface, of)| Method::new(interface, of))
+        };
+        let methods = || btree_set(of(&INTERFACES), 0..INTERFACES.len() * usize::from(ORDINALS));
+        let of_namespaces = btree_set(of(&[NAMESPACE]), 0..4);
         let parts = (
             proptest::option::weighted(0.3, NOW..NOW + TIMES),
             proptest::option::weighted(0.4, prop_oneof![methods(), of_namespaces]),
@@ -62,16 +65,19 @@ impl Model {
     }
 
     fn allows(&self, interface: u64, method: u16) -> bool {
-        self.methods.as_ref().is_none_or(|methods| methods.contains(&(interface, method)))
+        self.methods
+            .as_ref()
+            .is_none_or(|methods| methods.contains(&Method::new(interface, method)))
     }
 
     /// Objects that are reached through a namespace are restricted by a set that no namespace alone
     /// could have.
     fn allows_of_objects(&self, interface: u64, method: u16) -> bool {
-        let is_mixed = |set: &BTreeSet<(u64, u16)>| set.iter().any(|(of, _)| *of != NAMESPACE);
+        let is_mixed =
+            |set: &BTreeSet<Method>| set.iter().any(|method| method.interface != NAMESPACE);
         let sets =
             [self.methods.as_ref().filter(|set| is_mixed(set)), self.object_methods.as_ref()];
-        sets.into_iter().flatten().all(|set| set.contains(&(interface, method)))
+        sets.into_iter().flatten().all(|set| set.contains(&Method::new(interface, method)))
     }
 }
 
@@ -225,18 +231,20 @@ fn the_methods_of_objects_have_one_encoding() {
 /// A set that leaves a namespace its own methods doesn't give back those of its objects.
 #[test]
 fn what_one_set_took_away_from_objects_no_later_one_brings_back() {
-    let by_name = (NAMESPACE, 0);
-    let given = Caveats::none().with_methods([by_name, (1, 2)]).unwrap();
-    for later in [vec![by_name], vec![], vec![by_name, (1, 3)]] {
+    let by_name = Method::new(NAMESPACE, 0);
+    let given = Caveats::none().with_methods([by_name, Method::new(1, 2)]).unwrap();
+    for later in [vec![by_name], vec![], vec![by_name, Method::new(1, 3)]] {
         let narrow = given.clone().with_methods(later.clone()).unwrap();
         assert_eq!(narrow.allows(NAMESPACE, 0), later.contains(&by_name));
         let narrow = Caveats::decode(&narrow.encode()).unwrap().for_objects();
         assert!(!narrow.allows(1, 3), "{later:?}");
-        assert_eq!(narrow.allows(1, 2), !later.contains(&(1, 3)), "{later:?}");
+        assert_eq!(narrow.allows(1, 2), !later.contains(&Method::new(1, 3)), "{later:?}");
     }
     let whole = Caveats::none().with_methods([by_name]).unwrap();
     assert!(whole.clone().for_objects().is_none() && whole.of_object().allows(NAMESPACE, 0));
-    assert!(Caveats::none().with_object_methods((0..257).map(|method| (1, method))).is_err());
+    assert!(
+        Caveats::none().with_object_methods((0..257).map(|method| Method::new(1, method))).is_err()
+    );
 }
 
 /// A list that is kept is read back whole, or not at all.
@@ -260,16 +268,17 @@ fn what_is_claimed_holds_no_caveat_that_is_not_understood() {
 
 #[test]
 fn each_caveat_makes_it_stricter() {
-    let caveats = Caveats::not_after(5).with_not_after(9).with_methods([(1, 1), (1, 2)]).unwrap();
-    let caveats = caveats.with_methods([(1, 2), (1, 3), (1, 2)]).unwrap();
+    let of_one = |ordinal| Method::new(1, ordinal);
+    let caveats = Caveats::not_after(5).with_not_after(9).with_methods([1, 2].map(of_one)).unwrap();
+    let caveats = caveats.with_methods([2, 3, 2].map(of_one)).unwrap();
     assert_eq!(caveats.not_after_ms(), Some(5));
-    assert!(caveats.methods().unwrap().iter().eq([(1, 2)]));
+    assert!(caveats.methods().unwrap().iter().eq([of_one(2)]));
     assert!(caveats.allows(1, 2) && !caveats.allows(1, 1) && !caveats.allows(2, 2));
     let nothing = caveats.with_methods([]).unwrap();
     assert!(!nothing.allows(1, 2) && !nothing.is_none());
     assert!(Caveats::none().is_none() && Caveats::none().allows(1, 1));
-    assert!(Caveats::none().with_methods((0..257).map(|method| (1, method))).is_err());
-    assert!(Caveats::none().with_methods((0..257).map(|method| (1, method % 256))).is_ok());
+    assert!(Caveats::none().with_methods((0..257).map(of_one)).is_err());
+    assert!(Caveats::none().with_methods((0..257).map(|method| of_one(method % 256))).is_ok());
 }
 
 /// More holders than a list can name, each of whom must give proof: nobody can, and so nothing is
@@ -295,7 +304,7 @@ fn key_of_number(number: u16) -> [u8; 32] {
 #[test]
 fn a_reference_that_is_too_long_for_a_text_has_none() {
     let large = |interface| {
-        let methods = (0..METHODS_MAX).map(|method| (interface, method));
+        let methods = (0..METHODS_MAX).map(|method| Method::new(interface, method));
         Caveats::none().with_methods(methods).unwrap()
     };
     let two = reference(2, large(1)).narrow(&large(2)).unwrap();

@@ -45,7 +45,8 @@ fn signature_by_the_neutral() -> [u8; 64] {
 
 fn all_kinds(seed: u8) -> Caveats {
     let caveats = Caveats::not_after(NOW + u64::from(seed));
-    let caveats = caveats.with_methods([(u64::from(seed), 0), (u64::MAX, 1)]).unwrap();
+    let caveats =
+        caveats.with_methods([Method::new(u64::from(seed), 0), Method::new(u64::MAX, 1)]).unwrap();
     let two = [holder(seed), holder(seed + 1)].map(|key| key.verifying_key());
     two.into_iter().fold(caveats, |caveats, key| caveats.with_holder(key).unwrap())
 }

@@ -85,7 +85,8 @@ fn the_document_has_the_bytes_of_times() {
 /// The third vector: methods in the payload and in a link, and holders in both links.
 fn bound() -> Sturdyref {
     let [first, second] = [1, 2].map(|seed| holder(seed).verifying_key());
-    let in_payload = [(0x0102_0304_0506_0708, 0), (0x0102_0304_0506_0708, 1), (u64::MAX, 258)];
+    let in_payload = [(0x0102_0304_0506_0708, 0), (0x0102_0304_0506_0708, 1), (u64::MAX, 258)]
+        .map(|(interface, ordinal)| Method::new(interface, ordinal));
     let root = reference(5, Caveats::none().with_methods(in_payload).unwrap());
     let one = Caveats::not_after(NOW).with_holder(first).unwrap();
     let two = Caveats::not_after(NOW + 1).with_methods(in_payload.into_iter().skip(1)).unwrap();

@@ -161,11 +161,9 @@ pub(super) fn forget(
     Ok(())
 }
 
-impl Instance {
-    /// As [`forget`], in the present turn. Something else must be written in it as well.
-    pub(super) fn forget_request(&self, number: u64, id: &RequestId) -> Result<()> {
-        forget(&mut self.vat.store.borrow_mut(), self.birth.id, number, id)
-    }
+/// As [`forget`], in the instance's present turn. Something else must be written in it as well.
+pub(super) fn forget_in_turn(instance: &Instance, number: u64, id: &RequestId) -> Result<()> {
+    forget(&mut instance.vat.store.borrow_mut(), instance.birth.id, number, id)
 }
 
 /// The part of an id in the shares: its bytes count once it has ended.

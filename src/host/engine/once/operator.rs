@@ -3,10 +3,10 @@
 use std::ops::Bound;
 use std::rc::Rc;
 
-use capstead_client::sturdyref::GrantId;
+use capstead_client::sturdyref::{GrantId, Method};
 
 use super::kept::forget;
-use super::record::{self, Method, ORDER, Record, RequestId, State};
+use super::record::{self, ORDER, Record, RequestId, State};
 use crate::error::Result;
 use crate::host::engine::vat::Vat;
 use crate::id::ObjectId;

@@ -16,7 +16,7 @@
 use std::rc::Rc;
 
 use capnp::{Error, ErrorKind};
-use capstead_client::sturdyref::GrantId;
+use capstead_client::sturdyref::{GrantId, Method};
 
 use crate::error::{Reason, Result, failed};
 use crate::limits::{GRANT_DEPTH_MAX, VALUE_BYTES_MAX};
@@ -46,13 +46,6 @@ pub(super) const BYTES_MIN: usize = (1 + 16) + HEAD_BYTES + 1 + (1 + 8) + (8 + 1
 /// The id by which a caller calls a call, to be told the reply again.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(in crate::host) struct RequestId(Rc<[u8]>);
-
-/// Which method is called: the ids of its interface and its number in that.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::host) struct Method {
-    pub(in crate::host) interface: u64,
-    pub(in crate::host) method: u16,
-}
 
 /// A call with an id that began once.
 pub(super) struct Record<S> {
@@ -153,7 +146,7 @@ impl Record<&State> {
         bytes.extend(self.number.to_be_bytes());
         bytes.extend(self.began.to_be_bytes());
         bytes.extend(self.method.interface.to_be_bytes());
-        bytes.extend(self.method.method.to_be_bytes());
+        bytes.extend(self.method.ordinal.to_be_bytes());
         bytes.push(state);
         // As many as two rows of grants that are made from each other.
         bytes.push(self.lineage.len() as u8);
@@ -187,7 +180,7 @@ impl Record<State> {
         let (interface, head) = head.split_first_chunk()?;
         let (method, head) = head.split_first_chunk()?;
         let interface = u64::from_be_bytes(*interface);
-        let method = Method { interface, method: u16::from_be_bytes(*method) };
+        let method = Method { interface, ordinal: u16::from_be_bytes(*method) };
         let state = match head {
             [BEGUN] if rest.is_empty() => State::Begun,
             [REPLIED] => State::Ended(Ok(rest.to_vec())),
@@ -223,7 +216,7 @@ mod tests {
 
     #[test]
     fn records_come_back_as_they_were() {
-        let method = Method { interface: 0x0102_0304_0506_0708, method: 9 };
+        let method = Method { interface: 0x0102_0304_0506_0708, ordinal: 9 };
         let states = [
             State::Begun,
             State::Ended(Ok(vec![1, 2, 3])),

@@ -1,7 +1,7 @@
 //! Grants as classes see them: what a class was given it may give away, and nothing else.
 
 use capnp::capability::Client;
-use capstead_client::sturdyref::Caveats;
+use capstead_client::sturdyref::{Caveats, Method};
 
 use super::super::references::host;
 use super::super::trial::{Trial, call_note, call_write, read, run, trial};
@@ -26,8 +26,10 @@ fn what_an_object_made_itself_has_no_grants() {
         let refused = save(&child, &Terms::default()).await.err().unwrap();
         assert!(refused.extra.contains("not-a-reference:"), "{refused}");
         assert!(listed(&child).await.is_err());
-        let narrow =
-            attenuate(&child, &Terms { methods: Some(&[(TRIAL, NOTE)]), ..Terms::default() });
+        let narrow = attenuate(
+            &child,
+            &Terms { methods: Some(&[Method::new(TRIAL, NOTE)]), ..Terms::default() },
+        );
         call_note(&narrow, 5).promise.await.unwrap();
         assert!(read(&narrow).await.is_err());
     });
@@ -91,7 +93,7 @@ fn a_class_grants_and_revokes_within_its_turn() {
         let (world, agent) = host().await;
         let instance = world.instance("x");
         let ctx = Context::new(instance.clone());
-        let reading = Caveats::none().with_methods([(TRIAL, READ)]).unwrap();
+        let reading = Caveats::none().with_methods([Method::new(TRIAL, READ)]).unwrap();
         let terms = crate::host::Terms::new("readers").caveats(&reading).allow_independent();
         let granted =
             turn(&instance, &Cause::default(), || ctx.grant(terms)).ok().unwrap().unwrap();

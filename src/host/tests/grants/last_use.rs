@@ -20,13 +20,13 @@ fn the_last_restore_is_written_down_now_and_then() {
             vat.grants_behind(id, None, 9).unwrap().remove(0).1.restored_ms
         };
         assert_eq!(last(&world.vat), 0);
-        let before = world.vat.store.borrow().last_sealed();
+        let before = world.vat.store.borrow().last_submitted();
         for now in [6_000, 7_000, 8_000] {
             world.now.set(now);
             restore(&agent, &text).await.unwrap();
             assert_eq!(last(&world.vat), now);
         }
-        assert_eq!(world.vat.store.borrow().last_sealed(), before, "nothing was written yet");
+        assert_eq!(world.vat.store.borrow().last_submitted(), before, "nothing was written yet");
         world.vat.close().unwrap();
         let next = World::over_disk(world.disk.clone());
         assert_eq!(last(&next.vat), 8_000);
@@ -44,7 +44,7 @@ fn the_last_use_is_written_down_from_time_to_time() {
         for _ in 0..50 {
             restore(&agent, &text).await.unwrap();
         }
-        let before = world.vat.store.borrow().last_sealed().0;
+        let before = world.vat.store.borrow().last_submitted().0;
         world.vat.note_restores(Duration::from_millis(20));
         let id = ObjectId::named(Pool::default(), "Trial", "x");
         loop {
@@ -55,6 +55,6 @@ fn the_last_use_is_written_down_from_time_to_time() {
             }
             tokio::task::yield_now().await;
         }
-        assert_eq!(world.vat.store.borrow().last_sealed().0, before + 1);
+        assert_eq!(world.vat.store.borrow().last_submitted().0, before + 1);
     });
 }

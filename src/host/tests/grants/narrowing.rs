@@ -2,7 +2,7 @@
 
 use capnp::ErrorKind;
 use capnp::capability::FromClientHook;
-use capstead_client::sturdyref::{Caveats, TextReference};
+use capstead_client::sturdyref::{Caveats, Method, TextReference};
 
 use super::super::references::host;
 use super::super::trial::{call_later, call_note, call_write, log, over, read, run, settle, trial};
@@ -18,7 +18,8 @@ fn an_attenuated_facet_answers_its_methods_and_nothing_else() {
         run(async move {
             let (world, agent) = host().await;
             let owner = over(world.object("x"), hops);
-            let only_read = Terms { methods: Some(&[(TRIAL, READ)]), ..Terms::default() };
+            let only_read =
+                Terms { methods: Some(&[Method::new(TRIAL, READ)]), ..Terms::default() };
             let narrow = attenuate(&owner, &only_read);
             assert_eq!(read(&narrow).await.unwrap(), 0);
             let refused = call_note(&narrow, 1).promise.await.err().unwrap();
@@ -31,7 +32,10 @@ fn an_attenuated_facet_answers_its_methods_and_nothing_else() {
             assert!(refused.extra.ends_with(&not_there(NOTE)), "{refused}");
             assert!(unknown.extra.ends_with(&not_there(99)), "as if it were not there: {unknown}");
             // Nothing widens it again.
-            let all = Terms { methods: Some(&[(TRIAL, NOTE), (TRIAL, READ)]), ..Terms::default() };
+            let all = Terms {
+                methods: Some(&[Method::new(TRIAL, NOTE), Method::new(TRIAL, READ)]),
+                ..Terms::default()
+            };
             for wide in [attenuate(&narrow, &all), attenuate(&narrow, &Terms::default())] {
                 assert!(call_note(&wide, 1).promise.await.is_err());
                 read(&wide).await.unwrap();
@@ -107,10 +111,12 @@ fn a_namespace_is_narrowed_and_revoked_with_all_that_came_through_it() {
         world.now.set(1_000);
         let root_text = root("Trial").expose_text("127.0.0.1:1").unwrap();
         let all = namespace(&agent, &root_text).await.unwrap();
-        let one =
-            save(&all, &Terms { methods: Some(&[(NAMESPACE, BY_NAME)]), ..labelled("guest") })
-                .await
-                .unwrap();
+        let one = save(
+            &all,
+            &Terms { methods: Some(&[Method::new(NAMESPACE, BY_NAME)]), ..labelled("guest") },
+        )
+        .await
+        .unwrap();
         let guest = namespace(&agent, &one).await.unwrap();
         let object = by_name(&guest, "x");
         call_write(&object, 3).promise.await.unwrap();
@@ -169,7 +175,7 @@ fn no_chain_of_narrowings_allows_what_an_earlier_one_refused() {
                     // Bits for note, write and read.
                     let allowed: Vec<_> = (0..3)
                         .filter(|bit| set.is_some_and(|set| set & (1 << bit) != 0))
-                        .map(|bit| (TRIAL, bit))
+                        .map(|bit| Method::new(TRIAL, bit))
                         .collect();
                     let terms =
                         Terms { methods: set.map(|_| &allowed[..]), not_after, ..Terms::default() };
@@ -217,7 +223,7 @@ fn methods_of_objects_are_restricted_through_their_namespace() {
         let (_world, agent) = host().await;
         let root_text = root("Trial").expose_text("127.0.0.1:1").unwrap();
         let all = namespace(&agent, &root_text).await.unwrap();
-        let methods = [(NAMESPACE, BY_NAME), (TRIAL, READ)];
+        let methods = [Method::new(NAMESPACE, BY_NAME), Method::new(TRIAL, READ)];
         let narrow = attenuate(&all, &Terms { methods: Some(&methods), ..Terms::default() });
         let object = by_name(&narrow, "x");
         read(&object).await.unwrap();

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use capstead_client::sturdyref::GrantId;
+use capstead_client::sturdyref::{GrantId, Method};
 
 use super::super::references::{host, join};
 use super::super::trial::{World, call_later, call_note, call_write, log, over, read, run, settle};
@@ -31,8 +31,10 @@ fn a_revoked_grant_is_cut_with_all_that_depends_on_it() {
             let free = save(&live, &free).await.unwrap();
             let other = save(&owner, &labelled("other")).await.unwrap();
             let leaf = over(restore(&agent, &third).await.unwrap(), hops);
-            let narrow =
-                attenuate(&leaf, &Terms { methods: Some(&[(TRIAL, READ)]), ..Terms::default() });
+            let narrow = attenuate(
+                &leaf,
+                &Terms { methods: Some(&[Method::new(TRIAL, READ)]), ..Terms::default() },
+            );
             assert_eq!(read(&narrow).await.unwrap(), 0);
             assert_eq!(labels(&owner).await, ["first", "free", "other", "second", "third"]);
             assert_eq!(labels(&live).await, ["free", "second", "third"]);

@@ -182,14 +182,14 @@ impl Run {
 
     /// Compares the edges and their number to the model, and the values too.
     fn check(&self, instance: &Instance) {
-        let seal = &instance.vat.seal;
+        let cipher = &instance.vat.reference_cipher;
         for number in 0..KEYS.len() {
             let key = key(number);
             let expected = self.model.get(&key).map(|value| ids(value.under(&key)));
             assert_eq!(edges(instance, &key), expected.clone().unwrap_or_default(), "{key}");
             let value = instance.read(Space::Data, key.as_bytes()).unwrap();
             let decoded =
-                value.map(|value| seal.targets(instance.birth.id, key.as_bytes(), &value));
+                value.map(|value| cipher.targets(instance.birth.id, key.as_bytes(), &value));
             assert_eq!(decoded, expected);
         }
         let refers = |(key, value): &(&String, &Value)| !value.under(key).is_empty();

@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashMap};
 use capnp::{Error, ErrorKind};
 
 use crate::id::ObjectId;
-use crate::storage::model::MemoryLog;
+use crate::storage::testing::model::MemoryLog;
 use crate::storage::{Reads, Space};
 
 /// The number that stands for a client where a sender is named.

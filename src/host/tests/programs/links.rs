@@ -17,8 +17,8 @@ use crate::host::engine::slot::Birth;
 use crate::id::{ObjectId, Pool};
 use crate::membrane;
 use crate::schema::actor_capnp::door;
-use crate::storage::model::MemoryLog;
-use crate::storage::model::gate::Held;
+use crate::storage::testing::model::MemoryLog;
+use crate::storage::testing::model::gate::Held;
 
 /// The number of looks for a commit before it counts as lost.
 const LOOKS: u64 = 100_000_000;
@@ -71,24 +71,24 @@ impl Host {
         }))
     }
 
-    /// Has all that was sealed made durable, and waits for it, unless the disk is to wait.
+    /// Has all that was submitted made durable, and waits for it, unless the disk is to wait.
     pub(super) fn commit(&mut self) {
         if !self.prompt || self.has_settled() {
             return;
         }
-        self.world.vat.store.borrow().commit_sealed();
+        self.world.vat.store.borrow().commit_submitted();
         drop(self.held.take());
         let settled = (0..LOOKS).any(|_| {
             std::thread::yield_now();
             self.has_settled() && (self.has_failed() || self.world.was_told())
         });
-        assert!(settled, "what was sealed becomes durable, or the disk fails");
+        assert!(settled, "what was submitted becomes durable, or the disk fails");
         self.held = Some(self.world.disk.hold());
     }
 
     fn has_settled(&self) -> bool {
         let store = self.world.vat.store.borrow();
-        store.durable() >= store.last_sealed() || self.has_failed()
+        store.durable() >= store.last_submitted() || self.has_failed()
     }
 
     pub(super) fn has_failed(&self) -> bool {

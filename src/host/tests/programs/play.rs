@@ -16,7 +16,7 @@ use super::kj;
 use super::ledger::{self, Awaiting, CLIENT, Sent};
 use super::links::{Homes, Host, Link, disk, object_id};
 use super::plan::{Applied, Fate, How, Kind, Op, Plan};
-use crate::storage::model::Fault;
+use crate::storage::testing::model::Fault;
 
 /// Rounds after which whoever still waits will wait for ever.
 const PATIENCE: usize = 30_000;

@@ -15,11 +15,11 @@ use capnp::private::capability::{
 };
 use capnp::traits::Imbue;
 use capnp::{Error, MessageSize, any_pointer};
-use capnp_rpc::rpc_capnp::{message, return_};
+use capnp_rpc::rpc_capnp::{message, message_target, return_};
 use futures::channel::oneshot;
 
 use super::request::Call;
-use super::{Caps, Incoming, Peer};
+use super::{Caps, Incoming, Peer, put_path};
 
 pub(super) type Path = Vec<PipelineOp>;
 pub(in super::super) type Next = Box<dyn ClientHook>;
@@ -336,6 +336,16 @@ fn own(hook: &dyn ClientHook) -> Option<Own> {
 pub(super) enum Target {
     Import(Rc<Import>),
     Answer(Rc<Question>, Path),
+}
+
+impl Target {
+    /// Writes it into a message.
+    pub(super) fn put(&self, mut to: message_target::Builder) {
+        match self {
+            Self::Import(import) => to.set_imported_cap(import.id),
+            Self::Answer(question, path) => put_path(to.init_promised_answer(), question.id, path),
+        }
+    }
 }
 
 /// The end to which a capability leads, as far as that is known.

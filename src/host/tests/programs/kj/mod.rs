@@ -20,9 +20,7 @@ use capnp::message::{Builder, HeapAllocator, Reader};
 use capnp::private::capability::{ClientHook, PipelineHook, PipelineOp};
 use capnp::serialize::{self, OwnedSegments};
 use capnp::traits::ImbueMut;
-use capnp_rpc::rpc_capnp::{
-    cap_descriptor, exception, message, message_target, payload, promised_answer, return_,
-};
+use capnp_rpc::rpc_capnp::{cap_descriptor, exception, message, payload, promised_answer, return_};
 use futures::channel::mpsc;
 
 use self::hook::{Answered, Asked, End, Import, Next, Own, Question, Tail, Target, end, wrap};
@@ -115,15 +113,6 @@ fn path(from: promised_answer::Reader) -> capnp::Result<Vec<PipelineOp>> {
         })
     });
     steps.collect()
-}
-
-impl Target {
-    fn put(&self, mut to: message_target::Builder) {
-        match self {
-            Self::Import(import) => to.set_imported_cap(import.id),
-            Self::Answer(question, path) => put_path(to.init_promised_answer(), question.id, path),
-        }
-    }
 }
 
 thread_local! {

@@ -1,0 +1,156 @@
+//! Reads the objects of one environment, all as of one moment, into the frames of an archive.
+//!
+//! It runs on a thread of its own, because it goes on for as long as there is data, and the reader of
+//! the frames may be slow. The moment is held by a snapshot, which keeps the engine from using old
+//! pages again: so whoever takes the frames must not be slow for ever. It never writes.
+
+use std::ops::ControlFlow;
+
+use crate::id::{ObjectId, Shard};
+use crate::storage::archive::{Frame, Record, Records};
+use crate::storage::error::Result;
+use crate::storage::lmdb::engine::Snapshot;
+use crate::storage::lmdb::layout::keys::RecordPath;
+use crate::storage::lmdb::layout::{ShardMeta, damaged, log_shard, shard_key};
+use crate::storage::lmdb::scan;
+use crate::storage::log::local::Reader;
+use crate::storage::range::Range;
+use crate::storage::space::Space;
+
+/// Frames are handed out when there are about so many bytes of them.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// Says of a header whether its object is meant.
+pub(crate) type Passes = dyn Fn(Option<&[u8]>) -> bool + Send;
+
+/// Which objects are meant.
+pub(crate) struct Pick {
+    /// That one, or any.
+    pub(crate) id: Option<ObjectId>,
+    /// Those whose header passes; objects of the server itself have none.
+    pub(crate) passes: Box<Passes>,
+    /// The parts of an object that are taken, in their order.
+    pub(crate) spaces: &'static [Space],
+}
+
+/// All that is not made anew where it is imported: `Edges` and `Usage` follow from the values.
+pub(crate) const EVERYTHING: &[Space] =
+    &[Space::Header, Space::Data, Space::Grants, Space::Requests];
+/// The spaces that say who can reach an object.
+pub(crate) const GRANTS: &[Space] = &[Space::Header, Space::Grants];
+
+/// Takes whole frames; says whether there is a use for more.
+pub(crate) type TakeFrames<'a> = dyn FnMut(Vec<u8>) -> ControlFlow<()> + 'a;
+
+/// Reads what `pick` means, until `take` has enough. `begun` is called once the moment is fixed.
+///
+/// # Errors
+/// `Corrupt` at a damaged record, or that the disk can't be read: what was taken is not the whole.
+pub(crate) fn export(
+    reader: &Reader,
+    pick: &Pick,
+    begun: impl FnOnce(),
+    take: &mut TakeFrames<'_>,
+) -> Result<()> {
+    reader.snapshot(|snapshot| {
+        begun();
+        let (frames, records, shard, spaces) = (Vec::new(), Vec::new(), None, pick.spaces);
+        let mut export = Export { snapshot, spaces, frames, records, shard, take };
+        let mut next = match pick.id {
+            Some(id) => Some(id),
+            None => scan::next_object(snapshot, None)?,
+        };
+        while let Some(id) = next {
+            if pick.means(snapshot, id)? && export.object(id)?.is_break() {
+                return Ok(());
+            }
+            next = if pick.id.is_some() { None } else { scan::next_object(snapshot, next)? };
+        }
+        export.finish();
+        Ok(())
+    })
+}
+
+impl Pick {
+    fn means(&self, snapshot: &Snapshot<'_>, id: ObjectId) -> Result<bool> {
+        let header = RecordPath::new(id, Space::Header, &[])?.record;
+        Ok((self.passes)(snapshot.get(&header)?))
+    }
+}
+
+struct Export<'a, 't> {
+    snapshot: &'a Snapshot<'a>,
+    spaces: &'static [Space],
+    /// Whole frames that weren't taken yet.
+    frames: Vec<u8>,
+    /// Records of the present object that are in no frame yet.
+    records: Vec<u8>,
+    shard: Option<Shard>,
+    take: &'a mut TakeFrames<'t>,
+}
+
+impl Export<'_, '_> {
+    fn object(&mut self, id: ObjectId) -> Result<ControlFlow<()>> {
+        let snapshot = self.snapshot;
+        let mut is_begun = false;
+        for &space in self.spaces {
+            let mut failed = Ok(());
+            let mut flow = ControlFlow::Continue(());
+            scan::scan(snapshot, id, space, &Range::all(), &mut |key, value| {
+                if !is_begun {
+                    is_begun = true;
+                    failed = self.begin(id);
+                }
+                flow = self.record(&Record { space, key, value });
+                if failed.is_err() { ControlFlow::Break(()) } else { flow }
+            })?;
+            failed?;
+            if flow.is_break() {
+                return Ok(flow);
+            }
+        }
+        Ok(self.pack())
+    }
+
+    fn begin(&mut self, id: ObjectId) -> Result<()> {
+        let shard = log_shard(id);
+        if self.shard.replace(shard) != Some(shard) {
+            let key = shard_key(shard);
+            let meta = match self.snapshot.get(&key)? {
+                Some(record) => ShardMeta::decode(record).ok_or_else(|| damaged(&key))?,
+                None => ShardMeta::default(),
+            };
+            Frame::Shard(shard, meta).encode(&mut self.frames);
+        }
+        Frame::Object(id).encode(&mut self.frames);
+        Ok(())
+    }
+
+    fn record(&mut self, record: &Record<'_>) -> ControlFlow<()> {
+        let length = record.key.len() + record.value.len();
+        // A value that fills a frame has one of its own, so that none is larger than it must be.
+        if !self.records.is_empty() && self.records.len() + length > CHUNK_BYTES {
+            self.pack()?;
+        }
+        record.encode(&mut self.records);
+        ControlFlow::Continue(())
+    }
+
+    /// Makes a frame of the records, and hands the frames on if they are enough.
+    fn pack(&mut self) -> ControlFlow<()> {
+        if !self.records.is_empty() {
+            Frame::Records(Records::encoded(&self.records)).encode(&mut self.frames);
+            self.records.clear();
+        }
+        if self.frames.len() < CHUNK_BYTES {
+            return ControlFlow::Continue(());
+        }
+        (self.take)(std::mem::take(&mut self.frames))
+    }
+
+    fn finish(mut self) {
+        if !self.frames.is_empty() {
+            let _ = (self.take)(std::mem::take(&mut self.frames));
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Rewrites an environment that nobody uses into a new one, in the order of its keys.
+//!
+//! Deleted records leave free pages, and random writes leave pages half full; neither
+//! goes back to the disk by itself. The new environment lies beside the old one until it is durable,
+//! and takes its name in one step.
+//!
+//! **Invariant:** at every moment the name stands for one whole environment with all records. What an
+//! attempt that was cut short leaves lies under the other name, and the next attempt removes it.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::ops::ControlFlow;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use crate::storage::error::io_error;
+use crate::storage::error::{Result, StorageError};
+use crate::storage::lmdb::dir;
+use crate::storage::lmdb::engine::{Bulk, Environment};
+use crate::storage::lmdb::layout::Kind;
+use crate::storage::lmdb::pairs::Pairs;
+
+/// Bytes that are copied in one transaction.
+const STEP_BYTES: usize = 16 << 20;
+
+/// The sizes of an environment before and after.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Compacted {
+    /// Records, of objects and others.
+    pub(crate) records: u64,
+    /// The bytes that its data took on the disk.
+    pub(crate) before: u64,
+    /// The bytes that they take now.
+    pub(crate) after: u64,
+}
+
+/// Compacts the environment of objects in `path`; `progress` is told how many records were copied, and
+/// of how many.
+///
+/// # Errors
+/// The environment has all it had, compacted or not.
+pub(crate) fn compact(
+    path: &Path,
+    map_bytes: usize,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Compacted> {
+    let beside = beside(path);
+    remove(&beside)?;
+    DirBuilder::new().mode(0o700).create(&beside).map_err(io_error("create", &beside))?;
+    let env = Environment::open(path, Kind::Objects, map_bytes)?;
+    let before = size(path)?;
+    let copied = copy(&env, &beside, map_bytes, progress).and_then(|records| {
+        dir::write_marker(&beside, Kind::Objects)?;
+        exchange(path, &beside)?;
+        Ok(records)
+    });
+    let records = match copied {
+        Ok(records) => records,
+        Err(error) => {
+            // It gives its space back; what can't be removed is, by the next attempt.
+            let _ = remove(&beside);
+            return Err(error);
+        }
+    };
+    // Its lock is on the old files, under whichever name.
+    drop(env);
+    let after = size(path)?;
+    remove(&beside)?;
+    Ok(Compacted { records, before, after })
+}
+
+/// The path at which the new environment is made, and the old one ends.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".compact");
+    PathBuf::from(name)
+}
+
+fn copy(
+    env: &Environment,
+    to: &Path,
+    map_bytes: usize,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<u64> {
+    let expected = env.entries()?;
+    let bulk = Bulk::make(to, map_bytes)?;
+    let mut step = Pairs::default();
+    let mut copied = 0;
+    env.read(|snapshot| {
+        let _ = snapshot.walk((&[0], None), false, |key, record| {
+            step.push(key, record);
+            copied += 1;
+            if step.bytes() >= STEP_BYTES {
+                bulk.append(step.iter())?;
+                step.clear();
+                progress(copied, expected);
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        bulk.append(step.iter())
+    })?;
+    progress(copied, expected);
+    let found = bulk.finish()?;
+    if copied != expected || found != expected {
+        return Err(StorageError::Miscounted { expected, found: found.min(copied) });
+    }
+    Ok(found)
+}
+
+/// The two change names, durably.
+fn exchange(path: &Path, beside: &Path) -> Result<()> {
+    renameat_with(CWD, path, CWD, beside, RenameFlags::EXCHANGE).map_err(|error| {
+        io_error("put the compacted storage in the place of", path)(error.into())
+    })?;
+    let parent = path.parent().unwrap_or(Path::new("."));
+    File::open(parent).and_then(|parent| parent.sync_all()).map_err(io_error("sync", parent))
+}
+
+fn size(path: &Path) -> Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let data = path.join(dir::DATA);
+    let metadata = fs::metadata(&data).map_err(io_error("measure", &data))?;
+    Ok(metadata.blocks() * 512)
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(io_error("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::MAP_BYTES;
+
+    fn fill(path: &Path, keys: std::ops::Range<u32>) {
+        let env = Environment::open(path, Kind::Objects, MAP_BYTES).unwrap();
+        env.write(|changes| {
+            // Backwards, so that pages are split as they are by random writes.
+            keys.clone()
+                .rev()
+                .try_for_each(|key| changes.put(&[[1; 4], key.to_be_bytes()].concat(), &[7; 90]))
+        })
+        .unwrap();
+        env.write(|changes| {
+            keys.filter(|key| key % 3 != 0)
+                .try_for_each(|key| changes.delete(&[[1; 4], key.to_be_bytes()].concat()))
+        })
+        .unwrap();
+    }
+
+    type Records = Vec<(Vec<u8>, Vec<u8>)>;
+
+    /// The incarnation, and all other records.
+    fn all(path: &Path) -> (u64, Records) {
+        let env = Environment::open(path, Kind::Objects, MAP_BYTES).unwrap();
+        let mut all = Vec::new();
+        let walked = env.read(|snapshot| {
+            snapshot.walk((&[1], None), false, |key, record| {
+                all.push((key.to_vec(), record.to_vec()));
+                Ok(ControlFlow::Continue(()))
+            })
+        });
+        assert!(walked.unwrap().is_continue());
+        (env.incarnation(), all)
+    }
+
+    #[test]
+    fn a_compacted_environment_has_the_same_records_in_less_space() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("host-0");
+        fill(&path, 0..20_000);
+        let (incarnation, expected) = all(&path);
+        // What an earlier attempt left.
+        fs::create_dir(beside(&path)).unwrap();
+        fs::write(beside(&path).join("data.mdb"), "half").unwrap();
+        let mut last = (0, 0);
+        let compacted = compact(&path, MAP_BYTES, &mut |done, of| last = (done, of)).unwrap();
+        assert!(compacted.after * 2 < compacted.before, "{compacted:?}");
+        assert_eq!(compacted.records as usize, expected.len() + 1);
+        assert_eq!(last, (compacted.records, compacted.records));
+        assert!(!beside(&path).exists());
+        // No epoch is ever given out twice.
+        let (later, found) = all(&path);
+        assert!(later > incarnation);
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_damaged_record_is_not_copied_and_the_environment_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("host-0");
+        fill(&path, 0..100);
+        let env = Environment::open(&path, Kind::Objects, MAP_BYTES).unwrap();
+        env.write(|changes| {
+            changes.put_raw(&[9; 30], b"not what was written");
+            Ok(())
+        })
+        .unwrap();
+        drop(env);
+        let before = fs::read(path.join(dir::DATA)).unwrap().len();
+        assert!(compact(&path, MAP_BYTES, &mut |_, _| ()).is_err());
+        assert_eq!(fs::read(path.join(dir::DATA)).unwrap().len(), before);
+        compact(&path, MAP_BYTES, &mut |_, _| ()).unwrap_err();
+        assert!(!beside(&path).exists(), "a failed attempt gives its space back");
+    }
+}

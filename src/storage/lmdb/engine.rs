@@ -1,0 +1,469 @@
+//! The only file that names LMDB.
+//!
+//! The Rust binding is unsound from safe code in places: iterators that outlive their cursor,
+//! slices that outlive a write, a map resized under a transaction. So what leaves this file are
+//! owned bytes, and borrows that end with the closure they were given to; never a cursor, an
+//! iterator or a transaction. The map is never resized and never written to directly.
+//!
+//! **Invariants:** every record is checked when it is read, and a damaged one is never given out.
+//! After the first failed write transaction there is no other one: what the disk holds is then
+//! unknown, and a second sync could report success for pages that the first one lost.
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use ::lmdb::{
+    Cursor as _, Database, Environment as Lmdb, EnvironmentFlags, Error, RoTransaction,
+    RwTransaction, Transaction as _, WriteFlags,
+};
+
+use crate::limits::MAP_BYTES;
+use crate::storage::error::{Result, StorageError};
+use crate::storage::lmdb::dir::{Age, DATA, EnvironmentDir, LMDB_LOCK, MARKER};
+use crate::storage::lmdb::layout::{
+    self, CHECKSUM_BYTES, ENVIRONMENT_KEY, EnvironmentRecord, Kind,
+};
+use crate::storage::lmdb::watched::Watched;
+
+/// Two for the vat thread, which may read while it visits, one for the commit thread, the rest for
+/// exports and other tools.
+const READERS_MAX: u32 = 64;
+/// Data is for the server's own account.
+const FILE_MODE: u32 = 0o600;
+
+// Moves of a cursor, with the numbers of LMDB's interface: the binding doesn't give them out.
+const LAST: u32 = 6;
+const NEXT: u32 = 8;
+const PREVIOUS: u32 = 12;
+/// To the first key that is not less than the given one.
+const NOT_LESS: u32 = 17;
+
+/// An engine key and its record, if the cursor found one.
+type Found<'a> = Option<(&'a [u8], &'a [u8])>;
+
+/// Makes the environment in `path`, an empty or absent directory, so that one which is missing later
+/// is known to be lost.
+///
+/// # Errors
+/// As for opening it.
+pub(crate) fn make(path: &Path, kind: Kind) -> Result<()> {
+    Environment::open(path, kind, MAP_BYTES).map(drop)
+}
+
+/// One LMDB environment, held open and locked until the last handle to it is dropped.
+pub(crate) struct Environment {
+    // Dropped in this order: the lock of the directory goes last.
+    lmdb: Lmdb,
+    database: Database,
+    incarnation: u64,
+    map_bytes: u64,
+    page_bytes: u64,
+    failure: OnceLock<Arc<StorageError>>,
+    files: Arc<Watched>,
+    _dir: EnvironmentDir,
+}
+
+impl Environment {
+    /// Opens or makes the environment in `path`, and durably counts this opening.
+    ///
+    /// # Errors
+    /// Those of [`EnvironmentDir::open`]; `Format` and `CorruptRecord` when the environment isn't
+    /// what the directory says: its data is unchanged. `Lmdb`: an opening may have been counted.
+    pub(crate) fn open(path: &Path, kind: Kind, map_bytes: usize) -> Result<Self> {
+        let mut dir = EnvironmentDir::open(path, kind)?;
+        // Readers belong to transactions and not to threads; all else stays at its safest.
+        let (lmdb, database) = open(&dir, EnvironmentFlags::NO_TLS, map_bytes)?;
+        let incarnation = count_opening(&lmdb, database, kind, dir.age())?;
+        dir.complete()?;
+        let files = [MARKER, DATA, LMDB_LOCK];
+        Self::opened((lmdb, database), incarnation, map_bytes, &files, dir)
+    }
+
+    /// Opens the environment in `path`, which is complete, without a change of any file. Every write
+    /// fails.
+    ///
+    /// # Errors
+    /// Those of [`EnvironmentDir::open_to_read`], `CorruptRecord`, `Format`, `Lmdb`.
+    pub(crate) fn open_to_read(path: &Path, kind: Kind, map_bytes: usize) -> Result<Self> {
+        let dir = EnvironmentDir::open_to_read(path, kind)?;
+        // LMDB's own lock file can't be written on such a disk, and keeps apart readers and writers: the
+        // lock of the directory says that there is no writer.
+        let flags =
+            EnvironmentFlags::NO_TLS | EnvironmentFlags::READ_ONLY | EnvironmentFlags::NO_LOCK;
+        let (lmdb, database) = open(&dir, flags, map_bytes)?;
+        let record = {
+            let txn = lmdb.begin_ro_txn().map_err(failed("begin a read"))?;
+            let found = checked(&ENVIRONMENT_KEY, txn.get(database, &ENVIRONMENT_KEY))?;
+            EnvironmentRecord::decode(
+                found.ok_or_else(|| layout::damaged(&ENVIRONMENT_KEY))?,
+                kind,
+            )?
+        };
+        Self::opened((lmdb, database), record.incarnation, map_bytes, &[MARKER, DATA], dir)
+    }
+
+    fn opened(
+        (lmdb, database): (Lmdb, Database),
+        incarnation: u64,
+        map_bytes: usize,
+        files: &[&str],
+        dir: EnvironmentDir,
+    ) -> Result<Self> {
+        let files = Watched::new(files.iter().map(|name| dir.path().join(name)))?;
+        let page_bytes = lmdb.stat().map_err(failed("read the page size"))?.page_size().into();
+        let (map_bytes, failure) = (map_bytes as u64, OnceLock::new());
+        Ok(Self { lmdb, database, incarnation, map_bytes, page_bytes, failure, files, _dir: dir })
+    }
+
+    /// The number of times that the environment was opened, this time included.
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// The address space that the data can take.
+    pub(crate) fn map_bytes(&self) -> u64 {
+        self.map_bytes
+    }
+
+    /// The bytes that are left of it behind the last page; none if that can't be found out.
+    pub(crate) fn bytes_unmapped(&self) -> u64 {
+        let used = |last: usize| (last as u64 + 1) * self.page_bytes;
+        let last = self.lmdb.info().map_or(u64::MAX, |info| used(info.last_pgno()));
+        self.map_bytes.saturating_sub(last)
+    }
+
+    /// Pages before the last one that hold nothing any more.
+    ///
+    /// # Errors
+    /// When LMDB can't read its list of them.
+    pub(crate) fn bytes_reusable(&self) -> Result<u64> {
+        let pages = self.lmdb.freelist().map_err(failed("count the free pages"))?;
+        Ok(pages as u64 * self.page_bytes)
+    }
+
+    /// The number of records.
+    ///
+    /// # Errors
+    /// When LMDB can't say.
+    pub(crate) fn entries(&self) -> Result<u64> {
+        Ok(self.lmdb.stat().map_err(failed("count the records"))?.entries() as u64)
+    }
+
+    /// Looks whether the files are as they must be.
+    ///
+    /// # Errors
+    /// `FileChanged`, `Io`.
+    pub(crate) fn check_files(&self) -> Result<()> {
+        self.files.check()
+    }
+
+    /// Runs `body` on a snapshot of what was committed when it began.
+    pub(crate) fn read<T>(&self, body: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
+        let txn = self.lmdb.begin_ro_txn().map_err(failed("begin a read"))?;
+        body(&Snapshot { txn, database: self.database })
+    }
+
+    /// Makes everything that `body` writes durable, or nothing. `body` must not write again.
+    ///
+    /// # Errors
+    /// Any error, of `body` or of the disk, is the end of all writing: this and all later calls
+    /// return that first one, and what the disk holds of the writes of this call is unknown.
+    pub(crate) fn write<T>(
+        &self,
+        body: impl FnOnce(&mut Changes<'_>) -> Result<T>,
+    ) -> std::result::Result<T, Arc<StorageError>> {
+        if let Some(failure) = self.failure.get() {
+            return Err(failure.clone());
+        }
+        // Before it, because a page that a shorter file has no more can't be read; after it, because nobody
+        // may hear of writes that went into a file without a name.
+        let committed = self.files.check().and_then(|()| {
+            let written = commit(&self.lmdb, self.database, body)?;
+            self.files.check().map(|()| written)
+        });
+        committed.map_err(|error| self.failure.get_or_init(|| Arc::new(error)).clone())
+    }
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Environment")
+            .field("incarnation", &self.incarnation)
+            .finish_non_exhaustive()
+    }
+}
+
+fn open(
+    dir: &EnvironmentDir,
+    flags: EnvironmentFlags,
+    map_bytes: usize,
+) -> Result<(Lmdb, Database)> {
+    let lmdb = Lmdb::new()
+        .set_flags(flags)
+        .set_map_size(map_bytes)
+        .set_max_readers(READERS_MAX)
+        .open_with_permissions(dir.path(), FILE_MODE)
+        .map_err(failed("open the environment"))?;
+    let database = lmdb.open_db(None).map_err(failed("open the database"))?;
+    Ok((lmdb, database))
+}
+
+/// The state that was committed at one moment.
+pub(crate) struct Snapshot<'a> {
+    txn: RoTransaction<'a>,
+    database: Database,
+}
+
+impl Snapshot<'_> {
+    /// The record under `key`.
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<&[u8]>> {
+        match checked(key, self.txn.get(self.database, &key))? {
+            Some(record) => Ok(Some(record)),
+            None => self.check_missing(key).map(|()| None),
+        }
+    }
+
+    /// The length of the record under `key`, which is not looked at.
+    pub(crate) fn length(&self, key: &[u8]) -> Result<Option<usize>> {
+        match self.txn.get(self.database, &key) {
+            Ok(stored) => Ok(Some(stored.len().saturating_sub(CHECKSUM_BYTES))),
+            Err(Error::NotFound) => self.check_missing(key).map(|()| None),
+            Err(error) => Err(failed("get")(error)),
+        }
+    }
+
+    /// A missing key is believed only if the records around its place are whole and in order. A key
+    /// that was damaged lies there still, and one that a damaged page has misled lies elsewhere.
+    fn check_missing(&self, key: &[u8]) -> Result<()> {
+        let cursor = self.txn.open_ro_cursor(self.database).map_err(failed("open a cursor"))?;
+        let go = |key: Option<&[u8]>, step| found(cursor.get(key, None, step));
+        let after = go(Some(key), NOT_LESS)?;
+        let before = go(None, if after.is_some() { PREVIOUS } else { LAST })?;
+        for (near, stored) in after.into_iter().chain(before) {
+            layout::verify(near, stored)?;
+        }
+        let is_between = after.is_none_or(|(after, _)| after > key)
+            && before.is_none_or(|(before, _)| before < key);
+        if is_between { Ok(()) } else { Err(layout::damaged(key)) }
+    }
+
+    /// Visits the records from `from` on and before `until`, in the order of their keys, or from the
+    /// last one back; until `visit` breaks off, which is returned.
+    pub(crate) fn walk(
+        &self,
+        (from, until): (&[u8], Option<&[u8]>),
+        reverse: bool,
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
+    ) -> Result<ControlFlow<()>> {
+        let cursor = self.txn.open_ro_cursor(self.database).map_err(failed("open a cursor"))?;
+        let go = |key: Option<&[u8]>, step| found(cursor.get(key, None, step));
+        let first = || go(Some(from), NOT_LESS);
+        let last = || match until {
+            Some(until) if go(Some(until), NOT_LESS)?.is_some() => go(None, PREVIOUS),
+            _ => go(None, LAST),
+        };
+        // Where it begins is looked for last: there the cursor goes on.
+        let (end, begin) = if reverse { (first()?, last()?) } else { (last()?, first()?) };
+        let (Some((end, _)), Some(mut at)) = (end, begin) else {
+            return Ok(ControlFlow::Continue(()));
+        };
+        let is_empty = if reverse { end > at.0 } else { end < at.0 };
+        if is_empty {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let step = if reverse { PREVIOUS } else { NEXT };
+        loop {
+            let (key, stored) = at;
+            let Some(record) = layout::whole(key, stored) else { return Err(layout::damaged(key)) };
+            if visit(key, record)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            // Within one snapshot the same key lies at the same place, so that nothing is compared.
+            if std::ptr::eq(key.as_ptr(), end.as_ptr()) {
+                break;
+            }
+            at = match cursor.get(None, None, step) {
+                Ok((Some(key), stored)) => (key, stored),
+                other => match found(other)? {
+                    Some(next) => next,
+                    None => break,
+                },
+            };
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+/// The one write transaction under way.
+pub(crate) struct Changes<'a> {
+    txn: RwTransaction<'a>,
+    database: Database,
+}
+
+impl Changes<'_> {
+    /// The record under `key`, as changed so far.
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<&[u8]>> {
+        checked(key, self.txn.get(self.database, &key))
+    }
+
+    /// Stores `record` with its checksum.
+    pub(crate) fn put(&mut self, key: &[u8], record: &[u8]) -> Result<()> {
+        let length = CHECKSUM_BYTES + record.len();
+        let slot = self
+            .txn
+            .reserve(self.database, &key, length, WriteFlags::empty())
+            .map_err(failed("put"))?;
+        fill(slot, key, record);
+        Ok(())
+    }
+
+    /// Removes what is under `key`, if anything.
+    pub(crate) fn delete(&mut self, key: &[u8]) -> Result<()> {
+        match self.txn.del(self.database, &key, None) {
+            Ok(()) | Err(Error::NotFound) => Ok(()),
+            Err(error) => Err(failed("delete")(error)),
+        }
+    }
+
+    /// Tells whether any key begins with `prefix`.
+    pub(crate) fn has_any(&self, prefix: &[u8]) -> Result<bool> {
+        let cursor = self.txn.open_ro_cursor(self.database).map_err(failed("open a cursor"))?;
+        let first = found(cursor.get(Some(prefix), None, NOT_LESS))?;
+        Ok(first.is_some_and(|(key, _)| key.starts_with(prefix)))
+    }
+
+    /// Removes every key that begins with `prefix`.
+    pub(crate) fn delete_all(&mut self, prefix: &[u8]) -> Result<()> {
+        let mut cursor = self.txn.open_rw_cursor(self.database).map_err(failed("open a cursor"))?;
+        let mut at = cursor.get(Some(prefix), None, NOT_LESS);
+        // Nothing that the cursor found is looked at after the deletion.
+        while found(at)?.is_some_and(|(key, _)| key.starts_with(prefix)) {
+            cursor.del(WriteFlags::empty()).map_err(failed("delete"))?;
+            at = cursor.get(None, None, NEXT);
+        }
+        Ok(())
+    }
+
+    /// Stores bytes as a failing disk would: without a checksum of their own.
+    #[cfg(test)]
+    pub(crate) fn put_raw(&mut self, key: &[u8], stored: &[u8]) {
+        self.txn.put(self.database, &key, &stored, WriteFlags::empty()).unwrap();
+    }
+
+    /// The bytes under `key`, checksum included.
+    #[cfg(test)]
+    pub(crate) fn get_raw(&self, key: &[u8]) -> Vec<u8> {
+        self.txn.get(self.database, &key).unwrap().to_vec()
+    }
+}
+
+/// A new environment that is filled from the first key to the last, and used only afterwards.
+pub(crate) struct Bulk {
+    lmdb: Lmdb,
+    database: Database,
+}
+
+impl Bulk {
+    /// Makes the files of an environment in `path`, an empty directory. They have no marker yet.
+    ///
+    /// # Errors
+    /// When LMDB can't make them.
+    pub(crate) fn make(path: &Path, map_bytes: usize) -> Result<Self> {
+        let lmdb = Lmdb::new()
+            // Nobody relies on it before `finish`, which syncs once.
+            .set_flags(EnvironmentFlags::NO_TLS | EnvironmentFlags::NO_SYNC)
+            .set_map_size(map_bytes)
+            .open_with_permissions(path, FILE_MODE)
+            .map_err(failed("make the environment"))?;
+        let database = lmdb.open_db(None).map_err(failed("open the database"))?;
+        Ok(Self { lmdb, database })
+    }
+
+    /// Adds records, each of which must be behind all that are there.
+    ///
+    /// # Errors
+    /// When a key isn't behind the last one, or LMDB fails: the environment must be thrown away.
+    pub(crate) fn append<'a>(
+        &self,
+        records: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    ) -> Result<()> {
+        let mut txn = self.lmdb.begin_rw_txn().map_err(failed("begin a write"))?;
+        for (key, record) in records {
+            let slot = txn
+                .reserve(self.database, &key, CHECKSUM_BYTES + record.len(), WriteFlags::APPEND)
+                .map_err(failed("append"))?;
+            fill(slot, key, record);
+        }
+        txn.commit().map_err(failed("commit"))
+    }
+
+    /// Makes all of it durable; how many records there are.
+    ///
+    /// # Errors
+    /// When that can't be done: the environment must be thrown away.
+    pub(crate) fn finish(self) -> Result<u64> {
+        self.lmdb.sync(true).map_err(failed("sync"))?;
+        Ok(self.lmdb.stat().map_err(failed("count the records"))?.entries() as u64)
+    }
+}
+
+fn fill(slot: &mut [u8], key: &[u8], record: &[u8]) {
+    let (sum, rest) = slot.split_at_mut(CHECKSUM_BYTES);
+    sum.copy_from_slice(&layout::checksum(key, record));
+    rest.copy_from_slice(record);
+}
+
+fn commit<T>(
+    lmdb: &Lmdb,
+    database: Database,
+    body: impl FnOnce(&mut Changes<'_>) -> Result<T>,
+) -> Result<T> {
+    let txn = lmdb.begin_rw_txn().map_err(failed("begin a write"))?;
+    let mut changes = Changes { txn, database };
+    let result = body(&mut changes)?;
+    changes.txn.commit().map_err(failed("commit"))?;
+    Ok(result)
+}
+
+fn count_opening(lmdb: &Lmdb, database: Database, kind: Kind, age: Age) -> Result<u64> {
+    commit(lmdb, database, |changes| {
+        let last = match (changes.get(&ENVIRONMENT_KEY)?, age) {
+            (Some(record), _) => EnvironmentRecord::decode(record, kind)?.incarnation,
+            (None, Age::New) => 0,
+            (None, Age::Existing) => return Err(layout::damaged(&ENVIRONMENT_KEY)),
+        };
+        let record = EnvironmentRecord { incarnation: last + 1 };
+        changes.put(&ENVIRONMENT_KEY, &record.encode(kind))?;
+        Ok(record.incarnation)
+    })
+}
+
+fn checked<'a>(key: &[u8], found: ::lmdb::Result<&'a [u8]>) -> Result<Option<&'a [u8]>> {
+    match found {
+        Ok(stored) => layout::verify(key, stored).map(Some),
+        Err(Error::NotFound) => Ok(None),
+        Err(error) => Err(failed("get")(error)),
+    }
+}
+
+/// The record that a cursor came to; it has a key wherever it stands.
+#[inline]
+fn found<'a>(moved: ::lmdb::Result<(Option<&'a [u8]>, &'a [u8])>) -> Result<Found<'a>> {
+    match moved {
+        Ok((Some(key), stored)) => Ok(Some((key, stored))),
+        Ok((None, _)) | Err(Error::NotFound) => Ok(None),
+        Err(error) => Err(failed("move a cursor")(error)),
+    }
+}
+
+fn failed(action: &'static str) -> impl Fn(Error) -> StorageError {
+    move |error| match error {
+        Error::MapFull => StorageError::MapFull,
+        error => StorageError::Lmdb { action, source: Box::new(error) },
+    }
+}
+
+#[cfg(test)]
+mod tests;

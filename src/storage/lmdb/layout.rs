@@ -1,0 +1,320 @@
+//! Every key and record of the environments, byte by byte.
+//!
+//! It is one file of pure functions so that the format can be read, and reviewed, in one place.
+//! It never touches a disk.
+//!
+//! | key | record |
+//! |---|---|
+//! | `00` | the environment: format, kind, incarnation |
+//! | `01` ‖ text | config environments only: version (8) ‖ value |
+//! | shard (2) | the shard's epoch, position and chain hash |
+//! | shard (2) ‖ object id (16) ‖ space (1) ‖ key of the space | one record of an object; longer keys see `keys` |
+//!
+//! Numbers in keys are big-endian, so that LMDB's order is theirs. The shard in front is the *log*
+//! shard, which is the object's home shard: a shard's meta record sorts right before its objects.
+//! Config keys never share an environment with objects.
+//!
+//! Every record is stored behind a checksum (4 bytes, little-endian), which is the lower half of
+//! XXH3-64 over the record, seeded with XXH3-64 over the key: a record that is damaged, or lies under a
+//! key that isn't its own, is found out when it is read. XXH3 is there for its speed with short records.
+
+pub(crate) mod keys;
+
+use smallvec::SmallVec;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use crate::id::{Epoch, ObjectId, Shard};
+use crate::limits::CONFIG_KEY_BYTES_MAX;
+use crate::storage::error::StorageError;
+use crate::storage::position::{HASH_BYTES, Link, Position};
+use crate::storage::space::Space;
+
+/// The format that this code reads and writes.
+pub(crate) const FORMAT: u8 = 2;
+
+/// The key under which an environment says what it is. All other keys are longer.
+pub(crate) const ENVIRONMENT_KEY: [u8; 1] = [0];
+
+/// Bytes of the checksum in front of every record.
+pub(crate) const CHECKSUM_BYTES: usize = 4;
+
+const CONFIG_PREFIX: u8 = 1;
+const SHARD_BYTES: usize = 2;
+const SPACE_AT: usize = SHARD_BYTES + ObjectId::LEN;
+const META_VERSION: u8 = 1;
+
+/// The purpose of an environment; the two are never opened as one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The objects of one host.
+    Objects = 0,
+    /// The placement and settings of a cluster.
+    Config = 1,
+}
+
+/// The shard whose log takes the writes of `object`.
+pub(crate) fn log_shard(object: ObjectId) -> Shard {
+    object.home_shard()
+}
+
+/// The key of a shard's meta record.
+pub(crate) fn shard_key(shard: Shard) -> [u8; SHARD_BYTES] {
+    shard.0.to_be_bytes()
+}
+
+/// The key of a config value.
+pub(crate) fn config_key(key: &str) -> Result<Vec<u8>, StorageError> {
+    if key.is_empty() || key.len() > CONFIG_KEY_BYTES_MAX {
+        return Err(StorageError::KeyLength { length: key.len(), max: CONFIG_KEY_BYTES_MAX });
+    }
+    Ok([&[CONFIG_PREFIX], key.as_bytes()].concat())
+}
+
+/// The checksum in front of `record` when it is stored under `key`.
+#[inline]
+pub(crate) fn checksum(key: &[u8], record: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    (xxh3_64_with_seed(record, xxh3_64(key)) as u32).to_le_bytes()
+}
+
+/// The record in what is stored under `key`; none if it is damaged.
+#[inline]
+pub(crate) fn whole<'a>(key: &[u8], stored: &'a [u8]) -> Option<&'a [u8]> {
+    let (sum, record) = stored.split_first_chunk::<CHECKSUM_BYTES>()?;
+    (*sum == checksum(key, record)).then_some(record)
+}
+
+/// The record in what is stored under `key`; damage is an error that names it.
+pub(crate) fn verify<'a>(key: &[u8], stored: &'a [u8]) -> Result<&'a [u8], StorageError> {
+    whole(key, stored).ok_or_else(|| damaged(key))
+}
+
+/// The error for a record that isn't what was written, by the key that it was found under.
+pub(crate) fn damaged(key: &[u8]) -> StorageError {
+    let object = key.get(SHARD_BYTES..SPACE_AT).and_then(|bytes| bytes.try_into().ok());
+    match (object, key.get(SPACE_AT..)) {
+        (Some(object), Some([space, rest @ ..])) => StorageError::Corrupt {
+            object: ObjectId::from_bytes(object),
+            space: *space,
+            key: rest.escape_ascii().to_string(),
+        },
+        _ => StorageError::CorruptRecord { key: key.escape_ascii().to_string() },
+    }
+}
+
+/// A shard's meta record: whose block was applied last, and where the chain stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ShardMeta {
+    /// The epoch of the last block.
+    pub(crate) epoch: Epoch,
+    /// Position and hash of the last block.
+    pub(crate) link: Link,
+}
+
+impl ShardMeta {
+    const BYTES: usize = 1 + 8 + 8 + HASH_BYTES;
+
+    /// Version, epoch, position, chain hash.
+    pub(crate) fn encode(&self) -> [u8; Self::BYTES] {
+        let mut bytes = [META_VERSION; Self::BYTES];
+        bytes[1..9].copy_from_slice(&self.epoch.0.to_be_bytes());
+        bytes[9..17].copy_from_slice(&self.link.position.0.to_be_bytes());
+        bytes[17..].copy_from_slice(&self.link.hash);
+        bytes
+    }
+
+    /// None when the bytes are no meta record of a known version.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let ([META_VERSION], rest) = bytes.split_first_chunk()? else { return None };
+        let (epoch, rest) = rest.split_first_chunk()?;
+        let (position, hash) = rest.split_first_chunk()?;
+        let position = Position(u64::from_be_bytes(*position));
+        let link = Link { position, hash: hash.try_into().ok()? };
+        Some(Self { epoch: Epoch(u64::from_be_bytes(*epoch)), link })
+    }
+}
+
+/// The amount that is stored in an object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// Keys of the class.
+    pub(crate) keys: u64,
+    /// Lengths of all keys and values of the class.
+    pub(crate) bytes: u64,
+    /// Keys whose values refer to objects: those with a record in `Edges`.
+    pub(crate) references: u64,
+    /// Lengths of all keys and records of its request ids.
+    pub(crate) requests: u64,
+    /// Lengths of all keys and records of its grants.
+    pub(crate) grants: u64,
+}
+
+/// The numbers of a usage record.
+pub(crate) type UsageRecord = SmallVec<[u8; 40]>;
+
+impl Usage {
+    /// Keys and bytes; then references, if there are any; or all three of references, request ids and
+    /// grants, if there are any of the latter two.
+    pub(crate) fn encode(self) -> UsageRecord {
+        let numbers = [self.keys, self.bytes, self.references, self.requests, self.grants];
+        let count = match self {
+            Self { references: 0, requests: 0, grants: 0, .. } => 2,
+            Self { requests: 0, grants: 0, .. } => 3,
+            _ => 5,
+        };
+        numbers.iter().take(count).flat_map(|number| number.to_be_bytes()).collect()
+    }
+
+    /// None when the bytes are no such record.
+    pub(crate) fn decode(record: &[u8]) -> Option<Self> {
+        let (numbers, []) = record.as_chunks() else { return None };
+        let number = |at: usize| numbers.get(at).copied().map_or(0, u64::from_be_bytes);
+        let (keys, bytes, references) = (number(0), number(1), number(2));
+        let usage = Self { keys, bytes, references, requests: number(3), grants: number(4) };
+        (*usage.encode() == *record).then_some(usage)
+    }
+
+    /// All bytes that count in the quota.
+    pub(crate) fn total(self) -> u64 {
+        self.bytes.saturating_add(self.requests).saturating_add(self.grants)
+    }
+
+    /// With a record of the server itself more, or one less, or another length of it, if they count.
+    pub(crate) fn changed_record(
+        mut self,
+        space: Space,
+        key: usize,
+        (old, new): (Option<usize>, Option<usize>),
+    ) -> Self {
+        let size = |record: Option<usize>| record.map_or(0, |record| (key + record) as u64);
+        let sum = match space {
+            Space::Requests => &mut self.requests,
+            Space::Grants => &mut self.grants,
+            _ => return self,
+        };
+        *sum = (*sum + size(new)).saturating_sub(size(old));
+        self
+    }
+
+    /// With one key more, or one less, or another length of its value.
+    pub(crate) fn changed(self, key: usize, old: Option<usize>, new: Option<usize>) -> Self {
+        let size = |value: Option<usize>| value.map_or(0, |value| (key + value) as u64);
+        Self {
+            keys: (self.keys + u64::from(new.is_some())).saturating_sub(u64::from(old.is_some())),
+            bytes: (self.bytes + size(new)).saturating_sub(size(old)),
+            ..self
+        }
+    }
+}
+
+/// The record of an environment about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct EnvironmentRecord {
+    /// The number of times that it was opened, this time included.
+    pub(crate) incarnation: u64,
+}
+
+impl EnvironmentRecord {
+    const BYTES: usize = 1 + 1 + 8;
+
+    /// Format, kind, incarnation.
+    pub(crate) fn encode(self, kind: Kind) -> [u8; Self::BYTES] {
+        let mut bytes = [FORMAT; Self::BYTES];
+        bytes[1] = kind as u8;
+        bytes[2..].copy_from_slice(&self.incarnation.to_be_bytes());
+        bytes
+    }
+
+    /// Refuses other formats by name, and anything that isn't an environment of this `kind`.
+    pub(crate) fn decode(bytes: &[u8], kind: Kind) -> Result<Self, StorageError> {
+        match bytes {
+            [FORMAT, of, incarnation @ ..] if *of == kind as u8 => incarnation
+                .try_into()
+                .map(|bytes| Self { incarnation: u64::from_be_bytes(bytes) })
+                .map_err(|_| damaged(&ENVIRONMENT_KEY)),
+            [format, ..] if *format != FORMAT => {
+                Err(StorageError::Format { found: u64::from(*format), known: u64::from(FORMAT) })
+            }
+            _ => Err(damaged(&ENVIRONMENT_KEY)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::keys::RecordPath;
+    use super::*;
+    use crate::limits::KEY_BYTES_MAX;
+
+    fn object(byte: u8) -> ObjectId {
+        ObjectId::from_bytes([byte; ObjectId::LEN])
+    }
+
+    #[test]
+    fn meta_sorts_before_the_shards_objects_and_after_the_environment() {
+        let first =
+            RecordPath::new(ObjectId::from_bytes([0; 16]), Space::Header, b"").unwrap().record;
+        assert!(ENVIRONMENT_KEY.as_slice() < shard_key(Shard(0)).as_slice());
+        assert!(shard_key(Shard(0)).as_slice() < first.as_slice());
+        assert!(first.as_slice() < shard_key(Shard(1)).as_slice());
+    }
+
+    #[test]
+    fn keys_that_are_too_long_or_empty_are_refused() {
+        for (space, key) in [
+            (Space::Data, vec![0; KEY_BYTES_MAX + 1]),
+            (Space::Data, vec![]),
+            (Space::Grants, vec![]),
+            (Space::Header, vec![0; KEY_BYTES_MAX + 1]),
+        ] {
+            let refused = RecordPath::new(object(1), space, &key);
+            assert!(matches!(refused, Err(StorageError::KeyLength { .. })), "{space:?}");
+        }
+        assert!(config_key(&"k".repeat(CONFIG_KEY_BYTES_MAX)).unwrap().len() <= 511);
+    }
+
+    #[test]
+    fn every_changed_bit_and_every_other_key_is_found_out() {
+        let (key, record) = (b"key".as_slice(), b"value".as_slice());
+        let stored = [&checksum(key, record), record].concat();
+        assert_eq!(verify(key, &stored).unwrap(), record);
+        for bit in 0..stored.len() * 8 {
+            let mut damaged = stored.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(verify(key, &damaged).is_err(), "bit {bit}");
+        }
+        assert!(verify(b"kez", &stored).is_err());
+        assert!(verify(key, &stored[..3]).is_err());
+    }
+
+    #[test]
+    fn usage_is_short_without_references_and_has_one_encoding() {
+        for (references, requests, grants, length) in
+            [(0, 0, 0, 16), (1, 0, 0, 24), (0, 0, 7, 40), (2, 9, 0, 40)]
+        {
+            let usage = Usage { keys: 3, bytes: 300, references, requests, grants };
+            let record = usage.encode();
+            assert_eq!(record.len(), length);
+            assert_eq!(Usage::decode(&record), Some(usage));
+            assert_eq!(Usage::decode(&record[1..]), None);
+        }
+        for length in [0, 8, 24, 32, 40, 48] {
+            assert_eq!(Usage::decode(&vec![0; length]), None, "{length}");
+        }
+    }
+
+    #[test]
+    fn meta_and_environment_records_come_back_as_they_were() {
+        let link = Link { position: Position(9), hash: [3; 16] };
+        let meta = ShardMeta { epoch: Epoch(2), link };
+        assert_eq!(ShardMeta::decode(&meta.encode()), Some(meta));
+        assert_eq!(ShardMeta::decode(&meta.encode()[1..]), None);
+
+        let record = EnvironmentRecord { incarnation: 5 };
+        let mut bytes = record.encode(Kind::Objects);
+        assert_eq!(EnvironmentRecord::decode(&bytes, Kind::Objects).unwrap(), record);
+        assert!(EnvironmentRecord::decode(&bytes, Kind::Config).is_err());
+        bytes[0] = FORMAT + 1;
+        let newer = EnvironmentRecord::decode(&bytes, Kind::Objects);
+        assert!(matches!(newer, Err(StorageError::Format { found: 3, known: 2 })));
+    }
+}

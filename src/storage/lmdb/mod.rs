@@ -1,0 +1,11 @@
+//! The engine of the storage, LMDB, and the bytes that lie in it.
+
+pub(crate) mod check;
+pub(crate) mod compact;
+pub(crate) mod dir;
+pub(crate) mod engine;
+pub(crate) mod layout;
+pub(crate) mod pairs;
+pub(crate) mod room;
+pub(crate) mod scan;
+pub(crate) mod watched;

@@ -1,0 +1,148 @@
+//! Visits the keys of an object in their order, short and long ones alike.
+//!
+//! Records of the top level come in order; where a link stands, the keys that go on from it come
+//! next, and so on down (see `layout::keys`). It never writes and never keeps anything.
+
+use std::cmp::Ordering;
+use std::ops::{Bound, ControlFlow};
+
+use crate::id::ObjectId;
+use crate::storage::error::Result;
+use crate::storage::lmdb::engine::Snapshot;
+use crate::storage::lmdb::layout::keys::{Level, Step, object_of, object_prefix};
+use crate::storage::range::after_prefix;
+use crate::storage::range::{Range, Visit};
+use crate::storage::space::Space;
+
+/// Visits what `range` says, until `visit` breaks off.
+pub(crate) fn scan(
+    snapshot: &Snapshot<'_>,
+    object: ObjectId,
+    space: Space,
+    range: &Range,
+    visit: &mut Visit<'_>,
+) -> Result<()> {
+    if range.is_empty() {
+        return Ok(());
+    }
+    let bounds = (as_slice(&range.start), as_slice(&range.end));
+    let mut scan = Scan { snapshot, reverse: range.reverse, key: Vec::new(), visit };
+    scan.level(&Level::top(object, space), bounds).map(drop)
+}
+
+/// The object whose records come first behind all those of `last`, or first of all.
+pub(crate) fn next_object(
+    snapshot: &Snapshot<'_>,
+    last: Option<ObjectId>,
+) -> Result<Option<ObjectId>> {
+    // The environment's own record has a key of one byte, and comes before all shards.
+    let behind = last.map_or(Some(vec![0, 0]), |last| after_prefix(&object_prefix(last)));
+    let (Some(from), mut found) = (behind, None) else { return Ok(None) };
+    let _ = snapshot.walk((&from, None), false, |engine, _| {
+        found = object_of(engine);
+        // What is no object's record is the meta record of a shard.
+        Ok(if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    Ok(found)
+}
+
+/// Least and greatest of what is left of the keys in a level.
+type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
+struct Scan<'a, 'v> {
+    snapshot: &'a Snapshot<'a>,
+    reverse: bool,
+    /// The beginning of keys for which the links on the way to the present level stand.
+    key: Vec<u8>,
+    visit: &'a mut Visit<'v>,
+}
+
+impl Scan<'_, '_> {
+    fn level(&mut self, level: &Level, bounds: Bounds<'_>) -> Result<ControlFlow<()>> {
+        let (from, until) = engine_range(level, bounds);
+        let snapshot = self.snapshot;
+        let range = (from.as_slice(), until.as_deref());
+        snapshot.walk(range, self.reverse, |engine, record| match level.step(engine) {
+            Step::Link(part) => self.below(level, engine, part, bounds),
+            Step::Record(rest) if is_within(rest, bounds) => Ok(self.record(rest, record)),
+            Step::Record(_) => Ok(ControlFlow::Continue(())),
+        })
+    }
+
+    fn record(&mut self, rest: &[u8], record: &[u8]) -> ControlFlow<()> {
+        if self.key.is_empty() {
+            return (self.visit)(rest, record);
+        }
+        let length = self.key.len();
+        self.key.extend_from_slice(rest);
+        let visited = (self.visit)(&self.key, record);
+        self.key.truncate(length);
+        visited
+    }
+
+    /// Visits the keys that go on from a link.
+    fn below(
+        &mut self,
+        level: &Level,
+        link: &[u8],
+        part: &[u8],
+        (start, end): Bounds<'_>,
+    ) -> Result<ControlFlow<()>> {
+        let (Some(start), Some(end)) =
+            (rest_of(start, part, Ordering::Less), rest_of(end, part, Ordering::Greater))
+        else {
+            return Ok(ControlFlow::Continue(()));
+        };
+        let length = self.key.len();
+        self.key.extend_from_slice(part);
+        let visited = self.level(&level.below(link), (start, end));
+        self.key.truncate(length);
+        visited
+    }
+}
+
+/// The meaning of a bound for the keys that go on from `part`; none if it shuts all of them out.
+/// They are on its inner side as a whole if it is on the side `outer` of `part`.
+fn rest_of<'a>(bound: Bound<&'a [u8]>, part: &[u8], outer: Ordering) -> Option<Bound<&'a [u8]>> {
+    let (Bound::Included(key) | Bound::Excluded(key)) = bound else { return Some(bound) };
+    match key.strip_prefix(part) {
+        Some(rest) => Some(bound.map(|_| rest)),
+        None if key.cmp(part) == outer => Some(Bound::Unbounded),
+        None => None,
+    }
+}
+
+fn is_within(key: &[u8], (start, end): Bounds<'_>) -> bool {
+    let after = match start {
+        Bound::Included(start) => key >= start,
+        Bound::Excluded(start) => key > start,
+        Bound::Unbounded => true,
+    };
+    after
+        && match end {
+            Bound::Included(end) => key <= end,
+            Bound::Excluded(end) => key < end,
+            Bound::Unbounded => true,
+        }
+}
+
+/// The engine's keys among which the bounds can lie; a few more than those may be within.
+fn engine_range(level: &Level, (start, end): Bounds<'_>) -> (Vec<u8>, Option<Vec<u8>>) {
+    let prefix = level.prefix();
+    let from = match start {
+        Bound::Included(key) | Bound::Excluded(key) => [prefix, level.head(key)].concat(),
+        Bound::Unbounded => prefix.to_vec(),
+    };
+    let until = match end {
+        // Past the key itself, and past the link that stands for its beginning.
+        Bound::Included(key) | Bound::Excluded(key) => {
+            Some([prefix, level.head(key), &[0, 0]].concat())
+        }
+        Bound::Unbounded => after_prefix(prefix),
+    };
+    (from, until)
+}
+
+fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
+    bound.as_ref().map(Vec::as_slice)
+}

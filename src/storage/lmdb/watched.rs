@@ -1,0 +1,129 @@
+//! Files that somebody else must leave alone while they are used: their names lead to them, and they
+//! don't get shorter.
+//!
+//! A file that was replaced or unlinked takes writes as before, and none of them is there after a
+//! restart; so whoever acknowledges a write asks first.
+
+use std::fmt;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use crate::storage::error::io_error;
+use crate::storage::error::{Result, StorageError};
+
+/// All of the process, for whoever has to explain why a page of one can't be read.
+static ALL: Mutex<Vec<Weak<Watched>>> = Mutex::new(Vec::new());
+
+/// Some files, as they were found.
+pub(crate) struct Watched(Vec<File>);
+
+struct File {
+    path: PathBuf,
+    identity: (u64, u64),
+    /// As long as it was seen to be.
+    bytes: AtomicU64,
+}
+
+impl Watched {
+    /// # Errors
+    /// `Io` when one can't be looked at.
+    pub(crate) fn new(paths: impl IntoIterator<Item = PathBuf>) -> Result<Arc<Self>> {
+        let file = |path: PathBuf| {
+            let found = fs::metadata(&path).map_err(io_error("look at", &path))?;
+            Ok(File { identity: identity(&found), bytes: AtomicU64::new(found.len()), path })
+        };
+        let watched = Arc::new(Self(paths.into_iter().map(file).collect::<Result<_>>()?));
+        let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|watched| watched.strong_count() > 0);
+        all.push(Arc::downgrade(&watched));
+        Ok(watched)
+    }
+
+    /// # Errors
+    /// `FileChanged` when one is another file, is gone or is shorter; `Io` when one can't be looked at.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.0.iter().try_for_each(File::check)
+    }
+}
+
+/// The fault of any of these files of the process.
+pub(crate) fn file_changed() -> Option<StorageError> {
+    let all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+    all.iter().filter_map(Weak::upgrade).find_map(|watched| watched.check().err())
+}
+
+impl File {
+    fn check(&self) -> Result<()> {
+        let changed = |what| Err(StorageError::FileChanged { path: self.path.clone(), what });
+        let found = match fs::metadata(&self.path) {
+            Ok(found) => found,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                return changed("is gone");
+            }
+            Err(error) => return Err(io_error("look at", &self.path)(error)),
+        };
+        if identity(&found) != self.identity {
+            return changed("was replaced by another one");
+        }
+        // Several threads look, and one that comes late has seen it shorter.
+        let seen = self.bytes.load(Ordering::Acquire);
+        if found.len() < seen && fs::metadata(&self.path).is_ok_and(|found| found.len() < seen) {
+            return changed("was cut short");
+        }
+        self.bytes.fetch_max(found.len(), Ordering::AcqRel);
+        Ok(())
+    }
+}
+
+fn identity(file: &Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
+}
+
+impl fmt::Debug for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|file| &file.path)).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_replaced_gone_or_cut_short_is_named() {
+        let change: [(fn(&std::path::Path), _); 3] = [
+            (|path| fs::remove_file(path).unwrap(), "is gone"),
+            (
+                |path| {
+                    fs::copy(path, path.with_extension("new")).unwrap();
+                    fs::rename(path.with_extension("new"), path).unwrap();
+                },
+                "was replaced",
+            ),
+            (
+                |path| fs::File::options().write(true).open(path).unwrap().set_len(1).unwrap(),
+                "cut short",
+            ),
+        ];
+        for (change, what) in change {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("file");
+            fs::write(&path, "four").unwrap();
+            let watched = Watched::new([path.clone()]).unwrap();
+            fs::write(&path, "longer").unwrap();
+            watched.check().unwrap();
+            change(&path);
+            let error = watched.check().unwrap_err().to_string();
+            assert!(error.contains(what) && error.contains("/file\""), "{error}");
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! The commit thread: it makes submitted turns durable, in order, as many at a time as there are.
+//!
+//! While one group is being synced the next one gathers. A lone turn never waits for company, other
+//! than for turns that end in the same breath of the vat thread, which then wakes this one. The vat
+//! thread only ever appends to a queue and reads atomic numbers.
+//!
+//! **Invariants:** tickets become durable in their order. `durable` moves only after the log said
+//! so for every block of the group. After the first other outcome, or a panic, `failure` is set
+//! and nothing is committed, and `durable` never moves, again.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+
+use crate::clock::monotonic;
+use crate::id::Shard;
+use crate::limits::{COMMIT_QUEUE_BYTES, COMMIT_QUEUE_TURNS};
+use crate::storage::error::{Result, StorageError};
+use crate::storage::lmdb::layout::log_shard;
+use crate::storage::log::batch::WriteSet;
+use crate::storage::log::shard_log::{Claim, Outcome, ShardBlock, ShardLog};
+
+/// The place of a submitted turn in the order of one environment; 0 comes before all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticket(pub(crate) u64);
+
+/// Called by the commit thread after it moved `durable`, and once after it set `failure`.
+pub(crate) type OnProgress = Box<dyn Fn() + Send>;
+
+/// The vat thread's end. Dropping it commits what is queued and ends the thread.
+pub(crate) struct Committer {
+    shared: Arc<Shared>,
+    /// The ticket of the last submitted write set; only this end gives tickets.
+    last: Cell<Ticket>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    filled: Condvar,
+    durable: AtomicU64,
+    /// The bytes that are queued; changed with the queue locked, read without.
+    bytes: AtomicUsize,
+    failure: OnceLock<Arc<StorageError>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    sets: Vec<WriteSet>,
+    last: Ticket,
+    state: State,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Open,
+    Closed,
+}
+
+impl Committer {
+    /// Starts the thread, which owns `log` until this end is dropped.
+    ///
+    /// # Errors
+    /// `Io` when the operating system gives no thread; nothing was claimed.
+    pub(crate) fn start(
+        name: &str,
+        log: Box<dyn ShardLog>,
+        on_progress: OnProgress,
+    ) -> Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let theirs = shared.clone();
+        let name = format!("{name}-commit");
+        let thread = Builder::new()
+            .name(name.clone())
+            .spawn(move || run(&theirs, log, &on_progress))
+            .map_err(|source| {
+                let path = PathBuf::from(name);
+                StorageError::Io { action: "start the thread", path, source }
+            })?;
+        Ok(Self { shared, last: Cell::default(), thread: Some(thread) })
+    }
+
+    /// Queues the writes; never waits. After a failure they are dropped. The thread takes them when
+    /// it is done with what it has, or after [`Committer::wake`].
+    pub(crate) fn submit(&self, set: WriteSet) -> Ticket {
+        let ticket = self.next_ticket();
+        self.last.set(ticket);
+        if self.shared.failure.get().is_some() {
+            return ticket;
+        }
+        let mut queue = self.shared.queue();
+        self.shared.bytes.fetch_add(set.as_bytes().len(), Ordering::Relaxed);
+        queue.last = ticket;
+        queue.sets.push(set);
+        ticket
+    }
+
+    /// Has the thread commit what is queued, if it isn't at work already. To be called soon after
+    /// `submit`; in between more turns may join the group.
+    pub(crate) fn wake(&self) {
+        self.shared.filled.notify_one();
+    }
+
+    /// The ticket of the next submitted write set.
+    pub(crate) fn next_ticket(&self) -> Ticket {
+        Ticket(self.last.get().0 + 1)
+    }
+
+    /// The ticket of the last submitted write set.
+    pub(crate) fn last_ticket(&self) -> Ticket {
+        self.last.get()
+    }
+
+    /// All tickets up to this one are durable.
+    pub(crate) fn durable(&self) -> Ticket {
+        // Acquire: a reader of this number then reads what was committed before it.
+        Ticket(self.shared.durable.load(Ordering::Acquire))
+    }
+
+    /// Tells whether so much waits for the disk that no new call should start. Asked before every
+    /// call, so it takes no lock.
+    pub(crate) fn is_full(&self) -> bool {
+        let turns = self.last.get().0 - self.durable().0;
+        turns >= COMMIT_QUEUE_TURNS
+            || self.shared.bytes.load(Ordering::Relaxed) >= COMMIT_QUEUE_BYTES
+    }
+
+    /// Why nothing will become durable any more, if that is so.
+    pub(crate) fn failure(&self) -> Option<&Arc<StorageError>> {
+        self.shared.failure.get()
+    }
+
+    /// Commits what is queued and ends the thread.
+    ///
+    /// # Errors
+    /// `Latched` when a commit failed, now or earlier: what is durable is what `durable` said.
+    pub(crate) fn shutdown(&mut self) -> Result<()> {
+        self.finish();
+        self.failure().map_or(Ok(()), |failure| Err(StorageError::Latched(failure.clone())))
+    }
+
+    fn finish(&mut self) {
+        self.shared.queue().state = State::Closed;
+        self.shared.filled.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // Only a panic in `on_progress` gets here; it was latched like any other.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+impl fmt::Debug for Committer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (last, durable) = (self.last.get(), self.durable());
+        f.debug_struct("Committer")
+            .field("last", &last)
+            .field("durable", &durable)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// No code under this lock can panic, so a poisoned queue is whole.
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for writes and swaps all of them into `group`; none when there will be no more.
+    fn take(&self, group: &mut Vec<WriteSet>, company: &Company) -> Option<Ticket> {
+        let mut queue = self.queue();
+        if queue.sets.is_empty() {
+            let waiting = |queue: &mut Queue| queue.sets.is_empty() && queue.state == State::Open;
+            let filled = self.filled.wait_while(queue, waiting);
+            queue = filled.unwrap_or_else(PoisonError::into_inner);
+        } else {
+            let all = queue.sets.len() + company.turns;
+            let waiting = |queue: &mut Queue| queue.sets.len() < all && queue.state == State::Open;
+            let gathered = self.filled.wait_timeout_while(queue, company.patience, waiting);
+            (queue, _) = gathered.unwrap_or_else(PoisonError::into_inner);
+        }
+        std::mem::swap(&mut queue.sets, group);
+        self.bytes.store(0, Ordering::Relaxed);
+        (!group.is_empty()).then_some(queue.last)
+    }
+}
+
+/// Turns that may follow soon: the callers whose replies have just left tend to call again.
+///
+/// When others wait already, a short wait for those makes one group of both; without it the two
+/// would take turns for ever, and every call would wait for two syncs instead of one.
+#[derive(Default)]
+struct Company {
+    turns: usize,
+    patience: Duration,
+}
+
+/// A fraction of what the last commit took, so that nobody waits much longer than they would
+/// anyway.
+fn patience(commit: Duration) -> Duration {
+    (commit / 4).min(Duration::from_millis(2))
+}
+
+fn run(shared: &Shared, log: Box<dyn ShardLog>, on_progress: &OnProgress) {
+    let mut chains = Chains { log, claims: FxHashMap::default() };
+    let work = AssertUnwindSafe(|| {
+        let mut group = Vec::new();
+        let mut company = Company::default();
+        while let Some(ticket) = shared.take(&mut group, &company) {
+            let (began, turns) = (monotonic(), group.len());
+            chains.commit(&mut group)?;
+            company = Company { turns, patience: patience(began.elapsed()) };
+            shared.durable.store(ticket.0, Ordering::Release);
+            on_progress();
+        }
+        Ok(())
+    });
+    let failure = match catch_unwind(work) {
+        Ok(Ok(())) => return,
+        Ok(Err(failure)) => failure,
+        Err(panic) => Arc::new(StorageError::Panicked(panic_text(&*panic))),
+    };
+    let _ = shared.failure.set(failure);
+    on_progress();
+}
+
+/// The log and where it stands in each shard that was written to.
+struct Chains {
+    log: Box<dyn ShardLog>,
+    claims: FxHashMap<Shard, Claim>,
+}
+
+impl Chains {
+    /// Appends all of `group`; an error means that some of it may not be durable.
+    fn commit(&mut self, group: &mut Vec<WriteSet>) -> std::result::Result<(), Arc<StorageError>> {
+        let blocks = self.blocks(group)?;
+        let outcomes = self.log.append(&blocks);
+        assert_eq!(outcomes.len(), blocks.len(), "a log answers for every block");
+        for (block, outcome) in blocks.iter().zip(outcomes) {
+            let shard = block.shard;
+            let link = match outcome {
+                Outcome::Position(link) => link,
+                Outcome::Fenced => return Err(Arc::new(StorageError::Fenced { shard })),
+                Outcome::Busy => return Err(Arc::new(StorageError::Busy { shard })),
+                Outcome::Unknown(cause) => return Err(cause),
+            };
+            self.claims.insert(shard, Claim { epoch: block.epoch, link });
+        }
+        Ok(())
+    }
+
+    /// One block per shard; within a shard, turns stay in order.
+    fn blocks(&mut self, group: &mut Vec<WriteSet>) -> Result<Vec<ShardBlock>> {
+        let mut blocks: Vec<ShardBlock> = Vec::new();
+        let mut places = FxHashMap::default();
+        for set in group.drain(..) {
+            let shard = log_shard(set.object());
+            if let Some(&place) = places.get(&shard) {
+                let block: &mut ShardBlock = &mut blocks[place];
+                block.writes.push(set);
+                continue;
+            }
+            let Claim { epoch, link: previous } = self.claim(shard)?;
+            places.insert(shard, blocks.len());
+            blocks.push(ShardBlock { shard, epoch, previous, writes: vec![set] });
+        }
+        Ok(blocks)
+    }
+
+    fn claim(&mut self, shard: Shard) -> Result<Claim> {
+        if let Some(claim) = self.claims.get(&shard) {
+            return Ok(*claim);
+        }
+        let claim = self.log.claim(shard)?;
+        self.claims.insert(shard, claim);
+        Ok(claim)
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::*;
+    use crate::id::ObjectId;
+    use crate::storage::space::Space;
+    use crate::storage::testing::model::{Fault, MemoryLog};
+
+    fn start(log: &MemoryLog) -> (Committer, Receiver<()>) {
+        let (progress, progressed) = channel();
+        let on_progress = Box::new(move || progress.send(()).unwrap());
+        (Committer::start("test", Box::new(log.clone()), on_progress).unwrap(), progressed)
+    }
+
+    fn set(object: u8, value: &[u8]) -> WriteSet {
+        let mut set = WriteSet::new(ObjectId::from_bytes([object; 16]));
+        set.put(Space::Data, b"k", value).unwrap();
+        set
+    }
+
+    fn submit(committer: &Committer, set: WriteSet) -> Ticket {
+        let ticket = committer.submit(set);
+        committer.wake();
+        ticket
+    }
+
+    #[test]
+    fn nothing_is_durable_before_its_sync_and_what_gathers_meanwhile_is_one_group() {
+        let log = MemoryLog::default();
+        let (mut committer, progressed) = start(&log);
+        let held = log.hold();
+        let first = submit(&committer, set(1, b"0"));
+        log.wait_until_held();
+        let rest: Vec<_> = (0..100).map(|n| submit(&committer, set(n % 5, &[n]))).collect();
+        assert_eq!(committer.durable(), Ticket(0));
+        assert!(progressed.try_recv().is_err());
+
+        drop(held);
+        progressed.recv().unwrap();
+        assert!(committer.durable() >= first);
+        progressed.recv().unwrap();
+        assert_eq!(committer.durable(), rest[99]);
+        let groups = log.groups();
+        assert_eq!(groups.len(), 2);
+        let turns: usize = groups[1].iter().map(|block| block.writes.len()).sum();
+        assert_eq!((groups[1].len(), turns), (5, 100));
+        committer.shutdown().unwrap();
+    }
+
+    #[test]
+    fn turns_of_a_shard_stay_in_order_and_blocks_chain() {
+        let log = MemoryLog::default();
+        let (mut committer, progressed) = start(&log);
+        for n in 0..3 {
+            submit(&committer, set(1, &[n]));
+            progressed.recv().unwrap();
+        }
+        committer.shutdown().unwrap();
+        let blocks: Vec<_> = log.groups().into_iter().flatten().collect();
+        for (block, next) in blocks.iter().zip(&blocks[1..]) {
+            assert_eq!(next.previous, block.link());
+        }
+        let written: Vec<_> = blocks.into_iter().flat_map(|block| block.writes).collect();
+        assert_eq!(written, [set(1, &[0]), set(1, &[1]), set(1, &[2])]);
+    }
+
+    #[test]
+    fn every_outcome_but_a_position_and_every_panic_is_the_end_of_committing() {
+        for fault in [Fault::Unknown, Fault::Fenced, Fault::Busy, Fault::Claim, Fault::Panic] {
+            let log = MemoryLog::default();
+            let (mut committer, progressed) = start(&log);
+            log.fail_next(fault);
+            submit(&committer, set(1, b"lost"));
+            progressed.recv().unwrap();
+            assert!(committer.failure().is_some(), "{fault:?}");
+            let appends = log.groups().len();
+            submit(&committer, set(1, b"later"));
+            assert_eq!(committer.durable(), Ticket(0), "{fault:?}");
+            assert!(committer.shutdown().is_err(), "{fault:?}");
+            assert_eq!(log.groups().len(), appends, "{fault:?}");
+        }
+    }
+
+    #[test]
+    fn the_queue_is_full_at_its_limit_and_shutdown_commits_it() {
+        let log = MemoryLog::default();
+        let (mut committer, progressed) = start(&log);
+        let held = log.hold();
+        submit(&committer, set(1, b""));
+        log.wait_until_held();
+        for _ in 2..COMMIT_QUEUE_TURNS {
+            submit(&committer, set(1, b""));
+        }
+        assert!(!committer.is_full());
+        let last = submit(&committer, set(1, b"last"));
+        assert!(committer.is_full());
+        drop(held);
+        let shared = committer.shared.clone();
+        committer.shutdown().unwrap();
+        assert_eq!(shared.durable.load(Ordering::Acquire), last.0);
+        assert_eq!(progressed.iter().count(), 2);
+    }
+}

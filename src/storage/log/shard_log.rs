@@ -1,0 +1,170 @@
+//! The seam between the commit thread and whatever makes blocks durable.
+//!
+//! A log keeps one chain of blocks per shard. Each block names the one before it by position and
+//! hash, and its owner by epoch, so that two rival owners can't both extend a chain. On one
+//! machine the log is the LMDB transaction that applies the blocks (`local.rs`); nothing here
+//! does input or output.
+//!
+//! The hash is XXH3-128 of the block. It finds out a block that was lost, damaged or put elsewhere; it
+//! is no defence against whoever can write to the log.
+//!
+//! Version (1) ‖ shard (2) ‖ epoch (8) ‖ previous position (8) ‖ previous hash (16) ‖ number of write
+//! sets (4), then each write set: length (4) ‖ bytes. Numbers are little-endian.
+
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::id::{Epoch, Shard};
+use crate::storage::error::{Result, StorageError};
+use crate::storage::log::batch::WriteSet;
+use crate::storage::position::{HASH_BYTES, Link, Position};
+
+const VERSION: u8 = 1;
+/// Of a block without write sets.
+const HEAD_BYTES: usize = 1 + 2 + 8 + 8 + HASH_BYTES + 4;
+const SET_LENGTH_BYTES: usize = 4;
+
+/// The right to append to a shard, until somebody claims it with a newer epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Claim {
+    /// Newer than every epoch that was given out for the shard before.
+    pub(crate) epoch: Epoch,
+    /// The link that the first block must name as the previous one.
+    pub(crate) link: Link,
+}
+
+/// Write sets of one shard that become durable together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ShardBlock {
+    /// The shard whose chain the block extends.
+    pub(crate) shard: Shard,
+    /// The claim that it is appended under.
+    pub(crate) epoch: Epoch,
+    /// The end of the chain that it extends.
+    pub(crate) previous: Link,
+    /// In the order in which the turns ended.
+    pub(crate) writes: Vec<WriteSet>,
+}
+
+impl ShardBlock {
+    /// The block as bytes.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let sets = self.writes.iter().map(|set| SET_LENGTH_BYTES + set.as_bytes().len());
+        let mut bytes = Vec::with_capacity(HEAD_BYTES + sets.sum::<usize>());
+        bytes.push(VERSION);
+        bytes.extend_from_slice(&self.shard.0.to_le_bytes());
+        bytes.extend_from_slice(&self.epoch.0.to_le_bytes());
+        bytes.extend_from_slice(&self.previous.position.0.to_le_bytes());
+        bytes.extend_from_slice(&self.previous.hash);
+        bytes.extend_from_slice(&(self.writes.len() as u32).to_le_bytes());
+        for set in &self.writes {
+            bytes.extend_from_slice(&(set.as_bytes().len() as u32).to_le_bytes());
+            bytes.extend_from_slice(set.as_bytes());
+        }
+        bytes
+    }
+
+    /// The end of the chain once this block is appended: the hash covers all of the block, and
+    /// through the previous hash the whole chain.
+    pub(crate) fn link(&self) -> Link {
+        let hash = xxh3_128(&self.encode()).to_be_bytes();
+        Link { position: Position(self.previous.position.0 + 1), hash }
+    }
+}
+
+/// The outcome of one block.
+#[derive(Clone, Debug)]
+pub(crate) enum Outcome {
+    /// It is durable, and this is the new end of its chain.
+    Position(Link),
+    /// It was refused, for a newer owner or another end of the chain; nothing of it is applied.
+    Fenced,
+    /// It was refused for now; nothing of it is applied. The same block may be appended again.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the local log is never busy"))]
+    Busy,
+    /// It may be durable or not; only reading the log again tells. The log takes no more blocks.
+    Unknown(Arc<StorageError>),
+}
+
+/// Makes blocks durable. One thread owns it.
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "a log over the network is recovered and trimmed; the local one is only tested so"
+    )
+)]
+pub(crate) trait ShardLog: Send {
+    /// Takes the shard over from whoever had it: older epochs are refused from now on.
+    ///
+    /// # Errors
+    /// Whatever keeps the log from being read: nothing was claimed, and nothing is changed on disk.
+    fn claim(&mut self, shard: Shard) -> Result<Claim>;
+
+    /// Makes the blocks durable and says what became of each, in the same order.
+    ///
+    /// A write set is applied as a whole or not at all, and so is a block. Blocks of different
+    /// shards may have different outcomes.
+    fn append(&mut self, blocks: &[ShardBlock]) -> Vec<Outcome>;
+
+    /// The end of the shard's chain.
+    ///
+    /// # Errors
+    /// Whatever keeps the log from being read; nothing is changed on disk.
+    fn last(&self, shard: Shard) -> Result<Link>;
+
+    /// The blocks of the shard from that position on, oldest first.
+    ///
+    /// # Errors
+    /// `Trimmed` when the log has no longer, or never kept, some of them; or whatever keeps the
+    /// log from being read. Nothing is changed on disk.
+    fn read(&self, shard: Shard, from: Position) -> Result<Vec<ShardBlock>>;
+
+    /// Lets the log forget the shard's blocks up to and including that position.
+    ///
+    /// # Errors
+    /// The blocks may or may not be forgotten; trimming again is harmless.
+    fn trim(&mut self, shard: Shard, upto: Position) -> Result<()>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::ObjectId;
+    use crate::storage::space::Space;
+
+    fn block(value: &[u8]) -> ShardBlock {
+        let mut set = WriteSet::new(ObjectId::from_bytes([1; 16]));
+        set.put(Space::Data, b"k", value).unwrap();
+        let previous = Link { position: Position(4), hash: [5; 16] };
+        ShardBlock { shard: Shard(0x0101), epoch: Epoch(2), previous, writes: vec![set] }
+    }
+
+    #[test]
+    fn a_block_has_this_encoding() {
+        let block = block(b"v");
+        let set = block.writes[0].as_bytes();
+        let mut expected = vec![1, 1, 1, 2, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0];
+        expected.extend_from_slice(&[5; 16]);
+        expected.extend_from_slice(&[1, 0, 0, 0, set.len() as u8, 0, 0, 0]);
+        expected.extend_from_slice(set);
+        assert_eq!(block.encode(), expected);
+    }
+
+    #[test]
+    fn a_link_depends_on_everything_in_the_block() {
+        let base = block(b"v");
+        assert_eq!(base.link().position, Position(5));
+        let mut others = vec![block(b"w"); 6];
+        others[1] = ShardBlock { shard: Shard(1), ..base.clone() };
+        others[2] = ShardBlock { epoch: Epoch(3), ..base.clone() };
+        others[3] = ShardBlock { previous: Link::default(), ..base.clone() };
+        others[4] = ShardBlock { writes: vec![], ..base.clone() };
+        others[5].writes.extend(base.writes.clone());
+        for other in others {
+            assert_ne!(other.link().hash, base.link().hash);
+        }
+        assert_eq!(base.clone().link(), base.link());
+    }
+}

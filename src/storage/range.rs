@@ -1,0 +1,78 @@
+//! Ranges of keys, as lists and scans go through them.
+
+use std::ops::{Bound, ControlFlow};
+
+/// Which keys of a space are meant, and in which order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Range {
+    /// The least key.
+    pub(crate) start: Bound<Vec<u8>>,
+    /// The greatest key.
+    pub(crate) end: Bound<Vec<u8>>,
+    /// From the greatest to the least.
+    pub(crate) reverse: bool,
+}
+
+impl Range {
+    /// All keys, from the least one on.
+    pub(crate) fn all() -> Self {
+        Self { start: Bound::Unbounded, end: Bound::Unbounded, reverse: false }
+    }
+
+    /// Only those that begin with `prefix`.
+    pub(crate) fn within(mut self, prefix: &[u8]) -> Self {
+        if prefix.is_empty() {
+            return self;
+        }
+        let starts_later = match &self.start {
+            Bound::Included(key) | Bound::Excluded(key) => key.as_slice() >= prefix,
+            Bound::Unbounded => false,
+        };
+        if !starts_later {
+            self.start = Bound::Included(prefix.to_vec());
+        }
+        let Some(after) = after_prefix(prefix) else { return self };
+        let ends_earlier = match &self.end {
+            Bound::Included(key) | Bound::Excluded(key) => *key < after,
+            Bound::Unbounded => false,
+        };
+        if !ends_earlier {
+            self.end = Bound::Excluded(after);
+        }
+        self
+    }
+
+    /// Tells whether no key can be within.
+    pub(crate) fn is_empty(&self) -> bool {
+        match (&self.start, &self.end) {
+            (Bound::Included(start), Bound::Included(end)) => start > end,
+            (Bound::Included(start) | Bound::Excluded(start), Bound::Excluded(end))
+            | (Bound::Excluded(start), Bound::Included(end)) => start >= end,
+            (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+        }
+    }
+}
+
+/// Takes one key and its value; says whether there is a use for more.
+pub(crate) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
+/// The first key after all that begin with `prefix`; none if there can't be one.
+pub(crate) fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
+    let mut after = prefix[..=last].to_vec();
+    after[last] += 1;
+    Some(after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_after_a_prefix() {
+        assert_eq!(after_prefix(b"a"), Some(b"b".to_vec()));
+        assert_eq!(after_prefix(b"a\xff\xff"), Some(b"b".to_vec()));
+        assert_eq!(after_prefix(b"\xff"), None);
+        assert_eq!(after_prefix(b""), None);
+    }
+}

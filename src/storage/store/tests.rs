@@ -1,0 +1,220 @@
+//! The acts of a store that only it knows of: when it forgets, and what it refuses before it
+//! writes.
+//!
+//! The values that it must read, count and report are in `conformance`. It never touches a disk.
+
+use std::sync::mpsc::{Receiver, channel};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::storage::lmdb::engine::Changes;
+use crate::storage::lmdb::layout::keys::RecordPath;
+use crate::storage::testing::model::MemoryLog;
+
+const ONE: ObjectId = ObjectId::from_bytes([1; 16]);
+const TWO: ObjectId = ObjectId::from_bytes([2; 16]);
+
+fn start(log: &MemoryLog) -> (Store, Receiver<()>) {
+    let (progress, progressed) = channel();
+    let on_progress = Box::new(move || progress.send(()).unwrap_or_default());
+    let (log, reads) = (Box::new(log.clone()), Rc::new(log.clone()));
+    (Store::new("test", log, reads, Room::endless(), on_progress).unwrap(), progressed)
+}
+
+fn account(store: &Store, object: ObjectId) -> Rc<Account> {
+    store.account(object, true, u64::MAX, None).unwrap()
+}
+
+/// Opens a turn of an object that wasn't in use.
+fn begin(store: &mut Store, object: ObjectId) -> Rc<Account> {
+    let account = account(store, object);
+    store.begin(account.clone());
+    account
+}
+
+fn put(store: &mut Store, account: &Account, key: &[u8], value: &[u8]) -> Result<Ticket> {
+    store.put(account, key, value, Before::Unknown)
+}
+
+fn delete(store: &mut Store, account: &Account, key: &[u8]) -> Result<Option<Ticket>> {
+    store.delete(account, key, Before::Unknown)
+}
+
+fn get(store: &Store, object: ObjectId, key: &[u8]) -> Option<Vec<u8>> {
+    store.get(object, Space::Data, key).unwrap()
+}
+
+#[test]
+fn an_object_reads_its_writes_in_the_turn_while_pending_and_when_durable() {
+    let log = MemoryLog::default();
+    let (mut store, progressed) = start(&log);
+    let held = log.hold();
+    let one = begin(&mut store, ONE);
+    let ticket = put(&mut store, &one, b"k", b"v").unwrap();
+    assert_eq!(get(&store, ONE, b"k").unwrap(), b"v");
+    assert_eq!(store.submit_turn(), Some(ticket));
+    store.commit_submitted();
+    log.wait_until_held();
+    assert!(store.settle() < ticket);
+    assert_eq!(get(&store, ONE, b"k").unwrap(), b"v");
+
+    drop(held);
+    progressed.recv().unwrap();
+    assert_eq!(store.settle(), ticket);
+    assert!(store.pending.is_empty() && store.order.is_empty());
+    assert_eq!(get(&store, ONE, b"k").unwrap(), b"v");
+}
+
+#[test]
+fn only_the_object_whose_turn_is_open_writes_and_within_the_limits() {
+    let (mut store, _progressed) = start(&MemoryLog::default());
+    let (one, two) = (account(&store, ONE), account(&store, TWO));
+    let outside = put(&mut store, &one, b"k", b"v");
+    assert!(matches!(outside, Err(StorageError::OutsideTurn { object: ONE })));
+    store.begin(one.clone());
+    let other = delete(&mut store, &two, b"k");
+    assert!(matches!(other, Err(StorageError::OutsideTurn { object: TWO })));
+    let key = vec![0; KEY_BYTES_MAX + 1];
+    assert!(matches!(put(&mut store, &one, &key, b""), Err(StorageError::KeyLength { .. })));
+    let value = vec![0; VALUE_BYTES_MAX + 1];
+    let long = put(&mut store, &one, b"k", &value);
+    assert!(matches!(long, Err(StorageError::ValueLength { .. })));
+    assert_eq!(get(&store, ONE, b"k"), None);
+    assert_eq!(store.submit_turn(), None);
+}
+
+/// A store on disk in a small map, with a reserve.
+fn small(dir: &TempDir, map: usize, reserve: u64) -> (Store, Receiver<()>) {
+    let (progress, progressed) = channel();
+    let on_progress = Box::new(move || progress.send(()).unwrap_or_default());
+    let (map_bytes, reserve_bytes) = (map, Some(reserve));
+    let log = LogOptions { map_bytes, reserve_bytes, ..LogOptions::default() };
+    let options = StoreOptions { name: "test".to_owned(), log, metrics: Arc::default() };
+    (Store::open(dir.path(), options, on_progress).unwrap(), progressed)
+}
+
+/// Ends the turn, and waits until it is durable.
+fn commit(store: &mut Store, progressed: &Receiver<()>) {
+    let Some(ticket) = store.submit_turn() else { return };
+    store.commit_submitted();
+    while store.settle() < ticket {
+        assert!(store.failure().is_none(), "{:?}", store.failure());
+        progressed.recv().unwrap();
+    }
+}
+
+/// Growth ends before the map does, deleting goes on, and then growth does; also when what was freed
+/// lies scattered, and a large value finds no room in it.
+#[test]
+fn low_space_refuses_growth_lets_deletes_through_and_nothing_is_ever_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, progressed) = small(&dir, 64 << 20, 12 << 20);
+    let account = account(&store, ONE);
+    let (mut count, mut low) = (0_u32, false);
+    while !low {
+        store.begin(account.clone());
+        for _ in 0..200 {
+            match put(&mut store, &account, &count.to_be_bytes(), &[7; 3_000]) {
+                Ok(_) => count += 1,
+                Err(StorageError::LowSpace { left, reserve }) => low = left < reserve,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        commit(&mut store, &progressed);
+    }
+    store.begin(account.clone());
+    put(&mut store, &account, &0_u32.to_be_bytes(), &[8; 3_000]).unwrap();
+    commit(&mut store, &progressed);
+    for first in (0..count).step_by(400) {
+        store.begin(account.clone());
+        for key in (first..count.min(first + 400)).step_by(2) {
+            delete(&mut store, &account, &key.to_be_bytes()).unwrap();
+        }
+        commit(&mut store, &progressed);
+    }
+    store.begin(account.clone());
+    put(&mut store, &account, b"again", &[7; 3_000]).unwrap();
+    commit(&mut store, &progressed);
+    let large = vec![1; VALUE_BYTES_MAX];
+    let mut refused = false;
+    for n in 0..30_u8 {
+        store.begin(account.clone());
+        match put(&mut store, &account, &[n], &large) {
+            Ok(_) => {}
+            Err(StorageError::LowSpace { .. }) => refused = true,
+            Err(error) => panic!("{error}"),
+        }
+        commit(&mut store, &progressed);
+    }
+    assert!(refused);
+}
+
+/// Without a reserve the map can be full: that is a failed commit like any other, and what was
+/// acknowledged is there in a larger one.
+#[test]
+fn a_full_map_ends_all_writing_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, progressed) = small(&dir, 1 << 20, 0);
+    let one = account(&store, ONE);
+    let mut durable = 0_u32;
+    let failure = loop {
+        store.begin(one.clone());
+        put(&mut store, &one, &durable.to_be_bytes(), &[7; 3_000]).unwrap();
+        let ticket = store.submit_turn().unwrap();
+        store.commit_submitted();
+        progressed.recv().unwrap();
+        match store.failure() {
+            Some(failure) => break failure,
+            None => assert_eq!(store.settle(), ticket),
+        }
+        durable += 1;
+    };
+    assert!(failure.to_string().contains("--map-size"), "{failure}");
+    store.close().unwrap_err();
+    let (mut store, progressed) = small(&dir, 1 << 24, 0);
+    let one = account(&store, ONE);
+    assert_eq!(one.usage().keys, u64::from(durable));
+    store.begin(one.clone());
+    delete(&mut store, &one, &0_u32.to_be_bytes()).unwrap();
+    commit(&mut store, &progressed);
+    assert_eq!(get(&store, ONE, &1_u32.to_be_bytes()).unwrap(), [7; 3_000]);
+}
+
+#[test]
+fn the_servers_records_on_their_way_are_cleared_too() {
+    let log = MemoryLog::default();
+    let (mut store, _progressed) = start(&log);
+    let one = begin(&mut store, ONE);
+    store.put_record(ONE, Space::Grants, b"grant", b"valid").unwrap();
+    store.submit_turn().unwrap();
+    store.begin(one);
+    store.clear_records(ONE, Space::Grants).unwrap();
+    store.submit_turn();
+    assert_eq!(store.get(ONE, Space::Grants, b"grant").unwrap(), None);
+}
+
+/// The content of a link is known: whatever became of it, writing through it makes it right.
+#[test]
+fn a_damaged_link_does_not_end_all_writing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, progressed) = small(&dir, 1 << 24, 0);
+    let one = account(&store, ONE);
+    let put_long = |store: &mut Store, value: &[u8]| {
+        store.begin(one.clone());
+        put(store, &one, &[5; 600], value).unwrap();
+        commit(store, &progressed);
+    };
+    put_long(&mut store, b"1");
+    let path = RecordPath::new(ONE, Space::Data, &[5; 600]).unwrap();
+    let damage = |changes: &mut Changes<'_>| {
+        changes.put_raw(&path.links[0], b"\0\0\0\0");
+        Ok(())
+    };
+    store.reader().unwrap().environment().write(damage).unwrap();
+    put_long(&mut store, b"2");
+    assert_eq!(get(&store, ONE, &[5; 600]).unwrap(), b"2");
+    let page = store.page(ONE, &Range::all(), PageSize { entries: 9, bytes: 99 }, Page::default());
+    assert_eq!(page.unwrap().len(), 1);
+}

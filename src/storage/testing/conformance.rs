@@ -1,0 +1,163 @@
+//! One suite for every storage: what a log, its reads, a config store and a `Store` over them promise.
+//!
+//! It knows a storage only as a [`Backend`], which can be opened, opened again, taken over by a rival
+//! and ended at any moment; and it runs on the local log with LMDB and on the log in memory. What is
+//! true of one of them alone is tested beside that one. It sets no expectation that the documentation
+//! of the traits doesn't.
+//!
+//! `PROPTEST_CASES` raises the number of random cases.
+
+mod backends;
+mod config;
+mod keys;
+mod listing;
+mod log;
+mod oracle;
+mod order;
+mod script;
+mod store;
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use proptest::test_runner::Config;
+
+use self::backends::{Disk, Memory};
+use crate::id::{ObjectId, Shard};
+use crate::storage::config::ConfigStore;
+use crate::storage::lmdb::layout::Usage;
+use crate::storage::lmdb::room::Room;
+use crate::storage::log::reads::Reads;
+use crate::storage::log::shard_log::{Claim, ShardLog};
+use crate::storage::space::Space;
+use crate::storage::testing::model::Fault;
+use crate::storage::testing::model::gate::Gate;
+
+/// Keys and values of one object.
+type Map = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// The values of the objects that exist.
+type World = BTreeMap<ObjectId, Rc<Map>>;
+
+/// A storage of objects, and what can happen to it.
+trait Backend: Sized + 'static {
+    /// True if a crash loses or keeps a group of blocks as a whole.
+    const WHOLE_GROUPS: bool;
+    /// True if blocks can be read again.
+    const KEEPS_HISTORY: bool;
+
+    /// An empty storage.
+    fn make() -> Self;
+
+    /// Opens it as a process does that starts; whatever was opened before is dropped already.
+    fn open(&self) -> Opened;
+
+    /// The state that a process finds that starts after a crash at this moment. If it isn't certain
+    /// what is left, `keep` says.
+    fn crash(&self, keep: u64) -> Self;
+
+    /// Claims the shard as another process would, while this one has the storage open.
+    fn rival(&self, shard: Shard) -> Claim;
+
+    /// The gate at which the appends of the opened log are held back.
+    fn gate(&self) -> &Gate;
+
+    /// Makes the next group go wrong; false if nothing can.
+    fn inject(&self, fault: Fault) -> bool;
+
+    /// Looks below the reads: whether the opened storage has those records of the object that these
+    /// keys of its class need, and no others.
+    fn check_records(&self, object: ObjectId, space: Space, keys: &Map);
+
+    /// Opens it as a config store instead, as a process does that starts; whatever was opened before is
+    /// dropped already.
+    fn open_config(&mut self) -> Box<dyn ConfigStore>;
+}
+
+/// An open storage.
+struct Opened {
+    log: Box<dyn ShardLog>,
+    reads: Rc<dyn Reads>,
+    room: Arc<Room>,
+}
+
+/// So many random cases, unless `PROPTEST_CASES` says otherwise.
+fn cases(usual: u32) -> Config {
+    let mut config = Config { failure_persistence: None, ..Config::default() };
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = usual;
+    }
+    config
+}
+
+fn usage(map: &Map) -> Usage {
+    let bytes = map.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum();
+    Usage { keys: map.len() as u64, bytes, references: edges(map).len() as u64, ..Usage::default() }
+}
+
+/// The beginning of a value that refers to objects.
+const REFERS: u8 = b'>';
+
+/// The objects to which the values here refer: all ids behind two bytes, of which the second says
+/// for which half of all keys the value is meant.
+fn targets(key: &[u8], value: &[u8]) -> Vec<u8> {
+    match value {
+        [REFERS, half, ids @ ..] if usize::from(half % 2) == key.len() % 2 => ids.to_vec(),
+        _ => Vec::new(),
+    }
+}
+
+/// The records of the edges that these values have.
+fn edges(map: &Map) -> Map {
+    let edges = map.iter().map(|(key, value)| (key.clone(), targets(key, value)));
+    edges.filter(|(_, targets)| !targets.is_empty()).collect()
+}
+
+/// Runs each check on both storages.
+macro_rules! on_both {
+    ($($part:ident { $($check:ident)* })*) => {
+        mod on_the_model {
+            $(mod $part { $(
+                #[test]
+                fn $check() { super::super::$part::$check::<super::super::Memory>(); }
+            )* })*
+        }
+        mod on_lmdb {
+            $(mod $part { $(
+                #[test]
+                fn $check() { super::super::$part::$check::<super::super::Disk>(); }
+            )* })*
+        }
+    };
+}
+
+on_both! {
+    log {
+        blocks_chain_and_the_next_claim_is_newer_and_goes_on
+        another_epoch_or_another_end_is_fenced_and_nothing_of_it_applied
+        a_fenced_block_leaves_the_others_of_its_group_alone
+        a_rival_fences_whoever_had_the_shard
+        a_duplicate_is_never_applied_twice
+        a_group_is_in_a_crash_as_soon_as_it_was_reported
+        a_block_that_is_held_back_is_applied_as_a_whole_or_not_at_all
+        history_is_read_or_said_to_be_gone
+        reads_see_what_was_applied_and_nothing_else
+        a_scan_ends_when_its_visitor_has_enough
+        keys_out_of_bounds_are_refused
+        objects_are_those_with_a_header
+    }
+    config {
+        a_swap_needs_the_present_version
+        values_and_versions_survive
+        observers_see_later_changes_of_their_key_alone
+        what_is_too_long_is_refused
+    }
+    order {
+        lists_are_those_of_a_map_and_no_record_is_left_over
+        clearing_many_keys_leaves_none
+    }
+    store {
+        the_store_is_a_map_for_each_object_and_every_crash_a_prefix
+    }
+}

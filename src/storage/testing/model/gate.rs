@@ -1,0 +1,122 @@
+//! A gate in front of a log, which holds its appends back for as long as a test says.
+//!
+//! An append can be held before the log has it, which is a disk that takes its time, or after all of
+//! it is durable and nobody knows yet. It changes nothing of what is appended.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use crate::id::Shard;
+use crate::storage::error::Result;
+use crate::storage::log::shard_log::{Claim, Outcome, ShardBlock, ShardLog};
+use crate::storage::position::{Link, Position};
+
+/// Longer than any append takes to come; a test that waits longer has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The stage at which an append is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Nothing of it is applied.
+    Before,
+    /// All of it is durable, and its outcome isn't known.
+    After,
+}
+
+/// A handle; all clones are the same gate.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gate(Arc<(Mutex<Door>, Condvar)>);
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Door {
+    #[default]
+    Open,
+    Closed(Stage),
+    /// Closed, and somebody stands in front of it.
+    Waiting(Stage),
+}
+
+/// Dropping it lets the waiting append and all later ones go on, also when a test fails.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Held(Gate);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        *self.0.door() = Door::Open;
+        self.0.0.1.notify_all();
+    }
+}
+
+impl Gate {
+    /// Makes appends wait for as long as the guard lives.
+    pub(crate) fn hold(&self, stage: Stage) -> Held {
+        *self.door() = Door::Closed(stage);
+        Held(self.clone())
+    }
+
+    /// Waits until an append is being held back.
+    pub(crate) fn wait_until_held(&self) {
+        let nobody = |door: &mut Door| !matches!(door, Door::Waiting(_));
+        let waited = self.0.1.wait_timeout_while(self.door(), PATIENCE, nobody).unwrap();
+        assert!(!waited.1.timed_out(), "no append came to the gate");
+    }
+
+    /// Called by a log at each stage of an append.
+    pub(super) fn pass(&self, stage: Stage) {
+        let mut door = self.door();
+        if *door == Door::Closed(stage) {
+            *door = Door::Waiting(stage);
+            self.0.1.notify_all();
+        }
+        let shut =
+            |door: &mut Door| matches!(*door, Door::Closed(at) | Door::Waiting(at) if at == stage);
+        drop(self.0.1.wait_while(door, shut).unwrap());
+    }
+
+    fn door(&self) -> MutexGuard<'_, Door> {
+        self.0.0.lock().unwrap()
+    }
+}
+
+/// Any log behind a gate.
+pub(crate) struct Gated {
+    gate: Gate,
+    appending: Arc<Mutex<()>>,
+    log: Box<dyn ShardLog>,
+}
+
+impl Gated {
+    /// `appending` is locked while the log has an append.
+    pub(crate) fn new(gate: Gate, appending: Arc<Mutex<()>>, log: Box<dyn ShardLog>) -> Self {
+        Self { gate, appending, log }
+    }
+}
+
+impl ShardLog for Gated {
+    fn claim(&mut self, shard: Shard) -> Result<Claim> {
+        self.log.claim(shard)
+    }
+
+    fn append(&mut self, blocks: &[ShardBlock]) -> Vec<Outcome> {
+        self.gate.pass(Stage::Before);
+        let outcomes = {
+            let _appending = self.appending.lock().unwrap();
+            self.log.append(blocks)
+        };
+        self.gate.pass(Stage::After);
+        outcomes
+    }
+
+    fn last(&self, shard: Shard) -> Result<Link> {
+        self.log.last(shard)
+    }
+
+    fn read(&self, shard: Shard, from: Position) -> Result<Vec<ShardBlock>> {
+        self.log.read(shard, from)
+    }
+
+    fn trim(&mut self, shard: Shard, upto: Position) -> Result<()> {
+        self.log.trim(shard, upto)
+    }
+}
