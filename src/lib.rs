@@ -160,12 +160,12 @@ use schema::{actor_capnp, trial_capnp};
 use schema::{admin_capnp, cluster_capnp, probe_capnp};
 pub use schema::{counter_capnp, poll_capnp};
 
-pub use capstead_client::Limits;
 pub use capstead_client::sturdyref::{Caveats, GrantId};
+pub use capstead_client::{Interface, Limits, Terms};
 pub use cli::main;
 pub use error::{Reason, Result, conflict, disconnected, failed, overloaded, unimplemented};
 pub use gateway::HttpLimits;
 pub use host::{
-    Context, Entries, Granted, List, Namespace, Object, Storable, Storage, Stored, Struct, Terms,
+    Context, Entries, Granted, List, Namespace, Object, Storable, Storage, Stored, Struct,
 };
 pub use server::{Running, Server, ServerError, TurnLimits};

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use capstead::http::{self, Body, Request, Response, StatusCode, http_service};
 use capstead::{Context, Object, Result, Stored, conflict};
 
-use crate::counter_capnp::{self, counter};
+use crate::counter_capnp::counter;
 
 /// A durable counter.
 #[derive(Debug)]
@@ -15,7 +15,6 @@ pub struct Counter {
 
 impl Object for Counter {
     const CLASS: &'static str = "Counter";
-    const METHODS: &'static [(u64, u16, &'static str)] = counter_capnp::ALL_METHODS;
     type Client = counter::Client;
 
     async fn wake(ctx: Context) -> Result<Self> {

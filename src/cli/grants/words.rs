@@ -5,6 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use ed25519_dalek::VerifyingKey;
 
 use crate::cli::export::object_id;
+use crate::host::parse_number;
 use crate::id::{ObjectId, Pool};
 
 /// An object or a namespace, of which there can be grants.
@@ -15,12 +16,6 @@ pub(in crate::cli) struct Object {
     pub(in crate::cli) id: ObjectId,
     pub(in crate::cli) is_namespace: bool,
 }
-
-/// A public key.
-pub(super) type Key = [u8; 32];
-
-/// The id of an interface and the number of a method.
-pub(super) type Method = (u64, u16);
 
 pub(in crate::cli) fn parse_object(text: &str) -> Result<Object, String> {
     let (id, is_namespace) = match (text.split_once('/'), object_id(text)) {
@@ -53,31 +48,32 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-pub(super) fn parse_method(text: &str) -> Result<Method, String> {
-    let parse = || {
-        let (interface, ordinal) = text.split_once(':')?;
-        let interface = u64::from_str_radix(interface.strip_prefix("0x")?, 16).ok()?;
-        Some((interface, ordinal.parse().ok()?))
+/// A name or a number. The host knows whether there is such a method.
+pub(super) fn parse_method(text: &str) -> Result<String, String> {
+    let is_name = |part: &str| {
+        part.starts_with(|first: char| first.is_ascii_alphabetic())
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric())
     };
-    parse().ok_or_else(|| {
-        "a method is the id of its interface and its number: 0xdc0f9593bdd2956b:2".to_owned()
-    })
+    let is_named = text.split('.').count() <= 2 && text.split('.').all(is_name);
+    if is_named || parse_number(text).is_some() {
+        return Ok(text.to_owned());
+    }
+    Err("a method is its name in the schema, such as Counter.read or read; or the id of its interface and its \
+         number: 0xdc0f9593bdd2956b:2"
+        .to_owned())
 }
 
-pub(super) fn parse_key(text: &str) -> Result<Key, String> {
+pub(super) fn parse_key(text: &str) -> Result<VerifyingKey, String> {
     let byte = |at: usize| u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok();
     let is_key = text.len() == 64 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
     let bytes: Option<Vec<u8>> = is_key.then(|| (0..32).map(byte).collect()).flatten();
     let key = bytes.and_then(|bytes| bytes.try_into().ok());
-    let key: Key = key.ok_or_else(|| "a public key has 64 hexadecimal digits".to_owned())?;
-    match VerifyingKey::from_bytes(&key) {
-        Ok(_) => Ok(key),
-        Err(_) => Err(
-            "these digits are no public key of Ed25519: look whether they were copied whole, and \
-                       that they are the public half"
-                .to_owned(),
-        ),
-    }
+    let key: [u8; 32] = key.ok_or_else(|| "a public key has 64 hexadecimal digits".to_owned())?;
+    VerifyingKey::from_bytes(&key).map_err(|_| {
+        "these digits are no public key of Ed25519: look whether they were copied whole, and that they are the \
+         public half"
+            .to_owned()
+    })
 }
 
 pub(super) fn parse_grant(text: &str) -> Result<ObjectId, String> {

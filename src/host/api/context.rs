@@ -5,6 +5,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use capnp::capability::{FromClientHook, FromServer};
+use capstead_client::Terms;
 use capstead_client::sturdyref::GrantId;
 
 use super::namespace::Namespace;
@@ -13,7 +14,6 @@ use super::storage::Storage;
 use super::stored::{Storable, Stored};
 use crate::error::{Reason, Result, failed};
 use crate::host::authority::granting::{self, Granted};
-use crate::host::authority::grants::Terms;
 use crate::host::engine::facet::Maker;
 use crate::host::engine::gated::{self, Gated};
 use crate::host::engine::instance::Instance;
@@ -116,14 +116,12 @@ impl Context {
     /// secret**: whoever has it can use it. It is good once the turn is durable, and until it is revoked.
     ///
     /// ```
-    /// use capstead::{Caveats, Context, Result, Terms, counter_capnp::counter};
-    /// use capnp::traits::HasTypeId;
+    /// use capstead::{Context, Result, Terms, counter_capnp::counter};
     ///
     /// /// A link that can read this counter, and do nothing else.
     /// fn read_only(ctx: &Context) -> Result<String> {
-    ///     const READ: (u64, u16) = (counter::Client::TYPE_ID, 2); // `read @2` in its schema
-    ///     let caveats = Caveats::none().with_methods([READ])?;
-    ///     Ok(ctx.grant(Terms::new("readers").caveats(&caveats))?.text)
+    ///     let terms = Terms::new("readers").methods::<counter::Client>(["read"])?;
+    ///     Ok(ctx.grant(terms)?.text)
     /// }
     /// ```
     ///
