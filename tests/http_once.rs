@@ -10,7 +10,7 @@ use std::process::Command;
 use std::rc::Rc;
 
 use capstead::counter_capnp::counter;
-use capstead::http::{self, Body, Request, Response, StatusCode, http_service};
+use capstead::http::{self, Body, Request, StatusCode, http_service};
 use capstead::{Context, Object, Result, Server};
 use support::http::{get, post};
 use support::{scratch, serve};
@@ -91,10 +91,10 @@ impl http_service::Server for Failing {
             ["raw", kind, words] => return Err(failure(kind, words)),
             _ => {}
         }
-        let serve = async |request: Request<Body>| -> Result<Response<Body>> {
+        let serve = async |request: Request<Body>| -> http::Answer {
             let path: Vec<&str> = request.uri().path().split('/').skip(1).collect();
             match path[..] {
-                ["caught", kind, words] => Err(failure(kind, words)),
+                ["caught", kind, words] => Err(failure(kind, words).into()),
                 _ => Ok(http::text(StatusCode::OK, "fine")),
             }
         };
