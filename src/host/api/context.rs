@@ -23,6 +23,23 @@ use crate::membrane::dispatch;
 /// An object's access to everything outside its fields. Cheap to clone.
 ///
 /// A context belongs to one instance: when that ends, whatever is done with it fails.
+///
+/// ```
+/// use capstead::classes::Counter;
+/// use capstead::counter_capnp::counter;
+/// use capstead::{Context, Result};
+///
+/// /// A counter of the object's own, anonymous and made when it is first needed. The class of the object is
+/// /// bound to `Counter` where the server is put together.
+/// async fn own_counter(ctx: &Context) -> Result<counter::Client> {
+///     if let Some(counter) = ctx.storage().get_ref("counter")? {
+///         return Ok(counter);
+///     }
+///     let counter = ctx.create::<Counter>()?;
+///     ctx.storage().put_ref("counter", &counter).await?;
+///     Ok(counter)
+/// }
+/// ```
 #[derive(Clone)]
 pub struct Context(Rc<Instance>);
 

@@ -17,6 +17,40 @@ use crate::membrane::dispatch;
 ///
 /// An instance is one value on one thread, so its fields need neither locks nor `Send`. Its methods
 /// are those of the generated `Server` trait.
+///
+/// ```
+/// use std::rc::Rc;
+///
+/// use capstead::poll_capnp::poll; // in your own crate: generated from your own schema
+/// use capstead::{Context, Object, Result, Stored};
+///
+/// /// Counts votes, whatever they are for.
+/// struct Votes {
+///     count: Stored<i64>,
+/// }
+///
+/// impl Object for Votes {
+///     const CLASS: &'static str = "Votes";
+///     type Client = poll::Client;
+///
+///     async fn wake(ctx: Context) -> Result<Self> {
+///         Ok(Votes { count: ctx.stored("count")? })
+///     }
+/// }
+///
+/// impl poll::Server for Votes {
+///     async fn vote(
+///         self: Rc<Self>,
+///         _: poll::VoteParams,
+///         mut results: poll::VoteResults,
+///     ) -> Result<()> {
+///         self.count.set(self.count.get() + 1)?;
+///         results.get().set_votes(self.count.get());
+///         Ok(())
+///     }
+/// }
+/// # let _ = capstead::Server::new("votes.data").class::<Votes>();
+/// ```
 pub trait Object: Sized + 'static {
     /// The name of the class. It is part of the identity of every named object: never change it.
     const CLASS: &'static str;
