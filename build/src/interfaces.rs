@@ -122,7 +122,7 @@ fn add_of(schemas: &GeneratorContext<'_>, id: u64, methods: &mut Vec<Method>) ->
 }
 
 /// The name of an interface without those around it.
-fn last_name<'a>(node: node::Reader<'a>) -> capnp::Result<&'a str> {
+fn last_name(node: node::Reader<'_>) -> capnp::Result<&str> {
     let whole = node.get_display_name()?.to_str()?;
     Ok(whole.get(node.get_display_name_prefix_length() as usize..).unwrap_or(whole))
 }

@@ -20,8 +20,8 @@ use crate::storage::Access;
 use crate::supervisor::owner_of;
 use shown::{Shown, tree};
 pub(super) use shown::{hex, time};
+use words::{Key, parse_grant, parse_key, parse_method, parse_until};
 pub(super) use words::{Object, parse_object};
-use words::{parse_grant, parse_key, parse_method, parse_until};
 
 pub(super) const AFTER_HELP: &str = "\
 An OBJECT is CLASS/NAME, the 32 digits of an object's id, or CLASS alone: that is the class's namespace, \
@@ -74,7 +74,7 @@ pub(crate) struct Make {
     object_methods: Vec<String>,
     /// An Ed25519 public key, 64 hexadecimal digits: restoring the reference takes a proof by its secret
     #[arg(long, value_name = "KEY", value_parser = parse_key)]
-    holder: Option<VerifyingKey>,
+    holder: Option<Key>,
     /// Grants that are made from this one may survive it
     #[arg(long)]
     allow_independent: bool,
@@ -240,8 +240,10 @@ impl Make {
         if let Some(until) = self.until {
             terms = terms.caveats(&Caveats::not_after(until));
         }
-        if let Some(holder) = self.holder {
-            terms = terms.holder(holder)?;
+        if let Some(holder) = &self.holder {
+            let key = VerifyingKey::from_bytes(holder);
+            let key = key.map_err(|error| Failure::Cannot(format!("--holder: {error}")))?;
+            terms = terms.holder(key)?;
         }
         Ok(if self.allow_independent { terms.allow_independent() } else { terms })
     }

@@ -17,6 +17,9 @@ pub(in crate::cli) struct Object {
     pub(in crate::cli) is_namespace: bool,
 }
 
+/// A public key. It is checked.
+pub(super) type Key = [u8; 32];
+
 pub(in crate::cli) fn parse_object(text: &str) -> Result<Object, String> {
     let (id, is_namespace) = match (text.split_once('/'), object_id(text)) {
         (_, Ok(id)) => (id, false),
@@ -63,17 +66,20 @@ pub(super) fn parse_method(text: &str) -> Result<String, String> {
         .to_owned())
 }
 
-pub(super) fn parse_key(text: &str) -> Result<VerifyingKey, String> {
+pub(super) fn parse_key(text: &str) -> Result<Key, String> {
     let byte = |at: usize| u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok();
     let is_key = text.len() == 64 && text.bytes().all(|digit| digit.is_ascii_hexdigit());
     let bytes: Option<Vec<u8>> = is_key.then(|| (0..32).map(byte).collect()).flatten();
     let key = bytes.and_then(|bytes| bytes.try_into().ok());
-    let key: [u8; 32] = key.ok_or_else(|| "a public key has 64 hexadecimal digits".to_owned())?;
-    VerifyingKey::from_bytes(&key).map_err(|_| {
-        "these digits are no public key of Ed25519: look whether they were copied whole, and that they are the \
-         public half"
-            .to_owned()
-    })
+    let key: Key = key.ok_or_else(|| "a public key has 64 hexadecimal digits".to_owned())?;
+    match VerifyingKey::from_bytes(&key) {
+        Ok(_) => Ok(key),
+        Err(_) => Err(
+            "these digits are no public key of Ed25519: look whether they were copied whole, and \
+                       that they are the public half"
+                .to_owned(),
+        ),
+    }
 }
 
 pub(super) fn parse_grant(text: &str) -> Result<ObjectId, String> {
