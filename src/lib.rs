@@ -120,7 +120,8 @@
 //! # Schemas
 //!
 //! The build script of a crate with schemas of its own calls `capstead_build::compile`, and the
-//! crate includes the code with `capnp::generated_code!`; the package `examples/hello` is one.
+//! crate includes the code with `capnp::generated_code!`; the package `examples/hello` is one. That code
+//! speaks of `capnp` and of `capstead-client`, so that the crate depends on both.
 #![forbid(unsafe_code)]
 
 /// The pages whose Rust code is compiled as these examples are.
