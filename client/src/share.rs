@@ -44,7 +44,7 @@ impl Terms {
     }
 
     /// Only these methods may be called: names of the schema of `C`, such as `read` or `Counter.read`, and of
-    /// those that every object answers, such as `Persistent.save`.
+    /// those that every object answers, such as `Facet.grants`.
     ///
     /// # Errors
     /// There is no such method, or more than one; the error lists those that are there.

@@ -58,7 +58,7 @@ impl Caveats {
     }
 
     /// The same, and only these methods may be called: names of the schema of `C`, such as `read` or
-    /// `Counter.read`, and of those that every object answers, such as `Persistent.save`. If one of them is none
+    /// `Counter.read`, and of those that every object answers, such as `Facet.grants`. If one of them is none
     /// that a namespace has, what is reached through a namespace is restricted to them too.
     ///
     /// # Errors

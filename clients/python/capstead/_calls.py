@@ -26,7 +26,7 @@ async def share(
     """Makes a reference to the object or the namespace `of`: a text to give away, which is a secret.
 
     `label` says who gets it, or what for. All else restricts it: `methods` are names of the schema of `of`, such as
-    "read" or "Counter.read", and of those that every object answers, such as "Persistent.save". Of a namespace,
+    "read" or "Counter.read", and of those that every object answers, such as "Facet.grants". Of a namespace,
     `object_methods` is the interface of its objects with such names. `until` is a time, or seconds from now.
     Restoring takes the proofs of all `holders`, which are Ed25519 public keys of 32 bytes. An `independent` grant
     survives the one that it is made from, which must have been made with `allow_independent`.
