@@ -126,9 +126,8 @@ interface HostAdmin {
   grants @3 (target :Data, after :Data) -> (grants :List(Grant), next :Data);
   # The grants of an object, or of a namespace, as `Facet.grants` lists them.
 
-  grant @4 (target :Data, isNamespace :Bool, terms :Terms) -> (sturdyRef :Data, text :Text, grant :Data);
-  # A new reference, with a grant that was made from none. The object or namespace must exist. `text` has the
-  # host's listener as its hint; null if the host doesn't serve. `grant` is its id, to revoke it.
+  obsolete4 @4 ();
+  # It knew methods by their numbers only, and must not take a call that names some for one that allows all.
 
   revoke @5 (target :Data, grant :Data);
   # Takes a grant back, with those that depend on it, on every host. One that isn't there is refused.
@@ -140,6 +139,14 @@ interface HostAdmin {
   clearRequests @7 (target :Data, id :Data, grant :Data) -> (cleared :UInt64, running :UInt64);
   # Forgets request ids of an object durably: one, or those that count for a grant, or all if both are empty.
   # The ids of calls that run stay, and are counted. A call that is made with a forgotten id is applied again.
+
+  grant @8 (target :Data, isNamespace :Bool, terms :Terms, methods :List(Text), objectMethods :List(Text))
+      -> (sturdyRef :Data, text :Text, grant :Data);
+  # A new reference, with a grant that was made from none. The object or namespace must exist. Beside what the
+  # terms say, `methods` and `objectMethods`, if they aren't empty, are the only ones that it allows: by the
+  # names in their schema, `Counter.read` or `read`, or by number, `0xdc0f9593bdd2956b:2`. One that isn't there
+  # is refused. `text` has the host's listener as its hint; null if the host doesn't serve. `grant` is its id,
+  # to revoke it.
 }
 
 struct Request {

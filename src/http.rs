@@ -2,7 +2,58 @@
 //!
 //! The wire is the standard `http-over-capnp`; this turns it into the types of the `http` crate and
 //! back. Bodies are buffered whole.
+//!
+//! ```
+//! use std::rc::Rc;
+//!
+//! use capstead::counter_capnp::counter; // in your own crate: an interface that extends HttpService
+//! use capstead::http::{self, Answer, Body, Request, StatusCode, http_service};
+//! use capstead::{Context, Object, Result, Stored};
+//!
+//! /// A list of names.
+//! struct Guests {
+//!     names: Stored<String>,
+//! }
+//!
+//! impl Guests {
+//!     fn http(&self, request: &Request<Body>) -> Answer {
+//!         match (request.method().as_str(), request.uri().path()) {
+//!             // A HEAD comes here too, and gets the head of this.
+//!             ("GET", "/") => {
+//!                 http::json(StatusCode::OK, &self.names.get().lines().collect::<Vec<_>>())
+//!             }
+//!             ("POST", "/") => {
+//!                 let name: String = http::read_json(request)?; // or 400, with the reason
+//!                 self.names.set(self.names.get() + &name + "\n")?;
+//!                 http::json(StatusCode::CREATED, &name)
+//!             }
+//!             // JSON for those who ask for it.
+//!             _ => Err(http::refuse(StatusCode::NOT_FOUND, "there is only /")),
+//!         }
+//!     }
+//! }
+//!
+//! impl http_service::Server for Guests {
+//!     async fn request(
+//!         self: Rc<Self>,
+//!         params: http_service::RequestParams,
+//!         results: http_service::RequestResults,
+//!     ) -> Result<()> {
+//!         http::serve(params, results, async |request| self.http(&request)).await
+//!     }
+//! }
+//! # impl counter::Server for Guests {}
+//! # impl Object for Guests {
+//! #     const CLASS: &'static str = "Guests";
+//! #     type Client = counter::Client;
+//! #     async fn wake(ctx: Context) -> Result<Self> {
+//! #         Ok(Guests { names: ctx.stored("names")? })
+//! #     }
+//! # }
+//! ```
 
+mod json;
+mod refusal;
 mod room;
 mod stream;
 
@@ -12,12 +63,16 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures::channel::oneshot;
+use http::header::CONTENT_LENGTH;
 pub use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
-use crate::error::{Result, conflict_reason, failed, overloaded, said, unimplemented};
+use crate::error::{Result, failed, overloaded, unimplemented};
 use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_BODY_SECS};
 pub use crate::schema::http_capnp::http_service;
 use crate::schema::http_capnp::{HttpMethod, http_header, http_request, http_response};
+pub use json::{json, read_json};
+use refusal::Form;
+pub use refusal::{Refusal, refuse};
 pub(crate) use room::{Held, Room};
 pub(crate) use stream::{Parts, Refused, Stream, Taker};
 
@@ -43,6 +98,9 @@ impl<T: Into<Vec<u8>>> From<T> for Body {
     }
 }
 
+/// The response that a class makes of a request, or the reason why it makes none.
+pub type Answer = std::result::Result<Response<Body>, Refusal>;
+
 /// A response of plain text.
 pub fn text(status: StatusCode, text: impl fmt::Display) -> Response<Body> {
     let mut response = Response::new(Body::from(text.to_string()));
@@ -61,26 +119,43 @@ pub fn query<B>(request: &Request<B>, name: &str) -> Option<String> {
 
 /// Answers `HttpService.request` with what `handle` makes of the request.
 ///
-/// An error of `handle` becomes a response with its sentence: 409 for a
-/// [`conflict`](crate::conflict), 503 for `overloaded`, 502 for `disconnected`, 501 for
-/// `unimplemented`, 500 for all others.
+/// An error of `handle` becomes a response with its sentence, as [`Refusal`] says. `handle` sees a HEAD as a GET, and
+/// its client gets the head of the answer, with the length of the body that a GET would get.
 ///
 /// # Errors
 /// When the request is malformed, or whoever asked has gone.
 pub async fn serve(
     params: http_service::RequestParams,
     results: http_service::RequestResults,
-    handle: impl AsyncFnOnce(Request<Body>) -> Result<Response<Body>>,
+    handle: impl AsyncFnOnce(Request<Body>) -> Answer,
 ) -> Result<()> {
     let asked = params.get()?.get_request()?;
     let body = match asked.get_body_size().which()? {
         http_request::body_size::Fixed(0) => Body::default(),
         _ => take_body(results).await?,
     };
-    let request = read_request(asked, body)?;
+    let mut request = read_request(asked, body)?;
     let context = params.get()?.get_context()?;
-    let response = handle(request).await.unwrap_or_else(|error| explain(&error));
+    let form = Form::wanted(request.headers());
+    let is_head = request.method() == Method::HEAD;
+    if is_head {
+        *request.method_mut() = Method::GET;
+    }
+    let mut response = handle(request).await.unwrap_or_else(|refusal| refusal.in_form(form));
+    if is_head {
+        drop_body(&mut response);
+    }
     respond(&context, response)
+}
+
+/// Leaves the head of a response, and in it the length of the body that was dropped.
+fn drop_body(response: &mut Response<Body>) {
+    let body = std::mem::take(response.body_mut());
+    let has_length = !matches!(response.status().as_u16(), 204 | 205 | 304);
+    let is_said = response.headers().contains_key(CONTENT_LENGTH) && body.0.is_empty();
+    if has_length && !is_said {
+        response.headers_mut().insert(CONTENT_LENGTH, body.0.len().into());
+    }
 }
 
 /// Offers a stream for the request's body, before there is a reply, and waits for its end.
@@ -145,19 +220,6 @@ impl Taker for Collector {
         };
         self.finish(Err(error.clone()));
         error
-    }
-}
-
-/// An error as a response.
-pub(crate) fn explain(error: &capnp::Error) -> Response<Body> {
-    // The same wherever the object lives.
-    let said = said(error);
-    match (error.kind, conflict_reason(error)) {
-        (_, Some(reason)) => text(StatusCode::CONFLICT, reason),
-        (capnp::ErrorKind::Overloaded, _) => text(StatusCode::SERVICE_UNAVAILABLE, said),
-        (capnp::ErrorKind::Disconnected, _) => text(StatusCode::BAD_GATEWAY, said),
-        (capnp::ErrorKind::Unimplemented, _) => text(StatusCode::NOT_IMPLEMENTED, said),
-        _ => text(StatusCode::INTERNAL_SERVER_ERROR, said),
     }
 }
 

@@ -120,7 +120,8 @@
 //! # Schemas
 //!
 //! The build script of a crate with schemas of its own calls `capstead_build::compile`, and the
-//! crate includes the code with `capnp::generated_code!`; the package `examples/hello` is one.
+//! crate includes the code with `capnp::generated_code!`; the package `examples/hello` is one. That code
+//! speaks of `capnp` and of `capstead-client`, so that the crate depends on both.
 #![forbid(unsafe_code)]
 
 /// The pages whose Rust code is compiled as these examples are.
@@ -162,12 +163,12 @@ use schema::{actor_capnp, trial_capnp};
 use schema::{admin_capnp, cluster_capnp};
 pub use schema::{counter_capnp, poll_capnp};
 
-pub use capstead_client::Limits;
 pub use capstead_client::sturdyref::{Caveats, GrantId, Method};
+pub use capstead_client::{Interface, Limits, Terms};
 pub use cli::main;
 pub use error::{Reason, Result, conflict, disconnected, failed, overloaded, unimplemented};
 pub use gateway::HttpLimits;
 pub use host::{
-    Context, Entries, Granted, List, Namespace, Object, Storable, Storage, Stored, Struct, Terms,
+    Context, Entries, Granted, List, Namespace, Object, Storable, Storage, Stored, Struct,
 };
 pub use server::{Running, Server, ServerError, TurnLimits};

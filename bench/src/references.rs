@@ -2,8 +2,9 @@
 
 use std::cell::RefCell;
 
-use capnp::capability::Client;
 use capnp_rpc::rpc_twoparty_capnp::Side;
+use capstead_client::sturdyref::Caveats;
+use capstead_client::{Terms, attenuate};
 use tokio::net::TcpStream;
 
 use super::bare::{BareServer, stock};
@@ -14,7 +15,6 @@ use super::rpc::{Counters, IN_FLIGHT, increment, read};
 use super::{Bench, note};
 use capstead::Result;
 use capstead::counter_capnp::counter;
-use capstead_client::facet_capnp::{facet, persistent};
 use capstead_client::restorer_capnp::restorer;
 
 /// The rows of this file.
@@ -52,9 +52,7 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
 /// # Errors
 /// When the counter gives none.
 pub(crate) async fn save(counter: &counter::Client) -> Result<String> {
-    let client = Client::new(counter.client.hook.add_ref());
-    let reply = persistent::Client { client }.save_request().send().promise.await?;
-    Ok(reply.get()?.get_sturdy_ref()?.to_string()?)
+    capstead_client::share(counter, Terms::default()).await
 }
 
 async fn save_many(counter: &counter::Client, count: u64) -> Result<Vec<String>> {
@@ -126,15 +124,9 @@ async fn measure_attenuated(
     server: &Capstead,
     counter: &counter::Client,
 ) -> Result<()> {
-    let client = Client::new(counter.client.hook.add_ref());
-    let mut request = facet::Client { client }.attenuate_request();
-    let mut caveats = request.get().init_caveats();
-    caveats.set_not_after(u64::MAX - 1);
-    let mut methods = caveats.init_methods(1).get(0);
-    methods.set_interface(<counter::Client as capnp::traits::HasTypeId>::TYPE_ID);
-    methods.init_ordinals(1).set(0, 2);
-    let reply = request.send().promise.await?;
-    let narrow: counter::Client = reply.get()?.get_facet().get_as_capability()?;
+    let less = Caveats::not_after(u64::MAX - 1).with_methods_of::<counter::Client>(["read"])?;
+    let narrow = attenuate(counter, &less);
+    read(&narrow).await?;
     let reads = async |counter: &counter::Client, until| {
         server.process.watch(drive(IN_FLIGHT, until, async |_| read(counter).await)).await
     };

@@ -14,14 +14,14 @@
 //! capnp::generated_code!(mod counter_capnp);
 //! ```
 //!
-//! Beside what `capnpc` generates, each module has `ALL_METHODS`, by which a class says what can be called:
-//! see `METHODS` of the trait `capstead::Object`.
+//! Beside what `capnpc` generates, each client implements `capstead_client::Interface`, by which grants name
+//! methods as the schema does. So a crate with generated code depends on `capnp` and on `capstead-client`.
 //!
 //! A schema may `import "/capstead/facet.capnp"`, `"/capstead/http.capnp"`, `"/capstead/restorer.capnp"`
-//! and `"/capstead/sturdyref.capnp"`; the generated code then refers to the crate `capstead_client`.
+//! and `"/capstead/sturdyref.capnp"`, whose code the crate `capstead_client` has.
 //! Every other schema that is imported must be among the files of the same call.
 
-mod methods;
+mod interfaces;
 mod public;
 mod request;
 mod tool;

@@ -53,6 +53,45 @@ fn imported_public_schemas_are_taken_from_the_client_crate() {
 }
 
 #[test]
+fn each_client_knows_the_names_of_its_methods() {
+    let Some((folder, schemas)) = site() else { return };
+    let schema = format!(
+        "{SCHEMA} interface Chest(T) {{\n\
+           get @0 () -> (value :T);\n\
+           interface NextTo(U) extends(Chest(T)) {{ put @0 (value :U); }}\n\
+         }}\n"
+    );
+    std::fs::write(folder.0.join("site.capnp"), schema).unwrap();
+    let request = tool::compile(&schemas.files, &folder.0).unwrap();
+    let code = &tool::generate(&request, &folder.0, &schemas.files).unwrap()[0];
+    let implemented: Vec<_> = code.split("::capstead_client::Interface for ").skip(1).collect();
+    let owned = ": ::capnp::traits::Owned";
+    for (client, names) in [
+        (
+            "site::Client ".to_owned(),
+            &[
+                "Site.hits",
+                "HttpService.startRequest",
+                "HttpService.request",
+                "HttpService.connect",
+            ][..],
+        ),
+        (format!("chest::Client<T> where T{owned} "), &["Chest.get"]),
+        (
+            format!("chest::next_to::Client<T, U> where T{owned}, U{owned} "),
+            &["NextTo.put", "Chest.get"],
+        ),
+    ] {
+        let body = implemented.iter().find_map(|code| code.strip_prefix(&*client));
+        let body = body.unwrap_or_else(|| panic!("{client} is not among {implemented:#?}"));
+        let (body, _) = body.split_once("\n}").unwrap();
+        let found: Vec<_> = body.split('"').skip(3).step_by(2).collect();
+        assert_eq!(found, names, "{client}");
+    }
+    assert_eq!(implemented.len(), 3, "the code of imported schemas is elsewhere");
+}
+
+#[test]
 fn a_missing_request_is_stale() {
     let Some((_folder, schemas)) = site() else { return };
     std::fs::remove_file(&schemas.request).unwrap();

@@ -2,7 +2,7 @@
 //!
 //! The tool reads schemas and writes a request; generating from a request needs no tool.
 
-use crate::{Error, methods, public};
+use crate::{Error, interfaces, public};
 use capnpc::codegen::CodeGenerationCommand;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -50,7 +50,7 @@ pub(crate) fn generate(
         .crates_provide_map(public::ids().map(|id| (id, "capstead_client".into())).collect())
         .run(message)
         .map_err(|cause| Error::new(format!("can't generate code from the request: {cause}")))?;
-    methods::add(message, out, files, generated_name)?;
+    interfaces::add(message, out, files, generated_name)?;
     files.iter().map(|file| read_code(&out.join(generated_name(file)))).collect()
 }
 

@@ -32,8 +32,13 @@
 //! the reference: the reference itself says which key it must have, so that there is nothing to configure.
 //! Whoever wants to decide about connections uses [`Connection::dial`], [`Connection::dial_tls`] and
 //! [`Connection::restore`]. A reference that is bound to the key of a holder is restored with that key, by
-//! [`restore_with`]. To hand a reference on with less power, narrow it offline, to a time, to some
-//! [methods](sturdyref::Caveats::with_methods) or to a [holder](sturdyref::Caveats::with_holder):
+//! [`restore_with`].
+//!
+//! # Giving away less
+//!
+//! [`share`] makes a reference of a capability, with [`Terms`], and [`attenuate`] another capability. A
+//! reference can be narrowed offline too, to a time, to some
+//! [methods](sturdyref::Caveats::with_methods_of) or to a [holder](sturdyref::Caveats::with_holder):
 //!
 //! ```
 //! use capstead_client::sturdyref::{Caveats, TextReference};
@@ -81,14 +86,19 @@
 //!
 //! The crate holds no server code and mints no references.
 
+// Generated code speaks of this crate by its name.
+extern crate self as capstead_client;
+
 mod callback;
 mod connection;
 mod dial;
 mod guard;
+mod interface;
 mod once;
 mod reason;
 mod restore;
 mod schema;
+mod share;
 pub mod sturdyref;
 mod tls;
 mod wire;
@@ -112,12 +122,18 @@ pub use guard::owed::{Owed, with_owed};
 pub use guard::pipelines::{Arrival, Pipelined, take_over};
 #[doc(hidden)] // for the server
 pub use guard::relayed::Relayed;
+pub use interface::Interface;
+#[doc(hidden)] // for the server, which finds the methods that its operator names
+pub use interface::{find, list, with_every_objects};
 pub use once::{once, request_id};
 pub use reason::Reason;
 #[doc(hidden)] // for the server
 pub use reason::said;
 pub use restore::{restore, restore_with};
 pub use schema::{facet_capnp, http_capnp, restorer_capnp, sturdyref_capnp};
+#[doc(hidden)] // for the server
+pub use share::write_caveats;
+pub use share::{Terms, attenuate, share};
 pub use tls::ALPN;
 
 /// The result of everything here.

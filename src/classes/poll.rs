@@ -7,7 +7,7 @@ use futures::future::try_join_all;
 
 use super::Counter;
 use crate::counter_capnp::counter;
-use crate::poll_capnp::{self, poll};
+use crate::poll_capnp::poll;
 
 /// An option is a key that begins so, with nothing as its value.
 const OPTION: &str = "option/";
@@ -28,7 +28,6 @@ pub struct Poll {
 
 impl Object for Poll {
     const CLASS: &'static str = "Poll";
-    const METHODS: &'static [(u64, u16, &'static str)] = poll_capnp::ALL_METHODS;
     type Client = poll::Client;
 
     async fn wake(ctx: Context) -> Result<Self> {

@@ -3,8 +3,8 @@
 mod shown;
 mod words;
 
-use capnp::struct_list;
-use capstead_client::sturdyref::{Method, Sturdyref};
+use capstead_client::Terms;
+use capstead_client::sturdyref::{Caveats, Sturdyref, VerifyingKey};
 use clap::Args;
 
 use super::below;
@@ -15,7 +15,6 @@ use crate::host::Class;
 use crate::id::ObjectId;
 use crate::schema::admin_capnp::host_admin::grant_results;
 use crate::schema::admin_capnp::{admin, host_admin};
-use crate::schema::facet_capnp::{methods, terms};
 use crate::server::DEFAULT_LISTEN;
 use crate::storage::Access;
 use crate::supervisor::owner_of;
@@ -26,17 +25,16 @@ pub(super) use words::{Object, parse_object};
 
 pub(super) const AFTER_HELP: &str = "\
 An OBJECT is CLASS/NAME, the 32 digits of an object's id, or CLASS alone: that is the class's namespace, \
-from which all its objects can be reached. This works while the server serves or not. A method's number \
-stands behind its @ in the schema. The id of an interface is TYPE_ID of its client in Rust; or \
-`capnp compile -I DIR -ocapnp FILE` says it, where DIR/capstead is the folder `schema` of Capstead's sources.
-Of a CLASS, --method is about the namespace: byName 0xe37b60d8a15c94f2:0, tryGet 0xe37b60d8a15c94f2:1 and \
-create 0xe37b60d8a15c94f2:2; --object-method is about the objects that are reached by it.
+from which all its objects can be reached. This works while the server serves or not. A method's name \
+stands in its schema, with or without that of its interface; a name that isn't there is answered with those \
+that are. Of a CLASS, --method is about the namespace: byName, tryGet and create; --object-method is about the \
+objects that are reached by it.
 With --below, it is about all that was made from a grant, over all objects and hosts, also what survives it.
 
   capstead grants Counter
   capstead grants Counter --below 3c5f5e31d6b0412a9d4fd6a77d2a5a0e
-  capstead grant Counter/visits --label 'for Ada' --until 30d --method 0xdc0f9593bdd2956b:2
-  capstead grant Counter --method 0xe37b60d8a15c94f2:0 --object-method 0xdc0f9593bdd2956b:2
+  capstead grant Counter/visits --label 'for Ada' --until 30d --method Counter.read
+  capstead grant Counter --method byName --object-method read
   capstead revoke Counter/visits 3c5f5e31d6b0412a9d4fd6a77d2a5a0e";
 
 /// Whose grants to show.
@@ -66,14 +64,14 @@ pub(crate) struct Make {
     /// The time for which it works: a duration such as 30d, or a time such as 2030-01-31T12:00:00Z
     #[arg(long, value_name = "TIME", value_parser = parse_until)]
     until: Option<u64>,
-    /// A method that may be called, as the interface's id and the method's number, 0xdc0f9593bdd2956b:2;
-    /// may be given more than once [default: all]
-    #[arg(long = "method", value_name = "ID:NUMBER", value_parser = parse_method)]
-    methods: Vec<Method>,
+    /// A method that may be called: Counter.read, or read; or the interface's id and the method's number,
+    /// 0xdc0f9593bdd2956b:2. May be given more than once [default: all]
+    #[arg(long = "method", value_name = "METHOD", value_parser = parse_method)]
+    methods: Vec<String>,
     /// Of a CLASS: a method of its objects that may be called, named as for --method, which is about those
     /// of the namespace itself; may be given more than once [default: all]
-    #[arg(long = "object-method", value_name = "ID:NUMBER", value_parser = parse_method)]
-    object_methods: Vec<Method>,
+    #[arg(long = "object-method", value_name = "METHOD", value_parser = parse_method)]
+    object_methods: Vec<String>,
     /// An Ed25519 public key, 64 hexadecimal digits: restoring the reference takes a proof by its secret
     #[arg(long, value_name = "KEY", value_parser = parse_key)]
     holder: Option<Key>,
@@ -176,7 +174,15 @@ pub(super) fn make(options: &Make, classes: &[Class]) -> u8 {
         let mut params = request.get();
         params.set_target(options.object.id.as_bytes());
         params.set_is_namespace(options.object.is_namespace);
-        options.fill(params.init_terms());
+        options.terms()?.write(params.reborrow().init_terms());
+        let mut methods = params.reborrow().init_methods(options.methods.len() as u32);
+        for (at, method) in (0..).zip(&options.methods) {
+            methods.set(at, method);
+        }
+        let mut methods = params.init_object_methods(options.object_methods.len() as u32);
+        for (at, method) in (0..).zip(&options.object_methods) {
+            methods.set(at, method);
+        }
         let reply = match request.send().promise.await {
             Ok(reply) => reply,
             Err(error) => {
@@ -229,31 +235,17 @@ impl Make {
         })
     }
 
-    fn fill(&self, mut terms: terms::Builder<'_>) {
-        terms.set_label(&*self.label);
-        terms.set_allow_independent(self.allow_independent);
-        let mut caveats = terms.init_caveats();
+    fn terms(&self) -> Result<Terms, Failure> {
+        let mut terms = Terms::new(&*self.label);
         if let Some(until) = self.until {
-            caveats.set_not_after(until);
+            terms = terms.caveats(&Caveats::not_after(until));
         }
         if let Some(holder) = &self.holder {
-            caveats.reborrow().init_holders(1).set(0, holder);
+            let key = VerifyingKey::from_bytes(holder);
+            let key = key.map_err(|error| Failure::Cannot(format!("--holder: {error}")))?;
+            terms = terms.holder(key)?;
         }
-        if !self.methods.is_empty() {
-            fill(caveats.reborrow().init_methods(self.methods.len() as u32), &self.methods);
-        }
-        if !self.object_methods.is_empty() {
-            let count = self.object_methods.len() as u32;
-            fill(caveats.init_object_methods(count), &self.object_methods);
-        }
-    }
-}
-
-fn fill(mut list: struct_list::Builder<'_, methods::Owned>, methods: &[Method]) {
-    for (at, method) in (0..).zip(methods) {
-        let mut one = list.reborrow().get(at);
-        one.set_interface(method.interface);
-        one.init_ordinals(1).set(0, method.ordinal);
+        Ok(if self.allow_independent { terms.allow_independent() } else { terms })
     }
 }
 

@@ -12,9 +12,8 @@ use std::net::{IpAddr, SocketAddr};
 use http::header::{HOST, ORIGIN};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version};
-use hyper::Response;
 
-use crate::http::{Body, text};
+use crate::http::{Refusal, refuse};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
@@ -26,9 +25,6 @@ pub(crate) struct Door {
     /// True if it listens where only this machine reaches it.
     is_loopback: bool,
 }
-
-/// A refusal with its reason.
-type Refusal = Box<Response<Body>>;
 
 impl Door {
     /// # Errors
@@ -53,7 +49,7 @@ impl Door {
         }
         let reason = "A page of another origin may not change anything here. Start the server with \
                       `--http-origin` and the page's origin to allow it.\n";
-        Err(refusal(StatusCode::FORBIDDEN, reason))
+        Err(refuse(StatusCode::FORBIDDEN, reason))
     }
 
     /// Checks that the host that a request names may be this one.
@@ -70,12 +66,12 @@ impl Door {
         let named = match (named.next(), named.next()) {
             (Some(host), None) => Some(host.to_str().unwrap_or("\0")),
             (None, _) if version < Version::HTTP_11 => None,
-            _ => return Err(refusal(StatusCode::BAD_REQUEST, "A request has one Host header.\n")),
+            _ => return Err(refuse(StatusCode::BAD_REQUEST, "A request has one Host header.\n")),
         };
         // A URL in the request line counts before the header, and a proxy may have looked at either.
         let all = named.into_iter().chain(uri.authority().map(Authority::as_str));
         for host in all {
-            let malformed = || refusal(StatusCode::BAD_REQUEST, "The Host header is malformed.\n");
+            let malformed = || refuse(StatusCode::BAD_REQUEST, "The Host header is malformed.\n");
             let is_known = if host.is_empty() {
                 !self.checks_hosts()
             } else {
@@ -85,7 +81,7 @@ impl Door {
             if !is_known {
                 let reason = "This server isn't the host that the request names. Start it with \
                               `--http-host` and that name if it should be.\n";
-                return Err(refusal(StatusCode::MISDIRECTED_REQUEST, reason));
+                return Err(refuse(StatusCode::MISDIRECTED_REQUEST, reason));
             }
         }
         Ok(())
@@ -141,10 +137,6 @@ impl Door {
     }
 }
 
-fn refusal(status: StatusCode, reason: &str) -> Refusal {
-    Box::new(text(status, reason))
-}
-
 /// `host` or `host:port`.
 fn authority(text: &str) -> Option<Authority> {
     text.parse::<Authority>().ok().filter(|parsed| !text.contains('@') && !parsed.host().is_empty())
@@ -193,7 +185,8 @@ mod tests {
             built = built.header(name, value);
         }
         let request = built.body(()).unwrap().into_parts().0;
-        door.admit(&request).map_or_else(|refused| refused.status().as_u16(), |()| 200)
+        let refused = door.admit(&request).err();
+        refused.map_or(200, |refused| refused.response(&request.headers).status().as_u16())
     }
 
     #[test]

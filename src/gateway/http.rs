@@ -19,7 +19,7 @@ use super::objects::{Given, Objects};
 use super::paced::Paced;
 use super::route::{Route, route};
 use crate::error::{Result, is_not_begun, is_revoked};
-use crate::http::{Body, Held, explain, text};
+use crate::http::{Body, Held, Refusal, refuse};
 use crate::limits::{HTTP_BODY_BYTES_MAX, NAME_BYTES_MAX};
 use crate::metrics::Metrics;
 use crate::net::Place;
@@ -163,15 +163,16 @@ impl Served {
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         self.gateway.metrics.http_requests_total.add(1);
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         if let Err(refusal) = self.door.admit(&parts) {
-            return own(*refusal).map(Full::new);
+            return own(refusal.response(&parts.headers)).map(Full::new);
         }
         let page = self.door.known_origin(&parts.headers).cloned();
         let mut response = if page.is_some() && cors::is_preflight(&parts) {
             own(cors::preflight(&parts.headers))
         } else {
-            self.respond(parts, body).await.unwrap_or_else(|error| own(refusal(&error)))
+            let answer = self.respond(&mut parts, body).await;
+            answer.unwrap_or_else(|refusal| own(refusal.response(&parts.headers)))
         };
         if self.door.knows_origins() {
             cors::let_read(response.headers_mut(), page);
@@ -181,59 +182,56 @@ impl Served {
 
     async fn respond(
         &self,
-        mut parts: http::request::Parts,
+        parts: &mut http::request::Parts,
         body: Incoming,
-    ) -> Result<Response<Bytes>> {
+    ) -> std::result::Result<Response<Bytes>, Refusal> {
         let uri = parts.uri.clone();
         let path = uri.path_and_query().map_or("", |path| path.as_str());
-        let Some(route) = route(path) else { return Ok(own(nothing())) };
+        let Some(route) = route(path) else { return Err(nothing()) };
         if route.key.len() > NAME_BYTES_MAX {
             let reason = format!("The name of an object has at most {NAME_BYTES_MAX} bytes.\n");
-            return Ok(own(text(StatusCode::URI_TOO_LONG, reason)));
+            return Err(refuse(StatusCode::URI_TOO_LONG, reason));
         }
         head::strip(&mut parts.headers);
         if let Some(name) = head::not_text(&parts.headers) {
             let reason = format!("The value of the header {name} is not UTF-8.\n");
-            return Ok(own(text(StatusCode::BAD_REQUEST, reason)));
+            return Err(refuse(StatusCode::BAD_REQUEST, reason));
         }
-        if self.gateway.objects.get(&route)?.is_none() {
-            return Ok(own(nothing()));
+        if self.gateway.objects.get(&route).map_err(refusal)?.is_none() {
+            return Err(nothing());
         }
-        let body = match read_body(body, &self.taken).await {
-            Ok(body) => body,
-            Err(refusal) => return Ok(own(*refusal)),
-        };
-        let answer = self.gateway.ask(&route, &parts, body.bytes(), &self.taken).await?;
-        Ok(match answer {
-            Ok(response) => response.map(Bytes::from_owner),
-            Err(Failure::Nothing) => own(nothing()),
-            Err(Failure::Call(error)) => own(refusal(&error)),
+        let body = read_body(body, &self.taken).await?;
+        let answer = self.gateway.ask(&route, parts, body.bytes(), &self.taken).await;
+        Err(match answer.map_err(refusal)? {
+            Ok(response) => return Ok(response.map(Bytes::from_owner)),
+            Err(Failure::Nothing) => nothing(),
+            Err(Failure::Call(error)) => refusal(error),
             Err(Failure::NoRoom) => {
                 let reason = "There is no room for another response: try again later.\n";
-                own(text(StatusCode::SERVICE_UNAVAILABLE, reason))
+                refuse(StatusCode::SERVICE_UNAVAILABLE, reason)
             }
             Err(Failure::Answer(reason)) => {
                 tracing::error!(class = route.class, %reason, "a class gave an HTTP response that can't be sent");
                 let reason = "The object's response can't be sent; the server's log says why.\n";
-                own(text(StatusCode::INTERNAL_SERVER_ERROR, reason))
+                refuse(StatusCode::INTERNAL_SERVER_ERROR, reason)
             }
         })
     }
 }
 
 /// No class can say the first two: these are the server's.
-fn refusal(error: &capnp::Error) -> Response<Body> {
-    if is_revoked(error) {
-        return text(StatusCode::FORBIDDEN, &error.extra);
+fn refusal(error: capnp::Error) -> Refusal {
+    if is_revoked(&error) {
+        return Refusal::of(StatusCode::FORBIDDEN, &error);
     }
-    if is_not_begun(error) {
-        return text(StatusCode::SERVICE_UNAVAILABLE, &error.extra);
+    if is_not_begun(&error) {
+        return Refusal::of(StatusCode::SERVICE_UNAVAILABLE, &error);
     }
-    explain(error)
+    error.into()
 }
 
-fn nothing() -> Response<Body> {
-    text(StatusCode::NOT_FOUND, "There is nothing at this path.\n")
+fn nothing() -> Refusal {
+    refuse(StatusCode::NOT_FOUND, "There is nothing at this path.\n")
 }
 
 /// A response of the gateway's own, which is small.
@@ -251,11 +249,8 @@ fn log_end(ended: hyper::Result<()>) {
     }
 }
 
-/// The whole body, or the response that says why there is none.
-async fn read_body(
-    mut body: Incoming,
-    taken: &Taken,
-) -> std::result::Result<Held, Box<Response<Body>>> {
+/// The whole body, or why there is none.
+async fn read_body(mut body: Incoming, taken: &Taken) -> std::result::Result<Held, Refusal> {
     let mut held = taken.body();
     if hyper::body::Body::is_end_stream(&body) {
         return Ok(held);
@@ -263,7 +258,6 @@ async fn read_body(
     if hyper::body::Body::size_hint(&body).lower() > HTTP_BODY_BYTES_MAX as u64 {
         return Err(too_large());
     }
-    let refuse = |status, reason: String| Err(Box::new(text(status, reason)));
     let start = Instant::now();
     let mut in_a_row = 0;
     if hyper::body::Body::size_hint(&body).lower() > IN_A_ROW_BYTES as u64 {
@@ -275,12 +269,12 @@ async fn read_body(
             Ok(None) => return Ok(held),
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => {
-                return refuse(StatusCode::BAD_REQUEST, format!("The body broke off: {error}\n"));
+                let reason = format!("The body broke off: {error}\n");
+                return Err(refuse(StatusCode::BAD_REQUEST, reason));
             }
             Err(_) => {
                 taken.metrics.http_slow_total.add(1);
-                let reason = "The body came too slowly.\n".to_owned();
-                return refuse(StatusCode::REQUEST_TIMEOUT, reason);
+                return Err(refuse(StatusCode::REQUEST_TIMEOUT, "The body came too slowly.\n"));
             }
         };
         // Trailers reach no object.
@@ -289,8 +283,8 @@ async fn read_body(
             return Err(too_large());
         }
         if !held.extend(&bytes) {
-            let reason = "There is no room for another body: try again later.\n".to_owned();
-            return refuse(StatusCode::SERVICE_UNAVAILABLE, reason);
+            let reason = "There is no room for another body: try again later.\n";
+            return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, reason));
         }
         in_a_row += bytes.len();
         if in_a_row >= IN_A_ROW_BYTES {
@@ -300,7 +294,7 @@ async fn read_body(
     }
 }
 
-fn too_large() -> Box<Response<Body>> {
+fn too_large() -> Refusal {
     let reason = format!("A body has at most {HTTP_BODY_BYTES_MAX} bytes.\n");
-    Box::new(text(StatusCode::PAYLOAD_TOO_LARGE, reason))
+    refuse(StatusCode::PAYLOAD_TOO_LARGE, reason)
 }

@@ -23,7 +23,7 @@ pub(crate) use api::object::class_of;
 pub use api::storage::Storage;
 pub use api::stored::{Storable, Stored, Struct};
 pub use authority::granting::Granted;
-pub use authority::grants::Terms;
+pub(crate) use authority::nameable::parse_number;
 pub(crate) use cluster::agent::{Agent, pass_on_replies};
 pub(crate) use cluster::membership::ListenerHint;
 pub(crate) use engine::awake::AwakeLimits;

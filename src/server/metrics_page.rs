@@ -89,7 +89,9 @@ async fn serve(listener: TcpListener, door: Door, metrics: Arc<Metrics>) {
 fn page<B>(request: &Request<B>, door: &Door, metrics: &Metrics) -> Response<Full<Bytes>> {
     let known = door.check_host(request.version(), request.uri(), request.headers());
     if let Err(refusal) = known {
-        return refusal.map(|body| Full::new(Bytes::from(body.into_bytes())));
+        return refusal
+            .response(request.headers())
+            .map(|body| Full::new(Bytes::from(body.into_bytes())));
     }
     let (status, text) = match request.uri().path() {
         "/metrics" => (StatusCode::OK, metrics.render()),

@@ -8,11 +8,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use capnp::capability::FromClientHook;
 use capnp::traits::HasTypeId;
-use capstead_client::Connection;
-use capstead_client::facet_capnp::persistent;
-use capstead_client::restorer_capnp::{namespace, restorer};
+use capstead_client::namespace;
+use capstead_client::{Connection, Terms};
 
 use super::fortress::survives_from;
 use super::over_http::serve_large;
@@ -50,13 +48,8 @@ fn listeners(served: &Served) -> Vec<String> {
             let mut request = all.by_name_request();
             request.get().set_key(object.to_string());
             let object = request.send().pipeline.get_object().as_cap();
-            let saved =
-                persistent::Client::new(object).save_request().send().promise.await.unwrap();
-            let text = saved.get().unwrap().get_sturdy_ref().unwrap();
-            let mut locate = connection.bootstrap::<restorer::Client>().locate_request();
-            locate.get().set_sturdy_ref(text);
-            let located = locate.send().promise.await.unwrap();
-            found.insert(located.get().unwrap().get_address().unwrap().to_string().unwrap());
+            let text = capstead_client::share(&object, Terms::default()).await.unwrap();
+            found.insert(connection.locate(&text).await.unwrap());
         }
         found
     });

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use capnp::capability::FromClientHook;
 use capstead::counter_capnp::counter;
-use capstead::http::{self, Body, Request, Response, StatusCode, http_service};
+use capstead::http::{self, Body, Request, StatusCode, http_service};
 use capstead::{Context, Object, Result, Server, Stored};
 use capstead_client::http_capnp::HttpMethod;
 
@@ -56,7 +56,7 @@ impl http_service::Server for Large {
         let answer = async |request: Request<Body>| {
             let bytes = http::query(&request, "bytes").map_or(Ok(0), |bytes| bytes.parse());
             let body = "x".repeat(bytes.unwrap_or_default());
-            Ok::<Response<Body>, capnp::Error>(http::text(StatusCode::OK, body))
+            Ok(http::text(StatusCode::OK, body))
         };
         http::serve(params, results, answer).await
     }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use crate::support::http::{get, post};
 use crate::support::{scratch, serve};
 use capstead::counter_capnp::counter;
-use capstead::http::{self, Body, Request, Response, StatusCode, http_service};
+use capstead::http::{self, Body, Request, StatusCode, http_service};
 use capstead::{Context, Object, Result, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -88,10 +88,10 @@ impl http_service::Server for Failing {
             ["raw", kind, words] => return Err(failure(kind, words)),
             _ => {}
         }
-        let serve = async |request: Request<Body>| -> Result<Response<Body>> {
+        let serve = async |request: Request<Body>| -> http::Answer {
             let path: Vec<&str> = request.uri().path().split('/').skip(1).collect();
             match path[..] {
-                ["caught", kind, words] => Err(failure(kind, words)),
+                ["caught", kind, words] => Err(failure(kind, words).into()),
                 _ => Ok(http::text(StatusCode::OK, "fine")),
             }
         };

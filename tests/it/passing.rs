@@ -10,7 +10,6 @@ use std::time::Duration;
 use capnp::capability::FromClientHook;
 use capnp::traits::HasTypeId;
 use capstead::{Result, Server, failed};
-use capstead_client::facet_capnp::persistent;
 use capstead_client::{CAPABILITIES_SENT_MAX, Connection, ERROR_BYTES_MAX, namespace};
 
 use futures::StreamExt;
@@ -163,12 +162,8 @@ fn what_is_too_much_fails_its_call_alone_and_says_why_on_any_number_of_hosts() {
 async fn listeners(front: &Connection, objects: &[passer::Client]) -> BTreeSet<String> {
     let mut listeners = BTreeSet::new();
     for object in objects {
-        let object = persistent::Client { client: object.client.clone() };
-        let mut request = object.save_request();
-        request.get().init_seal_for().set_label("the test's");
-        let saved = request.send().promise.await.unwrap();
-        let text = saved.get().unwrap().get_sturdy_ref().unwrap().to_str().unwrap();
-        listeners.insert(front.locate(text).await.unwrap());
+        let text = crate::support::calls::save(object, "the test's").await;
+        listeners.insert(front.locate(&text).await.unwrap());
     }
     listeners
 }

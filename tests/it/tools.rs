@@ -8,9 +8,8 @@ use std::process::{Output, Stdio};
 
 use crate::support::calls::{by_name, increment, run};
 use crate::support::http::post;
-use crate::support::{capstead, root, scratch, serve_with};
-use capnp::capability::{Client, FromClientHook};
-use capstead_client::facet_capnp::persistent;
+use crate::support::{capstead, scratch, serve_with};
+use capnp::capability::FromClientHook;
 use capstead_client::{Connection, namespace};
 
 /// Runs a verb on `data`.
@@ -172,30 +171,9 @@ fn a_server_that_does_not_start_names_the_flag_and_leaves_nothing() {
     assert_eq!(fs::read_dir(&data).expect("it is there").count(), 0);
 }
 
-// As the help of `grant` says it, with the schema that has an import of ours.
-#[test]
-fn the_advice_about_ids_of_interfaces_works() {
-    let help = capstead(["grant", "--help"]).output().expect("it runs");
-    let help = said(&help).split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(help.contains("`capnp compile -I DIR -ocapnp FILE`"), "{help}");
-    let folder = tempfile::tempdir().expect("a folder");
-    std::os::unix::fs::symlink(root().join("schema"), folder.path().join("capstead"))
-        .expect("a link");
-    let schema = root().join("examples/counter/schema/counter.capnp");
-    let mut compile = std::process::Command::new("capnp");
-    compile.arg("compile").arg("-I").arg(folder.path()).arg("-ocapnp").arg(schema);
-    let Ok(output) = compile.output() else {
-        return eprintln!("there is no capnp tool to try the advice with");
-    };
-    assert!(said(&output).contains("@0xdc0f9593bdd2956b"), "{}", said(&output));
-    assert!(help.contains("--method 0xdc0f9593bdd2956b:2"), "{help}");
-}
-
 async fn save_independently(of: &impl FromClientHook) {
-    let of = persistent::Client { client: Client::new(of.as_client_hook().add_ref()) };
-    let mut request = of.save_request();
-    request.get().init_seal_for().set_independent(true);
-    request.send().promise.await.expect("it can be saved");
+    let terms = capstead_client::Terms::default().independent();
+    capstead_client::share(of, terms).await.expect("it can be saved");
 }
 
 // A reference fell into the wrong hands, whose holder made others that survive it, on each host.

@@ -4,12 +4,11 @@ import asyncio
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import unittest
 from pathlib import Path
 
-import capnp
+import capstead
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUILT = REPOSITORY / os.environ.get("CARGO_TARGET_DIR", "target") / "debug"
@@ -17,27 +16,12 @@ CAPSTEAD = os.environ.get("CAPSTEAD_BIN", BUILT / "capstead")
 PASSING = os.environ.get("PASSING_BIN", BUILT / "examples/passing")
 DEADLINE_SECONDS = 60
 
-sys.dont_write_bytecode = True  # the example stays as it is
-sys.path.insert(0, str(REPOSITORY / "examples/counter"))
-import client  # noqa: E402, F401  the example itself is what is tested
-
-REMOTE = "remote exception: "
-
-facet_capnp = capnp.load(str(REPOSITORY / "schema/facet.capnp"))
-
-
-def reason(error):
-    """The word that an error of the server begins with, or None (docs/errors.md)."""
-    text = error.description
-    while text.startswith(REMOTE):
-        text = text.removeprefix(REMOTE)
-    word, found, _ = text.partition(": ")
-    return word if found else None
+Counter = capstead.load(REPOSITORY / "examples/counter/schema/counter.capnp").Counter
 
 
 def run(work):
     """Runs a coroutine, and ends the connections that it made."""
-    return asyncio.run(capnp.run(asyncio.wait_for(work, DEADLINE_SECONDS)))
+    return capstead.run(asyncio.wait_for(work, DEADLINE_SECONDS))
 
 
 class ServedTest(unittest.TestCase):

@@ -1,13 +1,13 @@
 """The counter from another language: pipelined calls, their order, and references that are refused."""
 
-import os
 import subprocess
 import sys
 import unittest
 from itertools import accumulate
 
 import capnp
-from served import DEADLINE_SECONDS, REPOSITORY, ServedTest, client, facet_capnp, run
+import capstead
+from served import DEADLINE_SECONDS, REPOSITORY, Counter, ServedTest, run
 
 
 class CounterTest(ServedTest):
@@ -20,17 +20,9 @@ class CounterTest(ServedTest):
     def with_counter(self, work, name="x"):
         """Runs `work` with a counter that no answer was waited for."""
 
-        async def cast(found):
-            return await work(found.cast_as(client.counter_capnp.Counter))
-
-        return self.with_object(cast, name)
-
-    def with_object(self, work, name="x"):
-        """As `with_counter`, and `work` casts what was found."""
-
         async def connected():
-            counters = await client.restore(self.reference)
-            return await work(counters.byName(key=name).object)
+            counters = await capstead.restore(self.reference)
+            return await work(counters.byName(key=name).object.cast_as(Counter))
 
         return run(connected())
 
@@ -83,19 +75,18 @@ class CounterTest(ServedTest):
 
     def test_a_repeated_call_counts_once(self):
         """The reply is lost with the server; the call is made again with its request id."""
-        request_id = os.urandom(16)
+        request_id = capstead.request_id()
 
-        async def increment(found):
-            once = found.cast_as(facet_capnp.Facet).once(id=request_id).facet
-            return (await once.cast_as(client.counter_capnp.Counter).increment(by=41)).value
+        async def increment(counter):
+            return (await capstead.once(counter, request_id).increment(by=41)).value
 
         async def read(counter):
             return (await counter.read()).value
 
-        self.assertEqual(self.with_object(increment), 41)
+        self.assertEqual(self.with_counter(increment), 41)
         self.kill()
         self.serve()
-        self.assertEqual(self.with_object(increment), 41)
+        self.assertEqual(self.with_counter(increment), 41)
         self.assertEqual(self.with_counter(read), 41)
 
     def test_an_overflow_is_an_error_and_changes_nothing(self):

@@ -10,12 +10,12 @@ pycapnp 2.2.4 `tail_call` to an object of another process ends the one that make
 import asyncio
 import os
 import random
-from urllib.parse import urlsplit
 
 import capnp
-from served import PASSING, REPOSITORY, ServedTest, client, run
+import capstead
+from served import PASSING, REPOSITORY, ServedTest, run
 
-passing_capnp = capnp.load(str(REPOSITORY / "tests/passing/passing.capnp"))
+passing_capnp = capstead.load(REPOSITORY / "tests/passing/passing.capnp")
 Passer = passing_capnp.Passer
 
 SEED = int(os.environ.get("SEED", 1))
@@ -151,14 +151,8 @@ class Player:
 class PassingTest(ServedTest):
     def play(self):
         async def connected():
-            listener = urlsplit(self.namespaces["Plain"])
-            stream = await capnp.AsyncIoStream.create_connection(listener.hostname, listener.port)
-            restorer = capnp.TwoPartyClient(stream).bootstrap()
-            restorer = restorer.cast_as(client.restorer_capnp.Restorer)
-            found = {
-                kind: restorer.restore(sturdyRef=text).cap.cast_as(client.restorer_capnp.Namespace)
-                for kind, text in self.namespaces.items()
-            }
+            connection = await capstead.connect(self.namespaces["Plain"])
+            found = {kind: connection.restore(text) for kind, text in self.namespaces.items()}
             await Player(found, SEED).play(ROUNDS)
 
         run(connected())

@@ -7,19 +7,20 @@ What is in them is read and verified by `sturdyref.py`, which knows docs/sturdyr
 import time
 import unittest
 from contextlib import contextmanager
+from datetime import datetime
 from urllib.parse import urlsplit
 
 import capnp
+import capstead
 import sturdyref
 from nacl.signing import SigningKey
-from served import ServedTest, client, facet_capnp, reason, run
+from served import Counter, ServedTest, run
 
-Counter = client.counter_capnp.Counter
 COUNTER = Counter.schema.node.id
 READ = 2
 HOUR_MS = 3_600_000
 
-READ_ONLY = {"methods": [{"interface": COUNTER, "ordinals": [READ]}]}
+READ_ONLY = {"methods": ["read"]}
 UNIMPLEMENTED = "Method not implemented"
 
 
@@ -42,11 +43,9 @@ class SaveTest(ServedTest):
 
     async def restorer(self):
         """A new connection, to where the server listens now."""
-        listener = urlsplit(self.reference)
-        stream = await capnp.AsyncIoStream.create_connection(listener.hostname, listener.port)
         # The connection ends with it, whatever came by it.
-        self.clients.append(capnp.TwoPartyClient(stream))
-        return self.clients[-1].bootstrap().cast_as(client.restorer_capnp.Restorer)
+        self.clients.append(await capstead.connect(self.reference))
+        return self.clients[-1].restorer
 
     async def restore(self, reference):
         restored = await (await self.restorer()).restore(sturdyRef=reference)
@@ -54,7 +53,7 @@ class SaveTest(ServedTest):
 
     async def owned(self):
         """The counter, as one who holds the reference of all counters has it."""
-        counters = await client.restore(self.reference)
+        counters = await capstead.restore(self.reference)
         return counters.byName(key="x").object.cast_as(Counter)
 
     def refuses(self, why):
@@ -64,7 +63,7 @@ class SaveTest(ServedTest):
     def fails(self, word):
         with self.assertRaises(capnp.KjException) as raised:
             yield
-        self.assertEqual(reason(raised.exception), word, raised.exception.description)
+        self.assertEqual(capstead.reason_of(raised.exception), word, raised.exception.description)
 
     def public_key(self, name):
         """Of the server's secret keys, which no client has."""
@@ -85,13 +84,14 @@ class SaveTest(ServedTest):
         async def work():
             counter = await self.owned()
             self.assertEqual((await counter.increment(by=41)).value, 41)
-            return await save(counter, **terms)
+            return await capstead.share(counter, **terms)
 
         return self.connected(work())
 
     def test_a_saved_reference_allows_what_it_was_saved_for(self):
-        caveats = READ_ONLY | {"notAfter": now_ms() + HOUR_MS}
-        reference = self.increment_and_save(label="for Ada", caveats=caveats)
+        last = now_ms() + HOUR_MS
+        until = datetime.fromtimestamp(last / 1000)
+        reference = self.increment_and_save(label="for Ada", until=until, **READ_ONLY)
 
         async def work():
             counter = await self.restore(reference)
@@ -99,26 +99,27 @@ class SaveTest(ServedTest):
             with self.refuses(UNIMPLEMENTED):
                 await counter.increment()
             with self.refuses(UNIMPLEMENTED):
-                await grants(counter)
-            (grant,) = await grants(await self.owned())
+                await capstead.grants(counter)
+            (grant,) = await capstead.grants(await self.owned())
             self.assertEqual((await counter.read()).value, 41)
             return grant
 
         grant = self.connected(work())
         self.assertEqual(grant.label, "for Ada")
-        self.assertEqual(grant.caveats.notAfter, caveats["notAfter"])
-        self.assertEqual([methods.to_dict() for methods in grant.caveats.methods], READ_ONLY["methods"])
-        parsed, allowed = self.verify(reference, caveats["notAfter"])
-        self.assertEqual(allowed, sturdyref.Caveats(caveats["notAfter"], frozenset({(COUNTER, READ)})))
+        self.assertEqual(grant.caveats.notAfter, last)
+        (methods,) = grant.caveats.methods
+        self.assertEqual(methods.to_dict(), {"interface": COUNTER, "ordinals": [READ]})
+        parsed, allowed = self.verify(reference, last)
+        self.assertEqual(allowed, sturdyref.Caveats(last, frozenset({(COUNTER, READ)})))
         self.assertEqual((parsed.target[0], parsed.grant), (1, grant.id))
         with self.assertRaisesRegex(sturdyref.Refused, "expired"):
-            self.verify(reference, caveats["notAfter"] + 1)
+            self.verify(reference, last + 1)
 
     def test_what_is_saved_by_a_holder_allows_no_more_than_he_has(self):
-        reference = self.increment_and_save(caveats=READ_ONLY)
+        reference = self.increment_and_save(**READ_ONLY)
 
         async def save_more():
-            return await save(await self.restore(reference))
+            return await capstead.share(await self.restore(reference))
 
         async def work(reference):
             counter = await self.restore(reference)
@@ -137,22 +138,21 @@ class SaveTest(ServedTest):
         async def work():
             counter = await self.restore(everything)
             self.assertEqual((await counter.increment()).value, 42)
-            nothing = await self.restore(await save(counter, caveats={"methods": []}))
+            nothing = await self.restore(await capstead.share(counter, methods=[]))
             with self.refuses(UNIMPLEMENTED):
                 await nothing.read()
 
         self.connected(work())
 
     def test_a_reference_that_is_over_is_refused(self):
-        over = self.increment_and_save(caveats={"notAfter": now_ms() - 1})
+        over = self.increment_and_save(until=-1)
         with self.refuses("the reference was refused"):
             self.connected(self.restore(over))
 
     def test_a_live_capability_is_attenuated(self):
         async def work():
             counter = await self.owned()
-            facet = counter.cast_as(facet_capnp.Facet)
-            narrow = facet.attenuate(caveats=READ_ONLY).facet.cast_as(Counter)
+            narrow = capstead.attenuate(counter, **READ_ONLY)
             self.assertEqual((await narrow.read()).value, 0)
             with self.refuses(UNIMPLEMENTED):
                 await narrow.increment()
@@ -160,9 +160,37 @@ class SaveTest(ServedTest):
 
         self.connected(work())
 
+    def test_a_namespace_is_shared_with_less_of_its_objects(self):
+        async def work():
+            counters = await capstead.restore(self.reference)
+            reads = (Counter, ["Counter.read"])
+            text = await capstead.share(counters, "Ada", methods=["byName"], object_methods=reads)
+            narrow = await capstead.restore(text)
+            counter = narrow.byName(key="x").object.cast_as(Counter)
+            self.assertEqual((await counter.read()).value, 0)
+            with self.refuses(UNIMPLEMENTED):
+                await counter.increment()
+            with self.refuses(UNIMPLEMENTED):
+                await narrow.create()
+
+        self.connected(work())
+
+    def test_a_method_that_is_not_there_is_refused_with_those_that_are(self):
+        async def work():
+            counter = await self.owned()
+            for wrong in ("reed", "Poll.read", "READ"):
+                has = f"Counter has no method {wrong}; it has Counter.increment, .*Persistent.save"
+                with self.assertRaisesRegex(ValueError, has):
+                    await capstead.share(counter, methods=[wrong])
+            with self.assertRaisesRegex(TypeError, "a list"):
+                capstead.attenuate(counter, methods="read")
+            self.assertEqual(await capstead.grants(counter), [], "nothing was made")
+
+        self.connected(work())
+
     def test_a_saved_reference_outlives_the_process(self):
         """The server is killed right after the answer, and started again, on another port."""
-        reference = self.increment_and_save(caveats=READ_ONLY)
+        reference = self.increment_and_save(**READ_ONLY)
         self.kill()
         self.serve()
 
@@ -179,18 +207,18 @@ class SaveTest(ServedTest):
 
         async def work():
             owner = await self.owned()
-            others = await save(owner, label="other")
+            others = await capstead.share(owner, label="other")
             guest, other = await self.restore(guests), await self.restore(others)
-            granted = await save(guest, label="of the guest's")
+            granted = await capstead.share(guest, label="of the guest's")
             held = await self.restore(granted)
             for counter in (guest, other, held):
                 self.assertEqual((await counter.read()).value, 41)
-            by_label = {grant.label: grant for grant in await grants(owner)}
+            by_label = {grant.label: grant for grant in await capstead.grants(owner)}
             self.assertEqual(set(by_label), {"guest", "other", "of the guest's"})
             self.assertEqual(by_label["of the guest's"].parent, by_label["guest"].id)
             with self.fails("no-such-grant"):
-                await revoke(other, by_label["guest"])
-            await revoke(owner, by_label["guest"])
+                await capstead.revoke(other, by_label["guest"].id)
+            await capstead.revoke(owner, by_label["guest"].id)
             for counter in (guest, held):
                 with self.fails("revoked"):
                     await counter.read()
@@ -198,7 +226,7 @@ class SaveTest(ServedTest):
                 with self.fails("revoked"):
                     await self.restore(reference)
             self.assertEqual((await other.read()).value, 41)
-            self.assertEqual([grant.label for grant in await grants(owner)], ["other"])
+            self.assertEqual([grant.label for grant in await capstead.grants(owner)], ["other"])
             return others
 
         others = self.connected(work())
@@ -210,7 +238,7 @@ class SaveTest(ServedTest):
 
     def test_a_bound_reference_is_restored_by_its_holder_alone(self):
         holder, thief = SigningKey.generate(), SigningKey.generate()
-        reference = self.increment_and_save(caveats={"holders": [holder.verify_key.encode()]})
+        reference = self.increment_and_save(holders=[holder.verify_key.encode()])
         parsed, allowed = self.verify(reference, now_ms())
         self.assertEqual(allowed.holders, (holder.verify_key.encode(),))
 
@@ -241,9 +269,9 @@ class HostsTest(ServedTest):
         names = [f"hint {n}" for n in range(16)]
 
         async def save_all():
-            counters = await client.restore(self.reference)
+            counters = await capstead.restore(self.reference)
             found = [counters.byName(key=name).object.cast_as(Counter) for name in names]
-            return [await save(counter) for counter in found]
+            return [await capstead.share(counter) for counter in found]
 
         references = run(save_all())
         self.listen = urlsplit(self.reference).netloc
@@ -253,25 +281,10 @@ class HostsTest(ServedTest):
 
         async def read_all():
             for reference in references:
-                restored = await client.restore(reference)
+                restored = await capstead.restore(reference)
                 self.assertEqual((await restored.cast_as(Counter).read()).value, 0)
 
         run(read_all())
-
-
-async def save(counter, **terms):
-    saved = await counter.cast_as(facet_capnp.Persistent).save(sealFor=terms)
-    return saved.sturdyRef
-
-
-async def grants(counter):
-    listed = await counter.cast_as(facet_capnp.Facet).grants()
-    assert not listed.next
-    return list(listed.grants)
-
-
-async def revoke(counter, grant):
-    await counter.cast_as(facet_capnp.Facet).revoke(grant=grant.id)
 
 
 if __name__ == "__main__":

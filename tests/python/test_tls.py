@@ -1,30 +1,19 @@
 """TLS from another language: the server proves itself by the key that a reference names.
 
-The client is the example's. What it trusts, it trusts by the reference alone.
+The client is the package's. What it trusts, it trusts by the reference alone.
 """
 
-import asyncio
 import json
-import os
 import socket
 import ssl
 import subprocess
-import sys
 import tempfile
 import unittest
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import capnp
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-BUILT = REPOSITORY / os.environ.get("CARGO_TARGET_DIR", "target") / "debug"
-CAPSTEAD = os.environ.get("CAPSTEAD_BIN", BUILT / "capstead")
-DEADLINE_SECONDS = 60
-
-sys.dont_write_bytecode = True  # the example stays as it is
-sys.path.insert(0, str(REPOSITORY / "examples/counter"))
-import client  # noqa: E402  the example itself is what is tested
+import capstead
+from served import CAPSTEAD, DEADLINE_SECONDS, Counter, run
 
 
 class TlsTest(unittest.TestCase):
@@ -49,11 +38,11 @@ class TlsTest(unittest.TestCase):
 
     def increment(self, reference):
         async def connected():
-            counters = await client.restore(reference)
-            counter = counters.byName(key="x").object.cast_as(client.counter_capnp.Counter)
+            counters = await capstead.restore(reference)
+            counter = counters.byName(key="x").object.cast_as(Counter)
             return (await counter.increment()).value
 
-        return asyncio.run(capnp.run(asyncio.wait_for(connected(), DEADLINE_SECONDS)))
+        return run(connected())
 
     def connect(self, context):
         listener = urlsplit(self.reference)

@@ -2,10 +2,9 @@
 
 use std::future::Future;
 
-use capnp::capability::{Client, FromClientHook};
+use capnp::capability::FromClientHook;
 use capstead::counter_capnp::counter;
-use capstead_client::facet_capnp::persistent;
-use capstead_client::{Connection, namespace};
+use capstead_client::{Connection, Terms, namespace};
 
 use super::{DEADLINE, Served};
 
@@ -31,12 +30,7 @@ pub(crate) async fn connect_to(served: &Served, class: &str) -> (Connection, nam
 
 /// The text of a new reference with that label.
 pub(crate) async fn save(of: &impl FromClientHook, label: &str) -> String {
-    let of = persistent::Client { client: Client::new(of.as_client_hook().add_ref()) };
-    let mut request = of.save_request();
-    request.get().init_seal_for().set_label(label);
-    let reply = request.send().promise.await.expect("it can be saved");
-    let text = reply.get().and_then(|reply| Ok(reply.get_sturdy_ref()?.to_string()?));
-    text.expect("the answer has a text")
+    capstead_client::share(of, Terms::new(label)).await.expect("it can be saved")
 }
 
 /// The counter of that name. No answer is waited for.

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use capstead::counter_capnp::counter;
-use capstead::http::{self, Body, Request, Response, StatusCode, http_service};
+use capstead::http::{self, Body, Request, StatusCode, http_service};
 use capstead::{Context, Object, Result};
 
 /// Answers with the request's method, path and body, after it has stored what it was asked.
@@ -19,7 +19,7 @@ impl Object for Echo {
 }
 
 impl Echo {
-    fn http(&self, request: Request<Body>) -> Result<Response<Body>> {
+    fn http(&self, request: Request<Body>) -> http::Answer {
         let head = format!("{} {}\n", request.method(), request.uri());
         self.0.storage().put("head", &head)?;
         let body = [head.into_bytes(), request.into_body().into_bytes()].concat();

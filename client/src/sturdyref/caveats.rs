@@ -6,6 +6,7 @@
 use super::codec::{self, Bytes, LAYOUT};
 use super::refused::Flaw;
 use super::{Method, Methods, PublicKey, Refused};
+use crate::interface::{Interface, named};
 use crate::sturdyref_capnp::{
     CAVEAT_CRITICAL, CAVEAT_DEPENDENT, CAVEAT_HOLDER, CAVEAT_METHODS, CAVEAT_NOT_AFTER,
     CAVEAT_OBJECT_METHODS, CAVEATS_MAX,
@@ -56,8 +57,34 @@ impl Caveats {
         self.and(&Self::not_after(ms))
     }
 
-    /// The same, and only these methods may be called. If
-    /// one of them is none that a namespace has, what is reached through a namespace is restricted to them too.
+    /// The same, and only these methods may be called: names of the schema of `C`, such as `read` or
+    /// `Counter.read`, and of those that every object answers, such as `Facet.grants`. If one of them is none
+    /// that a namespace has, what is reached through a namespace is restricted to them too.
+    ///
+    /// # Errors
+    /// There is no such method, or more than one; the error lists those that are there. Or there are more than
+    /// 256 of them.
+    pub fn with_methods_of<'a, C: Interface>(
+        self,
+        names: impl IntoIterator<Item = &'a str>,
+    ) -> capnp::Result<Self> {
+        self.with_methods(named::<C>(names)?)
+    }
+
+    /// The same, and only these methods, named as for [`with_methods_of`](Self::with_methods_of), may be called
+    /// on what is reached through the namespace. Of a reference to an object it says nothing.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with_object_methods_of<'a, C: Interface>(
+        self,
+        names: impl IntoIterator<Item = &'a str>,
+    ) -> capnp::Result<Self> {
+        self.with_object_methods(named::<C>(names)?)
+    }
+
+    /// As [`with_methods_of`](Self::with_methods_of), for those who have no generated code: each method is an
+    /// interface's id and an ordinal in it.
     ///
     /// # Errors
     /// There are more than 256 of them.
@@ -66,8 +93,7 @@ impl Caveats {
         Ok(self.and(&Self { methods, ..Self::none() }))
     }
 
-    /// The same, and only these methods may be called on what is reached through the namespace. Of a
-    /// reference to an object it says nothing.
+    /// As [`with_object_methods_of`](Self::with_object_methods_of), for those who have no generated code.
     ///
     /// # Errors
     /// There are more than 256 of them.

@@ -2,10 +2,10 @@
 
 use std::rc::Rc;
 
-use capstead::http::{self, Body, Request, Response, StatusCode, http_service};
+use capstead::http::{self, Answer, Body, Request, StatusCode, http_service};
 use capstead::{Context, Object, Result, Stored, conflict};
 
-use crate::counter_capnp::{self, counter};
+use crate::counter_capnp::counter;
 
 /// A durable counter.
 #[derive(Debug)]
@@ -15,7 +15,6 @@ pub struct Counter {
 
 impl Object for Counter {
     const CLASS: &'static str = "Counter";
-    const METHODS: &'static [(u64, u16, &'static str)] = counter_capnp::ALL_METHODS;
     type Client = counter::Client;
 
     async fn wake(ctx: Context) -> Result<Self> {
@@ -38,22 +37,19 @@ impl Counter {
         Ok(value)
     }
 
-    fn http(&self, request: &Request<Body>) -> Result<Response<Body>> {
+    fn http(&self, request: &Request<Body>) -> Answer {
         let by = http::query(request, "by").unwrap_or_else(|| "1".into()).parse();
-        let value = match (request.method().as_str(), request.uri().path(), by) {
-            (_, _, Err(_)) => {
-                return Ok(http::text(StatusCode::BAD_REQUEST, "by must be a number"));
+        let by: i64 =
+            by.map_err(|_| http::refuse(StatusCode::BAD_REQUEST, "by must be a number"))?;
+        let value = match (request.method().as_str(), request.uri().path()) {
+            ("GET", "/") => self.value.get(),
+            ("POST", "/increment") => self.add(by)?,
+            ("POST", "/decrement") => self.subtract(by)?,
+            (_, "/" | "/increment" | "/decrement") => {
+                let reason = "use GET to read, POST to change";
+                return Err(http::refuse(StatusCode::METHOD_NOT_ALLOWED, reason));
             }
-            ("GET" | "HEAD", "/", _) => self.value.get(),
-            ("POST", "/increment", Ok(by)) => self.add(by)?,
-            ("POST", "/decrement", Ok(by)) => self.subtract(by)?,
-            (_, "/" | "/increment" | "/decrement", _) => {
-                return Ok(http::text(
-                    StatusCode::METHOD_NOT_ALLOWED,
-                    "use GET to read, POST to change",
-                ));
-            }
-            _ => return Ok(http::text(StatusCode::NOT_FOUND, "a counter has no such path")),
+            _ => return Err(http::refuse(StatusCode::NOT_FOUND, "a counter has no such path")),
         };
         Ok(http::text(StatusCode::OK, value))
     }

@@ -10,7 +10,7 @@ use std::rc::{Rc, Weak};
 
 use capstead::{Context, List, Object, Result, Stored, failed};
 
-use crate::feed_capnp::{self, feed, follower, subscription};
+use crate::feed_capnp::{feed, follower, subscription};
 
 /// The longest post, so that a list of posts is never too large for a message.
 const TEXT_BYTES_MAX: usize = 4096;
@@ -41,7 +41,6 @@ struct Subscription {
 
 impl Object for Feed {
     const CLASS: &'static str = "Feed";
-    const METHODS: &'static [(u64, u16, &'static str)] = feed_capnp::ALL_METHODS;
     type Client = feed::Client;
 
     async fn wake(ctx: Context) -> Result<Self> {

@@ -5,21 +5,24 @@
 //! The feed's class has no part in them.
 
 use capnp::capability::FromClientHook;
-use capnp::traits::HasTypeId;
-use capstead_client::facet_capnp::{caveats, facet, persistent};
+use capstead_client::Terms;
+use capstead_client::facet_capnp::facet;
+use capstead_client::sturdyref::Caveats;
 
 use capstead::{Result, failed};
 
 use crate::feed_capnp::feed;
 
-/// The ordinals of `latest` and `subscribe`.
-const READING: [u16; 2] = [1, 2];
+/// The methods that a follower needs.
+const READING: [&str; 2] = ["latest", "subscribe"];
 
 /// The same feed, which can be read and subscribed to, and nothing else. Nothing is waited for.
-pub fn narrowed(feed: &feed::Client) -> feed::Client {
-    let mut request = feed.clone().cast_to::<facet::Client>().attenuate_request();
-    only_reading(request.get().init_caveats());
-    request.send().pipeline.get_facet().as_cap().cast_to()
+///
+/// # Errors
+/// Never, as the feed has these methods.
+pub fn narrowed(feed: &feed::Client) -> Result<feed::Client> {
+    let reading = Caveats::none().with_methods_of::<feed::Client>(READING)?;
+    Ok(capstead_client::attenuate(feed, &reading))
 }
 
 /// The text of a new reference to the feed, to read and to subscribe, for whom `label` says.
@@ -27,12 +30,8 @@ pub fn narrowed(feed: &feed::Client) -> feed::Client {
 /// # Errors
 /// When the feed can't be reached, or its server refused: then there may be a grant that nobody has.
 pub async fn share(feed: &feed::Client, label: &str) -> Result<String> {
-    let mut request = feed.clone().cast_to::<persistent::Client>().save_request();
-    let mut terms = request.get().init_seal_for();
-    terms.set_label(label);
-    only_reading(terms.init_caveats());
-    let reply = request.send().promise.await?;
-    Ok(reply.get()?.get_sturdy_ref()?.to_string()?)
+    let terms = Terms::new(label).methods::<feed::Client>(READING)?;
+    capstead_client::share(feed, terms).await
 }
 
 /// Takes back everything that was shared with whom `label` says.
@@ -69,14 +68,5 @@ async fn grants(feed: &feed::Client, label: &str) -> Result<Vec<Vec<u8>>> {
         if after.is_empty() {
             return Ok(found);
         }
-    }
-}
-
-fn only_reading(caveats: caveats::Builder<'_>) {
-    let mut methods = caveats.init_methods(1).get(0);
-    methods.set_interface(feed::Client::TYPE_ID);
-    let mut ordinals = methods.init_ordinals(READING.len() as u32);
-    for (at, ordinal) in (0..).zip(READING) {
-        ordinals.set(at, ordinal);
     }
 }

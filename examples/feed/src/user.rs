@@ -14,7 +14,7 @@ use futures::future::join_all;
 
 use self::live::{Live, Ringer};
 use self::timeline::Timeline;
-use crate::feed_capnp::{self, feed, follower, user};
+use crate::feed_capnp::{feed, follower, user};
 use crate::sharing;
 
 const NAME_BYTES_MAX: usize = 100;
@@ -32,7 +32,6 @@ pub struct User {
 
 impl Object for User {
     const CLASS: &'static str = "User";
-    const METHODS: &'static [(u64, u16, &'static str)] = feed_capnp::ALL_METHODS;
     type Client = user::Client;
 
     async fn wake(ctx: Context) -> Result<Self> {
@@ -63,7 +62,7 @@ impl User {
             return Err(failed(format!("a user follows at most {FOLLOWED_MAX} feeds")));
         }
         // Whatever the caller may do to the feed, what is kept can't post.
-        storage.put_ref(feed_key(name), &sharing::narrowed(feed)).await?;
+        storage.put_ref(feed_key(name), &sharing::narrowed(feed)?).await?;
         // Written in the same turn: a call for the same name may have come between.
         self.timeline.forget(name)
     }

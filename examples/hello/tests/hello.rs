@@ -60,6 +60,41 @@ fn a_tally_goes_on_where_the_last_answer_left_it() {
     assert_eq!(Server::start(&data).add(), "visits: 3\n");
 }
 
+/// Its own command line knows the methods of its class, and whoever has the data, while the server serves.
+#[test]
+fn the_operator_names_the_methods_of_the_class() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("hello.data");
+    let verb = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hello"));
+        command.args(args).arg("--data").arg(&data).stdin(Stdio::null());
+        let output = command.output().expect("it runs");
+        let said = [&output.stdout[..], &output.stderr].concat();
+        (output.status.success(), String::from_utf8(said).expect("it is text"))
+    };
+    let grant = || {
+        for method in ["Tally.add", "add"] {
+            let (done, said) = verb(&["grant", "Tally/visits", "--method", method]);
+            assert!(done, "{said}");
+        }
+        let (done, said) = verb(&["grant", "Tally/visits", "--method", "Tally.reset"]);
+        let has = "Tally has no method Tally.reset; it has Tally.add, Facet.once";
+        assert!(!done && said.contains(has), "{said}");
+    };
+    let server = Server::start(&data);
+    server.add();
+    grant();
+    let tries = ["grant", "Tally", "--method", "tryGet", "--object-method", "add"];
+    let (done, text) = verb(&tries);
+    assert!(done, "{text}");
+    // The client asks by `byName`.
+    let output = client(&[text.trim()]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("Unimplemented"), "{said}");
+    drop(server);
+    grant();
+}
+
 #[test]
 fn a_client_without_a_reference_is_told_what_it_needs() {
     let output = client(&[]);

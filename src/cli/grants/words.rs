@@ -6,6 +6,7 @@ use capstead_client::sturdyref::Method;
 use ed25519_dalek::VerifyingKey;
 
 use crate::cli::export::object_id;
+use crate::host::parse_number;
 use crate::id::{ObjectId, Pool};
 
 /// An object or a namespace, of which there can be grants.
@@ -17,7 +18,7 @@ pub(in crate::cli) struct Object {
     pub(in crate::cli) is_namespace: bool,
 }
 
-/// A public key.
+/// A public key. It is checked.
 pub(super) type Key = [u8; 32];
 
 pub(in crate::cli) fn parse_object(text: &str) -> Result<Object, String> {
@@ -51,15 +52,19 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-pub(super) fn parse_method(text: &str) -> Result<Method, String> {
-    let parse = || {
-        let (interface, ordinal) = text.split_once(':')?;
-        let interface = u64::from_str_radix(interface.strip_prefix("0x")?, 16).ok()?;
-        Some(Method { interface, ordinal: ordinal.parse().ok()? })
+/// A name or a number. The host knows whether there is such a method.
+pub(super) fn parse_method(text: &str) -> Result<String, String> {
+    let is_name = |part: &str| {
+        part.starts_with(|first: char| first.is_ascii_alphabetic())
+            && part.bytes().all(|byte| byte.is_ascii_alphanumeric())
     };
-    parse().ok_or_else(|| {
-        "a method is the id of its interface and its number: 0xdc0f9593bdd2956b:2".to_owned()
-    })
+    let is_named = text.split('.').count() <= 2 && text.split('.').all(is_name);
+    if is_named || parse_number(text).is_some() {
+        return Ok(text.to_owned());
+    }
+    Err("a method is its name in the schema, such as Counter.read or read; or the id of its interface and its \
+         number: 0xdc0f9593bdd2956b:2"
+        .to_owned())
 }
 
 pub(super) fn parse_key(text: &str) -> Result<Key, String> {

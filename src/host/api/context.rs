@@ -5,6 +5,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use capnp::capability::{FromClientHook, FromServer};
+use capstead_client::Terms;
 use capstead_client::sturdyref::GrantId;
 
 use super::namespace::Namespace;
@@ -13,7 +14,6 @@ use super::storage::Storage;
 use super::stored::{Storable, Stored};
 use crate::error::{Reason, Result, failed};
 use crate::host::authority::granting::{self, Granted};
-use crate::host::authority::grants::Terms;
 use crate::host::engine::facet::Maker;
 use crate::host::engine::gated::{self, Gated};
 use crate::host::engine::instance::Instance;
@@ -23,6 +23,23 @@ use crate::membrane::dispatch;
 /// An object's access to everything outside its fields. Cheap to clone.
 ///
 /// A context belongs to one instance: when that ends, whatever is done with it fails.
+///
+/// ```
+/// use capstead::classes::Counter;
+/// use capstead::counter_capnp::counter;
+/// use capstead::{Context, Result};
+///
+/// /// A counter of the object's own, anonymous and made when it is first needed. The class of the object is
+/// /// bound to `Counter` where the server is put together.
+/// async fn own_counter(ctx: &Context) -> Result<counter::Client> {
+///     if let Some(counter) = ctx.storage().get_ref("counter")? {
+///         return Ok(counter);
+///     }
+///     let counter = ctx.create::<Counter>()?;
+///     ctx.storage().put_ref("counter", &counter).await?;
+///     Ok(counter)
+/// }
+/// ```
 #[derive(Clone)]
 pub struct Context(Rc<Instance>);
 
@@ -116,14 +133,12 @@ impl Context {
     /// secret**: whoever has it can use it. It is good once the turn is durable, and until it is revoked.
     ///
     /// ```
-    /// use capstead::{Caveats, Context, Method, Result, Terms, counter_capnp::counter};
-    /// use capnp::traits::HasTypeId;
+    /// use capstead::{Context, Result, Terms, counter_capnp::counter};
     ///
     /// /// A link that can read this counter, and do nothing else.
     /// fn read_only(ctx: &Context) -> Result<String> {
-    ///     const READ: Method = Method::new(counter::Client::TYPE_ID, 2); // `read @2` in its schema
-    ///     let caveats = Caveats::none().with_methods([READ])?;
-    ///     Ok(ctx.grant(Terms::new("readers").caveats(&caveats))?.text)
+    ///     let terms = Terms::new("readers").methods::<counter::Client>(["read"])?;
+    ///     Ok(ctx.grant(terms)?.text)
     /// }
     /// ```
     ///

@@ -19,6 +19,26 @@ use crate::id::{ObjectId, Pool};
 use crate::limits::NAME_BYTES_MAX;
 
 /// The objects of one class, as an object of another class may reach them through its binding.
+///
+/// ```
+/// use capstead::classes::Counter;
+/// use capstead::{Context, Result};
+///
+/// /// Counts a visit of this page. `Server::bind::<Page, Counter>("visits")` gave the class that right.
+/// async fn count_visit(ctx: &Context, page: &str) -> Result<i64> {
+///     let counters = ctx.namespace::<Counter>("visits")?;
+///     let reply = counters.get(page)?.increment_request().send().promise.await?;
+///     Ok(reply.get()?.get_value())
+/// }
+///
+/// /// As many as were counted; asking makes no counter.
+/// async fn visits(ctx: &Context, page: &str) -> Result<i64> {
+///     match ctx.namespace::<Counter>("visits")?.try_get(page).await? {
+///         Some(counter) => Ok(counter.read_request().send().promise.await?.get()?.get_value()),
+///         None => Ok(0),
+///     }
+/// }
+/// ```
 pub struct Namespace<C> {
     instance: Rc<Instance>,
     class: Rc<Class>,

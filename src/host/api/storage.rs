@@ -17,6 +17,24 @@ use crate::storage::Space;
 /// what a turn writes becomes durable together or not at all, and in the order of the turns.
 /// Whatever the object sends afterwards waits until it is durable. Reads see all earlier writes.
 ///
+/// ```
+/// use capstead::{List, Result, Storage};
+///
+/// /// Adds a line under the next number, and forgets all but the last thousand.
+/// fn note(storage: &Storage, line: &str) -> Result<()> {
+///     let last = storage.get_as::<i64>("last")?.unwrap_or(0) + 1;
+///     storage.put_as("last", &last)?;
+///     storage.put(format!("line/{last:020}"), line)?;
+///     if storage.count() > 1_001 {
+///         let mut lines = storage.list(List::all().prefix("line/").limit(1))?;
+///         if let Some(first) = lines.next() {
+///             storage.delete(first?.0)?;
+///         }
+///     }
+///     Ok(()) // all of it becomes durable together, before the reply leaves
+/// }
+/// ```
+///
 /// # Errors
 ///
 /// A write is refused, with nothing written and the turn's earlier writes standing, by an error whose

@@ -19,6 +19,29 @@ pub use self::structs::Struct;
 /// It is always what the storage has under its key, whichever way that changed: another `Stored` of
 /// the same key, a plain write, [`Storage::delete_all`](crate::Storage::delete_all), a transaction that
 /// is undone.
+///
+/// ```
+/// use capstead::{Context, Result, Stored, conflict};
+///
+/// struct Door {
+///     is_open: Stored<bool>,
+///     name: Stored<String>,
+/// }
+///
+/// impl Door {
+///     fn wake(ctx: &Context) -> Result<Self> {
+///         Ok(Self { is_open: ctx.stored("is open")?, name: ctx.stored("name")? })
+///     }
+///
+///     fn open(&self) -> Result<()> {
+///         if self.is_open.get() {
+///             return Err(conflict(format!("{} is open", self.name.get())));
+///         }
+///         self.is_open.set(true)
+///     }
+/// }
+/// # let _ = (Door::wake, Door::open);
+/// ```
 pub struct Stored<T> {
     instance: Rc<Instance>,
     key: Rc<[u8]>,

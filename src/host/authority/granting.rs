@@ -11,10 +11,11 @@ use capnp::capability::{Params, Promise, Results};
 use capnp::traits::HasTypeId;
 use capnp::{any_pointer, struct_list};
 use capstead_client::sturdyref::{GrantId, Method, Target};
+use capstead_client::{Terms, write_caveats};
 
-use super::grants::{Terms, depends, target_id};
+use super::grants::{depends, target_id};
 use crate::error::{Reason, Result, failed, no_such_method};
-use crate::host::engine::caveats::{caveats, write_caveats};
+use crate::host::engine::caveats::caveats;
 use crate::host::engine::facet::Facet;
 use crate::host::engine::instance::Instance;
 use crate::host::engine::right::Right;
@@ -101,7 +102,7 @@ pub(in crate::host) fn dispatch(
 /// Makes a grant of the instance's own object, and the reference that it makes valid, in the present turn.
 pub(in crate::host) fn save(instance: &Instance, right: &Right, terms: Terms) -> Result<Granted> {
     let (agent, target) = (instance.vat.agent()?, Target::Object(target_id(instance.birth.id)));
-    let ready = instance.vat.prepare(&agent.keys(), target, right, terms)?;
+    let ready = instance.vat.prepare(&agent.keys(), target, right, &terms)?;
     let text = agent.text(&ready.reference)?;
     instance.vat.store.borrow().check_records(&instance.account, ready.record.len())?;
     instance.write_grant(|vat, object| vat.put_grant(object, &ready))?;
@@ -213,12 +214,15 @@ fn write_grant(mut to: grant::Builder<'_>, id: GrantId, grant: &Grant) {
 /// # Errors
 /// As for `caveats`, and when the label is no text.
 pub(in crate::host) fn wanted(from: terms::Reader<'_>) -> Result<Terms> {
-    Ok(Terms {
-        label: from.get_label()?.to_string()?,
-        caveats: caveats(from.get_caveats()?)?,
-        independent: from.get_independent(),
-        allows_independent: from.get_allow_independent(),
-    })
+    let mut terms =
+        Terms::new(from.get_label()?.to_string()?).caveats(&caveats(from.get_caveats()?)?);
+    if from.get_independent() {
+        terms = terms.independent();
+    }
+    if from.get_allow_independent() {
+        terms = terms.allow_independent();
+    }
+    Ok(terms)
 }
 
 /// # Errors

@@ -9,6 +9,7 @@ use std::ops::Bound;
 use std::rc::Rc;
 use std::time::Duration;
 
+use capstead_client::Terms;
 use capstead_client::sturdyref::{Caveats, GrantId, NextSecret, Sturdyref, Target, TargetId};
 
 use tokio::time::{Instant, MissedTickBehavior};
@@ -34,77 +35,45 @@ pub(in crate::host) enum Standing {
     DependsOn(Of),
 }
 
-/// The terms of a grant: who gets it, and how little it allows.
+/// The record of a grant of `target` that is made from `parent`, with these restrictions.
 ///
-/// By default it allows all that its maker has, and ends with the grant that it was made from.
-#[derive(Clone, Debug, Default)]
-#[must_use]
-pub struct Terms {
-    pub(in crate::host) label: String,
-    pub(in crate::host) caveats: Caveats,
-    pub(in crate::host) independent: bool,
-    pub(in crate::host) allows_independent: bool,
-}
-
-impl Terms {
-    /// Without restrictions. The label, of at most 256 bytes, says who gets it or what for.
-    pub fn new(label: impl Into<String>) -> Self {
-        Self { label: label.into(), ..Self::default() }
+/// # Errors
+/// When the parent doesn't allow it, or there are too many before it.
+fn record(
+    terms: &Terms,
+    caveats: Caveats,
+    target: ObjectId,
+    parent: Option<&Live>,
+    now_ms: u64,
+) -> Result<Grant> {
+    if terms.label().len() > GRANT_LABEL_BYTES_MAX {
+        return Err(failed(format!("a grant's label has at most {GRANT_LABEL_BYTES_MAX} bytes")));
     }
-
-    /// These restrictions hold, beside those that hold anyway.
-    pub fn caveats(mut self, caveats: &Caveats) -> Self {
-        self.caveats = self.caveats.and(caveats);
-        self
+    let asks = terms.is_independent() || terms.allows_independent();
+    if asks && parent.is_some_and(|parent| !parent.gives.independent) {
+        return Err(no_independence());
     }
-
-    /// Grants that are made from this one may survive it.
-    pub fn allow_independent(mut self) -> Self {
-        self.allows_independent = true;
-        self
+    let depth = parent.map_or(0, |parent| parent.gives.depth.saturating_add(1));
+    if depth >= GRANT_DEPTH_MAX {
+        return Err(Reason::TooDeep.error(format_args!(
+            "at most {GRANT_DEPTH_MAX} grants are made from each other in a row"
+        )));
     }
-
-    /// The record of a grant of `target` that is made from `parent`.
-    ///
-    /// # Errors
-    /// When the parent doesn't allow it, or there are too many before it.
-    pub(in crate::host) fn of(
-        self,
-        target: ObjectId,
-        parent: Option<&Live>,
-        now_ms: u64,
-    ) -> Result<Grant> {
-        if self.label.len() > GRANT_LABEL_BYTES_MAX {
-            return Err(failed(format!(
-                "a grant's label has at most {GRANT_LABEL_BYTES_MAX} bytes"
-            )));
-        }
-        let asks = self.independent || self.allows_independent;
-        if asks && parent.is_some_and(|parent| !parent.gives.independent) {
-            return Err(no_independence());
-        }
-        let depth = parent.map_or(0, |parent| parent.gives.depth.saturating_add(1));
-        if depth >= GRANT_DEPTH_MAX {
-            return Err(Reason::TooDeep.error(format_args!(
-                "at most {GRANT_DEPTH_MAX} grants are made from each other in a row"
-            )));
-        }
-        Ok(Grant {
-            parent: parent.map_or(Parent::None, |parent| match parent.of {
-                (of, id) if of == target => Parent::Own(id),
-                (namespace, id) => Parent::OfNamespace(target_id(namespace), id),
-            }),
-            label: self.label,
-            caveats: self.caveats,
-            independent: self.independent,
-            allows_independent: self.allows_independent,
-            depth,
-            created_ms: now_ms,
-            restored_ms: 0,
-            is_revoked: false,
-            before: parent.map_or_else(Vec::new, |parent| parent.gives.before.clone()),
-        })
-    }
+    Ok(Grant {
+        parent: parent.map_or(Parent::None, |parent| match parent.of {
+            (of, id) if of == target => Parent::Own(id),
+            (namespace, id) => Parent::OfNamespace(target_id(namespace), id),
+        }),
+        label: terms.label().to_owned(),
+        caveats,
+        independent: terms.is_independent(),
+        allows_independent: terms.allows_independent(),
+        depth,
+        created_ms: now_ms,
+        restored_ms: 0,
+        is_revoked: false,
+        before: parent.map_or_else(Vec::new, |parent| parent.gives.before.clone()),
+    })
 }
 
 /// A grant that is ready to be written.
@@ -153,23 +122,24 @@ impl Vat {
         keys: &KeyRing,
         target: Target,
         right: &Right,
-        mut terms: Terms,
+        terms: &Terms,
     ) -> Result<Ready> {
         right.check(&self.clock)?;
-        if right.caveats().is_dependent() && (terms.independent || terms.allows_independent) {
+        let asks = terms.is_independent() || terms.allows_independent();
+        if right.caveats().is_dependent() && asks {
             return Err(no_independence());
         }
-        terms.caveats = right.narrowed(&terms.caveats)?.caveats();
+        let mut caveats = right.narrowed(terms.restrictions())?.caveats();
         self.store.borrow().check_room()?;
         let of = match target {
             Target::Object(of) => {
-                terms.caveats = terms.caveats.of_object();
+                caveats = caveats.of_object();
                 of
             }
             Target::Namespace(of) => of,
         };
-        let now_ms = self.clock.now_ms();
-        let grant = terms.of(object_id(of), right.grant.as_deref(), now_ms)?;
+        let (parent, now_ms) = (right.grant.as_deref(), self.clock.now_ms());
+        let grant = record(terms, caveats, object_id(of), parent, now_ms)?;
         if grant.is_over(now_ms) {
             return Err(failed(
                 "the time of this grant would be over already: its end is in the past",

@@ -1,80 +1,122 @@
-//! The methods that the operator may name in a grant: a grant of one that isn't there lets nobody do anything.
+//! The methods that the operator names in a grant: a grant of one that isn't there lets nobody do anything.
 
-use capstead_client::sturdyref::{Caveats, Method};
+use capnp::{text_list, traits::HasTypeId};
+use capstead_client::sturdyref::Caveats;
+use capstead_client::{Interface, find, list, with_every_objects};
 
 use crate::error::{Result, failed};
 use crate::host::engine::vat::Vat;
 use crate::id::{ObjectId, Pool};
-use crate::schema::facet_capnp;
-use crate::schema::restorer_capnp::{self, namespace};
-use capnp::traits::HasTypeId;
+use crate::schema::restorer_capnp::namespace;
 
 /// A method as `ALL_METHODS` has it: the id of its interface, its number, and its name.
 type NamedMethod = (u64, u16, &'static str);
 
-/// Checks that a grant of the namespace would be of some use.
-///
-/// # Errors
-/// When it names a method that isn't there, or none by which an object is reached.
-pub(in crate::host) fn check_namespace(vat: &Vat, id: ObjectId, caveats: &Caveats) -> Result<()> {
-    let of_restorer = restorer_capnp::ALL_METHODS.iter();
-    let own: Vec<NamedMethod> =
-        of_restorer.filter(|method| method.0 == namespace::Client::TYPE_ID).copied().collect();
-    if let Some(named) = caveats.methods() {
-        let hint = "; methods of its objects are named with --object-method";
-        check("the namespace", named.iter(), &own, hint)?;
-        if !own.iter().any(|method| named.contains(Method::new(method.0, method.1))) {
-            return Err(failed(format!(
-                "with these methods nobody could reach an object by the namespace: allow one of {}{hint}",
-                said(&own)
-            )));
-        }
-    }
-    let class = vat.classes().find(|class| ObjectId::namespace(Pool::default(), class.name) == id);
-    let (Some(class), Some(named)) = (class, caveats.object_methods()) else { return Ok(()) };
-    check_class(class.name, class.methods, named.iter())
+const OF_OBJECTS: &str = "; methods of its objects are named with --object-method";
+
+/// The methods that were named; none where nothing was said of them.
+pub(in crate::host) struct Words {
+    pub(in crate::host) methods: Vec<String>,
+    pub(in crate::host) object_methods: Vec<String>,
 }
 
-/// Checks that a grant of an object of that class would be of some use.
+impl Words {
+    /// # Errors
+    /// When they are no text.
+    pub(in crate::host) fn read(
+        methods: text_list::Reader<'_>,
+        object_methods: text_list::Reader<'_>,
+    ) -> Result<Self> {
+        let read = |list: text_list::Reader<'_>| {
+            list.iter().map(|word| Ok(word?.to_string()?)).collect::<Result<_>>()
+        };
+        Ok(Self { methods: read(methods)?, object_methods: read(object_methods)? })
+    }
+}
+
+/// The restrictions that these words are, in a grant of the namespace.
 ///
 /// # Errors
-/// When it names a method that isn't there.
-pub(in crate::host) fn check_object(vat: &Vat, class: &str, caveats: &Caveats) -> Result<()> {
-    if caveats.object_methods().is_some() {
+/// When one is a method that isn't there, or none by which an object is reached.
+pub(in crate::host) fn of_namespace(vat: &Vat, id: ObjectId, words: &Words) -> Result<Caveats> {
+    let mut caveats = Caveats::none();
+    if !words.methods.is_empty() {
+        let known = with_every_objects(namespace::Client::METHODS);
+        let of = Of { name: "the namespace", known: Some(known), hint: OF_OBJECTS };
+        let methods = of.find(&words.methods)?;
+        if !methods.iter().any(|(interface, _)| *interface == namespace::Client::TYPE_ID) {
+            return Err(failed(format!(
+                "with these methods nobody could reach an object by the namespace: allow one of {}{OF_OBJECTS}",
+                list(namespace::Client::METHODS)
+            )));
+        }
+        caveats = caveats.with_methods(methods)?;
+    }
+    if !words.object_methods.is_empty() {
+        let is_it = |name: &str| ObjectId::namespace(Pool::default(), name) == id;
+        let class = vat.classes().find(|class| is_it(class.name));
+        let (name, known) =
+            class.map_or(("the class", None), |class| (class.name, Some(class.methods)));
+        let of = Of { name, known: known.map(with_every_objects), hint: "" };
+        caveats = caveats.with_object_methods(of.find(&words.object_methods)?)?;
+    }
+    Ok(caveats)
+}
+
+/// The restrictions that these words are, in a grant of an object of that class.
+///
+/// # Errors
+/// When one is a method that isn't there.
+pub(in crate::host) fn of_object(vat: &Vat, class: &str, words: &Words) -> Result<Caveats> {
+    if !words.object_methods.is_empty() {
         return Err(failed(
             "--object-method is for the objects of a namespace: name those of one object with --method",
         ));
     }
-    // Tools that don't have the class know nothing of it.
-    let (Ok(class), Some(named)) = (vat.class(class), caveats.methods()) else { return Ok(()) };
-    check_class(class.name, class.methods, named.iter())
+    if words.methods.is_empty() {
+        return Ok(Caveats::none());
+    }
+    let known = vat.class(class).ok().map(|class| with_every_objects(class.methods));
+    Caveats::none().with_methods(Of { name: class, known, hint: "" }.find(&words.methods)?)
 }
 
-fn check_class(
-    class: &str,
-    methods: &[NamedMethod],
-    named: impl Iterator<Item = Method>,
-) -> Result<()> {
-    if methods.is_empty() { Ok(()) } else { check(class, named, methods, "") }
+/// The one that is asked for methods.
+struct Of<'a> {
+    name: &'a str,
+    /// None of a class that this program doesn't have.
+    known: Option<Vec<Method>>,
+    hint: &'a str,
 }
 
-/// Every target answers the methods of the schema of facets, too.
-fn check(
-    of: &str,
-    mut named: impl Iterator<Item = Method>,
-    own: &[NamedMethod],
-    hint: &str,
-) -> Result<()> {
-    let all: Vec<NamedMethod> = own.iter().chain(facet_capnp::ALL_METHODS).copied().collect();
-    let is_there = |named: &Method| all.iter().any(|&(id, of, _)| *named == Method::new(id, of));
-    let Some(Method { interface, ordinal }) = named.find(|method| !is_there(method)) else {
-        return Ok(());
-    };
-    Err(failed(format!("{of} has no method {interface:#x}:{ordinal}; it has {}{hint}", said(&all))))
+impl Of<'_> {
+    fn find(&self, words: &[String]) -> Result<Vec<(u64, u16)>> {
+        words.iter().map(|word| self.find_one(word)).collect()
+    }
+
+    fn find_one(&self, word: &str) -> Result<(u64, u16)> {
+        let Self { name, known, hint } = self;
+        match (parse_number(word), known) {
+            (Some(number), None) => Ok(number),
+            (Some((interface, number)), Some(known)) => {
+                if known.iter().any(|method| (method.0, method.1) == (interface, number)) {
+                    return Ok((interface, number));
+                }
+                Err(failed(format!("{name} has no method {word}; it has {}{hint}", list(known))))
+            }
+            (None, None) => Err(failed(format!(
+                "this program doesn't have {name}, and so not the names of its methods: do this while the program \
+                 that has it serves, or with that program itself, or name the method {word} by its number, such as \
+                 0xdc0f9593bdd2956b:2"
+            ))),
+            (None, Some(known)) => {
+                find(name, known, word).map_err(|error| failed(format!("{}{hint}", error.extra)))
+            }
+        }
+    }
 }
 
-fn said(methods: &[NamedMethod]) -> String {
-    let said =
-        methods.iter().map(|(interface, number, name)| format!("{name} {interface:#x}:{number}"));
-    said.collect::<Vec<_>>().join(", ")
+/// A method by the id of its interface and its number: `0xdc0f9593bdd2956b:2`.
+pub(crate) fn parse_number(word: &str) -> Option<(u64, u16)> {
+    let (interface, ordinal) = word.strip_prefix("0x")?.split_once(':')?;
+    Some((u64::from_str_radix(interface, 16).ok()?, ordinal.parse().ok()?))
 }

@@ -149,7 +149,7 @@ impl persistent::Server for Served {
         let terms = wanted(params.get()?.get_seal_for()?)?;
         vat.outside_turns().await;
         let target = Target::Namespace(target_id(id));
-        let ready = vat.prepare(&self.agent.keys(), target, &self.right, terms)?;
+        let ready = vat.prepare(&self.agent.keys(), target, &self.right, &terms)?;
         vat.add_grant(id, &ready)?;
         vat.flush().await?;
         self.check().await?;

@@ -9,41 +9,6 @@ use crate::limits::HOLDERS_MAX;
 use crate::schema::facet_capnp as capnp_facet;
 use crate::schema::sturdyref_capnp::METHODS_MAX;
 
-/// Writes restrictions as an answer.
-pub(in crate::host) fn write_caveats(mut to: capnp_facet::caveats::Builder<'_>, caveats: &Caveats) {
-    if let Some(last) = caveats.not_after_ms() {
-        to.set_not_after(last);
-    }
-    to.set_dependent(caveats.is_dependent());
-    let holders = caveats.holders();
-    let mut keys = to.reborrow().init_holders(holders.len() as u32);
-    for (at, holder) in (0..).zip(holders) {
-        keys.set(at, holder.as_bytes());
-    }
-    if let Some(methods) = caveats.methods() {
-        write_methods(methods, |count| to.reborrow().init_methods(count));
-    }
-    if let Some(methods) = caveats.object_methods() {
-        write_methods(methods, |count| to.reborrow().init_object_methods(count));
-    }
-}
-
-fn write_methods<'a>(
-    methods: &Methods,
-    init: impl FnOnce(u32) -> struct_list::Builder<'a, capnp_facet::methods::Owned>,
-) {
-    let by_interface = methods.by_interface();
-    let mut list = init(by_interface.len() as u32);
-    for (at, (interface, methods)) in (0..).zip(by_interface) {
-        let mut of_interface = list.reborrow().get(at);
-        of_interface.set_interface(interface);
-        let mut ordinals = of_interface.init_ordinals(methods.len() as u32);
-        for (at, ordinal) in (0..).zip(methods) {
-            ordinals.set(at, *ordinal);
-        }
-    }
-}
-
 /// The restrictions that a caller asks for.
 ///
 /// # Errors

@@ -15,7 +15,7 @@ use super::import;
 use crate::error::{Reason, Result, failed, overloaded};
 use crate::host::authority::granting::{self, grant_id, wanted, write_grants};
 use crate::host::authority::grants::{target, target_id};
-use crate::host::authority::nameable;
+use crate::host::authority::nameable::{self, Words};
 use crate::host::authority::sweep::without_dead;
 use crate::host::engine::header::Header;
 use crate::host::engine::once::{RequestId, Stage, Which};
@@ -192,23 +192,25 @@ impl host_admin::Server for HostAdmin {
     ) -> Result<()> {
         let params = params.get()?;
         let id = target(params.get_target()?)?;
-        let terms = wanted(params.get_terms()?)?;
+        let words = Words::read(params.get_methods()?, params.get_object_methods()?)?;
+        let mut terms = wanted(params.get_terms()?)?;
         let target = if params.get_is_namespace() {
             if self.vat.grants_behind(id, None, 1)?.is_empty() {
                 return Err(failed("there is no such class: these data were never served with it"));
             }
-            nameable::check_namespace(&self.vat, id, &terms.caveats)?;
+            terms = terms.caveats(&nameable::of_namespace(&self.vat, id, &words)?);
             Target::Namespace(target_id(id))
         } else {
             let header = self.header(id)?.filter(|header| !Header::is_unfinished(header));
             let header = header.ok_or_else(|| {
                 failed("there is no such object: it exists from its first write on")
             })?;
-            nameable::check_object(&self.vat, Header::decode(&header)?.class, &terms.caveats)?;
+            let class = Header::decode(&header)?.class;
+            terms = terms.caveats(&nameable::of_object(&self.vat, class, &words)?);
             Target::Object(target_id(id))
         };
         let right = Right::default();
-        let ready = self.vat.prepare(&self.keys.current(), target, &right, terms)?;
+        let ready = self.vat.prepare(&self.keys.current(), target, &right, &terms)?;
         self.vat.add_grant(id, &ready)?;
         self.vat.flush().await.map_err(|error| storage_failed(&error))?;
         results.get().set_sturdy_ref(ready.reference.expose_bytes());

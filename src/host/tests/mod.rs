@@ -11,6 +11,7 @@ mod independence;
 mod instance;
 mod links;
 mod loops;
+mod named_methods;
 mod narrowing;
 mod once;
 mod order;

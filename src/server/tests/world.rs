@@ -15,7 +15,7 @@ use crate::classes::bundled;
 use crate::error::Result;
 use crate::id::{ObjectId, Pool};
 use crate::schema::counter_capnp::counter;
-use crate::schema::facet_capnp::{facet, persistent};
+use crate::schema::facet_capnp::facet;
 use crate::server::error::ServerError;
 use crate::server::link::{Latest, Probe};
 use crate::supervisor::owner_of;
@@ -163,11 +163,7 @@ pub(super) fn increment(counter: &counter::Client) -> impl Future<Output = Resul
 
 /// A reference by a grant of its own.
 pub(super) async fn save(of: &impl FromClientHook, label: &str) -> String {
-    let of = persistent::Client { client: Client::new(of.as_client_hook().add_ref()) };
-    let mut request = of.save_request();
-    request.get().init_seal_for().set_label(label);
-    let reply = within(request.send().promise).await.unwrap();
-    reply.get().unwrap().get_sturdy_ref().unwrap().to_string().unwrap()
+    within(capstead_client::share(of, capstead_client::Terms::new(label))).await.unwrap()
 }
 
 /// A counter by a reference of its own: its path leads over no other host.

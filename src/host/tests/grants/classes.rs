@@ -94,7 +94,7 @@ fn a_class_grants_and_revokes_within_its_turn() {
         let instance = world.instance("x");
         let ctx = Context::new(instance.clone());
         let reading = Caveats::none().with_methods([Method::new(TRIAL, READ)]).unwrap();
-        let terms = crate::host::Terms::new("readers").caveats(&reading).allow_independent();
+        let terms = capstead_client::Terms::new("readers").caveats(&reading).allow_independent();
         let granted =
             turn(&instance, &Cause::default(), || ctx.grant(terms)).ok().unwrap().unwrap();
         assert!(!format!("{granted:?}").contains(&granted.text), "the text is a secret");
@@ -105,6 +105,6 @@ fn a_class_grants_and_revokes_within_its_turn() {
         turn(&instance, &Cause::default(), || ctx.revoke(granted.id)).ok().unwrap().unwrap();
         assert_revoked(read(&reader).await);
         assert_revoked(restore(&agent, &granted.text).await);
-        assert!(ctx.grant(crate::host::Terms::new("nobody")).is_err(), "outside of a turn");
+        assert!(ctx.grant(capstead_client::Terms::new("nobody")).is_err(), "outside of a turn");
     });
 }

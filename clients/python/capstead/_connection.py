@@ -1,0 +1,136 @@
+"""From the text of a reference to a live capability.
+
+Off this machine everything goes over TLS, and the server proves first that it belongs to the cluster of the
+reference: docs/sturdyref.md says how.
+"""
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import ipaddress
+import ssl
+from collections.abc import Coroutine
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+import capnp
+
+from ._schemas import restorer_capnp
+
+T = TypeVar("T")
+
+# What an Ed25519 public key in a certificate begins with; its own 32 bytes follow.
+_ED25519_KEY = bytes.fromhex("302a300506032b6570032100")
+_DIAL_SECONDS = 10
+
+
+class _Listener(NamedTuple):
+    host: str
+    port: int
+    # The hash of the key that the server has to prove to have; None where it needn't.
+    cluster: bytes | None
+
+
+class Connection:
+    """A connection to a listener. It ends when nothing holds it or what came by it, or within `async with`."""
+
+    def __init__(self, stream: Any) -> None:
+        self._client: Any = capnp.TwoPartyClient(stream)
+        self._restorer: Any = self._client.bootstrap().cast_as(restorer_capnp.Restorer)
+
+    def restore(self, reference: str, interface: Any = restorer_capnp.Namespace) -> Any:
+        """What the reference stands for, as `interface`: that of its class, or the namespace of one.
+
+        Nothing is waited for: a reference that is refused shows in the first call.
+        """
+        return self.restorer.restore(sturdyRef=reference).cap.cast_as(interface)
+
+    @property
+    def restorer(self) -> Any:
+        """What every listener offers, for what `restore` doesn't do, such as proofs of holders."""
+        if self._restorer is None:
+            raise ConnectionError("the connection is closed: connect again")
+        return self._restorer
+
+    def close(self) -> None:
+        """Ends the connection. Calls under way fail."""
+        if self._client is not None:
+            self._client.close()
+        self._client = self._restorer = None
+
+    async def __aenter__(self) -> "Connection":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+
+async def connect(reference: str) -> Connection:
+    """A connection to the listener that the reference names, which proves itself where it has to.
+
+    Raises ValueError if the text isn't that of a reference, ssl.SSLError if the server can't prove to belong to
+    the cluster, and OSError if it can't be reached.
+    """
+    host, port, cluster = _listener_of(reference)
+    async with asyncio.timeout(_DIAL_SECONDS):
+        tls = None
+        if cluster is not None:
+            tls = await asyncio.to_thread(_only_the_cluster, host, port, cluster)
+        return Connection(await capnp.AsyncIoStream.create_connection(host, port, ssl=tls))
+
+
+async def restore(reference: str, interface: Any = restorer_capnp.Namespace) -> Any:
+    """What the reference stands for, over a connection of its own: see `connect` and `Connection.restore`."""
+    return (await connect(reference)).restore(reference, interface)
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Runs `main` where capabilities can live, and ends the connections that it made."""
+    return asyncio.run(capnp.run(main))
+
+
+def _listener_of(reference: str) -> _Listener:
+    """Whatever else is wrong with the text is for the server to say."""
+    url = urlsplit(reference)
+    is_known = url.scheme in ("capstead", "capstead+tls") and "#" in reference
+    if not (is_known and url.hostname and url.port):
+        raise ValueError("this is no reference: one looks like capstead://127.0.0.1:4000/#...")
+    is_plain = url.scheme == "capstead" and _is_this_machine(url.hostname)
+    return _Listener(url.hostname, url.port, None if is_plain else _cluster_of(reference))
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _cluster_of(reference: str) -> bytes:
+    fragment = reference.split("#", 1)[1]
+    try:
+        cluster = base64.urlsafe_b64decode(fragment + "=" * (-len(fragment) % 4))[1:33]
+    except binascii.Error:
+        cluster = b""
+    if len(cluster) != 32:
+        raise ValueError("the reference is cut off or changed: copy the whole text once more")
+    return cluster
+
+
+def _only_the_cluster(host: str, port: int, cluster: bytes) -> ssl.SSLContext:
+    """Settings of TLS with which nobody but a server of the cluster is spoken to.
+
+    The listener is asked for its certificate first, and sent nothing. If the key in it is the cluster's,
+    this very certificate is trusted, and no other: whoever shows it must have the key that belongs to it.
+    """
+    shown = ssl.get_server_certificate((host, port), timeout=_DIAL_SECONDS)
+    _, found, rest = ssl.PEM_cert_to_DER_cert(shown).partition(_ED25519_KEY)
+    if not found or hashlib.sha256(b"capstead cluster v1" + rest[:32]).digest() != cluster:
+        raise ssl.SSLError("the server does not belong to the cluster of the reference")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols(["capstead/1"])
+    context.check_hostname = False
+    context.load_verify_locations(cadata=shown)
+    return context

@@ -1,0 +1,1 @@
+../../../schema/facet.capnp

@@ -1,0 +1,180 @@
+//! Requests that are not answered as they were asked: a status, and a sentence in the form that the client wants.
+
+use std::fmt;
+
+use capnp::ErrorKind;
+use http::header::{ACCEPT, CONTENT_TYPE, VARY};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+
+use super::{Body, text};
+use crate::error::{Reason, conflict_reason, said};
+
+/// The reason why a request isn't answered as it was asked: what [`serve`](super::serve) answers instead.
+///
+/// Errors become one by `?`: 409 for a [`conflict`](crate::conflict), 503 for `overloaded`, 502 for
+/// `disconnected`, 501 for `unimplemented`, 500 for all others. [`refuse`] makes one with another status.
+///
+/// A client that accepts JSON gets it as a problem (RFC 9457, `application/problem+json`) with the status, the
+/// sentence, and the [`Reason`], if it has one; all others get plain text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    status: StatusCode,
+    said: String,
+    reason: Option<Reason>,
+}
+
+/// A refusal with a status and a sentence for the client.
+///
+/// ```
+/// use capstead::http::{self, Answer, Body, Request, StatusCode};
+///
+/// fn answer(request: &Request<Body>) -> Answer {
+///     match request.uri().path() {
+///         "/" => Ok(http::text(StatusCode::OK, "hello")),
+///         _ => Err(http::refuse(StatusCode::NOT_FOUND, "there is nothing but /")),
+///     }
+/// }
+/// # assert!(answer(&Request::new(Body::default())).is_ok());
+/// ```
+pub fn refuse(status: StatusCode, why: impl fmt::Display) -> Refusal {
+    Refusal { status, said: why.to_string(), reason: None }
+}
+
+impl Refusal {
+    /// The response for a client that sent these headers.
+    pub(crate) fn response(self, asked: &HeaderMap) -> Response<Body> {
+        self.in_form(Form::wanted(asked))
+    }
+
+    pub(super) fn in_form(self, form: Form) -> Response<Body> {
+        let Self { status, said, reason } = self;
+        let mut response = match form {
+            Form::Text => text(status, said),
+            Form::Problem => {
+                let mut problem = serde_json::json!({
+                    "title": status.canonical_reason().unwrap_or("Error"),
+                    "status": status.as_u16(),
+                    "detail": said.trim_end(),
+                });
+                if let Some(reason) = reason {
+                    problem["reason"] = reason.word().into();
+                }
+                let mut response = Response::new(Body::from(problem.to_string()));
+                *response.status_mut() = status;
+                let kind = HeaderValue::from_static("application/problem+json");
+                response.headers_mut().insert(CONTENT_TYPE, kind);
+                response
+            }
+        };
+        response.headers_mut().insert(VARY, ACCEPT.into());
+        response
+    }
+
+    /// One that has this status whatever the kind of the error.
+    pub(crate) fn of(status: StatusCode, error: &capnp::Error) -> Self {
+        Self { status, said: said(error).to_owned(), reason: Reason::of(error) }
+    }
+}
+
+impl From<capnp::Error> for Refusal {
+    fn from(error: capnp::Error) -> Self {
+        if let Some(why) = conflict_reason(&error) {
+            let reason = Some(Reason::Conflict);
+            return Self { status: StatusCode::CONFLICT, said: why.to_owned(), reason };
+        }
+        let status = match error.kind {
+            ErrorKind::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            ErrorKind::Disconnected => StatusCode::BAD_GATEWAY,
+            ErrorKind::Unimplemented => StatusCode::NOT_IMPLEMENTED,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        // The same wherever the object lives.
+        Self::of(status, &error)
+    }
+}
+
+/// The form in which a client wants its errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Text,
+    Problem,
+}
+
+impl Form {
+    /// JSON for those who name it. Programs that take anything are read by people.
+    pub(super) fn wanted(asked: &HeaderMap) -> Self {
+        let values = asked.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let mut ranges = values.flat_map(|value| value.split(','));
+        let is_problem = |range: &str| {
+            let mut parts = range.split(';').map(str::trim);
+            let kind = parts.next().unwrap_or_default();
+            let is_json = ["application/problem+json", "application/json"]
+                .iter()
+                .any(|json| kind.eq_ignore_ascii_case(json));
+            let is_refused = |part: &str| {
+                let quality = part.split_once('=').filter(|(name, _)| name.trim() == "q");
+                quality.is_some_and(|(_, q)| q.trim().parse() == Ok(0.0))
+            };
+            is_json && !parts.any(is_refused)
+        };
+        if ranges.any(is_problem) { Self::Problem } else { Self::Text }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{conflict, disconnected, failed, overloaded, unimplemented};
+
+    fn wanted(values: &[&str]) -> Form {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(ACCEPT, value.parse().unwrap());
+        }
+        Form::wanted(&headers)
+    }
+
+    #[test]
+    fn json_is_for_those_who_name_it() {
+        for values in [
+            &["application/json"][..],
+            &["text/html, application/problem+json;q=0.5"],
+            &["text/html", "Application/JSON ; charset=utf-8"],
+            &["*/*;q=0, application/json"],
+        ] {
+            assert_eq!(wanted(values), Form::Problem, "{values:?}");
+        }
+        for values in [
+            &[][..],
+            &["*/*"],
+            &["text/html,application/xml;q=0.9,*/*;q=0.8"],
+            &["application/json;q=0"],
+            &["application/json; q=0.000, text/plain"],
+            &["application/jsonp, json, "],
+        ] {
+            assert_eq!(wanted(values), Form::Text, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn the_kind_of_an_error_is_its_status_and_the_word_stays() {
+        for (error, status, detail, reason) in [
+            (conflict("it is full"), 409, "it is full", Some("conflict")),
+            (Reason::OverQuota.error("too much"), 500, "over-quota: too much", Some("over-quota")),
+            (failed("no"), 500, "no", None),
+            (overloaded("later"), 503, "later", None),
+            (disconnected("gone"), 502, "gone", None),
+            (unimplemented("none"), 501, "none", None),
+        ] {
+            let response = Refusal::from(error.clone()).in_form(Form::Text);
+            assert_eq!(response.status(), status, "{error}");
+            assert_eq!(response.body().as_bytes(), detail.as_bytes());
+            let response = Refusal::from(error).in_form(Form::Problem);
+            let problem: serde_json::Value =
+                serde_json::from_slice(response.body().as_bytes()).unwrap();
+            assert_eq!(problem["status"], status);
+            assert_eq!(problem["detail"], detail);
+            assert_eq!(problem.get("reason").and_then(|reason| reason.as_str()), reason);
+        }
+    }
+}
