@@ -1,7 +1,7 @@
 //! Calls that go on to another vat, and their answers.
 //!
 //! Invariants:
-//! - What came over a client's connection goes on in the order in which it came.
+//! - The calls of one client go on in the order in which they came.
 //! - A large call waits while a connection to another vat of this system has much to send, and behind it all
 //!   later ones of its client; those of others don't. So nobody's calls are behind all that others send.
 //! - A large answer from another vat waits until its client has room for it, and the other vat is told when it

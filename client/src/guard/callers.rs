@@ -19,7 +19,7 @@ use super::outlet::{Outlet, Unread};
 use super::scatter::ByNumber;
 use capnp::message::{Builder, HeapAllocator};
 use capnp::raw::get_struct_data_section;
-use capnp_rpc::rpc_capnp::{message, return_};
+use capnp_rpc::rpc_capnp::{accept, message, return_};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
@@ -162,6 +162,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             }
         }
         Ok(())
+    }
+
+    /// An answer comes: who passes it on gets its receipt, if it has one.
+    pub(super) fn take_receipt(&self, answer: return_::Reader) {
+        if self.limits.tells_hops {
+            let receipt = self.callers.receipt(answer);
+            self.tables.owes_receipt(answer.get_answer_id(), receipt);
+        }
+    }
+
+    /// A receipt comes back, or the word that a caller is gone.
+    pub(super) fn hear_of_callers(&mut self, accept: accept::Reader) {
+        let number = accept.get_question_id();
+        if accept.get_embargo() {
+            self.callers.is_gone(number);
+        } else {
+            self.callers.was_passed_on(number);
+        }
     }
 
     /// Gives back the receipts of what was passed on, and tells which callers are gone.

@@ -268,7 +268,7 @@ impl Outlet {
         self.tell();
     }
 
-    /// Who waits for others alone is told when there is less of theirs.
+    /// Has itself told when there is less of others, if it waits for nothing else.
     fn ask_for_less(&self) {
         let Some(shares) = &self.shares else { return };
         if self.waiting.borrow().is_empty()

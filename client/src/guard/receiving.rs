@@ -56,9 +56,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
                     patches.call(answer, name)?;
                     return self.deliver(patches.apply(incoming, self.limits.reader_options()));
                 }
-                if self.limits.tells_hops {
-                    self.tables.owes_receipt(call, self.callers.receipt(answer));
-                }
+                self.take_receipt(answer);
                 if let Some(error) = self.replaced.answer(answer)
                     && !self.tables.is_given_up(call)
                 {
@@ -104,13 +102,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             Ok(message::Disembargo(disembargo)) => check_disembargo(disembargo?)?,
             Ok(message::Resolve(resolve)) => return self.keep(resolve?),
             Ok(message::Accept(accept)) if self.limits.tells_hops => {
-                let accept = accept?;
-                let number = accept.get_question_id();
-                if accept.get_embargo() {
-                    self.callers.is_gone(number);
-                } else {
-                    self.callers.was_passed_on(number);
-                }
+                self.hear_of_callers(accept?);
                 return Ok(());
             }
             _ => {}

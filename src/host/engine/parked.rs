@@ -18,7 +18,7 @@ use capstead_client::Outlet;
 
 use super::behind::key;
 use super::instance::Instance;
-use super::slot::{Passage, Start};
+use super::slot::{Passage, Slot, Start};
 use super::vat::Vat;
 use crate::error::disconnected;
 use crate::membrane::Reply;
@@ -108,7 +108,26 @@ impl Parked {
     }
 }
 
+impl Start {
+    /// The outlet for which it has waited, if it comes back from there.
+    pub(in crate::host) fn returned(&self) -> Option<Rc<Outlet>> {
+        if self.passage != Passage::Returned {
+            return None;
+        }
+        self.call.reply.outlet().cloned()
+    }
+}
+
 impl Vat {
+    /// A call that waited for this outlet has come back: the next one may.
+    pub(in crate::host) fn after_returned(&self, slot: &Slot, outlet: Option<Rc<Outlet>>) {
+        if let Some(outlet) = outlet
+            && let Some((instance, _)) = slot.awake()
+        {
+            self.next_parked(&instance, &outlet);
+        }
+    }
+
     /// The call if its object may have it now. Else it waits for its caller, or that is gone.
     pub(in crate::host) fn past_parked(
         &self,

@@ -32,7 +32,7 @@ use super::quota::class_accounts;
 use super::rest::{self, Warm};
 use super::right::{Grants, Right};
 use super::run::{self, UnderWay};
-use super::slot::{Birth, Passage, Slot, Start, State};
+use super::slot::{Birth, Slot, Start, State};
 use crate::clock::{Clock, monotonic};
 use crate::error::{Result, disconnected, failed, not_begun};
 use crate::gate::Gate;
@@ -336,12 +336,9 @@ impl Vat {
 
     pub(in crate::host) fn begin(self: &Rc<Self>, start: Start) {
         let slot = start.facet.slot.clone();
-        let returned =
-            (start.passage == Passage::Returned).then(|| start.call.reply.outlet().cloned());
+        let returned = start.returned();
         self.begin_in(&slot, start);
-        if let (Some(Some(outlet)), Some((instance, _))) = (returned, slot.awake()) {
-            self.next_parked(&instance, &outlet);
-        }
+        self.after_returned(&slot, returned);
         // The call may have been the last to hold a place in which nobody is awake any more.
         self.release(&slot);
     }
