@@ -82,7 +82,11 @@ mod tests {
     fn a_method_is_found_by_its_name_with_or_without_the_interface() {
         let all = named::<namespace::Client>(["byName", "Namespace.create", "save"]).unwrap();
         let id = namespace::Client::METHODS[0].0;
-        assert_eq!(all, [(id, 0), (id, 2), (persistent::Client::METHODS[0].0, 0)]);
+        assert_eq!(
+            all,
+            [(id, 0), (id, 2), (persistent::Client::METHODS[0].0, 0)]
+                .map(|(id, n)| Method::new(id, n))
+        );
     }
 
     #[test]
@@ -98,7 +102,7 @@ mod tests {
     #[test]
     fn a_name_of_several_methods_is_refused_with_all_of_them() {
         let known = [(7, 0, "Product.info"), (8, 3, "Shop.info"), (9, 1, "Product.info")];
-        assert_eq!(find("X", &known, "Shop.info").unwrap(), (8, 3));
+        assert_eq!(find("X", &known, "Shop.info").unwrap(), Method::new(8, 3));
         let said = find("X", &known, "info").unwrap_err().extra;
         for method in ["Product.info (0x7:0)", "Shop.info (0x8:3)", "Product.info (0x9:1)"] {
             assert!(said.contains(method), "{said}");

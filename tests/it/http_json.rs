@@ -1,15 +1,14 @@
 //! JSON over HTTP: bodies that are none get a clear answer, errors come in the form that a client asks for, and a
 //! HEAD is answered from the GET.
 
-
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use crate::support::exchange::{self, exchange};
 use capstead::counter_capnp::counter;
 use capstead::http::{self, Answer, Body, Request, StatusCode, http_service};
 use capstead::{Context, Object, Reason, Result, Server, Stored, conflict};
 use serde_json::{Value, json};
-use crate::support::exchange::{self, exchange};
 use tokio::net::TcpStream;
 
 /// Keeps a list of notes.

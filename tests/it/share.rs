@@ -4,15 +4,14 @@
     reason = "the server, which is another process, has the real time"
 )]
 
-
 use std::time::{Duration, SystemTime};
 
+use crate::support::calls::{by_name, connect, increment, read, run};
+use crate::support::{scratch, serve_with};
 use capnp::ErrorKind;
 use capstead::counter_capnp::counter;
 use capstead_client::sturdyref::{Caveats, SigningKey};
 use capstead_client::{Connection, Reason, Terms, attenuate, namespace, share};
-use crate::support::calls::{by_name, connect, increment, read, run};
-use crate::support::{scratch, serve_with};
 
 fn is_unimplemented<T>(result: capnp::Result<T>) -> bool {
     result.err().is_some_and(|error| error.kind == ErrorKind::Unimplemented)

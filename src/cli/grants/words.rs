@@ -2,7 +2,6 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use capstead_client::sturdyref::Method;
 use ed25519_dalek::VerifyingKey;
 
 use crate::cli::export::object_id;

@@ -1,7 +1,7 @@
 //! The methods that the operator names in a grant: a grant of one that isn't there lets nobody do anything.
 
 use capnp::{text_list, traits::HasTypeId};
-use capstead_client::sturdyref::Caveats;
+use capstead_client::sturdyref::{Caveats, Method};
 use capstead_client::{Interface, find, list, with_every_objects};
 
 use crate::error::{Result, failed};
@@ -44,7 +44,7 @@ pub(in crate::host) fn of_namespace(vat: &Vat, id: ObjectId, words: &Words) -> R
         let known = with_every_objects(namespace::Client::METHODS);
         let of = Of { name: "the namespace", known: Some(known), hint: OF_OBJECTS };
         let methods = of.find(&words.methods)?;
-        if !methods.iter().any(|(interface, _)| *interface == namespace::Client::TYPE_ID) {
+        if !methods.iter().any(|method| method.interface == namespace::Client::TYPE_ID) {
             return Err(failed(format!(
                 "with these methods nobody could reach an object by the namespace: allow one of {}{OF_OBJECTS}",
                 list(namespace::Client::METHODS)
@@ -84,22 +84,22 @@ pub(in crate::host) fn of_object(vat: &Vat, class: &str, words: &Words) -> Resul
 struct Of<'a> {
     name: &'a str,
     /// None of a class that this program doesn't have.
-    known: Option<Vec<Method>>,
+    known: Option<Vec<NamedMethod>>,
     hint: &'a str,
 }
 
 impl Of<'_> {
-    fn find(&self, words: &[String]) -> Result<Vec<(u64, u16)>> {
+    fn find(&self, words: &[String]) -> Result<Vec<Method>> {
         words.iter().map(|word| self.find_one(word)).collect()
     }
 
-    fn find_one(&self, word: &str) -> Result<(u64, u16)> {
+    fn find_one(&self, word: &str) -> Result<Method> {
         let Self { name, known, hint } = self;
         match (parse_number(word), known) {
             (Some(number), None) => Ok(number),
-            (Some((interface, number)), Some(known)) => {
-                if known.iter().any(|method| (method.0, method.1) == (interface, number)) {
-                    return Ok((interface, number));
+            (Some(number), Some(known)) => {
+                if known.iter().any(|method| Method::new(method.0, method.1) == number) {
+                    return Ok(number);
                 }
                 Err(failed(format!("{name} has no method {word}; it has {}{hint}", list(known))))
             }
@@ -116,7 +116,7 @@ impl Of<'_> {
 }
 
 /// A method by the id of its interface and its number: `0xdc0f9593bdd2956b:2`.
-pub(crate) fn parse_number(word: &str) -> Option<(u64, u16)> {
+pub(crate) fn parse_number(word: &str) -> Option<Method> {
     let (interface, ordinal) = word.strip_prefix("0x")?.split_once(':')?;
-    Some((u64::from_str_radix(interface, 16).ok()?, ordinal.parse().ok()?))
+    Some(Method::new(u64::from_str_radix(interface, 16).ok()?, ordinal.parse().ok()?))
 }

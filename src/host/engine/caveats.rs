@@ -1,7 +1,7 @@
 //! Restrictions as Cap'n Proto says them.
 
 use capnp::struct_list;
-use capstead_client::sturdyref::{Caveats, Method, Methods};
+use capstead_client::sturdyref::{Caveats, Method};
 use ed25519_dalek::VerifyingKey;
 
 use crate::error::{Reason, Result, failed};

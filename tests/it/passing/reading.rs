@@ -14,10 +14,10 @@ use futures::stream::FuturesUnordered;
 use rustix::net::sockopt::set_socket_recv_buffer_size;
 use tokio::sync::Notify;
 
+use super::{OBJECTS, large, listeners, objects, with_server};
 use crate::class::note;
 use crate::passing_capnp::passer;
 use crate::support::raw::{self, Raw};
-use super::{OBJECTS, large, listeners, objects, with_server};
 
 /// As [`with_server`], for work on a thread of its own, as clients have it.
 fn with_clients(
