@@ -1,4 +1,4 @@
-//! What is dead takes no share of what others may keep, and is shown to nobody: on one host and on several,
+//! Dead grants take no share of what others may keep, and are shown to nobody: on one host and on several,
 //! where the grant of a namespace is another host's than what was made from it.
 
 use std::path::Path;
@@ -106,6 +106,11 @@ fn what_was_made_below_a_revoked_grant_of_a_namespace_makes_room() {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the server's clock is the real one")]
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
+}
+
 #[test]
 fn a_grant_that_would_be_over_already_is_not_made() {
     let (_folder, data) = scratch();
@@ -117,7 +122,7 @@ fn a_grant_that_would_be_over_already_is_not_made() {
             .unwrap();
         let object = by_name(&root, "x");
         increment(&object).await.unwrap();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+        let now = now_ms();
         for last in [1, now - 1_000] {
             for refused in [
                 try_save(&object, "late", Some(last)).await,

@@ -94,7 +94,7 @@ impl Parked {
         all
     }
 
-    /// Puts a call at the front or at the end of the row of its connection. Whether it is the first.
+    /// Puts a call at the front or at the end of the row of its connection. True of the first one.
     fn put(&self, outlet: &Rc<Outlet>, start: Start, is_front: bool) -> bool {
         let mut rows = self.0.borrow_mut();
         let new = || Row { outlet: outlet.clone(), calls: VecDeque::new() };
@@ -105,16 +105,6 @@ impl Parked {
             calls.push_back(start);
         }
         is_front || calls.len() == 1
-    }
-}
-
-impl Start {
-    /// The outlet for which it has waited, if it comes back from there.
-    pub(in crate::host) fn returned(&self) -> Option<Rc<Outlet>> {
-        if self.passage != Passage::Returned {
-            return None;
-        }
-        self.call.reply.outlet().cloned()
     }
 }
 

@@ -10,6 +10,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use capstead_client::Outlet;
+
 use super::class::Class;
 use super::exclusive::Entry;
 use super::facet::Facet;
@@ -36,6 +38,16 @@ pub(in crate::host) struct Start {
     /// An exclusive object runs no other call until this is dropped; none before its turn.
     pub(in crate::host) entry: Option<Entry>,
     pub(in crate::host) passage: Passage,
+}
+
+impl Start {
+    /// The outlet for which it has waited, if it comes back from there.
+    pub(in crate::host) fn returned(&self) -> Option<Rc<Outlet>> {
+        if self.passage != Passage::Returned {
+            return None;
+        }
+        self.call.reply.outlet().cloned()
+    }
 }
 
 /// The stage of a call that waits for its caller to read; see [`behind`](super::behind).
