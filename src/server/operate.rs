@@ -62,9 +62,10 @@ impl Operated {
     fn ourselves(
         data: Rc<DataDir>,
         hosts: u16,
-        log: LogOptions,
+        mut log: LogOptions,
         classes: &[Class],
     ) -> Result<Self, ServerError> {
+        log.owner = data.owner();
         check_placement(&data, hosts, log.access)?;
         let (mut vats, mut custodians) = (Vec::new(), Vec::new());
         let keys = Keys::new(data.keys()?);
@@ -216,7 +217,7 @@ pub(crate) fn compact_all(
 
 fn check_placement(data: &DataDir, hosts: u16, access: Access) -> Result<(), ServerError> {
     let path = data.supervisor();
-    let config = LocalConfig::open_for(&path, access).map_err(unusable(&path))?;
+    let config = LocalConfig::open_for(&path, access, data.owner()).map_err(unusable(&path))?;
     let checked = Supervisor::open(&config, hosts).map(drop);
     checked.map_err(|error| ServerError::Data { path, reason: error.extra })
 }

@@ -11,6 +11,7 @@
 
 use std::fmt;
 use std::ops::ControlFlow;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -19,13 +20,16 @@ use ::lmdb::{
     RwTransaction, Transaction as _, WriteFlags,
 };
 
-use crate::storage::dir::{Age, DATA, EnvironmentDir, LMDB_LOCK, MARKER};
+use crate::storage::dir::{Age, DATA, EnvironmentDir, LMDB_LOCK, MARKER, io_error};
 use crate::storage::layout::{self, CHECKSUM_BYTES, ENVIRONMENT_KEY, EnvironmentRecord, Kind};
+use crate::storage::owned::Owner;
 use crate::storage::{Result, StorageError, Watched};
 
 /// Two for the vat thread, which may read while it visits, one for the commit thread, the rest for
 /// exports and other tools.
 const READERS_MAX: u32 = 64;
+/// The open files of this process by name.
+const OPEN_FILES: &str = "/proc/self/fd";
 /// Data is for the server's own account.
 const FILE_MODE: u32 = 0o600;
 
@@ -61,25 +65,38 @@ impl Environment {
     pub(crate) fn open(path: &Path, kind: Kind, map_bytes: usize) -> Result<Self> {
         let mut dir = EnvironmentDir::open(path, kind)?;
         // Readers belong to transactions and not to threads; all else stays at its safest.
-        let (lmdb, database) = open(&dir, EnvironmentFlags::NO_TLS, map_bytes)?;
+        let (lmdb, database) = open(dir.path(), EnvironmentFlags::NO_TLS, map_bytes)?;
         let incarnation = count_opening(&lmdb, database, kind, dir.age())?;
         dir.complete()?;
         let files = [MARKER, DATA, LMDB_LOCK];
         Self::opened((lmdb, database), incarnation, map_bytes, &files, dir)
     }
 
-    /// Opens the environment in `path`, which is complete, without a change of any file. Every write
-    /// fails.
+    /// Opens the environment in `path`, which is complete and that user's, without a change of any file.
+    /// Every write fails.
     ///
     /// # Errors
     /// Those of [`EnvironmentDir::open_to_read`], `CorruptRecord`, `Format`, `Lmdb`.
-    pub(crate) fn open_to_read(path: &Path, kind: Kind, map_bytes: usize) -> Result<Self> {
-        let dir = EnvironmentDir::open_to_read(path, kind)?;
+    pub(crate) fn open_to_read(
+        path: &Path,
+        kind: Kind,
+        map_bytes: usize,
+        owner: Owner,
+    ) -> Result<Self> {
+        let dir = EnvironmentDir::open_to_read(path, kind, owner)?;
         // LMDB's own lock file can't be written on such a disk, and keeps apart readers and writers: the
         // lock of the directory says that there is no writer.
         let flags =
             EnvironmentFlags::NO_TLS | EnvironmentFlags::READ_ONLY | EnvironmentFlags::NO_LOCK;
-        let (lmdb, database) = open(&dir, flags, map_bytes)?;
+        let data = dir.path().join(DATA);
+        let file = owner.open(&data).map_err(io_error("open", &data))?;
+        // By its name LMDB would open whatever that leads to by then.
+        let itself = format!("{OPEN_FILES}/{}", file.as_raw_fd());
+        let (lmdb, database) = if Path::new(OPEN_FILES).is_dir() {
+            open(Path::new(&itself), flags | EnvironmentFlags::NO_SUB_DIR, map_bytes)?
+        } else {
+            open(dir.path(), flags, map_bytes)?
+        };
         let record = {
             let txn = lmdb.begin_ro_txn().map_err(failed("begin a read"))?;
             let found = checked(&ENVIRONMENT_KEY, txn.get(database, &ENVIRONMENT_KEY))?;
@@ -182,16 +199,12 @@ impl fmt::Debug for Environment {
     }
 }
 
-fn open(
-    dir: &EnvironmentDir,
-    flags: EnvironmentFlags,
-    map_bytes: usize,
-) -> Result<(Lmdb, Database)> {
+fn open(path: &Path, flags: EnvironmentFlags, map_bytes: usize) -> Result<(Lmdb, Database)> {
     let lmdb = Lmdb::new()
         .set_flags(flags)
         .set_map_size(map_bytes)
         .set_max_readers(READERS_MAX)
-        .open_with_permissions(dir.path(), FILE_MODE)
+        .open_with_permissions(path, FILE_MODE)
         .map_err(failed("open the environment"))?;
     let database = lmdb.open_db(None).map_err(failed("open the database"))?;
     Ok((lmdb, database))

@@ -29,6 +29,7 @@ use crate::storage::lmdb::{Changes, Environment, Snapshot};
 use crate::storage::log::{
     Claim, Link, Outcome, Position, Range, Reads, ShardBlock, ShardLog, Visit, VisitObject,
 };
+use crate::storage::owned::Owner;
 use crate::storage::room::Room;
 use crate::storage::scan;
 use crate::storage::{Result, StorageError};
@@ -44,6 +45,8 @@ pub(crate) struct LogOptions {
     pub(crate) reserve_bytes: Option<u64>,
     /// The access: for reading alone, or for writing too.
     pub(crate) access: Access,
+    /// To whom the data belong; whoever writes to them is this user.
+    pub(crate) owner: Owner,
 }
 
 impl Default for LogOptions {
@@ -53,6 +56,7 @@ impl Default for LogOptions {
             map_bytes: MAP_BYTES,
             reserve_bytes: None,
             access: Access::Full,
+            owner: Owner::ours(),
         }
     }
 }
@@ -86,11 +90,11 @@ pub(crate) fn open(
     options: LogOptions,
     metrics: Arc<Metrics>,
 ) -> Result<(LocalLog, Reader)> {
-    let open = match options.access {
-        Access::Full => Environment::open,
-        Access::Read => Environment::open_to_read,
-    };
-    let env = Arc::new(open(path, Kind::Objects, options.map_bytes)?);
+    let (kind, map_bytes) = (Kind::Objects, options.map_bytes);
+    let env = Arc::new(match options.access {
+        Access::Full => Environment::open(path, kind, map_bytes)?,
+        Access::Read => Environment::open_to_read(path, kind, map_bytes, options.owner)?,
+    });
     let reader = Reader { env: env.clone(), metrics: metrics.clone() };
     let room = Arc::new(room(path, &env, options.reserve_bytes)?);
     let (commit_delay, ends) = (options.commit_delay, FxHashMap::default());

@@ -27,6 +27,7 @@ pub(crate) mod log;
 #[cfg(test)]
 pub(crate) mod model;
 mod overlay;
+pub(crate) mod owned;
 pub(crate) mod page;
 mod pairs;
 mod room;
@@ -42,10 +43,11 @@ pub(crate) use self::check::check;
 pub(crate) use self::committer::Ticket;
 pub(crate) use self::compact::{Compacted, compact};
 pub(crate) use self::config::{CasOutcome, ConfigStore, LocalConfig};
-pub(crate) use self::dir::Access;
+pub(crate) use self::dir::{Access, DATA};
 pub(crate) use self::layout::{Kind, Space, Usage};
 pub(crate) use self::local::LogOptions;
 pub(crate) use self::log::{Range, Reads};
+pub(crate) use self::owned::Owner;
 pub(crate) use self::page::{Page, PageSize};
 #[cfg(test)]
 pub(crate) use self::room::Room;
