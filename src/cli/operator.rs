@@ -15,6 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::{CANNOT_START, STORAGE_FAILED};
 use crate::error::Reason;
 use crate::host::Class;
+use crate::limits::RESERVE_BYTES_LEAST;
 use crate::server::{Group, Operated, ServerError};
 use crate::storage::archive::{ArchiveError, Totals};
 use crate::storage::{Access, LogOptions};
@@ -56,8 +57,8 @@ impl Trust {
 /// The room that data may take. Where a server serves them, its own flags count.
 #[derive(Args, Clone, Copy, Debug)]
 pub(super) struct Space {
-    /// Keep so much of the disk free, as the server does [default: 5 % of it, 128MiB to 1GiB]
-    #[arg(long, value_name = "SIZE", value_parser = size, env = "CAPSTEAD_RESERVE")]
+    /// Keep so much of the disk free, as the server does: 32MiB at least [default: 5 % of it, 128MiB to 1GiB]
+    #[arg(long, value_name = "SIZE", value_parser = reserve, env = "CAPSTEAD_RESERVE")]
     reserve: Option<ByteSize>,
     /// Address space for the data of each host, as the server has it [default: 1TiB]
     #[arg(long, value_name = "SIZE", value_parser = size, env = "CAPSTEAD_MAP_SIZE")]
@@ -185,6 +186,16 @@ pub(super) fn unwritten(error: &io::Error) -> u8 {
 /// A number of bytes on the command line.
 pub(super) fn size(text: &str) -> Result<ByteSize, String> {
     text.parse().map_err(|_| "give it like 512MiB, 10GB, or 1048576 for bytes".to_owned())
+}
+
+/// A number of bytes that keeps a full disk from ending what writes.
+pub(super) fn reserve(text: &str) -> Result<ByteSize, String> {
+    let bytes = size(text)?;
+    if bytes.as_u64() >= RESERVE_BYTES_LEAST {
+        return Ok(bytes);
+    }
+    let least = ByteSize(RESERVE_BYTES_LEAST);
+    Err(format!("with less than {least} one write could fill the disk: give {least} or more"))
 }
 
 /// Runs `work` where capabilities can live.

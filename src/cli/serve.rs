@@ -78,9 +78,9 @@ pub(crate) struct Options {
     /// Let all objects of a class store so much together, on each host [default: no limit]
     #[arg(long, value_name = "CLASS=SIZE", value_parser = quota)]
     class_quota: Vec<(String, ByteSize)>,
-    /// Keep so much of the disk free: growth is refused then, and deleting works [default: 5 % of it,
-    /// 128MiB to 1GiB]
-    #[arg(long, value_name = "SIZE", value_parser = operator::size, env = "CAPSTEAD_RESERVE")]
+    /// Keep so much of the disk free, 32MiB at least: growth is refused then, and deleting works [default:
+    /// 5 % of it, 128MiB to 1GiB]
+    #[arg(long, value_name = "SIZE", value_parser = operator::reserve, env = "CAPSTEAD_RESERVE")]
     reserve: Option<ByteSize>,
     /// Address space for the data of each host, which never outgrow it [default: 1TiB]
     #[arg(long, value_name = "SIZE", value_parser = operator::size, env = "CAPSTEAD_MAP_SIZE")]

@@ -25,15 +25,13 @@ use super::builder::ServerError;
 use super::data_dir::{self, DataDir, Signing};
 use crate::error::{Result, failed, overloaded};
 use crate::membrane;
-use crate::net::{Places, rest_after};
+use crate::net::{Places, TOOLS_MAX, rest_after};
 use crate::schema::admin_capnp::{admin, host_admin, import_claim, key};
 use crate::storage::owned::{self, Owner};
 use crate::sturdyref::Keys;
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 16;
-/// Connections at once: each has a descriptor of those that are kept apart.
-const CONNECTIONS_MAX: usize = 64;
 /// The time that a server may take for its first answer to its operator, in seconds.
 const ANSWER_SECS: u64 = 10;
 /// The time for which it may say nothing to an operator who waits for an answer, in seconds: longer
@@ -264,7 +262,7 @@ async fn accept(
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
-    let places = Places::new(CONNECTIONS_MAX);
+    let places = Places::new(TOOLS_MAX);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,

@@ -284,7 +284,7 @@ impl Server {
 
     /// Sets the bytes of the disk that stay free: what would make the data grow into them is refused
     /// (`low-space:`), and deleting works. 5 % of the disk, at least 128 MiB and at most 1 GiB,
-    /// unless it is said.
+    /// unless it is said. Less than 32 MiB is refused at the start, because one turn may write half of that.
     #[must_use]
     pub fn reserve(mut self, bytes: u64) -> Self {
         self.log.reserve_bytes = Some(bytes);

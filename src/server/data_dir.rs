@@ -196,6 +196,7 @@ impl DataDir {
         Self::check_restorable(root)?;
         let made = Made { root: make_root(root)?, parts: true };
         let trust = Trust::of(root, Access::Full, Group::Stranger);
+        private::check_owner(root, trust)?;
         let lock = lock(root)?;
         let dir = Self { root: root.to_owned(), made, trust, files: None, lock };
         // Looked at again, now that nobody else changes it.
@@ -451,7 +452,8 @@ fn lock_text(root: &Path) -> Result<Vec<u8>, ServerError> {
 
 /// Has the lock say `text`, durably.
 fn say(root: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).truncate(true).open(root.join(LOCK_FILE))?;
+    let mut options = OpenOptions::new();
+    let mut file = open_regular(options.write(true).truncate(true), &root.join(LOCK_FILE))?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }

@@ -5,7 +5,8 @@ use std::net::{SocketAddr, TcpListener};
 use capstead_client::sturdyref::is_address;
 
 use super::builder::{Server, ServerError};
-use crate::limits::{HOSTS_MAX, INSTANCE_BYTES};
+use crate::limits::{HOSTS_MAX, INSTANCE_BYTES, RESERVE_BYTES_LEAST};
+use crate::net::ConnectionsMax;
 
 /// Connections that wait to be accepted, if the system allows so many. Of a burst that is larger than the
 /// usual 128, everybody would wait a second for the next attempt, honest ones too.
@@ -44,8 +45,10 @@ pub(super) fn beside(server: &Server) -> Result<TcpListener, ServerError> {
 /// Refuses what can't be served, before anything is made.
 pub(super) fn check(server: &Server) -> Result<(), ServerError> {
     check_hosts(server.hosts)?;
+    ConnectionsMax::of(server.hosts).map_err(ServerError::Setting)?;
     server.turns.check()?;
     check_awake(server)?;
+    check_reserve(server)?;
     check_tls(server)?;
     check_advertised(server)
 }
@@ -62,6 +65,16 @@ fn check_awake(server: &Server) -> Result<(), ServerError> {
         server.hosts
     );
     Err(ServerError::Setting(reason))
+}
+
+fn check_reserve(server: &Server) -> Result<(), ServerError> {
+    let reserve = server.log.reserve_bytes;
+    if reserve.is_none_or(|bytes| bytes >= RESERVE_BYTES_LEAST) {
+        return Ok(());
+    }
+    Err(ServerError::Setting(format!(
+        "a reserve of less than {RESERVE_BYTES_LEAST} bytes doesn't keep a full disk from ending the server"
+    )))
 }
 
 fn check_hosts(hosts: u16) -> Result<(), ServerError> {

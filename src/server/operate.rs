@@ -205,8 +205,11 @@ pub(crate) fn compact_all(
     check_placement(&data, hosts, Access::Read)?;
     let mut sum = Compacted::default();
     for number in 0..hosts {
-        let compacted = compact(&data.host(number), map_bytes, &mut |done, of| {
-            progress(number, done, of);
+        let path = data.host(number);
+        let compacted = compact(&path, map_bytes, &mut |done, of| progress(number, done, of));
+        let compacted = compacted.map_err(|error| match error {
+            StorageError::NoSpace { .. } => unusable(&path)(error),
+            error => error.into(),
         })?;
         sum.records += compacted.records;
         sum.before += compacted.before;

@@ -32,7 +32,7 @@ use crate::host::{Agent, Class, Hint, Vat, VatOptions, pass_on_replies};
 use crate::http::Room;
 use crate::limits::SHUTDOWN_SECS;
 use crate::metrics::Metrics;
-use crate::net::{Listener, Places, connections_max, tls};
+use crate::net::{ConnectionsMax, Listener, Places, tls};
 use crate::schema::cluster_capnp::supervisor;
 use crate::storage::{LocalConfig, StorageError};
 use crate::sturdyref::Keys;
@@ -325,8 +325,9 @@ async fn start_on(
     let hint = Hint { address, tls: server.tls };
 
     let supervisor = open_supervisor(&server, &data)?;
-    let (capnp_max, http_max) = connections_max();
-    let places = Places::new(server.limits.connections.min(capnp_max));
+    let most = ConnectionsMax::of(server.hosts).map_err(ServerError::Setting)?;
+    most.warn_of_few();
+    let places = Places::new(server.limits.connections.min(most.capnp));
     // Set once, here.
     let _ = metrics.held.set(places.budget.clone());
     let common = Common {
@@ -353,13 +354,13 @@ async fn start_on(
     // Set once, here.
     let _ = hub.gateway.set(gateway.clone());
     let stop_gateway = CancellationToken::new();
-    let http_limits = server.http_limits.with_connections(http_max);
+    let http_limits = server.http_limits.with_connections(most.http);
     let serve = |(http, door)| serve_http(http, (door, http_limits), gateway, &stop_gateway);
     let gateway = http.zip(http_door).map(serve).transpose()?;
     let metrics_address = page.as_ref().map(local).transpose()?;
     let page = page.zip(page_door);
     let page = page.map(|(page, door)| MetricsPage::start(page, door, metrics.clone()));
-    let metrics_page = page.transpose().map_err(capnp::Error::from)?;
+    let metrics_page = OptionFuture::from(page).await.transpose().map_err(capnp::Error::from)?;
     let admin = start_admin(&data, keys, &hub, server.hosts);
     let supervisor = hub.supervisor.clone();
     let parts =

@@ -10,6 +10,7 @@
 //! unknown, and a second sync could report success for pages that the first one lost.
 
 use std::fmt;
+use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::AsRawFd;
 use std::path::Path;
@@ -21,6 +22,7 @@ use ::lmdb::{
 };
 
 use crate::storage::dir::{Age, DATA, EnvironmentDir, LMDB_LOCK, MARKER, io_error};
+use crate::storage::disk;
 use crate::storage::layout::{self, CHECKSUM_BYTES, ENVIRONMENT_KEY, EnvironmentRecord, Kind};
 use crate::storage::owned::Owner;
 use crate::storage::{Result, StorageError, Watched};
@@ -53,7 +55,7 @@ pub(crate) struct Environment {
     page_bytes: u64,
     failure: OnceLock<Arc<StorageError>>,
     files: Arc<Watched>,
-    _dir: EnvironmentDir,
+    dir: EnvironmentDir,
 }
 
 impl Environment {
@@ -61,9 +63,15 @@ impl Environment {
     ///
     /// # Errors
     /// Those of [`EnvironmentDir::open`]; `Format` and `CorruptRecord` when the environment isn't
-    /// what the directory says: its data is unchanged. `Lmdb`: an opening may have been counted.
+    /// what the directory says: its data is unchanged. `Lmdb`, `NoSpace`: an opening may have been counted.
     pub(crate) fn open(path: &Path, kind: Kind, map_bytes: usize) -> Result<Self> {
+        Self::open_or_make(path, kind, map_bytes).map_err(|error| disk::explained(error, path))
+    }
+
+    fn open_or_make(path: &Path, kind: Kind, map_bytes: usize) -> Result<Self> {
         let mut dir = EnvironmentDir::open(path, kind)?;
+        // For whoever has to explain why a page of LMDB's new files has no place.
+        let _opening = Watched::new([dir.path().join(MARKER)])?;
         // Readers belong to transactions and not to threads; all else stays at its safest.
         let (lmdb, database) = open(dir.path(), EnvironmentFlags::NO_TLS, map_bytes)?;
         let incarnation = count_opening(&lmdb, database, kind, dir.age())?;
@@ -118,7 +126,7 @@ impl Environment {
         let files = Watched::new(files.iter().map(|name| dir.path().join(name)))?;
         let page_bytes = lmdb.stat().map_err(failed("read the page size"))?.page_size().into();
         let (map_bytes, failure) = (map_bytes as u64, OnceLock::new());
-        Ok(Self { lmdb, database, incarnation, map_bytes, page_bytes, failure, files, _dir: dir })
+        Ok(Self { lmdb, database, incarnation, map_bytes, page_bytes, failure, files, dir })
     }
 
     /// The number of times that the environment was opened, this time included.
@@ -145,6 +153,20 @@ impl Environment {
     pub(crate) fn bytes_reusable(&self) -> Result<u64> {
         let pages = self.lmdb.freelist().map_err(failed("count the free pages"))?;
         Ok(pages as u64 * self.page_bytes)
+    }
+
+    /// The bytes of a page.
+    pub(crate) fn page_bytes(&self) -> u64 {
+        self.page_bytes
+    }
+
+    /// The bytes of the pages that hold something.
+    ///
+    /// # Errors
+    /// When LMDB can't say.
+    pub(crate) fn bytes_used(&self) -> Result<u64> {
+        let taken = self.map_bytes - self.bytes_unmapped();
+        Ok(taken.saturating_sub(self.bytes_reusable()?))
     }
 
     /// The number of records.
@@ -187,7 +209,8 @@ impl Environment {
             let written = commit(&self.lmdb, self.database, body)?;
             self.files.check().map(|()| written)
         });
-        committed.map_err(|error| self.failure.get_or_init(|| Arc::new(error)).clone())
+        let explained = |error| Arc::new(disk::explained(error, self.dir.path()));
+        committed.map_err(|error| self.failure.get_or_init(|| explained(error)).clone())
     }
 }
 
@@ -461,6 +484,10 @@ fn found<'a>(moved: ::lmdb::Result<(Option<&'a [u8]>, &'a [u8])>) -> Result<Foun
 fn failed(action: &'static str) -> impl Fn(Error) -> StorageError {
     move |error| match error {
         Error::MapFull => StorageError::MapFull,
+        Error::Other(code) => {
+            let source = Box::new(io::Error::from_raw_os_error(code));
+            StorageError::Lmdb { action, source }
+        }
         error => StorageError::Lmdb { action, source: Box::new(error) },
     }
 }

@@ -8,7 +8,7 @@
 //! epoch of every claim of this process; so a process that was replaced is fenced by the data.
 
 use std::collections::hash_map::Entry;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -20,7 +20,8 @@ use crate::id::{Epoch, ObjectId, Shard};
 use crate::limits::{MAP_BYTES, RESERVE_BYTES_MAX, RESERVE_BYTES_MIN};
 use crate::metrics::Metrics;
 use crate::storage::batch::Op;
-use crate::storage::dir::{Access, io_error};
+use crate::storage::dir::Access;
+use crate::storage::disk::Disk;
 use crate::storage::layout::keys::{RecordPath, below_prefix, space_prefixes};
 use crate::storage::layout::{
     ENVIRONMENT_KEY, EnvironmentRecord, Kind, ShardMeta, Space, Usage, damaged, shard_key,
@@ -102,40 +103,21 @@ pub(crate) fn open(
 }
 
 fn room(path: &Path, env: &Arc<Environment>, reserve: Option<u64>) -> Result<Room> {
-    let disk = Disk { path: path.to_owned() };
-    let total = disk.stat()?.total.min(env.map_bytes());
+    let path = path.to_owned();
+    let total = Disk::of(&path)?.total.min(env.map_bytes());
     let usual = (total / 20).clamp(RESERVE_BYTES_MIN, RESERVE_BYTES_MAX);
     let reserve = reserve.unwrap_or(usual);
     // It outlives the storage where that is closed first.
     let env = Arc::downgrade(env);
     let measure = move || {
         let env = env.upgrade().ok_or(StorageError::Closed)?;
-        let left = disk.stat()?.left.min(env.bytes_unmapped());
+        let left = Disk::of(&path)?.left.min(env.bytes_unmapped());
         // Free pages of the engine count too, though not to the last: they may be too scattered for a
         // large value, or held back by a reader.
         let may_reuse = (reserve / 2..reserve).contains(&left);
         if may_reuse { Ok(left + env.bytes_reusable()?) } else { Ok(left) }
     };
     Ok(Room::new(reserve, Box::new(measure)))
-}
-
-/// The file system that a directory lies on.
-struct Disk {
-    path: PathBuf,
-}
-
-struct DiskStat {
-    total: u64,
-    left: u64,
-}
-
-impl Disk {
-    fn stat(&self) -> Result<DiskStat> {
-        let stat = rustix::fs::statvfs(&self.path)
-            .map_err(|error| io_error("measure the disk of", &self.path)(error.into()))?;
-        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
-        Ok(DiskStat { total: bytes(stat.f_blocks), left: bytes(stat.f_bavail) })
-    }
 }
 
 impl Reader {

@@ -18,6 +18,7 @@ pub(crate) mod config;
 #[cfg(test)]
 mod conformance;
 mod dir;
+mod disk;
 pub(crate) mod export;
 mod gap;
 pub(crate) mod layout;
@@ -52,7 +53,7 @@ pub(crate) use self::page::{Page, PageSize};
 #[cfg(test)]
 pub(crate) use self::room::Room;
 pub(crate) use self::store::{Before, Store, StoreOptions};
-pub(crate) use self::watched::{Watched, file_changed};
+pub(crate) use self::watched::{Watched, file_changed, no_space};
 use crate::error::{self, Reason};
 use crate::id::{ObjectId, Shard};
 use crate::limits::MAP_BYTES;
@@ -228,6 +229,20 @@ pub(crate) enum StorageError {
         path: PathBuf,
         /// The error of the operating system.
         source: std::io::Error,
+    },
+
+    /// The disk is full. What was acknowledged is durable; of what was being written, nobody was told.
+    #[error(
+        "no space is left on the file system of {path:?}, and nothing that was answered is lost: {left} bytes \
+         are free, and {needed} are needed; make room there"
+    )]
+    NoSpace {
+        /// A directory or file on it.
+        path: PathBuf,
+        /// The bytes that are free.
+        left: u64,
+        /// The bytes that are needed, as far as that is known.
+        needed: u64,
     },
 
     /// Somebody else changed a file of the storage while it was in use. Nothing was acknowledged since that

@@ -330,7 +330,7 @@ fn the_tools_take_the_servers_reserve_and_map_size() {
     assert!(said.contains("low-space"), "{said}");
     let said = refused(&data, &with(&["--map-size", "16KiB"]), 1);
     assert!(said.contains("low-space: 0 bytes"), "{said}");
-    done(&data, &with(&["--map-size", "64MiB", "--reserve", "1MiB"]));
+    done(&data, &with(&["--map-size", "64MiB", "--reserve", "32MiB"]));
 }
 
 #[test]

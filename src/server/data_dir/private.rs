@@ -91,7 +91,16 @@ pub(super) fn check_folder(path: &Path, trust: Trust) -> Result<(), ServerError>
     }
 }
 
-/// The same of a folder or file below the data directory, which has to be there itself.
+/// Checks that nobody else owns a folder in which files are to be made, and puts links there meanwhile.
+///
+/// # Errors
+/// When somebody else does, or it can't be looked at.
+pub(super) fn check_owner(path: &Path, trust: Trust) -> Result<(), ServerError> {
+    let metadata = fs::metadata(path).map_err(failed(path, "look at the folder"))?;
+    Found::of(&metadata, path, "go-w").check(trust, 0, "")
+}
+
+/// As [`check_folder`], of a folder or file below the data directory, which has to be there itself.
 ///
 /// # Errors
 /// When it can't be looked at, is a link, or others can write to it.
@@ -101,7 +110,7 @@ pub(super) fn check_below(path: &Path, trust: Trust) -> Result<(), ServerError> 
     if metadata.is_symlink() {
         return Err(failed(owned::link()));
     }
-    let reason = "others can write to it, and so put other data in place of the cluster's";
+    let reason = "others can write to it, and so put other files in place of the cluster's";
     Found::of(&metadata, path, "go-w").check(trust, 0o022, reason)
 }
 
