@@ -65,8 +65,8 @@ impl Output {
 
 /// Checks that standard output leads somewhere, for what nobody can have a second time.
 ///
-/// Where a process was started without one, the standard library opens `/dev/null` in its place, so that no
-/// write fails: to read and write, as no shell opens it for whoever wants an output thrown away.
+/// In the place of one that was closed when the process started, the standard library opens `/dev/null`, so
+/// that no write fails: to read and write, as no shell opens it for whoever wants an output thrown away.
 pub(super) fn check_stdout(what: &str) -> Result<(), Failure> {
     let stdout = io::stdout();
     let is_null = || {

@@ -77,7 +77,7 @@ pub(crate) fn compact(
 
 /// Checks that there is room for a second copy. Nothing is changed to find out, since that takes space, too.
 fn check_room(path: &Path, map_bytes: usize) -> Result<()> {
-    /// What each environment has beside its records.
+    /// The bytes that each environment has beside its records.
     const BESIDE_BYTES: u64 = 1 << 20;
     let env = Environment::open_to_read(path, Kind::Objects, map_bytes, Owner::ours())?;
     if Disk::check_room(path, env.bytes_used()? + BESIDE_BYTES).is_ok() {
@@ -93,7 +93,7 @@ fn packed_bytes(env: &Environment) -> Result<u64> {
     const NODE: u64 = 8;
     const PLACE: u64 = 2;
     let page = env.page_bytes();
-    let node_max = ((page - HEADER) / 2 & !1) - PLACE;
+    let node_max = (((page - HEADER) / 2) & !1) - PLACE;
     let (mut pages, mut free, mut above) = (0, 0, 0);
     env.read(|snapshot| {
         let _ = snapshot.walk((&[0], None), false, |key, record| {

@@ -23,6 +23,9 @@ struct Both {
     thief: PathBuf,
 }
 
+/// A way to have a name lead elsewhere.
+type Lead = fn(&Path, &Path) -> std::io::Result<()>;
+
 /// None for whoever isn't root.
 fn both() -> Option<Both> {
     if fs::metadata("/proc/self").expect("this process is there").uid() != 0 {
@@ -155,7 +158,7 @@ fn no_socket_leads_root_to_the_server_of_somebody_else() {
     let lock = File::open(both.thief.join("lock")).expect("root may");
     lock.lock().expect("nobody has it");
     let (theirs, ours) = (both.victim.join("admin.sock"), both.thief.join("admin.sock"));
-    let ways: [(&str, fn(&Path, &Path) -> std::io::Result<()>, &str); 2] = [
+    let ways: [(&str, Lead, &str); 2] = [
         ("a link", |to, from| symlink(to, from), "it is a symbolic link"),
         ("the same", |to, from| fs::hard_link(to, from), "belongs to the user 65534"),
     ];

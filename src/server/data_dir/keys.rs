@@ -74,6 +74,7 @@ pub(super) fn secrets(keys: &Path, trust: Trust) -> Result<Secrets, ServerError>
 
 /// The keys as the server works with them.
 pub(super) fn ring(keys: &Path, trust: Trust) -> Result<KeyRing, ServerError> {
+    private::check_below(keys, trust)?;
     let (cluster, _) = read(&keys.join(CLUSTER), trust)?;
     let signing = signing(keys, trust)?.into_iter().map(|signing| signing.key);
     Ok(KeyRing::new(cluster, signing.collect()))
