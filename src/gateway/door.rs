@@ -176,10 +176,12 @@ fn origin(text: &str) -> Result<String, String> {
     let Some(host) = canonical(host) else { return Err(wrong(", since its host is none")) };
     let Some(digits) = port.strip_prefix(':') else { return Ok(format!("{scheme}://{host}")) };
     match digits.parse::<u16>() {
-        Ok(0) => Err(wrong(", since its port is none")),
+        Ok(number) if number == 0 || number.to_string() != digits => {
+            Err(wrong(", since its port is none"))
+        }
         Ok(number) if number == usual => Ok(format!("{scheme}://{host}")),
-        Ok(number) if number.to_string() == digits => Ok(format!("{scheme}://{host}:{number}")),
-        _ => Err(wrong(", since its port is none")),
+        Ok(number) => Ok(format!("{scheme}://{host}:{number}")),
+        Err(_) => Err(wrong(", since its port is none")),
     }
 }
 
