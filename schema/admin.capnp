@@ -13,8 +13,9 @@ using Terms = import "/capstead/facet.capnp".Terms;
 interface Admin {
   # The whole server: the bootstrap capability of the socket.
 
-  describe @0 () -> (cluster :Data, hosts :UInt16);
-  # The cluster's identity (32 bytes), which is no secret, and how many hosts there are.
+  describe @0 () -> (cluster :Data, hosts :UInt16, device :UInt64, inode :UInt64);
+  # The cluster's identity (32 bytes), which is no secret, and how many hosts there are; and the file `lock` of the
+  # data directory, by which an operator knows that it is the right one.
 
   host @1 (number :UInt16) -> (host :HostAdmin);
   # The data of one host, from 0. A number that doesn't exist is refused.

@@ -51,6 +51,9 @@ pub(crate) const MAP_BYTES: usize = 1 << 40;
 /// Bounds of what growth leaves free of a disk or a map, which is 5 % of it: what may wait for the
 /// commit thread must fit several times.
 pub(crate) const RESERVE_BYTES_MIN: u64 = 128 << 20;
+/// The least that imports leave free, whatever the reserve: their steps are large, and several may wait for
+/// the commit thread.
+pub(crate) const IMPORT_RESERVE_BYTES: u64 = 32 << 20;
 /// See [`RESERVE_BYTES_MIN`]; more would be waste.
 pub(crate) const RESERVE_BYTES_MAX: u64 = 1 << 30;
 

@@ -7,6 +7,7 @@ mod places;
 pub(crate) mod tls;
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +28,19 @@ pub(crate) use places::{Peers, Place, Places};
 /// meanwhile.
 const HANDSHAKE_SECS: u64 = 10;
 
-/// Descriptors that no connection from outside gets: some for each of 64 hosts, and as many again.
-const DESCRIPTORS_KEPT: usize = 512;
+/// Descriptors that no connection from outside gets: those of the process, of which 16 are open while
+/// nothing happens; the rest is for files that are open for a moment.
+const DESCRIPTORS_OF_PROCESS: usize = 32;
+/// Those of each host: 13 for its files, its listener, its event loop, its link and the look at its
+/// thread; and 3 more while its link is made anew.
+const DESCRIPTORS_OF_HOST: usize = 16;
+/// Those of the operator's commands at once, and as many of who reads the page of metrics: an eighth of
+/// what the server itself leaves, within these bounds.
+const TOOLS: RangeInclusive<usize> = 4..=64;
+/// Fewer connections are no use.
+const CONNECTIONS_MIN: usize = 4;
+/// So few are likely to be a mistake.
+const CONNECTIONS_FEW: usize = 256;
 
 /// The reason that the peers of a listener that ends are told.
 const SHUTTING_DOWN: &str = "the server is shutting down";
@@ -163,14 +175,55 @@ where
     }
 }
 
-/// The numbers of connections that there may be of Cap'n Proto and of HTTP, so that neither takes
-/// the descriptors of the other, or those of all else: the storage, links between hosts, the
-/// operator, and the page of metrics.
-pub(crate) fn connections_max() -> (usize, usize) {
-    let open = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let open = open.map_or(usize::MAX, |open| usize::try_from(open).unwrap_or(usize::MAX));
-    let free = open - DESCRIPTORS_KEPT.min(open / 2);
-    (free - free / 4, free / 4)
+/// The connections that a process may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ConnectionsMax {
+    /// Of Cap'n Proto.
+    pub(crate) capnp: usize,
+    /// Of HTTP.
+    pub(crate) http: usize,
+    /// Of the operator's commands, and of who reads the page of metrics.
+    pub(crate) tools: usize,
+}
+
+impl ConnectionsMax {
+    /// As many as the limit of open files leaves to a server with so many hosts.
+    ///
+    /// # Errors
+    /// A sentence, when that is too few to serve.
+    pub(crate) fn of(hosts: u16) -> Result<Self, String> {
+        let open = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let open = open.map_or(usize::MAX, |open| usize::try_from(open).unwrap_or(usize::MAX));
+        Self::within(open, hosts)
+    }
+
+    /// Neither kind takes the descriptors of the other, or those of all else: the storage, links between
+    /// hosts, the operator, and the page of metrics.
+    fn within(open: usize, hosts: u16) -> Result<Self, String> {
+        let own = DESCRIPTORS_OF_PROCESS + DESCRIPTORS_OF_HOST * usize::from(hosts);
+        let tools = (open.saturating_sub(own) / 8).clamp(*TOOLS.start(), *TOOLS.end());
+        match open.checked_sub(own + 2 * tools) {
+            Some(free) if free >= CONNECTIONS_MIN => {
+                Ok(Self { capnp: free - free / 4, http: free / 4, tools })
+            }
+            _ => Err(format!(
+                "--hosts {hosts} needs {} open files at least, and the process may have {open}: raise that \
+                 (`ulimit -n`, LimitNOFILE= of systemd), or give fewer --hosts to new data",
+                own + 2 * TOOLS.start() + CONNECTIONS_MIN
+            )),
+        }
+    }
+
+    /// Says so in the log if there are few.
+    pub(crate) fn warn_of_few(self) {
+        let connections = self.capnp + self.http;
+        if connections < CONNECTIONS_FEW {
+            tracing::warn!(
+                connections,
+                "the limit of open files leaves few connections: raise it (`ulimit -n`)"
+            );
+        }
+    }
 }
 
 /// Accepting fails while the process has too many files open: trying again at once would spin.
@@ -178,4 +231,25 @@ pub(crate) async fn rest_after(error: &io::Error) {
     const REST: Duration = Duration::from_millis(100);
     tracing::warn!(%error, "can't accept a connection; trying again");
     tokio::time::sleep(REST).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_grows_with_the_hosts_and_too_little_is_refused_with_the_number_that_is_enough()
+    {
+        let one = ConnectionsMax::within(1024, 1).unwrap();
+        assert_eq!((one.capnp, one.http), (636, 212));
+        let refused = ConnectionsMax::within(1024, 64).unwrap_err();
+        assert!(refused.contains("--hosts 64 needs 1068 open files"), "{refused}");
+        let least = ConnectionsMax { capnp: 3, http: 1, tools: 4 };
+        assert_eq!(ConnectionsMax::within(1068, 64), Ok(least));
+        assert_eq!(ConnectionsMax::within(60, 1), Ok(least));
+        for open in [0, 22, 59] {
+            ConnectionsMax::within(open, 1).unwrap_err();
+        }
+        ConnectionsMax::within(usize::MAX, 64).unwrap();
+    }
 }

@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::below;
 use super::operator::{self, Data, Failure};
+use super::output::check_stdout;
 use super::transfer;
 use crate::error::Reason;
 use crate::host::Class;
@@ -168,6 +169,9 @@ pub(super) async fn check_there(host: &host_admin::Client, object: &Object) -> R
 /// Returns when the grant is durable, and its reference shown.
 pub(super) fn make(options: &Make, classes: &[Class]) -> u8 {
     let object = &options.object;
+    if let Err(closed) = check_stdout("the reference") {
+        return operator::end(Err(closed), None);
+    }
     let made = with_all(&options.data, Access::Full, classes, async |admin, hosts| {
         let host = transfer::host(admin, owner_of(object.id.home_shard().0, hosts));
         let mut request = host.grant_request();

@@ -11,7 +11,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
 
 use super::operator::{Failure, is_stream, refused};
 
@@ -33,6 +33,7 @@ impl Output {
     /// Begins it, readable for its owner alone.
     pub(super) fn begin(path: &Path) -> Result<Self, Failure> {
         if is_stream(path) {
+            check_stdout("the archive")?;
             return Ok(Self::Stream(io::stdout()));
         }
         if path.symlink_metadata().is_ok() {
@@ -60,6 +61,26 @@ impl Output {
         }
         sync(folder(&path))
     }
+}
+
+/// Checks that standard output leads somewhere, for what nobody can have a second time.
+///
+/// In the place of one that was closed when the process started, the standard library opens `/dev/null`, so
+/// that no write fails: to read and write, as no shell opens it for whoever wants an output thrown away.
+pub(super) fn check_stdout(what: &str) -> Result<(), Failure> {
+    let stdout = io::stdout();
+    let is_null = || {
+        let (out, null) = (rustix::fs::fstat(&stdout).ok()?, rustix::fs::stat("/dev/null").ok()?);
+        let is_device = FileType::from_raw_mode(out.st_mode) == FileType::CharacterDevice;
+        Some(is_device && out.st_rdev == null.st_rdev)
+    };
+    let mode = || rustix::fs::fcntl_getfl(&stdout).ok();
+    let reads_too = || mode().is_some_and(|flags| flags & OFlags::ACCMODE == OFlags::RDWR);
+    if is_null() == Some(true) && reads_too() {
+        let why = "standard output is closed, or leads nowhere: nothing was done";
+        return Err(Failure::Cannot(format!("{what} would be lost, since {why}")));
+    }
+    Ok(())
 }
 
 fn is_there(path: &Path) -> Failure {

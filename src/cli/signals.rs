@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::STORAGE_FAILED;
 use crate::server::{stderr, told_to_end};
-use crate::storage::file_changed;
+use crate::storage::{file_changed, no_space};
 
 /// Has failures of files told, by whatever command runs.
 pub(super) fn of_files() {
@@ -60,12 +60,12 @@ fn listen(signals: &[i32], told: CancellationToken) -> io::Result<()> {
 
 /// The thread that met the page meets it again and again meanwhile, so that nothing more is answered.
 fn page_lost() -> ! {
-    let reason = file_changed().map_or_else(
+    let reason = file_changed().or_else(no_space).map_or_else(
         || {
             "a page of a file can't be read: its disk failed, or it was cut short; restore a backup"
                 .to_owned()
         },
-        |changed| changed.to_string(),
+        |known| known.to_string(),
     );
     stderr::put(format!("capstead: the storage failed: {reason}\n").into_bytes());
     stderr::flush();

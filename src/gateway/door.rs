@@ -7,13 +7,16 @@
 //!
 //! Invariant: headers decide only to refuse. A request that is let in has no more rights for what it says.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use http::header::{HOST, ORIGIN};
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 
 use crate::http::{Refusal, refuse};
+
+/// Methods by which nothing is changed: those of HTTP/1.1. Of further ones no class has heard.
+const SAFE: [Method; 4] = [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE];
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
@@ -44,7 +47,7 @@ impl Door {
     /// Checks that the request may come in at all.
     pub(super) fn admit(&self, request: &http::request::Parts) -> Result<(), Refusal> {
         self.check_host(request.version, &request.uri, &request.headers)?;
-        if request.method.is_safe() || self.is_of_this_origin(request) {
+        if SAFE.contains(&request.method) || self.is_of_this_origin(request) {
             return Ok(());
         }
         let reason = "A page of another origin may not change anything here. Start the server with \
@@ -146,25 +149,68 @@ fn name(authority: &Authority) -> String {
     authority.host().trim_end_matches('.').to_ascii_lowercase()
 }
 
-/// An origin as browsers write it, in lower case and without the port that its scheme has anyway.
+/// An origin as browsers write it, in lower case and without the port that its scheme has anyway. What
+/// no browser writes would let nobody in.
 fn origin(text: &str) -> Result<String, String> {
-    let wrong = || format!("{text:?} is no origin: give it like https://app.example");
-    let lower = text.trim_end_matches('/').to_ascii_lowercase();
-    let (scheme, page) = lower.split_once("://").ok_or_else(wrong)?;
-    authority(page).ok_or_else(wrong)?;
-    let usual = match scheme {
-        "http" => ":80",
-        "https" => ":443",
-        _ => return Err(wrong()),
+    let wrong = |what: &str| {
+        let like = "give one origin, like https://app.example or http://localhost:3000";
+        format!("{text:?} is no origin{what}: {like}")
     };
-    Ok(format!("{scheme}://{}", page.strip_suffix(usual).unwrap_or(page)))
+    let lower = text.strip_suffix('/').unwrap_or(text).to_ascii_lowercase();
+    let (scheme, page) = lower.split_once("://").ok_or_else(|| wrong(""))?;
+    let usual = match scheme {
+        "http" => 80,
+        "https" => 443,
+        _ => return Err(wrong("")),
+    };
+    let at = page.rfind(':').filter(|at| !page[*at..].contains(']'));
+    let (host, port) = page.split_at(at.unwrap_or(page.len()));
+    let Some(host) = canonical(host) else { return Err(wrong(", since its host is none")) };
+    let Some(digits) = port.strip_prefix(':') else { return Ok(format!("{scheme}://{host}")) };
+    match digits.parse::<u16>() {
+        Ok(number) if number == 0 || number.to_string() != digits => {
+            Err(wrong(", since its port is none"))
+        }
+        Ok(number) if number == usual => Ok(format!("{scheme}://{host}")),
+        Ok(number) => Ok(format!("{scheme}://{host}:{number}")),
+        Err(_) => Err(wrong(", since its port is none")),
+    }
 }
 
 fn host(text: &str) -> Result<String, String> {
-    let wrong =
-        || format!("{text:?} is no name of a host: give it like app.example, without a port");
-    let host = authority(text).filter(|host| host.as_str() == host.host()).ok_or_else(wrong)?;
-    Ok(name(&host))
+    let name = canonical(text.strip_suffix('.').unwrap_or(text));
+    name.ok_or_else(|| {
+        format!(
+            "{text:?} is no name of a host: give one, like app.example or 192.0.2.7, without a port and \
+             without *"
+        )
+    })
+}
+
+/// A name or an address as browsers write it; none if it is neither.
+fn canonical(host: &str) -> Option<String> {
+    if let Some(address) = host.strip_prefix('[') {
+        let address: Ipv6Addr = address.strip_suffix(']')?.parse().ok()?;
+        let [.., high, low] = address.segments();
+        let is_mapped = address.to_ipv4_mapped().is_some();
+        return Some(if is_mapped {
+            format!("[::ffff:{high:x}:{low:x}]")
+        } else {
+            format!("[{address}]")
+        });
+    }
+    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let mut labels = host.strip_suffix('.').unwrap_or(host).split('.');
+    if !host.bytes().all(is_good) || labels.clone().any(str::is_empty) {
+        return None;
+    }
+    // What ends in a number is an address for browsers.
+    let last = labels.next_back()?;
+    let is_number = last.bytes().all(|byte| byte.is_ascii_digit()) || last.starts_with("0x");
+    if is_number && host.parse::<Ipv4Addr>().is_err() {
+        return None;
+    }
+    Some(host.to_ascii_lowercase())
 }
 
 #[cfg(test)]
@@ -265,7 +311,7 @@ mod tests {
             );
         }
         for headers in refused {
-            for method in ["POST", "PUT", "DELETE", "PATCH", "PURGE"] {
+            for method in ["POST", "PUT", "DELETE", "PATCH", "PURGE", "QUERY"] {
                 let request = format!("{method}|/|Host: localhost:80{headers}");
                 assert_eq!(status(&door, &request), 403, "{request}");
             }
@@ -278,11 +324,51 @@ mod tests {
 
     #[test]
     fn what_is_no_origin_and_no_host_is_refused_at_the_start() {
-        for text in ["", "null", "*", "app.example", "ftp://a", "https://a/b", "https://"] {
+        let origins = ["", "null", "*", "app.example", "ftp://a", "https://a/b", "https://"];
+        // These were taken, and no browser ever writes them.
+        let unheard = [
+            "https://*",
+            "https://*.example",
+            "https://app.example:",
+            "https://app.example:0443",
+            "https://app.example:99999",
+            "https://app.example:0",
+            "https://app.example:+80",
+            "https://user@app.example",
+            "https://app..example",
+            "https://.example",
+            "https://127.1",
+            "https://0x7f.0.0.0x1",
+            "https://[::1",
+            "https://::1",
+            "https://[127.0.0.1]",
+            "https://%61.example",
+        ];
+        for text in origins.into_iter().chain(unheard) {
             assert!(origin(text).is_err(), "{text}");
         }
-        for text in ["", "a:80", "http://a", "a b", "u@a", "*:1"] {
-            assert!(host(text).is_err(), "{text}");
+        for text in ["", "a:80", "http://a", "a b", "u@a", "*:1", "*", "*.example", "a..b", "."] {
+            assert!(host(text).is_err_and(|said| said.contains("without *")), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_given_in_another_form_is_known_in_that_of_browsers() {
+        for (text, written) in [
+            ("HTTPS://App.Example:443/", "https://app.example"),
+            ("http://app.example:443", "http://app.example:443"),
+            ("http://localhost:3000", "http://localhost:3000"),
+            ("https://[0:0:0:0:0:0:0:1]", "https://[::1]"),
+            ("http://[::FFFF:192.0.2.7]:80", "http://[::ffff:c000:207]"),
+            ("http://192.0.2.7:8080", "http://192.0.2.7:8080"),
+            ("https://my_app.example.", "https://my_app.example."),
+        ] {
+            assert_eq!(origin(text).as_deref(), Ok(written));
+        }
+        let hosts =
+            [("[0:0::2]", "[::2]"), ("App.Example.", "app.example"), ("10.0.0.1", "10.0.0.1")];
+        for (text, written) in hosts {
+            assert_eq!(host(text).as_deref(), Ok(written));
         }
     }
 }

@@ -164,11 +164,10 @@ impl Served {
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         self.gateway.metrics.http_requests_total.add(1);
         let (mut parts, body) = request.into_parts();
-        if let Err(refusal) = self.door.admit(&parts) {
-            return own(refusal.response(&parts.headers)).map(Full::new);
-        }
         let page = self.door.known_origin(&parts.headers).cloned();
-        let mut response = if page.is_some() && cors::is_preflight(&parts) {
+        let mut response = if let Err(refusal) = self.door.admit(&parts) {
+            own(refusal.response(&parts.headers))
+        } else if page.is_some() && cors::is_preflight(&parts) {
             own(cors::preflight(&parts.headers))
         } else {
             let answer = self.respond(&mut parts, body).await;

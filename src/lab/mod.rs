@@ -25,8 +25,8 @@ pub use self::puts::Puts;
 use self::script::{LAST, Record, Script, States};
 use crate::error;
 use crate::storage::{
-    self, Before, Kind, LogOptions, Range, Reads as _, Space, StorageError, Store, StoreOptions,
-    Usage,
+    self, Before, Kind, LogOptions, Owner, Range, Reads as _, Space, StorageError, Store,
+    StoreOptions, Usage,
 };
 
 /// The exit code of a storage that failed; 1 is that of the lab itself.
@@ -192,7 +192,7 @@ fn check(script: Script) -> Result<(), Failure> {
 
 /// The number of turns that are there, as a server would find it: it looks before it opens.
 fn check_one(dir: &Path, states: &RefCell<States>) -> Result<u64, Failure> {
-    storage::check(dir, Kind::Objects)?;
+    storage::check(dir, Kind::Objects, Owner::ours())?;
     let (mut store, _progressed) = open(dir)?;
     let applied = applied(&store, states)?;
     store.close()?;

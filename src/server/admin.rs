@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -27,12 +27,11 @@ use crate::error::{Result, failed, overloaded};
 use crate::membrane;
 use crate::net::{Places, rest_after};
 use crate::schema::admin_capnp::{admin, host_admin, import_claim, key};
+use crate::storage::lmdb::owned::{self, Owner};
 use crate::sturdyref::Keys;
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 16;
-/// Connections at once: each has a descriptor of those that are kept apart.
-const CONNECTIONS_MAX: usize = 64;
 /// The time that a server may take for its first answer to its operator, in seconds.
 const ANSWER_SECS: u64 = 10;
 /// The time for which it may say nothing to an operator who waits for an answer, in seconds: longer
@@ -111,6 +110,9 @@ impl admin::Server for Operator {
         let mut results = results.get();
         results.set_cluster(self.keys.current().cluster().as_bytes());
         results.set_hosts(self.hosts);
+        let (device, inode) = self.data.identity()?;
+        results.set_device(device);
+        results.set_inode(inode);
         Ok(())
     }
 
@@ -225,7 +227,7 @@ impl AdminSocket {
     ///
     /// # Errors
     /// When no socket can be made there.
-    pub(super) fn start(data: &DataDir, admin: admin::Client) -> io::Result<Self> {
+    pub(super) fn start(data: &DataDir, admin: admin::Client, tools: usize) -> io::Result<Self> {
         let path = data_dir::admin_socket(data.root());
         // Of a server that was killed: the lock says that there is no other.
         match fs::remove_file(&path) {
@@ -239,7 +241,7 @@ impl AdminSocket {
         fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         let listener = socket.listen(BACKLOG)?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        tasks.spawn_local(accept(listener, admin, stop.clone(), tasks.clone()));
+        tasks.spawn_local(accept(listener, admin, tools, stop.clone(), tasks.clone()));
         Ok(Self { path, stop, tasks })
     }
 
@@ -257,10 +259,11 @@ impl AdminSocket {
 async fn accept(
     listener: UnixListener,
     admin: admin::Client,
+    tools: usize,
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
-    let places = Places::new(CONNECTIONS_MAX);
+    let places = Places::new(tools);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -308,10 +311,11 @@ impl Reached {
     }
 }
 
-/// Connects to the server that uses the directory.
+/// Connects to the server that uses the directory. Whoever may write to it could lead us elsewhere, so the
+/// server has to be its owner's, and to hold its lock.
 ///
 /// # Errors
-/// When nobody listens there.
+/// When nobody listens there, or somebody else does: nothing was asked of them.
 pub(super) async fn connect(root: &Path) -> std::result::Result<Connection, ServerError> {
     let unreachable = |error: io::Error| ServerError::Data {
         path: root.to_owned(),
@@ -320,19 +324,44 @@ pub(super) async fn connect(root: &Path) -> std::result::Result<Connection, Serv
              one is just starting, try again; else stop it, and this works without it"
         ),
     };
+    let owner = data_dir::owner_of(root).map_err(unreachable)?;
+    check_socket(&data_dir::admin_socket(root), owner).map_err(unreachable)?;
     let reached = Reached::new(root).map_err(unreachable)?;
     let limit = Duration::from_secs(ANSWER_SECS);
     let late = || io::Error::new(io::ErrorKind::TimedOut, format!("it said nothing in {limit:?}"));
     let first = async {
         let stream = UnixStream::connect(&reached.path).await?;
+        let peer = Owner(stream.peer_cred()?.uid());
+        if peer != owner {
+            return Err(io::Error::other(format!(
+                "the server there runs as the user {}, and the directory belongs to {}",
+                peer.0, owner.0
+            )));
+        }
         let silence = Duration::from_secs(SILENCE_SECS);
         let limits = Limits { silence, ..Limits::of_trusted() };
         let connection = Connection::new(stream, Side::Client, None, limits);
         let connection = connection.map_err(|error| io::Error::other(error.to_string()))?;
         let described = connection.bootstrap::<admin::Client>().describe_request().send().promise;
-        described.await.map_err(|error| io::Error::other(error.extra))?;
+        let described = described.await.map_err(|error| io::Error::other(error.extra))?;
+        let described = described.get().map_err(|error| io::Error::other(error.extra))?;
+        if (described.get_device(), described.get_inode()) != data_dir::identity(root)? {
+            return Err(io::Error::other("the server there serves another directory"));
+        }
         Ok(connection)
     };
     let first = tokio::time::timeout(limit, first).await.unwrap_or_else(|_| Err(late()));
     first.map_err(unreachable)
+}
+
+/// No link, which could lead to the server of somebody else.
+fn check_socket(path: &Path, owner: Owner) -> io::Result<()> {
+    let found = fs::symlink_metadata(path)?;
+    if found.is_symlink() {
+        return Err(owned::link());
+    }
+    if !found.file_type().is_socket() {
+        return Err(io::Error::other("it is no socket"));
+    }
+    owner.check(&found)
 }

@@ -231,7 +231,8 @@ impl Server {
 
     /// Sets the bytes of the disk that stay free: what would make the data grow into them is refused
     /// (`low-space:`), and deleting works. 5 % of the disk, at least 128 MiB and at most 1 GiB,
-    /// unless it is said.
+    /// unless it is said. With less than 32 MiB the turns under way may fill the disk, which ends the server.
+    /// Imports keep that much free in any case.
     #[must_use]
     pub fn reserve(mut self, bytes: u64) -> Self {
         self.log.reserve_bytes = Some(bytes);

@@ -36,7 +36,8 @@ use zeroize::Zeroizing;
 
 use super::error::ServerError;
 use crate::limits::FILES_PERIOD;
-use crate::storage::{self, Access, Kind, Watched};
+use crate::storage::lmdb::owned::open_regular;
+use crate::storage::{self, Access, Kind, Owner, Watched};
 use crate::sturdyref::KeyRing;
 pub(super) use keys::Signing;
 use making::{Found, begin, finish, found, remove_unfinished, unrestored};
@@ -70,7 +71,7 @@ pub(super) struct DataDir {
     trust: Trust,
     /// Of a directory that is served: what nobody else may change meanwhile, beside the parts.
     files: Option<Arc<Watched>>,
-    _lock: File,
+    lock: File,
 }
 
 /// The parts of a directory that were made when it was opened.
@@ -91,7 +92,7 @@ impl DataDir {
         let trust = Trust::of(root, Access::Full, group);
         private::check_folder(root, trust)?;
         let lock = lock(root)?;
-        let mut dir = Self { root: root.to_owned(), made, trust, files: None, _lock: lock };
+        let mut dir = Self { root: root.to_owned(), made, trust, files: None, lock };
         match found(root)? {
             Found::Whole => {}
             Found::Nothing | Found::Unmade => {
@@ -104,7 +105,7 @@ impl DataDir {
             }
             Found::Unrestored => return Err(unrestored(root)),
         }
-        check_format(root)?;
+        check_format(root, trust.owner)?;
         dir.check_parts(hosts)?;
         // A crash may have come after the directory was whole and before the lock said so.
         if !lock_text(root)?.is_empty() {
@@ -136,18 +137,18 @@ impl DataDir {
         group: Group,
     ) -> Result<Option<(Self, u16)>, ServerError> {
         let foreign = "is no data directory of Capstead; say which with --data";
-        match fs::metadata(root.join(LOCK_FILE)) {
+        match fs::symlink_metadata(root.join(LOCK_FILE)) {
             Ok(lock) if lock.is_file() => {}
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 return Err(denied(root));
             }
             _ => return Err(data(root, foreign)),
         }
-        let Some(lock) = try_lock(root)? else { return Ok(None) };
         let trust = Trust::of(root, access, group);
+        let Some(lock) = try_lock(root)? else { return Ok(None) };
         private::check_folder(root, trust)?;
         let (root, made) = (root.to_owned(), Made::default());
-        let dir = Self { root, made, trust, files: None, _lock: lock };
+        let dir = Self { root, made, trust, files: None, lock };
         let root = &*dir.root;
         match found(root)? {
             Found::Whole => {}
@@ -157,8 +158,9 @@ impl DataDir {
             }
             Found::Unrestored => return Err(unrestored(root)),
         }
-        check_format(root)?;
-        let hosts = (0..u16::MAX).take_while(|number| host(root, *number).exists()).count() as u16;
+        check_format(root, trust.owner)?;
+        let is_there = |number: &u16| host(root, *number).symlink_metadata().is_ok();
+        let hosts = (0..u16::MAX).take_while(is_there).count() as u16;
         dir.check_parts(hosts.max(1))?;
         Ok(Some((dir, hosts)))
     }
@@ -194,7 +196,9 @@ impl DataDir {
         Self::check_restorable(root)?;
         let made = Made { root: make_root(root)?, parts: true };
         let trust = Trust::of(root, Access::Full, Group::Stranger);
-        let dir = Self { root: root.to_owned(), made, trust, files: None, _lock: lock(root)? };
+        private::check_owner(root, trust)?;
+        let lock = lock(root)?;
+        let dir = Self { root: root.to_owned(), made, trust, files: None, lock };
         // Looked at again, now that nobody else changes it.
         Self::check_restorable(root)?;
         let begun = begin(root, BEING_RESTORED, hosts, |path| keys::put(path, secrets))
@@ -262,6 +266,14 @@ impl DataDir {
         keys::secrets(&self.root.join(KEYS), self.trust)
     }
 
+    /// The device and number of the lock that is held; see [`identity`].
+    ///
+    /// # Errors
+    /// When the system can't say.
+    pub(super) fn identity(&self) -> io::Result<(u64, u64)> {
+        self.lock.metadata().map(|lock| (lock.dev(), lock.ino()))
+    }
+
     pub(super) fn root(&self) -> &Path {
         &self.root
     }
@@ -276,9 +288,17 @@ impl DataDir {
                      if that was this one, restore the directory from a backup",
                 ));
             }
-            storage::check(&part, kind).map_err(|error| data(&part, error.to_string()))?;
+            private::check_below(&part, self.trust)?;
+            let owner = self.trust.owner;
+            storage::check(&part, kind, owner).map_err(|error| data(&part, error.to_string()))?;
+            private::check_below(&part.join(storage::DATA), self.trust)?;
         }
         self.keys().map(drop)
+    }
+
+    /// To whom all of it belongs.
+    pub(super) fn owner(&self) -> Owner {
+        self.trust.owner
     }
 
     pub(super) fn host(&self, number: u16) -> PathBuf {
@@ -325,6 +345,16 @@ impl DataDir {
 /// The socket on which a server that uses the directory listens for its operator.
 pub(super) fn admin_socket(root: &Path) -> PathBuf {
     root.join(ADMIN_SOCKET)
+}
+
+/// The owner of the directory, who is to own everything in it.
+pub(super) fn owner_of(root: &Path) -> io::Result<Owner> {
+    fs::metadata(root).map(|metadata| Owner::of(&metadata))
+}
+
+/// The directory as its server and its operator know it: by the device and number of its lock.
+pub(super) fn identity(root: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(root.join(LOCK_FILE)).map(|lock| (lock.dev(), lock.ino()))
 }
 
 fn host(root: &Path, number: u16) -> PathBuf {
@@ -385,13 +415,15 @@ fn try_lock(root: &Path) -> Result<Option<File>, ServerError> {
     options.read(true);
     if names.is_empty() {
         options.write(true).create(true).mode(0o600);
-    } else if !path.is_file() {
+    } else if path.symlink_metadata().is_err() {
         // Looked for anew: another process may have made it since, and all else after it.
         let is_ours = names.iter().any(|name| name == FORMAT_FILE);
         let reason = "is missing; restore the directory from a backup";
         return Err(if is_ours { data(&path, reason) } else { foreign(root) });
     }
-    let file = options.open(&path).map_err(failed(&path, "open the lock"))?;
+    let file = owner_of(root)
+        .and_then(|owner| owner.open_with(&mut options, &path))
+        .map_err(failed(&path, "open the lock"))?;
     match file.try_lock() {
         // Whoever had it before may have removed the file, and then it keeps out nobody.
         Ok(()) => Ok(Some(file).filter(|file| is_at(file, &path))),
@@ -412,21 +444,25 @@ fn lock_text(root: &Path) -> Result<Vec<u8>, ServerError> {
     let path = root.join(LOCK_FILE);
     let most = BEING_RESTORED.len() as u64 + 1;
     let mut text = Vec::new();
-    let read = File::open(&path).and_then(|file| file.take(most).read_to_end(&mut text));
+    let file = open_regular(OpenOptions::new().read(true), &path);
+    let read = file.and_then(|file| file.take(most).read_to_end(&mut text));
     read.map_err(failed(&path, "read the lock"))?;
     Ok(text)
 }
 
 /// Has the lock say `text`, durably.
 fn say(root: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).truncate(true).open(root.join(LOCK_FILE))?;
+    let mut options = OpenOptions::new();
+    let mut file = open_regular(options.write(true).truncate(true), &root.join(LOCK_FILE))?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }
 
-fn check_format(root: &Path) -> Result<(), ServerError> {
-    let path = root.join(FORMAT_FILE);
-    match fs::read_to_string(&path) {
+fn check_format(root: &Path, owner: Owner) -> Result<(), ServerError> {
+    let (path, mut format) = (root.join(FORMAT_FILE), String::new());
+    let most = 2 * FORMAT.len() as u64;
+    let read = owner.open(&path).and_then(|file| file.take(most).read_to_string(&mut format));
+    match read.map(|_| format) {
         Ok(format) if format == FORMAT => Ok(()),
         Ok(format) if format.starts_with(FORMAT_PREFIX) => Err(data(
             root,

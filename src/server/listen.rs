@@ -7,6 +7,7 @@ use capstead_client::sturdyref::is_address;
 use super::builder::Server;
 use super::error::ServerError;
 use crate::limits::{HOSTS_MAX, INSTANCE_BYTES};
+use crate::net::ConnectionsMax;
 
 /// Connections that wait to be accepted, if the system allows so many. Of a burst that is larger than the
 /// usual 128, everybody would wait a second for the next attempt, honest ones too.
@@ -45,6 +46,7 @@ pub(super) fn beside(server: &Server) -> Result<TcpListener, ServerError> {
 /// Refuses what can't be served, before anything is made.
 pub(super) fn check(server: &Server) -> Result<(), ServerError> {
     check_hosts(server.hosts)?;
+    ConnectionsMax::of(server.hosts).map_err(ServerError::Setting)?;
     server.turns.check()?;
     check_awake(server)?;
     check_tls(server)?;

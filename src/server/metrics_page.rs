@@ -21,9 +21,6 @@ use crate::limits::HTTP_HEADER_SECS;
 use crate::metrics::Metrics;
 use crate::net::Places;
 
-/// Connections at once: each has a descriptor of those that are kept apart.
-const CONNECTIONS_MAX: usize = 64;
-
 /// Serves `/metrics` and `/ready` until it is dropped.
 pub(super) struct MetricsPage {
     _stop: DropGuard,
@@ -32,35 +29,43 @@ pub(super) struct MetricsPage {
 impl MetricsPage {
     /// # Errors
     /// When the operating system gives no thread, or doesn't let it listen.
-    pub(super) fn start(
+    pub(super) async fn start(
         listener: std::net::TcpListener,
         door: Door,
         metrics: Arc<Metrics>,
+        tools: usize,
     ) -> io::Result<Self> {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let runtime = move || {
+        let (ready, is_ready) = tokio::sync::oneshot::channel();
+        let begin = move || {
             let runtime =
                 Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
-            runtime.block_on(async {
-                let listener = TcpListener::from_std(listener)?;
-                stopped.run_until_cancelled(serve(listener, door, metrics)).await;
-                Ok(())
-            })
+            let entered = runtime.enter();
+            let listener = TcpListener::from_std(listener)?;
+            drop(entered);
+            Ok((runtime, listener))
         };
-        let run = || {
-            let served: io::Result<()> = runtime();
-            if let Err(error) = served {
-                tracing::error!(%error, "can't serve the page of metrics");
+        let run = move || {
+            let (begun, serving): (io::Result<()>, _) = match begin() {
+                Ok(serving) => (Ok(()), Some(serving)),
+                Err(error) => (Err(error), None),
+            };
+            // Nobody waits for it where the start was given up.
+            let _ = ready.send(begun);
+            if let Some((runtime, listener)) = serving {
+                let serve = serve(listener, door, metrics, tools);
+                runtime.block_on(stopped.run_until_cancelled(serve));
             }
         };
         std::thread::Builder::new().name("capstead-metrics".into()).spawn(run)?;
+        is_ready.await.unwrap_or_else(|_| Err(io::Error::other("its thread panicked")))?;
         Ok(Self { _stop: stop.drop_guard() })
     }
 }
 
-async fn serve(listener: TcpListener, door: Door, metrics: Arc<Metrics>) {
-    let (door, places) = (Rc::new(door), Places::new(CONNECTIONS_MAX));
+async fn serve(listener: TcpListener, door: Door, metrics: Arc<Metrics>, tools: usize) {
+    let (door, places) = (Rc::new(door), Places::new(tools));
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {

@@ -62,9 +62,10 @@ impl OpenedData {
     fn ourselves(
         data: Rc<DataDir>,
         hosts: u16,
-        log: LogOptions,
+        mut log: LogOptions,
         classes: &[Class],
     ) -> Result<Self, ServerError> {
+        log.owner = data.owner();
         check_placement(&data, hosts, log.access)?;
         let (mut vats, mut admins) = (Vec::new(), Vec::new());
         let keys = Keys::new(data.keys()?);
@@ -204,8 +205,11 @@ pub(crate) fn compact_all(
     check_placement(&data, hosts, Access::Read)?;
     let mut sum = Compacted::default();
     for number in 0..hosts {
-        let compacted = compact(&data.host(number), map_bytes, &mut |done, of| {
-            progress(number, done, of);
+        let path = data.host(number);
+        let compacted = compact(&path, map_bytes, &mut |done, of| progress(number, done, of));
+        let compacted = compacted.map_err(|error| match error {
+            StorageError::NoSpace { .. } => unusable(&path)(error),
+            error => error.into(),
         })?;
         sum.records += compacted.records;
         sum.before += compacted.before;
@@ -216,7 +220,7 @@ pub(crate) fn compact_all(
 
 fn check_placement(data: &DataDir, hosts: u16, access: Access) -> Result<(), ServerError> {
     let path = data.supervisor();
-    let config = LocalConfig::open_for(&path, access).map_err(unusable(&path))?;
+    let config = LocalConfig::open_for(&path, access, data.owner()).map_err(unusable(&path))?;
     let checked = Supervisor::open(&config, hosts).map(drop);
     checked.map_err(|error| ServerError::Data { path, reason: error.extra })
 }

@@ -34,7 +34,7 @@ use crate::http::Room;
 use crate::limits::SHUTDOWN_SECS;
 use crate::membrane::all_passed_on;
 use crate::metrics::Metrics;
-use crate::net::{Listener, Places, connections_max, tls};
+use crate::net::{ConnectionsMax, Listener, Places, tls};
 use crate::schema::cluster_capnp::supervisor;
 use crate::storage::{LocalConfig, StorageError};
 use crate::sturdyref::Keys;
@@ -330,8 +330,9 @@ async fn start_on(
     let hint = ListenerHint { address, tls: server.tls };
 
     let supervisor = open_supervisor(&server, &data)?;
-    let (capnp_max, http_max) = connections_max();
-    let places = Places::new(server.limits.connections.min(capnp_max));
+    let most = ConnectionsMax::of(server.hosts).map_err(ServerError::Setting)?;
+    most.warn_of_few();
+    let places = Places::new(server.limits.connections.min(most.capnp));
     // Set once, here.
     let _ = metrics.held.set(places.budget.clone());
     let common = Common {
@@ -358,14 +359,14 @@ async fn start_on(
     // Set once, here.
     let _ = hub.gateway.set(gateway.clone());
     let stop_gateway = CancellationToken::new();
-    let http_limits = server.http_limits.with_connections(http_max);
+    let http_limits = server.http_limits.with_connections(most.http);
     let serve = |(http, door)| serve_http(http, (door, http_limits), gateway, &stop_gateway);
     let gateway = http.zip(http_door).map(serve).transpose()?;
     let metrics_address = page.as_ref().map(local).transpose()?;
     let page = page.zip(page_door);
-    let page = page.map(|(page, door)| MetricsPage::start(page, door, metrics.clone()));
-    let metrics_page = page.transpose().map_err(capnp::Error::from)?;
-    let admin = start_admin(&data, keys, &hub, server.hosts);
+    let page = page.map(|(page, door)| MetricsPage::start(page, door, metrics.clone(), most.tools));
+    let metrics_page = OptionFuture::from(page).await.transpose().map_err(capnp::Error::from)?;
+    let admin = start_admin(&data, keys, &hub, server.hosts, most.tools);
     let supervisor = hub.supervisor.clone();
     let parts =
         Parts { host, threads, supervisor, gateway, stop_gateway, metrics_page, admin, data };
@@ -423,10 +424,16 @@ fn serve_http(
 }
 
 /// Without its socket a server serves as well, and its operator has to stop it first.
-fn start_admin(data: &Rc<DataDir>, keys: Keys, hub: &Rc<Hub>, hosts: u16) -> Option<AdminSocket> {
+fn start_admin(
+    data: &Rc<DataDir>,
+    keys: Keys,
+    hub: &Rc<Hub>,
+    hosts: u16,
+    tools: usize,
+) -> Option<AdminSocket> {
     let supervisor = hub.supervisor.clone();
     let host = Box::new(move |number| supervisor.host_admin(number));
-    let socket = AdminSocket::start(data, admin::serve(data.clone(), keys, hosts, host));
+    let socket = AdminSocket::start(data, admin::serve(data.clone(), keys, hosts, host), tools);
     let warn = |error: &std::io::Error| tracing::warn!(%error, "can't listen on admin.sock: stop the server to export, import or back up");
     socket.inspect_err(warn).ok()
 }

@@ -12,6 +12,7 @@ use crate::storage::error::{Result, StorageError};
 use crate::storage::lmdb::dir::Access;
 use crate::storage::lmdb::engine::Environment;
 use crate::storage::lmdb::layout::{Kind, config_key, damaged};
+use crate::storage::lmdb::owned::Owner;
 use crate::storage::space::check_value;
 
 /// A value and how often it was stored, from 1.
@@ -77,19 +78,18 @@ impl LocalConfig {
     /// # Errors
     /// As for the environment of objects.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        Self::open_for(path, Access::Full)
+        Self::open_for(path, Access::Full, Owner::ours())
     }
 
-    /// Opens the store in `path` for that much; to read it, it must be there.
+    /// Opens that user's store in `path` for that much; to read it, it must be there.
     ///
     /// # Errors
     /// As for the environment of objects.
-    pub(crate) fn open_for(path: &Path, access: Access) -> Result<Self> {
-        let open = match access {
-            Access::Full => Environment::open,
-            Access::Read => Environment::open_to_read,
+    pub(crate) fn open_for(path: &Path, access: Access, owner: Owner) -> Result<Self> {
+        let env = match access {
+            Access::Full => Environment::open(path, Kind::Config, MAP_BYTES)?,
+            Access::Read => Environment::open_to_read(path, Kind::Config, MAP_BYTES, owner)?,
         };
-        let env = open(path, Kind::Config, MAP_BYTES)?;
         Ok(Self { env, observers: Mutex::default() })
     }
 }

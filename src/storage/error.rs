@@ -173,6 +173,20 @@ pub(crate) enum StorageError {
         source: std::io::Error,
     },
 
+    /// The disk is full. What was acknowledged is durable; of what was being written, nobody was told.
+    #[error(
+        "no space is left on the file system of {path:?}, and nothing that was answered is lost: {left} bytes \
+         are free, and {needed} are needed; make room there"
+    )]
+    NoSpace {
+        /// A directory or file on it.
+        path: PathBuf,
+        /// The bytes that are free.
+        left: u64,
+        /// The bytes that are needed, as far as that is known.
+        needed: u64,
+    },
+
     /// Somebody else changed a file of the storage while it was in use. Nothing was acknowledged since that
     /// may be missing after a restart.
     #[error(

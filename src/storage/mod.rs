@@ -23,12 +23,13 @@ pub(crate) use self::config::{CasOutcome, ConfigStore, LocalConfig};
 pub(crate) use self::error::{Result, StorageError};
 pub(crate) use self::lmdb::check::check;
 pub(crate) use self::lmdb::compact::{Compacted, compact};
-pub(crate) use self::lmdb::dir::Access;
+pub(crate) use self::lmdb::dir::{Access, DATA};
 pub(crate) use self::lmdb::engine::make;
 pub(crate) use self::lmdb::layout::{Kind, Usage};
+pub(crate) use self::lmdb::owned::Owner;
 #[cfg(test)]
 pub(crate) use self::lmdb::room::Room;
-pub(crate) use self::lmdb::watched::{Watched, file_changed};
+pub(crate) use self::lmdb::watched::{Watched, file_changed, no_space};
 pub(crate) use self::log::committer::Ticket;
 pub(crate) use self::log::local::LogOptions;
 pub(crate) use self::log::reads::Reads;

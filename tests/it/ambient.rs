@@ -129,6 +129,7 @@ const FUNCTIONS: &[(&str, &str, From)] = &[
     ("client/src/restore.rs", "restore_with", From::Reference),
     ("client/src/callback.rs", "capability", From::Caller),
     ("client/src/once.rs", "once", From::Caller),
+    ("client/src/share.rs", "attenuate", From::Caller),
 ];
 
 /// The public functions in a file: their names, and what they return.
@@ -149,6 +150,8 @@ fn public_functions(path: &str) -> Vec<(String, String)> {
 
 /// Tells whether a value of that type may hold a capability.
 fn is_capability(returned: &str) -> bool {
+    // The types that a future borrows from are none that it gives.
+    let returned = returned.split(" + use<").next().unwrap_or_default();
     let words: Vec<&str> = returned.split(|c: char| !c.is_alphanumeric()).collect();
     ["C", "Client", "Namespace", "Struct"].iter().any(|word| words.contains(word))
 }

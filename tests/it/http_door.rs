@@ -2,7 +2,7 @@
 //! which a page of another origin would change something.
 
 use crate::support::http::{Http, Response, get};
-use crate::support::{capstead, refused_start, scratch, serve, serve_with};
+use crate::support::{capstead, refused_start, scratch, serve, serve_command, serve_with};
 
 fn status(address: &str, raw: &str) -> (u16, String) {
     let mut connection = Http::connect(address);
@@ -218,7 +218,24 @@ fn a_page_of_an_allowed_origin_asks_first_and_reads_answers() {
     connection.send(elsewhere.as_bytes());
     let answer = connection.answer("GET");
     assert_eq!(answer.status, 421);
-    assert!(named(&answer, "access-control-allow-origin").is_empty());
+    assert_eq!(named(&answer, "access-control-allow-origin"), ["https://app.example"]);
+    // A method that HTTP/1.1 doesn't know may change something.
+    assert_eq!(ask("QUERY /counter/x", "Origin: https://evil.example\r\n").status, 403);
+}
+
+// No page and no request was ever let in by these, and the server said nothing.
+#[test]
+fn what_would_let_nobody_in_is_refused_at_the_start() {
+    for (flag, value, says) in [
+        ("--http-origin", "https://*.example", "is no origin"),
+        ("--http-origin", "https://app.example:99999", "its port is none"),
+        ("--http-host", "*.example", "without *"),
+    ] {
+        let (_folder, data) = scratch();
+        let (code, said) = refused_start(serve_command(&data, &[flag, value]));
+        assert!(code == Some(2) && said.contains(says) && said.contains(value), "{said}");
+        assert!(!data.exists(), "{flag} {value}: nothing is made");
+    }
 }
 
 /// A server that lets in no other page says nothing of pages.

@@ -403,3 +403,27 @@ fn an_object_that_may_store_no_more_has_a_status_of_its_own() {
         served.stop();
     }
 }
+
+// The grant stayed, and nobody had its reference; and an archive was said to be written.
+#[test]
+fn what_can_be_had_once_is_not_thrown_at_a_closed_standard_output() {
+    let (_folder, data) = scratch();
+    data_with_a_counter(&data);
+    let run = |to: &str, args: &[&str]| {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!(r#"exec "$@" {to}"#), "sh"]);
+        shell.arg(capstead(["grant"]).get_program()).args(args).arg("--data").arg(&data);
+        shell.output().expect("it runs")
+    };
+    let before = done(&data, &["grants", "Counter/x"]);
+    for args in [&["grant", "Counter/x"][..], &["export", "-", "--all"]] {
+        let output = run(">&-", args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {}", said(&output));
+        assert!(said(&output).contains("nothing was done"), "{args:?}: {}", said(&output));
+    }
+    assert_eq!(done(&data, &["grants", "Counter/x"]), before, "there is no other grant");
+    // Whoever throws it away knows that.
+    for args in [&["grant", "Counter/x"][..], &["export", "-", "--all"]] {
+        assert!(run(">/dev/null", args).status.success(), "{args:?}");
+    }
+}

@@ -263,6 +263,7 @@ impl Writer {
             Some(account) => account.clone(),
             None => object.begin(vat, self.existing)?,
         };
+        vat.store.borrow().check_import()?;
         let written = vat.write_aside(&account, |store| {
             object.write(store, &account, place, part)?;
             object.remove(store, gone)

@@ -5,12 +5,13 @@
 //!
 //! **Invariant:** the file is replaced as a whole, and never changed in place.
 
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
 use std::path::Path;
 
 use super::{data, failed, sync, write_private};
 use crate::server::error::ServerError;
+use crate::storage::lmdb::owned::open_regular;
 
 pub(super) const IMPORTING: &str = "importing";
 /// The marks before they get their name.
@@ -50,7 +51,7 @@ fn hash(root: &Path, archive: &[u8]) -> Result<[u8; HASH_BYTES], ServerError> {
 fn marks(root: &Path) -> Result<Vec<[u8; HASH_BYTES]>, ServerError> {
     let path = root.join(IMPORTING);
     let (mut bytes, max) = (Vec::new(), (HASH_BYTES * MARKS_MAX) as u64);
-    match File::open(&path) {
+    match open_regular(OpenOptions::new().read(true), &path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         file => file.and_then(|file| file.take(max).read_to_end(&mut bytes)),
     }

@@ -63,7 +63,7 @@ pub(super) fn put(keys: &Path, secrets: &Secrets) -> io::Result<()> {
 
 /// All files with keys.
 pub(super) fn secrets(keys: &Path, trust: Trust) -> Result<Secrets, ServerError> {
-    private::check_folder(keys, trust)?;
+    private::check_below(keys, trust)?;
     let signing = signing_numbers(keys)?.into_iter().map(signing_name);
     let read = |name: String| {
         let text = private::read(&keys.join(&name), trust)?;
@@ -74,6 +74,7 @@ pub(super) fn secrets(keys: &Path, trust: Trust) -> Result<Secrets, ServerError>
 
 /// The keys as the server works with them.
 pub(super) fn ring(keys: &Path, trust: Trust) -> Result<KeyRing, ServerError> {
+    private::check_below(keys, trust)?;
     let (cluster, _) = read(&keys.join(CLUSTER), trust)?;
     let signing = signing(keys, trust)?.into_iter().map(|signing| signing.key);
     Ok(KeyRing::new(cluster, signing.collect()))
@@ -81,7 +82,7 @@ pub(super) fn ring(keys: &Path, trust: Trust) -> Result<KeyRing, ServerError> {
 
 /// Those that sign, the oldest first. There is at least one.
 pub(super) fn signing(keys: &Path, trust: Trust) -> Result<Vec<Signing>, ServerError> {
-    private::check_folder(keys, trust)?;
+    private::check_below(keys, trust)?;
     let numbers = signing_numbers(keys)?;
     if numbers.is_empty() {
         let reason =

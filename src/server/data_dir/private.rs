@@ -4,7 +4,7 @@
 //! Whoever has a cluster's keys makes references to everything in it. Keys that others could read must
 //! be taken for known, so that an operator has to hear of it before they are used once more.
 
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -13,13 +13,14 @@ use zeroize::Zeroizing;
 
 use super::{data, failed};
 use crate::server::error::ServerError;
-use crate::storage::Access;
+use crate::storage::lmdb::owned::{self, open_regular};
+use crate::storage::{Access, Owner};
 
 /// Longer than any file with a key, so that what is read fits without a copy left behind.
 const FILE_BYTES_MAX: u64 = 128;
 
 /// The user whose processes read and write everything.
-const ROOT: u32 = 0;
+const ROOT: Owner = Owner(0);
 
 /// The group's access to the keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,20 +36,26 @@ pub(crate) enum Group {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Trust {
     /// The user that runs this process.
-    user: u32,
+    user: Owner,
     /// The user that must own everything.
-    owner: u32,
-    group: Group,
+    pub(super) owner: Owner,
+    /// The group of the directory, if it may have the keys.
+    group: Option<u32>,
 }
 
 impl Trust {
     /// Everything is to be of the user who runs this process. Root may read what is somebody else's, if all
     /// of it is of the owner of the directory: nothing of root's is left in it by that.
     pub(super) fn of(root: &Path, access: Access, group: Group) -> Self {
-        let user = rustix::process::geteuid().as_raw();
-        let others = || fs::metadata(root).map_or(user, |metadata| metadata.uid());
-        let owner = if user == ROOT && access == Access::Read { others() } else { user };
-        Self { user, owner, group }
+        let ours = Owner::ours();
+        let others = || fs::metadata(root).map_or(ours, |metadata| Owner::of(&metadata));
+        let reads = ours == ROOT && access == Access::Read;
+        let trusted = || fs::metadata(root).ok().map(|metadata| metadata.gid());
+        Self {
+            user: ours,
+            owner: if reads { others() } else { ours },
+            group: if group == Group::Trusted { trusted() } else { None },
+        }
     }
 }
 
@@ -58,7 +65,7 @@ impl Trust {
 /// When it can't be read, or others can reach it.
 pub(super) fn read(path: &Path, trust: Trust) -> Result<Zeroizing<Vec<u8>>, ServerError> {
     let failed = failed(path, "read the key");
-    let file = File::open(path).map_err(&failed)?;
+    let file = open_regular(OpenOptions::new().read(true), path).map_err(&failed)?;
     // Of the file that is open, whatever the name leads to meanwhile.
     let found = Found::of(&file.metadata().map_err(&failed)?, path, "600");
     let reason = "others can read or write it, so that it must be taken for known";
@@ -84,11 +91,35 @@ pub(super) fn check_folder(path: &Path, trust: Trust) -> Result<(), ServerError>
     }
 }
 
+/// Checks that nobody else owns a folder in which files are to be made, and puts links there meanwhile.
+///
+/// # Errors
+/// When somebody else does, or it can't be looked at.
+pub(super) fn check_owner(path: &Path, trust: Trust) -> Result<(), ServerError> {
+    let metadata = fs::metadata(path).map_err(failed(path, "look at the folder"))?;
+    Found::of(&metadata, path, "go-w").check(trust, 0, "")
+}
+
+/// As [`check_folder`], of a folder or file below the data directory, which has to be there itself.
+///
+/// # Errors
+/// When it can't be looked at, is a link, or others can write to it.
+pub(super) fn check_below(path: &Path, trust: Trust) -> Result<(), ServerError> {
+    let failed = failed(path, "use it");
+    let metadata = fs::symlink_metadata(path).map_err(&failed)?;
+    if metadata.is_symlink() {
+        return Err(failed(owned::link()));
+    }
+    let reason = "others can write to it, and so put other files in place of the cluster's";
+    Found::of(&metadata, path, "go-w").check(trust, 0o022, reason)
+}
+
 /// The file under a path.
 #[derive(Clone, Copy)]
 struct Found<'a> {
     path: &'a Path,
-    owner: u32,
+    owner: Owner,
+    group: u32,
     mode: u32,
     /// The mode for `chmod` that would do.
     wanted: &'static str,
@@ -96,17 +127,19 @@ struct Found<'a> {
 
 impl<'a> Found<'a> {
     fn of(metadata: &fs::Metadata, path: &'a Path, wanted: &'static str) -> Self {
-        Self { path, owner: metadata.uid(), mode: metadata.mode(), wanted }
+        let (owner, group, mode) = (Owner::of(metadata), metadata.gid(), metadata.mode());
+        Self { path, owner, group, mode, wanted }
     }
 
     /// Checks the owner, and that none of these bits of the mode is set.
     fn check(self, trust: Trust, forbidden: u32, reason: &str) -> Result<(), ServerError> {
         const OF_GROUP: u32 = 0o070;
-        let Self { path, owner, mode, wanted } = self;
+        let Self { path, owner, group, mode, wanted } = self;
         let (name, user) = (path.display(), trust.user);
         if owner != trust.owner {
+            let (Owner(owner), Owner(wanted)) = (owner, trust.owner);
             let to_do = if trust.owner != user {
-                format!("and the data directory to {0}: give it to {0} too", trust.owner)
+                format!("and the data directory to {wanted}: give it to {wanted} too")
             } else if user == ROOT {
                 format!(
                     "and root may only read it, with backup, export, grants and key list: run this as \
@@ -114,21 +147,24 @@ impl<'a> Found<'a> {
                 )
             } else {
                 format!(
-                    "and this process runs as {user}: run it as its owner, or give it away with `chown \
-                     {user} {name}`"
+                    "and this process runs as {wanted}: run it as its owner, or give it away with `chown \
+                     {wanted} {name}`"
                 )
             };
             return Err(data(path, format!("belongs to the user {owner}, {to_do}")));
         }
-        let forbidden = match trust.group {
-            Group::Stranger => forbidden,
-            Group::Trusted => forbidden & !OF_GROUP,
-        };
+        let is_trusted = trust.group == Some(group);
+        let forbidden = if is_trusted { forbidden & !OF_GROUP } else { forbidden };
         if mode & forbidden == 0 {
             return Ok(());
         }
         let is_of_group = mode & forbidden & !OF_GROUP == 0;
-        let or = if is_of_group {
+        let or = if let (true, Some(trusted)) = (is_of_group, trust.group) {
+            &*format!(
+                "; or, since --trust-group trusts the group of the data directory alone, give it to that one \
+                 with `chgrp {trusted} {name}`"
+            )
+        } else if is_of_group {
             "; or, if everybody in its group may have the keys, as on a Kubernetes volume with fsGroup, say \
              --trust-group"
         } else {
@@ -146,11 +182,12 @@ impl<'a> Found<'a> {
 mod tests {
     use super::*;
 
-    const OURS: Trust = Trust { user: 7, owner: 7, group: Group::Stranger };
+    const OURS: Trust = Trust { user: Owner(7), owner: Owner(7), group: None };
 
     fn says(trust: Trust, owner: u32, mode: u32, forbidden: u32) -> String {
         let path = Path::new("keys/cluster");
-        let found = Found { path, owner, mode, wanted: "600" };
+        let (owner, group) = (Owner(owner), 70);
+        let found = Found { path, owner, group, mode, wanted: "600" };
         found
             .check(trust, forbidden, "others can read it")
             .map_or_else(|error| error.to_string(), |()| String::new())
@@ -179,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_trusted_group_is_let_in_and_nobody_else() {
-        let trust = Trust { group: Group::Trusted, ..OURS };
+        let trust = Trust { group: Some(70), ..OURS };
         for (mode, forbidden) in [(0o100_660, 0o077), (0o042_775, 0o022), (0o042_770, 0o022)] {
             assert_eq!(says(trust, 7, mode, forbidden), "", "{mode:o}");
         }
@@ -187,11 +224,14 @@ mod tests {
             assert!(says(trust, 7, mode, forbidden).contains("others can read it"), "{mode:o}");
         }
         assert!(says(trust, 8, 0o100_660, 0o077).contains("belongs to the user 8"));
+        let other = Trust { group: Some(71), ..OURS };
+        assert!(says(other, 7, 0o100_660, 0o077).contains("chgrp 71 keys/cluster"));
+        assert_eq!(says(other, 7, 0o100_600, 0o077), "");
     }
 
     #[test]
     fn root_reads_what_is_all_of_one_owner() {
-        let reads = Trust { user: ROOT, owner: 9, group: Group::Stranger };
+        let reads = Trust { user: ROOT, owner: Owner(9), group: None };
         assert_eq!(says(reads, 9, 0o100_600, 0o077), "");
         assert!(says(reads, 8, 0o100_600, 0o077).contains("give it to 9 too"));
         assert!(says(reads, 9, 0o100_640, 0o077).contains("chmod"));

@@ -7,14 +7,16 @@
 //! It never writes, locks or maps anything, and never reads a record: what it doesn't find out is
 //! damage within the pages, and most of what can be wrong with a number that is still possible.
 
-use std::fs::{self, File};
+use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::storage::error::io_error;
 use crate::storage::error::{Result, StorageError};
-use crate::storage::lmdb::dir;
+use crate::storage::lmdb::dir::{self, LMDB_LOCK};
 use crate::storage::lmdb::layout::Kind;
+use crate::storage::lmdb::owned::Owner;
 
 const HEADER_BYTES: usize = 16;
 const FLAGS_AT: usize = 10;
@@ -48,24 +50,30 @@ const META_PAGES: u64 = 2;
 const PAGE_BYTES_MIN: u64 = 512;
 const PAGE_BYTES_MAX: u64 = 65_536;
 
-/// Checks that the environment in `path` is complete, ours, of this format, and not cut short.
+/// Checks that the environment in `path` is complete, that user's, of this format, and not cut short.
 ///
 /// # Errors
 /// `MarkerMissing`, `NotOurs`, `Format`, `DataMissing`, `Damaged`, `Io`: nothing was changed, and
 /// the environment must not be opened.
-pub(crate) fn check(path: &Path, kind: Kind) -> Result<()> {
-    let data = dir::check_complete(path, kind)?;
+pub(crate) fn check(path: &Path, kind: Kind, owner: Owner) -> Result<()> {
+    let data = dir::check_complete(path, kind, owner)?;
     let damaged = |what| StorageError::Damaged { path: data.clone(), what };
-    let metadata = fs::metadata(&data).map_err(io_error("read", &data))?;
-    if !metadata.is_file() {
-        return Err(damaged("it is no file"));
-    }
-    let file = File::open(&data).map_err(io_error("open", &data))?;
-    let pages = Pages { file, length: metadata.len() };
+    let file = owner.open(&data).map_err(io_error("open", &data))?;
+    check_lock(&path.join(LMDB_LOCK), owner)?;
+    let length = file.metadata().map_err(io_error("read", &data))?.len();
+    let pages = Pages { file, length };
     match pages.check() {
         Ok(None) => Ok(()),
         Ok(Some(what)) => Err(damaged(what)),
         Err(error) => Err(io_error("read", &data)(error)),
+    }
+}
+
+/// LMDB makes its lock file anew where there is none.
+fn check_lock(lock: &Path, owner: Owner) -> Result<()> {
+    match owner.open(lock) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(io_error("open", lock)(error)),
+        _ => Ok(()),
     }
 }
 
@@ -234,11 +242,16 @@ fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::path::PathBuf;
 
     use super::*;
     use crate::storage::lmdb::engine::Environment;
     use crate::storage::lmdb::engine::make;
+
+    fn look(path: &Path, kind: Kind) -> Result<()> {
+        check(path, kind, Owner::ours())
+    }
 
     fn made() -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
@@ -251,10 +264,10 @@ mod tests {
     fn a_whole_environment_passes_however_often_it_was_opened() {
         let (dir, _) = made();
         for _ in 0..5 {
-            check(dir.path(), Kind::Objects).unwrap();
+            look(dir.path(), Kind::Objects).unwrap();
             make(dir.path(), Kind::Objects).unwrap();
         }
-        let error = check(dir.path(), Kind::Config).unwrap_err();
+        let error = look(dir.path(), Kind::Config).unwrap_err();
         assert!(matches!(error, StorageError::NotOurs(_)), "{error}");
     }
 
@@ -284,7 +297,7 @@ mod tests {
         }
         (0..10).for_each(|_| put(0..1, 3_000));
         drop(env);
-        check(dir.path(), Kind::Objects).unwrap();
+        look(dir.path(), Kind::Objects).unwrap();
         let whole = fs::read(&data).unwrap();
         let read = || {
             let env = Environment::open(dir.path(), Kind::Objects, 1 << 24).unwrap();
@@ -301,7 +314,7 @@ mod tests {
         let mut refused = 0;
         for pages in 2..whole.len() / 4_096 {
             fs::write(&data, &whole[..pages * 4_096]).unwrap();
-            match check(dir.path(), Kind::Objects) {
+            match look(dir.path(), Kind::Objects) {
                 Ok(()) => assert_eq!(read(), all, "{pages} pages"),
                 Err(StorageError::Damaged { .. }) => refused += 1,
                 Err(error) => panic!("{pages} pages: {error}"),
@@ -322,7 +335,7 @@ mod tests {
                 let mut changed = whole.clone();
                 changed[page * 4_096 + TRANSACTION_AT + bit / 8] ^= 1 << (bit % 8);
                 fs::write(&data, &changed).unwrap();
-                match check(dir.path(), Kind::Objects) {
+                match look(dir.path(), Kind::Objects) {
                     Err(StorageError::Damaged { .. }) => {}
                     found => {
                         assert!(found.is_ok() && bit == 1, "{opening}, {page}, {bit}: {found:?}");
@@ -333,7 +346,7 @@ mod tests {
             assert!(unseen <= 2, "of one neighbour each can become the other: {unseen}");
             fs::write(&data, &whole).unwrap();
         }
-        check(dir.path(), Kind::Objects).unwrap();
+        look(dir.path(), Kind::Objects).unwrap();
     }
 
     #[test]
@@ -341,7 +354,7 @@ mod tests {
         let refused = |spoil: &dyn Fn(&Path)| {
             let (dir, data) = made();
             spoil(&data);
-            check(dir.path(), Kind::Objects).unwrap_err()
+            look(dir.path(), Kind::Objects).unwrap_err()
         };
         for length in [0, 100, 4_096, 5_000, 8_191, 8_192] {
             let cut = |data: &Path| {

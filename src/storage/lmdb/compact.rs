@@ -18,8 +18,10 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use crate::storage::error::io_error;
 use crate::storage::error::{Result, StorageError};
 use crate::storage::lmdb::dir;
+use crate::storage::lmdb::disk::{self, Disk};
 use crate::storage::lmdb::engine::{Bulk, Environment};
-use crate::storage::lmdb::layout::Kind;
+use crate::storage::lmdb::layout::{CHECKSUM_BYTES, Kind};
+use crate::storage::lmdb::owned::Owner;
 use crate::storage::lmdb::pairs::Pairs;
 
 /// Bytes that are copied in one transaction.
@@ -40,7 +42,8 @@ pub(crate) struct Compacted {
 /// of how many.
 ///
 /// # Errors
-/// The environment has all it had, compacted or not.
+/// The environment has all it had, compacted or not. `NoSpace`: nothing was begun, unless somebody else
+/// took the space meanwhile.
 pub(crate) fn compact(
     path: &Path,
     map_bytes: usize,
@@ -48,6 +51,7 @@ pub(crate) fn compact(
 ) -> Result<Compacted> {
     let beside = beside(path);
     remove(&beside)?;
+    check_room(path, map_bytes)?;
     DirBuilder::new().mode(0o700).create(&beside).map_err(io_error("create", &beside))?;
     let env = Environment::open(path, Kind::Objects, map_bytes)?;
     let before = size(path)?;
@@ -59,6 +63,7 @@ pub(crate) fn compact(
     let records = match copied {
         Ok(records) => records,
         Err(error) => {
+            let error = disk::explained(error, path);
             // It gives its space back; what can't be removed is, by the next attempt.
             let _ = remove(&beside);
             return Err(error);
@@ -69,6 +74,50 @@ pub(crate) fn compact(
     let after = size(path)?;
     remove(&beside)?;
     Ok(Compacted { records, before, after })
+}
+
+/// Checks that there is room for a second copy. Nothing is changed to find out, since that takes space, too.
+fn check_room(path: &Path, map_bytes: usize) -> Result<()> {
+    /// The bytes that each environment has beside its records.
+    const BESIDE_BYTES: u64 = 1 << 20;
+    let env = Environment::open_to_read(path, Kind::Objects, map_bytes, Owner::ours())?;
+    if Disk::check_room(path, env.bytes_used()? + BESIDE_BYTES).is_ok() {
+        return Ok(());
+    }
+    // Pages that are half full become fewer: where that counts, all are read.
+    Disk::check_room(path, packed_bytes(&env)? + BESIDE_BYTES)
+}
+
+/// The bytes that all records take in pages that are full, as LMDB lays them out.
+fn packed_bytes(env: &Environment) -> Result<u64> {
+    const HEADER: u64 = 16;
+    const NODE: u64 = 8;
+    const PLACE: u64 = 2;
+    let page = env.page_bytes();
+    let node_max = (((page - HEADER) / 2) & !1) - PLACE;
+    let (mut pages, mut free, mut above) = (0, 0, 0);
+    env.read(|snapshot| {
+        let _ = snapshot.walk((&[0], None), false, |key, record| {
+            let (key, stored) = (key.len() as u64, (record.len() + CHECKSUM_BYTES) as u64);
+            let mut node = NODE + key + stored;
+            if node > node_max {
+                // The value has pages of its own.
+                pages += (HEADER + stored).div_ceil(page);
+                node = NODE + key + NODE;
+            }
+            let node = node.next_multiple_of(2) + PLACE;
+            if node > free {
+                (pages, free) = (pages + 1, page - HEADER);
+                above += NODE + key.next_multiple_of(2) + PLACE;
+            }
+            free -= node;
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(())
+    })?;
+    // The pages that lead to these, and those that lead to them.
+    pages += 2 * above.div_ceil(page - HEADER);
+    Ok(pages * page)
 }
 
 /// The path at which the new environment is made, and the old one ends.
@@ -190,6 +239,29 @@ mod tests {
         let (later, found) = all(&path);
         assert!(later > incarnation);
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn the_room_for_a_copy_is_known_before_it_is_made() {
+        for sizes in [vec![3], vec![90, 1_900, 2_100], vec![90, 5_000, 20_000]] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("host-0");
+            let env = Environment::open(&path, Kind::Objects, MAP_BYTES).unwrap();
+            env.write(|changes| {
+                let sizes = sizes.iter().cycle();
+                (0..3_000_u32).rev().zip(sizes).try_for_each(|(key, bytes)| {
+                    changes
+                        .put(&[[1; 20].as_slice(), &key.to_be_bytes()].concat(), &vec![7; *bytes])
+                })
+            })
+            .unwrap();
+            let packed = packed_bytes(&env).unwrap();
+            assert!(packed < env.bytes_used().unwrap(), "{sizes:?}");
+            drop(env);
+            let after = compact(&path, MAP_BYTES, &mut |_, _| ()).unwrap().after;
+            let spared = after.saturating_sub(packed);
+            assert!(spared < 1 << 18 && packed < after * 11 / 10, "{sizes:?}: {packed}, {after}");
+        }
     }
 
     #[test]

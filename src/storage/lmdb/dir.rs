@@ -14,9 +14,11 @@ use std::path::{Path, PathBuf};
 
 use crate::storage::error::{Result, StorageError, io_error};
 use crate::storage::lmdb::layout::{FORMAT, Kind};
+use crate::storage::lmdb::owned::Owner;
 
 pub(super) const MARKER: &str = "CAPSTEAD";
-pub(super) const DATA: &str = "data.mdb";
+/// The file with an environment's data.
+pub(crate) const DATA: &str = "data.mdb";
 /// By which LMDB keeps apart readers and writers.
 pub(super) const LMDB_LOCK: &str = "lock.mdb";
 /// Longer than any marker of ours: enough to tell that a file is none.
@@ -61,7 +63,9 @@ impl EnvironmentDir {
             return Err(StorageError::NotADirectory(path.to_owned()));
         }
         fs::create_dir_all(path).map_err(io_error("create", path))?;
-        let mut marker = open_marker(path)?;
+        let owner = Owner::ours();
+        owner.check_folder(path).map_err(io_error("open", path))?;
+        let mut marker = open_marker(path, owner)?;
         lock(&marker, path)?;
         let text = marker_text(kind, u64::from(FORMAT));
         let mut found = Vec::new();
@@ -75,10 +79,10 @@ impl EnvironmentDir {
     ///
     /// # Errors
     /// As for [`check_complete`], and `InUse`.
-    pub(crate) fn open_to_read(path: &Path, kind: Kind) -> Result<Self> {
-        check_complete(path, kind)?;
+    pub(crate) fn open_to_read(path: &Path, kind: Kind, owner: Owner) -> Result<Self> {
+        check_complete(path, kind, owner)?;
         let marker = path.join(MARKER);
-        let marker = File::open(&marker).map_err(io_error("open", &marker))?;
+        let marker = owner.open(&marker).map_err(io_error("open", &marker))?;
         lock(&marker, path)?;
         let text = marker_text(kind, u64::from(FORMAT));
         Ok(Self { path: path.to_owned(), marker, age: Age::Existing, text })
@@ -115,14 +119,15 @@ impl EnvironmentDir {
     }
 }
 
-/// Checks, without changing anything, that the directory holds a complete environment; returns where
-/// its data are.
+/// Checks, without changing anything, that the directory holds a complete environment of that user; returns
+/// where its data are.
 ///
 /// # Errors
 /// `MarkerMissing`, `NotOurs`, `Format`, `DataMissing`, `Io`.
-pub(crate) fn check_complete(path: &Path, kind: Kind) -> Result<PathBuf> {
+pub(crate) fn check_complete(path: &Path, kind: Kind, owner: Owner) -> Result<PathBuf> {
+    owner.check_folder(path).map_err(io_error("open", path))?;
     let marker = path.join(MARKER);
-    let file = match File::open(&marker) {
+    let file = match owner.open(&marker) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(StorageError::MarkerMissing(path.to_owned()));
         }
@@ -154,18 +159,18 @@ fn lock(marker: &File, path: &Path) -> Result<()> {
     })
 }
 
-fn open_marker(path: &Path) -> Result<File> {
+fn open_marker(path: &Path, owner: Owner) -> Result<File> {
     let marker = path.join(MARKER);
     let failed = io_error("open", &marker);
     let mut options = OpenOptions::new();
     options.read(true).write(true).append(true);
-    if marker.exists() {
-        return options.open(&marker).map_err(failed);
+    if marker.symlink_metadata().is_ok() {
+        return owner.open_with(&mut options, &marker).map_err(failed);
     }
     if fs::read_dir(path).map_err(&failed)?.next().is_some() {
         return Err(StorageError::NotOurs(path.to_owned()));
     }
-    options.create(true).open(&marker).map_err(failed)
+    owner.open_with(options.create(true), &marker).map_err(failed)
 }
 
 fn marker_text(kind: Kind, format: u64) -> String {

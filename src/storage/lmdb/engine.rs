@@ -10,7 +10,9 @@
 //! unknown, and a second sync could report success for pages that the first one lost.
 
 use std::fmt;
+use std::io;
 use std::ops::ControlFlow;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -20,16 +22,20 @@ use ::lmdb::{
 };
 
 use crate::limits::MAP_BYTES;
-use crate::storage::error::{Result, StorageError};
+use crate::storage::error::{Result, StorageError, io_error};
 use crate::storage::lmdb::dir::{Age, DATA, EnvironmentDir, LMDB_LOCK, MARKER};
+use crate::storage::lmdb::disk;
 use crate::storage::lmdb::layout::{
     self, CHECKSUM_BYTES, ENVIRONMENT_KEY, EnvironmentRecord, Kind,
 };
+use crate::storage::lmdb::owned::Owner;
 use crate::storage::lmdb::watched::Watched;
 
 /// Two for the vat thread, which may read while it visits, one for the commit thread, the rest for
 /// exports and other tools.
 const READERS_MAX: u32 = 64;
+/// The open files of this process by name.
+const OPEN_FILES: &str = "/proc/self/fd";
 /// Data is for the server's own account.
 const FILE_MODE: u32 = 0o600;
 
@@ -62,7 +68,7 @@ pub(crate) struct Environment {
     page_bytes: u64,
     failure: OnceLock<Arc<StorageError>>,
     files: Arc<Watched>,
-    _dir: EnvironmentDir,
+    dir: EnvironmentDir,
 }
 
 impl Environment {
@@ -70,29 +76,48 @@ impl Environment {
     ///
     /// # Errors
     /// Those of [`EnvironmentDir::open`]; `Format` and `CorruptRecord` when the environment isn't
-    /// what the directory says: its data is unchanged. `Lmdb`: an opening may have been counted.
+    /// what the directory says: its data is unchanged. `Lmdb`, `NoSpace`: an opening may have been counted.
     pub(crate) fn open(path: &Path, kind: Kind, map_bytes: usize) -> Result<Self> {
+        Self::open_or_make(path, kind, map_bytes).map_err(|error| disk::explained(error, path))
+    }
+
+    fn open_or_make(path: &Path, kind: Kind, map_bytes: usize) -> Result<Self> {
         let mut dir = EnvironmentDir::open(path, kind)?;
+        // For whoever has to explain why a page of LMDB's new files has no place.
+        let _opening = Watched::new([dir.path().join(MARKER)])?;
         // Readers belong to transactions and not to threads; all else stays at its safest.
-        let (lmdb, database) = open(&dir, EnvironmentFlags::NO_TLS, map_bytes)?;
+        let (lmdb, database) = open(dir.path(), EnvironmentFlags::NO_TLS, map_bytes)?;
         let incarnation = count_opening(&lmdb, database, kind, dir.age())?;
         dir.complete()?;
         let files = [MARKER, DATA, LMDB_LOCK];
         Self::opened((lmdb, database), incarnation, map_bytes, &files, dir)
     }
 
-    /// Opens the environment in `path`, which is complete, without a change of any file. Every write
-    /// fails.
+    /// Opens the environment in `path`, which is complete and that user's, without a change of any file.
+    /// Every write fails.
     ///
     /// # Errors
     /// Those of [`EnvironmentDir::open_to_read`], `CorruptRecord`, `Format`, `Lmdb`.
-    pub(crate) fn open_to_read(path: &Path, kind: Kind, map_bytes: usize) -> Result<Self> {
-        let dir = EnvironmentDir::open_to_read(path, kind)?;
+    pub(crate) fn open_to_read(
+        path: &Path,
+        kind: Kind,
+        map_bytes: usize,
+        owner: Owner,
+    ) -> Result<Self> {
+        let dir = EnvironmentDir::open_to_read(path, kind, owner)?;
         // LMDB's own lock file can't be written on such a disk, and keeps apart readers and writers: the
         // lock of the directory says that there is no writer.
         let flags =
             EnvironmentFlags::NO_TLS | EnvironmentFlags::READ_ONLY | EnvironmentFlags::NO_LOCK;
-        let (lmdb, database) = open(&dir, flags, map_bytes)?;
+        let data = dir.path().join(DATA);
+        let file = owner.open(&data).map_err(io_error("open", &data))?;
+        // By its name LMDB would open whatever that leads to by then.
+        let itself = format!("{OPEN_FILES}/{}", file.as_raw_fd());
+        let (lmdb, database) = if Path::new(OPEN_FILES).is_dir() {
+            open(Path::new(&itself), flags | EnvironmentFlags::NO_SUB_DIR, map_bytes)?
+        } else {
+            open(dir.path(), flags, map_bytes)?
+        };
         let record = {
             let txn = lmdb.begin_ro_txn().map_err(failed("begin a read"))?;
             let found = checked(&ENVIRONMENT_KEY, txn.get(database, &ENVIRONMENT_KEY))?;
@@ -114,7 +139,7 @@ impl Environment {
         let files = Watched::new(files.iter().map(|name| dir.path().join(name)))?;
         let page_bytes = lmdb.stat().map_err(failed("read the page size"))?.page_size().into();
         let (map_bytes, failure) = (map_bytes as u64, OnceLock::new());
-        Ok(Self { lmdb, database, incarnation, map_bytes, page_bytes, failure, files, _dir: dir })
+        Ok(Self { lmdb, database, incarnation, map_bytes, page_bytes, failure, files, dir })
     }
 
     /// The number of times that the environment was opened, this time included.
@@ -141,6 +166,20 @@ impl Environment {
     pub(crate) fn bytes_reusable(&self) -> Result<u64> {
         let pages = self.lmdb.freelist().map_err(failed("count the free pages"))?;
         Ok(pages as u64 * self.page_bytes)
+    }
+
+    /// The bytes of a page.
+    pub(crate) fn page_bytes(&self) -> u64 {
+        self.page_bytes
+    }
+
+    /// The bytes of the pages that hold something.
+    ///
+    /// # Errors
+    /// When LMDB can't say.
+    pub(crate) fn bytes_used(&self) -> Result<u64> {
+        let taken = self.map_bytes - self.bytes_unmapped();
+        Ok(taken.saturating_sub(self.bytes_reusable()?))
     }
 
     /// The number of records.
@@ -183,7 +222,8 @@ impl Environment {
             let written = commit(&self.lmdb, self.database, body)?;
             self.files.check().map(|()| written)
         });
-        committed.map_err(|error| self.failure.get_or_init(|| Arc::new(error)).clone())
+        let explained = |error| Arc::new(disk::explained(error, self.dir.path()));
+        committed.map_err(|error| self.failure.get_or_init(|| explained(error)).clone())
     }
 }
 
@@ -195,16 +235,12 @@ impl fmt::Debug for Environment {
     }
 }
 
-fn open(
-    dir: &EnvironmentDir,
-    flags: EnvironmentFlags,
-    map_bytes: usize,
-) -> Result<(Lmdb, Database)> {
+fn open(path: &Path, flags: EnvironmentFlags, map_bytes: usize) -> Result<(Lmdb, Database)> {
     let lmdb = Lmdb::new()
         .set_flags(flags)
         .set_map_size(map_bytes)
         .set_max_readers(READERS_MAX)
-        .open_with_permissions(dir.path(), FILE_MODE)
+        .open_with_permissions(path, FILE_MODE)
         .map_err(failed("open the environment"))?;
     let database = lmdb.open_db(None).map_err(failed("open the database"))?;
     Ok((lmdb, database))
@@ -461,6 +497,10 @@ fn found<'a>(moved: ::lmdb::Result<(Option<&'a [u8]>, &'a [u8])>) -> Result<Foun
 fn failed(action: &'static str) -> impl Fn(Error) -> StorageError {
     move |error| match error {
         Error::MapFull => StorageError::MapFull,
+        Error::Other(code) => {
+            let source = Box::new(io::Error::from_raw_os_error(code));
+            StorageError::Lmdb { action, source }
+        }
         error => StorageError::Lmdb { action, source: Box::new(error) },
     }
 }

@@ -10,6 +10,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crate::limits::IMPORT_RESERVE_BYTES;
 use crate::storage::error::{Result, StorageError};
 
 /// The bytes that are written between two measurements while there is plenty of room, at most.
@@ -62,6 +63,18 @@ impl Room {
             Some(left) if left < self.reserve => {
                 Err(StorageError::LowSpace { left, reserve: self.reserve })
             }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that an import may write its next step.
+    ///
+    /// # Errors
+    /// `LowSpace`.
+    pub(crate) fn check_import(&self) -> Result<()> {
+        let reserve = self.reserve.max(IMPORT_RESERVE_BYTES);
+        match self.refresh() {
+            Some(left) if left < reserve => Err(StorageError::LowSpace { left, reserve }),
             _ => Ok(()),
         }
     }

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::storage::error::io_error;
 use crate::storage::error::{Result, StorageError};
+use crate::storage::lmdb::disk;
 
 /// All of the process, for whoever has to explain why a page of one can't be read.
 static ALL: Mutex<Vec<Weak<Watched>>> = Mutex::new(Vec::new());
@@ -43,6 +44,10 @@ impl Watched {
         Ok(watched)
     }
 
+    fn paths(&self) -> Vec<PathBuf> {
+        self.0.iter().map(|file| file.path.clone()).collect()
+    }
+
     /// # Errors
     /// `FileChanged` when one is another file, is gone or is shorter; `Io` when one can't be looked at.
     pub(crate) fn check(&self) -> Result<()> {
@@ -54,6 +59,13 @@ impl Watched {
 pub(crate) fn file_changed() -> Option<StorageError> {
     let all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
     all.iter().filter_map(Weak::upgrade).find_map(|watched| watched.check().err())
+}
+
+/// The full disk of any of these files, if there is one.
+pub(crate) fn no_space() -> Option<StorageError> {
+    let all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+    let files = all.iter().filter_map(Weak::upgrade);
+    files.flat_map(|watched| watched.paths()).find_map(|path| disk::no_space(&path))
 }
 
 impl File {

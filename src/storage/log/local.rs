@@ -8,7 +8,7 @@
 //! epoch of every claim of this process; so a process that was replaced is fenced by the data.
 
 use std::collections::hash_map::Entry;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -19,14 +19,15 @@ use crate::clock::monotonic;
 use crate::id::{Epoch, ObjectId, Shard};
 use crate::limits::{MAP_BYTES, RESERVE_BYTES_MAX, RESERVE_BYTES_MIN};
 use crate::metrics::Metrics;
-use crate::storage::error::io_error;
 use crate::storage::error::{Result, StorageError};
 use crate::storage::lmdb::dir::Access;
+use crate::storage::lmdb::disk::Disk;
 use crate::storage::lmdb::engine::{Changes, Environment, Snapshot};
 use crate::storage::lmdb::layout::keys::{RecordPath, below_prefix, space_prefixes};
 use crate::storage::lmdb::layout::{
     ENVIRONMENT_KEY, EnvironmentRecord, Kind, ShardMeta, Usage, damaged, shard_key,
 };
+use crate::storage::lmdb::owned::Owner;
 use crate::storage::lmdb::room::Room;
 use crate::storage::lmdb::scan;
 use crate::storage::log::batch::Op;
@@ -47,6 +48,8 @@ pub(crate) struct LogOptions {
     pub(crate) reserve_bytes: Option<u64>,
     /// The access: for reading alone, or for writing too.
     pub(crate) access: Access,
+    /// To whom the data belong; whoever writes to them is this user.
+    pub(crate) owner: Owner,
 }
 
 impl Default for LogOptions {
@@ -56,6 +59,7 @@ impl Default for LogOptions {
             map_bytes: MAP_BYTES,
             reserve_bytes: None,
             access: Access::Full,
+            owner: Owner::ours(),
         }
     }
 }
@@ -89,11 +93,11 @@ pub(crate) fn open(
     options: LogOptions,
     metrics: Arc<Metrics>,
 ) -> Result<(LocalLog, Reader)> {
-    let open = match options.access {
-        Access::Full => Environment::open,
-        Access::Read => Environment::open_to_read,
-    };
-    let env = Arc::new(open(path, Kind::Objects, options.map_bytes)?);
+    let (kind, map_bytes) = (Kind::Objects, options.map_bytes);
+    let env = Arc::new(match options.access {
+        Access::Full => Environment::open(path, kind, map_bytes)?,
+        Access::Read => Environment::open_to_read(path, kind, map_bytes, options.owner)?,
+    });
     let reader = Reader { env: env.clone(), metrics: metrics.clone() };
     let room = Arc::new(room(path, &env, options.reserve_bytes)?);
     let (commit_delay, ends) = (options.commit_delay, FxHashMap::default());
@@ -101,40 +105,21 @@ pub(crate) fn open(
 }
 
 fn room(path: &Path, env: &Arc<Environment>, reserve: Option<u64>) -> Result<Room> {
-    let disk = Disk { path: path.to_owned() };
-    let total = disk.stat()?.total.min(env.map_bytes());
+    let path = path.to_owned();
+    let total = Disk::of(&path)?.total.min(env.map_bytes());
     let usual = (total / 20).clamp(RESERVE_BYTES_MIN, RESERVE_BYTES_MAX);
     let reserve = reserve.unwrap_or(usual);
     // It outlives the storage where that is closed first.
     let env = Arc::downgrade(env);
     let measure = move || {
         let env = env.upgrade().ok_or(StorageError::Closed)?;
-        let left = disk.stat()?.left.min(env.bytes_unmapped());
+        let left = Disk::of(&path)?.left.min(env.bytes_unmapped());
         // Free pages of the engine count too, though not to the last: they may be too scattered for a
         // large value, or held back by a reader.
         let may_reuse = (reserve / 2..reserve).contains(&left);
         if may_reuse { Ok(left + env.bytes_reusable()?) } else { Ok(left) }
     };
     Ok(Room::new(reserve, Box::new(measure)))
-}
-
-/// The file system that a directory lies on.
-struct Disk {
-    path: PathBuf,
-}
-
-struct DiskStat {
-    total: u64,
-    left: u64,
-}
-
-impl Disk {
-    fn stat(&self) -> Result<DiskStat> {
-        let stat = rustix::fs::statvfs(&self.path)
-            .map_err(|error| io_error("measure the disk of", &self.path)(error.into()))?;
-        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
-        Ok(DiskStat { total: bytes(stat.f_blocks), left: bytes(stat.f_bavail) })
-    }
 }
 
 impl Reader {

@@ -159,4 +159,12 @@ impl Store {
     pub(crate) fn check_room(&self) -> Result<()> {
         self.room.check_growth()
     }
+
+    /// Checks that there is room for a step of an import, which may be large.
+    ///
+    /// # Errors
+    /// `LowSpace`.
+    pub(crate) fn check_import(&self) -> Result<()> {
+        self.room.check_import()
+    }
 }

@@ -1,0 +1,133 @@
+//! Opening what lies below a data directory: only what is its owner's, and nothing by way of a link.
+//!
+//! Root reads the data of other users, and any of these could put a link to somebody else's data in the
+//! place of a file, or a pipe, at which the opening would wait for ever.
+//!
+//! **Invariant:** what is looked at is the file that is open, whatever its name leads to meanwhile.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+/// The user to whom all files of a data directory belong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owner(pub(crate) u32);
+
+impl Owner {
+    /// The user that runs this process.
+    pub(crate) fn ours() -> Self {
+        Self(rustix::process::geteuid().as_raw())
+    }
+
+    /// The owner of a file.
+    pub(crate) fn of(metadata: &Metadata) -> Self {
+        Self(metadata.uid())
+    }
+
+    /// Opens a file to read it.
+    ///
+    /// # Errors
+    /// As [`Owner::open_with`].
+    pub(crate) fn open(self, path: &Path) -> io::Result<File> {
+        self.open_with(OpenOptions::new().read(true), path)
+    }
+
+    /// Opens a file, which these options may make.
+    ///
+    /// # Errors
+    /// When it can't be opened, is no regular file, or is somebody else's: nothing was read of it.
+    pub(crate) fn open_with(self, options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+        let file = open_regular(options, path)?;
+        self.check(&file.metadata()?)?;
+        Ok(file)
+    }
+
+    /// Checks a folder in which files are opened.
+    ///
+    /// # Errors
+    /// When it can't be looked at, is none or a link to one, or is somebody else's.
+    pub(crate) fn check_folder(self, path: &Path) -> io::Result<()> {
+        let found = fs::symlink_metadata(path)?;
+        if found.is_symlink() {
+            return Err(link());
+        }
+        if !found.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        self.check(&found)
+    }
+
+    /// Checks whose a file is.
+    ///
+    /// # Errors
+    /// When it is somebody else's.
+    pub(crate) fn check(self, found: &Metadata) -> io::Result<()> {
+        let (owner, found) = (self.0, found.uid());
+        if found == owner {
+            return Ok(());
+        }
+        Err(io::Error::other(format!(
+            "it belongs to the user {found}, and the data to {owner}: give it to {owner} too"
+        )))
+    }
+}
+
+/// Opens a regular file, whosesoever it is, and waits for nothing.
+///
+/// # Errors
+/// When it can't be opened, or is something else: nothing was read of it.
+pub(crate) fn open_regular(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = match options.custom_flags(flags.bits().cast_signed()).open(path) {
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+            return Err(link());
+        }
+        file => file?,
+    };
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file: restore the data from a backup"));
+    }
+    Ok(file)
+}
+
+/// Instead of what a link leads to.
+pub(crate) fn link() -> io::Error {
+    io::Error::other("it is a symbolic link: put what it leads to in its place")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_a_pipe_a_folder_and_what_is_somebody_elses_are_not_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("file"), "text").unwrap();
+        std::os::unix::fs::symlink(path("file"), path("link")).unwrap();
+        std::os::unix::fs::symlink(folder.path(), path("way")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            path("pipe"),
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .unwrap();
+        let ours = Owner::ours();
+        ours.open(&path("file")).unwrap();
+        ours.check_folder(folder.path()).unwrap();
+        let said = |opened: io::Result<File>| opened.unwrap_err().to_string();
+        assert!(said(ours.open(&path("link"))).contains("a symbolic link"));
+        assert!(said(ours.open(&path("pipe"))).contains("no regular file"));
+        assert!(said(ours.open(folder.path())).contains("no regular file"));
+        let other = Owner(ours.0 + 1);
+        assert!(said(other.open(&path("file"))).contains("belongs to the user"));
+        for (owner, path) in [(ours, path("way")), (ours, path("file")), (other, path("."))] {
+            owner.check_folder(&path).unwrap_err();
+        }
+    }
+}

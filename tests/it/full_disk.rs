@@ -1,0 +1,164 @@
+//! A disk without space: it is called full and not broken, what is needed is said, and nothing is lost.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::support::http::{Http, get, post};
+use crate::support::{Process, capstead, refused_start, scratch, serve_command, serve_with};
+
+/// A small file system of its own, until it is dropped.
+struct SmallDisk {
+    folder: TempDir,
+}
+
+impl SmallDisk {
+    /// None where this process may make none.
+    fn make(mib: u32) -> Option<Self> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let is_root = fs::metadata("/proc/self").expect("this process is there").uid() == 0;
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"]).arg(folder.path());
+        if is_root && mount.status().is_ok_and(|status| status.success()) {
+            return Some(Self { folder });
+        }
+        eprintln!("skipped what needs a small file system of its own");
+        None
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A directory with one counter, made elsewhere.
+    fn data(&self) -> PathBuf {
+        let (_folder, data) = scratch();
+        let served = serve_with(&data, &["--hosts", "1"]);
+        assert_eq!(post(&served.announced.http, "/counter/x/increment").status, 200);
+        served.stop();
+        let here = self.path().join("data");
+        let copied = Command::new("cp").arg("-a").arg(&data).arg(&here).status();
+        assert!(copied.expect("cp runs").success());
+        here
+    }
+
+    /// Leaves so many KiB free.
+    fn fill(&self, kib: u64) {
+        let filler = self.filler();
+        let mut file = File::create(&filler).expect("it is ours");
+        let block = [7; 4096];
+        while file.write_all(&block).is_ok() {}
+        let length = file.metadata().expect("it is there").len() & !4095;
+        file.set_len(length - (kib << 10)).expect("it is ours");
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.path().join("filler")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.folder.path()).status();
+    }
+}
+
+fn compact(data: &Path) -> (Option<i32>, String) {
+    let mut command = capstead(["compact", "--data"]);
+    command.arg(data);
+    let mut process = Process::start(command);
+    let status = process.wait();
+    (status.code(), process.stdout() + &process.stderr())
+}
+
+// It was said to be broken, and a backup to be what is needed.
+#[test]
+fn compacting_on_a_full_disk_says_how_much_it_needs_and_begins_nothing() {
+    let Some(disk) = SmallDisk::make(8) else { return };
+    let data = disk.data();
+    for kib in [0, 4, 16, 64, 600] {
+        disk.fill(kib);
+        let before = fs::read(data.join("host-0/data.mdb")).unwrap();
+        let (code, said) = compact(&data);
+        assert_eq!(code, Some(1), "{kib} KiB: {said}");
+        assert!(said.contains("no space is left on the file system of"), "{kib} KiB: {said}");
+        assert!(said.contains("are needed") && said.contains("host-0"), "{kib} KiB: {said}");
+        assert!(!data.join("host-0.compact").exists(), "{kib} KiB");
+        assert_eq!(fs::read(data.join("host-0/data.mdb")).unwrap(), before, "{kib} KiB");
+    }
+    fs::remove_file(disk.filler()).unwrap();
+    let (code, said) = compact(&data);
+    assert_eq!(code, Some(0), "{said}");
+    let served = serve_with(&data, &["--hosts", "1"]);
+    assert_eq!(get(&served.announced.http, "/counter/x").body, "1");
+    served.stop();
+}
+
+#[test]
+fn a_server_that_filled_its_disk_says_so() {
+    let Some(disk) = SmallDisk::make(64) else { return };
+    let data = disk.data();
+    let served = serve_with(&data, &["--hosts", "1", "--reserve", "32MiB"]);
+    disk.fill(0);
+    // Some find room in free pages.
+    let is_over = |n| {
+        let mut web = Http::connect(&served.announced.http);
+        let name = format!("{n}{}", "y".repeat(900));
+        let head = format!("POST /counter/{name}/increment HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        web.send(head.as_bytes());
+        web.is_closed() || web.answer("POST").status != 200
+    };
+    assert!((0..1000).any(is_over), "a full disk takes no more");
+    let (code, _, log) = served.wait();
+    assert_eq!(code, Some(3), "{log}");
+    let last = log.lines().last().unwrap();
+    assert!(last.contains("no space is left on the file system of"), "{log}");
+    fs::remove_file(disk.filler()).unwrap();
+    let served = serve_with(&data, &["--hosts", "1", "--reserve", "32MiB"]);
+    assert_eq!(get(&served.announced.http, "/counter/x").body, "1");
+    served.stop();
+}
+
+/// The page of a new file has no place, of which the system tells by a signal alone.
+#[test]
+fn a_page_without_a_place_is_no_broken_disk() {
+    let Some(disk) = SmallDisk::make(8) else { return };
+    let data = disk.data();
+    fs::remove_file(data.join("supervisor/lock.mdb")).unwrap();
+    disk.fill(0);
+    let (code, said) = refused_start(serve_command(&data, &["--hosts", "1"]));
+    assert!(matches!(code, Some(1 | 3)), "{said}");
+    assert!(said.contains("no space is left on the file system of"), "{said}");
+    fs::remove_file(disk.filler()).unwrap();
+    let served = serve_with(&data, &["--hosts", "1"]);
+    assert_eq!(get(&served.announced.http, "/counter/x").body, "1");
+    served.stop();
+}
+
+// With a small reserve one import filled the disk, and ended the server.
+#[test]
+fn an_import_leaves_room_however_small_the_reserve_is() {
+    let Some(disk) = SmallDisk::make(64) else { return };
+    let data = disk.data();
+    let served = serve_with(&data, &["--hosts", "1", "--reserve", "1MiB"]);
+    let archive = disk.path().join("x");
+    let run = |args: &[&str]| {
+        let output = capstead(args).arg(&archive).arg("--data").arg(&data).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+    };
+    let (code, said) = run(&["export", "--class", "Counter", "--name", "x"]);
+    assert_eq!(code, Some(0), "{said}");
+    disk.fill(20 << 10);
+    let (code, said) = run(&["import", "--replace"]);
+    assert!(code == Some(1) && said.contains("low-space: "), "{said}");
+    assert_eq!(post(&served.announced.http, "/counter/x/increment").body.trim_end(), "2");
+    fs::remove_file(disk.filler()).unwrap();
+    let (code, said) = run(&["import", "--replace"]);
+    assert_eq!(code, Some(0), "{said}");
+    served.stop();
+}
