@@ -98,7 +98,7 @@ fn with_little(command: &Command, files: Option<u64>) -> Command {
 }
 
 /// The counters of the honest client: with several hosts they are on different ones.
-const COUNTERS: usize = 4;
+pub(crate) const COUNTERS: usize = 4;
 
 /// One durable increment after the other: how long each took.
 async fn be_honest(served: &Served, is_over: &AtomicBool, begun: Sender<()>) -> Vec<Duration> {

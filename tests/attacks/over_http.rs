@@ -14,7 +14,7 @@ use capstead::{Context, Object, Result, Server, Stored};
 use capstead_client::http_capnp::HttpMethod;
 
 use super::class::{Exclusive, Passer, Plain};
-use super::fortress::{withstands, withstands_from};
+use super::fortress::{COUNTERS, withstands, withstands_from};
 use super::strangers::allow_connections;
 use crate::support::calls::{by_name, connect, run};
 use crate::support::http::{Http, get};
@@ -171,7 +171,9 @@ fn bodies_over_rpc_whose_callers_go() {
                 drop(begun);
             });
         }
-        eventually("the end of the bodies", || (served.metric("objects_awake") <= 1).then_some(()));
+        eventually("the end of the bodies", || {
+            (served.metric("objects_awake") <= COUNTERS as u64).then_some(())
+        });
         assert!(served.resident_bytes() < before + (256 << 20));
     });
 }

@@ -157,7 +157,6 @@ fn what_is_too_much_fails_its_call_alone_and_says_why_on_any_number_of_hosts() {
     }
 }
 
-/// Each connection put a word before the error.
 /// The listeners of the objects' hosts.
 async fn listeners(front: &Connection, objects: &[passer::Client]) -> BTreeSet<String> {
     let mut listeners = BTreeSet::new();
@@ -223,6 +222,7 @@ fn every_call_is_answered_when_the_server_ends_through_whichever_hosts_it_came()
     }
 }
 
+// Each connection put a word before the error.
 #[test]
 fn an_error_says_once_that_it_is_remote() {
     for hosts in [1, 2, 4] {

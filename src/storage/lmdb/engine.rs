@@ -121,10 +121,8 @@ impl Environment {
         let record = {
             let txn = lmdb.begin_ro_txn().map_err(failed("begin a read"))?;
             let found = checked(&ENVIRONMENT_KEY, txn.get(database, &ENVIRONMENT_KEY))?;
-            EnvironmentRecord::decode(
-                found.ok_or_else(|| layout::damaged(&ENVIRONMENT_KEY))?,
-                kind,
-            )?
+            let found = found.ok_or_else(|| layout::damaged(&ENVIRONMENT_KEY))?;
+            EnvironmentRecord::decode(found, kind)?
         };
         Self::opened((lmdb, database), record.incarnation, map_bytes, &[MARKER, DATA], dir)
     }
@@ -351,7 +349,7 @@ impl Changes<'_> {
             .txn
             .reserve(self.database, &key, length, WriteFlags::empty())
             .map_err(failed("put"))?;
-        fill(slot, key, record);
+        layout::fill(slot, key, record);
         Ok(())
     }
 
@@ -430,7 +428,7 @@ impl Bulk {
             let slot = txn
                 .reserve(self.database, &key, CHECKSUM_BYTES + record.len(), WriteFlags::APPEND)
                 .map_err(failed("append"))?;
-            fill(slot, key, record);
+            layout::fill(slot, key, record);
         }
         txn.commit().map_err(failed("commit"))
     }
@@ -443,12 +441,6 @@ impl Bulk {
         self.lmdb.sync(true).map_err(failed("sync"))?;
         Ok(self.lmdb.stat().map_err(failed("count the records"))?.entries() as u64)
     }
-}
-
-fn fill(slot: &mut [u8], key: &[u8], record: &[u8]) {
-    let (sum, rest) = slot.split_at_mut(CHECKSUM_BYTES);
-    sum.copy_from_slice(&layout::checksum(key, record));
-    rest.copy_from_slice(record);
 }
 
 fn commit<T>(

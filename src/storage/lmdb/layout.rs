@@ -70,6 +70,13 @@ pub(crate) fn config_key(key: &str) -> Result<Vec<u8>, StorageError> {
     Ok([&[CONFIG_PREFIX], key.as_bytes()].concat())
 }
 
+/// Writes a record with its checksum before it, into as many bytes as both have.
+pub(crate) fn fill(slot: &mut [u8], key: &[u8], record: &[u8]) {
+    let (sum, rest) = slot.split_at_mut(CHECKSUM_BYTES);
+    sum.copy_from_slice(&checksum(key, record));
+    rest.copy_from_slice(record);
+}
+
 /// The checksum in front of `record` when it is stored under `key`.
 #[inline]
 pub(crate) fn checksum(key: &[u8], record: &[u8]) -> [u8; CHECKSUM_BYTES] {
