@@ -105,8 +105,7 @@ impl Environment {
         owner: Owner,
     ) -> Result<Self> {
         let dir = EnvironmentDir::open_to_read(path, kind, owner)?;
-        // LMDB's own lock file can't be written on such a disk, and keeps apart readers and writers: the
-        // lock of the directory says that there is no writer.
+        // LMDB's lock file can't be written on such a disk; the lock of the directory keeps writers away.
         let flags =
             EnvironmentFlags::NO_TLS | EnvironmentFlags::READ_ONLY | EnvironmentFlags::NO_LOCK;
         let data = dir.path().join(DATA);
