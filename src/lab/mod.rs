@@ -1,8 +1,8 @@
 //! The storage alone, with nothing of a server around it: for the crash lab and for `capstead-bench`.
 //!
-//! [`storage`] is a program that runs turns which follow from a seed and tells which of them are durable,
-//! and that looks how many are there after a crash. [`records`] shows all that an environment holds, for
-//! tests that read it with code of their own. [`Puts`] makes turns durable as fast as it can.
+//! `storage` is a program that runs turns which follow from a seed and tells which of them are durable,
+//! and that looks how many are there after a crash. `records` shows all that an environment holds, for
+//! tests that read it with code of their own. `Puts` makes turns durable as fast as it can.
 //!
 //! Nothing here is for users: neither the functions nor what they print promise anything.
 #![allow(missing_docs, reason = "there are no users but the tests and the bench")]
