@@ -2,7 +2,6 @@
 //! where the grant of a namespace is another host's than what was made from it.
 
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use capnp::capability::{Client, FromClientHook};
 use capstead_client::facet_capnp::{facet, persistent};
@@ -19,26 +18,18 @@ fn facet(of: &impl FromClientHook) -> facet::Client {
     facet::Client { client: Client::new(of.as_client_hook().add_ref()) }
 }
 
-async fn try_save(
-    of: &impl FromClientHook,
-    label: &str,
-    not_after: Option<u64>,
-) -> capnp::Result<()> {
+async fn try_save(of: &impl FromClientHook, label: &str) -> capnp::Result<()> {
     let of = persistent::Client { client: Client::new(of.as_client_hook().add_ref()) };
     let mut request = of.save_request();
-    let mut terms = request.get().init_seal_for();
-    terms.set_label(label);
-    if let Some(last) = not_after {
-        terms.init_caveats().set_not_after(last);
-    }
+    request.get().init_seal_for().set_label(label);
     request.send().promise.await.map(drop)
 }
 
 /// Saves until the share is full. The number of grants.
-async fn fill(of: &impl FromClientHook, not_after: Option<u64>) -> usize {
+async fn fill(of: &impl FromClientHook) -> usize {
     let (label, mut made) = ("z".repeat(250), 0);
     loop {
-        let saved = join_all((0..50).map(|_| try_save(of, &label, not_after))).await;
+        let saved = join_all((0..50).map(|_| try_save(of, &label))).await;
         let refused: Vec<_> = saved.iter().filter_map(|saved| saved.as_ref().err()).collect();
         made += saved.len() - refused.len();
         if let Some(error) = refused.first() {
@@ -83,9 +74,9 @@ fn what_was_made_below_a_revoked_grant_of_a_namespace_makes_room() {
                 increment(&by_name(&root, name)).await.unwrap();
                 let ada = restore(&save(&root, "Ada").await);
                 let bob = restore(&save(&ada, "Bob").await);
-                assert!(fill(&by_name(&bob, name), None).await > 100);
+                assert!(fill(&by_name(&bob, name)).await > 100);
                 let adas = by_name(&ada, name);
-                assert!(try_save(&adas, "mine", None).await.is_err(), "the share is Ada's too");
+                assert!(try_save(&adas, "mine").await.is_err(), "the share is Ada's too");
                 revoke(&ada, "Bob").await;
                 assert_eq!(
                     shown(&data, &format!("Counter/{name}")),
@@ -95,7 +86,7 @@ fn what_was_made_below_a_revoked_grant_of_a_namespace_makes_room() {
                 // A call with an id asks for the room as a save does.
                 increment(&once(&adas, &[7; 16])).await.ok();
                 let start = now();
-                while let Err(error) = try_save(&adas, "mine", None).await {
+                while let Err(error) = try_save(&adas, "mine").await {
                     assert!(start.elapsed() < DEADLINE, "{hosts} hosts, {name}: {error}");
                 }
                 increment(&once(&adas, &[8; 16])).await.unwrap();
@@ -104,35 +95,4 @@ fn what_was_made_below_a_revoked_grant_of_a_namespace_makes_room() {
         });
         served.stop();
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the server's clock is the real one")]
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
-}
-
-#[test]
-fn a_grant_that_would_be_over_already_is_not_made() {
-    let (_folder, data) = scratch();
-    let served = serve(&data, "2");
-    run(async {
-        let connection = Connection::dial(&served.announced.capnp).await.unwrap();
-        let root = connection
-            .restore::<namespace::Client>(&served.announced.namespaces["Counter"])
-            .unwrap();
-        let object = by_name(&root, "x");
-        increment(&object).await.unwrap();
-        let now = now_ms();
-        for last in [1, now - 1_000] {
-            for refused in [
-                try_save(&object, "late", Some(last)).await,
-                try_save(&root, "late", Some(last)).await,
-            ] {
-                let error = refused.unwrap_err();
-                assert!(error.extra.contains("its end is in the past"), "{error}");
-            }
-        }
-        try_save(&object, "good", Some(now + 60_000)).await.unwrap();
-    });
-    assert!(shown(&data, "Counter/x").ends_with(": 1 grant"));
 }

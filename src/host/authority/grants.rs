@@ -138,13 +138,8 @@ impl Vat {
             }
             Target::Namespace(of) => of,
         };
-        let (parent, now_ms) = (right.grant.as_deref(), self.clock.now_ms());
-        let grant = record(terms, caveats, object_id(of), parent, now_ms)?;
-        if grant.is_over(now_ms) {
-            return Err(failed(
-                "the time of this grant would be over already: its end is in the past",
-            ));
-        }
+        let parent = right.grant.as_deref();
+        let grant = record(terms, caveats, object_id(of), parent, self.clock.now_ms())?;
         let (id, next) = (GrantId::from_bytes(random()?), NextSecret::from_seed(random()?));
         let reference = keys.mint(target, id, grant.caveats.clone(), &next);
         let lineage = self.lineage(right);
