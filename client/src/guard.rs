@@ -118,6 +118,8 @@ pub(crate) struct State<S> {
     driver: Option<Waker>,
     /// Why reading fails from now on.
     broken: Option<Error>,
+    /// Why nothing more can be sent, while answers still come.
+    unwritable: Option<Error>,
     /// Why the RPC system gave the connection up.
     closing: Option<Error>,
     /// The peer broke a rule or a limit, and is to read which.
@@ -150,6 +152,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             reader: None,
             driver: None,
             broken: None,
+            unwritable: None,
             closing: None,
             owes_reason: false,
             hurry: None,
@@ -209,10 +212,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         if self.limits.tells_hops {
             self.give_receipts(cx.waker());
         }
+        if self.unwritable.is_some() {
+            self.wire.discard();
+        }
         let flushed = self.wire.poll_flush(cx);
         self.driver = Some(cx.waker().clone());
         if let Poll::Ready(Err(error)) = &flushed {
-            self.break_with(lost(error));
+            self.end_behind_answers(lost(error));
             return self.closing.take().map_or(Poll::Pending, Poll::Ready);
         }
         if flushed.is_ready() && self.closing.is_some() {
@@ -288,7 +294,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
                     if let Some(error) = &self.broken {
                         return Poll::Ready(Err(error.clone()));
                     }
-                    match self.take_next(cx) {
+                    let is_over = self.unwritable.is_some();
+                    match if is_over { self.take_answer(cx) } else { self.take_next(cx) } {
                         Poll::Ready(Ok(Some(incoming))) => self.deliver(incoming),
                         Poll::Ready(Ok(None)) => return Poll::Ready(Ok(None)),
                         Poll::Ready(Err(refusal)) => Err(refusal),
@@ -475,6 +482,8 @@ fn wake(waker: &mut Option<Waker>) {
 
 #[cfg(test)]
 mod callback_tests;
+#[cfg(test)]
+mod ending_tests;
 #[cfg(test)]
 mod hops_tests;
 #[cfg(test)]

@@ -328,6 +328,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Poll::Ready(Ok(()))
     }
 
+    /// Forgets what was pushed.
+    pub(crate) fn discard(&mut self) {
+        (self.output, self.written) = (Vec::new(), 0);
+    }
+
     /// Tells the peer that nothing more will come.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context) -> Poll<std::io::Result<()>> {
         opened(&mut self.stream)?.poll_shutdown(cx)
@@ -353,7 +358,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Closes the stream.
     pub(crate) fn close(&mut self) {
         self.stream = None;
-        (self.output, self.written) = (Vec::new(), 0);
+        self.discard();
     }
 
     /// Takes a table of segments from the input, once all of it is there.

@@ -1,14 +1,17 @@
 //! The end of a connection: each peer can read why, and which of its calls never began.
 
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use capnp::Error;
+use capnp_rpc::rpc_capnp::message;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::limits::Refusal;
 use super::pipelines::Pipelines;
-use super::{State, abort, made};
+use super::{State, abort, made, wake};
 use crate::reason::Reason;
+use crate::wire::Incoming;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     /// The RPC system failed: the peer is told why, and what is written goes out, nothing else.
@@ -31,6 +34,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
         self.wire.push(&abort(&Reason::NotBegun.error(&reason.extra).extra));
         self.closing = Some(reason);
+    }
+
+    /// Nothing more can be sent, mostly because the peer has closed the connection. What it sent before that
+    /// is here or on its way, answers among it: these are read before the connection is over. The stream
+    /// then ends by itself.
+    pub(super) fn end_behind_answers(&mut self, error: Error) {
+        if self.is_stranger || !self.tables.waits_for_peer() {
+            return self.break_with(error);
+        }
+        self.wire.discard();
+        self.unwritable.get_or_insert(error);
+        wake(&mut self.reader);
+    }
+
+    /// The next answer of a peer to which nothing can be sent. All else would ask for something.
+    pub(super) fn take_answer(
+        &mut self,
+        cx: &mut Context,
+    ) -> Poll<Result<Option<Incoming>, Refusal>> {
+        loop {
+            let Some(error) = self.unwritable.clone() else { return Poll::Pending };
+            match ready!(self.wire.poll_read(cx)) {
+                Ok(Some(incoming)) if is_answer(&incoming) => {
+                    return Poll::Ready(Ok(Some(incoming)));
+                }
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => return Poll::Ready(Err(error.into())),
+            }
+        }
     }
 
     /// From now on the peer has so much time to read something of what waits for it.
@@ -66,4 +98,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         // It is less than before.
         self.share.hold(self.wire.held(), usize::MAX);
     }
+}
+
+fn is_answer(message: &Incoming) -> bool {
+    let root = message.get_root::<message::Reader>().and_then(|root| Ok(root.which()?));
+    matches!(root, Ok(message::Return(_) | message::Abort(_)))
 }

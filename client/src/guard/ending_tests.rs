@@ -1,0 +1,95 @@
+//! The end of a connection to which nothing more can be written.
+
+use super::raw::{Desk, settle};
+use super::*;
+use crate::connection::Connection;
+use crate::restorer_capnp::restorer;
+use capnp_rpc::rpc_twoparty_capnp::Side;
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Waker;
+use tokio::io::{DuplexStream, ReadBuf, duplex};
+
+#[derive(Default)]
+struct Faults {
+    holds_reads: Cell<bool>,
+    reader: RefCell<Option<Waker>>,
+    fails_writes: Cell<bool>,
+}
+
+impl Faults {
+    fn let_read(&self) {
+        self.holds_reads.set(false);
+        self.reader.take().into_iter().for_each(Waker::wake);
+    }
+}
+
+/// A stream whose peer can be slow, or gone.
+struct Faulty(DuplexStream, Rc<Faults>);
+
+impl AsyncRead for Faulty {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.1.holds_reads.get() {
+            *self.1.reader.borrow_mut() = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Faulty {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.1.fails_writes.get() {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+// The connection was over at the first write that failed, and answers that had come were lost.
+#[tokio::test(flavor = "local")]
+async fn answers_that_came_before_the_peer_was_gone_are_read() {
+    let (near, far) = duplex(64 << 10);
+    let faults = Rc::new(Faults::default());
+    let near = Faulty(near, faults.clone());
+    let client = Rc::new(RefCell::new(State::new(near, Limits::default(), Arc::default())));
+    let desk: restorer::Client = capnp_rpc::new_client(Desk::default());
+    let limits = Limits::default();
+    let far = Rc::new(RefCell::new(State::new(far, limits, Arc::default())));
+    let server = Connection::over(far, Side::Server, Some(desk.client)).unwrap();
+    let client = Connection::over(client, Side::Client, None).unwrap();
+    let desk: restorer::Client = client.bootstrap();
+    desk.restore_request().send().promise.await.unwrap();
+
+    let answered = desk.restore_request().send().promise;
+    faults.holds_reads.set(true);
+    settle().await;
+    server.disconnect().await;
+    faults.fails_writes.set(true);
+    let unsent = desk.restore_request().send().promise;
+    settle().await;
+    assert!(!client.is_closed(), "there is more to read");
+    faults.let_read();
+    answered.await.expect("it was answered");
+    let error = unsent.await.map(drop).unwrap_err();
+    assert_eq!(error.kind, capnp::ErrorKind::Disconnected);
+    client.closed().await;
+}
