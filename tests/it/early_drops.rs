@@ -1,6 +1,9 @@
 //! A million calls whose callers let go at once: neither side keeps anything of them.
 
+use std::path::Path;
+
 use crate::support::calls::{by_name, connect, increment, read};
+use crate::support::{own, scratch};
 
 /// Calls made before memory is looked at for the first time.
 const WARM_UP: u64 = 100_000;
@@ -10,11 +13,24 @@ const BATCH: u64 = 1_000;
 /// A hundredth of what the calls would leave behind if each left its parameters and an answer.
 const GROWTH_KIB: u64 = 4 << 10;
 
-/// Some are dropped before anything of them left, some when they are on their way.
+/// Some are dropped before anything of them left, some when they are on their way. The caller is a process
+/// of its own, in which no other test takes memory.
 #[test]
 fn a_million_calls_that_are_dropped_early_leave_nothing_on_either_side() {
-    let data = tempfile::tempdir().unwrap();
-    let served = crate::support::serve(data.path());
+    const THIS: &str =
+        "early_drops::a_million_calls_that_are_dropped_early_leave_nothing_on_either_side";
+    if let Some(data) = own::data() {
+        return drop_early(Path::new(&data));
+    }
+    let (_folder, data) = scratch();
+    let output = own::program(THIS, &data).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
+fn drop_early(data: &Path) {
+    let served = crate::support::serve(data);
     let runtime = tokio::runtime::LocalRuntime::new().unwrap();
     runtime.block_on(async {
         let (_connection, counters) = connect(&served).await;
