@@ -28,7 +28,7 @@ use capstead::counter_capnp::counter;
 use capstead_client::http_capnp::http_service;
 use capstead_client::restorer_capnp::restorer;
 
-/// The time for the head of a request, as the gateway has it.
+/// Seconds that a client may take for the head of a request; the same as at the gateway.
 const HTTP_HEADER_SECS: u64 = 10;
 
 /// Which of them to serve.

@@ -10,7 +10,7 @@ use super::{Bench, note};
 use capstead::Result;
 use capstead::counter_capnp::counter;
 
-/// The rows of this file.
+/// Names of the rows that this module measures.
 pub(crate) const NAMES: [&str; 2] = ["idle-connection-rss", "busy-p99-beside-idle"];
 
 /// Connections that each make one call after the other.

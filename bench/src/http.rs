@@ -16,7 +16,7 @@ use super::row::{Row, Target};
 use super::rpc::IN_FLIGHT;
 use capstead::{Result, failed};
 
-/// The rows of this file.
+/// Names of the rows that this module measures.
 pub(crate) const NAMES: [&str; 2] = ["http-get-64", "http-post-64"];
 
 /// Room for a response; those here have some 120 bytes.

@@ -16,7 +16,7 @@ use crate::probe_capnp::probe;
 use capstead::{Result, failed};
 use capstead_client::restorer_capnp::namespace;
 
-/// The rows of this file.
+/// Names of the rows that this module measures.
 pub(crate) const NAMES: [&str; 4] = ["point-read", "list-10000", "read-100-keys", "put-ref"];
 
 /// Entries of the list.

@@ -1,6 +1,6 @@
 //! `capstead bench`: the whole system against bare baselines, measured in one run.
 //!
-//! This process is the load, on one thread; servers are child processes of this same program, on
+//! This process generates the load on one thread. The servers are child processes of the same program, on
 //! loopback sockets and with their data in the system's temporary directory: Capstead with the bundled
 //! classes and one that times its own storage, and the bare ones. Baseline and system
 //! alternate, because a figure from another minute says little. Nothing here is asserted: a missed
@@ -142,7 +142,7 @@ fn fail(error: &capnp::Error) -> ExitCode {
 /// A connection is an open file, and the usual limit is for programs that have few.
 fn allow_connections() {
     let limit = getrlimit(Resource::Nofile);
-    // Where no more are allowed, the rows that need them fail and say so.
+    // If the system refuses, rows that need more connections fail with its error.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 

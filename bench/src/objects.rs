@@ -7,7 +7,7 @@ use super::rpc::{Counters, IN_FLIGHT, increment, read};
 use super::{Bench, note};
 use capstead::Result;
 
-/// The rows of this file.
+/// Names of the rows that this module measures.
 pub(crate) const NAMES: [&str; 5] = [
     "rss-per-awake",
     "rss-per-awake-anonymous",

@@ -11,7 +11,7 @@ use super::rpc::{BareEcho, Counters, IN_FLIGHT, read};
 use capstead::counter_capnp::counter;
 use capstead::{Result, failed};
 
-/// The rows of this file.
+/// Names of the rows that this module measures.
 pub(crate) const NAMES: [&str; 2] = ["rpc-other-host-1", "rpc-other-host-64"];
 
 /// Each host owns half of the names, so that one of these is on the other.

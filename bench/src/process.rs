@@ -122,7 +122,7 @@ pub(crate) struct Capstead {
     metrics: String,
     /// The reference of the counters.
     pub(crate) counters: String,
-    /// The reference of the probes.
+    /// The sturdyref of the namespace of `Probe`.
     pub(crate) probes: String,
 }
 

@@ -1,6 +1,6 @@
 //! Durable puts of many objects at once, and of one alone, against bare LMDB with the same records.
 //!
-//! The storage is used as the vat uses it, without calls around it; the bare program commits the
+//! The storage is driven directly, with no calls around it; the bare program commits the
 //! same records in one transaction on one thread.
 
 use capstead::Result;
@@ -11,7 +11,7 @@ use super::baseline_lmdb::BareLmdb;
 use super::measure::{Sample, drive_here};
 use super::row::{Row, Target};
 
-/// The rows of this file.
+/// Names of the rows that this module measures.
 pub(crate) const NAMES: [&str; 3] = ["durable-puts-64", "durable-puts-512", "durable-put-1"];
 
 /// The key that the bare program writes too.

@@ -17,7 +17,7 @@ use capstead::Result;
 use capstead::counter_capnp::counter;
 use capstead_client::restorer_capnp::restorer;
 
-/// The rows of this file.
+/// Names of the rows that this module measures.
 pub(crate) const NAMES: [&str; 4] =
     ["restore", "restore-again", "attenuated-cost", "live-grant-bytes"];
 

@@ -16,7 +16,7 @@ use capstead::Result;
 use capstead::counter_capnp::counter;
 use capstead_client::restorer_capnp::namespace;
 
-/// The rows of this file.
+/// Names of the rows that this module measures.
 pub(crate) const NAMES: [&str; 6] = [
     "rpc-read-1",
     "rpc-read-64",

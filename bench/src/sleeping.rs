@@ -12,7 +12,7 @@ use super::rpc::{Counters, IN_FLIGHT, increment, read};
 use super::{Bench, note};
 use capstead::{Result, failed};
 
-/// The rows of this file.
+/// Names of the rows that this module measures.
 pub(crate) const NAMES: [&str; 4] =
     ["sleeping-disk", "sleeping-memory", "creations-per-s", "cold-wake"];
 

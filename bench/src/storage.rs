@@ -13,7 +13,7 @@ use super::row::{Row, Target};
 use super::rpc::{Counters, IN_FLIGHT, increment};
 use capstead::Result;
 
-/// The rows of this file.
+/// Names of the rows that this module measures.
 pub(crate) const NAMES: [&str; 3] = ["syncs-per-1000", "storage-group-commit", "storage-fdatasync"];
 
 /// The time that every commit is made to take at least, in milliseconds.

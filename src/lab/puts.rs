@@ -10,7 +10,7 @@ use crate::error::{Result, failed};
 use crate::id::{ObjectId, Pool};
 use crate::storage::{Account, Before, LogOptions, Store, StoreOptions, Ticket};
 
-/// A storage with its objects, used as the vat uses it.
+/// A storage with its objects, driven turn by turn as a vat drives it.
 #[derive(Debug)]
 pub struct Puts {
     store: RefCell<Store>,

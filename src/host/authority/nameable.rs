@@ -9,7 +9,7 @@ use crate::host::engine::vat::Vat;
 use crate::id::{ObjectId, Pool};
 use crate::schema::restorer_capnp::namespace;
 
-/// A method as `ALL_METHODS` has it: the id of its interface, its number, and its name.
+/// A method as [`Interface::METHODS`] lists it: the id of its interface, its ordinal, and its name.
 type NamedMethod = (u64, u16, &'static str);
 
 const OF_OBJECTS: &str = "; methods of its objects are named with --object-method";

@@ -150,6 +150,10 @@ impl Deaths {
             Known::InForce => return Ok(false),
             Known::DependsOn(of) => of,
         };
+        // Caveats are inherited, so the parent may be over by the clock of this moment alone.
+        if !grant.is_valid_at(self.vat.clock.now_ms()) {
+            return Ok(false);
+        }
         if let Some(is_dead) = self.of_namespaces.get(&of) {
             return Ok(*is_dead);
         }

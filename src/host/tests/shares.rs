@@ -302,3 +302,27 @@ fn grants_whose_time_is_over_make_room() {
         assert_counted(&world, x()).await;
     });
 }
+
+/// A clock that is ahead for a moment makes a grant of the namespace look over, and takes nothing from the
+/// objects that were reached by it.
+#[test]
+fn what_depends_on_a_grant_of_a_namespace_survives_a_clock_that_is_ahead() {
+    run(async {
+        let (world, agent) = host().await;
+        let text = root("Trial").expose_text("a:1").unwrap();
+        let all = namespace(&agent, text.as_str()).await.unwrap();
+        let short = Terms { not_after: Some(1_000_000), ..labelled("short") };
+        let some = namespace(&agent, &save(&all, &short).await.unwrap()).await.unwrap();
+        let object = by_name(&some, X);
+        call_write(&object, 1).promise.await.unwrap();
+        let kept = save(&object, &labelled("kept")).await.unwrap();
+        let owner = by_name(&all, X);
+        save(&owner, &labelled("other")).await.unwrap();
+        drop((object, some));
+        world.now.set(2_000_000);
+        revoke(&owner, "other").await.unwrap();
+        settle().await;
+        world.now.set(2_000);
+        restore(&agent, &kept).await.expect("nothing was destroyed");
+    });
+}
