@@ -326,7 +326,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Task<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Task<S> {
     fn poll_rpc(&mut self, cx: &mut Context) {
         let Some(rpc) = &mut self.rpc else { return };
-        if catch_unwind(AssertUnwindSafe(|| drop(Pin::new(rpc).poll(cx)))).is_ok() {
+        let state = &self.state;
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            drop(Pin::new(rpc).poll(cx));
+            State::drop_answered(state);
+        }));
+        if polled.is_ok() {
             return;
         }
         if self.disconnector.is_some() {

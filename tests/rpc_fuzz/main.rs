@@ -108,7 +108,7 @@ fn beside(served: &Served, name: &str, work: impl FnOnce()) -> Latencies {
         let honest = scope.spawn(|| honest(served, name, &stop));
         work();
         stop.store(true, Ordering::Relaxed);
-        honest.join().expect("it is served")
+        honest.join().unwrap_or_else(|_| panic!("it isn't served: {}", served.stderr()))
     })
 }
 
@@ -144,7 +144,7 @@ fn check_latencies(mut quiet: Latencies, mut fuzzed: Latencies, delay: Duration)
 }
 
 /// Nothing of ours panics. What panics in the RPC system, or in the futures that it shares, ends a call
-/// or a connection.
+/// or the peer's own connection.
 fn check_log(log: &str) {
     let mut places = BTreeMap::<_, u32>::new();
     for line in log.lines().filter(|line| line.contains(" panicked at ")) {
@@ -153,4 +153,5 @@ fn check_log(log: &str) {
     }
     eprintln!("panics of the RPC system: {places:#?}");
     assert!(!log.contains("an object panicked"), "a peer ended the object of others");
+    assert!(!log.contains("the link to a host broke"), "a peer ended the calls of others: {log}");
 }

@@ -1,7 +1,10 @@
 //! Connections over streams in memory: what holds when calls are dropped, peers vanish and code panics.
 
 use super::*;
+use crate::guard::pipelines::{Pipelined, take_over};
+use crate::http_capnp::byte_stream;
 use crate::restorer_capnp::restorer;
+use capnp::private::capability::{ClientHook, PipelineOp};
 use capnp_rpc::rpc_capnp::message;
 use std::cell::RefCell;
 use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
@@ -276,4 +279,59 @@ async fn outside_of_a_local_runtime_the_error_says_what_is_needed() {
     let (near, _far) = duplex(1024);
     let error = Connection::new(near, Side::Client, None, Limits::default()).unwrap_err();
     assert!(error.extra.contains("LocalSet"), "{error}");
+}
+
+/// Takes the pipelines of its calls over, each with a capability of the caller's that nothing else holds.
+struct Holder;
+
+struct Holding(byte_stream::substream_callback::Client);
+
+impl Pipelined for Holding {
+    fn pipelined(&self, _: &[PipelineOp]) -> Box<dyn ClientHook> {
+        self.0.client.hook.add_ref()
+    }
+
+    fn abandoned(self: Rc<Self>) {}
+}
+
+impl byte_stream::Server for Holder {
+    async fn get_substream(
+        self: Rc<Self>,
+        params: byte_stream::GetSubstreamParams,
+        _: byte_stream::GetSubstreamResults,
+    ) -> capnp::Result<()> {
+        let (held, limit) = (params.get()?.get_callback()?, params.get()?.get_limit());
+        take_over(&*params.hook, Rc::new(Holding(held))).expect("the call came by a connection");
+        if limit == 0 { Err(Error::failed("nothing may be written".into())) } else { Ok(()) }
+    }
+}
+
+impl byte_stream::substream_callback::Server for Holder {}
+
+/// The answer takes the last holder of a capability with it, and so a release is sent beside it.
+#[tokio::test(flavor = "local")]
+async fn an_answer_may_end_the_capabilities_that_its_pipeline_held() {
+    let (near, far) = duplex(64 << 10);
+    let holder: byte_stream::Client = capnp_rpc::new_client(Holder);
+    let server =
+        Connection::new(far, Side::Server, Some(holder.client), Limits::default()).unwrap();
+    let client = Connection::new(near, Side::Client, None, Limits::default()).unwrap();
+    let bootstrap = client.bootstrap::<byte_stream::Client>();
+    // The RPC system sends errors in another way than results.
+    for limit in [1, 0, 1, 0] {
+        let mut request = bootstrap.get_substream_request();
+        request.get().set_limit(limit);
+        let given = Rc::new(Holder);
+        request.get().set_callback(capnp_rpc::new_client_from_rc(given.clone()));
+        let answer = request.send().promise.await;
+        assert_eq!(
+            answer.err().is_some_and(|error| error.extra.contains("nothing may be written")),
+            limit == 0
+        );
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(Rc::strong_count(&given), 1, "it was released");
+    }
+    assert!(!server.is_closed());
 }

@@ -114,9 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> OutgoingMessage for Outgoing<S> {
 
     /// The promise doesn't wait for the stream: streaming calls are slowed by their answers.
     fn send(mut self: Box<Self>) -> (Promise<(), Error>, Rc<Builder<HeapAllocator>>) {
-        let over = self.state.borrow_mut().send(&mut self.message);
-        // Whatever goes with it may send in its turn.
-        drop(over);
+        self.state.borrow_mut().send(&mut self.message);
         (Promise::ok(()), Rc::new(self.message))
     }
 

@@ -109,6 +109,8 @@ pub(super) struct Pipelines {
     paths: ByNumber<Vec<(Vec<u16>, u32)>>,
     /// The guard's own calls.
     own: ByNumber<Own>,
+    /// The pipelines of calls that were answered, until it is safe to drop them.
+    answered: Vec<Rc<dyn Pipelined>>,
 }
 
 /// The state of a call of the guard's.
@@ -129,6 +131,7 @@ impl Pipelines {
             next: OWN_CALLS.start,
             paths: ByNumber::default(),
             own: ByNumber::default(),
+            answered: Vec::new(),
         }
     }
 
@@ -199,17 +202,17 @@ impl Pipelines {
         self.end_if_over(call)
     }
 
-    /// The peer's call is answered: what the RPC system is told, and what nobody needs any more.
-    pub(super) fn answered(
-        &mut self,
-        call: u32,
-        mut tell: impl FnMut(Message),
-    ) -> Option<Rc<dyn Pipelined>> {
+    /// The peer's call is answered: what the RPC system is told.
+    pub(super) fn answered(&mut self, call: u32, mut tell: impl FnMut(Message)) {
         let over = self.taken_over.0.borrow_mut().as_mut().and_then(|open| open.remove(&call));
-        if over.is_some() {
+        if let Some(over) = over {
+            self.answered.push(over);
             self.end_paths(call, &mut tell);
         }
-        over
+    }
+
+    pub(super) fn take_answered(&mut self) -> Option<Rc<dyn Pipelined>> {
+        self.answered.pop()
     }
 
     /// The peer finished a call that isn't answered: it speaks of nothing in the answer any more.
@@ -241,13 +244,18 @@ impl Pipelines {
 
     /// The connection is over: what it held, to be dropped when nothing here is borrowed.
     pub(super) fn close(&mut self) -> Held {
-        Held { _taken_over: self.taken_over.0.take(), _given: self.door.given.take() }
+        Held {
+            _taken_over: self.taken_over.0.take(),
+            _answered: std::mem::take(&mut self.answered),
+            _given: self.door.given.take(),
+        }
     }
 }
 
 /// The things of others that a connection held.
 pub(crate) struct Held {
     _taken_over: Option<ByNumber<Rc<dyn Pipelined>>>,
+    _answered: Vec<Rc<dyn Pipelined>>,
     _given: VecDeque<Box<dyn ClientHook>>,
 }
 

@@ -4,12 +4,12 @@ use super::kept::Released;
 use super::limits::{BURST, Limit, Refusal};
 use super::made::{self, Made};
 use super::outgoing::{self, Instead};
-use super::pipelines::{Pipelined, Pipelines};
+use super::pipelines::Pipelines;
 use super::reflections;
 use super::{Ready, State, wake};
 use capnp::message::{Builder, HeapAllocator};
 use capnp_rpc::rpc_capnp::{message, return_};
-use std::rc::Rc;
+use std::cell::RefCell;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 const WORD: usize = 8;
@@ -18,40 +18,36 @@ const WORD: usize = 8;
 /// more to look.
 const UNWANTED_BYTES: usize = 4 << 10;
 
-/// The rest of the work on a message once its changes are noted.
-struct Noted {
-    /// It goes to the peer.
-    goes: bool,
-    /// The call that it answered: dropped when nothing of the connection is borrowed.
-    over: Option<Rc<dyn Pipelined>>,
-}
-
 impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
-    /// Sends a message, or what goes in its place. What it returns is dropped when nothing of the
-    /// connection is borrowed.
-    #[must_use]
-    pub(super) fn send(
-        &mut self,
-        message: &mut Builder<HeapAllocator>,
-    ) -> Option<Rc<dyn Pipelined>> {
+    /// Sends a message, or what goes in its place.
+    ///
+    /// The RPC system is borrowed meanwhile, so the pipeline of an answered call is dropped only after its
+    /// poll: see [`State::drop_answered`].
+    pub(super) fn send(&mut self, message: &mut Builder<HeapAllocator>) {
         // Of what is broken the peer is told why, and nothing more.
         if self.closing.is_some() || self.broken.is_some() && !is_abort(message) {
-            return None;
+            return;
         }
         self.messages += 1;
-        let over = self.send_checked(message).unwrap_or_else(|refusal| {
+        if let Err(refusal) = self.send_checked(message) {
             let error = self.refuse(refusal);
             self.break_with(error);
-            None
-        });
+        }
         self.check_sent();
-        over
     }
 
-    fn send_checked(
-        &mut self,
-        message: &mut Builder<HeapAllocator>,
-    ) -> Result<Option<Rc<dyn Pipelined>>, Refusal> {
+    /// Drops the pipelines of the calls that were answered. Neither the RPC system nor the state is to be
+    /// borrowed: a capability that they held may send its release.
+    pub(crate) fn drop_answered(state: &RefCell<Self>) {
+        loop {
+            let answered = state.borrow_mut().pipelines.take_answered();
+            if answered.is_none() {
+                break;
+            }
+        }
+    }
+
+    fn send_checked(&mut self, message: &mut Builder<HeapAllocator>) -> Result<(), Refusal> {
         let bytes = message.size_in_words().saturating_mul(WORD);
         // As a rule it is read this once.
         let body = message.get_root_as_reader()?;
@@ -62,8 +58,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
         match self.replaced.instead(body, bytes)? {
             Instead::Same => {
-                let noted = self.note(message, body)?;
-                self.put_noted(message, noted)
+                let goes = self.note(message, body)?;
+                self.put_noted(message, goes)
             }
             Instead::Hosted => {
                 outgoing::host_promises(message)?;
@@ -76,7 +72,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             }
             Instead::Nothing(given) => {
                 self.take_back(given);
-                Ok(None)
+                Ok(())
             }
         }
     }
@@ -101,35 +97,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         self.ready.extend(releases.map(|release| Ready::Message(Box::new(Made(release)))));
     }
 
-    fn put(
-        &mut self,
-        message: &mut Builder<HeapAllocator>,
-    ) -> Result<Option<Rc<dyn Pipelined>>, Refusal> {
-        let noted = self.note(message, message.get_root_as_reader()?)?;
-        self.put_noted(message, noted)
+    fn put(&mut self, message: &mut Builder<HeapAllocator>) -> Result<(), Refusal> {
+        let goes = self.note(message, message.get_root_as_reader()?)?;
+        self.put_noted(message, goes)
     }
 
     fn put_noted(
         &mut self,
         message: &mut Builder<HeapAllocator>,
-        noted: Noted,
-    ) -> Result<Option<Rc<dyn Pipelined>>, Refusal> {
-        if noted.goes && self.kept.change(message)? {
+        goes: bool,
+    ) -> Result<(), Refusal> {
+        if goes && self.kept.change(message)? {
             self.wire.push(message);
             if self.limits.tells_hops {
                 self.tell_origin(message)?;
                 self.ask_for_receipt(message, message.size_in_words().saturating_mul(WORD))?;
             }
         }
-        Ok(noted.over)
+        Ok(())
     }
 
-    /// Notes what a message changes.
+    /// Notes what a message changes. Returns whether it goes to the peer.
     fn note(
         &mut self,
         message: &Builder<HeapAllocator>,
         body: message::Reader,
-    ) -> Result<Noted, Refusal> {
+    ) -> Result<bool, Refusal> {
         match body.which() {
             Ok(message::Return(answer)) => {
                 let answer = answer?;
@@ -137,7 +130,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
                 if Pipelines::is_own(call) {
                     let finish = self.pipelines.own_answered(call);
                     self.ready.extend(finish.map(Ready::Message));
-                    return Ok(Noted { goes: false, over: None });
+                    return Ok(false);
                 }
                 self.note_answer(message, answer)
             }
@@ -145,20 +138,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
                 let release = release?;
                 self.tables.send(body)?;
                 self.put_release(release.get_id(), release.get_reference_count());
-                Ok(Noted { goes: false, over: None })
+                Ok(false)
             }
             Ok(message::Call(call)) => {
                 let call = call?;
                 self.tables.send_call(call)?;
                 self.kept.note_call(call)?;
-                Ok(Noted { goes: true, over: None })
+                Ok(true)
             }
             other => {
                 if let Ok(message::Bootstrap(bootstrap)) = other {
                     self.kept.note_number(bootstrap?.get_question_id());
                 }
                 self.tables.send(body)?;
-                Ok(Noted { goes: true, over: None })
+                Ok(true)
             }
         }
     }
@@ -176,7 +169,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         &mut self,
         message: &Builder<HeapAllocator>,
         answer: return_::Reader,
-    ) -> Result<Noted, Refusal> {
+    ) -> Result<bool, Refusal> {
         self.answered += 1;
         let call = answer.get_answer_id();
         let is_reflected = self.reflections.has(call);
@@ -186,7 +179,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             self.ready.extend(answered.map(Ready::Reflected));
         }
         let ready = &mut self.ready;
-        let over = self.pipelines.answered(call, |told| ready.push_back(Ready::Message(told)));
+        self.pipelines.answered(call, |told| ready.push_back(Ready::Message(told)));
         let finish = self.tables.send_answer(answer, is_reflected)?;
         self.ready.extend(finish.map(Ready::Finish));
         if self.is_stranger {
@@ -203,7 +196,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             self.kept.note_answer(answer)?;
         }
         self.go_on();
-        Ok(Noted { goes: !is_reflected, over })
+        Ok(!is_reflected)
     }
 
     fn check_sent(&mut self) {

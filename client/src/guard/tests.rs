@@ -323,7 +323,7 @@ async fn a_burst_over_the_limit_passes_if_it_goes_out() {
     padding.reborrow().get_content().initn_as::<capnp::data::Builder>(1 << 20);
     for (count, is_cut) in [(5, false), (13, true)] {
         for _ in 0..count {
-            drop(raw.guard.borrow_mut().send(&mut big));
+            raw.guard.borrow_mut().send(&mut big);
         }
         settle().await;
         assert_eq!(raw.bites.get(Limit::UnsentBytes), u64::from(is_cut));
@@ -378,7 +378,7 @@ async fn what_waits_behind_a_call_of_ours_is_bounded() {
     raw.send(&flood).await;
     assert_eq!(raw.bites.get(Limit::QueuedBytes), 1, "it pauses");
     // A call of ours goes out: what comes may be its answer.
-    drop(raw.guard.borrow_mut().send(&mut asked));
+    raw.guard.borrow_mut().send(&mut asked);
     let bites = raw.bites.clone();
     let flood: Vec<_> = (60..400).map(|question| call(question, "x", vec![])).collect();
     let flood = bytes_of(&flood);
