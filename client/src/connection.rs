@@ -304,11 +304,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Task<S> {
         this.status.task.replace(Some(cx.waker().clone()));
         let written = this.state.borrow_mut().poll_write(cx);
         if let Poll::Ready(reason) = written {
-            if !this.state.borrow().owes_reason() {
+            if !this.state.borrow().has_to_drain() {
                 this.end(reason);
                 return Poll::Ready(());
             }
             this.let_go();
+            if !this.state.borrow().owes_reason() {
+                // The time to write was another.
+                this.last_write = None;
+            }
             // Nobody is to use it meanwhile.
             this.status.stop.set(true);
             this.over = Some(reason);

@@ -124,6 +124,8 @@ pub(crate) struct State<S> {
     closing: Option<Error>,
     /// The peer broke a rule or a limit, and is to read which.
     owes_reason: bool,
+    /// The connection ends in order: the peer is to read its last answers.
+    ends_in_order: bool,
     /// The little time that the peer has to read, if the end is near.
     hurry: Option<Duration>,
 }
@@ -155,6 +157,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             unwritable: None,
             closing: None,
             owes_reason: false,
+            ends_in_order: false,
             hurry: None,
         }
     }

@@ -34,6 +34,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
         self.wire.push(&abort(&Reason::NotBegun.error(&reason.extra).extra));
         self.closing = Some(reason);
+        self.ends_in_order = true;
     }
 
     /// Nothing more can be sent, mostly because the peer has closed the connection. What it sent before that
@@ -80,10 +81,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         self.wire.progress()
     }
 
-    /// Tells whether the stream has to be drained before it is closed, so that the peer can read
-    /// the reason.
+    /// Tells whether the peer broke a rule or a limit, and is to read which.
     pub(crate) fn owes_reason(&self) -> bool {
         self.owes_reason
+    }
+
+    /// Tells whether the stream has to be drained before it is closed. Closing it while the peer still sends
+    /// resets it, and a peer whose connection was reset loses the answers that it hasn't read.
+    pub(crate) fn has_to_drain(&self) -> bool {
+        self.owes_reason || self.ends_in_order
     }
 
     /// Ready when the peer has closed its side, or can't be read any more.

@@ -1,6 +1,6 @@
 //! The end of a connection to which nothing more can be written.
 
-use super::raw::{Desk, settle};
+use super::raw::{Desk, bootstrap, bytes_of, call, release, settle};
 use super::*;
 use crate::connection::Connection;
 use crate::restorer_capnp::restorer;
@@ -10,7 +10,8 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Waker;
-use tokio::io::{DuplexStream, ReadBuf, duplex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
+use tokio::net::{TcpSocket, TcpStream};
 
 #[derive(Default)]
 struct Faults {
@@ -92,4 +93,42 @@ async fn answers_that_came_before_the_peer_was_gone_are_read() {
     let error = unsent.await.map(drop).unwrap_err();
     assert_eq!(error.kind, capnp::ErrorKind::Disconnected);
     client.closed().await;
+}
+
+// A stream that is closed while the peer still sends is reset, and answers that haven't arrived are lost.
+#[tokio::test(flavor = "local")]
+async fn a_peer_that_reads_slowly_and_still_sends_gets_its_answers_at_the_end() {
+    let (mut peer, near) = slow_pair().await;
+    let state = Rc::new(RefCell::new(State::new(near, Limits::default(), Arc::default())));
+    let desk: restorer::Client = capnp_rpc::new_client(Desk::default());
+    let server = Connection::over(state, Side::Server, Some(desk.client)).unwrap();
+    let asked = "x".repeat(100_000).leak();
+    peer.write_all(&bytes_of(&[bootstrap(0), call(1, asked, vec![])])).await.unwrap();
+    peer.readable().await.unwrap();
+
+    let ends = async { server.disconnect_because("the server ends").await };
+    let reads = async {
+        // Long enough for a server that doesn't wait to be gone, and for its reset to arrive.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        peer.write_all(&bytes_of(&[release(1, 1)])).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let mut read = Vec::new();
+        peer.read_to_end(&mut read).await.expect("the stream ends in order");
+        drop(peer);
+        read
+    };
+    let ((), read) = tokio::join!(ends, reads);
+    assert!(read.len() > asked.len(), "{} bytes", read.len());
+    assert!(read.windows(15).any(|text| text == b"the server ends"), "{} bytes", read.len());
+}
+
+/// A connection by which little arrives before the first end reads, while the second sends all.
+async fn slow_pair() -> (TcpStream, TcpStream) {
+    let (near, far) = (TcpSocket::new_v4().unwrap(), TcpSocket::new_v4().unwrap());
+    near.set_send_buffer_size(200_000).unwrap();
+    far.set_recv_buffer_size(4096).unwrap();
+    near.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let listener = near.listen(1).unwrap();
+    let far = far.connect(listener.local_addr().unwrap()).await.unwrap();
+    (far, listener.accept().await.unwrap().0)
 }
