@@ -122,10 +122,7 @@ pub(crate) struct State<S> {
     unwritable: Option<Error>,
     /// Why the RPC system gave the connection up.
     closing: Option<Error>,
-    /// The peer broke a rule or a limit, and is to read which.
-    owes_reason: bool,
-    /// The connection ends in order: the peer is to read its last answers.
-    ends_in_order: bool,
+    farewell: ending::Farewell,
     /// The little time that the peer has to read, if the end is near.
     hurry: Option<Duration>,
 }
@@ -156,8 +153,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             broken: None,
             unwritable: None,
             closing: None,
-            owes_reason: false,
-            ends_in_order: false,
+            farewell: ending::Farewell::None,
             hurry: None,
         }
     }
@@ -442,7 +438,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
 
     /// Counts why a message isn't let through, and says it as the peer will read it.
     fn refuse(&mut self, refusal: Refusal) -> Error {
-        self.owes_reason |= !matches!(&refusal, Refusal::Malformed(error) if error.kind == capnp::ErrorKind::Disconnected);
+        if !matches!(&refusal, Refusal::Malformed(error) if error.kind == capnp::ErrorKind::Disconnected)
+        {
+            self.farewell = ending::Farewell::Reason;
+        }
         match refusal {
             Refusal::Over(limit, reason) => {
                 self.bites.count(limit);

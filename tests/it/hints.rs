@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::support::calls::{by_name, connect, increment, read, run, save};
 use crate::support::{
-    Process, Served, capstead, refused_start, scratch, serve_command, serve_with,
+    Process, Served, capstead, free_address, refused_start, scratch, serve_command, serve_with,
 };
 use capnp::capability::Client;
 use capstead::counter_capnp::counter;
@@ -28,8 +28,8 @@ fn names() -> impl Iterator<Item = String> {
 #[test]
 fn a_text_is_good_as_it_is_before_and_after_a_restart() {
     let (_folder, data) = scratch();
-    let served = serve_at(&data, "127.0.0.1:0");
-    let listen = served.announced.capnp.clone();
+    let listen = free_address();
+    let served = serve_at(&data, &listen);
     let texts = run(async {
         let (front, counters) = connect(&served).await;
         let (mut texts, mut owners) = (Vec::new(), std::collections::BTreeSet::new());

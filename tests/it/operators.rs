@@ -361,15 +361,15 @@ fn a_reader_that_has_seen_enough_is_no_error() {
 #[test]
 fn a_server_lives_on_when_nobody_can_read_what_it_prints() {
     let (_folder, data) = scratch();
-    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let address = crate::support::free_address();
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let mut command = capstead(["serve", "--listen", "127.0.0.1:0", "--http"]);
-    command.arg(address.to_string()).arg("--data").arg(&data).stdout(writer);
+    command.arg(&address).arg("--data").arg(&data).stdout(writer);
     let mut server = command.stderr(Stdio::null()).spawn().expect("it starts");
-    crate::support::eventually("the server", || std::net::TcpStream::connect(address).ok());
+    crate::support::eventually("the server", || std::net::TcpStream::connect(&address).ok());
     for _ in 0..3 {
-        assert_eq!(post(&address.to_string(), "/counter/x/increment").status, 200);
+        assert_eq!(post(&address, "/counter/x/increment").status, 200);
     }
     assert!(server.try_wait().expect("it is ours").is_none());
     server.kill().expect("it is ours");

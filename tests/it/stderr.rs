@@ -2,12 +2,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, PipeReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::support::{DEADLINE, capstead, eventually, http, now, scratch};
+use crate::support::{DEADLINE, capstead, eventually, free_address, http, now, scratch};
 
 /// Longer than the end of a server takes that waits a moment for its last lines.
 const SOON: Duration = Duration::from_secs(20);
@@ -28,13 +28,8 @@ impl Drop for Deaf {
     }
 }
 
-/// An address that was free a moment ago.
-fn free() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
-
 fn start(data: &Path, level: &str, set: impl FnOnce(Command) -> Command) -> Deaf {
-    let (capnp, http, metrics) = (free(), free(), free());
+    let (capnp, http, metrics) = (free_address(), free_address(), free_address());
     let mut command = capstead(["serve", "--listen", &capnp, "--http", &http]);
     command.args(["--metrics", &metrics, "--data"]).arg(data).env("RUST_LOG", level);
     let child = set(command).spawn().unwrap();

@@ -19,6 +19,7 @@ pub(crate) mod tree;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -299,6 +300,15 @@ pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
 #[expect(clippy::disallowed_methods, reason = "tests measure real time")]
 pub(crate) fn now() -> Instant {
     Instant::now()
+}
+
+/// An address for a server that can't say which one it got. Its port is below those that the system gives
+/// to connections, so that no other test takes it meanwhile.
+pub(crate) fn free_address() -> String {
+    let start = getrandom::u32().expect("there is randomness");
+    let mut ports = (0..10_000).map(|step| 20_000 + (start.wrapping_add(step) % 10_000) as u16);
+    let free = ports.find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
+    free.expect("a port is free").local_addr().expect("it has an address").to_string()
 }
 
 /// The root of the repository.

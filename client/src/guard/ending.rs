@@ -13,6 +13,16 @@ use super::{State, abort, made, wake};
 use crate::reason::Reason;
 use crate::wire::Incoming;
 
+/// The part of what was sent that the peer is to read before the stream is closed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Farewell {
+    None,
+    /// The last answers of a connection that ends in order.
+    Answers,
+    /// The rule or the limit that the peer broke.
+    Reason,
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     /// The RPC system failed: the peer is told why, and what is written goes out, nothing else.
     pub(crate) fn give_up(&mut self, reason: Error) {
@@ -34,7 +44,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
         self.wire.push(&abort(&Reason::NotBegun.error(&reason.extra).extra));
         self.closing = Some(reason);
-        self.ends_in_order = true;
+        if self.farewell == Farewell::None {
+            self.farewell = Farewell::Answers;
+        }
     }
 
     /// Nothing more can be sent, mostly because the peer has closed the connection. What it sent before that
@@ -83,13 +95,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
 
     /// Tells whether the peer broke a rule or a limit, and is to read which.
     pub(crate) fn owes_reason(&self) -> bool {
-        self.owes_reason
+        self.farewell == Farewell::Reason
     }
 
     /// Tells whether the stream has to be drained before it is closed. Closing it while the peer still sends
     /// resets it, and a peer whose connection was reset loses the answers that it hasn't read.
     pub(crate) fn has_to_drain(&self) -> bool {
-        self.owes_reason || self.ends_in_order
+        self.farewell != Farewell::None
     }
 
     /// Ready when the peer has closed its side, or can't be read any more.

@@ -183,7 +183,8 @@ fn the_end_waits_a_moment_for_those_who_read_nothing() {
             sender.send((streams, tokio::time::Instant::now())).unwrap();
         });
         let (_streams, began) = asked.recv().unwrap();
-        assert!(began.elapsed() < Duration::from_secs(3), "{hosts} hosts: {:?}", began.elapsed());
+        // Two seconds for an answer that waits, and one for what was written to be read.
+        assert!(began.elapsed() < Duration::from_secs(4), "{hosts} hosts: {:?}", began.elapsed());
     }
 }
 
