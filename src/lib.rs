@@ -137,6 +137,7 @@ extern crate self as capstead;
 pub mod classes;
 pub(crate) mod cli;
 pub(crate) mod clock;
+pub(crate) mod cursor;
 pub(crate) mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;

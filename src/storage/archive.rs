@@ -21,6 +21,7 @@ mod order;
 mod tests;
 
 pub(crate) use self::file::{ArchiveReader, ArchiveWriter};
+use crate::cursor::Cursor;
 use crate::id::{ObjectId, Shard};
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::storage::lmdb::layout::ShardMeta;
@@ -175,15 +176,14 @@ impl<'a> Iterator for RecordIter<'a> {
     type Item = Record<'a>;
 
     fn next(&mut self) -> Option<Record<'a>> {
-        let (&space, rest) = self.0.split_first()?;
-        let space = Space::from_byte(space)?;
-        let (length, rest) = rest.split_first_chunk()?;
-        let (key, rest) = rest.split_at_checked(u16::from_le_bytes(*length).into())?;
-        let (length, rest) = rest.split_first_chunk()?;
-        let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
-        let (value, rest) = rest.split_at_checked(length)?;
+        let mut bytes = Cursor::new(self.0);
+        let space = Space::from_byte(bytes.byte()?)?;
+        let length = u16::from_le_bytes(bytes.array()?);
+        let key = bytes.slice(length.into())?;
+        let length = usize::try_from(u32::from_le_bytes(bytes.array()?)).ok()?;
+        let value = bytes.slice(length)?;
         space.check_key(key).ok().filter(|()| length <= VALUE_BYTES_MAX)?;
-        self.0 = rest;
+        self.0 = bytes.rest();
         Some(Record { space, key, value })
     }
 }
@@ -257,13 +257,13 @@ impl<'a> Frame<'a> {
         let (&kind, rest) = payload.split_first()?;
         match kind {
             HEAD => {
-                let (created, rest) = rest.split_first_chunk()?;
-                let (cluster, rest) = rest.split_first_chunk()?;
-                let (hosts, asked) = rest.split_first_chunk()?;
+                let mut bytes = Cursor::new(rest);
+                let (created, cluster) = (bytes.array()?, bytes.array()?);
+                let (hosts, asked) = (bytes.array()?, bytes.rest());
                 Some(Self::Head(Head {
-                    created_ms: u64::from_le_bytes(*created),
-                    cluster: *cluster,
-                    hosts: u16::from_le_bytes(*hosts),
+                    created_ms: u64::from_le_bytes(created),
+                    cluster,
+                    hosts: u16::from_le_bytes(hosts),
                     asked: std::str::from_utf8(asked).ok()?,
                 }))
             }
@@ -280,11 +280,10 @@ impl<'a> Frame<'a> {
             OBJECT => Some(Self::Object(ObjectId::from_bytes(rest.try_into().ok()?))),
             RECORDS => Some(Self::Records(Records(rest))).filter(|_| Records(rest).are_whole()),
             END => {
-                let (numbers, hash) = rest.split_first_chunk::<24>()?;
-                let number = |at: usize| numbers[at..at + 8].try_into().map(u64::from_le_bytes);
-                let (objects, keys) = (number(0).ok()?, number(8).ok()?);
-                let totals = Totals { objects, keys, bytes: number(16).ok()? };
-                Some(Self::End(totals, hash.try_into().ok()?))
+                let mut bytes = Cursor::new(rest);
+                let mut number = || bytes.array().map(u64::from_le_bytes);
+                let totals = Totals { objects: number()?, keys: number()?, bytes: number()? };
+                Some(Self::End(totals, bytes.rest().try_into().ok()?))
             }
             _ => None,
         }

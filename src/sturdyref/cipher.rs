@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use super::Citation;
+use crate::cursor::Cursor;
 use crate::id::ObjectId;
 
 /// The beginning of values that hold references; random, so that no other value does by chance.
@@ -83,14 +84,13 @@ impl ReferenceCipher {
         key: &[u8],
         value: &'a [u8],
     ) -> Option<ReferenceValue<'a>> {
-        let ([VERSION], rest) = value.strip_prefix(&MAGIC)?.split_first_chunk()? else {
-            return None;
-        };
-        let (nonce, rest) = rest.split_first_chunk()?;
-        let (length, rest) = rest.split_first_chunk()?;
-        let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
-        let (encrypted, message) = rest.split_at_checked(length)?;
-        let citations = self.decrypt_list(encrypted, &value_data(owner, key, message), nonce)?;
+        let mut bytes = Cursor::new(value.strip_prefix(&MAGIC)?);
+        let Some(VERSION) = bytes.byte() else { return None };
+        let nonce = bytes.array()?;
+        let length = u32::from_be_bytes(bytes.array()?);
+        let encrypted = bytes.slice(usize::try_from(length).ok()?)?;
+        let message = bytes.rest();
+        let citations = self.decrypt_list(encrypted, &value_data(owner, key, message), &nonce)?;
         Some(ReferenceValue { citations, message })
     }
 

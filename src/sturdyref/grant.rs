@@ -6,6 +6,7 @@
 use capstead_client::sturdyref::{Caveats, GrantId, TargetId};
 use sha2::{Digest, Sha256};
 
+use crate::cursor::Cursor;
 use crate::error::{Result, failed};
 
 const VERSION: u8 = 4;
@@ -165,18 +166,14 @@ impl Grant {
     }
 
     fn parse(bytes: &[u8], version: u8) -> Option<Self> {
-        let (&[flags, depth, kind], rest) = bytes.split_first_chunk()?;
-        let (parent, rest) = match kind {
-            NO_PARENT => (Parent::None, rest),
-            OWN_PARENT => {
-                let (parent, rest) = rest.split_first_chunk()?;
-                (Parent::Own(GrantId::from_bytes(*parent)), rest)
-            }
+        let mut bytes = Cursor::new(bytes);
+        let [flags, depth, kind] = bytes.array()?;
+        let parent = match kind {
+            NO_PARENT => Parent::None,
+            OWN_PARENT => Parent::Own(GrantId::from_bytes(bytes.array()?)),
             PARENT_OF_NAMESPACE => {
-                let (namespace, rest) = rest.split_first_chunk()?;
-                let (parent, rest) = rest.split_first_chunk()?;
-                let namespace = TargetId::from_bytes(*namespace);
-                (Parent::OfNamespace(namespace, GrantId::from_bytes(*parent)), rest)
+                let namespace = TargetId::from_bytes(bytes.array()?);
+                Parent::OfNamespace(namespace, GrantId::from_bytes(bytes.array()?))
             }
             _ => return None,
         };
@@ -185,26 +182,25 @@ impl Grant {
             OWN_PARENT => version > VERSION_WITHOUT_OWN_BEFORE,
             _ => false,
         };
-        let (before, rest) = if has_before {
-            let (count, rest) = rest.split_first()?;
-            let (ids, rest) = rest.split_at_checked(usize::from(*count) * 16)?;
-            (ids.as_chunks().0.iter().copied().map(GrantId::from_bytes).collect(), rest)
-        } else {
-            (Vec::new(), rest)
-        };
-        let (created, rest) = rest.split_first_chunk()?;
-        let (restored, rest) = rest.split_first_chunk()?;
-        let (length, rest) = rest.split_first_chunk()?;
-        let (caveats, label) = rest.split_at_checked(u16::from_be_bytes(*length).into())?;
+        let mut before = Vec::new();
+        if has_before {
+            for _ in 0..bytes.byte()? {
+                before.push(GrantId::from_bytes(bytes.array()?));
+            }
+        }
+        let created_ms = u64::from_be_bytes(bytes.array()?);
+        let restored_ms = u64::from_be_bytes(bytes.array()?);
+        let length = u16::from_be_bytes(bytes.array()?);
+        let caveats = Caveats::decode(bytes.slice(length.into())?).ok()?;
         (flags & !(INDEPENDENT | ALLOWS_INDEPENDENT | REVOKED) == 0).then_some(Self {
             parent,
-            label: String::from_utf8(label.to_vec()).ok()?,
-            caveats: Caveats::decode(caveats).ok()?,
+            label: String::from_utf8(bytes.rest().to_vec()).ok()?,
+            caveats,
             independent: flags & INDEPENDENT != 0,
             allows_independent: flags & ALLOWS_INDEPENDENT != 0,
             depth,
-            created_ms: u64::from_be_bytes(*created),
-            restored_ms: u64::from_be_bytes(*restored),
+            created_ms,
+            restored_ms,
             is_revoked: flags & REVOKED != 0,
             before,
         })
@@ -213,24 +209,20 @@ impl Grant {
     /// Parent (1 if any, then 16 bytes; else 0) ‖ created (8) ‖ last millisecond (1 if any, then 8;
     /// else 0) ‖ label.
     fn parse_without_flags(bytes: &[u8]) -> Option<Self> {
-        let (parent, rest) = optional::<16>(bytes)?;
-        let (created, rest) = rest.split_first_chunk()?;
-        let (last, rest) = optional::<8>(rest)?;
-        let last = last.map(u64::from_be_bytes);
-        Some(Self {
-            parent: parent.map_or(Parent::None, |id| Parent::Own(GrantId::from_bytes(id))),
-            label: String::from_utf8(rest.to_vec()).ok()?,
-            caveats: last.map_or_else(Caveats::none, Caveats::not_after),
-            ..Self::root(u64::from_be_bytes(*created))
-        })
-    }
-}
-
-fn optional<const N: usize>(bytes: &[u8]) -> Option<(Option<[u8; N]>, &[u8])> {
-    match bytes.split_first()? {
-        (0, rest) => Some((None, rest)),
-        (1, rest) => rest.split_first_chunk().map(|(value, rest)| (Some(*value), rest)),
-        _ => None,
+        let mut bytes = Cursor::new(bytes);
+        let parent = match bytes.byte()? {
+            0 => Parent::None,
+            1 => Parent::Own(GrantId::from_bytes(bytes.array()?)),
+            _ => return None,
+        };
+        let created_ms = u64::from_be_bytes(bytes.array()?);
+        let caveats = match bytes.byte()? {
+            0 => Caveats::none(),
+            1 => Caveats::not_after(u64::from_be_bytes(bytes.array()?)),
+            _ => return None,
+        };
+        let label = String::from_utf8(bytes.rest().to_vec()).ok()?;
+        Some(Self { parent, label, caveats, ..Self::root(created_ms) })
     }
 }
 

@@ -1,7 +1,11 @@
 //! One source file with its comments and literals blanked out, and the paths that its code names.
 //!
-//! This is not a parser of Rust: it knows just enough of tokens that a brace in a string or an
-//! import in a comment is never taken for code.
+//! The tokens are those of the compiler's own lexer, so that a brace in a string or an import in a comment
+//! is never taken for code. Paths are read without a parser.
+
+use std::ops::Range;
+
+use ra_ap_rustc_lexer::{FrontmatterAllowed, LiteralKind, TokenKind, tokenize};
 
 /// A Rust file: its path below the root of the workspace, its text, and its code alone.
 #[derive(Debug)]
@@ -149,105 +153,52 @@ fn use_group(code: &str, at: usize, prefix: &[String], found: &mut Vec<Named>) -
     }
 }
 
-/// The texts of all string literals, as they are written, with the places of their quotes.
+/// The texts of all string literals, as they are written, with their places.
 pub(crate) fn strings(text: &str) -> Vec<(usize, &str)> {
-    let (bytes, mut found, mut at) = (text.as_bytes(), Vec::new(), 0);
-    while at < bytes.len() {
-        let end = literal_end(bytes, at);
-        if bytes[at] == b'"' {
-            found.push((at, text[at..end].trim_matches(['"', '#'])));
-        }
-        at = end.max(at + 1);
-    }
-    found
+    let is_string = |kind| {
+        !matches!(
+            kind,
+            LiteralKind::Int { .. }
+                | LiteralKind::Float { .. }
+                | LiteralKind::Char { .. }
+                | LiteralKind::Byte { .. }
+        )
+    };
+    let strings = tokens(text).filter_map(|(range, kind)| match kind {
+        TokenKind::Literal { kind, .. } if is_string(kind) => Some(range),
+        _ => None,
+    });
+    let within = |range: Range<usize>| {
+        let quoted = text[range.clone()].trim_start_matches(['b', 'c', 'r', '#']);
+        (range.start, quoted.trim_matches(['"', '#']))
+    };
+    strings.map(within).collect()
 }
 
 /// Replaces comments, strings and characters by spaces, and keeps length and lines.
 pub(crate) fn blank(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut code = bytes.to_vec();
-    let mut at = 0;
-    while at < bytes.len() {
-        let end = literal_end(bytes, at);
-        for byte in code.iter_mut().take(end).skip(at).filter(|byte| **byte != b'\n') {
-            *byte = b' ';
+    let mut code = text.as_bytes().to_vec();
+    for (range, kind) in tokens(text) {
+        let is_number = |kind| matches!(kind, LiteralKind::Int { .. } | LiteralKind::Float { .. });
+        let is_blanked = match kind {
+            TokenKind::LineComment { .. } | TokenKind::BlockComment { .. } => true,
+            TokenKind::Literal { kind, .. } => !is_number(kind),
+            _ => false,
+        };
+        if is_blanked {
+            code[range].iter_mut().filter(|byte| **byte != b'\n').for_each(|byte| *byte = b' ');
         }
-        at = end.max(at + 1);
     }
     String::from_utf8(code).expect("whole characters are blanked")
 }
 
-/// The end of the comment, string or character that starts at `at`; `at` itself if none does.
-fn literal_end(bytes: &[u8], at: usize) -> usize {
-    match bytes[at] {
-        b'/' if bytes[at..].starts_with(b"//") => find(bytes, at, b"\n"),
-        b'/' if bytes[at..].starts_with(b"/*") => comment_end(bytes, at),
-        b'"' => string_end(bytes, at),
-        b'\'' => char_end(bytes, at),
-        _ => at,
-    }
-}
-
-fn find(bytes: &[u8], from: usize, what: &[u8]) -> usize {
-    (from..bytes.len()).find(|&at| bytes[at..].starts_with(what)).unwrap_or(bytes.len())
-}
-
-fn comment_end(bytes: &[u8], start: usize) -> usize {
-    let (mut at, mut depth) = (start, 0_usize);
-    while at < bytes.len() {
-        if bytes[at..].starts_with(b"/*") {
-            (at, depth) = (at + 2, depth + 1);
-        } else if bytes[at..].starts_with(b"*/") {
-            (at, depth) = (at + 2, depth - 1);
-        } else {
-            at += 1;
-        }
-        if depth == 0 {
-            return at;
-        }
-    }
-    at
-}
-
-fn string_end(bytes: &[u8], quote: usize) -> usize {
-    if let Some(hashes) = raw_hashes(&bytes[..quote]) {
-        let close = [b"\"".as_slice(), &vec![b'#'; hashes]].concat();
-        return (find(bytes, quote + 1, &close) + close.len()).min(bytes.len());
-    }
-    let mut at = quote + 1;
-    while at < bytes.len() && bytes[at] != b'"' {
-        at += if bytes[at] == b'\\' { 2 } else { 1 };
-    }
-    (at + 1).min(bytes.len())
-}
-
-/// The number of `#` that close the string whose quote follows `before`, if that is a raw string.
-fn raw_hashes(before: &[u8]) -> Option<usize> {
-    let hashes = before.iter().rev().take_while(|&&byte| byte == b'#').count();
-    let letters = &before[..before.len() - hashes];
-    let start = letters.iter().rposition(|&byte| !is_word(byte)).map_or(0, |at| at + 1);
-    [b"r".as_slice(), b"br", b"cr"].contains(&&letters[start..]).then_some(hashes)
-}
-
-/// A character ends at its second quote; a lifetime has none and isn't blanked.
-fn char_end(bytes: &[u8], quote: usize) -> usize {
-    match bytes.get(quote + 1) {
-        Some(b'\\') => (find(bytes, quote + 3, b"'") + 1).min(bytes.len()),
-        Some(first) => {
-            let after = quote + 1 + char_len(*first);
-            if bytes.get(after) == Some(&b'\'') { after + 1 } else { quote }
-        }
-        None => quote,
-    }
-}
-
-fn char_len(first: u8) -> usize {
-    match first {
-        0xf0.. => 4,
-        0xe0.. => 3,
-        0xc0.. => 2,
-        _ => 1,
-    }
+fn tokens(text: &str) -> impl Iterator<Item = (Range<usize>, TokenKind)> {
+    let mut end = 0;
+    tokenize(text, FrontmatterAllowed::No).map(move |token| {
+        let start = end;
+        end += token.len as usize;
+        (start..end, token.kind)
+    })
 }
 
 #[cfg(test)]
@@ -260,9 +211,9 @@ mod tests {
             ("a // { \"\nb", "a\nb"),
             ("a /* { /* } */ \" */ b", "a b"),
             ("a(\"{ \\\" } //\") b", "a( ) b"),
-            ("a(r#\"{ \" \\\"#) b", "a(r# ) b"),
-            ("a(br\"\\\") b", "a(br ) b"),
-            ("f('{', '\\'', b'\"', '\\u{7d}', 'ß') b", "f( , , b , , ) b"),
+            ("a(r#\"{ \" \\\"#) b", "a( ) b"),
+            ("a(br\"\\\") b", "a( ) b"),
+            ("f('{', '\\'', b'\"', '\\u{7d}', 'ß') b", "f( , , , , ) b"),
             ("fn f<'a, 'b>(x: &'a str) {}", "fn f<'a, 'b>(x: &'a str) {}"),
             ("'outer: loop { break 'outer }", "'outer: loop { break 'outer }"),
         ];

@@ -23,6 +23,7 @@ pub(crate) mod keys;
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use crate::cursor::Cursor;
 use crate::id::{Epoch, ObjectId, Shard};
 use crate::limits::CONFIG_KEY_BYTES_MAX;
 use crate::storage::error::StorageError;
@@ -131,12 +132,11 @@ impl ShardMeta {
 
     /// None when the bytes are no meta record of a known version.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let ([META_VERSION], rest) = bytes.split_first_chunk()? else { return None };
-        let (epoch, rest) = rest.split_first_chunk()?;
-        let (position, hash) = rest.split_first_chunk()?;
-        let position = Position(u64::from_be_bytes(*position));
-        let link = Link { position, hash: hash.try_into().ok()? };
-        Some(Self { epoch: Epoch(u64::from_be_bytes(*epoch)), link })
+        let mut bytes = Cursor::new(bytes);
+        let Some(META_VERSION) = bytes.byte() else { return None };
+        let epoch = Epoch(u64::from_be_bytes(bytes.array()?));
+        let position = Position(u64::from_be_bytes(bytes.array()?));
+        Some(Self { epoch, link: Link { position, hash: bytes.rest().try_into().ok()? } })
     }
 }
 

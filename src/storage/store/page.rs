@@ -6,6 +6,8 @@
 use std::iter::Peekable;
 use std::ops::ControlFlow;
 
+use itertools::Itertools;
+
 use crate::storage::lmdb::pairs::Pairs;
 use crate::storage::store::overlay::Entry;
 
@@ -119,20 +121,11 @@ pub(super) fn over<'a>(
     lower: Box<dyn Iterator<Item = Entry<'a>> + 'a>,
     reverse: bool,
 ) -> Box<dyn Iterator<Item = Entry<'a>> + 'a> {
-    let (mut upper, mut lower) = (upper.peekable(), lower.peekable());
-    Box::new(std::iter::from_fn(move || {
-        let (Some((above, _)), Some((below, _))) = (upper.peek(), lower.peek()) else {
-            return upper.next().or_else(|| lower.next());
-        };
-        if above == below {
-            lower.next();
-            upper.next()
-        } else if comes_first(above, below, reverse) {
-            upper.next()
-        } else {
-            lower.next()
-        }
-    }))
+    let order = move |upper: &Entry<'_>, lower: &Entry<'_>| {
+        let ascending = upper.0.cmp(lower.0);
+        if reverse { ascending.reverse() } else { ascending }
+    };
+    Box::new(upper.merge_join_by(lower, order).map(|of_one| of_one.reduce(|upper, _| upper)))
 }
 
 fn comes_first(key: &[u8], other: &[u8], reverse: bool) -> bool {
