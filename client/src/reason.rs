@@ -30,9 +30,8 @@ macro_rules! reasons {
         /// assert!(!is_harmless(&Error::failed("the lights are out".into())));
         /// ```
         ///
-        /// A class may use all of these words but two: the server removes
-        /// [`Revoked`](Reason::Revoked) and [`NotBegun`](Reason::NotBegun) from the errors of
-        /// classes.
+        /// A class may use all of these words but two: the server doesn't let a class's error
+        /// begin with the word of [`Revoked`](Reason::Revoked) or [`NotBegun`](Reason::NotBegun).
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum Reason {

@@ -30,10 +30,10 @@ thread_local! {
 /// connection.
 ///
 /// # Errors
-/// `failed` if the text isn't that of a reference, or this isn't running in `#[tokio::main(flavor =
-/// "local")]`, a `LocalRuntime` or a `LocalSet`; `disconnected` if the listener can't be reached,
-/// or doesn't prove its cluster. The refusal of a reference shows either here or in the first call
-/// on the result.
+/// `failed` if the text isn't that of a reference, or this isn't running in
+/// `#[tokio::main(flavor = "local")]`, a `LocalRuntime` or a `LocalSet`; `disconnected` if the
+/// listener can't be reached, or doesn't prove its cluster. The refusal of a reference shows either
+/// here or in the first call on the result.
 pub async fn restore<C: FromClientHook>(text: &str) -> capnp::Result<C> {
     nearest(text).await?.restore(text)
 }
