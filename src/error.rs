@@ -55,7 +55,7 @@ pub(crate) fn said(error: &Error) -> &str {
     capstead_client::said(&error.extra)
 }
 
-/// The end of the text that a caller gets whose call had begun when its grant was revoked.
+/// The end of the text for a caller whose call had begun when its grant was revoked.
 const UNDER_WAY: &str = " while the call was under way";
 
 /// The giver of the caller's right has revoked it; restoring the reference is in vain.

@@ -127,7 +127,7 @@ impl ClientHook for Hook {
         self.0.address()
     }
 
-    /// Always none, for promises too: the path of a capability never changes, so its calls can't
+    /// Always `None`, for promises too: the path of a capability never changes, so its calls can't
     /// overtake each other.
     fn get_resolved(&self) -> Option<Box<dyn ClientHook>> {
         None
@@ -173,7 +173,7 @@ impl RequestHook for Outgoing {
         Promise::from_future(async move { sent.await.map(drop) })
     }
 
-    /// None: this isn't a call of a connection, so it is sent in the ordinary way.
+    /// Always `None`: this isn't a call of a connection, so it is sent in the ordinary way.
     fn tail_send(self: Box<Self>) -> Option<(u32, Promise<(), Error>, Box<dyn PipelineHook>)> {
         None
     }

@@ -122,7 +122,7 @@ reasons! {
     Damaged = "damaged", Failed;
     /// A struct that is kept as bytes has a capability in it; store the capability as a reference.
     LiveCapability = "live-capability", Failed;
-    /// The stored reference is of another object or cluster; get the capability anew.
+    /// The stored reference belongs to another object or cluster; get the capability again.
     SealedElsewhere = "sealed-elsewhere", Failed;
     /// Not all of the object was imported; the operator has to import it again.
     ImportUnfinished = "import-unfinished", Failed;

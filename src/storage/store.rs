@@ -409,7 +409,7 @@ impl Store {
         }
     }
 
-    /// The last durable ticket. Drops from memory what was kept for the turns up to it.
+    /// Drops from memory the writes of turns that are durable; returns the last durable ticket.
     pub(crate) fn settle(&mut self) -> Ticket {
         let durable = self.committer.durable();
         while let Some((_, object)) = self.order.pop_front_if(|(ticket, _)| *ticket <= durable) {

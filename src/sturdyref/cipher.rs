@@ -75,8 +75,8 @@ impl ReferenceCipher {
         value
     }
 
-    /// The citations that `owner` stored under `key`; `None` when the value wasn't encrypted for
-    /// both.
+    /// The citations in a value, if `owner` stores it under `key`; `None` when the value wasn't
+    /// encrypted for both.
     pub(crate) fn decrypt<'a>(
         &self,
         owner: ObjectId,
@@ -94,7 +94,7 @@ impl ReferenceCipher {
         Some(ReferenceValue { citations, message })
     }
 
-    /// The ids, one after the other, of the objects to which a value refers that `owner` stores
+    /// The ids of the objects that a value refers to, one after the other, if `owner` stores it
     /// under `key`; empty if the value wasn't encrypted for both.
     pub(crate) fn targets(&self, owner: ObjectId, key: &[u8], value: &[u8]) -> Vec<u8> {
         // Most values hold no references.

@@ -148,7 +148,7 @@ impl Kept {
         self.finished.remove(&wire).then_some(wire)
     }
 
-    /// Notes the paths into open answers that a call uses which is about to be sent.
+    /// Notes the paths into open answers used by a call that is about to be sent.
     pub(super) fn note_call(&mut self, call: call::Reader) -> Result<(), Refusal> {
         self.note_number(call.get_question_id());
         if let message_target::PromisedAnswer(answer) = call.get_target()?.which()? {

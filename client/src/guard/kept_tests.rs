@@ -81,7 +81,7 @@ fn answer(question: u32, caps: &[Cap], [shallow, deep]: [usize; 2]) -> Builder<H
     message
 }
 
-/// A pointer to this place in the table.
+/// Writes a pointer to this place in the table.
 fn point(
     mut payload: payload::Builder,
     place: usize,

@@ -222,15 +222,15 @@ macro_rules! names {
 names! {
     /// See [`Limits::message_bytes`].
     MessageBytes = "message-bytes",
-    /// See [`Limits::nesting`]. Bites in paths into answers; within a message the call alone fails.
+    /// See [`Limits::nesting`]. Counts paths into answers; too deep a message only fails its call.
     Nesting = "nesting",
     /// See [`Limits::capabilities`].
     Capabilities = "capabilities",
-    /// See [`Limits::calls`]. Bites when calls begin to wait.
+    /// See [`Limits::calls`]. Counted when calls begin to wait.
     Calls = "calls",
-    /// See [`Limits::call_bytes`]. Bites when calls begin to wait.
+    /// See [`Limits::call_bytes`]. Counted when calls begin to wait.
     CallBytes = "call-bytes",
-    /// See [`Limits::queued_bytes`]. Bites when reading pauses, and when the connection ends.
+    /// See [`Limits::queued_bytes`]. Counted when reading pauses, and when the connection ends.
     QueuedBytes = "queued-bytes",
     /// See [`Limits::answers`].
     Answers = "answers",
@@ -240,7 +240,7 @@ names! {
     Imports = "imports",
     /// See [`Limits::questions`].
     Questions = "questions",
-    /// See [`Limits::unread_bytes`]. Bites when calls begin to wait.
+    /// See [`Limits::unread_bytes`]. Counted when calls begin to wait.
     UnreadBytes = "unread-bytes",
     /// See [`Limits::unsent_bytes`].
     UnsentBytes = "unsent-bytes",
@@ -252,13 +252,13 @@ names! {
     Idle = "idle",
     /// See [`Limits::silence`].
     Silence = "silence",
-    /// See [`Limits::rate`]. Counted as [`SlowReader`](Self::SlowReader) when it bites.
+    /// See [`Limits::rate`]. A hit is counted as [`SlowReader`](Self::SlowReader).
     Rate = "rate",
     /// See [`Limits::export_bytes`].
     ExportBytes = "export-bytes",
     /// See [`Limits::stranger_message_bytes`].
     StrangerMessageBytes = "stranger-message-bytes",
-    /// See [`Limits::stranger_calls`]. Bites when calls begin to wait.
+    /// See [`Limits::stranger_calls`]. Counted when calls begin to wait.
     StrangerCalls = "stranger-calls",
     /// See [`Limits::stranger_time`].
     StrangerTime = "stranger-time",

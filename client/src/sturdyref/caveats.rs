@@ -155,8 +155,8 @@ impl Caveats {
         self.methods.as_ref().is_none_or(|methods| methods.contains(Method::new(interface, method)))
     }
 
-    /// The holders whose proofs restoring the reference takes, all of them, by the ascending bytes
-    /// of the keys. Empty if it takes no proof.
+    /// The holders who must all give a proof to restore the reference, in ascending order of the
+    /// keys' bytes. Empty if no proof is needed.
     pub fn holders(&self) -> &[PublicKey] {
         &self.holders
     }

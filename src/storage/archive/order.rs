@@ -89,7 +89,7 @@ impl Order {
         if is_here { Ok(()) } else { Err(MISPLACED) }
     }
 
-    /// Tells whether the last object that began has records.
+    /// Tells whether a new part may begin here, because every object that began has records.
     fn is_between(&self) -> bool {
         !matches!(self.at, At::Start | At::Object | At::End)
     }

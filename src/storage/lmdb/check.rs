@@ -163,7 +163,7 @@ impl Pages {
         Ok(Meta::parse(&bytes))
     }
 
-    /// Tells whether the page knows its own number and is part of a tree.
+    /// Tells whether the page has its own number in its header and is part of a tree.
     fn is_tree(&self, number: u64, page_bytes: u64) -> std::io::Result<bool> {
         let mut header = [0; HEADER_BYTES];
         self.file.read_exact_at(&mut header, number * page_bytes)?;

@@ -80,7 +80,7 @@ pub(crate) fn compact(
 /// Checks that there is room for a second copy. The check changes nothing, because that takes space
 /// too.
 fn check_room(path: &Path, map_bytes: usize) -> Result<()> {
-    /// The bytes that each environment has beside its records.
+    /// The bytes that an environment needs in addition to its records.
     const BESIDE_BYTES: u64 = 1 << 20;
     let env = Environment::open_to_read(path, Kind::Objects, map_bytes, Owner::ours())?;
     if Disk::check_room(path, env.bytes_used()? + BESIDE_BYTES).is_ok() {

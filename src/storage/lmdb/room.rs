@@ -29,7 +29,7 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    /// Keeps `reserve` bytes of the room that `measure` returns free.
+    /// Keeps `reserve` bytes free, of those that `measure` finds left.
     pub(crate) fn new(reserve: u64, measure: Measure) -> Self {
         let room =
             Self { reserve, measure, low: AtomicBool::default(), written: AtomicU64::new(0) };

@@ -1,4 +1,4 @@
-//! The commit thread: it makes submitted turns durable, in order, all that are there at a time.
+//! The commit thread: it makes submitted turns durable, in order, in groups of all that wait.
 //!
 //! While one group is being synced the next one gathers. A lone turn never waits for company,
 //! except for turns that end in the same run of the vat thread, which then wakes this one. The vat

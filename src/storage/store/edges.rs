@@ -16,8 +16,8 @@ use crate::storage::error::Result;
 use crate::storage::space::Space;
 use crate::storage::store::account::Account;
 
-/// Gives the ids, one after the other, of the objects to which a value refers that an object stores
-/// under a key. Most values refer to none.
+/// Gives the ids of the objects that a value refers to, one after the other. The arguments are the
+/// object that stores the value, the key, and the value. Most values refer to no object.
 pub(crate) type TargetsOf = Rc<dyn Fn(ObjectId, &[u8], &[u8]) -> Vec<u8>>;
 
 /// The change that a write of one value makes to the edges.
@@ -42,7 +42,8 @@ impl Store {
         targets_of.map(|targets_of| targets_of(object, key, value)).unwrap_or_default()
     }
 
-    /// The change of edges when a value under `key` gets these targets; none for a deleted value.
+    /// The change of the edges when the value under `key` refers to `targets`, which are empty for
+    /// a deleted value.
     pub(super) fn edges(&self, account: &Account, key: &[u8], targets: Vec<u8>) -> Result<Edges> {
         let before = account.usage().references;
         let old = if before > 0 { self.get(account.object(), Space::Edges, key)? } else { None };
