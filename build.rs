@@ -1,4 +1,4 @@
-//! Generates the code of the internal schemas, and of the bundled classes'.
+//! Generates the code of the internal schemas, and of those of the bundled classes.
 
 fn main() {
     capstead_build::compile(&["schema/cluster.capnp", "schema/admin.capnp"]);

@@ -1,4 +1,4 @@
-//! The only place that asks what time it is, so that tests can say what time it is.
+//! The only code that asks for the time, so that tests can set it.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -14,13 +14,13 @@ impl Clock {
         Self(None)
     }
 
-    /// A clock that stands until the test moves it.
+    /// A clock that stands still until the test moves it.
     #[cfg(test)]
     pub(crate) fn test(now: Rc<Cell<u64>>) -> Self {
         Self(Some(now))
     }
 
-    /// Milliseconds since 1970; zero when the system's clock stands before that.
+    /// Milliseconds since 1970; zero when the system's clock is before that.
     pub(crate) fn now_ms(&self) -> u64 {
         match &self.0 {
             Some(now) => now.get(),
@@ -29,7 +29,7 @@ impl Clock {
     }
 }
 
-/// A moment to measure how long something took; never to decide what is stored or who may.
+/// A moment for measuring durations. Never use it to decide what is stored or allowed.
 #[expect(clippy::disallowed_methods, reason = "this is the module that the others must ask")]
 pub(crate) fn monotonic() -> Instant {
     Instant::now()

@@ -1,11 +1,11 @@
 //! Errors as a caller sees them: the kind says what the caller should do, the text says why.
 //!
-//! Cap'n Proto knows four kinds. `failed`: don't repeat the call as it is. `overloaded`: try later.
-//! `disconnected`: the stub is broken for ever; restore the reference and ask what happened.
+//! Cap'n Proto has four kinds. `failed`: don't repeat the call as it is. `overloaded`: try later.
+//! `disconnected`: the stub is broken for good; restore the reference and ask what happened.
 //! `unimplemented`: the object has no such method.
 //!
-//! The text begins with the word of a [`Reason`] if a program may want to know which case it is;
-//! `docs/errors.md` has all of them.
+//! The text begins with the word of a [`Reason`] where a program may want to tell the cases apart;
+//! `docs/errors.md` lists all of them.
 
 use std::any::Any;
 
@@ -35,9 +35,9 @@ pub fn unimplemented(reason: impl Into<String>) -> Error {
     Error::unimplemented(reason.into())
 }
 
-/// The call contradicts the object's present state; the caller should look at that first.
+/// The call contradicts the object's present state; the caller should look at that state first.
 ///
-/// Over RPC it is a `failed` whose text begins with `conflict:`; over HTTP it is status 409.
+/// Over RPC this is a `failed` whose text begins with `conflict:`; over HTTP it is status 409.
 pub fn conflict(reason: impl AsRef<str>) -> Error {
     Reason::Conflict.error(reason.as_ref())
 }
@@ -50,31 +50,30 @@ pub(crate) fn conflict_reason(error: &Error) -> Option<&str> {
     }
 }
 
-/// The text without what the RPC system puts before it on its way from another vat.
+/// The text without the prefixes that RPC systems added on its way from another vat.
 pub(crate) fn said(error: &Error) -> &str {
     capstead_client::said(&error.extra)
 }
 
-/// The end of the text to somebody whose call had begun when its grant was taken back.
+/// The end of the text for a caller whose call had begun when its grant was revoked.
 const UNDER_WAY: &str = " while the call was under way";
 
-/// The one who gave the caller the right to call has taken it back; restoring the reference is in
-/// vain.
+/// The giver of the caller's right has revoked it; restoring the reference is in vain.
 pub(crate) fn revoked(reason: &str) -> Error {
     Reason::Revoked.error(reason)
 }
 
-/// As [`revoked`], of a call that may have had effects.
+/// As [`revoked`], for a call that may have had effects.
 pub(crate) fn revoked_under_way(reason: &str) -> Error {
     Reason::Revoked.error(format_args!("{reason}{UNDER_WAY}"))
 }
 
-/// Tells whether `error` is such a one, also from another vat. Classes can't say it.
+/// Tells whether `error` says so, even if it comes from another vat. Classes can't say it.
 pub(crate) fn is_revoked(error: &Error) -> bool {
     Reason::of(error) == Some(Reason::Revoked)
 }
 
-/// The call failed for that reason before its method started.
+/// The call failed for this reason before its method started.
 pub(crate) fn not_begun(error: Error) -> Error {
     match error.kind {
         ErrorKind::Disconnected if !is_not_begun(&error) => Reason::NotBegun.error(error.extra),
@@ -82,8 +81,8 @@ pub(crate) fn not_begun(error: Error) -> Error {
     }
 }
 
-/// Tells whether the server says of a call that its method never started, so that it may be made
-/// once more. Classes can't say it.
+/// Tells whether the server says that a call's method never started, so that the call may be
+/// repeated. Classes can't say it.
 pub(crate) fn is_not_begun(error: &Error) -> bool {
     match Reason::of(error) {
         Some(Reason::NotBegun) => true,
@@ -92,8 +91,8 @@ pub(crate) fn is_not_begun(error: &Error) -> bool {
     }
 }
 
-/// An error as a class may say it: the words by which only the server speaks are not the first, whether
-/// the class made them up or passes on what it was told itself.
+/// Makes an error into one that a class may return: it doesn't begin with a word that only the
+/// server may use, even if the class made the word up or passes on an error that it got itself.
 pub(crate) fn of_class(mut error: Error) -> Error {
     if let Some(Reason::Revoked | Reason::NotBegun) = Reason::of(&error) {
         error.extra = format!("passed on: {}", said(&error));
@@ -101,14 +100,15 @@ pub(crate) fn of_class(mut error: Error) -> Error {
     error
 }
 
-/// There is no such method. What isn't allowed looks the same.
+/// There is no such method. A method that isn't allowed gives the same error.
 pub(crate) fn no_such_method(interface: u64, method: u16) -> Error {
     unimplemented(format!("{NO_SUCH_METHOD}: interface 0x{interface:x}, method {method}"))
 }
 
 const NO_SUCH_METHOD: &str = "Method not implemented";
 
-/// Generated code doesn't say which method there isn't, or names it as in Rust.
+/// Names the missing method as the schema does. Generated code doesn't name it, or names it as in
+/// Rust.
 pub(crate) fn name_method(error: Error, interface: u64, method: u16) -> Error {
     if error.kind != ErrorKind::Unimplemented {
         return error;
@@ -128,7 +128,8 @@ pub(crate) fn name_method(error: Error, interface: u64, method: u16) -> Error {
     }
 }
 
-/// A name of generated code as the schema has it: `http_service` is `HttpService`, and `once_` is `once`.
+/// The name in the schema of a name in generated code: `http_service` is `HttpService`, and `once_`
+/// is `once`.
 fn in_schema(name: &str, mut begins: bool) -> String {
     let mut camel = String::with_capacity(name.len());
     for letter in name.chars() {
@@ -144,7 +145,7 @@ fn in_schema(name: &str, mut begins: bool) -> String {
     camel
 }
 
-/// The words of a panic.
+/// The message of a panic.
 pub(crate) fn panic_reason(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no reason given")
@@ -181,7 +182,7 @@ mod tests {
                 assert_eq!(again.extra, passed_on.extra);
             }
         }
-        // With whatever kind: those who look for the word may not look at that.
+        // The kind doesn't matter: code that looks for the word may not check the kind.
         for said in [overloaded("revoked: x"), failed("remote exception: not-begun: x")] {
             assert_eq!(Reason::of(&of_class(said.clone())), None, "{said}");
         }

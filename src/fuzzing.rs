@@ -1,4 +1,4 @@
-//! The functions that fuzzers may reach: everything that decodes stored bytes. It is built with
+//! Entry points for fuzzers: everything that decodes stored bytes. They are built with
 //! `--cfg fuzzing` only.
 //!
 //! Each function takes any bytes, and must neither panic nor take long. None writes anything.
@@ -27,7 +27,7 @@ pub fn layout(bytes: &[u8]) {
     }
 }
 
-/// The writes of one turn: there is one encoding of each.
+/// The writes of one turn: each has exactly one encoding.
 pub fn write_set(bytes: &[u8]) {
     if let Ok(writes) = WriteSet::decode(bytes)
         && !writes.is_empty()
@@ -50,7 +50,7 @@ pub fn archive(bytes: &[u8]) {
     Records::encoded(bytes).into_iter().for_each(drop);
 }
 
-/// One of each, from which fuzzers start.
+/// One sample of each, from which fuzzers start.
 pub fn samples() -> Vec<Vec<u8>> {
     let object = ObjectId::from_bytes([7; 16]);
     let mut writes = WriteSet::new(object);

@@ -4,11 +4,11 @@
 //! - Messages leave in the order in which they were given to the gate.
 //! - The tickets of waiting messages never decrease from one to the next.
 //! - A message leaves at once when nothing is pending, inside the call that gives it.
-//! - A call that was made after replies is never written before one of them: capnp-rpc writes calls
-//!   at once and replies when it is polled, so the call waits until all of them were taken.
-//! - It waits for nobody for ever: replies to a connection that ended may never be taken.
+//! - A call is never written before the replies made before it. capnp-rpc writes calls at once, and
+//!   replies when it is polled, so the call waits until all of these replies were taken.
+//! - No wait is without end: replies to a connection that ended may never be taken.
 //!
-//! It never looks at what a message says, and never waits for writes made after the message.
+//! It never looks into a message, and never waits for writes made after the message.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -18,9 +18,9 @@ use std::task::Poll;
 
 use crate::storage::Ticket;
 
-/// Rounds after which a reply is taken, or never will be: whoever is to take it was woken before, and has
-/// their turn in the first one, or the next if it takes them two. A promise of the reply that somebody keeps
-/// is all that is left of a connection that ended: it is neither polled nor dropped.
+/// The rounds after which a reply was taken, or never will be. Its connection's task was woken
+/// before, and runs in the first round, or in the next if it needs two. A promise of the reply may
+/// be all that is left of a connection that ended: it is kept, and neither polled nor dropped.
 const ROUNDS: usize = 8;
 
 /// The gate of one instance.
@@ -33,7 +33,7 @@ pub(crate) struct Gate {
     durable: Cell<Ticket>,
     queue: RefCell<VecDeque<(Ticket, Message)>>,
     replies: RefCell<Rc<Replies>>,
-    /// A task holds the next message until all replies before it were taken.
+    /// Set while a task holds the next message until all replies before it were taken.
     held: Cell<bool>,
 }
 
@@ -42,10 +42,10 @@ enum Message {
     Call(Box<dyn FnOnce()>),
 }
 
-/// The number of replies that have left the gate, and were not taken by the one who sends them on.
+/// The number of replies that have left the gate and were not taken by their connections.
 type Replies = Cell<usize>;
 
-/// A reply has this until it was taken; the gate's next call waits for that.
+/// A reply keeps this until it is taken; the gate's next call waits for that.
 pub(crate) struct OnItsWay(Rc<Replies>);
 
 impl Drop for OnItsWay {
@@ -66,7 +66,7 @@ impl Gate {
         })
     }
 
-    /// The instance made a write: what it sends from now on waits for `ticket`.
+    /// The instance made a write: messages from now on wait for `ticket`.
     pub(crate) fn wrote(&self, ticket: Ticket) {
         self.written.set(ticket);
     }
@@ -76,7 +76,7 @@ impl Gate {
         self.written.get()
     }
 
-    /// The writes since `ticket` were taken back: nothing waits for them, of what was sent since either.
+    /// The writes after `ticket` were undone: messages sent since then don't wait for them either.
     pub(crate) fn back_to(self: &Rc<Self>, ticket: Ticket) {
         self.written.set(ticket);
         let mut queue = self.queue.borrow_mut();
@@ -91,13 +91,13 @@ impl Gate {
         self.submitted.set(ticket);
     }
 
-    /// Everything up to `ticket` is durable: what waited for no more than that leaves.
+    /// Everything up to `ticket` is durable: messages that waited for no later one leave.
     pub(crate) fn open(self: &Rc<Self>, ticket: Ticket) {
         self.durable.set(self.durable.get().max(ticket));
         self.pump();
     }
 
-    /// Sends a reply; `send` drops what it gets when the reply was taken by whoever sends it on.
+    /// Sends a reply; `send` drops the token that it gets once the reply's connection has taken it.
     pub(crate) fn reply(self: &Rc<Self>, send: impl FnOnce(OnItsWay) + 'static) {
         if self.is_open() {
             let on_its_way = self.on_its_way();
@@ -107,7 +107,7 @@ impl Gate {
         }
     }
 
-    /// Sends a call, or whatever else is written at once.
+    /// Sends a call, or any other message that is written at once.
     pub(crate) fn call(self: &Rc<Self>, send: impl FnOnce() + 'static) {
         if self.is_idle() {
             contain(send);
@@ -117,24 +117,24 @@ impl Gate {
         }
     }
 
-    /// The writes that aren't submitted will not be made: takes back what waits for them.
+    /// The writes that aren't submitted will not be made: drops the messages that wait for them.
     pub(crate) fn discard_unsealed(&self) {
         self.written.set(self.written.get().min(self.submitted.get()));
         let kept =
             self.queue.borrow().partition_point(|(ticket, _)| *ticket <= self.submitted.get());
         let discarded = self.queue.borrow_mut().split_off(kept);
-        // Dropping a message tells its caller, who may well come back here.
+        // Dropping a message tells its caller, which may call back into the gate.
         drop(discarded);
     }
 
-    /// Nothing waits, nor has to wait for a write.
+    /// Tells whether nothing waits here or for a write.
     pub(crate) fn is_open(&self) -> bool {
         self.written.get() <= self.durable.get()
             && !self.held.get()
             && self.queue.borrow().is_empty()
     }
 
-    /// Not even a call has to wait.
+    /// Tells whether not even a call has to wait.
     fn is_idle(&self) -> bool {
         self.is_open() && self.were_taken()
     }
@@ -173,7 +173,8 @@ impl Gate {
         }
     }
 
-    /// Lets the replies go first. The task ends when they were taken, or their connections ended.
+    /// Holds a call until the replies before it are out. The task ends when they were taken, or
+    /// their connections have ended.
     fn hold(self: &Rc<Self>, send: Box<dyn FnOnce()>) {
         self.held.set(true);
         let gate = self.clone();
@@ -182,7 +183,8 @@ impl Gate {
                 if round % 2 == 0 {
                     others_run().await;
                 } else {
-                    // The outermost task too, but not all others if they are many.
+                    // This lets the outermost task run, but perhaps not all others if there are
+                    // many.
                     tokio::task::yield_now().await;
                 }
                 if gate.were_taken() {
@@ -197,21 +199,21 @@ impl Gate {
     }
 }
 
-/// Every task that is ready has its turn.
+/// Lets every task run that is ready.
 async fn others_run() {
     let mut was_last = false;
     std::future::poll_fn(|cx| {
         if std::mem::replace(&mut was_last, true) {
             return Poll::Ready(());
         }
-        // Woken now, it goes behind all others that are.
+        // Woken now, this task is queued after all others that are ready.
         cx.waker().wake_by_ref();
         Poll::Pending
     })
     .await;
 }
 
-/// A panic in whatever a message leads to is the end of that message, and not of the gate.
+/// A panic in the code that sends a message loses that message, and doesn't harm the gate.
 fn contain(send: impl FnOnce()) {
     if std::panic::catch_unwind(AssertUnwindSafe(send)).is_err() {
         tracing::error!("sending a message panicked; it is lost");
@@ -245,8 +247,8 @@ mod tests {
         });
     }
 
-    /// A promise of a connection that has ended can be held, and is never polled: the object must
-    /// answer others, and soon.
+    /// A promise of a connection that has ended may be kept and never polled. The object must soon
+    /// be able to answer its other callers.
     #[test]
     fn a_reply_that_nobody_takes_holds_a_call_up_only_for_a_while() {
         let runtime = tokio::runtime::LocalRuntime::new().unwrap();

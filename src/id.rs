@@ -1,7 +1,7 @@
-//! Identities: newtypes that were checked when they were made.
+//! Identities: newtypes that are checked when they are made.
 //!
-//! An object id is a name, never authority: whoever knows one can call nothing. Its first two bytes
-//! are the object's home shard, for ever.
+//! An object id is a name, never authority: knowing one gives no right to call. Its first two bytes
+//! are the object's home shard, which never changes.
 
 use std::fmt;
 
@@ -26,7 +26,8 @@ impl fmt::Debug for Shard {
     }
 }
 
-/// One of 16 sets of shards with its own placement rule. A namespace belongs to one for ever.
+/// One of 16 sets of shards, each with its own placement rule. A namespace always stays in one
+/// pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pool(u8);
 
@@ -38,12 +39,13 @@ impl Pool {
     }
 }
 
-/// The number of times that a shard changed owners: appends of an owner with an older epoch are
-/// refused.
+/// The number of an ownership of a shard, which grows with each new owner: appends with an older
+/// epoch are refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Epoch(pub(crate) u64);
 
-/// Says which object is meant: home shard (2 bytes, big-endian), then 14 bytes of hash or random.
+/// The identity of an object: home shard (2 bytes, big-endian), then 14 bytes of hash or
+/// randomness.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct ObjectId([u8; Self::LEN]);
 
@@ -53,8 +55,8 @@ impl ObjectId {
 
     /// The object called `key` in the namespace of `class`: always the same one.
     ///
-    /// SHA-256 over a domain, the class (prefixed by its length) and the key; equality of keys is
-    /// equality of bytes.
+    /// The id is a SHA-256 of a domain, the class (prefixed by its length) and the key; keys are
+    /// compared byte by byte.
     pub(crate) fn named(pool: Pool, class: &str, key: &str) -> Self {
         Self::hashed(b"capstead named object v1", pool, class, key)
     }
@@ -67,7 +69,7 @@ impl ObjectId {
     /// A new identity that nobody can guess, in a shard of the caller's choice.
     ///
     /// # Errors
-    /// When the operating system has no randomness to give.
+    /// The operating system has no randomness.
     pub(crate) fn anonymous(shard: Shard) -> Result<Self, getrandom::Error> {
         let mut bytes = [0; Self::LEN];
         bytes[..2].copy_from_slice(&shard.0.to_be_bytes());
@@ -89,7 +91,7 @@ impl ObjectId {
         Self(bytes)
     }
 
-    /// The id with these bytes; every 16 bytes are one.
+    /// The id with these bytes; any 16 bytes are an id.
     pub(crate) const fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
         Self(bytes)
     }
@@ -99,7 +101,7 @@ impl ObjectId {
         &self.0
     }
 
-    /// The group of objects that this one was born into.
+    /// The shard in which this object was created.
     pub(crate) const fn home_shard(self) -> Shard {
         Shard(u16::from_be_bytes([self.0[0], self.0[1]]))
     }

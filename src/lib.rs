@@ -1,13 +1,13 @@
 //! Durable objects as object capabilities, served over Cap'n Proto RPC.
 //!
 //! A **class** is a Rust type behind a Cap'n Proto interface. An **object** is an identity of that
-//! class with durable storage of its own; whoever holds a capability to it can call it, and nobody
-//! else. While it is used it is awake: one value on one thread, so that it needs no locks.
+//! class with durable storage of its own. Only holders of a capability to it can call it. An object
+//! in use is awake: one value on one thread, so it needs no locks.
 //!
 //! # A class
 //!
-//! [`Object`] says how it is called and how it wakes; its methods are those of the trait that Cap'n
-//! Proto generates. [`Stored`] is a value that is kept in memory and in the storage.
+//! [`Object`] says how an object is called and how it wakes; its methods are those of the trait
+//! that Cap'n Proto generates. [`Stored`] is a value that is kept both in memory and in storage.
 //!
 //! ```
 //! use std::rc::Rc;
@@ -48,25 +48,27 @@
 //! # let _ = capstead::Server::new("x").class::<Ballot>();
 //! ```
 //!
-//! The writes of a method between two awaits are one **turn**: it becomes durable together or not
-//! at all, and nothing else runs on the object meanwhile. Between turns other calls of the same
-//! object may run. No method waits for the disk; what the object sends does, its replies as well as
-//! its calls to others: they leave, in the order made, when everything that it wrote before them is
-//! durable. Calls on one capability start in the order in which they were made.
+//! The writes of a method between two awaits are one **turn**: they become durable together or not
+//! at all, and nothing else runs on the object meanwhile. Between turns, other calls of the same
+//! object may run. No method waits for the disk. Instead, the messages that the object sends wait,
+//! its replies as well as its calls to others. They leave in the order made, once everything that
+//! it wrote before them is durable. Calls on one capability start in the order in which they were
+//! made.
 //!
-//! A method that returns an error keeps what it wrote. A panic drops what its turn wrote and ends
-//! the object in memory: all capabilities to it fail as `disconnected` then, and whoever restores
-//! their reference gets it fresh from its storage. So a binary must not be built with
+//! A method that returns an error keeps its writes. A panic drops the writes of its turn and ends
+//! the object in memory: all capabilities to it then fail as `disconnected`, and restoring their
+//! reference gives the object as it is in storage. So a binary must not be built with
 //! `panic = "abort"`.
 //!
-//! [`Context`] is everything that a class can reach: its own [`Storage`], and objects of the classes
-//! that were bound to it, through a [`Namespace`]. The kinds of errors say what the caller should do:
-//! see [`failed`], [`overloaded`], [`disconnected`], [`unimplemented()`] and [`conflict`]. The errors of the
-//! server begin with a word, such as `over-quota:`, by which [`Reason::of`] tells them apart;
-//! `docs/errors.md` says of each what is true then.
+//! [`Context`] is everything that a class can reach: its own [`Storage`], and objects of the
+//! classes bound to it, through a [`Namespace`]. The kind of an error says what the caller should
+//! do: see [`failed`], [`overloaded`], [`disconnected`], [`unimplemented()`] and [`conflict`]. The
+//! server's errors begin with a word, such as `over-quota:`, by which [`Reason::of`] tells them
+//! apart; `docs/errors.md` says for each what is then true.
 //!
-//! An object can keep what it reaches: [`Storage::put_ref`] stores a capability to another object as a
-//! value, and [`Storage::get_ref`] makes a capability of it again, after restarts too:
+//! An object can keep the capabilities that it has: [`Storage::put_ref`] stores a capability to
+//! another object as a value, and [`Storage::get_ref`] makes a capability from that value, even
+//! after restarts:
 //!
 //! ```
 //! use capstead::counter_capnp::counter;
@@ -86,9 +88,9 @@
 //!
 //! # A server
 //!
-//! [`Server`] puts classes, a data directory and addresses together. [`Server::run`] does so with
-//! the flags of a command line, and is all that a `main` needs; [`Server::start`] is for those who
-//! bring their own end, such as a test:
+//! [`Server`] puts classes, a data directory and addresses together. [`Server::run`] does so from
+//! the flags of a command line, and is all that a `main` needs; [`Server::start`] is for programs
+//! that decide themselves when to end, such as tests:
 //!
 //! ```no_run
 //! use capstead::classes::{Counter, Poll};
@@ -110,28 +112,29 @@
 //! }
 //! ```
 //!
-//! Clients in Rust use the crate `capstead-client`; all others Cap'n Proto's RPC and
-//! `schema/restorer.capnp`. A class whose interface extends `HttpService` is reached over HTTP too,
-//! with the helpers in [`http`].
+//! Clients in Rust use the crate `capstead-client`; all others use Cap'n Proto's RPC and
+//! `schema/restorer.capnp`. A class whose interface extends `HttpService` can also be reached over
+//! HTTP, with the helpers in [`http`].
 //!
-//! `docs/classes.md` in the repository has more: methods that interleave, callbacks, tests of a class,
-//! and schemas that change. `docs/from-durable-objects.md` is for those who know Durable Objects.
+//! `docs/classes.md` in the repository has more: methods that interleave, callbacks, tests of a
+//! class, and schemas that change. `docs/from-durable-objects.md` is for readers who know Durable
+//! Objects.
 //!
 //! # Schemas
 //!
 //! The build script of a crate with schemas of its own calls `capstead_build::compile`, and the
-//! crate includes the code with `capnp::generated_code!`; the package `examples/hello` is one. That code
-//! speaks of `capnp` and of `capstead-client`, so that the crate depends on both.
+//! crate includes the code with `capnp::generated_code!`; the package `examples/hello` does this.
+//! The generated code refers to `capnp` and `capstead-client`, so the crate depends on both.
 #![forbid(unsafe_code)]
 
-/// The pages whose Rust code is compiled as these examples are.
+/// The pages whose Rust code is compiled as doc tests, as the examples above are.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/from-durable-objects.md")]
 #[doc = include_str!("../docs/classes.md")]
 #[doc = include_str!("../docs/clients.md")]
 struct Pages;
 
-// The bundled classes use this crate by its name, as everybody else's do.
+// The bundled classes refer to this crate by its name, as all other classes do.
 extern crate self as capstead;
 
 pub mod classes;
@@ -158,7 +161,7 @@ pub(crate) mod storage;
 pub(crate) mod sturdyref;
 pub(crate) mod supervisor;
 
-// Generated code names itself by these paths.
+// Generated code refers to itself by these paths.
 #[cfg(test)]
 use schema::{actor_capnp, trial_capnp};
 use schema::{admin_capnp, cluster_capnp};

@@ -1,6 +1,6 @@
 //! The `capstead` command.
 
-/// Every call is a handful of small allocations on one thread, which is what this one is good at.
+/// Every call makes a handful of small allocations on one thread, at which this allocator is good.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

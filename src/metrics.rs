@@ -1,4 +1,4 @@
-//! Counts of what a server did, shared by its threads and read by the operator.
+//! Counters of a server's events, shared by its threads and read by the operator.
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,7 +6,8 @@ use std::sync::{Arc, OnceLock};
 
 use capstead_client::{Bites, Budget, Limit};
 
-/// One number that only this module interprets; relaxed, since nothing is decided by it.
+/// A number that only this module interprets. Its operations are relaxed, since nothing is decided
+/// by it.
 #[derive(Debug, Default)]
 pub(crate) struct Count(AtomicU64);
 
@@ -24,24 +25,24 @@ impl Count {
     }
 }
 
-/// Lines that were not written to standard error, since it took none. The log belongs to the process, and
-/// not to a server.
+/// Log lines that could not be written because standard error didn't take them. The log belongs to
+/// the process, not to a server.
 pub(crate) static LOG_LINES_DROPPED: Count = Count(AtomicU64::new(0));
 
 macro_rules! metrics {
     ($($(#[doc = $help:literal])+ $kind:ident $name:ident;)+) => {
-        /// All numbers of one server process.
+        /// All metrics of one server process.
         #[derive(Debug, Default)]
         pub(crate) struct Metrics {
             $($(#[doc = $help])+ pub(crate) $name: Count,)+
-            /// The number of times that each limit of connections bit.
+            /// The number of times that each limit of connections was hit.
             pub(crate) limits: Arc<Bites>,
-            /// The memory that the connections of clients hold.
+            /// The memory that clients' connections hold.
             pub(crate) held: OnceLock<Budget>,
         }
 
         impl Metrics {
-            /// The text format of Prometheus.
+            /// All metrics in the text format of Prometheus.
             pub(crate) fn render(&self) -> String {
                 let mut text = String::new();
                 $(
@@ -68,7 +69,8 @@ metrics! {
     counter wakes_total;
     /// Instances awake in memory.
     gauge objects_awake;
-    /// Calls to exclusive or waking objects that were refused because they would have waited for themselves.
+    /// Calls to exclusive or waking objects that were refused because they would have waited for
+    /// themselves.
     counter deadlocks_refused_total;
     /// Calls that waited too long for an exclusive object, and objects that took too long to wake.
     counter waits_given_up_total;

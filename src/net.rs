@@ -1,7 +1,8 @@
 //! Listening for Cap'n Proto connections, in the clear or by TLS.
 //!
-//! A listener does either, never both: who speaks the other way is cut off. All listeners of a server have
-//! their connections from one number of places, which leaves descriptors for all else.
+//! A listener accepts one kind, never both: peers that speak the other way are cut off. All
+//! listeners of a server share one number of places for connections, which leaves descriptors for
+//! everything else.
 
 mod places;
 pub(crate) mod tls;
@@ -24,25 +25,25 @@ use crate::metrics::Metrics;
 use places::Full;
 pub(crate) use places::{Peers, Place, Places};
 
-/// The time that a peer may take for the handshake of TLS, in seconds. It has a connection's place
-/// meanwhile.
+/// The time that a peer may take for the TLS handshake, in seconds. It occupies a connection's
+/// place meanwhile.
 const HANDSHAKE_SECS: u64 = 10;
 
-/// Descriptors that no connection from outside gets: those of the process, of which 16 are open while
-/// nothing happens; the rest is for files that are open for a moment.
+/// Descriptors of the process that no outside connection gets. 16 of them are open while nothing
+/// happens; the others are for files that are open briefly.
 const DESCRIPTORS_OF_PROCESS: usize = 32;
-/// Those of each host: 13 for its files, its listener, its event loop, its link and the look at its
-/// thread; and 3 more while its link is made anew.
+/// Descriptors of each host: 13 for its files, its listener, its event loop, its link and the
+/// watchdog's look at its thread, and 3 more while its link is made anew.
 const DESCRIPTORS_OF_HOST: usize = 16;
-/// Those of the operator's commands at once, and as many of who reads the page of metrics: an eighth of
-/// what the server itself leaves, within these bounds.
+/// The most connections for the operator's commands, and the same number for readers of the metrics
+/// page: an eighth of what the server itself leaves, within these bounds.
 const TOOLS: RangeInclusive<usize> = 4..=64;
-/// Fewer connections are no use.
+/// A server with fewer connections would be useless.
 const CONNECTIONS_MIN: usize = 4;
-/// So few are likely to be a mistake.
+/// Fewer are probably a mistake.
 const CONNECTIONS_FEW: usize = 256;
 
-/// The reason that the peers of a listener that ends are told.
+/// The reason that peers get when a listener ends.
 const SHUTTING_DOWN: &str = "the server is shutting down";
 
 /// A listener whose peers get one bootstrap capability.
@@ -54,7 +55,7 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Starts to accept connections, by TLS if that is given.
+    /// Starts to accept connections, by TLS if an acceptor is given.
     pub(crate) fn start(
         socket: TcpListener,
         tls: Option<TlsAcceptor>,
@@ -83,13 +84,13 @@ impl Listener {
         listener
     }
 
-    /// Accepts no more connections; those that are open stay, if their peers read what waits for them.
+    /// Accepts no more connections; open ones stay, if their peers read what waits for them.
     pub(crate) fn finish(&self) {
         self.accepting.cancel();
         self.finishes.cancel();
     }
 
-    /// Ends all connections after what was sent on them has been written.
+    /// Ends all connections, after the messages sent on them were written.
     pub(crate) async fn disconnect(&self) {
         self.finish();
         self.connected.cancel();
@@ -98,7 +99,7 @@ impl Listener {
     }
 }
 
-/// The things with which every connection of a listener is served.
+/// The settings and counters for all connections of a listener.
 struct Serving {
     tls: Option<TlsAcceptor>,
     bootstrap: Client,
@@ -117,7 +118,7 @@ impl Serving {
             Full::OfPeer => (Limit::ConnectionsPerPeer, "too many connections from one address"),
         };
         self.metrics.limits.count(limit);
-        // By TLS that would be a handshake's work, which is what there was too much of.
+        // By TLS this would take a handshake, and there are too many of these already.
         if self.tls.is_none() {
             Connection::refuse(stream, reason);
         }
@@ -128,7 +129,7 @@ async fn accept(socket: TcpListener, serving: Rc<Serving>, tasks: TaskTracker) {
     loop {
         match socket.accept().await {
             Ok((stream, peer)) => match serving.peers.take(peer.ip()) {
-                // Ends with its connection.
+                // The task ends with its connection.
                 Ok(place) => drop(tasks.spawn_local(serve(stream, serving.clone(), place))),
                 Err(full) => serving.refuse(stream, full),
             },
@@ -138,7 +139,7 @@ async fn accept(socket: TcpListener, serving: Rc<Serving>, tasks: TaskTracker) {
 }
 
 async fn serve(stream: TcpStream, serving: Rc<Serving>, place: Place) {
-    // Without it answers come later, and no less.
+    // If this fails, answers only come a little later.
     let _ = stream.set_nodelay(true);
     let Some(tls) = &serving.tls else { return speak(stream, &serving, &place).await };
     let limit = Duration::from_secs(HANDSHAKE_SECS);
@@ -175,19 +176,19 @@ where
     }
 }
 
-/// The connections that a process may have.
+/// The most connections of each kind that a process may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ConnectionsMax {
-    /// Of Cap'n Proto.
+    /// Connections of Cap'n Proto.
     pub(crate) capnp: usize,
-    /// Of HTTP.
+    /// Connections of HTTP.
     pub(crate) http: usize,
-    /// Of the operator's commands, and of who reads the page of metrics.
+    /// Connections for the operator's commands, and as many for readers of the metrics page.
     pub(crate) tools: usize,
 }
 
 impl ConnectionsMax {
-    /// As many as the limit of open files leaves to a server with so many hosts.
+    /// The numbers that the limit of open files allows a server with this many hosts.
     ///
     /// # Errors
     /// A sentence, when that is too few to serve.
@@ -197,8 +198,8 @@ impl ConnectionsMax {
         Self::within(open, hosts)
     }
 
-    /// Neither kind takes the descriptors of the other, or those of all else: the storage, links between
-    /// hosts, the operator, and the page of metrics.
+    /// Divides the descriptors, so that no kind takes those of another, or those for everything
+    /// else: the storage, links between hosts, the operator, and the metrics page.
     fn within(open: usize, hosts: u16) -> Result<Self, String> {
         let own = DESCRIPTORS_OF_PROCESS + DESCRIPTORS_OF_HOST * usize::from(hosts);
         let tools = (open.saturating_sub(own) / 8).clamp(*TOOLS.start(), *TOOLS.end());
@@ -214,7 +215,7 @@ impl ConnectionsMax {
         }
     }
 
-    /// Says so in the log if there are few.
+    /// Warns in the log if there are few.
     pub(crate) fn warn_of_few(self) {
         let connections = self.capnp + self.http;
         if connections < CONNECTIONS_FEW {
@@ -226,7 +227,8 @@ impl ConnectionsMax {
     }
 }
 
-/// Accepting fails while the process has too many files open: trying again at once would spin.
+/// Waits after an error of accepting. Accepting keeps failing while the process has too many files
+/// open, and trying again at once would spin.
 pub(crate) async fn rest_after(error: &io::Error) {
     const REST: Duration = Duration::from_millis(100);
     tracing::warn!(%error, "can't accept a connection; trying again");

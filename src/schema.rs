@@ -1,4 +1,4 @@
-//! The generated code of all schemas: public ones from the client crate, all others from here.
+//! The generated code of all schemas: the public ones from the client crate, all others from here.
 
 macro_rules! generated {
     ($($name:ident)+) => {$(

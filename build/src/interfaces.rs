@@ -1,4 +1,4 @@
-//! Gives each generated client the names of its methods, because generated code can be called and can't be asked.
+//! Gives each generated client the names of its methods, which generated code alone can't tell.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ fn of_file(schemas: &GeneratorContext<'_>, file: &Path) -> capnp::Result<String>
     Ok(code)
 }
 
-/// Tells whether a node stands in the file, at any depth.
+/// Tells whether a node is in the file, at any depth.
 fn is_in(schemas: &GeneratorContext<'_>, node: node::Reader<'_>, file: u64) -> bool {
     let mut scope = node.get_scope_id();
     while scope != file {
@@ -73,7 +73,7 @@ fn implementation(
     for (interface, number, name) in methods {
         let _ = write!(listed, "({interface:#x}, {number}, {name:?}), ");
     }
-    // The code is included in a module of any name, so that paths begin behind the file's own.
+    // The code is included in a module of any name, so paths begin after the file's own scope.
     let module = schemas.scope_map[&node.get_id()][schemas.scope_map[&file].len()..].join("::");
     let (generics, bounds) = generics(schemas, node)?;
     let name = last_name(node)?;
@@ -84,7 +84,7 @@ fn implementation(
     ))
 }
 
-/// The parameters of a generic interface, those of the interfaces around it first.
+/// The parameters of a generic interface, starting with those of the interfaces around it.
 fn generics(
     schemas: &GeneratorContext<'_>,
     node: node::Reader<'_>,
@@ -104,7 +104,7 @@ fn generics(
     Ok((format!("<{}>", names.join(", ")), format!(" where {bounds}")))
 }
 
-/// Adds the methods of an interface, and then of those that it extends. One that it extends twice counts once.
+/// Adds the methods of an interface, and then of those that it extends, each interface once.
 fn add_of(schemas: &GeneratorContext<'_>, id: u64, methods: &mut Vec<Method>) -> capnp::Result<()> {
     let Some(&node) = schemas.node_map.get(&id) else { return Ok(()) };
     let node::Interface(interface) = node.which()? else { return Ok(()) };
@@ -121,7 +121,7 @@ fn add_of(schemas: &GeneratorContext<'_>, id: u64, methods: &mut Vec<Method>) ->
     Ok(())
 }
 
-/// The name of an interface without those around it.
+/// The name of an interface without the names of those around it.
 fn last_name(node: node::Reader<'_>) -> capnp::Result<&str> {
     let whole = node.get_display_name()?.to_str()?;
     Ok(whole.get(node.get_display_name_prefix_length() as usize..).unwrap_or(whole))

@@ -1,8 +1,9 @@
 //! Generates Rust code from Cap'n Proto schemas in a build script, mostly without the `capnp` tool.
 //!
-//! Beside the first schema, `schema/NAME.capnp`, lies `schema/NAME.request`: what the tool made of
-//! the schemas, and a hash of their texts. It is committed, so that only whoever changes a schema
-//! needs the tool. This crate never downloads a tool and never uses a request made from other texts.
+//! Next to the first schema, `schema/NAME.capnp`, lies `schema/NAME.request`: the tool's output for
+//! the schemas, and a hash of their texts. It is committed, so only developers who change a schema
+//! need the tool. This crate never downloads a tool, and never uses a request made from other
+//! texts.
 //!
 //! ```no_run
 //! // in `main` of build.rs
@@ -14,12 +15,13 @@
 //! capnp::generated_code!(mod counter_capnp);
 //! ```
 //!
-//! Beside what `capnpc` generates, each client implements `capstead_client::Interface`, by which grants name
-//! methods as the schema does. So a crate with generated code depends on `capnp` and on `capstead-client`.
+//! In addition to `capnpc`'s code, each client implements `capstead_client::Interface`, by which
+//! grants name methods as the schema does. So a crate with generated code depends on `capnp` and on
+//! `capstead-client`.
 //!
-//! A schema may `import "/capstead/facet.capnp"`, `"/capstead/http.capnp"`, `"/capstead/restorer.capnp"`
-//! and `"/capstead/sturdyref.capnp"`, whose code the crate `capstead_client` has.
-//! Every other schema that is imported must be among the files of the same call.
+//! A schema may `import "/capstead/facet.capnp"`, `"/capstead/http.capnp"`,
+//! `"/capstead/restorer.capnp"` and `"/capstead/sturdyref.capnp"`; the crate `capstead_client` has
+//! their code. Every other imported schema must be among the files of the same call.
 
 mod interfaces;
 mod public;
@@ -31,18 +33,18 @@ use std::path::{Path, PathBuf};
 
 /// Generates code for `files` into `OUT_DIR`: `schema/counter.capnp` becomes `counter_capnp.rs`.
 ///
-/// Paths are relative to the package. The files lie in one folder, which is left out of the names of
-/// the generated files. Meant for build scripts: on an error it prints one sentence and exits with
-/// status 1.
+/// Paths are relative to the package. All files are in one folder, which is left out of the names
+/// of the generated files. This is meant for build scripts: on an error it prints one sentence and
+/// exits with status 1.
 pub fn compile(files: &[&str]) {
     Schemas::new(files).compile();
 }
 
-/// Asks whether the committed request still stands for `files`.
+/// Checks whether the committed request still matches `files`.
 ///
-/// Meant for a test. The code is generated twice, from the committed request and from a new one by
-/// the installed tool, and compared as Rust code, because the bytes of requests differ between
-/// versions of the tool.
+/// This is meant for a test. The code is generated twice, from the committed request and from a new
+/// one made by the installed tool, and compared as Rust code, because the bytes of requests differ
+/// between versions of the tool.
 ///
 /// # Errors
 /// A file can't be read, the tool refuses a schema, or the committed request can't be understood.
@@ -50,18 +52,19 @@ pub fn check(files: &[&str]) -> Result<Freshness, Error> {
     Schemas::new(files).check()
 }
 
-/// The state of a committed request, as [`check`] finds it.
+/// The state of a committed request, as found by [`check`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {
     /// The committed request belongs to the schemas, and the installed tool agrees.
     Current,
-    /// The committed request belongs to the schemas; no `capnp` tool is there to confirm its content.
+    /// The committed request belongs to the schemas; no `capnp` tool is there to confirm its
+    /// content.
     Unconfirmed,
-    /// The committed request is missing, belongs to other texts, or yields other code.
+    /// The committed request is missing, belongs to other texts, or gives other code.
     Stale,
 }
 
-/// Schemas that are compiled together, with the one option that [`compile`] has no room for.
+/// Schemas that are compiled together, with the one option that [`compile`] doesn't have.
 #[derive(Clone, Debug)]
 pub struct Schemas {
     files: Vec<PathBuf>,
@@ -69,7 +72,7 @@ pub struct Schemas {
 }
 
 impl Schemas {
-    /// `files` with the request beside the first of them.
+    /// Schemas in `files`, with the request next to the first of them.
     ///
     /// # Panics
     /// If `files` is empty.
@@ -101,7 +104,7 @@ impl Schemas {
     /// Does what the free function [`check`] does.
     ///
     /// # Errors
-    /// As there.
+    /// As for that.
     pub fn check(&self) -> Result<Freshness, Error> {
         let Some(committed) = request::read(&self.request)? else { return Ok(Freshness::Stale) };
         if !committed.belongs_to(&request::hash(&self.files)?) {
@@ -130,7 +133,7 @@ impl Schemas {
         tool::generate(&message, out, &self.files).map(drop)
     }
 
-    /// Makes the request anew with the tool, and leaves it beside the schema to be committed.
+    /// Makes the request again with the tool, and leaves it next to the schema to be committed.
     fn renew(&self, hash: &request::Hash, scratch: &Path) -> Result<Vec<u8>, Error> {
         if !tool::is_installed() {
             return Err(Error::new(format!(
@@ -151,7 +154,7 @@ impl Schemas {
     }
 }
 
-/// Why no code could be generated: one sentence for the person who builds.
+/// The reason why no code could be generated: one sentence for the developer who runs the build.
 #[derive(Debug)]
 pub struct Error(String);
 
@@ -190,7 +193,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Nothing depends on it: a leftover is in the folder for temporary files.
+        // A failure does no harm: the leftovers are in the folder for temporary files.
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }

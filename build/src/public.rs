@@ -1,6 +1,6 @@
 //! The public schemas of Capstead, embedded so that a user's schema can import them.
 //!
-//! They are written to a folder for the tool; their Rust code is never generated here, because the
+//! They are written to a folder for the tool. Their Rust code is never generated here, because the
 //! crate `capstead_client` has it.
 
 use crate::Error;
@@ -13,8 +13,7 @@ const PUBLIC: [(&str, &str); 4] = [
     ("sturdyref.capnp", include_str!("../../schema/sturdyref.capnp")),
 ];
 
-/// The schema that defines `-> stream`. Some packages of the tool come
-/// without it.
+/// The schema that defines `-> stream`. Some packages of the tool don't include it.
 const STREAM: &str = "@0x86c366a91393f3f8;\nstruct StreamResult @0x995f9a3377c0b16e {}\n";
 
 /// Writes the schemas below `folder`; returns the folder to be searched for absolute imports.
@@ -33,7 +32,7 @@ fn write_file(folder: &Path, name: &str, text: &str) -> Result<(), Error> {
     std::fs::write(&path, text).map_err(|cause| Error::at("write", &path, cause))
 }
 
-/// The file ids whose code is in the crate `capstead_client`.
+/// The ids of the files whose code is in the crate `capstead_client`.
 pub(crate) fn ids() -> impl Iterator<Item = u64> {
     PUBLIC.iter().map(|(name, text)| {
         file_id(text).unwrap_or_else(|| panic!("the embedded schema {name} has no file id"))

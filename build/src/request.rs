@@ -1,13 +1,14 @@
-//! The committed request: the tool's message, then a hash of the texts that it was made from.
+//! The committed request: the tool's message, followed by a hash of the texts that it was made
+//! from.
 //!
-//! Readers of Cap'n Proto messages stop at the end of the message, so the hash behind it harms none
-//! of them. Nothing here interprets the message.
+//! Readers of Cap'n Proto messages stop at the end of the message, so the hash after it does no
+//! harm. Nothing here interprets the message.
 
 use crate::Error;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
-/// SHA-256 over the texts of the schemas, in order.
+/// A SHA-256 of the schemas' texts, in order.
 pub(crate) type Hash = [u8; 32];
 
 /// The content of a request file.
@@ -32,7 +33,7 @@ impl Request {
 
 /// Hashes the texts of `files`, each preceded by its length.
 ///
-/// Carriage returns are left out: a checkout on Windows may add them.
+/// Carriage returns are left out, because a checkout on Windows may add them.
 pub(crate) fn hash(files: &[PathBuf]) -> Result<Hash, Error> {
     let mut hash = Sha256::new();
     for path in files {
@@ -56,7 +57,7 @@ pub(crate) fn read(path: &Path) -> Result<Option<Request>, Error> {
     Ok(Some(Request { message, hash }))
 }
 
-/// Writes a request file, unless that is what it holds already.
+/// Writes a request file, unless it already has this content.
 pub(crate) fn write(path: &Path, message: &[u8], hash: &Hash) -> Result<(), Error> {
     let content = [message, hash].concat();
     if std::fs::read(path).is_ok_and(|present| present == content) {

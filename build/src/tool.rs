@@ -17,7 +17,7 @@ pub(crate) fn is_installed() -> bool {
 
 fn command() -> Command {
     let mut command = Command::new(TOOL);
-    // The tool warns when this variable and the real folder differ, which they may in a build.
+    // The tool warns when this variable and the real folder differ, as they may in a build.
     command.env_remove("PWD");
     command
 }
@@ -54,7 +54,7 @@ pub(crate) fn generate(
     files.iter().map(|file| read_code(&out.join(generated_name(file)))).collect()
 }
 
-/// The tool leaves this folder out of the names of the files that it was asked for.
+/// The folder that the tool leaves out of the names of its files.
 fn folder(files: &[PathBuf]) -> Result<&Path, Error> {
     let folder = files[0].parent();
     if let Some(other) = files.iter().find(|file| file.parent() != folder) {
@@ -78,7 +78,7 @@ fn read_code(path: &Path) -> Result<String, Error> {
     Ok(lasting.flat_map(|line| [line, "\n"]).collect())
 }
 
-/// Cargo shows one line of an error.
+/// Cargo shows only one line of an error.
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -1,12 +1,12 @@
 //! A client's own callbacks: capabilities on which calls start in the order in which they are made.
 //!
-//! capnp-rpc's own local capability starts a call when its promise is first polled, or never if
-//! nobody polls it. That goes unnoticed while a peer makes the calls, since the connection polls
-//! them at once. A callback that comes home from the peer is called by the client's own code, and
-//! then its calls would start in the order of polls.
+//! capnp-rpc's own local capability starts a call when its promise is first polled, and never if
+//! the promise isn't polled. That doesn't matter while a peer makes the calls, since the connection
+//! polls them at once. But when a callback comes home from the peer, the client's own code calls
+//! it, and then calls would start in the order of polls.
 //!
-//! Here a call is in the [queue](queue) of its capability as soon as it is made. No method ever runs
-//! within the code that makes the call, which may hold borrows that the method needs.
+//! Here a call enters the [queue](queue) of its capability as soon as it is made. No method ever
+//! runs inside the code that makes the call, which may hold borrows that the method needs.
 
 mod answer;
 mod body;
@@ -22,24 +22,24 @@ use answer::{Answer, Call, Reply};
 use body::Body;
 use queue::Queue;
 
-/// Creates a capability to `server`, the client's callback, for objects to call.
+/// Creates a capability for `server`, the client's callback, which objects can call.
 ///
-/// Calls on it, through all of its clones, start in the order in which they are made, also when it
-/// comes back to this client, which then calls it itself. A call that was made starts, though nobody
-/// polls its promise or it is dropped; it runs to its end, though its caller or the connection is
-/// gone. Methods interleave where they await; none runs within the code that makes the call. A method
-/// that fails or panics ends its own call only, a `-> stream` method too, and doesn't hold later
-/// calls up.
+/// Calls on it and on all its clones start in the order in which they are made. That holds also
+/// when the capability comes back to this client, which then calls it directly. A call starts even
+/// if its promise is never polled or is dropped; it runs to its end even if its caller or the
+/// connection is gone. Methods interleave where they await; none runs inside the code that makes
+/// the call. A method that fails or panics ends only its own call, even a `-> stream` method, and
+/// doesn't hold up later calls.
 ///
-/// Calls that are pipelined on a call here start in order, after that has answered or has called
-/// `set_pipeline`.
+/// Calls that are pipelined on a call here start in order, once that call has answered or has
+/// called `set_pipeline`.
 ///
-/// A callback that comes home in a response is the callback itself. If something was called on the
-/// promised result before it came, the way of these calls goes on over the peer, and later ones on the
-/// same stub take it too, in order.
+/// A callback that comes home in a response is the callback itself. If calls were made on the
+/// promised result before the response came, these go through the peer, and later calls on the same
+/// stub do too, in order.
 ///
-/// [`capnp_rpc::new_client`] makes a capability too, but its calls start when their promises are polled, or
-/// never.
+/// [`capnp_rpc::new_client`] makes a capability too, but its calls start when their promises are
+/// polled, or never.
 ///
 /// ```
 /// use std::rc::Rc;
@@ -68,15 +68,15 @@ use queue::Queue;
 /// }
 /// ```
 ///
-/// Calls need `#[tokio::main(flavor = "local")]`, a [`LocalRuntime`](tokio::runtime::LocalRuntime) or
-/// a [`LocalSet`](tokio::task::LocalSet). Outside of these they fail and say so, and so do those that
-/// had not started when it ended.
+/// Calls need `#[tokio::main(flavor = "local")]`, a [`LocalRuntime`](tokio::runtime::LocalRuntime)
+/// or a [`LocalSet`](tokio::task::LocalSet). Outside of these they fail with an error that says so,
+/// and so do calls that had not started when the runtime ended.
 pub fn capability<C: FromServer<S>, S: 'static>(server: Rc<S>) -> C {
     FromClientHook::new(Hook::wrap(Queue::of_server(C::from_server(server))))
 }
 
-/// Its address is the brand of these hooks. It is never that of a connection, so capnp-rpc never
-/// takes one of them for its own.
+/// The address of this is the brand of these hooks. It is never the brand of a connection, so
+/// capnp-rpc never mistakes one of them for its own.
 static BRAND: u8 = 0;
 
 fn brand() -> usize {
@@ -127,7 +127,7 @@ impl ClientHook for Hook {
         self.0.address()
     }
 
-    /// Always none, for promises too: the path of a capability never changes, so its calls can't
+    /// Always `None`, for promises too: the path of a capability never changes, so its calls can't
     /// overtake each other.
     fn get_resolved(&self) -> Option<Box<dyn ClientHook>> {
         None
@@ -173,7 +173,7 @@ impl RequestHook for Outgoing {
         Promise::from_future(async move { sent.await.map(drop) })
     }
 
-    /// None: this isn't a call of a connection, so it is sent in the ordinary way.
+    /// Always `None`: this isn't a call of a connection, so it is sent in the ordinary way.
     fn tail_send(self: Box<Self>) -> Option<(u32, Promise<(), Error>, Box<dyn PipelineHook>)> {
         None
     }

@@ -1,8 +1,8 @@
 //! One connection to another vat: the only place that wires an `RpcSystem`.
 //!
-//! A task on the current thread drives each connection. Whatever happens in it, also a panic, ends
-//! that connection only, and every call that was on its way fails. The RPC system is never just
-//! dropped, because then its callers would wait for ever.
+//! A task on the current thread drives each connection. A failure in it, even a panic, ends only
+//! that connection and fails its calls on their way. The RPC system is never simply dropped,
+//! because then its callers would never get an answer.
 
 use crate::guard::budget::Budget;
 use crate::guard::limits::{Bites, Limits};
@@ -28,21 +28,21 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Sleep;
 
-/// The time in which a connection that broke a rule writes its last bytes and the peer may read them, in seconds.
+/// The time for a connection that broke a rule to write its end, and for the peer to read it.
 const LAST_WRITE_SECS: u64 = 1;
 
-/// The time in which the peer of one that ends in order has to read some of them, in seconds. Those who read
-/// megabytes a second show it only that often: the system takes as many for them at once.
+/// The time in which the peer of a connection that ends in order has to read something more. A peer
+/// that reads megabytes a second shows no progress more often, because the system buffers as many.
 const PROGRESS_SECS: u64 = 2;
 
-/// The time in which it has to read all of them, in as many such times.
+/// The time in which that peer has to read everything, in multiples of `PROGRESS_SECS`.
 const PROGRESSES_MAX: u32 = 5;
 
-/// The number of times that an RPC system that is over is polled to tell its callers: it takes a
-/// few polls. What a server in it does by itself could go on for ever.
+/// The most polls in which an RPC system that has ended tells its callers. That takes a few; the
+/// code of a server in it might ask for more without end.
 const LAST_POLLS_MAX: usize = 1024;
 
-/// A connection to another vat. Clones are handles to the same one.
+/// A connection to another vat. Clones are handles to the same connection.
 ///
 /// When the last handle is dropped the connection ends, and with it all capabilities that came
 /// through it.
@@ -57,17 +57,17 @@ struct Inner {
     bootstrap: Client,
 }
 
-/// The state that the handles and the task of a connection share.
+/// The state that a connection's handles and task share.
 struct Status {
-    /// A handle asked for the end.
+    /// A handle has asked for the end.
     stop: Cell<bool>,
-    /// The end is near: the peer has to read without a rest.
+    /// The server ends soon: the peer has to keep reading.
     hurries: Cell<bool>,
     /// The reason that is sent to the peer, if a handle gave one.
     reason: RefCell<Option<Error>>,
     /// The task, while it isn't running.
     task: RefCell<Option<Waker>>,
-    /// Why the connection is over, once it is.
+    /// The reason why the connection ended, once it has.
     end: watch::Sender<Option<Error>>,
 }
 
@@ -88,7 +88,8 @@ impl Status {
 impl Connection {
     /// Speaks Cap'n Proto over `stream`, and offers `bootstrap` to the peer.
     ///
-    /// The `Side` is `Client` for whoever dialled. On TCP the caller switches Nagle's delay off.
+    /// The `Side` is `Client` for the side that dialled. On TCP the caller disables Nagle's
+    /// algorithm.
     ///
     /// # Errors
     /// Outside of `#[tokio::main(flavor = "local")]`, a `LocalRuntime` and a `LocalSet`, where
@@ -106,8 +107,8 @@ impl Connection {
         Self::over(Rc::new(RefCell::new(state)), side, bootstrap)
     }
 
-    /// Serves `bootstrap` to a peer that nobody knows until a call of it succeeds; counts in `bites` which
-    /// limits bit, and in `budget` what the connection holds.
+    /// Serves `bootstrap` to a peer that is a stranger until one of its calls succeeds. Counts in
+    /// `bites` the limits that were hit, and in `budget` the memory that the connection holds.
     ///
     /// # Errors
     /// As [`Connection::new`].
@@ -125,7 +126,8 @@ impl Connection {
         Self::over(Rc::new(RefCell::new(state)), Side::Server, Some(bootstrap))
     }
 
-    /// As [`Connection::new`], for one of several connections that pass on to each other what they read.
+    /// As [`Connection::new`], for one of several connections that pass on to each other the
+    /// messages that they read.
     ///
     /// # Errors
     /// As [`Connection::new`].
@@ -144,9 +146,9 @@ impl Connection {
         Self::over(Rc::new(RefCell::new(state)), side, bootstrap)
     }
 
-    /// Tells a peer that it is not served, and why, as far as it listens at once. No call of it begins.
+    /// Tells a peer why it is not served, without waiting for it to read. None of its calls begins.
     pub fn refuse(stream: TcpStream, reason: &str) {
-        // Nothing was written before, so that there is room.
+        // Nothing was written before, so there is room.
         let abort = abort(&Reason::NotBegun.error(reason).extra);
         let _ = stream.try_write(&capnp::serialize::write_message_to_words(&abort));
     }
@@ -188,49 +190,50 @@ impl Connection {
             last_written: (0, 0),
             over: None,
         };
-        // It ends when the last handle is dropped, or the peer goes.
+        // The task ends when the last handle is dropped, or the peer disconnects.
         spawn(task)?;
         Ok(Self { inner: Rc::new(Inner { status, bootstrap: peers }) })
     }
 
-    /// The peer's bootstrap capability, as a `C`. On the side that accepted it is a broken one: only
-    /// the dialling side can ask.
+    /// The peer's bootstrap capability, as a `C`. On the side that accepted the connection it is
+    /// broken: only the dialling side can ask for one.
     ///
-    /// Calls may be made on it at once. Don't await its `when_resolved`, which never comes.
+    /// Calls may be made on it at once. Don't await its `when_resolved`, which never completes.
     pub fn bootstrap<C: FromClientHook>(&self) -> C {
         C::new(self.inner.bootstrap.hook.clone())
     }
 
-    /// As [`disconnect`](Self::disconnect), and tells the peer why. Those of its calls that were read and have
-    /// no answer fail with `reason`; all others, also those that it makes later, with `not-begun:` before it,
-    /// since they had no effect.
+    /// As [`disconnect`](Self::disconnect), and tells the peer why. Its calls that were read and
+    /// not answered fail with `reason`; all others, later ones too, had no effect, and fail with
+    /// `not-begun:` before it.
     pub async fn disconnect_because(&self, reason: &str) {
         self.inner.status.reason.replace(Some(Error::disconnected(reason.into())));
         self.disconnect().await;
     }
 
-    /// Gives a peer that reads nothing of what waits for it two seconds from now on, whatever the limit was: its
-    /// server is about to end.
+    /// The server ends soon: a peer that reads nothing of what waits for it now has two seconds at
+    /// most.
     #[doc(hidden)] // for the server
     pub fn hurry(&self) {
         self.inner.status.hurries.set(true);
         self.inner.status.wake();
     }
 
-    /// Ends the connection: calls on their way fail as `disconnected`. Returns when that is done.
+    /// Ends the connection: calls on their way fail as `disconnected`. Returns when that has
+    /// happened.
     pub async fn disconnect(&self) {
         self.inner.status.stop();
         self.closed().await;
     }
 
-    /// Waits for the end of the connection, and says why it came.
+    /// Waits for the end of the connection, and returns its reason.
     pub async fn closed(&self) -> Error {
         let mut end = self.inner.status.end.subscribe();
         let end = end.wait_for(Option::is_some).await.map(|end| end.clone());
         end.ok().flatten().unwrap_or_else(|| Error::disconnected("the connection is over".into()))
     }
 
-    /// Tells whether the connection is over.
+    /// Tells whether the connection has ended.
     pub fn is_closed(&self) -> bool {
         self.inner.status.stop.get() || self.inner.status.end.borrow().is_some()
     }
@@ -259,24 +262,24 @@ pub(crate) fn spawn(task: impl Future<Output = ()> + 'static) -> capnp::Result<(
     catch_unwind(AssertUnwindSafe(|| drop(tokio::task::spawn_local(task)))).map_err(outside)
 }
 
-/// Drives one connection: reads and handles what comes, then writes what was made of it.
+/// Drives one connection: reads and handles messages, then writes those made in response.
 struct Task<S: AsyncRead + AsyncWrite + Unpin + 'static> {
-    /// Taken after a panic on its way out.
+    /// Taken after a panic while the connection was ending.
     rpc: Option<RpcSystem<Side>>,
-    /// Taken when the RPC system was told to end.
+    /// Taken when the RPC system is told to end.
     disconnector: Option<Disconnector<Side>>,
     state: Rc<RefCell<State<S>>>,
     status: Rc<Status>,
     watchdog: Watchdog,
-    /// Nothing more is sent, and nobody waits any more.
+    /// Nothing more is sent, and all callers have been told.
     has_let_go: bool,
     /// Runs while the peer is a stranger.
     stranger: Option<Pin<Box<Sleep>>>,
-    /// Runs from when the connection is over.
+    /// Runs from the time at which the connection begins to end.
     last_write: Option<Pin<Box<Sleep>>>,
-    /// The number of times that it ran, and the bytes that were out when the last of them began.
+    /// The runs of `last_write` so far, and the bytes written when the last one began.
     last_written: (u32, u64),
-    /// All is written: why the connection is over, while the peer reads it.
+    /// The reason of the end, while the peer reads the last bytes; all of them are written.
     over: Option<Error>,
 }
 
@@ -295,7 +298,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Task<S> {
         }
         this.poll_rpc(cx);
         if this.status.stop.get() {
-            // Else the RPC system tells the peer that it was asked to end.
+            // Without this the RPC system would tell the peer that it was asked to end.
             if let Some(reason) = this.status.reason.take() {
                 this.state.borrow_mut().end_in_order(reason);
             }
@@ -310,10 +313,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Task<S> {
             }
             this.let_go();
             if !this.state.borrow().owes_reason() {
-                // The time to write was another.
+                // That timer was for writing; reading gets one of its own.
                 this.last_write = None;
             }
-            // Nobody is to use it meanwhile.
+            // From here on no handle may use the connection.
             this.status.stop.set(true);
             this.over = Some(reason);
             return this.poll_over(cx);
@@ -339,29 +342,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Task<S> {
             return;
         }
         if self.disconnector.is_some() {
-            // First of all, because the RPC system would tell the peer that it was asked to end.
+            // First, because otherwise the RPC system would tell the peer that it was asked to end.
             let reason = "the connection failed by a panic".into();
             self.state.borrow_mut().give_up(Error::disconnected(reason));
             return self.end_rpc();
         }
-        // It can't even tell its callers.
+        // The RPC system can't even tell its callers.
         let rpc = self.rpc.take();
-        // A destructor of user code may panic again: the connection is over in any case.
+        // A destructor of user code may panic again; the connection ends in any case.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(rpc)));
     }
 
-    /// Tells the RPC system to fail all calls that are on their way. Does nothing the second time.
+    /// Tells the RPC system to fail all calls on their way. Does nothing the second time.
     fn end_rpc(&mut self) {
         let Some(mut disconnector) = self.disconnector.take() else { return };
         let mut nobody = Context::from_waker(Waker::noop());
-        // All of it happens in the first poll, and what user code may throw in it changes nothing.
+        // All of it happens in the first poll. A panic of user code in there changes nothing.
         let _ = catch_unwind(AssertUnwindSafe(|| {
             drop(Pin::new(&mut disconnector).poll(&mut nobody));
         }));
     }
 
-    /// The RPC system tells its callers in tasks of its own, which run only while it is polled. Whoever
-    /// holds the pipeline of a call would wait for the end of the call for ever.
+    /// Polls the RPC system until it has told its callers, which it does in tasks that run only
+    /// then. Else a caller that holds a call's pipeline would never learn that the call has ended.
     fn run_out(&mut self) {
         let woken = Arc::new(Woken(AtomicBool::new(true)));
         let waker = Waker::from(woken.clone());
@@ -373,8 +376,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Task<S> {
         }
     }
 
-    /// Fails all calls that are on their way, and lets go of everything but the stream, as soon as nothing more
-    /// will be sent: answers that still come would be kept for nobody until the last bytes are out.
+    /// Fails all calls on their way and drops everything but the stream, once nothing more will be
+    /// sent: answers that still come would only take memory until the last bytes are written.
     fn let_go(&mut self) {
         if std::mem::replace(&mut self.has_let_go, true) {
             return;
@@ -382,7 +385,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Task<S> {
         self.end_rpc();
         self.run_out();
         let held = self.state.borrow_mut().forget();
-        // Whatever goes with it may come back here, and may panic as user code does.
+        // Dropping this may call back into this file, and may panic as any user code can.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(held)));
     }
 
@@ -396,7 +399,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Task<S> {
         });
     }
 
-    /// Waits until the peer has read the reason and closed its side, for a limited time.
+    /// Waits for a limited time until the peer has read the reason and closed its side.
     fn poll_over(&mut self, cx: &mut Context) -> Poll<()> {
         let limit = Duration::from_secs(LAST_WRITE_SECS);
         let sleep = self.last_write.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
@@ -421,14 +424,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Task<S> {
         }
     }
 
-    /// A peer that doesn't read can't keep a connection that is over.
+    /// Ends the last write after its time, so that a peer that doesn't read can't keep a connection
+    /// that is ending.
     fn poll_last_write(&mut self, cx: &mut Context) -> Poll<()> {
         let Some(reason) = self.state.borrow().closing().cloned() else { return Poll::Pending };
         self.let_go();
         let (limit, written) = {
             let state = self.state.borrow();
             let secs = if state.owes_reason() { LAST_WRITE_SECS } else { PROGRESS_SECS };
-            // Who had to hurry and didn't has had the time.
+            // A peer that was hurried and didn't read has had its time.
             let secs = if state.owes_reason() && state.is_hurried() { 0 } else { secs };
             (Duration::from_secs(secs), state.written())
         };
@@ -451,7 +455,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Task<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Drop for Task<S> {
-    /// The runtime may end first; whoever waits for an answer is told even then.
+    /// The runtime may end before the connection; callers that wait for an answer are told even
+    /// then.
     fn drop(&mut self) {
         let ended = || Error::disconnected("the task of the connection ended".into());
         let reason = self.over.take().unwrap_or_else(ended);
@@ -459,7 +464,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Drop for Task<S> {
     }
 }
 
-/// Notes that something became ready meanwhile.
+/// Notes that something became ready during a poll.
 struct Woken(AtomicBool);
 
 impl Wake for Woken {
@@ -468,14 +473,14 @@ impl Wake for Woken {
     }
 }
 
-/// Sees that what is watched changes in time. It has a timer only while something is watched.
+/// Checks that a watched value changes in time. It has a timer only while it watches one.
 #[derive(Default)]
 struct Watchdog {
     watched: Option<(Watched, Pin<Box<Sleep>>)>,
 }
 
 impl Watchdog {
-    /// Says what didn't change in its time.
+    /// Returns a value that didn't change in its time.
     fn poll(&mut self, now: Option<Watched>, cx: &mut Context) -> Option<Watched> {
         let Some(now) = now else {
             self.watched = None;

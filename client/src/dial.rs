@@ -1,6 +1,6 @@
 //! Connections to addresses: in the clear on this machine, by TLS everywhere.
 //!
-//! Whatever an address claims, nothing is sent in the clear to another machine.
+//! Nothing is ever sent in the clear to another machine, no matter what an address claims.
 
 use crate::connection::Connection;
 use crate::guard::limits::Limits;
@@ -14,19 +14,19 @@ use std::io;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// The time that an address may take to answer, in seconds, and then to prove whom it belongs to.
-/// An address that swallows everything is given up then, long before the operating system does; the
-/// first SYN lost is sent again after one.
+/// The time that a listener may take to answer, and then again to prove its cluster, in seconds. An
+/// address that swallows all packets is given up then, long before the operating system would. A
+/// lost first SYN is sent again after one second.
 const DIAL_SECS: u64 = 4;
 
 impl Connection {
-    /// Connects to `address`, `host:port`, on this machine, with [`Limits::of_dialler`], and offers nothing
-    /// there.
+    /// Connects to `address`, `host:port`, on this machine, with [`Limits::of_dialler`], and offers
+    /// no capability there.
     ///
     /// # Errors
-    /// Nobody answers at the address within four seconds, or no [`spawn_local`](tokio::task::spawn_local) is
-    /// possible here. `failed` if the address isn't a loopback one: only [`dial_tls`](Self::dial_tls) goes
-    /// there.
+    /// Nothing answers at the address within four seconds, or
+    /// [`spawn_local`](tokio::task::spawn_local) is not possible here. `failed` if the address
+    /// isn't a loopback one: only [`dial_tls`](Self::dial_tls) connects to others.
     pub async fn dial(address: &str) -> capnp::Result<Self> {
         let elsewhere = || Error::failed(format!("{address} is not this machine: TLS is needed"));
         if !is_loopback(address) {
@@ -40,12 +40,13 @@ impl Connection {
         Self::new(stream, Side::Client, None, Limits::of_dialler())
     }
 
-    /// As [`dial`](Self::dial), anywhere, by TLS: the server proves that it belongs to `cluster` before anything
-    /// is sent to it. The cluster of a reference is [`Sturdyref::cluster`](crate::sturdyref::Sturdyref::cluster).
+    /// As [`dial`](Self::dial), to any machine, by TLS: the server proves that it belongs to
+    /// `cluster` before it is sent anything. The cluster of a reference is
+    /// [`Sturdyref::cluster`](crate::sturdyref::Sturdyref::cluster).
     ///
     /// # Errors
-    /// Nobody answers at the address within four seconds, or proves it within as many; or no
-    /// [`spawn_local`](tokio::task::spawn_local) is possible here.
+    /// Nothing answers at the address within four seconds, or it doesn't prove its cluster within
+    /// four more; or [`spawn_local`](tokio::task::spawn_local) is not possible here.
     pub async fn dial_tls(address: &str, cluster: ClusterId) -> capnp::Result<Self> {
         let stream = connect(address).await?;
         let proving = tls::connect(stream, address, cluster);
@@ -92,7 +93,7 @@ mod tests {
         assert!(error.extra.contains("no answer within 4s"), "{error}");
     }
 
-    // Names but `localhost` may lead anywhere, and none of these is even asked for.
+    // All names but `localhost` may lead anywhere, and none of these is even resolved.
     #[tokio::test(flavor = "local")]
     async fn nothing_but_this_machine_is_dialled_in_the_clear() {
         for address in [

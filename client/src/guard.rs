@@ -1,21 +1,21 @@
 //! The guard between the wire and the RPC system, and the only `VatNetwork`.
 //!
-//! The RPC system trusts its peer too far: it has no limits, and a `Finish` that comes before the
-//! `Return` makes it forget the call without answering, so that both ends keep its number for ever.
-//! The guard looks at each message once, in passing. It holds such a `Finish` back until the `Return` is
-//! out. Over a soft limit it lets calls wait, and what comes behind them; when enough waits it reads no
-//! more, so that the peer can't send. What no honest peer sends, and what goes over a hard limit, ends
-//! the connection here.
+//! The RPC system trusts its peer too far. It has no limits, and a `Finish` before the `Return`
+//! makes it forget the call unanswered, so that the call's number stays in use at both ends. So the
+//! guard looks at each message once, in passing, and holds such a `Finish` back until the `Return`
+//! is out. Over a soft limit, calls wait and the messages after them; when enough waits it stops
+//! reading, so that the peer can't send. Messages that no honest peer sends, or over a hard limit,
+//! end the connection.
 //!
-//! It also speaks those parts of the protocol that the RPC system doesn't, or not well: promises
-//! ([`receiving`]), [reflected calls](reflections), [pipelined calls](pipelines), [results that come home](kept), and
-//! [messages that are too large](outgoing).
+//! It also speaks those parts of the protocol that the RPC system doesn't: promises
+//! ([`receiving`]), [reflected calls](reflections), [pipelined calls](pipelines), [results that
+//! come home](kept), and [too large messages](outgoing).
 //!
 //! **Invariant:** a held `Finish` is delivered before any later message.
-//! **Invariant:** messages are delivered in the order in which they came, except that a `Return` may
-//! overtake what waits and doesn't concern it.
-//! **Invariant:** the path of a capability never changes: no `Resolve` is sent, and none that comes has
-//! an effect. So each way from vat to vat is first in, first out, and calls keep their order on it.
+//! **Invariant:** messages are delivered in the order in which they came, except that a `Return`
+//! may overtake waiting messages that don't concern it.
+//! **Invariant:** a capability's path never changes: no `Resolve` is sent, and a received one has
+//! no effect. So each way from vat to vat is first in, first out, and calls keep their order.
 
 pub(crate) mod budget;
 pub(crate) mod callers;
@@ -68,17 +68,17 @@ use tables::Tables;
 use tokio::io::{AsyncRead, AsyncWrite};
 pub(crate) use watch::Watched;
 
-/// About the least that a capability takes which the peer holds.
+/// Roughly the least memory that a capability held by the peer takes.
 const EXPORT_BYTES: usize = 512;
 
 type Message = Box<dyn IncomingMessage>;
 
-/// The things that the RPC system gets before anything else.
+/// The inputs that the RPC system gets before any other.
 enum Ready {
     Message(Message),
-    /// One that was changed, and is checked when its turn comes.
+    /// A message that was changed, and is checked when its turn comes.
     Changed(Changed),
-    /// The `Finish` of a call that is answered now.
+    /// The `Finish` of a call that is answered by now.
     Finish(Incoming),
     /// The answer to a call of ours that was reflected.
     Reflected(Answered),
@@ -89,41 +89,42 @@ pub(crate) struct State<S> {
     wire: Wire<S>,
     limits: Limits,
     bites: Arc<Bites>,
-    /// This connection's share of the budget that all connections have together.
+    /// This connection's share of the budget of all connections.
     share: Share,
     /// Set until one of the peer's calls succeeds, which takes a reference.
     is_stranger: bool,
     tables: Tables,
-    /// Messages that came and wait for a soft limit.
+    /// Received messages that wait for a soft limit.
     queue: Queue,
-    /// So much waits that nothing more is read, for now.
+    /// So much waits that reading has stopped for now.
     pauses: bool,
     ready: VecDeque<Ready>,
     pipelines: Pipelines,
     reflections: Reflections,
     replaced: Replaced,
     kept: Kept,
-    /// The bytes that the peer has to read, for whoever starts its calls.
+    /// The bytes for the peer to read, for the code that starts its calls.
     outlet: Rc<Outlet>,
-    /// Those whose calls another part of this system passes on, each with an outlet of its own.
+    /// The callers whose calls another part of this system passes on, each with an outlet of its
+    /// own.
     callers: Callers,
-    /// Its part of what is to be sent by all connections that pass on to each other, if it is one of these.
+    /// Its part of the unsent bytes of several connections that pass on to each other.
     relayed: Option<Part>,
-    /// Messages both ways, and answers that went out, since the beginning.
+    /// Messages both ways, and answers sent, since the connection began.
     messages: u64,
     answered: u64,
-    /// Whoever waits for a message.
+    /// The waker of the task that waits for a message.
     reader: Option<Waker>,
     /// The task that drives the connection, unless it is running: it writes after each poll.
     driver: Option<Waker>,
-    /// Why reading fails from now on.
+    /// The error with which reading fails from now on.
     broken: Option<Error>,
-    /// Why nothing more can be sent, while answers still come.
+    /// The reason why nothing more can be sent, while answers still come.
     unwritable: Option<Error>,
-    /// Why the RPC system gave the connection up.
+    /// The reason why the RPC system gave the connection up.
     closing: Option<Error>,
     farewell: ending::Farewell,
-    /// The little time that the peer has to read, if the end is near.
+    /// The time that the peer has to read something, if the end is near.
     hurry: Option<Duration>,
 }
 
@@ -158,7 +159,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
     }
 
-    /// The same for a peer that nobody knows yet, on a connection that counts with others.
+    /// The state for a peer that is a stranger, on a connection that shares a budget.
     pub(crate) fn of_stranger(mut self, budget: Budget) -> Self {
         self.share = Share::of(budget);
         self.is_stranger = true;
@@ -166,19 +167,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         self
     }
 
-    /// The same for a connection that passes on what it reads to the others of these, and they to it.
+    /// The state for one of several connections that pass on to each other the messages they read.
     pub(crate) fn one_of(mut self, all: Relayed) -> Self {
         self.relayed = Some(Part::of(all));
         self
     }
 
-    /// The time for which the peer may go on as it does, if it has shown no reference yet.
+    /// The time that the peer has to show a reference, if it has not shown one yet.
     pub(crate) fn stranger_time(&self) -> Option<Duration> {
         let time = self.limits.stranger_time;
         (self.is_stranger && self.is_open() && time < Duration::MAX).then_some(time)
     }
 
-    /// That time is over: ends the connection.
+    /// Ends the connection because that time has passed.
     pub(crate) fn remained_stranger(&mut self) {
         let reason = format!("no reference was shown in {:?}", self.limits.stranger_time);
         self.bite(Limit::StrangerTime, &reason);
@@ -194,18 +195,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         self.wire.leave_larger(usize::MAX);
     }
 
-    /// The capability that the RPC system has to offer to the peer so that it is served
-    /// `bootstrap`.
+    /// The capability for the RPC system to offer, so that the peer gets `bootstrap`.
     pub(crate) fn offer(&self, bootstrap: Box<dyn ClientHook>) -> Client {
         self.pipelines.door(bootstrap)
     }
 
-    /// The driver runs: nothing that is sent need wake it.
+    /// The driver is running, so sending needn't wake it.
     pub(crate) fn driver_runs(&mut self) {
         self.driver = None;
     }
 
-    /// Writes what was sent. Ready with the reason when the connection is over and all is written.
+    /// Writes the sent messages. Ready with the reason when the end has come and all is written.
     pub(crate) fn poll_write(&mut self, cx: &mut Context) -> Poll<Error> {
         self.wire.rest();
         if self.limits.tells_hops {
@@ -221,7 +221,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             return self.closing.take().map_or(Poll::Pending, Poll::Ready);
         }
         if flushed.is_ready() && self.closing.is_some() {
-            // What the peer makes of it changes nothing here.
+            // A failure changes nothing here.
             let _ = ready!(self.wire.poll_shutdown(cx));
             return self.closing.take().map_or(Poll::Pending, Poll::Ready);
         }
@@ -233,7 +233,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         Poll::Pending
     }
 
-    /// After each poll, since what is made in one lasts no longer.
+    /// Checks the memory held, after each poll: within a poll much is short-lived.
     fn check_held(&mut self) {
         let (_, calls) = self.tables.open();
         let bytes = self.wire.held()
@@ -260,7 +260,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         self.wire.close();
     }
 
-    /// Forgets what waits. What it returns is dropped when nothing of the connection is borrowed.
+    /// Forgets all that waits. Drop the returned value when nothing of the connection is borrowed.
     #[must_use]
     pub(crate) fn forget(&mut self) -> Held {
         self.tables = Tables::default();
@@ -276,14 +276,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         self.pipelines.close()
     }
 
-    /// Why the RPC system gave the connection up, if it did.
+    /// The reason why the RPC system gave the connection up, if it did.
     pub(crate) fn closing(&self) -> Option<&Error> {
         self.closing.as_ref()
     }
 
     fn poll_next(&mut self, cx: &mut Context) -> Poll<capnp::Result<Option<Message>>> {
         loop {
-            // First of all: the peer may use the number of a call again as soon as it has the `Return`.
+            // First of all, since the peer may reuse a call's number once it has the `Return`.
             let next = match self.ready.pop_front() {
                 Some(Ready::Message(message)) => return Poll::Ready(Ok(Some(message))),
                 Some(Ready::Changed(changed)) => self.pass(changed),
@@ -311,7 +311,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
     }
 
-    /// The next message whose turn it is: of those that wait, else from the wire.
+    /// The next message whose turn it is: one of those that wait, or else one from the wire.
     fn take_next(&mut self, cx: &mut Context) -> Poll<Result<Option<Incoming>, Refusal>> {
         loop {
             let calls = if self.soft_limit().is_some() { Calls::Wait } else { Calls::Begin };
@@ -338,8 +338,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
     }
 
-    /// Nothing more is read now. What somebody here waits for may be behind what is too much: that is
-    /// read, but not for ever.
+    /// Tells whether reading has to stop. Answers that this side waits for may come after the
+    /// excess, so reading continues for them, up to a bound.
     fn is_full(&mut self) -> Result<bool, Refusal> {
         let bytes = self.queue.bytes();
         let of_strangers =
@@ -357,7 +357,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         Ok(pauses)
     }
 
-    /// A stranger's large message waits for the answer that says who it is, and for nothing else.
+    /// Refuses a stranger's large message, unless an open call may still show a reference.
     fn check_left(&self) -> Result<(), Refusal> {
         let Some(bytes) = self.wire.left().filter(|_| self.tables.open().0 == 0) else {
             return Ok(());
@@ -369,7 +369,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         Refusal::over(Limit::StrangerMessageBytes, reason)
     }
 
-    /// Which soft limit the connection is at: calls wait then.
+    /// The soft limit that the connection has reached, if any: calls wait then.
     fn soft_limit(&self) -> Option<Limit> {
         let (open, bytes) = self.tables.open();
         if self.is_stranger && open >= self.limits.stranger_calls {
@@ -398,7 +398,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
                 Ok(true)
             }
             Ok(message::Return(answer)) => self.queue.concerns(answer?, self.limits.capabilities),
-            // It speaks of no other message, and others wait for it.
+            // A receipt refers to no other message, and others wait for it.
             Ok(message::Accept(Ok(accept))) if self.limits.tells_hops => {
                 Ok(accept.get_embargo() && !self.queue.is_empty())
             }
@@ -406,7 +406,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
     }
 
-    /// Tells those who make more how much there is.
+    /// Reports the unsent bytes to the code that makes more.
     fn count_pending(&mut self) {
         let bytes = self.wire.pending_bytes();
         self.outlet.pends(bytes);
@@ -421,7 +421,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
     }
 
-    /// Ends the connection by what was sent on it.
+    /// Ends the connection because of a limit on what is sent or held.
     fn bite(&mut self, limit: Limit, reason: &str) {
         if self.is_open() {
             let error = self.refuse(Refusal::Over(limit, reason.into()));
@@ -429,14 +429,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
     }
 
-    /// Lets the messages that wait have their turn now.
+    /// Gives the waiting messages their turn, if they may go on.
     fn go_on(&mut self) {
         if !self.queue.is_empty() && self.soft_limit().is_none() {
             wake(&mut self.reader);
         }
     }
 
-    /// Counts why a message isn't let through, and says it as the peer will read it.
+    /// Counts the reason for which a message is refused, and words it for the peer.
     fn refuse(&mut self, refusal: Refusal) -> Error {
         if !matches!(&refusal, Refusal::Malformed(error) if error.kind == capnp::ErrorKind::Disconnected)
         {
@@ -465,7 +465,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     }
 }
 
-/// The number of entries in the tables of a connection: for tests.
+/// The number of entries in a connection's tables, for tests.
 #[cfg(test)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {

@@ -1,4 +1,4 @@
-//! The names of methods, by which grants and restrictions speak of them.
+//! The names of methods, which grants and restrictions use.
 
 use crate::facet_capnp::{facet, persistent};
 use crate::sturdyref::Method;
@@ -17,12 +17,12 @@ type Named = (u64, u16, &'static str);
 pub trait Interface {
     /// The interface's own name.
     const NAME: &'static str;
-    /// Its methods, inherited ones among them: the id of the interface, the ordinal, and a name such as
-    /// `Counter.read`.
+    /// Its methods, including inherited ones: each with the id of its interface, its ordinal, and a
+    /// name such as `Counter.read`.
     const METHODS: &'static [Named];
 }
 
-/// The methods of these names: of the interface `C`, or of those that every object answers.
+/// The methods with these names in the interface `C` or in those that every object answers.
 ///
 /// # Errors
 /// As for [`find`].
@@ -33,18 +33,19 @@ pub(crate) fn named<'a, C: Interface>(
     names.into_iter().map(|name| find(C::NAME, &known, name)).collect()
 }
 
-/// These methods, and those that every object and namespace answers beside its own.
+/// These methods, and those that every object and namespace answers besides.
 pub fn with_every_objects(methods: &[Named]) -> Vec<Named> {
     let of_all = facet::Client::METHODS.iter().chain(persistent::Client::METHODS);
-    // An interface that extends one of these lists its methods, too.
+    // An interface that extends one of these already lists its methods.
     let others = of_all.filter(|method| !methods.contains(method));
     methods.iter().chain(others).copied().collect()
 }
 
-/// The method with that name: `Counter.read`, or `read` where no other one is called so. `of` has the methods.
+/// The method with the name `Counter.read`, or `read` where only one method has that name. The
+/// error names `of` as the owner of the methods.
 ///
 /// # Errors
-/// There is none, or more than one: the error lists those that are there.
+/// There is no such method, or more than one; the error lists the methods that exist.
 pub fn find(of: &str, known: &[Named], name: &str) -> crate::Result<Method> {
     let is_called = |whole: &str| {
         let last = whole.rsplit_once('.').map_or(whole, |(_, last)| last);
@@ -68,7 +69,7 @@ pub fn find(of: &str, known: &[Named], name: &str) -> crate::Result<Method> {
     }
 }
 
-/// The names of methods, for an error.
+/// The names of the methods, for an error.
 pub fn list(methods: &[Named]) -> String {
     methods.iter().map(|method| method.2).collect::<Vec<_>>().join(", ")
 }

@@ -1,7 +1,7 @@
 //! Restores and calls Capstead's durable objects.
 //!
-//! A **reference** is a text, `capstead://host:port/#...`, that stands for an object. It is a secret:
-//! whoever has it can call the object. [`restore`] turns it into a live capability:
+//! A **reference** is a text, `capstead://host:port/#...`, that stands for an object. It is a
+//! secret: anyone who has it can call the object. [`restore`] turns it into a live capability:
 //!
 //! ```no_run
 //! use capstead_client::restorer_capnp::namespace;
@@ -20,25 +20,26 @@
 //! }
 //! ```
 //!
-//! A capability stays good until the connection breaks. Then all calls on it fail with the kind
-//! [`Disconnected`](capnp::ErrorKind::Disconnected), for ever: restore the reference for a new one.
-//! A call that failed so may have happened or not.
+//! A capability stays good until its connection breaks. From then on all calls on it fail with the
+//! kind [`Disconnected`](capnp::ErrorKind::Disconnected): restore the reference to get a new one. A
+//! call that failed so may or may not have happened.
 //!
 //! Capabilities belong to one thread: everything runs in `#[tokio::main(flavor = "local")]`, a
-//! [`LocalRuntime`](tokio::runtime::LocalRuntime) or a [`LocalSet`](tokio::task::LocalSet), with I/O and
-//! time enabled.
+//! [`LocalRuntime`](tokio::runtime::LocalRuntime) or a [`LocalSet`](tokio::task::LocalSet), with
+//! I/O and time enabled.
 //!
-//! Off this machine everything goes over TLS, and the server proves first that it belongs to the cluster of
-//! the reference: the reference itself says which key it must have, so that there is nothing to configure.
-//! Whoever wants to decide about connections uses [`Connection::dial`], [`Connection::dial_tls`] and
-//! [`Connection::restore`]. A reference that is bound to the key of a holder is restored with that key, by
-//! [`restore_with`].
+//! To another machine everything goes over TLS, and the server first proves that it belongs to the
+//! reference's cluster. The reference itself says which key the server must have, so there is
+//! nothing to configure. [`Connection::dial`], [`Connection::dial_tls`] and [`Connection::restore`]
+//! are for programs that manage connections themselves. A reference that is bound to a holder's key
+//! is restored with that key, by [`restore_with`].
 //!
 //! # Giving away less
 //!
-//! [`share`] makes a reference of a capability, with [`Terms`], and [`attenuate`] another capability. A
-//! reference can be narrowed offline too, to a time, to some
-//! [methods](sturdyref::Caveats::with_methods_of) or to a [holder](sturdyref::Caveats::with_holder):
+//! [`share`] makes a reference from a capability, with [`Terms`], and [`attenuate`] makes a weaker
+//! capability. A reference can also be narrowed offline: to a time, to some
+//! [methods](sturdyref::Caveats::with_methods_of) or to a
+//! [holder](sturdyref::Caveats::with_holder):
 //!
 //! ```
 //! use capstead_client::sturdyref::{Caveats, TextReference};
@@ -55,9 +56,9 @@
 //!
 //! # Callbacks
 //!
-//! A client can give objects capabilities of its own, which they call: a watcher that is told what
-//! happens, for instance. [`capability`] makes one, on which calls start in the order in which they are
-//! made, as they do on objects:
+//! A client can give objects capabilities of its own, for example a watcher that they tell about
+//! events. [`capability`] makes one. Calls on it start in the order in which they are made, as they
+//! do on objects:
 //!
 //! ```
 //! use std::rc::Rc;
@@ -84,9 +85,9 @@
 //! # }
 //! ```
 //!
-//! The crate holds no server code and mints no references.
+//! The crate holds no server code and can't mint references.
 
-// Generated code speaks of this crate by its name.
+// The generated code refers to this crate by its name.
 extern crate self as capstead_client;
 
 mod callback;
@@ -136,7 +137,7 @@ pub use share::write_caveats;
 pub use share::{Terms, attenuate, share};
 pub use tls::ALPN;
 
-/// The result of everything here.
+/// The result of every operation here.
 pub type Result<T> = capnp::Result<T>;
 
 pub use restorer_capnp::namespace;

@@ -1,16 +1,16 @@
-//! Request ids: calls that may be made again after their reply was lost.
+//! Request ids: they make a call safe to repeat after its reply was lost.
 //!
-//! An id travels in a capability, which is made here; the object does the rest. Nothing is kept, and
-//! no call is ever made again here: that is for the caller to decide.
+//! An id travels in a capability, which is made here; the object does the rest. Nothing is kept
+//! here, and no call is repeated here: that is the caller's decision.
 
 use capnp::capability::{Client, FromClientHook};
 
 use crate::facet_capnp::facet;
 
-/// The same object, where the next call has the request id `id`, of 16 to 64 bytes: it is applied at
-/// most once, and made again with the same id it is answered with the reply of the first time.
+/// The same object, with the request id `id`, of 16 to 64 bytes, for the next call. The call is
+/// applied at most once; repeated with the same id, it gets the reply of the first time.
 ///
-/// Nothing is waited for: call what this returns at once.
+/// This waits for nothing: make the call on the result at once.
 ///
 /// ```no_run
 /// # use capstead_client::http_capnp::http_service as counter;
@@ -23,8 +23,8 @@ use crate::facet_capnp::facet;
 /// ```
 ///
 /// If no reply comes, restore the object again and repeat the call with the same id. An error that
-/// says `unknown:` means that the call was begun and cut short, and will never be begun again. See
-/// `schema/facet.capnp` for all that can happen.
+/// begins with `unknown:` means that the call began and was cut short, and will never begin again.
+/// `schema/facet.capnp` lists all outcomes.
 pub fn once<C: FromClientHook>(object: &C, id: &[u8]) -> C {
     let facet = facet::Client { client: Client::new(object.as_client_hook().add_ref()) };
     let mut request = facet.once_request();
@@ -32,10 +32,10 @@ pub fn once<C: FromClientHook>(object: &C, id: &[u8]) -> C {
     request.send().pipeline.get_facet().as_cap().cast_to()
 }
 
-/// A fresh request id, which nobody can guess. It is for one call.
+/// A fresh request id, for one call, which nobody can guess.
 ///
 /// # Errors
-/// When the operating system gives no randomness.
+/// The operating system gave no randomness.
 pub fn request_id() -> crate::Result<[u8; 16]> {
     let mut id = [0; 16];
     getrandom::fill(&mut id)

@@ -1,18 +1,18 @@
-//! The words with which errors of Capstead begin, each with its kind.
+//! The words with which Capstead's errors begin, each with its kind.
 //!
-//! The kind of an error says in general what a caller can do, and the word which case it is:
-//! `over-quota: the object would store …`. This table is the only place that spells the words, so
-//! that whoever makes an error and whoever looks for it can't disagree. The page `docs/errors.md` has
-//! the same table for people, and a test compares the two.
+//! The kind of an error says in general what a caller can do; the word says which case it is:
+//! `over-quota: the object would store …`. Only this table spells the words, so code that makes an
+//! error and code that looks for it can't disagree. The page `docs/errors.md` has the same table
+//! for people, and a test compares the two.
 
 use std::fmt;
 
 use capnp::{Error, ErrorKind};
 
-/// Put before the text of an error by the RPC system that receives it.
+/// The RPC system that receives an error puts this before its text.
 const REMOTE: &str = "remote exception: ";
 
-/// Makes of the table the type and all that it knows of a word.
+/// Makes the type `Reason` and its tables of words and kinds.
 macro_rules! reasons {
     ($($(#[$doc:meta])+ $name:ident = $word:literal, $kind:ident;)+) => {
         /// The word that an error begins with: the case in which a call failed.
@@ -30,8 +30,8 @@ macro_rules! reasons {
         /// assert!(!is_harmless(&Error::failed("the lights are out".into())));
         /// ```
         ///
-        /// A class may say any of these words but two: of what a class says, the server takes
-        /// [`Revoked`](Reason::Revoked) and [`NotBegun`](Reason::NotBegun) away.
+        /// A class may use all of these words but two: the server doesn't let a class's error
+        /// begin with the word of [`Revoked`](Reason::Revoked) or [`NotBegun`](Reason::NotBegun).
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum Reason {
@@ -39,7 +39,7 @@ macro_rules! reasons {
         }
 
         impl Reason {
-            /// All of them.
+            /// All reasons.
             pub const ALL: &'static [Self] = &[$(Self::$name,)+];
 
             /// The word, without the colon.
@@ -49,7 +49,7 @@ macro_rules! reasons {
                 }
             }
 
-            /// The kind that errors with this word are made with.
+            /// The kind of errors with this word.
             pub const fn kind(self) -> ErrorKind {
                 match self {
                     $(Self::$name => ErrorKind::$kind,)+
@@ -67,26 +67,28 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// The call ended before its method started, and had no effect; restore the reference and make it again.
+    /// The call ended before its method started, and had no effect; restore the reference and
+    /// repeat it.
     NotBegun = "not-begun", Disconnected;
-    /// The grant was taken back, and restoring is in vain; ask whoever gave it for another one.
+    /// The grant was revoked, and restoring is in vain; ask its giver for another one.
     Revoked = "revoked", Failed;
-    /// The time of the capability is over; ask whoever gave it for another one.
+    /// The capability's time is over; ask its giver for another one.
     Expired = "expired", Failed;
-    /// The call contradicts the object's present state; look at that first.
+    /// The call contradicts the object's present state; look at that state first.
     Conflict = "conflict", Failed;
     /// The call would wait for itself; call in another order, or don't wait for the answer.
     Deadlock = "deadlock", Failed;
     /// Too many objects are awake; try again soon.
     Overloaded = "overloaded", Overloaded;
 
-    /// A call with this request id began and was cut short; look at what it did, and don't repeat it.
+    /// A call with this request id began and was cut short; look at its effects, and don't repeat
+    /// it.
     Unknown = "unknown", Failed;
     /// Another method was called with this request id; take a fresh id for every call.
     RequestIdReused = "request-id-reused", Failed;
     /// The request id is too short to be unguessable, or too long; use 16 to 64 random bytes.
     RequestIdLength = "request-id-length", Failed;
-    /// The call happened, and its reply can't be kept for a retry; look at what it did.
+    /// The call happened, and its reply can't be kept for a retry; look at its effects.
     ReplyNotStorable = "reply-not-storable", Failed;
     /// The method or the capability takes no request id; make the call without one.
     NotRepeatable = "not-repeatable", Failed;
@@ -97,7 +99,7 @@ reasons! {
     TooManyCapabilities = "too-many-capabilities", Failed;
     /// The call came through too many hosts; its promise may lead back to itself.
     TooManyHops = "too-many-hops", Failed;
-    /// Several pointers of the parameters lead to one part; write each part once.
+    /// Several pointers in the parameters lead to one part; write each part once.
     Malformed = "malformed", Failed;
 
     /// The key is empty or too long; use a shorter one.
@@ -106,32 +108,35 @@ reasons! {
     ValueLength = "value-length", Failed;
     /// One turn would write too much; write less between two awaits.
     BatchSize = "batch-size", Failed;
-    /// The object, its class or the caller's grant would store more than it may; delete something first.
+    /// The object, its class or the caller's grant would store more than it may; delete something
+    /// first.
     OverQuota = "over-quota", Failed;
-    /// The disk has too little room left; delete something, or try again when the operator made room.
+    /// The disk has too little room left; delete something, or try again when the operator has made
+    /// room.
     LowSpace = "low-space", Overloaded;
     /// The write came from outside the object's own methods; write from its handlers.
     OutsideTurn = "outside-turn", Failed;
-    /// The key holds a value of another type; read it as that, or use another key.
+    /// The key holds a value of another type; read it as that type, or use another key.
     WrongType = "wrong-type", Failed;
     /// A record isn't what was written; tell the operator, who has a backup.
     Damaged = "damaged", Failed;
-    /// A capability is in a struct that is kept as bytes; store it as a reference.
+    /// A struct that is kept as bytes has a capability in it; store the capability as a reference.
     LiveCapability = "live-capability", Failed;
-    /// The stored reference is of another object or cluster; get the capability anew.
+    /// The stored reference belongs to another object or cluster; get the capability again.
     SealedElsewhere = "sealed-elsewhere", Failed;
     /// Not all of the object was imported; the operator has to import it again.
     ImportUnfinished = "import-unfinished", Failed;
 
-    /// The capability ends with its owner in memory, and can't be kept; use the object that it comes from.
+    /// The capability lives in memory only, as long as its owner, and can't be kept; use the object
+    /// that it comes from.
     NotAReference = "not-a-reference", Failed;
-    /// No grant of this id was made from the caller's; list the grants.
+    /// No grant with this id was made from the caller's; list the grants.
     NoSuchGrant = "no-such-grant", Failed;
-    /// The caller's grant doesn't allow one that survives it; ask for a dependent one.
+    /// The caller's grant doesn't allow a grant that survives it; ask for a dependent one.
     NotAllowed = "not-allowed", Failed;
-    /// Too many grants were made from each other in a row; make it from an earlier one.
+    /// The grant's chain of parents is too long; make it from an earlier grant.
     TooDeep = "too-deep", Failed;
-    /// Too many grants were made from one; revoke some first.
+    /// Too many grants were made from one grant; revoke some first.
     TooManyGrants = "too-many-grants", Failed;
     /// The reference would be bound to too many keys; name fewer holders.
     TooManyHolders = "too-many-holders", Failed;
@@ -145,17 +150,17 @@ reasons! {
 }
 
 impl Reason {
-    /// The reason of `error`, if it begins with one, whatever it went through on its way.
+    /// The reason that `error` begins with, if any, no matter how often the error was passed on.
     ///
-    /// The word alone decides, also if the error has another kind than it is made with.
+    /// Only the word decides, even if the error has another kind than the word's own.
     pub fn of(error: &Error) -> Option<Self> {
         Self::parse(&error.extra).map(|(reason, _)| reason)
     }
 
-    /// The reason that the text of an error begins with, and the text behind it.
+    /// The reason that the text of an error begins with, and the text after it.
     ///
-    /// The text begins with the word, a colon and a space, once all that receivers put before it is
-    /// taken away. Nothing else counts: neither other letters nor the word later in the text.
+    /// The word, a colon and a space must stand at the beginning, after the prefixes that receivers
+    /// added are removed. Letter case matters, and a word later in the text doesn't count.
     pub fn parse(text: &str) -> Option<(Self, &str)> {
         let (word, rest) = said(text).split_once(": ")?;
         Some((Self::of_word(word)?, rest))
@@ -173,7 +178,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The text of an error without what receivers put before it on its way.
+/// The text of an error without the prefixes that receivers added on its way.
 pub fn said(text: &str) -> &str {
     text.trim_start_matches(REMOTE)
 }

@@ -1,7 +1,7 @@
-//! From the text of a reference to a live capability, over connections that are shared.
+//! Turns the text of a reference into a live capability, over shared connections.
 //!
-//! It verifies nothing: the owner of the target does. It keeps no capability, and restores none by
-//! itself when a connection breaks, because only the caller knows what that means.
+//! It verifies nothing: the owner of the target does. It keeps no capability, and doesn't restore
+//! one again when a connection breaks, because only the caller knows what that means.
 
 use crate::connection::Connection;
 use crate::restorer_capnp::{restoration, restorer};
@@ -16,27 +16,30 @@ use std::collections::HashMap;
 type Dialling = Shared<LocalBoxFuture<'static, capnp::Result<Connection>>>;
 
 thread_local! {
-    /// The connection for each address, and for each cluster that the listener there had to prove to belong to,
-    /// from the moment somebody dials it until it is over.
+    /// The connections by address, and by the cluster that the listener there had to prove to
+    /// belong to. An entry stays from the start of its dial until the connection has ended.
     static POOL: RefCell<HashMap<(String, Option<ClusterId>), Dialling>> = RefCell::default();
 }
 
 /// Turns the text of a reference into a capability of the type `C`.
 ///
 /// Dials the listener that the text names, asks it where the owner of the target is, and restores
-/// there. Off this machine, and on it where the text says so, that is done by TLS, and with servers only that
-/// prove to belong to the reference's cluster. Calls can be made on the result at once. The connections belong to the thread and are
-/// shared: many references cost one connection for each address.
+/// there. To other machines, and on this one where the text says so, it uses TLS, and only with
+/// servers that prove to belong to the reference's cluster. Calls can be made on the result at
+/// once. The connections belong to the thread and are shared: all references to one address use one
+/// connection.
 ///
 /// # Errors
 /// `failed` if the text isn't that of a reference, or this isn't running in
-/// `#[tokio::main(flavor = "local")]`, a `LocalRuntime` or a `LocalSet`; `disconnected` if the listener
-/// can't be reached, or can't prove what it has to. A reference that is refused shows either here or in the first call on the result.
+/// `#[tokio::main(flavor = "local")]`, a `LocalRuntime` or a `LocalSet`; `disconnected` if the
+/// listener can't be reached, or doesn't prove its cluster. The refusal of a reference shows either
+/// here or in the first call on the result.
 pub async fn restore<C: FromClientHook>(text: &str) -> capnp::Result<C> {
     nearest(text).await?.restore(text)
 }
 
-/// As [`restore`], for a reference that may be bound to holders: `keys` has the secrets of all of them.
+/// As [`restore`], for a reference that may be bound to holders: `keys` has the secret keys of all
+/// of them.
 ///
 /// # Errors
 /// As for [`restore`], and `failed` if a holder's key is not among `keys`.
@@ -48,7 +51,8 @@ impl Connection {
     /// Turns the text of a reference into a capability of the type `C`, by the peer's
     /// [`Restorer`](crate::restorer_capnp::restorer). The address in the text is ignored.
     ///
-    /// Calls can be made on the result at once. A reference that is refused shows in the first of them.
+    /// Calls can be made on the result at once. The refusal of a reference shows in the first of
+    /// them.
     ///
     /// # Errors
     /// The message could not be made.
@@ -57,17 +61,19 @@ impl Connection {
         request.get().set_sturdy_ref(text);
         let answer = request.send();
         let cap = answer.pipeline.get_cap().as_cap();
-        // The answer makes calls take the direct way; it comes, or the connection fails it.
+        // Once the answer is there, calls take the direct way. It comes, or fails with the
+        // connection.
         tokio::task::spawn_local(answer.promise.map(drop));
         Ok(C::new(cap))
     }
 
-    /// As [`Connection::restore`], for a reference that may be bound to holders: if it is, the peer asks for
-    /// their proofs, and `keys` has the secrets of all of them. Keys that it doesn't name are not used.
+    /// As [`Connection::restore`], for a reference that may be bound to holders. If it is, the peer
+    /// asks for their proofs, and `keys` has the secret keys of all of them. Keys that the
+    /// reference doesn't name are not used.
     ///
     /// # Errors
-    /// A holder's key is not among `keys`, the reference was refused, or the connection is over. A proof
-    /// that is refused shows in the first call on the result.
+    /// A holder's key is not among `keys`, the reference was refused, or the connection has ended.
+    /// The refusal of a proof shows in the first call on the result.
     pub async fn restore_with<C: FromClientHook>(
         &self,
         text: &str,
@@ -89,7 +95,7 @@ impl Connection {
     /// Asks the peer where the owner of the reference's target listens, as `host:port`.
     ///
     /// # Errors
-    /// The reference was refused, or the connection is over.
+    /// The reference was refused, or the connection has ended.
     pub async fn locate(&self, text: &str) -> capnp::Result<String> {
         let mut request = self.bootstrap::<restorer::Client>().locate_request();
         request.get().set_sturdy_ref(text);
@@ -111,10 +117,11 @@ fn finish<C: FromClientHook>(restoration: &restoration::Client, signatures: &[[u
     C::new(cap)
 }
 
-/// Reads a text of the caller's own, who may know what is wrong with it: a server says nothing of that.
+/// Reads a text that belongs to the caller. Unlike a client of a server, the caller may know what
+/// is wrong with it.
 ///
 /// # Errors
-/// A sentence that says what is wrong, as far as the text alone tells.
+/// A sentence that says what is wrong, as far as the text alone shows.
 fn read(text: &str) -> capnp::Result<TextReference> {
     let say = |why: &str| {
         Error::failed(format!("the reference was refused: {why}; copy the whole text once more"))
@@ -125,7 +132,7 @@ fn read(text: &str) -> capnp::Result<TextReference> {
     Ok(parsed)
 }
 
-/// The connection to where the reference is best restored.
+/// The connection to the host that restores the reference with the fewest hops.
 async fn nearest(text: &str) -> capnp::Result<Connection> {
     let parsed = read(text)?;
     let at = |address: &str| connect(address.to_owned(), parsed.proof_needed_at(address));
@@ -134,11 +141,11 @@ async fn nearest(text: &str) -> capnp::Result<Connection> {
     if owner == parsed.address() {
         return Ok(listener);
     }
-    // The address is a hint: any listener of the cluster passes calls on.
+    // The owner's address is a hint: any listener of the cluster passes calls on.
     Ok(at(&owner).await.unwrap_or(listener))
 }
 
-/// The thread's connection to `address`; whoever asks while it is dialled waits for the same one.
+/// The thread's connection to `address`. All callers during a dial wait for the same connection.
 async fn connect(address: String, prove: Option<ClusterId>) -> capnp::Result<Connection> {
     let dialling = POOL.with_borrow_mut(|pool| {
         pool.retain(|_, dialling| match dialling.peek() {

@@ -1,6 +1,7 @@
 //! The generated code of the public schemas.
 //!
-//! The schemas themselves, in the folder `schema`, say what everything means. Nothing is written here.
+//! The schemas themselves, in the folder `schema`, say what everything means. This file adds
+//! nothing.
 
 macro_rules! generated {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {$(
@@ -21,12 +22,12 @@ macro_rules! generated {
 }
 
 generated! {
-    /// The calls that every object answers: generated from `schema/facet.capnp`.
+    /// The calls that every object answers, generated from `schema/facet.capnp`.
     facet_capnp,
-    /// The HTTP of objects: generated from `schema/http.capnp`.
+    /// The HTTP of objects, generated from `schema/http.capnp`.
     http_capnp,
-    /// From references to capabilities: generated from `schema/restorer.capnp`.
+    /// The calls that turn references into capabilities, generated from `schema/restorer.capnp`.
     restorer_capnp,
-    /// The numbers of the reference's layout: generated from `schema/sturdyref.capnp`.
+    /// The numbers of the reference's layout, generated from `schema/sturdyref.capnp`.
     sturdyref_capnp,
 }

@@ -1,6 +1,6 @@
-//! Giving away less of what one has: as a reference that lasts, or as a capability that lives.
+//! Giving away less than one has: as a reference that lasts, or as a live capability.
 //!
-//! The object does the work: these are the calls `save` and `attenuate` that every object answers.
+//! The object does the work: every object answers the calls `save` and `attenuate`.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,9 +11,9 @@ use crate::facet_capnp::{caveats, facet, methods, persistent, terms};
 use crate::interface::Interface;
 use crate::sturdyref::{Caveats, Methods, VerifyingKey};
 
-/// The terms of a grant: who gets it, and how little it allows.
+/// The terms of a grant: its receiver, and the little that it allows.
 ///
-/// By default it allows all that its maker has, and ends with the grant that it was made from.
+/// By default a grant allows all that its maker has, and ends with the grant that it was made from.
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -38,16 +38,17 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// Without restrictions. The label, of at most 256 bytes, says who gets it or what for.
+    /// Terms without restrictions. The label, of at most 256 bytes, names the receiver or the
+    /// purpose.
     pub fn new(label: impl Into<String>) -> Self {
         Self { label: label.into(), ..Self::default() }
     }
 
-    /// Only these methods may be called: names of the schema of `C`, such as `read` or `Counter.read`, and of
-    /// those that every object answers, such as `Facet.grants`.
+    /// Only these methods may be called: names in the schema of `C`, such as `read` or
+    /// `Counter.read`, or in the interfaces that every object answers, such as `Facet.grants`.
     ///
     /// # Errors
-    /// There is no such method, or more than one; the error lists those that are there.
+    /// A name has no method, or more than one; the error lists the methods that exist.
     pub fn methods<'a, C: Interface>(
         self,
         names: impl IntoIterator<Item = &'a str>,
@@ -55,10 +56,11 @@ impl Terms {
         Ok(self.caveats(&Caveats::none().with_methods_of::<C>(names)?))
     }
 
-    /// Of a namespace: only these methods of its objects may be called, named as for [`methods`](Self::methods).
+    /// For a namespace: only these methods of its objects may be called, named as for
+    /// [`methods`](Self::methods).
     ///
     /// # Errors
-    /// As there.
+    /// As for [`methods`](Self::methods).
     pub fn object_methods<'a, C: Interface>(
         self,
         names: impl IntoIterator<Item = &'a str>,
@@ -66,60 +68,60 @@ impl Terms {
         Ok(self.caveats(&Caveats::none().with_object_methods_of::<C>(names)?))
     }
 
-    /// It works until then.
+    /// The grant is valid up to and including this time.
     pub fn until(self, time: SystemTime) -> Self {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         let ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         self.caveats(&Caveats::not_after(ms))
     }
 
-    /// Restoring its reference takes a proof by the secret of this key.
+    /// Restoring the reference takes a proof with the secret of this key.
     ///
     /// # Errors
-    /// The key is a weak one.
+    /// The key is weak.
     pub fn holder(self, key: VerifyingKey) -> crate::Result<Self> {
         Ok(self.caveats(&Caveats::none().with_holder(key)?))
     }
 
-    /// These restrictions hold, beside those that hold anyway.
+    /// Adds these restrictions to those that the terms already have.
     pub fn caveats(mut self, caveats: &Caveats) -> Self {
         self.restrictions = self.restrictions.and(caveats);
         self
     }
 
-    /// It survives the grant that it is made from. That one must allow it.
+    /// The grant survives the one that it is made from, which must allow that.
     pub fn independent(mut self) -> Self {
         self.independent = true;
         self
     }
 
-    /// Grants that are made from this one may survive it.
+    /// Grants made from this one may survive it.
     pub fn allow_independent(mut self) -> Self {
         self.allows_independent = true;
         self
     }
 
-    /// Names the one who gets it, or the purpose.
+    /// The receiver's name, or the purpose.
     pub fn label(&self) -> &str {
         &self.label
     }
 
-    /// All restrictions together.
+    /// All restrictions of the terms together.
     pub fn restrictions(&self) -> &Caveats {
         &self.restrictions
     }
 
-    /// Tells whether it survives the grant that it is made from.
+    /// Tells whether the grant survives the one that it is made from.
     pub fn is_independent(&self) -> bool {
         self.independent
     }
 
-    /// Tells whether grants that are made from it may survive it.
+    /// Tells whether grants made from this one may survive it.
     pub fn allows_independent(&self) -> bool {
         self.allows_independent
     }
 
-    /// Writes them as a call has them.
+    /// Writes the terms into a call's parameters.
     #[doc(hidden)]
     pub fn write(&self, mut to: terms::Builder<'_>) {
         to.set_label(&*self.label);
@@ -129,10 +131,10 @@ impl Terms {
     }
 }
 
-/// Makes a reference to the object or the namespace that `of` stands for, a text to give away. **The text is a
-/// secret**: whoever has it can use it, until its grant is over or revoked.
+/// Makes a reference, a text to give away, to the object or namespace that `of` stands for. **The
+/// text is a secret**: anyone who has it can use it, until its grant expires or is revoked.
 ///
-/// The call is made at once, whether or not what this returns is polled.
+/// The call is made at once, even if the returned future is never polled.
 ///
 /// ```no_run
 /// use capstead_client::{Result, Terms, namespace};
@@ -145,9 +147,8 @@ impl Terms {
 /// # drop(for_ada);
 /// ```
 ///
-/// # Errors
-/// The object can't be reached, or its server refused: see `Persistent` in `schema/facet.capnp`. After a
-/// `disconnected` there may be a grant whose reference nobody has.
+/// The object can't be reached, or its server refused: see `Persistent` in `schema/facet.capnp`.
+/// After `disconnected` there may be a grant with a reference that nobody has.
 pub fn share<C: FromClientHook>(
     of: &C,
     terms: Terms,
@@ -159,8 +160,8 @@ pub fn share<C: FromClientHook>(
     async move { Ok(reply.await?.get()?.get_sturdy_ref()?.to_string()?) }
 }
 
-/// The same object with less: a capability that ends with the grant of `of`. Nothing is waited for: call it at
-/// once, or give it away.
+/// The same object with less authority: a capability that ends with the grant of `of`. This waits
+/// for nothing: call the result at once, or give it away.
 ///
 /// ```no_run
 /// use capstead_client::sturdyref::Caveats;
@@ -180,7 +181,7 @@ pub fn attenuate<C: FromClientHook>(of: &C, caveats: &Caveats) -> C {
     request.send().pipeline.get_facet().as_cap().cast_to()
 }
 
-/// Writes restrictions as a call or an answer has them.
+/// Writes restrictions into the message of a call or an answer.
 pub fn write_caveats(mut to: caveats::Builder<'_>, caveats: &Caveats) {
     if let Some(last) = caveats.not_after_ms() {
         to.set_not_after(last);

@@ -1,9 +1,11 @@
-//! The reference: bytes that stand for an object, survive restarts, and whose holding is the right.
+//! Sturdyrefs: bytes that stand for an object and survive restarts. Possession is the right to use
+//! one.
 //!
-//! `schema/sturdyref.capnp` describes the layout byte by byte. There is one encoding of each
-//! reference: what is parsed is what was signed. Pure code: the time and the keys are arguments.
-//! Nothing here mints authority: who assembles a reference brings a signature by the cluster's key.
-//! No `Debug` or `Display` in here prints a secret; only methods whose name says so do.
+//! `schema/sturdyref.capnp` describes the layout byte by byte. Each reference has exactly one
+//! encoding: the bytes that are parsed are the bytes that were signed. The code is pure: time and
+//! keys are arguments. Nothing here mints authority: assembling a reference takes a signature by
+//! the cluster's key. No `Debug` or `Display` in here prints a secret; only methods that say so in
+//! their names do.
 
 mod caveats;
 mod codec;
@@ -41,7 +43,7 @@ macro_rules! identity {
                 Self(bytes)
             }
 
-            /// The bytes as they stand in a reference.
+            /// The bytes as they appear in a reference.
             pub const fn as_bytes(&self) -> &[u8; $length] {
                 &self.0
             }
@@ -56,24 +58,25 @@ macro_rules! identity {
 }
 
 identity! {
-    /// Which cluster a reference belongs to: a hash of the cluster's public key, so that a client can
-    /// authenticate the cluster from the reference alone.
+    /// The identity of a reference's cluster: a hash of the cluster's public key, so that a client
+    /// can authenticate the cluster from the reference alone.
     ClusterId(32),
-    /// Which of the cluster's signing keys signed: the start of a hash of the public key.
+    /// The identity of one of the cluster's signing keys: the start of a hash of the public key.
     KeyId(8),
     /// An identity within the cluster: an object's, or a namespace's. It is no authority.
     TargetId(16),
     /// The record at the target that keeps a reference valid. It is no authority.
     GrantId(16),
-    /// Which reference this is, however often it was narrowed: the hash of its payload.
+    /// The identity of a reference, the same after every narrowing: the hash of its payload.
     PayloadHash(32),
-    /// An Ed25519 public key as it stands in a reference. There may be no point of the curve to it.
+    /// An Ed25519 public key as it appears in a reference. It may not correspond to a point of the
+    /// curve.
     PublicKey(32),
 }
 
 impl PublicKey {
-    /// The point itself. Reading it takes some microseconds, so that it is done when something is
-    /// proved by it and not before.
+    /// The curve point of this key. Decoding it takes some microseconds, so this is done only when
+    /// a signature or a proof is verified with the key.
     fn point(&self) -> Result<VerifyingKey, Refused> {
         #[cfg(test)]
         POINTS_READ.set(POINTS_READ.get() + 1);
@@ -109,7 +112,7 @@ impl KeyId {
     }
 }
 
-/// The thing that a reference stands for.
+/// The object or namespace that a reference stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
     /// One object.
@@ -118,8 +121,7 @@ pub enum Target {
     Namespace(TargetId),
 }
 
-/// The part of a reference that the cluster signs: everything that it says before its holder
-/// narrows it.
+/// The part of a reference that the cluster signs: everything in it before a holder narrows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payload {
     /// The cluster that the reference belongs to.
@@ -132,23 +134,23 @@ pub struct Payload {
     pub grant: GrantId,
     /// The restrictions of the reference.
     pub caveats: Caveats,
-    /// The public half of a fresh key; its secret half goes to the holder, and nowhere else.
+    /// The public half of a fresh key; only the holder gets its secret half.
     pub next: PublicKey,
 }
 
 impl Payload {
-    /// The payload's bytes as they stand in the reference.
+    /// The payload's bytes as they appear in the reference.
     pub fn encode(&self) -> Vec<u8> {
         codec::encode_payload(self)
     }
 
-    /// The bytes that the signing key signs: the payload behind its domain.
+    /// The bytes that the signing key signs: the payload after its domain.
     pub fn signed_bytes(&self) -> Vec<u8> {
         [codec::PAYLOAD_DOMAIN, &self.encode()[..]].concat()
     }
 }
 
-/// The secret half of the last next key: with it a holder narrows a reference.
+/// The secret half of the last next key, with which a holder narrows a reference.
 ///
 /// It is wiped from memory when dropped, and never printed.
 pub struct NextSecret([u8; 32]);
@@ -181,7 +183,7 @@ impl fmt::Debug for NextSecret {
     }
 }
 
-/// A reference whose layout is sound; whether it is genuine is for [`verify`](Self::verify) to say.
+/// A reference with a sound layout; [`verify`](Self::verify) tells whether it is genuine.
 ///
 /// Its bytes are a secret: they are wiped when it is dropped.
 #[derive(Clone)]
@@ -211,7 +213,7 @@ impl Sturdyref {
         Self::parse_owned(bytes.to_vec())
     }
 
-    /// The bytes, **which are secret**: whoever has them can use the reference.
+    /// The bytes, **which are secret**: anyone who has them can use the reference.
     pub fn expose_bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -231,12 +233,12 @@ impl Sturdyref {
         self.layout.payload.target
     }
 
-    /// Which reference this is. Narrowing and sealing don't change it.
+    /// The identity of this reference. Narrowing and sealing don't change it.
     pub fn payload_hash(&self) -> PayloadHash {
         PayloadHash(Sha256::digest(&self.bytes[..self.layout.payload_end]).into())
     }
 
-    /// Tells whether the holder can't narrow the reference any further.
+    /// Tells whether the reference is sealed, so that its holder can't narrow it further.
     pub fn is_sealed(&self) -> bool {
         matches!(self.layout.proof, codec::Proof::Sealed)
     }

@@ -1,9 +1,9 @@
 //! TLS towards a cluster that a reference names: the server shows the cluster's own key.
 //!
-//! A reference carries the hash of the key, so there is no certificate authority, and names, dates and
-//! issuers in the certificate say nothing. What is checked is that the certificate holds the key of this hash,
-//! and that the handshake was signed with it. Nothing of ours is sent before that: no early data, and no
-//! session is resumed.
+//! A reference carries the hash of the key, so there is no certificate authority, and the names,
+//! dates and issuers in the certificate mean nothing. The client checks that the certificate holds
+//! the key with this hash, and that this key signed the handshake. It sends nothing before that:
+//! there is no early data, and no session is resumed.
 
 use crate::sturdyref::ClusterId;
 use ed25519_dalek::VerifyingKey;
@@ -22,14 +22,14 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// The protocol that client and server say in the handshake that they will speak.
+/// The protocol that client and server agree on in the handshake.
 pub const ALPN: &[u8] = b"capstead/1";
 
-/// An Ed25519 public key in a certificate is these bytes and then its own 32.
+/// In a certificate, these bytes precede the 32 bytes of an Ed25519 public key.
 const ED25519_KEY: [u8; 12] =
     [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
-/// Makes sure that it is a server of `cluster` at the other end. `address` is `host:port`.
+/// Verifies that the other end is a server of `cluster`. `address` is `host:port`.
 pub(crate) async fn connect(
     stream: TcpStream,
     address: &str,
@@ -40,7 +40,7 @@ pub(crate) async fn connect(
     let name = ServerName::try_from(host).map_err(io::Error::other)?;
     let connector = TlsConnector::from(Arc::new(config(cluster).map_err(io::Error::other)?));
     let stream = connector.connect(name, stream).await.map_err(explain)?;
-    // A server may have the same key for something else that is not meant.
+    // A server may use the same key for another protocol, which isn't meant here.
     if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
         return Err(io::Error::other("it doesn't speak the protocol of this client"));
     }
@@ -74,7 +74,7 @@ fn explain(error: io::Error) -> io::Error {
     }
 }
 
-/// Lets one cluster pass.
+/// Accepts the servers of one cluster.
 #[derive(Debug)]
 struct ClusterVerifier {
     cluster: ClusterId,

@@ -1,12 +1,13 @@
-//! Messages on a stream of bytes: Cap'n Proto's stream framing, with one read and one write for many.
+//! Messages on a stream of bytes: Cap'n Proto's stream framing, with one read and one write for
+//! many messages.
 //!
-//! Messages that are sent are copied to one buffer, which the connection's task writes out after each
-//! of its polls, so that what was made in one poll leaves in one write. Nothing here looks into a
-//! message, and nothing is read before its announced size was found to be within the limit. What is
-//! announced costs no memory: it grows with what arrives.
+//! Messages to send are copied to one buffer, which the connection's task writes out after each of
+//! its polls, so that all messages made in one poll leave in one write. Nothing here looks into a
+//! message, and no message is read before its announced size is known to be within the limit. An
+//! announced size costs no memory: memory grows with the bytes that arrive.
 //!
-//! A connection that rests has no buffers: they go from one to the next on the same thread, and only
-//! what is in them stays.
+//! A connection at rest has no buffers: connections on the same thread pass them on to each other,
+//! and each keeps only its unread bytes.
 
 use crate::guard::limits::{Limit, Refusal};
 use capnp::message::{Builder, HeapAllocator, Reader, ReaderOptions, ReaderSegments};
@@ -18,37 +19,37 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The bytes that one read can bring: some hundred small messages.
+/// The most bytes that one read brings: some hundred small messages.
 const INPUT_BYTES: usize = 32 << 10;
 
-/// The bytes that one poll of a connection reads, about: others have their turn between two polls, and a message of
-/// megabytes would make all of them wait for as long as it takes.
+/// The bytes that one poll of a connection reads, about. Other connections have their turn between
+/// two polls; reading a message of megabytes at once would make all of them wait.
 const IN_A_POLL_BYTES: usize = 128 << 10;
 
-/// Room of the output buffer that is kept when it runs empty.
+/// The capacity of the output buffer that is kept when it runs empty.
 const OUTPUT_BYTES_KEPT: usize = 256 << 10;
 
-/// Bytes that are out already are moved away when they are more than this, and more than those that
-/// aren't.
+/// Bytes already written are removed from the buffer when they are more than this, and more than
+/// the unwritten ones.
 const WRITTEN_BYTES_KEPT: usize = 64 << 10;
 
-/// The bytes that are read and thrown away of a peer that still sends while it is told why it is
-/// cut off: enough for an honest one to come to its next read.
+/// The bytes that are read and thrown away from a peer that still sends while it is told why it is
+/// cut off: enough for an honest peer to get to its next read.
 const DRAINED_BYTES_MAX: usize = 1 << 20;
 
-/// The beginning of a TLS server's alert that it was spoken to in the clear.
+/// The beginning of the alert by which a TLS server answers a message in the clear.
 const TLS_ALERT: [u8; 2] = [0x15, 0x03];
 
-/// Segments of one message; the other implementations of the protocol have the same limit.
+/// The most segments of one message; the other implementations of the protocol have the same limit.
 const SEGMENTS_MAX: usize = 512;
 
 const WORD: usize = 8;
 
-/// The cost of the place of a segment within its message.
+/// The memory that one entry of `Segments::places` takes.
 const SEGMENT_BYTES: usize = size_of::<(usize, usize)>();
 
 thread_local! {
-    /// Between two polls of connections.
+    /// The input buffer of this thread's connections, between two of their polls.
     static SPARE_INPUT: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
     static SPARE_OUTPUT: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
@@ -61,16 +62,16 @@ pub(crate) fn cost(message: &Incoming) -> usize {
     message.size_in_words() * WORD + message.get_segments().len() * SEGMENT_BYTES
 }
 
-/// The segments of a message, one behind the other.
+/// The segments of a message, one after the other.
 #[derive(Default)]
 pub(crate) struct Segments {
     words: Vec<Word>,
-    /// The beginning and the end of each, in words.
+    /// The start and end of each segment, in words.
     places: Vec<(usize, usize)>,
 }
 
 impl Segments {
-    /// Adds a segment: whole words.
+    /// Adds a segment, which must be whole words.
     pub(crate) fn push(&mut self, segment: &[u8]) {
         let begin = self.words.len();
         let end = begin + segment.len() / WORD;
@@ -79,7 +80,7 @@ impl Segments {
         self.places.push((begin, end));
     }
 
-    /// Writes over the bytes at an address within the message. Any other address is let be.
+    /// Overwrites the bytes at an address within the message. Does nothing at any other address.
     pub(crate) fn patch(&mut self, address: usize, bytes: &[u8]) {
         let Some(at) = address.checked_sub(self.words.as_ptr().addr()) else { return };
         let place = Word::words_to_bytes_mut(&mut self.words).get_mut(at..at + bytes.len());
@@ -100,10 +101,10 @@ impl ReaderSegments for Segments {
     }
 }
 
-/// A message whose size is known, and whose bytes are not all here.
+/// A message with a known size that hasn't arrived completely.
 struct Partial {
     segments: Segments,
-    /// Bytes of the whole, and of those that are here.
+    /// Bytes of the whole message, and of the part that has arrived.
     bytes: usize,
     filled: usize,
 }
@@ -113,8 +114,8 @@ impl Partial {
         self.bytes - self.filled
     }
 
-    /// The place of the next bytes: there is room for so many, and at least for half of what is
-    /// here.
+    /// The memory for the next bytes. It is at least `count` bytes, and grows by at least half of
+    /// what has arrived.
     fn room(&mut self, count: usize) -> &mut [u8] {
         let words = &mut self.segments.words;
         if words.len() * WORD < self.filled + count {
@@ -129,31 +130,33 @@ impl Partial {
 
 /// A stream that carries messages both ways.
 pub(crate) struct Wire<S> {
-    /// `None` once the connection is over: messages that user code still holds don't keep it open.
+    /// `None` once the connection is closed, so that messages still held by user code don't keep it
+    /// open.
     stream: Option<S>,
     options: ReaderOptions,
-    /// Largest message that is taken, in words.
+    /// The largest message that is accepted, in words.
     words_max: usize,
-    /// Larger ones are left where they are for now, and of how many bytes the next one is that is.
+    /// Messages of more words than this are left unread for now; `left` has the bytes of the next
+    /// one.
     words_now: usize,
     left: Option<usize>,
-    /// As long as `INPUT_BYTES` while something is read, and only as long as its content else.
+    /// Has the length `INPUT_BYTES` while the connection reads, and else only that of its content.
     input: Vec<u8>,
-    /// `input[start..end]` was read and not used yet.
+    /// `input[start..end]` was read from the stream and not used yet.
     start: usize,
     end: usize,
     partial: Option<Partial>,
-    /// Messages that began to come in, and bytes, since the beginning.
+    /// Messages begun, and bytes received, since the connection began.
     begun: u64,
     received: u64,
     /// Bytes that this poll may still read.
     readable: usize,
     output: Vec<u8>,
-    /// `output[..written]` is out already.
+    /// `output[..written]` is already written.
     written: usize,
-    /// Bytes that went out since the beginning.
+    /// Bytes written since the connection began.
     progress: u64,
-    /// Bytes that were thrown away at the end.
+    /// Bytes thrown away while the connection ends.
     drained: usize,
 }
 
@@ -179,13 +182,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// Leaves messages of more bytes where they are from now on, until it is told otherwise.
+    /// From now on leaves messages larger than this many bytes unread, until it is called again.
     pub(crate) fn leave_larger(&mut self, bytes: usize) {
         self.words_now = bytes / WORD;
         self.left = None;
     }
 
-    /// The bytes of the next message, if it is left where it is.
+    /// The size of the next message in bytes, if it is left unread.
     pub(crate) fn left(&self) -> Option<usize> {
         self.left
     }
@@ -217,7 +220,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// Gives the buffer to the next connection. Called when this one has read for now: at the end of each poll.
+    /// Gives the buffer to the next connection. Called at the end of each poll, when this one has
+    /// read.
     pub(crate) fn rest(&mut self) {
         self.readable = IN_A_POLL_BYTES;
         if self.input.len() < INPUT_BYTES {
@@ -252,7 +256,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// If much waits already, the buffer grows by what is needed and a part of that, and not to twice as much.
+    /// Makes room in the output buffer. If much waits already, it grows by the need and a fraction
+    /// of that, instead of doubling.
     fn make_room_for(&mut self, bytes: usize) {
         let length = self.output.len();
         if length > OUTPUT_BYTES_KEPT && self.output.capacity() - length < bytes {
@@ -260,7 +265,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// Writes over bytes of the message that was pushed last, which lie at this place in it.
+    /// Overwrites bytes of the message that was pushed last, at this place in it.
     pub(crate) fn patch_last(
         &mut self,
         message: &Builder<HeapAllocator>,
@@ -284,26 +289,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.output.len() - self.written
     }
 
-    /// Bytes that went out since the beginning.
+    /// Bytes written since the connection began.
     pub(crate) fn progress(&self) -> u64 {
         self.progress
     }
 
-    /// A number that changes at least once in so many bytes that come in, if the last message isn't
-    /// whole.
+    /// A number that changes at least once every `step` bytes received while the last message is
+    /// incomplete; `None` when it is complete.
     pub(crate) fn unfinished(&self, step: u64) -> Option<u64> {
         let is_unfinished = self.partial.is_some() || self.start < self.end;
         (is_unfinished && self.left.is_none()).then(|| self.begun + self.received / step)
     }
 
-    /// Bytes of memory that the connection has for what comes and goes.
+    /// Bytes of memory that the connection's buffers take.
     pub(crate) fn held(&self) -> usize {
         let partial =
             self.partial.as_ref().map_or(0, |partial| partial.segments.words.len() * WORD);
         partial + (self.end - self.start) + self.output.capacity()
     }
 
-    /// Writes what was pushed, and sees to it that the stream passes it on.
+    /// Writes what was pushed, and flushes the stream.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context) -> Poll<std::io::Result<()>> {
         if self.output.is_empty() {
             return Poll::Ready(Ok(()));
@@ -328,7 +333,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Forgets what was pushed.
+    /// Forgets the messages that were pushed and not written.
     pub(crate) fn discard(&mut self) {
         (self.output, self.written) = (Vec::new(), 0);
     }
@@ -338,9 +343,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         opened(&mut self.stream)?.poll_shutdown(cx)
     }
 
-    /// Throws away what the peer still sends, until it closes its side. A stream that is closed with bytes
-    /// unread is reset, and what was written last may be lost on its way. Past a bound nothing more is read,
-    /// so that the peer can't go on sending: the caller says when the wait is over.
+    /// Throws away what the peer still sends, until it closes its side. Closing a stream with
+    /// unread bytes resets it, and the bytes written last may be lost on their way. Past a bound
+    /// nothing more is read, so that the peer can't keep sending; the caller limits the wait.
     pub(crate) fn poll_drain(&mut self, cx: &mut Context) -> Poll<()> {
         self.partial = None;
         (self.start, self.end) = (0, 0);
@@ -361,7 +366,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.discard();
     }
 
-    /// Takes a table of segments from the input, once all of it is there.
+    /// Takes a table of segments from the input, once the whole table has arrived.
     fn begin_message(&mut self) -> Result<Option<Partial>, Refusal> {
         let input = &self.input[self.start..self.end];
         let Some(count) = u32_at(input, 0) else { return Ok(None) };
@@ -399,7 +404,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Ok(Some(Partial { segments, bytes: words * WORD, filled: 0 }))
     }
 
-    /// Moves input to the partial message; returns it when it is whole.
+    /// Moves input to the partial message; returns the message when it is whole.
     fn finish_message(&mut self) -> Option<Segments> {
         let partial = self.partial.as_mut()?;
         let count = (self.end - self.start).min(partial.missing());
@@ -409,7 +414,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         if partial.missing() > 0 { None } else { self.partial.take().map(|whole| whole.segments) }
     }
 
-    /// Reads once: a large rest straight to the message, anything else to the input buffer.
+    /// Reads once: directly into the message if much of it is missing, and else into the input
+    /// buffer.
     fn poll_fill(&mut self, cx: &mut Context) -> Poll<capnp::Result<usize>> {
         let stream = opened(&mut self.stream).map_err(|error| lost(&error))?;
         if let Some(partial) = &mut self.partial
@@ -441,7 +447,7 @@ fn opened<S: Unpin>(stream: &mut Option<S>) -> std::io::Result<Pin<&mut S>> {
     stream.as_mut().map(Pin::new).ok_or_else(|| std::io::ErrorKind::NotConnected.into())
 }
 
-/// Makes `input` as long as it is for reading, and moves what lies at `rest` to its beginning.
+/// Gives `input` its full length for reading, and moves the bytes at `rest` to its beginning.
 fn make_room(input: &mut Vec<u8>, rest: Range<usize>) {
     if input.len() >= INPUT_BYTES {
         return input.copy_within(rest, 0);
@@ -464,12 +470,12 @@ fn poll_read_once<S: AsyncRead>(
     Poll::Ready(read.map(|()| buffer.filled().len()).map_err(|error| lost(&error)))
 }
 
-/// An error of the stream, as those see it whose calls were on the way.
+/// The error that callers get for their calls on the way when the stream breaks.
 pub(crate) fn lost(error: &std::io::Error) -> Error {
     Error::disconnected(format!("the connection was lost: {error}"))
 }
 
-/// The `index`th number of a table of segments.
+/// The number at position `index` of a table of segments.
 fn u32_at(table: &[u8], index: usize) -> Option<u32> {
     table.get(index * 4..)?.first_chunk().copied().map(u32::from_le_bytes)
 }

@@ -1,10 +1,11 @@
-//! The storage alone, with nothing of a server around it: for the crash lab and for `capstead-bench`.
+//! The storage alone, without a server around it: for the crash lab and for `capstead-bench`.
 //!
-//! `storage` is a program that runs turns which follow from a seed and tells which of them are durable,
-//! and that looks how many are there after a crash. `records` shows all that an environment holds, for
-//! tests that read it with code of their own. `Puts` makes turns durable as fast as it can.
+//! `storage` is a program that runs turns derived from a seed, prints which of them are durable,
+//! and checks how many are there after a crash. `records` lists everything that an environment
+//! holds, for tests that read it with code of their own. `Puts` makes turns durable as fast as it
+//! can.
 //!
-//! Nothing here is for users: neither the functions nor what they print promise anything.
+//! Nothing here is for users: neither the functions nor their output are stable.
 #![allow(missing_docs, reason = "there are no users but the tests and the bench")]
 
 mod puts;
@@ -29,7 +30,7 @@ use crate::storage::{
     StoreOptions, Usage,
 };
 
-/// The exit code of a storage that failed; 1 is that of the lab itself.
+/// The exit code after a failure of the storage; 1 is for failures of the lab itself.
 const STORAGE_FAILED: u8 = 3;
 
 /// The storage alone.
@@ -72,7 +73,7 @@ pub struct OnDisk<'a> {
     pub value: &'a [u8],
 }
 
-/// Why the lab ended early.
+/// The reason why the lab ended early.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("the storage failed: {0}")]
@@ -83,8 +84,8 @@ enum Failure {
     Pipe(#[from] std::io::Error),
 }
 
-/// The program, with its arguments behind its name. Exits with 3 and one sentence when the storage failed,
-/// and with 1 when the lab itself did.
+/// Runs the program, given the arguments after its name. It exits with 3 and one sentence when the
+/// storage failed, and with 1 when the lab itself did.
 pub fn storage(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let ended = match &Options::parse_from(args).what {
         What::Write { dir, script, turns, in_flight } => write(dir, *script, *turns, *in_flight),
@@ -98,7 +99,7 @@ pub fn storage(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Runs the turns behind those that are there, and acknowledges each once it is durable.
+/// Runs the turns after those that are there, and acknowledges each once it is durable.
 fn write(dir: &Path, script: Script, turns: u64, in_flight: u64) -> Result<(), Failure> {
     let (mut store, progressed) = open(dir)?;
     let before = applied(&store, &RefCell::new(States::new(script)))?;
@@ -107,10 +108,10 @@ fn write(dir: &Path, script: Script, turns: u64, in_flight: u64) -> Result<(), F
         while submitted < turns && submitted - acknowledged < in_flight {
             submitted += 1;
             turn(&mut store, script, submitted)?;
-            // The first is committed alone, and the others gather meanwhile.
+            // The first is committed alone, while the others gather.
             store.commit_submitted();
         }
-        // An error is the end of the commit thread, which the store knows of.
+        // An error means that the commit thread ended, which the store knows.
         let _ = progressed.recv();
         let durable = before + store.settle().0;
         for turn in acknowledged + 1..=durable {
@@ -124,7 +125,7 @@ fn write(dir: &Path, script: Script, turns: u64, in_flight: u64) -> Result<(), F
     Ok(store.close()?)
 }
 
-/// One line, one call of the operating system: what reads a trace finds it in its place.
+/// Prints one line by one system call, so that a trace has it at the right place.
 fn acknowledge(turn: u64) -> std::io::Result<()> {
     std::io::stdout().lock().write_all(format!("ack {turn}\n").as_bytes())
 }
@@ -144,22 +145,22 @@ fn turn(store: &mut Store, script: Script, number: u64) -> Result<(), StorageErr
 }
 
 fn open(dir: &Path) -> Result<(Store, Receiver<()>), StorageError> {
-    // One token is enough: whoever takes it looks at everything that has happened.
+    // One token is enough: the receiver then checks everything that has happened.
     let (progress, progressed) = sync_channel(1);
     let on_progress = Box::new(move || {
-        // There is a token already: nothing is lost.
+        // If there is a token already, nothing is lost.
         let _ = progress.try_send(());
     });
-    // The disks of the lab are small, and are meant to be filled.
+    // The lab's disks are small, and are meant to be filled.
     let log = LogOptions { reserve_bytes: Some(0), ..LogOptions::default() };
     let options = StoreOptions { name: "lab".to_owned(), log, metrics: Arc::default() };
     Ok((Store::open(dir, options, on_progress)?, progressed))
 }
 
-/// Visits each record in `dir`, an environment that nobody else uses.
+/// Visits each record in `dir`, an environment that isn't otherwise in use.
 ///
 /// # Errors
-/// When the storage can't be opened, or fails. Nothing was changed.
+/// The storage can't be opened, or fails. Nothing was changed.
 pub fn records(dir: &Path, mut visit: impl FnMut(OnDisk)) -> error::Result<()> {
     let (mut store, _progressed) = open(dir)?;
     let mut objects = Vec::new();
@@ -176,7 +177,7 @@ pub fn records(dir: &Path, mut visit: impl FnMut(OnDisk)) -> error::Result<()> {
     Ok(store.close()?)
 }
 
-/// Answers each path with a line.
+/// Answers each path with one line.
 fn check(script: Script) -> Result<(), Failure> {
     let states = RefCell::new(States::new(script));
     for line in std::io::stdin().lock().lines() {
@@ -190,7 +191,7 @@ fn check(script: Script) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The number of turns that are there, as a server would find it: it looks before it opens.
+/// The number of turns that are there. It checks before it opens, as a server does.
 fn check_one(dir: &Path, states: &RefCell<States>) -> Result<u64, Failure> {
     storage::check(dir, Kind::Objects, Owner::ours())?;
     let (mut store, _progressed) = open(dir)?;

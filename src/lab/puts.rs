@@ -1,4 +1,4 @@
-//! One put of each of some objects, again and again, each in a turn of its own.
+//! Repeated rounds of puts, each of one value for each of some objects, in a turn of its own.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -22,10 +22,10 @@ pub struct Puts {
 }
 
 impl Puts {
-    /// Makes a storage in an empty directory, with so many objects.
+    /// Makes a storage in an empty directory, with this many objects.
     ///
     /// # Errors
-    /// When it can't be made.
+    /// It can't be made.
     pub fn open(dir: &Path, objects: usize, ahead: u64) -> Result<Self> {
         let objects: Vec<_> = (0..objects)
             .map(|n| ObjectId::named(Pool::default(), "Bench", &n.to_string()))
@@ -43,16 +43,16 @@ impl Puts {
         Ok(Self { store: RefCell::new(store), progress, objects, accounts, ahead })
     }
 
-    /// The shard and the id of each object, as its keys on disk begin.
+    /// The shard and id of each object, as its keys on disk begin.
     pub fn objects(&self) -> impl Iterator<Item = ([u8; 2], [u8; 16])> {
         self.objects.iter().map(|id| (id.home_shard().0.to_be_bytes(), *id.as_bytes()))
     }
 
-    /// Puts `value` under `key` of each object, in a turn of its own; then waits until all but the last so
-    /// many of such rounds are durable.
+    /// Puts `value` under `key` of each object, in a turn of its own; then waits until all but the
+    /// last `ahead` of such rounds are durable.
     ///
     /// # Errors
-    /// When the storage fails.
+    /// The storage fails.
     pub fn put_all(&self, key: &[u8], value: &[u8]) -> Result<()> {
         let mut store = self.store.borrow_mut();
         let mut last = Ticket::default();

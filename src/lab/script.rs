@@ -1,8 +1,8 @@
-//! The turns that the lab runs: what each writes follows from the seed and its number alone.
+//! The turns that the lab runs. The writes of each follow from the seed and its number alone.
 //!
-//! So whoever finds the data later knows what must be there after any number of turns. Every turn
-//! stores its own number in its object: no two numbers of turns leave the same state. It does no
-//! input or output.
+//! So a program that finds the data later knows what must be there after any number of turns. Every
+//! turn stores its own number in its object, so no two numbers of turns leave the same state. This
+//! file does no input or output.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -35,14 +35,14 @@ pub(super) struct Record {
     pub(super) key: Vec<u8>,
 }
 
-/// The writes of one turn, in order; none as a value deletes the key.
+/// The writes of one turn, in order; a `None` value deletes the key.
 #[derive(Debug)]
 pub(super) struct Turn {
     pub(super) object: ObjectId,
     pub(super) writes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
 }
 
-/// The values that all objects hold.
+/// The values of all objects.
 pub(super) type State = BTreeMap<(ObjectId, Vec<u8>), Rc<[u8]>>;
 
 impl Script {
@@ -50,7 +50,7 @@ impl Script {
         (0..OBJECTS).map(object)
     }
 
-    /// All that any turn writes.
+    /// All records that any turn may write.
     pub(super) fn records(&self) -> impl Iterator<Item = Record> + use<> {
         let keys = self.keys;
         Self::objects().flat_map(move |object| {
@@ -72,7 +72,7 @@ impl Script {
             });
             writes.push((key, value));
         }
-        // So large that it has pages of its own.
+        // Large enough to have pages of its own.
         if random.below(12) == 0 {
             let value = (random.below(2) > 0).then(|| {
                 let mut value = random.bytes(40_000);
@@ -85,7 +85,7 @@ impl Script {
     }
 }
 
-/// The states that must be there, remembered for the numbers of turns that were asked for.
+/// The expected states, cached for the numbers of turns that were asked for.
 #[derive(Debug)]
 pub(super) struct States {
     script: Script,
@@ -132,7 +132,7 @@ fn key(number: u64) -> Vec<u8> {
     format!("key-{number}").into_bytes()
 }
 
-/// SplitMix64: the same numbers on every machine.
+/// SplitMix64, which gives the same numbers on every machine.
 struct Random(u64);
 
 impl Random {
@@ -147,7 +147,7 @@ impl Random {
         self.next() % end.max(1)
     }
 
-    /// Up to so many bytes.
+    /// At most this many bytes.
     fn bytes(&mut self, longest: u64) -> Vec<u8> {
         let length = self.below(longest) as usize;
         let words = std::iter::repeat_with(|| self.next().to_le_bytes());

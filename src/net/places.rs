@@ -1,4 +1,5 @@
-//! The count of connections: of all listeners of one kind together, and from each address at one of them.
+//! The count of connections: of all listeners of one kind together, and by address at each
+//! listener.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -11,7 +12,7 @@ use capstead_client::Budget;
 
 use crate::metrics::{Count, Metrics};
 
-/// The connections that all listeners of one kind may have together, and what these hold.
+/// The places for connections of all listeners of one kind, and the memory that these hold.
 #[derive(Debug)]
 pub(crate) struct Places {
     max: usize,
@@ -24,15 +25,15 @@ impl Places {
         Arc::new(Self { max, taken: AtomicUsize::new(0), budget: Budget::default() })
     }
 
-    /// One more, if there is one, wherever it is from.
+    /// Takes one more place if there is one, for any address.
     pub(crate) fn take(places: &Arc<Self>) -> Option<Taken> {
         let taken = Taken(places.clone());
-        // Whoever gets none gives back at once what was counted here.
+        // If there was none, dropping `taken` takes this one back off the count.
         (places.taken.fetch_add(1, Ordering::Relaxed) < places.max).then_some(taken)
     }
 }
 
-/// One of [`Places`], until it is dropped.
+/// One of the [`Places`], until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Taken(Arc<Places>);
 
@@ -42,12 +43,12 @@ impl Drop for Taken {
     }
 }
 
-/// Why there is no place.
+/// The reason why there is no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Full {
     /// All are taken.
     OfAll,
-    /// The address has as many as it may.
+    /// The address has as many as it may have.
     OfPeer,
 }
 
@@ -57,12 +58,12 @@ pub(crate) struct Peers {
     max: usize,
     taken: RefCell<HashMap<IpAddr, usize>>,
     metrics: Arc<Metrics>,
-    /// The operator's count of those that are open.
+    /// The metric that counts the open connections.
     open: fn(&Metrics) -> &Count,
 }
 
 impl Peers {
-    /// Each address may have so many.
+    /// Each address may have `max` places.
     pub(crate) fn new(
         of_all: Arc<Places>,
         max: usize,
@@ -72,10 +73,10 @@ impl Peers {
         Rc::new(Self { of_all, max, taken: RefCell::default(), metrics, open })
     }
 
-    /// A place for one more connection from there.
+    /// A place for one more connection from this address.
     ///
     /// # Errors
-    /// When there is none.
+    /// There is none.
     pub(crate) fn take(self: &Rc<Self>, peer: IpAddr) -> Result<Place, Full> {
         let of_all = Places::take(&self.of_all).ok_or(Full::OfAll)?;
         let mut taken = self.taken.borrow_mut();

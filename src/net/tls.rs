@@ -1,8 +1,9 @@
-//! The proof of a listener by TLS: that its server has the key of the cluster.
+//! The proof of a listener by TLS that its server has the key of the cluster.
 //!
-//! The certificate is made in memory, the same at each start, and signed by the key that it holds. Clients
-//! know the key by its hash, so the rest of it says nothing. There are no sessions to resume and no early
-//! data: every connection has the whole handshake, and forward secrecy.
+//! The certificate is made in memory, the same at each start, and signed by the key that it holds.
+//! Clients know the key by its hash, so nothing else in the certificate matters. No session is
+//! resumed and there is no early data: every connection has the whole handshake, and forward
+//! secrecy.
 
 use std::io;
 use std::sync::Arc;
@@ -21,13 +22,13 @@ use tokio_rustls::server::TlsStream;
 
 use crate::error::{Result, failed};
 
-/// The name in the certificate, for clients whose library insists on one.
+/// The name in the certificate, for clients whose library requires one.
 const NAME: &str = "capstead";
 
-/// Accepts as the server of the cluster with this Ed25519 key, in the form of PKCS #8.
+/// Makes an acceptor for a server of the cluster with this Ed25519 key, in PKCS #8 form.
 ///
 /// # Errors
-/// When the bytes are no such key.
+/// The bytes are no such key.
 pub(crate) fn acceptor(pkcs8: &[u8]) -> Result<TlsAcceptor> {
     let pkcs8 = PrivatePkcs8KeyDer::from(pkcs8);
     let wrong = |error: &dyn std::error::Error| failed(format!("no TLS: {error}"));
@@ -49,7 +50,7 @@ pub(crate) fn acceptor(pkcs8: &[u8]) -> Result<TlsAcceptor> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Speaks TLS with a peer, who has so long to do their part.
+/// Does the handshake with a peer, which must finish its part in this time.
 pub(super) async fn handshake(
     tls: &TlsAcceptor,
     stream: TcpStream,
@@ -88,8 +89,8 @@ mod tests {
         (listener, metrics, address, keys)
     }
 
-    // Whoever says nothing, or never ends, has a place among the connections of their address: not
-    // for long.
+    // A peer that is silent, or never finishes, occupies one of its address's places, and must not
+    // do so for long.
     #[tokio::test(flavor = "local")]
     async fn a_peer_that_does_not_finish_the_handshake_is_cut() {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,4 +1,5 @@
-//! The file that objects travel in: its bytes, and the rules of their order. See docs/archive-format.md.
+//! The file that objects travel in: its bytes, and the rules for their order. See
+//! docs/archive-format.md.
 //!
 //! > magic (16) ‖ version (1) ‖ frame ‖ frame ‖ …
 //!
@@ -6,13 +7,15 @@
 //!
 //! > length of the payload (4) ‖ CRC-32C over length ‖ payload (4) ‖ payload
 //!
-//! with numbers little-endian. The last frame has the totals and a SHA-256 over everything before it,
-//! so that a file which ends anywhere else is known to be cut.
+//! with little-endian numbers. The last frame has the totals and a SHA-256 of everything before it,
+//! so that a file which ends anywhere else is known to be cut off.
 //!
-//! It reads and writes bytes and nothing else; it knows neither where objects live nor what they mean.
+//! The code reads and writes bytes and nothing else; it knows neither where objects live nor what
+//! their records mean.
 //!
-//! **Invariants:** hostile bytes never panic, and make nobody allocate more than there are. What was
-//! read as a whole is in order: each object comes once in its host, header first, keys ascending.
+//! **Invariants:** hostile bytes never cause a panic, and never make the reader allocate more bytes
+//! than there are. An archive that was read to its end is in order: each object appears once in its
+//! host, header first, keys ascending.
 
 pub(crate) mod export;
 mod file;
@@ -32,7 +35,7 @@ const MAGIC: &[u8; 16] = b"capstead archive";
 const VERSION: u8 = 1;
 
 const HEAD_BYTES: usize = 8;
-/// One record with the longest key and the largest value, and what stands around it.
+/// One record with the longest key and the largest value, plus the bytes around it.
 const PAYLOAD_BYTES_MAX: usize = KEY_BYTES_MAX + VALUE_BYTES_MAX + 64;
 
 const HEAD: u8 = 1;
@@ -46,16 +49,16 @@ const END: u8 = 7;
 /// The result of operations on archives.
 pub(crate) type Result<T> = std::result::Result<T, ArchiveError>;
 
-/// Why an archive can't be read or written.
+/// The reason why an archive can't be read or written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ArchiveError {
-    /// The operating system refused.
+    /// The operating system returned an error.
     #[error("it can't be read or written: {0}")]
     Io(#[from] std::io::Error),
     /// The file doesn't begin as an archive does.
     #[error("it is not an archive of Capstead; choose a file that export or backup made")]
     Foreign,
-    /// The file is of another version.
+    /// The file has another version.
     #[error(
         "it is an archive of version {found}, and this program reads version {VERSION}; use its own program"
     )]
@@ -66,40 +69,40 @@ pub(crate) enum ArchiveError {
     /// The file ends before its last frame does.
     #[error("it was cut short: it ends at byte {at}, before its last part; make or copy it again")]
     Cut {
-        /// The place at which it ends.
+        /// The offset at which it ends.
         at: u64,
     },
-    /// The bytes aren't what was written.
+    /// The bytes aren't those that were written.
     #[error("it is damaged near byte {at}: {what}; make or copy it again")]
     Damaged {
-        /// The place at which the frame begins.
+        /// The offset at which the damaged frame begins.
         at: u64,
         /// The fault in it.
         what: &'static str,
     },
 }
 
-/// The words of an archive about itself.
+/// An archive's description of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Head<'a> {
-    /// When it was begun, in milliseconds since 1970.
+    /// The time at which it was begun, in milliseconds since 1970.
     pub(crate) created_ms: u64,
     /// The cluster that it was made from.
     pub(crate) cluster: [u8; 32],
     /// The number of hosts of that cluster.
     pub(crate) hosts: u16,
-    /// The request, in words for people.
+    /// The request that the archive answers, in words for people.
     pub(crate) asked: &'a str,
 }
 
-/// The amounts that are in an archive.
+/// Counts of an archive's content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
-    /// Objects that exist, which is those with a header.
+    /// Objects that exist, which are those with a header.
     pub(crate) objects: u64,
     /// Keys that their classes stored.
     pub(crate) keys: u64,
-    /// Lengths of those keys and their values.
+    /// The sum of the lengths of those keys and their values.
     pub(crate) bytes: u64,
 }
 
@@ -112,12 +115,12 @@ pub(crate) enum Frame<'a> {
     Secret {
         /// The name of its file.
         name: &'a str,
-        /// The content of that.
+        /// The file's content.
         text: &'a [u8],
     },
     /// One host's part follows.
     Host(u16),
-    /// Objects of that shard follow; its chain stood there.
+    /// The objects of that shard follow; its chain ended at this place.
     Shard(Shard, ShardMeta),
     /// The records of that object follow.
     Object(ObjectId),
@@ -138,7 +141,7 @@ pub(crate) struct Record<'a> {
     pub(crate) value: &'a [u8],
 }
 
-/// Records as bytes: for each, space (1) ‖ length of key (2) ‖ key ‖ length of value (4) ‖ value.
+/// Records as bytes; each is space (1) ‖ length of key (2) ‖ key ‖ length of value (4) ‖ value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Records<'a>(&'a [u8]);
 
@@ -148,7 +151,7 @@ impl<'a> Records<'a> {
         Self(bytes)
     }
 
-    /// Tells whether all of it are records within the limits.
+    /// Tells whether all of the bytes are records within the limits.
     fn are_whole(self) -> bool {
         let mut records = self.into_iter();
         while !records.0.is_empty() {
@@ -169,7 +172,7 @@ impl<'a> IntoIterator for Records<'a> {
     }
 }
 
-/// Reads records, up to the first bytes that are none.
+/// Reads records, up to the first bytes that aren't a record.
 pub(crate) struct RecordIter<'a>(&'a [u8]);
 
 impl<'a> Iterator for RecordIter<'a> {
@@ -189,7 +192,7 @@ impl<'a> Iterator for RecordIter<'a> {
 }
 
 impl Record<'_> {
-    /// Adds it to bytes that are records.
+    /// Appends the record to encoded records.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.push(self.space as u8);
         out.extend_from_slice(&(self.key.len() as u16).to_le_bytes());
@@ -200,7 +203,7 @@ impl Record<'_> {
 }
 
 impl<'a> Frame<'a> {
-    /// Adds the whole frame.
+    /// Appends the whole frame.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         let start = out.len();
         out.extend_from_slice(&[0; HEAD_BYTES]);
@@ -252,7 +255,7 @@ impl<'a> Frame<'a> {
         }
     }
 
-    /// None when the payload is no frame of this version.
+    /// Returns `None` when the payload is no frame of this version.
     fn decode(payload: &'a [u8]) -> Option<Self> {
         let (&kind, rest) = payload.split_first()?;
         match kind {
@@ -290,14 +293,14 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// Reads frames that follow each other in memory; anything else ends it with an error.
+/// Reads consecutive frames in memory; anything else is an error that ends the iteration.
 pub(crate) struct Frames<'a> {
     bytes: &'a [u8],
     at: u64,
 }
 
 impl<'a> Frames<'a> {
-    /// Of these bytes.
+    /// Reads the frames in these bytes.
     pub(crate) fn of(bytes: &'a [u8]) -> Self {
         Self { bytes, at: 0 }
     }
@@ -334,7 +337,7 @@ const LENGTH: &str = "a part of it has an impossible length";
 const CHECKSUM: &str = "a checksum is wrong";
 const UNKNOWN: &str = "a part of it makes no sense";
 
-/// Length of the payload and its checksum; none if no frame is that long.
+/// The payload's length and checksum; `None` if no frame is that long.
 fn split_head(head: [u8; HEAD_BYTES]) -> Option<(usize, u32)> {
     let (length, sum) = head.split_first_chunk()?;
     let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;

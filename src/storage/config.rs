@@ -1,7 +1,9 @@
-//! The few values that a cluster agrees on, such as placement: read, swapped, watched.
+//! The few values that a cluster agrees on, such as placement: they can be read, swapped and
+//! watched.
 //!
 //! A value changes only by compare-and-swap, so that two writers can't overwrite each other
-//! unseen. On one machine it is an LMDB environment of its own; it never holds objects' data.
+//! unnoticed. On one machine the store is an LMDB environment of its own; it never holds data of
+//! objects.
 
 use std::fmt;
 use std::path::Path;
@@ -15,7 +17,7 @@ use crate::storage::lmdb::layout::{Kind, config_key, damaged};
 use crate::storage::lmdb::owned::Owner;
 use crate::storage::space::check_value;
 
-/// A value and how often it was stored, from 1.
+/// A value with the number of times that it was stored, from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Versioned {
     /// Grows by one with each change.
@@ -29,26 +31,27 @@ pub(crate) struct Versioned {
 pub(crate) enum CasOutcome {
     /// The value is durable with this version.
     Stored(u64),
-    /// Nothing was changed: the present version is this one, none if there is no value.
+    /// Nothing was changed: this is the present version, or `None` if there is no value.
     Conflict(Option<u64>),
 }
 
 /// Called with each later value of a watched key.
 pub(crate) type Observer = Box<dyn Fn(&Versioned) + Send>;
 
-/// Holds what a cluster agrees on.
+/// Stores the values that a cluster agrees on.
 pub(crate) trait ConfigStore: Send {
     /// The present value.
     ///
     /// # Errors
-    /// `KeyLength`, `CorruptRecord`, or that the store can't be read; nothing changed.
+    /// `KeyLength`, `CorruptRecord`, or the store can't be read; nothing changed.
     fn get(&self, key: &str) -> Result<Option<Versioned>>;
 
-    /// Stores `value` if the present version is `expected`; none means that there is no value.
+    /// Stores `value` if the present version is `expected`, where `None` means that there is no
+    /// value.
     ///
     /// # Errors
     /// `KeyLength`, `ValueLength`: nothing changed. `Latched`: whether the value was stored is
-    /// unknown, and the process must start again.
+    /// unknown, and the process must be restarted.
     fn compare_and_swap(
         &self,
         key: &str,
@@ -56,11 +59,11 @@ pub(crate) trait ConfigStore: Send {
         value: &[u8],
     ) -> Result<CasOutcome>;
 
-    /// Has `observer` called with every value stored under `key` from now on, in order, after it
-    /// is durable. An observer must not use the store.
+    /// Calls `observer` with every value stored under `key` from now on, in order, after it is
+    /// durable. An observer must not use the store.
     ///
     /// # Errors
-    /// `KeyLength`, or that the store can't be watched; nothing changed.
+    /// `KeyLength`, or the store can't be watched; nothing changed.
     #[cfg_attr(not(test), expect(dead_code, reason = "one supervisor has nobody to watch"))]
     fn watch(&self, key: &str, observer: Observer) -> Result<()>;
 }
@@ -68,12 +71,12 @@ pub(crate) trait ConfigStore: Send {
 /// The config store of a single machine.
 pub(crate) struct LocalConfig {
     env: Environment,
-    /// Held from a swap until its observers are told, so that they see swaps in order.
+    /// Held from a swap until its observers were called, so that they see swaps in order.
     observers: Mutex<Vec<(Vec<u8>, Observer)>>,
 }
 
 impl LocalConfig {
-    /// Opens or makes the store in `path`, a directory of its own.
+    /// Opens the store in `path`, a directory of its own, and creates it if it is missing.
     ///
     /// # Errors
     /// As for the environment of objects.
@@ -81,7 +84,8 @@ impl LocalConfig {
         Self::open_for(path, Access::Full, Owner::ours())
     }
 
-    /// Opens that user's store in `path` for that much; to read it, it must be there.
+    /// Opens the store of user `owner` in `path` with this access; for reading alone, it must
+    /// exist.
     ///
     /// # Errors
     /// As for the environment of objects.

@@ -1,6 +1,7 @@
 //! The errors of the storage: each says what is true on disk after it.
 //!
-//! Remote callers learn of an error what they should do about it, and neither ids nor paths.
+//! The error that a remote caller gets says what to do about it, and contains neither ids nor
+//! paths.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,16 +14,16 @@ use crate::storage::position::Position;
 /// The result of operations of the storage.
 pub(crate) type Result<T> = std::result::Result<T, StorageError>;
 
-/// Why an operation of the storage failed.
+/// The reason why an operation of the storage failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum StorageError {
     /// A key is too long, or empty where it must not be. Nothing was written.
     #[error("{}: the key has {length} bytes; use a key of 1 to {max} bytes", Reason::KeyLength)]
     KeyLength {
-        /// Bytes of the refused key.
+        /// The length of the refused key, in bytes.
         length: usize,
-        /// The most that a key may have.
+        /// The most bytes that a key may have.
         max: usize,
     },
 
@@ -32,13 +33,13 @@ pub(crate) enum StorageError {
         Reason::ValueLength
     )]
     ValueLength {
-        /// Bytes of the refused value.
+        /// The length of the refused value, in bytes.
         length: usize,
-        /// The most that a value may have.
+        /// The most bytes that a value may have.
         max: usize,
     },
 
-    /// The turn wrote too much. This write was not made; the turn's earlier ones stand.
+    /// The turn wrote too much. This write was not made; the turn's earlier writes remain.
     #[error(
         "{}: the turn's writes would have {bytes} bytes; write at most {max} between awaits",
         Reason::BatchSize
@@ -46,12 +47,12 @@ pub(crate) enum StorageError {
     BatchSize {
         /// The bytes that the turn would have written with the refused write.
         bytes: usize,
-        /// The most that one turn may write.
+        /// The most bytes that one turn may write.
         max: usize,
     },
 
     /// The object, or all objects of its class together, would store too much. Nothing was written;
-    /// deleting, and writing what takes no more room, still work.
+    /// deletions, and writes that take no more room, still work.
     #[error(
         "{}: the {whose} would store {bytes} bytes, and may have {max}; delete something first",
         Reason::OverQuota
@@ -59,14 +60,14 @@ pub(crate) enum StorageError {
     OverQuota {
         /// "object" or "class".
         whose: &'static str,
-        /// The bytes that it would have stored.
+        /// The bytes that would have been stored.
         bytes: u64,
-        /// The most that it may.
+        /// The most bytes that may be stored.
         max: u64,
     },
 
-    /// The disk or the map of the environment is nearly full. Nothing was written; deleting, and
-    /// writing what takes no more room, still work.
+    /// The disk or the map of the environment is nearly full. Nothing was written; deletions, and
+    /// writes that take no more room, still work.
     #[error(
         "{}: {left} bytes are left for the storage, and {reserve} are kept free; delete something, or make room",
         Reason::LowSpace
@@ -84,16 +85,17 @@ pub(crate) enum StorageError {
         Reason::OutsideTurn
     )]
     OutsideTurn {
-        /// The object whose storage should have been written.
+        /// The object whose storage was to be written.
         object: ObjectId,
     },
 
-    /// A record of an object isn't what was written. It was not served and is left as it is.
+    /// A record of an object isn't the one that was written. It was not returned, and is left as it
+    /// is.
     #[error(
         "the record {key:?} in space {space} of object {object:?} is damaged; restore a backup"
     )]
     Corrupt {
-        /// The object whose record it is.
+        /// The object to which the record belongs.
         object: ObjectId,
         /// The number of its space.
         space: u8,
@@ -101,17 +103,17 @@ pub(crate) enum StorageError {
         key: String,
     },
 
-    /// A record that belongs to no object isn't what was written. It is left as it is.
+    /// A record that belongs to no object isn't the one that was written. It is left as it is.
     #[error("the storage's own record {key:?} is damaged; restore a backup")]
     CorruptRecord {
         /// The key of the record, escaped.
         key: String,
     },
 
-    /// Bytes that should be a write set aren't one. Nothing of it was applied.
+    /// Bytes that should be a write set aren't one. None of them was applied.
     #[error("a write set is malformed at byte {at}")]
     Malformed {
-        /// The number of bytes before that were understood.
+        /// The number of bytes that could be read before the fault.
         at: usize,
     },
 
@@ -122,21 +124,21 @@ pub(crate) enum StorageError {
         shard: Shard,
     },
 
-    /// The log took nothing for now. Nothing of the refused block was applied.
+    /// The log accepts nothing for now. Nothing of the refused block was applied.
     #[error("the log of shard {shard:?} is busy; start again")]
     Busy {
         /// The shard whose block was refused.
         shard: Shard,
     },
 
-    /// The log no longer has, or never kept, the blocks that were asked for. Nothing changed.
+    /// The log no longer has the requested blocks, or never kept them. Nothing changed.
     #[error("the log keeps only what follows {last:?}; read the shard's records instead")]
     Trimmed {
         /// The newest position that can't be read any more.
         last: Position,
     },
 
-    /// An earlier commit failed. What the disk holds of that one is unknown; nothing was
+    /// An earlier commit failed. It is unknown whether that commit is on disk; nothing was
     /// committed after it. The process must exit and start again from the disk.
     #[error("the storage failed earlier and takes no more writes; restart this host: {0}")]
     Latched(#[source] Arc<StorageError>),
@@ -145,7 +147,7 @@ pub(crate) enum StorageError {
     #[error("the storage is closed: the server is shutting down")]
     Closed,
 
-    /// The commit thread panicked. What the disk holds of the last group is unknown.
+    /// The commit thread panicked. It is unknown whether the last group is on disk.
     #[error("the commit thread of the storage panicked; restart this host: {0}")]
     Panicked(String),
 
@@ -153,33 +155,34 @@ pub(crate) enum StorageError {
     #[error("the map of the environment is full; start again with a larger --map-size")]
     MapFull,
 
-    /// LMDB failed. If it was writing, what the disk holds of that transaction is unknown.
+    /// LMDB failed. If it was writing, it is unknown whether that transaction is on disk.
     #[error("LMDB failed to {action}: {source}")]
     Lmdb {
-        /// The action that was tried.
+        /// The action that failed.
         action: &'static str,
         /// The error of LMDB.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 
-    /// The operating system refused something while the storage was opened.
+    /// The operating system returned an error while the storage was being opened.
     #[error("could not {action} {path:?}: {source}")]
     Io {
-        /// The action that was tried.
+        /// The action that failed.
         action: &'static str,
-        /// On which file or directory.
+        /// The file or directory concerned.
         path: PathBuf,
         /// The error of the operating system.
         source: std::io::Error,
     },
 
-    /// The disk is full. What was acknowledged is durable; of what was being written, nobody was told.
+    /// The disk is full. Everything acknowledged is durable; the writes in progress were not
+    /// acknowledged.
     #[error(
         "no space is left on the file system of {path:?}, and nothing that was answered is lost: {left} bytes \
          are free, and {needed} are needed; make room there"
     )]
     NoSpace {
-        /// A directory or file on it.
+        /// A directory or file on the full disk.
         path: PathBuf,
         /// The bytes that are free.
         left: u64,
@@ -187,19 +190,19 @@ pub(crate) enum StorageError {
         needed: u64,
     },
 
-    /// Somebody else changed a file of the storage while it was in use. Nothing was acknowledged since that
-    /// may be missing after a restart.
+    /// A file of the storage was changed from outside while it was in use. Writes that may be
+    /// missing after a restart were not acknowledged.
     #[error(
         "the file {path:?} {what} while it was in use; put it back or restore a backup, and start again"
     )]
     FileChanged {
         /// The file.
         path: PathBuf,
-        /// The way in which it was found.
+        /// The change that was found.
         what: &'static str,
     },
 
-    /// A copy has not as many records as the original, which is as it was.
+    /// A copy doesn't have as many records as the original, which is unchanged.
     #[error(
         "{found} of {expected} records were copied; the storage is as it was: restore a backup"
     )]
@@ -210,7 +213,7 @@ pub(crate) enum StorageError {
         found: u64,
     },
 
-    /// The data has another format. It was not touched.
+    /// The data has another format. It was not changed.
     #[error(
         "the data has format {found}, and this program knows format {known}; use its own program"
     )]
@@ -221,19 +224,19 @@ pub(crate) enum StorageError {
         known: u64,
     },
 
-    /// The directory holds something else. It was not touched.
+    /// The directory holds something else. It was not changed.
     #[error("{0:?} holds files that are not this storage; choose an empty or new directory")]
     NotOurs(PathBuf),
 
-    /// The directory lacks the file with the data. It was not touched.
+    /// The directory lacks the file with the data. It was not changed.
     #[error("{0:?} was a storage but its data file is gone; restore a backup")]
     DataMissing(PathBuf),
 
-    /// The directory was a complete storage once, and its marker is gone. It was not touched.
+    /// The directory was a complete storage once, and its marker is gone. It was not changed.
     #[error("{0:?} lacks what a storage begins with, the file CAPSTEAD; restore a backup")]
     MarkerMissing(PathBuf),
 
-    /// The file with the data can't be opened safely. It was not touched.
+    /// The file with the data can't be opened safely. It was not changed.
     #[error("{path:?} is damaged: {what}; restore a backup")]
     Damaged {
         /// The file.
@@ -242,17 +245,17 @@ pub(crate) enum StorageError {
         what: &'static str,
     },
 
-    /// The path names no directory. It was not touched.
+    /// The path isn't a directory. It was not changed.
     #[error("{0:?} is not a directory; choose an empty or new directory")]
     NotADirectory(PathBuf),
 
-    /// Another process, or another part of this one, has the directory. It was not touched.
+    /// Another process, or another part of this one, uses the directory. It was not changed.
     #[error("{0:?} is in use by another process; stop that one first")]
     InUse(PathBuf),
 }
 
 impl From<StorageError> for capnp::Error {
-    /// Says what a remote caller should do; names of files and objects stay in the log.
+    /// Tells a remote caller what to do; names of files and objects stay in the log.
     fn from(cause: StorageError) -> Self {
         use StorageError as E;
         match cause {

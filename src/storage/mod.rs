@@ -1,11 +1,12 @@
 //! The storage of one host: objects' records, made durable in groups, in order, or not at all.
 //!
-//! The vat thread writes through a [`Store`]: the writes of one turn become a write set, which is data.
-//! The commit thread takes all submitted write sets, groups them by shard into blocks and appends
-//! these to a shard's [`log`]. On one machine that log is one LMDB transaction.
+//! The vat thread writes through a [`Store`]: the writes of one turn become a write set, which is
+//! data. The commit thread takes all submitted write sets, groups them by shard into blocks, and
+//! appends these to the shards' [`log`]. On one machine that log is one LMDB transaction.
 //!
-//! Threads here are plain ones; nothing knows of tasks, capabilities or the network. It never
-//! reports a write as durable before the disk did, and never goes on after the disk failed.
+//! The threads here are plain ones; no code here knows of tasks, capabilities or the network. The
+//! storage never reports a write as durable before the disk has, and never continues after the disk
+//! failed.
 
 pub(crate) mod archive;
 mod config;

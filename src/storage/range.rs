@@ -1,15 +1,15 @@
-//! Ranges of keys, as lists and scans go through them.
+//! Ranges of keys, for lists and scans.
 
 use std::ops::{Bound, ControlFlow};
 
-/// Which keys of a space are meant, and in which order.
+/// A range of keys in a space, with a direction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Range {
-    /// The least key.
+    /// The lower bound.
     pub(crate) start: Bound<Vec<u8>>,
-    /// The greatest key.
+    /// The upper bound.
     pub(crate) end: Bound<Vec<u8>>,
-    /// From the greatest to the least.
+    /// Set to go from the greatest key to the least.
     pub(crate) reverse: bool,
 }
 
@@ -19,7 +19,7 @@ impl Range {
         Self { start: Bound::Unbounded, end: Bound::Unbounded, reverse: false }
     }
 
-    /// Only those that begin with `prefix`.
+    /// The same range, limited to keys that begin with `prefix`.
     pub(crate) fn within(mut self, prefix: &[u8]) -> Self {
         if prefix.is_empty() {
             return self;
@@ -42,7 +42,7 @@ impl Range {
         self
     }
 
-    /// Tells whether no key can be within.
+    /// Tells whether the range can't contain any key.
     pub(crate) fn is_empty(&self) -> bool {
         match (&self.start, &self.end) {
             (Bound::Included(start), Bound::Included(end)) => start > end,
@@ -53,10 +53,10 @@ impl Range {
     }
 }
 
-/// Takes one key and its value; says whether there is a use for more.
+/// Takes one key and its value; returns whether it wants more.
 pub(crate) type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
-/// The first key after all that begin with `prefix`; none if there can't be one.
+/// The first key after all that begin with `prefix`; `None` if there can't be one.
 pub(crate) fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
     let last = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
     let mut after = prefix[..=last].to_vec();

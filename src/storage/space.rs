@@ -3,9 +3,9 @@
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::storage::error::{Result, StorageError};
 
-/// The parts of an object's storage. They don't see each other's keys.
+/// The parts of an object's storage. Their keys are separate.
 ///
-/// The numbers are part of the format; 3 is kept for alarms.
+/// The numbers are part of the format; 3 is reserved for alarms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Space {
     /// The identity of the object: its class and name. Its key may be empty.
@@ -18,9 +18,9 @@ pub(crate) enum Space {
     Edges = 4,
     /// The ids of calls that are applied at most once, with their replies.
     Requests = 5,
-    /// The amount that it stores. Its key is empty.
+    /// The amounts that the object stores. Its key is empty.
     Usage = 6,
-    /// The amounts that the server keeps in the object for each grant and those made from it.
+    /// The amounts that the server keeps in the object for each grant and the grants made from it.
     Shares = 7,
 }
 
@@ -39,17 +39,18 @@ impl Space {
         ALL.into_iter().find(|space| *space as u8 == byte)
     }
 
-    /// Tells whether its records go when the class deletes all that it stored.
+    /// Tells whether its records are removed when the class deletes all that it stored.
     pub(crate) fn is_cleared(self) -> bool {
         matches!(self, Self::Data | Self::Edges)
     }
 
-    /// Tells whether its records, which others than the class make, count in the object's quota.
+    /// Tells whether its records, which the class doesn't write itself, count towards the object's
+    /// quota.
     pub(crate) fn is_counted(self) -> bool {
         matches!(self, Self::Grants | Self::Requests)
     }
 
-    /// Refuses keys that are too long, and empty ones where there are several.
+    /// Refuses keys that are too long, and empty keys in spaces with several keys.
     pub(crate) fn check_key(self, key: &[u8]) -> Result<()> {
         let least = usize::from(!matches!(self, Self::Header | Self::Usage));
         if (least..=KEY_BYTES_MAX).contains(&key.len()) {

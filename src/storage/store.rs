@@ -1,11 +1,12 @@
-//! Storage as the vat thread sees it: every write is there at once, and durable a little later.
+//! Storage as the vat thread sees it: every write is visible at once, and durable a little later.
 //!
 //! Reads look first at the open turn, then at the submitted turns that aren't durable yet, then at
-//! the disk. It never waits: submitting a turn puts its writes in the commit thread's queue.
+//! the disk. The store never waits: submitting a turn puts its writes into the commit thread's
+//! queue.
 //!
 //! **Invariants:** at most one turn is open, and only its object can write. A submitted write is
-//! forgotten here only after the commit thread said that it is durable, so that the next read of
-//! the disk sees it, or sees a later one. Nothing of a discarded turn is ever queued.
+//! forgotten here only after the commit thread reported it as durable, so that the next read of the
+//! disk sees it or a later one. Nothing of a discarded turn is ever queued.
 
 pub(crate) mod account;
 mod admin;
@@ -50,11 +51,11 @@ use crate::storage::store::page::{Filling, Page, PageSize, over};
 /// The options of a store.
 #[derive(Clone, Debug)]
 pub(crate) struct StoreOptions {
-    /// The host's name, which its commit thread is called after.
+    /// The host's name, after which its commit thread is named.
     pub(crate) name: String,
     /// The options of the log.
     pub(crate) log: LogOptions,
-    /// The numbers in which reads and commits are counted.
+    /// The metrics that count reads and commits.
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -66,20 +67,20 @@ pub(crate) struct Store {
     order: VecDeque<(Ticket, ObjectId)>,
     committer: Committer,
     reads: Rc<dyn Reads>,
-    /// None over a log that has no disk, and once it was closed.
+    /// `None` over a log without a disk, and after closing.
     reader: Option<Reader>,
     room: Arc<Room>,
-    /// None: no value refers to anything.
+    /// Finds the objects that values refer to; `None` if no value refers to any.
     targets_of: Option<TargetsOf>,
 }
 
 struct Turn {
     account: Rc<Account>,
-    /// The usage in the account before the turn.
+    /// The account's usage before the turn.
     before: Usage,
     writes: WriteSet,
     layer: Layer,
-    /// The steps that take the writes of the open transactions back, the last one last.
+    /// The steps that undo the writes of the open transactions, the most recent last.
     undo: Vec<Undo>,
     transactions: usize,
 }
@@ -89,15 +90,15 @@ struct Turn {
 pub(crate) enum Before {
     /// The writer doesn't know.
     Unknown,
-    /// The writer knows; none if there is no value.
+    /// The length of the present value; `None` if there is no value.
     Known(Option<usize>),
 }
 
 impl Store {
-    /// Opens or makes the storage in `path`; `on_progress` is called on the commit thread.
+    /// Opens or creates the storage in `path`; `on_progress` is called on the commit thread.
     ///
     /// # Errors
-    /// Those of [`local::open`]; the data are untouched.
+    /// Those of [`local::open`]; the data are unchanged.
     pub(crate) fn open(
         path: &Path,
         options: StoreOptions,
@@ -110,10 +111,10 @@ impl Store {
         Ok(Self { reader: Some(reader), ..store })
     }
 
-    /// A store over any log, and over reads of what that log has applied.
+    /// A store over any log, with reads of the records that the log has applied.
     ///
     /// # Errors
-    /// `Io` when the operating system gives no thread.
+    /// `Io` when the operating system can't start a thread.
     pub(crate) fn new(
         name: &str,
         log: Box<dyn ShardLog>,
@@ -127,18 +128,18 @@ impl Store {
         Ok(Self { turn, pending, order, committer, reads, reader, room, targets_of })
     }
 
-    /// Visits every object that exists, with its header and what it stores.
+    /// Visits every object that exists, with its header and the amount that it stores.
     ///
     /// # Errors
-    /// `Corrupt`, or that the disk can't be read.
+    /// `Corrupt`, or the disk can't be read.
     pub(crate) fn objects(&self, visit: &mut VisitObject<'_>) -> Result<()> {
         self.reads.objects(visit)
     }
 
-    /// Opens a turn of the account's object; it costs nothing until something is written.
+    /// Opens a turn of the account's object. It costs nothing until something is written.
     ///
     /// # Panics
-    /// When a turn is open: whoever opened it must have submitted or discarded it.
+    /// When a turn is open: the code that opened it must have submitted or discarded it.
     pub(crate) fn begin(&mut self, account: Rc<Account>) {
         assert!(self.turn.is_none(), "turns never nest: each is one poll of the vat thread");
         let (before, writes) = (account.usage(), WriteSet::new(account.object()));
@@ -146,15 +147,15 @@ impl Store {
         self.turn = Some(Turn { account, before, writes, layer, undo, transactions: 0 });
     }
 
-    /// The object whose turn is open.
+    /// The object with the open turn.
     pub(crate) fn turn_object(&self) -> Option<ObjectId> {
         self.turn.as_ref().map(|turn| turn.account.object())
     }
 
-    /// The value of `key`, with all of the object's earlier writes.
+    /// The value of `key`, including all earlier writes of the object.
     ///
     /// # Errors
-    /// `KeyLength`, `Corrupt`, or that the disk can't be read; nothing changed.
+    /// `KeyLength`, `Corrupt`, or the disk can't be read; nothing changed.
     pub(crate) fn get(
         &self,
         object: ObjectId,
@@ -167,10 +168,10 @@ impl Store {
         }
     }
 
-    /// The values of several keys of the class, in their order.
+    /// The values of several of the class's keys, in the order of the keys.
     ///
     /// # Errors
-    /// As for `get`, of the first key that has one.
+    /// As for `get`, of the first key with an error.
     pub(crate) fn get_many(
         &self,
         object: ObjectId,
@@ -185,7 +186,7 @@ impl Store {
     /// The length of the value of `key`, which is not read.
     ///
     /// # Errors
-    /// `KeyLength`, or that the disk can't be read; nothing changed.
+    /// `KeyLength`, or the disk can't be read; nothing changed.
     pub(crate) fn length(
         &self,
         object: ObjectId,
@@ -198,7 +199,8 @@ impl Store {
         }
     }
 
-    /// The word of the writes that may not be durable yet about a key, if they say something.
+    /// The value of a key according to the writes that may not be durable yet, if these include the
+    /// key.
     fn unsettled(&self, object: ObjectId, space: Space, key: &[u8]) -> Result<Option<&Value>> {
         space.check_key(key)?;
         Ok(self.layers(object).find_map(|layer| match layer.get(space, key) {
@@ -214,11 +216,11 @@ impl Store {
         turn.map(|turn| &turn.layer).into_iter().chain(pending)
     }
 
-    /// The first keys of `range` that the class stored, with all of its earlier writes; in the memory
-    /// of an older page.
+    /// The first keys of `range` that the class stored, including all its earlier writes. The page
+    /// reuses the memory of an older one.
     ///
     /// # Errors
-    /// `Corrupt`, or that the disk can't be read; nothing changed.
+    /// `Corrupt`, or the disk can't be read; nothing changed.
     pub(crate) fn page(
         &self,
         object: ObjectId,
@@ -256,16 +258,16 @@ impl Store {
         Ok(filling.finish())
     }
 
-    /// A reader of the object's durable records, if those are all there is.
+    /// A reader of the object's durable records, if all its writes are durable.
     pub(crate) fn settled_reads(&self, object: ObjectId) -> Option<Rc<dyn Reads>> {
         self.layers(object).all(Layer::is_empty).then(|| self.reads.clone())
     }
 
-    /// Sets `key` of the class's storage to `value`; the ticket is that of the open turn.
+    /// Sets `key` in the class's storage to `value`; returns the ticket of the open turn.
     ///
     /// # Errors
     /// `OutsideTurn`, `KeyLength`, `ValueLength`, `BatchSize`, `OverQuota`, `LowSpace`, `Latched`:
-    /// nothing was written, and the turn's earlier writes stand.
+    /// nothing was written, and the turn's earlier writes remain.
     pub(crate) fn put(
         &mut self,
         account: &Account,
@@ -277,7 +279,7 @@ impl Store {
         self.put_referring(account, key, value, (before, targets))
     }
 
-    /// As `put`, of a value that is known to refer to `targets`.
+    /// As `put`, for a value that is known to refer to `targets`.
     ///
     /// # Errors
     /// As for `put`.
@@ -303,11 +305,11 @@ impl Store {
         Ok(ticket)
     }
 
-    /// Removes `key` from the class's storage; no ticket if it isn't there.
+    /// Removes `key` from the class's storage; returns `None` if it isn't there.
     ///
     /// # Errors
     /// `OutsideTurn`, `KeyLength`, `BatchSize`, `Latched`: nothing was written, and the turn's
-    /// earlier writes stand.
+    /// earlier writes remain.
     pub(crate) fn delete(
         &mut self,
         account: &Account,
@@ -327,10 +329,10 @@ impl Store {
         Ok(Some(ticket))
     }
 
-    /// Removes all that the class stored; no ticket if that is nothing.
+    /// Removes everything that the class stored; returns `None` if that is nothing.
     ///
     /// # Errors
-    /// `OutsideTurn`, `Latched`: nothing was written, and the turn's earlier writes stand.
+    /// `OutsideTurn`, `Latched`: nothing was written, and the turn's earlier writes remain.
     pub(crate) fn clear(&mut self, account: &Account) -> Result<Option<Ticket>> {
         let ticket = self.committer.next_ticket();
         let turn = self.turn_of(account.object())?;
@@ -364,7 +366,7 @@ impl Store {
         turn.ok_or(StorageError::OutsideTurn { object })
     }
 
-    /// The last turn of the object that may not be durable yet, if there is one.
+    /// The object's last turn that may not be durable yet, if there is one.
     pub(crate) fn unsettled_ticket(&self, object: ObjectId) -> Option<Ticket> {
         self.pending.get(&object).map(Pending::last)
     }
@@ -374,7 +376,7 @@ impl Store {
         self.committer.last_ticket()
     }
 
-    /// Ends the turn and queues its writes as one atomic batch; none if it wrote nothing.
+    /// Ends the turn and queues its writes as one atomic batch; returns `None` if it wrote nothing.
     pub(crate) fn submit_turn(&mut self) -> Option<Ticket> {
         let mut turn = self.turn.take()?;
         let usage = turn.account.usage();
@@ -394,8 +396,8 @@ impl Store {
         Some(ticket)
     }
 
-    /// Has the commit thread begin with what was submitted. To be called soon after `submit_turn`,
-    /// once for all turns that end together: they share one sync then.
+    /// Makes the commit thread begin with the submitted turns. Call it soon after `submit_turn`,
+    /// once for all turns that end together: these then share one sync.
     pub(crate) fn commit_submitted(&self) {
         self.committer.wake();
     }
@@ -407,7 +409,7 @@ impl Store {
         }
     }
 
-    /// Everything up to this ticket is durable; what memory held for it is dropped.
+    /// Drops from memory the writes of turns that are durable; returns the last durable ticket.
     pub(crate) fn settle(&mut self) -> Ticket {
         let durable = self.committer.durable();
         while let Some((_, object)) = self.order.pop_front_if(|(ticket, _)| *ticket <= durable) {
@@ -421,7 +423,7 @@ impl Store {
         durable
     }
 
-    /// Everything up to this ticket is durable.
+    /// The last durable ticket.
     pub(crate) fn durable(&self) -> Ticket {
         self.committer.durable()
     }
@@ -431,21 +433,23 @@ impl Store {
         self.committer.is_full()
     }
 
-    /// Checks that the files are as they must be; each commit asks too.
+    /// Checks that the files are as they must be, as each commit does.
     pub(crate) fn check_files(&self) -> Result<()> {
         self.reads.check_files()
     }
 
-    /// Why nothing will become durable any more, if that is so; the process must then exit.
+    /// The failure after which nothing becomes durable any more, if there was one; the process must
+    /// then exit.
     pub(crate) fn failure(&self) -> Option<StorageError> {
         self.committer.failure().cloned().map(StorageError::Latched)
     }
 
-    /// Commits every submitted turn, drops the open one, and closes the files. Later reads and writes
-    /// fail with `Closed`.
+    /// Commits every submitted turn, drops the open one, and closes the files. Later reads and
+    /// writes fail with `Closed`.
     ///
     /// # Errors
-    /// `Latched` when a commit failed, now or earlier: what is durable is what `settle` said.
+    /// `Latched` when a commit failed, now or earlier: only the turns reported by `settle` are
+    /// known to be durable.
     pub(crate) fn close(&mut self) -> Result<()> {
         self.discard();
         (self.reads, self.reader) = (Rc::new(Closed), None);

@@ -1,13 +1,13 @@
 //! Values that hold references: encrypted, so that they mean something only where they were stored.
 //!
-//! An object keeps a capability as a value of its own storage, and can read the bytes of that. They say
-//! nothing to it, and nothing to anybody else: without the cluster's secret they can't be read or
-//! made, and a copy under another key or in another object can't be read either. It knows no storage
-//! and no capability; nonces are arguments.
+//! An object keeps a capability as a value in its own storage, and can read the value's bytes. They
+//! tell neither the object nor anyone else anything: without the cluster's secret they can't be
+//! read or made, and a copy under another key or in another object can't be read either. This file
+//! knows no storage and no capability; nonces are arguments.
 //!
-//! A value: magic (8) ‖ version (1) ‖ nonce (24) ‖ length (4, big-endian) ‖ encrypted (length) ‖ message.
-//! XChaCha20-Poly1305 encrypts a list of citations. The message, which may be empty, is a
-//! Cap'n Proto message in which the index of a capability is a place in the list.
+//! A value: magic (8) ‖ version (1) ‖ nonce (24) ‖ length (4, big-endian) ‖ encrypted (length) ‖
+//! message. XChaCha20-Poly1305 encrypts a list of citations. The message, which may be empty, is a
+//! Cap'n Proto message in which the index of a capability is an index in the list.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ use super::Citation;
 use crate::cursor::Cursor;
 use crate::id::ObjectId;
 
-/// The beginning of values that hold references; random, so that no other value does by chance.
+/// The beginning of values that hold references. It is random, so no other value has it by chance.
 const MAGIC: [u8; 8] = [0x3b, 0x36, 0x59, 0x16, 0xf9, 0xff, 0xfe, 0x68];
 const VERSION: u8 = 1;
 const NONCE_AT: usize = MAGIC.len() + 1;
@@ -29,7 +29,7 @@ const TAG_BYTES: usize = 16;
 /// Fresh random bytes for one encryption.
 pub(crate) type Nonce = [u8; 24];
 
-/// The name of an object for those whom it asks for a citation: they don't learn which one it is.
+/// An object's name in its requests for citations: the receivers don't learn which object it is.
 pub(crate) type OwnerToken = [u8; 32];
 
 /// The cluster's key for stored references. It wipes itself, and is never printed.
@@ -40,11 +40,11 @@ pub(crate) struct ReferenceCipher(Zeroizing<[u8; 32]>);
 pub(crate) struct ReferenceValue<'a> {
     /// The references in it.
     pub(crate) citations: Vec<Citation>,
-    /// The struct that they are in; empty for a reference alone.
+    /// The struct that contains them; empty for a single reference.
     pub(crate) message: &'a [u8],
 }
 
-/// Tells whether the value claims to hold references.
+/// Tells whether the value looks like one that holds references.
 pub(crate) fn holds_references(value: &[u8]) -> bool {
     value.starts_with(&MAGIC)
 }
@@ -76,7 +76,7 @@ impl ReferenceCipher {
         value
     }
 
-    /// The citations that `owner` stored under `key`; `None` when this isn't a value that was
+    /// The citations in a value, if `owner` stores it under `key`; `None` when the value wasn't
     /// encrypted for both.
     pub(crate) fn decrypt<'a>(
         &self,
@@ -94,10 +94,10 @@ impl ReferenceCipher {
         Some(ReferenceValue { citations, message })
     }
 
-    /// The ids of the objects that a value refers to which `owner` stores under `key`, one after the
-    /// other; none if it isn't a value that was encrypted for both.
+    /// The ids of the objects that a value refers to, one after the other, if `owner` stores it
+    /// under `key`; empty if the value wasn't encrypted for both.
     pub(crate) fn targets(&self, owner: ObjectId, key: &[u8], value: &[u8]) -> Vec<u8> {
-        // Most values end here.
+        // Most values hold no references.
         if !holds_references(value) {
             return Vec::new();
         }
@@ -106,12 +106,12 @@ impl ReferenceCipher {
         ids.collect()
     }
 
-    /// Stands for `owner` outside of its host.
+    /// The name that stands for `owner` outside its host.
     pub(crate) fn token(&self, owner: ObjectId) -> OwnerToken {
         hash(&[b"capstead owner token v1", &*self.0, owner.as_bytes()])
     }
 
-    /// A citation on its way to the host of the object that `owner` stands for.
+    /// Encrypts a citation on its way to the host of the object that `owner` stands for.
     pub(crate) fn encrypt_citation(
         &self,
         owner: &OwnerToken,
@@ -123,8 +123,8 @@ impl ReferenceCipher {
         [&nonce[..], &encrypted].concat()
     }
 
-    /// A citation that came for the object that `owner` stands for; `None` when it is none, or came for
-    /// another one.
+    /// The citation that was sent to the object that `owner` stands for; `None` when the bytes
+    /// aren't one, or are for another object.
     pub(crate) fn decrypt_citation(&self, owner: &OwnerToken, bytes: &[u8]) -> Option<Citation> {
         let (nonce, encrypted) = bytes.split_first_chunk()?;
         let citations = self.decrypt_list(encrypted, &citation_data(owner), nonce)?;
@@ -155,13 +155,13 @@ impl ReferenceCipher {
     }
 }
 
-/// The data to which a value is bound.
+/// The data that a value's encryption is bound to.
 fn value_data(owner: ObjectId, key: &[u8], message: &[u8]) -> Vec<u8> {
     let (key, message) = (hash(&[key]), hash(&[message]));
     [b"capstead stored reference v1", &owner.as_bytes()[..], &key, &message].concat()
 }
 
-/// The data to which a citation on its way is bound.
+/// The data that the encryption of a citation on its way is bound to.
 fn citation_data(owner: &OwnerToken) -> Vec<u8> {
     [b"capstead citation v1", &owner[..]].concat()
 }

@@ -1,7 +1,7 @@
-//! The thing that a stored reference stands for, as data: enough to make the capability anew.
+//! The meaning of a stored reference, as data: enough to make the capability again.
 //!
-//! One encoding and no other: whatever is not exactly what this version writes is refused. It says
-//! nothing about who may have it; `cipher` sees to that.
+//! There is exactly one encoding: everything that this version wouldn't write is refused. A
+//! citation doesn't say who may have it; `cipher` restricts that.
 //!
 //! Layout: version (1) ‖ target (16) ‖ length (1) ‖ class ‖ name: 0, or 1 ‖ length (2) ‖ name ‖
 //! authority: 0, or 1 ‖ target (16) and id (16) of a grant ‖ length (4) ‖ caveats. Numbers are
@@ -20,9 +20,9 @@ pub(crate) struct Citation {
     pub(crate) target: ObjectId,
     /// The name of its class.
     pub(crate) class: String,
-    /// Its name; none for an anonymous object.
+    /// Its name; `None` for an anonymous object.
     pub(crate) name: Option<String>,
-    /// By what right it was held.
+    /// The authority by which it was held.
     pub(crate) authority: Authority,
     /// The caveats that hold, encoded as in references.
     pub(crate) caveats: Vec<u8>,
@@ -31,23 +31,23 @@ pub(crate) struct Citation {
 /// The authority that keeps a stored reference valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Authority {
-    /// The object had it through a binding, or was given it by an object that had it so.
+    /// The object had it through a binding, or got it from an object that did.
     Binding,
     /// It came from this grant, and ends with it.
     Grant {
-        /// In whose storage the grant is.
+        /// The object whose storage has the grant.
         target: ObjectId,
-        /// Which one it is.
+        /// The grant's id.
         grant: [u8; 16],
     },
 }
 
 impl Citation {
-    /// Adds the bytes of it.
+    /// Appends the citation's bytes.
     pub(crate) fn encode(&self, bytes: &mut Vec<u8>) {
         bytes.push(VERSION);
         bytes.extend(self.target.as_bytes());
-        // The names were checked when the class was registered, and the object named.
+        // The lengths were checked when the class was registered and the object named.
         bytes.push(self.class.len() as u8);
         bytes.extend(self.class.as_bytes());
         match &self.name {
@@ -70,7 +70,7 @@ impl Citation {
         bytes.extend(&self.caveats);
     }
 
-    /// All that were encoded into these bytes, in their order; `None` when something else is there.
+    /// All citations encoded in these bytes, in order; `None` when the bytes contain anything else.
     pub(crate) fn decode_all(mut bytes: &[u8]) -> Option<Vec<Self>> {
         let mut citations = Vec::new();
         while !bytes.is_empty() {

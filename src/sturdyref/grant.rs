@@ -1,7 +1,8 @@
 //! The record in a target's own storage that makes a reference valid. Deleting it revokes it.
 //!
-//! Grants form a tree: each may have been made from another one of the same target, or from one of the
-//! namespace that its object belongs to. One that isn't independent is in force as long as that is.
+//! Grants form a tree: each may have been made from another grant of the same target, or from one
+//! of the namespace that its object belongs to. A grant that isn't independent is in force only
+//! while its parent is.
 
 use capstead_client::sturdyref::{Caveats, GrantId, TargetId};
 use sha2::{Digest, Sha256};
@@ -10,11 +11,11 @@ use crate::cursor::Cursor;
 use crate::error::{Result, failed};
 
 const VERSION: u8 = 4;
-/// Knew those before only of a grant that was made from one of a namespace.
+/// Had ancestors only in grants that were made from one of a namespace.
 const VERSION_WITHOUT_OWN_BEFORE: u8 = 3;
-/// Knew of a grant of a namespace that a grant was made from, but not of those before.
+/// Had a parent of a namespace, and no further ancestors.
 const VERSION_WITHOUT_BEFORE: u8 = 2;
-/// Had neither caveats nor flags, and grants were made from those of the same target only.
+/// Had neither caveats nor flags, and only parents of the same target.
 const VERSION_WITHOUT_FLAGS: u8 = 1;
 
 const INDEPENDENT: u8 = 1;
@@ -27,48 +28,50 @@ const PARENT_OF_NAMESPACE: u8 = 2;
 
 /// The record of one grant.
 ///
-/// Layout: version (1) ‖ flags (1) ‖ depth (1) ‖ kind of parent (1) ‖ the parent's target (16, if it is of a
-/// namespace) ‖ the parent (16, if there is one) ‖ those before (count (1) and 16 each, if there is a parent)
-/// ‖ created (8) ‖ last restored (8) ‖ length of the caveats
-/// (2) ‖ caveats, as in references ‖ label (UTF-8, the rest). Numbers are big-endian, and times are
-/// milliseconds since 1970. The flags: 1 it survives its parent; 2 those made from it may survive it; 4 it
+/// Layout: version (1) ‖ flags (1) ‖ depth (1) ‖ kind of parent (1) ‖ the parent's target (16, if
+/// it is of a namespace) ‖ the parent (16, if there is one) ‖ its ancestors (count (1) and 16 each,
+/// if there is a parent) ‖ created (8) ‖ last restored (8) ‖ length of the caveats (2) ‖ caveats,
+/// as in references ‖ label (UTF-8, the rest). Numbers are big-endian, and times are milliseconds
+/// since 1970. The flags: 1 it survives its parent; 2 grants made from it may survive it; 4 it was
+/// revoked, which has a record only where one is needed.
 /// was revoked, of which there is a record only where it is needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Grant {
     pub(crate) parent: Parent,
-    /// The one who got it, or the purpose of it.
+    /// The grant's receiver, or its purpose.
     pub(crate) label: String,
-    /// All that hold, those of its parent included.
+    /// All caveats in force, including those of its parent.
     pub(crate) caveats: Caveats,
-    /// It survives its parent.
+    /// Set if it survives its parent.
     pub(crate) independent: bool,
-    /// Grants made from it may survive it.
+    /// Set if grants made from it may survive it.
     pub(crate) allows_independent: bool,
-    /// The number of grants that it was made from, in a row.
+    /// The number of grants in the chain from which it was made.
     pub(crate) depth: u8,
     pub(crate) created_ms: u64,
-    /// When it was last restored, or a minute before; 0: never.
+    /// The time at which it was last restored, accurate to a minute; 0 means never.
     pub(crate) restored_ms: u64,
     pub(crate) is_revoked: bool,
-    /// The grants that its parent was made from, the nearest first. Those of a namespace may be another
-    /// host's, and one that is revoked may have no record.
+    /// The grants from which its parent was made, the nearest first. Those of a namespace may be on
+    /// another host, and a revoked one may have no record.
     pub(crate) before: Vec<GrantId>,
 }
 
-/// The grant from which another one was made.
+/// The grant from which another grant was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Parent {
-    /// From none: by the operator, by the object itself, or by who reached it through a binding.
+    /// None: it was made by the operator, by the object itself, or by a class that reached the
+    /// object through a binding.
     #[default]
     None,
     /// Another grant of the same target.
     Own(GrantId),
-    /// A grant of a namespace, by which its object was reached.
+    /// A grant of the namespace through which its object was reached.
     OfNamespace(TargetId, GrantId),
 }
 
 impl Parent {
-    /// The grant, of whatever it is one.
+    /// The parent's id, of either kind.
     pub(crate) fn id(&self) -> Option<GrantId> {
         match self {
             Self::None => None,
@@ -77,7 +80,7 @@ impl Parent {
     }
 }
 
-/// The grant of the reference that the operator of a cluster gets for a class.
+/// The grant in the root reference that a cluster's operator gets for a class.
 pub(crate) fn root_grant(class: &str) -> GrantId {
     let mut hash = Sha256::new();
     hash.update(b"capstead root grant v1");
@@ -88,8 +91,8 @@ pub(crate) fn root_grant(class: &str) -> GrantId {
 }
 
 impl Grant {
-    /// The first grant of a namespace: without parent or end. None that is made from it survives it, since
-    /// nobody has said that it may.
+    /// The first grant of a namespace: without a parent or an end. No grant made from it survives
+    /// it, since it doesn't allow that.
     pub(crate) fn root(now_ms: u64) -> Self {
         Self {
             parent: Parent::None,
@@ -105,19 +108,19 @@ impl Grant {
         }
     }
 
-    /// The part of its record that is left when it is revoked: something if it would be made anew
-    /// where there is none. Grants that survive it have their own word on those before them.
+    /// The record that is left when it is revoked. There is one only if the grant would be made
+    /// again where none is found. Grants that survive it keep their own list of ancestors.
     pub(crate) fn revoked(self, is_of_namespace: bool) -> Option<Vec<u8>> {
         let is_root = is_of_namespace && self.parent == Parent::None;
         is_root.then(|| Self { is_revoked: true, ..self }.encode())
     }
 
-    /// Tells whether its own record lets it be restored.
+    /// Tells whether its own record allows restoring it.
     pub(crate) fn is_valid_at(&self, now_ms: u64) -> bool {
         !self.is_revoked && !self.is_over(now_ms)
     }
 
-    /// Tells whether its time is over.
+    /// Tells whether it has expired.
     pub(crate) fn is_over(&self, now_ms: u64) -> bool {
         self.caveats.not_after_ms().is_some_and(|last| now_ms > last)
     }
@@ -141,7 +144,8 @@ impl Grant {
             }
         }
         if self.parent != Parent::None {
-            // As many as grants are made from each other in a row, once in the object and once in its class.
+            // At most as many as a chain of grants can have, once in the object and once in its
+            // namespace.
             bytes.push(self.before.len() as u8);
             bytes.extend(self.before.iter().flat_map(GrantId::as_bytes));
         }
@@ -155,7 +159,7 @@ impl Grant {
     }
 
     /// # Errors
-    /// When the record isn't one that this version writes, or one before.
+    /// The record isn't one that this version or an earlier one writes.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self> {
         let parsed = match bytes.split_first() {
             Some((&version @ VERSION_WITHOUT_BEFORE..=VERSION, rest)) => Self::parse(rest, version),
@@ -206,8 +210,8 @@ impl Grant {
         })
     }
 
-    /// Parent (1 if any, then 16 bytes; else 0) ‖ created (8) ‖ last millisecond (1 if any, then 8;
-    /// else 0) ‖ label.
+    /// Layout: parent (1 if any, then 16 bytes; else 0) ‖ created (8) ‖ last millisecond (1 if any,
+    /// then 8; else 0) ‖ label.
     fn parse_without_flags(bytes: &[u8]) -> Option<Self> {
         let mut bytes = Cursor::new(bytes);
         let parent = match bytes.byte()? {
@@ -261,7 +265,7 @@ mod tests {
         assert!(root.is_valid_at(u64::MAX) && !revoked.is_valid_at(0));
     }
 
-    /// Records of version 2, and some of version 3, end where those before would begin.
+    /// Records of version 2, and some of version 3, end where the ancestors would begin.
     #[test]
     fn a_grant_without_those_before_is_read() {
         let [_, child, other] = grants();

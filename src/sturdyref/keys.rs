@@ -1,8 +1,9 @@
 //! The cluster's identity and the keys that sign its references.
 //!
 //! The identity never changes: references name the cluster by the hash of its public key. Signing
-//! keys have ids of their own, so that they can be replaced while older references stay valid. All hosts of a
-//! server look at one ring, which is read anew for each reference, so that a change counts at once.
+//! keys have ids of their own, so they can be replaced while older references stay valid. All hosts
+//! of a server use one key ring, which is read again for each reference, so a change takes effect
+//! at once.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -25,11 +26,11 @@ use super::ReferenceCipher;
 pub(crate) struct KeyRing {
     cluster: SigningKey,
     id: ClusterId,
-    /// The last one signs; all of them count when a reference is checked. Never empty.
+    /// The last one signs; all of them are accepted when a reference is checked. Never empty.
     signing: Vec<(KeyId, SigningKey)>,
 }
 
-/// The ring that is in force now. Clones are handles to the same one, on whichever thread.
+/// The key ring in force. Clones are handles to the same one, on any thread.
 #[derive(Clone, Debug)]
 pub(crate) struct Keys(Arc<RwLock<Arc<KeyRing>>>);
 
@@ -38,12 +39,12 @@ impl Keys {
         Self(Arc::new(RwLock::new(Arc::new(ring))))
     }
 
-    /// The ring as it is now: whoever keeps it doesn't see it change.
+    /// The ring as it is now; the returned one doesn't change later.
     pub(crate) fn current(&self) -> Arc<KeyRing> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Puts another ring in force, on all threads before this returns.
+    /// Replaces the ring, on all threads before this returns.
     pub(crate) fn replace(&self, ring: KeyRing) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ring);
     }
@@ -59,7 +60,7 @@ impl KeyRing {
         Self { cluster, id, signing: signing.collect() }
     }
 
-    /// The key by which the servers of this cluster prove what they are, in the form of PKCS #8.
+    /// The key with which this cluster's servers prove their identity, in PKCS #8 form.
     pub(crate) fn cluster_pkcs8(&self) -> Zeroizing<Vec<u8>> {
         let mut pkcs8 = Zeroizing::new(Vec::with_capacity(ED25519_PKCS8.len() + 32));
         pkcs8.extend(ED25519_PKCS8);
@@ -77,15 +78,15 @@ impl KeyRing {
         ReferenceCipher::new(self.cluster.as_bytes())
     }
 
-    /// Tells whether the reference claims to be signed by one of these keys, which takes no
-    /// computing.
+    /// Tells whether the reference claims to be signed by one of these keys, without verifying
+    /// that.
     pub(crate) fn claims(&self, reference: &Sturdyref) -> bool {
         reference.cluster() == self.id
             && self.signing.iter().any(|(known, _)| *known == reference.signing_key())
     }
 
     /// # Errors
-    /// When the reference is not a good one of this cluster at `now_ms`.
+    /// The reference is not a valid one of this cluster at `now_ms`.
     pub(crate) fn verify(&self, reference: &Sturdyref, now_ms: u64) -> Result<Verified, Refused> {
         let keys = |id: KeyId| {
             let found = self.signing.iter().find(|(known, _)| *known == id);
@@ -94,8 +95,8 @@ impl KeyRing {
         reference.verify(&self.cluster(), keys, now_ms)
     }
 
-    /// The root reference to `target`: the same one each time, so that it can be printed at every
-    /// start and need not be kept anywhere. Its next key is derived from the cluster's identity.
+    /// The root reference to `target`. It is the same each time, so it can be printed at every
+    /// start and need not be stored. Its next key is derived from the cluster's identity.
     pub(crate) fn root_reference(&self, target: Target, grant: GrantId) -> Sturdyref {
         let mut seed = Sha256::new();
         seed.update(b"capstead root next key v1");

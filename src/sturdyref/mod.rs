@@ -1,8 +1,8 @@
-//! Making references: keys, root references, the records that keep them valid, and values that hold
-//! references.
+//! Making references: keys, root references, the records that keep references valid, and values
+//! that hold references.
 //!
-//! Checking and narrowing are the holder's side and stand in the client crate. Everything here is
-//! pure: what time it is, and randomness, are arguments.
+//! Checking and narrowing are the holder's side, and are in the client crate. Everything here is
+//! pure: time and randomness are arguments.
 
 mod cipher;
 mod citation;

@@ -1,6 +1,6 @@
-//! The hosts that have joined, and where each is reached.
+//! The hosts that have joined, and the capabilities to reach them.
 //!
-//! Invariant: a host is reached only while the link by which it joined last is whole.
+//! Invariant: a host is reachable only while the link by which it last joined is whole.
 
 use std::cell::RefCell;
 
@@ -12,7 +12,7 @@ use crate::id::Shard;
 use crate::schema::cluster_capnp::host;
 use crate::storage::{CasOutcome, ConfigStore, LocalConfig};
 
-/// The number of hosts, as placement knows it. It is written once: moving shards comes later.
+/// The number of hosts that the placement is for. It is written once: shards can't be moved yet.
 const HOSTS: &str = "placement/hosts";
 
 #[derive(Clone)]
@@ -21,17 +21,17 @@ pub(super) struct Member {
     pub(super) address: String,
 }
 
-/// The place of a host of the placement.
+/// The state of a host in the placement.
 fn damaged() -> capnp::Error {
     failed("the placement in the data directory is damaged")
 }
 
 #[derive(Clone)]
 enum Place {
-    /// It hasn't joined since the start, so that it holds nothing.
+    /// It hasn't joined since the start, so it holds nothing.
     Expected,
     Joined(Member),
-    /// Its link broke. It serves its own clients, and will join again.
+    /// Its link broke. It still serves its own clients, and will join again.
     CutOff,
     /// It won't come back while this process runs.
     Ended,
@@ -40,15 +40,15 @@ enum Place {
 pub(super) struct Directory {
     hosts: u16,
     places: RefCell<Vec<Place>>,
-    /// Tells that a host has joined.
+    /// Notified when a host has joined.
     joined: Notify,
 }
 
 impl Directory {
     /// # Errors
-    /// When the placement can't be read or written, or was made for another number of hosts.
+    /// The placement can't be read or written, or was made for another number of hosts.
     pub(super) fn open(config: &LocalConfig, hosts: u16) -> Result<Self> {
-        // Looked for first: who opens the data to read must not write.
+        // Read first, because a process that opened the data for reading must not write.
         let written = match Self::written(config)? {
             Some(written) => written,
             None => match config.compare_and_swap(HOSTS, None, &hosts.to_be_bytes())? {
@@ -73,7 +73,7 @@ impl Directory {
     }
 
     /// # Errors
-    /// When the placement has no such host.
+    /// The placement has no such host.
     pub(super) fn join(&self, number: u16, member: Member) -> Result<()> {
         if !self.put(number, Place::Joined(member)) {
             return Err(failed(format!("there is no host {number} in the placement")));
@@ -82,7 +82,7 @@ impl Directory {
         Ok(())
     }
 
-    /// The host's link broke; it is expected back.
+    /// The host's link broke; the host is expected back.
     pub(super) fn cut_off(&self, number: u16) {
         self.put(number, Place::CutOff);
     }
@@ -95,11 +95,11 @@ impl Directory {
         let mut places = self.places.borrow_mut();
         let old = places.get_mut(usize::from(number)).map(|old| std::mem::replace(old, place));
         drop(places);
-        // Dropped last: what a host's capability leads to may ask the directory.
+        // Dropped last: dropping a host's capability may call back into the directory.
         old.is_some()
     }
 
-    /// Resolves when the host is reached.
+    /// Resolves when the host can be reached.
     pub(super) async fn joined(&self, number: u16) {
         loop {
             let joined = self.joined.notified();
@@ -110,7 +110,7 @@ impl Directory {
         }
     }
 
-    /// All hosts that hold something: an error in place of one that can't be reached now.
+    /// All hosts that hold something, with an error for each that can't be reached now.
     pub(super) fn members(&self) -> Vec<Result<Member>> {
         let places = self.places.borrow();
         let member = |(number, place): (u16, &Place)| match place {
@@ -126,13 +126,13 @@ impl Directory {
     }
 
     /// # Errors
-    /// When the owner of the shard has not joined.
+    /// The owner of the shard has not joined.
     pub(super) fn owner(&self, shard: Shard) -> Result<Member> {
         self.member(placement::owner_of(shard.0, self.hosts))
     }
 
     /// # Errors
-    /// When the host has not joined, or its link broke.
+    /// The host has not joined, or its link broke.
     pub(super) fn member(&self, number: u16) -> Result<Member> {
         match self.places.borrow().get(usize::from(number)) {
             Some(Place::Joined(member)) => Ok(member.clone()),

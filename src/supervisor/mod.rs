@@ -1,6 +1,6 @@
-//! The supervisor: which host owns which shard, and the way from a reference to its owner.
+//! The supervisor: it knows which host owns which shard, and routes references to their owners.
 //!
-//! It never looks into what it forwards, holds no object, and never talks to a host other than
+//! It never looks into the messages that it forwards, holds no object, and talks to hosts only
 //! through `cluster.capnp`.
 
 mod directory;

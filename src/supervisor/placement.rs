@@ -1,14 +1,14 @@
-//! Which host gets which shards: a pure function, so that every part computes the same.
+//! The placement of shards on hosts: a pure function, so that every part computes the same.
 
 use std::ops::RangeInclusive;
 
-/// A shard's number is its pool, and below these bits' worth of numbers its place in the pool.
+/// The highest bits of a shard's number are its pool; the bits below are its place in the pool.
 const POOL_BITS: u32 = 4;
 const SHARDS_OF_POOL: u32 = 1 << (u16::BITS - POOL_BITS);
 
-/// The shards of host `number` of `hosts`: of each pool one range, all of about the same size.
+/// The shards of host `number` of `hosts`: one range of each pool, all of about the same size.
 ///
-/// Each pool is cut by itself, since a namespace has all of its objects in one of them.
+/// Each pool is divided separately, since a namespace has all of its objects in one pool.
 pub(crate) fn shards_of(number: u16, hosts: u16) -> impl Iterator<Item = RangeInclusive<u16>> {
     let bound = move |n: u32| n * SHARDS_OF_POOL / u32::from(hosts);
     let (first, end) = (bound(number.into()), bound(u32::from(number) + 1));
@@ -43,7 +43,7 @@ mod tests {
         }
     }
 
-    /// All objects of a namespace are in one pool: they must not all be on one host.
+    /// All objects of a namespace are in one pool, and must not all be on one host.
     #[test]
     fn each_pool_is_spread_over_all_hosts() {
         for hosts in [2, 3, 64] {

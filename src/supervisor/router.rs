@@ -1,5 +1,6 @@
-//! From a reference or an object id to the host that owns it. The owner's answer is waited for, so
-//! that a refusal is a refusal here too, and its capability is passed on as it is.
+//! Routes a reference or an object id to the host that owns it. The router waits for the owner's
+//! answer, so that a refusal there is a refusal here too, and passes the owner's capability on
+//! unchanged.
 
 use std::rc::Rc;
 
@@ -23,7 +24,7 @@ pub(crate) struct Supervisor {
 
 impl Supervisor {
     /// # Errors
-    /// When the placement can't be read or written, or was made for another number of hosts.
+    /// The placement can't be read or written, or was made for another number of hosts.
     pub(crate) fn open(config: &LocalConfig, hosts: u16) -> Result<Rc<Self>> {
         Ok(Rc::new(Self { directory: Directory::open(config, hosts)? }))
     }
@@ -33,12 +34,12 @@ impl Supervisor {
         membrane::serve(self.clone())
     }
 
-    /// The capability that clients get as the bootstrap capability.
+    /// The capability that clients get as their bootstrap capability.
     pub(crate) fn restorer(self: &Rc<Self>) -> restorer::Client {
         membrane::serve(self.clone())
     }
 
-    /// The link of a host broke: it is not reached before it joins again.
+    /// A host's link broke: it can't be reached until it joins again.
     pub(crate) fn cut_off(&self, number: u16) {
         self.directory.cut_off(number);
     }
@@ -48,29 +49,31 @@ impl Supervisor {
         self.directory.end(number);
     }
 
-    /// Resolves when the host has joined, at once if it has.
+    /// Resolves when the host has joined; at once if it already has.
     pub(crate) async fn joined(&self, number: u16) {
         self.directory.joined(number).await;
     }
 
-    /// The way to all data of a host, for the operator. It ends with the host's link.
+    /// The operator's access to all data of a host. It ends with the host's link.
     ///
     /// # Errors
-    /// When the host has not joined.
+    /// The host has not joined.
     pub(crate) fn host_admin(&self, number: u16) -> Result<host_admin::Client> {
         let host = self.directory.member(number)?.host;
         Ok(host.admin_request().send().pipeline.get_admin())
     }
 
-    /// Returns when every host that is reached has read what was sent to it, and what it sent is read.
+    /// Returns when every reachable host has read all messages to it, and all messages from it are
+    /// read.
     pub(crate) async fn sync(&self) {
         let hosts = self.directory.members().into_iter().flatten();
         let syncs = hosts.map(|member| member.host.sync_request().send().promise);
-        // One that ends meanwhile has nothing to pass on.
+        // A host that ends during this has nothing to pass on.
         drop(futures::future::join_all(syncs).await);
     }
 
-    /// The host to which a reference leads. It isn't checked here: the owner does that.
+    /// The host that owns a reference's target. The reference isn't checked here: the owner does
+    /// that.
     fn owner(&self, text: capnp::text::Reader<'_>) -> Result<(TextReference, Member)> {
         let reference = TextReference::parse(text.to_str().unwrap_or_default())?;
         let (Target::Object(id) | Target::Namespace(id)) = reference.reference().target();
@@ -123,7 +126,7 @@ impl router::Server for Supervisor {
         request.get().set_birth(params.get_birth()?)?;
         request.get().set_existence(params.get_existence()?);
         request.get().set_by(params.get_by()?)?;
-        // The answer may be null, which a pipelined capability could not say.
+        // The answer may be null, which a pipelined capability couldn't express.
         let reply = request.send().promise.await?;
         results.get().init_object().set_as(reply.get()?.get_object())
     }
@@ -158,13 +161,13 @@ impl router::Server for Supervisor {
             request.get().set_grants(params.get_grants()?)?;
             cuts.push(Promise::from_future(request.send().promise.map_ok(drop)));
         }
-        // All are told, also if one of them can't be.
+        // All are told, even if one of them can't be.
         let cut = futures::future::join_all(cuts).await;
         cut.into_iter().collect()
     }
 }
 
-/// The shard of a target, which its id begins with.
+/// The shard of a target: its id begins with it.
 fn shard_of(target: &[u8]) -> Result<Shard> {
     let shard = target.first_chunk().map(|shard| Shard(u16::from_be_bytes(*shard)));
     shard.ok_or_else(|| failed("an object id has 16 bytes"))
@@ -179,7 +182,7 @@ impl restorer::Server for Supervisor {
         let (reference, member) = self.owner(params.get()?.get_sturdy_ref()?)?;
         let mut request = member.host.restore_request();
         request.get().set_sturdy_ref(reference.reference().expose_bytes());
-        // Awaited, so that a refusal is the answer to this call and not to those on what it gave.
+        // Awaited, so that a refusal becomes the answer to this call, not to calls on its result.
         let reply = request.send().promise.await?;
         results.get().init_cap().set_as(reply.get()?.get_cap())
     }

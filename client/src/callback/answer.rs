@@ -1,8 +1,8 @@
-//! A call on its way, and what its caller holds of it: the outcome, and capabilities not known yet.
+//! A call on its way and its caller's part of it: the outcome, and capabilities not known yet.
 //!
-//! A reply is always sent: one that is dropped says that the call was lost. So an answer never goes
-//! away with calls waiting on it, and a chain of pipelined calls that fails does so in a loop, call by
-//! call, however long it is.
+//! A reply is always sent: if it is dropped, it says that the call was lost. So an answer never
+//! goes away with calls waiting on it. When a chain of pipelined calls fails, a loop ends call
+//! after call, so a long chain doesn't nest the stack.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -21,7 +21,7 @@ use super::Hook;
 use super::body::{Body, Opened};
 use super::queue::Queue;
 
-/// A call that was made and not yet answered.
+/// A call that was made and isn't answered yet.
 pub(super) struct Call {
     pub(super) interface: u64,
     pub(super) method: u16,
@@ -35,8 +35,8 @@ pub(super) struct Reply(Option<Asker>);
 enum Asker {
     /// A caller in this client, through [`Hook::new_call`](super::Hook).
     Answer(Answer),
-    /// A caller by `ClientHook::call`, such as capnp-rpc for a peer. After an early offer the method
-    /// holds the results, and this is `None`.
+    /// A caller by `ClientHook::call`, such as capnp-rpc for a peer. After an early offer the
+    /// method writes the results directly, and this is `None`.
     Results(Option<Box<dyn ResultsHook>>, oneshot::Sender<Result<()>>),
 }
 
@@ -45,8 +45,8 @@ impl Reply {
         Self(Some(Asker::Answer(answer)))
     }
 
-    /// Creates a reply and the promise that `ClientHook::call` returns. Dropping the promise doesn't
-    /// cancel the call.
+    /// Creates a reply and the promise that `ClientHook::call` returns. Dropping the promise
+    /// doesn't cancel the call.
     pub(super) fn to_results(results: Box<dyn ResultsHook>) -> (Self, Promise<(), Error>) {
         let (ended, end) = oneshot::channel();
         let end = async move { end.await.unwrap_or_else(|_| Err(lost())) };
@@ -60,7 +60,7 @@ impl Reply {
         }
     }
 
-    /// Tells the caller how the method ended that wrote these results.
+    /// Tells the caller the outcome of the method that wrote these results.
     pub(super) fn send_written(mut self, outcome: Result<()>, written: Option<Body>) {
         let kept = || Error::failed("the method kept its results".into());
         let body = |()| written.ok_or_else(kept);
@@ -73,14 +73,14 @@ impl Reply {
                 let outcome = outcome.and_then(body).and_then(write);
                 // Release the results first, so that one poll of the caller finds both.
                 drop(results);
-                // The caller may have left.
+                // The caller may be gone.
                 drop(ended.send(outcome));
             }
         }
     }
 
-    /// Lets pipelined calls go ahead to what `early` holds. Returns the caller's own results, if they
-    /// are to be written from now on.
+    /// Lets pipelined calls go ahead to the capabilities in `early`. Returns the caller's own
+    /// results, if the method has to write these from now on.
     pub(super) fn offer(&mut self, early: Body) -> Result<Option<Box<dyn ResultsHook>>> {
         let twice = || Error::failed("set_pipeline was called twice".into());
         match &mut self.0 {
@@ -135,13 +135,13 @@ struct State {
 }
 
 impl Answer {
-    /// The caller's promise. Dropping it doesn't take the call back.
+    /// The caller's promise. Dropping it doesn't cancel the call.
     pub(super) fn response(self) -> Promise<Response<any_pointer::Owned>, Error> {
         Promise::from_future(async move { Ok(Response::new(Box::new(Opened(self.await?)))) })
     }
 
-    /// Hands pipelined calls on, then wakes the caller. Those that fail with this one are told in the
-    /// same loop.
+    /// Passes the pipelined calls on, then wakes the caller. Pipelined calls that fail because this
+    /// one did are told in the same loop.
     fn settle(self, outcome: Result<Body>) {
         let mut settled = VecDeque::from([(self, outcome.map(Rc::new))]);
         while let Some((answer, outcome)) = settled.pop_front() {
@@ -167,7 +167,8 @@ impl Answer {
         }
     }
 
-    /// Returns the calls that waited for something that isn't there.
+    /// Returns the calls that waited for capabilities which aren't in the results, each with its
+    /// error.
     fn settle_promised(&self) -> Vec<(Error, Call)> {
         let promised = std::mem::take(&mut self.0.borrow_mut().promised);
         let mut failed = Vec::new();
@@ -181,7 +182,7 @@ impl Answer {
         failed
     }
 
-    /// The capability at `ops` in the results. None: they aren't known yet.
+    /// The capability at `ops` in the results; `None` while the results aren't known.
     fn known(&self, ops: &[PipelineOp]) -> Option<Result<Box<dyn ClientHook>>> {
         let state = self.0.borrow();
         match (&state.outcome, &state.early) {

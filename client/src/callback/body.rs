@@ -1,7 +1,7 @@
-//! A message of our own with the capabilities in it: parameters, and results until they are whole.
+//! A message of our own with its capabilities: parameters, and results until they are whole.
 //!
-//! A method writes its results here and not into the message of a connection, which may end while
-//! the method still runs.
+//! A method writes its results here and not into a connection's message, because the connection may
+//! end while the method still runs.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -17,10 +17,10 @@ use capnp::{Error, Result};
 
 use super::answer::Reply;
 
-/// Words allocated at once: most messages fit, and zeroing more takes time.
+/// Words allocated at once: enough for most messages; zeroing more would take time.
 const FIRST_SEGMENT_WORDS: u32 = 24;
 
-/// Most words allocated at once for a copy, 8 MiB: a larger one gets more segments.
+/// The most words allocated at once for a copy, 8 MiB; a larger copy gets more segments.
 const COPY_SEGMENT_WORDS_MAX: u64 = 1 << 20;
 
 /// A message and its capabilities.
@@ -61,7 +61,7 @@ impl ParamsHook for Body {
     }
 }
 
-/// Results that are whole, or were offered early.
+/// Results that are complete, or were offered early.
 pub(super) struct Opened(pub(super) Rc<Body>);
 
 impl Opened {
@@ -86,7 +86,7 @@ impl PipelineHook for Opened {
     }
 }
 
-/// A call whose method runs: its reply, and the results that the method let go of.
+/// A call with a running method: its reply, and the results after the method has dropped them.
 pub(super) struct Open {
     reply: Cell<Option<Reply>>,
     written: Cell<Option<Body>>,
@@ -105,7 +105,7 @@ impl Open {
 /// The results that a method writes.
 pub(super) struct Results {
     body: Option<Body>,
-    /// The caller's own results, once they were offered early; written in place from then on.
+    /// The caller's own results, once they were offered early; from then on written in place.
     offered: Option<Box<dyn ResultsHook>>,
     open: Rc<Open>,
 }
@@ -146,7 +146,7 @@ impl ResultsHook for Results {
         Ok(())
     }
 
-    /// Without effect: a method that started runs to its end.
+    /// Does nothing: a method that started runs to its end.
     fn allow_cancellation(&self) {}
 
     fn tail_call(self: Box<Self>, request: Box<dyn RequestHook>) -> Promise<(), Error> {

@@ -1,4 +1,4 @@
-//! Callbacks that a client passes to a peer and gets back from it, over a real connection.
+//! Callbacks that a client passes to a peer and gets back, over a real connection.
 
 use super::tests::{Notes, locate, restore};
 use super::*;
@@ -11,7 +11,7 @@ use capnp_rpc::rpc_twoparty_capnp::Side;
 use tokio::io::duplex;
 use tokio::sync::Notify;
 
-/// Gives back what it is given, when it may.
+/// Gives back the capability that it is given, once it is allowed to.
 #[derive(Default)]
 struct Mirror {
     go: Notify,
@@ -55,7 +55,7 @@ fn pair() -> Pair {
     Pair { client, _server: server.unwrap(), mirror }
 }
 
-/// Calls by the way of the peer, then direct ones. Those once started in the order of polls.
+/// Calls by way of the peer, then direct ones. The direct ones used to start in the order of polls.
 #[tokio::test(flavor = "local")]
 async fn calls_on_a_callback_that_came_home_start_in_the_order_made() {
     let (pair, notes) = (pair(), Rc::<Notes>::default());
@@ -65,7 +65,7 @@ async fn calls_on_a_callback_that_came_home_start_in_the_order_made() {
     let mut calls = vec![locate(&home, "0"), locate(&home, "1")];
     pair.mirror.go.notify_one();
     sent.promise.await.unwrap();
-    // The answer is there, and the calls before may still be under way over the peer.
+    // The answer is there, and earlier calls may still be on their way through the peer.
     calls.extend(["2", "3", "4"].map(|text| locate(&home, text)));
     let calls = futures::future::join_all(calls.into_iter().rev());
     let replies: Vec<String> = calls.await.into_iter().map(Result::unwrap).collect();
@@ -82,8 +82,8 @@ async fn calls_on_a_callback_that_came_home_start_in_the_order_made() {
     drop(unpolled);
 }
 
-/// While calls are under way over the peer, capnp-rpc holds later ones of their stub back until one of
-/// those is polled. They start in order even then.
+/// While calls are on their way through the peer, capnp-rpc holds back later ones of the same stub
+/// until one of the first is polled. They start in order even then.
 #[tokio::test(flavor = "local")]
 async fn calls_that_wait_for_those_over_the_peer_start_when_one_of_them_is_polled() {
     let (pair, notes) = (pair(), Rc::<Notes>::default());
@@ -98,7 +98,7 @@ async fn calls_that_wait_for_those_over_the_peer_start_when_one_of_them_is_polle
     drop(unpolled);
 }
 
-/// A response holds the callback itself, so that nothing is polled for anything.
+/// A response holds the callback itself, so calls start without a poll.
 #[tokio::test(flavor = "local")]
 async fn calls_on_a_callback_in_a_response_start_at_once() {
     let (pair, notes) = (pair(), Rc::<Notes>::default());
@@ -115,7 +115,7 @@ async fn calls_on_a_callback_in_a_response_start_at_once() {
     drop(unpolled);
 }
 
-/// The peer is called back, pipelines on the result, and takes its first call back: all start.
+/// The peer is called back, pipelines on the result, and drops its first call: all of them start.
 #[tokio::test(flavor = "local")]
 async fn a_peers_calls_start_in_order_and_run_to_their_end() {
     let (near, far) = duplex(64 << 10);
@@ -133,7 +133,7 @@ async fn a_peers_calls_start_in_order_and_run_to_their_end() {
     notes.expect(&["yield", "wait", "pipelined", "panic"]).await;
     assert!(!server.is_closed());
 
-    // The method ends though nobody can be told any more.
+    // The method runs to its end though its caller is gone.
     peer.disconnect().await;
     server.closed().await;
     let ended = notes.ended.get();

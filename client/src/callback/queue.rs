@@ -1,8 +1,10 @@
-//! The calls of one capability, in the order in which they were made, and the task that starts them.
+//! The calls of one capability, in the order in which they were made, and the task that starts
+//! them.
 //!
 //! The task exists while there are calls to start. It polls each method once, in order, and leaves
-//! the rest of it to a task of its own, so that methods interleave where they await. Calls of a peer
-//! are as many as its connection lets it make; calls of the client's own code as many as that makes.
+//! the rest of it to a task of its own, so that methods interleave where they await. The limits of
+//! its connection bound the number of a peer's calls; nothing bounds the calls of the client's own
+//! code.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -24,7 +26,7 @@ use crate::connection::spawn;
 
 type Untyped = any_pointer::Owned;
 
-/// A server whose interfaces are told apart by their ids.
+/// A server that picks the interface of a call by its id.
 trait Dispatch {
     fn dispatch(
         &self,
@@ -36,7 +38,7 @@ trait Dispatch {
 }
 
 impl<D: Server + Clone> Dispatch for D {
-    /// A failed `-> stream` method is an error of that call only.
+    /// A failed `-> stream` method fails that call only.
     fn dispatch(
         &self,
         interface: u64,
@@ -51,24 +53,24 @@ impl<D: Server + Clone> Dispatch for D {
 pub(super) struct Queue {
     calls: RefCell<VecDeque<Call>>,
     to: RefCell<To>,
-    /// A task starts the calls.
+    /// A task is starting the calls.
     runs: Cell<bool>,
 }
 
-/// The destination of the calls in a queue.
+/// The destination of a queue's calls.
 enum To {
     /// Not known yet: the calls wait.
     Promised,
-    /// Another queue, which takes the calls at once.
+    /// Another queue, which gets the calls at once.
     Queue(Rc<Queue>),
     Server(Rc<dyn Dispatch>),
-    /// A capability of a connection, or another one that isn't ours.
+    /// A capability of a connection, or any other that isn't ours.
     Foreign(Box<dyn ClientHook>),
     Broken(Error),
 }
 
 thread_local! {
-    /// The queues by address, which is what `get_ptr` says of their hooks.
+    /// The queues by address, which their hooks return from `get_ptr`.
     static QUEUES: RefCell<HashMap<usize, Weak<Queue>>> = RefCell::default();
 }
 
@@ -88,12 +90,12 @@ impl Queue {
         Self::new(To::Promised)
     }
 
-    /// Unique while the queue lives.
+    /// An address that is unique while the queue lives.
     pub(super) fn address(&self) -> usize {
         std::ptr::from_ref(self).addr()
     }
 
-    /// Takes a call, and runs none of its code.
+    /// Adds a call, without running any code of the server.
     pub(super) fn enqueue(self: &Rc<Self>, call: Call) {
         self.end().push(call);
     }
@@ -110,7 +112,7 @@ impl Queue {
         self.run();
     }
 
-    /// The queue that the calls of this one wait in.
+    /// The queue at the end of the chain, in which the calls of this one wait.
     fn end(self: &Rc<Self>) -> Rc<Self> {
         let mut end = self.clone();
         while let Some(next) = end.next() {
@@ -126,10 +128,10 @@ impl Queue {
         }
     }
 
-    /// Sends a promise's calls to `cap`, those that wait first.
+    /// Sends a promise's calls to `cap`, the waiting ones first.
     ///
     /// # Errors
-    /// When that is the promise itself.
+    /// `cap` is the promise itself.
     pub(super) fn lead_to(self: &Rc<Self>, cap: Box<dyn ClientHook>) -> Result<()> {
         let Some(next) = Self::behind(&*cap) else {
             self.to.replace(To::Foreign(cap));
@@ -148,7 +150,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Refuses a promise's calls from now on; returns those that wait.
+    /// Makes a promise refuse all later calls; returns the waiting ones.
     pub(super) fn break_off(&self, error: Error) -> VecDeque<Call> {
         self.to.replace(To::Broken(error));
         self.calls.take()
@@ -159,14 +161,14 @@ impl Queue {
         (hook.get_brand() == brand()).then(find)?
     }
 
-    /// Sees that the calls are started, if it is known where.
+    /// Makes a task start the calls, if their destination is known.
     fn run(self: &Rc<Self>) {
         let is_known = matches!(&*self.to.borrow(), To::Server(_) | To::Foreign(_));
         if !is_known || self.calls.borrow().is_empty() || self.runs.replace(true) {
             return;
         }
         let running = Running(self.clone());
-        // A failure is told to the callers, by the end of what was to run.
+        // If there is no runtime for it, dropping the task tells the callers.
         let _ = spawn(running.start_all());
     }
 
@@ -182,9 +184,9 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        // While the thread ends the table may be gone already.
+        // The table may already be gone while the thread ends.
         let _ = QUEUES.try_with(|queues| queues.borrow_mut().remove(&self.address()));
-        // A long chain of promises would nest the stack.
+        // Dropping a long chain of promises recursively would nest the stack.
         let mut to = self.to.replace(To::Promised);
         while let To::Queue(next) = to {
             if Rc::strong_count(&next) > 1 {
@@ -195,7 +197,7 @@ impl Drop for Queue {
     }
 }
 
-/// The task of a queue. When it ends early, because its runtime does, the calls that wait are lost.
+/// The task of a queue. If it ends early, because its runtime does, the waiting calls are lost.
 struct Running(Rc<Queue>);
 
 impl Running {
@@ -208,7 +210,7 @@ impl Running {
             for call in calls {
                 self.0.start(call);
             }
-            // Methods that keep calling their own capability leave room for others.
+            // A method that keeps calling its own capability must leave room for other tasks.
             tokio::task::yield_now().await;
         }
     }
@@ -228,11 +230,11 @@ impl Drop for Running {
     }
 }
 
-/// Begins something, and leaves the rest of it to a task, which ends with it.
+/// Polls a call once, and leaves the rest of it to a task that ends with it.
 fn poll_once(mut run: impl Future<Output = ()> + Unpin + 'static) {
     // The task polls it again at once, with a waker.
     if run.poll_unpin(&mut Context::from_waker(Waker::noop())).is_pending() {
-        // A failure drops the reply, which tells the caller.
+        // If there is no runtime for it, dropping the call drops its reply, which tells the caller.
         let _ = spawn(run);
     }
 }
@@ -250,10 +252,10 @@ async fn serve(server: Rc<dyn Dispatch>, call: Call) {
     open.finish(outcome.unwrap_or_else(panicked));
 }
 
-/// The capability that a promise became, so far as it is known. capnp-rpc panics when a call with
-/// capabilities is made on one that became something of this vat.
+/// The capability that a promise became, as far as it is known. capnp-rpc panics on a call with
+/// capabilities to a promise that became a capability of this vat.
 fn follow(mut to: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
-    /// Most promises in a row; more of them have no end.
+    /// The most promises in a row; a longer row has no end.
     const STEPS_MAX: usize = 1024;
     for _ in 0..STEPS_MAX {
         match to.get_resolved() {
@@ -265,7 +267,7 @@ fn follow(mut to: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
     capnp_rpc::new_broken_cap(Error::failed(reason.into())).hook
 }
 
-/// Makes the call anew on a foreign capability.
+/// Makes the call again on a foreign capability.
 async fn forward(to: Box<dyn ClientHook>, call: Call) {
     let Call { interface, method, params, reply } = call;
     let to = follow(to);
@@ -278,7 +280,7 @@ async fn forward(to: Box<dyn ClientHook>, call: Call) {
         Ok(sent) => sent,
         Err(error) => return reply.send(Err(error)),
     };
-    /// The brand of everything local of capnp-rpc's, which answers here without a round trip.
+    /// The brand of all local capabilities of capnp-rpc, which answer here without a round trip.
     const LOCAL: usize = 0;
     if to.get_brand() != LOCAL {
         reply.redirect(sent.pipeline.hook);

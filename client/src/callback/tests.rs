@@ -17,9 +17,9 @@ const TIME: Duration = Duration::from_secs(20);
 pub(super) struct Notes {
     pub(super) begun: RefCell<Vec<String>>,
     pub(super) ended: Cell<u32>,
-    /// Lets a method end that waits.
+    /// Lets a waiting method end.
     pub(super) go: Notify,
-    /// The result of `restore`; none: another capability to these notes.
+    /// The result of `restore`; `None` gives another capability for these notes.
     pub(super) gift: RefCell<Option<restorer::Client>>,
 }
 
@@ -80,7 +80,7 @@ impl restorer::Server for Notes {
     }
 }
 
-/// A call that never ends is a failure, not a test that never ends.
+/// Fails instead of hanging when a call never ends.
 async fn in_time<T>(call: Promise<T, Error>) -> capnp::Result<T> {
     tokio::time::timeout(TIME, call).await.expect("the call ends")
 }
@@ -124,7 +124,7 @@ async fn calls_start_in_the_order_made_though_their_promises_are_polled_in_rever
     notes.expect(&["0", "1", "2", "3"]).await;
 }
 
-/// Through clones, and through the door that capnp-rpc uses for a peer, too.
+/// The calls come through clones, and also through the function that capnp-rpc uses for a peer.
 #[tokio::test(flavor = "local")]
 async fn calls_start_though_their_promises_are_never_polled_or_dropped() {
     let (notes, callback) = notes();
@@ -147,7 +147,7 @@ async fn calls_start_though_their_promises_are_never_polled_or_dropped() {
 async fn a_method_never_runs_within_the_code_that_calls_it() {
     let (notes, callback) = notes();
     let call = {
-        // The method would find this borrowed.
+        // A method that ran inside the call would find this borrowed.
         let _begun = notes.begun.borrow_mut();
         locate(&callback, "0")
     };
@@ -211,7 +211,7 @@ async fn a_failed_part_of_a_stream_is_an_error_of_that_call_only() {
     stream.end_request().send().promise.await.unwrap();
 }
 
-/// A result that is a capability of ours, or a stock one.
+/// The result is a capability of ours, or one that capnp-rpc made.
 #[tokio::test(flavor = "local")]
 async fn pipelined_calls_start_in_order_once_the_result_is_there() {
     for is_stock in [false, true] {
@@ -281,7 +281,7 @@ async fn a_promise_of_itself_fails() {
     *notes.gift.borrow_mut() = None;
 }
 
-/// The stack of a thread that an embedding program starts with little.
+/// The stack size of a thread in an embedding program that gives its threads little.
 const STACK_BYTES: usize = 512 << 10;
 
 const CHAIN: usize = 100_000;
@@ -295,7 +295,7 @@ fn on_small_stack<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'sta
     thread.unwrap().join().unwrap();
 }
 
-/// A call, and pipelined calls, each on the result of the one before.
+/// A call, and pipelined calls, each on the result of the call before it.
 fn chain(callback: &restorer::Client, first: &str, then: &str) -> (Restored, Restored) {
     let first = restore(callback, first);
     let mut last = restore(&first.cap, then);
@@ -393,7 +393,7 @@ async fn callers_are_told_when_the_runtime_ends_first() {
     notes.expect(&["wait"]).await;
 }
 
-/// A method that calls its own capability for ever.
+/// A method that keeps calling its own capability.
 struct Busy(RefCell<Option<restorer::Client>>);
 
 impl restorer::Server for Busy {

@@ -1,4 +1,5 @@
-//! Connections over streams in memory: what holds when calls are dropped, peers vanish and code panics.
+//! Connections over streams in memory: their promises when calls are dropped, peers vanish and code
+//! panics.
 
 use super::*;
 use crate::guard::pipelines::{Pipelined, take_over};
@@ -9,9 +10,9 @@ use capnp_rpc::rpc_capnp::message;
 use std::cell::RefCell;
 use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 
-/// `locate` says what it was asked, in time or never; `restore` gives another one of this kind.
+/// `locate` answers with its question, at once or never; `restore` gives another `Echo`.
 struct Echo {
-    /// Calls that have begun.
+    /// The number of calls that have begun.
     begun: Rc<Cell<u32>>,
 }
 
@@ -103,7 +104,7 @@ async fn a_message_over_the_limit_ends_the_connection() {
     assert!(error.extra.contains("the limit is 8388608"), "{error}");
 }
 
-/// A call that its caller drops leaves nothing behind, wherever its `Finish` meets the `Return`.
+/// A call that its caller drops leaves nothing behind, wherever its `Finish` and the `Return` meet.
 #[tokio::test(flavor = "local")]
 async fn tables_are_empty_after_20_000_calls_were_dropped_early() {
     let pair = pair();
@@ -161,7 +162,8 @@ async fn calls_on_their_way_fail_when_either_side_disconnects() {
     }
 }
 
-/// A peer can tell which of its calls were read: each of these has an answer, and all others had no effect.
+/// A peer can tell which of its calls were read: those have an answer each, and all others had no
+/// effect.
 #[tokio::test(flavor = "local")]
 async fn an_end_with_a_reason_says_of_calls_that_were_never_read_that_they_never_began() {
     let pair = pair();
@@ -204,7 +206,7 @@ async fn callers_are_told_when_the_tasks_are_dropped_with_their_set() {
     assert_eq!(waiting.await.unwrap_err().kind, capnp::ErrorKind::Disconnected);
 }
 
-/// Writes raw messages to a server; returns why it ended the connection.
+/// Writes raw messages to a server; returns its reason for ending the connection.
 async fn end_of(messages: &[fn(message::Builder)]) -> Error {
     let (mut near, far) = duplex(64 << 10);
     let echo: restorer::Client = capnp_rpc::new_client(Echo { begun: Rc::default() });
@@ -281,7 +283,8 @@ async fn outside_of_a_local_runtime_the_error_says_what_is_needed() {
     assert!(error.extra.contains("LocalSet"), "{error}");
 }
 
-/// Takes the pipelines of its calls over, each with a capability of the caller's that nothing else holds.
+/// Takes over the pipelines of its calls, each with a capability of the caller's that has no other
+/// holder.
 struct Holder;
 
 struct Holding(byte_stream::substream_callback::Client);
@@ -308,7 +311,7 @@ impl byte_stream::Server for Holder {
 
 impl byte_stream::substream_callback::Server for Holder {}
 
-/// The answer takes the last holder of a capability with it, and so a release is sent beside it.
+/// The answer drops the last holder of a capability, so a release is sent beside it.
 #[tokio::test(flavor = "local")]
 async fn an_answer_may_end_the_capabilities_that_its_pipeline_held() {
     let (near, far) = duplex(64 << 10);
@@ -317,7 +320,7 @@ async fn an_answer_may_end_the_capabilities_that_its_pipeline_held() {
         Connection::new(far, Side::Server, Some(holder.client), Limits::default()).unwrap();
     let client = Connection::new(near, Side::Client, None, Limits::default()).unwrap();
     let bootstrap = client.bootstrap::<byte_stream::Client>();
-    // The RPC system sends errors in another way than results.
+    // The RPC system sends errors by another path than results.
     for limit in [1, 0, 1, 0] {
         let mut request = bootstrap.get_substream_request();
         request.get().set_limit(limit);

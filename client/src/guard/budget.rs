@@ -1,22 +1,23 @@
-//! The memory that connections hold together, on whatever threads they run.
+//! The memory that all connections hold together, on all threads.
 //!
-//! Each may hold as much as is left, and no more. So a few that hold much leave as much again for whoever
-//! comes, and no number of them takes everything: `n` greedy ones end up with one part in `n + 1` each.
+//! Each connection may hold at most as much as is left. So a few that hold much leave as much again
+//! for newcomers, and no number of them takes everything: `n` greedy ones end up with one part in
+//! `n + 1` each.
 //!
-//! It is counted in steps, so that small calls touch nothing that threads share.
+//! Memory is counted in steps, so that small calls touch no state shared between threads.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The bytes that are counted at once. A connection that holds less than that isn't counted at all.
+/// The bytes in one step. A connection that holds less isn't counted at all.
 const STEP_BYTES: usize = 16 << 10;
 
-/// Bytes that connections hold together. Clones count the same.
+/// Bytes that connections hold together. Clones share one count.
 #[derive(Clone, Debug, Default)]
 pub struct Budget(Arc<AtomicUsize>);
 
 impl Budget {
-    /// The bytes that all of them hold now, without the small change of each.
+    /// The bytes that all of them hold now, except for each connection's incomplete step.
     pub fn bytes(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
@@ -34,8 +35,8 @@ impl Share {
         Self { budget, counted: 0 }
     }
 
-    /// The connection holds so many bytes now. Whether that is within what may be held: growth alone can
-    /// be too much.
+    /// Notes that the connection holds this many bytes now. Returns whether that is allowed; only
+    /// growth can be refused.
     pub(super) fn hold(&mut self, bytes: usize, max: usize) -> bool {
         let now = bytes - bytes % STEP_BYTES;
         let before = std::mem::replace(&mut self.counted, now);

@@ -1,4 +1,4 @@
-//! Calls that need the caller to come to their end, and streams, at the limits: between two RPC
+//! Streams, and calls that call their caller back before they end, at the limits: between two RPC
 //! systems, and by raw messages where only these can be out of step.
 
 use super::*;
@@ -15,7 +15,7 @@ use tokio::io::{DuplexStream, duplex};
 
 type Context = client_request_context::Client;
 
-/// Answers each request by a call on its context, and waits for the answer of that.
+/// Answers each request by a call on its context, and waits for the answer to that call.
 #[derive(Default)]
 struct Service {
     begun: Cell<u32>,
@@ -33,7 +33,7 @@ impl http_service::Server for Service {
     }
 }
 
-/// Answers at once, or calls the service before it does.
+/// Answers at once, or after a call to the service.
 struct Caller {
     again: Option<http_service::Client>,
     answered: Cell<u32>,
@@ -80,13 +80,13 @@ fn pair(bootstrap: capnp::capability::Client, limits: Limits) -> Pair {
     Pair { client, server, guard, bites }
 }
 
-/// The answers of callbacks come behind calls that wait for these very answers.
+/// The answers to callbacks arrive after calls that wait for these very answers.
 #[tokio::test(flavor = "local")]
 async fn plain_callbacks_at_the_limit_come_to_their_end() {
     plain_callbacks(Limits { calls: 4, ..Limits::default() }).await;
 }
 
-/// The messages that aren't read any more, because so much waits already, may be these answers.
+/// Once too much waits to read more, the unread messages may be these answers.
 #[tokio::test(flavor = "local")]
 async fn plain_callbacks_at_the_limit_of_what_waits_come_to_their_end() {
     plain_callbacks(Limits { calls: 4, queued_bytes: 160 << 10, ..Limits::default() }).await;
@@ -105,7 +105,8 @@ async fn plain_callbacks(limits: Limits) {
     assert_eq!(pair.bites.get(Limit::Stall), 0);
 }
 
-/// Below the limit a callback may call again; at the limit its call waits for the one that waits for it.
+/// Below the limit a callback may call again. At the limit its call waits for the call that waits
+/// for it.
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn callbacks_that_call_again_at_the_limit_are_cut_with_a_reason() {
     let limits = Limits { calls: 4, ..Limits::default() };
@@ -138,7 +139,7 @@ fn incoming(write: impl FnOnce(message::Builder)) -> Incoming {
     crate::wire::tests::incoming(&message)
 }
 
-/// A number that an answer names may mean nothing until what waits was delivered.
+/// A number in an answer may mean nothing until the waiting messages were delivered.
 #[test]
 fn answers_wait_for_what_they_speak_of_and_for_nothing_else() {
     let mut queue = Queue::default();
@@ -164,7 +165,7 @@ fn answers_wait_for_what_they_speak_of_and_for_nothing_else() {
         };
         assert_eq!(queue.concerns(answer, 64).unwrap(), waits, "{at}");
     }
-    // What isn't a call needn't wait when it is first.
+    // A message at the front that isn't a call needn't wait.
     assert!(queue.pop(Calls::Wait).is_none());
     assert!(queue.pop(Calls::Begin).is_some());
     assert!(queue.pop(Calls::Wait).is_some());
@@ -175,7 +176,7 @@ fn names(answer: return_::Builder, write: fn(cap_descriptor::Builder)) {
     write(answer.init_results().init_cap_table(1).get(0));
 }
 
-/// Takes bytes slowly: one call each time it is allowed to.
+/// Takes bytes slowly: one call for each permission.
 struct Slow {
     taken: Cell<usize>,
     allowed: &'static tokio::sync::Semaphore,
@@ -189,13 +190,13 @@ impl byte_stream::Server for Slow {
     }
 }
 
-/// A stream that is written ten times as fast as it is taken is slowed down: what lies between the
-/// two ends is bounded, and all of it arrives.
+/// A stream that is written ten times as fast as it is read slows down: the bytes between the two
+/// ends stay bounded, and all of them arrive.
 #[tokio::test(flavor = "local")]
 async fn a_stream_is_as_fast_as_its_receiver() {
     const CHUNK: usize = 8 << 10;
     const CHUNKS: usize = 2000;
-    // Handlers outlive the test.
+    // The handlers outlive the test.
     let allowed: &'static _ = Box::leak(Box::new(tokio::sync::Semaphore::new(0)));
     let slow = Rc::new(Slow { taken: Cell::new(0), allowed });
     let offered: byte_stream::Client = capnp_rpc::new_client_from_rc(slow.clone());
@@ -222,6 +223,6 @@ async fn a_stream_is_as_fast_as_its_receiver() {
         assert!(pair.guard.borrow().tables.open().1 <= 256 << 10);
     }
     assert!((CHUNK..256 << 10).contains(&most), "{most} bytes were between the two ends");
-    // `end` isn't there.
+    // The stream has no method `end`.
     assert_eq!(writer.await.unwrap().unwrap_err().kind, capnp::ErrorKind::Unimplemented);
 }

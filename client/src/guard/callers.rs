@@ -1,17 +1,20 @@
-//! The callers behind a connection between parts of one system, and what each of them has to read.
+//! The callers behind a connection between parts of one system, and the bytes that each has to
+//! read.
 //!
-//! A host passes on the calls of many clients to another host. Over there they all come by one connection, and
-//! one client that asks for gigabytes would fill it for all. So each call says for which caller it is made, by
-//! a number of the sender's, and each has an [`Outlet`] of its own. A large answer counts there until the
-//! sender tells that it has passed it on: the answer has the number of a receipt, which the sender gives back.
+//! A host passes on the calls of many clients to another host. They all arrive there by one
+//! connection, and one client that asks for gigabytes would fill it for all. So each call names its
+//! caller, by a number that the sender chose, and each caller has an [`Outlet`] of its own. A large
+//! answer counts in that outlet until the sender has passed it on: the answer carries the number of
+//! a receipt, which the sender gives back.
 //!
-//! Cap'n Proto has no headers for that. The numbers stand in bytes of `Call` and `Return` that the protocol
-//! doesn't use, and the receipt is a message of a kind that is not in use otherwise. Another one says that a
-//! caller is gone.
+//! Cap'n Proto has no headers for this. The numbers are in bytes of `Call` and `Return` that the
+//! protocol doesn't use, and the receipt is a message of a kind that is otherwise unused. Another
+//! such message says that a caller is gone.
 //!
-//! **Invariant:** as with the [hop count](super::hops), no other peer is told any of it, or believed.
-//! **Invariant:** each receipt is given back once, whatever becomes of the answer; only the end of the
-//! connection takes its place.
+//! **Invariant:** as with the [hop count](super::hops), no other peer is told any of this, or
+//! believed.
+//! **Invariant:** each receipt is given back once, no matter what happens to the answer, unless the
+//! connection ends.
 
 use super::State;
 use super::made;
@@ -26,41 +29,41 @@ use std::rc::Rc;
 use std::task::Waker;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// The bytes that each caller may have unread before its next call begins.
+/// The bytes that a caller may leave unread before its next call has to wait.
 const CALLER_BYTES_MAX: usize = 4 << 20;
 
-/// Smaller answers have no receipt: it would cost more than they do.
+/// Smaller answers have no receipt, which would cost more than they do.
 const RECEIPT_BYTES: usize = 16 << 10;
 
-/// The place of the receipt's number in the data of `Return`, behind the last field.
+/// The position of the receipt's number in the data of `Return`, after the last field.
 const PLACE: usize = 12;
 
-/// Callers that are remembered at least.
+/// The least number of callers that are remembered.
 const CALLERS_KEPT: usize = 64;
 
-/// See the head of the file.
+/// The callers and receipts of a connection; the head of the file explains them.
 #[derive(Default)]
 pub(super) struct Callers {
     by_number: ByNumber<Rc<Outlet>>,
-    /// With so many of them, those that have nothing under way are forgotten.
+    /// Above this number of callers, those without a call or an unread answer are forgotten.
     most: usize,
-    /// Of the peer's calls that have no answer yet.
+    /// The outlets of the peer's calls that have no answer yet.
     calls: ByNumber<Rc<Outlet>>,
     /// Answers that the peer has not passed on, by receipt.
     unread: ByNumber<Unread>,
     last: u32,
-    /// Those that the peer is to get back.
+    /// Receipts that are to be given back to the peer.
     receipts: Rc<Receipts>,
 }
 
-/// The receipts of answers that were passed on.
+/// The receipts of answers that were passed on, to be given back.
 #[derive(Default)]
 struct Receipts {
     numbers: RefCell<Vec<u32>>,
     driver: Cell<Option<Waker>>,
 }
 
-/// Tells the sender of an answer, when it is dropped, that the answer was passed on.
+/// Tells an answer's sender, when dropped, that the answer was passed on.
 pub struct Receipt {
     number: u32,
     to: Rc<Receipts>,
@@ -82,7 +85,7 @@ impl fmt::Debug for Receipt {
 }
 
 impl Callers {
-    /// A call begins that this caller made.
+    /// Notes that a call of this caller begins.
     pub(super) fn begin(&mut self, call: u32, caller: u32, connection: &Rc<Outlet>) -> Rc<Outlet> {
         if self.by_number.len() > self.most {
             self.by_number.retain(|_, outlet| Rc::strong_count(outlet) > 1);
@@ -94,7 +97,7 @@ impl Callers {
         outlet
     }
 
-    /// A call is answered. Returns the number of the receipt that goes with it.
+    /// Notes that a call is answered. Returns the number of the receipt to send with the answer.
     fn answered(&mut self, call: u32, bytes: usize) -> Option<u32> {
         let outlet = self.calls.remove(&call).filter(|_| bytes >= RECEIPT_BYTES)?;
         loop {
@@ -107,31 +110,31 @@ impl Callers {
         Some(self.last)
     }
 
-    /// The answer to a call goes elsewhere.
+    /// The call's answer goes elsewhere.
     pub(super) fn forget(&mut self, call: u32) {
         self.calls.remove(&call);
     }
 
-    /// The peer gives a receipt back.
+    /// The peer gave a receipt back.
     pub(super) fn was_passed_on(&mut self, receipt: u32) {
         self.unread.remove(&receipt);
     }
 
-    /// That caller's connection is over: none of its calls begins any more.
+    /// The caller's connection has ended: none of its calls begins any more.
     pub(super) fn is_gone(&mut self, caller: u32) {
         if let Some(outlet) = self.by_number.remove(&caller) {
             outlet.close();
         }
     }
 
-    /// The receipt of an answer that came, if it has one.
+    /// The receipt for an answer that arrived, if the answer asks for one.
     pub(super) fn receipt(&self, answer: return_::Reader) -> Option<Receipt> {
         let bytes = get_struct_data_section(answer).get(PLACE..PLACE + 4)?.try_into().ok()?;
         let number = u32::from_le_bytes(bytes);
         (number != 0).then(|| Receipt { number, to: self.receipts.clone() })
     }
 
-    /// The connection is over.
+    /// The connection has ended.
     pub(super) fn close(&mut self) {
         let Self { by_number, unread, calls, .. } = std::mem::take(self);
         for outlet in by_number.values() {
@@ -142,7 +145,8 @@ impl Callers {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
-    /// Writes the number of a receipt into the answer that was put on the wire last, if it has one.
+    /// Writes the number of a receipt, if there is one, into the answer that was put on the wire
+    /// last.
     pub(super) fn ask_for_receipt(
         &mut self,
         message: &Builder<HeapAllocator>,
@@ -164,7 +168,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         Ok(())
     }
 
-    /// An answer comes: who passes it on gets its receipt, if it has one.
+    /// Hands the receipt of an arriving answer, if it has one, to the code that passes the answer
+    /// on.
     pub(super) fn take_receipt(&self, answer: return_::Reader) {
         if self.limits.tells_hops {
             let receipt = self.callers.receipt(answer);
@@ -172,7 +177,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
     }
 
-    /// A receipt comes back, or the word that a caller is gone.
+    /// Takes back a receipt, or the news that a caller is gone.
     pub(super) fn hear_of_callers(&mut self, accept: accept::Reader) {
         let number = accept.get_question_id();
         if accept.get_embargo() {
@@ -182,7 +187,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
     }
 
-    /// Gives back the receipts of what was passed on, and tells which callers are gone.
+    /// Gives back the receipts of answers that were passed on, and tells which callers are gone.
     pub(super) fn give_receipts(&mut self, driver: &Waker) {
         let receipts = self.callers.receipts.numbers.take();
         for receipt in receipts {

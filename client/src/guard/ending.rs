@@ -1,4 +1,5 @@
-//! The end of a connection: each peer can read why, and which of its calls never began.
+//! The end of a connection: each peer can read the reason, and learn which of its calls never
+//! began.
 
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -13,18 +14,19 @@ use super::{State, abort, made, wake};
 use crate::reason::Reason;
 use crate::wire::Incoming;
 
-/// The part of what was sent that the peer is to read before the stream is closed.
+/// The messages that the peer should read before the stream is closed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Farewell {
     None,
     /// The last answers of a connection that ends in order.
     Answers,
-    /// The rule or the limit that the peer broke.
+    /// The reason: the rule or limit that the peer broke.
     Reason,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
-    /// The RPC system failed: the peer is told why, and what is written goes out, nothing else.
+    /// The RPC system failed: tells the peer why, after what is already written, and sends nothing
+    /// else.
     pub(crate) fn give_up(&mut self, reason: Error) {
         if self.closing.is_none() {
             self.wire.push(&abort(&reason.extra));
@@ -32,8 +34,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
     }
 
-    /// Ends the connection so that the peer can tell its calls apart: those that were read here are told
-    /// `reason` one by one, and what is left without an answer then was never read.
+    /// Ends the connection so that the peer can tell its calls apart: each call that was read here
+    /// is answered with `reason`, and a call left without an answer was never read.
     pub(crate) fn end_in_order(&mut self, reason: Error) {
         if self.closing.is_some() {
             return;
@@ -49,9 +51,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
     }
 
-    /// Nothing more can be sent, mostly because the peer has closed the connection. What it sent before that
-    /// is here or on its way, answers among it: these are read before the connection is over. The stream
-    /// then ends by itself.
+    /// Nothing more can be sent, usually because the peer has closed the connection. Messages that
+    /// it sent before are here or on their way, and answers among them are read before the
+    /// connection ends. The stream then ends by itself.
     pub(super) fn end_behind_answers(&mut self, error: Error) {
         if self.is_stranger || !self.tables.waits_for_peer() {
             return self.break_with(error);
@@ -61,7 +63,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         wake(&mut self.reader);
     }
 
-    /// The next answer of a peer to which nothing can be sent. All else would ask for something.
+    /// The next answer from a peer to which nothing can be sent. Other messages would need a reply,
+    /// and are skipped.
     pub(super) fn take_answer(
         &mut self,
         cx: &mut Context,
@@ -78,7 +81,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
     }
 
-    /// From now on the peer has so much time to read something of what waits for it.
+    /// From now on the peer has this much time to read some of the bytes that wait for it.
     pub(crate) fn hurry(&mut self, time: Duration) {
         self.limits.slow_reader = self.limits.slow_reader.min(time);
         self.hurry = Some(time);
@@ -88,32 +91,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         self.hurry.is_some()
     }
 
-    /// The bytes that went out since the beginning.
+    /// Bytes written since the connection began.
     pub(crate) fn written(&self) -> u64 {
         self.wire.progress()
     }
 
-    /// Tells whether the peer broke a rule or a limit, and is to read which.
+    /// Tells whether the peer broke a rule or limit, and has to read which.
     pub(crate) fn owes_reason(&self) -> bool {
         self.farewell == Farewell::Reason
     }
 
-    /// Tells whether the stream has to be drained before it is closed. Closing it while the peer still sends
-    /// resets it, and a peer whose connection was reset loses the answers that it hasn't read.
+    /// Tells whether the stream must be drained before it is closed. Closing it while the peer
+    /// still sends resets it, and then the peer loses the answers that it hasn't read.
     pub(crate) fn has_to_drain(&self) -> bool {
         self.farewell != Farewell::None
     }
 
-    /// Ready when the peer has closed its side, or can't be read any more.
+    /// Ready when the peer has closed its side, or no more is to be read from it.
     pub(crate) fn poll_drain(&mut self, cx: &mut Context) -> Poll<()> {
         let drained = self.wire.poll_drain(cx);
         self.hold_the_rest();
         drained
     }
 
-    /// Of a connection that is over, what it still has to send is all that counts.
+    /// Counts only the bytes that are still to be sent, because the connection has ended.
     pub(super) fn hold_the_rest(&mut self) {
-        // It is less than before.
+        // That is less than before, so it can't be refused.
         self.share.hold(self.wire.held(), usize::MAX);
     }
 }

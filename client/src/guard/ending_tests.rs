@@ -1,4 +1,4 @@
-//! The end of a connection to which nothing more can be written.
+//! The end of a connection to which no more can be written.
 
 use super::raw::{Desk, bootstrap, bytes_of, call, release, settle};
 use super::*;
@@ -65,7 +65,7 @@ impl AsyncWrite for Faulty {
     }
 }
 
-// The connection was over at the first write that failed, and answers that had come were lost.
+// The connection used to end at the first failed write, which lost answers that had arrived.
 #[tokio::test(flavor = "local")]
 async fn answers_that_came_before_the_peer_was_gone_are_read() {
     let (near, far) = duplex(64 << 10);
@@ -95,7 +95,7 @@ async fn answers_that_came_before_the_peer_was_gone_are_read() {
     client.closed().await;
 }
 
-// A stream that is closed while the peer still sends is reset, and answers that haven't arrived are lost.
+// Closing a stream while the peer still sends resets it, and answers that haven't arrived are lost.
 #[tokio::test(flavor = "local")]
 async fn a_peer_that_reads_slowly_and_still_sends_gets_its_answers_at_the_end() {
     let (mut peer, near) = slow_pair().await;
@@ -108,7 +108,7 @@ async fn a_peer_that_reads_slowly_and_still_sends_gets_its_answers_at_the_end() 
 
     let ends = async { server.disconnect_because("the server ends").await };
     let reads = async {
-        // Long enough for a server that doesn't wait to be gone, and for its reset to arrive.
+        // Long enough for a server that doesn't wait to close, and for its reset to arrive.
         tokio::time::sleep(Duration::from_millis(100)).await;
         peer.write_all(&bytes_of(&[release(1, 1)])).await.unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -122,7 +122,7 @@ async fn a_peer_that_reads_slowly_and_still_sends_gets_its_answers_at_the_end() 
     assert!(read.windows(15).any(|text| text == b"the server ends"), "{} bytes", read.len());
 }
 
-/// A connection by which little arrives before the first end reads, while the second sends all.
+/// A connection that holds little until the first end reads, while the second end sends everything.
 async fn slow_pair() -> (TcpStream, TcpStream) {
     let (near, far) = (TcpSocket::new_v4().unwrap(), TcpSocket::new_v4().unwrap());
     near.set_send_buffer_size(200_000).unwrap();

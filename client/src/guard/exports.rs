@@ -1,13 +1,13 @@
-//! The capabilities of ours that the peer holds, with how many references to each.
+//! Our capabilities that the peer holds, with the number of references to each.
 //!
-//! The numbers are the RPC system's, which gives out the smallest that is free.
+//! The RPC system gives out the numbers, always the smallest free one.
 
 use super::limits::{Limit, Refusal};
 use capnp_rpc::rpc_capnp::{cap_descriptor, payload};
 
 #[derive(Default)]
 pub(super) struct Exports {
-    /// By number; without references it is free.
+    /// By number; an entry without references is free.
     all: Vec<Export>,
     held: usize,
     bytes: usize,
@@ -16,22 +16,24 @@ pub(super) struct Exports {
 #[derive(Clone, Copy, Default)]
 struct Export {
     references: u32,
-    /// Of the call in whose answer it was first given.
+    /// The size of the call in whose answer it was first given.
     bytes: u32,
 }
 
 impl Exports {
-    /// Bytes of the calls in whose answers they were given: what is kept here of a capability was in one.
+    /// Bytes of the calls in whose answers they were given. They bound the memory kept for the
+    /// capabilities, which came from those calls.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// The number of those that are held.
+    /// The number of capabilities held.
     pub(super) fn len(&self) -> usize {
         self.held
     }
 
-    /// Adds what an answer to a call of so many bytes gives away, and names each.
+    /// Adds the capabilities that the answer to a call of this many bytes gives away, and passes
+    /// their numbers to `each`.
     pub(super) fn add_all(
         &mut self,
         payload: payload::Reader,
@@ -70,7 +72,7 @@ impl Exports {
         Ok(Some(id))
     }
 
-    /// The peer lets go of so many references.
+    /// The peer releases this many references.
     pub(super) fn release(&mut self, id: u32, count: u32) -> Result<(), Refusal> {
         let export = self.all.get_mut(id as usize).filter(|export| export.references > 0);
         let Some((export, rest)) = export
@@ -87,7 +89,7 @@ impl Exports {
         Ok(())
     }
 
-    /// The peer speaks of one.
+    /// Checks a number of a capability that the peer used.
     pub(super) fn check(&self, id: u32) -> Result<(), Refusal> {
         if self.all.get(id as usize).is_some_and(|export| export.references > 0) {
             return Ok(());

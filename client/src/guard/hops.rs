@@ -1,16 +1,16 @@
-//! The hop count: a call carries the number of hosts that it came through, and beside it the number of
-//! its [caller](super::callers).
+//! The hop count: a call carries the number of hosts that it came through, and the number of its
+//! [caller](super::callers).
 //!
-//! A host passes calls on a promise of another vat on at once, and that vat may do the same. Promises
-//! that lead to each other would pass a call round endlessly, and in a long row of promises each call
-//! costs as much as the row is long. A single host sees only its own step, so the count travels with
-//! the call.
+//! A host passes calls on a promise of another vat on at once, and that vat may do the same.
+//! Promises that lead to each other would pass a call around without end, and in a long row of
+//! promises each call costs as much as the row is long. A single host sees only its own step, so
+//! the count travels with the call.
 //!
-//! Cap'n Proto has no headers for calls. The count stands in bits of the struct `Call` that the protocol
-//! doesn't use.
+//! Cap'n Proto has no headers for calls. The count is in bits of the struct `Call` that the
+//! protocol doesn't use.
 //!
-//! **Invariant:** only connections between parts of one system carry the count. No other peer is told
-//! it, and what others send there is ignored.
+//! **Invariant:** only connections between parts of one system carry the count. No other peer is
+//! told it, and what others send there is ignored.
 
 use super::State;
 use capnp::message::{Builder, HeapAllocator};
@@ -19,10 +19,10 @@ use capnp_rpc::rpc_capnp::{call, message};
 use std::cell::Cell;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// The byte of the count in the data of `Call`, behind the last field.
+/// The byte of the count in the data of `Call`, after the last field.
 const PLACE: usize = 17;
 
-/// The place of the caller's number there.
+/// The position of the caller's number there.
 const CALLER_PLACE: usize = 20;
 
 thread_local! {
@@ -30,10 +30,9 @@ thread_local! {
     static SENT: Cell<(u8, u32)> = const { Cell::new((0, 0)) };
 }
 
-/// Gives the calls that `send` makes before it returns this hop count, and the number of this caller. 0 is
-/// none.
+/// Gives this hop count and caller to the calls that `send` makes before it returns. 0 means none.
 pub fn with_origin<T>(hops: u8, caller: u32, send: impl FnOnce() -> T) -> T {
-    /// Puts the count back, even if `send` panics.
+    /// Restores the count, even if `send` panics.
     struct Reset((u8, u32));
 
     impl Drop for Reset {
@@ -47,7 +46,7 @@ pub fn with_origin<T>(hops: u8, caller: u32, send: impl FnOnce() -> T) -> T {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
-    /// The hop count of a call that came in.
+    /// The hop count of a received call.
     pub(super) fn hops_of(&self, call: call::Reader) -> u8 {
         if !self.limits.tells_hops {
             return 0;
@@ -55,7 +54,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         get_struct_data_section(call).get(PLACE).copied().unwrap_or(0)
     }
 
-    /// The number of the caller of a call that came in.
+    /// The number of the caller of a received call.
     pub(super) fn caller_of(&self, call: call::Reader) -> u32 {
         if !self.limits.tells_hops {
             return 0;

@@ -14,7 +14,7 @@ fn call_in(message: &Incoming) -> call::Reader<'_> {
     }
 }
 
-/// A peer that isn't of the system could make calls of others fail, and would learn of its hosts.
+/// A peer outside the system could make other peers' calls fail, and would learn about its hosts.
 #[tokio::test(flavor = "local")]
 async fn hops_are_told_and_believed_within_one_system_only() {
     for (limits, is_trusted) in [(Limits::of_trusted(), true), (Limits::default(), false)] {

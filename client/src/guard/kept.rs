@@ -1,18 +1,19 @@
-//! Paths into answers of the peer's that are kept after the answer is there.
+//! Paths into the peer's answers that are kept after the answer has come.
 //!
-//! We called on the promised result of a call, and the result turns out to be ours, or the result of a
-//! call of the peer's, or it comes by a call that the peer reflected. What we call next would take a
-//! shorter way than what is still on its way through the peer, and come first. The protocol has the
-//! peer say when the long way is empty, which it can do for its own part of that way alone; and where
-//! answers of both sides cross, it takes the question for a breach.
+//! Suppose we call on the promised result of a call, and the result turns out to be ours, or the
+//! result of one of the peer's calls, or arrives by a call that the peer reflected. Later calls
+//! would then take a shorter way than those still on their way through the peer, and overtake them.
+//! In the protocol the peer can say when the long way is empty, but only for its own part of that
+//! way; and where answers of both sides cross, it takes the question for a breach of the protocol.
 //!
-//! So the way stays as it is. The RPC system is told that the result is a capability of the peer's, by a
-//! number of ours; what is sent there goes on to the path into the answer, whose call is finished when
-//! the capability is released.
+//! So the way never changes. The guard tells the RPC system that the result is a capability of the
+//! peer, with a number that the guard chose. Messages to that capability are sent to the path into
+//! the answer, and the call is finished when the capability is released.
 //!
-//! **Invariant:** what was sent on a path into an answer and what is sent there later goes one way.
-//! **Invariant:** a call whose `Finish` is held has its number for itself: a later call of ours that
-//! would have the same one goes under another.
+//! **Invariant:** everything sent on a path into an answer goes the same way, before and after the
+//! answer.
+//! **Invariant:** a call keeps its number while its `Finish` is held: a later call of ours with the
+//! same number goes out under another one.
 
 use super::limits::{Limit, Refusal};
 use super::patch::Patches;
@@ -27,41 +28,41 @@ use capnp_rpc::rpc_capnp::{
 };
 use std::ops::Range;
 
-/// The numbers of kept capabilities, and of calls whose own number is taken. Neither side gives out so
-/// many, and the other side's guard has the numbers above for itself.
+/// The numbers of kept capabilities, and of calls whose own number is taken. Neither side gives out
+/// this many, and the numbers above are for the other side's guard.
 const OWN: Range<u32> = 1 << 29..1 << 30;
 
-/// Fields, from the outermost on.
+/// Field numbers, from the outermost on.
 type Path = Vec<u16>;
 
-/// See the head of the file.
+/// The kept paths of a connection; the head of the file explains them.
 #[derive(Default)]
 pub(super) struct Kept {
-    /// The paths on which something was sent, by calls of ours without an answer.
+    /// The paths on which something was sent, by the calls of ours that have no answer yet.
     used: ByNumber<Vec<Path>>,
-    /// By number of ours: the call on the wire, and the path into its answer.
+    /// By the guard's number: the call on the wire, and the path into its answer.
     caps: ByNumber<(u32, Path)>,
-    /// The number of capabilities that keep each call from being finished.
+    /// The number of kept capabilities that hold back each call's `Finish`.
     calls: ByNumber<usize>,
-    /// Calls that the RPC system has finished.
+    /// Calls that the RPC system has finished, and whose `Finish` is held.
     finished: NumberSet,
-    /// The numbers on the wire of calls of the RPC system, and the other way round.
+    /// The numbers on the wire of the RPC system's calls, and the reverse.
     renamed: ByNumber<u32>,
     names: ByNumber<u32>,
     next: u32,
 }
 
-/// Which capabilities in an answer are kept.
+/// The capabilities of an answer that are kept.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Which {
     /// Those that aren't the peer's own.
     NotTheirs,
-    /// All, since the answer came round by us.
+    /// All, because the answer came by way of us.
     All,
 }
 
 impl Kept {
-    /// Nothing is to be changed in what is sent.
+    /// Tells whether sent messages need no changes.
     fn is_idle(&self) -> bool {
         self.caps.is_empty() && self.renamed.is_empty() && self.finished.is_empty()
     }
@@ -75,10 +76,11 @@ impl Kept {
         }
     }
 
-    /// The number by which the RPC system knows a call of ours that the peer answers.
+    /// The number by which the RPC system knows a call of ours that the peer answers; `None` if it
+    /// is the number on the wire.
     ///
     /// # Errors
-    /// When the peer has that call under another number.
+    /// The peer has that call under another number.
     pub(super) fn name(&mut self, call: u32) -> Result<Option<u32>, Refusal> {
         if self.names.is_empty() {
             return Ok(None);
@@ -89,8 +91,8 @@ impl Kept {
         Ok(self.names.remove(&call))
     }
 
-    /// Changes a message that is about to be sent, so that it speaks of what is kept as the peer knows it.
-    /// `false`: it isn't sent now, or at all.
+    /// Changes a message that is about to be sent, so that it names kept capabilities as the peer
+    /// knows them. Returns `false` if it isn't sent now, or never.
     pub(super) fn change(&mut self, message: &mut Builder<HeapAllocator>) -> Result<bool, Refusal> {
         if self.is_idle() {
             return Ok(true);
@@ -123,8 +125,8 @@ impl Kept {
         Ok(true)
     }
 
-    /// The RPC system lets go of a capability. Says whether it was kept here, and which call is to be
-    /// finished then.
+    /// The RPC system releases a capability. If it was kept here, returns what happens to the
+    /// `Release`.
     pub(super) fn release(&mut self, cap: u32) -> Option<Released> {
         let (call, _) = self.caps.remove(&cap)?;
         let left = self.calls.get_mut(&call)?;
@@ -137,8 +139,8 @@ impl Kept {
         Some(if is_finished { Released::Last(call) } else { Released::Kept })
     }
 
-    /// Forgets what was kept of an answer whose caller gave up. Returns the call whose held `Finish` goes
-    /// out now.
+    /// Forgets the kept capabilities of an answer whose caller gave up. Returns the call whose held
+    /// `Finish` goes out now.
     pub(super) fn give_up(&mut self, call: u32) -> Option<u32> {
         let wire = self.wire(call);
         self.calls.remove(&wire)?;
@@ -146,7 +148,7 @@ impl Kept {
         self.finished.remove(&wire).then_some(wire)
     }
 
-    /// A call is about to be sent: notes what it uses of open answers.
+    /// Notes the paths into open answers used by a call that is about to be sent.
     pub(super) fn note_call(&mut self, call: call::Reader) -> Result<(), Refusal> {
         self.note_number(call.get_question_id());
         if let message_target::PromisedAnswer(answer) = call.get_target()?.which()? {
@@ -155,12 +157,12 @@ impl Kept {
         self.note_caps(call.get_params()?)
     }
 
-    /// Nothing was sent yet on the answer to this call.
+    /// Starts afresh for this number: nothing was sent yet on the answer to its call.
     pub(super) fn note_number(&mut self, call: u32) {
         self.used.remove(&call);
     }
 
-    /// As [`note_call`](Self::note_call), for an answer.
+    /// As [`note_call`](Self::note_call), for an answer of ours.
     pub(super) fn note_answer(&mut self, answer: return_::Reader) -> Result<(), Refusal> {
         match answer.which()? {
             return_::Results(payload) => self.note_caps(payload?),
@@ -186,7 +188,7 @@ impl Kept {
         Ok(())
     }
 
-    /// An answer to a call of ours is about to be delivered.
+    /// Keeps capabilities of an answer to our call that is about to be delivered.
     pub(super) fn receive(
         &mut self,
         call: u32,
@@ -228,12 +230,12 @@ impl Kept {
         Ok(())
     }
 
-    /// The number of a call on the wire.
+    /// The number on the wire of the RPC system's call.
     fn wire(&self, call: u32) -> u32 {
         self.renamed.get(&call).copied().unwrap_or(call)
     }
 
-    /// A call of the RPC system's begins: its number on the wire.
+    /// Begins a call of the RPC system. Returns its number on the wire.
     fn begin(&mut self, call: u32) -> u32 {
         self.renamed.remove(&call);
         if !self.finished.contains(&call) {
@@ -246,7 +248,7 @@ impl Kept {
     }
 
     fn change_call(&mut self, mut call: call::Builder) -> Result<(), Refusal> {
-        // Its target first: that speaks of calls before it.
+        // The target comes first: it refers to calls before this one.
         self.change_target(call.reborrow().get_target()?)?;
         self.change_caps(call.reborrow().get_params()?)?;
         let name = self.begin(call.reborrow().get_question_id());
@@ -293,11 +295,11 @@ impl Kept {
     }
 }
 
-/// The fate of a `Release`.
+/// The message that goes out for a `Release`.
 pub(super) enum Released {
-    /// The peer knows nothing of it.
+    /// None: the peer doesn't know of the kept capability.
     Kept,
-    /// The `Finish` of this call goes out.
+    /// The held `Finish` of this call.
     Last(u32),
 }
 
@@ -319,7 +321,7 @@ fn write_answer(mut answer: promised_answer::Builder, call: u32, path: &[u16]) {
     }
 }
 
-/// A capability that is nothing but its address.
+/// A capability that serves only as a unique address.
 fn mark() -> Box<dyn ClientHook> {
     capnp_rpc::new_broken_cap(capnp::Error::failed("it marks a place".into())).hook
 }

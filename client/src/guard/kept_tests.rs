@@ -17,7 +17,7 @@ const FIRST: u32 = 1 << 29;
 const SECOND: u32 = FIRST + 1;
 const THIRD: u32 = FIRST + 2;
 
-/// The paths to the two capabilities of an answer. Its struct is of any type with room for two.
+/// The paths to the two capabilities in an answer. Its struct is any type with room for two.
 const SHALLOW: &[u16] = &[2];
 const DEEP: &[u16] = &[1, 0];
 
@@ -68,7 +68,7 @@ fn disembargoes(on: Target) -> Write {
     })
 }
 
-/// An answer of the peer's. Its shallow field and its deep one point to these places in the table.
+/// An answer of the peer. Its shallow field and its deep field point to these places in the table.
 fn answer(question: u32, caps: &[Cap], [shallow, deep]: [usize; 2]) -> Builder<HeapAllocator> {
     let mut message = Builder::new_default();
     let mut answer = message.init_root::<message::Builder>().init_return();
@@ -81,13 +81,14 @@ fn answer(question: u32, caps: &[Cap], [shallow, deep]: [usize; 2]) -> Builder<H
     message
 }
 
-/// A pointer to this place in the table.
+/// Writes a pointer to this place in the table.
 fn point(
     mut payload: payload::Builder,
     place: usize,
     field: impl FnOnce(call::Builder) -> any_pointer::Builder,
 ) {
-    // A pointer is as large as what stands before it.
+    // A capability pointer holds the index at which it is added, so this many entries come before
+    // it.
     let mut before = (0..place).map(|_| None).collect();
     let mut content = payload.reborrow().get_content();
     content.imbue_mut(&mut before);
@@ -95,7 +96,7 @@ fn point(
     field(content.get_as().unwrap()).set_as_capability(nobody.hook);
 }
 
-/// Sends a message of the RPC system, and describes in a word the message that goes out for it.
+/// Sends a message of the RPC system, and describes the message that goes out for it.
 fn send(kept: &mut Kept, write: Write) -> String {
     let mut message = Builder::new_default();
     write(message.init_root());
@@ -112,7 +113,7 @@ fn send(kept: &mut Kept, write: Write) -> String {
     }
 }
 
-/// The capabilities in an answer as the RPC system is told of them.
+/// Describes the capabilities of an answer as the RPC system sees them.
 fn receive(
     kept: &mut Kept,
     call: u32,
@@ -187,7 +188,7 @@ fn word_of_answer(answer: promised_answer::Reader) -> String {
     format!("answer {}", parts.join("."))
 }
 
-/// A call was made, and others on these paths into its answer.
+/// The state after a call and further calls on these paths into its answer.
 fn asked(call: u32, paths: &[&'static [u16]]) -> Kept {
     let mut kept = Kept::default();
     send(&mut kept, calls(call, Target::Import(0), &[]));
@@ -197,8 +198,8 @@ fn asked(call: u32, paths: &[&'static [u16]]) -> Kept {
     kept
 }
 
-/// The answer to call 1 has a capability of ours in it, which is kept as the first number. The call is
-/// finished, but for the peer.
+/// The state after an answer to call 1 with a capability of ours, which is kept under the first
+/// number. The RPC system has finished the call, and the `Finish` is held.
 fn held() -> Kept {
     let mut kept = asked(1, &[SHALLOW]);
     let table = [Cap::Ours(7)];
@@ -221,7 +222,7 @@ fn a_call_gets_another_number_while_the_finish_of_its_own_is_held() {
     let mut kept = held();
     let again = send(&mut kept, calls(1, Target::Import(0), &[]));
     assert_eq!(again, format!("call {SECOND} on 0 []"));
-    // 1. What speaks of its answer means the new call.
+    // 1. Messages about its answer mean the new call.
     let on = Target::Answer(1, DEEP);
     let behind = calls(2, on, &[Cap::Answer { question: 1, steps: 0 }, Cap::Ours(3)]);
     let said = format!("call 2 on answer {SECOND}.1.0 [answer {SECOND}, receiver 3]");
@@ -248,13 +249,13 @@ fn a_name_is_for_one_answer() {
     assert!(matches!(kept.name(SECOND), Ok(Some(1))));
     assert!(matches!(kept.name(SECOND), Ok(None)), "it is answered");
     assert_eq!(send(&mut kept, finish(1, true)), format!("finish {SECOND}"));
-    // The number is free again as soon as nothing keeps the first call from being finished.
+    // The number is free again once nothing holds back the first call's `Finish`.
     assert!(is_last(kept.release(FIRST).as_ref(), 1));
     assert_eq!(send(&mut kept, calls(1, Target::Import(0), &[])), "call 1 on 0 []");
     assert!(matches!(kept.name(1), Ok(None)), "it has its own number");
 }
 
-/// The peer answered call 1 before, and knows the next one by its other number only.
+/// The peer has answered the first call 1, and knows the next one only by its other number.
 #[test]
 fn an_answer_under_a_number_that_is_held_is_refused() {
     let mut kept = held();
@@ -315,7 +316,7 @@ fn what_nobody_takes_is_given_back() {
     assert!(kept.release(FIRST).is_none());
     assert_eq!(kept.give_up(1), None);
     assert_eq!(send(&mut kept, calls(1, Target::Import(0), &[])), "call 1 on 0 []");
-    // Under another number, and beside another that stays.
+    // Works under another number too, and beside another capability that stays.
     let mut kept = held();
     send(&mut kept, calls(1, Target::Import(0), &[]));
     send(&mut kept, calls(2, Target::Answer(1, SHALLOW), &[]));
@@ -326,7 +327,7 @@ fn what_nobody_takes_is_given_back() {
     assert!(is_last(kept.release(FIRST).as_ref(), 1), "the first one is still kept");
 }
 
-/// A call that had another number is kept from being finished under that one.
+/// The `Finish` of a renamed call is held under the new number.
 #[test]
 fn renamed_calls_are_kept_as_others_are() {
     let mut kept = held();
@@ -339,7 +340,7 @@ fn renamed_calls_are_kept_as_others_are() {
     let on = calls(3, Target::Import(THIRD), &[]);
     assert_eq!(send(&mut kept, on), format!("call 3 on answer {SECOND}.2 []"));
     assert!(is_last(kept.release(FIRST).as_ref(), 1));
-    // Its number is free; the Finish of the one that had another number is held all the same.
+    // Its number is free; the renamed call's `Finish` is held all the same.
     assert_eq!(send(&mut kept, calls(1, Target::Import(0), &[])), "call 1 on 0 []");
     assert!(is_last(kept.release(THIRD).as_ref(), SECOND));
     assert_eq!(send(&mut kept, finish(1, false)), "finish 1");
@@ -357,7 +358,7 @@ fn paths_into_one_answer_are_none_into_the_next() {
     }
 }
 
-/// Each of these goes by as it came, and the call is finished at once.
+/// These all pass unchanged, and the call is finished at once.
 #[test]
 fn only_what_would_be_reached_by_a_shorter_way_is_kept() {
     let table = [Cap::Ours(7), Cap::Hosted(5)];
@@ -380,7 +381,7 @@ fn only_what_would_be_reached_by_a_shorter_way_is_kept() {
     }
 }
 
-/// A capability that came round by us has calls on the way; one of the peer's own has none.
+/// A capability that came by way of us has calls on their way; one of the peer's own has none.
 #[test]
 fn of_an_answer_that_came_round_all_that_was_used_is_kept() {
     for (cap, came_as) in [(Cap::Hosted(5), "sender 5"), (Cap::Promise(5), "promise 5")] {
@@ -390,7 +391,7 @@ fn of_an_answer_that_came_round_all_that_was_used_is_kept() {
         let mut kept = asked(1, &[SHALLOW]);
         let told = receive(&mut kept, 1, &plain, Which::All);
         assert_eq!(told, [format!("sender {FIRST}")]);
-        // 1. An answer is received once.
+        // 1. An answer is delivered once only.
         assert_eq!(receive(&mut kept, 1, &plain, Which::All), [came_as]);
     }
 }

@@ -1,7 +1,7 @@
-//! The limits of a connection, and how often each of them bit.
+//! The limits of a connection, and counters of how often each was hit.
 //!
-//! Over a soft limit, calls of the peer wait; over any other one the connection ends. Nothing here
-//! measures anything: it says how much is too much.
+//! Over a soft limit, the peer's calls wait; over any other limit the connection ends. Nothing here
+//! measures anything: this file only says how much is too much.
 
 use capnp::Error;
 use capnp::message::ReaderOptions;
@@ -11,94 +11,97 @@ use std::time::Duration;
 /// The factor by which a limit may be exceeded for a while.
 pub(crate) const BURST: usize = 4;
 
-/// Largest message that is sent, in bytes: what every peer takes by default.
+/// The largest message that is sent, in bytes: every peer accepts this much by default.
 pub(crate) const MESSAGE_BYTES_SENT_MAX: usize = 8 << 20;
 
-/// Largest parameters and results that can be sent, in bytes: the protocol adds the rest.
+/// The largest parameters or results that can be sent, in bytes; the protocol needs the rest.
 pub const CONTENT_BYTES_SENT_MAX: usize = MESSAGE_BYTES_SENT_MAX - (64 << 10);
 
-/// Most capabilities of a message that is sent: what every peer takes by default.
+/// The most capabilities in a sent message: every peer accepts this many by default.
 pub const CAPABILITIES_SENT_MAX: usize = 64;
 
-/// Longest text of an error that is sent, in bytes; a longer one is cut, and says so.
+/// The longest error text that is sent, in bytes; a longer text is cut, with a note that says so.
 pub const ERROR_BYTES_MAX: usize = 64 << 10;
 
-/// The factor by which more is taken than may be sent, from another part of the same system and by
-/// whoever dials: so what one vat may send, no other one has to refuse.
+/// Messages from another part of the same system, and from the peer that was dialled, may be this
+/// many times as large as sent ones. So a message that one vat may send is never refused by
+/// another.
 const MARGIN: usize = 2;
 
-/// The limits of what one connection may ask of us.
+/// The limits on one connection's demands on us.
 ///
 /// A time of [`Duration::MAX`] is no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Largest message that is taken, in bytes.
+    /// The largest message that is accepted, in bytes.
     pub message_bytes: usize,
-    /// The depth to which structures and lists may lie in each other in a message; and the number of
-    /// fields that a path into an answer may have.
+    /// The depth to which structs and lists in a message may be nested, and the number of fields
+    /// that a path into an answer may have.
     pub nesting: u16,
     /// Capabilities in one message.
     pub capabilities: usize,
-    /// Soft: calls of the peer that have begun and have no answer yet.
+    /// Soft: the peer's calls that have begun and have no answer yet.
     pub calls: usize,
     /// Soft: bytes of the messages of these calls.
     pub call_bytes: usize,
-    /// Bytes of the messages that wait for a soft limit, with some for the trouble of each. Over it
-    /// nothing more is read, so that the peer can't send; but while the peer has calls of ours to
-    /// answer, reading goes on to four times as much, where the connection ends.
+    /// Bytes of the messages that wait for a soft limit, plus a fixed cost for each. Over this
+    /// limit reading stops, so that the peer can't send. But while the peer owes answers to calls
+    /// of ours, reading continues up to four times as much, where the connection ends.
     pub queued_bytes: usize,
-    /// Calls of the peer that it has not finished, answered or not.
+    /// The peer's calls that it has not finished, answered or not.
     pub answers: usize,
-    /// Capabilities of ours that the peer holds.
+    /// Our capabilities that the peer holds.
     pub exports: usize,
-    /// Capabilities of the peer that we hold.
+    /// The peer's capabilities that we hold.
     pub imports: usize,
-    /// Calls of ours that the peer has not answered, also those that were given up.
+    /// Our calls that the peer has not answered, including those whose caller gave up.
     pub questions: usize,
-    /// Soft: bytes that the peer has not read yet.
+    /// Soft: bytes sent that the peer has not read yet.
     pub unread_bytes: usize,
-    /// Bytes that the peer has not read yet, when all was written that it takes; and four times as
-    /// much at any time.
+    /// Bytes sent that the peer has not read yet, after writing as much as it accepts; and four
+    /// times as much at any time.
     pub unsent_bytes: usize,
-    /// The time for which the peer may read nothing of what waits for it, or send nothing more of a
+    /// The time for which the peer may read none of the bytes waiting for it, or send no more of a
     /// message that it began.
     pub slow_reader: Duration,
-    /// The time for which calls may wait for a soft limit while no call is answered.
+    /// The time for which calls may wait for a soft limit without any call being answered.
     pub stall: Duration,
-    /// The time for which there may be no message while neither side has an open call or holds
-    /// anything.
+    /// The time without a message while neither side has an open call or holds a capability of the
+    /// other.
     pub idle: Duration,
-    /// The time for which a peer may send nothing while it has calls of ours to answer.
+    /// The time for which a peer may send nothing while it owes answers to calls of ours.
     pub silence: Duration,
     /// Set between parts of one system: they tell each other the number of hosts that a call came
-    /// through, and believe it. A peer of which this is not true could have its calls refused by it.
+    /// through, and believe it. Any other peer could use this to have its calls refused.
     pub tells_hops: bool,
-    /// The least that a peer may send of a message that it began, and read of what waits for it, in bytes
-    /// a second, each over the time of [`slow_reader`](Self::slow_reader).
+    /// The least that a peer must send of a message that it began, and read of the bytes waiting
+    /// for it, in bytes a second, each over the time of [`slow_reader`](Self::slow_reader).
     pub rate: usize,
-    /// Bytes of the calls by whose answers the peer has what it holds of us: what we keep of a capability
-    /// was in them.
+    /// Bytes of the calls whose answers gave the peer the capabilities that it holds. The memory
+    /// kept for a capability came in such a call.
     pub export_bytes: usize,
-    /// As [`message_bytes`](Self::message_bytes), of a stranger: who has shown no reference yet. While its
-    /// reference is looked at, a larger message waits.
+    /// As [`message_bytes`](Self::message_bytes), for a stranger: a peer that has shown no
+    /// reference yet. While its reference is being checked, a larger message waits.
     pub stranger_message_bytes: usize,
-    /// Soft: as [`calls`](Self::calls), of a stranger.
+    /// Soft: as [`calls`](Self::calls), for a stranger.
     pub stranger_calls: usize,
     /// The time for which a peer may be a stranger.
     pub stranger_time: Duration,
-    /// Bytes that all connections hold together: of messages that came, in part or whole, of what was not
-    /// read yet, and of what is held of us. Each may hold as much as is left of them.
+    /// Bytes that all connections hold together: messages received in part or whole, bytes not yet
+    /// read by peers, and the memory for what peers hold. Each connection may hold as much as is
+    /// left.
     pub total_bytes: usize,
-    /// Connections in all. A listener heeds it, and the next one; a connection can't.
+    /// The most connections in all. Listeners enforce this limit and the next; a single connection
+    /// can't.
     pub connections: usize,
     /// Connections from one address.
     pub connections_per_peer: usize,
 }
 
 impl Default for Limits {
-    /// For a peer that is not trusted. 8 MiB is the largest value of an object's storage twice. 1,024
-    /// calls keep a host busy over any distance. 65,536 answers and capabilities are a burst that the
-    /// peer had no time to look at.
+    /// The limits for a peer that is not trusted. 8 MiB is twice the largest value in an object's
+    /// storage. 1,024 calls keep a host busy over any distance. 65,536 answers and capabilities
+    /// allow for a burst that the peer had no time to process.
     fn default() -> Self {
         Self {
             message_bytes: 8 << 20,
@@ -131,8 +134,9 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// For whoever dials: as [`Limits::default`], but a listener that is busy may read late, and may
-    /// need to call before it does; and how many calls are made is for the program to say.
+    /// The limits for the dialling side. They are those of [`Limits::default`] with three
+    /// exceptions: a busy listener may read late, it may need to call back before it reads, and the
+    /// program itself bounds the number of its calls.
     pub fn of_dialler() -> Self {
         Self {
             message_bytes: MARGIN * MESSAGE_BYTES_SENT_MAX,
@@ -148,9 +152,10 @@ impl Limits {
         }
     }
 
-    /// For another part of the same system, which carries the calls of many: only the form of messages is
-    /// checked, and calls wait only while so much is to be sent that more would be a danger to the process.
-    /// The other part always reads on, so that they don't wait for each other.
+    /// The limits for another part of the same system, which carries the calls of many clients.
+    /// Only the form of messages is checked. Calls wait only while so much is to be sent that more
+    /// would endanger the process. The other part always keeps reading, so the two don't wait for
+    /// each other.
     pub fn of_trusted() -> Self {
         Self {
             message_bytes: MARGIN * MESSAGE_BYTES_SENT_MAX,
@@ -183,29 +188,30 @@ impl Limits {
 
     pub(crate) fn reader_options(self) -> ReaderOptions {
         ReaderOptions {
-            // Reading the same part again counts again: a handler may look at everything 8 times.
+            // Reading a part again counts again: a handler may read everything 8 times.
             traversal_limit_in_words: Some(self.message_bytes),
             nesting_limit: i32::from(self.nesting),
         }
     }
 }
 
-/// Content that was read at one limit, and is within a message of ours now, lies some steps deeper.
+/// The nesting for content of other peers: within a message of ours it lies some levels deeper than
+/// the limit under which it was read.
 fn nesting_of_others() -> u16 {
     2 * Limits::default().nesting
 }
 
 macro_rules! names {
     ($($(#[doc = $help:literal])+ $variant:ident = $name:literal,)+) => {
-        /// The things that can bite: each of [`Limits`], and two rules that have no number.
+        /// The limits that can be hit: each field of [`Limits`], and two rules without a number.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Limit { $($(#[doc = $help])+ $variant,)+ }
 
         impl Limit {
-            /// All of them.
+            /// All limits.
             pub const ALL: [Self; [$($name),+].len()] = [$(Self::$variant),+];
 
-            /// Its name, as operators write it.
+            /// The name that operators use.
             pub fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name,)+ }
             }
@@ -216,15 +222,15 @@ macro_rules! names {
 names! {
     /// See [`Limits::message_bytes`].
     MessageBytes = "message-bytes",
-    /// See [`Limits::nesting`]. Bites in paths into answers; within a message the call alone fails.
+    /// See [`Limits::nesting`]. Counts paths into answers; too deep a message only fails its call.
     Nesting = "nesting",
     /// See [`Limits::capabilities`].
     Capabilities = "capabilities",
-    /// See [`Limits::calls`]. Bites when calls begin to wait.
+    /// See [`Limits::calls`]. Counted when calls begin to wait.
     Calls = "calls",
-    /// See [`Limits::call_bytes`]. Bites when calls begin to wait.
+    /// See [`Limits::call_bytes`]. Counted when calls begin to wait.
     CallBytes = "call-bytes",
-    /// See [`Limits::queued_bytes`]. Bites when reading pauses, and when the connection ends.
+    /// See [`Limits::queued_bytes`]. Counted when reading pauses, and when the connection ends.
     QueuedBytes = "queued-bytes",
     /// See [`Limits::answers`].
     Answers = "answers",
@@ -234,7 +240,7 @@ names! {
     Imports = "imports",
     /// See [`Limits::questions`].
     Questions = "questions",
-    /// See [`Limits::unread_bytes`]. Bites when calls begin to wait.
+    /// See [`Limits::unread_bytes`]. Counted when calls begin to wait.
     UnreadBytes = "unread-bytes",
     /// See [`Limits::unsent_bytes`].
     UnsentBytes = "unsent-bytes",
@@ -246,13 +252,13 @@ names! {
     Idle = "idle",
     /// See [`Limits::silence`].
     Silence = "silence",
-    /// See [`Limits::rate`]. Counted as [`SlowReader`](Self::SlowReader) when it bites.
+    /// See [`Limits::rate`]. A hit is counted as [`SlowReader`](Self::SlowReader).
     Rate = "rate",
     /// See [`Limits::export_bytes`].
     ExportBytes = "export-bytes",
     /// See [`Limits::stranger_message_bytes`].
     StrangerMessageBytes = "stranger-message-bytes",
-    /// See [`Limits::stranger_calls`]. Bites when calls begin to wait.
+    /// See [`Limits::stranger_calls`]. Counted when calls begin to wait.
     StrangerCalls = "stranger-calls",
     /// See [`Limits::stranger_time`].
     StrangerTime = "stranger-time",
@@ -262,34 +268,34 @@ names! {
     Connections = "connections",
     /// See [`Limits::connections_per_peer`].
     ConnectionsPerPeer = "connections-per-peer",
-    /// A kind of message that is not in use between two vats.
+    /// A kind of message that isn't used between two vats.
     UnknownKind = "unknown-kind",
-    /// A capability or a call that the peer was not given or never made.
+    /// A capability that the peer was not given, or a call that it never made.
     UnknownCapability = "unknown-capability",
 }
 
-/// The number of times that each limit bit, counted by any number of connections.
+/// The number of times that each limit was hit, summed over any number of connections.
 #[derive(Debug, Default)]
 pub struct Bites([AtomicU64; Limit::ALL.len()]);
 
 impl Bites {
-    /// The number of times that this one bit.
+    /// The number of times that this limit was hit.
     pub fn get(&self, limit: Limit) -> u64 {
         self.0[limit as usize].load(Ordering::Relaxed)
     }
 
-    /// Counts one more. A listener does so for what no connection can see.
+    /// Counts one more hit. Listeners do so for the limits that no connection can see.
     pub fn count(&self, limit: Limit) {
         self.0[limit as usize].fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// Why a message is not let through. It ends the connection.
+/// The reason why a message is refused. It ends the connection.
 #[derive(Debug)]
 pub(crate) enum Refusal {
-    /// Of a limit, with the sentence that the peer gets.
+    /// A limit was hit; the peer gets this sentence.
     Over(Limit, String),
-    /// It can't be read.
+    /// The message can't be read.
     Malformed(Error),
 }
 

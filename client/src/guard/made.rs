@@ -1,4 +1,4 @@
-//! Messages that the guard itself makes, for the peer or for the RPC system.
+//! Messages that the guard makes itself, for the peer or for the RPC system.
 
 use capnp::Error;
 use capnp::message::{Builder, HeapAllocator};
@@ -20,7 +20,7 @@ fn made(write: impl FnOnce(message::Builder)) -> Builder<HeapAllocator> {
     message
 }
 
-/// Tells the peer that the connection is over, and why.
+/// Tells the peer that the connection has ended, and why.
 pub(crate) fn abort(reason: &str) -> Builder<HeapAllocator> {
     made(|message| {
         let mut abort = message.init_abort();
@@ -55,7 +55,7 @@ pub(super) fn bootstrap(call: u32) -> Builder<HeapAllocator> {
     made(|message| message.init_bootstrap().set_question_id(call))
 }
 
-/// A call without parameters on the whole of an answer.
+/// A call without parameters on the root of an answer.
 pub(super) fn call(call: u32, answer: u32, interface: u64) -> Builder<HeapAllocator> {
     made(|message| {
         let mut made = message.init_call();
@@ -65,7 +65,7 @@ pub(super) fn call(call: u32, answer: u32, interface: u64) -> Builder<HeapAlloca
     })
 }
 
-/// Ends a call, and lets go of the capabilities in its results or not.
+/// Finishes a call, and either releases the capabilities in its results or keeps them.
 pub(super) fn finish(call: u32, releases: bool) -> Builder<HeapAllocator> {
     made(|message| {
         let mut finish = message.init_finish();
@@ -87,7 +87,7 @@ pub(super) fn canceled(call: u32) -> Builder<HeapAllocator> {
     answer(call, |mut answer| answer.set_canceled(()))
 }
 
-/// The answer to a call that was given up, instead of `of`.
+/// The answer, in place of `of`, to a call whose caller gave up.
 pub(super) fn unwanted(of: return_::Reader) -> Builder<HeapAllocator> {
     answer(of.get_answer_id(), |mut answer| {
         answer.set_release_param_caps(of.get_release_param_caps());
@@ -100,7 +100,7 @@ pub(super) fn sent_elsewhere(call: u32) -> Builder<HeapAllocator> {
     answer(call, |mut answer| answer.set_results_sent_elsewhere(()))
 }
 
-/// The answer to a call that gets no other one, because the connection ends.
+/// The answer to a call that gets no other, because the connection ends.
 pub(super) fn disconnected(call: u32, reason: &str) -> Builder<HeapAllocator> {
     answer(call, |answer| {
         let mut exception = answer.init_exception();
@@ -109,7 +109,7 @@ pub(super) fn disconnected(call: u32, reason: &str) -> Builder<HeapAllocator> {
     })
 }
 
-/// The answer that a call gets instead of `of`.
+/// The error that a call gets in place of the answer `of`.
 pub(super) fn failed(of: return_::Reader, error: &Error) -> Builder<HeapAllocator> {
     answer(of.get_answer_id(), |mut answer| {
         answer.set_release_param_caps(of.get_release_param_caps());

@@ -1,6 +1,6 @@
 //! The guarded connection as the RPC system sees it.
 //!
-//! Nothing here looks at a message: it passes everything on to the [`State`] and back.
+//! Nothing here looks into a message: everything is passed on to the [`State`] and back.
 
 use super::pipelines::Call;
 use super::{Message, State, wake};
@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 type Shared<S> = Rc<RefCell<State<S>>>;
 
-/// A network of two: one connection that is there from the start.
+/// A network of two vats: one connection, which is there from the start.
 pub(crate) struct Guard<S> {
     state: Shared<S>,
     side: Side,
@@ -43,7 +43,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> VatNetwork<Side> for Guard<S> 
         Promise::ok(Box::new(Guarded { state: self.state.clone(), side: self.side }))
     }
 
-    /// The task of the connection decides when it is over, not the RPC system.
+    /// The connection's task decides when it ends, not the RPC system.
     fn drive_until_shutdown(&mut self) -> Promise<(), Error> {
         Promise::from_future(std::future::pending())
     }
@@ -112,7 +112,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> OutgoingMessage for Outgoing<S> {
         self.message.get_root_as_reader()
     }
 
-    /// The promise doesn't wait for the stream: streaming calls are slowed by their answers.
+    /// The returned promise doesn't wait for the stream: the answers of streaming calls slow them
+    /// down.
     fn send(mut self: Box<Self>) -> (Promise<(), Error>, Rc<Builder<HeapAllocator>>) {
         self.state.borrow_mut().send(&mut self.message);
         (Promise::ok(()), Rc::new(self.message))

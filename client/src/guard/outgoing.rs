@@ -1,12 +1,12 @@
-//! Outgoing messages, held to the limits that every receiver has by default.
+//! Outgoing messages, kept within the limits that every receiver has by default.
 //!
-//! A peer ends the connection over a message that is too large or has too many capabilities, and all its
-//! calls with it. So such a message isn't sent: its call alone fails. A call is replaced by one of a
-//! method that nobody has, so that both ends agree which calls there are, and its caller gets the true
-//! reason instead of the answer to that; a result is replaced by an error.
+//! When a message is too large or has too many capabilities, a peer ends the connection, and all
+//! its calls with it. So such a message isn't sent, and only its call fails. A call is replaced by
+//! a call of a method that no object has, so that both ends agree on the open calls; its caller
+//! gets the true reason instead of the answer. A result is replaced by an error.
 //!
-//! No capability is described as a promise, and none is ever resolved for the peer: it leads by the same
-//! path for as long as somebody holds it.
+//! No capability is described as a promise, and none is ever resolved for the peer: its path stays
+//! the same as long as it is held.
 
 use super::limits::{CAPABILITIES_SENT_MAX, ERROR_BYTES_MAX, MESSAGE_BYTES_SENT_MAX};
 use super::made;
@@ -23,16 +23,16 @@ use std::collections::HashSet;
 type Outgoing = Builder<HeapAllocator>;
 type Caps<'a> = capnp::struct_list::Reader<'a, cap_descriptor::Owned>;
 
-/// The message that is sent in place of another one.
+/// The message that is sent in place of another.
 pub(super) enum Instead {
     /// The message itself.
     Same,
-    /// The message, with its promises described as [hosted](host_promises).
+    /// The same message, with its promises described as [hosted](host_promises).
     Hosted,
     Other(Outgoing),
-    /// Nothing. The RPC system takes back what it gave away in it.
+    /// No message. The RPC system takes back the capabilities that it gave away in the original.
     Nothing(Vec<u32>),
-    /// A call that will be refused. The RPC system takes back what it gave away in the first one.
+    /// A call that will be refused. The RPC system takes back the capabilities of the original.
     Refused(Outgoing, Vec<u32>),
 }
 
@@ -41,15 +41,16 @@ pub(super) enum Instead {
 pub(super) struct Replaced {
     /// Calls of ours, with their errors.
     calls: ByNumber<Error>,
-    /// Calls of the peer whose results didn't go out: their `Finish` lets go of what is in them.
+    /// The peer's calls whose results didn't go out: their `Finish` releases the capabilities in
+    /// them.
     answers: HashSet<u32>,
 }
 
 impl Replaced {
-    /// Looks at what is about to be sent, and says what is sent.
+    /// Decides which message is sent for this one.
     ///
     /// # Errors
-    /// When the RPC system made what can't be read.
+    /// The message of the RPC system can't be read.
     pub(super) fn instead(
         &mut self,
         message: message::Reader,
@@ -73,7 +74,8 @@ impl Replaced {
                     return_::Results(payload) => {
                         let caps = payload?.get_cap_table()?;
                         if let Some(error) = excess(bytes, caps) {
-                            // Without capabilities there is nothing to let go of, and no `Finish`.
+                            // Without capabilities there is nothing to release, and no `Finish`
+                            // comes.
                             if !answer.get_no_finish_needed() {
                                 self.answers.insert(answer.get_answer_id());
                             }
@@ -108,7 +110,7 @@ impl Replaced {
         Ok(Instead::Same)
     }
 
-    /// The message that a call of ours gets in place of this answer.
+    /// The message that our call gets in place of this answer, if the call was replaced.
     pub(super) fn answer(&mut self, answer: return_::Reader) -> Option<Outgoing> {
         if self.calls.is_empty() {
             return None;
@@ -117,15 +119,15 @@ impl Replaced {
         Some(made::failed(answer, &error))
     }
 
-    /// Tells whether a call was answered otherwise, whose `Finish` comes now.
+    /// Tells whether this `Finish` is for a call whose results were replaced.
     pub(super) fn finishes(&mut self, call: u32) -> bool {
         !self.answers.is_empty() && self.answers.remove(&call)
     }
 }
 
-/// The error as it may be sent: of bounded length, and without what each receiver puts before it.
+/// The error as it may be sent: of bounded length, and without the prefixes that receivers added.
 ///
-/// Such a text comes from anywhere: a client may choose it, and a class may repeat it.
+/// The text may come from anywhere: a client may choose it, and a class may repeat it.
 pub fn error_to_send(error: Error) -> Error {
     match sendable(&error.extra) {
         Cow::Borrowed(same) if same.len() == error.extra.len() => error,
@@ -144,7 +146,7 @@ fn sendable(text: &str) -> Cow<'_, str> {
 }
 
 fn changed(exception: exception::Reader) -> capnp::Result<Option<Error>> {
-    // What isn't text is for the receiver to make something of; its length is bounded by other means.
+    // Text that isn't UTF-8 is the receiver's problem; its length is bounded elsewhere.
     let reason = exception.get_reason()?;
     let text = String::from_utf8_lossy(reason.as_bytes());
     let kind = match exception.get_type() {
@@ -158,13 +160,13 @@ fn changed(exception: exception::Reader) -> capnp::Result<Option<Error>> {
     Ok((!is_same).then(|| Error { extra: sent.into_owned(), kind }))
 }
 
-/// The error cut to what may be sent, if it came longer than that.
+/// The error cut to the length that may be sent, or `None` if it came no longer.
 pub(super) fn shortened(exception: exception::Reader) -> capnp::Result<Option<Error>> {
     let is_long = exception.get_reason()?.len() > ERROR_BYTES_MAX;
     if is_long { changed(exception) } else { Ok(None) }
 }
 
-/// Why a message isn't sent, if it isn't.
+/// The reason why a message isn't sent, if there is one.
 fn excess(bytes: usize, caps: Caps) -> Option<Error> {
     let capabilities = caps.len() as usize;
     if bytes > MESSAGE_BYTES_SENT_MAX {
@@ -176,20 +178,20 @@ fn excess(bytes: usize, caps: Caps) -> Option<Error> {
     }
 }
 
-/// The error for a caller whose message, or answer, would have so many bytes.
+/// The error for the caller of a message or answer that would have this many bytes.
 pub fn too_large(bytes: usize) -> Error {
     let max = MESSAGE_BYTES_SENT_MAX;
     Reason::TooLarge.error(format_args!("a message of {bytes} bytes; at most {max} can be sent"))
 }
 
-/// The error for a caller whose message, or answer, would have so many capabilities.
+/// The error for the caller of a message or answer that would have this many capabilities.
 pub fn too_many_capabilities(count: usize) -> Error {
     let max = CAPABILITIES_SENT_MAX;
     Reason::TooManyCapabilities
         .error(format_args!("{count} in one message; at most {max} can be sent"))
 }
 
-/// A call in the place of another one, of a method that no interface has.
+/// A call of a method that no interface has, in place of another call.
 fn refused(call: call::Reader) -> capnp::Result<Outgoing> {
     let mut message = Builder::new_default();
     let mut made = message.init_root::<message::Builder>().init_call();
@@ -203,7 +205,7 @@ fn refused(call: call::Reader) -> capnp::Result<Outgoing> {
     Ok(message)
 }
 
-/// The capabilities of ours in a message.
+/// Our capabilities in a message.
 fn given(caps: Caps) -> capnp::Result<Vec<u32>> {
     let mut given = Vec::new();
     for cap in caps {
@@ -228,7 +230,7 @@ fn has_promises(caps: Caps) -> capnp::Result<bool> {
     Ok(false)
 }
 
-/// Describes the promises in a message as what is hosted here.
+/// Describes the promises in a message as capabilities hosted here.
 pub(super) fn host_promises(message: &mut Outgoing) -> capnp::Result<()> {
     let payload = match message.get_root::<message::Builder>()?.which()? {
         message::Call(call) => call?.get_params()?,

@@ -1,12 +1,13 @@
-//! The bytes made for a peer that it has not read, for those who would make more.
+//! The bytes made for a peer that it has not read, for the code that would make more.
 //!
-//! A soft limit of the guard looks at calls as they come in, when their answers aren't there yet: a thousand
-//! small calls that came at once may have answers of gigabytes. Whoever starts calls asks here before each.
+//! A soft limit of the guard looks at calls as they arrive, when their answers don't exist yet: a
+//! thousand small calls that arrive at once may have answers of gigabytes. So the code that starts
+//! calls asks here before each.
 //!
-//! A connection between parts of one system carries the calls of many. It has one outlet for each of these
-//! [callers](super::callers) too: what that one has not read counts there until the other part has passed it
-//! on, wherever it lies meanwhile. So a caller that asks for much waits for itself, and not for the others
-//! that use the same connection.
+//! A connection between parts of one system carries the calls of many clients, and has one more
+//! outlet for each of these [callers](super::callers). A caller's unread bytes count there until
+//! the other part has passed them on, no matter where they are meanwhile. So a caller that asks for
+//! much waits for itself, and not for others on the same connection.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -15,29 +16,30 @@ use std::task::Waker;
 
 use tokio::sync::oneshot;
 
-/// The bytes on a connection of many callers over which those wait whose answers are large. Each answer goes
-/// behind what is there.
+/// The bytes on a connection of many callers above which callers with large answers wait. An answer
+/// has to wait for all the bytes before it.
 const SHARED_BYTES: usize = 2 << 20;
 
-/// A caller's answers are small if there is no more of them than this. They don't wait for the large ones of
-/// others.
+/// A caller's answers are small if they have no more bytes than this. Small answers don't wait for
+/// the large ones of other callers.
 const SMALL_BYTES: usize = 64 << 10;
 
 type Work = Box<dyn FnOnce()>;
 
 thread_local! {
-    /// The connections of this thread by which the calls of many callers go out.
+    /// This thread's connections that carry the calls of many callers.
     static LINKS: RefCell<Vec<Weak<Outlet>>> = RefCell::default();
 }
 
-/// Tells whether a connection by which calls go on to other parts of this system has much to send.
+/// Tells whether one of the connections that pass calls on to other parts of this system has much
+/// to send.
 pub fn crowded() -> bool {
     LINKS.with_borrow(|links| {
         links.iter().any(|link| link.upgrade().is_some_and(|of| of.is_crowded()))
     })
 }
 
-/// Resolves when none of them has much to send.
+/// Resolves when none of these connections has much to send.
 pub async fn room_for_calls() {
     loop {
         let link = LINKS.with_borrow(|links| {
@@ -46,7 +48,7 @@ pub async fn room_for_calls() {
         let Some(link) = link else { return };
         let (sender, receiver) = oneshot::channel();
         link.crowded.borrow_mut().push(Box::new(move || {
-            // Whoever has left has no calls.
+            // A receiver that is gone has no calls.
             let _ = sender.send(());
         }));
         drop(link);
@@ -54,27 +56,27 @@ pub async fn room_for_calls() {
     }
 }
 
-/// One connection's side towards its peer, or towards one of the callers behind it.
+/// A connection's outgoing side, towards its peer or towards one of the callers behind it.
 pub struct Outlet {
-    /// By which others on this thread tell it apart, and never 0.
+    /// Identifies the outlet on this thread; never 0.
     number: u32,
-    /// The peer is behind when there is more than this.
+    /// Above this many bytes the peer has to read first.
     bytes_max: usize,
-    /// Bytes that are to be written. Of a caller behind the connection: that were not passed on to it.
+    /// Bytes to be written. For a caller behind the connection: bytes not yet passed on to it.
     pending: Cell<usize>,
-    /// Bytes of answers that are not among these yet.
+    /// Bytes of answers that aren't among the pending ones yet.
     held: Cell<usize>,
-    /// Bytes of answers that came from elsewhere, and wait until there is room.
+    /// Bytes of answers that came from elsewhere and wait for room.
     kept: Cell<usize>,
     is_closed: Cell<bool>,
     waiting: RefCell<Vec<Work>>,
-    /// The work of those that wait until there is less on the connection, which others share.
+    /// The work that waits until there is less on the connection, which others share.
     crowded: RefCell<Vec<Work>>,
-    /// It is among the [`LINKS`].
+    /// Set if it is among the [`LINKS`].
     is_link: Cell<bool>,
-    /// Callers of this thread that are gone, for the other end of the connection.
+    /// Callers of this thread that are gone, to be told to the other end of the connection.
     gone: RefCell<Vec<u32>>,
-    /// The task that drives the connection, where somebody may be gone.
+    /// The task that drives the connection, to be woken when a caller is gone.
     driver: Cell<Option<Waker>>,
     /// Set for a caller behind a connection.
     shares: Option<Shares>,
@@ -84,9 +86,9 @@ pub struct Outlet {
 /// A caller's share of a connection.
 struct Shares {
     of: Rc<Outlet>,
-    /// About the largest of its last answers.
+    /// Roughly the size of the largest of its recent answers.
     recent: Cell<usize>,
-    /// It is told when there is less on the connection.
+    /// Set while it waits to be told that there is less on the connection.
     is_told: Cell<bool>,
 }
 
@@ -95,9 +97,9 @@ impl Outlet {
         Self::with(bytes_max, None)
     }
 
-    /// The same for one of those that call through a connection.
+    /// An outlet for one of the callers behind a connection.
     pub(super) fn of_caller(connection: &Rc<Self>, bytes_max: usize) -> Rc<Self> {
-        // Nobody knows yet. Many that come at once may all ask for much.
+        // The sizes of its answers aren't known yet. Many new callers at once may all ask for much.
         let (recent, is_told) = (Cell::new(2 * SMALL_BYTES), Cell::default());
         Self::with(bytes_max, Some(Shares { of: connection.clone(), recent, is_told }))
     }
@@ -120,17 +122,17 @@ impl Outlet {
         })
     }
 
-    /// By which others on this thread tell it apart, and never 0.
+    /// A number that identifies the outlet on this thread; never 0.
     pub fn number(&self) -> u32 {
         self.number
     }
 
-    /// It is that of one of those who call through a connection.
+    /// Tells whether it belongs to a caller behind a connection.
     pub fn is_shared(&self) -> bool {
         self.shares.is_some()
     }
 
-    /// The peer has to read before more is made for it.
+    /// Tells whether the peer has to read before more is made for it.
     pub fn is_full(&self) -> bool {
         if self.is_closed() {
             return false;
@@ -140,12 +142,12 @@ impl Outlet {
         own > self.bytes_max || self.shares.as_ref().is_some_and(is_crowded)
     }
 
-    /// The connection is over: nobody reads what is made for it.
+    /// Tells whether the connection has ended, so that nobody reads what is made for it.
     pub fn is_closed(&self) -> bool {
         self.is_closed.get()
     }
 
-    /// There is an answer of so many bytes, which is not written yet.
+    /// Counts an answer of this many bytes that isn't written yet.
     pub fn hold(self: &Rc<Self>, bytes: usize) -> HeldAnswer {
         self.held.set(self.held.get() + bytes);
         if let Some(Shares { of, recent, .. }) = &self.shares {
@@ -155,26 +157,27 @@ impl Outlet {
         HeldAnswer { outlet: self.clone(), bytes }
     }
 
-    /// An answer of so many bytes came from elsewhere. Resolves when there is room for it.
+    /// Counts an answer of this many bytes that came from elsewhere. Resolves when there is room
+    /// for it.
     pub async fn room_for(self: &Rc<Self>, bytes: usize) {
         let _kept = Kept::new(self, bytes);
         self.room().await;
     }
 
-    /// Resolves when more may be made for the peer, or the connection is over.
+    /// Resolves when more may be made for the peer, or the connection has ended.
     pub async fn room(&self) {
         while self.is_full() {
             let (sender, receiver) = oneshot::channel();
             self.when_free(move || {
-                // Whoever has left needs no room.
+                // A receiver that is gone needs no room.
                 let _ = sender.send(());
             });
             let _ = receiver.await;
         }
     }
 
-    /// Does this once, when the peer has read enough or the connection is over. It is done in the middle of
-    /// the connection's work, after what others wait with who came before.
+    /// Does the work once, when the peer has read enough or the connection has ended. It runs in
+    /// the middle of the connection's work, in the order in which works were added.
     pub fn when_free(&self, work: impl FnOnce() + 'static) {
         self.waiting.borrow_mut().push(Box::new(work));
         self.ask_for_less();
@@ -185,18 +188,19 @@ impl Outlet {
         self.kept.get()
     }
 
-    /// So much is to be written.
+    /// Sets the number of bytes to be written.
     pub(super) fn pends(&self, bytes: usize) {
         self.pending.set(bytes);
     }
 
-    /// As [`pends`](Self::pends), after the connection has been polled.
+    /// As [`pends`](Self::pends), after the connection has been polled: also starts waiting work.
     pub(super) fn rest(&self, pending: usize) {
         self.pending.set(pending);
         self.tell();
     }
 
-    /// An answer of so many bytes went out to a caller behind the connection, which has it when this is dropped.
+    /// Counts an answer of this many bytes that goes out to a caller behind the connection. The
+    /// caller has read it when the returned value is dropped.
     pub(super) fn sends(self: &Rc<Self>, bytes: usize) -> Unread {
         self.pending.set(self.pending.get() + bytes);
         Unread { outlet: self.clone(), bytes }
@@ -205,20 +209,20 @@ impl Outlet {
     pub(super) fn close(&self) {
         self.is_closed.set(true);
         self.tell();
-        // Its calls may wait at other ends, and are not to begin there.
+        // This peer's calls may wait at other ends, and should not begin there.
         let tell = |link: Rc<Self>| {
             link.gone.borrow_mut().push(self.number);
             if let Some(driver) = link.driver.take() {
                 driver.wake();
             }
         };
-        // While the thread ends there may be none any more.
+        // The list may already be gone while the thread ends.
         let _ = LINKS.try_with(|links| {
             links.borrow().iter().filter_map(Weak::upgrade).for_each(tell);
         });
     }
 
-    /// The callers that are gone since this was last asked.
+    /// The callers that are gone since the last call of this.
     pub(super) fn take_gone(&self, driver: &Waker) -> Vec<u32> {
         self.driver.set(Some(driver.clone()));
         self.gone.take()
@@ -228,7 +232,7 @@ impl Outlet {
         self.pending.get() + self.held.get()
     }
 
-    /// The bytes on the whole connection over which this caller waits.
+    /// The bytes on the whole connection above which this caller waits.
     fn crowd_max(&self, shares: &Shares) -> usize {
         let is_small = self.bytes() + shares.recent.get() <= SMALL_BYTES;
         if is_small { shares.of.bytes_max } else { SHARED_BYTES }
@@ -238,7 +242,7 @@ impl Outlet {
         if self.is_full() {
             self.ask_for_less();
         } else {
-            // None of them makes anything by itself.
+            // Work must not make anything by itself, so all of it can run.
             self.waiting.take().into_iter().for_each(|work| work());
         }
         if !self.crowded.borrow().is_empty() && !self.is_crowded() {
@@ -246,12 +250,12 @@ impl Outlet {
         }
     }
 
-    /// There is so much on the connection that the large things of others wait.
+    /// Tells whether there is so much on the connection that large answers wait.
     fn is_crowded(&self) -> bool {
         self.bytes() > SHARED_BYTES && !self.is_closed()
     }
 
-    /// The calls of many callers go out by the connection.
+    /// From now on the connection carries the calls of many callers.
     pub(super) fn carries_calls(&self) {
         if !self.is_link.replace(true) {
             LINKS.with_borrow_mut(|links| {
@@ -268,7 +272,8 @@ impl Outlet {
         self.tell();
     }
 
-    /// Has itself told when there is less of others, if it waits for nothing else.
+    /// Asks to be told when other callers have less on the connection, unless it waits for its own
+    /// bytes.
     fn ask_for_less(&self) {
         let Some(shares) = &self.shares else { return };
         if self.waiting.borrow().is_empty()
@@ -306,7 +311,7 @@ fn next_number() -> u32 {
     next
 }
 
-/// Counts in an [`Outlet`] until it is dropped.
+/// Counts an answer in an [`Outlet`] until it is dropped.
 #[derive(Debug)]
 pub struct HeldAnswer {
     outlet: Rc<Outlet>,

@@ -1,35 +1,35 @@
-//! Answers that the peer owes: who made a call may want to know when it was answered, even after nobody
-//! takes the answer any more.
+//! Answers that the peer owes. Code that made a call may want to know when it was answered, even
+//! after the caller no longer takes the answer.
 //!
-//! The RPC system tells nobody of an answer whose caller has left. Whoever passes calls on has to know it
-//! all the same: as long as the call runs, it counts for the peer from which it came.
+//! The RPC system doesn't report an answer whose caller is gone. Code that passes calls on has to
+//! know about it all the same: as long as a call runs, it counts for the peer from which it came.
 
 use super::callers::Receipt;
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// Waits for an answer, whatever it is.
+/// Waits for an answer, no matter which.
 pub trait Owed {
-    /// The answer is there, or the connection is over. Told in the midst of the connection's work: it may
-    /// wake somebody, and nothing else.
+    /// The answer has come, or the connection has ended. This is called in the middle of the
+    /// connection's work: it may wake a task, and do nothing else.
     fn answered(&self);
 
-    /// The answer comes, and who sent it is to be told when it was passed on: when the receipt is dropped. Told
-    /// before, in the same way.
+    /// The answer that comes has a receipt, which must be dropped when the answer was passed on.
+    /// This is called before [`answered`](Self::answered), under the same rule.
     fn owes_receipt(&self, receipt: Receipt) {
         drop(receipt);
     }
 }
 
 thread_local! {
-    /// The one who waits for the answer to the call that is being sent.
+    /// The receiver of the news about the call that is being sent.
     static SENT: Cell<Option<Rc<dyn Owed>>> = const { Cell::new(None) };
 }
 
-/// Tells `owed` when the call is answered that `send` makes. The second value: whether it will be told, since
-/// the call went out over a connection.
+/// Tells `owed` when the call that `send` makes is answered. The second value says whether `owed`
+/// will be told, which is so if the call went out over a connection.
 pub fn with_owed<T>(owed: Rc<dyn Owed>, send: impl FnOnce() -> T) -> (T, bool) {
-    /// Leaves nothing behind, even if `send` panics.
+    /// Clears `SENT`, even if `send` panics.
     struct Reset;
 
     impl Drop for Reset {
@@ -45,12 +45,12 @@ pub fn with_owed<T>(owed: Rc<dyn Owed>, send: impl FnOnce() -> T) -> (T, bool) {
     (sent, !is_left)
 }
 
-/// Tells whoever waits when it is dropped, as it is with the call that it belongs to.
+/// Tells its `Owed` when dropped, which happens together with the call that it belongs to.
 #[derive(Default)]
 pub(super) struct Debt(Option<Rc<dyn Owed>>);
 
 impl Debt {
-    /// That of the call which is being sent.
+    /// The debt of the call that is being sent.
     pub(super) fn of_sent() -> Self {
         Self(SENT.take())
     }

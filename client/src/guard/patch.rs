@@ -1,7 +1,7 @@
-//! Fields of a message that came in, changed where they lie: its shape stays as it is.
+//! Changes to fields of a received message, in place: its layout stays the same.
 //!
-//! Parts of a message may overlap as its peer wrote it. So all changes are noted first, and whoever
-//! makes them checks the message afterwards, as the RPC system will see it.
+//! In a message from a peer, parts may overlap. So all changes are noted first, and the caller
+//! checks the changed message afterwards, as the RPC system will see it.
 
 use super::limits::Refusal;
 use crate::wire::Incoming;
@@ -15,7 +15,7 @@ use capnp_rpc::rpc_capnp::{call, cap_descriptor, finish, promised_answer, return
 pub(super) const SENDER_HOSTED: u16 = 1;
 pub(super) const RECEIVER_HOSTED: u16 = 3;
 
-/// Changes that are not made yet.
+/// Changes that have not been applied yet.
 #[derive(Default)]
 pub(super) struct Patches(Vec<Patch>);
 
@@ -34,7 +34,7 @@ impl Patches {
         self.set(cap, 0, &kind.to_le_bytes())
     }
 
-    /// It is a capability of the peer's, of this number.
+    /// Makes it a capability of the peer, with this number.
     pub(super) fn hosted(
         &mut self,
         cap: cap_descriptor::Reader,
@@ -44,7 +44,7 @@ impl Patches {
         self.kind(cap, SENDER_HOSTED)
     }
 
-    /// The whole path is that of another answer.
+    /// Makes the path the root of another answer.
     pub(super) fn answer(
         &mut self,
         answer: promised_answer::Reader,
@@ -59,24 +59,24 @@ impl Patches {
         self.set(answer, 0, &call.to_le_bytes())
     }
 
-    /// The results go to the caller.
+    /// Sends the results to the caller.
     pub(super) fn results_to_caller(&mut self, call: call::Reader) -> Result<(), Refusal> {
         const CALLER: u16 = 0;
         self.set(call, 6, &CALLER.to_le_bytes())
     }
 
-    /// The capabilities in the results are released.
+    /// Releases the capabilities in the results.
     pub(super) fn releasing(&mut self, finish: finish::Reader) {
-        // Its default is true, with which every value is mixed.
+        // The encoding XORs each value with its default, and the default here is true.
         self.clear(finish, 4, 1);
     }
 
-    /// A `Finish` is needed.
+    /// Requires a `Finish`.
     pub(super) fn finish_needed(&mut self, answer: return_::Reader) {
         self.clear(answer, 4, 2);
     }
 
-    /// It answers another call.
+    /// Makes it the answer to another call.
     pub(super) fn call(&mut self, answer: return_::Reader, call: u32) -> Result<(), Refusal> {
         self.set(answer, 0, &call.to_le_bytes())
     }
@@ -92,7 +92,7 @@ impl Patches {
 
     fn clear<'a>(&mut self, part: impl IntoInternalStructReader<'a>, at: usize, bits: u8) {
         let data = get_struct_data_section(part);
-        // What isn't there has its default.
+        // A field that isn't there has its default value.
         if let Some(byte) = data.get(at) {
             let address = data.as_ptr().addr() + at;
             self.0.push(Patch { address, bytes: [byte & !bits, 0, 0, 0], length: 1 });

@@ -1,5 +1,5 @@
-//! Promises and reflected calls by raw messages, as implementations in C++ send them; and what is too
-//! much for one message, between two RPC systems.
+//! Promises and reflected calls by raw messages, as implementations in C++ send them, and excessive
+//! messages between two RPC systems.
 
 use super::raw::{Cap, Write, bootstrap, bytes_of, finish, release, resolve, settle, write};
 use super::*;
@@ -16,8 +16,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
-/// `restore` gives this capability itself, or so many new ones as a text says; `locate` says the text
-/// again, or as many bytes as it has digits for; "fail" fails with a long error.
+/// `restore` gives this capability itself, or as many new ones as its text says. `locate` repeats
+/// its text, or gives as many bytes as it says; "fail" fails with a long error.
 struct Echo;
 
 impl restorer::Server for Echo {
@@ -58,7 +58,7 @@ impl restorer::Server for Echo {
     }
 }
 
-/// A peer that is raw messages. Both sides offer their bootstrap capability.
+/// A peer that sends raw messages. Both sides offer their bootstrap capability.
 pub(super) struct Peer {
     far: DuplexStream,
     near: Connection,
@@ -81,7 +81,7 @@ impl Peer {
         settle().await;
     }
 
-    /// The messages that were sent since it was last asked, one word for each.
+    /// The messages that were sent since the last call of this, one word for each.
     pub(super) async fn sent(&mut self) -> Vec<String> {
         settle().await;
         let mut bytes = vec![0; 1 << 20];
@@ -145,14 +145,14 @@ fn takes_from(question: u32, from: u32) -> Write {
     })
 }
 
-/// The answer to a `restore`: this capability.
+/// The answer to a `restore`, with this capability.
 fn restored(question: u32, to: Cap) -> Write {
     write(move |message| {
         let mut answer = message.init_return();
         answer.set_answer_id(question);
         let mut payload = answer.init_results();
         to.write(payload.reborrow().init_cap_table(1).get(0));
-        // What stands for a capability is its place in the table.
+        // A capability pointer holds the capability's index in the table.
         let mut places = Vec::new();
         let mut content = payload.reborrow().get_content();
         content.imbue_mut(&mut places);
@@ -188,7 +188,7 @@ fn reflects(question: u32, method: u16, text: &'static str) -> Write {
 const RESTORE: u16 = 0;
 const LOCATE: u16 = 1;
 
-/// The peer has our bootstrap capability as our export 0, and is asked for its own.
+/// Sets up a peer that has our bootstrap capability as our export 0, and was asked for its own.
 async fn acquainted() -> (Peer, restorer::Client) {
     acquainted_within(Limits::of_dialler()).await
 }
@@ -221,8 +221,8 @@ async fn what_a_promise_turns_out_to_be_stays_with_the_peer() {
     assert!(!peer.near.is_closed());
 }
 
-/// The peer forwards what comes to a promise of its own, whatever it says that the promise turned out to
-/// be. Calls that took the short way then would overtake those before them.
+/// The peer passes calls on its own promise on, no matter what it says the promise became. Calls
+/// that then took the short way would overtake earlier ones.
 #[tokio::test(flavor = "local")]
 async fn a_promise_that_turns_out_to_be_ours_is_still_called_over_the_wire() {
     for is_called_before in [false, true] {
@@ -247,7 +247,7 @@ async fn a_promise_that_turns_out_to_be_ours_is_still_called_over_the_wire() {
         let place = after.promise.await.unwrap();
         assert_eq!(place.get().unwrap().get_address().unwrap(), "theirs");
 
-        // The peer keeps the promise until nobody here holds it.
+        // The peer keeps the promise until this side has dropped it.
         drop((answer, asked.pipeline, place, after.pipeline, before));
         assert!(!peer.sent().await.contains(&"release 5 1".into()));
         drop(promised);
@@ -256,7 +256,7 @@ async fn a_promise_that_turns_out_to_be_ours_is_still_called_over_the_wire() {
     }
 }
 
-/// Every layer that handed it on copied it, and held the thread meanwhile.
+/// Every layer used to copy such an error when it passed it on, and blocked the thread meanwhile.
 #[tokio::test(flavor = "local")]
 async fn a_long_error_of_the_peer_is_cut_as_it_arrives() {
     let (mut peer, theirs) = acquainted().await;
@@ -299,7 +299,7 @@ async fn a_reflected_call_answers_ours_with_its_results() {
         let answered = restored.promise.await.unwrap();
         let ours: restorer::Client = answered.get().unwrap().get_cap().get_as_capability().unwrap();
         peer.send(&[finish(7, false), finish(8, false)]).await;
-        // It is called where it is.
+        // It is called directly.
         assert!(ours.locate_request().send().promise.await.unwrap().get().is_ok());
         drop((answer, located.pipeline));
         assert_eq!(peer.sent().await, ["finish 2"]);
@@ -325,7 +325,7 @@ async fn a_reflected_call_may_fail_be_given_up_or_answer_nothing() {
         reflects(8, LOCATE, "x"),
         takes_from(2, 8),
         finish(8, true),
-        // Nobody says of what this is the answer.
+        // No message says which call this answers.
         reflects(9, LOCATE, "x"),
         finish(9, true),
         reflects(7 + 3, LOCATE, "x"),
@@ -361,7 +361,7 @@ async fn an_answer_is_taken_once_and_from_a_reflected_call_alone() {
     }
 }
 
-/// Those of which C++ wants nothing but the pipeline have numbers from 2^31 on.
+/// C++ numbers the calls of which it needs only the pipeline from 2^31 on.
 #[tokio::test(flavor = "local")]
 async fn numbers_of_calls_may_be_large() {
     let (mut peer, _theirs) = acquainted().await;
@@ -371,7 +371,7 @@ async fn numbers_of_calls_may_be_large() {
     assert!(!peer.near.is_closed());
 }
 
-/// The peer never says whose the results are.
+/// The peer never says which call the results are for.
 #[tokio::test(flavor = "local")]
 async fn results_that_nobody_takes_are_bounded() {
     let limits = Limits { unsent_bytes: 1 << 20, answers: 100, ..Limits::default() };
@@ -424,7 +424,7 @@ async fn what_is_too_large_to_be_sent_fails_alone() {
     let error = locate(&echo, &large.to_string()).await.unwrap_err();
     assert!(error.extra.contains("too-large: "), "{error}");
     assert_eq!(locate(&echo, &most.to_string()).await.unwrap(), most);
-    // The next answer has the number of the one that was too large, and is held.
+    // The next answer has the same number as the one that was too large, and is held.
     locate(&echo, &large.to_string()).await.unwrap_err();
     let answer = echo.restore_request().send().promise.await.unwrap();
     let held: restorer::Client = answer.get().unwrap().get_cap().get_as_capability().unwrap();
@@ -444,7 +444,7 @@ async fn too_many_capabilities_fail_alone_and_none_is_lost() {
     let client = Connection::over(near.clone(), Side::Client, None).unwrap();
     let echo: restorer::Client = client.bootstrap();
     for (count, is_sent) in [("64", true), ("65", false), ("200", false)] {
-        // A result.
+        // In a result.
         let mut request = echo.restore_request();
         request.get().set_sturdy_ref(count);
         let answer = request.send().promise.await;
@@ -452,7 +452,7 @@ async fn too_many_capabilities_fail_alone_and_none_is_lost() {
         if let Err(error) = answer {
             assert!(error.extra.contains("too-many-capabilities: "), "{error}");
         }
-        // Parameters.
+        // In parameters.
         let as_stream = byte_stream::Client { client: echo.client.clone() };
         let mut request =
             as_stream.client.new_call::<capnp::any_pointer::Owned, capnp::any_pointer::Owned>(

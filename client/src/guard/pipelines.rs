@@ -1,17 +1,18 @@
 //! Calls of the peer on answers that it doesn't have yet, taken over from the RPC system.
 //!
-//! capnp-rpc lets such calls wait until the whole answer is there. That is too late for whoever hands a
-//! call on to another vat: what the other one offers early would never be reached. It also nests the
-//! stack, by one level for each call on the result of a call. So whoever serves a call may take its
-//! answer's pipeline over, and then says at once where each path into that answer leads.
+//! capnp-rpc lets such calls wait until the whole answer is there. That is too late for a server
+//! that passes a call on to another vat, because nothing that the other vat offers early could be
+//! reached. It also nests the stack by one level for each call on the result of a call. So a server
+//! may take over the pipeline of a call's answer, and then says at once where each path into that
+//! answer leads.
 //!
-//! The RPC system finds what a path leads to by the number of an answer, and nothing else. So for each
-//! path that the peer uses while the answer is open, the guard makes a call of its own, whose whole
-//! result is the capability at the end of that path, and the peer's message is changed to speak of
-//! that call. The peer never sees these calls: it may not use their numbers.
+//! The RPC system can find the target of a path only by the number of an answer. So for each path
+//! that the peer uses while the answer is open, the guard makes a call of its own, whose whole
+//! result is the capability at the end of the path, and changes the peer's message to refer to that
+//! call. The peer never sees these calls, and may not use their numbers.
 //!
 //! **Invariant:** a path that was used leads to the same capability until the answer is out.
-//! **Invariant:** a call of the guard's is finished when the answer is out that it belongs to.
+//! **Invariant:** the guard's calls for an answer are finished when that answer is out.
 
 use super::limits::{Limit, Refusal};
 use super::made::{self, Made};
@@ -28,51 +29,51 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
 
-/// The numbers of the guard's own calls. Peers number their calls from 0 on, and some in C++ those of
-/// which they want nothing but the pipeline from 2^31 on.
+/// The numbers of the guard's own calls. Peers number their calls from 0 on; some in C++ number the
+/// calls of which they need only the pipeline from 2^31 on.
 const OWN_CALLS: Range<u32> = 1 << 30..1 << 31;
 
 /// The call whose answer is the [`Door`].
 const DOOR: u32 = OWN_CALLS.end - 1;
 
-/// Paths into one answer that are told apart: far more than a result has fields that anybody names.
+/// The most paths into one answer: far more than the fields of any result that are used.
 const PATHS_MAX: usize = 1024;
 
-/// The interface by which the guard asks the door; it is in no schema.
+/// The interface by which the guard asks the door. It is in no schema.
 const DOOR_INTERFACE: u64 = 0x9d2c_8fd0_62d5_57a1;
 
-/// Says where the paths into an answer lead, before the answer is there.
+/// Knows the targets of paths into an answer before the answer is there.
 pub trait Pipelined {
-    /// The capability at the end of this path. Each time it is asked it may be another one.
+    /// The capability at the end of this path. It may be another one on each call.
     fn pipelined(&self, path: &[PipelineOp]) -> Box<dyn ClientHook>;
 
-    /// The peer has finished the call without waiting for the answer: no further path will be asked for, and
-    /// nobody takes the answer. Told in the midst of the connection's work: nothing is to be called or
-    /// dropped in it.
+    /// The peer has finished the call without waiting for the answer: no further path will be asked
+    /// for, and the answer will not be read. This is called in the middle of the connection's work:
+    /// it must not call or drop anything.
     fn abandoned(self: Rc<Self>);
 }
 
 thread_local! {
-    /// The call whose parameters were read last, if they came by a guarded connection.
+    /// The call whose parameters were read last, if they came over a guarded connection.
     static READ: Cell<Option<Call>> = const { Cell::new(None) };
 }
 
-/// The connection's part of a call's story.
+/// The facts about a call that its connection knows.
 #[derive(Clone, Debug)]
 pub struct Arrival {
     /// The number of hosts of this system that the call came through; 0 from any other peer.
     pub hops: u8,
-    /// The memory that its message takes.
+    /// The memory that the call's message takes.
     pub bytes: usize,
-    /// By which its answer leaves.
+    /// The outlet of its answer.
     pub outlet: Rc<Outlet>,
 }
 
-/// Takes over the pipeline of the answer to the call that has these parameters. `None`: the call didn't
-/// come by a connection, and nothing was done.
+/// Takes over the pipeline of the answer to the call with these parameters. `None` means that the
+/// call didn't come over a connection, and nothing was changed.
 pub fn take_over(params: &dyn ParamsHook, pipeline: Rc<dyn Pipelined>) -> Option<Arrival> {
     READ.take();
-    // Whatever is in them, reading them says which call they belong to.
+    // The content doesn't matter: reading the parameters shows which call they belong to.
     let _ = params.get();
     let Call { taken_over, number, arrival } = READ.take()?;
     if let Some(pipelines) = &mut *taken_over.0.borrow_mut() {
@@ -81,7 +82,7 @@ pub fn take_over(params: &dyn ParamsHook, pipeline: Rc<dyn Pipelined>) -> Option
     Some(arrival)
 }
 
-/// The pipelines that were taken over, by the peer's calls. `None`: the connection is over.
+/// The pipelines that were taken over, by the peer's calls. `None` once the connection has ended.
 pub(super) struct TakenOver(RefCell<Option<ByNumber<Rc<dyn Pipelined>>>>);
 
 /// A call of the peer.
@@ -93,13 +94,13 @@ pub(super) struct Call {
 }
 
 impl Call {
-    /// Somebody reads the parameters.
+    /// Notes that this call's parameters are read.
     pub(super) fn is_read(&self) {
         READ.set(Some(self.clone()));
     }
 }
 
-/// See the head of the file.
+/// The taken-over pipelines of a connection; the head of the file explains them.
 pub(super) struct Pipelines {
     taken_over: Rc<TakenOver>,
     door: Door,
@@ -113,12 +114,12 @@ pub(super) struct Pipelines {
     answered: Vec<Rc<dyn Pipelined>>,
 }
 
-/// The state of a call of the guard's.
+/// The state of one of the guard's own calls.
 #[derive(Default)]
 struct Own {
     /// The RPC system has answered it.
     is_answered: bool,
-    /// Nothing speaks of it any more.
+    /// No path refers to it any more.
     is_over: bool,
 }
 
@@ -135,12 +136,12 @@ impl Pipelines {
         }
     }
 
-    /// The capability that the RPC system is to offer as its bootstrap capability.
+    /// The capability that the RPC system must offer as its bootstrap capability.
     pub(super) fn door(&self, behind: Box<dyn ClientHook>) -> Client {
         Client::new(Box::new(Door { behind: Some(behind), given: self.door.given.clone() }))
     }
 
-    /// Paths that are in use.
+    /// The number of paths in use.
     pub(super) fn len(&self) -> usize {
         self.own.len()
     }
@@ -149,7 +150,7 @@ impl Pipelines {
         Call { taken_over: self.taken_over.clone(), number, arrival }
     }
 
-    /// Notes what is to become of a path into an answer, and which messages go before.
+    /// Notes the changes that a path into an answer needs, and the messages to deliver first.
     pub(super) fn route(
         &mut self,
         answer: promised_answer::Reader,
@@ -191,18 +192,19 @@ impl Pipelines {
         patches.answer(answer, own)
     }
 
-    /// Tells whether a call is one of the guard's own, whose answer is not for the peer.
+    /// Tells whether a call is one of the guard's own, so that its answer is not for the peer.
     pub(super) fn is_own(call: u32) -> bool {
         OWN_CALLS.contains(&call)
     }
 
-    /// A call of the guard's own is answered: what the RPC system is told.
+    /// One of the guard's own calls is answered. Returns the message for the RPC system, if there
+    /// is one.
     pub(super) fn own_answered(&mut self, call: u32) -> Option<Message> {
         self.own.get_mut(&call)?.is_answered = true;
         self.end_if_over(call)
     }
 
-    /// The peer's call is answered: what the RPC system is told.
+    /// The peer's call is answered. Passes the messages for the RPC system to `tell`.
     pub(super) fn answered(&mut self, call: u32, mut tell: impl FnMut(Message)) {
         let over = self.taken_over.0.borrow_mut().as_mut().and_then(|open| open.remove(&call));
         if let Some(over) = over {
@@ -215,7 +217,8 @@ impl Pipelines {
         self.answered.pop()
     }
 
-    /// The peer finished a call that isn't answered: it speaks of nothing in the answer any more.
+    /// The peer finished a call that isn't answered, so it won't use paths into the answer any
+    /// more.
     pub(super) fn finished(&mut self, call: u32, mut tell: impl FnMut(Message)) {
         let open = self.taken_over.0.borrow();
         let Some(pipeline) = open.as_ref().and_then(|open| open.get(&call).cloned()) else {
@@ -226,7 +229,7 @@ impl Pipelines {
         pipeline.abandoned();
     }
 
-    /// Nothing speaks any more of the paths into this answer.
+    /// Ends the calls for the paths into this answer, which are no longer used.
     fn end_paths(&mut self, call: u32, mut tell: impl FnMut(Message)) {
         for (_, own) in self.paths.remove(&call).into_iter().flatten() {
             if let Some(state) = self.own.get_mut(&own) {
@@ -242,7 +245,7 @@ impl Pipelines {
         Some(Box::new(Made(made::finish(call, true))))
     }
 
-    /// The connection is over: what it held, to be dropped when nothing here is borrowed.
+    /// The connection has ended. Returns what it held, to be dropped when nothing here is borrowed.
     pub(super) fn close(&mut self) -> Held {
         Held {
             _taken_over: self.taken_over.0.take(),
@@ -252,7 +255,7 @@ impl Pipelines {
     }
 }
 
-/// The things of others that a connection held.
+/// Capabilities and pipelines that a connection held for other code.
 pub(crate) struct Held {
     _taken_over: Option<ByNumber<Rc<dyn Pipelined>>>,
     _answered: Vec<Rc<dyn Pipelined>>,
@@ -274,7 +277,7 @@ pub(super) fn check_number(call: u32) -> Result<(), Refusal> {
     Refusal::over(Limit::UnknownCapability, reason)
 }
 
-/// The bootstrap capability, which also hands out what the guard put there, in that order.
+/// The bootstrap capability. It also hands out the capabilities that the guard put there, in order.
 #[derive(Clone)]
 struct Door {
     behind: Option<Box<dyn ClientHook>>,
@@ -293,7 +296,7 @@ impl Door {
     fn give(&self, mut results: Box<dyn ResultsHook>) -> capnp::Result<()> {
         let given = self.given.borrow_mut().pop_front().ok_or_else(closed)?;
         results.get()?.set_as_capability(given);
-        // Within this call, since the next message may speak of it.
+        // Already within this call, because the next message may refer to the result.
         results.set_pipeline()
     }
 }
@@ -302,7 +305,7 @@ fn closed() -> Error {
     Error::unimplemented("Method not implemented.".into())
 }
 
-/// Its address is the brand of all doors.
+/// The address of this is the brand of all doors.
 static BRAND: u8 = 0;
 
 impl ClientHook for Door {
@@ -340,7 +343,7 @@ impl ClientHook for Door {
         Rc::as_ptr(&self.given).addr()
     }
 
-    /// The peer gets what is behind it.
+    /// The peer gets the bootstrap capability itself.
     fn get_resolved(&self) -> Option<Box<dyn ClientHook>> {
         self.behind.clone()
     }

@@ -1,7 +1,8 @@
-//! Messages of the peer that wait until fewer of its calls are open, in the order in which they came.
+//! Messages of the peer that wait until fewer of its calls are open, in the order in which they
+//! came.
 //!
-//! Only a `Return` may overtake what waits, because a call that began may need it to come to its
-//! end. Even that one waits if it speaks of something that is still on its way in the queue.
+//! Only a `Return` may overtake waiting messages, because a call that began may need it to end.
+//! Even a `Return` waits if it refers to something that is still in the queue.
 
 use super::limits::Refusal;
 use super::scatter::ByNumber;
@@ -9,17 +10,17 @@ use crate::wire::{Incoming, cost};
 use capnp_rpc::rpc_capnp::{cap_descriptor, message, return_};
 use std::collections::VecDeque;
 
-/// The cost of a message beside its bytes.
+/// The cost of a message in addition to its bytes.
 const MESSAGE_BYTES: usize = 256;
 
-/// Room that is kept when the queue runs empty.
+/// The capacity that is kept when the queue runs empty.
 const MESSAGES_KEPT: usize = 16;
 
 #[derive(Default)]
 pub(super) struct Queue {
     waiting: VecDeque<Waiting>,
     bytes: usize,
-    /// Numbers of calls that wait.
+    /// The numbers of the waiting calls.
     calls: Numbers,
 }
 
@@ -29,7 +30,7 @@ struct Waiting {
     kind: Kind,
 }
 
-/// The thing that a later `Return` may speak of.
+/// The part of a waiting message that a later `Return` may refer to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Call(u32),
@@ -37,7 +38,7 @@ enum Kind {
     Other,
 }
 
-/// Numbers, and how often each is there.
+/// Numbers with their counts.
 #[derive(Default)]
 struct Numbers(ByNumber<u32>);
 
@@ -60,7 +61,7 @@ impl Numbers {
     }
 }
 
-/// The permission for calls to begin, or to wait.
+/// Says whether calls may begin or have to wait.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Calls {
     Begin,
@@ -72,7 +73,7 @@ impl Queue {
         self.waiting.is_empty()
     }
 
-    /// The cost of all of it.
+    /// The cost of all waiting messages.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -92,7 +93,7 @@ impl Queue {
         Ok(())
     }
 
-    /// The next message, unless it is a call and these wait.
+    /// The next message, unless it is a call and calls have to wait.
     pub(super) fn pop(&mut self, calls: Calls) -> Option<Incoming> {
         let stays = |kind| calls == Calls::Wait && matches!(kind, Kind::Call(_));
         if stays(self.waiting.front()?.kind) {
@@ -111,7 +112,7 @@ impl Queue {
         Some(message)
     }
 
-    /// Tells whether an answer speaks of a call that waits.
+    /// Tells whether an answer refers to a waiting call.
     pub(super) fn concerns(
         &self,
         answer: return_::Reader,
@@ -124,7 +125,7 @@ impl Queue {
         };
         let caps = payload.get_cap_table()?;
         if caps.len() as usize > caps_max {
-            // It is refused when it is delivered.
+            // Such an answer is refused when it is delivered.
             return Ok(false);
         }
         for cap in caps {

@@ -1,5 +1,4 @@
-//! A peer without an RPC system, which speaks to a server in raw messages: for the tests of the
-//! guard.
+//! A peer without an RPC system, which sends raw messages to a server, for the guard's tests.
 
 use super::*;
 use crate::connection::Connection;
@@ -15,8 +14,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::Semaphore;
 
-/// `restore` gives a new capability each time. `locate` says what it was asked: "never", or when it is
-/// allowed to ("open"), or at once; "big" is answered with 1 MiB.
+/// `restore` gives a new capability each time. `locate` repeats its text: never for "never", with
+/// permission for "open", and else at once; it answers "big" with 1 MiB.
 #[derive(Default)]
 pub(super) struct Desk {
     pub(super) begun: RefCell<Vec<String>>,
@@ -56,10 +55,10 @@ impl restorer::Server for Desk {
     }
 }
 
-/// Longer than anything here takes.
+/// Longer than any test here takes.
 pub(super) const DEADLINE: Duration = Duration::from_mins(2);
 
-/// A server, and what a peer without an RPC system does to it.
+/// A server, and a peer that sends it raw messages.
 pub(super) struct Raw {
     pub(super) near: DuplexStream,
     pub(super) server: Connection,
@@ -81,12 +80,12 @@ impl Raw {
         Self::of_state(256 << 10, |far, bites| State::new(far, limits, bites).of_stranger(budget))
     }
 
-    /// Counts there what the connection holds.
+    /// Counts the memory that the connection holds in this budget.
     pub(super) fn counts_in(&self, budget: &Budget) {
         self.guard.borrow_mut().share = Share::of(budget.clone());
     }
 
-    /// The stream takes so many bytes that the other end doesn't read.
+    /// The stream buffers at most `room` bytes that the other end hasn't read.
     pub(super) fn with_room(limits: Limits, room: usize) -> Self {
         Self::of_state(room, |far, bites| State::new(far, limits, bites))
     }
@@ -96,7 +95,7 @@ impl Raw {
         state: impl FnOnce(DuplexStream, Arc<Bites>) -> State<DuplexStream>,
     ) -> Self {
         let (near, far) = duplex(room);
-        // Handlers outlive the test.
+        // The handlers outlive the test.
         let allowed: &'static Semaphore = Box::leak(Box::new(Semaphore::new(0)));
         let desk = Rc::new(Desk { allowed: Cell::new(Some(allowed)), ..Desk::default() });
         let offered: restorer::Client = capnp_rpc::new_client_from_rc(desk.clone());
@@ -121,7 +120,7 @@ impl Raw {
         self.desk.begun.borrow().len()
     }
 
-    /// Reads until the end, which the server makes: the reason that it gives.
+    /// Reads until the server ends the connection; returns its reason.
     pub(super) async fn aborted(mut self) -> String {
         let mut bytes = Vec::new();
         let read = self.near.read_to_end(&mut bytes);
@@ -148,7 +147,7 @@ impl Raw {
     }
 }
 
-/// Lets everything run that can.
+/// Lets all tasks run until they wait.
 pub(super) async fn settle() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
@@ -191,7 +190,7 @@ pub(super) fn write_caps(payload: payload::Builder, caps: &[Cap]) {
     }
 }
 
-/// `locate(text)`, or `restore` if the text is "restore", on the export 0.
+/// `locate(text)`, or `restore` if the text is "restore", on export 0.
 pub(super) fn call(question: u32, text: &'static str, caps: Vec<Cap>) -> Write {
     call_on(Ok(0), question, text, caps)
 }
@@ -256,7 +255,7 @@ pub(super) fn write(write: impl Fn(message::Builder) + 'static) -> Write {
 
 pub(super) async fn bites(limits: Limits, messages: Vec<Write>, limit: Limit, reason: &str) {
     let mut raw = Raw::new(limits);
-    // The server may end the connection before it has all.
+    // The server may end the connection before it has read everything.
     raw.near.write_all(&bytes_of(&messages)).await.unwrap();
     let bites = raw.bites.clone();
     let aborted = raw.aborted().await;

@@ -1,6 +1,6 @@
-//! The handling of a message that came in and has its turn.
+//! The handling of a received message whose turn has come.
 //!
-//! Nothing here waits: see [`take_next`](State::take_next) for that.
+//! Nothing here waits: [`take_next`](State::take_next) does that.
 
 use super::kept::Which;
 use super::limits::{Limit, Refusal};
@@ -29,7 +29,7 @@ pub(super) struct Changed {
     call: Option<Begins>,
 }
 
-/// A call of the peer, as it was read.
+/// A call of the peer, as read from its message.
 struct Begins {
     number: u32,
     is_reflected: bool,
@@ -38,7 +38,7 @@ struct Begins {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
-    /// Makes a message ready for the RPC system, or keeps it.
+    /// Makes a message ready for the RPC system, or holds it back.
     pub(super) fn deliver(&mut self, incoming: Incoming) -> Result<(), Refusal> {
         self.messages += 1;
         let (mut patches, mut before) = (Patches::default(), Vec::new());
@@ -74,7 +74,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
                         self.read_caps(payload, &mut patches, &mut before)?;
                     }
                     return_::Exception(exception) => {
-                        // Before anybody copies it.
+                        // Cuts the error before it is copied.
                         if let Some(error) = outgoing::shortened(exception?)? {
                             return self.deliver_instead(answer, made::failed(answer, &error));
                         }
@@ -92,7 +92,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
                     self.pipelines.finished(call, |told| ready.push_back(Ready::Message(told)));
                     return Ok(());
                 }
-                // The peer never had what is in these results.
+                // The peer never got the capabilities in these results.
                 let released = self.replaced.finishes(call);
                 if released || self.reflections.has(call) {
                     patches.releasing(finish);
@@ -119,7 +119,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     ) -> Result<(), Refusal> {
         let body = incoming.get_root::<message::Reader>()?;
         if patches.is_empty() {
-            // The common case: what was read needn't be read again.
+            // The common case: an unchanged message needn't be read again.
             self.tables.receive(body, cost(&incoming), &self.limits)?;
             self.pass_checked(incoming, call);
             return Ok(());
@@ -139,12 +139,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         Ok(())
     }
 
-    /// The RPC system gets a message that was changed: it is the next.
+    /// Gives a changed message to the RPC system; its turn has come.
     pub(super) fn pass(&mut self, changed: Changed) -> Result<(), Refusal> {
         let Changed { message, call } = changed;
         if let Ok(message::Return(answer)) = message.get_root::<message::Reader>()?.which() {
             let call = answer?.get_answer_id();
-            // The messages before it may have made its caller give up.
+            // Messages before it may have made its caller give up.
             if self.tables.is_given_up(call)
                 && let Some(call) = self.kept.give_up(call)
             {
@@ -160,7 +160,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         Ok(())
     }
 
-    /// By which the answer to the call leaves.
+    /// The outlet of the answer to the call.
     fn outlet_of(&mut self, call: u32, caller: u32) -> Rc<Outlet> {
         match caller {
             0 => self.outlet.clone(),
@@ -176,7 +176,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         self.ready.push_front(Ready::Message(Box::new(Received { message, call })));
     }
 
-    /// A call of ours that was refused here is told so, whatever the peer made of what it got.
+    /// Gives a call of ours that was refused here its error, no matter how the peer answered the
+    /// replacement.
     fn deliver_instead(
         &mut self,
         answer: return_::Reader,
@@ -196,7 +197,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         Ok(())
     }
 
-    /// Notes what is to change in a call.
+    /// Notes the changes that a call needs.
     fn read_call(
         &mut self,
         call: call::Reader,
@@ -220,8 +221,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         Ok(Begins { number, is_reflected, hops, caller })
     }
 
-    /// A promise of the peer is one of its capabilities like any other: it goes on forwarding what comes
-    /// there, as the protocol demands of it.
+    /// Treats a promise of the peer as any other of its capabilities: the peer keeps passing on
+    /// calls to it, as the protocol demands.
     fn read_caps(
         &mut self,
         payload: payload::Reader,
@@ -230,7 +231,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     ) -> Result<(), Refusal> {
         let caps = payload.get_cap_table()?;
         if caps.len() as usize > self.limits.capabilities {
-            // It is refused when the message is checked.
+            // Such a message is refused when it is checked.
             return Ok(());
         }
         for cap in caps {
@@ -247,13 +248,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         Ok(())
     }
 
-    /// The peer says what a promise turned out to be. It may as well keep that.
+    /// Releases the capability that a promise of the peer became: the peer may keep it.
     fn keep(&mut self, resolve: resolve::Reader) -> Result<(), Refusal> {
         let resolve::Cap(cap) = resolve.which()? else { return Ok(()) };
         self.let_go(cap?)
     }
 
-    /// Gives a capability back that nobody here takes.
+    /// Releases a capability that isn't used here.
     fn let_go(&mut self, cap: cap_descriptor::Reader) -> Result<(), Refusal> {
         match cap.which()? {
             cap_descriptor::SenderHosted(id) | cap_descriptor::SenderPromise(id) => {
@@ -269,7 +270,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
     }
 
-    /// The answer to our `call` is what we answer to the peer's call `from`.
+    /// The answer to our call `call` is our answer to the peer's call `from`.
     fn take_from(&mut self, from: u32, call: u32) -> Result<(), Refusal> {
         if !self.tables.has_question(call) {
             return Refusal::over(Limit::UnknownCapability, tables::NOT_OPEN);
@@ -297,8 +298,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     }
 }
 
-/// The number of the call that a message is about. Where it changes with something else, the tables would
-/// speak of one call and the RPC system of another.
+/// The number of the call that a message is about. If other changes to the message altered it, the
+/// tables and the RPC system would disagree about the call.
 fn number_of(message: message::Reader) -> Result<Option<u32>, Refusal> {
     Ok(match message.which()? {
         message::Call(call) => Some(call?.get_question_id()),

@@ -1,13 +1,13 @@
-//! Calls that a peer reflects: it was called on a promise that turned out to be something of ours, or ended
-//! a method of its own by a tail call to us.
+//! Calls that a peer reflects: we called a promise of the peer that turned out to be a capability
+//! of ours, or a method of the peer's that ended in a tail call to us.
 //!
-//! It sends us a call whose results it doesn't want (`sendResultsTo.yourself`), and says of the call that
-//! it was to answer that the answer is the result of that one (`takeFromOtherQuestion`). Every
-//! implementation in C++ does so unasked. capnp-rpc can't: so it sees an ordinary call, and the guard
-//! makes of its `Return` the one that our own call gets, as the peer would have sent it.
+//! The peer sends us a call whose results it doesn't want (`sendResultsTo.yourself`), and answers
+//! our call with the result of that one (`takeFromOtherQuestion`). Every implementation in C++ does
+//! this unasked. capnp-rpc can't do it, so it sees an ordinary call, and the guard turns the
+//! `Return` of that call into the one that our own call gets, as the peer would have sent it.
 //!
-//! **Invariant:** our call gets its `Return` before the `Finish` of the reflected call lets go of
-//! what is in it.
+//! **Invariant:** our call gets its `Return` before the `Finish` of the reflected call releases the
+//! capabilities in it.
 
 use super::limits::{Limit, Limits, Refusal};
 use super::patch::{Patches, RECEIVER_HOSTED, SENDER_HOSTED};
@@ -17,14 +17,14 @@ use capnp::Error;
 use capnp::message::{Builder, HeapAllocator, Reader};
 use capnp_rpc::rpc_capnp::{cap_descriptor, message, return_};
 
-/// See the head of the file.
+/// The reflected calls of a connection; the head of the file explains them.
 #[derive(Default)]
 pub(super) struct Reflections {
     calls: ByNumber<Reflected>,
-    /// References that the RPC system counts and the peer doesn't, by its capabilities: their names are
-    /// in results of ours that came to ourselves.
+    /// References that the RPC system counts and the peer doesn't, by the peer's capabilities: they
+    /// were named in results of ours that came back to us.
     surplus: ByNumber<u32>,
-    /// Of the results that wait for the peer to say whose they are.
+    /// Bytes of the results that wait until the peer says which call they are for.
     bytes: usize,
 }
 
@@ -44,11 +44,11 @@ enum Asker {
     Unknown,
     /// A call of ours.
     Call(u32),
-    /// The call of ours was told something else.
+    /// The call of ours got another answer.
     Nobody,
 }
 
-/// Results and the call of ours that gets them.
+/// Results, and the call of ours that gets them.
 pub(super) struct Answered {
     pub(super) call: u32,
     pub(super) results: Incoming,
@@ -63,18 +63,18 @@ impl Reflections {
         self.calls.contains_key(&call)
     }
 
-    /// Bytes of results that wait.
+    /// Bytes of the waiting results.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// The peer says that the results of `from` are those of our call.
+    /// The peer answers our call with the results of its call `from`.
     pub(super) fn take_from(&mut self, from: u32, call: u32) -> Result<Option<Answered>, Refusal> {
         let results = self.ask(from, Asker::Call(call))?;
         Ok(results.map(|results| Answered { call, results }))
     }
 
-    /// The peer says that the results of `from` are those of a call that has its answer.
+    /// The peer names the results of `from` as the answer to a call that already has one.
     pub(super) fn give_nobody(&mut self, from: u32) -> Result<(), Refusal> {
         self.ask(from, Asker::Nobody).map(drop)
     }
@@ -91,7 +91,7 @@ impl Reflections {
         Ok(results)
     }
 
-    /// The RPC system answers a reflected call.
+    /// The RPC system answers a call that may be a reflected one.
     pub(super) fn answer(&mut self, call: u32, results: Incoming) -> Option<Answered> {
         let reflected = self.calls.get_mut(&call)?;
         reflected.is_answered = true;
@@ -108,7 +108,7 @@ impl Reflections {
         answered
     }
 
-    /// The peer finishes a reflected call, or it was none.
+    /// The peer finishes a call that may be a reflected one.
     pub(super) fn finish(&mut self, call: u32) {
         if let Some(reflected) = self.calls.get_mut(&call) {
             reflected.is_finished = true;
@@ -124,7 +124,7 @@ impl Reflections {
         }
     }
 
-    /// The RPC system is about to have these results.
+    /// Counts the references in these results, which the RPC system is about to get.
     pub(super) fn delivers(&mut self, results: &Incoming) -> capnp::Result<()> {
         if let Ok(message::Return(answer)) = results.get_root::<message::Reader>()?.which()
             && let return_::Results(payload) = answer?.which()?
@@ -138,14 +138,14 @@ impl Reflections {
         Ok(())
     }
 
-    /// The references that the peer counts of so many that the RPC system lets go of, which are
-    /// all.
+    /// The RPC system releases all its references, `count`, to a capability. Returns how many of
+    /// them the peer counts.
     pub(super) fn released(&mut self, id: u32, count: u32) -> u32 {
         count.saturating_sub(self.surplus.remove(&id).unwrap_or_default())
     }
 }
 
-/// A `Return` of ours as the peer would send it.
+/// A `Return` of ours, as the peer would send it.
 pub(super) fn turned(
     message: &Builder<HeapAllocator>,
     limits: &Limits,

@@ -1,16 +1,18 @@
-//! The bytes that several connections of a thread have to send, which pass on to each other what they read.
+//! The bytes to be sent by several connections of one thread that pass on to each other the
+//! messages they read.
 //!
-//! One of them may bring faster than another takes, and what lies between the two would have no bound. So
-//! nothing more is read on any of them while all have too much to send.
+//! One of them may bring messages faster than another takes them, and the bytes between the two
+//! would have no bound. So while they have too much to send together, none of them reads.
 //!
-//! **Invariant:** at their other ends, reading never waits for writing: else both ends could wait for each other.
+//! **Invariant:** the other ends never stop reading to wait for writing; otherwise both ends could
+//! wait for each other.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 use std::task::Waker;
 
-/// Bytes that connections have to send together. Clones count the same.
+/// Bytes that several connections have to send together. Clones share one count.
 #[derive(Clone)]
 pub struct Relayed(Rc<Inner>);
 
@@ -21,13 +23,13 @@ struct Inner {
 }
 
 impl Relayed {
-    /// Nothing is read while more than so many bytes are to be sent.
+    /// Reading stops while more than this many bytes are to be sent.
     pub fn new(bytes_max: usize) -> Self {
         let (pending, readers) = (Cell::default(), RefCell::default());
         Self(Rc::new(Inner { bytes_max, pending, readers }))
     }
 
-    /// Tells whether reading has to wait; then it wakes `reader` when it may go on.
+    /// Tells whether reading has to stop; if so, `reader` is woken when it may continue.
     pub(super) fn is_full(&self, reader: &Waker) -> bool {
         let is_full = self.0.pending.get() > self.0.bytes_max;
         if is_full {
@@ -57,7 +59,7 @@ impl Part {
         Self { of, bytes: 0 }
     }
 
-    /// The connection has so much to send now.
+    /// Sets the number of bytes that the connection has to send.
     pub(super) fn pends(&mut self, bytes: usize) {
         let Inner { bytes_max, pending, readers } = &*self.of.0;
         let before = std::mem::replace(&mut self.bytes, bytes);

@@ -1,15 +1,15 @@
-//! A hasher for the numbers of the protocol, which a peer chooses.
+//! A hasher for the protocol's numbers, which a peer chooses.
 //!
-//! A secret odd factor, and the upper half of the product: cheaper than the standard hasher, which is
-//! paid for twice in each call. It is for numbers only.
+//! It takes the upper half of the product with a secret odd factor. That is cheaper than the
+//! standard hasher, which would run twice in each call. It is for numbers only.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-/// By number of the peer's.
+/// A map by numbers of the peer.
 pub(super) type ByNumber<T> = HashMap<u32, T, Scatter>;
 
-/// Numbers of the peer's.
+/// A set of numbers of the peer.
 pub(super) type NumberSet = HashSet<u32, Scatter>;
 
 #[derive(Clone)]

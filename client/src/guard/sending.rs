@@ -14,17 +14,17 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 const WORD: usize = 8;
 
-/// An answer of as many bytes isn't sent if its caller has said that nobody needs it. Below that it costs
-/// more to look.
+/// A result of this many bytes isn't sent if its caller has said that it isn't needed. For a
+/// smaller one the check costs more.
 const UNWANTED_BYTES: usize = 4 << 10;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
-    /// Sends a message, or what goes in its place.
+    /// Sends a message, or its replacement.
     ///
-    /// The RPC system is borrowed meanwhile, so the pipeline of an answered call is dropped only after its
-    /// poll: see [`State::drop_answered`].
+    /// The RPC system is borrowed during this, so the pipeline of an answered call is dropped only
+    /// after its poll: see [`State::drop_answered`].
     pub(super) fn send(&mut self, message: &mut Builder<HeapAllocator>) {
-        // Of what is broken the peer is told why, and nothing more.
+        // On a broken connection the peer is told the reason, and nothing else.
         if self.closing.is_some() || self.broken.is_some() && !is_abort(message) {
             return;
         }
@@ -36,8 +36,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         self.check_sent();
     }
 
-    /// Drops the pipelines of the calls that were answered. Neither the RPC system nor the state is to be
-    /// borrowed: a capability that they held may send its release.
+    /// Drops the pipelines of answered calls. Neither the RPC system nor the state may be borrowed,
+    /// because dropping a capability in them may send a release.
     pub(crate) fn drop_answered(state: &RefCell<Self>) {
         loop {
             let answered = state.borrow_mut().pipelines.take_answered();
@@ -49,7 +49,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
 
     fn send_checked(&mut self, message: &mut Builder<HeapAllocator>) -> Result<(), Refusal> {
         let bytes = message.size_in_words().saturating_mul(WORD);
-        // As a rule it is read this once.
+        // Usually this is the only read of it.
         let body = message.get_root_as_reader()?;
         if bytes >= UNWANTED_BYTES
             && let Some(mut unwanted) = self.unwanted(body)?
@@ -77,8 +77,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         }
     }
 
-    /// The answer that is sent in place of a large one that nobody needs, unless somebody has to be told what became of
-    /// the capabilities in it.
+    /// The replacement of a large answer that isn't needed. `None` for all other answers, and for
+    /// one with capabilities, which have to be accounted for.
     fn unwanted(&self, body: message::Reader) -> Result<Option<Builder<HeapAllocator>>, Refusal> {
         let Ok(message::Return(answer)) = body.which() else { return Ok(None) };
         let answer = answer?;
@@ -91,7 +91,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         Ok((!has_caps).then(|| made::unwanted(answer)))
     }
 
-    /// Lets the RPC system let go of capabilities that the peer doesn't get.
+    /// Makes the RPC system release the capabilities that the peer doesn't get.
     fn take_back(&mut self, given: Vec<u32>) {
         let releases = given.into_iter().map(|id| made::release(id, 1));
         self.ready.extend(releases.map(|release| Ready::Message(Box::new(Made(release)))));
@@ -117,7 +117,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         Ok(())
     }
 
-    /// Notes what a message changes. Returns whether it goes to the peer.
+    /// Notes the changes that a message makes. Returns whether it goes to the peer.
     fn note(
         &mut self,
         message: &Builder<HeapAllocator>,
@@ -186,7 +186,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             if self.tables.has_served() {
                 self.was_served();
             }
-            // A message may have waited for this.
+            // A message may have waited for this answer.
             wake(&mut self.reader);
         }
         if is_reflected {
@@ -210,7 +210,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         if self.reflections.bytes() > self.limits.unsent_bytes {
             self.bite(Limit::UnsentBytes, "the peer doesn't say of what its calls are the answers");
         }
-        // What is made at once may be more than what may stay.
+        // A burst may exceed the limit for bytes that stay unread.
         self.check_unsent(self.limits.unsent_bytes.saturating_mul(BURST));
         if !self.ready.is_empty() || self.pauses && self.tables.waits_for_peer() {
             wake(&mut self.reader);

@@ -14,7 +14,7 @@ fn limits() -> Limits {
     Limits::default()
 }
 
-/// As for everybody else, "locate" succeeds for whoever shows something good.
+/// As for all others, "locate" succeeds for a peer that shows something valid.
 fn served() -> [Write; 2] {
     [bootstrap(0), call(1, "good", vec![])]
 }
@@ -23,7 +23,7 @@ fn served() -> [Write; 2] {
 async fn a_large_message_of_a_stranger_is_refused_before_it_costs_memory() {
     let mut raw = Raw::of_stranger(limits(), Budget::default());
     let large = bytes_of(&[bootstrap(0), call(1, long(), vec![])]);
-    // Its size is enough.
+    // The announced size is enough.
     raw.near.write_all(&large[..200]).await.unwrap();
     let bites = raw.bites.clone();
     let reason = raw.aborted().await;
@@ -40,7 +40,7 @@ async fn whoever_was_served_once_may_do_as_others_may() {
     assert_eq!(raw.begun(), 2);
 }
 
-/// A caller that pipelines on a reference doesn't know yet that it is good.
+/// A caller that pipelines on a reference can't know yet that it is valid.
 #[tokio::test(flavor = "local")]
 async fn a_large_message_waits_while_the_reference_is_looked_at() {
     for (shown, begun) in [("open", 2), ("never", 1)] {
@@ -61,7 +61,7 @@ async fn a_stranger_has_ten_seconds_and_whoever_was_served_has_time() {
     let began = tokio::time::Instant::now();
     let bites = raw.bites.clone();
     assert_eq!(raw.aborted().await, "no reference was shown in 10s");
-    // A second more, in which it can read why.
+    // One more second, in which the peer can read the reason.
     assert_eq!((bites.get(Limit::StrangerTime), began.elapsed().as_secs()), (1, 11));
 
     let mut raw = Raw::of_stranger(limits(), Budget::default());
@@ -79,7 +79,7 @@ async fn few_calls_of_a_stranger_are_open_at_once() {
     assert_eq!(raw.bites.get(Limit::StrangerCalls), 1);
 }
 
-/// A byte now and then keeps nothing open.
+/// A byte now and then doesn't keep a connection open.
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn a_message_that_drips_is_cut_and_one_that_flows_is_not() {
     for (bytes, is_cut) in [(30 << 10, true), (50 << 10, false)] {
@@ -107,7 +107,7 @@ async fn what_is_held_counts_with_the_calls_that_brought_it() {
     }
     assert!(!raw.server.is_closed(), "nothing of it is held");
     for question in 100..200 {
-        // Only the answer is let go of, or only what it gave.
+        // Releases only the answer, or only the capability in it.
         let _ = raw.near.write_all(&bytes_of(&[restore(question), finish(question, false)])).await;
         settle().await;
         if raw.server.is_closed() {
@@ -135,7 +135,7 @@ async fn connections_hold_no_more_together_than_they_may() {
     }
     assert!(budget.bytes() <= limits.total_bytes, "{}", budget.bytes());
     assert!(greedy.iter().any(|raw| raw.bites.get(Limit::TotalBytes) == 1));
-    // Small calls go on.
+    // Small calls still work.
     let mut honest = Raw::with_room(limits, 2 << 20);
     honest.counts_in(&budget);
     honest.send(&[bootstrap(0), call(1, "small", vec![])]).await;
@@ -145,7 +145,7 @@ async fn connections_hold_no_more_together_than_they_may() {
     assert_eq!(budget.bytes(), 0);
 }
 
-/// Whoever waits for an answer of a server that hangs would wait for ever.
+/// A client that waits for an answer from a hanging server would wait without end.
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn a_peer_that_owes_answers_is_not_silent_for_long() {
     let (near, _far) = tokio::io::duplex(64 << 10);

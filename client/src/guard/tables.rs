@@ -1,11 +1,11 @@
-//! The tables of the RPC system for one connection, as far as the peer decides about them.
+//! The parts of the RPC system's tables for one connection that the peer decides about.
 //!
-//! Every message that is delivered and every one that is sent changes these tables as it changes
-//! those of the RPC system, so that they can be counted, and a number that was never given out is
-//! seen before the RPC system follows it. Nothing here waits or sends.
+//! Every message that is delivered or sent changes these tables as it changes those of the RPC
+//! system. So their entries can be counted, and a number that was never given out is noticed before
+//! the RPC system follows it. Nothing here waits or sends.
 //!
-//! A number of a call that is over may still come from an honest peer, which pipelines on an answer
-//! that it hasn't read yet: such a call fails alone.
+//! An honest peer may still use the number of a call that has ended, because it pipelines on an
+//! answer that it hasn't read yet. Only that call fails.
 
 use super::callers::Receipt;
 use super::exports::Exports;
@@ -19,38 +19,39 @@ use capnp_rpc::rpc_capnp::{
     promised_answer, return_,
 };
 
-/// Why an answer is refused.
+/// The reason for refusing an answer.
 pub(super) const NOT_OPEN: &str = "a call was answered that is not open";
 
 type Checked<T = ()> = Result<T, Refusal>;
 
-/// See the head of the file.
+/// The tables of a connection; the head of the file explains them.
 #[derive(Default)]
 pub(super) struct Tables {
     /// Calls of the peer, until they are answered and finished.
     answers: ByNumber<Answer>,
-    /// The number of those that have no answer, and the bytes of these.
+    /// The number of calls without an answer, and the bytes of their messages.
     open: usize,
     open_bytes: usize,
     /// Calls of ours without an answer.
     questions: ByNumber<Question>,
-    /// The number of those that were not given up.
+    /// The number of those whose caller has not given up.
     asked: usize,
     exports: Exports,
-    /// Bytes of the calls that gave something away and are not finished: the RPC system keeps it until then,
-    /// also if the peer lets go of it.
+    /// Bytes of the answered calls that gave capabilities away and are not finished. The RPC system
+    /// keeps the capabilities until then, even if the peer releases them.
     unfinished_bytes: usize,
-    /// A call of the peer succeeded, that was not for what is offered to everybody.
+    /// Set once a call of the peer has succeeded, other than one on the capabilities that everybody
+    /// gets.
     has_served: bool,
-    /// Capabilities of the peer's.
+    /// Capabilities of the peer that we hold.
     imports: NumberSet,
 }
 
 /// A call of the peer.
 enum Answer {
-    /// Without a `Return` so far, with its `Finish` if that came already.
+    /// Without a `Return` so far; it has its `Finish` if that has already come.
     Open { bytes: usize, kind: Kind, finish: Option<Incoming> },
-    /// With the capabilities that the `Return` gave away.
+    /// The `Return` is out; it gave these capabilities away.
     Returned { exports: Vec<u32>, bytes: usize },
 }
 
@@ -63,81 +64,81 @@ enum Kind {
 
 /// A call of ours.
 struct Question {
-    /// A `Finish` went out, and what comes in the `Return` is not taken.
+    /// A `Finish` went out, and the content of the `Return` will not be used.
     is_given_up: bool,
     debt: Debt,
 }
 
 impl Tables {
-    /// Calls that have begun and have no answer, and the bytes of their messages.
+    /// The number of calls that have begun and have no answer, and the bytes of their messages.
     pub(super) fn open(&self) -> (usize, usize) {
         (self.open, self.open_bytes)
     }
 
-    /// The peer's call has no answer yet.
+    /// Tells whether the peer's call has no answer yet.
     pub(super) fn is_open(&self, call: u32) -> bool {
         matches!(self.answers.get(&call), Some(Answer::Open { .. }))
     }
 
-    /// The peer's calls that have no answer yet, and for whose answer it waits.
+    /// The peer's calls that have no answer yet and for whose answers it waits.
     pub(super) fn waiting(&self) -> impl Iterator<Item = u32> {
         let waits = |answer: &Answer| matches!(answer, Answer::Open { finish: None, .. });
         self.answers.iter().filter(move |(_, answer)| waits(answer)).map(|(call, _)| *call)
     }
 
-    /// The peer's call has no answer yet, and the peer needs none any more.
+    /// Tells whether the peer's call has no answer yet, and the peer no longer needs one.
     pub(super) fn is_finished(&self, call: u32) -> bool {
         matches!(self.answers.get(&call), Some(Answer::Open { finish: Some(_), .. }))
     }
 
-    /// Somebody here waits for the answer to our call.
+    /// Tells whether a caller here waits for the answer to our call.
     pub(super) fn waits_for(&self, call: u32) -> bool {
         self.questions.get(&call).is_some_and(|question| !question.is_given_up)
     }
 
-    /// The peer has this call of ours to answer.
+    /// Tells whether the peer owes an answer to this call of ours.
     pub(super) fn has_question(&self, call: u32) -> bool {
         self.questions.contains_key(&call)
     }
 
-    /// Nobody here waits any more for the answer to our call, which the peer still owes.
+    /// Tells whether the caller of our call has given up, while the peer still owes the answer.
     pub(super) fn is_given_up(&self, call: u32) -> bool {
         self.questions.get(&call).is_some_and(|question| question.is_given_up)
     }
 
-    /// An answer to our call has come, with this receipt.
+    /// Hands on the receipt of an answer to our call, which has come.
     pub(super) fn owes_receipt(&self, call: u32, receipt: Option<Receipt>) {
         if let (Some(receipt), Some(question)) = (receipt, self.questions.get(&call)) {
             question.debt.owes_receipt(receipt);
         }
     }
 
-    /// Calls of ours that the peer has not answered.
+    /// The number of our calls that the peer has not answered.
     pub(super) fn questions(&self) -> usize {
         self.questions.len()
     }
 
-    /// Somebody here waits for an answer of the peer's.
+    /// Tells whether a caller here waits for any answer of the peer.
     pub(super) fn waits_for_peer(&self) -> bool {
         self.asked > 0
     }
 
-    /// Capabilities of ours that the peer holds.
+    /// The number of our capabilities that the peer holds.
     pub(super) fn exports(&self) -> usize {
         self.exports.len()
     }
 
-    /// Bytes of the calls by which the peer has what it holds of us.
+    /// Bytes of the calls whose answers gave the peer the capabilities that it holds.
     pub(super) fn export_bytes(&self) -> usize {
         self.exports.bytes() + self.unfinished_bytes
     }
 
-    /// A call of the peer succeeded.
+    /// Tells whether a call of the peer has succeeded.
     pub(super) fn has_served(&self) -> bool {
         self.has_served
     }
 
-    /// Neither side has an open call, or holds anything of the other.
+    /// Tells whether neither side has an open call, or holds a capability of the other.
     pub(super) fn are_empty(&self) -> bool {
         self.answers.is_empty()
             && self.questions.is_empty()
@@ -145,7 +146,7 @@ impl Tables {
             && self.imports.is_empty()
     }
 
-    /// A message of so many bytes is about to be delivered.
+    /// Checks and counts a message of this many bytes that is about to be delivered.
     pub(super) fn receive(
         &mut self,
         message: message::Reader,
@@ -172,7 +173,7 @@ impl Tables {
         Ok(())
     }
 
-    /// Keeps a `Finish` until the `Return` of its call is out. It comes here again then.
+    /// Holds a `Finish` back until the `Return` of its call is out; then it comes here again.
     pub(super) fn hold(&mut self, call: u32, message: Incoming) -> Checked {
         match self.answers.get_mut(&call) {
             Some(Answer::Open { finish: finish @ None, .. }) => {
@@ -183,13 +184,13 @@ impl Tables {
         }
     }
 
-    /// A call of ours goes out.
+    /// Counts a call of ours that goes out.
     pub(super) fn send_call(&mut self, call: call::Reader) -> capnp::Result<()> {
         self.ask(call.get_question_id(), Debt::of_sent());
         self.exports.add_all(call.get_params()?, 0, |_| {})
     }
 
-    /// A message of ours goes out that is neither a `Call` nor a `Return`.
+    /// Counts a message of ours that goes out and is neither a `Call` nor a `Return`.
     pub(super) fn send(&mut self, message: message::Reader) -> capnp::Result<()> {
         match message.which() {
             Ok(message::Bootstrap(bootstrap)) => {
@@ -203,7 +204,7 @@ impl Tables {
                 }
             }
             Ok(message::Release(release)) => {
-                // The RPC system lets go of all references to an import at once.
+                // The RPC system releases all references to an import at once.
                 self.imports.remove(&release?.get_id());
             }
             _ => {}
@@ -254,8 +255,8 @@ impl Tables {
         }
     }
 
-    /// Forgets a call that is answered and finished. It may have been forgotten before, if its answer
-    /// said that no `Finish` is needed.
+    /// Forgets a call that is answered and finished. It may have been forgotten before, if its
+    /// answer needed no `Finish`.
     fn receive_finish(&mut self, finish: finish::Reader) -> Checked {
         let answer = self.answers.remove(&finish.get_question_id());
         let Some(Answer::Returned { exports, bytes }) = answer else { return Ok(()) };
@@ -316,7 +317,8 @@ impl Tables {
         }
     }
 
-    /// A `Return` of ours goes out. If the `Finish` of its call was held, that has its turn now.
+    /// Counts a `Return` of ours that goes out. If the `Finish` of its call was held, its turn
+    /// comes now.
     pub(super) fn send_answer(
         &mut self,
         answer: return_::Reader,
@@ -335,8 +337,8 @@ impl Tables {
         let Some(bytes) = bytes else { return Ok(None) };
         self.open -= 1;
         self.open_bytes -= bytes;
-        // The RPC system forgets the call by itself if it needs no `Finish`; the peer doesn't know of that
-        // if the results don't go there.
+        // The RPC system forgets the call by itself if its answer needs no `Finish`; the peer
+        // doesn't know that if it doesn't get the results.
         if is_reflected || !answer.get_no_finish_needed() {
             let bytes = if exports.is_empty() { 0 } else { bytes };
             self.unfinished_bytes += bytes;
@@ -346,7 +348,7 @@ impl Tables {
     }
 }
 
-/// The RPC system copies a path, which may seem far longer than its message is.
+/// Checks a path. The RPC system copies it, and it may be far longer than its message suggests.
 pub(super) fn check_path(answer: promised_answer::Reader, limits: &Limits) -> Checked {
     let steps = answer.get_transform()?.len();
     if steps <= u32::from(limits.nesting) {
@@ -355,7 +357,8 @@ pub(super) fn check_path(answer: promised_answer::Reader, limits: &Limits) -> Ch
     Refusal::over(Limit::Nesting, format!("a path of {steps} steps into an answer is refused"))
 }
 
-/// Whatever kind the peer gave, for calls on their way it is a lost connection.
+/// The error for calls on their way. To them it is a lost connection, no matter which kind the peer
+/// gave.
 fn ended_by(abort: exception::Reader) -> Error {
     let reason = abort.get_reason().and_then(|reason| Ok(reason.to_string()?));
     Error::disconnected(reason.unwrap_or_else(|_| "the peer gave no reason that is text".into()))
@@ -367,8 +370,8 @@ fn unknown_kind<T>(what: &str) -> Checked<T> {
 
 #[cfg(test)]
 impl Tables {
-    /// Calls that are not finished, how many of these are finished and wait for their answer, and what
-    /// each side holds.
+    /// The numbers of calls that are not finished, of finished ones that wait for their answer, and
+    /// of the capabilities that each side holds.
     pub(super) fn counts(&self) -> super::Counts {
         let held = |answer: &&Answer| matches!(answer, Answer::Open { finish: Some(_), .. });
         super::Counts {

@@ -1,5 +1,5 @@
-//! Raw messages against a guard: each limit bites with its reason and its count, and what is within
-//! the limits passes.
+//! Raw messages against a guard: going over a limit is refused with its reason and counted, and
+//! everything within the limits passes.
 
 use super::raw::{
     Cap, DEADLINE, Desk, Raw, bites, bootstrap, bytes_of, call, call_on, finish, hosted, passes,
@@ -47,7 +47,7 @@ async fn limits_of_what_is_held_bite_with_a_reason_and_not_below() {
     let many = vec![bootstrap(0), call(1, "never", hosted(0..2)), call(2, "never", hosted(1..4))];
     bites(limits, many, Limit::Imports, "too many capabilities of the peer are held").await;
 
-    // The bootstrap capability is one of four.
+    // The bootstrap capability is the fourth.
     let restores = |count| {
         let calls = (1..=count).map(|question| call(question, "restore", vec![]));
         std::iter::once(bootstrap(0)).chain(calls).collect::<Vec<_>>()
@@ -59,7 +59,7 @@ async fn limits_of_what_is_held_bite_with_a_reason_and_not_below() {
     assert_eq!(raw.guard.borrow().counts().exports, 4);
     bites(limits, restores(4), Limit::Exports, "the peer holds too many capabilities").await;
 
-    // What was answered and isn't finished counts.
+    // Calls that were answered and not finished count.
     let limits = Limits { exports: 100, ..limits };
     passes(limits, restores(4)).await;
     bites(limits, restores(5), Limit::Answers, "too many calls were not finished").await;
@@ -67,7 +67,8 @@ async fn limits_of_what_is_held_bite_with_a_reason_and_not_below() {
     bites(limits, bootstraps, Limit::Answers, "too many calls were not finished").await;
 }
 
-/// Each message is one that no honest peer sends, because nothing here answers or gave a reason to.
+/// No honest peer sends these messages, because nothing here answers them or gave a reason for
+/// them.
 #[tokio::test(flavor = "local")]
 async fn kinds_that_are_not_in_use_end_the_connection() {
     let disembargo = |message: message::Builder| {
@@ -131,7 +132,7 @@ async fn capabilities_that_were_never_given_end_the_connection() {
     }
 }
 
-/// A call may be over when what was pipelined on it arrives; that one fails, and nothing else.
+/// A call may have ended when a call pipelined on it arrives. Only the pipelined call fails.
 #[tokio::test(flavor = "local")]
 async fn calls_that_are_over_may_still_be_named() {
     let late = Cap::Answer { question: 1, steps: 0 };
@@ -150,7 +151,7 @@ async fn calls_that_are_over_may_still_be_named() {
 #[tokio::test(flavor = "local")]
 async fn what_cannot_be_read_ends_the_connection_with_a_reason() {
     let mut raw = Raw::new(Limits::default());
-    // A pointer to far outside of the message.
+    // A pointer to far outside the message.
     let bytes = [0, 0, 0, 0, 1, 0, 0, 0, 0xfc, 0xff, 0, 0, 1, 0, 1, 0];
     raw.near.write_all(&bytes).await.unwrap();
     assert!(raw.aborted().await.starts_with("a message can't be read: "));
@@ -179,7 +180,7 @@ async fn calls_over_a_soft_limit_wait_for_answers_and_keep_their_order() {
     }
 }
 
-/// The number of a call that waits may be used again, and its `Finish` comes long before it begins.
+/// The number of a waiting call may be reused, and its `Finish` comes long before it begins.
 #[tokio::test(flavor = "local")]
 async fn what_is_finished_while_it_waits_runs_and_gives_its_number_back() {
     let mut raw = Raw::new(Limits { calls: 1, ..Limits::default() });
@@ -188,7 +189,7 @@ async fn what_is_finished_while_it_waits_runs_and_gives_its_number_back() {
     assert_eq!(raw.begun(), 1);
     raw.allowed.add_permits(1);
     settle().await;
-    // The first is answered, its Finish still waits, and its number is in use no more.
+    // The first call is answered, its `Finish` still waits, and its number is no longer in use.
     assert_eq!(raw.begun(), 2);
     raw.allowed.add_permits(2);
     settle().await;
@@ -202,7 +203,7 @@ async fn what_is_finished_while_it_waits_runs_and_gives_its_number_back() {
     assert_eq!((counts.answers, counts.held), (1, 0));
 }
 
-/// The queue is bounded: when it is full nothing is read, until something is answered.
+/// The queue is bounded: once it is full nothing is read until a call is answered.
 #[tokio::test(flavor = "local")]
 async fn a_full_queue_stops_the_sender_until_answers_leave() {
     let mut raw = Raw::new(Limits { calls: 1, queued_bytes: 100_000, ..Limits::default() });
@@ -241,7 +242,7 @@ async fn a_peer_that_reads_nothing_gets_no_more_calls_through() {
     }
     assert_eq!(raw.begun(), 4, "each makes 1 MiB");
     assert_eq!(raw.bites.get(Limit::UnreadBytes), 1);
-    // 2. It goes on when the peer reads.
+    // 2. Sending continues when the peer reads.
     let mut answers = vec![0; 1 << 20];
     while raw.begun() < 99 {
         assert!(raw.near.read(&mut answers).await.unwrap() > 0);
@@ -274,7 +275,7 @@ async fn a_peer_that_reads_nothing_for_a_while_is_cut() {
     raw.near.read_exact(&mut [0; 64]).await.unwrap();
     let closed = raw.server.closed().await;
     assert_eq!(closed.extra, "the peer read too little for 10s");
-    // One more second is for the last words.
+    // The peer has one more second to read the reason.
     assert_eq!(read.elapsed().as_secs(), 11);
     assert_eq!(raw.bites.get(Limit::SlowReader), 1);
 }
@@ -286,7 +287,7 @@ async fn a_connection_with_nothing_on_it_is_cut_and_no_other() {
     bites(limits, vec![], Limit::Idle, reason).await;
     let all_done = vec![bootstrap(0), finish(0, true)];
     bites(limits, all_done, Limit::Idle, reason).await;
-    // Those that hold something, or have a call open, stay.
+    // Peers that hold something, or have an open call, stay connected.
     let holds = vec![bootstrap(0), finish(0, false)];
     let calls = vec![bootstrap(0), call(1, "never", vec![]), finish(0, true)];
     for messages in [holds, calls] {
@@ -297,7 +298,7 @@ async fn a_connection_with_nothing_on_it_is_cut_and_no_other() {
     }
 }
 
-/// A message that was announced can't wait for ever for its rest.
+/// The rest of an announced message must come in time.
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn a_message_that_stops_midway_is_cut() {
     let whole = bytes_of(&[bootstrap(0), call(1, "never", vec![])]);
@@ -312,7 +313,7 @@ async fn a_message_that_stops_midway_is_cut() {
     }
 }
 
-/// Messages that were made at once go out before they are judged.
+/// Messages made at the same time are sent before the limit is checked.
 #[tokio::test(flavor = "local")]
 async fn a_burst_over_the_limit_passes_if_it_goes_out() {
     let limits = Limits { unsent_bytes: 3 << 20, ..Limits::default() };
@@ -330,7 +331,7 @@ async fn a_burst_over_the_limit_passes_if_it_goes_out() {
     }
 }
 
-/// Without a limit for slow readers, what else waits too long bites nevertheless.
+/// Without a limit for slow readers, other limits on waiting still apply.
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn a_peer_that_may_read_late_is_cut_for_calls_that_wait_too_long() {
     let limits = Limits { calls: 1, slow_reader: Duration::MAX, ..Limits::default() };
@@ -343,7 +344,7 @@ async fn a_peer_that_may_read_late_is_cut_for_calls_that_wait_too_long() {
     assert_eq!(raw.bites.get(Limit::Stall), 1);
 }
 
-/// The peer reads all and answers nothing.
+/// The peer reads everything and answers nothing.
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn calls_of_ours_without_an_answer_bite_also_when_they_were_given_up() {
     let (_far, near) = duplex(64 << 10);
@@ -365,7 +366,7 @@ async fn calls_of_ours_without_an_answer_bite_also_when_they_were_given_up() {
     assert_eq!(bites.get(Limit::Questions), 1);
 }
 
-/// The callback of an endless call keeps reading going, but not for ever.
+/// The callback of an endless call makes reading continue, up to a bound.
 #[tokio::test(flavor = "local", start_paused = true)]
 async fn what_waits_behind_a_call_of_ours_is_bounded() {
     let limits = Limits { calls: 1, queued_bytes: 20_000, ..Limits::default() };
@@ -377,7 +378,7 @@ async fn what_waits_behind_a_call_of_ours_is_bounded() {
     let flood: Vec<_> = (2..60).map(|question| call(question, "x", vec![])).collect();
     raw.send(&flood).await;
     assert_eq!(raw.bites.get(Limit::QueuedBytes), 1, "it pauses");
-    // A call of ours goes out: what comes may be its answer.
+    // A call of ours goes out, so a received message may be its answer.
     raw.guard.borrow_mut().send(&mut asked);
     let bites = raw.bites.clone();
     let flood: Vec<_> = (60..400).map(|question| call(question, "x", vec![])).collect();
@@ -388,7 +389,7 @@ async fn what_waits_behind_a_call_of_ours_is_bounded() {
     assert_eq!(bites.get(Limit::QueuedBytes), 2);
 }
 
-/// Other implementations say `failed`: to callers it is a lost connection all the same.
+/// Other implementations send `failed`; callers see a lost connection all the same.
 #[tokio::test(flavor = "local")]
 async fn an_abort_of_any_kind_is_a_lost_connection() {
     let (mut far, near) = duplex(64 << 10);
@@ -405,7 +406,7 @@ async fn an_abort_of_any_kind_is_a_lost_connection() {
     assert_eq!(client.closed().await.kind, capnp::ErrorKind::Disconnected);
 }
 
-/// After capabilities went to and fro, each side has in its tables what the other one thinks.
+/// After capabilities went to and fro, each side's tables match the other's.
 #[tokio::test(flavor = "local")]
 async fn tables_of_both_ends_agree_and_are_empty_at_the_end() {
     let (near, far) = duplex(64 << 10);
@@ -420,7 +421,7 @@ async fn tables_of_both_ends_agree_and_are_empty_at_the_end() {
         let restored = desk.restore_request().send();
         let cap = restorer::Client::new(restored.pipeline.get_cap().as_cap());
         match round % 3 {
-            // Dropped before the answer comes: what is in it is not taken.
+            // Dropped before the answer comes, so its content is not used.
             0 => drop(cap),
             1 => drop(restored.promise.await.unwrap()),
             _ => {

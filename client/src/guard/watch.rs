@@ -1,33 +1,33 @@
-//! States of a connection that may not last.
+//! States of a connection that must not last too long.
 
 use super::State;
 use super::limits::{Limit, Limits, Refusal};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-/// Something that bites when nothing changes in this time.
+/// A limit that is hit when the progress doesn't change in this time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Watched {
     pub(crate) limit: Limit,
     pub(crate) time: Duration,
-    /// Another one means that something changed.
+    /// A different value means progress.
     pub(crate) progress: u64,
-    /// The event that didn't happen, with the time behind it.
+    /// A description of the missing event, to be followed by the time.
     what: &'static str,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
-    /// The state that may not last, as things are.
+    /// The state that must not last, if the connection is in one now.
     pub(crate) fn watched(&self) -> Option<Watched> {
         if !self.is_open() {
             return None;
         }
         let Limits { slow_reader, stall, idle, rate, silence, .. } = self.limits;
-        // A byte now and then is no progress: so many are, each time.
+        // A byte now and then is no progress: each step takes this many.
         let step = slow_reader.as_secs().saturating_mul(rate as u64).max(1);
         let reads = (self.wire.pending_bytes() > 0).then(|| self.wire.progress() / step);
         let answers = (!self.queue.is_empty()).then_some(self.answered);
-        // What isn't read here may well be unfinished.
+        // A message that isn't read here may well look unfinished.
         let sends = self.wire.unfinished(step).filter(|_| !self.pauses);
         let messages = self.tables.are_empty().then_some(self.messages);
         let owes = self.tables.waits_for_peer().then_some(self.messages);
@@ -45,7 +45,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         })
     }
 
-    /// Ends the connection, because what is watched lasted too long.
+    /// Ends the connection, because the watched state lasted too long.
     pub(crate) fn lasted(&mut self, watched: Watched) {
         let Watched { limit, time, what, .. } = watched;
         let reason = format!("{what} {time:?}");

@@ -1,4 +1,4 @@
-//! Restoring over real sockets, from a listener that knows every text.
+//! Restoring over real sockets, from a listener that accepts every text.
 
 use super::*;
 use crate::guard::limits::Limits;
@@ -10,7 +10,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use tokio::net::TcpListener;
 
-/// Says that `owner` has every target, and restores each to itself, if the holders prove themselves.
+/// Says that `owner` has every target, and restores each to itself, if the holders give proof.
 struct Host {
     owner: String,
     proofs_asked_for: Rc<Cell<u32>>,
@@ -84,7 +84,7 @@ async fn listen() -> (TcpListener, String) {
     (listener, address)
 }
 
-/// Serves a listener; returns how many connections it has accepted.
+/// Serves a listener; returns the counter of the connections that it accepted.
 fn serve(listener: TcpListener, owner: &str) -> Rc<Cell<u32>> {
     serve_counting_proofs(listener, owner, &Rc::default())
 }
@@ -129,7 +129,7 @@ fn reference(caveats: Caveats) -> Sturdyref {
     Sturdyref::assemble(&payload, &[0; 64], &next)
 }
 
-/// The answer of the restored host when it is asked where things are.
+/// The owner's answer to `locate`, after the reference was restored there.
 async fn owner_seen_by(text: &str) -> String {
     owner_said_by(restore(text).await.unwrap()).await.unwrap()
 }

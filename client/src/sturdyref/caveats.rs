@@ -1,7 +1,8 @@
-//! Caveats: what a reference is restricted by. A list of them has one encoding.
+//! Caveats: the restrictions of a reference. A list of them has one encoding.
 //!
-//! Lists combine by taking the stricter of each; nothing here can widen one. Each set of methods counts by
-//! itself, for namespaces as for their objects: what one took away, no later one brings back.
+//! Lists combine by taking the stricter of each; nothing here can widen one. The set of methods for
+//! namespaces and the set for their objects count separately: no later set gives back what an
+//! earlier one took away.
 
 use super::codec::{self, Bytes, LAYOUT};
 use super::refused::Flaw;
@@ -14,7 +15,7 @@ use crate::sturdyref_capnp::{
 use capnp::Error;
 use ed25519_dalek::{PUBLIC_KEY_LENGTH, VerifyingKey};
 
-/// Most holders that one list can name, because the length of a caveat has two bytes.
+/// The most holders that one list can name, because a caveat's length is stored in two bytes.
 const HOLDERS_MAX: usize = u16::MAX as usize / PUBLIC_KEY_LENGTH;
 
 /// The restrictions of one payload or one link, or of several of them together.
@@ -22,12 +23,14 @@ const HOLDERS_MAX: usize = u16::MAX as usize / PUBLIC_KEY_LENGTH;
 pub struct Caveats {
     not_after_ms: Option<u64>,
     methods: Option<Methods>,
-    /// The only methods of what a namespace gives out. Invariant: none where `methods` says the same.
+    /// The only methods allowed on objects that a namespace gives out. Invariant: `None` where
+    /// `methods` says the same.
     object_methods: Option<Methods>,
     dependent: bool,
-    /// Invariant: strictly ascending, and each one is sound.
+    /// Invariant: strictly ascending, and each key is sound.
     holders: Vec<PublicKey>,
-    /// There is a critical kind that this version doesn't know. Nobody outside sees such caveats.
+    /// A critical caveat of a kind that this version doesn't know is present. Such lists never
+    /// leave this module.
     unknown_critical: bool,
 }
 
@@ -57,13 +60,14 @@ impl Caveats {
         self.and(&Self::not_after(ms))
     }
 
-    /// The same, and only these methods may be called: names of the schema of `C`, such as `read` or
-    /// `Counter.read`, and of those that every object answers, such as `Facet.grants`. If one of them is none
-    /// that a namespace has, what is reached through a namespace is restricted to them too.
+    /// The same, and only these methods may be called: names in the schema of `C`, such as `read`
+    /// or `Counter.read`, or in the interfaces that every object answers, such as `Facet.grants`.
+    /// If one of them is a method that no namespace has, the set also restricts everything reached
+    /// through a namespace.
     ///
     /// # Errors
-    /// There is no such method, or more than one; the error lists those that are there. Or there are more than
-    /// 256 of them.
+    /// A name has no method, or more than one; the error lists the methods that exist. Or there are
+    /// more than 256 methods.
     pub fn with_methods_of<'a, C: Interface>(
         self,
         names: impl IntoIterator<Item = &'a str>,
@@ -71,11 +75,12 @@ impl Caveats {
         self.with_methods(named::<C>(names)?)
     }
 
-    /// The same, and only these methods, named as for [`with_methods_of`](Self::with_methods_of), may be called
-    /// on what is reached through the namespace. Of a reference to an object it says nothing.
+    /// The same, and only these methods, named as for [`with_methods_of`](Self::with_methods_of),
+    /// may be called on everything reached through the namespace. It has no effect on a reference
+    /// to an object.
     ///
     /// # Errors
-    /// As there.
+    /// As for [`with_methods_of`](Self::with_methods_of).
     pub fn with_object_methods_of<'a, C: Interface>(
         self,
         names: impl IntoIterator<Item = &'a str>,
@@ -83,8 +88,8 @@ impl Caveats {
         self.with_object_methods(named::<C>(names)?)
     }
 
-    /// As [`with_methods_of`](Self::with_methods_of), for those who have no generated code: each method is an
-    /// interface's id and an ordinal in it.
+    /// As [`with_methods_of`](Self::with_methods_of), for callers without generated code: each
+    /// method is the id of an interface and an ordinal in it.
     ///
     /// # Errors
     /// There are more than 256 of them.
@@ -93,7 +98,8 @@ impl Caveats {
         Ok(self.and(&Self { methods, ..Self::none() }))
     }
 
-    /// As [`with_object_methods_of`](Self::with_object_methods_of), for those who have no generated code.
+    /// As [`with_object_methods_of`](Self::with_object_methods_of), for callers without generated
+    /// code.
     ///
     /// # Errors
     /// There are more than 256 of them.
@@ -105,16 +111,16 @@ impl Caveats {
         Ok(self.and(&Self { object_methods, ..Self::none() }))
     }
 
-    /// The same, and no grant that is made by way of the reference survives the reference's own.
+    /// The same, and no grant made through the reference survives the reference's own grant.
     #[must_use]
     pub fn dependent(self) -> Self {
         Self { dependent: true, ..self }
     }
 
-    /// The same, and whoever restores the reference must prove to have the secret of `holder`.
+    /// The same, and restoring the reference takes a proof of having the secret of `holder`.
     ///
     /// # Errors
-    /// The key is a weak one, for which anybody could make a signature, or has a second encoding.
+    /// The key is weak, so that anybody could make a signature for it, or has a second encoding.
     pub fn with_holder(self, holder: VerifyingKey) -> capnp::Result<Self> {
         if !codec::is_sound(holder.as_bytes()) {
             return Err(Error::failed("the key of the holder is not a sound Ed25519 key".into()));
@@ -123,7 +129,7 @@ impl Caveats {
         Ok(self.and(&Self { holders, ..Self::none() }))
     }
 
-    /// The last millisecond since the start of 1970 in UTC, if there is one.
+    /// The last valid millisecond since the start of 1970 in UTC, if there is one.
     pub const fn not_after_ms(&self) -> Option<u64> {
         self.not_after_ms
     }
@@ -133,13 +139,13 @@ impl Caveats {
         self.methods.as_ref()
     }
 
-    /// The only methods that may be called on what is reached through a namespace, where they aren't those of
-    /// [`methods`](Self::methods).
+    /// The only methods that may be called on what is reached through a namespace, where they
+    /// differ from those of [`methods`](Self::methods).
     pub const fn object_methods(&self) -> Option<&Methods> {
         self.object_methods.as_ref()
     }
 
-    /// Tells whether all grants that are made by way of the reference end with its own.
+    /// Tells whether all grants made through the reference end with its own.
     pub const fn is_dependent(&self) -> bool {
         self.dependent
     }
@@ -149,8 +155,8 @@ impl Caveats {
         self.methods.as_ref().is_none_or(|methods| methods.contains(Method::new(interface, method)))
     }
 
-    /// Whose proofs it takes to restore the reference, by the ascending bytes of the keys: of all of
-    /// them. None if it takes no proof.
+    /// The holders who must all give a proof to restore the reference, in ascending order of the
+    /// keys' bytes. Empty if no proof is needed.
     pub fn holders(&self) -> &[PublicKey] {
         &self.holders
     }
@@ -160,8 +166,8 @@ impl Caveats {
         *self == Self::none()
     }
 
-    /// Both restrictions together: the earlier time, the methods that both leave of a namespace and of
-    /// its objects, the holders of both.
+    /// Both restrictions together: the earlier time, the methods that both allow on a namespace and
+    /// on its objects, and the holders of both.
     #[must_use]
     pub fn and(&self, other: &Self) -> Self {
         let not_after_ms = match (self.not_after_ms, other.not_after_ms) {
@@ -177,7 +183,8 @@ impl Caveats {
         let dependent = self.dependent || other.dependent;
         let unknown_critical = self.unknown_critical || other.unknown_critical;
         if holders.len() > HOLDERS_MAX {
-            // More than can be written down: as nothing may be left out, nothing is allowed at all.
+            // More holders than can be written down. None may be left out, so nothing is allowed at
+            // all.
             holders.truncate(HOLDERS_MAX);
             let (not_after_ms, nothing) = (Some(0), Some(Methods::default()));
             let (methods, object_methods) = (nothing.clone(), nothing);
@@ -193,25 +200,25 @@ impl Caveats {
         Self { not_after_ms, methods, object_methods, dependent, holders, unknown_critical }
     }
 
-    /// The restrictions of what is reached through a namespace that has these.
+    /// The restrictions of objects reached through a namespace that has these restrictions.
     #[must_use]
     pub fn for_objects(self) -> Self {
         let methods = self.of_objects().cloned();
         Self { methods, object_methods: None, ..self }
     }
 
-    /// The same for an object, through which no others are reached.
+    /// The same restrictions for an object, which gives access to no others.
     #[must_use]
     pub fn of_object(self) -> Self {
         Self { object_methods: None, ..self }
     }
 
-    /// The methods that are left of what is reached through a namespace.
+    /// The methods allowed on objects reached through a namespace.
     fn of_objects(&self) -> Option<&Methods> {
         self.object_methods.as_ref().or_else(|| said_of_objects(self.methods.as_ref()))
     }
 
-    /// The bytes of the list, as they stand in a reference.
+    /// The bytes of the list, as they appear in a reference.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.encode_into(&mut bytes);
@@ -221,10 +228,10 @@ impl Caveats {
     /// Reads exactly one list.
     ///
     /// # Errors
-    /// These are not the bytes that [`encode`](Self::encode) makes of any list.
+    /// The bytes are not those that [`encode`](Self::encode) makes of any list.
     pub fn decode(all: &[u8]) -> Result<Self, Refused> {
         let caveats = Self::parse(&mut Bytes::new(all))?.understood()?;
-        // What is left behind the list, and kinds that were ignored, are not written again.
+        // Bytes after the list, and kinds that were ignored, would be missing here.
         if caveats.encode() == all { Ok(caveats) } else { Err(LAYOUT) }
     }
 
@@ -269,7 +276,7 @@ impl Caveats {
         let mut last = None;
         for _ in 0..count {
             let kind = bytes.u8()?;
-            // Ascending kinds leave one order for each set of them.
+            // Strictly ascending kinds, so that each set of them has one order.
             if last.is_some_and(|last| last >= kind) {
                 return Err(LAYOUT);
             }
@@ -289,7 +296,7 @@ impl Caveats {
                 kind => caveats.unknown_critical |= kind & CAVEAT_CRITICAL != 0,
             }
         }
-        // Both sets in one list are those that several lists together would have.
+        // Two sets in one list mean the same as in two lists.
         let of_objects =
             in_both(caveats.object_methods.as_ref(), said_of_objects(caveats.methods.as_ref()));
         if caveats.object_methods != unless_said(caveats.methods.as_ref(), of_objects) {
@@ -306,12 +313,12 @@ fn in_both(one: Option<&Methods>, two: Option<&Methods>) -> Option<Methods> {
     }
 }
 
-/// The part of a set of methods that speaks of the objects of a namespace.
+/// The part of a set of methods that concerns the objects of a namespace.
 fn said_of_objects(methods: Option<&Methods>) -> Option<&Methods> {
     methods.filter(|methods| methods.restricts_objects())
 }
 
-/// The methods of objects, unless the other set says the same of them.
+/// The methods of objects, or `None` if the other set says the same of them.
 fn unless_said(methods: Option<&Methods>, of_objects: Option<Methods>) -> Option<Methods> {
     of_objects.filter(|of_objects| said_of_objects(methods) != Some(of_objects))
 }

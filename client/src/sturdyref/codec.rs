@@ -1,7 +1,7 @@
 //! The layout of a reference, byte by byte: the only file that turns bytes into parts and back.
 //!
-//! Parsing checks the layout alone. It verifies no signature, and reads no point of the curve: anybody
-//! can show a text full of keys, and each point would cost as much as a small call.
+//! Parsing checks the layout alone. It verifies no signature and decodes no point of the curve:
+//! anybody can show a text full of keys, and each point would cost as much as a small call.
 
 use super::refused::Flaw;
 use super::{
@@ -21,25 +21,25 @@ pub(super) const SEAL_DOMAIN: &[u8] = b"capstead sturdyref seal v1";
 /// The refusal of bytes that are not laid out as a reference.
 pub(super) const LAYOUT: Refused = Refused::because(Flaw::Layout);
 
-/// The places of the parts of a reference in its bytes.
+/// The positions of a reference's parts in its bytes.
 #[derive(Clone)]
 pub(super) struct Layout {
     pub(super) payload: Payload,
-    /// The payload ends and its signature starts here.
+    /// The payload ends here, and its signature starts.
     pub(super) payload_end: usize,
     pub(super) links: Vec<Link>,
-    /// The links end and the proof starts here.
+    /// The links end here, and the proof starts.
     pub(super) proof_at: usize,
     pub(super) proof: Proof,
 }
 
 impl Layout {
-    /// The place at which the signature over the payload ends and the count of links stands.
+    /// The position of the count of links, after the payload's signature.
     pub(super) fn links_at(&self) -> usize {
         self.payload_end + SIGNATURE_LENGTH
     }
 
-    /// The key that the proof is about.
+    /// The key whose secret the proof shows.
     pub(super) fn last_next(&self) -> &PublicKey {
         self.links.last().map_or(&self.payload.next, |link| &link.next)
     }
@@ -51,16 +51,16 @@ pub(super) struct Link {
     pub(super) caveats: Caveats,
     pub(super) next: PublicKey,
     pub(super) start: usize,
-    /// The signed part of the link ends and its signature starts here.
+    /// The signed part of the link ends here, and its signature starts.
     pub(super) signature_at: usize,
 }
 
-/// The holder's proof of having the last next key.
+/// The proof that the holder has the secret of the last next key.
 #[derive(Clone, Copy)]
 pub(super) enum Proof {
-    /// Its secret follows the tag.
+    /// The secret itself follows the tag.
     Open,
-    /// A signature by it follows the tag.
+    /// A signature with it follows the tag.
     Sealed,
 }
 
@@ -136,8 +136,8 @@ fn parse_link(bytes: &mut Bytes) -> Result<Link, Refused> {
     Ok(Link { caveats, next, start, signature_at })
 }
 
-/// The message that the previous next key signs: everything before the link, but without the count
-/// of links, because the holder of the link raises that; then the link.
+/// The message that the previous next key signs: everything before the link, then the link. It
+/// leaves out the count of links, because later links raise it.
 pub(super) fn link_message(all: &[u8], links_at: usize, start: usize, link: &[u8]) -> Vec<u8> {
     let mut before = Sha256::new();
     before.update(&all[..links_at]);
@@ -154,11 +154,11 @@ pub(super) fn hash(domain: &[u8], bytes: &[u8]) -> [u8; 32] {
     Sha256::new().chain_update(domain).chain_update(bytes).finalize().into()
 }
 
-/// Bytes that are read from the front.
+/// Bytes that are read from front to back.
 pub(super) struct Bytes<'a> {
     all: &'a [u8],
     at: usize,
-    /// More were asked for than there are.
+    /// A read asked for more bytes than there were.
     ran_out: bool,
 }
 
@@ -188,14 +188,16 @@ impl<'a> Bytes<'a> {
     }
 }
 
-/// Takes the bytes of a public key that proves something: one encoding of a coordinate, and of no point
-/// of small order. Whether there is such a point is looked at when something is proved by it.
+/// Takes the bytes of a public key that proves something. Each coordinate has one accepted
+/// encoding, and points of small order are refused. Whether a point for the coordinate exists is
+/// checked only when something is proved by it.
 pub(super) fn key(bytes: [u8; 32]) -> Result<PublicKey, Refused> {
     if is_sound(&bytes) { Ok(PublicKey(bytes)) } else { Err(LAYOUT) }
 }
 
 pub(super) fn is_sound(key: &[u8; 32]) -> bool {
-    // A coordinate of 2^255 - 19 or more, without the bit of the sign, is written a second way.
+    // A coordinate of 2^255 - 19 or more, without the sign bit, is a second encoding of a smaller
+    // one.
     let [low, middle @ .., high] = key;
     let is_reduced = *low < 0xed || high & 0x7f < 0x7f || middle.iter().any(|byte| *byte < 0xff);
     let mut coordinate = *key;
@@ -203,7 +205,7 @@ pub(super) fn is_sound(key: &[u8; 32]) -> bool {
     is_reduced && !OF_SMALL_ORDER.contains(&coordinate)
 }
 
-/// The coordinates of the eight points of small order, without the bit of the sign: for such a key one
+/// The coordinates of the eight points of small order, without the sign bit: with such a key one
 /// signature fits many messages.
 const OF_SMALL_ORDER: [[u8; 32]; 5] = [
     [0; 32],

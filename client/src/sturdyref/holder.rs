@@ -1,8 +1,8 @@
-//! The proof of the holders that a reference is bound to: whoever restores it shows to have their
-//! secrets.
+//! The proof of the holders that a reference is bound to: it shows that the client that restores it
+//! has their secrets.
 //!
 //! A proof is good for one challenge and one reference, bit by bit. It says nothing about the
-//! reference itself, which is verified apart.
+//! reference itself, which is verified separately.
 
 use super::refused::Flaw;
 use super::{ClusterId, PublicKey, Refused, Sturdyref};
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 const HOLDER_DOMAIN: &[u8] = b"capstead holder proof v1";
 
-/// The message that a holder signs to restore the reference of these bytes in this cluster.
+/// The message that a holder signs to restore the reference with these bytes in this cluster.
 pub fn proof_message(cluster: &ClusterId, reference: &[u8], challenge: &[u8; 32]) -> Vec<u8> {
     let reference = Sha256::digest(reference);
     [HOLDER_DOMAIN, cluster.as_bytes(), &reference[..], challenge].concat()
@@ -20,10 +20,11 @@ pub fn proof_message(cluster: &ClusterId, reference: &[u8], challenge: &[u8; 32]
 
 impl Sturdyref {
     /// The signatures that answer `challenge`: one for each holder that the reference names, in the
-    /// ascending order of their keys. Of `keys` those are used that it names.
+    /// ascending order of their keys. Keys in `keys` that the reference doesn't name are not used.
     ///
     /// # Errors
-    /// One of its holders is not among `keys`. The reference has a critical caveat of an unknown kind.
+    /// One of its holders is not among `keys`. The reference has a critical caveat of an unknown
+    /// kind.
     pub fn prove(&self, challenge: &[u8; 32], keys: &[SigningKey]) -> capnp::Result<Vec<[u8; 64]>> {
         let caveats = self.claimed_caveats()?;
         let message = self.proof_message(challenge);
@@ -35,8 +36,8 @@ impl Sturdyref {
         caveats.holders().iter().map(prove).collect()
     }
 
-    /// Checks that `signatures` are what [`prove`](Self::prove) gives: exactly one for each holder, in
-    /// the ascending order of their keys.
+    /// Checks that `signatures` are those that [`prove`](Self::prove) gives: exactly one for each
+    /// holder, in the ascending order of their keys.
     ///
     /// # Errors
     /// The proof was refused.

@@ -1,4 +1,5 @@
-//! A set of methods: what a caveat leaves of an object's interface. A set has one encoding.
+//! A set of methods: the part of an object's interface that a caveat allows. A set has one
+//! encoding.
 //!
 //! A set never grows.
 
@@ -17,30 +18,31 @@ const OF_NAMESPACES: [u64; 3] =
 /// The length of a method in its encoding, in bytes: the interface's id and the ordinal.
 const METHOD_BYTES: usize = 10;
 
-/// A method by its numbers, which every schema has.
+/// A method by its numbers in the schema.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Method {
-    /// The id of the interface that it is declared in.
+    /// The id of the interface that declares it.
     pub interface: u64,
-    /// Its number there, as in `read @2`.
+    /// Its number in that interface, as in `read @2`.
     pub ordinal: u16,
 }
 
 impl Method {
-    /// The method with that number of the interface with that id.
+    /// The method with this ordinal in the interface with this id.
     #[must_use]
     pub const fn new(interface: u64, ordinal: u16) -> Self {
         Self { interface, ordinal }
     }
 }
 
-/// Some methods of some interfaces. Clones share their memory, which is about as much as a message with
-/// the methods has: whoever makes many sets pays for them.
+/// Some methods of some interfaces. Clones share their memory, which is about as large as the
+/// message that brought the methods, so a client pays for the sets that it makes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Methods {
-    /// Each with where its methods end. Invariant: strictly ascending, both, so that none is without any.
+    /// Each interface with the index at which its methods end. Invariant: ids and ends are strictly
+    /// ascending, so no interface is without methods.
     interfaces: Arc<[(u64, u16)]>,
-    /// Invariant: strictly ascending for each interface, and no more than `METHODS_MAX`.
+    /// Invariant: strictly ascending within each interface, and no more than `METHODS_MAX`.
     ordinals: Arc<[u16]>,
 }
 
@@ -67,7 +69,7 @@ impl Methods {
         &self.ordinals[usize::from(start)..usize::from(self.interfaces[at].1)]
     }
 
-    /// Of no more than `METHODS_MAX`, strictly ascending.
+    /// Makes a set of at most `METHODS_MAX` methods, which must be strictly ascending.
     fn of_sorted(sorted: impl IntoIterator<Item = Method>) -> Self {
         let (mut interfaces, mut ordinals) = (Vec::<(u64, u16)>::new(), Vec::new());
         for Method { interface, ordinal } in sorted {
@@ -92,8 +94,7 @@ impl Methods {
         Ok(Self::of_sorted(sorted))
     }
 
-    /// Tells whether there is a method in it that no namespace has, so that it restricts objects
-    /// too.
+    /// Tells whether the set has a method that no namespace has, so that it restricts objects too.
     pub(super) fn restricts_objects(&self) -> bool {
         self.interfaces.iter().any(|(interface, _)| !OF_NAMESPACES.contains(interface))
     }
@@ -117,7 +118,7 @@ impl Methods {
 
     pub(super) fn parse(value: &[u8]) -> Result<Self, Refused> {
         let (methods, rest) = value.as_chunks::<METHOD_BYTES>();
-        // Big-endian numbers have the order of their bytes.
+        // Big-endian numbers sort as their bytes do.
         let ascending = methods.is_sorted_by(|one, two| one < two);
         if !rest.is_empty() || !ascending || methods.len() > usize::from(METHODS_MAX) {
             return Err(LAYOUT);

@@ -1,8 +1,8 @@
-//! The refusal of a reference, which says to callers nothing of what is wrong with it.
+//! The refusal of a reference, which doesn't tell callers what is wrong with it.
 
 use std::fmt;
 
-/// The reference was refused. Callers learn no more than that.
+/// The reference was refused. Callers learn nothing else.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Refused(Flaw);
 
@@ -30,12 +30,13 @@ impl Refused {
         Self(flaw)
     }
 
-    /// The target's own refusal: the grant that the reference names is not in force.
+    /// The target's own refusal: the grant named by the reference is not in force.
     pub const fn by_grant() -> Self {
         Self(Flaw::Grant)
     }
 
-    /// Why, for a log. Never to be sent to whoever showed the reference. Holds no secret.
+    /// The reason, for a log. It must never be sent to the peer that showed the reference. It holds
+    /// no secret.
     pub const fn reason(&self) -> &'static str {
         match self.0 {
             Flaw::Text => "the text is not that of a reference",

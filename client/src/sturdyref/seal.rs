@@ -1,6 +1,6 @@
-//! The things that a holder does with a reference offline: narrow it, and seal it.
+//! The offline operations of a holder on a reference: narrowing and sealing.
 //!
-//! Neither asks anyone, and neither can widen anything.
+//! Neither asks a server, and neither can widen anything.
 
 use super::refused::Flaw;
 use super::{Caveats, NextSecret, Refused, Sturdyref, codec};
@@ -9,11 +9,12 @@ use ed25519_dalek::Signer;
 use zeroize::Zeroize;
 
 impl Sturdyref {
-    /// A reference to the same target that is restricted by `caveats` too. It never allows what this
-    /// one doesn't.
+    /// A reference to the same target, restricted by `caveats` as well. It never allows more than
+    /// this one.
     ///
     /// # Errors
-    /// This reference is sealed, or was narrowed 16 times already. The system has no random bytes.
+    /// This reference is sealed, or has been narrowed 16 times already. The system has no random
+    /// bytes.
     pub fn narrow(&self, caveats: &Caveats) -> capnp::Result<Self> {
         let mut seed = [0; 32];
         getrandom::fill(&mut seed)
@@ -40,7 +41,8 @@ impl Sturdyref {
         let message = codec::link_message(&self.bytes, links_at, start, &link);
         let signature = secret.signing_key().sign(&message);
 
-        // Room for all of it, so that no copy of the secret stays behind in a smaller block.
+        // Room for all bytes at once: growing would leave a copy of the secret behind in a smaller
+        // block.
         let mut bytes = Vec::with_capacity(self.bytes.len() + link.len() + 64);
         bytes.extend(&self.bytes[..start]);
         bytes[links_at] += 1;
@@ -51,8 +53,8 @@ impl Sturdyref {
         Self::parse_owned(bytes)
     }
 
-    /// The same reference without the secret: nobody who gets it can narrow it further, or take a
-    /// narrowing away. A sealed reference is returned as it is.
+    /// The same reference without the secret: nobody who gets it can narrow it further, or remove a
+    /// narrowing. A sealed reference is returned unchanged.
     #[must_use]
     pub fn seal(&self) -> Self {
         let Some(secret) = self.secret() else { return self.clone() };

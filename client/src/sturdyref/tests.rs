@@ -1,4 +1,5 @@
-//! References from fixed keys: what is accepted, and above all what isn't.
+//! References made from fixed keys: the checks accept the genuine ones, and above all refuse the
+//! others.
 
 mod caveats;
 mod forgery;
@@ -29,7 +30,7 @@ fn unhex(text: &str) -> Vec<u8> {
     (0..text.len()).step_by(2).map(digits).collect()
 }
 
-/// A genuine reference whose identities are made of `seed`.
+/// A genuine reference with identities derived from `seed`.
 fn reference(seed: u8, caveats: Caveats) -> Sturdyref {
     let next = NextSecret::from_seed([seed ^ 0x5a; 32]);
     let id = TargetId([seed; 16]);
@@ -51,7 +52,7 @@ fn narrowed(reference: &Sturdyref, seed: u8, not_after: u64) -> Sturdyref {
     reference.narrow_with(&Caveats::not_after(not_after), &next).unwrap()
 }
 
-/// The four shapes of a reference by turns.
+/// The four shapes of a reference in turn.
 fn shape(seed: u8) -> Sturdyref {
     let root = reference(seed, Caveats::not_after(NOW + 9));
     match seed % 4 {
@@ -67,7 +68,7 @@ fn verify(reference: &Sturdyref, now: u64) -> Result<Verified, Refused> {
     reference.verify(&cluster(), |id| (id == KeyId::of(&key)).then_some(key), now)
 }
 
-/// Tells whether these bytes are a reference that is good now.
+/// Tells whether these bytes are a reference that is valid now.
 fn accepted(bytes: &[u8]) -> bool {
     Sturdyref::from_bytes(bytes).is_ok_and(|reference| verify(&reference, NOW).is_ok())
 }
@@ -84,8 +85,8 @@ fn what_was_put_in_is_what_is_verified() {
     assert!(verified.caveats.is_none());
 }
 
-/// Of 200 references every bit of the first of each shape is flipped, and of the others every 16th,
-/// at another offset in each: a check costs a tenth of a millisecond.
+/// Flips every bit of the first reference of each shape, and every 16th bit of the others, at
+/// another offset in each, for 200 references: a check takes a tenth of a millisecond.
 #[test]
 fn no_bit_can_be_flipped() {
     for seed in 0..200 {
@@ -165,7 +166,7 @@ fn it_can_be_narrowed_sixteen_times() {
     assert!(narrow.narrow(&Caveats::not_after(NOW)).is_err());
 }
 
-/// A genuine payload with these bytes for its caveats.
+/// A genuine payload with these bytes as its caveats.
 fn with_caveats(caveats: &[u8]) -> Vec<u8> {
     let next = NextSecret::from_seed([3; 32]);
     let plain = reference(2, Caveats::none());
@@ -215,7 +216,7 @@ fn the_text_is_exact() {
     }
 }
 
-// What a text says about its listener can make a client ask for more proof, and never for less.
+// The part of a text about its listener can make a client ask for more proof, and never for less.
 #[test]
 fn the_scheme_says_where_tls_is_needed() {
     let genuine = reference(2, Caveats::none());
@@ -252,7 +253,8 @@ fn the_scheme_says_where_tls_is_needed() {
 
 #[test]
 fn base64_with_bits_left_over_is_refused() {
-    // 205 bytes leave one byte at the end: two characters, with four bits left over in the last.
+    // The last of 205 bytes stands alone: it takes two characters, and four bits of the second are
+    // left over.
     let genuine = reference(2, Caveats::none());
     let text = genuine.expose_text("localhost:1").unwrap();
     assert_eq!(genuine.expose_bytes().len() % 3, 1);

@@ -1,9 +1,10 @@
 //! The text of a reference: `capstead://host:port/#<base64url>`, or with the scheme `capstead+tls`.
 //!
-//! The scheme says how its listeners are spoken to: `capstead+tls` always by TLS, `capstead` in the clear on
-//! this machine and by TLS everywhere else. The address is a hint for whoever restores it. Neither is signed,
-//! and neither can bring anybody to send a reference off this machine in the clear. Each reference, scheme
-//! and address have one text. Nothing prints it but the methods whose name says so.
+//! The scheme says how to speak to the reference's listeners: `capstead+tls` always by TLS,
+//! `capstead` in the clear on this machine and by TLS everywhere else. The address is a hint for
+//! the client that restores it. Neither is signed, and neither can make a client send a reference
+//! to another machine in the clear. A reference, scheme and address have exactly one text. Only
+//! methods that say so in their names print it.
 
 use super::refused::Flaw;
 use super::{ClusterId, Refused, Sturdyref};
@@ -17,7 +18,7 @@ const SCHEME: &str = "capstead://";
 const TLS_SCHEME: &str = "capstead+tls://";
 const FRAGMENT: &str = "/#";
 
-/// Longest text that is looked at, or written, in bytes. Sixteen links with times are shorter, and so
+/// The longest text that is read or written, in bytes. Sixteen links with times are shorter, and so
 /// are two of the largest sets of methods.
 const TEXT_BYTES_MAX: usize = 8 << 10;
 
@@ -26,7 +27,7 @@ const NO_TEXT: Refused = Refused::because(Flaw::Text);
 /// A reference with the address where a listener of its cluster may be found.
 #[derive(Clone)]
 pub struct TextReference {
-    /// One of the two.
+    /// `capstead` or `capstead+tls`.
     scheme: &'static str,
     address: String,
     reference: Sturdyref,
@@ -51,7 +52,7 @@ impl TextReference {
         Ok(Self { scheme, address: address.to_owned(), reference })
     }
 
-    /// Host and port of a listener, `host:port`. A hint: the address is not signed.
+    /// Host and port of a listener, `host:port`. It is a hint: the address is not signed.
     pub fn address(&self) -> &str {
         &self.address
     }
@@ -61,24 +62,25 @@ impl TextReference {
         &self.reference
     }
 
-    /// The cluster that a listener at `address` has to prove by TLS to belong to, before it is told anything
-    /// of this reference; none where it is spoken to in the clear.
+    /// The cluster that a listener at `address` must prove by TLS to belong to before it learns
+    /// anything of this reference; `None` where the connection is in the clear.
     pub fn proof_needed_at(&self, address: &str) -> Option<ClusterId> {
         let needed = self.scheme == TLS_SCHEME || !is_loopback(address);
         needed.then(|| self.reference.cluster())
     }
 
-    /// The text of another reference for the same listener, such as this one narrowed. **The text is
-    /// secret**: whoever has it can use the reference.
+    /// The text of another reference, for example this one narrowed, with the same listener. **The
+    /// text is secret**: anyone who has it can use the reference.
     ///
     /// # Errors
-    /// The text would be longer than 8,192 bytes: such texts are refused.
+    /// The text would be longer than 8,192 bytes, and such texts are refused.
     pub fn expose_text_of(&self, other: &Sturdyref) -> Result<String, Refused> {
         other.expose(self.scheme, &self.address)
     }
 }
 
-/// All bytes are looked at before the end is.
+/// Tells a text that was cut off from one that is no reference: the decoder complains about the end
+/// only when all characters before it are good.
 fn explain(error: DecodeError) -> Refused {
     match error {
         DecodeError::InvalidLength(_) | DecodeError::InvalidLastSymbol(..) => {
@@ -99,21 +101,21 @@ impl fmt::Debug for TextReference {
 }
 
 impl Sturdyref {
-    /// The text for a listener at `address`, `host:port`. **The text is secret**: whoever has it can
-    /// use the reference.
+    /// The text with the address of a listener, `host:port`. **The text is secret**: anyone who has
+    /// it can use the reference.
     ///
     /// # Errors
-    /// `address` is not of the form `host:port`, or the text would be longer than 8,192 bytes: such
-    /// texts are refused.
+    /// `address` is not of the form `host:port`, or the text would be longer than 8,192 bytes, and
+    /// such texts are refused.
     pub fn expose_text(&self, address: &str) -> Result<String, Refused> {
         check_address(address)?;
         self.expose(SCHEME, address)
     }
 
-    /// As [`expose_text`](Self::expose_text), for a listener that is spoken to by TLS alone.
+    /// As [`expose_text`](Self::expose_text), for a listener that speaks TLS only.
     ///
     /// # Errors
-    /// As for that.
+    /// As for [`expose_text`](Self::expose_text).
     pub fn expose_tls_text(&self, address: &str) -> Result<String, Refused> {
         check_address(address)?;
         self.expose(TLS_SCHEME, address)
@@ -127,8 +129,8 @@ impl Sturdyref {
     }
 }
 
-/// Tells whether `address`, `host:port`, is on this machine, as far as the text alone tells. A name
-/// other than `localhost` is not: who resolves it may be somebody else.
+/// Tells whether `address`, `host:port`, is certainly on this machine. No name other than
+/// `localhost` is, because another machine may decide what it resolves to.
 pub(crate) fn is_loopback(address: &str) -> bool {
     let host = address.rsplit_once(':').map_or("", |(host, _)| host);
     host.eq_ignore_ascii_case("localhost")
@@ -136,7 +138,7 @@ pub(crate) fn is_loopback(address: &str) -> bool {
         || bare_v6(host).is_some_and(|host| host == Ipv6Addr::LOCALHOST)
 }
 
-/// An IPv6 address in brackets.
+/// An IPv6 address in brackets, without them.
 fn bare_v6(host: &str) -> Option<Ipv6Addr> {
     host.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
 }
@@ -146,7 +148,7 @@ pub fn is_address(text: &str) -> bool {
     check_address(text).is_ok()
 }
 
-/// A host, which is a name, an IPv4 address or an IPv6 address in brackets, and a port.
+/// Checks for a host (a name, an IPv4 address or an IPv6 address in brackets) and a port.
 fn check_address(address: &str) -> Result<(), Refused> {
     let (host, port) = address.rsplit_once(':').ok_or(NO_TEXT)?;
     let is_name = |host: &str| {

@@ -1,35 +1,35 @@
-//! The checks of whether a reference is genuine and still valid: cheap ones first, then signatures,
-//! then the time.
+//! The checks that a reference is genuine and still valid: cheap ones first, then signatures, then
+//! the time.
 //!
-//! A point of the curve is read when a signature by it is due, and each one only after the signature
-//! before it was good: who has no reference costs no more than one check.
+//! A point of the curve is decoded only when a signature by it is due, and only after the signature
+//! before it proved good. So a peer without a genuine reference costs no more than one check.
 //!
-//! A refusal tells the outside nothing but that it is one. Revocation is not known here: the record
-//! of the grant is at the target.
+//! A refusal doesn't tell callers which check failed. Revocation is not known here: the grant's
+//! record is at the target.
 
 use super::codec::{self, Proof};
 use super::refused::{Flaw, Refused};
 use super::{Caveats, ClusterId, GrantId, KeyId, NextSecret, PayloadHash, Sturdyref, Target};
 use ed25519_dalek::{Signature, VerifyingKey};
 
-/// The words of a genuine reference.
+/// The contents of a genuine reference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
-    /// The thing that it stands for.
+    /// The thing that the reference stands for.
     pub target: Target,
     /// The record at the target that must still exist.
     pub grant: GrantId,
-    /// All its restrictions together. **The proofs of the holders are not checked yet**: that is for
-    /// [`check_proofs`](Sturdyref::check_proofs).
+    /// All its restrictions together. **The holders' proofs are not checked yet**:
+    /// [`check_proofs`](Sturdyref::check_proofs) does that.
     pub caveats: Caveats,
-    /// Which reference it is.
+    /// The identity of the reference.
     pub payload: PayloadHash,
 }
 
 impl Sturdyref {
     /// Checks everything that can be checked without the target: that the reference belongs to
-    /// `cluster`, is signed by one of its `keys` and was narrowed by its holders only, and that it is
-    /// still valid at `now_ms`, in milliseconds since the start of 1970 in UTC.
+    /// `cluster`, is signed by one of its `keys` and was narrowed by its holders only, and that it
+    /// is still valid at `now_ms`, in milliseconds since the start of 1970 in UTC.
     ///
     /// # Errors
     /// The reference was refused. The reason is for logs only.
@@ -59,8 +59,8 @@ impl Sturdyref {
         })
     }
 
-    /// Checks that what the holders did fits together, which anybody can tell: a text that was
-    /// changed on its way seldom passes. The target's owner checks the rest.
+    /// Checks that the links and the proof fit together. That takes no key of the cluster, and a
+    /// text that was altered on its way seldom passes. The target's owner checks the rest.
     ///
     /// # Errors
     /// A holder's signature or proof is wrong.
@@ -69,7 +69,7 @@ impl Sturdyref {
         self.verify_proof()
     }
 
-    /// All restrictions together, as the reference claims them: nothing of it is verified.
+    /// All restrictions together, as the reference claims them; none of it is verified.
     ///
     /// # Errors
     /// It has a critical caveat of a kind that this version doesn't know.
@@ -125,7 +125,7 @@ impl Sturdyref {
             .map_err(|_| Refused::because(Flaw::Signature))
     }
 
-    /// The secret of the last next key, if the reference is open.
+    /// The secret of the last next key, if the reference isn't sealed.
     pub(super) fn secret(&self) -> Option<NextSecret> {
         match self.layout.proof {
             Proof::Open => {

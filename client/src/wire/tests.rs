@@ -37,14 +37,14 @@ fn next(wire: &mut Wire<DuplexStream>) -> Option<usize> {
     }
 }
 
-/// Wherever the bytes are cut, and whatever other connections read meanwhile.
+/// Works wherever the bytes are cut, and no matter what other connections read in between.
 #[tokio::test(flavor = "local")]
 async fn a_wire_at_rest_keeps_the_rest_of_a_message_and_no_buffer() {
     let sent =
         [10, 5000, 0, 300].map(|bytes| capnp::serialize::write_message_to_words(&message(bytes)));
     let sent = sent.concat();
     for cut in (0..sent.len()).step_by(7) {
-        // The runtime lets a task read only so often before it yields.
+        // The runtime lets a task read only a limited number of times before it yields.
         tokio::task::yield_now().await;
         let (mut near, mut wire) = wire(64 << 10);
         let (mut other_near, mut other) = self::wire(64 << 10);
@@ -65,7 +65,8 @@ async fn a_wire_at_rest_keeps_the_rest_of_a_message_and_no_buffer() {
     }
 }
 
-/// A peer that always leaves something unread made the buffer grow for ever.
+/// Without the limit, a peer that always leaves something unread would make the buffer grow without
+/// end.
 #[tokio::test(flavor = "local")]
 async fn what_is_written_is_not_kept_while_more_waits() {
     let (mut near, mut wire) = wire(16 << 10);
@@ -78,7 +79,7 @@ async fn what_is_written_is_not_kept_while_more_waits() {
     }
     assert!(wire.pending_bytes() < 128 << 10);
     assert!(wire.output.capacity() < 512 << 10, "{}", wire.output.capacity());
-    // When all is out the buffer is free for others.
+    // Once everything is written, other connections can use the buffer.
     let mut rest = vec![0; 64 << 10];
     while wire.poll_flush(&mut context).is_pending() {
         assert!(near.read(&mut rest).await.unwrap() > 0);
@@ -87,7 +88,7 @@ async fn what_is_written_is_not_kept_while_more_waits() {
     assert_eq!(wire.output.capacity(), 0);
 }
 
-/// A message that is announced and doesn't come is not paid for.
+/// A message that is announced and doesn't arrive costs no memory.
 #[tokio::test(flavor = "local")]
 async fn a_message_takes_as_much_memory_as_came_of_it() {
     let sent = capnp::serialize::write_message_to_words(&message(1 << 19));
@@ -114,7 +115,8 @@ fn segments_cost_something_even_without_bytes() {
     assert_eq!((cost(&small), cost(&many)), (8 + 16, SEGMENTS_MAX * 16));
 }
 
-/// Others have their turn between two polls, and the rest of the message in the next ones.
+/// Other connections have their turn between two polls, and later polls read the rest of the
+/// message.
 #[tokio::test(flavor = "local")]
 async fn one_poll_reads_a_part_of_a_large_message() {
     const BYTES: usize = 1_000_000;

@@ -1,9 +1,10 @@
 """Restores and calls Capstead's durable objects.
 
-A reference is a text, `capstead://host:port/#...`, that stands for an object. It is a secret: whoever has
-it can call the object. `restore` makes a live capability of it, `share` a new reference of a capability.
+A reference is a text, `capstead://host:port/#...`, that stands for an object. It is a secret: anyone who
+has it can call the object. `restore` turns it into a live capability, and `share` makes a new reference from a
+capability.
 
-Everything runs within `capstead.run(main())`. A capability is good until its connection breaks; then restore
+Everything runs within `capstead.run(main())`. A capability stays good until its connection breaks; then restore
 the reference again.
 """
 

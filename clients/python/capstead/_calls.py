@@ -1,4 +1,4 @@
-"""The calls that every object answers beside those of its class: schema/facet.capnp says what they mean."""
+"""The calls that every object answers in addition to those of its class; schema/facet.capnp explains them."""
 
 import os
 import time
@@ -25,11 +25,12 @@ async def share(
 ) -> str:
     """Makes a reference to the object or the namespace `of`: a text to give away, which is a secret.
 
-    `label` says who gets it, or what for. All else restricts it: `methods` are names of the schema of `of`, such as
-    "read" or "Counter.read", and of those that every object answers, such as "Facet.grants". Of a namespace,
-    `object_methods` is the interface of its objects with such names. `until` is a time, or seconds from now.
-    Restoring takes the proofs of all `holders`, which are Ed25519 public keys of 32 bytes. An `independent` grant
-    survives the one that it is made from, which must have been made with `allow_independent`.
+    `label` names the receiver or the purpose. The other arguments are its terms. `methods` are the only methods that
+    may be called: names in the schema of `of`, such as "read" or "Counter.read", or in the interfaces that every
+    object answers, such as "Facet.grants". For a namespace, `object_methods` is the interface of its objects with such
+    names. `until` is a time, or seconds from now. Restoring takes the proofs of all `holders`, which are Ed25519 public
+    keys of 32 bytes. An `independent` grant survives the one that it is made from, which must have been made with
+    `allow_independent`.
     """
     terms = {
         "label": label,
@@ -48,27 +49,27 @@ def attenuate(
     until: _Until = None,
     dependent: bool = False,
 ) -> Any:
-    """The same object with less: a capability that ends with the grant of `of`. Nothing is waited for."""
+    """The same object with less authority: a capability that ends with the grant of `of`. This waits for nothing."""
     caveats = _caveats(of, methods, object_methods, until, (), dependent)
     return _as_before(of, of.cast_as(facet_capnp.Facet).attenuate(caveats=caveats).facet)
 
 
 def request_id() -> bytes:
-    """A fresh request id, which nobody can guess. It is for one call."""
+    """A fresh request id, for one call, which nobody can guess."""
     return os.urandom(16)
 
 
 def once(of: Any, id: bytes) -> Any:
-    """The same object, where the next call has the request id `id`, and is applied at most once.
+    """The same object, with the request id `id` for the next call, which is applied at most once.
 
-    Made again with the same id, also after the object was restored again, it gets the reply of the first time.
-    Nothing is waited for.
+    Repeated with the same id, even after the object was restored again, the call gets the reply of the first time.
+    This waits for nothing.
     """
     return _as_before(of, of.cast_as(facet_capnp.Facet).once(id=id).facet)
 
 
 async def grants(of: Any) -> list[Any]:
-    """The grants that were made from the one of `of`, directly or not: each a `Grant` of schema/facet.capnp."""
+    """The grants made from the grant of `of`, directly or not: each is a `Grant` of schema/facet.capnp."""
     facet, after, found = of.cast_as(facet_capnp.Facet), b"", []
     while True:
         part = await facet.grants(after=after)
@@ -79,7 +80,7 @@ async def grants(of: Any) -> list[Any]:
 
 
 async def revoke(of: Any, grant: bytes) -> None:
-    """Takes a grant back, by its id, one of those that `grants` lists, and with it all that were made from it."""
+    """Revokes the grant with this id, which `grants` lists, and all grants that depend on it."""
     await of.cast_as(facet_capnp.Facet).revoke(grant=grant)
 
 
@@ -88,7 +89,7 @@ def _as_before(of: Any, made: Any) -> Any:
 
 
 class _Typed:
-    """As much of a loaded interface as a cast needs."""
+    """The part of a loaded interface that a cast needs."""
 
     def __init__(self, schema: Any) -> None:
         self.schema = schema
@@ -116,7 +117,7 @@ def _caveats(
 
 
 def _named(schema: Any, names: Iterable[str]) -> list[dict[str, Any]]:
-    """The methods of these names, as `Caveats` has them."""
+    """The methods with these names, in the form of `Caveats`."""
     if isinstance(names, str):
         raise TypeError(f"give a list of names of methods: [{names!r}]")
     known = _methods(schema)
@@ -130,7 +131,7 @@ def _named(schema: Any, names: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def _methods(schema: Any) -> dict[tuple[int, int], str]:
-    """All methods of an interface, inherited ones among them."""
+    """All methods of an interface, including inherited ones."""
     node = schema.node
     interface = node.displayName[node.displayNamePrefixLength :]
     found = {

@@ -1,7 +1,7 @@
-"""From the text of a reference to a live capability.
+"""Turns the text of a reference into a live capability.
 
-Off this machine everything goes over TLS, and the server proves first that it belongs to the cluster of the
-reference: docs/sturdyref.md says how.
+To another machine everything goes over TLS, and the server first proves that it belongs to the reference's cluster;
+docs/sturdyref.md says how.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from ._schemas import restorer_capnp
 
 T = TypeVar("T")
 
-# What an Ed25519 public key in a certificate begins with; its own 32 bytes follow.
+# In a certificate, these bytes precede the 32 bytes of an Ed25519 public key.
 _ED25519_KEY = bytes.fromhex("302a300506032b6570032100")
 _DIAL_SECONDS = 10
 
@@ -28,33 +28,33 @@ _DIAL_SECONDS = 10
 class _Listener(NamedTuple):
     host: str
     port: int
-    # The hash of the key that the server has to prove to have; None where it needn't.
+    # The hash of the key that the server has to prove to have; None where no proof is needed.
     cluster: bytes | None
 
 
 class Connection:
-    """A connection to a listener. It ends when nothing holds it or what came by it, or within `async with`."""
+    """A connection to a listener. It ends with `async with`, or when neither it nor a capability from it is held."""
 
     def __init__(self, stream: Any) -> None:
         self._client: Any = capnp.TwoPartyClient(stream)
         self._restorer: Any = self._client.bootstrap().cast_as(restorer_capnp.Restorer)
 
     def restore(self, reference: str, interface: Any = restorer_capnp.Namespace) -> Any:
-        """What the reference stands for, as `interface`: that of its class, or the namespace of one.
+        """The object or namespace that the reference stands for, as `interface`: its class's, or that of namespaces.
 
-        Nothing is waited for: a reference that is refused shows in the first call.
+        This waits for nothing: the refusal of a reference shows in the first call.
         """
         return self.restorer.restore(sturdyRef=reference).cap.cast_as(interface)
 
     @property
     def restorer(self) -> Any:
-        """What every listener offers, for what `restore` doesn't do, such as proofs of holders."""
+        """The capability that every listener offers, for uses that `restore` lacks, such as proofs of holders."""
         if self._restorer is None:
             raise ConnectionError("the connection is closed: connect again")
         return self._restorer
 
     def close(self) -> None:
-        """Ends the connection. Calls under way fail."""
+        """Ends the connection. Calls on their way fail."""
         if self._client is not None:
             self._client.close()
         self._client = self._restorer = None
@@ -67,10 +67,10 @@ class Connection:
 
 
 async def connect(reference: str) -> Connection:
-    """A connection to the listener that the reference names, which proves itself where it has to.
+    """A connection to the listener that the reference names, which proves its cluster where that is needed.
 
-    Raises ValueError if the text isn't that of a reference, ssl.SSLError if the server can't prove to belong to
-    the cluster, and OSError if it can't be reached.
+    Raises ValueError if the text isn't that of a reference, ssl.SSLError if the server doesn't prove that it belongs
+    to the cluster, and OSError if it can't be reached.
     """
     host, port, cluster = _listener_of(reference)
     async with asyncio.timeout(_DIAL_SECONDS):
@@ -81,17 +81,17 @@ async def connect(reference: str) -> Connection:
 
 
 async def restore(reference: str, interface: Any = restorer_capnp.Namespace) -> Any:
-    """What the reference stands for, over a connection of its own: see `connect` and `Connection.restore`."""
+    """Restores the reference over a connection of its own: see `connect` and `Connection.restore`."""
     return (await connect(reference)).restore(reference, interface)
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Runs `main` where capabilities can live, and ends the connections that it made."""
+    """Runs `main` in an event loop that capabilities need, and ends the connections that it made."""
     return asyncio.run(capnp.run(main))
 
 
 def _listener_of(reference: str) -> _Listener:
-    """Whatever else is wrong with the text is for the server to say."""
+    """Checks only these parts of the text; the server checks the rest."""
     url = urlsplit(reference)
     is_known = url.scheme in ("capstead", "capstead+tls") and "#" in reference
     if not (is_known and url.hostname and url.port):
@@ -119,10 +119,10 @@ def _cluster_of(reference: str) -> bytes:
 
 
 def _only_the_cluster(host: str, port: int, cluster: bytes) -> ssl.SSLContext:
-    """Settings of TLS with which nobody but a server of the cluster is spoken to.
+    """TLS settings that accept only a server of the cluster.
 
-    The listener is asked for its certificate first, and sent nothing. If the key in it is the cluster's,
-    this very certificate is trusted, and no other: whoever shows it must have the key that belongs to it.
+    The listener is asked for its certificate first, and sent nothing. If the key in it is the cluster's, exactly this
+    certificate is trusted, and no other: a server that shows it must have the private key that belongs to it.
     """
     shown = ssl.get_server_certificate((host, port), timeout=_DIAL_SECONDS)
     _, found, rest = ssl.PEM_cert_to_DER_cert(shown).partition(_ED25519_KEY)

@@ -1,4 +1,4 @@
-"""The words with which errors of Capstead begin: `client/src/reason.rs` has them for Rust, and a test compares."""
+"""The words with which Capstead's errors begin. A test compares them with those for Rust in `client/src/reason.rs`."""
 
 import enum
 
@@ -6,7 +6,7 @@ _REMOTE = "remote exception: "
 
 
 class Reason(enum.StrEnum):
-    """The case in which a call failed. docs/errors.md says of each what to do, and what is true then."""
+    """The case in which a call failed. For each, docs/errors.md says what to do, and what is then true."""
 
     NOT_BEGUN = "not-begun"
     REVOKED = "revoked"
@@ -51,13 +51,13 @@ class Reason(enum.StrEnum):
 
 
 def reason_of(error: BaseException) -> Reason | None:
-    """The reason of an error of a call, if it begins with one, however far it came."""
+    """The reason that a call's error begins with, if any, no matter how often the error was passed on."""
     word, found, _ = _said(error).partition(": ")
     return Reason(word) if found and word in Reason._value2member_map_ else None
 
 
 def described(error: BaseException) -> str:
-    """One line for people. Errors of pycapnp have more, about their way through C++."""
+    """The error in one line, for people. Errors of pycapnp have more lines, about their way through C++."""
     lines = _said(error).splitlines()
     return lines[0] if lines else type(error).__name__
 

@@ -1,4 +1,4 @@
-"""The public schemas, which lie beside this file, and those that import them."""
+"""The public schemas, which are next to this file, and schemas that import them."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ import capnp
 HERE = Path(__file__).parent
 
 IMPORTS: list[str] = list(
-    # pycapnp's process aborts when it doesn't find `/capnp/stream.capnp`, which lies in its own package.
+    # pycapnp aborts the process when it doesn't find `/capnp/stream.capnp`, which is in its own package.
     dict.fromkeys(str(folder) for folder in (HERE.parent, Path(capnp.__file__).parents[1]))
 )
 """The folders in which a schema finds `/capstead/http.capnp` and `/capnp/stream.capnp`."""
@@ -21,7 +21,7 @@ def load(path: str | os.PathLike[str]) -> ModuleType:
 
 
 facet_capnp: ModuleType = load(HERE / "facet.capnp")
-"""What every object answers beside the interface of its class: `Facet`, `Persistent`."""
+"""The interfaces that every object answers in addition to its class's: `Facet`, `Persistent`."""
 
 restorer_capnp: ModuleType = load(HERE / "restorer.capnp")
-"""From references to capabilities: `Restorer`, `Namespace`."""
+"""The interfaces that lead from references to capabilities: `Restorer`, `Namespace`."""

@@ -1,8 +1,8 @@
 //! Reads the objects of one environment, all as of one moment, into the frames of an archive.
 //!
-//! It runs on a thread of its own, because it goes on for as long as there is data, and the reader of
-//! the frames may be slow. The moment is held by a snapshot, which keeps the engine from using old
-//! pages again: so whoever takes the frames must not be slow for ever. It never writes.
+//! It runs on a thread of its own, because it takes as long as there is data, and the reader of the
+//! frames may be slow. A snapshot preserves the moment, which keeps the engine from reusing old
+//! pages. So the reader of the frames must not be slow without limit. It never writes.
 
 use std::ops::ControlFlow;
 
@@ -17,35 +17,36 @@ use crate::storage::log::local::Reader;
 use crate::storage::range::Range;
 use crate::storage::space::Space;
 
-/// Frames are handed out when there are about so many bytes of them.
+/// Frames are handed out once they have about this many bytes.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// Says of a header whether its object is meant.
+/// Tells from a header whether its object is exported.
 pub(crate) type Passes = dyn Fn(Option<&[u8]>) -> bool + Send;
 
-/// Which objects are meant.
+/// The selection of objects to export.
 pub(crate) struct Pick {
-    /// That one, or any.
+    /// Only that object, or any.
     pub(crate) id: Option<ObjectId>,
-    /// Those whose header passes; objects of the server itself have none.
+    /// Only objects whose header passes; objects of the server itself have none.
     pub(crate) passes: Box<Passes>,
-    /// The parts of an object that are taken, in their order.
+    /// The spaces to export, in their order.
     pub(crate) spaces: &'static [Space],
 }
 
-/// All that is not made anew where it is imported: `Edges` and `Usage` follow from the values.
+/// All that an import doesn't make anew: `Edges` and `Usage` follow from the values.
 pub(crate) const EVERYTHING: &[Space] =
     &[Space::Header, Space::Data, Space::Grants, Space::Requests];
 /// The spaces that say who can reach an object.
 pub(crate) const GRANTS: &[Space] = &[Space::Header, Space::Grants];
 
-/// Takes whole frames; says whether there is a use for more.
+/// Takes whole frames; returns whether it wants more.
 pub(crate) type TakeFrames<'a> = dyn FnMut(Vec<u8>) -> ControlFlow<()> + 'a;
 
-/// Reads what `pick` means, until `take` has enough. `begun` is called once the moment is fixed.
+/// Reads the selected objects, until `take` has enough. `begun` is called once the moment is fixed.
 ///
 /// # Errors
-/// `Corrupt` at a damaged record, or that the disk can't be read: what was taken is not the whole.
+/// `Corrupt` at a damaged record, or the disk can't be read: the frames taken so far are
+/// incomplete.
 pub(crate) fn export(
     reader: &Reader,
     pick: &Pick,
@@ -81,9 +82,9 @@ impl Pick {
 struct Export<'a, 't> {
     snapshot: &'a Snapshot<'a>,
     spaces: &'static [Space],
-    /// Whole frames that weren't taken yet.
+    /// Whole frames that weren't handed out yet.
     frames: Vec<u8>,
-    /// Records of the present object that are in no frame yet.
+    /// Records of the current object that are in no frame yet.
     records: Vec<u8>,
     shard: Option<Shard>,
     take: &'a mut TakeFrames<'t>,
@@ -128,7 +129,8 @@ impl Export<'_, '_> {
 
     fn record(&mut self, record: &Record<'_>) -> ControlFlow<()> {
         let length = record.key.len() + record.value.len();
-        // A value that fills a frame has one of its own, so that none is larger than it must be.
+        // A value that fills a frame gets one of its own, so that no frame is larger than
+        // necessary.
         if !self.records.is_empty() && self.records.len() + length > CHUNK_BYTES {
             self.pack()?;
         }
@@ -136,7 +138,7 @@ impl Export<'_, '_> {
         ControlFlow::Continue(())
     }
 
-    /// Makes a frame of the records, and hands the frames on if they are enough.
+    /// Makes a frame of the records, and hands the frames out if there are enough.
     fn pack(&mut self) -> ControlFlow<()> {
         if !self.records.is_empty() {
             Frame::Records(Records::encoded(&self.records)).encode(&mut self.frames);

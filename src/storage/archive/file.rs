@@ -1,6 +1,6 @@
 //! An archive as a stream: written frame by frame, and read back with every check.
 //!
-//! It buffers one frame, and neither seeks nor opens anything.
+//! It buffers one frame, never seeks, and opens no file.
 
 use std::io::{ErrorKind, Read, Write};
 
@@ -25,7 +25,7 @@ impl<W: Write> ArchiveWriter<W> {
     /// Begins an archive.
     ///
     /// # Errors
-    /// When the output takes nothing more.
+    /// The output can't be written to.
     pub(crate) fn begin(output: W, head: &Head<'_>) -> Result<Self> {
         let mut writer = Self { output, hash: Sha256::new(), order: Order::new(), written: 0 };
         writer.write(&[MAGIC.as_slice(), &[VERSION]].concat())?;
@@ -36,17 +36,17 @@ impl<W: Write> ArchiveWriter<W> {
     /// Adds one frame.
     ///
     /// # Errors
-    /// When the frame is not in its place, or the output takes nothing more: there is no archive then.
+    /// The frame is out of place, or the output can't be written to. The archive is then unusable.
     pub(crate) fn frame(&mut self, frame: &Frame<'_>) -> Result<()> {
         let mut bytes = Vec::new();
         frame.encode(&mut bytes);
         self.frames(&bytes)
     }
 
-    /// Adds frames that came from elsewhere, after a look at each.
+    /// Adds frames that came from elsewhere, after checking each.
     ///
     /// # Errors
-    /// As for `frame`, and when they are damaged.
+    /// As for `frame`, and when the frames are damaged.
     pub(crate) fn frames(&mut self, bytes: &[u8]) -> Result<()> {
         for frame in Frames::of(bytes) {
             let at = self.written;
@@ -55,10 +55,10 @@ impl<W: Write> ArchiveWriter<W> {
         self.write(bytes)
     }
 
-    /// Ends the archive; what it says it has, and the output.
+    /// Ends the archive; returns its totals and the output.
     ///
     /// # Errors
-    /// When the output takes nothing more: there is no archive then.
+    /// The output can't be written to. The archive is then unusable.
     pub(crate) fn finish(mut self) -> Result<(Totals, W)> {
         let totals = self.order.totals();
         let hash = std::mem::take(&mut self.hash).finalize().into();
@@ -75,19 +75,19 @@ impl<W: Write> ArchiveWriter<W> {
     }
 }
 
-/// Reads one archive, and refuses everything that isn't one.
+/// Reads one archive, and refuses everything else.
 #[derive(Debug)]
 pub(crate) struct ArchiveReader<R> {
     input: R,
     hash: Sha256,
     order: Order,
-    /// The present frame.
+    /// The current frame.
     bytes: Vec<u8>,
     at: u64,
 }
 
 impl<R: Read> ArchiveReader<R> {
-    /// Looks at the first bytes.
+    /// Checks the first bytes.
     ///
     /// # Errors
     /// `Foreign`, `Version`, `Cut`, `Io`.
@@ -107,10 +107,11 @@ impl<R: Read> ArchiveReader<R> {
         Ok(reader)
     }
 
-    /// The next frame and its bytes; none behind the last one, when everything was found good.
+    /// The next frame and its bytes; `None` after the last one, when the whole archive was found
+    /// good.
     ///
     /// # Errors
-    /// `Cut`, `Damaged`, `Io`: nothing that came before may be used any more.
+    /// `Cut`, `Damaged`, `Io`: all frames read before must be discarded too.
     pub(crate) fn read(&mut self) -> Result<Option<(Frame<'_>, &[u8])>> {
         self.take_bytes();
         let is_ended = self.order.is_ended();
@@ -136,23 +137,24 @@ impl<R: Read> ArchiveReader<R> {
         Ok(Some((frame, &self.bytes)))
     }
 
-    /// The amounts that came so far.
+    /// The totals so far.
     pub(crate) fn totals(&self) -> Totals {
         self.order.totals()
     }
 
-    /// The number of bytes of the input that were understood.
+    /// The number of bytes of the input that were read and accepted.
     pub(crate) fn position(&self) -> u64 {
         self.at + self.bytes.len() as u64
     }
 
-    /// The bytes that the buffer took.
+    /// The memory of the buffer, in bytes.
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
 
-    /// Reads until the buffer has so many bytes, or the input ends. It grows with what is there.
+    /// Reads until the buffer has this many bytes, or the input ends. The buffer grows with the
+    /// bytes that arrive.
     fn fill(&mut self, length: usize) -> Result<()> {
         let missing = (length - self.bytes.len()) as u64;
         let mut input = (&mut self.input).take(missing);
@@ -162,7 +164,7 @@ impl<R: Read> ArchiveReader<R> {
         }
     }
 
-    /// The buffer was good, and is done with.
+    /// Counts the buffer's bytes, which were accepted, and empties it.
     fn take_bytes(&mut self) {
         self.hash.update(&self.bytes);
         self.at += self.bytes.len() as u64;

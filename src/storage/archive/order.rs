@@ -1,14 +1,14 @@
-//! In which order the frames of an archive come, and what they add up to.
+//! The order of the frames in an archive, and their totals.
 //!
 //! Head, secrets, then for each host its shards, for each shard its objects, for each object its
-//! records, then the end. It looks at frames that were decoded, and keeps none of them.
+//! records, then the end. It looks at decoded frames, and keeps none of them.
 
 use super::{Frame, Record, Totals};
 use crate::id::{ObjectId, Shard};
 use crate::storage::lmdb::layout::log_shard;
 use crate::storage::space::Space;
 
-/// The place of a frame in an archive.
+/// The position of a frame in an archive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum At {
     Start,
@@ -24,7 +24,7 @@ enum At {
 #[derive(Debug)]
 pub(super) struct Order {
     at: At,
-    /// Hosts that began.
+    /// The number of hosts that began.
     hosts: u32,
     shard: Option<Shard>,
     /// The last object of the present host.
@@ -34,7 +34,7 @@ pub(super) struct Order {
     totals: Totals,
 }
 
-/// The fault of a frame that is out of its place.
+/// The fault of a frame that is out of place.
 const MISPLACED: &str = "a part of it is not where it should be";
 const UNSORTED: &str = "its records are not in their order";
 const TOTALS: &str = "it has not as much in it as it says";
@@ -45,7 +45,7 @@ impl Order {
         Self { at: At::Start, hosts: 0, shard: None, object: None, last: None, totals }
     }
 
-    /// The amounts that came so far.
+    /// The totals so far.
     pub(super) fn totals(&self) -> Totals {
         self.totals
     }
@@ -55,7 +55,7 @@ impl Order {
         self.at == At::End
     }
 
-    /// Takes the next frame; the error says what is wrong with it here.
+    /// Takes the next frame; the error says what is wrong with it at this place.
     pub(super) fn follow(&mut self, frame: &Frame<'_>) -> Result<(), &'static str> {
         let (next, is_here) = match frame {
             Frame::Head(_) => (At::Secrets, self.at == At::Start),
@@ -89,7 +89,7 @@ impl Order {
         if is_here { Ok(()) } else { Err(MISPLACED) }
     }
 
-    /// Tells whether no object has begun that has no records yet.
+    /// Tells whether a new part may begin here, because every object that began has records.
     fn is_between(&self) -> bool {
         !matches!(self.at, At::Start | At::Object | At::End)
     }

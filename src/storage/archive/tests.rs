@@ -1,4 +1,5 @@
-//! An archive gives out what went in, or an error that says so; never less, never a panic.
+//! An archive returns exactly the content that was written, or an error; it never returns less, and
+//! never panics.
 
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -17,7 +18,7 @@ fn object(byte: u8) -> ObjectId {
     ObjectId::from_bytes([byte; 16])
 }
 
-/// An archive of these objects, in the order given.
+/// An archive of these objects, in the given order.
 fn write(found: &[Found]) -> Vec<u8> {
     let mut writer = ArchiveWriter::begin(Vec::new(), &head()).unwrap();
     writer.frame(&Frame::Secret { name: "cluster", text: b"secret" }).unwrap();
@@ -66,7 +67,7 @@ fn small() -> Vec<u8> {
 fn an_archive_has_this_beginning_and_these_totals() {
     let bytes = small();
     assert_eq!(&bytes[..17], b"capstead archive\x01");
-    // The head: 1 + 8 + 32 + 2 bytes and the text.
+    // The head has 1 + 8 + 32 + 2 bytes and the text.
     assert_eq!(bytes[17..21], 53_u32.to_le_bytes());
     assert_eq!(bytes[25..34], [1, 5, 0, 0, 0, 0, 0, 0, 0]);
     let (found, totals) = read(&bytes).unwrap();
@@ -95,7 +96,7 @@ fn a_cut_at_any_place_is_noticed_and_so_is_anything_behind_the_end() {
     assert!(matches!(read(&bytes), Err(ArchiveError::Damaged { .. })));
 }
 
-// Each part is good by itself, and the whole was put together from two archives.
+// Each part alone is good, but the whole was put together from two archives.
 #[test]
 fn parts_of_other_archives_are_noticed() {
     let one = small();
@@ -183,7 +184,7 @@ proptest! {
         let _ = Frames::of(&bytes).count();
     }
 
-    // A length that promises more than there is takes no memory for it.
+    // A length that promises more bytes than the file has takes no memory for them.
     #[test]
     fn a_frame_takes_no_more_memory_than_the_file_has(length in any::<u32>()) {
         let bytes = [b"capstead archive\x01".as_slice(), &length.to_le_bytes(), &[0; 40]].concat();

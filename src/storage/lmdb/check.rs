@@ -1,11 +1,11 @@
-//! Looks at a complete environment without opening it: would LMDB find a file that it can use?
+//! Checks a complete environment without opening it: would LMDB find a file that it can use?
 //!
-//! LMDB maps its file and believes it. A file that was cut short ends the process with SIGBUS, and
-//! an opening changes files before it fails. So a server looks at all of its environments first.
-//! A file that is shorter than its last page says may still be whole, because LMDB never writes pages
-//! that it took and gave back; then every page that is in use is looked for.
-//! It never writes, locks or maps anything, and never reads a record: what it doesn't find out is
-//! damage within the pages, and most of what can be wrong with a number that is still possible.
+//! LMDB maps its file and trusts it. A file that was cut short ends the process with SIGBUS, and an
+//! opening changes files before it fails. So a server checks all of its environments first. A file
+//! that is shorter than the last page in its meta page may still be complete, because LMDB never
+//! writes pages that it allocated and freed again; in that case the check looks for every page in
+//! use. It never writes, locks or maps anything, and never reads a record. It doesn't notice damage
+//! within pages, or most wrong numbers that are still possible ones.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -20,14 +20,15 @@ use crate::storage::lmdb::owned::Owner;
 
 const HEADER_BYTES: usize = 16;
 const FLAGS_AT: usize = 10;
-/// The place at which the page's room for nodes begins: behind their list.
+/// The offset of the end of a page's list of nodes, where the free room begins.
 const LOWER_AT: usize = 12;
 const FLAG_META: u16 = 0x08;
 const FLAG_BRANCH: u16 = 0x01;
-/// A branch or a leaf: what the root of a tree is.
+/// A branch or a leaf: the root of a tree is one of them.
 const FLAGS_TREE: u16 = 0x03;
 
-/// A node: three numbers of two bytes, the length of its key, its key; then its value or where it is.
+/// The header of a node: three numbers of two bytes and the length of its key. Then come its key,
+/// and its value or the value's place.
 const NODE_BYTES: usize = 8;
 const NODE_FLAGS_AT: usize = 4;
 const NODE_KEY_BYTES_AT: usize = 6;
@@ -44,13 +45,14 @@ const LAST_PAGE_AT: usize = TREES_AT + 2 * TREE_BYTES;
 const TRANSACTION_AT: usize = LAST_PAGE_AT + 8;
 const META_BYTES: usize = TRANSACTION_AT + 8;
 
-/// The root of a tree without pages.
+/// The root of an empty tree.
 const NO_PAGE: u64 = u64::MAX;
 const META_PAGES: u64 = 2;
 const PAGE_BYTES_MIN: u64 = 512;
 const PAGE_BYTES_MAX: u64 = 65_536;
 
-/// Checks that the environment in `path` is complete, that user's, of this format, and not cut short.
+/// Checks that the environment in `path` is complete, belongs to `owner`, has this format, and is
+/// not cut short.
 ///
 /// # Errors
 /// `MarkerMissing`, `NotOurs`, `Format`, `DataMissing`, `Damaged`, `Io`: nothing was changed, and
@@ -69,7 +71,7 @@ pub(crate) fn check(path: &Path, kind: Kind, owner: Owner) -> Result<()> {
     }
 }
 
-/// LMDB makes its lock file anew where there is none.
+/// LMDB creates its lock file where it is missing.
 fn check_lock(lock: &Path, owner: Owner) -> Result<()> {
     match owner.open(lock) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(io_error("open", lock)(error)),
@@ -82,7 +84,7 @@ struct Pages {
     length: u64,
 }
 
-/// The words of one of the two meta pages.
+/// The content of one of the two meta pages.
 struct Meta {
     page_bytes: u64,
     roots: [u64; 2],
@@ -91,7 +93,7 @@ struct Meta {
 }
 
 impl Pages {
-    /// The fault, if there is any.
+    /// The fault in the file, if there is one.
     fn check(&self) -> std::io::Result<Option<&'static str>> {
         const CUT: &str = "it was cut short";
         const FOREIGN: &str = "it doesn't begin as LMDB's data do";
@@ -107,7 +109,8 @@ impl Pages {
         if second.page_bytes != page_bytes {
             return Ok(Some(FOREIGN));
         }
-        // They are written in turns, so that the even one of two neighbours is the first one's.
+        // The pages are written in turn, so of two consecutive transactions the even one is the
+        // first page's.
         let is_even = first.transaction.is_multiple_of(2);
         if !is_even || first.transaction.abs_diff(second.transaction) != 1 {
             return Ok(Some("its two roots don't follow one another"));
@@ -130,13 +133,13 @@ impl Pages {
         self.check_pages_in_use(&newer)
     }
 
-    /// Looks for every page that the trees lead to.
+    /// Checks that every page to which the trees lead is in the file.
     fn check_pages_in_use(&self, meta: &Meta) -> std::io::Result<Option<&'static str>> {
         const DAMAGED: &str = "a page of a tree is damaged";
         let pages = self.length / meta.page_bytes;
         let mut left: Vec<u64> = meta.roots.into_iter().filter(|root| *root != NO_PAGE).collect();
         let mut page = vec![0; meta.page_bytes as usize];
-        // No sound tree has more pages than the file: a damaged one may lead round in circles.
+        // No sound tree has more pages than the file. A damaged one may lead in circles.
         for _ in 0..=pages {
             let Some(number) = left.pop() else { return Ok(None) };
             if number >= pages {
@@ -160,7 +163,7 @@ impl Pages {
         Ok(Meta::parse(&bytes))
     }
 
-    /// Tells whether the page knows its own number and is part of a tree.
+    /// Tells whether the page has its own number in its header and is part of a tree.
     fn is_tree(&self, number: u64, page_bytes: u64) -> std::io::Result<bool> {
         let mut header = [0; HEADER_BYTES];
         self.file.read_exact_at(&mut header, number * page_bytes)?;
@@ -185,16 +188,16 @@ impl Meta {
     }
 }
 
-/// The pages to which a page of a tree leads.
+/// The pages to which a page of a tree refers.
 #[derive(Default)]
 struct Leads {
     /// Pages of the tree.
     children: Vec<u64>,
-    /// Behind the last page of each large value.
+    /// The number after the last page of each large value.
     large: Vec<u64>,
 }
 
-/// None when it is no page of a tree.
+/// Returns `None` when it is no page of a tree.
 fn leads(page: &[u8]) -> Option<Leads> {
     let flags = u16_at(page, FLAGS_AT);
     if flags & FLAGS_TREE == 0 {
@@ -220,7 +223,7 @@ fn leads(page: &[u8]) -> Option<Leads> {
     Some(leads)
 }
 
-// LMDB writes numbers as the machine has them.
+// LMDB writes numbers in the machine's byte order.
 
 fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_ne_bytes(array_at(bytes, at))
@@ -271,14 +274,15 @@ mod tests {
         assert!(matches!(error, StorageError::NotOurs(_)), "{error}");
     }
 
-    /// Whichever page in use is cut off, at the end of the file: one of small records, or a large value.
+    /// Cuts the file at every page, so that pages of small records and of large values are missing
+    /// at its end.
     #[test]
     fn a_file_that_is_cut_anywhere_is_refused_or_whole() {
         cut_everywhere(&[(0..180, 90), (180..190, 20_000), (190..200, 20_000)]);
         cut_everywhere(&[(0..10, 20_000), (10..20, 20_000), (20..2_000, 90)]);
     }
 
-    /// Each part is written in one transaction, with values of so many bytes.
+    /// Writes each part in one transaction, with values of this many bytes.
     fn cut_everywhere(parts: &[(std::ops::Range<u32>, usize)]) {
         let (dir, data) = made();
         let env = Environment::open(dir.path(), Kind::Objects, 1 << 24).unwrap();
@@ -289,7 +293,7 @@ mod tests {
             })
             .unwrap();
         };
-        // First some free pages near the beginning: that is where the roots go at last.
+        // First makes some free pages near the beginning, because the roots move there in the end.
         (0..20).for_each(|n| put(n..n + 5, 3_000));
         (0..20).for_each(|_| put(0..5, 10));
         for (keys, bytes) in parts {
@@ -323,7 +327,7 @@ mod tests {
         assert!(refused > 50, "{refused}");
     }
 
-    /// LMDB would go back to the older root, and to all that was there then.
+    /// LMDB would fall back to the older root, and to the data of that time.
     #[test]
     fn a_root_with_a_number_that_it_cannot_have_is_found() {
         let (dir, data) = made();

@@ -1,11 +1,12 @@
-//! Rewrites an environment that nobody uses into a new one, in the order of its keys.
+//! Rewrites an environment that isn't in use into a new one, in the order of its keys.
 //!
-//! Deleted records leave free pages, and random writes leave pages half full; neither
-//! goes back to the disk by itself. The new environment lies beside the old one until it is durable,
-//! and takes its name in one step.
+//! Deleted records leave free pages, and random writes leave pages half full; neither goes back to
+//! the disk by itself. The new environment lies beside the old one until it is durable, and gets
+//! the old one's name in one step.
 //!
-//! **Invariant:** at every moment the name stands for one whole environment with all records. What an
-//! attempt that was cut short leaves lies under the other name, and the next attempt removes it.
+//! **Invariant:** at every moment the name stands for one whole environment with all records. An
+//! attempt that was cut short leaves files under the other name only, and the next attempt removes
+//! them.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -30,20 +31,20 @@ const STEP_BYTES: usize = 16 << 20;
 /// The sizes of an environment before and after.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Compacted {
-    /// Records, of objects and others.
+    /// All records, those of objects and others.
     pub(crate) records: u64,
-    /// The bytes that its data took on the disk.
+    /// The bytes that the data took on disk.
     pub(crate) before: u64,
-    /// The bytes that they take now.
+    /// The bytes that it takes now.
     pub(crate) after: u64,
 }
 
-/// Compacts the environment of objects in `path`; `progress` is told how many records were copied, and
-/// of how many.
+/// Compacts the environment of objects in `path`; `progress` gets the number of records copied and
+/// the total.
 ///
 /// # Errors
-/// The environment has all it had, compacted or not. `NoSpace`: nothing was begun, unless somebody else
-/// took the space meanwhile.
+/// The environment has all its records, compacted or not. `NoSpace`: nothing was begun, unless
+/// something else used up the space in the meantime.
 pub(crate) fn compact(
     path: &Path,
     map_bytes: usize,
@@ -64,31 +65,32 @@ pub(crate) fn compact(
         Ok(records) => records,
         Err(error) => {
             let error = disk::explained(error, path);
-            // It gives its space back; what can't be removed is, by the next attempt.
+            // This frees its space. Files that can't be removed are left for the next attempt.
             let _ = remove(&beside);
             return Err(error);
         }
     };
-    // Its lock is on the old files, under whichever name.
+    // The directory's lock belongs to the old files, under either name.
     drop(env);
     let after = size(path)?;
     remove(&beside)?;
     Ok(Compacted { records, before, after })
 }
 
-/// Checks that there is room for a second copy. Nothing is changed to find out, since that takes space, too.
+/// Checks that there is room for a second copy. The check changes nothing, because that takes space
+/// too.
 fn check_room(path: &Path, map_bytes: usize) -> Result<()> {
-    /// The bytes that each environment has beside its records.
+    /// The bytes that an environment needs in addition to its records.
     const BESIDE_BYTES: u64 = 1 << 20;
     let env = Environment::open_to_read(path, Kind::Objects, map_bytes, Owner::ours())?;
     if Disk::check_room(path, env.bytes_used()? + BESIDE_BYTES).is_ok() {
         return Ok(());
     }
-    // Pages that are half full become fewer: where that counts, all are read.
+    // Half-full pages are merged. Where that decides, this reads all records.
     Disk::check_room(path, packed_bytes(&env)? + BESIDE_BYTES)
 }
 
-/// The bytes that all records take in pages that are full, as LMDB lays them out.
+/// The bytes that all records take in full pages, as LMDB lays them out.
 fn packed_bytes(env: &Environment) -> Result<u64> {
     const HEADER: u64 = 16;
     const NODE: u64 = 8;
@@ -115,12 +117,12 @@ fn packed_bytes(env: &Environment) -> Result<u64> {
         })?;
         Ok(())
     })?;
-    // The pages that lead to these, and those that lead to them.
+    // The branch pages above the leaves, and those above them.
     pages += 2 * above.div_ceil(page - HEADER);
     Ok(pages * page)
 }
 
-/// The path at which the new environment is made, and the old one ends.
+/// The path at which the new environment is made, and to which the old one moves.
 fn beside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".compact");
@@ -158,7 +160,7 @@ fn copy(
     Ok(found)
 }
 
-/// The two change names, durably.
+/// Exchanges the names of the two, durably.
 fn exchange(path: &Path, beside: &Path) -> Result<()> {
     renameat_with(CWD, path, CWD, beside, RenameFlags::EXCHANGE).map_err(|error| {
         io_error("put the compacted storage in the place of", path)(error.into())
@@ -191,7 +193,7 @@ mod tests {
     fn fill(path: &Path, keys: std::ops::Range<u32>) {
         let env = Environment::open(path, Kind::Objects, MAP_BYTES).unwrap();
         env.write(|changes| {
-            // Backwards, so that pages are split as they are by random writes.
+            // Backwards, so that pages split as they do with random writes.
             keys.clone()
                 .rev()
                 .try_for_each(|key| changes.put(&[[1; 4], key.to_be_bytes()].concat(), &[7; 90]))
@@ -226,7 +228,7 @@ mod tests {
         let path = dir.path().join("host-0");
         fill(&path, 0..20_000);
         let (incarnation, expected) = all(&path);
-        // What an earlier attempt left.
+        // The remains of an earlier attempt.
         fs::create_dir(beside(&path)).unwrap();
         fs::write(beside(&path).join("data.mdb"), "half").unwrap();
         let mut last = (0, 0);
@@ -235,7 +237,7 @@ mod tests {
         assert_eq!(compacted.records as usize, expected.len() + 1);
         assert_eq!(last, (compacted.records, compacted.records));
         assert!(!beside(&path).exists());
-        // No epoch is ever given out twice.
+        // No epoch is given out twice.
         let (later, found) = all(&path);
         assert!(later > incarnation);
         assert_eq!(found, expected);

@@ -1,9 +1,9 @@
 //! The directory of one environment: is it ours, in our format, and free?
 //!
-//! All of that is answered from one small marker file before LMDB sees the directory, because
-//! opening an LMDB environment already changes files, and because a foreign data file can crash
-//! the process. The same file is locked while the environment is open: one environment has one
-//! user, and LMDB finds nobody else's readers in its table when it opens.
+//! One small marker file answers all of that before LMDB sees the directory, because opening an
+//! LMDB environment already changes files, and because a foreign data file can crash the process.
+//! The marker is locked while the environment is open. So an environment has one user, and LMDB
+//! finds no other readers in its table when it opens.
 //!
 //! **Invariants:** the marker says "complete" only once the environment holds its own record. A
 //! directory that is refused is not changed in any way.
@@ -19,15 +19,15 @@ use crate::storage::lmdb::owned::Owner;
 pub(super) const MARKER: &str = "CAPSTEAD";
 /// The file with an environment's data.
 pub(crate) const DATA: &str = "data.mdb";
-/// By which LMDB keeps apart readers and writers.
+/// The file by which LMDB coordinates readers and writers.
 pub(super) const LMDB_LOCK: &str = "lock.mdb";
-/// Longer than any marker of ours: enough to tell that a file is none.
+/// Longer than any marker of ours: reading this much shows whether a file is a marker.
 const MARKER_BYTES_MAX: u64 = 64;
 
-/// The age of an environment: made before, or now.
+/// Tells whether an environment was made before, or is new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Age {
-    /// It never served anything: it may be made now.
+    /// It never served anything, so it may be made now.
     New,
     /// It was complete once.
     Existing,
@@ -36,14 +36,14 @@ pub(crate) enum Age {
 /// The way in which an environment is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// To read and write; it is made if it isn't there.
+    /// For reading and writing; the environment is created if it is missing.
     #[default]
     Full,
-    /// To read: nothing on the disk changes, so that a full disk or a read-only one will do.
+    /// For reading: nothing on the disk changes, so a full or read-only disk will do.
     Read,
 }
 
-/// A directory that is ours alone until this is dropped.
+/// A directory that is locked for us alone until this is dropped.
 #[derive(Debug)]
 pub(crate) struct EnvironmentDir {
     path: PathBuf,
@@ -53,11 +53,11 @@ pub(crate) struct EnvironmentDir {
 }
 
 impl EnvironmentDir {
-    /// Finds or makes the directory and locks it.
+    /// Finds or creates the directory, and locks it.
     ///
     /// # Errors
-    /// `NotADirectory`, `NotOurs`, `Format`, `InUse`, `DataMissing`: the directory is untouched.
-    /// `Io`: it may have been made, and is empty but for the marker.
+    /// `NotADirectory`, `NotOurs`, `Format`, `InUse`, `DataMissing`: the directory is unchanged.
+    /// `Io`: it may have been created, and is empty except for the marker.
     pub(crate) fn open(path: &Path, kind: Kind) -> Result<Self> {
         if path.exists() && !path.is_dir() {
             return Err(StorageError::NotADirectory(path.to_owned()));
@@ -75,7 +75,7 @@ impl EnvironmentDir {
         Ok(Self { path: path.to_owned(), marker, age, text })
     }
 
-    /// Locks a directory that is complete, and changes nothing.
+    /// Locks a complete directory, and changes nothing.
     ///
     /// # Errors
     /// As for [`check_complete`], and `InUse`.
@@ -98,7 +98,7 @@ impl EnvironmentDir {
         self.age
     }
 
-    /// Says for ever that the environment is complete, and that its files are in the directory.
+    /// Records permanently that the environment is complete, and that the directory has its files.
     pub(crate) fn complete(&mut self) -> Result<()> {
         let failed = io_error("complete", &self.path);
         self.sync_names().map_err(&failed)?;
@@ -111,7 +111,7 @@ impl EnvironmentDir {
         Ok(())
     }
 
-    /// LMDB syncs its files but not the names of them.
+    /// LMDB syncs its files but not their names.
     fn sync_names(&self) -> io::Result<()> {
         let path = self.path.canonicalize()?;
         File::open(&path)?.sync_all()?;
@@ -119,8 +119,8 @@ impl EnvironmentDir {
     }
 }
 
-/// Checks, without changing anything, that the directory holds a complete environment of that user; returns
-/// where its data are.
+/// Checks, without changing anything, that the directory holds a complete environment of user
+/// `owner`; returns the path of its data.
 ///
 /// # Errors
 /// `MarkerMissing`, `NotOurs`, `Format`, `DataMissing`, `Io`.
@@ -141,7 +141,7 @@ pub(crate) fn check_complete(path: &Path, kind: Kind, owner: Owner) -> Result<Pa
     }
 }
 
-/// Says that the environment in `path`, which was filled by other means, is complete; durably.
+/// Records durably that the environment in `path`, which was filled by other means, is complete.
 pub(super) fn write_marker(path: &Path, kind: Kind) -> Result<()> {
     let marker = path.join(MARKER);
     let failed = io_error("complete", &marker);
@@ -181,7 +181,7 @@ fn marker_text(kind: Kind, format: u64) -> String {
     format!("capstead {kind} format {format}\n")
 }
 
-/// The verdict of the marker on the directory.
+/// The marker's meaning for the directory.
 fn judge(path: &Path, kind: Kind, found: &[u8]) -> Result<Age> {
     let known = u64::from(FORMAT);
     let text = marker_text(kind, known);
@@ -193,7 +193,7 @@ fn judge(path: &Path, kind: Kind, found: &[u8]) -> Result<Age> {
             Err(StorageError::DataMissing(path.to_owned()))
         };
     }
-    // A crash while the environment was made: nothing was served from it.
+    // The process crashed while the environment was being made: nothing was served from it.
     if text.as_bytes().starts_with(found) {
         return Ok(Age::New);
     }

@@ -1,7 +1,8 @@
-//! The file system under a directory: its room, and which errors say that it has none.
+//! The file system under a directory: its free room, and the errors that mean it has none.
 //!
-//! LMDB reports a write that was cut short as an error of the disk, and a page of a new file for which
-//! there is no block ends in a signal. Both read like a broken disk, for which nobody makes room.
+//! LMDB reports a partial write as an error of the disk, and a page of a new file without a block
+//! on disk ends in a signal. Both look like a broken disk, so no operator would think of making
+//! room.
 
 use std::io;
 use std::path::Path;
@@ -10,17 +11,17 @@ use rustix::io::Errno;
 
 use crate::storage::error::{Result, StorageError, io_error};
 
-/// A disk that has less can't take what the storage writes at once.
+/// A disk with less free room can't take what the storage writes at once.
 const FULL_BELOW_BYTES: u64 = 1 << 20;
 
-/// The bytes of a file system, and those of them that are left.
+/// The size of a file system, and its free room, in bytes.
 pub(in crate::storage) struct Disk {
     pub(in crate::storage) total: u64,
     pub(in crate::storage) left: u64,
 }
 
 impl Disk {
-    /// That of a directory or file.
+    /// The file system of a directory or file.
     ///
     /// # Errors
     /// `Io` when the system can't say.
@@ -31,10 +32,10 @@ impl Disk {
         Ok(Self { total: bytes(stat.f_blocks), left: bytes(stat.f_bavail) })
     }
 
-    /// Checks that so much can be written below a directory.
+    /// Checks that this many bytes can be written below a directory.
     ///
     /// # Errors
-    /// `NoSpace`; `Io` when the system can't say.
+    /// `NoSpace`; `Io` when the system gives no answer.
     pub(in crate::storage) fn check_room(path: &Path, needed: u64) -> Result<()> {
         let left = Self::of(path)?.left;
         if left >= needed {
@@ -44,7 +45,7 @@ impl Disk {
     }
 }
 
-/// The error of a write below `path`, or that its disk is full, if it means that.
+/// The error of a write below `path`, or `NoSpace` if a full disk was its cause.
 pub(in crate::storage) fn explained(error: StorageError, path: &Path) -> StorageError {
     let source = match &error {
         StorageError::Io { source, .. } => Some(source),
@@ -60,7 +61,7 @@ pub(in crate::storage) fn explained(error: StorageError, path: &Path) -> Storage
     full.unwrap_or(error)
 }
 
-/// The error of whoever writes below `path` now, if its disk is full.
+/// The error for a write below `path`, if its disk is full now.
 pub(in crate::storage) fn no_space(path: &Path) -> Option<StorageError> {
     full(path, FULL_BELOW_BYTES)
 }

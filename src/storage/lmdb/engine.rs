@@ -1,13 +1,13 @@
 //! The only file that names LMDB.
 //!
 //! The Rust binding is unsound from safe code in places: iterators that outlive their cursor,
-//! slices that outlive a write, a map resized under a transaction. So what leaves this file are
-//! owned bytes, and borrows that end with the closure they were given to; never a cursor, an
-//! iterator or a transaction. The map is never resized and never written to directly.
+//! slices that outlive a write, a map resized under a transaction. So only owned bytes leave this
+//! file, and borrows that end with their closure; never a cursor, iterator or transaction. The map
+//! is never resized and never written to directly.
 //!
-//! **Invariants:** every record is checked when it is read, and a damaged one is never given out.
-//! After the first failed write transaction there is no other one: what the disk holds is then
-//! unknown, and a second sync could report success for pages that the first one lost.
+//! **Invariants:** every record is checked when it is read, and a damaged one is never returned. No
+//! write transaction follows the first failed one: the content of the disk is then unknown, and a
+//! second sync could report success for pages that the first one lost.
 
 use std::fmt;
 use std::io;
@@ -31,26 +31,26 @@ use crate::storage::lmdb::layout::{
 use crate::storage::lmdb::owned::Owner;
 use crate::storage::lmdb::watched::Watched;
 
-/// Two for the vat thread, which may read while it visits, one for the commit thread, the rest for
-/// exports and other tools.
+/// Two for the vat thread, which may read while it visits records, one for the commit thread, and
+/// the rest for exports and other tools.
 const READERS_MAX: u32 = 64;
-/// The open files of this process by name.
+/// This process's open files by number.
 const OPEN_FILES: &str = "/proc/self/fd";
-/// Data is for the server's own account.
+/// Only the server's own account may read or write the data.
 const FILE_MODE: u32 = 0o600;
 
-// Moves of a cursor, with the numbers of LMDB's interface: the binding doesn't give them out.
+// Moves of a cursor, as LMDB's interface numbers them; the binding doesn't export them.
 const LAST: u32 = 6;
 const NEXT: u32 = 8;
 const PREVIOUS: u32 = 12;
-/// To the first key that is not less than the given one.
+/// Moves to the first key that is not less than the given one.
 const NOT_LESS: u32 = 17;
 
 /// An engine key and its record, if the cursor found one.
 type Found<'a> = Option<(&'a [u8], &'a [u8])>;
 
-/// Makes the environment in `path`, an empty or absent directory, so that one which is missing later
-/// is known to be lost.
+/// Makes the environment in `path`, an empty or absent directory, in advance: if it is missing
+/// later, it is known to be lost.
 ///
 /// # Errors
 /// As for opening it.
@@ -58,9 +58,9 @@ pub(crate) fn make(path: &Path, kind: Kind) -> Result<()> {
     Environment::open(path, kind, MAP_BYTES).map(drop)
 }
 
-/// One LMDB environment, held open and locked until the last handle to it is dropped.
+/// An LMDB environment, open and locked until its last handle is dropped.
 pub(crate) struct Environment {
-    // Dropped in this order: the lock of the directory goes last.
+    // The fields are dropped in this order: the lock of the directory goes last.
     lmdb: Lmdb,
     database: Database,
     incarnation: u64,
@@ -75,17 +75,17 @@ impl Environment {
     /// Opens or makes the environment in `path`, and durably counts this opening.
     ///
     /// # Errors
-    /// Those of [`EnvironmentDir::open`]; `Format` and `CorruptRecord` when the environment isn't
-    /// what the directory says: its data is unchanged. `Lmdb`, `NoSpace`: an opening may have been counted.
+    /// Those of [`EnvironmentDir::open`]; `Format`, `CorruptRecord` when the data isn't what the
+    /// directory says: it is unchanged. `Lmdb`, `NoSpace`: the opening may have been counted.
     pub(crate) fn open(path: &Path, kind: Kind, map_bytes: usize) -> Result<Self> {
         Self::open_or_make(path, kind, map_bytes).map_err(|error| disk::explained(error, path))
     }
 
     fn open_or_make(path: &Path, kind: Kind, map_bytes: usize) -> Result<Self> {
         let mut dir = EnvironmentDir::open(path, kind)?;
-        // For whoever has to explain why a page of LMDB's new files has no place.
+        // Lets a signal handler explain why a page of LMDB's new files has no block on disk.
         let _opening = Watched::new([dir.path().join(MARKER)])?;
-        // Readers belong to transactions and not to threads; all else stays at its safest.
+        // Readers belong to transactions, not threads; other flags keep their safest values.
         let (lmdb, database) = open(dir.path(), EnvironmentFlags::NO_TLS, map_bytes)?;
         let incarnation = count_opening(&lmdb, database, kind, dir.age())?;
         dir.complete()?;
@@ -93,8 +93,8 @@ impl Environment {
         Self::opened((lmdb, database), incarnation, map_bytes, &files, dir)
     }
 
-    /// Opens the environment in `path`, which is complete and that user's, without a change of any file.
-    /// Every write fails.
+    /// Opens the environment in `path`, which is complete and belongs to `owner`, without changing
+    /// any file. Every write fails.
     ///
     /// # Errors
     /// Those of [`EnvironmentDir::open_to_read`], `CorruptRecord`, `Format`, `Lmdb`.
@@ -105,12 +105,12 @@ impl Environment {
         owner: Owner,
     ) -> Result<Self> {
         let dir = EnvironmentDir::open_to_read(path, kind, owner)?;
-        // LMDB's lock file can't be written on such a disk; the lock of the directory keeps writers away.
+        // LMDB's lock file may not be writable; the directory's lock keeps writers away.
         let flags =
             EnvironmentFlags::NO_TLS | EnvironmentFlags::READ_ONLY | EnvironmentFlags::NO_LOCK;
         let data = dir.path().join(DATA);
         let file = owner.open(&data).map_err(io_error("open", &data))?;
-        // By its name LMDB would open whatever that leads to by then.
+        // LMDB opens files by name, and the data's name may lead elsewhere by then.
         let itself = format!("{OPEN_FILES}/{}", file.as_raw_fd());
         let (lmdb, database) = if Path::new(OPEN_FILES).is_dir() {
             open(Path::new(&itself), flags | EnvironmentFlags::NO_SUB_DIR, map_bytes)?
@@ -144,36 +144,36 @@ impl Environment {
         self.incarnation
     }
 
-    /// The address space that the data can take.
+    /// The address space for the data, in bytes.
     pub(crate) fn map_bytes(&self) -> u64 {
         self.map_bytes
     }
 
-    /// The bytes that are left of it behind the last page; none if that can't be found out.
+    /// The bytes left of it after the last page; 0 if LMDB can't say.
     pub(crate) fn bytes_unmapped(&self) -> u64 {
         let used = |last: usize| (last as u64 + 1) * self.page_bytes;
         let last = self.lmdb.info().map_or(u64::MAX, |info| used(info.last_pgno()));
         self.map_bytes.saturating_sub(last)
     }
 
-    /// Pages before the last one that hold nothing any more.
+    /// Bytes of free pages before the last page.
     ///
     /// # Errors
-    /// When LMDB can't read its list of them.
+    /// LMDB can't read its list of them.
     pub(crate) fn bytes_reusable(&self) -> Result<u64> {
         let pages = self.lmdb.freelist().map_err(failed("count the free pages"))?;
         Ok(pages as u64 * self.page_bytes)
     }
 
-    /// The bytes of a page.
+    /// The bytes of one page.
     pub(crate) fn page_bytes(&self) -> u64 {
         self.page_bytes
     }
 
-    /// The bytes of the pages that hold something.
+    /// The bytes of the pages in use.
     ///
     /// # Errors
-    /// When LMDB can't say.
+    /// LMDB can't say.
     pub(crate) fn bytes_used(&self) -> Result<u64> {
         let taken = self.map_bytes - self.bytes_unmapped();
         Ok(taken.saturating_sub(self.bytes_reusable()?))
@@ -182,12 +182,12 @@ impl Environment {
     /// The number of records.
     ///
     /// # Errors
-    /// When LMDB can't say.
+    /// LMDB can't say.
     pub(crate) fn entries(&self) -> Result<u64> {
         Ok(self.lmdb.stat().map_err(failed("count the records"))?.entries() as u64)
     }
 
-    /// Looks whether the files are as they must be.
+    /// Checks that the files are as they must be.
     ///
     /// # Errors
     /// `FileChanged`, `Io`.
@@ -195,17 +195,17 @@ impl Environment {
         self.files.check()
     }
 
-    /// Runs `body` on a snapshot of what was committed when it began.
+    /// Runs `body` on a snapshot of the state committed when it began.
     pub(crate) fn read<T>(&self, body: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
         let txn = self.lmdb.begin_ro_txn().map_err(failed("begin a read"))?;
         body(&Snapshot { txn, database: self.database })
     }
 
-    /// Makes everything that `body` writes durable, or nothing. `body` must not write again.
+    /// Makes all writes of `body` durable, or none. `body` must not call this again.
     ///
     /// # Errors
-    /// Any error, of `body` or of the disk, is the end of all writing: this and all later calls
-    /// return that first one, and what the disk holds of the writes of this call is unknown.
+    /// Any error, of `body` or of the disk, ends all writing: this and all later calls return that
+    /// first error, and it is unknown which writes of this call the disk has.
     pub(crate) fn write<T>(
         &self,
         body: impl FnOnce(&mut Changes<'_>) -> Result<T>,
@@ -213,8 +213,8 @@ impl Environment {
         if let Some(failure) = self.failure.get() {
             return Err(failure.clone());
         }
-        // Before it, because a page that a shorter file has no more can't be read; after it, because nobody
-        // may hear of writes that went into a file without a name.
+        // Checked before, because pages cut from a file can't be read; and after, because writes to
+        // a file without a name must not be acknowledged.
         let committed = self.files.check().and_then(|()| {
             let written = commit(&self.lmdb, self.database, body)?;
             self.files.check().map(|()| written)
@@ -243,7 +243,7 @@ fn open(path: &Path, flags: EnvironmentFlags, map_bytes: usize) -> Result<(Lmdb,
     Ok((lmdb, database))
 }
 
-/// The state that was committed at one moment.
+/// The committed state of one moment.
 pub(crate) struct Snapshot<'a> {
     txn: RoTransaction<'a>,
     database: Database,
@@ -258,7 +258,7 @@ impl Snapshot<'_> {
         }
     }
 
-    /// The length of the record under `key`, which is not looked at.
+    /// The length of the record under `key`, which isn't checked for damage.
     pub(crate) fn length(&self, key: &[u8]) -> Result<Option<usize>> {
         match self.txn.get(self.database, &key) {
             Ok(stored) => Ok(Some(stored.len().saturating_sub(CHECKSUM_BYTES))),
@@ -267,8 +267,8 @@ impl Snapshot<'_> {
         }
     }
 
-    /// A missing key is believed only if the records around its place are whole and in order. A key
-    /// that was damaged lies there still, and one that a damaged page has misled lies elsewhere.
+    /// Believes that a key is missing only if the records around its place are whole and in order:
+    /// a damaged key would still be there, and a damaged page would lead elsewhere.
     fn check_missing(&self, key: &[u8]) -> Result<()> {
         let cursor = self.txn.open_ro_cursor(self.database).map_err(failed("open a cursor"))?;
         let go = |key: Option<&[u8]>, step| found(cursor.get(key, None, step));
@@ -282,8 +282,8 @@ impl Snapshot<'_> {
         if is_between { Ok(()) } else { Err(layout::damaged(key)) }
     }
 
-    /// Visits the records from `from` on and before `until`, in the order of their keys, or from the
-    /// last one back; until `visit` breaks off, which is returned.
+    /// Visits the records from `from` up to and without `until`, in key order or in reverse, until
+    /// `visit` breaks off, which is returned.
     pub(crate) fn walk(
         &self,
         (from, until): (&[u8], Option<&[u8]>),
@@ -297,7 +297,7 @@ impl Snapshot<'_> {
             Some(until) if go(Some(until), NOT_LESS)?.is_some() => go(None, PREVIOUS),
             _ => go(None, LAST),
         };
-        // Where it begins is looked for last: there the cursor goes on.
+        // The beginning is looked up last, because the cursor continues from there.
         let (end, begin) = if reverse { (first()?, last()?) } else { (last()?, first()?) };
         let (Some((end, _)), Some(mut at)) = (end, begin) else {
             return Ok(ControlFlow::Continue(()));
@@ -313,7 +313,7 @@ impl Snapshot<'_> {
             if visit(key, record)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
-            // Within one snapshot the same key lies at the same place, so that nothing is compared.
+            // Within one snapshot a key stays at its address, so no bytes are compared.
             if std::ptr::eq(key.as_ptr(), end.as_ptr()) {
                 break;
             }
@@ -329,14 +329,14 @@ impl Snapshot<'_> {
     }
 }
 
-/// The one write transaction under way.
+/// The one write transaction in progress.
 pub(crate) struct Changes<'a> {
     txn: RwTransaction<'a>,
     database: Database,
 }
 
 impl Changes<'_> {
-    /// The record under `key`, as changed so far.
+    /// The record under `key`, with the changes so far.
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<&[u8]>> {
         checked(key, self.txn.get(self.database, &key))
     }
@@ -352,7 +352,7 @@ impl Changes<'_> {
         Ok(())
     }
 
-    /// Removes what is under `key`, if anything.
+    /// Removes the record under `key`, if there is one.
     pub(crate) fn delete(&mut self, key: &[u8]) -> Result<()> {
         match self.txn.del(self.database, &key, None) {
             Ok(()) | Err(Error::NotFound) => Ok(()),
@@ -371,7 +371,7 @@ impl Changes<'_> {
     pub(crate) fn delete_all(&mut self, prefix: &[u8]) -> Result<()> {
         let mut cursor = self.txn.open_rw_cursor(self.database).map_err(failed("open a cursor"))?;
         let mut at = cursor.get(Some(prefix), None, NOT_LESS);
-        // Nothing that the cursor found is looked at after the deletion.
+        // No borrow from the cursor is used after the deletion.
         while found(at)?.is_some_and(|(key, _)| key.starts_with(prefix)) {
             cursor.del(WriteFlags::empty()).map_err(failed("delete"))?;
             at = cursor.get(None, None, NEXT);
@@ -379,33 +379,33 @@ impl Changes<'_> {
         Ok(())
     }
 
-    /// Stores bytes as a failing disk would: without a checksum of their own.
+    /// Stores bytes without a checksum of their own, as a failing disk would.
     #[cfg(test)]
     pub(crate) fn put_raw(&mut self, key: &[u8], stored: &[u8]) {
         self.txn.put(self.database, &key, &stored, WriteFlags::empty()).unwrap();
     }
 
-    /// The bytes under `key`, checksum included.
+    /// The bytes under `key`, including the checksum.
     #[cfg(test)]
     pub(crate) fn get_raw(&self, key: &[u8]) -> Vec<u8> {
         self.txn.get(self.database, &key).unwrap().to_vec()
     }
 }
 
-/// A new environment that is filled from the first key to the last, and used only afterwards.
+/// A new environment that is filled from its first key to its last, and used only afterwards.
 pub(crate) struct Bulk {
     lmdb: Lmdb,
     database: Database,
 }
 
 impl Bulk {
-    /// Makes the files of an environment in `path`, an empty directory. They have no marker yet.
+    /// Makes an environment's files in `path`, an empty directory, without a marker.
     ///
     /// # Errors
-    /// When LMDB can't make them.
+    /// LMDB can't make them.
     pub(crate) fn make(path: &Path, map_bytes: usize) -> Result<Self> {
         let lmdb = Lmdb::new()
-            // Nobody relies on it before `finish`, which syncs once.
+            // The data isn't relied on before `finish`, which syncs once.
             .set_flags(EnvironmentFlags::NO_TLS | EnvironmentFlags::NO_SYNC)
             .set_map_size(map_bytes)
             .open_with_permissions(path, FILE_MODE)
@@ -414,10 +414,10 @@ impl Bulk {
         Ok(Self { lmdb, database })
     }
 
-    /// Adds records, each of which must be behind all that are there.
+    /// Adds records, each with a key greater than all that are there.
     ///
     /// # Errors
-    /// When a key isn't behind the last one, or LMDB fails: the environment must be thrown away.
+    /// A key isn't greater than the last one, or LMDB fails: the environment must be discarded.
     pub(crate) fn append<'a>(
         &self,
         records: impl Iterator<Item = (&'a [u8], &'a [u8])>,
@@ -432,10 +432,10 @@ impl Bulk {
         txn.commit().map_err(failed("commit"))
     }
 
-    /// Makes all of it durable; how many records there are.
+    /// Makes all of it durable; returns the number of records.
     ///
     /// # Errors
-    /// When that can't be done: the environment must be thrown away.
+    /// That failed: the environment must be discarded.
     pub(crate) fn finish(self) -> Result<u64> {
         self.lmdb.sync(true).map_err(failed("sync"))?;
         Ok(self.lmdb.stat().map_err(failed("count the records"))?.entries() as u64)
@@ -475,7 +475,7 @@ fn checked<'a>(key: &[u8], found: ::lmdb::Result<&'a [u8]>) -> Result<Option<&'a
     }
 }
 
-/// The record that a cursor came to; it has a key wherever it stands.
+/// The record that a cursor moved to; wherever it stands, there is a key.
 #[inline]
 fn found<'a>(moved: ::lmdb::Result<(Option<&'a [u8]>, &'a [u8])>) -> Result<Found<'a>> {
     match moved {

@@ -1,7 +1,7 @@
 //! Every key and record of the environments, byte by byte.
 //!
-//! It is one file of pure functions so that the format can be read, and reviewed, in one place.
-//! It never touches a disk.
+//! It is one file of pure functions so that the format can be read and reviewed in one place. It
+//! never touches a disk.
 //!
 //! | key | record |
 //! |---|---|
@@ -10,13 +10,14 @@
 //! | shard (2) | the shard's epoch, position and chain hash |
 //! | shard (2) ‖ object id (16) ‖ space (1) ‖ key of the space | one record of an object; longer keys see `keys` |
 //!
-//! Numbers in keys are big-endian, so that LMDB's order is theirs. The shard in front is the *log*
-//! shard, which is the object's home shard: a shard's meta record sorts right before its objects.
-//! Config keys never share an environment with objects.
+//! Numbers in keys are big-endian, so that LMDB's order is theirs. The shard at the front is the
+//! *log* shard, which is the object's home shard: a shard's meta record sorts right before its
+//! objects. Config keys never share an environment with objects.
 //!
-//! Every record is stored behind a checksum (4 bytes, little-endian), which is the lower half of
-//! XXH3-64 over the record, seeded with XXH3-64 over the key: a record that is damaged, or lies under a
-//! key that isn't its own, is found out when it is read. XXH3 is there for its speed with short records.
+//! Every record is stored after a checksum (4 bytes, little-endian), which is the lower half of
+//! XXH3-64 of the record, seeded with XXH3-64 of the key. So a record that is damaged, or lies
+//! under a key that isn't its own, is noticed when it is read. XXH3 was chosen for its speed with
+//! short records.
 
 pub(crate) mod keys;
 
@@ -33,7 +34,7 @@ use crate::storage::space::Space;
 /// The format that this code reads and writes.
 pub(crate) const FORMAT: u8 = 2;
 
-/// The key under which an environment says what it is. All other keys are longer.
+/// The key of an environment's record about itself. All other keys are longer.
 pub(crate) const ENVIRONMENT_KEY: [u8; 1] = [0];
 
 /// Bytes of the checksum in front of every record.
@@ -44,7 +45,7 @@ const SHARD_BYTES: usize = 2;
 const SPACE_AT: usize = SHARD_BYTES + ObjectId::LEN;
 const META_VERSION: u8 = 1;
 
-/// The purpose of an environment; the two are never opened as one another.
+/// The purpose of an environment; one kind is never opened as the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// The objects of one host.
@@ -53,7 +54,7 @@ pub(crate) enum Kind {
     Config = 1,
 }
 
-/// The shard whose log takes the writes of `object`.
+/// The shard whose log gets the writes of `object`.
 pub(crate) fn log_shard(object: ObjectId) -> Shard {
     object.home_shard()
 }
@@ -71,7 +72,7 @@ pub(crate) fn config_key(key: &str) -> Result<Vec<u8>, StorageError> {
     Ok([&[CONFIG_PREFIX], key.as_bytes()].concat())
 }
 
-/// Writes a record with its checksum before it, into as many bytes as both have.
+/// Writes a record, preceded by its checksum, into a slot with the length of both.
 pub(crate) fn fill(slot: &mut [u8], key: &[u8], record: &[u8]) {
     let (sum, rest) = slot.split_at_mut(CHECKSUM_BYTES);
     sum.copy_from_slice(&checksum(key, record));
@@ -84,19 +85,19 @@ pub(crate) fn checksum(key: &[u8], record: &[u8]) -> [u8; CHECKSUM_BYTES] {
     (xxh3_64_with_seed(record, xxh3_64(key)) as u32).to_le_bytes()
 }
 
-/// The record in what is stored under `key`; none if it is damaged.
+/// The record in the bytes stored under `key`; `None` if it is damaged.
 #[inline]
 pub(crate) fn whole<'a>(key: &[u8], stored: &'a [u8]) -> Option<&'a [u8]> {
     let (sum, record) = stored.split_first_chunk::<CHECKSUM_BYTES>()?;
     (*sum == checksum(key, record)).then_some(record)
 }
 
-/// The record in what is stored under `key`; damage is an error that names it.
+/// The record in the bytes stored under `key`; if it is damaged, an error that names it.
 pub(crate) fn verify<'a>(key: &[u8], stored: &'a [u8]) -> Result<&'a [u8], StorageError> {
     whole(key, stored).ok_or_else(|| damaged(key))
 }
 
-/// The error for a record that isn't what was written, by the key that it was found under.
+/// The error for a damaged record, by the key that it was found under.
 pub(crate) fn damaged(key: &[u8]) -> StorageError {
     let object = key.get(SHARD_BYTES..SPACE_AT).and_then(|bytes| bytes.try_into().ok());
     match (object, key.get(SPACE_AT..)) {
@@ -109,12 +110,12 @@ pub(crate) fn damaged(key: &[u8]) -> StorageError {
     }
 }
 
-/// A shard's meta record: whose block was applied last, and where the chain stands.
+/// A shard's meta record: the owner of the last applied block, and the end of the chain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ShardMeta {
     /// The epoch of the last block.
     pub(crate) epoch: Epoch,
-    /// Position and hash of the last block.
+    /// The position and hash of the last block.
     pub(crate) link: Link,
 }
 
@@ -130,7 +131,7 @@ impl ShardMeta {
         bytes
     }
 
-    /// None when the bytes are no meta record of a known version.
+    /// Returns `None` when the bytes are no meta record of a known version.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let mut bytes = Cursor::new(bytes);
         let Some(META_VERSION) = bytes.byte() else { return None };
@@ -140,27 +141,27 @@ impl ShardMeta {
     }
 }
 
-/// The amount that is stored in an object.
+/// The amounts stored in an object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
-    /// Keys of the class.
+    /// The number of the class's keys.
     pub(crate) keys: u64,
-    /// Lengths of all keys and values of the class.
+    /// The sum of the lengths of the class's keys and values.
     pub(crate) bytes: u64,
-    /// Keys whose values refer to objects: those with a record in `Edges`.
+    /// The number of keys with values that refer to objects: those with a record in `Edges`.
     pub(crate) references: u64,
-    /// Lengths of all keys and records of its request ids.
+    /// The sum of the lengths of all keys and records of its request ids.
     pub(crate) requests: u64,
-    /// Lengths of all keys and records of its grants.
+    /// The sum of the lengths of all keys and records of its grants.
     pub(crate) grants: u64,
 }
 
-/// The numbers of a usage record.
+/// An encoded usage record.
 pub(crate) type UsageRecord = SmallVec<[u8; 40]>;
 
 impl Usage {
-    /// Keys and bytes; then references, if there are any; or all three of references, request ids and
-    /// grants, if there are any of the latter two.
+    /// Writes keys and bytes; then references, if there are any; or references, request ids and
+    /// grants, if either of the latter two isn't 0.
     pub(crate) fn encode(self) -> UsageRecord {
         let numbers = [self.keys, self.bytes, self.references, self.requests, self.grants];
         let count = match self {
@@ -171,7 +172,7 @@ impl Usage {
         numbers.iter().take(count).flat_map(|number| number.to_be_bytes()).collect()
     }
 
-    /// None when the bytes are no such record.
+    /// Returns `None` when the bytes are no such record.
     pub(crate) fn decode(record: &[u8]) -> Option<Self> {
         let (numbers, []) = record.as_chunks() else { return None };
         let number = |at: usize| numbers.get(at).copied().map_or(0, u64::from_be_bytes);
@@ -180,12 +181,13 @@ impl Usage {
         (*usage.encode() == *record).then_some(usage)
     }
 
-    /// All bytes that count in the quota.
+    /// All bytes that count towards the quota.
     pub(crate) fn total(self) -> u64 {
         self.bytes.saturating_add(self.requests).saturating_add(self.grants)
     }
 
-    /// With a record of the server itself more, or one less, or another length of it, if they count.
+    /// The usage after a record of the server itself was added, removed or replaced, if such
+    /// records count.
     pub(crate) fn changed_record(
         mut self,
         space: Space,
@@ -202,7 +204,8 @@ impl Usage {
         self
     }
 
-    /// With one key more, or one less, or another length of its value.
+    /// The usage after one key was added or removed, or its value replaced by one of another
+    /// length.
     pub(crate) fn changed(self, key: usize, old: Option<usize>, new: Option<usize>) -> Self {
         let size = |value: Option<usize>| value.map_or(0, |value| (key + value) as u64);
         Self {
@@ -213,7 +216,7 @@ impl Usage {
     }
 }
 
-/// The record of an environment about itself.
+/// An environment's record about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EnvironmentRecord {
     /// The number of times that it was opened, this time included.
@@ -223,7 +226,7 @@ pub(crate) struct EnvironmentRecord {
 impl EnvironmentRecord {
     const BYTES: usize = 1 + 1 + 8;
 
-    /// Format, kind, incarnation.
+    /// Writes format, kind and incarnation.
     pub(crate) fn encode(self, kind: Kind) -> [u8; Self::BYTES] {
         let mut bytes = [FORMAT; Self::BYTES];
         bytes[1] = kind as u8;
@@ -231,7 +234,8 @@ impl EnvironmentRecord {
         bytes
     }
 
-    /// Refuses other formats by name, and anything that isn't an environment of this `kind`.
+    /// Refuses other formats with an error that names them, and any record that isn't for this
+    /// `kind`.
     pub(crate) fn decode(bytes: &[u8], kind: Kind) -> Result<Self, StorageError> {
         match bytes {
             [FORMAT, of, incarnation @ ..] if *of == kind as u8 => incarnation

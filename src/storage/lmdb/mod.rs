@@ -1,4 +1,4 @@
-//! The engine of the storage, LMDB, and the bytes that lie in it.
+//! The engine of the storage, LMDB, and the bytes that it stores.
 
 pub(crate) mod check;
 pub(crate) mod compact;

@@ -1,9 +1,10 @@
-//! Opening what lies below a data directory: only what is its owner's, and nothing by way of a link.
+//! Opens files below a data directory: only those of its owner, and never through a link.
 //!
-//! Root reads the data of other users, and any of these could put a link to somebody else's data in the
-//! place of a file, or a pipe, at which the opening would wait for ever.
+//! Root reads the data of other users. Any of these could replace a file by a link to another
+//! user's data, or by a pipe, at which the opening would wait without end.
 //!
-//! **Invariant:** what is looked at is the file that is open, whatever its name leads to meanwhile.
+//! **Invariant:** the checks look at the open file itself, no matter where its name leads in the
+//! meantime.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
@@ -12,7 +13,7 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// The user to whom all files of a data directory belong.
+/// The user that all files of a data directory belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Owner(pub(crate) u32);
 
@@ -27,7 +28,7 @@ impl Owner {
         Self(metadata.uid())
     }
 
-    /// Opens a file to read it.
+    /// Opens a file for reading.
     ///
     /// # Errors
     /// As [`Owner::open_with`].
@@ -35,10 +36,11 @@ impl Owner {
         self.open_with(OpenOptions::new().read(true), path)
     }
 
-    /// Opens a file, which these options may make.
+    /// Opens a file with these options, which may create it.
     ///
     /// # Errors
-    /// When it can't be opened, is no regular file, or is somebody else's: nothing was read of it.
+    /// It can't be opened, is no regular file, or belongs to another user: nothing was read from
+    /// it.
     pub(crate) fn open_with(self, options: &mut OpenOptions, path: &Path) -> io::Result<File> {
         let file = open_regular(options, path)?;
         self.check(&file.metadata()?)?;
@@ -48,7 +50,7 @@ impl Owner {
     /// Checks a folder in which files are opened.
     ///
     /// # Errors
-    /// When it can't be looked at, is none or a link to one, or is somebody else's.
+    /// It can't be inspected, is no folder or a link to one, or belongs to another user.
     pub(crate) fn check_folder(self, path: &Path) -> io::Result<()> {
         let found = fs::symlink_metadata(path)?;
         if found.is_symlink() {
@@ -60,10 +62,10 @@ impl Owner {
         self.check(&found)
     }
 
-    /// Checks whose a file is.
+    /// Checks the owner of a file.
     ///
     /// # Errors
-    /// When it is somebody else's.
+    /// It belongs to another user.
     pub(crate) fn check(self, found: &Metadata) -> io::Result<()> {
         let (owner, found) = (self.0, found.uid());
         if found == owner {
@@ -75,10 +77,10 @@ impl Owner {
     }
 }
 
-/// Opens a regular file, whosesoever it is, and waits for nothing.
+/// Opens a regular file of any owner, and waits for nothing.
 ///
 /// # Errors
-/// When it can't be opened, or is something else: nothing was read of it.
+/// It can't be opened, or is something else: nothing was read from it.
 pub(crate) fn open_regular(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = match options.custom_flags(flags.bits().cast_signed()).open(path) {
@@ -93,7 +95,7 @@ pub(crate) fn open_regular(options: &mut OpenOptions, path: &Path) -> io::Result
     Ok(file)
 }
 
-/// Instead of what a link leads to.
+/// The error for a link, which isn't followed.
 pub(crate) fn link() -> io::Error {
     io::Error::other("it is a symbolic link: put what it leads to in its place")
 }

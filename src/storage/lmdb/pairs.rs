@@ -1,10 +1,10 @@
-//! Keys with their values in one piece of memory, which is used again and again.
+//! Keys with their values in one block of memory, which is reused.
 
 /// Pairs of byte strings, in the order in which they came.
 #[derive(Debug, Default)]
 pub(crate) struct Pairs {
     bytes: Vec<u8>,
-    /// For each pair, the ends of its key and its value.
+    /// The ends of each pair's key and value.
     ends: Vec<(usize, usize)>,
 }
 
@@ -16,7 +16,7 @@ impl Pairs {
         self.ends.push((end, self.bytes.len()));
     }
 
-    /// The pair of that number, from 0.
+    /// The pair with this index.
     pub(crate) fn get(&self, number: usize) -> Option<(&[u8], &[u8])> {
         let (key, value) = *self.ends.get(number)?;
         let start = number.checked_sub(1).map_or(0, |before| self.ends[before].1);
@@ -32,12 +32,12 @@ impl Pairs {
         self.ends.len()
     }
 
-    /// Lengths of all keys and values.
+    /// The sum of the lengths of all keys and values.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Forgets all, and keeps the memory.
+    /// Removes all pairs, and keeps the memory.
     pub(crate) fn clear(&mut self) {
         self.bytes.clear();
         self.ends.clear();

@@ -1,11 +1,11 @@
 //! The room to grow: a reserve of the disk, and of the engine's map, is kept free.
 //!
-//! The engine needs free pages even to delete, and a disk that is really full ends the process. So
-//! growth is refused while there is still room for everything that was accepted, and for deleting.
-//! The commit thread measures after its commits; while room is low, whoever is about to be refused
-//! measures again, so that growth goes on as soon as there is room.
+//! The engine needs free pages even to delete, and a really full disk ends the process. So growth
+//! is refused while there is still room for everything that was accepted, and for deleting. The
+//! commit thread measures after its commits. While room is low, a write that is about to be refused
+//! measures again, so that growth resumes as soon as there is room.
 //!
-//! It is a measure of care and not a promise: others may fill the disk in between.
+//! This is a precaution, not a promise: other programs may fill the disk in between.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,23 +13,23 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::limits::IMPORT_RESERVE_BYTES;
 use crate::storage::error::{Result, StorageError};
 
-/// The bytes that are written between two measurements while there is plenty of room, at most.
+/// The most bytes written between two measurements while there is plenty of room.
 const MEASURE_EVERY_BYTES: u64 = 1 << 20;
 
-/// The function that finds out how many bytes the storage can still take.
+/// Measures how many bytes the storage can still take.
 pub(crate) type Measure = Box<dyn Fn() -> Result<u64> + Send + Sync>;
 
-/// The bytes that are left of disk and map; shared by the vat and the commit thread.
+/// The free room on disk and in the map; shared by the vat thread and the commit thread.
 pub(crate) struct Room {
     reserve: u64,
     measure: Measure,
     low: AtomicBool,
-    /// Written since the last measurement.
+    /// Bytes written since the last measurement.
     written: AtomicU64,
 }
 
 impl Room {
-    /// Keeps `reserve` bytes free of what `measure` says is left.
+    /// Keeps `reserve` bytes free, of those that `measure` finds left.
     pub(crate) fn new(reserve: u64, measure: Measure) -> Self {
         let room =
             Self { reserve, measure, low: AtomicBool::default(), written: AtomicU64::new(0) };
@@ -37,13 +37,13 @@ impl Room {
         room
     }
 
-    /// Room without end, for a log without a disk.
+    /// Unlimited room, for a log without a disk.
     #[cfg(test)]
     pub(crate) fn endless() -> std::sync::Arc<Self> {
         std::sync::Arc::new(Self::new(0, Box::new(|| Ok(u64::MAX))))
     }
 
-    /// Called by the commit thread after a commit of so many bytes.
+    /// Called by the commit thread after a commit of this many bytes.
     pub(crate) fn committed(&self, bytes: u64) {
         let written = self.written.fetch_add(bytes, Ordering::Relaxed) + bytes;
         if written >= MEASURE_EVERY_BYTES.min(self.reserve / 4) {
@@ -51,7 +51,7 @@ impl Room {
         }
     }
 
-    /// Checks that an object may store more than it does.
+    /// Checks that objects may store more than they do.
     ///
     /// # Errors
     /// `LowSpace`.
@@ -79,8 +79,8 @@ impl Room {
         }
     }
 
-    /// The bytes that are left; none if that can't be found out, and then there is said to be
-    /// enough: a disk that is really full is noticed by the commit.
+    /// The bytes that are left; `None` if they can't be measured, which counts as enough: the
+    /// commit notices a really full disk.
     fn refresh(&self) -> Option<u64> {
         self.written.store(0, Ordering::Relaxed);
         let left = (self.measure)().ok();

@@ -1,7 +1,7 @@
 //! Visits the keys of an object in their order, short and long ones alike.
 //!
-//! Records of the top level come in order; where a link stands, the keys that go on from it come
-//! next, and so on down (see `layout::keys`). It never writes and never keeps anything.
+//! Records of the top level come in order; at a link, the keys that continue from it come next, and
+//! so on down (see `layout::keys`). It never writes and keeps no records.
 
 use std::cmp::Ordering;
 use std::ops::{Bound, ControlFlow};
@@ -14,7 +14,7 @@ use crate::storage::range::after_prefix;
 use crate::storage::range::{Range, Visit};
 use crate::storage::space::Space;
 
-/// Visits what `range` says, until `visit` breaks off.
+/// Visits the keys in `range`, until `visit` breaks off.
 pub(crate) fn scan(
     snapshot: &Snapshot<'_>,
     object: ObjectId,
@@ -30,7 +30,7 @@ pub(crate) fn scan(
     scan.level(&Level::top(object, space), bounds).map(drop)
 }
 
-/// The object whose records come first behind all those of `last`, or first of all.
+/// The first object after `last` in the order of records, or the first of all.
 pub(crate) fn next_object(
     snapshot: &Snapshot<'_>,
     last: Option<ObjectId>,
@@ -40,19 +40,19 @@ pub(crate) fn next_object(
     let (Some(from), mut found) = (behind, None) else { return Ok(None) };
     let _ = snapshot.walk((&from, None), false, |engine, _| {
         found = object_of(engine);
-        // What is no object's record is the meta record of a shard.
+        // A record that isn't an object's is a shard's meta record.
         Ok(if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;
     Ok(found)
 }
 
-/// Least and greatest of what is left of the keys in a level.
+/// The least and the greatest remaining part of keys in a level.
 type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
 
 struct Scan<'a, 'v> {
     snapshot: &'a Snapshot<'a>,
     reverse: bool,
-    /// The beginning of keys for which the links on the way to the present level stand.
+    /// The beginning of the keys in the present level: the parts of the links that lead to it.
     key: Vec<u8>,
     visit: &'a mut Visit<'v>,
 }
@@ -80,7 +80,7 @@ impl Scan<'_, '_> {
         visited
     }
 
-    /// Visits the keys that go on from a link.
+    /// Visits the keys that continue from a link.
     fn below(
         &mut self,
         level: &Level,
@@ -101,8 +101,8 @@ impl Scan<'_, '_> {
     }
 }
 
-/// The meaning of a bound for the keys that go on from `part`; none if it shuts all of them out.
-/// They are on its inner side as a whole if it is on the side `outer` of `part`.
+/// A bound on whole keys, as a bound on the rests of keys that continue from `part`; `None` if it
+/// excludes all of them. If the bound is on the side `outer` of `part`, it excludes none.
 fn rest_of<'a>(bound: Bound<&'a [u8]>, part: &[u8], outer: Ordering) -> Option<Bound<&'a [u8]>> {
     let (Bound::Included(key) | Bound::Excluded(key)) = bound else { return Some(bound) };
     match key.strip_prefix(part) {
@@ -126,7 +126,7 @@ fn is_within(key: &[u8], (start, end): Bounds<'_>) -> bool {
         }
 }
 
-/// The engine's keys among which the bounds can lie; a few more than those may be within.
+/// The range of engine keys for these bounds; it may contain a few keys outside the bounds.
 fn engine_range(level: &Level, (start, end): Bounds<'_>) -> (Vec<u8>, Option<Vec<u8>>) {
     let prefix = level.prefix();
     let from = match start {
@@ -134,7 +134,7 @@ fn engine_range(level: &Level, (start, end): Bounds<'_>) -> (Vec<u8>, Option<Vec
         Bound::Unbounded => prefix.to_vec(),
     };
     let until = match end {
-        // Past the key itself, and past the link that stands for its beginning.
+        // After the key itself, and after a link for its beginning.
         Bound::Included(key) | Bound::Excluded(key) => {
             Some([prefix, level.head(key), &[0, 0]].concat())
         }

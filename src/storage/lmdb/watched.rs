@@ -1,8 +1,8 @@
-//! Files that somebody else must leave alone while they are used: their names lead to them, and they
-//! don't get shorter.
+//! Files that must not be changed from outside while they are in use: their names lead to them, and
+//! they don't get shorter.
 //!
-//! A file that was replaced or unlinked takes writes as before, and none of them is there after a
-//! restart; so whoever acknowledges a write asks first.
+//! A file that was replaced or unlinked still accepts writes, and all of these are missing after a
+//! restart. So code that acknowledges a write checks the files first.
 
 use std::fmt;
 use std::fs::{self, Metadata};
@@ -16,22 +16,22 @@ use crate::storage::error::io_error;
 use crate::storage::error::{Result, StorageError};
 use crate::storage::lmdb::disk;
 
-/// All of the process, for whoever has to explain why a page of one can't be read.
+/// All watched files of the process. A handler uses them to explain why a page can't be read.
 static ALL: Mutex<Vec<Weak<Watched>>> = Mutex::new(Vec::new());
 
-/// Some files, as they were found.
+/// Some files as they were when first seen.
 pub(crate) struct Watched(Vec<File>);
 
 struct File {
     path: PathBuf,
     identity: (u64, u64),
-    /// As long as it was seen to be.
+    /// The greatest length seen so far.
     bytes: AtomicU64,
 }
 
 impl Watched {
     /// # Errors
-    /// `Io` when one can't be looked at.
+    /// `Io` when a file can't be inspected.
     pub(crate) fn new(paths: impl IntoIterator<Item = PathBuf>) -> Result<Arc<Self>> {
         let file = |path: PathBuf| {
             let found = fs::metadata(&path).map_err(io_error("look at", &path))?;
@@ -49,19 +49,20 @@ impl Watched {
     }
 
     /// # Errors
-    /// `FileChanged` when one is another file, is gone or is shorter; `Io` when one can't be looked at.
+    /// `FileChanged` when a file was replaced, is gone or got shorter; `Io` when one can't be
+    /// inspected.
     pub(crate) fn check(&self) -> Result<()> {
         self.0.iter().try_for_each(File::check)
     }
 }
 
-/// The fault of any of these files of the process.
+/// The change to one of the process's watched files, if there is one.
 pub(crate) fn file_changed() -> Option<StorageError> {
     let all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
     all.iter().filter_map(Weak::upgrade).find_map(|watched| watched.check().err())
 }
 
-/// The full disk of any of these files, if there is one.
+/// The full disk of one of the process's watched files, if there is one.
 pub(crate) fn no_space() -> Option<StorageError> {
     let all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
     let files = all.iter().filter_map(Weak::upgrade);
@@ -86,7 +87,7 @@ impl File {
         if identity(&found) != self.identity {
             return changed("was replaced by another one");
         }
-        // Several threads look, and one that comes late has seen it shorter.
+        // Several threads check, and a late one may hold a length from before the file grew.
         let seen = self.bytes.load(Ordering::Acquire);
         if found.len() < seen && fs::metadata(&self.path).is_ok_and(|found| found.len() < seen) {
             return changed("was cut short");

@@ -1,13 +1,14 @@
 //! The writes of one object in one turn, as data.
 //!
 //! They are bytes and not closures so that they can be logged, replayed and sent to another
-//! machine. They know the limits, but neither where they are stored nor when.
+//! machine. They know the limits, but neither where nor when they are stored.
 //!
 //! Version (1) ‖ object id (16), then per write: 1 (put) or 2 (delete) ‖ space (1) ‖ length of the
-//! key (2) ‖ key, and for a put ‖ length of the value (4) ‖ value; or 3 (clear) ‖ space (1). Lengths
-//! are little-endian. A write set without writes has no bytes at all.
+//! key (2) ‖ key, and for a put ‖ length of the value (4) ‖ value; or 3 (clear) ‖ space (1).
+//! Lengths are little-endian. A write set without writes has no bytes at all.
 //!
-//! **Invariant:** a write set holds whole writes within the limits; a refused one leaves no trace.
+//! **Invariant:** a write set holds whole writes within the limits; a refused write leaves no
+//! trace.
 
 use crate::id::ObjectId;
 use crate::limits::BATCH_BYTES_MAX;
@@ -18,21 +19,21 @@ const VERSION: u8 = 1;
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
 const CLEAR: u8 = 3;
-/// Room for a small turn, so that it needs one allocation.
+/// Room for a small turn, which then needs one allocation.
 const FIRST_BYTES: usize = 256;
 
-/// One object's writes of one turn, in the order made.
+/// One object's writes of one turn, in the order in which they were made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct WriteSet {
     object: ObjectId,
     bytes: Vec<u8>,
-    /// Sum of the lengths of keys and values: what the limit counts. The system's own records of
-    /// the object follow from what its class does, and are few in a turn: they are never over the
-    /// limit.
+    /// The sum of the lengths of keys and values, to which the limit applies. The server's own
+    /// records of the object follow from the actions of its class, and are few in a turn: they are
+    /// never over the limit.
     content: usize,
 }
 
-/// The extent that a write set had reached, to go back to.
+/// A length of a write set, to which it can be cut back.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark {
     bytes: usize,
@@ -42,31 +43,31 @@ pub(crate) struct Mark {
 /// One write, borrowed from its write set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Op<'a> {
-    /// The key has this value from now on.
+    /// The key has this value from here on.
     Put {
-        /// Which part of the object's storage.
+        /// The part of the object's storage.
         space: Space,
-        /// The key in that part.
+        /// The key in that space.
         key: &'a [u8],
-        /// The value to which it is set.
+        /// The new value.
         value: &'a [u8],
     },
-    /// The key has no value from now on.
+    /// The key has no value from here on.
     Delete {
-        /// Which part of the object's storage.
+        /// The part of the object's storage.
         space: Space,
-        /// The key in that part.
+        /// The key in that space.
         key: &'a [u8],
     },
-    /// No key of the space has a value from now on.
+    /// No key of the space has a value from here on.
     Clear {
-        /// Which part of the object's storage.
+        /// The part of the object's storage.
         space: Space,
     },
 }
 
 impl WriteSet {
-    /// No writes yet, and no memory taken.
+    /// Makes an empty write set, without allocating memory.
     pub(crate) fn new(object: ObjectId) -> Self {
         Self { object, bytes: Vec::new(), content: 0 }
     }
@@ -74,7 +75,7 @@ impl WriteSet {
     /// Adds a write of `value` under `key`.
     ///
     /// # Errors
-    /// `KeyLength`, `ValueLength`, `BatchSize`: the write set is as before.
+    /// `KeyLength`, `ValueLength`, `BatchSize`: the write set is unchanged.
     pub(crate) fn put(&mut self, space: Space, key: &[u8], value: &[u8]) -> Result<()> {
         check_value(value)?;
         self.begin_op(PUT, space, key, value.len())?;
@@ -86,7 +87,7 @@ impl WriteSet {
     /// Adds the removal of `key`, which need not exist.
     ///
     /// # Errors
-    /// `KeyLength`, `BatchSize`: the write set is as before.
+    /// `KeyLength`, `BatchSize`: the write set is unchanged.
     pub(crate) fn delete(&mut self, space: Space, key: &[u8]) -> Result<()> {
         self.begin_op(DELETE, space, key, 0)
     }
@@ -97,12 +98,12 @@ impl WriteSet {
         self.bytes.extend_from_slice(&[CLEAR, space as u8]);
     }
 
-    /// The extent that it has reached.
+    /// The present length, to cut back to.
     pub(crate) fn mark(&self) -> Mark {
         Mark { bytes: self.bytes.len(), content: self.content }
     }
 
-    /// Forgets every write since `mark`, which is an earlier one of this write set.
+    /// Forgets every write since `mark`, which must be an earlier one of this write set.
     pub(crate) fn back_to(&mut self, mark: Mark) {
         self.bytes.truncate(mark.bytes);
         self.content = mark.content;
@@ -137,7 +138,7 @@ impl WriteSet {
         self.object
     }
 
-    /// Tells whether nothing was written.
+    /// Tells whether there are no writes.
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -147,7 +148,7 @@ impl WriteSet {
         &self.bytes
     }
 
-    /// The writes, in the order made.
+    /// The writes, in the order in which they were made.
     pub(crate) fn ops(&self) -> Ops<'_> {
         match split_head(&self.bytes) {
             Ok((_, ops)) => ops,
@@ -158,7 +159,8 @@ impl WriteSet {
     /// Reads a write set that came from elsewhere.
     ///
     /// # Errors
-    /// `Malformed` when the bytes aren't exactly one; the limits when it is too large.
+    /// `Malformed` when the bytes aren't exactly one write set; the errors of the limits when it is
+    /// too large.
     #[cfg_attr(
         not(any(test, fuzzing)),
         expect(dead_code, reason = "replaying a log decodes; the local log applies what it got")
@@ -187,7 +189,7 @@ fn split_head(bytes: &[u8]) -> Result<(ObjectId, Ops<'_>)> {
     Ok((ObjectId::from_bytes(object), ops))
 }
 
-/// Reads encoded writes; malformed bytes end it with an error, never with a panic.
+/// Reads encoded writes; malformed bytes end the iteration with an error, never with a panic.
 #[derive(Clone, Debug)]
 pub(crate) struct Ops<'a> {
     bytes: &'a [u8],
@@ -252,7 +254,7 @@ mod tests {
 
     const OBJECT: ObjectId = ObjectId::from_bytes([7; 16]);
 
-    /// Without a key it clears the space; without a value it deletes.
+    /// Without a key it clears the space, and without a value it deletes the key.
     type Write = (u8, Vec<u8>, Option<Vec<u8>>);
 
     fn writes() -> impl Strategy<Value = Vec<Write>> {

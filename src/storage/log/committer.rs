@@ -1,12 +1,12 @@
-//! The commit thread: it makes submitted turns durable, in order, as many at a time as there are.
+//! The commit thread: it makes submitted turns durable, in order, in groups of all that wait.
 //!
-//! While one group is being synced the next one gathers. A lone turn never waits for company, other
-//! than for turns that end in the same breath of the vat thread, which then wakes this one. The vat
-//! thread only ever appends to a queue and reads atomic numbers.
+//! While one group is being synced the next one gathers. A lone turn never waits for company,
+//! except for turns that end in the same run of the vat thread, which then wakes this one. The vat
+//! thread only appends to a queue and reads atomic numbers.
 //!
-//! **Invariants:** tickets become durable in their order. `durable` moves only after the log said
-//! so for every block of the group. After the first other outcome, or a panic, `failure` is set
-//! and nothing is committed, and `durable` never moves, again.
+//! **Invariants:** tickets become durable in their order. `durable` moves only after the log
+//! reported every block of the group as durable. After the first other outcome, or a panic,
+//! `failure` is set, nothing more is committed, and `durable` never moves again.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -28,17 +28,17 @@ use crate::storage::lmdb::layout::log_shard;
 use crate::storage::log::batch::WriteSet;
 use crate::storage::log::shard_log::{Claim, Outcome, ShardBlock, ShardLog};
 
-/// The place of a submitted turn in the order of one environment; 0 comes before all of them.
+/// The position of a submitted turn in the order of one environment; 0 comes before all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticket(pub(crate) u64);
 
-/// Called by the commit thread after it moved `durable`, and once after it set `failure`.
+/// Called by the commit thread after each move of `durable`, and once after it has set `failure`.
 pub(crate) type OnProgress = Box<dyn Fn() + Send>;
 
-/// The vat thread's end. Dropping it commits what is queued and ends the thread.
+/// The vat thread's handle. Dropping it commits everything queued and ends the thread.
 pub(crate) struct Committer {
     shared: Arc<Shared>,
-    /// The ticket of the last submitted write set; only this end gives tickets.
+    /// The ticket of the last submitted write set; only this handle gives out tickets.
     last: Cell<Ticket>,
     thread: Option<JoinHandle<()>>,
 }
@@ -48,7 +48,7 @@ struct Shared {
     queue: Mutex<Queue>,
     filled: Condvar,
     durable: AtomicU64,
-    /// The bytes that are queued; changed with the queue locked, read without.
+    /// The bytes in the queue; changed with the queue locked, and read without the lock.
     bytes: AtomicUsize,
     failure: OnceLock<Arc<StorageError>>,
 }
@@ -68,10 +68,10 @@ enum State {
 }
 
 impl Committer {
-    /// Starts the thread, which owns `log` until this end is dropped.
+    /// Starts the thread, which owns `log` until this handle is dropped.
     ///
     /// # Errors
-    /// `Io` when the operating system gives no thread; nothing was claimed.
+    /// `Io` when the operating system can't start a thread; nothing was claimed.
     pub(crate) fn start(
         name: &str,
         log: Box<dyn ShardLog>,
@@ -91,7 +91,7 @@ impl Committer {
     }
 
     /// Queues the writes; never waits. After a failure they are dropped. The thread takes them when
-    /// it is done with what it has, or after [`Committer::wake`].
+    /// it has finished its present group, or after [`Committer::wake`].
     pub(crate) fn submit(&self, set: WriteSet) -> Ticket {
         let ticket = self.next_ticket();
         self.last.set(ticket);
@@ -105,8 +105,8 @@ impl Committer {
         ticket
     }
 
-    /// Has the thread commit what is queued, if it isn't at work already. To be called soon after
-    /// `submit`; in between more turns may join the group.
+    /// Makes the thread commit the queue, if it isn't at work already. Call it soon after `submit`;
+    /// turns that are submitted in between join the group.
     pub(crate) fn wake(&self) {
         self.shared.filled.notify_one();
     }
@@ -121,29 +121,30 @@ impl Committer {
         self.last.get()
     }
 
-    /// All tickets up to this one are durable.
+    /// The last durable ticket; all before it are durable too.
     pub(crate) fn durable(&self) -> Ticket {
-        // Acquire: a reader of this number then reads what was committed before it.
+        // Acquire: a thread that reads this number then reads everything committed before it.
         Ticket(self.shared.durable.load(Ordering::Acquire))
     }
 
-    /// Tells whether so much waits for the disk that no new call should start. Asked before every
-    /// call, so it takes no lock.
+    /// Tells whether so much waits for the disk that no new call should start. This is asked before
+    /// every call, so it takes no lock.
     pub(crate) fn is_full(&self) -> bool {
         let turns = self.last.get().0 - self.durable().0;
         turns >= COMMIT_QUEUE_TURNS
             || self.shared.bytes.load(Ordering::Relaxed) >= COMMIT_QUEUE_BYTES
     }
 
-    /// Why nothing will become durable any more, if that is so.
+    /// The failure after which nothing becomes durable any more, if there was one.
     pub(crate) fn failure(&self) -> Option<&Arc<StorageError>> {
         self.shared.failure.get()
     }
 
-    /// Commits what is queued and ends the thread.
+    /// Commits the queue and ends the thread.
     ///
     /// # Errors
-    /// `Latched` when a commit failed, now or earlier: what is durable is what `durable` said.
+    /// `Latched` when a commit failed, now or earlier: only the turns reported by `durable` are
+    /// known to be durable.
     pub(crate) fn shutdown(&mut self) -> Result<()> {
         self.finish();
         self.failure().map_or(Ok(()), |failure| Err(StorageError::Latched(failure.clone())))
@@ -153,7 +154,7 @@ impl Committer {
         self.shared.queue().state = State::Closed;
         self.shared.filled.notify_one();
         if let Some(thread) = self.thread.take() {
-            // Only a panic in `on_progress` gets here; it was latched like any other.
+            // Only a panic in `on_progress` gets here; it was latched like any other failure.
             let _ = thread.join();
         }
     }
@@ -176,12 +177,12 @@ impl fmt::Debug for Committer {
 }
 
 impl Shared {
-    /// No code under this lock can panic, so a poisoned queue is whole.
+    /// No code that holds this lock can panic, so a poisoned queue is intact.
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for writes and swaps all of them into `group`; none when there will be no more.
+    /// Waits for writes and swaps all of them into `group`; returns `None` when no more will come.
     fn take(&self, group: &mut Vec<WriteSet>, company: &Company) -> Option<Ticket> {
         let mut queue = self.queue();
         if queue.sets.is_empty() {
@@ -200,18 +201,17 @@ impl Shared {
     }
 }
 
-/// Turns that may follow soon: the callers whose replies have just left tend to call again.
+/// Turns that may follow soon, because callers whose replies have just left tend to call again.
 ///
-/// When others wait already, a short wait for those makes one group of both; without it the two
-/// would take turns for ever, and every call would wait for two syncs instead of one.
+/// When other turns already wait, a short wait for these makes one group of both. Otherwise the two
+/// would always take turns, and every call would wait for two syncs instead of one.
 #[derive(Default)]
 struct Company {
     turns: usize,
     patience: Duration,
 }
 
-/// A fraction of what the last commit took, so that nobody waits much longer than they would
-/// anyway.
+/// A fraction of the last commit's time, so that no turn waits much longer than without company.
 fn patience(commit: Duration) -> Duration {
     (commit / 4).min(Duration::from_millis(2))
 }
@@ -239,14 +239,14 @@ fn run(shared: &Shared, log: Box<dyn ShardLog>, on_progress: &OnProgress) {
     on_progress();
 }
 
-/// The log and where it stands in each shard that was written to.
+/// The log, and the claim of each shard that was written to.
 struct Chains {
     log: Box<dyn ShardLog>,
     claims: FxHashMap<Shard, Claim>,
 }
 
 impl Chains {
-    /// Appends all of `group`; an error means that some of it may not be durable.
+    /// Appends all of `group`; after an error some of it may not be durable.
     fn commit(&mut self, group: &mut Vec<WriteSet>) -> std::result::Result<(), Arc<StorageError>> {
         let blocks = self.blocks(group)?;
         let outcomes = self.log.append(&blocks);
@@ -264,7 +264,7 @@ impl Chains {
         Ok(())
     }
 
-    /// One block per shard; within a shard, turns stay in order.
+    /// Makes one block per shard, in which turns stay in order.
     fn blocks(&mut self, group: &mut Vec<WriteSet>) -> Result<Vec<ShardBlock>> {
         let mut blocks: Vec<ShardBlock> = Vec::new();
         let mut places = FxHashMap::default();

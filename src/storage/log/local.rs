@@ -1,11 +1,11 @@
 //! The log of a single machine: one LMDB transaction applies all the blocks of a group commit.
 //!
-//! The applied records *are* the log, so there is no history to read or to trim, and nothing is
-//! written twice. It never applies part of a block, and never goes on after a failed commit.
+//! The applied records *are* the log, so there is no history to read or trim, and nothing is
+//! written twice. It never applies a part of a block, and never continues after a failed commit.
 //!
-//! **Invariants:** a shard's meta record names the last block of which all writes are applied. A
-//! block is applied only under the incarnation that the environment has on disk, which is the
-//! epoch of every claim of this process; so a process that was replaced is fenced by the data.
+//! **Invariants:** a shard's meta record names the last block, all of whose writes are applied. A
+//! block is applied only under the incarnation that the environment has on disk, which is the epoch
+//! of all claims of this process; so a process that was replaced is fenced by the data.
 
 use std::collections::hash_map::Entry;
 use std::path::Path;
@@ -40,15 +40,15 @@ use crate::storage::space::Space;
 /// The options of the local log.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LogOptions {
-    /// Slept before every commit, to try what a slow disk would do.
+    /// Time to sleep before every commit, to simulate a slow disk.
     pub(crate) commit_delay: Duration,
-    /// Address space of the environment; its data never outgrow it.
+    /// The address space of the environment, in bytes; its data never outgrow it.
     pub(crate) map_bytes: usize,
-    /// Bytes of the disk, and of the map, that growth leaves free; none for the default.
+    /// Bytes of the disk, and of the map, that growth leaves free; `None` for the default.
     pub(crate) reserve_bytes: Option<u64>,
-    /// The access: for reading alone, or for writing too.
+    /// The access: reading alone, or writing too.
     pub(crate) access: Access,
-    /// To whom the data belong; whoever writes to them is this user.
+    /// The user that the data belong to, and that writes them.
     pub(crate) owner: Owner,
 }
 
@@ -64,30 +64,31 @@ impl Default for LogOptions {
     }
 }
 
-/// The blocks' way into the environment. The commit thread owns it.
+/// The writing side, which applies blocks to the environment. The commit thread owns it.
 #[derive(Debug)]
 pub(crate) struct LocalLog {
     env: Arc<Environment>,
     commit_delay: Duration,
     metrics: Arc<Metrics>,
     room: Arc<Room>,
-    /// The ends of the chains that this log extended: as long as the incarnation is ours, nobody
-    /// else changes them.
+    /// The ends of the chains that this log has extended. While the incarnation is ours, no other
+    /// process changes them.
     ends: FxHashMap<Shard, Link>,
 }
 
-/// Reads what the log applied. The vat thread owns it; it keeps the environment open.
+/// Reads the records that the log has applied. The vat thread owns it; it keeps the environment
+/// open.
 #[derive(Clone, Debug)]
 pub(crate) struct Reader {
     env: Arc<Environment>,
     metrics: Arc<Metrics>,
 }
 
-/// Opens or makes the environment in `path`: its log and a reader of it.
+/// Opens or creates the environment in `path`; returns its log and a reader of it.
 ///
 /// # Errors
 /// `NotADirectory`, `NotOurs`, `Format`, `InUse`, `DataMissing`, `CorruptRecord`: the data are
-/// untouched. `Io`, `Lmdb`, `MapFull`: at most, this opening was counted.
+/// unchanged. `Io`, `Lmdb`, `MapFull`: at most, this opening was counted.
 pub(crate) fn open(
     path: &Path,
     options: LogOptions,
@@ -109,13 +110,13 @@ fn room(path: &Path, env: &Arc<Environment>, reserve: Option<u64>) -> Result<Roo
     let total = Disk::of(&path)?.total.min(env.map_bytes());
     let usual = (total / 20).clamp(RESERVE_BYTES_MIN, RESERVE_BYTES_MAX);
     let reserve = reserve.unwrap_or(usual);
-    // It outlives the storage where that is closed first.
+    // The measure may outlive the storage, if that is closed first.
     let env = Arc::downgrade(env);
     let measure = move || {
         let env = env.upgrade().ok_or(StorageError::Closed)?;
         let left = Disk::of(&path)?.left.min(env.bytes_unmapped());
-        // Free pages of the engine count too, though not to the last: they may be too scattered for a
-        // large value, or held back by a reader.
+        // Free pages in the engine count too, but only down to half the reserve: they may be too
+        // scattered for a large value, or held back by a reader.
         let may_reuse = (reserve / 2..reserve).contains(&left);
         if may_reuse { Ok(left + env.bytes_reusable()?) } else { Ok(left) }
     };
@@ -123,12 +124,12 @@ fn room(path: &Path, env: &Arc<Environment>, reserve: Option<u64>) -> Result<Roo
 }
 
 impl Reader {
-    /// Runs `body` on one moment of the environment, on any thread.
+    /// Runs `body` on a snapshot of the environment, on any thread.
     pub(crate) fn snapshot<T>(&self, body: impl FnOnce(&Snapshot<'_>) -> Result<T>) -> Result<T> {
         self.env.read(body)
     }
 
-    /// The environment below, for a look at the engine's own records.
+    /// The environment itself, to inspect the engine's own records.
     #[cfg(test)]
     pub(crate) fn environment(&self) -> &Arc<Environment> {
         &self.env
@@ -212,7 +213,7 @@ impl Reads for Reader {
 }
 
 impl LocalLog {
-    /// The room that is left on disk and in the map.
+    /// The room left on disk and in the map.
     pub(crate) fn room(&self) -> Arc<Room> {
         self.room.clone()
     }
@@ -225,7 +226,7 @@ impl LocalLog {
 
 impl ShardLog for LocalLog {
     fn claim(&mut self, shard: Shard) -> Result<Claim> {
-        // Opening the environment made the epoch newer than all before it, durably.
+        // Opening the environment durably made the epoch newer than all before it.
         let epoch = Epoch(self.env.incarnation());
         Ok(Claim { epoch, link: self.meta(shard)?.link })
     }
@@ -262,7 +263,7 @@ impl ShardLog for LocalLog {
 
     fn read(&self, shard: Shard, from: Position) -> Result<Vec<ShardBlock>> {
         let last = self.last(shard)?.position;
-        // Before the first block there is none to miss.
+        // No block comes before the first, so none can be missing.
         if from.max(Position(1)) <= last {
             Err(StorageError::Trimmed { last })
         } else {
@@ -316,7 +317,7 @@ fn apply_op(changes: &mut Changes<'_>, object: ObjectId, op: Op<'_>) -> Result<(
         Op::Put { space, key, value } => {
             let path = RecordPath::new(object, space, key)?;
             for link in &path.links {
-                // Not looked at first: whatever is there has this record afterwards.
+                // Written without a look at the old record: it must be this one in any case.
                 changes.put(link, b"")?;
             }
             changes.put(&path.record, value)

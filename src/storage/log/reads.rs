@@ -1,4 +1,4 @@
-//! The records that a log has applied, for the vat thread.
+//! Reads of the records that a log has applied, for the vat thread.
 
 use std::ops::ControlFlow;
 
@@ -8,13 +8,13 @@ use crate::storage::lmdb::layout::Usage;
 use crate::storage::range::{Range, Visit};
 use crate::storage::space::Space;
 
-/// Takes an object, its header, and what its class stores in it.
+/// Takes an object, its header, and the amount stored in it.
 pub(crate) type VisitObject<'a> = dyn FnMut(ObjectId, &[u8], Usage) + 'a;
 
-/// The records that a log has applied, as the vat thread reads them. A read that begins after a
-/// commit was reported sees it.
+/// Reads the records that a log has applied, for the vat thread. A read that begins after a commit
+/// was reported sees that commit.
 pub(crate) trait Reads {
-    /// Looks whether the files below are as they must be.
+    /// Checks that the files of the storage are as they must be.
     ///
     /// # Errors
     /// `FileChanged`, `Io`.
@@ -25,10 +25,10 @@ pub(crate) trait Reads {
     /// The durable value of one key.
     ///
     /// # Errors
-    /// `KeyLength`, `Corrupt` (the value is never served), or that the disk can't be read.
+    /// `KeyLength`, `Corrupt` (the value is not returned), or the disk can't be read.
     fn get(&self, object: ObjectId, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>>;
 
-    /// The header of an object and its usage record, as of one moment: what waking it needs.
+    /// The header of an object and its usage record, as of one moment, which are needed to wake it.
     ///
     /// # Errors
     /// As for `get`.
@@ -39,7 +39,7 @@ pub(crate) trait Reads {
     /// The durable values of several keys, in the order of the keys, all as of one moment.
     ///
     /// # Errors
-    /// As for `get`, of the first key that has one.
+    /// As for `get`, of the first key with an error.
     fn get_many(
         &self,
         object: ObjectId,
@@ -52,14 +52,14 @@ pub(crate) trait Reads {
     /// The length of the durable value of one key, which is not checked for damage.
     ///
     /// # Errors
-    /// `KeyLength`, or that the disk can't be read.
+    /// `KeyLength`, or the disk can't be read.
     fn length(&self, object: ObjectId, space: Space, key: &[u8]) -> Result<Option<usize>>;
 
     /// Visits the durable keys in the order of their bytes, all as of one moment, until `visit` has
     /// enough.
     ///
     /// # Errors
-    /// `Corrupt` at a damaged record, after those before it were visited; or that the disk can't be
+    /// `Corrupt` at a damaged record, after those before it were visited; or the disk can't be
     /// read.
     fn scan(
         &self,
@@ -72,11 +72,11 @@ pub(crate) trait Reads {
     /// Visits every object that has a header.
     ///
     /// # Errors
-    /// `Corrupt` at a damaged record, after those before it were visited; or that the disk can't be
+    /// `Corrupt` at a damaged record, after those before it were visited; or the disk can't be
     /// read.
     fn objects(&self, visit: &mut VisitObject<'_>) -> Result<()>;
 
-    /// Counts what is stored in an object.
+    /// Counts the records stored in an object.
     ///
     /// # Errors
     /// As for `scan`.

@@ -1,15 +1,15 @@
-//! The seam between the commit thread and whatever makes blocks durable.
+//! The interface between the commit thread and the log that makes blocks durable.
 //!
 //! A log keeps one chain of blocks per shard. Each block names the one before it by position and
-//! hash, and its owner by epoch, so that two rival owners can't both extend a chain. On one
-//! machine the log is the LMDB transaction that applies the blocks (`local.rs`); nothing here
-//! does input or output.
+//! hash, and its owner by epoch, so that two rival owners can't both extend a chain. On one machine
+//! the log is the LMDB transaction that applies the blocks (`local.rs`); nothing here does any
+//! input or output.
 //!
-//! The hash is XXH3-128 of the block. It finds out a block that was lost, damaged or put elsewhere; it
-//! is no defence against whoever can write to the log.
+//! The hash is XXH3-128 of the block. It detects a block that was lost, damaged or misplaced; it is
+//! no defence against a program that can write to the log.
 //!
-//! Version (1) ‖ shard (2) ‖ epoch (8) ‖ previous position (8) ‖ previous hash (16) ‖ number of write
-//! sets (4), then each write set: length (4) ‖ bytes. Numbers are little-endian.
+//! Version (1) ‖ shard (2) ‖ epoch (8) ‖ previous position (8) ‖ previous hash (16) ‖ number of
+//! write sets (4), then each write set: length (4) ‖ bytes. Numbers are little-endian.
 
 use std::sync::Arc;
 
@@ -21,16 +21,16 @@ use crate::storage::log::batch::WriteSet;
 use crate::storage::position::{HASH_BYTES, Link, Position};
 
 const VERSION: u8 = 1;
-/// Of a block without write sets.
+/// The length of a block without write sets.
 const HEAD_BYTES: usize = 1 + 2 + 8 + 8 + HASH_BYTES + 4;
 const SET_LENGTH_BYTES: usize = 4;
 
-/// The right to append to a shard, until somebody claims it with a newer epoch.
+/// The right to append to a shard, until a claim with a newer epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
-    /// Newer than every epoch that was given out for the shard before.
+    /// Newer than every epoch given out for the shard before.
     pub(crate) epoch: Epoch,
-    /// The link that the first block must name as the previous one.
+    /// The link that the first block must name as its predecessor.
     pub(crate) link: Link,
 }
 
@@ -39,11 +39,11 @@ pub(crate) struct Claim {
 pub(crate) struct ShardBlock {
     /// The shard whose chain the block extends.
     pub(crate) shard: Shard,
-    /// The claim that it is appended under.
+    /// The epoch of the claim under which it is appended.
     pub(crate) epoch: Epoch,
     /// The end of the chain that it extends.
     pub(crate) previous: Link,
-    /// In the order in which the turns ended.
+    /// The write sets, in the order in which the turns ended.
     pub(crate) writes: Vec<WriteSet>,
 }
 
@@ -65,7 +65,7 @@ impl ShardBlock {
         bytes
     }
 
-    /// The end of the chain once this block is appended: the hash covers all of the block, and
+    /// The end of the chain once this block is appended. The hash covers the whole block, and
     /// through the previous hash the whole chain.
     pub(crate) fn link(&self) -> Link {
         let hash = xxh3_128(&self.encode()).to_be_bytes();
@@ -78,12 +78,13 @@ impl ShardBlock {
 pub(crate) enum Outcome {
     /// It is durable, and this is the new end of its chain.
     Position(Link),
-    /// It was refused, for a newer owner or another end of the chain; nothing of it is applied.
+    /// It was refused, because of a newer owner or another end of the chain; none of it is applied.
     Fenced,
-    /// It was refused for now; nothing of it is applied. The same block may be appended again.
+    /// It was refused for now; none of it is applied. The same block may be appended again.
     #[cfg_attr(not(test), expect(dead_code, reason = "the local log is never busy"))]
     Busy,
-    /// It may be durable or not; only reading the log again tells. The log takes no more blocks.
+    /// It may or may not be durable; only reading the log again tells. The log accepts no more
+    /// blocks.
     Unknown(Arc<StorageError>),
 }
 
@@ -96,29 +97,29 @@ pub(crate) enum Outcome {
     )
 )]
 pub(crate) trait ShardLog: Send {
-    /// Takes the shard over from whoever had it: older epochs are refused from now on.
+    /// Takes the shard over from its present owner: older epochs are refused from now on.
     ///
     /// # Errors
-    /// Whatever keeps the log from being read: nothing was claimed, and nothing is changed on disk.
+    /// The log can't be read: nothing was claimed, and nothing is changed on disk.
     fn claim(&mut self, shard: Shard) -> Result<Claim>;
 
-    /// Makes the blocks durable and says what became of each, in the same order.
+    /// Makes the blocks durable, and returns the outcome of each, in the same order.
     ///
-    /// A write set is applied as a whole or not at all, and so is a block. Blocks of different
-    /// shards may have different outcomes.
+    /// A block is applied as a whole or not at all, and so is each of its write sets. Blocks of
+    /// different shards may have different outcomes.
     fn append(&mut self, blocks: &[ShardBlock]) -> Vec<Outcome>;
 
     /// The end of the shard's chain.
     ///
     /// # Errors
-    /// Whatever keeps the log from being read; nothing is changed on disk.
+    /// The log can't be read; nothing is changed on disk.
     fn last(&self, shard: Shard) -> Result<Link>;
 
     /// The blocks of the shard from that position on, oldest first.
     ///
     /// # Errors
-    /// `Trimmed` when the log has no longer, or never kept, some of them; or whatever keeps the
-    /// log from being read. Nothing is changed on disk.
+    /// `Trimmed` when the log no longer has some of them, or never kept them; or the log can't be
+    /// read. Nothing is changed on disk.
     fn read(&self, shard: Shard, from: Position) -> Result<Vec<ShardBlock>>;
 
     /// Lets the log forget the shard's blocks up to and including that position.

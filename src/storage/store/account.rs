@@ -1,8 +1,8 @@
-//! The bytes and keys that an object stores, and the most that it may.
+//! The bytes and keys that an object stores, and the most that it may store.
 //!
-//! The counts are exact at every moment of a turn, so that a limit is known before a write is
-//! accepted; what they were at the end of the last turn is in the object's usage record. Grants and
-//! request ids count beside what the class writes, since whoever calls the object makes them grow.
+//! The counts are exact at every moment of a turn, so a limit is checked before a write is
+//! accepted. The object's usage record has the counts of the end of the last turn. Grants and
+//! request ids count in addition to the class's values, since the object's callers make them grow.
 //! Nothing here is stored.
 
 use std::borrow::Cow;
@@ -21,27 +21,27 @@ use crate::storage::store::page::Page;
 pub(crate) struct Account {
     object: ObjectId,
     usage: Cell<Usage>,
-    /// Grows with every change of the keys that the class wrote.
+    /// Grows with every change of the class's keys.
     changes: Cell<u64>,
-    /// Ranges in which there is none of the keys that the class wrote, if that is worth
-    /// remembering: for lists, and for those from the greatest key to the least.
+    /// Ranges without keys of the class, where they are worth remembering: one for lists in
+    /// ascending order, one for lists in descending order.
     gaps: RefCell<[Option<Gap>; 2]>,
     limit: u64,
     class: Option<Rc<ClassAccount>>,
     records: Cell<Counted>,
 }
 
-/// The state of an account's count of what the server itself keeps in the object.
+/// Tells whether an account counts the records that the server itself keeps in the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Counted {
-    /// It is about something else.
+    /// It doesn't: the account is not an object's.
     Never,
-    /// Its usage may be of a version that didn't count this.
+    /// Perhaps not: its usage may come from a version that didn't count them.
     NotYet,
     Yes,
 }
 
-/// The sum of what all objects of a class have in the storage of one host.
+/// The sum over all objects of a class in one host's storage.
 #[derive(Debug)]
 pub(crate) struct ClassAccount {
     bytes: Cell<u64>,
@@ -49,7 +49,7 @@ pub(crate) struct ClassAccount {
 }
 
 impl ClassAccount {
-    /// A class that has so many bytes, of so many that it may have.
+    /// A class with this many bytes stored, and this limit.
     pub(crate) fn new(bytes: u64, limit: u64) -> Rc<Self> {
         Rc::new(Self { bytes: Cell::new(bytes), limit })
     }
@@ -60,7 +60,7 @@ impl ClassAccount {
 }
 
 impl Account {
-    /// An account of an object that stores this much.
+    /// The account of an object that stores this much.
     pub(crate) fn new(
         object: ObjectId,
         usage: Usage,
@@ -81,7 +81,7 @@ impl Account {
         Rc::new(Self { object, usage, changes, gaps: RefCell::default(), limit, class, records })
     }
 
-    /// An account for records of the server itself where no object is: those of a namespace.
+    /// An account for records of the server itself that belong to no object: those of a namespace.
     pub(crate) fn system(object: ObjectId) -> Rc<Self> {
         Self::counting(object, Usage::default(), u64::MAX, None, Counted::Never)
     }
@@ -91,33 +91,33 @@ impl Account {
         self.object
     }
 
-    /// The keys and bytes that the object stores, with all of its writes.
+    /// The keys and bytes that the object stores, including all of its writes.
     pub(crate) fn usage(&self) -> Usage {
         self.usage.get()
     }
 
-    /// The bytes that the object may have, in all.
+    /// The most bytes that the object may store in all.
     pub(crate) fn limit(&self) -> u64 {
         self.limit
     }
 
-    /// The state of its count of what the server itself keeps in the object.
+    /// Tells whether the server's own records in the object are counted.
     pub(super) fn records(&self) -> Counted {
         self.records.get()
     }
 
-    /// The server itself keeps this much in the object now, and has all counted.
+    /// Sets the usage after the server's own records were all counted.
     pub(super) fn set_records(&self, usage: Usage) {
         self.records.set(Counted::Yes);
         self.replace(usage);
     }
 
-    /// A number that is another one after every change of what the object stores.
+    /// A number that differs after every change of the object's content.
     pub(crate) fn changes(&self) -> u64 {
         self.changes.get()
     }
 
-    /// The range without keys at its beginning that are known to be gone.
+    /// The range without a beginning that is known to have no keys.
     pub(crate) fn left_of<'a>(&self, range: &'a Range) -> Cow<'a, Range> {
         let gaps = self.gaps.borrow();
         gaps[usize::from(range.reverse)]
@@ -125,13 +125,14 @@ impl Account {
             .map_or(Cow::Borrowed(range), |gap| gap.behind(range))
     }
 
-    /// A page from the beginning of `range` was read.
+    /// Learns from a page that was read from the beginning of `range`.
     pub(crate) fn was_read(&self, range: &Range, page: &Page) {
         let gap = &mut self.gaps.borrow_mut()[usize::from(range.reverse)];
         *gap = Gap::found(gap.take(), range, page);
     }
 
-    /// Checks that the object may have so much instead of what it has; less is always right.
+    /// Checks that the object may store this much instead of its present amount. Storing less is
+    /// always allowed.
     ///
     /// # Errors
     /// `OverQuota`, of the object or of its class.
@@ -152,17 +153,17 @@ impl Account {
         Ok(())
     }
 
-    /// Writes were taken back, and the object stores this much again.
+    /// Sets the usage back after writes were undone.
     pub(super) fn set_back(&self, usage: Usage) {
         self.gaps.take();
         self.set(usage);
-        // The first count may be among the writes that were taken back.
+        // The first count of the records may be among the writes that were undone.
         if self.records.get() == Counted::Yes && (usage.requests, usage.grants) == (0, 0) {
             self.records.set(Counted::NotYet);
         }
     }
 
-    /// The object was written to, and stores this much now.
+    /// Sets the usage after a write to the object.
     pub(super) fn set(&self, usage: Usage) {
         self.changes.set(self.changes.get() + 1);
         if usage.keys > self.replace(usage).keys {

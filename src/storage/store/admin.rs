@@ -1,7 +1,7 @@
-//! The work of an operator's tools on a store beside that of objects: they read all of it elsewhere, and
-//! take away the server's own records of an object.
+//! The store's functions for an operator's tools: reading everything on another thread, and
+//! removing the server's own records of an object.
 //!
-//! It keeps the rules of the store: what changes is written in a turn.
+//! They keep the rules of the store: every change is written in a turn.
 
 use std::ops::ControlFlow;
 
@@ -13,16 +13,16 @@ use crate::storage::range::Range;
 use crate::storage::space::Space;
 
 impl Store {
-    /// Reads what is durable, for another thread. While it is kept the environment stays open.
+    /// A reader of all durable records, for another thread. It keeps the environment open.
     pub(crate) fn reader(&self) -> Option<Reader> {
         self.reader.clone()
     }
 
-    /// Removes the records of a space that the class doesn't see, in the open turn.
+    /// Removes, in the open turn, the records of a space that the class doesn't see.
     ///
     /// # Errors
-    /// `OutsideTurn`, `BatchSize`, `Latched`, or that the disk can't be read: some may be removed, and
-    /// the turn must be discarded.
+    /// `OutsideTurn`, `BatchSize`, `Latched`, or the disk can't be read: some records may be
+    /// removed, and the turn must be discarded.
     pub(crate) fn clear_records(&mut self, object: ObjectId, space: Space) -> Result<()> {
         let mut keys = Vec::new();
         self.reads.scan(object, space, &Range::all(), &mut |key, _| {

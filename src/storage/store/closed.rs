@@ -1,4 +1,4 @@
-//! A storage after it was closed: reads find nothing, with an error that says so.
+//! A storage after it was closed: every read fails with an error that says so.
 
 use crate::id::ObjectId;
 use crate::storage::error::{Result, StorageError};
@@ -6,7 +6,7 @@ use crate::storage::log::reads::{Reads, VisitObject};
 use crate::storage::range::{Range, Visit};
 use crate::storage::space::Space;
 
-/// Reads nothing.
+/// Fails every read.
 pub(super) struct Closed;
 
 impl Reads for Closed {

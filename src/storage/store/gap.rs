@@ -1,10 +1,11 @@
-//! A part of an object's keys of which nothing is left.
+//! A range of an object's keys in which none is left.
 //!
-//! Deletions that aren't durable yet hide what the disk has: a list must pass by each such key.
-//! Whoever takes the least key away again and again would pass by all of those before, so that the
-//! part without keys that the last list found is remembered and jumped over.
+//! Deletions that aren't durable yet hide keys that the disk still has, and a list has to skip each
+//! of these. A class that removes its least key again and again would skip all the earlier ones
+//! each time. So the range without keys that the last list found is remembered and skipped as a
+//! whole.
 //!
-//! It is kept in memory alone, and forgotten as soon as a key is added or a deletion undone.
+//! It is kept in memory only, and forgotten as soon as a key is added or a deletion undone.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -13,21 +14,21 @@ use std::ops::Bound;
 use crate::storage::range::Range;
 use crate::storage::store::page::Page;
 
-/// Hidden keys that are passed by before they are worth remembering.
+/// The least number of hidden keys that makes a gap worth remembering.
 const HIDDEN_MIN: usize = 8;
 
-/// From where to where no key is.
+/// A range without keys.
 #[derive(Debug)]
 pub(super) struct Gap {
     from: Bound<Vec<u8>>,
     to: Bound<Vec<u8>>,
 }
 
-/// A place between keys: before a key, or behind it.
+/// A position between keys: before a key (`false`) or after it (`true`).
 type Cut<'a> = (&'a [u8], bool);
 
 impl Gap {
-    /// The range without what it begins with of the gap.
+    /// The range without its beginning, if that is within the gap.
     pub(super) fn behind<'a>(&self, range: &'a Range) -> Cow<'a, Range> {
         if !self.holds_beginning(range) {
             return Cow::Borrowed(range);
@@ -41,14 +42,13 @@ impl Gap {
         Cow::Owned(range)
     }
 
-    /// The gap that a list of `range` found, where it had to pass by hidden keys before its first
-    /// one.
+    /// The gap that a list of `range` found, if it had to skip hidden keys before its first key.
     pub(super) fn found(before: Option<Self>, range: &Range, page: &Page) -> Option<Self> {
         if page.hidden_first() < HIDDEN_MIN {
             return before;
         }
         let first = page.get(0).map(|(key, _)| Bound::Excluded(key.to_vec()));
-        // The list began where the gap that was known ended.
+        // The list began where the known gap ended.
         let touching = before.filter(|gap| {
             if range.reverse {
                 turned(&gap.from) == range.end
@@ -65,8 +65,8 @@ impl Gap {
         })
     }
 
-    /// Tells whether the list would begin within the gap. If the gap has no end, a list of all that
-    /// is left says so soon by itself.
+    /// Tells whether the list would begin within the gap. A gap without an end doesn't count: a
+    /// list of the keys that are left ends at once by itself.
     fn holds_beginning(&self, range: &Range) -> bool {
         let (from, to) = (lower(&self.from), upper(&self.to));
         if range.reverse {
@@ -81,7 +81,7 @@ impl Gap {
     }
 }
 
-/// The end of one part as the beginning of the next one, or the other way round.
+/// The end of one range as the beginning of the next one, or the reverse.
 fn turned(bound: &Bound<Vec<u8>>) -> Bound<Vec<u8>> {
     match bound {
         Bound::Included(key) => Bound::Excluded(key.clone()),
@@ -90,7 +90,7 @@ fn turned(bound: &Bound<Vec<u8>>) -> Bound<Vec<u8>> {
     }
 }
 
-/// None before all keys, which is less than all else.
+/// `None` is before all keys, and less than all other positions.
 fn lower(bound: &Bound<Vec<u8>>) -> Option<Cut<'_>> {
     match bound {
         Bound::Included(key) => Some((key, false)),
@@ -99,7 +99,7 @@ fn lower(bound: &Bound<Vec<u8>>) -> Option<Cut<'_>> {
     }
 }
 
-/// None behind all keys.
+/// `None` is after all keys.
 fn upper(bound: &Bound<Vec<u8>>) -> Option<Cut<'_>> {
     match bound {
         Bound::Included(key) => Some((key, true)),

@@ -1,4 +1,5 @@
-//! The identity of an object and the amount that it stores, as whoever begins to use it must know.
+//! The identity of an object and the amount that it stores, which have to be known before it is
+//! used.
 
 use std::rc::Rc;
 
@@ -10,11 +11,11 @@ use crate::storage::space::Space;
 use crate::storage::store::account::{Account, ClassAccount};
 
 impl Store {
-    /// The account of what the object stores, for the time of its use. It is counted if no record
-    /// says so.
+    /// The account of the object's storage, while it is in use. If no record has the usage, it is
+    /// counted.
     ///
     /// # Errors
-    /// `Corrupt`, or that the disk can't be read.
+    /// `Corrupt`, or the disk can't be read.
     pub(crate) fn account(
         &self,
         object: ObjectId,
@@ -35,7 +36,7 @@ impl Store {
         }
     }
 
-    /// An object's header, and what its class stores in it: what waking it needs, read at once.
+    /// An object's header, and its usage, which are needed to wake it, read at once.
     ///
     /// # Errors
     /// As for `account`.

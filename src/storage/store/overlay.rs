@@ -1,8 +1,8 @@
-//! Writes that reads must see before the disk has them.
+//! Writes that reads must see before they are on disk.
 //!
 //! A [`Layer`] holds one object's writes of one turn, or of all its turns that are not durable yet.
-//! Its word about a key hides what lies below; when it was cleared it hides everything that the
-//! class wrote below. It never reads the disk.
+//! A key's entry in it hides the layers below; a cleared layer hides everything that the class
+//! wrote below. It never reads the disk.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -14,31 +14,31 @@ use crate::storage::log::committer::Ticket;
 use crate::storage::range::Range;
 use crate::storage::space::Space;
 
-/// The value to which a key was set; none means that it was deleted.
+/// The value that was set for a key; `None` if it was deleted.
 pub(super) type Value = Option<Rc<[u8]>>;
 
-/// One key with its value in a list; none means that it was deleted.
+/// A key with its value in a list; `None` if it was deleted.
 pub(super) type Entry<'a> = (&'a [u8], Option<&'a [u8]>);
 
-/// Space (1) ‖ key, each with the turn that wrote it last.
+/// The entries by space (1) ‖ key, each with the last turn that wrote it.
 type Entries = BTreeMap<Box<[u8]>, (Ticket, Value)>;
 
 /// Writes of one object.
 #[derive(Default)]
 pub(super) struct Layer {
     entries: Entries,
-    /// The class's writes below are gone, and what follows from that.
+    /// Set if the class's writes in the layers below are hidden, with all that follows from them.
     cleared: bool,
 }
 
-/// The word of a layer about a key.
+/// The state of a key in a layer.
 pub(super) enum Seen<'a> {
     Value(&'a Value),
-    /// Nothing: look below.
+    /// The layer doesn't have it: look below.
     Below,
 }
 
-/// The step that takes one write back.
+/// The step that undoes one write.
 pub(super) enum Undo {
     Entry(Box<[u8]>, Option<(Ticket, Value)>),
     Clear { entries: Entries, cleared: bool },
@@ -53,7 +53,7 @@ impl Layer {
         }
     }
 
-    /// Remembers a write; notes in `undo` how to take it back.
+    /// Remembers a write; notes in `undo` how to undo it.
     pub(super) fn set(
         &mut self,
         space: Space,
@@ -71,7 +71,7 @@ impl Layer {
         }
     }
 
-    /// Forgets and hides all that the class wrote; notes in `undo` how to take that back.
+    /// Forgets and hides all that the class wrote; notes in `undo` how to undo that.
     pub(super) fn clear(&mut self, undo: Option<&mut Vec<Undo>>) {
         let mut gone = self.take_space(Space::Data);
         gone.append(&mut self.take_space(Space::Edges));
@@ -87,7 +87,7 @@ impl Layer {
         taken
     }
 
-    /// Takes a write back; to be done in the reverse order of the writes.
+    /// Undoes a write. Writes must be undone in reverse order.
     pub(super) fn undo(&mut self, undo: Undo) {
         match undo {
             Undo::Entry(key, Some(before)) => drop(self.entries.insert(key, before)),
@@ -107,7 +107,7 @@ impl Layer {
         self.cleared
     }
 
-    /// The entries of a space, in the order of the range; deleted ones too.
+    /// The entries of a space, in the order of the range, including deleted ones.
     pub(super) fn list<'a>(
         &'a self,
         space: Space,
@@ -152,7 +152,7 @@ impl Pending {
         self.last
     }
 
-    /// Puts the writes of a later turn over those that are there.
+    /// Puts the writes of a later turn over the present ones.
     pub(super) fn add(&mut self, turn: Layer, ticket: Ticket) {
         self.last = ticket;
         if turn.cleared {
@@ -166,7 +166,7 @@ impl Pending {
         }
     }
 
-    /// Forgets what is durable; whether that was all.
+    /// Forgets durable writes; returns whether that was all of them.
     pub(super) fn settle(&mut self, durable: Ticket) -> bool {
         if self.last <= durable {
             return true;

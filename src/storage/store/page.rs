@@ -1,7 +1,7 @@
-//! A part of a list: as many keys with their values as are read at a time.
+//! A part of a list: the keys, with their values, that are read at a time.
 //!
-//! A long list is read in pages, each from a snapshot of its own, so that no reader holds old pages of
-//! the engine back while its object waits for something.
+//! A long list is read in pages, each from a snapshot of its own. So no reader holds back old pages
+//! of the engine while its object waits for something.
 
 use std::iter::Peekable;
 use std::ops::ControlFlow;
@@ -11,12 +11,12 @@ use itertools::Itertools;
 use crate::storage::lmdb::pairs::Pairs;
 use crate::storage::store::overlay::Entry;
 
-/// The most that a page takes.
+/// The largest size of a page.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PageSize {
-    /// At most so many keys.
+    /// The most keys.
     pub(crate) entries: usize,
-    /// About so many bytes; a last value may go over it.
+    /// The bytes, about: the last value may exceed this.
     pub(crate) bytes: usize,
 }
 
@@ -24,25 +24,25 @@ pub(crate) struct PageSize {
 #[derive(Debug, Default)]
 pub(crate) struct Page {
     entries: Pairs,
-    /// There may be further keys behind the last one.
+    /// Set if there may be further keys after the last one.
     pub(crate) more: bool,
-    /// Deleted keys that it passed by before its first one.
+    /// The number of deleted keys that were skipped before the first key.
     hidden_first: usize,
 }
 
 #[cfg(test)]
 thread_local! {
-    /// Keys that pages of this test's thread passed by, deleted ones too.
+    /// The number of keys that pages on this test's thread visited, including deleted ones.
     pub(crate) static VISITED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 impl Page {
-    /// No entries, and the first ones may follow.
+    /// An empty page before the beginning of a list.
     pub(crate) fn unread() -> Self {
         Self { more: true, ..Self::default() }
     }
 
-    /// The entry of that number, from 0.
+    /// The entry with this index.
     pub(crate) fn get(&self, number: usize) -> Option<(&[u8], &[u8])> {
         self.entries.get(number)
     }
@@ -57,7 +57,8 @@ impl Page {
     }
 }
 
-/// Fills a page from below, with an overlay above that hides what it has an entry for.
+/// Fills a page with entries from below, and with an overlay above that hides those for which it
+/// has one.
 pub(super) struct Filling<'a> {
     overlay: Peekable<Box<dyn Iterator<Item = Entry<'a>> + 'a>>,
     size: PageSize,
@@ -66,7 +67,7 @@ pub(super) struct Filling<'a> {
 }
 
 impl<'a> Filling<'a> {
-    /// It goes into `page`, whose memory is used again.
+    /// Starts with `page`, whose memory is reused.
     pub(super) fn new(
         overlay: Box<dyn Iterator<Item = Entry<'a>> + 'a>,
         size: PageSize,
@@ -78,7 +79,7 @@ impl<'a> Filling<'a> {
         Self { overlay: overlay.peekable(), size, reverse, page }
     }
 
-    /// The next entry from below, in the order of the list.
+    /// Takes the next entry from below, in the order of the list.
     pub(super) fn visit(&mut self, key: &[u8], value: &[u8]) -> ControlFlow<()> {
         let reverse = self.reverse;
         let is_due = |above: &Entry<'_>| comes_first(above.0, key, reverse) || above.0 == key;
@@ -91,7 +92,7 @@ impl<'a> Filling<'a> {
         self.push(key, Some(value))
     }
 
-    /// There is nothing more below.
+    /// Ends the page after the last entry from below.
     pub(super) fn finish(mut self) -> Page {
         while !self.page.more
             && let Some((key, value)) = self.overlay.next()
@@ -115,7 +116,7 @@ impl<'a> Filling<'a> {
     }
 }
 
-/// Two lists in the same order as one; where both have a key, the entry of the upper one counts.
+/// Merges two lists in the same order; where both have a key, the upper entry counts.
 pub(super) fn over<'a>(
     upper: Box<dyn Iterator<Item = Entry<'a>> + 'a>,
     lower: Box<dyn Iterator<Item = Entry<'a>> + 'a>,

@@ -1,7 +1,7 @@
-//! The records that the server itself keeps of an object, beside what its class stores.
+//! The records that the server itself keeps of an object, in addition to the class's values.
 //!
-//! They are written in the object's turns and read like everything else. Grants and request ids count in
-//! the object's quota, the others don't, and the class never sees any of them.
+//! They are written in the object's turns and read like all others. Grants and request ids count
+//! towards the object's quota, the others don't, and the class never sees any of them.
 
 use std::ops::Bound;
 
@@ -16,12 +16,12 @@ use crate::storage::store::account::{Account, Counted};
 use crate::storage::store::page::{Page, PageSize};
 
 impl Store {
-    /// The ticket that the open turn gets.
+    /// The ticket that the open turn will get.
     pub(crate) fn open_ticket(&self) -> Ticket {
         self.committer.next_ticket()
     }
 
-    /// Sets a record of the server itself; the ticket is that of the open turn.
+    /// Sets a record of the server itself; returns the ticket of the open turn.
     ///
     /// # Errors
     /// `OutsideTurn`, `KeyLength`, `ValueLength`, `BatchSize`, `Latched`: as for `put`.
@@ -64,8 +64,8 @@ impl Store {
         Ok(ticket)
     }
 
-    /// The object's usage after a record of the server itself has got another length; none if that
-    /// doesn't count.
+    /// The object's usage after a record of the server itself gets another length; `None` if the
+    /// record doesn't count.
     fn counted(
         &mut self,
         object: ObjectId,
@@ -81,7 +81,7 @@ impl Store {
             return Ok(None);
         }
         let mut usage = account.usage();
-        // Versions that counted none of it left no number.
+        // Versions that didn't count such records left both numbers 0.
         if account.records() == Counted::NotYet && (usage.requests, usage.grants) == (0, 0) {
             usage = self.count_records(object, usage)?;
         }
@@ -89,7 +89,7 @@ impl Store {
         Ok(Some(usage.changed_record(space, key.len(), (before, length))))
     }
 
-    /// Counts what is kept of grants and request ids.
+    /// Adds the records of grants and request ids to `usage`.
     fn count_records(&self, object: ObjectId, mut usage: Usage) -> Result<Usage> {
         const SOME: PageSize = PageSize { entries: 256, bytes: 1 << 20 };
         for space in [Space::Requests, Space::Grants] {
@@ -108,7 +108,7 @@ impl Store {
         Ok(usage)
     }
 
-    /// Checks that so many bytes more may be kept for others than the class.
+    /// Checks that this many bytes more may be stored in records that the class doesn't write.
     ///
     /// # Errors
     /// `OverQuota`, `LowSpace`.
@@ -118,10 +118,10 @@ impl Store {
         self.check_room()
     }
 
-    /// Some records of the server itself, in the order of their keys.
+    /// Some of the server's own records, in the order of their keys.
     ///
     /// # Errors
-    /// `Corrupt`, or that the disk can't be read.
+    /// `Corrupt`, or the disk can't be read.
     pub(crate) fn records(
         &self,
         object: ObjectId,
@@ -132,10 +132,10 @@ impl Store {
         self.page_of(object, space, range, size, Page::default())
     }
 
-    /// The least and the greatest key of a space that begin with `prefix`, if there are any.
+    /// The least and the greatest key in a space that begin with `prefix`, if there are any.
     ///
     /// # Errors
-    /// `Corrupt`, or that the disk can't be read.
+    /// `Corrupt`, or the disk can't be read.
     pub(crate) fn ends(
         &self,
         object: ObjectId,

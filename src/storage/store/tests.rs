@@ -1,7 +1,8 @@
-//! The acts of a store that only it knows of: when it forgets, and what it refuses before it
-//! writes.
+//! The behaviour of a store that other tests can't see: when it forgets, and what it refuses before
+//! it writes.
 //!
-//! The values that it must read, count and report are in `conformance`. It never touches a disk.
+//! `conformance` tests the values that it reads, counts and reports. These tests never touch a
+//! disk.
 
 use std::sync::mpsc::{Receiver, channel};
 
@@ -85,7 +86,7 @@ fn only_the_object_whose_turn_is_open_writes_and_within_the_limits() {
     assert_eq!(store.submit_turn(), None);
 }
 
-/// A store on disk in a small map, with a reserve.
+/// A store on disk with a small map and a reserve.
 fn small(dir: &TempDir, map: usize, reserve: u64) -> (Store, Receiver<()>) {
     let (progress, progressed) = channel();
     let on_progress = Box::new(move || progress.send(()).unwrap_or_default());
@@ -105,8 +106,8 @@ fn commit(store: &mut Store, progressed: &Receiver<()>) {
     }
 }
 
-/// Growth ends before the map does, deleting goes on, and then growth does; also when what was freed
-/// lies scattered, and a large value finds no room in it.
+/// Growth ends before the map is full, deleting still works, and then growth does again. That holds
+/// also when the freed pages lie scattered, and a large value finds no room among them.
 #[test]
 fn low_space_refuses_growth_lets_deletes_through_and_nothing_is_ever_full() {
     let dir = tempfile::tempdir().unwrap();
@@ -151,8 +152,8 @@ fn low_space_refuses_growth_lets_deletes_through_and_nothing_is_ever_full() {
     assert!(refused);
 }
 
-/// Without a reserve the map can be full: that is a failed commit like any other, and what was
-/// acknowledged is there in a larger one.
+/// Without a reserve the map can become full. That is a failed commit like any other, and a larger
+/// map has everything that was acknowledged.
 #[test]
 fn a_full_map_ends_all_writing_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -195,7 +196,7 @@ fn the_servers_records_on_their_way_are_cleared_too() {
     assert_eq!(store.get(ONE, Space::Grants, b"grant").unwrap(), None);
 }
 
-/// The content of a link is known: whatever became of it, writing through it makes it right.
+/// A link's content is always the same: writing through a damaged link repairs it.
 #[test]
 fn a_damaged_link_does_not_end_all_writing() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! Transactions within a turn: writes that can be taken back alone.
+//! Transactions within a turn: their writes can be undone without the rest of the turn.
 
 use super::Store;
 use crate::id::ObjectId;
@@ -6,7 +6,7 @@ use crate::storage::error::Result;
 use crate::storage::lmdb::layout::Usage;
 use crate::storage::log::batch::Mark;
 
-/// The place at which a transaction began, to go back to.
+/// The beginning of a transaction, to go back to.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Savepoint {
@@ -16,11 +16,11 @@ pub(crate) struct Savepoint {
 }
 
 impl Store {
-    /// Begins a transaction within the open turn: its writes can be taken back alone. Each is ended
-    /// by [`Store::keep`] or [`Store::undo`], the last one first.
+    /// Begins a transaction within the open turn: its writes can be undone separately. End each by
+    /// [`Store::keep`] or [`Store::undo`], the last one first.
     ///
     /// # Errors
-    /// `OutsideTurn`, `Latched`: none was begun.
+    /// `OutsideTurn`, `Latched`: no transaction began.
     pub(crate) fn savepoint(&mut self, object: ObjectId) -> Result<Savepoint> {
         let turn = self.turn_of(object)?;
         turn.transactions += 1;
@@ -28,7 +28,7 @@ impl Store {
         Ok(Savepoint { writes: turn.writes.mark(), undo: turn.undo.len(), usage })
     }
 
-    /// Ends a transaction: its writes are those of what it is in.
+    /// Ends a transaction: its writes become part of the enclosing transaction or turn.
     pub(crate) fn keep(&mut self, _: Savepoint) {
         let Some(turn) = &mut self.turn else { return };
         turn.transactions -= 1;
@@ -37,7 +37,7 @@ impl Store {
         }
     }
 
-    /// Ends a transaction: exactly its writes were not made.
+    /// Ends a transaction and undoes exactly its writes.
     pub(crate) fn undo(&mut self, savepoint: Savepoint) {
         let Some(turn) = &mut self.turn else { return };
         turn.writes.back_to(savepoint.writes);

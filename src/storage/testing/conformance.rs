@@ -1,9 +1,10 @@
-//! One suite for every storage: what a log, its reads, a config store and a `Store` over them promise.
+//! One suite for every storage: the promises of a log, its reads, a config store, and a `Store`
+//! over them.
 //!
-//! It knows a storage only as a [`Backend`], which can be opened, opened again, taken over by a rival
-//! and ended at any moment; and it runs on the local log with LMDB and on the log in memory. What is
-//! true of one of them alone is tested beside that one. It sets no expectation that the documentation
-//! of the traits doesn't.
+//! It knows a storage only as a [`Backend`], which can be opened, opened again, taken over by a
+//! rival, and ended at any moment. It runs on the local log with LMDB and on the log in memory.
+//! Tests for one of them alone stand beside that one. The suite expects nothing that the
+//! documentation of the traits doesn't promise.
 //!
 //! `PROPTEST_CASES` raises the number of random cases.
 
@@ -40,38 +41,38 @@ type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 /// The values of the objects that exist.
 type World = BTreeMap<ObjectId, Rc<Map>>;
 
-/// A storage of objects, and what can happen to it.
+/// A storage of objects, and the events that can happen to it.
 trait Backend: Sized + 'static {
-    /// True if a crash loses or keeps a group of blocks as a whole.
+    /// True if a crash loses or keeps a group of blocks only as a whole.
     const WHOLE_GROUPS: bool;
     /// True if blocks can be read again.
     const KEEPS_HISTORY: bool;
 
-    /// An empty storage.
+    /// Makes an empty storage.
     fn make() -> Self;
 
-    /// Opens it as a process does that starts; whatever was opened before is dropped already.
+    /// Opens it as a starting process does; everything opened before has been dropped.
     fn open(&self) -> Opened;
 
-    /// The state that a process finds that starts after a crash at this moment. If it isn't certain
-    /// what is left, `keep` says.
+    /// The state that a process finds when it starts after a crash at this moment. Where it isn't
+    /// certain which blocks are left, `keep` decides.
     fn crash(&self, keep: u64) -> Self;
 
-    /// Claims the shard as another process would, while this one has the storage open.
+    /// Claims the shard as another process would while this one has the storage open.
     fn rival(&self, shard: Shard) -> Claim;
 
-    /// The gate at which the appends of the opened log are held back.
+    /// The gate that holds back the appends of the opened log.
     fn gate(&self) -> &Gate;
 
-    /// Makes the next group go wrong; false if nothing can.
+    /// Makes the next group fail; returns false if no fault is possible.
     fn inject(&self, fault: Fault) -> bool;
 
-    /// Looks below the reads: whether the opened storage has those records of the object that these
-    /// keys of its class need, and no others.
+    /// Checks, below the reads, that the opened storage has exactly those records of the object
+    /// that these keys of its class need.
     fn check_records(&self, object: ObjectId, space: Space, keys: &Map);
 
-    /// Opens it as a config store instead, as a process does that starts; whatever was opened before is
-    /// dropped already.
+    /// Opens it as a config store instead, as a starting process does; everything opened before has
+    /// been dropped.
     fn open_config(&mut self) -> Box<dyn ConfigStore>;
 }
 
@@ -82,7 +83,7 @@ struct Opened {
     room: Arc<Room>,
 }
 
-/// So many random cases, unless `PROPTEST_CASES` says otherwise.
+/// The usual number of random cases, unless `PROPTEST_CASES` says otherwise.
 fn cases(usual: u32) -> Config {
     let mut config = Config { failure_persistence: None, ..Config::default() };
     if std::env::var_os("PROPTEST_CASES").is_none() {
@@ -99,8 +100,8 @@ fn usage(map: &Map) -> Usage {
 /// The beginning of a value that refers to objects.
 const REFERS: u8 = b'>';
 
-/// The objects to which the values here refer: all ids behind two bytes, of which the second says
-/// for which half of all keys the value is meant.
+/// The objects to which the values in these tests refer: all ids after the first two bytes. The
+/// second byte says which half of all keys the value is meant for.
 fn targets(key: &[u8], value: &[u8]) -> Vec<u8> {
     match value {
         [REFERS, half, ids @ ..] if usize::from(half % 2) == key.len() % 2 => ids.to_vec(),
@@ -108,7 +109,7 @@ fn targets(key: &[u8], value: &[u8]) -> Vec<u8> {
     }
 }
 
-/// The records of the edges that these values have.
+/// The edge records for these values.
 fn edges(map: &Map) -> Map {
     let edges = map.iter().map(|(key, value)| (key.clone(), targets(key, value)));
     edges.filter(|(_, targets)| !targets.is_empty()).collect()

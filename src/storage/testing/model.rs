@@ -1,11 +1,11 @@
-//! A log in memory that keeps the promises of the real one, and breaks them when told to.
+//! A log in memory that keeps the promises of the real one, and breaks them on demand.
 //!
-//! Tests hold its appends back, fail them, fence it, deliver them twice, lose a block of its history,
-//! and end the process between two moments. Unlike the local log it keeps all blocks, and an epoch for
-//! each shard. It never touches a disk.
+//! Tests hold its appends back, fail them, fence it, deliver them twice, lose a block of its
+//! history, and end the process between two moments. Unlike the local log it keeps all blocks, and
+//! an epoch for each shard. It never touches a disk.
 //!
-//! **Invariants:** what `append` reported is in every crash. What it holds back before it applied
-//! anything is in a crash block by block, each as a whole or not at all.
+//! **Invariants:** everything that `append` reported survives every crash. Blocks that it held back
+//! before applying them survive a crash one by one, each as a whole or not at all.
 
 pub(crate) mod config;
 pub(crate) mod gate;
@@ -25,16 +25,16 @@ use crate::storage::position::{Link, Position};
 use crate::storage::range::{Range, Visit};
 use crate::storage::space::Space;
 
-/// The fault of the next group.
+/// A fault that is injected into the next group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Nothing is applied, and the log doesn't know.
+    /// Nothing is applied, and the log doesn't know that.
     Unknown,
-    /// All is applied, and the log doesn't know.
+    /// All is applied, and the log doesn't know that.
     UnknownApplied,
-    /// A newer owner has every shard.
+    /// A newer owner has claimed every shard.
     Fenced,
-    /// The log takes nothing for now.
+    /// The log accepts nothing for now.
     Busy,
     /// The group arrives twice.
     Duplicate,
@@ -44,7 +44,7 @@ pub(crate) enum Fault {
     Panic,
 }
 
-/// A handle; all clones are the same log.
+/// A handle; all clones refer to the same log.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MemoryLog {
     gate: Gate,
@@ -59,7 +59,7 @@ struct State {
     flight: Vec<ShardBlock>,
     groups: Vec<Vec<ShardBlock>>,
     fault: Option<Fault>,
-    /// Why the log takes no more blocks.
+    /// The reason why the log accepts no more blocks.
     failure: Option<Arc<StorageError>>,
 }
 
@@ -71,12 +71,12 @@ struct Chain {
 }
 
 impl MemoryLog {
-    /// Makes appends wait, before they apply anything, for as long as the guard lives.
+    /// Makes appends wait, before they apply anything, while the guard lives.
     pub(crate) fn hold(&self) -> Held {
         self.gate.hold(Stage::Before)
     }
 
-    /// The gate at which appends are held back.
+    /// The gate that holds appends back.
     pub(crate) fn gate(&self) -> &Gate {
         &self.gate
     }
@@ -86,7 +86,7 @@ impl MemoryLog {
         self.gate.wait_until_held();
     }
 
-    /// Makes the next group, or the next claim, go wrong.
+    /// Makes the next group, or the next claim, fail.
     pub(crate) fn fail_next(&self, fault: Fault) {
         self.state().fault = Some(fault);
     }
@@ -96,14 +96,14 @@ impl MemoryLog {
         self.state().groups.clone()
     }
 
-    /// Loses a block of the history, whose effects stay.
+    /// Loses a block of the history; its effects stay.
     pub(crate) fn lose(&self, shard: Shard, position: Position) {
         let mut state = self.state();
         state.chains.get_mut(&shard).unwrap().blocks.remove(&position).unwrap();
     }
 
-    /// The log as it is after a crash at this moment. Of the blocks that are held back before they are
-    /// applied, those are in it of which the bit in `keep` is set.
+    /// The log as it is after a crash at this moment. A block that is held back before being
+    /// applied survives if its bit in `keep` is set.
     pub(crate) fn crash(&self, keep: u64) -> Self {
         let mut left = self.state().clone();
         (left.failure, left.fault) = (None, None);
@@ -257,7 +257,7 @@ impl Reads for MemoryLog {
         }
         let mut left = range.clone();
         while !left.is_empty() {
-            // Copied one by one, so that `visit` can read too.
+            // Copied one by one, so that `visit` can read as well.
             let next = {
                 let state = self.state();
                 let Some(records) = state.records.get(&(object, space)) else { return Ok(()) };
@@ -300,7 +300,7 @@ mod tests {
 
     const SHARD: Shard = Shard(0x0101);
 
-    /// A log with so many blocks in one shard, and what the next one must name.
+    /// A log with this many blocks in one shard, and the claim for the next one.
     fn log_of(blocks: u8) -> (MemoryLog, Claim) {
         let mut log = MemoryLog::default();
         let mut claim = log.claim(SHARD).unwrap();

@@ -9,13 +9,13 @@ use capnp::traits::HasTypeId;
 use proptest::collection::{btree_set, vec};
 use std::collections::BTreeSet;
 
-/// The interfaces, ordinals and times that are tried; a set or a time is one of few, so that they meet.
+/// The interfaces, ordinals and times to try: few of each, so that lists often have some in common.
 const INTERFACES: [u64; 3] = [1, 2, NAMESPACE];
 const NAMESPACE: u64 = namespace::Client::TYPE_ID;
 const ORDINALS: u16 = 4;
 const TIMES: u64 = 6;
 
-/// One list, as plain data: what it says is read off, without the code that is tested.
+/// One list as plain data, which answers without the code under test.
 #[derive(Clone, Debug, Default)]
 struct Model {
     last: Option<u64>,
@@ -70,8 +70,8 @@ impl Model {
             .is_none_or(|methods| methods.contains(&Method::new(interface, method)))
     }
 
-    /// Objects that are reached through a namespace are restricted by a set that no namespace alone
-    /// could have.
+    /// A set with a method that no namespace has restricts the objects reached through a namespace
+    /// as well.
     fn allows_of_objects(&self, interface: u64, method: u16) -> bool {
         let is_mixed =
             |set: &BTreeSet<Method>| set.iter().any(|method| method.interface != NAMESPACE);
@@ -86,7 +86,7 @@ fn keys_of(models: &[Model]) -> BTreeSet<[u8; 32]> {
     seeds.map(|&seed| holder(seed).verifying_key().to_bytes()).collect()
 }
 
-/// The first list stands in the payload, and each of the others in a link.
+/// The first list goes into the payload, and each of the others into a link.
 fn chain(models: &[Model]) -> Sturdyref {
     let (first, links) = models.split_first().unwrap();
     let links = (0..).zip(links);
@@ -96,8 +96,8 @@ fn chain(models: &[Model]) -> Sturdyref {
 }
 
 proptest! {
-    /// Each list of the chain is asked by itself: nothing is allowed that any of them refuses, and
-    /// nothing else is refused.
+    /// Each list of the chain is asked separately: the chain refuses exactly what one of them
+    /// refuses.
     #[test]
     fn a_chain_allows_what_each_of_its_links_allows(
         models in vec(Model::any(), 1..=17), seal: bool,
@@ -182,7 +182,8 @@ fn holders(keys: &[[u8; 32]]) -> Vec<u8> {
     caveat(CAVEAT_HOLDER, &keys.concat())
 }
 
-/// The list is taken in a reference and by itself, or in neither.
+/// Tells whether the list is accepted; it must be accepted both in a reference and alone, or in
+/// neither.
 fn is_taken(list: &[u8]) -> bool {
     let decoded = Caveats::decode(list).is_ok();
     assert_eq!(accepted(&with_caveats(list)), decoded, "{list:02x?}");
@@ -214,7 +215,7 @@ fn sets_of_methods_and_holders_have_one_encoding() {
     assert!(!is_taken(&caveat(CAVEAT_HOLDER, &first[..31])));
 }
 
-/// The methods of objects stand in a list only where the other set doesn't say the same of them.
+/// A list holds the methods of objects only where the other set doesn't say the same of them.
 #[test]
 fn the_methods_of_objects_have_one_encoding() {
     let by_name = (NAMESPACE, 0);
@@ -228,7 +229,7 @@ fn the_methods_of_objects_have_one_encoding() {
     assert!(!is_taken(&caveat(CAVEAT_OBJECT_METHODS, &method_bytes(&[(1, 3), (1, 2)]))));
 }
 
-/// A set that leaves a namespace its own methods doesn't give back those of its objects.
+/// A set that allows a namespace's own methods doesn't give back those of its objects.
 #[test]
 fn what_one_set_took_away_from_objects_no_later_one_brings_back() {
     let by_name = Method::new(NAMESPACE, 0);
@@ -247,7 +248,7 @@ fn what_one_set_took_away_from_objects_no_later_one_brings_back() {
     );
 }
 
-/// A list that is kept is read back whole, or not at all.
+/// Decoding either keeps a whole list or refuses it.
 #[test]
 fn decode_takes_nothing_that_it_would_lose() {
     assert!(Caveats::decode(&[0]).unwrap().is_none());
@@ -281,8 +282,7 @@ fn each_caveat_makes_it_stricter() {
     assert!(Caveats::none().with_methods((0..257).map(|method| of_one(method % 256))).is_ok());
 }
 
-/// More holders than a list can name, each of whom must give proof: nobody can, and so nothing is
-/// left to be allowed.
+/// With more holders than a list can name, nobody can give all proofs, so nothing is allowed.
 #[test]
 fn too_many_holders_leave_nothing() {
     let keys: BTreeSet<_> = (0..=2047_u16).map(key_of_number).collect();
@@ -300,7 +300,7 @@ fn key_of_number(number: u16) -> [u8; 32] {
     SigningKey::from_bytes(&seed).verifying_key().to_bytes()
 }
 
-/// A text has a limit, and what could not be read again is not written.
+/// Texts have a largest length, and none is written that couldn't be read again.
 #[test]
 fn a_reference_that_is_too_long_for_a_text_has_none() {
     let large = |interface| {

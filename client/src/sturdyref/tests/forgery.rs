@@ -1,16 +1,17 @@
-//! Forgeries of references with all kinds of caveats: none is accepted, and the genuine one is.
+//! Forgeries of references with all kinds of caveats: only the genuine ones are accepted.
 
 use super::*;
 use std::collections::BTreeSet;
 
-/// The order of the group, little-endian: adding it to the second half of a signature gives another
+/// The order of the group, little-endian. Adding it to the second half of a signature gives another
 /// encoding of the same number.
 const ORDER: [u8; 32] = [
     0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14,
     0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
 ];
 
-/// All encodings of points of small order: for some of these keys one signature fits many messages.
+/// All encodings of points of small order: with some of these keys one signature fits many
+/// messages.
 fn small_order_keys() -> Vec<[u8; 32]> {
     let of_ends = |first: u8, middle: u8, last: u8| {
         let mut key = [middle; 32];
@@ -20,7 +21,7 @@ fn small_order_keys() -> Vec<[u8; 32]> {
     let mut keys = Vec::new();
     for sign in [0, 0x80] {
         keys.extend([0, 1].map(|low| of_ends(low, 0, sign)));
-        // The last two are 0 and 1 again, with the prime added.
+        // The last two are 0 and 1 again, plus the prime.
         keys.extend([0xec, 0xed, 0xee].map(|low| of_ends(low, 0xff, 0x7f | sign)));
         for of_order_8 in [
             "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
@@ -35,7 +36,7 @@ fn small_order_keys() -> Vec<[u8; 32]> {
     keys
 }
 
-/// For the key of the neutral element this is a signature of every message, unless it is verified
+/// With the neutral element as the key, this is a signature of every message unless it is verified
 /// strictly.
 fn signature_by_the_neutral() -> [u8; 64] {
     let mut signature = [0; 64];
@@ -51,7 +52,7 @@ fn all_kinds(seed: u8) -> Caveats {
     two.into_iter().fold(caveats, |caveats, key| caveats.with_holder(key).unwrap())
 }
 
-/// `length` links whose secrets are made of `seed`; the first entry is the root.
+/// `length` links with secrets derived from `seed`; the first entry is the root.
 fn chain(root: &Sturdyref, seed: u8, length: u8) -> Vec<Sturdyref> {
     let mut chain = vec![root.clone()];
     for link in 0..length {
@@ -79,7 +80,7 @@ fn no_bit_of_a_chain_can_be_flipped() {
     }
 }
 
-/// Signatures are flipped everywhere in the longest chain: each is verified, up to the last one.
+/// Flips bits of each signature in the longest chain: all of them are verified, up to the last one.
 #[test]
 fn every_link_of_the_longest_chain_counts() {
     let genuine = longest(2, 16).seal();
@@ -94,7 +95,7 @@ fn every_link_of_the_longest_chain_counts() {
     }
 }
 
-/// Whoever doesn't have the last secret makes a link of their own, with a key of their own.
+/// A stranger without the last secret makes a link with a key of their own.
 #[test]
 fn a_stranger_cannot_add_a_link() {
     let stranger = NextSecret::from_seed([0x77; 32]);
@@ -113,8 +114,9 @@ fn a_stranger_cannot_add_a_link() {
     }
 }
 
-/// Every row of up to three links, out of those of two chains from one root and one from another, on
-/// both roots and with every proof that there is: nothing but what was made is accepted.
+/// Tries every row of up to three links out of two chains from one root and one chain from another,
+/// on both roots and with every proof that exists. Only the rows that were really made are
+/// accepted.
 #[test]
 fn links_cannot_be_removed_reordered_or_spliced() {
     let roots = [reference(2, all_kinds(2)), reference(4, Caveats::none())];
@@ -141,7 +143,7 @@ fn links_cannot_be_removed_reordered_or_spliced() {
             found += usize::from(is_genuine);
         }
     }
-    // The roots are there once for each chain that starts at them.
+    // Each root is found once for each chain that starts at it.
     assert_eq!(found, 14 + 2);
 }
 
@@ -176,7 +178,7 @@ fn add_order(number: &mut [u8]) {
     assert_eq!(carry, 0, "it fits");
 }
 
-/// Whoever could put such a key in would make a reference that anybody can narrow and seal.
+/// A reference with such a key could be narrowed and sealed by anybody.
 #[test]
 fn no_key_is_of_small_order() {
     let genuine = longest(2, 1);
@@ -184,7 +186,8 @@ fn no_key_is_of_small_order() {
     let mut genuine_key = [0; 32];
     genuine_key.copy_from_slice(&genuine.bytes[link.signature_at - 32..link.signature_at]);
     let secret = reference(2, all_kinds(2)).secret().unwrap();
-    // The holder of the root signs the link, and the signing key the payload, whatever stands in it.
+    // The holder of the root signs the link, and the signing key the payload, no matter which keys
+    // are in them.
     let with_keys = |in_payload: Option<[u8; 32]>, in_link: [u8; 32]| {
         let mut bytes = genuine.bytes[..payload_end].to_vec();
         if let Some(key) = in_payload {
@@ -241,7 +244,7 @@ fn no_holder_is_of_small_order() {
     }
 }
 
-/// Of 19 numbers that fit into 255 bits twice, those that are coordinates of points.
+/// Of the 19 numbers with two encodings in 255 bits, those that are coordinates of points.
 #[test]
 fn keys_have_one_encoding() {
     let mut points = 0;
@@ -270,7 +273,7 @@ fn another_cluster_refuses_a_chain() {
     assert!(moved.verify(&other, |_| Some(key), NOW).is_err());
 }
 
-/// Tries the time in the payload, in the first link and in the last one.
+/// Tries the time in the payload, in the first link and in the last.
 #[test]
 fn it_expires_after_its_last_millisecond() {
     let lists = |at: usize| {
@@ -290,7 +293,7 @@ fn it_expires_after_its_last_millisecond() {
     }
 }
 
-/// A text has room for so many keys of holders.
+/// A text has room for this many holders' keys.
 fn full_of_keys() -> Sturdyref {
     (0..180).map(holder).fold(reference(2, Caveats::none()), |bound, key| {
         let caveats = bound.claimed_caveats().unwrap().with_holder(key.verifying_key()).unwrap();
@@ -298,7 +301,8 @@ fn full_of_keys() -> Sturdyref {
     })
 }
 
-/// Whoever has no reference can still show texts full of keys, and each point costs microseconds.
+/// Anyone can show texts full of keys without having a reference, and each point takes
+/// microseconds.
 #[test]
 fn no_point_is_read_before_the_signature_is_good() {
     let genuine = full_of_keys();
@@ -320,7 +324,7 @@ fn no_point_is_read_before_the_signature_is_good() {
     assert_eq!(POINTS_READ.get(), 1, "the first proof is wrong");
 }
 
-/// Neither do links that nobody signed cost more than the first of them.
+/// Links that nobody signed cost no more than the first of them either.
 #[test]
 fn links_are_read_one_by_one() {
     let genuine = longest(2, 16).seal();
@@ -334,7 +338,7 @@ fn links_are_read_one_by_one() {
     assert_eq!(POINTS_READ.get(), 1);
 }
 
-/// About half of all coordinates are those of no point. Nothing can be proved by them.
+/// About half of all coordinates belong to no point. Nothing can be proved with such a key.
 #[test]
 fn a_key_without_a_point_proves_nothing() {
     let none = (2..100)

@@ -48,7 +48,7 @@ fn every_holder_proves_themselves_once_and_in_order() {
     assert!(bound(&[]).check_proofs(&CHALLENGE, &[first]).is_err());
 }
 
-/// A link can bind a reference further, and free it from nobody.
+/// A link can bind a reference to more holders, and never release it from one.
 #[test]
 fn holders_of_links_are_added() {
     let caveats = Caveats::none().with_holder(holder(2).verifying_key()).unwrap();

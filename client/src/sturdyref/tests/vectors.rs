@@ -1,6 +1,7 @@
-//! The test vectors of `docs/sturdyref.md`: the document has exactly the bytes that are made here.
+//! The test vectors of `docs/sturdyref.md`: the document has exactly the bytes made here.
 //!
-//! `tests/python/sturdyref.py` reads them there, and verifies them with code of its own.
+//! `tests/python/sturdyref.py` reads them from the document, and verifies them with code of its
+//! own.
 
 use super::*;
 use crate::sturdyref_capnp::{CAVEAT_METHODS, CAVEAT_NOT_AFTER};
@@ -38,7 +39,7 @@ fn pieces(bytes: &[u8], at: &mut usize, lengths: &[usize]) -> String {
     lengths.iter().map(piece).collect::<Vec<_>>().join(" ")
 }
 
-/// The parts of a reference in order, and the lengths of the pieces that each is written in.
+/// The parts of a reference in order, and the lengths of the pieces in which each is printed.
 fn parts(reference: &Sturdyref) -> Vec<(String, Vec<usize>)> {
     let (bytes, layout) = (&reference.bytes, &reference.layout);
     let head = [("version", 1), ("cluster", 32), ("signing key", 8), ("kind of target", 1)];
@@ -82,7 +83,7 @@ fn the_document_has_the_bytes_of_times() {
     assert_table(&narrowed(&root, 1, NOW - 1).seal(), root.layout.links_at());
 }
 
-/// The third vector: methods in the payload and in a link, and holders in both links.
+/// The third vector: methods in the payload and in a link, holders in both links.
 fn bound() -> Sturdyref {
     let [first, second] = [1, 2].map(|seed| holder(seed).verifying_key());
     let in_payload = [(0x0102_0304_0506_0708, 0), (0x0102_0304_0506_0708, 1), (u64::MAX, 258)]

@@ -64,7 +64,7 @@ fn a_walk_sees_its_range_in_order_and_both_ways() {
     check("i", None, false, "");
 }
 
-/// A key that was damaged is not just missing, and neither is one that a damaged page misleads.
+/// A damaged key isn't simply missing, and neither is a key to which a damaged page doesn't lead.
 #[test]
 fn a_key_is_missing_only_between_whole_records_in_order() {
     let dir = tempfile::tempdir().unwrap();

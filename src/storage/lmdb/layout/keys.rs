@@ -1,21 +1,22 @@
-//! The keys of objects' records: how a key of up to 2,048 bytes lies in an engine that takes 511.
+//! The keys of objects' records: the way to store a key of up to 2,048 bytes in an engine that
+//! takes 511.
 //!
 //! A key of at most 480 bytes is stored as it is:
 //!
 //! > shard (2) ‖ object id (16) ‖ space (1) ‖ key
 //!
-//! Of a longer one, a *link* is stored instead, under the first 480 bytes and a zero byte. It says that
-//! keys go on from there, and has an empty record. What follows lies under a *node*, whose name is a hash
-//! of the link's whole key:
+//! For a longer key, a *link* is stored instead, under the first 480 bytes and a zero byte. It says
+//! that keys continue from there, and has an empty record. The rest is stored under a *node*, whose
+//! name is a hash of the link's whole key:
 //!
 //! > shard (2) ‖ object id (16) ‖ space + 128 (1) ‖ node (16) ‖ the rest of the key
 //!
-//! If the rest has more than 460 bytes, it is a link again. So a link sorts right after the key of just
-//! its 480 bytes and before every other key that is greater, and whoever walks the records in their order,
-//! and into each link on the way, sees all keys in the order of their bytes.
+//! If the rest has more than 460 bytes, it is a link again. So a link sorts right after the key
+//! that is just its 480 bytes, and before every greater key. A walk through the records in order,
+//! which descends into each link on the way, sees all keys in the order of their bytes.
 //!
-//! **Invariants:** a link is there if, and only if, a key goes on from it. Nothing here reads or writes:
-//! it says which records are meant.
+//! **Invariants:** a link exists if and only if a key continues from it. Nothing here reads or
+//! writes: it only computes the engine's keys.
 
 use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
@@ -29,40 +30,40 @@ const OBJECT_BYTES: usize = 2 + ObjectId::LEN;
 const SPACE_AT: usize = OBJECT_BYTES;
 const PREFIX_BYTES: usize = SPACE_AT + 1;
 const NODE_BYTES: usize = 16;
-/// Keys, or their beginnings, that lie directly in a space.
+/// The most bytes of a key, or of its beginning, directly in a space.
 const FIRST_BYTES: usize = 480;
-/// Rests of keys, or their beginnings, that lie directly under a node.
+/// The most bytes of the rest of a key, or of its beginning, directly under a node.
 const REST_BYTES: usize = 460;
-/// The byte behind the beginning of longer keys.
+/// The byte after the beginning of longer keys.
 const LINK: u8 = 0;
-/// Added to the number of a space for what lies under its nodes.
+/// Added to the number of a space for the records under its nodes.
 const NODES: u8 = 128;
 const NODE_DOMAIN: &[u8] = b"capstead long key v1";
 
-/// A key as the engine has it. Most are short, and take no allocation.
+/// A key of the engine. Most are short, and need no allocation.
 pub(crate) type EngineKey = SmallVec<[u8; 64]>;
 
-/// The place of records whose keys share all that came before: the top of a space, or one of its
-/// nodes.
+/// A group of records whose keys have everything before in common: the top of a space, or one of
+/// its nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Level {
     prefix: SmallVec<[u8; 48]>,
     direct: usize,
 }
 
-/// The meaning of the engine's key in its level.
+/// The meaning of an engine key in its level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step<'a> {
     /// The end of a key: its record is the value.
     Record(&'a [u8]),
-    /// The part of longer keys that this level has.
+    /// The part of longer keys that is stored in this level.
     Link(&'a [u8]),
 }
 
-/// One key of an object, from the links that lead to it down to its record.
+/// One key of an object: the links that lead to it, and its record.
 #[derive(Clone, Debug)]
 pub(crate) struct RecordPath {
-    /// The outermost first; empty for all but long keys.
+    /// The outermost first; empty except for long keys.
     pub(crate) links: Vec<EngineKey>,
     /// The key of the value.
     pub(crate) record: EngineKey,
@@ -81,7 +82,8 @@ impl Level {
         &self.prefix
     }
 
-    /// The engine's key for what is left of a key here, and where the rest is if that isn't all.
+    /// The engine key for the remaining part of a key in this level, with the next level and the
+    /// rest if that isn't all.
     fn split<'a>(&self, key: &'a [u8]) -> (EngineKey, Option<(Self, &'a [u8])>) {
         let mut engine = EngineKey::from_slice(&self.prefix);
         let Some((head, rest)) =
@@ -96,7 +98,7 @@ impl Level {
         (engine, Some((below, rest)))
     }
 
-    /// The level that a link of this one leads to.
+    /// The level to which a link of this one leads.
     pub(crate) fn below(&self, link: &[u8]) -> Self {
         let mut prefix = SmallVec::from_slice(&self.prefix[..SPACE_AT]);
         prefix.push(self.prefix[SPACE_AT] | NODES);
@@ -105,20 +107,20 @@ impl Level {
         Self { prefix, direct: REST_BYTES }
     }
 
-    /// The meaning of an engine's key of this level.
+    /// The meaning of an engine key of this level.
     pub(crate) fn step<'a>(&self, engine: &'a [u8]) -> Step<'a> {
         let key = &engine[self.prefix.len()..];
         if key.len() > self.direct { Step::Link(&key[..self.direct]) } else { Step::Record(key) }
     }
 
-    /// The part of `key` that this level can tell from others.
+    /// The part of `key` that is stored in this level.
     pub(crate) fn head<'a>(&self, key: &'a [u8]) -> &'a [u8] {
         &key[..key.len().min(self.direct)]
     }
 }
 
 impl RecordPath {
-    /// Refuses what [`Space::check_key`] refuses.
+    /// Refuses the keys that [`Space::check_key`] refuses.
     pub(crate) fn new(object: ObjectId, space: Space, key: &[u8]) -> Result<Self> {
         space.check_key(key)?;
         let mut links = Vec::new();
@@ -139,13 +141,13 @@ pub(crate) fn object_prefix(object: ObjectId) -> [u8; OBJECT_BYTES] {
     prefix
 }
 
-/// The object whose record lies under an engine key, if it is an object's.
+/// The object to which the record under an engine key belongs, if it is an object's.
 pub(crate) fn object_of(engine: &[u8]) -> Option<ObjectId> {
     engine.get(2..OBJECT_BYTES)?.try_into().ok().map(ObjectId::from_bytes)
 }
 
-/// The beginnings of the engine keys of the records in a space: first those at its top, then those
-/// under its nodes.
+/// The beginnings of the engine keys of a space's records: first those at its top, then those under
+/// its nodes.
 pub(crate) fn space_prefixes(object: ObjectId, space: Space) -> [Vec<u8>; 2] {
     let top = Level::top(object, space).prefix.to_vec();
     let mut nodes = top.clone();

@@ -1,7 +1,8 @@
-//! The storages that the suite runs on: LMDB in a directory of its own, and the model in memory.
+//! The storages under test: LMDB in a directory of its own, and the model in memory.
 //!
-//! A crash of LMDB is a copy of its data file, between two transactions, in another directory: what a
-//! killed process leaves. Nothing here checks what LMDB itself promises about a loss of power.
+//! A crash of LMDB is a copy of its data file to another directory between two transactions: the
+//! state that a killed process leaves. Nothing here checks LMDB's own promises about a loss of
+//! power.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -73,7 +74,8 @@ impl Backend for Disk {
     }
 
     fn rival(&self, shard: Shard) -> Claim {
-        // The directory's lock keeps real rivals away; this is what one would do who got past it.
+        // The directory's lock keeps real rivals away; this is what a rival would do that got past
+        // it.
         let raise = self.environment().write(|changes| {
             let record = changes.get(&ENVIRONMENT_KEY)?.unwrap();
             let last = EnvironmentRecord::decode(record, Kind::Objects)?.incarnation;

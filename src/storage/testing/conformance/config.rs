@@ -1,4 +1,4 @@
-//! The promises of a config store: versions, swaps that see one another, and observers.
+//! The promises of a config store: versions, swaps that see each other, and observers.
 
 use std::sync::{Arc, Mutex};
 

@@ -1,6 +1,6 @@
-//! Random keys that meet each other and the borders between the parts of long keys.
+//! Random keys that often coincide, and that meet the limits between the parts of long keys.
 //!
-//! They are made of few bytes and few lengths, so that many are equal, or begin like one another.
+//! They consist of few bytes and have few lengths, so that many are equal, or begin alike.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use crate::limits::KEY_BYTES_MAX;
 /// The least byte, one in the middle, and the greatest.
 const BYTES: [u8; 3] = [0x00, b'a', 0xff];
 
-/// Around the lengths at which a key gets another part, and the longest.
+/// Lengths around those at which a key gets another part, and the greatest length.
 const LENGTHS: [usize; 16] = [
     479, 480, 481, 482, 939, 940, 941, 942, 1_399, 1_400, 1_401, 1_860, 1_861, 2_046, 2_047, 2_048,
 ];
@@ -24,7 +24,7 @@ pub(super) fn key() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![3 => short_key(), 4 => long_key()]
 }
 
-/// A key that no class can have.
+/// A key that no class may use.
 pub(super) fn wrong_key() -> impl Strategy<Value = Pick> {
     select(vec![0, KEY_BYTES_MAX + 1]).prop_map(|length| Pick::Any(Short(vec![b'a'; length])))
 }
@@ -38,7 +38,7 @@ fn long_key() -> impl Strategy<Value = Vec<u8>> {
     (select(&BYTES[..]), select(&LENGTHS[..]), changed).prop_map(|(byte, length, changed)| {
         let mut key = vec![byte; length];
         if let Some((at, byte)) = changed {
-            // One further back than the last one changes the last one.
+            // The place one after the last byte stands for the last byte.
             key[at.min(length) - 1] = byte;
         }
         key
@@ -57,7 +57,7 @@ pub(super) fn value() -> impl Strategy<Value = Short> {
     prop_oneof![2 => plain, 1 => refers].prop_map(Short)
 }
 
-/// Bytes of which a failed test shows the length and the ends alone.
+/// Bytes that a failed test shows only by their length and ends.
 #[derive(Clone)]
 pub(super) struct Short(pub(super) Vec<u8>);
 
@@ -69,11 +69,11 @@ impl fmt::Debug for Short {
     }
 }
 
-/// A key that is there already, or any.
+/// A key that is already present, or any key.
 #[derive(Clone, Debug)]
 pub(super) enum Pick {
     Any(Short),
-    /// One of those that are there; if there is none, the other.
+    /// One of the present keys; if there is none, the other.
     Present(Index, Short),
 }
 

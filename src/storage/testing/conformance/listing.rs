@@ -1,7 +1,8 @@
-//! Random lists, and what they give when nothing but a sorted map is asked.
+//! Random lists, and the entries that they must give according to a sorted map alone.
 //!
-//! A list goes on by its last key, as `host/api/list.rs` does it, while others may write in between. The
-//! expectation compares keys one by one, and shares no code with the ranges that it is there to test.
+//! A list continues after its last key, as in `host/api/list.rs`, while writes may come in between.
+//! The expected entries are found by comparing keys one by one, without any code of the ranges
+//! under test.
 
 use std::ops::Bound;
 
@@ -14,12 +15,12 @@ use super::keys::{Pick, pick};
 use crate::storage::range::Range;
 use crate::storage::store::page::{Page, PageSize};
 
-/// The terms of a list, before it is known what there is.
+/// The terms of a list, made before its storage is known.
 #[derive(Clone, Debug)]
 pub(super) struct Wish {
     start: Bound<(Pick, Vec<u8>)>,
     end: Bound<(Pick, Vec<u8>)>,
-    /// The beginning of a key that is there, of that length.
+    /// The beginning, of this length, of a present key.
     prefix: Option<(Pick, Index)>,
     reverse: bool,
 }
@@ -30,7 +31,7 @@ pub(super) fn wish() -> impl Strategy<Value = Wish> {
     wish.prop_map(|(start, end, prefix, reverse)| Wish { start, end, prefix, reverse })
 }
 
-/// Some are longer than any key can be.
+/// Some bounds are longer than any key can be.
 fn bound() -> impl Strategy<Value = Bound<(Pick, Vec<u8>)>> {
     let tail = vec(select(vec![0x00, b'a', 0xff]), 0..2);
     (0..4, pick(), tail).prop_map(|(kind, key, tail)| match kind {
@@ -46,7 +47,7 @@ pub(super) fn size() -> impl Strategy<Value = PageSize> {
 }
 
 impl Wish {
-    /// The list over what is there now.
+    /// The list over the present keys.
     pub(super) fn listing(self, present: &Map) -> Listing {
         let bound = |bound: Bound<(Pick, Vec<u8>)>| {
             bound.map(|(pick, tail)| [pick.key(present), tail].concat())
@@ -63,15 +64,15 @@ impl Wish {
     }
 }
 
-/// A list under way.
+/// A list in progress.
 #[derive(Debug)]
 pub(super) struct Listing {
     start: Bound<Vec<u8>>,
     end: Bound<Vec<u8>>,
     prefix: Vec<u8>,
-    /// The keys that are left of it, as the storage is asked.
+    /// The remaining range, with which the storage is asked.
     pub(super) range: Range,
-    /// The last key that it gave.
+    /// The last key that the list gave.
     last: Option<Vec<u8>>,
 }
 
@@ -81,7 +82,7 @@ impl Listing {
         Self { start, end, prefix, range: Range { reverse, ..Range::all() }, last: None }
     }
 
-    /// The entries that it should give, in its order.
+    /// The entries that the list must give, in its order.
     pub(super) fn expected<'a>(&self, map: &'a Map) -> Vec<(&'a [u8], &'a [u8])> {
         let within = map.iter().filter(|(key, _)| self.is_within(key));
         let mut expected: Vec<_> = within.map(|(key, value)| (&key[..], &value[..])).collect();
@@ -110,7 +111,7 @@ impl Listing {
         after && before && ahead && key.starts_with(&self.prefix)
     }
 
-    /// Checks the next page, and goes on behind it.
+    /// Checks the next page, and continues after it.
     pub(super) fn check_page(&mut self, map: &Map, size: PageSize, page: &Page) {
         let expected = self.expected(map);
         let (mut fit, mut bytes) = (0, 0);

@@ -1,4 +1,4 @@
-//! The promises of a log to those who append to it and those who read what it applied.
+//! The promises of a log to the code that appends to it and the code that reads what it applied.
 
 use std::ops::ControlFlow;
 use std::thread;
@@ -17,7 +17,7 @@ use crate::storage::space::Space;
 use crate::storage::testing::model::gate::Stage;
 
 const ONE: ObjectId = ObjectId::from_bytes([1; 16]);
-/// In the same shard as `ONE`.
+/// An object in the same shard as `ONE`.
 const NEAR: ObjectId = ObjectId::from_bytes([1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
 const FAR: ObjectId = ObjectId::from_bytes([2; 16]);
 const SHARD: Shard = Shard(0x0101);
@@ -38,7 +38,7 @@ fn block(claim: Claim, writes: Vec<WriteSet>) -> ShardBlock {
     ShardBlock { shard, epoch: claim.epoch, previous: claim.link, writes }
 }
 
-/// Appends one block; none if it was fenced.
+/// Appends one block; returns `None` if it was fenced.
 fn append(log: &mut dyn ShardLog, block: ShardBlock) -> Option<Link> {
     match log.append(&[block]).as_slice() {
         [Outcome::Position(link)] => Some(*link),
@@ -47,7 +47,7 @@ fn append(log: &mut dyn ShardLog, block: ShardBlock) -> Option<Link> {
     }
 }
 
-/// Appends one block that is taken; returns what the next one needs.
+/// Appends one block that must be accepted; returns the claim for the next one.
 fn advance(log: &mut dyn ShardLog, claim: Claim, writes: Vec<WriteSet>) -> Claim {
     let block = block(claim, writes);
     let (shard, expected) = (block.shard, block.link());
@@ -112,7 +112,7 @@ pub(super) fn a_fenced_block_leaves_the_others_of_its_group_alone<B: Backend>() 
         let outcomes = log.append(&group);
         let (theirs, ours) = (&outcomes[n], &outcomes[1 - n]);
         assert!(matches!(theirs, Outcome::Fenced));
-        // The second time it is a duplicate.
+        // The second time the block is a duplicate.
         assert_eq!(matches!(ours, Outcome::Position(_)), n == 0);
     }
     assert_eq!(get(&*reads, ONE, b"k").unwrap(), b"1");
@@ -218,7 +218,7 @@ pub(super) fn history_is_read_or_said_to_be_gone<B: Backend>() {
         blocks.push(block(claim, vec![put(ONE, b"k", &[value])]));
         claim = advance(&mut *log, claim, vec![put(ONE, b"k", &[value])]);
     }
-    // Up to `gone` nothing can be read.
+    // No block up to `gone` can be read.
     let check = |log: &dyn ShardLog, gone: u64| {
         for from in 0..=6 {
             match log.read(SHARD, Position(from)) {
@@ -296,7 +296,7 @@ pub(super) fn a_scan_ends_when_its_visitor_has_enough<B: Backend>() {
         for enough in 1..=keys.len() {
             let mut found = Vec::new();
             let mut visit = |key: &[u8], _: &[u8]| {
-                // Reading goes on while a list is under way.
+                // Other reads work while a list is in progress.
                 assert!(get(&*reads, ONE, key).is_some());
                 found.push(key.to_vec());
                 let more = found.len() < enough;

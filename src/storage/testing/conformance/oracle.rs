@@ -1,8 +1,8 @@
-//! The state that a store must hold: a map for each object, the turns that were submitted, and what
+//! The state that a store must hold: a map for each object, the submitted turns, and the turns that
 //! may be lost.
 //!
-//! It is moved by the same steps as the store and knows nothing of how that works. After a crash it
-//! takes over what was found, once that was found to be allowed.
+//! It follows the same steps as the store and knows nothing of how the store works. After a crash
+//! it checks that the state found is allowed, and continues from there.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -13,15 +13,16 @@ use crate::storage::error::StorageError;
 use crate::storage::lmdb::layout::Usage;
 use crate::storage::log::committer::Ticket;
 
-/// The bytes that an object may store, and all of them: few, so that both limits are met.
+/// The most bytes that one object may store, and all objects together: few, so that tests reach
+/// both limits.
 pub(super) const OBJECT_BYTES: u64 = 40_000;
 pub(super) const CLASS_BYTES: u64 = 60_000;
 
-/// The way in which a write must end.
+/// The required outcome of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Done,
-    /// There was nothing to do.
+    /// There was nothing to change.
     Nothing,
     OutsideTurn,
     KeyLength,
@@ -30,12 +31,13 @@ pub(super) enum Verdict {
 
 #[derive(Debug)]
 pub(super) struct Oracle {
-    /// With all writes, those of the open turn too.
+    /// Includes all writes, those of the open turn too.
     now: World,
     turn: Option<Turn>,
-    /// The state after each submitted turn of this opening; first, the one that was found.
+    /// The state after each submitted turn since the storage was opened; the first one is the state
+    /// found.
     history: Vec<(Ticket, World)>,
-    /// The ticket up to which the store said to be durable.
+    /// The last ticket that the store reported as durable.
     pub(super) durable: Ticket,
 }
 
@@ -65,12 +67,12 @@ impl Oracle {
         usage(&self.map(object))
     }
 
-    /// The bytes that all objects store together.
+    /// The bytes that all objects store in total.
     pub(super) fn bytes(&self) -> u64 {
         self.now.values().map(|map| usage(map).bytes).sum()
     }
 
-    /// Opens a turn; whether the object has to be made in it.
+    /// Opens a turn; returns whether it has to create the object.
     pub(super) fn begin(&mut self, object: ObjectId) -> bool {
         let before = self.now.clone();
         let is_new = !self.exists(object);
@@ -142,7 +144,7 @@ impl Oracle {
         self.now.insert(turn.object, map);
     }
 
-    /// Ends the turn, which got this ticket.
+    /// Ends the turn with this ticket.
     pub(super) fn submit(&mut self, ticket: Option<Ticket>) {
         let turn = self.turn.take().unwrap();
         assert_eq!(ticket.is_some(), turn.wrote, "a turn has a ticket if it wrote");
@@ -163,20 +165,20 @@ impl Oracle {
         self.history.last().unwrap().0
     }
 
-    /// The store said that all up to this turn is durable.
+    /// The store reported all turns up to this one as durable.
     pub(super) fn acknowledge(&mut self, durable: Ticket) {
         assert!(durable >= self.durable, "what is durable stays so");
         assert!(durable <= self.last(), "nothing is durable that wasn't submitted");
         self.durable = durable;
     }
 
-    /// Takes for lost what isn't acknowledged.
+    /// Treats all unacknowledged turns as lost.
     pub(super) fn lose_unacknowledged(&mut self) {
         self.history.retain(|(ticket, _)| *ticket <= self.durable);
     }
 
-    /// Checks what was found after the storage was opened again: all that was acknowledged, and of
-    /// what was submitted later, in each shard no turn without those before it.
+    /// Checks the state found after reopening. It must include all acknowledged turns; of the later
+    /// turns in each shard it must include none without those before it.
     pub(super) fn recover(&self, found: &World, whole_groups: bool) {
         let fits = |part: &dyn Fn(&World) -> World| {
             let mut ends = self.history.iter().filter(|(ticket, _)| *ticket >= self.durable);
@@ -199,7 +201,7 @@ fn is_key(key: &[u8]) -> bool {
     (1..=crate::limits::KEY_BYTES_MAX).contains(&key.len())
 }
 
-/// The store's verdict on a write that had something to do or not.
+/// The verdict that the store's result for a write stands for.
 pub(super) fn verdict(result: Result<Option<Ticket>, StorageError>, ticket: Ticket) -> Verdict {
     match result {
         Ok(Some(of)) => {

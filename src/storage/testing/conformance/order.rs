@@ -1,5 +1,5 @@
-//! The exact order of keys up to the longest, against a sorted map alone, and that nothing is left of
-//! keys that are gone.
+//! The exact order of keys up to the greatest length, compared with a sorted map, and a check that
+//! deleted keys leave nothing behind.
 
 use std::ops::ControlFlow;
 
@@ -56,7 +56,7 @@ pub(super) fn lists_are_those_of_a_map_and_no_record_is_left_over<B: Backend>() 
         for reverse in [false, true] {
             check_list(&*writer.opened.reads, &Listing::all(reverse), &map);
         }
-        // No store wrote it, so nothing has edges.
+        // No store wrote the values, so none has edges.
         let expected = Usage { references: 0, ..usage(&map) };
         assert_eq!(writer.opened.reads.count(OBJECT).unwrap(), expected);
         writer.write(|set| {
@@ -109,7 +109,7 @@ fn check_list(reads: &dyn Reads, listing: &Listing, map: &Map) {
     }
 }
 
-/// So many that they fill pages of the engine, and beside the keys of another space.
+/// Enough keys to fill pages of the engine, next to the keys of another space.
 pub(super) fn clearing_many_keys_leaves_none<B: Backend>() {
     let check = |keys: Vec<Vec<u8>>| {
         let backend = B::make();
@@ -130,7 +130,7 @@ pub(super) fn clearing_many_keys_leaves_none<B: Backend>() {
     TestRunner::new(cases(3)).run(&vec(key(), 400), check).unwrap();
 }
 
-/// Writes blocks of the one object.
+/// Writes blocks with writes of one object.
 struct Writer {
     opened: Opened,
     claim: Claim,

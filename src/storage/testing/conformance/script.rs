@@ -1,6 +1,7 @@
-//! Random scripts of what a host does with its store, and of what happens to it.
+//! Random scripts of a host's actions on its store, and of the events that happen to the store.
 //!
-//! The state here says only which step makes sense after which; what each must do is in the oracle.
+//! The state here only decides which step makes sense after which; the oracle decides the outcome
+//! of each.
 
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -17,7 +18,7 @@ use crate::storage::testing::model::gate::Stage;
 pub(super) const OBJECTS: usize = 3;
 const NESTED_MAX: usize = 3;
 
-/// One of the objects by its number.
+/// One of the objects, by its index.
 pub(super) type Object = usize;
 
 #[derive(Clone, Debug)]
@@ -31,26 +32,26 @@ pub(super) enum Step {
     Undo,
     Submit,
     Discard,
-    /// Has what was submitted committed.
+    /// Makes the commit thread begin with the submitted turns.
     Commit,
     Settle,
-    /// Waits until all that was submitted is durable.
+    /// Waits until all submitted turns are durable.
     Sync,
     Hold(Stage),
     Release,
     Get(Object, Pick),
     List(Object, Wish, PageSize),
-    /// The next page of one of the lists under way.
+    /// The next page of one of the lists in progress.
     More(Index, PageSize),
-    /// All that is sent to the log next arrives twice.
+    /// The next group that is sent to the log arrives twice.
     Duplicate,
     Reopen,
     Crash(u64),
-    /// The next commit ends the store.
+    /// The next commit fails and ends the store.
     Fail(Failure, u64),
 }
 
-/// The writer's knowledge of the value that was there.
+/// The writer's knowledge of the previous value.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Knows {
     Before,
@@ -160,7 +161,7 @@ fn any_object() -> impl Strategy<Value = Object> {
     0..OBJECTS
 }
 
-/// Mostly the one whose turn it is.
+/// Usually the object with the open turn.
 fn object(turn: Option<Object>) -> impl Strategy<Value = Object> {
     prop_oneof![15 => Just(turn.unwrap_or_default()), 1 => any_object()]
 }

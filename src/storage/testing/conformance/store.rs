@@ -1,8 +1,8 @@
 //! The state machine that drives a `Store` over any storage, and checks it against the oracle.
 //!
-//! Appends are held back, crashes come at any moment, and commits fail; whatever the store reads,
-//! counts and reports in between must be what the oracle says. It waits for the commit thread where a
-//! script says so, and never sleeps.
+//! Appends are held back, crashes come at any moment, and commits fail; everything that the store
+//! reads, counts and reports in between must match the oracle. It waits for the commit thread where
+//! a script says so, and never sleeps.
 
 use std::marker::PhantomData;
 use std::rc::Rc;
@@ -52,15 +52,15 @@ pub(super) fn the_store_is_a_map_for_each_object_and_every_crash_a_prefix<B: Bac
 
 struct Machine<B>(PhantomData<B>);
 
-/// A store in use, with what it must hold.
+/// A store in use, with the state that it must hold.
 struct Running<B> {
-    // Dropped in this order: a store waits for its commits, and they for the gate.
+    // The fields are dropped in this order: a store waits for its commits, and these for the gate.
     held: Option<Held>,
     session: Session,
     oracle: Oracle,
     listings: Vec<(Object, Listing)>,
     savepoints: Vec<Savepoint>,
-    /// Something that was submitted while the gate was shut is on its way there.
+    /// Set while a group that was submitted with the gate closed is on its way to the gate.
     awaited: bool,
     submitted: bool,
     backend: B,
@@ -121,7 +121,7 @@ impl<B: Backend> StateMachineTest for Machine<B> {
 }
 
 impl<B: Backend> Running<B> {
-    /// Opens the storage; what is found must be what the oracle of the last opening allows.
+    /// Opens the storage; the state found must be one that the oracle of the last opening allows.
     fn start(backend: B, last: Oracle) -> Self {
         let session = Session::open(&backend);
         let found = session.world();
@@ -161,7 +161,7 @@ impl<B: Backend> Running<B> {
         Ticket(self.session.store.last_submitted().0 + 1)
     }
 
-    /// A writer's knowledge of a key's value before, and what it says itself.
+    /// A writer's knowledge of a key's previous value, in the store's terms.
     fn before(&self, object: Object, key: &[u8], knows: Knows) -> Before {
         match knows {
             Knows::Before if !key.is_empty() && key.len() <= crate::limits::KEY_BYTES_MAX => {
@@ -292,7 +292,7 @@ impl<B: Backend> Running<B> {
         listing.check_page(&self.oracle.map(IDS[*object]), size, &page);
     }
 
-    /// Closes it in order, which commits all that was submitted.
+    /// Closes the store in order, which commits all submitted turns.
     fn reopen(mut self) -> Self {
         self.check_everything();
         self.session.store.close().unwrap();
@@ -316,7 +316,7 @@ impl<B: Backend> Running<B> {
         Self::start(left, oracle)
     }
 
-    /// Writes one turn more, whose commit goes wrong, and starts again.
+    /// Writes one more turn with a commit that fails, and starts again.
     fn fail(mut self, failure: Failure, keep: u64) -> Self {
         self.sync();
         match failure {
@@ -348,7 +348,7 @@ impl<B: Backend> Running<B> {
         Self::start(left, oracle)
     }
 
-    /// Nothing is written or becomes durable any more.
+    /// Checks that nothing is written or becomes durable any more.
     fn check_latched(&mut self) {
         let (store, account) = (&mut self.session.store, &self.session.accounts[1]);
         store.begin(account.clone());
@@ -362,7 +362,7 @@ impl<B: Backend> Running<B> {
         assert_eq!(store.settle(), self.oracle.durable);
     }
 
-    /// Whatever is read from where, all of it is there.
+    /// Checks that lists of all keys, in both directions, are complete.
     fn check_lists(&self) {
         for (object, reverse) in
             IDS.into_iter().flat_map(|object| [(object, false), (object, true)])
@@ -399,7 +399,7 @@ impl Session {
         Self { store, accounts, class, progress }
     }
 
-    /// All that there is; what is counted of it is checked.
+    /// Everything stored; checks the counts of it too.
     fn world(&self) -> World {
         let mut found = World::new();
         let mut objects = Vec::new();

@@ -10,7 +10,7 @@ use crate::storage::error::Result;
 use crate::storage::lmdb::layout::config_key;
 use crate::storage::space::check_value;
 
-/// A handle; all clones are the same store.
+/// A handle; all clones refer to the same store.
 #[derive(Clone, Default)]
 pub(crate) struct MemoryConfig(Arc<Mutex<State>>);
 
@@ -21,7 +21,7 @@ struct State {
 }
 
 impl MemoryConfig {
-    /// The same values for a process that starts anew: those who watched are gone.
+    /// The same values for a process that starts anew, without the observers.
     pub(crate) fn reopen(&self) -> Self {
         let values = self.state().values.clone();
         Self(Arc::new(Mutex::new(State { values, observers: Vec::new() })))

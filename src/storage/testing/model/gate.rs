@@ -1,7 +1,7 @@
-//! A gate in front of a log, which holds its appends back for as long as a test says.
+//! A gate in front of a log, which holds its appends back while a test wants that.
 //!
-//! An append can be held before the log has it, which is a disk that takes its time, or after all of
-//! it is durable and nobody knows yet. It changes nothing of what is appended.
+//! An append can be held before the log has it, as by a slow disk, or after all of it is durable
+//! and before that is reported. The gate never changes an append.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::storage::error::Result;
 use crate::storage::log::shard_log::{Claim, Outcome, ShardBlock, ShardLog};
 use crate::storage::position::{Link, Position};
 
-/// Longer than any append takes to come; a test that waits longer has failed.
+/// Longer than any append takes to arrive; a test that waits longer has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The stage at which an append is held.
@@ -19,11 +19,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) enum Stage {
     /// Nothing of it is applied.
     Before,
-    /// All of it is durable, and its outcome isn't known.
+    /// All of it is durable, and its outcome isn't reported yet.
     After,
 }
 
-/// A handle; all clones are the same gate.
+/// A handle; all clones refer to the same gate.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Gate(Arc<(Mutex<Door>, Condvar)>);
 
@@ -32,11 +32,11 @@ enum Door {
     #[default]
     Open,
     Closed(Stage),
-    /// Closed, and somebody stands in front of it.
+    /// Closed, and an append waits in front of it.
     Waiting(Stage),
 }
 
-/// Dropping it lets the waiting append and all later ones go on, also when a test fails.
+/// Dropping this lets the waiting append and all later ones continue, also when a test fails.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Held(Gate);
@@ -49,7 +49,7 @@ impl Drop for Held {
 }
 
 impl Gate {
-    /// Makes appends wait for as long as the guard lives.
+    /// Makes appends wait while the guard lives.
     pub(crate) fn hold(&self, stage: Stage) -> Held {
         *self.door() = Door::Closed(stage);
         Held(self.clone())
@@ -87,7 +87,7 @@ pub(crate) struct Gated {
 }
 
 impl Gated {
-    /// `appending` is locked while the log has an append.
+    /// `appending` is locked while the log handles an append.
     pub(crate) fn new(gate: Gate, appending: Arc<Mutex<()>>, log: Box<dyn ShardLog>) -> Self {
         Self { gate, appending, log }
     }
