@@ -33,7 +33,7 @@ pub(crate) struct Pick {
     pub(crate) spaces: &'static [Space],
 }
 
-/// All that an import doesn't make anew: `Edges` and `Usage` follow from the values.
+/// All that an import doesn't make anew: `Edges`, `Usage` and `Shares` follow from the rest.
 pub(crate) const EVERYTHING: &[Space] =
     &[Space::Header, Space::Data, Space::Grants, Space::Requests];
 /// The spaces that say who can reach an object.
