@@ -8,7 +8,7 @@
 pub(crate) struct Source {
     pub(crate) path: String,
     pub(crate) text: String,
-    /// As long as `text`, with every comment, string and character blanked.
+    /// The text with every comment, string and character blanked; it has the same length.
     pub(crate) code: String,
 }
 
@@ -50,7 +50,7 @@ impl Source {
         found
     }
 
-    /// Each place where `word` stands as a whole identifier.
+    /// Each place of `word` as a whole identifier.
     pub(crate) fn words<'a>(&'a self, word: &'a str) -> impl Iterator<Item = usize> + 'a {
         words(&self.code).filter(move |(_, text)| *text == word).map(|(at, _)| at)
     }
@@ -81,7 +81,7 @@ fn skip_space(code: &str, at: usize) -> usize {
     at + (code[at..].len() - code[at..].trim_start().len())
 }
 
-/// The segments of the path that starts at `at`, and where it ends; generics end a path.
+/// The segments of the path that starts at `at`, and its end; generics end a path.
 fn inline_path(code: &str, at: usize) -> (Vec<String>, usize) {
     let mut segments = Vec::new();
     let mut end = at;
@@ -103,7 +103,7 @@ fn inline_path(code: &str, at: usize) -> (Vec<String>, usize) {
     (segments, end)
 }
 
-/// Spells out the import tree that starts at `at`, below `prefix`. Returns where it ends.
+/// Spells out the import tree that starts at `at`, below `prefix`. Returns the end of the tree.
 fn use_tree(code: &str, at: usize, prefix: &[String], found: &mut Vec<Named>) -> usize {
     let mut path = prefix.to_vec();
     let mut at = skip_space(code, at);
@@ -120,7 +120,7 @@ fn use_tree(code: &str, at: usize, prefix: &[String], found: &mut Vec<Named>) ->
                 let (start, text) = next_word(code, at).unwrap_or((at, ""));
                 at = start + text.len();
                 if text == "as" {
-                    // The new name doesn't change what is imported.
+                    // A new name doesn't change the imported path.
                     at = next_word(code, at).map_or(at, |(start, name)| start + name.len());
                 } else {
                     named_at = if path.len() == prefix.len() { start } else { named_at };
@@ -149,7 +149,7 @@ fn use_group(code: &str, at: usize, prefix: &[String], found: &mut Vec<Named>) -
     }
 }
 
-/// The texts of all string literals, as they are written, with the places of their quotes.
+/// The texts of all string literals, exactly as written, with the places of their quotes.
 pub(crate) fn strings(text: &str) -> Vec<(usize, &str)> {
     let (bytes, mut found, mut at) = (text.as_bytes(), Vec::new(), 0);
     while at < bytes.len() {
