@@ -63,7 +63,7 @@ pub(crate) struct Make {
     /// Name of the holder, or the purpose of the grant
     #[arg(long, default_value = "")]
     label: String,
-    /// How long it works: a duration such as 30d, or a time such as 2030-01-31T12:00:00Z
+    /// The time for which it works: a duration such as 30d, or a time such as 2030-01-31T12:00:00Z
     #[arg(long, value_name = "TIME", value_parser = parse_until)]
     until: Option<u64>,
     /// A method that may be called: Counter.read, or read; or the interface's id and the method's

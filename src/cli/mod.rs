@@ -156,8 +156,9 @@ fn allow_connections() {
     }
 }
 
-/// Protects the keys in memory: a crash leaves no copy of it on a disk, and only an administrator
-/// can look into it while it runs. A system without these means runs unprotected.
+/// Protects the keys in memory: a crash leaves no copy of the memory on a disk, and only an
+/// administrator can look into it while the process runs. A system without these means leaves the
+/// process unprotected.
 fn hide_memory() {
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     #[cfg(target_os = "linux")]

@@ -247,9 +247,8 @@ impl Server {
         self
     }
 
-    /// Sets the address, `host:port`, that the references given out name, instead of the one
-    /// listened on: the one at which clients reach the listener, such as a name or the outer side
-    /// of a proxy.
+    /// Sets the address, `host:port`, that references contain, instead of the one listened on: the
+    /// one at which clients reach the listener, such as a name or the outer side of a proxy.
     #[must_use]
     pub fn advertise(mut self, address: impl Into<String>) -> Self {
         self.advertise = Some(address.into());

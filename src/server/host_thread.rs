@@ -19,8 +19,9 @@ use super::link::{HostEnd, Hub, Link};
 use super::start::HostParts;
 use crate::error::panic_reason;
 
-/// Enough for handlers and all that they call; no peer's message can nest it deeper. The first host
-/// has no thread of its own: it runs on the one that started the server, which usually has 8 MiB.
+/// Enough stack for handlers and all that they call; a peer's messages never nest it. The first
+/// host has no thread of its own: it runs on the one that started the server, which usually has
+/// 8 MiB.
 const STACK_BYTES: usize = 16 << 20;
 
 /// One host's thread. The thread outlives a dropped handle; [`HostThread::join`] ends it.

@@ -46,7 +46,7 @@ fn with_server(hosts: u16, work: impl AsyncFnOnce(&Running) -> Vec<TcpStream>) {
     runtime.block_on(async { tokio::time::timeout(DEADLINE, all).await }).expect("it ends in time");
 }
 
-/// A request with a body hung for ever when the object wasn't on the gateway's host, and delayed
+/// A request with a body never ended when the object wasn't on the gateway's host, and delayed
 /// the end.
 #[test]
 fn the_gateway_hands_bodies_to_objects_on_every_host() {

@@ -1,4 +1,4 @@
-//! Attacks that once ended the process, or blocked its thread for ever, each by its name.
+//! Attacks that once ended the process, or blocked its thread for good, each by its name.
 //!
 //! Each attacks one object of one server. That process must serve other clients afterwards.
 
@@ -195,7 +195,7 @@ fn endless_path() -> Vec<u8> {
 }
 
 /// The peer resolves its promise to the object's answer, and the object's answer is that promise:
-/// each leads to the other. The RPC system followed them for ever, and blocked the thread.
+/// each leads to the other. The RPC system followed them without end, and blocked the thread.
 #[test]
 fn a_promise_that_leads_back_by_an_answer_fails() {
     let (_folder, data) = scratch();

@@ -103,7 +103,7 @@ pub(in crate::cli) fn hex(bytes: &[u8]) -> String {
 /// A time for people.
 pub(in crate::cli) fn time(ms: u64) -> String {
     let time: Option<SystemTime> = UNIX_EPOCH.checked_add(Duration::from_millis(ms));
-    // A time too late to be written is shown as never.
+    // A time too late to be written is shown as no limit.
     let time = time.filter(|_| ms < 253_402_300_800_000);
     time.map_or_else(
         || "for ever".to_owned(),

@@ -44,7 +44,7 @@ fn a_panic_of_a_hosts_thread_ends_the_server_in_order() {
     }
 }
 
-// Otherwise its callers would wait for ever, since the thread itself stays alive.
+// Otherwise its callers would never stop waiting, since the thread itself stays alive.
 #[test]
 fn a_panic_of_what_a_host_cannot_do_without_ends_the_server_in_order() {
     let fails: Probe = Box::new(|host, _| host.vat.fail_a_task());

@@ -74,7 +74,7 @@ fn namespace_and_nonsense() -> Vec<u8> {
 }
 
 // An import revoked the grants of a namespace and then failed in the same message. Other hosts were
-// never told, and capabilities made from the grants worked there for ever.
+// never told, and capabilities made from the grants kept working there.
 #[test]
 fn an_import_that_fails_tells_all_hosts_what_it_revoked_before() {
     run(async {
