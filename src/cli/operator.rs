@@ -248,7 +248,7 @@ pub(super) fn open(path: &Path) -> Result<File, Failure> {
 mod tests {
     use super::*;
 
-    // `compact` on a read-only mount reported twice that the storage failed.
+    // `compact` on a read-only mount used to report twice that the storage failed.
     #[test]
     fn a_storage_that_failed_is_said_once() {
         let failure = Failure::from(ServerError::Storage("it is read-only".to_owned()));

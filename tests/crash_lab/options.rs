@@ -19,7 +19,7 @@ pub(crate) struct Options {
     /// The amount that is tried
     #[arg(long, value_enum, default_value_t)]
     pub(crate) tier: Tier,
-    /// Which labs; all by default
+    /// The labs to run; all by default
     #[arg(long = "lab", value_name = "LAB", value_enum)]
     pub(crate) labs: Vec<Lab>,
     /// Repeat each lab with these seeds, such as 7 or 1..500; a new one by default

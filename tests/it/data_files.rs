@@ -57,7 +57,7 @@ fn ends(served: Served, name: &str, what: &str) {
     assert!(last.contains(name) && last.contains(what), "{name} {what}: {stderr}");
 }
 
-// Calls succeeded without end, and their effects were gone after a restart.
+// Calls used to succeed without end, and their effects were gone after a restart.
 #[test]
 fn nothing_is_acknowledged_after_a_file_was_changed() {
     for (name, change, what) in CHANGES {
@@ -84,7 +84,7 @@ fn a_server_that_commits_nothing_notices_the_change_too() {
     }
 }
 
-// The process was ended by the signal, without a message.
+// The signal used to end the process without a message.
 #[test]
 fn a_page_that_can_not_be_read_ends_the_server_with_a_sentence() {
     let (_folder, data) = scratch();

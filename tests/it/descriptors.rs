@@ -23,8 +23,8 @@ fn limited(files: &str, command: &Command) -> Command {
     limited
 }
 
-// Each host took 13 descriptors, but connections left 512 or half of them, whatever the number of
-// hosts.
+// Each host takes 13 descriptors, but connections used to leave 512 or half of them, whatever the
+// number of hosts.
 #[test]
 fn connections_to_many_hosts_leave_descriptors_for_the_operator() {
     let (folder, data) = scratch();
@@ -61,7 +61,7 @@ fn connections_to_many_hosts_leave_descriptors_for_the_operator() {
     assert!(!log.contains("Too many open files"), "{log}");
 }
 
-// The server reported that it was ready, and served neither objects nor metrics.
+// The server used to report that it was ready, and then served neither objects nor metrics.
 #[test]
 fn a_start_with_too_few_descriptors_names_the_number_that_is_enough() {
     for (files, hosts, enough) in

@@ -75,7 +75,7 @@ fn compact(data: &Path) -> (Option<i32>, String) {
     (status.code(), process.stdout() + &process.stderr())
 }
 
-// The disk was reported as broken, and a backup as the remedy.
+// The disk used to be reported as broken, and a backup as the remedy.
 #[test]
 fn compacting_on_a_full_disk_says_how_much_it_needs_and_begins_nothing() {
     let Some(disk) = SmallDisk::make(8) else { return };
@@ -139,7 +139,7 @@ fn a_page_without_a_place_is_no_broken_disk() {
     served.stop();
 }
 
-// With a small reserve, one import filled the disk and ended the server.
+// With a small reserve, one import used to fill the disk and end the server.
 #[test]
 fn an_import_leaves_room_however_small_the_reserve_is() {
     let Some(disk) = SmallDisk::make(64) else { return };

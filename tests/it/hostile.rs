@@ -17,10 +17,9 @@ use crate::support::{Served, http, raw, scratch, serve};
 /// The peer's promise that is passed to the object.
 const PROMISE: u32 = 5;
 
-/// The server followed a promise that the peer had resolved to itself until the stack of the host
-/// overflowed, and the whole server ended. Dropping a long chain of promises did the same. Now the
-/// server ignores these resolutions: it releases the capabilities that it is told, and calls
-/// continue.
+/// The server used to follow a promise that the peer had resolved to itself until the stack of the
+/// host overflowed, and the whole server ended. Dropping a long chain of promises did the same. Now
+/// the server ignores these resolutions: it releases the capabilities in them, and calls continue.
 #[test]
 fn promises_that_never_end_are_the_peers_own_trouble() {
     let (_folder, data) = scratch();

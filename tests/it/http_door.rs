@@ -223,7 +223,7 @@ fn a_page_of_an_allowed_origin_asks_first_and_reads_answers() {
     assert_eq!(ask("QUERY /counter/x", "Origin: https://evil.example\r\n").status, 403);
 }
 
-// Flags with these values never admitted a page or a request, and the server didn't report that.
+// Flags with these values admit no page and no request, and the server used not to report that.
 #[test]
 fn what_would_let_nobody_in_is_refused_at_the_start() {
     for (flag, value, says) in [

@@ -46,8 +46,8 @@ fn with_server(hosts: u16, work: impl AsyncFnOnce(&Running) -> Vec<TcpStream>) {
     runtime.block_on(async { tokio::time::timeout(DEADLINE, all).await }).expect("it ends in time");
 }
 
-/// A request with a body never ended when the object wasn't on the gateway's host, and delayed
-/// the end.
+/// A request with a body used never to end when the object wasn't on the gateway's host, and
+/// delayed the end of the server.
 #[test]
 fn the_gateway_hands_bodies_to_objects_on_every_host() {
     let _room = ROOM.lock().unwrap_or_else(PoisonError::into_inner);
@@ -146,7 +146,7 @@ async fn put(object: &http_service::Client, body: &[u8]) -> Taken {
     response.await.unwrap()
 }
 
-/// The body's stream was not passed on from the object's host to the client's.
+/// The body's stream used not to be passed on from the object's host to the client's.
 #[test]
 fn a_client_hands_bodies_to_objects_on_every_host_before_they_answer() {
     let _room = ROOM.lock().unwrap_or_else(PoisonError::into_inner);
@@ -172,7 +172,7 @@ fn a_client_hands_bodies_to_objects_on_every_host_before_they_answer() {
     }
 }
 
-/// Endless bodies took memory for as long as the server lived.
+/// Unfinished bodies used to take memory for as long as the server lived.
 #[test]
 fn bodies_without_an_end_take_bounded_room_on_a_host() {
     let _room = ROOM.lock().unwrap_or_else(PoisonError::into_inner);

@@ -92,7 +92,7 @@ impl Both {
     }
 }
 
-// All of them succeeded, with the exit code 0.
+// All of these commands used to succeed, with the exit code 0.
 #[test]
 fn no_link_leads_root_to_the_data_of_somebody_else() {
     let Some(both) = both() else { return };
@@ -141,7 +141,7 @@ fn no_link_leads_root_to_the_data_of_somebody_else() {
     assert_eq!(code, Some(0), "nothing is wrong any more: {said}");
 }
 
-// Root's commands talked to the other server, took its keys, and gave it new ones.
+// Root's commands used to talk to the other server: they took its keys, and gave it new ones.
 #[test]
 fn no_socket_leads_root_to_the_server_of_somebody_else() {
     let Some(both) = both() else { return };
@@ -182,7 +182,7 @@ fn no_socket_leads_root_to_the_server_of_somebody_else() {
     served.stop();
 }
 
-// They hung.
+// Root's commands used to hang on such a pipe.
 #[test]
 fn no_pipe_keeps_roots_commands_waiting() {
     let Some(both) = both() else { return };
@@ -216,7 +216,7 @@ fn no_pipe_keeps_roots_commands_waiting() {
     }
 }
 
-// Any group was trusted, not only the directory's.
+// Any group used to be trusted, not only the directory's.
 #[test]
 fn a_group_that_is_not_the_directorys_is_not_trusted() {
     let Some(both) = both() else { return };

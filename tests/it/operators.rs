@@ -73,7 +73,7 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).expect("it is ours");
 }
 
-// The directory was called "no data directory of Capstead".
+// The error used to call the directory "no data directory of Capstead".
 #[test]
 fn a_directory_of_somebody_else_is_told_apart_from_none() {
     if !is_root() {
@@ -97,7 +97,7 @@ fn a_directory_of_somebody_else_is_told_apart_from_none() {
     assert!(nothing.contains("is no data directory of Capstead"), "{nothing}");
 }
 
-// The server refused to start on such keys, but didn't notice them once it served.
+// The server refuses to start on such keys, but used not to notice them once it served.
 #[test]
 fn commands_beside_a_server_look_at_the_keys_as_its_start_does() {
     let (_folder, data) = scratch();
@@ -405,7 +405,7 @@ fn an_object_that_may_store_no_more_has_a_status_of_its_own() {
     }
 }
 
-// The grant stayed, but its reference was lost; and an archive was reported as written.
+// The grant used to stay although its reference was lost, and an archive was reported as written.
 #[test]
 fn what_can_be_had_once_is_not_thrown_at_a_closed_standard_output() {
     let (_folder, data) = scratch();

@@ -125,7 +125,7 @@ fn remote(error: &capnp::Error) -> &str {
     error.extra.strip_prefix("remote exception: ").expect("it came from elsewhere")
 }
 
-/// A result of 9 MiB arrived on one host, and failed without a reason on four. More than 64
+/// A result of 9 MiB used to arrive on one host, and to fail without a reason on four. More than 64
 /// capabilities ended the receiver's connection.
 #[test]
 fn what_is_too_much_fails_its_call_alone_and_says_why_on_any_number_of_hosts() {
@@ -203,7 +203,7 @@ async fn call_from_everywhere(
     }
 }
 
-// A host that ended at once lost the answers on their way to its clients, two links away.
+// A host that ended at once used to lose the answers on their way to its clients, two links away.
 #[test]
 fn every_call_is_answered_when_the_server_ends_through_whichever_hosts_it_came() {
     for hosts in [1, 2, 4] {
@@ -222,7 +222,7 @@ fn every_call_is_answered_when_the_server_ends_through_whichever_hosts_it_came()
     }
 }
 
-// Each connection added its prefix to the error.
+// Each connection used to add its prefix to the error.
 #[test]
 fn an_error_says_once_that_it_is_remote() {
     for hosts in [1, 2, 4] {
@@ -239,7 +239,7 @@ fn an_error_says_once_that_it_is_remote() {
     }
 }
 
-/// A class repeated a text of nearly 8 MiB in its own error, which then exceeded a message.
+/// A class that repeated a text of nearly 8 MiB made an error of its own that exceeded a message.
 #[test]
 fn a_class_that_repeats_a_long_error_has_its_own_cut() {
     for hosts in [1, 2, 4] {
@@ -262,8 +262,8 @@ fn a_class_that_repeats_a_long_error_has_its_own_cut() {
     }
 }
 
-/// Each promise of such a row led through all earlier ones, by way of all hosts: 400 of them took
-/// 1.5 gigabytes, and 1,000 took all memory.
+/// Each promise of such a row used to lead through all earlier ones, by way of all hosts: 400 of
+/// them took 1.5 gigabytes, and 1,000 took all memory.
 #[test]
 fn a_long_row_of_promises_through_all_hosts_breaks_and_nothing_else_does() {
     for hosts in [2, 4] {
@@ -330,8 +330,8 @@ fn named(question: u32) -> Raw {
     message
 }
 
-/// A peer's error of nearly 8 MiB exceeded the limit of the next connection, and ended it; between
-/// hosts it ended the server.
+/// A peer's error of nearly 8 MiB used to exceed the limit of the next connection, and ended it;
+/// between hosts it ended the server.
 #[test]
 fn a_long_error_of_a_peer_is_cut_and_no_connection_ends() {
     for hosts in [1, 4] {

@@ -31,8 +31,8 @@ fn calls_under_way_on_another_host_are_answered_when_the_server_is_asked_to_end(
     assert_eq!(code, Some(0), "{stderr}");
 }
 
-// Clients got "disconnected: the server is shutting down", and could not know that they may try
-// again.
+// Clients used to get "disconnected: the server is shutting down", and could not know that they may
+// try again.
 #[test]
 fn calls_that_come_after_the_end_say_that_they_never_began() {
     let (_folder, data) = scratch();
@@ -94,7 +94,7 @@ fn increment_path(name: &str) -> String {
     format!("/counter/{name}/increment")
 }
 
-// The exit code was 101 without a message, unless it was the first host's storage.
+// The exit code used to be 101 without a message, unless it was the first host's storage.
 #[test]
 fn a_storage_that_fails_ends_the_server_with_code_3_whichever_host_has_it() {
     const ROOM: u64 = 24 << 10;

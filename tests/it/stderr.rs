@@ -78,7 +78,7 @@ impl Deaf {
     }
 }
 
-// The hosts were blocked: a write to the full pipe stopped the event loop.
+// A write to the full pipe used to stop the event loop of a host.
 #[test]
 fn a_log_that_nobody_reads_is_dropped_and_counted_and_told_when_it_is_read_again() {
     let (_folder, data) = scratch();
@@ -156,7 +156,7 @@ fn closed(command: &Command) -> Command {
     closed
 }
 
-// The line was written by the thread that serves.
+// The thread that serves used to write the line itself.
 #[test]
 fn a_server_whose_ready_line_nobody_reads_serves_and_ends() {
     let (_folder, data) = scratch();

@@ -78,8 +78,8 @@ fn known_attacks_end_one_connection_at_most() {
     super::check_log(&log);
 }
 
-/// The reply was written over the offered capabilities, which panicked. Then the object made no
-/// more calls, because it waited for that reply to leave.
+/// The reply used to be written over the offered capabilities, which panicked. Then the object made
+/// no more calls, because it waited for that reply to leave.
 #[test]
 fn a_reply_comes_after_its_capabilities_were_offered() {
     let (_folder, data) = scratch();

@@ -73,8 +73,8 @@ fn namespace_and_nonsense() -> Vec<u8> {
     frames
 }
 
-// An import revoked the grants of a namespace and then failed in the same message. Other hosts were
-// never told, and capabilities made from the grants kept working there.
+// When an import revoked the grants of a namespace and then failed in the same message, other hosts
+// used never to be told, and capabilities made from the grants kept working there.
 #[test]
 fn an_import_that_fails_tells_all_hosts_what_it_revoked_before() {
     run(async {

@@ -105,8 +105,8 @@ async fn wait_for_the_busy_one(hosts: u16, address: String, namespaces: BTreeMap
     }
 }
 
-// Calls asked for room before they waited for the object, and not again afterwards: a client that
-// read everything lost its connection.
+// Calls used to ask for room before they waited for the object, and not again afterwards: a client
+// that read everything lost its connection.
 #[test]
 fn a_client_that_reads_gets_all_large_results_of_an_object_for_which_it_waited() {
     for hosts in [1, 2, 4] {
@@ -116,8 +116,8 @@ fn a_client_that_reads_gets_all_large_results_of_an_object_for_which_it_waited()
     }
 }
 
-// The host of the client's connection passed all calls on at once, and cut the client off when the
-// answers came.
+// The host of the client's connection used to pass all calls on at once, and to cut the client off
+// when the answers came.
 #[test]
 fn a_client_that_reads_gets_all_large_results_that_come_through_another_host() {
     const CALLS: usize = 20;
@@ -176,7 +176,7 @@ fn ask_for_much(
     (0..OBJECTS / 2).map(ask).collect()
 }
 
-// The end took the whole 10 s, since the calls waited for these clients.
+// The end used to take the whole 10 s, since the calls waited for these clients.
 #[test]
 fn the_end_waits_a_moment_for_those_who_read_nothing() {
     for hosts in [1, 2, 4] {
@@ -191,8 +191,8 @@ fn the_end_waits_a_moment_for_those_who_read_nothing() {
     }
 }
 
-// The clients had one second for the last megabytes. Calls whose answers weren't read by then never
-// began.
+// The clients used to have one second for the last megabytes. Calls whose answers weren't read by
+// then never began.
 #[test]
 fn those_who_read_slowly_get_all_that_was_answered_before_the_end() {
     for hosts in [1, 2] {
