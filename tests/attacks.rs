@@ -1,8 +1,8 @@
-//! Attacks on a server that has 1 GiB of memory, each for a few seconds, and beside them an honest client:
-//! none of its durable calls fails or is slow, and the server ends in order.
+//! Attacks on a server that has 1 GiB of memory, each for a few seconds. An honest client works
+//! meanwhile: none of its durable calls fails or is slow, and the server ends in order.
 //!
-//! Each file in `attacks/` has the attacks on one way in; `fortress` has the server and the honest client.
-//! An attack that only has to be tried is one call of [`fortress::withstands`].
+//! Each file in `attacks/` has the attacks on one way in; `fortress` has the server and the honest
+//! client. A simple attack is one call of [`fortress::withstands`].
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "attacks/between_hosts.rs"]

@@ -1,9 +1,9 @@
-//! Holds the sources to the rules of `ARCHITECTURE.md`: the import tables, the places of methods, the
-//! sizes, the fences, the words of comments and of errors.
+//! Holds the sources to the rules of `ARCHITECTURE.md`: the import tables, the places of methods,
+//! the sizes, the fences, the words of comments and of errors.
 //!
-//! Each rule is a function over the path and the text of one file, so that every rule has a test
-//! with a snippet that breaks it. The import table is read from `ARCHITECTURE.md`: the page is the
-//! truth, and this test never repeats a line of it.
+//! Each rule is a function of the path and the text of one file, so that every rule has a test with
+//! a snippet that breaks it. The import table is read from `ARCHITECTURE.md`: the page is
+//! authoritative, and this test never repeats a line of it.
 
 #[path = "tidy/code.rs"]
 mod code;
@@ -31,7 +31,7 @@ use std::path::Path;
 use code::Source;
 use table::Table;
 
-/// One broken rule at one place, and how to mend it.
+/// One broken rule at one place, and the way to mend it.
 #[derive(Debug)]
 struct Violation {
     path: String,
@@ -146,7 +146,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every Rust file of the workspace. Generated code isn't among them: it is in Cargo's folder.
+/// Every Rust file of the workspace. Generated code isn't included: it is in Cargo's folder.
 fn sources() -> Vec<Source> {
     let mut sources = Vec::new();
     collect(root(), &mut sources);
@@ -160,7 +160,7 @@ fn collect(folder: &Path, sources: &mut Vec<Source>) {
         let path = entry.expect("a folder of the workspace is read").path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if path.is_dir() {
-            // Cargo marks its folder with a tag, whatever its name is.
+            // Cargo marks its folder with a tag file, whatever the folder's name.
             let is_cargos = path.join("CACHEDIR.TAG").exists();
             if !is_cargos && name != "node_modules" && !name.starts_with('.') {
                 collect(&path, sources);

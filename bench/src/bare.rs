@@ -1,8 +1,8 @@
-//! The bare servers that Capstead is compared to: capnp-rpc and hyper with nothing behind them.
+//! The bare servers with which Capstead is compared: capnp-rpc and hyper with nothing behind them.
 //!
-//! They run in a process of their own, as the server does, and on one thread; the forwarding one on
-//! two. They use the stock parts exactly as their own documentation does: none of our code is in
-//! their way.
+//! They run in a separate process, as the server does, and on one thread; the forwarding one uses
+//! two. They use the stock parts exactly as the parts' own documentation does, without any of our
+//! code.
 
 use std::convert::Infallible;
 use std::io::Write;
@@ -28,24 +28,24 @@ use capstead::counter_capnp::counter;
 use capstead_client::http_capnp::http_service;
 use capstead_client::restorer_capnp::restorer;
 
-/// Seconds that a client may take for the head of a request; the same as at the gateway.
+/// Seconds that a client may take for the head of a request; the same limit as in the gateway.
 const HTTP_HEADER_SECS: u64 = 10;
 
-/// Which of them to serve.
+/// Selects the bare server.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum BareServer {
     /// capnp-rpc: a counter whose `read` answers with a constant.
     Echo,
-    /// capnp-rpc: a counter that asks such a one, on another thread, over a socket pair.
+    /// capnp-rpc: a counter that asks an `Echo` counter, on another thread, over a socket pair.
     Forward,
-    /// capnp-rpc: a restorer that gives another counter for every text.
+    /// capnp-rpc: a restorer that returns a new counter for every text.
     Exports,
     /// hyper: HTTP/1 that answers everything with `1`.
     Http,
 }
 
 impl BareServer {
-    /// The arguments that make this binary serve it.
+    /// The arguments with which this program serves it.
     pub(crate) fn args(self) -> [&'static str; 2] {
         let kind = match self {
             Self::Echo => "echo",
@@ -83,7 +83,7 @@ async fn accept(kind: BareServer) -> Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        // Each ends with its connection, and all with the process.
+        // Each task ends with its connection, and all of them with the process.
         match &offered {
             Some(offered) => {
                 let offered = Client::new(offered.hook.add_ref());
@@ -97,7 +97,7 @@ async fn accept(kind: BareServer) -> Result<()> {
     }
 }
 
-/// An RPC system over the stock network, put together as capnp-rpc's own examples do.
+/// An RPC system over the stock network, built as in capnp-rpc's own examples.
 pub(crate) fn stock(stream: TcpStream, side: Side, bootstrap: Option<Client>) -> RpcSystem<Side> {
     stock_over(stream.into_split(), side, bootstrap)
 }
@@ -125,7 +125,7 @@ fn on_another_thread() -> Result<counter::Client> {
             stock_over(far.into_split(), Side::Server, Some(echo().client)).await
         })
     };
-    // Ends with the process.
+    // The thread ends with the process.
     std::thread::Builder::new().spawn(serve)?;
     let mut system = stock_over(near.into_split(), Side::Client, None);
     let far = system.bootstrap(Side::Server);
@@ -133,7 +133,7 @@ fn on_another_thread() -> Result<counter::Client> {
     Ok(far)
 }
 
-/// A counter that only ever says 1.
+/// A counter that always returns 1.
 pub(crate) fn echo() -> counter::Client {
     capnp_rpc::new_client(Echo)
 }
@@ -153,7 +153,7 @@ impl counter::Server for Echo {
 
 impl http_service::Server for Echo {}
 
-/// Says what another counter says.
+/// Returns the values of another counter.
 struct Forward(counter::Client);
 
 impl counter::Server for Forward {
@@ -170,7 +170,7 @@ impl counter::Server for Forward {
 
 impl http_service::Server for Forward {}
 
-/// Has a new capability for everybody.
+/// Returns a new capability for every text.
 struct Exports;
 
 impl restorer::Server for Exports {
@@ -196,6 +196,6 @@ async fn answer_http(stream: TcpStream) {
         .timer(hyper_util::rt::TokioTimer::new())
         .header_read_timeout(Duration::from_secs(HTTP_HEADER_SECS))
         .serve_connection(hyper_util::rt::TokioIo::new(stream), service);
-    // How a client leaves is its own affair.
+    // The way in which a client leaves doesn't matter.
     let _ = connection.await;
 }

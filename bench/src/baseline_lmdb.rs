@@ -1,7 +1,8 @@
-//! Bare LMDB with the records that an increment writes: what the storage costs with nothing above.
+//! Bare LMDB with the records that an increment writes: the cost of the storage with nothing above
+//! it.
 //!
-//! Beside the storage's own file this is the only one that may name LMDB, because a baseline that
-//! went through the code that it is compared to would measure nothing.
+//! Besides the storage's own file, only this one may name LMDB, because a baseline that used the
+//! code with which it is compared would measure nothing.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -11,7 +12,7 @@ use lmdb::{Cursor, Database, Environment, EnvironmentFlags, Transaction, WriteFl
 use super::measure::{Sample, Until, drive_here};
 use capstead::{Result, failed};
 
-/// Address space; never filled.
+/// Address space, which is never filled.
 const MAP_BYTES: usize = 1 << 30;
 /// Shard, object id and space.
 const PREFIX_BYTES: usize = 2 + 16 + 1;
@@ -20,7 +21,7 @@ const VALUE_KEY: [u8; PREFIX_BYTES + 5] = [7; PREFIX_BYTES + 5];
 const CHECKSUM_BYTES: usize = 4;
 /// Checksum and number.
 const VALUE_BYTES: usize = CHECKSUM_BYTES + 8;
-/// A shard's own record has its number as the key.
+/// A shard's own record has the shard's number as the key.
 const SHARD_KEY: [u8; 2] = [7; 2];
 /// Checksum, version, epoch, position and hash.
 const SHARD_BYTES: usize = CHECKSUM_BYTES + 1 + 8 + 8 + 32;
@@ -46,7 +47,7 @@ impl BareLmdb {
         Ok(Self { environment, database })
     }
 
-    /// Commits groups of so many increments of one counter, one durable transaction each; the
+    /// Commits groups of `group` increments of one counter, one durable transaction each; the
     /// sample counts groups.
     ///
     /// # Errors
@@ -55,8 +56,9 @@ impl BareLmdb {
         drive_here(until, |_| self.commit(group).map_err(bare))
     }
 
-    /// Commits a put of each object, all in one durable transaction, with the records of their
-    /// shards as the storage has them. Each is its shard and its id; the sample counts transactions.
+    /// Commits a put to each object, all in one durable transaction, with the records of their
+    /// shards as the storage has them. An object is given as its shard and its id; the sample
+    /// counts transactions.
     ///
     /// # Errors
     /// When LMDB can't.
@@ -81,7 +83,7 @@ impl BareLmdb {
         drive_here(until, |n| commit(n).map_err(bare))
     }
 
-    /// Stores a list: keys of one object with their values.
+    /// Stores a list: the keys of one object with their values.
     ///
     /// # Errors
     /// When LMDB can't.
@@ -98,7 +100,7 @@ impl BareLmdb {
         fill().map_err(bare)
     }
 
-    /// Visits the whole list with a cursor, over and over; the sample counts lists.
+    /// Visits the whole list with a cursor, again and again; the sample counts lists.
     ///
     /// # Errors
     /// When LMDB can't, or the list isn't whole.

@@ -1,4 +1,4 @@
-//! Many connections to one server: what an idle one costs, and what it costs those that are busy.
+//! Many connections to one server: the cost of an idle one, and its effect on busy ones.
 
 use futures::future::try_join_all;
 
@@ -17,10 +17,10 @@ pub(crate) const NAMES: [&str; 2] = ["idle-connection-rss", "busy-p99-beside-idl
 const BUSY: u64 = 100;
 /// Connections that are made at the same time.
 const DIALLED_AT_ONCE: usize = 64;
-/// All come from one address.
+/// All connections come from one address.
 const FLAGS: [&str; 4] = ["--limit", "connections-per-peer=20000", "--warm", "1h"];
 
-/// Measures the rows that are wanted.
+/// Measures the selected rows.
 ///
 /// # Errors
 /// When a server doesn't start, or a call fails.
@@ -29,7 +29,7 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
     let alone = Busy::connect(&quiet).await?;
     let crowded = Capstead::start(&bench.scratch.path("crowded"), &FLAGS)?;
     let busy = Busy::connect(&crowded).await?;
-    // All that the server needs for any connection is in memory already.
+    // Everything that the server needs for the first connection is in memory by now.
     busy.reads(Until::Calls(1_000)).await?;
     let before = crowded.process.resident_bytes()?;
     let idle = rest(&crowded, bench.connections).await?;
@@ -54,7 +54,7 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// So many connections that have a counter each and call it no more.
+/// This number of connections; each has a counter and makes no more calls.
 async fn rest(server: &Capstead, count: u64) -> Result<Vec<(Counters, counter::Client)>> {
     let idle = std::cell::RefCell::new(Vec::new());
     drive(DIALLED_AT_ONCE, Until::Calls(count), async |n| {
@@ -68,7 +68,7 @@ async fn rest(server: &Capstead, count: u64) -> Result<Vec<(Counters, counter::C
     Ok(idle.into_inner())
 }
 
-/// Connections with a counter each, over which calls are spread.
+/// Connections with a counter each, among which calls are spread.
 struct Busy(Vec<(Counters, counter::Client)>);
 
 impl Busy {

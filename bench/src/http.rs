@@ -1,7 +1,7 @@
 //! HTTP requests through the gateway, against a bare hyper server.
 //!
-//! The load is a client of a few lines, because a real one would cost more than the bare server:
-//! one write and one read a request, and only what is needed is looked at.
+//! The load is a client of a few lines, because a full one would cost more than the bare server:
+//! one write and one read for each request, and only the necessary bytes are parsed.
 
 use std::cell::RefCell;
 
@@ -19,10 +19,10 @@ use capstead::{Result, failed};
 /// Names of the rows that this module measures.
 pub(crate) const NAMES: [&str; 2] = ["http-get-64", "http-post-64"];
 
-/// Room for a response; those here have some 120 bytes.
+/// Room for a response; those here have about 120 bytes.
 const RESPONSE_BYTES_MAX: usize = 1024;
 
-/// Measures the rows that are wanted.
+/// Measures the selected rows.
 ///
 /// # Errors
 /// When a server doesn't start, or a request fails.
@@ -46,10 +46,10 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// Connections that are kept alive, and what is sent on them.
+/// Connections that are kept alive, and the request that is sent on them.
 struct Load {
     request: &'static str,
-    /// Those that nobody uses at the moment.
+    /// The connections that are not in use.
     idle: RefCell<Vec<Connection>>,
 }
 
@@ -101,7 +101,7 @@ impl Connection {
     }
 }
 
-/// The length of the response that begins so; none if its head isn't whole.
+/// The length of the response that begins with these bytes; none if its head isn't whole.
 fn response_length(bytes: &[u8]) -> Result<Option<usize>> {
     const END: &[u8] = b"\r\n\r\n";
     const LENGTH: &[u8] = b"content-length: ";

@@ -1,5 +1,5 @@
-//! The cost of the storage for a method: reads and lists in one, against bare LMDB and against
-//! calls; and references against other values.
+//! The cost of the storage for a method: reads and lists in one method, against bare LMDB and
+//! against calls; and references against other values.
 
 use std::time::Duration;
 
@@ -23,12 +23,12 @@ pub(crate) const NAMES: [&str; 4] = ["point-read", "list-10000", "read-100-keys"
 const ENTRIES: u32 = 10_000;
 /// Reads that are timed together.
 const POINT_READS: u32 = 10_000;
-/// Keys that are read in one method, or in as many calls.
+/// Keys that are read in one method, or in one call each.
 const KEYS: u32 = 100;
-/// Writing calls under way: with so many, it isn't the disk that counts.
+/// Concurrent writing calls: with this many, the disk doesn't dominate.
 const IN_FLIGHT: usize = 256;
 
-/// Measures the rows that are wanted.
+/// Measures the selected rows.
 ///
 /// # Errors
 /// When the server doesn't start, or a call fails.
@@ -63,7 +63,7 @@ fn named(probes: &namespace::Client, name: &str) -> probe::Client {
     FromClientHook::new(request.send().pipeline.get_object().as_cap())
 }
 
-/// Microseconds of one read, of many in one method.
+/// The time of one read in microseconds, from many in one method.
 async fn point_read(probe: &probe::Client) -> Result<f64> {
     let mut request = probe.point_reads_request();
     request.get().set_count(POINT_READS);
@@ -77,7 +77,7 @@ async fn measure_list(bench: &mut Bench, probe: &probe::Client) -> Result<()> {
     bare.fill(ENTRIES, VALUE_BYTES)?;
     let baseline = async |until| bare.list(ENTRIES, until);
     let measured = async |until: Until| {
-        // What the method says counts, and not what the call took.
+        // The duration inside the method counts, and not that of the call.
         let (mut times, mut sum) = (Vec::new(), Duration::ZERO);
         while !until.is_over(times.len() as u64, sum) {
             let reply = probe.list_request().send().promise.await?;
@@ -94,7 +94,7 @@ async fn measure_list(bench: &mut Bench, probe: &probe::Client) -> Result<()> {
     Ok(())
 }
 
-/// All keys in one call, against a call for each.
+/// All keys in one call, against one call for each key.
 async fn measure_many(bench: &mut Bench, probe: &probe::Client) -> Result<()> {
     let baseline = async |until| {
         drive(1, until, async |_| {

@@ -1,10 +1,10 @@
 //! `capstead bench`: the whole system against bare baselines, measured in one run.
 //!
-//! This process generates the load on one thread. The servers are child processes of the same program, on
-//! loopback sockets and with their data in the system's temporary directory: Capstead with the bundled
-//! classes and one that times its own storage, and the bare ones. Baseline and system
-//! alternate, because a figure from another minute says little. Nothing here is asserted: a missed
-//! target is shown, and changes neither the exit code nor what else is measured.
+//! This process generates the load on one thread. The servers are child processes of the same
+//! program, on loopback sockets and with their data in the system's temporary directory: Capstead
+//! with the bundled classes and one that times its own storage, and the bare ones. Baseline and
+//! system alternate, because a figure from another minute means little. Nothing here is asserted: a
+//! missed target is shown, and changes neither the exit code nor the other measurements.
 
 mod bare;
 mod baseline_lmdb;
@@ -53,11 +53,11 @@ pub mod probe_capnp {
     include!(concat!(env!("OUT_DIR"), "/probe_capnp.rs"));
 }
 
-/// Every call is a handful of small allocations on one thread, as in the server.
+/// Every call makes several small allocations on one thread, as in the server.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Exit code of a command line that names no measurement.
+/// The exit code of a command line that names no measurement.
 const USAGE: u8 = 2;
 
 /// Measure the whole system against bare baselines, in one run.
@@ -104,7 +104,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Measures and prints. Returns when all children have ended and all data are removed.
+/// Measures and prints. Returns once all children have ended and all data are removed.
 fn run(options: &Options) -> ExitCode {
     let known: Vec<&str> = names().collect();
     if let Some(name) = options.names.iter().find(|name| !known.contains(&name.as_str())) {
@@ -119,7 +119,7 @@ fn run(options: &Options) -> ExitCode {
     }
 }
 
-/// A standard output that somebody closed is no failure; one that can't be written is.
+/// A closed standard output is no failure; one that can't be written is.
 fn show(text: &str) -> ExitCode {
     let mut stdout = io::stdout().lock();
     match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
@@ -139,21 +139,22 @@ fn fail(error: &capnp::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// A connection is an open file, and the usual limit is for programs that have few.
+/// Raises the limit of open files: each connection is an open file, and the usual limit is for
+/// programs that have few.
 fn allow_connections() {
     let limit = getrlimit(Resource::Nofile);
     // If the system refuses, rows that need more connections fail with its error.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
-/// The things that the groups share.
+/// The state that the groups of rows share.
 pub(crate) struct Bench {
     plan: Plan,
     names: Vec<String>,
     objects: u64,
     /// The number of objects that sleep.
     sleeping: u64,
-    /// Connections that rest.
+    /// The number of idle connections.
     connections: u64,
     scratch: Scratch,
     rows: Vec<Row>,
@@ -169,7 +170,7 @@ impl Bench {
         names.iter().any(|name| self.wants(name))
     }
 
-    /// Keeps a row, if the user asked for it: some are measured on the way to others.
+    /// Keeps a row if the user asked for it: some rows are measured on the way to others.
     fn add(&mut self, row: Row) {
         if self.wants(row.name) {
             self.rows.push(row);
@@ -208,7 +209,7 @@ async fn measure(options: &Options) -> Result<Vec<Row>> {
     };
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    // What is dropped here kills its children and removes its data.
+    // An interrupted measurement is dropped, which kills its children and removes its data.
     tokio::select! {
         measured = measure_groups(&mut bench) => measured?,
         _ = interrupt.recv() => return Err(failed("interrupted")),
@@ -254,7 +255,7 @@ async fn measure_groups(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// Tells whoever watches; results go to standard output.
+/// Shows progress on standard error; results go to standard output.
 fn note(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }

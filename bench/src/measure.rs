@@ -1,6 +1,6 @@
-//! The ways to measure: calls in flight, rounds that alternate, medians.
+//! The methods of measurement: calls in flight, alternating rounds, medians.
 //!
-//! It knows nothing of what is called.
+//! This module doesn't know what is called.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -11,14 +11,14 @@ use futures::future::try_join_all;
 use super::note;
 use capstead::{Result, failed};
 
-/// The times and rounds for which everything is measured.
+/// The durations and the number of rounds of all measurements.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) rounds: usize,
     pub(crate) round: Duration,
 }
 
-/// When a run is over. Calls that were made before it are waited for.
+/// The end of a run. Calls that were made before it are awaited.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Until {
     Time(Duration),
@@ -29,13 +29,13 @@ pub(crate) enum Until {
 #[derive(Clone, Debug)]
 pub(crate) struct Sample {
     elapsed: Duration,
-    /// Of each call, shortest first.
+    /// The latencies of all calls, shortest first.
     latencies: Vec<Duration>,
-    /// The processor time that it cost, where a server was watched.
+    /// The processor time that the run cost, if a server was watched.
     cpu: Option<Cpu>,
 }
 
-/// Seconds of processor time. Unlike wall-clock time it hardly depends on what else runs.
+/// Seconds of processor time. Unlike wall-clock time, it hardly depends on other load.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cpu {
     pub(crate) load: f64,
@@ -52,7 +52,7 @@ impl Sample {
         self.latencies.len() as u64
     }
 
-    /// The same time, but each call counted that often: a call that does the work of a group.
+    /// Calls per second, each counted `group` times: such a call does the work of a group.
     pub(crate) fn per_second_of(&self, group: u64) -> f64 {
         float(self.calls() * group) / self.elapsed.as_secs_f64()
     }
@@ -61,7 +61,7 @@ impl Sample {
         self.per_second_of(1)
     }
 
-    /// The same with what it cost.
+    /// The same sample with its processor time.
     pub(crate) fn costing(mut self, cpu: Cpu) -> Self {
         self.cpu = Some(cpu);
         self
@@ -72,7 +72,7 @@ impl Sample {
         Some(self.cpu?.server * 1e6 / float(self.calls().max(1)))
     }
 
-    /// The number of cores with which each side was busy.
+    /// The number of cores that each side used.
     fn cores(&self) -> String {
         let seconds = self.elapsed.as_secs_f64();
         self.cpu.map_or_else(String::new, |cpu| {
@@ -87,7 +87,7 @@ impl Sample {
     }
 }
 
-/// Keeps so many calls in flight; each gets the number of calls made before it.
+/// Keeps this number of calls in flight; each gets the number of calls made before it.
 ///
 /// # Errors
 /// The first error of a call ends the run.
@@ -116,7 +116,7 @@ pub(crate) async fn drive(
     Ok(Sample::new(now() - started, latencies))
 }
 
-/// The same for work that blocks the thread, one after another.
+/// The same for work that blocks the thread, one step after another.
 ///
 /// # Errors
 /// The first error of a step ends the run.
@@ -126,7 +126,7 @@ pub(crate) fn drive_here(until: Until, step: impl Fn(u64) -> Result<()>) -> Resu
 }
 
 impl Until {
-    /// Tells whether a run with so many calls, and so long, has come to its end.
+    /// Tells whether a run of this number of calls and this duration has reached its end.
     pub(crate) fn is_over(self, calls: u64, elapsed: Duration) -> bool {
         match self {
             Self::Time(time) => elapsed >= time,
@@ -164,7 +164,7 @@ impl Plan {
         Ok(rounds)
     }
 
-    /// Runs `measured` so often, and gives the median of what it returns.
+    /// Runs `measured` for the number of rounds, and returns the median of its results.
     ///
     /// # Errors
     /// The first error.
@@ -183,7 +183,7 @@ impl Plan {
     }
 }
 
-/// The middle one; of none, zero.
+/// The median; zero for no values.
 pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
@@ -196,7 +196,7 @@ pub(crate) fn float(count: u64) -> f64 {
     count as f64
 }
 
-/// The monotonic time: nothing but a measurement depends on it.
+/// The monotonic time, on which only measurements depend.
 #[expect(clippy::disallowed_methods, reason = "durations are measured, no behaviour depends on it")]
 pub(crate) fn now() -> Instant {
     Instant::now()

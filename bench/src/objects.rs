@@ -1,4 +1,5 @@
-//! Many objects in one server: what they cost in memory, how fast they wake, what warm ones read.
+//! Many objects in one server: their memory, the speed of waking them, and the cost of reading warm
+//! ones.
 
 use super::measure::{Sample, Until, drive, float, median};
 use super::process::Capstead;
@@ -16,12 +17,12 @@ pub(crate) const NAMES: [&str; 5] = [
     "warm-read-storage-reads",
 ];
 
-/// Objects that wake at the same time, each by two calls that follow each other on the way.
+/// Objects that wake at the same time, each by two calls in a row.
 const WAKES_IN_FLIGHT: usize = 256;
 /// Reads that must cost nothing.
 const WARM_READS: u64 = 10_000;
 
-/// Measures the rows that are wanted.
+/// Measures the selected rows.
 ///
 /// # Errors
 /// When the server doesn't start or end, or a call fails.
@@ -39,7 +40,7 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
 const STAY_AWAKE: [&str; 6] =
     ["--warm", "1h", "--awake-objects", "10000000", "--awake-bytes", "20GiB"];
 
-/// Makes objects that exist, and wakes them all in a server that has just started, once a round.
+/// Makes objects, and wakes them all in a freshly started server, once in each round.
 async fn measure_wakes(bench: &mut Bench) -> Result<()> {
     let objects = bench.objects;
     note(&format!("making {objects} objects"));
@@ -76,15 +77,14 @@ async fn measure_wakes(bench: &mut Bench) -> Result<()> {
 
 struct Woken {
     sample: Sample,
-    /// The bytes by which the server grew for each object: in all, and without what is a part of a
-    /// file.
+    /// The growth of the server's memory for each object: in all, and without file-backed memory.
     bytes: (f64, f64),
 }
 
 async fn wake_all(bench: &Bench, objects: u64) -> Result<Woken> {
     let server = Capstead::start(&bench.scratch.path("objects"), &STAY_AWAKE)?;
     let counters = Counters::connect(&server).await?;
-    // The connection and the code are in memory already; this object doesn't exist.
+    // This loads the connection and the code into memory; the object doesn't exist.
     drive(IN_FLIGHT, Until::Calls(1000), async |_| read(&counters.named("warm-up")).await).await?;
     let before = server.process.resident_bytes()?;
     let wake = async |n| read(&counters.named(&key(n))).await;

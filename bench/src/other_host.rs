@@ -1,4 +1,4 @@
-//! Calls of an object on another host than the one that the client is connected to, whose thread
+//! Calls on an object of a host other than the one that the client is connected to, whose thread
 //! passes them on, against a bare capnp-rpc server that does the same.
 
 use super::Bench;
@@ -14,10 +14,10 @@ use capstead::{Result, failed};
 /// Names of the rows that this module measures.
 pub(crate) const NAMES: [&str; 2] = ["rpc-other-host-1", "rpc-other-host-64"];
 
-/// Each host owns half of the names, so that one of these is on the other.
+/// Each host owns half of the names, so one of this many is surely on the other.
 const NAMES_TRIED: u32 = 64;
 
-/// Measures the rows that are wanted.
+/// Measures the selected rows.
 ///
 /// # Errors
 /// When a server doesn't start, or a call fails.
@@ -39,7 +39,7 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// A counter that doesn't live where its client is connected to, which is `here`.
+/// A counter that isn't on the host to which its client is connected, which is `here`.
 async fn on_the_other_host(counters: &Counters, here: &str) -> Result<counter::Client> {
     for n in 0..NAMES_TRIED {
         let counter = counters.found(&format!("far-{n}")).await?;

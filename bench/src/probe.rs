@@ -1,4 +1,4 @@
-//! A class that times its own storage, for what can only be seen from inside a method.
+//! A class that times its own storage, for measurements that are possible only inside a method.
 
 use std::hint::black_box;
 use std::rc::Rc;
@@ -8,10 +8,10 @@ use crate::probe_capnp::probe;
 use capstead::{Context, List, Object, Storage};
 use capstead::{Result, failed};
 
-/// The bytes of a value, as the bare list has them: a key of 8 bytes and a value of 21.
+/// The bytes of a value, as in the bare list: a key has 8 bytes and a value 21.
 pub(crate) const VALUE_BYTES: usize = 21;
 
-/// As long as a reference is.
+/// The length of a reference.
 const PUT_BYTES: usize = 100;
 
 pub(crate) struct Probe(Storage, Context);

@@ -1,4 +1,4 @@
-//! Servers in processes of their own, which end with their owner, and what they say of themselves.
+//! Servers in separate processes, which end with their owner, and their announcements and metrics.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
@@ -20,19 +20,19 @@ const TICKS_PER_SECOND: f64 = 100.0;
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
-    /// Kept open: a server that can't print may end.
+    /// Kept open, because a server that can't print may end.
     stdout: BufReader<ChildStdout>,
 }
 
 impl Process {
-    /// Starts this binary with `args`, and waits for the line that says it is ready.
+    /// Starts this program with `args`, and waits for the line that says it is ready.
     ///
     /// # Errors
-    /// When it ends before; what it complained of stands on standard error.
+    /// When the process ends before that; its complaint is on standard error.
     pub(crate) fn start(args: impl IntoIterator<Item: AsRef<OsStr>>) -> Result<(Self, String)> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped());
-        // Settings meant for a server of the user's own are not for this one.
+        // Settings for the user's own servers don't apply to this one.
         let ours = std::env::vars_os().map(|(name, _)| name);
         for name in ours.filter(|name| name.to_string_lossy().starts_with("CAPSTEAD_")) {
             command.env_remove(name);
@@ -65,10 +65,10 @@ impl Process {
         if ended.success() { Ok(()) } else { Err(failed(format!("a server ended: {ended}"))) }
     }
 
-    /// Runs something, and notes what it cost here and in that process.
+    /// Runs a measurement, and records its processor time in this process and in the child.
     ///
     /// # Errors
-    /// When that fails, or the system doesn't say.
+    /// When the measurement fails, or the system doesn't report the times.
     pub(crate) async fn watch(&self, run: impl Future<Output = Result<Sample>>) -> Result<Sample> {
         let id = self.child.id().to_string();
         let (load, server) = (cpu_seconds("self")?, cpu_seconds(&id)?);
@@ -77,10 +77,10 @@ impl Process {
         Ok(sample.costing(Cpu { load, server }))
     }
 
-    /// Bytes that it has in memory: all of them, and those that are no part of a file.
+    /// The resident memory in bytes: all of it, and the part that isn't backed by files.
     ///
     /// # Errors
-    /// When the system doesn't say.
+    /// When the system doesn't report it.
     pub(crate) fn resident_bytes(&self) -> Result<(f64, f64)> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let field = |name: &str| {
@@ -103,10 +103,10 @@ impl Drop for Process {
     }
 }
 
-/// Seconds of processor time that a process has used.
+/// The processor time that a process has used, in seconds.
 fn cpu_seconds(process: &str) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
-    // The name may hold spaces; the numbers begin behind its parenthesis with the third field.
+    // The name may contain spaces; the third field follows its closing parenthesis.
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
     let ticks = fields.skip(11).take(2).map(|field| field.parse::<u64>().unwrap_or_default());
     Ok(float(ticks.sum()) / TICKS_PER_SECOND)
@@ -127,10 +127,10 @@ pub(crate) struct Capstead {
 }
 
 impl Capstead {
-    /// Serves what lies in `data`, with more flags.
+    /// Serves the data in `data`, with additional flags.
     ///
     /// # Errors
-    /// When the server doesn't start, or doesn't say where it is.
+    /// When the server doesn't start, or doesn't announce its addresses.
     pub(crate) fn start(data: &Path, flags: &[&str]) -> Result<Self> {
         let fixed = "--json --listen 127.0.0.1:0 --http 127.0.0.1:0 --metrics 127.0.0.1:0 --data";
         let args = ["serve"].into_iter().chain(fixed.split(' ')).map(PathBuf::from);
@@ -152,10 +152,10 @@ impl Capstead {
         })
     }
 
-    /// The number of this name on the server's page of metrics.
+    /// The metric of this name from the server's page.
     ///
     /// # Errors
-    /// When the page can't be read, or has no such number.
+    /// When the page can't be read, or lacks this metric.
     pub(crate) async fn metric(&self, name: &str) -> Result<u64> {
         let mut stream = TcpStream::connect(&self.metrics).await?;
         let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";

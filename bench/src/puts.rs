@@ -1,7 +1,8 @@
-//! Durable puts of many objects at once, and of one alone, against bare LMDB with the same records.
+//! Durable puts to many objects at once, and to a single one, against bare LMDB with the same
+//! records.
 //!
-//! The storage is driven directly, with no calls around it; the bare program commits the
-//! same records in one transaction on one thread.
+//! The storage is driven directly, without calls; the bare program commits the same records in one
+//! transaction on one thread.
 
 use capstead::Result;
 use capstead::lab::Puts;
@@ -17,10 +18,10 @@ pub(crate) const NAMES: [&str; 3] = ["durable-puts-64", "durable-puts-512", "dur
 /// The key that the bare program writes too.
 const KEY: &[u8] = b"value";
 const VALUE_BYTES: usize = 100;
-/// Puts of each object that may wait for the disk, beside the one that is being made.
+/// Puts to each object that may wait for the disk, besides the one under way.
 const AHEAD: u64 = 2;
 
-/// Measures the rows that are wanted.
+/// Measures the selected rows.
 ///
 /// # Errors
 /// When a storage can't be made, or fails.
@@ -42,10 +43,10 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// Rounds in which every step makes one put of each object durable.
+/// Rounds in which every step makes one put to each object durable.
 async fn rounds(bench: &Bench, name: &str, objects: usize) -> Result<Vec<(Sample, Sample)>> {
     let bare = BareLmdb::open(&bench.scratch.directory(&format!("bare-{name}"))?)?;
-    // Many objects go on writing while a sync runs; a lone put is waited for.
+    // With many objects, writes continue while a sync runs; a single put is awaited.
     let ahead = if objects > 1 { AHEAD } else { 0 };
     let storage = Puts::open(&bench.scratch.directory(name)?, objects, ahead)?;
     let prefixes: Vec<_> = storage.objects().collect();

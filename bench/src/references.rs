@@ -1,4 +1,4 @@
-//! References: how fast they are restored, and what narrow and many live ones cost.
+//! References: the speed of restoring them, and the cost of narrowed ones and of many live ones.
 
 use std::cell::RefCell;
 
@@ -21,12 +21,12 @@ use capstead_client::restorer_capnp::restorer;
 pub(crate) const NAMES: [&str; 4] =
     ["restore", "restore-again", "attenuated-cost", "live-grant-bytes"];
 
-/// References that are restored in turn.
+/// References that are restored one after another.
 const REFERENCES: u64 = 2_000;
 /// One connection holds all live capabilities.
 const FLAGS: [&str; 4] = ["--limit", "exports=1000000", "--warm", "1h"];
 
-/// Measures the rows that are wanted.
+/// Measures the selected rows.
 ///
 /// # Errors
 /// When a server doesn't start, or a call fails.
@@ -79,13 +79,13 @@ async fn connect(address: &str) -> Result<restorer::Client> {
     stream.set_nodelay(true)?;
     let mut system = stock(stream, Side::Client, None);
     let bootstrap = system.bootstrap(Side::Server);
-    // Ends with its server, which is killed when it is dropped.
+    // The task ends with its server, which is killed when it is dropped.
     tokio::task::spawn_local(async move { system.await.ok() });
     Ok(bootstrap)
 }
 
-/// Signatures, grant and facet of a warm object, over one connection: of references that are shown for the
-/// first time, and of some that were shown before.
+/// Restores references to a warm object over one connection, with signatures, grant and facet: some
+/// that the server sees for the first time, and some that it saw before.
 async fn measure_restores(
     bench: &mut Bench,
     server: &Capstead,
@@ -106,7 +106,7 @@ async fn measure_restores(
         note(&format!(
             "restore {round}: {rate:.0}/s, {us:.1} us each; again {known_rate:.0}/s, {known_us:.1} us"
         ));
-        // Before the first round nothing is warm.
+        // Nothing is warm before the first round.
         if round > 0 {
             first.push(rate);
             again.push(known_rate);
@@ -118,7 +118,8 @@ async fn measure_restores(
     Ok(())
 }
 
-/// Reads through a facet that allows nothing else, against reads through one that allows all.
+/// Reads through a facet that allows nothing else, against reads through one that allows
+/// everything.
 async fn measure_attenuated(
     bench: &mut Bench,
     server: &Capstead,
@@ -140,7 +141,7 @@ async fn measure_attenuated(
     Ok(())
 }
 
-/// Memory of capabilities that each have a grant of their own, beyond that of bare ones.
+/// The memory of capabilities with a grant each, beyond that of bare ones.
 async fn measure_live(
     bench: &mut Bench,
     server: &Capstead,
@@ -156,10 +157,10 @@ async fn measure_live(
     Ok(())
 }
 
-/// Bytes of a server for each capability that somebody holds.
+/// The bytes of a server's memory for each held capability.
 async fn held(process: &Process, address: &str, texts: &[String]) -> Result<f64> {
     let restorer = connect(address).await?;
-    // What the connection needs anyway is in memory already.
+    // This loads everything that the connection itself needs into memory.
     drive(IN_FLIGHT, Until::Calls(1_000), async |n| {
         restore(&restorer, &texts[n as usize % texts.len()]).await.map(drop)
     })

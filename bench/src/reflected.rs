@@ -1,9 +1,9 @@
 //! Calls that a peer reflects, against the same calls made by the peer itself.
 //!
-//! An implementation in C++ reflects a call when the promise that we called turned out to be an
+//! The C++ implementation reflects a call when the promise that we called turned out to be an
 //! object of ours: it calls that object with `sendResultsTo.yourself`, and answers with
-//! `takeFromOtherQuestion`. capnp-rpc never does, so the peer here is raw messages over a socket
-//! pair, on this thread.
+//! `takeFromOtherQuestion`. capnp-rpc never does that, so the peer here exchanges raw messages over
+//! a socket pair, on this thread.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -27,14 +27,14 @@ use super::{Bench, note};
 use capstead::counter_capnp::counter;
 use capstead::{Result, failed};
 
-/// The row of this file.
+/// The name of the row that this module measures.
 pub(crate) const NAME: &str = "rpc-reflected";
 
 /// The ordinal of `Counter.read`.
 const READ: u16 = 2;
 /// The peer's number for its promise.
 const PROMISE: u32 = 5;
-/// The messages here have some 100 bytes.
+/// Enough for the messages here, which have about 100 bytes.
 const FIRST_WORDS: u32 = 64;
 const WORDS_MAX: usize = 1 << 10;
 
@@ -52,21 +52,21 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// A peer that has an object of ours, and gave us a promise that turned out to be that object.
+/// A peer that holds an object of ours, and gave us a promise that turned out to be that object.
 struct Peer {
     /// Our number for the object.
     object: Cell<u32>,
     next_question: Cell<u32>,
-    /// The questions of its own that have no answer yet; nothing once the connection is over.
+    /// The peer's unanswered questions; none once the connection has ended.
     waiting: RefCell<Option<HashMap<u32, oneshot::Sender<Option<u32>>>>>,
-    /// Calls of ours that it passed back to us.
+    /// The number of our calls that it passed back to us.
     reflected: Cell<u64>,
     unsent: RefCell<Vec<u8>>,
     to_send: Notify,
 }
 
 impl Peer {
-    /// Connects a vat that offers `object` with a peer; also gives the vat's view of the promise.
+    /// Connects a vat that offers `object` to a peer; also returns the vat's view of the promise.
     async fn of(object: counter::Client) -> Result<(Rc<Self>, counter::Client, Connection)> {
         let (near, far) = UnixStream::pair()?;
         let offered = Some(object.client);
@@ -81,13 +81,13 @@ impl Peer {
         });
         let (reads, writes) = far.into_split();
         let driven = peer.clone();
-        // Ends with the connection.
+        // The task ends with the connection.
         tokio::task::spawn_local(async move {
             let ended = tokio::select! {
                 ended = driven.hear(reads) => ended,
                 ended = driven.speak(writes) => ended,
             };
-            // Nobody waits for what can't come any more.
+            // Ends the waits for answers that can't come any more.
             driven.waiting.take();
             if let Err(error) = ended {
                 note(&format!("the peer that reflects calls ended: {error}"));
@@ -103,13 +103,13 @@ impl Peer {
         Ok((peer, promise, connection))
     }
 
-    /// A call of its own.
+    /// Makes a call of the peer's own.
     async fn read(&self) -> Result<()> {
         let object = self.object.get();
         self.ask(|question, message| call(message, question, object)).await.map(drop)
     }
 
-    /// Asks something; the answer may have a capability.
+    /// Asks a question; the answer may hold a capability.
     async fn ask(&self, write: impl FnOnce(u32, message::Builder)) -> Result<Option<u32>> {
         let question = self.next_question();
         let (answered, answer) = oneshot::channel();
@@ -133,7 +133,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Writes together what was said since it wrote last.
+    /// Writes the queued messages, as many together as there are.
     async fn speak(&self, mut stream: OwnedWriteHalf) -> Result<()> {
         loop {
             self.to_send.notified().await;
@@ -142,7 +142,7 @@ impl Peer {
         }
     }
 
-    /// Answers what comes, until the vat ends the connection.
+    /// Answers incoming messages until the vat ends the connection.
     async fn hear(&self, stream: OwnedReadHalf) -> Result<()> {
         let (mut stream, mut bytes) = (BufReader::new(stream), Vec::new());
         while read_message(&mut stream, &mut bytes).await? {
@@ -193,12 +193,12 @@ impl Peer {
                 })?;
                 let mut waiting = self.waiting.borrow_mut();
                 if let Some(waiting) = waiting.as_mut().and_then(|all| all.remove(&question)) {
-                    // The caller may have gone.
+                    // The caller may be gone.
                     let _ = waiting.send(offered);
                 }
                 Ok(())
             }
-            // It keeps nothing that these end.
+            // The peer keeps nothing that these end.
             message::Finish(_) | message::Release(_) => Ok(()),
             _ => Err(failed("a message came that nothing here leads to")),
         }

@@ -1,4 +1,4 @@
-//! One figure with what it is compared to, and how rows are shown.
+//! One figure with its comparison, and the display of rows.
 
 use serde_json::json;
 
@@ -10,7 +10,7 @@ const HEAD: [&str; COLUMNS] = [
     "bare cpu",
 ];
 
-/// A bound on the ratio where there is a baseline, and on the value otherwise.
+/// A bound on the ratio if there is a baseline, and on the value otherwise.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Target {
     AtLeast(f64),
@@ -49,7 +49,7 @@ impl Target {
 }
 
 impl Row {
-    /// A value that is compared to nothing so far.
+    /// A value without a comparison.
     pub(crate) fn new(name: &'static str, value: f64, unit: &'static str) -> Self {
         Self {
             name,
@@ -63,7 +63,7 @@ impl Row {
         }
     }
 
-    /// Calls a second of rounds of (baseline, measured).
+    /// The calls per second of rounds of (baseline, measured).
     pub(crate) fn rates(name: &'static str, rounds: &[(Sample, Sample)]) -> Self {
         let rates = rounds.iter().map(|(bare, ours)| (bare.per_second(), ours.per_second()));
         let row = Self::paired(name, "1/s", rates.collect());
@@ -85,13 +85,13 @@ impl Row {
         row
     }
 
-    /// The same with a bound.
+    /// The same row with a bound.
     pub(crate) fn target(mut self, target: Target) -> Self {
         self.target = Some(target);
         self
     }
 
-    /// The same with the medians of the samples' percentiles.
+    /// The same row with the medians of the samples' percentiles.
     pub(crate) fn latency<'a>(mut self, samples: impl Iterator<Item = &'a Sample>) -> Self {
         let samples: Vec<&Sample> = samples.collect();
         let percentile = |percent| median(samples.iter().map(|s| s.percentile_us(percent)));
@@ -154,7 +154,7 @@ pub(crate) fn table(rows: &[Row]) -> String {
         std::iter::once(HEAD.map(str::to_owned)).chain(rows.iter().map(Row::cells)).collect();
     let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..COLUMNS).map(width).collect();
-    // Figures to the right, words to the left.
+    // Figures are aligned to the right, words to the left.
     let pad = |(column, cell): (usize, &String)| match column {
         0 | 2 | 5 | 6 => format!("{cell:<width$}", width = widths[column]),
         _ => format!("{cell:>width$}", width = widths[column]),

@@ -26,16 +26,16 @@ pub(crate) const NAMES: [&str; 6] = [
     "rpc-increment-64-of-1000",
 ];
 
-/// Calls that wait for their answer at the same time.
+/// Calls that wait for their answers at the same time.
 pub(crate) const IN_FLIGHT: usize = 64;
-/// Objects over which increments are spread.
+/// Objects among which increments are spread.
 const SPREAD: u64 = 1000;
-/// Data syncs in one round of the sum that an increment is compared to.
+/// Data syncs in one round of the sum with which an increment is compared.
 const SYNCS: u64 = 300;
-/// The cost that a durable increment may have above a bare call, in data syncs.
+/// The number of data syncs that a durable increment may cost beyond a bare call.
 const SYNCS_ALLOWED: f64 = 3.0;
 
-/// Measures the rows that are wanted.
+/// Measures the selected rows.
 ///
 /// # Errors
 /// When a server doesn't start, or a call fails.
@@ -55,7 +55,8 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
             let rounds = bench.plan.alternate(name, baseline, measured).await?;
             bench.add(Row::rates(name, &rounds).target(Target::AtLeast(target)));
             if in_flight == IN_FLIGHT {
-                // What the guard, the wrappers, the queue and the turn take of the server.
+                // The part of the server's time that the guard, the wrappers, the queue and the
+                // turn take.
                 let costs =
                     rounds.iter().filter_map(|(b, o)| Some(o.server_us()? - b.server_us()?));
                 let row = Row::new("rpc-read-64-cost", median(costs), "us");
@@ -142,7 +143,7 @@ impl BareEcho {
         stream.set_nodelay(true)?;
         let mut system = stock(stream, Side::Client, None);
         let echo = system.bootstrap(Side::Server);
-        // Ends with its server, which is killed when it is dropped.
+        // The task ends with its server, which is killed when it is dropped.
         tokio::task::spawn_local(async move { system.await.ok() });
         Ok(Self { echo, process })
     }
@@ -154,7 +155,7 @@ impl BareEcho {
     }
 }
 
-/// A server's counters, through the client that users have.
+/// A server's counters, reached with the client library that users have.
 pub(crate) struct Counters {
     namespace: namespace::Client,
     connection: Connection,
@@ -169,10 +170,10 @@ impl Counters {
         Ok(Self { namespace, connection })
     }
 
-    /// The counter of that name, asked for and answered.
+    /// Asks for the counter of that name and waits for the answer.
     ///
     /// # Errors
-    /// When the server doesn't give it.
+    /// When the server doesn't return it.
     pub(crate) async fn found(&self, name: &str) -> Result<counter::Client> {
         let mut request = self.namespace.by_name_request();
         request.get().set_key(name);
@@ -182,12 +183,12 @@ impl Counters {
     /// The address of the host that owns the target of a reference.
     ///
     /// # Errors
-    /// When the server doesn't say.
+    /// When the server doesn't return it.
     pub(crate) async fn located(&self, text: &str) -> Result<String> {
         self.connection.locate(text).await
     }
 
-    /// The counter of that name, not waited for: calls on it follow the question for it.
+    /// The counter of that name, without waiting: calls on it follow the question for it.
     pub(crate) fn named(&self, name: &str) -> counter::Client {
         let mut request = self.namespace.by_name_request();
         request.get().set_key(name);
@@ -195,7 +196,7 @@ impl Counters {
     }
 }
 
-/// One read, answered.
+/// Makes one read and waits for its answer.
 ///
 /// # Errors
 /// When it fails.
@@ -205,7 +206,7 @@ pub(crate) async fn read(counter: &counter::Client) -> Result<()> {
     Ok(())
 }
 
-/// One increment, durable.
+/// Makes one increment and waits until it is durable.
 ///
 /// # Errors
 /// When it fails.

@@ -1,11 +1,11 @@
-//! A directory for the data of one run. It is removed with all that is in it when it is dropped.
+//! A directory for the data of one run. It is removed with its content when it is dropped.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use capstead::{Result, failed};
 
-/// The number of names that are tried: earlier runs that were killed may have left theirs.
+/// The number of names that are tried: earlier runs that were killed may have left some.
 const NAMES_MAX: u32 = 1000;
 
 /// A directory of our own below the system's temporary one.
@@ -15,7 +15,7 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// Makes the directory under a name that nobody has.
+    /// Makes the directory under an unused name.
     ///
     /// # Errors
     /// When it can't be made.
@@ -32,7 +32,7 @@ impl Scratch {
         Err(failed("the temporary directory is full of old benchmarks"))
     }
 
-    /// A path in it that the caller makes.
+    /// A path in it; the caller makes the file or directory.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
@@ -56,7 +56,7 @@ impl AsRef<Path> for Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Whatever can't be removed lies in a temporary directory.
+        // Files that can't be removed stay in the temporary directory.
         let _ = fs::remove_dir_all(&self.path);
     }
 }

@@ -1,6 +1,7 @@
-//! Very many objects that sleep: what they cost on disk and in memory, and how they are made and woken.
+//! Very many sleeping objects: their cost on disk and in memory, and the speed of making and waking
+//! them.
 //!
-//! Cold means asleep, in a server that has just started. The system may have its file in memory.
+//! Cold means asleep, in a freshly started server. The system may still have its file in memory.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,14 +17,14 @@ use capstead::{Result, failed};
 pub(crate) const NAMES: [&str; 4] =
     ["sleeping-disk", "sleeping-memory", "creations-per-s", "cold-wake"];
 
-/// Objects that are made at the same time.
+/// Objects that are made concurrently.
 const CREATIONS_IN_FLIGHT: usize = 4 * IN_FLIGHT;
 /// Objects that are woken one after the other.
 const WAKES: u64 = 5_000;
-/// A prime, so that the objects that are woken lie far from each other.
+/// A prime, so that the objects woken are far from each other.
 const STRIDE: u64 = 7_919;
 
-/// Measures the rows.
+/// Measures the rows of this module.
 ///
 /// # Errors
 /// When a server doesn't start or end, or a call fails.
@@ -66,7 +67,7 @@ fn key(n: u64) -> String {
     format!("object-{n}")
 }
 
-/// The memory of its own that a server takes before anybody calls it.
+/// The server's own memory before its first call.
 fn idle_bytes(data: &Path) -> Result<f64> {
     let server = Capstead::start(data, &[])?;
     let (_, anonymous) = server.process.resident_bytes()?;

@@ -16,12 +16,12 @@ use capstead::Result;
 /// Names of the rows that this module measures.
 pub(crate) const NAMES: [&str; 3] = ["syncs-per-1000", "storage-group-commit", "storage-fdatasync"];
 
-/// The time that every commit is made to take at least, in milliseconds.
+/// The least time that every commit takes, in milliseconds.
 const COMMIT_DELAY: &str = "5";
-/// About what an increment writes.
+/// The approximate size of an increment's records.
 const RECORD_BYTES: usize = 100;
 
-/// Measures the rows that are wanted.
+/// Measures the selected rows.
 ///
 /// # Errors
 /// When the server doesn't start, or a call fails.
@@ -44,7 +44,7 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// Commits for each 1,000 increments while the disk is slow: each commit is one data sync.
+/// Commits per 1,000 increments on a slow disk: each commit is one data sync.
 async fn measure_syncs(bench: &mut Bench) -> Result<()> {
     let name = "syncs-per-1000";
     let server = Capstead::start(&bench.scratch.path("slow"), &["--commit-delay", COMMIT_DELAY])?;
@@ -98,7 +98,7 @@ async fn measure_group_commit(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// A file that grows by one record with each data sync.
+/// A file to which each record is appended with a data sync.
 pub(crate) struct AppendedFile(File);
 
 impl AppendedFile {

@@ -1,4 +1,5 @@
-//! `capstead backup`: everything into a file, from which `restore` makes the whole again.
+//! `capstead backup`: writes all data into a file, from which `restore` makes the same cluster
+//! again.
 
 use std::path::PathBuf;
 
@@ -25,7 +26,7 @@ pub(crate) struct Options {
     file: PathBuf,
 }
 
-/// Returns when the file is whole, or there is none.
+/// Returns once the file is whole, or there is none.
 pub(super) fn run(options: &Options) -> u8 {
     let backed_up = operator::block_on(async {
         if operator::is_stream(&options.file) {

@@ -1,7 +1,8 @@
-//! All grants that were made from one, over all objects and hosts: what is looked for when a reference
-//! fell into the wrong hands.
+//! All grants that were made from one grant, over all objects and hosts: the operator needs them
+//! after a reference fell into the wrong hands.
 //!
-//! Records say what they were made from, so that reading the grants of all is enough; nothing is indexed.
+//! Each record names the grant that it was made from, so reading all grants is enough; there is no
+//! index.
 
 use std::collections::BTreeMap;
 
@@ -20,14 +21,14 @@ use crate::supervisor::owner_of;
 /// A grant that was made from the one in question.
 pub(super) struct Below {
     target: ObjectId,
-    /// The object, for people.
+    /// The object, in words for people.
     of: String,
     id: GrantId,
     grant: Grant,
 }
 
 impl Below {
-    /// It for people.
+    /// The grant, in words for people.
     pub(super) fn said(&self) -> String {
         let Self { of, id, grant, .. } = self;
         let (id, made) = (hex(id.as_bytes()), time(grant.created_ms));
@@ -53,7 +54,7 @@ pub(super) async fn find(
     Ok(search.found)
 }
 
-/// Revokes those that are in force yet; how many.
+/// Revokes those that are still in force, and returns their number.
 pub(super) async fn revoke(
     admin: &admin::Client,
     hosts: u16,
@@ -74,7 +75,7 @@ struct Search {
     found: Vec<Below>,
 }
 
-/// The object whose grants come now.
+/// The object whose grants follow in the stream.
 struct Object {
     id: ObjectId,
     said: String,
@@ -123,8 +124,8 @@ impl Search {
     }
 }
 
-/// Tells whether a grant of the target, which has all of `grants`, was made from `from`, directly
-/// or not.
+/// Tells whether a grant of the target was made from `from`, directly or not; `grants` holds all
+/// grants of the target.
 fn is_below(
     target: ObjectId,
     grant: &Grant,
@@ -132,7 +133,7 @@ fn is_below(
     from: (ObjectId, GrantId),
 ) -> bool {
     let mut grant = grant;
-    // No more than there are: damaged records may lead round in circles.
+    // Bounded by the number of grants: damaged records may form a circle.
     for _ in 0..=grants.len() {
         if grant.before.contains(&from.1) {
             return true;

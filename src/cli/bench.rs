@@ -1,6 +1,6 @@
 //! `capstead bench`: starts the program that measures, which lies beside this one.
 //!
-//! It is a program of its own, because nobody who serves objects needs it.
+//! It is a separate program, because serving objects doesn't need it.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -13,7 +13,7 @@ use super::operator::{self, Failure};
 
 const PROGRAM: &str = "capstead-bench";
 
-/// All that the program is to be told.
+/// The arguments that are passed on to that program.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Options {
     /// The rows to measure and how to show them: see `capstead bench --help`
@@ -21,7 +21,7 @@ pub(super) struct Options {
     args: Vec<OsString>,
 }
 
-/// Becomes that program. Returns if it can't.
+/// Replaces this process by that program. Returns only if that fails.
 pub(super) fn run(options: &Options) -> ExitCode {
     let error = match program() {
         Ok(mut program) => program.args(&options.args).exec().to_string(),
@@ -30,7 +30,8 @@ pub(super) fn run(options: &Options) -> ExitCode {
     ExitCode::from(operator::end(Err(Failure::Cannot(format!("can't measure: {error}"))), None))
 }
 
-/// The program beside this one; within `cargo run`, which builds this one alone, Cargo builds it first.
+/// Finds the program beside this one. Under `cargo run`, which builds only this one, Cargo builds
+/// it first.
 fn program() -> Result<Command, String> {
     let is_run_by_cargo = std::env::var_os("CARGO_PKG_NAME").is_some_and(|name| name == "capstead");
     if let (true, Some(cargo), Some(package)) =

@@ -1,4 +1,4 @@
-//! `capstead compact`: gives back what deletions and random writes left unused.
+//! `capstead compact`: returns the space that deletions and random writes left unused.
 
 use bytesize::ByteSize;
 use clap::Args;
@@ -19,7 +19,7 @@ pub(crate) struct Options {
     data: Data,
 }
 
-/// Returns when all hosts are compacted, or why not.
+/// Returns once all hosts are compacted, or with the reason why they aren't.
 pub(super) fn run(options: &Options) -> u8 {
     let map_bytes = options.data.space.options(Access::Full).map_bytes;
     let bar = operator::bar("compacting", Some(0));

@@ -1,4 +1,4 @@
-//! `capstead export`: objects into a file, also while the server serves.
+//! `capstead export`: writes objects into a file, even while the server serves.
 
 use std::io::BufWriter;
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ is left out until it is whole.
   capstead export rooms.archive --class Room
   capstead export - --class Room --name lobby | ssh other capstead import -";
 
-/// The objects to take out, and the place to put them.
+/// The objects to export, and the file to write.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     #[command(flatten)]
@@ -64,7 +64,7 @@ pub(super) fn object_id(text: &str) -> Result<ObjectId, String> {
 }
 
 impl Which {
-    /// The objects that are meant, in words for people.
+    /// The selected objects, in words for people.
     fn said(&self) -> String {
         match (&self.class, &self.name, &self.id) {
             (Some(class), Some(name), _) => format!("the {class} named {name:?}"),
@@ -86,7 +86,7 @@ impl Which {
     }
 }
 
-/// Returns when the file is whole, or there is none.
+/// Returns once the file is whole, or there is none.
 pub(super) fn run(options: &Options) -> u8 {
     let exported = operator::block_on(async {
         let said = options.which.said();
@@ -103,7 +103,7 @@ pub(super) fn run(options: &Options) -> u8 {
     operator::end(exported, Some(&options.file))
 }
 
-/// The choice of whether the cluster's keys go along.
+/// Tells whether the cluster's keys are included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Secrets {
     Yes,
@@ -118,7 +118,7 @@ pub(super) struct What<'a> {
     pub(super) secrets: Secrets,
 }
 
-/// Makes an archive, if it passes `check` in the end.
+/// Writes an archive and keeps it if `check` passes at the end.
 pub(super) async fn write(
     data: &Data,
     path: &std::path::Path,

@@ -1,4 +1,5 @@
-//! `capstead grants`, `grant` and `revoke`: who can reach an object, one more who can, and one less.
+//! `capstead grants`, `grant` and `revoke`: show who can reach an object, and add or remove a
+//! grant.
 
 mod shown;
 mod words;
@@ -38,7 +39,7 @@ With --below, it is about all that was made from a grant, over all objects and h
   capstead grant Counter --method byName --object-method read
   capstead revoke Counter/visits 3c5f5e31d6b0412a9d4fd6a77d2a5a0e";
 
-/// Whose grants to show.
+/// The object whose grants to show.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Show {
     #[command(flatten)]
@@ -46,7 +47,7 @@ pub(crate) struct Show {
     /// CLASS/NAME, an object's id, or CLASS
     #[arg(value_parser = parse_object)]
     object: Object,
-    /// Those of all objects that were made from this grant of OBJECT, directly or not
+    /// Show the grants of all objects that were made from this grant of OBJECT, directly or not
     #[arg(long, value_name = "GRANT", value_parser = parse_grant)]
     below: Option<ObjectId>,
 }
@@ -59,36 +60,37 @@ pub(crate) struct Make {
     /// CLASS/NAME, an object's id, or CLASS
     #[arg(value_parser = parse_object)]
     object: Object,
-    /// The one who gets it, or the purpose of it
+    /// Name of the holder, or the purpose of the grant
     #[arg(long, default_value = "")]
     label: String,
     /// The time for which it works: a duration such as 30d, or a time such as 2030-01-31T12:00:00Z
     #[arg(long, value_name = "TIME", value_parser = parse_until)]
     until: Option<u64>,
-    /// A method that may be called: Counter.read, or read; or the interface's id and the method's number,
-    /// 0xdc0f9593bdd2956b:2. May be given more than once [default: all]
+    /// A method that may be called: Counter.read, or read; or the interface's id and the method's
+    /// number, 0xdc0f9593bdd2956b:2. May be given more than once [default: all]
     #[arg(long = "method", value_name = "METHOD", value_parser = parse_method)]
     methods: Vec<String>,
-    /// Of a CLASS: a method of its objects that may be called, named as for --method, which is about those
-    /// of the namespace itself; may be given more than once [default: all]
+    /// For a CLASS: a method of its objects that may be called, written as for --method, which
+    /// applies to the namespace itself; may be given more than once [default: all]
     #[arg(long = "object-method", value_name = "METHOD", value_parser = parse_method)]
     object_methods: Vec<String>,
-    /// An Ed25519 public key, 64 hexadecimal digits: restoring the reference takes a proof by its secret
+    /// An Ed25519 public key, 64 hexadecimal digits: restoring the reference requires a proof by
+    /// its secret key
     #[arg(long, value_name = "KEY", value_parser = parse_key)]
     holder: Option<Key>,
-    /// Grants that are made from this one may survive it
+    /// Grants made from this one may survive its revocation
     #[arg(long)]
     allow_independent: bool,
-    /// The host:port in the reference, where clients reach the cluster [default: what the server says that
-    /// serves now, and 127.0.0.1:4000 if none does]
+    /// The host:port in the reference, at which clients reach the cluster [default: the address of
+    /// the running server, or 127.0.0.1:4000 if none runs]
     #[arg(long, value_name = "ADDRESS")]
     address: Option<String>,
-    /// That address is spoken to by TLS
+    /// Clients reach that address by TLS
     #[arg(long, requires = "address")]
     tls: bool,
 }
 
-/// The grant to take back.
+/// The grant to revoke.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Revoke {
     #[command(flatten)]
@@ -96,15 +98,15 @@ pub(crate) struct Revoke {
     /// CLASS/NAME, an object's id, or CLASS
     #[arg(value_parser = parse_object)]
     object: Object,
-    /// The grant's id: 32 hexadecimal digits; `capstead grants` has them
+    /// The grant's id: 32 hexadecimal digits, as `capstead grants` shows it
     #[arg(value_parser = parse_grant)]
     grant: ObjectId,
-    /// Also what was made from it and may survive it, over all objects and hosts
+    /// Also revoke the grants made from it that may survive it, over all objects and hosts
     #[arg(long)]
     below: bool,
 }
 
-/// Returns when they are shown.
+/// Returns once they are shown.
 pub(super) fn show(options: &Show) -> u8 {
     let (data, object) = (&options.data, &options.object);
     if let Some(grant) = options.below {
@@ -145,13 +147,13 @@ async fn listed(host: &host_admin::Client, object: &Object) -> Result<Vec<Shown>
     }
 }
 
-/// As [`check_there`], of what may have grants.
+/// As [`check_there`], for a target that may have grants.
 async fn check_target(host: &host_admin::Client, object: &Object) -> Result<(), Failure> {
     if listed(host, object).await?.is_empty() { check_there(host, object).await } else { Ok(()) }
 }
 
-/// Checks that a target without grants is there: an object that was never written looks the same as one of a
-/// misspelt class.
+/// Checks that a target without grants exists: an object that was never written looks the same as
+/// one of a misspelt class.
 pub(super) async fn check_there(host: &host_admin::Client, object: &Object) -> Result<(), Failure> {
     let mut request = host.present_request();
     request.get().init_ids(1).set(0, object.id.as_bytes());
@@ -166,7 +168,7 @@ pub(super) async fn check_there(host: &host_admin::Client, object: &Object) -> R
     )))
 }
 
-/// Returns when the grant is durable, and its reference shown.
+/// Returns once the grant is durable, and its reference shown.
 pub(super) fn make(options: &Make, classes: &[Class]) -> u8 {
     let object = &options.object;
     if let Err(closed) = check_stdout("the reference") {
@@ -203,7 +205,7 @@ pub(super) fn make(options: &Make, classes: &[Class]) -> u8 {
             })
         });
         if shown.is_err() {
-            // A secret that nobody has is of no use, and may lie in a file that was cut short.
+            // A secret that was never shown is of no use, and may lie in a file that was cut short.
             revoke_one(&host, options.object.id, reply.get_grant()?).await?;
         }
         shown.map(|()| String::new())
@@ -211,7 +213,7 @@ pub(super) fn make(options: &Make, classes: &[Class]) -> u8 {
     operator::end(made, None)
 }
 
-/// Takes one grant back.
+/// Revokes one grant.
 pub(super) async fn revoke_one(
     host: &host_admin::Client,
     target: ObjectId,
@@ -253,7 +255,7 @@ impl Make {
     }
 }
 
-/// Returns when it is revoked, durably and on every host.
+/// Returns once it is revoked, durably and on every host.
 pub(super) fn revoke(options: &Revoke) -> u8 {
     let (data, object, grant) = (&options.data, &options.object, options.grant);
     let said = format!("revoked, with all that depended on it: {}", hex(grant.as_bytes()));
@@ -286,7 +288,8 @@ pub(super) fn revoke(options: &Revoke) -> u8 {
     operator::end(revoked, None)
 }
 
-/// Tells whether a grant was there to be revoked: it may have ended with another one before.
+/// Tells whether the grant still existed and was revoked: it may have ended with another one
+/// before.
 pub(super) fn still_there(revoked: Result<(), Failure>) -> Result<bool, Failure> {
     match revoked {
         Err(Failure::Cannot(text)) if is_no_such_grant(&text) => Ok(false),
@@ -302,7 +305,7 @@ pub(super) fn plural(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Works with the host that has the object.
+/// Runs the work with the host that has the object.
 pub(super) fn with(
     data: &Data,
     access: Access,
@@ -314,7 +317,7 @@ pub(super) fn with(
     })
 }
 
-/// Works with all hosts; their number.
+/// Runs the work with all hosts; it is given their number.
 fn with_all(
     data: &Data,
     access: Access,

@@ -1,4 +1,4 @@
-//! `capstead import`: objects out of a file, also while the server serves.
+//! `capstead import`: reads objects from a file, even while the server serves.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ import: it takes no --replace, and leaves what came before as it is now. Grants 
 what was revoked since the export stays so. With --grants replace they become those of the file, and the \
 others are revoked.";
 
-/// The archive to bring in, and the place to put it.
+/// The archive to import, and the data to import it into.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     #[command(flatten)]
@@ -29,22 +29,22 @@ pub(crate) struct Options {
     /// Remove all that an object has before it is imported
     #[arg(long)]
     replace: bool,
-    /// The grants that objects and namespaces have in the end that are here already
+    /// The grants that existing objects and namespaces have afterwards
     #[arg(long, value_name = "WHOSE", value_enum, default_value_t)]
     grants: Grants,
 }
 
-/// Whose grants stay.
+/// The source of the grants that stay.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum Grants {
-    /// Those that are here: nothing comes back that was revoked
+    /// Those of this cluster: a revoked grant doesn't come back
     #[default]
     Keep,
-    /// Those of the file, as they were then; takes --replace
+    /// Those of the file, as they were when it was made; requires --replace
     Replace,
 }
 
-/// Returns when all objects are there, or why they aren't.
+/// Returns once all objects are there, or with the reason why they aren't.
 pub(super) fn run(options: &Options) -> u8 {
     operator::end(operator::block_on(import(options)), None)
 }
@@ -84,7 +84,7 @@ async fn import(options: &Options) -> Result<String, Failure> {
         }
         let bar = operator::bar("importing", Some(length));
         let counts = transfer::bring_in(&mut file, path, at, (existing, grants), &bar).await?;
-        // Whatever came of it before, all of it is here now.
+        // All of it is here now, even if an earlier import was cut short.
         set_under_way(admin, &looked.hash, false).await?;
         bar.finish_and_clear();
         let is_foreign = looked.cluster != cluster;

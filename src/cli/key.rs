@@ -1,6 +1,6 @@
-//! `capstead key`: the keys that sign references: which there are, a new one, and an end to one.
+//! `capstead key`: lists the keys that sign references, makes a new one, and revokes one.
 //!
-//! Only ids are printed, which stand in every reference; never a key.
+//! It prints only ids, which every reference shows anyway; never a key.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -21,7 +21,7 @@ gave out yourself. Capabilities that live go on until their connection ends or t
   capstead key list
   capstead key revoke 8619477e3771c981";
 
-/// The act to do with the keys.
+/// The operation on the keys.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     #[command(subcommand)]
@@ -32,9 +32,9 @@ pub(crate) struct Options {
 enum What {
     /// Show the ids of the keys, the oldest first; the last one signs
     List(Data),
-    /// Make a new key, which signs from now on; what the others signed stays good
+    /// Make a new key, which signs from now on; references signed by the others stay valid
     Rotate(Data),
-    /// Refuse from now on whatever a key signed, on every host
+    /// Refuse from now on all references that a key signed, on every host
     Revoke {
         /// The key's id: 16 hexadecimal digits
         #[arg(value_parser = parse_id)]
@@ -44,7 +44,7 @@ enum What {
     },
 }
 
-/// As it stands in references.
+/// The id as references contain it.
 type Id = u64;
 
 fn parse_id(text: &str) -> Result<Id, String> {
@@ -55,7 +55,7 @@ fn parse_id(text: &str) -> Result<Id, String> {
     })
 }
 
-/// Returns when it is done, and durable.
+/// Returns once it is done, and durable.
 pub(super) fn run(options: &Options) -> u8 {
     let done = operator::block_on(async {
         match &options.what {

@@ -1,7 +1,8 @@
 //! `--limit NAME=VALUE`: the limits of connections as an operator writes them.
 //!
-//! The names are those of the metrics. A time of `0s` is no limit. Whether a value is wise is not
-//! checked, but without a call no connection does anything.
+//! The names are those of the metrics. A time of `0s` means no limit. Values are not checked for
+//! sense, but a value with which a connection could do nothing at all, such as no calls, is
+//! refused.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -19,7 +20,7 @@ pub(super) enum Change {
     Time(At<Duration>, Duration),
 }
 
-/// The field in which a limit is kept.
+/// The field that stores a limit.
 #[derive(Clone, Copy, Debug)]
 enum Field {
     Bytes(At<usize>),
@@ -54,7 +55,7 @@ const FIELDS: &[(Limit, Field)] = &[
     (Limit::ConnectionsPerPeer, Field::Count(|limits| &mut limits.connections_per_peer)),
 ];
 
-/// The least that messages may be limited to.
+/// The smallest size to which messages may be limited: a call must fit.
 const MESSAGE_MIN: ByteSize = ByteSize::kib(1);
 
 fn limit_of_messages(name: &str) -> bool {

@@ -9,7 +9,8 @@ use tracing_subscriber::EnvFilter;
 use crate::host::present_turn;
 use crate::server::{ServerError, stderr};
 
-/// Panics are logged whatever `RUST_LOG` leaves out, as they are told without a log.
+/// Panics are logged even if `RUST_LOG` excludes everything else, since they are printed without
+/// logging too.
 const PANICS: &str = "capstead::panic";
 
 /// The form of log lines.
@@ -22,10 +23,10 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// Starts logging. `RUST_LOG` says what is logged; by default everything from `info` up.
+/// Starts logging. `RUST_LOG` selects the lines; by default everything from `info` up.
 ///
 /// # Errors
-/// When that can't be understood.
+/// When `RUST_LOG` can't be parsed.
 pub(super) fn start(format: LogFormat) -> Result<(), ServerError> {
     let wanted = std::env::var_os(EnvFilter::DEFAULT_ENV).filter(|wanted| !wanted.is_empty());
     let filter = match wanted {
@@ -43,10 +44,10 @@ pub(super) fn start(format: LogFormat) -> Result<(), ServerError> {
         always.map_or_else(|_| EnvFilter::new("info"), |always| filter.add_directive(always));
     stderr::start().map_err(capnp::Error::from)?;
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| stderr::Lines);
-    // Those would be printed, which may wait.
+    // Internal errors would be printed directly, which may block.
     let log = log.log_internal_errors(false);
     let log = log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()));
-    // An embedder may have a subscriber of their own: then ours is not needed.
+    // An embedder may have its own subscriber: then ours is not needed.
     let is_ours = match format {
         LogFormat::Text => log.try_init(),
         LogFormat::Json => log.json().try_init(),
@@ -57,7 +58,7 @@ pub(super) fn start(format: LogFormat) -> Result<(), ServerError> {
     Ok(())
 }
 
-/// Says of a panic where it was, why, and whose turn it was.
+/// Logs a panic: its place, its message, and the turn in which it happened.
 fn report(panic: &PanicHookInfo<'_>) {
     let reason = panic.payload_as_str().unwrap_or("no reason given");
     let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
@@ -72,6 +73,6 @@ fn report(panic: &PanicHookInfo<'_>) {
     } else {
         tracing::error!(target: PANICS, thread, backtrace, "panicked at {place}: {reason}");
     }
-    // One that unwinding met ends the process at once.
+    // A panic during unwinding ends the process at once.
     stderr::flush();
 }

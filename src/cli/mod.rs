@@ -1,4 +1,4 @@
-//! The command line: one verb a file.
+//! The command line: one file for each verb.
 
 mod backup;
 mod below;
@@ -30,10 +30,10 @@ use crate::classes::bundled;
 use crate::host::Class;
 use crate::server::{ServerError, stderr};
 
-/// The exit code of a storage failure: whoever restarts the server can tell it from a wrong flag.
+/// The exit code of a storage failure: a service manager can tell it from a wrong flag.
 const STORAGE_FAILED: u8 = 3;
 const CANNOT_START: u8 = 1;
-/// The exit code of a flag that says what can't be.
+/// The exit code of an invalid flag.
 const WRONG_COMMAND: u8 = 2;
 
 /// Durable objects as object capabilities.
@@ -58,7 +58,7 @@ enum Verb {
     Bench(bench::Options),
 }
 
-/// The acts of an operator on the data of any server.
+/// The operator's verbs, which work on the data of any server.
 #[derive(Clone, Debug, Subcommand)]
 enum Operate {
     /// Take objects out into a file, while the server serves or not
@@ -79,7 +79,8 @@ enum Operate {
     /// Give unused space of a stopped server's data back to the disk
     #[command(after_help = compact::AFTER_HELP)]
     Compact(compact::Options),
-    /// Show who can reach an object: its grants, what they were made from, and when they were last used
+    /// Show who can reach an object: its grants, what they were made from, and when they were last
+    /// used
     #[command(after_help = grants::AFTER_HELP)]
     Grants(grants::Show),
     /// Make a reference to an object, or to all objects of a class, and print it
@@ -88,13 +89,13 @@ enum Operate {
     /// Show which calls of an object have a request id, or forget their ids
     #[command(after_help = requests::AFTER_HELP)]
     Requests(requests::Options),
-    /// Take a grant back: its reference, and what was made from it, ends at once
+    /// Revoke a grant: its reference, and everything made from it, ends at once
     #[command(after_help = grants::AFTER_HELP)]
     Revoke(grants::Revoke),
 }
 
 impl Operate {
-    /// Returns when it is done, with the exit code. The classes are those of this program.
+    /// Returns the exit code when the verb is done. The classes are those of this program.
     fn run(&self, classes: &[Class]) -> u8 {
         signals::of_files();
         match self {
@@ -144,8 +145,9 @@ fn block_on<T>(
     runtime.block_on(serve)
 }
 
-/// A connection is an open file, and the usual limit is for programs that have few. Where no more are
-/// allowed, connections are refused in time.
+/// Raises the limit of open files to its maximum: each connection is an open file, and the usual
+/// limit is for programs that have few. If that isn't allowed, connections are refused before files
+/// run out.
 fn allow_connections() {
     let limit = getrlimit(Resource::Nofile);
     let most = Rlimit { current: limit.maximum, ..limit };
@@ -154,16 +156,16 @@ fn allow_connections() {
     }
 }
 
-/// Keeps a crash from leaving a copy of the memory on a disk, because the keys are in it; and
-/// nobody but an administrator looks into it while it runs. Where the system doesn't know how, it
-/// goes on without.
+/// Protects the keys in memory: a crash leaves no copy of the memory on a disk, and only an
+/// administrator can look into it while the process runs. A system without these means leaves the
+/// process unprotected.
 fn hide_memory() {
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
-/// The last word before the process exits.
+/// Prints the final error before the process exits.
 fn fail(error: &ServerError) -> u8 {
     stderr::put(format!("capstead: {error}\n").into_bytes());
     stderr::flush();

@@ -1,4 +1,4 @@
-//! The things that the operator's verbs share: where the data are, how it goes on, how it ends.
+//! Shared parts of the operator's verbs: the location of the data, the progress, and the result.
 //!
 //! Nothing here knows what an archive holds.
 
@@ -19,13 +19,13 @@ use crate::server::{Group, OpenedData, ServerError};
 use crate::storage::archive::{ArchiveError, Totals};
 use crate::storage::{Access, LogOptions};
 
-/// Stands for standard input or output in the place of a file.
+/// Stands for standard input or output in place of a file.
 const STREAM: &str = "-";
 
-/// Which data are meant.
+/// Selects the data.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Data {
-    /// The data directory, of any server of Capstead, whether that serves now or not
+    /// The data directory of any server of Capstead, running or not
     #[arg(
         long = "data",
         value_name = "DIR",
@@ -39,10 +39,10 @@ pub(super) struct Data {
     pub(super) space: Space,
 }
 
-/// Whose the keys may be.
+/// The group that may have the keys.
 #[derive(Args, Clone, Copy, Debug)]
 pub(super) struct Trust {
-    /// Let the group of the data directory have the keys in it, as on a Kubernetes volume with fsGroup
+    /// Let the group of the data directory have its keys, as on a Kubernetes volume with fsGroup
     #[arg(long, env = "CAPSTEAD_TRUST_GROUP", value_parser = BoolishValueParser::new(), action = ArgAction::SetTrue)]
     trust_group: bool,
 }
@@ -53,10 +53,10 @@ impl Trust {
     }
 }
 
-/// The room that data may take. Where a server serves them, its own flags count.
+/// The room that data may take. If a server serves them, its own flags apply.
 #[derive(Args, Clone, Copy, Debug)]
 pub(super) struct Space {
-    /// Keep so much of the disk free, as the server does [default: 5 % of it, 128MiB to 1GiB]
+    /// Keep this much of the disk free, as the server does [default: 5 % of it, 128MiB to 1GiB]
     #[arg(long, value_name = "SIZE", value_parser = size, env = "CAPSTEAD_RESERVE")]
     reserve: Option<ByteSize>,
     /// Address space for the data of each host, as the server has it [default: 1TiB]
@@ -77,17 +77,17 @@ impl Space {
 }
 
 impl Data {
-    /// The access of the directory's group.
+    /// The access of the directory's group to the keys.
     pub(super) fn group(&self) -> Group {
         self.trust.group()
     }
 
-    /// Opens them, or reaches their server.
+    /// Opens the data, or reaches their server.
     pub(super) async fn open(&self, access: Access) -> Result<OpenedData, Failure> {
         self.open_knowing(access, &[]).await
     }
 
-    /// The same, where it matters what the classes of this program are.
+    /// As [`Self::open`], where the classes of this program matter.
     pub(super) async fn open_knowing(
         &self,
         access: Access,
@@ -98,10 +98,10 @@ impl Data {
     }
 }
 
-/// Why a verb ended early. What is true of the data is said in the text.
+/// The reason why a verb ended early. Its text says what is true of the data.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// Something has to be done differently.
+    /// The operator has to do something differently.
     Cannot(String),
     /// The storage of the data failed.
     Storage(String),
@@ -110,7 +110,7 @@ pub(super) enum Failure {
 impl From<ServerError> for Failure {
     fn from(error: ServerError) -> Self {
         match error {
-            // Said once, and no server was stopped.
+            // One report is enough, and no server was stopped.
             ServerError::Storage(reason) => Self::Storage(reason),
             ServerError::Assembly(error) => error.into(),
             error => Self::Cannot(error.to_string()),
@@ -130,29 +130,30 @@ impl From<capnp::Error> for Failure {
         if let Some((Reason::StorageFailed, text)) = Reason::parse(&error.extra) {
             return Self::Storage(text.trim().to_owned());
         }
-        // What crossed a connection says so in front.
+        // Errors that crossed a connection have this prefix.
         let text = error.extra.rsplit("remote exception: ").next().unwrap_or_default();
         Self::Cannot(text.to_owned())
     }
 }
 
-/// An archive that can't be read or written, with its name.
+/// An error of an archive, with the archive's name.
 pub(super) fn archive(path: &Path) -> impl Fn(ArchiveError) -> Failure {
     move |error| Failure::Cannot(format!("{}: {error}", path.display()))
 }
 
-/// Something that the operating system refused to do with a path.
+/// An operation on a path that the operating system refused.
 pub(super) fn refused(doing: &str, path: &Path) -> impl Fn(io::Error) -> Failure {
     move |error| Failure::Cannot(format!("can't {doing} {}: {error}", path.display()))
 }
 
-/// Runs a verb to its end, and says how it ended: on standard output, unless that has the archive.
+/// Prints the result of a verb on standard output, or on standard error if the archive goes there,
+/// and returns the exit code.
 pub(super) fn end(result: Result<String, Failure>, archive: Option<&Path>) -> u8 {
     let (text, code) = match result {
         Ok(text) if archive.is_some_and(is_stream) => (text, 0),
         Ok(text) => {
             return match show(&text) {
-                // Whoever closed it has read enough.
+                // The reader who closed it has read enough.
                 Err(error) if error.kind() != io::ErrorKind::BrokenPipe => unwritten(&error),
                 _ => 0,
             };
@@ -166,7 +167,7 @@ pub(super) fn end(result: Result<String, Failure>, archive: Option<&Path>) -> u8
     code
 }
 
-/// Writes an answer; none is written of no text.
+/// Prints an answer; an empty text prints nothing.
 pub(super) fn show(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     if !text.is_empty() {
@@ -175,7 +176,7 @@ pub(super) fn show(text: &str) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Says that an answer could not be written; the exit code.
+/// Reports that an answer could not be written; returns the exit code.
 pub(super) fn unwritten(error: &io::Error) -> u8 {
     let said = "what was asked for is done, and its answer can't be written to standard output";
     let _ = writeln!(io::stderr().lock(), "capstead: {said}: {error}");
@@ -193,7 +194,7 @@ pub(super) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Res
     runtime.map_err(|error| Failure::Cannot(error.to_string()))?.block_on(work)
 }
 
-/// The amount of that, for people.
+/// The amounts, in words for people.
 pub(super) fn amount(totals: Totals) -> String {
     let Totals { objects, keys, bytes } = totals;
     let (object, key) = (plural(objects, "object"), plural(keys, "key"));
@@ -204,7 +205,7 @@ fn plural(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// A line on the terminal that goes on; nothing where standard error is no terminal.
+/// A progress line on the terminal; nothing if standard error is no terminal.
 pub(super) fn bar(doing: &'static str, length: Option<u64>) -> ProgressBar {
     const TICK: Duration = Duration::from_millis(100);
     if !io::stderr().is_terminal() {
@@ -216,7 +217,7 @@ pub(super) fn bar(doing: &'static str, length: Option<u64>) -> ProgressBar {
             (ProgressBar::new_spinner(), "{spinner} {msg} {binary_bytes} {binary_bytes_per_sec}")
         }
     };
-    // A template that can't be read leaves the usual look.
+    // An invalid template leaves the usual look.
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
@@ -229,7 +230,7 @@ pub(super) fn is_stream(path: &Path) -> bool {
     path.as_os_str() == STREAM
 }
 
-/// A file that can be read more than once; standard input is kept in a temporary one.
+/// Opens a file that can be read more than once; standard input is copied into a temporary one.
 pub(super) fn open(path: &Path) -> Result<File, Failure> {
     if !is_stream(path) {
         return File::open(path).map_err(refused("open", path));
@@ -247,7 +248,7 @@ pub(super) fn open(path: &Path) -> Result<File, Failure> {
 mod tests {
     use super::*;
 
-    // `compact` on a read-only mount said twice that the storage failed.
+    // `compact` on a read-only mount used to report twice that the storage failed.
     #[test]
     fn a_storage_that_failed_is_said_once() {
         let failure = Failure::from(ServerError::Storage("it is read-only".to_owned()));

@@ -1,8 +1,8 @@
-//! A file that gets its name when it is whole, or standard output.
+//! A file that gets its name only when it is whole, or standard output.
 //!
-//! A process that is killed leaves nothing behind, because until then the file has no name at all. Some
-//! file systems have no such files: there it has a hidden name, which the next attempt at the same file
-//! takes over.
+//! A killed process leaves nothing behind, because until then the file has no name at all. Some
+//! file systems don't support that: there the file has a hidden name, which the next attempt at the
+//! same file takes over.
 
 use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
@@ -15,22 +15,22 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RenameFlags};
 
 use super::operator::{Failure, is_stream, refused};
 
-/// The place to which the archive goes.
+/// The destination of an archive.
 pub(super) enum Output {
     Stream(io::Stdout),
     File { file: File, unfinished: Unfinished, path: PathBuf },
 }
 
-/// The way in which the file is reached until it is whole.
+/// The name of the file until it is whole.
 pub(super) enum Unfinished {
-    /// By nobody else.
+    /// None, so no other process can reach it.
     Nameless,
-    /// By this name, which is removed when this is dropped.
+    /// This hidden name, which is removed when this is dropped.
     Hidden(PathBuf),
 }
 
 impl Output {
-    /// Begins it, readable for its owner alone.
+    /// Begins the file, readable only by its owner.
     pub(super) fn begin(path: &Path) -> Result<Self, Failure> {
         if is_stream(path) {
             check_stdout("the archive")?;
@@ -63,10 +63,11 @@ impl Output {
     }
 }
 
-/// Checks that standard output leads somewhere, for what nobody can have a second time.
+/// Checks that standard output leads somewhere, before printing a secret that can't be shown again.
 ///
-/// In the place of one that was closed when the process started, the standard library opens `/dev/null`, so
-/// that no write fails: to read and write, as no shell opens it for whoever wants an output thrown away.
+/// If standard output was closed when the process started, the standard library opens `/dev/null`
+/// in its place, so that no write fails. It opens it for reading and writing, which a shell never
+/// does for a user who discards the output on purpose; that tells the two apart.
 pub(super) fn check_stdout(what: &str) -> Result<(), Failure> {
     let stdout = io::stdout();
     let is_null = || {
@@ -87,10 +88,10 @@ fn is_there(path: &Path) -> Failure {
     Failure::Cannot(format!("{} is there already; choose another name", path.display()))
 }
 
-/// The open files of this process by name: the only way to name such a file without a privilege.
+/// The open files of this process by name: the only way to name such a file without privileges.
 const OPEN_FILES: &str = "/proc/self/fd";
 
-/// None where the file system has no such files, or they can't be named.
+/// None if the file system has no such files, or they can't be named.
 fn nameless(path: &Path) -> Option<File> {
     if !Path::new(OPEN_FILES).is_dir() {
         return None;
@@ -100,14 +101,14 @@ fn nameless(path: &Path) -> Option<File> {
     Some(File::from(file))
 }
 
-/// The file gets its first name, unless that is taken.
+/// Gives the file its first name, unless that is taken.
 fn name(file: &File, path: &Path) -> io::Result<()> {
     let itself = format!("{OPEN_FILES}/{}", file.as_raw_fd());
     Ok(rustix::fs::linkat(CWD, itself, CWD, path, AtFlags::SYMLINK_FOLLOW)?)
 }
 
-/// A file with the same hidden name each time, so that what a killed process left is found. It is made
-/// anew, because others may have made one that they can read.
+/// Opens a file whose hidden name is the same each time, so that the remains of a killed process
+/// are found. The file is made anew, because another user may have made one that they can read.
 fn hidden(path: &Path) -> io::Result<(File, Unfinished)> {
     let name = path.file_name().ok_or_else(|| io::Error::other("it is no name of a file"))?;
     let mut hidden = OsString::from(".");
@@ -137,7 +138,7 @@ fn lock(file: &File) -> io::Result<()> {
     })
 }
 
-/// Never over a file that is there.
+/// Renames without ever replacing an existing file.
 fn rename(hidden: &Path, path: &Path) -> io::Result<()> {
     match rustix::fs::renameat_with(CWD, hidden, CWD, path, RenameFlags::NOREPLACE) {
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => fs::hard_link(hidden, path),
@@ -148,7 +149,7 @@ fn rename(hidden: &Path, path: &Path) -> io::Result<()> {
 impl Drop for Unfinished {
     fn drop(&mut self) {
         if let Self::Hidden(path) = self {
-            // It may have got its name.
+            // It may have got its final name.
             let _ = fs::remove_file(path);
         }
     }

@@ -1,7 +1,7 @@
-//! The command line of a program: what is parsed, said on `--help`, and whose name it has.
+//! The command line of an embedder's program: its parsing, its `--help`, and its name.
 //!
-//! A user's own server has the verbs of the `capstead` command under its own name and version, and works
-//! on its own data directory where the command line names no other.
+//! An embedder's server has the verbs of the `capstead` command under its own name and version, and
+//! works on its own data directory where the command line names no other.
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
@@ -32,7 +32,8 @@ enum Verb {
     Operate(Operate),
 }
 
-/// Parses this process's arguments. The error is an exit code; what there is to say has been said.
+/// Parses this process's arguments. The error is an exit code; the message has been printed
+/// already.
 pub(super) fn parse<T: FromArgMatches>(mut command: Command) -> std::result::Result<T, u8> {
     let matches = command.try_get_matches_from_mut(std::env::args_os());
     let parsed = matches.and_then(|matches| T::from_arg_matches(&matches));
@@ -53,13 +54,13 @@ pub(super) fn parse<T: FromArgMatches>(mut command: Command) -> std::result::Res
 
 impl Server {
     /// Serves until SIGINT or SIGTERM, with the flags of `capstead serve` from this process's
-    /// command line (try `--help`): the whole `main` of a server of one's own classes. A flag that
-    /// is given overrides what was set here. The operator's verbs, such as `backup` and `grants`, work as
-    /// those of the `capstead` command do, on this server's data.
+    /// command line (try `--help`): the whole `main` of a server with its own classes. A flag
+    /// overrides the value that was set here. The operator's verbs, such as `backup` and `grants`,
+    /// work as those of the `capstead` command do, on this server's data.
     ///
-    /// When the server can't start or its storage fails, it says why and exits the process, with
-    /// the codes of the `capstead` command; so it does after a verb. To have the error instead, use
-    /// [`Server::start`].
+    /// When the server can't start or its storage fails, this prints the reason and exits the
+    /// process with the codes of the `capstead` command; it also exits after a verb. To get the
+    /// error instead, use [`Server::start`].
     ///
     /// # Errors
     /// None today; the signature leaves room for a `main` that does more.
@@ -71,7 +72,7 @@ impl Server {
             None => options,
             Some(Verb::Serve(options)) => options,
             Some(Verb::Operate(operate)) => {
-                // A verb has a runtime of its own, and a thread has one at most.
+                // A verb has its own runtime, and a thread can have only one.
                 let classes = self.known_classes();
                 let ended = std::thread::spawn(move || operate.run(&classes)).join();
                 std::process::exit(ended.unwrap_or(CANNOT_START).into());
@@ -100,7 +101,7 @@ fn command(server: &Server) -> Command {
     owned(command, name, data)
 }
 
-/// The texts of a command live as long as the process, as those that are written in the program.
+/// The texts of a command live as long as the process, like literals.
 fn leak(text: String) -> &'static str {
     Box::leak(text.into_boxed_str())
 }
@@ -110,7 +111,7 @@ fn owned(mut command: Command, name: &'static str, data: &'static OsStr) -> Comm
         let help = help.to_string().replace("capstead ", &format!("{name} "));
         command = command.after_help(help);
     }
-    // The directory of the verbs that work on one.
+    // The data directory of the verbs that work on one.
     if command.get_arguments().any(|argument| argument.get_id() == "path") {
         command = command.mut_arg("path", |argument| argument.default_value(data));
     }

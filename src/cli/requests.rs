@@ -1,4 +1,4 @@
-//! `capstead requests`: the calls of an object that have a request id, and how they are forgotten.
+//! `capstead requests`: shows the calls of an object that have a request id, or forgets their ids.
 
 use std::fmt::Write;
 
@@ -21,7 +21,7 @@ ids of calls that run stay.
   capstead requests Counter/visits
   capstead requests Counter/visits --clear --grant 3c5f5e31d6b0412a9d4fd6a77d2a5a0e";
 
-/// Which calls to show or to forget.
+/// The calls to show or to forget.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     #[command(flatten)]
@@ -32,7 +32,7 @@ pub(crate) struct Options {
     /// Forget the ids instead of showing them
     #[arg(long)]
     clear: bool,
-    /// Only those that came by this grant, or by one that was made from it
+    /// Only calls that came by this grant, or by one that was made from it
     #[arg(long, value_name = "GRANT", value_parser = object_id)]
     grant: Option<ObjectId>,
     /// Only this request id: 32 to 128 hexadecimal digits
@@ -61,7 +61,7 @@ fn parse_id(text: &str) -> Result<Bytes, String> {
     bytes.map(Bytes).ok_or_else(|| "a request id has 32 to 128 hexadecimal digits".to_owned())
 }
 
-/// Returns when they are shown, or forgotten durably.
+/// Returns once they are shown, or forgotten durably.
 pub(super) fn run(options: &Options) -> u8 {
     let access = if options.clear { Access::Full } else { Access::Read };
     let done = with(&options.data, access, &options.object, async |host| {

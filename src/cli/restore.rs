@@ -1,7 +1,7 @@
-//! `capstead restore`: a new data directory out of a backup.
+//! `capstead restore`: makes a new data directory from a backup.
 //!
-//! It is made in its place, and nothing serves it before everything is there: an attempt that was cut
-//! short is removed by the next one.
+//! The directory is made in place, and no server serves it before everything is there: the next
+//! attempt removes one that was cut short.
 
 use std::path::PathBuf;
 
@@ -18,19 +18,19 @@ The new directory is the same cluster: references that were given out before are
 that were revoked after the backup. What was written after the backup is not in it. Never serve it beside the old one: both would take the same \
 references, and know nothing of each other.";
 
-/// Which backup, and where to.
+/// The backup, and the directory to make.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Options {
     /// A file that backup made; - for standard input
     file: PathBuf,
-    /// The data directory to make; it must not be there yet, be empty, or hold what is left of a restore
-    /// that was cut short
+    /// The data directory to make; it must not exist yet, be empty, or hold the remains of a
+    /// restore that was cut short
     dir: PathBuf,
     #[command(flatten)]
     space: Space,
 }
 
-/// Returns when the directory can be served, or there is none.
+/// Returns once the directory can be served, or there is none.
 pub(super) fn run(options: &Options) -> u8 {
     operator::end(operator::block_on(restore(options)), None)
 }

@@ -1,4 +1,4 @@
-//! `capstead serve`: flags, what is printed when the server is ready, and how it ends.
+//! `capstead serve`: its flags, its output when the server is ready, and its end.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use crate::gateway::HttpLimits;
 use crate::limits::HOSTS_MAX;
 use crate::server::{Group, Running, Server, ServerError, TurnLimits, stderr};
 
-/// The flags of a server. Where the help names a variable, that may be set instead.
+/// The flags of a server. Where the help names a variable, that can be set instead.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = limit::after_help())]
 pub(crate) struct Options {
@@ -26,15 +26,16 @@ pub(crate) struct Options {
     data: Option<PathBuf>,
     #[command(flatten)]
     trust: operator::Trust,
-    /// The address to listen on for Cap'n Proto; port 0 takes any free one [default: 127.0.0.1:4000]
+    /// The address to listen on for Cap'n Proto; port 0 takes any free one [default:
+    /// 127.0.0.1:4000]
     #[arg(long, value_name = "ADDR", env = "CAPSTEAD_LISTEN")]
     listen: Option<SocketAddr>,
     /// The host:port in the references that are given out, if clients reach the listener at another
-    /// address than its own [default: where it listens]
+    /// address than its own [default: the address that it listens on]
     #[arg(long, value_name = "ADDR", env = "CAPSTEAD_ADVERTISE")]
     advertise: Option<String>,
-    /// Speak Cap'n Proto by TLS alone; an address that isn't a loopback one needs it. The variable takes
-    /// true, yes, on or 1, and false, no, off or 0
+    /// Speak Cap'n Proto by TLS only; required for an address that isn't a loopback one. The
+    /// variable takes true, yes, on or 1, and false, no, off or 0
     #[arg(long, env = "CAPSTEAD_TLS", value_parser = BoolishValueParser::new(), action = ArgAction::SetTrue)]
     tls: bool,
     /// Address to listen at for HTTP, or `off`; port 0 takes any free one [default: 127.0.0.1:8080]
@@ -43,8 +44,8 @@ pub(crate) struct Options {
     /// Let pages of this origin change objects over HTTP; may be given several times
     #[arg(long, value_name = "URL")]
     http_origin: Vec<String>,
-    /// Answer HTTP requests whose Host is this name, beside those of loopback; may be given several
-    /// times
+    /// Also answer HTTP requests whose Host is this name, not only those of loopback; may be given
+    /// several times
     #[arg(long, value_name = "NAME")]
     http_host: Vec<String>,
     /// HTTP connections of all clients [default: 1024]
@@ -53,66 +54,70 @@ pub(crate) struct Options {
     /// HTTP connections from one address [default: 512]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     http_connections_per_peer: Option<u32>,
-    /// The time for the head of an HTTP request to come [default: 10s]
+    /// Time limit for the head of an HTTP request [default: 10s]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     http_head: Option<Duration>,
-    /// The time for the body of an HTTP request to come, and for a response to be taken [default: 2m]
+    /// Time limit for the body of an HTTP request, and for the client to read a response [default:
+    /// 2m]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     http_transfer: Option<Duration>,
-    /// Bytes that a body or a response moves each second on average, after 10 seconds [default: 16KiB]
+    /// Minimum bytes per second of a body or a response, on average, after 10 seconds [default:
+    /// 16KiB]
     #[arg(long, value_name = "SIZE", value_parser = operator::size)]
     http_rate: Option<ByteSize>,
-    /// Bytes of bodies that HTTP holds, of requests and responses together [default: 256MiB]
+    /// Bytes of HTTP bodies held in memory, of requests and responses together [default: 256MiB]
     #[arg(long, value_name = "SIZE", value_parser = operator::size)]
     http_body_bytes: Option<ByteSize>,
     /// Address to serve /metrics at, in the format of Prometheus; off by default
     #[arg(long, value_name = "ADDR", env = "CAPSTEAD_METRICS")]
     metrics: Option<SocketAddr>,
-    /// Threads that the objects are spread over; it can't be changed later for the same data
+    /// Threads over which the objects are spread; it can't be changed later for the same data
     /// [default: 1]
     #[arg(long, value_name = "N", env = "CAPSTEAD_HOSTS", value_parser = clap::value_parser!(u16).range(1..=i64::from(HOSTS_MAX)))]
     hosts: Option<u16>,
-    /// Let each object of a class store so much [default: 10GiB each]
+    /// Let each object of a class store this much [default: 10GiB each]
     #[arg(long, value_name = "CLASS=SIZE", value_parser = quota)]
     object_quota: Vec<(String, ByteSize)>,
-    /// Let all objects of a class store so much together, on each host [default: no limit]
+    /// Let all objects of a class together store this much, on each host [default: no limit]
     #[arg(long, value_name = "CLASS=SIZE", value_parser = quota)]
     class_quota: Vec<(String, ByteSize)>,
-    /// Keep so much of the disk free: growth is refused then, and deleting works [default: 5 % of it,
-    /// 128MiB to 1GiB]
+    /// Keep this much of the disk free: then growth is refused, and deleting works [default: 5 % of
+    /// it, 128MiB to 1GiB]
     #[arg(long, value_name = "SIZE", value_parser = operator::size, env = "CAPSTEAD_RESERVE")]
     reserve: Option<ByteSize>,
-    /// Address space for the data of each host, which never outgrow it [default: 1TiB]
+    /// Address space for the data of each host, which can never outgrow it [default: 1TiB]
     #[arg(long, value_name = "SIZE", value_parser = operator::size, env = "CAPSTEAD_MAP_SIZE")]
     map_size: Option<ByteSize>,
     /// Time for which an object stays in memory without a call, like 90s or 5m [default: 1m]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, env = "CAPSTEAD_WARM")]
     warm: Option<Duration>,
-    /// Keep at most so many objects in memory, on all hosts together [default: 100000]
+    /// Keep at most this number of objects in memory, on all hosts together [default: 100000]
     #[arg(long, value_name = "N", env = "CAPSTEAD_AWAKE_OBJECTS")]
     awake_objects: Option<usize>,
-    /// Let the objects in memory take so much, with their stored values, on all hosts together
+    /// Let the objects in memory take this much, with their stored values, on all hosts together
     /// [default: 512MiB]
     #[arg(long, value_name = "SIZE", value_parser = operator::size, env = "CAPSTEAD_AWAKE_BYTES")]
     awake_bytes: Option<ByteSize>,
-    /// Warn of a turn, from one await of a method to the next, that takes so long; 0s: never
+    /// Warn of a turn, from one await of a method to the next, that takes this long; 0s: never
     /// [default: 100ms]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     turn_warn: Option<Duration>,
-    /// Say at /ready that a host isn't ready while a turn takes so long; 0s: never [default: 250ms]
+    /// Report at /ready that a host isn't ready while a turn takes this long; 0s: never [default:
+    /// 250ms]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     turn_unready: Option<Duration>,
-    /// Abort the process when a turn takes so long; 0s: never [default: 5s]
+    /// Abort the process when a turn takes this long; 0s: never [default: 5s]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     turn_abort: Option<Duration>,
-    /// Keep request ids, with the replies to their calls, for so long, like 30min or 7d [default: 24h]
+    /// Keep request ids, with the replies to their calls, for this time, like 30min or 7d [default:
+    /// 24h]
     #[arg(long, value_name = "TIME", env = "CAPSTEAD_REQUEST_RETENTION", value_parser = humantime::parse_duration)]
     request_retention: Option<Duration>,
     /// Change a limit of each Cap'n Proto connection, like `calls=2048`, `call-bytes=16MiB` or
     /// `idle=5m`; may be given several times [names and defaults: see below]
     #[arg(long, value_name = "NAME=VALUE", value_parser = limit::parse)]
     limit: Vec<Change>,
-    /// Make every commit take so many milliseconds longer, to try out a slow disk
+    /// Make every commit take this many milliseconds longer, to try out a slow disk
     #[arg(long, value_name = "MS")]
     commit_delay: Option<u64>,
     /// Print one JSON object on standard output when ready, instead of text
@@ -124,7 +129,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Lets what was given override what the program said.
+    /// Overrides the program's settings with the flags that were given.
     fn apply_to(&self, mut server: Server) -> Server {
         if let Some(data) = &self.data {
             server = server.data(data);
@@ -226,18 +231,18 @@ fn door(text: &str) -> Result<HttpDoor, String> {
     }
 }
 
-/// The name of a class and a number of bytes.
+/// Parses the name of a class and a number of bytes.
 fn quota(text: &str) -> Result<(String, ByteSize), String> {
     let (class, size) = text.split_once('=').ok_or("give it as CLASS=SIZE, like Counter=1MiB")?;
     Ok((class.to_owned(), operator::size(size)?))
 }
 
-/// The hints for a person beside the addresses.
+/// The hints that are printed beside the addresses for a person.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hints {
     /// Lines that work in a clone of the repository.
     Bundled,
-    /// The embedder's classes aren't known here.
+    /// None: the embedder's classes aren't known here.
     Embedded,
 }
 
@@ -251,7 +256,7 @@ pub(super) async fn serve(
     log::start(options.log)?;
     super::allow_connections();
     server = options.apply_to(server);
-    // Before anything is served, so that no signal is missed.
+    // Taken before anything is served, so that no signal is missed.
     let shutdown = signals::shutdown().map_err(capnp::Error::from)?;
     let running = server.start().await?;
     let ready = if options.json { json(&running) } else { text(&running, hints) };
@@ -268,12 +273,12 @@ pub(super) async fn serve(
     ended.and(announced)
 }
 
-/// Says that the server is ready, on a thread of its own: nobody may be reading. Resolves only if that
-/// fails.
+/// Prints that the server is ready, on a thread of its own, because the output may have no reader.
+/// Resolves only if printing fails.
 fn announce(ready: String) -> std::io::Result<impl Future<Output = std::io::Error>> {
     let (failed, has_failed) = tokio::sync::oneshot::channel();
     let show = move || match operator::show(&ready) {
-        // A closed standard output is no reason not to serve.
+        // A closed standard output is no reason to stop serving.
         Err(error) if error.kind() != ErrorKind::BrokenPipe => drop(failed.send(error)),
         _ => {}
     };

@@ -1,7 +1,8 @@
-//! Signals: those that end a server, one that changes nothing, and those by which the system says that a
-//! file can't be read or written, which otherwise end a process without a word.
+//! Signals: those that end a server, one that changes nothing, and those by which the system
+//! reports that a file can't be read or written, which would otherwise end a process without a
+//! message.
 //!
-//! A thread of its own takes them, because the others may stand still.
+//! They have a thread of their own, because the other threads may be blocked.
 
 use std::fs;
 use std::io;
@@ -16,13 +17,13 @@ use super::STORAGE_FAILED;
 use crate::server::{stderr, told_to_end};
 use crate::storage::{file_changed, no_space};
 
-/// Has failures of files told, by whatever command runs.
+/// Reports failures of files, for every command.
 pub(super) fn of_files() {
-    // Without it, the system's own way of ending stays.
+    // If this fails, the system's default action stays.
     let _ = listen(&[SIGXFSZ, SIGBUS], CancellationToken::new());
 }
 
-/// Has failures of files told, and resolves on the first SIGINT or SIGTERM.
+/// Reports failures of files, and resolves on the first SIGINT or SIGTERM.
 ///
 /// # Errors
 /// When the operating system gives no thread, or a signal can't be taken.
@@ -39,7 +40,7 @@ fn listen(signals: &[i32], told: CancellationToken) -> io::Result<()> {
     take_sigbus();
     let mut signals = Signals::new(signals)?;
     let take = move || {
-        // The line about it may be written to the very file that is full.
+        // The log line may itself be written to the very file that is full.
         let full = Once::new();
         for signal in signals.forever() {
             match signal {
@@ -58,7 +59,8 @@ fn listen(signals: &[i32], told: CancellationToken) -> io::Result<()> {
     std::thread::Builder::new().name("capstead-signals".into()).spawn(take).map(drop)
 }
 
-/// The thread that met the page meets it again and again meanwhile, so that nothing more is answered.
+/// Reports a lost page and exits. The thread that touched the page fails on it again and again
+/// meanwhile, so nothing more is answered.
 fn page_lost() -> ! {
     let reason = file_changed().or_else(no_space).map_or_else(
         || {
@@ -72,20 +74,21 @@ fn page_lost() -> ! {
     exit(STORAGE_FAILED.into())
 }
 
-/// The standard library handles SIGBUS too, for stacks that overflow on other systems. When it meets one
-/// that isn't its own it gives the signal back to the system, by which the next one would end the process
-/// before a word is said. It does so once; so it is made to here, where the signal means nothing.
+/// Makes the standard library give up SIGBUS, which it handles for stack overflows on other
+/// systems. When its handler meets a signal that isn't its own, it restores the system's default
+/// action, and the next signal would end the process without a message. It does so only once; so
+/// the signal is raised here, where it is harmless.
 fn take_sigbus() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         if is_caught(SIGBUS) {
-            // A signal that was not taken leaves all as it was.
+            // If the signal could not be raised, nothing has changed.
             let _ = raise(SIGBUS);
         }
     });
 }
 
-/// Tells whether the process has a handler of the signal, where the system says so.
+/// Tells whether the process handles the signal, if the system reports that.
 fn is_caught(signal: i32) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));

@@ -1,7 +1,7 @@
-//! Objects on their way between an archive and a server's operator interface.
+//! Moves objects between an archive and a server's operator interface.
 //!
-//! Several messages are on their way at any time, and never many: who is slower holds the other one up.
-//! It holds a few messages' worth of memory, however much there is.
+//! A few messages are always under way, so the slower side holds up the other one, and memory stays
+//! bounded by those messages, whatever the amount of data.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -20,25 +20,25 @@ use crate::storage::Space;
 use crate::storage::archive::{ArchiveReader, ArchiveWriter, Frame, Totals};
 use crate::supervisor::owner_of;
 
-/// Messages that are on their way.
+/// Messages under way at a time.
 const IN_FLIGHT: usize = 4;
-/// Frames of a message; a large value goes beyond it.
+/// The bytes of frames in a message; only a single larger value exceeds it.
 const MESSAGE_BYTES: usize = 512 << 10;
-/// Objects that are asked about at a time.
+/// The number of objects in one question to a host.
 const IDS: usize = 2_000;
-/// Objects that are named when there are too many to name.
+/// The number of objects that an error names, if there are more.
 const NAMED: usize = 10;
 
-/// Which objects to take out.
+/// The objects to export.
 #[derive(Clone, Debug)]
 pub(super) enum Selection {
-    /// All, and the grants of namespaces.
+    /// All objects, and the grants of namespaces.
     All,
-    /// Those of a class.
+    /// The objects of a class.
     Class(String),
-    /// One.
+    /// A single object.
     Object(ObjectId),
-    /// The grants of all, with headers.
+    /// The grants of all objects, with their headers.
     Grants,
 }
 
@@ -60,7 +60,7 @@ pub(super) fn host(admin: &admin::Client, number: u16) -> host_admin::Client {
     request.send().pipeline.get_host()
 }
 
-/// Adds what is selected to an archive, host after host.
+/// Adds the selected objects to an archive, host after host.
 pub(super) async fn take_out<W: Write>(
     admin: &admin::Client,
     hosts: u16,
@@ -80,7 +80,7 @@ pub(super) async fn take_out<W: Write>(
     Ok(())
 }
 
-/// Has `take` take all frames of a host that are selected.
+/// Passes all selected frames of a host to `take`.
 pub(super) async fn read_out(
     host: &host_admin::Client,
     selection: &Selection,
@@ -105,26 +105,26 @@ pub(super) async fn read_out(
     }
 }
 
-/// The findings of a look at a whole archive.
+/// The findings of a check of a whole archive.
 #[derive(Debug, Default)]
 pub(super) struct Looked {
-    /// The amounts that are in it.
+    /// The amounts in the archive.
     pub(super) totals: Totals,
-    /// The number of hosts that it was made from.
+    /// The number of hosts from which it was made.
     pub(super) hosts: u16,
-    /// The cluster that it was made of.
+    /// The cluster from which it was made.
     pub(super) cluster: Vec<u8>,
-    /// The hash that ends it, by which it is known again.
+    /// The hash that ends the archive and identifies it.
     pub(super) hash: Vec<u8>,
     /// The cluster's keys, if it is a backup.
     pub(super) secrets: crate::server::Secrets,
-    /// Objects that are there already, and the names of the first of them.
+    /// The number of objects that exist already, and the names of the first of them.
     pub(super) present: usize,
     pub(super) named: Vec<String>,
 }
 
-/// Looks at every byte of an archive, and asks which of its objects are there if there is whom to ask.
-/// Nothing is changed.
+/// Checks every byte of an archive and, if a server or directory is given, asks it which of the
+/// objects exist. Nothing is changed.
 pub(super) async fn look(
     file: &mut File,
     path: &Path,
@@ -180,7 +180,7 @@ fn begin<'a>(
     ArchiveReader::open(BufReader::with_capacity(BUFFER_BYTES, file)).map_err(archive(path))
 }
 
-/// An object for people, by its header.
+/// An object in words for people, from its header.
 pub(super) fn describe(header: &[u8]) -> String {
     match host::describe(header) {
         Some((class, Some(name))) => format!("{class} {name:?}"),
@@ -189,7 +189,7 @@ pub(super) fn describe(header: &[u8]) -> String {
     }
 }
 
-/// Objects that may be there.
+/// Objects that may exist already; the hosts are asked in groups.
 #[derive(Default)]
 struct Asked {
     ids: Vec<(ObjectId, String)>,
@@ -225,7 +225,7 @@ impl Asked {
     }
 }
 
-/// Writes all objects of an archive, which was looked at before.
+/// Writes all objects of an archive, which was checked before.
 pub(super) async fn bring_in(
     file: &mut File,
     path: &Path,
@@ -248,20 +248,20 @@ pub(super) async fn bring_in(
     incoming.finish().await
 }
 
-/// The fate of the grants of all that was brought in.
+/// The outcome for the grants of all imported objects.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct GrantCounts {
-    /// In force before and after.
+    /// In force before and after the import.
     pub(super) kept: u64,
-    /// In force since.
+    /// In force only since the import.
     pub(super) brought: u64,
-    /// In force in the archive alone.
+    /// In force only in the archive.
     pub(super) left_out: u64,
-    /// In force until then.
+    /// In force only until the import.
     pub(super) revoked: u64,
 }
 
-/// An import of each host, and what waits to be sent to it.
+/// An import into each host, and the frames that wait to be sent to it.
 struct Incoming {
     hosts: Vec<(import::Client, Vec<u8>)>,
     on_the_way: FuturesOrdered<

@@ -1,10 +1,12 @@
-//! The operator's socket: `admin.sock` in the data directory, and what is served on it.
+//! The operator's socket: `admin.sock` in the data directory, and the calls that are served on it.
 //!
-//! Keys are changed on disk first and then for all hosts at once, on the thread that answers. A file or two
-//! is synced in that, for which the first host waits: that is rare.
+//! Anyone who can open the socket is the operator: its mode admits the owner of the server and no
+//! other user. The socket exists while the server serves; only a server that was killed leaves it
+//! behind.
 //!
-//! Whoever can open the socket is the operator: its mode lets the owner of the server in and nobody
-//! else. It is there while the server serves, and is left over only by a server that was killed.
+//! Keys are changed on disk first, and then for all hosts at once, on the thread that answers. That
+//! syncs one or two files, and the first host waits meanwhile; this is acceptable because it is
+//! rare.
 
 use std::cell::RefCell;
 use std::fs::{self, File, Permissions};
@@ -34,13 +36,13 @@ use crate::sturdyref::Keys;
 const BACKLOG: u32 = 16;
 /// The time that a server may take for its first answer to its operator, in seconds.
 const ANSWER_SECS: u64 = 10;
-/// The time for which it may say nothing to an operator who waits for an answer, in seconds: longer
-/// than any disk takes for a commit.
+/// The time for which a server may send nothing to an operator who waits for an answer, in seconds:
+/// longer than any disk takes for a commit.
 const SILENCE_SECS: u64 = 60;
 /// Longest path that certainly fits the address of a socket.
 const PATH_BYTES_MAX: usize = 100;
 
-/// The calls that the operator reaches.
+/// The capability that the operator reaches.
 struct Operator {
     data: Rc<DataDir>,
     keys: Keys,
@@ -50,21 +52,21 @@ struct Operator {
     import: RefCell<Weak<Claim>>,
 }
 
-/// The right to import, as long as somebody holds it.
+/// The right to import: it lasts as long as any reference to it.
 struct Claim;
 
 impl import_claim::Server for Claim {}
 
-/// The way to the data of the host of a number, as it is now: a host may have joined again.
+/// Finds the data of a host by its number, anew for each use: a host may have joined again.
 pub(super) type HostAdmins = Box<dyn Fn(u16) -> Result<host_admin::Client>>;
 
-/// The capability to all data of a server with so many hosts.
+/// The capability to all data of a server with this number of hosts.
 pub(super) fn serve(data: Rc<DataDir>, keys: Keys, hosts: u16, host: HostAdmins) -> admin::Client {
     membrane::serve(Rc::new(Operator { data, keys, hosts, host, import: RefCell::default() }))
 }
 
 impl Operator {
-    /// Puts in force what the files say.
+    /// Puts the keys in force that the files hold.
     fn read_keys(&self) -> Result<()> {
         self.keys.replace(self.data.keys().map_err(refused)?);
         Ok(())
@@ -229,7 +231,7 @@ impl AdminSocket {
     /// When no socket can be made there.
     pub(super) fn start(data: &DataDir, admin: admin::Client, tools: usize) -> io::Result<Self> {
         let path = data_dir::admin_socket(data.root());
-        // Of a server that was killed: the lock says that there is no other.
+        // A server that was killed left it: the lock shows that no other server runs.
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -255,7 +257,7 @@ impl AdminSocket {
     }
 }
 
-/// Ends with `stop`.
+/// Accepts operators until `stop` is cancelled.
 async fn accept(
     listener: UnixListener,
     admin: admin::Client,
@@ -278,7 +280,7 @@ async fn accept(
         };
         let Some(place) = Places::take(&places) else { continue };
         let (admin, stop) = (admin.client.clone(), stop.clone());
-        // Ends with its connection.
+        // The task ends with its connection.
         tasks.spawn_local(async move {
             let _place = place;
             match Connection::new(stream, Side::Server, Some(admin), Limits::of_trusted()) {
@@ -295,7 +297,7 @@ async fn accept(
 /// The socket under a path that fits its address, however long that of the directory is.
 struct Reached {
     path: PathBuf,
-    /// The path goes through it.
+    /// Kept open because the path goes through it.
     _root: Option<File>,
 }
 
@@ -311,11 +313,11 @@ impl Reached {
     }
 }
 
-/// Connects to the server that uses the directory. Whoever may write to it could lead us elsewhere, so the
-/// server has to be its owner's, and to hold its lock.
+/// Connects to the server that uses the directory. Another user who can write to the directory
+/// could lead us elsewhere, so the server must belong to the directory's owner and hold its lock.
 ///
 /// # Errors
-/// When nobody listens there, or somebody else does: nothing was asked of them.
+/// When nothing listens there, or something other than that server does: nothing was asked of it.
 pub(super) async fn connect(root: &Path) -> std::result::Result<Connection, ServerError> {
     let unreachable = |error: io::Error| ServerError::Data {
         path: root.to_owned(),
@@ -354,7 +356,7 @@ pub(super) async fn connect(root: &Path) -> std::result::Result<Connection, Serv
     first.map_err(unreachable)
 }
 
-/// No link, which could lead to the server of somebody else.
+/// Refuses a link, which could lead to another user's server.
 fn check_socket(path: &Path, owner: Owner) -> io::Result<()> {
     let found = fs::symlink_metadata(path)?;
     if found.is_symlink() {

@@ -1,4 +1,4 @@
-//! The parts of a server, as its author says them.
+//! The parts and settings of a server, as its author gives them.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::host::{AwakeLimits, Binding, Class, Object, class_of};
 use crate::limits::{CLASS_BYTES_MAX, REQUEST_RETENTION_SECS, WARM_SECS};
 use crate::storage::LogOptions;
 
-/// The address at which a server listens for Cap'n Proto unless it is told otherwise.
+/// The address at which a server listens for Cap'n Proto by default.
 pub(crate) const DEFAULT_LISTEN: SocketAddr =
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4000);
 
@@ -32,10 +32,10 @@ pub struct Server {
     pub(super) data: PathBuf,
     pub(super) group: Group,
     pub(super) listen: SocketAddr,
-    /// The address at which clients reach that, if it isn't the address itself.
+    /// The address at which clients reach `listen`, if it differs.
     pub(super) advertise: Option<String>,
     pub(super) tls: bool,
-    /// None: HTTP is off.
+    /// None if HTTP is off.
     pub(super) http: Option<SocketAddr>,
     pub(super) http_origins: Vec<String>,
     pub(super) http_hosts: Vec<String>,
@@ -54,14 +54,14 @@ pub struct Server {
     version: Option<String>,
 }
 
-/// The bytes that may be stored.
+/// A limit on the bytes that a class may store.
 #[derive(Clone, Copy, Debug)]
 enum Quota {
     Object(u64),
     Class(u64),
 }
 
-/// A class's name is part of every object's header, and of paths.
+/// Names are part of every object's header and of paths, so they are checked.
 fn check_name(name: &str) -> Result<(), ServerError> {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
     if (1..=CLASS_BYTES_MAX).contains(&name.len()) && name.bytes().all(good) {
@@ -101,7 +101,7 @@ impl Server {
         }
     }
 
-    /// Keeps the data there instead.
+    /// Keeps the data in this directory instead.
     #[must_use]
     pub fn data(mut self, data: impl Into<PathBuf>) -> Self {
         self.data = data.into();
@@ -163,54 +163,54 @@ impl Server {
         Ok(classes)
     }
 
-    /// Lets each object of the class `class` store so many bytes, keys and values together; 10 GiB
-    /// unless it is said. What would be more is refused (`over-quota:`).
+    /// Sets the bytes that each object of the class `class` may store, keys and values together; 10
+    /// GiB by default. A write beyond that is refused (`over-quota:`).
     #[must_use]
     pub fn object_quota(mut self, class: impl Into<String>, bytes: u64) -> Self {
         self.quotas.push((class.into(), Quota::Object(bytes)));
         self
     }
 
-    /// Lets all objects of the class `class` store so many bytes together, on each host. Without it
-    /// there is no such limit. A host adds up what they have when it starts, which takes about a
-    /// second for a million objects.
+    /// Sets the bytes that all objects of the class `class` together may store on each host; no
+    /// limit by default. A host adds up their sizes when it starts, which takes about a second for
+    /// a million objects.
     #[must_use]
     pub fn class_quota(mut self, class: impl Into<String>, bytes: u64) -> Self {
         self.quotas.push((class.into(), Quota::Class(bytes)));
         self
     }
 
-    /// The address space that the storage of each host reserves; its data never outgrow it. 1 TiB
-    /// unless it is said, of which only what is used takes memory or disk.
+    /// Sets the address space that the storage of each host reserves; its data can never outgrow
+    /// it. 1 TiB by default, of which only the used part takes memory or disk.
     #[must_use]
     pub fn map_size(mut self, bytes: usize) -> Self {
         self.log.map_bytes = bytes;
         self
     }
 
-    /// Sets the time for which an object stays in memory without a call; one minute unless it is
-    /// said. It stays longer while a call runs in it, a task of it holds it, or somebody holds a
-    /// capability that it made itself. References to it stay good when it falls asleep; what it had
-    /// only in memory is gone.
+    /// Sets the time for which an object stays in memory without a call; one minute by default. It
+    /// stays longer while a call runs in it, a task of it holds it, or a client holds a capability
+    /// that the object made itself. References to it stay good when it falls asleep; state that it
+    /// had only in memory is gone.
     #[must_use]
     pub fn warm(mut self, time: Duration) -> Self {
         self.warm = time;
         self
     }
 
-    /// Sets the number of objects that are in memory at most, in equal parts for all hosts; 100,000
-    /// unless it is said. When there are so many, those that were not used for the longest time
-    /// fall asleep, and first those that never wrote. A call of a sleeping object fails as
-    /// `overloaded` if none of the others can sleep.
+    /// Sets the largest number of objects in memory, divided equally among all hosts; 100,000 by
+    /// default. At the limit, the least recently used objects fall asleep, those that never wrote
+    /// first. A call of a sleeping object fails as `overloaded` if none of the others can sleep.
     #[must_use]
     pub fn awake_objects(mut self, objects: usize) -> Self {
         self.awake.objects = objects;
         self
     }
 
-    /// As [`awake_objects`](Self::awake_objects), for the bytes that the objects take in memory: their
-    /// [`Stored`](crate::Stored) values, and 2,560 bytes for each. What a class keeps elsewhere isn't counted.
-    /// 512 MiB unless it is said.
+    /// Sets the largest number of bytes that objects take in memory, as
+    /// [`awake_objects`](Self::awake_objects) does for their number; 512 MiB by default. Their
+    /// [`Stored`](crate::Stored) values count, and 2,560 bytes for each object; other memory of a
+    /// class doesn't.
     #[must_use]
     pub fn awake_bytes(mut self, bytes: usize) -> Self {
         self.awake.bytes = bytes;
@@ -224,145 +224,147 @@ impl Server {
         self
     }
 
-    /// To change one of them alone.
+    /// The turn limits, for flags that override one of them.
     pub(crate) fn turn_limits_mut(&mut self) -> &mut TurnLimits {
         &mut self.turns
     }
 
-    /// Sets the bytes of the disk that stay free: what would make the data grow into them is refused
-    /// (`low-space:`), and deleting works. 5 % of the disk, at least 128 MiB and at most 1 GiB,
-    /// unless it is said. With less than 32 MiB the turns under way may fill the disk, which ends the server.
-    /// Imports keep that much free in any case.
+    /// Sets the bytes of the disk that stay free: a write that would make the data grow into them
+    /// is refused (`low-space:`), while deleting works. 5 % of the disk, at least 128 MiB and at
+    /// most 1 GiB, by default. With less than 32 MiB the turns under way may fill the disk, which
+    /// ends the server. Imports keep 32 MiB free in any case.
     #[must_use]
     pub fn reserve(mut self, bytes: u64) -> Self {
         self.log.reserve_bytes = Some(bytes);
         self
     }
 
-    /// Listens there for Cap'n Proto. Port 0 takes any free one. An address that isn't a loopback one needs
-    /// [`tls`](Self::tls).
+    /// Sets the address on which to listen for Cap'n Proto. Port 0 takes any free one. An address
+    /// other than a loopback one needs [`tls`](Self::tls).
     #[must_use]
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.listen = address;
         self
     }
 
-    /// Writes this address, `host:port`, into the references that are given out, instead of the one that
-    /// is listened on: where clients reach the listener, such as a name, or the outer side of a proxy.
+    /// Sets the address, `host:port`, that references contain, instead of the one listened on: the
+    /// one at which clients reach the listener, such as a name or the outer side of a proxy.
     #[must_use]
     pub fn advertise(mut self, address: impl Into<String>) -> Self {
         self.advertise = Some(address.into());
         self
     }
 
-    /// Speaks Cap'n Proto by TLS alone. The server shows the cluster's own key, which clients know by the
-    /// reference that they have: there are no certificates to get or to renew.
+    /// Speaks Cap'n Proto by TLS only. The server shows the cluster's own key, which clients know
+    /// from the reference that they have: there are no certificates to get or to renew.
     #[must_use]
     pub fn tls(mut self) -> Self {
         self.tls = true;
         self
     }
 
-    /// Listens there for HTTP. Port 0 takes any free one. Whoever reaches it may use every object that
-    /// answers HTTP.
+    /// Sets the address on which to listen for HTTP. Port 0 takes any free one. Anyone who reaches
+    /// it may use every object that answers HTTP.
     #[must_use]
     pub fn http(mut self, address: SocketAddr) -> Self {
         self.http = Some(address);
         self
     }
 
-    /// The classes, without what binds or limits them.
+    /// The classes, without their bindings and quotas.
     pub(crate) fn known_classes(&self) -> Vec<Class> {
         self.classes.clone()
     }
 
-    /// Takes a data directory whose keys its group can read and write, as Kubernetes makes them on a volume
-    /// with `fsGroup`: whoever is in the group can make references to everything.
+    /// Accepts a data directory whose keys its group can read and write, as Kubernetes makes them
+    /// on a volume with `fsGroup`: every member of the group can make references to everything.
     #[must_use]
     pub fn trust_group(mut self) -> Self {
         self.group = Group::Trusted;
         self
     }
 
-    /// Listens nowhere for HTTP.
+    /// Turns HTTP off.
     #[must_use]
     pub fn without_http(mut self) -> Self {
         self.http = None;
         self
     }
 
-    /// Lets pages of this origin, like `https://app.example`, change objects over HTTP. Without it
-    /// only those may that the server's own address shows.
+    /// Lets pages of this origin, like `https://app.example`, change objects over HTTP. By default
+    /// only pages of the server's own address may.
     #[must_use]
     pub fn http_origin(mut self, origin: impl Into<String>) -> Self {
         self.http_origins.push(origin.into());
         self
     }
 
-    /// Answers HTTP requests whose `Host` is this name, like `app.example`. Without it a server on
-    /// loopback answers only to names of loopback, and any other to all.
+    /// Answers HTTP requests whose `Host` is this name, like `app.example`. By default a server on
+    /// loopback answers only to names of loopback, and any other server to all names.
     #[must_use]
     pub fn http_host(mut self, name: impl Into<String>) -> Self {
         self.http_hosts.push(name.into());
         self
     }
 
-    /// Sets what HTTP clients may take of the server. See [`HttpLimits::default`].
+    /// Sets the resources that HTTP clients may use. See [`HttpLimits::default`].
     #[must_use]
     pub fn http_limits(mut self, limits: HttpLimits) -> Self {
         self.http_limits = limits;
         self
     }
 
-    /// For what overrides single limits.
+    /// The HTTP limits, for flags that override one of them.
     pub(crate) fn http_limits_mut(&mut self) -> &mut HttpLimits {
         &mut self.http_limits
     }
 
-    /// Serves the server's numbers there, in the text format of Prometheus. Off by default.
+    /// Serves the server's metrics at this address, in the text format of Prometheus. Off by
+    /// default.
     #[must_use]
     pub fn metrics(mut self, address: SocketAddr) -> Self {
         self.metrics = Some(address);
         self
     }
 
-    /// Spreads the objects over so many threads, each with its own storage. The number belongs to
-    /// the data directory: it can't be changed later.
+    /// Spreads the objects over this number of threads, each with its own storage. The number
+    /// belongs to the data directory: it can't be changed later.
     #[must_use]
     pub fn hosts(mut self, hosts: u16) -> Self {
         self.hosts = hosts;
         self
     }
 
-    /// Keeps request ids, with the replies to their calls, for so long from the beginning of a call
-    /// on; 24 hours unless it is said. Whoever repeats a call later than that makes another call.
+    /// Sets how long request ids are kept, with the replies to their calls, from the beginning of a
+    /// call on; 24 hours by default. A call that is repeated later than that counts as a new call.
     #[must_use]
     pub fn request_retention(mut self, time: Duration) -> Self {
         self.retention = time;
         self
     }
 
-    /// Sets what a Cap'n Proto connection may ask of the server. See [`Limits::default`].
+    /// Sets the resources that a Cap'n Proto connection may use. See [`Limits::default`].
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// For what overrides single limits.
+    /// The limits of connections, for flags that override one of them.
     pub(crate) fn limits_mut(&mut self) -> &mut Limits {
         &mut self.limits
     }
 
-    /// Makes every commit take so much longer, to try out a slow disk.
+    /// Makes every commit take longer by this time, to try out a slow disk.
     #[must_use]
     pub fn commit_delay(mut self, delay: Duration) -> Self {
         self.log.commit_delay = delay;
         self
     }
 
-    /// The version of the program, which [`run`](Self::run) says on `--version`; `env!("CARGO_PKG_VERSION")`
-    /// is that of its package. Without it, the version of Capstead is said.
+    /// Sets the version of the program, which [`run`](Self::run) prints for `--version`;
+    /// `env!("CARGO_PKG_VERSION")` is the version of its package. The default is Capstead's
+    /// version.
     #[must_use]
     pub fn version(mut self, version: impl Into<String>) -> Self {
         self.version = Some(version.into());
@@ -374,16 +376,16 @@ impl Server {
         self.version.as_deref()
     }
 
-    /// The path of the data, unless it is said otherwise.
+    /// The path of the data directory, unless a flag overrides it.
     pub(crate) fn data_dir(&self) -> &Path {
         &self.data
     }
 
-    /// Starts the server on the thread of the caller, which must be in a local runtime
+    /// Starts the server on the caller's thread, which must be in a local runtime
     /// (`#[tokio::main(flavor = "local")]`) or in a `LocalSet`.
     ///
     /// # Errors
-    /// When it can't start; see [`ServerError`] for what is true of the data then.
+    /// When it can't start; [`ServerError`] says what is true of the data then.
     pub async fn start(self) -> Result<Running, ServerError> {
         start::start(self).await
     }

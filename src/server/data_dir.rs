@@ -1,4 +1,4 @@
-//! The data directory: what lies where, who may use it, and whether this version can read it.
+//! The data directory: its layout, who may use it, and whether this version can read it.
 //!
 //! ```text
 //! capstead.data/           mode 0700 unless it was there before
@@ -12,14 +12,15 @@
 //!   format                 "capstead data 1"; has its name once all else is on disk
 //! ```
 //!
-//! It is made and restored in place, because a mount point can't be renamed over. From before the
-//! first part is made until after `format` has its name, `lock` says that the directory is being made
-//! or restored: the remains of a making are made anew, those of a restore are refused, because a
-//! fresh cluster in the place of a restored one would look like lost data.
+//! The directory is made and restored in place, because a mount point can't be renamed over. From
+//! before the first part is made until after `format` has its name, `lock` says that the directory
+//! is being made or restored. The remains of an unfinished making are removed and made anew. Those
+//! of an unfinished restore are refused, because a fresh cluster in the place of a restored one
+//! would look like lost data.
 //!
 //! **Invariants:** only the holder of the lock changes the directory. Parts are removed only where
 //! `lock` says that they were never finished. A directory that can't be used is left exactly as it
-//! was found: every part is looked at before the first one is opened.
+//! was found: every part is checked before the first one is opened.
 
 mod importing;
 mod keys;
@@ -52,7 +53,7 @@ const FORMAT_NEW: &str = "format.new";
 const LOCK_FILE: &str = "lock";
 /// The text of the lock while the directory is made; it is empty before and afterwards.
 const BEING_MADE: &str = "this data directory of capstead is being made\n";
-/// The same while a backup is restored into it.
+/// The text of the lock while a backup is restored into the directory.
 const BEING_RESTORED: &str = "this data directory of capstead is being restored\n";
 const KEYS: &str = "keys";
 const SUPERVISOR: &str = "supervisor";
@@ -60,7 +61,7 @@ const ADMIN_SOCKET: &str = "admin.sock";
 const HOST_PREFIX: &str = "host-";
 const MAKING: &str = "make the data directory";
 
-/// The files with a cluster's keys, by name: what they hold.
+/// The files with a cluster's keys: name and content.
 pub(crate) type Secrets = Vec<(String, Zeroizing<Vec<u8>>)>;
 
 /// A data directory that this process alone uses, until this is dropped.
@@ -69,12 +70,13 @@ pub(super) struct DataDir {
     root: PathBuf,
     made: Made,
     trust: Trust,
-    /// Of a directory that is served: what nobody else may change meanwhile, beside the parts.
+    /// For a directory that is served: the files that no other process may change meanwhile, except
+    /// the parts.
     files: Option<Arc<Watched>>,
     lock: File,
 }
 
-/// The parts of a directory that were made when it was opened.
+/// Tells which parts of a directory were made when it was opened.
 #[derive(Clone, Copy, Debug, Default)]
 struct Made {
     root: bool,
@@ -85,8 +87,8 @@ impl DataDir {
     /// Opens the directory, and makes it first if it isn't there or is empty.
     ///
     /// # Errors
-    /// When it is in use, not ours, of a newer format, incomplete or damaged: it is as it was then.
-    /// When it can't be made: what there is of it is removed by the next start.
+    /// - When it is in use, not ours, of a newer format, incomplete or damaged: it is unchanged.
+    /// - When it can't be made: the next start removes what exists of it.
     pub(super) fn open(root: &Path, hosts: u16, group: Group) -> Result<Self, ServerError> {
         let made = Made { root: make_root(root)?, parts: false };
         let trust = Trust::of(root, Access::Full, group);
@@ -107,7 +109,7 @@ impl DataDir {
         }
         check_format(root, trust.owner)?;
         dir.check_parts(hosts)?;
-        // A crash may have come after the directory was whole and before the lock said so.
+        // A crash may have come after the directory was whole but before the lock said so.
         if !lock_text(root)?.is_empty() {
             say(root, "").map_err(failed(root, MAKING))?;
         }
@@ -116,8 +118,8 @@ impl DataDir {
         Ok(dir)
     }
 
-    /// Resolves when somebody else has changed what only the holder of the lock may change. The parts look
-    /// after themselves.
+    /// Resolves when another process has changed a file that only the holder of the lock may
+    /// change. The parts watch their own files.
     pub(super) async fn changed(&self) -> ServerError {
         loop {
             tokio::time::sleep(FILES_PERIOD).await;
@@ -130,7 +132,8 @@ impl DataDir {
     /// Opens the directory if it was made before; none if a server uses it.
     ///
     /// # Errors
-    /// When there is none, or it is not ours, of a newer format, incomplete or damaged: it is as it was.
+    /// When there is none, or it is not ours, of a newer format, incomplete or damaged: it is
+    /// unchanged.
     pub(super) fn existing(
         root: &Path,
         access: Access,
@@ -165,11 +168,11 @@ impl DataDir {
         Ok(Some((dir, hosts)))
     }
 
-    /// Checks, without changing anything, that a backup can be restored into the directory: it isn't
-    /// there, is empty, or has what an attempt left that was cut short.
+    /// Checks, without changing anything, that a backup can be restored into the directory: it must
+    /// be absent, empty, or hold only the remains of a restore that was cut short.
     ///
     /// # Errors
-    /// When it has anything else.
+    /// When it holds anything else.
     pub(super) fn check_restorable(root: &Path) -> Result<(), ServerError> {
         let has_names = match fs::read_dir(root) {
             Ok(mut names) => names.next().is_some(),
@@ -183,11 +186,12 @@ impl DataDir {
         Ok(())
     }
 
-    /// Begins to restore a cluster that there was before, with these keys and without objects. The
-    /// directory is refused by everybody until [`DataDir::finish_restore`].
+    /// Begins to restore an earlier cluster, with these keys and without objects. Until
+    /// [`DataDir::finish_restore`], every attempt to open the directory is refused.
     ///
     /// # Errors
-    /// When it holds something else, then it is as it was; or when it can't be made.
+    /// - When it holds something else: it is unchanged.
+    /// - When it can't be made.
     pub(super) fn begin_restore(
         root: &Path,
         hosts: u16,
@@ -199,7 +203,7 @@ impl DataDir {
         private::check_owner(root, trust)?;
         let lock = lock(root)?;
         let dir = Self { root: root.to_owned(), made, trust, files: None, lock };
-        // Looked at again, now that nobody else changes it.
+        // Checked again, now that no other process can change it.
         Self::check_restorable(root)?;
         let begun = begin(root, BEING_RESTORED, hosts, |path| keys::put(path, secrets))
             .and_then(|()| dir.keys().map(drop));
@@ -212,16 +216,16 @@ impl DataDir {
         }
     }
 
-    /// Says that all has come in, durably: from now on it is a data directory as any other.
+    /// Marks the restore as finished, durably: from now on this is an ordinary data directory.
     ///
     /// # Errors
-    /// When that can't be written: it is there or not.
+    /// When that can't be written: the mark may or may not be there.
     pub(super) fn finish_restore(&self) -> Result<(), ServerError> {
         finish(&self.root)
     }
 
-    /// Removes what was made since the directory was opened, if it was made then: nobody has used it. What
-    /// stays is removed by the next attempt.
+    /// Removes what was made since the directory was opened, if it was made then: nothing has used
+    /// it yet. The next attempt removes what stays.
     pub(super) fn unmake(&self) {
         if !self.made.parts {
             return;
@@ -249,10 +253,12 @@ impl DataDir {
         importing::is_marked(&self.root, archive)
     }
 
-    /// Remembers whether it is, durably. Other archives stay as they are.
+    /// Records durably whether the archive is being imported. Marks of other archives stay as they
+    /// are.
     ///
     /// # Errors
-    /// When there are too many, or that can't be written: it is as it was, or as it should be.
+    /// When there are too many marks, or this one can't be written: the old or the new state is on
+    /// disk.
     pub(super) fn set_importing(&self, archive: &[u8], is: bool) -> Result<(), ServerError> {
         importing::mark(&self.root, archive, is)
     }
@@ -266,7 +272,7 @@ impl DataDir {
         keys::secrets(&self.root.join(KEYS), self.trust)
     }
 
-    /// The device and number of the lock that is held; see [`identity`].
+    /// The device and inode number of the held lock; see [`identity`].
     ///
     /// # Errors
     /// When the system can't say.
@@ -278,7 +284,7 @@ impl DataDir {
         &self.root
     }
 
-    /// Looks at everything, because opening one part would change it before another is refused.
+    /// Checks all parts first, because opening one would change it before another is refused.
     fn check_parts(&self, hosts: u16) -> Result<(), ServerError> {
         for (part, kind) in parts(&self.root, hosts) {
             if !part.is_dir() {
@@ -296,7 +302,7 @@ impl DataDir {
         self.keys().map(drop)
     }
 
-    /// To whom all of it belongs.
+    /// The user who owns all of it.
     pub(super) fn owner(&self) -> Owner {
         self.trust.owner
     }
@@ -325,18 +331,18 @@ impl DataDir {
         keys::signing(&self.root.join(KEYS), self.trust)
     }
 
-    /// Makes a new key, which signs from now on. It is durable then.
+    /// Makes a new key, which signs from now on. The key is durable on return.
     ///
     /// # Errors
-    /// When it can't be written: it is there or not, and whole if it is.
+    /// When it can't be written: the key may or may not be there, and is whole if it is.
     pub(super) fn add_signing_key(&self) -> Result<(), ServerError> {
         keys::add(&self.root.join(KEYS))
     }
 
-    /// Removes a key, which others must outlast. It is durable then.
+    /// Removes a key; at least one other must remain. The removal is durable on return.
     ///
     /// # Errors
-    /// When it can't be removed: it is there or not.
+    /// When it can't be removed: the key may or may not be there.
     pub(super) fn remove_signing_key(&self, key: &Signing) -> Result<(), ServerError> {
         keys::remove(&self.root.join(KEYS), key)
     }
@@ -347,12 +353,12 @@ pub(super) fn admin_socket(root: &Path) -> PathBuf {
     root.join(ADMIN_SOCKET)
 }
 
-/// The owner of the directory, who is to own everything in it.
+/// The owner of the directory, who must own everything in it.
 pub(super) fn owner_of(root: &Path) -> io::Result<Owner> {
     fs::metadata(root).map(|metadata| Owner::of(&metadata))
 }
 
-/// The directory as its server and its operator know it: by the device and number of its lock.
+/// The directory as its server and its operator know it: the device and inode number of its lock.
 pub(super) fn identity(root: &Path) -> io::Result<(u64, u64)> {
     fs::symlink_metadata(root.join(LOCK_FILE)).map(|lock| (lock.dev(), lock.ino()))
 }
@@ -361,7 +367,7 @@ fn host(root: &Path, number: u16) -> PathBuf {
     root.join(format!("{HOST_PREFIX}{number}"))
 }
 
-/// Every part that is an environment, with what it is for.
+/// Every part that is an environment, with its kind.
 fn parts(root: &Path, hosts: u16) -> impl Iterator<Item = (PathBuf, Kind)> {
     let hosts = (0..hosts).map(|number| (host(root, number), Kind::Objects));
     hosts.chain([(root.join(SUPERVISOR), Kind::Config)])
@@ -375,7 +381,7 @@ fn failed(path: &Path, doing: &str) -> impl Fn(io::Error) -> ServerError {
     move |error| data(path, format!("can't {doing}: {error}"))
 }
 
-/// Of a directory into which this process may not even look.
+/// The error for a directory that this process may not even list.
 fn denied(root: &Path) -> ServerError {
     data(root, "can't be looked into (permission denied): run this as the owner of the directory")
 }
@@ -384,7 +390,7 @@ fn foreign(root: &Path) -> ServerError {
     data(root, "is not empty and not a data directory of Capstead; choose another with --data")
 }
 
-/// The names in the directory. A name that is no text is none of ours, however it is spelt.
+/// The names in the directory. A name that is not valid text is none of ours, whatever its bytes.
 fn names(root: &Path) -> Result<Vec<String>, ServerError> {
     let entries = fs::read_dir(root).and_then(|entries| {
         entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
@@ -392,7 +398,7 @@ fn names(root: &Path) -> Result<Vec<String>, ServerError> {
     entries.map_err(failed(root, "read the data directory"))
 }
 
-/// Makes the directory, and tells whether it was made now.
+/// Makes the directory if it is missing, and tells whether it did.
 fn make_root(root: &Path) -> Result<bool, ServerError> {
     match DirBuilder::new().mode(0o700).create(root) {
         Ok(()) => Ok(true),
@@ -407,7 +413,7 @@ fn lock(root: &Path) -> Result<File, ServerError> {
     try_lock(root)?.ok_or_else(|| data(root, in_use))
 }
 
-/// As `lock`; none if another process has it.
+/// Takes the lock as `lock` does; none if another process has it.
 fn try_lock(root: &Path) -> Result<Option<File>, ServerError> {
     let path = root.join(LOCK_FILE);
     let names = names(root)?;
@@ -416,7 +422,7 @@ fn try_lock(root: &Path) -> Result<Option<File>, ServerError> {
     if names.is_empty() {
         options.write(true).create(true).mode(0o600);
     } else if path.symlink_metadata().is_err() {
-        // Looked for anew: another process may have made it since, and all else after it.
+        // Looked up again: another process may have made it since, and everything else after it.
         let is_ours = names.iter().any(|name| name == FORMAT_FILE);
         let reason = "is missing; restore the directory from a backup";
         return Err(if is_ours { data(&path, reason) } else { foreign(root) });
@@ -425,21 +431,21 @@ fn try_lock(root: &Path) -> Result<Option<File>, ServerError> {
         .and_then(|owner| owner.open_with(&mut options, &path))
         .map_err(failed(&path, "open the lock"))?;
     match file.try_lock() {
-        // Whoever had it before may have removed the file, and then it keeps out nobody.
+        // Its previous holder may have removed the file, and then the lock keeps no process out.
         Ok(()) => Ok(Some(file).filter(|file| is_at(file, &path))),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(failed(&path, "take the lock")(error)),
     }
 }
 
-/// Tells whether the file still has that name.
+/// Tells whether this name still leads to the file.
 fn is_at(file: &File, path: &Path) -> bool {
     let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
     let (ours, named) = (file.metadata().map(identity), fs::metadata(path).map(identity));
     matches!((ours, named), (Ok(ours), Ok(named)) if ours == named)
 }
 
-/// The text of the lock, up to a little more than any text of ours.
+/// The text of the lock. It reads slightly more than the longest text of ours.
 fn lock_text(root: &Path) -> Result<Vec<u8>, ServerError> {
     let path = root.join(LOCK_FILE);
     let most = BEING_RESTORED.len() as u64 + 1;
@@ -450,7 +456,7 @@ fn lock_text(root: &Path) -> Result<Vec<u8>, ServerError> {
     Ok(text)
 }
 
-/// Has the lock say `text`, durably.
+/// Writes `text` into the lock, durably.
 fn say(root: &Path, text: &str) -> io::Result<()> {
     let mut options = OpenOptions::new();
     let mut file = open_regular(options.write(true).truncate(true), &root.join(LOCK_FILE))?;

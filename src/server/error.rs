@@ -1,26 +1,26 @@
-//! Why a server could not start, or had to stop.
+//! The reasons for which a server can't start, or has to stop.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::storage::StorageError;
 
-/// Why a server could not start, or had to stop.
+/// The reason for which a server could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
     /// The data directory can't be used. It is as it was.
     #[error("{path}: {reason}", path = .path.display())]
     Data {
-        /// The directory, or the file in it that is to blame.
+        /// The directory, or the file in it that caused the error.
         path: PathBuf,
-        /// The mistake, and the way to mend it.
+        /// The mistake, and how to correct it.
         reason: String,
     },
     /// An address can't be listened on. Nothing was served.
     #[error("can't listen on {address}, which {flag} says: {source}")]
     Listen {
-        /// The flag by which to have another address.
+        /// The flag that changes the address.
         flag: &'static str,
         /// The address asked for.
         address: SocketAddr,
@@ -33,7 +33,7 @@ pub enum ServerError {
     /// A setting can't be used. Nothing was started.
     #[error("{0}")]
     Setting(String),
-    /// The references could not be announced, so that the server was of no use, and ended.
+    /// The references could not be printed, so the server was of no use, and ended.
     #[error("can't write the references to standard output, and so the server has ended: {0}")]
     Announce(#[source] std::io::Error),
     /// The storage failed. What was acknowledged is durable; restart to go on from there.
@@ -42,7 +42,7 @@ pub enum ServerError {
     /// A host ended by a bug. What was acknowledged is durable; restart to go on from there.
     #[error("host {number} ended, and everything was stopped: {reason}")]
     Host {
-        /// Which of the hosts.
+        /// The number of the host.
         number: u16,
         /// The reason of the end.
         reason: String,

@@ -1,8 +1,8 @@
 //! A host on a thread of its own, which [`link`](super::link) joins to the supervisor's thread.
 //!
 //! Invariants:
-//! - However the thread ends, also by a panic, the one who started it is told, with the reason.
-//! - Its end is a state, and can be waited for any number of times.
+//! - However the thread ends, even by a panic, its starter is told the reason.
+//! - Its end is a state, and can be awaited any number of times.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,16 +19,17 @@ use super::link::{HostEnd, Hub, Link};
 use super::start::HostParts;
 use crate::error::panic_reason;
 
-/// Room for handlers and all that they call; no message of a peer nests it. The first host has no thread
-/// of its own: it runs on the one that started the server, which usually has 8 MiB.
+/// Enough stack for handlers and all that they call; a peer's messages never nest it. The first
+/// host has no thread of its own: it runs on the one that started the server, which usually has
+/// 8 MiB.
 const STACK_BYTES: usize = 16 << 20;
 
-/// One host's thread. Dropping this lets the thread go on; [`HostThread::join`] ends it.
+/// One host's thread. The thread outlives a dropped handle; [`HostThread::join`] ends it.
 pub(super) struct HostThread {
     number: u16,
     signals: Signals,
     thread: JoinHandle<Result<(), ServerError>>,
-    /// Ends when all that the host sent was read.
+    /// Ends once everything that the host sent has been read.
     link: tokio::task::JoinHandle<()>,
     #[cfg(test)]
     pub(super) latest: super::link::Latest,
@@ -37,19 +38,19 @@ pub(super) struct HostThread {
     pub(super) probes: mpsc::Sender<super::link::Probe>,
 }
 
-/// The things that the thread tells, and is told. Whoever waits for one of these may come late.
+/// The signals between the thread and its starter. Each is a state, so a late waiter sees it too.
 #[derive(Clone, Default)]
 struct Signals {
     /// The host has joined.
     ready: CancellationToken,
-    /// It is to finish its calls.
+    /// The host is to finish its calls.
     finish: CancellationToken,
     finished: CancellationToken,
-    /// It is to end.
+    /// The host is to end.
     stop: CancellationToken,
-    /// It makes no more use of a link.
+    /// The host uses no link any more.
     left: CancellationToken,
-    /// The thread's last act.
+    /// Set by the thread's last act.
     ended: CancellationToken,
 }
 
@@ -114,12 +115,12 @@ impl HostThread {
         tokio::select! { () = self.signals.ready.cancelled() => {}, () = self.ended() => {} }
     }
 
-    /// Resolves when the thread has ended, by itself or because it was told to.
+    /// Resolves when the thread has ended, by itself or on request.
     pub(super) async fn ended(&self) {
         self.signals.ended.cancelled().await;
     }
 
-    /// Tells whether it has.
+    /// Tells whether the thread has ended.
     pub(super) fn has_ended(&self) -> bool {
         self.signals.ended.is_cancelled()
     }
@@ -134,7 +135,7 @@ impl HostThread {
         tokio::select! { () = self.signals.finished.cancelled() => {}, () = self.ended() => {} }
     }
 
-    /// Ends the thread, after all that it sent was received, and says how it ended.
+    /// Ends the thread, after everything that it sent was received, and returns how it ended.
     pub(super) async fn join(self) -> Result<(), ServerError> {
         self.signals.finish.cancel();
         self.signals.stop.cancel();
@@ -155,7 +156,7 @@ fn run(parts: HostParts, end: HostEnd, signals: &Signals) -> Result<(), ServerEr
 }
 
 async fn serve(parts: HostParts, mut end: HostEnd, signals: &Signals) -> Result<(), ServerError> {
-    // Also if this is left by an error or a panic, and before the link is.
+    // Set even if an error or a panic leaves this function, and before the link is left.
     let left = signals.left.clone().drop_guard();
     let Some(link) = end.next().await? else { return Ok(()) };
     let number = parts.number;

@@ -1,23 +1,23 @@
 //! The link between a host on a thread of its own and the supervisor's thread: a socket pair, which
-//! may break and is then made anew by itself.
+//! may break and is then made anew automatically.
 //!
-//! Whatever ends a connection ends this one too: a message that the guard refuses, a panic in the
-//! RPC library. All that came over it is broken for good then, as the stubs of a client's are whose
-//! connection is lost; nobody else notices, and new stubs work as soon as the host has joined
-//! again.
+//! The reasons that end any connection end this one too: a message that the guard refuses, a panic
+//! in the RPC library. Every capability that came over it is then broken for good, like the stubs
+//! of a client whose connection is lost. Nothing else is affected, and new stubs work as soon as
+//! the host has joined again.
 //!
 //! Invariants:
-//! - Links follow each other: the next is made when the last one has ended for the supervisor, and
-//!   the host lets go of that one before it joins by the next.
-//! - The end is told: calls on their way fail as `disconnected`, and until the host has joined
-//!   again both sides answer for each other with a `disconnected` that says so. The gateway then
-//!   forgets all that it holds, since some of it may have come by the link.
-//! - All that is the host's own goes on: its storage, its objects that are awake, the connections of
-//!   its clients, its number and its shards.
-//! - No link ends a host or the process. Only a host that has left ends its links, and then none is
-//!   made.
-//! - Attempts are never given up, and rest in between: longer each time, and a quarter of a second
-//!   at most.
+//! - Links follow each other: the next one is made after the last one has ended for the supervisor,
+//!   and the host releases the last one before it joins by the next.
+//! - Callers learn of the end: calls under way fail as `disconnected`, and until the host has
+//!   joined again both sides answer for each other with a `disconnected` that says so. The gateway
+//!   then forgets all that it holds, since some of it may have come by the link.
+//! - The host keeps all that is its own: its storage, its awake objects, the connections of its
+//!   clients, its number and its shards.
+//! - No link ends a host or the process. Only a host that has left ends its links, and then no
+//!   further one is made.
+//! - Attempts never stop. They rest in between: longer each time, and a quarter of a second at
+//!   most.
 
 use std::cell::OnceCell;
 use std::os::unix::net::UnixStream;
@@ -37,23 +37,24 @@ use crate::gateway::Gateway;
 use crate::metrics::Metrics;
 use crate::supervisor::Supervisor;
 
-/// The rest before the first attempt: whoever was cut off waits no longer than for a slow disk.
+/// The rest before the first attempt: callers that were cut off wait no longer than for a slow
+/// disk.
 const REST_FIRST: Duration = Duration::from_millis(10);
-/// The longest rest, so that a link that breaks each time costs little. One that has lasted longer
-/// begins with the first rest again.
+/// The longest rest, so that a link that breaks each time costs little. After a link that lasted
+/// longer than this, the first rest applies again.
 const REST_MAX: Duration = Duration::from_millis(250);
 
-/// The bytes that the supervisor's thread has to send on all links before it reads no more on them: a few
-/// messages for each host, so that none waits for another that is quick.
+/// The limit of bytes that the supervisor's thread has to send on all links before it stops reading
+/// them: a few messages for each host, so that a quick host doesn't wait for a slow one.
 const RELAYED_BYTES_MAX: usize = 32 << 20;
 
-/// The end to which all links lead, on the supervisor's thread.
+/// The common end of all links, on the supervisor's thread.
 pub(super) struct Hub {
     pub(super) supervisor: Rc<Supervisor>,
     pub(super) metrics: Arc<Metrics>,
-    /// Set once it serves.
+    /// Set once the gateway serves.
     pub(super) gateway: OnceCell<Rc<Gateway>>,
-    /// Bounds what lies between two links.
+    /// Bounds the bytes on their way from one link to another.
     relayed: Relayed,
 }
 
@@ -64,15 +65,15 @@ impl Hub {
     }
 }
 
-/// One host's links, as the supervisor's thread has them.
+/// One host's links, as seen by the supervisor's thread.
 pub(super) struct Link {
     pub(super) hub: Rc<Hub>,
     pub(super) number: u16,
-    /// Takes the host its end of each link.
+    /// Passes the host its end of each link.
     pub(super) ends: mpsc::Sender<UnixStream>,
     /// The host has left.
     pub(super) left: CancellationToken,
-    /// By which tests end the link from here.
+    /// Lets tests end the link from this side.
     #[cfg(test)]
     pub(super) latest: Latest,
 }
@@ -92,7 +93,8 @@ impl Link {
         Ok(near)
     }
 
-    /// Makes a link whenever one has broken, until the host has left and all that it sent is read.
+    /// Makes a new link each time one breaks, until the host has left and everything that it sent
+    /// is read.
     pub(super) async fn keep(self, first: Connection) {
         let (mut connection, mut rest) = (first, REST_FIRST);
         loop {
@@ -114,7 +116,7 @@ impl Link {
         self.hub.supervisor.end(self.number);
     }
 
-    /// The next link, when the host has joined by it; none if the host has left.
+    /// The next link, once the host has joined by it; none if the host has left.
     async fn again(&self, rest: &mut Duration) -> Option<Connection> {
         loop {
             tokio::time::sleep(*rest).await;
@@ -167,14 +169,14 @@ impl Link {
     }
 }
 
-/// The work of a test on a host's thread.
+/// Work that a test runs on a host's thread.
 pub(super) type Probe = Box<dyn FnOnce(&RunningHost, &Connection) + Send>;
 
 /// The host's side of its links.
 pub(super) struct HostEnd {
     /// The ends of links, one after the other.
     pub(super) ends: mpsc::Receiver<UnixStream>,
-    /// By which tests reach in; there is none else.
+    /// The only way by which tests reach the host's thread.
     pub(super) probes: Option<mpsc::Receiver<Probe>>,
 }
 
@@ -188,7 +190,7 @@ impl HostEnd {
         connect(end).map(Some)
     }
 
-    /// Joins by each further link, until the host leaves; then all that was sent is written.
+    /// Joins by each further link until the host leaves, and then writes everything that was sent.
     pub(super) async fn stay(
         mut self,
         host: &RunningHost,
@@ -211,13 +213,13 @@ impl HostEnd {
         }
     }
 
-    /// Cancel-safe: a link that isn't joined by yet ends with this.
+    /// Cancel-safe: a link that isn't joined by yet ends when this future is dropped.
     async fn join_again(&mut self, host: &RunningHost) -> Connection {
         loop {
             match self.next().await {
                 Ok(Some(link)) => match host.agent.join_again(&link.bootstrap()).await {
                     Ok(()) => return link,
-                    // It ends as it is dropped, and the supervisor makes another.
+                    // The link ends when it is dropped, and the supervisor makes another.
                     Err(error) => tracing::warn!(%error, "the host can't join again yet"),
                 },
                 Ok(None) => std::future::pending().await,

@@ -1,4 +1,4 @@
-//! The addresses of a server: what may be listened on, and the sockets that do.
+//! The addresses of a server: which are allowed, and the sockets that listen on them.
 
 use std::net::{SocketAddr, TcpListener};
 
@@ -9,8 +9,8 @@ use super::error::ServerError;
 use crate::limits::{HOSTS_MAX, INSTANCE_BYTES};
 use crate::net::ConnectionsMax;
 
-/// Connections that wait to be accepted, if the system allows so many. Of a burst that is larger than the
-/// usual 128, everybody would wait a second for the next attempt, honest ones too.
+/// Connections that wait to be accepted, if the system allows that many. In a burst larger than the
+/// usual 128, every client would wait a second for the next attempt, honest ones too.
 const BACKLOG: i32 = 4096;
 
 /// The flag that says where to listen for Cap'n Proto.
@@ -38,12 +38,12 @@ impl Sockets {
 /// The socket of a further host, on a port that the operating system chooses.
 ///
 /// # Errors
-/// When there is none.
+/// When no such socket can be made.
 pub(super) fn beside(server: &Server) -> Result<TcpListener, ServerError> {
     bind(SocketAddr::new(server.listen.ip(), 0), LISTEN)
 }
 
-/// Refuses what can't be served, before anything is made.
+/// Refuses settings that can't be served, before anything is made.
 pub(super) fn check(server: &Server) -> Result<(), ServerError> {
     check_hosts(server.hosts)?;
     ConnectionsMax::of(server.hosts).map_err(ServerError::Setting)?;
@@ -86,7 +86,7 @@ fn check_tls(server: &Server) -> Result<(), ServerError> {
     Err(ServerError::Listen { flag: LISTEN, address, source })
 }
 
-/// It stands in every reference that is given out.
+/// This address is part of every reference that is given out, so it is checked.
 fn check_advertised(server: &Server) -> Result<(), ServerError> {
     let Some(address) = &server.advertise else { return Ok(()) };
     if is_address(address) {

@@ -1,6 +1,6 @@
-//! The server's numbers over HTTP, and whether it is ready, for whoever watches it.
+//! The server's metrics and its readiness over HTTP, for monitoring.
 //!
-//! It has a thread of its own: it answers also while a turn holds up the hosts.
+//! It has a thread of its own, so it answers even while a turn holds up the hosts.
 
 use std::convert::Infallible;
 use std::io;
@@ -51,7 +51,7 @@ impl MetricsPage {
                 Ok(serving) => (Ok(()), Some(serving)),
                 Err(error) => (Err(error), None),
             };
-            // Nobody waits for it where the start was given up.
+            // The receiver is gone if the start was abandoned.
             let _ = ready.send(begun);
             if let Some((runtime, listener)) = serving {
                 let serve = serve(listener, door, metrics, tools);
@@ -80,7 +80,7 @@ async fn serve(listener: TcpListener, door: Door, metrics: Arc<Metrics>, tools: 
                     .timer(TokioTimer::new())
                     .header_read_timeout(Duration::from_secs(HTTP_HEADER_SECS))
                     .serve_connection(stream, service);
-                // Ends with its connection.
+                // The task ends with its connection.
                 tokio::task::spawn_local(async move {
                     let _place = place;
                     connection.await.ok()

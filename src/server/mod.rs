@@ -1,6 +1,6 @@
 //! Puts supervisor, hosts and gateway together in one process, on one data directory.
 //!
-//! This is the only module that knows all three; they know each other by `cluster.capnp` only.
+//! This is the only module that knows all three; they know each other only by `cluster.capnp`.
 
 mod admin;
 mod builder;

@@ -1,5 +1,5 @@
-//! The root references of the classes, and the gateway that gets its namespaces by them, as
-//! everybody does.
+//! The root references of the classes, and the gateway, which gets its namespaces by them like any
+//! client.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -19,8 +19,8 @@ use crate::metrics::Metrics;
 use crate::schema::restorer_capnp::{namespace, restorer};
 use crate::sturdyref::{KeyRing, Keys, root_grant};
 
-/// The gateway, and the text of each class's root reference. A class whose root was revoked has none, and the
-/// gateway says so to whoever asks for it.
+/// The gateway, and the text of each class's root reference. A class whose root was revoked has no
+/// reference; the gateway answers requests for it with that reason.
 ///
 /// # Errors
 /// When a namespace can't be restored for another reason.
@@ -44,7 +44,7 @@ pub(super) async fn start_gateway(
     for (class, text, reply) in join_all(restores).await {
         let namespace = match reply {
             Ok(reply) => Some(reply.get()?.get_cap().get_as_capability()?),
-            // Requests are told so, as they were before the start.
+            // Requests get this error, as they did before the start.
             Err(error) if is_revoked(&error) => {
                 tracing::warn!(%class, "its root reference was revoked: it is not served over HTTP; `capstead grant` makes another reference");
                 None
@@ -53,7 +53,7 @@ pub(super) async fn start_gateway(
         };
         let (restorer, keys, hint) = (restorer.clone(), keys.clone(), hint.clone());
         let again = Box::new(move || -> Result<namespace::Client> {
-            // Not the text from above: its key may have been revoked since.
+            // Not the text from above, whose key may have been revoked since.
             let request = restore(&restorer, &reference(&keys.current(), class, &hint)?);
             Ok(FromClientHook::new(request.send().pipeline.get_cap().as_cap()))
         });

@@ -1,7 +1,7 @@
-//! An operator's access to a data directory: through its server if one serves it, and else in this
-//! process, where the very same code runs without listeners, gateway and classes.
+//! An operator's access to a data directory: through its server if one serves it, and otherwise in
+//! this process, where the same code runs without listeners, gateway and classes.
 //!
-//! It never changes a directory that it can't use, and never makes one but for a restore.
+//! It never changes a directory that it can't use, and never makes one except for a restore.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -41,11 +41,11 @@ impl fmt::Debug for OpenedData {
 }
 
 impl OpenedData {
-    /// Opens the directory, or reaches its server, which goes on with options of its own. Opened to read,
-    /// nothing in it changes. Of the classes only what they say of themselves is used.
+    /// Opens the directory, or reaches its server, which keeps options of its own. A directory
+    /// opened to read doesn't change. Of the classes, only their own settings are used.
     ///
     /// # Errors
-    /// When it can't be used: it is as it was.
+    /// When it can't be used: it is unchanged.
     pub(crate) async fn open(
         root: &Path,
         log: LogOptions,
@@ -96,20 +96,20 @@ impl OpenedData {
         Ok(Self { admin, via: Via::Ourselves { vats, _data: data } })
     }
 
-    /// The capability to all of it.
+    /// The capability to all data.
     pub(crate) fn admin(&self) -> &Client {
         &self.admin
     }
 
-    /// Tells whether a server serves it meanwhile.
+    /// Tells whether a server serves the directory meanwhile.
     pub(crate) fn is_served(&self) -> bool {
         matches!(self.via, Via::Server(_))
     }
 
-    /// Commits what was written, and lets the directory go.
+    /// Commits what was written, and releases the directory.
     ///
     /// # Errors
-    /// When the storage failed: what was answered is durable.
+    /// When the storage failed: acknowledged writes are durable.
     pub(crate) async fn close(self) -> Result<(), ServerError> {
         match self.via {
             Via::Server(connection) => connection.disconnect().await,
@@ -123,7 +123,7 @@ impl OpenedData {
     }
 }
 
-/// A data directory into which a backup comes. Nobody serves it before it is finished.
+/// A data directory that receives a backup. Nothing serves it before it is finished.
 #[derive(Debug)]
 pub(crate) struct Restoring {
     opened: OpenedData,
@@ -142,7 +142,7 @@ impl Restoring {
     /// Makes the directory, with the cluster's keys and without objects.
     ///
     /// # Errors
-    /// When it holds something else, or can't be made.
+    /// When it holds anything but such remains, or can't be made.
     pub(crate) fn begin(
         root: &Path,
         hosts: u16,
@@ -159,12 +159,12 @@ impl Restoring {
         }
     }
 
-    /// The capability to all of it.
+    /// The capability to all data.
     pub(crate) fn admin(&self) -> &Client {
         self.opened.admin()
     }
 
-    /// Says durably that all has come in. When that fails, what is there is removed.
+    /// Marks the restore as finished, durably. If that fails, the directory's content is removed.
     ///
     /// # Errors
     /// When the storage failed, or the directory can't be finished.
@@ -180,20 +180,20 @@ impl Restoring {
         finished
     }
 
-    /// Removes what has come in.
+    /// Removes everything that was restored.
     pub(crate) async fn give_up(self) {
         let Self { opened, data } = self;
-        // What could not be closed is removed as well.
+        // Parts that can't be closed are removed as well.
         let _ = opened.close().await;
         data.unmake();
     }
 }
 
-/// Compacts the storage of each host, one after the other; `progress` is told records copied, and of
-/// how many, of which host.
+/// Compacts the storage of each host, one after the other. `progress` gets the records copied so
+/// far, their total number, and the host.
 ///
 /// # Errors
-/// When the directory can't be used or is served. What each host has is as it was, compacted or not.
+/// When the directory can't be used or is served. Each host's data are unchanged, compacted or not.
 pub(crate) fn compact_all(
     root: &Path,
     map_bytes: usize,

@@ -1,5 +1,5 @@
-//! Starting and ending a server: first the storage, then the parts, then the listeners; backwards at
-//! the end.
+//! Starting and ending a server: first the storage, then the parts, then the listeners; in the
+//! opposite order at the end.
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -60,7 +60,7 @@ pub(super) struct Parts {
     data: Rc<DataDir>,
 }
 
-/// The references are secrets: only the names of their classes are shown.
+/// The references are secrets, so only the names of their classes are shown.
 impl std::fmt::Debug for Running {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Running")
@@ -83,22 +83,22 @@ impl Running {
         self.http
     }
 
-    /// The address at which it serves its numbers, if it does.
+    /// The address at which it serves its metrics, if it does.
     pub fn metrics(&self) -> Option<SocketAddr> {
         self.metrics
     }
 
-    /// The root references of all classes, as text. **Whoever has one may use every object of the
+    /// The root references of all classes, as text. **The holder of one may use every object of the
     /// class.**
     pub fn namespaces(&self) -> &BTreeMap<String, String> {
         &self.namespaces
     }
 
-    /// Serves until `shutdown` resolves, then ends in order: no new connections, calls under way
-    /// are answered, everything is committed.
+    /// Serves until `shutdown` resolves, then ends in order: no new connections are accepted, calls
+    /// under way are answered, everything is committed.
     ///
     /// # Errors
-    /// When the storage failed before or meanwhile: what was acknowledged is durable.
+    /// When the storage failed before or meanwhile: acknowledged writes are durable.
     pub async fn until(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
         let Parts { host, threads, supervisor, gateway, stop_gateway, metrics_page, admin, data } =
             self.parts;
@@ -123,7 +123,7 @@ impl Running {
             admin.stop().await;
         }
         if ended.is_ok() {
-            // HTTP requests under way are calls to the hosts: they come first.
+            // HTTP requests under way are calls to the hosts, so they finish first.
             let ended = OptionFuture::from(gateway);
             let _ = tokio::time::timeout(Duration::from_secs(SHUTDOWN_SECS), ended).await;
         }
@@ -145,7 +145,7 @@ impl Running {
     }
 }
 
-/// A failure of the storage is told before all others, and else the first.
+/// Prefers a failure of the storage over all others, and otherwise the first error.
 fn worse(first: Result<(), ServerError>, then: Result<(), ServerError>) -> Result<(), ServerError> {
     match (first, then) {
         (Err(first), Err(then @ ServerError::Storage(_)))
@@ -157,7 +157,7 @@ fn worse(first: Result<(), ServerError>, then: Result<(), ServerError>) -> Resul
     }
 }
 
-/// Everything that one host needs, before it has started.
+/// Everything that one host needs before it has started.
 pub(super) struct HostParts {
     pub(super) number: u16,
     vat: VatOptions,
@@ -165,7 +165,7 @@ pub(super) struct HostParts {
     common: Common,
 }
 
-/// The things that all hosts of a server have alike.
+/// The parts that all hosts of a server share.
 #[derive(Clone)]
 struct Common {
     warm: Duration,
@@ -174,7 +174,7 @@ struct Common {
     limits: Limits,
     places: Arc<Places>,
     tls: Option<TlsAcceptor>,
-    /// In the texts of references.
+    /// Written into the texts of references.
     hint: ListenerHint,
 }
 
@@ -184,7 +184,8 @@ pub(super) struct RunningHost {
     pub(super) agent: Rc<Agent>,
     listener: Listener,
     watchdog: Watchdog,
-    /// Begins when the event loop does for good: before, the thread may be its owner's.
+    /// Begins when the event loop runs for good: until then its owner may use the thread for other
+    /// work.
     beating: OnceCell<Beating>,
 }
 
@@ -230,7 +231,7 @@ impl RunningHost {
         }
     }
 
-    /// Resolves when the host can't go on.
+    /// Resolves when the host can't continue.
     async fn broken(&self) -> Result<(), ServerError> {
         tokio::select! {
             error = self.vat.failure() => Err(self.storage_failed(&error)),
@@ -242,8 +243,8 @@ impl RunningHost {
         ServerError::Storage(format!("host {}: {error}", self.number))
     }
 
-    /// Takes no more calls from outside, and waits until those under way are answered and all that
-    /// was written is durable.
+    /// Accepts no more calls from outside, and waits until those under way are answered and
+    /// everything that was written is durable.
     ///
     /// # Errors
     /// As [`RunningHost::until`].
@@ -257,7 +258,7 @@ impl RunningHost {
             }
             self.vat.flush().await.map_err(|error| self.storage_failed(&error))
         };
-        // A vat that can't go on finishes nothing.
+        // A vat that can't continue finishes nothing.
         tokio::select! { finished = finish => finished, ended = self.broken() => ended }
     }
 
@@ -267,14 +268,14 @@ impl RunningHost {
     /// When the storage failed.
     pub(super) async fn close(self) -> Result<(), ServerError> {
         pass_on_replies().await;
-        // Their clients read: others have lost their connections by now.
+        // Clients that are still connected read: the others have lost their connections by now.
         let limit = Duration::from_secs(SHUTDOWN_SECS);
         let _ = tokio::time::timeout(limit, all_passed_on()).await;
         self.listener.disconnect().await;
         drop(self.agent);
         // The last commit may take as long as the disk does.
         drop(self.beating);
-        // It may be what ends a host that a bug has ended already.
+        // A bug that has ended the host already may make this panic too.
         let close = AssertUnwindSafe(|| self.vat.close());
         let closed = catch_unwind(close).map_err(|panic| {
             let reason = format!("closing panicked: {}", panic_reason(&*panic));
@@ -285,9 +286,9 @@ impl RunningHost {
 }
 
 /// Lets the last replies cross all hosts that they pass, while every link is whole. A host that
-/// doesn't answer loses its own.
+/// doesn't answer loses its replies.
 async fn settle(supervisor: &Supervisor) {
-    /// Each moves a reply past one more host.
+    /// Each round moves a reply past one more host.
     const ROUNDS: usize = 4;
     const LIMIT: Duration = Duration::from_secs(1);
     let rounds = async {
@@ -304,7 +305,7 @@ async fn settle(supervisor: &Supervisor) {
 pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     let classes = server.bound_classes()?;
     listen::check(&server)?;
-    // Before the directory, which a server that can't listen needn't have.
+    // Opened before the directory: a server that can't listen must not make one.
     let sockets = Sockets::open(&server)?;
     let data = Rc::new(DataDir::open(&server.data, server.hosts, server.group)?);
     let started = start_on(data.clone(), server, classes, sockets).await;

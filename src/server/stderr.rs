@@ -1,7 +1,8 @@
-//! Standard error, which may be a pipe that nobody reads or a disk that is full: nobody who has a line
-//! for it waits, and none is missed without being counted.
+//! Standard error, which may be a pipe that nothing reads or a disk that is full: writing a line to
+//! it never blocks, and every lost line is counted.
 //!
-//! A thread writes what the others put into a queue, which has an end: there lines are dropped.
+//! Threads put lines into a bounded queue, and one thread writes them. A full queue drops new
+//! lines.
 //!
 //! **Invariant:** once that thread has started, nothing else of a server writes to standard error.
 
@@ -19,9 +20,9 @@ use crate::metrics::LOG_LINES_DROPPED;
 
 /// Lines that wait to be written.
 const LINES_MAX: usize = 4096;
-/// The bytes that they have together.
+/// The bytes of all waiting lines together.
 const BYTES_MAX: usize = 8 << 20;
-/// The time for which the process waits, before it ends, for its last lines to be written.
+/// The time for which the process waits for its last lines to be written before it ends.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 static QUEUE: OnceLock<Queue> = OnceLock::new();
@@ -30,10 +31,10 @@ struct Queue {
     lines: SyncSender<Vec<u8>>,
     bytes: AtomicUsize,
     taken: AtomicU64,
-    /// The number of those that were taken and are done with.
+    /// The number of lines that were taken from the queue and are finished.
     done: Mutex<u64>,
     progress: Condvar,
-    /// Somebody waited in vain, and nothing has been written since.
+    /// A flush timed out, and nothing has been written since.
     is_stuck: AtomicBool,
 }
 
@@ -60,10 +61,10 @@ pub(crate) fn start() -> io::Result<()> {
     std::thread::Builder::new().name("capstead-stderr".into()).spawn(write).map(drop)
 }
 
-/// Has the line written, which ends with a line feed; never waits.
+/// Queues a line, which must end with a line feed; never waits.
 pub(crate) fn put(line: Vec<u8>) {
     let Some(queue) = QUEUE.get() else {
-        // No server yet, which could be held up; and there is nobody else to tell.
+        // No server runs yet that could be held up; and an error has nowhere else to go.
         let _ = io::stderr().lock().write_all(&line);
         return;
     };
@@ -77,11 +78,11 @@ pub(crate) fn put(line: Vec<u8>) {
     }
 }
 
-/// Waits a moment for the lines so far to be written; to be called before the process ends.
+/// Waits a moment for the lines so far to be written; called before the process ends.
 pub(crate) fn flush() {
     let Some(queue) = QUEUE.get() else { return };
     let taken = queue.taken.load(Ordering::Relaxed);
-    // Whoever waited before has waited for all.
+    // One flush that timed out has waited for all of them.
     let limit = if queue.is_stuck.load(Ordering::Relaxed) { Duration::ZERO } else { FLUSH_LIMIT };
     let waited = queue.progress.wait_timeout_while(queue.done(), limit, |done| *done < taken);
     let (done, _) = waited.unwrap_or_else(PoisonError::into_inner);
@@ -90,7 +91,7 @@ pub(crate) fn flush() {
     }
 }
 
-/// A writer of log lines, each of which comes whole.
+/// A writer of log lines; each line is written as a whole.
 #[derive(Debug)]
 pub(crate) struct Lines;
 
@@ -106,7 +107,7 @@ impl Write for Lines {
 }
 
 impl Queue {
-    /// Nothing panics under this lock.
+    /// No code panics under this lock.
     fn done(&self) -> MutexGuard<'_, u64> {
         self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -136,7 +137,7 @@ fn write_all(queue: &Queue, stderr: File, lines: &Receiver<Vec<u8>>) {
 
 struct Out {
     file: File,
-    /// The last line was written in part.
+    /// The last line was written only in part.
     is_cut: bool,
 }
 
@@ -159,7 +160,8 @@ impl Out {
                     self.is_cut = !rest.is_empty();
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Whoever shares the pipe may have chosen that nobody waits for it; this thread may.
+                // Another process that shares the pipe may have made it non-blocking; this thread
+                // may wait.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     poll(&mut [PollFd::new(&self.file, PollFlags::OUT)], None)?;
                 }
@@ -174,7 +176,7 @@ impl Out {
 mod tests {
     use super::*;
 
-    // On a disk that is full, the next line began in the middle of one.
+    // On a full disk, the next line began in the middle of a cut one.
     #[test]
     fn a_line_that_was_cut_is_ended_before_the_next_one() {
         let folder = tempfile::tempdir().unwrap();

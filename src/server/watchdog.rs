@@ -1,8 +1,9 @@
-//! A thread that looks after the hosts: a turn that doesn't end holds up all objects of its host, and so
-//! does whatever else keeps its event loop from going round.
+//! A thread that watches the hosts: a turn that doesn't end holds up all objects of its host, and
+//! so does anything else that blocks its event loop.
 //!
-//! It warns with the name of what runs, then says that the host isn't ready, and at last ends the
-//! process, which loses nothing that was acknowledged. It never touches a host.
+//! The watchdog first warns with the name of the running method, then marks the host as not ready,
+//! and finally ends the process, which loses nothing that was acknowledged. It never touches a
+//! host.
 
 mod ran;
 
@@ -20,15 +21,15 @@ use crate::host::{Pulse, Seen};
 use crate::metrics::Metrics;
 use ran::{Thread, counted};
 
-/// The time that one turn may take, which is the time from one await of a method to the next. Time in
-/// which its thread could go on and got no processor doesn't count. Zero switches a limit off.
+/// The limits of the time of one turn, which lasts from one await of a method to the next. Time in
+/// which the thread could run but got no processor doesn't count. Zero switches a limit off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TurnLimits {
-    /// After that long a warning is logged, with class, object and method.
+    /// After this time a warning is logged, with class, object and method.
     pub warn: Duration,
-    /// After that long the host counts as not ready, which `/ready` tells.
+    /// After this time the host counts as not ready, which `/ready` reports.
     pub unready: Duration,
-    /// After that long the process ends itself, so that it can be started again.
+    /// After this time the process ends itself, so that it can be started again.
     pub abort: Duration,
 }
 
@@ -42,7 +43,7 @@ impl Default for TurnLimits {
 
 impl TurnLimits {
     /// # Errors
-    /// When they aren't in their order.
+    /// When they aren't in ascending order.
     pub(super) fn check(self) -> Result<(), ServerError> {
         let limits = [self.warn, self.unready, self.abort].into_iter().filter(|at| !at.is_zero());
         if limits.is_sorted() {
@@ -53,23 +54,23 @@ impl TurnLimits {
     }
 }
 
-/// The exit code of a process that was told to end and has a host that doesn't move.
+/// The exit code of a process that was told to end while one of its hosts is stuck.
 const STUCK: i32 = 4;
-/// The time between two questions to an event loop of whether it moves.
+/// The time between two questions to an event loop.
 const ASK_PERIOD: Duration = Duration::from_millis(100);
 
-/// Signals belong to the process.
+/// Static, because signals belong to the process.
 static TOLD_TO_END: AtomicBool = AtomicBool::new(false);
 
-/// From now on, a host that doesn't move ends the process even where no turn would.
+/// From now on a stuck host ends the process, even where the limits of turns wouldn't.
 pub(crate) fn told_to_end() {
     TOLD_TO_END.store(true, Ordering::Relaxed);
 }
 
-/// The time between two looks of the thread. A turn is noticed as long as this after it began.
+/// The time between two checks of the thread. A turn is noticed up to this time after it began.
 const PERIOD: Duration = Duration::from_millis(20);
 
-/// The end that adds hosts; the thread ends when all of these are gone.
+/// The handle that adds hosts; the thread ends when all handles are gone.
 #[derive(Clone)]
 pub(super) struct Watchdog(Arc<Mutex<Vec<Watched>>>);
 
@@ -98,7 +99,7 @@ impl Watchdog {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(watched);
     }
 
-    /// Looks after this thread's event loop, which is the host's, as long as what is returned is there.
+    /// Watches the event loop of this thread, which runs the host, until the result is dropped.
     pub(super) fn beat(&self, number: u16) -> Beating {
         let beat = Arc::new(Beat { thread: Thread::present(), ..Beat::default() });
         for host in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
@@ -112,7 +113,7 @@ impl Watchdog {
     }
 }
 
-/// Shows that an event loop goes round: a task of it answers when it is asked.
+/// Shows that an event loop makes progress: one of its tasks answers each question.
 #[derive(Default)]
 struct Beat {
     asked: AtomicU64,
@@ -130,13 +131,13 @@ impl Beat {
         }
     }
 
-    /// Only the watchdog asks.
+    /// Called by the watchdog only.
     fn ask(&self) {
         self.asked.fetch_add(1, Ordering::Relaxed);
         self.ask.notify_one();
     }
 
-    /// The question without an answer, if there is one.
+    /// The unanswered question, if there is one.
     fn owed(&self) -> Option<u64> {
         let asked = self.asked.load(Ordering::Relaxed);
         let is_owed = self.answered.load(Ordering::Relaxed) != asked;
@@ -144,7 +145,7 @@ impl Beat {
     }
 }
 
-/// An event loop that is looked after until this is dropped.
+/// An event loop that is watched until this is dropped.
 pub(super) struct Beating {
     beat: Arc<Beat>,
     task: AbortHandle,
@@ -152,7 +153,7 @@ pub(super) struct Beating {
 
 impl Drop for Beating {
     fn drop(&mut self) {
-        // The task may go much later.
+        // The task may end much later.
         self.beat.is_over.store(true, Ordering::Relaxed);
         self.task.abort();
     }
@@ -163,7 +164,7 @@ fn watch(hosts: &Weak<Mutex<Vec<Watched>>>, limits: TurnLimits, metrics: &Metric
     loop {
         std::thread::sleep(PERIOD);
         let Some(hosts) = hosts.upgrade() else { return };
-        // Time in which the whole process stood still is nobody's fault.
+        // Time in which the whole process stood still is no host's fault.
         let now = clock::monotonic();
         let passed = now.duration_since(last).min(PERIOD * 5);
         last = now;
@@ -175,7 +176,7 @@ fn watch(hosts: &Weak<Mutex<Vec<Watched>>>, limits: TurnLimits, metrics: &Metric
     }
 }
 
-/// Ends the process, which no thread of it can keep from that.
+/// Ends the process; no thread of it can prevent that.
 fn end(number: u16) -> ! {
     if TOLD_TO_END.load(Ordering::Relaxed) {
         let last = format!(
@@ -190,12 +191,12 @@ fn end(number: u16) -> ! {
     std::process::abort()
 }
 
-/// The reason that keeps a host from going on.
+/// The reason why a host makes no progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Held {
     Turn(Seen),
-    /// No turn, or one too many of them to be seen. The question that its event loop owes an answer, and
-    /// the turns that it had by then.
+    /// No single visible turn: none runs, or they change unseen. Holds the question that the event
+    /// loop has not answered, and the number of turns by then.
     Loop {
         owed: u64,
         turns: u64,
@@ -214,17 +215,17 @@ struct Watched {
     number: u16,
     pulse: Arc<Pulse>,
     beat: Option<Weak<Beat>>,
-    /// Since the event loop was asked last.
+    /// The time since the event loop was last asked.
     unasked: Duration,
     held: Option<Held>,
-    /// The thread as it was seen last, while something holds the host up.
+    /// The state of the thread at the last check, while something holds the host up.
     ran: Option<ran::Seen>,
     took: Duration,
     stage: Stage,
 }
 
 impl Watched {
-    /// The stage that whatever holds up the host has reached.
+    /// Checks the host, and returns the stage that it has reached.
     fn look(&mut self, passed: Duration, limits: TurnLimits, metrics: &Metrics) -> Stage {
         let held = self.held(passed);
         let thread = if held.is_some() { self.beat() } else { None };
@@ -240,7 +241,8 @@ impl Watched {
         let ends_anyway = limits.abort.is_zero() && TOLD_TO_END.load(Ordering::Relaxed);
         let abort = if ends_anyway { TurnLimits::default().abort } else { limits.abort };
         let stages = [
-            // Nobody can be named whose turn is too long, and a busy machine is as slow.
+            // Only a turn gets a warning: otherwise there is no method to name, and a busy
+            // machine is just as slow.
             (Stage::Warned, if is_turn { limits.warn } else { Duration::ZERO }),
             (Stage::Unready, limits.unready),
             (Stage::Over, abort),

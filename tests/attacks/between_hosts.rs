@@ -1,5 +1,5 @@
-//! Calls and answers that cross from host to host by the thread of the supervisor: more of them, and larger
-//! ones, than there is memory for.
+//! Calls and answers that cross from host to host on the supervisor's thread: more of them, and
+//! larger ones, than memory can hold.
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
@@ -19,11 +19,11 @@ use crate::support::Served;
 use crate::support::calls::run;
 use crate::support::raw::{self, Raw, bootstrap, restore};
 
-/// Of each message that is large: less than may be sent, and more than any buffer on its way takes.
+/// The size of each large message: less than the limit, and more than any buffer on its way holds.
 const BYTES: u32 = 6_000_000;
 
-/// Of a hundred honest calls one may take longer. With 16 clients that take megabytes beside the server on
-/// two processors it is 100 to 500 ms, in a build without optimisation.
+/// One in a hundred honest calls may take longer. With 16 clients that read megabytes beside the
+/// server on two processors, this percentile is 100 to 500 ms, in a build without optimisation.
 const P99_MAX: Duration = Duration::from_secs(2);
 /// The duration of each attack.
 const TIME: Duration = Duration::from_secs(5);
@@ -31,14 +31,13 @@ const TIME: Duration = Duration::from_secs(5);
 /// Clients that attack at once.
 const CLIENTS: usize = 16;
 
-/// Objects that are called: every host has some.
+/// The number of objects that are called: every host has some.
 const OBJECTS: u32 = 16;
 
-/// The first object's place among the calls of a connection, behind those that [`bootstrap`] and [`restore`]
-/// are.
+/// The number of the call that returns the first object, after [`bootstrap`] and [`restore`].
 const FIRST: u32 = 2;
 
-/// The addresses of all hosts' listeners, as far as objects say them.
+/// The addresses of all listeners that references to the objects name.
 fn listeners(served: &Served) -> Vec<String> {
     let found = run(async {
         let connection = Connection::dial(&served.announced.capnp).await.unwrap();
@@ -60,7 +59,7 @@ fn plain(served: &Served) -> &str {
     &served.announced.namespaces["Plain"]
 }
 
-/// A connection by which all objects can be called.
+/// A connection over which all objects can be called.
 fn connected(served: &Served, address: &str) -> TcpStream {
     let mut stream = raw::dial_at(address);
     let mut messages = vec![bootstrap(), restore(plain(served))];
@@ -78,7 +77,7 @@ fn object(number: u32) -> Raw {
     message
 }
 
-/// The call of so many, on one object after the other: its answer is large.
+/// The call with this number, on one object after the other: its answer is large.
 fn large(number: u32) -> Raw {
     let mut message = Raw::new_default();
     let on = (FIRST + number % OBJECTS, Some(0));
@@ -89,7 +88,7 @@ fn large(number: u32) -> Raw {
     message
 }
 
-/// As [`large`], where the call itself is.
+/// As [`large`], but the call itself is large.
 fn take(number: u32) -> Raw {
     let mut message = Raw::new_default();
     let on = (FIRST + number % OBJECTS, Some(0));
@@ -99,7 +98,7 @@ fn take(number: u32) -> Raw {
     message
 }
 
-/// Reads a little now and then: enough for no limit of time.
+/// Reads a little now and then: enough to stay within every limit of time.
 fn read_slowly(mut stream: TcpStream, is_over: &AtomicBool) {
     let mut some = vec![0; 64 << 10];
     stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
@@ -111,11 +110,11 @@ fn read_slowly(mut stream: TcpStream, is_over: &AtomicBool) {
             Err(_) => break,
         }
     }
-    // Whoever writes ends too.
+    // This ends the writing thread too.
     let _ = stream.shutdown(Shutdown::Both);
 }
 
-/// So many clients of all hosts make such calls, as many of them as they get rid of, and read slowly.
+/// Has this number of clients on all hosts send such calls as fast as they can, and read slowly.
 fn attack(served: &Served, calls: u32, call: fn(u32) -> Raw) {
     let (listeners, is_over) = (listeners(served), AtomicBool::new(false));
     std::thread::scope(|scope| {
@@ -124,7 +123,7 @@ fn attack(served: &Served, calls: u32, call: fn(u32) -> Raw) {
             let mut writes = stream.try_clone().unwrap();
             scope.spawn(|| read_slowly(stream, &is_over));
             scope.spawn(move || {
-                // The server may cut it off at any time.
+                // The server may end the connection at any time.
                 (0..calls).try_for_each(|number| writes.write_all(&raw::serialized(&call(number))))
             });
         }

@@ -1,4 +1,4 @@
-//! A server under attack, with little memory, and the honest client that it has meanwhile.
+//! A server under attack, with little memory, and the honest client that uses it meanwhile.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,21 +11,21 @@ use rustix::process::{Resource, getrlimit};
 use crate::support::calls::{by_name, connect, increment, run};
 use crate::support::{Process, Served, now, scratch, serve_command};
 
-/// The memory that the server may have, as a container would say: 1 GiB, in KiB.
+/// The memory limit of the server, like that of a container: 1 GiB, in KiB.
 const DATA_KIB: &str = "1048576";
 
-/// Of a hundred honest calls one may take longer.
+/// One in a hundred honest calls may take longer.
 const P99_MAX: Duration = Duration::from_millis(250);
 
-/// Starts a server with little memory, has an honest client make durable increments, and `attack` do what
-/// it wants meanwhile.
+/// Starts a server with little memory, and runs `attack` while an honest client makes durable
+/// increments.
 ///
-/// Everything is well if no honest call failed or was slow, and the server ended in order.
+/// The test passes if no honest call failed or was slow, and the server ended in order.
 pub(crate) fn withstands(args: &[&str], attack: impl FnOnce(&Served)) {
     withstands_with(None, args, |served, _| attack(served));
 }
 
-/// As [`withstands`], where the server may have so many files open; the attack is told where its data are.
+/// As [`withstands`], with a limit of open files; the attack gets the path of the data.
 pub(crate) fn withstands_with(
     files: Option<u64>,
     args: &[&str],
@@ -37,7 +37,7 @@ pub(crate) fn withstands_with(
     withstands_started(command, &data, P99_MAX, attack);
 }
 
-/// As [`withstands`], for another server than that of the command.
+/// As [`withstands`], for a server other than the command's.
 pub(crate) fn withstands_from(serve: impl FnOnce(&Path) -> Command, attack: impl FnOnce(&Served)) {
     let (_folder, data) = scratch();
     let command = with_little(&serve(&data), None);
@@ -66,7 +66,8 @@ fn withstands_started(
     let took = std::thread::scope(|scope| {
         let (begun, begins) = mpsc::channel();
         let honest = scope.spawn(|| run(be_honest(served_ref, &is_over, begun)));
-        // It is connected before anybody takes all places. If it failed, that shows at its end.
+        // The client is connected before the attack can take all places. A failure shows at its
+        // end.
         let _ = begins.recv();
         let attacked =
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| attack(served_ref, data)));
@@ -80,7 +81,7 @@ fn withstands_started(
     assert_eq!(code, Some(0), "{says}");
 }
 
-/// The same command in a process with a limit of memory, and of files.
+/// The same command in a process with limited memory and open files.
 fn with_little(command: &Command, files: Option<u64>) -> Command {
     let mut limited = Command::new("sh");
     limited.args(["-c", r#"ulimit -d "$0" && ulimit -n "$1" && shift && exec "$@""#, DATA_KIB]);
@@ -97,10 +98,10 @@ fn with_little(command: &Command, files: Option<u64>) -> Command {
     limited
 }
 
-/// The counters of the honest client: with several hosts they are on different ones.
+/// The counters of the honest client: with several hosts they are on different hosts.
 pub(crate) const COUNTERS: usize = 4;
 
-/// One durable increment after the other: how long each took.
+/// Makes one durable increment after the other; returns the time of each.
 async fn be_honest(served: &Served, is_over: &AtomicBool, begun: Sender<()>) -> Vec<Duration> {
     let (_connection, counters) = connect(served).await;
     let counters: Vec<_> =
@@ -108,7 +109,7 @@ async fn be_honest(served: &Served, is_over: &AtomicBool, begun: Sender<()>) -> 
     for counter in &counters {
         assert_eq!(increment(counter).await.expect("an honest call succeeds"), 1);
     }
-    // The attack may have failed to begin.
+    // The receiver is gone if the attack failed to begin.
     let _ = begun.send(());
     let mut took = Vec::new();
     while !is_over.load(Ordering::Relaxed) || took.len() < 300 {
@@ -128,11 +129,11 @@ fn check(mut took: Vec<Duration>, p99_max: Duration) {
     assert!(p99 < p99_max, "of {} calls one in a hundred took {p99:?} or longer", took.len());
 }
 
-/// Time of the processor that the server took so far, in seconds.
+/// The processor time that the server took so far, in seconds.
 pub(crate) fn processor_secs(served: &Served) -> f64 {
     const TICKS_A_SECOND: f64 = 100.0;
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", served.pid())).unwrap();
-    // The name of the program is in parentheses, and may have spaces.
+    // The name of the program is in parentheses, and may contain spaces.
     let fields = stat.rsplit_once(')').unwrap().1.split_whitespace();
     let ticks: f64 = fields.skip(11).take(2).map(|field| field.parse::<f64>().unwrap()).sum();
     ticks / TICKS_A_SECOND

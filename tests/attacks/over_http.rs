@@ -1,4 +1,5 @@
-//! HTTP, and its requests by Cap'n Proto: what is begun and not ended, what nobody reads, and names without end.
+//! Attacks by HTTP, and by HTTP requests over Cap'n Proto: unfinished requests, unread responses,
+//! and an endless number of names.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -20,10 +21,10 @@ use crate::support::calls::{by_name, connect, run};
 use crate::support::http::{Http, get};
 use crate::support::{DEADLINE, Served, eventually, now, own};
 
-/// The bytes of bodies that HTTP holds by default.
+/// The bytes of bodies that HTTP holds in memory by default.
 const BODY_BYTES: u64 = 256 << 20;
 
-/// Counters whose answer to a GET may be as large as is asked for.
+/// Counters whose answer to a GET has the size that is asked for.
 struct Large(Stored<i64>);
 
 impl Object for Large {
@@ -75,16 +76,16 @@ pub(crate) fn serve_large(data: &Path) -> Command {
     own::program("over_http::a_server_for_slow_readers", data)
 }
 
-/// Sends what is given, as much of it as is taken in a moment.
+/// Sends the bytes, as far as they are accepted within a moment.
 fn begin(served: &Served, raw: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(&served.announced.http).unwrap();
     stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
-    // The server may have cut it off by now.
+    // The server may have ended the connection by now.
     let _ = stream.write_all(raw);
     stream
 }
 
-/// Takes the first bytes of the response, and no more.
+/// Reads the first bytes of the response, and no more.
 fn begin_to_read(stream: &mut TcpStream) {
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.read_exact(&mut [0; 12]).unwrap();
@@ -106,10 +107,10 @@ fn bodies_that_stall() {
         eventually("the refusals", || {
             (served.metric("http_bodies_refused_total") >= 100).then_some(())
         });
-        // And small ones beyond it.
+        // Small bodies beyond it are allowed too.
         let most = (64 << 20) + held.len() as u64 * (64 << 10);
         assert!(served.metric("http_body_bytes") <= most);
-        // Others go on beside them.
+        // Other clients are still served.
         let mut other = Http::connect(&served.announced.http);
         for _ in 0..500 {
             assert_eq!(other.ask("GET", "/counter/y").status, 200);
@@ -117,20 +118,20 @@ fn bodies_that_stall() {
     });
 }
 
-/// Each of them could be sent whole if anybody took it.
+/// Each response could be sent as a whole if its client read it.
 #[test]
 fn large_responses_that_nobody_reads() {
     withstands_from(serve_large, |served| {
         let before = served.resident_bytes();
         let request = b"GET /counter/x?bytes=6000000 HTTP/1.1\r\nHost: localhost\r\n\r\n";
-        // All at once: what is on its way from another host takes memory too.
+        // All at once: the bytes on their way from another host take memory too.
         let mut held: Vec<_> = (0..150).map(|_| begin(served, request)).collect();
         held.iter_mut().for_each(begin_to_read);
         eventually("the refusals", || {
             (served.metric("http_bodies_refused_total") >= 50).then_some(())
         });
         assert!(served.metric("http_body_bytes") <= BODY_BYTES);
-        // Beside those, what is on its way between hosts, and what the allocator keeps of it.
+        // Also counts the bytes on their way between hosts, and those that the allocator keeps.
         let taken = served.resident_bytes() - before;
         assert!(taken < 3 * BODY_BYTES, "{} MiB", taken >> 20);
         assert_eq!(get(&served.announced.http, "/counter/y?bytes=60000").status, 200);
@@ -153,7 +154,7 @@ fn heads_that_are_begun() {
     });
 }
 
-/// Whoever goes without an end leaves nothing behind.
+/// A client that leaves before the end of its request leaves nothing behind.
 #[test]
 fn bodies_over_rpc_whose_callers_go() {
     const ROUNDS: usize = 6;
@@ -165,7 +166,7 @@ fn bodies_over_rpc_whose_callers_go() {
                 let (connection, counters) = connect(served).await;
                 let begun: Vec<_> =
                     (0..BODIES).map(|number| begin_body(&counters, number)).collect();
-                // One answer says that what came before it was read.
+                // One answer shows that everything before it was read.
                 crate::support::calls::read(&by_name(&counters, "last")).await.unwrap();
                 connection.disconnect().await;
                 drop(begun);
@@ -191,7 +192,7 @@ fn begin_body(counters: &capstead_client::namespace::Client, number: usize) -> i
     (sent, write.send())
 }
 
-/// Each name is an object that wakes, and that nobody asks for again.
+/// Each name is an object that wakes, and is never asked for again.
 #[test]
 fn names_without_end() {
     const CLIENTS: usize = 4;

@@ -1,4 +1,4 @@
-//! Texts that are dear to look at, and capabilities that are dear to keep.
+//! Texts that are expensive to check, and capabilities that are expensive to keep.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -11,14 +11,14 @@ use std::time::Duration;
 use super::fortress::{processor_secs, withstands};
 use crate::support::raw::{self, COUNTER, Raw, bootstrap, by_name, restore};
 
-/// As many keys of holders as a text has room for.
+/// The largest number of holders' keys that fit into a text.
 const KEYS: u16 = 180;
 
-/// The place at which the caveats begin in a reference, behind version, cluster, key, target and
-/// grant.
+/// The offset of the caveats in a reference, after version, cluster, key, target and grant.
 const CAVEATS_AT: usize = 1 + 32 + 8 + 1 + 16 + 16;
 
-/// A text with the cluster and the key of a genuine one, which nobody signed. `number` makes it another one.
+/// A text with the cluster and key of a genuine one, but without a valid signature. `number` makes
+/// each text different.
 fn forged(genuine: &str, number: u32) -> String {
     let (address, encoded) = genuine.split_once('#').unwrap();
     let genuine = URL_SAFE_NO_PAD.decode(encoded).unwrap();
@@ -29,7 +29,7 @@ fn forged(genuine: &str, number: u32) -> String {
         bytes.extend([&[9][..], &key.to_be_bytes(), &number.to_be_bytes(), &[7; 25]].concat());
     }
     bytes.extend([7; 32]); // the next key
-    // The signature of something else, so that it has to be computed.
+    // A signature of something else, so that the check has to compute it.
     bytes.extend(&genuine[CAVEATS_AT + 1 + 32..][..64]);
     bytes.extend([0, 1]);
     bytes.extend([7; 32]); // the proof
@@ -65,7 +65,7 @@ fn texts_full_of_keys() {
             }
         });
         let took = processor_secs(served) - before;
-        // The honest client's calls are in it.
+        // This includes the honest client's calls.
         assert!(took < 5.0, "{TEXTS} texts took {took:.2} s of the processor");
     });
 }
@@ -82,7 +82,7 @@ fn facets_with_long_lists() {
             assert_eq!(raw::wait_for_answer(&mut stream, COUNTER), None);
             stream.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
             let mut drain = stream.try_clone().unwrap();
-            // Answers are read and not looked at.
+            // Answers are read and ignored.
             let reader = std::thread::spawn(move || {
                 let _ = std::io::copy(&mut drain, &mut std::io::sink());
             });

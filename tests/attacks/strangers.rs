@@ -1,4 +1,4 @@
-//! Whoever has no reference: large messages, slow ones, and many connections.
+//! Attacks by clients without a reference: large messages, slow ones, and many connections.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -10,14 +10,16 @@ use super::fortress::{withstands, withstands_with};
 use crate::support::raw::{self, bootstrap};
 use crate::support::{Served, capstead, eventually, now};
 
-/// A message of 8 MiB that never ends: its table of segments, and as much of it as the server takes.
+/// Begins a message of 8 MiB that never ends: sends its table of segments, and the part that the
+/// server accepts.
 fn begin_large(served: &Served, bytes: usize) -> Option<TcpStream> {
     let mut stream = raw::dial(served);
-    // One that is cut off may have its time to read why, and nothing of it is taken meanwhile.
+    // The server may give a client that it ends some time to read the reason, and reads nothing
+    // meanwhile.
     stream.set_write_timeout(Some(Duration::from_millis(20))).unwrap();
     let table = [0_u32.to_le_bytes(), ((8_u32 << 20) / 8 - 8).to_le_bytes()].concat();
     stream.write_all(&table).ok()?;
-    // The server may have cut it off by now.
+    // The server may have ended the connection by now.
     let _ = stream.write_all(&vec![0; bytes]);
     Some(stream)
 }
@@ -32,7 +34,7 @@ fn large_messages_that_are_begun() {
     });
 }
 
-/// With a reference, large messages are let in: as many as there is memory for.
+/// With a reference, large messages are accepted, as far as memory allows.
 #[test]
 fn large_messages_that_are_begun_by_whoever_has_a_reference() {
     withstands(&[], |served| {
@@ -51,7 +53,7 @@ fn large_messages_that_are_begun_by_whoever_has_a_reference() {
     });
 }
 
-/// A byte now and then, of messages small enough to be let in.
+/// Sends a byte now and then, of messages small enough to be accepted.
 #[test]
 fn messages_that_drip() {
     withstands(&["--limit", "slow-reader=2s", "--limit", "stranger-time=1h"], |served| {
@@ -59,7 +61,7 @@ fn messages_that_drip() {
         let mut dripping: Vec<_> = (0..500).map(|_| raw::dial(served)).collect();
         let began = now();
         for byte in &message[..8] {
-            // Those that were cut off take no more.
+            // Connections that the server has ended accept no more.
             dripping.retain_mut(|stream| stream.write_all(&[*byte]).is_ok());
             std::thread::sleep(Duration::from_millis(500));
         }
@@ -68,7 +70,7 @@ fn messages_that_drip() {
     });
 }
 
-/// Connections that ask for what everybody gets, and hold it.
+/// Connections that ask for the public bootstrap capability, and hold it.
 #[test]
 fn many_connections_that_show_no_reference() {
     allow_connections();
@@ -76,7 +78,7 @@ fn many_connections_that_show_no_reference() {
         let mut held = Vec::new();
         for _ in 0..1500 {
             let mut stream = raw::dial(served);
-            // One that is refused takes nothing.
+            // A refused connection accepts nothing.
             let _ = stream.write_all(&raw::serialized(&bootstrap()));
             held.push(stream);
         }
@@ -88,7 +90,7 @@ fn many_connections_that_show_no_reference() {
     });
 }
 
-/// They take all descriptors that connections may have: the operator has others.
+/// These connections take all descriptors that connections may have; the operator has others.
 #[test]
 fn as_many_connections_as_there_are_descriptors() {
     allow_connections();
@@ -115,7 +117,7 @@ fn as_many_connections_as_there_are_descriptors() {
     });
 }
 
-/// A connection is an open file here too.
+/// Raises the limit of open files: each connection is an open file in this process too.
 pub(crate) fn allow_connections() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();

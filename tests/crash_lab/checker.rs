@@ -1,7 +1,7 @@
-//! A process that opens what a crash left, and says how many turns of the script are there.
+//! A process that opens the remains of a crash, and counts the turns of the script in them.
 //!
-//! It is a process of its own because a damaged environment can end whoever opens it. One process
-//! looks at many; after it died, the next look starts another.
+//! It is a separate process because a damaged environment can end the process that opens it. One
+//! process checks many environments; if it dies, the next check starts another.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use super::writer::storage;
 use crate::support::DEADLINE;
 
-/// Looks at environments that one script wrote to.
+/// Checks environments that one script wrote to.
 #[derive(Debug)]
 pub(crate) struct Checker {
     script: Vec<String>,
@@ -26,12 +26,12 @@ struct Looking {
 }
 
 impl Checker {
-    /// The arguments say which script: see `writer`.
+    /// The arguments determine the script: see `writer`.
     pub(crate) fn new(script: Vec<String>) -> Self {
         Self { script, process: None }
     }
 
-    /// The number of turns in the environment, and nothing else; or what is wrong with it.
+    /// The number of turns in the environment, if it contains nothing else; otherwise the error.
     pub(crate) fn look(&mut self, environment: &Path) -> Result<u64, String> {
         let looking = self.process.get_or_insert_with(|| Looking::start(&self.script));
         let Some(answer) = looking.ask(environment) else {
@@ -55,7 +55,7 @@ impl Looking {
         let paths = child.stdin.take().expect("it is piped");
         let output = BufReader::new(child.stdout.take().expect("it is piped"));
         let (answer, answers) = sync_channel(1);
-        // It ends with the process.
+        // The thread ends with the process.
         std::thread::spawn(move || {
             output.lines().map_while(Result::ok).try_for_each(|line| answer.send(line))
         });

@@ -1,8 +1,9 @@
 //! The lab `full`: a disk that is really full, and then has room again.
 //!
-//! A small file system is filled, by the storage alone and by a server. When nothing more fits, all
-//! that was acknowledged must be there, and the process has ended with code 3 or refuses calls. Once
-//! there is room again everything must be there still, and writes and deletions work.
+//! A small file system is filled, by the storage alone and by a server. When nothing more fits,
+//! every acknowledged write must be there, and the process must have ended with code 3 or refuse
+//! calls. Once there is room again everything must still be there, and writes and deletions must
+//! work.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -20,13 +21,13 @@ use crate::support::calls::{by_name, connect, run as run_calls};
 use crate::support::{Process, Served, serve_with};
 use crate::writer::{IN_FLIGHT, Script, acknowledged};
 
-/// So many that a few megabytes are full before all of them are written.
+/// Enough to fill a few megabytes before all of them are written.
 const KEYS: u64 = 4_000;
 const TURNS: u64 = 100_000;
 const SIZE_KIB: u64 = 4_096;
-/// The file on the disk beside the data, which is removed to make room.
+/// The size of the file beside the data that is removed to make room.
 const BALLAST_KIB: u64 = 2_816;
-/// Calls of the client on their way at a time.
+/// Calls of the client under way at a time.
 const CALLS: usize = 64;
 
 /// A kind of file system.
@@ -50,11 +51,11 @@ pub(crate) fn run(tier: Tier, seed: u64) -> Found {
     Ok(counts)
 }
 
-/// A small file system that is mounted as long as this lives.
+/// A small file system that stays mounted until this is dropped.
 #[derive(Debug)]
 struct Disk {
     path: PathBuf,
-    /// Unmounted before it is removed: see `drop`.
+    /// Unmounted before the folder is removed: see `drop`.
     _folder: TempDir,
 }
 
@@ -93,7 +94,7 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         let path = self.path.display().to_string();
-        // A process that was just killed may hold it for a moment more.
+        // A process that was just killed may hold it for another moment.
         let _ = runs("umount", &[&path]) || runs("umount", &["-l", &path]);
     }
 }
@@ -118,7 +119,7 @@ fn fill_storage(disk: &Disk, seed: u64) -> Found {
     ensure((acknowledged..=acknowledged + IN_FLIGHT).contains(&applied), || {
         format!("turn {acknowledged} was the last one acknowledged, and {applied} turns are there")
     })?;
-    // Among so many turns there are deletions.
+    // This many turns include deletions.
     let more = applied + 100;
     let mut process = Process::start(script.write(&environment, more));
     let status = process.wait();
@@ -128,14 +129,14 @@ fn fill_storage(disk: &Disk, seed: u64) -> Found {
     Ok(Counts::from([("acknowledged", acknowledged)]))
 }
 
-/// A server: new counters until it ends or refuses, and all of them read once there is room.
+/// A server: new counters until it ends or refuses, and then a read of each once there is room.
 fn fill_server(disk: &Disk, _seed: u64) -> Found {
     let data = disk.path.join("data");
     let served = serve_with(&data, &["--reserve", "0"]);
     let recorder = Recorder::new();
     let names = run_calls(new_counters(&served, &recorder));
     let before = recorder.check("full")?;
-    // A failure breaks the connections and ends the server; one that refuses still answers.
+    // A failure breaks the connections and ends the server; a refusal is still an answer.
     let failed = before.contains_key("unknown");
     let (code, _, stderr) = served.stop();
     ensure(code == Some(if failed { 3 } else { 0 }), || {
@@ -159,7 +160,7 @@ fn fill_server(disk: &Disk, _seed: u64) -> Found {
     Ok(counts)
 }
 
-/// Increments counters that aren't there yet, until none is made; returns their names.
+/// Increments counters that don't exist yet, until none can be made; returns their names.
 async fn new_counters(served: &Served, recorder: &std::rc::Rc<Recorder>) -> Vec<String> {
     let (_connection, counters) = connect(served).await;
     let client = recorder.client();

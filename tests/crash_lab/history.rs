@@ -1,31 +1,31 @@
-//! The calls of the clients of a counter, and what these saw: one record for each call, with its times.
+//! The calls of a counter's clients, with their outcomes: one record for each call, with its times.
 //!
-//! Times are nanoseconds of one monotonic clock that all clients share. A call was invoked before
-//! it was sent and has returned after its reply was read, so that the interval holds the moment at
-//! which it happened. It judges nothing.
+//! Times are nanoseconds of one monotonic clock that all clients share. A call is invoked before it
+//! is sent and returns after its reply is read, so the moment at which it happens lies in that
+//! interval. This module doesn't judge.
 
-/// The calls.
+/// The kinds of calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
-    /// Add so much, which is at least 1, and return the new value.
+    /// Add this number, which is at least 1, and return the new value.
     Increment(i64),
     /// Return the value.
     Read,
 }
 
-/// The client's knowledge about it.
+/// The client's knowledge about a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// It happened, and returned this value at that time.
     Ok {
         /// The value that was returned.
         value: i64,
-        /// When.
+        /// The time of the return.
         returned: u64,
     },
     /// It did not happen, and never will.
     Failed,
-    /// It happened or not, at any time after it was invoked.
+    /// It happened at some time after it was invoked, or not at all.
     Unknown,
 }
 

@@ -1,9 +1,9 @@
 //! The states of a disk after a loss of power, made from a recorded list of writes and syncs.
 //!
 //! The model: a write is on the disk once a sync that began after it has ended, or once it has
-//! returned if its descriptor is synchronous. Until then each of its sectors of 512 bytes is there
-//! or not, whatever became of the others; and so is the length that it gave to the file. It writes
-//! no files.
+//! returned if its descriptor is synchronous. Until then each of its sectors of 512 bytes may or
+//! may not be there, independently of the others, and so may the length that it gave to the file.
+//! This module writes no files.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -14,30 +14,30 @@ use crate::support::random::Random;
 /// The unit in which disks write.
 const SECTOR: usize = 512;
 
-/// The disk at some step.
+/// The disk after some step.
 #[derive(Clone, Debug)]
 pub(crate) struct Disk<'a> {
     steps: &'a [Step],
     /// The number of steps that have happened.
     at: usize,
     safe: Vec<u8>,
-    /// The writes that may still be lost, by their steps.
+    /// The steps of the writes that may still be lost.
     unsafe_writes: Vec<usize>,
 }
 
-/// The fate of the writes that may be lost.
+/// The loss among the writes that may be lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Loss {
     /// All are kept.
     Nothing,
     /// None is kept.
     Everything,
-    /// Chance says it for each write, and for each sector of some.
+    /// A random choice for each write, and for each sector of some.
     Chance,
 }
 
-/// The state that is found after the crash, and a number that tells it from the other images of
-/// this step.
+/// The state that is found after the crash, and a number that distinguishes it from the other
+/// images of this step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Image {
     pub(crate) bytes: Vec<u8>,
@@ -45,12 +45,12 @@ pub(crate) struct Image {
 }
 
 impl<'a> Disk<'a> {
-    /// Before the first step, with what the file held then.
+    /// The disk before the first step, with the file's content at that time.
     pub(crate) fn new(steps: &'a [Step], before: Vec<u8>) -> Self {
         Self { steps, at: 0, safe: before, unsafe_writes: Vec::new() }
     }
 
-    /// Lets the next step happen; none when there is no more.
+    /// Performs the next step; none when there is no more.
     pub(crate) fn step(&mut self) -> Option<&'a Step> {
         let step = self.steps.get(self.at)?;
         match step {
@@ -68,7 +68,7 @@ impl<'a> Disk<'a> {
         !self.unsafe_writes.is_empty()
     }
 
-    /// A crash now.
+    /// The disk after a crash at this step.
     pub(crate) fn crash(&self, loss: Loss, random: &mut Random) -> Image {
         let mut fingerprint = DefaultHasher::new();
         let (mut bytes, mut longest) = (self.safe.clone(), self.safe.len());
@@ -109,10 +109,10 @@ impl<'a> Disk<'a> {
     }
 }
 
-/// The list as it would be if each synchronous write, which says what counts, were made before the
-/// sync of what it counts on.
+/// The list as it would be if each synchronous write, which is a commit record, were made before
+/// the sync of the data that it commits.
 pub(crate) fn meta_before_sync(steps: &[Step]) -> Vec<Step> {
-    // Each write that is durable when it returns goes in front of the sync before it.
+    // Each write that is durable when it returns moves in front of the sync before it.
     let mut order: Vec<usize> = (0..steps.len()).collect();
     for at in 2..steps.len() {
         let is_meta = matches!(steps[at], Step::Written(write) if write == at - 1);

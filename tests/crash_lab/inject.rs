@@ -1,9 +1,9 @@
 //! The lab `inject`, first part: the storage dies or gets an error at a chosen write or sync.
 //!
 //! Each write and each sync of the data file is hit in turn: the process is killed there, or the
-//! call fails as on a broken or full disk. What is there afterwards must be the turns that were
-//! acknowledged, whole and in order, and at most those under way. After an error the process must
-//! sync nothing more, and exit with code 3 and one sentence; and the next one goes on from there.
+//! call fails as on a broken or full disk. Afterwards the acknowledged turns must be there, whole
+//! and in order, and besides them at most the turns under way. After an error the process must sync
+//! nothing more, and exit with code 3 and one sentence; the next process continues from there.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,12 +17,12 @@ use crate::support::Process;
 use crate::writer::{IN_FLIGHT, Script, acknowledged};
 
 const KEYS: u64 = 8;
-/// With fewer the lab would say little.
+/// Fewer faults would prove little.
 const FAULTS_MIN: u64 = 10;
 /// The calls of LMDB on its data file.
 const CALLS: [&str; 3] = ["pwrite64", "writev", "fdatasync"];
 
-/// The fault of the call.
+/// The fault of the chosen call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     Kill,
@@ -50,7 +50,7 @@ pub(crate) fn run(tier: Tier, seed: u64) -> Found {
     let mut checker = Checker::new(script.arguments());
     for (call, total) in calls(script, turns) {
         for fault in Fault::ALL {
-            // Each seed hits others.
+            // Each seed hits other calls.
             let first = 1 + seed % every;
             for nth in (first..=total).step_by(usize::try_from(every).expect("it is small")) {
                 let what = format!("{call}:{}:when={nth}", fault.for_strace());
@@ -89,7 +89,7 @@ fn calls(script: Script, turns: u64) -> Vec<(&'static str, u64)> {
     CALLS.map(most).to_vec()
 }
 
-/// One run with one fault, and what is left of it.
+/// One run with one fault, and a check of its remains.
 fn one(
     script: Script,
     turns: u64,
@@ -109,7 +109,7 @@ fn one(
     *counts.entry("runs").or_default() += 1;
     let acknowledged = acknowledged(&process.stdout());
     if status.success() && acknowledged == turns && !trace.contains("INJECTED") {
-        // Turns were grouped otherwise this time, and there were fewer calls.
+        // Turns were grouped differently this time, and there were fewer calls.
         return Ok(());
     }
     judge_end(fault, status, &process.stderr(), &trace)?;
@@ -134,7 +134,7 @@ fn judge_end(fault: Fault, status: ExitStatus, stderr: &str, trace: &str) -> Res
     stopped(trace)
 }
 
-/// Checks that nothing was synced, and no turn written, after the call that failed.
+/// Checks that no sync and no write of a turn follows the call that failed.
 pub(crate) fn stopped(trace: &str) -> Result<(), String> {
     let mut lines = trace.lines().skip_while(|line| !line.contains("(INJECTED)"));
     let failed = lines.next().ok_or("the fault did not happen")?;
@@ -143,14 +143,14 @@ pub(crate) fn stopped(trace: &str) -> Result<(), String> {
         lines.clone().filter(is_one).count()
     };
     ensure(count(&["fdatasync", "fsync"]) == 0, || "it synced again after an error".to_owned())?;
-    // When LMDB could not write its meta page it puts the old one back.
+    // If LMDB can't write its meta page, it puts the old one back.
     let undone = usize::from(failed.contains(" pwrite64("));
     ensure(count(&["pwrite64", "pwritev", "writev", "write"]) <= undone, || {
         "it wrote again after an error".to_owned()
     })
 }
 
-/// Checks that what is there can be written to as before.
+/// Checks that the remains can be written to as before.
 fn go_on(
     script: Script,
     environment: &Path,

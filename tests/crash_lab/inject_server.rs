@@ -20,7 +20,7 @@ use crate::support::{Process, Served, now, serve, serve_command};
 
 const CLIENTS: usize = 3;
 const COUNTERS: usize = 2;
-/// A server whose storage failed is gone by then.
+/// The time in which a server whose storage failed must have ended.
 const EXIT: Duration = Duration::from_secs(5);
 const FAULTS: [&str; 6] = [
     "fdatasync:error=EIO",

@@ -1,8 +1,8 @@
-//! The lab `kill`: a server under load is killed at a random moment, over and over.
+//! The lab `kill`: a server under load is killed at random moments, again and again.
 //!
-//! Several clients call several counters and write down what they see. After each death the next
-//! server must be up soon, and the counters are read. In the end one order of all calls, of all
-//! lives of the server, must explain everything that was seen.
+//! Several clients call several counters and record the results. After each death the next server
+//! must start soon, and the counters are read. In the end one order of all calls, over all lives of
+//! the server, must explain every result.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::support::{Served, now, scratch, serve};
 const CYCLES: usize = 100;
 const CLIENTS: usize = 4;
 const COUNTERS: usize = 3;
-/// The slowest of a hundred starts but one takes less.
+/// The limit for the second slowest of a hundred starts.
 const RESTART: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(_tier: Tier, seed: u64) -> Found {

@@ -1,6 +1,6 @@
-//! The labs by name: what each needs of the machine, and where its work is done.
+//! The labs by name: the requirements of each on the machine, and its implementation.
 //!
-//! A lab returns what it counted, or the sentence that says which promise was broken.
+//! A lab returns its counts, or a sentence that names the broken promise.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,7 @@ impl Lab {
         }
     }
 
-    /// The thing that the machine lacks for it, and the way to mend that.
+    /// The requirement that the machine doesn't meet, and the way to meet it.
     pub(crate) fn lacks(self) -> Option<&'static str> {
         match self {
             Self::Kill | Self::Rot => None,
@@ -58,7 +58,7 @@ impl Lab {
         }
     }
 
-    /// Runs it once.
+    /// Runs the lab once.
     pub(crate) fn run(self, tier: Tier, seed: u64) -> Found {
         match self {
             Self::Kill => kill::run(tier, seed),
@@ -74,7 +74,7 @@ impl Lab {
     }
 }
 
-/// Adds up what two runs counted; times are not added: the longest counts.
+/// Adds the counts of two runs. Times are not added: the longer one counts.
 pub(crate) fn add(counts: &mut Counts, more: Counts) {
     for (name, count) in more {
         let sum = counts.entry(name).or_default();
@@ -82,23 +82,23 @@ pub(crate) fn add(counts: &mut Counts, more: Counts) {
     }
 }
 
-/// Fails with a sentence unless it holds.
+/// Fails with the sentence unless `holds` is true.
 pub(crate) fn ensure(holds: bool, sentence: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(sentence()) }
 }
 
-/// A folder in memory where that is possible: these labs make their own disasters.
+/// A folder in memory if possible: these labs make their own disasters.
 pub(crate) fn quick_scratch() -> TempDir {
     let shared_memory = Path::new("/dev/shm");
     tempfile::tempdir_in(shared_memory).or_else(|_| tempfile::tempdir()).expect("a folder")
 }
 
-/// The place of what explains a failure.
+/// The folder for files that explain a failure.
 pub(crate) fn evidence(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
-/// Tells whether the command is there and succeeds.
+/// Tells whether the command exists and succeeds.
 pub(crate) fn runs(program: &str, args: &[&str]) -> bool {
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -1,6 +1,7 @@
 //! The ledger: one line of JSON for each run of a lab, appended to a file.
 //!
-//! It says what was tried, where, when and with what end, so that the runs of many nights add up.
+//! A line tells what was tried, where, when, and the result, so that the runs of many nights add
+//! up.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -12,7 +13,7 @@ use crate::lab::{Counts, Lab};
 use crate::options::Tier;
 use crate::support;
 
-/// The words of the line.
+/// The content of a line.
 #[derive(Debug)]
 pub(crate) struct Entry<'a> {
     pub(crate) lab: Lab,
@@ -20,11 +21,11 @@ pub(crate) struct Entry<'a> {
     pub(crate) seeds: &'a RangeInclusive<u64>,
     pub(crate) counts: &'a Counts,
     pub(crate) seconds: f64,
-    /// `held`, `skipped`, or the sentence that says what was broken.
+    /// `held`, `skipped`, or the sentence that names the broken promise.
     pub(crate) outcome: &'a str,
 }
 
-/// Appends the line. A ledger that can't be written fails the run: it was asked for.
+/// Appends the line. If the ledger can't be written, the run fails, because the user asked for it.
 pub(crate) fn append(path: &Path, entry: &Entry<'_>) {
     let line = serde_json::json!({
         "lab": entry.lab.name(),
@@ -43,7 +44,7 @@ pub(crate) fn append(path: &Path, entry: &Entry<'_>) {
         .unwrap_or_else(|error| panic!("the ledger {} can't be written: {error}", path.display()));
 }
 
-/// The output of a command of the system; none where there is no such command.
+/// The output of a system command; none if the command doesn't exist.
 fn said(program: &str, args: &[&str]) -> Option<String> {
     let output = Command::new(program).args(args).current_dir(support::root()).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;

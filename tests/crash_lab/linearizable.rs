@@ -1,23 +1,23 @@
-//! Is there one order of the calls on a counter that explains everything that its clients saw?
+//! Decides whether one order of the calls on a counter explains everything that its clients saw.
 //!
-//! Such an order keeps real time: a call that returned before another was invoked comes first. Calls
-//! that failed are in it nowhere, and unknown ones are in it or not. The counter starts at 0.
+//! Such an order keeps real time: a call that returned before another was invoked comes first. It
+//! contains no failed call, and any of the unknown ones. The counter starts at 0.
 //!
-//! There are two judges. [`search`] tries all orders; it knows nothing but how a counter works, and
-//! is for small histories. [`check`] uses that increments only go up, so that values tell the order;
+//! There are two judges. [`search`] tries all orders; it knows only how a counter works, and is for
+//! small histories. [`check`] relies on increments being positive, so that values show the order;
 //! it takes as long as sorting. Both are exact: neither passes a bad history or refuses a good one.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::history::{Call, Operation, Outcome};
 
-/// Most calls that [`search`] takes: one bit each.
+/// The largest number of calls that [`search`] takes: one bit each.
 pub(crate) const SEARCH_MAX: usize = 128;
 
-/// Steps after which the assignment of unknown calls is given up.
+/// Steps after which the search for an assignment of unknown calls gives up.
 const STEPS_MAX: usize = 2_000_000;
 
-/// Tries all orders, and remembers which sets of calls led to which value in vain.
+/// Tries all orders, and remembers the pairs of done calls and value that failed.
 pub(crate) fn search(history: &[Operation]) -> Result<(), String> {
     assert!(history.len() <= SEARCH_MAX, "the search is for small histories");
     let mut seen = HashSet::new();
@@ -39,7 +39,8 @@ fn explains(
         Outcome::Ok { returned, .. } => Some(returned),
         Outcome::Failed | Outcome::Unknown => None,
     });
-    // The first of them to return must be among the next: nothing invoked later can come before.
+    // The next call must be invoked before any remaining call has returned: a later one can't come
+    // first.
     let Some(horizon) = returned.min() else { return true };
     if !seen.insert((done, value)) {
         return false;
@@ -68,11 +69,11 @@ struct Seen {
 #[derive(Clone, Copy, Debug)]
 struct Gap {
     size: i64,
-    /// Calls that were invoked later came after something that saw the gap closed.
+    /// A call that was invoked later follows a result in which the gap was already closed.
     deadline: u64,
 }
 
-/// Judges by the values; increments must be of at least 1.
+/// Judges by the values; increments must be at least 1.
 pub(crate) fn check(history: &[Operation]) -> Result<(), String> {
     let (mut seen, mut unknown) = (Vec::new(), Vec::new());
     for operation in history {
@@ -94,7 +95,7 @@ pub(crate) fn check(history: &[Operation]) -> Result<(), String> {
     fill(&gaps(&seen)?, unknown)
 }
 
-/// Whoever is invoked after a value was seen sees that value or a later one.
+/// A call that is invoked after a value was seen sees that value or a later one.
 fn check_real_time(seen: &[Seen]) -> Result<(), String> {
     let (mut invoked, mut returned) = (seen.to_vec(), seen.to_vec());
     invoked.sort_by_key(|call| call.invoked);
@@ -115,11 +116,11 @@ fn check_real_time(seen: &[Seen]) -> Result<(), String> {
     Ok(())
 }
 
-/// The steps between the values that were seen, without those that were acknowledged.
+/// The steps between the seen values, without the acknowledged ones.
 fn gaps(seen: &[Seen]) -> Result<Vec<Gap>, String> {
     let mut acknowledged = BTreeMap::new();
     let mut values = BTreeSet::from([0]);
-    // By value: when the first call returned that had seen it or a later one.
+    // By value: the time of the first return that showed it or a later one.
     let mut known = BTreeMap::new();
     for call in seen {
         values.extend([call.before, call.after]);
@@ -155,10 +156,10 @@ fn gaps(seen: &[Seen]) -> Result<Vec<Gap>, String> {
     Ok(gaps)
 }
 
-/// Checks that each gap is the sum of unknown increments, each used once at most.
+/// Checks that each gap is the sum of unknown increments, each used at most once.
 ///
-/// A call that can fill one gap can fill all later ones, so those of the same size are alike, and it
-/// is enough to count them.
+/// A call that can fill one gap can fill all later ones, so unused calls of the same size are
+/// interchangeable, and it is enough to count them.
 fn fill(gaps: &[Gap], unknown: Vec<(i64, u64)>) -> Result<(), String> {
     let mut sizes: BTreeMap<i64, Vec<u64>> = BTreeMap::new();
     for (by, invoked) in unknown {
@@ -191,7 +192,7 @@ fn fill(gaps: &[Gap], unknown: Vec<(i64, u64)>) -> Result<(), String> {
     ))
 }
 
-/// Each way to add up to `size`; the ways with the largest numbers come last.
+/// All ways to add up to `size`; the ways with the largest numbers come last.
 fn sums(
     size: i64,
     sizes: &[i64],
@@ -210,7 +211,8 @@ fn sums(
         let by = sizes[kind - 1];
         let free = available[kind - 1].saturating_sub(used[kind - 1]);
         let most = free.min(usize::try_from(left / by).unwrap_or(0));
-        // What is pushed last is tried first, so the fewest come last here, and are found first.
+        // The last entry is tried first, so the way with the fewest numbers comes last, and is
+        // found first.
         for count in (0..=most).rev() {
             let mut used = used.clone();
             used[kind - 1] += count;

@@ -1,7 +1,7 @@
-//! Clients of counters that write down everything they do and see.
+//! Clients of counters that record all their calls and results.
 //!
-//! A call is written down when it has ended, in whatever way; a client ends with its connection, and
-//! then knows of none of its calls whether they happened.
+//! A call is recorded when it has ended, in whatever way. A client ends with its connection, and
+//! then doesn't know whether its open calls happened.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -25,11 +25,11 @@ use crate::support::calls::{by_name, connect};
 use crate::support::random::Random;
 use crate::support::{Served, now};
 
-/// Calls of one client on their way at a time.
+/// Calls of one client under way at a time.
 const IN_FLIGHT: usize = 16;
 const INCREMENT_MAX: u64 = 3;
 
-/// All that was done and seen, by counter.
+/// All calls and results, by counter.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     start: Instant,
@@ -37,7 +37,7 @@ pub(crate) struct Recorder {
     clients: Cell<u32>,
     acknowledged: Cell<u64>,
     one_more: Notify,
-    /// An answer that no caller should ever get.
+    /// An answer that no caller may ever get.
     strange: RefCell<Option<String>>,
 }
 
@@ -53,7 +53,7 @@ impl Recorder {
         })
     }
 
-    /// A number for one more client.
+    /// A number for a new client.
     pub(crate) fn client(&self) -> u32 {
         self.clients.set(self.clients.get() + 1);
         self.clients.get()
@@ -64,14 +64,14 @@ impl Recorder {
         self.acknowledged.get()
     }
 
-    /// Resolves when so many calls have returned.
+    /// Resolves when this number of calls has returned.
     pub(crate) async fn reaches(&self, acknowledged: u64) {
         while self.acknowledged.get() < acknowledged {
             self.one_more.notified().await;
         }
     }
 
-    /// Makes the call at once, and writes it down when it has ended: how it ended is returned.
+    /// Makes the call at once, records its end, and returns its outcome.
     pub(crate) fn call(
         self: &Rc<Self>,
         client: u32,
@@ -96,7 +96,7 @@ impl Recorder {
         }
     }
 
-    /// Reads these counters on a connection of its own; what is read is part of the history.
+    /// Reads these counters over a new connection; the values become part of the history.
     pub(crate) async fn read(self: &Rc<Self>, served: &Served, names: &[String]) {
         let (_connection, counters) = connect(served).await;
         let client = self.client();
@@ -108,7 +108,7 @@ impl Recorder {
         }
     }
 
-    /// Checks that one order of all calls explains what was seen. If not, the history is kept in a
+    /// Checks that one order of all calls explains the results. If not, the history is kept in a
     /// file.
     pub(crate) fn check(&self, lab: &str) -> Result<Counts, String> {
         if let Some(strange) = self.strange.borrow().clone() {
@@ -150,7 +150,7 @@ impl Recorder {
     }
 }
 
-/// Calls these counters, with several calls on their way at a time, until the connection breaks.
+/// Calls these counters, with several calls under way at a time, until the connection breaks.
 pub(crate) async fn load(
     counters: &namespace::Client,
     recorder: &Rc<Recorder>,
@@ -175,8 +175,8 @@ pub(crate) async fn load(
     }
 }
 
-/// Both judges where the history is small, and the quick one alone where it isn't; and the order of
-/// the calls of each client, which has one stub for each counter.
+/// Runs both judges on a small history, and only the quick one on a larger one; then checks the
+/// order of each client's calls, which all use one stub for each counter.
 fn judge(history: &[Operation]) -> Result<(), String> {
     in_order(history)?;
     check(history)?;

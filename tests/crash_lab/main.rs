@@ -1,8 +1,8 @@
-//! The crash lab: the proof that nothing acknowledged is lost, by crashing in every way there is.
+//! The crash lab: it proves that no acknowledged write is lost, by crashing in every possible way.
 //!
-//! `docs/crash-lab.md` says what each lab does, and what it does not show. This file runs the labs
-//! that were asked for, prints a line for each, and fails on the first broken promise with the seed
-//! that repeats it.
+//! `docs/crash-lab.md` says what each lab does, and what it can't show. This file runs the selected
+//! labs, prints a line for each, and fails on the first broken promise with the seed that repeats
+//! it.
 
 mod checker;
 mod full;
@@ -35,7 +35,8 @@ use lab::{Counts, Found, Lab};
 use ledger::Entry;
 use options::Options;
 
-/// With this variable set to `all`, what a lab lacks is a failure and no reason to skip it.
+/// The variable that, if set to `all`, makes a missing requirement of a lab a failure instead of a
+/// reason to skip it.
 const VARIABLE: &str = "CAPSTEAD_CRASH_LAB";
 
 fn main() -> ExitCode {
@@ -54,7 +55,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Runs a lab with each of the seeds; says what came out, and whether all promises held.
+/// Runs a lab with each of the seeds; prints the result, and returns whether all promises held.
 fn run(lab: Lab, options: &Options) -> bool {
     let name = lab.name();
     let seeds = options.seeds.clone().unwrap_or_else(|| {

@@ -1,7 +1,7 @@
-//! The command line of the crash lab, and what of the test runner's own it must bear.
+//! The command line of the crash lab, with the test runner's own arguments that it must accept.
 //!
-//! `cargo test` hands its arguments to every target. Those that mean something here are obeyed:
-//! names select labs and `--list` lists them. Those that don't are known and have no effect.
+//! `cargo test` passes its arguments to every target. Those that mean something here are obeyed:
+//! names select labs and `--list` lists them. The others are accepted without effect.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -10,8 +10,7 @@ use clap::{Parser, ValueEnum};
 
 use crate::lab::Lab;
 
-/// Crashes the storage and the server in many ways, and looks whether anything was lost that had
-/// been acknowledged.
+/// Crashes the storage and the server in many ways, and checks that no acknowledged write was lost.
 ///
 /// Without arguments every lab runs its Push tier. See docs/crash-lab.md.
 #[derive(Clone, Debug, Parser)]
@@ -20,7 +19,7 @@ pub(crate) struct Options {
     /// The amount that is tried
     #[arg(long, value_enum, default_value_t)]
     pub(crate) tier: Tier,
-    /// Which labs; all by default
+    /// The labs to run; all by default
     #[arg(long = "lab", value_name = "LAB", value_enum)]
     pub(crate) labs: Vec<Lab>,
     /// Repeat each lab with these seeds, such as 7 or 1..500; a new one by default
@@ -49,7 +48,7 @@ pub(crate) struct Options {
     _runner: Runner,
 }
 
-/// The flags of the test runner of the standard library, which this one needs not.
+/// The flags of the standard test runner that have no effect here.
 #[derive(Clone, Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag that somebody else defined")]
 struct Runner {
@@ -87,13 +86,13 @@ struct Runner {
     unstable: Vec<String>,
 }
 
-/// The amount that is tried.
+/// The number of cases to try.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Tier {
-    /// A few minutes in all, with every change
+    /// A few minutes in all, for every change
     #[default]
     Push,
-    /// As much as there is to try, for nights
+    /// As many cases as there are, for nights
     Deep,
 }
 
@@ -105,7 +104,7 @@ impl Tier {
         }
     }
 
-    /// One or the other.
+    /// The value for this tier.
     pub(crate) fn pick<T>(self, push: T, deep: T) -> T {
         match self {
             Self::Push => push,

@@ -1,11 +1,12 @@
-//! The lab `replay`: what may a loss of power leave, and is it always what was acknowledged?
+//! The lab `replay`: does every state that a loss of power may leave contain the acknowledged
+//! turns?
 //!
 //! The writes and syncs of a script are recorded. From the record come images of the disk after a
-//! crash at each step, with everything lost that may be lost, with nothing lost, and with what chance
-//! says. Each is opened, and must hold the turns that were acknowledged by then, as whole turns in
-//! order, and of the others at most those that were under way.
+//! crash at each step: with everything lost that may be lost, with nothing lost, and with random
+//! losses. Each image is opened, and must hold the turns that were acknowledged by then, as whole
+//! turns in order, and besides them at most those under way.
 //!
-//! The lab tests itself too: a record in which the order of writes is wrong must be found out.
+//! The lab tests itself too: it must detect a record in which the order of writes is wrong.
 
 use std::collections::HashSet;
 use std::fs;
@@ -24,10 +25,10 @@ use crate::writer::{IN_FLIGHT, Script};
 const TURNS: u64 = 120;
 const KEYS: u64 = 8;
 
-/// The traces that one script left behind.
+/// The traces of one script.
 struct Record {
     script: Script,
-    /// The file before the first step.
+    /// The file's content before the first step.
     before: Vec<u8>,
     steps: Vec<Step>,
 }
@@ -80,8 +81,7 @@ fn record(script: Script) -> Result<Record, String> {
     Ok(Record { script, before, steps })
 }
 
-/// The number of images of a record with a wrong order that are looked at until one is found to be
-/// bad.
+/// The number of images of a wrongly ordered record that are checked until a bad one is found.
 fn caught(record: &Record) -> Result<u64, String> {
     let steps = meta_before_sync(&record.steps);
     ensure(steps != record.steps, || "no order could be made wrong".to_owned())?;
@@ -113,7 +113,7 @@ impl<'a> Crashes<'a> {
         Self { seed: script.seed, folder, checker, counts, keeps_evidence: true }
     }
 
-    /// Crashes at every step; in all there are about so many different images.
+    /// Crashes at every step; all steps together yield about `images` different images.
     fn all(&mut self, record: &Record, images: usize) -> Result<(), String> {
         let mut disk = Disk::new(&record.steps, record.before.clone());
         let mut random = Random::from_seed(self.seed);
@@ -158,14 +158,14 @@ impl<'a> Crashes<'a> {
     }
 }
 
-/// The rest that is to be tried, so that it is spread evenly.
+/// The work that is left, so that it is spread evenly over the steps.
 struct Left {
     images: usize,
     steps_at_risk: usize,
 }
 
 impl Left {
-    /// The crashes to try at the next step. Chance says the same more than once.
+    /// The crashes to try at the next step. Some random losses may be equal.
     fn losses(&mut self, is_at_risk: bool) -> Vec<Loss> {
         if !is_at_risk {
             return vec![Loss::Nothing];
@@ -178,7 +178,7 @@ impl Left {
     }
 }
 
-/// After how many steps a crash could lose something.
+/// The number of steps after which a crash could lose something.
 fn steps_at_risk(record: &Record) -> usize {
     let mut disk = Disk::new(&record.steps, Vec::new());
     let mut at_risk = 0;
@@ -188,7 +188,7 @@ fn steps_at_risk(record: &Record) -> usize {
     at_risk
 }
 
-/// Keeps an environment with the image as it was before anybody opened it.
+/// Keeps an environment with the image as it was before it was opened.
 fn keep(environment: &Path, image: &Image) -> PathBuf {
     let kept = evidence("crash-image");
     fs::create_dir_all(&kept).expect("a folder for what was found");

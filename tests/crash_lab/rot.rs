@@ -1,11 +1,11 @@
-//! The lab `rot`: a byte of the file with the data has changed. Is anything wrong ever given out?
+//! The lab `rot`: a byte of the data file has changed. Does a reader ever get wrong data?
 //!
-//! Whatever a reader gets must be what was written, or an error. A process that dies has given out
-//! nothing, so that is no wrong answer; it is counted.
+//! A reader must get the data that were written, or an error. A process that dies has returned no
+//! wrong answer; it is counted.
 //!
-//! LMDB has no checksum for its own numbers: which root is the newer one, where a page is, and where
-//! on it a record begins. One that is wrong can lead to an older page that is whole in itself. What
-//! is not found out of those is counted, and must stay rare; everything else must be found out.
+//! LMDB has no checksum for its own numbers: which root is newer, where a page is, and where on it
+//! a record begins. A wrong number can lead to an older page that is whole in itself. Undetected
+//! changes of these numbers are counted, and must stay rare; all other changes must be detected.
 
 use std::fs;
 
@@ -20,7 +20,7 @@ const TURNS: u64 = 80;
 const KEYS: u64 = 8;
 const UNSEEN: &str = "changes of LMDB's own numbers with an effect that nobody finds out";
 const PAGE_BYTES: usize = 4_096;
-/// Of a thousand changes, how many may have an effect that nobody finds out.
+/// The number of changes in a thousand that may have an undetected effect.
 const UNSEEN_MAX: u64 = 5;
 
 pub(crate) fn run(tier: Tier, seed: u64) -> Found {
@@ -56,7 +56,7 @@ pub(crate) fn run(tier: Tier, seed: u64) -> Found {
     Ok(counts)
 }
 
-/// Tells whether the byte is one of LMDB's own numbers, and not of a record or its key.
+/// Tells whether the byte belongs to LMDB's own numbers, and not to a record or its key.
 fn is_of_lmdb(whole: &[u8], at: usize) -> bool {
     const BRANCH: u16 = 1;
     const LEAF: u16 = 2;
@@ -65,7 +65,7 @@ fn is_of_lmdb(whole: &[u8], at: usize) -> bool {
     let number = |at: usize| u16::from_ne_bytes([page[at], page[at + 1]]);
     let (flags, nodes) = (number(10), usize::from(number(12)));
     let is_of_the_page = at < nodes && flags & (BRANCH | LEAF) != 0;
-    // There a branch says where the next page is.
+    // In these places a branch refers to the next page.
     let mut heads = (16..nodes).step_by(2).map(|node| usize::from(number(node)));
     let is_in_a_head = flags & BRANCH != 0 && heads.any(|head| (head..head + 8).contains(&at));
     flags & META != 0 || is_of_the_page || is_in_a_head

@@ -1,7 +1,7 @@
-//! Commands under strace: what they write is recorded, or fails where the lab wants it to.
+//! Commands under strace: their writes are recorded, or fail where the lab wants it.
 //!
 //! strace runs beside the command (`-D`), so that the child of this process is the command itself:
-//! its exit code, and whoever kills it, are not strace's.
+//! its exit code and the signals to it are not strace's.
 
 use std::fs;
 use std::path::Path;
@@ -9,18 +9,18 @@ use std::process::Command;
 
 use crate::support;
 
-/// Every call by which a file's bytes, length or durability can change, and those that open it.
+/// Every call that can change a file's bytes, length or durability, and those that open it.
 const WRITES: &str = "trace=openat,open,creat,lseek,write,pwrite64,writev,pwritev,pwritev2,fsync,\
                       fdatasync,sync_file_range,msync,ftruncate,fallocate,copy_file_range,sendfile";
 
-/// The work of strace on a command.
+/// The task of strace for a command.
 #[derive(Clone, Debug)]
 pub(crate) enum How<'a> {
-    /// Writes everything down, with all bytes.
+    /// Records all calls, with all bytes.
     Record,
-    /// Has one call on this file fail, or kill the process; writes down the calls on the file.
+    /// Makes one call on this file fail, or kill the process; records the calls on the file.
     Inject {
-        /// Such as `fdatasync:error=EIO:when=3`.
+        /// The fault, such as `fdatasync:error=EIO:when=3`.
         what: String,
         /// The only file whose calls count.
         file: &'a Path,

@@ -1,7 +1,8 @@
-//! Reads what strace recorded: the writes and syncs of one file, and the acknowledgements among them.
+//! Parses the output of strace: the writes and syncs of one file, and the acknowledgements among
+//! them.
 //!
-//! It is strict: what it doesn't understand about that file is an error, because a write that was
-//! overlooked would make every image of a crash a wrong one. Strings must be in hexadecimal (`-xx`)
+//! It is strict: anything about that file that it doesn't understand is an error, because an
+//! overlooked write would make every image of a crash wrong. Strings must be in hexadecimal (`-xx`)
 //! and descriptors with their paths (`-y`), so that no byte of the data can be taken for syntax.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,9 +12,9 @@ use std::path::Path;
 /// The events, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// The file was written to; the bytes may get to the disk from now on.
+    /// The file was written to; from now on the bytes may reach the disk.
     Write {
-        /// The place in the file.
+        /// The offset in the file.
         at: u64,
         /// The bytes.
         bytes: Vec<u8>,
@@ -22,11 +23,11 @@ pub(crate) enum Step {
     Written(usize),
     /// All writes before this place of the list are on the disk.
     Synced(usize),
-    /// The process began to say that this turn is durable.
+    /// The process began to report that this turn is durable.
     Acknowledged(u64),
 }
 
-/// The steps of the file `data`, or what isn't understood, with its line.
+/// The steps of the file `data`, or the first line that isn't understood.
 pub(crate) fn parse(trace: &str, data: &Path) -> Result<Vec<Step>, String> {
     let mut reader = Reader {
         data: data.to_str().ok_or("the path is no text")?.to_owned(),
@@ -45,16 +46,16 @@ pub(crate) fn parse(trace: &str, data: &Path) -> Result<Vec<Step>, String> {
 struct Reader {
     data: String,
     steps: Vec<Step>,
-    /// The place to which the next `write` of each descriptor of the file goes.
+    /// The offset of the next `write` on each descriptor of the file.
     positions: BTreeMap<u32, u64>,
     synchronous: BTreeSet<u32>,
-    /// By thread: the call that has begun and not ended.
+    /// By thread: the call that has begun but not ended.
     open: BTreeMap<String, Begun>,
 }
 
-/// A call that has begun; what it does to the file is known, and not whether it succeeds.
+/// A call that has begun; its effect on the file is known, but not whether it succeeds.
 enum Begun {
-    /// It has nothing to do with the file.
+    /// A call that doesn't concern the file.
     Other,
     Open {
         synchronous: bool,
@@ -148,7 +149,7 @@ impl Reader {
         match begun {
             Begun::Other => {}
             Begun::Open { synchronous } => {
-                // A file that couldn't be opened is nobody's.
+                // A file that couldn't be opened has no descriptor.
                 let Ok((descriptor, path, _)) = described(result) else { return Ok(()) };
                 self.synchronous.remove(&descriptor);
                 if path == self.data {
@@ -183,22 +184,22 @@ impl Reader {
     }
 }
 
-/// The text behind the last `=`: a number, a descriptor with its path, or an error.
+/// The text after the last `=`: a number, a descriptor with its path, or an error.
 fn result(rest: &str) -> Result<&str, String> {
     Ok(rest.rsplit_once(" = ").ok_or("there is no result")?.1.trim())
 }
 
-/// The descriptor in front, its path, and what follows.
+/// The first descriptor, its path, and the rest of the text.
 fn described(arguments: &str) -> Result<(u32, String, &str), String> {
     let (descriptor, rest) = arguments.split_once('<').ok_or("there is no descriptor")?;
     let (path, rest) = rest.split_once('>').ok_or("the descriptor has no path")?;
     let descriptor = descriptor.parse().map_err(|_| "the descriptor is no number")?;
-    // What isn't in hexadecimal is a pipe or a socket, and no file.
+    // A path that isn't in hexadecimal is that of a pipe or a socket, and of no file.
     let path = unhex(path).unwrap_or_default();
     Ok((descriptor, String::from_utf8_lossy(&path).into_owned(), rest))
 }
 
-/// All strings of an argument, joined: those of a vector are one write.
+/// All strings of an argument, joined: the strings of a vector are one write.
 fn strings(arguments: &str) -> Result<Vec<u8>, String> {
     let parts: Vec<&str> = arguments.split('"').collect();
     if parts.len() < 3 || parts.len().is_multiple_of(2) {

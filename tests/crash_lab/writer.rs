@@ -1,32 +1,33 @@
-//! A process that writes to the storage alone, from a script, and says which turns are durable.
+//! A process that runs only the storage: it writes turns from a script, and reports the durable
+//! ones.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::support::Process;
 
-/// The first argument of this program when it is the storage alone.
+/// The first argument with which this program runs only the storage.
 pub(crate) const STORAGE: &str = "storage";
 
-/// Turns that wait for the disk at a time; so many may be there without an acknowledgement.
+/// Turns that wait for the disk at a time; as many may be there without an acknowledgement.
 pub(crate) const IN_FLIGHT: u64 = 4;
 
-/// Which turns are written: they follow from this.
+/// The script: it determines the turns that are written.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Script {
     pub(crate) seed: u64,
-    /// Keys of each object; with many the data grow.
+    /// Keys of each object; with many keys the data grow.
     pub(crate) keys: u64,
 }
 
 impl Script {
-    /// As the hidden verb takes it.
+    /// The arguments that the hidden verb takes.
     pub(crate) fn arguments(self) -> Vec<String> {
         let Self { seed, keys } = self;
         vec!["--seed".into(), seed.to_string(), "--keys".into(), keys.to_string()]
     }
 
-    /// Writes the turns behind those that are there, up to and including `last`.
+    /// Writes the turns after the existing ones, up to and including `last`.
     pub(crate) fn write(self, environment: &Path, last: u64) -> Command {
         let mut command = storage("write");
         command.arg("--dir");
@@ -52,7 +53,7 @@ pub(crate) fn storage(verb: &str) -> Command {
 
 /// The last turn that was acknowledged on standard output.
 pub(crate) fn acknowledged(output: &str) -> u64 {
-    // A line that was cut off by a kill says nothing.
+    // A line that was cut off by a kill doesn't count.
     let whole = output.rsplit_once('\n').map_or("", |(whole, _)| whole);
     let last = whole.lines().last().and_then(|line| line.strip_prefix("ack ")?.parse().ok());
     last.unwrap_or(0)

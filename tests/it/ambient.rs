@@ -1,5 +1,5 @@
-//! No ambient authority: whoever has neither a reference nor a namespace gets no capability from anything
-//! that is public, neither over a connection nor from the libraries.
+//! No ambient authority: a client without a reference or a namespace gets no capability from any
+//! public function or method, neither over a connection nor from the libraries.
 
 use std::fs;
 
@@ -15,7 +15,7 @@ use capstead_client::http_capnp::http_service;
 use capstead_client::namespace;
 use capstead_client::restorer_capnp::{restoration, restorer};
 
-/// Interfaces of which somebody may hope that a listener answers them: public and internal ones.
+/// Interfaces that an attacker may hope a listener answers: public and internal ones.
 fn interfaces() -> Vec<u64> {
     let internal = ["cluster.capnp", "admin.capnp"].map(|name| root().join("schema").join(name));
     let mut ids = vec![
@@ -30,8 +30,8 @@ fn interfaces() -> Vec<u64> {
         0,
         u64::MAX,
     ];
-    // The compiled requests have the ids of the internal ones, little-endian: all words that look like
-    // one are tried.
+    // The compiled requests contain the ids of the internal ones, little-endian: all words that
+    // look like an id are tried.
     for path in
         internal.map(|path| path.with_extension("request")).iter().filter(|path| path.exists())
     {
@@ -45,7 +45,8 @@ fn interfaces() -> Vec<u64> {
     ids
 }
 
-/// Whoever connects and shows nothing gets nothing, whatever they ask the bootstrap capability for.
+/// A client that connects without a reference gets nothing, whatever it asks the bootstrap
+/// capability for.
 #[test]
 fn a_listener_gives_nothing_without_a_reference() {
     let (_folder, data) = scratch();
@@ -74,7 +75,7 @@ fn a_listener_gives_nothing_without_a_reference() {
     assert_eq!(["wakes_total", "calls_total"].map(|name| served.metric(name)), before);
 }
 
-/// Over HTTP there is what the gateway was given, and nothing else.
+/// HTTP leads only to the namespaces that the gateway was given.
 #[test]
 fn the_gateway_leads_to_what_it_was_given() {
     let (_folder, data) = scratch();
@@ -95,9 +96,9 @@ fn the_gateway_leads_to_what_it_was_given() {
     assert_eq!(served.metric("wakes_total"), 0);
 }
 
-/// The origin of a capability. That there is no other way is shown where each of them is tested.
+/// The origin of a capability. The tests of each origin show that there is no other way.
 enum From {
-    /// From a binding, which the server was put together with.
+    /// From a binding that the server was built with.
     Binding,
     /// From a reference.
     Reference,
@@ -105,14 +106,14 @@ enum From {
     Stored,
     /// From nowhere: it is data, and capabilities in it were refused when it was made.
     Data,
-    /// From the caller: it is the caller's own, or what the caller put in.
+    /// From the caller: it is the caller's own, or one that the caller put in.
     Caller,
-    /// It is what a listener offers to everybody, which gives nothing: see above.
+    /// It is the capability that a listener offers to every client, which gives nothing: see above.
     Listener,
 }
 
-/// Every public function of the libraries that returns a capability, with where that comes from. A new one
-/// is added here, by whoever can say where.
+/// Every public function of the libraries that returns a capability, with the origin of that
+/// capability. The author of a new function adds it here, and must know the origin.
 const FUNCTIONS: &[(&str, &str, From)] = &[
     ("src/host/api/context.rs", "namespace", From::Binding),
     ("src/host/api/context.rs", "create", From::Binding),
@@ -132,7 +133,7 @@ const FUNCTIONS: &[(&str, &str, From)] = &[
     ("client/src/share.rs", "attenuate", From::Caller),
 ];
 
-/// The public functions in a file: their names, and what they return.
+/// The public functions in a file: their names and return types.
 fn public_functions(path: &str) -> Vec<(String, String)> {
     let text = fs::read_to_string(root().join(path)).expect("the file is there");
     let mut functions = Vec::new();
@@ -150,13 +151,13 @@ fn public_functions(path: &str) -> Vec<(String, String)> {
 
 /// Tells whether a value of that type may hold a capability.
 fn is_capability(returned: &str) -> bool {
-    // The types that a future borrows from are none that it gives.
+    // The types that a future borrows from are not returned.
     let returned = returned.split(" + use<").next().unwrap_or_default();
     let words: Vec<&str> = returned.split(|c: char| !c.is_alphanumeric()).collect();
     ["C", "Client", "Namespace", "Struct"].iter().any(|word| words.contains(word))
 }
 
-/// The sources of both libraries, without tests and without what only the command uses.
+/// The sources of both libraries, without tests and without the parts that only the command uses.
 fn sources() -> Vec<String> {
     let mut folders = vec![root().join("src"), root().join("client/src")];
     let mut files = Vec::new();

@@ -1,4 +1,4 @@
-//! Data go out of a server and into another one: whole, while it serves, or not at all.
+//! Data move from one server to another: whole, even while it serves, or not at all.
 
 mod backups;
 mod compacting;
@@ -30,7 +30,7 @@ fn verb(data: &Path, args: &[&str]) -> Output {
     command.arg(data).args(rest).output().expect("the command runs")
 }
 
-/// As [`verb`], which must work: what it says.
+/// Runs a verb that must succeed; returns its output.
 fn done(data: &Path, args: &[&str]) -> String {
     let output = verb(data, args);
     let (stdout, stderr) = texts(&output);
@@ -38,7 +38,7 @@ fn done(data: &Path, args: &[&str]) -> String {
     stdout
 }
 
-/// As [`verb`], which must fail with this code: what it says.
+/// Runs a verb that must fail with this code; returns its message.
 fn refused(data: &Path, args: &[&str], code: i32) -> String {
     let output = verb(data, args);
     let (stdout, stderr) = texts(&output);
@@ -92,7 +92,7 @@ fn one_object_a_class_and_everything_come_back_elsewhere() {
     done(&data, &["export", text(&file("class")), "--class", "Counter"]);
     done(&data, &["export", text(&file("all")), "--all"]);
     let all = records(&bytes("all"));
-    // The grants of the namespaces are in it, and without --all they are not.
+    // The export has the grants of the namespaces only with --all.
     assert_eq!(records(&bytes("class")).len(), 8);
     assert_eq!(
         all.iter().filter(|record| record.1 == 2).count(),
@@ -104,7 +104,7 @@ fn one_object_a_class_and_everything_come_back_elsewhere() {
     done(&other, &["import", text(&file("one"))]);
     assert_eq!((value(&there, "c"), value(&there, "e")), ("3".into(), "9".into()));
     there.stop();
-    // Offline it is the same code.
+    // The same code runs offline.
     done(&other, &["import", text(&file("all")), "--replace", "--grants", "replace"]);
     let is_e = |record: &Record| record.0 == named("Counter", "e");
     let found: Vec<Record> = contents(&other).into_iter().filter(|record| !is_e(record)).collect();
@@ -114,13 +114,14 @@ fn one_object_a_class_and_everything_come_back_elsewhere() {
     assert_eq!(values, ["1", "2", "3", "-4", "9"]);
 }
 
-/// By object: hosts have their objects in other orders.
+/// Sorts by object, because hosts store their objects in different orders.
 fn sorted(mut records: Vec<Record>) -> Vec<Record> {
     records.sort();
     records
 }
 
-/// Increments until it is told to stop, with several calls on their way; counts what it knows.
+/// Increments until `stop` is set, with several calls under way; counts the calls sent and
+/// acknowledged.
 async fn load(
     counters: namespace::Client,
     sent: Rc<Cell<i64>>,
@@ -140,7 +141,8 @@ async fn load(
     }
 }
 
-// An export has every call that was answered before it began, and none that was made after it ended.
+// An export contains every call that was answered before it began, and none that was made after it
+// ended.
 #[test]
 fn an_export_under_load_is_a_state_between_its_beginning_and_its_end() {
     let (folder, data) = scratch();
@@ -185,7 +187,7 @@ fn what_exists_is_refused_by_name_and_nothing_changes_unless_it_is_to_be_replace
         let (connection, counters) = connect(&served).await;
         let counter = by_name(&counters, "x");
         let later = increment(&counter).await.expect("it counts");
-        // `z` is new, and must not come in with the refused ones.
+        // `z` is new, and must not be imported with the refused ones.
         drop(counter);
         (later, connection.is_closed())
     });
@@ -216,7 +218,7 @@ fn one_that_exists_keeps_all_others_out() {
     drop((served, there));
 }
 
-// A client that holds the object sees its end, restores the reference, and finds the new state.
+// A client that holds the object sees it end, restores the reference, and finds the new state.
 #[test]
 fn a_replaced_object_breaks_for_those_who_hold_it() {
     let (folder, data) = scratch();
@@ -273,7 +275,7 @@ fn damaged_cut_newer_and_foreign_files_change_nothing() {
     drop(served);
 }
 
-/// Values that don't fit into one batch, nor into three.
+/// Values that fill more than one batch, and more than three.
 fn large() -> Vec<(Vec<u8>, Vec<u8>)> {
     (0..24_u8).map(|n| (vec![b'k', n], vec![n; 1 << 20])).collect()
 }
@@ -295,7 +297,7 @@ fn keys_of_any_length_come_back() {
     let found: Vec<Record> =
         contents(&data).into_iter().filter(|record| record.0 == named("Counter", "long")).collect();
     assert_eq!(found, records(&archive));
-    // Replaced by fewer, none of them stays.
+    // If fewer values replace them, none of the old ones stays.
     fs::write(&file, counter("long", 2, &more[..3])).expect("it is written");
     done(&data, &["import", text(&file), "--replace"]);
     let count =
@@ -303,7 +305,7 @@ fn keys_of_any_length_come_back() {
     assert_eq!((count, value(&served, "long")), (5, "2".into()));
 }
 
-// What only reads works on a disk that is full or read-only, because it changes no file.
+// Commands that only read work on a full or read-only disk, because they change no file.
 #[test]
 fn what_reads_a_stopped_servers_data_changes_no_file_of_them() {
     let (folder, data) = scratch();
@@ -317,7 +319,7 @@ fn what_reads_a_stopped_servers_data_changes_no_file_of_them() {
     assert_eq!(look(&data), before);
 }
 
-// The tools keep the room free that the server does, and no other.
+// The tools keep the same room free as the server.
 #[test]
 fn the_tools_take_the_servers_reserve_and_map_size() {
     let (folder, data) = scratch();

@@ -1,4 +1,4 @@
-//! `capstead bench` is a program of its own, which lies beside the server.
+//! `capstead bench` is a separate program, which lies beside the server.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::support::scratch;
 
-/// `capstead bench` in a folder of its own, as an installed one: Cargo didn't start it.
+/// Runs `capstead bench` in a folder of its own, like an installed one: not started by Cargo.
 fn bench(capstead: &std::path::Path, args: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(capstead);
     command.arg("bench").args(args).env_remove("CARGO").env_remove("CARGO_PKG_NAME");

@@ -1,7 +1,7 @@
-//! Building needs Cargo alone: no `capnp` tool, no network, nothing made beforehand.
+//! Building needs only Cargo: no `capnp` tool, no network, and no generated files.
 //!
-//! The files that the tool would have made are committed. Where the tool is installed, they are
-//! compared with what the tool makes today.
+//! The files that the tool would make are committed. Where the tool is installed, they are compared
+//! with its current output.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -11,7 +11,7 @@ use std::process::Command;
 use crate::support::{cargo, root};
 use capstead_build::{Freshness, Schemas};
 
-/// A copy of the path of commands in which there is no `capnp`.
+/// A copy of the directories in PATH without `capnp`.
 fn commands_without_capnp(folder: &Path) -> PathBuf {
     let path = std::env::var_os("PATH").expect("there is a PATH");
     let here = std::env::split_paths(&path);
@@ -22,7 +22,7 @@ fn commands_without_capnp(folder: &Path) -> PathBuf {
             .metadata()
             .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0);
         let link = folder.join(entry.file_name());
-        // The first of a name counts, as it does in PATH.
+        // The first command of a name wins, as in PATH.
         if is_command && !link.exists() {
             symlink(entry.path(), link).expect("a link can be made");
         }
@@ -30,7 +30,7 @@ fn commands_without_capnp(folder: &Path) -> PathBuf {
     folder.to_owned()
 }
 
-// Everything that a build script generates is generated anew for this, from what is committed.
+// Everything that a build script generates is generated anew here, from committed files.
 #[test]
 fn the_workspace_builds_offline_and_without_the_capnp_tool() {
     let folder = tempfile::tempdir().unwrap();
@@ -58,7 +58,8 @@ fn schemas(files: &[&str]) -> Schemas {
     Schemas::new(&files.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-// A schema was changed and its request was not: who has no tool would build something else.
+// If a schema was changed and its request was not, a user without the tool would build something
+// else.
 #[test]
 fn every_committed_request_is_current() {
     let public = [

@@ -1,7 +1,7 @@
 //! A server that is killed while it starts, and one under load that is not killed.
 //!
-//! The kill is `kill -9` at a random moment, from a seed that is printed. Kills under load are in
-//! `tests/crash_lab`, with all other ways to crash.
+//! The kill is `kill -9` at a random moment, from a printed seed. Kills under load are in
+//! `tests/crash_lab`, with all other kinds of crashes.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use futures::stream::FuturesOrdered;
 
 const IN_FLIGHT: usize = 16;
 
-/// So many increments on a connection of their own; returns the last value.
+/// Makes `count` increments over a new connection; returns the last value.
 async fn increments(served: &Served, count: usize) -> i64 {
     let (_connection, counters) = connect(served).await;
     let counter = by_name(&counters, "x");
@@ -37,7 +37,7 @@ async fn value(served: &Served) -> i64 {
     read(&by_name(&counters, "x")).await.expect("it can be read")
 }
 
-// A start can be cut short as well, the very first one included: what it leaves can be started.
+// A start can be cut short too, even the very first one: the remains can be started.
 #[test]
 fn a_server_killed_while_it_starts_starts_again() {
     let mut random = Random::from_printed_seed();
@@ -60,8 +60,8 @@ fn increments_by_one(data: &Path) {
     });
 }
 
-// Eight clients on connections of their own, each with many calls on their way: every call counts
-// once, and each client sees its own calls happen in order.
+// Eight clients on separate connections, each with many calls under way: every call counts once,
+// and each client's calls happen in its order.
 #[test]
 fn eight_clients_with_ten_thousand_increments_each_end_at_eighty_thousand() {
     const EACH: usize = 10_000;

@@ -1,4 +1,4 @@
-//! The data directory as an operator meets it: how it is made, shared, refused, and kept.
+//! The data directory from an operator's view: its making, its sharing, its refusal, and its mode.
 //!
 //! A data directory that can't be used must stay exactly as it was found, down to the last byte.
 
@@ -12,7 +12,7 @@ use crate::support::{
     tree,
 };
 
-// Two servers on one directory would each believe themselves the owner of every object.
+// Two servers on one directory would each consider itself the owner of every object.
 #[test]
 fn a_directory_in_use_is_refused_and_the_first_server_goes_on() {
     let (_folder, data) = scratch();
@@ -24,12 +24,12 @@ fn a_directory_in_use_is_refused_and_the_first_server_goes_on() {
     assert_eq!(http::post(&first.announced.http, "/counter/x/increment").body, "1");
 }
 
-/// A way to spoil what a server needs, and what the refusal must say beside the path.
+/// A way to spoil a data directory, and the words that the refusal must contain besides the path.
 struct Spoilt {
     name: &'static str,
-    /// Gets the data directory as a server left it; returns the directory to start on.
+    /// Spoils the data directory that a server left; returns the directory to start on.
     spoil: fn(&Path) -> PathBuf,
-    /// Below the directory to start on.
+    /// The path at fault, below the directory to start on.
     names: &'static str,
     says: &'static str,
 }
@@ -222,7 +222,8 @@ fn chmod(data: &Path, name: &str, mode: u32) -> PathBuf {
     data.to_owned()
 }
 
-// Whoever mistypes a path, restores half a backup or goes back a version loses nothing by trying.
+// An operator who mistypes a path, restores half a backup or goes back a version loses nothing by
+// trying.
 #[test]
 fn a_directory_that_cannot_be_used_is_named_and_left_as_it_was() {
     let (folder, data) = scratch();
@@ -240,22 +241,22 @@ fn a_directory_that_cannot_be_used_is_named_and_left_as_it_was() {
         assert!(stderr.contains(says), "{name}: {stderr}");
         let to_blame = if names.is_empty() { start_on } else { start_on.join(names) };
         let to_blame = to_blame.display().to_string();
-        // Where there is no parent, what would have been made there is named.
+        // Without a parent, the message names the path that would have been made there.
         let parent = to_blame.trim_end_matches("capstead.data");
         assert!(stderr.contains(&to_blame) || stderr.contains(parent), "{name}: {stderr}");
         assert!(tree::look(&place) == before, "{name}: the directory was changed");
     }
 }
 
-/// Without the placement, which must be opened to be read, and whose openings are counted in it.
+/// A snapshot without the placement, because reading it opens it, and it counts its openings.
 fn look_at_objects_and_keys(folder: &Path) -> tree::Tree {
     let mut tree = tree::look(folder);
     tree.retain(|path, _| !path.starts_with("supervisor"));
     tree
 }
 
-// The number of hosts says which of them has which object: with another number, objects would seem
-// to be gone.
+// The number of hosts determines which host has which object: with another number, objects would
+// seem to be gone.
 #[test]
 fn another_number_of_hosts_is_refused_and_changes_nothing() {
     let (_folder, data) = scratch();
@@ -278,8 +279,8 @@ fn counts(served: &Served, value: &str) {
     assert_eq!(http::post(&served.announced.http, "/counter/x/increment").body, value);
 }
 
-// A service manager starts a server twice, or an operator does: one makes the directory and serves,
-// and the others leave both alone.
+// A service manager or an operator starts a server several times: one makes the directory and
+// serves, and the others leave both alone.
 #[test]
 fn of_servers_that_start_at_once_on_no_directory_one_serves() {
     const AT_ONCE: usize = 3;
@@ -308,7 +309,8 @@ fn of_servers_that_start_at_once_on_no_directory_one_serves() {
     }
 }
 
-// A mount point is an empty directory that can't be renamed over; others hand in a link, or `.`.
+// A mount point is an empty directory that can't be renamed over; other operators pass a link, or
+// `.`.
 #[test]
 fn an_empty_directory_is_filled_where_it_is() {
     let (folder, data) = scratch();
@@ -339,7 +341,8 @@ fn an_empty_directory_is_filled_where_it_is() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4, "nothing lies beside them");
 }
 
-// A crash while the directory is made leaves parts: they are made anew, and nothing else is removed.
+// A crash while the directory is made leaves parts: these are made anew, and nothing else is
+// removed.
 #[test]
 fn parts_that_were_never_finished_are_made_anew() {
     let (_folder, data) = scratch();
@@ -361,7 +364,7 @@ fn parts_that_were_never_finished_are_made_anew() {
     assert!(!data.join("format.new").exists());
 }
 
-// Keys are secrets of the operator, and data are those of the users: nobody else reads them.
+// Keys are secrets of the operator, and data are secrets of the users: no other account reads them.
 #[test]
 fn only_the_owner_can_read_the_data_directory() {
     let (_folder, data) = scratch();
@@ -379,7 +382,7 @@ fn only_the_owner_can_read_the_data_directory() {
     assert_eq!(of_hosts, 2, "no other key lies around");
 }
 
-// A core dump would have the keys in it, and so would what a debugger of the same user reads.
+// A core dump would contain the keys, and a debugger of the same user could read them.
 #[cfg(target_os = "linux")]
 #[test]
 fn the_memory_of_a_server_is_for_nobody() {
@@ -391,7 +394,8 @@ fn the_memory_of_a_server_is_for_nobody() {
     let mut command = serve_command(&data, &["--json"]);
     let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
     if is_root {
-        // What is root's is root's in any case. Its folder and its program lie where nobody gets to.
+        // The files of a process of root's belong to root in any case, so the server runs as
+        // another user. That user can't reach root's folders, so the program is copied.
         let program = folder.path().join("capstead");
         fs::copy(command.get_program(), &program).unwrap();
         chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();

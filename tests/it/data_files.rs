@@ -1,4 +1,4 @@
-//! Files of the data that somebody else changes while they are served: the server ends before it
+//! Another process changes files of the data while they are served: the server ends before it
 //! acknowledges more, and names the file.
 
 use std::fs::{self, File};
@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use crate::support::{Served, http, now, scratch, serve_with};
 
-/// A second, and what a busy machine needs to end a server.
+/// One second, plus the time that a busy machine needs to end a server.
 const NOTICED: Duration = Duration::from_secs(10);
 
-/// So that every object lives where the files are changed.
+/// With one host, every object lives where the files are changed.
 const ONE_HOST: &[&str] = &["--hosts", "1"];
 
 fn increment(served: &Served) -> bool {
@@ -36,7 +36,7 @@ fn move_away(path: &Path) {
 
 type Change = (&'static str, fn(&Path), &'static str);
 
-/// Below the data directory, each with what is said of it.
+/// Paths below the data directory, each with the words of its message.
 const CHANGES: [Change; 7] = [
     ("host-0/data.mdb", |path| fs::remove_file(path).unwrap(), "is gone"),
     ("host-0/data.mdb", replace, "was replaced"),
@@ -57,7 +57,7 @@ fn ends(served: Served, name: &str, what: &str) {
     assert!(last.contains(name) && last.contains(what), "{name} {what}: {stderr}");
 }
 
-// The calls went on for ever, and nothing of them was there after a restart.
+// Calls used to succeed without end, and their effects were gone after a restart.
 #[test]
 fn nothing_is_acknowledged_after_a_file_was_changed() {
     for (name, change, what) in CHANGES {
@@ -84,20 +84,20 @@ fn a_server_that_commits_nothing_notices_the_change_too() {
     }
 }
 
-// The process ended without a word, by the signal.
+// The signal used to end the process without a message.
 #[test]
 fn a_page_that_can_not_be_read_ends_the_server_with_a_sentence() {
     let (_folder, data) = scratch();
     let served = serve_with(&data, ONE_HOST);
     assert!(increment(&served));
     served.stop();
-    // Nothing is awake, so that reading needs the page.
+    // Nothing is awake, so a read needs the page.
     let served = serve_with(&data, ONE_HOST);
     File::options().write(true).open(data.join("host-0/data.mdb")).unwrap().set_len(0).unwrap();
     let mut web = http::Http::connect(&served.announced.http);
     web.send(b"GET /counter/x HTTP/1.1\r\nHost: localhost\r\n\r\n");
     ends(served, "host-0/data.mdb", "was cut short");
-    // Nothing of the data is wrong, but the disk.
+    // The data are undamaged; the disk is at fault.
     let (_folder, data) = scratch();
     let served = serve_with(&data, ONE_HOST);
     served.signal("BUS");

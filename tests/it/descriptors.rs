@@ -1,5 +1,5 @@
-//! The limit of open files: connections leave enough of it for everything else, and a server that has too
-//! few doesn't start.
+//! The limit of open files: connections leave enough of it for everything else, and a server with
+//! too few doesn't start.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -9,7 +9,7 @@ use crate::support::{
     Process, Served, capstead, eventually, http, refused_start, scratch, serve_command,
 };
 
-/// The command with so many open files at most.
+/// The command with this limit of open files.
 fn limited(files: &str, command: &Command) -> Command {
     let mut limited = Command::new("sh");
     limited.args(["-c", r#"ulimit -n "$0" && exec "$@""#, files]);
@@ -23,7 +23,8 @@ fn limited(files: &str, command: &Command) -> Command {
     limited
 }
 
-// Each host took 13 of them, and connections left 512 or half, whatever the hosts.
+// Each host takes 13 descriptors, but connections used to leave 512 or half of them, whatever the
+// number of hosts.
 #[test]
 fn connections_to_many_hosts_leave_descriptors_for_the_operator() {
     let (folder, data) = scratch();
@@ -35,7 +36,7 @@ fn connections_to_many_hosts_leave_descriptors_for_the_operator() {
     for (address, count) in [(&served.announced.http, 128), (&served.announced.capnp, 384)] {
         for _ in 0..count {
             let mut stream = TcpStream::connect(address).unwrap();
-            // One that has no place is closed at once.
+            // A connection without a place is closed at once.
             let _ =
                 stream.write_all(if address == &served.announced.http { b"GET / HT" } else { b"" });
             held.push(stream);
@@ -60,7 +61,7 @@ fn connections_to_many_hosts_leave_descriptors_for_the_operator() {
     assert!(!log.contains("Too many open files"), "{log}");
 }
 
-// It said that it was ready, and served neither objects nor numbers.
+// The server used to report that it was ready, and then served neither objects nor metrics.
 #[test]
 fn a_start_with_too_few_descriptors_names_the_number_that_is_enough() {
     for (files, hosts, enough) in

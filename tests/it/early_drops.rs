@@ -1,20 +1,20 @@
-//! A million calls whose callers let go at once: neither side keeps anything of them.
+//! A million calls that their callers drop early: neither side keeps anything of them.
 
 use std::path::Path;
 
 use crate::support::calls::{by_name, connect, increment, read};
 use crate::support::{own, scratch};
 
-/// Calls made before memory is looked at for the first time.
+/// Calls made before the first measurement of memory.
 const WARM_UP: u64 = 100_000;
 const CALLS: u64 = 1_000_000;
-/// Calls between two that are awaited.
+/// Calls between two awaited ones.
 const BATCH: u64 = 1_000;
-/// A hundredth of what the calls would leave behind if each left its parameters and an answer.
+/// A hundredth of the memory that would leak if each call left its parameters and an answer.
 const GROWTH_KIB: u64 = 4 << 10;
 
-/// Some are dropped before anything of them left, some when they are on their way. The caller is a process
-/// of its own, in which no other test takes memory.
+/// Some calls are dropped before any byte of them was sent, others while they are under way. The
+/// caller is a separate process, in which no other test uses memory.
 #[test]
 fn a_million_calls_that_are_dropped_early_leave_nothing_on_either_side() {
     const THIS: &str =

@@ -1,6 +1,6 @@
-//! The examples as their reader has them: on their own, outside of this workspace.
+//! The examples as a reader gets them: alone, outside this workspace.
 //!
-//! The README shows the first one, so the README must say what the files say.
+//! The README shows the first one, so its text must match the files.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use crate::support::{Process, Served, cargo, root, scratch, tree};
 
-/// Makes the paths of the dependencies absolute, and changes nothing else.
+/// Makes the paths of dependencies absolute, and changes nothing else.
 fn with_absolute_paths(manifest: &str) -> String {
     let mut lines = Vec::new();
     for line in manifest.lines() {
@@ -24,21 +24,21 @@ fn with_absolute_paths(manifest: &str) -> String {
     lines.join("\n")
 }
 
-/// A copy of the example in a package of its own, built.
+/// Builds a copy of the example as a package of its own.
 fn build(package: &Path) {
     let name = package.file_name().expect("a package has a name");
     tree::copy(&root().join("examples").join(name), package);
     let manifest = package.join("Cargo.toml");
     let text = fs::read_to_string(&manifest).expect("the manifest is there");
     fs::write(&manifest, with_absolute_paths(&text)).expect("the manifest is written");
-    // The versions of everything else are those of the workspace.
+    // All other dependencies have the versions of the workspace.
     fs::copy(root().join("Cargo.lock"), package.join("Cargo.lock")).expect("the lock is copied");
     let mut build = Command::new("cargo");
     build.args(["build", "--release", "--offline", "--bins"]).current_dir(package);
     cargo::succeed(cargo::quick(&mut build));
 }
 
-/// Copies an example, builds it, starts it on free ports, and gives its client to `tried`.
+/// Copies an example, builds it, starts it on free ports, and runs `tried` with its client.
 fn try_example(name: &str, client: &str, tried: impl Fn(&Served, &Path)) {
     let (folder, data) = scratch();
     let package = folder.path().join(name);
@@ -58,7 +58,7 @@ fn try_example(name: &str, client: &str, tried: impl Fn(&Served, &Path)) {
     assert_eq!(served.stop().0, Some(0));
 }
 
-// The first thing that anybody does with them: copy one, change its paths, start it, count.
+// The first steps of a reader: copy an example, change its paths, start it, count.
 #[test]
 fn the_examples_build_and_count_outside_of_the_workspace() {
     try_example("hello", "hello_client", |served, client| {
@@ -81,7 +81,7 @@ fn the_examples_build_and_count_outside_of_the_workspace() {
     });
 }
 
-// What is read on the front page is what was compiled and run.
+// The code on the front page is the code that was compiled and run.
 #[test]
 fn the_readme_shows_the_example_word_for_word() {
     let files = ["schema/hello.capnp", "src/main.rs", "src/bin/hello_client.rs"];
@@ -95,7 +95,7 @@ fn the_readme_shows_the_example_word_for_word() {
         let shown = blocks.iter().any(|block| block.trim() == text.trim());
         assert!(shown, "README.md has no code block that is {file}, word for word");
     }
-    // A first page is read before anything else is known: it stays short.
+    // A reader sees the front page first, without any background: it stays short.
     let [schema, class, client] = texts.map(|(_, text)| text.lines().count());
     assert!(schema + class <= 50 && client <= 20, "{schema} + {class} and {client} lines");
     assert!(readme.lines().count() <= 180, "README.md has {} lines", readme.lines().count());

@@ -1,4 +1,4 @@
-//! A disk without space: it is called full and not broken, what is needed is said, and nothing is lost.
+//! A full disk: the error says full and not broken, names the remedy, and no data are lost.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -11,13 +11,13 @@ use tempfile::TempDir;
 use crate::support::http::{Http, get, post};
 use crate::support::{Process, capstead, refused_start, scratch, serve_command, serve_with};
 
-/// A small file system of its own, until it is dropped.
+/// A small file system for one test, until it is dropped.
 struct SmallDisk {
     folder: TempDir,
 }
 
 impl SmallDisk {
-    /// None where this process may make none.
+    /// None if this process may not make one.
     fn make(mib: u32) -> Option<Self> {
         let folder = tempfile::tempdir().expect("a folder");
         let is_root = fs::metadata("/proc/self").expect("this process is there").uid() == 0;
@@ -34,7 +34,7 @@ impl SmallDisk {
         self.folder.path()
     }
 
-    /// A directory with one counter, made elsewhere.
+    /// A directory with one counter, made elsewhere and copied here.
     fn data(&self) -> PathBuf {
         let (_folder, data) = scratch();
         let served = serve_with(&data, &["--hosts", "1"]);
@@ -46,7 +46,7 @@ impl SmallDisk {
         here
     }
 
-    /// Leaves so many KiB free.
+    /// Leaves this number of KiB free.
     fn fill(&self, kib: u64) {
         let filler = self.filler();
         let mut file = File::create(&filler).expect("it is ours");
@@ -75,7 +75,7 @@ fn compact(data: &Path) -> (Option<i32>, String) {
     (status.code(), process.stdout() + &process.stderr())
 }
 
-// It was said to be broken, and a backup to be what is needed.
+// The disk used to be reported as broken, and a backup as the remedy.
 #[test]
 fn compacting_on_a_full_disk_says_how_much_it_needs_and_begins_nothing() {
     let Some(disk) = SmallDisk::make(8) else { return };
@@ -104,7 +104,7 @@ fn a_server_that_filled_its_disk_says_so() {
     let data = disk.data();
     let served = serve_with(&data, &["--hosts", "1", "--reserve", "32MiB"]);
     disk.fill(0);
-    // Some find room in free pages.
+    // Some of the calls find room in free pages.
     let is_over = |n| {
         let mut web = Http::connect(&served.announced.http);
         let name = format!("{n}{}", "y".repeat(900));
@@ -123,7 +123,7 @@ fn a_server_that_filled_its_disk_says_so() {
     served.stop();
 }
 
-/// The page of a new file has no place, of which the system tells by a signal alone.
+/// The page of a new file has no place on the disk, which the system reports only by a signal.
 #[test]
 fn a_page_without_a_place_is_no_broken_disk() {
     let Some(disk) = SmallDisk::make(8) else { return };
@@ -139,7 +139,7 @@ fn a_page_without_a_place_is_no_broken_disk() {
     served.stop();
 }
 
-// With a small reserve one import filled the disk, and ended the server.
+// With a small reserve, one import used to fill the disk and end the server.
 #[test]
 fn an_import_leaves_room_however_small_the_reserve_is() {
     let Some(disk) = SmallDisk::make(64) else { return };

@@ -1,11 +1,11 @@
-//! Counters over HTTP: every answer has the right status and, when it refuses, a sentence.
+//! Counters over HTTP: every answer has the right status and, if it is a refusal, a sentence.
 
 use crate::support::calls::{by_name, connect, increment, read, run};
 use crate::support::http::{self, Http, Response};
 use crate::support::{Served, scratch, serve};
 use tempfile::TempDir;
 
-/// A gateway on data of its own.
+/// A gateway with its own data.
 struct Gateway {
     served: Served,
     _folder: TempDir,
@@ -29,13 +29,14 @@ impl Gateway {
         http::post(self.address(), path)
     }
 
-    /// The request is answered with that status and number.
+    /// Checks that the answer to the request has that status and number.
     fn counts(&self, method: &str, path: &str, value: &str) {
         let response = http::ask(self.address(), method, path);
         assert_eq!((response.status, response.body.trim_end()), (200, value), "{method} {path}");
     }
 
-    /// The request is refused with that status, and a sentence that has these words in it.
+    /// Checks that the request is refused with that status, and a sentence that contains these
+    /// words.
     fn refuses(&self, method: &str, path: &str, status: u16, words: &str) {
         let response = http::ask(self.address(), method, path);
         let body = &response.body;
@@ -47,7 +48,7 @@ impl Gateway {
     }
 }
 
-// The whole of what the example promises over HTTP, negative steps and large ones included.
+// Everything that the example promises over HTTP, with negative and large steps.
 #[test]
 fn counters_are_changed_with_post_and_read_with_get() {
     let gateway = Gateway::start();
@@ -63,7 +64,7 @@ fn counters_are_changed_with_post_and_read_with_get() {
     gateway.counts("GET", "/counter/y", "0");
 }
 
-// A name is decoded once, and then it is the same object as by the other way in.
+// A name is decoded once, and then names the same object as over Cap'n Proto.
 #[test]
 fn an_encoded_name_is_the_object_that_capabilities_reach() {
     let gateway = Gateway::start();
@@ -83,7 +84,7 @@ fn an_encoded_name_is_the_object_that_capabilities_reach() {
     }
 }
 
-// Whoever asks for something that isn't there is told so, and nothing is made.
+// A request for something that doesn't exist says so, and makes nothing.
 #[test]
 fn what_is_not_there_is_a_404() {
     let gateway = Gateway::start();
@@ -130,7 +131,7 @@ fn a_counter_that_would_overflow_is_a_409() {
     gateway.counts("GET", "/counter/y", &min);
 }
 
-// A HEAD is a GET without the body.
+// A HEAD is answered like a GET, without the body.
 #[test]
 fn a_head_has_the_head_of_a_get_and_no_body() {
     let gateway = Gateway::start();
@@ -139,12 +140,12 @@ fn a_head_has_the_head_of_a_get_and_no_body() {
     for (path, status, length) in [("/counter/x", 200, "3"), ("/nobody/x", 404, "31")] {
         let head = connection.ask("HEAD", path);
         assert_eq!((head.status, head.header("content-length")), (status, Some(length)), "{path}");
-        // What came behind the head would be taken for the start of the next answer.
+        // Bytes after the head would be taken for the start of the next answer.
         assert_eq!(connection.ask("GET", path).status, status);
     }
 }
 
-// Clients differ in how they send a body of nothing (`curl -d ''`); all of them mean an increment.
+// Clients send an empty body in different ways (`curl -d ''`); all of them mean an increment.
 #[test]
 fn a_request_with_an_empty_body_counts() {
     let gateway = Gateway::start();
@@ -161,8 +162,8 @@ fn a_request_with_an_empty_body_counts() {
     }
 }
 
-// A counter has no use for a body. Whether it is ignored or refused, the answer and the counter agree,
-// and the next request on the connection is understood.
+// A counter has no use for a body. Whether it is ignored or refused, the answer and the counter
+// agree, and the next request on the connection is understood.
 #[test]
 fn a_request_with_a_body_is_answered_as_one_request() {
     let gateway = Gateway::start();
@@ -188,7 +189,7 @@ fn a_request_with_a_body_is_answered_as_one_request() {
     gateway.counts("GET", "/counter/y", "0");
 }
 
-// Heads have limits: too much of them is refused, and everybody else is still served.
+// Heads have limits: a head beyond them is refused, and all other clients are still served.
 #[test]
 fn a_head_that_is_too_large_or_no_head_at_all_is_refused() {
     let gateway = Gateway::start();
@@ -210,7 +211,7 @@ fn a_head_that_is_too_large_or_no_head_at_all_is_refused() {
     }
 }
 
-// Whoever connects and never says what they want doesn't stay for ever.
+// A client that connects and never sends a request is disconnected.
 #[test]
 fn a_head_that_does_not_come_is_not_waited_for_for_ever() {
     let gateway = Gateway::start();
@@ -220,7 +221,7 @@ fn a_head_that_does_not_come_is_not_waited_for_for_ever() {
     gateway.counts("GET", "/counter/x", "0");
 }
 
-// A connection takes one request after another, also when the next comes before the answer.
+// A connection takes one request after another, even if the next comes before the answer.
 #[test]
 fn a_connection_is_kept_and_requests_follow_each_other_on_it() {
     let gateway = Gateway::start();
@@ -239,7 +240,7 @@ fn a_connection_is_kept_and_requests_follow_each_other_on_it() {
     assert!(connection.is_closed());
 }
 
-// A hundred requests are all on their way before the first answer is read: each counts once.
+// A hundred requests are under way before the first answer is read: each counts once.
 #[test]
 fn a_hundred_concurrent_requests_count_to_a_hundred() {
     let gateway = Gateway::start();
@@ -253,7 +254,7 @@ fn a_hundred_concurrent_requests_count_to_a_hundred() {
     assert_eq!(values, (1..=100).collect::<Vec<_>>());
 }
 
-// Both ways in lead to one object: what one of them wrote, the other one reads.
+// Both protocols lead to the same object: each reads the other's writes.
 #[test]
 fn http_and_capabilities_count_together() {
     let gateway = Gateway::start();

@@ -1,4 +1,4 @@
-//! Grants of a real server with two hosts: revoked while everybody uses them, and by the operator.
+//! Grants of a real server with two hosts: revoked while clients use them, and by the operator.
 
 use std::cell::{Cell, RefCell};
 use std::path::Path;
@@ -16,14 +16,14 @@ use capstead_client::facet_capnp::facet;
 use capstead_client::{Connection, namespace};
 use futures::future::join_all;
 
-/// The time for which what was made from a revoked grant may go on.
+/// The time for which capabilities from a revoked grant may still work.
 const CUT_WITHIN: Duration = Duration::from_secs(1);
 
 fn as_facet(cap: &impl FromClientHook) -> facet::Client {
     facet::Client { client: Client::new(cap.as_client_hook().add_ref()) }
 }
 
-/// Takes back the grant with this label.
+/// Revokes the grant with this label.
 async fn revoke(of: &impl FromClientHook, label: &str) {
     let reply = as_facet(of).grants_request().send().promise.await.expect("they are listed");
     let grants = reply.get().and_then(facet::grants_results::Reader::get_grants);
@@ -49,7 +49,7 @@ async fn restored<C: FromClientHook>(connection: &Connection, text: &str) -> Res
     request.send().promise.await?.get()?.get_cap().get_as_capability()
 }
 
-/// Connections to each host's own listener.
+/// A connection to each host's own listener.
 async fn connections(
     served: &Served,
     counters: &namespace::Client,
@@ -70,17 +70,17 @@ async fn connections(
     dialled.expect("they are reached")
 }
 
-/// One round of the race: clients restore and call all the time, while the grant is revoked.
+/// One round of the race: clients restore and call continuously, while the grant is revoked.
 struct Round {
     text: String,
-    /// The owner has been told that the grant is revoked.
+    /// Set once the owner has learned that the grant is revoked.
     revoked: Cell<bool>,
     restores: Cell<usize>,
     calls: Cell<usize>,
     slowest: RefCell<Duration>,
 }
 
-/// A client restores and calls until that is refused; then both stay refused.
+/// Restores and calls until that is refused; then both stay refused.
 async fn client(round: &Round, connection: &Connection) {
     let mut held: Option<counter::Client> = None;
     loop {
@@ -111,7 +111,8 @@ async fn client(round: &Round, connection: &Connection) {
     *slowest = (*slowest).max(start.elapsed());
 }
 
-/// From the reply to the revocation on no restore succeeds on any host, and what is live is cut.
+/// After the reply to the revocation no restore succeeds on any host, and live capabilities are
+/// cut.
 #[test]
 fn a_revocation_wins_against_a_hundred_clients() {
     const ROUNDS: u64 = 50;
@@ -125,7 +126,7 @@ fn a_revocation_wins_against_a_hundred_clients() {
         let (mut restores, mut calls) = (0, 0);
         for number in 0..ROUNDS {
             let object = by_name(&counters, &format!("object {number}"));
-            // Half of the grants depend on one of the namespace, which may be another host's.
+            // Half of the grants depend on one of the namespace, which may be on another host.
             let guest = (number % 2 == 0).then_some("guest");
             let by = match guest {
                 None => object.clone(),
@@ -151,7 +152,7 @@ fn a_revocation_wins_against_a_hundred_clients() {
                     tokio::task::spawn_local(async move { client(&round, &connection).await })
                 })
                 .collect();
-            // The race is on once so many have restored it.
+            // The race begins once this number of clients have restored the grant.
             let start = random.below(CLIENTS as u64 * 3) as usize + 1;
             while round.restores.get() < start {
                 tokio::task::yield_now().await;
@@ -185,21 +186,22 @@ fn said(output: &Output) -> String {
     String::from_utf8(text).expect("it is text").trim_end().to_owned()
 }
 
-/// The output of a verb that succeeds.
+/// The output of a verb that must succeed.
 fn done(data: &Path, args: &[&str]) -> String {
     let output = command(data, args);
     assert!(output.status.success(), "{args:?}: {}", said(&output));
     said(&output)
 }
 
-/// The id of the grant in the line that says `label`.
+/// The id of the grant on the line that contains `label`.
 fn id_of(tree: &str, label: &str) -> String {
     let line = tree.lines().find(|line| line.contains(&format!("{label:?}")));
     let line = line.unwrap_or_else(|| panic!("{label} is not in {tree}"));
     line.split_whitespace().next().expect("it begins with the id").to_owned()
 }
 
-/// The operator sees who can reach an object, adds one and takes one away, served or not.
+/// The operator sees who can reach an object, and adds and revokes a grant, whether it is served or
+/// not.
 #[test]
 fn the_operator_grants_lists_and_revokes() {
     let (_folder, data) = scratch();
@@ -249,11 +251,11 @@ fn the_operator_grants_lists_and_revokes() {
     let root = id_of(&done(&data, &["grants", "Counter"]), "root");
     done(&data, &["revoke", "Counter", &root]);
 
-    // The root was revoked, and all that was made from it; the server serves the others.
+    // The root was revoked, with everything made from it; the server serves the other classes.
     let served = serve_with(&data, &["--hosts", "2"]);
     assert!(!served.announced.namespaces.contains_key("Counter"));
     assert!(served.announced.namespaces.contains_key("Poll"));
-    // As before the restart.
+    // The same as before the restart.
     assert_eq!(http::get(&served.announced.http, "/counter/visits").status, 403);
     run(async {
         let connection = Connection::dial(&served.announced.capnp).await.unwrap();
@@ -266,7 +268,7 @@ fn the_operator_grants_lists_and_revokes() {
     });
 }
 
-/// The gateway is a holder like any other: what it holds is cut too.
+/// The gateway is a holder like any other: its capabilities are cut too.
 #[test]
 fn a_revoked_root_ends_its_path_over_http() {
     let (_folder, data) = scratch();
@@ -282,7 +284,7 @@ fn a_revoked_root_ends_its_path_over_http() {
     }
 }
 
-/// The last use is written down at the end, too.
+/// The last use is also recorded when the server ends.
 #[test]
 fn who_was_there_is_known_after_a_restart() {
     let (_folder, data) = scratch();
@@ -300,7 +302,7 @@ fn who_was_there_is_known_after_a_restart() {
     assert!(line("\"unused\"").contains("never restored"), "{tree}");
 }
 
-/// A command that can't be followed says what to do.
+/// An invalid command says how to correct it.
 #[test]
 fn wrong_words_are_explained() {
     let (_folder, data) = scratch();
@@ -322,8 +324,8 @@ fn wrong_words_are_explained() {
     }
 }
 
-/// All that depends on a grant of a namespace is cut on every host, however many grants are in
-/// between.
+/// Everything that depends on a grant of a namespace is cut on every host, whatever the number of
+/// grants in between.
 #[test]
 fn what_is_below_a_revoked_grant_ends_on_all_hosts() {
     let (_folder, data) = scratch();
@@ -336,7 +338,8 @@ fn what_is_below_a_revoked_grant_ends_on_all_hosts() {
             let second = save(&first, "second").await;
             let second: namespace::Client = restored(&connection, &second).await.unwrap();
             drop(first);
-            // Asked for at once, so that a host asks twice about a grant that it doesn't know.
+            // Called at the same time, so that a host asks twice about a grant that it doesn't
+            // know.
             let objects: Vec<_> = (0..20).map(|n| by_name(&second, &format!("o{n}"))).collect();
             for answer in join_all(objects.iter().map(read)).await {
                 answer.unwrap();

@@ -1,5 +1,5 @@
-//! The limits of connections on a whole server: what they cost a peer that goes over them, and that
-//! the server's memory doesn't grow with what it sends.
+//! The limits of connections on a whole server: their cost for a peer that exceeds them, and the
+//! server's memory, which doesn't grow with the bytes that a peer sends.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -16,10 +16,10 @@ use crate::support::{
     serve_with,
 };
 
-/// The time between two tries of a flood that is stopped.
+/// The time between two attempts of a flood that is blocked.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Much less than what is sent, and more than what the machine's own noise makes.
+/// Much less than the bytes sent, and more than the machine's own noise.
 const GROWTH_MAX: u64 = 48 << 20;
 
 #[test]
@@ -81,8 +81,8 @@ fn an_idle_connection_is_cut_with_its_reason_and_one_that_holds_something_stays(
     raw::wait_for_answer(&mut holds, 1);
 }
 
-/// The disk lets each commit take a tenth of a second, so that calls come much faster than they are
-/// answered. Everything that a queue without a bound would hold is the server's memory.
+/// Each commit takes a tenth of a second, so calls arrive much faster than they are answered. An
+/// unbounded queue would keep all of them in the server's memory.
 #[test]
 fn a_producer_that_is_faster_than_its_object_is_slowed_down() {
     let (_folder, data) = scratch();
@@ -91,7 +91,7 @@ fn a_producer_that_is_faster_than_its_object_is_slowed_down() {
     let mut answers = flood.stream.try_clone().expect("a socket has two ends");
     let reader = std::thread::spawn(move || {
         let (mut read, mut buffer) = (0, [0; 1 << 14]);
-        // The end of what this side gave up may be told as a reset.
+        // The end of a stream that this side abandoned may appear as a reset.
         while let Ok(bytes @ 1..) = answers.read(&mut buffer) {
             read += bytes;
         }
@@ -104,13 +104,13 @@ fn a_producer_that_is_faster_than_its_object_is_slowed_down() {
     assert!(grown < GROWTH_MAX * copies(), "{grown} bytes more for {sent} that were sent");
     assert!(served.bites("calls") > 0);
     assert!(served.bites("queued-bytes") > 0, "the sender was stopped");
-    // Others are served meanwhile.
+    // Other clients are served meanwhile.
     assert_eq!(http::post(&served.announced.http, "/counter/y/increment").body, "1");
     flood.stream.shutdown(Shutdown::Both).expect("it is connected");
     assert!(reader.join().expect("it doesn't panic") > 0, "answers are read");
 }
 
-/// One byte in a second is no progress: the operating system tells nobody of so little room.
+/// One byte per second is no progress: the operating system doesn't report that little room.
 #[test]
 fn a_producer_that_reads_a_byte_in_a_second_is_slowed_down_and_cut() {
     let (_folder, data) = scratch();
@@ -130,17 +130,17 @@ fn a_producer_that_reads_a_byte_in_a_second_is_slowed_down_and_cut() {
     eventually("the end of the connection", || (served.metric("connections") == 0).then_some(()));
 }
 
-/// The duration of a flood: what is promised for a minute is tried for some seconds by default.
+/// The duration of a flood: the promise for a minute is tried for a few seconds by default.
 fn seconds(default: u64) -> u64 {
     let given = std::env::var("CAPSTEAD_FLOOD_SECONDS").ok();
     given.map_or(default, |text| text.parse().expect("a number of seconds"))
 }
 
-/// Increments of one counter without end, as fast as the server takes them.
+/// An endless flood of increments of one counter, as fast as the server takes them.
 struct Flood {
     stream: TcpStream,
     next: u32,
-    /// Bytes that are still to be sent.
+    /// The bytes still to be sent.
     rest: Vec<u8>,
     resident_before: u64,
 }
@@ -155,7 +155,7 @@ impl Flood {
         Self { stream, next: COUNTER + 1, rest: Vec::new(), resident_before }
     }
 
-    /// Says how many bytes were taken in that time.
+    /// Floods for that time; returns the number of bytes that were taken.
     fn run(&mut self, time: Duration) -> usize {
         let (start, mut sent) = (now(), 0);
         while start.elapsed() < time {
@@ -186,7 +186,7 @@ fn increment(question: u32) -> Raw {
     message
 }
 
-/// Connections that restored a reference, hold what it gave and say nothing more.
+/// Connections that restored a reference, hold its capability and send nothing more.
 #[test]
 fn an_idle_connection_costs_at_most_40_kib() {
     let count = std::env::var("CAPSTEAD_IDLE_CONNECTIONS")
@@ -194,7 +194,7 @@ fn an_idle_connection_costs_at_most_40_kib() {
     allow_files(count + 1000);
     let (_folder, data) = scratch();
     let served = serve_with(&data, &["--limit", "connections-per-peer=20000"]);
-    // What is there once for all.
+    // The memory that the first one takes for all of them.
     let (_first, before) = (hold_one(&served), served.resident_bytes());
     let held: Vec<TcpStream> = (0..count).map(|_| hold_one(&served)).collect();
     assert_eq!(served.metric("connections"), count + 1);
@@ -211,7 +211,7 @@ fn hold_one(served: &Served) -> TcpStream {
     stream
 }
 
-/// For this process, and for the server that it starts.
+/// Raises the limit of open files, for this process and for the server that it starts.
 fn allow_files(count: u64) {
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_some_and(|current| current < count) {

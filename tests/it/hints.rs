@@ -1,5 +1,5 @@
-//! The addresses in the texts of references: that of the server, and not of the one of its hosts
-//! that made them.
+//! The addresses in the texts of references: they are the server's, and not those of the host that
+//! made the reference.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use capstead::counter_capnp::counter;
 use capstead_client::facet_capnp::facet;
 use capstead_client::namespace;
 
-/// A server of four hosts, of which the first one listens there.
+/// A server of four hosts, whose first host listens at this address.
 fn serve_at(data: &Path, listen: &str) -> Served {
     let mut command = capstead(["serve", "--json", "--hosts", "4", "--http", "127.0.0.1:0"]);
     command.args(["--metrics", "127.0.0.1:0", "--listen", listen, "--data"]).arg(data);
@@ -23,8 +23,8 @@ fn names() -> impl Iterator<Item = String> {
     (0..16).map(|n| format!("hint {n}"))
 }
 
-/// A reference that an object of any host saved names the server's listener, and is good where it says
-/// after a restart, when all other listeners have other ports.
+/// A reference that any host's object saved names the server's listener, and works there after a
+/// restart, when all other listeners have other ports.
 #[test]
 fn a_text_is_good_as_it_is_before_and_after_a_restart() {
     let (_folder, data) = scratch();
@@ -57,7 +57,7 @@ fn a_text_is_good_as_it_is_before_and_after_a_restart() {
     assert_eq!(served.stop().0, Some(0));
 }
 
-/// An address that is advertised stands in all references, and what no reference could have is
+/// An advertised address stands in all references, and an address that no reference could hold is
 /// refused.
 #[test]
 fn an_advertised_address_stands_in_every_reference() {
@@ -81,8 +81,8 @@ fn an_advertised_address_stands_in_every_reference() {
     }
 }
 
-/// The holder of a grant of a namespace knows and takes back all that was made below it, also by
-/// way of grants of the namespace's host of which the object's own host has no record and no use.
+/// The holder of a grant of a namespace can list and revoke all grants made below it, even those
+/// made by way of grants on the namespace's host of which the object's host has no record.
 #[test]
 fn what_was_made_two_steps_below_is_listed_and_revoked_on_every_host() {
     let (_folder, data) = scratch();
@@ -94,7 +94,8 @@ fn what_was_made_two_steps_below_is_listed_and_revoked_on_every_host() {
         for name in names() {
             let child: namespace::Client = capstead_client::restore(&child).await.unwrap();
             below.push((name.clone(), save(&by_name(&child, &name), "two below").await));
-            // Its connection ends here, and what the object's host knew of its grant with it.
+            // Dropping this ends the connection, and with it all that the object's host knew of its
+            // grant.
         }
         for (name, text) in below {
             let object = by_name(&counters, &name);

@@ -14,20 +14,20 @@ use crate::support::calls::{self, connect, increment, run};
 use crate::support::raw::{COUNTER, Raw, bootstrap, by_name, call, restore, serialized};
 use crate::support::{Served, http, raw, scratch, serve};
 
-/// The peer's promise that the object is handed.
+/// The peer's promise that is passed to the object.
 const PROMISE: u32 = 5;
 
-/// A promise that the peer had resolved to itself was followed until the stack of the host, and with
-/// it the whole server, was gone. A chain of many did the same when it was dropped. What a promise
-/// turns out to be is nothing to the server now: it lets go of what it is told, and calls go on.
+/// The server used to follow a promise that the peer had resolved to itself until the stack of the
+/// host overflowed, and the whole server ended. Dropping a long chain of promises did the same. Now
+/// the server ignores these resolutions: it releases the capabilities in them, and calls continue.
 #[test]
 fn promises_that_never_end_are_the_peers_own_trouble() {
     let (_folder, data) = scratch();
     let served = serve(&data);
     assert_eq!(http::post(&served.announced.http, "/counter/y/increment").body, "1");
 
-    // 1. Resolve the promise of a call that runs: to itself, in a circle, along a chain; to promises
-    //    by that name, and by the name of something that is there.
+    // 1. Resolve the promise of a running call: to itself, in a circle, along a chain; to promises
+    //    that are named as such, and to ones that are named as hosted capabilities.
     let circle = [(PROMISE, PROMISE + 1), (PROMISE + 1, PROMISE)].repeat(10);
     let chain: Vec<_> = (PROMISE..20_000).map(|id| (id, id + 1)).collect();
     for (links, name) in [
@@ -37,11 +37,11 @@ fn promises_that_never_end_are_the_peers_own_trouble() {
         (&[(PROMISE, PROMISE)], Name::Hosted),
     ] {
         let released = attack(&served, links, name);
-        // One more is the promise itself, if the object needed it no longer by then.
+        // One more is the promise itself, if the object no longer needed it by then.
         assert!([0, 1].contains(&(released - links.len())), "{name:?}: {released}");
     }
 
-    // 2. Others are served as before, also the object that was attacked.
+    // 2. Other clients are served as before, even by the object that was attacked.
     assert_eq!(http::post(&served.announced.http, "/counter/y/increment").body, "2");
     run(async {
         let (_connection, counters) = connect(&served).await;
@@ -53,16 +53,16 @@ fn promises_that_never_end_are_the_peers_own_trouble() {
     assert_eq!(code, Some(0), "{log}");
 }
 
-/// The name in a message for what a promise is resolved to.
+/// The kind of capability that a message names as the target of a resolution.
 #[derive(Clone, Copy, Debug)]
 enum Name {
     Promise,
     Hosted,
 }
 
-/// Calls `increment` of the counter "x" with a promise as the context, resolves promises, and then asks
-/// for something on the same connection. Says of how many capabilities the server lets go until that
-/// is answered.
+/// Calls `increment` of the counter "x" with a promise as the context, resolves promises, and then
+/// makes a request on the same connection. Returns the number of capabilities that the server
+/// releases before the answer.
 fn attack(served: &Served, resolutions: &[(u32, u32)], name: Name) -> usize {
     const LAST: u32 = 9;
     let mut bytes = serialized(&bootstrap());
@@ -102,7 +102,7 @@ fn request() -> Raw {
     let mut message = Raw::new_default();
     let method = (http_service::Client::TYPE_ID, 1);
     let mut payload = call(&mut message, 3, (COUNTER, Some(0)), method);
-    // Only the pointer to the first capability of the table is taken from this one.
+    // Only the pointer to the first capability of the table is taken from this client.
     let mut caps: Vec<Option<Box<dyn ClientHook>>> = Vec::new();
     let mut content = payload.reborrow().get_content();
     content.imbue_mut(&mut caps);

@@ -1,5 +1,5 @@
-//! A request by Cap'n Proto whose body never ends goes as soon as its caller does, whichever host has the
-//! object; and not before.
+//! An HTTP request over Cap'n Proto whose body never ends is dropped as soon as its caller leaves,
+//! whichever host has the object; and not before.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,10 +10,11 @@ use capnp::capability::FromClientHook;
 use capstead_client::Connection;
 use capstead_client::http_capnp::{HttpMethod, byte_stream, http_service};
 
-/// Objects with names like these are on each of the hosts.
+/// The number of objects; with this many names, every host has some.
 const NAMES: u32 = 12;
 
-/// Far less than what an object waits for a body whose sender is still there, and what a stop waits for calls.
+/// Far less than the time for which an object waits for a body while its sender is there, and for
+/// which a stop waits for calls.
 const SOON: Duration = Duration::from_secs(5);
 
 struct Nobody;
@@ -22,7 +23,7 @@ impl http_service::client_request_context::Server for Nobody {}
 
 type Sent = capnp::capability::RemotePromise<http_service::request_results::Owned>;
 
-/// Begins a request with a body on each of the objects.
+/// Begins a request with a body on each object.
 async fn begin(served: &Served) -> (Connection, Vec<(Sent, byte_stream::Client)>) {
     let (connection, counters) = connect(served).await;
     let begun = (0..NAMES).map(|number| {
@@ -50,12 +51,12 @@ async fn write_some(served: &Served, bodies: impl Iterator<Item = &byte_stream::
     wait_for_awake(served, u64::from(NAMES)).await;
 }
 
-/// An object with a call under way stays awake.
+/// Waits for a number of awake objects: one with a call under way stays awake.
 async fn wait_for_awake(served: &Served, count: u64) {
     let began = now();
     while served.metric("objects_awake") != count {
         assert!(began.elapsed() < SOON, "they are not {count}");
-        // The connection goes on meanwhile.
+        // Lets the connection progress meanwhile.
         tokio::task::yield_now().await;
     }
 }

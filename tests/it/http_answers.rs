@@ -1,5 +1,5 @@
 //! The responses of classes are checked: a client reads one whole answer to its request, or a 500,
-//! and the next answer on the connection is that to the next request.
+//! and the next answer on the connection belongs to the next request.
 
 use std::rc::Rc;
 
@@ -9,7 +9,7 @@ use capstead::http::{self, Body, Request, Response, StatusCode, http_service};
 use capstead::{Context, Object, Result, Server};
 use tokio::net::TcpStream;
 
-/// Says whatever a request asks it to.
+/// Responds exactly as the request asks it to.
 struct Liar;
 
 impl Object for Liar {
@@ -27,7 +27,7 @@ impl counter::Server for Liar {}
 struct Lie {
     status: u16,
     headers: &'static [(&'static str, &'static str)],
-    /// None: unknown.
+    /// The announced length; none if it is unknown.
     announced: Option<u64>,
     pieces: &'static [&'static str],
     ends: bool,
@@ -36,7 +36,7 @@ struct Lie {
 const FINE: Lie =
     Lie { status: 200, headers: &[], announced: Some(4), pieces: &["fine"], ends: true };
 
-/// By the path; each is refused.
+/// Responses by path; each is refused.
 const LIES: &[Lie] = &[
     Lie { status: 101, ..FINE },
     Lie { status: 100, announced: Some(0), pieces: &[], ..FINE },
@@ -71,7 +71,7 @@ const LIES: &[Lie] = &[
     Lie { announced: None, ends: false, ..FINE },
 ];
 
-/// Each of these is right.
+/// Each of these is valid.
 const TRUTHS: &[Lie] = &[
     FINE,
     Lie { announced: None, pieces: &["f", "", "ine"], ..FINE },
@@ -124,7 +124,7 @@ fn said(url: &str) -> Option<&'static Lie> {
 
 fn answer(request: &Request<Body>) -> Response<Body> {
     match request.uri().path() {
-        // The names of all headers that came, and the bytes of one.
+        // Returns the names of all headers of the request, and the bytes of one.
         "/headers" => {
             let mut names: Vec<&str> =
                 request.headers().keys().map(http::HeaderName::as_str).collect();
@@ -147,7 +147,8 @@ fn answer(request: &Request<Body>) -> Response<Body> {
     }
 }
 
-/// Runs `work` with a connection to servers on 1, 2 and 4 hosts, or as many as the environment says.
+/// Runs `work` with a connection to servers on 1, 2 and 4 hosts, or on the number that the
+/// environment sets.
 fn with_servers(work: impl AsyncFn(&mut TcpStream, &str)) {
     let hosts = std::env::var("CAPSTEAD_TEST_HOSTS").map(|hosts| vec![hosts.parse().unwrap()]);
     for hosts in hosts.unwrap_or_else(|_| vec![1, 2, 4]) {
@@ -175,7 +176,7 @@ fn what_is_not_right_is_a_500_and_changes_no_other_answer() {
     with_servers(async |stream, object| {
         for (number, _) in LIES.iter().enumerate() {
             for method in ["GET", "HEAD", "POST"] {
-                // The length that a GET would get.
+                // The length of the answer to a GET.
                 if method == "HEAD" && LIES[number].headers == [("content-length", "1")] {
                     continue;
                 }

@@ -5,7 +5,7 @@ use crate::support::exchange::exchange;
 use capstead::Server;
 use tokio::net::TcpStream;
 
-/// Bodies of every kind of length, on one connection that stays open.
+/// Bodies with every way to give a length, on one connection that stays open.
 #[test]
 fn a_body_reaches_the_object_and_comes_back() {
     let data = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! Which HTTP requests a server lets in: none when HTTP is off, none that name another host, and none by
-//! which a page of another origin would change something.
+//! The HTTP requests that a server accepts: none when HTTP is off, none for another host, and none
+//! by which a page of another origin would change something.
 
 use crate::support::http::{Http, Response, get};
 use crate::support::{capstead, refused_start, scratch, serve, serve_command, serve_with};
@@ -25,7 +25,7 @@ fn http_that_is_off_listens_nowhere() {
     let (_folder, data) = scratch();
     let served = serve_with(&data, &["--http", "off"]);
     assert_eq!(served.announced.http, "");
-    // One line for each TCP socket that listens: of Cap'n Proto on each host, and of the numbers.
+    // One line for each TCP socket that listens: for Cap'n Proto on each host, and for the metrics.
     let net = std::fs::read_to_string(format!("/proc/{}/net/tcp", served.pid())).unwrap();
     let fds = std::fs::read_dir(format!("/proc/{}/fd", served.pid())).unwrap();
     let links = fds.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
@@ -94,7 +94,7 @@ fn a_name_that_was_made_to_lead_here_is_not_served() {
     }
 }
 
-/// On an address of this machine they always are; a flag adds to the names that are served.
+/// Names are always checked on an address of this machine; a flag adds to the accepted names.
 fn names_are_looked_at(flags: &[&str]) {
     let (_folder, data) = scratch();
     let served = serve_with(&data, flags);
@@ -144,7 +144,7 @@ fn what_is_no_address_no_origin_and_no_host_is_said() {
     }
 }
 
-/// A client that has said all closes that side of the connection, and waits.
+/// A client that has sent everything closes that side of the connection, and waits.
 #[test]
 fn a_client_that_closes_its_side_is_answered() {
     use std::io::{Read, Write};
@@ -159,8 +159,8 @@ fn a_client_that_closes_its_side_is_answered() {
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\n1"), "{answer:?}");
 }
 
-/// A page of an origin that was let in asks first, and reads answers and errors alike; others are told
-/// nothing of it.
+/// A page of an allowed origin asks first, and can read answers and errors alike; other pages learn
+/// nothing.
 #[test]
 fn a_page_of_an_allowed_origin_asks_first_and_reads_answers() {
     let (_folder, data) = scratch();
@@ -219,11 +219,11 @@ fn a_page_of_an_allowed_origin_asks_first_and_reads_answers() {
     let answer = connection.answer("GET");
     assert_eq!(answer.status, 421);
     assert_eq!(named(&answer, "access-control-allow-origin"), ["https://app.example"]);
-    // A method that HTTP/1.1 doesn't know may change something.
+    // A method that is not known to HTTP/1.1 may change something.
     assert_eq!(ask("QUERY /counter/x", "Origin: https://evil.example\r\n").status, 403);
 }
 
-// No page and no request was ever let in by these, and the server said nothing.
+// Flags with these values admit no page and no request, and the server used not to report that.
 #[test]
 fn what_would_let_nobody_in_is_refused_at_the_start() {
     for (flag, value, says) in [
@@ -238,7 +238,7 @@ fn what_would_let_nobody_in_is_refused_at_the_start() {
     }
 }
 
-/// A server that lets in no other page says nothing of pages.
+/// A server that admits no other origin sends no headers about origins.
 #[test]
 fn without_other_origins_answers_say_nothing_of_them() {
     let (_folder, data) = scratch();

@@ -1,5 +1,5 @@
-//! Requests with bodies reach objects on every host, through the gateway and over RPC, and nothing of them
-//! holds up the end of the server.
+//! Requests with bodies reach objects on every host, through the gateway and over RPC, and none of
+//! them delays the end of the server.
 #![allow(clippy::disallowed_methods, reason = "how long something takes is what is tested")]
 
 use std::cell::RefCell;
@@ -23,13 +23,13 @@ use tokio::sync::oneshot;
 const OBJECTS: usize = 12;
 const LENGTHS: [usize; 4] = [0, 1, 70_000, 1 << 20];
 
-/// Well below the 10 seconds that calls which are under way have at the end.
+/// Well below the 10 seconds that calls under way have at the end.
 const END: Duration = Duration::from_secs(5);
 
-/// One test at a time takes room for bodies, of which a process has one.
+/// Only one test at a time takes room for bodies, because that room is shared by the process.
 static ROOM: Mutex<()> = Mutex::new(());
 
-/// Runs `work` with a server on so many hosts, and ends that in order, at once.
+/// Runs `work` with a server on this number of hosts, and then ends it in order, at once.
 fn with_server(hosts: u16, work: impl AsyncFnOnce(&Running) -> Vec<TcpStream>) {
     let data = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::LocalRuntime::new().unwrap();
@@ -37,7 +37,7 @@ fn with_server(hosts: u16, work: impl AsyncFnOnce(&Running) -> Vec<TcpStream>) {
         let any = "127.0.0.1:0".parse().unwrap();
         let server = Server::new(data.path().join("data")).class::<Echo>().hosts(hosts);
         let running = server.listen(any).http(any).start().await.unwrap();
-        // Its connections stay open.
+        // The connections stay open during the end.
         let _streams = work(&running).await;
         let start = Instant::now();
         running.until(async {}).await.unwrap();
@@ -46,7 +46,8 @@ fn with_server(hosts: u16, work: impl AsyncFnOnce(&Running) -> Vec<TcpStream>) {
     runtime.block_on(async { tokio::time::timeout(DEADLINE, all).await }).expect("it ends in time");
 }
 
-/// A request with a body hung for ever when the object wasn't on the gateway's host, and held up the end.
+/// A request with a body used never to end when the object wasn't on the gateway's host, and
+/// delayed the end of the server.
 #[test]
 fn the_gateway_hands_bodies_to_objects_on_every_host() {
     let _room = ROOM.lock().unwrap_or_else(PoisonError::into_inner);
@@ -78,7 +79,7 @@ fn the_gateway_hands_bodies_to_objects_on_every_host() {
 /// A status and a body.
 type Taken = (u16, Vec<u8>);
 
-/// Takes the response to one request, and passes it on when its body has ended.
+/// Collects the response to one request, and passes it on when its body has ended.
 struct Taker {
     status: RefCell<u16>,
     body: RefCell<Vec<u8>>,
@@ -109,13 +110,13 @@ impl byte_stream::Server for Taker {
         _: byte_stream::EndResults,
     ) -> Result<()> {
         let whole = self.whole.take().expect("a body ends once");
-        // Whoever asked may have given up.
+        // The caller may have given up.
         let _ = whole.send((*self.status.borrow(), self.body.take()));
         Ok(())
     }
 }
 
-/// Puts a body, in pieces, none of which waits for an answer, and not for that to the request either.
+/// Puts a body in pieces, without waiting for the answers to the pieces or to the request.
 async fn put(object: &http_service::Client, body: &[u8]) -> Taken {
     let (whole, response) = oneshot::channel();
     let whole = RefCell::new(Some(whole));
@@ -145,7 +146,7 @@ async fn put(object: &http_service::Client, body: &[u8]) -> Taken {
     response.await.unwrap()
 }
 
-/// The body's stream was not handed on from the host of the object to that of the client.
+/// The body's stream used not to be passed on from the object's host to the client's.
 #[test]
 fn a_client_hands_bodies_to_objects_on_every_host_before_they_answer() {
     let _room = ROOM.lock().unwrap_or_else(PoisonError::into_inner);
@@ -171,7 +172,7 @@ fn a_client_hands_bodies_to_objects_on_every_host_before_they_answer() {
     }
 }
 
-/// Bodies without an end took memory for as long as the server lived.
+/// Unfinished bodies used to take memory for as long as the server lived.
 #[test]
 fn bodies_without_an_end_take_bounded_room_on_a_host() {
     let _room = ROOM.lock().unwrap_or_else(PoisonError::into_inner);
@@ -192,9 +193,9 @@ fn bodies_without_an_end_take_bounded_room_on_a_host() {
             let sent = request.send();
             let mut write = sent.pipeline.get_request_body().write_request();
             write.get().set_bytes(&vec![b'x'; PIECE]);
-            // Whether it was taken is told at the end.
+            // The end of the request tells whether the piece was accepted.
             drop(write.send());
-            // What comes after it over the connection is answered after it came.
+            // A later call on the connection is answered only after the piece arrived.
             let mut request = all.by_name_request();
             request.get().set_key("y");
             request.send().promise.await.unwrap();
@@ -205,7 +206,7 @@ fn bodies_without_an_end_take_bounded_room_on_a_host() {
             let end = sent.pipeline.get_request_body().end_request().send();
             let ended = sent.promise.await;
             drop(end);
-            // Nobody takes the response, which is a failure of another kind.
+            // The client doesn't take the response, which is a different failure.
             let refused = ended.is_err_and(|error| error.kind == capnp::ErrorKind::Overloaded);
             taken += usize::from(!refused);
         }

@@ -1,5 +1,5 @@
-//! JSON over HTTP: bodies that are none get a clear answer, errors come in the form that a client asks for, and a
-//! HEAD is answered from the GET.
+//! JSON over HTTP: invalid bodies get a clear answer, errors come in the form that a client asks
+//! for, and a HEAD is answered from the GET.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -60,7 +60,7 @@ impl http_service::Server for Notes {
     }
 }
 
-/// Plays with a server, over one connection.
+/// Runs `work` with a server, over one connection.
 fn with_notes(work: impl AsyncFnOnce(&mut TcpStream)) {
     let data = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::LocalRuntime::new().unwrap();
@@ -155,7 +155,7 @@ fn a_body_that_is_too_large_is_told_so() {
     });
 }
 
-/// The class's own errors, those that its calls end with, and those of the gateway.
+/// The class's own errors, those with which its calls end, and those of the gateway.
 #[test]
 fn a_client_that_asks_for_json_gets_errors_as_problems() {
     with_notes(async |stream| {

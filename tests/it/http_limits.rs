@@ -1,5 +1,4 @@
-//! The things that HTTP clients take of a server are bounded: connections, room for bodies, and
-//! time.
+//! The resources that HTTP clients may use are bounded: connections, room for bodies, and time.
 
 use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
@@ -44,7 +43,7 @@ fn bodies_that_stall_go_and_give_their_room_back() {
         connection.send(STALLED);
         connection.send(&vec![b'x'; 590_000]);
     }
-    // One of them has no room; the other one is waited for until its time is over.
+    // One of them gets no room; the other one is awaited until its time limit.
     let mut statuses: Vec<u16> =
         stalled.iter_mut().map(|connection| connection.answer("POST").status).collect();
     statuses.sort_unstable();
@@ -68,7 +67,7 @@ fn a_head_has_its_time() {
     assert!(slow.is_closed() || slow.answer("GET").status == 408);
 }
 
-/// Answers are small, so it takes many of them that nobody reads.
+/// Answers are small, so it takes many unread ones to reach the limit.
 #[test]
 fn a_client_that_takes_no_answers_is_cut() {
     let (_folder, data) = scratch();

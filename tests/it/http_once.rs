@@ -1,5 +1,6 @@
-//! The end of an object between two HTTP requests costs the next one nothing, and what has begun is never
-//! asked for twice; and the status of a failure follows from its kind, never from words of a class.
+//! If an object ends between two HTTP requests, the next one isn't affected, and a request that
+//! began is never made twice. The status of a failure follows from its kind, never from words of a
+//! class.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -49,7 +50,7 @@ thread_local! {
     static BEGUN: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Fails as a request says.
+/// Fails as the request tells it to.
 struct Failing(Context);
 
 impl Object for Failing {
@@ -121,7 +122,7 @@ async fn ask(address: SocketAddr, method: &str, path: &str) -> (u16, String) {
     (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
-/// Runs `work` with the address of a server on one host, that is on this thread.
+/// Runs `work` with the address of a server on one host, on this thread.
 fn with_server(work: impl AsyncFnOnce(SocketAddr)) {
     let data = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::LocalRuntime::new().unwrap();

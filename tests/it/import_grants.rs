@@ -1,11 +1,12 @@
-//! Imports into a server that serves: what its grants are worth afterwards, on every host and over HTTP.
+//! Imports into a running server: the validity of its grants afterwards, on every host and over
+//! HTTP.
 
 use std::path::Path;
 
 use crate::support::calls::{by_name, connect, increment, read, run};
 use crate::support::{capstead, http, scratch, serve_with};
 
-/// A command on the server's data that succeeds, and what it says.
+/// Runs a command on the server's data that must succeed; returns its output.
 fn done(data: &Path, args: &[&str]) -> String {
     let output = capstead(args).arg("--data").arg(data).output().expect("the command runs");
     let said = [output.stdout, output.stderr].concat();
@@ -18,7 +19,7 @@ fn names() -> impl Iterator<Item = String> {
     (0..16).map(|n| format!("c{n}"))
 }
 
-/// The server's own state, brought in while it serves, ends nothing but the instances of its objects.
+/// The server's own state, imported while it serves, ends only the instances of its objects.
 #[test]
 fn a_server_goes_on_after_its_own_archive_was_brought_in() {
     for hosts in ["1", "4"] {
@@ -48,7 +49,7 @@ fn a_server_goes_on_after_its_own_archive_was_brought_in() {
     }
 }
 
-/// A root that was revoked comes back where the operator says so, and with it its path over HTTP, on all
+/// A revoked root comes back where the operator asks for it, and with it its path over HTTP, on all
 /// hosts and without a restart.
 #[test]
 fn a_revoked_root_comes_back_with_its_archive_on_every_host() {
@@ -72,7 +73,8 @@ fn a_revoked_root_comes_back_with_its_archive_on_every_host() {
     assert_eq!(served.stop().0, Some(0));
 }
 
-/// The objects of another server are brought in, and its grants end as the command says.
+/// The objects of another server are imported, and its grants are kept or left out as the command
+/// says.
 #[test]
 fn another_servers_archive_leaves_the_grants_that_are_here() {
     let (folder, data) = scratch();

@@ -1,7 +1,8 @@
-//! The keys that sign references: replaced and revoked, on servers that serve and on ones that don't.
+//! The keys that sign references: replaced and revoked, with and without a running server.
 //!
-//! A signature is good until its key is revoked, and refused at once then, on every host. Nothing
-//! that a server or a command says, at whatever level, has a private key or a reference's secret in it.
+//! A signature is valid until its key is revoked, and is then refused at once, on every host. No
+//! output of a server or a command, at any log level, contains a private key or a reference's
+//! secret.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -34,7 +35,7 @@ fn done(data: &Path, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The ids of all keys, the one that signs last.
+/// The ids of all keys; the last one signs.
 fn ids(data: &Path) -> Vec<String> {
     let list = done(data, &["list"]);
     let rows = list.lines().skip(1).map(|line| line.split_whitespace().collect());
@@ -54,18 +55,18 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
-/// The id of the key that signed.
+/// The id of the key that signed the reference.
 fn signer(text: &str) -> String {
     hex(&bytes(text)[33..41])
 }
 
-/// Each class's reference, for the listener where the server is now.
+/// Each class's reference, with the address at which the server listens now.
 fn moved(texts: &BTreeMap<String, String>, to: &Served) -> Vec<String> {
     let fragments = texts.values().map(|text| text.split_once("/#").unwrap().1);
     fragments.map(|fragment| format!("capstead://{}/#{fragment}", to.announced.capnp)).collect()
 }
 
-/// Every reference is good, at the listener of its target's owner and at the first one.
+/// Checks that every reference works, at the listener of its target's owner and at the first one.
 async fn good(texts: &[String]) {
     for text in texts {
         restore::<namespace::Client>(text).await.unwrap();
@@ -74,7 +75,7 @@ async fn good(texts: &[String]) {
     }
 }
 
-/// Each of them is refused at each of the listeners, in the words in which everything is.
+/// Checks that each reference is refused at each listener, with the same words for all.
 async fn all_refused(texts: &[String], listeners: &[String]) {
     for address in listeners {
         let listener = Connection::dial(address).await.unwrap();
@@ -104,13 +105,13 @@ fn assert_private(data: &Path) {
     }
 }
 
-// The first host's thread is the one that changes the ring.
+// The first host's thread changes the ring.
 #[test]
 fn one_host_gets_new_keys_and_loses_old_ones() {
     drill("1");
 }
 
-// Of four hosts the second owns both namespaces, on a thread of its own.
+// Of four hosts, the second owns both namespaces, on a thread of its own.
 #[test]
 fn other_hosts_get_new_keys_and_lose_old_ones() {
     drill("4");
@@ -154,7 +155,7 @@ fn drill(hosts: &str) {
     });
     assert_eq!(ids(&data), std::slice::from_ref(&new));
 
-    // The only one: another takes its place first.
+    // Revoking the only key makes a new one first.
     done(&data, &["revoke", &new]);
     let [newest] = ids(&data).try_into().unwrap();
     assert!(newest != new && newest != old);
@@ -215,7 +216,7 @@ fn wrong_ids_change_nothing() {
     run(good(&moved(&served.announced.namespaces, &served)));
 }
 
-// A crash in the middle of a rotation leaves a temporary file, whole or not.
+// A crash during a rotation leaves a temporary file, whole or not.
 #[test]
 fn what_a_crash_left_is_in_nobodys_way() {
     let (_folder, data) = scratch();
@@ -235,8 +236,8 @@ fn what_a_crash_left_is_in_nobodys_way() {
     assert_private(&data);
 }
 
-// Whoever is killed, the command at rest or the server under it: each key is there as a whole or not at all,
-// none is lost, and the first one's references stay good.
+// Either the command is killed without a running server, or the server under it. Each key is then
+// there as a whole or not at all, none is lost, and references of the first one stay valid.
 #[test]
 fn kills_in_the_middle_of_rotations_lose_no_key() {
     let (_folder, data) = scratch();
@@ -254,7 +255,7 @@ fn kills_in_the_middle_of_rotations_lose_no_key() {
         let mut command = capstead(["key", "rotate", "--data"]);
         command.arg(&data).stdout(Stdio::null()).stderr(Stdio::null());
         let mut rotating = command.spawn().unwrap();
-        // At any moment of it, and also when it is over.
+        // At any moment of the rotation, or after its end.
         std::thread::sleep(Duration::from_micros(random.below(2 * whole)));
         match &mut served {
             Some(served) => served.kill(),
@@ -296,9 +297,9 @@ fn a_backup_has_all_keys() {
     run(good(&moved(&before, &served)));
 }
 
-/// A secret in the spellings that output may choose: raw, hex, base64 and a list of numbers.
+/// A secret in each form in which output may show it: raw, hex, base64 and a list of numbers.
 fn spellings(secret: &[u8]) -> Vec<Vec<u8>> {
-    // Neither alphabet's last letters depend on what surrounds the secret.
+    // Whole groups of three bytes: in both alphabets their letters depend on no neighbouring bytes.
     let whole = &secret[..secret.len() / 3 * 3];
     let list: Vec<String> = secret[..8].iter().map(u8::to_string).collect();
     let list_hex: Vec<String> = secret[..8].iter().map(|byte| format!("{byte:x}")).collect();
@@ -313,7 +314,7 @@ fn spellings(secret: &[u8]) -> Vec<Vec<u8>> {
     ]
 }
 
-/// Every private key that lies there: its bytes, and those of the file.
+/// Every private key in the directory: its bytes, and those of its file.
 fn private_keys(data: &Path) -> Vec<Vec<u8>> {
     let read = |entry: std::io::Result<fs::DirEntry>| {
         let hex = fs::read_to_string(entry.unwrap().path()).unwrap();
@@ -327,7 +328,7 @@ fn holds(output: &[u8], secret: &[u8]) -> bool {
     output.windows(secret.len()).any(|part| part == secret)
 }
 
-/// The secrets of a reference, and its text where nothing but secrets is in it.
+/// The secrets of a reference, and its text where that contains nothing but secrets.
 fn secrets_of(text: &str) -> Vec<Vec<u8>> {
     let (bytes, fragment) = (bytes(text), text.split_once("/#").unwrap().1);
     let mut found = spellings(&bytes[bytes.len() - 32..]);
@@ -336,7 +337,7 @@ fn secrets_of(text: &str) -> Vec<Vec<u8>> {
     found
 }
 
-/// All that there is to do wrong and right with references, keys and connections.
+/// Uses references, keys and connections correctly and incorrectly.
 fn use_and_misuse(served: &Served, texts: &[String]) {
     let address = &served.announced.capnp;
     run(async {
@@ -351,7 +352,7 @@ fn use_and_misuse(served: &Served, texts: &[String]) {
         let counters: namespace::Client = connection.restore(served.counters()).unwrap();
         assert!(increment(&by_name(&counters, "x")).await.unwrap() > 0);
     });
-    // In the clear, where TLS is spoken.
+    // In the clear, on a listener that speaks TLS.
     let mut stream = TcpStream::connect(address).unwrap();
     stream.write_all(texts[0].as_bytes()).unwrap();
     drop(stream);
@@ -361,7 +362,8 @@ fn use_and_misuse(served: &Served, texts: &[String]) {
     http::get(served.announced.metrics.as_deref().unwrap(), &format!("/{fragment}"));
 }
 
-// With everything logged that can be. References are announced on standard output, which is there for that.
+// Everything that can be logged is logged. References are announced on standard output, as
+// intended.
 #[test]
 fn nothing_that_is_said_has_a_secret_in_it() {
     let (folder, data) = scratch();
@@ -415,7 +417,7 @@ fn nothing_that_is_said_has_a_secret_in_it() {
     said.extend(log.into_bytes());
 
     let of_keys: Vec<_> = keys.iter().flat_map(|key| spellings(key)).collect();
-    // It announces references, and nothing else that is secret.
+    // It announces references, but no other secret.
     for secret in &of_keys {
         assert!(!holds(announced.as_bytes(), secret), "{}", String::from_utf8_lossy(secret));
     }
@@ -423,7 +425,8 @@ fn nothing_that_is_said_has_a_secret_in_it() {
     for secret in of_keys.iter().chain(&of_references) {
         assert!(!holds(&said, secret), "{}", String::from_utf8_lossy(secret));
     }
-    // What is no secret was said, at every level, and a backup has the keys that are there: it would be seen.
+    // Public values were printed at every level, and a backup contains the current keys: so a leak
+    // would be found.
     for public in [&*old, "DEBUG", "no TLS with a peer", "its key is unknown", "revoked"] {
         assert!(holds(&said, public.as_bytes()), "{public}");
     }
@@ -432,7 +435,7 @@ fn nothing_that_is_said_has_a_secret_in_it() {
     assert!(now.iter().all(|key| spellings(key).iter().any(|secret| holds(&backup, secret))));
 }
 
-// Whoever revokes a key is in a hurry: a server that hangs is stopped, and then it works without it.
+// Revoking a key is urgent: a server that hangs is stopped, and then it works without the server.
 #[test]
 fn a_server_that_says_nothing_keeps_no_command_waiting() {
     let (_folder, data) = scratch();

@@ -1,4 +1,5 @@
-//! Tests the judges of the crash lab: good histories pass, bad ones don't, and the two agree.
+//! Tests of the two judges of the crash lab: good histories pass, bad ones fail, and the judges
+//! agree.
 
 #[path = "../crash_lab/history.rs"]
 mod history;
@@ -40,14 +41,14 @@ fn what_can_be_explained_passes() {
         &[ok(0, 1, 1), ok(2, 3, 2), read(4, 5, 2)],
         // At the same time, in either order.
         &[ok(0, 9, 2), ok(0, 9, 1), read(0, 9, 0), read(0, 9, 1)],
-        // What touches may be in either order too.
+        // Calls that touch may be in either order too.
         &[ok(0, 5, 2), ok(5, 9, 1)],
-        // An unknown call happened, did not happen, and happened late.
+        // An unknown call that happened, did not happen, or happened late.
         &[unknown(1, 0), read(1, 2, 1)],
         &[unknown(1, 0), read(1, 2, 0)],
         &[unknown(1, 0), read(1, 2, 0), ok(3, 4, 1), read(5, 6, 2)],
         &[unknown(2, 0), unknown(1, 0), unknown(3, 0), read(1, 2, 3), read(3, 4, 6)],
-        // A large one must not be wasted on what the small ones explain.
+        // A large call must not be used to explain what the small ones can explain.
         &[unknown(2, 0), unknown(1, 0), unknown(1, 0), read(1, 2, 2), ok(3, 4, 3), read(5, 6, 5)],
         &[increment(7, 0, Outcome::Failed), read(1, 2, 0)],
     ];
@@ -87,8 +88,8 @@ fn what_can_not_be_explained_is_refused() {
     }
 }
 
-/// A history that clients may see of calls that really happened one after the other, at 100, 200
-/// and so on.
+/// A history as clients could see it, of calls that really happened one after the other, at 100,
+/// 200 and so on.
 fn truth(random: &mut Random, length: u64, width: u64) -> Vec<Operation> {
     let (mut history, mut value) = (Vec::new(), 0);
     for number in 1..=length {
@@ -110,7 +111,7 @@ fn truth(random: &mut Random, length: u64, width: u64) -> Vec<Operation> {
     history
 }
 
-/// Turns one call into what it was not.
+/// Changes one call so that the history is no longer true.
 fn corrupt(random: &mut Random, history: &mut Vec<Operation>) {
     let at = random.below(history.len() as u64) as usize;
     let by = 1 + i64::try_from(random.below(3)).expect("it is small");

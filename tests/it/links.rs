@@ -1,8 +1,8 @@
 //! References in the storage of objects, on a server that is killed with `kill -9`.
 //!
-//! The server is this very binary, started once more: two hosts with objects that refer to each other.
-//! The data on the disk are read without a server, and their values are opened by code of the tests'
-//! own: the edges must be exactly theirs. Seeds are printed.
+//! The server is this very binary, started again: two hosts with objects that refer to each other.
+//! The tests read the data on disk without a server, and open the values with code of their own:
+//! the edges must match the values exactly. Seeds are printed.
 
 mod sealed;
 
@@ -26,21 +26,21 @@ use tokio::sync::Notify;
 
 const HOSTS: u16 = 2;
 const KILLS: usize = 100;
-/// Kills between two looks at the disk.
+/// Kills between two checks of the disk.
 const KILLS_IN_A_ROW: usize = 10;
 const NODES: u64 = 6;
 const KEYS: u64 = 5;
-/// Callers at a time, each with one call.
+/// The number of concurrent callers, each with one call.
 const WORKERS: usize = 16;
-/// Answers before a kill, on average.
+/// The average number of answers before a kill.
 const KILLED_AFTER: u64 = 40;
 
-/// Objects of the graph that is called through, beside the shared ones.
+/// Objects of the graph that the calls traverse, without the shared ones.
 const GROWN: i64 = 10_000;
 const SHARED: i64 = 10;
 const CHILDREN: i64 = 10;
 
-/// Refers to others.
+/// An object that refers to others.
 struct Node {
     ctx: Context,
     /// The last visitor.
@@ -63,7 +63,7 @@ impl Node {
         self.ctx.namespace("nodes")
     }
 
-    /// A few writes that follow from the seed, in one turn or several.
+    /// Makes a few writes, determined by the seed, in one turn or several.
     async fn load(&self, seed: u64) -> Result<()> {
         let mut random = Random::from_seed(seed);
         for _ in 0..=random.below(4) {
@@ -118,8 +118,8 @@ impl Node {
         }
     }
 
-    /// Makes so many objects, itself included: a tree, from each object of which references lead back
-    /// to its root and to a ring of shared objects. How many it made.
+    /// Makes `count` objects, itself included: a tree whose objects all have references to its root
+    /// and to a ring of shared objects. Returns the number made.
     async fn grow(&self, count: i64) -> Result<i64> {
         let storage = self.ctx.storage();
         let shared = match self.ctx.name().map(str::parse::<i64>) {
@@ -142,7 +142,7 @@ impl Node {
         Ok(1 + try_join_all(calls).await?.into_iter().sum::<i64>())
     }
 
-    /// Visits all objects that it leads to, and were not visited before; how many it were.
+    /// Visits all objects that are reachable and not visited yet; returns their number.
     async fn visit(&self, visitor: i64) -> Result<i64> {
         if self.visited.replace(visitor) == visitor {
             return Ok(0);
@@ -157,7 +157,7 @@ impl Node {
 }
 
 impl counter::Server for Node {
-    /// The seed of some load.
+    /// Runs the load of a seed.
     async fn increment(
         self: Rc<Self>,
         params: counter::IncrementParams,
@@ -166,7 +166,7 @@ impl counter::Server for Node {
         self.load(params.get()?.get_by().cast_unsigned()).await
     }
 
-    /// Grows so many objects; or, for a number below zero, is visited.
+    /// Grows by this number of objects; a negative number is a visit.
     async fn decrement(
         self: Rc<Self>,
         params: counter::DecrementParams,
@@ -201,7 +201,7 @@ fn start(data: &Path) -> Served {
     Served::ready(Process::start(program))
 }
 
-/// Makes calls for as long as it lives, and kills it; how many were answered.
+/// Makes calls until the server is killed; returns the number of answers.
 async fn load_and_kill(served: &mut Served, random: &mut Random) -> usize {
     let (_connection, nodes) = connect_to(served, "Node").await;
     let load = Load::default();
@@ -230,7 +230,7 @@ struct Load {
 impl Load {
     async fn work(&self, nodes: &namespace::Client, mut random: Random) {
         while !self.is_over.get() {
-            // Got anew each time, since a panic breaks all that was got before.
+            // Fetched anew each time, since a panic breaks everything fetched before.
             let node = by_name(nodes, &random.below(NODES).to_string());
             let mut request = node.increment_request();
             request.get().set_by(random.below(u64::MAX).cast_signed());
@@ -242,18 +242,18 @@ impl Load {
     }
 }
 
-/// The content of the disk of a server that doesn't run.
+/// The content of a stopped server's disk.
 #[derive(Debug, Default)]
 struct Scanned {
     objects: usize,
-    /// Values that refer to something.
+    /// Values that contain references.
     references: usize,
-    /// Values that begin as if they did.
+    /// Values that only begin like those.
     nothing: usize,
     edges: usize,
 }
 
-/// Opens all values, and compares the edges to what they refer to.
+/// Opens all values, and compares the edges with the references in them.
 fn scan(data: &Path) -> Scanned {
     let (key, mut scanned) = (Key::of(data), Scanned::default());
     for host in 0..HOSTS {
@@ -298,8 +298,8 @@ impl Scanned {
     }
 }
 
-// Values with references are written, overwritten, copied, deleted and undone on both hosts, in calls
-// of which some panic, and the server is killed meanwhile, over and over.
+// Values with references are written, overwritten, copied, deleted and undone on both hosts, in
+// calls some of which panic, while the server is killed again and again.
 #[test]
 fn the_edges_are_exact_whenever_the_server_is_killed() {
     let mut random = Random::from_printed_seed();
@@ -319,7 +319,7 @@ fn the_edges_are_exact_whenever_the_server_is_killed() {
     assert!(references > 50 && nothing > 0, "there was little to look at");
 }
 
-// A graph with shared objects and cycles survives the kill, and every object is reached from its root.
+// A graph with shared objects and cycles survives the kill, and its root reaches every object.
 #[test]
 fn ten_thousand_objects_are_called_through_from_their_root_after_a_kill() {
     let (_folder, data) = scratch();
@@ -336,7 +336,7 @@ fn ten_thousand_objects_are_called_through_from_their_root_after_a_kill() {
     let all = usize::try_from(GROWN + SHARED).unwrap();
     let scanned = scan(&data);
     assert_eq!(scanned.objects, all);
-    // To the root, to a shared one, and to each child.
+    // Edges to the root, to a shared object, and to each child.
     assert_eq!(scanned.edges, 2 * all + usize::try_from(GROWN - 1).unwrap());
     let served = start(&data);
     run(async {

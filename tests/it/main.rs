@@ -1,6 +1,6 @@
-//! Tests of whole servers, each a process of its own: one module for each promise or way in.
+//! Tests of whole servers, each a process of its own: one module for each promise or protocol.
 //!
-//! They are one program, because each further one would link the server once more.
+//! They are one program, because each further program would link the server again.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod ambient;

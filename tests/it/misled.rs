@@ -1,5 +1,5 @@
-//! Root's commands on the data of a user who would lead them to somebody else's: by links, by a socket, by a
-//! pipe that nobody writes to; and a group that isn't the directory's.
+//! Root's commands on the data of a user who tries to redirect them to another user's data: by
+//! links, by a socket, or by a pipe without a writer; and a group that isn't the directory's.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -12,21 +12,21 @@ use tempfile::TempDir;
 use crate::support::http::post;
 use crate::support::{Process, Served, capstead, refused_start, serve_command, serve_with};
 
-/// The user whose data nobody else is to read, and the one who would like to.
+/// The user whose data must stay private, and the one who tries to read them.
 const VICTIM: u32 = 65534;
 const THIEF: u32 = 65533;
 
-/// The data of both, and a folder in which the victim's server can run.
+/// The data of both users, and a folder in which the victim's server can run.
 struct Both {
     folder: TempDir,
     victim: PathBuf,
     thief: PathBuf,
 }
 
-/// A way to have a name lead elsewhere.
+/// A way to redirect a name.
 type Lead = fn(&Path, &Path) -> std::io::Result<()>;
 
-/// None for whoever isn't root.
+/// None unless this process runs as root.
 fn both() -> Option<Both> {
     if fs::metadata("/proc/self").expect("this process is there").uid() != 0 {
         eprintln!("skipped what only root can try");
@@ -49,7 +49,7 @@ fn both() -> Option<Both> {
     Some(Both { folder, victim, thief })
 }
 
-/// The path and all below it.
+/// Gives the path and everything below it to the user.
 fn give(path: &Path, user: u32) {
     if path.is_dir() {
         for entry in fs::read_dir(path).expect("it can be read") {
@@ -59,7 +59,7 @@ fn give(path: &Path, user: u32) {
     chown(path, Some(user), Some(user)).expect("root may");
 }
 
-/// The code and the words of a command of root's on the data; one that waits for ever fails.
+/// The exit code and output of a command that root runs on the data; fails if it hangs.
 fn told(data: &Path, args: &[&str]) -> (Option<i32>, String) {
     let mut command = capstead(args);
     command.arg("--data").arg(data);
@@ -73,7 +73,8 @@ impl Both {
         self.folder.path().join("file")
     }
 
-    /// None of root's commands reads anything: they say this, and make no file.
+    /// Checks that none of root's commands reads anything: they print these words, and make no
+    /// file.
     fn assert_refused(&self, what: &str, says: &[&str]) {
         let file = self.file();
         let path = file.to_str().expect("text");
@@ -91,7 +92,7 @@ impl Both {
     }
 }
 
-// All of them came out, with the exit code 0.
+// All of these commands used to succeed, with the exit code 0.
 #[test]
 fn no_link_leads_root_to_the_data_of_somebody_else() {
     let Some(both) = both() else { return };
@@ -140,12 +141,13 @@ fn no_link_leads_root_to_the_data_of_somebody_else() {
     assert_eq!(code, Some(0), "nothing is wrong any more: {said}");
 }
 
-// Root's commands talked to the other server, took its keys, and gave it new ones.
+// Root's commands used to talk to the other server: they took its keys, and gave it new ones.
 #[test]
 fn no_socket_leads_root_to_the_server_of_somebody_else() {
     let Some(both) = both() else { return };
     let program = both.folder.path().join("capstead");
-    // By another process: one that this one has open to write can't be run.
+    // Copied by another process, because a file that this process has open for writing can't be
+    // run.
     let copied = Command::new("cp").arg(capstead(["serve"]).get_program()).arg(&program).status();
     assert!(copied.expect("cp runs").success());
     let mut command = Command::new(&program);
@@ -174,13 +176,13 @@ fn no_socket_leads_root_to_the_server_of_somebody_else() {
     give(&both.thief, VICTIM);
     fs::hard_link(&theirs, &ours).expect("root may");
     both.assert_refused("another directory", &["serves another directory"]);
-    // Root may command the right one.
+    // Root may command the right server.
     assert_eq!(told(&both.victim, &["key", "rotate"]).0, Some(0));
     assert_eq!(keys(&both.victim), 3);
     served.stop();
 }
 
-// They waited for ever.
+// Root's commands used to hang on such a pipe.
 #[test]
 fn no_pipe_keeps_roots_commands_waiting() {
     let Some(both) = both() else { return };
@@ -214,7 +216,7 @@ fn no_pipe_keeps_roots_commands_waiting() {
     }
 }
 
-// Any group was trusted, whichever the directory had.
+// Any group used to be trusted, not only the directory's.
 #[test]
 fn a_group_that_is_not_the_directorys_is_not_trusted() {
     let Some(both) = both() else { return };

@@ -1,6 +1,6 @@
 //! Calls with request ids, on a server that is killed with `kill -9` at random moments.
 //!
-//! The server is this very binary, started once more: it serves a class of its own, whose handler takes
+//! The server is this very binary, started again: it serves a class of its own, whose handler takes
 //! three turns. Seeds are printed.
 
 use std::path::Path;
@@ -18,7 +18,7 @@ use futures::future::join_all;
 
 const KILLS: usize = 60;
 const OBJECTS: usize = 4;
-/// Calls on each object; the sum of a step has a digit for each of them.
+/// Calls on each object; each has its own digit in the sum of a step.
 const CALLS: usize = 3;
 const DIGIT_BITS: usize = 20;
 
@@ -55,7 +55,7 @@ impl counter::Server for Steps {
         Ok(())
     }
 
-    /// The sum of the step with the number `by`, which nothing is subtracted from.
+    /// Returns the sum of the step with the number `by`; it subtracts nothing.
     async fn decrement(
         self: Rc<Self>,
         params: counter::DecrementParams,
@@ -80,13 +80,13 @@ fn start(data: &Path) -> Served {
     Served::ready(Process::start(own::program("once::a_server_for_the_other_tests", data)))
 }
 
-/// A connection of its own, and the object of that name.
+/// A new connection, and the object of that name.
 async fn object(served: &Served, name: &str) -> (Connection, counter::Client) {
     let (connection, objects) = connect_to(served, "Steps").await;
     (connection, by_name(&objects, name))
 }
 
-/// One call, as its caller knows it.
+/// One call, from its caller's view.
 struct Call {
     object: String,
     digit: usize,
@@ -94,7 +94,7 @@ struct Call {
     told: Told,
 }
 
-/// The answer that the caller was told last.
+/// The last answer to the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
     Nothing,
@@ -137,13 +137,14 @@ impl Call {
 
 /// Makes all calls, and kills the server meanwhile.
 async fn make_and_kill(served: &mut Served, calls: &mut [Call], random: &mut Random) {
-    /// Three steps of a call take about that long, so that kills come before, within and after them.
+    /// The approximate time of a call's three steps, so that kills come before, within and after
+    /// them.
     const WHILE: u64 = 16_000;
     let mut moments = |count| -> Vec<Duration> {
         (0..count).map(|_| Duration::from_micros(random.below(WHILE))).collect()
     };
     let (waits, kill) = (moments(calls.len()), moments(1)[0]);
-    // Whoever comes after the kill finds nobody, and has made no call.
+    // A caller that starts after the kill finds no server, and makes no call.
     let calls = calls.iter_mut().zip(waits).filter(|(_, wait)| *wait < kill);
     let connected: &Served = served;
     let made = join_all(calls.map(|(call, wait)| call.make(connected, wait)));
@@ -163,7 +164,7 @@ async fn round(data: &Path, number: usize, random: &mut Random) -> Vec<Told> {
         make_and_kill(&mut start(data), &mut calls, random).await;
     }
     let served = start(data);
-    // Twice, so that the second time asks for what the first one has stored.
+    // The second round asks for the replies that the first one stored.
     for _ in 0..2 {
         join_all(calls.iter_mut().map(|call| call.make(&served, Duration::ZERO))).await;
     }
@@ -182,8 +183,8 @@ async fn round(data: &Path, number: usize, random: &mut Random) -> Vec<Told> {
     calls.iter().map(|call| call.told).collect()
 }
 
-// Every call is retried with its id until there is a reply or the answer `unknown`. It is never applied
-// twice, a reply that was given is given again, and `unknown` means that it was applied in part.
+// Every call is retried with its id until there is a reply or the answer `unknown`. It is never
+// applied twice, the same reply is given again, and `unknown` means that it was applied in part.
 #[test]
 fn retried_calls_are_applied_once_whenever_the_server_is_killed() {
     let mut random = Random::from_printed_seed();

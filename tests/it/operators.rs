@@ -1,5 +1,5 @@
-//! An operator's mistakes and surroundings: whose the data are, what is refused and in which words, and pipes
-//! that close.
+//! An operator's mistakes and environment: other owners of the data, refusals and their words, and
+//! pipes that close.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -13,7 +13,7 @@ use crate::support::{
     Process, Served, capstead, refused_start, scratch, serve, serve_command, serve_with,
 };
 
-/// A user of the system who has nothing.
+/// A user of the system without any files.
 const NOBODY: u32 = 65534;
 /// Methods of the namespace, of all objects, and of counters.
 const GRANTS: &str = "0x8046be1c2e6b08dc:3";
@@ -73,7 +73,7 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).expect("it is ours");
 }
 
-// It was called "no data directory of Capstead".
+// The error used to call the directory "no data directory of Capstead".
 #[test]
 fn a_directory_of_somebody_else_is_told_apart_from_none() {
     if !is_root() {
@@ -83,7 +83,8 @@ fn a_directory_of_somebody_else_is_told_apart_from_none() {
     data_with_a_counter(&data);
     set_mode(folder.path(), 0o755);
     let program = folder.path().join("capstead");
-    // By another process: one that this one has open to write can't be run.
+    // Copied by another process, because a file that this process has open for writing can't be
+    // run.
     let copied = Command::new("cp").arg(capstead(["serve"]).get_program()).arg(&program).status();
     assert!(copied.expect("cp runs").success());
     for verb in ["grants", "compact"] {
@@ -96,7 +97,7 @@ fn a_directory_of_somebody_else_is_told_apart_from_none() {
     assert!(nothing.contains("is no data directory of Capstead"), "{nothing}");
 }
 
-// The server refuses to start on such keys, and said nothing of them once it served.
+// The server refuses to start on such keys, but used not to notice them once it served.
 #[test]
 fn commands_beside_a_server_look_at_the_keys_as_its_start_does() {
     let (_folder, data) = scratch();
@@ -114,8 +115,8 @@ fn commands_beside_a_server_look_at_the_keys_as_its_start_does() {
     served.stop();
 }
 
-/// Root backs up what belongs to a service's user, and leaves nothing of its own there; what changes the data
-/// is for the user of the service.
+/// Root backs up the data of a service's user, and leaves no file of its own there; commands that
+/// change the data are left to that user.
 #[test]
 fn root_reads_the_data_of_another_user_and_writes_nothing() {
     if !is_root() {
@@ -144,7 +145,7 @@ fn root_reads_the_data_of_another_user_and_writes_nothing() {
     for path in &before {
         assert_eq!(fs::metadata(path).expect("it is there").uid(), NOBODY, "{}", path.display());
     }
-    // Keys of a third user are nobody's who owns the directory.
+    // Keys of a third user don't belong to the owner of the directory.
     chown(data.join("keys/cluster"), Some(1), None).expect("root may");
     let mixed = self::refused(&data, &["key", "list"]);
     assert!(mixed.contains("belongs to the user 1") && mixed.contains("65534"), "{mixed}");
@@ -158,7 +159,7 @@ fn root_reads_the_data_of_another_user_and_writes_nothing() {
     );
 }
 
-/// A volume of Kubernetes with fsGroup, whose group can write to all that is on it.
+/// A volume of Kubernetes with fsGroup, whose group can write to everything on it.
 #[test]
 fn a_group_is_let_in_where_the_operator_says_so_and_nowhere_else() {
     let (_folder, data) = scratch();
@@ -182,13 +183,13 @@ fn a_group_is_let_in_where_the_operator_says_so_and_nowhere_else() {
     assert_eq!(get(&served.announced.http, "/counter/x").body, "1");
     done(&data, &["key", "rotate"]);
     served.stop();
-    // That group, and nobody else.
+    // The group, and no other user.
     open_to(0o664, 0o2775);
     let (code, refused) = refused_start(serve_command(&data, &["--hosts", "2", "--trust-group"]));
     assert!(code == Some(1) && refused.contains("chmod 600"), "{refused}");
 }
 
-/// A grant of what isn't there lets nobody do anything, whether a server serves or not.
+/// A grant of something that doesn't exist gives nothing, whether a server runs or not.
 #[test]
 fn grants_name_methods_that_are_there() {
     let (_folder, data) = scratch();
@@ -220,7 +221,7 @@ fn grants_name_methods_that_are_there() {
         }
         done(data, &["grant", "Counter/x", "--method", READ, "--method", GRANTS]);
         done(data, &["grant", "Counter/x", "--method", "Counter.read", "--method", "grants"]);
-        // The object answers HTTP, which its interface inherits.
+        // The object answers HTTP, because its interface inherits it.
         done(data, &["grant", "Counter/x", "--method", "HttpService.request"]);
     };
     no_methods(&data);
@@ -243,7 +244,7 @@ fn grants_name_methods_that_are_there() {
     served.stop();
 }
 
-/// The operator may know a better address than the server says.
+/// The operator may know a better address than the server gives.
 #[test]
 fn the_address_that_is_given_stands_in_the_reference_whether_a_server_serves_or_not() {
     let (_folder, data) = scratch();
@@ -285,7 +286,7 @@ fn mistakes_are_named_in_plain_words() {
     }
     let (_, refused) = refused_start(serve_command(&data, &["--object-quota", "Counter=much"]));
     assert!(refused.contains("512MiB"), "{refused}");
-    // Both look for the same thing, and say it in the same words.
+    // Both commands check for the same target, with the same words.
     for object in ["Nope/x", "Counter/nope", "Nope"] {
         let said = ["grants", "grant"].map(|verb| self::refused(&data, &[verb, object]));
         assert_eq!(said[0], said[1]);
@@ -330,7 +331,7 @@ fn a_variable_that_switches_takes_words_and_numbers() {
     assert_eq!(refused_start(command).0, Some(2));
 }
 
-/// `capstead grants … | head -1`, with more than a pipe holds: it ends without a word.
+/// `capstead grants … | head -1`, with more than a pipe holds: it ends without a message.
 #[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
     let (folder, data) = scratch();
@@ -357,7 +358,7 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     served.stop();
 }
 
-/// Whoever started it may go away.
+/// The process that started it may end.
 #[test]
 fn a_server_lives_on_when_nobody_can_read_what_it_prints() {
     let (_folder, data) = scratch();
@@ -376,7 +377,7 @@ fn a_server_lives_on_when_nobody_can_read_what_it_prints() {
     server.wait().expect("it is ours");
 }
 
-/// Nothing was done when there was only help to write.
+/// Help does no work, so the message must not say that any was done.
 #[test]
 fn help_that_cannot_be_written_says_so() {
     let full = File::options().write(true).open("/dev/full").expect("every Linux has it");
@@ -386,7 +387,7 @@ fn help_that_cannot_be_written_says_so() {
     assert!(!said(&output).contains("is done"), "{}", said(&output));
 }
 
-/// The kind of an error tells that an object may not store so much, over HTTP too.
+/// The kind of an error tells that an object may not store that much, over HTTP too.
 #[test]
 fn an_object_that_may_store_no_more_has_a_status_of_its_own() {
     let (_folder, data) = scratch();
@@ -404,7 +405,7 @@ fn an_object_that_may_store_no_more_has_a_status_of_its_own() {
     }
 }
 
-// The grant stayed, and nobody had its reference; and an archive was said to be written.
+// The grant used to stay although its reference was lost, and an archive was reported as written.
 #[test]
 fn what_can_be_had_once_is_not_thrown_at_a_closed_standard_output() {
     let (_folder, data) = scratch();
@@ -422,7 +423,7 @@ fn what_can_be_had_once_is_not_thrown_at_a_closed_standard_output() {
         assert!(said(&output).contains("nothing was done"), "{args:?}: {}", said(&output));
     }
     assert_eq!(done(&data, &["grants", "Counter/x"]), before, "there is no other grant");
-    // Whoever throws it away knows that.
+    // A user who discards the output knows that.
     for args in [&["grant", "Counter/x"][..], &["export", "-", "--all"]] {
         assert!(run(">/dev/null", args).status.success(), "{args:?}");
     }

@@ -1,5 +1,5 @@
-//! A call with too much for one message fails alone, wherever the objects live; and what went wrong
-//! is said the same over any number of hosts.
+//! A call that exceeds a message fails alone, wherever the objects live; and its error is the same
+//! over any number of hosts.
 
 mod reading;
 
@@ -26,10 +26,10 @@ const OBJECTS: usize = 12;
 const TOO_MANY_BYTES: u32 = 9 << 20;
 const TOO_MANY: u32 = CAPABILITIES_SENT_MAX as u32 + 1;
 
-/// Longer than anything here takes on a machine that is busy with something else.
+/// Longer than anything here takes, even on a busy machine.
 const DEADLINE: Duration = Duration::from_mins(1);
 
-/// Runs `work` with objects of a server of so many hosts.
+/// Runs `work` with objects of a server with this number of hosts.
 fn with_objects(hosts: u16, work: impl AsyncFnOnce(Vec<passer::Client>)) {
     with_server(hosts, async |address, namespaces| {
         let connection = Connection::dial(&address).await.unwrap();
@@ -50,8 +50,8 @@ fn objects(over: &Connection, namespaces: &BTreeMap<String, String>) -> Vec<pass
     objects
 }
 
-/// Runs `work` with the address and the references of a server of so many hosts, which is ended in order
-/// then.
+/// Runs `work` with the address and the references of a server with this number of hosts, and then
+/// ends it in order.
 fn with_server(hosts: u16, work: impl AsyncFnOnce(String, BTreeMap<String, String>)) {
     let data = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::LocalRuntime::new().unwrap();
@@ -70,7 +70,7 @@ fn with_server(hosts: u16, work: impl AsyncFnOnce(String, BTreeMap<String, Strin
     runtime.block_on(async { tokio::time::timeout(DEADLINE, all).await }).expect("it ends in time");
 }
 
-/// A client's callback, whose errors say this.
+/// A client's callback that fails with this text.
 struct Failing(String);
 
 impl passer::Server for Failing {
@@ -92,7 +92,7 @@ impl passer::Server for Silent {
     }
 }
 
-/// The capability that `by.echo` will return, as `from` promises it.
+/// The capability that `by.echo` will return, as a promise of `from`.
 fn promised(from: &passer::Client, by: &passer::Client) -> passer::Client {
     let mut request = from.promised_request();
     request.get().set_by(by.clone());
@@ -120,13 +120,13 @@ async fn pass(from: &passer::Client, to: &passer::Client, bytes: u32, caps: u32)
     request.send().promise.await.map(drop)
 }
 
-/// The words of an error that crossed connections: one word before it, however many these were.
+/// The text of an error that crossed connections: it has one prefix, whatever their number.
 fn remote(error: &capnp::Error) -> &str {
     error.extra.strip_prefix("remote exception: ").expect("it came from elsewhere")
 }
 
-/// A result of 9 MiB came through on one host, and failed without a name on four. More than 64 capabilities
-/// ended the connection of whoever received them.
+/// A result of 9 MiB used to arrive on one host, and to fail without a reason on four. More than 64
+/// capabilities ended the receiver's connection.
 #[test]
 fn what_is_too_much_fails_its_call_alone_and_says_why_on_any_number_of_hosts() {
     for hosts in [1, 2, 4] {
@@ -147,7 +147,7 @@ fn what_is_too_much_fails_its_call_alone_and_says_why_on_any_number_of_hosts() {
                     let named = remote(&error).starts_with("too-many-capabilities: 65 in ");
                     assert!(named, "{hosts} hosts: {error}");
                 }
-                // As much as may be, over the same connections.
+                // The most that is allowed, over the same connections.
                 let (bytes, caps) = (8_000_000, TOO_MANY - 1);
                 let got = large(object, bytes, caps).await.unwrap();
                 assert_eq!(got, (bytes as usize, caps), "{hosts} hosts");
@@ -167,15 +167,15 @@ async fn listeners(front: &Connection, objects: &[passer::Client]) -> BTreeSet<S
     listeners
 }
 
-/// Calls objects of all hosts from clients of each host, and tells when the first answer is there. Each
-/// call that began is answered.
+/// Calls objects of all hosts from clients of each host, and signals the first answer. Each call
+/// that began is answered.
 async fn call_from_everywhere(
     hosts: u16,
     address: String,
     namespaces: BTreeMap<String, String>,
     answered: tokio::sync::oneshot::Sender<()>,
 ) {
-    // Longer than what the socket between two hosts takes at once.
+    // More than the socket between two hosts takes at once.
     const BYTES: u32 = 512 << 10;
     let front = Connection::dial(&address).await.unwrap();
     let listeners = listeners(&front, &objects(&front, &namespaces)).await;
@@ -184,7 +184,7 @@ async fn call_from_everywhere(
     for address in listeners {
         let client = Connection::dial(&address).await.unwrap();
         let objects = objects(&client, &namespaces);
-        // Each is reached before the end comes.
+        // Each object is reached before the end of the server.
         for object in &objects {
             large(object, 0, 0).await.unwrap();
         }
@@ -203,7 +203,7 @@ async fn call_from_everywhere(
     }
 }
 
-// A host that left at once lost what was on its way to its clients, two links away.
+// A host that ended at once used to lose the answers on their way to its clients, two links away.
 #[test]
 fn every_call_is_answered_when_the_server_ends_through_whichever_hosts_it_came() {
     for hosts in [1, 2, 4] {
@@ -222,7 +222,7 @@ fn every_call_is_answered_when_the_server_ends_through_whichever_hosts_it_came()
     }
 }
 
-// Each connection put a word before the error.
+// Each connection used to add its prefix to the error.
 #[test]
 fn an_error_says_once_that_it_is_remote() {
     for hosts in [1, 2, 4] {
@@ -239,13 +239,13 @@ fn an_error_says_once_that_it_is_remote() {
     }
 }
 
-/// A class repeated a text of nearly 8 MiB in an error of its own, which was too much for a message.
+/// A class that repeated a text of nearly 8 MiB made an error of its own that exceeded a message.
 #[test]
 fn a_class_that_repeats_a_long_error_has_its_own_cut() {
     for hosts in [1, 2, 4] {
         with_objects(hosts, async |objects| {
             for (at, object) in objects.iter().enumerate() {
-                // Exclusive objects come last, and none is to wait for itself.
+                // Exclusive objects come last, and no object may wait for itself.
                 let other = &objects[(at + OBJECTS / 2) % OBJECTS];
                 for on in [other.clone(), failing("€".repeat(1 << 20))] {
                     let mut request = object.repeat_request();
@@ -262,8 +262,8 @@ fn a_class_that_repeats_a_long_error_has_its_own_cut() {
     }
 }
 
-/// Each promise of such a row led through all those before it, by way of all hosts: 400 of them took a
-/// gigabyte and a half, 1,000 all memory that there was.
+/// Each promise of such a row used to lead through all earlier ones, by way of all hosts: 400 of
+/// them took 1.5 gigabytes, and 1,000 took all memory.
 #[test]
 fn a_long_row_of_promises_through_all_hosts_breaks_and_nothing_else_does() {
     for hosts in [2, 4] {
@@ -271,7 +271,8 @@ fn a_long_row_of_promises_through_all_hosts_breaks_and_nothing_else_does() {
             let silent = capstead_client::capability(Rc::new(Silent));
             let mut row = vec![promised(&objects[0], &silent)];
             for at in 1..150 {
-                // Not the exclusive ones, which first ask the promise whether it takes part in a chain.
+                // Not the exclusive ones, which first ask the promise whether it takes part in a
+                // chain.
                 row.push(promised(&objects[at % (OBJECTS / 2)], &row[at - 1]));
             }
             let error = row[149].note_request().send().promise.await.map(drop).unwrap_err();
@@ -286,7 +287,7 @@ fn a_long_row_of_promises_through_all_hosts_breaks_and_nothing_else_does() {
     }
 }
 
-/// A call of `call`, on an object, with a capability of the peer's.
+/// A call of `call` on an object, with a capability of the peer's.
 fn raw_call(question: u32, object: u32) -> Raw {
     let mut message = Raw::new_default();
     let method = (passer::Client::TYPE_ID, 6);
@@ -300,7 +301,8 @@ fn raw_call(question: u32, object: u32) -> Raw {
     message
 }
 
-/// Fails calls of each object with nearly as much as a message may have, and looks at what comes back.
+/// Fails calls of each object with an error almost as large as a message, and checks the error that
+/// comes back.
 fn fail_at_length(address: &str, objects: &str, hosts: u16) {
     const LONGEST: usize = (8 << 20) - 1024;
     let mut stream = raw::dial_at(address);
@@ -308,7 +310,7 @@ fn fail_at_length(address: &str, objects: &str, hosts: u16) {
     for object in (2..).step_by(3).take(OBJECTS / 2) {
         let question = object + 1;
         raw::send(&mut stream, &[named(object), raw_call(question, object)]);
-        // With one byte more or less before it, each byte of a character is the last one that fits.
+        // The prefix varies by one byte, so that the cut falls on each byte of a character.
         let reason = format!("{}{}", "x".repeat(object as usize), "€".repeat(LONGEST / 3 - 100));
         let error = raw::fail_until_answer(&mut stream, &reason, question).expect("the call fails");
         let bytes = error.len();
@@ -318,7 +320,7 @@ fn fail_at_length(address: &str, objects: &str, hosts: u16) {
     }
 }
 
-/// The answer to that call is an object of its own.
+/// The call whose answer is a new object.
 fn named(question: u32) -> Raw {
     let mut message = Raw::new_default();
     let method = (namespace::Client::TYPE_ID, 0);
@@ -328,8 +330,8 @@ fn named(question: u32) -> Raw {
     message
 }
 
-/// An error of nearly 8 MiB from a peer was too much for the next connection, which it ended; and between
-/// hosts the server with it.
+/// A peer's error of nearly 8 MiB used to exceed the limit of the next connection, and ended it;
+/// between hosts it ended the server.
 #[test]
 fn a_long_error_of_a_peer_is_cut_and_no_connection_ends() {
     for hosts in [1, 4] {
@@ -345,8 +347,8 @@ fn a_long_error_of_a_peer_is_cut_and_no_connection_ends() {
     }
 }
 
-/// Their answers are more than may wait for one connection: the calls wait for their caller to read, in their
-/// order.
+/// The answers exceed the bytes that may wait for one connection: the calls wait until their caller
+/// reads, and keep their order.
 #[test]
 fn many_large_results_at_once_reach_a_client_that_reads() {
     const RESULTS: u64 = 24;

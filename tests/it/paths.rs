@@ -1,7 +1,7 @@
 //! Promises that honest peers pass to objects on any host, by raw messages.
 //!
-//! An object's host may not be the one that the peer speaks to. What one of them takes from the peer,
-//! and the other one doesn't from that, would cost all other connections too.
+//! An object's host may not be the host that the peer is connected to. If one of the two accepted
+//! something from the peer that the other one refused, all other connections would suffer too.
 
 use std::net::TcpStream;
 use std::time::Duration;
@@ -41,7 +41,7 @@ fn objects(served: &Served) -> TcpStream {
     stream
 }
 
-/// A call of `read`, in which a promise is passed too.
+/// A call of `read` that also passes a promise.
 fn pass(question: u32, object: u32, promise: u32) -> Raw {
     let mut message = Raw::new_default();
     let mut payload = call(&mut message, question, (object, Some(0)), READ);
@@ -51,7 +51,7 @@ fn pass(question: u32, object: u32, promise: u32) -> Raw {
     message
 }
 
-/// A restore of the reference that the peer holds, as others may ask for at any time.
+/// A restore of the peer's reference, as other clients may ask for at any time.
 fn restore_again(question: u32, reference: &str) -> Raw {
     let mut message = Raw::new_default();
     let params = call(&mut message, question, (0, None), (restorer::Client::TYPE_ID, 0));
@@ -59,8 +59,9 @@ fn restore_again(question: u32, reference: &str) -> Raw {
     message
 }
 
-/// A promise that was passed to an object on another host, in two calls, and fulfilled then, ended the
-/// connection between the hosts, and with it the server: after 108 programs of this kind.
+/// A promise that was passed to an object on another host in two calls, and was then fulfilled,
+/// ended the connection between the hosts, and with it the server: found after 108 programs of this
+/// kind.
 #[test]
 fn promises_that_are_passed_on_cost_no_connection() {
     const ROUNDS: u32 = 250;

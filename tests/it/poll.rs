@@ -1,7 +1,7 @@
-//! Objects that reach other objects: only through what their class is bound to.
+//! Objects that reach other objects: only through the bindings of their class.
 //!
-//! The bundled poll counts its votes in counters. Classes of this file's own show what happens when a
-//! binding isn't there: a named error, and nothing is made.
+//! The bundled poll counts its votes in counters. Classes of this file show the effect of a missing
+//! binding: an error that names it, and no object is made.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -48,7 +48,8 @@ async fn counter_of(served: &Served, name: &str) -> i64 {
     read(&by_name(&counters, name)).await.expect("a counter can be read")
 }
 
-// A vote is a call on another object, which others may reach as well: a counter of that name.
+// A vote is a call on another object, a counter of that name, which other clients may reach as
+// well.
 #[test]
 fn votes_are_counted_in_counters_and_survive_a_kill() {
     let (_folder, data) = scratch();
@@ -103,7 +104,7 @@ fn votes_are_counted_on_whichever_host_the_counter_lives() {
     assert_eq!(last.body, "2");
 }
 
-/// A poll as it was stored before: all options in one text.
+/// A poll in its former stored form: all options in one text.
 struct PollBefore(capstead::Stored<String>);
 
 impl Object for PollBefore {
@@ -124,7 +125,8 @@ impl poll::Server for PollBefore {
 
 impl http_service::Server for PollBefore {}
 
-// Each vote and each answer costs the same from some time on, and what was stored before is taken over.
+// The costs of a vote and of an answer stop growing at a number of options, and former data are
+// taken over.
 #[test]
 fn a_poll_has_a_bound_of_options_and_keeps_what_was_stored_before() {
     const OPTIONS: u32 = 1_000;
@@ -141,7 +143,8 @@ fn a_poll_has_a_bound_of_options_and_keeps_what_was_stored_before() {
         let running = loop {
             let server = capstead::classes::bundled(&data).listen(free).http(free);
             match server.start().await {
-                // A process that another test of this program starts has the lock until it is one.
+                // A process that another test of this program starts holds the lock until it has
+                // called `exec`.
                 Err(error) if error.to_string().contains("in use by another process") => {
                     tokio::task::yield_now().await;
                 }
@@ -163,7 +166,7 @@ fn a_poll_has_a_bound_of_options_and_keeps_what_was_stored_before() {
     });
 }
 
-/// A counter whose every call is about another object, which it asks for as `T` does.
+/// A counter each of whose calls asks for another object, in the way of `T`.
 struct Asking<T> {
     ctx: Context,
     of: std::marker::PhantomData<T>,
@@ -175,7 +178,7 @@ trait Ask: 'static {
     fn ask(ctx: &Context) -> Result<counter::Client>;
 }
 
-/// Asks under a name that nothing is bound to.
+/// Asks by a name without a binding.
 struct Nowhere;
 
 impl Ask for Nowhere {
@@ -186,7 +189,7 @@ impl Ask for Nowhere {
     }
 }
 
-/// Asks under a name that is bound to another class.
+/// Asks by a name that is bound to another class.
 struct Wrong;
 
 impl Ask for Wrong {
@@ -197,7 +200,7 @@ impl Ask for Wrong {
     }
 }
 
-/// Creates one of a class that isn't bound.
+/// Creates an object of a class that isn't bound.
 struct Creating;
 
 impl Ask for Creating {
@@ -208,7 +211,7 @@ impl Ask for Creating {
     }
 }
 
-/// Asks as it should.
+/// Asks correctly.
 struct Bound;
 
 impl Ask for Bound {
@@ -248,7 +251,7 @@ fn server(data: &Path) -> Server {
     Server::new(data).listen(free).http(free).metrics(free).class::<Counter>()
 }
 
-/// The server of this process is on this thread: whoever waits for it does so on another one.
+/// The page of metrics. The server is on this thread, so the blocking request runs on another one.
 async fn page_of_numbers(running: &Running) -> String {
     let address = running.metrics().expect("it was asked for").to_string();
     let page = tokio::task::spawn_blocking(move || http::get(&address, "/metrics"));
@@ -262,13 +265,13 @@ async fn number(running: &Running, name: &str) -> u64 {
     found.expect("the number is there").parse().expect("it is a number")
 }
 
-/// The only call on an object of the class `T`.
+/// Makes the only call on an object of the class `T`.
 async fn ask<T: Ask>(running: &Running) -> Result<i64> {
     let objects = capstead_client::restore(&running.namespaces()[T::CLASS]).await?;
     increment(&by_name(&objects, "asking")).await
 }
 
-/// Checks that a request fails with these words, and that no counter comes of it.
+/// Checks that a request fails with these words, and that no counter is made.
 async fn makes_nothing<T: Ask>(running: &Running, words: &[&str]) {
     let before = number(running, "commits_total").await;
     let woken = number(running, "wakes_total").await;
@@ -281,7 +284,7 @@ async fn makes_nothing<T: Ask>(running: &Running, words: &[&str]) {
     assert_eq!(number(running, "wakes_total").await, woken + 1, "only who asked woke");
 }
 
-// Authority comes from bindings alone: the error says which one is missing, and nothing is made.
+// Authority comes only from bindings: the error says which one is missing, and nothing is made.
 #[test]
 fn what_is_not_bound_is_a_named_error_and_makes_nothing() {
     let (_folder, data) = scratch();
@@ -302,7 +305,7 @@ fn what_is_not_bound_is_a_named_error_and_makes_nothing() {
     });
 }
 
-// Embedders may log what they started: the references in it are secrets.
+// Embedders may log the started server: the references in it are secrets.
 #[test]
 fn the_debug_form_of_a_server_shows_no_reference() {
     let (_folder, data) = scratch();
@@ -316,7 +319,8 @@ fn the_debug_form_of_a_server_shows_no_reference() {
     });
 }
 
-// A server whose bindings make no sense doesn't start: the mistake shows at once, and nothing is made.
+// A server with contradictory bindings doesn't start: the mistake shows at once, and nothing is
+// made.
 #[test]
 fn bindings_that_contradict_each_other_are_refused_at_the_start() {
     let (_folder, data) = scratch();

@@ -1,7 +1,7 @@
-//! References over the wire: whatever isn't the genuine thing is refused with one and the same error.
+//! References over the wire: everything but a genuine one is refused with one and the same error.
 //!
-//! A refusal tells nothing, wakes nothing and writes nothing. What holders may do with a reference on
-//! their own, which is to narrow it and to seal it, leaves it good.
+//! A refusal reveals nothing, wakes nothing and writes nothing. The operations that holders can do
+//! on a reference alone, narrowing and sealing, keep it valid.
 
 use crate::support::calls::{by_name, connect, increment, read, run};
 use crate::support::random::Random;
@@ -15,10 +15,10 @@ use capstead_client::{Connection, namespace};
 use futures::future::join_all;
 use tempfile::TempDir;
 
-/// The only thing that anybody is told.
+/// The only text that a client gets.
 const REFUSED: &str = "the reference was refused";
 
-/// The number of restores that are on their way at once.
+/// The number of concurrent restores.
 const AT_ONCE: usize = 200;
 
 fn start() -> (Served, TempDir) {
@@ -30,7 +30,7 @@ async fn dial(served: &Served) -> Connection {
     Connection::dial(&served.announced.capnp).await.expect("it is reached")
 }
 
-/// Asks for the reference, and makes a call on what comes back before it is there.
+/// Asks for the reference, and makes a call on the promised result before it is there.
 async fn try_to_use(connection: &Connection, text: &str) -> capnp::Result<()> {
     let mut request = connection.bootstrap::<restorer::Client>().restore_request();
     request.get().set_sturdy_ref(text);
@@ -50,7 +50,7 @@ fn assert_refused(result: capnp::Result<()>, what: &str) {
     assert_eq!(told, REFUSED, "{what}");
 }
 
-/// Each of the texts is refused, in the same words, whichever way it is asked about.
+/// Checks that each text is refused with the same words, whichever way it is asked about.
 async fn all_refused(served: &Served, texts: &[(String, String)]) {
     let before = counts(served);
     let connection = dial(served).await;
@@ -108,8 +108,8 @@ fn now_ms() -> u64 {
     since_1970.as_millis() as u64
 }
 
-/// The references that holders make of one on their own: all of these are good for an hour at
-/// least.
+/// The references that holders can make from one on their own; all of them stay valid for at least
+/// an hour.
 fn good_ones(text: &str) -> Vec<String> {
     let later = now_ms() + HOUR_MS;
     let narrow = narrowed(text, later);
@@ -117,8 +117,8 @@ fn good_ones(text: &str) -> Vec<String> {
     [sealed(text), sealed(&narrow), sealed(&twice), narrow, twice, text.to_owned()].into()
 }
 
-// One bit is enough, whichever it is: of the root reference each one is tried, and a random sample
-// of those that holders made of it and of another class's.
+// Any single changed bit is enough: each bit of the root reference is tried, and a random sample of
+// those that holders made from it and from another class's.
 #[test]
 fn a_reference_with_a_flipped_bit_is_refused() {
     let (served, _folder) = start();
@@ -137,7 +137,7 @@ fn a_reference_with_a_flipped_bit_is_refused() {
     assert!(served.metric("restores_refused_total") >= forged.len() as u64);
 }
 
-// Neither a start of a reference nor more than one is a reference.
+// A prefix of a reference is refused, and so is a reference with bytes appended.
 #[test]
 fn a_reference_cut_short_or_made_longer_is_refused() {
     let (served, _folder) = start();
@@ -154,7 +154,7 @@ fn a_reference_cut_short_or_made_longer_is_refused() {
     run(all_refused(&served, &forged));
 }
 
-// There is one way to write a reference: any other text isn't one.
+// A reference can be written in only one way: any other text is refused.
 #[test]
 fn a_text_that_is_no_reference_is_refused() {
     let (served, _folder) = start();
@@ -189,7 +189,7 @@ fn a_text_that_is_no_reference_is_refused() {
     run(all_refused(&served, &texts));
 }
 
-// Each cluster has its own keys: what one of them signed is nothing to another one.
+// Each cluster has its own keys: a signature by another cluster's key means nothing.
 #[test]
 fn a_reference_of_another_cluster_is_refused() {
     let (served, _folder) = start();
@@ -197,7 +197,7 @@ fn a_reference_of_another_cluster_is_refused() {
     let foreign = other.counters().replace(&other.announced.capnp, &served.announced.capnp);
     let mut forged = vec![("another cluster's".to_owned(), foreign.clone())];
     forged.extend(good_ones(&foreign).into_iter().map(|text| ("made of it".to_owned(), text)));
-    // The other's signature below this cluster's name.
+    // The other cluster's signature below this cluster's name.
     let (own, foreign) = (bytes(served.counters()), bytes(&foreign));
     let address = address(served.counters());
     let mixed = [&own[..33], &foreign[33..]].concat();
@@ -207,7 +207,7 @@ fn a_reference_of_another_cluster_is_refused() {
     run(all_refused(&served, &forged));
 }
 
-// A holder limits the time, offline; a later limit behind an earlier one changes nothing.
+// A holder limits the time, offline; a later limit appended to an earlier one changes nothing.
 #[test]
 fn an_expired_reference_is_refused_whatever_is_made_of_it() {
     let (served, _folder) = start();
@@ -224,7 +224,7 @@ fn an_expired_reference_is_refused_whatever_is_made_of_it() {
     run(all_refused(&served, &forged));
 }
 
-// A link that was taken off would widen the reference again: the proof goes with the last link.
+// Removing a link would widen the reference again, but the proof is lost with the last link.
 #[test]
 fn a_link_cannot_be_taken_off_again() {
     let (served, _folder) = start();
@@ -236,7 +236,7 @@ fn a_link_cannot_be_taken_off_again() {
     run(all_refused(&served, &[("a link less".to_owned(), text(address(root), &stolen))]));
 }
 
-// The other half of every test above: these are no forgeries, and they all lead to the same objects.
+// The other half of every test above: these are genuine, and all lead to the same objects.
 #[test]
 fn narrowed_and_sealed_references_work() {
     let (served, _folder) = start();
@@ -247,7 +247,7 @@ fn narrowed_and_sealed_references_work() {
             try_to_use(&connection, text).await.unwrap();
             let counters: namespace::Client = connection.restore(text).unwrap();
             assert_eq!(read(&by_name(&counters, "victim")).await.unwrap(), at);
-            // With several hosts the owner has an address of its own.
+            // With several hosts, the owner has an address of its own.
             let owner = Connection::dial(&connection.locate(text).await.unwrap()).await.unwrap();
             let counters: namespace::Client = owner.restore(text).unwrap();
             assert_eq!(read(&by_name(&counters, "victim")).await.unwrap(), at);
@@ -256,7 +256,8 @@ fn narrowed_and_sealed_references_work() {
     assert_eq!(served.metric("wakes_total"), 1);
 }
 
-// The client's own front door dials, locates and restores; it refuses what the server refuses.
+// The client's own entry point dials, locates and restores; it refuses the same texts as the
+// server.
 #[test]
 fn the_client_restores_what_is_good_and_nothing_else() {
     let (served, _folder) = start();
@@ -273,7 +274,7 @@ fn the_client_restores_what_is_good_and_nothing_else() {
         for bit in [0, root / 2, root - 1] {
             let (what, forged) = with_bit_flipped(served.counters(), bit);
             let refused = capstead_client::restore::<namespace::Client>(&forged).await;
-            // The client may see more in the text, and says it to nobody else.
+            // The client may see more in the text, but sends it to no other party.
             let told = refused.map(drop).expect_err(&what).extra;
             let told = told.trim_start_matches("remote exception: ");
             assert!(told.starts_with(REFUSED), "{what}: {told}");
@@ -287,7 +288,7 @@ async fn try_get(counters: &namespace::Client, name: &str) -> capnp::Result<bool
     Ok(request.send().promise.await?.get()?.has_object())
 }
 
-// Asking is free: nothing is made for it, nothing wakes, and whoever asks learns the truth.
+// Asking is free: it makes nothing, wakes nothing, and returns the truth.
 #[test]
 fn asking_for_an_object_that_does_not_exist_gives_null_and_makes_nothing() {
     let (served, _folder) = start();
@@ -307,7 +308,7 @@ fn asking_for_an_object_that_does_not_exist_gives_null_and_makes_nothing() {
     });
 }
 
-// An object without a name is new each time, and nobody reaches it by any name.
+// An object without a name is new each time, and no name leads to it.
 #[test]
 fn every_object_that_is_created_is_a_new_one() {
     let (served, _folder) = start();
@@ -327,7 +328,7 @@ fn every_object_that_is_created_is_a_new_one() {
     assert_eq!(served.metric("wakes_total"), 20);
 }
 
-// Names are bytes: they are told apart by any of them, and only their length is limited.
+// Names are bytes: every byte distinguishes them, and only their length is limited.
 #[test]
 fn names_are_bytes_and_have_a_limit() {
     let (served, _folder) = start();

@@ -1,4 +1,5 @@
-//! The operator sees the request ids of an object, and forgets them: while a server serves, and while none does.
+//! The operator sees the request ids of an object, and forgets them: with and without a running
+//! server.
 
 use std::path::Path;
 
@@ -9,7 +10,7 @@ use capstead_client::{Connection, namespace, once};
 const ID: [u8; 16] = [0xab; 16];
 const OTHER: [u8; 16] = [0xcd; 16];
 
-/// The output of `capstead requests`, with its exit code.
+/// The output of `capstead requests`, and its exit code.
 fn requests(data: &Path, args: &[&str]) -> (String, Option<i32>) {
     let output =
         capstead(["requests"]).args(args).arg("--data").arg(data).output().expect("it runs");
@@ -50,7 +51,7 @@ fn the_operator_sees_request_ids_and_forgets_them() {
     let other = "0".repeat(32);
     assert!(done(&data, &["Counter/x", "--grant", &other]).starts_with("Counter/x: 0 request ids"));
 
-    // One is forgotten, and is another call.
+    // A call whose id is forgotten counts as a new call.
     let said = done(&data, &["Counter/x", "--clear", "--id", &"ab".repeat(16)]);
     assert!(said.starts_with("Counter/x: forgot 1 request id"), "{said}");
     assert_eq!(run(count(&[ID, OTHER])), 3);

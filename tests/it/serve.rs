@@ -1,6 +1,6 @@
-//! `capstead serve` as an operator meets it: what it prints, what it refuses, and how it ends.
+//! `capstead serve` from an operator's view: its output, its refusals, and its end.
 //!
-//! Its dealings with its data directory are in `data_dir.rs`.
+//! Its data directory is tested in `data_dir.rs`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,8 +21,8 @@ use capstead_client::restorer_capnp::restorer;
 use capstead_client::sturdyref::{Caveats, TextReference};
 use futures::future::join_all;
 
-// What is printed is meant to be pasted into a shell at the root of the repository: each line
-// counts, from another language each time. Python's is skipped where the checks have no pycapnp.
+// The printed lines are meant to be pasted into a shell at the root of the repository: each line
+// counts, each time from another language. Python's is skipped where pycapnp isn't installed.
 #[test]
 fn the_printed_lines_count_when_they_are_pasted_into_a_shell() {
     let (_folder, data) = scratch();
@@ -47,7 +47,7 @@ fn the_printed_lines_count_when_they_are_pasted_into_a_shell() {
     assert_eq!(paste(line("python3 "), &format!("{}:", folder.display())).trim(), "x is now 3");
 }
 
-/// Runs the line as it stands, with `first` in front of the path of commands; returns what it prints.
+/// Runs the line unchanged, with `first` in front of PATH; returns its output.
 fn paste(line: &str, first: &str) -> String {
     let path = std::env::var("PATH").expect("there is a PATH");
     let mut shell = Command::new("sh");
@@ -55,7 +55,8 @@ fn paste(line: &str, first: &str) -> String {
     String::from_utf8(cargo::succeed(cargo::quick(&mut shell)).stdout).expect("it prints text")
 }
 
-// Scripts rely on the shape: one line, these names, `metrics` only where it is served, and no more.
+// Scripts rely on the format: one line, these names, `metrics` only where it is served, and no
+// more.
 #[test]
 fn the_json_line_has_exactly_the_documented_shape() {
     let (_folder, data) = scratch();
@@ -90,7 +91,8 @@ fn the_json_line_has_exactly_the_documented_shape() {
     }
 }
 
-// An operator stops the server at any moment: calls that have started are answered, then it ends.
+// An operator can stop the server at any moment: calls that have started are answered, then it
+// ends.
 #[test]
 fn calls_under_way_are_answered_when_the_server_is_asked_to_end() {
     for signal in ["TERM", "INT"] {
@@ -120,8 +122,8 @@ fn calls_under_way_are_answered_when_the_server_is_asked_to_end() {
     }
 }
 
-// Under load the end comes in the middle of everything: what was acknowledged is there afterwards,
-// and what was refused did not happen.
+// Under load the end comes in the middle of everything: acknowledged calls are there afterwards,
+// and refused ones did not happen.
 #[test]
 fn nothing_acknowledged_is_lost_when_the_server_is_asked_to_end_under_load() {
     for signal in ["TERM", "INT"] {
@@ -137,8 +139,8 @@ fn nothing_acknowledged_is_lost_when_the_server_is_asked_to_end_under_load() {
     }
 }
 
-/// Loads the server and ends it with a signal. Returns how many calls were acknowledged, and of how
-/// many nobody knows.
+/// Loads the server and ends it with a signal. Returns the numbers of acknowledged and of unknown
+/// calls.
 async fn load_until_asked_to_end(served: &Served, signal: &str) -> (u64, u64) {
     let client = async || {
         let (_connection, counters) = connect(served).await;
@@ -170,7 +172,7 @@ async fn load_until_asked_to_end(served: &Served, signal: &str) -> (u64, u64) {
     clients.into_iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
 }
 
-// Two threads, each with objects and storage of its own, look like one server from outside.
+// Two threads, each with its own objects and storage, look like one server from outside.
 #[test]
 fn two_hosts_in_one_process_answer_as_one() {
     let (_folder, data) = scratch();
@@ -201,7 +203,7 @@ fn two_hosts_in_one_process_answer_as_one() {
     assert_eq!(first.len() + second.len(), names.len(), "each has one owner");
 }
 
-/// The owner of a class's namespace restores it, and so does the listener that was announced.
+/// Both the owner of a class's namespace and the announced listener restore it.
 async fn each_host_restores(served: &Served) {
     for reference in served.announced.namespaces.values() {
         let listener = Connection::dial(&served.announced.capnp).await.expect("a host answers");
@@ -215,7 +217,7 @@ async fn each_host_restores(served: &Served) {
     }
 }
 
-// References and keys are secrets: the most talkative log has neither, whatever happens to them.
+// References and keys are secrets: the most verbose log contains neither, whatever happens to them.
 #[test]
 fn references_and_keys_never_appear_in_logs() {
     for format in ["text", "json"] {
@@ -237,7 +239,7 @@ fn references_and_keys_never_appear_in_logs() {
     }
 }
 
-/// References are used as they should be, are narrowed, are wrong, and come by the wrong way.
+/// Uses references correctly, narrows them, breaks them, and sends them in the wrong way.
 fn use_and_misuse(served: &Served) {
     let text = served.counters();
     run(async {
@@ -253,14 +255,14 @@ fn use_and_misuse(served: &Served) {
             assert!(connection.locate(wrong).await.is_err());
         }
     });
-    // Somebody pastes a reference where a name belongs: that is no reason to log it.
+    // A user pastes a reference where a name belongs: it must not be logged.
     let fragment = text.split_once('#').expect("it has a fragment").1;
     http::get(&served.announced.http, "/counter/x");
     http::get(&served.announced.http, "/nothing");
     http::get(served.announced.metrics.as_deref().expect("there are numbers"), fragment);
 }
 
-/// The secret ends of the references in every spelling that a log may choose, and the keys.
+/// The secret ends of the references in every form that a log may use, and the keys.
 fn secrets(served: &Served, data: &Path) -> BTreeSet<String> {
     let mut secrets = BTreeSet::new();
     for reference in served.announced.namespaces.values() {
@@ -289,7 +291,7 @@ fn spellings(secret: &[u8]) -> [String; 3] {
     [hex.concat().to_uppercase(), hex.concat(), list.join(", ")]
 }
 
-// Somebody else has the port: the address is said, so that it can be found or changed.
+// If another process has the port, the address is named, so that it can be found or changed.
 #[test]
 fn a_port_in_use_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -323,7 +325,7 @@ fn the_help_mentions_every_flag() {
     assert!(wrong.stderr().contains("--nonsense"));
 }
 
-// After a restart everything is where it was, by the references of before, at a new address.
+// After a restart everything is where it was, by the earlier references, at a new address.
 #[test]
 fn references_and_values_survive_a_restart() {
     let (_folder, data) = scratch();
@@ -346,7 +348,7 @@ fn flags(line: &str) -> impl Iterator<Item = &str> {
     line.split("--").skip(1).filter_map(move |rest| rest.split(ends).next())
 }
 
-// There is one page of flags, so whatever isn't on it doesn't exist for an operator.
+// There is one page of flags, so a flag that isn't on it doesn't exist for an operator.
 #[test]
 fn the_page_of_operations_has_each_flag_and_no_other() {
     let page = fs::read_to_string(root().join("docs/operations.md")).expect("the page is read");

@@ -1,4 +1,4 @@
-//! References and capabilities with less, made by a client: what was taken away is gone.
+//! References and capabilities that a client has narrowed: the removed rights are gone.
 #![expect(
     clippy::disallowed_methods,
     reason = "the server, which is another process, has the real time"
@@ -76,13 +76,13 @@ fn a_shared_reference_has_its_time_and_its_holder() {
         let plain: counter::Client = connection.restore(&text).unwrap();
         assert!(read(&plain).await.is_err(), "it takes a proof");
         restored(&connection, &text, &[key]).await.unwrap();
-        // The first grant of a namespace allows none that survives it.
+        // The first grant of a namespace allows no grants that survive it.
         let refused = share(&counter, Terms::default().independent()).await.unwrap_err();
         assert_eq!(Reason::of(&refused), Some(Reason::NotAllowed));
     });
 }
 
-/// Nothing is asked of the server.
+/// Narrowing makes no request to the server.
 #[test]
 fn a_name_that_is_not_there_is_answered_with_those_that_are() {
     let refused = |names: &[&'static str]| {
@@ -96,7 +96,7 @@ fn a_name_that_is_not_there_is_answered_with_those_that_are() {
     }
 }
 
-/// The call is made before anybody waits for its answer, in its place among all others.
+/// The call is made before its answer is awaited, in its place among all others.
 #[test]
 fn sharing_keeps_its_place_among_the_calls() {
     let (_folder, data) = scratch();

@@ -1,5 +1,5 @@
-//! Dead grants take no share of what others may keep, and are shown to nobody: on one host and on several,
-//! where the grant of a namespace is another host's than what was made from it.
+//! Dead grants take no share of what others may keep, and are shown to nobody: on one host and on
+//! several, where the grant of a namespace is on another host than those made from it.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use futures::future::join_all;
 use crate::support::calls::{by_name, increment, run, save};
 use crate::support::{DEADLINE, Served, capstead, now, scratch, serve_with};
 
-/// A fourth of it is what one grant may have the object keep.
+/// One grant may use a fourth of it.
 const QUOTA: &str = "Counter=400KiB";
 
 fn facet(of: &impl FromClientHook) -> facet::Client {
@@ -25,7 +25,7 @@ async fn try_save(of: &impl FromClientHook, label: &str) -> capnp::Result<()> {
     request.send().promise.await.map(drop)
 }
 
-/// Saves until the share is full. The number of grants.
+/// Saves until the share is full; returns the number of grants.
 async fn fill(of: &impl FromClientHook) -> usize {
     let (label, mut made) = ("z".repeat(250), 0);
     loop {
@@ -69,7 +69,7 @@ fn what_was_made_below_a_revoked_grant_of_a_namespace_makes_room() {
             let connection = Connection::dial(&served.announced.capnp).await.unwrap();
             let restore = |text: &str| connection.restore::<namespace::Client>(text).unwrap();
             let root = restore(&served.announced.namespaces["Counter"]);
-            // Some are on the host of the namespace, and some aren't.
+            // Some of these are on the host of the namespace, and some aren't.
             for name in ["a", "b", "c"] {
                 increment(&by_name(&root, name)).await.unwrap();
                 let ada = restore(&save(&root, "Ada").await);
@@ -83,7 +83,7 @@ fn what_was_made_below_a_revoked_grant_of_a_namespace_makes_room() {
                     format!("Counter/{name}: 0 grants"),
                     "{hosts} hosts"
                 );
-                // A call with an id asks for the room as a save does.
+                // A call with an id asks for room as a save does.
                 increment(&once(&adas, &[7; 16])).await.ok();
                 let start = now();
                 while let Err(error) = try_save(&adas, "mine").await {

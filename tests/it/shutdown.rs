@@ -1,4 +1,4 @@
-//! The end of a server with several hosts: in order, and by the failure of one of them.
+//! The end of a server with several hosts: in order, and by the failure of one host.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use crate::support::calls::{by_name, connect, increment, run};
 use crate::support::{Process, Served, http, scratch, serve_command, serve_with};
 use futures::future::join_all;
 
-// The counters are spread over two hosts; all calls come in by the first one's listener.
+// The counters are spread over two hosts; all calls arrive at the first one's listener.
 #[test]
 fn calls_under_way_on_another_host_are_answered_when_the_server_is_asked_to_end() {
     let (_folder, data) = scratch();
@@ -31,7 +31,8 @@ fn calls_under_way_on_another_host_are_answered_when_the_server_is_asked_to_end(
     assert_eq!(code, Some(0), "{stderr}");
 }
 
-// Clients were told "disconnected: the server is shutting down", and could not know that they may try again.
+// Clients used to get "disconnected: the server is shutting down", and could not know that they may
+// try again.
 #[test]
 fn calls_that_come_after_the_end_say_that_they_never_began() {
     let (_folder, data) = scratch();
@@ -54,11 +55,11 @@ fn calls_that_come_after_the_end_say_that_they_never_began() {
     assert_eq!(code, Some(0), "{stderr}");
 }
 
-/// The command, none of whose files may become longer than so many bytes.
+/// The command, with a limit of this number of bytes for each of its files.
 fn with_short_files(command: &Command, bytes: u64) -> Command {
     let mut limited = Command::new("sh");
     limited.args(["-c", r#"ulimit -f "$0"; exec "$@""#]);
-    // In blocks of 512 bytes.
+    // The limit counts in blocks of 512 bytes.
     limited.arg((bytes / 512).to_string()).arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
         match value {
@@ -73,7 +74,7 @@ fn data_file(data: &Path, host: u16) -> std::path::PathBuf {
     data.join(format!("host-{host}/data.mdb"))
 }
 
-/// Long names of objects that live on the host, as a server with other data shows.
+/// Long names of objects that live on the host, found by a server with other data.
 fn names_on(host: u16, hosts: &str) -> Vec<String> {
     const NAMES: usize = 300;
     let (_folder, data) = scratch();
@@ -93,7 +94,7 @@ fn increment_path(name: &str) -> String {
     format!("/counter/{name}/increment")
 }
 
-// The exit code was 101 and nothing was said, unless it was the first host's storage.
+// The exit code used to be 101 without a message, unless it was the first host's storage.
 #[test]
 fn a_storage_that_fails_ends_the_server_with_code_3_whichever_host_has_it() {
     const ROOM: u64 = 24 << 10;

@@ -1,4 +1,4 @@
-//! Standard error that takes nothing, and a standard output that nobody reads, hold up nobody.
+//! A blocked standard error and an unread standard output delay nothing.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, PipeReader, Read, Write};
@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use crate::support::{DEADLINE, capstead, eventually, free_address, http, now, scratch};
 
-/// Longer than the end of a server takes that waits a moment for its last lines.
+/// Longer than the end of a server takes, with the moment that it waits for its last lines.
 const SOON: Duration = Duration::from_secs(20);
 
-/// A server on ports that the test chose, since its output can't be read. Killed when it is dropped.
+/// A server on ports that the test chose, since its output can't be read. Killed when it is
+/// dropped.
 struct Deaf {
     child: Child,
     capnp: String,
@@ -49,16 +50,16 @@ impl Deaf {
         assert_eq!(http::post(&self.http, "/counter/x/increment").status, 200);
     }
 
-    /// By a connection that ends for what it said.
+    /// Makes the server log a line, by a connection that it ends with an error.
     fn have_a_line_logged(&self) {
         let mut stream = TcpStream::connect(&self.capnp).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.write_all(&[0xff; 16]).unwrap();
-        // It ends, and how doesn't matter.
+        // The connection ends; the way doesn't matter.
         let _ = stream.read_to_end(&mut Vec::new());
     }
 
-    /// Works until lines were dropped.
+    /// Makes the server log until lines were dropped.
     fn drop_lines(&self) {
         eventually("lines to be dropped", || {
             (0..100).for_each(|_| self.have_a_line_logged());
@@ -77,7 +78,7 @@ impl Deaf {
     }
 }
 
-// The hosts stood still: a write to the full pipe took the event loop.
+// A write to the full pipe used to stop the event loop of a host.
 #[test]
 fn a_log_that_nobody_reads_is_dropped_and_counted_and_told_when_it_is_read_again() {
     let (_folder, data) = scratch();
@@ -135,7 +136,7 @@ fn a_server_needs_no_standard_error() {
     let mut server = start(&data, "capstead=debug", |command| closed(&command));
     server.increment();
     server.end();
-    // A start that is refused says so by its code alone.
+    // A refused start reports it only by its exit code.
     std::fs::write(data.join("format"), "something else").unwrap();
     let refused = closed(capstead(["serve", "--data"]).arg(&data)).status().unwrap();
     assert_eq!(refused.code(), Some(1));
@@ -155,7 +156,7 @@ fn closed(command: &Command) -> Command {
     closed
 }
 
-// Its line was written by the thread that serves.
+// The thread that serves used to write the line itself.
 #[test]
 fn a_server_whose_ready_line_nobody_reads_serves_and_ends() {
     let (_folder, data) = scratch();

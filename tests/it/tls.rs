@@ -1,6 +1,7 @@
-//! TLS: the server proves that it belongs to the cluster of a reference before anything is sent to it.
+//! TLS: the server proves that it belongs to the cluster of a reference before anything is sent to
+//! it.
 //!
-//! The impostors here record every byte that they receive, and what they can decrypt of it.
+//! The impostors here record every byte that they receive, and all that they can decrypt.
 
 use std::cell::RefCell;
 use std::io::{Read, Write};
@@ -35,7 +36,7 @@ fn start(args: &[&str]) -> (Served, TempDir) {
     (serve_with(&data, &[&["--tls"], args].concat()), folder)
 }
 
-/// The reference of all counters, for a listener at another address.
+/// The reference of all counters, with another listener's address.
 fn at(served: &Served, address: &str) -> String {
     let (_, fragment) = served.counters().split_once("/#").unwrap();
     format!("capstead+tls://{address}/#{fragment}")
@@ -57,7 +58,7 @@ fn references_are_restored_and_called_by_tls() {
         for name in 0..20 {
             assert_eq!(increment(&by_name(&counters, &name.to_string())).await.unwrap(), 1);
         }
-        // The scheme stays with what its holder makes of it.
+        // The scheme is kept in the references that a holder derives.
         let parsed = TextReference::parse(served.counters()).unwrap();
         let sealed = parsed.expose_text_of(&parsed.reference().seal()).unwrap();
         assert!(sealed.starts_with("capstead+tls://127.0.0.1:"));
@@ -66,7 +67,7 @@ fn references_are_restored_and_called_by_tls() {
     });
 }
 
-/// Whoever has the wrong kind of reference for a listener learns that, and what to do.
+/// A client with the wrong kind of reference for a listener learns that, and how to correct it.
 #[test]
 fn a_listener_of_the_other_kind_is_told_apart() {
     let (by_tls, _folder) = start(&[]);
@@ -79,7 +80,7 @@ fn a_listener_of_the_other_kind_is_told_apart() {
     assert!(error.extra.contains("doesn't speak TLS"), "{error}");
 }
 
-/// A text is told apart from a genuine one before anybody is asked, so far as it tells by itself.
+/// A text is checked before any server is asked, as far as the text alone allows.
 #[test]
 fn texts_that_are_cut_off_changed_or_foreign_are_told_apart() {
     let (served, _folder) = start(&[]);
@@ -94,7 +95,7 @@ fn texts_that_are_cut_off_changed_or_foreign_are_told_apart() {
                 assert!(error.extra.contains("it is cut off"), "at {length}: {error}");
             }
         }
-        // Also the bytes that no layout tells: the seal covers all of them.
+        // This includes bytes outside any layout: the seal covers all of them.
         for at in start..sealed.len() - 1 {
             let other = if sealed.as_bytes()[at] == b'A' { "B" } else { "A" };
             let error = restore_error(&[&sealed[..at], other, &sealed[at + 1..]].concat()).await;
@@ -118,10 +119,10 @@ fn a_server_of_another_cluster_is_told_nothing() {
     assert_eq!(other.metric("restores_refused_total"), 0);
 }
 
-/// The bytes that it was sent, and what it made of them.
+/// The bytes that a stream received, as far as they were decrypted.
 type Received = Rc<RefCell<Vec<u8>>>;
 
-/// A stream that keeps what it reads.
+/// A stream that records the bytes read from it.
 struct Recorded {
     stream: TcpStream,
     received: Received,
@@ -158,14 +159,14 @@ impl AsyncWrite for Recorded {
     }
 }
 
-/// Reads what comes, and soon goes away: a client that was deceived waits for an answer.
+/// Reads for a short time and then leaves: a deceived client would wait for an answer.
 async fn listen_for_a_while(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
     let mut bytes = Vec::new();
     let _ = tokio::time::timeout(Duration::from_secs(1), stream.read_to_end(&mut bytes)).await;
     bytes
 }
 
-/// Accepts one connection, speaks TLS or something else on it, and says what it was sent.
+/// Accepts one connection, with or without TLS, and returns the bytes that it received.
 async fn impostor(tls: Option<ServerConfig>) -> (String, JoinHandle<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -174,7 +175,7 @@ async fn impostor(tls: Option<ServerConfig>) -> (String, JoinHandle<Vec<u8>>) {
         let received = Received::default();
         let mut stream = Recorded { stream, received: received.clone() };
         let Some(tls) = tls else {
-            // As a listener without TLS would.
+            // The first message of a listener without TLS.
             stream.write_all(&raw::serialized(&raw::finish(0))).await.unwrap();
             listen_for_a_while(&mut stream).await;
             return received.take();
@@ -188,7 +189,7 @@ async fn impostor(tls: Option<ServerConfig>) -> (String, JoinHandle<Vec<u8>>) {
     (address, serving)
 }
 
-/// Shows a certificate, and signs by a key that needn't belong to it.
+/// Shows a certificate, and signs with a key that may not belong to it.
 #[derive(Debug)]
 struct Shown(Arc<CertifiedKey>);
 
@@ -209,7 +210,8 @@ fn deceiving(certificate: CertificateDer<'static>, key: &KeyPair) -> ServerConfi
     config
 }
 
-/// Parts of a reference are so long, raw and in base64: whatever is longer than chance.
+/// The length of the parts of a reference that the test looks for, raw and in base64: too long for
+/// a chance match.
 const PART: usize = 8;
 
 fn assert_nothing_of(text: &str, received: &[u8], what: &str) {
@@ -221,7 +223,7 @@ fn assert_nothing_of(text: &str, received: &[u8], what: &str) {
     }
 }
 
-// A certificate is no secret: the third one shows the genuine one, and lacks the key.
+// A certificate is no secret: the third impostor shows the genuine one, and lacks the key.
 #[test]
 fn an_impostor_is_sent_nothing_of_a_reference() {
     let (served, folder) = start(&[]);
@@ -243,7 +245,7 @@ fn an_impostor_is_sent_nothing_of_a_reference() {
             assert_nothing_of(&text, &received, what);
             assert_eq!(error.kind, capnp::ErrorKind::Disconnected, "{what}: {error}");
         }
-        // The recording works: who is deceived sends it.
+        // The recording works: a deceived client does send the secret.
         let (address, serving) = impostor(None).await;
         let connection = Connection::dial(&address).await.unwrap();
         let _ = connection.locate(served.counters()).await;
@@ -253,7 +255,7 @@ fn an_impostor_is_sent_nothing_of_a_reference() {
     });
 }
 
-/// A certificate as the server shows it to everybody.
+/// The certificate that the server shows to every client.
 fn genuine_certificate(data: &Path) -> CertificateDer<'static> {
     let hex = std::fs::read_to_string(data.join("keys/cluster")).unwrap();
     let byte = |at: usize| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap();
@@ -264,7 +266,7 @@ fn genuine_certificate(data: &Path) -> CertificateDer<'static> {
     CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap().der().clone()
 }
 
-/// A client's first message as of TLS 1.2, without the extension by which newer ones say so.
+/// A client's first message for TLS 1.2, without the extension that offers newer versions.
 fn hello_of_tls_1_2() -> Vec<u8> {
     let suites = [0xc0, 0x2b, 0xc0, 0x2c, 0xc0, 0x2f, 0xc0, 0x30, 0xcc, 0xa8, 0xcc, 0xa9];
     let groups = [0, 10, 0, 4, 0, 2, 0, 29];
@@ -287,7 +289,7 @@ fn blocking(served: &Served) -> BlockingStream {
     stream
 }
 
-// 21 is an alert, 2 is fatal, and 70 says that the version isn't supported.
+// 21 is an alert, 2 is fatal, and 70 means that the version isn't supported.
 #[test]
 fn tls_1_2_is_refused() {
     let (served, _folder) = start(&[]);
@@ -316,7 +318,7 @@ fn with_tls_nothing_is_served_in_the_clear_and_without_it_nothing_by_tls() {
     assert_eq!(error.kind, capnp::ErrorKind::Disconnected, "{error}");
 }
 
-// The last of them is nobody's: it is refused before anything is made or bound.
+// The last address isn't on this machine: it is refused before anything is made or bound.
 #[test]
 fn an_address_that_others_can_reach_needs_tls() {
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:4000"] {

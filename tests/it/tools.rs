@@ -1,5 +1,5 @@
-//! The operator's tools tell what happened: no answer is lost, no mistake passes, and no secret stays that
-//! nobody was shown.
+//! The operator's tools report the result: no answer is lost, no mistake passes, and no secret
+//! stays that was never shown.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -33,14 +33,14 @@ fn said(output: &Output) -> String {
     )
 }
 
-/// As [`verb`], which must work: what it says.
+/// Runs a verb that must succeed; returns its output.
 fn done(data: &Path, args: &[&str]) -> String {
     let output = verb(data, args);
     assert!(output.status.success(), "{args:?}: {}", said(&output));
     said(&output)
 }
 
-/// As [`verb`], which must fail with this code: what it says.
+/// Runs a verb that must fail with this code; returns its message.
 fn refused(data: &Path, args: &[&str], code: i32) -> String {
     let output = verb(data, args);
     assert_eq!(output.status.code(), Some(code), "{args:?}: {}", said(&output));
@@ -54,7 +54,7 @@ fn data_with_a_counter(data: &Path) {
     served.stop();
 }
 
-// A disk that is full must not look like an answer: a script would go on with an empty file.
+// A full disk must not look like an answer: a script would continue with an empty file.
 #[test]
 fn an_answer_that_cannot_be_written_is_an_error() {
     let (folder, data) = scratch();
@@ -87,14 +87,14 @@ fn an_answer_that_cannot_be_written_is_an_error() {
     let mut serve = capstead(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
     serve.args(["--hosts", "2", "--data"]).arg(&data);
     into_full(serve);
-    // A secret that nobody has seen opens nothing.
+    // A secret that was never shown opens nothing.
     let before = done(&data, &["grants", "Counter/x"]);
     let said = into_full(command(&data, &["grant", "Counter/x", "--label", "lost"]));
     assert!(said.contains("revoked again"), "{said}");
     assert_eq!(done(&data, &["grants", "Counter/x"]), before);
     refused(&data, &["grant", "Counter/x", "--address", "nowhere"], 1);
     assert_eq!(done(&data, &["grants", "Counter/x"]), before);
-    // Whoever closes the pipe has read enough.
+    // The reader who closes the pipe has read enough.
     let mut piped = command(&data, &["grants", "Counter"]).stdout(Stdio::piped()).spawn();
     let piped = piped.as_mut().expect("it starts");
     drop(piped.stdout.take());
@@ -146,7 +146,7 @@ fn a_server_that_does_not_start_names_the_flag_and_leaves_nothing() {
         let (code, said) = start(&[&others[..], &["--hosts", hosts]].concat());
         assert!(code == Some(2) && said.contains("--hosts"), "{said}");
     }
-    // Nobody could do anything with these.
+    // With these values no client could do anything.
     for args in [
         &["--awake-objects", "0"][..],
         &["--awake-objects", "3", "--hosts", "4"],
@@ -164,7 +164,7 @@ fn a_server_that_does_not_start_names_the_flag_and_leaves_nothing() {
     let output = wrong.env("RUST_LOG", "capstead=loud=very").output().expect("it runs");
     assert_eq!(output.status.code(), Some(2), "{}", self::said(&output));
     assert!(self::said(&output).contains("RUST_LOG") && !data.exists(), "{}", self::said(&output));
-    // An empty directory that was there stays as it was.
+    // An existing empty directory stays as it was.
     fs::create_dir(&data).expect("it is made");
     let output = verb(&data, &[&["serve"], &others[..], &["--map-size", "4KiB"]].concat());
     assert_eq!(output.status.code(), Some(1));
@@ -176,7 +176,7 @@ async fn save_independently(of: &impl FromClientHook) {
     capstead_client::share(of, terms).await.expect("it can be saved");
 }
 
-// A reference fell into the wrong hands, whose holder made others that survive it, on each host.
+// A reference fell into the wrong hands, and its holder made others that survive it, on each host.
 #[test]
 fn all_that_was_made_from_a_grant_is_listed_and_revoked() {
     let (_folder, data) = scratch();
@@ -200,7 +200,7 @@ fn all_that_was_made_from_a_grant_is_listed_and_revoked() {
     let said = done(&data, &below);
     assert!(said.starts_with("9 grants made from"), "{said}");
     assert!(said.contains("Counter \"x7\"") && said.contains("the namespace"), "{said}");
-    // Offline it is the same code.
+    // The same code runs offline.
     served.stop();
     assert_eq!(done(&data, &below), said);
     let served = serve_with(&data, &["--hosts", "3"]);

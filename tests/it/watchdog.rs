@@ -1,5 +1,5 @@
-//! A turn that doesn't end: it is reported with its name, the host counts as not ready, and at last the
-//! process aborts and loses nothing that was acknowledged.
+//! A turn that doesn't end: it is reported with its name, the host counts as not ready, and finally
+//! the process aborts without losing anything that was acknowledged.
 #![allow(clippy::disallowed_methods, reason = "how long something takes is what is tested")]
 
 use std::os::unix::process::ExitStatusExt;
@@ -14,7 +14,7 @@ use capstead::http::http_service;
 use capstead::{Context, Object, Result, Server, Stored, TurnLimits};
 use capstead_client::Connection;
 
-/// A turn takes as many milliseconds as its caller adds.
+/// Each increment holds a turn for that number of milliseconds.
 struct Hog(Stored<i64>);
 
 impl Object for Hog {
@@ -51,7 +51,7 @@ impl counter::Server for Hog {
     }
 }
 
-/// The work of the other process.
+/// The other process runs this.
 #[test]
 fn serve_the_hog() {
     let Some(data) = own::data() else { return };
@@ -69,7 +69,7 @@ async fn hog(served: &Served) -> (Connection, counter::Client) {
     (connection, by_name(&hogs, "one"))
 }
 
-/// The status with which `/ready` answers.
+/// The status of an answer of `/ready`.
 fn readiness(metrics: &str) -> u16 {
     http::get(metrics, "/ready").status
 }
@@ -119,7 +119,7 @@ fn a_turn_that_does_not_end_is_reported_and_ends_the_process_at_last() {
     });
 }
 
-/// Asks on a thread of its own, since the test's own must serve the call.
+/// Asks on a separate thread, since the test's own must serve the call.
 async fn until(metrics: &str, status: u16) -> Duration {
     let (metrics, began) = (metrics.to_owned(), Instant::now());
     let asked = tokio::task::spawn_blocking(move || {

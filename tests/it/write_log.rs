@@ -1,4 +1,4 @@
-//! Tests what the crash lab reads from strace, and the images of disks that it makes of it.
+//! Tests how the crash lab reads strace, and the images of disks that it makes from it.
 
 #[path = "../crash_lab/images.rs"]
 mod images;
@@ -20,7 +20,7 @@ fn steps(lines: &[String]) -> Result<Vec<Step>, String> {
     parse(&lines.join("\n"), Path::new(DATA))
 }
 
-/// The file opened twice, as LMDB does: 5 is for data, and 6 for its meta pages.
+/// The file opened twice, as LMDB does: descriptor 5 is for data, and 6 for its meta pages.
 fn opened() -> Vec<String> {
     let open = |flags: &str, result: &str| {
         format!(r#"1 openat(AT_FDCWD<{E}>, "{D}", O_RDWR|{flags}, 0600) = {result}<{D}>"#)
@@ -94,7 +94,7 @@ fn what_is_not_understood_about_the_file_is_refused() {
     assert_eq!(with(&others).unwrap(), []);
 }
 
-/// Two writes, a sync, a meta write, an acknowledgement, and a write that nothing makes durable.
+/// Two writes, a sync, a meta write, an acknowledgement, and a write that is never made durable.
 fn commit() -> Vec<Step> {
     vec![
         write(512, &[1; 1024]),
@@ -107,7 +107,7 @@ fn commit() -> Vec<Step> {
     ]
 }
 
-/// All images after so many steps that chance yields.
+/// All images after this number of steps that random choices yield.
 fn images(steps: &[Step], after: usize) -> Vec<Vec<u8>> {
     let mut disk = Disk::new(steps, vec![0; 512]);
     let mut random = Random::from_seed(1);
@@ -122,7 +122,7 @@ fn images(steps: &[Step], after: usize) -> Vec<Vec<u8>> {
 #[test]
 fn each_unsynced_sector_is_there_or_not_and_each_synced_one_is_there() {
     let steps = commit();
-    // Three sectors; what is lost at the end may have left its length.
+    // Three sectors; a lost one at the end may have left its length.
     let unsynced = images(&steps, 2);
     let without_length = [[0; 512].to_vec(), [[0; 512], [1; 512]].concat()];
     assert!(without_length.iter().all(|image| unsynced.contains(image)));
@@ -132,10 +132,10 @@ fn each_unsynced_sector_is_there_or_not_and_each_synced_one_is_there() {
         .collect();
     assert_eq!(contents.len(), 8);
     assert_eq!(images(&steps, 3).len(), 1);
-    // The meta write is in one sector: all or nothing.
+    // The meta write fits one sector: all or nothing.
     assert_eq!(images(&steps, 4).len(), 2);
     assert_eq!(images(&steps, 5).len(), 1);
-    // The last write: there, or lost with or without its length.
+    // The last write is there, or lost with or without its length.
     assert_eq!(images(&steps, 7).len(), 3);
 }
 

@@ -1,7 +1,7 @@
 //! The class of objects that pass capabilities on, in two kinds: plain and exclusive.
 //!
-//! The bundled classes take no capabilities, so that tests of those have a class of their own. Nothing
-//! is stored: an object knows what it noted for as long as it is awake.
+//! The bundled classes take no capabilities, so tests of capabilities have their own class. It
+//! stores nothing: an object keeps its notes for as long as it is awake.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use capstead::{Context, Object, Result, failed};
 
 use crate::passing_capnp::passer;
 
-/// The text that `fail` says over and over: a character of three bytes.
+/// The text that `fail` repeats: a character of three bytes.
 const SAID: &str = "€";
 
 pub(crate) trait Kind: 'static {
@@ -36,7 +36,7 @@ impl Kind for Exclusive {
 
 pub(crate) struct Passer<K> {
     ctx: Context,
-    /// By stub: the calls that started.
+    /// The calls that started, by stub.
     notes: RefCell<HashMap<u64, Vec<u64>>>,
     kind: PhantomData<K>,
 }

@@ -1,4 +1,4 @@
-//! The generated code of `passing.capnp`, for the server and for the test of it.
+//! The generated code of `passing.capnp`, for the server and for its test.
 #![allow(
     clippy::all,
     clippy::pedantic,

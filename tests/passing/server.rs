@@ -1,4 +1,4 @@
-//! Serves objects that pass capabilities on: what the tests in other languages start.
+//! Serves objects that pass capabilities on, for the tests in other languages.
 
 mod class;
 mod passing_capnp;

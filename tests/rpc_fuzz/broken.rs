@@ -1,5 +1,4 @@
-//! Messages that no honest peer sends. Each of these may end the connection, and must end nothing
-//! else.
+//! Messages that no honest peer sends. Each of these may end its connection, but nothing else.
 
 use capnp::any_pointer;
 use capnp_rpc::rpc_capnp::{call, message};
@@ -11,7 +10,7 @@ use super::support::raw;
 /// The number of kinds.
 const KINDS: u64 = 34;
 
-/// The bytes of something broken. What is said after it may not be heard.
+/// The bytes of a broken message. The server may never read the messages after it.
 pub(crate) fn broken(peer: &mut Peer) -> Vec<u8> {
     let kind = peer.random.below(KINDS);
     match kind {
@@ -22,7 +21,7 @@ pub(crate) fn broken(peer: &mut Peer) -> Vec<u8> {
     }
 }
 
-/// Calls and answers: of unknown ones, twice, in places where none is.
+/// Calls and answers: with unknown numbers, sent twice, or out of place.
 fn calls(peer: &mut Peer, kind: u64) -> Message {
     let import = pick(&mut peer.random, &peer.imports).unwrap_or(UNUSED);
     let mut message = fresh();
@@ -40,7 +39,7 @@ fn calls(peer: &mut Peer, kind: u64) -> Message {
         }
         5 => return peer.answer_to(UNUSED),
         6 => {
-            // Whoever gets the next number has not been asked.
+            // The call with the next number hasn't been made.
             let next = peer.theirs.iter().max().map_or(0, |id| id + 1);
             return peer.answer_to(next);
         }
@@ -79,7 +78,7 @@ fn call(message: &mut Message, id: u32) -> call::Builder<'_> {
     call
 }
 
-/// Promises and capabilities: in circles, unknown ones, too many, given back too often.
+/// Promises and capabilities: in circles, unknown, too many, or released too often.
 fn promises(peer: &mut Peer, kind: u64) -> Message {
     let promise = pick(&mut peer.random, &peer.promises).unwrap_or(UNUSED);
     let hosted = pick(&mut peer.random, &peer.hosted).unwrap_or(UNUSED);
@@ -114,7 +113,7 @@ fn resolve(message: &mut Message, id: u32) -> capnp_rpc::rpc_capnp::resolve::Bui
     resolve
 }
 
-/// Kinds of messages that are not in use, and embargoes that nobody asked for.
+/// Kinds of messages that are not in use, and unexpected embargoes.
 fn kinds(peer: &mut Peer, kind: u64) -> Message {
     let on = peer.any_question();
     let mut message = fresh();
@@ -145,13 +144,13 @@ fn kinds(peer: &mut Peer, kind: u64) -> Message {
     message
 }
 
-/// Bytes that are no message, or not the one that was meant.
+/// Bytes that are not a message, or a different one.
 fn frames(peer: &mut Peer, kind: u64) -> Vec<u8> {
     let mut bytes = raw::serialized(&peer.plausible());
     match kind {
         28 => bytes.truncate(1 + peer.random.below(bytes.len() as u64 - 1) as usize),
         29 | 30 => {
-            // The table of segments is left as it is, so that it is a message.
+            // The table of segments is unchanged, so that the bytes are still a message.
             for _ in 0..=peer.random.below(8) {
                 let at = 8 + peer.random.below(bytes.len() as u64 - 8) as usize;
                 bytes[at] ^= 1 << peer.random.below(8);
@@ -170,7 +169,7 @@ fn frames(peer: &mut Peer, kind: u64) -> Vec<u8> {
     bytes
 }
 
-/// A call with structures that lie deep in each other, or with a large value.
+/// A call with deeply nested structures, or with a large value.
 fn deep(peer: &mut Peer) -> Vec<u8> {
     let mut message = fresh();
     let mut call = call(&mut message, UNUSED);

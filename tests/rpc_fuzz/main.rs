@@ -1,9 +1,10 @@
-//! A fuzzer that keeps to the protocol just enough to get deep into it: whole servers are told a
-//! million messages, most of them plausible and some broken, and serve others as if nothing was.
+//! A fuzzer that keeps to the protocol just enough to get deep into it: whole servers receive a
+//! million messages, most of them plausible and some broken, and must serve other clients as if
+//! nothing happened.
 //!
-//! `CAPSTEAD_TEST_SEED` repeats a run, as far as the order of what the server says allows, and
-//! `CAPSTEAD_FUZZ_MESSAGES` says how many messages are sent. Known causes of failures of the RPC
-//! system have tests of their own in `regressions`.
+//! `CAPSTEAD_TEST_SEED` repeats a run, as far as the order of the server's messages allows, and
+//! `CAPSTEAD_FUZZ_MESSAGES` sets the number of messages. Known causes of failures of the RPC system
+//! have tests of their own in `regressions`.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod broken;
@@ -23,33 +24,33 @@ use support::random::Random;
 use support::{Served, eventually, now, scratch};
 use traffic::{Counts, Latencies, fuzz, honest, serves};
 
-/// Connections that are fuzzed at a time.
+/// Connections that are fuzzed concurrently.
 const CONNECTIONS: u64 = 4;
 
-/// Quiet times and fuzzed ones take turns, so that whatever else the machine does is in both.
+/// Quiet and fuzzed phases alternate, so that other load on the machine affects both.
 const ROUNDS: u64 = 4;
 
 const QUIET: Duration = Duration::from_secs(1);
 
-/// The bounds to which a server is held.
+/// The bounds that a server must keep.
 struct Bounds {
     hosts: u16,
-    /// The bytes that it may keep of all that it was told.
+    /// The bytes of memory that it may keep from all messages.
     growth_bytes: u64,
-    /// The time that a call may take beside the fuzzer, over twice as long as without.
+    /// The extra time that a call may take during fuzzing, beyond twice the time without it.
     delay: Duration,
 }
 
-/// One host keeps some hundred calls of each connection that wait for answers, and megabytes that one
-/// connection in some is told.
+/// One host keeps several hundred unanswered calls of each connection, and megabytes that some
+/// connections send.
 const ONE: Bounds = Bounds { hosts: 1, growth_bytes: 128 << 20, delay: Duration::from_millis(20) };
 
-/// Objects that pass capabilities on are on different hosts. Calls on promises of several hosts that lead
-/// to each other go round until 16,384 of one promise have no answer, and four hosts share the
-/// processors with the fuzzer.
+/// Objects that pass capabilities on are on different hosts. Calls on promises of several hosts
+/// that lead to each other circulate until 16,384 calls on one promise are unanswered, and four
+/// hosts share the processors with the fuzzer.
 const FOUR: Bounds = Bounds { hosts: 4, growth_bytes: 1 << 30, delay: Duration::from_millis(250) };
 
-/// The work of the server process.
+/// The server process runs this.
 #[test]
 fn serve_the_fuzzed() {
     server::serve();
@@ -60,7 +61,7 @@ fn a_million_messages_end_no_process_and_slow_nobody_down() {
     let messages = std::env::var("CAPSTEAD_FUZZ_MESSAGES")
         .map_or(1_000_000, |text| text.parse().expect("a number of messages"));
     let mut random = Random::from_printed_seed();
-    // One after the other: each measures how soon others are served.
+    // One after the other, because each measures how soon other clients are served.
     for bounds in [ONE, FOUR] {
         fuzz_server(&mut random, messages, &bounds);
     }
@@ -129,8 +130,8 @@ fn fuzz_all(served: &Served, random: &mut Random, messages: u64) -> Counts {
     counts
 }
 
-/// Twice as long, and what the batches of four connections take in front of a call, on two processors
-/// that the fuzzer, the server and whatever else the machine does have to share.
+/// Allows twice the time, and the time for which batches of four connections delay a call, on two
+/// processors that the fuzzer, the server and other load share.
 fn check_latencies(mut quiet: Latencies, mut fuzzed: Latencies, delay: Duration) {
     let (before, during) = (quiet.percentile(99), fuzzed.percentile(99));
     eprintln!(
@@ -143,8 +144,8 @@ fn check_latencies(mut quiet: Latencies, mut fuzzed: Latencies, delay: Duration)
     assert!(during <= 2 * before + delay, "{before:?} became {during:?}");
 }
 
-/// Nothing of ours panics. What panics in the RPC system, or in the futures that it shares, ends a call
-/// or the peer's own connection.
+/// Checks that no code of ours panicked. A panic in the RPC system, or in the futures that it
+/// shares, ends a call or the peer's own connection.
 fn check_log(log: &str) {
     let mut places = BTreeMap::<_, u32>::new();
     for line in log.lines().filter(|line| line.contains(" panicked at ")) {

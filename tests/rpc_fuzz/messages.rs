@@ -1,4 +1,4 @@
-//! Messages of the protocol, and the parts of them that are alike.
+//! Messages of the protocol, and their common parts.
 
 use capnp::message::{Builder, HeapAllocator};
 use capnp_rpc::rpc_capnp::{disembargo, message, promised_answer};
@@ -13,7 +13,7 @@ pub(crate) fn root(message: &mut Message) -> message::Builder<'_> {
     message.init_root()
 }
 
-/// The first field of the first field, and so on.
+/// Takes the first field, then the first field of that, and so on.
 pub(crate) fn path(answer: promised_answer::Builder, steps: u32) {
     let mut transform = answer.init_transform(steps);
     for step in 0..steps {
@@ -37,7 +37,7 @@ pub(crate) fn release(id: u32, count: u32) -> Message {
     message
 }
 
-/// About the first field of the answer to a call.
+/// A disembargo for the first field of the answer to a call.
 pub(crate) fn disembargo(on: u32, context: impl FnOnce(disembargo::context::Builder)) -> Message {
     let mut message = fresh();
     let mut disembargo = root(&mut message).init_disembargo();

@@ -1,8 +1,8 @@
-//! One side of a connection as a model: what the peer asked, gave away and was given, so that most of
-//! what it says is what an honest peer could say.
+//! A model of one side of a connection: the calls that the peer made, and the capabilities that it
+//! gave and received, so that most of its messages could come from an honest peer.
 //!
-//! It makes messages and learns from those that come back. It has no socket, and doesn't judge what it
-//! is told.
+//! It makes messages and learns from the server's. It has no socket, and doesn't judge the messages
+//! that it receives.
 
 mod giving;
 mod learning;
@@ -22,23 +22,24 @@ use super::server::URLS;
 use super::support::random::Random;
 use super::support::raw;
 
-/// The calls that a conversation begins with; the last one's answer is the object.
+/// The number of calls with which a conversation begins; the last one's answer is the object.
 pub(crate) const BEGINNING: u32 = 3;
 pub(crate) const OBJECT: u32 = raw::COUNTER;
 
-/// Objects that are called.
+/// The number of objects that are called.
 pub(crate) const OBJECTS: u64 = 4;
 
-/// Calls without an answer that the peer has at most, so that it comes to no soft limit.
+/// The largest number of the peer's unanswered calls, so that it reaches no soft limit.
 const OPEN: usize = 300;
 
-/// Numbers of calls, and of capabilities, that are out of use in any conversation.
+/// A number of calls and capabilities that no conversation uses.
 pub(crate) const UNUSED: u32 = 60_000;
 
 /// A call of the peer.
 pub(crate) struct Asked {
     pub(crate) id: u32,
-    /// It was finished before its answer came; with the capabilities in it, or without.
+    /// Set if it was finished before its answer came; with the capabilities in the answer, or
+    /// without.
     finished: Option<bool>,
 }
 
@@ -50,18 +51,18 @@ pub(crate) struct Peer {
     /// Answered calls that are not finished, with the capabilities in their answers.
     pub(crate) answered: BTreeMap<u32, Vec<u32>>,
     free_questions: Vec<u32>,
-    /// Capabilities that were given away; promises are those that were not resolved.
+    /// Capabilities that were given away; promises are the unresolved ones.
     pub(crate) hosted: Vec<u32>,
     pub(crate) promises: Vec<u32>,
-    /// The number of times that each was given away and not given back.
+    /// The number of references to each that the server holds.
     given: BTreeMap<u32, u32>,
     next_export: u32,
     free_exports: Vec<u32>,
-    /// The capabilities that were given to the peer: a number for each reference.
+    /// The capabilities that the peer received: an entry for each reference.
     pub(crate) imports: Vec<u32>,
-    /// Calls of the server without an answer.
+    /// Unanswered calls of the server.
     pub(crate) theirs: Vec<u32>,
-    /// Calls whose results are to answer one of the server's, and that one.
+    /// Calls of the peer whose results answer calls of the server, with these.
     reflected: Vec<(u32, u32)>,
     embargoes: Vec<u32>,
     /// The hook from which capability pointers are made.
@@ -69,7 +70,7 @@ pub(crate) struct Peer {
     pub(crate) seen: Seen,
 }
 
-/// The things that came from the server.
+/// The messages that came from the server.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) returns: u64,
@@ -78,7 +79,7 @@ pub(crate) struct Seen {
     pub(crate) reflected: u64,
     pub(crate) disembargoes: u64,
     pub(crate) abort: Option<String>,
-    /// Calls that failed, by the reason.
+    /// The number of failed calls, by the reason.
     pub(crate) errors: BTreeMap<String, u64>,
 }
 
@@ -112,7 +113,8 @@ impl Peer {
         vec![raw::bootstrap(), raw::restore(reference), raw::by_name(&name)]
     }
 
-    /// A call whose answer shows that all before it was looked at: it, and its number.
+    /// A call whose answer shows that all messages before it were processed; returns it and its
+    /// number.
     pub(crate) fn sync(&mut self) -> (Message, u32) {
         let (mut message, id) = (fresh(), self.question());
         root(&mut message).init_bootstrap().set_question_id(id);
@@ -214,7 +216,7 @@ impl Peer {
         (interfaces[interface], self.random.below(3) as u16)
     }
 
-    /// Parameters of a request, whatever is called: most methods read another structure there.
+    /// Parameters of a request, for every method: most methods read them as another structure.
     fn params(&mut self, call: call::Builder) {
         let mut payload = call.init_params();
         let mut caps = self.caps(payload.reborrow());
@@ -233,7 +235,7 @@ impl Peer {
         self.answer_to(id)
     }
 
-    /// A call of the server's turns out to be one on something of the server's.
+    /// Resolves a call of the server's to a call on an object of the server's.
     fn reflect(&mut self) -> Message {
         let at = self.random.below(self.theirs.len() as u64) as usize;
         let theirs = self.theirs.swap_remove(at);
@@ -288,7 +290,7 @@ impl Peer {
         }
     }
 
-    /// A call of the peer, most often one that is open or answered.
+    /// A call of the peer, usually an open or an answered one.
     pub(crate) fn any_question(&mut self) -> u32 {
         match self.random.below(12) {
             0 => UNUSED,
@@ -363,7 +365,8 @@ impl Peer {
         finish(id, releases)
     }
 
-    /// The references are gone that came with an answer; others to the same may be left.
+    /// Removes the references that came with an answer; other references to the same capability may
+    /// remain.
     fn forget_imports(&mut self, caps: &[u32]) {
         for cap in caps {
             if let Some(at) = self.imports.iter().position(|id| id == cap) {

@@ -1,6 +1,6 @@
-//! Attacks that once ended the process, or held its thread for ever, each by its name.
+//! Attacks that once ended the process, or blocked its thread for good, each by its name.
 //!
-//! Each is done to one object of one server, which serves others afterwards, and is the same process.
+//! Each attacks one object of one server. That process must serve other clients afterwards.
 
 use std::io::{ErrorKind, Write};
 use std::net::TcpStream;
@@ -16,11 +16,11 @@ use super::server;
 use super::support::{Served, raw, scratch};
 use super::traffic::{asks, serves};
 
-/// The peer's promise that the object is handed, and the call that hands it.
+/// The peer's promise that is passed to the object, and the call that passes it.
 const PROMISE: u32 = 5;
 const CALL: u32 = 3;
 
-/// The cost that a flood may have: what one connection may have waiting, several times.
+/// The memory that a flood may cost: several times the amount that one connection may queue.
 const GROWTH_MAX: u64 = 64 << 20;
 
 #[test]
@@ -31,7 +31,7 @@ fn known_attacks_end_one_connection_at_most() {
     let mut attack = |messages: Vec<Vec<u8>>| {
         let mut stream = begin(&served);
         for message in messages {
-            // The server may be gone before it has read all.
+            // The server may end the connection before it has read everything.
             let _ = stream.write_all(&message);
         }
         let _ = stream.shutdown(std::net::Shutdown::Write);
@@ -49,24 +49,24 @@ fn known_attacks_end_one_connection_at_most() {
     let circle = [to_promise(PROMISE, 6), to_promise(6, PROMISE)].into_iter().cycle().take(40);
     attack([promised()].into_iter().chain(circle).collect());
 
-    // A promise that becomes the answer which it is itself, directly and by way of ours.
+    // A promise that becomes the answer that is the promise itself, directly and by way of ours.
     for url in ["/return", "/offer", "/promise", "/both"] {
         let given = request(CALL, url, 0, |mut cap| cap.set_sender_promise(PROMISE));
         let back = resolve(PROMISE, |cap| answer_of(cap, CALL));
         let again = request(CALL + 1, "/call", 0, |cap| answer_of(cap, CALL));
         attack(vec![given, back, again.clone()]);
-        // And a call that is given the answer of a later one, and the other way round.
+        // A call that is given the answer of a later one, and the other way round.
         let first = request(CALL, url, 0, |cap| answer_of(cap, CALL + 1));
         let second = request(CALL + 1, url, 0, |cap| answer_of(cap, CALL));
         attack(vec![first, second, again]);
     }
 
-    // An object keeps what no answer will come to: its connection has gone.
+    // An object keeps a capability that will never be resolved, since its connection has ended.
     let open = request(CALL, "/call", 0, |mut cap| cap.set_sender_promise(PROMISE));
     let kept = request(CALL + 1, "/keep", 0, |cap| answer_of(cap, CALL));
     attack(vec![open, kept]);
 
-    // Pointers to capabilities that aren't there.
+    // Pointers to missing capabilities.
     for index in [1, 100] {
         for url in server::URLS {
             attack(vec![request(CALL, url, index, |mut cap| cap.set_sender_hosted(PROMISE))]);
@@ -78,8 +78,8 @@ fn known_attacks_end_one_connection_at_most() {
     super::check_log(&log);
 }
 
-/// The reply was written over what was offered, which panicked; and then the object called nobody any
-/// more, because it waited for that reply to leave.
+/// The reply used to be written over the offered capabilities, which panicked. Then the object made
+/// no more calls, because it waited for that reply to leave.
 #[test]
 fn a_reply_comes_after_its_capabilities_were_offered() {
     let (_folder, data) = scratch();
@@ -92,7 +92,8 @@ fn a_reply_comes_after_its_capabilities_were_offered() {
     assert!(!log.contains("panicked"), "{log}");
 }
 
-/// The peer is let go when so much waits, since it is to answer calls itself; and others are served.
+/// The server disconnects the peer at that many waiting calls, since the peer is to answer calls
+/// itself; other clients are served.
 #[test]
 fn half_a_million_unanswered_calls_are_not_kept() {
     let (_folder, data) = scratch();
@@ -127,12 +128,13 @@ fn begin(served: &Served) -> TcpStream {
     stream
 }
 
-/// Asks the object for `url`, with one capability and a pointer to the one of that index.
+/// Requests `url` from the object, with one capability and a pointer to the capability of that
+/// index.
 fn request(id: u32, url: &str, index: usize, cap: impl FnOnce(cap_descriptor::Builder)) -> Vec<u8> {
     request_of(OBJECT, id, url, index, cap)
 }
 
-/// The same of the first capability in an answer.
+/// As [`request`], on the first capability in an answer.
 fn request_of(
     answer: u32,
     id: u32,
@@ -172,7 +174,8 @@ fn to_promise(promise: u32, to: u32) -> Vec<u8> {
     resolve(promise, |mut cap| cap.set_sender_promise(to))
 }
 
-/// A call on a path of a million steps, which take no bytes: the list says that its elements have none.
+/// A call on a path of a million steps that take no bytes: the list declares elements without a
+/// size.
 fn endless_path() -> Vec<u8> {
     const STEPS: u32 = 1_000_000;
     let mut message: Message = fresh();
@@ -181,7 +184,7 @@ fn endless_path() -> Vec<u8> {
     call.reborrow().get_send_results_to().set_caller(());
     let mut target = call.init_target().init_promised_answer();
     target.set_question_id(OBJECT);
-    // Before its elements a list of structures has a word with their number and size.
+    // A list of structures begins with a word that holds their number and size.
     target.init_transform(1).get(0).set_get_pointer_field(0xabcd);
     let mut bytes = raw::serialized(&message);
     let at = bytes.windows(2).position(|two| two == [0xcd, 0xab]).expect("the step is there");
@@ -191,8 +194,8 @@ fn endless_path() -> Vec<u8> {
     bytes
 }
 
-/// The peer tells the object about its promise what the object says of it itself: it leads
-/// from one to the other for ever. The RPC system followed it, and the thread with it.
+/// The peer resolves its promise to the object's answer, and the object's answer is that promise:
+/// each leads to the other. The RPC system followed them without end, and blocked the thread.
 #[test]
 fn a_promise_that_leads_back_by_an_answer_fails() {
     let (_folder, data) = scratch();
@@ -215,8 +218,8 @@ fn a_promise_that_leads_back_by_an_answer_fails() {
     }
 }
 
-/// The peer calls what it was given back, which is its own, and says that the result of its call is the
-/// result of that call.
+/// The peer calls the capability that it got back, which is its own, and answers that call with the
+/// result of the same call.
 #[test]
 fn an_answer_that_is_itself_fails() {
     let (_folder, data) = scratch();
@@ -243,7 +246,7 @@ fn an_answer_that_is_itself_fails() {
         for message in [answered, again] {
             stream.write_all(&message).expect("it is read");
         }
-        // The call on what it is said to be has an answer, and so have all others.
+        // The call on the result has an answer, and so have all others.
         raw::wait_for_answer(&mut stream, CALL + 2);
         assert!(serves(&served, "x"), "promise: {is_promise}");
     }

@@ -1,8 +1,8 @@
-//! The server that is fuzzed: a process of its own, with a class that does with the capabilities of
-//! its callers whatever a class can do with them.
+//! The server that is fuzzed: a separate process, with a class that does everything with the
+//! capabilities of its callers that a class can do.
 //!
-//! The process is this test program once more. The class keeps no promise of its own: whether a
-//! request succeeds is all the same here.
+//! The process runs this test program again. The class keeps no promise of its own: it doesn't
+//! matter whether a request succeeds.
 
 use std::cell::{Cell, RefCell};
 use std::path::Path;
@@ -18,10 +18,10 @@ use super::support::{Process, Served, own};
 
 type Peer = client_request_context::Client;
 
-/// Capabilities of callers that one object keeps.
+/// The largest number of callers' capabilities that one object keeps.
 const KEPT: usize = 16;
 
-/// The acts that a request can ask for, by its URL.
+/// The actions that a request can ask for, by its URL.
 pub(crate) const URLS: [&str; 11] = [
     "/call",
     "/pipeline",
@@ -36,7 +36,7 @@ pub(crate) const URLS: [&str; 11] = [
     "/write",
 ];
 
-/// Names how many hosts that one has.
+/// The variable with the number of hosts of that process.
 const ON_HOSTS: &str = "CAPSTEAD_TEST_RPC_FUZZ_HOSTS";
 
 /// Starts a server of [`Fuzzed`] objects and counters.
@@ -44,14 +44,14 @@ pub(crate) fn start(data: &Path) -> Served {
     start_hosts(data, 1)
 }
 
-/// The same with more hosts.
+/// The same with this number of hosts.
 pub(crate) fn start_hosts(data: &Path, hosts: u16) -> Served {
     let mut program = own::program("serve_the_fuzzed", data);
     program.env(ON_HOSTS, hosts.to_string()).env("RUST_BACKTRACE", "0");
     Served::ready(Process::start(program))
 }
 
-/// The work of the other process.
+/// The other process runs this.
 pub(crate) fn serve() {
     let Some(data) = own::data() else { return };
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
@@ -59,7 +59,7 @@ pub(crate) fn serve() {
     own::serve(Server::new(data).class::<Fuzzed>().class::<Counter>().hosts(hosts.unwrap_or(1)));
 }
 
-/// See [`URLS`].
+/// An object that performs the actions of [`URLS`].
 struct Fuzzed {
     written: Stored<i64>,
     kept: RefCell<Vec<Peer>>,
@@ -103,7 +103,7 @@ impl http_service::Server for Fuzzed {
             "/pass" => pass(&peer, &self.kept().unwrap_or(peer.clone())).await?,
             "/promise" => results.get().set_request_body(respond(&peer)),
             "/both" => {
-                // What the peer gives back is given to it again, and written to.
+                // The capability from the peer's answer is passed back to it, and written to.
                 let answer = peer.start_response_request().send().promise.await?;
                 let body = answer.get()?.get_body()?;
                 results.get().set_request_body(body.clone());
@@ -137,12 +137,12 @@ impl Fuzzed {
     }
 }
 
-/// The same capability as another interface, which it may not have.
+/// The same capability as another interface, which it may not implement.
 fn cast<T: FromClientHook>(peer: &Peer) -> T {
     peer.clone().cast_to()
 }
 
-/// The stream to which the body goes, before the peer has said so.
+/// The stream for the body, before the peer has answered.
 fn respond(peer: &Peer) -> byte_stream::Client {
     peer.start_response_request().send().pipeline.get_body()
 }
@@ -156,7 +156,7 @@ async fn write_to(body: byte_stream::Client) -> Result<()> {
     body.end_request().send().promise.await.map(drop)
 }
 
-/// Gives the peer its own capability, or that of another one, and one of ours.
+/// Gives the peer its own capability, or that of another peer, and one of ours.
 async fn pass(peer: &Peer, other: &Peer) -> Result<()> {
     let mut request = peer.start_web_socket_request();
     request.get().set_up_socket(cast(other));
@@ -170,7 +170,7 @@ async fn pass(peer: &Peer, other: &Peer) -> Result<()> {
     sent.await.map(drop)
 }
 
-/// Takes everything.
+/// Accepts all bytes.
 struct Sink;
 
 impl Sink {

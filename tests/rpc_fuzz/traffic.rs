@@ -1,4 +1,4 @@
-//! The fuzzer's connections, and an honest client beside them that measures how it is served.
+//! The fuzzer's connections, and an honest client that measures meanwhile how it is served.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -22,22 +22,23 @@ use super::support::random::Random;
 use super::support::raw;
 use super::support::{Served, now};
 
-/// Messages between two looks at what came.
+/// The largest number of messages between two checks of the server's messages.
 const BATCH: u64 = 100;
 
-/// One batch in so many is followed by something broken.
+/// One in this number of batches is followed by a broken message.
 const BROKEN_IN: u64 = 8;
 
-/// And one in so many by the end of the connection, with everything open.
+/// One in this number of batches is followed by the end of the connection, with everything open.
 const GONE_IN: u64 = 60;
 
-/// The time that an answer may take that shows that the server has read.
+/// The time limit for the answer that shows that the server has read the batch.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The results of some conversations.
+/// The results of several conversations.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
-    /// Messages that the server has looked at for certain, and those that came too late for that.
+    /// Messages that the server has certainly processed; `unread` counts those of which that isn't
+    /// known.
     pub(crate) read: u64,
     pub(crate) unread: u64,
     pub(crate) connections: u64,
@@ -47,11 +48,11 @@ pub(crate) struct Counts {
     pub(crate) resolves: u64,
     pub(crate) reflected: u64,
     pub(crate) disembargoes: u64,
-    /// Conversations that the server ended, by its reason without numbers; and those that it didn't
-    /// go on with.
+    /// Conversations that the server ended, by its reason without numbers; and those that it did
+    /// not continue.
     pub(crate) refused: BTreeMap<String, u64>,
     pub(crate) stuck: u64,
-    /// Calls that failed alone.
+    /// Calls that failed alone, by the reason.
     pub(crate) errors: BTreeMap<String, u64>,
 }
 
@@ -75,7 +76,7 @@ impl Counts {
     }
 }
 
-/// Talks until the server has read so many messages.
+/// Holds conversations until the server has read this number of messages.
 pub(crate) fn fuzz(served: &Served, random: &mut Random, messages: u64) -> Counts {
     let mut counts = Counts::default();
     while counts.read < messages {
@@ -102,7 +103,7 @@ pub(crate) fn fuzz(served: &Served, random: &mut Random, messages: u64) -> Count
 struct Conversation {
     stream: TcpStream,
     peer: Peer,
-    /// The bytes that were received and not looked at.
+    /// The received bytes that aren't parsed yet.
     received: Vec<u8>,
 }
 
@@ -146,7 +147,7 @@ impl Conversation {
                 return;
             }
             if self.peer.random.below(BROKEN_IN) == 0 {
-                // Everything before it was read, so that this is, too.
+                // Everything before it was read, so the broken message is read too.
                 batch = broken(&mut self.peer);
                 counts.read += 1;
                 if self.peer.random.below(2) == 0 {
@@ -156,7 +157,7 @@ impl Conversation {
         }
     }
 
-    /// Writes a batch, and waits until the server has looked at it.
+    /// Writes a batch, and waits until the server has processed it.
     fn say(&mut self, batch: &[u8]) -> After {
         let (sync, call) = self.peer.sync();
         if self.stream.write_all(&[batch, &raw::serialized(&sync)].concat()).is_err() {
@@ -175,7 +176,7 @@ impl Conversation {
         After::Synced
     }
 
-    /// Something broken, and nothing after it.
+    /// Sends a broken message, and nothing after it.
     fn last_words(&mut self, bytes: &[u8]) {
         if self.stream.write_all(bytes).is_ok() && self.stream.shutdown(Shutdown::Write).is_ok() {
             self.hear_to_the_end();
@@ -184,7 +185,7 @@ impl Conversation {
 
     fn hear_to_the_end(&mut self) {
         let mut rest = Vec::new();
-        // A reset is an end, too.
+        // A reset counts as the end, too.
         let _ = self.stream.read_to_end(&mut rest);
         self.hear(&rest);
     }
@@ -205,7 +206,7 @@ fn options() -> ReaderOptions {
     ReaderOptions::new()
 }
 
-/// The times that the reads of an honest client took, in one phase.
+/// The durations of an honest client's reads, in one phase.
 pub(crate) struct Latencies(Vec<Duration>);
 
 impl Latencies {
@@ -213,7 +214,7 @@ impl Latencies {
         self.0.len()
     }
 
-    /// Of a hundred, so many were not slower.
+    /// The duration that `percent` of the reads didn't exceed.
     pub(crate) fn percentile(&mut self, percent: usize) -> Duration {
         self.0.sort_unstable();
         self.0[(self.0.len() * percent / 100).min(self.0.len() - 1)]
@@ -228,7 +229,7 @@ impl Latencies {
     }
 }
 
-/// Calls a counter of its own, one call at a time, until it is told to stop; every answer is right.
+/// Reads a counter of its own, one call at a time, until it is told to stop; checks every answer.
 pub(crate) fn honest(served: &Served, name: &str, stop: &AtomicBool) -> Latencies {
     let (took, calls) = (Cell::new(Vec::new()), Cell::new(0_u64));
     run(async {
@@ -264,7 +265,7 @@ impl client_request_context::Server for Answers {
     }
 }
 
-/// Tells whether what was fuzzed serves others: takes their calls, and calls them.
+/// Tells whether the fuzzed server serves other clients: takes their calls, and calls them.
 pub(crate) fn serves(served: &Served, name: &str) -> bool {
     asks(served, name, "/call")
 }

@@ -1,4 +1,4 @@
-//! A class that answers with whatever it is asked over HTTP.
+//! A class that echoes HTTP requests.
 
 use std::rc::Rc;
 
@@ -6,7 +6,7 @@ use capstead::counter_capnp::counter;
 use capstead::http::{self, Body, Request, StatusCode, http_service};
 use capstead::{Context, Object, Result};
 
-/// Answers with the request's method, path and body, after it has stored what it was asked.
+/// Stores the request, then answers with its method, path and body.
 pub(crate) struct Echo(Context);
 
 impl Object for Echo {

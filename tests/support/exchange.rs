@@ -1,9 +1,9 @@
-//! HTTP/1 beside a server of the same thread: one request, one whole answer, and nothing behind it.
+//! HTTP/1 with a server on the same thread: one request, one whole answer, and nothing after it.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// An answer as it came, byte for byte.
+/// An answer, byte for byte.
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) head: Vec<u8>,
@@ -11,13 +11,13 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// Tells whether these bytes stand somewhere in the head.
+    /// Tells whether the head contains these bytes.
     pub(crate) fn says(&self, bytes: &[u8]) -> bool {
         self.head.windows(bytes.len()).any(|window| window == bytes)
     }
 }
 
-/// Sends a request as it stands, and reads the answer.
+/// Sends a request unchanged, and reads the answer.
 pub(crate) async fn exchange(stream: &mut TcpStream, request: &[u8]) -> Answer {
     stream.write_all(request).await.expect("the server hears it");
     let mut head = Vec::new();

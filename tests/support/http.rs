@@ -1,4 +1,4 @@
-//! HTTP/1 by hand: what is sent is written out, and nothing is tidied up on the way.
+//! HTTP/1 by hand: requests are sent exactly as they are written.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -9,7 +9,7 @@ use super::DEADLINE;
 #[derive(Clone, Debug)]
 pub(crate) struct Response {
     pub(crate) status: u16,
-    /// Names in lower case.
+    /// The headers, with their names in lower case.
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: String,
 }
@@ -35,12 +35,13 @@ impl Http {
         Self(BufReader::new(stream))
     }
 
-    /// Writes a request as it stands. A server that has heard enough may have hung up.
+    /// Writes a request unchanged. A failure is ignored: the server may have closed the connection
+    /// already.
     pub(crate) fn send(&mut self, raw: &[u8]) {
         let _ = self.0.get_mut().write_all(raw);
     }
 
-    /// Asks, and reads the answer.
+    /// Sends a request, and reads the answer.
     pub(crate) fn ask(&mut self, method: &str, path: &str) -> Response {
         self.send(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
         self.answer(method)
@@ -66,8 +67,8 @@ impl Http {
         response
     }
 
-    /// Tells whether the server has closed the connection and nothing more comes. A reset is an
-    /// end, too.
+    /// Tells whether the server has closed the connection and nothing more comes. A reset counts
+    /// too.
     pub(crate) fn is_closed(&mut self) -> bool {
         match self.0.fill_buf() {
             Ok(more) => more.is_empty(),

@@ -1,9 +1,9 @@
-//! The things that the tests of whole servers share: a server of one's own, calls on its counters,
+//! Shared parts of the tests of whole servers: a server for each test, calls on its counters, and
 //! raw HTTP.
 //!
 //! A server is a child process on ports that the operating system chose; it is killed when it is
-//! dropped, whatever becomes of the test. Nothing here waits without a deadline, and nothing waits
-//! for a fixed time.
+//! dropped, whatever the outcome of the test. Every wait has a deadline, and none has a fixed
+//! length.
 #![allow(dead_code, reason = "each file of tests uses some of it")]
 
 pub(crate) mod calls;
@@ -26,10 +26,10 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-/// Longer than anything here takes on a machine that is busy with something else.
+/// Longer than anything here takes, even on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 
-/// The time between two looks at a condition that has no event.
+/// The time between two checks of a condition that has no event.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// The announcement of a server with `--json`.
@@ -39,7 +39,7 @@ pub(crate) struct Announced {
     pub(crate) capnp: String,
     /// `host:port`, without the scheme; empty if HTTP is off
     pub(crate) http: String,
-    /// `host:port` of the numbers, if they are served
+    /// `host:port` of the metrics, if they are served
     pub(crate) metrics: Option<String>,
     /// The root reference of each class.
     pub(crate) namespaces: BTreeMap<String, String>,
@@ -52,14 +52,14 @@ pub(crate) struct Process {
     output: TempDir,
 }
 
-/// A server that is ready.
+/// A running server.
 #[derive(Debug)]
 pub(crate) struct Served {
     process: Process,
     pub(crate) announced: Announced,
 }
 
-/// The command with nothing of this process's environment that would change it.
+/// The command without any variable of this process's environment that would change it.
 pub(crate) fn capstead(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_capstead"));
     let variables = [
@@ -81,15 +81,15 @@ pub(crate) fn capstead(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Com
     command
 }
 
-/// The factor for bounds of memory: a call on an object of another host takes its memory on both.
+/// The factor for bounds of memory: a call on an object of another host takes memory on both hosts.
 pub(crate) fn copies() -> u64 {
     std::env::var("CAPSTEAD_TEST_HOSTS").map_or(1, |hosts| if hosts == "1" { 1 } else { 2 })
 }
 
 /// `capstead serve` on `data` with free ports.
 ///
-/// `CAPSTEAD_TEST_HOSTS` says how many hosts it has where a test doesn't, so that one test is good for
-/// one host and for several.
+/// `CAPSTEAD_TEST_HOSTS` sets the number of hosts where a test doesn't, so that the same test runs
+/// with one host and with several.
 pub(crate) fn serve_command(data: &Path, args: &[&str]) -> Command {
     let mut command = capstead(["serve", "--listen", "127.0.0.1:0"]);
     command.arg("--data").arg(data).args(args);
@@ -104,7 +104,7 @@ pub(crate) fn serve_command(data: &Path, args: &[&str]) -> Command {
     command
 }
 
-/// Serves `data`, and its numbers too.
+/// Serves `data`, and the metrics too.
 pub(crate) fn serve(data: &Path) -> Served {
     serve_with(data, &[])
 }
@@ -115,7 +115,7 @@ pub(crate) fn serve_with(data: &Path, args: &[&str]) -> Served {
     Served::ready(Process::start(serve_command(data, &args)))
 }
 
-/// A start that is refused: the exit code and what standard error says.
+/// Runs a start that is refused; returns the exit code and standard error.
 pub(crate) fn refused_start(command: Command) -> (Option<i32>, String) {
     let mut process = Process::start(command);
     let status = eventually("the refusal", || {
@@ -146,7 +146,7 @@ impl Process {
         String::from_utf8(bytes).expect("output is text")
     }
 
-    /// Waits until `found` finds something on standard output.
+    /// Waits until `found` returns something for standard output.
     pub(crate) fn wait_for_stdout<T>(&mut self, found: impl Fn(&str) -> Option<T>) -> T {
         eventually("the announcement", || {
             let found = found(&self.stdout());
@@ -172,12 +172,12 @@ impl Process {
         self.child.wait().expect("the child is ours");
     }
 
-    /// The way in which it ended, if it did.
+    /// The exit status, if the process has ended.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("the child is ours")
     }
 
-    /// Waits for the end.
+    /// Waits for the process to end.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         let child = &mut self.child;
         eventually("the end of the process", || child.try_wait().expect("the child is ours"))
@@ -195,24 +195,24 @@ impl Drop for Process {
 impl Served {
     /// Waits for the announcement of a server that was started with `--json`.
     pub(crate) fn ready(mut process: Process) -> Self {
-        // A test that serves prints lines of its own before it.
+        // A test program prints lines of its own before it.
         let announcement = |line: &&str| line.starts_with('{') && line.ends_with('\n');
         let announced = process
             .wait_for_stdout(|text| text.split_inclusive('\n').find(announcement).map(parse));
         Self { process, announced }
     }
 
-    /// The reference of all counters.
+    /// The root reference of the counters.
     pub(crate) fn counters(&self) -> &str {
         &self.announced.namespaces["Counter"]
     }
 
-    /// Asks the process to end, by the name of a signal without `SIG`.
+    /// Sends a signal by its name, without `SIG`, to end the process.
     pub(crate) fn signal(&self, name: &str) {
         self.process.signal(name);
     }
 
-    /// Waits for the end: the exit code, standard output and standard error.
+    /// Waits for the end; returns the exit code, standard output and standard error.
     pub(crate) fn wait(mut self) -> (Option<i32>, String, String) {
         let status = self.process.wait();
         (status.code(), self.process.stdout(), self.process.stderr())
@@ -224,7 +224,7 @@ impl Served {
         self.wait()
     }
 
-    /// Bytes of memory that the process has.
+    /// The resident memory of the process, in bytes.
     pub(crate) fn resident_bytes(&self) -> u64 {
         let path = format!("/proc/{}/status", self.process.child.id());
         let status = fs::read_to_string(path).expect("the process runs");
@@ -232,12 +232,12 @@ impl Served {
         kib.and_then(|kib| kib.trim().parse::<u64>().ok()).expect("it has memory") << 10
     }
 
-    /// The number of times that a limit of connections bit.
+    /// The number of times that a limit of connections took effect.
     pub(crate) fn bites(&self, limit: &str) -> u64 {
         self.metric(&format!("limits_total{{limit=\"{limit}\"}}"))
     }
 
-    /// Waits for the end, by whatever that comes.
+    /// Waits for the end, for whatever reason it comes.
     pub(crate) fn end(&mut self) -> ExitStatus {
         self.process.wait()
     }
@@ -251,12 +251,12 @@ impl Served {
         self.process.kill();
     }
 
-    /// The number by which the system knows the process.
+    /// The process id.
     pub(crate) fn pid(&self) -> u32 {
         self.process.child.id()
     }
 
-    /// The number of that name, without `capstead_`, from the page of metrics.
+    /// The metric of that name, without `capstead_`.
     pub(crate) fn metric(&self, name: &str) -> u64 {
         let address = self.announced.metrics.as_deref().expect("the numbers are served");
         let page = http::get(address, "/metrics");
@@ -285,7 +285,7 @@ fn parse(line: &str) -> Announced {
     }
 }
 
-/// Looks at something until it is there; fails when the deadline has passed.
+/// Polls `look` until it returns something; fails at the deadline.
 pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let start = now();
     loop {
@@ -302,8 +302,8 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// An address for a server that can't say which one it got. Its port is below those that the system gives
-/// to connections, so that no other test takes it meanwhile.
+/// An address for a server that can't report the one it got. Its port is below those that the
+/// system gives to connections, so no other test takes it meanwhile.
 pub(crate) fn free_address() -> String {
     let start = getrandom::u32().expect("there is randomness");
     let mut ports = (0..10_000).map(|step| 20_000 + (start.wrapping_add(step) % 10_000) as u16);
@@ -316,7 +316,7 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A new folder with the path of a data directory in it, which isn't there yet.
+/// A new folder, and the path of a data directory in it that doesn't exist yet.
 pub(crate) fn scratch() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().expect("a folder");
     let data = folder.path().join("capstead.data");

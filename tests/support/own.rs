@@ -1,5 +1,5 @@
-//! A test program as a server of its own classes, in a process of its own: the program once more, with one
-//! test that serves.
+//! A test program as a server of its own classes, in another process: it runs the same program
+//! again, with only the test that serves.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -9,10 +9,10 @@ use std::process::{Command, Stdio};
 use capstead::{Running, Server};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Names the data directory in the process that serves.
+/// The variable that holds the data directory in the process that serves.
 const SERVE: &str = "CAPSTEAD_TEST_SERVE";
 
-/// This program, in which the test of that name serves `data` and no other test runs.
+/// This program, running only the test of that name, which serves `data`.
 pub(crate) fn program(test: &str, data: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
     command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(SERVE, data);
@@ -20,12 +20,12 @@ pub(crate) fn program(test: &str, data: &Path) -> Command {
     command
 }
 
-/// The data directory to serve. `None`: this isn't the process that serves.
+/// The data directory to serve; `None` in a process that doesn't serve.
 pub(crate) fn data() -> Option<OsString> {
     std::env::var_os(SERVE)
 }
 
-/// Serves on free ports, announced as `capstead serve --json` does it, until SIGTERM.
+/// Serves on free ports until SIGTERM, and announces itself like `capstead serve --json`.
 pub(crate) fn serve(server: Server) {
     let runtime = tokio::runtime::LocalRuntime::new().expect("a runtime");
     runtime.block_on(async {

@@ -6,7 +6,7 @@
 pub(crate) struct Random(u64);
 
 impl Random {
-    /// Starts from a new seed, or from that in `CAPSTEAD_TEST_SEED`, and prints it.
+    /// Starts from a new seed, or from the one in `CAPSTEAD_TEST_SEED`, and prints it.
     pub(crate) fn from_printed_seed() -> Self {
         let given = std::env::var("CAPSTEAD_TEST_SEED").ok();
         let seed = given.map(|seed| seed.parse().expect("CAPSTEAD_TEST_SEED is a number"));
@@ -15,7 +15,7 @@ impl Random {
         Self(seed)
     }
 
-    /// Starts from this seed, which somebody else prints.
+    /// Starts from this seed, which the caller prints.
     pub(crate) fn from_seed(seed: u64) -> Self {
         Self(seed)
     }

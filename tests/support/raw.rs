@@ -1,4 +1,5 @@
-//! A peer without an RPC system: messages by hand, so that it can do what no RPC system does.
+//! A peer without an RPC system: it sends messages by hand, so it can do things that no RPC system
+//! does.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -37,7 +38,7 @@ pub(crate) fn serialized(message: &Raw) -> Vec<u8> {
     serialize::write_message_to_words(message)
 }
 
-/// Reads messages until one is the answer to that call: its error, if it is one.
+/// Reads messages until the answer to that call; returns its error, if it is one.
 pub(crate) fn wait_for_answer(stream: &mut TcpStream, call: u32) -> Option<String> {
     loop {
         let (answered, error) = next_answer(stream);
@@ -47,7 +48,7 @@ pub(crate) fn wait_for_answer(stream: &mut TcpStream, call: u32) -> Option<Strin
     }
 }
 
-/// Reads messages until one is an answer: to which call, and its error, if it is one.
+/// Reads messages until the next answer; returns its call, and its error, if it is one.
 pub(crate) fn next_answer(stream: &mut impl std::io::Read) -> (u32, Option<String>) {
     loop {
         let message = serialize::read_message(&mut *stream, ReaderOptions::default());
@@ -60,7 +61,7 @@ pub(crate) fn next_answer(stream: &mut impl std::io::Read) -> (u32, Option<Strin
     }
 }
 
-/// As [`wait_for_answer`]; every call of the server's fails meanwhile.
+/// As [`wait_for_answer`]; fails every call that the server makes meanwhile.
 pub(crate) fn fail_until_answer(
     stream: &mut TcpStream,
     reason: &str,
@@ -84,7 +85,7 @@ fn error_of(answer: return_::Reader<'_>) -> Option<String> {
     Some(error.get_reason().ok()?.to_string().expect("it is text"))
 }
 
-/// Reads messages until one is a call of the server's: its number.
+/// Reads messages until the server makes a call; returns its number.
 pub(crate) fn wait_for_call(stream: &mut TcpStream) -> u32 {
     loop {
         let message = serialize::read_message(&mut *stream, ReaderOptions::default());
@@ -95,7 +96,8 @@ pub(crate) fn wait_for_call(stream: &mut TcpStream) -> u32 {
     }
 }
 
-/// Reads until the server says why it ends the connection, or to the end: the reason, if any.
+/// Reads until the server says why it ends the connection, or to the end; returns the reason, if
+/// any.
 pub(crate) fn reason_of_end(mut stream: impl std::io::Read) -> Option<String> {
     while let Ok(message) = serialize::read_message(&mut stream, ReaderOptions::default()) {
         if let Ok(message::Abort(Ok(abort))) = root(&message).which() {
@@ -115,7 +117,7 @@ pub(crate) fn bootstrap() -> Raw {
     message
 }
 
-/// The call 1.
+/// The restore of a reference, as call 1.
 pub(crate) fn restore(text: &str) -> Raw {
     let mut message = Raw::new_default();
     let params = call(&mut message, 1, (0, None), (restorer::Client::TYPE_ID, 0));
@@ -123,7 +125,7 @@ pub(crate) fn restore(text: &str) -> Raw {
     message
 }
 
-/// The call [`COUNTER`], on the namespace that [`restore`] gives.
+/// The call [`COUNTER`], on the namespace that [`restore`] returned.
 pub(crate) fn by_name(name: &str) -> Raw {
     let mut message = Raw::new_default();
     let on = (COUNTER - 1, Some(0));
@@ -132,7 +134,7 @@ pub(crate) fn by_name(name: &str) -> Raw {
     message
 }
 
-/// The answer to a call of the server's.
+/// An error as the answer to a call of the server's.
 pub(crate) fn fails(call: u32, reason: &str) -> Raw {
     let mut message = Raw::new_default();
     let mut answer = message.init_root::<message::Builder>().init_return();
@@ -143,7 +145,7 @@ pub(crate) fn fails(call: u32, reason: &str) -> Raw {
     message
 }
 
-/// The promise is fulfilled with a capability of the peer's own.
+/// Resolves a promise to a capability of the peer's own.
 pub(crate) fn resolve(promise: u32, to: u32) -> Raw {
     let mut message = Raw::new_default();
     let mut resolve = message.init_root::<message::Builder>().init_resolve();
@@ -182,7 +184,8 @@ pub(crate) fn call(
 
 pub(crate) type Caps = Vec<Option<Box<dyn ClientHook>>>;
 
-/// The content of a call, where the first capability that is set is the first of the message's table.
+/// The content of a call whose first capability pointer leads to the first entry of the message's
+/// table.
 pub(crate) fn content<'a>(
     payload: payload::Builder<'a>,
     caps: &'a mut Caps,
@@ -192,7 +195,7 @@ pub(crate) fn content<'a>(
     content
 }
 
-/// A capability that stands for one of the table.
+/// A placeholder for a capability of the table.
 pub(crate) fn any_cap() -> Box<dyn ClientHook> {
     capnp_rpc::new_future_client::<namespace::Client>(std::future::pending()).client.hook
 }

@@ -1,4 +1,4 @@
-//! The content of a folder, down to the last byte and mode, so that two looks can be compared.
+//! The content of a folder, down to the last byte and mode, so that two snapshots can be compared.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-/// Everything below a folder, by path: its mode, and for a file the hash of what is in it.
+/// Everything below a folder, by path: the mode, and for a file the hash of its content.
 pub(crate) type Tree = BTreeMap<PathBuf, (u32, Option<[u8; 32]>)>;
 
-/// Looks at everything below `folder`.
+/// Takes a snapshot of everything below `folder`.
 pub(crate) fn look(folder: &Path) -> Tree {
     let mut tree = Tree::new();
     add(folder, folder, &mut tree);

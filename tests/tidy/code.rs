@@ -12,7 +12,7 @@ use ra_ap_rustc_lexer::{FrontmatterAllowed, LiteralKind, TokenKind, tokenize};
 pub(crate) struct Source {
     pub(crate) path: String,
     pub(crate) text: String,
-    /// As long as `text`, with every comment, string and character blanked.
+    /// The text with every comment, string and character blanked; it has the same length.
     pub(crate) code: String,
 }
 
@@ -54,7 +54,7 @@ impl Source {
         found
     }
 
-    /// Each place where `word` stands as a whole identifier.
+    /// Each place of `word` as a whole identifier.
     pub(crate) fn words<'a>(&'a self, word: &'a str) -> impl Iterator<Item = usize> + 'a {
         words(&self.code).filter(move |(_, text)| *text == word).map(|(at, _)| at)
     }
@@ -85,7 +85,7 @@ fn skip_space(code: &str, at: usize) -> usize {
     at + (code[at..].len() - code[at..].trim_start().len())
 }
 
-/// The segments of the path that starts at `at`, and where it ends; generics end a path.
+/// The segments of the path that starts at `at`, and its end; generics end a path.
 fn inline_path(code: &str, at: usize) -> (Vec<String>, usize) {
     let mut segments = Vec::new();
     let mut end = at;
@@ -107,7 +107,7 @@ fn inline_path(code: &str, at: usize) -> (Vec<String>, usize) {
     (segments, end)
 }
 
-/// Spells out the import tree that starts at `at`, below `prefix`. Returns where it ends.
+/// Spells out the import tree that starts at `at`, below `prefix`. Returns the end of the tree.
 fn use_tree(code: &str, at: usize, prefix: &[String], found: &mut Vec<Named>) -> usize {
     let mut path = prefix.to_vec();
     let mut at = skip_space(code, at);
@@ -124,7 +124,7 @@ fn use_tree(code: &str, at: usize, prefix: &[String], found: &mut Vec<Named>) ->
                 let (start, text) = next_word(code, at).unwrap_or((at, ""));
                 at = start + text.len();
                 if text == "as" {
-                    // The new name doesn't change what is imported.
+                    // A new name doesn't change the imported path.
                     at = next_word(code, at).map_or(at, |(start, name)| start + name.len());
                 } else {
                     named_at = if path.len() == prefix.len() { start } else { named_at };

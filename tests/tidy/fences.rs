@@ -1,19 +1,19 @@
-//! The rules about what only one file may name: LMDB, and the network under the RPC system.
+//! The rules about names that only one file may use: LMDB, and the network under the RPC system.
 
 use crate::Violation;
 use crate::code::Source;
 
 /// The only file of the system that may name the crate `lmdb`.
 const LMDB_FILE: &str = "src/storage/lmdb/engine.rs";
-/// The baseline that measures it bare.
+/// The baseline that measures LMDB bare.
 const LMDB_BASELINE: &str = "bench/src/baseline_lmdb.rs";
 /// The only file that may implement `VatNetwork`.
 const GUARD_FILE: &str = "client/src/guard/network.rs";
-/// The folders in which the stock network may be used: under the guard, and in baselines that
-/// measure it bare.
+/// The folders that may use the stock network: under the guard, and in baselines that measure it
+/// bare.
 const STOCK_NETWORK_FOLDERS: [&str; 2] = ["client/src/", "bench/src/"];
 
-/// Each place outside of its file that names the crate `lmdb`.
+/// Each place outside these files that names the crate `lmdb`.
 pub(crate) fn check_lmdb(source: &Source) -> Vec<Violation> {
     if [LMDB_FILE, LMDB_BASELINE].contains(&source.path.as_str()) {
         return Vec::new();
@@ -21,7 +21,7 @@ pub(crate) fn check_lmdb(source: &Source) -> Vec<Violation> {
     let paths = source.paths();
     let is_crate = |name: &str| matches!(name, "lmdb" | "lmdb_sys");
     let first_is_crate = |segments: &[String]| segments.first().is_some_and(|name| is_crate(name));
-    // A module of ours has the same name; a file that imports or declares that one may say `lmdb::`.
+    // A module of ours has the same name; a file that imports or declares it may write `lmdb::`.
     let ours = source.code.contains("mod lmdb;")
         || paths.iter().any(|named| {
             let last = named.segments.last().map(String::as_str);
@@ -40,7 +40,7 @@ pub(crate) fn check_lmdb(source: &Source) -> Vec<Violation> {
         .collect()
 }
 
-/// Implementations of `VatNetwork` beside the frame guard, and uses of the stock one around it.
+/// Implementations of `VatNetwork` outside the guard, and uses of the stock network that bypass it.
 pub(crate) fn check_vat_network(source: &Source) -> Vec<Violation> {
     let mend = format!("go through the connections of the client, which {GUARD_FILE} watches");
     let mut violations = Vec::new();

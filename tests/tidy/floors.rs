@@ -1,18 +1,20 @@
-//! The rule that the floors of a folder import downward only, as the second table of
-//! `ARCHITECTURE.md` says.
+//! The rule that the floors of a folder import only downward, as the second table of
+//! `ARCHITECTURE.md` defines.
 
 use crate::Violation;
 use crate::code::Source;
 use crate::imports::absolute;
 use crate::table::Table;
 
-/// Folders that are compiled for tests alone, so that the compiler keeps all else from naming them.
+/// Folders that are compiled only for tests, so the compiler keeps all other code from naming them.
 const FOR_TESTS: [&str; 2] = ["tests", "testing"];
 
-/// The first line of the table: folder, floors from the lowest, and the floors that they may import.
+/// The first line of the table: folder, floors from the lowest, and the floors that they may
+/// import.
 pub(crate) const HEADER: &str = "| folder | floors | may import |";
 
-/// Every import of the file that leads to a floor that its own may not import, or around the floors.
+/// Every import of the file that leads to a floor that its own may not import, or that bypasses the
+/// floors.
 pub(crate) fn check(source: &Source, floors: &Table) -> Vec<Violation> {
     let Some(from) = floor_of(&source.path).filter(|floor| floors.contains(floor)) else {
         return Vec::new();
@@ -40,7 +42,8 @@ pub(crate) fn check(source: &Source, floors: &Table) -> Vec<Violation> {
     source.paths().into_iter().filter_map(violation).collect()
 }
 
-/// Floors that the table lets import themselves or a floor of a later row: a circle could cross those.
+/// Floors that the table allows to import themselves or a floor of a later row: a circle could
+/// cross those.
 pub(crate) fn check_order(floors: &Table) -> Vec<Violation> {
     let upward = floors.modules().flat_map(|from| {
         let not_below = floors.modules().skip_while(move |floor| *floor != from);
@@ -56,7 +59,7 @@ pub(crate) fn check_order(floors: &Table) -> Vec<Violation> {
         .collect()
 }
 
-/// Floors that the table doesn't name though their folder has others, and names that aren't folders.
+/// Floors that the table doesn't name although their folder has others, and names without a folder.
 pub(crate) fn check_tree(paths: &[String], floors: &Table) -> Vec<Violation> {
     let found: Vec<String> = paths.iter().filter_map(|path| floor_of(path)).collect();
     let folders: Vec<&str> = floors.modules().filter_map(|floor| floor.split('/').next()).collect();
@@ -80,7 +83,8 @@ pub(crate) fn check_tree(paths: &[String], floors: &Table) -> Vec<Violation> {
     violations
 }
 
-/// The folder of `src` and the folder or file in it, such as `host/engine`; none for the root of either.
+/// The folder of `src` and the folder or file in it, such as `host/engine`; none for the root of
+/// either.
 fn floor_of(path: &str) -> Option<String> {
     let (folder, rest) = path.strip_prefix("src/")?.split_once('/')?;
     let name = rest.split('/').next()?.trim_end_matches(".rs");

@@ -11,7 +11,7 @@ const ROOT_CRATE: &str = "capstead";
 pub(crate) fn check(source: &Source, table: &Table) -> Vec<Violation> {
     let Some(from) = module_of(&source.path) else { return Vec::new() };
     if !table.contains(from) {
-        // `check_tree` says so once.
+        // `check_tree` reports it, once.
         return Vec::new();
     }
     let violation = |named: Named| {
@@ -86,7 +86,7 @@ fn target(source: &Source, named: &Named, from: &str, table: &Table) -> Option<S
         return Some(first.to_owned());
     }
     if !source.path.starts_with("src/") {
-        // Within the other crates any order goes.
+        // Within the other crates any order is allowed.
         return None;
     }
     match first {
@@ -102,8 +102,8 @@ fn target(source: &Source, named: &Named, from: &str, table: &Table) -> Option<S
     }
 }
 
-/// The modules and names of a path from the root of the crate on; none if it is of another crate or of
-/// the file itself.
+/// The modules and names of a path, starting at the root of the crate; none if it leads to another
+/// crate or to the file itself.
 pub(crate) fn absolute(source: &Source, named: &Named) -> Option<Vec<String>> {
     match named.segments.first()?.as_str() {
         "crate" => Some(named.segments[1..].to_vec()),
@@ -118,7 +118,7 @@ pub(crate) fn absolute(source: &Source, named: &Named) -> Option<Vec<String>> {
     }
 }
 
-/// The thing that `crate::NAME` names: a module, or else something that `lib.rs` gives out.
+/// The module that `crate::NAME` names, or `lib` if it is a name that `lib.rs` exports.
 fn module_or_lib(name: Option<&String>, table: &Table) -> String {
     name.filter(|name| table.contains(name)).map_or_else(|| "lib".to_owned(), Clone::clone)
 }
@@ -128,7 +128,7 @@ fn module_path(path: &str, code: &str, at: usize) -> Vec<String> {
     let below = path.trim_start_matches("src/").trim_end_matches(".rs");
     let files = below.split('/').filter(|name| !matches!(*name, "mod" | "lib" | "main"));
     let mut modules: Vec<String> = files.map(str::to_owned).collect();
-    // For each open brace, whether it opened a module.
+    // One entry for each open brace: whether it opened a module.
     let mut open: Vec<bool> = Vec::new();
     let mut statement = 0;
     for (index, byte) in code.bytes().enumerate().take(at) {

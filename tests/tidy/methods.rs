@@ -1,21 +1,21 @@
 //! The rule that the methods of a type stand in its own file, or in the folder of that file's name.
 //!
-//! A type whose methods are spread over files of others has invariants that nobody sees in one place.
-//! The third table of `ARCHITECTURE.md` has those that are spread nevertheless, each with its reason.
+//! A type whose methods are spread over other files has invariants that can't be seen in one place.
+//! The third table of `ARCHITECTURE.md` lists the exceptions, each with its reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::Violation;
 use crate::code::{Source, words};
 
-/// The first line of the table: type, files in which it has methods beside its own, and why.
+/// The first line of the table: type, files with methods outside its own, and the reason.
 pub(crate) const HEADER: &str = "| type | methods also in | because |";
 
-/// A type with a file in which it has methods though it is declared elsewhere.
+/// A type with a file that has methods of it without declaring it.
 type Spread = BTreeSet<(String, String)>;
 
-/// Methods outside the file and folder of their type that the page doesn't name, and names on the
-/// page that nothing answers to any more.
+/// Methods outside the file and folder of their type that the page doesn't name, and entries of the
+/// page that match nothing any more.
 pub(crate) fn check(sources: &[Source], page: &str) -> Vec<Violation> {
     let declared = declarations(sources);
     let allowed = table(page);
@@ -62,7 +62,7 @@ fn declarations(sources: &[Source]) -> Declared<'_> {
     declared
 }
 
-/// Tells whether a file that declares a type of that name is this one, or one with this folder.
+/// Tells whether this file declares a type of that name, or lies in the folder of a file that does.
 /// Names that no file declares are made by macros.
 fn is_at_home(source: &Source, name: &str, declared: &Declared<'_>) -> bool {
     let Some(files) = declared.get(&(krate(&source.path), name)) else { return true };
@@ -93,7 +93,7 @@ fn inherent_impls(source: &Source) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// The text without what stands in angle brackets; an arrow closes none.
+/// The text without the content of angle brackets; an arrow closes none.
 fn without_generics(text: &str) -> String {
     let (mut depth, mut before) = (0_usize, ' ');
     let mut outside = String::new();

@@ -1,7 +1,7 @@
-//! The rules about the words with which errors begin: they stand in one table in the code and in one
-//! on the page, and nowhere else.
+//! The rules about the words with which errors begin: they stand in one table in the code and in
+//! one on the page, and nowhere else.
 //!
-//! Tests may spell a word: what users read is theirs to pin down.
+//! Tests may spell a word, because they pin down the text that users read.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ const TABLE: &str = "client/src/reason.rs";
 
 /// Words that begin texts which aren't errors of the server or the client library.
 const OTHERS: [&str; 4] = [
-    // The program, before what it says to a person.
+    // The program's name, before messages for a person.
     "capstead",
     // A line of the tool that imports.
     "grants",
@@ -52,8 +52,8 @@ fn is_product(path: &str) -> bool {
         && !path.split('/').any(is_test)
 }
 
-/// The word of lower-case letters and hyphens that a text begins with, if a colon and a space follow, or
-/// the end.
+/// The word of lower-case letters and hyphens at the beginning of a text, if a colon follows, and
+/// then a space or the end.
 fn word_of(text: &str) -> Option<&str> {
     let (word, rest) = text.split_once(':')?;
     let is_word = word.starts_with(|letter: char| letter.is_ascii_lowercase())

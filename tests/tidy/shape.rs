@@ -1,4 +1,4 @@
-//! The rules about the shape of a file: how it opens, how long it is, how long its functions are.
+//! The rules about the shape of a file: its opening, its length, and the lengths of its functions.
 
 use crate::Violation;
 use crate::code::{Source, words};
@@ -54,7 +54,7 @@ struct Function<'a> {
     end: usize,
 }
 
-/// Every function with a body; those inside another one count for both.
+/// Every function with a body; a nested function counts for its parent too.
 fn functions(code: &str) -> Vec<Function<'_>> {
     let mut functions = Vec::new();
     let mut previous = None;
@@ -70,7 +70,7 @@ fn functions(code: &str) -> Vec<Function<'_>> {
     functions
 }
 
-/// The end of the body whose signature goes on at `from`; none if there is only a signature.
+/// The end of the body whose signature continues at `from`; none if there is only a signature.
 fn body_end(code: &str, from: usize) -> Option<usize> {
     let mut depth = 0_usize;
     let mut in_body = false;

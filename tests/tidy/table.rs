@@ -1,4 +1,5 @@
-//! The import table of `ARCHITECTURE.md`: which module is in which layer and what it may import.
+//! The import table of `ARCHITECTURE.md`: the layer of each module, and the modules that it may
+//! import.
 
 /// The rows of the table, from the lowest layer to the highest.
 #[derive(Debug)]
@@ -101,7 +102,7 @@ impl Row {
         }
     }
 
-    /// The place of `module` in its row; one of another row is behind them all.
+    /// The place of `module` in its row; a module of another row comes after them all.
     fn position(&self, module: &str) -> usize {
         self.modules.iter().position(|name| name == module).unwrap_or(usize::MAX)
     }

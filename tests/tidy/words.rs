@@ -1,14 +1,14 @@
-//! The rules about the words of comments: how they open, and whom they speak of.
+//! The rules about the words of comments: their openings, and the persons in them.
 //!
 //! A comment that opens with a question word is half a sentence: a stranger has to read the code to
-//! know what it is about. A noun or a verb says it at once.
+//! know its subject. A noun or a verb says it at once.
 
 use crate::Violation;
 use crate::code::Source;
 
 /// Words with which no line of a doc comment opens.
 const OPENINGS: [&str; 5] = ["What", "How", "Who", "Where", "Whether"];
-/// Words for people whom nobody knows.
+/// Pronouns that make an unknown person a man.
 const PERSONS: [&str; 4] = ["he", "him", "his", "himself"];
 
 /// Lines of doc comments that open with a question word.
@@ -22,7 +22,7 @@ pub(crate) fn check_openings(source: &Source) -> Vec<Violation> {
     check(source, opens_wrongly, "open with the noun that it is, or with the verb that it does")
 }
 
-/// Comments that speak of somebody as a man.
+/// Comments that refer to an unknown person as a man.
 pub(crate) fn check_persons(source: &Source) -> Vec<Violation> {
     let names_a_man = |comment: &str| {
         let found = comment
@@ -38,7 +38,7 @@ fn check(source: &Source, rule: impl Fn(&str) -> Option<String>, mend: &str) -> 
     let mut violations = Vec::new();
     for (at, (line, code)) in source.text.lines().zip(source.code.lines()).enumerate() {
         let comment = line.trim_start();
-        // A line of a text that goes over several lines is blank, too, and looks like one.
+        // A line within a multi-line string is blank too, and looks like a comment.
         if comment.starts_with("//")
             && code.trim().is_empty()
             && let Some(rule) = rule(comment)

@@ -1,8 +1,8 @@
-//! The posts of an author, and those who wait for the next one.
+//! The posts of an author, and the followers who wait for the next one.
 //!
-//! Posts are durable, and nobody gets them but by `latest`. Subscriptions are in memory alone: each is good
-//! for telling one follower once, and tells nothing of what was posted. So whoever may not read any more,
-//! because their reference was revoked, learns at most that there is one more post.
+//! Posts are durable, and only `latest` returns them. Subscriptions exist only in memory: each
+//! tells one follower once that there is a new post, without its content. So a follower whose
+//! reference was revoked learns at most that there is one more post.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use crate::feed_capnp::{feed, follower, subscription};
 /// The longest post, so that a list of posts is never too large for a message.
 const TEXT_BYTES_MAX: usize = 4096;
 
-/// The most posts, or entries of a timeline, that one answer has.
+/// The largest number of posts, or entries of a timeline, in one answer.
 pub(crate) const LISTED_MAX: u16 = 100;
 
 /// A durable feed.
@@ -26,14 +26,14 @@ pub struct Feed {
     waiting: Waiting,
 }
 
-/// Those to tell of the next post, by the numbers of their subscriptions.
+/// The followers to tell of the next post, by the numbers of their subscriptions.
 #[derive(Default)]
 struct Waiting {
     next: Cell<u64>,
     followers: RefCell<BTreeMap<u64, follower::Client>>,
 }
 
-/// The subscription as its subscriber holds it. Dropping it ends the subscription.
+/// The subscription that a subscriber holds. Dropping it ends the subscription.
 struct Subscription {
     feed: Weak<Feed>,
     number: u64,
@@ -59,12 +59,12 @@ impl Feed {
         Ok(number)
     }
 
-    /// The last posts behind `after`, the latest first.
+    /// The last posts after `after`, the latest first.
     fn latest(&self, after: u64, limit: u16) -> Result<Vec<(u64, String)>> {
         let limit = limit.min(LISTED_MAX).into();
         let newest = List::all().prefix("post/").start_after(post_key(after)).reverse();
         let posts = self.ctx.storage().list(newest.limit(limit))?;
-        // Posts have the numbers up to the last one, without a gap.
+        // Posts are numbered up to the last one, without a gap.
         let numbers = (1..=self.last.get()).rev();
         numbers.zip(posts).map(|(number, post)| Ok((number, String::from_utf8(post?.1)?))).collect()
     }
@@ -80,7 +80,8 @@ impl Feed {
     }
 }
 
-/// The call leaves when all posts so far are durable. Nobody waits for its answer.
+/// Tells a follower of a post. The call leaves when all posts so far are durable, and its answer is
+/// ignored.
 fn tell(follower: &follower::Client) {
     drop(follower.posted_request().send());
 }
@@ -133,7 +134,7 @@ impl subscription::Server for Subscription {}
 impl Drop for Subscription {
     fn drop(&mut self) {
         let Some(feed) = self.feed.upgrade() else { return };
-        // Dropped when nothing is borrowed: that may end other things in turn.
+        // Dropped while nothing is borrowed, since dropping it may in turn end other things.
         let ended = feed.waiting.followers.borrow_mut().remove(&self.number);
         drop(ended);
     }

@@ -4,7 +4,7 @@ use capstead::{Result, Server};
 use feed::feed::Feed;
 use feed::user::User;
 
-// Users are bound to no class: they reach the feeds that they were given, and no others.
+// Users are bound to no class: they reach only the feeds that they were given.
 #[tokio::main(flavor = "local")]
 async fn main() -> Result<()> {
     Server::new("feed.data").class::<Feed>().class::<User>().run().await

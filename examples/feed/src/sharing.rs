@@ -1,8 +1,8 @@
-//! The ways to hand a feed on: narrowed to what a follower needs, saved for somebody, and taken
-//! back.
+//! The ways to hand a feed on: narrowed to what a follower needs, saved as a reference, and
+//! revoked.
 //!
-//! These are calls that every object answers, made by whoever holds the feed: a client or another object.
-//! The feed's class has no part in them.
+//! These are calls that every object answers; any holder of the feed can make them, a client or
+//! another object. The feed's class has no part in them.
 
 use capnp::capability::FromClientHook;
 use capstead_client::Terms;
@@ -16,29 +16,31 @@ use crate::feed_capnp::feed;
 /// The methods that a follower needs.
 const READING: [&str; 2] = ["latest", "subscribe"];
 
-/// The same feed, which can be read and subscribed to, and nothing else. Nothing is waited for.
+/// The same feed, narrowed: it can be read and subscribed to, and nothing else. It doesn't wait for
+/// the server.
 ///
 /// # Errors
-/// Never, as the feed has these methods.
+/// None, because the feed has these methods.
 pub fn narrowed(feed: &feed::Client) -> Result<feed::Client> {
     let reading = Caveats::none().with_methods_of::<feed::Client>(READING)?;
     Ok(capstead_client::attenuate(feed, &reading))
 }
 
-/// The text of a new reference to the feed, to read and to subscribe, for whom `label` says.
+/// The text of a new reference to the feed, to read and to subscribe. `label` names its holder.
 ///
 /// # Errors
-/// When the feed can't be reached, or its server refused: then there may be a grant that nobody has.
+/// When the feed can't be reached, or its server refused: then there may be a grant without a
+/// holder.
 pub async fn share(feed: &feed::Client, label: &str) -> Result<String> {
     let terms = Terms::new(label).methods::<feed::Client>(READING)?;
     capstead_client::share(feed, terms).await
 }
 
-/// Takes back everything that was shared with whom `label` says.
+/// Revokes everything that was shared with the holder whom `label` names.
 ///
 /// # Errors
-/// When there is no such grant; when the feed can't be reached, or its server refused: then some of it may
-/// have been taken back.
+/// - When there is no such grant.
+/// - When the feed can't be reached, or its server refused: then some of it may be revoked.
 pub async fn revoke(feed: &feed::Client, label: &str) -> Result<()> {
     let ids = grants(feed, label).await?;
     if ids.is_empty() {

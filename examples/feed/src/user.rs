@@ -1,8 +1,10 @@
-//! A user who follows feeds: the references to them, how far each one was read, and what was read.
+//! A user who follows feeds: the references to them, the position in each one, and the posts that
+//! were read.
 //!
-//! All of that is durable. In memory alone is who watches, and while somebody does, a subscription to each
-//! feed. A follower is told that there is something new, and reads it by their reference; so one that was
-//! revoked gives them nothing more, and can't be subscribed with again.
+//! All of that is durable. Only the watchers are kept in memory and, while there are any, a
+//! subscription to each feed. A follower is told only that there is something new, and reads it by
+//! their reference; so a revoked reference gives them nothing more, and can't be subscribed with
+//! again.
 
 mod live;
 mod timeline;
@@ -61,9 +63,9 @@ impl User {
         if self.names()?.len() >= FOLLOWED_MAX {
             return Err(failed(format!("a user follows at most {FOLLOWED_MAX} feeds")));
         }
-        // Whatever the caller may do to the feed, what is kept can't post.
+        // The stored reference can't post, even if the caller's may.
         storage.put_ref(feed_key(name), &sharing::narrowed(feed)?).await?;
-        // Written in the same turn: a call for the same name may have come between.
+        // Written in the same turn: a call for the same name may have come in between.
         self.timeline.forget(name)
     }
 
@@ -75,14 +77,15 @@ impl User {
         self.timeline.forget(name)
     }
 
-    /// Reads what is new in a feed, and subscribes to what comes next if somebody watches.
+    /// Reads the new posts of a feed, and subscribes to the next one if there is a watcher.
     async fn catch_up(self: &Rc<Self>, name: &str) -> Result<()> {
         let (storage, feed) = (self.ctx.storage(), self.feed(name)?);
         let reference = storage.get(feed_key(name))?;
         let mut request = feed.latest_request();
         request.get().set_after(self.timeline.position(name)?);
         let reply = request.send().promise.await?;
-        // Each reference has bytes of its own: was it unfollowed meanwhile, or even another one followed?
+        // Each reference has different bytes, so this tells whether the feed was unfollowed
+        // meanwhile, or another one followed under its name.
         if storage.get(feed_key(name))? != reference {
             return Ok(());
         }
@@ -94,7 +97,8 @@ impl User {
         Ok(())
     }
 
-    /// As [`User::catch_up`], for all feeds at once: what went wrong with which of them.
+    /// Does the same as [`User::catch_up`] for all feeds at once; returns the feeds that failed,
+    /// with their errors.
     async fn catch_up_all(self: &Rc<Self>) -> Result<Vec<(String, capnp::Error)>> {
         let names = self.names()?;
         let read = join_all(names.iter().map(|name| self.catch_up(name))).await;
@@ -127,7 +131,7 @@ impl user::Server for User {
         let name = params.get_name()?.to_str()?;
         User::follow(&self, name, &params.get_feed()?).await?;
         if self.live.is_watched() {
-            // It is followed, whether it can be read right now or not.
+            // The feed is followed even if it can't be read right now.
             let _not_yet = self.catch_up(name).await;
         }
         Ok(())
@@ -185,7 +189,7 @@ impl user::Server for User {
     ) -> Result<()> {
         let watching = self.live.watch(params.get()?.get_watcher()?);
         results.get().set_watching(self.ctx.capability(Rc::new(watching)));
-        // Who wants to know what can't be read asks for the timeline.
+        // A client that wants to know which feeds can't be read asks for the timeline.
         self.catch_up_all().await.map(drop)
     }
 }
@@ -199,7 +203,7 @@ impl follower::Server for Ringer {
         let Some(user) = self.user.upgrade() else { return Ok(()) };
         user.live.unsubscribe(&self.feed);
         if user.live.is_watched() {
-            // The feed has no use for the outcome. If this failed, the timeline says so.
+            // The feed has no use for the outcome. After a failure, the timeline reports it.
             let _unread = user.catch_up(&self.feed).await;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! The client as its reader runs it: every command, against a real server.
+//! The client as its user runs it: every command, against a real server.
 
 mod support;
 
@@ -13,7 +13,7 @@ fn client(args: &[&str]) -> Command {
     command
 }
 
-/// The words that it prints, and those by which it complains.
+/// The client's standard output and standard error.
 fn said(output: &Output) -> (String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("it is text");
     (text(&output.stdout), text(&output.stderr))
@@ -40,7 +40,7 @@ fn every_command_does_what_it_says() {
 
     let mut watching = client(&[users, "watch", "ada"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
-    // Shown at once if it watches by now, and else when it begins to.
+    // Shown at once if the client watches by now, and otherwise when it begins to.
     succeeds(&[feeds, "post", "news", "again"]);
     assert_eq!(lines.next().unwrap().unwrap(), "the news 2: again");
     succeeds(&[feeds, "post", "news", "more"]);

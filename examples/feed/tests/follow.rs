@@ -1,7 +1,7 @@
 //! Users follow feeds on a real server, which is killed in between.
 //!
-//! It is shown that what was followed and read survives; posts reach those who watch without being asked for;
-//! unfollowing and revoking end it; and nobody who follows can post.
+//! The tests show that followed feeds and read posts survive; that posts reach watchers without a
+//! request; that unfollowing and revoking end this; and that a follower can't post.
 
 mod support;
 
@@ -60,14 +60,14 @@ async fn following(user: &user::Client) -> Vec<String> {
     names.iter().map(|name| name.unwrap().to_string().unwrap()).collect()
 }
 
-/// The user's reference to a feed, as the user keeps it.
+/// The user's own copy of a reference to a feed.
 fn kept(user: &user::Client, name: &str) -> feed::Client {
     let mut request = user.feed_request();
     request.get().set_name(name);
     request.send().pipeline.get_feed()
 }
 
-/// The entries as `feed: text`, and why which feeds could not be read.
+/// The entries as `feed: text`, and the feeds that could not be read, with the reasons.
 async fn timeline(user: &user::Client) -> (Vec<String>, Vec<(String, String)>) {
     let reply = user.timeline_request().send().promise.await.unwrap();
     let reply = reply.get().unwrap();
@@ -86,7 +86,7 @@ fn lines(entries: capnp::struct_list::Reader<'_, entry::Owned>) -> Vec<String> {
     entries.iter().map(line).collect()
 }
 
-/// The news that came in by calls of somebody else.
+/// The entries that the user's calls have shown to the watcher.
 #[derive(Default)]
 struct Seen {
     lines: RefCell<Vec<String>>,
@@ -99,7 +99,7 @@ impl Seen {
         self.changed.notify_one();
     }
 
-    /// Waits until these came, and nothing else; forgets them.
+    /// Waits until exactly these entries came, and then forgets them.
     async fn expect(&self, what: &[&str]) {
         while self.lines.borrow().len() < what.len() {
             deadline(self.changed.notified()).await;
@@ -175,7 +175,7 @@ async fn cast(server: &Server) -> Cast {
     Cast { news, ada, bob: user_of(server, "bob").await }
 }
 
-/// Ada and Bob follow, and see what is posted; the references that they have got.
+/// Ada and Bob follow the feed and see its posts; returns the references that they were given.
 async fn follow_and_watch(Cast { news, ada, bob }: Cast) -> [String; 2] {
     let for_ada = share(&news, "ada").await.unwrap();
     let for_bob = share(&news, "bob").await.unwrap();
@@ -190,12 +190,12 @@ async fn follow_and_watch(Cast { news, ada, bob }: Cast) -> [String; 2] {
         ada_sees.expect(&[&format!("the news: {text}")]).await;
         bob_sees.expect(&[&format!("news: {text}")]).await;
     }
-    // They are told of it, and have read it or not when the server ends.
+    // They are told of it, and may or may not have read it when the server ends.
     post(&news, "four").await.unwrap();
     [for_ada, for_bob]
 }
 
-/// The feeds and posts that they followed and read are there, they see what is posted, and can't
+/// After a restart, the followed feeds and read posts are there; the users see new posts, and can't
 /// post.
 async fn go_on(Cast { news, ada, bob }: &Cast) -> [(Rc<Seen>, watching::Client); 2] {
     let all = |name: &str| ["one", "two", "three", "four"].map(|text| format!("{name}: {text}"));
@@ -254,8 +254,8 @@ fn two_users_follow_a_feed_until_one_leaves_and_one_is_sent_away() {
     assert_eq!(server.stop(), Some(0));
 }
 
-// Whatever a client says or does, what a user keeps can't post; and what isn't a feed of this cluster can't
-// be kept.
+// Whatever a client does, a reference that a user stores can't post; and only feeds of this cluster
+// can be stored.
 #[test]
 fn a_user_keeps_less_than_he_was_given() {
     let data = Data::new();
@@ -281,8 +281,8 @@ fn a_user_keeps_less_than_he_was_given() {
     });
 }
 
-// A follower that the test makes, which keeps what it has after it was sent away: it is told of one
-// more post, and of what is in it never.
+// A follower of the test's own keeps its subscription after its reference was revoked: it is told
+// of one more post, and never gets its content.
 #[test]
 fn who_was_revoked_is_told_at_most_once_more() {
     let data = Data::new();
@@ -297,11 +297,11 @@ fn who_was_revoked_is_told_at_most_once_more() {
         assert_revoked(subscribe(&guest, &told, 0).await);
         assert!(revoke(&news, "guest").await.is_err(), "nothing is shared any more");
 
-        // A follower that lets go of its subscription is told nothing.
+        // A follower that drops its subscription is told nothing.
         drop(subscribe(&news, &left, 0).await.unwrap());
         let mut told_times = Vec::new();
         for number in 1..=3 {
-            // The one who subscribed last is told last.
+            // The follower that subscribed last is told last.
             let _good = subscribe(&news, &good, number - 1).await.unwrap();
             assert_eq!(post(&news, "again").await.unwrap(), number);
             good.expect(&["posted"]).await;
@@ -309,13 +309,13 @@ fn who_was_revoked_is_told_at_most_once_more() {
         }
         assert_eq!(told_times, [1, 0, 0]);
         assert!(left.lines.take().is_empty());
-        // With something new there, a follower is told at once.
+        // If there is something new already, a follower is told at once.
         let _good = subscribe(&news, &good, 2).await.unwrap();
         good.expect(&["posted"]).await;
     });
 }
 
-// Numbers have no gaps, and an answer has the last posts of those that were asked for.
+// Numbers have no gaps, and an answer has the last of the posts that were asked for.
 #[test]
 fn the_latest_posts_are_read_in_their_order() {
     let data = Data::new();
@@ -343,7 +343,8 @@ fn the_latest_posts_are_read_in_their_order() {
     });
 }
 
-// Two calls read the same post, since the feed answers neither before it is durable: it is added once.
+// Two calls read the same post, since the feed answers both only once it is durable: the post is
+// added once.
 #[test]
 fn a_post_that_is_read_twice_at_once_is_added_once() {
     let data = Data::new();
@@ -358,7 +359,7 @@ fn a_post_that_is_read_twice_at_once_is_added_once() {
     });
 }
 
-// Following alone keeps nothing in memory; watching does, and the last watcher who leaves ends that.
+// Following alone keeps nothing in memory; watching does, until the last watcher leaves.
 #[test]
 fn users_and_feeds_sleep_unless_somebody_watches() {
     let data = Data::new();
@@ -368,7 +369,7 @@ fn users_and_feeds_sleep_unless_somebody_watches() {
         follow(&ada, "news", news.clone()).await.unwrap();
         server.awake(0).await;
         let (sees, watching) = watch(&ada).await;
-        // Another object falls asleep meanwhile, and these two don't.
+        // Another object falls asleep meanwhile, while these two stay awake.
         for round in 0..3 {
             latest(&feed_of(&server, "other").await, 0, 1).await.unwrap();
             server.awake(2).await;

@@ -1,10 +1,10 @@
-//! The smallest server and its client, as their reader runs them.
+//! The smallest server and its client, as their user runs them.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-/// A server that is ready; killed when it is dropped.
+/// A running server; killed when it is dropped.
 struct Server {
     child: Child,
     /// The reference of all tallies.
@@ -27,7 +27,7 @@ impl Server {
         server
     }
 
-    /// The words of a client that adds one.
+    /// The output of a client that adds one.
     fn add(&self) -> String {
         let output = client(&[&self.tallies]);
         assert!(output.status.success(), "{output:?}");
@@ -36,7 +36,7 @@ impl Server {
 }
 
 impl Drop for Server {
-    /// `kill -9`, and waits until nothing of the process is left.
+    /// `kill -9`, and waits until the process is gone.
     fn drop(&mut self) {
         self.child.kill().expect("the child is ours");
         self.child.wait().expect("the child is ours");
@@ -60,7 +60,8 @@ fn a_tally_goes_on_where_the_last_answer_left_it() {
     assert_eq!(Server::start(&data).add(), "visits: 3\n");
 }
 
-/// Its own command line knows the methods of its class, and whoever has the data, while the server serves.
+/// The program's own command line knows the methods of its class, whether it has the data itself or
+/// a running server does.
 #[test]
 fn the_operator_names_the_methods_of_the_class() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -87,7 +88,7 @@ fn the_operator_names_the_methods_of_the_class() {
     let tries = ["grant", "Tally", "--method", "tryGet", "--object-method", "add"];
     let (done, text) = verb(&tries);
     assert!(done, "{text}");
-    // The client asks by `byName`.
+    // The client calls `byName`.
     let output = client(&[text.trim()]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("Unimplemented"), "{said}");

@@ -1,4 +1,4 @@
-//! Grants as people read them.
+//! Grants in the form in which people read them.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -10,7 +10,7 @@ use super::plural;
 use crate::cli::operator::Failure;
 use crate::schema::facet_capnp::{caveats, grant, methods};
 
-/// The line that is shown of a grant.
+/// The line that shows a grant.
 pub(super) struct Shown {
     id: Vec<u8>,
     parent: Vec<u8>,
@@ -74,7 +74,7 @@ fn methods_said(list: struct_list::Reader<'_, methods::Owned>) -> Result<String,
     Ok(if methods.is_empty() { "no method".to_owned() } else { methods.join(" ") })
 }
 
-/// The grants below those that they were made from.
+/// A tree with each grant below the one that it was made from.
 pub(super) fn tree(said: &str, grants: &[Shown]) -> String {
     let mut text = format!("{said}: {}", plural(grants.len() as u64, "grant"));
     let is_known = |id: &[u8]| grants.binary_search_by(|grant| (*grant.id).cmp(id)).is_ok();
@@ -103,7 +103,7 @@ pub(in crate::cli) fn hex(bytes: &[u8]) -> String {
 /// A time for people.
 pub(in crate::cli) fn time(ms: u64) -> String {
     let time: Option<SystemTime> = UNIX_EPOCH.checked_add(Duration::from_millis(ms));
-    // Later than what can be written is as good as never.
+    // A time too late to be written is shown as no limit.
     let time = time.filter(|_| ms < 253_402_300_800_000);
     time.map_or_else(
         || "for ever".to_owned(),

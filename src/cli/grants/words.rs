@@ -1,4 +1,4 @@
-//! The words of these verbs' command lines: objects, grants, methods, keys and times.
+//! The values on these verbs' command lines: objects, grants, methods, keys and times.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -8,7 +8,7 @@ use crate::cli::export::object_id;
 use crate::host::parse_number;
 use crate::id::{ObjectId, Pool};
 
-/// An object or a namespace, of which there can be grants.
+/// An object or a namespace, which can have grants.
 #[derive(Clone, Debug)]
 pub(in crate::cli) struct Object {
     /// As it was typed.
@@ -17,7 +17,7 @@ pub(in crate::cli) struct Object {
     pub(in crate::cli) is_namespace: bool,
 }
 
-/// A public key. It is checked.
+/// A public key, already checked.
 pub(super) type Key = [u8; 32];
 
 pub(in crate::cli) fn parse_object(text: &str) -> Result<Object, String> {
@@ -51,7 +51,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A name or a number. The host knows whether there is such a method.
+/// A name or a number. Only the host knows whether such a method exists.
 pub(super) fn parse_method(text: &str) -> Result<String, String> {
     let is_name = |part: &str| {
         part.starts_with(|first: char| first.is_ascii_alphabetic())

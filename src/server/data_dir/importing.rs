@@ -1,7 +1,8 @@
-//! The marks of imports that were cut short: the hashes that end their archives, one after the other.
+//! The marks of imports that were cut short: the final hashes of their archives, one after the
+//! other.
 //!
-//! An import of an archive that has a mark leaves alone what is whole by then. Each archive has its own
-//! mark, so that an import of another one takes none of them away.
+//! An import of an archive with a mark keeps the objects that are whole by then. Each archive has
+//! its own mark, so that an import of another archive removes none of them.
 //!
 //! **Invariant:** the file is replaced as a whole, and never changed in place.
 
@@ -14,11 +15,12 @@ use crate::server::error::ServerError;
 use crate::storage::lmdb::owned::open_regular;
 
 pub(super) const IMPORTING: &str = "importing";
-/// The marks before they get their name.
+/// The temporary name of a new file of marks.
 pub(super) const IMPORTING_NEW: &str = "importing.new";
-/// Bytes of the hash that ends an archive.
+/// The length of the hash that ends an archive.
 const HASH_BYTES: usize = 32;
-/// Whoever has so many imports that never ended doesn't look at how they end.
+/// The largest number of marks: an operator with more unfinished imports than this doesn't look at
+/// how they end.
 const MARKS_MAX: usize = 256;
 
 /// Tells whether the archive has a mark.
@@ -26,7 +28,7 @@ pub(super) fn is_marked(root: &Path, archive: &[u8]) -> Result<bool, ServerError
     Ok(marks(root)?.contains(&hash(root, archive)?))
 }
 
-/// Gives the archive a mark, or takes it away. It is durable then.
+/// Adds or removes the mark of the archive. The change is durable on return.
 pub(super) fn mark(root: &Path, archive: &[u8], is: bool) -> Result<(), ServerError> {
     let (archive, mut marks) = (hash(root, archive)?, marks(root)?);
     if marks.contains(&archive) == is {
@@ -66,7 +68,7 @@ fn write(root: &Path, marks: &[u8]) -> Result<(), ServerError> {
         _ => Err(error),
     };
     let written = || {
-        // Of a process that was killed.
+        // Left by a process that was killed.
         fs::remove_file(&new).or_else(absent)?;
         if marks.is_empty() {
             fs::remove_file(&path).or_else(absent)?;

@@ -1,11 +1,13 @@
 //! The files in `keys/`: the cluster's key, and those that sign references.
 //!
-//! Each holds the 32 bytes of a key in hex and a line feed; that of a signing key then says when it was
-//! made, in milliseconds since 1970. The highest number signs, and no number is given twice while it is the
-//! highest. A file gets its name once its bytes are on disk, so that a crash leaves a whole key or none,
-//! and at worst a file under a temporary name, which nobody reads and the next key replaces.
+//! Each file holds the 32 bytes of a key in hex and a line feed; a signing key's file then holds
+//! the time at which it was made, in milliseconds since 1970. The highest number signs, and no
+//! number is given twice while it is the highest. A file gets its name once its bytes are on disk,
+//! so that a crash leaves a whole key or none, and at worst a file under a temporary name, which is
+//! never read and which the next key replaces.
 //!
-//! **Invariants:** all of them have mode 0600, or are refused. What was read is wiped from memory, and never printed.
+//! **Invariants:** every file has mode 0600, or is refused. The bytes that were read are wiped from
+//! memory, and never printed.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -50,7 +52,7 @@ pub(super) fn make(keys: &Path) -> io::Result<()> {
     put(keys, &vec![(CLUSTER.to_owned(), cluster), (signing_name(1), signing)])
 }
 
-/// Makes the folder with keys that were there before. Of the files only those that we know are written.
+/// Makes the folder with keys that existed before. Only files with known names are written.
 pub(super) fn put(keys: &Path, secrets: &Secrets) -> io::Result<()> {
     DirBuilder::new().mode(0o700).create(keys)?;
     for (name, text) in secrets {
@@ -72,7 +74,7 @@ pub(super) fn secrets(keys: &Path, trust: Trust) -> Result<Secrets, ServerError>
     std::iter::once(CLUSTER.to_owned()).chain(signing).map(read).collect()
 }
 
-/// The keys as the server works with them.
+/// The keys in the form in which the server uses them.
 pub(super) fn ring(keys: &Path, trust: Trust) -> Result<KeyRing, ServerError> {
     private::check_below(keys, trust)?;
     let (cluster, _) = read(&keys.join(CLUSTER), trust)?;
@@ -80,7 +82,7 @@ pub(super) fn ring(keys: &Path, trust: Trust) -> Result<KeyRing, ServerError> {
     Ok(KeyRing::new(cluster, signing.collect()))
 }
 
-/// Those that sign, the oldest first. There is at least one.
+/// The keys that sign, the oldest first. There is at least one.
 pub(super) fn signing(keys: &Path, trust: Trust) -> Result<Vec<Signing>, ServerError> {
     private::check_below(keys, trust)?;
     let numbers = signing_numbers(keys)?;
@@ -102,7 +104,7 @@ pub(super) fn add(keys: &Path) -> Result<(), ServerError> {
     let number = number.ok_or_else(|| data(keys, "has the highest number for a key already"))?;
     let (new, path) = (keys.join(NEW), keys.join(signing_name(number)));
     let write = || {
-        // Of one that was cut short.
+        // Left by an attempt that was cut short.
         match fs::remove_file(&new) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -129,7 +131,7 @@ fn signing_number(name: &str) -> Option<u32> {
     (signing_name(number) == name).then_some(number)
 }
 
-/// In ascending order.
+/// The numbers of the signing keys, in ascending order.
 fn signing_numbers(keys: &Path) -> Result<Vec<u32>, ServerError> {
     let mut numbers: Vec<_> =
         super::names(keys)?.iter().filter_map(|name| signing_number(name)).collect();
@@ -137,7 +139,7 @@ fn signing_numbers(keys: &Path) -> Result<Vec<u32>, ServerError> {
     Ok(numbers)
 }
 
-/// The file of a new key.
+/// The content of a new key's file.
 fn fresh(created_ms: Option<u64>) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(&mut *seed).map_err(|error| io::Error::other(error.to_string()))?;
@@ -146,7 +148,7 @@ fn fresh(created_ms: Option<u64>) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(text)
 }
 
-/// A key, and when it was made.
+/// A key, and the time at which it was made.
 fn read(path: &Path, trust: Trust) -> Result<(SigningKey, u64), ServerError> {
     let text = private::read(path, trust)?;
     let text = std::str::from_utf8(&text).map_err(|_| data(path, DAMAGED))?;
@@ -159,7 +161,7 @@ fn read(path: &Path, trust: Trust) -> Result<(SigningKey, u64), ServerError> {
     }
 }
 
-/// With room for what follows, so that no copy is left behind.
+/// Reserves room for the text that follows, so that no copy is left behind in memory.
 fn to_hex(bytes: &[u8; 32]) -> Zeroizing<Vec<u8>> {
     const FILE_BYTES_MAX: usize = 128;
     let mut text = Zeroizing::new(Vec::with_capacity(FILE_BYTES_MAX));

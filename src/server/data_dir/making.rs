@@ -1,6 +1,7 @@
 //! The stages of a data directory, and the steps by which it is made.
 //!
-//! **Invariant:** a crash at any point leaves a directory that says why it isn't whole, or a whole one.
+//! **Invariant:** a crash at any point leaves a directory that says why it isn't whole, or a whole
+//! one.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -21,11 +22,11 @@ use crate::storage::{self, StorageError};
 pub(super) enum Found {
     /// There is nothing yet.
     Nothing,
-    /// Only what a crash left of an earlier making.
+    /// Only the remains of an earlier making that was cut short.
     Unmade,
-    /// Only what is left of a restore that was cut short.
+    /// Only the remains of a restore that was cut short.
     Unrestored,
-    /// It was finished once.
+    /// The making was finished once.
     Whole,
 }
 
@@ -50,7 +51,8 @@ pub(super) fn found(root: &Path) -> Result<Found, ServerError> {
     if says == BEING_RESTORED.as_bytes() {
         return Ok(Found::Unrestored);
     }
-    // These may be the data of years with a file lost: nothing says that they were never finished.
+    // These may be years of data of which one file was lost: nothing says that they were never
+    // finished.
     Err(if says.is_empty() {
         data(&root.join(FORMAT_FILE), "is missing; restore the directory from a backup")
     } else {
@@ -72,16 +74,16 @@ fn is_part(name: &str) -> bool {
         || name.strip_prefix(HOST_PREFIX).is_some_and(is_host)
 }
 
-/// Makes everything but the format, in an order in which a crash at any point leaves a directory that
-/// says why it isn't whole.
+/// Makes everything but the format, in an order in which a crash at any point leaves a directory
+/// that says why it isn't whole.
 pub(super) fn begin(
     root: &Path,
     says: &str,
     hosts: u16,
     put_keys: impl FnOnce(&Path) -> io::Result<()>,
 ) -> Result<(), ServerError> {
-    // Said again, it would be unsaid for a moment, and a crash then would look like lost data; so
-    // another text is said only where nothing is left.
+    // Writing the same text again would leave the lock empty for a moment, and a crash then would
+    // look like lost data; a different text is written only once nothing else is left.
     let said = if lock_text(root)? == says.as_bytes() {
         Ok(())
     } else {
@@ -100,7 +102,7 @@ pub(super) fn begin(
     Ok(())
 }
 
-/// Gives the format its name: the directory is whole then.
+/// Gives the format its name, which makes the directory whole.
 pub(super) fn finish(root: &Path) -> Result<(), ServerError> {
     let finish = || {
         write_private(&root.join(FORMAT_NEW), FORMAT.as_bytes())?;
@@ -128,7 +130,8 @@ pub(super) fn remove_unfinished(root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A user who may not even read the parent did not make the directory in it, but was given it.
+/// A user who can't read the parent was given the directory and did not make it, so there is
+/// nothing to sync.
 fn sync_parent(root: &Path) -> io::Result<()> {
     let root = root.canonicalize()?;
     match root.parent().map_or(Ok(()), sync) {

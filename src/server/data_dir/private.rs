@@ -1,8 +1,9 @@
-//! The check for others who could read the keys, or put others in their place: then they are
-//! refused, as `ssh` does.
+//! The check for other users who could read the keys, or replace them: such keys are refused, as
+//! `ssh` does.
 //!
-//! Whoever has a cluster's keys makes references to everything in it. Keys that others could read must
-//! be taken for known, so that an operator has to hear of it before they are used once more.
+//! The holder of a cluster's keys can make references to everything in it. Keys that other users
+//! could read must be considered known, so an operator has to hear of it before they are used
+//! again.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
@@ -16,7 +17,7 @@ use crate::server::error::ServerError;
 use crate::storage::lmdb::owned::{self, open_regular};
 use crate::storage::{Access, Owner};
 
-/// Longer than any file with a key, so that what is read fits without a copy left behind.
+/// Longer than any file with a key, so that its content fits without a copy left behind in memory.
 const FILE_BYTES_MAX: u64 = 128;
 
 /// The user whose processes read and write everything.
@@ -25,14 +26,14 @@ const ROOT: Owner = Owner(0);
 /// The group's access to the keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Group {
-    /// Nothing, as everybody else.
+    /// No access, as for all other users.
     #[default]
     Stranger,
-    /// The operator says that whoever is in it may have them.
+    /// The operator says that every member of the group may have the keys.
     Trusted,
 }
 
-/// Whose the keys are to be.
+/// The users and the group that may have the keys.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Trust {
     /// The user that runs this process.
@@ -44,8 +45,9 @@ pub(super) struct Trust {
 }
 
 impl Trust {
-    /// Everything is to be of the user who runs this process. Root may read what is somebody else's, if all
-    /// of it is of the owner of the directory: nothing of root's is left in it by that.
+    /// Everything must belong to the user who runs this process. Root may also read another user's
+    /// data if all of it belongs to the owner of the directory: reading leaves no file of root's in
+    /// it.
     pub(super) fn of(root: &Path, access: Access, group: Group) -> Self {
         let ours = Owner::ours();
         let others = || fs::metadata(root).map_or(ours, |metadata| Owner::of(&metadata));
@@ -59,14 +61,14 @@ impl Trust {
     }
 }
 
-/// Reads the file of a key, if nobody else can.
+/// Reads the file of a key, if no other user can.
 ///
 /// # Errors
-/// When it can't be read, or others can reach it.
+/// When it can't be read, or other users can reach it.
 pub(super) fn read(path: &Path, trust: Trust) -> Result<Zeroizing<Vec<u8>>, ServerError> {
     let failed = failed(path, "read the key");
     let file = open_regular(OpenOptions::new().read(true), path).map_err(&failed)?;
-    // Of the file that is open, whatever the name leads to meanwhile.
+    // Looks at the open file itself, wherever the name leads meanwhile.
     let found = Found::of(&file.metadata().map_err(&failed)?, path, "600");
     let reason = "others can read or write it, so that it must be taken for known";
     found.check(trust, 0o077, reason)?;
@@ -75,11 +77,11 @@ pub(super) fn read(path: &Path, trust: Trust) -> Result<Zeroizing<Vec<u8>>, Serv
     Ok(text)
 }
 
-/// Checks that nobody else can put other files into a folder that leads to the keys. One that isn't
-/// there is for others to miss.
+/// Checks that no other user can put other files into a folder that leads to the keys. A missing
+/// folder passes: later steps report it.
 ///
 /// # Errors
-/// When others can write to it.
+/// When other users can write to it.
 pub(super) fn check_folder(path: &Path, trust: Trust) -> Result<(), ServerError> {
     match fs::metadata(path) {
         Ok(metadata) => {
@@ -91,19 +93,21 @@ pub(super) fn check_folder(path: &Path, trust: Trust) -> Result<(), ServerError>
     }
 }
 
-/// Checks that nobody else owns a folder in which files are to be made, and puts links there meanwhile.
+/// Checks that no other user owns a folder in which files are about to be made: its owner could put
+/// links there meanwhile.
 ///
 /// # Errors
-/// When somebody else does, or it can't be looked at.
+/// When another user owns it, or it can't be examined.
 pub(super) fn check_owner(path: &Path, trust: Trust) -> Result<(), ServerError> {
     let metadata = fs::metadata(path).map_err(failed(path, "look at the folder"))?;
     Found::of(&metadata, path, "go-w").check(trust, 0, "")
 }
 
-/// As [`check_folder`], of a folder or file below the data directory, which has to be there itself.
+/// Checks a folder or file below the data directory as [`check_folder`] does; it must exist and be
+/// no link.
 ///
 /// # Errors
-/// When it can't be looked at, is a link, or others can write to it.
+/// When it can't be examined, is a link, or other users can write to it.
 pub(super) fn check_below(path: &Path, trust: Trust) -> Result<(), ServerError> {
     let failed = failed(path, "use it");
     let metadata = fs::symlink_metadata(path).map_err(&failed)?;
@@ -121,7 +125,7 @@ struct Found<'a> {
     owner: Owner,
     group: u32,
     mode: u32,
-    /// The mode for `chmod` that would do.
+    /// The mode for `chmod` that would suffice.
     wanted: &'static str,
 }
 

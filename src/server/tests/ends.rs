@@ -1,10 +1,10 @@
-//! A host ends for good: it is said which one and why, and the server ends in order.
+//! A host ends for good: the error says which one and why, and the server ends in order.
 
 use super::world::{World, by_name, increment, run, straight};
 use crate::server::error::ServerError;
 use crate::server::link::Probe;
 
-/// The host `number` of `hosts` is ended by `probe`; what the server says in the end.
+/// Has `probe` end the host `number` of `hosts`; returns the server's final error.
 async fn ended_by(hosts: u16, number: u16, probe: Probe) -> ServerError {
     let data = tempfile::tempdir().unwrap();
     let world = World::start(data.path(), hosts).await;
@@ -19,7 +19,7 @@ async fn ended_by(hosts: u16, number: u16, probe: Probe) -> ServerError {
     for answer in answers {
         match answer {
             Ok(next) => value = next,
-            // Another host answers what it has taken, and takes no more.
+            // Another host answers the calls that it has taken, and takes no more.
             Err(error) => assert!(error.extra.contains("not-begun:"), "{error}"),
         }
     }
@@ -44,7 +44,7 @@ fn a_panic_of_a_hosts_thread_ends_the_server_in_order() {
     }
 }
 
-// Its callers would wait for ever, since the thread itself goes on.
+// Otherwise its callers would never stop waiting, since the thread itself stays alive.
 #[test]
 fn a_panic_of_what_a_host_cannot_do_without_ends_the_server_in_order() {
     let fails: Probe = Box::new(|host, _| host.vat.fail_a_task());

@@ -1,8 +1,8 @@
-//! The server's own answers about objects and grants are durable, on whichever host they are and
-//! whoever asks.
+//! The server's own answers about objects and grants are durable, on every host and for every
+//! caller.
 //!
-//! Every commit takes a while here, so that nothing that was written after a moment can be told before that
-//! while is over.
+//! Every commit is slow here, so that an answer that comes before the delay has passed can't tell
+//! anything that was written after the delay began.
 
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ use crate::schema::facet_capnp::facet;
 
 const COMMIT: Duration = Duration::from_millis(300);
 
-/// Asks until it is told, and looks that what was written after `began` wasn't durable before.
+/// Asks until the answer is true, and checks that the write that began at `began` was durable by
+/// then.
 async fn told_when_durable(what: &str, began: Instant, ask: impl AsyncFn() -> bool) {
     while !ask().await {
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -76,7 +77,7 @@ async fn answers_of(world: &World, name: &str) {
     taken_back(&front, &counters, &counter).await;
 }
 
-/// Takes back a grant that is in use, one that isn't, and one of the namespace.
+/// Revokes a grant that is in use, one that isn't, and one of the namespace.
 async fn taken_back(front: &Connection, counters: &namespace::Client, counter: &counter::Client) {
     let is_told = |error: capnp::Error| is_revoked(&error);
     let [in_use, not_in_use] = [save(counter, "Eve").await, save(counter, "Bob").await];

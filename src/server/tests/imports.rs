@@ -1,4 +1,4 @@
-//! Imports beside each other.
+//! Concurrent imports.
 
 use capnp::ErrorKind;
 use capstead_client::Connection;
@@ -19,7 +19,7 @@ async fn claim(by: &Connection) -> Result<import_claim::Client> {
     reply.get()?.get_claim()
 }
 
-/// Each remembers which archive it brings, in the same place.
+/// Each import marks its archive, in the same file.
 #[test]
 fn one_import_at_a_time_is_under_way() {
     run(async {
@@ -33,7 +33,7 @@ fn one_import_at_a_time_is_under_way() {
             assert_eq!(refused.kind, ErrorKind::Overloaded, "{refused}");
             assert!(refused.extra.contains("another import is under way"), "{refused}");
         }
-        // It ends, or its process does.
+        // The import ends, or its process does.
         drop(held);
         let held = until_claimed(&second).await;
         second.disconnect().await;
@@ -44,7 +44,7 @@ fn one_import_at_a_time_is_under_way() {
     });
 }
 
-/// The server learns of an end a little later.
+/// The server learns of the end of an import a little later.
 async fn until_claimed(by: &Connection) -> import_claim::Client {
     loop {
         match claim(by).await {
@@ -62,7 +62,7 @@ async fn begin(host: &host_admin::Client) -> import::Client {
     reply.get().unwrap().get_incoming().unwrap()
 }
 
-/// Frames of a namespace without grants, and of an object that can't be one, in one message.
+/// Frames of a namespace without grants, and of an impossible object, in one message.
 fn namespace_and_nonsense() -> Vec<u8> {
     let id = ObjectId::namespace(Pool::default(), "Counter");
     let (mut frames, mut record) = (Vec::new(), Vec::new());
@@ -73,8 +73,8 @@ fn namespace_and_nonsense() -> Vec<u8> {
     frames
 }
 
-// An import revoked the grants of a namespace and then failed in the same message. Other hosts were never
-// told, and whatever was made from the grants went on there for ever.
+// When an import revoked the grants of a namespace and then failed in the same message, other hosts
+// used never to be told, and capabilities made from the grants kept working there.
 #[test]
 fn an_import_that_fails_tells_all_hosts_what_it_revoked_before() {
     run(async {

@@ -1,5 +1,5 @@
-//! A link between hosts breaks: what came over it breaks, everybody else goes on, and it is made
-//! anew.
+//! A link between hosts breaks: the capabilities that came over it break, everything else works on,
+//! and the link is made anew.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::schema::counter_capnp::counter;
 use crate::server::admin;
 
 const ROUNDS: u64 = 20;
-/// A host that was cut off is back by then, on a machine that is busy with something else.
+/// The time in which a cut-off host is back, even on a busy machine.
 const BACK: Duration = Duration::from_secs(10);
 
 /// Ends the link of `host`, from either side in turn.
@@ -32,7 +32,7 @@ async fn break_link(world: &World, host: u16, round: u64) {
         .await;
 }
 
-/// Resolves when so many links have been made anew.
+/// Resolves when this number of links has been made anew.
 async fn made_anew(world: &World, links: u64) {
     let made = async {
         while world.metric("links_remade_total").await < links {
@@ -42,7 +42,7 @@ async fn made_anew(world: &World, links: u64) {
     tokio::time::timeout(BACK, made).await.expect("the link is made anew soon");
 }
 
-/// Calls that are answered all the time.
+/// Repeats a call that must always be answered.
 async fn goes_on(what: &str, done: &Cell<bool>, call: impl AsyncFn()) {
     while !done.get() {
         tokio::time::timeout(BACK, call()).await.unwrap_or_else(|_| panic!("{what} stands still"));
@@ -59,8 +59,8 @@ async fn by_own_listener(counter: &counter::Client) -> (Connection, counter::Cli
     (connection, own)
 }
 
-/// The range of values of a counter: what was answered, and what may have been done without an
-/// answer.
+/// The possible values of a counter: the acknowledged increments, and those that may have happened
+/// without an answer.
 #[derive(Clone, Copy, Default)]
 struct Expected {
     least: i64,
@@ -96,7 +96,7 @@ async fn one_round(world: &World, round: u64, victim: u16, expected: &mut Expect
     let held = by_name(&counters, &far);
     let on =
         async |host, nth| straight(&front, &by_name(&counters, &world.name_on(host, nth))).await;
-    // With two hosts there is none but the first.
+    // With two hosts, the first is the only other one.
     let (near, other) = (on(0, 1).await, on((victim + 1) % world.hosts, 2).await);
     let (_own_connection, own) =
         by_own_listener(&by_name(&counters, &world.name_on(victim, 1))).await;
@@ -120,17 +120,17 @@ async fn one_round(world: &World, round: u64, victim: u16, expected: &mut Expect
             }
         }
         made_anew(world, round + 1).await;
-        // For good, although the host is there again.
+        // The capability is broken for good, although the host is there again.
         let error = increment(&held).await.unwrap_err();
         assert_eq!(error.kind, ErrorKind::Disconnected, "{error}");
-        // No request that changes something is made twice: the first must get through.
+        // No request that changes something is made twice, so the first one must succeed.
         let (status, body) = world.post(&far).await;
         assert_eq!(status, 200, "round {round}: {body}");
         expected.least += 1;
         done.set(true);
     };
     let gateway = goes_on("the gateway", &done, async || {
-        // It reaches the objects of a class by its namespace, wherever that is.
+        // The gateway reaches the objects of a class by its namespace, whichever host has that.
         if world.namespace_is_on() == victim {
             return drop(world.ask("GET", &format!("/counter/{far}")).await);
         }
@@ -146,7 +146,7 @@ async fn one_round(world: &World, round: u64, victim: u16, expected: &mut Expect
     );
     futures::join!(broken, gateway, near, other, own);
 
-    // A namespace of another host is as good as before.
+    // A namespace of another host is unaffected.
     let again = if world.namespace_is_on() == victim {
         front.restore(&world.counters).unwrap()
     } else {
@@ -171,7 +171,7 @@ fn a_broken_link_is_made_anew_while_all_others_go_on_with_four_hosts() {
     run(breaks_and_comes_back(4));
 }
 
-// Whoever asks meanwhile is told at once, and told to try again; both ways.
+// Callers in the meantime are answered at once, and told to try again; in both directions.
 #[test]
 fn requests_to_a_host_that_is_cut_off_say_so() {
     run(async {
@@ -181,7 +181,7 @@ fn requests_to_a_host_that_is_cut_off_say_so() {
         let (far, near) = (world.name_on(1, 0), world.name_on(0, 0));
         increment(&by_name(&counters, &far)).await.unwrap();
         let mut told = 0;
-        // The time without a link is short, so that some tries come too late.
+        // The time without a link is short, so some tries come too late.
         for round in 0..ROUNDS {
             world.break_link(1);
             while world.is_ready().await {
@@ -200,7 +200,8 @@ fn requests_to_a_host_that_is_cut_off_say_so() {
     });
 }
 
-// The answer to a revocation means that it counts on every host: one that is cut off is waited for.
+// The answer to a revocation means that it holds on every host, so it waits for one that is cut
+// off.
 #[test]
 fn a_revocation_reaches_a_host_that_is_cut_off_before_it_is_answered() {
     run(async {
@@ -225,7 +226,7 @@ fn a_revocation_reaches_a_host_that_is_cut_off_before_it_is_answered() {
     });
 }
 
-// The operator may stop a server at any moment: also while a host is cut off.
+// The operator may stop a server at any moment, even while a host is cut off.
 #[test]
 fn a_server_ends_in_order_while_a_link_is_broken() {
     for hosts in [2, 4] {

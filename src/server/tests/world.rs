@@ -1,4 +1,4 @@
-//! A server of the bundled classes in this process, and ways to break it that nobody else has.
+//! A server of the bundled classes in this process, with ways to break it that only tests have.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -20,10 +20,10 @@ use crate::server::error::ServerError;
 use crate::server::link::{Latest, Probe};
 use crate::supervisor::owner_of;
 
-/// Longer than anything here takes on a machine that is busy with something else.
+/// Longer than anything here takes, even on a busy machine.
 pub(super) const DEADLINE: Duration = Duration::from_mins(1);
 
-/// Runs a test where capabilities can live, and fails when it takes too long.
+/// Runs a test where capabilities can live, and fails it at the deadline.
 pub(super) fn run<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::LocalRuntime::new().unwrap();
     runtime.block_on(within(work))
@@ -33,7 +33,7 @@ pub(super) async fn within<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, work).await.expect("it ends before the deadline")
 }
 
-/// A server that serves.
+/// A running server.
 pub(super) struct World {
     pub(super) hosts: u16,
     pub(super) capnp: SocketAddr,
@@ -51,7 +51,7 @@ impl World {
         Self::start_slow(data, hosts, Duration::ZERO).await
     }
 
-    /// A server in which every commit takes that much longer.
+    /// Starts a server in which every commit takes longer by `delay`.
     pub(super) async fn start_slow(data: &Path, hosts: u16, delay: Duration) -> Self {
         let any = "127.0.0.1:0".parse().unwrap();
         let server = bundled(data).hosts(hosts).listen(any).http(any).metrics(any);
@@ -75,12 +75,12 @@ impl World {
         tokio::task::spawn_local(async move { link.disconnect().await });
     }
 
-    /// Does something on a host's thread.
+    /// Runs `probe` on a host's thread.
     pub(super) async fn on_host(&self, host: u16, probe: Probe) {
         assert!(self.probes[usize::from(host) - 1].send(probe).await.is_ok());
     }
 
-    /// A name of a counter that lives on the host.
+    /// The name of a counter that lives on the host.
     pub(super) fn name_on(&self, host: u16, nth: usize) -> String {
         let id = |name: &String| ObjectId::named(Pool::default(), "Counter", name);
         let is_there = |name: &String| owner_of(id(name).home_shard().0, self.hosts) == host;
@@ -99,7 +99,7 @@ impl World {
         (connection, counters)
     }
 
-    /// Status and body of a response.
+    /// The status and body of a response.
     pub(super) async fn ask(&self, method: &str, path: &str) -> (u16, String) {
         ask(self.http, method, path).await
     }
@@ -131,7 +131,7 @@ impl World {
         self.ended().await
     }
 
-    /// The way in which it ended, by itself.
+    /// Waits for the server to end by itself, and returns how it ended.
     pub(super) async fn ended(self) -> std::result::Result<(), ServerError> {
         let ended = within(self.ended).await.expect("the server doesn't panic");
         drop(self.stop);
@@ -155,23 +155,23 @@ pub(super) fn by_name(counters: &namespace::Client, name: &str) -> counter::Clie
     request.send().pipeline.get_object().as_cap().cast_to()
 }
 
-/// Makes the call at once, and gives up after the deadline.
+/// Makes the call at once; the result gives up at the deadline.
 pub(super) fn increment(counter: &counter::Client) -> impl Future<Output = Result<i64>> + use<> {
     let sent = counter.increment_request().send().promise;
     async move { Ok(within(sent).await?.get()?.get_value()) }
 }
 
-/// A reference by a grant of its own.
+/// A reference with a grant of its own.
 pub(super) async fn save(of: &impl FromClientHook, label: &str) -> String {
     within(capstead_client::share(of, capstead_client::Terms::new(label))).await.unwrap()
 }
 
-/// A counter by a reference of its own: its path leads over no other host.
+/// A counter through a reference of its own, so that its path crosses no other host.
 pub(super) async fn straight(front: &Connection, by_name: &counter::Client) -> counter::Client {
     front.restore(&save(by_name, "straight").await).unwrap()
 }
 
-/// Makes the call that takes back the grant with this label.
+/// Makes the call that revokes the grant with this label.
 pub(super) async fn revoke(of: &impl FromClientHook, label: &str) -> Result<()> {
     let of = facet::Client { client: Client::new(of.as_client_hook().add_ref()) };
     let reply = within(of.grants_request().send().promise).await?;
@@ -182,7 +182,7 @@ pub(super) async fn revoke(of: &impl FromClientHook, label: &str) -> Result<()> 
     within(request.send().promise).await.map(drop)
 }
 
-/// The address in a reference at which the server is.
+/// The server's address, from a reference.
 pub(super) fn address_in(text: &str) -> String {
     text.trim_start_matches("capstead://").split('/').next().unwrap().to_owned()
 }

@@ -1,12 +1,12 @@
-//! The time that a thread got to run: on a machine that is busy with something else, a thread that could go on may
-//! have to wait for a processor, and that is no fault of what it does.
+//! The time for which a thread actually ran: on a busy machine a thread that is ready may have to
+//! wait for a processor, and that is no fault of its work.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// The operating system's word on one thread. It says nothing where there is no `/proc`: then all time
+/// The operating system's record of one thread. Without `/proc` there is no record, and all time
 /// counts.
 #[derive(Debug)]
 pub(super) struct Thread {
@@ -14,17 +14,17 @@ pub(super) struct Thread {
     schedule: File,
 }
 
-/// A thread at one moment.
+/// The state of a thread at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Seen {
-    /// It runs, or would if there were a processor for it.
+    /// It runs, or waits only for a processor.
     is_runnable: bool,
-    /// The time for which it had one, since its beginning.
+    /// The time for which it has run since its beginning.
     ran: Duration,
 }
 
 impl Thread {
-    /// The one that asks.
+    /// The calling thread.
     pub(super) fn present() -> Option<Self> {
         let proc = Path::new("/proc");
         let own = proc.join(std::fs::read_link("/proc/thread-self").ok()?);
@@ -39,10 +39,10 @@ impl Thread {
             Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
         };
         let (state, schedule) = (read(&self.state)?, read(&self.schedule)?);
-        // The name of the thread is in parentheses, and may have any characters.
+        // The name of the thread is in parentheses, and may contain any characters.
         let (_, fields) = state.rsplit_once(") ")?;
         let ran = schedule.split_whitespace().next()?.parse().ok()?;
-        // A system that keeps no count says 0 for ever.
+        // A system that doesn't measure this always reports 0.
         if ran == 0 {
             return None;
         }
@@ -50,8 +50,8 @@ impl Thread {
     }
 }
 
-/// The part of the time between two looks that counts. Of a thread that waits for something other than
-/// a processor, all of it.
+/// The part of the time between two checks that counts: all of it for a thread that waits for
+/// something other than a processor.
 pub(super) fn counted(passed: Duration, before: Option<Seen>, now: Option<Seen>) -> Duration {
     match (before, now) {
         (Some(before), Some(now)) if before.is_runnable && now.is_runnable => {

@@ -1,4 +1,4 @@
-//! Backups: a restored one is the same cluster, and one that was cut short is none.
+//! Backups: a restored backup is the same cluster, and a backup that was cut short is refused.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -43,8 +43,8 @@ fn a_restored_backup_is_the_same_cluster() {
     assert_eq!(served.counters().split('#').nth(1), reference.split('#').nth(1));
 }
 
-// A restore is killed in the middle, into a directory that was there, as a mount point is. Nothing opens
-// what is left, and the next attempt makes the whole of it.
+// A restore is killed midway, into a directory that existed, like a mount point. Nothing opens the
+// remains, and the next attempt restores everything.
 #[test]
 fn what_a_killed_restore_left_is_not_served_and_not_in_the_way() {
     let (folder, data) = scratch();
@@ -91,7 +91,7 @@ fn an_export_is_no_backup_and_a_backup_goes_to_a_file() {
     assert_eq!(output.status.code(), Some(1));
     assert!(texts(&output).1.contains("lacks the keys") && !there.exists());
     assert!(refused(&data, &["backup", "-"], 1).contains("file of its own"));
-    // Nothing that is there is written over.
+    // No existing file is overwritten.
     assert!(refused(&data, &["backup", text(&file)], 1).contains("is there already"));
     assert!(refused(&data, &["export", text(&file), "--all"], 1).contains("is there already"));
 }

@@ -1,4 +1,4 @@
-//! Compacting: every record stays, whenever it is killed.
+//! Compacting keeps every record, whenever it is killed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::support::random::Random;
 use crate::support::tree::look;
 use crate::support::{Process, capstead, scratch, serve};
 
-/// A data directory with some thousand counters in random order, imported.
+/// A data directory with a few thousand counters, imported in random order.
 fn many(data: &Path, folder: &Path) -> Vec<Record> {
     let mut served = serve(data);
     run(async {
@@ -54,7 +54,8 @@ fn compacting_keeps_every_record_and_is_refused_while_served() {
     assert!(said.contains("stop that one first"), "{said}");
 }
 
-// Compacting is killed at random moments; whenever that is, the directory has all it had, and starts.
+// Compacting is killed at random moments; each time the directory still has all its data, and
+// starts.
 #[test]
 fn compacting_that_is_killed_leaves_a_directory_that_starts() {
     let (folder, data) = scratch();

@@ -1,4 +1,4 @@
-//! Imports that are cut short: they say so, and the same command ends them.
+//! Imports that are cut short: the object says so, and repeating the command completes them.
 
 use std::fs;
 use std::process::Stdio;
@@ -8,8 +8,8 @@ use super::{contents, counters, done, large, refused, text, texts, value, verb};
 use crate::support::http::{get, post};
 use crate::support::{Process, Served, capstead, eventually, scratch, serve, serve_with};
 
-// A large object is on its way when the server is killed. Afterwards it says so, an export leaves it
-// out, and importing it again makes it whole.
+// The server is killed while a large object is being imported. Afterwards the object says so, an
+// export leaves it out, and importing it again makes it whole.
 #[test]
 fn a_half_imported_object_says_so_until_it_is_imported_again() {
     let (folder, data) = scratch();
@@ -20,7 +20,7 @@ fn a_half_imported_object_says_so_until_it_is_imported_again() {
     let mut import = Process::start(import);
     let ask = |served: &Served| get(&served.announced.http, "/counter/big");
     eventually("the first batch", || ask(&served).body.contains("import-unfinished").then_some(()));
-    // It says so before that is durable: the next commit makes it so.
+    // The mark is visible before it is durable: the next commit makes it so.
     let commits = served.metric("turns_committed_total");
     eventually("a commit", || (served.metric("turns_committed_total") > commits).then_some(()));
     served.kill();
@@ -42,8 +42,9 @@ fn a_half_imported_object_says_so_until_it_is_imported_again() {
     assert_eq!(value(&served, "big"), "7");
 }
 
-// An import of everything is cut short between two objects. The same command ends it, and what was called
-// meanwhile goes on from what it is now; another archive is refused as ever, and its import changes nothing of that.
+// An import of everything is cut short between two objects. Repeating the command completes it, and
+// objects that were called meanwhile keep their new state. An import of another archive is refused
+// as usual, and doesn't affect this one.
 #[test]
 fn an_import_that_was_cut_short_is_ended_by_the_same_command() {
     let (folder, data) = scratch();
@@ -77,7 +78,7 @@ fn an_import_that_was_cut_short_is_ended_by_the_same_command() {
     });
     assert!(said.contains("exist already"), "{said}");
     assert_eq!(contents(&data), before);
-    // A third one, of which nothing is there, comes in, and leaves the first one's mark alone.
+    // A third archive, none of whose objects exists, is imported, and the first one's mark stays.
     let third = folder.path().join("third");
     fs::write(&third, counter("third", 9, &[])).expect("it is written");
     done(&data, &["import", text(&third)]);
@@ -88,6 +89,6 @@ fn an_import_that_was_cut_short_is_ended_by_the_same_command() {
         assert_eq!(value(&served, name), if name == first { "6" } else { "5" });
     }
     assert_eq!(value(&served, "big5"), "5");
-    // It has ended now: it begins no other one.
+    // The import has ended now, so another one is not a continuation.
     assert!(refused(&data, &["import", text(&all)], 1).contains("exist already"));
 }

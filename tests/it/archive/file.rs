@@ -1,4 +1,4 @@
-//! Archives as docs/archive-format.md says they are, written and read without the code that does so.
+//! Archives as docs/archive-format.md describes them, written and read without the server's code.
 
 use sha2::{Digest, Sha256};
 
@@ -7,7 +7,7 @@ pub(crate) type Record = ([u8; 16], u8, Vec<u8>, Vec<u8>);
 
 const MAGIC: &[u8] = b"capstead archive\x01";
 
-/// The records in an archive, without what says when and where it was made.
+/// The records in an archive, without the frames about its time and origin.
 pub(crate) fn records(archive: &[u8]) -> Vec<Record> {
     let mut rest = archive.strip_prefix(MAGIC).expect("an archive");
     let (mut found, mut object) = (Vec::new(), None);
@@ -43,7 +43,7 @@ fn sum(payload: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(&length), payload)
 }
 
-/// An archive of one counter with that value, and with as many further values as are given.
+/// An archive of one counter with this value, and with further values in `more`.
 pub(crate) fn counter(name: &str, value: i64, more: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
     let id = named("Counter", name);
     let mut archive = MAGIC.to_vec();

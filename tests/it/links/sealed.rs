@@ -1,4 +1,5 @@
-//! Values with references as docs/storage-format.md says they are, opened without the code that seals them.
+//! Values with references as docs/storage-format.md describes them, opened without the server's
+//! code.
 
 use std::fs;
 use std::path::Path;
@@ -13,13 +14,13 @@ const MAGIC: [u8; 8] = [0x3b, 0x36, 0x59, 0x16, 0xf9, 0xff, 0xfe, 0x68];
 pub(crate) struct Key([u8; 32]);
 
 impl Key {
-    /// From the keys in a data directory.
+    /// Derives it from the keys in a data directory.
     pub(crate) fn of(data: &Path) -> Self {
         let seed = fs::read_to_string(data.join("keys/cluster")).expect("the cluster has a key");
         Self(hash(&[b"capstead stored reference key v1", &bytes(seed.trim())]))
     }
 
-    /// The ids of what a value refers to; `None` for a value that is none, or was sealed elsewhere.
+    /// The ids to which a value refers; `None` if it has no references, or was sealed elsewhere.
     pub(crate) fn targets(&self, owner: &[u8], key: &[u8], value: &[u8]) -> Option<Vec<u8>> {
         let rest = value.strip_prefix(&MAGIC)?.strip_prefix(&[1])?;
         let (nonce, rest) = rest.split_at(24);
@@ -55,7 +56,7 @@ fn targets(mut rest: &[u8]) -> Vec<u8> {
     targets
 }
 
-/// Bytes that were written in hexadecimal.
+/// Decodes hexadecimal.
 fn bytes(hex: &str) -> Vec<u8> {
     let digits = |at| u8::from_str_radix(&hex[at..at + 2], 16).expect("it is hexadecimal");
     (0..hex.len()).step_by(2).map(digits).collect()

@@ -19,7 +19,7 @@ use crate::class::note;
 use crate::passing_capnp::passer;
 use crate::support::raw::{self, Raw};
 
-/// As [`with_server`], for work on a thread of its own, as clients have it.
+/// As [`with_server`], for work on a separate thread, as clients have it.
 fn with_clients(
     hosts: u16,
     work: impl AsyncFnOnce(String, BTreeMap<String, String>) + Send + 'static,
@@ -36,10 +36,10 @@ fn with_clients(
     });
 }
 
-/// Of each large result that a client asks for.
+/// The size of each large result that a client asks for.
 const LARGE: u32 = 2_000_000;
 
-/// Takes one object's turn until it is told to end it.
+/// Keeps one object busy until it is told to end.
 struct Busy {
     took: Notify,
     ends: Notify,
@@ -53,7 +53,7 @@ impl passer::Server for Busy {
     }
 }
 
-/// Has clients of all hosts ask one busy object for more than any of them is to have unread.
+/// Has clients of all hosts ask one busy object for more than each of them may leave unread.
 async fn wait_for_the_busy_one(hosts: u16, address: String, namespaces: BTreeMap<String, String>) {
     const CALLS: u64 = 240;
     let front = Connection::dial(&address).await.unwrap();
@@ -86,7 +86,8 @@ async fn wait_for_the_busy_one(hosts: u16, address: String, namespaces: BTreeMap
                 assert_eq!(large.get().unwrap().get_data().unwrap().len(), LARGE as usize);
             });
         }
-        // All of them are there before the first has its turn: on each way calls keep their order.
+        // All calls have arrived before the first gets its turn, because on each path calls keep
+        // their order.
         for plain in &all[..OBJECTS / 2] {
             large(plain, 0, 0).await.unwrap();
         }
@@ -104,8 +105,8 @@ async fn wait_for_the_busy_one(hosts: u16, address: String, namespaces: BTreeMap
     }
 }
 
-// They asked before they waited for the object, and nobody asked again: a client that read everything lost its
-// connection.
+// Calls used to ask for room before they waited for the object, and not again afterwards: a client
+// that read everything lost its connection.
 #[test]
 fn a_client_that_reads_gets_all_large_results_of_an_object_for_which_it_waited() {
     for hosts in [1, 2, 4] {
@@ -115,7 +116,8 @@ fn a_client_that_reads_gets_all_large_results_of_an_object_for_which_it_waited()
     }
 }
 
-// The host of the client's connection passed all calls on at once, and cut the client off when the answers came.
+// The host of the client's connection used to pass all calls on at once, and to cut the client off
+// when the answers came.
 #[test]
 fn a_client_that_reads_gets_all_large_results_that_come_through_another_host() {
     const CALLS: usize = 20;
@@ -135,7 +137,7 @@ fn a_client_that_reads_gets_all_large_results_that_come_through_another_host() {
     }
 }
 
-/// Reads a little now and then: enough for every limit of time.
+/// Reads a little now and then: enough to stay within every limit of time.
 struct Slow(TcpStream);
 
 impl Read for Slow {
@@ -146,7 +148,8 @@ impl Read for Slow {
     }
 }
 
-/// A connection for each of some objects, with so many large results on their way that nobody reads yet.
+/// A connection for each of some objects, with this number of large results under way that aren't
+/// read yet.
 fn ask_for_much(
     address: &str,
     namespaces: &BTreeMap<String, String>,
@@ -154,7 +157,7 @@ fn ask_for_much(
 ) -> Vec<TcpStream> {
     let ask = |name: usize| {
         let mut stream = raw::dial_at(address);
-        // What the system takes for somebody who reads slowly is no progress that the server can see.
+        // Bytes that the system buffers for a slow reader are no progress that the server can see.
         set_socket_recv_buffer_size(&stream, 256 << 10).unwrap();
         let mut messages = vec![raw::bootstrap(), raw::restore(&namespaces["Plain"])];
         messages.push(raw::by_name(&name.to_string()));
@@ -166,14 +169,14 @@ fn ask_for_much(
             message
         }));
         raw::send(&mut stream, &messages);
-        // Some of it is there.
+        // The first results have arrived.
         stream.peek(&mut [0; 8]).unwrap();
         stream
     };
     (0..OBJECTS / 2).map(ask).collect()
 }
 
-// It took its whole 10 s, since their calls waited for them.
+// The end used to take the whole 10 s, since the calls waited for these clients.
 #[test]
 fn the_end_waits_a_moment_for_those_who_read_nothing() {
     for hosts in [1, 2, 4] {
@@ -183,12 +186,13 @@ fn the_end_waits_a_moment_for_those_who_read_nothing() {
             sender.send((streams, tokio::time::Instant::now())).unwrap();
         });
         let (_streams, began) = asked.recv().unwrap();
-        // Two seconds for an answer that waits, and one for what was written to be read.
+        // Two seconds for an answer that waits, and one for the written bytes to be read.
         assert!(began.elapsed() < Duration::from_secs(4), "{hosts} hosts: {:?}", began.elapsed());
     }
 }
 
-// They had one second for the last megabytes. What wasn't read of their calls by then never began.
+// The clients used to have one second for the last megabytes. Calls whose answers weren't read by
+// then never began.
 #[test]
 fn those_who_read_slowly_get_all_that_was_answered_before_the_end() {
     for hosts in [1, 2] {

@@ -1,5 +1,5 @@
-//! The capabilities that the peer puts into its messages: new ones, ones that it gave away before, the
-//! server's own, and paths into answers.
+//! The capabilities that the peer puts into its messages: new ones, earlier ones, the server's own,
+//! and paths into answers.
 
 use capnp::private::capability::ClientHook;
 use capnp_rpc::rpc_capnp::{cap_descriptor, payload};
@@ -8,8 +8,8 @@ use super::{Peer, pick};
 use crate::messages::path;
 
 impl Peer {
-    /// Gives some capabilities away, and says with how many in front of it the pointer to one is.
-    /// Sometimes there is none in that place.
+    /// Gives some capabilities away. Returns a table whose length is the index of the next
+    /// capability pointer; sometimes the message has no capability at that index.
     pub(super) fn caps(&mut self, payload: payload::Builder) -> Vec<Option<Box<dyn ClientHook>>> {
         let count = 1 + self.random.below(2) * self.random.below(3);
         let mut table = payload.init_cap_table(count as u32);
@@ -25,7 +25,7 @@ impl Peer {
         match self.random.below(16) {
             0 => {}
             9 => match pick(&mut self.random, &self.promises) {
-                // A number that is known as that of a promise.
+                // A number that the server knows as a promise's.
                 Some(id) if self.random.below(60) == 0 => self.set_hosted(cap, id),
                 _ => self.set_new_hosted(cap),
             },

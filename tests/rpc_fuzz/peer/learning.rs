@@ -1,4 +1,4 @@
-//! The conclusions of the peer from the messages of the server.
+//! The facts that the peer learns from the messages of the server.
 
 use capnp_rpc::rpc_capnp::{cap_descriptor, disembargo, message, payload, resolve, return_};
 

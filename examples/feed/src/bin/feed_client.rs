@@ -1,4 +1,4 @@
-//! Posts to feeds, shares them, and follows them: run it without arguments to see how.
+//! Posts to feeds, shares them, and follows them: run it without arguments to see its commands.
 
 use std::rc::Rc;
 
@@ -48,7 +48,7 @@ async fn main() -> Result<()> {
     }
 }
 
-/// The object of that name. Its class is the one whose reference this is.
+/// The object of that name, of the class to which the reference belongs.
 async fn object<C: FromClientHook>(objects: &str, name: &str) -> Result<C> {
     let objects: namespace::Client = capstead_client::restore(objects).await?;
     let mut by_name = objects.by_name_request();
@@ -93,9 +93,9 @@ async fn watch(user: &user::Client) -> Result<()> {
     Err(capnp::Error::disconnected("nobody shows anything any more: watch again".into()))
 }
 
-/// Prints what it is shown.
+/// Prints the entries that it is shown.
 struct Printer {
-    /// Dropped with the printer: when the connection, or the user in memory, has ended.
+    /// Dropped with the printer: when the connection, or the user's instance, has ended.
     _held: oneshot::Sender<()>,
 }
 

@@ -1,7 +1,8 @@
-//! The watchers of a user, and the user's subscriptions while somebody does. Nothing of it survives
-//! the instance.
+//! The watchers of a user, and the user's subscriptions while there are any. Both end with the
+//! instance.
 //!
-//! **Invariant:** without a watcher there is no subscription: each of them keeps the user and a feed awake.
+//! **Invariant:** without a watcher there is no subscription, because each subscription keeps the
+//! user and a feed awake.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -21,13 +22,13 @@ pub(super) struct Live {
     subscriptions: RefCell<BTreeMap<String, subscription::Client>>,
 }
 
-/// The watching as its watcher holds it. Dropping it ends the watching.
+/// The handle that a watcher holds. Dropping it ends the watching.
 pub(super) struct Watching {
     live: Weak<Live>,
     number: u64,
 }
 
-/// The bell that a feed holds: calling it lets the user read the feed.
+/// The bell that a feed holds: ringing it makes the user read the feed.
 pub(super) struct Ringer {
     pub(super) user: Weak<User>,
     /// The user's name for the feed.
@@ -45,7 +46,7 @@ impl Live {
         Watching { live: Rc::downgrade(self), number }
     }
 
-    /// Shows the entries to all who watch. Nobody waits for answers.
+    /// Shows the entries to all watchers. It doesn't wait for their answers.
     pub(super) fn show(&self, entries: &[Entry]) -> Result<()> {
         if entries.is_empty() {
             return Ok(());
@@ -74,7 +75,8 @@ impl Live {
 
 impl watching::Server for Watching {}
 
-// What is dropped here is dropped when nothing is borrowed: that may end other things in turn.
+// The values are dropped while nothing is borrowed, since dropping them may in turn end other
+// things.
 impl Drop for Watching {
     fn drop(&mut self) {
         let Some(live) = self.live.upgrade() else { return };

@@ -1,13 +1,13 @@
-//! The posts that a user has read, in the order of reading, and how far that is in each feed.
+//! The posts that a user has read, in the order of reading, and the position in each feed.
 //!
-//! **Invariant:** a post is added once, and how far its feed was read is written with it.
+//! **Invariant:** a post is added once, and its feed's position is written together with it.
 
 use capstead::{Context, List, Result, Storable, Storage, Stored, Struct};
 
 use crate::feed::LISTED_MAX;
 use crate::feed_capnp::{entry, post};
 
-/// An entry as it is stored.
+/// An entry in its stored form.
 pub(super) type Entry = Struct<entry::Owned>;
 
 pub(super) struct Timeline {
@@ -26,12 +26,13 @@ impl Timeline {
         Ok(self.storage.get_as(position_key(feed))?.unwrap_or_default())
     }
 
-    /// Nothing was read from the feed.
+    /// Resets the position: nothing was read from the feed.
     pub(super) fn forget(&self, feed: &str) -> Result<()> {
         self.storage.delete(position_key(feed)).map(drop)
     }
 
-    /// Adds those posts that another call hasn't added meanwhile: all of them, or on an error none.
+    /// Adds the posts that another call hasn't added meanwhile: all of them, or none if there is an
+    /// error.
     pub(super) fn add(
         &self,
         feed: &str,

@@ -1,6 +1,6 @@
-//! A server of one's own: the real binary on free ports, killed when it is dropped.
+//! A server for each test: the real binary on free ports, killed when it is dropped.
 //!
-//! Nothing here waits without a deadline, or for a fixed time.
+//! Every wait has a deadline, and none has a fixed length.
 #![allow(dead_code, reason = "each file of tests uses some of it")]
 
 use std::collections::BTreeMap;
@@ -15,13 +15,13 @@ use capnp::capability::FromClientHook;
 use capstead_client::namespace;
 use tempfile::TempDir;
 
-/// Longer than anything here takes on a machine that is busy with something else.
+/// Longer than anything here takes, even on a busy machine.
 const DEADLINE: Duration = Duration::from_mins(1);
 
-/// The time between two looks at a condition that has no event.
+/// The time between two checks of a condition that has no event.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// A data directory, which servers have one after the other.
+/// A data directory, which one server after the other uses.
 pub(crate) struct Data(TempDir);
 
 /// A server that is ready.
@@ -29,7 +29,7 @@ pub(crate) struct Server {
     child: Child,
     /// The root reference of each class.
     pub(crate) namespaces: BTreeMap<String, String>,
-    /// The address of the numbers.
+    /// The address of the metrics.
     metrics: String,
 }
 
@@ -59,14 +59,14 @@ impl Data {
 }
 
 impl Server {
-    /// The reference, which an earlier server gave out, with the address of this one.
+    /// The reference that an earlier server gave out, with the address of this one.
     pub(crate) fn at_its_address(&self, text: &str) -> String {
         let (_, secret) = text.split_once('#').expect("it is a reference");
         let (address, _) = self.namespaces["Feed"].split_once('#').expect("it is a reference");
         format!("{address}#{secret}")
     }
 
-    /// Waits until so many objects are in memory.
+    /// Waits until this number of objects is in memory.
     pub(crate) async fn awake(&self, objects: u64) {
         let line = format!("capstead_objects_awake {objects}");
         while !self.numbers().lines().any(|found| found == line) {
@@ -90,7 +90,7 @@ impl Server {
         self.child.wait().expect("it ends");
     }
 
-    /// Ends the server in order: with which code.
+    /// Ends the server in order; returns its exit code.
     pub(crate) fn stop(mut self) -> Option<i32> {
         let pid = self.child.id().to_string();
         let asked = Command::new("sh").args(["-c", r#"kill -s TERM "$0""#, &pid]).status();
@@ -107,13 +107,13 @@ impl Drop for Server {
     }
 }
 
-/// Runs `work` where capabilities can live, and fails when it takes too long.
+/// Runs `work` where capabilities can live, and fails it at the deadline.
 pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::LocalRuntime::new().expect("a runtime");
     runtime.block_on(deadline(work))
 }
 
-/// Fails when `work` takes too long.
+/// Fails if `work` takes longer than the deadline.
 pub(crate) async fn deadline<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(DEADLINE, work).await.expect("it ends before the deadline")
 }
