@@ -22,13 +22,13 @@ pub use api::object::Object;
 pub(crate) use api::object::class_of;
 pub use api::storage::Storage;
 pub use api::stored::{Storable, Stored, Struct};
-pub use authority::granting::Granted;
+pub use authority::calls::Granted;
 pub(crate) use authority::nameable::parse_number;
 pub(crate) use cluster::agent::{Agent, pass_on_replies};
 pub(crate) use cluster::membership::ListenerHint;
+pub(crate) use engine::activity::{Activity, Turn, present_turn};
 pub(crate) use engine::awake::AwakeLimits;
 pub(crate) use engine::class::{Binding, Class};
-pub(crate) use engine::pulse::{Pulse, Seen, present_turn};
 pub(crate) use engine::vat::{Vat, VatOptions};
 pub(crate) use operator::admin::{HostAdmin, describe};
 

@@ -16,7 +16,7 @@ use tokio::task::AbortHandle;
 use super::error::ServerError;
 use super::stderr;
 use crate::clock;
-use crate::host::{Pulse, Seen};
+use crate::host::{Activity, Turn};
 use crate::metrics::Metrics;
 use ran::{Thread, counted};
 
@@ -84,10 +84,10 @@ impl Watchdog {
         Ok(watchdog)
     }
 
-    pub(super) fn watch(&self, number: u16, pulse: Arc<Pulse>) {
+    pub(super) fn watch(&self, number: u16, activity: Arc<Activity>) {
         let watched = Watched {
             number,
-            pulse,
+            activity,
             beat: None,
             unasked: Duration::ZERO,
             held: None,
@@ -193,7 +193,7 @@ fn end(number: u16) -> ! {
 /// The reason that keeps a host from going on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Held {
-    Turn(Seen),
+    Turn(Turn),
     /// No turn, or one too many of them to be seen. The question that its event loop owes an answer, and
     /// the turns that it had by then.
     Loop {
@@ -212,7 +212,7 @@ enum Stage {
 
 struct Watched {
     number: u16,
-    pulse: Arc<Pulse>,
+    activity: Arc<Activity>,
     beat: Option<Weak<Beat>>,
     /// Since the event loop was asked last.
     unasked: Duration,
@@ -267,8 +267,8 @@ impl Watched {
             }
             owed
         });
-        let turn = self.pulse.look().map(Held::Turn);
-        turn.or_else(|| owed.map(|owed| Held::Loop { owed, turns: self.pulse.beats() }))
+        let turn = self.activity.current().map(Held::Turn);
+        turn.or_else(|| owed.map(|owed| Held::Loop { owed, turns: self.activity.beats() }))
     }
 
     fn reach(&mut self, stage: Stage, metrics: &Metrics) {

@@ -13,7 +13,8 @@ use super::object::Object;
 use super::storage::Storage;
 use super::stored::{Storable, Stored};
 use crate::error::{Reason, Result, failed};
-use crate::host::authority::granting::{self, Granted};
+use crate::host::authority::calls::{self, Granted};
+use crate::host::engine::ending;
 use crate::host::engine::facet::Maker;
 use crate::host::engine::gated::{self, Gated};
 use crate::host::engine::instance::Instance;
@@ -50,7 +51,7 @@ impl Context {
 
     /// The object's name in its namespace; none if it is anonymous.
     pub fn name(&self) -> Option<&str> {
-        self.0.birth.key.as_deref()
+        self.0.spec.key.as_deref()
     }
 
     /// The object's private, ordered, transactional storage.
@@ -71,7 +72,7 @@ impl Context {
     /// # Errors
     /// When nothing, or another class, is bound under that name. Nothing is created then.
     pub fn namespace<C: Object>(&self, binding: &str) -> Result<Namespace<C>> {
-        let class = &self.0.birth.class;
+        let class = &self.0.spec.class;
         match class.bindings.iter().find(|bound| bound.name == binding) {
             Some(bound) if bound.class == C::CLASS => Namespace::new(self.0.clone()),
             Some(bound) => Err(Reason::Unbound.error(format_args!(
@@ -95,7 +96,7 @@ impl Context {
     /// # Errors
     /// When `C` is not bound, or bound more than once. Nothing is created then.
     pub fn create<C: Object>(&self) -> Result<C::Client> {
-        let class = &self.0.birth.class;
+        let class = &self.0.spec.class;
         let mut bound = class.bindings.iter().filter(|bound| bound.class == C::CLASS);
         match (bound.next(), bound.next()) {
             (Some(_), None) => Namespace::<C>::new(self.0.clone())?.create(),
@@ -115,8 +116,8 @@ impl Context {
     ///
     /// The error returned is what the method that aborts should return; nobody sees another one.
     pub fn abort(&self, reason: impl AsRef<str>) -> capnp::Error {
-        self.0.vat.break_off(&self.0, &format!("was aborted: {}", reason.as_ref()));
-        self.0.ended()
+        ending::abort(&self.0, &format!("was aborted: {}", reason.as_ref()));
+        self.0.why_ended()
     }
 
     /// A capability that the object makes, to give away: a session or a subscription, for instance.
@@ -146,7 +147,7 @@ impl Context {
     /// When the label is too long; outside a turn of this object, on a limit, or when the instance ended.
     /// Nothing is written then.
     pub fn grant(&self, terms: Terms) -> Result<Granted> {
-        granting::save(&self.0, &Right::default(), terms)
+        calls::save(&self.0, &Right::default(), terms)
     }
 
     /// Takes a grant of this object back, in the present turn: its reference, all that was made from it, and
@@ -156,17 +157,17 @@ impl Context {
     /// # Errors
     /// When there is no such grant; outside a turn of this object, or when the instance ended.
     pub fn revoke(&self, grant: GrantId) -> Result<()> {
-        granting::revoke(&self.0, &Right::default(), grant)
+        calls::revoke(&self.0, &Right::default(), grant)
     }
 
     /// The object's own capability, to give away.
     pub fn this<C: FromClientHook>(&self) -> C {
-        C::new(Gated::wrap(&self.0, self.0.vat.facet(&self.0.birth, Right::default())))
+        C::new(Gated::wrap(&self.0, self.0.vat.facet(&self.0.spec, Right::default())))
     }
 }
 
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context").field("class", &self.0.birth.class.name).finish_non_exhaustive()
+        f.debug_struct("Context").field("class", &self.0.spec.class.name).finish_non_exhaustive()
     }
 }

@@ -20,14 +20,14 @@ use futures::future::Either;
 use super::storage::Storage;
 use super::stored::{Parts, Struct};
 use crate::error::{Reason, Result, overloaded};
-use crate::host::authority::grants::Standing;
+use crate::host::authority::records::{self, Standing};
 use crate::host::engine::citing;
 use crate::host::engine::cluster::Existence;
 use crate::host::engine::facet::Facet;
 use crate::host::engine::gated::Gated;
 use crate::host::engine::instance::{Instance, Write};
-use crate::host::engine::right::{Right, revoked};
-use crate::host::engine::slot::Birth;
+use crate::host::engine::right::{GrantRef, Right, revoked};
+use crate::host::engine::slot::ObjectSpec;
 use crate::id::ObjectId;
 use crate::membrane;
 use crate::schema::facet_capnp::facet as facet_schema;
@@ -135,7 +135,7 @@ fn ask(
     object: &dyn ClientHook,
 ) -> impl Future<Output = Result<Citation>> + use<> {
     let cipher = instance.vat.reference_cipher.clone();
-    let owner = cipher.token(instance.birth.id);
+    let owner = cipher.token(instance.spec.id);
     let object: facet_schema::Client = FromClientHook::new(object.add_ref());
     let mut request = object.cite_request();
     request.get().set_owner(&owner);
@@ -166,7 +166,7 @@ fn wrong_type(key: &[u8]) -> capnp::Error {
 
 fn put(instance: &Instance, key: &[u8], citations: &[Citation], message: &[u8]) -> Result<()> {
     let value = instance.vat.reference_cipher.encrypt(
-        instance.birth.id,
+        instance.spec.id,
         key,
         citations,
         message,
@@ -186,7 +186,7 @@ fn open<T>(
     if !holds_references(&value) {
         return Err(wrong_type(key));
     }
-    match instance.vat.reference_cipher.decrypt(instance.birth.id, key, &value) {
+    match instance.vat.reference_cipher.decrypt(instance.spec.id, key, &value) {
         Some(opened) => read(opened).map(Some),
         None => Err(Reason::SealedElsewhere.error(format_args!(
             "what is under {} was stored by another object, under another key or \
@@ -206,25 +206,26 @@ fn capability(instance: &Rc<Instance>, citation: &Citation) -> Result<Box<dyn Cl
 /// When the server no longer has the class, or is ending.
 fn stands_for(instance: &Instance, citation: &Citation) -> Result<Box<dyn ClientHook>> {
     let vat = &instance.vat;
-    let (class, key) = (vat.class(&citation.class)?, citation.name.as_deref().map(Into::into));
-    let (agent, birth) = (vat.agent()?, Birth { id: citation.target, class, key });
+    let (class, key) =
+        (vat.objects.class(&citation.class)?, citation.name.as_deref().map(Into::into));
+    let (agent, spec) = (vat.agent()?, ObjectSpec { id: citation.target, class, key });
     let caveats = Caveats::decode(&citation.caveats)?;
-    let of = match &citation.authority {
+    let grant_ref = match &citation.authority {
         Authority::Binding => {
-            return agent.object(&birth, Existence::Any, &Right::new(None, caveats));
+            return agent.object(&spec, Existence::Any, &Right::new(None, caveats));
         }
-        Authority::Grant { target, grant } => (*target, GrantId::from_bytes(*grant)),
+        Authority::Grant { target, grant } => GrantRef::new(*target, GrantId::from_bytes(*grant)),
     };
     let owns = |id: ObjectId| agent.owns(id.home_shard());
-    if !owns(birth.id) {
-        return agent.object_elsewhere(&birth, Existence::Any, Some(of), &caveats);
+    if !owns(spec.id) {
+        return agent.object_elsewhere(&spec, Existence::Any, Some(grant_ref), &caveats);
     }
-    match vat.standing(of, &owns)? {
-        Standing::InForce(live) => Ok(vat.facet(&birth, Right::new(Some(live), caveats))),
-        Standing::Dead if vat.is_settled() => Ok(membrane::broken(revoked())),
+    match records::standing(vat, grant_ref, &owns)? {
+        Standing::InForce(live) => Ok(vat.facet(&spec, Right::new(Some(live), caveats))),
+        Standing::Dead if vat.turns.is_settled() => Ok(membrane::broken(revoked())),
         // By way of the router, which can wait for what another host says, and for the disk.
         Standing::Dead | Standing::DependsOn(_) => {
-            agent.object_elsewhere(&birth, Existence::Any, Some(of), &caveats)
+            agent.object_elsewhere(&spec, Existence::Any, Some(grant_ref), &caveats)
         }
     }
 }

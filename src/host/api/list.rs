@@ -6,7 +6,6 @@ use std::rc::Rc;
 
 use crate::error::{Result, failed};
 use crate::host::engine::instance::Instance;
-use crate::host::engine::vat::Vat;
 use crate::storage::{Page, PageSize, Range, Reads, Space};
 
 /// The most that is read at a time: long enough that few snapshots are taken, and short enough to
@@ -161,13 +160,12 @@ impl Entries {
     /// # Errors
     /// As [`Entries::next_entry`]; and the first one of `visit`, which is then not called again.
     pub fn visit(mut self, mut visit: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
-        // A snapshot for each of many visits within each other would use up those that there are.
-        let is_outermost = !self.instance.vat.visiting.replace(true);
-        let _visiting = is_outermost.then(|| Visiting(self.instance.vat.clone()));
+        let vat = self.instance.vat.clone();
+        let own_snapshot = vat.turns.begin_visit();
         while self.left > 0 {
             let needs_more = self.next == self.page.len() && self.page.more;
             if needs_more
-                && is_outermost
+                && own_snapshot.is_some()
                 && let Some(reads) = self.instance.settled_reads()?
             {
                 self.visit_durable(&*reads, &mut visit)?;
@@ -188,7 +186,7 @@ impl Entries {
         visit: &mut impl FnMut(&[u8], &[u8]) -> Result<()>,
     ) -> Result<()> {
         self.go_on_after_last();
-        let (account, object) = (self.instance.account.clone(), self.instance.birth.id);
+        let (account, object) = (self.instance.account.clone(), self.instance.spec.id);
         let changes = account.changes();
         let (mut failed, mut last, mut left) = (Ok(()), None, self.left);
         reads.scan(object, Space::Data, &self.rest, &mut |key, value| {
@@ -227,15 +225,6 @@ impl Entries {
         } else {
             self.rest.start = behind;
         }
-    }
-}
-
-/// While it exists, visits within this one read pages.
-struct Visiting(Rc<Vat>);
-
-impl Drop for Visiting {
-    fn drop(&mut self) {
-        self.0.visiting.set(false);
     }
 }
 

@@ -8,7 +8,7 @@ use capstead_client::Interface;
 
 use super::context::Context;
 use crate::error::Result;
-use crate::host::authority::granting;
+use crate::host::authority::calls;
 use crate::host::engine::class::{Class, Waking};
 use crate::host::engine::instance::Instance;
 use crate::membrane::dispatch;
@@ -82,7 +82,7 @@ pub trait Object: Sized + 'static {
 
 /// The class as a host knows it.
 pub(crate) fn class_of<C: Object>() -> Class {
-    let calls = (wake::<C> as fn(_) -> _, granting::dispatch as _);
+    let calls = (wake::<C> as fn(_) -> _, calls::dispatch as _);
     Class::new(C::CLASS, C::EXCLUSIVE, <C::Client as Interface>::METHODS, calls)
 }
 

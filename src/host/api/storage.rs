@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::list::{Entries, List};
 use super::stored::{Storable, Struct};
 use crate::error::{Reason, Result};
-use crate::host::engine::instance::{Instance, Write};
+use crate::host::engine::instance::{Confirmation, Instance, Write};
 use crate::storage::Space;
 
 /// An ordered map from byte strings to byte strings that survives everything but its deletion.
@@ -103,7 +103,7 @@ impl Storage {
     /// # Errors
     /// See [`Storage`]: nothing was written.
     pub fn put_unconfirmed(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
-        let write = Write { confirmed: false, ..Write::PLAIN };
+        let write = Write { confirmation: Confirmation::Unconfirmed, ..Write::PLAIN };
         self.0.write(key.as_ref(), Some(value.as_ref()), write).map(drop)
     }
 
@@ -247,6 +247,6 @@ impl Storage {
 
 impl fmt::Debug for Storage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Storage").field("class", &self.0.birth.class.name).finish_non_exhaustive()
+        f.debug_struct("Storage").field("class", &self.0.spec.class.name).finish_non_exhaustive()
     }
 }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use crate::error::{Reason, Result};
-use crate::host::engine::instance::{Instance, Write};
+use crate::host::engine::instance::{Confirmation, Instance, Write};
 use crate::host::engine::mirror::{Mirror, PutBack};
 use crate::storage::{Before, Space};
 
@@ -86,7 +86,7 @@ impl<T: Storable> Stored<T> {
         let write = Write {
             before: Before::Known(memory.length.get()),
             mirror: Some(&**memory),
-            confirmed: true,
+            confirmation: Confirmation::Awaited,
             targets: None,
         };
         self.instance.mirrors.keep_in_transaction(memory.clone());

@@ -42,7 +42,7 @@ pub(in crate::host) fn of_namespace(vat: &Vat, id: ObjectId, words: &Words) -> R
     let mut caveats = Caveats::none();
     if !words.methods.is_empty() {
         let known = with_every_objects(namespace::Client::METHODS);
-        let of = Of { name: "the namespace", known: Some(known), hint: OF_OBJECTS };
+        let of = MethodsOf { name: "the namespace", known: Some(known), hint: OF_OBJECTS };
         let methods = of.find(&words.methods)?;
         if !methods.iter().any(|method| method.interface == namespace::Client::TYPE_ID) {
             return Err(failed(format!(
@@ -54,10 +54,10 @@ pub(in crate::host) fn of_namespace(vat: &Vat, id: ObjectId, words: &Words) -> R
     }
     if !words.object_methods.is_empty() {
         let is_it = |name: &str| ObjectId::namespace(Pool::default(), name) == id;
-        let class = vat.classes().find(|class| is_it(class.name));
+        let class = vat.objects.classes().find(|class| is_it(class.name));
         let (name, known) =
             class.map_or(("the class", None), |class| (class.name, Some(class.methods)));
-        let of = Of { name, known: known.map(with_every_objects), hint: "" };
+        let of = MethodsOf { name, known: known.map(with_every_objects), hint: "" };
         caveats = caveats.with_object_methods(of.find(&words.object_methods)?)?;
     }
     Ok(caveats)
@@ -76,19 +76,19 @@ pub(in crate::host) fn of_object(vat: &Vat, class: &str, words: &Words) -> Resul
     if words.methods.is_empty() {
         return Ok(Caveats::none());
     }
-    let known = vat.class(class).ok().map(|class| with_every_objects(class.methods));
-    Caveats::none().with_methods(Of { name: class, known, hint: "" }.find(&words.methods)?)
+    let known = vat.objects.class(class).ok().map(|class| with_every_objects(class.methods));
+    Caveats::none().with_methods(MethodsOf { name: class, known, hint: "" }.find(&words.methods)?)
 }
 
 /// The one that is asked for methods.
-struct Of<'a> {
+struct MethodsOf<'a> {
     name: &'a str,
     /// None of a class that this program doesn't have.
     known: Option<Vec<NamedMethod>>,
     hint: &'a str,
 }
 
-impl Of<'_> {
+impl MethodsOf<'_> {
     fn find(&self, words: &[String]) -> Result<Vec<Method>> {
         words.iter().map(|word| self.find_one(word)).collect()
     }

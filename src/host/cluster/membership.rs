@@ -17,7 +17,9 @@ use capstead_client::sturdyref::{GrantId, Sturdyref};
 use super::agent::Agent;
 use crate::clock::monotonic;
 use crate::error::{Result, disconnected, failed};
+use crate::host::authority::records;
 use crate::host::engine::cluster::Cluster;
+use crate::host::engine::right::GrantRef;
 use crate::id::{ObjectId, Pool};
 use crate::limits::RESTORED_FLUSH_SECS;
 use crate::schema::cluster_capnp::{router, supervisor};
@@ -107,7 +109,7 @@ impl Agent {
         let membership = Membership { number, shards, address, hint, others: RefCell::new(others) };
         self.membership.set(membership).map_err(|_| failed("this host has joined already"))?;
         self.make_root_grants()?;
-        self.vat.note_restores(Duration::from_secs(RESTORED_FLUSH_SECS));
+        records::note_restores(&self.vat, Duration::from_secs(RESTORED_FLUSH_SECS));
         self.vat.flush().await.map_err(Into::into)
     }
 
@@ -154,13 +156,13 @@ impl Agent {
 
     /// Every namespace has one grant from the start, so that its reference can be revoked.
     pub(in crate::host) fn make_root_grants(&self) -> Result<()> {
-        for class in self.vat.classes() {
+        for class in self.vat.objects.classes() {
             let id = ObjectId::namespace(Pool::default(), class.name);
             let grant = root_grant(class.name);
             if !self.owns(id.home_shard()) {
                 continue;
             }
-            let record = match self.vat.grant((id, grant))? {
+            let record = match records::get(&self.vat, GrantRef::new(id, grant))? {
                 // Nobody ever said so: roots of earlier versions allowed it unasked.
                 Some(root) if root.allows_independent => {
                     Grant { allows_independent: false, ..root }.encode()
@@ -168,7 +170,7 @@ impl Agent {
                 Some(_) => continue,
                 None => Grant::root(self.vat.clock.now_ms()).encode(),
             };
-            self.vat.write_grants(id, [(&grant, Some(record))])?;
+            records::write(&self.vat, id, [(&grant, Some(record))])?;
         }
         Ok(())
     }

@@ -10,9 +10,9 @@ use capnp::traits::HasTypeId;
 use super::instance::Instance;
 use super::once::RequestId;
 use super::right::{Right, may_call, revoked};
-use super::slot::{Passage, Slot, Start};
+use super::slot::{Passage, QueuedCall, Slot};
 use super::vat::Vat;
-use super::{caveats, citing};
+use super::{caveats, citing, cut};
 use crate::error::{Reason, Result, no_such_method, not_begun};
 use crate::membrane::{self, Body, Call, CallTarget, Chain, Dispatch};
 use crate::schema::facet_capnp::facet;
@@ -101,7 +101,7 @@ impl Facet {
         instance.made.set(instance.made.get() + 1);
         let made = Rc::new(Made { instance: instance.clone(), by });
         let vat = &instance.vat;
-        Self::wrap(vat, vat.slot(&instance.birth), Right::default(), Some(made))
+        Self::wrap(vat, vat.objects.slot(&instance.spec), Right::default(), Some(made))
     }
 
     fn wrap(
@@ -110,7 +110,7 @@ impl Facet {
         right: Right,
         made: Option<Rc<Made>>,
     ) -> Box<dyn ClientHook> {
-        let (vat, generation) = (vat.clone(), slot.generation.get());
+        let (vat, generation) = (vat.clone(), slot.generation());
         membrane::wrap(Rc::new(Self { vat, slot, made, right, carried: None, generation }))
     }
 
@@ -168,14 +168,14 @@ impl Facet {
             Ok(body)
         };
         let answered = answer();
-        if method != CITE || self.vat.is_settled() {
+        if method != CITE || self.vat.turns.is_settled() {
             return reply.send(answered);
         }
         // Whoever stores a citation, perhaps on another host, relies on what was written of the object. The
         // task ends when that is durable, or the storage has failed.
-        let (vat, id) = (self.vat.clone(), self.slot.birth.id);
+        let (vat, id) = (self.vat.clone(), self.slot.spec.id);
         tokio::task::spawn_local(async move {
-            let durable = vat.durable_of(id).await;
+            let durable = vat.turns.durable_of(id).await;
             reply.send(durable.map_err(Into::into).and(answered));
         });
     }
@@ -183,7 +183,7 @@ impl Facet {
     /// Answers a call that doesn't reach the object.
     pub(in crate::host) fn refuse(&self, call: Call, error: capnp::Error) {
         if self.right.is_cut() {
-            return self.vat.tell_cut(call.reply, error);
+            return cut::tell(&self.vat, call.reply, error);
         }
         call.reply.send(Err(not_begun(error)));
     }
@@ -194,8 +194,8 @@ impl Facet {
             return Some(revoked());
         }
         let made = self.made.as_ref().and_then(|made| made.instance.broken());
-        let is_of_another = self.generation != self.slot.generation.get();
-        made.or_else(|| is_of_another.then(|| self.slot.end_of(self.generation)))
+        let is_of_another = self.generation != self.slot.generation();
+        made.or_else(|| is_of_another.then(|| self.slot.why_ended(self.generation)))
     }
 }
 
@@ -219,11 +219,11 @@ impl CallTarget for Facet {
         if let Some(chain) = self.carried.as_ref().and_then(|carried| carried.chain.as_ref()) {
             call.chain = Some(chain.clone());
         }
-        match self.vat.clone().admit(call.from_object) {
+        match self.vat.scheduler.admit(&call) {
             Ok(under_way) => {
                 let vat = self.vat.clone();
-                let (entry, passage) = (None, Passage::None);
-                vat.start(Start { facet: self, call, under_way, entry, passage });
+                let (permit, passage) = (None, Passage::None);
+                vat.start(QueuedCall { facet: self, call, under_way, permit, passage });
             }
             Err(error) => call.reply.send(Err(error)),
         }
@@ -233,6 +233,6 @@ impl CallTarget for Facet {
 impl Drop for Facet {
     fn drop(&mut self) {
         membrane::forget(self);
-        self.vat.release(&self.slot);
+        self.vat.objects.release(&self.slot);
     }
 }

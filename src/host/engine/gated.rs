@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use capnp::private::capability::{ClientHook, ParamsHook};
 
+use super::chained_call::Route;
 use super::facet::{Facet, Maker};
-use super::far::Way;
 use super::instance::Instance;
 use crate::error::Result;
 use crate::membrane::{self, Call, CallTarget, Params};
@@ -15,7 +15,7 @@ pub(in crate::host) struct Gated {
     pub(in crate::host) instance: Rc<Instance>,
     pub(in crate::host) raw: Box<dyn ClientHook>,
     /// The way in which calls of chains are made on it.
-    pub(in crate::host) way: RefCell<Way>,
+    pub(in crate::host) route: RefCell<Route>,
 }
 
 impl Gated {
@@ -24,8 +24,8 @@ impl Gated {
         instance: &Rc<Instance>,
         raw: Box<dyn ClientHook>,
     ) -> Box<dyn ClientHook> {
-        let way = RefCell::default();
-        membrane::wrap(Rc::new(Self { instance: instance.clone(), raw, way }))
+        let route = RefCell::default();
+        membrane::wrap(Rc::new(Self { instance: instance.clone(), raw, route }))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The record by which an object exists: its class and, if it has one, its name.
 
-use super::slot::Birth;
+use super::slot::ObjectSpec;
 use crate::error::{Reason, Result, failed};
 
 const VERSION: u8 = 1;
@@ -20,8 +20,8 @@ pub(in crate::host) struct Header<'a> {
 }
 
 impl<'a> Header<'a> {
-    pub(in crate::host) fn of(birth: &'a Birth) -> Self {
-        Self { class: birth.class.name, key: birth.key.as_deref() }
+    pub(in crate::host) fn of(spec: &'a ObjectSpec) -> Self {
+        Self { class: spec.class.name, key: spec.key.as_deref() }
     }
 
     pub(in crate::host) fn encode(&self) -> Vec<u8> {
@@ -98,11 +98,11 @@ impl<'a> Header<'a> {
 
     /// # Errors
     /// When this is the header of an object of another class.
-    pub(in crate::host) fn is_of(&self, birth: &Birth) -> Result<bool> {
-        if self.class == birth.class.name {
+    pub(in crate::host) fn is_of(&self, spec: &ObjectSpec) -> Result<bool> {
+        if self.class == spec.class.name {
             return Ok(true);
         }
-        Err(failed(format!("the object is a {} and not a {}", self.class, birth.class.name)))
+        Err(failed(format!("the object is a {} and not a {}", self.class, spec.class.name)))
     }
 }
 

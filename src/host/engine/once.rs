@@ -31,12 +31,12 @@ use capstead_client::sturdyref::{GrantId, Method};
 
 pub(in crate::host) use self::kept::Retention;
 use self::kept::{Kept, Oldest, forget_in_turn, kept, oldest};
-pub(in crate::host) use self::operator::{Stage, Which};
+pub(in crate::host) use self::operator::{Stage, Which, clear_requests, requests};
 pub(in crate::host) use self::record::RequestId;
 use self::record::{Outcome, REPLY_BYTES_MAX, Record, State};
 use super::facet::Facet;
 use super::instance::Instance;
-use super::run::{self, Handler, Running};
+use super::run::{self, Handler, PendingReply};
 use super::shares::{self, Change, Share};
 use crate::error::{Reason, Result, failed, of_class, overloaded};
 use crate::limits::REQUEST_IDS_MAX;
@@ -84,20 +84,20 @@ pub(in crate::host) struct Claim {
     over: Option<u64>,
 }
 
-/// Decides whether the call is to run: the caller is given back then, and what is to be recorded of
-/// it, if it has an id. Else the caller is answered, now or later.
+/// Decides whether the call is to run. If so, gives back the caller, and the right to run a call with
+/// an id if it has one. Otherwise the caller is answered, now or later.
 pub(in crate::host) fn admit(
     instance: &Rc<Instance>,
     facet: &Facet,
     method: Method,
-    running: Running,
-) -> Option<(Running, Option<Claim>)> {
-    let Some(id) = facet.request() else { return Some((running, None)) };
+    pending: PendingReply,
+) -> Option<(PendingReply, Option<Claim>)> {
+    let Some(id) = facet.request() else { return Some((pending, None)) };
     let outcome = match find(instance, facet, id, method) {
-        Ok(Found::New(claim)) => return Some((running, Some(claim))),
+        Ok(Found::New(claim)) => return Some((pending, Some(claim))),
         Ok(Found::Running) => {
             instance.vat.metrics.calls_repeated_total.add(1);
-            let number = instance.owe(running);
+            let number = instance.owe(pending);
             if let Some(waiting) = instance.requests.running.borrow_mut().get_mut(id) {
                 waiting.push(number);
             }
@@ -109,14 +109,14 @@ pub(in crate::host) fn admit(
         }
         Err(error) => Err(error),
     };
-    tell(instance, running, &outcome);
+    tell(instance, pending, &outcome);
     None
 }
 
 /// Tells one caller how the call ended.
-fn tell(instance: &Rc<Instance>, running: Running, outcome: &Outcome) {
+fn tell(instance: &Rc<Instance>, pending: PendingReply, outcome: &Outcome) {
     let outcome = outcome.as_ref().map_err(Clone::clone);
-    run::answer(instance, running, outcome.and_then(|reply| Body::from_bytes(reply)));
+    run::answer(instance, pending, outcome.and_then(|reply| Body::from_bytes(reply)));
 }
 
 fn find(instance: &Instance, facet: &Facet, id: &RequestId, method: Method) -> Result<Found> {
@@ -130,7 +130,7 @@ fn find(instance: &Instance, facet: &Facet, id: &RequestId, method: Method) -> R
     };
     match record.filter(is_kept) {
         None => {
-            let lineage = instance.vat.lineage(&facet.right);
+            let lineage = shares::lineage(&instance.vat, &facet.right);
             check_room(instance, kept, &lineage)?;
             let (number, began) = (Cell::new(kept.next), Cell::new(retention.now_ms()));
             Ok(Found::New(Claim { id: id.clone(), number, began, method, lineage, over }))
@@ -157,12 +157,12 @@ fn check_room(instance: &Instance, kept: Kept, lineage: &[GrantId]) -> Result<()
              call has not happened"
         )));
     }
-    let (store, account) = (instance.vat.store.borrow(), &instance.account);
+    let (store, account) = (instance.vat.turns.store(), &instance.account);
     for grant in lineage {
-        let share = shares::share(&store, instance.birth.id, *grant)?;
+        let share = shares::share(&store, instance.spec.id, *grant)?;
         if let Err(error) = share.check_bytes(account.limit()) {
             if let Ok(agent) = instance.vat.agent() {
-                agent.make_room(instance.birth.id);
+                agent.make_room(instance.spec.id);
             }
             return Err(error);
         }
@@ -286,9 +286,8 @@ impl Claim {
         let outcome = recorded.and(outcome);
         let waiting = instance.requests.running.borrow_mut().remove(&self.id).unwrap_or_default();
         for number in waiting {
-            let running = instance.running.borrow_mut().remove(&number);
-            if let Some(running) = running {
-                tell(instance, running, &outcome);
+            if let Some(pending) = instance.take_pending(number) {
+                tell(instance, pending, &outcome);
             }
         }
         outcome.map(drop)

@@ -23,6 +23,8 @@ use tokio::sync::Mutex;
 use self::grants::{Counts, Gone, TargetGrants, Whose, has_any};
 use super::admin::storage_failed;
 use crate::error::{Result, failed};
+use crate::host::engine::cut;
+use crate::host::engine::evict;
 use crate::host::engine::header::Header;
 use crate::host::engine::vat::Vat;
 use crate::id::ObjectId;
@@ -263,8 +265,8 @@ impl Writer {
             Some(account) => account.clone(),
             None => object.begin(vat, self.existing)?,
         };
-        vat.store.borrow().check_import()?;
-        let written = vat.write_aside(&account, |store| {
+        vat.turns.store().check_import()?;
+        let written = evict::write_aside(vat, &account, |store| {
             object.write(store, &account, place, part)?;
             object.remove(store, gone)
         });
@@ -272,7 +274,7 @@ impl Writer {
         // Of this batch, since another one may never come.
         let cut = object.grants.as_mut().map(|grants| std::mem::take(&mut grants.cut));
         let cut = cut.unwrap_or_default();
-        vat.cut(object.id, &cut);
+        cut::cut(vat, object.id, &cut);
         // All that was made from a grant of an object is on its own host.
         if object.header.is_none() {
             self.untold.borrow_mut().extend(cut.iter().map(|grant| (object.id, *grant)));
@@ -300,7 +302,7 @@ enum Place {
 
 impl Incoming {
     fn is_whole(&self, vat: &Vat) -> Result<bool> {
-        let present = vat.store.borrow().get(self.id, Space::Header, &[]);
+        let present = vat.turns.store().get(self.id, Space::Header, &[]);
         let present = present.map_err(|error| storage_failed(&error))?;
         Ok(present.is_some_and(|header| !Header::is_unfinished(&header)))
     }
@@ -317,7 +319,7 @@ impl Incoming {
 
     /// Whose grants it has in the end. An import that was cut short is ended as it began.
     fn whose(&self, vat: &Rc<Vat>, existing: Existing, imported: ImportedGrants) -> Result<Whose> {
-        let present = vat.store.borrow().get(self.id, Space::Header, &[]);
+        let present = vat.turns.store().get(self.id, Space::Header, &[]);
         let present = present.map_err(|error| storage_failed(&error))?;
         let keeps = match &present {
             Some(header) if Header::is_unfinished(header) => Header::keeps_grants(header),
@@ -342,7 +344,7 @@ impl Incoming {
 
     /// Looks at what is there before the first batch.
     fn begin(&mut self, vat: &Rc<Vat>, existing: Existing) -> Result<Rc<Account>> {
-        let store = vat.store.borrow();
+        let store = vat.turns.store();
         let present = store.get(self.id, Space::Header, &[]);
         let present = present.map_err(|error| storage_failed(&error))?;
         let is_whole = present.as_ref().is_some_and(|header| !Header::is_unfinished(header));
@@ -350,7 +352,7 @@ impl Incoming {
             return Err(failed("an object exists already: import it with --replace"));
         }
         let class = self.header.as_deref().and_then(Header::class_of);
-        let class = class.and_then(|class| vat.class_account(class));
+        let class = class.and_then(|class| vat.objects.class_account(class));
         let account = store
             .account(self.id, present.is_some(), u64::MAX, class)
             .map_err(|error| storage_failed(&error))?;

@@ -339,9 +339,9 @@ fn imported_references_have_their_edges_and_those_of_other_clusters_none() {
         values.push((b"new".to_vec(), new));
         values.push((b"foreign".to_vec(), foreign));
         values.sort();
-        let edges = |key: &[u8]| world.vat.store.borrow().get(id("x"), Space::Edges, key).unwrap();
+        let edges = |key: &[u8]| world.vat.turns.store().get(id("x"), Space::Edges, key).unwrap();
         let references = || {
-            let account = world.vat.store.borrow().account(id("x"), true, u64::MAX, None);
+            let account = world.vat.turns.store().account(id("x"), true, u64::MAX, None);
             account.unwrap().usage().references
         };
         import_all(&host, &object("x", 1, &[(b"old", &old), (b"older", b"")])).await.unwrap();

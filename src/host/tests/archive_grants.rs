@@ -11,6 +11,8 @@ use super::grants::{by_name, labelled, namespace, restore, revoke, root, save};
 use super::references::join;
 use super::trial::{World, call_write, read, run_within, settle};
 use crate::host::Agent;
+use crate::host::authority::records;
+use crate::host::engine::right::GrantRef;
 use crate::id::{ObjectId, Pool};
 use crate::schema::admin_capnp::{Existing, ImportedGrants, host_admin, import};
 use crate::storage::Space;
@@ -125,7 +127,7 @@ fn a_root_is_what_the_archive_says_if_the_operator_says_so() {
         let text = root("Trial").expose_text("127.0.0.1:1").unwrap();
         let all = namespace(&agent, &text).await.unwrap();
         let (id, grant) =
-            (crate::host::authority::grants::object_id(target()), root_grant("Trial"));
+            (crate::host::authority::records::object_id(target()), root_grant("Trial"));
         let good = export(&host).await;
         let old = Grant { allows_independent: true, ..Grant::root(7) };
         let of_version_before = [
@@ -147,7 +149,12 @@ fn a_root_is_what_the_archive_says_if_the_operator_says_so() {
         for frames in [&good[..], &of_version_before] {
             replace(&host, frames, ImportedGrants::Replace).await;
             read(&by_name(&namespace(&agent, &text).await.unwrap(), "x")).await.unwrap();
-            assert!(!world.vat.grant((id, grant)).unwrap().unwrap().allows_independent);
+            assert!(
+                !records::get(&world.vat, GrantRef::new(id, grant))
+                    .unwrap()
+                    .unwrap()
+                    .allows_independent
+            );
         }
     });
 }
@@ -168,7 +175,7 @@ fn what_was_revoked_before_an_import_failed_is_cut() {
         let text = root("Trial").expose_text("127.0.0.1:1").unwrap();
         let all = namespace(&agent, &text).await.unwrap();
         read(&by_name(&all, "x")).await.unwrap();
-        let id = crate::host::authority::grants::object_id(target());
+        let id = crate::host::authority::records::object_id(target());
         let revoked = Grant { is_revoked: true, ..Grant::root(7) };
         let mut frames = frame(&Frame::Object(id));
         frames.extend(records(Space::Grants, root_grant("Trial").as_bytes(), &revoked.encode()));
@@ -197,7 +204,7 @@ fn a_good_reference_is_told_that_the_import_is_not_finished() {
         let ada = save(&owner, &labelled("Ada")).await.unwrap();
         let records_of = |label: &str| {
             let x = owner_id();
-            let grants = world.vat.grants_behind(x, None, 9).unwrap();
+            let grants = records::list_behind(&world.vat, x, None, 9).unwrap();
             let (id, grant) = grants.into_iter().find(|(_, grant)| grant.label == label).unwrap();
             records(Space::Grants, id.as_bytes(), &grant.encode())
         };

@@ -72,9 +72,9 @@ fn a_sleeping_object_that_nobody_holds_leaves_its_place() {
         let held = world.object("held");
         call_note(&held, 1).promise.await.unwrap();
         all_sleep(&world).await;
-        assert_eq!(world.vat.places(), 1);
+        assert_eq!(world.vat.objects.count(), 1);
         drop(held);
-        assert_eq!(world.vat.places(), 0);
+        assert_eq!(world.vat.objects.count(), 0);
     });
 }
 
@@ -219,7 +219,7 @@ fn an_object_that_cannot_wake_leaves_nothing_behind() {
             settle().await;
         }
         all_sleep(&world).await;
-        assert_eq!(world.vat.places(), 0);
+        assert_eq!(world.vat.objects.count(), 0);
     });
 }
 

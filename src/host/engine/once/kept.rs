@@ -70,7 +70,7 @@ pub(super) fn kept(instance: &Instance) -> Result<Kept> {
     if let Some(kept) = instance.requests.kept.get() {
         return Ok(kept);
     }
-    let ends = instance.vat.store.borrow().ends(instance.birth.id, Space::Requests, &[ORDER])?;
+    let ends = instance.vat.turns.store().ends(instance.spec.id, Space::Requests, &[ORDER])?;
     let by_then = instance.read(Space::Requests, &record::BY_THEN)?;
     let by_then = by_then.map(|record| record::decode_by_then(&record)).transpose()?;
     let by_then = by_then.unwrap_or_default();
@@ -105,12 +105,8 @@ pub(super) fn oldest(instance: &Instance, first: u64) -> Result<(u64, Oldest)> {
     let mut range = Range::all().within(&[ORDER]);
     range.start = Bound::Included(record::order_key(first).to_vec());
     loop {
-        let page = instance.vat.store.borrow().records(
-            instance.birth.id,
-            Space::Requests,
-            &range,
-            SOME,
-        )?;
+        let page =
+            instance.vat.turns.store().records(instance.spec.id, Space::Requests, &range, SOME)?;
         let mut last = None;
         for (key, record) in (0..).map_while(|at| page.get(at)) {
             let (number, (began, id)) = (record::number_in(key)?, record::decode_order(record)?);
@@ -163,7 +159,7 @@ pub(super) fn forget(
 
 /// As [`forget`], in the instance's present turn. Something else must be written in it as well.
 pub(super) fn forget_in_turn(instance: &Instance, number: u64, id: &RequestId) -> Result<()> {
-    forget(&mut instance.vat.store.borrow_mut(), instance.birth.id, number, id)
+    forget(&mut instance.vat.turns.store_mut(), instance.spec.id, number, id)
 }
 
 /// The part of an id in the shares: its bytes count once it has ended.

@@ -10,8 +10,10 @@ use std::rc::Rc;
 use capstead_client::sturdyref::GrantId;
 
 use crate::error::Result;
-use crate::host::authority::granting::grant_id;
+use crate::host::authority::calls::grant_id;
+use crate::host::authority::records;
 use crate::host::authority::sweep::Deaths;
+use crate::host::engine::right::GrantRef;
 use crate::host::engine::vat::Vat;
 use crate::id::ObjectId;
 use crate::sturdyref::Grant;
@@ -84,7 +86,7 @@ impl TargetGrants {
     ) -> Result<bool> {
         let (id, now) = (grant_id(id)?, vat.clock.now_ms());
         let comes = Grant::decode(record)?.is_valid_at(now);
-        let own = vat.grant((self.target, id))?;
+        let own = records::get(vat, GrantRef::new(self.target, id))?;
         let was = match own.filter(|grant| !grant.is_revoked) {
             Some(grant) => !self.deaths.is_dead(self.target, &grant).await?,
             None => false,
@@ -119,7 +121,7 @@ impl TargetGrants {
     ) -> Result<(Gone, usize)> {
         let (mut gone, mut length) = (Gone::new(), 0);
         while self.whose == Whose::Archives && length < bytes {
-            let some = vat.grants_behind(self.target, self.after, PAGE)?;
+            let some = records::list_behind(vat, self.target, self.after, PAGE)?;
             let Some((last, _)) = some.last() else { break };
             self.after = Some(*last);
             for (id, grant) in some {
@@ -144,7 +146,7 @@ impl TargetGrants {
 async fn in_force(vat: &Vat, target: ObjectId, deaths: &mut Deaths) -> Result<u64> {
     let (mut count, mut after) = (0, None);
     loop {
-        let some = vat.grants_behind(target, after, PAGE)?;
+        let some = records::list_behind(vat, target, after, PAGE)?;
         for (_, grant) in &some {
             count += u64::from(!deaths.is_dead(target, grant).await?);
         }
@@ -161,5 +163,5 @@ async fn in_force(vat: &Vat, target: ObjectId, deaths: &mut Deaths) -> Result<u6
 /// # Errors
 /// When the storage can't be read.
 pub(super) fn has_any(vat: &Rc<Vat>, target: ObjectId) -> Result<bool> {
-    Ok(!vat.grants_behind(target, None, 1)?.is_empty())
+    Ok(!records::list_behind(vat, target, None, 1)?.is_empty())
 }

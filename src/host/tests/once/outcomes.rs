@@ -117,7 +117,7 @@ fn a_reply_that_cannot_be_stored_is_an_error_each_time_and_what_was_written_stay
         assert_eq!(log(), [1; 4]);
         let again = restart(&world);
         let written = ObjectId::named(Pool::default(), "Steps", "x");
-        assert!(again.vat.store.borrow().get(written, Space::Data, b"a").unwrap().is_some());
+        assert!(again.vat.turns.store().get(written, Space::Data, b"a").unwrap().is_some());
     });
 }
 

@@ -67,17 +67,17 @@ impl Flow {
         let (cap, expected) = self.caps[at].clone();
         let stores = Step { keep: true, writes: 1, ..NOTHING };
         let kept = Step { answer: Answer::Kept, polls: 2, ..NOTHING };
-        let gives = Step { answer: Answer::Gift, writes: 1, polls: 2, ..NOTHING };
+        let may_give = Step { answer: Answer::Gift, writes: 1, polls: 2, ..NOTHING };
         let passes = Step {
             answer: Answer::Promised,
             calls: 1,
             passes_gift: true,
-            next: Some(Box::new(gives.clone())),
+            next: Some(Box::new(may_give.clone())),
             ..NOTHING
         };
         let way = self.dice.below(3);
         let back = match way {
-            0 => self.ask(&gives, Some(cap)).await,
+            0 => self.ask(&may_give, Some(cap)).await,
             1 => self.ask(&passes, Some(cap)).await,
             _ => {
                 let object = self.object();

@@ -190,10 +190,10 @@ fn a_callback_that_crossed_two_hops_is_called_in_order() {
 #[test]
 fn a_promise_that_becomes_the_callers_own_keeps_the_order_behind_a_held_gate() {
     for gift in [CALLBACK, OTHER] {
-        let gives = Step { writes: 1, ..returns(Answer::Gift) };
+        let may_give = Step { writes: 1, ..returns(Answer::Gift) };
         check(0, 1 + 12, || {
             let mut ops = vec![Op::Hold { vat: 0 }];
-            ops.push(call_with(OBJECT, gives.clone(), None, Some(gift)));
+            ops.push(call_with(OBJECT, may_give.clone(), None, Some(gift)));
             ops.extend(notes(PROMISED, 4));
             ops.push(RUN);
             ops.extend(notes(PROMISED, 4));
@@ -256,9 +256,9 @@ fn an_object_may_call_itself_through_a_promise_that_others_made() {
     let again = Step { use_kept: true, calls: 1, next: Some(Box::new(NOTHING)), ..NOTHING };
     let calls = Step { use_kept: true, calls: 3, next: Some(Box::new(again)), ..NOTHING };
     check_over(0..2, 1 + 1 + 1 + 3 + 3, || {
-        let gives = Step { polls: 30, answer: Answer::Gift, ..NOTHING };
+        let may_give = Step { polls: 30, answer: Answer::Gift, ..NOTHING };
         vec![
-            call_with(CALLBACK, gives, None, Some(OBJECT)),
+            call_with(CALLBACK, may_give, None, Some(OBJECT)),
             call_with(OBJECT, stores.clone(), None, Some(PROMISED)),
             call(OBJECT, calls.clone()),
             RUN,

@@ -25,7 +25,7 @@ const CALLS_WAITING_MAX: usize = 4096;
 
 /// The way in which calls are made on a capability.
 #[derive(Default)]
-pub(in crate::host) enum Way {
+pub(in crate::host) enum Route {
     /// No chain has come here.
     #[default]
     Unknown,
@@ -42,32 +42,32 @@ pub(in crate::host) enum Way {
 impl Gated {
     /// Makes a call that has passed the gate.
     pub(in crate::host) fn send(self: &Rc<Self>, call: Call) {
-        let chained = match &mut *self.way.borrow_mut() {
-            Way::Unknown if call.chain.is_none() => None,
+        let chained = match &mut *self.route.borrow_mut() {
+            Route::Unknown if call.chain.is_none() => None,
             // Within a vat the chain is part of the call. What a promise will be isn't known yet.
-            Way::Unknown if membrane::find::<Facet>(&*self.raw).is_some() => None,
-            way @ Way::Unknown => {
+            Route::Unknown if membrane::find::<Facet>(&*self.raw).is_some() => None,
+            route @ Route::Unknown => {
                 let asked = self.in_chain(call.chain.as_ref());
-                *way = Way::Asking(VecDeque::from([call]));
+                *route = Route::Asking(VecDeque::from([call]));
                 // Ends with the answer, or with the connection.
                 tokio::task::spawn_local(self.clone().learn(asked));
                 return;
             }
-            Way::Asking(waiting) if waiting.len() < CALLS_WAITING_MAX => {
+            Route::Asking(waiting) if waiting.len() < CALLS_WAITING_MAX => {
                 return waiting.push_back(call);
             }
-            Way::Asking(_) => {
+            Route::Asking(_) => {
                 let reason = "too many calls wait for a capability that doesn't answer";
                 return call.reply.send(Err(overloaded(reason)));
             }
-            Way::Chained { latest, cap } => {
+            Route::Chained { latest, cap } => {
                 let this = latest_of(&call);
                 if *latest != this {
                     (*latest, *cap) = (this, self.chained(&call));
                 }
                 Some(cap.add_ref())
             }
-            Way::Plain => None,
+            Route::Plain => None,
         };
         let to = chained.as_deref().unwrap_or(&*self.raw);
         deliver(to, call);
@@ -90,8 +90,8 @@ impl Gated {
             Err(error) => error.kind == ErrorKind::Unimplemented,
         };
         loop {
-            let next = match &mut *self.way.borrow_mut() {
-                Way::Asking(waiting) => waiting.pop_front(),
+            let next = match &mut *self.route.borrow_mut() {
+                Route::Asking(waiting) => waiting.pop_front(),
                 _ => None,
             };
             match next {
@@ -101,11 +101,11 @@ impl Gated {
                 None => break,
             }
         }
-        self.way.replace(if is_plain {
-            Way::Plain
+        self.route.replace(if is_plain {
+            Route::Plain
         } else {
             // No call has this number: the next one asks for its own chain.
-            Way::Chained { latest: Some(0), cap: self.raw.add_ref() }
+            Route::Chained { latest: Some(0), cap: self.raw.add_ref() }
         });
     }
 }

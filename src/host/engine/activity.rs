@@ -11,18 +11,18 @@ use crate::id::ObjectId;
 
 thread_local! {
     /// That of the host which runs on this thread.
-    static HERE: RefCell<Option<Arc<Pulse>>> = const { RefCell::new(None) };
+    static HERE: RefCell<Option<Arc<Activity>>> = const { RefCell::new(None) };
 }
 
 /// The turn that runs on this thread, for whoever reports a panic in it.
-pub(crate) fn present_turn() -> Option<Seen> {
-    let look = |here: &RefCell<Option<Arc<Pulse>>>| here.try_borrow().ok()?.as_ref()?.look();
+pub(crate) fn present_turn() -> Option<Turn> {
+    let look = |here: &RefCell<Option<Arc<Activity>>>| here.try_borrow().ok()?.as_ref()?.current();
     HERE.try_with(look).ok().flatten()
 }
 
 /// A host's present turn.
 #[derive(Debug)]
-pub(crate) struct Pulse {
+pub(crate) struct Activity {
     /// Rises at the beginning of each turn, when it becomes odd, and at its end.
     beats: AtomicU64,
     class: AtomicU32,
@@ -34,7 +34,7 @@ pub(crate) struct Pulse {
 
 /// A turn that was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct Turn {
     /// No two turns of a host have the same.
     pub(crate) beat: u64,
     pub(crate) class: &'static str,
@@ -44,7 +44,7 @@ pub(crate) struct Seen {
     pub(crate) method: u32,
 }
 
-impl Seen {
+impl Turn {
     /// The method by its numbers, which every schema has.
     pub(crate) fn method_name(&self) -> String {
         match self.interface {
@@ -54,7 +54,7 @@ impl Seen {
     }
 }
 
-impl Pulse {
+impl Activity {
     pub(in crate::host) fn new(classes: Vec<&'static str>) -> Self {
         Self {
             beats: AtomicU64::default(),
@@ -99,7 +99,7 @@ impl Pulse {
     }
 
     /// The present turn; none between two turns, or if the turn changed meanwhile.
-    pub(crate) fn look(&self) -> Option<Seen> {
+    pub(crate) fn current(&self) -> Option<Turn> {
         let beat = self.beats.load(Ordering::Acquire);
         let half = |at: usize| u128::from(self.object[at].load(Ordering::Relaxed));
         let object = ObjectId::from_bytes(((half(0) << 64) | half(1)).to_be_bytes());
@@ -109,6 +109,6 @@ impl Pulse {
         fence(Ordering::Acquire);
         let same = beat % 2 == 1 && self.beats.load(Ordering::Relaxed) == beat;
         let class = self.classes.get(class).copied()?;
-        same.then_some(Seen { beat, class, object, interface, method })
+        same.then_some(Turn { beat, class, object, interface, method })
     }
 }
