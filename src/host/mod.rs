@@ -1,9 +1,9 @@
 //! A host: one vat with its objects, on one thread, over one environment.
 //!
-//! A call comes in through a facet, waits in arrival order until its object is awake, runs in turns,
-//! and its reply leaves through the object's gate. That is the floor `engine`. Above it, `authority`
-//! has the grants, `api` what a class sees, `operator` what the operator's tools do, and `cluster`
-//! the ways to and from other hosts.
+//! A call comes in through a facet, waits in arrival order until its object is awake, runs in
+//! turns, and its reply leaves through the object's gate. That is the floor `engine`. Above it,
+//! `authority` has the grants, `api` what a class sees, `operator` what the operator's tools do,
+//! and `cluster` the ways to and from other hosts.
 //!
 //! It never talks to a gateway or supervisor other than through `cluster.capnp`.
 

@@ -17,10 +17,10 @@ use crate::error::Result;
 
 /// The outcome of one call. Resolving it delivers the pipelined calls first, then wakes the caller.
 #[derive(Clone, Default)]
-pub(super) struct Answer(Rc<State>);
+pub(super) struct Answer(Rc<AnswerState>);
 
 #[derive(Default)]
-struct State {
+struct AnswerState {
     outcome: RefCell<Option<Result<Rc<Body>>>>,
     pipeline: Pipeline,
     caller: RefCell<Option<Waker>>,
@@ -65,7 +65,7 @@ impl Drop for Asked {
     }
 }
 
-impl Owed for State {
+impl Owed for AnswerState {
     fn answered(&self) {
         self.pipeline.is_answered();
     }

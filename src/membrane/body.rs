@@ -52,8 +52,8 @@ impl Body {
     /// A copy in which every capability can be replaced.
     ///
     /// # Errors
-    /// When it can't be read as a whole, or is more than what can be sent: a small message of a peer
-    /// can have pointers to one part in so many places that its copy is far larger.
+    /// When it can't be read as a whole, or is more than what can be sent: a small message of a
+    /// peer can have pointers to one part in so many places that its copy is far larger.
     pub(crate) fn copy(from: any_pointer::Reader<'_>) -> Result<Self> {
         let size = from.target_size()?;
         let words = usize::try_from(size.word_count).unwrap_or(usize::MAX);
@@ -107,8 +107,8 @@ impl Body {
     }
 
     /// # Errors
-    /// When it can't be sent over a connection. It isn't sent within a vat either then, so that where
-    /// an object lives changes nothing.
+    /// When it can't be sent over a connection. It isn't sent within a vat either then, so that
+    /// where an object lives changes nothing.
     pub(super) fn check(&self) -> Result<()> {
         check_size(self.size_bytes(), self.caps.iter().flatten().count())
     }

@@ -6,10 +6,10 @@ use crate::error::{Reason, Result, failed};
 
 /// Calls of exclusive objects, each made while the next one runs; the latest first.
 #[derive(Clone, Debug)]
-pub(crate) struct Chain(Rc<Link>);
+pub(crate) struct Chain(Rc<ChainNode>);
 
 #[derive(Debug)]
-struct Link {
+struct ChainNode {
     call: u128,
     before: Option<Chain>,
     length: usize,
@@ -30,7 +30,7 @@ impl Chain {
                 "more than {CALLS_MAX} exclusive objects wait for each other in a row"
             )));
         }
-        Ok(Self(Rc::new(Link { call, before, length })))
+        Ok(Self(Rc::new(ChainNode { call, before, length })))
     }
 
     /// The calls, the latest first.

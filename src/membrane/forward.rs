@@ -2,10 +2,11 @@
 //!
 //! Invariants:
 //! - The calls of one client go on in the order in which they came.
-//! - A large call waits while a connection to another vat of this system has much to send, and behind it all
-//!   later ones of its client; those of others don't. So nobody's calls are behind all that others send.
-//! - A large answer from another vat waits until its client has room for it, and the other vat is told when it
-//!   was passed on.
+//! - A large call waits while a connection to another vat of this system has much to send, and
+//!   behind it all later ones of its client; those of others don't. So nobody's calls are behind
+//!   all that others send.
+//! - A large answer from another vat waits until its client has room for it, and the other vat is
+//!   told when it was passed on.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -31,11 +32,11 @@ use crate::error::{Result, disconnected};
 const LARGE_BYTES: usize = 64 << 10;
 
 /// The calls of a client that wait, each with its target.
-type Row = VecDeque<(Box<dyn ClientHook>, Call)>;
+type WaitingCalls = VecDeque<(Box<dyn ClientHook>, Call)>;
 
 thread_local! {
     /// By the number of the client's outlet, for as long as a task goes on with it.
-    static ROWS: RefCell<HashMap<u32, Row>> = RefCell::default();
+    static ROWS: RefCell<HashMap<u32, WaitingCalls>> = RefCell::default();
     /// Answers that wait for room.
     static WAITING: Cell<usize> = const { Cell::new(0) };
     static NONE_WAITS: Rc<Notify> = Rc::default();
@@ -43,9 +44,9 @@ thread_local! {
     static COPIES: Rc<Semaphore> = Rc::new(Semaphore::new(1));
 }
 
-/// Makes the call anew on a foreign hook, for instance that of a connection, at once or after those of the same
-/// client that wait. It is the end of its promises: capnp-rpc can't put capabilities into a call on one that
-/// became something of this vat.
+/// Makes the call anew on a foreign hook, for instance that of a connection, at once or after those
+/// of the same client that wait. It is the end of its promises: capnp-rpc can't put capabilities
+/// into a call on one that became something of this vat.
 pub(super) fn forward(to: &dyn ClientHook, call: Call) {
     // What comes from another vat was held back there.
     let Some(outlet) = call.reply.outlet().filter(|outlet| !outlet.is_shared()).cloned() else {
@@ -89,16 +90,16 @@ async fn go_on(outlet: Rc<Outlet>) {
     }
 }
 
-/// Calls that are pipelined on the answer go on at once too, in the same order: it doesn't wait here for an
-/// answer that may itself wait for it.
+/// Calls that are pipelined on the answer go on at once too, in the same order: it doesn't wait
+/// here for an answer that may itself wait for it.
 fn forward_now(to: &dyn ClientHook, call: Call) {
-    let Call { interface, method, params, reply, hops, .. } = call;
+    let Call { method, params, reply, hops, .. } = call;
     let begun = Passing::begin(hops).and_then(|passing| Ok((passing, params.sendable()?)));
     let (passing, size) = match begun {
         Ok(begun) => begun,
         Err(error) => return reply.send(Err(error)),
     };
-    let mut request = to.new_call(interface, method, Some(size));
+    let mut request = to.new_call(method.interface, method.ordinal, Some(size));
     let mut write = |params: Params| {
         if size.cap_count == 0 {
             return request.get().set_as(params.get()?);

@@ -17,6 +17,7 @@ use capstead_client::sturdyref::Method;
 use super::answer::{Answer, Asked};
 use super::body::Body;
 use super::call::{Call, Params, Reply};
+use super::call_end::Origin;
 
 /// Its address is the brand of all our hooks. It is never that of a connection, so capnp-rpc never
 /// takes one of our hooks for its own, and we know ours by it.
@@ -102,8 +103,8 @@ pub(crate) fn forget<T: CallTarget>(target: &T) {
     let _ = TARGETS.try_with(|targets| targets.borrow_mut().remove(&address));
 }
 
-/// Most promises in a row that are followed. Objects that hand each other's promises on make rows of
-/// honest ones; a row without an end comes from a promise that a caller had resolved to itself.
+/// Most promises in a row that are followed. Objects that hand each other's promises on make rows
+/// of honest ones; a row without an end comes from a promise that a caller had resolved to itself.
 const STEPS_MAX: usize = 1024;
 
 /// The end of a capability once the promises are followed that are known by now.
@@ -153,8 +154,8 @@ thread_local! {
 
 /// Takes a call that comes from foreign code. What came over a connection comes from the RPC system
 /// itself; all others, from queued clients.
-pub(super) fn take(is_from_peer: bool, enqueue: impl FnOnce()) {
-    let before = HANDS_OVER.replace(!is_from_peer || HANDS_OVER.get());
+pub(super) fn take(origin: Origin, enqueue: impl FnOnce()) {
+    let before = HANDS_OVER.replace(origin == Origin::Local || HANDS_OVER.get());
     let taken = catch_unwind(AssertUnwindSafe(enqueue));
     HANDS_OVER.set(before);
     if let Err(panic) = taken {
@@ -236,7 +237,11 @@ impl<T: CallTarget> ClientHook for Hook<T> {
         _size: Option<MessageSize>,
     ) -> Request<any_pointer::Owned, any_pointer::Owned> {
         let target = self.0.clone();
-        Request::new(Box::new(Outgoing { target, interface, method, body: Body::new() }))
+        Request::new(Box::new(Outgoing {
+            target,
+            method: Method::new(interface, method),
+            body: Body::new(),
+        }))
     }
 
     fn call(
@@ -246,9 +251,9 @@ impl<T: CallTarget> ClientHook for Hook<T> {
         params: Box<dyn ParamsHook>,
         results: Box<dyn ResultsHook>,
     ) -> Promise<(), Error> {
-        let (call, is_from_peer, ended) =
+        let (call, origin, ended) =
             Call::of_foreign_code(Method::new(interface, method), params, results);
-        take(is_from_peer, || self.0.clone().enqueue(call));
+        take(origin, || self.0.clone().enqueue(call));
         ended
     }
 
@@ -261,8 +266,8 @@ impl<T: CallTarget> ClientHook for Hook<T> {
         Rc::as_ptr(&self.0).addr()
     }
 
-    /// The RPC system learns neither that it is a promise nor what becomes of it: who got it from us
-    /// reaches it by the same path for ever.
+    /// The RPC system learns neither that it is a promise nor what becomes of it: who got it from
+    /// us reaches it by the same path for ever.
     fn get_resolved(&self) -> Option<Box<dyn ClientHook>> {
         None
     }
@@ -287,8 +292,7 @@ impl<T: CallTarget> ClientHook for Hook<T> {
 
 struct Outgoing<T> {
     target: Rc<T>,
-    interface: u64,
-    method: u16,
+    method: Method,
     body: Body,
 }
 
@@ -302,7 +306,7 @@ impl<T: CallTarget> RequestHook for Outgoing<T> {
     }
 
     fn send(self: Box<Self>) -> RemotePromise<any_pointer::Owned> {
-        let Self { target, interface, method, mut body } = *self;
+        let Self { target, method, mut body } = *self;
         let answer = Answer::default();
         let asked = answer.asked();
         let reply = Reply::to_answer(answer);
@@ -311,7 +315,7 @@ impl<T: CallTarget> RequestHook for Outgoing<T> {
                 body.replace_caps(|cap| target.leaving(cap));
                 let params = Params::Ours(Box::new(body));
                 let (chain, from_object, hops) = (None, false, 0);
-                let call = Call { interface, method, params, reply, chain, from_object, hops };
+                let call = Call { method, params, reply, chain, from_object, hops };
                 target.clone().enqueue(call);
             }
             Err(error) => reply.send(Err(error)),

@@ -6,11 +6,12 @@
 //!
 //! Invariants:
 //! - A call is handed to its target when it is made, in the order made, polled or not.
-//! - A hook answers none to `get_resolved` and `when_more_resolved`, and its `get_ptr` and `get_brand`
-//!   are its own: so capnp-rpc never strips it on export, and the path of what was exported never
-//!   changes.
+//! - A hook answers none to `get_resolved` and `when_more_resolved`, and its `get_ptr` and
+//!   `get_brand` are its own: so capnp-rpc never strips it on export, and the path of what was
+//!   exported never changes.
 //! - An answer that is dropped without an outcome tells its caller so: nobody waits for ever.
-//! - Promises of which a peer decides where they lead never come back to the RPC system as they are.
+//! - Promises of which a peer decides where they lead never come back to the RPC system as they
+//!   are.
 //!
 //! It never decides whether a call is allowed, starts a handler, or knows what a turn is.
 

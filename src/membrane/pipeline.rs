@@ -1,12 +1,14 @@
-//! The pipeline of an answer: the capabilities in a result that isn't there yet, and the calls on them.
+//! The pipeline of an answer: the capabilities in a result that isn't there yet, and the calls on
+//! them.
 //!
 //! Invariants:
-//! - A path into a result leads to one capability, from its first use on; the result keeps that one.
+//! - A path into a result leads to one capability, from its first use on; the result keeps that
+//!   one.
 //! - Calls on it are delivered in the order made, also when all callers let go; capnp-rpc's queued
 //!   client loses them then.
 //! - Once nobody can use paths into a result any more, nothing of it is kept that nobody holds.
-//! - However many results come to be known by one another, the stack doesn't nest: whatever waits for
-//!   the second is delivered after what waited for the first.
+//! - However many results come to be known by one another, the stack doesn't nest: whatever waits
+//!   for the second is delivered after what waited for the first.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -25,10 +27,10 @@ use super::hook::{self, CallTarget, End};
 
 /// See the head of the file.
 #[derive(Default)]
-pub(super) struct Pipeline(RefCell<State>);
+pub(super) struct Pipeline(RefCell<PipelineState>);
 
 #[derive(Default)]
-struct State {
+struct PipelineState {
     source: Option<Source>,
     used: Vec<(Vec<PipelineOp>, Rc<PromisedCap>)>,
     /// Whoever made the call has let go of its answer.
@@ -58,8 +60,8 @@ enum Source {
 }
 
 impl Source {
-    /// `None`: only the end will say it. That is so when the answer is there and the RPC system hasn't
-    /// handed it over yet; it panics then if there is no capability in that place.
+    /// `None`: only the end will say it. That is so when the answer is there and the RPC system
+    /// hasn't handed it over yet; it panics then if there is no capability in that place.
     fn cap(&self, path: &[PipelineOp]) -> Option<Box<dyn ClientHook>> {
         match self {
             Self::Early(opened, _) | Self::Ended(Ok(opened)) => {
@@ -207,10 +209,10 @@ fn fields(path: &[PipelineOp]) -> impl Iterator<Item = u16> {
 
 /// A capability that isn't known yet, and then stands for one that is.
 #[derive(Default)]
-pub(super) struct PromisedCap(RefCell<Queue>);
+pub(super) struct PromisedCap(RefCell<PromiseState>);
 
 #[derive(Default)]
-struct Queue {
+struct PromiseState {
     target: Option<Box<dyn ClientHook>>,
     /// The calls that wait have been delivered: all others may go there at once.
     is_open: bool,
@@ -253,8 +255,8 @@ impl PromisedCap {
         drop(delivers);
     }
 
-    /// A peer may have said that the result is what it is itself. Those that lead to each other would keep
-    /// each other for ever.
+    /// A peer may have said that the result is what it is itself. Those that lead to each other
+    /// would keep each other for ever.
     fn let_go_of_circle(&self) {
         if let Some(target) = self.target()
             && let Err(error) = hook::follow(&*target)

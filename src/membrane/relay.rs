@@ -1,13 +1,13 @@
 //! The capabilities that ours become when they are given to the RPC system.
 //!
-//! A peer decides what its promises are resolved to, and what the results of our calls hold: also the
-//! answer to the call in which it gave them away, or a capability of ours that stands for them. The RPC
-//! system follows such a loop without an end, so it never gets a link of one:
-//! - A promise goes as a [`Relay`], which passes every call on at once, for as long as anybody holds it:
-//!   the RPC system never learns where it leads.
-//! - A capability of a connection goes as a [`PeerCap`], and its owner gets it back as its own. A call that
-//!   comes on it by way of us has results that are made anew; the RPC system would hand on those of the
-//!   peer, with whatever it says is in them.
+//! A peer decides what its promises are resolved to, and what the results of our calls hold: also
+//! the answer to the call in which it gave them away, or a capability of ours that stands for them.
+//! The RPC system follows such a loop without an end, so it never gets a link of one:
+//! - A promise goes as a [`Relay`], which passes every call on at once, for as long as anybody
+//!   holds it: the RPC system never learns where it leads.
+//! - A capability of a connection goes as a [`PeerCap`], and its owner gets it back as its own. A
+//!   call that comes on it by way of us has results that are made anew; the RPC system would hand
+//!   on those of the peer, with whatever it says is in them.
 //!
 //! A capability that is settled by then goes as what it is: that way it comes home as what it was.
 //!
@@ -32,7 +32,8 @@ use crate::error::disconnected;
 
 /// `cap` as the RPC system may have it.
 pub(super) fn relay(cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
-    // A queued client panics while it hands its calls on: a promise that leads to it then leads to itself.
+    // A queued client panics while it hands its calls on: a promise that leads to it then leads to
+    // itself.
     let relayed = catch_unwind(AssertUnwindSafe(|| {
         Ok(match follow(cap)? {
             Destination::Ours(end) => end,
@@ -242,11 +243,11 @@ impl ClientHook for PeerCap {
         params: Box<dyn ParamsHook>,
         results: Box<dyn ResultsHook>,
     ) -> Promise<(), Error> {
-        let (call, is_from_peer, ended) =
+        let (call, origin, ended) =
             Call::of_foreign_code(Method::new(interface, method), params, results);
-        // Never deferred: what the RPC system sends on this connection next comes behind it. It is a
-        // connection's own, which is never busy.
-        hook::take(is_from_peer, || drop(deliver_now(&*self.0, call)));
+        // Never deferred: what the RPC system sends on this connection next comes behind it. It is
+        // a connection's own, which is never busy.
+        hook::take(origin, || drop(deliver_now(&*self.0, call)));
         ended
     }
 

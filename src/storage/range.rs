@@ -2,21 +2,30 @@
 
 use std::ops::{Bound, ControlFlow};
 
-/// Which keys of a space are meant, and in which order.
+/// The order in which a list or a scan goes through keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// From the least to the greatest.
+    #[default]
+    Up,
+    /// From the greatest to the least.
+    Down,
+}
+
+/// Some keys of a space, in an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Range {
     /// The least key.
     pub(crate) start: Bound<Vec<u8>>,
     /// The greatest key.
     pub(crate) end: Bound<Vec<u8>>,
-    /// From the greatest to the least.
-    pub(crate) reverse: bool,
+    pub(crate) direction: Direction,
 }
 
 impl Range {
     /// All keys, from the least one on.
     pub(crate) fn all() -> Self {
-        Self { start: Bound::Unbounded, end: Bound::Unbounded, reverse: false }
+        Self { start: Bound::Unbounded, end: Bound::Unbounded, direction: Direction::Up }
     }
 
     /// Only those that begin with `prefix`.

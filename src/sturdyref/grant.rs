@@ -86,6 +86,13 @@ pub(crate) fn root_grant(class: &str) -> GrantId {
     GrantId::from_bytes(*id)
 }
 
+/// The kind of target in whose storage a grant lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TargetKind {
+    Object,
+    Namespace,
+}
+
 impl Grant {
     /// The first grant of a namespace: without parent or end. None that is made from it survives it, since
     /// nobody has said that it may.
@@ -106,8 +113,8 @@ impl Grant {
 
     /// The part of its record that is left when it is revoked: something if it would be made anew
     /// where there is none. Grants that survive it have their own word on those before them.
-    pub(crate) fn revoked(self, is_of_namespace: bool) -> Option<Vec<u8>> {
-        let is_root = is_of_namespace && self.parent == Parent::None;
+    pub(crate) fn revoked(self, target: TargetKind) -> Option<Vec<u8>> {
+        let is_root = target == TargetKind::Namespace && self.parent == Parent::None;
         is_root.then(|| Self { is_revoked: true, ..self }.encode())
     }
 

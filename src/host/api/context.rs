@@ -110,9 +110,9 @@ impl Context {
     }
 
     /// Ends this instance now: what the present turn wrote is dropped, and so is what it sent after
-    /// that. What earlier turns wrote is made durable, and their replies still leave. All other callers,
-    /// and everybody who holds a capability to the object, get a `disconnected` that says `reason`; who
-    /// restores a reference reaches a fresh instance.
+    /// that. What earlier turns wrote is made durable, and their replies still leave. All other
+    /// callers, and everybody who holds a capability to the object, get a `disconnected` that says
+    /// `reason`; who restores a reference reaches a fresh instance.
     ///
     /// The error returned is what the method that aborts should return; nobody sees another one.
     pub fn abort(&self, reason: impl AsRef<str>) -> capnp::Error {
@@ -122,16 +122,18 @@ impl Context {
 
     /// A capability that the object makes, to give away: a session or a subscription, for instance.
     ///
-    /// Calls on it are turns of the object, it keeps the object awake, and it breaks when the instance
-    /// ends. `capnp_rpc::new_client` makes one too, but there a streaming method that fails breaks the
-    /// capability for all its holders, and calls that waited for a stream may be overtaken.
+    /// Calls on it are turns of the object, it keeps the object awake, and it breaks when the
+    /// instance ends. `capnp_rpc::new_client` makes one too, but there a streaming method that
+    /// fails breaks the capability for all its holders, and calls that waited for a stream may be
+    /// overtaken.
     pub fn capability<C: FromServer<S>, S: 'static>(&self, server: Rc<S>) -> C {
         let made = gated::made(&self.0, Maker::Context(dispatch::<C, S>(server)));
         C::new(Gated::wrap(&self.0, made))
     }
 
     /// Makes a reference to this object, a text to give away, in the present turn. **The text is a
-    /// secret**: whoever has it can use it. It is good once the turn is durable, and until it is revoked.
+    /// secret**: whoever has it can use it. It is good once the turn is durable, and until it is
+    /// revoked.
     ///
     /// ```
     /// use capstead::{Context, Result, Terms, counter_capnp::counter};
@@ -144,15 +146,16 @@ impl Context {
     /// ```
     ///
     /// # Errors
-    /// When the label is too long; outside a turn of this object, on a limit, or when the instance ended.
-    /// Nothing is written then.
+    /// When the label is too long; outside a turn of this object, on a limit, or when the instance
+    /// ended. Nothing is written then.
     pub fn grant(&self, terms: Terms) -> Result<Granted> {
         calls::save(&self.0, &Right::default(), terms)
     }
 
-    /// Takes a grant of this object back, in the present turn: its reference, all that was made from it, and
-    /// the calls that are made by it end at once; their callers are told when that is durable. They stay so
-    /// even if a transaction around this is undone, which leaves the reference as good as it was.
+    /// Takes a grant of this object back, in the present turn: its reference, all that was made
+    /// from it, and the calls that are made by it end at once; their callers are told when that is
+    /// durable. They stay so even if a transaction around this is undone, which leaves the
+    /// reference as good as it was.
     ///
     /// # Errors
     /// When there is no such grant; outside a turn of this object, or when the instance ended.

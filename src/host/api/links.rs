@@ -1,12 +1,13 @@
-//! References in an object's storage: how a capability becomes a value, and a value a capability again.
+//! References in an object's storage: how a capability becomes a value, and a value a capability
+//! again.
 //!
 //! A citation of each capability is stored, encrypted for the object and the key (`sturdyref`). The
-//! facets of this vat are cited at once; for any other capability its far end is asked, which says what
-//! it stands for to none but this object's host. Storing writes nothing in the target, and its edge is
-//! the storage's affair.
+//! facets of this vat are cited at once; for any other capability its far end is asked, which says
+//! what it stands for to none but this object's host. Storing writes nothing in the target, and its
+//! edge is the storage's affair.
 //!
-//! **Invariant:** a class sees neither ids nor citations; it gets from a value the capability that it put
-//! there, and nothing from a copy of the bytes elsewhere.
+//! **Invariant:** a class sees neither ids nor citations; it gets from a value the capability that
+//! it put there, and nothing from a copy of the bytes elsewhere.
 
 use std::future::ready;
 use std::rc::Rc;
@@ -39,19 +40,19 @@ use capstead_client::sturdyref::{Caveats, GrantId};
 /// for that.
 const CITE_WAIT: Duration = Duration::from_secs(5);
 
-/// References to objects as values. One is good in its own object under its own key alone: whoever copies
-/// its bytes has nothing.
+/// References to objects as values. One is good in its own object under its own key alone: whoever
+/// copies its bytes has nothing.
 impl Storage {
     /// Sets the value under `key` to a reference to an object.
     ///
-    /// A capability to an object of this host is stored by the first poll, in its turn. For any other
-    /// one its host is asked first, for at most five seconds, and it is stored in the turn of the
-    /// answer.
+    /// A capability to an object of this host is stored by the first poll, in its turn. For any
+    /// other one its host is asked first, for at most five seconds, and it is stored in the turn of
+    /// the answer.
     ///
     /// # Errors
-    /// See [`Storage`]; `not-a-reference:` when the capability is no object of this cluster but, say, a
-    /// callback or a session, which ends with whoever made it, or when it is broken; `overloaded` when
-    /// its host didn't answer. Nothing was written.
+    /// See [`Storage`]; `not-a-reference:` when the capability is no object of this cluster but,
+    /// say, a callback or a session, which ends with whoever made it, or when it is broken;
+    /// `overloaded` when its host didn't answer. Nothing was written.
     pub async fn put_ref<C: FromClientHook>(
         &self,
         key: impl AsRef<[u8]>,
@@ -74,8 +75,8 @@ impl Storage {
         })
     }
 
-    /// Sets the value under `key` to a copy of a Cap'n Proto struct with all references to objects in
-    /// it, wherever they stand.
+    /// Sets the value under `key` to a copy of a Cap'n Proto struct with all references to objects
+    /// in it, wherever they stand.
     ///
     /// # Errors
     /// As [`Storage::put_ref`], of the first capability that has one; and when the struct can't be

@@ -6,14 +6,14 @@ use std::rc::Rc;
 
 use crate::error::{Result, failed};
 use crate::host::engine::instance::Instance;
-use crate::storage::{Page, PageSize, Range, Reads, Space};
+use crate::storage::{Direction, Page, PageSize, Range, Reads, Space};
 
 /// The most that is read at a time: long enough that few snapshots are taken, and short enough to
 /// be let go.
 const PAGE: PageSize = PageSize { entries: 1_000, bytes: 256 << 10 };
 
-/// Keys of the first page. As many again are read as were needed, since what was read ahead is read once more
-/// when the object was written to.
+/// Keys of the first page. As many again are read as were needed, since what was read ahead is read
+/// once more when the object was written to.
 const FIRST_PAGE_KEYS: usize = 32;
 
 /// Which keys to list, and in which order.
@@ -30,7 +30,7 @@ pub struct List {
     start_after: Option<Vec<u8>>,
     end: Option<Vec<u8>>,
     prefix: Vec<u8>,
-    reverse: bool,
+    direction: Direction,
     pub(in crate::host) limit: Option<usize>,
 }
 
@@ -66,7 +66,7 @@ impl List {
 
     /// The greatest key first. What the other options mean stays as it is.
     pub fn reverse(mut self) -> Self {
-        self.reverse = true;
+        self.direction = Direction::Down;
         self
     }
 
@@ -88,14 +88,14 @@ impl List {
             (None, None) => Bound::Unbounded,
         };
         let end = self.end.map_or(Bound::Unbounded, Bound::Excluded);
-        Ok(Range { start, end, reverse: self.reverse }.within(&self.prefix))
+        Ok(Range { start, end, direction: self.direction }.within(&self.prefix))
     }
 }
 
 /// The keys of a [`List`] with their values, read as it is asked for them.
 ///
-/// As an iterator it gives copies; [`Entries::next_entry`] lends what it has, and [`Entries::visit`]
-/// goes through all that is left. After an error there is nothing more.
+/// As an iterator it gives copies; [`Entries::next_entry`] lends what it has, and
+/// [`Entries::visit`] goes through all that is left. After an error there is nothing more.
 #[must_use]
 pub struct Entries {
     instance: Rc<Instance>,
@@ -220,7 +220,7 @@ impl Entries {
 
     fn go_on_after(&mut self, key: Vec<u8>) {
         let behind = Bound::Excluded(key);
-        if self.rest.reverse {
+        if self.rest.direction == Direction::Down {
             self.rest.end = behind;
         } else {
             self.rest.start = behind;

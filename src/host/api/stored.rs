@@ -17,8 +17,8 @@ pub use self::structs::Struct;
 /// One value of an object's storage, read once and kept: reading it costs no storage read.
 ///
 /// It is always what the storage has under its key, whichever way that changed: another `Stored` of
-/// the same key, a plain write, [`Storage::delete_all`](crate::Storage::delete_all), a transaction that
-/// is undone.
+/// the same key, a plain write, [`Storage::delete_all`](crate::Storage::delete_all), a transaction
+/// that is undone.
 ///
 /// ```
 /// use capstead::{Context, Result, Stored, conflict};

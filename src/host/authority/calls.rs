@@ -1,8 +1,8 @@
-//! The calls by which grants are made, listed and revoked: on any facet, as turns of its object; and what
-//! they say in Cap'n Proto.
+//! The calls by which grants are made, listed and revoked: on any facet, as turns of its object;
+//! and what they say in Cap'n Proto.
 //!
-//! Whoever makes a grant gives no more than they have; whoever lists or revokes reaches those grants that were
-//! made from their own.
+//! Whoever makes a grant gives no more than they have; whoever lists or revokes reaches those
+//! grants that were made from their own.
 
 use std::fmt;
 use std::rc::Rc;
@@ -27,7 +27,7 @@ use crate::id::ObjectId;
 use crate::limits::GRANTS_LISTED_MAX;
 use crate::schema::facet_capnp::{facet, grant, persistent, terms};
 use crate::storage::Space;
-use crate::sturdyref::{Grant, Parent};
+use crate::sturdyref::{Grant, Parent, TargetKind};
 
 type Untyped = any_pointer::Owned;
 
@@ -92,7 +92,7 @@ pub(in crate::host) fn dispatch(
                 let params: facet::revoke_params::Reader<'_> = params.get_as()?;
                 revoke(instance, right, grant_id(params.get_grant()?)?)
             }
-            (interface, method) => Err(no_such_method(interface, method)),
+            _ => Err(no_such_method(method)),
         }
     };
     match answer() {
@@ -101,7 +101,8 @@ pub(in crate::host) fn dispatch(
     }
 }
 
-/// Makes a grant of the instance's own object, and the reference that it makes valid, in the present turn.
+/// Makes a grant of the instance's own object, and the reference that it makes valid, in the
+/// present turn.
 pub(in crate::host) fn save(instance: &Instance, right: &Right, terms: Terms) -> Result<Granted> {
     let (agent, target) = (instance.vat.agent()?, Target::Object(target_id(instance.spec.id)));
     let ready = records::prepare(&instance.vat, &agent.keys(), target, right, &terms)?;
@@ -115,7 +116,7 @@ pub(in crate::host) fn save(instance: &Instance, right: &Right, terms: Terms) ->
 pub(in crate::host) fn revoke(instance: &Instance, right: &Right, id: GrantId) -> Result<()> {
     let (vat, object) = (&instance.vat, instance.spec.id);
     let (grant, grant_ref) = (check_reach(vat, object, right, id)?, GrantRef::new(object, id));
-    match grant.revoked(false) {
+    match grant.revoked(TargetKind::Object) {
         Some(left) => instance.write_record(Space::Grants, id.as_bytes(), Some(&left))?,
         None => instance.write_grant(|vat, _| records::delete(vat, grant_ref))?,
     }
@@ -169,11 +170,13 @@ pub(in crate::host) fn list(
     let last = some.last().filter(|_| some.len() == GRANTS_LISTED_MAX).map(|(id, _)| *id);
     let mut listed = Vec::new();
     for (id, grant) in some.drain(..) {
-        // What is dead and not yet swept is as if it were gone; what was revoked and left a record is known.
+        // What is dead and not yet swept is as if it were gone; what was revoked and left a record
+        // is known.
         if reaches(vat, target, right, &grant)?
             && (grant.is_revoked || !sweep::is_dead(vat, target, &grant)?)
         {
-            // Of those whose namespace's grant nobody uses here, some may be dead: the next list knows.
+            // Of those whose namespace's grant nobody uses here, some may be dead: the next list
+            // knows.
             let namespace = depends(target, &grant).filter(|of| of.target != target);
             if namespace.is_some_and(|of| vat.live_grants.get(of).is_none()) {
                 sweep::sweep_for_room(vat, target);

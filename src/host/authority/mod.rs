@@ -1,4 +1,5 @@
-//! Grants: their records in the storage of their targets, and the calls that make, list and revoke them.
+//! Grants: their records in the storage of their targets, and the calls that make, list and revoke
+//! them.
 
 pub(in crate::host) mod calls;
 pub(in crate::host) mod nameable;

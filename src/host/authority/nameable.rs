@@ -1,4 +1,5 @@
-//! The methods that the operator names in a grant: a grant of one that isn't there lets nobody do anything.
+//! The methods that the operator names in a grant: a grant of one that isn't there lets nobody do
+//! anything.
 
 use capnp::{text_list, traits::HasTypeId};
 use capstead_client::sturdyref::{Caveats, Method};

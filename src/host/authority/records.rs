@@ -1,9 +1,11 @@
 //! The grants of one target: in its own storage, where its class doesn't see them.
 //!
 //! Invariants:
-//! - A grant is in force if its record is there, isn't revoked or over, and what it depends on is in force.
-//!   So to revoke it is to take away one record; those that depended on it are dead, and swept later.
-//! - Whoever says that a grant is in force has looked it up, or holds a live one that was never cut.
+//! - A grant is in force if its record is there, isn't revoked or over, and what it depends on is
+//!   in force. So to revoke it is to take away one record; those that depended on it are dead, and
+//!   swept later.
+//! - Whoever says that a grant is in force has looked it up, or holds a live one that was never
+//!   cut.
 
 use std::ops::Bound;
 use std::rc::Rc;
@@ -23,7 +25,7 @@ use crate::host::engine::vat::Vat;
 use crate::id::ObjectId;
 use crate::limits::{GRANT_DEPTH_MAX, GRANT_LABEL_BYTES_MAX};
 use crate::storage::{Page, PageSize, Range, Space};
-use crate::sturdyref::{Grant, KeyRing, Parent};
+use crate::sturdyref::{Grant, KeyRing, Parent, TargetKind};
 
 /// Grants that are looked at before other tasks of the thread get their turn again.
 pub(super) const SWEPT_AT_ONCE: usize = 256;
@@ -274,8 +276,8 @@ pub(in crate::host) fn list_behind(
         .collect()
 }
 
-/// Writes records of a target in one turn of the server's own. A `None` deletes, and takes the grant
-/// out of the shares in which it counts.
+/// Writes records of a target in one turn of the server's own. A `None` deletes, and takes the
+/// grant out of the shares in which it counts.
 pub(in crate::host) fn write<'a>(
     vat: &Vat,
     target: ObjectId,
@@ -326,10 +328,10 @@ pub(in crate::host) fn delete(vat: &Vat, grant_ref: GrantRef) -> Result<()> {
 pub(in crate::host) async fn revoke(vat: &Rc<Vat>, target: ObjectId, id: GrantId) -> Result<()> {
     vat.turns.outside_turns().await;
     let grant = get(vat, GrantRef::new(target, id))?.filter(|grant| !grant.is_revoked);
-    let is_namespace = !vat.exists(target)?;
+    let kind = if vat.exists(target)? { TargetKind::Object } else { TargetKind::Namespace };
     let is_known = grant.is_some();
     if let Some(grant) = grant {
-        write(vat, target, [(&id, grant.revoked(is_namespace))])?;
+        write(vat, target, [(&id, grant.revoked(kind))])?;
         vat.metrics.grants_revoked_total.add(1);
     }
     cut::cut(vat, target, &[id]);
@@ -338,7 +340,7 @@ pub(in crate::host) async fn revoke(vat: &Rc<Vat>, target: ObjectId, id: GrantId
     vat.turns.flush().await?;
     let told = match vat.agent() {
         // Also if it was revoked before: a host may not have been told then.
-        Ok(agent) if is_namespace => agent.cut_everywhere(target, id).await,
+        Ok(agent) if kind == TargetKind::Namespace => agent.cut_everywhere(target, id).await,
         // Everything that was made from an object's grant is on its own host.
         _ => Ok(()),
     };

@@ -1,8 +1,8 @@
 //! Grants that will never be in force again, and how they are removed.
 //!
-//! A revocation removes those of its own target that depended on it. Those of objects that depended on a
-//! grant of their namespace are found when an object is swept for another reason: when one of its own is
-//! revoked, or when a share gets full.
+//! A revocation removes those of its own target that depended on it. Those of objects that depended
+//! on a grant of their namespace are found when an object is swept for another reason: when one of
+//! its own is revoked, or when a share gets full.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -82,7 +82,8 @@ async fn sweep_all(vat: &Rc<Vat>, target: ObjectId, reason: SweepReason) -> Resu
     }
 }
 
-/// The time at which a grant must have been over to be removed: the clock may be ahead for a moment.
+/// The time at which a grant must have been over to be removed: the clock may be ahead for a
+/// moment.
 fn long_ago(vat: &Vat, reason: SweepReason) -> u64 {
     let long_ago = vat.clock.now_ms().saturating_sub(OVER_GRANTS_KEPT_MS);
     match (vat.live_grants.sweeps.least_ms(), reason) {
@@ -129,8 +130,8 @@ impl Deaths {
         Self { vat, of_namespaces: HashMap::new() }
     }
 
-    /// Tells whether a grant will never be in force again. One of which the host that knows can't be asked
-    /// may be.
+    /// Tells whether a grant will never be in force again. One of which the host that knows can't
+    /// be asked may be.
     ///
     /// # Errors
     /// When the storage can't be read.

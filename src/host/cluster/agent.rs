@@ -1,7 +1,8 @@
 //! The host's side of `cluster.capnp`: it joins a supervisor, answers for its own shards, and asks
 //! the router for all others.
 //!
-//! It never makes a reference; it checks those that others present, and only here does a grant count.
+//! It never makes a reference; it checks those that others present, and only here does a grant
+//! count.
 
 use std::cell::OnceCell;
 use std::rc::{Rc, Weak};

@@ -93,8 +93,8 @@ impl ListenerHint {
 }
 
 impl Agent {
-    /// Offers the host, whose clients reach it at `address`, to a supervisor and takes the shards that it
-    /// is given.
+    /// Offers the host, whose clients reach it at `address`, to a supervisor and takes the shards
+    /// that it is given.
     ///
     /// # Errors
     /// When the supervisor refuses or can't be reached, or the root grants can't be written.

@@ -1,5 +1,5 @@
-//! A namespace as clients and gateways hold it: by a reference, with a grant. Holding it is the right to
-//! reach each object of its class.
+//! A namespace as clients and gateways hold it: by a reference, with a grant. Holding it is the
+//! right to reach each object of its class.
 //!
 //! Invariants:
 //! - A capability that it hands out ends with its grant, and no later than itself.
@@ -29,10 +29,10 @@ use crate::schema::facet_capnp::{facet, persistent};
 use crate::schema::restorer_capnp::namespace;
 
 /// The capability. Its methods are those of [`Served`].
-pub(in crate::host) struct NamespaceFacet(Rc<Served>);
+pub(in crate::host) struct NamespaceFacet(Rc<NamespaceCalls>);
 
 /// The server of the calls on a namespace.
-struct Served {
+struct NamespaceCalls {
     agent: Rc<Agent>,
     class: Rc<Class>,
     right: Right,
@@ -44,25 +44,25 @@ impl NamespaceFacet {
         class: Rc<Class>,
         right: Right,
     ) -> Box<dyn ClientHook> {
-        membrane::wrap(Rc::new(Self(Rc::new(Served { agent, class, right }))))
+        membrane::wrap(Rc::new(Self(Rc::new(NamespaceCalls { agent, class, right }))))
     }
 }
 
 impl CallTarget for NamespaceFacet {
     fn enqueue(self: Rc<Self>, call: Call) {
-        let Served { agent, right, .. } = &*self.0;
+        let NamespaceCalls { agent, right, .. } = &*self.0;
         if right.is_cut() {
             return cut::tell(&agent.vat, call.reply, revoked());
         }
         if let Err(error) = right.check_time(&agent.vat.clock) {
             return call.reply.send(Err(error));
         }
-        if !may_call(right, call.interface, call.method) {
-            let error = no_such_method(call.interface, call.method);
+        if !may_call(right, call.method) {
+            let error = no_such_method(call.method);
             return call.reply.send(Err(error));
         }
         let server = self.0.clone();
-        let answers = match call.interface {
+        let answers = match call.method.interface {
             namespace::Client::TYPE_ID => {
                 membrane::serve::<namespace::Client, _>(server).into_client_hook()
             }
@@ -72,9 +72,7 @@ impl CallTarget for NamespaceFacet {
             persistent::Client::TYPE_ID => {
                 membrane::serve::<persistent::Client, _>(server).into_client_hook()
             }
-            interface => {
-                return call.reply.send(Err(no_such_method(interface, call.method)));
-            }
+            _ => return call.reply.send(Err(no_such_method(call.method))),
         };
         deliver(&*answers, call);
     }
@@ -86,7 +84,7 @@ impl Drop for NamespaceFacet {
     }
 }
 
-impl Served {
+impl NamespaceCalls {
     fn id(&self) -> ObjectId {
         ObjectId::namespace(Pool::default(), self.class.name)
     }
@@ -100,7 +98,7 @@ impl Served {
     }
 }
 
-impl namespace::Server for Served {
+impl namespace::Server for NamespaceCalls {
     async fn by_name(
         self: Rc<Self>,
         params: namespace::ByNameParams,
@@ -140,7 +138,7 @@ impl namespace::Server for Served {
     }
 }
 
-impl persistent::Server for Served {
+impl persistent::Server for NamespaceCalls {
     async fn save(
         self: Rc<Self>,
         params: persistent::SaveParams,
@@ -159,7 +157,7 @@ impl persistent::Server for Served {
     }
 }
 
-impl facet::Server for Served {
+impl facet::Server for NamespaceCalls {
     async fn attenuate(
         self: Rc<Self>,
         params: facet::AttenuateParams,

@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - Nothing wakes, and every refusal but `revoked:` is the same error.
-//! - `revoked:` is said only of a reference whose signatures are good, whose time isn't over, and whose
-//!   holders have proved that they are.
+//! - `revoked:` is said only of a reference whose signatures are good, whose time isn't over, and
+//!   whose holders have proved that they are.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -30,7 +30,8 @@ use crate::schema::restorer_capnp::restoration;
 use crate::storage::Space;
 use crate::sturdyref::KeyRing;
 
-/// Bytes of the references that are remembered, with what each takes beside: some ten thousand usual ones.
+/// Bytes of the references that are remembered, with what each takes beside: some ten thousand
+/// usual ones.
 const KNOWN_BYTES_MAX: usize = 4 << 20;
 
 /// Longest reference that is remembered: an eighth of a text. A longer one is checked each time.
@@ -147,8 +148,8 @@ impl Agent {
         }
     }
 
-    /// The grant as something that is used; none if it isn't in force. What took it away is durable then,
-    /// so that nobody is told of a revocation that a crash takes back.
+    /// The grant as something that is used; none if it isn't in force. What took it away is durable
+    /// then, so that nobody is told of a revocation that a crash takes back.
     ///
     /// # Errors
     /// When the storage can't be read, or the host that knows can't be reached.
@@ -221,16 +222,16 @@ impl Agent {
     }
 }
 
-/// References whose signatures were found good lately: whoever connects again shows the same one, and its
-/// signatures take most of the time of a restore.
+/// References whose signatures were found good lately: whoever connects again shows the same one,
+/// and its signatures take most of the time of a restore.
 ///
-/// **Invariant:** what is known was verified with exactly the keys that are in force. A reference is known by
-/// all of its bytes, and whether its time is over is looked at each time.
+/// **Invariant:** what is known was verified with exactly the keys that are in force. A reference
+/// is known by all of its bytes, and whether its time is over is looked at each time.
 #[derive(Default)]
-pub(in crate::host) struct VerifiedCache(RefCell<Verifieds>);
+pub(in crate::host) struct VerifiedCache(RefCell<VerifiedTable>);
 
 #[derive(Default)]
-struct Verifieds {
+struct VerifiedTable {
     by: Option<Arc<KeyRing>>,
     bytes: usize,
     /// By the hash of the reference's bytes.
@@ -250,7 +251,7 @@ impl VerifiedCache {
         }
         let mut known = self.0.borrow_mut();
         if !known.by.as_ref().is_some_and(|by| Arc::ptr_eq(by, keys)) {
-            *known = Verifieds { by: Some(keys.clone()), ..Verifieds::default() };
+            *known = VerifiedTable { by: Some(keys.clone()), ..VerifiedTable::default() };
         }
         let hash: [u8; 32] = Sha256::digest(reference.expose_bytes()).into();
         let is_over =
@@ -259,7 +260,8 @@ impl VerifiedCache {
             return Ok(verified.clone());
         }
         let verified = keys.verify(reference, now_ms)?;
-        // Every part of what is known stands in the reference, in memory no more than twice as long.
+        // Every part of what is known stands in the reference, in memory no more than twice as
+        // long.
         let cost = KNOWN_PLACE_BYTES + 2 * length;
         if known.bytes + cost > KNOWN_BYTES_MAX {
             known.verified.clear();

@@ -1,11 +1,11 @@
 //! The awake objects of a vat, by their last use, and the bounds of their number and memory.
 //!
-//! Instances that were not used for the longest time rest first. A use must cost next to nothing, as
-//! every call is one: it notes a number, and moves nothing.
+//! Instances that were not used for the longest time rest first. A use must cost next to nothing,
+//! as every call is one: it notes a number, and moves nothing.
 //!
 //! Invariants:
-//! - The place of an instance in a row is the number of one of its uses, perhaps not of its last one.
-//!   When its turn comes it moves to the place of that.
+//! - The place of an instance in a row is the number of one of its uses, perhaps not of its last
+//!   one. When its turn comes it moves to the place of that.
 //! - An instance counts from its beginning until the memory that it takes is free again.
 
 use std::cell::{Cell, RefCell};
@@ -47,14 +47,14 @@ impl Default for AwakeLimits {
 }
 
 /// Instances by the number of a use.
-type Row = BTreeMap<u64, Weak<Instance>>;
+type UseOrder = BTreeMap<u64, Weak<Instance>>;
 
 /// See the head of the file.
 pub(in crate::host) struct Awake {
     limits: Cell<AwakeLimits>,
     /// Those that had never written when they were put here.
-    blank: RefCell<Row>,
-    others: RefCell<Row>,
+    blank: RefCell<UseOrder>,
+    others: RefCell<UseOrder>,
     uses: Cell<u64>,
     instances: Cell<usize>,
     /// The bytes of their values.
@@ -179,7 +179,7 @@ impl Awake {
 
     fn take_from(
         &self,
-        row: &RefCell<Row>,
+        row: &RefCell<UseOrder>,
         is_elsewhere: impl Fn(&Instance) -> bool,
         is_wanted: impl Fn(&Instance) -> bool,
     ) -> Option<Rc<Instance>> {

@@ -1,5 +1,5 @@
-//! Calls that belong to a chain, on capabilities of other vats: calls of Cap'n Proto have no headers, so
-//! that the chain travels by the method `inChain` of the interface `Facet`.
+//! Calls that belong to a chain, on capabilities of other vats: calls of Cap'n Proto have no
+//! headers, so that the chain travels by the method `inChain` of the interface `Facet`.
 //!
 //! Invariants:
 //! - Calls on one capability leave in the order made, whichever chains they belong to.
@@ -30,8 +30,8 @@ pub(in crate::host) enum Route {
     #[default]
     Unknown,
     Asking(VecDeque<Call>),
-    /// The capability for the chain of the last call: from now on all calls go by `inChain`, since those
-    /// that don't might overtake the others on the way.
+    /// The capability for the chain of the last call: from now on all calls go by `inChain`, since
+    /// those that don't might overtake the others on the way.
     Chained {
         latest: Option<u128>,
         cap: Box<dyn ClientHook>,

@@ -58,25 +58,22 @@ pub(crate) struct Binding {
 }
 
 impl Class {
-    /// A class without bindings or limits other than those of all.
+    /// A class whose calls interleave, without bindings, and with the limits of all.
     pub(in crate::host) fn new(
         name: &'static str,
-        is_exclusive: bool,
         methods: &'static [(u64, u16, &'static str)],
         (wake, grant_calls): (Wake, GrantCalls),
     ) -> Self {
-        let (bindings, object_limit, total_limit) = (Vec::new(), OBJECT_BYTES_MAX, None);
-        let number = 0;
         Self {
             name,
             wake,
             grant_calls,
-            is_exclusive,
+            is_exclusive: false,
             methods,
-            number,
-            bindings,
-            object_limit,
-            total_limit,
+            number: 0,
+            bindings: Vec::new(),
+            object_limit: OBJECT_BYTES_MAX,
+            total_limit: None,
         }
     }
 }

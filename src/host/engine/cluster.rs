@@ -67,7 +67,8 @@ pub(in crate::host) trait Cluster {
     /// Soon removes the dead grants of an object of this host, since there is little room for more.
     fn make_room(&self, object: ObjectId);
 
-    /// Has every host cut what was made from a grant of this one's, and waits for those that are cut off.
+    /// Has every host cut what was made from a grant of this one's, and waits for those that are
+    /// cut off.
     fn cut_everywhere(
         self: Rc<Self>,
         target: ObjectId,

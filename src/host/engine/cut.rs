@@ -1,8 +1,8 @@
 //! Cutting: what was made from a grant that is revoked ends at once, calls under way included.
 //!
 //! Invariants:
-//! - A call that is cut is answered at once, and with nothing of the object. Its handler runs to its
-//!   end, and an exclusive object goes on only then.
+//! - A call that is cut is answered at once, and with nothing of the object. Its handler runs to
+//!   its end, and an exclusive object goes on only then.
 //! - Nothing is decided here: whoever cuts has revoked before.
 //! - Nobody is told of it before that is durable, so that no crash takes back what they were told.
 

@@ -1,5 +1,5 @@
-//! The ends of instances other than by rest: by a panic, by `abort`, by the operator's hand, or with
-//! the vat. Each breaks all facets.
+//! The ends of instances other than by rest: by a panic, by `abort`, by the operator's hand, or
+//! with the vat. Each breaks all facets.
 //!
 //! Invariants:
 //! - Turns that were submitted before the end are made durable, and their replies still leave.

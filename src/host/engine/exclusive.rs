@@ -1,15 +1,16 @@
 //! One call at a time, for objects of exclusive classes.
 //!
-//! A call waits for the one that runs. That one waits for the calls that it led to, and those may wait
-//! for others: if this comes back to the chain of the first call, nobody would ever go on. Calls of
-//! an object that wakes, of whichever class, wait in the same way for `wake`, which counts as the
-//! call that runs.
+//! A call waits for the one that runs. That one waits for the calls that it led to, and those may
+//! wait for others: if this comes back to the chain of the first call, nobody would ever go on.
+//! Calls of an object that wakes, of whichever class, wait in the same way for `wake`, which counts
+//! as the call that runs.
 //!
 //! Invariants:
 //! - A call starts when the one before it has ended, in the order of arrival. Those whose callers
 //!   have to read first are passed over.
-//! - A call that its own chain keeps from starting gets an error that says `deadlock:`, and none waits
-//!   always: a deadlock that isn't found, across hosts, ends when the patience of a call does.
+//! - A call that its own chain keeps from starting gets an error that says `deadlock:`, and none
+//!   waits always: a deadlock that isn't found, across hosts, ends when the patience of a call
+//!   does.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -53,7 +54,8 @@ impl Exclusive {
         cut::take_cut(self.waiting.borrow_mut().iter_mut().map(|(_, queued)| queued), cut);
     }
 
-    /// The next call that may start; those whose callers have to read first are [parked](super::parked).
+    /// The next call that may start; those whose callers have to read first are
+    /// [parked](super::parked).
     fn next(&self, instance: &Rc<Instance>) -> Option<QueuedCall> {
         if let Some(queued) = parked::take_ready(instance) {
             return Some(queued);

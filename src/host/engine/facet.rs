@@ -6,6 +6,7 @@ use capnp::any_pointer;
 use capnp::capability::{Params, Promise, Results};
 use capnp::private::capability::ClientHook;
 use capnp::traits::HasTypeId;
+use capstead_client::sturdyref::Method;
 
 use super::instance::Instance;
 use super::once::RequestId;
@@ -58,8 +59,8 @@ pub(in crate::host) struct Made {
 pub(in crate::host) enum Maker {
     /// Its context.
     Context(Rc<dyn Dispatch>),
-    /// capnp-rpc, whose capabilities let new calls overtake those that waited for a streaming one, and
-    /// refuse all calls after a streaming one that failed.
+    /// capnp-rpc, whose capabilities let new calls overtake those that waited for a streaming one,
+    /// and refuse all calls after a streaming one that failed.
     Library(Box<dyn ClientHook>),
 }
 
@@ -67,14 +68,15 @@ impl Made {
     /// Begins a method of it.
     pub(in crate::host) fn call(
         &self,
-        interface: u64,
-        method: u16,
+        method: Method,
         params: Params<any_pointer::Owned>,
         results: Results<any_pointer::Owned>,
     ) -> Promise<(), capnp::Error> {
         match &self.by {
-            Maker::Context(server) => server.dispatch(interface, method, params, results),
-            Maker::Library(cap) => cap.call(interface, method, params.hook, results.hook),
+            Maker::Context(server) => server.dispatch(method, params, results),
+            Maker::Library(cap) => {
+                cap.call(method.interface, method.ordinal, params.hook, results.hook)
+            }
         }
     }
 }
@@ -120,10 +122,14 @@ impl Facet {
     }
 
     /// The capability that the interface `Facet` makes of this one. The vat has no part in it.
-    fn derive(&self, method: u16, params: any_pointer::Reader<'_>) -> Result<Box<dyn ClientHook>> {
+    fn derive(
+        &self,
+        method: Method,
+        params: any_pointer::Reader<'_>,
+    ) -> Result<Box<dyn ClientHook>> {
         let mut right = self.right.clone();
         let mut carried = self.carried.as_deref().cloned().unwrap_or_default();
-        match method {
+        match method.ordinal {
             ONCE if self.made.is_some() => {
                 return Err(Reason::NotRepeatable
                     .error("what an object made itself ends with it, and has no request ids"));
@@ -140,7 +146,7 @@ impl Facet {
                 let params: facet::attenuate_params::Reader<'_> = params.get_as()?;
                 right = right.narrowed(&caveats::caveats(params.get_caveats()?)?)?;
             }
-            _ => return Err(no_such_method(facet::Client::TYPE_ID, method)),
+            _ => return Err(no_such_method(method)),
         }
         let carries = carried.request.is_some() || carried.chain.is_some();
         Ok(membrane::wrap(Rc::new(Self {
@@ -153,11 +159,12 @@ impl Facet {
         })))
     }
 
-    /// Answers a call of the interface `Facet`, within the call: neither queue nor gate is in its way.
+    /// Answers a call of the interface `Facet`, within the call: neither queue nor gate is in its
+    /// way.
     fn answer(&self, call: Call) {
         let Call { method, params, reply, .. } = call;
         let answer = || {
-            if method == CITE {
+            if method.ordinal == CITE {
                 return citing::answer(self, params.get()?);
             }
             let derived = self.derive(method, params.get()?)?;
@@ -168,11 +175,11 @@ impl Facet {
             Ok(body)
         };
         let answered = answer();
-        if method != CITE || self.vat.turns.is_settled() {
+        if method.ordinal != CITE || self.vat.turns.is_settled() {
             return reply.send(answered);
         }
-        // Whoever stores a citation, perhaps on another host, relies on what was written of the object. The
-        // task ends when that is durable, or the storage has failed.
+        // Whoever stores a citation, perhaps on another host, relies on what was written of the
+        // object. The task ends when that is durable, or the storage has failed.
         let (vat, id) = (self.vat.clone(), self.slot.spec.id);
         tokio::task::spawn_local(async move {
             let durable = vat.turns.durable_of(id).await;
@@ -204,14 +211,12 @@ impl CallTarget for Facet {
         if let Some(error) = self.broken() {
             return self.refuse(call, error);
         }
-        match (call.interface, call.method) {
+        match (call.method.interface, call.method.ordinal) {
             (facet::Client::TYPE_ID, ONCE | IN_CHAIN | ATTENUATE | CITE) => {
                 return self.answer(call);
             }
-            (interface, method) if may_call(&self.right, interface, method) => {}
-            (interface, method) => {
-                return call.reply.send(Err(no_such_method(interface, method)));
-            }
+            _ if may_call(&self.right, call.method) => {}
+            _ => return call.reply.send(Err(no_such_method(call.method))),
         }
         if let Err(error) = self.right.check_time(&self.vat.clock) {
             return call.reply.send(Err(error));

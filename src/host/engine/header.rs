@@ -54,7 +54,8 @@ impl<'a> Header<'a> {
     }
 
     /// # Errors
-    /// When the record isn't one that this version writes, or says that not all of the object is there.
+    /// When the record isn't one that this version writes, or says that not all of the object is
+    /// there.
     pub(in crate::host) fn decode(bytes: &'a [u8]) -> Result<Self> {
         match Self::parse(bytes) {
             Some((header, UNFINISHED | UNFINISHED_WITH_GRANTS)) => Err(Reason::ImportUnfinished

@@ -134,8 +134,8 @@ impl Instance {
         Ok(instance)
     }
 
-    /// Sets or deletes a key in the present turn; the object exists from its first write on. Whether
-    /// there was something to delete.
+    /// Sets or deletes a key in the present turn; the object exists from its first write on.
+    /// Whether there was something to delete.
     ///
     /// # Errors
     /// Outside a turn of this object, on a limit, or when the instance ended: nothing is written.
@@ -222,8 +222,8 @@ impl Instance {
         Ok(())
     }
 
-    /// Others wrote of the object, an earlier instance or the server itself, and not all of that may
-    /// be durable yet. This instance reads it, so what it says from now on waits for it.
+    /// Others wrote of the object, an earlier instance or the server itself, and not all of that
+    /// may be durable yet. This instance reads it, so what it says from now on waits for it.
     pub(in crate::host) fn follow_earlier_writes(&self) {
         let Some(ticket) = self.vat.turns.await_unsettled(self.spec.id, &self.gate) else { return };
         self.written.set(ticket);
@@ -268,8 +268,8 @@ impl Instance {
             return Ok(value);
         }
         if self.broken().is_some() {
-            // The whole turn was dropped when the instance ended, and the gate waits for none of it: what
-            // it said before would have those who are told the reason wait for ever.
+            // The whole turn was dropped when the instance ended, and the gate waits for none of
+            // it: what it said before would have those who are told the reason wait for ever.
             return ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
         self.vat.turns.store_mut().undo(savepoint);
@@ -284,7 +284,8 @@ impl Instance {
     /// Resolves when everything that the object wrote before is durable.
     ///
     /// # Errors
-    /// When the storage failed, or the instance ended: which of those writes are durable is unknown.
+    /// When the storage failed, or the instance ended: which of those writes are durable is
+    /// unknown.
     pub(in crate::host) fn sync(self: Rc<Self>) -> impl Future<Output = Result<()>> {
         let written = self.written.get();
         async move {
@@ -350,8 +351,8 @@ impl Instance {
         Ok(self.vat.turns.store().settled_reads(self.spec.id))
     }
 
-    /// Remembers a caller who is answered later, or told when the instance ends. Gives the number by
-    /// which they are remembered.
+    /// Remembers a caller who is answered later, or told when the instance ends. Gives the number
+    /// by which they are remembered.
     pub(in crate::host) fn owe(&self, pending: PendingReply) -> u64 {
         let number = self.next_call.get();
         self.next_call.set(number + 1);

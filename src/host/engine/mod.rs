@@ -1,7 +1,7 @@
 //! Objects and their turns: the vat, the instances awake in it, and the calls on them.
 //!
-//! It knows nothing of what a class sees, of how grants are made, or of other hosts: the floors above
-//! give it that.
+//! It knows nothing of what a class sees, of how grants are made, or of other hosts: the floors
+//! above give it that.
 
 pub(in crate::host) mod activity;
 pub(in crate::host) mod awake;

@@ -1,7 +1,8 @@
 //! The objects of a vat: their places, their classes, which are awake, and which wait for which.
 //!
-//! Most objects of a vat are asleep, and nobody holds them. So an object has a slot only while it is
-//! awake or somebody holds a facet of it, and a host has room for many more objects than for slots.
+//! Most objects of a vat are asleep, and nobody holds them. So an object has a slot only while it
+//! is awake or somebody holds a facet of it, and a host has room for many more objects than for
+//! slots.
 //!
 //! Invariants:
 //! - An object has one slot at most, and so one instance at most.

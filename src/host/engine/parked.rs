@@ -1,14 +1,14 @@
 //! Calls that waited for their object, and whose callers have to read before they start.
 //!
-//! The [scheduler](super::scheduler) asks before a call comes to its object. A call that then waits,
-//! for its turn or until the object is awake, may start long after. So its caller, who may have got
-//! much to read by then, is asked once more.
+//! The [scheduler](super::scheduler) asks before a call comes to its object. A call that then
+//! waits, for its turn or until the object is awake, may start long after. So its caller, who may
+//! have got much to read by then, is asked once more.
 //!
 //! Invariants:
 //! - Calls of one connection on one object start in the order in which they came: behind one that
 //!   waits here, all of them do.
-//! - An exclusive object waits for nobody who has to read: calls of others have their turn meanwhile,
-//!   and the time counts for nobody's patience.
+//! - An exclusive object waits for nobody who has to read: calls of others have their turn
+//!   meanwhile, and the time counts for nobody's patience.
 //! - No call waits for a connection that is over: it has not begun, and never does.
 
 use std::cell::RefCell;
@@ -43,7 +43,7 @@ struct Row {
 
 /// The end of a row to which a call goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum RowEnd {
     Front,
     Back,
 }
@@ -102,17 +102,17 @@ impl Parked {
         all
     }
 
-    /// Puts a call into the row of its connection, one that has come back before all others. True if
-    /// it is the first.
-    fn put(&self, outlet: &Rc<Outlet>, queued: QueuedCall, place: Place) -> bool {
+    /// Puts a call into the row of its connection, one that has come back before all others. True
+    /// if it is the first.
+    fn put(&self, outlet: &Rc<Outlet>, queued: QueuedCall, end: RowEnd) -> bool {
         let mut rows = self.0.borrow_mut();
         let new = || Row { outlet: outlet.clone(), calls: VecDeque::new() };
         let Row { calls, .. } = rows.by_outlet.entry(key(outlet)).or_insert_with(new);
-        match place {
-            Place::Front => calls.push_front(queued),
-            Place::Back => calls.push_back(queued),
+        match end {
+            RowEnd::Front => calls.push_front(queued),
+            RowEnd::Back => calls.push_back(queued),
         }
-        place == Place::Front || calls.len() == 1
+        end == RowEnd::Front || calls.len() == 1
     }
 }
 
@@ -156,7 +156,8 @@ fn park(instance: &Rc<Instance>, queued: QueuedCall) {
     put(instance, queued);
 }
 
-/// The call that an exclusive object has waiting, if it may start. Otherwise it waits for its caller.
+/// The call that an exclusive object has waiting, if it may start. Otherwise it waits for its
+/// caller.
 pub(in crate::host) fn unless_waits(
     instance: &Rc<Instance>,
     queued: QueuedCall,
@@ -219,10 +220,10 @@ fn go_on(instance: &Rc<Instance>, outlet: &Rc<Outlet>) {
 
 fn put(instance: &Rc<Instance>, queued: QueuedCall) {
     let Some(outlet) = queued.call.reply.outlet().cloned() else { return };
-    let place = if queued.passage == Passage::Returned { Place::Front } else { Place::Back };
+    let end = if queued.passage == Passage::Returned { RowEnd::Front } else { RowEnd::Back };
     let queued = QueuedCall { passage: Passage::Passed, ..queued };
     // Whoever began one that came back goes on with the next.
-    if instance.parked.put(&outlet, queued, place) && place == Place::Back {
+    if instance.parked.put(&outlet, queued, end) && end == RowEnd::Back {
         watch(instance, &outlet);
     }
 }

@@ -1,12 +1,12 @@
 //! Rest: an instance that nobody needs for a while is dropped. The object sleeps, its facets stay
 //! good, and its next call wakes it.
 //!
-//! When too much is awake, those that were not used for the longest time rest earlier, and those that
-//! never wrote before all others: an object that isn't in the storage yet loses nothing by it.
+//! When too much is awake, those that were not used for the longest time rest earlier, and those
+//! that never wrote before all others: an object that isn't in the storage yet loses nothing by it.
 //!
-//! Invariant: an instance goes only if no call runs or waits in it, nothing waits in its gate, nobody
-//! holds a capability that it made, and the vat alone holds its value. A reply that has left keeps
-//! nothing awake.
+//! Invariant: an instance goes only if no call runs or waits in it, nothing waits in its gate,
+//! nobody holds a capability that it made, and the vat alone holds its value. A reply that has left
+//! keeps nothing awake.
 
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -20,8 +20,8 @@ use super::vat::Vat;
 use crate::error::Result;
 use crate::membrane::Dispatch;
 
-/// Objects that are looked at before other tasks of the thread get their turn again, and in search of
-/// room for one more.
+/// Objects that are looked at before other tasks of the thread get their turn again, and in search
+/// of room for one more.
 const LOOKS_IN_A_ROW: usize = 256;
 
 /// Lets objects fall asleep that had no call for `warm`, or up to a quarter longer.

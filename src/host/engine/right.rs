@@ -2,15 +2,15 @@
 //!
 //! Invariants:
 //! - A right that was derived from another one allows nothing that the other one doesn't.
-//! - Once a grant is cut, no right that anybody had of it or of those that depend on it is good again. If
-//!   the grant itself comes back, as by an import, it is looked up anew.
+//! - Once a grant is cut, no right that anybody had of it or of those that depend on it is good
+//!   again. If the grant itself comes back, as by an import, it is looked up anew.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::{Rc, Weak};
 
 use capnp::traits::HasTypeId;
-use capstead_client::sturdyref::{Caveats, GrantId};
+use capstead_client::sturdyref::{Caveats, GrantId, Method};
 
 use super::sweeps::Sweeps;
 use crate::clock::Clock;
@@ -19,8 +19,8 @@ use crate::id::ObjectId;
 use crate::limits::HOLDERS_MAX;
 use crate::schema::facet_capnp::{facet, persistent};
 
-/// Grants of other hosts that were cut lately, and are remembered so that what was asked before isn't
-/// believed afterwards.
+/// Grants of other hosts that were cut lately, and are remembered so that what was asked before
+/// isn't believed afterwards.
 const CUT_LATELY_MAX: usize = 1024;
 
 /// A grant by the target in whose storage its record lies, and by its id there.
@@ -74,8 +74,9 @@ impl Right {
     }
 
     #[inline]
-    pub(in crate::host) fn allows(&self, interface: u64, method: u16) -> bool {
-        self.caveats.as_ref().is_none_or(|caveats| caveats.allows(interface, method))
+    pub(in crate::host) fn allows(&self, method: Method) -> bool {
+        let allows = |caveats: &Rc<Caveats>| caveats.allows(method.interface, method.ordinal);
+        self.caveats.as_ref().is_none_or(allows)
     }
 
     /// All that restricts it.
@@ -145,20 +146,20 @@ pub(in crate::host) const REVOKE: u16 = 4;
 pub(in crate::host) const SAVE: u16 = 0;
 
 /// Tells whether a call is about grants: it is answered for the class.
-pub(in crate::host) fn is_granting(interface: u64) -> bool {
-    interface == facet::Client::TYPE_ID || interface == persistent::Client::TYPE_ID
+pub(in crate::host) fn is_granting(method: Method) -> bool {
+    [facet::Client::TYPE_ID, persistent::Client::TYPE_ID].contains(&method.interface)
 }
 
 /// Tells whether the holder of `right` may make a call: one that the caveats leave out looks as if
 /// it weren't there. A call that makes a capability or a reference which is no more than the
 /// holder's own is never left out.
 #[inline]
-pub(in crate::host) fn may_call(right: &Right, interface: u64, method: u16) -> bool {
-    match (interface, method) {
+pub(in crate::host) fn may_call(right: &Right, method: Method) -> bool {
+    match (method.interface, method.ordinal) {
         (persistent::Client::TYPE_ID, _) => true,
-        (facet::Client::TYPE_ID, GRANTS | REVOKE) => right.allows(interface, method),
+        (facet::Client::TYPE_ID, GRANTS | REVOKE) => right.allows(method),
         (facet::Client::TYPE_ID, _) => true,
-        _ => right.allows(interface, method),
+        _ => right.allows(method),
     }
 }
 
@@ -229,7 +230,8 @@ impl LiveGrants {
         (!live.is_cut()).then_some(live)
     }
 
-    /// A grant that was found to be in force. There is one of each, also if it was found twice at once.
+    /// A grant that was found to be in force. There is one of each, also if it was found twice at
+    /// once.
     pub(in crate::host) fn add(
         self: &Rc<Self>,
         grant_ref: GrantRef,

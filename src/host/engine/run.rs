@@ -40,9 +40,8 @@ pub(in crate::host) type Handler = Promise<(), capnp::Error>;
 /// The call, and the chain, to which a turn belongs.
 #[derive(Default)]
 pub(in crate::host) struct TurnCause {
-    /// 0: to the object's waking.
-    pub(in crate::host) interface: u64,
-    pub(in crate::host) method: u16,
+    /// None: it belongs to the object's waking.
+    pub(in crate::host) method: Option<Method>,
     /// The calls of exclusive objects that led here.
     pub(in crate::host) chain: Option<Chain>,
 }
@@ -54,10 +53,10 @@ pub(in crate::host) fn first_poll(
     queued: QueuedCall,
 ) {
     let QueuedCall { facet, call, under_way, permit, .. } = queued;
-    let Call { interface, method, params, reply, chain, .. } = call;
-    let cause = TurnCause { interface, method, chain };
+    let Call { method, params, reply, chain, .. } = call;
+    let cause = TurnCause { method: Some(method), chain };
     let pending = PendingReply { reply, facet: facet.clone(), under_way, permit };
-    let admitted = once::admit(instance, &facet, Method::new(interface, method), pending);
+    let admitted = once::admit(instance, &facet, method, pending);
     let Some((pending, claim)) = admitted else { return };
     let params = match gated::entering(instance, params) {
         Ok(params) => Params::new(params),
@@ -68,12 +67,12 @@ pub(in crate::host) fn first_poll(
     instance.vat.metrics.calls_total.add(1);
     let polled = turn(instance, &cause, || {
         let start = || match &facet.made {
-            _ if is_granting(interface) => {
+            _ if is_granting(method) => {
                 let calls = instance.spec.class.grant_calls;
-                calls(instance, &facet, Method::new(interface, method), params, results)
+                calls(instance, &facet, method, params, results)
             }
-            None => server.dispatch(interface, method, params, results),
-            Some(made) => made.call(interface, method, params, results),
+            None => server.dispatch(method, params, results),
+            Some(made) => made.call(method, params, results),
         };
         let mut handler = match claim {
             None => start(),
@@ -86,7 +85,7 @@ pub(in crate::host) fn first_poll(
     match polled {
         Err(InstanceEnded) => answer(instance, pending, Err(instance.why_ended())),
         Ok((_, Poll::Ready(outcome))) => {
-            let outcome = outcome.map_err(|error| name_method(error, interface, method));
+            let outcome = outcome.map_err(|error| name_method(error, method));
             finish(instance, pending, outcome, &body);
         }
         Ok((handler, Poll::Pending)) => go_on(instance, cause, facet, pending, handler, body),
@@ -175,7 +174,7 @@ pub(in crate::host) fn turn<T>(
     let vat = &instance.vat;
     vat.turns.begin(instance.account.clone());
     let ObjectSpec { id, class, .. } = &instance.spec;
-    vat.activity.begin(class.number, *id, cause.interface, cause.method);
+    vat.activity.begin(class.number, *id, cause.method);
     if let Some(bodies) = vat.bodies.get() {
         bodies.runs_here();
     }

@@ -1,8 +1,8 @@
 //! The order in which the calls of a vat start.
 //!
 //! A call that finds the vat idle starts at once, within the code that makes it: that is the usual
-//! case, and costs nothing. Every other call waits in one queue for all objects. One rule for all of
-//! them keeps the order in which callers made their calls, whichever way these came.
+//! case, and costs nothing. Every other call waits in one queue for all objects. One rule for all
+//! of them keeps the order in which callers made their calls, whichever way these came.
 //!
 //! Invariants:
 //! - Calls start in the order in which they were accepted. Only those whose callers have much to

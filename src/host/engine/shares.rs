@@ -1,13 +1,15 @@
 //! Shares: what each grant, with those that were made from it, made the server keep in one object.
 //!
-//! Without them the holder of one reference could use up the request ids and the quota of an object, so
-//! that nobody else could call it. The root grants of classes have no shares: they are the operator's own.
+//! Without them the holder of one reference could use up the request ids and the quota of an
+//! object, so that nobody else could call it. The root grants of classes have no shares: they are
+//! the operator's own.
 //!
-//! They lie in the object's own storage: under the id of a grant stand the number of grants (4), the
-//! number of request ids (4), and the bytes of both (8), big-endian, as long as one isn't 0.
+//! They lie in the object's own storage: under the id of a grant stand the number of grants (4),
+//! the number of request ids (4), and the bytes of both (8), big-endian, as long as one isn't 0.
 //!
-//! **Invariant:** a share is no more than what is kept for its grant. An import begins all shares of an
-//! object anew, so it may be less: what was there before counts for nobody, and never below 0.
+//! **Invariant:** a share is no more than what is kept for its grant. An import begins all shares
+//! of an object anew, so it may be less: what was there before counts for nobody, and never below
+//! 0.
 
 use capstead_client::sturdyref::GrantId;
 

@@ -6,8 +6,8 @@
 //! Invariants:
 //! - At most one instance of an object is awake, and `wake` ends before its first call starts.
 //! - Calls that arrive while the object wakes start in arrival order once it is awake.
-//! - A facet of an instance that ended never reaches the next one: their generations differ. Rest is
-//!   no end: whoever held the object that fell asleep wakes it again.
+//! - A facet of an instance that ended never reaches the next one: their generations differ. Rest
+//!   is no end: whoever held the object that fell asleep wakes it again.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

@@ -1,10 +1,10 @@
 //! The objects of one thread, with all that their calls need.
 //!
-//! A call comes to a facet, waits in the [`Scheduler`] until it may start, finds its object among the
-//! [`Objects`] and wakes it if it sleeps, and runs in [`Turns`], whose writes become durable before
-//! anything that follows them leaves. Each of these three keeps its own state and invariants. The vat
-//! holds them together, with what belongs to no object: clock, keys, grants in use, and the way to
-//! other hosts.
+//! A call comes to a facet, waits in the [`Scheduler`] until it may start, finds its object among
+//! the [`Objects`] and wakes it if it sleeps, and runs in [`Turns`], whose writes become durable
+//! before anything that follows them leaves. Each of these three keeps its own state and
+//! invariants. The vat holds them together, with what belongs to no object: clock, keys, grants in
+//! use, and the way to other hosts.
 //!
 //! Invariants:
 //! - A vat has one thread, and no part of it a lock.
@@ -40,7 +40,7 @@ use crate::http::Room;
 use crate::id::ObjectId;
 use crate::membrane::Chain;
 use crate::metrics::Metrics;
-use crate::storage::{Account, LogOptions, Space, StorageError, Store, StoreOptions};
+use crate::storage::{Account, LogOptions, Presence, Space, StorageError, Store, StoreOptions};
 use crate::sturdyref::ReferenceCipher;
 
 /// The parts of a vat.
@@ -173,7 +173,7 @@ impl Vat {
             return Ok(Account::system(target));
         };
         let class = Header::class_of(&header).and_then(|class| self.objects.class_account(class));
-        Ok(store.account(target, true, u64::MAX, class)?)
+        Ok(store.account(target, Presence::Present, u64::MAX, class)?)
     }
 
     /// Makes the writes of `work` one turn of the server's own, or none of them.

@@ -67,8 +67,8 @@ pub(in crate::host) fn wake(vat: &Rc<Vat>, slot: &Rc<Slot>) {
     }
 }
 
-/// The instance that wakes now, and the calls that its own belong to: `wake` after those that led to
-/// the first call.
+/// The instance that wakes now, and the calls that its own belong to: `wake` after those that led
+/// to the first call.
 fn new_instance(vat: &Rc<Vat>, slot: &Slot) -> Result<(Rc<Instance>, Chain)> {
     rest::make_room(vat)?;
     let chain_of_first =

@@ -1,7 +1,7 @@
 //! The host's side of `admin.capnp`: what the operator's tools may do to the data of one host.
 //!
-//! Whoever holds this reads and writes every object, so it goes to the server's own socket and to tools
-//! in this process, and to nobody else.
+//! Whoever holds this reads and writes every object, so it goes to the server's own socket and to
+//! tools in this process, and to nobody else.
 
 use std::ops::RangeInclusive;
 use std::rc::Rc;
@@ -18,7 +18,7 @@ use crate::host::authority::nameable::{self, Words};
 use crate::host::authority::records::{self, target, target_id};
 use crate::host::authority::sweep::without_dead;
 use crate::host::engine::header::Header;
-use crate::host::engine::once::{self, RequestId, Stage, Which};
+use crate::host::engine::once::{self, IdSelection, RequestId, Stage};
 use crate::host::engine::right::Right;
 use crate::host::engine::vat::Vat;
 use crate::id::ObjectId;
@@ -271,9 +271,9 @@ impl host_admin::Server for HostAdmin {
     ) -> Result<()> {
         let params = params.get()?;
         let which = match (params.get_id()?, params.get_grant()?) {
-            ([], []) => Which::All,
-            (id, []) => Which::Id(RequestId::new(id)?),
-            ([], grant) => Which::Of(grant_id(grant)?),
+            ([], []) => IdSelection::All,
+            (id, []) => IdSelection::Id(RequestId::new(id)?),
+            ([], grant) => IdSelection::Of(grant_id(grant)?),
             _ => return Err(failed("either an id or a grant says which are meant")),
         };
         let cleared =

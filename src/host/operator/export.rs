@@ -1,7 +1,9 @@
-//! One export under way: a thread that reads a snapshot, and the capability that hands its frames on.
+//! One export under way: a thread that reads a snapshot, and the capability that hands its frames
+//! on.
 //!
-//! The vat's thread never reads the disk for it. Between the two is a short queue, so the thread waits
-//! for a slow caller; a caller who is too slow loses the snapshot, which holds old pages back.
+//! The vat's thread never reads the disk for it. Between the two is a short queue, so the thread
+//! waits for a slow caller; a caller who is too slow loses the snapshot, which holds old pages
+//! back.
 
 use std::ops::ControlFlow;
 use std::rc::{Rc, Weak};

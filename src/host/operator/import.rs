@@ -1,15 +1,15 @@
 //! One import under way: frames of an archive become records of this host's objects.
 //!
-//! An object that fits into one batch is replaced in one batch. Of a larger one the header says that it
-//! is unfinished, from the first batch to the last, and so it can't wake in between, nor after a crash.
-//! Quotas of classes and the reserve of free space hold, since they protect the host; quotas of single
-//! objects don't, since the object had its size already.
+//! An object that fits into one batch is replaced in one batch. Of a larger one the header says
+//! that it is unfinished, from the first batch to the last, and so it can't wake in between, nor
+//! after a crash. Quotas of classes and the reserve of free space hold, since they protect the
+//! host; quotas of single objects don't, since the object had its size already.
 //!
-//! Grants stay until the last batch, so that whoever restores a good reference meanwhile is told that the
-//! import isn't finished, and not that the reference was revoked.
+//! Grants stay until the last batch, so that whoever restores a good reference meanwhile is told
+//! that the import isn't finished, and not that the reference was revoked.
 //!
-//! **Invariants:** an instance never sees what an import wrote around it: it is ended in the same breath
-//! in which the first batch is sealed. After an error the import takes nothing more.
+//! **Invariants:** an instance never sees what an import wrote around it: it is ended in the same
+//! breath in which the first batch is sealed. After an error the import takes nothing more.
 
 mod grants;
 
@@ -31,7 +31,8 @@ use crate::id::ObjectId;
 use crate::membrane;
 use crate::schema::admin_capnp::{Existing, ImportedGrants, import};
 use crate::storage::archive::{Frame, Frames, Record, Records};
-use crate::storage::{Account, Before, Space, StorageError, Store};
+use crate::storage::{Account, Before, Presence, Space, StorageError, Store};
+use crate::sturdyref::TargetKind;
 
 /// Records that gather before they are written; a last value may double it.
 const BATCH_BYTES: usize = 4 << 20;
@@ -43,8 +44,8 @@ const BATCHES_IN_A_ROW: usize = 512;
 /// The rest of an import that failed.
 const BROKEN: &str = "the import failed before: begin another one";
 
-/// Grants that imports of a host revoked, of which other hosts have to be told yet. Those that an import
-/// could not tell of are told by the next one.
+/// Grants that imports of a host revoked, of which other hosts have to be told yet. Those that an
+/// import could not tell of are told by the next one.
 pub(in crate::host) type Untold = Rc<RefCell<Vec<(ObjectId, GrantId)>>>;
 
 /// The capability that the caller holds.
@@ -225,8 +226,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Those grants that give way to the archive's go with the last batch. Are they too many for that, then
-    /// the others go before it, while the object says that it is unfinished.
+    /// Those grants that give way to the archive's go with the last batch. Are they too many for
+    /// that, then the others go before it, while the object says that it is unfinished.
     async fn end_object(&mut self) -> Result<()> {
         if self.is_skipped()? {
             self.object = None;
@@ -235,13 +236,16 @@ impl Writer {
         self.begin_grants().await?;
         loop {
             let Some(object) = &mut self.object else { return Ok(()) };
-            let is_of_namespace = object.header.is_none();
-            if is_of_namespace && self.existing != Existing::Replace {
+            let target = match object.header {
+                Some(_) => TargetKind::Object,
+                None => TargetKind::Namespace,
+            };
+            if target == TargetKind::Namespace && self.existing != Existing::Replace {
                 break;
             }
             let Some(grants) = &mut object.grants else { break };
             let (vat, counts) = (&self.vat, &mut self.counts);
-            let (gone, bytes) = grants.give_way(vat, is_of_namespace, BATCH_BYTES, counts).await?;
+            let (gone, bytes) = grants.give_way(vat, target, BATCH_BYTES, counts).await?;
             if bytes < BATCH_BYTES {
                 self.write_batch(Part::Last, &gone)?;
                 break;
@@ -354,7 +358,7 @@ impl Incoming {
         let class = self.header.as_deref().and_then(Header::class_of);
         let class = class.and_then(|class| vat.objects.class_account(class));
         let account = store
-            .account(self.id, present.is_some(), u64::MAX, class)
+            .account(self.id, Presence::of(present.as_ref()), u64::MAX, class)
             .map_err(|error| storage_failed(&error))?;
         self.account = Some(account.clone());
         Ok(account)
@@ -406,7 +410,8 @@ impl<G: 'static> Import<G> {
             None => writer.finish().await,
         };
         if let Err(error) = done {
-            // What was revoked stays so, and counts on every host before the caller hears of the failure.
+            // What was revoked stays so, and counts on every host before the caller hears of the
+            // failure.
             if let Err(untold) = writer.flush().await {
                 tracing::error!(error = %untold, "other hosts were not told of all grants that an import revoked");
             }

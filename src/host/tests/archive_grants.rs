@@ -1,4 +1,5 @@
-//! Grants and imports: what is in force goes on, what was revoked stays so, unless the operator says otherwise.
+//! Grants and imports: what is in force goes on, what was revoked stays so, unless the operator
+//! says otherwise.
 
 use std::rc::Rc;
 
@@ -119,8 +120,8 @@ fn what_was_revoked_since_stays_so_unless_the_operator_says_otherwise() {
     });
 }
 
-/// An archive in which the root is revoked revokes it, and one in which it is good brings it back; one of
-/// an earlier version doesn't bring what its roots allowed.
+/// An archive in which the root is revoked revokes it, and one in which it is good brings it back;
+/// one of an earlier version doesn't bring what its roots allowed.
 #[test]
 fn a_root_is_what_the_archive_says_if_the_operator_says_so() {
     run(async |world, agent, host| {
@@ -165,8 +166,8 @@ fn target() -> capstead_client::sturdyref::TargetId {
     id
 }
 
-// What an import had revoked and written was cut only with the last batch of its target, and never when the
-// import failed before that.
+// What an import had revoked and written was cut only with the last batch of its target, and never
+// when the import failed before that.
 #[test]
 fn what_was_revoked_before_an_import_failed_is_cut() {
     /// More than one batch has room for.
@@ -193,8 +194,8 @@ fn what_was_revoked_before_an_import_failed_is_cut() {
     });
 }
 
-/// A good reference to an object that comes in is told to wait, and is good again when it is whole; one
-/// that was revoked before the import was cut short stays revoked when that is ended.
+/// A good reference to an object that comes in is told to wait, and is good again when it is whole;
+/// one that was revoked before the import was cut short stays revoked when that is ended.
 #[test]
 fn a_good_reference_is_told_that_the_import_is_not_finished() {
     run(async |world, agent, host| {
@@ -238,7 +239,8 @@ fn owner_id() -> crate::id::ObjectId {
     crate::id::ObjectId::named(crate::id::Pool::default(), "Trial", "x")
 }
 
-/// More grants than one batch takes, 16 MiB, come in and give way again: of an object and of a namespace.
+/// More grants than one batch takes, 16 MiB, come in and give way again: of an object and of a
+/// namespace.
 #[test]
 fn more_grants_than_a_batch_takes_come_in_and_give_way() {
     const COUNT: u32 = 60_000;

@@ -136,7 +136,8 @@ fn calls_that_only_have_an_origin_in_common_wait_for_each_other() {
     });
 }
 
-/// A call that has nothing to do with the one that runs waits for it, also after turns of its chain.
+/// A call that has nothing to do with the one that runs waits for it, also after turns of its
+/// chain.
 #[test]
 fn a_call_of_somebody_else_waits_and_leaves_nothing_behind() {
     run(async {

@@ -239,7 +239,8 @@ fn a_long_list_of_grants_is_whole() {
     });
 }
 
-/// A clock that is ahead for a moment destroys nothing: a revocation sweeps what has been over for long.
+/// A clock that is ahead for a moment destroys nothing: a revocation sweeps what has been over for
+/// long.
 #[test]
 fn a_grant_that_is_over_is_kept_for_a_while() {
     run(async {

@@ -1,5 +1,5 @@
-//! Grants that survive those that they were made from: only where their granter said so; and whatever was
-//! made below a grant is known to its holder, wherever the grants between are.
+//! Grants that survive those that they were made from: only where their granter said so; and
+//! whatever was made below a grant is known to its holder, wherever the grants between are.
 
 use capnp::Error;
 use capnp::capability::FromClientHook;

@@ -65,7 +65,8 @@ fn target(namespace: ObjectId) -> Target {
     Target::Namespace(TargetId::from_bytes(*namespace.as_bytes()))
 }
 
-/// So many references with grants that exist, for objects that exist; all their bits, one at a time.
+/// So many references with grants that exist, for objects that exist; all their bits, one at a
+/// time.
 fn check(first: u32, count: u32) {
     run_within(Duration::from_mins(10), async move {
         let ((world, agent), keys) = (host().await, keys().current());

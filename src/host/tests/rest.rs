@@ -93,7 +93,8 @@ fn an_object_stays_awake_for_its_warm_time_after_each_call() {
     });
 }
 
-/// A call under way, a capability that the object made, a task of it, a write on its way to the disk.
+/// A call under way, a capability that the object made, a task of it, a write on its way to the
+/// disk.
 #[test]
 fn an_object_that_somebody_needs_stays_awake() {
     run(async {

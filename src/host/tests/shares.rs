@@ -1,4 +1,5 @@
-//! Nobody who has a reference uses up an object's request ids, its grants or its quota for all others.
+//! Nobody who has a reference uses up an object's request ids, its grants or its quota for all
+//! others.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use super::trial::{RETENTION, World, call_note, call_write, run, run_within, set
 use crate::error::Result;
 use crate::host::Object;
 use crate::host::authority::calls::grant_id;
-use crate::host::engine::once::{Stage, Which, clear_requests, requests};
+use crate::host::engine::once::{IdSelection, Stage, clear_requests, requests};
 use crate::host::engine::shares::{Share, share};
 use crate::host::engine::sweeps::WATCHED;
 use crate::id::{ObjectId, Pool};
@@ -103,7 +104,7 @@ fn a_grant_with_those_made_from_it_keeps_so_many_ids_and_others_go_on() {
         assert_counted(&world, x()).await;
 
         // The operator forgets those of one grant.
-        let cleared = clear_requests(&world.vat, x(), &Which::Of(below_id)).await.unwrap();
+        let cleared = clear_requests(&world.vat, x(), &IdSelection::Of(below_id)).await.unwrap();
         assert_eq!((cleared.gone, cleared.running), (most / 2, 0));
         assert_eq!(share_of(&world, below_id), Share::default());
         assert_counted(&world, x()).await;
@@ -117,7 +118,7 @@ fn a_grant_with_those_made_from_it_keeps_so_many_ids_and_others_go_on() {
         for n in 0..10 {
             noted(&below, 3 * most + n).await.unwrap();
         }
-        let cleared = clear_requests(&world.vat, x(), &Which::All).await.unwrap();
+        let cleared = clear_requests(&world.vat, x(), &IdSelection::All).await.unwrap();
         assert!(cleared.gone > 0 && requests(&world.vat, x(), None).unwrap().is_empty());
         assert_eq!((share_of(&world, one_id).ids, share_of(&world, below_id).ids), (0, 0));
         assert_counted(&world, x()).await;
@@ -218,7 +219,7 @@ fn ids_and_grants_count_in_the_quota() {
         let refused =
             call_write(&again.object("y"), 1).promise.await.err().expect("the class is full");
         assert!(refused.extra.contains("over-quota:"), "{refused}");
-        clear_requests(&again.vat, x(), &Which::All).await.unwrap();
+        clear_requests(&again.vat, x(), &IdSelection::All).await.unwrap();
         call_write(&again.object("y"), 1).promise.await.expect("there is room again");
         assert_counted(&again, x()).await;
     });
@@ -303,8 +304,8 @@ fn grants_whose_time_is_over_make_room() {
     });
 }
 
-/// A clock that is ahead for a moment makes a grant of the namespace look over, and takes nothing from the
-/// objects that were reached by it.
+/// A clock that is ahead for a moment makes a grant of the namespace look over, and takes nothing
+/// from the objects that were reached by it.
 #[test]
 fn what_depends_on_a_grant_of_a_namespace_survives_a_clock_that_is_ahead() {
     run(async {

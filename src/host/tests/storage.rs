@@ -132,8 +132,8 @@ fn a_list_sees_writes_ahead_of_it_and_none_behind() {
     });
 }
 
-/// Visiting sees what the iterator sees: before and after the writes are durable, and with writes of
-/// the visitor itself.
+/// Visiting sees what the iterator sees: before and after the writes are durable, and with writes
+/// of the visitor itself.
 #[test]
 fn a_visit_sees_what_the_list_has() {
     run(async {

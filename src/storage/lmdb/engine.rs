@@ -30,6 +30,7 @@ use crate::storage::lmdb::layout::{
 };
 use crate::storage::lmdb::owned::Owner;
 use crate::storage::lmdb::watched::Watched;
+use crate::storage::range::Direction;
 
 /// Two for the vat thread, which may read while it visits, one for the commit thread, the rest for
 /// exports and other tools.
@@ -283,11 +284,11 @@ impl Snapshot<'_> {
     }
 
     /// Visits the records from `from` on and before `until`, in the order of their keys, or from the
-    /// last one back; until `visit` breaks off, which is returned.
+    /// last one down; until `visit` breaks off, which is returned.
     pub(crate) fn walk(
         &self,
         (from, until): (&[u8], Option<&[u8]>),
-        reverse: bool,
+        direction: Direction,
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
     ) -> Result<ControlFlow<()>> {
         let cursor = self.txn.open_ro_cursor(self.database).map_err(failed("open a cursor"))?;
@@ -298,15 +299,16 @@ impl Snapshot<'_> {
             _ => go(None, LAST),
         };
         // Where it begins is looked for last: there the cursor goes on.
-        let (end, begin) = if reverse { (first()?, last()?) } else { (last()?, first()?) };
+        let is_down = direction == Direction::Down;
+        let (end, begin) = if is_down { (first()?, last()?) } else { (last()?, first()?) };
         let (Some((end, _)), Some(mut at)) = (end, begin) else {
             return Ok(ControlFlow::Continue(()));
         };
-        let is_empty = if reverse { end > at.0 } else { end < at.0 };
+        let is_empty = if is_down { end > at.0 } else { end < at.0 };
         if is_empty {
             return Ok(ControlFlow::Continue(()));
         }
-        let step = if reverse { PREVIOUS } else { NEXT };
+        let step = if is_down { PREVIOUS } else { NEXT };
         loop {
             let (key, stored) = at;
             let Some(record) = layout::whole(key, stored) else { return Err(layout::damaged(key)) };

@@ -7,6 +7,7 @@ use std::iter::Peekable;
 use std::ops::ControlFlow;
 
 use crate::storage::lmdb::pairs::Pairs;
+use crate::storage::range::Direction;
 use crate::storage::store::overlay::Entry;
 
 /// The most that a page takes.
@@ -59,7 +60,7 @@ impl Page {
 pub(super) struct Filling<'a> {
     overlay: Peekable<Box<dyn Iterator<Item = Entry<'a>> + 'a>>,
     size: PageSize,
-    reverse: bool,
+    direction: Direction,
     page: Page,
 }
 
@@ -68,18 +69,18 @@ impl<'a> Filling<'a> {
     pub(super) fn new(
         overlay: Box<dyn Iterator<Item = Entry<'a>> + 'a>,
         size: PageSize,
-        reverse: bool,
+        direction: Direction,
         mut page: Page,
     ) -> Self {
         page.entries.clear();
         (page.more, page.hidden_first) = (false, 0);
-        Self { overlay: overlay.peekable(), size, reverse, page }
+        Self { overlay: overlay.peekable(), size, direction, page }
     }
 
     /// The next entry from below, in the order of the list.
     pub(super) fn visit(&mut self, key: &[u8], value: &[u8]) -> ControlFlow<()> {
-        let reverse = self.reverse;
-        let is_due = |above: &Entry<'_>| comes_first(above.0, key, reverse) || above.0 == key;
+        let direction = self.direction;
+        let is_due = |above: &Entry<'_>| comes_first(above.0, key, direction) || above.0 == key;
         while let Some((above, value)) = self.overlay.next_if(is_due) {
             self.push(above, value)?;
             if above == key {
@@ -117,7 +118,7 @@ impl<'a> Filling<'a> {
 pub(super) fn over<'a>(
     upper: Box<dyn Iterator<Item = Entry<'a>> + 'a>,
     lower: Box<dyn Iterator<Item = Entry<'a>> + 'a>,
-    reverse: bool,
+    direction: Direction,
 ) -> Box<dyn Iterator<Item = Entry<'a>> + 'a> {
     let (mut upper, mut lower) = (upper.peekable(), lower.peekable());
     Box::new(std::iter::from_fn(move || {
@@ -127,7 +128,7 @@ pub(super) fn over<'a>(
         if above == below {
             lower.next();
             upper.next()
-        } else if comes_first(above, below, reverse) {
+        } else if comes_first(above, below, direction) {
             upper.next()
         } else {
             lower.next()
@@ -135,6 +136,9 @@ pub(super) fn over<'a>(
     }))
 }
 
-fn comes_first(key: &[u8], other: &[u8], reverse: bool) -> bool {
-    if reverse { key > other } else { key < other }
+fn comes_first(key: &[u8], other: &[u8], direction: Direction) -> bool {
+    match direction {
+        Direction::Up => key < other,
+        Direction::Down => key > other,
+    }
 }

@@ -105,7 +105,8 @@ impl<T: Owned> Struct<T> {
         Self::parse(&message, capabilities)
     }
 
-    /// The struct of a message in the standard framing, with the capabilities that its pointers mean.
+    /// The struct of a message in the standard framing, with the capabilities that its pointers
+    /// mean.
     ///
     /// # Errors
     /// When the bytes are no message.

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use capstead_client::sturdyref::{GrantId, Method};
 
 use super::kept::forget;
-use super::record::{self, ORDER, Record, RequestId, State};
+use super::record::{self, CallState, ORDER, Record, RequestId};
 use crate::error::Result;
 use crate::host::engine::vat::Vat;
 use crate::id::ObjectId;
@@ -15,7 +15,7 @@ use crate::storage::{PageSize, Range, Space};
 const SOME: PageSize = PageSize { entries: 64, bytes: usize::MAX };
 
 /// The ids that are meant.
-pub(in crate::host) enum Which {
+pub(in crate::host) enum IdSelection {
     All,
     Id(RequestId),
     /// Those that came by this grant, or by one that was made from it.
@@ -33,7 +33,7 @@ pub(in crate::host) enum Stage {
 }
 
 /// A call with an id, without its reply.
-pub(in crate::host) struct Known {
+pub(in crate::host) struct RequestSummary {
     pub(in crate::host) id: RequestId,
     pub(in crate::host) number: u64,
     /// Milliseconds since 1970.
@@ -47,14 +47,14 @@ pub(in crate::host) struct Known {
 
 /// Numbers of ids.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::host) struct Cleared {
+pub(in crate::host) struct ClearedCounts {
     pub(in crate::host) gone: u64,
     /// Meant too, and left since their calls run.
     pub(in crate::host) running: u64,
 }
 
-/// Some of an object's calls with ids behind number `after`, in the order in which they began; none behind
-/// the last.
+/// Some of an object's calls with ids behind number `after`, in the order in which they began; none
+/// behind the last.
 ///
 /// # Errors
 /// When the storage can't be read.
@@ -62,7 +62,7 @@ pub(in crate::host) fn requests(
     vat: &Vat,
     target: ObjectId,
     after: Option<u64>,
-) -> Result<Vec<Known>> {
+) -> Result<Vec<RequestSummary>> {
     let mut range = Range::all().within(&[ORDER]);
     if let Some(after) = after {
         range.start = Bound::Excluded(record::order_key(after).to_vec());
@@ -80,27 +80,28 @@ pub(in crate::host) fn requests(
         let runs = instance.as_ref().is_some_and(|instance| instance.requests.runs(&id));
         let stage = match call.as_ref().map(|call| &call.state) {
             _ if runs => Stage::Runs,
-            Some(State::Ended(Ok(_))) => Stage::Replied,
-            Some(State::Ended(Err(_))) => Stage::Failed,
-            Some(State::Begun) | None => Stage::CutShort,
+            Some(CallState::Ended(Ok(_))) => Stage::Replied,
+            Some(CallState::Ended(Err(_))) => Stage::Failed,
+            Some(CallState::Begun) | None => Stage::CutShort,
         };
         let (method, lineage) =
             call.map_or_else(Default::default, |call| (call.method, call.lineage));
-        found.push(Known { id, number, began_ms, method, stage, bytes: length, lineage });
+        found.push(RequestSummary { id, number, began_ms, method, stage, bytes: length, lineage });
     }
     Ok(found)
 }
 
-/// Forgets those ids that are meant and whose calls don't run. A retry with one of them is another call.
+/// Forgets those ids that are meant and whose calls don't run. A retry with one of them is another
+/// call.
 ///
 /// # Errors
 /// When the storage can't be read or written: some may be forgotten.
 pub(in crate::host) async fn clear_requests(
     vat: &Vat,
     target: ObjectId,
-    which: &Which,
-) -> Result<Cleared> {
-    let (mut after, mut cleared) = (None, Cleared::default());
+    which: &IdSelection,
+) -> Result<ClearedCounts> {
+    let (mut after, mut cleared) = (None, ClearedCounts::default());
     loop {
         vat.turns.outside_turns().await;
         let some = requests(vat, target, after)?;
@@ -108,11 +109,12 @@ pub(in crate::host) async fn clear_requests(
         after = Some(last.number);
         let (running, gone): (Vec<_>, Vec<_>) = some
             .into_iter()
-            .filter(|known| which.means(known))
-            .partition(|known| known.stage == Stage::Runs);
+            .filter(|request| which.means(request))
+            .partition(|request| request.stage == Stage::Runs);
         vat.write_of_server(target, || {
             let mut store = vat.turns.store_mut();
-            gone.iter().try_for_each(|known| forget(&mut store, target, known.number, &known.id))
+            gone.iter()
+                .try_for_each(|request| forget(&mut store, target, request.number, &request.id))
         })?;
         cleared.gone += gone.len() as u64;
         cleared.running += running.len() as u64;
@@ -125,12 +127,12 @@ pub(in crate::host) async fn clear_requests(
     Ok(cleared)
 }
 
-impl Which {
-    fn means(&self, known: &Known) -> bool {
+impl IdSelection {
+    fn means(&self, request: &RequestSummary) -> bool {
         match self {
             Self::All => true,
-            Self::Id(id) => *id == known.id,
-            Self::Of(grant) => known.lineage.contains(grant),
+            Self::Id(id) => *id == request.id,
+            Self::Of(grant) => request.lineage.contains(grant),
         }
     }
 }

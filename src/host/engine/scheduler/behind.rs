@@ -1,9 +1,9 @@
 //! Calls that wait until their caller has read more of what was made for it.
 //!
 //! The size of an answer shows when it is made, so that only the next call can wait for it. Without
-//! that, a thousand calls that came at once, each with an answer of megabytes, would take the memory
-//! of the whole server. Calls that one object makes on another never wait here, because their callers
-//! are in no position to read.
+//! that, a thousand calls that came at once, each with an answer of megabytes, would take the
+//! memory of the whole server. Calls that one object makes on another never wait here, because
+//! their callers are in no position to read.
 //!
 //! Invariants:
 //! - Calls of one connection start in the order in which they came: behind one that waits, all of

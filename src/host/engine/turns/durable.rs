@@ -59,8 +59,8 @@ impl Turns {
         }
     }
 
-    /// Resolves when the storage has failed: nothing will be durable any more. The next commit would
-    /// find a change of the files too, and may be far away.
+    /// Resolves when the storage has failed: nothing will be durable any more. The next commit
+    /// would find a change of the files too, and may be far away.
     pub(in crate::host) async fn failure(&self) -> StorageError {
         loop {
             let settled = self.settled();

@@ -1,4 +1,5 @@
-//! The grants of one target on their way in: those that are here stay, or give way to the archive's.
+//! The grants of one target on their way in: those that are here stay, or give way to the
+//! archive's.
 //!
 //! Invariants:
 //! - If those that are here stay, nothing of the archive's is written: what was revoked stays so.
@@ -16,7 +17,7 @@ use crate::host::authority::sweep::Deaths;
 use crate::host::engine::right::GrantRef;
 use crate::host::engine::vat::Vat;
 use crate::id::ObjectId;
-use crate::sturdyref::Grant;
+use crate::sturdyref::{Grant, TargetKind};
 
 /// Grants that are read before others of the vat's thread have their turn.
 const PAGE: usize = 1_000;
@@ -107,15 +108,15 @@ impl TargetGrants {
         Ok(self.whose == Whose::Archives)
     }
 
-    /// The archive has no more: some of the records that give way, about `bytes` of them. Less when there
-    /// are no more.
+    /// The archive has no more: some of the records that give way, about `bytes` of them. Less when
+    /// there are no more.
     ///
     /// # Errors
     /// When the storage can't be read.
     pub(super) async fn give_way(
         &mut self,
         vat: &Vat,
-        is_of_namespace: bool,
+        target: TargetKind,
         bytes: usize,
         counts: &mut Counts,
     ) -> Result<(Gone, usize)> {
@@ -132,7 +133,7 @@ impl TargetGrants {
                     counts.revoked += 1;
                     self.cut.push(id);
                 }
-                let left = grant.revoked(is_of_namespace);
+                let left = grant.revoked(target);
                 length += id.as_bytes().len() + left.as_ref().map_or(0, Vec::len);
                 gone.push((id, left));
             }

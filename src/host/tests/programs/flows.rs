@@ -1,9 +1,9 @@
 //! Capabilities flow at random between objects and clients, and always look as they should.
 //!
-//! Objects check what they get in every program: it has their gate around it, so that what they send
-//! through it leaves in order behind their writes; and what clients get has none. Here is the other
-//! half: what comes back to where it came from is what had left, unless it left as a promise. That
-//! keeps its path.
+//! Objects check what they get in every program: it has their gate around it, so that what they
+//! send through it leaves in order behind their writes; and what clients get has none. Here is the
+//! other half: what comes back to where it came from is what had left, unless it left as a promise.
+//! That keeps its path.
 
 use capnp::capability::FromClientHook;
 
@@ -60,8 +60,8 @@ impl Flow {
         Self { dice, host, link, objects, caps }
     }
 
-    /// Passes a capability through one or two objects, which may keep it meanwhile, and looks at what
-    /// comes back.
+    /// Passes a capability through one or two objects, which may keep it meanwhile, and looks at
+    /// what comes back.
     async fn pass(&mut self) {
         let at = self.dice.below(self.caps.len() as u64) as usize;
         let (cap, expected) = self.caps[at].clone();
