@@ -259,7 +259,7 @@ impl ResultsHook for Results {
         self.body.get_or_insert_with(Body::new).builder()
     }
 
-    /// Only noted here: whoever runs the handler opens the pipeline when the gate lets it.
+    /// Only noted here: the engine opens the pipeline when the gate lets it.
     fn set_pipeline(&mut self) -> Result<()> {
         if self.slot.0.has_offered.replace(true) {
             return Err(failed("set_pipeline was called twice"));

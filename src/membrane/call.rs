@@ -1,4 +1,4 @@
-//! A call on its way: its message, who wants the reply, and how it is handed to a target.
+//! A call on its way: its message, its reply, and its delivery to a target.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -182,7 +182,7 @@ pub(super) fn bytes_of(size: MessageSize) -> usize {
     usize::try_from(size.word_count.saturating_mul(8)).unwrap_or(usize::MAX)
 }
 
-/// The asker who wants to know how a call ended. Dropping it tells them that the call was lost.
+/// The way back to the caller. Dropping it tells them that the call was lost.
 pub(crate) struct Reply(Option<Asker>);
 
 enum Asker {
@@ -203,7 +203,7 @@ impl Reply {
         matches!(self.0, Some(Asker::Results(..)))
     }
 
-    /// By which the answer leaves, if the call came over a connection.
+    /// The outlet by which the answer leaves, if the call came over a connection.
     pub(crate) fn outlet(&self) -> Option<&Rc<Outlet>> {
         match &self.0 {
             Some(Asker::Results(_, end)) => end.outlet.get(),
@@ -217,7 +217,7 @@ impl Reply {
         self.outlet().map(|outlet| outlet.hold(body.size_bytes()))
     }
 
-    /// Takes the caller away: what is said to this reply afterwards, nobody hears.
+    /// Takes the caller out: nothing that is sent by this reply afterwards reaches them.
     pub(crate) fn take(&mut self) -> Self {
         Self(self.0.take())
     }
@@ -257,7 +257,7 @@ impl Reply {
             Some(Asker::Results(_, end)) if !end.taken.get() => {
                 end.kept.set(Some(Box::new(kept)));
             }
-            // Nobody will take it any more, or it is taken at once.
+            // The end is polled no more, or the caller is told at once.
             _ => drop(kept),
         }
     }
@@ -285,7 +285,7 @@ impl Reply {
         }
     }
 
-    /// The ones to tell when another vat has answered.
+    /// The place to be told when another vat has answered.
     pub(super) fn owed(&self) -> Option<Rc<dyn Owed>> {
         match &self.0 {
             None => None,
@@ -360,7 +360,7 @@ pub(crate) fn deliver(to: &dyn ClientHook, call: Call) {
         // It runs when the RPC library has let go, and ends with the last of them.
         tokio::task::spawn_local(async {
             while let Some((to, call)) = DEFERRED.with_borrow_mut(VecDeque::pop_front) {
-                // Nobody hands calls over between two tasks.
+                // No queued client hands calls over between two tasks.
                 drop(deliver_now(&*to, call));
             }
         });

@@ -1,5 +1,5 @@
-//! The end of a call that came from foreign code: what capnp-rpc waits for, and what it and the
-//! connection tell of whoever made the call.
+//! The end of a call that came from foreign code. capnp-rpc waits for it here, and here the
+//! connection tells what becomes of the caller.
 
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -33,11 +33,11 @@ pub(super) struct CallEnd {
     asker: RefCell<Option<Waker>>,
     pub(super) taken: Cell<bool>,
     pub(super) kept: Cell<Option<Box<dyn Any>>>,
-    /// Until capnp-rpc has written the Return; then it knows the capabilities by itself. Of calls
-    /// that came over a connection only.
+    /// The capabilities in the answer, until capnp-rpc has written the Return and knows them by
+    /// itself. Used by calls that came over a connection only.
     pub(super) pipeline: Pipeline,
     pub(super) origin: Cell<Origin>,
-    /// By which the answer leaves, if the call came over a connection.
+    /// The outlet by which the answer leaves, if the call came over a connection.
     pub(super) outlet: OnceCell<Rc<Outlet>>,
     /// The answer as it counts there, from when it is made until it is written.
     pub(super) made: Cell<Option<HeldAnswer>>,
@@ -103,8 +103,8 @@ impl Drop for CallOutcome {
     fn drop(&mut self) {
         let is_early = !self.0.taken.get();
         self.0.take();
-        // Of a peer's call it means that the connection is over; others have a pipeline of their
-        // own.
+        // For a peer's call it means that the connection is over; other calls have a pipeline of
+        // their own.
         if is_early && self.0.origin.get() == Origin::Connection {
             self.0.pipeline.abandon();
         }

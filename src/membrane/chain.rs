@@ -1,4 +1,4 @@
-//! The calls that led to a call: what tells a deadlock from a wait.
+//! The calls that led to a call. They tell a deadlock from a wait.
 
 use std::rc::Rc;
 
@@ -15,7 +15,7 @@ struct ChainNode {
     length: usize,
 }
 
-/// Longest chain: who calls on through more exclusive objects waits for what will hardly end.
+/// The longest chain. A call that leads through more exclusive objects will hardly ever end.
 const CALLS_MAX: usize = 64;
 
 const CALL_BYTES: usize = 16;

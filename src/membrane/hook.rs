@@ -1,4 +1,12 @@
 //! The one `ClientHook` and the one `RequestHook` for everything of ours that can be called.
+//!
+//! capnp-rpc asks a hook for its brand and address, and follows it to what it was resolved to. With
+//! hooks of our own we decide what it learns: that they are none of its connections', one address
+//! for each target, and no resolution.
+//!
+//! Invariants:
+//! - A hook is ours exactly if it has our brand, and then its target is found by its address.
+//! - Promises are followed for a bounded number of steps, so that a loop of them is an error.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -29,16 +37,16 @@ pub(crate) fn is_ours(hook: &dyn ClientHook) -> bool {
 
 /// Something of ours that can be called. An implementation's `Drop` calls [`forget`].
 pub(crate) trait CallTarget: Any {
-    /// Takes the call, at once and in the order of these calls. It must not block.
+    /// Takes the call, at once and in the order in which this is called. It must not block.
     fn enqueue(self: Rc<Self>, call: Call);
 
-    /// The capability to which its calls go, if it hands them on. The same for ever, or better
+    /// The capability to which its calls go, if it hands them on. It stays the same, or is better
     /// known later.
     fn leads(&self) -> Option<Box<dyn ClientHook>> {
         None
     }
 
-    /// For whoever waits in this vat. `None`: not a promise.
+    /// Resolves, for code of this vat, when it is known. `None`: not a promise.
     fn when_resolved(&self) -> Option<Promise<Box<dyn ClientHook>, Error>> {
         None
     }
@@ -60,7 +68,7 @@ thread_local! {
 }
 
 thread_local! {
-    /// Set while we ask a foreign hook what it turned out to be: a `PeerCap` one tells nobody else.
+    /// Set while we ask a foreign hook what it turned out to be. A `PeerCap` tells nobody else.
     static FOLLOWS: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -109,11 +117,11 @@ const STEPS_MAX: usize = 1024;
 
 /// The end of a capability once the promises are followed that are known by now.
 pub(super) struct End {
-    /// None: it is the end itself.
+    /// The end; none if it is the capability itself.
     pub(super) hook: Option<Box<dyn ClientHook>>,
     /// The target behind the hook; none if it is of a connection, or another that isn't ours.
     pub(super) target: Option<Rc<dyn CallTarget>>,
-    /// It can't be asked now where it leads, nor be called.
+    /// It can neither be called now, nor be asked where it leads.
     pub(super) is_busy: bool,
 }
 
@@ -152,8 +160,8 @@ thread_local! {
     static HANDS_OVER: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Takes a call that comes from foreign code. What came over a connection comes from the RPC system
-/// itself; all others, from queued clients.
+/// Takes a call that comes from foreign code: from the RPC system itself if it came over a
+/// connection, and otherwise from a queued client.
 pub(super) fn take(origin: Origin, enqueue: impl FnOnce()) {
     let before = HANDS_OVER.replace(origin == Origin::Local || HANDS_OVER.get());
     let taken = catch_unwind(AssertUnwindSafe(enqueue));
@@ -166,12 +174,13 @@ pub(super) fn take(origin: Origin, enqueue: impl FnOnce()) {
 /// Tells whether a hook may be the one that hands its calls over. It panics if it is asked
 /// anything.
 fn is_busy(hook: &dyn ClientHook) -> bool {
-    /// Of hooks that belong to the RPC library and to no connection, as its queued clients do.
+    /// The brand of hooks that belong to the RPC library and to no connection, such as its queued
+    /// clients.
     const LOCAL: usize = 0;
     HANDS_OVER.get() && hook.get_brand() == LOCAL
 }
 
-/// Tells whether it is us who ask what a hook turned out to be.
+/// Tells whether our own code asks what a hook turned out to be.
 pub(super) fn follows() -> bool {
     FOLLOWS.get()
 }
@@ -266,8 +275,8 @@ impl<T: CallTarget> ClientHook for Hook<T> {
         Rc::as_ptr(&self.0).addr()
     }
 
-    /// The RPC system learns neither that it is a promise nor what becomes of it: who got it from
-    /// us reaches it by the same path for ever.
+    /// The RPC system learns neither that it is a promise nor what becomes of it, so that everybody
+    /// who got it from us reaches it by the same path always.
     fn get_resolved(&self) -> Option<Box<dyn ClientHook>> {
         None
     }

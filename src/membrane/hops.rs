@@ -1,12 +1,12 @@
 //! Calls that came from another host and go on to a further one.
 //!
-//! A host hands on what comes for a promise that it doesn't serve itself, at once and without an
-//! end: promises that lead to each other pass a call round for ever, and a caller may lay a row of
-//! promises through all hosts, as long as it likes, on which each call costs as much as the row is
+//! A host hands a call on a promise of another host's on at once, without looking where it ends.
+//! Promises that lead to each other pass a call round and round, and a caller may lay a row of
+//! promises through all hosts, as long as they like, on which each call costs as much as the row is
 //! long. No host sees more of it than its own step, but the number of steps travels with the call.
 //!
-//! **Invariant:** what the calls of one host take that only pass through is bounded, and no call
-//! goes on for ever.
+//! **Invariant:** calls that only pass through a host take a bounded part of it, and no call goes
+//! round without an end.
 
 use std::cell::Cell;
 

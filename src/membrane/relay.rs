@@ -1,8 +1,9 @@
 //! The capabilities that ours become when they are given to the RPC system.
 //!
-//! A peer decides what its promises are resolved to, and what the results of our calls hold: also
-//! the answer to the call in which it gave them away, or a capability of ours that stands for them.
-//! The RPC system follows such a loop without an end, so it never gets a link of one:
+//! A peer decides to what its promises are resolved, and what the results of our calls hold. It may
+//! choose the answer to the very call in which it gave them away, or a capability of ours that
+//! stands for them. The RPC system would follow such a loop without an end, so it never gets a part
+//! of one:
 //! - A promise goes as a [`Relay`], which passes every call on at once, for as long as anybody
 //!   holds it: the RPC system never learns where it leads.
 //! - A capability of a connection goes as a [`PeerCap`], and its owner gets it back as its own. A
@@ -11,7 +12,7 @@
 //!
 //! A capability that is settled by then goes as what it is: that way it comes home as what it was.
 //!
-//! **Invariant:** whoever follows what the RPC system has of ours comes to an end.
+//! **Invariant:** every walk along the promises that the RPC system has of ours comes to an end.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
@@ -65,7 +66,7 @@ fn follow(cap: Box<dyn ClientHook>) -> Result<Destination, Error> {
     if is_busy {
         return Ok(Destination::Unknown(end));
     }
-    // Whoever asks and lets go of the answer is forgotten.
+    // Asking leaves nothing behind: the answer is dropped at once.
     let is_promise = hook::when_resolved(&*end).is_some();
     Ok(match (is_promise, target) {
         (true, _) => Destination::Promise(end),
@@ -74,7 +75,7 @@ fn follow(cap: Box<dyn ClientHook>) -> Result<Destination, Error> {
     })
 }
 
-/// The same capability, when whoever runs now has let go of it.
+/// The same capability, after the code that runs now has let go of it.
 fn soon(cap: Box<dyn ClientHook>) -> Promise<Box<dyn ClientHook>, Error> {
     Promise::from_future(async move {
         tokio::task::yield_now().await;
@@ -89,7 +90,7 @@ thread_local! {
 
 /// A promise.
 struct Relay {
-    /// Of the promise that it stands for.
+    /// The address of the promise that it stands for.
     address: Cell<usize>,
     to: RefCell<Box<dyn ClientHook>>,
     is_settled: Cell<bool>,
@@ -142,7 +143,8 @@ impl Relay {
                     relay.register();
                 }
                 Ok(Destination::Ours(end) | Destination::Foreign(end)) => relay.end(&*end),
-                // Lets go of a promise that leads back here: they would keep each other for ever.
+                // Lets go of a promise that leads back here, since the two would keep each other
+                // alive.
                 Err(error) => relay.end(&*hook::broken(error)),
             }
         }
@@ -159,7 +161,7 @@ impl Relay {
         self.go_on(to.add_ref());
         self.is_settled.set(true);
         for waiting in self.waiting.take() {
-            // The one who waited may have left.
+            // The receiver may be gone.
             let _ = waiting.send(to.add_ref());
         }
     }

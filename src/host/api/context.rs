@@ -30,8 +30,8 @@ use crate::membrane::dispatch;
 /// use capstead::counter_capnp::counter;
 /// use capstead::{Context, Result};
 ///
-/// /// A counter of the object's own, anonymous and made when it is first needed. The class of the object is
-/// /// bound to `Counter` where the server is put together.
+/// /// A counter of the object's own, anonymous and made when it is first needed. The class of the
+/// /// object is bound to `Counter` where the server is put together.
 /// async fn own_counter(ctx: &Context) -> Result<counter::Client> {
 ///     if let Some(counter) = ctx.storage().get_ref("counter")? {
 ///         return Ok(counter);
@@ -112,9 +112,9 @@ impl Context {
     /// Ends this instance now: what the present turn wrote is dropped, and so is what it sent after
     /// that. What earlier turns wrote is made durable, and their replies still leave. All other
     /// callers, and everybody who holds a capability to the object, get a `disconnected` that says
-    /// `reason`; who restores a reference reaches a fresh instance.
+    /// `reason`; a restored reference reaches a fresh instance.
     ///
-    /// The error returned is what the method that aborts should return; nobody sees another one.
+    /// The method that aborts should return this error; nobody sees another one.
     pub fn abort(&self, reason: impl AsRef<str>) -> capnp::Error {
         ending::abort(&self.0, &format!("was aborted: {}", reason.as_ref()));
         self.0.why_ended()

@@ -40,8 +40,8 @@ use capstead_client::sturdyref::{Caveats, GrantId};
 /// for that.
 const CITE_WAIT: Duration = Duration::from_secs(5);
 
-/// References to objects as values. One is good in its own object under its own key alone: whoever
-/// copies its bytes has nothing.
+/// References to objects as values. A reference is good in its own object under its own key alone:
+/// a copy of its bytes is worth nothing elsewhere.
 impl Storage {
     /// Sets the value under `key` to a reference to an object.
     ///
@@ -51,8 +51,8 @@ impl Storage {
     ///
     /// # Errors
     /// See [`Storage`]; `not-a-reference:` when the capability is no object of this cluster but,
-    /// say, a callback or a session, which ends with whoever made it, or when it is broken;
-    /// `overloaded` when its host didn't answer. Nothing was written.
+    /// say, a callback or a session, which ends with its maker, or when it is broken; `overloaded`
+    /// when its host didn't answer. Nothing was written.
     pub async fn put_ref<C: FromClientHook>(
         &self,
         key: impl AsRef<[u8]>,
@@ -118,7 +118,7 @@ impl Storage {
     }
 }
 
-/// A citation of the capability; those who must be asked are asked when this is called.
+/// A citation of the capability. If its host must be asked, that is asked when this is called.
 fn cite(
     instance: &Rc<Instance>,
     object: &dyn ClientHook,

@@ -64,7 +64,7 @@ impl List {
         self
     }
 
-    /// The greatest key first. What the other options mean stays as it is.
+    /// The greatest key first. The other options keep their meaning.
     pub fn reverse(mut self) -> Self {
         self.direction = Direction::Down;
         self

@@ -24,7 +24,8 @@ use crate::limits::NAME_BYTES_MAX;
 /// use capstead::classes::Counter;
 /// use capstead::{Context, Result};
 ///
-/// /// Counts a visit of this page. `Server::bind::<Page, Counter>("visits")` gave the class that right.
+/// /// Counts a visit of this page. The class got that right by
+/// /// `Server::bind::<Page, Counter>("visits")`.
 /// async fn count_visit(ctx: &Context, page: &str) -> Result<i64> {
 ///     let counters = ctx.namespace::<Counter>("visits")?;
 ///     let reply = counters.get(page)?.increment_request().send().promise.await?;

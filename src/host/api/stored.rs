@@ -107,7 +107,7 @@ impl<T: Storable> Mirror for Memory<T> {
     }
 
     fn update(&self, stored: Option<&[u8]>) {
-        // What isn't a `T` was refused before it was written.
+        // A value that isn't a `T` was refused before it was written.
         let value = stored.and_then(T::decode).unwrap_or_default();
         self.value.replace(value);
         self.length.set(stored.map(<[u8]>::len));

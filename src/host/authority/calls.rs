@@ -1,8 +1,8 @@
-//! The calls by which grants are made, listed and revoked: on any facet, as turns of its object;
-//! and what they say in Cap'n Proto.
+//! The calls by which grants are made, listed and revoked: on any facet, as turns of its object.
 //!
-//! Whoever makes a grant gives no more than they have; whoever lists or revokes reaches those
-//! grants that were made from their own.
+//! Invariants:
+//! - A holder gives no more than they have.
+//! - A holder lists and revokes only grants that were made from their own.
 
 use std::fmt;
 use std::rc::Rc;
@@ -47,7 +47,7 @@ impl fmt::Debug for Granted {
     }
 }
 
-/// Answers such a call on a facet of the instance, in a turn of it.
+/// Answers such a call on a facet of the instance, in its present turn.
 pub(in crate::host) fn dispatch(
     instance: &Rc<Instance>,
     facet: &Facet,
@@ -62,7 +62,7 @@ pub(in crate::host) fn dispatch(
         }
         let (params, results) = (params.get()?, results.get());
         let right = &facet.right;
-        // What is said of grants may tell of those that the operator made or took back.
+        // The answer may tell of grants that the operator made or took back a moment ago.
         instance.follow_later_writes();
         match (method.interface, method.ordinal) {
             (persistent::Client::TYPE_ID, SAVE) if facet.request().is_some() => {
@@ -145,9 +145,9 @@ pub(in crate::host) fn check_reach(
     Err(Reason::NoSuchGrant.error("no grant of this id was made from the grant of this one"))
 }
 
-/// Tells whether the holder of `right` has a say over a grant: it was made from the holder's own.
-/// One that has none by a binding, or is the object, has a say over all, unless that is less than
-/// everything.
+/// Tells whether the holder of `right` has a say over a grant: it was made from the holder's own. A
+/// holder without a grant, by a binding or as the object itself, has a say over all, unless their
+/// right is restricted.
 fn reaches(vat: &Vat, target: ObjectId, right: &Right, grant: &Grant) -> Result<bool> {
     match &right.grant {
         None => Ok(!right.is_restricted()),
@@ -170,13 +170,13 @@ pub(in crate::host) fn list(
     let last = some.last().filter(|_| some.len() == GRANTS_LISTED_MAX).map(|(id, _)| *id);
     let mut listed = Vec::new();
     for (id, grant) in some.drain(..) {
-        // What is dead and not yet swept is as if it were gone; what was revoked and left a record
-        // is known.
+        // A dead grant that isn't swept yet is as if it were gone. A revoked one that left a record
+        // is listed.
         if reaches(vat, target, right, &grant)?
             && (grant.is_revoked || !sweep::is_dead(vat, target, &grant)?)
         {
-            // Of those whose namespace's grant nobody uses here, some may be dead: the next list
-            // knows.
+            // If nobody here uses the namespace's grant that it depends on, it may be dead: the
+            // next list knows.
             let namespace = depends(target, &grant).filter(|of| of.target != target);
             if namespace.is_some_and(|of| vat.live_grants.get(of).is_none()) {
                 sweep::sweep_for_room(vat, target);

@@ -1,5 +1,5 @@
-//! The methods that the operator names in a grant: a grant of one that isn't there lets nobody do
-//! anything.
+//! The methods that the operator names in a grant. A grant of a method that isn't there would let
+//! nobody do anything, so such names are refused.
 
 use capnp::{text_list, traits::HasTypeId};
 use capstead_client::sturdyref::{Caveats, Method};
@@ -84,7 +84,7 @@ pub(in crate::host) fn of_object(vat: &Vat, class: &str, words: &Words) -> Resul
 /// The one that is asked for methods.
 struct MethodsOf<'a> {
     name: &'a str,
-    /// None of a class that this program doesn't have.
+    /// None if this program doesn't have the class.
     known: Option<Vec<NamedMethod>>,
     hint: &'a str,
 }

@@ -1,11 +1,10 @@
-//! The grants of one target: in its own storage, where its class doesn't see them.
+//! The records of grants, each in the storage of its target, where the class doesn't see them.
 //!
 //! Invariants:
-//! - A grant is in force if its record is there, isn't revoked or over, and what it depends on is
-//!   in force. So to revoke it is to take away one record; those that depended on it are dead, and
-//!   swept later.
-//! - Whoever says that a grant is in force has looked it up, or holds a live one that was never
-//!   cut.
+//! - A grant is in force if its record is there, it isn't revoked or over, and the grant on which
+//!   it depends is in force. So a revocation takes away one record; the grants that depended on it
+//!   are dead, and swept later.
+//! - A grant that is said to be in force was looked up, or is a live one that was never cut.
 
 use std::ops::Bound;
 use std::rc::Rc;
@@ -86,7 +85,7 @@ fn record(
 pub(in crate::host) struct Ready {
     pub(in crate::host) id: GrantId,
     pub(in crate::host) record: Vec<u8>,
-    /// Those in whose shares it counts.
+    /// The grants in whose shares it counts.
     lineage: Vec<GrantId>,
     /// The reference that it makes valid.
     pub(in crate::host) reference: Sturdyref,
@@ -152,7 +151,7 @@ pub(in crate::host) fn prepare(
     Ok(Ready { id, record: grant.encode(), lineage, reference })
 }
 
-/// Checks that there may be another grant in the shares of these.
+/// Checks that the shares of these grants have room for another one.
 fn check_shares(vat: &Rc<Vat>, target: ObjectId, lineage: &[GrantId]) -> Result<()> {
     let limit = vat.account_of(target)?.limit();
     for grant in lineage {
@@ -250,7 +249,7 @@ pub(in crate::host) fn was_made_from(
     Ok(false)
 }
 
-/// Some grants of a target with their ids, in the order of these, behind `after`.
+/// Some grants of a target behind `after`, in the order of their ids.
 ///
 /// # Errors
 /// When the storage can't be read.
@@ -348,7 +347,7 @@ pub(in crate::host) async fn revoke(vat: &Rc<Vat>, target: ObjectId, id: GrantId
     if is_known { Ok(()) } else { Err(Reason::NoSuchGrant.error("there is no grant of this id")) }
 }
 
-/// Writes down, so often, which grants were restored, and watches the clock. The task ends with the
+/// Regularly writes down which grants were restored, and looks at the clock. The task ends with the
 /// vat.
 pub(in crate::host) fn note_restores(vat: &Rc<Vat>, every: Duration) {
     let vat = Rc::downgrade(vat);

@@ -1,8 +1,8 @@
-//! Grants that will never be in force again, and how they are removed.
+//! Sweeps, which remove grants that will never be in force again.
 //!
-//! A revocation removes those of its own target that depended on it. Those of objects that depended
-//! on a grant of their namespace are found when an object is swept for another reason: when one of
-//! its own is revoked, or when a share gets full.
+//! A sweep for a revocation removes the grants of the same target that depended on the revoked one.
+//! Grants of objects that depended on a grant of their namespace are found when the object is swept
+//! for another reason: one of its own is revoked, or a share gets full.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -165,7 +165,7 @@ impl Deaths {
     }
 }
 
-/// Those of a list that may be in force, or left a record when they were revoked.
+/// The grants of a list that may be in force, or left a record when they were revoked.
 ///
 /// # Errors
 /// When the storage can't be read.

@@ -93,7 +93,7 @@ impl Agent {
         if object.is_null() { Ok(None) } else { object.get_as_capability().map(Some) }
     }
 
-    /// Tells whether an object of this host exists, when that is durable.
+    /// Tells whether an object of this host exists, once the answer is durable.
     async fn is_there(&self, spec: &ObjectSpec) -> Result<bool> {
         let is_there = self.vat.exists(spec.id)?;
         self.vat.turns.durable_of(spec.id).await?;
@@ -129,7 +129,7 @@ impl Agent {
         Ok(request)
     }
 
-    /// The right that another host vouches for. Whether its grant is in force is looked up.
+    /// The right that another host vouches for, once its grant was found in force.
     async fn right(&self, by: authority::Reader<'_>) -> Result<Right> {
         let caveats =
             if by.has_caveats() { Caveats::decode(by.get_caveats()?)? } else { Caveats::none() };
@@ -142,7 +142,8 @@ impl Agent {
         Ok(Right::new(Some(grant), caveats))
     }
 
-    /// Reads a text of a stranger's. One of another cluster or key is nobody else's business here.
+    /// Reads a text of a stranger's. A text of another cluster, or with an unknown key, goes no
+    /// further.
     fn read(&self, text: capnp::text::Reader<'_>) -> Result<TextReference> {
         let reference = TextReference::parse(text.to_str().unwrap_or_default())?;
         self.claimed(reference.reference())?;
@@ -280,7 +281,7 @@ impl host::Server for Agent {
         let grant_ref =
             GrantRef::new(records::target(params.get_target()?)?, grant_id(params.get_grant()?)?);
         let Some(live) = self.hold(grant_ref).await? else { return Ok(()) };
-        // Those of other targets are looked up where they are.
+        // Grants of other targets are looked up where they are.
         let own = live.with_parents().filter(|live| live.grant_ref.target == grant_ref.target);
         let chain: Vec<_> = own.collect();
         let mut list = results.get().init_chain(chain.len() as u32);

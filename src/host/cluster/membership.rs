@@ -1,4 +1,4 @@
-//! A host's joining of its supervisor, over one link after another, and what it knows by that.
+//! A host's membership of its cluster: it joins its supervisor, over one link after another.
 //!
 //! Invariants:
 //! - The host's shards, its number and its listener stay the same, however often it joins.
@@ -33,7 +33,7 @@ const CUT_SECS: u64 = 10;
 /// The time between two tries of such a host.
 const CUT_AGAIN: Duration = Duration::from_millis(20);
 
-/// The things that the supervisor told this host, and it the supervisor.
+/// The facts that this host and its supervisor told each other.
 pub(in crate::host) struct Membership {
     number: u16,
     pub(in crate::host) shards: Vec<RangeInclusive<u16>>,
@@ -128,7 +128,7 @@ impl Agent {
         Ok(())
     }
 
-    /// The link broke: nobody is reached before the host has joined again.
+    /// The link broke: no other host is reached before this one has joined again.
     pub(crate) fn cut_off(&self) {
         if let Some(membership) = self.membership.get() {
             drop(membership.others.replace(Others::none(membership.number)));
@@ -163,7 +163,7 @@ impl Agent {
                 continue;
             }
             let record = match records::get(&self.vat, GrantRef::new(id, grant))? {
-                // Nobody ever said so: roots of earlier versions allowed it unasked.
+                // No operator ever said so: roots of earlier versions allowed it unasked.
                 Some(root) if root.allows_independent => {
                     Grant { allows_independent: false, ..root }.encode()
                 }

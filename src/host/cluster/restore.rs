@@ -1,4 +1,4 @@
-//! From a reference to a live capability: the owner's checks, of which the last one is the grant.
+//! The way from a reference to a live capability: the owner's checks, the grant last.
 //!
 //! Invariants:
 //! - Nothing wakes, and every refusal but `revoked:` is the same error.
@@ -30,11 +30,12 @@ use crate::schema::restorer_capnp::restoration;
 use crate::storage::Space;
 use crate::sturdyref::KeyRing;
 
-/// Bytes of the references that are remembered, with what each takes beside: some ten thousand
-/// usual ones.
+/// The most bytes of references that are remembered, places in the table included: some ten
+/// thousand usual ones.
 const KNOWN_BYTES_MAX: usize = 4 << 20;
 
-/// Longest reference that is remembered: an eighth of a text. A longer one is checked each time.
+/// The longest reference that is remembered. It is an eighth of the longest text; a longer one is
+/// checked each time.
 const KNOWN_REFERENCE_BYTES_MAX: usize = 1 << 10;
 
 /// The place of one in the table.
@@ -78,7 +79,7 @@ impl Agent {
         self.restore_here(Sturdyref::from_bytes(bytes)).await
     }
 
-    /// As `restore_bytes`, of what was read already.
+    /// As `restore_bytes`, of a reference that was read already.
     pub(in crate::host) async fn restore_here(
         self: &Rc<Self>,
         reference: std::result::Result<Sturdyref, Refused>,
@@ -148,8 +149,8 @@ impl Agent {
         }
     }
 
-    /// The grant as something that is used; none if it isn't in force. What took it away is durable
-    /// then, so that nobody is told of a revocation that a crash takes back.
+    /// The grant, in use from now on; none if it isn't in force. Its revocation is durable then, so
+    /// that nobody is told of one that a crash takes back.
     ///
     /// # Errors
     /// When the storage can't be read, or the host that knows can't be reached.
@@ -164,7 +165,7 @@ impl Agent {
 
     async fn find_live(&self, grant_ref: GrantRef) -> Result<Option<Rc<LiveGrant>>> {
         let owns = |id: ObjectId| self.owns(id.home_shard());
-        // What another host said is kept until what depends on it is there.
+        // The answers of other hosts are kept until the grants that depend on them are there.
         let mut said: Vec<Rc<LiveGrant>> = Vec::new();
         loop {
             let other = match records::standing(&self.vat, grant_ref, &owns)? {
@@ -192,7 +193,7 @@ impl Agent {
         let mut live = None;
         for one in reply.get()?.get_chain()? {
             let grant_ref = GrantRef::new(other.target, grant_id(one.get_grant()?)?);
-            // What was cut since the answer was made is known here already.
+            // A cut since the answer was made is known here already.
             if self.vat.live_grants.was_cut_since(grant_ref, asked) {
                 return Ok(None);
             }
@@ -222,11 +223,11 @@ impl Agent {
     }
 }
 
-/// References whose signatures were found good lately: whoever connects again shows the same one,
-/// and its signatures take most of the time of a restore.
+/// References whose signatures were found good lately: clients that connect again show the same
+/// one, and its signatures take most of the time of a restore.
 ///
-/// **Invariant:** what is known was verified with exactly the keys that are in force. A reference
-/// is known by all of its bytes, and whether its time is over is looked at each time.
+/// **Invariant:** all entries were verified with exactly the keys that are in force. A reference is
+/// known by all of its bytes, and its time is checked each time.
 #[derive(Default)]
 pub(in crate::host) struct VerifiedCache(RefCell<VerifiedTable>);
 
@@ -234,7 +235,7 @@ pub(in crate::host) struct VerifiedCache(RefCell<VerifiedTable>);
 struct VerifiedTable {
     by: Option<Arc<KeyRing>>,
     bytes: usize,
-    /// By the hash of the reference's bytes.
+    /// The entries, by the hash of the reference's bytes.
     verified: HashMap<[u8; 32], Verified>,
 }
 
@@ -260,8 +261,8 @@ impl VerifiedCache {
             return Ok(verified.clone());
         }
         let verified = keys.verify(reference, now_ms)?;
-        // Every part of what is known stands in the reference, in memory no more than twice as
-        // long.
+        // Every part of the entry stands in the reference, and takes at most twice as much in
+        // memory.
         let cost = KNOWN_PLACE_BYTES + 2 * length;
         if known.bytes + cost > KNOWN_BYTES_MAX {
             known.verified.clear();

@@ -12,11 +12,11 @@ use capstead_client::sturdyref::Method;
 use crate::id::ObjectId;
 
 thread_local! {
-    /// That of the host which runs on this thread.
+    /// The activity of the host which runs on this thread.
     static HERE: RefCell<Option<Arc<Activity>>> = const { RefCell::new(None) };
 }
 
-/// The turn that runs on this thread, for whoever reports a panic in it.
+/// The turn that runs on this thread, for the report of a panic in it.
 pub(crate) fn present_turn() -> Option<Turn> {
     let look = |here: &RefCell<Option<Arc<Activity>>>| here.try_borrow().ok()?.as_ref()?.current();
     HERE.try_with(look).ok().flatten()

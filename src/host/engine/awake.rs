@@ -52,7 +52,7 @@ type UseOrder = BTreeMap<u64, Weak<Instance>>;
 /// See the head of the file.
 pub(in crate::host) struct Awake {
     limits: Cell<AwakeLimits>,
-    /// Those that had never written when they were put here.
+    /// Objects that had never written when they were put here.
     blank: RefCell<UseOrder>,
     others: RefCell<UseOrder>,
     uses: Cell<u64>,

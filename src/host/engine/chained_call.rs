@@ -1,11 +1,10 @@
-//! Calls that belong to a chain, on capabilities of other vats: calls of Cap'n Proto have no
-//! headers, so that the chain travels by the method `inChain` of the interface `Facet`.
+//! Calls that belong to a chain, on capabilities of other vats. Calls of Cap'n Proto have no
+//! headers, so the chain travels by the method `inChain` of the interface `Facet`. The first call
+//! of a chain asks once whether the capability has that interface, and waits for the answer.
 //!
 //! Invariants:
 //! - Calls on one capability leave in the order made, whichever chains they belong to.
 //! - A capability without that interface, such as a client's callback, is called as it is.
-//!
-//! The first call of a chain asks once whether it has the interface, and waits for the answer.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -20,7 +19,7 @@ use crate::error::overloaded;
 use crate::membrane::{self, Call, Chain, deliver};
 use crate::schema::facet_capnp::facet;
 
-/// Calls of one holder that wait until it is known how to make them.
+/// The most calls of one holder that wait for the answer.
 const CALLS_WAITING_MAX: usize = 4096;
 
 /// The way in which calls are made on a capability.
@@ -44,7 +43,7 @@ impl Gated {
     pub(in crate::host) fn send(self: &Rc<Self>, call: Call) {
         let chained = match &mut *self.route.borrow_mut() {
             Route::Unknown if call.chain.is_none() => None,
-            // Within a vat the chain is part of the call. What a promise will be isn't known yet.
+            // Within a vat the chain is part of the call. A promise may become anything yet.
             Route::Unknown if membrane::find::<Facet>(&*self.raw).is_some() => None,
             route @ Route::Unknown => {
                 let asked = self.in_chain(call.chain.as_ref());
@@ -83,7 +82,7 @@ impl Gated {
         self.in_chain(call.chain.as_ref()).pipeline.get_facet().as_cap()
     }
 
-    /// Sends those who wait on their way, once it is known.
+    /// Sends the calls that wait on their way, once it is known.
     async fn learn(self: Rc<Self>, asked: RemotePromise<facet::in_chain_results::Owned>) {
         let is_plain = match asked.promise.await {
             Ok(_) => false,
@@ -95,7 +94,7 @@ impl Gated {
                 _ => None,
             };
             match next {
-                // Calls that this leads to wait behind those that wait already.
+                // Calls that this leads to queue behind the others.
                 Some(call) if is_plain => deliver(&*self.raw, call),
                 Some(call) => deliver(&*self.chained(&call), call),
                 None => break,

@@ -1,4 +1,4 @@
-//! Records of what facets stand for, for those who store them.
+//! Citations: records of what facets stand for, to be stored by those who hold them.
 
 use capnp::any_pointer;
 

@@ -39,7 +39,7 @@ pub(crate) struct Class {
     pub(in crate::host) wake: Wake,
     pub(in crate::host) grant_calls: GrantCalls,
     pub(crate) is_exclusive: bool,
-    /// Those of its objects; empty if they aren't known.
+    /// The methods of its objects; empty if they aren't known.
     pub(in crate::host) methods: &'static [(u64, u16, &'static str)],
     /// Which of the host's classes it is.
     pub(in crate::host) number: u32,

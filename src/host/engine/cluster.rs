@@ -1,4 +1,5 @@
-//! The cluster as the objects of one host need it. The host's agent implements it.
+//! The cluster as the objects of one host need it. The host's agent implements it, so that nothing
+//! here knows how hosts speak to each other.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -64,7 +65,8 @@ pub(in crate::host) trait Cluster {
     /// When the storage can't be read, or the host that knows can't be asked.
     fn is_in_force(self: Rc<Self>, grant_ref: GrantRef) -> LocalBoxFuture<'static, Result<bool>>;
 
-    /// Soon removes the dead grants of an object of this host, since there is little room for more.
+    /// Soon removes the dead grants of an object of this host, since there is little room for
+    /// another.
     fn make_room(&self, object: ObjectId);
 
     /// Has every host cut what was made from a grant of this one's, and waits for those that are

@@ -3,7 +3,7 @@
 //! Invariants:
 //! - A call that is cut is answered at once, and with nothing of the object. Its handler runs to
 //!   its end, and an exclusive object goes on only then.
-//! - Nothing is decided here: whoever cuts has revoked before.
+//! - Nothing is decided here: the caller has revoked before.
 //! - Nobody is told of it before that is durable, so that no crash takes back what they were told.
 
 use std::rc::Rc;
@@ -19,7 +19,7 @@ use crate::membrane::Reply;
 /// Nobody uses these grants, or what depends on them, from now on.
 pub(in crate::host) fn cut(vat: &Rc<Vat>, target: ObjectId, grants: &[GrantId]) {
     let cut = grants.iter().map(|grant| vat.live_grants.cut(GrantRef::new(target, *grant)));
-    // Whoever uses a grant uses those that it depends on.
+    // A holder who uses a grant uses those that it depends on.
     if cut.filter(|was_used| *was_used).count() == 0 {
         return;
     }

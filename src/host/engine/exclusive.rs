@@ -8,9 +8,8 @@
 //! Invariants:
 //! - A call starts when the one before it has ended, in the order of arrival. Those whose callers
 //!   have to read first are passed over.
-//! - A call that its own chain keeps from starting gets an error that says `deadlock:`, and none
-//!   waits always: a deadlock that isn't found, across hosts, ends when the patience of a call
-//!   does.
+//! - A call that its own chain keeps from starting gets an error that says `deadlock:`. A deadlock
+//!   that isn't found, across hosts, ends when the patience of a call does.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -34,7 +33,7 @@ pub(in crate::host) struct Exclusive {
     /// The number of the call that runs, or is about to.
     running: Cell<Option<u128>>,
     waiting: RefCell<VecDeque<(Instant, QueuedCall)>>,
-    /// A task ends the waiting of those who wait too long.
+    /// A task refuses those that wait too long.
     is_timed: Cell<bool>,
 }
 
@@ -91,7 +90,7 @@ impl Drop for Permit {
 pub(in crate::host) struct Waits {
     /// The instances at which calls wait, by the numbers of the calls that led to these.
     led_to: RefCell<HashMap<u128, Vec<Weak<Instance>>>>,
-    /// Make numbers of calls that nobody can guess: whoever knows one can have calls refused.
+    /// Make numbers of calls that nobody can guess: a caller who knows one can have calls refused.
     secrets: [RandomState; 2],
     /// Calls that have a number.
     count: Cell<u64>,

@@ -1,4 +1,12 @@
-//! The capability to an object that others hold, and to what the object made itself.
+//! The capability to an object that others hold, and to capabilities that the object made itself.
+//!
+//! A facet is bound to a slot and not to an instance, and to the right by which it is held. It
+//! answers the methods of the interface `Facet` that only derive another facet; all other calls are
+//! queued.
+//!
+//! Invariants:
+//! - No call is queued that the right of the facet doesn't allow.
+//! - A facet of an ended instance is broken, and so is one whose grant was cut.
 
 use std::rc::Rc;
 
@@ -55,7 +63,7 @@ pub(in crate::host) struct Made {
     by: Maker,
 }
 
-/// With what a class made a capability.
+/// The means by which a class made a capability.
 pub(in crate::host) enum Maker {
     /// Its context.
     Context(Rc<dyn Dispatch>),
@@ -116,12 +124,12 @@ impl Facet {
         membrane::wrap(Rc::new(Self { vat, slot, made, right, carried: None, generation }))
     }
 
-    /// The call that is made on it is applied once.
+    /// The id of the call that is made on it, which is applied once.
     pub(in crate::host) fn request(&self) -> Option<&RequestId> {
         self.carried.as_ref()?.request.as_ref()
     }
 
-    /// The capability that the interface `Facet` makes of this one. The vat has no part in it.
+    /// The capability that a method of the interface `Facet` makes of this one.
     fn derive(
         &self,
         method: Method,
@@ -178,8 +186,8 @@ impl Facet {
         if method.ordinal != CITE || self.vat.turns.is_settled() {
             return reply.send(answered);
         }
-        // Whoever stores a citation, perhaps on another host, relies on what was written of the
-        // object. The task ends when that is durable, or the storage has failed.
+        // An object that stores the citation, perhaps on another host, relies on what was written
+        // of this one. The task ends when that is durable, or the storage has failed.
         let (vat, id) = (self.vat.clone(), self.slot.spec.id);
         tokio::task::spawn_local(async move {
             let durable = vat.turns.durable_of(id).await;

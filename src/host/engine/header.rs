@@ -8,7 +8,7 @@ const ANONYMOUS: u8 = 0;
 const NAMED: u8 = 1;
 /// An import of the object began, and has not ended.
 const UNFINISHED: u8 = 2;
-/// As [`UNFINISHED`], and the object keeps the grants that it has.
+/// As [`UNFINISHED`], of an object that keeps the grants that it has.
 const UNFINISHED_WITH_GRANTS: u8 = 3;
 
 /// Layout: version (1) ‖ length of the class's name (1) ‖ class ‖ kind (1) ‖ the object's name. The

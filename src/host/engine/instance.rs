@@ -5,7 +5,7 @@
 //!
 //! Invariants:
 //! - An instance that ended reads nothing, writes nothing and sends nothing.
-//! - What an object sends after a write waits for that write, unless the class said otherwise.
+//! - A message after a write waits for that write, unless the class said otherwise.
 //! - The object's header is written with its first write, in the same turn.
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -64,11 +64,11 @@ pub(in crate::host) struct Instance {
     pub(in crate::host) gate: Rc<Gate>,
     /// The account of what the object stores; its turns write through it.
     pub(in crate::host) account: Rc<Account>,
-    /// Of an exclusive class: the calls that wait for each other.
+    /// The calls that wait for each other, if the class is exclusive.
     pub(in crate::host) exclusive: Option<Box<Exclusive>>,
     /// Calls whose callers have to read before they start.
     pub(in crate::host) parked: Parked,
-    /// The number of its `wake`, as if that were a call, until it has ended.
+    /// The number of its `wake`, which counts as a call, until that has ended.
     pub(in crate::host) waking: Cell<Option<u128>>,
     /// The values that the class keeps in memory too.
     pub(in crate::host) mirrors: Mirrors,
@@ -134,8 +134,8 @@ impl Instance {
         Ok(instance)
     }
 
-    /// Sets or deletes a key in the present turn; the object exists from its first write on.
-    /// Whether there was something to delete.
+    /// Sets or deletes a key in the present turn; the object exists from its first write on. False
+    /// if there was nothing to delete.
     ///
     /// # Errors
     /// Outside a turn of this object, on a limit, or when the instance ended: nothing is written.
@@ -269,7 +269,7 @@ impl Instance {
         }
         if self.broken().is_some() {
             // The whole turn was dropped when the instance ended, and the gate waits for none of
-            // it: what it said before would have those who are told the reason wait for ever.
+            // it. If it waited for the ticket of before, callers would never be told the reason.
             return ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
         self.vat.turns.store_mut().undo(savepoint);
@@ -291,7 +291,7 @@ impl Instance {
         async move {
             loop {
                 let settled = self.vat.turns.settled();
-                // What was undone since will never be durable, and needn't be.
+                // Writes that were undone since will never be durable, and needn't be.
                 if self.is_durable(written.min(self.written.get()))? {
                     return Ok(());
                 }

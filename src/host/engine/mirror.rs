@@ -1,6 +1,6 @@
-//! Values that are in memory as well as in the storage, kept equal to it.
+//! Values that are in memory as well as in the storage, and equal at all times.
 //!
-//! Whatever writes a key tells the values that mirror it: another value of the same key, a plain
+//! Every write of a key tells the values that mirror it: another value of the same key, a plain
 //! write, a clearing, a transaction that is undone. So a mirror never has to read the storage
 //! again, and reading it can't fail. A write that a mirror couldn't take is refused before it is
 //! made.
@@ -93,7 +93,7 @@ impl Mirrors {
         Ok(())
     }
 
-    /// The key was written; the writer knows.
+    /// The key was written, by the mirror `writer` if there is one.
     pub(in crate::host) fn wrote(
         &self,
         key: &[u8],
@@ -137,7 +137,7 @@ impl Mirrors {
     /// The transaction that began there has succeeded.
     pub(in crate::host) fn keep(&self, mark: UndoMark) {
         if mark.0.is_none() {
-            // Dropped when nothing is borrowed: values may be of any type.
+            // Dropped when nothing is borrowed, since values may be of any type.
             let done = self.undo.take();
             drop(done);
         }

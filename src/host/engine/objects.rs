@@ -113,7 +113,7 @@ impl Objects {
         awake.or_else(|| slot.waking())
     }
 
-    /// Those that are awake, and the bounds of that.
+    /// The objects that are awake, and the bounds of these.
     pub(in crate::host) fn awake(&self) -> &Awake {
         &self.awake
     }

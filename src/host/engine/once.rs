@@ -1,20 +1,20 @@
-//! Request ids: a call that has one is applied at most once, and asked again is told its reply
-//! again.
+//! Request ids: a call that has one is applied at most once, and gets the same reply when it is
+//! made again.
 //!
-//! The id comes with the facet that the call was made on, which `once` of the interface `Facet`
-//! made. The knowledge of such calls lies in the object's own storage, where its class doesn't see
-//! it.
+//! A caller who lost the reply can't know whether the call happened. With an id they make it again,
+//! and are told. The id comes with the facet that the call was made on, which `once` of the
+//! interface `Facet` made. The records of such calls lie in the object's own storage, where its
+//! class doesn't see them. Parameters are never compared, and the id of a call that runs is never
+//! forgotten.
 //!
 //! Invariants:
-//! - Whatever the handler of such a call sends waits for a record of the call: one is written in
+//! - Whatever the handler of such a call sends waits for a record of the call. That is written in
 //!   its first turn, before anything of the handler runs.
 //! - The first turn's batch says that the call has begun, and the last turn's how it ended; if they
-//!   are the same turn, then the latter alone. So what a crash or a panic leaves is the truth.
+//!   are the same turn, only the end is written. So a crash or a panic leaves the truth.
 //! - A call that has begun never begins again while its id is kept.
 //! - The first caller is told what was stored, so that every later one is told the same.
 //! - Ids are numbered as their calls begin, `first..next`; no id that is kept has another number.
-//!
-//! It never compares parameters, and never forgets the id of a call that runs.
 
 mod kept;
 mod operator;
@@ -45,16 +45,16 @@ use crate::limits::REQUEST_IDS_MAX;
 use crate::membrane::{Body, BodySlot};
 use crate::storage::Space;
 
-/// Ids that are forgotten at most when a new one comes: as more than one, they become fewer.
+/// The most ids that are forgotten when a new one comes. More than one, so that they become fewer.
 const FORGOTTEN_AT_ONCE: usize = 2;
 
 /// An instance's knowledge of its calls with ids, beside what is stored.
 #[derive(Default)]
 pub(in crate::host) struct Requests {
-    /// The numbers of the calls that are kept; none before they were looked for.
+    /// The numbers of the calls that are kept; none before the storage was searched.
     kept: Cell<Option<KeptNumbers>>,
-    /// The calls that run, with those who ask for their replies, by the numbers of
-    /// `Instance::running`.
+    /// The calls that run, each with the numbers of the callers who made it again, as
+    /// `Instance::owe` gives them.
     running: RefCell<HashMap<RequestId, Vec<u64>>>,
 }
 
@@ -147,7 +147,7 @@ fn find(instance: &Instance, facet: &Facet, id: &RequestId, method: Method) -> R
     }
 }
 
-/// Checks that another id may be kept.
+/// Checks that the object may keep another id.
 ///
 /// # Errors
 /// When there are as many as can be, for the object or for one of these grants; when they take as
@@ -178,8 +178,8 @@ fn check_room(instance: &Instance, kept: KeptNumbers, lineage: &[GrantId]) -> Re
 }
 
 impl IdClaim {
-    /// Runs the handler that `start` gives, in its first turn now and in the following later, and
-    /// records what becomes of the call.
+    /// Runs the handler that `start` gives, its first turn now and the others later, and records
+    /// the end of the call.
     pub(in crate::host) fn run(
         self,
         instance: &Rc<Instance>,
@@ -245,8 +245,8 @@ impl IdClaim {
         Ok(())
     }
 
-    /// A call that was passed by, since it ran for longer than ids are kept, is the newest when it
-    /// has ended: whoever waited for it may still ask.
+    /// A call that ran for longer than ids are kept was passed by. It becomes the newest when it
+    /// ends, since its callers may still ask.
     fn renew(&self, instance: &Instance) -> Result<()> {
         let kept = kept(instance)?;
         let number = self.number.get();
@@ -276,8 +276,8 @@ impl IdClaim {
         Ok(())
     }
 
-    /// Records how the call ended, and tells all who asked meanwhile; what the first caller is
-    /// told.
+    /// Records how the call ended, and tells all who asked meanwhile. Gives what the first caller
+    /// is told.
     fn end(&self, instance: &Rc<Instance>, outcome: Result<()>, body: &BodySlot) -> Result<()> {
         let outcome = outcome.map_err(of_class).map_err(plain).and_then(|()| reply_to_store(body));
         let outcome = match outcome {
@@ -298,7 +298,7 @@ impl IdClaim {
     }
 }
 
-/// The message of the reply, which stays where it is.
+/// A copy of the reply's message.
 fn reply_to_store(body: &BodySlot) -> Outcome {
     let mut reply = body.take().ok_or_else(|| failed("the handler kept its results"))?;
     let message = reply.bytes()?;

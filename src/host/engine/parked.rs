@@ -222,7 +222,7 @@ fn put(instance: &Rc<Instance>, queued: QueuedCall) {
     let Some(outlet) = queued.call.reply.outlet().cloned() else { return };
     let end = if queued.passage == Passage::Returned { RowEnd::Front } else { RowEnd::Back };
     let queued = QueuedCall { passage: Passage::Passed, ..queued };
-    // Whoever began one that came back goes on with the next.
+    // The code that starts a call which came back goes on with the next one.
     if instance.parked.put(&outlet, queued, end) && end == RowEnd::Back {
         watch(instance, &outlet);
     }

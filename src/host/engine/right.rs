@@ -1,9 +1,9 @@
-//! By which right somebody holds an object: a grant and caveats, or neither.
+//! The right by which somebody holds an object: a grant and caveats, or neither.
 //!
 //! Invariants:
 //! - A right that was derived from another one allows nothing that the other one doesn't.
-//! - Once a grant is cut, no right that anybody had of it or of those that depend on it is good
-//!   again. If the grant itself comes back, as by an import, it is looked up anew.
+//! - Once a grant is cut, no right by it, or by one that depends on it, is good again. If the grant
+//!   itself comes back, by an import for instance, it is looked up anew.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -19,8 +19,8 @@ use crate::id::ObjectId;
 use crate::limits::HOLDERS_MAX;
 use crate::schema::facet_capnp::{facet, persistent};
 
-/// Grants of other hosts that were cut lately, and are remembered so that what was asked before
-/// isn't believed afterwards.
+/// The most grants that are remembered as cut lately, so that an answer from before the cut isn't
+/// believed.
 const CUT_LATELY_MAX: usize = 1024;
 
 /// A grant by the target in whose storage its record lies, and by its id there.
@@ -96,7 +96,7 @@ impl Right {
         Ok(Self::new(self.grant.clone(), caveats))
     }
 
-    /// Its grant, and those that this was made from, the nearest first.
+    /// Its grant and those from which that was made, the nearest first.
     pub(in crate::host) fn lineage(&self) -> impl Iterator<Item = GrantId> {
         let grant = self.grant.as_deref();
         grant.into_iter().flat_map(|live| {
@@ -115,12 +115,12 @@ impl Right {
     }
 }
 
-/// The one answer to who uses what was taken back.
+/// The one answer to everybody who uses a grant that was taken back.
 pub(in crate::host) fn revoked() -> capnp::Error {
     error::revoked(TAKEN_BACK)
 }
 
-/// As [`revoked`], to the caller of a call that may have begun.
+/// As [`revoked`], for a call that may have begun.
 pub(in crate::host) fn revoked_under_way() -> capnp::Error {
     error::revoked_under_way(TAKEN_BACK)
 }
@@ -134,7 +134,7 @@ pub(in crate::host) struct MayGive {
     pub(in crate::host) independent: bool,
     /// The number of grants that it was made from, in a row.
     pub(in crate::host) depth: u8,
-    /// Those that it was made from, the nearest first, whether it depends on them or not.
+    /// The grants that it was made from, the nearest first, whether it depends on them or not.
     pub(in crate::host) before: Vec<GrantId>,
 }
 
@@ -150,8 +150,8 @@ pub(in crate::host) fn is_granting(method: Method) -> bool {
     [facet::Client::TYPE_ID, persistent::Client::TYPE_ID].contains(&method.interface)
 }
 
-/// Tells whether the holder of `right` may make a call: one that the caveats leave out looks as if
-/// it weren't there. A call that makes a capability or a reference which is no more than the
+/// Tells whether the holder of `right` may make a call. A method that the caveats leave out looks
+/// as if it weren't there. A call that makes a capability or a reference no stronger than the
 /// holder's own is never left out.
 #[inline]
 pub(in crate::host) fn may_call(right: &Right, method: Method) -> bool {
@@ -170,7 +170,7 @@ pub(in crate::host) struct LiveGrant {
     parent: Option<Rc<LiveGrant>>,
     pub(in crate::host) may_give: MayGive,
     is_cut: Cell<bool>,
-    /// When it was last restored; 0: not since that was written down.
+    /// The time of its last restore; 0: none since that was written down.
     restored_ms: Cell<u64>,
     all: Weak<LiveGrants>,
 }
@@ -181,7 +181,7 @@ impl LiveGrant {
         self.restored_ms.set(now_ms);
     }
 
-    /// Tells whether it, or one that it depends on, was.
+    /// Tells whether it, or a grant that it depends on, was cut.
     #[inline]
     pub(in crate::host) fn is_cut(&self) -> bool {
         self.with_parents().any(|live| live.is_cut.get())
@@ -215,10 +215,11 @@ pub(in crate::host) struct Moment(u64);
 #[derive(Default)]
 pub(in crate::host) struct LiveGrants {
     by_id: RefCell<BTreeMap<GrantRef, Weak<LiveGrant>>>,
-    /// When those were last restored that nobody uses any more, until that is written down.
+    /// The times of the last restores of grants that nobody uses any more, until they are written
+    /// down.
     restored: RefCell<HashMap<GrantRef, u64>>,
     cut_lately: RefCell<VecDeque<GrantRef>>,
-    /// The number of those that were cut.
+    /// The number of all cuts so far.
     cuts: Cell<u64>,
     pub(in crate::host) sweeps: Sweeps,
 }
@@ -230,8 +231,8 @@ impl LiveGrants {
         (!live.is_cut()).then_some(live)
     }
 
-    /// A grant that was found to be in force. There is one of each, also if it was found twice at
-    /// once.
+    /// Adds a grant that was found to be in force. There is one of each, also if it was found twice
+    /// at once.
     pub(in crate::host) fn add(
         self: &Rc<Self>,
         grant_ref: GrantRef,
@@ -247,14 +248,14 @@ impl LiveGrants {
         live
     }
 
-    /// When the grant was last restored, if that isn't written down yet.
+    /// The time of the grant's last restore, if that isn't written down yet.
     pub(in crate::host) fn restored(&self, grant_ref: GrantRef) -> Option<u64> {
         let live = self.by_id.borrow().get(&grant_ref).and_then(Weak::upgrade);
         let live = live.map(|live| live.restored_ms.get()).filter(|restored| *restored > 0);
         live.or_else(|| self.restored.borrow().get(&grant_ref).copied())
     }
 
-    /// All that were restored since that was last written down, and when.
+    /// All grants that were restored since the last time this was asked, and the times.
     pub(in crate::host) fn take_restored(&self) -> Vec<(GrantRef, u64)> {
         let mut restored: Vec<_> = self.restored.take().into_iter().collect();
         let live = self.by_id.borrow().values().filter_map(Weak::upgrade).collect::<Vec<_>>();
@@ -268,17 +269,17 @@ impl LiveGrants {
         Moment(self.cuts.get())
     }
 
-    /// Tells whether the grant was cut since then, so that what was asked then may be out of date.
-    /// Of what was cut before, the answer tells whether it is in force again.
+    /// Tells whether the grant was cut since then, so that an answer to a question from then may be
+    /// out of date. For a grant that was cut before, the answer tells whether it is in force again.
     pub(in crate::host) fn was_cut_since(&self, grant_ref: GrantRef, then: Moment) -> bool {
         let since = self.cuts.get() - then.0;
         let cut_lately = self.cut_lately.borrow();
-        // Where it isn't known any more, it may have been.
+        // Beyond what is remembered, it may have been.
         let known = usize::try_from(since).ok().filter(|since| *since <= cut_lately.len());
         known.is_none_or(|since| cut_lately.iter().rev().take(since).any(|cut| *cut == grant_ref))
     }
 
-    /// From now on nobody can use it, or what depends on it. Whether anybody did.
+    /// From now on nobody can use the grant, or what depends on it. True if anybody did.
     pub(in crate::host) fn cut(&self, grant_ref: GrantRef) -> bool {
         let live = self.by_id.borrow_mut().remove(&grant_ref).and_then(|live| live.upgrade());
         if let Some(live) = &live {

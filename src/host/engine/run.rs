@@ -28,7 +28,7 @@ pub(in crate::host) struct PendingReply {
     /// The facet on which the call was made.
     pub(in crate::host) facet: Rc<Facet>,
     pub(in crate::host) under_way: UnderWay,
-    /// Of an exclusive object: its next call starts when this is dropped.
+    /// The next call of an exclusive object starts when this is dropped.
     pub(in crate::host) permit: Option<Permit>,
 }
 
@@ -78,7 +78,7 @@ pub(in crate::host) fn first_poll(
             None => start(),
             Some(claim) => claim.run(instance, body.clone(), start),
         };
-        // It is polled again at once by a task of its own if it has to wait.
+        // If it has to wait, a task of its own polls it again at once.
         let polled = Pin::new(&mut handler).poll(&mut Context::from_waker(Waker::noop()));
         (handler, polled)
     });
@@ -124,14 +124,14 @@ fn go_on(
     owner.add_task(number, &task);
 }
 
-/// The handler called `set_pipeline`: what it has put into its results by then may be called once
-/// all writes so far are durable.
+/// The handler called `set_pipeline`: the capabilities in its results so far may be called once all
+/// writes so far are durable.
 fn open_early(instance: &Rc<Instance>, number: u64, body: &BodySlot) {
     let Some(mut early) = body.take_early() else { return };
     early.replace_caps(|cap| gated::leaving(instance, cap));
     let (owner, whole) = (instance.clone(), body.clone());
     instance.gate.call(move || {
-        // Taken out meanwhile, since the calls that now start may end the instance.
+        // Taken out for the time, since the calls that start now may end the instance.
         let Some(mut pending) = owner.take_pending(number) else { return };
         match pending.reply.open_pipeline(early, whole) {
             Ok(()) => owner.put_back(number, pending),
@@ -232,7 +232,7 @@ pub(in crate::host) fn answer(
     });
 }
 
-/// Runs code of the class whose panic must end nothing else.
+/// Runs code whose panic must end nothing else.
 pub(in crate::host) fn catch_panic(what: &str, work: impl FnOnce()) {
     if std::panic::catch_unwind(AssertUnwindSafe(work)).is_err() {
         tracing::error!("{what} panicked");

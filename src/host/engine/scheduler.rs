@@ -89,7 +89,7 @@ impl Scheduler {
         turns: &Turns,
     ) -> Option<QueuedCall> {
         if self.is_busy.get() {
-            // Whoever is busy starts it afterwards.
+            // It starts when that work is done.
             self.queue.borrow_mut().push_back(call);
         } else if !call.call.reply.is_foreign()
             && self.queue.borrow().is_empty()

@@ -1,4 +1,5 @@
-//! Shares: what each grant, with those that were made from it, made the server keep in one object.
+//! Shares: the amount that each grant, with those that were made from it, made the server keep in
+//! one object.
 //!
 //! Without them the holder of one reference could use up the request ids and the quota of an
 //! object, so that nobody else could call it. The root grants of classes have no shares: they are
@@ -140,7 +141,7 @@ pub(in crate::host) fn change(
         let key = grant.as_bytes();
         match before.changed(change).encode() {
             Some(record) => store.put_record(object, Space::Shares, key, &record)?,
-            // Of a root there is none, and of what was imported.
+            // Roots have no share, and neither has what was imported.
             None if before == Share::default() => continue,
             None => store.delete_record(object, Space::Shares, key)?,
         };

@@ -61,7 +61,7 @@ impl QueuedCall {
 pub(in crate::host) enum Passage {
     #[default]
     None,
-    /// Of those that wait for the same caller it is the first.
+    /// It is the first of those that wait for the same caller.
     Next,
     Passed,
     /// It then waited until its object was awake.

@@ -8,7 +8,7 @@
 //!
 //! Invariants:
 //! - A vat has one thread, and no part of it a lock.
-//! - What belongs to the vat ends with it: its tasks hold it weakly.
+//! - The tasks of a vat hold it weakly, and end with it.
 //! - Once it is closed, no instance of it acts.
 
 use std::cell::{OnceCell, RefCell};

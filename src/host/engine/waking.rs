@@ -3,9 +3,8 @@
 //! Invariants:
 //! - `wake` ends before the first call starts; calls that arrive meanwhile wait in their order.
 //! - An object that could not wake leaves no place behind that nobody holds.
-//! - A call to which `wake` led itself gets an error that says `deadlock:`, and none waits always.
-//!   A deadlock that isn't found, such as one by way of a client's callback, ends when `wake` has
-//!   taken too long.
+//! - A call to which `wake` led itself gets an error that says `deadlock:`. A deadlock that isn't
+//!   found, such as one by way of a client's callback, ends when `wake` has taken too long.
 
 use std::collections::VecDeque;
 use std::pin::Pin;

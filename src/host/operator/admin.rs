@@ -1,7 +1,7 @@
 //! The host's side of `admin.capnp`: what the operator's tools may do to the data of one host.
 //!
-//! Whoever holds this reads and writes every object, so it goes to the server's own socket and to
-//! tools in this process, and to nobody else.
+//! Its holder reads and writes every object. So it goes to the server's own socket and to tools in
+//! this process, and to nobody else.
 
 use std::ops::RangeInclusive;
 use std::rc::Rc;
@@ -38,11 +38,11 @@ const STALL: Duration = Duration::from_mins(1);
 pub(crate) struct HostAdmin {
     vat: Rc<Vat>,
     keys: Keys,
-    /// Those that the host owns.
+    /// The shards that the host owns.
     shards: Vec<RangeInclusive<u16>>,
-    /// One more of them for each export under way.
+    /// Held once more for each export under way.
     exports: Arc<()>,
-    /// One more of them while an import is under way.
+    /// Held once more while an import is under way.
     imports: Rc<()>,
     untold: import::Untold,
     stall: Duration,
@@ -84,7 +84,7 @@ pub(crate) fn describe(header: &[u8]) -> Option<(&str, Option<&str>)> {
     Header::decode(header).ok().map(|header| (header.class, header.key))
 }
 
-/// As the operator sees it, who may know everything.
+/// The error as the operator sees it, who may know everything.
 pub(in crate::host) fn storage_failed(error: &StorageError) -> capnp::Error {
     match error {
         StorageError::LowSpace { .. } => overloaded(error.to_string()),
@@ -93,7 +93,7 @@ pub(in crate::host) fn storage_failed(error: &StorageError) -> capnp::Error {
     }
 }
 
-/// Objects of which not everything is there are never meant.
+/// The objects that a selection means. Objects that are not whole are never among them.
 fn pick(selection: selection::Reader<'_>) -> Result<Pick> {
     let is_whole =
         |header: Option<&[u8]>| header.is_none_or(|header| !Header::is_unfinished(header));
@@ -101,7 +101,7 @@ fn pick(selection: selection::Reader<'_>) -> Result<Pick> {
     Ok(match selection.which()? {
         selection::All(()) => Pick { id: None, passes: Box::new(is_whole), spaces },
         selection::Id(id) => Pick { id: Some(target(id?)?), passes: Box::new(is_whole), spaces },
-        // Also those of objects that are not whole: they are in force, or will be.
+        // Also the grants of objects that are not whole: these are in force, or will be.
         selection::Grants(()) => Pick { id: None, passes: Box::new(|_| true), spaces: GRANTS },
         selection::Class(class) => {
             let class = class?.to_string()?;
@@ -124,7 +124,7 @@ impl host_admin::Server for HostAdmin {
             return Err(overloaded("too many exports are under way: try again when one has ended"));
         }
         let open = self.exports.clone();
-        // What was answered is durable; what was only accepted goes along.
+        // Everything that was answered is durable then. Accepted calls may go along.
         self.vat.flush().await.map_err(|error| storage_failed(&error))?;
         let reader = self.vat.turns.store().reader();
         let reader = reader.ok_or_else(|| storage_failed(&StorageError::Closed))?;

@@ -2,8 +2,8 @@
 //! on.
 //!
 //! The vat's thread never reads the disk for it. Between the two is a short queue, so the thread
-//! waits for a slow caller; a caller who is too slow loses the snapshot, which holds old pages
-//! back.
+//! waits for a slow caller. A caller who is too slow loses the snapshot, since it keeps old pages
+//! from being used again.
 
 use std::ops::ControlFlow;
 use std::rc::{Rc, Weak};
@@ -69,7 +69,7 @@ pub(in crate::host) async fn begin(
 
 fn read(reader: &Reader, pick: &Pick, begun: oneshot::Sender<()>, chunks: &Sender<Chunk>) {
     let mut is_wanted = true;
-    // Whoever waits for it may be gone.
+    // The caller may be gone.
     let begun = || begun.send(()).unwrap_or_default();
     let read: StorageResult<()> = read_all(reader, pick, begun, &mut |frames| {
         is_wanted = chunks.blocking_send(Chunk::Frames(frames)).is_ok();

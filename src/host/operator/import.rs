@@ -5,8 +5,8 @@
 //! after a crash. Quotas of classes and the reserve of free space hold, since they protect the
 //! host; quotas of single objects don't, since the object had its size already.
 //!
-//! Grants stay until the last batch, so that whoever restores a good reference meanwhile is told
-//! that the import isn't finished, and not that the reference was revoked.
+//! Grants stay until the last batch, so that a client who restores a good reference meanwhile is
+//! told that the import isn't finished, and not that the reference was revoked.
 //!
 //! **Invariants:** an instance never sees what an import wrote around it: it is ended in the same
 //! breath in which the first batch is sealed. After an error the import takes nothing more.
@@ -226,8 +226,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Those grants that give way to the archive's go with the last batch. Are they too many for
-    /// that, then the others go before it, while the object says that it is unfinished.
+    /// The grants that give way to the archive's go with the last batch. If they are too many for
+    /// that, the others go before it, while the object says that it is unfinished.
     async fn end_object(&mut self) -> Result<()> {
         if self.is_skipped()? {
             self.object = None;
@@ -260,7 +260,8 @@ impl Writer {
     fn write_batch(&mut self, part: Part, gone: &Gone) -> Result<()> {
         let Some(object) = &mut self.object else { return Ok(()) };
         if object.header.is_none() && self.existing != Existing::Replace {
-            // Grants of a namespace: only who says so changes what its references are worth.
+            // These are grants of a namespace. Its references keep their worth unless the operator
+            // says otherwise.
             return Ok(());
         }
         let vat = &self.vat;
@@ -275,7 +276,7 @@ impl Writer {
             object.remove(store, gone)
         });
         written.map_err(|error| storage_failed(&error))?;
-        // Of this batch, since another one may never come.
+        // Cut with this batch, since another one may never come.
         let cut = object.grants.as_mut().map(|grants| std::mem::take(&mut grants.cut));
         let cut = cut.unwrap_or_default();
         cut::cut(vat, object.id, &cut);
@@ -321,7 +322,8 @@ impl Incoming {
         Ok(())
     }
 
-    /// Whose grants it has in the end. An import that was cut short is ended as it began.
+    /// The side whose grants the object has in the end. An import that was cut short is ended as it
+    /// began.
     fn whose(&self, vat: &Rc<Vat>, existing: Existing, imported: ImportedGrants) -> Result<Whose> {
         let present = vat.turns.store().get(self.id, Space::Header, &[]);
         let present = present.map_err(|error| storage_failed(&error))?;
@@ -410,8 +412,7 @@ impl<G: 'static> Import<G> {
             None => writer.finish().await,
         };
         if let Err(error) = done {
-            // What was revoked stays so, and counts on every host before the caller hears of the
-            // failure.
+            // Revoked grants stay revoked, on every host before the caller hears of the failure.
             if let Err(untold) = writer.flush().await {
                 tracing::error!(error = %untold, "other hosts were not told of all grants that an import revoked");
             }

@@ -283,8 +283,7 @@ impl Snapshot<'_> {
         if is_between { Ok(()) } else { Err(layout::damaged(key)) }
     }
 
-    /// Visits the records from `from` on and before `until`, in the order of their keys, or from the
-    /// last one down; until `visit` breaks off, which is returned.
+    /// Visits the records from `from` on and before `until`. Says whether `visit` broke off.
     pub(crate) fn walk(
         &self,
         (from, until): (&[u8], Option<&[u8]>),
@@ -304,8 +303,7 @@ impl Snapshot<'_> {
         let (Some((end, _)), Some(mut at)) = (end, begin) else {
             return Ok(ControlFlow::Continue(()));
         };
-        let is_empty = if is_down { end > at.0 } else { end < at.0 };
-        if is_empty {
+        if end != at.0 && (end > at.0) == is_down {
             return Ok(ControlFlow::Continue(()));
         }
         let step = if is_down { PREVIOUS } else { NEXT };

@@ -1,8 +1,8 @@
-//! Which request ids of an object are kept: their order, their time, and how they are forgotten.
+//! The request ids that an object keeps: their order, their time, and how they are forgotten.
 //!
 //! Invariants:
-//! - An id is forgotten when its time is over and its call doesn't run. One that can't be forgotten
-//!   is passed by, so that it is in nobody's way.
+//! - An id is forgotten when its time is over and its call doesn't run. An id that can't be
+//!   forgotten is passed by, so that it keeps no other from being forgotten.
 //! - A forgotten id leaves nothing behind: neither its place in the order nor its part of a share.
 
 use std::ops::Bound;
@@ -44,9 +44,9 @@ impl Retention {
         self.clock.now_ms() >= began.saturating_add(self.millis)
     }
 
-    /// Tells whether the call of that number can be forgotten by now. One that began later than now
-    /// was begun by a clock that was ahead, and counts from when that was noticed on; only as long
-    /// as that is so, since it may also be that the clock is behind now.
+    /// Tells whether the call of that number can be forgotten by now. A call that began later than
+    /// now was begun by a clock that was ahead. Its time counts from the moment at which that was
+    /// noticed, for as long as its time lies ahead, because the clock may also be behind now.
     pub(super) fn is_call_over(&self, number: u64, began: u64, kept: KeptNumbers) -> bool {
         let was_noticed = number < kept.by_then.0 && self.is_ahead(began);
         self.is_over(began) || (was_noticed && self.is_over(kept.by_then.1))
@@ -66,7 +66,7 @@ pub(super) struct KeptNumbers {
     pub(super) by_then: (u64, u64),
 }
 
-/// The numbers of the calls that are kept, which are looked for once.
+/// The numbers of the calls that are kept. The storage is searched for them once.
 pub(super) fn kept(instance: &Instance) -> Result<KeptNumbers> {
     if let Some(kept) = instance.requests.kept.get() {
         return Ok(kept);
@@ -99,8 +99,8 @@ pub(super) enum Oldest {
     Over(RequestId),
 }
 
-/// The oldest id from number `first` on that isn't passed by, and its number. Those are passed by
-/// whose time is over while they run.
+/// The oldest id from number `first` on that isn't passed by, and its number. Ids are passed by
+/// whose time is over while their calls run.
 pub(super) fn oldest(instance: &Instance, first: u64) -> Result<(u64, Oldest)> {
     let kept = kept(instance)?;
     let mut range = Range::all().within(&[ORDER]);
@@ -122,7 +122,7 @@ pub(super) fn oldest(instance: &Instance, first: u64) -> Result<(u64, Oldest)> {
     }
 }
 
-/// None of one that is passed by.
+/// The fate of one id; none if it is passed by.
 fn fate(
     instance: &Instance,
     kept: KeptNumbers,
@@ -163,7 +163,7 @@ pub(super) fn forget_in_turn(instance: &Instance, number: u64, id: &RequestId) -
     forget(&mut instance.vat.turns.store_mut(), instance.spec.id, number, id)
 }
 
-/// The part of an id in the shares: its bytes count once it has ended.
+/// The part of an id in the shares. Its bytes count once its call has ended.
 pub(super) fn part(record: &Record<CallState>, length: usize) -> Share {
     let bytes = if matches!(record.state, CallState::Ended(_)) { length as u64 } else { 0 };
     Share { grants: 0, ids: 1, bytes }

@@ -1,4 +1,4 @@
-//! The request ids of an object as its operator sees them, and takes them away.
+//! The request ids of an object, for the operator, who sees them and takes them away.
 
 use std::ops::Bound;
 
@@ -18,7 +18,7 @@ const SOME: PageSize = PageSize { entries: 64, bytes: usize::MAX };
 pub(in crate::host) enum IdSelection {
     All,
     Id(RequestId),
-    /// Those that came by this grant, or by one that was made from it.
+    /// The ids that came by this grant, or by one that was made from it.
     Of(GrantId),
 }
 
@@ -53,7 +53,7 @@ pub(in crate::host) struct ClearedCounts {
     pub(in crate::host) running: u64,
 }
 
-/// Some of an object's calls with ids behind number `after`, in the order in which they began; none
+/// Some of an object's calls with ids behind number `after`, in the order in which they began. None
 /// behind the last.
 ///
 /// # Errors
@@ -91,8 +91,7 @@ pub(in crate::host) fn requests(
     Ok(found)
 }
 
-/// Forgets those ids that are meant and whose calls don't run. A retry with one of them is another
-/// call.
+/// Forgets the selected ids whose calls don't run. A retry with one of them is another call.
 ///
 /// # Errors
 /// When the storage can't be read or written: some may be forgotten.

@@ -6,11 +6,11 @@
 //! | `01` ‖ number (8) | began (8) ‖ id |
 //! | `02` | number (8) ‖ time (8): all calls before that number had begun by that time |
 //!
-//! The number says the how manieth call with an id it is, and `began` when it began. State 0 is a
-//! call that has begun; 1 is one with a reply, which is the rest as a message in the standard
-//! framing; 2 to 5 are those that ended with an error, whose text is the rest. The lineage is the
-//! grants in whose shares the call counts: their number (1) and 16 bytes of each; version 1 had
-//! none. All numbers are big-endian.
+//! The number counts the object's calls with ids, and `began` is the time at which the call began.
+//! State 0 is a call that has begun; 1 is one with a reply, which is the rest as a message in the
+//! standard framing; 2 to 5 are those that ended with an error, whose text is the rest. The lineage
+//! is the grants in whose shares the call counts: their number (1) and 16 bytes of each; version 1
+//! had none. All numbers are big-endian.
 //!
 //! It never touches the storage.
 
@@ -35,7 +35,8 @@ const REPLIED: u8 = 1;
 const KINDS: [ErrorKind; 4] =
     [ErrorKind::Failed, ErrorKind::Overloaded, ErrorKind::Disconnected, ErrorKind::Unimplemented];
 
-/// Grants are made from each other in a row so often in an object, and so often in its class.
+/// The longest row of grants that are made from each other: one part of it in the object, one in
+/// its class.
 const LINEAGE_BYTES_MAX: usize = 1 + 2 * 16 * GRANT_DEPTH_MAX as usize;
 
 /// The longest reply that can be stored, in bytes, or text of an error.
@@ -125,7 +126,7 @@ pub(super) fn decode_by_then(bytes: &[u8]) -> Result<(u64, u64)> {
     Ok((u64::from_be_bytes(*number), u64::from_be_bytes(time)))
 }
 
-/// When the call began, and its id.
+/// The time at which the call began, and its id.
 pub(super) fn decode_order(bytes: &[u8]) -> Result<(u64, RequestId)> {
     let (began, id) = bytes.split_first_chunk().ok_or_else(damaged)?;
     Ok((u64::from_be_bytes(*began), RequestId(id.into())))
@@ -149,7 +150,7 @@ impl Record<&CallState> {
         bytes.extend(self.method.interface.to_be_bytes());
         bytes.extend(self.method.ordinal.to_be_bytes());
         bytes.push(state);
-        // As many as two rows of grants that are made from each other.
+        // It fits into a byte: there are two rows of grants at most.
         bytes.push(self.lineage.len() as u8);
         bytes.extend(self.lineage.iter().flat_map(GrantId::as_bytes));
         bytes.extend(rest);

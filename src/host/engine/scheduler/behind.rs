@@ -88,7 +88,7 @@ impl Scheduler {
         None
     }
 
-    /// One that waited has started: the next of that connection may.
+    /// A call that waited has started: the next one of that connection may.
     pub(super) fn next_behind(self: &Rc<Self>, outlet: &Rc<Outlet>) {
         if outlet.is_full() {
             return self.watch(outlet);

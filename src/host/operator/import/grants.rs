@@ -38,7 +38,7 @@ pub(super) struct Counts {
 /// The side whose grants a target has in the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Whose {
-    /// Those that are here.
+    /// The grants that are here.
     Own,
     Archives,
 }
@@ -48,9 +48,9 @@ pub(super) struct TargetGrants {
     deaths: Deaths,
     target: ObjectId,
     pub(super) whose: Whose,
-    /// Those of the archive, if its own give way to them.
+    /// The grants of the archive, if the target's own give way to them.
     seen: HashSet<GrantId>,
-    /// Those that were in force and aren't any more, once the next batch is written.
+    /// The grants that were in force and aren't any more once the next batch is written.
     pub(super) cut: Vec<GrantId>,
     /// The grant behind which the search for those that give way goes on.
     after: Option<GrantId>,
