@@ -1,4 +1,12 @@
 //! A call on its way: its message, its reply, and its delivery to a target.
+//!
+//! Calls of this vat and calls of peers take the same form here, so that whatever takes calls needs
+//! to know of one kind only.
+//!
+//! Invariants:
+//! - A call is on its way when the code that made it goes on, whether its promise is polled or not.
+//! - Every reply is sent once. A reply that is dropped tells its caller that the call was lost.
+//! - Calls that are pipelined on an answer are delivered before its caller is told.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -37,7 +45,7 @@ pub(crate) trait Dispatch {
         results: capability::Results<Untyped>,
     ) -> Promise<(), capnp::Error>;
 
-    /// The number of those that hold the server beside this.
+    /// The number of other holders of the server.
     fn holders(&self) -> usize;
 }
 
@@ -141,7 +149,7 @@ impl Params {
     /// As [`Params::size`], for a call that goes out over a connection.
     ///
     /// # Errors
-    /// Those too, and that so much can't be sent.
+    /// As for [`Params::size`], and when so much can't be sent.
     pub(super) fn sendable(&self) -> Result<MessageSize> {
         let size = self.size()?;
         check_size(bytes_of(size), size.cap_count as usize)?;
@@ -346,8 +354,8 @@ impl Asker {
 type Deferred = (Box<dyn ClientHook>, Call);
 
 thread_local! {
-    /// Calls on queued clients that handed their calls over when these were made, and all behind
-    /// them.
+    /// Calls that were made on queued clients while these handed their own over, and all calls
+    /// behind them.
     static DEFERRED: RefCell<VecDeque<Deferred>> = RefCell::default();
 }
 

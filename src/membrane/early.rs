@@ -1,9 +1,8 @@
 //! Results that are written a second time, after capabilities in them were offered early.
 //!
-//! capnp panics where a pointer is overwritten that leads to a capability, in whatever depth. So
-//! what was offered is overwritten field by field: data as data, and capabilities, which themselves
-//! can be overwritten, by capabilities. It never removes one, and never changes the shape of the
-//! results.
+//! capnp panics when a pointer is overwritten that leads to a capability, at whatever depth. So the
+//! offered results are overwritten field by field: data by data, and capabilities, which can be
+//! overwritten themselves, by capabilities. None is removed, and the shape of the results stays.
 
 use capnp::any_pointer;
 use capnp::private::capability::ParamsHook;

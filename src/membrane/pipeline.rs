@@ -6,9 +6,9 @@
 //!   one.
 //! - Calls on it are delivered in the order made, also when all callers let go; capnp-rpc's queued
 //!   client loses them then.
-//! - Once nobody can use paths into a result any more, nothing of it is kept that nobody holds.
-//! - However many results come to be known by one another, the stack doesn't nest: whatever waits
-//!   for the second is delivered after what waited for the first.
+//! - Once nobody can use paths into a result any more, only what somebody holds of it is kept.
+//! - However many results make each other known, the stack doesn't nest: calls on the second are
+//!   delivered after those on the first.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -48,7 +48,7 @@ pub(super) enum Event {
     Answered,
 }
 
-/// The source of capabilities.
+/// The source of the capabilities in a result.
 enum Source {
     /// The results as they were offered ahead of the reply, and the place at which those of the
     /// reply arrive.
@@ -215,7 +215,7 @@ pub(super) struct PromisedCap(RefCell<PromiseState>);
 #[derive(Default)]
 struct PromiseState {
     target: Option<Box<dyn ClientHook>>,
-    /// The calls that wait have been delivered: all others may go there at once.
+    /// The calls that waited have been delivered: all others may go there at once.
     is_open: bool,
     calls: VecDeque<Call>,
     waiting: Vec<oneshot::Sender<Box<dyn ClientHook>>>,

@@ -48,15 +48,15 @@ pub(super) fn relay(cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
 
 type Next = Option<Promise<Box<dyn ClientHook>, Error>>;
 
-/// The destination of a capability, as far as that is known.
+/// The end to which a capability leads, as far as that is known.
 enum Destination {
-    /// To something of ours that is no promise.
+    /// A target of ours that is no promise.
     Ours(Box<dyn ClientHook>),
-    /// To something of a connection that is no promise.
+    /// A capability of a connection that is no promise.
     Foreign(Box<dyn ClientHook>),
-    /// To a promise.
+    /// A promise.
     Promise(Box<dyn ClientHook>),
-    /// To something that can't be asked now.
+    /// A queued client that can't be asked now.
     Unknown(Box<dyn ClientHook>),
 }
 
@@ -88,14 +88,14 @@ thread_local! {
     static RELAYS: RefCell<HashMap<usize, Weak<Relay>, Addresses>> = RefCell::default();
 }
 
-/// A promise.
+/// A promise as the RPC system has it: it passes calls on, and is never resolved.
 struct Relay {
     /// The address of the promise that it stands for.
     address: Cell<usize>,
     to: RefCell<Box<dyn ClientHook>>,
     is_settled: Cell<bool>,
     waiting: RefCell<Vec<oneshot::Sender<Box<dyn ClientHook>>>>,
-    /// Waits until it is settled.
+    /// The task that waits until it is settled.
     task: OnceCell<AbortHandle>,
 }
 
@@ -106,7 +106,7 @@ impl Relay {
         hook::wrap(known.unwrap_or_else(|| Self::begin(promise, Some(address))))
     }
 
-    /// The address is that of the promise, if it can be asked for now.
+    /// `address` is that of the promise, if that can be asked for now.
     fn begin(promise: Box<dyn ClientHook>, address: Option<usize>) -> Rc<Self> {
         let next = match address {
             // At once, because a promise of the RPC system that is known already says nothing more.
@@ -128,7 +128,7 @@ impl Relay {
         relay
     }
 
-    /// It doesn't keep the relay: its end is that of the task.
+    /// The task doesn't keep the relay alive, and ends with it.
     async fn settle(relay: Weak<Self>, mut next: Next) {
         while let Some(promise) = next {
             let resolved = promise.await;
@@ -279,7 +279,7 @@ impl ClientHook for PeerCap {
 mod tests {
     use super::*;
 
-    /// Two peers may pass it to and fro for ever.
+    /// Two peers may pass it to and fro without an end.
     #[test]
     fn what_was_given_away_before_is_not_wrapped_again() {
         let own = capnp_rpc::new_broken_cap(disconnected("it is a peer's")).hook;

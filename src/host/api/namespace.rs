@@ -1,4 +1,4 @@
-//! A class as another class reaches it through a binding: get by name, try, create.
+//! Namespaces as classes have them: the objects of another class, reached through a binding.
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -15,7 +15,7 @@ type NamedMethod = (u64, u16, &'static str);
 
 const OF_OBJECTS: &str = "; methods of its objects are named with --object-method";
 
-/// The methods that were named; none where nothing was said of them.
+/// The names of methods that the operator gave.
 pub(in crate::host) struct Words {
     pub(in crate::host) methods: Vec<String>,
     pub(in crate::host) object_methods: Vec<String>,
@@ -81,7 +81,7 @@ pub(in crate::host) fn of_object(vat: &Vat, class: &str, words: &Words) -> Resul
     Caveats::none().with_methods(MethodsOf { name: class, known, hint: "" }.find(&words.methods)?)
 }
 
-/// The one that is asked for methods.
+/// The holder of the methods, which is asked for one by its name.
 struct MethodsOf<'a> {
     name: &'a str,
     /// None if this program doesn't have the class.

@@ -1,8 +1,8 @@
 //! The host's side of `cluster.capnp`: it joins a supervisor, answers for its own shards, and asks
 //! the router for all others.
 //!
-//! It never makes a reference; it checks those that others present, and only here does a grant
-//! count.
+//! It never makes a reference. It checks those that others present, and grants are looked up here
+//! alone.
 
 use std::cell::OnceCell;
 use std::rc::{Rc, Weak};
@@ -321,7 +321,7 @@ impl host::Server for Agent {
     }
 }
 
-/// Lets replies that have come from other hosts go on to their callers: everything is in this
+/// Lets replies that have come from other hosts go on to their callers. All of them are in this
 /// thread's queues by now, a few hops of tasks away from its connections.
 pub(crate) async fn pass_on_replies() {
     const HOPS: usize = 256;

@@ -77,7 +77,7 @@ impl Membership {
 pub(crate) struct ListenerHint {
     /// `host:port`.
     pub(crate) address: String,
-    /// It is spoken to by TLS alone.
+    /// The server is spoken to by TLS alone.
     pub(crate) tls: bool,
 }
 

@@ -28,7 +28,7 @@ use crate::membrane::{self, Call, CallTarget, deliver};
 use crate::schema::facet_capnp::{facet, persistent};
 use crate::schema::restorer_capnp::namespace;
 
-/// The capability. Its methods are those of [`Served`].
+/// The capability. Its methods are those of [`NamespaceCalls`].
 pub(in crate::host) struct NamespaceFacet(Rc<NamespaceCalls>);
 
 /// The server of the calls on a namespace.
@@ -89,7 +89,7 @@ impl NamespaceCalls {
         ObjectId::namespace(Pool::default(), self.class.name)
     }
 
-    /// Again, after something was waited for.
+    /// Checks the right once more, after a wait.
     async fn check(&self) -> Result<()> {
         if self.right.is_cut() {
             self.agent.vat.flush().await?;

@@ -38,7 +38,7 @@ const KNOWN_BYTES_MAX: usize = 4 << 20;
 /// checked each time.
 const KNOWN_REFERENCE_BYTES_MAX: usize = 1 << 10;
 
-/// The place of one in the table.
+/// The bytes that the place of one takes in the table.
 const KNOWN_PLACE_BYTES: usize = 256;
 
 impl Agent {
@@ -213,7 +213,7 @@ impl Agent {
         Ok(NamespaceFacet::wrap(self.clone(), class, right))
     }
 
-    /// The birth of an object that exists.
+    /// The identity of an object, if it exists.
     pub(in crate::host) fn spec_of(&self, id: ObjectId) -> Result<Option<ObjectSpec>> {
         let header = self.vat.turns.store().get(id, Space::Header, &[])?;
         let Some(header) = header else { return Ok(None) };
@@ -283,7 +283,7 @@ fn refused() -> capnp::Error {
 /// A restoration that waits for the holders' proofs.
 struct Restoration {
     agent: Rc<Agent>,
-    /// Taken by the one attempt.
+    /// The reference, until the one attempt takes it.
     reference: Cell<Option<Sturdyref>>,
     challenge: [u8; 32],
     /// The last millisecond in which a proof is taken.

@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::limits::OBJECT_BYTES_MAX;
 use crate::membrane::Dispatch;
 
-/// An instance on its way to its first call: the code that answers calls.
+/// The waking of an instance: it gives the code that answers calls.
 pub(in crate::host) type Waking = Pin<Box<dyn Future<Output = Result<Rc<dyn Dispatch>>>>>;
 
 /// Wakes the object of an instance.
@@ -41,7 +41,7 @@ pub(crate) struct Class {
     pub(crate) is_exclusive: bool,
     /// The methods of its objects; empty if they aren't known.
     pub(in crate::host) methods: &'static [(u64, u16, &'static str)],
-    /// Which of the host's classes it is.
+    /// Its number among the host's classes.
     pub(in crate::host) number: u32,
     pub(crate) bindings: Vec<Binding>,
     /// The most that one object may store, in bytes.

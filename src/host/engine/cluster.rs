@@ -77,7 +77,7 @@ pub(in crate::host) trait Cluster {
         grant: GrantId,
     ) -> LocalBoxFuture<'static, Result<()>>;
 
-    /// Writes down when those grants were restored of which that isn't written down yet.
+    /// Writes down the times of all restores that aren't written down yet.
     fn write_restores(&self);
 
     /// Makes the grants of those namespaces of this host that have none.

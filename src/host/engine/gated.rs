@@ -18,7 +18,7 @@ use crate::membrane::{self, Call, CallTarget, Params};
 pub(in crate::host) struct Gated {
     pub(in crate::host) instance: Rc<Instance>,
     pub(in crate::host) raw: Box<dyn ClientHook>,
-    /// The way in which calls of chains are made on it.
+    /// The route of calls on it, once calls of chains were made.
     pub(in crate::host) route: RefCell<Route>,
 }
 

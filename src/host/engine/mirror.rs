@@ -156,7 +156,7 @@ impl Mirrors {
                     if let Some(present) = mirror.upgrade() {
                         present.update(read(&key).as_deref());
                     }
-                    // An outer transaction began before the mirror was made, too.
+                    // An outer transaction began before the mirror was made as well.
                     if mark.0.is_some()
                         && let Some(outer) = &mut *self.undo.borrow_mut()
                     {

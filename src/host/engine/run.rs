@@ -1,4 +1,13 @@
 //! The life of a call: first poll, further polls, reply. Every poll is a turn of its object.
+//!
+//! Most handlers are done with their first poll, which needs no task and no waker. A handler that
+//! has to wait gets a task of its own, so that its object goes on with other calls meanwhile.
+//!
+//! Invariants:
+//! - All that one poll writes becomes durable together, or not at all.
+//! - A handler that has started runs to its end, unless its instance ends.
+//! - A panic of a handler ends its instance, and nothing else.
+//! - The reply waits in the gate for all that the object wrote before.
 
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;

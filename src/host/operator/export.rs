@@ -77,7 +77,7 @@ fn read(reader: &Reader, pick: &Pick, begun: oneshot::Sender<()>, chunks: &Sende
     });
     let last = read.map_or_else(Chunk::Failed, |()| Chunk::Whole);
     if is_wanted {
-        // Nobody may be there any more.
+        // The caller may be gone.
         let _ = chunks.blocking_send(last);
     }
 }
@@ -117,7 +117,7 @@ impl export::Server for Export {
         match chunk {
             Some(Chunk::Frames(frames)) => results.get().set_frames(&frames),
             Some(Chunk::Whole) => {
-                // Asked again it says the same.
+                // A caller who asks again is told the same.
                 let (sender, again) = channel(1);
                 let _ = sender.try_send(Chunk::Whole);
                 *chunks = Some(again);

@@ -1,15 +1,15 @@
 //! One import under way: frames of an archive become records of this host's objects.
 //!
-//! An object that fits into one batch is replaced in one batch. Of a larger one the header says
-//! that it is unfinished, from the first batch to the last, and so it can't wake in between, nor
+//! An object that fits into one batch is replaced in one batch. The header of a larger one says
+//! that it is unfinished, from the first batch to the last, so that it can't wake in between, nor
 //! after a crash. Quotas of classes and the reserve of free space hold, since they protect the
 //! host; quotas of single objects don't, since the object had its size already.
 //!
 //! Grants stay until the last batch, so that a client who restores a good reference meanwhile is
 //! told that the import isn't finished, and not that the reference was revoked.
 //!
-//! **Invariants:** an instance never sees what an import wrote around it: it is ended in the same
-//! breath in which the first batch is sealed. After an error the import takes nothing more.
+//! **Invariants:** an instance never sees what an import wrote around it: it ends in the same
+//! breath in which the first batch is submitted. After an error the import takes nothing more.
 
 mod grants;
 
@@ -44,8 +44,8 @@ const BATCHES_IN_A_ROW: usize = 512;
 /// The rest of an import that failed.
 const BROKEN: &str = "the import failed before: begin another one";
 
-/// Grants that imports of a host revoked, of which other hosts have to be told yet. Those that an
-/// import could not tell of are told by the next one.
+/// Grants that imports of a host revoked, and that other hosts have to be told of yet. If an import
+/// couldn't tell them, the next one does.
 pub(in crate::host) type Untold = Rc<RefCell<Vec<(ObjectId, GrantId)>>>;
 
 /// The capability that the caller holds.
@@ -79,7 +79,7 @@ struct Incoming {
     account: Option<Rc<Account>>,
     /// Known before the first batch.
     grants: Option<TargetGrants>,
-    /// It is there already, and stays; none before that was looked at.
+    /// True if it is there already and stays; none before that was looked at.
     is_skipped: Option<bool>,
 }
 
@@ -330,7 +330,7 @@ impl Incoming {
         let keeps = match &present {
             Some(header) if Header::is_unfinished(header) => Header::keeps_grants(header),
             Some(_) => true,
-            // Without --replace, those of a namespace are left alone.
+            // Without --replace, the grants of a namespace are left alone.
             None if self.header.is_none() && existing != Existing::Replace => true,
             None => has_any(vat, self.id)?,
         };

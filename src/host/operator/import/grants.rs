@@ -75,10 +75,10 @@ impl TargetGrants {
         Ok(Self { deaths, target, whose, seen: HashSet::new(), cut: Vec::new(), after: None })
     }
 
-    /// A record of the archive, and whether it is to be written.
+    /// Takes a record of the archive. True if it is to be written.
     ///
     /// # Errors
-    /// When it is none, or the storage can't be read.
+    /// When it is no grant, or the storage can't be read.
     pub(super) async fn take(
         &mut self,
         vat: &Vat,
@@ -108,8 +108,8 @@ impl TargetGrants {
         Ok(self.whose == Whose::Archives)
     }
 
-    /// The archive has no more: some of the records that give way, about `bytes` of them. Less when
-    /// there are no more.
+    /// Some of the records that give way once the archive has no more: about `bytes` of them, and
+    /// fewer if these are the last.
     ///
     /// # Errors
     /// When the storage can't be read.
