@@ -65,11 +65,11 @@ pub(in crate::host) struct Instance {
     /// The account of what the object stores; its turns write through it.
     pub(in crate::host) account: Rc<Account>,
     /// The calls that wait for each other, if the class is exclusive.
-    pub(in crate::host) exclusive: Option<Box<Exclusive>>,
+    pub(super) exclusive: Option<Box<Exclusive>>,
     /// Calls whose callers have to read before they start.
-    pub(in crate::host) parked: Parked,
+    pub(super) parked: Parked,
     /// The number of its `wake`, which counts as a call, until that has ended.
-    pub(in crate::host) waking: Cell<Option<u128>>,
+    pub(super) waking: Cell<Option<u128>>,
     /// The values that the class keeps in memory too.
     pub(in crate::host) mirrors: Mirrors,
     /// True if the object's header is written, or is in a batch on its way.
@@ -79,13 +79,13 @@ pub(in crate::host) struct Instance {
     /// The way in which it ended, once it has.
     end: OnceCell<Box<str>>,
     /// The time of its last call, in the ticks of [`Awake`](super::awake::Awake).
-    pub(in crate::host) used: Cell<u32>,
+    pub(super) used: Cell<u32>,
     /// The number of its last call, among all uses of instances of its vat.
-    pub(in crate::host) last_use: Cell<u64>,
+    pub(super) last_use: Cell<u64>,
     /// The bytes that its values in memory take.
     taken: Cell<usize>,
     /// Capabilities that the class made and somebody holds.
-    pub(in crate::host) made: Cell<usize>,
+    pub(super) made: Cell<usize>,
     /// Replies that are owed to the callers of handlers that wait for something, by the number of
     /// the call.
     pending: RefCell<HashMap<u64, PendingReply>>,
@@ -94,7 +94,7 @@ pub(in crate::host) struct Instance {
     /// The number of the next call that has to wait.
     next_call: Cell<u64>,
     /// Its calls that are applied once.
-    pub(in crate::host) requests: Requests,
+    pub(super) requests: Requests,
 }
 
 impl Instance {

@@ -62,12 +62,12 @@ pub(crate) struct VatOptions {
 
 /// See the head of the file.
 pub(crate) struct Vat {
-    pub(in crate::host) scheduler: Rc<Scheduler>,
+    pub(super) scheduler: Rc<Scheduler>,
     pub(in crate::host) turns: Turns,
     pub(in crate::host) objects: Objects,
     pub(in crate::host) metrics: Arc<Metrics>,
     pub(in crate::host) clock: Clock,
-    pub(in crate::host) retention: Retention,
+    pub(super) retention: Retention,
     /// The grants by which somebody holds something of this vat.
     pub(in crate::host) live_grants: Rc<LiveGrants>,
     pub(in crate::host) reference_cipher: Rc<ReferenceCipher>,
