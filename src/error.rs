@@ -11,6 +11,7 @@ use std::any::Any;
 
 use capnp::{Error, ErrorKind};
 pub use capstead_client::Reason;
+use capstead_client::sturdyref::Method;
 
 /// The result of the methods of objects.
 pub type Result<T> = capnp::Result<T>;
@@ -101,28 +102,30 @@ pub(crate) fn of_class(mut error: Error) -> Error {
 }
 
 /// There is no such method. A method that isn't allowed gives the same error.
-pub(crate) fn no_such_method(interface: u64, method: u16) -> Error {
-    unimplemented(format!("{NO_SUCH_METHOD}: interface 0x{interface:x}, method {method}"))
+pub(crate) fn no_such_method(Method { interface, ordinal }: Method) -> Error {
+    unimplemented(format!("{NO_SUCH_METHOD}: interface 0x{interface:x}, method {ordinal}"))
 }
 
 const NO_SUCH_METHOD: &str = "Method not implemented";
 
 /// Names the missing method as the schema does. Generated code doesn't name it, or names it as in
 /// Rust.
-pub(crate) fn name_method(error: Error, interface: u64, method: u16) -> Error {
+pub(crate) fn name_method(error: Error, method: Method) -> Error {
     if error.kind != ErrorKind::Unimplemented {
         return error;
     }
     if error.extra.strip_suffix('.') == Some(NO_SUCH_METHOD) {
-        return no_such_method(interface, method);
+        return no_such_method(method);
     }
     let in_rust =
         error.extra.strip_prefix("method ").and_then(|rest| rest.strip_suffix(" not implemented"));
     match in_rust.and_then(|path| path.split_once("::Server::")) {
         Some((module, name)) => unimplemented(format!(
-            "{NO_SUCH_METHOD}: {}.{}, interface 0x{interface:x}, method {method}",
+            "{NO_SUCH_METHOD}: {}.{}, interface 0x{:x}, method {}",
             in_schema(module, true),
-            in_schema(name, false)
+            in_schema(name, false),
+            method.interface,
+            method.ordinal
         )),
         None => error,
     }
@@ -193,18 +196,20 @@ mod tests {
 
     #[test]
     fn a_method_that_is_not_there_is_named() {
-        let named = name_method(unimplemented("Method not implemented."), 0xab, 3);
+        let named = name_method(unimplemented("Method not implemented."), Method::new(0xab, 3));
         assert_eq!(named.extra, "Method not implemented: interface 0xab, method 3");
         for text in ["not today.", "method x not implemented", "method a::b not implemented here"] {
-            assert_eq!(name_method(unimplemented(text), 0xab, 3).extra, text);
+            assert_eq!(name_method(unimplemented(text), Method::new(0xab, 3)).extra, text);
         }
         for (rust, schema) in [
             ("facet::Server::once_", "Facet.once"),
             ("facet::Server::in_chain", "Facet.inChain"),
             ("http_service::Server::request", "HttpService.request"),
         ] {
-            let named =
-                name_method(unimplemented(format!("method {rust} not implemented")), 0xab, 3);
+            let named = name_method(
+                unimplemented(format!("method {rust} not implemented")),
+                Method::new(0xab, 3),
+            );
             let expected = format!("Method not implemented: {schema}, interface 0xab, method 3");
             assert_eq!(named.extra, expected);
         }

@@ -118,7 +118,7 @@ impl Gate {
     }
 
     /// The writes that aren't submitted will not be made: drops the messages that wait for them.
-    pub(crate) fn discard_unsealed(&self) {
+    pub(crate) fn discard_unsubmitted(&self) {
         self.written.set(self.written.get().min(self.submitted.get()));
         let kept =
             self.queue.borrow().partition_point(|(ticket, _)| *ticket <= self.submitted.get());

@@ -15,6 +15,8 @@ mod floors;
 mod imports;
 #[path = "tidy/methods.rs"]
 mod methods;
+#[path = "tidy/names.rs"]
+mod names;
 #[path = "tidy/reasons.rs"]
 mod reasons;
 #[path = "tidy/shape.rs"]
@@ -99,6 +101,26 @@ fn comments_take_nobody_for_a_man() {
 }
 
 #[test]
+fn comments_are_as_wide_as_code() {
+    check(words::check_width);
+}
+
+#[test]
+fn types_are_not_named_by_vague_words() {
+    check(names::check_types);
+}
+
+#[test]
+fn no_call_says_true_or_false_of_nobody_knows_what() {
+    check(names::check_bools);
+}
+
+#[test]
+fn methods_go_by_one_value() {
+    check(names::check_methods);
+}
+
+#[test]
 fn words_of_errors_stand_in_one_table() {
     check(reasons::check_literals);
 }
@@ -112,6 +134,11 @@ fn the_page_of_errors_says_what_the_code_says() {
 #[test]
 fn one_file_names_lmdb() {
     check(fences::check_lmdb);
+}
+
+#[test]
+fn one_file_ends_turns() {
+    check(fences::check_turns);
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! A host: one vat with its objects, on one thread, over one environment.
 //!
-//! A call comes in through a facet, waits in arrival order until its object is awake, runs in turns,
-//! and its reply leaves through the object's gate. That is the floor `engine`. Above it, `authority`
-//! has the grants, `api` what a class sees, `operator` what the operator's tools do, and `cluster`
-//! the ways to and from other hosts.
+//! A call comes in through a facet, waits in arrival order until its object is awake, runs in
+//! turns, and its reply leaves through the object's gate. That is the floor `engine`. Above it,
+//! `authority` has the grants, `api` what a class sees, `operator` what the operator's tools do,
+//! and `cluster` the ways to and from other hosts.
 //!
 //! It never talks to a gateway or supervisor other than through `cluster.capnp`.
 
@@ -22,13 +22,13 @@ pub use api::object::Object;
 pub(crate) use api::object::class_of;
 pub use api::storage::Storage;
 pub use api::stored::{Storable, Stored, Struct};
-pub use authority::granting::Granted;
+pub use authority::calls::Granted;
 pub(crate) use authority::nameable::parse_number;
 pub(crate) use cluster::agent::{Agent, pass_on_replies};
 pub(crate) use cluster::membership::ListenerHint;
+pub(crate) use engine::activity::{Activity, Turn, present_turn};
 pub(crate) use engine::awake::AwakeLimits;
 pub(crate) use engine::class::{Binding, Class};
-pub(crate) use engine::pulse::{Pulse, Seen, present_turn};
 pub(crate) use engine::vat::{Vat, VatOptions};
 pub(crate) use operator::admin::{HostAdmin, describe};
 

@@ -26,7 +26,7 @@ pub use self::puts::Puts;
 use self::script::{LAST, Record, Script, States};
 use crate::error;
 use crate::storage::{
-    self, Before, Kind, LogOptions, Owner, Range, Reads as _, Space, StorageError, Store,
+    self, Before, Kind, LogOptions, Owner, Presence, Range, Reads as _, Space, StorageError, Store,
     StoreOptions, Usage,
 };
 
@@ -132,7 +132,7 @@ fn acknowledge(turn: u64) -> std::io::Result<()> {
 
 fn turn(store: &mut Store, script: Script, number: u64) -> Result<(), StorageError> {
     let turn = script.turn(number);
-    let account = store.account(turn.object, true, u64::MAX, None)?;
+    let account = store.account(turn.object, Presence::Present, u64::MAX, None)?;
     store.begin(account.clone());
     for (key, value) in &turn.writes {
         match value {
@@ -226,7 +226,7 @@ fn applied(store: &Store, states: &RefCell<States>) -> Result<u64, Failure> {
         let expected = records.fold(Usage::default(), |usage, ((_, key), value)| {
             usage.changed(key.len(), None, Some(value.len()))
         });
-        let found = store.account(object, true, u64::MAX, None)?.usage();
+        let found = store.account(object, Presence::Present, u64::MAX, None)?.usage();
         if found != expected {
             let text = format!("object {object:?} has {found:?} on record, and {expected:?}");
             return Err(Failure::Wrong(text));

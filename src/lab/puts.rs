@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 
 use crate::error::{Result, failed};
 use crate::id::{ObjectId, Pool};
-use crate::storage::{Account, Before, LogOptions, Store, StoreOptions, Ticket};
+use crate::storage::{Account, Before, LogOptions, Presence, Store, StoreOptions, Ticket};
 
 /// A storage with its objects, driven turn by turn as a vat drives it.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Puts {
             metrics: Arc::default(),
         };
         let store = Store::open(dir, options, on_progress)?;
-        let account = |id: &ObjectId| Ok(store.account(*id, false, u64::MAX, None)?);
+        let account = |id: &ObjectId| Ok(store.account(*id, Presence::Absent, u64::MAX, None)?);
         let accounts = objects.iter().map(account).collect::<Result<_>>()?;
         Ok(Self { store: RefCell::new(store), progress, objects, accounts, ahead })
     }

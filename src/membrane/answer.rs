@@ -17,18 +17,18 @@ use crate::error::Result;
 
 /// The outcome of one call. Resolving it delivers the pipelined calls first, then wakes the caller.
 #[derive(Clone, Default)]
-pub(super) struct Answer(Rc<State>);
+pub(super) struct Answer(Rc<AnswerState>);
 
 #[derive(Default)]
-struct State {
+struct AnswerState {
     outcome: RefCell<Option<Result<Rc<Body>>>>,
     pipeline: Pipeline,
     caller: RefCell<Option<Waker>>,
-    /// Handles of whoever made the call.
+    /// The number of the caller's handles.
     asked: Cell<usize>,
 }
 
-/// A handle of whoever made the call: when the last of them is dropped, nobody wants the answer.
+/// A handle of the caller. When the last one is dropped, nobody wants the answer.
 pub(super) struct Asked(Answer);
 
 impl Asked {
@@ -65,7 +65,7 @@ impl Drop for Asked {
     }
 }
 
-impl Owed for State {
+impl Owed for AnswerState {
     fn answered(&self) {
         self.pipeline.is_answered();
     }
@@ -88,7 +88,7 @@ impl Answer {
         &self.0.pipeline
     }
 
-    /// A handle for whoever makes the call.
+    /// A handle for the caller.
     pub(super) fn asked(&self) -> Asked {
         self.0.asked.set(self.0.asked.get() + 1);
         Asked(self.clone())

@@ -52,8 +52,8 @@ impl Body {
     /// A copy in which every capability can be replaced.
     ///
     /// # Errors
-    /// When it can't be read as a whole, or is more than what can be sent: a small message of a peer
-    /// can have pointers to one part in so many places that its copy is far larger.
+    /// When it can't be read as a whole, or is more than what can be sent: a peer's small message
+    /// can point to one part from so many places that its copy is far larger.
     pub(crate) fn copy(from: any_pointer::Reader<'_>) -> Result<Self> {
         let size = from.target_size()?;
         let words = usize::try_from(size.word_count).unwrap_or(usize::MAX);
@@ -91,7 +91,8 @@ impl Body {
         Self::copy(message.get_root()?)
     }
 
-    /// The size of the struct that the message is. `None`: it is none, or not where a copy begins.
+    /// The size of the message's root struct. `None` if its root is no struct, or a struct not
+    /// where a copy begins.
     pub(super) fn size(&self) -> Option<StructSize> {
         const KIND_AND_OFFSET: u64 = 0xffff_ffff;
         let segments = self.message.get_segments_for_output();
@@ -107,8 +108,8 @@ impl Body {
     }
 
     /// # Errors
-    /// When it can't be sent over a connection. It isn't sent within a vat either then, so that where
-    /// an object lives changes nothing.
+    /// When it can't be sent over a connection. It isn't sent within a vat either then, so that
+    /// where an object lives changes nothing.
     pub(super) fn check(&self) -> Result<()> {
         check_size(self.size_bytes(), self.caps.iter().flatten().count())
     }
@@ -259,7 +260,7 @@ impl ResultsHook for Results {
         self.body.get_or_insert_with(Body::new).builder()
     }
 
-    /// Only noted here: whoever runs the handler opens the pipeline when the gate lets it.
+    /// Only noted here: the engine opens the pipeline when the gate lets it.
     fn set_pipeline(&mut self) -> Result<()> {
         if self.slot.0.has_offered.replace(true) {
             return Err(failed("set_pipeline was called twice"));
@@ -277,7 +278,7 @@ impl ResultsHook for Results {
         Promise::from_future(async move { self.get()?.set_as(reply.await?.get()?) })
     }
 
-    /// Nothing calls this on a hook that isn't its own; the pipeline must not pass the gate.
+    /// Not for hooks of ours: a pipeline must not pass by the gate.
     fn direct_tail_call(
         self: Box<Self>,
         request: Box<dyn RequestHook>,

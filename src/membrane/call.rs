@@ -1,4 +1,12 @@
-//! A call on its way: its message, who wants the reply, and how it is handed to a target.
+//! A call on its way: its message, its reply, and its delivery to a target.
+//!
+//! Calls of this vat and calls of peers take the same form here, so that whatever takes calls needs
+//! to know of one kind only.
+//!
+//! Invariants:
+//! - A call is on its way when the code that made it goes on, whether its promise is polled or not.
+//! - Every reply is sent once. A reply that is dropped tells its caller that the call was lost.
+//! - Calls that are pipelined on an answer are delivered before its caller is told.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -15,7 +23,7 @@ use capstead_client::{HeldAnswer, Outlet, Owed, Receipt, error_to_send, take_ove
 
 use super::answer::Answer;
 use super::body::{Body, BodySlot, check_size};
-use super::call_end::{Ended, Ending};
+use super::call_end::{CallEnd, CallOutcome, Origin};
 use super::chain::Chain;
 use super::early;
 use super::forward::forward;
@@ -32,13 +40,12 @@ pub(crate) trait Dispatch {
     /// would then refuse every later call of every holder.
     fn dispatch(
         &self,
-        interface: u64,
-        method: u16,
+        method: Method,
         params: capability::Params<Untyped>,
         results: capability::Results<Untyped>,
     ) -> Promise<(), capnp::Error>;
 
-    /// The number of those that hold the server beside this.
+    /// The number of other holders of the server.
     fn holders(&self) -> usize;
 }
 
@@ -56,12 +63,12 @@ struct Dispatched<D, S> {
 impl<D: Server + Clone, S> Dispatch for Dispatched<D, S> {
     fn dispatch(
         &self,
-        interface: u64,
-        method: u16,
+        method: Method,
         params: capability::Params<Untyped>,
         results: capability::Results<Untyped>,
     ) -> Promise<(), capnp::Error> {
-        self.server.clone().dispatch_call(interface, method, params, results).promise
+        let Method { interface, ordinal } = method;
+        self.server.clone().dispatch_call(interface, ordinal, params, results).promise
     }
 
     fn holders(&self) -> usize {
@@ -71,8 +78,7 @@ impl<D: Server + Clone, S> Dispatch for Dispatched<D, S> {
 
 /// One call that was made and not yet answered.
 pub(crate) struct Call {
-    pub(crate) interface: u64,
-    pub(crate) method: u16,
+    pub(crate) method: Method,
     pub(crate) params: Params,
     pub(crate) reply: Reply,
     /// The calls of exclusive objects that led to this one, if there are any.
@@ -84,29 +90,27 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// The call that `ClientHook::call` begins, whether it came over a connection, and what has to
-    /// be returned.
+    /// The call that `ClientHook::call` begins, its origin, and what has to be returned.
     pub(super) fn of_foreign_code(
         method: Method,
         params: Box<dyn ParamsHook>,
         results: Box<dyn ResultsHook>,
-    ) -> (Self, bool, Promise<(), capnp::Error>) {
-        let ending = Rc::new(Ending::default());
+    ) -> (Self, Origin, Promise<(), capnp::Error>) {
+        let end = Rc::new(CallEnd::default());
         // Calls that the peer pipelines on the answer come to our own pipeline.
-        let arrival = take_over(&*params, ending.clone());
-        let is_from_peer = arrival.is_some();
-        ending.is_from_peer.set(is_from_peer);
-        let reply = Reply(Some(Asker::Results(results, ending.clone())));
+        let arrival = take_over(&*params, end.clone());
+        let origin = if arrival.is_some() { Origin::Connection } else { Origin::Local };
+        end.origin.set(origin);
+        let reply = Reply(Some(Asker::Results(results, end.clone())));
         let (chain, from_object) = (None, false);
         let params = Params::Theirs(params, arrival.as_ref().map(|arrival| arrival.bytes));
         let hops = arrival.as_ref().map_or(0, |arrival| arrival.hops);
         if let Some(arrival) = arrival {
             // Set once, here.
-            let _ = ending.outlet.set(arrival.outlet);
+            let _ = end.outlet.set(arrival.outlet);
         }
-        let Method { interface, ordinal: method } = method;
-        let call = Self { interface, method, params, reply, chain, from_object, hops };
-        (call, is_from_peer, Promise::from_future(Ended(ending)))
+        let call = Self { method, params, reply, chain, from_object, hops };
+        (call, origin, Promise::from_future(CallOutcome(end)))
     }
 }
 
@@ -114,8 +118,8 @@ impl Call {
 pub(crate) enum Params {
     /// A message of our own, whose capabilities can be replaced where they are.
     Ours(Box<Body>),
-    /// A message of the RPC system or of another foreign hook, and its bytes in memory if it came over a
-    /// connection.
+    /// A message of the RPC system or of another foreign hook, and its bytes in memory if it came
+    /// over a connection.
     Theirs(Box<dyn ParamsHook>, Option<usize>),
 }
 
@@ -130,8 +134,8 @@ impl Params {
     /// Their size once copied.
     ///
     /// # Errors
-    /// When they can't be read as a whole, or when the copy would be larger than the message: several
-    /// pointers then lead to one part, which no honest peer writes.
+    /// When they can't be read as a whole, or when the copy would be larger than the message:
+    /// several pointers then lead to one part, which no honest peer writes.
     fn size(&self) -> Result<MessageSize> {
         let size = self.get()?.target_size()?;
         if let Self::Theirs(_, Some(bytes)) = self
@@ -145,7 +149,7 @@ impl Params {
     /// As [`Params::size`], for a call that goes out over a connection.
     ///
     /// # Errors
-    /// Those too, and that so much can't be sent.
+    /// As for [`Params::size`], and when so much can't be sent.
     pub(super) fn sendable(&self) -> Result<MessageSize> {
         let size = self.size()?;
         check_size(bytes_of(size), size.cap_count as usize)?;
@@ -186,14 +190,14 @@ pub(super) fn bytes_of(size: MessageSize) -> usize {
     usize::try_from(size.word_count.saturating_mul(8)).unwrap_or(usize::MAX)
 }
 
-/// The asker who wants to know how a call ended. Dropping it tells them that the call was lost.
+/// The way back to the caller. Dropping it tells them that the call was lost.
 pub(crate) struct Reply(Option<Asker>);
 
 enum Asker {
     /// A caller in this vat, through our own request hook.
     Answer(Answer),
     /// `ClientHook::call`: capnp-rpc on behalf of a peer, or another foreign hook.
-    Results(Box<dyn ResultsHook>, Rc<Ending>),
+    Results(Box<dyn ResultsHook>, Rc<CallEnd>),
 }
 
 impl Reply {
@@ -207,10 +211,10 @@ impl Reply {
         matches!(self.0, Some(Asker::Results(..)))
     }
 
-    /// By which the answer leaves, if the call came over a connection.
+    /// The outlet by which the answer leaves, if the call came over a connection.
     pub(crate) fn outlet(&self) -> Option<&Rc<Outlet>> {
         match &self.0 {
-            Some(Asker::Results(_, ending)) => ending.outlet.get(),
+            Some(Asker::Results(_, end)) => end.outlet.get(),
             _ => None,
         }
     }
@@ -221,7 +225,7 @@ impl Reply {
         self.outlet().map(|outlet| outlet.hold(body.size_bytes()))
     }
 
-    /// Takes the caller away: what is said to this reply afterwards, nobody hears.
+    /// Takes the caller out: nothing that is sent by this reply afterwards reaches them.
     pub(crate) fn take(&mut self) -> Self {
         Self(self.0.take())
     }
@@ -233,22 +237,22 @@ impl Reply {
         }
     }
 
-    /// Lets pipelined calls go to what the results hold so far, ahead of the reply, whose results arrive
-    /// in `whole`.
+    /// Lets pipelined calls go to what the results hold so far, ahead of the reply, whose results
+    /// arrive in `whole`.
     pub(crate) fn open_pipeline(&mut self, mut early: Body, whole: BodySlot) -> Result<()> {
         match &mut self.0 {
             None => {}
             Some(Asker::Answer(answer)) => answer.pipeline().offer(early, whole),
-            Some(Asker::Results(results, ending)) => {
+            Some(Asker::Results(results, end)) => {
                 early.replace_caps(relay);
-                if !ending.is_from_peer.get() {
+                if end.origin.get() == Origin::Local {
                     // The RPC library's own local client has a pipeline of its own.
                     let Some(size) = early.size() else { return Ok(()) };
-                    ending.offered.set(Some(size));
+                    end.offered.set(Some(size));
                     results.get()?.set_as(early.get()?)?;
                     return results.set_pipeline();
                 }
-                ending.pipeline.offer(early, whole);
+                end.pipeline.offer(early, whole);
             }
         }
         Ok(())
@@ -258,10 +262,10 @@ impl Reply {
     /// written in the same poll, so that a task which this wakes runs after it.
     pub(crate) fn keep(&self, kept: impl Any) {
         match &self.0 {
-            Some(Asker::Results(_, ending)) if !ending.taken.get() => {
-                ending.kept.set(Some(Box::new(kept)));
+            Some(Asker::Results(_, end)) if !end.taken.get() => {
+                end.kept.set(Some(Box::new(kept)));
             }
-            // Nobody will take it any more, or it is taken at once.
+            // The end is polled no more, or the caller is told at once.
             _ => drop(kept),
         }
     }
@@ -277,24 +281,24 @@ impl Reply {
         match &self.0 {
             None => None,
             Some(Asker::Answer(answer)) => Some(answer.pipeline()),
-            Some(Asker::Results(_, ending)) => Some(&ending.pipeline),
+            Some(Asker::Results(_, end)) => Some(&end.pipeline),
         }
     }
 
     /// The receipt of another vat's answer, if it asked for one and the caller is not in this vat.
     pub(super) fn take_receipt(&self) -> Option<Receipt> {
         match &self.0 {
-            Some(Asker::Results(_, ending)) => ending.receipt.take(),
+            Some(Asker::Results(_, end)) => end.receipt.take(),
             _ => None,
         }
     }
 
-    /// The ones to tell when another vat has answered.
+    /// The place to be told when another vat has answered.
     pub(super) fn owed(&self) -> Option<Rc<dyn Owed>> {
         match &self.0 {
             None => None,
             Some(Asker::Answer(answer)) => Some(answer.owed()),
-            Some(Asker::Results(_, ending)) => Some(ending.clone()),
+            Some(Asker::Results(_, end)) => Some(end.clone()),
         }
     }
 
@@ -321,14 +325,14 @@ impl Asker {
         let fits = outcome.and_then(|body| body.check().map(|()| body)).map_err(error_to_send);
         match self {
             Self::Answer(answer) => answer.resolve(fits),
-            Self::Results(mut results, ending) => {
+            Self::Results(mut results, end) => {
                 let mut write = |mut body: Body| {
-                    ending.pipeline.keep_used(&mut body);
+                    end.pipeline.keep_used(&mut body);
                     body.replace_caps(relay);
-                    if let Some(outlet) = ending.outlet.get() {
-                        ending.made.set(Some(outlet.hold(body.size_bytes())));
+                    if let Some(outlet) = end.outlet.get() {
+                        end.made.set(Some(outlet.hold(body.size_bytes())));
                     }
-                    match ending.offered.get() {
+                    match end.offered.get() {
                         None => results.get()?.set_as(body.get()?)?,
                         Some(offered) => early::write_over(results.get()?, offered, &body)?,
                     }
@@ -340,8 +344,8 @@ impl Asker {
                 let outcome = written.unwrap_or_else(|_| Err(lost()));
                 // First let go of the results, then end the call: one poll then sends the Return.
                 drop(results);
-                ending.pipeline.end(outcome.clone());
-                ending.end(outcome.map(drop));
+                end.pipeline.end(outcome.clone());
+                end.end(outcome.map(drop));
             }
         }
     }
@@ -350,7 +354,8 @@ impl Asker {
 type Deferred = (Box<dyn ClientHook>, Call);
 
 thread_local! {
-    /// Calls on queued clients that handed their calls over when these were made, and all behind them.
+    /// Calls that were made on queued clients while these handed their own over, and all calls
+    /// behind them.
     static DEFERRED: RefCell<VecDeque<Deferred>> = RefCell::default();
 }
 
@@ -363,7 +368,7 @@ pub(crate) fn deliver(to: &dyn ClientHook, call: Call) {
         // It runs when the RPC library has let go, and ends with the last of them.
         tokio::task::spawn_local(async {
             while let Some((to, call)) = DEFERRED.with_borrow_mut(VecDeque::pop_front) {
-                // Nobody hands calls over between two tasks.
+                // No queued client hands calls over between two tasks.
                 drop(deliver_now(&*to, call));
             }
         });

@@ -1,5 +1,5 @@
-//! The end of a call that came from foreign code: what capnp-rpc waits for, and what it and the connection
-//! tell of whoever made the call.
+//! The end of a call that came from foreign code. capnp-rpc waits for it here, and here the
+//! connection tells what becomes of the caller.
 
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -15,19 +15,29 @@ use capstead_client::{HeldAnswer, Outlet, Owed, Pipelined, Receipt};
 use super::pipeline::Pipeline;
 use crate::error::Result;
 
+/// The origin of a call that comes from foreign code.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A queued client of the RPC library, or another hook of this vat.
+    #[default]
+    Local,
+    /// The RPC system, on behalf of a peer.
+    Connection,
+}
+
 /// The end of a call that capnp-rpc waits for.
 #[derive(Default)]
-pub(super) struct Ending {
+pub(super) struct CallEnd {
     outcome: Cell<Option<Result<()>>>,
     /// capnp-rpc, which polls for the outcome.
     asker: RefCell<Option<Waker>>,
     pub(super) taken: Cell<bool>,
     pub(super) kept: Cell<Option<Box<dyn Any>>>,
-    /// Until capnp-rpc has written the Return; then it knows the capabilities by itself. Of calls that
-    /// came over a connection only.
+    /// The capabilities in the answer, until capnp-rpc has written the Return and knows them by
+    /// itself. Used by calls that came over a connection only.
     pub(super) pipeline: Pipeline,
-    pub(super) is_from_peer: Cell<bool>,
-    /// By which the answer leaves, if the call came over a connection.
+    pub(super) origin: Cell<Origin>,
+    /// The outlet by which the answer leaves, if the call came over a connection.
     pub(super) outlet: OnceCell<Rc<Outlet>>,
     /// The answer as it counts there, from when it is made until it is written.
     pub(super) made: Cell<Option<HeldAnswer>>,
@@ -37,7 +47,7 @@ pub(super) struct Ending {
     pub(super) offered: Cell<Option<StructSize>>,
 }
 
-impl Pipelined for Ending {
+impl Pipelined for CallEnd {
     fn pipelined(&self, path: &[PipelineOp]) -> Box<dyn ClientHook> {
         self.pipeline.get(path)
     }
@@ -48,7 +58,7 @@ impl Pipelined for Ending {
     }
 }
 
-impl Owed for Ending {
+impl Owed for CallEnd {
     fn answered(&self) {
         self.pipeline.is_answered();
     }
@@ -58,7 +68,7 @@ impl Owed for Ending {
     }
 }
 
-impl Ending {
+impl CallEnd {
     pub(super) fn end(&self, outcome: Result<()>) {
         self.outcome.set(Some(outcome));
         if let Some(waker) = self.asker.take() {
@@ -74,9 +84,9 @@ impl Ending {
 }
 
 /// Resolves with the outcome of the call.
-pub(super) struct Ended(pub(super) Rc<Ending>);
+pub(super) struct CallOutcome(pub(super) Rc<CallEnd>);
 
-impl Future for Ended {
+impl Future for CallOutcome {
     type Output = Result<()>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -89,12 +99,13 @@ impl Future for Ended {
     }
 }
 
-impl Drop for Ended {
+impl Drop for CallOutcome {
     fn drop(&mut self) {
         let is_early = !self.0.taken.get();
         self.0.take();
-        // Of a peer's call it means that the connection is over; others have a pipeline of their own.
-        if is_early && self.0.is_from_peer.get() {
+        // For a peer's call it means that the connection is over; other calls have a pipeline of
+        // their own.
+        if is_early && self.0.origin.get() == Origin::Connection {
             self.0.pipeline.abandon();
         }
     }

@@ -1,4 +1,4 @@
-//! The calls that led to a call: what tells a deadlock from a wait.
+//! The calls that led to a call. They tell a deadlock from a wait.
 
 use std::rc::Rc;
 
@@ -6,16 +6,16 @@ use crate::error::{Reason, Result, failed};
 
 /// Calls of exclusive objects, each made while the next one runs; the latest first.
 #[derive(Clone, Debug)]
-pub(crate) struct Chain(Rc<Link>);
+pub(crate) struct Chain(Rc<ChainNode>);
 
 #[derive(Debug)]
-struct Link {
+struct ChainNode {
     call: u128,
     before: Option<Chain>,
     length: usize,
 }
 
-/// Longest chain: who calls on through more exclusive objects waits for what will hardly end.
+/// The longest chain. A call that leads through more exclusive objects will hardly ever end.
 const CALLS_MAX: usize = 64;
 
 const CALL_BYTES: usize = 16;
@@ -30,7 +30,7 @@ impl Chain {
                 "more than {CALLS_MAX} exclusive objects wait for each other in a row"
             )));
         }
-        Ok(Self(Rc::new(Link { call, before, length })))
+        Ok(Self(Rc::new(ChainNode { call, before, length })))
     }
 
     /// The calls, the latest first.

@@ -1,8 +1,8 @@
 //! Results that are written a second time, after capabilities in them were offered early.
 //!
-//! capnp panics where a pointer is overwritten that leads to a capability, in whatever depth. So what
-//! was offered is overwritten field by field: data as data, and capabilities, which themselves can be
-//! overwritten, by capabilities. It never removes one, and never changes the shape of the results.
+//! capnp panics when a pointer is overwritten that leads to a capability, at whatever depth. So the
+//! offered results are overwritten field by field: data by data, and capabilities, which can be
+//! overwritten themselves, by capabilities. None is removed, and the shape of the results stays.
 
 use capnp::any_pointer;
 use capnp::private::capability::ParamsHook;
@@ -22,8 +22,8 @@ pub(super) fn write_over(
 ) -> Result<()> {
     let changed = || failed("results that were offered early may not change their shape");
     let size = results.size().filter(|size| is_same(*size, offered)).ok_or_else(changed)?;
-    let mut to: Target<'_> = to.get_as()?;
-    let from: Source<'_> = results.get()?.get_as()?;
+    let mut to: StructTarget<'_> = to.get_as()?;
+    let from: StructSource<'_> = results.get()?.get_as()?;
     for word in 0..size.data {
         to.0.set_data_field::<u64>(word.into(), from.0.get_data_field(word.into()));
     }
@@ -44,9 +44,9 @@ fn is_same(one: StructSize, other: StructSize) -> bool {
 }
 
 /// Any struct, to be read.
-struct Source<'a>(StructReader<'a>);
+struct StructSource<'a>(StructReader<'a>);
 
-impl<'a> FromPointerReader<'a> for Source<'a> {
+impl<'a> FromPointerReader<'a> for StructSource<'a> {
     fn get_from_pointer(
         reader: &PointerReader<'a>,
         default: Option<&'a [capnp::Word]>,
@@ -57,9 +57,9 @@ impl<'a> FromPointerReader<'a> for Source<'a> {
 }
 
 /// Any struct, to be written as large as it is.
-struct Target<'a>(StructBuilder<'a>);
+struct StructTarget<'a>(StructBuilder<'a>);
 
-impl<'a> FromPointerBuilder<'a> for Target<'a> {
+impl<'a> FromPointerBuilder<'a> for StructTarget<'a> {
     fn init_pointer(builder: PointerBuilder<'a>, _: u32) -> Self {
         Self(builder.init_struct(StructSize { data: 0, pointers: 0 }))
     }

@@ -2,10 +2,11 @@
 //!
 //! Invariants:
 //! - The calls of one client go on in the order in which they came.
-//! - A large call waits while a connection to another vat of this system has much to send, and behind it all
-//!   later ones of its client; those of others don't. So nobody's calls are behind all that others send.
-//! - A large answer from another vat waits until its client has room for it, and the other vat is told when it
-//!   was passed on.
+//! - A large call waits while a connection to another vat of this system has much to send, and
+//!   behind it all later ones of its client; those of others don't. So no client's calls wait
+//!   behind all that others send.
+//! - A large answer from another vat waits until its client has room for it, and the other vat is
+//!   told when it was passed on.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -31,23 +32,24 @@ use crate::error::{Result, disconnected};
 const LARGE_BYTES: usize = 64 << 10;
 
 /// The calls of a client that wait, each with its target.
-type Row = VecDeque<(Box<dyn ClientHook>, Call)>;
+type WaitingCalls = VecDeque<(Box<dyn ClientHook>, Call)>;
 
 thread_local! {
-    /// By the number of the client's outlet, for as long as a task goes on with it.
-    static ROWS: RefCell<HashMap<u32, Row>> = RefCell::default();
+    /// The calls of each client, by the number of its outlet, for as long as a task goes on with
+    /// them.
+    static ROWS: RefCell<HashMap<u32, WaitingCalls>> = RefCell::default();
     /// Answers that wait for room.
     static WAITING: Cell<usize> = const { Cell::new(0) };
     static NONE_WAITS: Rc<Notify> = Rc::default();
-    /// Held by the one who copies a large answer, until everybody else has had a turn.
+    /// Held while a large answer is copied, until every other task has had a turn.
     static COPIES: Rc<Semaphore> = Rc::new(Semaphore::new(1));
 }
 
-/// Makes the call anew on a foreign hook, for instance that of a connection, at once or after those of the same
-/// client that wait. It is the end of its promises: capnp-rpc can't put capabilities into a call on one that
-/// became something of this vat.
+/// Makes the call anew on a foreign hook, for instance that of a connection, at once or after those
+/// of the same client that wait. `to` must be the end of its promises, because capnp-rpc can't put
+/// capabilities into a call on a promise that became something of this vat.
 pub(super) fn forward(to: &dyn ClientHook, call: Call) {
-    // What comes from another vat was held back there.
+    // Calls from another vat were held back there.
     let Some(outlet) = call.reply.outlet().filter(|outlet| !outlet.is_shared()).cloned() else {
         return forward_now(to, call);
     };
@@ -84,21 +86,21 @@ async fn go_on(outlet: Rc<Outlet>) {
         } else {
             forward_now(&*to, call);
         }
-        // Those of other clients that have waited as long come first.
+        // Calls of other clients that have waited as long come first.
         tokio::task::yield_now().await;
     }
 }
 
-/// Calls that are pipelined on the answer go on at once too, in the same order: it doesn't wait here for an
-/// answer that may itself wait for it.
+/// Calls that are pipelined on the answer go on at once too, in the same order, because the answer
+/// may itself wait for them.
 fn forward_now(to: &dyn ClientHook, call: Call) {
-    let Call { interface, method, params, reply, hops, .. } = call;
+    let Call { method, params, reply, hops, .. } = call;
     let begun = Passing::begin(hops).and_then(|passing| Ok((passing, params.sendable()?)));
     let (passing, size) = match begun {
         Ok(begun) => begun,
         Err(error) => return reply.send(Err(error)),
     };
-    let mut request = to.new_call(interface, method, Some(size));
+    let mut request = to.new_call(method.interface, method.ordinal, Some(size));
     let mut write = |params: Params| {
         if size.cap_count == 0 {
             return request.get().set_as(params.get()?);
@@ -127,7 +129,7 @@ fn forward_now(to: &dyn ClientHook, call: Call) {
         if let Some(outcome) = answered.await {
             return pass_on(outcome, passing, reply).await;
         }
-        // The other vat learns it, too. The call counts here for as long as it runs there.
+        // The other vat is told as well. The call counts here for as long as it runs there.
         drop(promise);
         if is_owed {
             poll_fn(|cx| reply.poll(Event::Answered, cx)).await;
@@ -160,7 +162,7 @@ async fn pass_on(outcome: Result<Response<any_pointer::Owned>>, passing: Passing
     tokio::task::yield_now().await;
     drop(copying);
     if outlet.is_shared() {
-        // It waits where it is counted: at the host of the caller's connection.
+        // It waits at the host of the caller's connection, where it is counted.
         outlet.room().await;
     }
     drop(receipt);
@@ -180,7 +182,7 @@ impl Drop for Waits {
     fn drop(&mut self) {
         WAITING.set(WAITING.get() - 1);
         if WAITING.get() == 0 {
-            // There is one who waits: the end of the host.
+            // Only the end of the host waits for this.
             NONE_WAITS.with(|ends| ends.notify_one());
         }
     }

@@ -1,4 +1,12 @@
 //! The one `ClientHook` and the one `RequestHook` for everything of ours that can be called.
+//!
+//! capnp-rpc asks a hook for its brand and address, and follows it to what it was resolved to. With
+//! hooks of our own we decide what it learns: that they are none of its connections', one address
+//! for each target, and no resolution.
+//!
+//! Invariants:
+//! - A hook is ours exactly if it has our brand, and then its target is found by its address.
+//! - Promises are followed for a bounded number of steps, so that a loop of them is an error.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -17,6 +25,7 @@ use capstead_client::sturdyref::Method;
 use super::answer::{Answer, Asked};
 use super::body::Body;
 use super::call::{Call, Params, Reply};
+use super::call_end::Origin;
 
 /// Its address is the brand of all our hooks. It is never that of a connection, so capnp-rpc never
 /// takes one of our hooks for its own, and we know ours by it.
@@ -28,16 +37,16 @@ pub(crate) fn is_ours(hook: &dyn ClientHook) -> bool {
 
 /// Something of ours that can be called. An implementation's `Drop` calls [`forget`].
 pub(crate) trait CallTarget: Any {
-    /// Takes the call, at once and in the order of these calls. It must not block.
+    /// Takes the call, at once and in the order in which this is called. It must not block.
     fn enqueue(self: Rc<Self>, call: Call);
 
-    /// The capability to which its calls go, if it hands them on. The same for ever, or better
+    /// The capability to which its calls go, if it hands them on. It stays the same, or is better
     /// known later.
     fn leads(&self) -> Option<Box<dyn ClientHook>> {
         None
     }
 
-    /// For whoever waits in this vat. `None`: not a promise.
+    /// Resolves, for code of this vat, when it is known. `None`: not a promise.
     fn when_resolved(&self) -> Option<Promise<Box<dyn ClientHook>, Error>> {
         None
     }
@@ -59,7 +68,7 @@ thread_local! {
 }
 
 thread_local! {
-    /// Set while we ask a foreign hook what it turned out to be: a `PeerCap` one tells nobody else.
+    /// Set while we ask a foreign hook what it turned out to be. A `PeerCap` tells nobody else.
     static FOLLOWS: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -102,17 +111,17 @@ pub(crate) fn forget<T: CallTarget>(target: &T) {
     let _ = TARGETS.try_with(|targets| targets.borrow_mut().remove(&address));
 }
 
-/// Most promises in a row that are followed. Objects that hand each other's promises on make rows of
-/// honest ones; a row without an end comes from a promise that a caller had resolved to itself.
+/// Most promises in a row that are followed. Objects that hand each other's promises on make rows
+/// of honest ones; a row without an end comes from a promise that a caller had resolved to itself.
 const STEPS_MAX: usize = 1024;
 
 /// The end of a capability once the promises are followed that are known by now.
 pub(super) struct End {
-    /// None: it is the end itself.
+    /// The end; none if it is the capability itself.
     pub(super) hook: Option<Box<dyn ClientHook>>,
     /// The target behind the hook; none if it is of a connection, or another that isn't ours.
     pub(super) target: Option<Rc<dyn CallTarget>>,
-    /// It can't be asked now where it leads, nor be called.
+    /// It can neither be called now, nor be asked where it leads.
     pub(super) is_busy: bool,
 }
 
@@ -151,10 +160,10 @@ thread_local! {
     static HANDS_OVER: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Takes a call that comes from foreign code. What came over a connection comes from the RPC system
-/// itself; all others, from queued clients.
-pub(super) fn take(is_from_peer: bool, enqueue: impl FnOnce()) {
-    let before = HANDS_OVER.replace(!is_from_peer || HANDS_OVER.get());
+/// Takes a call that comes from foreign code: from the RPC system itself if it came over a
+/// connection, and otherwise from a queued client.
+pub(super) fn take(origin: Origin, enqueue: impl FnOnce()) {
+    let before = HANDS_OVER.replace(origin == Origin::Local || HANDS_OVER.get());
     let taken = catch_unwind(AssertUnwindSafe(enqueue));
     HANDS_OVER.set(before);
     if let Err(panic) = taken {
@@ -165,12 +174,13 @@ pub(super) fn take(is_from_peer: bool, enqueue: impl FnOnce()) {
 /// Tells whether a hook may be the one that hands its calls over. It panics if it is asked
 /// anything.
 fn is_busy(hook: &dyn ClientHook) -> bool {
-    /// Of hooks that belong to the RPC library and to no connection, as its queued clients do.
+    /// The brand of hooks that belong to the RPC library and to no connection, such as its queued
+    /// clients.
     const LOCAL: usize = 0;
     HANDS_OVER.get() && hook.get_brand() == LOCAL
 }
 
-/// Tells whether it is us who ask what a hook turned out to be.
+/// Tells whether our own code asks what a hook turned out to be.
 pub(super) fn follows() -> bool {
     FOLLOWS.get()
 }
@@ -236,7 +246,11 @@ impl<T: CallTarget> ClientHook for Hook<T> {
         _size: Option<MessageSize>,
     ) -> Request<any_pointer::Owned, any_pointer::Owned> {
         let target = self.0.clone();
-        Request::new(Box::new(Outgoing { target, interface, method, body: Body::new() }))
+        Request::new(Box::new(Outgoing {
+            target,
+            method: Method::new(interface, method),
+            body: Body::new(),
+        }))
     }
 
     fn call(
@@ -246,9 +260,9 @@ impl<T: CallTarget> ClientHook for Hook<T> {
         params: Box<dyn ParamsHook>,
         results: Box<dyn ResultsHook>,
     ) -> Promise<(), Error> {
-        let (call, is_from_peer, ended) =
+        let (call, origin, ended) =
             Call::of_foreign_code(Method::new(interface, method), params, results);
-        take(is_from_peer, || self.0.clone().enqueue(call));
+        take(origin, || self.0.clone().enqueue(call));
         ended
     }
 
@@ -261,8 +275,8 @@ impl<T: CallTarget> ClientHook for Hook<T> {
         Rc::as_ptr(&self.0).addr()
     }
 
-    /// The RPC system learns neither that it is a promise nor what becomes of it: who got it from us
-    /// reaches it by the same path for ever.
+    /// The RPC system learns neither that it is a promise nor what becomes of it, so that everybody
+    /// who got it from us reaches it by the same path always.
     fn get_resolved(&self) -> Option<Box<dyn ClientHook>> {
         None
     }
@@ -287,8 +301,7 @@ impl<T: CallTarget> ClientHook for Hook<T> {
 
 struct Outgoing<T> {
     target: Rc<T>,
-    interface: u64,
-    method: u16,
+    method: Method,
     body: Body,
 }
 
@@ -302,7 +315,7 @@ impl<T: CallTarget> RequestHook for Outgoing<T> {
     }
 
     fn send(self: Box<Self>) -> RemotePromise<any_pointer::Owned> {
-        let Self { target, interface, method, mut body } = *self;
+        let Self { target, method, mut body } = *self;
         let answer = Answer::default();
         let asked = answer.asked();
         let reply = Reply::to_answer(answer);
@@ -311,7 +324,7 @@ impl<T: CallTarget> RequestHook for Outgoing<T> {
                 body.replace_caps(|cap| target.leaving(cap));
                 let params = Params::Ours(Box::new(body));
                 let (chain, from_object, hops) = (None, false, 0);
-                let call = Call { interface, method, params, reply, chain, from_object, hops };
+                let call = Call { method, params, reply, chain, from_object, hops };
                 target.clone().enqueue(call);
             }
             Err(error) => reply.send(Err(error)),

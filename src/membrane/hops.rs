@@ -1,27 +1,27 @@
 //! Calls that came from another host and go on to a further one.
 //!
-//! A host hands on what comes for a promise that it doesn't serve itself, at once and without an end:
-//! promises that lead to each other pass a call round for ever, and a caller may lay a row of promises
-//! through all hosts, as long as it likes, on which each call costs as much as the row is long. No host
-//! sees more of it than its own step, but the number of steps travels with the call.
+//! A host hands a call on a promise of another host's on at once, without looking where it ends.
+//! Promises that lead to each other pass a call round and round, and a caller may lay a row of
+//! promises through all hosts, as long as they like, on which each call costs as much as the row is
+//! long. No host sees more of it than its own step, but the number of steps travels with the call.
 //!
-//! **Invariant:** what the calls of one host take that only pass through is bounded, and no call goes on
-//! for ever.
+//! **Invariant:** calls that only pass through a host take a bounded part of it, and no call goes
+//! round without an end.
 
 use std::cell::Cell;
 
 use crate::error::{Reason, Result, overloaded};
 
-/// The most hosts that a call may come through. A capability that was handed from host to host leads
-/// through each of them; only promises of promises make longer ways.
+/// The most hosts that a call may come through. A capability that was handed from host to host
+/// leads through each of them; only promises of promises make longer ways.
 const HOPS_MAX: u8 = 64;
 
 /// The room for calls that pass through one host and have no answer yet, as a sum of weights.
 ///
-/// A call's weight is the number of hosts it came through, less one. The heavier it is, the less of the
-/// room it may fill ([`room`]), so calls in long rows of promises are refused before calls that came a
-/// short way. A call that comes straight from its first host weighs nothing: the limits of its caller's
-/// connection bound these.
+/// A call's weight is the number of hosts it came through, less one. The heavier it is, the less of
+/// the room it may fill ([`room`]), so calls in long rows of promises are refused before calls that
+/// came a short way. A call that comes straight from its first host weighs nothing: the limits of
+/// its caller's connection bound these.
 const WEIGHT_MAX: usize = 1 << 14;
 
 thread_local! {
@@ -74,8 +74,9 @@ fn weight(hops: u8) -> usize {
 
 /// The sum of weights up to which a call of the weight `own`, at least 1, still finds room.
 ///
-/// All of it for the lightest calls, half for a weight of 5, a sixteenth for the heaviest. An honest client
-/// with eight rounds of promises of promises in flight gets to 800, at a weight of 18.
+/// All of it for the lightest calls, half for a weight of 5, a sixteenth for the heaviest. An
+/// honest client with eight rounds of promises of promises in flight gets to 800, at a weight of
+/// 18.
 fn room(own: usize) -> usize {
     4 * WEIGHT_MAX / (own + 3)
 }

@@ -1,4 +1,4 @@
-//! The wrapper around every capability that crosses an object's boundary.
+//! The wrapper around every capability that crosses the border of an object.
 //!
 //! capnp-rpc's own local client starts a call when its promise is first polled, answers pipelined
 //! calls before the reply may leave, and lets a connection look through wrappers. None of that
@@ -6,11 +6,11 @@
 //!
 //! Invariants:
 //! - A call is handed to its target when it is made, in the order made, polled or not.
-//! - A hook answers none to `get_resolved` and `when_more_resolved`, and its `get_ptr` and `get_brand`
-//!   are its own: so capnp-rpc never strips it on export, and the path of what was exported never
-//!   changes.
-//! - An answer that is dropped without an outcome tells its caller so: nobody waits for ever.
-//! - Promises of which a peer decides where they lead never come back to the RPC system as they are.
+//! - A hook answers none to `get_resolved` and `when_more_resolved`, and its `get_ptr` and
+//!   `get_brand` are its own: so capnp-rpc never strips it on export, and the path of what was
+//!   exported never changes.
+//! - An answer that is dropped without an outcome tells its caller so, and no caller waits in vain.
+//! - Promises whose end a peer decides never come back to the RPC system as they are.
 //!
 //! It never decides whether a call is allowed, starts a handler, or knows what a turn is.
 

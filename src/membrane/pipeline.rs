@@ -1,12 +1,14 @@
-//! The pipeline of an answer: the capabilities in a result that isn't there yet, and the calls on them.
+//! The pipeline of an answer: the capabilities in a result that isn't there yet, and the calls on
+//! them.
 //!
 //! Invariants:
-//! - A path into a result leads to one capability, from its first use on; the result keeps that one.
+//! - A path into a result leads to one capability, from its first use on; the result keeps that
+//!   one.
 //! - Calls on it are delivered in the order made, also when all callers let go; capnp-rpc's queued
 //!   client loses them then.
-//! - Once nobody can use paths into a result any more, nothing of it is kept that nobody holds.
-//! - However many results come to be known by one another, the stack doesn't nest: whatever waits for
-//!   the second is delivered after what waited for the first.
+//! - Once nobody can use paths into a result any more, only what somebody holds of it is kept.
+//! - However many results make each other known, the stack doesn't nest: calls on the second are
+//!   delivered after those on the first.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -25,17 +27,17 @@ use super::hook::{self, CallTarget, End};
 
 /// See the head of the file.
 #[derive(Default)]
-pub(super) struct Pipeline(RefCell<State>);
+pub(super) struct Pipeline(RefCell<PipelineState>);
 
 #[derive(Default)]
-struct State {
+struct PipelineState {
     source: Option<Source>,
     used: Vec<(Vec<PipelineOp>, Rc<PromisedCap>)>,
-    /// Whoever made the call has let go of its answer.
+    /// The caller has let go of the answer.
     is_abandoned: bool,
     /// The vat that the call went to has answered.
     is_answered: bool,
-    /// The one who waits for one of the two.
+    /// The task that waits for one of these two events.
     watcher: Option<Waker>,
 }
 
@@ -46,7 +48,7 @@ pub(super) enum Event {
     Answered,
 }
 
-/// The source of capabilities.
+/// The source of the capabilities in a result.
 enum Source {
     /// The results as they were offered ahead of the reply, and the place at which those of the
     /// reply arrive.
@@ -58,8 +60,9 @@ enum Source {
 }
 
 impl Source {
-    /// `None`: only the end will say it. That is so when the answer is there and the RPC system hasn't
-    /// handed it over yet; it panics then if there is no capability in that place.
+    /// `None`: only the end of the call will tell. That is so while the answer is there and the RPC
+    /// system hasn't handed it over yet; asked then, it panics if there is no capability in that
+    /// place.
     fn cap(&self, path: &[PipelineOp]) -> Option<Box<dyn ClientHook>> {
         match self {
             Self::Early(opened, _) | Self::Ended(Ok(opened)) => {
@@ -106,7 +109,7 @@ impl Pipeline {
         self.settle(Source::Remote { pipeline, probe });
     }
 
-    /// The result is there. What was used of it already stays as it is.
+    /// The result is there. Paths that were used already keep leading to the same capabilities.
     pub(super) fn keep_used(&self, result: &mut Body) {
         for (path, later) in &self.0.borrow().used {
             if let Some(target) = later.target() {
@@ -139,14 +142,14 @@ impl Pipeline {
         self.let_go();
     }
 
-    /// Whoever made the call has let go of its answer: no path into it will be used from now on.
+    /// The caller has let go of the answer: no path into it will be used from now on.
     pub(super) fn abandon(&self) {
         self.0.borrow_mut().is_abandoned = true;
         self.let_go();
         self.tell();
     }
 
-    /// The vat that the call went to has answered, or nobody knows it.
+    /// The vat that the call went to has answered, or the call never got there.
     pub(super) fn is_answered(&self) {
         self.0.borrow_mut().is_answered = true;
         self.tell();
@@ -177,7 +180,7 @@ impl Pipeline {
         Poll::Pending
     }
 
-    /// Of what was abandoned nothing is kept but promises on which calls may wait.
+    /// Keeps nothing of an abandoned answer but promises on which calls may wait.
     fn let_go(&self) {
         let mut state = self.0.borrow_mut();
         if !state.is_abandoned
@@ -207,21 +210,21 @@ fn fields(path: &[PipelineOp]) -> impl Iterator<Item = u16> {
 
 /// A capability that isn't known yet, and then stands for one that is.
 #[derive(Default)]
-pub(super) struct PromisedCap(RefCell<Queue>);
+pub(super) struct PromisedCap(RefCell<PromiseState>);
 
 #[derive(Default)]
-struct Queue {
+struct PromiseState {
     target: Option<Box<dyn ClientHook>>,
-    /// The calls that wait have been delivered: all others may go there at once.
+    /// The calls that waited have been delivered: all others may go there at once.
     is_open: bool,
     calls: VecDeque<Call>,
     waiting: Vec<oneshot::Sender<Box<dyn ClientHook>>>,
 }
 
 thread_local! {
-    /// Those that are known, and whose calls are to be delivered.
+    /// Promises that are known, and whose calls are to be delivered.
     static KNOWN: RefCell<VecDeque<Rc<PromisedCap>>> = RefCell::default();
-    /// Somebody further up on the stack delivers them.
+    /// A caller further up on the stack delivers them.
     static DELIVERS: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -253,8 +256,8 @@ impl PromisedCap {
         drop(delivers);
     }
 
-    /// A peer may have said that the result is what it is itself. Those that lead to each other would keep
-    /// each other for ever.
+    /// A peer may have resolved its promise to this very result. Promises that lead to each other
+    /// would keep each other alive.
     fn let_go_of_circle(&self) {
         if let Some(target) = self.target()
             && let Err(error) = hook::follow(&*target)
@@ -271,22 +274,22 @@ impl PromisedCap {
             |end: &Rc<dyn CallTarget>| std::ptr::addr_eq(Rc::as_ptr(end), Rc::as_ptr(self));
         let target = match hook::follow(&*target) {
             Ok(End { target: Some(end), .. }) if is_itself(&end) => hook::broken(hook::endless()),
-            // Results that are each other's, in a long row, don't keep the whole row.
+            // A long row of results that stand for each other isn't kept as a whole.
             Ok(End { hook: Some(end), is_busy: false, .. }) => end,
             _ => target,
         };
         let before = self.0.borrow_mut().target.replace(target.clone());
         drop(before);
-        // Those that are made meanwhile queue behind them.
+        // Calls that are made meanwhile queue behind them.
         while let Some(call) = self.next_call() {
-            // A panic in whatever a call leads to must not keep those that come behind it.
+            // A panic that a call leads to must not hold up the calls behind it.
             if catch_unwind(AssertUnwindSafe(|| deliver(&*target, call))).is_err() {
                 tracing::error!("delivering a call panicked; it is lost");
             }
         }
         let waiting = std::mem::take(&mut self.0.borrow_mut().waiting);
         for waiting in waiting {
-            // The one who waited may have left.
+            // The receiver may be gone.
             let _ = waiting.send(target.clone());
         }
     }
@@ -324,7 +327,7 @@ impl CallTarget for PromisedCap {
     }
 }
 
-/// Adds one who waits, in the place of those that have left if there are any.
+/// Adds a sender, in the place of those whose receivers are gone if there are any.
 pub(super) fn push_live<T>(waiting: &mut Vec<oneshot::Sender<T>>, one: oneshot::Sender<T>) {
     if waiting.len() == waiting.capacity() {
         waiting.retain(|waiting| !waiting.is_canceled());

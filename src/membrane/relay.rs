@@ -1,17 +1,18 @@
 //! The capabilities that ours become when they are given to the RPC system.
 //!
-//! A peer decides what its promises are resolved to, and what the results of our calls hold: also the
-//! answer to the call in which it gave them away, or a capability of ours that stands for them. The RPC
-//! system follows such a loop without an end, so it never gets a link of one:
-//! - A promise goes as a [`Relay`], which passes every call on at once, for as long as anybody holds it:
-//!   the RPC system never learns where it leads.
-//! - A capability of a connection goes as a [`PeerCap`], and its owner gets it back as its own. A call that
-//!   comes on it by way of us has results that are made anew; the RPC system would hand on those of the
-//!   peer, with whatever it says is in them.
+//! A peer decides to what its promises are resolved, and what the results of our calls hold. It may
+//! choose the answer to the very call in which it gave them away, or a capability of ours that
+//! stands for them. The RPC system would follow such a loop without an end, so it never gets a part
+//! of one:
+//! - A promise goes as a [`Relay`], which passes every call on at once, for as long as anybody
+//!   holds it: the RPC system never learns where it leads.
+//! - A capability of a connection goes as a [`PeerCap`], and its owner gets it back as its own. A
+//!   call that comes on it by way of us has results that are made anew; the RPC system would hand
+//!   on those of the peer, with whatever it says is in them.
 //!
 //! A capability that is settled by then goes as what it is: that way it comes home as what it was.
 //!
-//! **Invariant:** whoever follows what the RPC system has of ours comes to an end.
+//! **Invariant:** every walk along the promises that the RPC system has of ours comes to an end.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
@@ -32,7 +33,8 @@ use crate::error::disconnected;
 
 /// `cap` as the RPC system may have it.
 pub(super) fn relay(cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
-    // A queued client panics while it hands its calls on: a promise that leads to it then leads to itself.
+    // A queued client panics while it hands its calls on: a promise that leads to it then leads to
+    // itself.
     let relayed = catch_unwind(AssertUnwindSafe(|| {
         Ok(match follow(cap)? {
             Destination::Ours(end) => end,
@@ -46,15 +48,15 @@ pub(super) fn relay(cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
 
 type Next = Option<Promise<Box<dyn ClientHook>, Error>>;
 
-/// The destination of a capability, as far as that is known.
+/// The end to which a capability leads, as far as that is known.
 enum Destination {
-    /// To something of ours that is no promise.
+    /// A target of ours that is no promise.
     Ours(Box<dyn ClientHook>),
-    /// To something of a connection that is no promise.
+    /// A capability of a connection that is no promise.
     Foreign(Box<dyn ClientHook>),
-    /// To a promise.
+    /// A promise.
     Promise(Box<dyn ClientHook>),
-    /// To something that can't be asked now.
+    /// A queued client that can't be asked now.
     Unknown(Box<dyn ClientHook>),
 }
 
@@ -64,7 +66,7 @@ fn follow(cap: Box<dyn ClientHook>) -> Result<Destination, Error> {
     if is_busy {
         return Ok(Destination::Unknown(end));
     }
-    // Whoever asks and lets go of the answer is forgotten.
+    // Asking leaves nothing behind: the answer is dropped at once.
     let is_promise = hook::when_resolved(&*end).is_some();
     Ok(match (is_promise, target) {
         (true, _) => Destination::Promise(end),
@@ -73,7 +75,7 @@ fn follow(cap: Box<dyn ClientHook>) -> Result<Destination, Error> {
     })
 }
 
-/// The same capability, when whoever runs now has let go of it.
+/// The same capability, after the code that runs now has let go of it.
 fn soon(cap: Box<dyn ClientHook>) -> Promise<Box<dyn ClientHook>, Error> {
     Promise::from_future(async move {
         tokio::task::yield_now().await;
@@ -86,14 +88,14 @@ thread_local! {
     static RELAYS: RefCell<HashMap<usize, Weak<Relay>, Addresses>> = RefCell::default();
 }
 
-/// A promise.
+/// A promise as the RPC system has it: it passes calls on, and is never resolved.
 struct Relay {
-    /// Of the promise that it stands for.
+    /// The address of the promise that it stands for.
     address: Cell<usize>,
     to: RefCell<Box<dyn ClientHook>>,
     is_settled: Cell<bool>,
     waiting: RefCell<Vec<oneshot::Sender<Box<dyn ClientHook>>>>,
-    /// Waits until it is settled.
+    /// The task that waits until it is settled.
     task: OnceCell<AbortHandle>,
 }
 
@@ -104,7 +106,7 @@ impl Relay {
         hook::wrap(known.unwrap_or_else(|| Self::begin(promise, Some(address))))
     }
 
-    /// The address is that of the promise, if it can be asked for now.
+    /// `address` is that of the promise, if that can be asked for now.
     fn begin(promise: Box<dyn ClientHook>, address: Option<usize>) -> Rc<Self> {
         let next = match address {
             // At once, because a promise of the RPC system that is known already says nothing more.
@@ -126,7 +128,7 @@ impl Relay {
         relay
     }
 
-    /// It doesn't keep the relay: its end is that of the task.
+    /// The task doesn't keep the relay alive, and ends with it.
     async fn settle(relay: Weak<Self>, mut next: Next) {
         while let Some(promise) = next {
             let resolved = promise.await;
@@ -141,7 +143,8 @@ impl Relay {
                     relay.register();
                 }
                 Ok(Destination::Ours(end) | Destination::Foreign(end)) => relay.end(&*end),
-                // Lets go of a promise that leads back here: they would keep each other for ever.
+                // Lets go of a promise that leads back here, since the two would keep each other
+                // alive.
                 Err(error) => relay.end(&*hook::broken(error)),
             }
         }
@@ -158,7 +161,7 @@ impl Relay {
         self.go_on(to.add_ref());
         self.is_settled.set(true);
         for waiting in self.waiting.take() {
-            // The one who waited may have left.
+            // The receiver may be gone.
             let _ = waiting.send(to.add_ref());
         }
     }
@@ -242,11 +245,11 @@ impl ClientHook for PeerCap {
         params: Box<dyn ParamsHook>,
         results: Box<dyn ResultsHook>,
     ) -> Promise<(), Error> {
-        let (call, is_from_peer, ended) =
+        let (call, origin, ended) =
             Call::of_foreign_code(Method::new(interface, method), params, results);
-        // Never deferred: what the RPC system sends on this connection next comes behind it. It is a
-        // connection's own, which is never busy.
-        hook::take(is_from_peer, || drop(deliver_now(&*self.0, call)));
+        // Never deferred: what the RPC system sends on this connection next comes behind it. It is
+        // a connection's own, which is never busy.
+        hook::take(origin, || drop(deliver_now(&*self.0, call)));
         ended
     }
 
@@ -276,7 +279,7 @@ impl ClientHook for PeerCap {
 mod tests {
     use super::*;
 
-    /// Two peers may pass it to and fro for ever.
+    /// Two peers may pass it to and fro without an end.
     #[test]
     fn what_was_given_away_before_is_not_wrapped_again() {
         let own = capnp_rpc::new_broken_cap(disconnected("it is a peer's")).hook;

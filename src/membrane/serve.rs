@@ -23,11 +23,11 @@ impl CallTarget for Served {
     fn enqueue(self: Rc<Self>, call: Call) {
         let (results, slot) = Results::new();
         let results = capability::Results::new(Box::new(results));
-        let Call { interface, method, params, reply, .. } = call;
-        let mut run = self.0.dispatch(interface, method, Params::new(params.into_hook()), results);
+        let Call { method, params, reply, .. } = call;
+        let mut run = self.0.dispatch(method, Params::new(params.into_hook()), results);
         match futures::FutureExt::poll_unpin(&mut run, &mut Context::from_waker(Waker::noop())) {
             Poll::Ready(outcome) => {
-                let outcome = outcome.map_err(|error| name_method(error, interface, method));
+                let outcome = outcome.map_err(|error| name_method(error, method));
                 finish(reply, outcome, &slot);
             }
             Poll::Pending => {

@@ -206,8 +206,8 @@ impl HostParts {
         let data = self.vat.data.clone();
         let vat = Vat::open(self.vat).map_err(unusable(&data))?;
         vat.rest_after(warm);
-        vat.pulse().runs_here();
-        watchdog.watch(self.number, vat.pulse());
+        vat.activity().runs_here();
+        watchdog.watch(self.number, vat.activity());
         let agent = Agent::new(vat.clone(), keys);
         agent.join(supervisor, self.number, address, hint).await?;
         let bootstrap = agent.restorer().client;

@@ -17,7 +17,7 @@ use tokio::task::AbortHandle;
 use super::error::ServerError;
 use super::stderr;
 use crate::clock;
-use crate::host::{Pulse, Seen};
+use crate::host::{Activity, Turn};
 use crate::metrics::Metrics;
 use ran::{Thread, counted};
 
@@ -85,10 +85,10 @@ impl Watchdog {
         Ok(watchdog)
     }
 
-    pub(super) fn watch(&self, number: u16, pulse: Arc<Pulse>) {
+    pub(super) fn watch(&self, number: u16, activity: Arc<Activity>) {
         let watched = Watched {
             number,
-            pulse,
+            activity,
             beat: None,
             unasked: Duration::ZERO,
             held: None,
@@ -194,7 +194,7 @@ fn end(number: u16) -> ! {
 /// The reason why a host makes no progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Held {
-    Turn(Seen),
+    Turn(Turn),
     /// No single visible turn: none runs, or they change unseen. Holds the question that the event
     /// loop has not answered, and the number of turns by then.
     Loop {
@@ -213,7 +213,7 @@ enum Stage {
 
 struct Watched {
     number: u16,
-    pulse: Arc<Pulse>,
+    activity: Arc<Activity>,
     beat: Option<Weak<Beat>>,
     /// The time since the event loop was last asked.
     unasked: Duration,
@@ -269,8 +269,8 @@ impl Watched {
             }
             owed
         });
-        let turn = self.pulse.look().map(Held::Turn);
-        turn.or_else(|| owed.map(|owed| Held::Loop { owed, turns: self.pulse.beats() }))
+        let turn = self.activity.current().map(Held::Turn);
+        turn.or_else(|| owed.map(|owed| Held::Loop { owed, turns: self.activity.beats() }))
     }
 
     fn reach(&mut self, stage: Stage, metrics: &Metrics) {

@@ -2,6 +2,16 @@
 
 use std::ops::{Bound, ControlFlow};
 
+/// The order in which a list or a scan goes through keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// From the least to the greatest.
+    #[default]
+    Up,
+    /// From the greatest to the least.
+    Down,
+}
+
 /// A range of keys in a space, with a direction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Range {
@@ -10,13 +20,13 @@ pub(crate) struct Range {
     /// The upper bound.
     pub(crate) end: Bound<Vec<u8>>,
     /// Set to go from the greatest key to the least.
-    pub(crate) reverse: bool,
+    pub(crate) direction: Direction,
 }
 
 impl Range {
     /// All keys, from the least one on.
     pub(crate) fn all() -> Self {
-        Self { start: Bound::Unbounded, end: Bound::Unbounded, reverse: false }
+        Self { start: Bound::Unbounded, end: Bound::Unbounded, direction: Direction::Up }
     }
 
     /// The same range, limited to keys that begin with `prefix`.

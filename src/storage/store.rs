@@ -13,7 +13,7 @@ mod admin;
 mod closed;
 mod edges;
 mod gap;
-mod identity;
+pub(crate) mod identity;
 mod overlay;
 pub(crate) mod page;
 mod records;
@@ -246,11 +246,11 @@ impl Store {
         let (mut above, mut hidden) = (none(), false);
         for layer in self.layers(object) {
             if !hidden {
-                above = over(above, layer.list(space, range), range.reverse);
+                above = over(above, layer.list(space, range), range.direction);
             }
             hidden |= layer.is_cleared() && space.is_cleared();
         }
-        let mut filling = Filling::new(above, size, range.reverse, old);
+        let mut filling = Filling::new(above, size, range.direction, old);
         if !hidden {
             let mut visit = |key: &[u8], value: &[u8]| filling.visit(key, value);
             self.reads.scan(object, space, range, &mut visit)?;

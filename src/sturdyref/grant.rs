@@ -90,6 +90,13 @@ pub(crate) fn root_grant(class: &str) -> GrantId {
     GrantId::from_bytes(*id)
 }
 
+/// The kind of target in whose storage a grant lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TargetKind {
+    Object,
+    Namespace,
+}
+
 impl Grant {
     /// The first grant of a namespace: without a parent or an end. No grant made from it survives
     /// it, since it doesn't allow that.
@@ -110,8 +117,8 @@ impl Grant {
 
     /// The record that is left when it is revoked. There is one only if the grant would be made
     /// again where none is found. Grants that survive it keep their own list of ancestors.
-    pub(crate) fn revoked(self, is_of_namespace: bool) -> Option<Vec<u8>> {
-        let is_root = is_of_namespace && self.parent == Parent::None;
+    pub(crate) fn revoked(self, target: TargetKind) -> Option<Vec<u8>> {
+        let is_root = target == TargetKind::Namespace && self.parent == Parent::None;
         is_root.then(|| Self { is_revoked: true, ..self }.encode())
     }
 

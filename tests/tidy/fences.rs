@@ -1,4 +1,5 @@
-//! The rules about names that only one file may use: LMDB, and the network under the RPC system.
+//! The rules about names that only one file may use: LMDB, the ends of turns, and the network under the
+//! RPC system.
 
 use crate::Violation;
 use crate::code::Source;
@@ -7,6 +8,8 @@ use crate::code::Source;
 const LMDB_FILE: &str = "src/storage/lmdb/engine.rs";
 /// The baseline that measures LMDB bare.
 const LMDB_BASELINE: &str = "bench/src/baseline_lmdb.rs";
+/// The only file of the host that hands turns to the commit thread.
+const TURNS_FILE: &str = "src/host/engine/turns.rs";
 /// The only file that may implement `VatNetwork`.
 const GUARD_FILE: &str = "client/src/guard/network.rs";
 /// The folders that may use the stock network: under the guard, and in baselines that measure it
@@ -38,6 +41,19 @@ pub(crate) fn check_lmdb(source: &Source) -> Vec<Violation> {
         .chain(declared)
         .map(|at| violation(source, at, "LMDB is named outside its file", &mend))
         .collect()
+}
+
+/// Each place in the host that ends or commits turns itself, outside its tests.
+pub(crate) fn check_turns(source: &Source) -> Vec<Violation> {
+    let is_host = source.path.starts_with("src/host/") && !source.path.contains("/tests/");
+    if !is_host || source.path == TURNS_FILE {
+        return Vec::new();
+    }
+    let mend = format!("end turns by the methods of `Turns` in {TURNS_FILE}");
+    // A dot makes it a method of the storage.
+    let called = |at: &usize| source.code[..*at].trim_end().ends_with(['.', ':']);
+    let ends = source.words("submit_turn").filter(called);
+    ends.map(|at| violation(source, at, "a turn is submitted outside its file", &mend)).collect()
 }
 
 /// Implementations of `VatNetwork` outside the guard, and uses of the stock network that bypass it.
@@ -103,6 +119,15 @@ mod tests {
         ];
         for (path, text) in good {
             assert!(check_lmdb(&Source::new(path, text)).is_empty(), "{path}: {text}");
+        }
+    }
+
+    #[test]
+    fn turns_end_in_their_file_alone() {
+        let text = "fn f(store: &mut Store) { store.submit_turn(); }";
+        assert_eq!(check_turns(&Source::new("src/host/engine/evict.rs", text)).len(), 1);
+        for path in [TURNS_FILE, "src/host/tests/shares.rs", "src/lab/mod.rs"] {
+            assert!(check_turns(&Source::new(path, text)).is_empty(), "{path}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! The rules about the words of comments: their openings, and the persons in them.
+//! The rules about the words of comments: their openings, the persons in them, and their width.
 //!
 //! A comment that opens with a question word is half a sentence: a stranger has to read the code to
 //! know its subject. A noun or a verb says it at once.
@@ -10,6 +10,27 @@ use crate::code::Source;
 const OPENINGS: [&str; 5] = ["What", "How", "Who", "Where", "Whether"];
 /// Pronouns that make an unknown person a man.
 const PERSONS: [&str; 4] = ["he", "him", "his", "himself"];
+
+/// The folders whose comments end where code does, and that column.
+const WIDTH_FOLDERS: [&str; 2] = ["src/host/", "src/membrane/"];
+const WIDTH_MAX: usize = 100;
+
+/// Comments that go on beyond the width of the code.
+pub(crate) fn check_width(source: &Source) -> Vec<Violation> {
+    if !WIDTH_FOLDERS.iter().any(|folder| source.path.starts_with(folder)) {
+        return Vec::new();
+    }
+    let mut violations = Vec::new();
+    for (at, line) in source.text.lines().enumerate() {
+        let width = line.chars().count();
+        if line.trim_start().starts_with("//") && width > WIDTH_MAX && !line.contains("| ") {
+            let rule = format!("a comment has {width} columns; {WIDTH_MAX} is the most");
+            let mend = "break the line".to_owned();
+            violations.push(Violation { path: source.path.clone(), line: at + 1, rule, mend });
+        }
+    }
+    violations
+}
 
 /// Lines of doc comments that open with a question word.
 pub(crate) fn check_openings(source: &Source) -> Vec<Violation> {
@@ -83,6 +104,17 @@ mod tests {
         ] {
             assert_eq!(count(check_openings, bad), 1, "{bad}");
         }
+    }
+
+    #[test]
+    fn comments_end_at_a_column() {
+        let line = |width: usize| format!("    /// {}\n", "a".repeat(width - 8));
+        let found = |path, width| check_width(&Source::new(path, &line(width))).len();
+        assert_eq!(found("src/host/a.rs", WIDTH_MAX), 0);
+        assert_eq!(found("src/host/a.rs", WIDTH_MAX + 1), 1);
+        assert_eq!(found("src/gateway/a.rs", WIDTH_MAX + 1), 0);
+        let code = format!("let a = \"{}\";", "a".repeat(WIDTH_MAX));
+        assert!(check_width(&Source::new("src/host/a.rs", &code)).is_empty());
     }
 
     #[test]

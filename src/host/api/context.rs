@@ -13,7 +13,8 @@ use super::object::Object;
 use super::storage::Storage;
 use super::stored::{Storable, Stored};
 use crate::error::{Reason, Result, failed};
-use crate::host::authority::granting::{self, Granted};
+use crate::host::authority::calls::{self, Granted};
+use crate::host::engine::ending;
 use crate::host::engine::facet::Maker;
 use crate::host::engine::gated::{self, Gated};
 use crate::host::engine::instance::Instance;
@@ -29,8 +30,8 @@ use crate::membrane::dispatch;
 /// use capstead::counter_capnp::counter;
 /// use capstead::{Context, Result};
 ///
-/// /// A counter of the object's own, anonymous and made when it is first needed. The class of the object is
-/// /// bound to `Counter` where the server is put together.
+/// /// A counter of the object's own, anonymous and made when it is first needed. The class of the
+/// /// object is bound to `Counter` where the server is put together.
 /// async fn own_counter(ctx: &Context) -> Result<counter::Client> {
 ///     if let Some(counter) = ctx.storage().get_ref("counter")? {
 ///         return Ok(counter);
@@ -50,7 +51,7 @@ impl Context {
 
     /// The object's name in its namespace; none if it is anonymous.
     pub fn name(&self) -> Option<&str> {
-        self.0.birth.key.as_deref()
+        self.0.spec.key.as_deref()
     }
 
     /// The object's private, ordered, transactional storage.
@@ -71,7 +72,7 @@ impl Context {
     /// # Errors
     /// When nothing, or another class, is bound under that name. Nothing is created then.
     pub fn namespace<C: Object>(&self, binding: &str) -> Result<Namespace<C>> {
-        let class = &self.0.birth.class;
+        let class = &self.0.spec.class;
         match class.bindings.iter().find(|bound| bound.name == binding) {
             Some(bound) if bound.class == C::CLASS => Namespace::new(self.0.clone()),
             Some(bound) => Err(Reason::Unbound.error(format_args!(
@@ -95,7 +96,7 @@ impl Context {
     /// # Errors
     /// When `C` is not bound, or bound more than once. Nothing is created then.
     pub fn create<C: Object>(&self) -> Result<C::Client> {
-        let class = &self.0.birth.class;
+        let class = &self.0.spec.class;
         let mut bound = class.bindings.iter().filter(|bound| bound.class == C::CLASS);
         match (bound.next(), bound.next()) {
             (Some(_), None) => Namespace::<C>::new(self.0.clone())?.create(),
@@ -109,28 +110,30 @@ impl Context {
     }
 
     /// Ends this instance now: what the present turn wrote is dropped, and so is what it sent after
-    /// that. What earlier turns wrote is made durable, and their replies still leave. All other callers,
-    /// and everybody who holds a capability to the object, get a `disconnected` that says `reason`; who
-    /// restores a reference reaches a fresh instance.
+    /// that. What earlier turns wrote is made durable, and their replies still leave. All other
+    /// callers, and everybody who holds a capability to the object, get a `disconnected` that says
+    /// `reason`; a restored reference reaches a fresh instance.
     ///
-    /// The error returned is what the method that aborts should return; nobody sees another one.
+    /// The method that aborts should return this error; nobody sees another one.
     pub fn abort(&self, reason: impl AsRef<str>) -> capnp::Error {
-        self.0.vat.break_off(&self.0, &format!("was aborted: {}", reason.as_ref()));
-        self.0.ended()
+        ending::abort(&self.0, &format!("was aborted: {}", reason.as_ref()));
+        self.0.why_ended()
     }
 
     /// A capability that the object makes, to give away: a session or a subscription, for instance.
     ///
-    /// Calls on it are turns of the object, it keeps the object awake, and it breaks when the instance
-    /// ends. `capnp_rpc::new_client` makes one too, but there a streaming method that fails breaks the
-    /// capability for all its holders, and calls that waited for a stream may be overtaken.
+    /// Calls on it are turns of the object, it keeps the object awake, and it breaks when the
+    /// instance ends. `capnp_rpc::new_client` makes one too, but there a streaming method that
+    /// fails breaks the capability for all its holders, and calls that waited for a stream may be
+    /// overtaken.
     pub fn capability<C: FromServer<S>, S: 'static>(&self, server: Rc<S>) -> C {
         let made = gated::made(&self.0, Maker::Context(dispatch::<C, S>(server)));
         C::new(Gated::wrap(&self.0, made))
     }
 
     /// Makes a reference to this object, a text to give away, in the present turn. **The text is a
-    /// secret**: whoever has it can use it. It is good once the turn is durable, and until it is revoked.
+    /// secret**: whoever has it can use it. It is good once the turn is durable, and until it is
+    /// revoked.
     ///
     /// ```
     /// use capstead::{Context, Result, Terms, counter_capnp::counter};
@@ -143,30 +146,31 @@ impl Context {
     /// ```
     ///
     /// # Errors
-    /// When the label is too long; outside a turn of this object, on a limit, or when the instance ended.
-    /// Nothing is written then.
+    /// When the label is too long; outside a turn of this object, on a limit, or when the instance
+    /// ended. Nothing is written then.
     pub fn grant(&self, terms: Terms) -> Result<Granted> {
-        granting::save(&self.0, &Right::default(), terms)
+        calls::save(&self.0, &Right::default(), terms)
     }
 
-    /// Takes a grant of this object back, in the present turn: its reference, all that was made from it, and
-    /// the calls that are made by it end at once; their callers are told when that is durable. They stay so
-    /// even if a transaction around this is undone, which leaves the reference as good as it was.
+    /// Takes a grant of this object back, in the present turn: its reference, all that was made
+    /// from it, and the calls that are made by it end at once; their callers are told when that is
+    /// durable. They stay so even if a transaction around this is undone, which leaves the
+    /// reference as good as it was.
     ///
     /// # Errors
     /// When there is no such grant; outside a turn of this object, or when the instance ended.
     pub fn revoke(&self, grant: GrantId) -> Result<()> {
-        granting::revoke(&self.0, &Right::default(), grant)
+        calls::revoke(&self.0, &Right::default(), grant)
     }
 
     /// The object's own capability, to give away.
     pub fn this<C: FromClientHook>(&self) -> C {
-        C::new(Gated::wrap(&self.0, self.0.vat.facet(&self.0.birth, Right::default())))
+        C::new(Gated::wrap(&self.0, self.0.vat.facet(&self.0.spec, Right::default())))
     }
 }
 
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context").field("class", &self.0.birth.class.name).finish_non_exhaustive()
+        f.debug_struct("Context").field("class", &self.0.spec.class.name).finish_non_exhaustive()
     }
 }

@@ -1,12 +1,13 @@
-//! References in an object's storage: how a capability becomes a value, and a value a capability again.
+//! References in an object's storage: how a capability becomes a value, and a value a capability
+//! again.
 //!
 //! A citation of each capability is stored, encrypted for the object and the key (`sturdyref`). The
-//! facets of this vat are cited at once; for any other capability its far end is asked, which says what
-//! it stands for to none but this object's host. Storing writes nothing in the target, and its edge is
-//! the storage's affair.
+//! facets of this vat are cited at once; for any other capability its far end is asked, which says
+//! what it stands for to none but this object's host. Storing writes nothing in the target, and its
+//! edge is the storage's affair.
 //!
-//! **Invariant:** a class sees neither ids nor citations; it gets from a value the capability that it put
-//! there, and nothing from a copy of the bytes elsewhere.
+//! **Invariant:** a class sees neither ids nor citations; it gets from a value the capability that
+//! it put there, and nothing from a copy of the bytes elsewhere.
 
 use std::future::ready;
 use std::rc::Rc;
@@ -20,14 +21,14 @@ use futures::future::Either;
 use super::storage::Storage;
 use super::stored::{Parts, Struct};
 use crate::error::{Reason, Result, overloaded};
-use crate::host::authority::grants::Standing;
+use crate::host::authority::records::{self, Standing};
 use crate::host::engine::citing;
 use crate::host::engine::cluster::Existence;
 use crate::host::engine::facet::Facet;
 use crate::host::engine::gated::Gated;
 use crate::host::engine::instance::{Instance, Write};
-use crate::host::engine::right::{Right, revoked};
-use crate::host::engine::slot::Birth;
+use crate::host::engine::right::{GrantRef, Right, revoked};
+use crate::host::engine::slot::ObjectSpec;
 use crate::id::ObjectId;
 use crate::membrane;
 use crate::schema::facet_capnp::facet as facet_schema;
@@ -39,19 +40,19 @@ use capstead_client::sturdyref::{Caveats, GrantId};
 /// for that.
 const CITE_WAIT: Duration = Duration::from_secs(5);
 
-/// References to objects as values. One is good in its own object under its own key alone: whoever copies
-/// its bytes has nothing.
+/// References to objects as values. A reference is good in its own object under its own key alone:
+/// a copy of its bytes is worth nothing elsewhere.
 impl Storage {
     /// Sets the value under `key` to a reference to an object.
     ///
-    /// A capability to an object of this host is stored by the first poll, in its turn. For any other
-    /// one its host is asked first, for at most five seconds, and it is stored in the turn of the
-    /// answer.
+    /// A capability to an object of this host is stored by the first poll, in its turn. For any
+    /// other one its host is asked first, for at most five seconds, and it is stored in the turn of
+    /// the answer.
     ///
     /// # Errors
-    /// See [`Storage`]; `not-a-reference:` when the capability is no object of this cluster but, say, a
-    /// callback or a session, which ends with whoever made it, or when it is broken; `overloaded` when
-    /// its host didn't answer. Nothing was written.
+    /// See [`Storage`]; `not-a-reference:` when the capability is no object of this cluster but,
+    /// say, a callback or a session, which ends with its maker, or when it is broken; `overloaded`
+    /// when its host didn't answer. Nothing was written.
     pub async fn put_ref<C: FromClientHook>(
         &self,
         key: impl AsRef<[u8]>,
@@ -74,8 +75,8 @@ impl Storage {
         })
     }
 
-    /// Sets the value under `key` to a copy of a Cap'n Proto struct with all references to objects in
-    /// it, wherever they stand.
+    /// Sets the value under `key` to a copy of a Cap'n Proto struct with all references to objects
+    /// in it, wherever they stand.
     ///
     /// # Errors
     /// As [`Storage::put_ref`], of the first capability that has one; and when the struct can't be
@@ -117,7 +118,7 @@ impl Storage {
     }
 }
 
-/// A citation of the capability; those who must be asked are asked when this is called.
+/// A citation of the capability. If its host must be asked, that is asked when this is called.
 fn cite(
     instance: &Rc<Instance>,
     object: &dyn ClientHook,
@@ -135,7 +136,7 @@ fn ask(
     object: &dyn ClientHook,
 ) -> impl Future<Output = Result<Citation>> + use<> {
     let cipher = instance.vat.reference_cipher.clone();
-    let owner = cipher.token(instance.birth.id);
+    let owner = cipher.token(instance.spec.id);
     let object: facet_schema::Client = FromClientHook::new(object.add_ref());
     let mut request = object.cite_request();
     request.get().set_owner(&owner);
@@ -166,7 +167,7 @@ fn wrong_type(key: &[u8]) -> capnp::Error {
 
 fn put(instance: &Instance, key: &[u8], citations: &[Citation], message: &[u8]) -> Result<()> {
     let value = instance.vat.reference_cipher.encrypt(
-        instance.birth.id,
+        instance.spec.id,
         key,
         citations,
         message,
@@ -186,7 +187,7 @@ fn open<T>(
     if !holds_references(&value) {
         return Err(wrong_type(key));
     }
-    match instance.vat.reference_cipher.decrypt(instance.birth.id, key, &value) {
+    match instance.vat.reference_cipher.decrypt(instance.spec.id, key, &value) {
         Some(opened) => read(opened).map(Some),
         None => Err(Reason::SealedElsewhere.error(format_args!(
             "what is under {} was stored by another object, under another key or \
@@ -206,25 +207,26 @@ fn capability(instance: &Rc<Instance>, citation: &Citation) -> Result<Box<dyn Cl
 /// When the server no longer has the class, or is ending.
 fn stands_for(instance: &Instance, citation: &Citation) -> Result<Box<dyn ClientHook>> {
     let vat = &instance.vat;
-    let (class, key) = (vat.class(&citation.class)?, citation.name.as_deref().map(Into::into));
-    let (agent, birth) = (vat.agent()?, Birth { id: citation.target, class, key });
+    let (class, key) =
+        (vat.objects.class(&citation.class)?, citation.name.as_deref().map(Into::into));
+    let (agent, spec) = (vat.agent()?, ObjectSpec { id: citation.target, class, key });
     let caveats = Caveats::decode(&citation.caveats)?;
-    let of = match &citation.authority {
+    let grant_ref = match &citation.authority {
         Authority::Binding => {
-            return agent.object(&birth, Existence::Any, &Right::new(None, caveats));
+            return agent.object(&spec, Existence::Any, &Right::new(None, caveats));
         }
-        Authority::Grant { target, grant } => (*target, GrantId::from_bytes(*grant)),
+        Authority::Grant { target, grant } => GrantRef::new(*target, GrantId::from_bytes(*grant)),
     };
     let owns = |id: ObjectId| agent.owns(id.home_shard());
-    if !owns(birth.id) {
-        return agent.object_elsewhere(&birth, Existence::Any, Some(of), &caveats);
+    if !owns(spec.id) {
+        return agent.object_elsewhere(&spec, Existence::Any, Some(grant_ref), &caveats);
     }
-    match vat.standing(of, &owns)? {
-        Standing::InForce(live) => Ok(vat.facet(&birth, Right::new(Some(live), caveats))),
-        Standing::Dead if vat.is_settled() => Ok(membrane::broken(revoked())),
+    match records::standing(vat, grant_ref, &owns)? {
+        Standing::InForce(live) => Ok(vat.facet(&spec, Right::new(Some(live), caveats))),
+        Standing::Dead if vat.turns.is_settled() => Ok(membrane::broken(revoked())),
         // By way of the router, which can wait for what another host says, and for the disk.
         Standing::Dead | Standing::DependsOn(_) => {
-            agent.object_elsewhere(&birth, Existence::Any, Some(of), &caveats)
+            agent.object_elsewhere(&spec, Existence::Any, Some(grant_ref), &caveats)
         }
     }
 }

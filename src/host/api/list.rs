@@ -6,15 +6,14 @@ use std::rc::Rc;
 
 use crate::error::{Result, failed};
 use crate::host::engine::instance::Instance;
-use crate::host::engine::vat::Vat;
-use crate::storage::{Page, PageSize, Range, Reads, Space};
+use crate::storage::{Direction, Page, PageSize, Range, Reads, Space};
 
 /// The most that is read at a time: long enough that few snapshots are taken, and short enough to
 /// be let go.
 const PAGE: PageSize = PageSize { entries: 1_000, bytes: 256 << 10 };
 
-/// Keys of the first page. As many again are read as were needed, since what was read ahead is read once more
-/// when the object was written to.
+/// Keys of the first page. As many again are read as were needed, since what was read ahead is read
+/// once more when the object was written to.
 const FIRST_PAGE_KEYS: usize = 32;
 
 /// Which keys to list, and in which order.
@@ -31,7 +30,7 @@ pub struct List {
     start_after: Option<Vec<u8>>,
     end: Option<Vec<u8>>,
     prefix: Vec<u8>,
-    reverse: bool,
+    direction: Direction,
     pub(in crate::host) limit: Option<usize>,
 }
 
@@ -65,9 +64,9 @@ impl List {
         self
     }
 
-    /// The greatest key first. What the other options mean stays as it is.
+    /// The greatest key first. The other options keep their meaning.
     pub fn reverse(mut self) -> Self {
-        self.reverse = true;
+        self.direction = Direction::Down;
         self
     }
 
@@ -89,14 +88,14 @@ impl List {
             (None, None) => Bound::Unbounded,
         };
         let end = self.end.map_or(Bound::Unbounded, Bound::Excluded);
-        Ok(Range { start, end, reverse: self.reverse }.within(&self.prefix))
+        Ok(Range { start, end, direction: self.direction }.within(&self.prefix))
     }
 }
 
 /// The keys of a [`List`] with their values, read as it is asked for them.
 ///
-/// As an iterator it gives copies; [`Entries::next_entry`] lends what it has, and [`Entries::visit`]
-/// goes through all that is left. After an error there is nothing more.
+/// As an iterator it gives copies; [`Entries::next_entry`] lends what it has, and
+/// [`Entries::visit`] goes through all that is left. After an error there is nothing more.
 #[must_use]
 pub struct Entries {
     instance: Rc<Instance>,
@@ -161,13 +160,12 @@ impl Entries {
     /// # Errors
     /// As [`Entries::next_entry`]; and the first one of `visit`, which is then not called again.
     pub fn visit(mut self, mut visit: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
-        // A snapshot for each of many visits within each other would use up those that there are.
-        let is_outermost = !self.instance.vat.visiting.replace(true);
-        let _visiting = is_outermost.then(|| Visiting(self.instance.vat.clone()));
+        let vat = self.instance.vat.clone();
+        let own_snapshot = vat.turns.begin_visit();
         while self.left > 0 {
             let needs_more = self.next == self.page.len() && self.page.more;
             if needs_more
-                && is_outermost
+                && own_snapshot.is_some()
                 && let Some(reads) = self.instance.settled_reads()?
             {
                 self.visit_durable(&*reads, &mut visit)?;
@@ -188,7 +186,7 @@ impl Entries {
         visit: &mut impl FnMut(&[u8], &[u8]) -> Result<()>,
     ) -> Result<()> {
         self.go_on_after_last();
-        let (account, object) = (self.instance.account.clone(), self.instance.birth.id);
+        let (account, object) = (self.instance.account.clone(), self.instance.spec.id);
         let changes = account.changes();
         let (mut failed, mut last, mut left) = (Ok(()), None, self.left);
         reads.scan(object, Space::Data, &self.rest, &mut |key, value| {
@@ -222,20 +220,11 @@ impl Entries {
 
     fn go_on_after(&mut self, key: Vec<u8>) {
         let behind = Bound::Excluded(key);
-        if self.rest.reverse {
+        if self.rest.direction == Direction::Down {
             self.rest.end = behind;
         } else {
             self.rest.start = behind;
         }
-    }
-}
-
-/// While it exists, visits within this one read pages.
-struct Visiting(Rc<Vat>);
-
-impl Drop for Visiting {
-    fn drop(&mut self) {
-        self.0.visiting.set(false);
     }
 }
 

@@ -1,4 +1,4 @@
-//! A class as another class reaches it through a binding: get by name, try, create.
+//! Namespaces as classes have them: the objects of another class, reached through a binding.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -14,7 +14,7 @@ use crate::host::engine::cluster::{Cluster, Existence};
 use crate::host::engine::gated::Gated;
 use crate::host::engine::instance::Instance;
 use crate::host::engine::right::Right;
-use crate::host::engine::slot::Birth;
+use crate::host::engine::slot::ObjectSpec;
 use crate::id::{ObjectId, Pool};
 use crate::limits::NAME_BYTES_MAX;
 
@@ -24,7 +24,8 @@ use crate::limits::NAME_BYTES_MAX;
 /// use capstead::classes::Counter;
 /// use capstead::{Context, Result};
 ///
-/// /// Counts a visit of this page. `Server::bind::<Page, Counter>("visits")` gave the class that right.
+/// /// Counts a visit of this page. The class got that right by
+/// /// `Server::bind::<Page, Counter>("visits")`.
 /// async fn count_visit(ctx: &Context, page: &str) -> Result<i64> {
 ///     let counters = ctx.namespace::<Counter>("visits")?;
 ///     let reply = counters.get(page)?.increment_request().send().promise.await?;
@@ -47,7 +48,7 @@ pub struct Namespace<C> {
 
 impl<C: Object> Namespace<C> {
     pub(in crate::host) fn new(instance: Rc<Instance>) -> Result<Self> {
-        let class = instance.vat.class(C::CLASS)?;
+        let class = instance.vat.objects.class(C::CLASS)?;
         Ok(Self { instance, class, of: PhantomData })
     }
 
@@ -56,8 +57,8 @@ impl<C: Object> Namespace<C> {
     /// # Errors
     /// When the name is empty, or longer than 1,024 bytes.
     pub fn get(&self, name: &str) -> Result<C::Client> {
-        let birth = named(&self.class, name)?;
-        Ok(self.client(self.agent()?.object(&birth, Existence::Any, &Right::default())?))
+        let spec = named(&self.class, name)?;
+        Ok(self.client(self.agent()?.object(&spec, Existence::Any, &Right::default())?))
     }
 
     /// The object called `name`, if it exists. Asking never creates it.
@@ -65,8 +66,8 @@ impl<C: Object> Namespace<C> {
     /// # Errors
     /// As [`Namespace::get`], and when the object's host can't be reached.
     pub async fn try_get(&self, name: &str) -> Result<Option<C::Client>> {
-        let birth = named(&self.class, name)?;
-        let object = self.agent()?.existing(birth.clone(), Right::default()).await?;
+        let spec = named(&self.class, name)?;
+        let object = self.agent()?.existing(spec.clone(), Right::default()).await?;
         Ok(object.map(|object| self.client(object)))
     }
 
@@ -75,8 +76,8 @@ impl<C: Object> Namespace<C> {
     /// # Errors
     /// When the operating system has no randomness to give.
     pub fn create(&self) -> Result<C::Client> {
-        let birth = anonymous(&self.class, self.instance.birth.id)?;
-        Ok(self.client(self.agent()?.object(&birth, Existence::Any, &Right::default())?))
+        let spec = anonymous(&self.class, self.instance.spec.id)?;
+        Ok(self.client(self.agent()?.object(&spec, Existence::Any, &Right::default())?))
     }
 
     fn agent(&self) -> Result<Rc<dyn Cluster>> {
@@ -94,7 +95,7 @@ impl<C: Object> fmt::Debug for Namespace<C> {
     }
 }
 
-pub(in crate::host) fn named(class: &Rc<Class>, name: &str) -> Result<Birth> {
+pub(in crate::host) fn named(class: &Rc<Class>, name: &str) -> Result<ObjectSpec> {
     if name.is_empty() {
         return Err(failed("a name must not be empty"));
     }
@@ -105,11 +106,11 @@ pub(in crate::host) fn named(class: &Rc<Class>, name: &str) -> Result<Birth> {
         )));
     }
     let id = ObjectId::named(Pool::default(), class.name, name);
-    Ok(Birth { id, class: class.clone(), key: Some(name.into()) })
+    Ok(ObjectSpec { id, class: class.clone(), key: Some(name.into()) })
 }
 
-pub(in crate::host) fn anonymous(class: &Rc<Class>, near: ObjectId) -> Result<Birth> {
+pub(in crate::host) fn anonymous(class: &Rc<Class>, near: ObjectId) -> Result<ObjectSpec> {
     let id = ObjectId::anonymous(near.home_shard())
         .map_err(|error| failed(format!("no randomness for a new object: {error}")))?;
-    Ok(Birth { id, class: class.clone(), key: None })
+    Ok(ObjectSpec { id, class: class.clone(), key: None })
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::list::{Entries, List};
 use super::stored::{Storable, Struct};
 use crate::error::{Reason, Result};
-use crate::host::engine::instance::{Instance, Write};
+use crate::host::engine::instance::{Confirmation, Instance, Write};
 use crate::storage::Space;
 
 /// An ordered map from byte strings to byte strings that survives everything but its deletion.
@@ -37,20 +37,21 @@ use crate::storage::Space;
 ///
 /// # Errors
 ///
-/// A write is refused, with nothing written and the turn's earlier writes standing, by an error whose
-/// text begins with
+/// A write is refused, with nothing written and the turn's earlier writes standing, by an error
+/// whose text begins with
 /// - `key-length:`, `value-length:`: the key or value is too long, or the key is empty;
 /// - `batch-size:`: the turn would write more than 16 MiB;
 /// - `over-quota:`: the object, or its class, would store more than it may;
 /// - `low-space:`: the disk is nearly full, and this would take more of it (kind `overloaded`);
 /// - `wrong-type:`: a [`Stored`](crate::Stored) of the class couldn't have that value;
-/// - `outside-turn:`: it comes from outside the object's own methods, such as a task of the runtime.
+/// - `outside-turn:`: it comes from outside the object's own methods, such as a task of the
+///   runtime.
 ///
-/// Once accepted, a write is lost only with its whole turn: by a panic in it, which undoes it, or by a
-/// failure of the storage before it was durable, after which nothing that the object sends leaves,
-/// and the server stops. A read fails with `damaged:` when what is on the disk isn't what was
-/// written, or when a key is missing next to such a record; what else there is can still be read.
-/// Everything fails as `disconnected` once the instance has ended.
+/// Once accepted, a write is lost only with its whole turn: by a panic in it, which undoes it, or
+/// by a failure of the storage before it was durable, after which nothing that the object sends
+/// leaves, and the server stops. A read fails with `damaged:` when what is on the disk isn't what
+/// was written, or when a key is missing next to such a record; what else there is can still be
+/// read. Everything fails as `disconnected` once the instance has ended.
 #[derive(Clone)]
 pub struct Storage(pub(in crate::host) Rc<Instance>);
 
@@ -97,13 +98,13 @@ impl Storage {
     }
 
     /// As [`Storage::put`], but what the object sends afterwards doesn't wait for it. After a crash
-    /// the write may be missing although a reply that followed it was seen; it is still in its place
-    /// in the order of the writes.
+    /// the write may be missing although a reply that followed it was seen; it is still in its
+    /// place in the order of the writes.
     ///
     /// # Errors
     /// See [`Storage`]: nothing was written.
     pub fn put_unconfirmed(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
-        let write = Write { confirmed: false, ..Write::PLAIN };
+        let write = Write { confirmation: Confirmation::Unconfirmed, ..Write::PLAIN };
         self.0.write(key.as_ref(), Some(value.as_ref()), write).map(drop)
     }
 
@@ -162,8 +163,8 @@ impl Storage {
     }
 
     /// Runs `body`; if that returns an error or panics, exactly the writes that it made are undone,
-    /// those of values in memory ([`Stored`](crate::Stored)) too. Calls that it made are not undone.
-    /// Transactions may be nested.
+    /// those of values in memory ([`Stored`](crate::Stored)) too. Calls that it made are not
+    /// undone. Transactions may be nested.
     ///
     /// ```
     /// # use capstead::{Result, Storage, conflict};
@@ -247,6 +248,6 @@ impl Storage {
 
 impl fmt::Debug for Storage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Storage").field("class", &self.0.birth.class.name).finish_non_exhaustive()
+        f.debug_struct("Storage").field("class", &self.0.spec.class.name).finish_non_exhaustive()
     }
 }

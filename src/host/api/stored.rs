@@ -7,7 +7,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use crate::error::{Reason, Result};
-use crate::host::engine::instance::{Instance, Write};
+use crate::host::engine::instance::{Confirmation, Instance, Write};
 use crate::host::engine::mirror::{Mirror, PutBack};
 use crate::storage::{Before, Space};
 
@@ -17,8 +17,8 @@ pub use self::structs::Struct;
 /// One value of an object's storage, read once and kept: reading it costs no storage read.
 ///
 /// It is always what the storage has under its key, whichever way that changed: another `Stored` of
-/// the same key, a plain write, [`Storage::delete_all`](crate::Storage::delete_all), a transaction that
-/// is undone.
+/// the same key, a plain write, [`Storage::delete_all`](crate::Storage::delete_all), a transaction
+/// that is undone.
 ///
 /// ```
 /// use capstead::{Context, Result, Stored, conflict};
@@ -86,7 +86,7 @@ impl<T: Storable> Stored<T> {
         let write = Write {
             before: Before::Known(memory.length.get()),
             mirror: Some(&**memory),
-            confirmed: true,
+            confirmation: Confirmation::Awaited,
             targets: None,
         };
         self.instance.mirrors.keep_in_transaction(memory.clone());
@@ -107,7 +107,7 @@ impl<T: Storable> Mirror for Memory<T> {
     }
 
     fn update(&self, stored: Option<&[u8]>) {
-        // What isn't a `T` was refused before it was written.
+        // A value that isn't a `T` was refused before it was written.
         let value = stored.and_then(T::decode).unwrap_or_default();
         self.value.replace(value);
         self.length.set(stored.map(<[u8]>::len));

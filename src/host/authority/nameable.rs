@@ -1,4 +1,5 @@
-//! The methods that the operator names in a grant: a grant of one that isn't there lets nobody do anything.
+//! The methods that the operator names in a grant. A grant of a method that isn't there would let
+//! nobody do anything, so such names are refused.
 
 use capnp::{text_list, traits::HasTypeId};
 use capstead_client::sturdyref::{Caveats, Method};
@@ -14,7 +15,7 @@ type NamedMethod = (u64, u16, &'static str);
 
 const OF_OBJECTS: &str = "; methods of its objects are named with --object-method";
 
-/// The methods that were named; none where nothing was said of them.
+/// The names of methods that the operator gave.
 pub(in crate::host) struct Words {
     pub(in crate::host) methods: Vec<String>,
     pub(in crate::host) object_methods: Vec<String>,
@@ -42,7 +43,7 @@ pub(in crate::host) fn of_namespace(vat: &Vat, id: ObjectId, words: &Words) -> R
     let mut caveats = Caveats::none();
     if !words.methods.is_empty() {
         let known = with_every_objects(namespace::Client::METHODS);
-        let of = Of { name: "the namespace", known: Some(known), hint: OF_OBJECTS };
+        let of = MethodsOf { name: "the namespace", known: Some(known), hint: OF_OBJECTS };
         let methods = of.find(&words.methods)?;
         if !methods.iter().any(|method| method.interface == namespace::Client::TYPE_ID) {
             return Err(failed(format!(
@@ -54,10 +55,10 @@ pub(in crate::host) fn of_namespace(vat: &Vat, id: ObjectId, words: &Words) -> R
     }
     if !words.object_methods.is_empty() {
         let is_it = |name: &str| ObjectId::namespace(Pool::default(), name) == id;
-        let class = vat.classes().find(|class| is_it(class.name));
+        let class = vat.objects.classes().find(|class| is_it(class.name));
         let (name, known) =
             class.map_or(("the class", None), |class| (class.name, Some(class.methods)));
-        let of = Of { name, known: known.map(with_every_objects), hint: "" };
+        let of = MethodsOf { name, known: known.map(with_every_objects), hint: "" };
         caveats = caveats.with_object_methods(of.find(&words.object_methods)?)?;
     }
     Ok(caveats)
@@ -76,19 +77,19 @@ pub(in crate::host) fn of_object(vat: &Vat, class: &str, words: &Words) -> Resul
     if words.methods.is_empty() {
         return Ok(Caveats::none());
     }
-    let known = vat.class(class).ok().map(|class| with_every_objects(class.methods));
-    Caveats::none().with_methods(Of { name: class, known, hint: "" }.find(&words.methods)?)
+    let known = vat.objects.class(class).ok().map(|class| with_every_objects(class.methods));
+    Caveats::none().with_methods(MethodsOf { name: class, known, hint: "" }.find(&words.methods)?)
 }
 
-/// The one that is asked for methods.
-struct Of<'a> {
+/// The holder of the methods, which is asked for one by its name.
+struct MethodsOf<'a> {
     name: &'a str,
-    /// None of a class that this program doesn't have.
+    /// None if this program doesn't have the class.
     known: Option<Vec<NamedMethod>>,
     hint: &'a str,
 }
 
-impl Of<'_> {
+impl MethodsOf<'_> {
     fn find(&self, words: &[String]) -> Result<Vec<Method>> {
         words.iter().map(|word| self.find_one(word)).collect()
     }

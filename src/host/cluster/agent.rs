@@ -1,7 +1,8 @@
 //! The host's side of `cluster.capnp`: it joins a supervisor, answers for its own shards, and asks
 //! the router for all others.
 //!
-//! It never makes a reference; it checks those that others present, and only here does a grant count.
+//! It never makes a reference. It checks those that others present, and grants are looked up here
+//! alone.
 
 use std::cell::OnceCell;
 use std::rc::{Rc, Weak};
@@ -13,13 +14,15 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
 use super::membership::Membership;
-use super::restoring::VerifiedCache;
+use super::restore::VerifiedCache;
 use crate::error::{Result, disconnected, failed, not_begun};
-use crate::host::authority::granting::grant_id;
-use crate::host::authority::grants::{self, object_id};
+use crate::host::authority::calls::grant_id;
+use crate::host::authority::records::{self, object_id};
+use crate::host::authority::sweep;
 use crate::host::engine::cluster::{Cluster, Existence};
-use crate::host::engine::right::{Of, Right, revoked};
-use crate::host::engine::slot::Birth;
+use crate::host::engine::cut;
+use crate::host::engine::right::{GrantRef, Right, revoked};
+use crate::host::engine::slot::ObjectSpec;
 use crate::host::engine::vat::Vat;
 use crate::host::operator::admin::HostAdmin;
 use crate::id::{ObjectId, Pool, Shard};
@@ -76,31 +79,32 @@ impl Agent {
     /// The capability to an object that exists.
     pub(in crate::host) async fn find(
         &self,
-        birth: &Birth,
+        spec: &ObjectSpec,
         right: &Right,
     ) -> Result<Option<Box<dyn ClientHook>>> {
-        if self.owns(birth.id.home_shard()) {
-            return Ok(self.is_there(birth).await?.then(|| self.vat.facet(birth, right.clone())));
+        if self.owns(spec.id.home_shard()) {
+            return Ok(self.is_there(spec).await?.then(|| self.vat.facet(spec, right.clone())));
         }
-        let of = right.grant.as_ref().map(|grant| grant.of);
-        let request = self.object_request(birth, Existence::Required, of, &right.caveats())?;
+        let grant_ref = right.grant.as_ref().map(|grant| grant.grant_ref);
+        let request =
+            self.object_request(spec, Existence::Required, grant_ref, &right.caveats())?;
         let reply = request.send().promise.await?;
         let object = reply.get()?.get_object();
         if object.is_null() { Ok(None) } else { object.get_as_capability().map(Some) }
     }
 
-    /// Tells whether an object of this host exists, when that is durable.
-    async fn is_there(&self, birth: &Birth) -> Result<bool> {
-        let is_there = self.vat.exists(birth.id)?;
-        self.vat.durable_of(birth.id).await?;
+    /// Tells whether an object of this host exists, once the answer is durable.
+    async fn is_there(&self, spec: &ObjectSpec) -> Result<bool> {
+        let is_there = self.vat.exists(spec.id)?;
+        self.vat.turns.durable_of(spec.id).await?;
         Ok(is_there)
     }
 
     fn object_request(
         &self,
-        birth: &Birth,
+        spec: &ObjectSpec,
         existence: Existence,
-        grant: Option<Of>,
+        grant: Option<GrantRef>,
         caveats: &Caveats,
     ) -> Result<
         capnp::capability::Request<router::object_params::Owned, router::object_results::Owned>,
@@ -109,13 +113,13 @@ impl Agent {
         let mut params = request.get();
         params.set_existence(existence);
         let mut born = params.reborrow().init_birth();
-        born.set_id(birth.id.as_bytes());
-        born.set_class(birth.class.name);
-        if let Some(key) = &birth.key {
+        born.set_id(spec.id.as_bytes());
+        born.set_class(spec.class.name);
+        if let Some(key) = &spec.key {
             born.set_key(&**key);
         }
         let mut by = params.init_by();
-        if let Some((target, grant)) = grant {
+        if let Some(GrantRef { target, grant }) = grant {
             by.set_target(target.as_bytes());
             by.set_grant(grant.as_bytes());
         }
@@ -125,30 +129,32 @@ impl Agent {
         Ok(request)
     }
 
-    /// The right that another host vouches for. Whether its grant is in force is looked up.
+    /// The right that another host vouches for, once its grant was found in force.
     async fn right(&self, by: authority::Reader<'_>) -> Result<Right> {
         let caveats =
             if by.has_caveats() { Caveats::decode(by.get_caveats()?)? } else { Caveats::none() };
         if !by.has_grant() {
             return Ok(Right::new(None, caveats));
         }
-        let of = (grants::target(by.get_target()?)?, grant_id(by.get_grant()?)?);
-        let grant = self.hold(of).await?.ok_or_else(revoked)?;
+        let grant_ref =
+            GrantRef::new(records::target(by.get_target()?)?, grant_id(by.get_grant()?)?);
+        let grant = self.hold(grant_ref).await?.ok_or_else(revoked)?;
         Ok(Right::new(Some(grant), caveats))
     }
 
-    /// Reads a text of a stranger's. One of another cluster or key is nobody else's business here.
+    /// Reads a text of a stranger's. A text of another cluster, or with an unknown key, goes no
+    /// further.
     fn read(&self, text: capnp::text::Reader<'_>) -> Result<TextReference> {
         let reference = TextReference::parse(text.to_str().unwrap_or_default())?;
         self.claimed(reference.reference())?;
         Ok(reference)
     }
 
-    fn birth(&self, birth: birth::Reader<'_>) -> Result<Birth> {
-        let id = grants::target(birth.get_id()?)?;
-        let class = self.vat.class(birth.get_class()?.to_str()?)?;
-        let key = if birth.has_key() { Some(birth.get_key()?.to_str()?.into()) } else { None };
-        Ok(Birth { id, class, key })
+    fn spec(&self, spec: birth::Reader<'_>) -> Result<ObjectSpec> {
+        let id = records::target(spec.get_id()?)?;
+        let class = self.vat.objects.class(spec.get_class()?.to_str()?)?;
+        let key = if spec.has_key() { Some(spec.get_key()?.to_str()?.into()) } else { None };
+        Ok(ObjectSpec { id, class, key })
     }
 }
 
@@ -168,42 +174,42 @@ impl Cluster for Agent {
 
     fn object(
         &self,
-        birth: &Birth,
+        spec: &ObjectSpec,
         existence: Existence,
         right: &Right,
     ) -> Result<Box<dyn ClientHook>> {
-        if self.owns(birth.id.home_shard()) {
-            return Ok(self.vat.facet(birth, right.clone()));
+        if self.owns(spec.id.home_shard()) {
+            return Ok(self.vat.facet(spec, right.clone()));
         }
-        let of = right.grant.as_ref().map(|grant| grant.of);
-        self.object_elsewhere(birth, existence, of, &right.caveats())
+        let grant_ref = right.grant.as_ref().map(|grant| grant.grant_ref);
+        self.object_elsewhere(spec, existence, grant_ref, &right.caveats())
     }
 
     fn object_elsewhere(
         &self,
-        birth: &Birth,
+        spec: &ObjectSpec,
         existence: Existence,
-        grant: Option<Of>,
+        grant: Option<GrantRef>,
         caveats: &Caveats,
     ) -> Result<Box<dyn ClientHook>> {
-        let request = self.object_request(birth, existence, grant, caveats)?;
+        let request = self.object_request(spec, existence, grant, caveats)?;
         Ok(request.send().pipeline.get_object().as_cap())
     }
 
     fn existing(
         self: Rc<Self>,
-        birth: Birth,
+        spec: ObjectSpec,
         right: Right,
     ) -> LocalBoxFuture<'static, Result<Option<Box<dyn ClientHook>>>> {
-        async move { self.find(&birth, &right).await }.boxed_local()
+        async move { self.find(&spec, &right).await }.boxed_local()
     }
 
-    fn is_in_force(self: Rc<Self>, of: Of) -> LocalBoxFuture<'static, Result<bool>> {
-        async move { Ok(self.hold(of).await?.is_some()) }.boxed_local()
+    fn is_in_force(self: Rc<Self>, grant_ref: GrantRef) -> LocalBoxFuture<'static, Result<bool>> {
+        async move { Ok(self.hold(grant_ref).await?.is_some()) }.boxed_local()
     }
 
     fn make_room(&self, object: ObjectId) {
-        self.vat.sweep_for_room(object);
+        sweep::sweep_for_room(&self.vat, object);
     }
 
     fn cut_everywhere(
@@ -212,6 +218,10 @@ impl Cluster for Agent {
         grant: GrantId,
     ) -> LocalBoxFuture<'static, Result<()>> {
         async move { self.cut_on_all(target, grant).await }.boxed_local()
+    }
+
+    fn write_restores(&self) {
+        records::write_restored(&self.vat, &self.vat.live_grants.take_restored());
     }
 
     fn write_root_grants(&self) -> Result<()> {
@@ -226,13 +236,13 @@ impl host::Server for Agent {
         mut results: host::ObjectResults,
     ) -> Result<()> {
         let params = params.get()?;
-        let birth = self.birth(params.get_birth()?)?;
-        if !self.owns(birth.id.home_shard()) {
+        let spec = self.spec(params.get_birth()?)?;
+        if !self.owns(spec.id.home_shard()) {
             return Err(not_begun(disconnected("another host owns the object now")));
         }
         let right = self.right(params.get_by()?).await?;
-        if params.get_existence()? == Existence::Any || self.is_there(&birth).await? {
-            results.get().init_object().set_as_capability(self.vat.facet(&birth, right));
+        if params.get_existence()? == Existence::Any || self.is_there(&spec).await? {
+            results.get().init_object().set_as_capability(self.vat.facet(&spec, right));
         }
         Ok(())
     }
@@ -268,19 +278,20 @@ impl host::Server for Agent {
         mut results: host::InForceResults,
     ) -> Result<()> {
         let params = params.get()?;
-        let of = (grants::target(params.get_target()?)?, grant_id(params.get_grant()?)?);
-        let Some(live) = self.hold(of).await? else { return Ok(()) };
-        // Those of other targets are looked up where they are.
-        let own = live.with_parents().filter(|live| live.of.0 == of.0);
+        let grant_ref =
+            GrantRef::new(records::target(params.get_target()?)?, grant_id(params.get_grant()?)?);
+        let Some(live) = self.hold(grant_ref).await? else { return Ok(()) };
+        // Grants of other targets are looked up where they are.
+        let own = live.with_parents().filter(|live| live.grant_ref.target == grant_ref.target);
         let chain: Vec<_> = own.collect();
         let mut list = results.get().init_chain(chain.len() as u32);
         for (at, live) in (0..).zip(chain.iter().rev()) {
             let mut one = list.reborrow().get(at);
-            one.set_grant(live.of.1.as_bytes());
-            one.set_independent(live.gives.independent);
-            one.set_depth(live.gives.depth);
-            let mut before = one.init_before(live.gives.before.len() as u32);
-            for (at, id) in (0..).zip(&live.gives.before) {
+            one.set_grant(live.grant_ref.grant.as_bytes());
+            one.set_independent(live.may_give.independent);
+            one.set_depth(live.may_give.depth);
+            let mut before = one.init_before(live.may_give.before.len() as u32);
+            for (at, id) in (0..).zip(&live.may_give.before) {
                 before.set(at, id.as_bytes());
             }
         }
@@ -289,9 +300,9 @@ impl host::Server for Agent {
 
     async fn cut(self: Rc<Self>, params: host::CutParams, _: host::CutResults) -> Result<()> {
         let params = params.get()?;
-        let target = grants::target(params.get_target()?)?;
+        let target = records::target(params.get_target()?)?;
         let grants = params.get_grants()?.iter().map(|grant| grant_id(grant?));
-        self.vat.cut(target, &grants.collect::<Result<Vec<_>>>()?);
+        cut::cut(&self.vat, target, &grants.collect::<Result<Vec<_>>>()?);
         Ok(())
     }
 
@@ -310,7 +321,7 @@ impl host::Server for Agent {
     }
 }
 
-/// Lets replies that have come from other hosts go on to their callers: everything is in this
+/// Lets replies that have come from other hosts go on to their callers. All of them are in this
 /// thread's queues by now, a few hops of tasks away from its connections.
 pub(crate) async fn pass_on_replies() {
     const HOPS: usize = 256;

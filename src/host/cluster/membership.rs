@@ -1,4 +1,4 @@
-//! A host's joining of its supervisor, over one link after another, and what it knows by that.
+//! A host's membership of its cluster: it joins its supervisor, over one link after another.
 //!
 //! Invariants:
 //! - The host's shards, its number and its listener stay the same, however often it joins.
@@ -17,7 +17,9 @@ use capstead_client::sturdyref::{GrantId, Sturdyref};
 use super::agent::Agent;
 use crate::clock::monotonic;
 use crate::error::{Result, disconnected, failed};
+use crate::host::authority::records;
 use crate::host::engine::cluster::Cluster;
+use crate::host::engine::right::GrantRef;
 use crate::id::{ObjectId, Pool};
 use crate::limits::RESTORED_FLUSH_SECS;
 use crate::schema::cluster_capnp::{router, supervisor};
@@ -31,7 +33,7 @@ const CUT_SECS: u64 = 10;
 /// The time between two tries of such a host.
 const CUT_AGAIN: Duration = Duration::from_millis(20);
 
-/// The things that the supervisor told this host, and it the supervisor.
+/// The facts that this host and its supervisor told each other.
 pub(in crate::host) struct Membership {
     number: u16,
     pub(in crate::host) shards: Vec<RangeInclusive<u16>>,
@@ -75,7 +77,7 @@ impl Membership {
 pub(crate) struct ListenerHint {
     /// `host:port`.
     pub(crate) address: String,
-    /// It is spoken to by TLS alone.
+    /// The server is spoken to by TLS alone.
     pub(crate) tls: bool,
 }
 
@@ -91,8 +93,8 @@ impl ListenerHint {
 }
 
 impl Agent {
-    /// Offers the host, whose clients reach it at `address`, to a supervisor and takes the shards that it
-    /// is given.
+    /// Offers the host, whose clients reach it at `address`, to a supervisor and takes the shards
+    /// that it is given.
     ///
     /// # Errors
     /// When the supervisor refuses or can't be reached, or the root grants can't be written.
@@ -107,7 +109,7 @@ impl Agent {
         let membership = Membership { number, shards, address, hint, others: RefCell::new(others) };
         self.membership.set(membership).map_err(|_| failed("this host has joined already"))?;
         self.make_root_grants()?;
-        self.vat.note_restores(Duration::from_secs(RESTORED_FLUSH_SECS));
+        records::note_restores(&self.vat, Duration::from_secs(RESTORED_FLUSH_SECS));
         self.vat.flush().await.map_err(Into::into)
     }
 
@@ -126,7 +128,7 @@ impl Agent {
         Ok(())
     }
 
-    /// The link broke: nobody is reached before the host has joined again.
+    /// The link broke: no other host is reached before this one has joined again.
     pub(crate) fn cut_off(&self) {
         if let Some(membership) = self.membership.get() {
             drop(membership.others.replace(Others::none(membership.number)));
@@ -154,21 +156,21 @@ impl Agent {
 
     /// Every namespace has one grant from the start, so that its reference can be revoked.
     pub(in crate::host) fn make_root_grants(&self) -> Result<()> {
-        for class in self.vat.classes() {
+        for class in self.vat.objects.classes() {
             let id = ObjectId::namespace(Pool::default(), class.name);
             let grant = root_grant(class.name);
             if !self.owns(id.home_shard()) {
                 continue;
             }
-            let record = match self.vat.grant((id, grant))? {
-                // Nobody ever said so: roots of earlier versions allowed it unasked.
+            let record = match records::get(&self.vat, GrantRef::new(id, grant))? {
+                // No operator ever said so: roots of earlier versions allowed it unasked.
                 Some(root) if root.allows_independent => {
                     Grant { allows_independent: false, ..root }.encode()
                 }
                 Some(_) => continue,
                 None => Grant::root(self.vat.clock.now_ms()).encode(),
             };
-            self.vat.write_grants(id, [(&grant, Some(record))])?;
+            records::write(&self.vat, id, [(&grant, Some(record))])?;
         }
         Ok(())
     }

@@ -2,5 +2,5 @@
 
 pub(in crate::host) mod agent;
 pub(in crate::host) mod membership;
-pub(in crate::host) mod restoring;
-pub(in crate::host) mod served;
+pub(in crate::host) mod namespace_facet;
+pub(in crate::host) mod restore;

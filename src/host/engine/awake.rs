@@ -1,17 +1,25 @@
-//! Which objects are awake, and which of them were not used for the longest time.
+//! The awake objects of a vat, by their last use, and the bounds of their number and memory.
+//!
+//! Instances that were not used for the longest time rest first. A use must cost next to nothing,
+//! as every call is one: it notes a number, and moves nothing.
 //!
 //! Invariants:
-//! - The place of an instance in a row is the number of one of its uses, of an earlier one than its last
-//!   perhaps: that is looked at when its turn comes. So a use costs no search.
+//! - The place of an instance in a row is the number of one of its uses, perhaps not of its last
+//!   one. When its turn comes it moves to the place of that.
 //! - An instance counts from its beginning until the memory that it takes is free again.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
+use tokio::sync::Notify;
+
 use super::instance::Instance;
 use crate::error::Reason;
 use crate::limits::{AWAKE_BYTES_MAX, AWAKE_OBJECTS_MAX, INSTANCE_BYTES};
+
+/// A warm time has so many ticks: the last call isn't remembered more exactly.
+pub(super) const TICKS: u32 = 4;
 
 /// The bounds of one host's awake objects.
 #[derive(Clone, Copy, Debug)]
@@ -38,19 +46,23 @@ impl Default for AwakeLimits {
     }
 }
 
-/// By use.
-type Row = BTreeMap<u64, Weak<Instance>>;
+/// Instances by the number of a use.
+type UseOrder = BTreeMap<u64, Weak<Instance>>;
 
 /// See the head of the file.
 pub(in crate::host) struct Awake {
     limits: Cell<AwakeLimits>,
-    /// Those that had never written when they were put here.
-    blank: RefCell<Row>,
-    others: RefCell<Row>,
+    /// Objects that had never written when they were put here.
+    blank: RefCell<UseOrder>,
+    others: RefCell<UseOrder>,
     uses: Cell<u64>,
     instances: Cell<usize>,
     /// The bytes of their values.
     bytes: Cell<usize>,
+    /// The present time in ticks.
+    now: Cell<u32>,
+    /// Wakes the task that puts objects to sleep when those that are awake have grown too much.
+    grown: Rc<Notify>,
 }
 
 impl Awake {
@@ -62,7 +74,24 @@ impl Awake {
             uses: Cell::default(),
             instances: Cell::default(),
             bytes: Cell::default(),
+            now: Cell::default(),
+            grown: Rc::default(),
         }
+    }
+
+    /// The present time in ticks, of which a warm time has [`TICKS`].
+    pub(in crate::host) fn now(&self) -> u32 {
+        self.now.get()
+    }
+
+    /// A tick has passed.
+    pub(in crate::host) fn tick(&self) {
+        self.now.set(self.now.get() + 1);
+    }
+
+    /// Tells the task that puts objects to sleep when those that are awake have grown too much.
+    pub(in crate::host) fn grown(&self) -> Rc<Notify> {
+        self.grown.clone()
     }
 
     #[cfg(test)]
@@ -76,20 +105,23 @@ impl Awake {
         self.uses.get()
     }
 
-    /// An instance begins.
-    pub(in crate::host) fn begins(&self) {
+    /// Another instance begins.
+    pub(in crate::host) fn add(&self) {
         self.instances.set(self.instances.get() + 1);
     }
 
-    /// An instance is no more that took so many bytes.
-    pub(in crate::host) fn ends(&self, bytes: usize) {
+    /// An instance whose values took so many bytes is no more.
+    pub(in crate::host) fn remove(&self, bytes: usize) {
         self.instances.set(self.instances.get() - 1);
-        self.takes(bytes, 0);
+        self.bytes.set(self.bytes.get() - bytes);
     }
 
-    /// The values of an instance take so many bytes now.
-    pub(in crate::host) fn takes(&self, before: usize, now: usize) {
+    /// The values of an instance have another size.
+    pub(in crate::host) fn resize(&self, before: usize, now: usize) {
         self.bytes.set(self.bytes.get() - before + now);
+        if now > before && self.is_over() {
+            self.grown.notify_one();
+        }
     }
 
     fn bytes(&self) -> usize {
@@ -116,31 +148,44 @@ impl Awake {
         ))
     }
 
+    /// The instance is in use: its warm time begins again.
+    pub(in crate::host) fn keep_warm(&self, instance: &Rc<Instance>) {
+        instance.was_used();
+        self.put(instance);
+    }
+
     /// The instance has a place from now on.
-    pub(in crate::host) fn put(&self, instance: &Rc<Instance>) {
+    fn put(&self, instance: &Rc<Instance>) {
         let row = if instance.exists() { &self.others } else { &self.blank };
         row.borrow_mut().insert(instance.last_use.get(), Rc::downgrade(instance));
     }
 
-    /// Takes the instance out that was not used for the longest time, if `is_wanted` says so of it: first
-    /// of those that never wrote, then of all others.
-    pub(in crate::host) fn take(
-        &self,
-        is_wanted: impl Fn(&Instance) -> bool,
-    ) -> Option<Rc<Instance>> {
+    /// Takes out the instance that was not used for the longest time: first of those that never
+    /// wrote, then of all others.
+    pub(in crate::host) fn take_least_used(&self) -> Option<Rc<Instance>> {
+        self.take(|_| true)
+    }
+
+    /// The same, if its warm time is over.
+    pub(in crate::host) fn take_due(&self) -> Option<Rc<Instance>> {
+        let now = self.now.get();
+        self.take(|instance| now.saturating_sub(instance.used.get()) > TICKS)
+    }
+
+    fn take(&self, is_wanted: impl Fn(&Instance) -> bool) -> Option<Rc<Instance>> {
         let blank = self.take_from(&self.blank, Instance::exists, &is_wanted);
         blank.or_else(|| self.take_from(&self.others, |_| false, is_wanted))
     }
 
     fn take_from(
         &self,
-        row: &RefCell<Row>,
+        row: &RefCell<UseOrder>,
         is_elsewhere: impl Fn(&Instance) -> bool,
         is_wanted: impl Fn(&Instance) -> bool,
     ) -> Option<Rc<Instance>> {
         loop {
             let (number, place) = row.borrow_mut().pop_first()?;
-            // One that has ended since doesn't come back.
+            // An instance that has ended since doesn't come back.
             let Some(instance) = place.upgrade().filter(|instance| instance.broken().is_none())
             else {
                 continue;
@@ -154,5 +199,12 @@ impl Awake {
                 return None;
             }
         }
+    }
+}
+
+impl Drop for Awake {
+    /// Lets the task that puts objects to sleep end.
+    fn drop(&mut self) {
+        self.grown.notify_one();
     }
 }

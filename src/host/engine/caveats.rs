@@ -1,4 +1,4 @@
-//! Restrictions as Cap'n Proto says them.
+//! Caveats as callers ask for them, by Cap'n Proto.
 
 use capnp::struct_list;
 use capstead_client::sturdyref::{Caveats, Method};
@@ -43,7 +43,7 @@ pub(in crate::host) fn caveats(from: capnp_facet::caveats::Reader<'_>) -> Result
 /// When there are too many.
 fn methods(list: struct_list::Reader<'_, capnp_facet::methods::Owned>) -> Result<Vec<Method>> {
     let mut methods = Vec::new();
-    // Looked at first, since what a caller sends may be long.
+    // Checked first, since a caller may send a long list.
     if list.len() > METHODS_MAX.into() {
         return Err(Reason::TooManyMethods.error(format_args!("at most {METHODS_MAX}")));
     }

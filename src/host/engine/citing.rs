@@ -1,9 +1,9 @@
-//! Records of what facets stand for, for those who store them.
+//! Citations: records of what facets stand for, to be stored by those who hold them.
 
 use capnp::any_pointer;
 
 use super::facet::Facet;
-use super::slot::Birth;
+use super::slot::ObjectSpec;
 use crate::error::{Reason, Result, failed};
 use crate::membrane::Body;
 use crate::schema::facet_capnp::facet as facet_schema;
@@ -21,14 +21,14 @@ pub(in crate::host) fn cite(facet: &Facet) -> Result<Citation> {
     if let Some(error) = facet.broken() {
         return Err(Reason::NotAReference.error(&error.extra));
     }
-    let Birth { id, class, key } = &facet.slot.birth;
+    let ObjectSpec { id, class, key } = &facet.slot.spec;
     Ok(Citation {
         target: *id,
         class: class.name.to_owned(),
         name: key.as_deref().map(str::to_owned),
         authority: facet.right.grant.as_ref().map_or(Authority::Binding, |live| Authority::Grant {
-            target: live.of.0,
-            grant: *live.of.1.as_bytes(),
+            target: live.grant_ref.target,
+            grant: *live.grant_ref.grant.as_bytes(),
         }),
         caveats: facet.right.caveats().of_object().encode(),
     })

@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::limits::OBJECT_BYTES_MAX;
 use crate::membrane::Dispatch;
 
-/// An instance on its way to its first call: the code that answers calls.
+/// The waking of an instance: it gives the code that answers calls.
 pub(in crate::host) type Waking = Pin<Box<dyn Future<Output = Result<Rc<dyn Dispatch>>>>>;
 
 /// Wakes the object of an instance.
@@ -39,9 +39,9 @@ pub(crate) struct Class {
     pub(in crate::host) wake: Wake,
     pub(in crate::host) grant_calls: GrantCalls,
     pub(crate) is_exclusive: bool,
-    /// Those of its objects; empty if they aren't known.
+    /// The methods of its objects; empty if they aren't known.
     pub(in crate::host) methods: &'static [(u64, u16, &'static str)],
-    /// Which of the host's classes it is.
+    /// Its number among the host's classes.
     pub(in crate::host) number: u32,
     pub(crate) bindings: Vec<Binding>,
     /// The most that one object may store, in bytes.
@@ -58,25 +58,22 @@ pub(crate) struct Binding {
 }
 
 impl Class {
-    /// A class without bindings or limits other than those of all.
+    /// A class whose calls interleave, without bindings, and with the limits of all.
     pub(in crate::host) fn new(
         name: &'static str,
-        is_exclusive: bool,
         methods: &'static [(u64, u16, &'static str)],
         (wake, grant_calls): (Wake, GrantCalls),
     ) -> Self {
-        let (bindings, object_limit, total_limit) = (Vec::new(), OBJECT_BYTES_MAX, None);
-        let number = 0;
         Self {
             name,
             wake,
             grant_calls,
-            is_exclusive,
+            is_exclusive: false,
             methods,
-            number,
-            bindings,
-            object_limit,
-            total_limit,
+            number: 0,
+            bindings: Vec::new(),
+            object_limit: OBJECT_BYTES_MAX,
+            total_limit: None,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The cluster as the objects of one host need it. The host's agent implements it.
+//! The cluster as the objects of one host need it. The host's agent implements it, so that nothing
+//! here knows how hosts speak to each other.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -7,8 +8,8 @@ use capnp::private::capability::ClientHook;
 use capstead_client::sturdyref::{Caveats, GrantId, Sturdyref};
 use futures::future::LocalBoxFuture;
 
-use super::right::{Of, Right};
-use super::slot::Birth;
+use super::right::{GrantRef, Right};
+use super::slot::ObjectSpec;
 use crate::error::Result;
 use crate::id::{ObjectId, Shard};
 pub(in crate::host) use crate::schema::cluster_capnp::Existence;
@@ -34,7 +35,7 @@ pub(in crate::host) trait Cluster {
     /// Before the host joined its supervisor, if another host has the object.
     fn object(
         &self,
-        birth: &Birth,
+        spec: &ObjectSpec,
         existence: Existence,
         right: &Right,
     ) -> Result<Box<dyn ClientHook>>;
@@ -45,16 +46,16 @@ pub(in crate::host) trait Cluster {
     /// Before the host joined its supervisor.
     fn object_elsewhere(
         &self,
-        birth: &Birth,
+        spec: &ObjectSpec,
         existence: Existence,
-        grant: Option<Of>,
+        grant: Option<GrantRef>,
         caveats: &Caveats,
     ) -> Result<Box<dyn ClientHook>>;
 
     /// The capability to an object that exists, durably; none if it doesn't.
     fn existing(
         self: Rc<Self>,
-        birth: Birth,
+        spec: ObjectSpec,
         right: Right,
     ) -> LocalBoxFuture<'static, Result<Option<Box<dyn ClientHook>>>>;
 
@@ -62,17 +63,22 @@ pub(in crate::host) trait Cluster {
     ///
     /// # Errors
     /// When the storage can't be read, or the host that knows can't be asked.
-    fn is_in_force(self: Rc<Self>, of: Of) -> LocalBoxFuture<'static, Result<bool>>;
+    fn is_in_force(self: Rc<Self>, grant_ref: GrantRef) -> LocalBoxFuture<'static, Result<bool>>;
 
-    /// Soon removes the dead grants of an object of this host, since there is little room for more.
+    /// Soon removes the dead grants of an object of this host, since there is little room for
+    /// another.
     fn make_room(&self, object: ObjectId);
 
-    /// Has every host cut what was made from a grant of this one's, and waits for those that are cut off.
+    /// Has every host cut what was made from a grant of this one's, and waits for those that are
+    /// cut off.
     fn cut_everywhere(
         self: Rc<Self>,
         target: ObjectId,
         grant: GrantId,
     ) -> LocalBoxFuture<'static, Result<()>>;
+
+    /// Writes down the times of all restores that aren't written down yet.
+    fn write_restores(&self);
 
     /// Makes the grants of those namespaces of this host that have none.
     ///

@@ -1,5 +1,5 @@
-//! The ends of instances: by a panic, by `abort`, or by the operator's hand. Each breaks all
-//! facets.
+//! The ends of instances other than by rest: by a panic, by `abort`, by the operator's hand, or
+//! with the vat. Each breaks all facets.
 //!
 //! Invariants:
 //! - Turns that were submitted before the end are made durable, and their replies still leave.
@@ -8,62 +8,64 @@
 
 use std::rc::Rc;
 
-use super::instance::{Instance, ended};
-use super::slot::{Slot, Start};
+use super::instance::{Instance, end_error};
+use super::slot::{QueuedCall, Slot};
 use super::vat::Vat;
+use super::waking;
 use crate::error::not_begun;
 use crate::id::ObjectId;
 
-impl Vat {
-    /// A panic or an abort, in a turn of the instance or outside.
-    pub(in crate::host) fn break_off(&self, instance: &Rc<Instance>, how: &str) {
-        if instance.broken().is_some() {
-            return;
-        }
-        let in_its_turn = self.store.borrow().turn_object() == Some(instance.birth.id);
-        if in_its_turn {
-            self.store.borrow_mut().discard();
-        }
-        instance.gate.discard_unsealed();
-        instance.end(how);
-        let Some(slot) = self.slots.borrow().get(&instance.birth.id).cloned() else { return };
-        let is_awake = slot.awake().is_some_and(|(awake, _)| Rc::ptr_eq(&awake, instance));
-        let is_waking = slot.ends_waking(instance);
-        if is_awake || is_waking {
-            self.end_of(&slot, instance);
-        }
-        self.release(&slot);
+/// Ends an instance that panicked or aborts, in its turn or outside.
+pub(in crate::host) fn abort(instance: &Rc<Instance>, how: &str) {
+    if instance.broken().is_some() {
+        return;
     }
-
-    /// The operator replaces what the object stores: its instance, if it has one, must not go on.
-    pub(in crate::host) fn replace(self: &Rc<Self>, id: ObjectId) {
-        let Some(slot) = self.slots.borrow().get(&id).cloned() else { return };
-        let instance = match slot.awake() {
-            Some((instance, _)) => Some(instance),
-            None => slot.waking.take(),
-        };
-        match instance {
-            Some(instance) => {
-                instance.end("was replaced");
-                self.end_of(&slot, &instance);
-            }
-            // A sleeping object's facets are of what it was.
-            None => slot.break_facets(ended(slot.birth.class.name, "was replaced")),
-        }
-        self.release(&slot);
+    let vat = &instance.vat;
+    vat.turns.discard_turn_of(instance.spec.id);
+    instance.gate.discard_unsubmitted();
+    instance.end(how);
+    let Some(slot) = vat.objects.find(instance.spec.id) else { return };
+    let is_awake = slot.awake().is_some_and(|(awake, _)| Rc::ptr_eq(&awake, instance));
+    let is_waking = slot.end_waking(instance);
+    if is_awake || is_waking {
+        vacate(&slot, instance);
     }
+    vat.objects.release(&slot);
+}
 
-    /// Nobody reaches the instance any more, and those who wait for it to wake are told.
-    fn end_of(&self, slot: &Rc<Slot>, instance: &Instance) {
-        if slot.awake().is_some() {
-            self.metrics.objects_awake.subtract(1);
+/// Ends the instance of an object, if it has one, since the operator replaces what it stores.
+pub(in crate::host) fn replace(vat: &Vat, id: ObjectId) {
+    let Some(slot) = vat.objects.find(id) else { return };
+    match slot.take_instance() {
+        Some(instance) => {
+            instance.end("was replaced");
+            vacate(&slot, &instance);
         }
-        let waiting = self.end_slot(slot, instance);
-        // Also those that were made while it slept, or wakes.
-        slot.break_facets(instance.ended());
-        for Start { call, under_way, .. } in waiting {
-            call.reply.keep(under_way);
-            call.reply.send(Err(not_begun(instance.ended())));
-        }
+        // A sleeping object's facets are of what it was.
+        None => slot.break_facets(end_error(slot.spec.class.name, "was replaced")),
+    }
+    vat.objects.release(&slot);
+}
+
+/// Ends the instance in this slot, if there is one, since the vat closes.
+pub(in crate::host) fn shut_down(slot: &Slot) {
+    if let Some(instance) = slot.take_instance() {
+        instance.end("was shut down");
+        drop(waking::vacate(slot, &instance));
+        slot.break_facets(instance.why_ended());
+    }
+}
+
+/// Nobody reaches the instance any more, and those who wait for it to wake are told.
+fn vacate(slot: &Rc<Slot>, instance: &Instance) {
+    if slot.awake().is_some() {
+        instance.vat.metrics.objects_awake.subtract(1);
+    }
+    let waiting = waking::vacate(slot, instance);
+    // Also those that were made while it slept, or wakes.
+    slot.break_facets(instance.why_ended());
+    for QueuedCall { call, under_way, .. } in waiting {
+        call.reply.keep(under_way);
+        call.reply.send(Err(not_begun(instance.why_ended())));
     }
 }

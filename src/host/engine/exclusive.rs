@@ -1,15 +1,15 @@
 //! One call at a time, for objects of exclusive classes.
 //!
+//! A call waits for the one that runs. That one waits for the calls that it led to, and those may
+//! wait for others: if this comes back to the chain of the first call, nobody would ever go on.
+//! Calls of an object that wakes, of whichever class, wait in the same way for `wake`, which counts
+//! as the call that runs.
+//!
 //! Invariants:
-//! - A call starts when the one before it has ended, in the order of arrival; those whose callers have to
-//!   read first are passed over.
-//! - A call that its own chain keeps from starting gets an error that says `deadlock:`, and none waits
-//!   for ever: what isn't found out, across hosts, ends when its patience does.
-//!
-//! Calls of an object that wakes wait alike, of whichever class, for `wake`, which counts as the call that runs.
-//!
-//! A call waits for the one that runs. That one waits for the calls that it led to, and those may wait
-//! for others: if this comes back to the chain of the first call, nobody would ever go on.
+//! - A call starts when the one before it has ended, in the order of arrival. Those whose callers
+//!   have to read first are passed over.
+//! - A call that its own chain keeps from starting gets an error that says `deadlock:`. A deadlock
+//!   that isn't found, across hosts, ends when the patience of a call does.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -21,8 +21,8 @@ use tokio::time::Instant;
 
 use super::cut;
 use super::instance::Instance;
-use super::slot::Start;
-use super::vat::Vat;
+use super::parked;
+use super::slot::QueuedCall;
 use crate::error::{Reason, Result, overloaded};
 use crate::limits::{EXCLUSIVE_WAIT_SECS, WAKE_SECS};
 use crate::membrane::{Chain, Reply};
@@ -30,10 +30,10 @@ use crate::membrane::{Chain, Reply};
 /// The calls of one exclusive instance.
 #[derive(Default)]
 pub(in crate::host) struct Exclusive {
-    /// The one that runs, or is about to.
+    /// The number of the call that runs, or is about to.
     running: Cell<Option<u128>>,
-    waiting: RefCell<VecDeque<(Instant, Start)>>,
-    /// A task ends the waiting of those who wait too long.
+    waiting: RefCell<VecDeque<(Instant, QueuedCall)>>,
+    /// A task refuses those that wait too long.
     is_timed: Cell<bool>,
 }
 
@@ -50,52 +50,54 @@ impl Exclusive {
 
     /// Takes the replies of waiting calls that were cut.
     pub(in crate::host) fn take_cut(&self, cut: &mut Vec<Reply>) {
-        cut::take_cut(self.waiting.borrow_mut().iter_mut().map(|(_, start)| start), cut);
+        cut::take_cut(self.waiting.borrow_mut().iter_mut().map(|(_, queued)| queued), cut);
     }
 
-    /// The next call that may start; those whose callers have to read first are [parked](super::parked).
-    fn next(&self, instance: &Rc<Instance>) -> Option<Start> {
-        if let Some(start) = Vat::ready_again(instance) {
-            return Some(start);
+    /// The next call that may start; those whose callers have to read first are
+    /// [parked](super::parked).
+    fn next(&self, instance: &Rc<Instance>) -> Option<QueuedCall> {
+        if let Some(queued) = parked::take_ready(instance) {
+            return Some(queued);
         }
         loop {
-            let (_, start) = self.waiting.borrow_mut().pop_front()?;
-            if let Some(start) = Vat::or_parked(instance, start) {
-                return Some(start);
+            let (_, queued) = self.waiting.borrow_mut().pop_front()?;
+            if let Some(queued) = parked::unless_waits(instance, queued) {
+                return Some(queued);
             }
         }
     }
 
-    /// Those who wait, when the instance ended.
-    pub(in crate::host) fn end(&self, instance: &Instance) -> Vec<Start> {
-        let waiting: Vec<_> = self.waiting.take().into_iter().map(|(_, start)| start).collect();
-        for start in &waiting {
-            instance.vat.waits.end(instance, start);
+    /// Takes out the calls that wait, when the instance ended.
+    pub(in crate::host) fn take_waiting(&self, instance: &Instance) -> Vec<QueuedCall> {
+        let waiting: Vec<_> = self.waiting.take().into_iter().map(|(_, queued)| queued).collect();
+        for queued in &waiting {
+            instance.vat.objects.waits().remove(instance, queued);
         }
         waiting
     }
 }
 
 /// The right of one call to run in an exclusive object. The next one starts when it is dropped.
-pub(in crate::host) struct Entry(Rc<Instance>);
+pub(in crate::host) struct Permit(Rc<Instance>);
 
-impl Drop for Entry {
+impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.vat.leave(&self.0);
+        leave(&self.0);
     }
 }
 
 /// The waiting calls that a vat knows of.
 pub(in crate::host) struct Waits {
-    /// The instances at which calls wait that a call led to.
+    /// The instances at which calls wait, by the numbers of the calls that led to these.
     led_to: RefCell<HashMap<u128, Vec<Weak<Instance>>>>,
-    /// Makes numbers of calls, which nobody can guess: who knows one can have calls refused.
+    /// Make numbers of calls that nobody can guess: a caller who knows one can have calls refused.
     secrets: [RandomState; 2],
     /// Calls that have a number.
     count: Cell<u64>,
-    pub(in crate::host) patience: Cell<Duration>,
+    /// The time for which a call waits for an exclusive object.
+    patience: Cell<Duration>,
     /// The time that `wake` may take.
-    pub(in crate::host) wake_patience: Cell<Duration>,
+    wake_patience: Cell<Duration>,
 }
 
 impl Waits {
@@ -110,6 +112,20 @@ impl Waits {
             patience,
             wake_patience,
         }
+    }
+
+    pub(in crate::host) fn wake_patience(&self) -> Duration {
+        self.wake_patience.get()
+    }
+
+    #[cfg(test)]
+    pub(in crate::host) fn set_patience(&self, patience: Duration) {
+        self.patience.set(patience);
+    }
+
+    #[cfg(test)]
+    pub(in crate::host) fn set_wake_patience(&self, patience: Duration) {
+        self.wake_patience.set(patience);
     }
 
     #[cfg(test)]
@@ -132,16 +148,18 @@ impl Waits {
         Ok((call, Chain::extend(chain, call)?))
     }
 
-    pub(in crate::host) fn begin(&self, instance: &Rc<Instance>, start: &Start) {
+    /// The call waits at the instance from now on.
+    pub(in crate::host) fn add(&self, instance: &Rc<Instance>, queued: &QueuedCall) {
         let mut led_to = self.led_to.borrow_mut();
-        for call in start.call.chain.iter().flat_map(Chain::calls) {
+        for call in queued.call.chain.iter().flat_map(Chain::calls) {
             led_to.entry(call).or_default().push(Rc::downgrade(instance));
         }
     }
 
-    pub(in crate::host) fn end(&self, instance: &Instance, start: &Start) {
+    /// The call waits at the instance no more.
+    pub(in crate::host) fn remove(&self, instance: &Instance, queued: &QueuedCall) {
         let mut led_to = self.led_to.borrow_mut();
-        for call in start.call.chain.iter().flat_map(Chain::calls) {
+        for call in queued.call.chain.iter().flat_map(Chain::calls) {
             let Some(at) = led_to.get_mut(&call) else { continue };
             let place = at.iter().position(|at| std::ptr::eq(at.as_ptr(), instance));
             place.map(|place| at.swap_remove(place));
@@ -151,7 +169,7 @@ impl Waits {
         }
     }
 
-    /// Tells whether what `running` waits for waits for one of the chain.
+    /// Tells whether the call `running` waits, at whatever remove, for a call of the chain.
     pub(in crate::host) fn leads_back(&self, running: u128, chain: &Chain) -> bool {
         let led_to = self.led_to.borrow();
         let (mut seen, mut next) = (HashSet::new(), vec![running]);
@@ -168,72 +186,69 @@ impl Waits {
     }
 }
 
-impl Vat {
-    /// Gives the call back if it may start now; otherwise it waits, or was refused.
-    pub(in crate::host) fn enter(&self, instance: &Rc<Instance>, start: Start) -> Option<Start> {
-        if start.entry.is_some() {
-            return Some(start);
-        }
-        let mut start = self.past_parked(instance, start)?;
-        let Some(exclusive) = &instance.exclusive else { return Some(start) };
-        let Some(running) = exclusive.running.get() else {
-            return match self.take_turn(instance, exclusive, &mut start) {
-                Ok(()) => Some(start),
-                Err(error) => refuse(start, error),
-            };
-        };
-        let chain = start.call.chain.as_ref();
-        if chain.is_some_and(|chain| self.waits.leads_back(running, chain)) {
-            let class = instance.birth.class.name;
-            let error = Reason::Deadlock
-                .error(format_args!("this call waits for a call of the {class} that waits for it"));
-            self.metrics.deadlocks_refused_total.add(1);
-            return refuse(start, error);
-        }
-        self.waits.begin(instance, &start);
-        exclusive.waiting.borrow_mut().push_back((Instant::now(), start));
-        if !exclusive.is_timed.replace(true) {
-            let patience = self.waits.patience.get();
-            tokio::task::spawn_local(end_waiting(Rc::downgrade(instance), patience));
-        }
-        None
+/// Gives the call back if it may start now; otherwise it waits, or was refused.
+pub(in crate::host) fn enter(instance: &Rc<Instance>, queued: QueuedCall) -> Option<QueuedCall> {
+    if queued.permit.is_some() {
+        return Some(queued);
     }
-
-    fn take_turn(
-        &self,
-        instance: &Rc<Instance>,
-        exclusive: &Exclusive,
-        start: &mut Start,
-    ) -> Result<()> {
-        let (call, chain) = self.waits.lengthen(start.call.chain.take())?;
-        start.call.chain = Some(chain);
-        start.entry = Some(Entry(instance.clone()));
-        exclusive.running.set(Some(call));
-        Ok(())
-    }
-
-    /// A call of the instance ended: the next one starts.
-    fn leave(&self, instance: &Rc<Instance>) {
-        let Some(exclusive) = &instance.exclusive else { return };
-        exclusive.running.set(None);
-        while exclusive.is_idle() {
-            let Some(mut start) = exclusive.next(instance) else { return };
-            self.waits.end(instance, &start);
-            match self.take_turn(instance, exclusive, &mut start) {
-                Ok(()) => self.queue(start),
-                Err(error) => drop(refuse(start, error)),
+    let mut queued = parked::pass(instance, queued)?;
+    let Some(exclusive) = &instance.exclusive else { return Some(queued) };
+    let Some(running) = exclusive.running.get() else {
+        return match permit(instance, exclusive, &mut queued) {
+            Ok(()) => Some(queued),
+            Err(error) => {
+                refuse(queued, error);
+                None
             }
-        }
+        };
+    };
+    let (vat, waits) = (&instance.vat, instance.vat.objects.waits());
+    let chain = queued.call.chain.as_ref();
+    if chain.is_some_and(|chain| waits.leads_back(running, chain)) {
+        let class = instance.spec.class.name;
+        let error = Reason::Deadlock
+            .error(format_args!("this call waits for a call of the {class} that waits for it"));
+        vat.metrics.deadlocks_refused_total.add(1);
+        refuse(queued, error);
+        return None;
     }
-}
-
-pub(in crate::host) fn refuse(start: Start, error: capnp::Error) -> Option<Start> {
-    start.call.reply.keep(start.under_way);
-    start.call.reply.send(Err(error));
+    waits.add(instance, &queued);
+    exclusive.waiting.borrow_mut().push_back((Instant::now(), queued));
+    if !exclusive.is_timed.replace(true) {
+        tokio::task::spawn_local(end_waiting(Rc::downgrade(instance), waits.patience.get()));
+    }
     None
 }
 
-/// Ends with the last call that waits, or the instance.
+/// The call is the one that runs from now on.
+fn permit(instance: &Rc<Instance>, exclusive: &Exclusive, queued: &mut QueuedCall) -> Result<()> {
+    let (call, chain) = instance.vat.objects.waits().lengthen(queued.call.chain.take())?;
+    queued.call.chain = Some(chain);
+    queued.permit = Some(Permit(instance.clone()));
+    exclusive.running.set(Some(call));
+    Ok(())
+}
+
+/// A call of the instance ended: the next one starts.
+fn leave(instance: &Rc<Instance>) {
+    let Some(exclusive) = &instance.exclusive else { return };
+    exclusive.running.set(None);
+    while exclusive.is_idle() {
+        let Some(mut queued) = exclusive.next(instance) else { return };
+        instance.vat.objects.waits().remove(instance, &queued);
+        match permit(instance, exclusive, &mut queued) {
+            Ok(()) => instance.vat.scheduler.queue(queued),
+            Err(error) => refuse(queued, error),
+        }
+    }
+}
+
+pub(in crate::host) fn refuse(queued: QueuedCall, error: capnp::Error) {
+    queued.call.reply.keep(queued.under_way);
+    queued.call.reply.send(Err(error));
+}
+
+/// Refuses calls that have waited too long. Ends with the last call that waits, or the instance.
 async fn end_waiting(instance: Weak<Instance>, patience: Duration) {
     loop {
         let first = {
@@ -242,15 +257,9 @@ async fn end_waiting(instance: Weak<Instance>, patience: Duration) {
             let first = exclusive.waiting.borrow().front().map(|(since, _)| *since + patience);
             match first {
                 Some(until) if until <= Instant::now() => {
-                    let start = exclusive.waiting.borrow_mut().pop_front();
-                    if let Some((_, start)) = start {
-                        instance.vat.waits.end(&instance, &start);
-                        instance.vat.metrics.waits_given_up_total.add(1);
-                        let class = instance.birth.class.name;
-                        let reason = format!(
-                            "waited {patience:?} for the {class}, which runs one call at a time: the call did not happen"
-                        );
-                        instance.vat.busy(|| refuse(start, overloaded(reason)));
+                    let first = exclusive.waiting.borrow_mut().pop_front();
+                    if let Some((_, queued)) = first {
+                        give_up(&instance, queued, patience);
                     }
                     continue;
                 }
@@ -263,4 +272,15 @@ async fn end_waiting(instance: Weak<Instance>, patience: Duration) {
         };
         tokio::time::sleep_until(first).await;
     }
+}
+
+fn give_up(instance: &Rc<Instance>, queued: QueuedCall, patience: Duration) {
+    let (vat, class) = (&instance.vat, instance.spec.class.name);
+    vat.objects.waits().remove(instance, &queued);
+    vat.metrics.waits_given_up_total.add(1);
+    let reason = format!(
+        "waited {patience:?} for the {class}, which runs one call at a time: \
+         the call did not happen"
+    );
+    vat.busy(|| refuse(queued, overloaded(reason)));
 }

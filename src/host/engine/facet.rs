@@ -1,4 +1,12 @@
-//! The capability to an object that others hold, and to what the object made itself.
+//! The capability to an object that others hold, and to capabilities that the object made itself.
+//!
+//! A facet is bound to a slot and not to an instance, and to the right by which it is held. It
+//! answers the methods of the interface `Facet` that only derive another facet; all other calls are
+//! queued.
+//!
+//! Invariants:
+//! - No call is queued that the right of the facet doesn't allow.
+//! - A facet of an ended instance is broken, and so is one whose grant was cut.
 
 use std::rc::Rc;
 
@@ -6,13 +14,14 @@ use capnp::any_pointer;
 use capnp::capability::{Params, Promise, Results};
 use capnp::private::capability::ClientHook;
 use capnp::traits::HasTypeId;
+use capstead_client::sturdyref::Method;
 
 use super::instance::Instance;
 use super::once::RequestId;
 use super::right::{Right, may_call, revoked};
-use super::slot::{Passage, Slot, Start};
+use super::slot::{Passage, QueuedCall, Slot};
 use super::vat::Vat;
-use super::{caveats, citing};
+use super::{caveats, citing, cut};
 use crate::error::{Reason, Result, no_such_method, not_begun};
 use crate::membrane::{self, Body, Call, CallTarget, Chain, Dispatch};
 use crate::schema::facet_capnp::facet;
@@ -54,12 +63,12 @@ pub(in crate::host) struct Made {
     by: Maker,
 }
 
-/// With what a class made a capability.
+/// The means by which a class made a capability.
 pub(in crate::host) enum Maker {
     /// Its context.
     Context(Rc<dyn Dispatch>),
-    /// capnp-rpc, whose capabilities let new calls overtake those that waited for a streaming one, and
-    /// refuse all calls after a streaming one that failed.
+    /// capnp-rpc, whose capabilities let new calls overtake those that waited for a streaming one,
+    /// and refuse all calls after a streaming one that failed.
     Library(Box<dyn ClientHook>),
 }
 
@@ -67,14 +76,15 @@ impl Made {
     /// Begins a method of it.
     pub(in crate::host) fn call(
         &self,
-        interface: u64,
-        method: u16,
+        method: Method,
         params: Params<any_pointer::Owned>,
         results: Results<any_pointer::Owned>,
     ) -> Promise<(), capnp::Error> {
         match &self.by {
-            Maker::Context(server) => server.dispatch(interface, method, params, results),
-            Maker::Library(cap) => cap.call(interface, method, params.hook, results.hook),
+            Maker::Context(server) => server.dispatch(method, params, results),
+            Maker::Library(cap) => {
+                cap.call(method.interface, method.ordinal, params.hook, results.hook)
+            }
         }
     }
 }
@@ -101,7 +111,7 @@ impl Facet {
         instance.made.set(instance.made.get() + 1);
         let made = Rc::new(Made { instance: instance.clone(), by });
         let vat = &instance.vat;
-        Self::wrap(vat, vat.slot(&instance.birth), Right::default(), Some(made))
+        Self::wrap(vat, vat.objects.slot(&instance.spec), Right::default(), Some(made))
     }
 
     fn wrap(
@@ -110,20 +120,24 @@ impl Facet {
         right: Right,
         made: Option<Rc<Made>>,
     ) -> Box<dyn ClientHook> {
-        let (vat, generation) = (vat.clone(), slot.generation.get());
+        let (vat, generation) = (vat.clone(), slot.generation());
         membrane::wrap(Rc::new(Self { vat, slot, made, right, carried: None, generation }))
     }
 
-    /// The call that is made on it is applied once.
+    /// The id of the call that is made on it, which is applied once.
     pub(in crate::host) fn request(&self) -> Option<&RequestId> {
         self.carried.as_ref()?.request.as_ref()
     }
 
-    /// The capability that the interface `Facet` makes of this one. The vat has no part in it.
-    fn derive(&self, method: u16, params: any_pointer::Reader<'_>) -> Result<Box<dyn ClientHook>> {
+    /// The capability that a method of the interface `Facet` makes of this one.
+    fn derive(
+        &self,
+        method: Method,
+        params: any_pointer::Reader<'_>,
+    ) -> Result<Box<dyn ClientHook>> {
         let mut right = self.right.clone();
         let mut carried = self.carried.as_deref().cloned().unwrap_or_default();
-        match method {
+        match method.ordinal {
             ONCE if self.made.is_some() => {
                 return Err(Reason::NotRepeatable
                     .error("what an object made itself ends with it, and has no request ids"));
@@ -140,7 +154,7 @@ impl Facet {
                 let params: facet::attenuate_params::Reader<'_> = params.get_as()?;
                 right = right.narrowed(&caveats::caveats(params.get_caveats()?)?)?;
             }
-            _ => return Err(no_such_method(facet::Client::TYPE_ID, method)),
+            _ => return Err(no_such_method(method)),
         }
         let carries = carried.request.is_some() || carried.chain.is_some();
         Ok(membrane::wrap(Rc::new(Self {
@@ -153,11 +167,12 @@ impl Facet {
         })))
     }
 
-    /// Answers a call of the interface `Facet`, within the call: neither queue nor gate is in its way.
+    /// Answers a call of the interface `Facet`, within the call: neither queue nor gate is in its
+    /// way.
     fn answer(&self, call: Call) {
         let Call { method, params, reply, .. } = call;
         let answer = || {
-            if method == CITE {
+            if method.ordinal == CITE {
                 return citing::answer(self, params.get()?);
             }
             let derived = self.derive(method, params.get()?)?;
@@ -168,14 +183,14 @@ impl Facet {
             Ok(body)
         };
         let answered = answer();
-        if method != CITE || self.vat.is_settled() {
+        if method.ordinal != CITE || self.vat.turns.is_settled() {
             return reply.send(answered);
         }
-        // Whoever stores a citation, perhaps on another host, relies on what was written of the object. The
-        // task ends when that is durable, or the storage has failed.
-        let (vat, id) = (self.vat.clone(), self.slot.birth.id);
+        // An object that stores the citation, perhaps on another host, relies on what was written
+        // of this one. The task ends when that is durable, or the storage has failed.
+        let (vat, id) = (self.vat.clone(), self.slot.spec.id);
         tokio::task::spawn_local(async move {
-            let durable = vat.durable_of(id).await;
+            let durable = vat.turns.durable_of(id).await;
             reply.send(durable.map_err(Into::into).and(answered));
         });
     }
@@ -183,7 +198,7 @@ impl Facet {
     /// Answers a call that doesn't reach the object.
     pub(in crate::host) fn refuse(&self, call: Call, error: capnp::Error) {
         if self.right.is_cut() {
-            return self.vat.tell_cut(call.reply, error);
+            return cut::tell(&self.vat, call.reply, error);
         }
         call.reply.send(Err(not_begun(error)));
     }
@@ -194,8 +209,8 @@ impl Facet {
             return Some(revoked());
         }
         let made = self.made.as_ref().and_then(|made| made.instance.broken());
-        let is_of_another = self.generation != self.slot.generation.get();
-        made.or_else(|| is_of_another.then(|| self.slot.end_of(self.generation)))
+        let is_of_another = self.generation != self.slot.generation();
+        made.or_else(|| is_of_another.then(|| self.slot.why_ended(self.generation)))
     }
 }
 
@@ -204,14 +219,12 @@ impl CallTarget for Facet {
         if let Some(error) = self.broken() {
             return self.refuse(call, error);
         }
-        match (call.interface, call.method) {
+        match (call.method.interface, call.method.ordinal) {
             (facet::Client::TYPE_ID, ONCE | IN_CHAIN | ATTENUATE | CITE) => {
                 return self.answer(call);
             }
-            (interface, method) if may_call(&self.right, interface, method) => {}
-            (interface, method) => {
-                return call.reply.send(Err(no_such_method(interface, method)));
-            }
+            _ if may_call(&self.right, call.method) => {}
+            _ => return call.reply.send(Err(no_such_method(call.method))),
         }
         if let Err(error) = self.right.check_time(&self.vat.clock) {
             return call.reply.send(Err(error));
@@ -219,11 +232,11 @@ impl CallTarget for Facet {
         if let Some(chain) = self.carried.as_ref().and_then(|carried| carried.chain.as_ref()) {
             call.chain = Some(chain.clone());
         }
-        match self.vat.clone().admit(call.from_object) {
+        match self.vat.scheduler.admit(&call) {
             Ok(under_way) => {
                 let vat = self.vat.clone();
-                let (entry, passage) = (None, Passage::None);
-                vat.start(Start { facet: self, call, under_way, entry, passage });
+                let (permit, passage) = (None, Passage::None);
+                vat.start(QueuedCall { facet: self, call, under_way, permit, passage });
             }
             Err(error) => call.reply.send(Err(error)),
         }
@@ -233,6 +246,6 @@ impl CallTarget for Facet {
 impl Drop for Facet {
     fn drop(&mut self) {
         membrane::forget(self);
-        self.vat.release(&self.slot);
+        self.vat.objects.release(&self.slot);
     }
 }

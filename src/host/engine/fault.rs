@@ -5,31 +5,29 @@ use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 
 use futures::FutureExt;
+use tokio::sync::SetOnce;
 
-use super::vat::Vat;
 use crate::error::panic_reason;
 
-impl Vat {
-    /// Starts a task that must not end before the vat does.
-    pub(in crate::host) fn essential(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
-        let vat = Rc::downgrade(self);
+/// The reason why a vat can't go on, other than by its storage, once there is one.
+#[derive(Default)]
+pub(in crate::host) struct Fault(SetOnce<String>);
+
+impl Fault {
+    /// Starts a task that must not panic before the vat ends.
+    pub(in crate::host) fn watch(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
+        let fault = Rc::downgrade(self);
         tokio::task::spawn_local(async move {
             let Err(panic) = AssertUnwindSafe(task).catch_unwind().await else { return };
-            if let Some(vat) = vat.upgrade() {
+            if let Some(fault) = fault.upgrade() {
                 // The first fault is the reason.
-                let _ = vat.fault.set(format!("a task panicked: {}", panic_reason(&*panic)));
+                let _ = fault.0.set(format!("a task panicked: {}", panic_reason(&*panic)));
             }
         });
     }
 
-    /// Resolves with the reason when the vat can't go on, other than by its storage.
-    pub(crate) async fn fault(&self) -> String {
-        self.fault.wait().await.clone()
-    }
-
-    /// As if one of these tasks had a bug.
-    #[cfg(test)]
-    pub(crate) fn fail_a_task(self: &Rc<Self>) {
-        self.essential(async { panic!("a task of the vat has a bug") });
+    /// Resolves with the reason.
+    pub(in crate::host) async fn reason(&self) -> String {
+        self.0.wait().await.clone()
     }
 }

@@ -1,12 +1,16 @@
-//! A capability that came into an object: what the object sends through it waits at its gate.
+//! A capability that came into an object. What the object sends through it waits at the object's
+//! gate.
+//!
+//! Each capability is wrapped as it comes in, with parameters or results, and unwrapped as it
+//! leaves, so that another vat gets its own capability back and calls make no detour.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use capnp::private::capability::{ClientHook, ParamsHook};
 
+use super::chained_call::Route;
 use super::facet::{Facet, Maker};
-use super::far::Way;
 use super::instance::Instance;
 use crate::error::Result;
 use crate::membrane::{self, Call, CallTarget, Params};
@@ -14,8 +18,8 @@ use crate::membrane::{self, Call, CallTarget, Params};
 pub(in crate::host) struct Gated {
     pub(in crate::host) instance: Rc<Instance>,
     pub(in crate::host) raw: Box<dyn ClientHook>,
-    /// The way in which calls of chains are made on it.
-    pub(in crate::host) way: RefCell<Way>,
+    /// The route of calls on it, once calls of chains were made.
+    pub(in crate::host) route: RefCell<Route>,
 }
 
 impl Gated {
@@ -24,8 +28,8 @@ impl Gated {
         instance: &Rc<Instance>,
         raw: Box<dyn ClientHook>,
     ) -> Box<dyn ClientHook> {
-        let way = RefCell::default();
-        membrane::wrap(Rc::new(Self { instance: instance.clone(), raw, way }))
+        let route = RefCell::default();
+        membrane::wrap(Rc::new(Self { instance: instance.clone(), raw, route }))
     }
 }
 
@@ -45,7 +49,7 @@ impl CallTarget for Gated {
         leaving(&self.instance, cap)
     }
 
-    /// Gates in its turn a capability that comes back, also by pipelining.
+    /// A capability that comes back, also by pipelining, is gated in its turn.
     fn entering(&self, cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
         Self::wrap(&self.instance, cap)
     }
@@ -66,8 +70,9 @@ pub(in crate::host) fn entering(
     Ok(params.into_hook())
 }
 
-/// A capability that the instance gives away, as it looks outside: somebody else's without our gate
-/// (the message that carries it is gated), a facet as it is, and what the class made as a facet.
+/// A capability that the instance gives away, as it looks outside. Somebody else's leaves without
+/// our gate, since the message that carries it is gated; a facet leaves as it is, and a capability
+/// that the class made as a facet.
 pub(in crate::host) fn leaving(
     instance: &Rc<Instance>,
     cap: Box<dyn ClientHook>,

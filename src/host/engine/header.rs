@@ -1,6 +1,6 @@
 //! The record by which an object exists: its class and, if it has one, its name.
 
-use super::slot::Birth;
+use super::slot::ObjectSpec;
 use crate::error::{Reason, Result, failed};
 
 const VERSION: u8 = 1;
@@ -8,7 +8,7 @@ const ANONYMOUS: u8 = 0;
 const NAMED: u8 = 1;
 /// An import of the object began, and has not ended.
 const UNFINISHED: u8 = 2;
-/// As [`UNFINISHED`], and the object keeps the grants that it has.
+/// As [`UNFINISHED`], of an object that keeps the grants that it has.
 const UNFINISHED_WITH_GRANTS: u8 = 3;
 
 /// Layout: version (1) ‖ length of the class's name (1) ‖ class ‖ kind (1) ‖ the object's name. The
@@ -20,8 +20,8 @@ pub(in crate::host) struct Header<'a> {
 }
 
 impl<'a> Header<'a> {
-    pub(in crate::host) fn of(birth: &'a Birth) -> Self {
-        Self { class: birth.class.name, key: birth.key.as_deref() }
+    pub(in crate::host) fn of(spec: &'a ObjectSpec) -> Self {
+        Self { class: spec.class.name, key: spec.key.as_deref() }
     }
 
     pub(in crate::host) fn encode(&self) -> Vec<u8> {
@@ -54,7 +54,8 @@ impl<'a> Header<'a> {
     }
 
     /// # Errors
-    /// When the record isn't one that this version writes, or says that not all of the object is there.
+    /// When the record isn't one that this version writes, or says that not all of the object is
+    /// there.
     pub(in crate::host) fn decode(bytes: &'a [u8]) -> Result<Self> {
         match Self::parse(bytes) {
             Some((header, UNFINISHED | UNFINISHED_WITH_GRANTS)) => Err(Reason::ImportUnfinished
@@ -98,11 +99,11 @@ impl<'a> Header<'a> {
 
     /// # Errors
     /// When this is the header of an object of another class.
-    pub(in crate::host) fn is_of(&self, birth: &Birth) -> Result<bool> {
-        if self.class == birth.class.name {
+    pub(in crate::host) fn is_of(&self, spec: &ObjectSpec) -> Result<bool> {
+        if self.class == spec.class.name {
             return Ok(true);
         }
-        Err(failed(format!("the object is a {} and not a {}", self.class, birth.class.name)))
+        Err(failed(format!("the object is a {} and not a {}", self.class, spec.class.name)))
     }
 }
 

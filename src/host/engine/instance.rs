@@ -1,4 +1,12 @@
 //! An object awake: its gate, the calls that run in it, and whether it still may act.
+//!
+//! Whatever a class does with its context comes here. So this is the one place that refuses what an
+//! instance does after its end, and that tells the gate of each write.
+//!
+//! Invariants:
+//! - An instance that ended reads nothing, writes nothing and sends nothing.
+//! - A message after a write waits for that write, unless the class said otherwise.
+//! - The object's header is written with its first write, in the same turn.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
@@ -6,19 +14,20 @@ use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 
 use capnp::Error;
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use super::exclusive::Exclusive;
 use super::header::Header;
 use super::mirror::{Mirror, Mirrors};
 use super::once::Requests;
 use super::parked::Parked;
-use super::run::Running;
-use super::slot::{Birth, Start};
+use super::run::PendingReply;
+use super::slot::{ObjectSpec, QueuedCall};
 use super::vat::Vat;
 use crate::error::{Result, disconnected, not_begun};
 use crate::gate::Gate;
 use crate::id::ObjectId;
+use crate::membrane::Reply;
 use crate::storage::{Account, Before, Page, PageSize, Range, Reads, Space, StorageError, Ticket};
 
 /// A write of one key.
@@ -27,95 +36,106 @@ pub(in crate::host) struct Write<'a> {
     pub(in crate::host) before: Before,
     /// The value in memory that is written, if it is one.
     pub(in crate::host) mirror: Option<&'a dyn Mirror>,
-    /// True if what the object sends afterwards waits for it.
-    pub(in crate::host) confirmed: bool,
-    /// The ids of the objects that the value refers to, if the writer knows.
+    pub(in crate::host) confirmation: Confirmation,
+    /// The ids of the objects that the value refers to, one after the other, if the writer knows.
     pub(in crate::host) targets: Option<Vec<u8>>,
 }
 
 impl Write<'_> {
     /// As `Storage::put` and `Storage::delete` do.
-    pub(in crate::host) const PLAIN: Self =
-        Self { before: Before::Unknown, mirror: None, confirmed: true, targets: None };
+    pub(in crate::host) const PLAIN: Self = Self {
+        before: Before::Unknown,
+        mirror: None,
+        confirmation: Confirmation::Awaited,
+        targets: None,
+    };
+}
+
+/// The choice of whether what the object sends after a write waits until that is durable.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::host) enum Confirmation {
+    Awaited,
+    Unconfirmed,
 }
 
 pub(in crate::host) struct Instance {
     pub(in crate::host) vat: Rc<Vat>,
-    pub(in crate::host) birth: Birth,
+    pub(in crate::host) spec: ObjectSpec,
     pub(in crate::host) gate: Rc<Gate>,
     /// The account of what the object stores; its turns write through it.
     pub(in crate::host) account: Rc<Account>,
-    /// Of an exclusive class: the calls that wait for each other.
-    pub(in crate::host) exclusive: Option<Box<Exclusive>>,
+    /// The calls that wait for each other, if the class is exclusive.
+    pub(super) exclusive: Option<Box<Exclusive>>,
     /// Calls whose callers have to read before they start.
-    pub(in crate::host) parked: Parked,
-    /// The number of its `wake`, as if that were a call, until it has ended.
-    pub(in crate::host) waking: Cell<Option<u128>>,
+    pub(super) parked: Parked,
+    /// The number of its `wake`, which counts as a call, until that has ended.
+    pub(super) waking: Cell<Option<u128>>,
     /// The values that the class keeps in memory too.
     pub(in crate::host) mirrors: Mirrors,
     /// True if the object's header is written, or is in a batch on its way.
     exists: Cell<bool>,
     /// The last write, whether the gate waits for it or not.
     written: Cell<Ticket>,
-    /// The end that it had, once it has.
-    ended: OnceCell<Box<str>>,
-    /// The time of its last call, in the ticks of [`Warm`](super::rest::Warm).
-    pub(in crate::host) used: Cell<u32>,
+    /// The way in which it ended, once it has.
+    end: OnceCell<Box<str>>,
+    /// The time of its last call, in the ticks of [`Awake`](super::awake::Awake).
+    pub(super) used: Cell<u32>,
     /// The number of its last call, among all uses of instances of its vat.
-    pub(in crate::host) last_use: Cell<u64>,
+    pub(super) last_use: Cell<u64>,
     /// The bytes that its values in memory take.
     taken: Cell<usize>,
     /// Capabilities that the class made and somebody holds.
-    pub(in crate::host) made: Cell<usize>,
+    pub(super) made: Cell<usize>,
     /// Replies that are owed to the callers of handlers that wait for something, by the number of
     /// the call.
-    pub(in crate::host) running: RefCell<HashMap<u64, Running>>,
+    pending: RefCell<HashMap<u64, PendingReply>>,
     /// Their tasks, which end with the instance.
-    pub(in crate::host) tasks: RefCell<HashMap<u64, AbortHandle>>,
-    pub(in crate::host) calls: Cell<u64>,
+    tasks: RefCell<HashMap<u64, AbortHandle>>,
+    /// The number of the next call that has to wait.
+    next_call: Cell<u64>,
     /// Its calls that are applied once.
-    pub(in crate::host) requests: Requests,
+    pub(super) requests: Requests,
 }
 
 impl Instance {
     /// # Errors
     /// When the storage can't be read, or holds an object of another class.
-    pub(in crate::host) fn new(vat: &Rc<Vat>, birth: Birth) -> Result<Rc<Self>> {
-        let (header, usage) = vat.store.borrow().identity(birth.id)?;
+    pub(in crate::host) fn new(vat: &Rc<Vat>, spec: ObjectSpec) -> Result<Rc<Self>> {
+        let (header, usage) = vat.turns.store().identity(spec.id)?;
         let exists = match header {
-            Some(header) => Header::decode(&header)?.is_of(&birth)?,
+            Some(header) => Header::decode(&header)?.is_of(&spec)?,
             None => false,
         };
-        let (limit, class) = (birth.class.object_limit, vat.class_account(birth.class.name));
-        let account = Account::new(birth.id, usage, limit, class);
+        let (limit, class) = (spec.class.object_limit, vat.objects.class_account(spec.class.name));
+        let account = Account::new(spec.id, usage, limit, class);
         let instance = Rc::new(Self {
             vat: vat.clone(),
-            exclusive: birth.class.is_exclusive.then(Box::default),
+            exclusive: spec.class.is_exclusive.then(Box::default),
             parked: Parked::default(),
             waking: Cell::default(),
-            birth,
+            spec,
             gate: Gate::new(),
             account,
             mirrors: Mirrors::default(),
             exists: Cell::new(exists),
             written: Cell::default(),
-            ended: OnceCell::new(),
-            used: Cell::new(vat.warm.now()),
+            end: OnceCell::new(),
+            used: Cell::new(vat.objects.awake().now()),
             last_use: Cell::default(),
             taken: Cell::default(),
             made: Cell::default(),
-            running: RefCell::default(),
+            pending: RefCell::default(),
             tasks: RefCell::default(),
-            calls: Cell::default(),
+            next_call: Cell::default(),
             requests: Requests::default(),
         });
-        vat.awake.begins();
-        vat.hold_back(&instance);
+        vat.objects.awake().add();
+        instance.follow_earlier_writes();
         Ok(instance)
     }
 
-    /// Sets or deletes a key in the present turn; the object exists from its first write on. Whether
-    /// there was something to delete.
+    /// Sets or deletes a key in the present turn; the object exists from its first write on. False
+    /// if there was nothing to delete.
     ///
     /// # Errors
     /// Outside a turn of this object, on a limit, or when the instance ended: nothing is written.
@@ -127,7 +147,7 @@ impl Instance {
     ) -> Result<bool> {
         self.check_alive()?;
         self.mirrors.check(key, value, write.mirror)?;
-        let mut store = self.vat.store.borrow_mut();
+        let mut store = self.vat.turns.store_mut();
         let written = match value {
             Some(value) => match write.targets {
                 None => store.put(&self.account, key, value, write.before),
@@ -147,7 +167,7 @@ impl Instance {
         if write.mirror.is_none() {
             self.weigh();
         }
-        self.wrote(ticket, write.confirmed);
+        self.wrote(ticket, write.confirmation);
         Ok(true)
     }
 
@@ -157,11 +177,11 @@ impl Instance {
     /// As for `write`.
     pub(in crate::host) fn clear(&self) -> Result<()> {
         self.check_alive()?;
-        let cleared = self.vat.store.borrow_mut().clear(&self.account)?;
+        let cleared = self.vat.turns.store_mut().clear(&self.account)?;
         if let Some(ticket) = cleared {
             self.mirrors.cleared();
             self.weigh();
-            self.wrote(ticket, true);
+            self.wrote(ticket, Confirmation::Awaited);
         }
         Ok(())
     }
@@ -177,13 +197,13 @@ impl Instance {
         value: Option<&[u8]>,
     ) -> Result<()> {
         self.check_alive()?;
-        let (id, mut store) = (self.birth.id, self.vat.store.borrow_mut());
+        let (id, mut store) = (self.spec.id, self.vat.turns.store_mut());
         let ticket = match value {
             Some(value) => store.put_record(id, space, key, value),
             None => store.delete_record(id, space, key),
         };
         drop(store);
-        self.wrote(ticket?, true);
+        self.wrote(ticket?, Confirmation::Awaited);
         Ok(())
     }
 
@@ -196,28 +216,37 @@ impl Instance {
         work: impl FnOnce(&Vat, ObjectId) -> Result<()>,
     ) -> Result<()> {
         self.check_alive()?;
-        let ticket = self.vat.store.borrow().open_ticket();
-        work(&self.vat, self.birth.id)?;
-        self.wrote(ticket, true);
+        let ticket = self.vat.turns.store().open_ticket();
+        work(&self.vat, self.spec.id)?;
+        self.wrote(ticket, Confirmation::Awaited);
         Ok(())
     }
 
-    /// Writes of the object before this instance began, up to `ticket`, may not be durable yet:
-    /// this one reads it, so what it says waits for it.
-    pub(in crate::host) fn follows(&self, ticket: Ticket) {
+    /// Others wrote of the object, an earlier instance or the server itself, and not all of that
+    /// may be durable yet. This instance reads it, so what it says from now on waits for it.
+    pub(in crate::host) fn follow_earlier_writes(&self) {
+        let Some(ticket) = self.vat.turns.await_unsettled(self.spec.id, &self.gate) else { return };
         self.written.set(ticket);
         self.gate.wrote(ticket);
         self.gate.turn_submitted(ticket);
     }
 
-    fn wrote(&self, ticket: Ticket, confirmed: bool) {
+    /// The same, if there are such writes that are later than its own, as an operator makes them.
+    pub(in crate::host) fn follow_later_writes(&self) {
+        let unsettled = self.vat.turns.store().unsettled_ticket(self.spec.id);
+        if unsettled.is_some_and(|ticket| ticket > self.gate.written()) {
+            self.follow_earlier_writes();
+        }
+    }
+
+    fn wrote(&self, ticket: Ticket, confirmation: Confirmation) {
         if !self.exists.replace(true) {
-            let (id, header) = (self.birth.id, Header::of(&self.birth).encode());
-            let put = self.vat.store.borrow_mut().put_record(id, Space::Header, &[], &header);
+            let (id, header) = (self.spec.id, Header::of(&self.spec).encode());
+            let put = self.vat.turns.store_mut().put_record(id, Space::Header, &[], &header);
             debug_assert!(put.is_ok(), "a turn is open, and headers are never over a limit");
         }
         self.written.set(ticket);
-        if confirmed {
+        if confirmation == Confirmation::Awaited {
             self.gate.wrote(ticket);
         }
     }
@@ -230,20 +259,20 @@ impl Instance {
     pub(in crate::host) fn transaction<T>(&self, body: impl FnOnce() -> Result<T>) -> Result<T> {
         self.check_alive()?;
         let before = (self.exists.get(), self.written.get(), self.gate.written());
-        let savepoint = self.vat.store.borrow_mut().savepoint(self.birth.id)?;
+        let savepoint = self.vat.turns.store_mut().savepoint(self.spec.id)?;
         let kept = self.mirrors.begin();
         let ended = std::panic::catch_unwind(AssertUnwindSafe(body));
         if let Ok(Ok(value)) = ended {
-            self.vat.store.borrow_mut().keep(savepoint);
+            self.vat.turns.store_mut().keep(savepoint);
             self.mirrors.keep(kept);
             return Ok(value);
         }
         if self.broken().is_some() {
-            // The whole turn was dropped when the instance ended, and the gate waits for none of it: what
-            // it said before would have those who are told the reason wait for ever.
+            // The whole turn was dropped when the instance ended, and the gate waits for none of
+            // it. If it waited for the ticket of before, callers would never be told the reason.
             return ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
-        self.vat.store.borrow_mut().undo(savepoint);
+        self.vat.turns.store_mut().undo(savepoint);
         self.mirrors.undo(kept, |key| self.read(Space::Data, key).ok().flatten());
         self.weigh();
         self.exists.set(before.0);
@@ -255,13 +284,14 @@ impl Instance {
     /// Resolves when everything that the object wrote before is durable.
     ///
     /// # Errors
-    /// When the storage failed, or the instance ended: which of those writes are durable is unknown.
+    /// When the storage failed, or the instance ended: which of those writes are durable is
+    /// unknown.
     pub(in crate::host) fn sync(self: Rc<Self>) -> impl Future<Output = Result<()>> {
         let written = self.written.get();
         async move {
             loop {
-                let settled = self.vat.settled();
-                // What was undone since will never be durable, and needn't be.
+                let settled = self.vat.turns.settled();
+                // Writes that were undone since will never be durable, and needn't be.
                 if self.is_durable(written.min(self.written.get()))? {
                     return Ok(());
                 }
@@ -272,7 +302,7 @@ impl Instance {
 
     fn is_durable(&self, written: Ticket) -> Result<bool> {
         self.check_alive()?;
-        let store = self.vat.store.borrow();
+        let store = self.vat.turns.store();
         store.failure().map_or(Ok(store.durable() >= written), |error| Err(error.into()))
     }
 
@@ -280,14 +310,14 @@ impl Instance {
     /// When the storage can't be read or doesn't hold what was written, or the instance ended.
     pub(in crate::host) fn read(&self, space: Space, key: &[u8]) -> Result<Option<Vec<u8>>> {
         self.check_alive()?;
-        Ok(self.vat.store.borrow().get(self.birth.id, space, key)?)
+        Ok(self.vat.turns.store().get(self.spec.id, space, key)?)
     }
 
     /// # Errors
     /// As for `read`, of the first key that has one.
     pub(in crate::host) fn read_many(&self, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>> {
         self.check_alive()?;
-        Ok(self.vat.store.borrow().get_many(self.birth.id, keys)?)
+        Ok(self.vat.turns.store().get_many(self.spec.id, keys)?)
     }
 
     /// Tells whether the class stored something under `key`.
@@ -296,7 +326,7 @@ impl Instance {
     /// As for `read`.
     pub(in crate::host) fn contains(&self, key: &[u8]) -> Result<bool> {
         self.check_alive()?;
-        let length = self.vat.store.borrow().length(self.birth.id, Space::Data, key)?;
+        let length = self.vat.turns.store().length(self.spec.id, Space::Data, key)?;
         Ok(length.is_some())
     }
 
@@ -307,7 +337,7 @@ impl Instance {
     pub(in crate::host) fn page(&self, range: &Range, size: PageSize, old: Page) -> Result<Page> {
         self.check_alive()?;
         let range = self.account.left_of(range);
-        let page = self.vat.store.borrow().page(self.birth.id, &range, size, old)?;
+        let page = self.vat.turns.store().page(self.spec.id, &range, size, old)?;
         self.account.was_read(&range, &page);
         Ok(page)
     }
@@ -318,20 +348,54 @@ impl Instance {
     /// When the instance ended.
     pub(in crate::host) fn settled_reads(&self) -> Result<Option<Rc<dyn Reads>>> {
         self.check_alive()?;
-        Ok(self.vat.store.borrow().settled_reads(self.birth.id))
+        Ok(self.vat.turns.store().settled_reads(self.spec.id))
     }
 
-    /// Remembers a caller who is answered later, or told when the instance ends; by which number.
-    pub(in crate::host) fn owe(&self, running: Running) -> u64 {
-        let number = self.calls.get();
-        self.calls.set(number + 1);
-        self.running.borrow_mut().insert(number, running);
+    /// Remembers a caller who is answered later, or told when the instance ends. Gives the number
+    /// by which they are remembered.
+    pub(in crate::host) fn owe(&self, pending: PendingReply) -> u64 {
+        let number = self.next_call.get();
+        self.next_call.set(number + 1);
+        self.pending.borrow_mut().insert(number, pending);
         number
+    }
+
+    /// The caller is about to be answered. None if they were told of the end.
+    pub(in crate::host) fn take_pending(&self, number: u64) -> Option<PendingReply> {
+        self.pending.borrow_mut().remove(&number)
+    }
+
+    /// The caller was not answered after all.
+    pub(in crate::host) fn put_back(&self, number: u64, pending: PendingReply) {
+        drop(self.pending.borrow_mut().insert(number, pending));
+    }
+
+    pub(in crate::host) fn has_pending(&self) -> bool {
+        !self.pending.borrow().is_empty()
+    }
+
+    /// Takes the replies of calls that run and were cut.
+    pub(in crate::host) fn take_cut(&self, cut: &mut Vec<Reply>) {
+        for pending in self.pending.borrow_mut().values_mut() {
+            if pending.facet.right.is_cut() {
+                cut.push(pending.reply.take());
+            }
+        }
+    }
+
+    /// The task of a call, or of the waking, ends with the instance.
+    pub(in crate::host) fn add_task(&self, number: u64, task: &JoinHandle<()>) {
+        self.tasks.borrow_mut().insert(number, task.abort_handle());
+    }
+
+    /// The task of a call is at its end.
+    pub(in crate::host) fn remove_task(&self, number: u64) {
+        self.tasks.borrow_mut().remove(&number);
     }
 
     /// Why the instance may not act any more, if so.
     pub(in crate::host) fn broken(&self) -> Option<Error> {
-        self.ended.get().map(|_| self.ended())
+        self.end.get().map(|_| self.why_ended())
     }
 
     /// Refuses what an instance that ended wants to do.
@@ -339,9 +403,9 @@ impl Instance {
         self.broken().map_or(Ok(()), Err)
     }
 
-    pub(in crate::host) fn ended(&self) -> Error {
-        let how = self.ended.get().map_or("ended", |how| how);
-        ended(self.birth.class.name, how)
+    pub(in crate::host) fn why_ended(&self) -> Error {
+        let how = self.end.get().map_or("ended", |how| how);
+        end_error(self.spec.class.name, how)
     }
 
     /// The call for which calls of the object wait at present: its `wake`, or the one call that
@@ -352,8 +416,9 @@ impl Instance {
 
     /// Its warm time begins again.
     pub(in crate::host) fn was_used(&self) {
-        self.used.set(self.vat.warm.now());
-        self.last_use.set(self.vat.awake.use_number());
+        let awake = self.vat.objects.awake();
+        self.used.set(awake.now());
+        self.last_use.set(awake.use_number());
     }
 
     /// Tells whether the object was ever written, durably or on the way there.
@@ -368,27 +433,24 @@ impl Instance {
             return;
         }
         self.taken.set(now);
-        self.vat.awake.takes(before, now);
-        if now > before && self.vat.awake.is_over() {
-            self.vat.grown.notify_one();
-        }
+        self.vat.objects.awake().resize(before, now);
     }
 
     /// Nothing that this instance still does has an effect from now on. Its callers are told how it
     /// ended, after what waits in its gate.
     pub(in crate::host) fn end(&self, how: &str) {
-        self.ended.get_or_init(|| how.into());
+        self.end.get_or_init(|| how.into());
         for task in self.tasks.take().into_values() {
             task.abort();
         }
-        let waiting = self.exclusive.iter().flat_map(|calls| calls.end(self));
-        for Start { call, under_way, .. } in waiting.chain(self.parked.end(self)) {
+        let waiting = self.exclusive.iter().flat_map(|calls| calls.take_waiting(self));
+        for QueuedCall { call, under_way, .. } in waiting.chain(self.parked.take_waiting(self)) {
             call.reply.keep(under_way);
-            call.reply.send(Err(not_begun(self.ended())));
+            call.reply.send(Err(not_begun(self.why_ended())));
         }
-        let running = std::mem::take(&mut *self.running.borrow_mut());
-        for (_, Running { reply, under_way, .. }) in running {
-            let error = self.ended();
+        let pending = std::mem::take(&mut *self.pending.borrow_mut());
+        for (_, PendingReply { reply, under_way, .. }) in pending {
+            let error = self.why_ended();
             self.gate.reply(move |on_its_way| {
                 reply.keep((under_way, on_its_way));
                 reply.send(Err(error));
@@ -399,11 +461,11 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
-        self.vat.awake.ends(self.taken.get());
+        self.vat.objects.awake().remove(self.taken.get());
     }
 }
 
 /// The error of an object of the class that ended so.
-pub(in crate::host) fn ended(class: &str, how: &str) -> Error {
+pub(in crate::host) fn end_error(class: &str, how: &str) -> Error {
     disconnected(format!("the {class} {how}: restore its reference"))
 }

@@ -1,8 +1,9 @@
-//! Values that are in memory as well as in the storage, kept equal to it.
+//! Values that are in memory as well as in the storage, and equal at all times.
 //!
-//! Whatever writes a key tells the values that mirror it: another value of the same key, a plain
-//! write, a clearing, a transaction that is undone. So a mirror never has to read the storage again,
-//! and reading it can't fail. A write that a mirror couldn't take is refused before it is made.
+//! Every write of a key tells the values that mirror it: another value of the same key, a plain
+//! write, a clearing, a transaction that is undone. So a mirror never has to read the storage
+//! again, and reading it can't fail. A write that a mirror couldn't take is refused before it is
+//! made.
 
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
@@ -34,7 +35,7 @@ pub(in crate::host) trait Mirror {
     fn keep(self: Rc<Self>) -> PutBack;
 }
 
-struct Entry {
+struct MirroredKey {
     key: Rc<[u8]>,
     mirror: Weak<dyn Mirror>,
 }
@@ -42,14 +43,14 @@ struct Entry {
 /// The mirrors of one instance. There are few, so they are looked for one after the other.
 #[derive(Default)]
 pub(in crate::host) struct Mirrors {
-    entries: RefCell<Vec<Entry>>,
+    entries: RefCell<Vec<MirroredKey>>,
     /// The steps that put back what the open transactions changed; none if there is no transaction.
     undo: RefCell<Option<Vec<Undo>>>,
 }
 
 /// The place at which a transaction began.
 #[must_use]
-pub(in crate::host) struct Kept(Option<usize>);
+pub(in crate::host) struct UndoMark(Option<usize>);
 
 impl Mirrors {
     /// From now on `mirror` is told what is written under `key`, for as long as it exists.
@@ -61,7 +62,7 @@ impl Mirrors {
         if let Some(undo) = &mut *self.undo.borrow_mut() {
             undo.push(Undo::Reload(key.clone(), mirror.clone()));
         }
-        entries.push(Entry { key, mirror });
+        entries.push(MirroredKey { key, mirror });
     }
 
     /// The bytes of all values.
@@ -92,7 +93,7 @@ impl Mirrors {
         Ok(())
     }
 
-    /// The key was written; the writer knows.
+    /// The key was written, by the mirror `writer` if there is one.
     pub(in crate::host) fn wrote(
         &self,
         key: &[u8],
@@ -126,26 +127,26 @@ impl Mirrors {
     }
 
     /// A transaction begins.
-    pub(in crate::host) fn begin(&self) -> Kept {
+    pub(in crate::host) fn begin(&self) -> UndoMark {
         let mut undo = self.undo.borrow_mut();
-        let kept = Kept(undo.as_ref().map(Vec::len));
+        let mark = UndoMark(undo.as_ref().map(Vec::len));
         undo.get_or_insert_default();
-        kept
+        mark
     }
 
     /// The transaction that began there has succeeded.
-    pub(in crate::host) fn keep(&self, kept: Kept) {
-        if kept.0.is_none() {
-            // Dropped when nothing is borrowed: values may be of any type.
+    pub(in crate::host) fn keep(&self, mark: UndoMark) {
+        if mark.0.is_none() {
+            // Dropped when nothing is borrowed, since values may be of any type.
             let done = self.undo.take();
             drop(done);
         }
     }
 
     /// The transaction that began there is undone, in the storage already; `read` reads that.
-    pub(in crate::host) fn undo(&self, kept: Kept, read: impl Fn(&[u8]) -> Option<Vec<u8>>) {
+    pub(in crate::host) fn undo(&self, mark: UndoMark, read: impl Fn(&[u8]) -> Option<Vec<u8>>) {
         let changed = match &mut *self.undo.borrow_mut() {
-            Some(undo) => undo.split_off(kept.0.unwrap_or(0)),
+            Some(undo) => undo.split_off(mark.0.unwrap_or(0)),
             None => return,
         };
         for undo in changed.into_iter().rev() {
@@ -155,8 +156,8 @@ impl Mirrors {
                     if let Some(present) = mirror.upgrade() {
                         present.update(read(&key).as_deref());
                     }
-                    // An outer transaction began before the mirror was made, too.
-                    if kept.0.is_some()
+                    // An outer transaction began before the mirror was made as well.
+                    if mark.0.is_some()
                         && let Some(outer) = &mut *self.undo.borrow_mut()
                     {
                         outer.push(Undo::Reload(key, mirror));
@@ -164,7 +165,7 @@ impl Mirrors {
                 }
             }
         }
-        self.keep(kept);
+        self.keep(mark);
     }
 
     fn all(&self) -> Vec<Rc<dyn Mirror>> {

@@ -1,18 +1,20 @@
-//! Request ids: a call that has one is applied at most once, and asked again is told its reply again.
+//! Request ids: a call that has one is applied at most once, and gets the same reply when it is
+//! made again.
 //!
-//! The id comes with the facet that the call was made on, which `once` of the interface `Facet` made.
-//! The knowledge of such calls lies in the object's own storage, where its class doesn't see it.
+//! A caller who lost the reply can't know whether the call happened. With an id they make it again,
+//! and are told. The id comes with the facet that the call was made on, which `once` of the
+//! interface `Facet` made. The records of such calls lie in the object's own storage, where its
+//! class doesn't see them. Parameters are never compared, and the id of a call that runs is never
+//! forgotten.
 //!
 //! Invariants:
-//! - Whatever the handler of such a call sends waits for a record of the call: one is written in its
-//!   first turn, before anything of the handler runs.
-//! - The first turn's batch says that the call has begun, and the last turn's how it ended; if they are
-//!   the same turn, then the latter alone. So what a crash or a panic leaves is the truth.
+//! - Whatever the handler of such a call sends waits for a record of the call. That is written in
+//!   its first turn, before anything of the handler runs.
+//! - The first turn's batch says that the call has begun, and the last turn's how it ended; if they
+//!   are the same turn, only the end is written. So a crash or a panic leaves the truth.
 //! - A call that has begun never begins again while its id is kept.
 //! - The first caller is told what was stored, so that every later one is told the same.
 //! - Ids are numbered as their calls begin, `first..next`; no id that is kept has another number.
-//!
-//! It never compares parameters, and never forgets the id of a call that runs.
 
 mod kept;
 mod operator;
@@ -30,28 +32,29 @@ use futures::FutureExt;
 use capstead_client::sturdyref::{GrantId, Method};
 
 pub(in crate::host) use self::kept::Retention;
-use self::kept::{Kept, Oldest, forget_in_turn, kept, oldest};
-pub(in crate::host) use self::operator::{Stage, Which};
+use self::kept::{KeptNumbers, Oldest, forget_in_turn, kept, oldest};
+pub(in crate::host) use self::operator::{IdSelection, Stage, clear_requests, requests};
 pub(in crate::host) use self::record::RequestId;
-use self::record::{Outcome, REPLY_BYTES_MAX, Record, State};
+use self::record::{CallState, Outcome, REPLY_BYTES_MAX, Record};
 use super::facet::Facet;
 use super::instance::Instance;
-use super::run::{self, Handler, Running};
+use super::run::{self, Handler, PendingReply};
 use super::shares::{self, Change, Share};
 use crate::error::{Reason, Result, failed, of_class, overloaded};
 use crate::limits::REQUEST_IDS_MAX;
 use crate::membrane::{Body, BodySlot};
 use crate::storage::Space;
 
-/// Ids that are forgotten at most when a new one comes: as more than one, they become fewer.
+/// The most ids that are forgotten when a new one comes. More than one, so that they become fewer.
 const FORGOTTEN_AT_ONCE: usize = 2;
 
 /// An instance's knowledge of its calls with ids, beside what is stored.
 #[derive(Default)]
 pub(in crate::host) struct Requests {
-    /// The numbers of the calls that are kept; none before they were looked for.
-    kept: Cell<Option<Kept>>,
-    /// The calls that run, with those who ask for their replies, by the numbers of `Instance::running`.
+    /// The numbers of the calls that are kept; none before the storage was searched.
+    kept: Cell<Option<KeptNumbers>>,
+    /// The calls that run, each with the numbers of the callers who made it again, as
+    /// `Instance::owe` gives them.
     running: RefCell<HashMap<RequestId, Vec<u64>>>,
 }
 
@@ -63,9 +66,9 @@ impl Requests {
 }
 
 /// The fate of a call, as it is about to start.
-enum Found {
+enum CallFate {
     /// Nothing is known of it.
-    New(Claim),
+    New(IdClaim),
     /// It runs.
     Running,
     /// It ended so.
@@ -73,7 +76,7 @@ enum Found {
 }
 
 /// The right to run a call with an id.
-pub(in crate::host) struct Claim {
+pub(in crate::host) struct IdClaim {
     id: RequestId,
     number: Cell<u64>,
     began: Cell<u64>,
@@ -84,72 +87,72 @@ pub(in crate::host) struct Claim {
     over: Option<u64>,
 }
 
-/// Decides whether the call is to run: the caller is given back then, and what is to be recorded of
-/// it, if it has an id. Else the caller is answered, now or later.
+/// Decides whether the call is to run. If so, gives back the caller, and the right to run a call
+/// with an id if it has one. Otherwise the caller is answered, now or later.
 pub(in crate::host) fn admit(
     instance: &Rc<Instance>,
     facet: &Facet,
     method: Method,
-    running: Running,
-) -> Option<(Running, Option<Claim>)> {
-    let Some(id) = facet.request() else { return Some((running, None)) };
+    pending: PendingReply,
+) -> Option<(PendingReply, Option<IdClaim>)> {
+    let Some(id) = facet.request() else { return Some((pending, None)) };
     let outcome = match find(instance, facet, id, method) {
-        Ok(Found::New(claim)) => return Some((running, Some(claim))),
-        Ok(Found::Running) => {
+        Ok(CallFate::New(claim)) => return Some((pending, Some(claim))),
+        Ok(CallFate::Running) => {
             instance.vat.metrics.calls_repeated_total.add(1);
-            let number = instance.owe(running);
+            let number = instance.owe(pending);
             if let Some(waiting) = instance.requests.running.borrow_mut().get_mut(id) {
                 waiting.push(number);
             }
             return None;
         }
-        Ok(Found::Ended(outcome)) => {
+        Ok(CallFate::Ended(outcome)) => {
             instance.vat.metrics.calls_repeated_total.add(1);
             outcome
         }
         Err(error) => Err(error),
     };
-    tell(instance, running, &outcome);
+    tell(instance, pending, &outcome);
     None
 }
 
 /// Tells one caller how the call ended.
-fn tell(instance: &Rc<Instance>, running: Running, outcome: &Outcome) {
+fn tell(instance: &Rc<Instance>, pending: PendingReply, outcome: &Outcome) {
     let outcome = outcome.as_ref().map_err(Clone::clone);
-    run::answer(instance, running, outcome.and_then(|reply| Body::from_bytes(reply)));
+    run::answer(instance, pending, outcome.and_then(|reply| Body::from_bytes(reply)));
 }
 
-fn find(instance: &Instance, facet: &Facet, id: &RequestId, method: Method) -> Result<Found> {
+fn find(instance: &Instance, facet: &Facet, id: &RequestId, method: Method) -> Result<CallFate> {
     let is_running = instance.requests.runs(id);
     let record = instance.read(Space::Requests, &id.key())?;
     let record = record.map(|record| Record::decode(&record)).transpose()?;
     let (retention, kept) = (&instance.vat.retention, kept(instance)?);
     let over = record.as_ref().map(|record| record.number);
-    let is_kept = |record: &Record<State>| {
+    let is_kept = |record: &Record<CallState>| {
         is_running || !retention.is_call_over(record.number, record.began, kept)
     };
     match record.filter(is_kept) {
         None => {
-            let lineage = instance.vat.lineage(&facet.right);
+            let lineage = shares::lineage(&instance.vat, &facet.right);
             check_room(instance, kept, &lineage)?;
             let (number, began) = (Cell::new(kept.next), Cell::new(retention.now_ms()));
-            Ok(Found::New(Claim { id: id.clone(), number, began, method, lineage, over }))
+            Ok(CallFate::New(IdClaim { id: id.clone(), number, began, method, lineage, over }))
         }
         Some(record) if record.method != method => Err(Reason::RequestIdReused
             .error("another method was called with this id; every call needs a fresh one")),
-        Some(Record { state: State::Ended(outcome), .. }) => Ok(Found::Ended(outcome)),
-        Some(_) if is_running => Ok(Found::Running),
+        Some(Record { state: CallState::Ended(outcome), .. }) => Ok(CallFate::Ended(outcome)),
+        Some(_) if is_running => Ok(CallFate::Running),
         Some(_) => Err(Reason::Unknown
             .error("the call was begun and cut short; look at what it did, and don't repeat it")),
     }
 }
 
-/// Checks that another id may be kept.
+/// Checks that the object may keep another id.
 ///
 /// # Errors
-/// When there are as many as can be, for the object or for one of these grants; when they take as many bytes
-/// as they may, or space is low.
-fn check_room(instance: &Instance, kept: Kept, lineage: &[GrantId]) -> Result<()> {
+/// When there are as many as can be, for the object or for one of these grants; when they take as
+/// many bytes as they may, or space is low.
+fn check_room(instance: &Instance, kept: KeptNumbers, lineage: &[GrantId]) -> Result<()> {
     let is_full = || Ok::<_, capnp::Error>(matches!(oldest(instance, kept.first)?.1, Oldest::Kept));
     if kept.next - kept.first >= REQUEST_IDS_MAX && is_full()? {
         return Err(overloaded(format!(
@@ -157,12 +160,12 @@ fn check_room(instance: &Instance, kept: Kept, lineage: &[GrantId]) -> Result<()
              call has not happened"
         )));
     }
-    let (store, account) = (instance.vat.store.borrow(), &instance.account);
+    let (store, account) = (instance.vat.turns.store(), &instance.account);
     for grant in lineage {
-        let share = shares::share(&store, instance.birth.id, *grant)?;
+        let share = shares::share(&store, instance.spec.id, *grant)?;
         if let Err(error) = share.check_bytes(account.limit()) {
             if let Ok(agent) = instance.vat.agent() {
-                agent.make_room(instance.birth.id);
+                agent.make_room(instance.spec.id);
             }
             return Err(error);
         }
@@ -174,9 +177,9 @@ fn check_room(instance: &Instance, kept: Kept, lineage: &[GrantId]) -> Result<()
     Ok(())
 }
 
-impl Claim {
-    /// Runs the handler that `start` gives, in its first turn now and in the following later, and
-    /// records what becomes of the call.
+impl IdClaim {
+    /// Runs the handler that `start` gives, its first turn now and the others later, and records
+    /// the end of the call.
     pub(in crate::host) fn run(
         self,
         instance: &Rc<Instance>,
@@ -193,7 +196,7 @@ impl Claim {
             Poll::Pending if has_begun => Poll::Pending,
             Poll::Pending => {
                 has_begun = true;
-                match self.record(&instance, &State::Begun) {
+                match self.record(&instance, &CallState::Begun) {
                     Ok(()) => Poll::Pending,
                     // The storage has failed: nothing that the handler does counts any more.
                     Err(error) => Poll::Ready(Err(error)),
@@ -207,7 +210,7 @@ impl Claim {
         if let Some(number) = self.over {
             forget_in_turn(instance, number, &self.id)?;
         }
-        let Kept { mut first, mut by_then, .. } = kept(instance)?;
+        let KeptNumbers { mut first, mut by_then, .. } = kept(instance)?;
         for _ in 0..FORGOTTEN_AT_ONCE {
             let (number, oldest) = oldest(instance, first)?;
             first = number;
@@ -225,7 +228,7 @@ impl Claim {
                 }
             }
         }
-        instance.requests.kept.set(Some(Kept { first, next: self.number.get(), by_then }));
+        instance.requests.kept.set(Some(KeptNumbers { first, next: self.number.get(), by_then }));
         self.take_place(instance)?;
         let more = Change::More(Share { ids: 1, ..Share::default() });
         shares::change_in_turn(instance, &self.lineage, more)?;
@@ -238,12 +241,12 @@ impl Claim {
         let (number, order) = (self.number.get(), record::order_record(self.began.get(), &self.id));
         instance.write_record(Space::Requests, &record::order_key(number), Some(&order))?;
         let kept = kept(instance)?;
-        instance.requests.kept.set(Some(Kept { next: number.saturating_add(1), ..kept }));
+        instance.requests.kept.set(Some(KeptNumbers { next: number.saturating_add(1), ..kept }));
         Ok(())
     }
 
-    /// A call that was passed by, since it ran for longer than ids are kept, is the newest when it has
-    /// ended: whoever waited for it may still ask.
+    /// A call that ran for longer than ids are kept was passed by. It becomes the newest when it
+    /// ends, since its callers may still ask.
     fn renew(&self, instance: &Instance) -> Result<()> {
         let kept = kept(instance)?;
         let number = self.number.get();
@@ -256,7 +259,7 @@ impl Claim {
         self.take_place(instance)
     }
 
-    fn record(&self, instance: &Instance, state: &State) -> Result<()> {
+    fn record(&self, instance: &Instance, state: &CallState) -> Result<()> {
         let record = Record {
             number: self.number.get(),
             began: self.began.get(),
@@ -266,36 +269,36 @@ impl Claim {
         };
         let record = record.encode();
         instance.write_record(Space::Requests, &self.id.key(), Some(&record))?;
-        if matches!(state, State::Ended(_)) {
+        if matches!(state, CallState::Ended(_)) {
             let more = Share { bytes: record.len() as u64, ..Share::default() };
             shares::change_in_turn(instance, &self.lineage, Change::More(more))?;
         }
         Ok(())
     }
 
-    /// Records how the call ended, and tells all who asked meanwhile; what the first caller is told.
+    /// Records how the call ended, and tells all who asked meanwhile. Gives what the first caller
+    /// is told.
     fn end(&self, instance: &Rc<Instance>, outcome: Result<()>, body: &BodySlot) -> Result<()> {
         let outcome = outcome.map_err(of_class).map_err(plain).and_then(|()| reply_to_store(body));
         let outcome = match outcome {
             Err(error) if error.extra.len() > REPLY_BYTES_MAX => Err(too_long()),
             outcome => outcome,
         };
-        let state = State::Ended(outcome);
+        let state = CallState::Ended(outcome);
         let recorded = self.renew(instance).and_then(|()| self.record(instance, &state));
-        let State::Ended(outcome) = state else { unreachable!("it was made a line above") };
+        let CallState::Ended(outcome) = state else { unreachable!("it was made a line above") };
         let outcome = recorded.and(outcome);
         let waiting = instance.requests.running.borrow_mut().remove(&self.id).unwrap_or_default();
         for number in waiting {
-            let running = instance.running.borrow_mut().remove(&number);
-            if let Some(running) = running {
-                tell(instance, running, &outcome);
+            if let Some(pending) = instance.take_pending(number) {
+                tell(instance, pending, &outcome);
             }
         }
         outcome.map(drop)
     }
 }
 
-/// The message of the reply, which stays where it is.
+/// A copy of the reply's message.
 fn reply_to_store(body: &BodySlot) -> Outcome {
     let mut reply = body.take().ok_or_else(|| failed("the handler kept its results"))?;
     let message = reply.bytes()?;
@@ -336,8 +339,8 @@ pub(in crate::host) fn decode_records(bytes: &[u8]) {
 #[cfg(fuzzing)]
 pub(in crate::host) fn sample_records() -> Vec<Vec<u8>> {
     let method = Method { interface: 7, ordinal: 1 };
-    let ended = State::Ended(Ok(b"reply".to_vec()));
-    let records = [State::Begun, ended, State::Ended(Err(failed("reason")))];
+    let ended = CallState::Ended(Ok(b"reply".to_vec()));
+    let records = [CallState::Begun, ended, CallState::Ended(Err(failed("reason")))];
     let lineage = vec![GrantId::from_bytes([9; 16])];
     let encode =
         |state| Record { number: 1, began: 2, method, lineage: lineage.clone(), state }.encode();

@@ -1,14 +1,15 @@
 //! Calls that waited for their object, and whose callers have to read before they start.
 //!
-//! [`behind`](super::behind) asks before a call comes to its object. One that waits there, for its turn or
-//! until the object is awake, may start long after: what its caller has to read by then is asked once more.
+//! The [scheduler](super::scheduler) asks before a call comes to its object. A call that then
+//! waits, for its turn or until the object is awake, may start long after. So its caller, who may
+//! have got much to read by then, is asked once more.
 //!
 //! Invariants:
-//! - Calls of one connection on one object start in the order in which they came: behind one that waits
-//!   here, all of them do.
-//! - An exclusive object waits for nobody who has to read: calls of others have their turn meanwhile, and
-//!   the time counts for nobody's patience.
-//! - Nobody waits for a connection that is over: what waited for it has not begun, and never does.
+//! - Calls of one connection on one object start in the order in which they came: behind one that
+//!   waits here, all of them do.
+//! - An exclusive object waits for nobody who has to read: calls of others have their turn
+//!   meanwhile, and the time counts for nobody's patience.
+//! - No call waits for a connection that is over: it has not begun, and never does.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -16,10 +17,9 @@ use std::rc::Rc;
 
 use capstead_client::Outlet;
 
-use super::behind::key;
 use super::instance::Instance;
-use super::slot::{Passage, Slot, Start};
-use super::vat::Vat;
+use super::scheduler::key;
+use super::slot::{Passage, QueuedCall, Slot};
 use crate::error::disconnected;
 use crate::membrane::Reply;
 
@@ -30,25 +30,33 @@ pub(in crate::host) struct Parked(RefCell<Rows>);
 #[derive(Default)]
 struct Rows {
     by_outlet: HashMap<usize, Row>,
-    /// Outlets that had room when an exclusive object ran another call: they are asked when that ends.
+    /// Outlets that had room when an exclusive object ran another call. They are asked when that
+    /// ends.
     ready: VecDeque<usize>,
 }
 
 /// The calls of one connection. None is here without a reply.
 struct Row {
     outlet: Rc<Outlet>,
-    calls: VecDeque<Start>,
+    calls: VecDeque<QueuedCall>,
+}
+
+/// The end of a row to which a call goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum RowEnd {
+    Front,
+    Back,
 }
 
 impl Rows {
     /// The first call of that connection.
-    fn pop(&mut self, outlet: usize) -> Option<Start> {
+    fn pop(&mut self, outlet: usize) -> Option<QueuedCall> {
         let row = self.by_outlet.get_mut(&outlet)?;
-        let start = row.calls.pop_front();
+        let queued = row.calls.pop_front();
         if row.calls.is_empty() {
             self.by_outlet.remove(&outlet);
         }
-        start
+        queued
     }
 }
 
@@ -68,155 +76,154 @@ impl Parked {
         let mut gone = Vec::new();
         let mut rows = self.0.borrow_mut();
         for row in rows.by_outlet.values_mut() {
-            for mut start in std::mem::take(&mut row.calls) {
-                if start.facet.right.is_cut() {
-                    cut.push(start.call.reply.take());
-                    gone.push(start);
+            for mut queued in std::mem::take(&mut row.calls) {
+                if queued.facet.right.is_cut() {
+                    cut.push(queued.call.reply.take());
+                    gone.push(queued);
                 } else {
-                    row.calls.push_back(start);
+                    row.calls.push_back(queued);
                 }
             }
         }
         rows.by_outlet.retain(|_, row| !row.calls.is_empty());
         drop(rows);
-        for start in gone {
-            waits_no_more(instance, &start);
+        for queued in gone {
+            waits_no_more(instance, &queued);
         }
     }
 
-    /// All that wait, when the instance ended.
-    pub(in crate::host) fn end(&self, instance: &Instance) -> Vec<Start> {
+    /// Takes out all calls, when the instance ended.
+    pub(in crate::host) fn take_waiting(&self, instance: &Instance) -> Vec<QueuedCall> {
         let Rows { by_outlet, .. } = self.0.take();
         let all: Vec<_> = by_outlet.into_values().flat_map(|row| row.calls).collect();
-        for start in &all {
-            waits_no_more(instance, start);
+        for queued in &all {
+            waits_no_more(instance, queued);
         }
         all
     }
 
-    /// Puts a call at the front or at the end of the row of its connection. True of the first one.
-    fn put(&self, outlet: &Rc<Outlet>, start: Start, is_front: bool) -> bool {
+    /// Puts a call into the row of its connection, one that has come back before all others. True
+    /// if it is the first.
+    fn put(&self, outlet: &Rc<Outlet>, queued: QueuedCall, end: RowEnd) -> bool {
         let mut rows = self.0.borrow_mut();
         let new = || Row { outlet: outlet.clone(), calls: VecDeque::new() };
         let Row { calls, .. } = rows.by_outlet.entry(key(outlet)).or_insert_with(new);
-        if is_front {
-            calls.push_front(start);
-        } else {
-            calls.push_back(start);
+        match end {
+            RowEnd::Front => calls.push_front(queued),
+            RowEnd::Back => calls.push_back(queued),
         }
-        is_front || calls.len() == 1
+        end == RowEnd::Front || calls.len() == 1
     }
 }
 
-impl Vat {
-    /// A call that waited for this outlet has come back: the next one may.
-    pub(in crate::host) fn after_returned(&self, slot: &Slot, outlet: Option<Rc<Outlet>>) {
-        if let Some(outlet) = outlet
-            && let Some((instance, _)) = slot.awake()
-        {
-            self.next_parked(&instance, &outlet);
-        }
+/// A call that waited for this outlet has come back: the next one may.
+pub(in crate::host) fn after_returned(slot: &Slot, outlet: Option<Rc<Outlet>>) {
+    if let Some(outlet) = outlet
+        && let Some((instance, _)) = slot.awake()
+    {
+        go_on(&instance, &outlet);
     }
+}
 
-    /// The call if its object may have it now. Else it waits for its caller, or that is gone.
-    pub(in crate::host) fn past_parked(
-        &self,
-        instance: &Rc<Instance>,
-        start: Start,
-    ) -> Option<Start> {
-        let Some(outlet) = start.call.reply.outlet() else { return Some(start) };
-        if start.passage == Passage::Returned {
-            if outlet.is_closed() {
-                return refuse(start);
-            }
-            if !outlet.is_full() && !is_running(instance) {
-                return Some(start);
-            }
-            self.park(instance, start);
+/// The call if its object may have it now. Otherwise it waits for its caller, or that is gone.
+pub(in crate::host) fn pass(instance: &Rc<Instance>, queued: QueuedCall) -> Option<QueuedCall> {
+    let Some(outlet) = queued.call.reply.outlet() else { return Some(queued) };
+    if queued.passage == Passage::Returned {
+        if outlet.is_closed() {
+            refuse(queued);
             return None;
         }
-        // Behind the call that runs an exclusive object has all others in one row.
-        let waits = !is_running(instance)
-            && (instance.parked.has(outlet)
-                || start.passage == Passage::Waited && outlet.is_full());
-        if !waits {
-            return Some(start);
+        if !outlet.is_full() && !is_running(instance) {
+            return Some(queued);
         }
-        self.park(instance, start);
-        None
+        park(instance, queued);
+        return None;
     }
-
-    fn park(&self, instance: &Rc<Instance>, start: Start) {
-        if instance.exclusive.is_some() {
-            self.waits.begin(instance, &start);
-        }
-        put(instance, start);
+    // Behind the call that runs, an exclusive object has all others in one row.
+    let waits = !is_running(instance)
+        && (instance.parked.has(outlet) || queued.passage == Passage::Waited && outlet.is_full());
+    if !waits {
+        return Some(queued);
     }
+    park(instance, queued);
+    None
+}
 
-    /// A call that an exclusive object has waiting, if it may start. Else it waits for its caller.
-    pub(in crate::host) fn or_parked(instance: &Rc<Instance>, start: Start) -> Option<Start> {
-        let waits = |outlet: &Rc<Outlet>| outlet.is_full() || instance.parked.has(outlet);
-        if !start.call.reply.outlet().is_some_and(waits) {
-            return Some(start);
-        }
-        put(instance, start);
-        None
+fn park(instance: &Rc<Instance>, queued: QueuedCall) {
+    if instance.exclusive.is_some() {
+        instance.vat.objects.waits().add(instance, &queued);
     }
+    put(instance, queued);
+}
 
-    /// The next call of an exclusive object that waited for its caller, if one may start.
-    pub(in crate::host) fn ready_again(instance: &Rc<Instance>) -> Option<Start> {
-        loop {
-            let mut rows = instance.parked.0.borrow_mut();
-            let outlet = rows.ready.pop_front()?;
-            let Some(row) = rows.by_outlet.get(&outlet) else { continue };
-            let of = row.outlet.clone();
-            if of.is_full() {
-                drop(rows);
-                watch(instance, &of);
-                continue;
-            }
-            let start = rows.pop(outlet);
-            if rows.by_outlet.contains_key(&outlet) {
-                rows.ready.push_back(outlet);
-            }
-            drop(rows);
-            match start {
-                Some(start) if of.is_closed() => {
-                    waits_no_more(instance, &start);
-                    refuse(start);
-                }
-                start => return start,
-            }
-        }
+/// The call that an exclusive object has waiting, if it may start. Otherwise it waits for its
+/// caller.
+pub(in crate::host) fn unless_waits(
+    instance: &Rc<Instance>,
+    queued: QueuedCall,
+) -> Option<QueuedCall> {
+    let waits = |outlet: &Rc<Outlet>| outlet.is_full() || instance.parked.has(outlet);
+    if !queued.call.reply.outlet().is_some_and(waits) {
+        return Some(queued);
     }
+    put(instance, queued);
+    None
+}
 
-    /// The caller has read enough, or one of its calls has started: the next of them may.
-    pub(in crate::host) fn next_parked(&self, instance: &Rc<Instance>, outlet: &Rc<Outlet>) {
-        if !instance.parked.has(outlet) {
-            return;
-        }
-        if outlet.is_full() {
-            return watch(instance, outlet);
-        }
+/// The next call of an exclusive object that waited for its caller, if one may start.
+pub(in crate::host) fn take_ready(instance: &Rc<Instance>) -> Option<QueuedCall> {
+    loop {
         let mut rows = instance.parked.0.borrow_mut();
-        if is_running(instance) {
-            return rows.ready.push_back(key(outlet));
+        let ready = rows.ready.pop_front()?;
+        let Some(row) = rows.by_outlet.get(&ready) else { continue };
+        let outlet = row.outlet.clone();
+        if outlet.is_full() {
+            drop(rows);
+            watch(instance, &outlet);
+            continue;
         }
-        let next = rows.pop(key(outlet));
+        let queued = rows.pop(ready);
+        if rows.by_outlet.contains_key(&ready) {
+            rows.ready.push_back(ready);
+        }
         drop(rows);
-        if let Some(next) = next {
-            waits_no_more(instance, &next);
-            self.queue_first(VecDeque::from([Start { passage: Passage::Returned, ..next }]));
+        match queued {
+            Some(queued) if outlet.is_closed() => {
+                waits_no_more(instance, &queued);
+                refuse(queued);
+            }
+            queued => return queued,
         }
     }
 }
 
-fn put(instance: &Rc<Instance>, start: Start) {
-    let Some(outlet) = start.call.reply.outlet().cloned() else { return };
-    let is_front = start.passage == Passage::Returned;
-    let start = Start { passage: Passage::Passed, ..start };
-    // Whoever began one that came back goes on with the next.
-    if instance.parked.put(&outlet, start, is_front) && !is_front {
+/// The caller has read enough, or one of its calls has started: the next of them may.
+fn go_on(instance: &Rc<Instance>, outlet: &Rc<Outlet>) {
+    if !instance.parked.has(outlet) {
+        return;
+    }
+    if outlet.is_full() {
+        return watch(instance, outlet);
+    }
+    let mut rows = instance.parked.0.borrow_mut();
+    if is_running(instance) {
+        return rows.ready.push_back(key(outlet));
+    }
+    let next = rows.pop(key(outlet));
+    drop(rows);
+    if let Some(next) = next {
+        waits_no_more(instance, &next);
+        let next = QueuedCall { passage: Passage::Returned, ..next };
+        instance.vat.scheduler.queue_first(VecDeque::from([next]));
+    }
+}
+
+fn put(instance: &Rc<Instance>, queued: QueuedCall) {
+    let Some(outlet) = queued.call.reply.outlet().cloned() else { return };
+    let end = if queued.passage == Passage::Returned { RowEnd::Front } else { RowEnd::Back };
+    let queued = QueuedCall { passage: Passage::Passed, ..queued };
+    // The code that starts a call which came back goes on with the next one.
+    if instance.parked.put(&outlet, queued, end) && end == RowEnd::Back {
         watch(instance, &outlet);
     }
 }
@@ -226,22 +233,21 @@ fn is_running(instance: &Instance) -> bool {
     instance.exclusive.as_ref().is_some_and(|exclusive| !exclusive.is_idle())
 }
 
-fn waits_no_more(instance: &Instance, start: &Start) {
+fn waits_no_more(instance: &Instance, queued: &QueuedCall) {
     if instance.exclusive.is_some() {
-        instance.vat.waits.end(instance, start);
+        instance.vat.objects.waits().remove(instance, queued);
     }
 }
 
-fn refuse(start: Start) -> Option<Start> {
-    start.facet.refuse(start.call, disconnected("the caller's connection is over"));
-    None
+fn refuse(queued: QueuedCall) {
+    queued.facet.refuse(queued.call, disconnected("the caller's connection is over"));
 }
 
 fn watch(instance: &Rc<Instance>, outlet: &Rc<Outlet>) {
     let (instance, weak) = (Rc::downgrade(instance), Rc::downgrade(outlet));
     outlet.when_free(move || {
         if let (Some(instance), Some(outlet)) = (instance.upgrade(), weak.upgrade()) {
-            instance.vat.next_parked(&instance, &outlet);
+            go_on(&instance, &outlet);
         }
     });
 }

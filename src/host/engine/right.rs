@@ -1,16 +1,16 @@
-//! By which right somebody holds an object: a grant and caveats, or neither.
+//! The right by which somebody holds an object: a grant and caveats, or neither.
 //!
 //! Invariants:
 //! - A right that was derived from another one allows nothing that the other one doesn't.
-//! - Once a grant is cut, no right that anybody had of it or of those that depend on it is good again. If
-//!   the grant itself comes back, as by an import, it is looked up anew.
+//! - Once a grant is cut, no right by it, or by one that depends on it, is good again. If the grant
+//!   itself comes back, by an import for instance, it is looked up anew.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::{Rc, Weak};
 
 use capnp::traits::HasTypeId;
-use capstead_client::sturdyref::{Caveats, GrantId};
+use capstead_client::sturdyref::{Caveats, GrantId, Method};
 
 use super::sweeps::Sweeps;
 use crate::clock::Clock;
@@ -19,25 +19,35 @@ use crate::id::ObjectId;
 use crate::limits::HOLDERS_MAX;
 use crate::schema::facet_capnp::{facet, persistent};
 
-/// Grants of other hosts that were cut lately, and are remembered so that what was asked before isn't
-/// believed afterwards.
+/// The most grants that are remembered as cut lately, so that an answer from before the cut isn't
+/// believed.
 const CUT_LATELY_MAX: usize = 1024;
 
-/// Which grant is meant: of which target, and which of its own.
-pub(in crate::host) type Of = (ObjectId, GrantId);
+/// A grant by the target in whose storage its record lies, and by its id there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(in crate::host) struct GrantRef {
+    pub(in crate::host) target: ObjectId,
+    pub(in crate::host) grant: GrantId,
+}
+
+impl GrantRef {
+    pub(in crate::host) fn new(target: ObjectId, grant: GrantId) -> Self {
+        Self { target, grant }
+    }
+}
 
 /// Why somebody may call.
 #[derive(Clone, Default)]
 pub(in crate::host) struct Right {
     /// None: the server was put together so that its holder has it, by a binding or as the object
     /// itself.
-    pub(in crate::host) grant: Option<Rc<Live>>,
+    pub(in crate::host) grant: Option<Rc<LiveGrant>>,
     /// None: no restriction.
     caveats: Option<Rc<Caveats>>,
 }
 
 impl Right {
-    pub(in crate::host) fn new(grant: Option<Rc<Live>>, caveats: Caveats) -> Self {
+    pub(in crate::host) fn new(grant: Option<Rc<LiveGrant>>, caveats: Caveats) -> Self {
         Self { grant, caveats: (!caveats.is_none()).then(|| Rc::new(caveats)) }
     }
 
@@ -64,8 +74,9 @@ impl Right {
     }
 
     #[inline]
-    pub(in crate::host) fn allows(&self, interface: u64, method: u16) -> bool {
-        self.caveats.as_ref().is_none_or(|caveats| caveats.allows(interface, method))
+    pub(in crate::host) fn allows(&self, method: Method) -> bool {
+        let allows = |caveats: &Rc<Caveats>| caveats.allows(method.interface, method.ordinal);
+        self.caveats.as_ref().is_none_or(allows)
     }
 
     /// All that restricts it.
@@ -85,12 +96,12 @@ impl Right {
         Ok(Self::new(self.grant.clone(), caveats))
     }
 
-    /// Its grant, and those that this was made from, the nearest first.
+    /// Its grant and those from which that was made, the nearest first.
     pub(in crate::host) fn lineage(&self) -> impl Iterator<Item = GrantId> {
         let grant = self.grant.as_deref();
-        grant
-            .into_iter()
-            .flat_map(|live| [live.of.1].into_iter().chain(live.gives.before.iter().copied()))
+        grant.into_iter().flat_map(|live| {
+            [live.grant_ref.grant].into_iter().chain(live.may_give.before.iter().copied())
+        })
     }
 
     /// The right to what the holder of a namespace reaches through it.
@@ -104,12 +115,12 @@ impl Right {
     }
 }
 
-/// The one answer to who uses what was taken back.
+/// The one answer to everybody who uses a grant that was taken back.
 pub(in crate::host) fn revoked() -> capnp::Error {
     error::revoked(TAKEN_BACK)
 }
 
-/// As [`revoked`], to the caller of a call that may have begun.
+/// As [`revoked`], for a call that may have begun.
 pub(in crate::host) fn revoked_under_way() -> capnp::Error {
     error::revoked_under_way(TAKEN_BACK)
 }
@@ -118,12 +129,12 @@ const TAKEN_BACK: &str = "the grant of this reference was taken back";
 
 /// The rights that a grant takes from the one from which it is made.
 #[derive(Clone, Default)]
-pub(in crate::host) struct Gives {
+pub(in crate::host) struct MayGive {
     /// Grants that survive it.
     pub(in crate::host) independent: bool,
     /// The number of grants that it was made from, in a row.
     pub(in crate::host) depth: u8,
-    /// Those that it was made from, the nearest first, whether it depends on them or not.
+    /// The grants that it was made from, the nearest first, whether it depends on them or not.
     pub(in crate::host) before: Vec<GrantId>,
 }
 
@@ -135,42 +146,42 @@ pub(in crate::host) const REVOKE: u16 = 4;
 pub(in crate::host) const SAVE: u16 = 0;
 
 /// Tells whether a call is about grants: it is answered for the class.
-pub(in crate::host) fn is_granting(interface: u64) -> bool {
-    interface == facet::Client::TYPE_ID || interface == persistent::Client::TYPE_ID
+pub(in crate::host) fn is_granting(method: Method) -> bool {
+    [facet::Client::TYPE_ID, persistent::Client::TYPE_ID].contains(&method.interface)
 }
 
-/// Tells whether the holder of `right` may make a call: one that the caveats leave out looks as if
-/// it weren't there. A call that makes a capability or a reference which is no more than the
+/// Tells whether the holder of `right` may make a call. A method that the caveats leave out looks
+/// as if it weren't there. A call that makes a capability or a reference no stronger than the
 /// holder's own is never left out.
 #[inline]
-pub(in crate::host) fn may_call(right: &Right, interface: u64, method: u16) -> bool {
-    match (interface, method) {
+pub(in crate::host) fn may_call(right: &Right, method: Method) -> bool {
+    match (method.interface, method.ordinal) {
         (persistent::Client::TYPE_ID, _) => true,
-        (facet::Client::TYPE_ID, GRANTS | REVOKE) => right.allows(interface, method),
+        (facet::Client::TYPE_ID, GRANTS | REVOKE) => right.allows(method),
         (facet::Client::TYPE_ID, _) => true,
-        _ => right.allows(interface, method),
+        _ => right.allows(method),
     }
 }
 
 /// A grant that somebody in this vat uses. Invariant: there is one of each that isn't cut.
-pub(in crate::host) struct Live {
-    pub(in crate::host) of: Of,
+pub(in crate::host) struct LiveGrant {
+    pub(in crate::host) grant_ref: GrantRef,
     /// The grant on which it depends.
-    parent: Option<Rc<Live>>,
-    pub(in crate::host) gives: Gives,
+    parent: Option<Rc<LiveGrant>>,
+    pub(in crate::host) may_give: MayGive,
     is_cut: Cell<bool>,
-    /// When it was last restored; 0: not since that was written down.
+    /// The time of its last restore; 0: none since that was written down.
     restored_ms: Cell<u64>,
-    all: Weak<Grants>,
+    all: Weak<LiveGrants>,
 }
 
-impl Live {
+impl LiveGrant {
     /// Its reference was restored.
     pub(in crate::host) fn was_restored(&self, now_ms: u64) {
         self.restored_ms.set(now_ms);
     }
 
-    /// Tells whether it, or one that it depends on, was.
+    /// Tells whether it, or a grant that it depends on, was cut.
     #[inline]
     pub(in crate::host) fn is_cut(&self) -> bool {
         self.with_parents().any(|live| live.is_cut.get())
@@ -182,16 +193,16 @@ impl Live {
     }
 }
 
-impl Drop for Live {
+impl Drop for LiveGrant {
     fn drop(&mut self) {
         let Some(all) = self.all.upgrade() else { return };
         if self.restored_ms.get() > 0 && !self.is_cut.get() {
-            all.restored.borrow_mut().insert(self.of, self.restored_ms.get());
+            all.restored.borrow_mut().insert(self.grant_ref, self.restored_ms.get());
         }
         let mut by_id = all.by_id.borrow_mut();
         // After a cut another one may have its place.
-        if by_id.get(&self.of).is_some_and(|live| std::ptr::eq(live.as_ptr(), self)) {
-            by_id.remove(&self.of);
+        if by_id.get(&self.grant_ref).is_some_and(|live| std::ptr::eq(live.as_ptr(), self)) {
+            by_id.remove(&self.grant_ref);
         }
     }
 }
@@ -202,51 +213,53 @@ pub(in crate::host) struct Moment(u64);
 
 /// The grants that are in use in a vat.
 #[derive(Default)]
-pub(in crate::host) struct Grants {
-    by_id: RefCell<BTreeMap<Of, Weak<Live>>>,
-    /// When those were last restored that nobody uses any more, until that is written down.
-    restored: RefCell<HashMap<Of, u64>>,
-    cut_lately: RefCell<VecDeque<Of>>,
-    /// The number of those that were cut.
+pub(in crate::host) struct LiveGrants {
+    by_id: RefCell<BTreeMap<GrantRef, Weak<LiveGrant>>>,
+    /// The times of the last restores of grants that nobody uses any more, until they are written
+    /// down.
+    restored: RefCell<HashMap<GrantRef, u64>>,
+    cut_lately: RefCell<VecDeque<GrantRef>>,
+    /// The number of all cuts so far.
     cuts: Cell<u64>,
     pub(in crate::host) sweeps: Sweeps,
 }
 
-impl Grants {
+impl LiveGrants {
     /// The grant, if somebody uses it and it is in force.
-    pub(in crate::host) fn get(&self, of: Of) -> Option<Rc<Live>> {
-        let live = self.by_id.borrow().get(&of)?.upgrade()?;
+    pub(in crate::host) fn get(&self, grant_ref: GrantRef) -> Option<Rc<LiveGrant>> {
+        let live = self.by_id.borrow().get(&grant_ref)?.upgrade()?;
         (!live.is_cut()).then_some(live)
     }
 
-    /// A grant that was found to be in force. There is one of each, also if it was found twice at once.
+    /// Adds a grant that was found to be in force. There is one of each, also if it was found twice
+    /// at once.
     pub(in crate::host) fn add(
         self: &Rc<Self>,
-        of: Of,
-        parent: Option<Rc<Live>>,
-        gives: Gives,
-    ) -> Rc<Live> {
-        if let Some(live) = self.get(of) {
+        grant_ref: GrantRef,
+        parent: Option<Rc<LiveGrant>>,
+        may_give: MayGive,
+    ) -> Rc<LiveGrant> {
+        if let Some(live) = self.get(grant_ref) {
             return live;
         }
         let (is_cut, restored_ms, all) = (Cell::default(), Cell::default(), Rc::downgrade(self));
-        let live = Rc::new(Live { of, parent, gives, is_cut, restored_ms, all });
-        self.by_id.borrow_mut().insert(of, Rc::downgrade(&live));
+        let live = Rc::new(LiveGrant { grant_ref, parent, may_give, is_cut, restored_ms, all });
+        self.by_id.borrow_mut().insert(grant_ref, Rc::downgrade(&live));
         live
     }
 
-    /// When the grant was last restored, if that isn't written down yet.
-    pub(in crate::host) fn restored(&self, of: Of) -> Option<u64> {
-        let live = self.by_id.borrow().get(&of).and_then(Weak::upgrade);
+    /// The time of the grant's last restore, if that isn't written down yet.
+    pub(in crate::host) fn restored(&self, grant_ref: GrantRef) -> Option<u64> {
+        let live = self.by_id.borrow().get(&grant_ref).and_then(Weak::upgrade);
         let live = live.map(|live| live.restored_ms.get()).filter(|restored| *restored > 0);
-        live.or_else(|| self.restored.borrow().get(&of).copied())
+        live.or_else(|| self.restored.borrow().get(&grant_ref).copied())
     }
 
-    /// All that were restored since that was last written down, and when.
-    pub(in crate::host) fn take_restored(&self) -> Vec<(Of, u64)> {
+    /// All grants that were restored since the last time this was asked, and the times.
+    pub(in crate::host) fn take_restored(&self) -> Vec<(GrantRef, u64)> {
         let mut restored: Vec<_> = self.restored.take().into_iter().collect();
         let live = self.by_id.borrow().values().filter_map(Weak::upgrade).collect::<Vec<_>>();
-        let live = live.iter().map(|live| (live.of, live.restored_ms.take()));
+        let live = live.iter().map(|live| (live.grant_ref, live.restored_ms.take()));
         restored.extend(live.filter(|(_, restored)| *restored > 0));
         restored
     }
@@ -256,19 +269,19 @@ impl Grants {
         Moment(self.cuts.get())
     }
 
-    /// Tells whether the grant was cut since then, so that what was asked then may be out of date.
-    /// Of what was cut before, the answer tells whether it is in force again.
-    pub(in crate::host) fn was_cut_since(&self, of: Of, then: Moment) -> bool {
+    /// Tells whether the grant was cut since then, so that an answer to a question from then may be
+    /// out of date. For a grant that was cut before, the answer tells whether it is in force again.
+    pub(in crate::host) fn was_cut_since(&self, grant_ref: GrantRef, then: Moment) -> bool {
         let since = self.cuts.get() - then.0;
         let cut_lately = self.cut_lately.borrow();
-        // Where it isn't known any more, it may have been.
+        // Beyond what is remembered, it may have been.
         let known = usize::try_from(since).ok().filter(|since| *since <= cut_lately.len());
-        known.is_none_or(|since| cut_lately.iter().rev().take(since).any(|cut| *cut == of))
+        known.is_none_or(|since| cut_lately.iter().rev().take(since).any(|cut| *cut == grant_ref))
     }
 
-    /// From now on nobody can use it, or what depends on it. Whether anybody did.
-    pub(in crate::host) fn cut(&self, of: Of) -> bool {
-        let live = self.by_id.borrow_mut().remove(&of).and_then(|live| live.upgrade());
+    /// From now on nobody can use the grant, or what depends on it. True if anybody did.
+    pub(in crate::host) fn cut(&self, grant_ref: GrantRef) -> bool {
+        let live = self.by_id.borrow_mut().remove(&grant_ref).and_then(|live| live.upgrade());
         if let Some(live) = &live {
             live.is_cut.set(true);
         }
@@ -276,7 +289,7 @@ impl Grants {
         if cut_lately.len() == CUT_LATELY_MAX {
             cut_lately.pop_front();
         }
-        cut_lately.push_back(of);
+        cut_lately.push_back(grant_ref);
         self.cuts.set(self.cuts.get() + 1);
         live.is_some()
     }

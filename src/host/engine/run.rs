@@ -1,4 +1,13 @@
 //! The life of a call: first poll, further polls, reply. Every poll is a turn of its object.
+//!
+//! Most handlers are done with their first poll, which needs no task and no waker. A handler that
+//! has to wait gets a task of its own, so that its object goes on with other calls meanwhile.
+//!
+//! Invariants:
+//! - All that one poll writes becomes durable together, or not at all.
+//! - A handler that has started runs to its end, unless its instance ends.
+//! - A panic of a handler ends its instance, and nothing else.
+//! - The reply waits in the gate for all that the object wrote before.
 
 use std::future::poll_fn;
 use std::panic::AssertUnwindSafe;
@@ -9,91 +18,86 @@ use std::task::{Context, Poll, Waker};
 use capnp::capability::{self, Params, Promise};
 use capstead_client::sturdyref::Method;
 
-use super::exclusive::Entry;
+use super::cut;
+use super::ending;
+use super::exclusive::Permit;
 use super::facet::Facet;
 use super::gated;
 use super::instance::Instance;
 use super::once;
-use super::right::is_granting;
-use super::right::revoked_under_way;
-use super::slot::{Birth, Start};
-use super::vat::Vat;
+use super::right::{is_granting, revoked_under_way};
+use super::scheduler::UnderWay;
+use super::slot::{ObjectSpec, QueuedCall};
 use crate::error::{Result, failed, name_method, of_class};
 use crate::membrane::{Body, BodySlot, Call, Chain, Dispatch, Reply, Results};
 
-/// A call that was accepted: shutdown waits until all of these were dropped.
-pub(in crate::host) struct UnderWay(pub(in crate::host) Rc<Vat>);
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.0.call_ended();
-    }
-}
-
 /// The reply that is owed to the caller of a handler that waits for something.
-pub(in crate::host) struct Running {
+pub(in crate::host) struct PendingReply {
     pub(in crate::host) reply: Reply,
     /// The facet on which the call was made.
     pub(in crate::host) facet: Rc<Facet>,
     pub(in crate::host) under_way: UnderWay,
-    /// Of an exclusive object: its next call starts when this is dropped.
-    pub(in crate::host) entry: Option<Entry>,
+    /// The next call of an exclusive object starts when this is dropped.
+    pub(in crate::host) permit: Option<Permit>,
 }
 
 /// The instance ended in its turn, or before: nothing of the turn has an effect.
-pub(in crate::host) struct Ended;
+pub(in crate::host) struct InstanceEnded;
 
 pub(in crate::host) type Handler = Promise<(), capnp::Error>;
 
 /// The call, and the chain, to which a turn belongs.
 #[derive(Default)]
-pub(in crate::host) struct Cause {
-    /// 0: to the object's waking.
-    pub(in crate::host) interface: u64,
-    pub(in crate::host) method: u16,
+pub(in crate::host) struct TurnCause {
+    /// None: it belongs to the object's waking.
+    pub(in crate::host) method: Option<Method>,
     /// The calls of exclusive objects that led here.
     pub(in crate::host) chain: Option<Chain>,
 }
 
 /// Polls a call for the first time.
-pub(in crate::host) fn first_poll(instance: &Rc<Instance>, server: &dyn Dispatch, start: Start) {
-    let Start { facet, call, under_way, entry, .. } = start;
-    let Call { interface, method, params, reply, chain, .. } = call;
-    let cause = Cause { interface, method, chain };
-    let running = Running { reply, facet: facet.clone(), under_way, entry };
-    let admitted = once::admit(instance, &facet, Method::new(interface, method), running);
-    let Some((running, claim)) = admitted else { return };
+pub(in crate::host) fn first_poll(
+    instance: &Rc<Instance>,
+    server: &dyn Dispatch,
+    queued: QueuedCall,
+) {
+    let QueuedCall { facet, call, under_way, permit, .. } = queued;
+    let Call { method, params, reply, chain, .. } = call;
+    let cause = TurnCause { method: Some(method), chain };
+    let pending = PendingReply { reply, facet: facet.clone(), under_way, permit };
+    let admitted = once::admit(instance, &facet, method, pending);
+    let Some((pending, claim)) = admitted else { return };
     let params = match gated::entering(instance, params) {
         Ok(params) => Params::new(params),
-        Err(error) => return answer(instance, running, Err(error)),
+        Err(error) => return answer(instance, pending, Err(error)),
     };
     let (results, body) = Results::new();
     let results = capability::Results::new(Box::new(results));
     instance.vat.metrics.calls_total.add(1);
     let polled = turn(instance, &cause, || {
         let start = || match &facet.made {
-            _ if is_granting(interface) => {
-                let calls = instance.birth.class.grant_calls;
-                calls(instance, &facet, Method::new(interface, method), params, results)
+            _ if is_granting(method) => {
+                let calls = instance.spec.class.grant_calls;
+                calls(instance, &facet, method, params, results)
             }
-            None => server.dispatch(interface, method, params, results),
-            Some(made) => made.call(interface, method, params, results),
+            None => server.dispatch(method, params, results),
+            Some(made) => made.call(method, params, results),
         };
         let mut handler = match claim {
             None => start(),
             Some(claim) => claim.run(instance, body.clone(), start),
         };
-        // It is polled again at once by a task of its own if it has to wait.
+        // If it has to wait, a task of its own polls it again at once.
         let polled = Pin::new(&mut handler).poll(&mut Context::from_waker(Waker::noop()));
         (handler, polled)
     });
     match polled {
-        Err(Ended) => answer(instance, running, Err(instance.ended())),
+        Err(InstanceEnded) => answer(instance, pending, Err(instance.why_ended())),
         Ok((_, Poll::Ready(outcome))) => {
-            let outcome = outcome.map_err(|error| name_method(error, interface, method));
-            finish(instance, running, outcome, &body);
+            let outcome = outcome.map_err(|error| name_method(error, method));
+            finish(instance, pending, outcome, &body);
         }
-        Ok((handler, Poll::Pending)) => go_on(instance, cause, facet, running, handler, body),
+        Ok((handler, Poll::Pending)) => go_on(instance, cause, facet, pending, handler, body),
     }
 }
 
@@ -101,71 +105,70 @@ pub(in crate::host) fn first_poll(instance: &Rc<Instance>, server: &dyn Dispatch
 /// the instance.
 fn go_on(
     instance: &Rc<Instance>,
-    cause: Cause,
+    cause: TurnCause,
     facet: Rc<Facet>,
-    running: Running,
+    pending: PendingReply,
     handler: Handler,
     body: BodySlot,
 ) {
-    let number = instance.owe(running);
+    let number = instance.owe(pending);
     open_early(instance, number, &body);
     let owner = instance.clone();
     let instance = instance.clone();
     let task = tokio::task::spawn_local(async move {
         let _held_while_it_runs = facet;
-        let mut handler = Turns { instance: &instance, cause, future: handler };
+        let mut handler = InTurns { instance: &instance, cause, future: handler };
         let outcome = poll_fn(|cx| {
             let polled = Pin::new(&mut handler).poll(cx);
             instance.vat.busy(|| open_early(&instance, number, &body));
             polled
         });
         let outcome = outcome.await;
-        instance.tasks.borrow_mut().remove(&number);
-        let running = instance.running.borrow_mut().remove(&number);
-        if let (Ok(outcome), Some(running)) = (outcome, running) {
-            instance.vat.busy(|| finish(&instance, running, outcome, &body));
+        instance.remove_task(number);
+        let pending = instance.take_pending(number);
+        if let (Ok(outcome), Some(pending)) = (outcome, pending) {
+            instance.vat.busy(|| finish(&instance, pending, outcome, &body));
         }
     });
-    owner.tasks.borrow_mut().insert(number, task.abort_handle());
+    owner.add_task(number, &task);
 }
 
-/// The handler called `set_pipeline`: what it has put into its results by then may be called once
-/// all writes so far are durable.
+/// The handler called `set_pipeline`: the capabilities in its results so far may be called once all
+/// writes so far are durable.
 fn open_early(instance: &Rc<Instance>, number: u64, body: &BodySlot) {
     let Some(mut early) = body.take_early() else { return };
     early.replace_caps(|cap| gated::leaving(instance, cap));
     let (owner, whole) = (instance.clone(), body.clone());
     instance.gate.call(move || {
-        // Taken out meanwhile, since the calls that now start may end the instance.
-        let running = owner.running.borrow_mut().remove(&number);
-        let Some(mut running) = running else { return };
-        match running.reply.open_pipeline(early, whole) {
-            Ok(()) => drop(owner.running.borrow_mut().insert(number, running)),
-            Err(error) => running.reply.send(Err(error)),
+        // Taken out for the time, since the calls that start now may end the instance.
+        let Some(mut pending) = owner.take_pending(number) else { return };
+        match pending.reply.open_pipeline(early, whole) {
+            Ok(()) => owner.put_back(number, pending),
+            Err(error) => pending.reply.send(Err(error)),
         }
     });
 }
 
 /// A future whose polls are turns of an instance.
-pub(in crate::host) struct Turns<'a, F> {
+pub(in crate::host) struct InTurns<'a, F> {
     pub(in crate::host) instance: &'a Rc<Instance>,
-    pub(in crate::host) cause: Cause,
+    pub(in crate::host) cause: TurnCause,
     pub(in crate::host) future: F,
 }
 
-impl<F: Future + Unpin> Future for Turns<'_, F> {
-    type Output = std::result::Result<F::Output, Ended>;
+impl<F: Future + Unpin> Future for InTurns<'_, F> {
+    type Output = std::result::Result<F::Output, InstanceEnded>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let instance = self.instance;
         if instance.broken().is_some() {
-            return Poll::Ready(Err(Ended));
+            return Poll::Ready(Err(InstanceEnded));
         }
         let Self { cause, future, .. } = &mut *self;
         match instance.vat.busy(|| turn(instance, cause, || Pin::new(future).poll(cx))) {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
-            Err(Ended) => Poll::Ready(Err(Ended)),
+            Err(InstanceEnded) => Poll::Ready(Err(InstanceEnded)),
         }
     }
 }
@@ -174,13 +177,13 @@ impl<F: Future + Unpin> Future for Turns<'_, F> {
 /// instance alone, as [`Context::abort`](super::Context::abort) does.
 pub(in crate::host) fn turn<T>(
     instance: &Rc<Instance>,
-    cause: &Cause,
+    cause: &TurnCause,
     poll: impl FnOnce() -> T,
-) -> std::result::Result<T, Ended> {
+) -> std::result::Result<T, InstanceEnded> {
     let vat = &instance.vat;
-    vat.store.borrow_mut().begin(instance.account.clone());
-    let Birth { id, class, .. } = &instance.birth;
-    vat.pulse.begin(class.number, *id, cause.interface, cause.method);
+    vat.turns.begin(instance.account.clone());
+    let ObjectSpec { id, class, .. } = &instance.spec;
+    vat.activity.begin(class.number, *id, cause.method);
     if let Some(bodies) = vat.bodies.get() {
         bodies.runs_here();
     }
@@ -191,51 +194,55 @@ pub(in crate::host) fn turn<T>(
     if cause.chain.is_some() {
         vat.chain.take();
     }
-    vat.pulse.end();
+    vat.activity.end();
     match polled {
         Ok(output) if instance.broken().is_none() => {
-            vat.seal(instance);
+            vat.turns.end(&instance.gate);
             Ok(output)
         }
         Ok(aborted) => {
-            contain("dropping an aborted turn", || drop(aborted));
-            Err(Ended)
+            catch_panic("dropping an aborted turn", || drop(aborted));
+            Err(InstanceEnded)
         }
         Err(_) => {
-            tracing::error!(class = instance.birth.class.name, "an object panicked and was ended");
-            vat.break_off(instance, "panicked");
-            Err(Ended)
+            tracing::error!(class = instance.spec.class.name, "an object panicked and was ended");
+            ending::abort(instance, "panicked");
+            Err(InstanceEnded)
         }
     }
 }
 
-fn finish(instance: &Rc<Instance>, running: Running, outcome: Result<()>, body: &BodySlot) {
+fn finish(instance: &Rc<Instance>, pending: PendingReply, outcome: Result<()>, body: &BodySlot) {
     let outcome = outcome.map_err(of_class).and_then(|()| {
         let mut body = body.take().ok_or_else(|| failed("the handler kept its results"))?;
         body.replace_caps(|cap| gated::leaving(instance, cap));
         Ok(body)
     });
-    answer(instance, running, outcome);
+    answer(instance, pending, outcome);
 }
 
-pub(in crate::host) fn answer(instance: &Rc<Instance>, running: Running, outcome: Result<Body>) {
+pub(in crate::host) fn answer(
+    instance: &Rc<Instance>,
+    pending: PendingReply,
+    outcome: Result<Body>,
+) {
     instance.was_used();
-    let Running { reply, under_way, entry, facet } = running;
+    let PendingReply { reply, under_way, permit, facet } = pending;
     let (grant, vat) = (facet.right.grant.clone(), instance.vat.clone());
-    drop((entry, facet));
+    drop((permit, facet));
     let held = reply.hold(&outcome);
     instance.gate.reply(move |on_its_way| {
         reply.keep((under_way, on_its_way));
         if grant.is_some_and(|grant| grant.is_cut()) {
-            return vat.tell_cut(reply, revoked_under_way());
+            return cut::tell(&vat, reply, revoked_under_way());
         }
         reply.send(outcome);
         drop(held);
     });
 }
 
-/// Runs code of the class whose panic must end nothing else.
-pub(in crate::host) fn contain(what: &str, work: impl FnOnce()) {
+/// Runs code whose panic must end nothing else.
+pub(in crate::host) fn catch_panic(what: &str, work: impl FnOnce()) {
     if std::panic::catch_unwind(AssertUnwindSafe(work)).is_err() {
         tracing::error!("{what} panicked");
     }

@@ -1,26 +1,26 @@
-//! Shares: what each grant, with those that were made from it, made the server keep in one object.
+//! Shares: the amount that each grant, with those that were made from it, made the server keep in
+//! one object.
 //!
-//! Without them the holder of one reference could use up the request ids and the quota of an object, so
-//! that nobody else could call it. The root grants of classes have no shares: they are the operator's own.
+//! Without them the holder of one reference could use up the request ids and the quota of an
+//! object, so that nobody else could call it. The root grants of classes have no shares: they are
+//! the operator's own.
 //!
-//! They lie in the object's own storage: under the id of a grant stand the number of grants (4), the
-//! number of request ids (4), and the bytes of both (8), big-endian, as long as one isn't 0.
+//! They lie in the object's own storage: under the id of a grant stand the number of grants (4),
+//! the number of request ids (4), and the bytes of both (8), big-endian, as long as one isn't 0.
 //!
-//! **Invariant:** a share is no more than what is kept for its grant. An import begins all shares of an
-//! object anew, so it may be less: what was there before counts for nobody, and never below 0.
-
-use std::rc::Rc;
+//! **Invariant:** a share is no more than what is kept for its grant. An import begins all shares
+//! of an object anew, so it may be less: what was there before counts for nobody, and never below
+//! 0.
 
 use capstead_client::sturdyref::GrantId;
 
-use super::header::Header;
 use super::instance::Instance;
 use super::right::Right;
 use super::vat::Vat;
 use crate::error::{Reason, Result, failed, overloaded};
 use crate::id::ObjectId;
 use crate::limits::{SHARE_GRANTS_MAX, SHARE_IDS_MAX, SHARES_OF_QUOTA};
-use crate::storage::{Account, Space, Store};
+use crate::storage::{Space, Store};
 
 /// An amount that is kept for a grant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -141,7 +141,7 @@ pub(in crate::host) fn change(
         let key = grant.as_bytes();
         match before.changed(change).encode() {
             Some(record) => store.put_record(object, Space::Shares, key, &record)?,
-            // Of a root there is none, and of what was imported.
+            // Roots have no share, and neither has what was imported.
             None if before == Share::default() => continue,
             None => store.delete_record(object, Space::Shares, key)?,
         };
@@ -155,37 +155,12 @@ pub(in crate::host) fn change_in_turn(
     grants: &[GrantId],
     by: Change,
 ) -> Result<()> {
-    change(&mut instance.vat.store.borrow_mut(), instance.birth.id, grants, by)
+    change(&mut instance.vat.turns.store_mut(), instance.spec.id, grants, by)
 }
 
-impl Vat {
-    /// The grants in whose shares counts what is kept for the holder of `right`.
-    pub(in crate::host) fn lineage(&self, right: &Right) -> Vec<GrantId> {
-        right.lineage().filter(|grant| !self.roots.contains(grant)).collect()
-    }
-
-    /// The instance of an object that is awake, or wakes.
-    pub(in crate::host) fn instance_of(&self, target: ObjectId) -> Option<Rc<Instance>> {
-        let slot = self.slots.borrow().get(&target).cloned()?;
-        let awake = slot.awake().map(|(instance, _)| instance);
-        awake.or_else(|| slot.waking.borrow().clone())
-    }
-
-    /// The account of an object, or of a namespace, for writes of the server itself.
-    ///
-    /// # Errors
-    /// When the storage can't be read.
-    pub(in crate::host) fn account_of(&self, target: ObjectId) -> Result<Rc<Account>> {
-        if let Some(instance) = self.instance_of(target) {
-            return Ok(instance.account.clone());
-        }
-        let store = self.store.borrow();
-        let Some(header) = store.get(target, Space::Header, &[])? else {
-            return Ok(Account::system(target));
-        };
-        let class = Header::class_of(&header).and_then(|class| self.class_account(class));
-        Ok(store.account(target, true, u64::MAX, class)?)
-    }
+/// The grants in whose shares counts what is kept for the holder of `right`.
+pub(in crate::host) fn lineage(vat: &Vat, right: &Right) -> Vec<GrantId> {
+    right.lineage().filter(|grant| !vat.objects.is_root(grant)).collect()
 }
 
 /// The refusal of a call with an id when those that are kept for its grant are too many.

@@ -1,10 +1,13 @@
 //! One object's place in its vat, awake or not.
 //!
+//! Facets hold the slot and not the instance, so that an object may fall asleep and wake again
+//! without their notice.
+//!
 //! Invariants:
 //! - At most one instance of an object is awake, and `wake` ends before its first call starts.
 //! - Calls that arrive while the object wakes start in arrival order once it is awake.
-//! - A facet of an instance that ended never reaches the next one: their generations differ. Rest is no
-//!   end: what held the object that fell asleep wakes it again.
+//! - A facet of an instance that ended never reaches the next one: their generations differ. Rest
+//!   is no end: whoever held the object that fell asleep wakes it again.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -13,17 +16,19 @@ use std::rc::Rc;
 use capstead_client::Outlet;
 
 use super::class::Class;
-use super::exclusive::Entry;
+use super::cut;
+use super::exclusive::Permit;
 use super::facet::Facet;
 use super::instance::Instance;
-use super::run::{UnderWay, contain};
+use super::run::catch_panic;
+use super::scheduler::UnderWay;
 use crate::error::disconnected;
 use crate::id::ObjectId;
-use crate::membrane::{Call, Dispatch};
+use crate::membrane::{Call, Dispatch, Reply};
 
-/// Which object is meant, and what to write down when it comes into existence.
+/// The identity of an object, with all that is written down when it comes into existence.
 #[derive(Clone)]
-pub(in crate::host) struct Birth {
+pub(in crate::host) struct ObjectSpec {
     pub(in crate::host) id: ObjectId,
     pub(in crate::host) class: Rc<Class>,
     /// The object's name in its namespace; none for an anonymous object.
@@ -31,16 +36,16 @@ pub(in crate::host) struct Birth {
 }
 
 /// A call that a facet accepted and that waits for its first poll.
-pub(in crate::host) struct Start {
+pub(in crate::host) struct QueuedCall {
     pub(in crate::host) facet: Rc<Facet>,
     pub(in crate::host) call: Call,
     pub(in crate::host) under_way: UnderWay,
     /// An exclusive object runs no other call until this is dropped; none before its turn.
-    pub(in crate::host) entry: Option<Entry>,
+    pub(in crate::host) permit: Option<Permit>,
     pub(in crate::host) passage: Passage,
 }
 
-impl Start {
+impl QueuedCall {
     /// The outlet for which it has waited, if it comes back from there.
     pub(in crate::host) fn returned(&self) -> Option<Rc<Outlet>> {
         if self.passage != Passage::Returned {
@@ -50,34 +55,35 @@ impl Start {
     }
 }
 
-/// The stage of a call that waits for its caller to read; see [`behind`](super::behind).
+/// The stage of a call that waits for its caller to read; see
+/// [`behind`](super::scheduler) and [`parked`](super::parked).
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(in crate::host) enum Passage {
     #[default]
     None,
-    /// Of those that wait for the same caller it is the first.
+    /// It is the first of those that wait for the same caller.
     Next,
     Passed,
     /// It then waited until its object was awake.
     Waited,
-    /// It then waited for its caller once more, and is the first of those; see [`parked`](super::parked).
+    /// It then waited for its caller once more, and is the first of those.
     Returned,
 }
 
-pub(in crate::host) enum State {
+enum SlotState {
     Asleep,
-    Waking(VecDeque<Start>),
+    Waking(VecDeque<QueuedCall>),
     Awake(Rc<Instance>, Rc<dyn Dispatch>),
 }
 
-/// Held by the vat while the object is awake or anybody holds a facet of it.
+/// See the head of the file.
 pub(in crate::host) struct Slot {
-    pub(in crate::host) birth: Birth,
-    pub(in crate::host) state: RefCell<State>,
+    pub(in crate::host) spec: ObjectSpec,
+    state: RefCell<SlotState>,
     /// The instance that wakes, whose calls wait in `state`.
-    pub(in crate::host) waking: RefCell<Option<Rc<Instance>>>,
+    waking: RefCell<Option<Rc<Instance>>>,
     /// Counts the instances that ended.
-    pub(in crate::host) generation: Cell<u32>,
+    generation: Cell<u32>,
     /// The ends of the last of them, for those who hold facets of theirs.
     ends: RefCell<VecDeque<capnp::Error>>,
 }
@@ -86,32 +92,90 @@ pub(in crate::host) struct Slot {
 const ENDS_KEPT: usize = 4;
 
 impl Slot {
-    pub(in crate::host) fn new(birth: Birth) -> Rc<Self> {
-        let state = RefCell::new(State::Asleep);
+    pub(in crate::host) fn new(spec: ObjectSpec) -> Rc<Self> {
+        let state = RefCell::new(SlotState::Asleep);
         let (waking, generation, ends) = (RefCell::default(), Cell::default(), RefCell::default());
-        Rc::new(Self { birth, state, waking, generation, ends })
+        Rc::new(Self { spec, state, waking, generation, ends })
     }
 
     pub(in crate::host) fn is_asleep(&self) -> bool {
-        matches!(*self.state.borrow(), State::Asleep)
+        matches!(*self.state.borrow(), SlotState::Asleep)
     }
 
     pub(in crate::host) fn is_waking(&self) -> bool {
-        matches!(*self.state.borrow(), State::Waking(_))
+        matches!(*self.state.borrow(), SlotState::Waking(_))
     }
 
     /// The instance and what answers its calls, if the object is awake.
     pub(in crate::host) fn awake(&self) -> Option<(Rc<Instance>, Rc<dyn Dispatch>)> {
         match &*self.state.borrow() {
-            State::Awake(instance, server) => Some((instance.clone(), server.clone())),
+            SlotState::Awake(instance, server) => Some((instance.clone(), server.clone())),
             _ => None,
         }
     }
 
-    /// The instance is about to be awake, or could not wake: whether the object still waits for it.
-    pub(in crate::host) fn ends_waking(&self, instance: &Rc<Instance>) -> bool {
+    /// The instance that wakes.
+    pub(in crate::host) fn waking(&self) -> Option<Rc<Instance>> {
+        self.waking.borrow().clone()
+    }
+
+    /// The instance, awake or not yet. One that wakes is given up by that.
+    pub(in crate::host) fn take_instance(&self) -> Option<Rc<Instance>> {
+        let awake = self.awake().map(|(instance, _)| instance);
+        awake.or_else(|| self.waking.take())
+    }
+
+    /// The object begins to wake, for this call.
+    pub(in crate::host) fn begin_waking(&self, first: QueuedCall) {
+        *self.state.borrow_mut() = SlotState::Waking(VecDeque::from([first]));
+    }
+
+    /// The instance to be awake, which the calls wait for.
+    pub(in crate::host) fn set_waking(&self, instance: &Rc<Instance>) {
+        self.waking.replace(Some(instance.clone()));
+    }
+
+    /// Another call waits until the object is awake.
+    pub(in crate::host) fn wait(&self, queued: QueuedCall) {
+        if let SlotState::Waking(waiting) = &mut *self.state.borrow_mut() {
+            waiting.push_back(queued);
+        }
+    }
+
+    /// Looks at the calls that wait until the object is awake.
+    pub(in crate::host) fn with_waiting<T>(
+        &self,
+        look: impl FnOnce(&VecDeque<QueuedCall>) -> T,
+    ) -> Option<T> {
+        match &*self.state.borrow() {
+            SlotState::Waking(waiting) => Some(look(waiting)),
+            _ => None,
+        }
+    }
+
+    /// Takes the replies of waiting calls that were cut.
+    pub(in crate::host) fn take_cut(&self, cut: &mut Vec<Reply>) {
+        if let SlotState::Waking(waiting) = &mut *self.state.borrow_mut() {
+            cut::take_cut(waiting, cut);
+        }
+    }
+
+    /// The instance is about to be awake, or could not wake. False if it was given up before.
+    pub(in crate::host) fn end_waking(&self, instance: &Rc<Instance>) -> bool {
         let mut waking = self.waking.borrow_mut();
         waking.take_if(|waking| Rc::ptr_eq(waking, instance)).is_some()
+    }
+
+    /// The object is awake. Gives back the calls that waited for it.
+    pub(in crate::host) fn set_awake(
+        &self,
+        instance: Rc<Instance>,
+        server: Rc<dyn Dispatch>,
+    ) -> VecDeque<QueuedCall> {
+        match self.state.replace(SlotState::Awake(instance, server)) {
+            SlotState::Waking(waiting) => waiting,
+            _ => unreachable!("only the end of waking ends waking"),
+        }
     }
 
     /// No facet that exists now reaches the object any more; those who try are told why.
@@ -122,8 +186,13 @@ impl Slot {
         ends.push_front(why);
     }
 
-    /// The end of an earlier generation of instances.
-    pub(in crate::host) fn end_of(&self, generation: u32) -> capnp::Error {
+    /// The number of instances that ended. A facet with an older one is broken.
+    pub(in crate::host) fn generation(&self) -> u32 {
+        self.generation.get()
+    }
+
+    /// The reason why an earlier generation of instances ended.
+    pub(in crate::host) fn why_ended(&self, generation: u32) -> capnp::Error {
         let behind = self.generation.get().wrapping_sub(generation) as usize;
         let why = self.ends.borrow().get(behind.wrapping_sub(1)).cloned();
         why.unwrap_or_else(|| disconnected("the object ended: restore its reference"))
@@ -131,17 +200,17 @@ impl Slot {
 
     /// The object is at rest: its facets stay good.
     pub(in crate::host) fn sleep(&self) {
-        if let State::Awake(_, server) = self.state.replace(State::Asleep) {
-            contain("dropping an object", || drop(server));
+        if let SlotState::Awake(_, server) = self.state.replace(SlotState::Asleep) {
+            catch_panic("dropping an object", || drop(server));
         }
     }
 
     /// The instance ended, or could not wake: gives back the calls that were waiting for it.
-    pub(in crate::host) fn end(&self) -> VecDeque<Start> {
-        match self.state.replace(State::Asleep) {
-            State::Waking(waiting) => return waiting,
-            State::Awake(_, server) => contain("dropping an object", || drop(server)),
-            State::Asleep => {}
+    pub(in crate::host) fn vacate(&self) -> VecDeque<QueuedCall> {
+        match self.state.replace(SlotState::Asleep) {
+            SlotState::Waking(waiting) => return waiting,
+            SlotState::Awake(_, server) => catch_panic("dropping an object", || drop(server)),
+            SlotState::Asleep => {}
         }
         VecDeque::new()
     }

@@ -1,7 +1,9 @@
-//! The sweeps of a vat: whose dead grants are being removed, and by which time they are over.
+//! The sweeps of a vat: the targets whose dead grants are being removed, and the time by which
+//! grants are over.
 //!
-//! A clock that is ahead for a moment must not destroy what is good when it is right again. So when grants
-//! have to go soon after their time, the time that counts is the least that the clock has shown for an hour.
+//! A clock that is ahead for a moment must not destroy what is good when it is right again. So when
+//! grants have to go soon after their time, the time that counts is the least that the clock has
+//! shown for an hour.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -29,12 +31,13 @@ pub(in crate::host) struct Sweeps {
 }
 
 impl Sweeps {
-    /// Tells whether to sweep the target: nobody does it already.
+    /// A sweep of the target begins. False if one is under way.
     pub(in crate::host) fn begin(&self, target: ObjectId) -> bool {
         self.running.borrow_mut().insert(target)
     }
 
-    /// As [`begin`](Self::begin), for want of room: it isn't done again and again for who asks too much.
+    /// As [`begin`](Self::begin), for want of room. Holders who ask for too much can't have it done
+    /// again and again.
     pub(in crate::host) fn begin_for_room(&self, target: ObjectId) -> bool {
         let is_soon = self.ended.borrow().get(&target).is_some_and(|at| at.elapsed() < PAUSE);
         !is_soon && self.begin(target)

@@ -1,54 +1,47 @@
-//! The objects of one thread, and the order in which their calls start.
+//! The objects of one thread, with all that their calls need.
+//!
+//! A call comes to a facet, waits in the [`Scheduler`] until it may start, finds its object among
+//! the [`Objects`] and wakes it if it sleeps, and runs in [`Turns`], whose writes become durable
+//! before anything that follows them leaves. Each of these three keeps its own state and
+//! invariants. The vat holds them together, with what belongs to no object: clock, keys, grants in
+//! use, and the way to other hosts.
 //!
 //! Invariants:
-//! - Calls start in the order in which they were accepted; those that find the vat busy, the queue
-//!   not empty, or the commit queue full, wait in the queue. Those whose caller has much to read wait
-//!   [behind](super::behind) it, and nobody else's do.
-//! - No turn runs inside another one, however calls and replies lead to each other, so that no depth
-//!   of calls nests the stack.
-//! - A gate opens only after the commit thread said that its writes are durable.
+//! - A vat has one thread, and no part of it a lock.
+//! - The tasks of a vat hold it weakly, and end with it.
+//! - Once it is closed, no instance of it acts.
 
-use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::cell::{OnceCell, RefCell};
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
 use capnp::private::capability::ClientHook;
-use capstead_client::sturdyref::GrantId;
-use tokio::sync::{Notify, SetOnce};
+use tokio::sync::Notify;
 
-use super::awake::{Awake, AwakeLimits};
-use super::behind::{Behind, Startable};
-use super::class::{Class, numbered};
+use super::activity::Activity;
+use super::awake::AwakeLimits;
+use super::class::Class;
 use super::cluster::Cluster;
-use super::exclusive::Waits;
 use super::facet::Facet;
-use super::instance::Instance;
+use super::fault::Fault;
+use super::header::Header;
+use super::objects::Objects;
 use super::once::Retention;
-use super::pulse::Pulse;
-use super::quota::class_accounts;
-use super::rest::{self, Warm};
-use super::right::{Grants, Right};
-use super::run::{self, UnderWay};
-use super::slot::{Birth, Slot, Start, State};
-use crate::clock::{Clock, monotonic};
-use crate::error::{Result, disconnected, failed, not_begun};
-use crate::gate::Gate;
+use super::right::{LiveGrants, Right};
+use super::scheduler::Scheduler;
+use super::slot::{ObjectSpec, QueuedCall, Slot};
+use super::turns::Turns;
+use super::{ending, exclusive, parked, rest, run, waking};
+use crate::clock::Clock;
+use crate::error::{Result, disconnected};
 use crate::http::Room;
 use crate::id::ObjectId;
 use crate::membrane::Chain;
 use crate::metrics::Metrics;
-use crate::storage::{ClassAccount, LogOptions, Space, StorageError, Store, StoreOptions, Ticket};
-use crate::sturdyref::{ReferenceCipher, root_grant};
-
-/// Queued calls that start before other tasks of the thread get their turn again.
-const STARTS_IN_A_ROW: usize = 64;
-/// And how long that may take: answers of megabytes take milliseconds each. The clock is asked once for so
-/// many starts, and never where there are fewer.
-const IN_A_ROW: Duration = Duration::from_millis(2);
-const STARTS_UNTIMED: usize = 4;
+use crate::storage::{Account, LogOptions, Presence, Space, StorageError, Store, StoreOptions};
+use crate::sturdyref::ReferenceCipher;
 
 /// The parts of a vat.
 #[derive(Debug)]
@@ -67,54 +60,23 @@ pub(crate) struct VatOptions {
     pub(crate) bodies: Arc<Room>,
 }
 
+/// See the head of the file.
 pub(crate) struct Vat {
-    pub(in crate::host) store: RefCell<Store>,
+    pub(super) scheduler: Rc<Scheduler>,
+    pub(in crate::host) turns: Turns,
+    pub(in crate::host) objects: Objects,
     pub(in crate::host) metrics: Arc<Metrics>,
     pub(in crate::host) clock: Clock,
-    pub(in crate::host) retention: Retention,
+    pub(super) retention: Retention,
     /// The grants by which somebody holds something of this vat.
-    pub(in crate::host) grants: Rc<Grants>,
+    pub(in crate::host) live_grants: Rc<LiveGrants>,
     pub(in crate::host) reference_cipher: Rc<ReferenceCipher>,
-    classes: HashMap<&'static str, Rc<Class>>,
-    /// The root grants of the classes.
-    pub(in crate::host) roots: HashSet<GrantId>,
-    /// The sums of what the objects of a class store together, where that is limited.
-    class_accounts: HashMap<&'static str, Rc<ClassAccount>>,
     agent: OnceCell<Weak<dyn Cluster>>,
-    pub(in crate::host) slots: RefCell<HashMap<ObjectId, Rc<Slot>>>,
-    /// Sealed turns whose gates open when they are durable.
-    pub(in crate::host) sealed: RefCell<VecDeque<(Ticket, Rc<Gate>)>>,
-    queue: RefCell<VecDeque<Start>>,
-    /// Calls whose callers have to read before they start.
-    pub(in crate::host) behind: Behind,
-    busy: Cell<bool>,
-    /// A list is being visited, in a snapshot of its own.
-    pub(in crate::host) visiting: Cell<bool>,
-    /// Wakes the task that starts queued calls.
-    runnable: Rc<Notify>,
-    /// Wakes the task that hands sealed turns to the commit thread: it runs after all that is ready
-    /// to run now, so that calls which came together share one sync.
-    pub(in crate::host) committable: Rc<Notify>,
-    /// The time for which an object stays awake without a call.
-    pub(in crate::host) warm: Warm,
-    /// Which are awake.
-    pub(in crate::host) awake: Awake,
-    /// Wakes the task that puts objects to sleep when what is awake has grown too much.
-    pub(in crate::host) grown: Rc<Notify>,
-    /// Wakes the task that opens gates; the commit thread does so too.
-    progress: Arc<Notify>,
-    under_way: Cell<usize>,
-    pub(in crate::host) closing: Cell<bool>,
-    /// Why it can't go on, other than by its storage.
-    pub(in crate::host) fault: SetOnce<String>,
-    /// Calls that wait for exclusive objects.
-    pub(in crate::host) waits: Waits,
+    pub(super) fault: Rc<Fault>,
     /// The chain that led to the calls that are made now: that of the present turn.
-    pub(in crate::host) chain: RefCell<Option<Chain>>,
-    pub(in crate::host) pulse: Arc<Pulse>,
-    pub(in crate::host) bodies: OnceCell<Arc<Room>>,
-    /// Wakes whoever waits for the last call to end, or for the storage to fail.
-    pub(in crate::host) changed: Notify,
+    pub(super) chain: RefCell<Option<Chain>>,
+    pub(super) activity: Arc<Activity>,
+    pub(super) bodies: OnceCell<Arc<Room>>,
 }
 
 impl Vat {
@@ -149,60 +111,27 @@ impl Vat {
         let reference_cipher = Rc::new(cipher);
         let cipher = reference_cipher.clone();
         store.find_references(Rc::new(move |owner, key, value| cipher.targets(owner, key, value)));
-        let pulse = Arc::new(Pulse::new(classes.iter().map(|class| class.name).collect()));
+        let activity = Activity::new(classes.iter().map(|class| class.name).collect());
         let vat = Rc::new(Self {
-            class_accounts: class_accounts(&store, &classes)?,
-            roots: classes.iter().map(|class| root_grant(class.name)).collect(),
-            store: RefCell::new(store),
+            scheduler: Rc::default(),
+            objects: Objects::new(&store, classes, awake)?,
+            turns: Turns::new(store, progress.clone()),
             metrics,
             clock: retention.clock(),
             retention,
-            grants: Rc::default(),
+            live_grants: Rc::default(),
             reference_cipher,
-            classes: numbered(classes),
             agent: OnceCell::new(),
-            slots: RefCell::default(),
-            sealed: RefCell::default(),
-            queue: RefCell::default(),
-            behind: Behind::default(),
-            busy: Cell::default(),
-            visiting: Cell::default(),
-            runnable: Rc::default(),
-            committable: Rc::default(),
-            warm: Warm::default(),
-            awake: Awake::new(awake),
-            grown: Rc::default(),
-            progress: progress.clone(),
-            under_way: Cell::default(),
-            closing: Cell::default(),
-            fault: SetOnce::new(),
-            waits: Waits::new(),
+            fault: Rc::default(),
             chain: RefCell::default(),
-            pulse,
+            activity: Arc::new(activity),
             bodies: OnceCell::new(),
-            changed: Notify::new(),
         });
-        vat.essential(settle_on(Rc::downgrade(&vat), progress));
-        vat.essential(commit_submitted(Rc::downgrade(&vat), vat.committable.clone()));
-        vat.essential(start_queued(Rc::downgrade(&vat), vat.runnable.clone()));
-        vat.essential(rest::shrink(Rc::downgrade(&vat), vat.grown.clone()));
+        vat.fault.watch(settle_on(Rc::downgrade(&vat), progress));
+        vat.fault.watch(commit_submitted(Rc::downgrade(&vat), vat.turns.committable()));
+        vat.fault.watch(start_queued(Rc::downgrade(&vat), vat.scheduler.runnable()));
+        vat.fault.watch(rest::shrink(Rc::downgrade(&vat), vat.objects.awake().grown()));
         Ok(vat)
-    }
-
-    /// # Errors
-    /// When no class of that name is registered.
-    pub(in crate::host) fn class(&self, name: &str) -> Result<Rc<Class>> {
-        let class = self.classes.get(name).cloned();
-        class.ok_or_else(|| failed(format!("this server has no class named {name}")))
-    }
-
-    /// The sum of what the objects of the class store together, if that is limited.
-    pub(in crate::host) fn class_account(&self, name: &str) -> Option<Rc<ClassAccount>> {
-        self.class_accounts.get(name).cloned()
-    }
-
-    pub(in crate::host) fn classes(&self) -> impl Iterator<Item = &Rc<Class>> {
-        self.classes.values()
     }
 
     pub(in crate::host) fn set_agent(&self, agent: Weak<dyn Cluster>) {
@@ -217,156 +146,91 @@ impl Vat {
         agent.ok_or_else(|| disconnected("this host is not part of a cluster"))
     }
 
-    /// The place of an object, which it has while it is awake or anybody holds a facet of it.
-    pub(in crate::host) fn slot(&self, birth: &Birth) -> Rc<Slot> {
-        let mut slots = self.slots.borrow_mut();
-        slots.entry(birth.id).or_insert_with(|| Slot::new(birth.clone())).clone()
-    }
-
-    /// Objects that are awake or held.
-    #[cfg(test)]
-    pub(in crate::host) fn places(&self) -> usize {
-        self.slots.borrow().len()
-    }
-
     /// A new facet of an object.
     pub(in crate::host) fn facet(
         self: &Rc<Self>,
-        birth: &Birth,
+        spec: &ObjectSpec,
         right: Right,
     ) -> Box<dyn ClientHook> {
-        Facet::object(self, self.slot(birth), right)
+        Facet::object(self, self.objects.slot(spec), right)
     }
 
     /// Tells whether the object has been written, durably or on the way there.
     pub(in crate::host) fn exists(&self, id: ObjectId) -> Result<bool> {
-        Ok(self.store.borrow().get(id, Space::Header, &[])?.is_some())
+        Ok(self.turns.store().get(id, Space::Header, &[])?.is_some())
     }
 
-    /// The caller lets go of `slot`: the place of a sleeping object goes with its last holder.
-    pub(in crate::host) fn release(&self, slot: &Rc<Slot>) {
-        const MAP_AND_CALLER: usize = 2;
-        if slot.is_asleep() && Rc::strong_count(slot) == MAP_AND_CALLER {
-            self.slots.borrow_mut().remove(&slot.birth.id);
-        }
-    }
-
-    /// A call that an object makes belongs to one under way, and is taken until the end.
+    /// The account of an object, or of a namespace, for writes of the server itself.
     ///
     /// # Errors
-    /// When the server is shutting down: the call did not happen.
-    pub(in crate::host) fn admit(self: Rc<Self>, from_object: bool) -> Result<UnderWay> {
-        if self.closing.get() && !from_object {
-            return Err(not_begun(disconnected("the server is shutting down")));
+    /// When the storage can't be read.
+    pub(in crate::host) fn account_of(&self, target: ObjectId) -> Result<Rc<Account>> {
+        if let Some(instance) = self.objects.instance_of(target) {
+            return Ok(instance.account.clone());
         }
-        self.under_way.set(self.under_way.get() + 1);
-        Ok(UnderWay(self))
+        let store = self.turns.store();
+        let Some(header) = store.get(target, Space::Header, &[])? else {
+            return Ok(Account::system(target));
+        };
+        let class = Header::class_of(&header).and_then(|class| self.objects.class_account(class));
+        Ok(store.account(target, Presence::Present, u64::MAX, class)?)
     }
 
-    pub(in crate::host) fn call_ended(&self) {
-        self.under_way.set(self.under_way.get() - 1);
-        if self.closing.get() {
-            self.changed.notify_waiters();
+    /// Makes the writes of `work` one turn of the server's own, or none of them.
+    ///
+    /// # Errors
+    /// That of `work`, and when the storage can't be read.
+    pub(in crate::host) fn write_of_server<T>(
+        &self,
+        target: ObjectId,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        self.turns.of_server(self.account_of(target)?, work)
+    }
+
+    /// Starts an accepted call, now or after those that wait already.
+    pub(in crate::host) fn start(self: &Rc<Self>, queued: QueuedCall) {
+        if let Some(queued) = self.scheduler.now_or_queued(queued, &self.turns) {
+            self.busy(|| self.begin(queued));
         }
-    }
-
-    /// Starts a call, now or after those that wait already. One that comes from foreign code starts
-    /// when that has let go: capnp-rpc hands over the calls on a promise while it has the promise
-    /// borrowed, and the object may well call that.
-    pub(in crate::host) fn start(self: Rc<Self>, start: Start) {
-        if self.busy.get() {
-            self.queue.borrow_mut().push_back(start);
-        } else if !start.call.reply.is_foreign()
-            && self.queue.borrow().is_empty()
-            && !self.store.borrow().is_full()
-        {
-            self.busy(|| self.begin(start));
-        } else {
-            self.queue(start);
-        }
-    }
-
-    /// Starts a call soon, after those that wait already.
-    pub(in crate::host) fn queue(&self, start: Start) {
-        self.queue.borrow_mut().push_back(start);
-        self.runnable.notify_one();
-    }
-
-    /// Calls that have waited longer than all others: they start before these.
-    pub(in crate::host) fn queue_first(&self, starts: VecDeque<Start>) {
-        let mut queue = self.queue.borrow_mut();
-        let others = std::mem::replace(&mut *queue, starts);
-        queue.extend(others);
-        self.runnable.notify_one();
     }
 
     /// Does something during which calls may be made. They start afterwards.
     pub(in crate::host) fn busy<T>(self: &Rc<Self>, work: impl FnOnce() -> T) -> T {
-        if self.busy.get() {
-            return work();
-        }
-        let busy = Busy::new(self);
-        let output = work();
-        self.begin_queued();
-        drop(busy);
-        output
+        self.scheduler.busy(&self.turns, work, |queued| self.begin(queued))
     }
 
-    fn begin_queued(self: &Rc<Self>) {
-        let mut began = None;
-        for at in 0..STARTS_IN_A_ROW {
-            if self.store.borrow().is_full() {
-                return; // `settle` goes on
-            }
-            if at > 0
-                && at % STARTS_UNTIMED == 0
-                && began.get_or_insert_with(monotonic).elapsed() > IN_A_ROW
-            {
-                return;
-            }
-            let Some(start) = self.queue.borrow_mut().pop_front() else { return };
-            let Some(Startable { start, waited_for }) = self.startable(start) else { continue };
-            // The task that does this must outlive whatever the RPC library makes of one call.
-            run::contain("starting a call", || self.begin(start));
-            if let Some(outlet) = waited_for {
-                self.next_behind(&outlet);
-            }
-        }
-    }
-
-    pub(in crate::host) fn begin(self: &Rc<Self>, start: Start) {
-        let slot = start.facet.slot.clone();
-        let returned = start.returned();
-        self.begin_in(&slot, start);
-        self.after_returned(&slot, returned);
+    fn begin(self: &Rc<Self>, queued: QueuedCall) {
+        let slot = queued.facet.slot.clone();
+        let returned = queued.returned();
+        self.begin_in(&slot, queued);
+        parked::after_returned(&slot, returned);
         // The call may have been the last to hold a place in which nobody is awake any more.
-        self.release(&slot);
+        self.objects.release(&slot);
     }
 
-    fn begin_in(self: &Rc<Self>, slot: &Rc<Slot>, start: Start) {
-        if let Some(error) = start.facet.broken() {
-            return start.facet.refuse(start.call, error);
+    fn begin_in(self: &Rc<Self>, slot: &Rc<Slot>, queued: QueuedCall) {
+        if let Some(error) = queued.facet.broken() {
+            return queued.facet.refuse(queued.call, error);
         }
         if let Some((instance, server)) = slot.awake() {
-            if let Some(start) = self.enter(&instance, start) {
-                run::first_poll(&instance, &*server, start);
+            if let Some(queued) = exclusive::enter(&instance, queued) {
+                run::first_poll(&instance, &*server, queued);
             }
             return;
         }
         if slot.is_waking() {
-            return self.wait_for_waking(slot, start);
+            return waking::wait(self, slot, queued);
         }
-        *slot.state.borrow_mut() = State::Waking(VecDeque::from([start]));
-        self.wake(slot);
+        slot.begin_waking(queued);
+        waking::wake(self, slot);
     }
 
-    /// The end of a turn: its writes are handed to the commit thread.
-    pub(in crate::host) fn seal(&self, instance: &Instance) {
-        let sealed = self.store.borrow_mut().submit_turn();
-        let Some(ticket) = sealed else { return };
-        instance.gate.turn_submitted(ticket);
-        self.committable.notify_one();
-        self.sealed.borrow_mut().push_back((ticket, instance.gate.clone()));
+    /// Opens the gates of everything that is durable by now.
+    fn settle(self: &Rc<Self>) {
+        self.turns.settle(|gate, durable| self.busy(|| gate.open(durable)));
+        self.scheduler.go_on();
+        self.turns.tell_settled();
     }
 
     pub(crate) fn metrics(&self) -> &Metrics {
@@ -374,103 +238,67 @@ impl Vat {
     }
 
     /// The present work of this thread, for others to see.
-    pub(crate) fn pulse(&self) -> Arc<Pulse> {
-        self.pulse.clone()
+    pub(crate) fn activity(&self) -> Arc<Activity> {
+        self.activity.clone()
     }
 
-    /// Resolves when more has become durable, or the storage has failed.
-    pub(in crate::host) fn settled(&self) -> tokio::sync::futures::Notified<'_> {
-        self.changed.notified()
+    /// Lets objects fall asleep that had no call for `warm`, or up to a quarter longer.
+    pub(crate) fn rest_after(self: &Rc<Self>, warm: Duration) {
+        rest::rest_after(self, warm);
     }
 
-    /// Opens the gates of everything that is durable by now.
-    fn settle(self: &Rc<Self>) {
-        let durable = self.store.borrow_mut().settle();
-        loop {
-            let gate = {
-                let mut sealed = self.sealed.borrow_mut();
-                match sealed.front() {
-                    Some((ticket, _)) if *ticket <= durable => sealed.pop_front(),
-                    _ => break,
-                }
-            };
-            if let Some((_, gate)) = gate {
-                self.busy(|| gate.open(durable));
-            }
-        }
-        if !self.queue.borrow().is_empty() {
-            self.runnable.notify_one();
-        }
-        self.changed.notify_waiters();
+    /// Resolves when everything that was submitted before is durable.
+    ///
+    /// # Errors
+    /// When the storage failed: it is unknown which of those writes are durable.
+    pub(crate) async fn flush(&self) -> std::result::Result<(), StorageError> {
+        self.turns.flush().await
+    }
+
+    /// Resolves when the storage has failed: nothing will be durable any more.
+    pub(crate) async fn failure(&self) -> StorageError {
+        self.turns.failure().await
+    }
+
+    /// Resolves with the reason when the vat can't go on, other than by its storage.
+    pub(crate) async fn fault(&self) -> String {
+        self.fault.reason().await
+    }
+
+    /// Ends a task of the vat, as if it had a bug.
+    #[cfg(test)]
+    pub(crate) fn fail_a_task(&self) {
+        self.fault.watch(async { panic!("a task of the vat has a bug") });
     }
 
     /// Takes no more calls, and waits until those under way have been answered.
     pub(crate) async fn finish_calls(&self) {
-        self.closing.set(true);
-        loop {
-            let changed = self.changed.notified();
-            if self.under_way.get() == 0 {
-                return;
-            }
-            changed.await;
-        }
+        self.scheduler.close();
+        self.scheduler.all_ended().await;
     }
 
-    /// Ends every instance, commits what is sealed, and closes the storage.
+    /// Ends every instance, commits what was submitted, and closes the storage.
     pub(crate) fn close(&self) -> std::result::Result<(), StorageError> {
-        self.closing.set(true);
-        self.forget_behind();
-        self.write_restored(&self.grants.take_restored());
-        let slots = std::mem::take(&mut *self.slots.borrow_mut());
-        for slot in slots.values() {
-            let awake = slot.awake().map(|(instance, _)| instance);
-            if let Some(instance) = awake.or_else(|| slot.waking.take()) {
-                instance.end("was shut down");
-                drop(self.end_slot(slot, &instance));
-                slot.break_facets(instance.ended());
-            }
+        self.scheduler.close();
+        self.scheduler.drop_behind();
+        if let Ok(agent) = self.agent() {
+            agent.write_restores();
         }
-        self.store.borrow_mut().close()
-    }
-}
-
-/// While it exists calls queue. A panic that passes must not leave the vat busy for ever.
-struct Busy<'a>(&'a Vat);
-
-impl<'a> Busy<'a> {
-    fn new(vat: &'a Vat) -> Self {
-        vat.busy.set(true);
-        Self(vat)
-    }
-}
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.0.busy.set(false);
-        if !self.0.queue.borrow().is_empty() && !self.0.store.borrow().is_full() {
-            self.0.runnable.notify_one();
+        for slot in self.objects.take_all() {
+            ending::shut_down(&slot);
         }
+        self.turns.close()
     }
 }
 
-impl Drop for Vat {
-    /// Lets its tasks end.
-    fn drop(&mut self) {
-        self.runnable.notify_one();
-        self.committable.notify_one();
-        self.progress.notify_one();
-        self.grown.notify_one();
-    }
-}
-
-/// Ends with the vat, or when the storage fails.
+/// Opens gates as more becomes durable. Ends with the vat, or when the storage fails.
 async fn settle_on(vat: Weak<Vat>, progress: Arc<Notify>) {
     loop {
         progress.notified().await;
         let Some(vat) = vat.upgrade() else { return };
         vat.settle();
-        if vat.store.borrow().failure().is_some() {
-            return vat.changed.notify_waiters();
+        if vat.turns.store().failure().is_some() {
+            return vat.turns.tell_settled();
         }
     }
 }
@@ -480,7 +308,7 @@ async fn commit_submitted(vat: Weak<Vat>, committable: Rc<Notify>) {
     loop {
         committable.notified().await;
         let Some(vat) = vat.upgrade() else { return };
-        vat.store.borrow().commit_submitted();
+        vat.turns.commit_submitted();
     }
 }
 
@@ -491,7 +319,7 @@ async fn start_queued(vat: Weak<Vat>, runnable: Rc<Notify>) {
         let Some(vat) = vat.upgrade() else { return };
         vat.busy(|| ());
         // Being notified is no wait: without one, no other task would run until all have started.
-        if !{ vat }.queue.borrow().is_empty() {
+        if { vat }.scheduler.has_queued() {
             tokio::task::yield_now().await;
         }
     }

@@ -3,8 +3,8 @@
 //! Invariants:
 //! - `wake` ends before the first call starts; calls that arrive meanwhile wait in their order.
 //! - An object that could not wake leaves no place behind that nobody holds.
-//! - A call to which `wake` led itself gets an error that says `deadlock:`, and none waits for ever: what isn't
-//!   found out, such as a way through a client's callback, ends when `wake` has taken too long.
+//! - A call to which `wake` led itself gets an error that says `deadlock:`. A deadlock that isn't
+//!   found, such as one by way of a client's callback, ends when `wake` has taken too long.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use super::exclusive::refuse;
 use super::instance::Instance;
-use super::run::{Cause, Ended, Turns, contain};
-use super::slot::{Passage, Slot, Start, State};
+use super::rest;
+use super::run::{InTurns, InstanceEnded, TurnCause, catch_panic};
+use super::slot::{Passage, QueuedCall, Slot};
 use super::vat::Vat;
 use crate::error::{Reason, Result, of_class, overloaded};
 use crate::membrane::{Chain, Dispatch};
@@ -24,146 +25,137 @@ use crate::membrane::{Chain, Dispatch};
 const WAKING: u64 = u64::MAX;
 
 /// The result of a `wake`.
-type Woken = std::result::Result<Result<Rc<dyn Dispatch>>, Ended>;
+type WakeResult = std::result::Result<Result<Rc<dyn Dispatch>>, InstanceEnded>;
 
-impl Vat {
-    /// Wakes the object, for which calls wait in its slot already.
-    pub(in crate::host) fn wake(self: &Rc<Self>, slot: &Rc<Slot>) {
-        let (instance, chain) = match self.new_instance(slot) {
-            Ok(new) => new,
-            Err(error) => {
-                for start in slot.end() {
-                    start.call.reply.send(Err(error.clone()));
-                }
-                return;
+/// Wakes the object, for which calls wait in its slot already.
+pub(in crate::host) fn wake(vat: &Rc<Vat>, slot: &Rc<Slot>) {
+    let (instance, chain) = match new_instance(vat, slot) {
+        Ok(new) => new,
+        Err(error) => {
+            for queued in slot.vacate() {
+                queued.call.reply.send(Err(error.clone()));
             }
-        };
-        slot.waking.replace(Some(instance.clone()));
-        self.metrics.wakes_total.add(1);
-        let mut waking = (slot.birth.class.wake)(instance.clone());
-        let cause = || Cause { chain: Some(chain.clone()), ..Cause::default() };
-        let mut cx = std::task::Context::from_waker(Waker::noop());
-        let turns = Turns { instance: &instance, cause: cause(), future: &mut waking };
-        match Pin::new(&mut { turns }).poll(&mut cx) {
-            Poll::Ready(woken) => self.woken(slot, instance, woken),
-            Poll::Pending => {
-                let (vat, slot, cause) = (self.clone(), slot.clone(), cause());
-                let patience = self.waits.wake_patience.get();
-                // Ends with `wake`, whose callers wait for it, or when that has taken too long.
-                let owner = instance.clone();
-                let task = tokio::task::spawn_local(async move {
-                    let mut turns = Turns { instance: &instance, cause, future: waking };
-                    let woken = tokio::time::timeout(patience, &mut turns).await;
-                    vat.busy(|| match woken {
-                        Ok(woken) => vat.woken(&slot, instance.clone(), woken),
-                        Err(_) => vat.gave_up(&slot, &instance, patience),
-                    });
-                    contain("dropping what wakes an object", || drop(turns));
-                    vat.release(&slot);
+            return;
+        }
+    };
+    slot.set_waking(&instance);
+    vat.metrics.wakes_total.add(1);
+    let mut waking = (slot.spec.class.wake)(instance.clone());
+    let cause = || TurnCause { chain: Some(chain.clone()), ..TurnCause::default() };
+    let mut cx = std::task::Context::from_waker(Waker::noop());
+    let turns = InTurns { instance: &instance, cause: cause(), future: &mut waking };
+    match Pin::new(&mut { turns }).poll(&mut cx) {
+        Poll::Ready(result) => woke(vat, slot, instance, result),
+        Poll::Pending => {
+            let (vat, slot, cause) = (vat.clone(), slot.clone(), cause());
+            let patience = vat.objects.waits().wake_patience();
+            // Ends with `wake`, whose callers wait for it, or when that has taken too long.
+            let owner = instance.clone();
+            let task = tokio::task::spawn_local(async move {
+                let mut turns = InTurns { instance: &instance, cause, future: waking };
+                let result = tokio::time::timeout(patience, &mut turns).await;
+                vat.busy(|| match result {
+                    Ok(result) => woke(&vat, &slot, instance.clone(), result),
+                    Err(_) => give_up(&vat, &slot, &instance, patience),
                 });
-                owner.tasks.borrow_mut().insert(WAKING, task.abort_handle());
-            }
-        }
-    }
-
-    /// The instance that wakes now, and the calls that its own belong to: `wake` after those that
-    /// led to the first call.
-    fn new_instance(self: &Rc<Self>, slot: &Slot) -> Result<(Rc<Instance>, Chain)> {
-        self.make_room()?;
-        let first = match &*slot.state.borrow() {
-            State::Waking(waiting) => waiting.front().and_then(|first| first.call.chain.clone()),
-            _ => None,
-        };
-        let (wake, chain) = self.waits.lengthen(first)?;
-        let instance = Instance::new(self, slot.birth.clone())?;
-        instance.waking.set(Some(wake));
-        if let State::Waking(waiting) = &*slot.state.borrow() {
-            for start in waiting {
-                self.waits.begin(&instance, start);
-            }
-        }
-        Ok((instance, chain))
-    }
-
-    /// Another call waits for the object to wake, or is refused since `wake` waits for it.
-    pub(in crate::host) fn wait_for_waking(&self, slot: &Slot, start: Start) {
-        let instance = slot.waking.borrow().clone();
-        let chain = start.call.chain.as_ref();
-        if let (Some(instance), Some(chain)) = (&instance, chain) {
-            let wake = instance.waking.get();
-            if wake.is_some_and(|wake| self.waits.leads_back(wake, chain)) {
-                let class = instance.birth.class.name;
-                let error = Reason::Deadlock.error(format_args!(
-                    "this call waits until the {class} is awake, and its wake waits for the call"
-                ));
-                self.metrics.deadlocks_refused_total.add(1);
-                return drop(refuse(start, error));
-            }
-            self.waits.begin(instance, &start);
-        }
-        if let State::Waking(waiting) = &mut *slot.state.borrow_mut() {
-            waiting.push_back(start);
-        }
-    }
-
-    /// The instance ended, or could not wake: gives back the calls that waited for it.
-    pub(in crate::host) fn end_slot(&self, slot: &Slot, instance: &Instance) -> VecDeque<Start> {
-        let waiting = slot.end();
-        self.end_waiting(&waiting, instance);
-        waiting
-    }
-
-    /// These calls don't wait for `wake` any more.
-    fn end_waiting(&self, waiting: &VecDeque<Start>, instance: &Instance) {
-        instance.waking.set(None);
-        for start in waiting {
-            self.waits.end(instance, start);
-        }
-    }
-
-    fn gave_up(&self, slot: &Slot, instance: &Rc<Instance>, patience: Duration) {
-        if !slot.ends_waking(instance) {
-            return; // its callers were told when it was ended
-        }
-        self.metrics.waits_given_up_total.add(1);
-        let class = instance.birth.class.name;
-        let reason =
-            format!("the {class} did not wake within {patience:?}: the call did not happen");
-        tracing::warn!(class, ?patience, "an object did not wake in time");
-        self.sleep_again(slot, instance, &overloaded(reason));
-    }
-
-    fn woken(self: &Rc<Self>, slot: &Rc<Slot>, instance: Rc<Instance>, woken: Woken) {
-        if !slot.ends_waking(&instance) {
-            return; // its callers were told when it was ended
-        }
-        let server = match woken {
-            Ok(Ok(server)) => server,
-            Ok(Err(error)) => return self.sleep_again(slot, &instance, &of_class(error)),
-            Err(Ended) => return self.sleep_again(slot, &instance, &instance.ended()),
-        };
-        self.metrics.objects_awake.add(1);
-        self.keep_warm(&instance);
-        let State::Waking(mut waiting) = slot.state.replace(State::Awake(instance.clone(), server))
-        else {
-            unreachable!("only the end of waking ends waking");
-        };
-        self.end_waiting(&waiting, &instance);
-        for start in &mut waiting {
-            start.passage = Passage::Waited;
-        }
-        self.queue_first(waiting);
-    }
-
-    /// The object could not wake: those who wait are told, after what `wake` wrote is durable.
-    fn sleep_again(&self, slot: &Slot, instance: &Instance, error: &capnp::Error) {
-        for Start { call, under_way, .. } in self.end_slot(slot, instance) {
-            let error = error.clone();
-            instance.gate.reply(move |on_its_way| {
-                call.reply.keep((under_way, on_its_way));
-                call.reply.send(Err(error));
+                catch_panic("dropping what wakes an object", || drop(turns));
+                vat.objects.release(&slot);
             });
+            owner.add_task(WAKING, &task);
         }
-        instance.end("could not wake");
     }
+}
+
+/// The instance that wakes now, and the calls that its own belong to: `wake` after those that led
+/// to the first call.
+fn new_instance(vat: &Rc<Vat>, slot: &Slot) -> Result<(Rc<Instance>, Chain)> {
+    rest::make_room(vat)?;
+    let chain_of_first =
+        |waiting: &VecDeque<QueuedCall>| waiting.front().and_then(|first| first.call.chain.clone());
+    let first = slot.with_waiting(chain_of_first).flatten();
+    let (wake, chain) = vat.objects.waits().lengthen(first)?;
+    let instance = Instance::new(vat, slot.spec.clone())?;
+    instance.waking.set(Some(wake));
+    slot.with_waiting(|waiting| {
+        for queued in waiting {
+            vat.objects.waits().add(&instance, queued);
+        }
+    });
+    Ok((instance, chain))
+}
+
+/// Another call waits for the object to wake, or is refused since `wake` waits for it.
+pub(in crate::host) fn wait(vat: &Vat, slot: &Slot, queued: QueuedCall) {
+    let instance = slot.waking();
+    let chain = queued.call.chain.as_ref();
+    if let (Some(instance), Some(chain)) = (&instance, chain) {
+        let waits = vat.objects.waits();
+        if instance.waking.get().is_some_and(|wake| waits.leads_back(wake, chain)) {
+            let class = instance.spec.class.name;
+            let error = Reason::Deadlock.error(format_args!(
+                "this call waits until the {class} is awake, and its wake waits for the call"
+            ));
+            vat.metrics.deadlocks_refused_total.add(1);
+            return refuse(queued, error);
+        }
+        waits.add(instance, &queued);
+    }
+    slot.wait(queued);
+}
+
+/// The instance ended, or could not wake: gives back the calls that waited for it.
+pub(in crate::host) fn vacate(slot: &Slot, instance: &Instance) -> VecDeque<QueuedCall> {
+    let waiting = slot.vacate();
+    end_waits(&waiting, instance);
+    waiting
+}
+
+/// These calls don't wait for `wake` any more.
+fn end_waits(waiting: &VecDeque<QueuedCall>, instance: &Instance) {
+    instance.waking.set(None);
+    for queued in waiting {
+        instance.vat.objects.waits().remove(instance, queued);
+    }
+}
+
+fn give_up(vat: &Vat, slot: &Slot, instance: &Rc<Instance>, patience: Duration) {
+    if !slot.end_waking(instance) {
+        return; // its callers were told when it was ended
+    }
+    vat.metrics.waits_given_up_total.add(1);
+    let class = instance.spec.class.name;
+    let reason = format!("the {class} did not wake within {patience:?}: the call did not happen");
+    tracing::warn!(class, ?patience, "an object did not wake in time");
+    sleep_again(slot, instance, &overloaded(reason));
+}
+
+fn woke(vat: &Rc<Vat>, slot: &Rc<Slot>, instance: Rc<Instance>, result: WakeResult) {
+    if !slot.end_waking(&instance) {
+        return; // its callers were told when it was ended
+    }
+    let server = match result {
+        Ok(Ok(server)) => server,
+        Ok(Err(error)) => return sleep_again(slot, &instance, &of_class(error)),
+        Err(InstanceEnded) => return sleep_again(slot, &instance, &instance.why_ended()),
+    };
+    vat.metrics.objects_awake.add(1);
+    vat.objects.awake().keep_warm(&instance);
+    let mut waiting = slot.set_awake(instance.clone(), server);
+    end_waits(&waiting, &instance);
+    for queued in &mut waiting {
+        queued.passage = Passage::Waited;
+    }
+    vat.scheduler.queue_first(waiting);
+}
+
+/// The object could not wake: those who wait are told, after what `wake` wrote is durable.
+fn sleep_again(slot: &Slot, instance: &Instance, error: &capnp::Error) {
+    for QueuedCall { call, under_way, .. } in vacate(slot, instance) {
+        let error = error.clone();
+        instance.gate.reply(move |on_its_way| {
+            call.reply.keep((under_way, on_its_way));
+            call.reply.send(Err(error));
+        });
+    }
+    instance.end("could not wake");
 }

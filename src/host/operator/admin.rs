@@ -1,7 +1,7 @@
 //! The host's side of `admin.capnp`: what the operator's tools may do to the data of one host.
 //!
-//! Whoever holds this reads and writes every object, so it goes to the server's own socket and to tools
-//! in this process, and to nobody else.
+//! Its holder reads and writes every object. So it goes to the server's own socket and to tools in
+//! this process, and to nobody else.
 
 use std::ops::RangeInclusive;
 use std::rc::Rc;
@@ -13,12 +13,12 @@ use capstead_client::sturdyref::Target;
 use super::export;
 use super::import;
 use crate::error::{Reason, Result, failed, overloaded};
-use crate::host::authority::granting::{self, grant_id, wanted, write_grants};
-use crate::host::authority::grants::{target, target_id};
+use crate::host::authority::calls::{self, grant_id, wanted, write_grants};
 use crate::host::authority::nameable::{self, Words};
+use crate::host::authority::records::{self, target, target_id};
 use crate::host::authority::sweep::without_dead;
 use crate::host::engine::header::Header;
-use crate::host::engine::once::{RequestId, Stage, Which};
+use crate::host::engine::once::{self, IdSelection, RequestId, Stage};
 use crate::host::engine::right::Right;
 use crate::host::engine::vat::Vat;
 use crate::id::ObjectId;
@@ -38,11 +38,11 @@ const STALL: Duration = Duration::from_mins(1);
 pub(crate) struct HostAdmin {
     vat: Rc<Vat>,
     keys: Keys,
-    /// Those that the host owns.
+    /// The shards that the host owns.
     shards: Vec<RangeInclusive<u16>>,
-    /// One more of them for each export under way.
+    /// Held once more for each export under way.
     exports: Arc<()>,
-    /// One more of them while an import is under way.
+    /// Held once more while an import is under way.
     imports: Rc<()>,
     untold: import::Untold,
     stall: Duration,
@@ -69,7 +69,7 @@ impl HostAdmin {
     }
 
     fn header(&self, id: ObjectId) -> Result<Option<Vec<u8>>> {
-        let header = self.vat.store.borrow().get(id, Space::Header, &[]);
+        let header = self.vat.turns.store().get(id, Space::Header, &[]);
         header.map_err(|error| storage_failed(&error))
     }
 
@@ -84,7 +84,7 @@ pub(crate) fn describe(header: &[u8]) -> Option<(&str, Option<&str>)> {
     Header::decode(header).ok().map(|header| (header.class, header.key))
 }
 
-/// As the operator sees it, who may know everything.
+/// The error as the operator sees it, who may know everything.
 pub(in crate::host) fn storage_failed(error: &StorageError) -> capnp::Error {
     match error {
         StorageError::LowSpace { .. } => overloaded(error.to_string()),
@@ -93,7 +93,7 @@ pub(in crate::host) fn storage_failed(error: &StorageError) -> capnp::Error {
     }
 }
 
-/// Objects of which not everything is there are never meant.
+/// The objects that a selection means. Objects that are not whole are never among them.
 fn pick(selection: selection::Reader<'_>) -> Result<Pick> {
     let is_whole =
         |header: Option<&[u8]>| header.is_none_or(|header| !Header::is_unfinished(header));
@@ -101,7 +101,7 @@ fn pick(selection: selection::Reader<'_>) -> Result<Pick> {
     Ok(match selection.which()? {
         selection::All(()) => Pick { id: None, passes: Box::new(is_whole), spaces },
         selection::Id(id) => Pick { id: Some(target(id?)?), passes: Box::new(is_whole), spaces },
-        // Also those of objects that are not whole: they are in force, or will be.
+        // Also the grants of objects that are not whole: these are in force, or will be.
         selection::Grants(()) => Pick { id: None, passes: Box::new(|_| true), spaces: GRANTS },
         selection::Class(class) => {
             let class = class?.to_string()?;
@@ -124,9 +124,9 @@ impl host_admin::Server for HostAdmin {
             return Err(overloaded("too many exports are under way: try again when one has ended"));
         }
         let open = self.exports.clone();
-        // What was answered is durable; what was only accepted goes along.
+        // Everything that was answered is durable then. Accepted calls may go along.
         self.vat.flush().await.map_err(|error| storage_failed(&error))?;
-        let reader = self.vat.store.borrow().reader();
+        let reader = self.vat.turns.store().reader();
         let reader = reader.ok_or_else(|| storage_failed(&StorageError::Closed))?;
         results.get().set_export(export::begin(reader, pick, self.stall, open).await?);
         Ok(())
@@ -175,9 +175,9 @@ impl host_admin::Server for HostAdmin {
     ) -> Result<()> {
         let params = params.get()?;
         let (target, after) = (target(params.get_target()?)?, params.get_after()?);
-        let (grants, next) = granting::list(&self.vat, target, &Right::default(), after)?;
+        let (grants, next) = calls::list(&self.vat, target, &Right::default(), after)?;
         let grants = without_dead(&self.vat, target, grants).await?;
-        self.vat.durable_of(target).await.map_err(|error| storage_failed(&error))?;
+        self.vat.turns.durable_of(target).await.map_err(|error| storage_failed(&error))?;
         if let Some(next) = next {
             results.get().set_next(next.as_bytes());
         }
@@ -195,7 +195,7 @@ impl host_admin::Server for HostAdmin {
         let words = Words::read(params.get_methods()?, params.get_object_methods()?)?;
         let mut terms = wanted(params.get_terms()?)?;
         let target = if params.get_is_namespace() {
-            if self.vat.grants_behind(id, None, 1)?.is_empty() {
+            if records::list_behind(&self.vat, id, None, 1)?.is_empty() {
                 return Err(failed("there is no such class: these data were never served with it"));
             }
             terms = terms.caveats(&nameable::of_namespace(&self.vat, id, &words)?);
@@ -210,8 +210,8 @@ impl host_admin::Server for HostAdmin {
             Target::Object(target_id(id))
         };
         let right = Right::default();
-        let ready = self.vat.prepare(&self.keys.current(), target, &right, &terms)?;
-        self.vat.add_grant(id, &ready)?;
+        let ready = records::prepare(&self.vat, &self.keys.current(), target, &right, &terms)?;
+        records::add(&self.vat, id, &ready)?;
         self.vat.flush().await.map_err(|error| storage_failed(&error))?;
         results.get().set_sturdy_ref(ready.reference.expose_bytes());
         results.get().set_grant(ready.id.as_bytes());
@@ -227,7 +227,8 @@ impl host_admin::Server for HostAdmin {
         _: host_admin::RevokeResults,
     ) -> Result<()> {
         let params = params.get()?;
-        self.vat.revoke(target(params.get_target()?)?, grant_id(params.get_grant()?)?).await
+        records::revoke(&self.vat, target(params.get_target()?)?, grant_id(params.get_grant()?)?)
+            .await
     }
 
     async fn requests(
@@ -238,8 +239,8 @@ impl host_admin::Server for HostAdmin {
         let params = params.get()?;
         let target = target(params.get_target()?)?;
         // The numbers of the operator are one greater, so that 0 is before all.
-        let known = self.vat.requests(target, params.get_after().checked_sub(1))?;
-        self.vat.durable_of(target).await.map_err(|error| storage_failed(&error))?;
+        let known = once::requests(&self.vat, target, params.get_after().checked_sub(1))?;
+        self.vat.turns.durable_of(target).await.map_err(|error| storage_failed(&error))?;
         let mut list = results.get().init_requests(known.len() as u32);
         for (at, known) in (0..).zip(known) {
             let mut to = list.reborrow().get(at);
@@ -270,12 +271,13 @@ impl host_admin::Server for HostAdmin {
     ) -> Result<()> {
         let params = params.get()?;
         let which = match (params.get_id()?, params.get_grant()?) {
-            ([], []) => Which::All,
-            (id, []) => Which::Id(RequestId::new(id)?),
-            ([], grant) => Which::Of(grant_id(grant)?),
+            ([], []) => IdSelection::All,
+            (id, []) => IdSelection::Id(RequestId::new(id)?),
+            ([], grant) => IdSelection::Of(grant_id(grant)?),
             _ => return Err(failed("either an id or a grant says which are meant")),
         };
-        let cleared = self.vat.clear_requests(target(params.get_target()?)?, &which).await?;
+        let cleared =
+            once::clear_requests(&self.vat, target(params.get_target()?)?, &which).await?;
         results.get().set_cleared(cleared.gone);
         results.get().set_running(cleared.running);
         Ok(())

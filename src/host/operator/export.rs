@@ -1,7 +1,9 @@
-//! One export under way: a thread that reads a snapshot, and the capability that hands its frames on.
+//! One export under way: a thread that reads a snapshot, and the capability that hands its frames
+//! on.
 //!
-//! The vat's thread never reads the disk for it. Between the two is a short queue, so the thread waits
-//! for a slow caller; a caller who is too slow loses the snapshot, which holds old pages back.
+//! The vat's thread never reads the disk for it. Between the two is a short queue, so the thread
+//! waits for a slow caller. A caller who is too slow loses the snapshot, since it keeps old pages
+//! from being used again.
 
 use std::ops::ControlFlow;
 use std::rc::{Rc, Weak};
@@ -67,7 +69,7 @@ pub(in crate::host) async fn begin(
 
 fn read(reader: &Reader, pick: &Pick, begun: oneshot::Sender<()>, chunks: &Sender<Chunk>) {
     let mut is_wanted = true;
-    // Whoever waits for it may be gone.
+    // The caller may be gone.
     let begun = || begun.send(()).unwrap_or_default();
     let read: StorageResult<()> = read_all(reader, pick, begun, &mut |frames| {
         is_wanted = chunks.blocking_send(Chunk::Frames(frames)).is_ok();
@@ -75,7 +77,7 @@ fn read(reader: &Reader, pick: &Pick, begun: oneshot::Sender<()>, chunks: &Sende
     });
     let last = read.map_or_else(Chunk::Failed, |()| Chunk::Whole);
     if is_wanted {
-        // Nobody may be there any more.
+        // The caller may be gone.
         let _ = chunks.blocking_send(last);
     }
 }
@@ -115,7 +117,7 @@ impl export::Server for Export {
         match chunk {
             Some(Chunk::Frames(frames)) => results.get().set_frames(&frames),
             Some(Chunk::Whole) => {
-                // Asked again it says the same.
+                // A caller who asks again is told the same.
                 let (sender, again) = channel(1);
                 let _ = sender.try_send(Chunk::Whole);
                 *chunks = Some(again);

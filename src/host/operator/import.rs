@@ -1,15 +1,15 @@
 //! One import under way: frames of an archive become records of this host's objects.
 //!
-//! An object that fits into one batch is replaced in one batch. Of a larger one the header says that it
-//! is unfinished, from the first batch to the last, and so it can't wake in between, nor after a crash.
-//! Quotas of classes and the reserve of free space hold, since they protect the host; quotas of single
-//! objects don't, since the object had its size already.
+//! An object that fits into one batch is replaced in one batch. The header of a larger one says
+//! that it is unfinished, from the first batch to the last, so that it can't wake in between, nor
+//! after a crash. Quotas of classes and the reserve of free space hold, since they protect the
+//! host; quotas of single objects don't, since the object had its size already.
 //!
-//! Grants stay until the last batch, so that whoever restores a good reference meanwhile is told that the
-//! import isn't finished, and not that the reference was revoked.
+//! Grants stay until the last batch, so that a client who restores a good reference meanwhile is
+//! told that the import isn't finished, and not that the reference was revoked.
 //!
-//! **Invariants:** an instance never sees what an import wrote around it: it is ended in the same breath
-//! in which the first batch is sealed. After an error the import takes nothing more.
+//! **Invariants:** an instance never sees what an import wrote around it: it ends in the same
+//! breath in which the first batch is submitted. After an error the import takes nothing more.
 
 mod grants;
 
@@ -23,13 +23,16 @@ use tokio::sync::Mutex;
 use self::grants::{Counts, Gone, TargetGrants, Whose, has_any};
 use super::admin::storage_failed;
 use crate::error::{Result, failed};
+use crate::host::engine::cut;
+use crate::host::engine::evict;
 use crate::host::engine::header::Header;
 use crate::host::engine::vat::Vat;
 use crate::id::ObjectId;
 use crate::membrane;
 use crate::schema::admin_capnp::{Existing, ImportedGrants, import};
 use crate::storage::archive::{Frame, Frames, Record, Records};
-use crate::storage::{Account, Before, Space, StorageError, Store};
+use crate::storage::{Account, Before, Presence, Space, StorageError, Store};
+use crate::sturdyref::TargetKind;
 
 /// Records that gather before they are written; a last value may double it.
 const BATCH_BYTES: usize = 4 << 20;
@@ -41,8 +44,8 @@ const BATCHES_IN_A_ROW: usize = 512;
 /// The rest of an import that failed.
 const BROKEN: &str = "the import failed before: begin another one";
 
-/// Grants that imports of a host revoked, of which other hosts have to be told yet. Those that an import
-/// could not tell of are told by the next one.
+/// Grants that imports of a host revoked, and that other hosts have to be told of yet. If an import
+/// couldn't tell them, the next one does.
 pub(in crate::host) type Untold = Rc<RefCell<Vec<(ObjectId, GrantId)>>>;
 
 /// The capability that the caller holds.
@@ -76,7 +79,7 @@ struct Incoming {
     account: Option<Rc<Account>>,
     /// Known before the first batch.
     grants: Option<TargetGrants>,
-    /// It is there already, and stays; none before that was looked at.
+    /// True if it is there already and stays; none before that was looked at.
     is_skipped: Option<bool>,
 }
 
@@ -223,8 +226,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Those grants that give way to the archive's go with the last batch. Are they too many for that, then
-    /// the others go before it, while the object says that it is unfinished.
+    /// The grants that give way to the archive's go with the last batch. If they are too many for
+    /// that, the others go before it, while the object says that it is unfinished.
     async fn end_object(&mut self) -> Result<()> {
         if self.is_skipped()? {
             self.object = None;
@@ -233,13 +236,16 @@ impl Writer {
         self.begin_grants().await?;
         loop {
             let Some(object) = &mut self.object else { return Ok(()) };
-            let is_of_namespace = object.header.is_none();
-            if is_of_namespace && self.existing != Existing::Replace {
+            let target = match object.header {
+                Some(_) => TargetKind::Object,
+                None => TargetKind::Namespace,
+            };
+            if target == TargetKind::Namespace && self.existing != Existing::Replace {
                 break;
             }
             let Some(grants) = &mut object.grants else { break };
             let (vat, counts) = (&self.vat, &mut self.counts);
-            let (gone, bytes) = grants.give_way(vat, is_of_namespace, BATCH_BYTES, counts).await?;
+            let (gone, bytes) = grants.give_way(vat, target, BATCH_BYTES, counts).await?;
             if bytes < BATCH_BYTES {
                 self.write_batch(Part::Last, &gone)?;
                 break;
@@ -254,7 +260,8 @@ impl Writer {
     fn write_batch(&mut self, part: Part, gone: &Gone) -> Result<()> {
         let Some(object) = &mut self.object else { return Ok(()) };
         if object.header.is_none() && self.existing != Existing::Replace {
-            // Grants of a namespace: only who says so changes what its references are worth.
+            // These are grants of a namespace. Its references keep their worth unless the operator
+            // says otherwise.
             return Ok(());
         }
         let vat = &self.vat;
@@ -263,16 +270,16 @@ impl Writer {
             Some(account) => account.clone(),
             None => object.begin(vat, self.existing)?,
         };
-        vat.store.borrow().check_import()?;
-        let written = vat.write_aside(&account, |store| {
+        vat.turns.store().check_import()?;
+        let written = evict::write_aside(vat, &account, |store| {
             object.write(store, &account, place, part)?;
             object.remove(store, gone)
         });
         written.map_err(|error| storage_failed(&error))?;
-        // Of this batch, since another one may never come.
+        // Cut with this batch, since another one may never come.
         let cut = object.grants.as_mut().map(|grants| std::mem::take(&mut grants.cut));
         let cut = cut.unwrap_or_default();
-        vat.cut(object.id, &cut);
+        cut::cut(vat, object.id, &cut);
         // All that was made from a grant of an object is on its own host.
         if object.header.is_none() {
             self.untold.borrow_mut().extend(cut.iter().map(|grant| (object.id, *grant)));
@@ -300,7 +307,7 @@ enum Place {
 
 impl Incoming {
     fn is_whole(&self, vat: &Vat) -> Result<bool> {
-        let present = vat.store.borrow().get(self.id, Space::Header, &[]);
+        let present = vat.turns.store().get(self.id, Space::Header, &[]);
         let present = present.map_err(|error| storage_failed(&error))?;
         Ok(present.is_some_and(|header| !Header::is_unfinished(&header)))
     }
@@ -315,14 +322,15 @@ impl Incoming {
         Ok(())
     }
 
-    /// Whose grants it has in the end. An import that was cut short is ended as it began.
+    /// The side whose grants the object has in the end. An import that was cut short is ended as it
+    /// began.
     fn whose(&self, vat: &Rc<Vat>, existing: Existing, imported: ImportedGrants) -> Result<Whose> {
-        let present = vat.store.borrow().get(self.id, Space::Header, &[]);
+        let present = vat.turns.store().get(self.id, Space::Header, &[]);
         let present = present.map_err(|error| storage_failed(&error))?;
         let keeps = match &present {
             Some(header) if Header::is_unfinished(header) => Header::keeps_grants(header),
             Some(_) => true,
-            // Without --replace, those of a namespace are left alone.
+            // Without --replace, the grants of a namespace are left alone.
             None if self.header.is_none() && existing != Existing::Replace => true,
             None => has_any(vat, self.id)?,
         };
@@ -342,7 +350,7 @@ impl Incoming {
 
     /// Looks at what is there before the first batch.
     fn begin(&mut self, vat: &Rc<Vat>, existing: Existing) -> Result<Rc<Account>> {
-        let store = vat.store.borrow();
+        let store = vat.turns.store();
         let present = store.get(self.id, Space::Header, &[]);
         let present = present.map_err(|error| storage_failed(&error))?;
         let is_whole = present.as_ref().is_some_and(|header| !Header::is_unfinished(header));
@@ -350,9 +358,9 @@ impl Incoming {
             return Err(failed("an object exists already: import it with --replace"));
         }
         let class = self.header.as_deref().and_then(Header::class_of);
-        let class = class.and_then(|class| vat.class_account(class));
+        let class = class.and_then(|class| vat.objects.class_account(class));
         let account = store
-            .account(self.id, present.is_some(), u64::MAX, class)
+            .account(self.id, Presence::of(present.as_ref()), u64::MAX, class)
             .map_err(|error| storage_failed(&error))?;
         self.account = Some(account.clone());
         Ok(account)
@@ -404,7 +412,7 @@ impl<G: 'static> Import<G> {
             None => writer.finish().await,
         };
         if let Err(error) = done {
-            // What was revoked stays so, and counts on every host before the caller hears of the failure.
+            // Revoked grants stay revoked, on every host before the caller hears of the failure.
             if let Err(untold) = writer.flush().await {
                 tracing::error!(error = %untold, "other hosts were not told of all grants that an import revoked");
             }

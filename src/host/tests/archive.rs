@@ -21,7 +21,7 @@ use crate::id::{ObjectId, Pool};
 use crate::schema::admin_capnp::{Existing, export, host_admin, import};
 use crate::storage::archive::{Frame, Frames, Record, Records};
 use crate::storage::testing::model::MemoryLog;
-use crate::storage::{LogOptions, Space};
+use crate::storage::{LogOptions, Presence, Space};
 use crate::sturdyref::{Authority, Citation, ReferenceCipher};
 
 pub(super) const MINUTE: Duration = Duration::from_mins(1);
@@ -233,8 +233,8 @@ fn what_exists_and_what_belongs_elsewhere_is_refused() {
     });
 }
 
-// An export holds a moment of the storage: it sees nothing that comes later, and a reader who is too
-// slow loses it, so that pages are used again.
+// An export holds a moment of the storage: it sees nothing that comes later, and a reader who is
+// too slow loses it, so that pages are used again.
 #[test]
 fn an_export_is_of_one_moment_and_a_slow_reader_loses_it() {
     run_within(MINUTE, async {
@@ -339,9 +339,10 @@ fn imported_references_have_their_edges_and_those_of_other_clusters_none() {
         values.push((b"new".to_vec(), new));
         values.push((b"foreign".to_vec(), foreign));
         values.sort();
-        let edges = |key: &[u8]| world.vat.store.borrow().get(id("x"), Space::Edges, key).unwrap();
+        let edges = |key: &[u8]| world.vat.turns.store().get(id("x"), Space::Edges, key).unwrap();
         let references = || {
-            let account = world.vat.store.borrow().account(id("x"), true, u64::MAX, None);
+            let account =
+                world.vat.turns.store().account(id("x"), Presence::Present, u64::MAX, None);
             account.unwrap().usage().references
         };
         import_all(&host, &object("x", 1, &[(b"old", &old), (b"older", b"")])).await.unwrap();

@@ -1,4 +1,5 @@
-//! Grants and imports: what is in force goes on, what was revoked stays so, unless the operator says otherwise.
+//! Grants and imports: what is in force goes on, what was revoked stays so, unless the operator
+//! says otherwise.
 
 use std::rc::Rc;
 
@@ -11,6 +12,8 @@ use super::grants::{by_name, labelled, namespace, restore, revoke, root, save};
 use super::references::join;
 use super::trial::{World, call_write, read, run_within, settle};
 use crate::host::Agent;
+use crate::host::authority::records;
+use crate::host::engine::right::GrantRef;
 use crate::id::{ObjectId, Pool};
 use crate::schema::admin_capnp::{Existing, ImportedGrants, host_admin, import};
 use crate::storage::Space;
@@ -117,15 +120,15 @@ fn what_was_revoked_since_stays_so_unless_the_operator_says_otherwise() {
     });
 }
 
-/// An archive in which the root is revoked revokes it, and one in which it is good brings it back; one of
-/// an earlier version doesn't bring what its roots allowed.
+/// An archive in which the root is revoked revokes it, and one in which it is good brings it back;
+/// one of an earlier version doesn't bring what its roots allowed.
 #[test]
 fn a_root_is_what_the_archive_says_if_the_operator_says_so() {
     run(async |world, agent, host| {
         let text = root("Trial").expose_text("127.0.0.1:1").unwrap();
         let all = namespace(&agent, &text).await.unwrap();
         let (id, grant) =
-            (crate::host::authority::grants::object_id(target()), root_grant("Trial"));
+            (crate::host::authority::records::object_id(target()), root_grant("Trial"));
         let good = export(&host).await;
         let old = Grant { allows_independent: true, ..Grant::root(7) };
         let of_version_before = [
@@ -147,7 +150,12 @@ fn a_root_is_what_the_archive_says_if_the_operator_says_so() {
         for frames in [&good[..], &of_version_before] {
             replace(&host, frames, ImportedGrants::Replace).await;
             read(&by_name(&namespace(&agent, &text).await.unwrap(), "x")).await.unwrap();
-            assert!(!world.vat.grant((id, grant)).unwrap().unwrap().allows_independent);
+            assert!(
+                !records::get(&world.vat, GrantRef::new(id, grant))
+                    .unwrap()
+                    .unwrap()
+                    .allows_independent
+            );
         }
     });
 }
@@ -158,8 +166,8 @@ fn target() -> capstead_client::sturdyref::TargetId {
     id
 }
 
-// What an import had revoked and written was cut only with the last batch of its target, and never when the
-// import failed before that.
+// What an import had revoked and written was cut only with the last batch of its target, and never
+// when the import failed before that.
 #[test]
 fn what_was_revoked_before_an_import_failed_is_cut() {
     /// More than one batch has room for.
@@ -168,7 +176,7 @@ fn what_was_revoked_before_an_import_failed_is_cut() {
         let text = root("Trial").expose_text("127.0.0.1:1").unwrap();
         let all = namespace(&agent, &text).await.unwrap();
         read(&by_name(&all, "x")).await.unwrap();
-        let id = crate::host::authority::grants::object_id(target());
+        let id = crate::host::authority::records::object_id(target());
         let revoked = Grant { is_revoked: true, ..Grant::root(7) };
         let mut frames = frame(&Frame::Object(id));
         frames.extend(records(Space::Grants, root_grant("Trial").as_bytes(), &revoked.encode()));
@@ -186,8 +194,8 @@ fn what_was_revoked_before_an_import_failed_is_cut() {
     });
 }
 
-/// A good reference to an object that comes in is told to wait, and is good again when it is whole; one
-/// that was revoked before the import was cut short stays revoked when that is ended.
+/// A good reference to an object that comes in is told to wait, and is good again when it is whole;
+/// one that was revoked before the import was cut short stays revoked when that is ended.
 #[test]
 fn a_good_reference_is_told_that_the_import_is_not_finished() {
     run(async |world, agent, host| {
@@ -197,7 +205,7 @@ fn a_good_reference_is_told_that_the_import_is_not_finished() {
         let ada = save(&owner, &labelled("Ada")).await.unwrap();
         let records_of = |label: &str| {
             let x = owner_id();
-            let grants = world.vat.grants_behind(x, None, 9).unwrap();
+            let grants = records::list_behind(&world.vat, x, None, 9).unwrap();
             let (id, grant) = grants.into_iter().find(|(_, grant)| grant.label == label).unwrap();
             records(Space::Grants, id.as_bytes(), &grant.encode())
         };
@@ -231,7 +239,8 @@ fn owner_id() -> crate::id::ObjectId {
     crate::id::ObjectId::named(crate::id::Pool::default(), "Trial", "x")
 }
 
-/// More grants than one batch takes, 16 MiB, come in and give way again: of an object and of a namespace.
+/// More grants than one batch takes, 16 MiB, come in and give way again: of an object and of a
+/// namespace.
 #[test]
 fn more_grants_than_a_batch_takes_come_in_and_give_way() {
     const COUNT: u32 = 60_000;

@@ -9,8 +9,8 @@ use crate::error::failed;
 use crate::host::{AwakeLimits, Storage};
 
 fn is_awake(world: &World, key: &str) -> bool {
-    let slots = world.vat.slots.borrow();
-    slots.values().any(|slot| slot.birth.key.as_deref() == Some(key) && slot.awake().is_some())
+    let slots = world.vat.objects.all();
+    slots.iter().any(|slot| slot.spec.key.as_deref() == Some(key) && slot.awake().is_some())
 }
 
 fn awake<'a>(world: &World, keys: &[&'a str]) -> Vec<&'a str> {
@@ -18,7 +18,7 @@ fn awake<'a>(world: &World, keys: &[&'a str]) -> Vec<&'a str> {
 }
 
 fn at_most(world: &World, objects: usize) {
-    world.vat.awake.limit(AwakeLimits { objects, ..AwakeLimits::NONE });
+    world.vat.objects.awake().limit(AwakeLimits { objects, ..AwakeLimits::NONE });
 }
 
 async fn write(world: &World, key: &str) {
@@ -90,7 +90,7 @@ fn values_in_memory_count_as_they_are() {
     const LIMIT: usize = 1 << 20;
     run(async {
         let world = World::new();
-        world.vat.awake.limit(AwakeLimits { bytes: LIMIT, ..AwakeLimits::NONE });
+        world.vat.objects.awake().limit(AwakeLimits { bytes: LIMIT, ..AwakeLimits::NONE });
         let heavy = world.instance("heavy");
         let value = stored::<Vec<u8>>(&heavy, "value");
         let grow = || value.set(vec![1; LIMIT]);

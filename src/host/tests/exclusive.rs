@@ -136,7 +136,8 @@ fn calls_that_only_have_an_origin_in_common_wait_for_each_other() {
     });
 }
 
-/// A call that has nothing to do with the one that runs waits for it, also after turns of its chain.
+/// A call that has nothing to do with the one that runs waits for it, also after turns of its
+/// chain.
 #[test]
 fn a_call_of_somebody_else_waits_and_leaves_nothing_behind() {
     run(async {
@@ -155,7 +156,7 @@ fn a_call_of_somebody_else_waits_and_leaves_nothing_behind() {
             call_pass(&b, std::slice::from_ref(&a), &[]),
         ];
         futures::future::join_all(ring).await;
-        assert!(world.vat.waits.is_empty());
+        assert!(world.vat.objects.waits().is_empty());
     });
 }
 
@@ -164,7 +165,7 @@ fn a_call_of_somebody_else_waits_and_leaves_nothing_behind() {
 fn a_call_waits_no_longer_than_its_patience() {
     run(async {
         let world = World::new();
-        world.vat.waits.patience.set(Duration::from_millis(30));
+        world.vat.objects.waits().set_patience(Duration::from_millis(30));
         let object = world.exclusive("x");
         let (answer, never) = futures::channel::oneshot::channel::<super::trial::trial::Client>();
         let mut ask = object.ask_request();
@@ -220,7 +221,7 @@ fn the_end_of_an_exclusive_instance_is_the_end_of_those_who_wait() {
         later.await.unwrap();
         abort.await.err().unwrap();
         chained.await.unwrap_err();
-        assert!(world.vat.waits.is_empty());
+        assert!(world.vat.objects.waits().is_empty());
         for ended in futures::future::join_all(waiting).await {
             let error = ended.err().unwrap();
             assert_eq!(error.kind, capnp::ErrorKind::Disconnected, "{error}");

@@ -15,7 +15,8 @@ use capstead_client::sturdyref::{Method, Sturdyref, TextReference};
 use super::references::{host, join, keys};
 use super::trial::{World, call_write, read, run, settle, trial};
 use crate::host::Agent;
-use crate::host::authority::granting::grant_id;
+use crate::host::authority::calls::grant_id;
+use crate::host::authority::records;
 use crate::id::{ObjectId, Pool};
 use crate::limits::OVER_GRANTS_KEPT_MS;
 use crate::schema::facet_capnp::{facet, persistent};
@@ -238,7 +239,8 @@ fn a_long_list_of_grants_is_whole() {
     });
 }
 
-/// A clock that is ahead for a moment destroys nothing: a revocation sweeps what has been over for long.
+/// A clock that is ahead for a moment destroys nothing: a revocation sweeps what has been over for
+/// long.
 #[test]
 fn a_grant_that_is_over_is_kept_for_a_while() {
     run(async {
@@ -274,7 +276,7 @@ fn answers_about_grants_and_objects_wait_for_the_disk() {
         let eve = listed(&object).await.unwrap()[0].1.clone();
         let (vat, id) = (world.vat.clone(), ObjectId::named(Pool::default(), "Trial", "x"));
         let eve = grant_id(&eve).unwrap();
-        let mut revoked = Box::pin(async move { vat.revoke(id, eve).await });
+        let mut revoked = Box::pin(async move { records::revoke(&vat, id, eve).await });
         let mut restored = Box::pin(restore(&agent, &text));
         let written = call_write(&by_name(&all, "new"), 1).promise;
         let terms = labelled("new");

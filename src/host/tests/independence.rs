@@ -1,5 +1,5 @@
-//! Grants that survive those that they were made from: only where their granter said so; and whatever was
-//! made below a grant is known to its holder, wherever the grants between are.
+//! Grants that survive those that they were made from: only where their granter said so; and
+//! whatever was made below a grant is known to its holder, wherever the grants between are.
 
 use capnp::Error;
 use capnp::capability::FromClientHook;
@@ -10,7 +10,8 @@ use super::grants::{
 };
 use super::references::{host, join};
 use super::trial::{World, read, run};
-use crate::host::authority::grants::object_id;
+use crate::host::authority::records::{self, object_id};
+use crate::host::engine::right::GrantRef;
 use crate::id::{ObjectId, Pool};
 use crate::sturdyref::{Grant, Parent, root_grant};
 
@@ -56,12 +57,15 @@ fn an_old_root_allows_none_from_the_next_start_on() {
         let (world, _agent) = host().await;
         let (id, grant) = (ObjectId::namespace(Pool::default(), "Trial"), root_grant("Trial"));
         let old = Grant { allows_independent: true, ..Grant::root(7) };
-        world.vat.write_grants(id, [(&grant, Some(old.encode()))]).unwrap();
+        records::write(&world.vat, id, [(&grant, Some(old.encode()))]).unwrap();
         world.vat.close().unwrap();
         let next = World::over_disk(world.disk.clone());
         let agent = join(&next).await;
         assert_dependent(&namespace(&agent, &root_text()).await.unwrap()).await;
-        assert_eq!(next.vat.grant((id, grant)).unwrap().unwrap().created_ms, 7);
+        assert_eq!(
+            records::get(&next.vat, GrantRef::new(id, grant)).unwrap().unwrap().created_ms,
+            7
+        );
     });
 }
 
@@ -107,13 +111,16 @@ fn what_is_made_below_a_namespaces_grant_is_known_without_its_records() {
         assert_eq!(labels(&by_name(&all, "x")).await, ["two below"]);
 
         let x = ObjectId::named(Pool::default(), "Trial", "x");
-        let (_, grant) = world.vat.grants_behind(x, None, 9).unwrap().remove(0);
+        let (_, grant) = records::list_behind(&world.vat, x, None, 9).unwrap().remove(0);
         assert_eq!(grant.before, [root_grant("Trial")]);
         // As it is on a host that has neither of them.
         let elsewhere = TargetId::from_bytes([3; 16]);
         let parent = Parent::OfNamespace(elsewhere, GrantId::from_bytes([4; 16]));
         let grant = Grant { parent, ..grant };
-        let made_from = |target, id| world.vat.was_made_from(x, &grant, (object_id(target), id));
+        let made_from = |target, id| {
+            let from = GrantRef::new(object_id(target), id);
+            records::was_made_from(&world.vat, x, &grant, from)
+        };
         assert!(made_from(elsewhere, GrantId::from_bytes([4; 16])).unwrap());
         assert!(made_from(elsewhere, root_grant("Trial")).unwrap());
         assert!(!made_from(elsewhere, root_grant("Other")).unwrap());
@@ -131,7 +138,7 @@ fn a_host_tells_another_one_what_a_grant_was_made_from() {
         let second = Grant { parent: Parent::Own(grants[0]), independent: true, ..first.clone() };
         let third = Grant { parent: Parent::Own(grants[1]), ..Grant::root(1) };
         let records = [first.encode(), second.encode(), third.encode()].map(Some);
-        world.vat.write_grants(id, grants.iter().zip(records)).unwrap();
+        records::write(&world.vat, id, grants.iter().zip(records)).unwrap();
         let told = told(&agent, id, grants[2]).await.unwrap();
         let ids = |ids: &[GrantId]| ids.iter().map(|id| id.as_bytes().to_vec()).collect::<Vec<_>>();
         let before = [ids(&[grants[0]]), ids(&[grants[1], grants[0]])];

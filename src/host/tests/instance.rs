@@ -221,8 +221,8 @@ fn an_object_that_was_never_called_costs_nothing_once_it_is_let_go() {
     run(async {
         let world = World::new();
         let held: Vec<_> = (0..100).map(|n| world.object(&n.to_string())).collect();
-        assert_eq!(world.vat.places(), 100);
+        assert_eq!(world.vat.objects.count(), 100);
         drop(held);
-        assert_eq!(world.vat.places(), 0);
+        assert_eq!(world.vat.objects.count(), 0);
     });
 }

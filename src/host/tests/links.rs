@@ -12,7 +12,7 @@ use super::storage::{text, turn};
 use super::trial::{World, call_write, made_by, over, read, run, trial};
 use crate::error::{Result, failed};
 use crate::host::engine::instance::Instance;
-use crate::host::engine::run::{Cause, Turns};
+use crate::host::engine::run::{InTurns, TurnCause};
 use crate::host::{Context, Storage, Struct};
 use crate::id::{ObjectId, Pool};
 use crate::membrane;
@@ -31,7 +31,7 @@ fn put(storage: &Storage, key: &str, object: &trial::Client) -> Result<()> {
 
 /// Lets all polls of `work` be turns of the object.
 async fn turns<T>(instance: &Rc<Instance>, work: impl Future<Output = T>) -> T {
-    let turns = Turns { instance, cause: Cause::default(), future: Box::pin(work) };
+    let turns = InTurns { instance, cause: TurnCause::default(), future: Box::pin(work) };
     turns.await.ok().expect("the instance lives")
 }
 
@@ -48,8 +48,8 @@ fn passed(objects: Vec<trial::Client>) -> Struct<pass_params::Owned> {
 }
 
 fn edges(instance: &Instance, key: &str) -> Vec<u8> {
-    let store = instance.vat.store.borrow();
-    store.get(instance.birth.id, Space::Edges, key.as_bytes()).unwrap().unwrap_or_default()
+    let store = instance.vat.turns.store();
+    store.get(instance.spec.id, Space::Edges, key.as_bytes()).unwrap().unwrap_or_default()
 }
 
 fn references(instance: &Instance) -> u64 {
@@ -88,7 +88,7 @@ fn a_stolen_value_is_refused_and_has_no_edges() {
         turn(&owner, |storage| put(storage, "a", &world.object("target")).unwrap());
         let value = turn(&owner, |storage| storage.get("a").unwrap().unwrap());
         let foreign =
-            ReferenceCipher::new(&[8; 32]).encrypt(owner.birth.id, b"foreign", &[], b"", [1; 24]);
+            ReferenceCipher::new(&[8; 32]).encrypt(owner.spec.id, b"foreign", &[], b"", [1; 24]);
         turn(&thief, |storage| storage.put("a", &value).unwrap());
         turn(&owner, |storage| {
             storage.put("b", &value).unwrap();
@@ -260,6 +260,6 @@ fn creating_an_object_and_storing_nothing_leaves_nothing_behind() {
         world.vat.flush().await.unwrap();
         let mut objects = Vec::new();
         world.disk.objects(&mut |object, _, _| objects.push(object)).unwrap();
-        assert_eq!(objects, [instance.birth.id]);
+        assert_eq!(objects, [instance.spec.id]);
     });
 }

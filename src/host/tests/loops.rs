@@ -8,7 +8,8 @@ use crate::host::engine::instance::Instance;
 use crate::host::{List, Storage};
 use crate::storage::store::page::VISITED;
 
-/// Keys that a step may pass by, all in all: its own, twice what was read ahead, and some hidden ones.
+/// Keys that a step may pass by, all in all: its own, twice what was read ahead, and some hidden
+/// ones.
 const VISITED_PER_KEY: usize = 12;
 
 /// A key and its value, if there is one.

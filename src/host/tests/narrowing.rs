@@ -89,8 +89,8 @@ async fn narrow_object(agent: &Rc<Agent>, live: trial::Client, (how, set): &Link
     restore(agent, &text).await.unwrap()
 }
 
-/// The model: each set by itself, and those of a namespace restrict its objects if there is a method in
-/// them that no namespace has.
+/// The model: each set by itself, and those of a namespace restrict its objects if there is a
+/// method in them that no namespace has.
 fn allows(of_namespace: &[Link], of_object: &[Link], method: Method) -> bool {
     let sets =
         |links: &'_ [Link]| links.iter().filter_map(|(_, set)| set.clone()).collect::<Vec<_>>();
@@ -130,8 +130,8 @@ async fn check(of_namespace: Vec<Link>, of_object: Vec<Link>) {
     assert_eq!(listed, allows(&of_namespace, &of_object, METHODS[2]), "grants");
 }
 
-/// A chain of random narrowings of a namespace, and then of an object that is reached through it, allows
-/// what each of them allows: live, saved and offline, in any order.
+/// A chain of random narrowings of a namespace, and then of an object that is reached through it,
+/// allows what each of them allows: live, saved and offline, in any order.
 #[test]
 fn no_chain_through_a_namespace_allows_what_an_earlier_link_refused() {
     let chains = (vec(link(), 0..4), vec(link(), 0..3));

@@ -180,8 +180,8 @@ fn an_id_that_came_again_is_kept_from_then_on() {
     });
 }
 
-/// However long it takes: the id of a call that runs is known, and so it is afterwards for those who
-/// came in time.
+/// However long it takes: the id of a call that runs is known, and so it is afterwards for those
+/// who came in time.
 #[test]
 fn the_id_of_a_call_that_runs_is_never_forgotten() {
     run(async {
@@ -317,8 +317,8 @@ fn the_class_neither_sees_nor_removes_ids() {
     });
 }
 
-/// A clock that was years ahead blocks nothing for years: what began then is forgotten a while after that
-/// was noticed. One that is behind for a moment forgets nothing.
+/// A clock that was years ahead blocks nothing for years: what began then is forgotten a while
+/// after that was noticed. One that is behind for a moment forgets nothing.
 #[test]
 fn a_clock_that_was_ahead_is_waited_for_once() {
     run(async {

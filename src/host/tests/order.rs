@@ -58,7 +58,8 @@ fn queued_calls_let_other_tasks_run() {
     });
 }
 
-/// Calls on a promised capability follow each other, though everything was dropped before it is known.
+/// Calls on a promised capability follow each other, though everything was dropped before it is
+/// known.
 #[test]
 fn pipelined_calls_start_in_order_and_after_what_they_wait_for() {
     for hops in 0..3 {
@@ -76,7 +77,8 @@ fn pipelined_calls_start_in_order_and_after_what_they_wait_for() {
     }
 }
 
-/// The holder calls before, at and after the moment when the promise turns out to be its own object.
+/// The holder calls before, at and after the moment when the promise turns out to be its own
+/// object.
 #[test]
 fn a_promise_that_becomes_a_local_object_keeps_the_order() {
     for hops in 1..3 {
@@ -98,8 +100,8 @@ fn a_promise_that_becomes_a_local_object_keeps_the_order() {
     }
 }
 
-/// The RPC library hands the waiting calls over while it has the promise borrowed, and the object calls
-/// just that.
+/// The RPC library hands the waiting calls over while it has the promise borrowed, and the object
+/// calls just that.
 #[test]
 fn a_promise_may_be_a_parameter_of_a_call_on_itself() {
     for hops in 1..3 {

@@ -9,6 +9,7 @@ use ed25519_dalek::SigningKey;
 
 use super::trial::{World, call_write, read, run, run_within, trial};
 use crate::error::Result;
+use crate::host::authority::records;
 use crate::host::{Agent, ListenerHint};
 use crate::id::{ObjectId, Pool};
 use crate::membrane;
@@ -64,7 +65,8 @@ fn target(namespace: ObjectId) -> Target {
     Target::Namespace(TargetId::from_bytes(*namespace.as_bytes()))
 }
 
-/// So many references with grants that exist, for objects that exist; all their bits, one at a time.
+/// So many references with grants that exist, for objects that exist; all their bits, one at a
+/// time.
 fn check(first: u32, count: u32) {
     run_within(Duration::from_mins(10), async move {
         let ((world, agent), keys) = (host().await, keys().current());
@@ -78,7 +80,7 @@ fn check(first: u32, count: u32) {
             let grant = GrantId::from_bytes(grant);
             let record = Grant::root(0).encode();
             let id = if number % 2 == 0 { namespace } else { object };
-            world.vat.write_grants(id, [(&grant, Some(record))]).unwrap();
+            records::write(&world.vat, id, [(&grant, Some(record))]).unwrap();
             let mut seed = [7; 32];
             seed[..4].copy_from_slice(&number.to_be_bytes());
             let caveats =
@@ -135,7 +137,8 @@ fn a_reference_to_an_object_is_restored_by_its_own_grant() {
         let restore = async |name: &str, grant: u8| {
             let id = ObjectId::named(Pool::default(), "Trial", name);
             let record = Grant::root(0).encode();
-            world.vat.write_grants(id, [(&GrantId::from_bytes([1; 16]), Some(record))]).unwrap();
+            records::write(&world.vat, id, [(&GrantId::from_bytes([1; 16]), Some(record))])
+                .unwrap();
             let target = Target::Object(TargetId::from_bytes(*id.as_bytes()));
             let next = NextSecret::from_seed([9; 32]);
             let grant = GrantId::from_bytes([grant; 16]);

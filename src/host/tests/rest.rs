@@ -72,9 +72,9 @@ fn a_sleeping_object_that_nobody_holds_leaves_its_place() {
         let held = world.object("held");
         call_note(&held, 1).promise.await.unwrap();
         all_sleep(&world).await;
-        assert_eq!(world.vat.places(), 1);
+        assert_eq!(world.vat.objects.count(), 1);
         drop(held);
-        assert_eq!(world.vat.places(), 0);
+        assert_eq!(world.vat.objects.count(), 0);
     });
 }
 
@@ -93,7 +93,8 @@ fn an_object_stays_awake_for_its_warm_time_after_each_call() {
     });
 }
 
-/// A call under way, a capability that the object made, a task of it, a write on its way to the disk.
+/// A call under way, a capability that the object made, a task of it, a write on its way to the
+/// disk.
 #[test]
 fn an_object_that_somebody_needs_stays_awake() {
     run(async {
@@ -219,7 +220,7 @@ fn an_object_that_cannot_wake_leaves_nothing_behind() {
             settle().await;
         }
         all_sleep(&world).await;
-        assert_eq!(world.vat.places(), 0);
+        assert_eq!(world.vat.objects.count(), 0);
     });
 }
 

@@ -1,4 +1,5 @@
-//! Nobody who has a reference uses up an object's request ids, its grants or its quota for all others.
+//! Nobody who has a reference uses up an object's request ids, its grants or its quota for all
+//! others.
 
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use super::storage::turn;
 use super::trial::{RETENTION, World, call_note, call_write, run, run_within, settle, trial};
 use crate::error::Result;
 use crate::host::Object;
-use crate::host::authority::granting::grant_id;
-use crate::host::engine::once::{Stage, Which};
+use crate::host::authority::calls::grant_id;
+use crate::host::engine::once::{IdSelection, Stage, clear_requests, requests};
 use crate::host::engine::shares::{Share, share};
 use crate::host::engine::sweeps::WATCHED;
 use crate::id::{ObjectId, Pool};
@@ -43,13 +44,13 @@ async fn id_of(of: &trial::Client, label: &str) -> GrantId {
 }
 
 fn share_of(world: &World, grant: GrantId) -> Share {
-    share(&world.vat.store.borrow(), x(), grant).unwrap()
+    share(&world.vat.turns.store(), x(), grant).unwrap()
 }
 
 /// The count that goes along with the writes is that of what is there.
 async fn assert_counted(world: &World, object: ObjectId) {
     world.vat.flush().await.unwrap();
-    let (_, usage) = world.vat.store.borrow().identity(object).unwrap();
+    let (_, usage) = world.vat.turns.store().identity(object).unwrap();
     assert_eq!(usage, world.disk.count(object).unwrap());
 }
 
@@ -64,7 +65,7 @@ fn a_call_that_never_ends_keeps_no_other_id_from_being_forgotten() {
         for n in 0..100 {
             world.now.set(n * 2 * RETENTION.as_millis() as u64);
             noted(&object, n).await.unwrap();
-            let kept = world.vat.requests(steps, None).unwrap();
+            let kept = requests(&world.vat, steps, None).unwrap();
             assert!(kept.len() <= 3, "{} are kept", kept.len());
             assert_eq!(kept[0].stage, Stage::Runs);
         }
@@ -103,7 +104,7 @@ fn a_grant_with_those_made_from_it_keeps_so_many_ids_and_others_go_on() {
         assert_counted(&world, x()).await;
 
         // The operator forgets those of one grant.
-        let cleared = world.vat.clear_requests(x(), &Which::Of(below_id)).await.unwrap();
+        let cleared = clear_requests(&world.vat, x(), &IdSelection::Of(below_id)).await.unwrap();
         assert_eq!((cleared.gone, cleared.running), (most / 2, 0));
         assert_eq!(share_of(&world, below_id), Share::default());
         assert_counted(&world, x()).await;
@@ -117,8 +118,8 @@ fn a_grant_with_those_made_from_it_keeps_so_many_ids_and_others_go_on() {
         for n in 0..10 {
             noted(&below, 3 * most + n).await.unwrap();
         }
-        let cleared = world.vat.clear_requests(x(), &Which::All).await.unwrap();
-        assert!(cleared.gone > 0 && world.vat.requests(x(), None).unwrap().is_empty());
+        let cleared = clear_requests(&world.vat, x(), &IdSelection::All).await.unwrap();
+        assert!(cleared.gone > 0 && requests(&world.vat, x(), None).unwrap().is_empty());
         assert_eq!((share_of(&world, one_id).ids, share_of(&world, below_id).ids), (0, 0));
         assert_counted(&world, x()).await;
     });
@@ -213,12 +214,12 @@ fn ids_and_grants_count_in_the_quota() {
         assert_counted(&world, x()).await;
 
         // The class has what its objects have.
-        let (_, usage) = world.vat.store.borrow().identity(x()).unwrap();
+        let (_, usage) = world.vat.turns.store().identity(x()).unwrap();
         let again = world.restart_with_quotas(u64::MAX, Some(usage.total()));
         let refused =
             call_write(&again.object("y"), 1).promise.await.err().expect("the class is full");
         assert!(refused.extra.contains("over-quota:"), "{refused}");
-        again.vat.clear_requests(x(), &Which::All).await.unwrap();
+        clear_requests(&again.vat, x(), &IdSelection::All).await.unwrap();
         call_write(&again.object("y"), 1).promise.await.expect("there is room again");
         assert_counted(&again, x()).await;
     });
@@ -232,7 +233,7 @@ fn what_was_kept_before_it_counted_is_counted_once() {
         let object = world.object(X);
         call_write(&object, 1).promise.await.unwrap();
         {
-            let mut store = world.vat.store.borrow_mut();
+            let mut store = world.vat.turns.store_mut();
             store.begin(Account::system(x()));
             for n in 0..600_u64 {
                 store
@@ -242,9 +243,9 @@ fn what_was_kept_before_it_counted_is_counted_once() {
             }
             store.submit_turn();
         }
-        world.vat.committable.notify_one();
+        world.vat.turns.committable().notify_one();
         world.vat.flush().await.unwrap();
-        let usage = || world.vat.store.borrow().identity(x()).unwrap().1;
+        let usage = || world.vat.turns.store().identity(x()).unwrap().1;
         assert_eq!((usage().requests, usage().grants), (0, 0));
         save(&object, &labelled("new")).await.unwrap();
         drop(agent);
@@ -277,7 +278,7 @@ fn grants_whose_time_is_over_make_room() {
         let full = share_of(&world, one_id);
         assert!(full.grants > 50, "{full:?}");
 
-        let sweeps = &world.vat.grants.sweeps;
+        let sweeps = &world.vat.live_grants.sweeps;
         let clock_shows = |ms| {
             world.now.set(ms);
             sweeps.clock_shows(ms);
@@ -303,8 +304,8 @@ fn grants_whose_time_is_over_make_room() {
     });
 }
 
-/// A clock that is ahead for a moment makes a grant of the namespace look over, and takes nothing from the
-/// objects that were reached by it.
+/// A clock that is ahead for a moment makes a grant of the namespace look over, and takes nothing
+/// from the objects that were reached by it.
 #[test]
 fn what_depends_on_a_grant_of_a_namespace_survives_a_clock_that_is_ahead() {
     run(async {

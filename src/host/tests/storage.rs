@@ -10,12 +10,12 @@ use crate::host::engine::run as turns;
 use crate::host::{Context, List, Storage, Stored, Struct};
 use crate::schema::trial_capnp::trial::note_params;
 use crate::storage::Space;
-use turns::Cause;
+use turns::TurnCause;
 
 /// Does something in a turn of the object.
 pub(super) fn turn<T>(instance: &Rc<Instance>, work: impl FnOnce(&Storage) -> T) -> T {
     let storage = Context::new(instance.clone()).storage();
-    turns::turn(instance, &Cause::default(), || work(&storage))
+    turns::turn(instance, &TurnCause::default(), || work(&storage))
         .ok()
         .expect("the turn doesn't panic")
 }
@@ -132,8 +132,8 @@ fn a_list_sees_writes_ahead_of_it_and_none_behind() {
     });
 }
 
-/// Visiting sees what the iterator sees: before and after the writes are durable, and with writes of
-/// the visitor itself.
+/// Visiting sees what the iterator sees: before and after the writes are durable, and with writes
+/// of the visitor itself.
 #[test]
 fn a_visit_sees_what_the_list_has() {
     run(async {

@@ -10,7 +10,7 @@ use super::trial::{World, run, settle};
 use crate::error::{Result, failed};
 use crate::host::engine::run as turns;
 use crate::host::{Context, List};
-use turns::Cause;
+use turns::TurnCause;
 
 #[test]
 fn a_transaction_undoes_exactly_its_writes() {
@@ -57,9 +57,9 @@ fn an_undone_first_write_leaves_no_object_behind() {
             })
         });
         undone.unwrap_err();
-        assert!(!world.vat.exists(instance.birth.id).unwrap());
+        assert!(!world.vat.exists(instance.spec.id).unwrap());
         turn(&instance, |storage| storage.put("a", "2").unwrap());
-        assert!(world.vat.exists(instance.birth.id).unwrap());
+        assert!(world.vat.exists(instance.spec.id).unwrap());
     });
 }
 
@@ -109,7 +109,7 @@ fn messages_around_an_undone_transaction_leave_in_order() {
         });
         assert_eq!(*sent.borrow(), [1, 2]);
         let storage = Context::new(instance.clone()).storage();
-        let panicked = turns::turn(&instance, &Cause::default(), || {
+        let panicked = turns::turn(&instance, &TurnCause::default(), || {
             let undone: Result<()> = storage.transaction(|| {
                 storage.put("a", "1").unwrap();
                 Err(failed("no"))
@@ -182,7 +182,7 @@ fn a_sync_ends_when_all_earlier_writes_are_durable() {
         assert_eq!(poll(&mut synced), Poll::Pending);
         drop(held);
         synced.await.unwrap();
-        assert!(world.vat.store.borrow().durable() > crate::storage::Ticket(0));
+        assert!(world.vat.turns.store().durable() > crate::storage::Ticket(0));
     });
 }
 

@@ -22,7 +22,7 @@ use crate::host::engine::gated;
 use crate::host::engine::instance::Instance;
 use crate::host::engine::once::Retention;
 use crate::host::engine::right::Right;
-use crate::host::engine::slot::Birth;
+use crate::host::engine::slot::ObjectSpec;
 use crate::host::{AwakeLimits, Context, Object, Vat};
 use crate::id::{ObjectId, Pool};
 use crate::metrics::Metrics;
@@ -417,10 +417,10 @@ impl World {
     }
 
     pub(super) fn object_of(&self, class: &str, key: &str) -> trial::Client {
-        let class = self.vat.class(class).unwrap();
+        let class = self.vat.objects.class(class).unwrap();
         let id = ObjectId::named(Pool::default(), class.name, key);
-        let birth = Birth { id, class, key: Some(key.into()) };
-        trial::Client::new(self.vat.facet(&birth, Right::default()))
+        let spec = ObjectSpec { id, class, key: Some(key.into()) };
+        trial::Client::new(self.vat.facet(&spec, Right::default()))
     }
 }
 
@@ -432,10 +432,10 @@ impl World {
 
     /// The object called `key`, awake beside the vat's own instance.
     pub(super) fn instance(&self, key: &str) -> Rc<Instance> {
-        let class = self.vat.class("Trial").unwrap();
+        let class = self.vat.objects.class("Trial").unwrap();
         let id = ObjectId::named(Pool::default(), class.name, key);
-        let birth = Birth { id, class, key: Some(key.into()) };
-        Instance::new(&self.vat, birth).unwrap()
+        let spec = ObjectSpec { id, class, key: Some(key.into()) };
+        Instance::new(&self.vat, spec).unwrap()
     }
 }
 

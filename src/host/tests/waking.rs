@@ -36,7 +36,7 @@ fn a_wake_that_waits_for_itself_ends_and_the_object_wakes_again() {
         for way in [Way::Itself, Way::Object, Way::Exclusive, Way::Host, Way::Callback] {
             run(async move {
                 let (world, there) = (World::new(), World::new());
-                world.vat.waits.wake_patience.set(PATIENCE);
+                world.vat.objects.waits().set_wake_patience(PATIENCE);
                 let a = if is_exclusive { world.exclusive("a") } else { world.object("a") };
                 let via = match way {
                     Way::Itself => vec![],
@@ -65,7 +65,7 @@ fn a_wake_that_waits_for_itself_ends_and_the_object_wakes_again() {
                 }
                 from_now_on_wake(Wake::Well);
                 call_note(&a, 7).promise.await.unwrap();
-                assert!(world.vat.waits.is_empty() && !log().contains(&3000), "{way:?}");
+                assert!(world.vat.objects.waits().is_empty() && !log().contains(&3000), "{way:?}");
             });
         }
     }
@@ -84,7 +84,7 @@ fn two_that_wake_do_not_wait_for_each_other() {
         let error = told(three_calls(&a)).await.swap_remove(0);
         assert!(error.extra.contains("deadlock: "), "{error}");
         call_note(&a, 7).promise.await.unwrap();
-        assert!(world.vat.waits.is_empty());
+        assert!(world.vat.objects.waits().is_empty());
     });
 }
 
@@ -93,7 +93,7 @@ fn a_wake_that_never_ends_is_given_up() {
     for is_exclusive in [false, true] {
         run(async move {
             let world = World::new();
-            world.vat.waits.wake_patience.set(PATIENCE);
+            world.vat.objects.waits().set_wake_patience(PATIENCE);
             let a = if is_exclusive { world.exclusive("a") } else { world.object("a") };
             from_now_on_wake(Wake::NeverEnds);
             for error in told(three_calls(&a)).await {

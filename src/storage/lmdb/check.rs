@@ -251,6 +251,7 @@ mod tests {
     use super::*;
     use crate::storage::lmdb::engine::Environment;
     use crate::storage::lmdb::engine::make;
+    use crate::storage::range::Direction;
 
     fn look(path: &Path, kind: Kind) -> Result<()> {
         check(path, kind, Owner::ours())
@@ -310,7 +311,8 @@ mod tests {
                 bytes += record.len();
                 Ok(std::ops::ControlFlow::Continue(()))
             };
-            let walked = env.read(|snapshot| snapshot.walk((b"a", Some(b"b")), false, visit));
+            let walked =
+                env.read(|snapshot| snapshot.walk((b"a", Some(b"b")), Direction::Up, visit));
             assert!(walked.unwrap().is_continue());
             bytes
         };

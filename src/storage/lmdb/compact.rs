@@ -24,6 +24,7 @@ use crate::storage::lmdb::engine::{Bulk, Environment};
 use crate::storage::lmdb::layout::{CHECKSUM_BYTES, Kind};
 use crate::storage::lmdb::owned::Owner;
 use crate::storage::lmdb::pairs::Pairs;
+use crate::storage::range::Direction;
 
 /// Bytes that are copied in one transaction.
 const STEP_BYTES: usize = 16 << 20;
@@ -99,7 +100,7 @@ fn packed_bytes(env: &Environment) -> Result<u64> {
     let node_max = (((page - HEADER) / 2) & !1) - PLACE;
     let (mut pages, mut free, mut above) = (0, 0, 0);
     env.read(|snapshot| {
-        let _ = snapshot.walk((&[0], None), false, |key, record| {
+        let _ = snapshot.walk((&[0], None), Direction::Up, |key, record| {
             let (key, stored) = (key.len() as u64, (record.len() + CHECKSUM_BYTES) as u64);
             let mut node = NODE + key + stored;
             if node > node_max {
@@ -140,7 +141,7 @@ fn copy(
     let mut step = Pairs::default();
     let mut copied = 0;
     env.read(|snapshot| {
-        let _ = snapshot.walk((&[0], None), false, |key, record| {
+        let _ = snapshot.walk((&[0], None), Direction::Up, |key, record| {
             step.push(key, record);
             copied += 1;
             if step.bytes() >= STEP_BYTES {
@@ -213,7 +214,7 @@ mod tests {
         let env = Environment::open(path, Kind::Objects, MAP_BYTES).unwrap();
         let mut all = Vec::new();
         let walked = env.read(|snapshot| {
-            snapshot.walk((&[1], None), false, |key, record| {
+            snapshot.walk((&[1], None), Direction::Up, |key, record| {
                 all.push((key.to_vec(), record.to_vec()));
                 Ok(ControlFlow::Continue(()))
             })

@@ -30,6 +30,7 @@ use crate::storage::lmdb::layout::{
 };
 use crate::storage::lmdb::owned::Owner;
 use crate::storage::lmdb::watched::Watched;
+use crate::storage::range::Direction;
 
 /// Two for the vat thread, which may read while it visits records, one for the commit thread, and
 /// the rest for exports and other tools.
@@ -287,7 +288,7 @@ impl Snapshot<'_> {
     pub(crate) fn walk(
         &self,
         (from, until): (&[u8], Option<&[u8]>),
-        reverse: bool,
+        direction: Direction,
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>>,
     ) -> Result<ControlFlow<()>> {
         let cursor = self.txn.open_ro_cursor(self.database).map_err(failed("open a cursor"))?;
@@ -298,15 +299,15 @@ impl Snapshot<'_> {
             _ => go(None, LAST),
         };
         // The beginning is looked up last, because the cursor continues from there.
-        let (end, begin) = if reverse { (first()?, last()?) } else { (last()?, first()?) };
+        let is_down = direction == Direction::Down;
+        let (end, begin) = if is_down { (first()?, last()?) } else { (last()?, first()?) };
         let (Some((end, _)), Some(mut at)) = (end, begin) else {
             return Ok(ControlFlow::Continue(()));
         };
-        let is_empty = if reverse { end > at.0 } else { end < at.0 };
-        if is_empty {
+        if end != at.0 && (end > at.0) == is_down {
             return Ok(ControlFlow::Continue(()));
         }
-        let step = if reverse { PREVIOUS } else { NEXT };
+        let step = if is_down { PREVIOUS } else { NEXT };
         loop {
             let (key, stored) = at;
             let Some(record) = layout::whole(key, stored) else { return Err(layout::damaged(key)) };

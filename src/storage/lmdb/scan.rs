@@ -10,8 +10,7 @@ use crate::id::ObjectId;
 use crate::storage::error::Result;
 use crate::storage::lmdb::engine::Snapshot;
 use crate::storage::lmdb::layout::keys::{Level, Step, object_of, object_prefix};
-use crate::storage::range::after_prefix;
-use crate::storage::range::{Range, Visit};
+use crate::storage::range::{Direction, Range, Visit, after_prefix};
 use crate::storage::space::Space;
 
 /// Visits the keys in `range`, until `visit` breaks off.
@@ -26,7 +25,7 @@ pub(crate) fn scan(
         return Ok(());
     }
     let bounds = (as_slice(&range.start), as_slice(&range.end));
-    let mut scan = Scan { snapshot, reverse: range.reverse, key: Vec::new(), visit };
+    let mut scan = Scan { snapshot, direction: range.direction, key: Vec::new(), visit };
     scan.level(&Level::top(object, space), bounds).map(drop)
 }
 
@@ -38,7 +37,7 @@ pub(crate) fn next_object(
     // The environment's own record has a key of one byte, and comes before all shards.
     let behind = last.map_or(Some(vec![0, 0]), |last| after_prefix(&object_prefix(last)));
     let (Some(from), mut found) = (behind, None) else { return Ok(None) };
-    let _ = snapshot.walk((&from, None), false, |engine, _| {
+    let _ = snapshot.walk((&from, None), Direction::Up, |engine, _| {
         found = object_of(engine);
         // A record that isn't an object's is a shard's meta record.
         Ok(if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
@@ -51,7 +50,7 @@ type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
 
 struct Scan<'a, 'v> {
     snapshot: &'a Snapshot<'a>,
-    reverse: bool,
+    direction: Direction,
     /// The beginning of the keys in the present level: the parts of the links that lead to it.
     key: Vec<u8>,
     visit: &'a mut Visit<'v>,
@@ -62,7 +61,7 @@ impl Scan<'_, '_> {
         let (from, until) = engine_range(level, bounds);
         let snapshot = self.snapshot;
         let range = (from.as_slice(), until.as_deref());
-        snapshot.walk(range, self.reverse, |engine, record| match level.step(engine) {
+        snapshot.walk(range, self.direction, |engine, record| match level.step(engine) {
             Step::Link(part) => self.below(level, engine, part, bounds),
             Step::Record(rest) if is_within(rest, bounds) => Ok(self.record(rest, record)),
             Step::Record(_) => Ok(ControlFlow::Continue(())),

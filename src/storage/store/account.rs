@@ -120,14 +120,14 @@ impl Account {
     /// The range without a beginning that is known to have no keys.
     pub(crate) fn left_of<'a>(&self, range: &'a Range) -> Cow<'a, Range> {
         let gaps = self.gaps.borrow();
-        gaps[usize::from(range.reverse)]
+        gaps[range.direction as usize]
             .as_ref()
             .map_or(Cow::Borrowed(range), |gap| gap.behind(range))
     }
 
     /// Learns from a page that was read from the beginning of `range`.
     pub(crate) fn was_read(&self, range: &Range, page: &Page) {
-        let gap = &mut self.gaps.borrow_mut()[usize::from(range.reverse)];
+        let gap = &mut self.gaps.borrow_mut()[range.direction as usize];
         *gap = Gap::found(gap.take(), range, page);
     }
 

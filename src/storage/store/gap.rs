@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::ops::Bound;
 
-use crate::storage::range::Range;
+use crate::storage::range::{Direction, Range};
 use crate::storage::store::page::Page;
 
 /// The least number of hidden keys that makes a gap worth remembering.
@@ -34,7 +34,7 @@ impl Gap {
             return Cow::Borrowed(range);
         }
         let mut range = range.clone();
-        if range.reverse {
+        if range.direction == Direction::Down {
             range.end = turned(&self.from);
         } else {
             range.start = turned(&self.to);
@@ -50,13 +50,13 @@ impl Gap {
         let first = page.get(0).map(|(key, _)| Bound::Excluded(key.to_vec()));
         // The list began where the known gap ended.
         let touching = before.filter(|gap| {
-            if range.reverse {
+            if range.direction == Direction::Down {
                 turned(&gap.from) == range.end
             } else {
                 turned(&gap.to) == range.start
             }
         });
-        Some(if range.reverse {
+        Some(if range.direction == Direction::Down {
             let to = touching.map_or_else(|| range.end.clone(), |gap| gap.to);
             Self { from: first.unwrap_or_else(|| range.start.clone()), to }
         } else {
@@ -69,7 +69,7 @@ impl Gap {
     /// list of the keys that are left ends at once by itself.
     fn holds_beginning(&self, range: &Range) -> bool {
         let (from, to) = (lower(&self.from), upper(&self.to));
-        if range.reverse {
+        if range.direction == Direction::Down {
             let (Some(from), end) = (from, upper(&range.end)) else { return false };
             let is_after = end.is_none_or(|end| end > from);
             is_after && compare_upper(end, to) != Ordering::Greater

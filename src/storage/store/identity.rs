@@ -10,6 +10,20 @@ use crate::storage::lmdb::layout::Usage;
 use crate::storage::space::Space;
 use crate::storage::store::account::{Account, ClassAccount};
 
+/// The knowledge of whether an object has anything in the storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    Present,
+    Absent,
+}
+
+impl Presence {
+    /// That of the object whose header was looked for.
+    pub(crate) fn of<T>(header: Option<&T>) -> Self {
+        if header.is_some() { Self::Present } else { Self::Absent }
+    }
+}
+
 impl Store {
     /// The account of the object's storage, while it is in use. If no record has the usage, it is
     /// counted.
@@ -19,19 +33,27 @@ impl Store {
     pub(crate) fn account(
         &self,
         object: ObjectId,
-        exists: bool,
+        presence: Presence,
         limit: u64,
         class: Option<Rc<ClassAccount>>,
     ) -> Result<Rc<Account>> {
-        let record = if exists { self.get(object, Space::Usage, &[])? } else { None };
-        let usage = self.usage(object, exists, record)?;
+        let record = match presence {
+            Presence::Present => self.get(object, Space::Usage, &[])?,
+            Presence::Absent => None,
+        };
+        let usage = self.usage(object, presence, record)?;
         Ok(Account::new(object, usage, limit, class))
     }
 
-    fn usage(&self, object: ObjectId, exists: bool, record: Option<Vec<u8>>) -> Result<Usage> {
+    fn usage(
+        &self,
+        object: ObjectId,
+        presence: Presence,
+        record: Option<Vec<u8>>,
+    ) -> Result<Usage> {
         match record {
             Some(record) => Usage::decode(&record).ok_or_else(|| damaged_usage(object)),
-            None if exists => self.reads.count(object),
+            None if presence == Presence::Present => self.reads.count(object),
             None => Ok(Usage::default()),
         }
     }
@@ -45,7 +67,7 @@ impl Store {
             Some(reads) => reads.identity(object)?,
             None => [self.get(object, Space::Header, &[])?, self.get(object, Space::Usage, &[])?],
         };
-        let usage = self.usage(object, header.is_some(), usage)?;
+        let usage = self.usage(object, Presence::of(header.as_ref()), usage)?;
         Ok((header, usage))
     }
 }

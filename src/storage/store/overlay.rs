@@ -11,7 +11,7 @@ use std::rc::Rc;
 use smallvec::SmallVec;
 
 use crate::storage::log::committer::Ticket;
-use crate::storage::range::Range;
+use crate::storage::range::{Direction, Range};
 use crate::storage::space::Space;
 
 /// The value that was set for a key; `None` if it was deleted.
@@ -129,7 +129,10 @@ impl Layer {
             (bounds.0.as_ref().map(SmallVec::as_slice), bounds.1.as_ref().map(SmallVec::as_slice));
         let entries = self.entries.range::<[u8], _>(bounds);
         let entries = entries.map(|(key, (_, value))| (&key[1..], value.as_deref()));
-        if range.reverse { Box::new(entries.rev()) } else { Box::new(entries) }
+        match range.direction {
+            Direction::Up => Box::new(entries),
+            Direction::Down => Box::new(entries.rev()),
+        }
     }
 }
 

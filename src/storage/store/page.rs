@@ -9,6 +9,7 @@ use std::ops::ControlFlow;
 use itertools::Itertools;
 
 use crate::storage::lmdb::pairs::Pairs;
+use crate::storage::range::Direction;
 use crate::storage::store::overlay::Entry;
 
 /// The largest size of a page.
@@ -62,7 +63,7 @@ impl Page {
 pub(super) struct Filling<'a> {
     overlay: Peekable<Box<dyn Iterator<Item = Entry<'a>> + 'a>>,
     size: PageSize,
-    reverse: bool,
+    direction: Direction,
     page: Page,
 }
 
@@ -71,18 +72,18 @@ impl<'a> Filling<'a> {
     pub(super) fn new(
         overlay: Box<dyn Iterator<Item = Entry<'a>> + 'a>,
         size: PageSize,
-        reverse: bool,
+        direction: Direction,
         mut page: Page,
     ) -> Self {
         page.entries.clear();
         (page.more, page.hidden_first) = (false, 0);
-        Self { overlay: overlay.peekable(), size, reverse, page }
+        Self { overlay: overlay.peekable(), size, direction, page }
     }
 
     /// Takes the next entry from below, in the order of the list.
     pub(super) fn visit(&mut self, key: &[u8], value: &[u8]) -> ControlFlow<()> {
-        let reverse = self.reverse;
-        let is_due = |above: &Entry<'_>| comes_first(above.0, key, reverse) || above.0 == key;
+        let direction = self.direction;
+        let is_due = |above: &Entry<'_>| comes_first(above.0, key, direction) || above.0 == key;
         while let Some((above, value)) = self.overlay.next_if(is_due) {
             self.push(above, value)?;
             if above == key {
@@ -120,15 +121,21 @@ impl<'a> Filling<'a> {
 pub(super) fn over<'a>(
     upper: Box<dyn Iterator<Item = Entry<'a>> + 'a>,
     lower: Box<dyn Iterator<Item = Entry<'a>> + 'a>,
-    reverse: bool,
+    direction: Direction,
 ) -> Box<dyn Iterator<Item = Entry<'a>> + 'a> {
     let order = move |upper: &Entry<'_>, lower: &Entry<'_>| {
         let ascending = upper.0.cmp(lower.0);
-        if reverse { ascending.reverse() } else { ascending }
+        match direction {
+            Direction::Up => ascending,
+            Direction::Down => ascending.reverse(),
+        }
     };
     Box::new(upper.merge_join_by(lower, order).map(|of_one| of_one.reduce(|upper, _| upper)))
 }
 
-fn comes_first(key: &[u8], other: &[u8], reverse: bool) -> bool {
-    if reverse { key > other } else { key < other }
+fn comes_first(key: &[u8], other: &[u8], direction: Direction) -> bool {
+    match direction {
+        Direction::Up => key < other,
+        Direction::Down => key > other,
+    }
 }

@@ -10,7 +10,7 @@ use crate::id::ObjectId;
 use crate::storage::error::{Result, StorageError};
 use crate::storage::lmdb::layout::Usage;
 use crate::storage::log::committer::Ticket;
-use crate::storage::range::Range;
+use crate::storage::range::{Direction, Range};
 use crate::storage::space::Space;
 use crate::storage::store::account::{Account, Counted};
 use crate::storage::store::page::{Page, PageSize};
@@ -143,12 +143,14 @@ impl Store {
         prefix: &[u8],
     ) -> Result<Option<[Vec<u8>; 2]>> {
         const ONE: PageSize = PageSize { entries: 1, bytes: usize::MAX };
-        let end = |reverse| {
-            let range = Range { reverse, ..Range::all().within(prefix) };
+        let end = |direction| {
+            let range = Range { direction, ..Range::all().within(prefix) };
             let page = self.page_of(object, space, &range, ONE, Page::default())?;
             Ok::<_, StorageError>(page.get(0).map(|(key, _)| key.to_vec()))
         };
-        let (Some(least), Some(greatest)) = (end(false)?, end(true)?) else { return Ok(None) };
+        let (Some(least), Some(greatest)) = (end(Direction::Up)?, end(Direction::Down)?) else {
+            return Ok(None);
+        };
         Ok(Some([least, greatest]))
     }
 

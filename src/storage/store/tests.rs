@@ -12,6 +12,7 @@ use super::*;
 use crate::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::storage::lmdb::engine::Changes;
 use crate::storage::lmdb::layout::keys::RecordPath;
+use crate::storage::store::identity::Presence;
 use crate::storage::testing::model::MemoryLog;
 
 const ONE: ObjectId = ObjectId::from_bytes([1; 16]);
@@ -25,7 +26,7 @@ fn start(log: &MemoryLog) -> (Store, Receiver<()>) {
 }
 
 fn account(store: &Store, object: ObjectId) -> Rc<Account> {
-    store.account(object, true, u64::MAX, None).unwrap()
+    store.account(object, Presence::Present, u64::MAX, None).unwrap()
 }
 
 /// Opens a turn of an object that wasn't in use.

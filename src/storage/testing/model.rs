@@ -22,7 +22,7 @@ use crate::storage::log::batch::Op;
 use crate::storage::log::reads::{Reads, VisitObject};
 use crate::storage::log::shard_log::{Claim, Outcome, ShardBlock, ShardLog};
 use crate::storage::position::{Link, Position};
-use crate::storage::range::{Range, Visit};
+use crate::storage::range::{Direction, Range, Visit};
 use crate::storage::space::Space;
 
 /// A fault that is injected into the next group.
@@ -262,7 +262,11 @@ impl Reads for MemoryLog {
                 let state = self.state();
                 let Some(records) = state.records.get(&(object, space)) else { return Ok(()) };
                 let mut found = records.range((left.start.clone(), left.end.clone()));
-                let next = if left.reverse { found.next_back() } else { found.next() };
+                let next = if left.direction == Direction::Down {
+                    found.next_back()
+                } else {
+                    found.next()
+                };
                 next.map(|(key, value)| (key.clone(), value.clone()))
             };
             let Some((key, value)) = next else { return Ok(()) };
@@ -270,7 +274,8 @@ impl Reads for MemoryLog {
                 return Ok(());
             }
             let behind = Bound::Excluded(key);
-            *(if left.reverse { &mut left.end } else { &mut left.start }) = behind;
+            *(if left.direction == Direction::Down { &mut left.end } else { &mut left.start }) =
+                behind;
         }
         Ok(())
     }

@@ -105,13 +105,15 @@ impl<T: Owned> Struct<T> {
         Self::parse(&message, capabilities)
     }
 
-    /// The struct of a message in the standard framing, with the capabilities that its pointers mean.
+    /// The struct of a message in the standard framing, with the capabilities that its pointers
+    /// mean.
     ///
     /// # Errors
     /// When the bytes are no message.
     pub(in crate::host) fn parse(bytes: &[u8], capabilities: Caps) -> Result<Self> {
         let mut rest = bytes;
-        // It is read over and over, and what is read is counted for the whole life of the message.
+        // No limit: it is read over and over, and every read counts for the whole life of the
+        // message.
         let options = *ReaderOptions::new().traversal_limit_in_words(None);
         let reader = serialize::read_message(&mut rest, options)?;
         if rest.is_empty() {

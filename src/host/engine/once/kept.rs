@@ -1,14 +1,14 @@
-//! Which request ids of an object are kept: their order, their time, and how they are forgotten.
+//! The request ids that an object keeps: their order, their time, and how they are forgotten.
 //!
 //! Invariants:
-//! - An id is forgotten when its time is over and its call doesn't run. One that can't be forgotten is passed
-//!   by, so that it is in nobody's way.
+//! - An id is forgotten when its time is over and its call doesn't run. An id that can't be
+//!   forgotten is passed by, so that it keeps no other from being forgotten.
 //! - A forgotten id leaves nothing behind: neither its place in the order nor its part of a share.
 
 use std::ops::Bound;
 use std::time::Duration;
 
-use super::record::{self, ORDER, Record, RequestId, State};
+use super::record::{self, CallState, ORDER, Record, RequestId};
 use crate::clock::Clock;
 use crate::error::Result;
 use crate::host::engine::instance::Instance;
@@ -38,15 +38,16 @@ impl Retention {
         self.clock.clone()
     }
 
-    /// Tells whether a call that began then can be forgotten by now. A clock that was put back forgets later.
+    /// Tells whether a call that began then can be forgotten by now. A clock that was put back
+    /// forgets later.
     pub(super) fn is_over(&self, began: u64) -> bool {
         self.clock.now_ms() >= began.saturating_add(self.millis)
     }
 
-    /// Tells whether the call of that number can be forgotten by now. One that began later than now was begun
-    /// by a clock that was ahead, and counts from when that was noticed on; only as long as that is so,
-    /// since it may also be that the clock is behind now.
-    pub(super) fn is_call_over(&self, number: u64, began: u64, kept: Kept) -> bool {
+    /// Tells whether the call of that number can be forgotten by now. A call that began later than
+    /// now was begun by a clock that was ahead. Its time counts from the moment at which that was
+    /// noticed, for as long as its time lies ahead, because the clock may also be behind now.
+    pub(super) fn is_call_over(&self, number: u64, began: u64, kept: KeptNumbers) -> bool {
         let was_noticed = number < kept.by_then.0 && self.is_ahead(began);
         self.is_over(began) || (was_noticed && self.is_over(kept.by_then.1))
     }
@@ -58,26 +59,26 @@ impl Retention {
 
 /// Numbers of calls, from the oldest that is not passed by to the next one.
 #[derive(Clone, Copy)]
-pub(super) struct Kept {
+pub(super) struct KeptNumbers {
     pub(super) first: u64,
     pub(super) next: u64,
     /// All calls before this number had begun by this time.
     pub(super) by_then: (u64, u64),
 }
 
-/// The numbers of the calls that are kept, which are looked for once.
-pub(super) fn kept(instance: &Instance) -> Result<Kept> {
+/// The numbers of the calls that are kept. The storage is searched for them once.
+pub(super) fn kept(instance: &Instance) -> Result<KeptNumbers> {
     if let Some(kept) = instance.requests.kept.get() {
         return Ok(kept);
     }
-    let ends = instance.vat.store.borrow().ends(instance.birth.id, Space::Requests, &[ORDER])?;
+    let ends = instance.vat.turns.store().ends(instance.spec.id, Space::Requests, &[ORDER])?;
     let by_then = instance.read(Space::Requests, &record::BY_THEN)?;
     let by_then = by_then.map(|record| record::decode_by_then(&record)).transpose()?;
     let by_then = by_then.unwrap_or_default();
     let kept = match ends {
         // A number is never given twice, also when all ids were cleared.
-        None => Kept { first: by_then.0, next: by_then.0, by_then },
-        Some([first, last]) => Kept {
+        None => KeptNumbers { first: by_then.0, next: by_then.0, by_then },
+        Some([first, last]) => KeptNumbers {
             first: record::number_in(&first)?,
             next: record::number_in(&last)?.saturating_add(1).max(by_then.0),
             by_then,
@@ -98,19 +99,15 @@ pub(super) enum Oldest {
     Over(RequestId),
 }
 
-/// The oldest id from number `first` on that isn't passed by, and its number. Those are passed by whose
-/// time is over while they run.
+/// The oldest id from number `first` on that isn't passed by, and its number. Ids are passed by
+/// whose time is over while their calls run.
 pub(super) fn oldest(instance: &Instance, first: u64) -> Result<(u64, Oldest)> {
     let kept = kept(instance)?;
     let mut range = Range::all().within(&[ORDER]);
     range.start = Bound::Included(record::order_key(first).to_vec());
     loop {
-        let page = instance.vat.store.borrow().records(
-            instance.birth.id,
-            Space::Requests,
-            &range,
-            SOME,
-        )?;
+        let page =
+            instance.vat.turns.store().records(instance.spec.id, Space::Requests, &range, SOME)?;
         let mut last = None;
         for (key, record) in (0..).map_while(|at| page.get(at)) {
             let (number, (began, id)) = (record::number_in(key)?, record::decode_order(record)?);
@@ -125,10 +122,10 @@ pub(super) fn oldest(instance: &Instance, first: u64) -> Result<(u64, Oldest)> {
     }
 }
 
-/// None of one that is passed by.
+/// The fate of one id; none if it is passed by.
 fn fate(
     instance: &Instance,
-    kept: Kept,
+    kept: KeptNumbers,
     (number, began, id): (u64, u64, RequestId),
 ) -> Option<Oldest> {
     let retention = &instance.vat.retention;
@@ -163,11 +160,11 @@ pub(super) fn forget(
 
 /// As [`forget`], in the instance's present turn. Something else must be written in it as well.
 pub(super) fn forget_in_turn(instance: &Instance, number: u64, id: &RequestId) -> Result<()> {
-    forget(&mut instance.vat.store.borrow_mut(), instance.birth.id, number, id)
+    forget(&mut instance.vat.turns.store_mut(), instance.spec.id, number, id)
 }
 
-/// The part of an id in the shares: its bytes count once it has ended.
-pub(super) fn part(record: &Record<State>, length: usize) -> Share {
-    let bytes = if matches!(record.state, State::Ended(_)) { length as u64 } else { 0 };
+/// The part of an id in the shares. Its bytes count once its call has ended.
+pub(super) fn part(record: &Record<CallState>, length: usize) -> Share {
+    let bytes = if matches!(record.state, CallState::Ended(_)) { length as u64 } else { 0 };
     Share { grants: 0, ids: 1, bytes }
 }

@@ -1,12 +1,11 @@
-//! The request ids of an object as its operator sees them, and takes them away.
+//! The request ids of an object, for the operator, who sees them and takes them away.
 
 use std::ops::Bound;
-use std::rc::Rc;
 
 use capstead_client::sturdyref::{GrantId, Method};
 
 use super::kept::forget;
-use super::record::{self, ORDER, Record, RequestId, State};
+use super::record::{self, CallState, ORDER, Record, RequestId};
 use crate::error::Result;
 use crate::host::engine::vat::Vat;
 use crate::id::ObjectId;
@@ -16,10 +15,10 @@ use crate::storage::{PageSize, Range, Space};
 const SOME: PageSize = PageSize { entries: 64, bytes: usize::MAX };
 
 /// The ids that are meant.
-pub(in crate::host) enum Which {
+pub(in crate::host) enum IdSelection {
     All,
     Id(RequestId),
-    /// Those that came by this grant, or by one that was made from it.
+    /// The ids that came by this grant, or by one that was made from it.
     Of(GrantId),
 }
 
@@ -34,7 +33,7 @@ pub(in crate::host) enum Stage {
 }
 
 /// A call with an id, without its reply.
-pub(in crate::host) struct Known {
+pub(in crate::host) struct RequestSummary {
     pub(in crate::host) id: RequestId,
     pub(in crate::host) number: u64,
     /// Milliseconds since 1970.
@@ -48,93 +47,91 @@ pub(in crate::host) struct Known {
 
 /// Numbers of ids.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::host) struct Cleared {
+pub(in crate::host) struct ClearedCounts {
     pub(in crate::host) gone: u64,
     /// Meant too, and left since their calls run.
     pub(in crate::host) running: u64,
 }
 
-impl Vat {
-    /// Some of an object's calls with ids behind number `after`, in the order in which they began; none behind
-    /// the last.
-    ///
-    /// # Errors
-    /// When the storage can't be read.
-    pub(in crate::host) fn requests(
-        &self,
-        target: ObjectId,
-        after: Option<u64>,
-    ) -> Result<Vec<Known>> {
-        let mut range = Range::all().within(&[ORDER]);
-        if let Some(after) = after {
-            range.start = Bound::Excluded(record::order_key(after).to_vec());
-        }
-        let (store, instance) = (self.store.borrow(), self.instance_of(target));
-        let page = store.records(target, Space::Requests, &range, SOME)?;
-        let mut found = Vec::new();
-        for (key, order) in (0..).map_while(|at| page.get(at)) {
-            let (number, (began_ms, id)) = (record::number_in(key)?, record::decode_order(order)?);
-            let bytes = store.get(target, Space::Requests, &id.key())?;
-            let (length, call) = match &bytes {
-                Some(bytes) => (bytes.len() as u64, Some(Record::decode(bytes)?)),
-                None => (0, None),
-            };
-            let runs = instance.as_ref().is_some_and(|instance| instance.requests.runs(&id));
-            let stage = match call.as_ref().map(|call| &call.state) {
-                _ if runs => Stage::Runs,
-                Some(State::Ended(Ok(_))) => Stage::Replied,
-                Some(State::Ended(Err(_))) => Stage::Failed,
-                Some(State::Begun) | None => Stage::CutShort,
-            };
-            let (method, lineage) =
-                call.map_or_else(Default::default, |call| (call.method, call.lineage));
-            found.push(Known { id, number, began_ms, method, stage, bytes: length, lineage });
-        }
-        Ok(found)
+/// Some of an object's calls with ids behind number `after`, in the order in which they began. None
+/// behind the last.
+///
+/// # Errors
+/// When the storage can't be read.
+pub(in crate::host) fn requests(
+    vat: &Vat,
+    target: ObjectId,
+    after: Option<u64>,
+) -> Result<Vec<RequestSummary>> {
+    let mut range = Range::all().within(&[ORDER]);
+    if let Some(after) = after {
+        range.start = Bound::Excluded(record::order_key(after).to_vec());
     }
-
-    /// Forgets those ids that are meant and whose calls don't run. A retry with one of them is another call.
-    ///
-    /// # Errors
-    /// When the storage can't be read or written: some may be forgotten.
-    pub(in crate::host) async fn clear_requests(
-        self: &Rc<Self>,
-        target: ObjectId,
-        which: &Which,
-    ) -> Result<Cleared> {
-        let (mut after, mut cleared) = (None, Cleared::default());
-        loop {
-            self.outside_turns().await;
-            let some = self.requests(target, after)?;
-            let Some(last) = some.last() else { break };
-            after = Some(last.number);
-            let (running, gone): (Vec<_>, Vec<_>) = some
-                .into_iter()
-                .filter(|known| which.means(known))
-                .partition(|known| known.stage == Stage::Runs);
-            self.write_of_server(target, || {
-                let mut store = self.store.borrow_mut();
-                gone.iter()
-                    .try_for_each(|known| forget(&mut store, target, known.number, &known.id))
-            })?;
-            cleared.gone += gone.len() as u64;
-            cleared.running += running.len() as u64;
-            if self.store.borrow().is_full() {
-                self.settled().await;
-            }
-            tokio::task::yield_now().await;
-        }
-        self.flush().await?;
-        Ok(cleared)
+    let (store, instance) = (vat.turns.store(), vat.objects.instance_of(target));
+    let page = store.records(target, Space::Requests, &range, SOME)?;
+    let mut found = Vec::new();
+    for (key, order) in (0..).map_while(|at| page.get(at)) {
+        let (number, (began_ms, id)) = (record::number_in(key)?, record::decode_order(order)?);
+        let bytes = store.get(target, Space::Requests, &id.key())?;
+        let (length, call) = match &bytes {
+            Some(bytes) => (bytes.len() as u64, Some(Record::decode(bytes)?)),
+            None => (0, None),
+        };
+        let runs = instance.as_ref().is_some_and(|instance| instance.requests.runs(&id));
+        let stage = match call.as_ref().map(|call| &call.state) {
+            _ if runs => Stage::Runs,
+            Some(CallState::Ended(Ok(_))) => Stage::Replied,
+            Some(CallState::Ended(Err(_))) => Stage::Failed,
+            Some(CallState::Begun) | None => Stage::CutShort,
+        };
+        let (method, lineage) =
+            call.map_or_else(Default::default, |call| (call.method, call.lineage));
+        found.push(RequestSummary { id, number, began_ms, method, stage, bytes: length, lineage });
     }
+    Ok(found)
 }
 
-impl Which {
-    fn means(&self, known: &Known) -> bool {
+/// Forgets the selected ids whose calls don't run. A retry with one of them is another call.
+///
+/// # Errors
+/// When the storage can't be read or written: some may be forgotten.
+pub(in crate::host) async fn clear_requests(
+    vat: &Vat,
+    target: ObjectId,
+    which: &IdSelection,
+) -> Result<ClearedCounts> {
+    let (mut after, mut cleared) = (None, ClearedCounts::default());
+    loop {
+        vat.turns.outside_turns().await;
+        let some = requests(vat, target, after)?;
+        let Some(last) = some.last() else { break };
+        after = Some(last.number);
+        let (running, gone): (Vec<_>, Vec<_>) = some
+            .into_iter()
+            .filter(|request| which.means(request))
+            .partition(|request| request.stage == Stage::Runs);
+        vat.write_of_server(target, || {
+            let mut store = vat.turns.store_mut();
+            gone.iter()
+                .try_for_each(|request| forget(&mut store, target, request.number, &request.id))
+        })?;
+        cleared.gone += gone.len() as u64;
+        cleared.running += running.len() as u64;
+        if !vat.turns.has_room() {
+            vat.turns.settled().await;
+        }
+        tokio::task::yield_now().await;
+    }
+    vat.flush().await?;
+    Ok(cleared)
+}
+
+impl IdSelection {
+    fn means(&self, request: &RequestSummary) -> bool {
         match self {
             Self::All => true,
-            Self::Id(id) => *id == known.id,
-            Self::Of(grant) => known.lineage.contains(grant),
+            Self::Id(id) => *id == request.id,
+            Self::Of(grant) => request.lineage.contains(grant),
         }
     }
 }

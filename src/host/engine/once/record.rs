@@ -6,10 +6,11 @@
 //! | `01` ‖ number (8) | began (8) ‖ id |
 //! | `02` | number (8) ‖ time (8): all calls before that number had begun by that time |
 //!
-//! The number says the how manieth call with an id it is, and `began` when it began. State 0 is a call
-//! that has begun; 1 is one with a reply, which is the rest as a message in the standard framing; 2 to
-//! 5 are those that ended with an error, whose text is the rest. The lineage is the grants in whose shares
-//! the call counts: their number (1) and 16 bytes of each; version 1 had none. All numbers are big-endian.
+//! The number counts the object's calls with ids, and `began` is the time at which the call began.
+//! State 0 is a call that has begun; 1 is one with a reply, which is the rest as a message in the
+//! standard framing; 2 to 5 are those that ended with an error, whose text is the rest. The lineage
+//! is the grants in whose shares the call counts: their number (1) and 16 bytes of each; version 1
+//! had none. All numbers are big-endian.
 //!
 //! It never touches the storage.
 
@@ -34,7 +35,8 @@ const REPLIED: u8 = 1;
 const KINDS: [ErrorKind; 4] =
     [ErrorKind::Failed, ErrorKind::Overloaded, ErrorKind::Disconnected, ErrorKind::Unimplemented];
 
-/// Grants are made from each other in a row so often in an object, and so often in its class.
+/// The longest row of grants that are made from each other: one part of it in the object, one in
+/// its class.
 const LINEAGE_BYTES_MAX: usize = 1 + 2 * 16 * GRANT_DEPTH_MAX as usize;
 
 /// The longest reply that can be stored, in bytes, or text of an error.
@@ -59,7 +61,7 @@ pub(super) struct Record<S> {
 }
 
 /// The state of a call.
-pub(super) enum State {
+pub(super) enum CallState {
     Begun,
     Ended(Outcome),
 }
@@ -124,18 +126,18 @@ pub(super) fn decode_by_then(bytes: &[u8]) -> Result<(u64, u64)> {
     Ok((u64::from_be_bytes(*number), u64::from_be_bytes(time)))
 }
 
-/// When the call began, and its id.
+/// The time at which the call began, and its id.
 pub(super) fn decode_order(bytes: &[u8]) -> Result<(u64, RequestId)> {
     let (began, id) = bytes.split_first_chunk().ok_or_else(damaged)?;
     Ok((u64::from_be_bytes(*began), RequestId(id.into())))
 }
 
-impl Record<&State> {
+impl Record<&CallState> {
     pub(super) fn encode(&self) -> Vec<u8> {
         let (state, rest) = match self.state {
-            State::Begun => (BEGUN, &[][..]),
-            State::Ended(Ok(reply)) => (REPLIED, reply.as_slice()),
-            State::Ended(Err(error)) => {
+            CallState::Begun => (BEGUN, &[][..]),
+            CallState::Ended(Ok(reply)) => (REPLIED, reply.as_slice()),
+            CallState::Ended(Err(error)) => {
                 let kind = KINDS.iter().position(|kind| *kind == error.kind).unwrap_or_default();
                 (REPLIED + 1 + kind as u8, error.extra.as_bytes())
             }
@@ -148,7 +150,7 @@ impl Record<&State> {
         bytes.extend(self.method.interface.to_be_bytes());
         bytes.extend(self.method.ordinal.to_be_bytes());
         bytes.push(state);
-        // As many as two rows of grants that are made from each other.
+        // It fits into a byte: there are two rows of grants at most.
         bytes.push(self.lineage.len() as u8);
         bytes.extend(self.lineage.iter().flat_map(GrantId::as_bytes));
         bytes.extend(rest);
@@ -156,7 +158,7 @@ impl Record<&State> {
     }
 }
 
-impl Record<State> {
+impl Record<CallState> {
     /// # Errors
     /// When the record isn't one that this version writes.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
@@ -182,12 +184,12 @@ impl Record<State> {
         let interface = u64::from_be_bytes(*interface);
         let method = Method { interface, ordinal: u16::from_be_bytes(*method) };
         let state = match head {
-            [BEGUN] if rest.is_empty() => State::Begun,
-            [REPLIED] => State::Ended(Ok(rest.to_vec())),
+            [BEGUN] if rest.is_empty() => CallState::Begun,
+            [REPLIED] => CallState::Ended(Ok(rest.to_vec())),
             [kind] => {
                 let kind = *KINDS.get(usize::from(*kind).checked_sub(2)?)?;
                 let extra = String::from_utf8(rest.to_vec()).ok()?;
-                State::Ended(Err(Error { kind, extra }))
+                CallState::Ended(Err(Error { kind, extra }))
             }
             _ => return None,
         };
@@ -208,7 +210,7 @@ mod tests {
     use super::*;
     use crate::error::{disconnected, overloaded, unimplemented};
 
-    fn encoded_again(record: &Record<State>) -> Vec<u8> {
+    fn encoded_again(record: &Record<CallState>) -> Vec<u8> {
         let Record { number, began, method, lineage, state } = record;
         let (number, began, method, lineage) = (*number, *began, *method, lineage.clone());
         Record { number, began, method, lineage, state }.encode()
@@ -218,13 +220,13 @@ mod tests {
     fn records_come_back_as_they_were() {
         let method = Method { interface: 0x0102_0304_0506_0708, ordinal: 9 };
         let states = [
-            State::Begun,
-            State::Ended(Ok(vec![1, 2, 3])),
-            State::Ended(Ok(vec![])),
-            State::Ended(Err(failed("no"))),
-            State::Ended(Err(overloaded("later"))),
-            State::Ended(Err(disconnected("é"))),
-            State::Ended(Err(unimplemented(""))),
+            CallState::Begun,
+            CallState::Ended(Ok(vec![1, 2, 3])),
+            CallState::Ended(Ok(vec![])),
+            CallState::Ended(Err(failed("no"))),
+            CallState::Ended(Err(overloaded("later"))),
+            CallState::Ended(Err(disconnected("é"))),
+            CallState::Ended(Err(unimplemented(""))),
         ];
         for (number, state) in states.iter().enumerate() {
             let lineage = vec![GrantId::from_bytes([5; 16]); number];

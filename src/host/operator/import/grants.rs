@@ -1,4 +1,5 @@
-//! The grants of one target on their way in: those that are here stay, or give way to the archive's.
+//! The grants of one target on their way in: those that are here stay, or give way to the
+//! archive's.
 //!
 //! Invariants:
 //! - If those that are here stay, nothing of the archive's is written: what was revoked stays so.
@@ -10,11 +11,13 @@ use std::rc::Rc;
 use capstead_client::sturdyref::GrantId;
 
 use crate::error::Result;
-use crate::host::authority::granting::grant_id;
+use crate::host::authority::calls::grant_id;
+use crate::host::authority::records;
 use crate::host::authority::sweep::Deaths;
+use crate::host::engine::right::GrantRef;
 use crate::host::engine::vat::Vat;
 use crate::id::ObjectId;
-use crate::sturdyref::Grant;
+use crate::sturdyref::{Grant, TargetKind};
 
 /// Grants that are read before others of the vat's thread have their turn.
 const PAGE: usize = 1_000;
@@ -35,7 +38,7 @@ pub(super) struct Counts {
 /// The side whose grants a target has in the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Whose {
-    /// Those that are here.
+    /// The grants that are here.
     Own,
     Archives,
 }
@@ -45,9 +48,9 @@ pub(super) struct TargetGrants {
     deaths: Deaths,
     target: ObjectId,
     pub(super) whose: Whose,
-    /// Those of the archive, if its own give way to them.
+    /// The grants of the archive, if the target's own give way to them.
     seen: HashSet<GrantId>,
-    /// Those that were in force and aren't any more, once the next batch is written.
+    /// The grants that were in force and aren't any more once the next batch is written.
     pub(super) cut: Vec<GrantId>,
     /// The grant behind which the search for those that give way goes on.
     after: Option<GrantId>,
@@ -72,10 +75,10 @@ impl TargetGrants {
         Ok(Self { deaths, target, whose, seen: HashSet::new(), cut: Vec::new(), after: None })
     }
 
-    /// A record of the archive, and whether it is to be written.
+    /// Takes a record of the archive. True if it is to be written.
     ///
     /// # Errors
-    /// When it is none, or the storage can't be read.
+    /// When it is no grant, or the storage can't be read.
     pub(super) async fn take(
         &mut self,
         vat: &Vat,
@@ -84,7 +87,7 @@ impl TargetGrants {
     ) -> Result<bool> {
         let (id, now) = (grant_id(id)?, vat.clock.now_ms());
         let comes = Grant::decode(record)?.is_valid_at(now);
-        let own = vat.grant((self.target, id))?;
+        let own = records::get(vat, GrantRef::new(self.target, id))?;
         let was = match own.filter(|grant| !grant.is_revoked) {
             Some(grant) => !self.deaths.is_dead(self.target, &grant).await?,
             None => false,
@@ -105,21 +108,21 @@ impl TargetGrants {
         Ok(self.whose == Whose::Archives)
     }
 
-    /// The archive has no more: some of the records that give way, about `bytes` of them. Less when there
-    /// are no more.
+    /// Some of the records that give way once the archive has no more: about `bytes` of them, and
+    /// fewer if these are the last.
     ///
     /// # Errors
     /// When the storage can't be read.
     pub(super) async fn give_way(
         &mut self,
         vat: &Vat,
-        is_of_namespace: bool,
+        target: TargetKind,
         bytes: usize,
         counts: &mut Counts,
     ) -> Result<(Gone, usize)> {
         let (mut gone, mut length) = (Gone::new(), 0);
         while self.whose == Whose::Archives && length < bytes {
-            let some = vat.grants_behind(self.target, self.after, PAGE)?;
+            let some = records::list_behind(vat, self.target, self.after, PAGE)?;
             let Some((last, _)) = some.last() else { break };
             self.after = Some(*last);
             for (id, grant) in some {
@@ -130,7 +133,7 @@ impl TargetGrants {
                     counts.revoked += 1;
                     self.cut.push(id);
                 }
-                let left = grant.revoked(is_of_namespace);
+                let left = grant.revoked(target);
                 length += id.as_bytes().len() + left.as_ref().map_or(0, Vec::len);
                 gone.push((id, left));
             }
@@ -144,7 +147,7 @@ impl TargetGrants {
 async fn in_force(vat: &Vat, target: ObjectId, deaths: &mut Deaths) -> Result<u64> {
     let (mut count, mut after) = (0, None);
     loop {
-        let some = vat.grants_behind(target, after, PAGE)?;
+        let some = records::list_behind(vat, target, after, PAGE)?;
         for (_, grant) in &some {
             count += u64::from(!deaths.is_dead(target, grant).await?);
         }
@@ -161,5 +164,5 @@ async fn in_force(vat: &Vat, target: ObjectId, deaths: &mut Deaths) -> Result<u6
 /// # Errors
 /// When the storage can't be read.
 pub(super) fn has_any(vat: &Rc<Vat>, target: ObjectId) -> Result<bool> {
-    Ok(!vat.grants_behind(target, None, 1)?.is_empty())
+    Ok(!records::list_behind(vat, target, None, 1)?.is_empty())
 }

@@ -9,10 +9,11 @@ use super::{
     NOTE, READ, TRIAL, Terms, assert_revoked, attenuate, listed, namespace, restore, root, save,
 };
 use crate::host::Context;
+use crate::host::authority::records;
 use crate::host::engine::gated::Gated;
 use crate::host::engine::instance::Instance;
-use crate::host::engine::run::{Cause, turn};
-use crate::host::engine::slot::Birth;
+use crate::host::engine::run::{TurnCause, turn};
+use crate::host::engine::slot::ObjectSpec;
 use crate::id::{ObjectId, Pool};
 use crate::schema::facet_capnp::{facet, persistent};
 
@@ -41,10 +42,10 @@ fn a_class_reaches_nothing_that_it_was_not_given() {
     run(async {
         let (world, _agent) = host().await;
         call_write(&world.object("x"), 1).promise.await.unwrap();
-        let class = world.vat.class("Steps").unwrap();
+        let class = world.vat.objects.class("Steps").unwrap();
         let id = ObjectId::named(Pool::default(), "Steps", "x");
-        let birth = Birth { id, class, key: Some("x".into()) };
-        let ctx = Context::new(Instance::new(&world.vat, birth).unwrap());
+        let spec = ObjectSpec { id, class, key: Some("x".into()) };
+        let ctx = Context::new(Instance::new(&world.vat, spec).unwrap());
         for binding in ["trials", "Trial", "Steps", "x", ""] {
             let refused = ctx.namespace::<Trial>(binding).err().unwrap();
             assert!(refused.extra.contains("unbound:"), "{refused}");
@@ -66,21 +67,19 @@ fn an_object_uses_a_namespace_within_its_turn() {
         let instance = world.instance("x");
         let gated = Client::new(Gated::wrap(&instance, all.client.hook.add_ref()));
         let request = persistent::Client { client: gated.clone() }.save_request();
-        let saving = turn(&instance, &Cause::default(), || request.send().promise);
+        let saving = turn(&instance, &TurnCause::default(), || request.send().promise);
         let text = saving.ok().expect("the turn ends well").await.unwrap();
         let text = text.get().unwrap().get_sturdy_ref().unwrap().to_string().unwrap();
         namespace(&agent, &text).await.unwrap();
         let id = ObjectId::namespace(Pool::default(), "Trial");
-        let (grant, _) = world
-            .vat
-            .grants_behind(id, None, 9)
+        let (grant, _) = records::list_behind(&world.vat, id, None, 9)
             .unwrap()
             .into_iter()
             .find(|(_, grant)| grant.label.is_empty())
             .unwrap();
         let mut request = facet::Client { client: gated }.revoke_request();
         request.get().set_grant(grant.as_bytes());
-        let revoking = turn(&instance, &Cause::default(), || request.send().promise);
+        let revoking = turn(&instance, &TurnCause::default(), || request.send().promise);
         revoking.ok().expect("the turn ends well").await.unwrap();
         assert_revoked(namespace(&agent, &text).await);
     });
@@ -96,13 +95,13 @@ fn a_class_grants_and_revokes_within_its_turn() {
         let reading = Caveats::none().with_methods([Method::new(TRIAL, READ)]).unwrap();
         let terms = capstead_client::Terms::new("readers").caveats(&reading).allow_independent();
         let granted =
-            turn(&instance, &Cause::default(), || ctx.grant(terms)).ok().unwrap().unwrap();
+            turn(&instance, &TurnCause::default(), || ctx.grant(terms)).ok().unwrap().unwrap();
         assert!(!format!("{granted:?}").contains(&granted.text), "the text is a secret");
         world.vat.flush().await.unwrap();
         let reader = restore(&agent, &granted.text).await.unwrap();
         read(&reader).await.unwrap();
         assert!(call_note(&reader, 1).promise.await.is_err());
-        turn(&instance, &Cause::default(), || ctx.revoke(granted.id)).ok().unwrap().unwrap();
+        turn(&instance, &TurnCause::default(), || ctx.revoke(granted.id)).ok().unwrap().unwrap();
         assert_revoked(read(&reader).await);
         assert_revoked(restore(&agent, &granted.text).await);
         assert!(ctx.grant(capstead_client::Terms::new("nobody")).is_err(), "outside of a turn");

@@ -7,6 +7,7 @@ use ed25519_dalek::SigningKey;
 use super::super::references::host;
 use super::super::trial::{read, run, trial};
 use super::{Terms, as_facet, assert_revoked, labelled, labels, listed, restore, revoke, save};
+use crate::host::authority::records;
 use crate::id::{ObjectId, Pool};
 use crate::schema::restorer_capnp::{restoration, restorer};
 use crate::sturdyref::Parent;
@@ -99,9 +100,9 @@ fn a_reference_that_is_bound_to_a_holder_takes_their_proof() {
         // Those who prove to be its holders are told that a reference was revoked; others are
         // refused.
         let id = ObjectId::named(Pool::default(), "Trial", "x");
-        let grants = world.vat.grants_behind(id, None, 9).unwrap();
+        let grants = records::list_behind(&world.vat, id, None, 9).unwrap();
         let (first, _) = grants.iter().find(|(_, grant)| grant.parent == Parent::None).unwrap();
-        world.vat.revoke(id, *first).await.unwrap();
+        records::revoke(&world.vat, id, *first).await.unwrap();
         assert_eq!(restore(&agent, &text).await.err().unwrap().extra, refused);
         let (fresh, restoration) = challenge(&door, &text).await.unwrap();
         assert_revoked(finish(&restoration, &prove(&fresh)).await);

@@ -5,6 +5,8 @@ use std::time::Duration;
 use super::super::references::host;
 use super::super::trial::{World, run};
 use super::{Terms, restore, save};
+use crate::host::authority::records;
+use crate::host::engine::right::GrantRef;
 use crate::id::{ObjectId, Pool};
 
 /// The last use of a grant is known, and not written for each.
@@ -17,16 +19,16 @@ fn the_last_restore_is_written_down_now_and_then() {
         let text = save(&owner, &Terms::default()).await.unwrap();
         let id = ObjectId::named(Pool::default(), "Trial", "x");
         let last = |vat: &crate::host::Vat| {
-            vat.grants_behind(id, None, 9).unwrap().remove(0).1.restored_ms
+            records::list_behind(vat, id, None, 9).unwrap().remove(0).1.restored_ms
         };
         assert_eq!(last(&world.vat), 0);
-        let before = world.vat.store.borrow().last_submitted();
+        let before = world.vat.turns.store().last_submitted();
         for now in [6_000, 7_000, 8_000] {
             world.now.set(now);
             restore(&agent, &text).await.unwrap();
             assert_eq!(last(&world.vat), now);
         }
-        assert_eq!(world.vat.store.borrow().last_submitted(), before, "nothing was written yet");
+        assert_eq!(world.vat.turns.store().last_submitted(), before, "nothing was written yet");
         world.vat.close().unwrap();
         let next = World::over_disk(world.disk.clone());
         assert_eq!(last(&next.vat), 8_000);
@@ -44,17 +46,19 @@ fn the_last_use_is_written_down_from_time_to_time() {
         for _ in 0..50 {
             restore(&agent, &text).await.unwrap();
         }
-        let before = world.vat.store.borrow().last_submitted().0;
-        world.vat.note_restores(Duration::from_millis(20));
+        let before = world.vat.turns.store().last_submitted().0;
+        records::note_restores(&world.vat, Duration::from_millis(20));
         let id = ObjectId::named(Pool::default(), "Trial", "x");
         loop {
             world.vat.flush().await.unwrap();
-            let (grant, _) = world.vat.grants_behind(id, None, 1).unwrap().remove(0);
-            if world.vat.grant((id, grant)).unwrap().unwrap().restored_ms == 9_000 {
+            let (grant, _) = records::list_behind(&world.vat, id, None, 1).unwrap().remove(0);
+            if records::get(&world.vat, GrantRef::new(id, grant)).unwrap().unwrap().restored_ms
+                == 9_000
+            {
                 break;
             }
             tokio::task::yield_now().await;
         }
-        assert_eq!(world.vat.store.borrow().last_submitted().0, before + 1);
+        assert_eq!(world.vat.turns.store().last_submitted().0, before + 1);
     });
 }

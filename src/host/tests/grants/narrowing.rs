@@ -1,4 +1,5 @@
-//! Narrowed capabilities: less than what they were made from, in methods and in time, and never more.
+//! Narrowed capabilities: less than what they were made from, in methods and in time, and never
+//! more.
 
 use capnp::ErrorKind;
 use capnp::capability::FromClientHook;
@@ -28,7 +29,7 @@ fn an_attenuated_facet_answers_its_methods_and_nothing_else() {
                 .new_call::<capnp::any_pointer::Owned, capnp::any_pointer::Owned>(TRIAL, 99, None);
             let unknown = unknown.send().promise.await.err().unwrap();
             assert_eq!(refused.kind, ErrorKind::Unimplemented);
-            let not_there = |method| crate::error::no_such_method(TRIAL, method).extra;
+            let not_there = |method| crate::error::no_such_method(Method::new(TRIAL, method)).extra;
             assert!(refused.extra.ends_with(&not_there(NOTE)), "{refused}");
             assert!(unknown.extra.ends_with(&not_there(99)), "as if it were not there: {unknown}");
             // Nothing widens it again.

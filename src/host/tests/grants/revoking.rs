@@ -10,7 +10,9 @@ use super::{
     READ, TRIAL, Terms, as_facet, assert_revoked, attenuate, labelled, labels, namespace, restore,
     revoke, root, save,
 };
-use crate::host::engine::right::{Gives, Grants};
+use crate::host::authority::records;
+use crate::host::engine::cut;
+use crate::host::engine::right::{GrantRef, LiveGrants, MayGive};
 use crate::id::{ObjectId, Pool};
 use crate::sturdyref::root_grant;
 
@@ -69,7 +71,7 @@ fn a_revoked_grant_is_cut_with_all_that_depends_on_it() {
             }
             let object = ObjectId::named(Pool::default(), "Trial", "x");
             assert_eq!(
-                world.vat.grants_behind(object, None, 10).unwrap().len(),
+                records::list_behind(&world.vat, object, None, 10).unwrap().len(),
                 1,
                 "dead ones are swept"
             );
@@ -90,8 +92,8 @@ fn waiting_calls_are_cut_and_exclusive_objects_stay_so() {
         let later = call_note(&owner, 2).promise;
         settle().await;
         let id = ObjectId::named(Pool::default(), "Exclusive", "x");
-        let (grant, _) = world.vat.grants_behind(id, None, 1).unwrap().remove(0);
-        world.vat.revoke(id, grant).await.unwrap();
+        let (grant, _) = records::list_behind(&world.vat, id, None, 1).unwrap().remove(0);
+        records::revoke(&world.vat, id, grant).await.unwrap();
         assert_revoked(waiting.await);
         assert_eq!(log(), [] as [u64; 0], "the object is still busy");
         own.await.unwrap();
@@ -108,14 +110,14 @@ fn a_revoked_root_is_not_made_again() {
         let text = root("Trial").expose_text("127.0.0.1:1").unwrap();
         namespace(&agent, &text).await.unwrap();
         let id = ObjectId::namespace(Pool::default(), "Trial");
-        world.vat.revoke(id, root_grant("Trial")).await.unwrap();
-        assert!(world.vat.revoke(id, root_grant("Trial")).await.is_err());
+        records::revoke(&world.vat, id, root_grant("Trial")).await.unwrap();
+        assert!(records::revoke(&world.vat, id, root_grant("Trial")).await.is_err());
         assert_revoked(namespace(&agent, &text).await);
         world.vat.close().unwrap();
         let next = World::over_disk(world.disk.clone());
         let agent = join(&next).await;
         assert_revoked(namespace(&agent, &text).await);
-        let (_, other) = next.vat.grants_behind(id, None, 9).unwrap().remove(0);
+        let (_, other) = records::list_behind(&next.vat, id, None, 9).unwrap().remove(0);
         assert!(other.is_revoked && other.label == "root");
     });
 }
@@ -128,7 +130,7 @@ fn nothing_can_be_revoked_twice_or_by_a_wrong_id() {
         let owner = world.object("x");
         save(&owner, &labelled("one")).await.unwrap();
         let id = ObjectId::named(Pool::default(), "Trial", "x");
-        assert!(world.vat.revoke(id, GrantId::from_bytes([9; 16])).await.is_err());
+        assert!(records::revoke(&world.vat, id, GrantId::from_bytes([9; 16])).await.is_err());
         for wrong in [&[][..], &[1; 15], &[1; 16], &[1; 17]] {
             let mut request = as_facet(&owner).revoke_request();
             request.get().set_grant(wrong);
@@ -142,18 +144,18 @@ fn nothing_can_be_revoked_twice_or_by_a_wrong_id() {
 /// The first use of a grant looks it up, and everybody then uses the same one: so all are cut.
 #[test]
 fn a_grant_that_is_found_twice_is_one() {
-    let grants = Rc::new(Grants::default());
-    let of = (ObjectId::namespace(Pool::default(), "Trial"), root_grant("Trial"));
-    let gives = || Gives { independent: true, ..Gives::default() };
-    let found = [grants.add(of, None, gives()), grants.add(of, None, gives())];
-    let child = (of.0, GrantId::from_bytes([1; 16]));
-    let child = grants.add(child, Some(found[0].clone()), gives());
+    let grants = Rc::new(LiveGrants::default());
+    let of = GrantRef::new(ObjectId::namespace(Pool::default(), "Trial"), root_grant("Trial"));
+    let may_give = || MayGive { independent: true, ..MayGive::default() };
+    let found = [grants.add(of, None, may_give()), grants.add(of, None, may_give())];
+    let child = GrantRef::new(of.target, GrantId::from_bytes([1; 16]));
+    let child = grants.add(child, Some(found[0].clone()), may_give());
     let before = grants.moment();
     assert!(grants.cut(of));
     assert!(found.iter().all(|live| live.is_cut()) && child.is_cut());
     assert!(grants.get(of).is_none() && grants.was_cut_since(of, before));
     assert!(!grants.was_cut_since(of, grants.moment()), "whoever asks now is believed");
-    let again = grants.add(of, None, gives());
+    let again = grants.add(of, None, may_give());
     drop(found);
     assert!(
         grants.get(of).is_some_and(|live| Rc::ptr_eq(&live, &again)),
@@ -169,11 +171,11 @@ fn an_answer_that_waits_for_the_disk_is_cut() {
         let text = save(&world.object("x"), &labelled("guest")).await.unwrap();
         let guest = restore(&agent, &text).await.unwrap();
         let id = ObjectId::named(Pool::default(), "Trial", "x");
-        let (grant, _) = world.vat.grants_behind(id, None, 1).unwrap().remove(0);
+        let (grant, _) = records::list_behind(&world.vat, id, None, 1).unwrap().remove(0);
         let held = world.disk.hold();
         let writing = call_write(&guest, 7).promise;
         settle().await;
-        world.vat.cut(id, &[grant]);
+        cut::cut(&world.vat, id, &[grant]);
         drop(held);
         assert_revoked(writing.await);
     });
@@ -182,12 +184,12 @@ fn an_answer_that_waits_for_the_disk_is_cut() {
 /// An answer to what was asked before so many cuts that not all are remembered isn't believed.
 #[test]
 fn a_cut_that_is_forgotten_counts_for_those_who_asked_before() {
-    let grants = Rc::new(Grants::default());
+    let grants = Rc::new(LiveGrants::default());
     let namespace = ObjectId::namespace(Pool::default(), "Trial");
     let of = |n: u16| {
         let mut id = [0; 16];
         id[..2].copy_from_slice(&n.to_be_bytes());
-        (namespace, GrantId::from_bytes(id))
+        GrantRef::new(namespace, GrantId::from_bytes(id))
     };
     let before = grants.moment();
     for n in 0..1024 {

@@ -13,7 +13,7 @@ use super::super::trial::{World, run, trial};
 use super::{edges, id, passed, put, references};
 use crate::error::failed;
 use crate::host::engine::instance::Instance;
-use crate::host::engine::run::{Cause, turn};
+use crate::host::engine::run::{TurnCause, turn};
 use crate::host::{Context, Storage, Stored};
 use crate::id::ObjectId;
 use crate::schema::trial_capnp::trial::pass_params;
@@ -189,7 +189,7 @@ impl Run {
             assert_eq!(edges(instance, &key), expected.clone().unwrap_or_default(), "{key}");
             let value = instance.read(Space::Data, key.as_bytes()).unwrap();
             let decoded =
-                value.map(|value| cipher.targets(instance.birth.id, key.as_bytes(), &value));
+                value.map(|value| cipher.targets(instance.spec.id, key.as_bytes(), &value));
             assert_eq!(decoded, expected);
         }
         let refers = |(key, value): &(&String, &Value)| !value.under(key).is_empty();
@@ -226,7 +226,7 @@ async fn edges_follow(script: Vec<(Vec<Step>, bool)>) {
         let kept = stored(&instance, "kept");
         let before = model.clone();
         let mut run = Run { world, storage, kept, model };
-        let ended = turn(&instance, &Cause::default(), || {
+        let ended = turn(&instance, &TurnCause::default(), || {
             run.apply(&steps);
             run.check(&instance);
             assert!(!panics, "a test panics");

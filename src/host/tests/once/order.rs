@@ -11,8 +11,8 @@ use crate::id::{ObjectId, Pool};
 use crate::membrane::{Body, Results};
 use crate::schema::facet_capnp::facet;
 
-/// The canary: even a call that writes nothing is told only what is durable, and a retry is too. One
-/// turn makes one record, and the object exists by it.
+/// The canary: even a call that writes nothing is told only what is durable, and a retry is too.
+/// One turn makes one record, and the object exists by it.
 #[test]
 fn a_reply_waits_for_its_record_the_first_time_and_again() {
     run(async {
@@ -55,8 +55,8 @@ fn what_a_first_turn_sends_waits_until_the_beginning_is_durable() {
     });
 }
 
-/// `once` passes neither queue nor gate, and the calls on what it gives are in order with all others.
-/// (A vat between that knows nothing of it holds back what is pipelined, and not the rest.)
+/// `once` passes neither queue nor gate, and the calls on what it gives are in order with all
+/// others. (A vat between that knows nothing of it holds back what is pipelined, and not the rest.)
 #[test]
 fn calls_on_the_new_and_the_old_capability_start_in_the_order_made() {
     for hops in 0..2 {

@@ -98,7 +98,8 @@ fn a_reply_that_cannot_be_stored_is_an_error_each_time_and_what_was_written_stay
             let child = once(&steps(&world), ID).child_request().send().promise.await;
             assert_eq!(named(child), fails("reply-not-storable"));
         }
-        // A record's own bytes, room for grants, the table of two segments, the root, and where it leads.
+        // A record's own bytes, room for grants, the table of two segments, the root, and where it
+        // leads.
         let most = VALUE_BYTES_MAX.next_multiple_of(8) - 576;
         for (number, (bytes, fits)) in
             [(0, true), (most, true), (most + 1, false)].iter().enumerate()
@@ -117,7 +118,7 @@ fn a_reply_that_cannot_be_stored_is_an_error_each_time_and_what_was_written_stay
         assert_eq!(log(), [1; 4]);
         let again = restart(&world);
         let written = ObjectId::named(Pool::default(), "Steps", "x");
-        assert!(again.vat.store.borrow().get(written, Space::Data, b"a").unwrap().is_some());
+        assert!(again.vat.turns.store().get(written, Space::Data, b"a").unwrap().is_some());
     });
 }
 

@@ -1,6 +1,7 @@
 //! Whatever takes part in a program: the class of its objects, what these make, and callbacks.
 //!
-//! An actor does what a [`Step`] says, and reports to the ledger what it starts, receives and answers.
+//! An actor does what a [`Step`] says, and reports to the ledger what it starts, receives and
+//! answers.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

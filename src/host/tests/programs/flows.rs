@@ -1,9 +1,9 @@
 //! Capabilities flow at random between objects and clients, and always look as they should.
 //!
-//! Objects check what they get in every program: it has their gate around it, so that what they send
-//! through it leaves in order behind their writes; and what clients get has none. Here is the other
-//! half: what comes back to where it came from is what had left, unless it left as a promise. That
-//! keeps its path.
+//! Objects check what they get in every program: it has their gate around it, so that what they
+//! send through it leaves in order behind their writes; and what clients get has none. Here is the
+//! other half: what comes back to where it came from is what had left, unless it left as a promise.
+//! That keeps its path.
 
 use capnp::capability::FromClientHook;
 
@@ -60,24 +60,24 @@ impl Flow {
         Self { dice, host, link, objects, caps }
     }
 
-    /// Passes a capability through one or two objects, which may keep it meanwhile, and looks at what
-    /// comes back.
+    /// Passes a capability through one or two objects, which may keep it meanwhile, and looks at
+    /// what comes back.
     async fn pass(&mut self) {
         let at = self.dice.below(self.caps.len() as u64) as usize;
         let (cap, expected) = self.caps[at].clone();
         let stores = Step { keep: true, writes: 1, ..NOTHING };
         let kept = Step { answer: Answer::Kept, polls: 2, ..NOTHING };
-        let gives = Step { answer: Answer::Gift, writes: 1, polls: 2, ..NOTHING };
+        let may_give = Step { answer: Answer::Gift, writes: 1, polls: 2, ..NOTHING };
         let passes = Step {
             answer: Answer::Promised,
             calls: 1,
             passes_gift: true,
-            next: Some(Box::new(gives.clone())),
+            next: Some(Box::new(may_give.clone())),
             ..NOTHING
         };
         let way = self.dice.below(3);
         let back = match way {
-            0 => self.ask(&gives, Some(cap)).await,
+            0 => self.ask(&may_give, Some(cap)).await,
             1 => self.ask(&passes, Some(cap)).await,
             _ => {
                 let object = self.object();

@@ -2,8 +2,8 @@
 //!
 //! Every actor reports here what it starts, what it received from whom, and what it answered. The
 //! ledger compares that with the order in which the calls were made, and with what the model disk
-//! has made durable at that moment. It decides nothing: a broken rule is written down, and the program
-//! goes on.
+//! has made durable at that moment. It decides nothing: a broken rule is written down, and the
+//! program goes on.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};

@@ -13,7 +13,7 @@ use super::{kj, ledger};
 use crate::error::Result;
 use crate::host::Vat;
 use crate::host::engine::right::Right;
-use crate::host::engine::slot::Birth;
+use crate::host::engine::slot::ObjectSpec;
 use crate::id::{ObjectId, Pool};
 use crate::membrane;
 use crate::schema::actor_capnp::door;
@@ -76,7 +76,7 @@ impl Host {
         if !self.prompt || self.has_settled() {
             return;
         }
-        self.world.vat.store.borrow().commit_submitted();
+        self.world.vat.turns.store().commit_submitted();
         drop(self.held.take());
         let settled = (0..LOOKS).any(|_| {
             std::thread::yield_now();
@@ -87,12 +87,12 @@ impl Host {
     }
 
     fn has_settled(&self) -> bool {
-        let store = self.world.vat.store.borrow();
+        let store = self.world.vat.turns.store();
         store.durable() >= store.last_submitted() || self.has_failed()
     }
 
     pub(super) fn has_failed(&self) -> bool {
-        self.world.vat.store.borrow().failure().is_some()
+        self.world.vat.turns.store().failure().is_some()
     }
 
     /// Ends the vat, to which nobody is connected any more, and begins another one with what is
@@ -142,9 +142,10 @@ impl door::Server for Entrance {
             return pass_on(&door, &params, results).await;
         }
         let is_exclusive = self.homes.exclusive.get(object as usize).is_some_and(|is| *is);
-        let class = self.vat.class(if is_exclusive { EXCLUSIVE_ACTOR } else { "Actor" })?;
+        let class = self.vat.objects.class(if is_exclusive { EXCLUSIVE_ACTOR } else { "Actor" })?;
         let key = Some(object.to_string().into());
-        let facet = self.vat.facet(&Birth { id: object_id(object), class, key }, Right::default());
+        let facet =
+            self.vat.facet(&ObjectSpec { id: object_id(object), class, key }, Right::default());
         ledger::opened(stub, object);
         results.get().set_cap(FromClientHook::new(facet));
         Ok(())

@@ -1,4 +1,5 @@
-//! Random programs: what they do to objects, stubs, promises and hosts breaks no rule of the ledger.
+//! Random programs: what they do to objects, stubs, promises and hosts breaks no rule of the
+//! ledger.
 //!
 //! A seed makes a small program; see [`plan`]. Thousands of them are played, each in a world of its
 //! own, over a model disk that says exactly what is durable. `CAPSTEAD_PROGRAMS_SEED` and

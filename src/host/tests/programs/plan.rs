@@ -1,7 +1,7 @@
 //! Random programs: what a seed makes. The same seed makes the same program.
 //!
-//! A program names capabilities by slots, which its operations fill in their order; an operation on a
-//! slot that stayed empty does nothing. It says what is done and never what comes of it.
+//! A program names capabilities by slots, which its operations fill in their order; an operation on
+//! a slot that stayed empty does nothing. It says what is done and never what comes of it.
 
 use super::actor::{Answer, Ending, Step};
 
@@ -72,8 +72,8 @@ pub(super) enum Op {
         vat: usize,
         applied: Applied,
     },
-    /// The vat ends and another one begins from what is durable, and of what was on its way from what
-    /// the bits say.
+    /// The vat ends and another one begins from what is durable, and of what was on its way from
+    /// what the bits say.
     Kill {
         vat: usize,
         keep: u64,

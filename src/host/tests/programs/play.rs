@@ -16,6 +16,7 @@ use super::kj;
 use super::ledger::{self, Awaiting, CLIENT, Sent};
 use super::links::{Homes, Host, Link, disk, object_id};
 use super::plan::{Applied, Fate, How, Kind, Op, Plan};
+use crate::host::engine::rest;
 use crate::storage::testing::model::Fault;
 
 /// Rounds after which whoever still waits will wait for ever.
@@ -117,7 +118,7 @@ impl Play<'_> {
             Op::Kill { vat, keep } => self.kill(*vat, *keep).await,
             Op::Rest { object } => {
                 let vat = &self.hosts[self.plan.objects[*object]].world.vat;
-                vat.rest_now(object_id(*object as u32));
+                rest::rest_now(vat, object_id(*object as u32));
             }
             Op::Cut { client, vat, at } => self.cut(*client, *vat, *at).await,
             Op::Part { from, to } => self.part(*from, *to).await,

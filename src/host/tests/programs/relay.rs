@@ -12,7 +12,8 @@ use crate::host::tests::trial::run;
 const MESSAGES: u64 = 10_000;
 const AT_ONCE: u64 = 100;
 
-/// The object keeps the callback of one client in memory and calls it for each message of the other.
+/// The object keeps the callback of one client in memory and calls it for each message of the
+/// other.
 #[test]
 fn relaying_messages_between_clients_commits_nothing() {
     run(async {

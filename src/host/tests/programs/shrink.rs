@@ -1,7 +1,7 @@
 //! Makes a program that breaks a rule smaller, so that it can be read.
 //!
-//! Operations go, and what steps say goes, as long as the program still breaks a rule. Slots keep their
-//! numbers: an operation that went leaves the slots empty that it would have filled.
+//! Operations go, and what steps say goes, as long as the program still breaks a rule. Slots keep
+//! their numbers: an operation that went leaves the slots empty that it would have filled.
 
 use super::actor::{Answer, Ending, Step};
 use super::plan::{Fate, Kind, Op, Plan};

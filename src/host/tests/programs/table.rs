@@ -10,9 +10,9 @@ use super::ledger::Verdict;
 use super::plan::{Fate, How, Kind, Op, Plan};
 use super::verdict;
 
-/// The slots that every program begins with: a callback for each of the two clients, and after `open`
-/// the first client's facets of object 0 and of object 1, which is in another vat, and the second
-/// client's of object 0.
+/// The slots that every program begins with: a callback for each of the two clients, and after
+/// `open` the first client's facets of object 0 and of object 1, which is in another vat, and the
+/// second client's of object 0.
 const CALLBACK: usize = 0;
 const OBJECT: usize = 2;
 const OTHER: usize = 3;
@@ -173,8 +173,8 @@ fn capabilities_that_a_class_makes_are_passed_and_called_in_order() {
     }
 }
 
-/// One object passes a client's callback to another one, which calls it, with writes before each call
-/// and the disk held.
+/// One object passes a client's callback to another one, which calls it, with writes before each
+/// call and the disk held.
 #[test]
 fn a_callback_that_crossed_two_hops_is_called_in_order() {
     let calls_back = Step { calls: 3, writes: 1, next: Some(Box::new(NOTHING)), ..NOTHING };
@@ -190,10 +190,10 @@ fn a_callback_that_crossed_two_hops_is_called_in_order() {
 #[test]
 fn a_promise_that_becomes_the_callers_own_keeps_the_order_behind_a_held_gate() {
     for gift in [CALLBACK, OTHER] {
-        let gives = Step { writes: 1, ..returns(Answer::Gift) };
+        let may_give = Step { writes: 1, ..returns(Answer::Gift) };
         check(0, 1 + 12, || {
             let mut ops = vec![Op::Hold { vat: 0 }];
-            ops.push(call_with(OBJECT, gives.clone(), None, Some(gift)));
+            ops.push(call_with(OBJECT, may_give.clone(), None, Some(gift)));
             ops.extend(notes(PROMISED, 4));
             ops.push(RUN);
             ops.extend(notes(PROMISED, 4));
@@ -221,8 +221,8 @@ fn a_stub_lives_on_when_its_object_rests() {
     });
 }
 
-/// Whatever breaks a stub: it says `disconnected`, which the ledger checks, and delivers nothing more. A
-/// new one works.
+/// Whatever breaks a stub: it says `disconnected`, which the ledger checks, and delivers nothing
+/// more. A new one works.
 #[test]
 fn a_broken_stub_stays_broken() {
     type Break = fn() -> Op;
@@ -256,9 +256,9 @@ fn an_object_may_call_itself_through_a_promise_that_others_made() {
     let again = Step { use_kept: true, calls: 1, next: Some(Box::new(NOTHING)), ..NOTHING };
     let calls = Step { use_kept: true, calls: 3, next: Some(Box::new(again)), ..NOTHING };
     check_over(0..2, 1 + 1 + 1 + 3 + 3, || {
-        let gives = Step { polls: 30, answer: Answer::Gift, ..NOTHING };
+        let may_give = Step { polls: 30, answer: Answer::Gift, ..NOTHING };
         vec![
-            call_with(CALLBACK, gives, None, Some(OBJECT)),
+            call_with(CALLBACK, may_give, None, Some(OBJECT)),
             call_with(OBJECT, stores.clone(), None, Some(PROMISED)),
             call(OBJECT, calls.clone()),
             RUN,
@@ -266,8 +266,9 @@ fn an_object_may_call_itself_through_a_promise_that_others_made() {
     });
 }
 
-/// One client asks for something, has the object call what it will get, and leaves before the disk lets
-/// the answer go. Nobody will ever take that answer, for which the object's later calls used to wait.
+/// One client asks for something, has the object call what it will get, and leaves before the disk
+/// lets the answer go. Nobody will ever take that answer, for which the object's later calls used
+/// to wait.
 #[test]
 fn a_client_that_leaves_holds_back_nothing_of_others() {
     let answers = Step { writes: 1, answer: Answer::Itself, ..NOTHING };
@@ -286,8 +287,8 @@ fn a_client_that_leaves_holds_back_nothing_of_others() {
     });
 }
 
-/// The RPC system tells a caller that holds the promised result in a task that runs only while it is
-/// polled. It used to be dropped first, and the object waited for ever.
+/// The RPC system tells a caller that holds the promised result in a task that runs only while it
+/// is polled. It used to be dropped first, and the object waited for ever.
 #[test]
 fn a_call_on_a_callback_ends_when_its_connection_is_cut() {
     let waits = Step { polls: 200, ..NOTHING };

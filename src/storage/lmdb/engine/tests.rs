@@ -1,6 +1,7 @@
 //! The promises of one environment: counted openings, the latch, walks, damaged keys, formats.
 
 use super::*;
+use crate::storage::range::Direction;
 
 const MAP: usize = 1 << 20;
 const PAGE: usize = 4_096;
@@ -42,26 +43,26 @@ fn a_walk_sees_its_range_in_order_and_both_ways() {
         Ok(())
     })
     .unwrap();
-    let walk = |from: &[u8], until: Option<&[u8]>, reverse| {
+    let walk = |from: &[u8], until: Option<&[u8]>, direction| {
         let mut seen = String::new();
         let visit = |_: &[u8], record: &[u8]| {
             seen.push(char::from(record[0]));
             Ok(if seen.len() == 4 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         };
-        let walked = env.read(|snapshot| snapshot.walk((from, until), reverse, visit)).unwrap();
+        let walked = env.read(|snapshot| snapshot.walk((from, until), direction, visit)).unwrap();
         (seen, walked.is_break())
     };
-    let check = |from: &str, until: Option<&str>, reverse, expected: &str| {
-        let (seen, broke) = walk(from.as_bytes(), until.map(str::as_bytes), reverse);
+    let check = |from: &str, until: Option<&str>, direction, expected: &str| {
+        let (seen, broke) = walk(from.as_bytes(), until.map(str::as_bytes), direction);
         assert_eq!((seen.as_str(), broke), (expected, expected.len() == 4));
     };
-    check("b", Some("e"), false, "bd");
-    check("b", Some("e"), true, "db");
-    check("bc", Some("ee"), false, "d");
-    check("f", None, true, "hgf");
-    check("a", None, false, "abde");
-    check("b", Some("z"), true, "hgfe");
-    check("i", None, false, "");
+    check("b", Some("e"), Direction::Up, "bd");
+    check("b", Some("e"), Direction::Down, "db");
+    check("bc", Some("ee"), Direction::Up, "d");
+    check("f", None, Direction::Down, "hgf");
+    check("a", None, Direction::Up, "abde");
+    check("b", Some("z"), Direction::Down, "hgfe");
+    check("i", None, Direction::Up, "");
 }
 
 /// A damaged key isn't simply missing, and neither is a key to which a damaged page doesn't lead.

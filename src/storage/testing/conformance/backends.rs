@@ -25,8 +25,7 @@ use crate::storage::lmdb::room::Room;
 use crate::storage::log::local::{self, LogOptions};
 use crate::storage::log::reads::Reads as _;
 use crate::storage::log::shard_log::{Claim, ShardLog as _};
-use crate::storage::range::Range;
-use crate::storage::range::after_prefix;
+use crate::storage::range::{Direction, Range, after_prefix};
 use crate::storage::space::Space;
 use crate::storage::testing::model::config::MemoryConfig;
 use crate::storage::testing::model::gate::{Gate, Gated};
@@ -105,7 +104,7 @@ impl Backend for Disk {
         for prefix in space_prefixes(object, space) {
             let until = after_prefix(&prefix);
             let walked = self.environment().read(|snapshot| {
-                snapshot.walk((&prefix, until.as_deref()), false, |key, _| {
+                snapshot.walk((&prefix, until.as_deref()), Direction::Up, |key, _| {
                     found.insert(key.into());
                     Ok(ControlFlow::Continue(()))
                 })

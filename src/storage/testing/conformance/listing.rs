@@ -12,7 +12,7 @@ use proptest::sample::{Index, select};
 
 use super::Map;
 use super::keys::{Pick, pick};
-use crate::storage::range::Range;
+use crate::storage::range::{Direction, Range};
 use crate::storage::store::page::{Page, PageSize};
 
 /// The terms of a list, made before its storage is known.
@@ -22,13 +22,16 @@ pub(super) struct Wish {
     end: Bound<(Pick, Vec<u8>)>,
     /// The beginning, of this length, of a present key.
     prefix: Option<(Pick, Index)>,
-    reverse: bool,
+    direction: Direction,
 }
 
 pub(super) fn wish() -> impl Strategy<Value = Wish> {
     let prefix = proptest::option::weighted(0.4, (pick(), any::<Index>()));
     let wish = (bound(), bound(), prefix, any::<bool>());
-    wish.prop_map(|(start, end, prefix, reverse)| Wish { start, end, prefix, reverse })
+    wish.prop_map(|(start, end, prefix, is_down)| {
+        let direction = if is_down { Direction::Down } else { Direction::Up };
+        Wish { start, end, prefix, direction }
+    })
 }
 
 /// Some bounds are longer than any key can be.
@@ -58,7 +61,7 @@ impl Wish {
             key
         });
         let (start, end) = (bound(self.start), bound(self.end));
-        let bounds = Range { start: start.clone(), end: end.clone(), reverse: self.reverse };
+        let bounds = Range { start: start.clone(), end: end.clone(), direction: self.direction };
         let range = bounds.within(&prefix);
         Listing { start, end, prefix, range, last: None }
     }
@@ -77,16 +80,16 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    pub(super) fn all(reverse: bool) -> Self {
+    pub(super) fn all(direction: Direction) -> Self {
         let (start, end, prefix) = (Bound::Unbounded, Bound::Unbounded, Vec::new());
-        Self { start, end, prefix, range: Range { reverse, ..Range::all() }, last: None }
+        Self { start, end, prefix, range: Range { direction, ..Range::all() }, last: None }
     }
 
     /// The entries that the list must give, in its order.
     pub(super) fn expected<'a>(&self, map: &'a Map) -> Vec<(&'a [u8], &'a [u8])> {
         let within = map.iter().filter(|(key, _)| self.is_within(key));
         let mut expected: Vec<_> = within.map(|(key, value)| (&key[..], &value[..])).collect();
-        if self.range.reverse {
+        if self.range.direction == Direction::Down {
             expected.reverse();
         }
         expected
@@ -104,7 +107,7 @@ impl Listing {
             Bound::Unbounded => true,
         };
         let ahead = match &self.last {
-            Some(last) if self.range.reverse => key < last,
+            Some(last) if self.range.direction == Direction::Down => key < last,
             Some(last) => key > last,
             None => true,
         };
@@ -127,7 +130,7 @@ impl Listing {
         let Some((last, _)) = given.last() else { return };
         self.last = Some(last.to_vec());
         let behind = Bound::Excluded(last.to_vec());
-        if self.range.reverse {
+        if self.range.direction == Direction::Down {
             self.range.end = behind;
         } else {
             self.range.start = behind;

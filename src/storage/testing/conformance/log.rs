@@ -12,7 +12,7 @@ use crate::storage::log::batch::WriteSet;
 use crate::storage::log::reads::Reads;
 use crate::storage::log::shard_log::{Claim, Outcome, ShardBlock, ShardLog};
 use crate::storage::position::{Link, Position};
-use crate::storage::range::Range;
+use crate::storage::range::{Direction, Range};
 use crate::storage::space::Space;
 use crate::storage::testing::model::gate::Stage;
 
@@ -292,7 +292,7 @@ pub(super) fn a_scan_ends_when_its_visitor_has_enough<B: Backend>() {
     let keys: Vec<Vec<u8>> = [1, 480, 481, 941, 942, 1_500].map(|length| vec![7; length]).into();
     let writes = keys.iter().map(|key| put(ONE, key, b"v")).collect();
     advance(&mut *log, claim, writes);
-    for reverse in [false, true] {
+    for direction in [Direction::Up, Direction::Down] {
         for enough in 1..=keys.len() {
             let mut found = Vec::new();
             let mut visit = |key: &[u8], _: &[u8]| {
@@ -302,10 +302,10 @@ pub(super) fn a_scan_ends_when_its_visitor_has_enough<B: Backend>() {
                 let more = found.len() < enough;
                 if more { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             };
-            let range = Range { reverse, ..Range::all() };
+            let range = Range { direction, ..Range::all() };
             reads.scan(ONE, Space::Data, &range, &mut visit).unwrap();
             let mut expected = keys.clone();
-            if reverse {
+            if direction == Direction::Down {
                 expected.reverse();
             }
             assert_eq!(found, expected[..enough]);

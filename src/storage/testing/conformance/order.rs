@@ -15,6 +15,7 @@ use crate::storage::lmdb::layout::Usage;
 use crate::storage::log::batch::WriteSet;
 use crate::storage::log::reads::Reads;
 use crate::storage::log::shard_log::{Claim, Outcome, ShardBlock};
+use crate::storage::range::Direction;
 use crate::storage::space::Space;
 
 const OBJECT: ObjectId = ObjectId::from_bytes([1; 16]);
@@ -53,8 +54,8 @@ pub(super) fn lists_are_those_of_a_map_and_no_record_is_left_over<B: Backend>() 
         for listing in wishes.into_iter().map(|wish| wish.listing(&map)) {
             check_list(&*writer.opened.reads, &listing, &map);
         }
-        for reverse in [false, true] {
-            check_list(&*writer.opened.reads, &Listing::all(reverse), &map);
+        for direction in [Direction::Up, Direction::Down] {
+            check_list(&*writer.opened.reads, &Listing::all(direction), &map);
         }
         // No store wrote the values, so none has edges.
         let expected = Usage { references: 0, ..usage(&map) };

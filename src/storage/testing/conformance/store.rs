@@ -22,9 +22,10 @@ use crate::id::ObjectId;
 use crate::storage::error::StorageError;
 use crate::storage::lmdb::layout::Usage;
 use crate::storage::log::committer::Ticket;
-use crate::storage::range::Range;
+use crate::storage::range::{Direction, Range};
 use crate::storage::space::Space;
 use crate::storage::store::account::{Account, ClassAccount};
+use crate::storage::store::identity::Presence;
 use crate::storage::store::page::{Page, PageSize};
 use crate::storage::store::transactions::Savepoint;
 use crate::storage::store::{Before, Store};
@@ -364,10 +365,10 @@ impl<B: Backend> Running<B> {
 
     /// Checks that lists of all keys, in both directions, are complete.
     fn check_lists(&self) {
-        for (object, reverse) in
-            IDS.into_iter().flat_map(|object| [(object, false), (object, true)])
+        let both = [Direction::Up, Direction::Down];
+        for (object, direction) in IDS.into_iter().flat_map(|object| both.map(|way| (object, way)))
         {
-            let mut listing = Listing::all(reverse);
+            let mut listing = Listing::all(direction);
             let page =
                 self.session.store.page(object, &listing.range, ALL, Page::default()).unwrap();
             listing.check_page(&self.oracle.map(object), ALL, &page);
@@ -394,7 +395,8 @@ impl Session {
         let mut sum = 0;
         store.objects(&mut |_, _, usage| sum += usage.bytes).unwrap();
         let class = ClassAccount::new(sum, CLASS_BYTES);
-        let account = |object| store.account(object, true, OBJECT_BYTES, Some(class.clone()));
+        let account =
+            |object| store.account(object, Presence::Present, OBJECT_BYTES, Some(class.clone()));
         let accounts = IDS.map(|object| account(object).unwrap()).into();
         Self { store, accounts, class, progress }
     }

@@ -1,9 +1,9 @@
 //! The things that a peer's side holds: imports, promised results, and promises that it resolves
 //! itself.
 //!
-//! A promised result sends its calls to the peer's answer until that is there. If it turns out to be
-//! something of this side, a `Disembargo` goes after those calls, and later ones wait until it is back.
-//! A promise of this side keeps its calls until it is resolved.
+//! A promised result sends its calls to the peer's answer until that is there. If it turns out to
+//! be something of this side, a `Disembargo` goes after those calls, and later ones wait until it
+//! is back. A promise of this side keeps its calls until it is resolved.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};

@@ -1,8 +1,9 @@
-//! A peer that speaks as KJ's RPC system in C++ does, made by hand: one side of a connection to a server.
+//! A peer that speaks as KJ's RPC system in C++ does, made by hand: one side of a connection to a
+//! server.
 //!
-//! It knows promises, resolves them, reflects calls on those that lead back to the server, ends methods
-//! by tail calls, and embargoes what comes home. What KJ would end the connection over is a broken rule:
-//! the server is told nothing that an honest peer in C++ can't take.
+//! It knows promises, resolves them, reflects calls on those that lead back to the server, ends
+//! methods by tail calls, and embargoes what comes home. What KJ would end the connection over is a
+//! broken rule: the server is told nothing that an honest peer in C++ can't take.
 
 mod hook;
 mod receive;
@@ -33,7 +34,8 @@ type Incoming = Reader<OwnedSegments>;
 type Outgoing = Builder<HeapAllocator>;
 type Caps = Vec<Option<Box<dyn ClientHook>>>;
 
-/// Largest message that it sends, in bytes, and the most capabilities in one: what every peer takes.
+/// Largest message that it sends, in bytes, and the most capabilities in one: what every peer
+/// takes.
 const MESSAGE_BYTES_MAX: usize = 8 << 20;
 const CAPABILITIES_MAX: usize = 64;
 

@@ -1,5 +1,5 @@
-//! A namespace as clients and gateways hold it: by a reference, with a grant. Holding it is the right to
-//! reach each object of its class.
+//! A namespace as clients and gateways hold it: by a reference, with a grant. Holding it is the
+//! right to reach each object of its class.
 //!
 //! Invariants:
 //! - A capability that it hands out ends with its grant, and no later than itself.
@@ -15,11 +15,12 @@ use capstead_client::sturdyref::Target;
 use super::agent::Agent;
 use crate::error::{Result, failed, no_such_method};
 use crate::host::api::namespace::{anonymous, named};
-use crate::host::authority::granting::{self, grant_id, wanted, write_grants};
-use crate::host::authority::grants::target_id;
+use crate::host::authority::calls::{self, grant_id, wanted, write_grants};
+use crate::host::authority::records::{self, target_id};
 use crate::host::engine::caveats::caveats;
 use crate::host::engine::class::Class;
 use crate::host::engine::cluster::{Cluster, Existence};
+use crate::host::engine::cut;
 use crate::host::engine::right::may_call;
 use crate::host::engine::right::{Right, revoked};
 use crate::id::{ObjectId, Pool};
@@ -27,11 +28,11 @@ use crate::membrane::{self, Call, CallTarget, deliver};
 use crate::schema::facet_capnp::{facet, persistent};
 use crate::schema::restorer_capnp::namespace;
 
-/// The capability. Its methods are those of [`Served`].
-pub(in crate::host) struct NamespaceFacet(Rc<Served>);
+/// The capability. Its methods are those of [`NamespaceCalls`].
+pub(in crate::host) struct NamespaceFacet(Rc<NamespaceCalls>);
 
 /// The server of the calls on a namespace.
-struct Served {
+struct NamespaceCalls {
     agent: Rc<Agent>,
     class: Rc<Class>,
     right: Right,
@@ -43,25 +44,25 @@ impl NamespaceFacet {
         class: Rc<Class>,
         right: Right,
     ) -> Box<dyn ClientHook> {
-        membrane::wrap(Rc::new(Self(Rc::new(Served { agent, class, right }))))
+        membrane::wrap(Rc::new(Self(Rc::new(NamespaceCalls { agent, class, right }))))
     }
 }
 
 impl CallTarget for NamespaceFacet {
     fn enqueue(self: Rc<Self>, call: Call) {
-        let Served { agent, right, .. } = &*self.0;
+        let NamespaceCalls { agent, right, .. } = &*self.0;
         if right.is_cut() {
-            return agent.vat.tell_cut(call.reply, revoked());
+            return cut::tell(&agent.vat, call.reply, revoked());
         }
         if let Err(error) = right.check_time(&agent.vat.clock) {
             return call.reply.send(Err(error));
         }
-        if !may_call(right, call.interface, call.method) {
-            let error = no_such_method(call.interface, call.method);
+        if !may_call(right, call.method) {
+            let error = no_such_method(call.method);
             return call.reply.send(Err(error));
         }
         let server = self.0.clone();
-        let answers = match call.interface {
+        let answers = match call.method.interface {
             namespace::Client::TYPE_ID => {
                 membrane::serve::<namespace::Client, _>(server).into_client_hook()
             }
@@ -71,9 +72,7 @@ impl CallTarget for NamespaceFacet {
             persistent::Client::TYPE_ID => {
                 membrane::serve::<persistent::Client, _>(server).into_client_hook()
             }
-            interface => {
-                return call.reply.send(Err(no_such_method(interface, call.method)));
-            }
+            _ => return call.reply.send(Err(no_such_method(call.method))),
         };
         deliver(&*answers, call);
     }
@@ -85,12 +84,12 @@ impl Drop for NamespaceFacet {
     }
 }
 
-impl Served {
+impl NamespaceCalls {
     fn id(&self) -> ObjectId {
         ObjectId::namespace(Pool::default(), self.class.name)
     }
 
-    /// Again, after something was waited for.
+    /// Checks the right once more, after a wait.
     async fn check(&self) -> Result<()> {
         if self.right.is_cut() {
             self.agent.vat.flush().await?;
@@ -99,14 +98,14 @@ impl Served {
     }
 }
 
-impl namespace::Server for Served {
+impl namespace::Server for NamespaceCalls {
     async fn by_name(
         self: Rc<Self>,
         params: namespace::ByNameParams,
         mut results: namespace::ByNameResults,
     ) -> Result<()> {
-        let birth = named(&self.class, params.get()?.get_key()?.to_str()?)?;
-        let object = self.agent.object(&birth, Existence::Any, &self.right.of_objects())?;
+        let spec = named(&self.class, params.get()?.get_key()?.to_str()?)?;
+        let object = self.agent.object(&spec, Existence::Any, &self.right.of_objects())?;
         results.get().init_object().set_as_capability(object);
         Ok(())
     }
@@ -116,8 +115,8 @@ impl namespace::Server for Served {
         params: namespace::TryGetParams,
         mut results: namespace::TryGetResults,
     ) -> Result<()> {
-        let birth = named(&self.class, params.get()?.get_key()?.to_str()?)?;
-        let object = self.agent.find(&birth, &self.right.of_objects()).await?;
+        let spec = named(&self.class, params.get()?.get_key()?.to_str()?)?;
+        let object = self.agent.find(&spec, &self.right.of_objects()).await?;
         self.check().await?;
         if let Some(object) = object {
             results.get().init_object().set_as_capability(object);
@@ -132,14 +131,14 @@ impl namespace::Server for Served {
     ) -> Result<()> {
         let near = ObjectId::anonymous(self.agent.any_shard(Pool::default())?)
             .map_err(|error| failed(format!("no randomness for a new object: {error}")))?;
-        let birth = anonymous(&self.class, near)?;
-        let object = self.agent.object(&birth, Existence::Any, &self.right.of_objects())?;
+        let spec = anonymous(&self.class, near)?;
+        let object = self.agent.object(&spec, Existence::Any, &self.right.of_objects())?;
         results.get().init_object().set_as_capability(object);
         Ok(())
     }
 }
 
-impl persistent::Server for Served {
+impl persistent::Server for NamespaceCalls {
     async fn save(
         self: Rc<Self>,
         params: persistent::SaveParams,
@@ -147,10 +146,10 @@ impl persistent::Server for Served {
     ) -> Result<()> {
         let (vat, id) = (&self.agent.vat, self.id());
         let terms = wanted(params.get()?.get_seal_for()?)?;
-        vat.outside_turns().await;
+        vat.turns.outside_turns().await;
         let target = Target::Namespace(target_id(id));
-        let ready = vat.prepare(&self.agent.keys(), target, &self.right, &terms)?;
-        vat.add_grant(id, &ready)?;
+        let ready = records::prepare(vat, &self.agent.keys(), target, &self.right, &terms)?;
+        records::add(vat, id, &ready)?;
         vat.flush().await?;
         self.check().await?;
         results.get().set_sturdy_ref(self.agent.text(&ready.reference)?);
@@ -158,7 +157,7 @@ impl persistent::Server for Served {
     }
 }
 
-impl facet::Server for Served {
+impl facet::Server for NamespaceCalls {
     async fn attenuate(
         self: Rc<Self>,
         params: facet::AttenuateParams,
@@ -176,8 +175,8 @@ impl facet::Server for Served {
         mut results: facet::GrantsResults,
     ) -> Result<()> {
         let after = params.get()?.get_after()?;
-        let (grants, next) = granting::list(&self.agent.vat, self.id(), &self.right, after)?;
-        self.agent.vat.durable_of(self.id()).await?;
+        let (grants, next) = calls::list(&self.agent.vat, self.id(), &self.right, after)?;
+        self.agent.vat.turns.durable_of(self.id()).await?;
         if let Some(next) = next {
             results.get().set_next(next.as_bytes());
         }
@@ -191,11 +190,11 @@ impl facet::Server for Served {
         _: facet::RevokeResults,
     ) -> Result<()> {
         let (vat, id) = (&self.agent.vat, grant_id(params.get()?.get_grant()?)?);
-        let reached = granting::check_reach(vat, self.id(), &self.right, id).map(drop);
+        let reached = calls::check_reach(vat, self.id(), &self.right, id).map(drop);
         if reached.is_err() {
-            vat.durable_of(self.id()).await?;
+            vat.turns.durable_of(self.id()).await?;
         }
         reached?;
-        vat.revoke(self.id(), id).await
+        records::revoke(vat, self.id(), id).await
     }
 }

@@ -1,8 +1,8 @@
-//! The calls by which grants are made, listed and revoked: on any facet, as turns of its object; and what
-//! they say in Cap'n Proto.
+//! The calls by which grants are made, listed and revoked: on any facet, as turns of its object.
 //!
-//! Whoever makes a grant gives no more than they have; whoever lists or revokes reaches those grants that were
-//! made from their own.
+//! Invariants:
+//! - A holder gives no more than they have.
+//! - A holder lists and revokes only grants that were made from their own.
 
 use std::fmt;
 use std::rc::Rc;
@@ -13,19 +13,21 @@ use capnp::{any_pointer, struct_list};
 use capstead_client::sturdyref::{GrantId, Method, Target};
 use capstead_client::{Terms, write_caveats};
 
-use super::grants::{depends, target_id};
+use super::records::{self, depends, target_id};
+use super::sweep;
 use crate::error::{Reason, Result, failed, no_such_method};
 use crate::host::engine::caveats::caveats;
+use crate::host::engine::cut;
 use crate::host::engine::facet::Facet;
 use crate::host::engine::instance::Instance;
 use crate::host::engine::right::Right;
-use crate::host::engine::right::{GRANTS, REVOKE, SAVE};
+use crate::host::engine::right::{GRANTS, GrantRef, REVOKE, SAVE};
 use crate::host::engine::vat::Vat;
 use crate::id::ObjectId;
 use crate::limits::GRANTS_LISTED_MAX;
 use crate::schema::facet_capnp::{facet, grant, persistent, terms};
 use crate::storage::Space;
-use crate::sturdyref::{Grant, Parent};
+use crate::sturdyref::{Grant, Parent, TargetKind};
 
 type Untyped = any_pointer::Owned;
 
@@ -45,7 +47,7 @@ impl fmt::Debug for Granted {
     }
 }
 
-/// Answers such a call on a facet of the instance, in a turn of it.
+/// Answers such a call on a facet of the instance, in its present turn.
 pub(in crate::host) fn dispatch(
     instance: &Rc<Instance>,
     facet: &Facet,
@@ -60,8 +62,8 @@ pub(in crate::host) fn dispatch(
         }
         let (params, results) = (params.get()?, results.get());
         let right = &facet.right;
-        // What is said of grants may tell of those that the operator made or took back.
-        instance.vat.hold_for_others(instance);
+        // The answer may tell of grants that the operator made or took back a moment ago.
+        instance.follow_later_writes();
         match (method.interface, method.ordinal) {
             (persistent::Client::TYPE_ID, SAVE) if facet.request().is_some() => {
                 Err(Reason::NotRepeatable
@@ -78,7 +80,7 @@ pub(in crate::host) fn dispatch(
                 let params: facet::grants_params::Reader<'_> = params.get_as()?;
                 let after = params.get_after()?;
                 let vat = &instance.vat;
-                let listed = list(vat, instance.birth.id, right, after)?;
+                let listed = list(vat, instance.spec.id, right, after)?;
                 let mut results: facet::grants_results::Builder<'_> = results.init_as();
                 if let Some(next) = listed.1 {
                     results.set_next(next.as_bytes());
@@ -90,7 +92,7 @@ pub(in crate::host) fn dispatch(
                 let params: facet::revoke_params::Reader<'_> = params.get_as()?;
                 revoke(instance, right, grant_id(params.get_grant()?)?)
             }
-            (interface, method) => Err(no_such_method(interface, method)),
+            _ => Err(no_such_method(method)),
         }
     };
     match answer() {
@@ -99,27 +101,28 @@ pub(in crate::host) fn dispatch(
     }
 }
 
-/// Makes a grant of the instance's own object, and the reference that it makes valid, in the present turn.
+/// Makes a grant of the instance's own object, and the reference that it makes valid, in the
+/// present turn.
 pub(in crate::host) fn save(instance: &Instance, right: &Right, terms: Terms) -> Result<Granted> {
-    let (agent, target) = (instance.vat.agent()?, Target::Object(target_id(instance.birth.id)));
-    let ready = instance.vat.prepare(&agent.keys(), target, right, &terms)?;
+    let (agent, target) = (instance.vat.agent()?, Target::Object(target_id(instance.spec.id)));
+    let ready = records::prepare(&instance.vat, &agent.keys(), target, right, &terms)?;
     let text = agent.text(&ready.reference)?;
-    instance.vat.store.borrow().check_records(&instance.account, ready.record.len())?;
-    instance.write_grant(|vat, object| vat.put_grant(object, &ready))?;
+    instance.vat.turns.store().check_records(&instance.account, ready.record.len())?;
+    instance.write_grant(|vat, object| records::put(vat, object, &ready))?;
     Ok(Granted { id: ready.id, text })
 }
 
 /// Takes a grant of the instance's own object back, in the present turn.
 pub(in crate::host) fn revoke(instance: &Instance, right: &Right, id: GrantId) -> Result<()> {
-    let (vat, object) = (&instance.vat, instance.birth.id);
-    let grant = check_reach(vat, object, right, id)?;
-    match grant.revoked(false) {
+    let (vat, object) = (&instance.vat, instance.spec.id);
+    let (grant, grant_ref) = (check_reach(vat, object, right, id)?, GrantRef::new(object, id));
+    match grant.revoked(TargetKind::Object) {
         Some(left) => instance.write_record(Space::Grants, id.as_bytes(), Some(&left))?,
-        None => instance.write_grant(|vat, object| vat.delete_grant((object, id)))?,
+        None => instance.write_grant(|vat, _| records::delete(vat, grant_ref))?,
     }
     vat.metrics.grants_revoked_total.add(1);
-    vat.cut(object, &[id]);
-    vat.sweep(object);
+    cut::cut(vat, object, &[id]);
+    sweep::sweep(vat, object);
     Ok(())
 }
 
@@ -133,7 +136,7 @@ pub(in crate::host) fn check_reach(
     right: &Right,
     id: GrantId,
 ) -> Result<Grant> {
-    let grant = vat.grant((target, id))?.filter(|grant| !grant.is_revoked);
+    let grant = records::get(vat, GrantRef::new(target, id))?.filter(|grant| !grant.is_revoked);
     if let Some(grant) = grant
         && reaches(vat, target, right, &grant)?
     {
@@ -142,13 +145,13 @@ pub(in crate::host) fn check_reach(
     Err(Reason::NoSuchGrant.error("no grant of this id was made from the grant of this one"))
 }
 
-/// Tells whether the holder of `right` has a say over a grant: it was made from the holder's own.
-/// One that has none by a binding, or is the object, has a say over all, unless that is less than
-/// everything.
+/// Tells whether the holder of `right` has a say over a grant: it was made from the holder's own. A
+/// holder without a grant, by a binding or as the object itself, has a say over all, unless their
+/// right is restricted.
 fn reaches(vat: &Vat, target: ObjectId, right: &Right, grant: &Grant) -> Result<bool> {
     match &right.grant {
         None => Ok(!right.is_restricted()),
-        Some(own) => vat.was_made_from(target, grant, own.of),
+        Some(own) => records::was_made_from(vat, target, grant, own.grant_ref),
     }
 }
 
@@ -163,18 +166,20 @@ pub(in crate::host) fn list(
     after: &[u8],
 ) -> Result<Listed> {
     let after = if after.is_empty() { None } else { Some(grant_id(after)?) };
-    let mut some = vat.grants_behind(target, after, GRANTS_LISTED_MAX)?;
+    let mut some = records::list_behind(vat, target, after, GRANTS_LISTED_MAX)?;
     let last = some.last().filter(|_| some.len() == GRANTS_LISTED_MAX).map(|(id, _)| *id);
     let mut listed = Vec::new();
     for (id, grant) in some.drain(..) {
-        // What is dead and not yet swept is as if it were gone; what was revoked and left a record is known.
+        // A dead grant that isn't swept yet is as if it were gone. A revoked one that left a record
+        // is listed.
         if reaches(vat, target, right, &grant)?
-            && (grant.is_revoked || !vat.is_dead(target, &grant)?)
+            && (grant.is_revoked || !sweep::is_dead(vat, target, &grant)?)
         {
-            // Of those whose namespace's grant nobody uses here, some may be dead: the next list knows.
-            let namespace = depends(target, &grant).filter(|of| of.0 != target);
-            if namespace.is_some_and(|of| vat.grants.get(of).is_none()) {
-                vat.sweep_for_room(target);
+            // If nobody here uses the namespace's grant that it depends on, it may be dead: the
+            // next list knows.
+            let namespace = depends(target, &grant).filter(|of| of.target != target);
+            if namespace.is_some_and(|of| vat.live_grants.get(of).is_none()) {
+                sweep::sweep_for_room(vat, target);
             }
             listed.push((id, grant));
         }

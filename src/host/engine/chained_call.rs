@@ -1,11 +1,10 @@
-//! Calls that belong to a chain, on capabilities of other vats: calls of Cap'n Proto have no headers, so
-//! that the chain travels by the method `inChain` of the interface `Facet`.
+//! Calls that belong to a chain, on capabilities of other vats. Calls of Cap'n Proto have no
+//! headers, so the chain travels by the method `inChain` of the interface `Facet`. The first call
+//! of a chain asks once whether the capability has that interface, and waits for the answer.
 //!
 //! Invariants:
 //! - Calls on one capability leave in the order made, whichever chains they belong to.
 //! - A capability without that interface, such as a client's callback, is called as it is.
-//!
-//! The first call of a chain asks once whether it has the interface, and waits for the answer.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -20,18 +19,18 @@ use crate::error::overloaded;
 use crate::membrane::{self, Call, Chain, deliver};
 use crate::schema::facet_capnp::facet;
 
-/// Calls of one holder that wait until it is known how to make them.
+/// The most calls of one holder that wait for the answer.
 const CALLS_WAITING_MAX: usize = 4096;
 
 /// The way in which calls are made on a capability.
 #[derive(Default)]
-pub(in crate::host) enum Way {
+pub(in crate::host) enum Route {
     /// No chain has come here.
     #[default]
     Unknown,
     Asking(VecDeque<Call>),
-    /// The capability for the chain of the last call: from now on all calls go by `inChain`, since those
-    /// that don't might overtake the others on the way.
+    /// The capability for the chain of the last call: from now on all calls go by `inChain`, since
+    /// those that don't might overtake the others on the way.
     Chained {
         latest: Option<u128>,
         cap: Box<dyn ClientHook>,
@@ -42,32 +41,32 @@ pub(in crate::host) enum Way {
 impl Gated {
     /// Makes a call that has passed the gate.
     pub(in crate::host) fn send(self: &Rc<Self>, call: Call) {
-        let chained = match &mut *self.way.borrow_mut() {
-            Way::Unknown if call.chain.is_none() => None,
-            // Within a vat the chain is part of the call. What a promise will be isn't known yet.
-            Way::Unknown if membrane::find::<Facet>(&*self.raw).is_some() => None,
-            way @ Way::Unknown => {
+        let chained = match &mut *self.route.borrow_mut() {
+            Route::Unknown if call.chain.is_none() => None,
+            // Within a vat the chain is part of the call. A promise may become anything yet.
+            Route::Unknown if membrane::find::<Facet>(&*self.raw).is_some() => None,
+            route @ Route::Unknown => {
                 let asked = self.in_chain(call.chain.as_ref());
-                *way = Way::Asking(VecDeque::from([call]));
+                *route = Route::Asking(VecDeque::from([call]));
                 // Ends with the answer, or with the connection.
                 tokio::task::spawn_local(self.clone().learn(asked));
                 return;
             }
-            Way::Asking(waiting) if waiting.len() < CALLS_WAITING_MAX => {
+            Route::Asking(waiting) if waiting.len() < CALLS_WAITING_MAX => {
                 return waiting.push_back(call);
             }
-            Way::Asking(_) => {
+            Route::Asking(_) => {
                 let reason = "too many calls wait for a capability that doesn't answer";
                 return call.reply.send(Err(overloaded(reason)));
             }
-            Way::Chained { latest, cap } => {
+            Route::Chained { latest, cap } => {
                 let this = latest_of(&call);
                 if *latest != this {
                     (*latest, *cap) = (this, self.chained(&call));
                 }
                 Some(cap.add_ref())
             }
-            Way::Plain => None,
+            Route::Plain => None,
         };
         let to = chained.as_deref().unwrap_or(&*self.raw);
         deliver(to, call);
@@ -83,29 +82,29 @@ impl Gated {
         self.in_chain(call.chain.as_ref()).pipeline.get_facet().as_cap()
     }
 
-    /// Sends those who wait on their way, once it is known.
+    /// Sends the calls that wait on their way, once it is known.
     async fn learn(self: Rc<Self>, asked: RemotePromise<facet::in_chain_results::Owned>) {
         let is_plain = match asked.promise.await {
             Ok(_) => false,
             Err(error) => error.kind == ErrorKind::Unimplemented,
         };
         loop {
-            let next = match &mut *self.way.borrow_mut() {
-                Way::Asking(waiting) => waiting.pop_front(),
+            let next = match &mut *self.route.borrow_mut() {
+                Route::Asking(waiting) => waiting.pop_front(),
                 _ => None,
             };
             match next {
-                // Calls that this leads to wait behind those that wait already.
+                // Calls that this leads to queue behind the others.
                 Some(call) if is_plain => deliver(&*self.raw, call),
                 Some(call) => deliver(&*self.chained(&call), call),
                 None => break,
             }
         }
-        self.way.replace(if is_plain {
-            Way::Plain
+        self.route.replace(if is_plain {
+            Route::Plain
         } else {
             // No call has this number: the next one asks for its own chain.
-            Way::Chained { latest: Some(0), cap: self.raw.add_ref() }
+            Route::Chained { latest: Some(0), cap: self.raw.add_ref() }
         });
     }
 }

@@ -1,67 +1,69 @@
 //! The present work of a host's thread, for a watchdog on another thread.
 //!
 //! One thread writes, at the beginning and the end of each turn: some stores, no lock and no clock.
-//! Others look as often as they like.
+//! Others look as often as they like, and see a turn as a whole or not at all.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
+use capstead_client::sturdyref::Method;
+
 use crate::id::ObjectId;
 
 thread_local! {
-    /// That of the host which runs on this thread.
-    static HERE: RefCell<Option<Arc<Pulse>>> = const { RefCell::new(None) };
+    /// The activity of the host which runs on this thread.
+    static HERE: RefCell<Option<Arc<Activity>>> = const { RefCell::new(None) };
 }
 
-/// The turn that runs on this thread, for whoever reports a panic in it.
-pub(crate) fn present_turn() -> Option<Seen> {
-    let look = |here: &RefCell<Option<Arc<Pulse>>>| here.try_borrow().ok()?.as_ref()?.look();
+/// The turn that runs on this thread, for the report of a panic in it.
+pub(crate) fn present_turn() -> Option<Turn> {
+    let look = |here: &RefCell<Option<Arc<Activity>>>| here.try_borrow().ok()?.as_ref()?.current();
     HERE.try_with(look).ok().flatten()
 }
 
 /// A host's present turn.
 #[derive(Debug)]
-pub(crate) struct Pulse {
+pub(crate) struct Activity {
     /// Rises at the beginning of each turn, when it becomes odd, and at its end.
     beats: AtomicU64,
     class: AtomicU32,
     object: [AtomicU64; 2],
+    /// 0: the object wakes.
     interface: AtomicU64,
-    method: AtomicU32,
+    ordinal: AtomicU32,
     classes: Vec<&'static str>,
 }
 
 /// A turn that was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct Turn {
     /// No two turns of a host have the same.
     pub(crate) beat: u64,
     pub(crate) class: &'static str,
     pub(crate) object: ObjectId,
-    /// 0: the object wakes.
-    pub(crate) interface: u64,
-    pub(crate) method: u32,
+    /// None: the object wakes.
+    pub(crate) method: Option<Method>,
 }
 
-impl Seen {
+impl Turn {
     /// The method by its numbers, which every schema has.
     pub(crate) fn method_name(&self) -> String {
-        match self.interface {
-            0 => "wake".to_owned(),
-            interface => format!("@{interface:#x}.@{}", self.method),
+        match self.method {
+            None => "wake".to_owned(),
+            Some(Method { interface, ordinal }) => format!("@{interface:#x}.@{ordinal}"),
         }
     }
 }
 
-impl Pulse {
+impl Activity {
     pub(in crate::host) fn new(classes: Vec<&'static str>) -> Self {
         Self {
             beats: AtomicU64::default(),
             class: AtomicU32::default(),
             object: Default::default(),
             interface: AtomicU64::default(),
-            method: AtomicU32::default(),
+            ordinal: AtomicU32::default(),
             classes,
         }
     }
@@ -72,14 +74,15 @@ impl Pulse {
     }
 
     /// A turn of the object begins, for a call of that method, or for its waking.
-    pub(in crate::host) fn begin(&self, class: u32, object: ObjectId, interface: u64, method: u16) {
+    pub(in crate::host) fn begin(&self, class: u32, object: ObjectId, method: Option<Method>) {
+        let Method { interface, ordinal } = method.unwrap_or_default();
         let object = u128::from_be_bytes(*object.as_bytes());
         self.next();
         self.class.store(class, Ordering::Relaxed);
         self.object[0].store((object >> 64) as u64, Ordering::Relaxed);
         self.object[1].store(object as u64, Ordering::Relaxed);
         self.interface.store(interface, Ordering::Relaxed);
-        self.method.store(method.into(), Ordering::Relaxed);
+        self.ordinal.store(ordinal.into(), Ordering::Relaxed);
     }
 
     pub(in crate::host) fn end(&self) {
@@ -99,16 +102,17 @@ impl Pulse {
     }
 
     /// The present turn; none between two turns, or if the turn changed meanwhile.
-    pub(crate) fn look(&self) -> Option<Seen> {
+    pub(crate) fn current(&self) -> Option<Turn> {
         let beat = self.beats.load(Ordering::Acquire);
         let half = |at: usize| u128::from(self.object[at].load(Ordering::Relaxed));
         let object = ObjectId::from_bytes(((half(0) << 64) | half(1)).to_be_bytes());
         let class = self.class.load(Ordering::Relaxed) as usize;
         let interface = self.interface.load(Ordering::Relaxed);
-        let method = self.method.load(Ordering::Relaxed);
+        let ordinal = self.ordinal.load(Ordering::Relaxed) as u16;
         fence(Ordering::Acquire);
         let same = beat % 2 == 1 && self.beats.load(Ordering::Relaxed) == beat;
         let class = self.classes.get(class).copied()?;
-        same.then_some(Seen { beat, class, object, interface, method })
+        let method = (interface != 0).then_some(Method { interface, ordinal });
+        same.then_some(Turn { beat, class, object, method })
     }
 }

@@ -1,9 +1,9 @@
-//! From a reference to a live capability: the owner's checks, of which the last one is the grant.
+//! The way from a reference to a live capability: the owner's checks, the grant last.
 //!
 //! Invariants:
 //! - Nothing wakes, and every refusal but `revoked:` is the same error.
-//! - `revoked:` is said only of a reference whose signatures are good, whose time isn't over, and whose
-//!   holders have proved that they are.
+//! - `revoked:` is said only of a reference whose signatures are good, whose time isn't over, and
+//!   whose holders have proved that they are.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -15,14 +15,14 @@ use capstead_client::sturdyref::{Refused, Sturdyref, Target, Verified};
 use sha2::{Digest, Sha256};
 
 use super::agent::Agent;
-use super::served::NamespaceFacet;
+use super::namespace_facet::NamespaceFacet;
 use crate::error::{Result, disconnected, failed};
-use crate::host::authority::granting::grant_id;
-use crate::host::authority::grants::{Standing, object_id, random};
+use crate::host::authority::calls::grant_id;
+use crate::host::authority::records::{self, Standing, object_id, random};
 use crate::host::engine::cluster::Cluster;
 use crate::host::engine::header::Header;
-use crate::host::engine::right::{Gives, Live, Of, Right, revoked};
-use crate::host::engine::slot::Birth;
+use crate::host::engine::right::{GrantRef, LiveGrant, MayGive, Right, revoked};
+use crate::host::engine::slot::ObjectSpec;
 use crate::id::{ObjectId, Pool};
 use crate::limits::PROOF_SECS;
 use crate::membrane;
@@ -30,13 +30,15 @@ use crate::schema::restorer_capnp::restoration;
 use crate::storage::Space;
 use crate::sturdyref::KeyRing;
 
-/// Bytes of the references that are remembered, with what each takes beside: some ten thousand usual ones.
+/// The most bytes of references that are remembered, places in the table included: some ten
+/// thousand usual ones.
 const KNOWN_BYTES_MAX: usize = 4 << 20;
 
-/// Longest reference that is remembered: an eighth of a text. A longer one is checked each time.
+/// The longest reference that is remembered. It is an eighth of the longest text; a longer one is
+/// checked each time.
 const KNOWN_REFERENCE_BYTES_MAX: usize = 1 << 10;
 
-/// The place of one in the table.
+/// The bytes that the place of one takes in the table.
 const KNOWN_PLACE_BYTES: usize = 256;
 
 impl Agent {
@@ -77,7 +79,7 @@ impl Agent {
         self.restore_here(Sturdyref::from_bytes(bytes)).await
     }
 
-    /// As `restore_bytes`, of what was read already.
+    /// As `restore_bytes`, of a reference that was read already.
     pub(in crate::host) async fn restore_here(
         self: &Rc<Self>,
         reference: std::result::Result<Sturdyref, Refused>,
@@ -99,7 +101,7 @@ impl Agent {
             Ok((_, verified)) if !verified.caveats.holders().is_empty() => Ok(()),
             Ok((_, verified)) => {
                 let (Target::Namespace(id) | Target::Object(id)) = verified.target;
-                let live = self.hold((object_id(id), verified.grant)).await;
+                let live = self.hold(GrantRef::new(object_id(id), verified.grant)).await;
                 live.and_then(|live| live.map(drop).ok_or_else(revoked))
             }
             Err(error) => Err(error),
@@ -131,47 +133,47 @@ impl Agent {
 
     async fn redeem(self: &Rc<Self>, verified: Verified) -> Result<Box<dyn ClientHook>> {
         let (Target::Namespace(id) | Target::Object(id)) = verified.target;
-        let of = (object_id(id), verified.grant);
-        let live = self.hold(of).await?.ok_or_else(revoked)?;
+        let grant_ref = GrantRef::new(object_id(id), verified.grant);
+        let live = self.hold(grant_ref).await?.ok_or_else(revoked)?;
         live.was_restored(self.vat.clock.now_ms());
         let right = Right::new(Some(live), verified.caveats);
         match verified.target {
-            Target::Namespace(_) => self.namespace(of.0, right),
+            Target::Namespace(_) => self.namespace(grant_ref.target, right),
             Target::Object(_) => {
-                let Some(birth) = self.birth_of(of.0)? else {
+                let Some(spec) = self.spec_of(grant_ref.target)? else {
                     self.vat.flush().await?;
                     return Err(revoked());
                 };
-                Ok(self.vat.facet(&birth, right))
+                Ok(self.vat.facet(&spec, right))
             }
         }
     }
 
-    /// The grant as something that is used; none if it isn't in force. What took it away is durable then,
-    /// so that nobody is told of a revocation that a crash takes back.
+    /// The grant, in use from now on; none if it isn't in force. Its revocation is durable then, so
+    /// that nobody is told of one that a crash takes back.
     ///
     /// # Errors
     /// When the storage can't be read, or the host that knows can't be reached.
-    pub(in crate::host) async fn hold(&self, of: Of) -> Result<Option<Rc<Live>>> {
-        let live = self.find_live(of).await?;
+    pub(in crate::host) async fn hold(&self, grant_ref: GrantRef) -> Result<Option<Rc<LiveGrant>>> {
+        let live = self.find_live(grant_ref).await?;
         if live.is_none() {
-            self.vat.outside_turns().await;
+            self.vat.turns.outside_turns().await;
             self.vat.flush().await?;
         }
         Ok(live)
     }
 
-    async fn find_live(&self, of: Of) -> Result<Option<Rc<Live>>> {
+    async fn find_live(&self, grant_ref: GrantRef) -> Result<Option<Rc<LiveGrant>>> {
         let owns = |id: ObjectId| self.owns(id.home_shard());
-        // What another host said is kept until what depends on it is there.
-        let mut said: Vec<Rc<Live>> = Vec::new();
+        // The answers of other hosts are kept until the grants that depend on them are there.
+        let mut said: Vec<Rc<LiveGrant>> = Vec::new();
         loop {
-            let other = match self.vat.standing(of, &owns)? {
+            let other = match records::standing(&self.vat, grant_ref, &owns)? {
                 Standing::InForce(live) => return Ok(Some(live)),
                 Standing::Dead => return Ok(None),
                 Standing::DependsOn(other) => other,
             };
-            if said.iter().any(|live| live.of == other) {
+            if said.iter().any(|live| live.grant_ref == other) {
                 return Ok(None); // it was cut since
             }
             match self.ask(other).await? {
@@ -182,58 +184,58 @@ impl Agent {
     }
 
     /// Another host's grant, with those that it depends on; none if it isn't in force.
-    async fn ask(&self, other: Of) -> Result<Option<Rc<Live>>> {
+    async fn ask(&self, other: GrantRef) -> Result<Option<Rc<LiveGrant>>> {
         let mut request = self.membership()?.router().in_force_request();
-        request.get().set_target(other.0.as_bytes());
-        request.get().set_grant(other.1.as_bytes());
-        let asked = self.vat.grants.moment();
+        request.get().set_target(other.target.as_bytes());
+        request.get().set_grant(other.grant.as_bytes());
+        let asked = self.vat.live_grants.moment();
         let reply = request.send().promise.await?;
         let mut live = None;
         for one in reply.get()?.get_chain()? {
-            let of = (other.0, grant_id(one.get_grant()?)?);
-            // What was cut since the answer was made is known here already.
-            if self.vat.grants.was_cut_since(of, asked) {
+            let grant_ref = GrantRef::new(other.target, grant_id(one.get_grant()?)?);
+            // A cut since the answer was made is known here already.
+            if self.vat.live_grants.was_cut_since(grant_ref, asked) {
                 return Ok(None);
             }
             let before = one.get_before()?.iter().map(|before| grant_id(before?));
             let before = before.collect::<Result<_>>()?;
             let (independent, depth) = (one.get_independent(), one.get_depth());
-            let gives = Gives { independent, depth, before };
-            live = Some(self.vat.grants.add(of, live, gives));
+            let may_give = MayGive { independent, depth, before };
+            live = Some(self.vat.live_grants.add(grant_ref, live, may_give));
         }
         Ok(live)
     }
 
     fn namespace(self: &Rc<Self>, id: ObjectId, right: Right) -> Result<Box<dyn ClientHook>> {
         let is_it = |name| ObjectId::namespace(Pool::default(), name) == id;
-        let class = self.vat.classes().find(|class| is_it(class.name)).cloned();
+        let class = self.vat.objects.classes().find(|class| is_it(class.name)).cloned();
         let class = class.ok_or_else(refused)?;
         Ok(NamespaceFacet::wrap(self.clone(), class, right))
     }
 
-    /// The birth of an object that exists.
-    pub(in crate::host) fn birth_of(&self, id: ObjectId) -> Result<Option<Birth>> {
-        let header = self.vat.store.borrow().get(id, Space::Header, &[])?;
+    /// The identity of an object, if it exists.
+    pub(in crate::host) fn spec_of(&self, id: ObjectId) -> Result<Option<ObjectSpec>> {
+        let header = self.vat.turns.store().get(id, Space::Header, &[])?;
         let Some(header) = header else { return Ok(None) };
         let header = Header::decode(&header)?;
-        let (class, key) = (self.vat.class(header.class)?, header.key.map(Into::into));
-        Ok(Some(Birth { id, class, key }))
+        let (class, key) = (self.vat.objects.class(header.class)?, header.key.map(Into::into));
+        Ok(Some(ObjectSpec { id, class, key }))
     }
 }
 
-/// References whose signatures were found good lately: whoever connects again shows the same one, and its
-/// signatures take most of the time of a restore.
+/// References whose signatures were found good lately: clients that connect again show the same
+/// one, and its signatures take most of the time of a restore.
 ///
-/// **Invariant:** what is known was verified with exactly the keys that are in force. A reference is known by
-/// all of its bytes, and whether its time is over is looked at each time.
+/// **Invariant:** all entries were verified with exactly the keys that are in force. A reference is
+/// known by all of its bytes, and its time is checked each time.
 #[derive(Default)]
-pub(in crate::host) struct VerifiedCache(RefCell<Verifieds>);
+pub(in crate::host) struct VerifiedCache(RefCell<VerifiedTable>);
 
 #[derive(Default)]
-struct Verifieds {
+struct VerifiedTable {
     by: Option<Arc<KeyRing>>,
     bytes: usize,
-    /// By the hash of the reference's bytes.
+    /// The entries, by the hash of the reference's bytes.
     verified: HashMap<[u8; 32], Verified>,
 }
 
@@ -250,7 +252,7 @@ impl VerifiedCache {
         }
         let mut known = self.0.borrow_mut();
         if !known.by.as_ref().is_some_and(|by| Arc::ptr_eq(by, keys)) {
-            *known = Verifieds { by: Some(keys.clone()), ..Verifieds::default() };
+            *known = VerifiedTable { by: Some(keys.clone()), ..VerifiedTable::default() };
         }
         let hash: [u8; 32] = Sha256::digest(reference.expose_bytes()).into();
         let is_over =
@@ -259,7 +261,8 @@ impl VerifiedCache {
             return Ok(verified.clone());
         }
         let verified = keys.verify(reference, now_ms)?;
-        // Every part of what is known stands in the reference, in memory no more than twice as long.
+        // Every part of the entry stands in the reference, and takes at most twice as much in
+        // memory.
         let cost = KNOWN_PLACE_BYTES + 2 * length;
         if known.bytes + cost > KNOWN_BYTES_MAX {
             known.verified.clear();
@@ -280,7 +283,7 @@ fn refused() -> capnp::Error {
 /// A restoration that waits for the holders' proofs.
 struct Restoration {
     agent: Rc<Agent>,
-    /// Taken by the one attempt.
+    /// The reference, until the one attempt takes it.
     reference: Cell<Option<Sturdyref>>,
     challenge: [u8; 32],
     /// The last millisecond in which a proof is taken.

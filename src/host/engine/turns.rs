@@ -1,0 +1,187 @@
+//! The turns of a vat: how their writes go to the commit thread, and when their gates open.
+//!
+//! One turn is open at a time, since one thread runs all objects. When it ends, its writes are
+//! submitted as one batch and get a ticket. The commit thread makes batches durable in the order of
+//! their tickets, many with one sync, and says so by `progress`; the gates that wait open then.
+//!
+//! Invariants:
+//! - A turn that has begun is submitted or discarded, as a whole, before the next one begins.
+//! - A gate opens only up to the ticket that the commit thread has reported durable.
+//! - Once the storage has failed nothing becomes durable any more, and whoever waits is told.
+
+mod durable;
+
+use std::cell::{Cell, Ref, RefCell, RefMut};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use crate::gate::Gate;
+use crate::id::ObjectId;
+use crate::storage::{Account, StorageError, Store, Ticket};
+
+/// See the head of the file.
+pub(in crate::host) struct Turns {
+    store: RefCell<Store>,
+    /// Submitted turns whose gates open when they are durable, in the order of their tickets.
+    submitted: RefCell<VecDeque<(Ticket, Rc<Gate>)>>,
+    /// A list is being visited, in a snapshot of its own.
+    is_visiting: Cell<bool>,
+    /// Wakes the task that hands submitted turns to the commit thread. It runs after all that is
+    /// ready to run now, so that calls which came together share one sync.
+    committable: Rc<Notify>,
+    /// Wakes the task that opens gates; the commit thread does so too.
+    progress: Arc<Notify>,
+    /// Told when more has become durable, and when the storage has failed.
+    settled: Notify,
+}
+
+impl Turns {
+    /// `progress` is told by the commit thread of `store`.
+    pub(in crate::host) fn new(store: Store, progress: Arc<Notify>) -> Self {
+        Self {
+            store: RefCell::new(store),
+            submitted: RefCell::default(),
+            is_visiting: Cell::default(),
+            committable: Rc::default(),
+            progress,
+            settled: Notify::new(),
+        }
+    }
+
+    /// The storage, to be read.
+    pub(in crate::host) fn store(&self) -> Ref<'_, Store> {
+        self.store.borrow()
+    }
+
+    /// The storage, for writes in the open turn. Turns begin and end here alone.
+    pub(in crate::host) fn store_mut(&self) -> RefMut<'_, Store> {
+        self.store.borrow_mut()
+    }
+
+    /// A turn begins that writes through the account.
+    pub(in crate::host) fn begin(&self, account: Rc<Account>) {
+        self.store.borrow_mut().begin(account);
+    }
+
+    /// The open turn ends: its writes are submitted, and `gate` opens when they are durable.
+    pub(in crate::host) fn end(&self, gate: &Rc<Gate>) {
+        let submitted = self.store.borrow_mut().submit_turn();
+        let Some(ticket) = submitted else { return };
+        gate.turn_submitted(ticket);
+        self.committable.notify_one();
+        self.open_when_durable(ticket, gate);
+    }
+
+    /// Ends the open turn without its writes, if it is one of this object.
+    pub(in crate::host) fn discard_turn_of(&self, object: ObjectId) {
+        let mut store = self.store.borrow_mut();
+        if store.turn_object() == Some(object) {
+            store.discard();
+        }
+    }
+
+    /// Makes the writes of `work` one turn of the server's own, or none of them.
+    ///
+    /// # Errors
+    /// That of `work`.
+    pub(in crate::host) fn of_server<T, E>(
+        &self,
+        account: Rc<Account>,
+        work: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.begin(account);
+        let written = work();
+        let mut store = self.store.borrow_mut();
+        if written.is_ok() {
+            store.submit_turn();
+            self.committable.notify_one();
+        } else {
+            store.discard();
+        }
+        written
+    }
+
+    /// Resolves when no turn is open: tasks never run within one, and calls may be made in one.
+    pub(in crate::host) async fn outside_turns(&self) {
+        while self.store.borrow().turn_object().is_some() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Tells whether another call may start: not too much waits for the commit thread.
+    pub(in crate::host) fn has_room(&self) -> bool {
+        !self.store.borrow().is_full()
+    }
+
+    /// Opens the gate when everything up to `ticket`, which was submitted, is durable.
+    fn open_when_durable(&self, ticket: Ticket, gate: &Rc<Gate>) {
+        self.submitted.borrow_mut().push_back((ticket, gate.clone()));
+    }
+
+    /// The last turn of the object that may not be durable yet. The gate opens when it is, and no
+    /// later than what was submitted since.
+    pub(in crate::host) fn await_unsettled(
+        &self,
+        object: ObjectId,
+        gate: &Rc<Gate>,
+    ) -> Option<Ticket> {
+        let ticket = self.store.borrow().unsettled_ticket(object)?;
+        self.open_when_durable(ticket, gate);
+        Some(ticket)
+    }
+
+    /// Hands the submitted turns to the commit thread.
+    pub(in crate::host) fn commit_submitted(&self) {
+        self.store.borrow().commit_submitted();
+    }
+
+    /// Calls `open` with each gate that waits for something that is durable by now.
+    pub(in crate::host) fn settle(&self, open: impl Fn(&Rc<Gate>, Ticket)) {
+        let durable = self.store.borrow_mut().settle();
+        let is_durable = |(ticket, _): &mut (Ticket, _)| *ticket <= durable;
+        loop {
+            let next = self.submitted.borrow_mut().pop_front_if(is_durable);
+            let Some((_, gate)) = next else { return };
+            open(&gate, durable);
+        }
+    }
+
+    /// Commits every submitted turn, drops the open one, and closes the storage.
+    ///
+    /// # Errors
+    /// When a commit failed, now or earlier.
+    pub(in crate::host) fn close(&self) -> Result<(), StorageError> {
+        self.store.borrow_mut().close()
+    }
+
+    /// Tells the task that hands submitted turns to the commit thread.
+    pub(in crate::host) fn committable(&self) -> Rc<Notify> {
+        self.committable.clone()
+    }
+
+    /// Begins a visit of a list in a snapshot of its own. None within another one: a snapshot for
+    /// each of many would use up those that there are.
+    pub(in crate::host) fn begin_visit(&self) -> Option<Visit<'_>> {
+        (!self.is_visiting.replace(true)).then(|| Visit(self))
+    }
+}
+
+impl Drop for Turns {
+    /// Lets the tasks that commit and settle end.
+    fn drop(&mut self) {
+        self.committable.notify_one();
+        self.progress.notify_one();
+    }
+}
+
+/// A visit of a list. Visits within it read pages.
+pub(in crate::host) struct Visit<'a>(&'a Turns);
+
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        self.0.is_visiting.set(false);
+    }
+}

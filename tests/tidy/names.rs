@@ -1,0 +1,154 @@
+//! The rules about names and types that a reader can't understand where they stand: types that are
+//! named by a word with many meanings, bools at a call, and methods as two numbers.
+
+use crate::Violation;
+use crate::code::{Source, words};
+
+/// The folders that keep to these rules.
+const FOLDERS: [&str; 2] = ["src/host/", "src/membrane/"];
+/// The folders whose functions take no bool among other parameters.
+const FOLDERS_WITHOUT_BOOLS: [&str; 3] = ["src/host/", "src/membrane/", "src/storage/"];
+/// Folders that are compiled for tests alone.
+const FOR_TESTS: [&str; 2] = ["/tests/", "/testing/"];
+
+/// Words that are no name of a type, because several things were called so at once, or because they
+/// are participles and say nothing of the thing.
+const VAGUE: [&str; 16] = [
+    "State", "Entry", "Claim", "Link", "Known", "Kept", "Found", "Seen", "Ended", "Ending",
+    "Running", "Of", "Start", "Way", "Target", "Cause",
+];
+
+/// Types with a name that is vague.
+pub(crate) fn check_types(source: &Source) -> Vec<Violation> {
+    if !is_in(source, &FOLDERS) {
+        return Vec::new();
+    }
+    let all: Vec<_> = words(&source.code).collect();
+    let declares = |word: &str| ["struct", "enum", "trait", "type"].contains(&word);
+    let named = all.windows(2).filter(|pair| declares(pair[0].1) && VAGUE.contains(&pair[1].1));
+    named
+        .map(|pair| {
+            let rule = format!("a type is called `{}`, as many things are", pair[1].1);
+            violation(source, pair[1].0, rule, "say what it is the state, end or place of")
+        })
+        .collect()
+}
+
+/// Functions that take a bool beside something else, so that their calls say `true` of who knows
+/// what.
+pub(crate) fn check_bools(source: &Source) -> Vec<Violation> {
+    if !is_in(source, &FOLDERS_WITHOUT_BOOLS) {
+        return Vec::new();
+    }
+    let takes = source.words("fn").filter(|&at| {
+        let parameters = parameters(&source.code[at..]);
+        let bools = parameters.iter().filter(|parameter| parameter.ends_with(": bool")).count();
+        bools > 0 && parameters.iter().filter(|parameter| !parameter.is_empty()).count() > 1
+    });
+    let mend = "take an enum with two variants that say what is meant";
+    takes
+        .map(|at| violation(source, at, "a function takes a bool among others".to_owned(), mend))
+        .collect()
+}
+
+/// Methods of interfaces that go by two numbers; capnp's own traits do so at the membrane.
+pub(crate) fn check_methods(source: &Source) -> Vec<Violation> {
+    if !is_in(source, &FOLDERS[..1]) {
+        return Vec::new();
+    }
+    let ids = source.words("interface").filter(|&at| {
+        let rest = &source.code[at + "interface".len()..];
+        rest.strip_prefix(": u64").is_some_and(|rest| rest.starts_with([',', ')']))
+    });
+    let rule = "a method goes by two numbers";
+    ids.map(|at| violation(source, at, rule.to_owned(), "take a `Method`")).collect()
+}
+
+fn is_in(source: &Source, folders: &[&str]) -> bool {
+    let is_for_tests = FOR_TESTS.iter().any(|folder| source.path.contains(folder))
+        || source.path.ends_with("/tests.rs");
+    !is_for_tests && folders.iter().any(|folder| source.path.starts_with(folder))
+}
+
+/// The parameters of the function that `code` begins with. Those of closures within their types
+/// belong to them.
+fn parameters(code: &str) -> Vec<&str> {
+    let Some(open) = code.find('(') else { return Vec::new() };
+    // A `(` in the generics belongs to a bound, such as `F: Fn(u8)`.
+    let open = match code[..open].rfind('<') {
+        Some(_) => code.find(">(").map_or(open, |at| at + 1),
+        None => open,
+    };
+    let (mut depth, mut start) = (0_usize, open + 1);
+    let mut parameters = Vec::new();
+    for (at, byte) in code.bytes().enumerate().skip(open) {
+        match byte {
+            b'(' | b'[' | b'<' => depth += 1,
+            b'>' if code.as_bytes()[at - 1] == b'-' => {}
+            b')' | b']' | b'>' => {
+                depth = depth.saturating_sub(1);
+                if depth == 0 {
+                    parameters.push(code[start..at].trim());
+                    break;
+                }
+            }
+            b',' if depth == 1 => {
+                parameters.push(code[start..at].trim());
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parameters
+}
+
+fn violation(source: &Source, at: usize, rule: String, mend: &str) -> Violation {
+    let (path, line) = (source.path.clone(), source.line(at));
+    Violation { path, line, rule, mend: mend.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(rule: fn(&Source) -> Vec<Violation>, path: &str, text: &str) -> usize {
+        rule(&Source::new(path, text)).len()
+    }
+
+    #[test]
+    fn types_say_what_they_are() {
+        for good in ["struct SlotState;", "let State = 1;", "// struct State;"] {
+            assert_eq!(count(check_types, "src/host/a.rs", good), 0, "{good}");
+        }
+        for bad in ["struct State;", "pub(super) enum Known<T> {}", "type Of = u8;"] {
+            assert_eq!(count(check_types, "src/membrane/a.rs", bad), 1, "{bad}");
+            assert_eq!(count(check_types, "src/host/tests/a.rs", bad), 0, "{bad}");
+            assert_eq!(count(check_types, "src/gateway/a.rs", bad), 0, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_bool_stands_alone_or_has_a_name_at_the_call() {
+        for good in [
+            "fn f(is_it: bool) {}",
+            "fn f(&self) -> bool { let g = |a: u8, b: bool| b; true }",
+            "fn f(look: impl Fn(u8) -> bool, more: u8) {}",
+            "fn f<T: Fn(bool, u8)>(look: T) {}",
+            "struct A { a: bool, b: bool }",
+        ] {
+            assert_eq!(count(check_bools, "src/storage/a.rs", good), 0, "{good}");
+        }
+        for bad in ["fn f(&self, is_it: bool) {}", "fn f<T: A>(\n    a: T,\n    b: bool,\n) {}"] {
+            assert_eq!(count(check_bools, "src/storage/a.rs", bad), 1, "{bad}");
+            assert_eq!(count(check_bools, "src/storage/testing/a.rs", bad), 0, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_method_is_one_value() {
+        let bad = "fn f(interface: u64, method: u16) {}";
+        assert_eq!(count(check_methods, "src/host/a.rs", bad), 1);
+        assert_eq!(count(check_methods, "src/membrane/a.rs", bad), 0, "hooks are capnp's");
+        assert_eq!(count(check_methods, "src/host/a.rs", "fn f(method: Method) {}"), 0);
+    }
+}
