@@ -32,7 +32,7 @@ use crate::storage::lmdb::owned::Owner;
 use crate::storage::lmdb::watched::Watched;
 use crate::storage::range::Direction;
 
-/// Two for the vat thread, which may read while it visits, one for the commit thread, some for tools.
+/// Two for the vat thread, which may read while it visits, one for commits, and some for tools.
 const READERS_MAX: u32 = 64;
 /// This process's open files by number.
 const OPEN_FILES: &str = "/proc/self/fd";
