@@ -24,7 +24,7 @@ const CALLS_WAITING_MAX: usize = 4096;
 
 /// The way in which calls are made on a capability.
 #[derive(Default)]
-pub(in crate::host) enum Route {
+pub(super) enum Route {
     /// No chain has come here.
     #[default]
     Unknown,
@@ -38,75 +38,74 @@ pub(in crate::host) enum Route {
     Plain,
 }
 
-impl Gated {
-    /// Makes a call that has passed the gate.
-    pub(in crate::host) fn send(self: &Rc<Self>, call: Call) {
-        let chained = match &mut *self.route.borrow_mut() {
-            Route::Unknown if call.chain.is_none() => None,
-            // Within a vat the chain is part of the call. A promise may become anything yet.
-            Route::Unknown if membrane::find::<Facet>(&*self.raw).is_some() => None,
-            route @ Route::Unknown => {
-                let asked = self.in_chain(call.chain.as_ref());
-                *route = Route::Asking(VecDeque::from([call]));
-                // Ends with the answer, or with the connection.
-                tokio::task::spawn_local(self.clone().learn(asked));
-                return;
-            }
-            Route::Asking(waiting) if waiting.len() < CALLS_WAITING_MAX => {
-                return waiting.push_back(call);
-            }
-            Route::Asking(_) => {
-                let reason = "too many calls wait for a capability that doesn't answer";
-                return call.reply.send(Err(overloaded(reason)));
-            }
-            Route::Chained { latest, cap } => {
-                let this = latest_of(&call);
-                if *latest != this {
-                    (*latest, *cap) = (this, self.chained(&call));
-                }
-                Some(cap.add_ref())
-            }
-            Route::Plain => None,
-        };
-        let to = chained.as_deref().unwrap_or(&*self.raw);
-        deliver(to, call);
-    }
-
-    fn in_chain(&self, chain: Option<&Chain>) -> RemotePromise<facet::in_chain_results::Owned> {
-        let mut request = facet::Client::new(self.raw.add_ref()).in_chain_request();
-        request.get().set_calls(&chain.map(Chain::to_bytes).unwrap_or_default());
-        request.send()
-    }
-
-    fn chained(&self, call: &Call) -> Box<dyn ClientHook> {
-        self.in_chain(call.chain.as_ref()).pipeline.get_facet().as_cap()
-    }
-
-    /// Sends the calls that wait on their way, once it is known.
-    async fn learn(self: Rc<Self>, asked: RemotePromise<facet::in_chain_results::Owned>) {
-        let is_plain = match asked.promise.await {
-            Ok(_) => false,
-            Err(error) => error.kind == ErrorKind::Unimplemented,
-        };
-        loop {
-            let next = match &mut *self.route.borrow_mut() {
-                Route::Asking(waiting) => waiting.pop_front(),
-                _ => None,
-            };
-            match next {
-                // Calls that this leads to queue behind the others.
-                Some(call) if is_plain => deliver(&*self.raw, call),
-                Some(call) => deliver(&*self.chained(&call), call),
-                None => break,
-            }
+/// Makes a call that has passed the gate.
+pub(super) fn send(gated: &Rc<Gated>, call: Call) {
+    let chained = match &mut *gated.route.borrow_mut() {
+        Route::Unknown if call.chain.is_none() => None,
+        // Within a vat the chain is part of the call. A promise may become anything yet.
+        Route::Unknown if membrane::find::<Facet>(&*gated.raw).is_some() => None,
+        route @ Route::Unknown => {
+            let asked = in_chain(gated, call.chain.as_ref());
+            *route = Route::Asking(VecDeque::from([call]));
+            // Ends with the answer, or with the connection.
+            tokio::task::spawn_local(learn(gated.clone(), asked));
+            return;
         }
-        self.route.replace(if is_plain {
-            Route::Plain
-        } else {
-            // No call has this number: the next one asks for its own chain.
-            Route::Chained { latest: Some(0), cap: self.raw.add_ref() }
-        });
+        Route::Asking(waiting) if waiting.len() < CALLS_WAITING_MAX => {
+            return waiting.push_back(call);
+        }
+        Route::Asking(_) => {
+            let reason = "too many calls wait for a capability that doesn't answer";
+            return call.reply.send(Err(overloaded(reason)));
+        }
+        Route::Chained { latest, cap } => {
+            let this = latest_of(&call);
+            if *latest != this {
+                (*latest, *cap) = (this, with_chain(gated, &call));
+            }
+            Some(cap.add_ref())
+        }
+        Route::Plain => None,
+    };
+    let to = chained.as_deref().unwrap_or(&*gated.raw);
+    deliver(to, call);
+}
+
+fn in_chain(gated: &Gated, chain: Option<&Chain>) -> RemotePromise<facet::in_chain_results::Owned> {
+    let mut request = facet::Client::new(gated.raw.add_ref()).in_chain_request();
+    request.get().set_calls(&chain.map(Chain::to_bytes).unwrap_or_default());
+    request.send()
+}
+
+/// The capability for calls of the chain that this call belongs to.
+fn with_chain(gated: &Gated, call: &Call) -> Box<dyn ClientHook> {
+    in_chain(gated, call.chain.as_ref()).pipeline.get_facet().as_cap()
+}
+
+/// Sends the calls that wait on their way, once it is known.
+async fn learn(gated: Rc<Gated>, asked: RemotePromise<facet::in_chain_results::Owned>) {
+    let is_plain = match asked.promise.await {
+        Ok(_) => false,
+        Err(error) => error.kind == ErrorKind::Unimplemented,
+    };
+    loop {
+        let next = match &mut *gated.route.borrow_mut() {
+            Route::Asking(waiting) => waiting.pop_front(),
+            _ => None,
+        };
+        match next {
+            // Calls that this leads to queue behind the others.
+            Some(call) if is_plain => deliver(&*gated.raw, call),
+            Some(call) => deliver(&*with_chain(&gated, &call), call),
+            None => break,
+        }
     }
+    gated.route.replace(if is_plain {
+        Route::Plain
+    } else {
+        // No call has this number: the next one asks for its own chain.
+        Route::Chained { latest: Some(0), cap: gated.raw.add_ref() }
+    });
 }
 
 /// The call that led to this one, if it belongs to a chain.

@@ -9,17 +9,17 @@ use std::rc::Rc;
 
 use capnp::private::capability::{ClientHook, ParamsHook};
 
-use super::chained_call::Route;
+use super::chained_call::{self, Route};
 use super::facet::{Facet, Maker};
 use super::instance::Instance;
 use crate::error::Result;
 use crate::membrane::{self, Call, CallTarget, Params};
 
 pub(in crate::host) struct Gated {
-    pub(in crate::host) instance: Rc<Instance>,
+    pub(super) instance: Rc<Instance>,
     pub(in crate::host) raw: Box<dyn ClientHook>,
     /// The route of calls on it, once calls of chains were made.
-    pub(in crate::host) route: RefCell<Route>,
+    pub(super) route: RefCell<Route>,
 }
 
 impl Gated {
@@ -42,7 +42,7 @@ impl CallTarget for Gated {
         }
         call.chain.clone_from(&self.instance.vat.chain.borrow());
         call.from_object = true;
-        gate.call(move || self.send(call));
+        gate.call(move || chained_call::send(&self, call));
     }
 
     fn leaving(&self, cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
