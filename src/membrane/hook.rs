@@ -11,7 +11,6 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::{Rc, Weak};
 
@@ -21,6 +20,7 @@ use capnp::private::capability::{
 };
 use capnp::{Error, MessageSize, any_pointer};
 use capstead_client::sturdyref::Method;
+use rustc_hash::FxBuildHasher;
 
 use super::answer::{Answer, Asked};
 use super::body::Body;
@@ -72,29 +72,8 @@ thread_local! {
     static FOLLOWS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Addresses differ in their middle bits; nobody outside can choose them.
-pub(super) type Addresses = BuildHasherDefault<AddressHasher>;
-
-#[derive(Default)]
-pub(super) struct AddressHasher(u64);
-
-impl Hasher for AddressHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_usize((*byte).into());
-        }
-    }
-
-    fn write_usize(&mut self, address: usize) {
-        /// The golden ratio, which spreads neighbours over all bits.
-        const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
-        self.0 = (self.0 ^ address as u64).wrapping_mul(FACTOR).rotate_left(32);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
+/// Nobody outside can choose addresses, so a hash without a secret is enough.
+pub(super) type Addresses = FxBuildHasher;
 
 /// The capability to `target`.
 pub(crate) fn wrap<T: CallTarget>(target: Rc<T>) -> Box<dyn ClientHook> {

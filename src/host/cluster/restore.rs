@@ -6,12 +6,12 @@
 //!   whose holders have proved that they are.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use capnp::private::capability::ClientHook;
 use capstead_client::sturdyref::{Refused, Sturdyref, Target, Verified};
+use lru::LruCache;
 use sha2::{Digest, Sha256};
 
 use super::agent::Agent;
@@ -231,12 +231,17 @@ impl Agent {
 #[derive(Default)]
 pub(in crate::host) struct VerifiedCache(RefCell<VerifiedTable>);
 
-#[derive(Default)]
 struct VerifiedTable {
     by: Option<Arc<KeyRing>>,
     bytes: usize,
-    /// The entries, by the hash of the reference's bytes.
-    verified: HashMap<[u8; 32], Verified>,
+    /// The entries with the memory that each takes, by the hash of the reference's bytes.
+    verified: LruCache<[u8; 32], (Verified, usize)>,
+}
+
+impl Default for VerifiedTable {
+    fn default() -> Self {
+        Self { by: None, bytes: 0, verified: LruCache::unbounded() }
+    }
 }
 
 impl VerifiedCache {
@@ -257,20 +262,24 @@ impl VerifiedCache {
         let hash: [u8; 32] = Sha256::digest(reference.expose_bytes()).into();
         let is_over =
             |verified: &Verified| verified.caveats.not_after_ms().is_some_and(|last| now_ms > last);
-        if let Some(verified) = known.verified.get(&hash).filter(|verified| !is_over(verified)) {
+        if let Some((verified, _)) = known.verified.get(&hash)
+            && !is_over(verified)
+        {
             return Ok(verified.clone());
         }
         let verified = keys.verify(reference, now_ms)?;
         // Every part of the entry stands in the reference, and takes at most twice as much in
         // memory.
         let cost = KNOWN_PLACE_BYTES + 2 * length;
-        if known.bytes + cost > KNOWN_BYTES_MAX {
-            known.verified.clear();
-            known.bytes = 0;
+        while known.bytes + cost > KNOWN_BYTES_MAX
+            && let Some((_, (_, freed))) = known.verified.pop_lru()
+        {
+            known.bytes -= freed;
         }
-        if known.verified.insert(hash, verified.clone()).is_none() {
-            known.bytes += cost;
+        if let Some((_, before)) = known.verified.put(hash, (verified.clone(), cost)) {
+            known.bytes -= before;
         }
+        known.bytes += cost;
         Ok(verified)
     }
 }
@@ -343,15 +352,21 @@ mod tests {
         let (keys, known) = (keys(), VerifiedCache::default());
         assert!(known.verify(&keys, &reference(&keys, 0, 256), 0).is_ok());
         assert_eq!(known.0.borrow().verified.len(), 0, "it would be long");
+        // One client comes again and again, beside many who come once.
+        let regular = reference(&keys, 3000, 70);
+        let hash: [u8; 32] = Sha256::digest(regular.expose_bytes()).into();
+        known.verify(&keys, &regular, 0).unwrap();
         for number in 0..3000 {
             known.verify(&keys, &reference(&keys, number, 70), 0).unwrap();
+            assert!(known.0.borrow().verified.contains(&hash), "it was used lately");
+            known.verify(&keys, &regular, 0).unwrap();
             let known = known.0.borrow();
             assert!(known.bytes <= KNOWN_BYTES_MAX);
             assert!(known.bytes >= known.verified.len() * 70 * 16);
-            assert!(known.verified.len() <= usize::from(number) + 1);
+            assert!(known.verified.len() <= usize::from(number) + 2);
         }
         let before = known.0.borrow().verified.len();
-        assert!((1..3000).contains(&before), "it was cleared at its bound");
+        assert!((1000..3000).contains(&before), "the oldest made room at the bound");
         known.verify(&keys, &reference(&keys, 2999, 70), 0).unwrap();
         assert_eq!(known.0.borrow().verified.len(), before, "it is known");
     }
