@@ -12,6 +12,7 @@ mod limits;
 mod objects;
 mod paced;
 mod route;
+mod socket;
 
 pub(crate) use door::Door;
 pub(crate) use http::Gateway;

@@ -48,6 +48,7 @@ mod serve;
 mod share;
 mod shares;
 mod shutdown;
+mod sockets;
 mod stderr;
 #[path = "../support/mod.rs"]
 mod support;
