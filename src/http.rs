@@ -147,6 +147,26 @@ pub fn peer<B>(request: &Request<B>) -> Option<IpAddr> {
     request.headers().get(PEER)?.to_str().ok()?.parse().ok()
 }
 
+/// A secret for a path, as [`Server::route`](crate::Server::route) takes them: 32 random bytes in hex.
+///
+/// # Errors
+/// When the operating system has no randomness.
+pub fn new_secret() -> Result<String> {
+    let mut random = [0; 32];
+    getrandom::fill(&mut random).map_err(|error| failed(format!("no randomness: {error}")))?;
+    Ok(hex(&random))
+}
+
+/// The SHA-256 of a secret, in hex: what [`Server::route`](crate::Server::route) puts into names in its place.
+pub fn secret_hash(secret: &str) -> String {
+    use sha2::{Digest, Sha256};
+    hex(&Sha256::digest(secret))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+}
+
 /// Answers `HttpService.request` with what `handle` makes of the request.
 ///
 /// An error of `handle` becomes a response with its sentence, as [`Refusal`] says. `handle` sees a HEAD as a GET, and

@@ -146,6 +146,15 @@ impl Door {
     }
 }
 
+/// The name of the host that a request is for, once the door let it in.
+pub(super) fn named_host(uri: &Uri, headers: &HeaderMap) -> Option<String> {
+    if let Some(authority) = uri.authority() {
+        return Some(name(authority));
+    }
+    let host = headers.get(HOST)?.to_str().ok()?;
+    authority(host).as_ref().map(name)
+}
+
 /// `host` or `host:port`.
 fn authority(text: &str) -> Option<Authority> {
     text.parse::<Authority>().ok().filter(|parsed| !text.contains('@') && !parsed.host().is_empty())

@@ -17,12 +17,13 @@ use tokio_util::task::TaskTracker;
 
 use super::ask::{Accepted, Asked, Failure, Outcome, ask};
 use super::cors;
-use super::door::Door;
+use super::door::{self, Door};
 use super::head;
 use super::limits::{HttpLimits, Taken};
 use super::objects::{Given, Objects};
 use super::paced::Paced;
-use super::route::{Route, route};
+use super::route::Route;
+use super::routes::Routes;
 use super::socket::{self, Pump};
 use crate::error::{Result, is_not_begun, is_revoked};
 use crate::http::{Body, Held, Refusal, refuse};
@@ -46,15 +47,17 @@ const FULL: &[u8] =
 /// A gateway with the namespaces that it serves.
 pub(crate) struct Gateway {
     objects: Objects,
+    routes: Routes,
     metrics: Arc<Metrics>,
 }
 
 impl Gateway {
     pub(crate) fn new(
         namespaces: impl IntoIterator<Item = (String, Given)>,
+        routes: Routes,
         metrics: Arc<Metrics>,
     ) -> Rc<Self> {
-        Rc::new(Self { objects: Objects::new(namespaces.into_iter()), metrics })
+        Rc::new(Self { objects: Objects::new(namespaces.into_iter()), routes, metrics })
     }
 
     /// A link broke by which some of its capabilities came: all are asked for anew when they are needed.
@@ -242,12 +245,14 @@ impl Client {
 
     /// The object that a request is for, once its head is as objects may see it.
     fn route<'a>(
-        &self,
+        &'a self,
         uri: &'a hyper::Uri,
         parts: &mut http::request::Parts,
     ) -> std::result::Result<Route<'a>, Refusal> {
+        let Gateway { routes, objects, .. } = &*self.served.gateway;
         let path = uri.path_and_query().map_or("", |path| path.as_str());
-        let Some(route) = route(path) else { return Err(nothing()) };
+        let host = door::named_host(uri, &parts.headers);
+        let Some(route) = routes.find(host.as_deref(), path) else { return Err(nothing()) };
         if route.key.len() > NAME_BYTES_MAX {
             let reason = format!("The name of an object has at most {NAME_BYTES_MAX} bytes.\n");
             return Err(refuse(StatusCode::URI_TOO_LONG, reason));
@@ -258,7 +263,7 @@ impl Client {
             let reason = format!("The value of the header {name} is not UTF-8.\n");
             return Err(refuse(StatusCode::BAD_REQUEST, reason));
         }
-        match self.served.gateway.objects.get(&route).map_err(refusal)? {
+        match objects.get(&route).map_err(refusal)? {
             Some(_) => Ok(route),
             None => Err(nothing()),
         }

@@ -36,6 +36,7 @@ mod links;
 mod misled;
 mod once;
 mod operators;
+mod pages;
 mod passing;
 #[path = "../passing/passing_capnp.rs"]
 mod passing_capnp;

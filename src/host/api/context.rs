@@ -54,6 +54,11 @@ impl Context {
         self.0.birth.key.as_deref()
     }
 
+    /// Milliseconds since 1970, by the clock of the host: it may be put back.
+    pub fn now_ms(&self) -> u64 {
+        self.0.vat.clock.now_ms()
+    }
+
     /// The object's private, ordered, transactional storage.
     pub fn storage(&self) -> Storage {
         Storage::new(self.0.clone())
