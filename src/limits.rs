@@ -131,6 +131,9 @@ pub(crate) const FILES_PERIOD: Duration = Duration::from_millis(500);
 /// code.
 pub(crate) const SOCKET_REASON_BYTES_MAX: usize = 123;
 
+/// Bytes that an object keeps with one WebSocket: they are to be stored for as long as it is open.
+pub(crate) const SOCKET_ATTACHMENT_BYTES_MAX: usize = 16 << 10;
+
 /// The time for which the answer to a close frame is waited for, in seconds, and what comes is read after a
 /// close that the other side might not have seen yet.
 pub(crate) const SOCKET_CLOSE_SECS: u64 = 3;

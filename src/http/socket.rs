@@ -18,8 +18,8 @@ use std::rc::{Rc, Weak};
 
 use capnp::capability::Promise;
 
-use crate::error::{Result, disconnected, said};
-use crate::limits::SOCKET_REASON_BYTES_MAX;
+use crate::error::{Result, disconnected, failed, said};
+use crate::limits::{SOCKET_ATTACHMENT_BYTES_MAX, SOCKET_REASON_BYTES_MAX};
 use crate::schema::http_capnp::web_socket;
 use open::Set;
 pub use open::{Accept, Sockets, is_upgrade};
@@ -142,8 +142,14 @@ impl Socket {
     }
 
     /// Keeps other bytes with it.
-    pub fn attach(&self, bytes: impl Into<Vec<u8>>) {
-        self.0.attachment.replace(bytes.into());
+    ///
+    /// # Errors
+    /// When they are more than 16 KiB; the others stay then.
+    pub fn attach(&self, bytes: impl Into<Vec<u8>>) -> Result<()> {
+        let bytes = bytes.into();
+        check_attachment(&bytes)?;
+        self.0.attachment.replace(bytes);
+        Ok(())
     }
 
     /// Sends a message. Messages leave in the order in which they were sent.
@@ -187,6 +193,16 @@ impl Socket {
             self.close(FAILED, said(&error));
         }
     }
+}
+
+fn check_attachment(bytes: &[u8]) -> Result<()> {
+    if bytes.len() > SOCKET_ATTACHMENT_BYTES_MAX {
+        let most = SOCKET_ATTACHMENT_BYTES_MAX;
+        return Err(failed(format!(
+            "a socket's attachment has at most {most} bytes: store the rest"
+        )));
+    }
+    Ok(())
 }
 
 fn over() -> capnp::Error {

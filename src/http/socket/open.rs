@@ -9,7 +9,7 @@ use http::header::UPGRADE;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 
 use super::incoming::{End, Handles, Incoming, Way};
-use super::{Inner, Message, Socket, SocketHandler};
+use super::{Inner, Message, Socket, SocketHandler, check_attachment};
 use crate::error::Result;
 use crate::http::refusal::{Refusal, refuse};
 use crate::http::{Answer, Body, write_headers};
@@ -141,7 +141,7 @@ impl Accept {
         self
     }
 
-    /// Keeps bytes with the socket; see [`Socket::attachment`].
+    /// Keeps up to 16 KiB with the socket; see [`Socket::attachment`].
     #[must_use]
     pub fn attachment(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.attachment = bytes.into();
@@ -158,8 +158,9 @@ impl Accept {
     /// The response that accepts it. Headers that are added to it are added to the handshake.
     ///
     /// # Errors
-    /// None: it is what a handler returns.
+    /// When the attachment is too large.
     pub fn answer(mut self) -> Answer {
+        check_attachment(&self.attachment)?;
         let protocol = self.protocol.take();
         let mut response = Response::new(Body::of_socket(self));
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

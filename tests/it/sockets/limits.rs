@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 
-use super::talk::{Client, GOOD, get, shake, until_it_says, with_limits, with_server};
+use super::talk::{
+    Client, GOOD, POURED_BYTES, get, shake, until_it_says, with_limits, with_server,
+};
 use futures::StreamExt;
 
 /// Five hundred hear each of the messages, in one order.
@@ -109,6 +111,52 @@ fn a_client_that_is_silent_is_pinged_and_one_that_does_not_answer_is_cut() {
         until_it_says(running, "x/ends", json!(["1006 "])).await;
         assert_eq!(alive.ask("still here").await, "still here");
     });
+}
+
+/// Whoever awaits what they send is held up by the client, which isn't cut then.
+#[test]
+fn a_sender_that_waits_sends_no_faster_than_is_read() {
+    for hosts in [1, 2] {
+        with_server(hosts, async |running| {
+            let mut client = Client::open(running, "x", "/").await;
+            client.send("pour 500").await;
+            // More than what the system takes for a reader, and far less than all.
+            for _ in 0..200 {
+                let sent = get(running, "x/underway").await;
+                assert!(sent.as_u64().unwrap() < 250, "{sent} were sent and none is read");
+            }
+            for _ in 0..500 {
+                assert_eq!(client.next().await.unwrap().unwrap().len(), POURED_BYTES);
+            }
+            until_it_says(running, "x/underway", json!(500)).await;
+        });
+    }
+}
+
+/// A client that says more than its object has time for.
+#[test]
+fn a_client_is_read_no_faster_than_its_object_works() {
+    for hosts in [1, 2] {
+        with_server(hosts, async |running| {
+            for (name, bytes, most) in [("small", 10, 64), ("large", 10_000, 27)] {
+                let mut client = Client::open(running, name, "/").await;
+                let text = format!("wait {}", "x".repeat(bytes));
+                let says = tokio::task::spawn_local(async move {
+                    for _ in 0..2_000 {
+                        client.send(&text).await;
+                    }
+                    client
+                });
+                until_it_says(running, &format!("{name}/underway"), json!(most)).await;
+                for _ in 0..100 {
+                    assert_eq!(get(running, &format!("{name}/underway")).await, most);
+                }
+                assert_eq!(get(running, &format!("{name}/go")).await, true);
+                until_it_says(running, &format!("{name}/underway"), json!(2_000)).await;
+                assert_eq!(says.await.unwrap().ask("done").await, "done");
+            }
+        });
+    }
 }
 
 /// Each socket keeps the place of its connection.

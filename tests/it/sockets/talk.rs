@@ -1,6 +1,6 @@
 //! A class that does with its WebSockets what their clients say, and the clients.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use capnp::capability::FromClientHook;
@@ -11,6 +11,7 @@ use capstead::{Context, HttpLimits, Object, Result, Running, Server, Stored, fai
 use capstead_client::namespace;
 use futures::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message as Frame};
@@ -18,11 +19,19 @@ use tokio_tungstenite::tungstenite::{Error, Message as Frame};
 use crate::support::DEADLINE;
 use crate::support::exchange::{self, exchange};
 
+/// The size of the messages that are poured.
+pub(super) const POURED_BYTES: usize = 100_000;
+
 pub(super) struct Talk {
     sockets: Sockets,
     count: Stored<i64>,
     /// The ends of sockets, each as `code reason`.
     ends: RefCell<Vec<String>>,
+    /// Messages that were sent with waiting, or that wait.
+    under_way: Cell<usize>,
+    /// Those that wait may go on.
+    go: Notify,
+    goes: Cell<bool>,
 }
 
 impl Object for Talk {
@@ -30,8 +39,8 @@ impl Object for Talk {
     type Client = counter::Client;
 
     async fn wake(ctx: Context) -> Result<Self> {
-        let ends = RefCell::default();
-        Ok(Self { sockets: ctx.sockets(), count: ctx.stored("count")?, ends })
+        let (ends, under_way, go, goes) = Default::default();
+        Ok(Self { sockets: ctx.sockets(), count: ctx.stored("count")?, ends, under_way, go, goes })
     }
 }
 
@@ -41,6 +50,16 @@ impl Talk {
             "/refused" => Err(http::refuse(StatusCode::FORBIDDEN, "not you")),
             "/ends" => http::json(StatusCode::OK, &*self.ends.borrow()),
             "/open" => http::json(StatusCode::OK, &self.sockets.len()),
+            "/underway" => http::json(StatusCode::OK, &self.under_way.get()),
+            "/go" => {
+                self.goes.set(true);
+                self.go.notify_waiters();
+                http::json(StatusCode::OK, &true)
+            }
+            "/large" => {
+                let attachment = vec![0; (16 << 10) + 1];
+                self.sockets.accept(self, request)?.attachment(attachment).answer()
+            }
             "/peer" => http::json(StatusCode::OK, &http::peer(request)),
             "/protocol" => {
                 let accept = self.sockets.accept(self, request)?;
@@ -48,6 +67,23 @@ impl Talk {
             }
             "/greeted" => self.sockets.accept(self, request)?.attachment("hello").answer(),
             tag => self.sockets.accept(self, request)?.tag(tag).answer(),
+        }
+    }
+
+    /// Sends so many messages, each when there is room for it.
+    async fn pour(&self, socket: &Socket, times: usize) -> Result<()> {
+        let filler = vec![0; POURED_BYTES];
+        for sent in 1..=times {
+            socket.send_data(&filler).await?;
+            self.under_way.set(sent);
+        }
+        Ok(())
+    }
+
+    async fn wait(&self) {
+        self.under_way.set(self.under_way.get() + 1);
+        while !self.goes.get() {
+            self.go.notified().await;
         }
     }
 
@@ -99,6 +135,13 @@ impl SocketHandler for Talk {
 
     async fn message(self: Rc<Self>, socket: Socket, message: Message) -> Result<()> {
         match message {
+            Message::Text(text) if text.starts_with("pour ") => {
+                self.pour(&socket, text["pour ".len()..].parse().expect("a number")).await
+            }
+            Message::Text(text) if text.starts_with("wait ") => {
+                self.wait().await;
+                Ok(())
+            }
             Message::Text(text) => self.told(&socket, &text),
             data @ Message::Data(_) => {
                 drop(socket.send(&data));
