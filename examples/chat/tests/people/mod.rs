@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use capnp::capability::FromClientHook;
+use capstead_client::namespace;
+use chat::chat_capnp::chat_room;
 use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,8 +20,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 const DEADLINE: Duration = Duration::from_mins(2);
 
 pub fn run(work: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.expect("a runtime");
+    let runtime = tokio::runtime::LocalRuntime::new().expect("a runtime");
     runtime
         .block_on(async { tokio::time::timeout(DEADLINE, work).await })
         .expect("it ends in time");
@@ -28,6 +30,8 @@ pub fn run(work: impl Future<Output = ()>) {
 pub struct Server {
     child: Child,
     http: SocketAddr,
+    /// The reference of all rooms.
+    rooms: String,
     log: PathBuf,
 }
 
@@ -46,7 +50,8 @@ impl Server {
         let said: Value = serde_json::from_str(&line).expect("it is JSON");
         let http = said["http"].as_str().and_then(|url| url.strip_prefix("http://"));
         let http = http.and_then(|address| address.parse().ok()).expect("an address");
-        Self { child, http, log }
+        let rooms = said["namespaces"]["ChatRoom"].as_str().expect("a reference").to_owned();
+        Self { child, http, rooms, log }
     }
 
     /// `kill -9`, and waits until nothing of the process is left.
@@ -90,6 +95,16 @@ async fn connect(server: &Server, address: u8) -> TcpStream {
     socket.connect(server.http).await.expect("the server is reached")
 }
 
+/// A call by Cap'n Proto that writes, and so is answered when all that the room wrote before is durable.
+pub async fn make(server: &Server, room: &str) {
+    let rooms: namespace::Client =
+        capstead_client::restore(&server.rooms).await.expect("it is good");
+    let mut by_name = rooms.by_name_request();
+    by_name.get().set_key(room);
+    let room: chat_room::Client = by_name.send().pipeline.get_object().as_cap().cast_to();
+    room.make_request().send().promise.await.expect("it is made");
+}
+
 /// The status and the body of an answer.
 pub async fn ask(server: &Server, method: &str, path: &str, address: u8) -> (u16, String) {
     let (head, body) = exchange(server, method, path, address).await;
@@ -111,6 +126,14 @@ async fn exchange(server: &Server, method: &str, path: &str, address: u8) -> (St
     stream.read_to_string(&mut answer).await.expect("it is answered");
     let (head, body) = answer.split_once("\r\n\r\n").expect("the head is whole");
     (head.to_lowercase(), body.to_owned())
+}
+
+/// The words of the operator's tool that takes all objects of a class out of the data.
+pub fn export(data: &Path, class: &str) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_chat"));
+    command.args(["export", "--class", class, "--data"]).arg(data).arg(data.with_extension(class));
+    let output = command.output().expect("it runs");
+    String::from_utf8([output.stdout, output.stderr].concat()).expect("it is text")
 }
 
 /// All files under a folder.
