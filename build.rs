@@ -3,6 +3,8 @@
 fn main() {
     capstead_build::compile(&["schema/cluster.capnp", "schema/admin.capnp"]);
     capstead_build::compile(&["examples/counter/schema/counter.capnp"]);
+    capstead_build::compile(&["examples/chat/schema/chat.capnp"]);
+    capstead_build::compile(&["src/classes/index.capnp"]);
     capstead_build::compile(&["src/classes/poll.capnp"]);
     capstead_build::compile(&["src/host/tests/trial.capnp"]);
     capstead_build::compile(&["src/host/tests/programs/actor.capnp"]);

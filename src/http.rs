@@ -55,14 +55,17 @@
 mod json;
 mod refusal;
 mod room;
+mod socket;
 mod stream;
 
 use std::cell::Cell;
 use std::fmt;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures::channel::oneshot;
+use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 pub use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
@@ -74,29 +77,47 @@ pub use json::{json, read_json};
 use refusal::Form;
 pub use refusal::{Refusal, refuse};
 pub(crate) use room::{Held, Room};
+pub use socket::{Accept, Closed, Message, Sending, Socket, SocketHandler, Sockets, is_upgrade};
 pub(crate) use stream::{Parts, Refused, Stream, Taker};
 
 /// The whole body of a request or response.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Body(Vec<u8>);
+#[derive(Clone, Debug, Default)]
+pub struct Body {
+    bytes: Vec<u8>,
+    /// In place of bytes: the socket that a response accepts.
+    socket: Option<Rc<Accept>>,
+}
 
 impl Body {
     /// The body's bytes.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 
     /// The body's bytes, without a copy.
     pub fn into_bytes(self) -> Vec<u8> {
-        self.0
+        self.bytes
+    }
+
+    fn of_socket(accept: Accept) -> Self {
+        Self { bytes: Vec::new(), socket: Some(Rc::new(accept)) }
     }
 }
 
 impl<T: Into<Vec<u8>>> From<T> for Body {
     fn from(bytes: T) -> Self {
-        Self(bytes.into())
+        Self { bytes: bytes.into(), socket: None }
     }
 }
+
+impl PartialEq for Body {
+    fn eq(&self, other: &Self) -> bool {
+        let address = |body: &Self| body.socket.as_ref().map(Rc::as_ptr);
+        self.bytes == other.bytes && address(self) == address(other)
+    }
+}
+
+impl Eq for Body {}
 
 /// The response that a class makes of a request, or the reason why it makes none.
 pub type Answer = std::result::Result<Response<Body>, Refusal>;
@@ -117,10 +138,40 @@ pub fn query<B>(request: &Request<B>, name: &str) -> Option<String> {
     pairs.find_map(|(key, value)| (key == name).then(|| value.into_owned()))
 }
 
+/// The header by which the gateway says from which address a connection comes.
+pub(crate) const PEER: HeaderName = HeaderName::from_static("capstead-peer");
+
+/// The address from which the gateway's client is connected: behind a proxy, the proxy's. None if the request
+/// didn't come through a gateway; who calls the object by Cap'n Proto may say what they like.
+pub fn peer<B>(request: &Request<B>) -> Option<IpAddr> {
+    request.headers().get(PEER)?.to_str().ok()?.parse().ok()
+}
+
+/// A secret for a path, as [`Server::route`](crate::Server::route) takes them: 32 random bytes in hex.
+///
+/// # Errors
+/// When the operating system has no randomness.
+pub fn new_secret() -> Result<String> {
+    let mut random = [0; 32];
+    getrandom::fill(&mut random).map_err(|error| failed(format!("no randomness: {error}")))?;
+    Ok(hex(&random))
+}
+
+/// The SHA-256 of a secret, in hex: what [`Server::route`](crate::Server::route) puts into names in its place.
+pub fn secret_hash(secret: &str) -> String {
+    use sha2::{Digest, Sha256};
+    hex(&Sha256::digest(secret))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+}
+
 /// Answers `HttpService.request` with what `handle` makes of the request.
 ///
 /// An error of `handle` becomes a response with its sentence, as [`Refusal`] says. `handle` sees a HEAD as a GET, and
 /// its client gets the head of the answer, with the length of the body that a GET would get.
+/// An answer of [`Accept`] opens a WebSocket.
 ///
 /// # Errors
 /// When the request is malformed, or whoever asked has gone.
@@ -142,6 +193,9 @@ pub async fn serve(
         *request.method_mut() = Method::GET;
     }
     let mut response = handle(request).await.unwrap_or_else(|refusal| refusal.in_form(form));
+    if let Some(accept) = response.body_mut().socket.take() {
+        return accept.start(&context, response.headers()).await;
+    }
     if is_head {
         drop_body(&mut response);
     }
@@ -152,9 +206,9 @@ pub async fn serve(
 fn drop_body(response: &mut Response<Body>) {
     let body = std::mem::take(response.body_mut());
     let has_length = !matches!(response.status().as_u16(), 204 | 205 | 304);
-    let is_said = response.headers().contains_key(CONTENT_LENGTH) && body.0.is_empty();
+    let is_said = response.headers().contains_key(CONTENT_LENGTH) && body.bytes.is_empty();
     if has_length && !is_said {
-        response.headers_mut().insert(CONTENT_LENGTH, body.0.len().into());
+        response.headers_mut().insert(CONTENT_LENGTH, body.bytes.len().into());
     }
 }
 
@@ -207,7 +261,7 @@ impl Taker for Collector {
     }
 
     fn take(&self, body: Held) -> Result<()> {
-        self.finish(Ok(Body(body.into_bytes())));
+        self.finish(Ok(Body::from(body.into_bytes())));
         Ok(())
     }
 
@@ -232,7 +286,7 @@ fn respond(
     let mut start = context.start_response_request();
     write_response(&response, start.get().init_response())?;
     let started = start.send();
-    let body = response.into_body().0;
+    let body = response.into_body().bytes;
     if !body.is_empty() {
         let stream = started.pipeline.get_body();
         let mut write = stream.write_request();
@@ -262,32 +316,50 @@ pub(crate) fn write_request(
 ) -> Result<()> {
     to.set_method(write_method(&request.method)?);
     to.set_url(url);
-    let mut headers = to.reborrow().init_headers(request.headers.len() as u32);
-    for (at, (name, value)) in (0..).zip(&request.headers) {
-        write_header(name, value, headers.reborrow().get(at))?;
-    }
+    write_headers(&request.headers, to.reborrow().init_headers(request.headers.len() as u32))?;
     to.get_body_size().set_fixed(body_bytes as u64);
     Ok(())
 }
 
 fn write_response(response: &Response<Body>, mut to: http_response::Builder<'_>) -> Result<()> {
     to.set_status_code(response.status().as_u16());
-    let mut headers = to.reborrow().init_headers(response.headers().len() as u32);
-    for (at, (name, value)) in (0..).zip(response.headers()) {
-        write_header(name, value, headers.reborrow().get(at))?;
-    }
-    to.get_body_size().set_fixed(response.body().0.len() as u64);
+    write_headers(response.headers(), to.reborrow().init_headers(response.headers().len() as u32))?;
+    to.get_body_size().set_fixed(response.body().bytes.len() as u64);
     Ok(())
 }
 
 /// The head of a response that an object gave.
 pub(crate) fn read_response(response: http_response::Reader<'_>) -> Result<Response<()>> {
-    let mut built = Response::builder().status(response.get_status_code());
-    for header in response.get_headers()? {
+    let built = Response::builder().status(response.get_status_code());
+    let mut head =
+        built.body(()).map_err(|error| failed(format!("a malformed response: {error}")))?;
+    *head.headers_mut() = read_headers(response.get_headers()?)?;
+    Ok(head)
+}
+
+/// Headers that an object gave.
+pub(crate) fn read_headers(
+    headers: capnp::struct_list::Reader<'_, http_header::Owned>,
+) -> Result<HeaderMap> {
+    let mut read = HeaderMap::with_capacity(headers.len() as usize);
+    for header in headers {
         let (name, value) = read_header(header)?;
-        built = built.header(name, value);
+        let full = |_| failed("there are too many headers");
+        read.try_append(name, value).map_err(full)?;
     }
-    built.body(()).map_err(|error| failed(format!("a malformed response: {error}")))
+    Ok(read)
+}
+
+/// # Errors
+/// When a value isn't UTF-8.
+fn write_headers(
+    headers: &HeaderMap,
+    mut to: capnp::struct_list::Builder<'_, http_header::Owned>,
+) -> Result<()> {
+    for (at, (name, value)) in (0..).zip(headers) {
+        write_header(name, value, to.reborrow().get(at))?;
+    }
+    Ok(())
 }
 
 /// # Errors

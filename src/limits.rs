@@ -128,3 +128,19 @@ pub(crate) const OVER_GRANTS_KEPT_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 /// The time between two checks of the data files while nothing is committed: a change of one from
 /// outside is reported within a second.
 pub(crate) const FILES_PERIOD: Duration = Duration::from_millis(500);
+
+/// Longest reason in the close frame of a WebSocket, in bytes: a control frame has 125, two of which are the
+/// code.
+pub(crate) const SOCKET_REASON_BYTES_MAX: usize = 123;
+
+/// Bytes that an object keeps with one WebSocket: they are to be stored for as long as it is open.
+pub(crate) const SOCKET_ATTACHMENT_BYTES_MAX: usize = 16 << 10;
+
+/// The time for which the answer to a close frame is waited for, in seconds, and what comes is read after a
+/// close that the other side might not have seen yet.
+pub(crate) const SOCKET_CLOSE_SECS: u64 = 3;
+
+/// Messages of one WebSocket, and bytes of them, that its object works on before more are read.
+pub(crate) const SOCKET_UNHANDLED_MAX: usize = 64;
+/// See [`SOCKET_UNHANDLED_MAX`].
+pub(crate) const SOCKET_UNHANDLED_BYTES_MAX: usize = 256 << 10;

@@ -110,6 +110,10 @@ metrics! {
     counter http_bodies_refused_total;
     /// HTTP requests whose body, and responses whose reader, was too slow.
     counter http_slow_total;
+    /// WebSockets that are open.
+    gauge http_sockets;
+    /// WebSockets that ended without close frames: their client went away, didn't answer or didn't read.
+    counter http_sockets_lost_total;
 }
 
 fn render_limits(limits: &Bites, text: &mut String) {

@@ -1,16 +1,25 @@
 //! The classes that come with the server. They use what every class may use, and nothing else.
 
+/// The example `chat`, word for word.
+#[path = "../../examples/chat/src/chat.rs"]
+mod chat;
 /// The example `counter`, word for word.
 #[path = "../../examples/counter/src/counter.rs"]
 mod counter;
+mod index;
 mod poll;
 
+pub use chat::{ChatLimiter, ChatRoom, add_to as add_chat_to};
 pub use counter::Counter;
+pub use index::Index;
 pub use poll::Poll;
 
 use crate::Server;
 
-/// A server with all bundled classes: [`Counter`], and [`Poll`], whose options are counters.
+/// A server with all bundled classes: [`Counter`], [`Poll`], whose options are counters, the chat, and the page
+/// `/` with links to them.
 pub fn bundled(data: impl Into<std::path::PathBuf>) -> Server {
-    Server::new(data).class::<Counter>().class::<Poll>().bind::<Poll, Counter>("votes")
+    let server = Server::new(data).class::<Counter>().class::<Poll>();
+    let server = server.bind::<Poll, Counter>("votes");
+    add_chat_to(server).class::<Index>().route::<Index>("/", "index", "/")
 }

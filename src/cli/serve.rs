@@ -68,6 +68,15 @@ pub(crate) struct Options {
     /// Bytes of HTTP bodies held in memory, of requests and responses together [default: 256MiB]
     #[arg(long, value_name = "SIZE", value_parser = operator::size)]
     http_body_bytes: Option<ByteSize>,
+    /// The largest message that the client of a WebSocket may send [default: 1MiB]
+    #[arg(long, value_name = "SIZE", value_parser = operator::size)]
+    http_socket_message: Option<ByteSize>,
+    /// Bytes that the client of a WebSocket may leave unread: with more it is cut [default: 4MiB]
+    #[arg(long, value_name = "SIZE", value_parser = operator::size)]
+    http_socket_unsent: Option<ByteSize>,
+    /// Cut a WebSocket whose client says nothing for so long; it is pinged after half of it [default: 1m]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    http_socket_idle: Option<Duration>,
     /// Address to serve /metrics at, in the format of Prometheus; off by default
     #[arg(long, value_name = "ADDR", env = "CAPSTEAD_METRICS")]
     metrics: Option<SocketAddr>,
@@ -213,6 +222,9 @@ impl Options {
         limits.transfer = self.http_transfer.unwrap_or(limits.transfer);
         limits.bytes_per_second = bytes(self.http_rate, limits.bytes_per_second);
         limits.body_bytes = bytes(self.http_body_bytes, limits.body_bytes);
+        limits.socket_message_bytes = bytes(self.http_socket_message, limits.socket_message_bytes);
+        limits.socket_unsent_bytes = bytes(self.http_socket_unsent, limits.socket_unsent_bytes);
+        limits.socket_idle = self.http_socket_idle.unwrap_or(limits.socket_idle);
     }
 }
 

@@ -1,18 +1,24 @@
-//! One request as one call of an object, and the response that the object gives.
+//! One request as one call of an object, and the response that the object gives, or the WebSocket that it
+//! accepts.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use capnp::capability::Promise;
 use futures::channel::oneshot;
-use http::{Method, Response};
+use futures::future::FutureExt;
+use http::{HeaderMap, Method, Response};
 
 use super::head;
 use super::limits::Taken;
-use crate::error::{Result, failed, overloaded, unimplemented};
-use crate::http::{Held, Parts, Refused, Stream, Taker, read_response, write_request};
+use super::socket::{Down, Line, Outbox};
+use crate::error::{Result, failed, overloaded};
+use crate::http::{
+    Held, Parts, Refused, Stream, Taker, read_headers, read_response, write_request,
+};
 use crate::limits::HTTP_RESPONSE_BYTES_MAX;
 use crate::membrane;
-use crate::schema::http_capnp::{http_service, http_service::client_request_context};
+use crate::schema::http_capnp::{http_service, http_service::client_request_context, web_socket};
 
 /// The reason why there is no response of the object.
 pub(super) enum Failure {
@@ -26,18 +32,40 @@ pub(super) enum Failure {
     Nothing,
 }
 
-/// A response that may be sent, or the reason why it may not.
-type Answer = std::result::Result<Response<Held>, Failure>;
+/// An object's answer that may be sent.
+pub(super) enum Outcome {
+    Response(Response<Held>),
+    Socket(Accepted),
+}
 
-/// The object's response, whole and checked.
-pub(super) async fn ask(
-    object: &http_service::Client,
-    url: &str,
-    request: &http::request::Parts,
-    body: &[u8],
-    taken: &Taken,
-) -> Answer {
-    let (answering, answered) = Answering::new(request.method.clone(), taken.body());
+/// A socket that an object accepted. Dropped before it is opened, it is lost.
+pub(super) struct Accepted {
+    pub(super) headers: HeaderMap,
+    pub(super) up: web_socket::Client,
+    pub(super) outbox: Line,
+    /// The rest of the call.
+    pub(super) call: Promise<(), capnp::Error>,
+}
+
+/// The object's answer, or the reason why there is none.
+type Answer = std::result::Result<Outcome, Failure>;
+
+/// One request on its way to an object.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    /// The object's own path, and the query.
+    pub(super) url: &'a str,
+    pub(super) head: &'a http::request::Parts,
+    pub(super) body: &'a [u8],
+    /// It is the handshake of a WebSocket.
+    pub(super) is_upgrade: bool,
+}
+
+/// The object's answer, whole and checked.
+pub(super) async fn ask(object: &http_service::Client, asked: Asked<'_>, taken: &Taken) -> Answer {
+    let Asked { url, head: request, body, is_upgrade } = asked;
+    let outbox = is_upgrade.then(|| Outbox::new(taken));
+    let (answering, answered) = Answering::new(request.method.clone(), taken.body(), outbox);
     let mut call = object.request_request();
     let mut params = call.get();
     write_request(request, url, body.len(), params.reborrow().init_request())
@@ -51,13 +79,19 @@ pub(super) async fn ask(
         drop(write.send());
         drop(stream.end_request().send());
     }
-    let ended = sent.promise;
+    let mut ended = sent.promise.map(|ended| ended.map(drop));
     tokio::select! {
         biased;
         // An object that gave up its answer says why when the call ends.
-        Ok(response) = answered => response,
-        ended = ended => match ended {
-            Ok(_) => Err(Failure::Answer("the request ended without an answer".to_owned())),
+        Ok(answer) = answered => answer.map(|answer| match answer {
+            Outcome::Socket(socket) => {
+                let call = Promise::from_future(ended);
+                Outcome::Socket(Accepted { call, ..socket })
+            }
+            response @ Outcome::Response(_) => response,
+        }),
+        ended = &mut ended => match ended {
+            Ok(()) => Err(Failure::Answer("the request ended without an answer".to_owned())),
             Err(error) => Err(Failure::Call(error)),
         }
     }
@@ -68,16 +102,23 @@ struct Answering {
     method: Method,
     head: RefCell<Option<Response<()>>>,
     body: Parts,
+    /// For the frames of the socket that is asked for, if one is.
+    outbox: RefCell<Option<Rc<Outbox>>>,
     done: Cell<Option<oneshot::Sender<Answer>>>,
 }
 
 impl Answering {
-    fn new(method: Method, body: Held) -> (Rc<Self>, oneshot::Receiver<Answer>) {
+    fn new(
+        method: Method,
+        body: Held,
+        outbox: Option<Rc<Outbox>>,
+    ) -> (Rc<Self>, oneshot::Receiver<Answer>) {
         let (done, answered) = oneshot::channel();
         let answering = Self {
             method,
             head: RefCell::default(),
             body: Parts::new(body, HTTP_RESPONSE_BYTES_MAX),
+            outbox: RefCell::new(outbox),
             done: Cell::new(Some(done)),
         };
         (Rc::new(answering), answered)
@@ -107,6 +148,7 @@ impl client_request_context::Server for Answering {
         if self.head.borrow().is_some() {
             return Err(self.wrong("it answered twice".to_owned()));
         }
+        self.outbox.take();
         let response = params.get()?.get_response()?;
         let head = read_response(response).map_err(|error| self.wrong(error.extra))?;
         self.head.replace(Some(head));
@@ -123,10 +165,20 @@ impl client_request_context::Server for Answering {
 
     async fn start_web_socket(
         self: Rc<Self>,
-        _: client_request_context::StartWebSocketParams,
-        _: client_request_context::StartWebSocketResults,
+        params: client_request_context::StartWebSocketParams,
+        mut results: client_request_context::StartWebSocketResults,
     ) -> Result<()> {
-        Err(unimplemented("this gateway has no WebSockets"))
+        let Some(outbox) = self.outbox.take() else {
+            let reason = "it accepts a WebSocket, and the request asks for none, or was answered";
+            return Err(self.wrong(reason.to_owned()));
+        };
+        let params = params.get()?;
+        let headers = read_headers(params.get_headers()?).map_err(|e| self.wrong(e.extra))?;
+        let up = params.get_up_socket()?;
+        results.get().set_down_socket(membrane::serve(Rc::new(Down(outbox.clone()))));
+        let call = Promise::ok(());
+        self.tell(Ok(Outcome::Socket(Accepted { headers, up, outbox: Line(outbox), call })));
+        Ok(())
     }
 }
 
@@ -139,7 +191,7 @@ impl Taker for Answering {
         let Some(head) = self.head.take() else { return Ok(()) };
         match head::checked(&self.method, head, body.bytes().len()) {
             Ok(head) => {
-                self.tell(Ok(head.map(|()| body)));
+                self.tell(Ok(Outcome::Response(head.map(|()| body))));
                 Ok(())
             }
             Err(reason) => Err(self.wrong(reason)),

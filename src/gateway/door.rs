@@ -44,14 +44,20 @@ impl Door {
         })
     }
 
-    /// Checks that the request may come in at all.
-    pub(super) fn admit(&self, request: &http::request::Parts) -> Result<(), Refusal> {
+    /// Checks that the request may come in at all. Browsers let every page open WebSockets, and read them,
+    /// wherever it is from.
+    pub(super) fn admit(
+        &self,
+        request: &http::request::Parts,
+        is_upgrade: bool,
+    ) -> Result<(), Refusal> {
         self.check_host(request.version, &request.uri, &request.headers)?;
-        if SAFE.contains(&request.method) || self.is_of_this_origin(request) {
+        let is_safe = SAFE.contains(&request.method) && !is_upgrade;
+        if is_safe || self.is_of_this_origin(request) {
             return Ok(());
         }
-        let reason = "A page of another origin may not change anything here. Start the server with \
-                      `--http-origin` and the page's origin to allow it.\n";
+        let reason = "A page of another origin may not change anything here, nor open a WebSocket. Start \
+                      the server with `--http-origin` and the page's origin to allow it.\n";
         Err(refuse(StatusCode::FORBIDDEN, reason))
     }
 
@@ -138,6 +144,15 @@ impl Door {
         let page = origin.split_once("://").map(|(_, page)| page);
         page.zip(host).is_some_and(|(page, host)| page.eq_ignore_ascii_case(host))
     }
+}
+
+/// The name of the host that a request is for, once the door let it in.
+pub(super) fn named_host(uri: &Uri, headers: &HeaderMap) -> Option<String> {
+    if let Some(authority) = uri.authority() {
+        return Some(name(authority));
+    }
+    let host = headers.get(HOST)?.to_str().ok()?;
+    authority(host).as_ref().map(name)
 }
 
 /// `host` or `host:port`.
@@ -231,7 +246,7 @@ mod tests {
             built = built.header(name, value);
         }
         let request = built.body(()).unwrap().into_parts().0;
-        let refused = door.admit(&request).err();
+        let refused = door.admit(&request, crate::gateway::socket::is_upgrade(&request)).err();
         refused.map_or(200, |refused| refused.response(&request.headers).status().as_u16())
     }
 

@@ -2,14 +2,18 @@
 //!
 //! Invariant: nothing that a class says decides where its response ends; hyper writes that, from the body.
 
+use std::net::IpAddr;
+
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, TE, TRAILER};
 use http::header::{TRANSFER_ENCODING, UPGRADE};
 use http::{Method, Response, StatusCode};
 
+use crate::http::PEER;
+
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// Headers between two neighbours, and not between a client and an object.
-fn is_of_one_hop(name: &HeaderName) -> bool {
+pub(super) fn is_of_one_hop(name: &HeaderName) -> bool {
     [CONNECTION, KEEP_ALIVE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE].contains(name)
         || name.as_str().starts_with("proxy-")
 }
@@ -23,6 +27,12 @@ pub(super) fn strip(headers: &mut HeaderMap) {
     for name in gone {
         headers.remove(name);
     }
+}
+
+/// Says from which address the connection comes, in place of what the client says of that.
+pub(super) fn say_peer(headers: &mut HeaderMap, peer: IpAddr) {
+    let text = peer.to_canonical().to_string();
+    headers.insert(PEER, text.parse().expect("an address is a value of a header"));
 }
 
 /// The first header whose value is no text: it has no place in a message of Cap'n Proto.

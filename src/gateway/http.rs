@@ -1,23 +1,30 @@
-//! Serves HTTP/1 and turns each request into one call of `HttpService`.
+//! Serves HTTP/1 and turns each request into one call of `HttpService`, and those that ask for a WebSocket into
+//! a task for its frames.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
+use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use super::ask::{Failure, ask};
+use super::ask::{Accepted, Asked, Failure, Outcome, ask};
 use super::cors;
-use super::door::Door;
+use super::door::{self, Door};
 use super::head;
 use super::limits::{HttpLimits, Taken};
 use super::objects::{Given, Objects};
 use super::paced::Paced;
-use super::route::{Route, route};
+use super::route::Route;
+use super::routes::Routes;
+use super::socket::{self, Pump};
 use crate::error::{Result, is_not_begun, is_revoked};
 use crate::http::{Body, Held, Refusal, refuse};
 use crate::limits::{HTTP_BODY_BYTES_MAX, NAME_BYTES_MAX};
@@ -40,15 +47,17 @@ const FULL: &[u8] =
 /// A gateway with the namespaces that it serves.
 pub(crate) struct Gateway {
     objects: Objects,
+    routes: Routes,
     metrics: Arc<Metrics>,
 }
 
 impl Gateway {
     pub(crate) fn new(
         namespaces: impl IntoIterator<Item = (String, Given)>,
+        routes: Routes,
         metrics: Arc<Metrics>,
     ) -> Rc<Self> {
-        Rc::new(Self { objects: Objects::new(namespaces.into_iter()), metrics })
+        Rc::new(Self { objects: Objects::new(namespaces.into_iter()), routes, metrics })
     }
 
     /// A link broke by which some of its capabilities came: all are asked for anew when they are needed.
@@ -65,9 +74,9 @@ impl Gateway {
         stop: impl Future<Output = ()>,
     ) {
         let taken = Taken::new(limits, self.metrics.clone());
-        let served = Rc::new(Served { gateway: self, door, taken });
-        let graceful = Rc::new(tokio_util::sync::CancellationToken::new());
-        let open = tokio_util::task::TaskTracker::new();
+        let (open, ending) = (TaskTracker::new(), CancellationToken::new());
+        let all = (open.clone(), ending.clone());
+        let served = Rc::new(Served { gateway: self, door, taken, open: all.0, ending: all.1 });
         let mut stop = std::pin::pin!(stop);
         loop {
             let accepted = tokio::select! {
@@ -77,11 +86,8 @@ impl Gateway {
             match accepted {
                 Ok((stream, peer)) => match served.taken.connect(peer.ip()) {
                     Some(place) => {
-                        let connection = served.clone().connection(stream, graceful.clone());
-                        open.spawn_local(async move {
-                            let _place: Place = place;
-                            connection.await;
-                        });
+                        let client = Client { served: served.clone(), peer, place: Rc::new(place) };
+                        open.spawn_local(client.connection(stream));
                     }
                     // Nothing waits for a client that has no place.
                     None => drop(stream.try_write(FULL)),
@@ -90,7 +96,7 @@ impl Gateway {
             }
         }
         drop(listener);
-        graceful.cancel();
+        ending.cancel();
         open.close();
         open.wait().await;
     }
@@ -98,13 +104,12 @@ impl Gateway {
     async fn ask(
         &self,
         route: &Route<'_>,
-        parts: &http::request::Parts,
-        body: &[u8],
+        asked: Asked<'_>,
         taken: &Taken,
-    ) -> Result<std::result::Result<Response<Held>, Failure>> {
+    ) -> Result<std::result::Result<Outcome, Failure>> {
         // It was there before the body came, and no class goes.
         let Some(object) = self.objects.get(route)? else { return Ok(Err(Failure::Nothing)) };
-        let answer = ask(&object, &route.url, parts, body, taken).await;
+        let answer = ask(&object, asked, taken).await;
         match &answer {
             Err(Failure::Call(error)) if error.kind == capnp::ErrorKind::Disconnected => {
                 self.objects.forget(route);
@@ -115,9 +120,7 @@ impl Gateway {
         match self.objects.get(route)? {
             // An object's end between two requests is no concern of the next one. A call that began
             // is never made twice, not even to read: it may be what ended the object.
-            Some(fresh) if has_not_begun(&answer) => {
-                Ok(ask(&fresh, &route.url, parts, body, taken).await)
-            }
+            Some(fresh) if has_not_begun(&answer) => Ok(ask(&fresh, asked, taken).await),
             _ => Ok(answer),
         }
     }
@@ -128,33 +131,46 @@ struct Served {
     gateway: Rc<Gateway>,
     door: Door,
     taken: Rc<Taken>,
+    /// The end of the server waits for these.
+    open: TaskTracker,
+    /// Cancelled when the server ends.
+    ending: CancellationToken,
 }
 
-impl Served {
-    async fn connection(
-        self: Rc<Self>,
-        stream: TcpStream,
-        stop: Rc<tokio_util::sync::CancellationToken>,
-    ) {
+/// The other end of one connection.
+struct Client {
+    served: Rc<Served>,
+    peer: SocketAddr,
+    /// Kept while the connection or its WebSocket is open.
+    place: Rc<Place>,
+}
+
+/// A response, and what it leads to.
+type Answer = std::result::Result<Response<Bytes>, Refusal>;
+
+impl Client {
+    async fn connection(self, stream: TcpStream) {
         let _ = stream.set_nodelay(true);
-        let limits = self.taken.limits;
-        let metrics = self.taken.metrics.clone();
-        let stream = Paced::new(stream, limits, metrics);
+        let ending = self.served.ending.clone();
+        let taken = self.served.taken.clone();
+        let stream = Paced::new(stream, taken.limits, taken.metrics.clone());
+        let client = Rc::new(self);
         let service = hyper::service::service_fn(move |request| {
-            let served = self.clone();
-            async move { Ok::<_, Infallible>(served.answer(request).await) }
+            let client = client.clone();
+            async move { Ok::<_, Infallible>(client.answer(request).await) }
         });
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(hyper_util::rt::TokioTimer::new())
-            .header_read_timeout(limits.head)
+            .header_read_timeout(taken.limits.head)
             .max_buf_size(BUFFER_BYTES_MAX)
             // Who has said all may close that side, and still wants to hear.
             .half_close(true)
-            .serve_connection(hyper_util::rt::TokioIo::new(stream), service);
+            .serve_connection(hyper_util::rt::TokioIo::new(stream), service)
+            .with_upgrades();
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => log_end(ended),
-            () = stop.cancelled() => {
+            () = ending.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 log_end(connection.await);
             }
@@ -162,60 +178,124 @@ impl Served {
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        self.gateway.metrics.http_requests_total.add(1);
+        let Served { gateway, door, .. } = &*self.served;
+        gateway.metrics.http_requests_total.add(1);
         let (mut parts, body) = request.into_parts();
-        let page = self.door.known_origin(&parts.headers).cloned();
-        let mut response = if let Err(refusal) = self.door.admit(&parts) {
+        let page = door.known_origin(&parts.headers).cloned();
+        let is_upgrade = socket::is_upgrade(&parts);
+        let mut response = if let Err(refusal) = door.admit(&parts, is_upgrade) {
             own(refusal.response(&parts.headers))
         } else if page.is_some() && cors::is_preflight(&parts) {
             own(cors::preflight(&parts.headers))
         } else {
-            let answer = self.respond(&mut parts, body).await;
+            let answer = if is_upgrade {
+                self.open_socket(&mut parts, body).await
+            } else {
+                self.respond(&mut parts, body).await
+            };
             answer.unwrap_or_else(|refusal| own(refusal.response(&parts.headers)))
         };
-        if self.door.knows_origins() {
+        socket::say_version(&mut response);
+        if door.knows_origins() {
             cors::let_read(response.headers_mut(), page);
         }
         response.map(Full::new)
     }
 
-    async fn respond(
-        &self,
-        parts: &mut http::request::Parts,
-        body: Incoming,
-    ) -> std::result::Result<Response<Bytes>, Refusal> {
+    async fn respond(&self, parts: &mut http::request::Parts, body: Incoming) -> Answer {
         let uri = parts.uri.clone();
+        let route = self.route(&uri, parts)?;
+        let body = read_body(body, &self.served.taken).await?;
+        let asked = Asked { url: &route.url, head: parts, body: body.bytes(), is_upgrade: false };
+        match self.ask(&route, asked).await? {
+            Outcome::Response(response) => Ok(response.map(Bytes::from_owner)),
+            Outcome::Socket(_) => Err(unsendable(&route, "it accepts what was not asked for")),
+        }
+    }
+
+    /// An object that accepts no socket gives an ordinary response.
+    async fn open_socket(&self, parts: &mut http::request::Parts, body: Incoming) -> Answer {
+        let uri = parts.uri.clone();
+        let offered = parts.headers.clone();
+        let route = self.route(&uri, parts)?;
+        let accepts = socket::asked(&offered)?;
+        let upgrade = parts.extensions.remove::<OnUpgrade>();
+        let (Some(upgrade), true) = (upgrade, hyper::body::Body::is_end_stream(&body)) else {
+            let reason = "The handshake of a WebSocket has no body.\n";
+            return Err(refuse(StatusCode::BAD_REQUEST, reason));
+        };
+        socket::hide(&mut parts.headers);
+        let asked = Asked { url: &route.url, head: parts, body: &[], is_upgrade: true };
+        let socket = match self.ask(&route, asked).await? {
+            Outcome::Response(response) => return Ok(response.map(Bytes::from_owner)),
+            Outcome::Socket(socket) => socket,
+        };
+        let Accepted { headers, up, outbox, call } = socket;
+        let head = socket::response(&offered, accepts, headers);
+        let head = head.map_err(|reason| unsendable(&route, &reason))?;
+        let Served { taken, open, ending, .. } = &*self.served;
+        let pump = Pump { up, outbox, call, taken: taken.clone(), stop: ending.clone() };
+        let place = self.place.clone();
+        open.spawn_local(async move {
+            let _place = place;
+            pump.run(upgrade).await;
+        });
+        Ok(head.map(|()| Bytes::new()))
+    }
+
+    /// The object that a request is for, once its head is as objects may see it.
+    fn route<'a>(
+        &'a self,
+        uri: &'a hyper::Uri,
+        parts: &mut http::request::Parts,
+    ) -> std::result::Result<Route<'a>, Refusal> {
+        let Gateway { routes, objects, .. } = &*self.served.gateway;
         let path = uri.path_and_query().map_or("", |path| path.as_str());
-        let Some(route) = route(path) else { return Err(nothing()) };
+        let host = door::named_host(uri, &parts.headers);
+        let Some(route) = routes.find(host.as_deref(), path) else { return Err(nothing()) };
         if route.key.len() > NAME_BYTES_MAX {
             let reason = format!("The name of an object has at most {NAME_BYTES_MAX} bytes.\n");
             return Err(refuse(StatusCode::URI_TOO_LONG, reason));
         }
         head::strip(&mut parts.headers);
+        head::say_peer(&mut parts.headers, self.peer.ip());
         if let Some(name) = head::not_text(&parts.headers) {
             let reason = format!("The value of the header {name} is not UTF-8.\n");
             return Err(refuse(StatusCode::BAD_REQUEST, reason));
         }
-        if self.gateway.objects.get(&route).map_err(refusal)?.is_none() {
-            return Err(nothing());
+        match objects.get(&route).map_err(refusal)? {
+            Some(_) => Ok(route),
+            None => Err(nothing()),
         }
-        let body = read_body(body, &self.taken).await?;
-        let answer = self.gateway.ask(&route, parts, body.bytes(), &self.taken).await;
-        Err(match answer.map_err(refusal)? {
-            Ok(response) => return Ok(response.map(Bytes::from_owner)),
-            Err(Failure::Nothing) => nothing(),
-            Err(Failure::Call(error)) => refusal(error),
-            Err(Failure::NoRoom) => {
+    }
+
+    async fn ask(
+        &self,
+        route: &Route<'_>,
+        asked: Asked<'_>,
+    ) -> std::result::Result<Outcome, Refusal> {
+        let Served { gateway, taken, .. } = &*self.served;
+        let failure = match gateway.ask(route, asked, taken).await.map_err(refusal)? {
+            Ok(outcome) => return Ok(outcome),
+            Err(failure) => failure,
+        };
+        Err(match failure {
+            Failure::Nothing => nothing(),
+            Failure::Call(error) => refusal(error),
+            Failure::NoRoom => {
                 let reason = "There is no room for another response: try again later.\n";
                 refuse(StatusCode::SERVICE_UNAVAILABLE, reason)
             }
-            Err(Failure::Answer(reason)) => {
-                tracing::error!(class = route.class, %reason, "a class gave an HTTP response that can't be sent");
-                let reason = "The object's response can't be sent; the server's log says why.\n";
-                refuse(StatusCode::INTERNAL_SERVER_ERROR, reason)
-            }
+            Failure::Answer(reason) => unsendable(route, &reason),
         })
     }
+}
+
+/// The client gets nothing of what a class said that can't be.
+fn unsendable(route: &Route<'_>, reason: &str) -> Refusal {
+    tracing::error!(class = route.class, %reason, "a class gave an HTTP response that can't be sent");
+    let reason = "The object's response can't be sent; the server's log says why.\n";
+    refuse(StatusCode::INTERNAL_SERVER_ERROR, reason)
 }
 
 /// No class can say the first two: these are the server's.
@@ -238,7 +318,7 @@ fn own(response: Response<Body>) -> Response<Bytes> {
     response.map(|body| Bytes::from(body.into_bytes()))
 }
 
-fn has_not_begun(answer: &std::result::Result<Response<Held>, Failure>) -> bool {
+fn has_not_begun(answer: &std::result::Result<Outcome, Failure>) -> bool {
     matches!(answer, Err(Failure::Call(error)) if is_not_begun(error))
 }
 

@@ -33,8 +33,15 @@ pub struct HttpLimits {
     /// The bytes that a body or a response moves each second, on average, after ten seconds of grace.
     pub bytes_per_second: usize,
     /// Bytes of request bodies, and of responses that nobody has taken yet, which the gateway holds all
-    /// together. Bodies of up to 64 KiB are let in beyond it: each connection has one at a time.
+    /// together. Bodies of up to 64 KiB are let in beyond it: each connection has one at a time. What waits for
+    /// the clients of WebSockets counts here too.
     pub body_bytes: usize,
+    /// The largest message of a WebSocket's client.
+    pub socket_message_bytes: usize,
+    /// Bytes that one WebSocket's client hasn't read yet: with more it is cut. A single message may be larger.
+    pub socket_unsent_bytes: usize,
+    /// The time after which a WebSocket is cut whose client says nothing, though it is pinged after half of it.
+    pub socket_idle: Duration,
 }
 
 impl Default for HttpLimits {
@@ -47,6 +54,9 @@ impl Default for HttpLimits {
             transfer: Duration::from_mins(2),
             bytes_per_second: 16 << 10,
             body_bytes: 256 << 20,
+            socket_message_bytes: 1 << 20,
+            socket_unsent_bytes: 4 << 20,
+            socket_idle: Duration::from_mins(1),
         }
     }
 }
@@ -95,6 +105,11 @@ impl Taken {
         // It is never closed.
         let _turn = self.turns.acquire().await;
         tokio::task::yield_now().await;
+    }
+
+    /// The memory that is counted.
+    pub(super) fn room(&self) -> Arc<Room> {
+        self.room.clone()
     }
 
     /// Memory for a body, of which there is nothing yet.

@@ -1,4 +1,4 @@
-//! HTTP in, capabilities out: `/counter/NAME/…` reaches the object NAME of class Counter.
+//! HTTP in, capabilities out: `/counter/NAME/…` reaches the object NAME of class Counter, and routes lead to others.
 //!
 //! A gateway holds only the namespaces that it was given, by reference: there is no path to anything
 //! else. It keeps no state about objects, and never answers for one.
@@ -12,8 +12,11 @@ mod limits;
 mod objects;
 mod paced;
 mod route;
+mod routes;
+mod socket;
 
 pub(crate) use door::Door;
 pub(crate) use http::Gateway;
 pub use limits::HttpLimits;
 pub(crate) use objects::Given;
+pub(crate) use routes::{Routes, Row};

@@ -63,7 +63,7 @@ impl Objects {
     /// # Errors
     /// When the namespace had to be asked for, and couldn't be.
     pub(super) fn get(&self, route: &Route<'_>) -> Result<Option<http_service::Client>> {
-        if let Some(object) = self.known.borrow().get(route.object) {
+        if let Some(object) = self.known.borrow().get(&*route.object) {
             return Ok(Some(object.clone()));
         }
         let Some(held) = self.namespaces.get(&route.class.to_lowercase()) else { return Ok(None) };
@@ -75,13 +75,13 @@ impl Objects {
         if known.len() >= KNOWN_MAX {
             known.clear();
         }
-        known.insert(route.object.into(), object.clone());
+        known.insert((*route.object).into(), object.clone());
         Ok(Some(object))
     }
 
     /// A capability broke, which it stays for ever: the next request gets another.
     pub(super) fn forget(&self, route: &Route<'_>) {
-        self.known.borrow_mut().remove(route.object);
+        self.known.borrow_mut().remove(&*route.object);
     }
 
     /// The grant of the class's namespace was revoked. It may be in force again when its reference is restored

@@ -7,9 +7,9 @@ use percent_encoding::percent_decode_str;
 /// The meaning of a path.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Route<'a> {
-    /// The part of the path that names the object, as it stands there.
-    pub(super) object: &'a str,
-    /// The class, as it stands in the path.
+    /// The same for one object however often it is asked for: the part of the path that names it, as it stands there.
+    pub(super) object: Cow<'a, str>,
+    /// The class, in any case.
     pub(super) class: &'a str,
     /// The object's name, decoded once.
     pub(super) key: Cow<'a, str>,
@@ -34,7 +34,7 @@ pub(super) fn route(path_and_query: &str) -> Option<Route<'_>> {
         (path, "") => Cow::Borrowed(path),
         _ => Cow::Borrowed(&path_and_query[path_end - path.len()..]),
     };
-    let object = &path_and_query[..path_end - path.len()];
+    let object = Cow::Borrowed(&path_and_query[..path_end - path.len()]);
     Some(Route { object, class, key, url })
 }
 

@@ -54,6 +54,27 @@ impl Room {
         HERE.with_borrow(Arc::clone)
     }
 
+    /// Tells whether there is room for so many bytes.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        self.held.load(Ordering::Relaxed) + bytes <= self.most
+    }
+
+    /// Counts bytes that are here, whether there was room or not.
+    pub(crate) fn count(&self, bytes: usize) {
+        self.held.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(metrics) = &self.metrics {
+            metrics.http_body_bytes.add(bytes as u64);
+        }
+    }
+
+    /// So much of that is gone.
+    pub(crate) fn release(&self, bytes: usize) {
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(metrics) = &self.metrics {
+            metrics.http_body_bytes.subtract(bytes as u64);
+        }
+    }
+
     /// A body of which there is nothing yet.
     pub(crate) fn body(self: &Arc<Self>) -> Held {
         Held { room: self.clone(), bytes: Vec::new(), counted: 0 }
@@ -76,22 +97,19 @@ impl Held {
 
     /// Tells whether there is memory for them too.
     pub(crate) fn extend(&mut self, bytes: &[u8]) -> bool {
-        let Room { held, most, small, metrics } = &*self.room;
+        let Room { small, metrics, .. } = &*self.room;
         let length = self.bytes.len() + bytes.len();
         // It grows by a half, so that a body in many parts is copied seldom and wastes little.
         let least = self.bytes.capacity();
         let capacity = if length > least { length.max(least + least / 2) } else { least };
         let more = capacity - self.counted;
-        if held.load(Ordering::Relaxed) + more > *most && length > *small {
+        if !self.room.has_room(more) && length > *small {
             if let Some(metrics) = metrics {
                 metrics.http_bodies_refused_total.add(1);
             }
             return false;
         }
-        held.fetch_add(more, Ordering::Relaxed);
-        if let Some(metrics) = metrics {
-            metrics.http_body_bytes.add(more as u64);
-        }
+        self.room.count(more);
         self.counted = capacity;
         self.bytes.reserve_exact(capacity - self.bytes.len());
         self.bytes.extend_from_slice(bytes);
@@ -105,12 +123,8 @@ impl Held {
     }
 
     fn release(&mut self) {
-        let Room { held, metrics, .. } = &*self.room;
         let counted = std::mem::take(&mut self.counted);
-        held.fetch_sub(counted, Ordering::Relaxed);
-        if let Some(metrics) = metrics {
-            metrics.http_body_bytes.subtract(counted as u64);
-        }
+        self.room.release(counted);
     }
 }
 

@@ -10,7 +10,7 @@ use super::data_dir::Group;
 use super::error::ServerError;
 use super::start::{self, Running};
 use super::watchdog::TurnLimits;
-use crate::gateway::HttpLimits;
+use crate::gateway::{HttpLimits, Routes, Row};
 use crate::host::{AwakeLimits, Binding, Class, Object, class_of};
 use crate::limits::{CLASS_BYTES_MAX, REQUEST_RETENTION_SECS, WARM_SECS};
 use crate::storage::LogOptions;
@@ -50,6 +50,9 @@ pub struct Server {
     pub(super) limits: Limits,
     pub(super) classes: Vec<Class>,
     bindings: Vec<(&'static str, Binding)>,
+    /// Those that can't be are told at the start.
+    routes: Vec<Result<Row, String>>,
+    only_by_routes: Vec<&'static str>,
     quotas: Vec<(String, Quota)>,
     version: Option<String>,
 }
@@ -96,6 +99,8 @@ impl Server {
             limits: Limits::default(),
             classes: Vec::new(),
             bindings: Vec::new(),
+            routes: Vec::new(),
+            only_by_routes: Vec::new(),
             quotas: Vec::new(),
             version: None,
         }
@@ -120,6 +125,44 @@ impl Server {
     pub fn bind<From: Object, To: Object>(mut self, name: impl Into<String>) -> Self {
         self.bindings.push((From::CLASS, Binding { name: name.into(), class: To::CLASS }));
         self
+    }
+
+    /// Lets HTTP requests for a path reach the object `name` of class `C`, which sees the path `url` and the query.
+    /// Of several routes the first that fits counts; paths without one go to `/CLASS/NAME/…`.
+    ///
+    /// `/chat` is one path, and `chat.example/chat` is it on one host. Parts in braces take any text, which `name`
+    /// may use: `{room}` takes a segment, `{room:32}` one of up to 32 characters, and `{room:secret}` one that is a
+    /// secret of 64 hex digits. In the name then stands its [hash](crate::http::secret_hash), and nobody but the gateway sees the
+    /// secret.
+    ///
+    /// ```
+    /// # use capstead::{Server, classes::Counter};
+    /// let server = Server::new("visits.data")
+    ///     .class::<Counter>()
+    ///     .route::<Counter>("/visits/{page}", "page {page}", "/");
+    /// ```
+    #[must_use]
+    pub fn route<C: Object>(
+        mut self,
+        path: impl AsRef<str>,
+        name: impl AsRef<str>,
+        url: impl AsRef<str>,
+    ) -> Self {
+        self.routes.push(Row::new(path.as_ref(), C::CLASS, name.as_ref(), url.as_ref()));
+        self
+    }
+
+    /// HTTP reaches the objects of class `C` by routes alone, and not at `/CLASS/NAME/…`.
+    #[must_use]
+    pub fn only_by_routes<C: Object>(mut self) -> Self {
+        self.only_by_routes.push(C::CLASS);
+        self
+    }
+
+    /// The table of routes.
+    pub(super) fn routes(&self) -> Result<Routes, ServerError> {
+        let rows = self.routes.iter().cloned().collect::<Result<_, _>>();
+        Ok(Routes::new(rows.map_err(ServerError::Setting)?, &self.only_by_routes))
     }
 
     /// The classes with their bindings.

@@ -12,7 +12,7 @@ use futures::future::{FutureExt, join_all};
 use super::error::ServerError;
 use super::start::RunningHost;
 use crate::error::{Result, is_revoked};
-use crate::gateway::{Gateway, Given};
+use crate::gateway::{Gateway, Given, Routes};
 use crate::host::{Class, ListenerHint};
 use crate::id::{ObjectId, Pool};
 use crate::metrics::Metrics;
@@ -29,7 +29,7 @@ pub(super) async fn start_gateway(
     keys: &Keys,
     classes: &[Class],
     hint: &ListenerHint,
-    metrics: &Arc<Metrics>,
+    (routes, metrics): (Routes, &Arc<Metrics>),
 ) -> std::result::Result<(Rc<Gateway>, BTreeMap<String, String>), ServerError> {
     let restorer = host.agent.restorer();
     let restores = classes.iter().map(|class| {
@@ -62,7 +62,7 @@ pub(super) async fn start_gateway(
         }
         given.push((class.to_owned(), Given { namespace, again }));
     }
-    Ok((Gateway::new(given, metrics.clone()), references))
+    Ok((Gateway::new(given, routes, metrics.clone()), references))
 }
 
 fn restore(

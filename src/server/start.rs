@@ -28,7 +28,7 @@ use super::metrics_page::MetricsPage;
 use super::namespaces::start_gateway;
 use super::watchdog::{Beating, Watchdog};
 use crate::error::panic_reason;
-use crate::gateway::{Door, Gateway, HttpLimits};
+use crate::gateway::{Door, Gateway, HttpLimits, Routes};
 use crate::host::{Agent, Class, ListenerHint, Vat, VatOptions, pass_on_replies};
 use crate::http::Room;
 use crate::limits::SHUTDOWN_SECS;
@@ -304,11 +304,12 @@ async fn settle(supervisor: &Supervisor) {
 
 pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
     let classes = server.bound_classes()?;
+    let routes = server.routes()?;
     listen::check(&server)?;
     // Opened before the directory: a server that can't listen must not make one.
     let sockets = Sockets::open(&server)?;
     let data = Rc::new(DataDir::open(&server.data, server.hosts, server.group)?);
-    let started = start_on(data.clone(), server, classes, sockets).await;
+    let started = start_on(data.clone(), server, (classes, routes), sockets).await;
     if started.is_err() {
         data.unmake();
     }
@@ -318,7 +319,7 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
 async fn start_on(
     data: Rc<DataDir>,
     server: Server,
-    classes: Vec<Class>,
+    (classes, routes): (Vec<Class>, Routes),
     sockets: Sockets,
 ) -> Result<Running, ServerError> {
     let Sockets { capnp: socket, http, metrics: page } = sockets;
@@ -356,7 +357,8 @@ async fn start_on(
         let parts = parts(number, listen::beside(&server)?);
         threads.push(start_thread(parts, &hub).await?);
     }
-    let (gateway, references) = start_gateway(&host, &keys, &classes, &hint, &metrics).await?;
+    let (gateway, references) =
+        start_gateway(&host, &keys, &classes, &hint, (routes, &metrics)).await?;
     // Set once, here.
     let _ = hub.gateway.set(gateway.clone());
     let stop_gateway = CancellationToken::new();

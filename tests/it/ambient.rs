@@ -81,7 +81,8 @@ fn the_gateway_leads_to_what_it_was_given() {
     let (_folder, data) = scratch();
     let served = serve_with(&data, &[]);
     for path in [
-        "/",
+        "/index.html",
+        "/chatroom/front/page",
         "/nobody/x",
         "/restorer",
         "/namespace/x",

@@ -77,6 +77,8 @@ fn every_committed_request_is_current() {
         ),
         ("examples/feed/schema/feed.request", schemas(&["examples/feed/schema/feed.capnp"])),
         ("examples/hello/schema/hello.request", schemas(&["examples/hello/schema/hello.capnp"])),
+        ("examples/chat/schema/chat.request", schemas(&["examples/chat/schema/chat.capnp"])),
+        ("src/classes/index.request", schemas(&["src/classes/index.capnp"])),
         ("src/classes/poll.request", schemas(&["src/classes/poll.capnp"])),
         ("bench/schema/probe.request", schemas(&["bench/schema/probe.capnp"])),
         ("src/host/tests/trial.request", schemas(&["src/host/tests/trial.capnp"])),

@@ -194,7 +194,7 @@ fn a_page_of_an_allowed_origin_asks_first_and_reads_answers() {
         ("GET /counter/x", 200, &["origin"]),
         // Errors come as text or as JSON.
         ("GET /nothing/x", 404, &["accept", "origin"]),
-        ("GET /", 404, &["accept", "origin"]),
+        ("GET /nothing", 404, &["accept", "origin"]),
     ] {
         let answer = ask(request, page);
         assert_eq!(answer.status, status, "{request}");

@@ -36,6 +36,7 @@ mod links;
 mod misled;
 mod once;
 mod operators;
+mod pages;
 mod passing;
 #[path = "../passing/passing_capnp.rs"]
 mod passing_capnp;
@@ -48,6 +49,7 @@ mod serve;
 mod share;
 mod shares;
 mod shutdown;
+mod sockets;
 mod stderr;
 #[path = "../support/mod.rs"]
 mod support;

@@ -1,9 +1,10 @@
-//! A number that survives everything.
+//! A number that survives everything, and a page that shows it live.
 
 use std::rc::Rc;
 
-use capstead::http::{self, Answer, Body, Request, StatusCode, http_service};
-use capstead::{Context, Object, Result, Stored, conflict};
+use capstead::http::{self, Answer, Body, HeaderValue, Message, Request, Response, StatusCode};
+use capstead::http::{Socket, SocketHandler, Sockets, http_service};
+use capstead::{Context, Object, Result, Stored, conflict, failed};
 
 use crate::counter_capnp::counter;
 
@@ -11,6 +12,8 @@ use crate::counter_capnp::counter;
 #[derive(Debug)]
 pub struct Counter {
     value: Stored<i64>,
+    /// The windows that show it.
+    windows: Sockets,
 }
 
 impl Object for Counter {
@@ -18,7 +21,7 @@ impl Object for Counter {
     type Client = counter::Client;
 
     async fn wake(ctx: Context) -> Result<Self> {
-        Ok(Counter { value: ctx.stored("value")? })
+        Ok(Counter { value: ctx.stored("value")?, windows: ctx.sockets() })
     }
 }
 
@@ -26,23 +29,32 @@ impl Counter {
     fn add(&self, by: i64) -> Result<i64> {
         let value =
             self.value.get().checked_add(by).ok_or_else(|| conflict("the counter is full"))?;
-        self.value.set(value)?;
-        Ok(value)
+        self.set(value)
     }
 
     fn subtract(&self, by: i64) -> Result<i64> {
         let value =
             self.value.get().checked_sub(by).ok_or_else(|| conflict("the counter is empty"))?;
+        self.set(value)
+    }
+
+    /// Windows show it when it is durable.
+    fn set(&self, value: i64) -> Result<i64> {
         self.value.set(value)?;
+        if !self.windows.is_empty() {
+            self.windows.broadcast(&Message::Text(value.to_string()));
+        }
         Ok(value)
     }
 
-    fn http(&self, request: &Request<Body>) -> Answer {
+    fn http(self: &Rc<Self>, request: &Request<Body>) -> Answer {
         let by = http::query(request, "by").unwrap_or_else(|| "1".into()).parse();
         let by: i64 =
             by.map_err(|_| http::refuse(StatusCode::BAD_REQUEST, "by must be a number"))?;
         let value = match (request.method().as_str(), request.uri().path()) {
             ("GET", "/") => self.value.get(),
+            ("GET", "/page") => return Ok(page()),
+            ("GET", "/live") => return self.windows.accept(self, request)?.answer(),
             ("POST", "/increment") => self.add(by)?,
             ("POST", "/decrement") => self.subtract(by)?,
             (_, "/" | "/increment" | "/decrement") => {
@@ -53,6 +65,32 @@ impl Counter {
         };
         Ok(http::text(StatusCode::OK, value))
     }
+}
+
+impl SocketHandler for Counter {
+    async fn opened(self: Rc<Self>, window: Socket) -> Result<()> {
+        drop(window.send_text(&self.value.get().to_string()));
+        Ok(())
+    }
+
+    /// The page's buttons make requests, as everybody does.
+    async fn message(self: Rc<Self>, _: Socket, _: Message) -> Result<()> {
+        Err(failed("a counter only tells: count by a POST"))
+    }
+}
+
+fn page() -> Response<Body> {
+    let mut response = Response::new(Body::from(include_str!("../page/counter.html")));
+    let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+                  connect-src 'self'";
+    for (name, value) in [
+        ("content-type", "text/html; charset=utf-8"),
+        ("content-security-policy", policy),
+        ("x-content-type-options", "nosniff"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
 }
 
 impl counter::Server for Counter {

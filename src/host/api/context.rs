@@ -19,6 +19,7 @@ use crate::host::engine::facet::Maker;
 use crate::host::engine::gated::{self, Gated};
 use crate::host::engine::instance::Instance;
 use crate::host::engine::right::Right;
+use crate::http::Sockets;
 use crate::membrane::dispatch;
 
 /// An object's access to everything outside its fields. Cheap to clone.
@@ -52,6 +53,11 @@ impl Context {
     /// The object's name in its namespace; none if it is anonymous.
     pub fn name(&self) -> Option<&str> {
         self.0.spec.key.as_deref()
+    }
+
+    /// Milliseconds since 1970, by the clock of the host: it may be put back.
+    pub fn now_ms(&self) -> u64 {
+        self.0.vat.clock.now_ms()
     }
 
     /// The object's private, ordered, transactional storage.
@@ -129,6 +135,13 @@ impl Context {
     pub fn capability<C: FromServer<S>, S: 'static>(&self, server: Rc<S>) -> C {
         let made = gated::made(&self.0, Maker::Context(dispatch::<C, S>(server)));
         C::new(Gated::wrap(&self.0, made))
+    }
+
+    /// The object's WebSockets: it accepts them, and sends on all of them. Asked for once, in
+    /// [`Object::wake`].
+    pub fn sockets(&self) -> Sockets {
+        let ctx = self.clone();
+        Sockets::new(move |incoming| ctx.capability(incoming))
     }
 
     /// Makes a reference to this object, a text to give away, in the present turn. **The text is a

@@ -1,0 +1,5 @@
+//! Generates `chat_capnp` from the schema.
+
+fn main() {
+    capstead_build::compile(&["schema/chat.capnp"]);
+}

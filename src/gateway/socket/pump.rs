@@ -1,0 +1,350 @@
+//! The task of one WebSocket: it moves what the client sends to the object, and what the object sends to the
+//! client, each way in order, and brings the socket to its end.
+//!
+//! Invariants:
+//! - The object is told of the end once: by a close, or by losing its client where there was none.
+//! - A client that says nothing, doesn't read, or doesn't answer a close frame is cut.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use capnp::capability::Promise;
+use futures::future::{FutureExt, pending};
+use futures::stream::{FuturesUnordered, SplitSink, SplitStream};
+use futures::{SinkExt, StreamExt};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::error::CapacityError;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
+use tokio_util::sync::CancellationToken;
+
+use super::outbox::{Line, Next, Outbox};
+use crate::error::said;
+use crate::gateway::limits::{HttpLimits, Taken};
+use crate::limits::{SOCKET_CLOSE_SECS, SOCKET_UNHANDLED_BYTES_MAX, SOCKET_UNHANDLED_MAX};
+use crate::schema::http_capnp::web_socket;
+
+/// Codes of close frames (RFC 6455, section 7.4.1).
+const GOING_AWAY: u16 = 1001;
+const WRONG: u16 = 1002;
+const NONE: u16 = 1005;
+const NOT_UTF8: u16 = 1007;
+const TOO_LARGE: u16 = 1009;
+const FAILED: u16 = 1011;
+const TRY_LATER: u16 = 1013;
+
+/// Buffers of an idle socket are small; a large message has its own memory while it is here.
+const BUFFER_BYTES: usize = 4 << 10;
+
+/// The time in which the other side does its part of an end.
+const CLOSE_TIME: Duration = Duration::from_secs(SOCKET_CLOSE_SECS);
+
+type Socket = WebSocketStream<TokioIo<Upgraded>>;
+
+/// A socket that an object accepted.
+pub(in crate::gateway) struct Pump {
+    /// Leads to the object.
+    pub(in crate::gateway) up: web_socket::Client,
+    pub(in crate::gateway) outbox: Line,
+    /// The request that made it; others than our own objects may end the socket with it.
+    pub(in crate::gateway) call: Promise<(), capnp::Error>,
+    pub(in crate::gateway) taken: Rc<Taken>,
+    /// Resolves when the server ends.
+    pub(in crate::gateway) stop: CancellationToken,
+}
+
+/// Why reading came to an end.
+enum Read {
+    /// The client's close frame, with the code and the reason.
+    Close(u16, String),
+    /// The client broke a rule, and is told so.
+    Wrong(u16, &'static str),
+    /// The object takes no more.
+    Failed(capnp::Error),
+    Lost,
+}
+
+/// Why writing came to an end.
+enum Written {
+    /// A close frame went out.
+    Close,
+    /// The client didn't read, or isn't there.
+    Lost,
+}
+
+impl Pump {
+    /// Moves frames until the socket has ended.
+    pub(in crate::gateway) async fn run(self, upgrade: OnUpgrade) {
+        let Self { up, outbox, call, taken, stop } = self;
+        let metrics = taken.metrics.clone();
+        let limits = taken.limits;
+        let Ok(Ok(upgraded)) = timeout(limits.head, upgrade).await else { return };
+        metrics.http_sockets.add(1);
+        let config = config(&limits);
+        let socket =
+            Socket::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
+        let (sink, stream) = socket.split();
+        let heard = Heard { last: Cell::new(Instant::now()), waits: Cell::default() };
+        let mut moving = Moving { up, outbox: outbox.0.clone(), heard, limits, sink, stream };
+        let close = moving.run(call, stop).await;
+        drop(outbox);
+        match close {
+            Some(()) => moving.finish().await,
+            None => metrics.http_sockets_lost_total.add(1),
+        }
+        metrics.http_sockets.subtract(1);
+    }
+}
+
+fn config(limits: &HttpLimits) -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(BUFFER_BYTES)
+        .write_buffer_size(BUFFER_BYTES)
+        .max_message_size(Some(limits.socket_message_bytes))
+        .max_frame_size(Some(limits.socket_message_bytes))
+}
+
+/// The times at which a client was heard.
+struct Heard {
+    last: Cell<Instant>,
+    /// Nothing is read now: the object is slow, and not the client.
+    waits: Cell<bool>,
+}
+
+/// A socket whose frames move.
+struct Moving {
+    up: web_socket::Client,
+    outbox: Rc<Outbox>,
+    heard: Heard,
+    limits: HttpLimits,
+    sink: SplitSink<Socket, Message>,
+    stream: SplitStream<Socket>,
+}
+
+impl Moving {
+    /// None if the client is lost; else close frames went both ways, as far as the client had time to.
+    async fn run(
+        &mut self,
+        call: Promise<(), capnp::Error>,
+        stop: CancellationToken,
+    ) -> Option<()> {
+        let Self { up, outbox, heard, limits, sink, stream } = self;
+        let mut writing = std::pin::pin!(write(outbox, sink));
+        let read = {
+            let mut reading = std::pin::pin!(read(up, heard, stream));
+            let mut silence = std::pin::pin!(heard.silence(outbox, limits.socket_idle));
+            let mut call = std::pin::pin!(failure(call));
+            let mut stop = std::pin::pin!(stop.cancelled().fuse());
+            loop {
+                tokio::select! {
+                    written = &mut writing => match written {
+                        Written::Close => break None,
+                        Written::Lost => return None,
+                    },
+                    read = &mut reading => break Some(read),
+                    error = &mut call => break Some(Read::Failed(error)),
+                    () = &mut silence => return None,
+                    () = &mut stop => outbox.close(GOING_AWAY, "the server is going away"),
+                }
+            }
+        };
+        let due = Instant::now() + CLOSE_TIME;
+        let written = match read {
+            None => Written::Close,
+            Some(Read::Lost) => return None,
+            Some(Read::Close(code, reason)) => {
+                tell(up, code, &reason);
+                // The answer to it goes out as the last frame.
+                return Some(());
+            }
+            Some(Read::Wrong(code, reason)) => {
+                outbox.close(code, reason);
+                tell(up, code, reason);
+                // What else comes can't be understood.
+                return timeout_at(due, writing).await.ok().map(drop);
+            }
+            Some(Read::Failed(error)) => {
+                let is_over = error.kind == capnp::ErrorKind::Overloaded;
+                outbox.close(if is_over { TRY_LATER } else { FAILED }, said(&error));
+                timeout_at(due, writing).await.ok()?
+            }
+        };
+        match written {
+            Written::Lost => None,
+            Written::Close => timeout_at(due, answer(up, stream)).await.ok()?,
+        }
+    }
+
+    /// Ends the connection so that the last frame isn't lost: what the client still sends is thrown away, as the
+    /// system would else throw away what it was sent.
+    async fn finish(self) {
+        let Self { mut sink, stream, .. } = self;
+        let ending = async {
+            // The answer to the client's close frame may still be here; it may be gone as well.
+            let _ = sink.flush().await;
+            let Ok(socket) = sink.reunite(stream) else { return };
+            let mut connection = socket.into_inner();
+            let mut rest = vec![0; BUFFER_BYTES];
+            if connection.shutdown().await.is_ok() {
+                while connection.read(&mut rest).await.is_ok_and(|bytes| bytes > 0) {}
+            }
+        };
+        // Whoever isn't done by then is cut.
+        let _ = timeout(CLOSE_TIME, ending).await;
+    }
+}
+
+/// Resolves only if the request failed.
+async fn failure(call: Promise<(), capnp::Error>) -> capnp::Error {
+    match call.await {
+        Ok(()) => pending().await,
+        Err(error) => error,
+    }
+}
+
+/// Waits for the answer to a close frame. Nobody takes messages any more.
+async fn answer(up: &web_socket::Client, stream: &mut SplitStream<Socket>) -> Option<()> {
+    while let Some(Ok(message)) = stream.next().await {
+        if let Message::Close(frame) = message {
+            let (code, reason) = said_in(frame);
+            tell(up, code, &reason);
+            return Some(());
+        }
+    }
+    None
+}
+
+/// Tells the object of the end. It has the call when this returns.
+fn tell(up: &web_socket::Client, code: u16, reason: &str) {
+    let mut close = up.close_request();
+    close.get().set_code(code);
+    close.get().set_reason(reason);
+    drop(close.send());
+}
+
+fn said_in(frame: Option<tokio_tungstenite::tungstenite::protocol::CloseFrame>) -> (u16, String) {
+    frame.map_or((NONE, String::new()), |frame| (frame.code.into(), frame.reason.to_string()))
+}
+
+/// Writes what the object sends, to the close frame.
+async fn write(outbox: &Outbox, sink: &mut SplitSink<Socket, Message>) -> Written {
+    loop {
+        let (frames, bytes) = match outbox.next().await {
+            Next::Frames(frames, bytes) => (frames, bytes),
+            Next::Gone => return Written::Lost,
+            Next::Lost => {
+                outbox.close(FAILED, "the object ended");
+                continue;
+            }
+        };
+        let is_last = matches!(frames.last(), Some(Message::Close(_)));
+        let writing = async {
+            for frame in frames {
+                sink.feed(frame).await?;
+            }
+            sink.flush().await
+        };
+        let written = tokio::select! {
+            biased;
+            () = outbox.gone() => return Written::Lost,
+            written = writing => written,
+        };
+        outbox.wrote(bytes);
+        match written {
+            Ok(()) if is_last => return Written::Close,
+            Ok(()) => {}
+            // After the client's close frame nothing may be written, and reading says so.
+            Err(Error::Protocol(_) | Error::ConnectionClosed) => pending().await,
+            Err(_) => return Written::Lost,
+        }
+    }
+}
+
+/// Hands what comes to the object, in order, and no more than that has time for.
+async fn read(up: &web_socket::Client, heard: &Heard, stream: &mut SplitStream<Socket>) -> Read {
+    let (mut handled, mut bytes) = (FuturesUnordered::new(), 0);
+    loop {
+        let is_full = handled.len() >= SOCKET_UNHANDLED_MAX || bytes > SOCKET_UNHANDLED_BYTES_MAX;
+        heard.waits.set(is_full);
+        let message = tokio::select! {
+            Some((length, outcome)) = handled.next() => {
+                if let Err(error) = outcome {
+                    return Read::Failed(error);
+                }
+                bytes -= length;
+                continue;
+            }
+            message = stream.next(), if !is_full => message,
+        };
+        heard.last.set(Instant::now());
+        let (length, sent) = match message {
+            Some(Ok(Message::Text(text))) => (text.len(), send_text(up, &text)),
+            Some(Ok(Message::Binary(data))) => (data.len(), send_data(up, &data)),
+            // The library answers pings, and nobody asks for single frames.
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
+            Some(Ok(Message::Close(frame))) => {
+                let (code, reason) = said_in(frame);
+                return Read::Close(code, reason);
+            }
+            Some(Err(error)) => return wrong(&error),
+            None => return Read::Lost,
+        };
+        bytes += length;
+        handled.push(sent.map(move |outcome| (length, outcome)));
+    }
+}
+
+fn send_text(up: &web_socket::Client, text: &str) -> Promise<(), capnp::Error> {
+    let mut send = up.send_text_request();
+    send.get().set_text(text);
+    send.send()
+}
+
+fn send_data(up: &web_socket::Client, data: &[u8]) -> Promise<(), capnp::Error> {
+    let mut send = up.send_data_request();
+    send.get().set_data(data);
+    send.send()
+}
+
+fn wrong(error: &Error) -> Read {
+    use tokio_tungstenite::tungstenite::error::ProtocolError;
+    match error {
+        Error::Utf8(_) => Read::Wrong(NOT_UTF8, "the text is not UTF-8"),
+        Error::Capacity(CapacityError::MessageTooLong { .. }) => {
+            Read::Wrong(TOO_LARGE, "the message is too large")
+        }
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Read::Lost,
+        Error::Protocol(_) => Read::Wrong(WRONG, "the frame is malformed"),
+        _ => Read::Lost,
+    }
+}
+
+impl Heard {
+    /// Resolves when the client was silent for so long, though it was asked by then.
+    async fn silence(&self, outbox: &Outbox, idle: Duration) {
+        let mut asked = None;
+        loop {
+            if self.waits.get() {
+                self.last.set(Instant::now());
+            }
+            let last = self.last.get();
+            let quiet = last.elapsed();
+            if quiet >= idle {
+                return;
+            }
+            if quiet < idle / 2 {
+                sleep_until(last + idle / 2).await;
+            } else {
+                if asked.replace(last) != Some(last) {
+                    outbox.control(Message::Ping(Bytes::new()));
+                }
+                sleep_until(last + idle).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! WebSockets as a class holds them: it accepts one in the answer to a request, sends on it, and its
+//! [`SocketHandler`] is told what comes.
+//!
+//! Invariants:
+//! - All that comes on a socket is a call of the object, so it is a turn, and in order.
+//! - `closed` is called once for each socket that was accepted, whatever became of it, and after it nothing
+//!   of that socket.
+//! - Nothing here keeps the object's value alive: a socket ends with it.
+
+mod incoming;
+mod open;
+
+use std::cell::RefCell;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+
+use capnp::capability::Promise;
+
+use crate::error::{Result, disconnected, failed, said};
+use crate::limits::{SOCKET_ATTACHMENT_BYTES_MAX, SOCKET_REASON_BYTES_MAX};
+use crate::schema::http_capnp::web_socket;
+use open::Set;
+pub use open::{Accept, Sockets, is_upgrade};
+
+/// The code of a connection that was lost.
+const LOST: u16 = 1006;
+/// Of a handler that failed.
+const FAILED: u16 = 1011;
+
+/// One message of a WebSocket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// UTF-8.
+    Text(String),
+    /// Any bytes.
+    Data(Vec<u8>),
+}
+
+impl From<&str> for Message {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+/// The way in which a socket ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Closed {
+    /// That of the client's close frame; 1005 if it had none, and 1006 if the connection was lost.
+    pub code: u16,
+    /// That of the close frame; empty if there was none.
+    pub reason: String,
+}
+
+impl Closed {
+    /// Tells whether it was closed by frames, and not lost.
+    pub fn is_clean(&self) -> bool {
+        self.code != LOST
+    }
+}
+
+/// A class that accepts WebSockets: what comes on them.
+///
+/// Each of these is run as a method is: its polls are turns, and what it sends leaves when what it wrote
+/// before is durable. Messages of a socket start in order. One that awaits lets the next begin, unless the class
+/// is exclusive, and a client whose messages have much to wait for is read more slowly.
+///
+/// An error closes the socket with the code 1011 and its sentence. A panic ends the object as ever, and all
+/// its sockets with 1011.
+pub trait SocketHandler: Sized + 'static {
+    /// A socket was accepted: what is sent on it now comes first. It runs in the turn of the request.
+    fn opened(self: Rc<Self>, socket: Socket) -> impl Future<Output = Result<()>> {
+        drop(socket);
+        async { Ok(()) }
+    }
+
+    /// A message came.
+    fn message(
+        self: Rc<Self>,
+        socket: Socket,
+        message: Message,
+    ) -> impl Future<Output = Result<()>>;
+
+    /// The socket is closed, by whomever, and no longer among the object's [`Sockets`].
+    fn closed(self: Rc<Self>, socket: Socket, closed: Closed) -> impl Future<Output = Result<()>> {
+        drop((socket, closed));
+        async { Ok(()) }
+    }
+}
+
+/// One WebSocket. Cheap to clone; two are equal if they are the same socket.
+#[derive(Clone)]
+pub struct Socket(Rc<Inner>);
+
+struct Inner {
+    number: u64,
+    tags: Vec<String>,
+    attachment: RefCell<Vec<u8>>,
+    /// The way to the client; none once the socket has ended.
+    down: RefCell<Option<web_socket::Client>>,
+    set: Weak<Set>,
+}
+
+/// A message on its way. It leaves whether or not this is awaited; whoever awaits it sends no faster than the
+/// client reads. The error says that the socket has ended, or that its client didn't read for too long.
+#[must_use = "drop it to send without waiting for the client"]
+pub struct Sending(Promise<(), capnp::Error>);
+
+impl fmt::Debug for Sending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sending").finish_non_exhaustive()
+    }
+}
+
+impl Future for Sending {
+    type Output = Result<()>;
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+impl Socket {
+    /// Tells whether it has this tag.
+    pub fn has_tag(&self, tag: &str) -> bool {
+        self.0.tags.iter().any(|other| other == tag)
+    }
+
+    /// The tags with which it was accepted.
+    pub fn tags(&self) -> &[String] {
+        &self.0.tags
+    }
+
+    /// The bytes that the object keeps with it.
+    pub fn attachment(&self) -> Vec<u8> {
+        self.0.attachment.borrow().clone()
+    }
+
+    /// Keeps other bytes with it.
+    ///
+    /// # Errors
+    /// When they are more than 16 KiB; the others stay then.
+    pub fn attach(&self, bytes: impl Into<Vec<u8>>) -> Result<()> {
+        let bytes = bytes.into();
+        check_attachment(&bytes)?;
+        self.0.attachment.replace(bytes);
+        Ok(())
+    }
+
+    /// Sends a message. Messages leave in the order in which they were sent.
+    pub fn send(&self, message: &Message) -> Sending {
+        match message {
+            Message::Text(text) => self.send_text(text),
+            Message::Data(bytes) => self.send_data(bytes),
+        }
+    }
+
+    /// Sends a text.
+    pub fn send_text(&self, text: &str) -> Sending {
+        let Some(down) = &*self.0.down.borrow() else { return Sending(Promise::err(over())) };
+        let mut send = down.send_text_request();
+        send.get().set_text(text);
+        Sending(send.send())
+    }
+
+    /// Sends bytes.
+    pub fn send_data(&self, bytes: &[u8]) -> Sending {
+        let Some(down) = &*self.0.down.borrow() else { return Sending(Promise::err(over())) };
+        let mut send = down.send_data_request();
+        send.get().set_data(bytes);
+        Sending(send.send())
+    }
+
+    /// Sends a close frame, after all that was sent before. The socket ends when the client has answered it,
+    /// or had time to: [`SocketHandler::closed`] says so. A reason has at most 123 bytes; what is longer is
+    /// cut.
+    pub fn close(&self, code: u16, reason: &str) {
+        if let Some(down) = &*self.0.down.borrow() {
+            let mut close = down.close_request();
+            close.get().set_code(code);
+            close.get().set_reason(cut(reason));
+            drop(close.send());
+        }
+    }
+
+    fn close_on_error(&self, outcome: Result<()>) {
+        if let Err(error) = outcome {
+            self.close(FAILED, said(&error));
+        }
+    }
+}
+
+fn check_attachment(bytes: &[u8]) -> Result<()> {
+    if bytes.len() > SOCKET_ATTACHMENT_BYTES_MAX {
+        let most = SOCKET_ATTACHMENT_BYTES_MAX;
+        return Err(failed(format!(
+            "a socket's attachment has at most {most} bytes: store the rest"
+        )));
+    }
+    Ok(())
+}
+
+fn over() -> capnp::Error {
+    disconnected("the socket is closed")
+}
+
+/// A reason as a close frame may have it.
+fn cut(reason: &str) -> &str {
+    &reason[..reason.floor_char_boundary(SOCKET_REASON_BYTES_MAX)]
+}
+
+impl PartialEq for Socket {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.number == other.0.number && self.0.set.ptr_eq(&other.0.set)
+    }
+}
+
+impl Eq for Socket {}
+
+impl Hash for Socket {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.number.hash(state);
+    }
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { number, tags, .. } = &*self.0;
+        f.debug_struct("Socket").field("number", number).field("tags", tags).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_cut_between_two_letters() {
+        assert_eq!(cut("short"), "short");
+        let long = format!("{}ü", "x".repeat(122));
+        assert_eq!(cut(&long).len(), 122);
+    }
+}
