@@ -4,6 +4,7 @@ fn main() {
     capstead_build::compile(&["schema/cluster.capnp", "schema/admin.capnp"]);
     capstead_build::compile(&["examples/counter/schema/counter.capnp"]);
     capstead_build::compile(&["src/classes/poll.capnp"]);
+    capstead_build::compile(&["src/dynamic/every.capnp"]);
     capstead_build::compile(&["src/host/tests/trial.capnp"]);
     capstead_build::compile(&["src/host/tests/programs/actor.capnp"]);
     capstead_build::compile(&["tests/passing/passing.capnp"]);

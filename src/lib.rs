@@ -137,6 +137,7 @@ extern crate self as capstead;
 pub mod classes;
 pub(crate) mod cli;
 pub(crate) mod clock;
+pub(crate) mod dynamic;
 pub(crate) mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -159,7 +160,7 @@ pub(crate) mod supervisor;
 
 // Generated code names itself by these paths.
 #[cfg(test)]
-use schema::{actor_capnp, trial_capnp};
+use schema::{actor_capnp, every_capnp, trial_capnp};
 use schema::{admin_capnp, cluster_capnp};
 pub use schema::{counter_capnp, poll_capnp};
 

@@ -15,7 +15,8 @@
 //! ```
 //!
 //! Beside what `capnpc` generates, each client implements `capstead_client::Interface`, by which grants name
-//! methods as the schema does. So a crate with generated code depends on `capnp` and on `capstead-client`.
+//! methods as the schema does, and which has the schema itself, by which the server answers JSON. So a crate
+//! with generated code depends on `capnp` and on `capstead-client`.
 //!
 //! A schema may `import "/capstead/facet.capnp"`, `"/capstead/http.capnp"`, `"/capstead/restorer.capnp"`
 //! and `"/capstead/sturdyref.capnp"`, whose code the crate `capstead_client` has.

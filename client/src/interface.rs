@@ -20,6 +20,11 @@ pub trait Interface {
     /// Its methods, inherited ones among them: the id of the interface, the ordinal, and a name such as
     /// `Counter.read`.
     const METHODS: &'static [Named];
+    /// The interface's id.
+    const ID: u64;
+    /// Its schema, with all that it speaks of: the `CodeGeneratorRequest` of the tool `capnp`, by which programs
+    /// call methods that they have no code for.
+    const SCHEMA: &'static [u8];
 }
 
 /// The methods of these names: of the interface `C`, or of those that every object answers.
