@@ -10,7 +10,9 @@ pub use poll::Poll;
 
 use crate::Server;
 
-/// A server with all bundled classes: [`Counter`], and [`Poll`], whose options are counters.
+/// A server with all bundled classes: [`Counter`], and [`Poll`], whose options are counters. All their methods can
+/// be called in JSON.
 pub fn bundled(data: impl Into<std::path::PathBuf>) -> Server {
-    Server::new(data).class::<Counter>().class::<Poll>().bind::<Poll, Counter>("votes")
+    let server = Server::new(data).class::<Counter>().class::<Poll>();
+    server.bind::<Poll, Counter>("votes").json_calls()
 }

@@ -1,5 +1,6 @@
 //! Serves HTTP/1 and turns each request into one call of `HttpService`.
 
+use std::cell::OnceCell;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use super::ask::{Failure, ask};
 use super::cors;
 use super::door::Door;
 use super::head;
+use super::json::JsonCalls;
 use super::limits::{HttpLimits, Taken};
 use super::objects::{Given, Objects};
 use super::paced::Paced;
@@ -23,6 +25,7 @@ use crate::http::{Body, Held, Refusal, refuse};
 use crate::limits::{HTTP_BODY_BYTES_MAX, NAME_BYTES_MAX};
 use crate::metrics::Metrics;
 use crate::net::Place;
+use crate::schema::restorer_capnp::restorer;
 
 /// The most that a connection buffers, the head of a request among it.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
@@ -39,7 +42,9 @@ const FULL: &[u8] =
 
 /// A gateway with the namespaces that it serves.
 pub(crate) struct Gateway {
-    objects: Objects,
+    pub(super) objects: Objects,
+    /// Empty where no methods are called in JSON.
+    pub(super) json: OnceCell<JsonCalls>,
     metrics: Arc<Metrics>,
 }
 
@@ -48,12 +53,20 @@ impl Gateway {
         namespaces: impl IntoIterator<Item = (String, Given)>,
         metrics: Arc<Metrics>,
     ) -> Rc<Self> {
-        Rc::new(Self { objects: Objects::new(namespaces.into_iter()), metrics })
+        let (objects, json) = (Objects::new(namespaces.into_iter()), OnceCell::new());
+        Rc::new(Self { objects, json, metrics })
+    }
+
+    /// Lets any method be called in JSON from now on, with references that `restorer` restores.
+    pub(crate) fn serve_json(&self, restorer: restorer::Client) {
+        // A second time changes nothing.
+        let _ = self.json.set(JsonCalls::new(restorer));
     }
 
     /// A link broke by which some of its capabilities came: all are asked for anew when they are needed.
     pub(crate) fn forget_all(&self) {
         self.objects.forget_all();
+        self.json.get().into_iter().for_each(JsonCalls::forget);
     }
 
     /// Serves connections until `stop` resolves; then requests under way are answered, and it ends.
@@ -186,11 +199,11 @@ impl Served {
     ) -> std::result::Result<Response<Bytes>, Refusal> {
         let uri = parts.uri.clone();
         let path = uri.path_and_query().map_or("", |path| path.as_str());
-        let Some(route) = route(path) else { return Err(nothing()) };
-        if route.key.len() > NAME_BYTES_MAX {
-            let reason = format!("The name of an object has at most {NAME_BYTES_MAX} bytes.\n");
-            return Err(refuse(StatusCode::URI_TOO_LONG, reason));
+        if let Some((calls, path)) = self.gateway.json_path(path) {
+            return Ok(self.gateway.answer_json(calls, path, parts, body, &self.taken).await);
         }
+        let Some(route) = route(path) else { return Err(nothing()) };
+        check_name(&route)?;
         head::strip(&mut parts.headers);
         if let Some(name) = head::not_text(&parts.headers) {
             let reason = format!("The value of the header {name} is not UTF-8.\n");
@@ -218,8 +231,16 @@ impl Served {
     }
 }
 
+pub(super) fn check_name(route: &Route<'_>) -> std::result::Result<(), Refusal> {
+    if route.key.len() <= NAME_BYTES_MAX {
+        return Ok(());
+    }
+    let reason = format!("The name of an object has at most {NAME_BYTES_MAX} bytes.\n");
+    Err(refuse(StatusCode::URI_TOO_LONG, reason))
+}
+
 /// No class can say the first two: these are the server's.
-fn refusal(error: capnp::Error) -> Refusal {
+pub(super) fn refusal(error: capnp::Error) -> Refusal {
     if is_revoked(&error) {
         return Refusal::of(StatusCode::FORBIDDEN, &error);
     }
@@ -229,12 +250,12 @@ fn refusal(error: capnp::Error) -> Refusal {
     error.into()
 }
 
-fn nothing() -> Refusal {
+pub(super) fn nothing() -> Refusal {
     refuse(StatusCode::NOT_FOUND, "There is nothing at this path.\n")
 }
 
 /// A response of the gateway's own, which is small.
-fn own(response: Response<Body>) -> Response<Bytes> {
+pub(super) fn own(response: Response<Body>) -> Response<Bytes> {
     response.map(|body| Bytes::from(body.into_bytes()))
 }
 
@@ -249,7 +270,10 @@ fn log_end(ended: hyper::Result<()>) {
 }
 
 /// The whole body, or why there is none.
-async fn read_body(mut body: Incoming, taken: &Taken) -> std::result::Result<Held, Refusal> {
+pub(super) async fn read_body(
+    mut body: Incoming,
+    taken: &Taken,
+) -> std::result::Result<Held, Refusal> {
     let mut held = taken.body();
     if hyper::body::Body::is_end_stream(&body) {
         return Ok(held);

@@ -356,6 +356,9 @@ async fn start_on(
         threads.push(start_thread(parts, &hub).await?);
     }
     let (gateway, references) = start_gateway(&host, &keys, &classes, &hint, &metrics).await?;
+    if server.json_calls {
+        gateway.serve_json(host.agent.restorer());
+    }
     // Set once, here.
     let _ = hub.gateway.set(gateway.clone());
     let stop_gateway = CancellationToken::new();

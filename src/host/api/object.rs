@@ -83,7 +83,8 @@ pub trait Object: Sized + 'static {
 /// The class as a host knows it.
 pub(crate) fn class_of<C: Object>() -> Class {
     let calls = (wake::<C> as fn(_) -> _, granting::dispatch as _);
-    Class::new(C::CLASS, C::EXCLUSIVE, <C::Client as Interface>::METHODS, calls)
+    let schema = (<C::Client as Interface>::ID, <C::Client as Interface>::SCHEMA);
+    Class::new(C::CLASS, C::EXCLUSIVE, <C::Client as Interface>::METHODS, schema, calls)
 }
 
 fn wake<C: Object>(instance: Rc<Instance>) -> Waking {

@@ -41,6 +41,8 @@ pub(crate) struct Class {
     pub(crate) is_exclusive: bool,
     /// Those of its objects; empty if they aren't known.
     pub(in crate::host) methods: &'static [(u64, u16, &'static str)],
+    /// The id of its objects' interface, and the schema of that.
+    pub(in crate::host) schema: (u64, &'static [u8]),
     /// Which of the host's classes it is.
     pub(in crate::host) number: u32,
     pub(crate) bindings: Vec<Binding>,
@@ -63,6 +65,7 @@ impl Class {
         name: &'static str,
         is_exclusive: bool,
         methods: &'static [(u64, u16, &'static str)],
+        schema: (u64, &'static [u8]),
         (wake, grant_calls): (Wake, GrantCalls),
     ) -> Self {
         let (bindings, object_limit, total_limit) = (Vec::new(), OBJECT_BYTES_MAX, None);
@@ -73,6 +76,7 @@ impl Class {
             grant_calls,
             is_exclusive,
             methods,
+            schema,
             number,
             bindings,
             object_limit,
