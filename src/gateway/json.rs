@@ -141,7 +141,7 @@ impl Gateway {
             _ => return Err(nothing()),
         };
         let class = self.class(calls, name).await?;
-        let mut response = Response::new(class.open_api(name)?);
+        let mut response = Response::new(class.open_api()?);
         let kind = HeaderValue::from_static("application/json");
         response.headers_mut().insert(CONTENT_TYPE, kind);
         Ok(response)

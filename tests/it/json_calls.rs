@@ -336,7 +336,7 @@ fn capabilities_are_references_where_they_are_asked_for() {
 fn a_class_describes_itself_as_open_api() {
     with_server(2, async |running| {
         let mut json = Json::connect(running).await;
-        for path in ["/json/Counter", "/json/Counter/", "/json/Counter/visits"] {
+        for path in ["/json/counter", "/json/Counter/", "/json/Counter/visits"] {
             let api = json.ask("GET", path, "", "").await.json;
             assert_eq!(api["openapi"], "3.1.0");
             assert_eq!(api["info"]["title"], "Counter");

@@ -73,12 +73,12 @@ impl Class {
         }
     }
 
-    /// Its description as OpenAPI 3.1, with paths on which the class is called `asked` as it was asked for.
-    pub(super) fn open_api(&self, asked: &str) -> Answer<Bytes> {
+    /// Its description as OpenAPI 3.1.
+    pub(super) fn open_api(&self) -> Answer<Bytes> {
         if let Some(described) = self.described.get() {
             return Ok(described.clone());
         }
-        let described = self.describe(asked).map_err(|error| {
+        let described = self.describe().map_err(|error| {
             let why = format!("{} can't be described: {error}\n", self.name);
             refuse(StatusCode::INTERNAL_SERVER_ERROR, why)
         })?;
@@ -86,7 +86,7 @@ impl Class {
         Ok(self.described.get_or_init(|| described).clone())
     }
 
-    fn describe(&self, class: &str) -> std::result::Result<Value, Unfit> {
+    fn describe(&self) -> std::result::Result<Value, Unfit> {
         let (mut shapes, mut paths) = (Shapes::new(&self.table), Map::new());
         for method in &self.methods {
             let (params, results) = (shapes.of(&method.params)?, shapes.of(&method.results)?);
@@ -109,7 +109,8 @@ impl Class {
                                 "content": {"application/problem+json": {"schema": problem()}}},
                 },
             });
-            paths.insert(format!("/json/{class}/{{name}}/{name}"), json!({"post": operation}));
+            paths
+                .insert(format!("/json/{}/{{name}}/{name}", self.name), json!({"post": operation}));
         }
         Ok(json!({
             "openapi": "3.1.0",
