@@ -6,6 +6,7 @@ fn main() {
     capstead_build::compile(&["examples/chat/schema/chat.capnp"]);
     capstead_build::compile(&["src/classes/index.capnp"]);
     capstead_build::compile(&["src/classes/poll.capnp"]);
+    capstead_build::compile(&["src/dynamic/every.capnp"]);
     capstead_build::compile(&["src/host/tests/trial.capnp"]);
     capstead_build::compile(&["src/host/tests/programs/actor.capnp"]);
     capstead_build::compile(&["tests/passing/passing.capnp"]);

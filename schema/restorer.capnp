@@ -60,4 +60,9 @@ interface Namespace @0xe37b60d8a15c94f2 {
   create @2 () -> (object :Capability);
   # A new object without a name. No other call ever yields it again: whoever drops `object` without
   # having saved a reference has lost it. It exists from its first durable write.
+
+  describe @3 () -> (class :Text, interface :UInt64, schema :Data);
+  # The name of the class, the id of its interface, and the schema of that with all that it speaks of: a
+  # `CodeGeneratorRequest` of `/capnp/schema.capnp`. By it a gateway, or a tool, calls methods for which it has
+  # no code. No object wakes, and the answer stays the same while the server runs.
 }

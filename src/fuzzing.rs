@@ -1,11 +1,16 @@
-//! Entry points for fuzzers: everything that decodes stored bytes. They are built with
+//! Entry points for fuzzers: everything that decodes stored bytes, and JSON with its messages and
+//! schemas. They are built with
 //! `--cfg fuzzing` only.
 //!
 //! Each function takes any bytes, and must neither panic nor take long. None writes anything.
 #![allow(missing_docs, reason = "there are no users but the fuzzers")]
 
+use capstead_client::Interface;
+
+use crate::dynamic::{NoIncoming, NoOutgoing, Root, RootBuilder, Table, parse};
 use crate::host;
 use crate::id::ObjectId;
+use crate::schema::counter_capnp::counter;
 use crate::storage::archive::{ArchiveReader, ArchiveWriter, Frame, Frames, Head, Record, Records};
 use crate::storage::lmdb::layout::keys::RecordPath;
 use crate::storage::lmdb::layout::{EnvironmentRecord, ShardMeta, whole};
@@ -48,6 +53,73 @@ pub fn archive(bytes: &[u8]) {
     }
     Frames::of(bytes).for_each(drop);
     Records::encoded(bytes).into_iter().for_each(drop);
+}
+
+thread_local! {
+    /// The class with the most kinds of fields: it speaks HTTP.
+    static COUNTER: Table =
+        Table::new(<counter::Client as Interface>::SCHEMA).expect("the schema is good");
+}
+
+/// JSON, as the parameters of each method of a class, and then what it became, as JSON again.
+pub fn json(bytes: &[u8]) {
+    let Ok(json) = parse(bytes) else { return };
+    COUNTER.with(|table| {
+        for method in table.methods(<counter::Client as Interface>::ID) {
+            let mut message = capnp::message::Builder::new_default();
+            let root = RootBuilder::of(message.init_root::<capnp::any_pointer::Builder<'_>>());
+            if table.write(&method.params, &json, root, 1 << 20, &mut NoIncoming).is_ok() {
+                let root = message.get_root_as_reader().and_then(Root::of).expect("it was written");
+                let read = table.read(&method.params, root, 8 << 20, &mut NoOutgoing);
+                let read = read.expect("what was JSON can be JSON");
+                assert!(parse(&read).is_ok());
+            }
+        }
+    });
+}
+
+/// A message, as the parameters and results of each method of a class.
+pub fn message(bytes: &[u8]) {
+    let options = capnp::message::ReaderOptions::new();
+    let Ok(message) = capnp::serialize::read_message(bytes, options) else { return };
+    COUNTER.with(|table| {
+        for method in table.methods(<counter::Client as Interface>::ID) {
+            for of in [&method.params, &method.results] {
+                let Ok(root) = message.get_root().and_then(Root::of) else { return };
+                if let Ok(json) = table.read(of, root, 1 << 20, &mut NoOutgoing) {
+                    assert!(json.len() <= 1 << 20 && parse(&json).is_ok());
+                }
+            }
+        }
+    });
+}
+
+/// A schema that a class says it has.
+pub fn schema(bytes: &[u8]) {
+    if let Ok(table) = Table::new(bytes) {
+        drop(table.methods(<counter::Client as Interface>::ID));
+    }
+}
+
+/// Messages, JSON and a schema, from which the fuzzer of JSON starts.
+pub fn json_samples() -> Vec<Vec<u8>> {
+    let mut message = capnp::message::Builder::new_default();
+    let mut params =
+        message.init_root::<crate::schema::http_capnp::http_service::request_params::Builder<'_>>();
+    let mut request = params.reborrow().init_request();
+    request.set_url("/x?y");
+    let mut header = request.init_headers(1).get(0).init_uncommon();
+    header.set_name("a");
+    header.set_value("b");
+    let json = [
+        r#"{"by": "-5"}"#,
+        r#"{"request": {"method": "post", "url": "/x", "headers": [{"uncommon": {"name": "a", "value": "b"}}],
+            "bodySize": {"fixed": 3}}, "context": null}"#,
+    ];
+    let mut samples: Vec<_> = json.iter().map(|json| json.as_bytes().to_vec()).collect();
+    samples.push(capnp::serialize::write_message_to_words(&message));
+    samples.push(<crate::schema::poll_capnp::poll::Client as Interface>::SCHEMA.to_vec());
+    samples
 }
 
 /// One sample of each, from which fuzzers start.

@@ -73,6 +73,7 @@ use crate::error::{Result, failed, overloaded, unimplemented};
 use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_BODY_SECS};
 pub use crate::schema::http_capnp::http_service;
 use crate::schema::http_capnp::{HttpMethod, http_header, http_request, http_response};
+pub(crate) use json::is_json;
 pub use json::{json, read_json};
 use refusal::Form;
 pub use refusal::{Refusal, refuse};

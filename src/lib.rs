@@ -141,6 +141,7 @@ pub mod classes;
 pub(crate) mod cli;
 pub(crate) mod clock;
 pub(crate) mod cursor;
+pub(crate) mod dynamic;
 pub(crate) mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -163,7 +164,7 @@ pub(crate) mod supervisor;
 
 // Generated code refers to itself by these paths.
 #[cfg(test)]
-use schema::{actor_capnp, trial_capnp};
+use schema::{actor_capnp, every_capnp, trial_capnp};
 use schema::{admin_capnp, cluster_capnp};
 pub use schema::{chat_capnp, counter_capnp, index_capnp, poll_capnp};
 

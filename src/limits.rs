@@ -71,6 +71,13 @@ pub(crate) const HTTP_UNENDED_BYTES_MAX: usize = 128 << 20;
 /// Largest body of an HTTP response from an object: the gateway holds it whole.
 pub(crate) const HTTP_RESPONSE_BYTES_MAX: usize = 64 << 20;
 
+/// Largest message that the parameters of a call in JSON make: as large as messages may be.
+pub(crate) const JSON_PARAMS_BYTES_MAX: usize = 8 << 20;
+
+/// References in the parameters of a call in JSON, and those that its results make: each is looked up, or
+/// written, by the owner of its object.
+pub(crate) const JSON_CAPABILITIES_MAX: usize = 64;
+
 /// The time for which an object stays awake without a call, in seconds: waking costs less than 0.2
 /// ms.
 pub(crate) const WARM_SECS: u64 = 60;

@@ -19,6 +19,6 @@ macro_rules! generated {
 
 generated! { admin_capnp chat_capnp cluster_capnp counter_capnp index_capnp poll_capnp }
 #[cfg(test)]
-generated! { actor_capnp trial_capnp }
+generated! { actor_capnp every_capnp trial_capnp }
 
 pub(crate) use capstead_client::{facet_capnp, http_capnp, restorer_capnp, sturdyref_capnp};

@@ -1,4 +1,4 @@
-//! HTTP requests through the gateway, against a bare hyper server.
+//! HTTP requests through the gateway, against a bare hyper server; and calls in JSON, against the class's own HTTP.
 //!
 //! The load is a client of a few lines, because a full one would cost more than the bare server:
 //! one write and one read for each request, and only the necessary bytes are parsed.
@@ -17,7 +17,8 @@ use super::rpc::IN_FLIGHT;
 use capstead::{Result, failed};
 
 /// Names of the rows that this module measures.
-pub(crate) const NAMES: [&str; 2] = ["http-get-64", "http-post-64"];
+pub(crate) const NAMES: [&str; 4] =
+    ["http-get-64", "http-post-64", "json-read-64", "json-increment-64"];
 
 /// Room for a response; those here have about 120 bytes.
 const RESPONSE_BYTES_MAX: usize = 1024;
@@ -42,6 +43,33 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
         let measured = async |until| server.process.watch(ours.run(until)).await;
         let rounds = bench.plan.alternate(name, baseline, measured).await?;
         bench.add(Row::rates(name, &rounds).target(Target::AtLeast(target)));
+    }
+    json(bench, &server).await
+}
+
+/// The same calls by the class's own HTTP and in JSON.
+async fn json(bench: &mut Bench, server: &Capstead) -> Result<()> {
+    let read = (
+        "json-read-64",
+        "GET /counter/bench HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "POST /json/Counter/bench/read HTTP/1.1\r\nHost: localhost\r\ncontent-length: 0\r\n\r\n",
+    );
+    let increment = (
+        "json-increment-64",
+        "POST /counter/bench/increment?by=2 HTTP/1.1\r\nHost: localhost\r\ncontent-length: 0\r\n\r\n",
+        "POST /json/Counter/bench/increment HTTP/1.1\r\nHost: localhost\r\n\
+         content-length: 11\r\n\r\n{\"by\": \"2\"}",
+    );
+    for (name, own, json) in [read, increment] {
+        if !bench.wants(name) {
+            continue;
+        }
+        let theirs = Load::connect(&server.http, own).await?;
+        let ours = Load::connect(&server.http, json).await?;
+        let baseline = async |until| server.process.watch(theirs.run(until)).await;
+        let measured = async |until| server.process.watch(ours.run(until)).await;
+        let rounds = bench.plan.alternate(name, baseline, measured).await?;
+        bench.add(Row::rates(name, &rounds).target(Target::AtLeast(0.8)));
     }
     Ok(())
 }

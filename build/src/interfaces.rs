@@ -1,4 +1,5 @@
-//! Gives each generated client the names of its methods, which generated code alone can't tell.
+//! Gives each generated client the names of its methods and its schema, which generated code can't
+//! tell.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use crate::Error;
 /// A method: the id of its interface, its number, and its name.
 type Method = (u64, u16, String);
 
-/// Implements the trait `Interface` in the code of each file in `out`.
+/// Implements the trait `Interface` in the code of each file in `out`, and leaves the schema beside that.
 pub(crate) fn add(
     message: &[u8],
     out: &Path,
@@ -21,19 +22,23 @@ pub(crate) fn add(
     let mut options = capnp::message::ReaderOptions::new();
     options.traversal_limit_in_words(None);
     let unread = |cause: capnp::Error| Error::new(format!("can't read the request: {cause}"));
+    let request = message;
     let message = capnp::serialize::read_message(message, options).map_err(unread)?;
     let schemas = GeneratorContext::new(&message).map_err(unread)?;
     for file in files {
         let path = out.join(generated(file));
         let mut code =
             std::fs::read_to_string(&path).map_err(|cause| Error::at("read", &path, cause))?;
-        code.push_str(&of_file(&schemas, file).map_err(unread)?);
+        let schema = path.with_extension("schema");
+        let schema_name = schema.file_name().unwrap_or_default().to_string_lossy();
+        code.push_str(&of_file(&schemas, file, &schema_name).map_err(unread)?);
         std::fs::write(&path, code).map_err(|cause| Error::at("write", &path, cause))?;
+        std::fs::write(&schema, request).map_err(|cause| Error::at("write", &schema, cause))?;
     }
     Ok(())
 }
 
-fn of_file(schemas: &GeneratorContext<'_>, file: &Path) -> capnp::Result<String> {
+fn of_file(schemas: &GeneratorContext<'_>, file: &Path, schema: &str) -> capnp::Result<String> {
     let mut code = String::new();
     for requested in schemas.request.get_requested_files()? {
         let name = requested.get_filename()?.to_str()?;
@@ -43,7 +48,7 @@ fn of_file(schemas: &GeneratorContext<'_>, file: &Path) -> capnp::Result<String>
         for node in schemas.request.get_nodes()? {
             let is_interface = matches!(node.which()?, node::Interface(_));
             if is_interface && is_in(schemas, node, requested.get_id()) {
-                code.push_str(&implementation(schemas, requested.get_id(), node)?);
+                code.push_str(&implementation(schemas, requested.get_id(), node, schema)?);
             }
         }
     }
@@ -66,6 +71,7 @@ fn implementation(
     schemas: &GeneratorContext<'_>,
     file: u64,
     node: node::Reader<'_>,
+    schema: &str,
 ) -> capnp::Result<String> {
     let mut methods = Vec::new();
     add_of(schemas, node.get_id(), &mut methods)?;
@@ -80,7 +86,9 @@ fn implementation(
     Ok(format!(
         "\nimpl{generics} ::capstead_client::Interface for {module}::Client{generics}{bounds} {{\n  \
          const NAME: &'static str = {name:?};\n  \
-         const METHODS: &'static [(u64, u16, &'static str)] = &[{listed}];\n}}\n"
+         const METHODS: &'static [(u64, u16, &'static str)] = &[{listed}];\n  \
+         const ID: u64 = {:#x};\n  const SCHEMA: &'static [u8] = include_bytes!({schema:?});\n}}\n",
+        node.get_id()
     ))
 }
 

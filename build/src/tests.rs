@@ -85,10 +85,13 @@ fn each_client_knows_the_names_of_its_methods() {
         let body = implemented.iter().find_map(|code| code.strip_prefix(&*client));
         let body = body.unwrap_or_else(|| panic!("{client} is not among {implemented:#?}"));
         let (body, _) = body.split_once("\n}").unwrap();
+        let (body, schema) = body.split_once("const ID: u64 = 0x").unwrap();
+        assert!(schema.ends_with("include_bytes!(\"site_capnp.schema\");"), "{schema}");
         let found: Vec<_> = body.split('"').skip(3).step_by(2).collect();
         assert_eq!(found, names, "{client}");
     }
     assert_eq!(implemented.len(), 3, "the code of imported schemas is elsewhere");
+    assert_eq!(std::fs::read(folder.0.join("site_capnp.schema")).unwrap(), request);
 }
 
 #[test]

@@ -20,6 +20,11 @@ pub trait Interface {
     /// Its methods, including inherited ones: each with the id of its interface, its ordinal, and a
     /// name such as `Counter.read`.
     const METHODS: &'static [Named];
+    /// The interface's id.
+    const ID: u64;
+    /// Its schema, with all that it speaks of: the `CodeGeneratorRequest` of the tool `capnp`, by which programs
+    /// call methods that they have no code for.
+    const SCHEMA: &'static [u8];
 }
 
 /// The methods with these names in the interface `C` or in those that every object answers.

@@ -18,6 +18,9 @@ fn main() -> std::io::Result<()> {
     for (index, bytes) in references().into_iter().enumerate() {
         write("sturdyref", index, &bytes)?;
     }
+    for (index, bytes) in capstead::fuzzing::json_samples().into_iter().enumerate() {
+        write("json", index, &bytes)?;
+    }
     for (index, bytes) in capstead::fuzzing::samples().into_iter().enumerate() {
         write("stored_records", index, &bytes)?;
     }

@@ -44,6 +44,10 @@ pub(crate) struct Options {
     /// Let pages of this origin change objects over HTTP; may be given several times
     #[arg(long, value_name = "URL")]
     http_origin: Vec<String>,
+    /// Let every method of every object be called over HTTP in JSON, by POST
+    /// /json/CLASS/NAME/METHOD, or not: `on` or `off` [default: as the program's author says]
+    #[arg(long, value_name = "ON|OFF", value_parser = BoolishValueParser::new())]
+    json_calls: Option<bool>,
     /// Also answer HTTP requests whose Host is this name, not only those of loopback; may be given
     /// several times
     #[arg(long, value_name = "NAME")]
@@ -138,6 +142,26 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// Sets who may come in by HTTP, and for what.
+    fn open_http(&self, mut server: Server) -> Server {
+        match self.http {
+            None => {}
+            Some(HttpDoor::Off) => server = server.without_http(),
+            Some(HttpDoor::At(address)) => server = server.http(address),
+        }
+        self.limit_http(server.http_limits_mut());
+        if let Some(on) = self.json_calls {
+            *server.json_calls_mut() = on;
+        }
+        for origin in &self.http_origin {
+            server = server.http_origin(origin);
+        }
+        for name in &self.http_host {
+            server = server.http_host(name);
+        }
+        server
+    }
+
     /// Overrides the program's settings with the flags that were given.
     fn apply_to(&self, mut server: Server) -> Server {
         if let Some(data) = &self.data {
@@ -155,18 +179,7 @@ impl Options {
         if self.tls {
             server = server.tls();
         }
-        match self.http {
-            None => {}
-            Some(HttpDoor::Off) => server = server.without_http(),
-            Some(HttpDoor::At(address)) => server = server.http(address),
-        }
-        self.limit_http(server.http_limits_mut());
-        for origin in &self.http_origin {
-            server = server.http_origin(origin);
-        }
-        for name in &self.http_host {
-            server = server.http_host(name);
-        }
+        server = self.open_http(server);
         if let Some(address) = self.metrics {
             server = server.metrics(address);
         }

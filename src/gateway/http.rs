@@ -1,6 +1,7 @@
 //! Serves HTTP/1 and turns each request into one call of `HttpService`, and those that ask for a WebSocket into
 //! a task for its frames.
 
+use std::cell::OnceCell;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -19,6 +20,7 @@ use super::ask::{Accepted, Asked, Failure, Outcome, ask};
 use super::cors;
 use super::door::{self, Door};
 use super::head;
+use super::json::JsonCalls;
 use super::limits::{HttpLimits, Taken};
 use super::objects::{Given, Objects};
 use super::paced::Paced;
@@ -30,6 +32,7 @@ use crate::http::{Body, Held, Refusal, refuse};
 use crate::limits::{HTTP_BODY_BYTES_MAX, NAME_BYTES_MAX};
 use crate::metrics::Metrics;
 use crate::net::Place;
+use crate::schema::restorer_capnp::restorer;
 
 /// The most that a connection buffers, the head of a request among it.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
@@ -46,8 +49,10 @@ const FULL: &[u8] =
 
 /// A gateway with the namespaces that it serves.
 pub(crate) struct Gateway {
-    objects: Objects,
-    routes: Routes,
+    pub(super) objects: Objects,
+    pub(super) routes: Routes,
+    /// Empty where no methods are called in JSON.
+    pub(super) json: OnceCell<JsonCalls>,
     metrics: Arc<Metrics>,
 }
 
@@ -57,12 +62,20 @@ impl Gateway {
         routes: Routes,
         metrics: Arc<Metrics>,
     ) -> Rc<Self> {
-        Rc::new(Self { objects: Objects::new(namespaces.into_iter()), routes, metrics })
+        let (objects, json) = (Objects::new(namespaces.into_iter()), OnceCell::new());
+        Rc::new(Self { objects, routes, json, metrics })
+    }
+
+    /// Lets any method be called in JSON from now on, with references that `restorer` restores.
+    pub(crate) fn serve_json(&self, restorer: restorer::Client) {
+        // A second time changes nothing.
+        let _ = self.json.set(JsonCalls::new(restorer));
     }
 
     /// A link broke by which some of its capabilities came: all are asked for anew when they are needed.
     pub(crate) fn forget_all(&self) {
         self.objects.forget_all();
+        self.json.get().into_iter().for_each(JsonCalls::forget);
     }
 
     /// Serves connections until `stop` resolves; then requests under way are answered, and it ends.
@@ -204,8 +217,13 @@ impl Client {
 
     async fn respond(&self, parts: &mut http::request::Parts, body: Incoming) -> Answer {
         let uri = parts.uri.clone();
+        let Served { gateway, taken, .. } = &*self.served;
+        let path = uri.path_and_query().map_or("", |path| path.as_str());
+        if let Some((calls, path)) = gateway.json_path(path) {
+            return Ok(gateway.answer_json(calls, path, parts, body, taken).await);
+        }
         let route = self.route(&uri, parts)?;
-        let body = read_body(body, &self.served.taken).await?;
+        let body = read_body(body, taken).await?;
         let asked = Asked { url: &route.url, head: parts, body: body.bytes(), is_upgrade: false };
         match self.ask(&route, asked).await? {
             Outcome::Response(response) => Ok(response.map(Bytes::from_owner)),
@@ -253,10 +271,7 @@ impl Client {
         let path = uri.path_and_query().map_or("", |path| path.as_str());
         let host = door::named_host(uri, &parts.headers);
         let Some(route) = routes.find(host.as_deref(), path) else { return Err(nothing()) };
-        if route.key.len() > NAME_BYTES_MAX {
-            let reason = format!("The name of an object has at most {NAME_BYTES_MAX} bytes.\n");
-            return Err(refuse(StatusCode::URI_TOO_LONG, reason));
-        }
+        check_name(&route)?;
         head::strip(&mut parts.headers);
         head::say_peer(&mut parts.headers, self.peer.ip());
         if let Some(name) = head::not_text(&parts.headers) {
@@ -298,8 +313,16 @@ fn unsendable(route: &Route<'_>, reason: &str) -> Refusal {
     refuse(StatusCode::INTERNAL_SERVER_ERROR, reason)
 }
 
+pub(super) fn check_name(route: &Route<'_>) -> std::result::Result<(), Refusal> {
+    if route.key.len() <= NAME_BYTES_MAX {
+        return Ok(());
+    }
+    let reason = format!("The name of an object has at most {NAME_BYTES_MAX} bytes.\n");
+    Err(refuse(StatusCode::URI_TOO_LONG, reason))
+}
+
 /// No class can say the first two: these are the server's.
-fn refusal(error: capnp::Error) -> Refusal {
+pub(super) fn refusal(error: capnp::Error) -> Refusal {
     if is_revoked(&error) {
         return Refusal::of(StatusCode::FORBIDDEN, &error);
     }
@@ -309,12 +332,12 @@ fn refusal(error: capnp::Error) -> Refusal {
     error.into()
 }
 
-fn nothing() -> Refusal {
+pub(super) fn nothing() -> Refusal {
     refuse(StatusCode::NOT_FOUND, "There is nothing at this path.\n")
 }
 
 /// A response of the gateway's own, which is small.
-fn own(response: Response<Body>) -> Response<Bytes> {
+pub(super) fn own(response: Response<Body>) -> Response<Bytes> {
     response.map(|body| Bytes::from(body.into_bytes()))
 }
 
@@ -329,7 +352,10 @@ fn log_end(ended: hyper::Result<()>) {
 }
 
 /// The whole body, or why there is none.
-async fn read_body(mut body: Incoming, taken: &Taken) -> std::result::Result<Held, Refusal> {
+pub(super) async fn read_body(
+    mut body: Incoming,
+    taken: &Taken,
+) -> std::result::Result<Held, Refusal> {
     let mut held = taken.body();
     if hyper::body::Body::is_end_stream(&body) {
         return Ok(held);

@@ -8,6 +8,7 @@ mod cors;
 mod door;
 mod head;
 mod http;
+mod json;
 mod limits;
 mod objects;
 mod paced;

@@ -79,6 +79,28 @@ impl Objects {
         Ok(Some(object))
     }
 
+    /// The namespace of a class; none if there is no such class.
+    ///
+    /// # Errors
+    /// As for [`get`](Self::get).
+    pub(super) fn namespace(&self, class: &str) -> Result<Option<namespace::Client>> {
+        self.namespaces.get(&class.to_lowercase()).map(Held::get).transpose()
+    }
+
+    /// Tells whether there is a class of that name, in lower case.
+    pub(super) fn has(&self, class: &str) -> bool {
+        self.namespaces.contains_key(class)
+    }
+
+    /// The namespace of a class broke, or its grant was revoked.
+    pub(super) fn forget_namespace(&self, class: &str) {
+        // Those of other classes are asked for again, too.
+        drop(self.known.take());
+        if let Some(held) = self.namespaces.get(&class.to_lowercase()) {
+            drop(held.namespace.take());
+        }
+    }
+
     /// A capability broke, which it stays for ever: the next request gets another.
     pub(super) fn forget(&self, route: &Route<'_>) {
         self.known.borrow_mut().remove(&*route.object);
@@ -87,11 +109,7 @@ impl Objects {
     /// The grant of the class's namespace was revoked. It may be in force again when its reference is restored
     /// the next time.
     pub(super) fn forget_class(&self, route: &Route<'_>) {
-        // Those of other classes are asked for again, too.
-        drop(self.known.take());
-        if let Some(held) = self.namespaces.get(&route.class.to_lowercase()) {
-            drop(held.namespace.take());
-        }
+        self.forget_namespace(route.class);
     }
 
     /// Some of all capabilities broke, namespaces perhaps too.

@@ -177,8 +177,13 @@ impl Routes {
             }
         }
         let route = super::route::route(path_and_query)?;
-        let is_open = self.only.is_empty() || !self.only.contains(&route.class.to_lowercase());
+        let is_open = self.only.is_empty() || !self.are_only_way_to(&route.class.to_lowercase());
         is_open.then_some(route)
+    }
+
+    /// Tells whether only rows of the table lead to objects of this class, in lower case.
+    pub(super) fn are_only_way_to(&self, class: &str) -> bool {
+        self.only.contains(class)
     }
 }
 

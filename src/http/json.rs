@@ -57,7 +57,7 @@ pub fn read_json<T: DeserializeOwned>(request: &Request<Body>) -> Result<T, Refu
 }
 
 /// `application/json`, or another kind that is written as JSON.
-fn is_json(kind: &HeaderValue) -> bool {
+pub(crate) fn is_json(kind: &HeaderValue) -> bool {
     let kind = kind.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
     let kind = kind.to_ascii_lowercase();
     kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))

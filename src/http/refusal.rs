@@ -21,6 +21,8 @@ pub struct Refusal {
     status: StatusCode,
     said: String,
     reason: Option<Reason>,
+    /// One word about what became of the call, if that is told.
+    outcome: Option<&'static str>,
 }
 
 /// A refusal with a status and a sentence for the client.
@@ -37,7 +39,7 @@ pub struct Refusal {
 /// # assert!(answer(&Request::new(Body::default())).is_ok());
 /// ```
 pub fn refuse(status: StatusCode, why: impl fmt::Display) -> Refusal {
-    Refusal { status, said: why.to_string(), reason: None }
+    Refusal { status, said: why.to_string(), reason: None, outcome: None }
 }
 
 impl Refusal {
@@ -46,8 +48,23 @@ impl Refusal {
         self.in_form(Form::wanted(asked))
     }
 
+    /// As a problem, whatever the client said.
+    pub(crate) fn problem(self) -> Response<Body> {
+        self.in_form(Form::Problem)
+    }
+
+    /// The same, which says so much of what became of the call.
+    pub(crate) fn with_outcome(self, outcome: &'static str) -> Self {
+        Self { outcome: Some(outcome), ..self }
+    }
+
+    /// The same, with these words before it.
+    pub(crate) fn saying(self, before: &str) -> Self {
+        Self { said: format!("{before}{}", self.said), ..self }
+    }
+
     pub(super) fn in_form(self, form: Form) -> Response<Body> {
-        let Self { status, said, reason } = self;
+        let Self { status, said, reason, outcome } = self;
         let mut response = match form {
             Form::Text => text(status, said),
             Form::Problem => {
@@ -58,6 +75,9 @@ impl Refusal {
                 });
                 if let Some(reason) = reason {
                     problem["reason"] = reason.word().into();
+                }
+                if let Some(outcome) = outcome {
+                    problem["outcome"] = outcome.into();
                 }
                 let mut response = Response::new(Body::from(problem.to_string()));
                 *response.status_mut() = status;
@@ -72,7 +92,12 @@ impl Refusal {
 
     /// One that has this status whatever the kind of the error.
     pub(crate) fn of(status: StatusCode, error: &capnp::Error) -> Self {
-        Self { status, said: said(error).to_owned(), reason: Reason::of(error) }
+        // Errors of `capnp` itself have a kind and no text.
+        let said = match said(error) {
+            "" => error.kind.to_string(),
+            said => said.to_owned(),
+        };
+        Self { status, said, reason: Reason::of(error), outcome: None }
     }
 }
 
@@ -80,7 +105,8 @@ impl From<capnp::Error> for Refusal {
     fn from(error: capnp::Error) -> Self {
         if let Some(why) = conflict_reason(&error) {
             let reason = Some(Reason::Conflict);
-            return Self { status: StatusCode::CONFLICT, said: why.to_owned(), reason };
+            let status = StatusCode::CONFLICT;
+            return Self { status, said: why.to_owned(), reason, outcome: None };
         }
         let status = match error.kind {
             ErrorKind::Overloaded => StatusCode::SERVICE_UNAVAILABLE,

@@ -39,6 +39,7 @@ pub struct Server {
     pub(super) http: Option<SocketAddr>,
     pub(super) http_origins: Vec<String>,
     pub(super) http_hosts: Vec<String>,
+    pub(super) json_calls: bool,
     pub(super) http_limits: HttpLimits,
     pub(super) metrics: Option<SocketAddr>,
     pub(super) hosts: u16,
@@ -88,6 +89,7 @@ impl Server {
             http: Some(SocketAddr::from(([127, 0, 0, 1], 8080))),
             http_origins: Vec::new(),
             http_hosts: Vec::new(),
+            json_calls: false,
             http_limits: HttpLimits::default(),
             metrics: None,
             hosts: 1,
@@ -332,6 +334,20 @@ impl Server {
     pub fn without_http(mut self) -> Self {
         self.http = None;
         self
+    }
+
+    /// Lets every method of every object be called over HTTP, with parameters and results in JSON, by
+    /// `POST /json/CLASS/NAME/METHOD`. Off by default: a class may have methods that are not for
+    /// every client that reaches the port. `docs/json.md` has the details.
+    #[must_use]
+    pub fn json_calls(mut self) -> Self {
+        self.json_calls = true;
+        self
+    }
+
+    /// The setting, for the command line's flag.
+    pub(crate) fn json_calls_mut(&mut self) -> &mut bool {
+        &mut self.json_calls
     }
 
     /// Lets pages of this origin, like `https://app.example`, change objects over HTTP. By default

@@ -359,6 +359,9 @@ async fn start_on(
     }
     let (gateway, references) =
         start_gateway(&host, &keys, &classes, &hint, (routes, &metrics)).await?;
+    if server.json_calls {
+        gateway.serve_json(host.agent.restorer());
+    }
     // Set once, here.
     let _ = hub.gateway.set(gateway.clone());
     let stop_gateway = CancellationToken::new();

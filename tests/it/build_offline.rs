@@ -81,6 +81,7 @@ fn every_committed_request_is_current() {
         ("src/classes/index.request", schemas(&["src/classes/index.capnp"])),
         ("src/classes/poll.request", schemas(&["src/classes/poll.capnp"])),
         ("bench/schema/probe.request", schemas(&["bench/schema/probe.capnp"])),
+        ("src/dynamic/every.request", schemas(&["src/dynamic/every.capnp"])),
         ("src/host/tests/trial.request", schemas(&["src/host/tests/trial.capnp"])),
         (
             "src/host/tests/programs/actor.request",

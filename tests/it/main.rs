@@ -30,6 +30,7 @@ mod http_json;
 mod http_limits;
 mod http_once;
 mod import_grants;
+mod json_calls;
 mod keys;
 mod linearizability;
 mod links;

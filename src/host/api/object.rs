@@ -84,7 +84,8 @@ pub trait Object: Sized + 'static {
 /// The class as a host knows it.
 pub(crate) fn class_of<C: Object>() -> Class {
     let calls = (wake::<C> as fn(_) -> _, calls::dispatch as _);
-    let class = Class::new(C::CLASS, <C::Client as Interface>::METHODS, calls);
+    let schema = (<C::Client as Interface>::ID, <C::Client as Interface>::SCHEMA);
+    let class = Class::new(C::CLASS, <C::Client as Interface>::METHODS, schema, calls);
     Class { is_exclusive: C::EXCLUSIVE, ..class }
 }
 

@@ -136,6 +136,19 @@ impl namespace::Server for NamespaceCalls {
         results.get().init_object().set_as_capability(object);
         Ok(())
     }
+
+    async fn describe(
+        self: Rc<Self>,
+        _: namespace::DescribeParams,
+        mut results: namespace::DescribeResults,
+    ) -> Result<()> {
+        let (interface, schema) = self.class.schema;
+        let mut described = results.get();
+        described.set_class(self.class.name);
+        described.set_interface(interface);
+        described.set_schema(schema);
+        Ok(())
+    }
 }
 
 impl persistent::Server for NamespaceCalls {

@@ -41,6 +41,8 @@ pub(crate) struct Class {
     pub(crate) is_exclusive: bool,
     /// The methods of its objects; empty if they aren't known.
     pub(in crate::host) methods: &'static [(u64, u16, &'static str)],
+    /// The id of its objects' interface, and the schema of that interface.
+    pub(in crate::host) schema: (u64, &'static [u8]),
     /// Its number among the host's classes.
     pub(in crate::host) number: u32,
     pub(crate) bindings: Vec<Binding>,
@@ -62,6 +64,7 @@ impl Class {
     pub(in crate::host) fn new(
         name: &'static str,
         methods: &'static [(u64, u16, &'static str)],
+        schema: (u64, &'static [u8]),
         (wake, grant_calls): (Wake, GrantCalls),
     ) -> Self {
         Self {
@@ -70,6 +73,7 @@ impl Class {
             grant_calls,
             is_exclusive: false,
             methods,
+            schema,
             number: 0,
             bindings: Vec::new(),
             object_limit: OBJECT_BYTES_MAX,

@@ -29,6 +29,8 @@ pub(crate) struct Server {
     child: Child,
     /// The root reference of each class.
     pub(crate) namespaces: BTreeMap<String, String>,
+    /// The address of the gateway.
+    http: String,
     /// The address of the metrics.
     metrics: String,
 }
@@ -53,8 +55,9 @@ impl Data {
         BufReader::new(stdout).read_line(&mut line).expect("it says when it is ready");
         let said: serde_json::Value = serde_json::from_str(&line).expect("it is JSON");
         let namespaces = serde_json::from_value(said["namespaces"].clone());
-        let metrics = said["metrics"].as_str().expect("an address").to_owned();
-        Server { child, namespaces: namespaces.expect("a text for each class"), metrics }
+        let [http, metrics] =
+            ["http", "metrics"].map(|of| said[of].as_str().expect("an address").to_owned());
+        Server { child, namespaces: namespaces.expect("a text for each class"), http, metrics }
     }
 }
 
@@ -72,6 +75,21 @@ impl Server {
         while !self.numbers().lines().any(|found| found == line) {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
+    }
+
+    /// Calls a method in JSON: the status, and what comes back.
+    pub(crate) fn json(&self, path: &str, params: &serde_json::Value) -> (u16, serde_json::Value) {
+        let address = self.http.trim_start_matches("http://").trim_end_matches('/');
+        let mut stream = TcpStream::connect(address).expect("the gateway is reached");
+        let (params, host) = (params.to_string(), address);
+        let head = format!("POST /json/{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n");
+        let request = format!("{head}Content-Length: {}\r\n\r\n{params}", params.len());
+        stream.write_all(request.as_bytes()).expect("it is asked");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it is text");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("the head is whole");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        (status.expect("a status"), serde_json::from_str(body).unwrap_or_default())
     }
 
     /// The page of metrics.

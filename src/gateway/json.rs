@@ -1,0 +1,180 @@
+//! `POST /json/CLASS/NAME/METHOD`: calls of any method of an object, with parameters and results in JSON.
+//!
+//! The gateway has no code of the classes that it serves. It asks each namespace once what its objects'
+//! interface is, and makes a table of that, by which it writes and reads the messages of calls; `docs/json.md`
+//! has the mapping and the answers.
+//!
+//! Invariants:
+//! - A request reaches the methods of the class's interface, and none of those that every object answers beside
+//!   that: nobody who only reaches the port gets a reference that outlives that, unless the class hands out a
+//!   capability that may be saved.
+//! - An answer never says that a call happened, or didn't, when that isn't known.
+
+mod call;
+mod class;
+mod outcome;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Method, Response, StatusCode};
+use hyper::body::{Bytes, Incoming};
+
+use self::call::{Asked, Params};
+use self::class::Class;
+use self::outcome::{HAPPENED, NOT, refusal_of};
+use super::http::{Gateway, check_name, nothing, own, read_body};
+use super::limits::Taken;
+use super::route::{Route, route};
+use crate::dynamic::parse;
+use crate::error::is_revoked;
+use crate::http::{Held, Refusal, is_json, refuse};
+use crate::schema::restorer_capnp::restorer;
+
+type Answer<T> = std::result::Result<T, Refusal>;
+
+/// The things that calls need beside the objects.
+pub(super) struct JsonCalls {
+    restorer: restorer::Client,
+    /// By the lower-case name of the class.
+    classes: RefCell<HashMap<String, Rc<Class>>>,
+}
+
+impl JsonCalls {
+    pub(super) fn new(restorer: restorer::Client) -> Self {
+        Self { restorer, classes: RefCell::default() }
+    }
+
+    /// The hosts may serve other versions of the classes from now on.
+    pub(super) fn forget(&self) {
+        drop(self.classes.take());
+    }
+}
+
+impl Gateway {
+    /// The path behind `/json`, if the request is for it. A class of that name has all its paths.
+    pub(super) fn json_path<'a>(&self, path: &'a str) -> Option<(&JsonCalls, &'a str)> {
+        let rest = path.strip_prefix("/json").filter(|rest| rest.starts_with('/'))?;
+        let calls = self.json.get().filter(|_| !self.objects.has("json"))?;
+        Some((calls, rest))
+    }
+
+    /// The answer to a request for a path behind `/json`: JSON, whatever happens.
+    pub(super) async fn answer_json(
+        &self,
+        calls: &JsonCalls,
+        path: &str,
+        parts: &http::request::Parts,
+        body: Incoming,
+        taken: &Taken,
+    ) -> Response<Bytes> {
+        let answer = match (parts.method.clone(), route(path)) {
+            (Method::POST, Some(route)) => {
+                self.answer_call(calls, &route, parts, body, taken).await
+            }
+            (Method::GET | Method::HEAD, _) => self.describe(calls, path).await,
+            _ => Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "A method is called by POST.\n")),
+        };
+        answer.unwrap_or_else(|refusal| {
+            let mut response = own(refusal.problem());
+            let status = response.status();
+            let headers = response.headers_mut();
+            match status {
+                StatusCode::METHOD_NOT_ALLOWED => {
+                    headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
+                }
+                StatusCode::SERVICE_UNAVAILABLE => {
+                    headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+                }
+                _ => {}
+            }
+            response
+        })
+    }
+
+    async fn answer_call(
+        &self,
+        calls: &JsonCalls,
+        route: &Route<'_>,
+        parts: &http::request::Parts,
+        body: Incoming,
+        taken: &Taken,
+    ) -> Answer<Response<Bytes>> {
+        let not = |refusal: Refusal| refusal.with_outcome(NOT);
+        check_name(route).map_err(not)?;
+        let class = self.class(calls, route.class).await.map_err(not)?;
+        let (name, query) = route.url.split_once('?').unwrap_or((&route.url, ""));
+        let method = class.method(name.trim_start_matches('/')).map_err(not)?;
+        let asked = Asked::of(parts, query).map_err(not)?;
+        let kind = parts.headers.get(CONTENT_TYPE);
+        if !kind.is_none_or(is_json) {
+            let reason = "The body must be JSON: send it with Content-Type: application/json.\n";
+            return Err(not(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason)));
+        }
+        let body = read_body(body, taken).await.map_err(not)?;
+        let text = if body.bytes().is_empty() { b"{}" } else { body.bytes() };
+        let json = parse(text).map_err(|error| {
+            not(refuse(StatusCode::BAD_REQUEST, format!("The body isn't JSON: {error}.\n")))
+        })?;
+        let params = Params { calls, class: &class, method, json: &json };
+        let results = self.call(route, &params, &asked, taken).await?;
+        let mut held = taken.body();
+        if !held.extend(&results) {
+            let reason = "There is no room for the results: try again later.\n";
+            return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, reason).with_outcome(HAPPENED));
+        }
+        Ok(json_response(held))
+    }
+
+    /// The description of a class, as OpenAPI.
+    async fn describe(&self, calls: &JsonCalls, path: &str) -> Answer<Response<Bytes>> {
+        let path = path.split('?').next().unwrap_or_default();
+        let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+        let name = match parts[..] {
+            [class] | [class, _] | [class, _, ""] if !class.is_empty() => class,
+            [class, _, _] if !class.is_empty() => {
+                let reason = "A method is called by POST.\n";
+                return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, reason));
+            }
+            _ => return Err(nothing()),
+        };
+        let class = self.class(calls, name).await?;
+        let mut response = Response::new(class.open_api()?);
+        let kind = HeaderValue::from_static("application/json");
+        response.headers_mut().insert(CONTENT_TYPE, kind);
+        Ok(response)
+    }
+
+    /// The class that is called so, in whatever case.
+    async fn class(&self, calls: &JsonCalls, name: &str) -> Answer<Rc<Class>> {
+        let key = name.to_lowercase();
+        if let Some(class) = calls.classes.borrow().get(&key) {
+            return Ok(class.clone());
+        }
+        let namespace = self.objects.namespace(name).map_err(|error| refusal_of(&error).0)?;
+        let Some(namespace) = namespace.filter(|_| !self.routes.are_only_way_to(&key)) else {
+            return Err(refuse(StatusCode::NOT_FOUND, format!("There is no class {name}.\n")));
+        };
+        let described = namespace.describe_request().send().promise.await;
+        let class = match described.and_then(|described| Class::of(described.get()?)) {
+            Ok(class) => Rc::new(class),
+            Err(error) => {
+                if error.kind == capnp::ErrorKind::Disconnected || is_revoked(&error) {
+                    self.objects.forget_namespace(name);
+                }
+                return Err(refusal_of(&error).0);
+            }
+        };
+        calls.classes.borrow_mut().insert(key, class.clone());
+        Ok(class)
+    }
+}
+
+fn json_response(body: Held) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from_owner(body));
+    let kind = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}

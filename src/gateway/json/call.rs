@@ -1,0 +1,269 @@
+//! One call: parameters from JSON, results to JSON, and the references in both.
+
+use capnp::capability::{FromClientHook, Response};
+use capnp::private::capability::ClientHook;
+use futures::future::join_all;
+use http::{HeaderName, StatusCode};
+use sha2::{Digest, Sha256};
+use tokio::time::{Instant, timeout_at};
+
+use super::super::http::{Gateway, nothing};
+use super::super::limits::Taken;
+use super::super::route::Route;
+use super::class::Class;
+use super::outcome::{HAPPENED, NOT, UNKNOWN, refusal_of};
+use super::{Answer, JsonCalls};
+use crate::dynamic::{Incoming, Json, Method, NoOutgoing, Outgoing, Root, RootBuilder, Unfit};
+use crate::error::{Result, is_not_begun, is_revoked};
+use crate::http::{Refusal, refuse};
+use crate::limits::{HTTP_RESPONSE_BYTES_MAX, JSON_CAPABILITIES_MAX, JSON_PARAMS_BYTES_MAX};
+use crate::schema::facet_capnp::persistent;
+use crate::schema::restorer_capnp::restorer;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// Keys are as hard to guess as request ids, and have as many bytes at least.
+const KEY_BYTES: std::ops::RangeInclusive<usize> = 16..=256;
+
+/// The things that a request asks for beside the call.
+pub(super) struct Asked {
+    /// The call's request id.
+    id: Option<[u8; 32]>,
+    /// The fields of the results whose capabilities become references.
+    saved: Vec<String>,
+}
+
+impl Asked {
+    /// # Errors
+    /// When the key or the query isn't one.
+    pub(super) fn of(request: &http::request::Parts, query: &str) -> Answer<Self> {
+        let mut saved = Vec::new();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            if name != "save" {
+                let why = format!("There is no {name} to ask for: only save=FIELD is known.\n");
+                return Err(refuse(StatusCode::BAD_REQUEST, why));
+            }
+            saved.push(value.into_owned());
+        }
+        let mut keys = request.headers.get_all(IDEMPOTENCY_KEY).iter();
+        let id = match (keys.next(), keys.next()) {
+            (None, _) => None,
+            (Some(key), None) => Some(request_id(key.as_bytes())?),
+            _ => {
+                let why = "A request has one Idempotency-Key.\n";
+                return Err(refuse(StatusCode::BAD_REQUEST, why));
+            }
+        };
+        Ok(Self { id, saved })
+    }
+}
+
+/// The request id of a key, which may stand in quotation marks. Ids that were made elsewhere are never the same.
+fn request_id(key: &[u8]) -> Answer<[u8; 32]> {
+    let key = key.strip_prefix(b"\"").and_then(|key| key.strip_suffix(b"\"")).unwrap_or(key);
+    if !KEY_BYTES.contains(&key.len()) {
+        let why = format!(
+            "An Idempotency-Key has {} to {} bytes, since whoever knows it gets the reply: take a random UUID.\n",
+            KEY_BYTES.start(),
+            KEY_BYTES.end()
+        );
+        return Err(refuse(StatusCode::BAD_REQUEST, why));
+    }
+    Ok(Sha256::new()
+        .chain_update(b"capstead idempotency key v1\0")
+        .chain_update(key)
+        .finalize()
+        .into())
+}
+
+/// A call that is to be made.
+pub(super) struct Params<'a> {
+    pub(super) calls: &'a JsonCalls,
+    pub(super) class: &'a Class,
+    pub(super) method: &'a Method,
+    pub(super) json: &'a Json<'a>,
+}
+
+/// The results of a call, or why there are none.
+type Replied = std::result::Result<Response<capnp::any_pointer::Owned>, Failure>;
+
+enum Failure {
+    Call(capnp::Error),
+    Refused(Refusal),
+}
+
+impl Gateway {
+    /// The results as JSON.
+    pub(super) async fn call(
+        &self,
+        route: &Route<'_>,
+        params: &Params<'_>,
+        asked: &Asked,
+        taken: &Taken,
+    ) -> Answer<Vec<u8>> {
+        let due = Instant::now() + taken.limits.transfer;
+        let mut replied = self.try_call(route, params, asked, due).await;
+        if let Err(Failure::Call(error)) = &replied {
+            if error.kind == capnp::ErrorKind::Disconnected {
+                self.objects.forget(route);
+            } else if is_revoked(error) {
+                self.objects.forget_class(route);
+            }
+            // An object's end between two requests is no concern of the next one.
+            if is_not_begun(error) {
+                replied = self.try_call(route, params, asked, due).await;
+            }
+        }
+        match replied {
+            Ok(results) => results_as_json(params, asked, &results, due).await,
+            Err(Failure::Call(error)) => Err(refusal_of(&error).0),
+            Err(Failure::Refused(refusal)) => Err(refusal),
+        }
+    }
+
+    async fn try_call(
+        &self,
+        route: &Route<'_>,
+        params: &Params<'_>,
+        asked: &Asked,
+        due: Instant,
+    ) -> Replied {
+        let not = |refusal: Refusal| Failure::Refused(refusal.with_outcome(NOT));
+        let object =
+            self.objects.get(route).map_err(Failure::Call)?.ok_or_else(|| not(nothing()))?;
+        let object = match &asked.id {
+            Some(id) => capstead_client::once(&object, id).into_client_hook(),
+            None => object.into_client_hook(),
+        };
+        let Params { calls, class, method, json } = params;
+        let mut request = object.new_call(method.interface, method.number, None);
+        let mut restores = Restores { calls, under_way: Vec::new() };
+        let root = RootBuilder::of(request.get());
+        class
+            .table
+            .write(&method.params, json, root, JSON_PARAMS_BYTES_MAX, &mut restores)
+            .map_err(|unfit| not(refuse(StatusCode::BAD_REQUEST, format!("{unfit}.\n"))))?;
+        for restored in
+            timeout_at(due, join_all(restores.under_way)).await.map_err(|_| not(late()))?
+        {
+            restored.map_err(|error| {
+                let why =
+                    format!("A reference in the parameters can't be restored: {}\n", error.extra);
+                not(refuse(StatusCode::FORBIDDEN, why))
+            })?;
+        }
+        match timeout_at(due, request.send().promise).await {
+            Ok(replied) => replied.map_err(Failure::Call),
+            Err(_) => Err(Failure::Refused(late().with_outcome(UNKNOWN))),
+        }
+    }
+}
+
+fn late() -> Refusal {
+    refuse(StatusCode::GATEWAY_TIMEOUT, "The object did not answer in time.\n")
+}
+
+/// Restores the references in parameters.
+struct Restores<'a> {
+    calls: &'a JsonCalls,
+    under_way:
+        Vec<capnp::capability::Promise<Response<restorer::restore_results::Owned>, capnp::Error>>,
+}
+
+impl Incoming for Restores<'_> {
+    fn capability(&mut self, text: &str) -> std::result::Result<Box<dyn ClientHook>, Unfit> {
+        if self.under_way.len() >= JSON_CAPABILITIES_MAX {
+            let why = format!("there are more than {JSON_CAPABILITIES_MAX} references");
+            return Err(Unfit::new(why));
+        }
+        let mut request = self.calls.restorer.restore_request();
+        request.get().set_sturdy_ref(text);
+        let restored = request.send();
+        self.under_way.push(restored.promise);
+        Ok(restored.pipeline.get_cap().as_cap())
+    }
+}
+
+/// Collects the capabilities that become references.
+struct Wanted<'a> {
+    saved: &'a [String],
+    found: Vec<Box<dyn ClientHook>>,
+}
+
+impl Wanted<'_> {
+    fn has(&self, path: &[&str]) -> bool {
+        self.saved.iter().any(|saved| saved.split('.').eq(path.iter().copied()))
+    }
+}
+
+impl Outgoing for Wanted<'_> {
+    fn capability(
+        &mut self,
+        path: &[&str],
+        capability: Box<dyn ClientHook>,
+    ) -> std::result::Result<Option<String>, Unfit> {
+        if self.has(path) {
+            if self.found.len() >= JSON_CAPABILITIES_MAX {
+                let why = format!("more than {JSON_CAPABILITIES_MAX} capabilities would be saved");
+                return Err(Unfit::new(why));
+            }
+            self.found.push(capability);
+        }
+        Ok(None)
+    }
+}
+
+/// Puts the references in their places.
+struct Saved<'a> {
+    wanted: Wanted<'a>,
+    /// In the reverse of the order in which they were found.
+    texts: Vec<String>,
+}
+
+impl Outgoing for Saved<'_> {
+    fn capability(
+        &mut self,
+        path: &[&str],
+        _: Box<dyn ClientHook>,
+    ) -> std::result::Result<Option<String>, Unfit> {
+        Ok(if self.wanted.has(path) { self.texts.pop() } else { None })
+    }
+}
+
+/// The call happened, whatever becomes of this.
+async fn results_as_json(
+    params: &Params<'_>,
+    asked: &Asked,
+    results: &Response<capnp::any_pointer::Owned>,
+    due: Instant,
+) -> Answer<Vec<u8>> {
+    let happened = |refusal: Refusal| refusal.with_outcome(HAPPENED);
+    let read = |outgoing: &mut dyn Outgoing| {
+        let root = results.get().and_then(Root::of).map_err(Unfit::from);
+        let of = &params.method.results;
+        root.and_then(|root| params.class.table.read(of, root, HTTP_RESPONSE_BYTES_MAX, outgoing))
+            .map_err(|unfit| {
+                let why = format!("The results can't be written as JSON: {unfit}.\n");
+                happened(refuse(StatusCode::INTERNAL_SERVER_ERROR, why))
+            })
+    };
+    if asked.saved.is_empty() {
+        return read(&mut NoOutgoing);
+    }
+    let mut wanted = Wanted { saved: &asked.saved, found: Vec::new() };
+    read(&mut wanted)?;
+    let saves = std::mem::take(&mut wanted.found).into_iter().map(save);
+    let texts = timeout_at(due, join_all(saves)).await.map_err(|_| happened(late()))?;
+    let texts = texts.into_iter().rev().collect::<Result<Vec<_>>>().map_err(|error| {
+        let (refusal, _) = refusal_of(&error);
+        happened(refusal.saying("A capability in the results can't be saved: "))
+    })?;
+    read(&mut Saved { wanted, texts })
+}
+
+async fn save(capability: Box<dyn ClientHook>) -> Result<String> {
+    let mut request = <persistent::Client as FromClientHook>::new(capability).save_request();
+    request.get().init_seal_for().set_label("by JSON");
+    let saved = request.send().promise.await?;
+    Ok(saved.get()?.get_sturdy_ref()?.to_str()?.to_owned())
+}

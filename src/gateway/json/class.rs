@@ -1,0 +1,135 @@
+//! A class as its namespace describes it: its methods by name, and its description for others.
+
+use std::cell::OnceCell;
+
+use http::StatusCode;
+use hyper::body::Bytes;
+use serde_json::{Map, Value, json};
+
+use super::Answer;
+use crate::dynamic::{Method, Shapes, Table, Unfit};
+use crate::error::{Result, failed};
+use crate::http::refuse;
+use crate::schema::restorer_capnp::namespace::describe_results;
+
+/// The methods of a class.
+pub(super) struct Class {
+    name: String,
+    about: String,
+    pub(super) table: Table,
+    methods: Vec<Method>,
+    /// Its description, once somebody asked for it.
+    described: OnceCell<Bytes>,
+}
+
+impl Class {
+    /// # Errors
+    /// When the namespace's answer can't be understood.
+    pub(super) fn of(described: describe_results::Reader<'_>) -> Result<Self> {
+        let name = described.get_class()?.to_str()?.to_owned();
+        let table = Table::new(described.get_schema()?)
+            .map_err(|error| failed(format!("the schema of {name} can't be read: {error}")))?;
+        let interface = described.get_interface();
+        let (methods, about) = (table.methods(interface), table.about_interface(interface).into());
+        Ok(Self { name, about, table, methods, described: OnceCell::new() })
+    }
+
+    /// The method of that name: `increment`, or `Counter.increment` where more than one is called so.
+    pub(super) fn method(&self, name: &str) -> Answer<&Method> {
+        let is_called = |method: &&Method| method.name == name || method.short_name() == name;
+        let mut found = self.methods.iter().filter(is_called);
+        match (found.next(), found.next()) {
+            (Some(method), None) => Ok(method),
+            (Some(_), Some(_)) => {
+                let all = self.methods.iter().filter(is_called);
+                let all: Vec<_> = all.map(|method| method.name.as_str()).collect();
+                let why = format!(
+                    "More than one method is called {name}: say one of {}.\n",
+                    all.join(", ")
+                );
+                Err(refuse(StatusCode::NOT_FOUND, why))
+            }
+            (None, _) => {
+                let all: Vec<_> = self.methods.iter().map(|method| self.name_of(method)).collect();
+                let why = match all[..] {
+                    [] => format!("{} has no methods.\n", self.name),
+                    _ => format!(
+                        "{} has no method {name:?}; it has {}.\n",
+                        self.name,
+                        all.join(", ")
+                    ),
+                };
+                Err(refuse(StatusCode::NOT_FOUND, why))
+            }
+        }
+    }
+
+    /// The name by which a method is called in paths.
+    fn name_of<'a>(&self, method: &'a Method) -> &'a str {
+        let is_same = |other: &&Method| other.short_name() == method.short_name();
+        match self.methods.iter().filter(is_same).count() {
+            1 => method.short_name(),
+            _ => &method.name,
+        }
+    }
+
+    /// Its description as OpenAPI 3.1.
+    pub(super) fn open_api(&self) -> Answer<Bytes> {
+        if let Some(described) = self.described.get() {
+            return Ok(described.clone());
+        }
+        let described = self.describe().map_err(|error| {
+            let why = format!("{} can't be described: {error}\n", self.name);
+            refuse(StatusCode::INTERNAL_SERVER_ERROR, why)
+        })?;
+        let described = Bytes::from(described.to_string());
+        Ok(self.described.get_or_init(|| described).clone())
+    }
+
+    fn describe(&self) -> std::result::Result<Value, Unfit> {
+        let (mut shapes, mut paths) = (Shapes::new(&self.table), Map::new());
+        for method in &self.methods {
+            let (params, results) = (shapes.of(&method.params)?, shapes.of(&method.results)?);
+            let name = self.name_of(method);
+            let operation = json!({
+                "operationId": name,
+                "description": method.about,
+                "parameters": [
+                    {"name": "name", "in": "path", "required": true, "schema": {"type": "string"}},
+                    {"name": "save", "in": "query", "schema": {"type": "array", "items": {"type": "string"}},
+                     "description": "Fields of the results whose capabilities are to become references."},
+                    {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string"},
+                     "description": "The call with this key is applied once, and answered the same each time."},
+                ],
+                "requestBody": {"content": {"application/json": {"schema": params}}},
+                "responses": {
+                    "200": {"description": "The results.",
+                            "content": {"application/json": {"schema": results}}},
+                    "default": {"description": "The reason why there are none.",
+                                "content": {"application/problem+json": {"schema": problem()}}},
+                },
+            });
+            paths
+                .insert(format!("/json/{}/{{name}}/{name}", self.name), json!({"post": operation}));
+        }
+        Ok(json!({
+            "openapi": "3.1.0",
+            "info": {"title": self.name, "version": "1", "description": self.about},
+            "paths": paths,
+            "components": {"schemas": shapes.describe()?},
+        }))
+    }
+}
+
+fn problem() -> Value {
+    json!({
+        "type": "object",
+        "properties": {
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+            "reason": {"type": "string"},
+            "outcome": {"enum": ["happened", "not", "unknown"]},
+        },
+    })
+}

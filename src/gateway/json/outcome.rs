@@ -1,0 +1,69 @@
+//! The status of a call that failed, and what became of it.
+
+use capnp::ErrorKind;
+use http::StatusCode;
+
+use super::super::http::refusal;
+use crate::error::{Reason, is_not_begun};
+use crate::http::Refusal;
+
+/// The object answered, with results or an error of its own, and what it wrote stays.
+pub(super) const HAPPENED: &str = "happened";
+/// The method wasn't started.
+pub(super) const NOT: &str = "not";
+/// Nobody can say so from here.
+pub(super) const UNKNOWN: &str = "unknown";
+
+/// The answer to somebody whose call failed so, and its outcome.
+pub(super) fn refusal_of(error: &capnp::Error) -> (Refusal, &'static str) {
+    let outcome = outcome(error);
+    let status = match Reason::of(error) {
+        Some(Reason::Expired) => Some(StatusCode::FORBIDDEN),
+        Some(Reason::RequestIdReused) => Some(StatusCode::CONFLICT),
+        Some(Reason::TooLarge | Reason::TooManyCapabilities) => Some(StatusCode::PAYLOAD_TOO_LARGE),
+        Some(Reason::OverQuota) => Some(StatusCode::TOO_MANY_REQUESTS),
+        _ => None,
+    };
+    let refusal = match status {
+        Some(status) => Refusal::of(status, error),
+        None => refusal(error.clone()),
+    };
+    (refusal.with_outcome(outcome), outcome)
+}
+
+/// As `docs/errors.md` says of each reason what is true then.
+fn outcome(error: &capnp::Error) -> &'static str {
+    if is_not_begun(error) {
+        return NOT;
+    }
+    match Reason::of(error) {
+        Some(
+            Reason::Expired
+            | Reason::Deadlock
+            | Reason::Overloaded
+            | Reason::RequestIdReused
+            | Reason::RequestIdLength
+            | Reason::NotRepeatable
+            | Reason::TooManyHops
+            | Reason::Malformed
+            | Reason::ImportUnfinished,
+        ) => NOT,
+        // Some of these are of the call, and others of its reply.
+        Some(
+            Reason::Unknown
+            | Reason::Revoked
+            | Reason::TooLarge
+            | Reason::TooManyCapabilities
+            | Reason::OverQuota
+            | Reason::LowSpace
+            | Reason::StorageFailed,
+        ) => UNKNOWN,
+        Some(_) => HAPPENED,
+        None => match error.kind {
+            ErrorKind::Unimplemented => NOT,
+            // The object wasn't called, or it refused while it ran.
+            ErrorKind::Overloaded | ErrorKind::Disconnected => UNKNOWN,
+            _ => HAPPENED,
+        },
+    }
+}
