@@ -1,5 +1,5 @@
-//! A reader of records in bytes. Each step is `None` where the bytes end too early, and then the record
-//! isn't one.
+//! A reader of records in bytes. Each step is `None` where the bytes end too early, and then the
+//! record isn't one.
 
 /// The bytes of a record that weren't read yet.
 pub(crate) struct Cursor<'a>(&'a [u8]);

@@ -6,7 +6,7 @@
 //! ```
 //! use std::rc::Rc;
 //!
-//! use capstead::counter_capnp::counter; // in your own crate: an interface that extends HttpService
+//! use capstead::counter_capnp::counter; // in your crate: an interface that extends HttpService
 //! use capstead::http::{self, Answer, Body, Request, StatusCode, http_service};
 //! use capstead::{Context, Object, Result, Stored};
 //!
@@ -142,13 +142,15 @@ pub fn query<B>(request: &Request<B>, name: &str) -> Option<String> {
 /// The header by which the gateway says from which address a connection comes.
 pub(crate) const PEER: HeaderName = HeaderName::from_static("capstead-peer");
 
-/// The address from which the gateway's client is connected: behind a proxy, the proxy's. None if the request
-/// didn't come through a gateway; who calls the object by Cap'n Proto may say what they like.
+/// The address from which the gateway's client is connected: behind a proxy, the proxy's. None if
+/// the request didn't come through a gateway; who calls the object by Cap'n Proto may say what they
+/// like.
 pub fn peer<B>(request: &Request<B>) -> Option<IpAddr> {
     request.headers().get(PEER)?.to_str().ok()?.parse().ok()
 }
 
-/// A secret for a path, as [`Server::route`](crate::Server::route) takes them: 32 random bytes in hex.
+/// A secret for a path, as [`Server::route`](crate::Server::route) takes them: 32 random bytes in
+/// hex.
 ///
 /// # Errors
 /// When the operating system has no randomness.
@@ -158,7 +160,8 @@ pub fn new_secret() -> Result<String> {
     Ok(hex(&random))
 }
 
-/// The SHA-256 of a secret, in hex: what [`Server::route`](crate::Server::route) puts into names in its place.
+/// The SHA-256 of a secret, in hex: what [`Server::route`](crate::Server::route) puts into names in
+/// its place.
 pub fn secret_hash(secret: &str) -> String {
     use sha2::{Digest, Sha256};
     hex(&Sha256::digest(secret))
@@ -170,9 +173,9 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Answers `HttpService.request` with what `handle` makes of the request.
 ///
-/// An error of `handle` becomes a response with its sentence, as [`Refusal`] says. `handle` sees a HEAD as a GET, and
-/// its client gets the head of the answer, with the length of the body that a GET would get.
-/// An answer of [`Accept`] opens a WebSocket.
+/// An error of `handle` becomes a response with its sentence, as [`Refusal`] says. `handle` sees a
+/// HEAD as a GET, and its client gets the head of the answer, with the length of the body that a
+/// GET would get. An answer of [`Accept`] opens a WebSocket.
 ///
 /// # Errors
 /// When the request is malformed, or whoever asked has gone.

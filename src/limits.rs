@@ -74,8 +74,8 @@ pub(crate) const HTTP_RESPONSE_BYTES_MAX: usize = 64 << 20;
 /// Largest message that the parameters of a call in JSON make: as large as messages may be.
 pub(crate) const JSON_PARAMS_BYTES_MAX: usize = 8 << 20;
 
-/// References in the parameters of a call in JSON, and those that its results make: each is looked up, or
-/// written, by the owner of its object.
+/// References in the parameters of a call in JSON, and those that its results make: each is looked
+/// up, or written, by the owner of its object.
 pub(crate) const JSON_CAPABILITIES_MAX: usize = 64;
 
 /// The time for which an object stays awake without a call, in seconds: waking costs less than 0.2
@@ -136,15 +136,15 @@ pub(crate) const OVER_GRANTS_KEPT_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 /// outside is reported within a second.
 pub(crate) const FILES_PERIOD: Duration = Duration::from_millis(500);
 
-/// Longest reason in the close frame of a WebSocket, in bytes: a control frame has 125, two of which are the
-/// code.
+/// Longest reason in the close frame of a WebSocket, in bytes: a control frame has 125, two of
+/// which are the code.
 pub(crate) const SOCKET_REASON_BYTES_MAX: usize = 123;
 
 /// Bytes that an object keeps with one WebSocket: they are to be stored for as long as it is open.
 pub(crate) const SOCKET_ATTACHMENT_BYTES_MAX: usize = 16 << 10;
 
-/// The time for which the answer to a close frame is waited for, in seconds, and what comes is read after a
-/// close that the other side might not have seen yet.
+/// The time for which the answer to a close frame is waited for, in seconds, and what comes is read
+/// after a close that the other side might not have seen yet.
 pub(crate) const SOCKET_CLOSE_SECS: u64 = 3;
 
 /// Messages of one WebSocket, and bytes of them, that its object works on before more are read.

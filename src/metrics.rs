@@ -112,7 +112,8 @@ metrics! {
     counter http_slow_total;
     /// WebSockets that are open.
     gauge http_sockets;
-    /// WebSockets that ended without close frames: their client went away, didn't answer or didn't read.
+    /// WebSockets that ended without close frames: their client went away, didn't answer or didn't
+    /// read.
     counter http_sockets_lost_total;
 }
 

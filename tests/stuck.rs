@@ -1,7 +1,8 @@
 //! The harm that a class can do to the thread of its host: panics are logged, and a thread that
 //! stands still for any reason is reported, and doesn't keep the process from ending.
 //!
-//! The server is this program, started anew, so that it has the command line of a server of one's own.
+//! The server is this program, started anew, so that it has the command line of a server of one's
+//! own.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "a test says how it went")]
 

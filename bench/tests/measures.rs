@@ -1,4 +1,5 @@
-//! The rows that are asked for are measured against real servers, and printed as they are documented.
+//! The rows that are asked for are measured against real servers, and printed as they are
+//! documented.
 
 use std::process::{Command, Output, Stdio};
 

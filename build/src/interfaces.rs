@@ -12,7 +12,8 @@ use crate::Error;
 /// A method: the id of its interface, its number, and its name.
 type Method = (u64, u16, String);
 
-/// Implements the trait `Interface` in the code of each file in `out`, and leaves the schema beside that.
+/// Implements the trait `Interface` in the code of each file in `out`, and leaves the schema beside
+/// that.
 pub(crate) fn add(
     message: &[u8],
     out: &Path,

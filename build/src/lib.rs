@@ -15,9 +15,9 @@
 //! capnp::generated_code!(mod counter_capnp);
 //! ```
 //!
-//! In addition to `capnpc`'s code, each client implements `capstead_client::Interface`: by it, grants
-//! name methods as the schema does, and the server answers JSON. So a crate with generated code
-//! depends on `capnp` and on `capstead-client`.
+//! In addition to `capnpc`'s code, each client implements `capstead_client::Interface`: by it,
+//! grants name methods as the schema does, and the server answers JSON. So a crate with generated
+//! code depends on `capnp` and on `capstead-client`.
 //!
 //! A schema may `import "/capstead/facet.capnp"`, `"/capstead/http.capnp"`,
 //! `"/capstead/restorer.capnp"` and `"/capstead/sturdyref.capnp"`; the crate `capstead_client` has

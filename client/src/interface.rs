@@ -22,8 +22,8 @@ pub trait Interface {
     const METHODS: &'static [Named];
     /// The interface's id.
     const ID: u64;
-    /// Its schema, with all that it speaks of: the `CodeGeneratorRequest` of the tool `capnp`, by which programs
-    /// call methods that they have no code for.
+    /// Its schema, with all that it speaks of: the `CodeGeneratorRequest` of the tool `capnp`, by
+    /// which programs call methods that they have no code for.
     const SCHEMA: &'static [u8];
 }
 

@@ -110,7 +110,8 @@ fn call(message: message::Builder) {
     params.set_context(capnp::capability::FromClientHook::new(nobody.hook));
 }
 
-/// One reference: whole, narrowed in all ways and sealed, as bytes and as text; and the caveats alone.
+/// One reference: whole, narrowed in all ways and sealed, as bytes and as text; and the caveats
+/// alone.
 fn references() -> Vec<Vec<u8>> {
     let key = SigningKey::from_bytes(&[7; 32]);
     let next = NextSecret::from_seed([8; 32]);

@@ -1,5 +1,5 @@
-//! Texts and bytes of references, and of caveats by themselves: what is taken must be written as it was
-//! read, and no reference that was not signed is found good.
+//! Texts and bytes of references, and of caveats by themselves: what is taken must be written as it
+//! was read, and no reference that was not signed is found good.
 #![no_main]
 
 use capstead_client::sturdyref::{Caveats, ClusterId, Sturdyref, TextReference};

@@ -16,8 +16,8 @@ pub use poll::Poll;
 
 use crate::Server;
 
-/// A server with all bundled classes: [`Counter`], [`Poll`], whose options are counters, the chat, and
-/// the page `/` with links to them. All their methods can be called in JSON.
+/// A server with all bundled classes: [`Counter`], [`Poll`], whose options are counters, the chat,
+/// and the page `/` with links to them. All their methods can be called in JSON.
 pub fn bundled(data: impl Into<std::path::PathBuf>) -> Server {
     let server = Server::new(data).class::<Counter>().class::<Poll>();
     let server = server.bind::<Poll, Counter>("votes").json_calls();

@@ -78,7 +78,8 @@ pub(crate) struct Options {
     /// Bytes that the client of a WebSocket may leave unread: with more it is cut [default: 4MiB]
     #[arg(long, value_name = "SIZE", value_parser = operator::size)]
     http_socket_unsent: Option<ByteSize>,
-    /// Cut a WebSocket whose client says nothing for so long; it is pinged after half of it [default: 1m]
+    /// Cut a WebSocket whose client says nothing for so long; it is pinged after half of it
+    /// [default: 1m]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     http_socket_idle: Option<Duration>,
     /// Address to serve /metrics at, in the format of Prometheus; off by default

@@ -1,15 +1,16 @@
 //! Cap'n Proto messages as JSON, by the schema that a class brought along, without generated code.
 //!
-//! Generated Rust code knows its messages at compile time; a gateway, an operator's tool or a bridge meets
-//! classes that were written after it. A [`Table`] is what they know of a class instead: its structs, enums,
-//! interfaces and methods, from the bytes that `capstead_build` embeds beside each generated client. By it
-//! [`Table::read`] and [`Table::write`] turn messages into JSON and back. `docs/json.md` has the mapping.
+//! Generated Rust code knows its messages at compile time; a gateway, an operator's tool or a
+//! bridge meets classes that were written after it. A [`Table`] is what they know of a class
+//! instead: its structs, enums, interfaces and methods, from the bytes that `capstead_build` embeds
+//! beside each generated client. By it [`Table::read`] and [`Table::write`] turn messages into JSON
+//! and back. `docs/json.md` has the mapping.
 //!
 //! Nothing here knows HTTP, makes a call, or restores a reference: capabilities pass through
 //! [`Incoming`] and [`Outgoing`], which the caller brings.
 //!
-//! Invariant: no JSON and no message makes this panic, nest the stack deeper than [`DEPTH_MAX`], or take more
-//! memory than its limit of bytes.
+//! Invariant: no JSON and no message makes this panic, nest the stack deeper than [`DEPTH_MAX`], or
+//! take more memory than its limit of bytes.
 
 mod error;
 mod parse;

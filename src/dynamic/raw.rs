@@ -1,8 +1,9 @@
 //! Access to the layout of messages without a type: what generated code reaches by its own types.
 //!
-//! `capnp` gives out pointers, structs and lists of its layout only through traits that generated code
-//! implements, so the few types here implement them too. Its builders don't check where a field lies: whoever
-//! writes must have checked that against the size of the struct, which [`Table`](super::Table) does once.
+//! `capnp` gives out pointers, structs and lists of its layout only through traits that generated
+//! code implements, so the few types here implement them too. Its builders don't check where a
+//! field lies: whoever writes must have checked that against the size of the struct, which
+//! [`Table`](super::Table) does once.
 
 use capnp::introspect::{Introspect, Type, TypeVariant};
 use capnp::private::layout::{

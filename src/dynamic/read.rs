@@ -1,7 +1,8 @@
 //! Messages as JSON.
 //!
-//! The text is written as the message is read, so that it takes the memory that the text has, and never more
-//! than its limit: one message can show the same bytes many times, and elements without bytes by the million.
+//! The text is written as the message is read, so that it takes the memory that the text has, and
+//! never more than its limit: one message can show the same bytes many times, and elements without
+//! bytes by the million.
 
 use capnp::introspect::Introspect;
 use capnp::primitive_list;
@@ -21,8 +22,8 @@ use super::types::{Brand, Type};
 
 /// Takes the capabilities of a message that becomes JSON.
 pub(crate) trait Outgoing {
-    /// The text for a capability, or none if it is only to be named. `path` has the names of the fields that lead
-    /// to it, and nothing of lists.
+    /// The text for a capability, or none if it is only to be named. `path` has the names of the
+    /// fields that lead to it, and nothing of lists.
     ///
     /// # Errors
     /// When there is to be no JSON at all.
@@ -46,7 +47,8 @@ impl Table {
     /// The JSON of a struct, in at most so many bytes.
     ///
     /// # Errors
-    /// The message is malformed, too deep or too large, or has something in it that has no form in JSON.
+    /// The message is malformed, too deep or too large, or has something in it that has no form in
+    /// JSON.
     pub(crate) fn read(
         &self,
         of: &StructType,

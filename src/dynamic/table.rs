@@ -1,7 +1,7 @@
 //! The structs, enums, interfaces and methods of a schema.
 //!
-//! Invariant: each field of a struct lies within it, and each group within the struct around it. The builders
-//! of `capnp` rely on that and don't check it.
+//! Invariant: each field of a struct lies within it, and each group within the struct around it.
+//! The builders of `capnp` rely on that and don't check it.
 
 use std::borrow::Cow;
 

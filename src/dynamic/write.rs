@@ -47,7 +47,8 @@ impl Table {
     /// Writes a struct, in at most so many bytes.
     ///
     /// # Errors
-    /// The JSON isn't what the schema wants, or nests too deeply. Part of the message may have been written.
+    /// The JSON isn't what the schema wants, or nests too deeply. Part of the message may have been
+    /// written.
     pub(crate) fn write(
         &self,
         of: &StructType,

@@ -1,5 +1,5 @@
-//! One request as one call of an object, and the response that the object gives, or the WebSocket that it
-//! accepts.
+//! One request as one call of an object, and the response that the object gives, or the WebSocket
+//! that it accepts.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

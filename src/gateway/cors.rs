@@ -1,5 +1,5 @@
-//! Pages of origins that `--http-origin` lets in: browsers ask for them first, and keep every answer from
-//! them that doesn't say they may read it (CORS).
+//! Pages of origins that `--http-origin` lets in: browsers ask for them first, and keep every
+//! answer from them that doesn't say they may read it (CORS).
 //!
 //! Invariants:
 //! - An origin that was not given is never named, and neither is `*`: it would let in every page.
@@ -44,8 +44,8 @@ pub(super) fn preflight(asked: &HeaderMap) -> Response<Body> {
     response
 }
 
-/// Lets the page of that origin read an answer, in place of whatever a class says of pages. Without one
-/// the answer only says that it may differ by origin, so that no cache gives it to such a page.
+/// Lets the page of that origin read an answer, in place of whatever a class says of pages. Without
+/// one the answer only says that it may differ by origin, so that no cache gives it to such a page.
 pub(super) fn let_read(answer: &mut HeaderMap, origin: Option<HeaderValue>) {
     let vary = answer.get_all(VARY).iter().filter_map(|value| value.to_str().ok());
     let mut names = vary.flat_map(|value| value.split(',')).map(str::trim);

@@ -1,11 +1,12 @@
-//! The door of the gateway: which requests it lets in, by the page that they come from and the host that
-//! they name.
+//! The door of the gateway: which requests it lets in, by the page that they come from and the host
+//! that they name.
 //!
-//! The gateway asks nobody for credentials, so a browser that reaches it would lend its place on the
-//! network to every page that it shows. Browsers say which page a request comes from, and a page that made
-//! its own name lead here (DNS rebinding) can't help naming itself as the host.
+//! The gateway asks nobody for credentials, so a browser that reaches it would lend its place on
+//! the network to every page that it shows. Browsers say which page a request comes from, and a
+//! page that made its own name lead here (DNS rebinding) can't help naming itself as the host.
 //!
-//! Invariant: headers decide only to refuse. A request that is let in has no more rights for what it says.
+//! Invariant: headers decide only to refuse. A request that is let in has no more rights for what
+//! it says.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -44,8 +45,8 @@ impl Door {
         })
     }
 
-    /// Checks that the request may come in at all. Browsers let every page open WebSockets, and read them,
-    /// wherever it is from.
+    /// Checks that the request may come in at all. Browsers let every page open WebSockets, and
+    /// read them, wherever it is from.
     pub(super) fn admit(
         &self,
         request: &http::request::Parts,
@@ -77,7 +78,8 @@ impl Door {
             (None, _) if version < Version::HTTP_11 => None,
             _ => return Err(refuse(StatusCode::BAD_REQUEST, "A request has one Host header.\n")),
         };
-        // A URL in the request line counts before the header, and a proxy may have looked at either.
+        // A URL in the request line counts before the header, and a proxy may have looked at
+        // either.
         let all = named.into_iter().chain(uri.authority().map(Authority::as_str));
         for host in all {
             let malformed = || refuse(StatusCode::BAD_REQUEST, "The Host header is malformed.\n");
@@ -96,8 +98,8 @@ impl Door {
         Ok(())
     }
 
-    /// On other addresses anybody can reach it anyway, and its names are not known here unless they are
-    /// given.
+    /// On other addresses anybody can reach it anyway, and its names are not known here unless they
+    /// are given.
     fn checks_hosts(&self) -> bool {
         self.is_loopback || !self.hosts.is_empty()
     }
@@ -164,8 +166,8 @@ fn name(authority: &Authority) -> String {
     authority.host().trim_end_matches('.').to_ascii_lowercase()
 }
 
-/// An origin as browsers write it, in lower case and without the port that its scheme has anyway. What
-/// no browser writes would let nobody in.
+/// An origin as browsers write it, in lower case and without the port that its scheme has anyway.
+/// What no browser writes would let nobody in.
 fn origin(text: &str) -> Result<String, String> {
     let wrong = |what: &str| {
         let like = "give one origin, like https://app.example or http://localhost:3000";

@@ -1,6 +1,8 @@
-//! Heads of requests and responses: what of them concerns one connection only, and what a class may say.
+//! Heads of requests and responses: what of them concerns one connection only, and what a class may
+//! say.
 //!
-//! Invariant: nothing that a class says decides where its response ends; hyper writes that, from the body.
+//! Invariant: nothing that a class says decides where its response ends; hyper writes that, from
+//! the body.
 
 use std::net::IpAddr;
 

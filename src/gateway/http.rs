@@ -1,5 +1,5 @@
-//! Serves HTTP/1 and turns each request into one call of `HttpService`, and those that ask for a WebSocket into
-//! a task for its frames.
+//! Serves HTTP/1 and turns each request into one call of `HttpService`, and those that ask for a
+//! WebSocket into a task for its frames.
 
 use std::cell::OnceCell;
 use std::convert::Infallible;
@@ -37,9 +37,9 @@ use crate::schema::restorer_capnp::restorer;
 /// The most that a connection buffers, the head of a request among it.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
 
-/// Bytes of one body that are taken before others have their turn: a thousand bodies that come at once would
-/// keep everybody else waiting for as long as all of them take. A larger body waits for its turn before its
-/// first bytes, too.
+/// Bytes of one body that are taken before others have their turn: a thousand bodies that come at
+/// once would keep everybody else waiting for as long as all of them take. A larger body waits for
+/// its turn before its first bytes, too.
 const IN_A_ROW_BYTES: usize = 32 << 10;
 
 /// The answer to a client for whom there is no place.
@@ -72,7 +72,8 @@ impl Gateway {
         let _ = self.json.set(JsonCalls::new(restorer));
     }
 
-    /// A link broke by which some of its capabilities came: all are asked for anew when they are needed.
+    /// A link broke by which some of its capabilities came: all are asked for anew when they are
+    /// needed.
     pub(crate) fn forget_all(&self) {
         self.objects.forget_all();
         self.json.get().into_iter().for_each(JsonCalls::forget);

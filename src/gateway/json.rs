@@ -1,13 +1,14 @@
-//! `POST /json/CLASS/NAME/METHOD`: calls of any method of an object, with parameters and results in JSON.
+//! `POST /json/CLASS/NAME/METHOD`: calls of any method of an object, with parameters and results in
+//! JSON.
 //!
-//! The gateway has no code of the classes that it serves. It asks each namespace once what its objects'
-//! interface is, and makes a table of that, by which it writes and reads the messages of calls; `docs/json.md`
-//! has the mapping and the answers.
+//! The gateway has no code of the classes that it serves. It asks each namespace once what its
+//! objects' interface is, and makes a table of that, by which it writes and reads the messages of
+//! calls; `docs/json.md` has the mapping and the answers.
 //!
 //! Invariants:
-//! - A request reaches the methods of the class's interface, and none of those that every object answers beside
-//!   that: nobody who only reaches the port gets a reference that outlives that, unless the class hands out a
-//!   capability that may be saved.
+//! - A request reaches the methods of the class's interface, and none of those that every object
+//!   answers beside that: nobody who only reaches the port gets a reference that outlives that,
+//!   unless the class hands out a capability that may be saved.
 //! - An answer never says that a call happened, or didn't, when that isn't known.
 
 mod call;

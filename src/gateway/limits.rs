@@ -30,17 +30,20 @@ pub struct HttpLimits {
     pub head: Duration,
     /// The time for the body of a request to come, and for a response to be taken.
     pub transfer: Duration,
-    /// The bytes that a body or a response moves each second, on average, after ten seconds of grace.
+    /// The bytes that a body or a response moves each second, on average, after ten seconds of
+    /// grace.
     pub bytes_per_second: usize,
-    /// Bytes of request bodies, and of responses that nobody has taken yet, which the gateway holds all
-    /// together. Bodies of up to 64 KiB are let in beyond it: each connection has one at a time. What waits for
-    /// the clients of WebSockets counts here too.
+    /// Bytes of request bodies, and of responses that nobody has taken yet, which the gateway holds
+    /// all together. Bodies of up to 64 KiB are let in beyond it: each connection has one at a
+    /// time. What waits for the clients of WebSockets counts here too.
     pub body_bytes: usize,
     /// The largest message of a WebSocket's client.
     pub socket_message_bytes: usize,
-    /// Bytes that one WebSocket's client hasn't read yet: with more it is cut. A single message may be larger.
+    /// Bytes that one WebSocket's client hasn't read yet: with more it is cut. A single message may
+    /// be larger.
     pub socket_unsent_bytes: usize,
-    /// The time after which a WebSocket is cut whose client says nothing, though it is pinged after half of it.
+    /// The time after which a WebSocket is cut whose client says nothing, though it is pinged after
+    /// half of it.
     pub socket_idle: Duration,
 }
 
@@ -99,8 +102,8 @@ impl Taken {
         self.peers.take(peer).inspect_err(refused).ok()
     }
 
-    /// Returns when this one may go on, while others have their turn. Who waits isn't looked at meanwhile, so
-    /// that everybody else waits for a few of them and not for all.
+    /// Returns when this one may go on, while others have their turn. Who waits isn't looked at
+    /// meanwhile, so that everybody else waits for a few of them and not for all.
     pub(super) async fn turn(&self) {
         // It is never closed.
         let _turn = self.turns.acquire().await;

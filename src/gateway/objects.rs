@@ -106,8 +106,8 @@ impl Objects {
         self.known.borrow_mut().remove(&*route.object);
     }
 
-    /// The grant of the class's namespace was revoked. It may be in force again when its reference is restored
-    /// the next time.
+    /// The grant of the class's namespace was revoked. It may be in force again when its reference
+    /// is restored the next time.
     pub(super) fn forget_class(&self, route: &Route<'_>) {
         self.forget_namespace(route.class);
     }

@@ -1,7 +1,7 @@
 //! A stream whose peer has to take what is written at a pace.
 //!
-//! Nothing is measured while the peer keeps up: the clock starts when a write has to wait, and stops when
-//! everything is written.
+//! Nothing is measured while the peer keeps up: the clock starts when a write has to wait, and
+//! stops when everything is written.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

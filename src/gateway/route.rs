@@ -7,7 +7,8 @@ use percent_encoding::percent_decode_str;
 /// The meaning of a path.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Route<'a> {
-    /// The same for one object however often it is asked for: the part of the path that names it, as it stands there.
+    /// The same for one object however often it is asked for: the part of the path that names it,
+    /// as it stands there.
     pub(super) object: Cow<'a, str>,
     /// The class, in any case.
     pub(super) class: &'a str,

@@ -1,8 +1,9 @@
-//! The table of routes: from a path, and perhaps a host, to an object and to the path that it sees. What the
-//! table doesn't name goes by [`route`](super::route::route), if its class may be reached so.
+//! The table of routes: from a path, and perhaps a host, to an object and to the path that it sees.
+//! What the table doesn't name goes by [`route`](super::route::route), if its class may be reached
+//! so.
 //!
-//! Each row is four texts, as a file of routes has them. A part of the path in braces takes any text, and stands for
-//! that in the name of the object:
+//! Each row is four texts, as a file of routes has them. A part of the path in braces takes any
+//! text, and stands for that in the name of the object:
 //!
 //! | path | takes |
 //! |---|---|
@@ -10,7 +11,8 @@
 //! | `{room:32}` | one of up to 32 characters |
 //! | `{room:secret}` | 64 hex digits in lower case, for which their hash stands in the name |
 //!
-//! Invariant: a secret of a path goes no further: not into a name, the path of the object, or a log.
+//! Invariant: a secret of a path goes no further: not into a name, the path of the object, or a
+//! log.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -56,7 +58,8 @@ pub(crate) struct Routes {
 }
 
 impl Row {
-    /// `/chat`, or `chat.example/chat` for one host, to the object `name` of `class`, which sees the path `url`.
+    /// `/chat`, or `chat.example/chat` for one host, to the object `name` of `class`, which sees
+    /// the path `url`.
     ///
     /// # Errors
     /// A sentence, when it is no route.

@@ -1,7 +1,8 @@
-//! WebSockets: the handshake, the frames that wait for a client, and the task that moves frames both ways.
+//! WebSockets: the handshake, the frames that wait for a client, and the task that moves frames
+//! both ways.
 //!
-//! The object decides whether a socket is accepted. From then on it has one capability by which it sends
-//! (`outbox`), and the gateway one by which what comes reaches the object.
+//! The object decides whether a socket is accepted. From then on it has one capability by which it
+//! sends (`outbox`), and the gateway one by which what comes reaches the object.
 
 mod handshake;
 mod outbox;

@@ -37,8 +37,8 @@ pub fn json<T: Serialize + ?Sized>(status: StatusCode, value: &T) -> Answer {
 /// The body of a request, which is JSON of a `T`. Like every body it has at most 1 MiB.
 ///
 /// # Errors
-/// 415 when the request says that its body is something else, and 400 when it is no JSON, or none of a `T`: with
-/// the place and the reason.
+/// 415 when the request says that its body is something else, and 400 when it is no JSON, or none
+/// of a `T`: with the place and the reason.
 pub fn read_json<T: DeserializeOwned>(request: &Request<Body>) -> Result<T, Refusal> {
     let kind = request.headers().get(CONTENT_TYPE);
     if !kind.is_none_or(is_json) {

@@ -1,4 +1,5 @@
-//! Requests that are not answered as they were asked: a status, and a sentence in the form that the client wants.
+//! Requests that are not answered as they were asked: a status, and a sentence in the form that the
+//! client wants.
 
 use std::fmt;
 
@@ -9,13 +10,15 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use super::{Body, text};
 use crate::error::{Reason, conflict_reason, said};
 
-/// The reason why a request isn't answered as it was asked: what [`serve`](super::serve) answers instead.
+/// The reason why a request isn't answered as it was asked: what [`serve`](super::serve) answers
+/// instead.
 ///
 /// Errors become one by `?`: 409 for a [`conflict`](crate::conflict), 503 for `overloaded`, 502 for
-/// `disconnected`, 501 for `unimplemented`, 500 for all others. [`refuse`] makes one with another status.
+/// `disconnected`, 501 for `unimplemented`, 500 for all others. [`refuse`] makes one with another
+/// status.
 ///
-/// A client that accepts JSON gets it as a problem (RFC 9457, `application/problem+json`) with the status, the
-/// sentence, and the [`Reason`], if it has one; all others get plain text.
+/// A client that accepts JSON gets it as a problem (RFC 9457, `application/problem+json`) with the
+/// status, the sentence, and the [`Reason`], if it has one; all others get plain text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     status: StatusCode,

@@ -1,6 +1,7 @@
 //! The memory that bodies have together, whatever comes of each.
 //!
-//! Invariant: the memory of a body counts from when it is taken until it is dropped, or was taken out.
+//! Invariant: the memory of a body counts from when it is taken until it is dropped, or was taken
+//! out.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -32,7 +33,8 @@ impl Room {
         Arc::new(Self { held, most, small: 0, metrics: None })
     }
 
-    /// For all bodies that a gateway holds. Those that read slowly can't keep small answers from all others.
+    /// For all bodies that a gateway holds. Those that read slowly can't keep small answers from
+    /// all others.
     pub(crate) fn of_gateway(most: usize, metrics: Arc<Metrics>) -> Arc<Self> {
         const SMALL_BYTES: usize = 64 << 10;
         let held = AtomicUsize::new(0);
@@ -159,7 +161,8 @@ mod tests {
         assert_eq!(room.held.load(Ordering::Relaxed), 0);
     }
 
-    /// Several servers may have their hosts on one thread, and their objects turns there one after the other.
+    /// Several servers may have their hosts on one thread, and their objects turns there one after
+    /// the other.
     #[test]
     fn each_server_has_a_room_of_its_own() {
         let (one, other) = (Room::of_objects(), Room::of_objects());

@@ -1,10 +1,10 @@
-//! WebSockets as a class holds them: it accepts one in the answer to a request, sends on it, and its
-//! [`SocketHandler`] is told what comes.
+//! WebSockets as a class holds them: it accepts one in the answer to a request, sends on it, and
+//! its [`SocketHandler`] is told what comes.
 //!
 //! Invariants:
 //! - All that comes on a socket is a call of the object, so it is a turn, and in order.
-//! - `closed` is called once for each socket that was accepted, whatever became of it, and after it nothing
-//!   of that socket.
+//! - `closed` is called once for each socket that was accepted, whatever became of it, and after it
+//!   nothing of that socket.
 //! - Nothing here keeps the object's value alive: a socket ends with it.
 
 mod incoming;
@@ -63,14 +63,16 @@ impl Closed {
 
 /// A class that accepts WebSockets: what comes on them.
 ///
-/// Each of these is run as a method is: its polls are turns, and what it sends leaves when what it wrote
-/// before is durable. Messages of a socket start in order. One that awaits lets the next begin, unless the class
-/// is exclusive, and a client whose messages have much to wait for is read more slowly.
+/// Each of these is run as a method is: its polls are turns, and what it sends leaves when what it
+/// wrote before is durable. Messages of a socket start in order. One that awaits lets the next
+/// begin, unless the class is exclusive, and a client whose messages have much to wait for is read
+/// more slowly.
 ///
-/// An error closes the socket with the code 1011 and its sentence. A panic ends the object as ever, and all
-/// its sockets with 1011.
+/// An error closes the socket with the code 1011 and its sentence. A panic ends the object as ever,
+/// and all its sockets with 1011.
 pub trait SocketHandler: Sized + 'static {
-    /// A socket was accepted: what is sent on it now comes first. It runs in the turn of the request.
+    /// A socket was accepted: what is sent on it now comes first. It runs in the turn of the
+    /// request.
     fn opened(self: Rc<Self>, socket: Socket) -> impl Future<Output = Result<()>> {
         drop(socket);
         async { Ok(()) }
@@ -103,8 +105,9 @@ struct Inner {
     set: Weak<Set>,
 }
 
-/// A message on its way. It leaves whether or not this is awaited; whoever awaits it sends no faster than the
-/// client reads. The error says that the socket has ended, or that its client didn't read for too long.
+/// A message on its way. It leaves whether or not this is awaited; whoever awaits it sends no
+/// faster than the client reads. The error says that the socket has ended, or that its client
+/// didn't read for too long.
 #[must_use = "drop it to send without waiting for the client"]
 pub struct Sending(Promise<(), capnp::Error>);
 
@@ -176,9 +179,9 @@ impl Socket {
         Sending(send.send())
     }
 
-    /// Sends a close frame, after all that was sent before. The socket ends when the client has answered it,
-    /// or had time to: [`SocketHandler::closed`] says so. A reason has at most 123 bytes; what is longer is
-    /// cut.
+    /// Sends a close frame, after all that was sent before. The socket ends when the client has
+    /// answered it, or had time to: [`SocketHandler::closed`] says so. A reason has at most 123
+    /// bytes; what is longer is cut.
     pub fn close(&self, code: u16, reason: &str) {
         if let Some(down) = &*self.0.down.borrow() {
             let mut close = down.close_request();

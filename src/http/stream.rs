@@ -1,5 +1,5 @@
-//! A body that comes in parts, by a `ByteStream`: what the gateway gets of an object, and an object of whoever
-//! asks it.
+//! A body that comes in parts, by a `ByteStream`: what the gateway gets of an object, and an object
+//! of whoever asks it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

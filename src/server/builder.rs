@@ -129,13 +129,14 @@ impl Server {
         self
     }
 
-    /// Lets HTTP requests for a path reach the object `name` of class `C`, which sees the path `url` and the query.
-    /// Of several routes the first that fits counts; paths without one go to `/CLASS/NAME/…`.
+    /// Lets HTTP requests for a path reach the object `name` of class `C`, which sees the path
+    /// `url` and the query. Of several routes the first that fits counts; paths without one go to
+    /// `/CLASS/NAME/…`.
     ///
-    /// `/chat` is one path, and `chat.example/chat` is it on one host. Parts in braces take any text, which `name`
-    /// may use: `{room}` takes a segment, `{room:32}` one of up to 32 characters, and `{room:secret}` one that is a
-    /// secret of 64 hex digits. In the name then stands its [hash](crate::http::secret_hash), and nobody but the gateway sees the
-    /// secret.
+    /// `/chat` is one path, and `chat.example/chat` is it on one host. Parts in braces take any
+    /// text, which `name` may use: `{room}` takes a segment, `{room:32}` one of up to 32
+    /// characters, and `{room:secret}` one that is a secret of 64 hex digits. In the name then
+    /// stands its [hash](crate::http::secret_hash), and nobody but the gateway sees the secret.
     ///
     /// ```
     /// # use capstead::{Server, classes::Counter};
@@ -336,8 +337,8 @@ impl Server {
         self
     }
 
-    /// Lets every method of every object be called over HTTP, with parameters and results in JSON, by
-    /// `POST /json/CLASS/NAME/METHOD`. Off by default: a class may have methods that are not for
+    /// Lets every method of every object be called over HTTP, with parameters and results in JSON,
+    /// by `POST /json/CLASS/NAME/METHOD`. Off by default: a class may have methods that are not for
     /// every client that reaches the port. `docs/json.md` has the details.
     #[must_use]
     pub fn json_calls(mut self) -> Self {

@@ -139,6 +139,27 @@ fn any_method_of_any_object_is_called_on_every_host() {
     }
 }
 
+/// Its objects may be named by what only the hash of a secret leads to.
+#[test]
+fn a_class_that_only_routes_lead_to_has_no_calls_in_json() {
+    let data = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::LocalRuntime::new().unwrap();
+    runtime.block_on(async {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let server = Server::new(data.path().join("data")).class::<Counter>().class::<Poll>();
+        let server = server.bind::<Poll, Counter>("votes").only_by_routes::<Counter>();
+        let running = server.listen(any).http(any).json_calls().start().await.unwrap();
+        let mut json = Json::connect(&running).await;
+        for path in ["Counter/x/read", "counter/x/increment"] {
+            let answer = json.call(path, json!({})).await;
+            assert_eq!((answer.status, &answer.json["outcome"]), (404, &json!("not")), "{path}");
+        }
+        assert_eq!(json.ask("GET", "/json/Counter", "", "").await.status, 404);
+        json.results("Poll/lunch/vote", json!({"option": "soup"})).await;
+        running.until(async {}).await.unwrap();
+    });
+}
+
 #[test]
 fn what_is_not_there_is_named_and_nothing_happens() {
     with_server(1, async |running| {

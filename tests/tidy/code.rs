@@ -1,7 +1,7 @@
 //! One source file with its comments and literals blanked out, and the paths that its code names.
 //!
-//! The tokens are those of the compiler's own lexer, so that a brace in a string or an import in a comment
-//! is never taken for code. Paths are read without a parser.
+//! The tokens are those of the compiler's own lexer, so that a brace in a string or an import in a
+//! comment is never taken for code. Paths are read without a parser.
 
 use std::ops::Range;
 

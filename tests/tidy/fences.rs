@@ -1,5 +1,5 @@
-//! The rules about names that only one file may use: LMDB, the ends of turns, and the network under the
-//! RPC system.
+//! The rules about names that only one file may use: LMDB, the ends of turns, and the network under
+//! the RPC system.
 
 use crate::Violation;
 use crate::code::Source;

@@ -35,8 +35,8 @@ pub fn add_to(server: Server) -> Server {
         .route::<ChatRoom>("/api/room/{name:32}/websocket", "public/{name}", "/websocket")
 }
 
-/// A room. Public ones are there for everybody who knows the name; a private one was made, and has the hash of a
-/// secret in its name. The room `front` has the page, and makes the private ones.
+/// A room. Public ones are there for everybody who knows the name; a private one was made, and has
+/// the hash of a secret in its name. The room `front` has the page, and makes the private ones.
 #[derive(Debug)]
 pub struct ChatRoom {
     ctx: Context,
@@ -159,8 +159,8 @@ impl ChatRoom {
         Ok(())
     }
 
-    /// The message is told at once and kept a moment later: a crash may lose what was just said, and nobody waits
-    /// for the disk.
+    /// The message is told at once and kept a moment later: a crash may lose what was just said,
+    /// and nobody waits for the disk.
     fn tell(&self, name: &str, message: &str) -> Result<()> {
         let time = self.ctx.now_ms().max(self.last_ms.get() + 1);
         self.last_ms.set(time);

@@ -143,7 +143,8 @@ fn read_pointers(every: every::Reader<'_>, json: &mut Map<String, Value>) {
     }
 }
 
-/// Generated code can't tell an empty text of a list from none, so their order is looked at from outside.
+/// Generated code can't tell an empty text of a list from none, so their order is looked at from
+/// outside.
 fn texts(list: capnp::text_list::Reader<'_>) -> Value {
     list.iter().map(|text| json!(text.unwrap().to_str().unwrap())).collect()
 }

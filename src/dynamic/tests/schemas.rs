@@ -1,4 +1,5 @@
-//! Schemas that contradict themselves: nothing of them may reach the builders of `capnp`, which believe them.
+//! Schemas that contradict themselves: nothing of them may reach the builders of `capnp`, which
+//! believe them.
 
 use capnp::message::Builder;
 use capnp::schema_capnp::{code_generator_request, node};

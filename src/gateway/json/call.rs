@@ -58,7 +58,8 @@ impl Asked {
     }
 }
 
-/// The request id of a key, which may stand in quotation marks. Ids that were made elsewhere are never the same.
+/// The request id of a key, which may stand in quotation marks. Ids that were made elsewhere are
+/// never the same.
 fn request_id(key: &[u8]) -> Answer<[u8; 32]> {
     let key = key.strip_prefix(b"\"").and_then(|key| key.strip_suffix(b"\"")).unwrap_or(key);
     if !KEY_BYTES.contains(&key.len()) {

@@ -34,7 +34,8 @@ impl Class {
         Ok(Self { name, about, table, methods, described: OnceCell::new() })
     }
 
-    /// The method of that name: `increment`, or `Counter.increment` where more than one is called so.
+    /// The method of that name: `increment`, or `Counter.increment` where more than one is called
+    /// so.
     pub(super) fn method(&self, name: &str) -> Answer<&Method> {
         let is_called = |method: &&Method| method.name == name || method.short_name() == name;
         let mut found = self.methods.iter().filter(is_called);

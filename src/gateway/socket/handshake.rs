@@ -1,5 +1,5 @@
-//! The handshake of a WebSocket (RFC 6455, section 4): whether a request is one, and the answer that
-//! accepts it.
+//! The handshake of a WebSocket (RFC 6455, section 4): whether a request is one, and the answer
+//! that accepts it.
 //!
 //! Invariant: no extension is ever agreed on, so that a message is as large as it is on the wire.
 
@@ -65,7 +65,8 @@ pub(in crate::gateway) fn say_version<B>(response: &mut Response<B>) {
     }
 }
 
-/// Leaves of a handshake what concerns the object: that it is one, and the protocols that are offered.
+/// Leaves of a handshake what concerns the object: that it is one, and the protocols that are
+/// offered.
 pub(in crate::gateway) fn hide(headers: &mut HeaderMap) {
     for name in [SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, SEC_WEBSOCKET_EXTENSIONS] {
         headers.remove(name);

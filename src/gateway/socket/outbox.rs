@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! - Frames leave in the order in which they came, and none after a close.
-//! - No more waits here than the limits allow: a client that doesn't read is cut, and nobody waits for it
-//!   but those who want to.
+//! - No more waits here than the limits allow: a client that doesn't read is cut, and nobody waits
+//!   for it but those who want to.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

@@ -1,5 +1,5 @@
-//! The task of one WebSocket: it moves what the client sends to the object, and what the object sends to the
-//! client, each way in order, and brings the socket to its end.
+//! The task of one WebSocket: it moves what the client sends to the object, and what the object
+//! sends to the client, each way in order, and brings the socket to its end.
 //!
 //! Invariants:
 //! - The object is told of the end once: by a close, or by losing its client where there was none.
@@ -127,7 +127,8 @@ struct Moving {
 }
 
 impl Moving {
-    /// None if the client is lost; else close frames went both ways, as far as the client had time to.
+    /// None if the client is lost; else close frames went both ways, as far as the client had time
+    /// to.
     async fn run(
         &mut self,
         call: Promise<(), capnp::Error>,
@@ -180,8 +181,8 @@ impl Moving {
         }
     }
 
-    /// Ends the connection so that the last frame isn't lost: what the client still sends is thrown away, as the
-    /// system would else throw away what it was sent.
+    /// Ends the connection so that the last frame isn't lost: what the client still sends is thrown
+    /// away, as the system would else throw away what it was sent.
     async fn finish(self) {
         let Self { mut sink, stream, .. } = self;
         let ending = async {

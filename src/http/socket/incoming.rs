@@ -17,7 +17,8 @@ pub(super) trait Handles {
     fn closed(&self, socket: Socket, closed: Closed) -> Option<Handling>;
 }
 
-/// The object's value, which goes when its instance ends, whoever holds the client's side of its sockets.
+/// The object's value, which goes when its instance ends, whoever holds the client's side of its
+/// sockets.
 impl<C: SocketHandler> Handles for Weak<C> {
     fn opened(&self, socket: Socket) -> Option<Handling> {
         Some(Box::pin(self.upgrade()?.opened(socket)))
@@ -101,8 +102,8 @@ impl web_socket::Server for Incoming {
     }
 }
 
-/// Dropped without a close, it has lost the client. A drop is no turn, and may come from anywhere, so
-/// the object calls itself.
+/// Dropped without a close, it has lost the client. A drop is no turn, and may come from anywhere,
+/// so the object calls itself.
 impl Drop for Incoming {
     fn drop(&mut self) {
         if self.way == Way::Own || self.end.socket().is_none() {

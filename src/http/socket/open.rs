@@ -16,8 +16,8 @@ use crate::http::{Answer, Body, write_headers};
 use crate::schema::http_capnp::http_service::client_request_context;
 use crate::schema::http_capnp::web_socket;
 
-/// The open WebSockets of an object, which it gets from [`Context::sockets`](crate::Context::sockets) when it
-/// wakes.
+/// The open WebSockets of an object, which it gets from
+/// [`Context::sockets`](crate::Context::sockets) when it wakes.
 ///
 /// ```
 /// use std::rc::Rc;
@@ -63,8 +63,9 @@ impl Sockets {
         Self(Rc::new(Set { open, accepted, capability: Box::new(capability) }))
     }
 
-    /// Accepts the socket that a request asks for; `handler` is told what comes on it, as long as it lives: it
-    /// is the object itself. The socket is open when the answer that this makes was given.
+    /// Accepts the socket that a request asks for; `handler` is told what comes on it, as long as
+    /// it lives: it is the object itself. The socket is open when the answer that this makes was
+    /// given.
     ///
     /// # Errors
     /// 426 when the request asks for none.

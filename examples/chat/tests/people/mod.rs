@@ -95,7 +95,8 @@ async fn connect(server: &Server, address: u8) -> TcpStream {
     socket.connect(server.http).await.expect("the server is reached")
 }
 
-/// A call by Cap'n Proto that writes, and so is answered when all that the room wrote before is durable.
+/// A call by Cap'n Proto that writes, and so is answered when all that the room wrote before is
+/// durable.
 pub async fn make(server: &Server, room: &str) {
     let rooms: namespace::Client =
         capstead_client::restore(&server.rooms).await.expect("it is good");
