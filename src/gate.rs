@@ -3,10 +3,13 @@
 //! Invariants:
 //! - Messages leave in the order in which they were given to the gate.
 //! - The tickets of waiting messages never decrease from one to the next.
-//! - A message leaves at once when nothing is pending, inside the call that gives it.
-//! - A call is never written before the replies made before it. capnp-rpc writes calls at once, and
-//!   replies when it is polled, so the call waits until all of these replies were taken.
-//! - No wait is without end: replies to a connection that ended may never be taken.
+//! - When nothing is pending, a message leaves before the method that takes it returns.
+//! - A call is never written before an earlier reply. capnp-rpc writes a call at once, but a reply
+//!   only when its connection's task polls it, and so takes it: a call waits until all earlier
+//!   replies were taken.
+//! - No call waits without end: a reply to a connection that ended may never be taken, so a call
+//!   waits for [`ROUNDS`] at most.
+//! - After a failed commit it never opens again: waiting messages are dropped with the instance.
 //!
 //! It never looks into a message, and never waits for writes made after the message.
 
@@ -18,22 +21,22 @@ use std::task::Poll;
 
 use crate::storage::Ticket;
 
-/// The rounds after which a reply was taken, or never will be. Its connection's task was woken
-/// before, and runs in the first round, or in the next if it needs two. A promise of the reply may
-/// be all that is left of a connection that ended: it is kept, and neither polled nor dropped.
+/// The rounds in which other tasks run before a held call gives up on replies. Two are enough for a
+/// live connection, whose task was woken already; others may keep the promise of a reply whose
+/// connection ended, and never poll it.
 const ROUNDS: usize = 8;
 
 /// The gate of one instance.
 pub(crate) struct Gate {
     /// The last write of the instance, submitted or not.
     written: Cell<Ticket>,
-    /// The last write of the instance that will be made durable.
+    /// The last write of the instance whose turn has ended.
     submitted: Cell<Ticket>,
     /// All writes up to this one are durable.
     durable: Cell<Ticket>,
     queue: RefCell<VecDeque<(Ticket, Message)>>,
     replies: RefCell<Rc<Replies>>,
-    /// Set while a task holds the next message until all replies before it were taken.
+    /// Set while a task holds a call until all replies before it were taken.
     held: Cell<bool>,
 }
 
@@ -76,7 +79,7 @@ impl Gate {
         self.written.get()
     }
 
-    /// The writes after `ticket` were undone: messages sent since then don't wait for them either.
+    /// The writes after `ticket` were undone: messages sent since wait for `ticket` at most.
     pub(crate) fn back_to(self: &Rc<Self>, ticket: Ticket) {
         self.written.set(ticket);
         let mut queue = self.queue.borrow_mut();
@@ -91,7 +94,7 @@ impl Gate {
         self.submitted.set(ticket);
     }
 
-    /// Everything up to `ticket` is durable: messages that waited for no later one leave.
+    /// Everything up to `ticket` is durable: messages that wait for it, or for an earlier one, leave.
     pub(crate) fn open(self: &Rc<Self>, ticket: Ticket) {
         self.durable.set(self.durable.get().max(ticket));
         self.pump();
@@ -183,8 +186,8 @@ impl Gate {
                 if round % 2 == 0 {
                     others_run().await;
                 } else {
-                    // This lets the outermost task run, but perhaps not all others if there are
-                    // many.
+                    // This also lets the future under `block_on` run, but not all tasks if there
+                    // are many.
                     tokio::task::yield_now().await;
                 }
                 if gate.were_taken() {

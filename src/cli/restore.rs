@@ -1,7 +1,7 @@
 //! `capstead restore`: makes a new data directory from a backup.
 //!
-//! The directory is made in place, and no server serves it before everything is there: the next
-//! attempt removes one that was cut short.
+//! The directory is made in place, and no server serves it before everything is there. The next
+//! `capstead restore` into it removes the remains of one that was cut short.
 
 use std::path::PathBuf;
 

@@ -3,7 +3,7 @@
 //!
 //! Invariants:
 //! - All that comes on a socket is a call of the object, so it is a turn, and in order.
-//! - `closed` is called once for each socket that was accepted, whatever became of it, and after it
+//! - `closed` is called once for each socket that was accepted, unless the object ended before; after it
 //!   nothing of that socket.
 //! - Nothing here keeps the object's value alive: a socket ends with it.
 

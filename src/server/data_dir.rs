@@ -15,8 +15,8 @@
 //! The directory is made and restored in place, because a mount point can't be renamed over. From
 //! before the first part is made until after `format` has its name, `lock` says that the directory
 //! is being made or restored. The remains of an unfinished making are removed and made anew. Those
-//! of an unfinished restore are refused, because a fresh cluster in the place of a restored one
-//! would look like lost data.
+//! of an unfinished restore are refused by servers and tools, because a fresh cluster in the place of
+//! a restored one would look like lost data; the next `capstead restore` removes them.
 //!
 //! **Invariants:** only the holder of the lock changes the directory. Parts are removed only where
 //! `lock` says that they were never finished. A directory that can't be used is left exactly as it
@@ -80,7 +80,8 @@ pub(super) struct DataDir {
 #[derive(Clone, Copy, Debug, Default)]
 struct Made {
     root: bool,
-    parts: bool,
+    /// The mark in the lock while they were made.
+    parts: Option<&'static str>,
 }
 
 impl DataDir {
@@ -90,7 +91,7 @@ impl DataDir {
     /// - When it is in use, not ours, of a newer format, incomplete or damaged: it is unchanged.
     /// - When it can't be made: the next start removes what exists of it.
     pub(super) fn open(root: &Path, hosts: u16, group: Group) -> Result<Self, ServerError> {
-        let made = Made { root: make_root(root)?, parts: false };
+        let made = Made { root: make_root(root)?, parts: None };
         let trust = Trust::of(root, Access::Full, group);
         private::check_folder(root, trust)?;
         let lock = lock(root)?;
@@ -98,7 +99,7 @@ impl DataDir {
         match found(root)? {
             Found::Whole => {}
             Found::Nothing | Found::Unmade => {
-                dir.made.parts = true;
+                dir.made.parts = Some(BEING_MADE);
                 let begun = begin(root, BEING_MADE, hosts, keys::make);
                 if let Err(error) = begun.and_then(|()| finish(root)) {
                     dir.unmake();
@@ -169,7 +170,7 @@ impl DataDir {
     }
 
     /// Checks, without changing anything, that a backup can be restored into the directory: it must
-    /// be absent, empty, or hold only the remains of a restore that was cut short.
+    /// be absent, empty, or hold only the remains of a start or a restore that was cut short.
     ///
     /// # Errors
     /// When it holds anything else.
@@ -198,7 +199,7 @@ impl DataDir {
         secrets: &Secrets,
     ) -> Result<Self, ServerError> {
         Self::check_restorable(root)?;
-        let made = Made { root: make_root(root)?, parts: true };
+        let made = Made { root: make_root(root)?, parts: Some(BEING_RESTORED) };
         let trust = Trust::of(root, Access::Full, Group::Stranger);
         private::check_owner(root, trust)?;
         let lock = lock(root)?;
@@ -227,12 +228,10 @@ impl DataDir {
     /// Removes what was made since the directory was opened, if it was made then: nothing has used
     /// it yet. The next attempt removes what stays.
     pub(super) fn unmake(&self) {
-        if !self.made.parts {
-            return;
-        }
+        let Some(mark) = self.made.parts else { return };
         let unmake = || {
             if self.root.join(FORMAT_FILE).exists() {
-                say(&self.root, BEING_MADE)?;
+                say(&self.root, mark)?;
                 fs::remove_file(self.root.join(FORMAT_FILE))?;
             }
             remove_unfinished(&self.root)?;
@@ -493,3 +492,6 @@ fn write_private(path: &Path, contents: &[u8]) -> io::Result<()> {
     file.write_all(contents)?;
     file.sync_all()
 }
+
+#[cfg(test)]
+mod tests;

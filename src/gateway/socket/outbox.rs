@@ -33,7 +33,7 @@ enum State {
     /// A close frame is the last one.
     Closing,
     /// The object let go of its end without a close.
-    Lost,
+    ObjectEnded,
     /// The client didn't read, or is gone.
     Gone,
 }
@@ -56,7 +56,7 @@ pub(super) enum Next {
     /// Frames of so many bytes. If the last of them is a close, there is nothing after it.
     Frames(Vec<Message>, usize),
     /// The object is gone.
-    Lost,
+    ObjectEnded,
     /// The client doesn't read, or is gone.
     Gone,
 }
@@ -83,7 +83,7 @@ impl Outbox {
                 return Next::Frames(frames, bytes);
             }
             match self.state.get() {
-                State::Lost => return Next::Lost,
+                State::ObjectEnded => return Next::ObjectEnded,
                 State::Gone => return Next::Gone,
                 State::Open | State::Closing => self.filled.notified().await,
             }
@@ -107,7 +107,7 @@ impl Outbox {
 
     /// Closes the socket after what waits, unless the object did.
     pub(super) fn close(&self, code: u16, reason: &str) {
-        if matches!(self.state.get(), State::Open | State::Lost) {
+        if matches!(self.state.get(), State::Open | State::ObjectEnded) {
             let reason = &reason[..reason.floor_char_boundary(SOCKET_REASON_BYTES_MAX)];
             let frame = CloseFrame { code: code.into(), reason: Utf8Bytes::from(reason) };
             self.push_anyway(Message::Close(Some(frame)));
@@ -134,7 +134,7 @@ impl Outbox {
     fn push(&self, frame: Message) -> Result<()> {
         match self.state.get() {
             State::Open => {}
-            State::Closing | State::Lost => return Err(failed("no frame follows a close")),
+            State::Closing | State::ObjectEnded => return Err(failed("no frame follows a close")),
             State::Gone => return Err(disconnected("the socket is closed")),
         }
         let (waits, more) = (self.bytes.get(), size(&frame));
@@ -237,7 +237,7 @@ impl web_socket::Server for Down {
 impl Drop for Down {
     fn drop(&mut self) {
         if self.0.state.get() == State::Open {
-            self.0.state.set(State::Lost);
+            self.0.state.set(State::ObjectEnded);
             self.0.filled.notify_one();
         }
     }

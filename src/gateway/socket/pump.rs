@@ -238,7 +238,7 @@ async fn write(outbox: &Outbox, sink: &mut SplitSink<Socket, Message>) -> Writte
         let (frames, bytes) = match outbox.next().await {
             Next::Frames(frames, bytes) => (frames, bytes),
             Next::Gone => return Written::Lost,
-            Next::Lost => {
+            Next::ObjectEnded => {
                 outbox.close(FAILED, "the object ended");
                 continue;
             }

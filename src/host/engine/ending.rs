@@ -1,5 +1,6 @@
 //! The ends of instances other than by rest: by a panic, by `abort`, by the operator's hand, or
-//! with the vat. Each breaks all facets.
+//! with the vat. Each breaks all facets. WebSockets end with the object's value: the gateway's
+//! `outbox` notices that, and closes the client's side with 1011.
 //!
 //! Invariants:
 //! - Turns that were submitted before the end are made durable, and their replies still leave.

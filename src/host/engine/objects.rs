@@ -7,7 +7,8 @@
 //! Invariants:
 //! - An object has one slot at most, and so one instance at most.
 //! - The slot of a sleeping object goes with its last holder.
-//! - The classes are those that the server was put together with, each with a number.
+//! - The classes are those that the server was put together with, each with a number, by which the
+//!   watchdog names it.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -72,7 +73,7 @@ impl Objects {
         self.classes.values()
     }
 
-    /// Tells whether it is the grant of a class's namespace with which a cluster begins.
+    /// Tells whether it is a root grant, which each namespace has from the start.
     pub(in crate::host) fn is_root(&self, grant: &GrantId) -> bool {
         self.roots.contains(grant)
     }
@@ -98,7 +99,7 @@ impl Objects {
         self.slots.take().into_values().collect()
     }
 
-    /// The caller lets go of `slot`, which was its last holder perhaps.
+    /// The caller is about to drop `slot`, perhaps as its last holder.
     pub(in crate::host) fn release(&self, slot: &Rc<Slot>) {
         const MAP_AND_CALLER: usize = 2;
         if slot.is_asleep() && Rc::strong_count(slot) == MAP_AND_CALLER {

@@ -1,15 +1,15 @@
-//! Calls that waited for their object, and whose callers have to read before they start.
+//! Calls that waited for their object, and now wait once more, for their caller to read.
 //!
 //! The [scheduler](super::scheduler) asks before a call comes to its object. A call that then
 //! waits, for its turn or until the object is awake, may start long after. So its caller, who may
 //! have got much to read by then, is asked once more.
 //!
 //! Invariants:
-//! - Calls of one connection on one object start in the order in which they came: behind one that
-//!   waits here, all of them do.
-//! - An exclusive object waits for nobody who has to read: calls of others have their turn
-//!   meanwhile, and the time counts for nobody's patience.
-//! - No call waits for a connection that is over: it has not begun, and never does.
+//! - Calls of one connection on one object start in the order in which they came: once one of them
+//!   waits here, so do all later ones.
+//! - An exclusive object never waits for a caller to read: it runs other callers' calls meanwhile.
+//!   Time spent here doesn't count towards the time that calls wait for an exclusive object.
+//! - A call whose connection has ended is refused, and never begins.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -30,12 +30,12 @@ pub(in crate::host) struct Parked(RefCell<Rows>);
 #[derive(Default)]
 struct Rows {
     by_outlet: HashMap<usize, Row>,
-    /// Outlets that had room when an exclusive object ran another call. They are asked when that
-    /// ends.
+    /// Outlets that had room when an exclusive object ran another call. They are asked when
+    /// the running call ends.
     ready: VecDeque<usize>,
 }
 
-/// The calls of one connection. None is here without a reply.
+/// The calls of one connection. No call whose reply was cut stays here.
 struct Row {
     outlet: Rc<Outlet>,
     calls: VecDeque<QueuedCall>,
@@ -102,8 +102,8 @@ impl Parked {
         all
     }
 
-    /// Puts a call into the row of its connection, one that has come back before all others. True
-    /// if it is the first.
+    /// Puts a call at that end of its connection's row: in front if it came back. True if it is the
+    /// row's first.
     fn put(&self, outlet: &Rc<Outlet>, queued: QueuedCall, end: RowEnd) -> bool {
         let mut rows = self.0.borrow_mut();
         let new = || Row { outlet: outlet.clone(), calls: VecDeque::new() };
@@ -116,7 +116,7 @@ impl Parked {
     }
 }
 
-/// A call that waited for this outlet has come back: the next one may.
+/// A call that waited for this outlet has reached its object: the next of the row may follow.
 pub(in crate::host) fn after_returned(slot: &Slot, outlet: Option<Rc<Outlet>>) {
     if let Some(outlet) = outlet
         && let Some((instance, _)) = slot.awake()
@@ -125,7 +125,8 @@ pub(in crate::host) fn after_returned(slot: &Slot, outlet: Option<Rc<Outlet>>) {
     }
 }
 
-/// The call if its object may have it now. Otherwise it waits for its caller, or that is gone.
+/// The call if its object may have it now. Otherwise it waits for its caller, or is refused because
+/// the caller is gone.
 pub(in crate::host) fn pass(instance: &Rc<Instance>, queued: QueuedCall) -> Option<QueuedCall> {
     let Some(outlet) = queued.call.reply.outlet() else { return Some(queued) };
     if queued.passage == Passage::Returned {
@@ -139,7 +140,7 @@ pub(in crate::host) fn pass(instance: &Rc<Instance>, queued: QueuedCall) -> Opti
         park(instance, queued);
         return None;
     }
-    // Behind the call that runs, an exclusive object has all others in one row.
+    // While a call runs, an exclusive object keeps all others itself: none is parked.
     let waits = !is_running(instance)
         && (instance.parked.has(outlet) || queued.passage == Passage::Waited && outlet.is_full());
     if !waits {
@@ -222,7 +223,7 @@ fn put(instance: &Rc<Instance>, queued: QueuedCall) {
     let Some(outlet) = queued.call.reply.outlet().cloned() else { return };
     let end = if queued.passage == Passage::Returned { RowEnd::Front } else { RowEnd::Back };
     let queued = QueuedCall { passage: Passage::Passed, ..queued };
-    // The code that starts a call which came back goes on with the next one.
+    // For a call that came back, `after_returned` sees to the next.
     if instance.parked.put(&outlet, queued, end) && end == RowEnd::Back {
         watch(instance, &outlet);
     }

@@ -31,7 +31,7 @@ use super::slot::{ObjectSpec, QueuedCall};
 use crate::error::{Result, failed, name_method, of_class};
 use crate::membrane::{Body, BodySlot, Call, Chain, Dispatch, Reply, Results};
 
-/// The reply that is owed to the caller of a handler that waits for something.
+/// The reply owed to the caller of a call that is starting or runs.
 pub(in crate::host) struct PendingReply {
     pub(in crate::host) reply: Reply,
     /// The facet on which the call was made.
@@ -87,7 +87,7 @@ pub(in crate::host) fn first_poll(
             None => start(),
             Some(claim) => claim.run(instance, body.clone(), start),
         };
-        // If it has to wait, a task of its own polls it again at once.
+        // It needs no waker: if it has to wait, its own task polls it again at once.
         let polled = Pin::new(&mut handler).poll(&mut Context::from_waker(Waker::noop()));
         (handler, polled)
     });
@@ -133,14 +133,14 @@ fn go_on(
     owner.add_task(number, &task);
 }
 
-/// The handler called `set_pipeline`: the capabilities in its results so far may be called once all
-/// writes so far are durable.
+/// If the handler has called `set_pipeline`, the capabilities in its results so far may be called once
+/// all writes so far are durable.
 fn open_early(instance: &Rc<Instance>, number: u64, body: &BodySlot) {
     let Some(mut early) = body.take_early() else { return };
     early.replace_caps(|cap| gated::leaving(instance, cap));
     let (owner, whole) = (instance.clone(), body.clone());
     instance.gate.call(move || {
-        // Taken out for the time, since the calls that start now may end the instance.
+        // Taken out meanwhile, since the calls that start now may end the instance.
         let Some(mut pending) = owner.take_pending(number) else { return };
         match pending.reply.open_pipeline(early, whole) {
             Ok(()) => owner.put_back(number, pending),
@@ -173,8 +173,8 @@ impl<F: Future + Unpin> Future for InTurns<'_, F> {
     }
 }
 
-/// One turn: the writes that `poll` makes are one atomic batch; a panic drops them, and ends the
-/// instance alone, as [`Context::abort`](super::Context::abort) does.
+/// One turn: the writes that `poll` makes are one atomic batch; a panic discards them and ends this
+/// instance, and nothing else.
 pub(in crate::host) fn turn<T>(
     instance: &Rc<Instance>,
     cause: &TurnCause,

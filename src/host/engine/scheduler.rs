@@ -5,10 +5,10 @@
 //! of them keeps the order in which callers made their calls, whichever way these came.
 //!
 //! Invariants:
-//! - Calls start in the order in which they were accepted. Only those whose callers have much to
-//!   read wait [behind](self::behind) them, and hold up nobody else.
+//! - Calls start in the order in which they were accepted. Only a call whose caller has much to read
+//!   waits longer, [behind](self::behind), and holds up nobody else's.
 //! - No call starts within a turn or within the start of another call, so that no chain of calls
-//!   nests the stack. A panic that passes leaves the vat idle.
+//!   nests the stack. A panic that unwinds through here leaves the vat idle.
 //! - No call starts while too much waits for the commit thread.
 //! - A call is under way from its acceptance until its [`UnderWay`] is dropped. A vat that is
 //!   closing accepts only calls of its own objects, which belong to calls under way.
@@ -31,10 +31,10 @@ use crate::clock::monotonic;
 use crate::error::{Result, disconnected, not_begun};
 use crate::membrane::Call;
 
-/// Queued calls that start before other tasks of the thread get their turn again.
+/// Queued calls that start before other tasks of the thread run again.
 const STARTS_IN_A_ROW: usize = 64;
-/// The time that these may take, since answers of megabytes take milliseconds each. The clock is
-/// asked once for [`STARTS_UNTIMED`] of them, and never where there are fewer.
+/// The time that starts after the first [`STARTS_UNTIMED`] may take, since answers of megabytes take
+/// milliseconds each; the clock is read once for that number of starts.
 const IN_A_ROW: Duration = Duration::from_millis(2);
 const STARTS_UNTIMED: usize = 4;
 
@@ -81,15 +81,15 @@ impl Scheduler {
 
     /// Gives the call back if it may start at once; otherwise it is queued.
     ///
-    /// One that comes from foreign code starts when that has let go: capnp-rpc hands over the calls
-    /// on a promise while it has the promise borrowed, and the object may well call that.
+    /// A call from foreign code starts only after that code has returned: capnp-rpc keeps a promise
+    /// borrowed while it hands over the calls made on it, and the object may call that promise.
     pub(in crate::host) fn now_or_queued(
         &self,
         call: QueuedCall,
         turns: &Turns,
     ) -> Option<QueuedCall> {
         if self.is_busy.get() {
-            // It starts when that work is done.
+            // `busy` starts it when its work is done.
             self.queue.borrow_mut().push_back(call);
         } else if !call.call.reply.is_foreign()
             && self.queue.borrow().is_empty()
@@ -108,7 +108,7 @@ impl Scheduler {
         self.runnable.notify_one();
     }
 
-    /// Starts calls soon that have waited longer than all others: before these.
+    /// Queues calls before all others, since they have waited longest.
     pub(in crate::host) fn queue_first(&self, calls: VecDeque<QueuedCall>) {
         let mut queue = self.queue.borrow_mut();
         let others = std::mem::replace(&mut *queue, calls);
@@ -147,7 +147,7 @@ impl Scheduler {
             }
             let Some(call) = self.queue.borrow_mut().pop_front() else { return };
             let Some(Startable { call, waited_for }) = self.startable(call) else { continue };
-            // The task that does this must outlive whatever the RPC library makes of one call.
+            // A panic in one call, perhaps in the RPC library, must not end the task that starts calls.
             run::catch_panic("starting a call", || begin(call));
             if let Some(outlet) = waited_for {
                 self.next_behind(&outlet);
@@ -155,7 +155,7 @@ impl Scheduler {
         }
     }
 
-    /// Has the queue looked at again, if there is something in it.
+    /// Wakes the task that starts calls, if any are queued.
     pub(in crate::host) fn go_on(&self) {
         if self.has_queued() {
             self.runnable.notify_one();
@@ -166,7 +166,7 @@ impl Scheduler {
         !self.queue.borrow().is_empty()
     }
 
-    /// Tells the task that starts queued calls when there may be some.
+    /// Notified when calls may be queued; the task that starts them awaits it.
     pub(in crate::host) fn runnable(&self) -> Rc<Notify> {
         self.runnable.clone()
     }

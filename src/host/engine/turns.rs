@@ -7,7 +7,8 @@
 //! Invariants:
 //! - A turn that has begun is submitted or discarded, as a whole, before the next one begins.
 //! - A gate opens only up to the ticket that the commit thread has reported durable.
-//! - Once the storage has failed nothing becomes durable any more, and whoever waits is told.
+//! - Once the storage has failed nothing becomes durable any more: gates stay shut, and those who
+//!   await a flush are told.
 
 mod durable;
 
@@ -25,14 +26,14 @@ use crate::storage::{Account, StorageError, Store, Ticket};
 /// See the head of the file.
 pub(in crate::host) struct Turns {
     store: RefCell<Store>,
-    /// Submitted turns whose gates open when they are durable, in the order of their tickets.
+    /// Submitted turns, each with the gate that opens once it is durable.
     submitted: RefCell<VecDeque<(Ticket, Rc<Gate>)>>,
     /// A list is being visited, in a snapshot of its own.
     is_visiting: Cell<bool>,
     /// Wakes the task that hands submitted turns to the commit thread. It runs after all that is
     /// ready to run now, so that calls which came together share one sync.
     committable: Rc<Notify>,
-    /// Wakes the task that opens gates; the commit thread does so too.
+    /// Wakes the task that opens gates. The commit thread notifies it, and so does the drop of this.
     progress: Arc<Notify>,
     /// Told when more has become durable, and when the storage has failed.
     settled: Notify,
@@ -56,7 +57,8 @@ impl Turns {
         self.store.borrow()
     }
 
-    /// The storage, for writes in the open turn. Turns begin and end here alone.
+    /// The storage, for writes in the open turn. Turns begin and end by the methods of this type,
+    /// never through this reference.
     pub(in crate::host) fn store_mut(&self) -> RefMut<'_, Store> {
         self.store.borrow_mut()
     }
@@ -83,7 +85,7 @@ impl Turns {
         }
     }
 
-    /// Makes the writes of `work` one turn of the server's own, or none of them.
+    /// Runs `work` as a turn of the server's own; if it fails, nothing is written.
     ///
     /// # Errors
     /// That of `work`.
@@ -104,7 +106,8 @@ impl Turns {
         written
     }
 
-    /// Resolves when no turn is open: tasks never run within one, and calls may be made in one.
+    /// Resolves when no turn is open. A task never runs within a turn, but a call can be made within
+    /// one: then this waits.
     pub(in crate::host) async fn outside_turns(&self) {
         while self.store.borrow().turn_object().is_some() {
             tokio::task::yield_now().await;
@@ -121,8 +124,8 @@ impl Turns {
         self.submitted.borrow_mut().push_back((ticket, gate.clone()));
     }
 
-    /// The last turn of the object that may not be durable yet. The gate opens when it is, and no
-    /// later than what was submitted since.
+    /// The last turn of the object that may not be durable yet. From now on the gate waits for it, and
+    /// opens with the last turn submitted by now at the latest.
     pub(in crate::host) fn await_unsettled(
         &self,
         object: ObjectId,
@@ -157,13 +160,13 @@ impl Turns {
         self.store.borrow_mut().close()
     }
 
-    /// Tells the task that hands submitted turns to the commit thread.
+    /// Notified when turns were submitted; the task that hands them on awaits it.
     pub(in crate::host) fn committable(&self) -> Rc<Notify> {
         self.committable.clone()
     }
 
-    /// Begins a visit of a list in a snapshot of its own. None within another one: a snapshot for
-    /// each of many would use up those that there are.
+    /// Begins a visit of a list in a snapshot of its own. `None` while another visit is under way:
+    /// LMDB has few snapshots.
     pub(in crate::host) fn begin_visit(&self) -> Option<Visit<'_>> {
         (!self.is_visiting.replace(true)).then(|| Visit(self))
     }
@@ -177,7 +180,7 @@ impl Drop for Turns {
     }
 }
 
-/// A visit of a list. Visits within it read pages.
+/// A visit of a list. While it exists, other lists are read page by page.
 pub(in crate::host) struct Visit<'a>(&'a Turns);
 
 impl Drop for Visit<'_> {

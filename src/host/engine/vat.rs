@@ -73,7 +73,7 @@ pub(crate) struct Vat {
     pub(in crate::host) reference_cipher: Rc<ReferenceCipher>,
     agent: OnceCell<Weak<dyn Cluster>>,
     pub(super) fault: Rc<Fault>,
-    /// The chain that led to the calls that are made now: that of the present turn.
+    /// The chain of the present turn, which calls made in it carry on.
     pub(super) chain: RefCell<Option<Chain>>,
     pub(super) activity: Arc<Activity>,
     pub(super) bodies: OnceCell<Arc<Room>>,
@@ -176,7 +176,7 @@ impl Vat {
         Ok(store.account(target, Presence::Present, u64::MAX, class)?)
     }
 
-    /// Makes the writes of `work` one turn of the server's own, or none of them.
+    /// Runs `work` as a turn of the server's own; if it fails, nothing is written.
     ///
     /// # Errors
     /// That of `work`, and when the storage can't be read.
@@ -195,7 +195,7 @@ impl Vat {
         }
     }
 
-    /// Does something during which calls may be made. They start afterwards.
+    /// Runs `work`; calls made in it start when it has returned.
     pub(in crate::host) fn busy<T>(self: &Rc<Self>, work: impl FnOnce() -> T) -> T {
         self.scheduler.busy(&self.turns, work, |queued| self.begin(queued))
     }
@@ -205,7 +205,7 @@ impl Vat {
         let returned = queued.returned();
         self.begin_in(&slot, queued);
         parked::after_returned(&slot, returned);
-        // The call may have been the last to hold a place in which nobody is awake any more.
+        // The call may have been the last holder of the slot, and the object asleep by now.
         self.objects.release(&slot);
     }
 
@@ -318,7 +318,8 @@ async fn start_queued(vat: Weak<Vat>, runnable: Rc<Notify>) {
         runnable.notified().await;
         let Some(vat) = vat.upgrade() else { return };
         vat.busy(|| ());
-        // Being notified is no wait: without one, no other task would run until all have started.
+        // `notified` may return at once; without a yield no other task would run until all calls
+        // have started.
         if { vat }.scheduler.has_queued() {
             tokio::task::yield_now().await;
         }

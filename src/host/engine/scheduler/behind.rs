@@ -10,7 +10,7 @@
 //!   them do.
 //! - A connection whose calls waited has one of them at a time among those that start next, so that
 //!   others don't wait for all of them.
-//! - No call waits for a connection that is over: it has not begun, and never does.
+//! - A call whose connection has ended is refused, and never begins.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -35,7 +35,7 @@ pub(super) struct Startable {
 }
 
 impl Scheduler {
-    /// The call if it may start now. Otherwise it waits, or its caller is gone.
+    /// The call if it may start now. Otherwise it waits, or is refused because its caller is gone.
     pub(super) fn startable(self: &Rc<Self>, mut queued: QueuedCall) -> Option<Startable> {
         let passage = queued.passage;
         let asks = matches!(passage, Passage::None | Passage::Next);
