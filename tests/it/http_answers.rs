@@ -210,10 +210,7 @@ fn headers_of_the_connection_reach_no_object_and_bytes_are_kept_or_refused() {
                        te: trailers\r\nproxy-authorization: secret\r\nproxy-connection: close\r\n\
                        trailer: x\r\nupgrade: h2c\r\nx-end: 1\r\n";
         let Answer { status, body, .. } = exchange(stream, &request("GET", &path, headers)).await;
-        assert_eq!(
-            (status, String::from_utf8(body).unwrap()),
-            (200, "host,x-end,capstead-peer".to_owned())
-        );
+        assert_eq!((status, String::from_utf8(body).unwrap()), (200, "host,x-end,capstead-peer".to_owned()));
 
         let answer = exchange(stream, &request("GET", &path, "x: \u{fc}ber\r\n")).await;
         assert_eq!(answer.status, 200);

@@ -85,7 +85,7 @@ fn a_stranger_is_told_for_good_and_nobody_else_is_moved() {
     });
 }
 
-/// Whatever is made of true messages by chance ends at most their sender.
+/// A true message that chance has changed ends at most its sender.
 #[test]
 fn messages_that_are_changed_by_chance_leave_the_server_and_the_document() {
     run(async {

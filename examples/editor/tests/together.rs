@@ -2,9 +2,10 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use support::{Client, Data, Random, run};
+use tokio::time::Instant;
 
 /// Ten keys a second each.
 const KEY: Duration = Duration::from_millis(100);
@@ -121,7 +122,7 @@ fn a_hundred_who_type_ten_keys_a_second_converge() {
     });
 }
 
-/// Whatever the server told of a client's changes, to whomever, is there after a kill; and what it didn't tell,
+/// All that the server told anybody is there after a kill; and what it didn't tell,
 /// its writer has, and brings when they come again.
 #[test]
 fn nothing_that_was_told_is_lost_by_a_kill() {

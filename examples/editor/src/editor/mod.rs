@@ -1,6 +1,6 @@
 //! A text that several people write at once, for the clients of the ecosystem: `yjs` and `y-websocket`.
 //!
-//! What comes is applied in memory at once, and told to everybody in batches: a batch is written first, as one
+//! A change is applied in memory at once, and told to everybody in batches: a batch is written first, as one
 //! change, and leaves when that is durable. So a server that is killed loses only what it told nobody, which those
 //! who wrote it still have, and send when they are connected again.
 //!

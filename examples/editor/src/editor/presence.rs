@@ -1,4 +1,4 @@
-//! Who is there, and where their cursors are. Never stored.
+//! The people who are there, and their cursors. Never stored.
 //!
 //! Invariant: what a client says of itself counts up. What isn't newer is neither kept nor told, since every
 //! client sends on what it hears of others.
@@ -18,10 +18,10 @@ use super::refused::{Outcome, Refused};
 const CLIENTS_MAX: usize = 1024;
 /// Clients that one socket speaks for: the windows of a browser send each other's cursors.
 const CLIENTS_OF_SOCKET_MAX: usize = 16;
-/// What a client says of itself: a name, a colour, a cursor.
+/// The longest state of a client: a name, a colour, a cursor.
 const STATE_BYTES_MAX: usize = 4 << 10;
 
-/// What a client says when it leaves.
+/// The state of a client that leaves.
 const GONE: &str = "null";
 
 #[derive(Default)]
@@ -97,7 +97,7 @@ impl Presence {
         self.changed.is_empty()
     }
 
-    /// What is to be told to everybody, also to those who said it: a client that hears nothing for 30 s, not even
+    /// The states to tell everybody, also those who said it: a client that hears nothing for 30 s, not even
     /// itself, takes its connection for dead.
     pub(super) fn take_changes(&mut self) -> Option<AwarenessUpdate> {
         let changed = std::mem::take(&mut self.changed);

@@ -12,7 +12,7 @@ struct Bucket {
     per_second: f64,
 }
 
-/// What one socket may still ask for.
+/// The rest of what one socket may ask for.
 pub(super) struct Allowance {
     messages: f64,
     bytes: f64,

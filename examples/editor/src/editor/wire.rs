@@ -17,8 +17,8 @@ pub(super) fn decode(frame: &[u8]) -> Outcome<Message> {
     decoded(|| Message::decode(&mut DecoderV1::new(Cursor::new(frame))))
 }
 
-/// What `decode` makes of a stranger's bytes. Where `yrs` counts on numbers that add up, it panics, and that is
-/// the stranger's end, not the object's: nothing was changed yet.
+/// The result of decoding a stranger's bytes. `yrs` panics on some numbers that don't add up; that ends the
+/// stranger's socket and not the object, since nothing has been changed yet.
 pub(super) fn decoded<T>(decode: impl FnOnce() -> Result<T, Error>) -> Outcome<T> {
     let decoded = panic::catch_unwind(AssertUnwindSafe(decode));
     decoded.map_err(|_| Refused::NotYjs)?.map_err(|_| Refused::NotYjs)

@@ -135,7 +135,7 @@ pub(crate) struct Client {
     pub(crate) socket: Socket,
     pub(crate) doc: Doc,
     text: TextRef,
-    /// What the server has told, and nothing else: what of it is this client's own is acknowledged.
+    /// All that the server has told, and nothing else: this client's own changes in it are acknowledged.
     mirror: Doc,
     /// The number of changes that were told, of anybody.
     pub(crate) changes: usize,
@@ -187,12 +187,12 @@ impl Client {
         self.doc.transact().state_vector()
     }
 
-    /// What the server has told.
+    /// The changes that the server has told.
     pub(crate) fn told(&self) -> StateVector {
         self.mirror.transact().state_vector()
     }
 
-    /// How many of this client's own letters the server has told.
+    /// The number of this client's own letters that the server has told.
     pub(crate) fn acknowledged(&self) -> u32 {
         self.told().get(&self.id())
     }
