@@ -122,8 +122,8 @@ fn a_hundred_who_type_ten_keys_a_second_converge() {
     });
 }
 
-/// All that the server told anybody is there after a kill; and what it didn't tell,
-/// its writer has, and brings when they come again.
+/// All that the server told anybody is there after a kill; the rest its writer has, and brings when they come
+/// again.
 #[test]
 fn nothing_that_was_told_is_lost_by_a_kill() {
     run(async {
@@ -170,12 +170,12 @@ fn nothing_that_was_told_is_lost_by_a_kill() {
     });
 }
 
-/// More is written than a document may have, and deleted: without compaction it would be full.
+/// More is written than an object may store here, and deleted: without compaction there would be no room.
 #[test]
 fn compaction_keeps_the_document_and_makes_room() {
     run(async {
         let data = Data::new();
-        let server = data.serve();
+        let server = data.serve_with(&["--object-quota", "Editor=1MiB"]);
         let mut ada = Client::join(&server, "a").await;
         let mut bob = Client::join(&server, "a").await;
         let part = "abcdefgh".repeat(8 << 10);

@@ -1,7 +1,7 @@
 //! One document, as the crate `yrs` has it in memory, and in the storage: a whole and a tail of later changes.
 //!
 //! Invariants:
-//! - What was applied and isn't written yet is in `unsaved`, so it isn't lost by reading the storage again.
+//! - Every change that was applied and isn't written yet is in `unsaved`, so it isn't lost by reading the storage again.
 //! - The storage alone makes the whole document: a change is in the whole or in the tail.
 
 use std::mem;

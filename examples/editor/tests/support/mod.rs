@@ -40,10 +40,14 @@ impl Data {
     }
 
     pub(crate) fn serve(&self) -> Server {
+        self.serve_with(&[])
+    }
+
+    pub(crate) fn serve_with(&self, options: &[&str]) -> Server {
         let mut command = Command::new(env!("CARGO_BIN_EXE_editor"));
         let any = "127.0.0.1:0";
         command.args(["--json", "--listen", any, "--http", any, "--data"]);
-        command.arg(self.path()).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.arg(self.path()).args(options).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the server starts");
         let mut line = String::new();
         let stdout = child.stdout.as_mut().expect("it is ours");
@@ -91,6 +95,15 @@ impl Server {
             stat.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0)
         };
         Duration::from_nanos(tasks.map(|task| of_task(task.expect("a task").path())).sum())
+    }
+
+    /// The most memory that it ever had, in bytes.
+    pub(crate) fn peak_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("Linux");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kib << 10
     }
 
     /// The status and the body of a GET.
