@@ -5,7 +5,7 @@
 //! who wrote it still have, and send when they are connected again.
 //!
 //! Invariants:
-//! - A message that tells of the document, to whomever, is sent in a turn that has saved it: see [`Editor::tell`].
+//! - A message that tells of the document, to whomever, is sent in a turn that has saved it: see `Editor::tell`.
 //! - A memory that is ahead of the storage and can't be saved ends with the object.
 
 mod document;
