@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use support::{Client, Data, Random, run};
 use tokio::time::Instant;
+use yrs::StateVector;
+use yrs::sync::{Message, SyncMessage};
 
 /// Ten keys a second each.
 const KEY: Duration = Duration::from_millis(100);
@@ -167,6 +169,25 @@ fn nothing_that_was_told_is_lost_by_a_kill() {
             late.until(|late| all.iter().all(|(id, clock)| late.state().get(id) >= *clock)).await;
             server.kill();
         }
+    });
+}
+
+/// The whole document, too, is sent when all of it is durable: the disk is slow here.
+#[test]
+fn a_document_is_shown_when_it_is_durable() {
+    run(async {
+        let data = Data::new();
+        let server = data.serve_with(&["--commit-delay", "300"]);
+        let mut ada = Client::join(&server, "a").await;
+        ada.insert(0, "first").await;
+        // Waits for the next batch when the document is asked for.
+        ada.insert(5, "second").await;
+        let nothing = StateVector::default();
+        ada.send(Message::Sync(SyncMessage::SyncStep1(nothing))).await;
+        while !matches!(ada.take().await, Message::Sync(SyncMessage::SyncStep2(_))) {}
+        server.kill();
+        assert_eq!(ada.acknowledged(), 11);
+        assert_eq!(data.serve().text("a").await, "firstsecond");
     });
 }
 
