@@ -42,12 +42,12 @@ fn the_workspace_builds_offline_and_without_the_capnp_tool() {
         cargo.args(args).args(["--release", "--offline", "--locked"]).current_dir(root());
         cargo::succeed(cargo::quick(&mut cargo).env("PATH", &path))
     };
-    for package in ["capstead", "capstead-client", "counter", "feed", "hello"] {
+    for package in ["capstead", "capstead-client", "counter", "editor", "feed", "hello"] {
         run(&["clean", "--package", package]);
     }
     run(&["build", "--workspace"]);
-    for binary in ["capstead", "counter", "client", "feed", "feed_client", "hello", "hello_client"]
-    {
+    let examples = ["counter", "client", "editor", "feed", "feed_client", "hello", "hello_client"];
+    for binary in ["capstead"].into_iter().chain(examples) {
         assert!(cargo::target().join("release").join(binary).is_file(), "{binary} was built");
     }
 }
@@ -74,6 +74,10 @@ fn every_committed_request_is_current() {
         (
             "examples/counter/schema/counter.request",
             schemas(&["examples/counter/schema/counter.capnp"]),
+        ),
+        (
+            "examples/editor/schema/editor.request",
+            schemas(&["examples/editor/schema/editor.capnp"]),
         ),
         ("examples/feed/schema/feed.request", schemas(&["examples/feed/schema/feed.capnp"])),
         ("examples/hello/schema/hello.request", schemas(&["examples/hello/schema/hello.capnp"])),

@@ -1,0 +1,205 @@
+//! Cursors, strangers, and what one client may take.
+
+mod support;
+
+use std::time::Duration;
+
+use futures::SinkExt;
+use support::{Client, Data, Random, closed, open, run};
+use tokio_tungstenite::tungstenite::Message as Frame;
+use yrs::sync::{Message, SyncMessage};
+use yrs::updates::encoder::Encode;
+
+#[test]
+fn cursors_are_told_to_all_and_stored_nowhere() {
+    run(async {
+        let data = Data::new();
+        let server = data.serve();
+        let mut ada = Client::join(&server, "a").await;
+        let mut bob = Client::join(&server, "a").await;
+        let id = ada.id();
+        ada.insert(0, "a text that is stored").await;
+        ada.point(1, r#"{"user":{"name":"a cursor that is not"}}"#).await;
+        let told = |clock| move |c: &Client| c.cursors.iter().any(|s| s.0 == id && s.1 == clock);
+        // Its own client too, which would give up a connection where it hears nothing for 30 s.
+        ada.until(told(1)).await;
+        bob.until(told(1)).await;
+        ada.until(|ada| ada.acknowledged() > 0).await;
+        assert!(data.contains(b"a text that is stored"));
+        assert!(!data.contains(b"a cursor that is not"));
+        // As every client does, with what it hears: nobody is told that again.
+        let cursors = bob.cursors.clone();
+        bob.cursors.clear();
+        let clients = cursors.iter().map(|(id, clock, state)| {
+            let json = state.as_str().into();
+            (*id, yrs::sync::awareness::AwarenessUpdateEntry { clock: *clock, json })
+        });
+        bob.send(Message::Awareness(yrs::sync::AwarenessUpdate { clients: clients.collect() }))
+            .await;
+        let own = bob.id();
+        bob.point(1, "{}").await;
+        bob.until(|bob| !bob.cursors.is_empty()).await;
+        assert_eq!(bob.cursors, [(own, 1, "{}".to_owned())]);
+        // Whoever comes late sees all who are there, and nobody who has left.
+        let mut late = Client::join(&server, "a").await;
+        late.until(told(1)).await;
+        ada.socket.close(None).await.expect("it closes");
+        bob.until(|bob| bob.cursors.iter().any(|s| s.0 == id && s.2 == "null")).await;
+        let mut later = Client::join(&server, "a").await;
+        later.until(|later| !later.cursors.is_empty()).await;
+        assert_eq!(later.cursors, [(own, 1, "{}".to_owned())]);
+    });
+}
+
+#[test]
+fn a_stranger_is_told_for_good_and_nobody_else_is_moved() {
+    run(async {
+        let data = Data::new();
+        let server = data.serve();
+        let mut ada = Client::join(&server, "a").await;
+        ada.insert(0, "here").await;
+        ada.until(|ada| ada.acknowledged() == 4).await;
+        let before = server.peak_bytes();
+        let change = |bytes: &[u8]| {
+            Frame::binary(Message::Sync(SyncMessage::Update(bytes.into())).encode_v1())
+        };
+        for (what, frame) in [
+            ("a text", Frame::text("{}")),
+            ("nothing", Frame::binary(vec![])),
+            ("an unknown tag", Frame::binary(vec![9, 1, 0])),
+            ("a sync message of no kind", Frame::binary(vec![0, 7, 0])),
+            ("a denial", Frame::binary(vec![2, 0, 1, b'x'])),
+            ("a list of 64 million clients", change(&[0x80, 0x80, 0x80, 0x20])),
+            ("half a change", change(&[1, 1, 7])),
+            ("a state vector that is cut", Frame::binary(vec![0, 0, 1, 5])),
+            ("64 million cursors", Frame::binary(vec![1, 4, 0x80, 0x80, 0x80, 0x20])),
+            ("a cursor that isn't JSON", Frame::binary(vec![1, 5, 1, 9, 1, 1, b'{'])),
+        ] {
+            let mut stranger = open(&server, "a").await;
+            stranger.send(frame).await.expect("it is sent");
+            let (code, reason) = closed(&mut stranger).await;
+            assert_eq!(code, 4400, "{what}: {reason}");
+            assert!(reason.contains("y-websocket"), "{what}: {reason}");
+        }
+        let taken = server.peak_bytes() - before;
+        assert!(taken < 48 << 20, "they took {taken} bytes");
+        ada.insert(4, "!").await;
+        ada.until(|ada| ada.acknowledged() == 5).await;
+        assert_eq!(server.text("a").await, "here!");
+    });
+}
+
+/// A true message that chance has changed ends at most its sender.
+#[test]
+fn messages_that_are_changed_by_chance_leave_the_server_and_the_document() {
+    run(async {
+        let data = Data::new();
+        let server = data.serve();
+        let mut ada = Client::join(&server, "a").await;
+        ada.insert(0, "here").await;
+        ada.until(|ada| ada.acknowledged() == 4).await;
+        let mut bob = Client::join(&server, "chance").await;
+        let mut random = Random(42);
+        let good = ada.insert_here(2, "some words").encode_v1();
+        for _ in 0..400 {
+            let mut bytes = good.clone();
+            for _ in 0..=random.below(4) {
+                let at = random.below(bytes.len() as u32) as usize;
+                bytes[at] = random.below(256) as u8;
+            }
+            bytes.truncate(good.len() - random.below(3) as usize);
+            let mut stranger = open(&server, "chance").await;
+            stranger.send(Frame::binary(bytes)).await.expect("it is sent");
+            // It may be closed by now, or be answered.
+            let _ = stranger.send(Frame::binary(vec![0, 0, 1, 0])).await;
+            let _ = stranger.close(None).await;
+            drop(stranger);
+        }
+        // The object has not ended, or they would have been cut off.
+        bob.insert(0, "well").await;
+        bob.until(|bob| bob.acknowledged() == 4).await;
+        let text = bob.text();
+        server.kill();
+        let server = data.serve();
+        assert_eq!(server.text("chance").await, text, "all that was taken can be read again");
+        assert_eq!(server.text("a").await, "here");
+    });
+}
+
+#[test]
+fn whoever_sends_too_much_is_to_try_again() {
+    run(async {
+        let data = Data::new();
+        let server = data.serve();
+        let mut flood = open(&server, "a").await;
+        for _ in 0..2000 {
+            // The server may have closed it by now.
+            if flood.feed(Frame::binary(vec![3])).await.is_err() {
+                break;
+            }
+        }
+        let _ = flood.flush().await;
+        let (code, reason) = closed(&mut flood).await;
+        assert_eq!((code, &*reason), (4529, "too much at once: try again in a moment"));
+        Client::join(&server, "a").await;
+    });
+}
+
+#[test]
+fn a_full_document_says_so_and_can_be_made_smaller() {
+    run(async {
+        let data = Data::new();
+        let server = data.serve();
+        let mut ada = Client::join(&server, "a").await;
+        let part = "0123456789abcdef".repeat(32 << 10);
+        for _ in 0..5 {
+            ada.insert(0, &part).await;
+            let length = ada.len();
+            ada.until(|ada| ada.acknowledged() == length).await;
+        }
+        let kept = ada.text();
+        ada.insert(0, &part).await;
+        let (code, reason) = closed(&mut ada.socket).await;
+        assert_eq!(code, 4413, "{reason}");
+        assert!(reason.contains("full"));
+        let mut bob = Client::join(&server, "a").await;
+        assert!(bob.text() == kept);
+        bob.remove(0, 1 << 20).await;
+        bob.insert(0, "short").await;
+        bob.until(|bob| bob.acknowledged() == 5).await;
+        assert_eq!(server.text("a").await.len(), kept.len() - (1 << 20) + 5);
+    });
+}
+
+/// With all that the server does for it: the gateway, the object, and the disk's thread.
+#[test]
+fn an_edit_of_a_document_of_a_megabyte_costs_little() {
+    run(async {
+        let data = Data::new();
+        let server = data.serve();
+        let mut ada = Client::join(&server, "a").await;
+        let mut random = Random(7);
+        // Parts, and then words between words: a document that was written, not pasted.
+        for _ in 0..16 {
+            ada.insert(random.below(ada.len()), &"some words ".repeat(6 << 10)).await;
+        }
+        for _ in 0..800 {
+            ada.insert(random.below(ada.len()), "and more words").await;
+        }
+        let length = ada.len();
+        ada.until(|ada| ada.acknowledged() == length).await;
+        assert!(length > 1 << 20);
+        let mut costs = Vec::new();
+        for _ in 0..600 {
+            let before = server.cpu();
+            ada.insert(random.below(ada.len()), "k").await;
+            let length = ada.len();
+            ada.until(|ada| ada.acknowledged() == length).await;
+            costs.push(server.cpu() - before);
+        }
+        costs.sort_unstable();
+        let at = |share: usize| costs[costs.len() * share / 1000];
+        println!("an edit of {length} letters: p50 {:?}, p99 {:?}", at(500), at(990));
+        assert!(at(990) < Duration::from_millis(20), "{:?}", at(990));
+    });
+}
