@@ -5,8 +5,10 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 
 use capnp::capability::FromClientHook;
+use lru::LruCache;
 
 use super::route::Route;
 use crate::error::Result;
@@ -14,7 +16,7 @@ use crate::schema::http_capnp::http_service;
 use crate::schema::restorer_capnp::namespace;
 
 /// Holding a capability keeps no object awake, so a few too many do no harm.
-const KNOWN_MAX: usize = 4096;
+const KNOWN_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
 /// A class as a gateway was given it.
 pub(crate) struct Given {
@@ -47,7 +49,7 @@ pub(super) struct Objects {
     /// By the lower-case name of the class.
     namespaces: HashMap<String, Held>,
     /// By the part of the path that names the object.
-    known: RefCell<HashMap<Box<str>, http_service::Client>>,
+    known: RefCell<LruCache<Box<str>, http_service::Client>>,
 }
 
 impl Objects {
@@ -55,7 +57,8 @@ impl Objects {
         let namespaces = namespaces.map(|(class, Given { namespace, again })| {
             (class.to_lowercase(), Held { namespace: RefCell::new(namespace), again })
         });
-        Self { namespaces: namespaces.collect(), known: RefCell::default() }
+        let known = RefCell::new(LruCache::new(KNOWN_MAX));
+        Self { namespaces: namespaces.collect(), known }
     }
 
     /// `None`: there is no such class.
@@ -63,7 +66,7 @@ impl Objects {
     /// # Errors
     /// When the namespace had to be asked for, and couldn't be.
     pub(super) fn get(&self, route: &Route<'_>) -> Result<Option<http_service::Client>> {
-        if let Some(object) = self.known.borrow().get(&*route.object) {
+        if let Some(object) = self.known.borrow_mut().get(&*route.object) {
             return Ok(Some(object.clone()));
         }
         let Some(held) = self.namespaces.get(&route.class.to_lowercase()) else { return Ok(None) };
@@ -71,11 +74,9 @@ impl Objects {
         by_name.get().set_key(&*route.key);
         let object = by_name.send().pipeline.get_object().as_cap();
         let object: http_service::Client = FromClientHook::new(object);
-        let mut known = self.known.borrow_mut();
-        if known.len() >= KNOWN_MAX {
-            known.clear();
-        }
-        known.insert((*route.object).into(), object.clone());
+        // The drop of the one that makes room may call back.
+        let dropped = self.known.borrow_mut().push((*route.object).into(), object.clone());
+        drop(dropped);
         Ok(Some(object))
     }
 
@@ -92,10 +93,15 @@ impl Objects {
         self.namespaces.contains_key(class)
     }
 
+    fn forget_known(&self) {
+        let dropped = self.known.replace(LruCache::new(KNOWN_MAX));
+        drop(dropped);
+    }
+
     /// The namespace of a class broke, or its grant was revoked.
     pub(super) fn forget_namespace(&self, class: &str) {
         // Those of other classes are asked for again, too.
-        drop(self.known.take());
+        self.forget_known();
         if let Some(held) = self.namespaces.get(&class.to_lowercase()) {
             drop(held.namespace.take());
         }
@@ -103,7 +109,8 @@ impl Objects {
 
     /// A capability broke, which it stays for ever: the next request gets another.
     pub(super) fn forget(&self, route: &Route<'_>) {
-        self.known.borrow_mut().remove(&*route.object);
+        let dropped = self.known.borrow_mut().pop(&*route.object);
+        drop(dropped);
     }
 
     /// The grant of the class's namespace was revoked. It may be in force again when its reference
@@ -114,7 +121,7 @@ impl Objects {
 
     /// Some of all capabilities broke, namespaces perhaps too.
     pub(super) fn forget_all(&self) {
-        drop(self.known.take());
+        self.forget_known();
         for held in self.namespaces.values() {
             drop(held.namespace.take());
         }
