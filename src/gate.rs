@@ -94,7 +94,8 @@ impl Gate {
         self.submitted.set(ticket);
     }
 
-    /// Everything up to `ticket` is durable: messages that wait for it, or for an earlier one, leave.
+    /// Everything up to `ticket` is durable: messages that wait for it, or for an earlier one,
+    /// leave.
     pub(crate) fn open(self: &Rc<Self>, ticket: Ticket) {
         self.durable.set(self.durable.get().max(ticket));
         self.pump();

@@ -167,7 +167,7 @@ fn name(authority: &Authority) -> String {
 }
 
 /// An origin as browsers write it, in lower case and without the port that its scheme has anyway.
-/// What no browser writes would let nobody in.
+/// Any other text would let nobody in.
 fn origin(text: &str) -> Result<String, String> {
     let wrong = |what: &str| {
         let like = "give one origin, like https://app.example or http://localhost:3000";

@@ -1,6 +1,5 @@
 //! The table of routes: from a path, and perhaps a host, to an object and to the path that it sees.
-//! What the table doesn't name goes by [`route`](super::route::route), if its class may be reached
-//! so.
+//! All other paths go by [`route`](super::route::route), if their class may be reached so.
 //!
 //! Each row is four texts, as a file of routes has them. A part of the path in braces takes any
 //! text, and stands for that in the name of the object:
@@ -97,7 +96,7 @@ impl Row {
         {
             return None;
         }
-        let mut name = self.name.clone();
+        let mut values = Vec::new();
         let mut parts = path.strip_prefix('/')?.split('/');
         for segment in &self.path {
             let part = parts.next()?;
@@ -105,13 +104,28 @@ impl Row {
                 Segment::Fixed(text) if text == part => {}
                 Segment::Fixed(_) => return None,
                 Segment::Any { name: called, takes } => {
-                    let value = takes.value(part)?;
-                    name = name.replace(&format!("{{{called}}}"), &value);
+                    values.push((called.as_str(), takes.value(part)?));
                 }
             }
         }
-        parts.next().is_none().then_some(name)
+        // In a name of several parts no part may pretend to be two.
+        let are_parts =
+            values.len() < 2 || values.iter().all(|(_, value)| !value.contains(['/', '\0']));
+        (parts.next().is_none() && are_parts).then(|| filled(&self.name, &values))
     }
+}
+
+/// The name with its parts in braces replaced, in one pass: a value may have braces of its own.
+fn filled(name: &str, values: &[(&str, String)]) -> String {
+    let mut filled = String::new();
+    let mut pieces = name.split('{');
+    filled.extend(pieces.next());
+    for piece in pieces {
+        let (called, rest) = piece.split_once('}').unwrap_or((piece, ""));
+        filled.extend(values.iter().find(|(name, _)| *name == called).map(|(_, value)| &**value));
+        filled.push_str(rest);
+    }
+    filled
 }
 
 impl Takes {
@@ -239,6 +253,16 @@ mod tests {
             let found = routes.find(None, path);
             assert!(found.is_none_or(|route| route.class != "Room"), "{path}");
         }
+    }
+
+    #[test]
+    fn the_parts_of_a_path_cannot_pretend_to_be_others() {
+        let row = Row::new("/{a}/{b}", "Room", "{a}/{b}", "/").unwrap();
+        assert_eq!(row.name_for(None, "/x/y").as_deref(), Some("x/y"));
+        assert_eq!(row.name_for(None, "/%7Bb%7D/y").as_deref(), Some("{b}/y"));
+        assert_eq!(row.name_for(None, "/x%2Fy/z"), None);
+        let alone = Row::new("/{a}", "Room", "{a}", "/").unwrap();
+        assert_eq!(alone.name_for(None, "/x%2Fy").as_deref(), Some("x/y"));
     }
 
     #[test]

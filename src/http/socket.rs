@@ -3,8 +3,8 @@
 //!
 //! Invariants:
 //! - All that comes on a socket is a call of the object, so it is a turn, and in order.
-//! - `closed` is called once for each socket that was accepted, unless the object ended before; after it
-//!   nothing of that socket.
+//! - `closed` is called once for each socket that was accepted, unless the object ended before;
+//!   after it nothing of that socket.
 //! - Nothing here keeps the object's value alive: a socket ends with it.
 
 mod incoming;

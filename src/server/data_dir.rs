@@ -15,8 +15,8 @@
 //! The directory is made and restored in place, because a mount point can't be renamed over. From
 //! before the first part is made until after `format` has its name, `lock` says that the directory
 //! is being made or restored. The remains of an unfinished making are removed and made anew. Those
-//! of an unfinished restore are refused by servers and tools, because a fresh cluster in the place of
-//! a restored one would look like lost data; the next `capstead restore` removes them.
+//! of an unfinished restore are refused by servers and tools, because a fresh cluster in the place
+//! of a restored one would look like lost data; the next `capstead restore` removes them.
 //!
 //! **Invariants:** only the holder of the lock changes the directory. Parts are removed only where
 //! `lock` says that they were never finished. A directory that can't be used is left exactly as it

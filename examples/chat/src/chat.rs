@@ -29,6 +29,7 @@ pub fn add_to(server: Server) -> Server {
         .bind::<ChatRoom, ChatRoom>("rooms")
         .bind::<ChatRoom, ChatLimiter>("limiters")
         .only_by_routes::<ChatRoom>()
+        .only_by_routes::<ChatLimiter>()
         .route::<ChatRoom>("/chat", "front", "/page")
         .route::<ChatRoom>("/api/room", "front", "/make")
         .route::<ChatRoom>("/api/room/{id:secret}/websocket", "private/{id}", "/websocket")

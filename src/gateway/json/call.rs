@@ -33,6 +33,10 @@ pub(super) struct Asked {
     saved: Vec<String>,
 }
 
+/// The fields that one request may ask to save: each capability of the results is compared with
+/// all.
+const SAVED_MAX: usize = 64;
+
 impl Asked {
     /// # Errors
     /// When the key or the query isn't one.
@@ -41,6 +45,10 @@ impl Asked {
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             if name != "save" {
                 let why = format!("There is no {name} to ask for: only save=FIELD is known.\n");
+                return Err(refuse(StatusCode::BAD_REQUEST, why));
+            }
+            if saved.len() == SAVED_MAX {
+                let why = format!("At most {SAVED_MAX} fields can be saved at once.\n");
                 return Err(refuse(StatusCode::BAD_REQUEST, why));
             }
             saved.push(value.into_owned());

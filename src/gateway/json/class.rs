@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 
+use capnp::traits::HasTypeId;
 use http::StatusCode;
 use hyper::body::Bytes;
 use serde_json::{Map, Value, json};
@@ -9,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::Answer;
 use crate::dynamic::{Method, Shapes, Table, Unfit};
 use crate::error::{Result, failed};
-use crate::http::refuse;
+use crate::http::{http_service, refuse};
 use crate::schema::restorer_capnp::namespace::describe_results;
 
 /// The methods of a class.
@@ -30,7 +31,10 @@ impl Class {
         let table = Table::new(described.get_schema()?)
             .map_err(|error| failed(format!("the schema of {name} can't be read: {error}")))?;
         let interface = described.get_interface();
-        let (methods, about) = (table.methods(interface), table.about_interface(interface).into());
+        let (mut methods, about) =
+            (table.methods(interface), table.about_interface(interface).into());
+        // Requests come by the gateway, which answers for their heads.
+        methods.retain(|method| method.interface != http_service::Client::TYPE_ID);
         Ok(Self { name, about, table, methods, described: OnceCell::new() })
     }
 

@@ -31,7 +31,9 @@ pub(super) fn refusal_of(error: &capnp::Error) -> (Refusal, &'static str) {
     (refusal.with_outcome(outcome), outcome)
 }
 
-/// As `docs/errors.md` says of each reason what is true then.
+/// Only `not-begun:` says that the method wasn't started: a class never passes it on. With any
+/// other reason, the class may pass on the error of a call that it made itself, after it wrote
+/// something.
 fn outcome(error: &capnp::Error) -> &'static str {
     if is_not_begun(error) {
         return NOT;
@@ -46,11 +48,8 @@ fn outcome(error: &capnp::Error) -> &'static str {
             | Reason::NotRepeatable
             | Reason::TooManyHops
             | Reason::Malformed
-            | Reason::ImportUnfinished,
-        ) => NOT,
-        // Some of these are of the call, and others of its reply.
-        Some(
-            Reason::Unknown
+            | Reason::ImportUnfinished
+            | Reason::Unknown
             | Reason::Revoked
             | Reason::TooLarge
             | Reason::TooManyCapabilities
@@ -60,9 +59,8 @@ fn outcome(error: &capnp::Error) -> &'static str {
         ) => UNKNOWN,
         Some(_) => HAPPENED,
         None => match error.kind {
-            ErrorKind::Unimplemented => NOT,
             // The object wasn't called, or it refused while it ran.
-            ErrorKind::Overloaded | ErrorKind::Disconnected => UNKNOWN,
+            ErrorKind::Unimplemented | ErrorKind::Overloaded | ErrorKind::Disconnected => UNKNOWN,
             _ => HAPPENED,
         },
     }

@@ -139,7 +139,7 @@ impl Outbox {
         }
         let (waits, more) = (self.bytes.get(), size(&frame));
         // Slow readers that fill the room don't take it from those who keep up.
-        let has_room = waits <= LOW_WATER_BYTES || self.room.has_room(more);
+        let has_room = waits + more <= LOW_WATER_BYTES || self.room.has_room(more);
         if !has_room || waits > 0 && waits + more > self.most {
             self.end();
             return Err(overloaded("the socket's client doesn't read what it is sent: it was cut"));

@@ -1,8 +1,8 @@
 //! Cutting: what was made from a grant that is revoked ends at once, calls under way included.
 //!
-//! What was made from an object's grant is all on its own host. A namespace's grant is used on other
-//! hosts too: `authority/records` tells them all (`cluster/membership`, `supervisor/router`), and each
-//! of them comes here.
+//! Everything that was made from an object's grant is on its own host. A namespace's grant is used
+//! on other hosts too: `authority/records` tells them all (`cluster/membership`,
+//! `supervisor/router`), and each of them comes here.
 //!
 //! Invariants:
 //! - A call that is cut is answered at once, and with nothing of the object. Its handler runs to

@@ -133,8 +133,8 @@ fn go_on(
     owner.add_task(number, &task);
 }
 
-/// If the handler has called `set_pipeline`, the capabilities in its results so far may be called once
-/// all writes so far are durable.
+/// If the handler has called `set_pipeline`, the capabilities in its results so far may be called
+/// once all writes so far are durable.
 fn open_early(instance: &Rc<Instance>, number: u64, body: &BodySlot) {
     let Some(mut early) = body.take_early() else { return };
     early.replace_caps(|cap| gated::leaving(instance, cap));

@@ -5,8 +5,8 @@
 //! of them keeps the order in which callers made their calls, whichever way these came.
 //!
 //! Invariants:
-//! - Calls start in the order in which they were accepted. Only a call whose caller has much to read
-//!   waits longer, [behind](self::behind), and holds up nobody else's.
+//! - Calls start in the order in which they were accepted. Only a call whose caller has much to
+//!   read waits longer, [behind](self::behind), and holds up nobody else's.
 //! - No call starts within a turn or within the start of another call, so that no chain of calls
 //!   nests the stack. A panic that unwinds through here leaves the vat idle.
 //! - No call starts while too much waits for the commit thread.
@@ -33,8 +33,8 @@ use crate::membrane::Call;
 
 /// Queued calls that start before other tasks of the thread run again.
 const STARTS_IN_A_ROW: usize = 64;
-/// The time that starts after the first [`STARTS_UNTIMED`] may take, since answers of megabytes take
-/// milliseconds each; the clock is read once for that number of starts.
+/// The time that starts after the first [`STARTS_UNTIMED`] may take, since answers of megabytes
+/// take milliseconds each; the clock is read once for that number of starts.
 const IN_A_ROW: Duration = Duration::from_millis(2);
 const STARTS_UNTIMED: usize = 4;
 
@@ -147,7 +147,8 @@ impl Scheduler {
             }
             let Some(call) = self.queue.borrow_mut().pop_front() else { return };
             let Some(Startable { call, waited_for }) = self.startable(call) else { continue };
-            // A panic in one call, perhaps in the RPC library, must not end the task that starts calls.
+            // A panic in one call, perhaps in the RPC library, must not end the task that starts
+            // calls.
             run::catch_panic("starting a call", || begin(call));
             if let Some(outlet) = waited_for {
                 self.next_behind(&outlet);

@@ -33,7 +33,8 @@ pub(in crate::host) struct Turns {
     /// Wakes the task that hands submitted turns to the commit thread. It runs after all that is
     /// ready to run now, so that calls which came together share one sync.
     committable: Rc<Notify>,
-    /// Wakes the task that opens gates. The commit thread notifies it, and so does the drop of this.
+    /// Wakes the task that opens gates. The commit thread notifies it, and so does the drop of
+    /// this.
     progress: Arc<Notify>,
     /// Told when more has become durable, and when the storage has failed.
     settled: Notify,
@@ -106,8 +107,8 @@ impl Turns {
         written
     }
 
-    /// Resolves when no turn is open. A task never runs within a turn, but a call can be made within
-    /// one: then this waits.
+    /// Resolves when no turn is open. A task never runs within a turn, but a call can be made
+    /// within one: then this waits.
     pub(in crate::host) async fn outside_turns(&self) {
         while self.store.borrow().turn_object().is_some() {
             tokio::task::yield_now().await;
@@ -124,8 +125,8 @@ impl Turns {
         self.submitted.borrow_mut().push_back((ticket, gate.clone()));
     }
 
-    /// The last turn of the object that may not be durable yet. From now on the gate waits for it, and
-    /// opens with the last turn submitted by now at the latest.
+    /// The last turn of the object that may not be durable yet. From now on the gate waits for it,
+    /// and opens with the last turn submitted by now at the latest.
     pub(in crate::host) fn await_unsettled(
         &self,
         object: ObjectId,

@@ -195,9 +195,11 @@ impl Accept {
         let mut start = context.start_web_socket_request();
         write_headers(headers, start.get().init_headers(headers.len() as u32))?;
         start.get().set_up_socket(up);
+        // If the client has gone, the way in may be dropped at once, and the socket must be there
+        // to end.
+        set.open.borrow_mut().insert(number, socket.clone());
         let started = start.send();
         socket.0.down.replace(Some(started.pipeline.get_down_socket()));
-        set.open.borrow_mut().insert(number, socket.clone());
         if let Some(opened) = self.handler.opened(socket.clone()) {
             socket.close_on_error(opened.await);
         }

@@ -13,7 +13,7 @@ use yrs::updates::decoder::Decode;
 use yrs::{Doc, GetString, OffsetKind, Options, ReadTxn, StateVector, Transact, Update, WriteTxn};
 
 use super::refused::{Outcome, Refused};
-use super::wire;
+use super::{plain, wire};
 
 /// The most that a document has, with all that is known of its past. One value of the storage has 4
 /// MiB.
@@ -82,6 +82,7 @@ impl Document {
     /// Takes a change into memory. It is durable, and may be told to others, after
     /// [`Document::save`].
     pub(super) fn apply(&mut self, change: Vec<u8>) -> Outcome<()> {
+        plain::check(&change)?;
         let update = wire::decoded(|| Update::decode_v1(&change))?;
         if update.is_empty() {
             return Ok(());

@@ -13,6 +13,7 @@
 
 mod document;
 mod page;
+mod plain;
 mod presence;
 mod rate;
 mod refused;
