@@ -61,6 +61,11 @@ impl Room {
         self.held.load(Ordering::Relaxed) + bytes <= self.most
     }
 
+    /// Tells whether this fits when the room is full: as much again is for those who empty it.
+    pub(crate) fn has_reserve(&self, bytes: usize) -> bool {
+        self.held.load(Ordering::Relaxed) + bytes <= self.most.saturating_mul(2)
+    }
+
     /// Counts bytes that are here, whether there was room or not.
     pub(crate) fn count(&self, bytes: usize) {
         self.held.fetch_add(bytes, Ordering::Relaxed);

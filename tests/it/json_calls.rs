@@ -169,7 +169,7 @@ fn what_is_not_there_is_named_and_nothing_happens() {
                 "Counter/a/Increment",
                 "{}",
                 404,
-                "Counter has no method \"Increment\"; it has increment, decrement, read, ",
+                "Counter has no method \"Increment\"; it has increment, decrement, read.",
             ),
             ("Counter/a/save", "{}", 404, "Counter has no method \"save\""),
             ("Counter/a/once", "{}", 404, "Counter has no method"),
@@ -246,7 +246,7 @@ fn a_call_with_a_key_is_applied_once_and_answered_the_same() {
                     (answer.status, &answer.json["reason"]),
                     (409, &json!("request-id-reused"))
                 );
-                assert_eq!(answer.json["outcome"], "not");
+                assert_eq!(answer.json["outcome"], "unknown");
                 let other = "Idempotency-Key: 00000000-40d5-43dd-bc93-6894a57f9324\r\n";
                 assert_eq!(json.ask("POST", &path, other, "{}").await.json, json!({"value": "5"}));
             }

@@ -138,8 +138,9 @@ impl Outbox {
             State::Gone => return Err(disconnected("the socket is closed")),
         }
         let (waits, more) = (self.bytes.get(), size(&frame));
-        // Slow readers that fill the room don't take it from those who keep up.
-        let has_room = waits + more <= LOW_WATER_BYTES || self.room.has_room(more);
+        // Slow readers that fill the room don't take it from clients that keep up: these have a reserve.
+        let keeps_up = waits <= LOW_WATER_BYTES;
+        let has_room = self.room.has_room(more) || keeps_up && self.room.has_reserve(more);
         if !has_room || waits > 0 && waits + more > self.most {
             self.end();
             return Err(overloaded("the socket's client doesn't read what it is sent: it was cut"));
