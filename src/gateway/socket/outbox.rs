@@ -138,7 +138,7 @@ impl Outbox {
             State::Gone => return Err(disconnected("the socket is closed")),
         }
         let (waits, more) = (self.bytes.get(), size(&frame));
-        // Slow readers that fill the room don't take it from clients that keep up: these have a reserve.
+        // Slow readers that fill the room leave a reserve to clients that keep up.
         let keeps_up = waits <= LOW_WATER_BYTES;
         let has_room = self.room.has_room(more) || keeps_up && self.room.has_reserve(more);
         if !has_room || waits > 0 && waits + more > self.most {
