@@ -1,4 +1,4 @@
-//! The bare servers with which Capstead is compared: capnp-rpc and hyper with nothing behind them.
+//! Baselines: servers of capnp-rpc and of hyper alone, without objects or storage.
 //!
 //! They run in a separate process, as the server does, and on one thread; the forwarding one uses
 //! two. They use the stock parts exactly as the parts' own documentation does, without any of our
@@ -45,7 +45,7 @@ pub(crate) enum BareServer {
 }
 
 impl BareServer {
-    /// The arguments with which this program serves it.
+    /// The arguments that make this program serve it.
     pub(crate) fn args(self) -> [&'static str; 2] {
         let kind = match self {
             Self::Echo => "echo",
@@ -125,7 +125,7 @@ fn on_another_thread() -> Result<counter::Client> {
             stock_over(far.into_split(), Side::Server, Some(echo().client)).await
         })
     };
-    // The thread ends with the process.
+    // The thread runs until the process ends.
     std::thread::Builder::new().spawn(serve)?;
     let mut system = stock_over(near.into_split(), Side::Client, None);
     let far = system.bootstrap(Side::Server);
@@ -196,6 +196,6 @@ async fn answer_http(stream: TcpStream) {
         .timer(hyper_util::rt::TokioTimer::new())
         .header_read_timeout(Duration::from_secs(HTTP_HEADER_SECS))
         .serve_connection(hyper_util::rt::TokioIo::new(stream), service);
-    // The way in which a client leaves doesn't matter.
+    // An error means that the client has left.
     let _ = connection.await;
 }

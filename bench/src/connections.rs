@@ -54,7 +54,7 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// This number of connections; each has a counter and makes no more calls.
+/// Opens this many connections. Each gets a counter and then stays idle.
 async fn rest(server: &Capstead, count: u64) -> Result<Vec<(Counters, counter::Client)>> {
     let idle = std::cell::RefCell::new(Vec::new());
     drive(DIALLED_AT_ONCE, Until::Calls(count), async |n| {

@@ -1,7 +1,7 @@
 //! HTTP requests through the gateway, against a bare hyper server; and calls in JSON, against the
 //! class's own HTTP.
 //!
-//! The load is a client of a few lines, because a full one would cost more than the bare server:
+//! The load comes from a minimal client, because a full one would cost more than the bare server:
 //! one write and one read for each request, and only the necessary bytes are parsed.
 
 use std::cell::RefCell;

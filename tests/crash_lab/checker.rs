@@ -55,7 +55,7 @@ impl Looking {
         let paths = child.stdin.take().expect("it is piped");
         let output = BufReader::new(child.stdout.take().expect("it is piped"));
         let (answer, answers) = sync_channel(1);
-        // The thread ends with the process.
+        // The thread runs until the process ends.
         std::thread::spawn(move || {
             output.lines().map_while(Result::ok).try_for_each(|line| answer.send(line))
         });
