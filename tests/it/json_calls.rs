@@ -164,6 +164,7 @@ fn a_class_that_only_routes_lead_to_has_no_calls_in_json() {
 fn what_is_not_there_is_named_and_nothing_happens() {
     with_server(1, async |running| {
         let mut json = Json::connect(running).await;
+        let many = format!("Counter/a/increment?{}", "save=value&".repeat(65));
         for (path, body, status, says) in [
             (
                 "Counter/a/Increment",
@@ -186,6 +187,9 @@ fn what_is_not_there_is_named_and_nothing_happens() {
             ("Counter/a/increment", "{\"by\": ", 400, "The body isn't JSON: EOF"),
             ("Counter/a/increment", "[]", 400, "it must be an object, and is an array"),
             ("Counter/a/increment?x=1", "{}", 400, "There is no x to ask for"),
+            (&*many, "{}", 400, "At most 64 fields can be saved"),
+            // Requests come by the gateway alone, which answers for their heads.
+            ("Counter/a/request", "{}", 404, "Counter has no method \"request\""),
         ] {
             let answer = json.ask("POST", &format!("/json/{path}"), "", body).await;
             let detail = answer.json["detail"].as_str().unwrap();

@@ -47,6 +47,19 @@ fn the_index_leads_to_pages_that_are_there() {
     assert_eq!(served.metric("commits_total"), before, "to look makes nothing");
 }
 
+/// One call of a limiter would keep its address silent for a second.
+#[test]
+fn nothing_of_the_chat_is_called_in_json() {
+    let (_folder, data) = scratch();
+    let served = serve(&data);
+    for path in ["ChatLimiter/127.0.0.1/spend", "ChatRoom/public%2Flobby/tell"] {
+        let answer = post(&served.announced.http, &format!("/json/{path}"));
+        assert_eq!(answer.status, 404, "{path}: {}", answer.body);
+        assert!(answer.body.contains("There is no class"), "{path}: {}", answer.body);
+    }
+    assert_eq!(served.stop().0, Some(0));
+}
+
 #[test]
 fn a_counters_windows_follow_it_whoever_counts() {
     for hosts in ["1", "2", "4"] {
