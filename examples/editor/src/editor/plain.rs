@@ -26,19 +26,27 @@ const HAS_RIGHT_ORIGIN: u8 = 0x40;
 const IS_ROOT: u32 = 1;
 
 pub(super) fn check(change: &[u8]) -> Outcome<()> {
-    match is_plain(&mut Cursor::new(change)) {
-        Ok(true) => Ok(()),
-        Ok(false) | Err(_) => Err(Refused::NotYjs),
+    match look(&mut Cursor::new(change)) {
+        Ok(Look::Plain) => Ok(()),
+        Ok(Look::TooLarge) => Err(Refused::TooLarge),
+        Ok(Look::Other) | Err(_) => Err(Refused::NotYjs),
     }
 }
 
-fn is_plain(change: &mut Cursor<'_>) -> Result<bool, Error> {
+enum Look {
+    Plain,
+    TooLarge,
+    Other,
+}
+
+fn look(change: &mut Cursor<'_>) -> Result<Look, Error> {
     for _ in 0..change.read_var::<u32>()? {
         let blocks: u32 = change.read_var()?;
         let (_client, _clock): (u64, u32) = (change.read_var()?, change.read_var()?);
         for _ in 0..blocks {
-            if !is_plain_block(change)? {
-                return Ok(false);
+            match look_at_block(change)? {
+                Look::Plain => {}
+                other => return Ok(other),
             }
         }
     }
@@ -47,20 +55,20 @@ fn is_plain(change: &mut Cursor<'_>) -> Result<bool, Error> {
         let (_client, ranges): (u64, u32) = (change.read_var()?, change.read_var()?);
         deletions = deletions.saturating_add(ranges);
         if deletions > DELETIONS_MAX {
-            return Ok(false);
+            return Ok(Look::TooLarge);
         }
         for _ in 0..ranges {
             let (_clock, _length): (u32, u32) = (change.read_var()?, change.read_var()?);
         }
     }
-    Ok(true)
+    Ok(Look::Plain)
 }
 
-fn is_plain_block(change: &mut Cursor<'_>) -> Result<bool, Error> {
+fn look_at_block(change: &mut Cursor<'_>) -> Result<Look, Error> {
     let info = change.read_u8()?;
     if info == GC || info == SKIP {
         let _length: u32 = change.read_var()?;
-        return Ok(true);
+        return Ok(Look::Plain);
     }
     for has in [HAS_ORIGIN, HAS_RIGHT_ORIGIN] {
         if info & has != 0 {
@@ -69,14 +77,15 @@ fn is_plain_block(change: &mut Cursor<'_>) -> Result<bool, Error> {
     }
     if info & (HAS_ORIGIN | HAS_RIGHT_ORIGIN) == 0 {
         if change.read_var::<u32>()? != IS_ROOT {
-            return Ok(false);
+            return Ok(Look::Other);
         }
         let _root = change.read_buf()?;
     }
     match info & CONTENT {
-        DELETED => change.read_var::<u32>().map(|_| true),
-        STRING => change.read_buf().map(|text| text.len() <= TEXT_BYTES_MAX),
-        _ => Ok(false),
+        DELETED => change.read_var::<u32>().map(|_| Look::Plain),
+        STRING if change.read_buf()?.len() > TEXT_BYTES_MAX => Ok(Look::TooLarge),
+        STRING => Ok(Look::Plain),
+        _ => Ok(Look::Other),
     }
 }
 
@@ -119,6 +128,6 @@ mod tests {
         let texts = [&[1, 1, 1, 0, 4, 1, 1, b'a'][..], &[0xff, 0xff, 0xff, 0x7f]].concat();
         assert!(check(&texts).is_err(), "more text than bytes");
         let deletions = [&[0, 1, 1, 0xa1, 0x9c, 1][..], &[0, 1].repeat(20_001)].concat();
-        assert!(check(&deletions).is_err(), "20,001 deletions");
+        assert!(matches!(check(&deletions), Err(Refused::TooLarge)), "20,001 deletions");
     }
 }

@@ -12,6 +12,8 @@ pub(super) enum Refused {
     TooManyClients,
     /// The document has no room for the change.
     Full,
+    /// A change with more text, or more deletions, than is taken at once.
+    TooLarge,
     /// More than a person can type, or than one document serves.
     TooFast,
     /// The object's own: it ends, and another try meets a fresh one.
@@ -25,6 +27,9 @@ impl Refused {
             Self::NotYjs => (4400, "this is not the protocol of y-websocket: use its client"),
             Self::TooManyClients => (4400, "one connection speaks for at most 16 windows"),
             Self::Full => (4413, "the document is full: copy your last words, reload, delete some"),
+            Self::TooLarge => {
+                (4413, "the change is too large: copy your words, reload, paste less at once")
+            }
             Self::TooFast => (4529, "too much at once: try again in a moment"),
             Self::Failed(error) => return Err(error),
         };
