@@ -187,8 +187,9 @@ fn collect(folder: &Path, sources: &mut Vec<Source>) {
         let path = entry.expect("a folder of the workspace is read").path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if path.is_dir() {
-            // Cargo marks its folder with a tag file, whatever the folder's name.
-            let is_cargos = path.join("CACHEDIR.TAG").exists();
+            // Cargo marks its folder with a tag file, whatever the folder's name, but not one that
+            // was there before: `.ci/run` makes `target` for its Python.
+            let is_cargos = name == "target" || path.join("CACHEDIR.TAG").exists();
             if !is_cargos && name != "node_modules" && !name.starts_with('.') {
                 collect(&path, sources);
             }

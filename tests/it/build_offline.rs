@@ -114,8 +114,9 @@ fn committed_requests(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).expect("a folder of the workspace is read").flatten() {
         let (path, name) = (entry.path(), entry.file_name());
-        let is_ours =
-            !path.join("CACHEDIR.TAG").exists() && !name.to_string_lossy().starts_with('.');
+        // Cargo leaves a folder without its tag file that was there before.
+        let is_cargos = name == "target" || path.join("CACHEDIR.TAG").exists();
+        let is_ours = !is_cargos && !name.to_string_lossy().starts_with('.');
         if path.is_dir() && is_ours {
             found.extend(committed_requests(&path));
         } else if path.extension().is_some_and(|extension| extension == "request") {
