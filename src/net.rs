@@ -4,6 +4,7 @@
 //! listeners of a server share one number of places for connections, which leaves descriptors for
 //! everything else.
 
+mod certificate;
 mod places;
 pub(crate) mod tls;
 
@@ -22,8 +23,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::Metrics;
+pub(crate) use certificate::{Certificate, CertificateFiles};
 use places::Full;
-pub(crate) use places::{Peers, Place, Places};
+pub(crate) use places::{Peers, Place, Places, one_client};
 
 /// The time that a peer may take for the TLS handshake, in seconds. It occupies a connection's
 /// place meanwhile.

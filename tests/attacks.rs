@@ -13,6 +13,8 @@ mod class;
 mod fortress;
 #[path = "attacks/over_http.rs"]
 mod over_http;
+#[path = "attacks/over_http2.rs"]
+mod over_http2;
 #[path = "attacks/references.rs"]
 mod references;
 #[path = "attacks/strangers.rs"]

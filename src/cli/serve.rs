@@ -1,13 +1,16 @@
 //! `capstead serve`: its flags, its output when the server is ready, and its end.
 
+use std::convert::Infallible;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::builder::BoolishValueParser;
 use clap::{ArgAction, Args};
+use tokio::sync::Notify;
 
 use super::limit::{self, Change};
 use super::log::{self, LogFormat};
@@ -15,6 +18,7 @@ use super::operator;
 use super::signals;
 use crate::gateway::HttpLimits;
 use crate::limits::HOSTS_MAX;
+use crate::net::Certificate;
 use crate::server::{Group, Running, Server, ServerError, TurnLimits, stderr};
 
 /// The flags of a server. Where the help names a variable, that can be set instead.
@@ -52,6 +56,20 @@ pub(crate) struct Options {
     /// several times
     #[arg(long, value_name = "NAME")]
     http_host: Vec<String>,
+    /// Serve HTTP by TLS with the certificate in this file of PEM, and those that lead to its
+    /// authority. SIGHUP makes the server read it again
+    #[arg(long, value_name = "FILE", requires = "http_tls_key", env = "CAPSTEAD_HTTP_TLS_CERT")]
+    http_tls_cert: Option<PathBuf>,
+    /// The private key of that certificate, a file of PEM
+    #[arg(long, value_name = "FILE", requires = "http_tls_cert", env = "CAPSTEAD_HTTP_TLS_KEY")]
+    http_tls_key: Option<PathBuf>,
+    /// Believe the X-Forwarded-For of a proxy at this address, or in this network like 10.0.0.0/8;
+    /// may be given several times
+    #[arg(long, value_name = "NET")]
+    http_proxy: Vec<String>,
+    /// HTTP requests per second from one client, and as many at once [default: no limit]
+    #[arg(long, value_name = "N")]
+    http_requests: Option<NonZeroU32>,
     /// HTTP connections of all clients [default: 1024]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     http_connections: Option<u32>,
@@ -160,6 +178,12 @@ impl Options {
         for name in &self.http_host {
             server = server.http_host(name);
         }
+        for network in &self.http_proxy {
+            server = server.http_proxy(network);
+        }
+        if let (Some(chain), Some(key)) = (&self.http_tls_cert, &self.http_tls_key) {
+            server = server.https(chain, key);
+        }
         server
     }
 
@@ -232,6 +256,7 @@ impl Options {
         limits.connections = count(self.http_connections, limits.connections);
         limits.connections_per_peer =
             count(self.http_connections_per_peer, limits.connections_per_peer);
+        limits.requests_per_second = self.http_requests.or(limits.requests_per_second);
         limits.head = self.http_head.unwrap_or(limits.head);
         limits.transfer = self.http_transfer.unwrap_or(limits.transfer);
         limits.bytes_per_second = bytes(self.http_rate, limits.bytes_per_second);
@@ -283,20 +308,40 @@ pub(super) async fn serve(
     super::allow_connections();
     server = options.apply_to(server);
     // Taken before anything is served, so that no signal is missed.
-    let shutdown = signals::shutdown().map_err(capnp::Error::from)?;
+    let (shutdown, hangups) = signals::shutdown().map_err(capnp::Error::from)?;
     let running = server.start().await?;
+    let certificate = running.certificate();
     let ready = if options.json { json(&running) } else { text(&running, hints) };
     let unannounced = announce(ready).map_err(capnp::Error::from)?;
     let mut announced = Ok(());
     let stop = async {
         tokio::select! {
             () = shutdown => {},
+            never = hang_up(&hangups, certificate.as_deref()) => match never {},
             error = unannounced => announced = Err(ServerError::Announce(error)),
         }
     };
     let ended = running.until(stop).await;
     stderr::flush();
     ended.and(announced)
+}
+
+/// Reads the certificate again whenever the operator hangs up.
+async fn hang_up(hangups: &Notify, certificate: Option<&Certificate>) -> Infallible {
+    loop {
+        hangups.notified().await;
+        match certificate.map(Certificate::reload) {
+            Some(Ok(())) => {
+                tracing::info!(
+                    "SIGHUP: new HTTP connections see the certificate that is in the file now"
+                );
+            }
+            Some(Err(error)) => {
+                tracing::error!(%error, "SIGHUP: the certificate for HTTP stays the one that it was");
+            }
+            None => tracing::info!("SIGHUP changes nothing: SIGTERM ends the server"),
+        }
+    }
 }
 
 /// Prints that the server is ready, on a thread of its own, because the output may have no reader.
@@ -322,8 +367,8 @@ fn json(running: &Running) -> String {
         "capnp": running.capnp().to_string(),
         "namespaces": running.namespaces(),
     });
-    if let Some(address) = running.http() {
-        ready["http"] = format!("http://{address}").into();
+    if let Some(url) = running.http_url() {
+        ready["http"] = url.into();
     }
     if let Some(address) = running.metrics() {
         ready["metrics"] = format!("http://{address}/metrics").into();
@@ -333,15 +378,15 @@ fn json(running: &Running) -> String {
 
 fn text(running: &Running, hints: Hints) -> String {
     let mut lines = vec![format!("Cap'n Proto  {}", running.capnp())];
-    lines.extend(running.http().map(|address| format!("HTTP         http://{address}")));
+    lines.extend(running.http_url().map(|url| format!("HTTP         {url}")));
     lines.extend(running.metrics().map(|address| format!("Metrics      http://{address}/metrics")));
     lines.push("\nReferences: whoever has one may use every object of its class.".to_owned());
     let references = running.namespaces().iter();
     lines.extend(references.map(|(class, reference)| format!("  {class}  {reference}")));
     if let (Hints::Bundled, Some(counters)) = (hints, running.namespaces().get("Counter")) {
         lines.push("\nIncrement a counter:".to_owned());
-        let curl = |address| format!("  curl -X POST http://{address}/counter/x/increment");
-        lines.extend(running.http().map(curl));
+        let curl = |url| format!("  curl -X POST {url}/counter/x/increment");
+        lines.extend(running.http_url().map(curl));
         lines.push(format!("  cargo run --release -qp counter --bin client -- '{counters}' x"));
         lines.push(format!("  python3 examples/counter/client.py '{counters}' x"));
     }

@@ -1,16 +1,17 @@
-//! Signals: those that end a server, one that changes nothing, and those by which the system
-//! reports that a file can't be read or written, which would otherwise end a process without a
-//! message.
+//! Signals: those that end a server, one that makes it read a file again, and those by which the
+//! system reports that a file can't be read or written, which would otherwise end a process without
+//! a message.
 //!
 //! They have a thread of their own, because the other threads may be blocked.
 
 use std::fs;
 use std::io;
-use std::sync::Once;
+use std::sync::{Arc, Once};
 
 use signal_hook::consts::{SIGBUS, SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::{exit, raise};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::STORAGE_FAILED;
@@ -20,23 +21,25 @@ use crate::storage::{file_changed, no_space};
 /// Reports failures of files, for every command.
 pub(super) fn of_files() {
     // If this fails, the system's default action stays.
-    let _ = listen(&[SIGXFSZ, SIGBUS], CancellationToken::new());
+    let _ = listen(&[SIGXFSZ, SIGBUS], CancellationToken::new(), Arc::default());
 }
 
-/// Reports failures of files, and resolves on the first SIGINT or SIGTERM.
+/// Reports failures of files. The future resolves on the first SIGINT or SIGTERM; each SIGHUP
+/// notifies.
 ///
 /// # Errors
 /// When the operating system gives no thread, or a signal can't be taken.
-pub(super) fn shutdown() -> io::Result<impl Future<Output = ()>> {
-    let told = CancellationToken::new();
-    listen(&[SIGXFSZ, SIGBUS, SIGHUP, SIGINT, SIGTERM], told.clone())?;
-    Ok(async move {
+pub(super) fn shutdown() -> io::Result<(impl Future<Output = ()>, Arc<Notify>)> {
+    let (told, hangups) = (CancellationToken::new(), Arc::new(Notify::new()));
+    listen(&[SIGXFSZ, SIGBUS, SIGHUP, SIGINT, SIGTERM], told.clone(), hangups.clone())?;
+    let shutdown = async move {
         told.cancelled().await;
         tracing::info!("shutting down: calls under way are finished first");
-    })
+    };
+    Ok((shutdown, hangups))
 }
 
-fn listen(signals: &[i32], told: CancellationToken) -> io::Result<()> {
+fn listen(signals: &[i32], told: CancellationToken, hangups: Arc<Notify>) -> io::Result<()> {
     take_sigbus();
     let mut signals = Signals::new(signals)?;
     let take = move || {
@@ -48,7 +51,7 @@ fn listen(signals: &[i32], told: CancellationToken) -> io::Result<()> {
                 SIGXFSZ => full.call_once(|| {
                     tracing::error!("a file may become no longer: the limit of file sizes is reached (ulimit -f)");
                 }),
-                SIGHUP => tracing::info!("SIGHUP changes nothing: SIGTERM ends the server"),
+                SIGHUP => hangups.notify_one(),
                 _ => {
                     told_to_end();
                     told.cancel();

@@ -6,9 +6,9 @@
 
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, TE, TRAILER};
-use http::header::{TRANSFER_ENCODING, UPGRADE};
-use http::{Method, Response, StatusCode};
+use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue};
+use http::header::{TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::{Method, Response, StatusCode, Version};
 
 use crate::http::PEER;
 
@@ -28,6 +28,25 @@ pub(super) fn strip(headers: &mut HeaderMap) {
     gone.extend(headers.keys().filter(|name| is_of_one_hop(name)).cloned());
     for name in gone {
         headers.remove(name);
+    }
+}
+
+/// Puts a head of HTTP/2 as HTTP/1 has it: classes see no difference.
+pub(super) fn as_http1(head: &mut http::request::Parts) {
+    if head.version < Version::HTTP_2 {
+        return;
+    }
+    let authority = head.uri.authority().and_then(|named| named.as_str().parse().ok());
+    if let Some(host) = authority {
+        head.headers.insert(HOST, host);
+    }
+    // A cookie each, so that those which stay the same are sent as a number (RFC 9113, 8.2.3).
+    let cookies: Vec<_> = head.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if cookies.len() > 1 {
+        // What is put between them has a place in a value, as they had.
+        if let Ok(all) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
+            head.headers.insert(COOKIE, all);
+        }
     }
 }
 

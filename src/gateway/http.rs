@@ -1,24 +1,30 @@
-//! Serves HTTP/1 and turns each request into one call of `HttpService`, and those that ask for a
+//! Serves HTTP and turns each request into one call of `HttpService`, and those that ask for a
 //! WebSocket into a task for its frames.
 
 use std::cell::OnceCell;
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
+use hyper::header::RETRY_AFTER;
 use hyper::upgrade::OnUpgrade;
-use hyper::{Request, Response, StatusCode};
+use hyper::{HeaderMap, Request, Response, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::ask::{Accepted, Asked, Failure, Outcome, ask};
+use super::clients::{self, Proxies};
+use super::connection::{self, Requests};
 use super::cors;
 use super::door::{self, Door};
+use super::encrypted;
 use super::head;
 use super::json::JsonCalls;
 use super::limits::{HttpLimits, Taken};
@@ -33,9 +39,6 @@ use crate::limits::{HTTP_BODY_BYTES_MAX, NAME_BYTES_MAX};
 use crate::metrics::Metrics;
 use crate::net::Place;
 use crate::schema::restorer_capnp::restorer;
-
-/// The most that a connection buffers, the head of a request among it.
-const BUFFER_BYTES_MAX: usize = 64 << 10;
 
 /// Bytes of one body that are taken before others have their turn: a thousand bodies that come at
 /// once would keep everybody else waiting for as long as all of them take. A larger body waits for
@@ -83,14 +86,14 @@ impl Gateway {
     pub(crate) async fn serve(
         self: Rc<Self>,
         listener: TcpListener,
-        door: Door,
+        entrance: Entrance,
         limits: HttpLimits,
         stop: impl Future<Output = ()>,
     ) {
         let taken = Taken::new(limits, self.metrics.clone());
         let (open, ending) = (TaskTracker::new(), CancellationToken::new());
         let all = (open.clone(), ending.clone());
-        let served = Rc::new(Served { gateway: self, door, taken, open: all.0, ending: all.1 });
+        let served = Rc::new(Served { gateway: self, entrance, taken, open: all.0, ending: all.1 });
         let mut stop = std::pin::pin!(stop);
         loop {
             let accepted = tokio::select! {
@@ -140,10 +143,18 @@ impl Gateway {
     }
 }
 
+/// The ways in, and who may take them.
+pub(crate) struct Entrance {
+    pub(crate) door: Door,
+    pub(crate) proxies: Proxies,
+    /// None in the clear.
+    pub(crate) tls: Option<TlsAcceptor>,
+}
+
 /// The things with which connections are served.
 struct Served {
     gateway: Rc<Gateway>,
-    door: Door,
+    entrance: Entrance,
     taken: Rc<Taken>,
     /// The end of the server waits for these.
     open: TaskTracker,
@@ -165,36 +176,40 @@ type Answer = std::result::Result<Response<Bytes>, Refusal>;
 impl Client {
     async fn connection(self, stream: TcpStream) {
         let _ = stream.set_nodelay(true);
-        let ending = self.served.ending.clone();
-        let taken = self.served.taken.clone();
+        let Served { taken, entrance, ending, .. } = &*self.served;
         let stream = Paced::new(stream, taken.limits, taken.metrics.clone());
-        let client = Rc::new(self);
-        let service = hyper::service::service_fn(move |request| {
-            let client = client.clone();
-            async move { Ok::<_, Infallible>(client.answer(request).await) }
-        });
-        let connection = hyper::server::conn::http1::Builder::new()
-            .timer(hyper_util::rt::TokioTimer::new())
-            .header_read_timeout(taken.limits.head)
-            .max_buf_size(BUFFER_BYTES_MAX)
-            // Who has said all may close that side, and still wants to hear.
-            .half_close(true)
-            .serve_connection(hyper_util::rt::TokioIo::new(stream), service)
-            .with_upgrades();
-        let mut connection = std::pin::pin!(connection);
-        tokio::select! {
-            ended = connection.as_mut() => log_end(ended),
-            () = ending.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                log_end(connection.await);
-            }
+        let Some(tls) = entrance.tls.clone() else { return self.speak(stream).await };
+        let shaken = tokio::select! {
+            shaken = encrypted::handshake(&tls, stream, taken.limits.head) => shaken,
+            () = ending.cancelled() => return,
+        };
+        match shaken {
+            Ok(stream) => self.speak(stream).await,
+            Err(error) => tracing::debug!(peer = %self.peer, %error, "no TLS with an HTTP client"),
         }
     }
 
+    async fn speak(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let Served { taken, ending, .. } = &*self.served;
+        let requests = Requests::new(taken.clone(), self.peer.ip());
+        let (ending, client) = (ending.clone(), Rc::new(self));
+        let answer = move |request| {
+            let client = client.clone();
+            async move { client.answer(request).await }
+        };
+        connection::serve(stream, requests, ending, answer, full).await;
+    }
+
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        let Served { gateway, door, .. } = &*self.served;
+        let Served { gateway, entrance: Entrance { door, proxies, .. }, taken, .. } = &*self.served;
         gateway.metrics.http_requests_total.add(1);
         let (mut parts, body) = request.into_parts();
+        head::as_http1(&mut parts);
+        let address = proxies.client(self.peer.ip(), &mut parts.headers);
+        if let Err(wait) = taken.rate.admit(address) {
+            return too_often(&parts.headers, wait);
+        }
+        head::say_peer(&mut parts.headers, address);
         let page = door.known_origin(&parts.headers).cloned();
         let is_upgrade = socket::is_upgrade(&parts);
         let mut response = if let Err(refusal) = door.admit(&parts, is_upgrade) {
@@ -274,7 +289,6 @@ impl Client {
         let Some(route) = routes.find(host.as_deref(), path) else { return Err(nothing()) };
         check_name(&route)?;
         head::strip(&mut parts.headers);
-        head::say_peer(&mut parts.headers, self.peer.ip());
         if let Some(name) = head::not_text(&parts.headers) {
             let reason = format!("The value of the header {name} is not UTF-8.\n");
             return Err(refuse(StatusCode::BAD_REQUEST, reason));
@@ -342,14 +356,22 @@ pub(super) fn own(response: Response<Body>) -> Response<Bytes> {
     response.map(|body| Bytes::from(body.into_bytes()))
 }
 
-fn has_not_begun(answer: &std::result::Result<Outcome, Failure>) -> bool {
-    matches!(answer, Err(Failure::Call(error)) if is_not_begun(error))
+/// The answer to a request beside others of its connection, for which there is no place.
+fn full(asked: &HeaderMap) -> Response<Full<Bytes>> {
+    let reason = "There are too many requests at once: try again later.\n";
+    let refusal = refuse(StatusCode::SERVICE_UNAVAILABLE, reason);
+    own(refusal.response(asked)).map(Full::new)
 }
 
-fn log_end(ended: hyper::Result<()>) {
-    if let Err(error) = ended {
-        tracing::debug!(%error, "an HTTP connection ended early");
-    }
+fn too_often(asked: &HeaderMap, wait: Duration) -> Response<Full<Bytes>> {
+    let reason = "You have sent too many requests: try again later.\n";
+    let mut response = own(refuse(StatusCode::TOO_MANY_REQUESTS, reason).response(asked));
+    response.headers_mut().insert(RETRY_AFTER, clients::seconds(wait));
+    response.map(Full::new)
+}
+
+fn has_not_begun(answer: &std::result::Result<Outcome, Failure>) -> bool {
+    matches!(answer, Err(Failure::Call(error)) if is_not_begun(error))
 }
 
 /// The whole body, or why there is none.

@@ -4,12 +4,14 @@
 //! Invariant: bodies count from their first byte here until the last one has left.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use super::clients::Rate;
 use crate::http::{Held, Room};
 use crate::limits::HTTP_HEADER_SECS;
 use crate::metrics::Metrics;
@@ -26,6 +28,9 @@ pub struct HttpLimits {
     pub connections: usize,
     /// Connections from one address. Behind a proxy all come from that.
     pub connections_per_peer: usize,
+    /// Requests that each client may send in a second, on average, and as many at once; none for no
+    /// bound. The clients of one IPv6 network of 64 bits count as one.
+    pub requests_per_second: Option<NonZeroU32>,
     /// The time for the head of a request, from the last answer on.
     pub head: Duration,
     /// The time for the body of a request to come, and for a response to be taken.
@@ -53,6 +58,7 @@ impl Default for HttpLimits {
             // Below the files that a process may usually have open, so that Cap'n Proto has some.
             connections: 1024,
             connections_per_peer: 512,
+            requests_per_second: None,
             head: Duration::from_secs(HTTP_HEADER_SECS),
             transfer: Duration::from_mins(2),
             bytes_per_second: 16 << 10,
@@ -82,6 +88,7 @@ impl HttpLimits {
 pub(super) struct Taken {
     pub(super) limits: HttpLimits,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) rate: Rate,
     peers: Rc<Peers>,
     room: Arc<Room>,
     /// For those who go on with a large body.
@@ -93,7 +100,8 @@ impl Taken {
         let (places, most) = (Places::new(limits.connections), limits.connections_per_peer);
         let peers = Peers::new(places, most, metrics.clone(), |all| &all.http_connections);
         let room = Room::of_gateway(limits.body_bytes, metrics.clone());
-        Rc::new(Self { limits, metrics, peers, room, turns: Semaphore::new(TURNS) })
+        let rate = Rate::new(limits.requests_per_second);
+        Rc::new(Self { limits, metrics, rate, peers, room, turns: Semaphore::new(TURNS) })
     }
 
     /// The place of one more connection, if there is one.

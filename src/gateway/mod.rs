@@ -5,8 +5,11 @@
 //! anything else. It keeps no state about objects, and never answers for one.
 
 mod ask;
+mod clients;
+mod connection;
 mod cors;
 mod door;
+mod encrypted;
 mod head;
 mod http;
 mod json;
@@ -17,8 +20,9 @@ mod route;
 mod routes;
 mod socket;
 
+pub(crate) use clients::Proxies;
 pub(crate) use door::Door;
-pub(crate) use http::Gateway;
+pub(crate) use http::{Entrance, Gateway};
 pub use limits::HttpLimits;
 pub(crate) use objects::Given;
 pub(crate) use routes::{Routes, Row};

@@ -34,6 +34,17 @@ impl Paced {
         Self { stream, limits, metrics, behind: None }
     }
 
+    /// The first bytes that are here, which stay for the next who reads.
+    pub(super) async fn peek(&self, to: &mut [u8]) -> io::Result<usize> {
+        self.stream.peek(to).await
+    }
+
+    /// Says a few last words, for which nothing waits.
+    pub(super) fn say(&self, words: &[u8]) {
+        // A client that takes none is not told.
+        let _ = self.stream.try_write(words);
+    }
+
     /// The outcome of a write that gave `polled`.
     fn pace(
         &mut self,

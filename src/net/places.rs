@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,6 +30,18 @@ impl Places {
         let taken = Taken(places.clone());
         // If there was none, dropping `taken` takes this one back off the count.
         (places.taken.fetch_add(1, Ordering::Relaxed) < places.max).then_some(taken)
+    }
+}
+
+/// The addresses that one client may choose from, as one of them: with IPv6, providers give each
+/// customer a network of 64 bits.
+pub(crate) fn one_client(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        address @ IpAddr::V4(_) => address,
     }
 }
 
@@ -78,6 +90,7 @@ impl Peers {
     /// # Errors
     /// There is none.
     pub(crate) fn take(self: &Rc<Self>, peer: IpAddr) -> Result<Place, Full> {
+        let peer = one_client(peer);
         let of_all = Places::take(&self.of_all).ok_or(Full::OfAll)?;
         let mut taken = self.taken.borrow_mut();
         let places = taken.get(&peer).copied().unwrap_or_default();
@@ -114,6 +127,18 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_addresses_of_one_client_share_its_places() {
+        let (places, metrics) = (Places::new(9), Arc::<Metrics>::default());
+        let peers = Peers::new(places, 1, metrics, |all| &all.connections);
+        let take = |text: &str| peers.take(text.parse().unwrap());
+        let held = [take("2001:db8::1").ok(), take("192.0.2.1").ok()];
+        assert!(held.iter().all(Option::is_some));
+        assert_eq!(take("2001:db8::2").err(), Some(Full::OfPeer));
+        assert_eq!(take("::ffff:192.0.2.1").err(), Some(Full::OfPeer));
+        assert!(take("2001:db8:0:1::1").is_ok());
+    }
 
     #[test]
     fn a_place_is_there_again_when_a_connection_has_ended() {

@@ -16,7 +16,7 @@ use rustls::crypto::ring;
 use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::server::NoServerSessionStorage;
 use rustls::version::TLS13;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -51,11 +51,11 @@ pub(crate) fn acceptor(pkcs8: &[u8]) -> Result<TlsAcceptor> {
 }
 
 /// Does the handshake with a peer, which must finish its part in this time.
-pub(super) async fn handshake(
+pub(crate) async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     tls: &TlsAcceptor,
-    stream: TcpStream,
+    stream: S,
     limit: Duration,
-) -> io::Result<TlsStream<TcpStream>> {
+) -> io::Result<TlsStream<S>> {
     let late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "it took too long"));
     tokio::time::timeout(limit, tls.accept(stream)).await.unwrap_or_else(late)
 }
@@ -65,7 +65,7 @@ mod tests {
     use capstead_client::{Connection, Limits};
     use ed25519_dalek::SigningKey;
     use tokio::io::AsyncReadExt;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::metrics::Metrics;

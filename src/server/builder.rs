@@ -13,6 +13,7 @@ use super::watchdog::TurnLimits;
 use crate::gateway::{HttpLimits, Routes, Row};
 use crate::host::{AwakeLimits, Binding, Class, Object, class_of};
 use crate::limits::{CLASS_BYTES_MAX, REQUEST_RETENTION_SECS, WARM_SECS};
+use crate::net::CertificateFiles;
 use crate::storage::LogOptions;
 
 /// The address at which a server listens for Cap'n Proto by default.
@@ -39,6 +40,8 @@ pub struct Server {
     pub(super) http: Option<SocketAddr>,
     pub(super) http_origins: Vec<String>,
     pub(super) http_hosts: Vec<String>,
+    pub(super) http_proxies: Vec<String>,
+    pub(super) certificate: Option<CertificateFiles>,
     pub(super) json_calls: bool,
     pub(super) http_limits: HttpLimits,
     pub(super) metrics: Option<SocketAddr>,
@@ -89,6 +92,8 @@ impl Server {
             http: Some(SocketAddr::from(([127, 0, 0, 1], 8080))),
             http_origins: Vec::new(),
             http_hosts: Vec::new(),
+            http_proxies: Vec::new(),
+            certificate: None,
             json_calls: false,
             http_limits: HttpLimits::default(),
             metrics: None,
@@ -364,6 +369,22 @@ impl Server {
     #[must_use]
     pub fn http_host(mut self, name: impl Into<String>) -> Self {
         self.http_hosts.push(name.into());
+        self
+    }
+
+    /// Serves HTTP by TLS, with the certificate and the private key in these files of PEM, for
+    /// HTTP/2 and HTTP/1.1. SIGHUP makes [`run`](Self::run) read them again.
+    #[must_use]
+    pub fn https(mut self, chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.certificate = Some(CertificateFiles { chain: chain.into(), key: key.into() });
+        self
+    }
+
+    /// Believes the proxies at this address, or in this network like `10.0.0.0/8`, when they say in
+    /// `X-Forwarded-For` whose request they pass on. From all others such headers are taken out.
+    #[must_use]
+    pub fn http_proxy(mut self, network: impl Into<String>) -> Self {
+        self.http_proxies.push(network.into());
         self
     }
 

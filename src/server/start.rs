@@ -28,13 +28,13 @@ use super::metrics_page::MetricsPage;
 use super::namespaces::start_gateway;
 use super::watchdog::{Beating, Watchdog};
 use crate::error::panic_reason;
-use crate::gateway::{Door, Gateway, HttpLimits, Routes};
+use crate::gateway::{Door, Entrance, Gateway, HttpLimits, Proxies, Routes};
 use crate::host::{Agent, Class, ListenerHint, Vat, VatOptions, pass_on_replies};
 use crate::http::Room;
 use crate::limits::SHUTDOWN_SECS;
 use crate::membrane::all_passed_on;
 use crate::metrics::Metrics;
-use crate::net::{ConnectionsMax, Listener, Places, tls};
+use crate::net::{Certificate, ConnectionsMax, Listener, Places, tls};
 use crate::schema::cluster_capnp::supervisor;
 use crate::storage::{LocalConfig, StorageError};
 use crate::sturdyref::Keys;
@@ -44,6 +44,8 @@ use crate::supervisor::Supervisor;
 pub struct Running {
     capnp: SocketAddr,
     http: Option<SocketAddr>,
+    /// None if HTTP is in the clear.
+    certificate: Option<Arc<Certificate>>,
     metrics: Option<SocketAddr>,
     namespaces: BTreeMap<String, String>,
     pub(super) parts: Parts,
@@ -81,6 +83,17 @@ impl Running {
     /// The address at which it listens for HTTP, if it does.
     pub fn http(&self) -> Option<SocketAddr> {
         self.http
+    }
+
+    /// The URL of what it serves by HTTP, if it does.
+    pub fn http_url(&self) -> Option<String> {
+        let scheme = if self.certificate.is_some() { "https" } else { "http" };
+        self.http.map(|address| format!("{scheme}://{address}"))
+    }
+
+    /// The certificate for HTTP, which may be replaced.
+    pub(crate) fn certificate(&self) -> Option<Arc<Certificate>> {
+        self.certificate.clone()
     }
 
     /// The address at which it serves its metrics, if it does.
@@ -323,7 +336,9 @@ async fn start_on(
     sockets: Sockets,
 ) -> Result<Running, ServerError> {
     let Sockets { capnp: socket, http, metrics: page } = sockets;
-    let http_door = door(&server, server.http)?;
+    let certificate = server.certificate.clone().map(Certificate::open).transpose();
+    let certificate = certificate.map_err(ServerError::Setting)?;
+    let entrance = entrance(&server, certificate.as_ref())?;
     let page_door = door(&server, server.metrics)?;
     let metrics = Arc::new(Metrics::default());
     let keys = Keys::new(data.keys()?);
@@ -366,8 +381,9 @@ async fn start_on(
     let _ = hub.gateway.set(gateway.clone());
     let stop_gateway = CancellationToken::new();
     let http_limits = server.http_limits.with_connections(most.http);
-    let serve = |(http, door)| serve_http(http, (door, http_limits), gateway, &stop_gateway);
-    let gateway = http.zip(http_door).map(serve).transpose()?;
+    let serve =
+        |(http, entrance)| serve_http(http, (entrance, http_limits), gateway, &stop_gateway);
+    let gateway = http.zip(entrance).map(serve).transpose()?;
     let metrics_address = page.as_ref().map(local).transpose()?;
     let page = page.zip(page_door);
     let page = page.map(|(page, door)| MetricsPage::start(page, door, metrics.clone(), most.tools));
@@ -377,7 +393,7 @@ async fn start_on(
     let parts =
         Parts { host, threads, supervisor, gateway, stop_gateway, metrics_page, admin, data };
     let (http, metrics, namespaces) = (http_address, metrics_address, references);
-    Ok(Running { capnp, http, metrics, namespaces, parts })
+    Ok(Running { capnp, http, certificate, metrics, namespaces, parts })
 }
 
 fn open_supervisor(server: &Server, data: &DataDir) -> Result<Rc<Supervisor>, ServerError> {
@@ -414,18 +430,29 @@ fn door(server: &Server, address: Option<SocketAddr>) -> Result<Option<Door>, Se
     address.map(door).transpose().map_err(ServerError::Setting)
 }
 
+/// The way in for those who come by HTTP, if anybody does.
+fn entrance(
+    server: &Server,
+    certificate: Option<&Arc<Certificate>>,
+) -> Result<Option<Entrance>, ServerError> {
+    let Some(door) = door(server, server.http)? else { return Ok(None) };
+    let tls = certificate.map(Certificate::acceptor).transpose().map_err(ServerError::Setting)?;
+    let proxies = Proxies::new(&server.http_proxies).map_err(ServerError::Setting)?;
+    Ok(Some(Entrance { door, proxies, tls }))
+}
+
 fn serve_http(
     socket: std::net::TcpListener,
-    (door, limits): (Door, HttpLimits),
+    (entrance, limits): (Entrance, HttpLimits),
     gateway: Rc<Gateway>,
     stop: &CancellationToken,
 ) -> Result<JoinHandle<()>, ServerError> {
     let address = local(&socket)?;
-    if !address.ip().is_loopback() {
+    if !address.ip().is_loopback() && entrance.tls.is_none() {
         tracing::warn!(%address, "HTTP is in the clear and asks nobody who they are: whoever reaches this address may use every object that answers HTTP; put a proxy before it that decides, or give --http off");
     }
     let socket = TcpListener::from_std(socket).map_err(capnp::Error::from)?;
-    let serve = gateway.serve(socket, door, limits, stop.clone().cancelled_owned());
+    let serve = gateway.serve(socket, entrance, limits, stop.clone().cancelled_owned());
     Ok(tokio::task::spawn_local(serve))
 }
 

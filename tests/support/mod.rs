@@ -271,7 +271,7 @@ fn parse(line: &str) -> Announced {
     let line: serde_json::Value = serde_json::from_str(line).expect("the line is JSON");
     let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
     let address = |value: &serde_json::Value| {
-        let rest = value.as_str()?.strip_prefix("http://")?;
+        let rest = value.as_str()?.split_once("://")?.1;
         Some(rest.trim_end_matches("/metrics").to_owned())
     };
     let namespaces = line["namespaces"].as_object().expect("there are namespaces").iter();

@@ -1,0 +1,299 @@
+//! One connection of HTTP: which of its protocols it speaks, and the bounds of a client that sends
+//! several requests at once.
+//!
+//! HTTP/1 has one request at a time, and its limits are those of the stream: [`Paced`] and the time
+//! for a head. HTTP/2 has many, of which none may stay for longer for the others' sake.
+//!
+//! Invariant: a request that isn't alone on its connection has a place of its own, as another
+//! connection would.
+//! Invariant: a connection without a request under way ends after the time for a head.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::error::Error;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::service::service_fn;
+use hyper::{HeaderMap, Request, Response, Version};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use slab::Slab;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::limits::{HttpLimits, Taken};
+use crate::net::Place;
+
+/// The most that a connection buffers, the head of a request among it.
+const BUFFER_BYTES_MAX: usize = 64 << 10;
+
+/// Requests of one HTTP/2 connection that are under way at the same time. RFC 9113 recommends no
+/// fewer than 100, which clients take for granted before they are told.
+const STREAMS_MAX: u32 = 128;
+/// The head of an HTTP/2 request: there may be many at once.
+const HEAD_BYTES_MAX: u32 = 16 << 10;
+/// Bytes of a request's body that a client may send before they are taken.
+const STREAM_WINDOW_BYTES: u32 = 64 << 10;
+/// As [`STREAM_WINDOW_BYTES`], of all requests of a connection.
+const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
+/// Requests that a client may take back beside as many as were answered. A browser takes some back;
+/// a flood of such requests is an attack (CVE-2023-44487).
+const TAKEN_BACK_MAX: u32 = 100;
+
+/// The time between two looks at an HTTP/2 connection.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The requests of a connection.
+pub(super) struct Requests {
+    taken: Rc<Taken>,
+    peer: IpAddr,
+    /// Tells whether any has come.
+    has_begun: Cell<bool>,
+    is_multiplexed: Cell<bool>,
+    under_way: Cell<usize>,
+    idle_since: Cell<Instant>,
+    answered: Cell<u32>,
+    taken_back: Cell<u32>,
+    /// Cancelled when too many were taken back.
+    flooded: CancellationToken,
+    /// For each response that waits for its client to take what it was given: until when.
+    due: RefCell<Slab<Option<Instant>>>,
+}
+
+impl Requests {
+    pub(super) fn new(taken: Rc<Taken>, peer: IpAddr) -> Rc<Self> {
+        Rc::new(Self {
+            taken,
+            peer,
+            has_begun: Cell::default(),
+            is_multiplexed: Cell::default(),
+            under_way: Cell::default(),
+            idle_since: Cell::new(Instant::now()),
+            answered: Cell::default(),
+            taken_back: Cell::default(),
+            flooded: CancellationToken::new(),
+            due: RefCell::default(),
+        })
+    }
+
+    /// One more request.
+    fn begin(self: &Rc<Self>, version: Version) -> Underway {
+        self.has_begun.set(true);
+        self.is_multiplexed.set(version >= Version::HTTP_2);
+        let place = match self.under_way.get() {
+            0 => Beside::Nothing,
+            _ if version < Version::HTTP_2 => Beside::Nothing,
+            _ => self.taken.connect(self.peer).map_or(Beside::Full, Beside::Placed),
+        };
+        self.under_way.set(self.under_way.get() + 1);
+        Underway { requests: self.clone(), place, is_answered: false }
+    }
+
+    /// Resolves with the reason when the connection should end.
+    async fn overstayed(&self) -> &'static str {
+        // HTTP/1 has its own time for a head, which ends a moment earlier.
+        sleep(self.taken.limits.head.saturating_add(LOOK)).await;
+        if !self.has_begun.get() {
+            return "no request came";
+        }
+        if !self.is_multiplexed.get() {
+            return std::future::pending().await;
+        }
+        loop {
+            if let Some(reason) = self.reason_to_end() {
+                return reason;
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    fn reason_to_end(&self) -> Option<&'static str> {
+        let now = Instant::now();
+        if self.under_way.get() == 0 {
+            let is_idle = now > self.idle_since.get() + self.taken.limits.head;
+            return is_idle.then_some("no further request came");
+        }
+        let is_late = self.due.borrow().iter().any(|(_, due)| due.is_some_and(|due| now > due));
+        is_late.then(|| {
+            self.taken.metrics.http_slow_total.add(1);
+            "its client takes a response too slowly"
+        })
+    }
+
+    fn take_back(&self) {
+        self.taken_back.set(self.taken_back.get().saturating_add(1));
+        if self.taken_back.get() > self.answered.get().saturating_add(TAKEN_BACK_MAX) {
+            self.flooded.cancel();
+        }
+    }
+}
+
+/// The place of a request beside the others of its connection.
+enum Beside {
+    /// It is alone, and the connection has a place.
+    Nothing,
+    Placed(#[expect(dead_code, reason = "held until the request is over")] Place),
+    /// There is none.
+    Full,
+}
+
+/// One request, until it is answered or was taken back.
+struct Underway {
+    requests: Rc<Requests>,
+    place: Beside,
+    is_answered: bool,
+}
+
+impl Underway {
+    /// The body of its response, which a client with many requests must take at the pace.
+    fn answer<B>(mut self, body: B) -> Watched<B> {
+        self.is_answered = true;
+        let requests = &self.requests;
+        requests.answered.set(requests.answered.get().saturating_add(1));
+        let key = requests.is_multiplexed.get().then(|| requests.due.borrow_mut().insert(None));
+        Watched { body, underway: self, key }
+    }
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        let requests = &self.requests;
+        requests.under_way.set(requests.under_way.get() - 1);
+        requests.idle_since.set(Instant::now());
+        if !self.is_answered {
+            requests.take_back();
+        }
+    }
+}
+
+/// A body whose client is watched: between two parts it has to take the first one in time.
+pub(super) struct Watched<B> {
+    body: B,
+    underway: Underway,
+    key: Option<usize>,
+}
+
+impl<B> Watched<B> {
+    fn set_due(&self, due: Option<Instant>) {
+        if let Some(key) = self.key {
+            self.underway.requests.due.borrow_mut()[key] = due;
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Watched<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        // It is asked only when what it gave before has been taken.
+        self.set_due(None);
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let (Some(_), Some(Ok(frame))) = (self.key, &frame) {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            let limits = self.underway.requests.taken.limits;
+            self.set_due(Some(Instant::now() + limits.time_for(bytes)));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<B> Drop for Watched<B> {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            self.underway.requests.due.borrow_mut().remove(key);
+        }
+    }
+}
+
+/// Runs the tasks of a connection on its thread.
+#[derive(Clone, Copy)]
+struct Here;
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for Here {
+    fn execute(&self, task: F) {
+        drop(tokio::task::spawn_local(task));
+    }
+}
+
+fn protocols(limits: &HttpLimits) -> Builder<Here> {
+    let mut builder = Builder::new(Here);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head)
+        .max_buf_size(BUFFER_BYTES_MAX)
+        // Who has said all may close that side, and still wants to hear.
+        .half_close(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEAD_BYTES_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(BUFFER_BYTES_MAX);
+    builder
+}
+
+/// Serves a connection until it ends, or until `ending`: then the requests under way are answered.
+/// `answer` answers each, and `full` those for which there is no place.
+pub(super) async fn serve<S, A, B>(
+    stream: S,
+    requests: Rc<Requests>,
+    ending: CancellationToken,
+    answer: impl Fn(Request<Incoming>) -> A + Clone + 'static,
+    full: fn(&HeaderMap) -> Response<B>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    A: Future<Output = Response<B>> + 'static,
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + 'static,
+{
+    let protocols = protocols(&requests.taken.limits);
+    let all = requests.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (underway, answer) = (all.begin(request.version()), answer.clone());
+        async move {
+            let response = match underway.place {
+                Beside::Full => full(request.headers()),
+                Beside::Nothing | Beside::Placed(_) => answer(request).await,
+            };
+            Ok::<_, Infallible>(response.map(|body| underway.answer(body)))
+        }
+    });
+    let connection = protocols.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let reason = tokio::select! {
+        ended = connection.as_mut() => return log_end(ended),
+        () = ending.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            return log_end(connection.await);
+        }
+        reason = requests.overstayed() => reason,
+        () = requests.flooded.cancelled() => "its client takes back most requests",
+    };
+    tracing::debug!(reason, "an HTTP connection is cut");
+}
+
+fn log_end(ended: Result<(), Box<dyn Error + Send + Sync>>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "an HTTP connection ended early");
+    }
+}
