@@ -10,4 +10,5 @@ fn main() {
     capstead_build::compile(&["src/host/tests/trial.capnp"]);
     capstead_build::compile(&["src/host/tests/programs/actor.capnp"]);
     capstead_build::compile(&["tests/passing/passing.capnp"]);
+    capstead_build::compile(&["tests/passing/forwarder.capnp", "tests/passing/slot.capnp"]);
 }

@@ -49,7 +49,7 @@ interface HttpService @0x92963bfdad2beb6a {
     # are added to the answer of the handshake. The client gets an error if the request was no handshake.
   }
 
-  interface ConnectClientRequestContext {
+  interface ConnectClientRequestContext @0xda572939a4c3d728 {
     # Where the answer to `connect` goes.
 
     startConnect @0 (response :HttpResponse);
@@ -59,7 +59,7 @@ interface HttpService @0x92963bfdad2beb6a {
     # There will be no tunnel; `body` takes the explanation.
   }
 
-  interface ServerRequestContext {
+  interface ServerRequestContext @0x99ae26bfd34f3f3b {
     # Belongs to `startRequest`, and is as obsolete.
   }
 }
@@ -102,7 +102,7 @@ interface ByteStream @0xd2e7d8a0dc0a9766 {
   # While it is in use, nobody may write to this one. Capstead never calls it, and answers it with
   # `unimplemented`; callers then write to the stream itself.
 
-  interface SubstreamCallback {
+  interface SubstreamCallback @0xb23c0a13cf65c36e {
     # How the one who made a substream learns of its end. One of the methods is called, and once.
 
     ended @0 (byteCount :UInt64);

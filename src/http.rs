@@ -65,6 +65,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures::channel::oneshot;
+use futures::future::OptionFuture;
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 pub use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
@@ -282,7 +283,8 @@ impl Taker for Collector {
 }
 
 /// The calls are made in order and not waited for: what comes after them from this object, such as
-/// the end of the request, comes after them on the wire.
+/// the end of the request, comes after them on the wire. They are kept until they are answered,
+/// since a call that nobody waits for any more may be dropped by whoever gets it.
 fn respond(
     context: &http_service::client_request_context::Client,
     response: Response<Body>,
@@ -291,13 +293,20 @@ fn respond(
     write_response(&response, start.get().init_response())?;
     let started = start.send();
     let body = response.into_body().bytes;
+    let (mut written, mut ended) = (None, None);
     if !body.is_empty() {
         let stream = started.pipeline.get_body();
         let mut write = stream.write_request();
         write.get().set_bytes(&body);
-        drop(write.send());
-        drop(stream.end_request().send());
+        written = Some(write.send());
+        ended = Some(stream.end_request().send().promise);
     }
+    // Whether the client took them is for the client to say: the object is done.
+    tokio::task::spawn_local(async move {
+        let _ = started.promise.await;
+        let _ = OptionFuture::from(written).await;
+        OptionFuture::from(ended).await.map(drop)
+    });
     Ok(())
 }
 

@@ -92,6 +92,10 @@ fn every_committed_request_is_current() {
             schemas(&["src/host/tests/programs/actor.capnp"]),
         ),
         ("tests/passing/passing.request", schemas(&["tests/passing/passing.capnp"])),
+        (
+            "tests/passing/forwarder.request",
+            schemas(&["tests/passing/forwarder.capnp", "tests/passing/slot.capnp"]),
+        ),
     ];
     for (request, schemas) in &all {
         let found = schemas.check().unwrap();

@@ -1,12 +1,18 @@
 //! Serves objects that pass capabilities on, for the tests in other languages.
 
 mod class;
+mod forwarder;
+mod forwarder_capnp;
 mod passing_capnp;
+mod slot_capnp;
 
+use capstead::classes::Counter;
 use capstead::{Result, Server};
 use class::{Exclusive, Passer, Plain};
+use forwarder::Forwarder;
 
 #[tokio::main(flavor = "local")]
 async fn main() -> Result<()> {
-    Server::new("passing.data").class::<Passer<Plain>>().class::<Passer<Exclusive>>().run().await
+    let server = Server::new("passing.data").class::<Passer<Plain>>().class::<Passer<Exclusive>>();
+    server.class::<Forwarder>().class::<Counter>().run().await
 }

@@ -42,7 +42,9 @@ class ServedTest(unittest.TestCase):
         command = [*self.command, "--json", "--data", self.data, *addresses]
         pipe = subprocess.PIPE
         self.server = subprocess.Popen(command, stdout=pipe, stderr=subprocess.DEVNULL)
-        self.namespaces = json.loads(self.server.stdout.readline())["namespaces"]
+        announced = json.loads(self.server.stdout.readline())
+        self.namespaces = announced["namespaces"]
+        self.http = announced["http"].removeprefix("http://")
         self.reference = self.namespaces.get("Counter")
 
     def end(self):
