@@ -52,6 +52,7 @@
 //! # }
 //! ```
 
+mod file;
 mod json;
 mod refusal;
 mod room;
@@ -74,6 +75,7 @@ use crate::error::{Result, failed, overloaded, unimplemented};
 use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_BODY_SECS};
 pub use crate::schema::http_capnp::http_service;
 use crate::schema::http_capnp::{HttpMethod, http_header, http_request, http_response};
+pub use file::StaticFile;
 pub(crate) use json::is_json;
 pub use json::{json, read_json};
 use refusal::Form;

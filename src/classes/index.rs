@@ -2,14 +2,13 @@
 
 use std::rc::Rc;
 
-use capstead::http::{
-    self, Answer, Body, HeaderValue, Request, Response, StatusCode, http_service,
-};
+use capstead::http::{self, StaticFile, http_service};
 use capstead::{Context, Object, Result};
 
 use crate::index_capnp::index;
 
-const PAGE: &str = include_str!("index.html");
+static PAGE: StaticFile = StaticFile::new("text/html; charset=utf-8", include_bytes!("index.html"))
+    .policy("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'");
 
 /// The page. It stores nothing.
 #[derive(Debug)]
@@ -24,21 +23,6 @@ impl Object for Index {
     }
 }
 
-fn answer(request: &Request<Body>) -> Answer {
-    if request.method() != http::Method::GET {
-        return Err(http::refuse(StatusCode::METHOD_NOT_ALLOWED, "use GET"));
-    }
-    let mut response = Response::new(Body::from(PAGE));
-    for (name, value) in [
-        ("content-type", "text/html; charset=utf-8"),
-        ("content-security-policy", "default-src 'none'; style-src 'unsafe-inline'"),
-        ("x-content-type-options", "nosniff"),
-    ] {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
-    Ok(response)
-}
-
 impl index::Server for Index {}
 
 impl http_service::Server for Index {
@@ -47,6 +31,6 @@ impl http_service::Server for Index {
         params: http_service::RequestParams,
         results: http_service::RequestResults,
     ) -> Result<()> {
-        http::serve(params, results, async |request| answer(&request)).await
+        http::serve(params, results, async |request| PAGE.answer(&request)).await
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::fortress::{withstands, withstands_from};
 use super::over_http::serve_large;
@@ -61,10 +61,11 @@ fn flood(served: &Served, mut next: impl FnMut(u32) -> Vec<u8>) -> bool {
     let reader = std::thread::spawn(move || while matches!(read.read(&mut [0; 4096]), Ok(1..)) {});
     stream.set_write_timeout(Some(DEADLINE)).unwrap();
     let end = now() + TIME;
-    let is_cut = (0..)
-        .map(|number| 2 * number + 1)
-        .take_while(|_| Instant::now() < end)
-        .any(|id| stream.write_all(&next(id)).is_err());
+    let (mut id, mut is_cut) = (1, false);
+    while !is_cut && now() < end {
+        is_cut = stream.write_all(&next(id)).is_err();
+        id += 2;
+    }
     let _ = stream.shutdown(std::net::Shutdown::Both);
     reader.join().unwrap();
     is_cut

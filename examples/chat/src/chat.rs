@@ -4,8 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use capstead::http::{self, Answer, Body, Closed, HeaderValue, Message, Request, StatusCode};
-use capstead::http::{Socket, SocketHandler, Sockets, http_service};
+use capstead::http::{self, Answer, Body, Closed, Message, Request, StatusCode};
+use capstead::http::{Socket, SocketHandler, Sockets, StaticFile, http_service};
 use capstead::{Context, List, Namespace, Object, Result, Server};
 use serde_json::{Value, json};
 
@@ -19,7 +19,11 @@ const BACKLOG: usize = 100;
 const COST_MS: u64 = 1_000;
 const AHEAD_MS: u64 = 20_000;
 
-const PAGE: &str = include_str!("../page/chat.html");
+static PAGE: StaticFile =
+    StaticFile::new("text/html; charset=utf-8", include_bytes!("../page/chat.html")).policy(
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+         connect-src 'self'; img-src data:; base-uri 'none'; frame-ancestors 'none'",
+    );
 
 /// Adds the chat to a server: its page at `/chat`, and the protocol at `/api/room`.
 pub fn add_to(server: Server) -> Server {
@@ -83,7 +87,7 @@ impl ChatRoom {
     async fn http(self: &Rc<Self>, request: Request<Body>) -> Answer {
         let address = http::peer(&request).map_or("unknown".into(), |address| address.to_string());
         match (request.method().as_str(), request.uri().path()) {
-            ("GET", "/page") => Ok(page()),
+            ("GET", "/page") => PAGE.answer(&request),
             ("POST", "/make") => self.make_private(&address).await,
             (_, "/make") => Err(http::refuse(StatusCode::METHOD_NOT_ALLOWED, "use POST")),
             (_, "/websocket") if self.is_there()? => {
@@ -229,22 +233,6 @@ fn send(socket: &Socket, value: &Value) {
 /// As JavaScript counts it.
 fn length(text: &str) -> usize {
     text.encode_utf16().count()
-}
-
-fn page() -> http::Response<Body> {
-    let mut response = http::Response::new(Body::from(PAGE));
-    let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-                  connect-src 'self'; img-src data:; base-uri 'none'; frame-ancestors 'none'";
-    for (name, value) in [
-        ("content-type", "text/html; charset=utf-8"),
-        ("content-security-policy", policy),
-        // The room may be a secret.
-        ("referrer-policy", "no-referrer"),
-        ("x-content-type-options", "nosniff"),
-    ] {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
-    response
 }
 
 impl chat_room::Server for ChatRoom {

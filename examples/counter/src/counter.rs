@@ -2,11 +2,17 @@
 
 use std::rc::Rc;
 
-use capstead::http::{self, Answer, Body, HeaderValue, Message, Request, Response, StatusCode};
-use capstead::http::{Socket, SocketHandler, Sockets, http_service};
+use capstead::http::{self, Answer, Body, Message, Request, Socket, SocketHandler, Sockets};
+use capstead::http::{StaticFile, StatusCode, http_service};
 use capstead::{Context, Object, Result, Stored, conflict, failed};
 
 use crate::counter_capnp::counter;
+
+static PAGE: StaticFile =
+    StaticFile::new("text/html; charset=utf-8", include_bytes!("../page/counter.html")).policy(
+        "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+         connect-src 'self'; frame-ancestors 'none'",
+    );
 
 /// A durable counter.
 #[derive(Debug)]
@@ -53,7 +59,7 @@ impl Counter {
             by.map_err(|_| http::refuse(StatusCode::BAD_REQUEST, "by must be a number"))?;
         let value = match (request.method().as_str(), request.uri().path()) {
             ("GET", "/") => self.value.get(),
-            ("GET", "/page") => return Ok(page()),
+            ("GET", "/page") => return PAGE.answer(request),
             ("GET", "/live") => return self.windows.accept(self, request)?.answer(),
             ("POST", "/increment") => self.add(by)?,
             ("POST", "/decrement") => self.subtract(by)?,
@@ -77,20 +83,6 @@ impl SocketHandler for Counter {
     async fn message(self: Rc<Self>, _: Socket, _: Message) -> Result<()> {
         Err(failed("a counter only tells: count by a POST"))
     }
-}
-
-fn page() -> Response<Body> {
-    let mut response = Response::new(Body::from(include_str!("../page/counter.html")));
-    let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-                  connect-src 'self'";
-    for (name, value) in [
-        ("content-type", "text/html; charset=utf-8"),
-        ("content-security-policy", policy),
-        ("x-content-type-options", "nosniff"),
-    ] {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
-    }
-    response
 }
 
 impl counter::Server for Counter {

@@ -79,8 +79,8 @@ impl Editor {
                 }
                 self.sockets.accept(self, request)?.answer()
             }
-            ("GET", "/") => Ok(page::html()),
-            ("GET", "/editor.js") => Ok(page::script()),
+            ("GET", "/") => page::HTML.answer(request),
+            ("GET", "/editor.js") => page::SCRIPT.answer(request),
             ("GET", "/text") => Ok(http::text(StatusCode::OK, self.text()?)),
             (_, "/" | "/editor.js" | "/text") => {
                 Err(http::refuse(StatusCode::METHOD_NOT_ALLOWED, "use GET"))
