@@ -237,7 +237,7 @@ fn check_tags(tags: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// What whoever uses a socket that has ended is told.
+/// The error of whoever uses a socket that has ended.
 pub(crate) fn over() -> capnp::Error {
     disconnected("the socket is closed")
 }

@@ -236,8 +236,8 @@ impl Server {
 
     /// Sets the time for which an object stays in memory without a call; one minute by default. It
     /// stays longer while a call runs in it, a task of it holds it, or a client holds a capability
-    /// that the object made itself; its WebSockets don't keep it. References to it stay good when it
-    /// falls asleep; state that it had only in memory is gone.
+    /// that the object made itself; its WebSockets don't keep it. References to it stay good when
+    /// it falls asleep; state that it had only in memory is gone.
     #[must_use]
     pub fn warm(mut self, time: Duration) -> Self {
         self.warm = time;

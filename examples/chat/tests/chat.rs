@@ -7,7 +7,7 @@ use std::time::Duration;
 use people::{Person, Server, ask, run};
 use serde_json::{Value, json};
 
-/// What a room knows of its people is kept with their sockets.
+/// A room keeps all that it knows of its people with their sockets.
 #[test]
 fn a_room_that_slept_knows_who_is_there() {
     run(async {

@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! - A message that comes whole with one read costs no clock and no count.
-//! - What a head announces counts from then on: the library takes memory for it at once.
+//! - The bytes that a head announces count from then on: the library takes memory for them.
 
 use std::cell::{Cell, RefCell};
 use std::io;

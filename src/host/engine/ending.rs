@@ -1,6 +1,6 @@
 //! The ends of instances other than by rest: by a panic, by `abort`, by the operator's hand, or
-//! with the vat. Each breaks all facets. WebSockets stay after the first two: they are the object's,
-//! and messages that had not begun are the first of the next instance.
+//! with the vat. Each breaks all facets. WebSockets stay after the first two: they are the
+//! object's, and messages that had not begun are the first of the next instance.
 //!
 //! Invariants:
 //! - Turns that were submitted before the end are made durable, and their replies still leave.

@@ -241,7 +241,7 @@ fn an_automatic_reply_wakes_nobody() {
     }
 }
 
-/// What is kept with sockets is half of the memory of awake objects at most, and free after them.
+/// Sockets take half of the memory of awake objects at most, which is free after them.
 #[test]
 fn sockets_take_no_more_memory_than_a_host_has_for_objects() {
     run(async {
