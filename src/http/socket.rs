@@ -17,13 +17,13 @@ use std::hash::{Hash, Hasher};
 use std::pin::Pin;
 use std::rc::Rc;
 
-use capnp::capability::Promise;
+use capnp::capability::{Promise, StreamingRequest};
 
 use crate::error::{Result, disconnected, failed, said};
 use crate::limits::{
     SOCKET_ATTACHMENT_BYTES_MAX, SOCKET_REASON_BYTES_MAX, SOCKET_TAG_BYTES_MAX, SOCKET_TAGS_MAX,
 };
-pub(crate) use incoming::{dispatch, is_close, text_of};
+pub(crate) use incoming::{dispatch, is_close, is_text};
 pub use open::{Accept, Sockets, is_upgrade};
 pub(crate) use table::{Entry, Holder, Lease, SocketTable, View};
 
@@ -184,7 +184,7 @@ impl Socket {
             send.get().set_text(text);
             send
         });
-        Sending(request.map_or_else(|| Promise::err(over()), |send| send.send()))
+        Sending(request.map_or_else(|| Promise::err(over()), StreamingRequest::send))
     }
 
     /// Sends bytes.
@@ -194,7 +194,7 @@ impl Socket {
             send.get().set_data(bytes);
             send
         });
-        Sending(request.map_or_else(|| Promise::err(over()), |send| send.send()))
+        Sending(request.map_or_else(|| Promise::err(over()), StreamingRequest::send))
     }
 
     /// Sends a close frame, after all that was sent before. The socket ends when the client has

@@ -87,12 +87,11 @@ impl UnderWay {
             self.count(0);
             return true;
         }
-        match self.since.get() {
-            Some((since, before)) => self.since.set(Some((since, before + bytes.len()))),
-            None => {
-                self.since.set(Some((Instant::now(), 0)));
-                self.begun.notify_one();
-            }
+        if let Some((since, before)) = self.since.get() {
+            self.since.set(Some((since, before + bytes.len())));
+        } else {
+            self.since.set(Some((Instant::now(), 0)));
+            self.begun.notify_one();
         }
         // A message that is larger is refused by the library.
         let length = frames.message.min(self.limits.socket_message_bytes as u64) as usize;
@@ -264,11 +263,11 @@ mod tests {
         match length {
             0..126 => frame.push(0x80 | length as u8),
             126..65_536 => {
-                frame.push(0x80 | 126);
+                frame.push(0xfe);
                 frame.extend((length as u16).to_be_bytes());
             }
             _ => {
-                frame.push(0x80 | 127);
+                frame.push(0xff);
                 frame.extend((length as u64).to_be_bytes());
             }
         }

@@ -154,8 +154,11 @@ impl SocketWay {
             call.reply.send(if is_end { Ok(Body::new()) } else { over() });
             return None;
         }
-        let text = || crate::http::text_of(call.method, call.params.get().ok()?);
-        let Some(reply) = self.table.automatic(text) else { return Some(call) };
+        let came = |text: &str| {
+            let params = call.params.get();
+            params.is_ok_and(|params| crate::http::is_text(call.method, params, text))
+        };
+        let Some(reply) = self.table.automatic(came) else { return Some(call) };
         self.entry.replied_by_itself(self.vat.clock.now_ms());
         if let Some(down) = self.entry.down() {
             // The caller may be code that lends out what the reply goes through; it has returned by
@@ -230,11 +233,13 @@ pub(super) fn split(
     kept
 }
 
-/// The sockets that were opened by grants which are cut now end, once that is durable.
+/// The sockets that were opened by grants which are cut now end. Nothing more goes out on them; both
+/// sides are told when it is durable.
 pub(super) fn cut(vat: &Rc<Vat>, slot: &Rc<Slot>) {
     const WHY: &str = "the grant by which the socket was opened was taken back";
     let Some(table) = slot.sockets() else { return };
-    let cut = table.cut();
+    let with_down = |entry: Rc<Entry>| entry.take_down().map(|down| (entry, down));
+    let cut: Vec<_> = table.cut().into_iter().filter_map(with_down).collect();
     if cut.is_empty() {
         return;
     }
@@ -245,8 +250,8 @@ pub(super) fn cut(vat: &Rc<Vat>, slot: &Rc<Slot>) {
         if vat.turns.flush().await.is_err() {
             return;
         }
-        for entry in cut {
-            close(&entry, POLICY, WHY);
+        for (entry, down) in cut {
+            close(&down, POLICY, WHY);
             let (vat, slot, table) = (vat.clone(), slot.clone(), table.clone());
             SocketWay::tell(vat, slot, table, entry, (POLICY, WHY));
         }
@@ -263,9 +268,11 @@ pub(super) fn replaced(slot: &Slot) {
     }
     let why = end_error(slot.spec.class.name, "was replaced").extra;
     // Calls that go out now could come to code that is in the middle of something.
-    tokio::task::spawn_local(
-        async move { all.iter().for_each(|entry| close(entry, FAILED, &why)) },
-    );
+    tokio::task::spawn_local(async move {
+        for down in all.iter().filter_map(|entry| entry.take_down()) {
+            close(&down, FAILED, &why);
+        }
+    });
 }
 
 /// The ways to all clients go with the vat.
@@ -275,11 +282,9 @@ pub(super) fn shut_down(slot: &Slot) {
     }
 }
 
-fn close(entry: &Entry, code: u16, reason: &str) {
-    if let Some(down) = entry.take_down() {
-        let mut close = down.close_request();
-        close.get().set_code(code);
-        close.get().set_reason(crate::http::cut_reason(reason));
-        drop(close.send());
-    }
+fn close(down: &web_socket::Client, code: u16, reason: &str) {
+    let mut close = down.close_request();
+    close.get().set_code(code);
+    close.get().set_reason(crate::http::cut_reason(reason));
+    drop(close.send());
 }

@@ -73,13 +73,14 @@ pub(crate) fn dispatch(
     }
 }
 
-/// The text of a call, if it sends one.
-pub(crate) fn text_of(method: Method, params: any_pointer::Reader<'_>) -> Option<String> {
-    if (method.interface, method.ordinal) != (web_socket::Client::TYPE_ID, SEND_TEXT) {
-        return None;
-    }
-    let params: web_socket::send_text_params::Reader<'_> = params.get_as().ok()?;
-    Some(params.get_text().ok()?.to_str().ok()?.to_owned())
+/// Tells whether a call sends exactly this text.
+pub(crate) fn is_text(method: Method, params: any_pointer::Reader<'_>, text: &str) -> bool {
+    let sent = || {
+        let params: web_socket::send_text_params::Reader<'_> = params.get_as()?;
+        params.get_text()
+    };
+    (method.interface, method.ordinal) == (web_socket::Client::TYPE_ID, SEND_TEXT)
+        && sent().is_ok_and(|sent| sent.as_bytes() == text.as_bytes())
 }
 
 /// Tells whether a call says that the socket has ended.

@@ -181,8 +181,7 @@ impl SocketTable {
         all
     }
 
-    /// Those that were opened by a grant that was taken back since. Nothing that still comes on
-    /// them reaches the class.
+    /// Those that were opened by a grant that was taken back since.
     pub(crate) fn cut(&self) -> Vec<Rc<Entry>> {
         let open = self.open.borrow();
         let is_cut = |entry: &&Rc<Entry>| entry.lease.as_ref().is_some_and(|lease| lease.is_cut());
@@ -211,11 +210,11 @@ impl SocketTable {
         self.weigh(before, now);
     }
 
-    /// The reply to this text, if there is one that needs no object.
-    pub(crate) fn automatic(&self, text: impl FnOnce() -> Option<String>) -> Option<String> {
+    /// The reply that needs no object, if there is one and what came is the request for it.
+    pub(crate) fn automatic(&self, came: impl FnOnce(&str) -> bool) -> Option<String> {
         let auto_reply = self.auto_reply.borrow();
         let pair = auto_reply.as_ref()?;
-        (text()? == pair.request).then(|| pair.reply.clone())
+        came(&pair.request).then(|| pair.reply.clone())
     }
 
     fn weigh(&self, before: usize, now: usize) {

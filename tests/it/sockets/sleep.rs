@@ -88,8 +88,8 @@ fn a_thousand_sockets_sleep() {
             clients.push(Client::open(&running, &format!("n{}", number % 10), "/").await);
         }
         all_sleep(&running).await;
-        for number in 0..10 {
-            clients[number].send("all of you").await;
+        for client in clients.iter_mut().take(10) {
+            client.send("all of you").await;
         }
         for client in &mut clients {
             assert_eq!(client.text().await, "of you");
