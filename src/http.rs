@@ -82,6 +82,9 @@ use refusal::Form;
 pub use refusal::{Refusal, refuse};
 pub(crate) use room::{Held, Room};
 pub use socket::{Accept, Closed, Message, Sending, Socket, SocketHandler, Sockets, is_upgrade};
+pub(crate) use socket::{
+    Entry, Holder, LOST, Lease, SocketTable, View, cut as cut_reason, dispatch, is_close, is_text,
+};
 pub(crate) use stream::{Parts, Refused, Stream, Taker};
 
 /// The whole body of a request or response.

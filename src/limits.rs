@@ -140,8 +140,20 @@ pub(crate) const FILES_PERIOD: Duration = Duration::from_millis(500);
 /// which are the code.
 pub(crate) const SOCKET_REASON_BYTES_MAX: usize = 123;
 
-/// Bytes that an object keeps with one WebSocket: they are to be stored for as long as it is open.
+/// Bytes that an object keeps with one WebSocket: a host holds them for as long as it is open.
 pub(crate) const SOCKET_ATTACHMENT_BYTES_MAX: usize = 16 << 10;
+
+/// Tags of one WebSocket, and bytes of each.
+pub(crate) const SOCKET_TAGS_MAX: usize = 10;
+/// See [`SOCKET_TAGS_MAX`].
+pub(crate) const SOCKET_TAG_BYTES_MAX: usize = 256;
+
+/// Bytes of a text that is answered without the object, and of the answer.
+pub(crate) const SOCKET_AUTO_REPLY_BYTES_MAX: usize = 2 << 10;
+
+/// The bytes that a host takes for one open WebSocket in addition to its tags and attachment,
+/// rounded up.
+pub(crate) const SOCKET_BYTES: usize = 1 << 10;
 
 /// The time for which the answer to a close frame is waited for, in seconds, and what comes is read
 /// after a close that the other side might not have seen yet.

@@ -104,9 +104,10 @@ metrics! {
     gauge http_connections;
     /// HTTP connections that were refused since there were too many.
     counter http_connections_refused_total;
-    /// Bytes of HTTP bodies that are held, of requests and of responses that nobody has taken yet.
+    /// Bytes of HTTP bodies that are held, of requests and of responses that nobody has taken yet,
+    /// and of frames and unfinished messages of WebSockets.
     gauge http_body_bytes;
-    /// HTTP requests whose body, or whose response, had no room.
+    /// HTTP requests whose body, or whose response, and messages of WebSockets that had no room.
     counter http_bodies_refused_total;
     /// HTTP requests whose body, and responses whose reader, was too slow.
     counter http_slow_total;

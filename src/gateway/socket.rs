@@ -1,5 +1,5 @@
-//! WebSockets: the handshake, the frames that wait for a client, and the task that moves frames
-//! both ways.
+//! WebSockets: the handshake, the frames that wait for a client, the message that comes from it,
+//! and the task that moves frames both ways.
 //!
 //! The object decides whether a socket is accepted. From then on it has one capability by which it
 //! sends (`outbox`), and the gateway one by which what comes reaches the object.
@@ -7,6 +7,7 @@
 mod handshake;
 mod outbox;
 mod pump;
+mod under_way;
 
 pub(super) use handshake::{asked, hide, is_upgrade, response, say_version};
 pub(super) use outbox::{Down, Line, Outbox};

@@ -61,6 +61,27 @@ impl Room {
         self.held.load(Ordering::Relaxed) + bytes <= self.most
     }
 
+    /// Tells whether a body of `length` bytes in all may take so many of them now.
+    fn lets_in(&self, more: usize, length: usize) -> bool {
+        self.has_room(more) || length <= self.small || self.refuse()
+    }
+
+    /// Tells whether a message of a WebSocket's client may, of which so much has come. Frames that
+    /// nobody reads don't keep it out: half of the reserve is for messages.
+    pub(crate) fn lets_message_in(&self, more: usize, length: usize) -> bool {
+        let most = self.most.saturating_add(self.most / 2);
+        let has_room = self.held.load(Ordering::Relaxed) + more <= most;
+        has_room || length <= self.small || self.refuse()
+    }
+
+    /// There is no room.
+    fn refuse(&self) -> bool {
+        if let Some(metrics) = &self.metrics {
+            metrics.http_bodies_refused_total.add(1);
+        }
+        false
+    }
+
     /// Tells whether this fits when the room is full: as much again is for those who empty it.
     pub(crate) fn has_reserve(&self, bytes: usize) -> bool {
         self.held.load(Ordering::Relaxed) + bytes <= self.most.saturating_mul(2)
@@ -104,16 +125,12 @@ impl Held {
 
     /// Tells whether there is memory for them too.
     pub(crate) fn extend(&mut self, bytes: &[u8]) -> bool {
-        let Room { small, metrics, .. } = &*self.room;
         let length = self.bytes.len() + bytes.len();
         // It grows by a half, so that a body in many parts is copied seldom and wastes little.
         let least = self.bytes.capacity();
         let capacity = if length > least { length.max(least + least / 2) } else { least };
         let more = capacity - self.counted;
-        if !self.room.has_room(more) && length > *small {
-            if let Some(metrics) = metrics {
-                metrics.http_bodies_refused_total.add(1);
-            }
+        if !self.room.lets_in(more, length) {
             return false;
         }
         self.room.count(more);

@@ -2,30 +2,33 @@
 //! its [`SocketHandler`] is told what comes.
 //!
 //! Invariants:
-//! - All that comes on a socket is a call of the object, so it is a turn, and in order.
-//! - `closed` is called once for each socket that was accepted, unless the object ended before;
-//!   after it nothing of that socket.
-//! - Nothing here keeps the object's value alive: a socket ends with it.
+//! - All that comes on a socket is a call of the object, so it is a turn, and in order. It wakes
+//!   the object if that sleeps.
+//! - `closed` is called once for each socket that was accepted, unless the object was replaced or
+//!   its host ended before; after it nothing of that socket.
+//! - A socket is the object's and no instance's: it survives sleep, `abort` and panics.
 
 mod incoming;
 mod open;
+mod table;
 
-use std::cell::RefCell;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::pin::Pin;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 
-use capnp::capability::Promise;
+use capnp::capability::{Promise, StreamingRequest};
 
 use crate::error::{Result, disconnected, failed, said};
-use crate::limits::{SOCKET_ATTACHMENT_BYTES_MAX, SOCKET_REASON_BYTES_MAX};
-use crate::schema::http_capnp::web_socket;
-use open::Set;
+use crate::limits::{
+    SOCKET_ATTACHMENT_BYTES_MAX, SOCKET_REASON_BYTES_MAX, SOCKET_TAG_BYTES_MAX, SOCKET_TAGS_MAX,
+};
+pub(crate) use incoming::{dispatch, is_close, is_text};
 pub use open::{Accept, Sockets, is_upgrade};
+pub(crate) use table::{Entry, Holder, Lease, SocketTable, View};
 
 /// The code of a connection that was lost.
-const LOST: u16 = 1006;
+pub(crate) const LOST: u16 = 1006;
 /// Of a handler that failed.
 const FAILED: u16 = 1011;
 
@@ -68,8 +71,13 @@ impl Closed {
 /// begin, unless the class is exclusive, and a client whose messages have much to wait for is read
 /// more slowly.
 ///
-/// An error closes the socket with the code 1011 and its sentence. A panic ends the object as ever,
-/// and all its sockets with 1011.
+/// An error closes the socket with the code 1011 and its sentence. So does the end of the instance,
+/// by a panic or [`Context::abort`](crate::Context::abort), while it works on a message of the
+/// socket: nobody can say what became of that. All other sockets stay, and what comes on them
+/// wakes a fresh instance.
+///
+/// An object whose sockets say nothing sleeps after its warm time, and its fields are lost: what
+/// it has to know of a socket is in its tags, its [attachment](Socket::attach) and the storage.
 pub trait SocketHandler: Sized + 'static {
     /// A socket was accepted: what is sent on it now comes first. It runs in the turn of the
     /// request.
@@ -92,17 +100,11 @@ pub trait SocketHandler: Sized + 'static {
     }
 }
 
-/// One WebSocket. Cheap to clone; two are equal if they are the same socket.
+/// One WebSocket. Cheap to clone; two are equal if they are the same socket, also across sleep.
 #[derive(Clone)]
-pub struct Socket(Rc<Inner>);
-
-struct Inner {
-    number: u64,
-    tags: Vec<String>,
-    attachment: RefCell<Vec<u8>>,
-    /// The way to the client; none once the socket has ended.
-    down: RefCell<Option<web_socket::Client>>,
-    set: Weak<Set>,
+pub struct Socket {
+    entry: Rc<Entry>,
+    view: Rc<View>,
 }
 
 /// A message on its way. It leaves whether or not this is awaited; whoever awaits it sends no
@@ -131,28 +133,40 @@ impl Future for Sending {
 impl Socket {
     /// Tells whether it has this tag.
     pub fn has_tag(&self, tag: &str) -> bool {
-        self.0.tags.iter().any(|other| other == tag)
+        self.entry.tags.iter().any(|other| other == tag)
     }
 
     /// The tags with which it was accepted.
     pub fn tags(&self) -> &[String] {
-        &self.0.tags
+        &self.entry.tags
     }
 
-    /// The bytes that the object keeps with it.
+    /// The bytes that are kept with it for the object.
     pub fn attachment(&self) -> Vec<u8> {
-        self.0.attachment.borrow().clone()
+        self.entry.attachment.borrow().clone()
     }
 
-    /// Keeps other bytes with it.
+    /// Keeps other bytes with it, as long as it is open: the object finds them when it wakes. They
+    /// are not part of the turn, and stay when that fails.
     ///
     /// # Errors
-    /// When they are more than 16 KiB; the others stay then.
+    /// When they are more than 16 KiB, when the sockets of the host take too much together, or when
+    /// the instance ended; the others stay then.
     pub fn attach(&self, bytes: impl Into<Vec<u8>>) -> Result<()> {
         let bytes = bytes.into();
         check_attachment(&bytes)?;
-        self.0.attachment.replace(bytes);
+        self.view.holder.check_alive()?;
+        if bytes.len() > self.entry.attachment.borrow().len() {
+            self.view.holder.check_room()?;
+        }
+        self.view.table.attach(&self.entry, bytes);
         Ok(())
+    }
+
+    /// The time of the last [automatic reply](Sockets::auto_reply) on it, in milliseconds since
+    /// 1970; none if there was none.
+    pub fn auto_replied_ms(&self) -> Option<u64> {
+        Some(self.entry.auto_replied_ms.get()).filter(|time| *time > 0)
     }
 
     /// Sends a message. Messages leave in the order in which they were sent.
@@ -165,28 +179,35 @@ impl Socket {
 
     /// Sends a text.
     pub fn send_text(&self, text: &str) -> Sending {
-        let Some(down) = &*self.0.down.borrow() else { return Sending(Promise::err(over())) };
-        let mut send = down.send_text_request();
-        send.get().set_text(text);
-        Sending(send.send())
+        let request = self.view.with_down(&self.entry, |down| {
+            let mut send = down.send_text_request();
+            send.get().set_text(text);
+            send
+        });
+        Sending(request.map_or_else(|| Promise::err(over()), StreamingRequest::send))
     }
 
     /// Sends bytes.
     pub fn send_data(&self, bytes: &[u8]) -> Sending {
-        let Some(down) = &*self.0.down.borrow() else { return Sending(Promise::err(over())) };
-        let mut send = down.send_data_request();
-        send.get().set_data(bytes);
-        Sending(send.send())
+        let request = self.view.with_down(&self.entry, |down| {
+            let mut send = down.send_data_request();
+            send.get().set_data(bytes);
+            send
+        });
+        Sending(request.map_or_else(|| Promise::err(over()), StreamingRequest::send))
     }
 
     /// Sends a close frame, after all that was sent before. The socket ends when the client has
     /// answered it, or had time to: [`SocketHandler::closed`] says so. A reason has at most 123
     /// bytes; what is longer is cut.
     pub fn close(&self, code: u16, reason: &str) {
-        if let Some(down) = &*self.0.down.borrow() {
+        let request = self.view.with_down(&self.entry, |down| {
             let mut close = down.close_request();
             close.get().set_code(code);
             close.get().set_reason(cut(reason));
+            close
+        });
+        if let Some(close) = request {
             drop(close.send());
         }
     }
@@ -208,18 +229,27 @@ fn check_attachment(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn over() -> capnp::Error {
+fn check_tags(tags: &[String]) -> Result<()> {
+    let (most, bytes) = (SOCKET_TAGS_MAX, SOCKET_TAG_BYTES_MAX);
+    if tags.len() > most || tags.iter().any(|tag| tag.len() > bytes) {
+        return Err(failed(format!("a socket has at most {most} tags of {bytes} bytes each")));
+    }
+    Ok(())
+}
+
+/// The error of whoever uses a socket that has ended.
+pub(crate) fn over() -> capnp::Error {
     disconnected("the socket is closed")
 }
 
 /// A reason as a close frame may have it.
-fn cut(reason: &str) -> &str {
+pub(crate) fn cut(reason: &str) -> &str {
     &reason[..reason.floor_char_boundary(SOCKET_REASON_BYTES_MAX)]
 }
 
 impl PartialEq for Socket {
     fn eq(&self, other: &Self) -> bool {
-        self.0.number == other.0.number && self.0.set.ptr_eq(&other.0.set)
+        self.entry.number == other.entry.number && Rc::ptr_eq(&self.view.table, &other.view.table)
     }
 }
 
@@ -227,13 +257,13 @@ impl Eq for Socket {}
 
 impl Hash for Socket {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.number.hash(state);
+        self.entry.number.hash(state);
     }
 }
 
 impl fmt::Debug for Socket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { number, tags, .. } = &*self.0;
+        let Entry { number, tags, .. } = &*self.entry;
         f.debug_struct("Socket").field("number", number).field("tags", tags).finish_non_exhaustive()
     }
 }

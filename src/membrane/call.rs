@@ -47,6 +47,9 @@ pub(crate) trait Dispatch {
 
     /// The number of other holders of the server.
     fn holders(&self) -> usize;
+
+    /// The server itself.
+    fn object(&self) -> Option<Rc<dyn Any>>;
 }
 
 /// The methods of `server`, for interface `C`.
@@ -60,7 +63,7 @@ struct Dispatched<D, S> {
     held: Weak<S>,
 }
 
-impl<D: Server + Clone, S> Dispatch for Dispatched<D, S> {
+impl<D: Server + Clone, S: 'static> Dispatch for Dispatched<D, S> {
     fn dispatch(
         &self,
         method: Method,
@@ -73,6 +76,10 @@ impl<D: Server + Clone, S> Dispatch for Dispatched<D, S> {
 
     fn holders(&self) -> usize {
         self.held.strong_count() - 1
+    }
+
+    fn object(&self) -> Option<Rc<dyn Any>> {
+        self.held.upgrade().map(|server| server as Rc<dyn Any>)
     }
 }
 

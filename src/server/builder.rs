@@ -241,8 +241,8 @@ impl Server {
 
     /// Sets the time for which an object stays in memory without a call; one minute by default. It
     /// stays longer while a call runs in it, a task of it holds it, or a client holds a capability
-    /// that the object made itself. References to it stay good when it falls asleep; state that it
-    /// had only in memory is gone.
+    /// that the object made itself; its WebSockets don't keep it. References to it stay good when
+    /// it falls asleep; state that it had only in memory is gone.
     #[must_use]
     pub fn warm(mut self, time: Duration) -> Self {
         self.warm = time;
@@ -261,7 +261,8 @@ impl Server {
     /// Sets the largest number of bytes that objects take in memory, as
     /// [`awake_objects`](Self::awake_objects) does for their number; 512 MiB by default. Their
     /// [`Stored`](crate::Stored) values count, and 2,560 bytes for each object; other memory of a
-    /// class doesn't.
+    /// class doesn't. What is kept with open WebSockets counts too, also while their objects sleep;
+    /// they get half of it at most.
     #[must_use]
     pub fn awake_bytes(mut self, bytes: usize) -> Self {
         self.awake.bytes = bytes;

@@ -1,8 +1,11 @@
 //! WebSockets of objects: what comes and goes, in which order, and how sockets end. What clients
 //! may take of a server is in `limits`.
 
+mod kept;
 mod limits;
+mod sleep;
 mod talk;
+mod under_way;
 
 use futures::SinkExt;
 use serde_json::json;
@@ -184,29 +187,6 @@ fn a_handler_that_fails_closes_its_socket_and_no_other() {
 }
 
 #[test]
-fn a_panic_closes_all_sockets_of_the_object_and_keeps_nothing() {
-    for hosts in [1, 2] {
-        with_server(hosts, async |running| {
-            for name in ["a", "b", "c"] {
-                let mut others = Vec::new();
-                for _ in 0..5 {
-                    others.push(Client::open(running, name, "/").await);
-                }
-                let mut client = Client::open(running, name, "/").await;
-                assert_eq!(client.ask("count").await, "1");
-                client.send("panic").await;
-                assert_eq!(client.closed().await.0, 1011);
-                for other in &mut others {
-                    assert_eq!(other.closed().await.0, 1011);
-                }
-                let mut again = Client::open(running, name, "/").await;
-                assert_eq!(again.ask("count").await, "2", "the turn that panicked left nothing");
-            }
-        });
-    }
-}
-
-#[test]
 fn a_server_that_ends_says_so() {
     for hosts in [1, 2] {
         run(async {
@@ -273,8 +253,9 @@ fn a_handshake_that_is_none_is_refused() {
         let (_client, answer) =
             Client::open_with(running, "x", "/protocol", &protocols).await.unwrap();
         assert_eq!(answer.headers()["sec-websocket-protocol"], "second");
-        // A protocol that wasn't offered is the class's mistake, and so is too large an attachment.
-        for path in ["/talk/x/protocol", "/talk/x/large"] {
+        // A protocol that wasn't offered is the class's mistake, and so are too many tags and
+        // too large an attachment.
+        for path in ["/talk/x/protocol", "/talk/x/large", "/talk/x/tagged"] {
             let (_stream, answer) = shake(running, path, GOOD).await;
             assert_eq!(answer.status, 500, "{path}");
         }
@@ -314,7 +295,7 @@ fn an_object_knows_the_address_of_its_client_whatever_that_says() {
 }
 
 /// A frame with a mask of zeros, which leaves the bytes as they are.
-fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![first];
     match payload.len() {
         short @ ..126 => frame.push(0x80 | short as u8),

@@ -48,17 +48,10 @@ pub struct ChatRoom {
     rooms: Namespace<ChatRoom>,
     limiters: Namespace<ChatLimiter>,
     sockets: Sockets,
-    visitors: RefCell<HashMap<Socket, Rc<Visitor>>>,
+    /// The times until which nobody hears some of them.
+    silent_until_ms: RefCell<HashMap<Socket, u64>>,
     /// The time of the last message.
     last_ms: Cell<u64>,
-}
-
-/// Somebody in the room.
-#[derive(Debug, Default)]
-struct Visitor {
-    /// Empty until they have said it.
-    name: RefCell<String>,
-    silent_until_ms: Cell<u64>,
 }
 
 impl Object for ChatRoom {
@@ -76,7 +69,7 @@ impl Object for ChatRoom {
             rooms: ctx.namespace("rooms")?,
             limiters: ctx.namespace("limiters")?,
             sockets: ctx.sockets(),
-            visitors: RefCell::default(),
+            silent_until_ms: RefCell::default(),
             last_ms: Cell::new(last_ms),
             ctx,
         })
@@ -91,7 +84,7 @@ impl ChatRoom {
             ("POST", "/make") => self.make_private(&address).await,
             (_, "/make") => Err(http::refuse(StatusCode::METHOD_NOT_ALLOWED, "use POST")),
             (_, "/websocket") if self.is_there()? => {
-                self.sockets.accept(self, &request)?.attachment(address).answer()
+                self.sockets.accept(self, &request)?.tag(address).answer()
             }
             _ => Err(http::refuse(StatusCode::NOT_FOUND, "there is no such room")),
         }
@@ -128,38 +121,29 @@ impl ChatRoom {
     /// Sends to everybody who has a name.
     fn broadcast(&self, text: &str) {
         for socket in self.sockets.all() {
-            if self.name(&socket).is_some() {
+            if name(&socket).is_some() {
                 drop(socket.send_text(text));
             }
         }
     }
 
-    fn visitor(&self, socket: &Socket) -> Rc<Visitor> {
-        self.visitors.borrow_mut().entry(socket.clone()).or_default().clone()
-    }
-
-    fn name(&self, socket: &Socket) -> Option<String> {
-        let name = self.visitors.borrow().get(socket)?.name.borrow().clone();
-        (!name.is_empty()).then_some(name)
-    }
-
-    fn enter(&self, socket: &Socket, visitor: &Visitor, said: &Value) -> Result<()> {
-        let name = said["name"].as_str().filter(|name| !name.is_empty()).unwrap_or("anonymous");
-        if length(name) > NAME_MAX {
+    fn enter(&self, socket: &Socket, said: &Value) -> Result<()> {
+        let own = said["name"].as_str().filter(|name| !name.is_empty()).unwrap_or("anonymous");
+        if length(own) > NAME_MAX {
             send(socket, &json!({ "error": "Name too long." }));
             socket.close(1009, "Name too long.");
             return Ok(());
         }
         for other in self.sockets.all() {
-            if let Some(name) = self.name(&other) {
+            if let Some(name) = name(&other) {
                 send(socket, &json!({ "joined": name }));
             }
         }
         for text in self.backlog()? {
             drop(socket.send_text(&text));
         }
-        visitor.name.replace(name.to_owned());
-        self.broadcast(&json!({ "joined": name }).to_string());
+        socket.attach(own)?;
+        self.broadcast(&json!({ "joined": own }).to_string());
         send(socket, &json!({ "ready": true }));
         Ok(())
     }
@@ -176,7 +160,7 @@ impl ChatRoom {
         Ok(())
     }
 
-    fn heard(&self, socket: &Socket, visitor: &Visitor, message: Message) -> Result<()> {
+    fn heard(&self, socket: &Socket, message: Message) -> Result<()> {
         let error = |text: &str| send(socket, &json!({ "error": text }));
         let Message::Text(text) = message else {
             error("Say it as text.");
@@ -186,7 +170,7 @@ impl ChatRoom {
             error("That was no JSON.");
             return Ok(());
         };
-        let Some(name) = self.name(socket) else { return self.enter(socket, visitor, &said) };
+        let Some(name) = name(socket) else { return self.enter(socket, &said) };
         match said["message"].as_str() {
             Some(message) if length(message) <= MESSAGE_MAX => self.tell(&name, message)?,
             Some(_) => error("Message too long."),
@@ -200,30 +184,38 @@ const TOO_FAST: &str = "Your IP is being rate-limited, please try again later.";
 
 impl SocketHandler for ChatRoom {
     async fn message(self: Rc<Self>, socket: Socket, message: Message) -> Result<()> {
-        let (visitor, now) = (self.visitor(&socket), self.ctx.now_ms());
-        if now < visitor.silent_until_ms.get() {
+        let now = self.ctx.now_ms();
+        if self.silent_until_ms.borrow().get(&socket).is_some_and(|until| now < *until) {
             send(&socket, &json!({ "error": TOO_FAST }));
             return Ok(());
         }
         // The message doesn't wait for the limiter, but the next one may.
-        let limiter = self.limiters.get(&String::from_utf8_lossy(&socket.attachment()))?;
+        let limiter = self.limiters.get(socket.tags().first().map_or("unknown", String::as_str))?;
         let asked = limiter.spend_request().send().promise;
-        self.heard(&socket, &visitor, message)?;
+        self.heard(&socket, message)?;
         // Whoever can't be counted may talk.
         if let Ok(answer) = asked.await {
-            visitor.silent_until_ms.set(now + answer.get()?.get_wait_ms());
+            let until = now + answer.get()?.get_wait_ms();
+            if until > now && self.sockets.all().contains(&socket) {
+                self.silent_until_ms.borrow_mut().insert(socket, until);
+            }
         }
         Ok(())
     }
 
     async fn closed(self: Rc<Self>, socket: Socket, _: Closed) -> Result<()> {
-        let name = self.name(&socket);
-        self.visitors.borrow_mut().remove(&socket);
-        if let Some(name) = name {
+        self.silent_until_ms.borrow_mut().remove(&socket);
+        if let Some(name) = name(&socket) {
             self.broadcast(&json!({ "quit": name }).to_string());
         }
         Ok(())
     }
+}
+
+/// The visitor's name, once they have said it. It is kept with the socket, so that the room may
+/// sleep; their address is the socket's tag.
+fn name(socket: &Socket) -> Option<String> {
+    String::from_utf8(socket.attachment()).ok().filter(|name| !name.is_empty())
 }
 
 fn send(socket: &Socket, value: &Value) {

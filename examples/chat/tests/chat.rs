@@ -7,6 +7,39 @@ use std::time::Duration;
 use people::{Person, Server, ask, run};
 use serde_json::{Value, json};
 
+/// A room keeps all that it knows of its people with their sockets.
+#[test]
+fn a_room_that_slept_knows_who_is_there() {
+    run(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        for hosts in ["1", "2"] {
+            let naps = ["--warm", "20ms", "--metrics", "127.0.0.1:0", "--hosts", hosts];
+            let server = Server::start(&folder.path().join(hosts), &naps);
+            let mut ada = Person::enter(&server, "lobby", "ada", 1).await;
+            let mut bob = Person::enter(&server, "lobby", "bob", 2).await;
+            assert_eq!(ada.next().await, json!({ "joined": "bob" }));
+            people::until_all_sleep(&server).await;
+            ada.say("are you there?").await;
+            for person in [&mut ada, &mut bob] {
+                let said = person.next().await;
+                assert_eq!(
+                    (&said["name"], &said["message"]),
+                    (&json!("ada"), &json!("are you there?"))
+                );
+            }
+            people::until_all_sleep(&server).await;
+            let mut late = Person::connect(&server, "lobby", 3).await.expect("it is open");
+            late.send(&json!({ "name": "late" })).await;
+            assert_eq!(late.next().await, json!({ "joined": "ada" }));
+            assert_eq!(late.next().await, json!({ "joined": "bob" }));
+            assert_eq!(ada.next().await, json!({ "joined": "late" }));
+            people::until_all_sleep(&server).await;
+            drop(bob);
+            assert_eq!(ada.next().await, json!({ "quit": "bob" }));
+        }
+    });
+}
+
 /// Everybody talks at once, and all hear the same.
 #[test]
 fn fifty_people_hear_all_messages_in_one_order() {

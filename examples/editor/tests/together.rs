@@ -47,6 +47,30 @@ fn whoever_comes_late_has_the_document_and_what_comes_then() {
     });
 }
 
+/// A document sleeps while it is open, and those who have it open go on.
+#[test]
+fn a_document_that_slept_goes_on_for_all() {
+    run(async {
+        let data = Data::new();
+        let server = data.serve_with(&["--warm", "20ms", "--metrics", "127.0.0.1:0"]);
+        let mut ada = Client::join(&server, "a").await;
+        let mut bob = Client::join(&server, "a").await;
+        ada.insert(0, "one ").await;
+        bob.until(|bob| bob.text() == "one ").await;
+        server.until_all_sleep().await;
+        bob.insert(4, "two ").await;
+        ada.until(|ada| ada.text() == "one two ").await;
+        server.until_all_sleep().await;
+        // A change that the server never got comes when it says what it knows.
+        let _missed = ada.insert_here(8, "three");
+        bob.insert(0, "0 ").await;
+        for client in [&mut ada, &mut bob] {
+            client.until(|client| client.text() == "0 one two three").await;
+        }
+        assert_eq!(server.text("a").await, "0 one two three");
+    });
+}
+
 /// As the client does: it sends what it writes, before it knows what the server lacks of earlier
 /// changes.
 #[test]

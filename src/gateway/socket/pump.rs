@@ -3,14 +3,17 @@
 //!
 //! Invariants:
 //! - The object is told of the end once: by a close, or by losing its client where there was none.
-//! - A client that says nothing, doesn't read, or doesn't answer a close frame is cut.
+//! - A client that says nothing, doesn't read, or doesn't answer a close frame is cut; one whose
+//!   message doesn't come to its end is told so.
 
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use capnp::capability::Promise;
-use futures::future::{FutureExt, pending};
+use capnp::any_pointer;
+use capnp::capability::{Promise, Request};
+use capnp::traits::{HasTypeId, Owned};
+use futures::future::{FutureExt, TryFutureExt, pending};
 use futures::stream::{FuturesUnordered, SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -24,7 +27,8 @@ use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 use tokio_util::sync::CancellationToken;
 
 use super::outbox::{Line, Next, Outbox};
-use crate::error::said;
+use super::under_way::{Followed, UnderWay};
+use crate::error::{is_revoked, said};
 use crate::gateway::limits::{HttpLimits, Taken};
 use crate::limits::{SOCKET_CLOSE_SECS, SOCKET_UNHANDLED_BYTES_MAX, SOCKET_UNHANDLED_MAX};
 use crate::schema::http_capnp::web_socket;
@@ -34,9 +38,15 @@ const GOING_AWAY: u16 = 1001;
 const WRONG: u16 = 1002;
 const NONE: u16 = 1005;
 const NOT_UTF8: u16 = 1007;
+const POLICY: u16 = 1008;
 const TOO_LARGE: u16 = 1009;
 const FAILED: u16 = 1011;
 const TRY_LATER: u16 = 1013;
+
+/// The methods of the interface `WebSocket` that send.
+const SEND_TEXT: u16 = 0;
+/// See [`SEND_TEXT`].
+const SEND_DATA: u16 = 1;
 
 /// Buffers of an idle socket are small; a large message has its own memory while it is here.
 const BUFFER_BYTES: usize = 4 << 10;
@@ -44,7 +54,7 @@ const BUFFER_BYTES: usize = 4 << 10;
 /// The time in which the other side does its part of an end.
 const CLOSE_TIME: Duration = Duration::from_secs(SOCKET_CLOSE_SECS);
 
-type Socket = WebSocketStream<TokioIo<Upgraded>>;
+type Socket = WebSocketStream<Followed<TokioIo<Upgraded>>>;
 
 /// A socket that an object accepted.
 pub(in crate::gateway) struct Pump {
@@ -86,10 +96,11 @@ impl Pump {
         let Ok(Ok(upgraded)) = timeout(limits.head, upgrade).await else { return };
         metrics.http_sockets.add(1);
         let config = config(&limits);
-        let socket =
-            Socket::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
+        let under_way = UnderWay::new(&taken);
+        let followed = Followed { stream: TokioIo::new(upgraded), under_way: under_way.clone() };
+        let socket = Socket::from_raw_socket(followed, Role::Server, Some(config)).await;
         let (sink, stream) = socket.split();
-        let heard = Heard { last: Cell::new(Instant::now()), waits: Cell::default() };
+        let heard = Heard { last: Cell::new(Instant::now()), waits: Cell::default(), under_way };
         let mut moving = Moving { up, outbox: outbox.0.clone(), heard, limits, sink, stream };
         let close = moving.run(call, stop).await;
         drop(outbox);
@@ -114,6 +125,7 @@ struct Heard {
     last: Cell<Instant>,
     /// Nothing is read now: the object is slow, and not the client.
     waits: Cell<bool>,
+    under_way: Rc<UnderWay>,
 }
 
 /// A socket whose frames move.
@@ -139,6 +151,7 @@ impl Moving {
         let read = {
             let mut reading = std::pin::pin!(read(up, heard, stream));
             let mut silence = std::pin::pin!(heard.silence(outbox, limits.socket_idle));
+            let mut late = std::pin::pin!(heard.under_way.late(&heard.waits));
             let mut call = std::pin::pin!(failure(call));
             let mut stop = std::pin::pin!(stop.cancelled().fuse());
             loop {
@@ -150,6 +163,7 @@ impl Moving {
                     read = &mut reading => break Some(read),
                     error = &mut call => break Some(Read::Failed(error)),
                     () = &mut silence => return None,
+                    () = &mut late => break Some(Read::Wrong(POLICY, "the message comes too slowly")),
                     () = &mut stop => outbox.close(GOING_AWAY, "the server is going away"),
                 }
             }
@@ -170,8 +184,7 @@ impl Moving {
                 return timeout_at(due, writing).await.ok().map(drop);
             }
             Some(Read::Failed(error)) => {
-                let is_over = error.kind == capnp::ErrorKind::Overloaded;
-                outbox.close(if is_over { TRY_LATER } else { FAILED }, said(&error));
+                outbox.close(code_of(&error), said(&error));
                 timeout_at(due, writing).await.ok()?
             }
         };
@@ -189,7 +202,7 @@ impl Moving {
             // The answer to the client's close frame may still be here; it may be gone as well.
             let _ = sink.flush().await;
             let Ok(socket) = sink.reunite(stream) else { return };
-            let mut connection = socket.into_inner();
+            let mut connection = socket.into_inner().stream;
             let mut rest = vec![0; BUFFER_BYTES];
             if connection.shutdown().await.is_ok() {
                 while connection.read(&mut rest).await.is_ok_and(|bytes| bytes > 0) {}
@@ -197,6 +210,15 @@ impl Moving {
         };
         // Whoever isn't done by then is cut.
         let _ = timeout(CLOSE_TIME, ending).await;
+    }
+}
+
+/// The code that says why the object takes no more.
+fn code_of(error: &capnp::Error) -> u16 {
+    match error.kind {
+        capnp::ErrorKind::Overloaded => TRY_LATER,
+        _ if is_revoked(error) => POLICY,
+        _ => FAILED,
     }
 }
 
@@ -271,7 +293,9 @@ async fn read(up: &web_socket::Client, heard: &Heard, stream: &mut SplitStream<S
     let (mut handled, mut bytes) = (FuturesUnordered::new(), 0);
     loop {
         let is_full = handled.len() >= SOCKET_UNHANDLED_MAX || bytes > SOCKET_UNHANDLED_BYTES_MAX;
-        heard.waits.set(is_full);
+        if heard.waits.replace(is_full) && !is_full {
+            heard.under_way.restart();
+        }
         let message = tokio::select! {
             Some((length, outcome)) = handled.next() => {
                 if let Err(error) = outcome {
@@ -292,6 +316,10 @@ async fn read(up: &web_socket::Client, heard: &Heard, stream: &mut SplitStream<S
                 let (code, reason) = said_in(frame);
                 return Read::Close(code, reason);
             }
+            Some(Err(_)) if heard.under_way.is_refused() => {
+                let reason = "there is no room for the message: try again later";
+                return Read::Wrong(TRY_LATER, reason);
+            }
             Some(Err(error)) => return wrong(&error),
             None => return Read::Lost,
         };
@@ -301,15 +329,24 @@ async fn read(up: &web_socket::Client, heard: &Heard, stream: &mut SplitStream<S
 }
 
 fn send_text(up: &web_socket::Client, text: &str) -> Promise<(), capnp::Error> {
-    let mut send = up.send_text_request();
+    let mut send = call::<web_socket::send_text_params::Owned>(up, SEND_TEXT);
     send.get().set_text(text);
-    send.send()
+    Promise::from_future(send.send().promise.map_ok(drop))
 }
 
 fn send_data(up: &web_socket::Client, data: &[u8]) -> Promise<(), capnp::Error> {
-    let mut send = up.send_data_request();
+    let mut send = call::<web_socket::send_data_params::Owned>(up, SEND_DATA);
     send.get().set_data(data);
-    send.send()
+    Promise::from_future(send.send().promise.map_ok(drop))
+}
+
+/// A call whose outcome is its own. That of a streaming call is told with a later one, if the
+/// object is on another host, and a client that says no more would never hear of it.
+fn call<Params: Owned>(
+    up: &web_socket::Client,
+    method: u16,
+) -> Request<Params, any_pointer::Owned> {
+    up.client.new_call(web_socket::Client::TYPE_ID, method, None)
 }
 
 fn wrong(error: &Error) -> Read {

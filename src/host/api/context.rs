@@ -19,6 +19,7 @@ use crate::host::engine::facet::Maker;
 use crate::host::engine::gated::{self, Gated};
 use crate::host::engine::instance::Instance;
 use crate::host::engine::right::Right;
+use crate::host::engine::sockets;
 use crate::http::Sockets;
 use crate::membrane::dispatch;
 
@@ -137,11 +138,10 @@ impl Context {
         C::new(Gated::wrap(&self.0, made))
     }
 
-    /// The object's WebSockets: it accepts them, and sends on all of them. Asked for once, in
-    /// [`Object::wake`].
+    /// The object's WebSockets: it accepts them, and sends on all of them. They outlive this
+    /// instance, so [`Object::wake`] finds those that were open before.
     pub fn sockets(&self) -> Sockets {
-        let ctx = self.clone();
-        Sockets::new(move |incoming| ctx.capability(incoming))
+        Sockets::new(sockets::view(&self.0))
     }
 
     /// Makes a reference to this object, a text to give away, in the present turn. **The text is a

@@ -56,7 +56,7 @@ pub(in crate::host) fn dispatch(
     mut results: Results<Untyped>,
 ) -> Promise<(), capnp::Error> {
     let mut answer = || {
-        if facet.made.is_some() {
+        if !facet.is_object() {
             return Err(Reason::NotAReference
                 .error("what an object made itself ends with it, and has no grants"));
         }

@@ -15,7 +15,7 @@ use std::rc::{Rc, Weak};
 use tokio::sync::Notify;
 
 use super::instance::Instance;
-use crate::error::Reason;
+use crate::error::{Reason, Result};
 use crate::limits::{AWAKE_BYTES_MAX, AWAKE_OBJECTS_MAX, INSTANCE_BYTES};
 
 /// A warm time has so many ticks: the last call isn't remembered more exactly.
@@ -57,8 +57,10 @@ pub(in crate::host) struct Awake {
     others: RefCell<UseOrder>,
     uses: Cell<u64>,
     instances: Cell<usize>,
-    /// The bytes of their values.
+    /// The bytes of their values, and of the open WebSockets of all objects.
     bytes: Cell<usize>,
+    /// Those of the sockets.
+    sockets: Cell<usize>,
     /// The present time in ticks.
     now: Cell<u32>,
     /// Wakes the task that puts objects to sleep when those that are awake have grown too much.
@@ -74,6 +76,7 @@ impl Awake {
             uses: Cell::default(),
             instances: Cell::default(),
             bytes: Cell::default(),
+            sockets: Cell::default(),
             now: Cell::default(),
             grown: Rc::default(),
         }
@@ -136,6 +139,27 @@ impl Awake {
     /// The awake objects take more than they may.
     pub(in crate::host) fn is_over(&self) -> bool {
         self.bytes() > self.limits.get().bytes
+    }
+
+    /// The open WebSockets of an object have another size.
+    pub(in crate::host) fn resize_sockets(&self, before: usize, now: usize) {
+        self.sockets.set(self.sockets.get() - before + now);
+        self.resize(before, now);
+    }
+
+    /// # Errors
+    /// When open sockets take half of what awake objects may: no object sleeps to make room for
+    /// them, so the other half is for the objects.
+    pub(in crate::host) fn check_room_for_socket(&self) -> Result<()> {
+        let bytes = self.sockets.get();
+        if bytes < self.limits.get().bytes / 2 {
+            return Ok(());
+        }
+        Err(Reason::Overloaded.error(format_args!(
+            "open WebSockets take {} MiB: try again when some have closed; they may take half of \
+             --awake-bytes",
+            bytes >> 20
+        )))
     }
 
     /// Why nothing more wakes.

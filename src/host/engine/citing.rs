@@ -14,7 +14,7 @@ use crate::sturdyref::{Authority, Citation, Nonce, OwnerToken};
 /// # Errors
 /// `not-a-reference:` when it ends with an instance, or is broken.
 pub(in crate::host) fn cite(facet: &Facet) -> Result<Citation> {
-    if facet.made.is_some() {
+    if !facet.is_object() {
         return Err(Reason::NotAReference
             .error("what an object made itself ends with it; store the object"));
     }

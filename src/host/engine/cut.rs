@@ -1,4 +1,5 @@
-//! Cutting: what was made from a grant that is revoked ends at once, calls under way included.
+//! Cutting: what was made from a grant that is revoked ends at once, calls under way included, and
+//! WebSockets that were opened by it.
 //!
 //! Everything that was made from an object's grant is on its own host. A namespace's grant is used
 //! on other hosts too: `authority/records` tells them all (`cluster/membership`,
@@ -16,6 +17,7 @@ use capstead_client::sturdyref::GrantId;
 
 use super::right::{GrantRef, revoked_under_way};
 use super::slot::QueuedCall;
+use super::sockets;
 use super::vat::Vat;
 use crate::id::ObjectId;
 use crate::membrane::Reply;
@@ -33,6 +35,7 @@ pub(in crate::host) fn cut(vat: &Rc<Vat>, target: ObjectId, grants: &[GrantId]) 
     let own = vat.objects.find(target);
     let slots = own.map_or_else(|| vat.objects.all(), |own| vec![own]);
     for slot in slots {
+        sockets::cut(vat, &slot);
         slot.take_cut(&mut cut);
         let Some((instance, _)) = slot.awake() else { continue };
         instance.take_cut(&mut cut);

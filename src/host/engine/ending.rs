@@ -1,18 +1,19 @@
 //! The ends of instances other than by rest: by a panic, by `abort`, by the operator's hand, or
-//! with the vat. Each breaks all facets. WebSockets end with the object's value: the gateway's
-//! `outbox` notices that, and closes the client's side with 1011.
+//! with the vat. Each breaks all facets. WebSockets stay after the first two: they are the
+//! object's, and messages that had not begun are the first of the next instance.
 //!
 //! Invariants:
 //! - Turns that were submitted before the end are made durable, and their replies still leave.
 //! - Writes of the unfinished turn, and what was sent after them, are dropped.
 //! - Everybody who waits for the instance is told.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::instance::{Instance, end_error};
 use super::slot::{QueuedCall, Slot};
 use super::vat::Vat;
-use super::waking;
+use super::{exclusive, sockets, waking};
 use crate::error::not_begun;
 use crate::id::ObjectId;
 
@@ -24,12 +25,15 @@ pub(in crate::host) fn abort(instance: &Rc<Instance>, how: &str) {
     let vat = &instance.vat;
     vat.turns.discard_turn_of(instance.spec.id);
     instance.gate.discard_unsubmitted();
-    instance.end(how);
+    let kept = instance.end(how);
     let Some(slot) = vat.objects.find(instance.spec.id) else { return };
     let is_awake = slot.awake().is_some_and(|(awake, _)| Rc::ptr_eq(&awake, instance));
     let is_waking = slot.end_waking(instance);
     if is_awake || is_waking {
         vacate(&slot, instance);
+    }
+    if !kept.is_empty() {
+        vat.scheduler.queue_first(kept);
     }
     vat.objects.release(&slot);
 }
@@ -37,9 +41,10 @@ pub(in crate::host) fn abort(instance: &Rc<Instance>, how: &str) {
 /// Ends the instance of an object, if it has one, since the operator replaces what it stores.
 pub(in crate::host) fn replace(vat: &Vat, id: ObjectId) {
     let Some(slot) = vat.objects.find(id) else { return };
+    sockets::replaced(&slot);
     match slot.take_instance() {
         Some(instance) => {
-            instance.end("was replaced");
+            refuse(instance.end("was replaced"), &instance);
             vacate(&slot, &instance);
         }
         // A sleeping object's facets are of what it was.
@@ -50,8 +55,9 @@ pub(in crate::host) fn replace(vat: &Vat, id: ObjectId) {
 
 /// Ends the instance in this slot, if there is one, since the vat closes.
 pub(in crate::host) fn shut_down(slot: &Slot) {
+    sockets::shut_down(slot);
     if let Some(instance) = slot.take_instance() {
-        instance.end("was shut down");
+        refuse(instance.end("was shut down"), &instance);
         drop(waking::vacate(slot, &instance));
         slot.break_facets(instance.why_ended());
     }
@@ -65,8 +71,12 @@ fn vacate(slot: &Rc<Slot>, instance: &Instance) {
     let waiting = waking::vacate(slot, instance);
     // Also those that were made while it slept, or wakes.
     slot.break_facets(instance.why_ended());
-    for QueuedCall { call, under_way, .. } in waiting {
-        call.reply.keep(under_way);
-        call.reply.send(Err(not_begun(instance.why_ended())));
+    refuse(waiting, instance);
+}
+
+/// Tells the callers that their calls didn't happen.
+fn refuse(calls: VecDeque<QueuedCall>, instance: &Instance) {
+    for queued in calls {
+        exclusive::refuse(queued, not_begun(instance.why_ended()));
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! Invariants:
 //! - No call is queued that the right of the facet doesn't allow.
-//! - A facet of an ended instance is broken, and so is one whose grant was cut.
+//! - A facet of an ended instance is broken, unless it is the way in to a WebSocket. Every facet
+//!   whose grant was cut is broken.
 
 use std::rc::Rc;
 
@@ -20,6 +21,7 @@ use super::instance::Instance;
 use super::once::RequestId;
 use super::right::{Right, may_call, revoked};
 use super::slot::{Passage, QueuedCall, Slot};
+use super::sockets::SocketWay;
 use super::vat::Vat;
 use super::{caveats, citing, cut};
 use crate::error::{Reason, Result, no_such_method, not_begun};
@@ -40,11 +42,21 @@ const CITE: u16 = 5;
 pub(in crate::host) struct Facet {
     pub(in crate::host) vat: Rc<Vat>,
     pub(in crate::host) slot: Rc<Slot>,
-    pub(in crate::host) made: Option<Rc<Made>>,
+    pub(in crate::host) behind: Behind,
     pub(in crate::host) right: Right,
     /// The extras that the calls made on it carry; there seldom are any.
     carried: Option<Box<Carried>>,
     generation: u32,
+}
+
+/// The part of the object that takes the calls on a facet.
+#[derive(Clone)]
+pub(in crate::host) enum Behind {
+    Object,
+    /// Something that an instance made.
+    Made(Rc<Made>),
+    /// A WebSocket of the object, which is no instance's.
+    Socket(Rc<SocketWay>),
 }
 
 /// The extras that travel with calls.
@@ -103,7 +115,7 @@ impl Facet {
         slot: Rc<Slot>,
         right: Right,
     ) -> Box<dyn ClientHook> {
-        Self::wrap(vat, slot, right, None)
+        Self::wrap(vat, slot, right, Behind::Object)
     }
 
     /// Something that an instance made, such as a callback or a session.
@@ -111,17 +123,34 @@ impl Facet {
         instance.made.set(instance.made.get() + 1);
         let made = Rc::new(Made { instance: instance.clone(), by });
         let vat = &instance.vat;
-        Self::wrap(vat, vat.objects.slot(&instance.spec), Right::default(), Some(made))
+        Self::wrap(vat, vat.objects.slot(&instance.spec), Right::default(), Behind::Made(made))
     }
 
-    fn wrap(
-        vat: &Rc<Vat>,
-        slot: Rc<Slot>,
-        right: Right,
-        made: Option<Rc<Made>>,
-    ) -> Box<dyn ClientHook> {
+    /// The way in to a socket.
+    pub(in crate::host) fn socket(way: SocketWay, right: Right) -> Box<dyn ClientHook> {
+        let (vat, slot) = (way.vat().clone(), way.slot().clone());
+        Self::wrap(&vat, slot, right, Behind::Socket(Rc::new(way)))
+    }
+
+    fn wrap(vat: &Rc<Vat>, slot: Rc<Slot>, right: Right, behind: Behind) -> Box<dyn ClientHook> {
         let (vat, generation) = (vat.clone(), slot.generation());
-        membrane::wrap(Rc::new(Self { vat, slot, made, right, carried: None, generation }))
+        membrane::wrap(Rc::new(Self { vat, slot, behind, right, carried: None, generation }))
+    }
+
+    /// It is the object itself, and nothing that ends before that.
+    pub(in crate::host) fn is_object(&self) -> bool {
+        matches!(self.behind, Behind::Object)
+    }
+
+    pub(in crate::host) fn is_of_socket(&self) -> bool {
+        matches!(self.behind, Behind::Socket(_))
+    }
+
+    /// A call on it had begun, and its instance has ended.
+    pub(in crate::host) fn lost_call(&self) {
+        if let Behind::Socket(way) = &self.behind {
+            way.lost_message();
+        }
     }
 
     /// The id of the call that is made on it, which is applied once.
@@ -138,7 +167,7 @@ impl Facet {
         let mut right = self.right.clone();
         let mut carried = self.carried.as_deref().cloned().unwrap_or_default();
         match method.ordinal {
-            ONCE if self.made.is_some() => {
+            ONCE if !self.is_object() => {
                 return Err(Reason::NotRepeatable
                     .error("what an object made itself ends with it, and has no request ids"));
             }
@@ -160,7 +189,7 @@ impl Facet {
         Ok(membrane::wrap(Rc::new(Self {
             vat: self.vat.clone(),
             slot: self.slot.clone(),
-            made: self.made.clone(),
+            behind: self.behind.clone(),
             right,
             carried: carries.then(|| Box::new(carried)),
             generation: self.generation,
@@ -208,7 +237,11 @@ impl Facet {
         if self.right.is_cut() {
             return Some(revoked());
         }
-        let made = self.made.as_ref().and_then(|made| made.instance.broken());
+        let made = match &self.behind {
+            Behind::Object => None,
+            Behind::Made(made) => made.instance.broken(),
+            Behind::Socket(_) => return None,
+        };
         let is_of_another = self.generation != self.slot.generation();
         made.or_else(|| is_of_another.then(|| self.slot.why_ended(self.generation)))
     }
@@ -229,6 +262,10 @@ impl CallTarget for Facet {
         if let Err(error) = self.right.check_time(&self.vat.clock) {
             return call.reply.send(Err(error));
         }
+        if let Behind::Socket(way) = &self.behind {
+            let Some(left) = way.take(call) else { return };
+            call = left;
+        }
         if let Some(chain) = self.carried.as_ref().and_then(|carried| carried.chain.as_ref()) {
             call.chain = Some(chain.clone());
         }
@@ -246,6 +283,9 @@ impl CallTarget for Facet {
 impl Drop for Facet {
     fn drop(&mut self) {
         membrane::forget(self);
-        self.vat.objects.release(&self.slot);
+        // The way to a socket has the slot too, and lets go of it last.
+        if !self.is_of_socket() {
+            self.vat.objects.release(&self.slot);
+        }
     }
 }

@@ -12,6 +12,7 @@ use capnp::private::capability::{ClientHook, ParamsHook};
 use super::chained_call::{self, Route};
 use super::facet::{Facet, Maker};
 use super::instance::Instance;
+use super::right::LiveGrant;
 use crate::error::Result;
 use crate::membrane::{self, Call, CallTarget, Params};
 
@@ -20,6 +21,8 @@ pub(in crate::host) struct Gated {
     pub(in crate::host) raw: Box<dyn ClientHook>,
     /// The route of calls on it, once calls of chains were made.
     pub(super) route: RefCell<Route>,
+    /// The grant by which the call came that brought it.
+    pub(super) came_by: Option<Rc<LiveGrant>>,
 }
 
 impl Gated {
@@ -28,8 +31,26 @@ impl Gated {
         instance: &Rc<Instance>,
         raw: Box<dyn ClientHook>,
     ) -> Box<dyn ClientHook> {
+        Self::wrap_by(instance, raw, None)
+    }
+
+    fn wrap_by(
+        instance: &Rc<Instance>,
+        raw: Box<dyn ClientHook>,
+        came_by: Option<Rc<LiveGrant>>,
+    ) -> Box<dyn ClientHook> {
         let route = RefCell::default();
-        membrane::wrap(Rc::new(Self { instance: instance.clone(), raw, route }))
+        membrane::wrap(Rc::new(Self { instance: instance.clone(), raw, route, came_by }))
+    }
+
+    /// A capability that is never asked for chains, as it can't lead back to an object: calls on it
+    /// keep their order also across instances.
+    pub(super) fn wrap_plain(
+        instance: &Rc<Instance>,
+        raw: Box<dyn ClientHook>,
+    ) -> Box<dyn ClientHook> {
+        let (route, came_by) = (RefCell::new(Route::Plain), None);
+        membrane::wrap(Rc::new(Self { instance: instance.clone(), raw, route, came_by }))
     }
 }
 
@@ -61,12 +82,13 @@ impl Drop for Gated {
     }
 }
 
-/// Parameters as the instance may see them.
+/// Parameters as the instance may see them, of a call by this grant.
 pub(in crate::host) fn entering(
     instance: &Rc<Instance>,
     params: Params,
+    grant: Option<&Rc<LiveGrant>>,
 ) -> Result<Box<dyn ParamsHook>> {
-    let params = params.replace_caps(|cap| Gated::wrap(instance, cap))?;
+    let params = params.replace_caps(|cap| Gated::wrap_by(instance, cap, grant.cloned()))?;
     Ok(params.into_hook())
 }
 

@@ -9,7 +9,7 @@
 //! - The object's header is written with its first write, in the same turn.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 
@@ -23,8 +23,9 @@ use super::once::Requests;
 use super::parked::Parked;
 use super::run::PendingReply;
 use super::slot::{ObjectSpec, QueuedCall};
+use super::sockets;
 use super::vat::Vat;
-use crate::error::{Result, disconnected, not_begun};
+use crate::error::{Result, disconnected};
 use crate::gate::Gate;
 use crate::id::ObjectId;
 use crate::membrane::Reply;
@@ -437,25 +438,28 @@ impl Instance {
     }
 
     /// Nothing that this instance still does has an effect from now on. Its callers are told how it
-    /// ended, after what waits in its gate.
-    pub(in crate::host) fn end(&self, how: &str) {
+    /// ended, after what waits in its gate. Gives back the calls on WebSockets that had not begun,
+    /// which the next instance may have.
+    #[must_use = "they are begun, or refused"]
+    pub(in crate::host) fn end(&self, how: &str) -> VecDeque<QueuedCall> {
         self.end.get_or_init(|| how.into());
         for task in self.tasks.take().into_values() {
             task.abort();
         }
-        let waiting = self.exclusive.iter().flat_map(|calls| calls.take_waiting(self));
-        for QueuedCall { call, under_way, .. } in waiting.chain(self.parked.take_waiting(self)) {
-            call.reply.keep(under_way);
-            call.reply.send(Err(not_begun(self.why_ended())));
-        }
+        // Those that are parked came before others of their connection that wait.
+        let mut waiting = self.parked.take_waiting(self);
+        waiting.extend(self.exclusive.iter().flat_map(|calls| calls.take_waiting(self)));
+        let kept = sockets::split(waiting, || self.why_ended());
         let pending = std::mem::take(&mut *self.pending.borrow_mut());
-        for (_, PendingReply { reply, under_way, .. }) in pending {
+        for (_, PendingReply { reply, under_way, facet, .. }) in pending {
+            facet.lost_call();
             let error = self.why_ended();
             self.gate.reply(move |on_its_way| {
                 reply.keep((under_way, on_its_way));
                 reply.send(Err(error));
             });
         }
+        kept
     }
 }
 

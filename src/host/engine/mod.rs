@@ -30,6 +30,7 @@ pub(in crate::host) mod run;
 pub(in crate::host) mod scheduler;
 pub(in crate::host) mod shares;
 pub(in crate::host) mod slot;
+pub(in crate::host) mod sockets;
 pub(in crate::host) mod sweeps;
 pub(in crate::host) mod turns;
 pub(in crate::host) mod vat;

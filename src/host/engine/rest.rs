@@ -4,6 +4,8 @@
 //! When too much is awake, those that were not used for the longest time rest earlier, and those
 //! that never wrote before all others: an object that isn't in the storage yet loses nothing by it.
 //!
+//! Open WebSockets keep nothing awake: they stay with the slot.
+//!
 //! Invariant: an instance goes only if no call runs or waits in it, nothing waits in its gate,
 //! nobody holds a capability that it made, and the vat alone holds its value. A reply that has left
 //! keeps nothing awake.
@@ -76,7 +78,7 @@ fn put_to_sleep(vat: &Vat, slot: &Rc<Slot>) -> bool {
         return false;
     }
     drop(server);
-    instance.end("fell asleep");
+    drop(instance.end("fell asleep"));
     slot.sleep();
     vat.metrics.objects_awake.subtract(1);
     vat.objects.release(slot);

@@ -51,6 +51,11 @@ impl Right {
         Self { grant, caveats: (!caveats.is_none()).then(|| Rc::new(caveats)) }
     }
 
+    /// A right that ends with this grant, and is not restricted otherwise.
+    pub(in crate::host) fn by(grant: Option<Rc<LiveGrant>>) -> Self {
+        Self { grant, caveats: None }
+    }
+
     /// # Errors
     /// When its grant was revoked, or its time is over.
     pub(in crate::host) fn check(&self, clock: &Clock) -> Result<()> {

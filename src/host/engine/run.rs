@@ -21,7 +21,7 @@ use capstead_client::sturdyref::Method;
 use super::cut;
 use super::ending;
 use super::exclusive::Permit;
-use super::facet::Facet;
+use super::facet::{Behind, Facet};
 use super::gated;
 use super::instance::Instance;
 use super::once;
@@ -67,7 +67,7 @@ pub(in crate::host) fn first_poll(
     let pending = PendingReply { reply, facet: facet.clone(), under_way, permit };
     let admitted = once::admit(instance, &facet, method, pending);
     let Some((pending, claim)) = admitted else { return };
-    let params = match gated::entering(instance, params) {
+    let params = match gated::entering(instance, params, facet.right.grant.as_ref()) {
         Ok(params) => Params::new(params),
         Err(error) => return answer(instance, pending, Err(error)),
     };
@@ -75,13 +75,14 @@ pub(in crate::host) fn first_poll(
     let results = capability::Results::new(Box::new(results));
     instance.vat.metrics.calls_total.add(1);
     let polled = turn(instance, &cause, || {
-        let start = || match &facet.made {
+        let start = || match &facet.behind {
             _ if is_granting(method) => {
                 let calls = instance.spec.class.grant_calls;
                 calls(instance, &facet, method, params, results)
             }
-            None => server.dispatch(method, params, results),
-            Some(made) => made.call(method, params, results),
+            Behind::Object => server.dispatch(method, params, results),
+            Behind::Made(made) => made.call(method, params, results),
+            Behind::Socket(way) => way.call(instance, server.object(), method, &params),
         };
         let mut handler = match claim {
             None => start(),
@@ -92,7 +93,10 @@ pub(in crate::host) fn first_poll(
         (handler, polled)
     });
     match polled {
-        Err(InstanceEnded) => answer(instance, pending, Err(instance.why_ended())),
+        Err(InstanceEnded) => {
+            facet.lost_call();
+            answer(instance, pending, Err(instance.why_ended()));
+        }
         Ok((_, Poll::Ready(outcome))) => {
             let outcome = outcome.map_err(|error| name_method(error, method));
             finish(instance, pending, outcome, &body);

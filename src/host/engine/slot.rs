@@ -9,7 +9,7 @@
 //! - A facet of an instance that ended never reaches the next one: their generations differ. Rest
 //!   is no end: whoever held the object that fell asleep wakes it again.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -23,6 +23,7 @@ use super::instance::Instance;
 use super::run::catch_panic;
 use super::scheduler::UnderWay;
 use crate::error::disconnected;
+use crate::http::SocketTable;
 use crate::id::ObjectId;
 use crate::membrane::{Call, Dispatch, Reply};
 
@@ -86,6 +87,8 @@ pub(in crate::host) struct Slot {
     generation: Cell<u32>,
     /// The ends of the last of them, for those who hold facets of theirs.
     ends: RefCell<VecDeque<capnp::Error>>,
+    /// The open WebSockets, if the class has asked for them.
+    sockets: OnceCell<Rc<SocketTable>>,
 }
 
 /// Ends that are remembered of an object while it is held.
@@ -95,7 +98,19 @@ impl Slot {
     pub(in crate::host) fn new(spec: ObjectSpec) -> Rc<Self> {
         let state = RefCell::new(SlotState::Asleep);
         let (waking, generation, ends) = (RefCell::default(), Cell::default(), RefCell::default());
-        Rc::new(Self { spec, state, waking, generation, ends })
+        let sockets = OnceCell::new();
+        Rc::new(Self { spec, state, waking, generation, ends, sockets })
+    }
+
+    pub(in crate::host) fn sockets(&self) -> Option<&Rc<SocketTable>> {
+        self.sockets.get()
+    }
+
+    pub(in crate::host) fn sockets_or_new(
+        &self,
+        new: impl FnOnce() -> Rc<SocketTable>,
+    ) -> &Rc<SocketTable> {
+        self.sockets.get_or_init(new)
     }
 
     pub(in crate::host) fn is_asleep(&self) -> bool {

@@ -157,5 +157,5 @@ fn sleep_again(slot: &Slot, instance: &Instance, error: &capnp::Error) {
             call.reply.send(Err(error));
         });
     }
-    instance.end("could not wake");
+    drop(instance.end("could not wake"));
 }

@@ -231,7 +231,7 @@ fn a_capability_made_in_a_failed_wake_is_broken() {
         let world = World::new();
         let instance = world.instance("x");
         let made = made_by(&instance);
-        instance.end("could not wake");
+        drop(instance.end("could not wake"));
         assert_ended(call_note(&made, 2).promise.await, "could not wake");
     });
 }

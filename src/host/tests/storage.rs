@@ -351,7 +351,7 @@ fn a_list_of_an_ended_instance_fails() {
             entries.next_entry().unwrap();
             entries
         });
-        instance.end("ended");
+        drop(instance.end("ended"));
         assert!(entries.next_entry().is_err());
     });
 }

@@ -1,23 +1,25 @@
 //! The open WebSockets of an object, and how it accepts one more.
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::any::Any;
 use std::fmt;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
+use capnp::capability::FromClientHook;
 use http::header::UPGRADE;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 
-use super::incoming::{End, Handles, Incoming, Way};
-use super::{Inner, Message, Socket, SocketHandler, check_attachment};
-use crate::error::Result;
+use super::incoming::{Handles, handler_of};
+use super::table::View;
+use super::{Message, Socket, SocketHandler, check_attachment, check_tags};
+use crate::error::{Result, failed};
 use crate::http::refusal::{Refusal, refuse};
 use crate::http::{Answer, Body, write_headers};
+use crate::limits::SOCKET_AUTO_REPLY_BYTES_MAX;
 use crate::schema::http_capnp::http_service::client_request_context;
-use crate::schema::http_capnp::web_socket;
 
 /// The open WebSockets of an object, which it gets from
-/// [`Context::sockets`](crate::Context::sockets) when it wakes.
+/// [`Context::sockets`](crate::Context::sockets) when it wakes: with those that were open while it
+/// slept.
 ///
 /// ```
 /// use std::rc::Rc;
@@ -47,25 +49,16 @@ use crate::schema::http_capnp::web_socket;
 /// }
 /// ```
 #[derive(Clone)]
-pub struct Sockets(Rc<Set>);
-
-pub(super) struct Set {
-    /// Those that are open, by number: in the order in which they were accepted.
-    pub(super) open: RefCell<BTreeMap<u64, Socket>>,
-    accepted: Cell<u64>,
-    /// Makes a capability of the object's own.
-    pub(super) capability: Box<dyn Fn(Rc<Incoming>) -> web_socket::Client>,
-}
+pub struct Sockets(Rc<View>);
 
 impl Sockets {
-    pub(crate) fn new(capability: impl Fn(Rc<Incoming>) -> web_socket::Client + 'static) -> Self {
-        let (open, accepted) = (RefCell::default(), Cell::default());
-        Self(Rc::new(Set { open, accepted, capability: Box::new(capability) }))
+    pub(crate) fn new(view: Rc<View>) -> Self {
+        Self(view)
     }
 
-    /// Accepts the socket that a request asks for; `handler` is told what comes on it, as long as
-    /// it lives: it is the object itself. The socket is open when the answer that this makes was
-    /// given.
+    /// Accepts the socket that a request asks for; `handler` is the object itself, and the object
+    /// is told what comes on it, whether it sleeps meanwhile or not. The socket is open when the
+    /// answer that this makes was given.
     ///
     /// # Errors
     /// 426 when the request asks for none.
@@ -78,37 +71,68 @@ impl Sockets {
             let reason = "this is for WebSockets: ask with `Upgrade: websocket`";
             return Err(refuse(StatusCode::UPGRADE_REQUIRED, reason));
         }
-        let handler = Rc::new(Rc::downgrade(handler));
+        let object = Rc::downgrade(handler);
+        let (view, handler) = (self.0.clone(), handler_of::<C>());
         let (tags, attachment, protocol) = Default::default();
-        Ok(Accept { set: self.0.clone(), handler, tags, attachment, protocol })
+        Ok(Accept { view, object, handler, tags, attachment, protocol })
     }
 
     /// All that are open, in the order in which they were accepted.
     pub fn all(&self) -> Vec<Socket> {
-        self.0.open.borrow().values().cloned().collect()
+        self.0.table.all().into_iter().map(|entry| self.0.socket(entry)).collect()
     }
 
     /// Those that are open and have this tag.
     pub fn tagged(&self, tag: &str) -> Vec<Socket> {
-        let open = self.0.open.borrow();
-        open.values().filter(|socket| socket.has_tag(tag)).cloned().collect()
+        let mut tagged = self.all();
+        tagged.retain(|socket| socket.has_tag(tag));
+        tagged
     }
 
     /// The number of those that are open.
     pub fn len(&self) -> usize {
-        self.0.open.borrow().len()
+        self.0.table.len()
     }
 
     /// Tells whether none is open.
     pub fn is_empty(&self) -> bool {
-        self.0.open.borrow().is_empty()
+        self.len() == 0
     }
 
     /// Sends a message on all that are open. None waits for another.
     pub fn broadcast(&self, message: &Message) {
-        for socket in self.0.open.borrow().values() {
+        for socket in self.all() {
             drop(socket.send(message));
         }
+    }
+
+    /// From now on the host answers each text that is equal to `request` with `reply`, on every
+    /// socket of the object: the object isn't woken by it, and never sees it. Said in `wake`, it
+    /// holds for as long as the object has sockets. The time of the last reply is
+    /// [`Socket::auto_replied_ms`].
+    ///
+    /// # Errors
+    /// When one of them has more than 2 KiB, or the instance ended.
+    pub fn auto_reply(&self, request: &str, reply: &str) -> Result<()> {
+        let most = SOCKET_AUTO_REPLY_BYTES_MAX;
+        if request.len() > most || reply.len() > most {
+            return Err(failed(format!(
+                "each text of an automatic reply has at most {most} bytes"
+            )));
+        }
+        self.0.holder.check_alive()?;
+        self.0.table.reply_by_itself(Some((request, reply)));
+        Ok(())
+    }
+
+    /// Every text comes to the object again.
+    ///
+    /// # Errors
+    /// When the instance ended.
+    pub fn no_auto_reply(&self) -> Result<()> {
+        self.0.holder.check_alive()?;
+        self.0.table.reply_by_itself(None);
+        Ok(())
     }
 }
 
@@ -127,15 +151,16 @@ pub fn is_upgrade<B>(request: &Request<B>) -> bool {
 
 /// A socket that is accepted when [`Accept::answer`] was returned.
 pub struct Accept {
-    set: Rc<Set>,
-    handler: Rc<dyn Handles>,
+    view: Rc<View>,
+    object: Weak<dyn Any>,
+    handler: &'static dyn Handles,
     tags: Vec<String>,
     attachment: Vec<u8>,
     protocol: Option<HeaderValue>,
 }
 
 impl Accept {
-    /// Marks the socket, to be found by [`Sockets::tagged`].
+    /// Marks the socket, to be found by [`Sockets::tagged`]: with up to 10 tags of 256 bytes.
     #[must_use]
     pub fn tag(mut self, tag: impl Into<String>) -> Self {
         self.tags.push(tag.into());
@@ -159,9 +184,10 @@ impl Accept {
     /// The response that accepts it. Headers that are added to it are added to the handshake.
     ///
     /// # Errors
-    /// When the attachment is too large.
+    /// When the attachment is too large, or the tags are too many or too long.
     pub fn answer(mut self) -> Answer {
         check_attachment(&self.attachment)?;
+        check_tags(&self.tags)?;
         let protocol = self.protocol.take();
         let mut response = Response::new(Body::of_socket(self));
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -174,37 +200,46 @@ impl Accept {
     /// Opens the socket, and returns when the client's side has it.
     ///
     /// # Errors
-    /// When that refused it, or has gone.
+    /// When that refused it, or has gone; when there is no room for it, or the handler isn't the
+    /// object.
     pub(in crate::http) async fn start(
         &self,
         context: &client_request_context::Client,
         headers: &HeaderMap,
     ) -> Result<()> {
-        let set = &self.set;
-        let number = set.accepted.get();
-        set.accepted.set(number + 1);
-        let socket = Socket(Rc::new(Inner {
-            number,
-            tags: self.tags.clone(),
-            attachment: RefCell::new(self.attachment.clone()),
-            down: RefCell::default(),
-            set: Rc::downgrade(set),
-        }));
-        let end = Rc::new(End { number, set: Rc::downgrade(set), handler: self.handler.clone() });
-        let up = (set.capability)(Rc::new(Incoming { end, way: Way::Client }));
+        let Self { view, object, handler, tags, attachment, .. } = self;
+        let object = object.upgrade().filter(|object| self.is_object(object));
+        let object = object
+            .ok_or_else(|| failed("the handler of a socket is the object that accepts it"))?;
+        view.holder.check_room()?;
+        let lease = view.holder.lease(context);
         let mut start = context.start_web_socket_request();
         write_headers(headers, start.get().init_headers(headers.len() as u32))?;
-        start.get().set_up_socket(up);
         // If the client has gone, the way in may be dropped at once, and the socket must be there
         // to end.
-        set.open.borrow_mut().insert(number, socket.clone());
+        let entry = view.table.accept(tags.clone(), attachment.clone(), *handler, lease);
+        start.get().set_up_socket(view.holder.way_in(&view.table, &entry, context));
         let started = start.send();
-        socket.0.down.replace(Some(started.pipeline.get_down_socket()));
-        if let Some(opened) = self.handler.opened(socket.clone()) {
+        let down = started.pipeline.get_down_socket();
+        entry.set_down(view.holder.ungated(down.as_client_hook()));
+        let socket = view.socket(entry.clone());
+        if let Some(opened) = handler.opened(object, socket.clone()) {
             socket.close_on_error(opened.await);
         }
         // If it was refused, the way in is dropped, and the handler told so.
-        started.promise.await.map(drop)
+        let started = started.promise.await?;
+        // From here on it needs nothing of this answer, whose memory goes.
+        if view.table.is_open(&entry) {
+            let down = started.get()?.get_down_socket()?;
+            entry.set_down(view.holder.ungated(down.as_client_hook()));
+            view.forget_down(&entry);
+        }
+        Ok(())
+    }
+
+    fn is_object(&self, handler: &Rc<dyn Any>) -> bool {
+        let object = self.view.holder.object();
+        object.is_some_and(|object| std::ptr::addr_eq(Rc::as_ptr(&object), Rc::as_ptr(handler)))
     }
 }
 

@@ -22,8 +22,14 @@ use crate::support::exchange::{self, exchange};
 /// The size of the messages that are poured.
 pub(super) const POURED_BYTES: usize = 100_000;
 
-pub(super) struct Talk {
+pub(super) type Talk = Talker<false>;
+
+/// `ALONE`: it handles one message at a time.
+pub(super) struct Talker<const ALONE: bool> {
+    ctx: Context,
     sockets: Sockets,
+    /// The sockets that were open when it woke, each as `tags: attachment`.
+    found: Vec<String>,
     count: Stored<i64>,
     /// The ends of sockets, each as `code reason`.
     ends: RefCell<Vec<String>>,
@@ -34,17 +40,27 @@ pub(super) struct Talk {
     goes: Cell<bool>,
 }
 
-impl Object for Talk {
-    const CLASS: &'static str = "Talk";
+impl<const ALONE: bool> Object for Talker<ALONE> {
+    const CLASS: &'static str = if ALONE { "Alone" } else { "Talk" };
+    const EXCLUSIVE: bool = ALONE;
     type Client = counter::Client;
 
     async fn wake(ctx: Context) -> Result<Self> {
         let (ends, under_way, go, goes) = Default::default();
-        Ok(Self { sockets: ctx.sockets(), count: ctx.stored("count")?, ends, under_way, go, goes })
+        let (sockets, count) = (ctx.sockets(), ctx.stored("count")?);
+        let found = |socket: Socket| {
+            format!(
+                "{}: {}",
+                socket.tags().join(" "),
+                String::from_utf8_lossy(&socket.attachment())
+            )
+        };
+        let found = sockets.all().into_iter().map(found).collect();
+        Ok(Self { ctx, sockets, found, count, ends, under_way, go, goes })
     }
 }
 
-impl Talk {
+impl<const ALONE: bool> Talker<ALONE> {
     fn http(self: &Rc<Self>, request: &Request<Body>) -> Answer {
         match request.uri().path() {
             "/refused" => Err(http::refuse(StatusCode::FORBIDDEN, "not you")),
@@ -64,6 +80,11 @@ impl Talk {
             "/protocol" => {
                 let accept = self.sockets.accept(self, request)?;
                 accept.protocol(http::HeaderValue::from_static("second")).answer()
+            }
+            "/heavy" => self.sockets.accept(self, request)?.attachment(vec![7; 16 << 10]).answer(),
+            "/tagged" => {
+                let accept = self.sockets.accept(self, request)?;
+                (0..11).fold(accept, |accept, tag| accept.tag(tag.to_string())).answer()
             }
             "/greeted" => self.sockets.accept(self, request)?.attachment("hello").answer(),
             tag => self.sockets.accept(self, request)?.tag(tag).answer(),
@@ -114,6 +135,22 @@ impl Talk {
                 drop(socket.send_text("after the close"));
             }
             "fail" => return Err(failed("as you wish")),
+            "found" => drop(socket.send_text(&self.found.join(", "))),
+            "attach" => {
+                socket.attach(rest)?;
+                drop(socket.send_text("attached"));
+            }
+            "auto" => {
+                let (request, reply) = rest.split_once(' ').expect("two texts");
+                self.sockets.auto_reply(request, reply)?;
+                drop(socket.send_text("set"));
+            }
+            "manual" => {
+                self.sockets.no_auto_reply()?;
+                drop(socket.send_text("set"));
+            }
+            "replied" => drop(socket.send_text(&socket.auto_replied_ms().is_some().to_string())),
+            "abort" => return Err(self.ctx.abort("as you wish")),
             "panic" => {
                 self.count.set(1_000)?;
                 panic!("as the test wishes")
@@ -124,10 +161,10 @@ impl Talk {
     }
 }
 
-impl SocketHandler for Talk {
+impl<const ALONE: bool> SocketHandler for Talker<ALONE> {
     async fn opened(self: Rc<Self>, socket: Socket) -> Result<()> {
         let greeting = socket.attachment();
-        if !greeting.is_empty() {
+        if (1..100).contains(&greeting.len()) {
             drop(socket.send_data(&greeting));
         }
         Ok(())
@@ -141,6 +178,10 @@ impl SocketHandler for Talk {
             Message::Text(text) if text.starts_with("wait ") => {
                 self.wait().await;
                 Ok(())
+            }
+            Message::Text(text) if text == "nap and panic" => {
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                panic!("as the test wishes")
             }
             Message::Text(text) => self.told(&socket, &text),
             data @ Message::Data(_) => {
@@ -158,7 +199,7 @@ impl SocketHandler for Talk {
     }
 }
 
-impl counter::Server for Talk {
+impl<const ALONE: bool> counter::Server for Talker<ALONE> {
     /// Pushes a number to all sockets.
     async fn increment(
         self: Rc<Self>,
@@ -169,9 +210,19 @@ impl counter::Server for Talk {
         self.sockets.broadcast(&Message::Text(text));
         Ok(())
     }
+
+    /// By one it panics, by more it aborts.
+    async fn decrement(
+        self: Rc<Self>,
+        params: counter::DecrementParams,
+        _: counter::DecrementResults,
+    ) -> Result<()> {
+        assert_ne!(params.get()?.get_by(), 1, "as the test wishes");
+        Err(self.ctx.abort("as the test wishes"))
+    }
 }
 
-impl http_service::Server for Talk {
+impl<const ALONE: bool> http_service::Server for Talker<ALONE> {
     async fn request(
         self: Rc<Self>,
         params: http_service::RequestParams,
@@ -212,11 +263,20 @@ pub(super) async fn start(
     hosts: u16,
     limit: impl FnOnce(&mut HttpLimits),
 ) -> Running {
+    server(data, hosts, limit).start().await.unwrap()
+}
+
+/// A server with the class, on any port.
+pub(super) fn server(
+    data: &std::path::Path,
+    hosts: u16,
+    limit: impl FnOnce(&mut HttpLimits),
+) -> Server {
     let any = "127.0.0.1:0".parse().unwrap();
     let mut limits = HttpLimits::default();
     limit(&mut limits);
-    let server = Server::new(data).class::<Talk>().hosts(hosts).http_limits(limits);
-    server.listen(any).http(any).start().await.unwrap()
+    let server = Server::new(data).class::<Talk>().class::<Talker<true>>().hosts(hosts);
+    server.http_limits(limits).listen(any).http(any).metrics(any)
 }
 
 /// A client of one socket.
@@ -235,8 +295,17 @@ impl Client {
         path: &str,
         headers: &[(&'static str, &str)],
     ) -> std::result::Result<(Self, http::Response<Option<Vec<u8>>>), Error> {
+        Self::open_at(running, &format!("/talk/{name}{path}"), headers).await
+    }
+
+    /// The same at a whole path.
+    pub(super) async fn open_at(
+        running: &Running,
+        path: &str,
+        headers: &[(&'static str, &str)],
+    ) -> std::result::Result<(Self, http::Response<Option<Vec<u8>>>), Error> {
         let address = running.http().unwrap();
-        let mut request = format!("ws://{address}/talk/{name}{path}").into_client_request()?;
+        let mut request = format!("ws://{address}{path}").into_client_request()?;
         for (name, value) in headers {
             request.headers_mut().append(*name, value.parse().unwrap());
         }

@@ -30,6 +30,7 @@ pub fn run(work: impl Future<Output = ()>) {
 pub struct Server {
     child: Child,
     http: SocketAddr,
+    metrics: Option<SocketAddr>,
     /// The reference of all rooms.
     rooms: String,
     log: PathBuf,
@@ -50,8 +51,10 @@ impl Server {
         let said: Value = serde_json::from_str(&line).expect("it is JSON");
         let http = said["http"].as_str().and_then(|url| url.strip_prefix("http://"));
         let http = http.and_then(|address| address.parse().ok()).expect("an address");
+        let metrics = said["metrics"].as_str().and_then(|url| url.strip_prefix("http://"));
+        let metrics = metrics.and_then(|page| page.trim_end_matches("/metrics").parse().ok());
         let rooms = said["namespaces"]["ChatRoom"].as_str().expect("a reference").to_owned();
-        Self { child, http, rooms, log }
+        Self { child, http, metrics, rooms, log }
     }
 
     /// `kill -9`, and waits until nothing of the process is left.
@@ -89,10 +92,30 @@ impl Drop for Server {
 
 /// A connection from one of the addresses of this machine.
 async fn connect(server: &Server, address: u8) -> TcpStream {
+    connect_to(server.http, address).await
+}
+
+async fn connect_to(server: SocketAddr, address: u8) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     let from = Ipv4Addr::new(127, 0, 1, address.wrapping_add(1));
     socket.bind(SocketAddr::from((from, 0))).expect("the address is this machine's");
-    socket.connect(server.http).await.expect("the server is reached")
+    socket.connect(server).await.expect("the server is reached")
+}
+
+/// Returns when no room is awake; the server has its metrics served.
+pub async fn until_all_sleep(server: &Server) {
+    let page = server.metrics.expect("the metrics are served");
+    loop {
+        let mut stream = connect_to(page, 0).await;
+        let request = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        stream.write_all(request).await.expect("it is heard");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("it is answered");
+        if answer.contains("\ncapstead_objects_awake 0\n") {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// A call by Cap'n Proto that writes, and so is answered when all that the room wrote before is

@@ -65,7 +65,13 @@ impl Object for Editor {
     async fn wake(ctx: Context) -> Result<Self> {
         let (document, sockets) = (Document::load(ctx.storage())?.into(), ctx.sockets());
         let (presence, allowances, telling) = Default::default();
-        Ok(Self { ctx, sockets, document, presence, allowances, telling })
+        let editor = Self { ctx, sockets, document, presence, allowances, telling };
+        // An instance that ended may have lost changes that it had told nobody: those who wrote
+        // them hear what is known, and send the rest. Cursors come again by themselves.
+        for socket in editor.sockets.all() {
+            editor.welcome(&socket);
+        }
+        Ok(editor)
     }
 }
 
@@ -87,6 +93,13 @@ impl Editor {
             }
             _ => Err(http::refuse(StatusCode::NOT_FOUND, "a document has no such path")),
         }
+    }
+
+    /// Tells a client what of the document is known here.
+    fn welcome(&self, socket: &Socket) {
+        self.allowances.borrow_mut().insert(socket.clone(), Allowance::new());
+        let known = self.document.borrow().state_vector();
+        drop(socket.send_data(&wire::sync(SyncMessage::SyncStep1(known))));
     }
 
     fn text(&self) -> Result<String> {
@@ -201,10 +214,8 @@ impl Drop for Telling<'_> {
 
 impl SocketHandler for Editor {
     async fn opened(self: Rc<Self>, socket: Socket) -> Result<()> {
-        self.allowances.borrow_mut().insert(socket.clone(), Allowance::new());
         self.tell()?;
-        let known = self.document.borrow().state_vector();
-        drop(socket.send_data(&wire::sync(SyncMessage::SyncStep1(known))));
+        self.welcome(&socket);
         self.tell_presence(&socket);
         Ok(())
     }

@@ -33,6 +33,7 @@ pub(crate) struct Data(TempDir);
 pub(crate) struct Server {
     child: Child,
     pub(crate) http: SocketAddr,
+    metrics: Option<SocketAddr>,
 }
 
 impl Data {
@@ -55,7 +56,9 @@ impl Data {
         BufReader::new(stdout).read_line(&mut line).expect("it says when it is ready");
         let said: serde_json::Value = serde_json::from_str(&line).expect("it is JSON");
         let http = said["http"].as_str().expect("an address").trim_start_matches("http://");
-        Server { child, http: http.parse().expect("an address") }
+        let metrics = said["metrics"].as_str().map(|url| url.trim_start_matches("http://"));
+        let metrics = metrics.and_then(|page| page.trim_end_matches("/metrics").parse().ok());
+        Server { child, http: http.parse().expect("an address"), metrics }
     }
 
     fn path(&self) -> PathBuf {
@@ -79,6 +82,16 @@ impl Data {
         }
         false
     }
+}
+
+async fn get_at(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).await.expect("it is served");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("it is asked for");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("it is text");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    (head[9..12].parse().expect("a status"), body.to_owned())
 }
 
 impl Server {
@@ -107,16 +120,17 @@ impl Server {
         kib << 10
     }
 
+    /// Returns when no document is awake; the metrics are served.
+    pub(crate) async fn until_all_sleep(&self) {
+        let page = self.metrics.expect("the metrics are served");
+        while !get_at(page, "/metrics").await.1.contains("\ncapstead_objects_awake 0\n") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// The status and the body of a GET.
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.http).await.expect("it is served");
-        let request =
-            format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.expect("it is asked for");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.expect("it is text");
-        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-        (head[9..12].parse().expect("a status"), body.to_owned())
+        get_at(self.http, path).await
     }
 
     /// The text of a document, as the server has it.
