@@ -48,6 +48,10 @@ pub(crate) struct Options {
     /// /json/CLASS/NAME/METHOD, or not: `on` or `off` [default: as the program's author says]
     #[arg(long, value_name = "ON|OFF", value_parser = BoolishValueParser::new())]
     json_calls: Option<bool>,
+    /// Take the routes of HTTP from this file, in TOML: then nothing else is reached by HTTP.
+    /// docs/routes.md has the format
+    #[arg(long, value_name = "FILE", env = "CAPSTEAD_ROUTES", conflicts_with = "json_calls")]
+    routes: Option<PathBuf>,
     /// Also answer HTTP requests whose Host is this name, not only those of loopback; may be given
     /// several times
     #[arg(long, value_name = "NAME")]
@@ -153,6 +157,9 @@ impl Options {
         self.limit_http(server.http_limits_mut());
         if let Some(on) = self.json_calls {
             *server.json_calls_mut() = on;
+        }
+        if let Some(file) = &self.routes {
+            server = server.routes_file(file);
         }
         for origin in &self.http_origin {
             server = server.http_origin(origin);

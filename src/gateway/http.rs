@@ -10,7 +10,7 @@ use std::sync::Arc;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::upgrade::OnUpgrade;
-use hyper::{Request, Response, StatusCode};
+use hyper::{HeaderMap, Request, Response, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -25,11 +25,12 @@ use super::limits::{HttpLimits, Taken};
 use super::objects::{Given, Objects};
 use super::paced::Paced;
 use super::route::Route;
-use super::routes::Routes;
+use super::routes::{Found, Routes};
 use super::socket::{self, Pump};
+use super::way::Way;
 use crate::error::{Result, is_not_begun, is_revoked};
 use crate::http::{Body, Held, Refusal, refuse};
-use crate::limits::{HTTP_BODY_BYTES_MAX, NAME_BYTES_MAX};
+use crate::limits::NAME_BYTES_MAX;
 use crate::metrics::Metrics;
 use crate::net::Place;
 use crate::schema::restorer_capnp::restorer;
@@ -59,10 +60,12 @@ pub(crate) struct Gateway {
 impl Gateway {
     pub(crate) fn new(
         namespaces: impl IntoIterator<Item = (String, Given)>,
+        restorer: restorer::Client,
         routes: Routes,
         metrics: Arc<Metrics>,
     ) -> Rc<Self> {
-        let (objects, json) = (Objects::new(namespaces.into_iter()), OnceCell::new());
+        let objects = Objects::new(namespaces.into_iter(), restorer);
+        let json = OnceCell::new();
         Rc::new(Self { objects, routes, json, metrics })
     }
 
@@ -115,6 +118,16 @@ impl Gateway {
         open.wait().await;
     }
 
+    fn way<'a>(&'a self, uri: &'a hyper::Uri, headers: &HeaderMap) -> Way<'a> {
+        let path = uri.path_and_query().map_or("", |path| path.as_str());
+        if let Some((calls, path)) = self.json_path(path) {
+            return Way::Json(calls, path);
+        }
+        let found = self.routes.find(|| door::named_host(uri, headers), path);
+        let by_class = || self.routes.by_class(path).map(Way::Class);
+        found.map(Way::Row).or_else(by_class).unwrap_or(Way::Nowhere)
+    }
+
     async fn ask(
         &self,
         route: &Route<'_>,
@@ -128,7 +141,7 @@ impl Gateway {
             Err(Failure::Call(error)) if error.kind == capnp::ErrorKind::Disconnected => {
                 self.objects.forget(route);
             }
-            Err(Failure::Call(error)) if is_revoked(error) => self.objects.forget_class(route),
+            Err(Failure::Call(error)) if is_revoked(error) => self.objects.forget_revoked(route),
             _ => return Ok(answer),
         }
         match self.objects.get(route)? {
@@ -195,36 +208,52 @@ impl Client {
         let Served { gateway, door, .. } = &*self.served;
         gateway.metrics.http_requests_total.add(1);
         let (mut parts, body) = request.into_parts();
-        let page = door.known_origin(&parts.headers).cloned();
+        let uri = parts.uri.clone();
+        let way = gateway.way(&uri, &parts.headers);
+        let origins = way.origins();
+        let page = door.known_origin(&parts.headers, origins).cloned();
         let is_upgrade = socket::is_upgrade(&parts);
-        let mut response = if let Err(refusal) = door.admit(&parts, is_upgrade) {
+        let mut response = if let Err(refusal) = door.admit(&parts, is_upgrade, origins) {
             own(refusal.response(&parts.headers))
         } else if page.is_some() && cors::is_preflight(&parts) {
             own(cors::preflight(&parts.headers))
+        } else if let Some(refusal) = way.refuse_method(&parts) {
+            own(refusal)
         } else {
             let answer = if is_upgrade {
-                self.open_socket(&mut parts, body).await
+                self.open_socket(way, &mut parts, body).await
             } else {
-                self.respond(&mut parts, body).await
+                self.respond(way, &mut parts, body).await
             };
             answer.unwrap_or_else(|refusal| own(refusal.response(&parts.headers)))
         };
         socket::say_version(&mut response);
-        if door.knows_origins() {
+        if door.knows_origins(origins) {
             cors::let_read(response.headers_mut(), page);
         }
         response.map(Full::new)
     }
 
-    async fn respond(&self, parts: &mut http::request::Parts, body: Incoming) -> Answer {
-        let uri = parts.uri.clone();
+    async fn respond(
+        &self,
+        way: Way<'_>,
+        parts: &mut http::request::Parts,
+        body: Incoming,
+    ) -> Answer {
         let Served { gateway, taken, .. } = &*self.served;
-        let path = uri.path_and_query().map_or("", |path| path.as_str());
-        if let Some((calls, path)) = gateway.json_path(path) {
-            return Ok(gateway.answer_json(calls, path, parts, body, taken).await);
-        }
-        let route = self.route(&uri, parts)?;
-        let body = read_body(body, taken).await?;
+        let most = way.body_bytes_max();
+        let route = match way {
+            Way::Json(calls, path) => {
+                return Ok(gateway.answer_json(calls, path, parts, body, taken).await);
+            }
+            Way::Row(Found { is_json: true, route, .. }) => {
+                return Ok(gateway.answer_route(&route, parts, (body, most), taken).await);
+            }
+            Way::Row(Found { route, .. }) | Way::Class(route) => route,
+            Way::Nowhere => return Err(nothing()),
+        };
+        self.let_see(&route, parts)?;
+        let body = read_body(body, taken, most).await?;
         let asked = Asked { url: &route.url, head: parts, body: body.bytes(), is_upgrade: false };
         match self.ask(&route, asked).await? {
             Outcome::Response(response) => Ok(response.map(Bytes::from_owner)),
@@ -233,10 +262,18 @@ impl Client {
     }
 
     /// An object that accepts no socket gives an ordinary response.
-    async fn open_socket(&self, parts: &mut http::request::Parts, body: Incoming) -> Answer {
-        let uri = parts.uri.clone();
+    async fn open_socket(
+        &self,
+        way: Way<'_>,
+        parts: &mut http::request::Parts,
+        body: Incoming,
+    ) -> Answer {
         let offered = parts.headers.clone();
-        let route = self.route(&uri, parts)?;
+        let route = match way {
+            Way::Row(Found { is_json: false, route, .. }) | Way::Class(route) => route,
+            _ => return Err(nothing()),
+        };
+        self.let_see(&route, parts)?;
         let accepts = socket::asked(&offered)?;
         let upgrade = parts.extensions.remove::<OnUpgrade>();
         let (Some(upgrade), true) = (upgrade, hyper::body::Body::is_end_stream(&body)) else {
@@ -262,25 +299,21 @@ impl Client {
         Ok(head.map(|()| Bytes::new()))
     }
 
-    /// The object that a request is for, once its head is as objects may see it.
-    fn route<'a>(
-        &'a self,
-        uri: &'a hyper::Uri,
+    /// Makes the head of a request as its object may see it, if there can be one.
+    fn let_see(
+        &self,
+        route: &Route<'_>,
         parts: &mut http::request::Parts,
-    ) -> std::result::Result<Route<'a>, Refusal> {
-        let Gateway { routes, objects, .. } = &*self.served.gateway;
-        let path = uri.path_and_query().map_or("", |path| path.as_str());
-        let host = door::named_host(uri, &parts.headers);
-        let Some(route) = routes.find(host.as_deref(), path) else { return Err(nothing()) };
-        check_name(&route)?;
+    ) -> std::result::Result<(), Refusal> {
+        check_name(route)?;
         head::strip(&mut parts.headers);
         head::say_peer(&mut parts.headers, self.peer.ip());
         if let Some(name) = head::not_text(&parts.headers) {
             let reason = format!("The value of the header {name} is not UTF-8.\n");
             return Err(refuse(StatusCode::BAD_REQUEST, reason));
         }
-        match objects.get(&route).map_err(refusal)? {
-            Some(_) => Ok(route),
+        match self.served.gateway.objects.get(route).map_err(refusal)? {
+            Some(_) => Ok(()),
             None => Err(nothing()),
         }
     }
@@ -352,17 +385,18 @@ fn log_end(ended: hyper::Result<()>) {
     }
 }
 
-/// The whole body, or why there is none.
+/// The whole body, of so many bytes at most, or why there is none.
 pub(super) async fn read_body(
     mut body: Incoming,
     taken: &Taken,
+    most: usize,
 ) -> std::result::Result<Held, Refusal> {
     let mut held = taken.body();
     if hyper::body::Body::is_end_stream(&body) {
         return Ok(held);
     }
-    if hyper::body::Body::size_hint(&body).lower() > HTTP_BODY_BYTES_MAX as u64 {
-        return Err(too_large());
+    if hyper::body::Body::size_hint(&body).lower() > most as u64 {
+        return Err(too_large(most));
     }
     let start = Instant::now();
     let mut in_a_row = 0;
@@ -385,8 +419,8 @@ pub(super) async fn read_body(
         };
         // Trailers reach no object.
         let Ok(bytes) = frame.into_data() else { continue };
-        if held.bytes().len() + bytes.len() > HTTP_BODY_BYTES_MAX {
-            return Err(too_large());
+        if held.bytes().len() + bytes.len() > most {
+            return Err(too_large(most));
         }
         if !held.extend(&bytes) {
             let reason = "There is no room for another body: try again later.\n";
@@ -400,7 +434,7 @@ pub(super) async fn read_body(
     }
 }
 
-fn too_large() -> Refusal {
-    let reason = format!("A body has at most {HTTP_BODY_BYTES_MAX} bytes.\n");
+fn too_large(most: usize) -> Refusal {
+    let reason = format!("A body has at most {most} bytes.\n");
     refuse(StatusCode::PAYLOAD_TOO_LARGE, reason)
 }

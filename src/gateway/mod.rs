@@ -16,9 +16,10 @@ mod paced;
 mod route;
 mod routes;
 mod socket;
+mod way;
 
 pub(crate) use door::Door;
 pub(crate) use http::Gateway;
 pub use limits::HttpLimits;
 pub(crate) use objects::Given;
-pub(crate) use routes::{Routes, Row};
+pub(crate) use routes::{Routes, Row, parse as parse_routes};

@@ -8,6 +8,7 @@ use capstead_client::Limits;
 
 use super::data_dir::Group;
 use super::error::ServerError;
+use super::routes_file;
 use super::start::{self, Running};
 use super::watchdog::TurnLimits;
 use crate::gateway::{HttpLimits, Routes, Row};
@@ -54,6 +55,7 @@ pub struct Server {
     /// Those that can't be are told at the start.
     routes: Vec<Result<Row, String>>,
     only_by_routes: Vec<&'static str>,
+    routes_file: Option<PathBuf>,
     quotas: Vec<(String, Quota)>,
     version: Option<String>,
 }
@@ -103,6 +105,7 @@ impl Server {
             bindings: Vec::new(),
             routes: Vec::new(),
             only_by_routes: Vec::new(),
+            routes_file: None,
             quotas: Vec::new(),
             version: None,
         }
@@ -162,8 +165,21 @@ impl Server {
         self
     }
 
+    /// Takes the routes from a file, in place of all that lead to objects by HTTP otherwise: those
+    /// of [`route`](Self::route), paths by class and name, and [calls in JSON](Self::json_calls).
+    /// `docs/routes.md` has the format.
+    #[must_use]
+    pub fn routes_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.routes_file = Some(path.into());
+        self
+    }
+
     /// The table of routes.
     pub(super) fn routes(&self) -> Result<Routes, ServerError> {
+        if let Some(path) = &self.routes_file {
+            let classes: Vec<_> = self.classes.iter().map(|class| class.name).collect();
+            return routes_file::read(path, &classes);
+        }
         let rows = self.routes.iter().cloned().collect::<Result<_, _>>();
         Ok(Routes::new(rows.map_err(ServerError::Setting)?, &self.only_by_routes))
     }

@@ -12,6 +12,7 @@ mod listen;
 mod metrics_page;
 mod namespaces;
 mod operate;
+mod routes_file;
 mod start;
 pub(crate) mod stderr;
 #[cfg(test)]

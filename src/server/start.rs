@@ -357,9 +357,10 @@ async fn start_on(
         let parts = parts(number, listen::beside(&server)?);
         threads.push(start_thread(parts, &hub).await?);
     }
+    let has_json_routes = routes.have_json();
     let (gateway, references) =
         start_gateway(&host, &keys, &classes, &hint, (routes, &metrics)).await?;
-    if server.json_calls {
+    if server.json_calls || has_json_routes {
         gateway.serve_json(host.agent.restorer());
     }
     // Set once, here.

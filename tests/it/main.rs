@@ -46,6 +46,7 @@ mod poll;
 mod reasons;
 mod references;
 mod requests;
+mod routes;
 mod serve;
 mod share;
 mod shares;
