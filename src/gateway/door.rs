@@ -130,7 +130,11 @@ impl Door {
     ) -> Option<&'a HeaderValue> {
         let mut named = headers.get_all(ORIGIN).iter();
         let origin = named.next().filter(|_| named.next().is_none())?;
-        self.origins.iter().chain(origins).any(|known| known.as_bytes() == origin.as_bytes()).then_some(origin)
+        self.origins
+            .iter()
+            .chain(origins)
+            .any(|known| known.as_bytes() == origin.as_bytes())
+            .then_some(origin)
     }
 
     /// Programs other than browsers say nothing of origins.

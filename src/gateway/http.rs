@@ -3,9 +3,10 @@
 
 use std::cell::OnceCell;
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -17,22 +18,25 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::ask::{Accepted, Asked, Failure, Outcome, ask};
+use super::bearer;
+use super::capnp::{self, CapnpDoor};
 use super::cors;
 use super::door::{self, Door};
 use super::head;
 use super::json::JsonCalls;
 use super::limits::{HttpLimits, Taken};
+use super::link;
 use super::objects::{Given, Objects};
 use super::paced::Paced;
 use super::route::Route;
-use super::routes::{Found, Routes};
+use super::routes::{Found, Routes, To};
 use super::socket::{self, Pump};
 use super::way::Way;
 use crate::error::{Result, is_not_begun, is_revoked};
 use crate::http::{Body, Held, Refusal, refuse};
 use crate::limits::NAME_BYTES_MAX;
 use crate::metrics::Metrics;
-use crate::net::Place;
+use crate::net::{Guests, Place};
 use crate::schema::restorer_capnp::restorer;
 
 /// The most that a connection buffers, the head of a request among it.
@@ -54,6 +58,8 @@ pub(crate) struct Gateway {
     pub(super) routes: Routes,
     /// Empty where no methods are called in JSON.
     pub(super) json: OnceCell<JsonCalls>,
+    /// Empty where no Cap'n Proto is spoken.
+    pub(super) capnp: OnceCell<CapnpDoor>,
     metrics: Arc<Metrics>,
 }
 
@@ -65,14 +71,21 @@ impl Gateway {
         metrics: Arc<Metrics>,
     ) -> Rc<Self> {
         let objects = Objects::new(namespaces.into_iter(), restorer);
-        let json = OnceCell::new();
-        Rc::new(Self { objects, routes, json, metrics })
+        let (json, capnp) = (OnceCell::new(), OnceCell::new());
+        Rc::new(Self { objects, routes, json, capnp, metrics })
     }
 
     /// Lets any method be called in JSON from now on, with references that `restorer` restores.
     pub(crate) fn serve_json(&self, restorer: restorer::Client) {
         // A second time changes nothing.
         let _ = self.json.set(JsonCalls::new(restorer));
+    }
+
+    /// Lets peers speak Cap'n Proto over WebSockets from now on: where rows of the table say so,
+    /// and at `/capnp` if `is_at_path`.
+    pub(crate) fn serve_capnp(&self, guests: Guests, is_at_path: bool) {
+        // A second time changes nothing.
+        let _ = self.capnp.set(CapnpDoor { guests, is_at_path });
     }
 
     /// A link broke by which some of its capabilities came: all are asked for anew when they are
@@ -118,16 +131,6 @@ impl Gateway {
         open.wait().await;
     }
 
-    fn way<'a>(&'a self, uri: &'a hyper::Uri, headers: &HeaderMap) -> Way<'a> {
-        let path = uri.path_and_query().map_or("", |path| path.as_str());
-        if let Some((calls, path)) = self.json_path(path) {
-            return Way::Json(calls, path);
-        }
-        let found = self.routes.find(|| door::named_host(uri, headers), path);
-        let by_class = || self.routes.by_class(path).map(Way::Class);
-        found.map(Way::Row).or_else(by_class).unwrap_or(Way::Nowhere)
-    }
-
     async fn ask(
         &self,
         route: &Route<'_>,
@@ -138,7 +141,7 @@ impl Gateway {
         let Some(object) = self.objects.get(route)? else { return Ok(Err(Failure::Nothing)) };
         let answer = ask(&object, asked, taken).await;
         match &answer {
-            Err(Failure::Call(error)) if error.kind == capnp::ErrorKind::Disconnected => {
+            Err(Failure::Call(error)) if error.kind == ::capnp::ErrorKind::Disconnected => {
                 self.objects.forget(route);
             }
             Err(Failure::Call(error)) if is_revoked(error) => self.objects.forget_revoked(route),
@@ -165,7 +168,7 @@ struct Served {
 }
 
 /// The other end of one connection.
-struct Client {
+pub(super) struct Client {
     served: Rc<Served>,
     peer: SocketAddr,
     /// Kept while the connection or its WebSocket is open.
@@ -173,9 +176,27 @@ struct Client {
 }
 
 /// A response, and what it leads to.
-type Answer = std::result::Result<Response<Bytes>, Refusal>;
+pub(super) type Answer = std::result::Result<Response<Bytes>, Refusal>;
 
 impl Client {
+    pub(super) fn peer(&self) -> IpAddr {
+        self.peer.ip()
+    }
+
+    pub(super) fn place(&self) -> Rc<Place> {
+        self.place.clone()
+    }
+
+    /// The way in for those who speak Cap'n Proto.
+    pub(super) fn guests(&self) -> Option<&Guests> {
+        self.served.gateway.capnp.get().map(|door| &door.guests)
+    }
+
+    /// The time for a handshake.
+    pub(super) fn head_time(&self) -> Duration {
+        self.served.taken.limits.head
+    }
+
     async fn connection(self, stream: TcpStream) {
         let _ = stream.set_nodelay(true);
         let ending = self.served.ending.clone();
@@ -209,8 +230,8 @@ impl Client {
         gateway.metrics.http_requests_total.add(1);
         let (mut parts, body) = request.into_parts();
         let uri = parts.uri.clone();
-        let way = gateway.way(&uri, &parts.headers);
-        let origins = way.origins();
+        let way = Way::of(gateway, &uri, &parts.headers);
+        let (origins, manner) = (way.origins(), way.manner());
         let page = door.known_origin(&parts.headers, origins).cloned();
         let is_upgrade = socket::is_upgrade(&parts);
         let mut response = if let Err(refusal) = door.admit(&parts, is_upgrade, origins) {
@@ -225,7 +246,7 @@ impl Client {
             } else {
                 self.respond(way, &mut parts, body).await
             };
-            answer.unwrap_or_else(|refusal| own(refusal.response(&parts.headers)))
+            answer.unwrap_or_else(|refusal| manner.refuse(refusal, &parts.headers))
         };
         socket::say_version(&mut response);
         if door.knows_origins(origins) {
@@ -242,14 +263,17 @@ impl Client {
     ) -> Answer {
         let Served { gateway, taken, .. } = &*self.served;
         let most = way.body_bytes_max();
+        let way = bearer::find(&gateway.objects, way, &mut parts.headers).await?;
         let route = match way {
             Way::Json(calls, path) => {
                 return Ok(gateway.answer_json(calls, path, parts, body, taken).await);
             }
-            Way::Row(Found { is_json: true, route, .. }) => {
-                return Ok(gateway.answer_route(&route, parts, (body, most), taken).await);
+            Way::Row(Found { to: To::Object { is_json: true, route }, .. }) => {
+                return gateway.answer_route(&route, parts, (body, most), taken).await;
             }
-            Way::Row(Found { route, .. }) | Way::Class(route) => route,
+            Way::Row(Found { to: To::Link(to), .. }) => return Ok(link::page(to)),
+            Way::Row(Found { to: To::Object { route, .. }, .. }) | Way::Class(route) => route,
+            Way::Row(Found { to: To::Capnp, .. }) | Way::Capnp => return Err(capnp::no_upgrade()),
             Way::Nowhere => return Err(nothing()),
         };
         self.let_see(&route, parts)?;
@@ -268,9 +292,14 @@ impl Client {
         parts: &mut http::request::Parts,
         body: Incoming,
     ) -> Answer {
+        let objects = &self.served.gateway.objects;
         let offered = parts.headers.clone();
-        let route = match way {
-            Way::Row(Found { is_json: false, route, .. }) | Way::Class(route) => route,
+        let route = match bearer::find(objects, way, &mut parts.headers).await? {
+            Way::Row(Found { to: To::Capnp, .. }) | Way::Capnp => {
+                return capnp::open(self, parts, &body);
+            }
+            Way::Row(Found { to: To::Object { is_json: false, route }, .. })
+            | Way::Class(route) => route,
             _ => return Err(nothing()),
         };
         self.let_see(&route, parts)?;
@@ -356,7 +385,7 @@ pub(super) fn check_name(route: &Route<'_>) -> std::result::Result<(), Refusal> 
 }
 
 /// No class can say the first two: these are the server's.
-pub(super) fn refusal(error: capnp::Error) -> Refusal {
+pub(super) fn refusal(error: ::capnp::Error) -> Refusal {
     if is_revoked(&error) {
         return Refusal::of(StatusCode::FORBIDDEN, &error);
     }

@@ -86,20 +86,17 @@ impl Gateway {
         answer.unwrap_or_else(refused)
     }
 
-    /// The answer to a request for an object whose path names a method: JSON, whatever happens. The
-    /// body has so many bytes at most.
+    /// The answer to a request for an object whose path names a method. The body has so many bytes
+    /// at most.
     pub(super) async fn answer_route(
         &self,
         route: &Route<'_>,
         parts: &http::request::Parts,
         body: (Incoming, usize),
         taken: &Taken,
-    ) -> Response<Bytes> {
-        let answer = match self.json.get() {
-            Some(calls) => self.answer_call(calls, route, parts, body, taken).await,
-            None => Err(nothing()),
-        };
-        answer.unwrap_or_else(refused)
+    ) -> Answer<Response<Bytes>> {
+        let calls = self.json.get().ok_or_else(nothing)?;
+        self.answer_call(calls, route, parts, body, taken).await
     }
 
     async fn answer_call(
@@ -180,7 +177,8 @@ impl Gateway {
     }
 }
 
-fn refused(refusal: Refusal) -> Response<Bytes> {
+/// The answer to a request that isn't answered as it was asked: JSON, too.
+pub(super) fn refused(refusal: Refusal) -> Response<Bytes> {
     let mut response = own(refusal.problem());
     let status = response.status();
     let headers = response.headers_mut();

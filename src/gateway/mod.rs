@@ -5,12 +5,15 @@
 //! anything else. It keeps no state about objects, and never answers for one.
 
 mod ask;
+mod bearer;
+mod capnp;
 mod cors;
 mod door;
 mod head;
 mod http;
 mod json;
 mod limits;
+mod link;
 mod objects;
 mod paced;
 mod route;

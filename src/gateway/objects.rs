@@ -91,6 +91,24 @@ impl Objects {
         Ok(Some(object))
     }
 
+    /// Makes sure that the reference of a route was restored lately.
+    ///
+    /// # Errors
+    /// When it isn't restored.
+    pub(super) async fn restore(&self, route: &Route<'_>) -> Result<()> {
+        let Some(reference) = &route.reference else { return Ok(()) };
+        if self.known.borrow_mut().get(&*route.object).is_some() {
+            return Ok(());
+        }
+        let mut restore = self.restorer.restore_request();
+        restore.get().set_sturdy_ref(reference.expose());
+        let restored = restore.send().promise.await?;
+        let object = restored.get()?.get_cap().get_as_capability()?;
+        let dropped = self.known.borrow_mut().push((*route.object).into(), object);
+        drop(dropped);
+        Ok(())
+    }
+
     /// The namespace of a class; none if there is no such class.
     ///
     /// # Errors

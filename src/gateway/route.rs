@@ -34,6 +34,12 @@ impl<'a> Route<'a> {
         let object = Cow::Owned(format!("\n{}", STANDARD_NO_PAD.encode(hash)));
         Self { object, class, key: Cow::Borrowed(""), url, reference: Some(reference) }
     }
+
+    /// To an object that is still to be named.
+    pub(super) fn unnamed(class: &'a str, url: Cow<'a, str>) -> Self {
+        let nothing = Cow::Borrowed("");
+        Self { object: nothing.clone(), class, key: nothing, url, reference: None }
+    }
 }
 
 /// `None`: no object can be meant.

@@ -3,8 +3,8 @@
 //! the table is all that there is.
 //!
 //! A row has a path and leads to an object, by a class and a name or by a reference; [`file`] reads
-//! rows from a file. A part of the path in braces takes any text, and stands for that in the name of
-//! the object:
+//! rows from a file. A part of the path in braces takes any text, and stands for that in the name
+//! of the object:
 //!
 //! | path | takes |
 //! |---|---|
@@ -22,9 +22,9 @@ mod row;
 
 use super::route::Route;
 pub(crate) use file::parse;
+use row::Leads;
 pub(crate) use row::Row;
-pub(super) use row::{Reference, Terms};
-use row::Speaks;
+pub(super) use row::{Reference, Terms, To};
 
 /// All rows, of which the first that fits counts.
 #[derive(Clone, Debug, Default)]
@@ -36,13 +36,11 @@ pub(crate) struct Routes {
     are_all: bool,
 }
 
-/// The object that a request is for, by the table.
+/// The row that takes a request, and where it leads that.
 #[derive(Debug)]
 pub(super) struct Found<'a> {
     pub(super) terms: &'a Terms,
-    /// The path of the object's own names a method.
-    pub(super) is_json: bool,
-    pub(super) route: Route<'a>,
+    pub(super) to: To<'a>,
 }
 
 impl Routes {
@@ -58,11 +56,21 @@ impl Routes {
 
     /// Tells whether a row leads to calls in JSON.
     pub(crate) fn have_json(&self) -> bool {
-        self.rows.iter().any(|row| row.leads.speaks() == Speaks::Json)
+        self.rows.iter().any(|row| row.leads.is_json())
+    }
+
+    /// Tells whether a row leads to the door for Cap'n Proto.
+    pub(crate) fn have_capnp(&self) -> bool {
+        self.rows.iter().any(|row| matches!(row.leads, Leads::Capnp))
+    }
+
+    /// Tells whether references come in by a row.
+    pub(crate) fn take_references(&self) -> bool {
+        self.have_capnp() || self.rows.iter().any(|row| row.terms.needs_bearer)
     }
 
     /// Tells whether nothing is reached but by a row.
-    pub(super) fn are_all(&self) -> bool {
+    pub(crate) fn are_all(&self) -> bool {
         self.are_all
     }
 
@@ -78,8 +86,8 @@ impl Routes {
         let named = std::cell::LazyCell::new(host);
         self.rows.iter().find_map(|row| {
             let is_for = row.pattern.host.is_none() || row.pattern.host == *named;
-            let (speaks, route) = is_for.then(|| row.take(path, query))??;
-            Some(Found { terms: &row.terms, is_json: speaks == Speaks::Json, route })
+            let to = is_for.then(|| row.take(path, query))??;
+            Some(Found { terms: &row.terms, to })
         })
     }
 
@@ -119,8 +127,12 @@ mod tests {
     }
 
     fn find<'a>(routes: &'a Routes, host: Option<&str>, path: &'a str) -> Option<Route<'a>> {
-        let found = routes.find(|| host.map(str::to_lowercase), path).map(|found| found.route);
-        found.or_else(|| routes.by_class(path))
+        let found = routes.find(|| host.map(str::to_lowercase), path);
+        let route = found.and_then(|found| match found.to {
+            To::Object { route, .. } => Some(route),
+            _ => None,
+        });
+        route.or_else(|| routes.by_class(path))
     }
 
     fn check(path: &str, expected: Option<(&str, &str)>) {

@@ -41,6 +41,7 @@ pub struct Server {
     pub(super) http_origins: Vec<String>,
     pub(super) http_hosts: Vec<String>,
     pub(super) json_calls: bool,
+    pub(super) capnp_over_http: CapnpOverHttp,
     pub(super) http_limits: HttpLimits,
     pub(super) metrics: Option<SocketAddr>,
     pub(super) hosts: u16,
@@ -58,6 +59,16 @@ pub struct Server {
     routes_file: Option<PathBuf>,
     quotas: Vec<(String, Quota)>,
     version: Option<String>,
+}
+
+/// The addresses of HTTP at which Cap'n Proto is spoken over WebSockets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum CapnpOverHttp {
+    #[default]
+    None,
+    /// Those of this machine: from anywhere else references would come in the clear.
+    Loopback,
+    All,
 }
 
 /// A limit on the bytes that a class may store.
@@ -92,6 +103,7 @@ impl Server {
             http_origins: Vec::new(),
             http_hosts: Vec::new(),
             json_calls: false,
+            capnp_over_http: CapnpOverHttp::default(),
             http_limits: HttpLimits::default(),
             metrics: None,
             hosts: 1,
@@ -365,6 +377,21 @@ impl Server {
     /// The setting, for the command line's flag.
     pub(crate) fn json_calls_mut(&mut self) -> &mut bool {
         &mut self.json_calls
+    }
+
+    /// Speaks Cap'n Proto over WebSockets at `/capnp`, where HTTP listens on a loopback address:
+    /// for clients of this machine, and for those that come through a proxy on it, which speaks
+    /// TLS.
+    /// They need references, as all clients of Cap'n Proto do.
+    #[must_use]
+    pub fn capnp_over_http(mut self) -> Self {
+        self.capnp_over_http = CapnpOverHttp::Loopback;
+        self
+    }
+
+    /// The setting, for the command line's flag.
+    pub(crate) fn capnp_over_http_mut(&mut self) -> &mut CapnpOverHttp {
+        &mut self.capnp_over_http
     }
 
     /// Lets pages of this origin, like `https://app.example`, change objects over HTTP. By default

@@ -19,7 +19,7 @@ pub(crate) mod stderr;
 mod tests;
 mod watchdog;
 
-pub(crate) use builder::DEFAULT_LISTEN;
+pub(crate) use builder::{CapnpOverHttp, DEFAULT_LISTEN};
 pub(crate) use data_dir::{Group, Secrets};
 pub(crate) use operate::{OpenedData, Restoring, compact_all};
 

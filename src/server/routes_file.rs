@@ -81,7 +81,8 @@ fn read_text(path: &Path) -> Result<Zeroizing<String>, String> {
 /// Tells whether a reference stands in a text, even in a comment.
 fn has_reference(text: &str) -> bool {
     let is_end = |byte: char| byte.is_whitespace() || byte == '"' || byte == '\'';
-    text.split(is_end).any(|word| word.contains("capstead") && word.contains("://") && word.contains("/#"))
+    text.split(is_end)
+        .any(|word| word.contains("capstead") && word.contains("://") && word.contains("/#"))
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::admin::{self, AdminSocket};
-use super::builder::Server;
+use super::builder::{CapnpOverHttp, Server};
 use super::data_dir::DataDir;
 use super::error::ServerError;
 use super::host_thread::HostThread;
@@ -358,10 +358,14 @@ async fn start_on(
         threads.push(start_thread(parts, &hub).await?);
     }
     let has_json_routes = routes.have_json();
+    let capnp_way = capnp_way(&server, &routes, http_address);
     let (gateway, references) =
         start_gateway(&host, &keys, &classes, &hint, (routes, &metrics)).await?;
     if server.json_calls || has_json_routes {
         gateway.serve_json(host.agent.restorer());
+    }
+    if let Some(is_at_path) = capnp_way {
+        gateway.serve_capnp(host.listener.guests(), is_at_path);
     }
     // Set once, here.
     let _ = hub.gateway.set(gateway.clone());
@@ -413,6 +417,21 @@ fn vat_options(
 fn door(server: &Server, address: Option<SocketAddr>) -> Result<Option<Door>, ServerError> {
     let door = |address| Door::new(address, &server.http_origins, &server.http_hosts);
     address.map(door).transpose().map_err(ServerError::Setting)
+}
+
+/// Tells whether the gateway's way in for Cap'n Proto is at its usual path; none if there is none.
+fn capnp_way(server: &Server, routes: &Routes, http: Option<SocketAddr>) -> Option<bool> {
+    let address = http?;
+    let is_loopback = address.ip().is_loopback();
+    if routes.take_references() && !is_loopback {
+        tracing::warn!(%address, "references come in by HTTP in the clear: whoever is on the way can read and use them; put a proxy before it that speaks TLS");
+    }
+    let is_on = match server.capnp_over_http {
+        CapnpOverHttp::None => false,
+        CapnpOverHttp::Loopback => is_loopback,
+        CapnpOverHttp::All => true,
+    };
+    (is_on || routes.have_capnp()).then_some(is_on && !routes.are_all())
 }
 
 fn serve_http(

@@ -5,8 +5,10 @@
 
 mod ambient;
 mod archive;
+mod bearer;
 mod bench_verb;
 mod build_offline;
+mod capnp_over_http;
 #[path = "../passing/class.rs"]
 mod class;
 mod crash;

@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::support::calls::{by_name, connect, increment, run, save};
+use crate::support::calls::{by_name, connect, increment, revoke, run, save};
 use crate::support::http::{Http, Response, ask, get, post};
 use crate::support::{Served, capstead, refused_start, root, scratch, serve, serve_with};
 use serde_json::json;
@@ -30,10 +30,11 @@ pub(crate) fn start(text: &str) -> (Served, TempDir) {
 }
 
 /// A request that stands there byte for byte but for its end.
-fn send(address: &str, method: &str, path: &str, headers: &str, body: &str) -> Response {
+pub(crate) fn send(address: &str, method: &str, path: &str, headers: &str, body: &str) -> Response {
     let length = body.len();
-    let head =
-        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n{headers}\r\n");
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n{headers}\r\n"
+    );
     let mut http = Http::connect(address);
     http.send((head + body).as_bytes());
     http.answer(method)
@@ -128,7 +129,8 @@ access = "public"
     assert_eq!(send(address, "POST", "/all/increment", "", "0123456789x").status, 413);
     // One that doesn't say its length.
     let mut http = Http::connect(address);
-    let head = "POST /all/increment HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head =
+        "POST /all/increment HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
     http.send(format!("{head}6\r\n012345\r\n6\r\n012345\r\n0\r\n\r\n").as_bytes());
     assert_eq!(http.answer("POST").status, 413);
     assert_eq!(get(address, "/read").body, "1");
@@ -188,6 +190,14 @@ pub(crate) fn with_reference() -> (TempDir, PathBuf, String) {
     (folder, data, text)
 }
 
+/// Revokes what [`with_reference`] shared.
+pub(crate) fn revoke_in(served: &Served) {
+    run(async {
+        let (_connection, counters) = connect(served).await;
+        revoke(&by_name(&counters, "x"), "for a route").await;
+    });
+}
+
 #[test]
 fn a_row_leads_by_a_reference_until_that_is_revoked() {
     let (folder, data, text) = with_reference();
@@ -201,9 +211,7 @@ fn a_row_leads_by_a_reference_until_that_is_revoked() {
     assert_eq!(get(&address, "/it").body, "1");
     assert_eq!(post(&address, "/it/increment").body, "2");
     assert_eq!(send(&address, "POST", "/call/read", "", "").body, r#"{"value":"2"}"#);
-    let mut revoke = capstead(["revoke", "--data"]);
-    let revoked = revoke.arg(&data).arg(&text).output().unwrap();
-    assert!(revoked.status.success(), "{}", String::from_utf8_lossy(&revoked.stderr));
+    revoke_in(&served);
     assert_eq!(get(&address, "/it").status, 403);
     assert_eq!(send(&address, "POST", "/call/read", "", "").status, 403);
     let (_, out, log) = served.stop();
@@ -218,13 +226,14 @@ fn refusal(text: &str, mode: u32) -> String {
     let mut command = capstead(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
     command.arg("--data").arg(&data).arg("--routes").arg(&file);
     let (code, error) = refused_start(command);
-    assert_eq!(code, Some(1), "{error}");
+    assert_eq!(code, Some(2), "{error}");
     assert!(!data.exists(), "nothing is made");
     assert!(error.contains("routes.toml"), "{error}");
     error
 }
 
-const GOOD: &str = "[[route]]\npath = \"/x\"\nclass = \"Counter\"\nname = \"x\"\naccess = \"public\"\n";
+const GOOD: &str =
+    "[[route]]\npath = \"/x\"\nclass = \"Counter\"\nname = \"x\"\naccess = \"public\"\n";
 
 #[test]
 fn mistakes_are_told_with_their_line_before_anything_is_made() {
@@ -244,7 +253,11 @@ fn mistakes_are_told_with_their_line_before_anything_is_made() {
         (&GOOD.replace("\"public\"", "\"all\""), 5, "`public`"),
         (&format!("{GOOD}kind = \"ftp\"\n"), 6, "`json`"),
         (&format!("{GOOD}kind = \"json\"\n"), 2, "calls the method that url says"),
-        (&format!("{GOOD}kind = \"json\"\nurl = \"/read\"\nmethods = [\"GET\"]\n"), 8, "POST alone"),
+        (
+            &format!("{GOOD}kind = \"json\"\nurl = \"/read\"\nmethods = [\"GET\"]\n"),
+            8,
+            "has its one method",
+        ),
         (&format!("{GOOD}methods = [\"get\"]\n"), 6, "write it like \"GET\""),
         (&format!("{GOOD}methods = []\n"), 6, "no method"),
         (&format!("{GOOD}body = \"much\"\n"), 6, "64KiB"),
@@ -264,8 +277,21 @@ fn mistakes_are_told_with_their_line_before_anything_is_made() {
 #[test]
 fn no_mistake_shows_a_reference() {
     let secret = format!("capstead://127.0.0.1:4000/#{}", "AbC0".repeat(40));
-    for key in ["sturdyref", "class", "name", "kind", "access", "methods", "body", "origins", "url", "path"] {
-        let others = ["path = \"/x\"\n", "access = \"public\"\n"];
+    for key in [
+        "sturdyref",
+        "class",
+        "name",
+        "kind",
+        "access",
+        "methods",
+        "body",
+        "origins",
+        "url",
+        "path",
+        "to",
+    ] {
+        let others =
+            ["path = \"/x\"\n", "access = \"public\"\n", "class = \"Counter\"\n", "name = \"x\"\n"];
         let others: String = others.iter().filter(|line| !line.starts_with(key)).copied().collect();
         for value in [format!("\"{secret}\""), format!("[\"{secret}\"]"), format!("\"{secret}")] {
             let said = refusal(&format!("[[route]]\n{others}{key} = {value}\n"), 0o600);
@@ -299,7 +325,8 @@ fn what_is_no_file_is_refused_at_once() {
     let (folder, data) = scratch();
     let pipe = folder.path().join("pipe");
     rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, 0o600.into()).unwrap();
-    for (path, words) in [(&pipe, "no regular file"), (&folder.path().join("none"), "No such file")] {
+    for (path, words) in [(&pipe, "no regular file"), (&folder.path().join("none"), "No such file")]
+    {
         let mut command = capstead(["serve", "--listen", "127.0.0.1:0"]);
         command.arg("--data").arg(&data).arg("--routes").arg(path);
         let (_, error) = refused_start(command);

@@ -40,6 +40,7 @@ struct Table {
     methods: Option<Spanned<Vec<String>>>,
     body: Option<Spanned<String>>,
     origins: Option<Spanned<Vec<String>>>,
+    to: Option<Spanned<String>>,
 }
 
 #[derive(Clone, Copy, Default, Deserialize, PartialEq, Eq)]
@@ -48,13 +49,16 @@ enum Kind {
     #[default]
     Http,
     Json,
+    Capnp,
+    Link,
 }
 
-/// Who may come in.
+/// Those who may come in.
 #[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 enum Access {
     Public,
+    Bearer,
 }
 
 /// A mistake, and the bytes of the text that it is in.
@@ -104,7 +108,25 @@ fn rows(text: &str, classes: &[&str]) -> Result<Vec<Row>, Mistake> {
         }
         rows.push((at, row));
     }
+    check_links(&rows)?;
     Ok(rows.into_iter().map(|(_, row)| row).collect())
+}
+
+/// Checks that what links show is at the end of a route that asks for a reference.
+fn check_links(rows: &[(Range<usize>, Row)]) -> Result<(), Mistake> {
+    for (at, row) in rows {
+        let Leads::Link(to) = &row.leads else { continue };
+        let first = rows.iter().map(|(_, row)| row).find(|row| row.take(to, "").is_some());
+        let is_good = |row: &Row| {
+            row.terms.needs_bearer && !row.leads.is_json() && row.terms.takes(&Method::GET)
+        };
+        if !first.is_some_and(is_good) {
+            let why = "the page shows what is at `to`, and no route of the kind http with access = \
+                       \"bearer\" takes a GET of that: add one, or correct `to`";
+            return Err(Mistake::new(at.clone(), why));
+        }
+    }
+    Ok(())
 }
 
 /// The parser's words, without any that may be a secret which stands in a wrong place.
@@ -129,15 +151,17 @@ impl Table {
     fn row(self, classes: &[&str]) -> Result<Row, Mistake> {
         let at = self.path.span();
         let pattern = Pattern::parse(self.path.get_ref()).map_err(|why| {
-            let path = self.path.get_ref();
-            Mistake::new(at.clone(), format!("the path {path:?} can't be: {why}"))
+            Mistake::new(at.clone(), format!("the path can't be: {}", plain(&why)))
         })?;
         let leads = self.leads(&pattern, classes)?;
-        let methods = match (leads.speaks(), self.methods) {
-            (Speaks::Http, all) => all.map(methods).transpose()?,
-            (Speaks::Json, None) => Some(vec![Method::POST]),
-            (Speaks::Json, Some(all)) => {
-                let why = "calls in JSON come by POST alone: remove the methods";
+        let is_bearer = |access: &Spanned<Access>| *access.get_ref() == Access::Bearer;
+        let needs_bearer = self.access.as_ref().is_some_and(is_bearer);
+        let methods = match (&leads, self.methods) {
+            (Leads::Object { speaks: Speaks::Http, .. }, all) => all.map(methods).transpose()?,
+            (Leads::Object { .. }, None) => Some(vec![Method::POST]),
+            (Leads::Capnp | Leads::Link(_), None) => Some(vec![Method::GET]),
+            (_, Some(all)) => {
+                let why = "a route of this kind has its one method: remove the methods";
                 return Err(Mistake::new(all.span(), why));
             }
         };
@@ -145,25 +169,109 @@ impl Table {
             methods,
             body_bytes: self.body.map_or(Ok(HTTP_BODY_BYTES_MAX), body_bytes)?,
             origins: self.origins.map_or(Ok(Vec::new()), origins)?,
+            needs_bearer,
         };
         Ok(Row { pattern, leads, terms })
     }
 
     fn leads(&self, pattern: &Pattern, classes: &[&str]) -> Result<Leads, Mistake> {
-        let kind = self.kind.as_ref().map_or(Kind::Http, |kind| *kind.get_ref());
-        let speaks = if kind == Kind::Json { Speaks::Json } else { Speaks::Http };
-        if self.access.is_none() {
-            let why = "the route doesn't say who may come in: add access = \"public\" to let in \
-                       everybody who reaches the port";
-            return Err(Mistake::new(self.path.span(), why));
-        }
+        let speaks = match self.kind.as_ref().map_or(Kind::Http, |kind| *kind.get_ref()) {
+            Kind::Http => Speaks::Http,
+            Kind::Json => Speaks::Json,
+            Kind::Capnp => return self.capnp(),
+            Kind::Link => return self.link(),
+        };
+        self.check_without(&[("to", span_of(self.to.as_ref()))])?;
         if let Some(class) = &self.class {
             check_class(class, classes)?;
         }
         let class = self.class.as_ref().map(|class| class.get_ref().clone());
-        let by = self.by(pattern, speaks)?;
+        let by = match self.access.as_ref().map(|access| *access.get_ref()) {
+            Some(Access::Public) => self.by(pattern, speaks)?,
+            Some(Access::Bearer) => self.by_bearer(speaks)?,
+            None => return Err(self.says_no_access()),
+        };
         let url = self.url(pattern, speaks)?;
         Ok(Leads::Object { speaks, class: class.unwrap_or_default(), by, url })
+    }
+
+    fn says_no_access(&self) -> Mistake {
+        let why = "the route doesn't say who may come in: add access = \"public\" for everybody who \
+                   reaches the port, or access = \"bearer\" for those who show a reference";
+        Mistake::new(self.path.span(), why)
+    }
+
+    /// Checks that none of these keys is there.
+    fn check_without(&self, keys: &[(&str, Option<Range<usize>>)]) -> Result<(), Mistake> {
+        for (key, at) in keys {
+            if let Some(at) = at {
+                let why = format!("a route of this kind and access has no {key}: remove that");
+                return Err(Mistake::new(at.clone(), why));
+            }
+        }
+        Ok(())
+    }
+
+    /// The keys that lead to an object.
+    fn of_object(&self) -> [(&'static str, Option<Range<usize>>); 5] {
+        [
+            ("class", span_of(self.class.as_ref())),
+            ("name", span_of(self.name.as_ref())),
+            ("sturdyref", span_of(self.sturdyref.as_ref())),
+            ("url", span_of(self.url.as_ref())),
+            ("body", span_of(self.body.as_ref())),
+        ]
+    }
+
+    fn capnp(&self) -> Result<Leads, Mistake> {
+        self.check_without(&self.of_object())?;
+        self.check_without(&[("to", span_of(self.to.as_ref()))])?;
+        // Nobody gets anything there without a reference.
+        self.check_without(&[("access", span_of(self.access.as_ref()))])?;
+        Ok(Leads::Capnp)
+    }
+
+    fn link(&self) -> Result<Leads, Mistake> {
+        self.check_without(&self.of_object())?;
+        let is_public = |access: &Spanned<Access>| *access.get_ref() == Access::Public;
+        if !self.access.as_ref().is_some_and(is_public) {
+            let why = "everybody gets the page that opens links, without the link's secret: say access = \
+                       \"public\"";
+            return Err(Mistake::new(self.path.span(), why));
+        }
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
+        match &self.to {
+            Some(to) if to.get_ref().starts_with('/') && to.get_ref().bytes().all(is_plain) => {
+                Ok(Leads::Link(to.get_ref().clone()))
+            }
+            Some(to) => {
+                let why = "`to` is a path of letters, digits and the marks / - . _ ~";
+                Err(Mistake::new(to.span(), why))
+            }
+            None => {
+                let why = "the page needs a path to show: add to = \"/…\"";
+                Err(Mistake::new(self.path.span(), why))
+            }
+        }
+    }
+
+    /// The reference that requests show leads to the object.
+    fn by_bearer(&self, speaks: Speaks) -> Result<By, Mistake> {
+        self.check_without(&self.of_object()[1..3])?;
+        match (speaks, &self.class) {
+            (Speaks::Http, Some(class)) => {
+                let why = "the reference that requests show names the object: remove the class";
+                Err(Mistake::new(class.span(), why))
+            }
+            (Speaks::Json, None) => Err(self.says_no_methods()),
+            _ => Ok(By::Bearer),
+        }
+    }
+
+    fn says_no_methods(&self) -> Mistake {
+        let why =
+            "calls in JSON need the class of the object, which has its methods: add class = \"…\"";
+        Mistake::new(self.path.span(), why)
     }
 
     /// The object that the route leads to.
@@ -172,6 +280,10 @@ impl Table {
             (Some(_), Some(name), None) => {
                 let text = name.get_ref();
                 let why = match pattern.check_name(text) {
+                    _ if text.starts_with("capstead") && text.contains("://") => {
+                        "the name is a reference: give that as sturdyref, and remove class and name"
+                            .to_owned()
+                    }
                     _ if text.is_empty() || text.len() > NAME_BYTES_MAX => {
                         format!("the name of an object has 1 to {NAME_BYTES_MAX} bytes")
                     }
@@ -190,11 +302,7 @@ impl Table {
                         let why = "the sturdyref names the object already: remove the class";
                         Err(Mistake::new(class.span(), why))
                     }
-                    (None, Speaks::Json) => {
-                        let why = "calls in JSON need the class of the object, which has its methods: add \
-                                   class = \"…\"";
-                        Err(Mistake::new(self.path.span(), why))
-                    }
+                    (None, Speaks::Json) => Err(self.says_no_methods()),
                     _ => Ok(By::Reference(Reference::new(sturdyref.get_ref()))),
                 }
             }
@@ -214,7 +322,7 @@ impl Table {
         let url = self.url.as_ref().map_or("/", |url| url.get_ref());
         let at = self.url.as_ref().map_or(self.path.span(), Spanned::span);
         if !url.starts_with('/') || url.contains(['?', '#', ' ']) || !url.is_ascii() {
-            let why = format!("the url {url:?} is no path: it begins with / and has no query");
+            let why = "the url is no path: it begins with / and has no query";
             return Err(Mistake::new(at, why));
         }
         if speaks == Speaks::Json && (url == "/") != pattern.has_rest() {
@@ -226,12 +334,16 @@ impl Table {
     }
 }
 
+fn span_of<T>(value: Option<&Spanned<T>>) -> Option<Range<usize>> {
+    value.map(Spanned::span)
+}
+
 fn check_class(class: &Spanned<String>, classes: &[&str]) -> Result<(), Mistake> {
     if classes.contains(&&**class.get_ref()) {
         return Ok(());
     }
     let why = format!(
-        "there is no class {:?}; this server has {}",
+        "there is no class {}; this server has {}",
         plain(class.get_ref()),
         classes.join(", ")
     );
@@ -243,7 +355,7 @@ fn methods(all: Spanned<Vec<String>>) -> Result<Vec<Method>, Mistake> {
     let wrong = |why: String| Mistake::new(at.clone(), why);
     let read = |text: &String| match Method::from_bytes(text.as_bytes()) {
         Ok(method) if text.bytes().all(|byte| byte.is_ascii_uppercase()) => Ok(method),
-        _ => Err(wrong(format!("{:?} is no method: write it like \"GET\"", plain(text)))),
+        _ => Err(wrong(format!("{} is no method: write it like \"GET\"", plain(text)))),
     };
     let methods: Vec<_> = all.get_ref().iter().map(read).collect::<Result<_, _>>()?;
     if methods.is_empty() {

@@ -33,11 +33,18 @@ pub(in crate::gateway) struct Terms {
     pub(in crate::gateway) body_bytes: usize,
     /// Pages of other origins that may come in, as browsers write them.
     pub(in crate::gateway) origins: Vec<String>,
+    /// They show a reference, and are for the object that it names.
+    pub(in crate::gateway) needs_bearer: bool,
 }
 
 impl Default for Terms {
     fn default() -> Self {
-        Self { methods: None, body_bytes: HTTP_BODY_BYTES_MAX, origins: Vec::new() }
+        Self {
+            methods: None,
+            body_bytes: HTTP_BODY_BYTES_MAX,
+            origins: Vec::new(),
+            needs_bearer: false,
+        }
     }
 }
 
@@ -54,12 +61,27 @@ impl Terms {
 pub(super) enum Leads {
     /// To an object, which sees the path `url`.
     Object { speaks: Speaks, class: String, by: By, url: String },
+    /// To the door for Cap'n Proto.
+    Capnp,
+    /// To the page that opens links, and shows what is at this path.
+    Link(String),
+}
+
+/// The place to which a row leads one request.
+#[derive(Debug)]
+pub(in crate::gateway) enum To<'a> {
+    /// With `is_json`, the path that the object would see names a method.
+    Object {
+        is_json: bool,
+        route: Route<'a>,
+    },
+    Capnp,
+    Link(&'a str),
 }
 
 impl Leads {
-    pub(super) fn speaks(&self) -> Speaks {
-        let Self::Object { speaks, .. } = self;
-        *speaks
+    pub(super) fn is_json(&self) -> bool {
+        matches!(self, Self::Object { speaks: Speaks::Json, .. })
     }
 }
 
@@ -79,6 +101,8 @@ pub(super) enum By {
     Name(String),
     /// By a reference that the operator gave.
     Reference(Reference),
+    /// By the one that a request shows.
+    Bearer,
 }
 
 /// The text of a sturdyref, which nothing prints.
@@ -164,11 +188,14 @@ impl Row {
         Ok(Self { pattern, leads, terms: Terms::default() })
     }
 
-    /// The object that the path and the query are for, and how it is called, if they are this
-    /// row's.
-    pub(super) fn take<'a>(&'a self, path: &'a str, query: &'a str) -> Option<(Speaks, Route<'a>)> {
+    /// The place that the path and the query are for, if they are this row's.
+    pub(super) fn take<'a>(&'a self, path: &'a str, query: &'a str) -> Option<To<'a>> {
         let Parts { values, rest } = self.pattern.take(path)?;
-        let Leads::Object { speaks, class, by, url } = &self.leads;
+        let (speaks, class, by, url) = match &self.leads {
+            Leads::Object { speaks, class, by, url } => (*speaks, class, by, url),
+            Leads::Capnp => return Some(To::Capnp),
+            Leads::Link(to) => return Some(To::Link(to)),
+        };
         let url = url_behind(url, rest, query);
         let route = match by {
             By::Name(name) => {
@@ -178,8 +205,9 @@ impl Row {
                 Route { object, class, key: name.into(), url, reference: None }
             }
             By::Reference(reference) => Route::held(class, reference.clone(), url),
+            By::Bearer => Route::unnamed(class, url),
         };
-        Some((*speaks, route))
+        Some(To::Object { is_json: speaks == Speaks::Json, route })
     }
 }
 
@@ -317,7 +345,9 @@ fn segment(text: &str) -> Result<Segment, String> {
     let Some(inner) = text.strip_prefix('{') else {
         let is_fixed = !text.contains(['{', '}', '?', '#', '%', '*']);
         return is_fixed.then(|| Segment::Fixed(text.to_owned())).ok_or_else(|| {
-            format!("{text:?} is neither a word nor a name in braces, like {{room}}, nor * at the end")
+            format!(
+                "{text:?} is neither a word nor a name in braces, like {{room}}, nor * at the end"
+            )
         });
     };
     let inner = inner.strip_suffix('}').ok_or_else(|| format!("{text:?} has no closing brace"))?;
@@ -341,9 +371,16 @@ fn segment(text: &str) -> Result<Segment, String> {
 mod tests {
     use super::*;
 
+    fn route<'a>(row: &'a Row, path: &'a str, query: &'a str) -> Option<Route<'a>> {
+        match row.take(path, query)? {
+            To::Object { route, .. } => Some(route),
+            _ => None,
+        }
+    }
+
     #[test]
     fn the_parts_of_a_path_cannot_pretend_to_be_others() {
-        let name_for = |row: &Row, path| row.take(path, "").map(|(_, route)| route.key.into_owned());
+        let name_for = |row: &Row, path| route(row, path, "").map(|route| route.key.into_owned());
         let row = Row::new("/{a}/{b}", "Room", "{a}/{b}", "/").unwrap();
         assert_eq!(name_for(&row, "/x/y").as_deref(), Some("x/y"));
         assert_eq!(name_for(&row, "/%7Bb%7D/y").as_deref(), Some("{b}/y"));
@@ -367,7 +404,7 @@ mod tests {
             ("/n/{a}", "/", "/n/x/", None),
         ] {
             let row = Row::new(row, "Room", "room", url).unwrap();
-            let found = row.take(path, "?q").map(|(_, route)| route.url.into_owned());
+            let found = route(&row, path, "?q").map(|route| route.url.into_owned());
             assert_eq!(found.as_deref(), expected, "{path}");
         }
     }
