@@ -1,12 +1,19 @@
 //! Routes for those who show a reference, the page of links, and where the reference never stands.
 
+use std::rc::Rc;
+
 use crate::routes::{revoke_in, routes_file, send, start, with_reference};
+use crate::support::calls::{by_name, run, save};
+use crate::support::exchange::exchange;
 use crate::support::http::{Response, get};
 use crate::support::{Served, serve_with};
 use capstead::counter_capnp::counter;
+use capstead::http::{self, http_service};
+use capstead::{Context, Object, Result, Server};
 use capstead_client::sturdyref::{Caveats, TextReference};
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 
 const ROUTES: &str = r#"
 [[route]]
@@ -60,6 +67,57 @@ fn a_reference_leads_to_its_object() {
     let other = "Origin: https://evil.example\r\nSec-Fetch-Site: cross-site\r\n";
     assert_eq!(shown(address, "POST", "/mine/increment", &text, other).status, 403);
     assert_eq!(shown(address, "GET", "/mine", &text, "").body, "4");
+}
+
+/// Answers with the headers that it sees.
+struct Mirror;
+
+impl Object for Mirror {
+    const CLASS: &'static str = "Mirror";
+    type Client = counter::Client;
+
+    async fn wake(_: Context) -> Result<Self> {
+        Ok(Self)
+    }
+}
+
+impl counter::Server for Mirror {}
+
+impl http_service::Server for Mirror {
+    async fn request(
+        self: Rc<Self>,
+        params: http_service::RequestParams,
+        results: http_service::RequestResults,
+    ) -> Result<()> {
+        let answer = async |request: http::Request<http::Body>| {
+            Ok(http::text(http::StatusCode::OK, format!("{:?}", request.headers())))
+        };
+        http::serve(params, results, answer).await
+    }
+}
+
+#[test]
+fn an_object_never_sees_the_reference() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let any = "127.0.0.1:0".parse().unwrap();
+        let server = Server::new(folder.path().join("data")).class::<Mirror>();
+        let server = server.listen(any).http(any);
+        let file = routes_file(&folder, "[[route]]\npath = \"/*\"\naccess = \"bearer\"\n");
+        let running = server.routes_file(file).start().await.unwrap();
+        let all = capstead_client::restore(&running.namespaces()["Mirror"]).await.unwrap();
+        let text = save(&by_name(&all, "x"), "").await;
+        let mut stream = TcpStream::connect(running.http().unwrap()).await.unwrap();
+        let request = format!(
+            "GET /headers HTTP/1.1\r\nhost: localhost\r\nx-own: seen\r\nauthorization: Bearer {text}\r\n\r\n"
+        );
+        let answer = exchange(&mut stream, request.as_bytes()).await;
+        let seen = String::from_utf8(answer.body).unwrap();
+        assert_eq!(answer.status, 200, "{seen}");
+        assert!(seen.contains("x-own") && !seen.to_lowercase().contains("authorization"), "{seen}");
+        assert!(!seen.contains("capstead:"), "{seen}");
+        running.until(async {}).await.unwrap();
+    });
 }
 
 fn is_refused(answer: &Response) {
