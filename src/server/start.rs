@@ -423,7 +423,8 @@ fn door(server: &Server, address: Option<SocketAddr>) -> Result<Option<Door>, Se
 fn capnp_way(server: &Server, routes: &Routes, http: Option<SocketAddr>) -> Option<bool> {
     let address = http?;
     let is_loopback = address.ip().is_loopback();
-    if routes.take_references() && !is_loopback {
+    let is_all = server.capnp_over_http == CapnpOverHttp::All && !routes.are_all();
+    if (is_all || routes.take_references()) && !is_loopback {
         tracing::warn!(%address, "references come in by HTTP in the clear: whoever is on the way can read and use them; put a proxy before it that speaks TLS");
     }
     let is_on = match server.capnp_over_http {

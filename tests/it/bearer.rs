@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::routes::{revoke_in, routes_file, send, start, with_reference};
-use crate::support::calls::{by_name, run, save};
+use crate::support::calls::{by_name, connect, run, save};
 use crate::support::exchange::exchange;
 use crate::support::http::{Response, get};
 use crate::support::{Served, serve_with};
@@ -156,6 +156,27 @@ fn nobody_comes_in_without_a_reference_that_is_good() {
     revoke_in(&served);
     is_refused(&shown(address, "GET", "/mine", &text, json));
     is_refused(&shown(address, "POST", "/call/read", &text, json));
+}
+
+/// Whoever shows what was revoked makes nobody else's reference be restored again.
+#[test]
+fn a_revoked_reference_is_forgotten_alone() {
+    let (served, _folder, text) = serve();
+    let address = &served.announced.http;
+    let other = run(async {
+        let (_connection, counters) = connect(&served).await;
+        save(&by_name(&counters, "y"), "other").await
+    });
+    for text in [&text, &other] {
+        assert_eq!(shown(address, "GET", "/mine", text, "").status, 200);
+    }
+    revoke_in(&served);
+    for _ in 0..3 {
+        assert_eq!(shown(address, "GET", "/mine", &text, "").status, 401);
+    }
+    let before = served.metric("restores_total");
+    assert_eq!(shown(address, "GET", "/mine", &other, "").status, 200);
+    assert_eq!(served.metric("restores_total"), before, "it is known");
 }
 
 #[test]

@@ -235,6 +235,11 @@ fn refusal(text: &str, mode: u32) -> String {
 const GOOD: &str =
     "[[route]]\npath = \"/x\"\nclass = \"Counter\"\nname = \"x\"\naccess = \"public\"\n";
 
+/// A row with these keys.
+fn of(keys: &str) -> String {
+    format!("[[route]]\npath = \"/x\"\n{keys}")
+}
+
 #[test]
 fn mistakes_are_told_with_their_line_before_anything_is_made() {
     for (row, line, words) in [
@@ -266,6 +271,17 @@ fn mistakes_are_told_with_their_line_before_anything_is_made() {
         (&format!("{GOOD}origins = [\"https://a.example\", \"*\"]\n"), 6, "origin number 2"),
         (&format!("{GOOD}url = \"page\"\n"), 6, "begins with /"),
         (&format!("{GOOD}sturdyref = \"capstead://h:1/#x\"\n"), 4, "remove the name"),
+        (&of("kind = \"capnp\"\naccess = \"public\"\n"), 4, "no access"),
+        (&of("kind = \"capnp\"\nclass = \"Counter\"\n"), 4, "no class"),
+        (&of("kind = \"capnp\"\nmethods = [\"GET\"]\n"), 4, "one method"),
+        (&of("kind = \"link\"\nto = \"/x\"\n"), 2, "access = \"public\""),
+        (&of("kind = \"link\"\naccess = \"public\"\n"), 2, "needs a path"),
+        (&of("kind = \"link\"\naccess = \"public\"\nto = \"/<\"\n"), 5, "letters"),
+        (&of("kind = \"link\"\naccess = \"public\"\nto = \"/x\"\n"), 2, "takes a GET"),
+        (&of("access = \"bearer\"\nname = \"x\"\n"), 4, "no name"),
+        (&of("access = \"bearer\"\nclass = \"Counter\"\n"), 4, "remove the class"),
+        (&of("access = \"bearer\"\nto = \"/x\"\n"), 4, "no to"),
+        (&of("access = \"bearer\"\nkind = \"json\"\nurl = \"/read\"\n"), 2, "add class"),
     ] {
         let said = refusal(row, 0o600);
         assert!(said.contains(&format!("routes.toml:{line}: ")), "{row}\n{said}");
