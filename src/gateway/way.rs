@@ -38,10 +38,8 @@ impl Manner {
     /// The answer to a request with these headers.
     pub(super) fn refuse(self, refusal: Refusal, asked: &HeaderMap) -> Response<Bytes> {
         let refusal = if self.needs_bearer { bearer::judged(refusal) } else { refusal };
-        let mut refused = match self.is_json {
-            true => json::refused(refusal),
-            false => own(refusal.response(asked)),
-        };
+        let mut refused =
+            if self.is_json { json::refused(refusal) } else { own(refusal.response(asked)) };
         if self.needs_bearer {
             bearer::say_scheme(&mut refused);
         }

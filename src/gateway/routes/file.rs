@@ -181,7 +181,7 @@ impl Table {
             Kind::Capnp => return self.capnp(),
             Kind::Link => return self.link(),
         };
-        self.check_without(&[("to", span_of(self.to.as_ref()))])?;
+        check_without(&[("to", span_of(self.to.as_ref()))])?;
         if let Some(class) = &self.class {
             check_class(class, classes)?;
         }
@@ -201,17 +201,6 @@ impl Table {
         Mistake::new(self.path.span(), why)
     }
 
-    /// Checks that none of these keys is there.
-    fn check_without(&self, keys: &[(&str, Option<Range<usize>>)]) -> Result<(), Mistake> {
-        for (key, at) in keys {
-            if let Some(at) = at {
-                let why = format!("a route of this kind and access has no {key}: remove that");
-                return Err(Mistake::new(at.clone(), why));
-            }
-        }
-        Ok(())
-    }
-
     /// The keys that lead to an object.
     fn of_object(&self) -> [(&'static str, Option<Range<usize>>); 5] {
         [
@@ -224,15 +213,15 @@ impl Table {
     }
 
     fn capnp(&self) -> Result<Leads, Mistake> {
-        self.check_without(&self.of_object())?;
-        self.check_without(&[("to", span_of(self.to.as_ref()))])?;
+        check_without(&self.of_object())?;
+        check_without(&[("to", span_of(self.to.as_ref()))])?;
         // Nobody gets anything there without a reference.
-        self.check_without(&[("access", span_of(self.access.as_ref()))])?;
+        check_without(&[("access", span_of(self.access.as_ref()))])?;
         Ok(Leads::Capnp)
     }
 
     fn link(&self) -> Result<Leads, Mistake> {
-        self.check_without(&self.of_object())?;
+        check_without(&self.of_object())?;
         let is_public = |access: &Spanned<Access>| *access.get_ref() == Access::Public;
         if !self.access.as_ref().is_some_and(is_public) {
             let why = "everybody gets the page that opens links, without the link's secret: say access = \
@@ -257,7 +246,7 @@ impl Table {
 
     /// The reference that requests show leads to the object.
     fn by_bearer(&self, speaks: Speaks) -> Result<By, Mistake> {
-        self.check_without(&self.of_object()[1..3])?;
+        check_without(&self.of_object()[1..3])?;
         match (speaks, &self.class) {
             (Speaks::Http, Some(class)) => {
                 let why = "the reference that requests show names the object: remove the class";
@@ -332,6 +321,17 @@ impl Table {
         }
         Ok(url.to_owned())
     }
+}
+
+/// Checks that none of these keys is there.
+fn check_without(keys: &[(&str, Option<Range<usize>>)]) -> Result<(), Mistake> {
+    for (key, at) in keys {
+        if let Some(at) = at {
+            let why = format!("a route of this kind and access has no {key}: remove that");
+            return Err(Mistake::new(at.clone(), why));
+        }
+    }
+    Ok(())
 }
 
 fn span_of<T>(value: Option<&Spanned<T>>) -> Option<Range<usize>> {

@@ -181,7 +181,7 @@ impl Row {
         if name.is_empty() || !url.starts_with('/') {
             return Err(wrong("it leads to an object with a name, at a path that begins with /"));
         }
-        pattern.check_name(name).map_err(|why| wrong(why))?;
+        pattern.check_name(name).map_err(wrong)?;
         let by = By::Name(name.to_owned());
         let [class, url] = [class, url].map(str::to_owned);
         let leads = Leads::Object { speaks: Speaks::Http, class, by, url };
