@@ -108,6 +108,12 @@ pub(crate) fn no_such_method(Method { interface, ordinal }: Method) -> Error {
 
 const NO_SUCH_METHOD: &str = "Method not implemented";
 
+/// Tells whether an error with this text says that there is no such method, or none that is
+/// allowed.
+pub(crate) fn is_no_such_method(said: &str) -> bool {
+    said.starts_with(NO_SUCH_METHOD)
+}
+
 /// Names the missing method as the schema does. Generated code doesn't name it, or names it as in
 /// Rust.
 pub(crate) fn name_method(error: Error, method: Method) -> Error {

@@ -9,6 +9,7 @@ mod places;
 pub(crate) mod tls;
 
 use std::io;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -50,6 +51,7 @@ const SHUTTING_DOWN: &str = "the server is shutting down";
 
 /// A listener whose peers get one bootstrap capability.
 pub(crate) struct Listener {
+    serving: Rc<Serving>,
     accepting: CancellationToken,
     finishes: CancellationToken,
     connected: CancellationToken,
@@ -66,24 +68,27 @@ impl Listener {
         metrics: Arc<Metrics>,
         places: Arc<Places>,
     ) -> Self {
-        let listener = Self {
-            accepting: CancellationToken::new(),
-            finishes: CancellationToken::new(),
-            connected: CancellationToken::new(),
-            tasks: TaskTracker::new(),
-        };
-        let (accepting, connected) = (listener.accepting.clone(), listener.connected.clone());
+        let (accepting, finishes) = (CancellationToken::new(), CancellationToken::new());
+        let (connected, tasks) = (CancellationToken::new(), TaskTracker::new());
         let most = limits.connections_per_peer;
         let peers = Peers::new(places.clone(), most, metrics.clone(), |all| &all.connections);
-        let finishes = listener.finishes.clone();
-        let serving =
-            Serving { tls, bootstrap, limits, metrics, places, peers, finishes, connected };
+        let serving = {
+            let (finishes, connected) = (finishes.clone(), connected.clone());
+            Serving { tls, bootstrap, limits, metrics, places, peers, finishes, connected }
+        };
         let serving = Rc::new(serving);
-        let tasks = listener.tasks.clone();
+        let listener = Self { serving: serving.clone(), accepting, finishes, connected, tasks };
+        let (accepting, tasks) = (listener.accepting.clone(), listener.tasks.clone());
         listener.tasks.spawn_local(async move {
             accepting.run_until_cancelled(accept(socket, serving, tasks)).await;
         });
         listener
+    }
+
+    /// The way in for peers whose bytes come by another way than this socket.
+    pub(crate) fn guests(&self) -> Guests {
+        let (serving, accepting) = (self.serving.clone(), self.accepting.clone());
+        Guests { serving, accepting, tasks: self.tasks.clone() }
     }
 
     /// Accepts no more connections; open ones stay, if their peers read what waits for them.
@@ -113,13 +118,62 @@ struct Serving {
     connected: CancellationToken,
 }
 
+/// Serves peers that come by another way than a listener's socket, as those that come by that: with
+/// the same limits, and to the same end.
+#[derive(Clone)]
+pub(crate) struct Guests {
+    serving: Rc<Serving>,
+    accepting: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Guests {
+    /// A place for one more peer from this address, if there is one.
+    pub(crate) fn take(&self, peer: IpAddr) -> Option<Place> {
+        if self.accepting.is_cancelled() {
+            return None;
+        }
+        let refused = |full: &Full| {
+            self.serving.count(*full);
+        };
+        self.serving.peers.take(peer).inspect_err(refused).ok()
+    }
+
+    /// Serves a peer once its stream is there, and drops what comes with that at the end.
+    pub(crate) fn serve<S, P>(
+        &self,
+        place: Place,
+        stream: impl Future<Output = Option<(S, P)>> + 'static,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+        P: 'static,
+    {
+        let serving = self.serving.clone();
+        self.tasks.spawn_local(async move {
+            let stream = tokio::select! {
+                stream = stream => stream,
+                () = serving.connected.cancelled() => return,
+            };
+            if let Some((stream, _kept)) = stream {
+                speak(stream, &serving, &place).await;
+            }
+        });
+    }
+}
+
 impl Serving {
-    fn refuse(&self, stream: TcpStream, full: Full) {
+    /// Counts a peer that gets no place, and says why.
+    fn count(&self, full: Full) -> &'static str {
         let (limit, reason) = match full {
             Full::OfAll => (Limit::Connections, "too many connections: try again later"),
             Full::OfPeer => (Limit::ConnectionsPerPeer, "too many connections from one address"),
         };
         self.metrics.limits.count(limit);
+        reason
+    }
+
+    fn refuse(&self, stream: TcpStream, full: Full) {
+        let reason = self.count(full);
         // By TLS this would take a handshake, and there are too many of these already.
         if self.tls.is_none() {
             Connection::refuse(stream, reason);

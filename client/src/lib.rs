@@ -31,8 +31,10 @@
 //! To another machine everything goes over TLS, and the server first proves that it belongs to the
 //! reference's cluster. The reference itself says which key the server must have, so there is
 //! nothing to configure. [`Connection::dial`], [`Connection::dial_tls`] and [`Connection::restore`]
-//! are for programs that manage connections themselves. A reference that is bound to a holder's key
-//! is restored with that key, by [`restore_with`].
+//! are for programs that manage connections themselves. With the feature `websocket` they also dial
+//! `ws://host:port/capnp` and `wss://…`: the gateway of a server, or a proxy before it.
+//!
+//! A reference that is bound to a holder's key is restored with that key, by [`restore_with`].
 //!
 //! # Giving away less
 //!
@@ -102,6 +104,8 @@ mod schema;
 mod share;
 pub mod sturdyref;
 mod tls;
+#[cfg(feature = "websocket")]
+mod websocket;
 mod wire;
 
 pub use callback::capability;
@@ -136,6 +140,9 @@ pub use schema::{facet_capnp, http_capnp, restorer_capnp, sturdyref_capnp};
 pub use share::write_caveats;
 pub use share::{Terms, attenuate, share};
 pub use tls::ALPN;
+#[cfg(feature = "websocket")]
+#[doc(hidden)] // for the server
+pub use websocket::WebSocketBytes;
 
 /// The result of every operation here.
 pub type Result<T> = capnp::Result<T>;

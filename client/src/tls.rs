@@ -29,19 +29,59 @@ pub const ALPN: &[u8] = b"capstead/1";
 const ED25519_KEY: [u8; 12] =
     [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
-/// Verifies that the other end is a server of `cluster`. `address` is `host:port`.
+/// The protocol within which a WebSocket is opened.
+#[cfg(feature = "websocket")]
+pub(crate) const HTTP: &[u8] = b"http/1.1";
+
+fn name_of(address: &str) -> io::Result<ServerName<'static>> {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    ServerName::try_from(host).map_err(io::Error::other)
+}
+
+/// Verifies that the other end is the server of that name, as browsers do: by a certificate that
+/// one of `roots` vouches for.
+#[cfg(feature = "websocket")]
+pub(crate) async fn connect_by_name(
+    stream: TcpStream,
+    address: &str,
+    roots: rustls::RootCertStore,
+) -> io::Result<TlsStream<TcpStream>> {
+    let provider = Arc::new(ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13]);
+    let config = config.map_err(io::Error::other)?.with_root_certificates(roots);
+    let mut config = config.with_no_client_auth();
+    config.alpn_protocols = vec![HTTP.to_vec()];
+    TlsConnector::from(Arc::new(config)).connect(name_of(address)?, stream).await
+}
+
+/// The roots that this machine trusts.
+#[cfg(feature = "websocket")]
+pub(crate) fn roots_of_machine() -> io::Result<rustls::RootCertStore> {
+    let mut roots = rustls::RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        let why = "this machine has no certificates of authorities: install ca-certificates, or pin the                    cluster with `dial_tls`";
+        return Err(io::Error::other(why));
+    }
+    Ok(roots)
+}
+
+/// Verifies that the other end is a server of `cluster`, which speaks `protocol`. `address` is
+/// `host:port`.
 pub(crate) async fn connect(
     stream: TcpStream,
     address: &str,
     cluster: ClusterId,
+    protocol: &[u8],
 ) -> io::Result<TlsStream<TcpStream>> {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let name = ServerName::try_from(host).map_err(io::Error::other)?;
-    let connector = TlsConnector::from(Arc::new(config(cluster).map_err(io::Error::other)?));
-    let stream = connector.connect(name, stream).await.map_err(explain)?;
+    let mut config = config(cluster).map_err(io::Error::other)?;
+    config.alpn_protocols = vec![protocol.to_vec()];
+    let connector = TlsConnector::from(Arc::new(config));
+    let stream = connector.connect(name_of(address)?, stream).await.map_err(explain)?;
     // A server may use the same key for another protocol, which isn't meant here.
-    if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
+    if stream.get_ref().1.alpn_protocol() != Some(protocol) {
         return Err(io::Error::other("it doesn't speak the protocol of this client"));
     }
     Ok(stream)
@@ -53,7 +93,6 @@ fn config(cluster: ClusterId) -> Result<ClientConfig, Error> {
     let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13])?;
     let config = config.dangerous().with_custom_certificate_verifier(verifier);
     let mut config = config.with_no_client_auth();
-    config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
     Ok(config)
 }

@@ -17,9 +17,10 @@ pub use poll::Poll;
 use crate::Server;
 
 /// A server with all bundled classes: [`Counter`], [`Poll`], whose options are counters, the chat,
-/// and the page `/` with links to them. All their methods can be called in JSON.
+/// and the page `/` with links to them. All their methods can be called in
+/// JSON, and Cap'n Proto is spoken over WebSockets, too.
 pub fn bundled(data: impl Into<std::path::PathBuf>) -> Server {
     let server = Server::new(data).class::<Counter>().class::<Poll>();
-    let server = server.bind::<Poll, Counter>("votes").json_calls();
+    let server = server.bind::<Poll, Counter>("votes").json_calls().capnp_over_http();
     add_chat_to(server).class::<Index>().route::<Index>("/", "index", "/")
 }

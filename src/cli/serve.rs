@@ -19,7 +19,7 @@ use super::signals;
 use crate::gateway::HttpLimits;
 use crate::limits::HOSTS_MAX;
 use crate::net::Certificate;
-use crate::server::{Group, Running, Server, ServerError, TurnLimits, stderr};
+use crate::server::{CapnpOverHttp, Group, Running, Server, ServerError, TurnLimits, stderr};
 
 /// The flags of a server. Where the help names a variable, that can be set instead.
 #[derive(Args, Clone, Debug)]
@@ -52,6 +52,14 @@ pub(crate) struct Options {
     /// /json/CLASS/NAME/METHOD, or not: `on` or `off` [default: as the program's author says]
     #[arg(long, value_name = "ON|OFF", value_parser = BoolishValueParser::new())]
     json_calls: Option<bool>,
+    /// Speak Cap'n Proto over WebSockets at /capnp, on any address of HTTP, or not: `on` or `off`
+    /// [default: as the program's author says, and on loopback alone]
+    #[arg(long, value_name = "ON|OFF", value_parser = BoolishValueParser::new(), conflicts_with = "routes")]
+    capnp_over_http: Option<bool>,
+    /// Take the routes of HTTP from this file, in TOML: then nothing else is reached by HTTP.
+    /// docs/routes.md has the format
+    #[arg(long, value_name = "FILE", env = "CAPSTEAD_ROUTES", conflicts_with = "json_calls")]
+    routes: Option<PathBuf>,
     /// Also answer HTTP requests whose Host is this name, not only those of loopback; may be given
     /// several times
     #[arg(long, value_name = "NAME")]
@@ -171,6 +179,13 @@ impl Options {
         self.limit_http(server.http_limits_mut());
         if let Some(on) = self.json_calls {
             *server.json_calls_mut() = on;
+        }
+        if let Some(on) = self.capnp_over_http {
+            *server.capnp_over_http_mut() =
+                if on { CapnpOverHttp::All } else { CapnpOverHttp::None };
+        }
+        if let Some(file) = &self.routes {
+            server = server.routes_file(file);
         }
         for origin in &self.http_origin {
             server = server.http_origin(origin);

@@ -45,16 +45,18 @@ impl Door {
         })
     }
 
-    /// Checks that the request may come in at all. Browsers let every page open WebSockets, and
-    /// read them, wherever it is from.
+    /// Checks that the request may come in at all; pages of `origins` may, beside those that were
+    /// given for all paths. Browsers let every page open WebSockets, and read them, wherever it is
+    /// from.
     pub(super) fn admit(
         &self,
         request: &http::request::Parts,
         is_upgrade: bool,
+        origins: &[String],
     ) -> Result<(), Refusal> {
         self.check_host(request.version, &request.uri, &request.headers)?;
         let is_safe = SAFE.contains(&request.method) && !is_upgrade;
-        if is_safe || self.is_of_this_origin(request) {
+        if is_safe || self.is_of_this_origin(request, origins) {
             return Ok(());
         }
         let reason = "A page of another origin may not change anything here, nor open a WebSocket. Start \
@@ -113,22 +115,32 @@ impl Door {
         is_loopback || self.hosts.iter().any(|host| host == name)
     }
 
-    /// Tells whether pages of any origin were let in beside the server's own.
-    pub(super) fn knows_origins(&self) -> bool {
-        !self.origins.is_empty()
+    /// Tells whether pages of any origin were let in beside the server's own, here or with
+    /// `origins`.
+    pub(super) fn knows_origins(&self, origins: &[String]) -> bool {
+        !self.origins.is_empty() || !origins.is_empty()
     }
 
-    /// The origin of the page that the request comes from, if its pages were let in.
-    pub(super) fn known_origin<'a>(&self, headers: &'a HeaderMap) -> Option<&'a HeaderValue> {
-        let mut origins = headers.get_all(ORIGIN).iter();
-        let origin = origins.next().filter(|_| origins.next().is_none())?;
-        self.origins.iter().any(|known| known.as_bytes() == origin.as_bytes()).then_some(origin)
+    /// The origin of the page that the request comes from, if its pages were let in, here or with
+    /// `origins`.
+    pub(super) fn known_origin<'a>(
+        &self,
+        headers: &'a HeaderMap,
+        origins: &[String],
+    ) -> Option<&'a HeaderValue> {
+        let mut named = headers.get_all(ORIGIN).iter();
+        let origin = named.next().filter(|_| named.next().is_none())?;
+        self.origins
+            .iter()
+            .chain(origins)
+            .any(|known| known.as_bytes() == origin.as_bytes())
+            .then_some(origin)
     }
 
     /// Programs other than browsers say nothing of origins.
-    fn is_of_this_origin(&self, request: &http::request::Parts) -> bool {
+    fn is_of_this_origin(&self, request: &http::request::Parts, origins: &[String]) -> bool {
         let headers = &request.headers;
-        if self.known_origin(headers).is_some() {
+        if self.known_origin(headers, origins).is_some() {
             return true;
         }
         let mut origins = headers.get_all(ORIGIN).iter();
@@ -168,7 +180,7 @@ fn name(authority: &Authority) -> String {
 
 /// An origin as browsers write it, in lower case and without the port that its scheme has anyway.
 /// Any other text would let nobody in.
-fn origin(text: &str) -> Result<String, String> {
+pub(super) fn origin(text: &str) -> Result<String, String> {
     let wrong = |what: &str| {
         let like = "give one origin, like https://app.example or http://localhost:3000";
         format!("{text:?} is no origin{what}: {like}")
@@ -248,7 +260,7 @@ mod tests {
             built = built.header(name, value);
         }
         let request = built.body(()).unwrap().into_parts().0;
-        let refused = door.admit(&request, crate::gateway::socket::is_upgrade(&request)).err();
+        let refused = door.admit(&request, crate::gateway::socket::is_upgrade(&request), &[]).err();
         refused.map_or(200, |refused| refused.response(&request.headers).status().as_u16())
     }
 

@@ -2,7 +2,7 @@
 //! WebSocket into a task for its frames.
 
 use std::cell::OnceCell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,24 +20,28 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::ask::{Accepted, Asked, Failure, Outcome, ask};
+use super::bearer;
+use super::capnp::{self, CapnpDoor};
 use super::clients::{self, Proxies};
 use super::connection::{self, Requests};
 use super::cors;
-use super::door::{self, Door};
+use super::door::Door;
 use super::encrypted;
 use super::head;
 use super::json::JsonCalls;
 use super::limits::{HttpLimits, Taken};
+use super::link;
 use super::objects::{Given, Objects};
 use super::paced::Paced;
 use super::route::Route;
-use super::routes::Routes;
+use super::routes::{Found, Routes, To};
 use super::socket::{self, Pump};
+use super::way::Way;
 use crate::error::{Result, is_not_begun, is_revoked};
 use crate::http::{Body, Held, Refusal, refuse};
-use crate::limits::{HTTP_BODY_BYTES_MAX, NAME_BYTES_MAX};
+use crate::limits::NAME_BYTES_MAX;
 use crate::metrics::Metrics;
-use crate::net::Place;
+use crate::net::{Guests, Place};
 use crate::schema::restorer_capnp::restorer;
 
 /// Bytes of one body that are taken before others have their turn: a thousand bodies that come at
@@ -56,23 +60,34 @@ pub(crate) struct Gateway {
     pub(super) routes: Routes,
     /// Empty where no methods are called in JSON.
     pub(super) json: OnceCell<JsonCalls>,
+    /// Empty where no Cap'n Proto is spoken.
+    pub(super) capnp: OnceCell<CapnpDoor>,
     metrics: Arc<Metrics>,
 }
 
 impl Gateway {
     pub(crate) fn new(
         namespaces: impl IntoIterator<Item = (String, Given)>,
+        restorer: restorer::Client,
         routes: Routes,
         metrics: Arc<Metrics>,
     ) -> Rc<Self> {
-        let (objects, json) = (Objects::new(namespaces.into_iter()), OnceCell::new());
-        Rc::new(Self { objects, routes, json, metrics })
+        let objects = Objects::new(namespaces.into_iter(), restorer);
+        let (json, capnp) = (OnceCell::new(), OnceCell::new());
+        Rc::new(Self { objects, routes, json, capnp, metrics })
     }
 
     /// Lets any method be called in JSON from now on, with references that `restorer` restores.
     pub(crate) fn serve_json(&self, restorer: restorer::Client) {
         // A second time changes nothing.
         let _ = self.json.set(JsonCalls::new(restorer));
+    }
+
+    /// Lets peers speak Cap'n Proto over WebSockets from now on: where rows of the table say so,
+    /// and at `/capnp` if `is_at_path`.
+    pub(crate) fn serve_capnp(&self, guests: Guests, is_at_path: bool) {
+        // A second time changes nothing.
+        let _ = self.capnp.set(CapnpDoor { guests, is_at_path });
     }
 
     /// A link broke by which some of its capabilities came: all are asked for anew when they are
@@ -128,10 +143,10 @@ impl Gateway {
         let Some(object) = self.objects.get(route)? else { return Ok(Err(Failure::Nothing)) };
         let answer = ask(&object, asked, taken).await;
         match &answer {
-            Err(Failure::Call(error)) if error.kind == capnp::ErrorKind::Disconnected => {
+            Err(Failure::Call(error)) if error.kind == ::capnp::ErrorKind::Disconnected => {
                 self.objects.forget(route);
             }
-            Err(Failure::Call(error)) if is_revoked(error) => self.objects.forget_class(route),
+            Err(Failure::Call(error)) if is_revoked(error) => self.objects.forget_revoked(route),
             _ => return Ok(answer),
         }
         match self.objects.get(route)? {
@@ -163,7 +178,7 @@ struct Served {
 }
 
 /// The other end of one connection.
-struct Client {
+pub(super) struct Client {
     served: Rc<Served>,
     peer: SocketAddr,
     /// Kept while the connection or its WebSocket is open.
@@ -171,9 +186,27 @@ struct Client {
 }
 
 /// A response, and what it leads to.
-type Answer = std::result::Result<Response<Bytes>, Refusal>;
+pub(super) type Answer = std::result::Result<Response<Bytes>, Refusal>;
 
 impl Client {
+    pub(super) fn peer(&self) -> IpAddr {
+        self.peer.ip()
+    }
+
+    pub(super) fn place(&self) -> Rc<Place> {
+        self.place.clone()
+    }
+
+    /// The way in for those who speak Cap'n Proto.
+    pub(super) fn guests(&self) -> Option<&Guests> {
+        self.served.gateway.capnp.get().map(|door| &door.guests)
+    }
+
+    /// The time for a handshake.
+    pub(super) fn head_time(&self) -> Duration {
+        self.served.taken.limits.head
+    }
+
     async fn connection(self, stream: TcpStream) {
         let _ = stream.set_nodelay(true);
         let Served { taken, entrance, ending, .. } = &*self.served;
@@ -210,36 +243,55 @@ impl Client {
             return too_often(&parts.headers, wait);
         }
         head::say_peer(&mut parts.headers, address);
-        let page = door.known_origin(&parts.headers).cloned();
+        let uri = parts.uri.clone();
+        let way = Way::of(gateway, &uri, &parts.headers);
+        let (origins, manner) = (way.origins(), way.manner());
+        let page = door.known_origin(&parts.headers, origins).cloned();
         let is_upgrade = socket::is_upgrade(&parts);
-        let mut response = if let Err(refusal) = door.admit(&parts, is_upgrade) {
+        let mut response = if let Err(refusal) = door.admit(&parts, is_upgrade, origins) {
             own(refusal.response(&parts.headers))
         } else if page.is_some() && cors::is_preflight(&parts) {
             own(cors::preflight(&parts.headers))
+        } else if let Some(refusal) = way.refuse_method(&parts) {
+            own(refusal)
         } else {
             let answer = if is_upgrade {
-                self.open_socket(&mut parts, body).await
+                self.open_socket(way, &mut parts, body).await
             } else {
-                self.respond(&mut parts, body).await
+                self.respond(way, &mut parts, body).await
             };
-            answer.unwrap_or_else(|refusal| own(refusal.response(&parts.headers)))
+            answer.unwrap_or_else(|refusal| manner.refuse(refusal, &parts.headers))
         };
         socket::say_version(&mut response);
-        if door.knows_origins() {
+        if door.knows_origins(origins) {
             cors::let_read(response.headers_mut(), page);
         }
         response.map(Full::new)
     }
 
-    async fn respond(&self, parts: &mut http::request::Parts, body: Incoming) -> Answer {
-        let uri = parts.uri.clone();
+    async fn respond(
+        &self,
+        way: Way<'_>,
+        parts: &mut http::request::Parts,
+        body: Incoming,
+    ) -> Answer {
         let Served { gateway, taken, .. } = &*self.served;
-        let path = uri.path_and_query().map_or("", |path| path.as_str());
-        if let Some((calls, path)) = gateway.json_path(path) {
-            return Ok(gateway.answer_json(calls, path, parts, body, taken).await);
-        }
-        let route = self.route(&uri, parts)?;
-        let body = read_body(body, taken).await?;
+        let most = way.body_bytes_max();
+        let way = bearer::find(&gateway.objects, way, &mut parts.headers).await?;
+        let route = match way {
+            Way::Json(calls, path) => {
+                return Ok(gateway.answer_json(calls, path, parts, body, taken).await);
+            }
+            Way::Row(Found { to: To::Object { is_json: true, route }, .. }) => {
+                return gateway.answer_route(&route, parts, (body, most), taken).await;
+            }
+            Way::Row(Found { to: To::Link(to), .. }) => return Ok(link::page(to)),
+            Way::Row(Found { to: To::Object { route, .. }, .. }) | Way::Class(route) => route,
+            Way::Row(Found { to: To::Capnp, .. }) | Way::Capnp => return Err(capnp::no_upgrade()),
+            Way::Nowhere => return Err(nothing()),
+        };
+        self.let_see(&route, parts)?;
+        let body = read_body(body, taken, most).await?;
         let asked = Asked { url: &route.url, head: parts, body: body.bytes(), is_upgrade: false };
         match self.ask(&route, asked).await? {
             Outcome::Response(response) => Ok(response.map(Bytes::from_owner)),
@@ -248,10 +300,23 @@ impl Client {
     }
 
     /// An object that accepts no socket gives an ordinary response.
-    async fn open_socket(&self, parts: &mut http::request::Parts, body: Incoming) -> Answer {
-        let uri = parts.uri.clone();
+    async fn open_socket(
+        &self,
+        way: Way<'_>,
+        parts: &mut http::request::Parts,
+        body: Incoming,
+    ) -> Answer {
+        let objects = &self.served.gateway.objects;
         let offered = parts.headers.clone();
-        let route = self.route(&uri, parts)?;
+        let route = match bearer::find(objects, way, &mut parts.headers).await? {
+            Way::Row(Found { to: To::Capnp, .. }) | Way::Capnp => {
+                return capnp::open(self, parts, &body);
+            }
+            Way::Row(Found { to: To::Object { is_json: false, route }, .. })
+            | Way::Class(route) => route,
+            _ => return Err(nothing()),
+        };
+        self.let_see(&route, parts)?;
         let accepts = socket::asked(&offered)?;
         let upgrade = parts.extensions.remove::<OnUpgrade>();
         let (Some(upgrade), true) = (upgrade, hyper::body::Body::is_end_stream(&body)) else {
@@ -277,24 +342,20 @@ impl Client {
         Ok(head.map(|()| Bytes::new()))
     }
 
-    /// The object that a request is for, once its head is as objects may see it.
-    fn route<'a>(
-        &'a self,
-        uri: &'a hyper::Uri,
+    /// Makes the head of a request as its object may see it, if there can be one.
+    fn let_see(
+        &self,
+        route: &Route<'_>,
         parts: &mut http::request::Parts,
-    ) -> std::result::Result<Route<'a>, Refusal> {
-        let Gateway { routes, objects, .. } = &*self.served.gateway;
-        let path = uri.path_and_query().map_or("", |path| path.as_str());
-        let host = door::named_host(uri, &parts.headers);
-        let Some(route) = routes.find(host.as_deref(), path) else { return Err(nothing()) };
-        check_name(&route)?;
+    ) -> std::result::Result<(), Refusal> {
+        check_name(route)?;
         head::strip(&mut parts.headers);
         if let Some(name) = head::not_text(&parts.headers) {
             let reason = format!("The value of the header {name} is not UTF-8.\n");
             return Err(refuse(StatusCode::BAD_REQUEST, reason));
         }
-        match objects.get(&route).map_err(refusal)? {
-            Some(_) => Ok(route),
+        match self.served.gateway.objects.get(route).map_err(refusal)? {
+            Some(_) => Ok(()),
             None => Err(nothing()),
         }
     }
@@ -337,7 +398,7 @@ pub(super) fn check_name(route: &Route<'_>) -> std::result::Result<(), Refusal> 
 }
 
 /// No class can say the first two: these are the server's.
-pub(super) fn refusal(error: capnp::Error) -> Refusal {
+pub(super) fn refusal(error: ::capnp::Error) -> Refusal {
     if is_revoked(&error) {
         return Refusal::of(StatusCode::FORBIDDEN, &error);
     }
@@ -374,17 +435,18 @@ fn has_not_begun(answer: &std::result::Result<Outcome, Failure>) -> bool {
     matches!(answer, Err(Failure::Call(error)) if is_not_begun(error))
 }
 
-/// The whole body, or why there is none.
+/// The whole body, of so many bytes at most, or why there is none.
 pub(super) async fn read_body(
     mut body: Incoming,
     taken: &Taken,
+    most: usize,
 ) -> std::result::Result<Held, Refusal> {
     let mut held = taken.body();
     if hyper::body::Body::is_end_stream(&body) {
         return Ok(held);
     }
-    if hyper::body::Body::size_hint(&body).lower() > HTTP_BODY_BYTES_MAX as u64 {
-        return Err(too_large());
+    if hyper::body::Body::size_hint(&body).lower() > most as u64 {
+        return Err(too_large(most));
     }
     let start = Instant::now();
     let mut in_a_row = 0;
@@ -407,8 +469,8 @@ pub(super) async fn read_body(
         };
         // Trailers reach no object.
         let Ok(bytes) = frame.into_data() else { continue };
-        if held.bytes().len() + bytes.len() > HTTP_BODY_BYTES_MAX {
-            return Err(too_large());
+        if held.bytes().len() + bytes.len() > most {
+            return Err(too_large(most));
         }
         if !held.extend(&bytes) {
             let reason = "There is no room for another body: try again later.\n";
@@ -422,7 +484,7 @@ pub(super) async fn read_body(
     }
 }
 
-fn too_large() -> Refusal {
-    let reason = format!("A body has at most {HTTP_BODY_BYTES_MAX} bytes.\n");
+fn too_large(most: usize) -> Refusal {
+    let reason = format!("A body has at most {most} bytes.\n");
     refuse(StatusCode::PAYLOAD_TOO_LARGE, reason)
 }

@@ -32,6 +32,7 @@ use super::route::{Route, route};
 use crate::dynamic::parse;
 use crate::error::is_revoked;
 use crate::http::{Held, Refusal, is_json, refuse};
+use crate::limits::HTTP_BODY_BYTES_MAX;
 use crate::schema::restorer_capnp::restorer;
 
 type Answer<T> = std::result::Result<T, Refusal>;
@@ -55,9 +56,13 @@ impl JsonCalls {
 }
 
 impl Gateway {
-    /// The path behind `/json`, if the request is for it. A class of that name has all its paths.
+    /// The path behind `/json`, if the request is for it. A class of that name has all its paths,
+    /// and so has a table of routes that is all that there is.
     pub(super) fn json_path<'a>(&self, path: &'a str) -> Option<(&JsonCalls, &'a str)> {
         let rest = path.strip_prefix("/json").filter(|rest| rest.starts_with('/'))?;
+        if self.routes.are_all() {
+            return None;
+        }
         let calls = self.json.get().filter(|_| !self.objects.has("json"))?;
         Some((calls, rest))
     }
@@ -73,26 +78,25 @@ impl Gateway {
     ) -> Response<Bytes> {
         let answer = match (parts.method.clone(), route(path)) {
             (Method::POST, Some(route)) => {
-                self.answer_call(calls, &route, parts, body, taken).await
+                self.answer_call(calls, &route, parts, (body, HTTP_BODY_BYTES_MAX), taken).await
             }
             (Method::GET | Method::HEAD, _) => self.describe(calls, path).await,
             _ => Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "A method is called by POST.\n")),
         };
-        answer.unwrap_or_else(|refusal| {
-            let mut response = own(refusal.problem());
-            let status = response.status();
-            let headers = response.headers_mut();
-            match status {
-                StatusCode::METHOD_NOT_ALLOWED => {
-                    headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
-                }
-                StatusCode::SERVICE_UNAVAILABLE => {
-                    headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-                }
-                _ => {}
-            }
-            response
-        })
+        answer.unwrap_or_else(refused)
+    }
+
+    /// The answer to a request for an object whose path names a method. The body has so many bytes
+    /// at most.
+    pub(super) async fn answer_route(
+        &self,
+        route: &Route<'_>,
+        parts: &http::request::Parts,
+        body: (Incoming, usize),
+        taken: &Taken,
+    ) -> Answer<Response<Bytes>> {
+        let calls = self.json.get().ok_or_else(nothing)?;
+        self.answer_call(calls, route, parts, body, taken).await
     }
 
     async fn answer_call(
@@ -100,7 +104,7 @@ impl Gateway {
         calls: &JsonCalls,
         route: &Route<'_>,
         parts: &http::request::Parts,
-        body: Incoming,
+        (body, body_bytes_max): (Incoming, usize),
         taken: &Taken,
     ) -> Answer<Response<Bytes>> {
         let not = |refusal: Refusal| refusal.with_outcome(NOT);
@@ -114,7 +118,7 @@ impl Gateway {
             let reason = "The body must be JSON: send it with Content-Type: application/json.\n";
             return Err(not(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason)));
         }
-        let body = read_body(body, taken).await.map_err(not)?;
+        let body = read_body(body, taken, body_bytes_max).await.map_err(not)?;
         let text = if body.bytes().is_empty() { b"{}" } else { body.bytes() };
         let json = parse(text).map_err(|error| {
             not(refuse(StatusCode::BAD_REQUEST, format!("The body isn't JSON: {error}.\n")))
@@ -155,7 +159,7 @@ impl Gateway {
             return Ok(class.clone());
         }
         let namespace = self.objects.namespace(name).map_err(|error| refusal_of(&error).0)?;
-        let Some(namespace) = namespace.filter(|_| !self.routes.are_only_way_to(&key)) else {
+        let Some(namespace) = namespace.filter(|_| !self.routes.are_only_way_to(name)) else {
             return Err(refuse(StatusCode::NOT_FOUND, format!("There is no class {name}.\n")));
         };
         let described = namespace.describe_request().send().promise.await;
@@ -171,6 +175,23 @@ impl Gateway {
         calls.classes.borrow_mut().insert(key, class.clone());
         Ok(class)
     }
+}
+
+/// The answer to a request that isn't answered as it was asked: JSON, too.
+pub(super) fn refused(refusal: Refusal) -> Response<Bytes> {
+    let mut response = own(refusal.problem());
+    let status = response.status();
+    let headers = response.headers_mut();
+    match status {
+        StatusCode::METHOD_NOT_ALLOWED => {
+            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
+        }
+        StatusCode::SERVICE_UNAVAILABLE => {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        _ => {}
+    }
+    response
 }
 
 fn json_response(body: Held) -> Response<Bytes> {

@@ -5,6 +5,8 @@
 //! anything else. It keeps no state about objects, and never answers for one.
 
 mod ask;
+mod bearer;
+mod capnp;
 mod clients;
 mod connection;
 mod cors;
@@ -14,15 +16,17 @@ mod head;
 mod http;
 mod json;
 mod limits;
+mod link;
 mod objects;
 mod paced;
 mod route;
 mod routes;
 mod socket;
+mod way;
 
 pub(crate) use clients::Proxies;
 pub(crate) use door::Door;
 pub(crate) use http::{Entrance, Gateway};
 pub use limits::HttpLimits;
 pub(crate) use objects::Given;
-pub(crate) use routes::{Routes, Row};
+pub(crate) use routes::{Routes, Row, parse as parse_routes};

@@ -13,7 +13,7 @@ use lru::LruCache;
 use super::route::Route;
 use crate::error::Result;
 use crate::schema::http_capnp::http_service;
-use crate::schema::restorer_capnp::namespace;
+use crate::schema::restorer_capnp::{namespace, restorer};
 
 /// Holding a capability keeps no object awake, so a few too many do no harm.
 const KNOWN_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
@@ -44,8 +44,9 @@ impl Held {
     }
 }
 
-/// The namespaces of a gateway, and capabilities that they gave.
+/// The namespaces of a gateway, and capabilities that they gave, or that references stand for.
 pub(super) struct Objects {
+    restorer: restorer::Client,
     /// By the lower-case name of the class.
     namespaces: HashMap<String, Held>,
     /// By the part of the path that names the object.
@@ -53,12 +54,15 @@ pub(super) struct Objects {
 }
 
 impl Objects {
-    pub(super) fn new(namespaces: impl Iterator<Item = (String, Given)>) -> Self {
+    pub(super) fn new(
+        namespaces: impl Iterator<Item = (String, Given)>,
+        restorer: restorer::Client,
+    ) -> Self {
         let namespaces = namespaces.map(|(class, Given { namespace, again })| {
             (class.to_lowercase(), Held { namespace: RefCell::new(namespace), again })
         });
         let known = RefCell::new(LruCache::new(KNOWN_MAX));
-        Self { namespaces: namespaces.collect(), known }
+        Self { restorer, namespaces: namespaces.collect(), known }
     }
 
     /// `None`: there is no such class.
@@ -69,15 +73,40 @@ impl Objects {
         if let Some(object) = self.known.borrow_mut().get(&*route.object) {
             return Ok(Some(object.clone()));
         }
-        let Some(held) = self.namespaces.get(&route.class.to_lowercase()) else { return Ok(None) };
-        let mut by_name = held.get()?.by_name_request();
-        by_name.get().set_key(&*route.key);
-        let object = by_name.send().pipeline.get_object().as_cap();
+        let object = if let Some(reference) = &route.reference {
+            let mut restore = self.restorer.restore_request();
+            restore.get().set_sturdy_ref(reference.expose());
+            restore.send().pipeline.get_cap().as_cap()
+        } else {
+            let held = self.namespaces.get(&route.class.to_lowercase());
+            let Some(held) = held else { return Ok(None) };
+            let mut by_name = held.get()?.by_name_request();
+            by_name.get().set_key(&*route.key);
+            by_name.send().pipeline.get_object().as_cap()
+        };
         let object: http_service::Client = FromClientHook::new(object);
         // The drop of the one that makes room may call back.
         let dropped = self.known.borrow_mut().push((*route.object).into(), object.clone());
         drop(dropped);
         Ok(Some(object))
+    }
+
+    /// Makes sure that the reference of a route was restored lately.
+    ///
+    /// # Errors
+    /// When it isn't restored.
+    pub(super) async fn restore(&self, route: &Route<'_>) -> Result<()> {
+        let Some(reference) = &route.reference else { return Ok(()) };
+        if self.known.borrow_mut().get(&*route.object).is_some() {
+            return Ok(());
+        }
+        let mut restore = self.restorer.restore_request();
+        restore.get().set_sturdy_ref(reference.expose());
+        let restored = restore.send().promise.await?;
+        let object = restored.get()?.get_cap().get_as_capability()?;
+        let dropped = self.known.borrow_mut().push((*route.object).into(), object);
+        drop(dropped);
+        Ok(())
     }
 
     /// The namespace of a class; none if there is no such class.
@@ -113,9 +142,12 @@ impl Objects {
         drop(dropped);
     }
 
-    /// The grant of the class's namespace was revoked. It may be in force again when its reference
-    /// is restored the next time.
-    pub(super) fn forget_class(&self, route: &Route<'_>) {
+    /// The grant of the class's namespace, or of the reference, was revoked. It may be in force
+    /// again when its reference is restored the next time.
+    pub(super) fn forget_revoked(&self, route: &Route<'_>) {
+        if route.reference.is_some() {
+            return self.forget(route);
+        }
         self.forget_namespace(route.class);
     }
 

@@ -2,7 +2,12 @@
 
 use std::borrow::Cow;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use percent_encoding::percent_decode_str;
+use sha2::{Digest, Sha256};
+
+use super::routes::Reference;
 
 /// The meaning of a path.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,6 +21,25 @@ pub(super) struct Route<'a> {
     pub(super) key: Cow<'a, str>,
     /// The rest, with its slash and the query: what the object gets as its own URL.
     pub(super) url: Cow<'a, str>,
+    /// The reference that leads to the object, if no class and name do. The class then has its
+    /// methods, and may be none.
+    pub(super) reference: Option<Reference>,
+}
+
+impl<'a> Route<'a> {
+    /// The object to which a reference leads.
+    pub(super) fn held(class: &'a str, reference: Reference, url: Cow<'a, str>) -> Self {
+        // No path begins so, and nothing here keeps the secret longer than need be.
+        let hash = Sha256::digest(reference.expose());
+        let object = Cow::Owned(format!("\n{}", STANDARD_NO_PAD.encode(hash)));
+        Self { object, class, key: Cow::Borrowed(""), url, reference: Some(reference) }
+    }
+
+    /// To an object that is still to be named.
+    pub(super) fn unnamed(class: &'a str, url: Cow<'a, str>) -> Self {
+        let nothing = Cow::Borrowed("");
+        Self { object: nothing.clone(), class, key: nothing, url, reference: None }
+    }
 }
 
 /// `None`: no object can be meant.
@@ -36,7 +60,7 @@ pub(super) fn route(path_and_query: &str) -> Option<Route<'_>> {
         _ => Cow::Borrowed(&path_and_query[path_end - path.len()..]),
     };
     let object = Cow::Borrowed(&path_and_query[..path_end - path.len()]);
-    Some(Route { object, class, key, url })
+    Some(Route { object, class, key, url, reference: None })
 }
 
 #[cfg(test)]

@@ -61,6 +61,20 @@ impl Refusal {
         Self { outcome: Some(outcome), ..self }
     }
 
+    /// The same with another status.
+    pub(crate) fn with_status(self, status: StatusCode) -> Self {
+        Self { status, ..self }
+    }
+
+    pub(crate) fn reason(&self) -> Option<Reason> {
+        self.reason
+    }
+
+    /// The sentence.
+    pub(crate) fn said(&self) -> &str {
+        &self.said
+    }
+
     /// The same, with these words before it.
     pub(crate) fn saying(self, before: &str) -> Self {
         Self { said: format!("{before}{}", self.said), ..self }

@@ -10,9 +10,9 @@ use super::data_dir::Group;
 use super::error::ServerError;
 use super::start::{self, Running};
 use super::watchdog::TurnLimits;
-use crate::gateway::{HttpLimits, Routes, Row};
+use crate::gateway::{HttpLimits, Row};
 use crate::host::{AwakeLimits, Binding, Class, Object, class_of};
-use crate::limits::{CLASS_BYTES_MAX, REQUEST_RETENTION_SECS, WARM_SECS};
+use crate::limits::{REQUEST_RETENTION_SECS, WARM_SECS};
 use crate::net::CertificateFiles;
 use crate::storage::LogOptions;
 
@@ -43,6 +43,7 @@ pub struct Server {
     pub(super) http_proxies: Vec<String>,
     pub(super) certificate: Option<CertificateFiles>,
     pub(super) json_calls: bool,
+    pub(super) capnp_over_http: CapnpOverHttp,
     pub(super) http_limits: HttpLimits,
     pub(super) metrics: Option<SocketAddr>,
     pub(super) hosts: u16,
@@ -53,30 +54,30 @@ pub struct Server {
     pub(super) retention: Duration,
     pub(super) limits: Limits,
     pub(super) classes: Vec<Class>,
-    bindings: Vec<(&'static str, Binding)>,
+    pub(super) bindings: Vec<(&'static str, Binding)>,
     /// Those that can't be are told at the start.
-    routes: Vec<Result<Row, String>>,
-    only_by_routes: Vec<&'static str>,
-    quotas: Vec<(String, Quota)>,
+    pub(super) routes: Vec<Result<Row, String>>,
+    pub(super) only_by_routes: Vec<&'static str>,
+    pub(super) routes_file: Option<PathBuf>,
+    pub(super) quotas: Vec<(String, Quota)>,
     version: Option<String>,
+}
+
+/// The addresses of HTTP at which Cap'n Proto is spoken over WebSockets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum CapnpOverHttp {
+    #[default]
+    None,
+    /// Those of this machine: from anywhere else references would come in the clear.
+    Loopback,
+    All,
 }
 
 /// A limit on the bytes that a class may store.
 #[derive(Clone, Copy, Debug)]
-enum Quota {
+pub(super) enum Quota {
     Object(u64),
     Class(u64),
-}
-
-/// Names are part of every object's header and of paths, so they are checked.
-fn check_name(name: &str) -> Result<(), ServerError> {
-    let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-    if (1..=CLASS_BYTES_MAX).contains(&name.len()) && name.bytes().all(good) {
-        return Ok(());
-    }
-    Err(ServerError::Classes(format!(
-        "the class name {name:?} is refused: use 1 to {CLASS_BYTES_MAX} letters, digits, _ and -"
-    )))
 }
 
 impl Server {
@@ -95,6 +96,7 @@ impl Server {
             http_proxies: Vec::new(),
             certificate: None,
             json_calls: false,
+            capnp_over_http: CapnpOverHttp::default(),
             http_limits: HttpLimits::default(),
             metrics: None,
             hosts: 1,
@@ -108,6 +110,7 @@ impl Server {
             bindings: Vec::new(),
             routes: Vec::new(),
             only_by_routes: Vec::new(),
+            routes_file: None,
             quotas: Vec::new(),
             version: None,
         }
@@ -167,51 +170,13 @@ impl Server {
         self
     }
 
-    /// The table of routes.
-    pub(super) fn routes(&self) -> Result<Routes, ServerError> {
-        let rows = self.routes.iter().cloned().collect::<Result<_, _>>();
-        Ok(Routes::new(rows.map_err(ServerError::Setting)?, &self.only_by_routes))
-    }
-
-    /// The classes with their bindings.
-    pub(super) fn bound_classes(&self) -> Result<Vec<Class>, ServerError> {
-        let mut classes = self.classes.clone();
-        for (at, class) in classes.iter().enumerate() {
-            check_name(class.name)?;
-            let same = |other: &Class| other.name.eq_ignore_ascii_case(class.name);
-            if let Some(other) = classes[..at].iter().find(|other| same(other)) {
-                let names = format!("{} and {}", other.name, class.name);
-                let error = format!("the classes {names} can't be told apart in paths of HTTP");
-                return Err(ServerError::Classes(error));
-            }
-        }
-        for (from, binding) in &self.bindings {
-            let has = |name| move |class: &&mut Class| class.name == name;
-            if self.classes.iter().all(|class| class.name != binding.class) {
-                let error = format!("add .class::<{0}>(): {from} is bound to it", binding.class);
-                return Err(ServerError::Classes(error));
-            }
-            let Some(class) = classes.iter_mut().find(has(*from)) else {
-                let error = format!("add .class::<{from}>(): a binding of it was given");
-                return Err(ServerError::Classes(error));
-            };
-            if class.bindings.iter().any(|bound| bound.name == binding.name) {
-                let error = format!("class {from} has two bindings named {:?}", binding.name);
-                return Err(ServerError::Classes(error));
-            }
-            class.bindings.push(binding.clone());
-        }
-        for (name, quota) in &self.quotas {
-            let Some(class) = classes.iter_mut().find(|class| class.name == name) else {
-                let error = format!("there is a quota for {name}, and no class of that name");
-                return Err(ServerError::Setting(error));
-            };
-            match *quota {
-                Quota::Object(bytes) => class.object_limit = bytes,
-                Quota::Class(bytes) => class.total_limit = Some(bytes),
-            }
-        }
-        Ok(classes)
+    /// Takes the routes from a file, in place of all that lead to objects by HTTP otherwise: those
+    /// of [`route`](Self::route), paths by class and name, and [calls in JSON](Self::json_calls).
+    /// `docs/routes.md` has the format.
+    #[must_use]
+    pub fn routes_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.routes_file = Some(path.into());
+        self
     }
 
     /// Sets the bytes that each object of the class `class` may store, keys and values together; 10
@@ -355,6 +320,21 @@ impl Server {
     /// The setting, for the command line's flag.
     pub(crate) fn json_calls_mut(&mut self) -> &mut bool {
         &mut self.json_calls
+    }
+
+    /// Speaks Cap'n Proto over WebSockets at `/capnp`, where HTTP listens on a loopback address:
+    /// for clients of this machine, and for those that come through a proxy on it, which speaks
+    /// TLS.
+    /// They need references, as all clients of Cap'n Proto do.
+    #[must_use]
+    pub fn capnp_over_http(mut self) -> Self {
+        self.capnp_over_http = CapnpOverHttp::Loopback;
+        self
+    }
+
+    /// The setting, for the command line's flag.
+    pub(crate) fn capnp_over_http_mut(&mut self) -> &mut CapnpOverHttp {
+        &mut self.capnp_over_http
     }
 
     /// Lets pages of this origin, like `https://app.example`, change objects over HTTP. By default

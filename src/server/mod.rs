@@ -4,6 +4,7 @@
 
 mod admin;
 mod builder;
+mod classes;
 mod data_dir;
 mod error;
 mod host_thread;
@@ -12,13 +13,15 @@ mod listen;
 mod metrics_page;
 mod namespaces;
 mod operate;
+mod routes_file;
 mod start;
 pub(crate) mod stderr;
 #[cfg(test)]
 mod tests;
 mod watchdog;
+mod web;
 
-pub(crate) use builder::DEFAULT_LISTEN;
+pub(crate) use builder::{CapnpOverHttp, DEFAULT_LISTEN};
 pub(crate) use data_dir::{Group, Secrets};
 pub(crate) use operate::{OpenedData, Restoring, compact_all};
 

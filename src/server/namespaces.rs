@@ -62,7 +62,7 @@ pub(super) async fn start_gateway(
         }
         given.push((class.to_owned(), Given { namespace, again }));
     }
-    Ok((Gateway::new(given, routes, metrics.clone()), references))
+    Ok((Gateway::new(given, restorer, routes, metrics.clone()), references))
 }
 
 fn restore(

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::admin::{self, AdminSocket};
 use super::builder::Server;
+use super::classes;
 use super::data_dir::DataDir;
 use super::error::ServerError;
 use super::host_thread::HostThread;
@@ -27,8 +28,9 @@ use super::listen::{self, Sockets, local};
 use super::metrics_page::MetricsPage;
 use super::namespaces::start_gateway;
 use super::watchdog::{Beating, Watchdog};
+use super::web;
 use crate::error::panic_reason;
-use crate::gateway::{Door, Entrance, Gateway, HttpLimits, Proxies, Routes};
+use crate::gateway::Routes;
 use crate::host::{Agent, Class, ListenerHint, Vat, VatOptions, pass_on_replies};
 use crate::http::Room;
 use crate::limits::SHUTDOWN_SECS;
@@ -316,8 +318,8 @@ async fn settle(supervisor: &Supervisor) {
 }
 
 pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
-    let classes = server.bound_classes()?;
-    let routes = server.routes()?;
+    let classes = classes::bound_classes(&server)?;
+    let routes = classes::routes(&server)?;
     listen::check(&server)?;
     // Opened before the directory: a server that can't listen must not make one.
     let sockets = Sockets::open(&server)?;
@@ -336,10 +338,9 @@ async fn start_on(
     sockets: Sockets,
 ) -> Result<Running, ServerError> {
     let Sockets { capnp: socket, http, metrics: page } = sockets;
-    let certificate = server.certificate.clone().map(Certificate::open).transpose();
-    let certificate = certificate.map_err(ServerError::Setting)?;
-    let entrance = entrance(&server, certificate.as_ref())?;
-    let page_door = door(&server, server.metrics)?;
+    let certificate = web::certificate(&server)?;
+    let entrance = web::entrance(&server, certificate.as_ref())?;
+    let page_door = web::door(&server, server.metrics)?;
     let metrics = Arc::new(Metrics::default());
     let keys = Keys::new(data.keys()?);
     let (capnp, http_address) = (local(&socket)?, http.as_ref().map(local).transpose()?);
@@ -372,17 +373,22 @@ async fn start_on(
         let parts = parts(number, listen::beside(&server)?);
         threads.push(start_thread(parts, &hub).await?);
     }
+    let has_json_routes = routes.have_json();
+    let capnp_way = web::capnp_way(&server, &routes, http_address);
     let (gateway, references) =
         start_gateway(&host, &keys, &classes, &hint, (routes, &metrics)).await?;
-    if server.json_calls {
+    if server.json_calls || has_json_routes {
         gateway.serve_json(host.agent.restorer());
+    }
+    if let Some(is_at_path) = capnp_way {
+        gateway.serve_capnp(host.listener.guests(), is_at_path);
     }
     // Set once, here.
     let _ = hub.gateway.set(gateway.clone());
     let stop_gateway = CancellationToken::new();
     let http_limits = server.http_limits.with_connections(most.http);
     let serve =
-        |(http, entrance)| serve_http(http, (entrance, http_limits), gateway, &stop_gateway);
+        |(http, entrance)| web::serve_http(http, (entrance, http_limits), gateway, &stop_gateway);
     let gateway = http.zip(entrance).map(serve).transpose()?;
     let metrics_address = page.as_ref().map(local).transpose()?;
     let page = page.zip(page_door);
@@ -422,38 +428,6 @@ fn vat_options(
         awake: server.awake.share(server.hosts),
         bodies: bodies.clone(),
     }
-}
-
-/// The door for those who come in by HTTP at that address.
-fn door(server: &Server, address: Option<SocketAddr>) -> Result<Option<Door>, ServerError> {
-    let door = |address| Door::new(address, &server.http_origins, &server.http_hosts);
-    address.map(door).transpose().map_err(ServerError::Setting)
-}
-
-/// The way in for those who come by HTTP, if anybody does.
-fn entrance(
-    server: &Server,
-    certificate: Option<&Arc<Certificate>>,
-) -> Result<Option<Entrance>, ServerError> {
-    let Some(door) = door(server, server.http)? else { return Ok(None) };
-    let tls = certificate.map(Certificate::acceptor).transpose().map_err(ServerError::Setting)?;
-    let proxies = Proxies::new(&server.http_proxies).map_err(ServerError::Setting)?;
-    Ok(Some(Entrance { door, proxies, tls }))
-}
-
-fn serve_http(
-    socket: std::net::TcpListener,
-    (entrance, limits): (Entrance, HttpLimits),
-    gateway: Rc<Gateway>,
-    stop: &CancellationToken,
-) -> Result<JoinHandle<()>, ServerError> {
-    let address = local(&socket)?;
-    if !address.ip().is_loopback() && entrance.tls.is_none() {
-        tracing::warn!(%address, "HTTP is in the clear and asks nobody who they are: whoever reaches this address may use every object that answers HTTP; put a proxy before it that decides, or give --http off");
-    }
-    let socket = TcpListener::from_std(socket).map_err(capnp::Error::from)?;
-    let serve = gateway.serve(socket, entrance, limits, stop.clone().cancelled_owned());
-    Ok(tokio::task::spawn_local(serve))
 }
 
 /// Without its socket a server serves as well, and its operator has to stop it first.

@@ -24,14 +24,15 @@ DEADLINE_MS = 60_000
 class Server:
     """A server that can be killed, and comes back at the same addresses."""
 
-    def __init__(self, data):
+    def __init__(self, data, flags=()):
         self.data = data
+        self.flags = list(flags)
         self.http = "127.0.0.1:0"
         self.start()
 
     def start(self):
         command = [CAPSTEAD, "serve", "--json", "--data", self.data, "--listen", "127.0.0.1:0"]
-        command += ["--http", self.http]
+        command += ["--http", self.http, *self.flags]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdout=pipe, stderr=subprocess.DEVNULL)
         self.url = json.loads(self.process.stdout.readline())["http"]
@@ -204,6 +205,45 @@ class Pages(unittest.TestCase):
         # The answer to the fetch can't be read, and is a refusal.
         expect(page).to_have_title("closed fetched")
         self.assertEqual(page.request.get(f"{self.server.url}/counter/visits").text(), "0")
+
+    def test_a_link_shows_its_reference_to_its_own_server_alone(self):
+        folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        routes = folder / "routes.toml"
+        routes.write_text(
+            '[[route]]\npath = "/link"\nkind = "link"\nto = "/mine"\naccess = "public"\n'
+            '[[route]]\npath = "/mine/*"\naccess = "bearer"\n'
+            '[[route]]\npath = "/hits/*"\nclass = "Counter"\nname = "hits"\naccess = "public"\n'
+        )
+        routes.chmod(0o600)
+        server = Server(folder / "capstead.data", ["--routes", routes])
+        self.addCleanup(server.kill)
+        context = self.browser.new_context()
+        self.addCleanup(context.close)
+        page = context.new_page()
+        asked = []
+        page.on("request", lambda request: asked.append(request))
+        page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        page.request.post(f"{server.url}/hits/increment?by=7")
+        grant = [CAPSTEAD, "grant", "--data", folder / "capstead.data", "Counter/hits"]
+        reference = subprocess.run(grant, stdout=subprocess.PIPE, check=True, text=True).stdout.strip()
+        page.goto(f"{server.url}/link#{reference}")
+        expect(page.locator("#answer")).to_have_text("7")
+        expect(page.locator("#said")).to_have_text("")
+        secret = reference.split("#")[1]
+        self.assertEqual(page.url, f"{server.url}/link", "neither the address bar nor the history keeps it")
+        sent = [(request.url, request.all_headers()) for request in asked]
+        pages = [(url, headers) for url, headers in sent if not url.endswith("/favicon.ico")]
+        urls = [url.split("#")[0] for url, _ in pages]
+        self.assertEqual(urls, [f"{server.url}/link", f"{server.url}/mine"])
+        shown = [url for url, headers in pages if secret in headers.get("authorization", "")]
+        self.assertEqual(shown, [f"{server.url}/mine"])
+        self.assertEqual([headers.get("referer") for _, headers in pages], [None, None])
+        other = context.new_page()
+        other.goto(f"{server.url}/link#{reference[:-4]}AAAA")
+        expect(other.locator("#said")).to_have_text("The server refuses the link (401).")
+        other.goto("about:blank")
+        other.goto(f"{server.url}/link")
+        expect(other.locator("#said")).to_contain_text("no reference")
 
 
 if __name__ == "__main__":

@@ -6,36 +6,17 @@ use std::process::Output;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::support::calls::{by_name, connect, increment, read, run, save};
+use crate::support::calls::{by_name, connect, increment, read, revoke, run, save};
 use crate::support::random::Random;
 use crate::support::{Served, capstead, http, now, scratch, serve_with};
 use capnp::Error;
-use capnp::capability::{Client, FromClientHook};
+use capnp::capability::FromClientHook;
 use capstead::counter_capnp::counter;
-use capstead_client::facet_capnp::facet;
 use capstead_client::{Connection, namespace};
 use futures::future::join_all;
 
 /// The time for which capabilities from a revoked grant may still work.
 const CUT_WITHIN: Duration = Duration::from_secs(1);
-
-fn as_facet(cap: &impl FromClientHook) -> facet::Client {
-    facet::Client { client: Client::new(cap.as_client_hook().add_ref()) }
-}
-
-/// Revokes the grant with this label.
-async fn revoke(of: &impl FromClientHook, label: &str) {
-    let reply = as_facet(of).grants_request().send().promise.await.expect("they are listed");
-    let grants = reply.get().and_then(facet::grants_results::Reader::get_grants);
-    let grants = grants.expect("the answer has a list");
-    let grant = grants
-        .iter()
-        .find(|grant| grant.get_label().is_ok_and(|found| found.as_bytes() == label.as_bytes()));
-    let grant = grant.expect("the grant is listed");
-    let mut request = as_facet(of).revoke_request();
-    request.get().set_grant(grant.get_id().expect("a grant has an id"));
-    request.send().promise.await.expect("it can be revoked");
-}
 
 fn is_revoked(error: &Error) -> bool {
     error.extra.contains("revoked:")

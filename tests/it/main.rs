@@ -5,8 +5,10 @@
 
 mod ambient;
 mod archive;
+mod bearer;
 mod bench_verb;
 mod build_offline;
+mod capnp_over_http;
 #[path = "../passing/class.rs"]
 mod class;
 mod crash;
@@ -47,6 +49,7 @@ mod poll;
 mod reasons;
 mod references;
 mod requests;
+mod routes;
 mod serve;
 mod share;
 mod shares;

@@ -2,8 +2,9 @@
 
 use std::future::Future;
 
-use capnp::capability::FromClientHook;
+use capnp::capability::{Client, FromClientHook};
 use capstead::counter_capnp::counter;
+use capstead_client::facet_capnp::facet;
 use capstead_client::{Connection, Terms, namespace};
 
 use super::{DEADLINE, Served};
@@ -52,4 +53,19 @@ pub(crate) fn increment(
 pub(crate) fn read(counter: &counter::Client) -> impl Future<Output = capnp::Result<i64>> + use<> {
     let sent = counter.read_request().send().promise;
     async move { Ok(sent.await?.get()?.get_value()) }
+}
+
+/// Revokes the grant with this label, which the capability may list.
+pub(crate) async fn revoke(of: &impl FromClientHook, label: &str) {
+    let facet = || facet::Client { client: Client::new(of.as_client_hook().add_ref()) };
+    let reply = facet().grants_request().send().promise.await.expect("they are listed");
+    let grants = reply.get().and_then(facet::grants_results::Reader::get_grants);
+    let grants = grants.expect("the answer has a list");
+    let grant = grants
+        .iter()
+        .find(|grant| grant.get_label().is_ok_and(|found| found.as_bytes() == label.as_bytes()));
+    let grant = grant.expect("the grant is listed");
+    let mut request = facet().revoke_request();
+    request.get().set_grant(grant.get_id().expect("a grant has an id"));
+    request.send().promise.await.expect("it can be revoked");
 }

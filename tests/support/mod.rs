@@ -69,6 +69,7 @@ pub(crate) fn capstead(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Com
         "ADVERTISE",
         "TLS",
         "HTTP",
+        "ROUTES",
         "METRICS",
         "HOSTS",
         "LOG",

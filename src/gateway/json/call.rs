@@ -116,7 +116,7 @@ impl Gateway {
             if error.kind == capnp::ErrorKind::Disconnected {
                 self.objects.forget(route);
             } else if is_revoked(error) {
-                self.objects.forget_class(route);
+                self.objects.forget_revoked(route);
             }
             // An object's end between two requests is no concern of the next one.
             if is_not_begun(error) {

@@ -1,0 +1,59 @@
+//! Cap'n Proto over a WebSocket, for clients that reach the gateway alone: a page, or a program
+//! behind a proxy for HTTP.
+//!
+//! The gateway moves bytes and understands none of them: the peer is served as one that came to the
+//! first host's own listener, with the same guard, limits and places, and gets nothing without a
+//! reference.
+
+use hyper::body::{Bytes, Incoming};
+use hyper::upgrade::OnUpgrade;
+use hyper::{HeaderMap, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::time::timeout;
+
+use super::http::{Answer, Client};
+use super::socket;
+use crate::http::{Refusal, refuse};
+use crate::net::Guests;
+
+/// The path where no row of the table says another.
+pub(super) const PATH: &str = "/capnp";
+
+/// The way in for peers that speak Cap'n Proto.
+pub(super) struct CapnpDoor {
+    pub(super) guests: Guests,
+    /// It is at [`PATH`] too, and not only where rows say so.
+    pub(super) is_at_path: bool,
+}
+
+/// The answer to a request that asks for no WebSocket.
+pub(super) fn no_upgrade() -> Refusal {
+    let reason = "Cap'n Proto is spoken here over a WebSocket.\n";
+    refuse(StatusCode::UPGRADE_REQUIRED, reason)
+}
+
+/// Opens a WebSocket, behind which a peer is served.
+pub(super) fn open(client: &Client, parts: &mut http::request::Parts, body: &Incoming) -> Answer {
+    let accepts = socket::asked(&parts.headers)?;
+    let upgrade = parts.extensions.remove::<OnUpgrade>();
+    let (Some(upgrade), true) = (upgrade, hyper::body::Body::is_end_stream(body)) else {
+        let reason = "The handshake of a WebSocket has no body.\n";
+        return Err(refuse(StatusCode::BAD_REQUEST, reason));
+    };
+    let full = || {
+        let reason = "There are too many connections: try again later.\n";
+        refuse(StatusCode::SERVICE_UNAVAILABLE, reason)
+    };
+    let guests = client.guests().ok_or_else(full)?;
+    let place = guests.take(client.peer()).ok_or_else(full)?;
+    let head = socket::response(&parts.headers, accepts, HeaderMap::new());
+    // Nothing of a class is in it.
+    let head: Response<()> = head.map_err(|why| refuse(StatusCode::BAD_REQUEST, why))?;
+    let (time, http_place) = (client.head_time(), client.place());
+    guests.serve(place, async move {
+        let upgraded = timeout(time, upgrade).await.ok()?.ok()?;
+        let stream = capstead_client::WebSocketBytes::accepted(TokioIo::new(upgraded)).await;
+        Some((stream, http_place))
+    });
+    Ok(head.map(|()| Bytes::new()))
+}
