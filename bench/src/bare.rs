@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio_util::compat::{TokioAsyncReadCompatExt, TokioAsyncWriteCompatExt};
 
+use super::broadcast;
 use capstead::Result;
 use capstead::counter_capnp::counter;
 use capstead_client::http_capnp::http_service;
@@ -42,6 +43,8 @@ pub(crate) enum BareServer {
     Exports,
     /// hyper: HTTP/1 that answers everything with `1`.
     Http,
+    /// tokio-tungstenite: WebSockets of which each hears what any says.
+    Broadcast,
 }
 
 impl BareServer {
@@ -52,6 +55,7 @@ impl BareServer {
             Self::Forward => "forward",
             Self::Exports => "exports",
             Self::Http => "http",
+            Self::Broadcast => "broadcast",
         };
         ["bare", kind]
     }
@@ -76,8 +80,9 @@ async fn accept(kind: BareServer) -> Result<()> {
             let exports: restorer::Client = capnp_rpc::new_client(Exports);
             Some(exports.client)
         }
-        BareServer::Http => None,
+        BareServer::Http | BareServer::Broadcast => None,
     };
+    let sockets = Rc::default();
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     writeln!(std::io::stdout().lock(), "{}", listener.local_addr()?)?;
     loop {
@@ -85,6 +90,9 @@ async fn accept(kind: BareServer) -> Result<()> {
         stream.set_nodelay(true)?;
         // Each task ends with its connection, and all of them with the process.
         match &offered {
+            _ if matches!(kind, BareServer::Broadcast) => {
+                tokio::task::spawn_local(broadcast::repeat(stream, Rc::clone(&sockets)));
+            }
             Some(offered) => {
                 let offered = Client::new(offered.hook.add_ref());
                 let system = stock(stream, Side::Server, Some(offered));

@@ -8,6 +8,7 @@
 
 mod bare;
 mod baseline_lmdb;
+mod broadcast;
 mod connections;
 mod http;
 mod inside;
@@ -35,6 +36,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::bare::BareServer;
+use self::broadcast::Room;
 use self::measure::Plan;
 use self::probe::Probe;
 use self::row::Row;
@@ -93,7 +95,8 @@ fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     match args.next().as_deref() {
         Some("serve" | "compact") => {
-            let server = capstead::classes::bundled("capstead.data").class::<Probe>();
+            let server =
+                capstead::classes::bundled("capstead.data").class::<Probe>().class::<Room>();
             block_on(server.run()).map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
         }
         Some("bare") => match BareServer::from_str(&args.next().unwrap_or_default(), false) {
@@ -184,6 +187,7 @@ fn names() -> impl Iterator<Item = &'static str> {
         .concat()
         .into_iter()
         .chain([reflected::NAME])
+        .chain(broadcast::NAMES)
         .chain(storage::NAMES)
         .chain(puts::NAMES)
         .chain(inside::NAMES)
@@ -230,6 +234,9 @@ async fn measure_groups(bench: &mut Bench) -> Result<()> {
     }
     if bench.wants_any(&http::NAMES) {
         http::measure(bench).await?;
+    }
+    if bench.wants_any(&broadcast::NAMES) {
+        broadcast::measure(bench).await?;
     }
     if bench.wants_any(&objects::NAMES) {
         objects::measure(bench).await?;

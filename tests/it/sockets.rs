@@ -1,6 +1,7 @@
 //! WebSockets of objects: what comes and goes, in which order, and how sockets end. What clients
 //! may take of a server is in `limits`.
 
+mod cases;
 mod kept;
 mod limits;
 mod sleep;
