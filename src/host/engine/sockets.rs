@@ -233,8 +233,8 @@ pub(super) fn split(
     kept
 }
 
-/// The sockets that were opened by grants which are cut now end. Nothing more goes out on them; both
-/// sides are told when it is durable.
+/// The sockets that were opened by grants which are cut now end. Nothing more goes out on them;
+/// both sides are told when it is durable.
 pub(super) fn cut(vat: &Rc<Vat>, slot: &Rc<Slot>) {
     const WHY: &str = "the grant by which the socket was opened was taken back";
     let Some(table) = slot.sockets() else { return };

@@ -56,8 +56,8 @@ fn all_sleep(served: &Served) {
     eventually("all sleep", || (served.metric("objects_awake") == 0).then_some(()));
 }
 
-/// A gateway whose grant is taken back loses the sockets that it opened by it, whether their objects
-/// sleep or not, on every host.
+/// A gateway whose grant is taken back loses the sockets that it opened by it, whether their
+/// objects sleep or not, on every host.
 #[test]
 fn a_revoked_grant_closes_the_sockets_of_sleeping_objects() {
     for (hosts, warm) in [("1", "20ms"), ("2", "20ms"), ("4", "20ms"), ("2", "1m")] {
