@@ -7,18 +7,17 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response, StatusCode};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::ask::{Accepted, Asked, Failure, Outcome, ask};
+use super::ask::{Accepted, Answered, Asked, Failure, Outcome, ask};
 use super::cors;
 use super::door::{self, Door};
+use super::download::Download;
 use super::head;
 use super::json::JsonCalls;
 use super::limits::{HttpLimits, Taken};
@@ -26,21 +25,17 @@ use super::objects::{Given, Objects};
 use super::paced::Paced;
 use super::route::Route;
 use super::routes::Routes;
-use super::socket::{self, Pump};
+use super::socket::{self, Pump as SocketPump};
+use super::upload::Upload;
 use crate::error::{Result, is_not_begun, is_revoked};
 use crate::http::{Body, Held, Refusal, refuse};
-use crate::limits::{HTTP_BODY_BYTES_MAX, NAME_BYTES_MAX};
+use crate::limits::NAME_BYTES_MAX;
 use crate::metrics::Metrics;
 use crate::net::Place;
 use crate::schema::restorer_capnp::restorer;
 
 /// The most that a connection buffers, the head of a request among it.
 const BUFFER_BYTES_MAX: usize = 64 << 10;
-
-/// Bytes of one body that are taken before others have their turn: a thousand bodies that come at
-/// once would keep everybody else waiting for as long as all of them take. A larger body waits for
-/// its turn before its first bytes, too.
-const IN_A_ROW_BYTES: usize = 32 << 10;
 
 /// The answer to a client for whom there is no place.
 const FULL: &[u8] =
@@ -119,11 +114,21 @@ impl Gateway {
         &self,
         route: &Route<'_>,
         asked: Asked<'_>,
+        upload: Upload<Held>,
         taken: &Taken,
-    ) -> Result<std::result::Result<Outcome, Failure>> {
+    ) -> Result<Answered> {
         // It was there before the body came, and no class goes.
         let Some(object) = self.objects.get(route)? else { return Ok(Err(Failure::Nothing)) };
-        let answer = ask(&object, asked, taken).await;
+        let whole;
+        let (upload, again) = match upload {
+            Upload::Whole(body) => {
+                whole = body;
+                (Upload::Whole(&whole), Some(&whole))
+            }
+            // Bytes that have left are not here to be sent again.
+            Upload::Streamed(streamed) => (Upload::Streamed(streamed), None),
+        };
+        let answer = ask(&object, asked, upload, taken).await;
         match &answer {
             Err(Failure::Call(error)) if error.kind == capnp::ErrorKind::Disconnected => {
                 self.objects.forget(route);
@@ -131,11 +136,12 @@ impl Gateway {
             Err(Failure::Call(error)) if is_revoked(error) => self.objects.forget_class(route),
             _ => return Ok(answer),
         }
+        let Some(body) = again.filter(|_| has_not_begun(&answer)) else { return Ok(answer) };
         match self.objects.get(route)? {
             // An object's end between two requests is no concern of the next one. A call that began
             // is never made twice, not even to read: it may be what ended the object.
-            Some(fresh) if has_not_begun(&answer) => Ok(ask(&fresh, asked, taken).await),
-            _ => Ok(answer),
+            Some(fresh) => Ok(ask(&fresh, asked, Upload::Whole(body), taken).await),
+            None => Ok(answer),
         }
     }
 }
@@ -160,7 +166,7 @@ struct Client {
 }
 
 /// A response, and what it leads to.
-type Answer = std::result::Result<Response<Bytes>, Refusal>;
+type Answer = std::result::Result<Response<Download>, Refusal>;
 
 impl Client {
     async fn connection(self, stream: TcpStream) {
@@ -191,29 +197,30 @@ impl Client {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Download> {
         let Served { gateway, door, .. } = &*self.served;
         gateway.metrics.http_requests_total.add(1);
         let (mut parts, body) = request.into_parts();
         let page = door.known_origin(&parts.headers).cloned();
         let is_upgrade = socket::is_upgrade(&parts);
         let mut response = if let Err(refusal) = door.admit(&parts, is_upgrade) {
-            own(refusal.response(&parts.headers))
+            own(refusal.response(&parts.headers)).map(Download::from)
         } else if page.is_some() && cors::is_preflight(&parts) {
-            own(cors::preflight(&parts.headers))
+            own(cors::preflight(&parts.headers)).map(Download::from)
         } else {
             let answer = if is_upgrade {
                 self.open_socket(&mut parts, body).await
             } else {
                 self.respond(&mut parts, body).await
             };
-            answer.unwrap_or_else(|refusal| own(refusal.response(&parts.headers)))
+            answer
+                .unwrap_or_else(|refusal| own(refusal.response(&parts.headers)).map(Download::from))
         };
         socket::say_version(&mut response);
         if door.knows_origins() {
             cors::let_read(response.headers_mut(), page);
         }
-        response.map(Full::new)
+        response
     }
 
     async fn respond(&self, parts: &mut http::request::Parts, body: Incoming) -> Answer {
@@ -221,13 +228,15 @@ impl Client {
         let Served { gateway, taken, .. } = &*self.served;
         let path = uri.path_and_query().map_or("", |path| path.as_str());
         if let Some((calls, path)) = gateway.json_path(path) {
-            return Ok(gateway.answer_json(calls, path, parts, body, taken).await);
+            let answer = gateway.answer_json(calls, path, parts, body, taken).await;
+            return Ok(answer.map(Download::from));
         }
         let route = self.route(&uri, parts)?;
-        let body = read_body(body, taken).await?;
-        let asked = Asked { url: &route.url, head: parts, body: body.bytes(), is_upgrade: false };
-        match self.ask(&route, asked).await? {
-            Outcome::Response(response) => Ok(response.map(Bytes::from_owner)),
+        let upload = Upload::begin(body, &parts.headers, taken).await?;
+        let asked = Asked { url: &route.url, head: parts, is_upgrade: false };
+        match self.ask(&route, asked, upload).await? {
+            Outcome::Response(response) => Ok(response.map(whole)),
+            Outcome::Begun(response) => Ok(response.map(Download::Streamed)),
             Outcome::Socket(_) => Err(unsendable(&route, "it accepts what was not asked for")),
         }
     }
@@ -244,22 +253,24 @@ impl Client {
             return Err(refuse(StatusCode::BAD_REQUEST, reason));
         };
         socket::hide(&mut parts.headers);
-        let asked = Asked { url: &route.url, head: parts, body: &[], is_upgrade: true };
-        let socket = match self.ask(&route, asked).await? {
-            Outcome::Response(response) => return Ok(response.map(Bytes::from_owner)),
+        let asked = Asked { url: &route.url, head: parts, is_upgrade: true };
+        let no_body = Upload::Whole(self.served.taken.body());
+        let socket = match self.ask(&route, asked, no_body).await? {
+            Outcome::Response(response) => return Ok(response.map(whole)),
+            Outcome::Begun(response) => return Ok(response.map(Download::Streamed)),
             Outcome::Socket(socket) => socket,
         };
         let Accepted { headers, up, outbox, call } = socket;
         let head = socket::response(&offered, accepts, headers);
         let head = head.map_err(|reason| unsendable(&route, &reason))?;
         let Served { taken, open, ending, .. } = &*self.served;
-        let pump = Pump { up, outbox, call, taken: taken.clone(), stop: ending.clone() };
+        let pump = SocketPump { up, outbox, call, taken: taken.clone(), stop: ending.clone() };
         let place = self.place.clone();
         open.spawn_local(async move {
             let _place = place;
             pump.run(upgrade).await;
         });
-        Ok(head.map(|()| Bytes::new()))
+        Ok(head.map(|()| Download::Whole(Bytes::new())))
     }
 
     /// The object that a request is for, once its head is as objects may see it.
@@ -289,10 +300,17 @@ impl Client {
         &self,
         route: &Route<'_>,
         asked: Asked<'_>,
+        upload: Upload<Held>,
     ) -> std::result::Result<Outcome, Refusal> {
-        let Served { gateway, taken, .. } = &*self.served;
-        let failure = match gateway.ask(route, asked, taken).await.map_err(refusal)? {
-            Ok(outcome) => return Ok(outcome),
+        let Served { gateway, taken, open, .. } = &*self.served;
+        let failure = match gateway.ask(route, asked, upload, taken).await.map_err(refusal)? {
+            Ok((outcome, pump)) => {
+                // Both bodies may go on from here.
+                if let Some(pump) = pump {
+                    open.spawn_local(pump.finish());
+                }
+                return Ok(outcome);
+            }
             Err(failure) => failure,
         };
         Err(match failure {
@@ -303,6 +321,8 @@ impl Client {
                 refuse(StatusCode::SERVICE_UNAVAILABLE, reason)
             }
             Failure::Answer(reason) => unsendable(route, &reason),
+            Failure::Client(refusal) => refusal,
+            Failure::Late => late(),
         })
     }
 }
@@ -337,12 +357,20 @@ pub(super) fn nothing() -> Refusal {
     refuse(StatusCode::NOT_FOUND, "There is nothing at this path.\n")
 }
 
+pub(super) fn late() -> Refusal {
+    refuse(StatusCode::GATEWAY_TIMEOUT, "The object did not answer in time.\n")
+}
+
+fn whole(body: Held) -> Download {
+    Download::Whole(Bytes::from_owner(body))
+}
+
 /// A response of the gateway's own, which is small.
 pub(super) fn own(response: Response<Body>) -> Response<Bytes> {
     response.map(|body| Bytes::from(body.into_bytes()))
 }
 
-fn has_not_begun(answer: &std::result::Result<Outcome, Failure>) -> bool {
+fn has_not_begun(answer: &Answered) -> bool {
     matches!(answer, Err(Failure::Call(error)) if is_not_begun(error))
 }
 
@@ -350,57 +378,4 @@ fn log_end(ended: hyper::Result<()>) {
     if let Err(error) = ended {
         tracing::debug!(%error, "an HTTP connection ended early");
     }
-}
-
-/// The whole body, or why there is none.
-pub(super) async fn read_body(
-    mut body: Incoming,
-    taken: &Taken,
-) -> std::result::Result<Held, Refusal> {
-    let mut held = taken.body();
-    if hyper::body::Body::is_end_stream(&body) {
-        return Ok(held);
-    }
-    if hyper::body::Body::size_hint(&body).lower() > HTTP_BODY_BYTES_MAX as u64 {
-        return Err(too_large());
-    }
-    let start = Instant::now();
-    let mut in_a_row = 0;
-    if hyper::body::Body::size_hint(&body).lower() > IN_A_ROW_BYTES as u64 {
-        taken.turn().await;
-    }
-    loop {
-        let due = start + taken.limits.time_for(held.bytes().len());
-        let frame = match timeout_at(due, body.frame()).await {
-            Ok(None) => return Ok(held),
-            Ok(Some(Ok(frame))) => frame,
-            Ok(Some(Err(error))) => {
-                let reason = format!("The body broke off: {error}\n");
-                return Err(refuse(StatusCode::BAD_REQUEST, reason));
-            }
-            Err(_) => {
-                taken.metrics.http_slow_total.add(1);
-                return Err(refuse(StatusCode::REQUEST_TIMEOUT, "The body came too slowly.\n"));
-            }
-        };
-        // Trailers reach no object.
-        let Ok(bytes) = frame.into_data() else { continue };
-        if held.bytes().len() + bytes.len() > HTTP_BODY_BYTES_MAX {
-            return Err(too_large());
-        }
-        if !held.extend(&bytes) {
-            let reason = "There is no room for another body: try again later.\n";
-            return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, reason));
-        }
-        in_a_row += bytes.len();
-        if in_a_row >= IN_A_ROW_BYTES {
-            in_a_row = 0;
-            taken.turn().await;
-        }
-    }
-}
-
-fn too_large() -> Refusal {
-    let reason = format!("A body has at most {HTTP_BODY_BYTES_MAX} bytes.\n");
-    refuse(StatusCode::PAYLOAD_TOO_LARGE, reason)
 }

@@ -7,6 +7,7 @@
 mod ask;
 mod cors;
 mod door;
+mod download;
 mod head;
 mod http;
 mod json;
@@ -16,6 +17,7 @@ mod paced;
 mod route;
 mod routes;
 mod socket;
+mod upload;
 
 pub(crate) use door::Door;
 pub(crate) use http::Gateway;

@@ -7,12 +7,12 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::limits::HTTP_UNENDED_BYTES_MAX;
+use crate::limits::{HTTP_PART_BYTES, HTTP_UNENDED_BYTES_MAX, HTTP_WINDOW_BYTES};
 use crate::metrics::Metrics;
 
 thread_local! {
     /// That of the server whose object has its turn.
-    static HERE: RefCell<Arc<Room>> = RefCell::new(Room::of_objects());
+    static HERE: RefCell<Arc<Room>> = RefCell::new(Room::of_objects(Arc::default()));
 }
 
 /// The memory for bodies of one kind.
@@ -22,23 +22,25 @@ pub(crate) struct Room {
     most: usize,
     /// A body of up to so many bytes is let in beyond it.
     small: usize,
-    /// The gateway's bodies are counted for the operator.
-    metrics: Option<Arc<Metrics>>,
+    /// One of up to so many has a reserve, as large as the room: those that read slowly can't cut
+    /// off a stream of somebody who keeps up.
+    window: usize,
+    /// All bodies are counted for the operator.
+    metrics: Arc<Metrics>,
 }
 
 impl Room {
-    /// For bodies of requests that objects wait for, of all hosts of a server.
-    pub(crate) fn of_objects() -> Arc<Self> {
+    /// For bodies of requests that objects have yet to read, of all hosts of a server.
+    pub(crate) fn of_objects(metrics: Arc<Metrics>) -> Arc<Self> {
         let (held, most) = (AtomicUsize::new(0), HTTP_UNENDED_BYTES_MAX);
-        Arc::new(Self { held, most, small: 0, metrics: None })
+        Arc::new(Self { held, most, small: 0, window: 0, metrics })
     }
 
     /// For all bodies that a gateway holds. Those that read slowly can't keep small answers from
     /// all others.
     pub(crate) fn of_gateway(most: usize, metrics: Arc<Metrics>) -> Arc<Self> {
-        const SMALL_BYTES: usize = 64 << 10;
-        let held = AtomicUsize::new(0);
-        Arc::new(Self { held, most, small: SMALL_BYTES, metrics: Some(metrics) })
+        let (held, small, window) = (AtomicUsize::new(0), HTTP_PART_BYTES, HTTP_WINDOW_BYTES);
+        Arc::new(Self { held, most, small, window, metrics })
     }
 
     /// The bodies for objects that have their turn on this thread count here.
@@ -69,17 +71,13 @@ impl Room {
     /// Counts bytes that are here, whether there was room or not.
     pub(crate) fn count(&self, bytes: usize) {
         self.held.fetch_add(bytes, Ordering::Relaxed);
-        if let Some(metrics) = &self.metrics {
-            metrics.http_body_bytes.add(bytes as u64);
-        }
+        self.metrics.http_body_bytes.add(bytes as u64);
     }
 
     /// So much of that is gone.
     pub(crate) fn release(&self, bytes: usize) {
         self.held.fetch_sub(bytes, Ordering::Relaxed);
-        if let Some(metrics) = &self.metrics {
-            metrics.http_body_bytes.subtract(bytes as u64);
-        }
+        self.metrics.http_body_bytes.subtract(bytes as u64);
     }
 
     /// A body of which there is nothing yet.
@@ -104,16 +102,17 @@ impl Held {
 
     /// Tells whether there is memory for them too.
     pub(crate) fn extend(&mut self, bytes: &[u8]) -> bool {
-        let Room { small, metrics, .. } = &*self.room;
+        let Room { small, window, metrics, .. } = &*self.room;
         let length = self.bytes.len() + bytes.len();
         // It grows by a half, so that a body in many parts is copied seldom and wastes little.
         let least = self.bytes.capacity();
         let capacity = if length > least { length.max(least + least / 2) } else { least };
         let more = capacity - self.counted;
-        if !self.room.has_room(more) && length > *small {
-            if let Some(metrics) = metrics {
-                metrics.http_bodies_refused_total.add(1);
-            }
+        let has_room = self.room.has_room(more)
+            || length <= *small
+            || length <= *window && self.room.has_reserve(more);
+        if !has_room {
+            metrics.http_bodies_refused_total.add(1);
             return false;
         }
         self.room.count(more);
@@ -121,6 +120,17 @@ impl Held {
         self.bytes.reserve_exact(capacity - self.bytes.len());
         self.bytes.extend_from_slice(bytes);
         true
+    }
+
+    /// Takes all bytes out, which go on counting.
+    pub(super) fn take(&mut self) -> Self {
+        let empty = self.room.body();
+        std::mem::replace(self, empty)
+    }
+
+    /// Tells whether others could hold something too.
+    pub(super) fn leaves_room(&self) -> bool {
+        self.room.has_room(HTTP_PART_BYTES)
     }
 
     /// The bytes, which count no longer.
@@ -154,7 +164,7 @@ mod tests {
     /// A body that comes in many small parts counts with the memory that it takes.
     #[test]
     fn memory_counts_and_not_length() {
-        let room = Room::of_objects();
+        let room = Room::of_objects(Arc::default());
         let mut held = room.body();
         for _ in 0..10_000 {
             assert!(held.extend(&[0; 100]));
@@ -170,7 +180,8 @@ mod tests {
     /// the other.
     #[test]
     fn each_server_has_a_room_of_its_own() {
-        let (one, other) = (Room::of_objects(), Room::of_objects());
+        let room = || Room::of_objects(Arc::default());
+        let (one, other) = (room(), room());
         one.runs_here();
         let mut held = Room::here().body();
         let all = vec![0; HTTP_UNENDED_BYTES_MAX];

@@ -29,6 +29,7 @@ mod http_hosts;
 mod http_json;
 mod http_limits;
 mod http_once;
+mod http_streams;
 mod import_grants;
 mod json_calls;
 mod keys;
