@@ -58,18 +58,29 @@ pub(crate) const IMPORT_RESERVE_BYTES: u64 = 32 << 20;
 /// See [`RESERVE_BYTES_MIN`]; a larger reserve would be waste.
 pub(crate) const RESERVE_BYTES_MAX: u64 = 1 << 30;
 
-/// Largest body of an HTTP request that the gateway accepts.
+/// Largest body of an HTTP request that a class takes whole, and of a call in JSON.
 pub(crate) const HTTP_BODY_BYTES_MAX: usize = 1 << 20;
 
-/// The time for which an object waits for the end of a request body that comes by RPC, in seconds.
-/// The gateway sends bodies whole.
-pub(crate) const HTTP_BODY_SECS: u64 = 60;
+/// The time for which a class that takes a request's body whole waits for its end, in seconds: as
+/// long as the gateway lets a body of that size take by default.
+pub(crate) const HTTP_BODY_SECS: u64 = 120;
 
-/// Bytes of unfinished request bodies by RPC that all objects of a server hold together.
+/// Bytes of request bodies that came and weren't read yet, of all objects of a server together.
 pub(crate) const HTTP_UNENDED_BYTES_MAX: usize = 128 << 20;
 
-/// Largest body of an HTTP response from an object: the gateway holds it whole.
+/// Bytes of an HTTP response that an object may write before any of them is taken: the gateway holds
+/// what a class answers at once.
 pub(crate) const HTTP_RESPONSE_BYTES_MAX: usize = 64 << 20;
+
+/// The most bytes of a streamed body in one call. A body that isn't larger is passed on whole.
+pub(crate) const HTTP_PART_BYTES: usize = 64 << 10;
+
+/// Bytes of a streamed body that wait for their reader: then whoever writes waits too.
+pub(crate) const HTTP_WINDOW_BYTES: usize = 256 << 10;
+
+/// The time for which the gateway waits for the end of a body that began, before it passes on what
+/// there is, in milliseconds: nearly all small bodies are whole by then.
+pub(crate) const HTTP_WHOLE_MILLIS: u64 = 20;
 
 /// Largest message that the parameters of a call in JSON make: as large as messages may be.
 pub(crate) const JSON_PARAMS_BYTES_MAX: usize = 8 << 20;

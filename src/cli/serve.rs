@@ -87,8 +87,8 @@ pub(crate) struct Options {
     /// Time limit for the head of an HTTP request [default: 10s]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     http_head: Option<Duration>,
-    /// Time limit for the body of an HTTP request, and for the client to read a response [default:
-    /// 2m]
+    /// Time limit for a small body of an HTTP request, for a pause in a large one, for an object to
+    /// begin its response, and for the client to read a response [default: 2m]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     http_transfer: Option<Duration>,
     /// Minimum bytes per second of a body or a response, on average, after 10 seconds [default:

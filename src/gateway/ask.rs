@@ -2,21 +2,25 @@
 //! that it accepts.
 
 use std::cell::{Cell, RefCell};
+use std::future::pending;
 use std::rc::Rc;
+use std::time::Duration;
 
 use capnp::capability::Promise;
-use futures::channel::oneshot;
-use futures::future::FutureExt;
+use futures::future::{FutureExt, join};
 use http::{HeaderMap, Method, Response};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::head;
 use super::limits::Taken;
 use super::socket::{Down, Line, Outbox};
-use crate::error::{Result, failed, overloaded};
+use super::upload::{End, Pump, Upload};
+use crate::error::{Result, failed};
 use crate::http::{
-    Held, Parts, Refused, Stream, Taker, read_headers, read_response, write_request,
+    Cut, Flow, Held, Progress, Reader, Refusal, keep, read_headers, read_response, write_request,
 };
-use crate::limits::HTTP_RESPONSE_BYTES_MAX;
+use crate::limits::{HTTP_PART_BYTES, HTTP_RESPONSE_BYTES_MAX, HTTP_WHOLE_MILLIS};
 use crate::membrane;
 use crate::schema::http_capnp::{http_service, http_service::client_request_context, web_socket};
 
@@ -30,11 +34,17 @@ pub(super) enum Failure {
     NoRoom,
     /// There is no such object.
     Nothing,
+    /// The client did not send what it announced.
+    Client(Refusal),
+    /// The object said nothing for too long.
+    Late,
 }
 
 /// An object's answer that may be sent.
 pub(super) enum Outcome {
     Response(Response<Held>),
+    /// It goes on.
+    Begun(Response<Reader>),
     Socket(Accepted),
 }
 
@@ -50,78 +60,124 @@ pub(super) struct Accepted {
 /// The object's answer, or the reason why there is none.
 type Answer = std::result::Result<Outcome, Failure>;
 
+/// The same, with the request's body if that goes on.
+pub(super) type Answered = std::result::Result<(Outcome, Option<Pump>), Failure>;
+
 /// One request on its way to an object.
 #[derive(Clone, Copy)]
 pub(super) struct Asked<'a> {
     /// The object's own path, and the query.
     pub(super) url: &'a str,
     pub(super) head: &'a http::request::Parts,
-    pub(super) body: &'a [u8],
     /// It is the handshake of a WebSocket.
     pub(super) is_upgrade: bool,
 }
 
-/// The object's answer, whole and checked.
-pub(super) async fn ask(object: &http_service::Client, asked: Asked<'_>, taken: &Taken) -> Answer {
-    let Asked { url, head: request, body, is_upgrade } = asked;
+/// The object's answer, checked: whole, or the begin of one that goes on.
+pub(super) async fn ask(
+    object: &http_service::Client,
+    asked: Asked<'_>,
+    upload: Upload<&Held>,
+    taken: &Taken,
+) -> Answered {
+    let Asked { url, head: request, is_upgrade } = asked;
     let outbox = is_upgrade.then(|| Outbox::new(taken));
-    let (answering, answered) = Answering::new(request.method.clone(), taken.body(), outbox);
+    let answering = Answering::new(request.method.clone(), taken.body(), outbox);
     let mut call = object.request_request();
     let mut params = call.get();
-    write_request(request, url, body.len(), params.reborrow().init_request())
+    write_request(request, url, upload.size(), params.reborrow().init_request())
         .map_err(Failure::Call)?;
-    params.set_context(membrane::serve(answering));
+    params.set_context(membrane::serve(answering.clone()));
     let sent = call.send();
-    if !body.is_empty() {
-        let stream = sent.pipeline.get_request_body();
-        let mut write = stream.write_request();
-        write.get().set_bytes(body);
-        drop(write.send());
-        drop(stream.end_request().send());
-    }
     let mut ended = sent.promise.map(|ended| ended.map(drop));
-    tokio::select! {
-        biased;
-        // An object that gave up its answer says why when the call ends.
-        Ok(answer) = answered => answer.map(|answer| match answer {
-            Outcome::Socket(socket) => {
-                let call = Promise::from_future(ended);
-                Outcome::Socket(Accepted { call, ..socket })
-            }
-            response @ Outcome::Response(_) => response,
-        }),
-        ended = &mut ended => match ended {
-            Ok(()) => Err(Failure::Answer("the request ended without an answer".to_owned())),
-            Err(error) => Err(Failure::Call(error)),
+    let mut pump = None;
+    match upload {
+        Upload::Whole(body) if body.bytes().is_empty() => {}
+        Upload::Whole(body) => {
+            let stream = sent.pipeline.get_request_body();
+            let mut write = stream.write_request();
+            write.get().set_bytes(body.bytes());
+            keep(join(write.send(), stream.end_request().send().promise));
         }
+        Upload::Streamed(streamed) => {
+            pump = Some(streamed.pump(sent.pipeline.get_request_body()));
+        }
+    }
+    let progress = pump.as_ref().map(Pump::progress);
+    // Only the object is to hold the way to the answer, and the pump that of the body.
+    drop(sent.pipeline);
+    let mut late = std::pin::pin!(late(Instant::now(), progress, taken.limits.transfer));
+    let mut answered = std::pin::pin!(answering.answered());
+    let mut has_ended = false;
+    loop {
+        tokio::select! {
+            biased;
+            answer = &mut answered => {
+                let mut answer = answer?;
+                if let Outcome::Socket(socket) = &mut answer && !has_ended {
+                    socket.call = Promise::from_future(ended);
+                }
+                return Ok((answer, pump));
+            }
+            // An object that gave up its answer says why when the call ends.
+            end = &mut ended, if !has_ended => match end {
+                Ok(()) => has_ended = true,
+                Err(error) => return Err(Failure::Call(error)),
+            },
+            () = given_up(&answering), if has_ended => {
+                let reason = "the request ended without an answer";
+                return Err(Failure::Answer(reason.to_owned()));
+            }
+            end = Pump::end(&mut pump) => if let End::Client(refusal) = end {
+                return Err(Failure::Client(refusal));
+            },
+            () = &mut late => return Err(Failure::Late),
+        }
+    }
+}
+
+/// Returns when nobody can give the answer any more. The calls of an exclusive object may come after
+/// the end of the request, while they learn how to carry their chain; of others none does.
+async fn given_up(answering: &Rc<Answering>) {
+    const LOOK_AGAIN: Duration = Duration::from_millis(1);
+    while Rc::strong_count(answering) > 1 {
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Returns when the object did nothing for that time: it took no part of the request's body, and
+/// the client wasn't waited for.
+async fn late(begun: Instant, progress: Option<Rc<Cell<Option<Instant>>>>, limit: Duration) {
+    loop {
+        let since = progress.as_ref().map_or(Some(begun), |progress| progress.get());
+        let due = since.unwrap_or_else(Instant::now) + limit;
+        if due <= Instant::now() {
+            return;
+        }
+        sleep_until(due).await;
     }
 }
 
 /// The answer that one request waits for: the object calls this with its response.
 struct Answering {
     method: Method,
-    head: RefCell<Option<Response<()>>>,
-    body: Parts,
+    /// The place for the body; none once a response began.
+    body: Cell<Option<Held>>,
     /// For the frames of the socket that is asked for, if one is.
     outbox: RefCell<Option<Rc<Outbox>>>,
-    done: Cell<Option<oneshot::Sender<Answer>>>,
+    answer: Cell<Option<Answer>>,
+    is_answered: Notify,
 }
 
 impl Answering {
-    fn new(
-        method: Method,
-        body: Held,
-        outbox: Option<Rc<Outbox>>,
-    ) -> (Rc<Self>, oneshot::Receiver<Answer>) {
-        let (done, answered) = oneshot::channel();
-        let answering = Self {
+    fn new(method: Method, body: Held, outbox: Option<Rc<Outbox>>) -> Rc<Self> {
+        Rc::new(Self {
             method,
-            head: RefCell::default(),
-            body: Parts::new(body, HTTP_RESPONSE_BYTES_MAX),
+            body: Cell::new(Some(body)),
             outbox: RefCell::new(outbox),
-            done: Cell::new(Some(done)),
-        };
-        (Rc::new(answering), answered)
+            answer: Cell::default(),
+            is_answered: Notify::new(),
+        })
     }
 
     /// The client gets nothing of such a response, and the class the same words as the log.
@@ -130,10 +186,37 @@ impl Answering {
         failed(reason)
     }
 
-    fn tell(&self, outcome: Answer) {
-        if let Some(done) = self.done.take() {
-            // Whoever asked may have left.
-            let _ = done.send(outcome);
+    /// An answer that turns out to be wrong before anybody has it is replaced.
+    fn tell(&self, answer: Answer) {
+        self.answer.set(Some(answer));
+        self.is_answered.notify_one();
+    }
+
+    async fn answered(&self) -> Answer {
+        let answer = loop {
+            match self.answer.take() {
+                Some(answer) => break answer?,
+                None => self.is_answered.notified().await,
+            }
+        };
+        let Outcome::Begun(response) = answer else { return Ok(answer) };
+        let (head, reader) = response.into_parts();
+        // A large body goes on as soon as there is any of it.
+        let is_large = reader.size().is_some_and(|size| size > HTTP_PART_BYTES as u64);
+        let least = if is_large { 0 } else { HTTP_PART_BYTES };
+        let more = reader.holds_more_than(least);
+        // Nothing is decided by the outcome, but by what is there then.
+        let _ = timeout(Duration::from_millis(HTTP_WHOLE_MILLIS), more).await;
+        match reader.progress() {
+            Progress::Open => Ok(Outcome::Begun(Response::from_parts(head, reader))),
+            Progress::Whole => Ok(Outcome::Response(Response::from_parts(head, reader.take()))),
+            // The end of the call says why.
+            Progress::Cut(Cut::Left | Cut::Unread) => pending().await,
+            Progress::Cut(Cut::NoRoom) => Err(Failure::NoRoom),
+            Progress::Cut(Cut::TooLarge) => Err(Failure::Answer(format!(
+                "of a response at most {HTTP_RESPONSE_BYTES_MAX} bytes may be written at once"
+            ))),
+            Progress::Cut(cut) => Err(Failure::Answer(cut.error("response").extra)),
         }
     }
 }
@@ -145,21 +228,25 @@ impl client_request_context::Server for Answering {
         mut results: client_request_context::StartResponseResults,
     ) -> Result<()> {
         use crate::schema::http_capnp::http_response::body_size::{Fixed, Unknown};
-        if self.head.borrow().is_some() {
+        let Some(held) = self.body.take() else {
             return Err(self.wrong("it answered twice".to_owned()));
-        }
+        };
         self.outbox.take();
         let response = params.get()?.get_response()?;
-        let head = read_response(response).map_err(|error| self.wrong(error.extra))?;
-        self.head.replace(Some(head));
-        self.body.expected.set(match response.get_body_size().which()? {
-            Fixed(size) => Some(usize::try_from(size).unwrap_or(usize::MAX)),
+        let announced = match response.get_body_size().which()? {
+            Fixed(size) => Some(size),
             Unknown(()) => None,
-        });
-        if self.body.expected.get() == Some(0) {
-            return self.end();
+        };
+        let head = read_response(response).map_err(|error| self.wrong(error.extra))?;
+        let (head, size) =
+            head::checked(&self.method, head, announced).map_err(|reason| self.wrong(reason))?;
+        if announced == Some(0) {
+            self.tell(Ok(Outcome::Response(head.map(|()| held))));
+            return Ok(());
         }
-        results.get().set_body(membrane::serve(Rc::new(Stream(self.clone()))));
+        let (writer, reader) = Flow::open("response", held, size, HTTP_RESPONSE_BYTES_MAX);
+        results.get().set_body(membrane::serve(Rc::new(writer)));
+        self.tell(Ok(Outcome::Begun(head.map(|()| reader))));
         Ok(())
     }
 
@@ -172,6 +259,7 @@ impl client_request_context::Server for Answering {
             let reason = "it accepts a WebSocket, and the request asks for none, or was answered";
             return Err(self.wrong(reason.to_owned()));
         };
+        self.body.take();
         let params = params.get()?;
         let headers = read_headers(params.get_headers()?).map_err(|e| self.wrong(e.extra))?;
         let up = params.get_up_socket()?;
@@ -179,36 +267,5 @@ impl client_request_context::Server for Answering {
         let call = Promise::ok(());
         self.tell(Ok(Outcome::Socket(Accepted { headers, up, outbox: Line(outbox), call })));
         Ok(())
-    }
-}
-
-impl Taker for Answering {
-    fn parts(&self) -> &Parts {
-        &self.body
-    }
-
-    fn take(&self, body: Held) -> Result<()> {
-        let Some(head) = self.head.take() else { return Ok(()) };
-        match head::checked(&self.method, head, body.bytes().len()) {
-            Ok(head) => {
-                self.tell(Ok(Outcome::Response(head.map(|()| body))));
-                Ok(())
-            }
-            Err(reason) => Err(self.wrong(reason)),
-        }
-    }
-
-    fn refuse(&self, refused: Refused) -> capnp::Error {
-        self.wrong(match refused {
-            Refused::TooLong => "the body is longer than the response announced".to_owned(),
-            Refused::TooShort => "the body is shorter than the response announced".to_owned(),
-            Refused::TooLarge => {
-                format!("the body of a response has at most {HTTP_RESPONSE_BYTES_MAX} bytes")
-            }
-            Refused::NoRoom => {
-                self.tell(Err(Failure::NoRoom));
-                return overloaded("there is no room for another response: try again later");
-            }
-        })
     }
 }

@@ -11,6 +11,7 @@ use hyper::{HeaderMap, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
+use super::download::Download;
 use super::http::{Answer, Client};
 use super::socket;
 use crate::http::{Refusal, refuse};
@@ -55,5 +56,5 @@ pub(super) fn open(client: &Client, parts: &mut http::request::Parts, body: &Inc
         let stream = capstead_client::WebSocketBytes::accepted(TokioIo::new(upgraded)).await;
         Some((stream, http_place))
     });
-    Ok(head.map(|()| Bytes::new()))
+    Ok(head.map(|()| Download::Whole(Bytes::new())))
 }

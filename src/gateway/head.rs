@@ -62,15 +62,16 @@ pub(super) fn not_text(headers: &HeaderMap) -> Option<&HeaderName> {
     found.map(|(name, _)| name)
 }
 
-/// The head as it may be sent, with a body of so many bytes.
+/// The head as it may be sent, with a body of the announced size, and the size of the body as far
+/// as that is known now.
 ///
 /// # Errors
 /// A sentence, when a class said what can't be: the client must not see any of it.
 pub(super) fn checked(
     asked: &Method,
     mut head: Response<()>,
-    body_bytes: usize,
-) -> Result<Response<()>, String> {
+    announced: Option<u64>,
+) -> Result<(Response<()>, Option<u64>), String> {
     let status = head.status();
     if !(200..=599).contains(&status.as_u16()) {
         return Err(format!("{status} is no status of an answer: use 200 to 599"));
@@ -78,22 +79,27 @@ pub(super) fn checked(
     if let Some(name) = head.headers().keys().find(|name| is_of_one_hop(name)) {
         return Err(format!("the header {name} belongs to the connection, which the server keeps"));
     }
+    let mut size = announced;
     let has_no_body = [StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::NOT_MODIFIED];
-    if has_no_body.contains(&status) && body_bytes > 0 {
+    if has_no_body.contains(&status) && announced.unwrap_or(0) > 0 {
         return Err(format!("a response with status {status} has no body"));
+    } else if has_no_body.contains(&status) {
+        size = Some(0);
     }
-    let Some(length) = said_length(head.headers())? else { return Ok(head) };
-    // It is then the length of the body that a GET would get.
-    let is_without =
-        body_bytes == 0 && (asked == Method::HEAD || status == StatusCode::NOT_MODIFIED);
-    if !is_without && length != body_bytes as u64 {
-        return Err(format!("Content-Length is {length}, and the body has {body_bytes} bytes"));
-    }
+    let Some(length) = said_length(head.headers())? else { return Ok((head, size)) };
     head.headers_mut().remove(CONTENT_LENGTH);
-    if is_without {
+    // It is then the length of the body that a GET would get.
+    let is_without = size.unwrap_or(0) == 0 && asked == Method::HEAD;
+    if is_without || status == StatusCode::NOT_MODIFIED {
         head.headers_mut().insert(CONTENT_LENGTH, length.into());
+        return Ok((head, size));
     }
-    Ok(head)
+    match size {
+        Some(size) if size != length => {
+            Err(format!("Content-Length is {length}, and the body has {size} bytes"))
+        }
+        _ => Ok((head, Some(length))),
+    }
 }
 
 fn said_length(headers: &HeaderMap) -> Result<Option<u64>, String> {
@@ -119,13 +125,13 @@ mod tests {
         asked: Method,
         status: u16,
         headers: &[(&str, &str)],
-        body: usize,
+        body: u64,
     ) -> Result<Option<String>, String> {
         let mut head = Response::builder().status(status);
         for (name, value) in headers {
             head = head.header(*name, *value);
         }
-        let head = checked(&asked, head.body(()).unwrap(), body)?;
+        let (head, _) = checked(&asked, head.body(()).unwrap(), body.into())?;
         Ok(head.headers().get(CONTENT_LENGTH).map(|value| value.to_str().unwrap().to_owned()))
     }
 

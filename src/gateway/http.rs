@@ -7,25 +7,24 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::RETRY_AFTER;
 use hyper::upgrade::OnUpgrade;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::ask::{Accepted, Asked, Failure, Outcome, ask};
+use super::ask::{Accepted, Answered, Asked, Failure, Outcome, ask};
 use super::bearer;
 use super::capnp::{self, CapnpDoor};
 use super::clients::{self, Proxies};
 use super::connection::{self, Requests};
 use super::cors;
 use super::door::Door;
+use super::download::Download;
 use super::encrypted;
 use super::head;
 use super::json::JsonCalls;
@@ -35,7 +34,8 @@ use super::objects::{Given, Objects};
 use super::paced::Paced;
 use super::route::Route;
 use super::routes::{Found, Routes, To};
-use super::socket::{self, Pump};
+use super::socket::{self, Pump as SocketPump};
+use super::upload::Upload;
 use super::way::Way;
 use crate::error::{Result, is_not_begun, is_revoked};
 use crate::http::{Body, Held, Refusal, refuse};
@@ -43,11 +43,6 @@ use crate::limits::NAME_BYTES_MAX;
 use crate::metrics::Metrics;
 use crate::net::{Guests, Place};
 use crate::schema::restorer_capnp::restorer;
-
-/// Bytes of one body that are taken before others have their turn: a thousand bodies that come at
-/// once would keep everybody else waiting for as long as all of them take. A larger body waits for
-/// its turn before its first bytes, too.
-const IN_A_ROW_BYTES: usize = 32 << 10;
 
 /// The answer to a client for whom there is no place.
 const FULL: &[u8] =
@@ -137,11 +132,21 @@ impl Gateway {
         &self,
         route: &Route<'_>,
         asked: Asked<'_>,
+        upload: Upload<Held>,
         taken: &Taken,
-    ) -> Result<std::result::Result<Outcome, Failure>> {
+    ) -> Result<Answered> {
         // It was there before the body came, and no class goes.
         let Some(object) = self.objects.get(route)? else { return Ok(Err(Failure::Nothing)) };
-        let answer = ask(&object, asked, taken).await;
+        let whole;
+        let (upload, again) = match upload {
+            Upload::Whole(body) => {
+                whole = body;
+                (Upload::Whole(&whole), Some(&whole))
+            }
+            // Bytes that have left are not here to be sent again.
+            Upload::Streamed(streamed) => (Upload::Streamed(streamed), None),
+        };
+        let answer = ask(&object, asked, upload, taken).await;
         match &answer {
             Err(Failure::Call(error)) if error.kind == ::capnp::ErrorKind::Disconnected => {
                 self.objects.forget(route);
@@ -149,11 +154,12 @@ impl Gateway {
             Err(Failure::Call(error)) if is_revoked(error) => self.objects.forget_revoked(route),
             _ => return Ok(answer),
         }
+        let Some(body) = again.filter(|_| has_not_begun(&answer)) else { return Ok(answer) };
         match self.objects.get(route)? {
             // An object's end between two requests is no concern of the next one. A call that began
             // is never made twice, not even to read: it may be what ended the object.
-            Some(fresh) if has_not_begun(&answer) => Ok(ask(&fresh, asked, taken).await),
-            _ => Ok(answer),
+            Some(fresh) => Ok(ask(&fresh, asked, Upload::Whole(body), taken).await),
+            None => Ok(answer),
         }
     }
 }
@@ -186,7 +192,7 @@ pub(super) struct Client {
 }
 
 /// A response, and what it leads to.
-pub(super) type Answer = std::result::Result<Response<Bytes>, Refusal>;
+pub(super) type Answer = std::result::Result<Response<Download>, Refusal>;
 
 impl Client {
     pub(super) fn peer(&self) -> IpAddr {
@@ -233,7 +239,7 @@ impl Client {
         connection::serve(stream, requests, ending, answer, full).await;
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Download> {
         let Served { gateway, entrance: Entrance { door, proxies, .. }, taken, .. } = &*self.served;
         gateway.metrics.http_requests_total.add(1);
         let (mut parts, body) = request.into_parts();
@@ -249,24 +255,26 @@ impl Client {
         let page = door.known_origin(&parts.headers, origins).cloned();
         let is_upgrade = socket::is_upgrade(&parts);
         let mut response = if let Err(refusal) = door.admit(&parts, is_upgrade, origins) {
-            own(refusal.response(&parts.headers))
+            own(refusal.response(&parts.headers)).map(Download::from)
         } else if page.is_some() && cors::is_preflight(&parts) {
-            own(cors::preflight(&parts.headers))
+            own(cors::preflight(&parts.headers)).map(Download::from)
         } else if let Some(refusal) = way.refuse_method(&parts) {
-            own(refusal)
+            own(refusal).map(Download::from)
         } else {
             let answer = if is_upgrade {
                 self.open_socket(way, &mut parts, body).await
             } else {
                 self.respond(way, &mut parts, body).await
             };
-            answer.unwrap_or_else(|refusal| manner.refuse(refusal, &parts.headers))
+            answer.unwrap_or_else(|refusal| {
+                manner.refuse(refusal, &parts.headers).map(Download::from)
+            })
         };
         socket::say_version(&mut response);
         if door.knows_origins(origins) {
             cors::let_read(response.headers_mut(), page);
         }
-        response.map(Full::new)
+        response
     }
 
     async fn respond(
@@ -280,21 +288,26 @@ impl Client {
         let way = bearer::find(&gateway.objects, way, &mut parts.headers).await?;
         let route = match way {
             Way::Json(calls, path) => {
-                return Ok(gateway.answer_json(calls, path, parts, body, taken).await);
+                let answer = gateway.answer_json(calls, path, parts, body, taken).await;
+                return Ok(answer.map(Download::from));
             }
             Way::Row(Found { to: To::Object { is_json: true, route }, .. }) => {
-                return gateway.answer_route(&route, parts, (body, most), taken).await;
+                let answer = gateway.answer_route(&route, parts, (body, most), taken).await?;
+                return Ok(answer.map(Download::from));
             }
-            Way::Row(Found { to: To::Link(to), .. }) => return Ok(link::page(to)),
+            Way::Row(Found { to: To::Link(to), .. }) => {
+                return Ok(link::page(to).map(Download::from));
+            }
             Way::Row(Found { to: To::Object { route, .. }, .. }) | Way::Class(route) => route,
             Way::Row(Found { to: To::Capnp, .. }) | Way::Capnp => return Err(capnp::no_upgrade()),
             Way::Nowhere => return Err(nothing()),
         };
         self.let_see(&route, parts)?;
-        let body = read_body(body, taken, most).await?;
-        let asked = Asked { url: &route.url, head: parts, body: body.bytes(), is_upgrade: false };
-        match self.ask(&route, asked).await? {
-            Outcome::Response(response) => Ok(response.map(Bytes::from_owner)),
+        let upload = Upload::begin((body, most), &parts.headers, taken).await?;
+        let asked = Asked { url: &route.url, head: parts, is_upgrade: false };
+        match self.ask(&route, asked, upload).await? {
+            Outcome::Response(response) => Ok(response.map(whole)),
+            Outcome::Begun(response) => Ok(response.map(Download::Streamed)),
             Outcome::Socket(_) => Err(unsendable(&route, "it accepts what was not asked for")),
         }
     }
@@ -324,22 +337,24 @@ impl Client {
             return Err(refuse(StatusCode::BAD_REQUEST, reason));
         };
         socket::hide(&mut parts.headers);
-        let asked = Asked { url: &route.url, head: parts, body: &[], is_upgrade: true };
-        let socket = match self.ask(&route, asked).await? {
-            Outcome::Response(response) => return Ok(response.map(Bytes::from_owner)),
+        let asked = Asked { url: &route.url, head: parts, is_upgrade: true };
+        let no_body = Upload::Whole(self.served.taken.body());
+        let socket = match self.ask(&route, asked, no_body).await? {
+            Outcome::Response(response) => return Ok(response.map(whole)),
+            Outcome::Begun(response) => return Ok(response.map(Download::Streamed)),
             Outcome::Socket(socket) => socket,
         };
         let Accepted { headers, up, outbox, call } = socket;
         let head = socket::response(&offered, accepts, headers);
         let head = head.map_err(|reason| unsendable(&route, &reason))?;
         let Served { taken, open, ending, .. } = &*self.served;
-        let pump = Pump { up, outbox, call, taken: taken.clone(), stop: ending.clone() };
+        let pump = SocketPump { up, outbox, call, taken: taken.clone(), stop: ending.clone() };
         let place = self.place.clone();
         open.spawn_local(async move {
             let _place = place;
             pump.run(upgrade).await;
         });
-        Ok(head.map(|()| Bytes::new()))
+        Ok(head.map(|()| Download::Whole(Bytes::new())))
     }
 
     /// Makes the head of a request as its object may see it, if there can be one.
@@ -364,10 +379,17 @@ impl Client {
         &self,
         route: &Route<'_>,
         asked: Asked<'_>,
+        upload: Upload<Held>,
     ) -> std::result::Result<Outcome, Refusal> {
-        let Served { gateway, taken, .. } = &*self.served;
-        let failure = match gateway.ask(route, asked, taken).await.map_err(refusal)? {
-            Ok(outcome) => return Ok(outcome),
+        let Served { gateway, taken, open, .. } = &*self.served;
+        let failure = match gateway.ask(route, asked, upload, taken).await.map_err(refusal)? {
+            Ok((outcome, pump)) => {
+                // Both bodies may go on from here.
+                if let Some(pump) = pump {
+                    open.spawn_local(pump.finish());
+                }
+                return Ok(outcome);
+            }
             Err(failure) => failure,
         };
         Err(match failure {
@@ -378,6 +400,8 @@ impl Client {
                 refuse(StatusCode::SERVICE_UNAVAILABLE, reason)
             }
             Failure::Answer(reason) => unsendable(route, &reason),
+            Failure::Client(refusal) => refusal,
+            Failure::Late => late(),
         })
     }
 }
@@ -412,79 +436,33 @@ pub(super) fn nothing() -> Refusal {
     refuse(StatusCode::NOT_FOUND, "There is nothing at this path.\n")
 }
 
+pub(super) fn late() -> Refusal {
+    refuse(StatusCode::GATEWAY_TIMEOUT, "The object did not answer in time.\n")
+}
+
+fn whole(body: Held) -> Download {
+    Download::Whole(Bytes::from_owner(body))
+}
+
 /// A response of the gateway's own, which is small.
 pub(super) fn own(response: Response<Body>) -> Response<Bytes> {
     response.map(|body| Bytes::from(body.into_bytes()))
 }
 
 /// The answer to a request beside others of its connection, for which there is no place.
-fn full(asked: &HeaderMap) -> Response<Full<Bytes>> {
+fn full(asked: &HeaderMap) -> Response<Download> {
     let reason = "There are too many requests at once: try again later.\n";
     let refusal = refuse(StatusCode::SERVICE_UNAVAILABLE, reason);
-    own(refusal.response(asked)).map(Full::new)
+    own(refusal.response(asked)).map(Download::from)
 }
 
-fn too_often(asked: &HeaderMap, wait: Duration) -> Response<Full<Bytes>> {
+fn too_often(asked: &HeaderMap, wait: Duration) -> Response<Download> {
     let reason = "You have sent too many requests: try again later.\n";
     let mut response = own(refuse(StatusCode::TOO_MANY_REQUESTS, reason).response(asked));
     response.headers_mut().insert(RETRY_AFTER, clients::seconds(wait));
-    response.map(Full::new)
+    response.map(Download::from)
 }
 
-fn has_not_begun(answer: &std::result::Result<Outcome, Failure>) -> bool {
+fn has_not_begun(answer: &Answered) -> bool {
     matches!(answer, Err(Failure::Call(error)) if is_not_begun(error))
-}
-
-/// The whole body, of so many bytes at most, or why there is none.
-pub(super) async fn read_body(
-    mut body: Incoming,
-    taken: &Taken,
-    most: usize,
-) -> std::result::Result<Held, Refusal> {
-    let mut held = taken.body();
-    if hyper::body::Body::is_end_stream(&body) {
-        return Ok(held);
-    }
-    if hyper::body::Body::size_hint(&body).lower() > most as u64 {
-        return Err(too_large(most));
-    }
-    let start = Instant::now();
-    let mut in_a_row = 0;
-    if hyper::body::Body::size_hint(&body).lower() > IN_A_ROW_BYTES as u64 {
-        taken.turn().await;
-    }
-    loop {
-        let due = start + taken.limits.time_for(held.bytes().len());
-        let frame = match timeout_at(due, body.frame()).await {
-            Ok(None) => return Ok(held),
-            Ok(Some(Ok(frame))) => frame,
-            Ok(Some(Err(error))) => {
-                let reason = format!("The body broke off: {error}\n");
-                return Err(refuse(StatusCode::BAD_REQUEST, reason));
-            }
-            Err(_) => {
-                taken.metrics.http_slow_total.add(1);
-                return Err(refuse(StatusCode::REQUEST_TIMEOUT, "The body came too slowly.\n"));
-            }
-        };
-        // Trailers reach no object.
-        let Ok(bytes) = frame.into_data() else { continue };
-        if held.bytes().len() + bytes.len() > most {
-            return Err(too_large(most));
-        }
-        if !held.extend(&bytes) {
-            let reason = "There is no room for another body: try again later.\n";
-            return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, reason));
-        }
-        in_a_row += bytes.len();
-        if in_a_row >= IN_A_ROW_BYTES {
-            in_a_row = 0;
-            taken.turn().await;
-        }
-    }
-}
-
-fn too_large(most: usize) -> Refusal {
-    let reason = format!("A body has at most {most} bytes.\n");
-    refuse(StatusCode::PAYLOAD_TOO_LARGE, reason)
 }

@@ -26,9 +26,10 @@ use hyper::body::{Bytes, Incoming};
 use self::call::{Asked, Params};
 use self::class::Class;
 use self::outcome::{HAPPENED, NOT, refusal_of};
-use super::http::{Gateway, check_name, nothing, own, read_body};
+use super::http::{Gateway, check_name, nothing, own};
 use super::limits::Taken;
 use super::route::{Route, route};
+use super::upload::read_body;
 use crate::dynamic::parse;
 use crate::error::is_revoked;
 use crate::http::{Held, Refusal, is_json, refuse};
@@ -78,7 +79,7 @@ impl Gateway {
     ) -> Response<Bytes> {
         let answer = match (parts.method.clone(), route(path)) {
             (Method::POST, Some(route)) => {
-                self.answer_call(calls, &route, parts, (body, HTTP_BODY_BYTES_MAX), taken).await
+                self.answer_call(calls, &route, parts, (body, None), taken).await
             }
             (Method::GET | Method::HEAD, _) => self.describe(calls, path).await,
             _ => Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "A method is called by POST.\n")),
@@ -92,7 +93,7 @@ impl Gateway {
         &self,
         route: &Route<'_>,
         parts: &http::request::Parts,
-        body: (Incoming, usize),
+        body: (Incoming, Option<usize>),
         taken: &Taken,
     ) -> Answer<Response<Bytes>> {
         let calls = self.json.get().ok_or_else(nothing)?;
@@ -104,7 +105,7 @@ impl Gateway {
         calls: &JsonCalls,
         route: &Route<'_>,
         parts: &http::request::Parts,
-        (body, body_bytes_max): (Incoming, usize),
+        (body, body_bytes_max): (Incoming, Option<usize>),
         taken: &Taken,
     ) -> Answer<Response<Bytes>> {
         let not = |refusal: Refusal| refusal.with_outcome(NOT);
@@ -118,7 +119,8 @@ impl Gateway {
             let reason = "The body must be JSON: send it with Content-Type: application/json.\n";
             return Err(not(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason)));
         }
-        let body = read_body(body, taken, body_bytes_max).await.map_err(not)?;
+        let most = body_bytes_max.unwrap_or(HTTP_BODY_BYTES_MAX).min(HTTP_BODY_BYTES_MAX);
+        let body = read_body(body, taken, most).await.map_err(not)?;
         let text = if body.bytes().is_empty() { b"{}" } else { body.bytes() };
         let json = parse(text).map_err(|error| {
             not(refuse(StatusCode::BAD_REQUEST, format!("The body isn't JSON: {error}.\n")))

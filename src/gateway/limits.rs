@@ -33,10 +33,11 @@ pub struct HttpLimits {
     pub requests_per_second: Option<NonZeroU32>,
     /// The time for the head of a request, from the last answer on.
     pub head: Duration,
-    /// The time for the body of a request to come, and for a response to be taken.
+    /// The time for a small body of a request to come, for a pause in a large one, for an object to
+    /// begin its response, and for a response to be taken.
     pub transfer: Duration,
     /// The bytes that a body or a response moves each second, on average, after ten seconds of
-    /// grace.
+    /// grace; the time in which the object lets the client wait doesn't count.
     pub bytes_per_second: usize,
     /// Bytes of request bodies, and of responses that nobody has taken yet, which the gateway holds
     /// all together. Bodies of up to 64 KiB are let in beyond it: each connection has one at a
@@ -78,9 +79,15 @@ impl HttpLimits {
 
     /// The time that so many bytes may take.
     pub(super) fn time_for(&self, bytes: usize) -> Duration {
+        self.stream_time_for(bytes).min(self.transfer)
+    }
+
+    /// The time for which the client may be waited for while so many bytes come of a stream, which
+    /// may be as long as it likes.
+    pub(super) fn stream_time_for(&self, bytes: usize) -> Duration {
         const GRACE: Duration = Duration::from_secs(10);
         let paced = Duration::from_secs((bytes / self.bytes_per_second.max(1)) as u64);
-        GRACE.saturating_add(paced).min(self.transfer)
+        GRACE.min(self.transfer).saturating_add(paced)
     }
 }
 

@@ -11,6 +11,7 @@ mod clients;
 mod connection;
 mod cors;
 mod door;
+mod download;
 mod encrypted;
 mod head;
 mod http;
@@ -22,6 +23,7 @@ mod paced;
 mod route;
 mod routes;
 mod socket;
+mod upload;
 mod way;
 
 pub(crate) use clients::Proxies;

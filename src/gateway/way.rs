@@ -12,7 +12,6 @@ use super::route::Route;
 use super::routes::{Found, Terms, To};
 use super::{bearer, capnp, door};
 use crate::http::{Body, Refusal, refuse};
-use crate::limits::HTTP_BODY_BYTES_MAX;
 
 /// The way that one request goes.
 pub(super) enum Way<'a> {
@@ -86,9 +85,9 @@ impl<'a> Way<'a> {
         matches!(self, Self::Row(Found { to: To::Object { is_json: true, .. }, .. }))
     }
 
-    /// The largest body of a request.
-    pub(super) fn body_bytes_max(&self) -> usize {
-        self.terms().map_or(HTTP_BODY_BYTES_MAX, |terms| terms.body_bytes)
+    /// The largest body of a request, if the way has a limit of its own.
+    pub(super) fn body_bytes_max(&self) -> Option<usize> {
+        self.terms().and_then(|terms| terms.body_bytes)
     }
 
     /// The answer to a request with a method that doesn't go this way.

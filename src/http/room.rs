@@ -7,12 +7,12 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::limits::HTTP_UNENDED_BYTES_MAX;
+use crate::limits::{HTTP_PART_BYTES, HTTP_UNENDED_BYTES_MAX, HTTP_WINDOW_BYTES};
 use crate::metrics::Metrics;
 
 thread_local! {
     /// That of the server whose object has its turn.
-    static HERE: RefCell<Arc<Room>> = RefCell::new(Room::of_objects());
+    static HERE: RefCell<Arc<Room>> = RefCell::new(Room::of_objects(Arc::default()));
 }
 
 /// The memory for bodies of one kind.
@@ -22,23 +22,25 @@ pub(crate) struct Room {
     most: usize,
     /// A body of up to so many bytes is let in beyond it.
     small: usize,
-    /// The gateway's bodies are counted for the operator.
-    metrics: Option<Arc<Metrics>>,
+    /// One of up to so many has a reserve, as large as the room: those that read slowly can't cut
+    /// off a stream of somebody who keeps up.
+    window: usize,
+    /// All bodies are counted for the operator.
+    metrics: Arc<Metrics>,
 }
 
 impl Room {
-    /// For bodies of requests that objects wait for, of all hosts of a server.
-    pub(crate) fn of_objects() -> Arc<Self> {
+    /// For bodies of requests that objects have yet to read, of all hosts of a server.
+    pub(crate) fn of_objects(metrics: Arc<Metrics>) -> Arc<Self> {
         let (held, most) = (AtomicUsize::new(0), HTTP_UNENDED_BYTES_MAX);
-        Arc::new(Self { held, most, small: 0, metrics: None })
+        Arc::new(Self { held, most, small: 0, window: 0, metrics })
     }
 
     /// For all bodies that a gateway holds. Those that read slowly can't keep small answers from
     /// all others.
     pub(crate) fn of_gateway(most: usize, metrics: Arc<Metrics>) -> Arc<Self> {
-        const SMALL_BYTES: usize = 64 << 10;
-        let held = AtomicUsize::new(0);
-        Arc::new(Self { held, most, small: SMALL_BYTES, metrics: Some(metrics) })
+        let (held, small, window) = (AtomicUsize::new(0), HTTP_PART_BYTES, HTTP_WINDOW_BYTES);
+        Arc::new(Self { held, most, small, window, metrics })
     }
 
     /// The bodies for objects that have their turn on this thread count here.
@@ -63,7 +65,10 @@ impl Room {
 
     /// Tells whether a body of `length` bytes in all may take so many of them now.
     fn lets_in(&self, more: usize, length: usize) -> bool {
-        self.has_room(more) || length <= self.small || self.refuse()
+        self.has_room(more)
+            || length <= self.small
+            || length <= self.window && self.has_reserve(more)
+            || self.refuse()
     }
 
     /// Tells whether a message of a WebSocket's client may, of which so much has come. Frames that
@@ -76,9 +81,7 @@ impl Room {
 
     /// There is no room.
     fn refuse(&self) -> bool {
-        if let Some(metrics) = &self.metrics {
-            metrics.http_bodies_refused_total.add(1);
-        }
+        self.metrics.http_bodies_refused_total.add(1);
         false
     }
 
@@ -90,17 +93,13 @@ impl Room {
     /// Counts bytes that are here, whether there was room or not.
     pub(crate) fn count(&self, bytes: usize) {
         self.held.fetch_add(bytes, Ordering::Relaxed);
-        if let Some(metrics) = &self.metrics {
-            metrics.http_body_bytes.add(bytes as u64);
-        }
+        self.metrics.http_body_bytes.add(bytes as u64);
     }
 
     /// So much of that is gone.
     pub(crate) fn release(&self, bytes: usize) {
         self.held.fetch_sub(bytes, Ordering::Relaxed);
-        if let Some(metrics) = &self.metrics {
-            metrics.http_body_bytes.subtract(bytes as u64);
-        }
+        self.metrics.http_body_bytes.subtract(bytes as u64);
     }
 
     /// A body of which there is nothing yet.
@@ -140,6 +139,17 @@ impl Held {
         true
     }
 
+    /// Takes all bytes out, which go on counting.
+    pub(super) fn take(&mut self) -> Self {
+        let empty = self.room.body();
+        std::mem::replace(self, empty)
+    }
+
+    /// Tells whether others could hold something too.
+    pub(super) fn leaves_room(&self) -> bool {
+        self.room.has_room(HTTP_PART_BYTES)
+    }
+
     /// The bytes, which count no longer.
     pub(crate) fn into_bytes(mut self) -> Vec<u8> {
         self.release();
@@ -171,7 +181,7 @@ mod tests {
     /// A body that comes in many small parts counts with the memory that it takes.
     #[test]
     fn memory_counts_and_not_length() {
-        let room = Room::of_objects();
+        let room = Room::of_objects(Arc::default());
         let mut held = room.body();
         for _ in 0..10_000 {
             assert!(held.extend(&[0; 100]));
@@ -187,7 +197,8 @@ mod tests {
     /// the other.
     #[test]
     fn each_server_has_a_room_of_its_own() {
-        let (one, other) = (Room::of_objects(), Room::of_objects());
+        let room = || Room::of_objects(Arc::default());
+        let (one, other) = (room(), room());
         one.runs_here();
         let mut held = Room::here().body();
         let all = vec![0; HTTP_UNENDED_BYTES_MAX];

@@ -19,6 +19,7 @@ use std::rc::Rc;
 
 use capnp::capability::{Promise, StreamingRequest};
 
+use super::stream::keep;
 use crate::error::{Result, disconnected, failed, said};
 use crate::limits::{
     SOCKET_ATTACHMENT_BYTES_MAX, SOCKET_REASON_BYTES_MAX, SOCKET_TAG_BYTES_MAX, SOCKET_TAGS_MAX,
@@ -208,7 +209,7 @@ impl Socket {
             close
         });
         if let Some(close) = request {
-            drop(close.send());
+            keep(close.send().promise);
         }
     }
 

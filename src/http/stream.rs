@@ -1,99 +1,232 @@
-//! A body that comes in parts, by a `ByteStream`: what the gateway gets of an object, and an object
-//! of whoever asks it.
+//! A body on its way by a `ByteStream`: what the gateway gets of an object, and an object of
+//! whoever asks it.
+//!
+//! Invariants:
+//! - What is written is read in order, and once; the end is read only if it was written, and as many
+//!   bytes as were announced.
+//! - If a size was announced, the last bytes are read only when the end is there: whoever counts
+//!   bytes never takes a body for whole that isn't.
+//! - A call that writes is answered when the reader has read most of what waits. So whoever waits
+//!   for the answers sends no faster than the reader reads, and little waits here.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use capnp::any_pointer;
+use capnp::capability::Request;
+use capnp::traits::HasTypeId;
+use tokio::sync::Notify;
 
 use super::room::Held;
-use crate::error::{Result, failed, unimplemented};
+use crate::error::{Result, disconnected, failed, overloaded, unimplemented};
+use crate::limits::{HTTP_PART_BYTES, HTTP_WINDOW_BYTES};
 use crate::schema::http_capnp::byte_stream;
 
-/// Why a body is not taken.
+/// Why a body has no end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub(crate) enum Cut {
+    /// Its writer has gone, or gave it up.
+    Left,
     /// It has more bytes than were announced.
     TooLong,
     /// It ended before as many were here as were announced.
     TooShort,
-    /// It has more bytes than any body may have.
+    /// More was written than may wait for a reader.
     TooLarge,
     NoRoom,
+    /// Nobody reads it any more.
+    Unread,
 }
 
-/// The parts that are here.
-pub(crate) struct Parts {
-    /// Gone once it is whole.
-    held: RefCell<Option<Held>>,
-    most: usize,
-    pub(crate) expected: Cell<Option<usize>>,
+impl Cut {
+    /// The error for whoever reads or writes the body of a request or response.
+    pub(crate) fn error(self, of: &str) -> capnp::Error {
+        match self {
+            Self::Left => disconnected(format!("the body of the {of} broke off")),
+            Self::TooLong => failed(format!("the body is longer than the {of} announced")),
+            Self::TooShort => failed(format!("the body is shorter than the {of} announced")),
+            Self::TooLarge => {
+                failed(format!("too much of the body of the {of} was written at once"))
+            }
+            Self::NoRoom => overloaded("there is no room for another body: try again later"),
+            Self::Unread => disconnected(format!("nobody reads the {of} any more")),
+        }
+    }
 }
 
-impl Parts {
-    /// None yet, of a body of at most so many bytes.
-    pub(crate) fn new(held: Held, most: usize) -> Self {
-        Self { held: RefCell::new(Some(held)), most, expected: Cell::default() }
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    Ended,
+    Cut(Cut),
+}
+
+/// A body of which part may be here.
+pub(crate) struct Flow {
+    /// The name of what has this body, for its errors.
+    of: &'static str,
+    held: RefCell<Held>,
+    /// Announced bytes that have yet to come.
+    left: Cell<Option<u64>>,
+    /// Bytes that may wait here.
+    most: Cell<usize>,
+    /// All of it waits until it is whole.
+    is_collected: Cell<bool>,
+    state: Cell<State>,
+    reader: Cell<Option<Waker>>,
+    drained: Notify,
+}
+
+impl Flow {
+    /// The two ends of a body with a place for its bytes, of which so many may wait.
+    pub(crate) fn open(
+        of: &'static str,
+        held: Held,
+        size: Option<u64>,
+        most: usize,
+    ) -> (Writer, Reader) {
+        let flow = Rc::new(Self {
+            of,
+            held: RefCell::new(held),
+            left: Cell::new(size),
+            most: Cell::new(most),
+            is_collected: Cell::new(false),
+            state: Cell::new(State::Open),
+            reader: Cell::default(),
+            drained: Notify::new(),
+        });
+        (Writer(flow.clone()), Reader(flow))
     }
 
-    /// The body, if it is whole now. The second time there is none.
-    fn end(&self) -> std::result::Result<Option<Held>, Refused> {
-        let Some(held) = self.held.take() else { return Ok(None) };
-        match self.expected.get() {
-            Some(expected) if expected != held.bytes().len() => Err(Refused::TooShort),
-            _ => Ok(Some(held)),
+    fn cut(&self, why: Cut) -> capnp::Error {
+        self.finish(State::Cut(why));
+        why.error(self.of)
+    }
+
+    fn finish(&self, state: State) {
+        self.state.set(state);
+        self.drained.notify_waiters();
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
         }
     }
 
-    fn add(&self, bytes: &[u8]) -> Result<std::result::Result<(), Refused>> {
+    /// # Errors
+    /// When nothing may be written any more, or this mayn't.
+    fn check_open(&self) -> Result<()> {
+        match self.state.get() {
+            State::Open => Ok(()),
+            State::Ended => Err(failed("the body has ended")),
+            State::Cut(why) => Err(why.error(self.of)),
+        }
+    }
+
+    fn add(&self, bytes: &[u8]) -> Result<()> {
+        self.check_open()?;
+        if let Some(left) = self.left.get() {
+            let Some(left) = left.checked_sub(bytes.len() as u64) else {
+                return Err(self.cut(Cut::TooLong));
+            };
+            self.left.set(Some(left));
+        }
         let mut held = self.held.borrow_mut();
-        let Some(held) = &mut *held else { return Err(failed("the body has ended")) };
-        let length = held.bytes().len() + bytes.len();
-        Ok(if length > self.expected.get().unwrap_or(usize::MAX) {
-            Err(Refused::TooLong)
-        } else if length > self.most {
-            Err(Refused::TooLarge)
+        let why = if held.bytes().len() + bytes.len() > self.most.get() {
+            Cut::TooLarge
         } else if !held.extend(bytes) {
-            Err(Refused::NoRoom)
+            Cut::NoRoom
         } else {
-            Ok(())
-        })
-    }
-}
-
-/// Whoever a body is for.
-pub(crate) trait Taker: 'static {
-    fn parts(&self) -> &Parts;
-
-    /// Tells whether it still waits for the body.
-    fn is_waiting(&self) -> bool {
-        true
-    }
-
-    /// The body is here. The error is told to the sender.
-    fn take(&self, body: Held) -> Result<()>;
-
-    /// There will be none: what the sender is told.
-    fn refuse(&self, refused: Refused) -> capnp::Error;
-
-    /// Nothing more comes. The second time it changes nothing.
-    fn end(&self) -> Result<()> {
-        match self.parts().end() {
-            Ok(Some(body)) => self.take(body),
-            Ok(None) => Ok(()),
-            Err(refused) => Err(self.refuse(refused)),
-        }
-    }
-}
-
-/// The stream by which a body comes to its taker.
-pub(crate) struct Stream<T>(pub(crate) Rc<T>);
-
-impl<T: Taker> byte_stream::Server for Stream<T> {
-    async fn write(self: Rc<Self>, params: byte_stream::WriteParams) -> Result<()> {
-        let bytes = params.get()?.get_bytes()?;
-        if !self.0.is_waiting() {
+            drop(held);
+            self.wake();
             return Ok(());
+        };
+        drop(held);
+        Err(self.cut(why))
+    }
+
+    /// Tells whether all announced bytes are here, and the end isn't.
+    fn lacks_end(&self) -> bool {
+        self.left.get() == Some(0) && self.state.get() != State::Ended
+    }
+
+    /// Tells whether one part more may come, or the end.
+    fn is_drained(&self) -> bool {
+        if self.lacks_end() {
+            return true;
         }
-        self.0.parts().add(bytes)?.map_err(|refused| self.0.refuse(refused))
+        let held = self.held.borrow();
+        let waits = held.bytes().len();
+        let keeps_up = waits <= HTTP_WINDOW_BYTES - HTTP_PART_BYTES;
+        self.is_collected.get() || waits == 0 || keeps_up && held.leaves_room()
+    }
+
+    /// Returns at once while the reader keeps up, and there is room.
+    async fn drained(&self) -> Result<()> {
+        loop {
+            let drained = self.drained.notified();
+            match self.state.get() {
+                State::Cut(why) => return Err(why.error(self.of)),
+                State::Ended => return Ok(()),
+                State::Open if self.is_drained() => return Ok(()),
+                State::Open => {}
+            }
+            drained.await;
+        }
+    }
+
+    fn end(&self) -> Result<()> {
+        match self.state.get() {
+            // The second time it changes nothing.
+            State::Ended => Ok(()),
+            State::Cut(why) => Err(why.error(self.of)),
+            State::Open if self.left.get().unwrap_or(0) > 0 => Err(self.cut(Cut::TooShort)),
+            State::Open => {
+                self.finish(State::Ended);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Writes the next bytes, and returns when more may follow.
+///
+/// The request that is made for a streaming method would return before, and without the error, if
+/// the reader is on another host.
+pub(crate) async fn write(to: &byte_stream::Client, bytes: &[u8]) -> Result<()> {
+    const WRITE: u16 = 0;
+    let mut write: Request<byte_stream::write_params::Owned, any_pointer::Owned> =
+        to.client.new_call(byte_stream::Client::TYPE_ID, WRITE, None);
+    write.get().set_bytes(bytes);
+    write.send().promise.await.map(drop)
+}
+
+/// Keeps a call until it is answered: one that nobody waits for any more may be dropped by whoever
+/// gets it, as the standard lets them.
+pub(crate) fn keep(call: impl Future + 'static) {
+    drop(tokio::task::spawn_local(async move { drop(call.await) }));
+}
+
+/// The end of a body that is written. Dropped before the end, it cuts the body off.
+pub(crate) struct Writer(Rc<Flow>);
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if self.0.state.get() == State::Open {
+            self.0.finish(State::Cut(Cut::Left));
+        }
+    }
+}
+
+impl byte_stream::Server for Writer {
+    async fn write(self: Rc<Self>, params: byte_stream::WriteParams) -> Result<()> {
+        self.0.add(params.get()?.get_bytes()?)?;
+        drop(params);
+        self.0.drained().await
     }
 
     async fn end(
@@ -110,5 +243,219 @@ impl<T: Taker> byte_stream::Server for Stream<T> {
         _: byte_stream::GetSubstreamResults,
     ) -> Result<()> {
         Err(unimplemented("this stream can't be divided"))
+    }
+}
+
+/// The state of a body that may still be on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    Open,
+    /// All that there will be is here.
+    Whole,
+    Cut(Cut),
+}
+
+/// The end of a body that is read. When it is dropped, whoever writes is told so.
+pub(crate) struct Reader(Rc<Flow>);
+
+impl Reader {
+    /// All bytes that are here, as soon as there are any; none at the end.
+    pub(crate) async fn next(&self) -> std::result::Result<Option<Held>, Cut> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// As [`Reader::next`].
+    pub(crate) fn poll_next(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<std::result::Result<Option<Held>, Cut>> {
+        if !self.0.held.borrow().bytes().is_empty() && !self.0.lacks_end() {
+            return Poll::Ready(Ok(Some(self.take())));
+        }
+        match self.0.state.get() {
+            State::Open => {
+                self.0.reader.set(Some(cx.waker().clone()));
+                Poll::Pending
+            }
+            State::Ended => Poll::Ready(Ok(None)),
+            State::Cut(why) => Poll::Ready(Err(why)),
+        }
+    }
+
+    /// All that is here.
+    pub(crate) fn take(&self) -> Held {
+        let taken = self.0.held.borrow_mut().take();
+        self.0.drained.notify_waiters();
+        taken
+    }
+
+    /// Returns when no more will come, or more than so many bytes are here.
+    pub(crate) async fn holds_more_than(&self, bytes: usize) {
+        poll_fn(|cx| {
+            let is_more = self.0.held.borrow().bytes().len() > bytes;
+            if is_more || self.0.state.get() != State::Open {
+                return Poll::Ready(());
+            }
+            self.0.reader.set(Some(cx.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Lets as many bytes wait here, without anybody who reads them.
+    pub(crate) fn collect(&self, most: usize) {
+        self.0.most.set(most);
+        self.0.is_collected.set(true);
+        self.0.drained.notify_waiters();
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        match self.0.state.get() {
+            State::Open => Progress::Open,
+            State::Ended => Progress::Whole,
+            State::Cut(why) => Progress::Cut(why),
+        }
+    }
+
+    /// Tells whether nothing is to be read any more, and nothing went wrong.
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.state.get() == State::Ended && self.0.held.borrow().bytes().is_empty()
+    }
+
+    /// The bytes that have yet to be read, if that is known.
+    pub(crate) fn size(&self) -> Option<u64> {
+        let held = self.0.held.borrow().bytes().len() as u64;
+        match self.0.state.get() {
+            State::Ended => Some(held),
+            _ => self.0.left.get().map(|left| left.saturating_add(held)),
+        }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        drop(self.0.held.borrow_mut().take());
+        if self.0.state.get() == State::Open {
+            self.0.finish(State::Cut(Cut::Unread));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::http::Room;
+    use crate::limits::HTTP_RESPONSE_BYTES_MAX;
+
+    fn flow(size: Option<u64>, most: usize, room: &Arc<Room>) -> (Writer, Reader) {
+        Flow::open("response", room.body(), size, most)
+    }
+
+    fn room(bytes: usize) -> Arc<Room> {
+        Room::of_gateway(bytes, Arc::default())
+    }
+
+    fn read(reader: &Reader) -> Option<std::result::Result<Option<Vec<u8>>, Cut>> {
+        let next = reader.next().now_or_never()?;
+        Some(next.map(|part| part.map(Held::into_bytes)))
+    }
+
+    #[test]
+    fn what_is_written_is_read_once_and_then_the_end() {
+        let (writer, reader) = flow(Some(5), 100, &room(1000));
+        assert_eq!(read(&reader), None);
+        writer.0.add(b"ab").unwrap();
+        writer.0.add(b"c").unwrap();
+        assert_eq!(reader.size(), Some(5));
+        assert_eq!(read(&reader), Some(Ok(Some(b"abc".to_vec()))));
+        assert_eq!((read(&reader), reader.size()), (None, Some(2)));
+        writer.0.add(b"de").unwrap();
+        writer.0.end().unwrap();
+        writer.0.end().unwrap();
+        assert!(writer.0.add(b"f").is_err());
+        drop(writer);
+        assert!(!reader.is_over());
+        assert_eq!(read(&reader), Some(Ok(Some(b"de".to_vec()))));
+        assert_eq!((read(&reader), reader.is_over()), (Some(Ok(None)), true));
+    }
+
+    #[test]
+    fn a_body_without_its_end_is_cut_and_never_over() {
+        let cases: [(&dyn Fn(Writer), Cut); 4] = [
+            (&drop, Cut::Left),
+            (&|writer| drop(writer.0.add(b"abcdef")), Cut::TooLong),
+            (&|writer| drop(writer.0.end()), Cut::TooShort),
+            (&|writer| drop(writer.0.add(&[0; 2])), Cut::TooLarge),
+        ];
+        for (end, expected) in cases {
+            let most = if expected == Cut::TooLarge { 1 } else { 100 };
+            let (writer, reader) = flow(Some(5), most, &room(1000));
+            end(writer);
+            assert_eq!(reader.progress(), Progress::Cut(expected));
+            assert_eq!(read(&reader), Some(Err(expected)));
+            assert!(!reader.is_over());
+        }
+    }
+
+    /// A client that counts bytes would take it for whole.
+    #[test]
+    fn the_last_bytes_wait_for_the_end() {
+        for ends in [true, false] {
+            let (writer, reader) = flow(Some(3), 100, &room(1000));
+            writer.0.add(b"ab").unwrap();
+            assert_eq!(read(&reader), Some(Ok(Some(b"ab".to_vec()))));
+            writer.0.add(b"c").unwrap();
+            assert!(writer.0.drained().now_or_never().is_some(), "nobody can read it now");
+            assert_eq!(read(&reader), None);
+            if ends {
+                writer.0.end().unwrap();
+            }
+            drop(writer);
+            let expected = if ends { Ok(Some(b"c".to_vec())) } else { Err(Cut::Left) };
+            assert_eq!(read(&reader), Some(expected));
+        }
+    }
+
+    #[test]
+    fn whoever_writes_waits_for_a_reader_that_is_behind_and_learns_that_it_is_gone() {
+        let (writer, reader) = flow(None, HTTP_RESPONSE_BYTES_MAX, &room(10 << 20));
+        let part = vec![0; HTTP_PART_BYTES];
+        for _ in 0..HTTP_WINDOW_BYTES / HTTP_PART_BYTES {
+            writer.0.drained().now_or_never().expect("there is room for a part").unwrap();
+            writer.0.add(&part).unwrap();
+        }
+        let mut waiting = Box::pin(writer.0.drained());
+        assert!(waiting.as_mut().now_or_never().is_none());
+        assert!(matches!(read(&reader), Some(Ok(Some(part))) if part.len() == HTTP_WINDOW_BYTES));
+        assert!(waiting.as_mut().now_or_never().expect("it was read").is_ok());
+        writer.0.add(&vec![0; HTTP_WINDOW_BYTES]).unwrap();
+        let mut waiting = Box::pin(writer.0.drained());
+        assert!(waiting.as_mut().now_or_never().is_none());
+        drop(reader);
+        assert!(waiting.as_mut().now_or_never().expect("nobody reads").is_err());
+        assert!(writer.0.add(b"x").is_err());
+    }
+
+    /// Others that read slowly fill the room.
+    #[test]
+    fn a_reader_that_keeps_up_is_not_cut_when_the_room_is_full() {
+        let room = room(1 << 20);
+        let mut full = room.body();
+        assert!(full.extend(&vec![0; 1 << 20]));
+        let (writer, reader) = flow(None, HTTP_RESPONSE_BYTES_MAX, &room);
+        let part = vec![0; HTTP_PART_BYTES];
+        for _ in 0..100 {
+            writer.0.add(&part).unwrap();
+            let mut waiting = Box::pin(writer.0.drained());
+            assert!(waiting.as_mut().now_or_never().is_none(), "until all is read");
+            assert!(matches!(read(&reader), Some(Ok(Some(_)))));
+            assert!(waiting.as_mut().now_or_never().expect("it was read").is_ok());
+        }
+        assert!(writer.0.add(&vec![0; 1 << 20]).is_err());
+        assert_eq!(read(&reader), Some(Err(Cut::NoRoom)));
     }
 }

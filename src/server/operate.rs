@@ -81,7 +81,7 @@ impl OpenedData {
                 retention: Duration::ZERO,
                 reference_cipher: keys.current().reference_cipher(),
                 awake: AwakeLimits::NONE,
-                bodies: Room::of_objects(),
+                bodies: Room::of_objects(Arc::default()),
             });
             let vat = vat.map_err(unusable(&path))?;
             let shards = shards_of(number, hosts).collect();

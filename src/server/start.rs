@@ -362,7 +362,7 @@ async fn start_on(
         tls: server.tls.then(|| tls::acceptor(&keys.current().cluster_pkcs8())).transpose()?,
         hint: hint.clone(),
     };
-    let bodies = Room::of_objects();
+    let bodies = Room::of_objects(metrics.clone());
     let parts = |number, socket| {
         let vat = vat_options(&server, number, &data, &classes, (&metrics, &bodies), &keys);
         HostParts { number, vat, socket, common: common.clone() }

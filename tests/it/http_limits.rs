@@ -7,7 +7,7 @@ use crate::support::http::{Http, get, post};
 use crate::support::{DEADLINE, eventually, scratch, serve_with};
 
 const STALLED: &[u8] =
-    b"POST /counter/x/increment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 600000\r\n\r\n";
+    b"POST /json/counter/x/increment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 600000\r\n\r\n";
 
 #[test]
 fn connections_have_a_bound_for_each_address_and_in_all() {
@@ -56,6 +56,24 @@ fn bodies_that_stall_go_and_give_their_room_back() {
     next.send(&vec![b'x'; 600_000]);
     assert_ne!(next.answer("POST").status, 503, "there is room again");
     assert_eq!(post(address, "/counter/y/increment").status, 200);
+}
+
+/// The object has most of it by then, and gives it back, too.
+#[test]
+fn a_stream_that_stalls_goes_and_gives_its_room_back() {
+    let (_folder, data) = scratch();
+    let served = serve_with(&data, &["--http-transfer", "1s"]);
+    let mut stalled = Http::connect(&served.announced.http);
+    stalled.send(
+        b"POST /counter/x/increment HTTP/1.1\r\nHost: localhost\r\nContent-Length: 600000\r\n\r\n",
+    );
+    stalled.send(&vec![b'x'; 590_000]);
+    eventually("its bytes", || (served.metric("http_body_bytes") >= 590_000).then_some(()));
+    assert_eq!(stalled.answer("POST").status, 408);
+    assert!(stalled.is_closed());
+    assert_eq!(served.metric("http_slow_total"), 1);
+    eventually("room", || (served.metric("http_body_bytes") == 0).then_some(()));
+    assert_eq!(get(&served.announced.http, "/counter/x").body, "0");
 }
 
 #[test]

@@ -31,6 +31,7 @@ mod http_hosts;
 mod http_json;
 mod http_limits;
 mod http_once;
+mod http_streams;
 mod https;
 mod import_grants;
 mod json_calls;

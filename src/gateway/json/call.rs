@@ -7,7 +7,7 @@ use http::{HeaderName, StatusCode};
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, timeout_at};
 
-use super::super::http::{Gateway, nothing};
+use super::super::http::{Gateway, late, nothing};
 use super::super::limits::Taken;
 use super::super::route::Route;
 use super::class::Class;
@@ -166,10 +166,6 @@ impl Gateway {
             Err(_) => Err(Failure::Refused(late().with_outcome(UNKNOWN))),
         }
     }
-}
-
-fn late() -> Refusal {
-    refuse(StatusCode::GATEWAY_TIMEOUT, "The object did not answer in time.\n")
 }
 
 /// Restores the references in parameters.

@@ -14,7 +14,7 @@ use toml::Spanned;
 
 use super::row::{By, Leads, Pattern, Reference, Row, Speaks, Terms};
 use crate::gateway::door;
-use crate::limits::{HTTP_BODY_BYTES_MAX, NAME_BYTES_MAX};
+use crate::limits::NAME_BYTES_MAX;
 
 /// A longer word of an error may be a secret, and is left out.
 const WORD_BYTES_MAX: usize = 48;
@@ -167,7 +167,7 @@ impl Table {
         };
         let terms = Terms {
             methods,
-            body_bytes: self.body.map_or(Ok(HTTP_BODY_BYTES_MAX), body_bytes)?,
+            body_bytes: self.body.map(body_bytes).transpose()?,
             origins: self.origins.map_or(Ok(Vec::new()), origins)?,
             needs_bearer,
         };
@@ -367,10 +367,7 @@ fn methods(all: Spanned<Vec<String>>) -> Result<Vec<Method>, Mistake> {
 fn body_bytes(text: Spanned<String>) -> Result<usize, Mistake> {
     let size = text.get_ref().parse::<ByteSize>().ok();
     let bytes = size.and_then(|size| usize::try_from(size.as_u64()).ok());
-    bytes.filter(|bytes| *bytes <= HTTP_BODY_BYTES_MAX).ok_or_else(|| {
-        let most = ByteSize(HTTP_BODY_BYTES_MAX as u64);
-        Mistake::new(text.span(), format!("body is a size like \"64KiB\", of {most} at most"))
-    })
+    bytes.ok_or_else(|| Mistake::new(text.span(), "body is a size like \"64KiB\"".to_owned()))
 }
 
 fn origins(all: Spanned<Vec<String>>) -> Result<Vec<String>, Mistake> {

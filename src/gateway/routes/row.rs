@@ -9,7 +9,6 @@ use zeroize::Zeroizing;
 
 use crate::gateway::route::Route;
 use crate::http::secret_hash;
-use crate::limits::HTTP_BODY_BYTES_MAX;
 
 /// Hex digits of a secret.
 const SECRET_DIGITS: usize = 64;
@@ -30,7 +29,7 @@ pub(crate) struct Row {
 pub(in crate::gateway) struct Terms {
     /// None for all methods.
     pub(in crate::gateway) methods: Option<Vec<Method>>,
-    pub(in crate::gateway) body_bytes: usize,
+    pub(in crate::gateway) body_bytes: Option<usize>,
     /// Pages of other origins that may come in, as browsers write them.
     pub(in crate::gateway) origins: Vec<String>,
     /// They show a reference, and are for the object that it names.
@@ -39,12 +38,7 @@ pub(in crate::gateway) struct Terms {
 
 impl Default for Terms {
     fn default() -> Self {
-        Self {
-            methods: None,
-            body_bytes: HTTP_BODY_BYTES_MAX,
-            origins: Vec::new(),
-            needs_bearer: false,
-        }
+        Self { methods: None, body_bytes: None, origins: Vec::new(), needs_bearer: false }
     }
 }
 

@@ -30,6 +30,7 @@ use super::outbox::{Line, Next, Outbox};
 use super::under_way::{Followed, UnderWay};
 use crate::error::{is_revoked, said};
 use crate::gateway::limits::{HttpLimits, Taken};
+use crate::http::keep;
 use crate::limits::{SOCKET_CLOSE_SECS, SOCKET_UNHANDLED_BYTES_MAX, SOCKET_UNHANDLED_MAX};
 use crate::schema::http_capnp::web_socket;
 
@@ -247,7 +248,7 @@ fn tell(up: &web_socket::Client, code: u16, reason: &str) {
     let mut close = up.close_request();
     close.get().set_code(code);
     close.get().set_reason(reason);
-    drop(close.send());
+    keep(close.send().promise);
 }
 
 fn said_in(frame: Option<tokio_tungstenite::tungstenite::protocol::CloseFrame>) -> (u16, String) {

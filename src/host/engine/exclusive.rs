@@ -7,7 +7,7 @@
 //!
 //! Invariants:
 //! - A call starts when the one before it has ended, in the order of arrival. Those whose callers
-//!   have to read first are passed over.
+//!   have to read first are passed over, and those that bring the body of a request go past.
 //! - A call that its own chain keeps from starting gets an error that says `deadlock:`. A deadlock
 //!   that isn't found, across hosts, ends when the patience of a call does.
 
@@ -17,6 +17,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
+use capnp::traits::HasTypeId;
 use tokio::time::Instant;
 
 use super::cut;
@@ -26,6 +27,7 @@ use super::slot::QueuedCall;
 use crate::error::{Reason, Result, overloaded};
 use crate::limits::{EXCLUSIVE_WAIT_SECS, WAKE_SECS};
 use crate::membrane::{Chain, Reply};
+use crate::schema::http_capnp::byte_stream;
 
 /// The calls of one exclusive instance.
 #[derive(Default)]
@@ -193,6 +195,9 @@ pub(in crate::host) fn enter(instance: &Rc<Instance>, queued: QueuedCall) -> Opt
     }
     let mut queued = parked::pass(instance, queued)?;
     let Some(exclusive) = &instance.exclusive else { return Some(queued) };
+    if brings_a_body(&queued) {
+        return Some(queued);
+    }
     let Some(running) = exclusive.running.get() else {
         return match permit(instance, exclusive, &mut queued) {
             Ok(()) => Some(queued),
@@ -218,6 +223,11 @@ pub(in crate::host) fn enter(instance: &Rc<Instance>, queued: QueuedCall) -> Opt
         tokio::task::spawn_local(end_waiting(Rc::downgrade(instance), waits.patience.get()));
     }
     None
+}
+
+/// Tells whether a call brings bytes to one that runs, and may wait for them.
+fn brings_a_body(queued: &QueuedCall) -> bool {
+    queued.facet.is_made() && queued.call.method.interface == byte_stream::Client::TYPE_ID
 }
 
 /// The call is the one that runs from now on.

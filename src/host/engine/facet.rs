@@ -142,6 +142,11 @@ impl Facet {
         matches!(self.behind, Behind::Object)
     }
 
+    /// It is something that an instance made.
+    pub(in crate::host) fn is_made(&self) -> bool {
+        matches!(self.behind, Behind::Made(_))
+    }
+
     pub(in crate::host) fn is_of_socket(&self) -> bool {
         matches!(self.behind, Behind::Socket(_))
     }

@@ -37,7 +37,7 @@ pub(super) fn world(data: &Path) -> World {
         retention: MINUTE,
         reference_cipher: ReferenceCipher::new(&[7; 32]),
         awake: AwakeLimits::NONE,
-        bodies: Room::of_objects(),
+        bodies: Room::of_objects(Arc::default()),
     });
     let (disk, now, told) = (MemoryLog::default(), Rc::default(), Arc::default());
     World { vat: vat.unwrap(), disk, metrics, now, told }

@@ -1,0 +1,96 @@
+//! The body that a class gets or gives: whole, or as a way to write it.
+
+use std::fmt;
+
+use super::parts::{Outgoing, Write};
+use super::socket::Accept;
+use crate::error::Result;
+
+/// The whole body of a request or response, or how that of a response is [written in
+/// parts](Self::stream).
+#[derive(Default)]
+pub struct Body(Content);
+
+pub(super) enum Content {
+    Whole(Vec<u8>),
+    Stream(Write),
+    /// In place of a body: the socket that a response accepts.
+    Socket(Box<Accept>),
+}
+
+impl Default for Content {
+    fn default() -> Self {
+        Self::Whole(Vec::new())
+    }
+}
+
+impl Body {
+    /// The body of a response that is written in parts, each as soon as it is there. Nothing runs
+    /// for a HEAD.
+    ///
+    /// It is run when the head of the response has left, and the response is whole when it returns.
+    /// An error cuts the response off, so that its client doesn't take it for complete. If the
+    /// response has a `Content-Length`, it must write as many bytes.
+    ///
+    /// ```
+    /// use capstead::http::{Answer, Body, HeaderValue, Response};
+    /// use futures::channel::mpsc;
+    /// use futures::stream::StreamExt;
+    ///
+    /// /// Server-sent events: each as soon as another call of the object gives it.
+    /// fn follow(mut events: mpsc::Receiver<String>) -> Answer {
+    ///     let mut response = Response::new(Body::stream(async move |to| {
+    ///         while let Some(event) = events.next().await {
+    ///             to.send(format!("data: {event}\n\n")).await?;
+    ///         }
+    ///         Ok(())
+    ///     }));
+    ///     let kind = HeaderValue::from_static("text/event-stream");
+    ///     response.headers_mut().insert("content-type", kind);
+    ///     Ok(response)
+    /// }
+    /// ```
+    pub fn stream(write: impl AsyncFnOnce(&mut Outgoing) -> Result<()> + 'static) -> Self {
+        Self(Content::Stream(Box::new(|to| Box::pin(async move { write(to).await }))))
+    }
+
+    /// The body's bytes; none if it is written in parts.
+    pub fn as_bytes(&self) -> &[u8] {
+        match &self.0 {
+            Content::Whole(bytes) => bytes,
+            _ => &[],
+        }
+    }
+
+    /// The body's bytes, without a copy; none if it is written in parts.
+    pub fn into_bytes(self) -> Vec<u8> {
+        match self.0 {
+            Content::Whole(bytes) => bytes,
+            _ => Vec::new(),
+        }
+    }
+
+    pub(super) fn of_socket(accept: Accept) -> Self {
+        Self(Content::Socket(Box::new(accept)))
+    }
+
+    pub(super) fn take(&mut self) -> Content {
+        std::mem::take(&mut self.0)
+    }
+}
+
+impl<T: Into<Vec<u8>>> From<T> for Body {
+    fn from(bytes: T) -> Self {
+        Self(Content::Whole(bytes.into()))
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Content::Whole(bytes) => f.debug_tuple("Body").field(bytes).finish(),
+            Content::Stream(_) => f.write_str("Body::stream(…)"),
+            Content::Socket(accept) => f.debug_tuple("Body").field(accept).finish(),
+        }
+    }
+}
