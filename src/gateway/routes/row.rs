@@ -25,7 +25,7 @@ pub(crate) struct Row {
 }
 
 /// The requests that a row takes, of those with its path.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(in crate::gateway) struct Terms {
     /// None for all methods.
     pub(in crate::gateway) methods: Option<Vec<Method>>,
@@ -34,12 +34,6 @@ pub(in crate::gateway) struct Terms {
     pub(in crate::gateway) origins: Vec<String>,
     /// They show a reference, and are for the object that it names.
     pub(in crate::gateway) needs_bearer: bool,
-}
-
-impl Default for Terms {
-    fn default() -> Self {
-        Self { methods: None, body_bytes: None, origins: Vec::new(), needs_bearer: false }
-    }
 }
 
 impl Terms {

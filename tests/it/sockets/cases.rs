@@ -19,6 +19,9 @@ const PONG: u8 = 10;
 /// The last frame of a message.
 const FIN: u8 = 0x80;
 
+/// The frame has a mask.
+const MASKED: u8 = 0x80;
+
 /// A frame of a client: its first byte, and its payload.
 type Frame = (u8, Vec<u8>);
 
@@ -35,13 +38,13 @@ fn masked((first, payload): &Frame) -> Vec<u8> {
     let length = payload.len();
     let mut frame = vec![*first];
     match length {
-        0..126 => frame.push(0x80 | length as u8),
+        0..126 => frame.push(MASKED | length as u8),
         126..65_536 => {
-            frame.push(0x80 | 126);
+            frame.push(MASKED | 0x7e);
             frame.extend((length as u16).to_be_bytes());
         }
         _ => {
-            frame.push(0x80 | 127);
+            frame.push(MASKED | 0x7f);
             frame.extend((length as u64).to_be_bytes());
         }
     }
@@ -54,7 +57,7 @@ fn masked((first, payload): &Frame) -> Vec<u8> {
 async fn read(stream: &mut TcpStream) -> Option<Frame> {
     let mut head = [0; 2];
     stream.read_exact(&mut head).await.ok()?;
-    assert_eq!(head[1] & 0x80, 0, "a server masks nothing");
+    assert_eq!(head[1] & MASKED, 0, "a server masks nothing");
     let length = match head[1] {
         126 => u64::from(stream.read_u16().await.ok()?),
         127 => stream.read_u64().await.ok()?,
