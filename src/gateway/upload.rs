@@ -56,11 +56,10 @@ impl Upload<Held> {
         if size.is_none() && !waits {
             // Whatever came is in `begun`, also if more of it doesn't come in time.
             let soon = Duration::from_millis(HTTP_WHOLE_MILLIS);
-            if let Ok(ended) = timeout(soon, source.read_small(&mut begun)).await {
-                match ended? {
-                    true => return Ok(Self::Whole(begun)),
-                    false => {}
-                }
+            if let Ok(ended) = timeout(soon, source.read_small(&mut begun)).await
+                && ended?
+            {
+                return Ok(Self::Whole(begun));
             }
         }
         Ok(Self::Streamed(Streamed { begun, source, size, waits, taken: taken.clone() }))

@@ -223,7 +223,7 @@ fn a_client_that_goes_ends_what_the_class_reads_and_writes() {
                 let path = |path: &str| format!("/streams/{object}/{path}");
                 let mut up = Client::open(running).await;
                 up.begin("PUT", &path("read"), &["content-length: 1000000"]).await;
-                up.send(&[b'x'; 200_000]).await;
+                up.send(&vec![b'x'; 200_000]).await;
                 until(running, &path("moved"), |moved| moved == "200000").await;
                 drop(up);
                 until(running, &path("error"), |error| error.contains("of the request broke off"))
@@ -277,11 +277,11 @@ fn an_object_that_does_not_answer_in_time_is_a_504_and_its_call_goes_on() {
             // Nor does one that takes no more of the request's body, or all of it and says nothing.
             let mut client = Client::open(running).await;
             client.begin("PUT", "/streams/x/hold", &["content-length: 9000000"]).await;
-            client.send(&[b'x'; 100_000]).await;
+            client.send(&vec![b'x'; 100_000]).await;
             assert_eq!(client.head().await.0, 408, "the client says nothing either");
             let mut client = Client::open(running).await;
             client.begin("PUT", "/streams/x/never", &["content-length: 90000"]).await;
-            client.send(&[b'x'; 90_000]).await;
+            client.send(&vec![b'x'; 90_000]).await;
             assert_eq!(client.head().await.0, 504);
             get(running, "/streams/x/go").await;
             until(running, "/streams/x/moved", |moved| moved == "77").await;
@@ -350,7 +350,7 @@ fn a_body_that_is_taken_whole_has_at_most_a_megabyte() {
                     let mut client = Client::open(running).await;
                     client.begin("PUT", &path, &[CHUNKED]).await;
                     for _ in 0..bytes >> 16 {
-                        client.send_chunk(&[b'x'; 1 << 16]).await;
+                        client.send_chunk(&vec![b'x'; 1 << 16]).await;
                     }
                     if bytes % (1 << 16) > 0 {
                         client.send_chunk(&vec![b'x'; bytes % (1 << 16)]).await;
