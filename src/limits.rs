@@ -68,8 +68,8 @@ pub(crate) const HTTP_BODY_SECS: u64 = 120;
 /// Bytes of request bodies that came and weren't read yet, of all objects of a server together.
 pub(crate) const HTTP_UNENDED_BYTES_MAX: usize = 128 << 20;
 
-/// Bytes of an HTTP response that an object may write before any of them is taken: the gateway holds
-/// what a class answers at once.
+/// Bytes of an HTTP response that an object may write before any of them is taken: the gateway
+/// holds all of what a class answers at once.
 pub(crate) const HTTP_RESPONSE_BYTES_MAX: usize = 64 << 20;
 
 /// The most bytes of a streamed body in one call. A body that isn't larger is passed on whole.

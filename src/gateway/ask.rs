@@ -136,12 +136,17 @@ pub(super) async fn ask(
     }
 }
 
-/// Returns when nobody can give the answer any more. The calls of an exclusive object may come after
-/// the end of the request, while they learn how to carry their chain; of others none does.
+/// Returns when nobody can give the answer any more, or the rest of it. The calls of an exclusive
+/// object may come after the end of the request, while they learn how to carry their chain; those
+/// of others don't.
 async fn given_up(answering: &Rc<Answering>) {
     const LOOK_AGAIN: Duration = Duration::from_millis(1);
-    while Rc::strong_count(answering) > 1 {
-        sleep(LOOK_AGAIN).await;
+    loop {
+        match answering.stage.get() {
+            Stage::Waiting if Rc::strong_count(answering) == 1 => return,
+            Stage::Cut => return,
+            Stage::Waiting | Stage::Begun => sleep(LOOK_AGAIN).await,
+        }
     }
 }
 
@@ -158,6 +163,15 @@ async fn late(begun: Instant, progress: Option<Rc<Cell<Option<Instant>>>>, limit
     }
 }
 
+/// The part of an answer that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Waiting,
+    Begun,
+    /// It began, and has no end.
+    Cut,
+}
+
 /// The answer that one request waits for: the object calls this with its response.
 struct Answering {
     method: Method,
@@ -167,6 +181,7 @@ struct Answering {
     outbox: RefCell<Option<Rc<Outbox>>>,
     answer: Cell<Option<Answer>>,
     is_answered: Notify,
+    stage: Cell<Stage>,
 }
 
 impl Answering {
@@ -177,6 +192,7 @@ impl Answering {
             outbox: RefCell::new(outbox),
             answer: Cell::default(),
             is_answered: Notify::new(),
+            stage: Cell::new(Stage::Waiting),
         })
     }
 
@@ -211,7 +227,10 @@ impl Answering {
             Progress::Open => Ok(Outcome::Begun(Response::from_parts(head, reader))),
             Progress::Whole => Ok(Outcome::Response(Response::from_parts(head, reader.take()))),
             // The end of the call says why.
-            Progress::Cut(Cut::Left | Cut::Unread) => pending().await,
+            Progress::Cut(Cut::Left | Cut::Unread) => {
+                self.stage.set(Stage::Cut);
+                pending().await
+            }
             Progress::Cut(Cut::NoRoom) => Err(Failure::NoRoom),
             Progress::Cut(Cut::TooLarge) => Err(Failure::Answer(format!(
                 "of a response at most {HTTP_RESPONSE_BYTES_MAX} bytes may be written at once"
@@ -246,6 +265,7 @@ impl client_request_context::Server for Answering {
         }
         let (writer, reader) = Flow::open("response", held, size, HTTP_RESPONSE_BYTES_MAX);
         results.get().set_body(membrane::serve(Rc::new(writer)));
+        self.stage.set(Stage::Begun);
         self.tell(Ok(Outcome::Begun(head.map(|()| reader))));
         Ok(())
     }

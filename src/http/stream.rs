@@ -2,8 +2,8 @@
 //! whoever asks it.
 //!
 //! Invariants:
-//! - What is written is read in order, and once; the end is read only if it was written, and as many
-//!   bytes as were announced.
+//! - Bytes are read in the order in which they were written, and once; the end is read only if it
+//!   was written, after as many bytes as were announced.
 //! - If a size was announced, the last bytes are read only when the end is there: whoever counts
 //!   bytes never takes a body for whole that isn't.
 //! - A call that writes is answered when the reader has read most of what waits. So whoever waits

@@ -248,8 +248,8 @@ impl Client {
 
     /// Sends a request's head, with these lines.
     pub(super) async fn begin(&mut self, method: &str, path: &str, lines: &[&str]) {
-        let lines = lines.iter().fold(String::new(), |all, line| all + line + "\r\n");
-        let head = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n{lines}\r\n");
+        let lines = [&["host: localhost"], lines, &["", ""]].concat().join("\r\n");
+        let head = format!("{method} {path} HTTP/1.1\r\n{lines}");
         self.send(head.as_bytes()).await;
     }
 
