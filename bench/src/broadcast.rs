@@ -1,5 +1,5 @@
-//! What one client of a room says, heard by all: WebSockets of one object, against a bare server
-//! that does the same with the same library.
+//! Broadcasts: the WebSockets of one object, which all hear what one client says, against a bare
+//! server that does the same with the same library.
 //!
 //! As with other requests over HTTP, the load comes from a minimal client: messages have one
 //! length, so that counting bytes counts them.

@@ -37,8 +37,8 @@ pub(super) enum Upload<W> {
 }
 
 impl Upload<Held> {
-    /// Reads a body whole that is small and comes soon. It has so many bytes at most, if the way has
-    /// a limit of its own.
+    /// Reads a body whole that is small and comes soon. It has so many bytes at most, if the way
+    /// has a limit of its own.
     ///
     /// # Errors
     /// When the client doesn't send it as it should, or there is no room.

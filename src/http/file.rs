@@ -43,7 +43,7 @@ pub struct StaticFile {
     made: OnceLock<Made>,
 }
 
-/// What is made of a file when it is first asked for.
+/// The forms of a file, made when it is first asked for.
 struct Made {
     /// The tag of the file as it is; the compressed one has it with `-gzip`.
     tag: String,

@@ -1,4 +1,4 @@
-//! The class of objects that pass HTTP requests on, so that a client can answer what a browser asks.
+//! The class of objects that pass HTTP requests on, so that a client can answer a browser.
 
 use std::cell::RefCell;
 use std::rc::Rc;

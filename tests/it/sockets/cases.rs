@@ -25,7 +25,7 @@ const MASKED: u8 = 0x80;
 /// A frame of a client: its first byte, and its payload.
 type Frame = (u8, Vec<u8>);
 
-/// What comes back, until the connection ends or the frames were all answered.
+/// The frames that come back, until the connection ends or all were answered.
 enum Answer {
     /// These frames, and the connection stays good.
     Frames(Vec<Frame>),
