@@ -110,10 +110,11 @@ pub fn query<B>(request: &Request<B>, name: &str) -> Option<String> {
     pairs.find_map(|(key, value)| (key == name).then(|| value.into_owned()))
 }
 
-/// The header by which the gateway says from which address a connection comes.
+/// The header by which the gateway says from which address a request comes.
 pub(crate) const PEER: HeaderName = HeaderName::from_static("capstead-peer");
 
-/// The address from which the gateway's client is connected: behind a proxy, the proxy's. None if
+/// The address of the gateway's client. Behind a proxy it is the one that the proxy says, if
+/// [`Server::http_proxy`](crate::Server::http_proxy) names that, and else the proxy's own. None if
 /// the request didn't come through a gateway; who calls the object by Cap'n Proto may say what they
 /// like.
 pub fn peer<B>(request: &Request<B>) -> Option<IpAddr> {

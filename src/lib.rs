@@ -116,9 +116,9 @@
 //! `schema/restorer.capnp`. A class whose interface extends `HttpService` can also be reached over
 //! HTTP, with the helpers in [`http`].
 //!
-//! `docs/classes.md` in the repository has more: methods that interleave, callbacks, tests of a
-//! class, and schemas that change. `docs/from-durable-objects.md` is for readers who know Durable
-//! Objects.
+//! `docs/classes.md` in the repository has more: methods that interleave, callbacks, bodies in
+//! parts, WebSockets, tests of a class, and schemas that change. `docs/from-durable-objects.md` is
+//! for readers who know Durable Objects.
 //!
 //! # Schemas
 //!

@@ -1,4 +1,5 @@
-//! TLS towards a cluster that a reference names: the server shows the cluster's own key.
+//! TLS towards a cluster that a reference names, by whose own key the server is known; and, for
+//! `wss://`, towards a server that is known by its name, as in a browser.
 //!
 //! A reference carries the hash of the key, so there is no certificate authority, and the names,
 //! dates and issuers in the certificate mean nothing. The client checks that the certificate holds

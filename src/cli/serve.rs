@@ -45,7 +45,8 @@ pub(crate) struct Options {
     /// Address to listen at for HTTP, or `off`; port 0 takes any free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR", value_parser = door, env = "CAPSTEAD_HTTP")]
     http: Option<HttpDoor>,
-    /// Let pages of this origin change objects over HTTP; may be given several times
+    /// Let pages of this origin change objects over HTTP, and read the answers; may be given
+    /// several times
     #[arg(long, value_name = "URL")]
     http_origin: Vec<String>,
     /// Let every method of every object be called over HTTP in JSON, by POST

@@ -1,9 +1,10 @@
 //! The door of the gateway: which requests it lets in, by the page that they come from and the host
 //! that they name.
 //!
-//! The gateway asks nobody for credentials, so a browser that reaches it would lend its place on
-//! the network to every page that it shows. Browsers say which page a request comes from, and a
-//! page that made its own name lead here (DNS rebinding) can't help naming itself as the host.
+//! Most paths ask nobody for credentials, so a browser that reaches the gateway would lend its
+//! place on the network to every page that it shows. Browsers say which page a request comes from,
+//! and a page that made its own name lead here (DNS rebinding) can't help naming itself as the
+//! host.
 //!
 //! Invariant: headers decide only to refuse. A request that is let in has no more rights for what
 //! it says.
@@ -60,7 +61,8 @@ impl Door {
             return Ok(());
         }
         let reason = "A page of another origin may not change anything here, nor open a WebSocket. Start \
-                      the server with `--http-origin` and the page's origin to allow it.\n";
+                      the server with `--http-origin` and the page's origin to allow it, or name it in \
+                      the `origins` of the route.\n";
         Err(refuse(StatusCode::FORBIDDEN, reason))
     }
 

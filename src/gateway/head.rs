@@ -50,7 +50,7 @@ pub(super) fn as_http1(head: &mut http::request::Parts) {
     }
 }
 
-/// Says from which address the connection comes, in place of what the client says of that.
+/// Says from which address the request comes, in place of what the client says of that.
 pub(super) fn say_peer(headers: &mut HeaderMap, peer: IpAddr) {
     let text = peer.to_canonical().to_string();
     headers.insert(PEER, text.parse().expect("an address is a value of a header"));

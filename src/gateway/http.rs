@@ -245,16 +245,15 @@ impl Client {
         let (mut parts, body) = request.into_parts();
         head::as_http1(&mut parts);
         let address = proxies.client(self.peer.ip(), &mut parts.headers);
-        if let Err(wait) = taken.rate.admit(address) {
-            return too_often(&parts.headers, wait);
-        }
         head::say_peer(&mut parts.headers, address);
         let uri = parts.uri.clone();
         let way = Way::of(gateway, &uri, &parts.headers);
         let (origins, manner) = (way.origins(), way.manner());
         let page = door.known_origin(&parts.headers, origins).cloned();
         let is_upgrade = socket::is_upgrade(&parts);
-        let mut response = if let Err(refusal) = door.admit(&parts, is_upgrade, origins) {
+        let mut response = if let Err(wait) = taken.rate.admit(address) {
+            too_often(&parts.headers, wait)
+        } else if let Err(refusal) = door.admit(&parts, is_upgrade, origins) {
             own(refusal.response(&parts.headers)).map(Download::from)
         } else if page.is_some() && cors::is_preflight(&parts) {
             own(cors::preflight(&parts.headers)).map(Download::from)

@@ -24,9 +24,11 @@ const TURNS: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HttpLimits {
-    /// Connections of all clients.
+    /// Connections of all clients. On one of HTTP/2, each further request that is under way counts
+    /// as another.
     pub connections: usize,
-    /// Connections from one address. Behind a proxy all come from that.
+    /// Connections from one address. Behind a proxy all come from that. The addresses of one IPv6
+    /// network of 64 bits count as one.
     pub connections_per_peer: usize,
     /// Requests that each client may send in a second, on average, and as many at once; none for no
     /// bound. The clients of one IPv6 network of 64 bits count as one.
@@ -40,8 +42,9 @@ pub struct HttpLimits {
     /// grace; the time in which the object lets the client wait doesn't count.
     pub bytes_per_second: usize,
     /// Bytes of request bodies, and of responses that nobody has taken yet, which the gateway holds
-    /// all together. Bodies of up to 64 KiB are let in beyond it: each connection has one at a
-    /// time. What waits for the clients of WebSockets counts here too.
+    /// all together. Bodies of up to 64 KiB are let in beyond it: each connection that is counted
+    /// has one at a time. What waits for the clients of WebSockets counts here too, and so do the
+    /// messages that they have begun.
     pub body_bytes: usize,
     /// The largest message of a WebSocket's client.
     pub socket_message_bytes: usize,

@@ -34,7 +34,8 @@ pub fn json<T: Serialize + ?Sized>(status: StatusCode, value: &T) -> Answer {
     Ok(response)
 }
 
-/// The body of a request, which is JSON of a `T`. Like every body it has at most 1 MiB.
+/// The body of a request, which is JSON of a `T`. Like every body that comes whole, it has at most
+/// 1 MiB.
 ///
 /// # Errors
 /// 415 when the request says that its body is something else, and 400 when it is no JSON, or none

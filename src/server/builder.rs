@@ -337,8 +337,8 @@ impl Server {
         &mut self.capnp_over_http
     }
 
-    /// Lets pages of this origin, like `https://app.example`, change objects over HTTP. By default
-    /// only pages of the server's own address may.
+    /// Lets pages of this origin, like `https://app.example`, change objects over HTTP, and read
+    /// the answers. By default only pages of the server's own address may.
     #[must_use]
     pub fn http_origin(mut self, origin: impl Into<String>) -> Self {
         self.http_origins.push(origin.into());

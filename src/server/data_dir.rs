@@ -37,7 +37,7 @@ use zeroize::Zeroizing;
 
 use super::error::ServerError;
 use crate::limits::FILES_PERIOD;
-use crate::storage::lmdb::owned::open_regular;
+use crate::storage::lmdb::owned::{open_regular, patiently};
 use crate::storage::{self, Access, Kind, Owner, Watched};
 use crate::sturdyref::KeyRing;
 pub(super) use keys::Signing;
@@ -409,7 +409,8 @@ fn make_root(root: &Path) -> Result<bool, ServerError> {
 /// Takes the lock; makes its file first where the directory is empty, and nowhere else.
 fn lock(root: &Path) -> Result<File, ServerError> {
     let in_use = "is in use by another process; stop that one, or choose another with --data";
-    try_lock(root)?.ok_or_else(|| data(root, in_use))
+    let taken = patiently(|| try_lock(root).transpose());
+    taken.unwrap_or_else(|| Err(data(root, in_use)))
 }
 
 /// Takes the lock as `lock` does; none if another process has it.

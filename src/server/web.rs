@@ -60,7 +60,7 @@ pub(super) fn capnp_way(
     let is_all = server.capnp_over_http == CapnpOverHttp::All && !routes.are_all();
     let is_clear = server.certificate.is_none();
     if (is_all || routes.take_references()) && !is_loopback && is_clear {
-        tracing::warn!(%address, "references come in by HTTP in the clear: whoever is on the way can read and use them; put a proxy before it that speaks TLS");
+        tracing::warn!(%address, "references come in by HTTP in the clear: whoever is on the way can read and use them; give --http-tls-cert and --http-tls-key, or put a proxy before it that speaks TLS");
     }
     let is_on = match server.capnp_over_http {
         CapnpOverHttp::None => false,
@@ -82,7 +82,7 @@ pub(super) fn serve_http(
 ) -> Result<JoinHandle<()>, ServerError> {
     let address = local(&socket)?;
     if !address.ip().is_loopback() && entrance.tls.is_none() {
-        tracing::warn!(%address, "HTTP is in the clear and asks nobody who they are: whoever reaches this address may use every object that answers HTTP; put a proxy before it that decides, or give --http off");
+        tracing::warn!(%address, "HTTP is in the clear and asks nobody who they are, but on routes that need a reference: whoever reaches this address may use every object that answers HTTP; name what may be reached in a file for --routes, put a proxy before it that decides, or give --http off");
     }
     let socket = TcpListener::from_std(socket).map_err(capnp::Error::from)?;
     let serve = gateway.serve(socket, entrance, limits, stop.clone().cancelled_owned());

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use crate::storage::error::{Result, StorageError, io_error};
 use crate::storage::lmdb::layout::{FORMAT, Kind};
-use crate::storage::lmdb::owned::Owner;
+use crate::storage::lmdb::owned::{Owner, patiently};
 
 pub(super) const MARKER: &str = "CAPSTEAD";
 /// The file with an environment's data.
@@ -153,10 +153,12 @@ pub(super) fn write_marker(path: &Path, kind: Kind) -> Result<()> {
 }
 
 fn lock(marker: &File, path: &Path) -> Result<()> {
-    marker.try_lock().map_err(|error| match error {
-        TryLockError::WouldBlock => StorageError::InUse(path.to_owned()),
-        TryLockError::Error(source) => io_error("lock", path)(source),
-    })
+    let locked = patiently(|| match marker.try_lock() {
+        Err(TryLockError::WouldBlock) => None,
+        Err(TryLockError::Error(source)) => Some(Err(io_error("lock", path)(source))),
+        Ok(()) => Some(Ok(())),
+    });
+    locked.unwrap_or_else(|| Err(StorageError::InUse(path.to_owned())))
 }
 
 fn open_marker(path: &Path, owner: Owner) -> Result<File> {

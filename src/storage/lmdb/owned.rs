@@ -1,4 +1,5 @@
-//! Opens files below a data directory: only those of its owner, and never through a link.
+//! Opens files below a data directory: only those of its owner, and never through a link. Takes their
+//! locks, with a little patience.
 //!
 //! Root reads the data of other users. Any of these could replace a file by a link to another
 //! user's data, or by a pipe, at which the opening would wait without end.
@@ -10,6 +11,7 @@ use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 
@@ -100,9 +102,35 @@ pub(crate) fn link() -> io::Error {
     io::Error::other("it is a symbolic link: put what it leads to in its place")
 }
 
+/// Tries to take a lock for a moment. When this process has just given it up, a child that it is
+/// starting may hold it a little longer, from `fork` to `exec`.
+pub(crate) fn patiently<T>(take: impl Fn() -> Option<T>) -> Option<T> {
+    const TRIES: usize = 20;
+    const PAUSE: Duration = Duration::from_millis(5);
+    let again = || {
+        std::thread::sleep(PAUSE);
+        take()
+    };
+    take().or_else(|| (1..TRIES).find_map(|_| again()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_that_was_given_up_just_now_is_waited_for() {
+        let tries = std::cell::Cell::new(0);
+        let take = |free_at| {
+            tries.set(tries.get() + 1);
+            (tries.get() >= free_at).then_some(tries.get())
+        };
+        assert_eq!(patiently(|| take(1)), Some(1));
+        assert_eq!(patiently(|| take(5)), Some(5));
+        tries.set(0);
+        assert_eq!(patiently(|| take(usize::MAX)), None);
+        assert_eq!(tries.get(), 20);
+    }
 
     #[test]
     fn a_link_a_pipe_a_folder_and_what_is_somebody_elses_are_not_opened() {
