@@ -118,7 +118,11 @@ pub(crate) const PEER: HeaderName = HeaderName::from_static("capstead-peer");
 /// the request didn't come through a gateway; who calls the object by Cap'n Proto may say what they
 /// like.
 pub fn peer<B>(request: &Request<B>) -> Option<IpAddr> {
-    request.headers().get(PEER)?.to_str().ok()?.parse().ok()
+    peer_of(request.headers())
+}
+
+pub(crate) fn peer_of(headers: &http::HeaderMap) -> Option<IpAddr> {
+    headers.get(PEER)?.to_str().ok()?.parse().ok()
 }
 
 /// A secret for a path, as [`Server::route`](crate::Server::route) takes them: 32 random bytes in

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use super::download::Download;
 use super::http::{Answer, Client};
 use super::socket;
-use crate::http::{Refusal, refuse};
+use crate::http::{Refusal, peer_of, refuse};
 use crate::net::Guests;
 
 /// The path where no row of the table says another.
@@ -46,7 +46,9 @@ pub(super) fn open(client: &Client, parts: &mut http::request::Parts, body: &Inc
         refuse(StatusCode::SERVICE_UNAVAILABLE, reason)
     };
     let guests = client.guests().ok_or_else(full)?;
-    let place = guests.take(client.peer()).ok_or_else(full)?;
+    // Behind a proxy, the client's and not the proxy's.
+    let peer = peer_of(&parts.headers).unwrap_or_else(|| client.peer());
+    let place = guests.take(peer).ok_or_else(full)?;
     let head = socket::response(&parts.headers, accepts, HeaderMap::new());
     // Nothing of a class is in it.
     let head: Response<()> = head.map_err(|why| refuse(StatusCode::BAD_REQUEST, why))?;

@@ -14,6 +14,7 @@ use std::error::Error;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use slab::Slab;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::limits::{HttpLimits, Taken};
@@ -39,15 +40,21 @@ const STREAMS_MAX: u32 = 128;
 /// The head of an HTTP/2 request: there may be many at once.
 const HEAD_BYTES_MAX: u32 = 16 << 10;
 /// Bytes of a request's body that a client may send before they are taken.
-const STREAM_WINDOW_BYTES: u32 = 64 << 10;
-/// As [`STREAM_WINDOW_BYTES`], of all requests of a connection.
-const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
+const STREAM_WINDOW_BYTES: u32 = 32 << 10;
+/// As [`STREAM_WINDOW_BYTES`], of all requests of a connection: some that stall stop no others.
+const CONNECTION_WINDOW_BYTES: u32 = 512 << 10;
 /// Requests that a client may take back beside as many as were answered. A browser takes some back;
 /// a flood of such requests is an attack (CVE-2023-44487).
 const TAKEN_BACK_MAX: u32 = 100;
 
 /// The time between two looks at an HTTP/2 connection.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// Bytes of a response that are given at once: those that were given are no longer watched alone.
+const PART_BYTES: usize = 16 << 10;
+
+/// The reason of an end that takes nothing from the client.
+const IDLE: &str = "no further request came";
 
 /// The requests of a connection.
 pub(super) struct Requests {
@@ -64,6 +71,16 @@ pub(super) struct Requests {
     flooded: CancellationToken,
     /// For each response that waits for its client to take what it was given: until when.
     due: RefCell<Slab<Option<Instant>>>,
+    /// Responses of which everything was given, and not everything taken.
+    lingering: RefCell<Vec<Lingering>>,
+}
+
+/// A response that is on its way.
+struct Lingering {
+    /// Each part that wasn't sent yet holds it too.
+    unsent: Arc<()>,
+    due: Instant,
+    _underway: Underway,
 }
 
 impl Requests {
@@ -79,6 +96,7 @@ impl Requests {
             taken_back: Cell::default(),
             flooded: CancellationToken::new(),
             due: RefCell::default(),
+            lingering: RefCell::default(),
         })
     }
 
@@ -86,6 +104,7 @@ impl Requests {
     fn begin(self: &Rc<Self>, version: Version) -> Underway {
         self.has_begun.set(true);
         self.is_multiplexed.set(version >= Version::HTTP_2);
+        self.forget_sent();
         let place = match self.under_way.get() {
             0 => Beside::Nothing,
             _ if version < Version::HTTP_2 => Beside::Nothing,
@@ -115,15 +134,23 @@ impl Requests {
 
     fn reason_to_end(&self) -> Option<&'static str> {
         let now = Instant::now();
+        self.forget_sent();
         if self.under_way.get() == 0 {
             let is_idle = now > self.idle_since.get() + self.taken.limits.head;
-            return is_idle.then_some("no further request came");
+            return is_idle.then_some(IDLE);
         }
-        let is_late = self.due.borrow().iter().any(|(_, due)| due.is_some_and(|due| now > due));
+        let is_late = self.due.borrow().iter().any(|(_, due)| due.is_some_and(|due| now > due))
+            || self.lingering.borrow().iter().any(|response| now > response.due);
         is_late.then(|| {
             self.taken.metrics.http_slow_total.add(1);
             "its client takes a response too slowly"
         })
+    }
+
+    /// Lets go of responses that have been sent by now.
+    fn forget_sent(&self) {
+        // Dropping one touches nothing of the list.
+        self.lingering.borrow_mut().retain(|response| Arc::strong_count(&response.unsent) > 1);
     }
 
     fn take_back(&self) {
@@ -157,7 +184,8 @@ impl Underway {
         let requests = &self.requests;
         requests.answered.set(requests.answered.get().saturating_add(1));
         let key = requests.is_multiplexed.get().then(|| requests.due.borrow_mut().insert(None));
-        Watched { body, underway: self, key }
+        let (rest, unsent) = (Bytes::new(), Arc::default());
+        Watched { body, underway: Some(self), key, rest, unsent }
     }
 }
 
@@ -172,18 +200,45 @@ impl Drop for Underway {
     }
 }
 
-/// A body whose client is watched: between two parts it has to take the first one in time.
+/// A body whose client is watched, where there are many: it has to take each part in time, before
+/// the next is given and after the last one was.
 pub(super) struct Watched<B> {
     body: B,
-    underway: Underway,
+    /// Gone at the end.
+    underway: Option<Underway>,
     key: Option<usize>,
+    /// Bytes of the body that have yet to be given.
+    rest: Bytes,
+    unsent: Arc<()>,
+}
+
+/// Bytes that weren't sent as long as this is there.
+struct Unsent {
+    bytes: Bytes,
+    _unsent: Arc<()>,
+}
+
+impl AsRef<[u8]> for Unsent {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl<B> Watched<B> {
     fn set_due(&self, due: Option<Instant>) {
-        if let Some(key) = self.key {
-            self.underway.requests.due.borrow_mut()[key] = due;
+        if let (Some(key), Some(underway)) = (self.key, &self.underway) {
+            underway.requests.due.borrow_mut()[key] = due;
         }
+    }
+
+    /// The next part of what is here. Before it goes, the one before it has to.
+    fn part(&mut self) -> Frame<Bytes> {
+        let bytes = self.rest.split_to(self.rest.len().min(PART_BYTES));
+        if let Some(underway) = &self.underway {
+            let limits = underway.requests.taken.limits;
+            self.set_due(Some(Instant::now() + limits.time_for(2 * PART_BYTES)));
+        }
+        Frame::data(Bytes::from_owner(Unsent { bytes, _unsent: self.unsent.clone() }))
     }
 }
 
@@ -195,30 +250,42 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Watched<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        // It is asked only when what it gave before has been taken.
-        self.set_due(None);
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        if let (Some(_), Some(Ok(frame))) = (self.key, &frame) {
-            let bytes = frame.data_ref().map_or(0, Bytes::len);
-            let limits = self.underway.requests.taken.limits;
-            self.set_due(Some(Instant::now() + limits.time_for(bytes)));
+        if self.key.is_none() {
+            return Pin::new(&mut self.body).poll_frame(cx);
         }
-        Poll::Ready(frame)
+        // It is asked only when there is room for more.
+        self.set_due(None);
+        if self.rest.is_empty() {
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(bytes) => self.rest = bytes,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                end => return Poll::Ready(end),
+            }
+        }
+        Poll::Ready(Some(Ok(self.part())))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        // What is here of a body whose size is known has been counted.
+        if self.rest.is_empty() { self.body.size_hint() } else { SizeHint::default() }
     }
 }
 
 impl<B> Drop for Watched<B> {
     fn drop(&mut self) {
-        if let Some(key) = self.key {
-            self.underway.requests.due.borrow_mut().remove(key);
+        let (Some(key), Some(underway)) = (self.key, self.underway.take()) else { return };
+        let requests = underway.requests.clone();
+        requests.due.borrow_mut().remove(key);
+        if Arc::strong_count(&self.unsent) > 1 {
+            let due = Instant::now() + requests.taken.limits.time_for(2 * PART_BYTES);
+            let unsent = self.unsent.clone();
+            requests.lingering.borrow_mut().push(Lingering { unsent, due, _underway: underway });
         }
     }
 }
@@ -253,6 +320,16 @@ fn protocols(limits: &HttpLimits) -> Builder<Here> {
     builder
 }
 
+/// Forgets what a connection still had on its way when it ends.
+struct Forget(Rc<Requests>);
+
+impl Drop for Forget {
+    fn drop(&mut self) {
+        let lingering = std::mem::take(&mut *self.0.lingering.borrow_mut());
+        drop(lingering);
+    }
+}
+
 /// Serves a connection until it ends, or until `ending`: then the requests under way are answered.
 /// `answer` answers each, and `full` those for which there is no place.
 pub(super) async fn serve<S, A, B>(
@@ -278,6 +355,8 @@ pub(super) async fn serve<S, A, B>(
             Ok::<_, Infallible>(response.map(|body| underway.answer(body)))
         }
     });
+    // Dropped after the connection, whose bodies may still be added.
+    let _forget = Forget(requests.clone());
     let connection = protocols.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let reason = tokio::select! {
@@ -289,6 +368,10 @@ pub(super) async fn serve<S, A, B>(
         reason = requests.overstayed() => reason,
         () = requests.flooded.cancelled() => "its client takes back most requests",
     };
+    if reason == IDLE {
+        connection.as_mut().graceful_shutdown();
+        let _ = timeout(LOOK, connection).await;
+    }
     tracing::debug!(reason, "an HTTP connection is cut");
 }
 

@@ -24,7 +24,9 @@ pub(super) fn is_of_one_hop(name: &HeaderName) -> bool {
 pub(super) fn strip(headers: &mut HeaderMap) {
     let listed = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
     let named = listed.flat_map(|value| value.split(',')).map(|name| name.trim().parse());
-    let mut gone: Vec<HeaderName> = named.filter_map(Result::ok).collect();
+    // The server has said the peer, whatever the client names.
+    let named = named.filter_map(Result::ok).filter(|name| *name != PEER);
+    let mut gone: Vec<HeaderName> = named.collect();
     gone.extend(headers.keys().filter(|name| is_of_one_hop(name)).cloned());
     for name in gone {
         headers.remove(name);
@@ -175,7 +177,8 @@ mod tests {
         let mut headers = HeaderMap::new();
         for (name, value) in [
             ("connection", "close, X-One"),
-            ("connection", "x-two"),
+            ("connection", "x-two, capstead-peer"),
+            ("capstead-peer", "192.0.2.1"),
             ("x-one", "1"),
             ("x-two", "2"),
             ("x-three", "3"),
@@ -190,6 +193,8 @@ mod tests {
             headers.append(HeaderName::try_from(name).unwrap(), value.parse().unwrap());
         }
         strip(&mut headers);
-        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-three"]);
+        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["capstead-peer", "x-three"], "who asks is no concern of a connection");
     }
 }

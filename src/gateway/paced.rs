@@ -26,6 +26,8 @@ pub(super) struct Paced {
 struct Behind {
     since: Instant,
     written: usize,
+    /// The time of the last bytes that were taken.
+    moved: Instant,
     late: Pin<Box<Sleep>>,
 }
 
@@ -54,14 +56,17 @@ impl Paced {
         if let Poll::Ready(written) = polled {
             if let (Some(behind), Ok(bytes)) = (&mut self.behind, &written) {
                 behind.written += bytes;
+                behind.moved = Instant::now();
             }
             return Poll::Ready(written);
         }
         let behind = self.behind.get_or_insert_with(|| {
             let since = Instant::now();
-            Behind { since, written: 0, late: Box::pin(sleep_until(since)) }
+            Behind { since, written: 0, moved: since, late: Box::pin(sleep_until(since)) }
         });
-        behind.late.as_mut().reset(behind.since + self.limits.time_for(behind.written));
+        // A download may take as long as it likes, at the pace and without a long pause.
+        let paced = behind.since + self.limits.stream_time_for(behind.written);
+        behind.late.as_mut().reset(paced.min(behind.moved + self.limits.transfer));
         match behind.late.as_mut().poll(cx) {
             Poll::Ready(()) => {
                 self.metrics.http_slow_total.add(1);

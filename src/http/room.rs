@@ -33,7 +33,8 @@ impl Room {
     /// For bodies of requests that objects have yet to read, of all hosts of a server.
     pub(crate) fn of_objects(metrics: Arc<Metrics>) -> Arc<Self> {
         let (held, most) = (AtomicUsize::new(0), HTTP_UNENDED_BYTES_MAX);
-        Arc::new(Self { held, most, small: 0, window: 0, metrics })
+        // Small bodies have a reserve, which many large ones that stall can't take.
+        Arc::new(Self { held, most, small: 0, window: HTTP_PART_BYTES, metrics })
     }
 
     /// For all bodies that a gateway holds. Those that read slowly can't keep small answers from
@@ -203,12 +204,14 @@ mod tests {
         let mut held = Room::here().body();
         let all = vec![0; HTTP_UNENDED_BYTES_MAX];
         assert!(held.extend(&all));
-        assert!(!Room::here().body().extend(b"x"), "it is full");
+        let large = vec![0; HTTP_PART_BYTES + 1];
+        assert!(!Room::here().body().extend(&large), "it is full");
+        assert!(Room::here().body().extend(b"x"), "small ones have a reserve");
         other.runs_here();
-        assert!(Room::here().body().extend(b"x"));
+        assert!(Room::here().body().extend(&large));
         one.runs_here();
-        assert!(!Room::here().body().extend(b"x"));
+        assert!(!Room::here().body().extend(&large));
         assert_eq!(held.into_bytes().len(), all.len());
-        assert!(Room::here().body().extend(b"x"), "what was taken out counts no longer");
+        assert!(Room::here().body().extend(&large), "what was taken out counts no longer");
     }
 }

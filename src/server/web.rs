@@ -59,7 +59,8 @@ pub(super) fn capnp_way(
     let is_loopback = address.ip().is_loopback();
     let is_all = server.capnp_over_http == CapnpOverHttp::All && !routes.are_all();
     let is_clear = server.certificate.is_none();
-    if (is_all || routes.take_references()) && !is_loopback && is_clear {
+    let has_json = server.json_calls || routes.have_json();
+    if (is_all || has_json || routes.take_references()) && !is_loopback && is_clear {
         tracing::warn!(%address, "references come in by HTTP in the clear: whoever is on the way can read and use them; give --http-tls-cert and --http-tls-key, or put a proxy before it that speaks TLS");
     }
     let is_on = match server.capnp_over_http {

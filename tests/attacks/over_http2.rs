@@ -159,6 +159,30 @@ fn connections_that_ask_nothing() {
     });
 }
 
+/// The client takes so little that every response is on its way, and none arrives.
+#[test]
+fn responses_that_trickle_away() {
+    withstands_from(serve_large, |served| {
+        const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
+        let little = [&INITIAL_WINDOW_SIZE[..], &[0, 0, 0, 1]].concat();
+        let mut held: Vec<_> = (0..10).map(|_| begin(served, &little)).collect();
+        let end = now() + DEADLINE;
+        let mut id = 1;
+        while served.metric("http_slow_total") < 10 {
+            assert!(now() < end, "a client that takes nothing is cut");
+            for stream in &mut held {
+                // Each request is one more that isn't idle.
+                let asked = head("GET", "/counter/x?bytes=10000");
+                let flags = END_STREAM | END_HEADERS;
+                let _ = stream.write_all(&frame(kind::HEADERS, flags, id, &asked));
+            }
+            id += 2;
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        eventually("their places", || (served.metric("http_connections") < 10).then_some(()));
+    });
+}
+
 /// The client's window is zero, so that its stream takes nothing, and its socket everything.
 #[test]
 fn responses_for_which_there_is_no_window() {

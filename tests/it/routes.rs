@@ -362,3 +362,20 @@ fn the_documented_file_works() {
     let called = send(address, "POST", "/call/x/increment", "", &json!({"by": 2}).to_string());
     assert_eq!(called.body, r#"{"value":"2"}"#);
 }
+
+/// Which route a browser comes to depends on the host: the reference of a link goes to none that
+/// asks for none.
+#[test]
+fn a_link_leads_to_no_public_route_on_its_own_host() {
+    let route = |path: &str, rest: &str| format!("[[route]]\npath = \"{path}\"\n{rest}\n");
+    let link = route("a.example/link", "kind = \"link\"\naccess = \"public\"\nto = \"/mine\"");
+    let elsewhere = route("b.example/mine", "access = \"bearer\"");
+    let public = route("/mine", "class = \"Counter\"\nname = \"x\"\naccess = \"public\"");
+    let said = refusal(&[&*link, &elsewhere, &public].concat(), 0o600);
+    assert!(said.contains("takes a GET of that"), "{said}");
+    let here = route("a.example/mine", "access = \"bearer\"");
+    let (folder, data) = scratch();
+    let file = routes_file(&folder, &[&*link, &elsewhere, &here, &public].concat());
+    chmod(&file, 0o600);
+    serve_with(&data, &["--routes", file.to_str().unwrap()]).stop();
+}

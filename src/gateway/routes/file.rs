@@ -116,11 +116,21 @@ fn rows(text: &str, classes: &[&str]) -> Result<Vec<Row>, Mistake> {
 fn check_links(rows: &[(Range<usize>, Row)]) -> Result<(), Mistake> {
     for (at, row) in rows {
         let Leads::Link(to) = &row.leads else { continue };
-        let first = rows.iter().map(|(_, row)| row).find(|row| row.take(to, "").is_some());
-        let is_good = |row: &Row| {
-            row.terms.needs_bearer && !row.leads.is_json() && row.terms.takes(&Method::GET)
+        let takes = |other: &&Row| {
+            let (ours, theirs) = (&row.pattern.host, &other.pattern.host);
+            let may_meet = ours.is_none() || theirs.is_none() || ours == theirs;
+            may_meet && other.take(to, "").is_some()
         };
-        if !first.is_some_and(is_good) {
+        let mut good = rows.iter().map(|(_, other)| other).filter(takes).map(|other| {
+            let is_good = other.terms.needs_bearer
+                && !other.leads.is_json()
+                && other.terms.takes(&Method::GET);
+            (is_good, other.pattern.host.is_none() || other.pattern.host == row.pattern.host)
+        });
+        // Which row a browser comes to depends on the host that it names: up to the first that
+        // takes every such host, all have to be good.
+        let last = good.find(|(is_good, is_last)| !is_good || *is_last);
+        if last.is_none_or(|(is_good, _)| !is_good) {
             let why = "the page shows what is at `to`, and no route of the kind http with access = \
                        \"bearer\" takes a GET of that: add one, or correct `to`";
             return Err(Mistake::new(at.clone(), why));

@@ -189,7 +189,12 @@ impl Waits {
 }
 
 /// Gives the call back if it may start now; otherwise it waits, or was refused.
-pub(in crate::host) fn enter(instance: &Rc<Instance>, queued: QueuedCall) -> Option<QueuedCall> {
+pub(in crate::host) fn enter(
+    instance: &Rc<Instance>,
+    mut queued: QueuedCall,
+) -> Option<QueuedCall> {
+    // That of an instance which ended meanwhile lets nobody in.
+    queued.permit = queued.permit.take().filter(|permit| Rc::ptr_eq(&permit.0, instance));
     if queued.permit.is_some() {
         return Some(queued);
     }

@@ -27,7 +27,7 @@ use super::right::{LiveGrant, Right};
 use super::slot::{QueuedCall, Slot};
 use super::vat::Vat;
 use crate::error::{Result, disconnected};
-use crate::http::{Entry, Holder, LOST, Lease, SocketTable, View};
+use crate::http::{Entry, Holder, LOST, Lease, SocketTable, View, keep};
 use crate::membrane::{self, Body, Call};
 use crate::schema::http_capnp::http_service::client_request_context;
 use crate::schema::http_capnp::web_socket;
@@ -166,7 +166,7 @@ impl SocketWay {
             tokio::task::spawn_local(async move {
                 let mut send = down.send_text_request();
                 send.get().set_text(&reply);
-                drop(send.send());
+                let _ = send.send().await;
             });
         }
         call.reply.send(Ok(Body::new()));
@@ -188,7 +188,7 @@ impl SocketWay {
         let mut close = way.close_request();
         close.get().set_code(end.0);
         close.get().set_reason(end.1);
-        drop(close.send());
+        keep(close.send().promise);
     }
 }
 
@@ -286,5 +286,5 @@ fn close(down: &web_socket::Client, code: u16, reason: &str) {
     let mut close = down.close_request();
     close.get().set_code(code);
     close.get().set_reason(crate::http::cut_reason(reason));
-    drop(close.send());
+    keep(close.send().promise);
 }

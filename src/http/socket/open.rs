@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use super::incoming::{Handles, handler_of};
 use super::table::View;
 use super::{Message, Socket, SocketHandler, check_attachment, check_tags};
-use crate::error::{Result, failed};
+use crate::error::{Result, failed, revoked};
 use crate::http::refusal::{Refusal, refuse};
 use crate::http::{Answer, Body, write_headers};
 use crate::limits::SOCKET_AUTO_REPLY_BYTES_MAX;
@@ -213,6 +213,9 @@ impl Accept {
             .ok_or_else(|| failed("the handler of a socket is the object that accepts it"))?;
         view.holder.check_room()?;
         let lease = view.holder.lease(context);
+        if lease.as_ref().is_some_and(|lease| lease.is_cut()) {
+            return Err(revoked("the grant by which the socket would be opened was taken back"));
+        }
         let mut start = context.start_web_socket_request();
         write_headers(headers, start.get().init_headers(headers.len() as u32))?;
         // If the client has gone, the way in may be dropped at once, and the socket must be there
@@ -229,7 +232,8 @@ impl Accept {
         // If it was refused, the way in is dropped, and the handler told so.
         let started = started.promise.await?;
         // From here on it needs nothing of this answer, whose memory goes.
-        if view.table.is_open(&entry) {
+        // A cut took the way out, and none comes back.
+        if view.table.is_open(&entry) && entry.down().is_some() {
             let down = started.get()?.get_down_socket()?;
             entry.set_down(view.holder.ungated(down.as_client_hook()));
             view.forget_down(&entry);

@@ -1,5 +1,5 @@
-//! Opens files below a data directory: only those of its owner, and never through a link. Takes their
-//! locks, with a little patience.
+//! Opens files below a data directory: only those of its owner, and never through a link. Takes
+//! their locks, with a little patience.
 //!
 //! Root reads the data of other users. Any of these could replace a file by a link to another
 //! user's data, or by a pipe, at which the opening would wait without end.
