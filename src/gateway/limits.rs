@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::clients::Rate;
 use crate::http::{Held, Room};
@@ -126,6 +126,11 @@ impl Taken {
         // It is never closed.
         let _turn = self.turns.acquire().await;
         tokio::task::yield_now().await;
+    }
+
+    /// The same turn, until it is dropped. None: it is never closed.
+    pub(super) async fn hold_turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.turns.acquire().await.ok()
     }
 
     /// The memory that is counted.

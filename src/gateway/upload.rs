@@ -231,7 +231,7 @@ impl Streamed {
                 };
             }
             progress.set(Some(Instant::now()));
-            if !part.bytes().is_empty() && write(to, part.bytes()).await.is_err() {
+            if !part.bytes().is_empty() && write_in_turn(&taken, to, part.bytes()).await.is_err() {
                 return Ok(());
             }
             part = taken.body();
@@ -242,6 +242,23 @@ impl Streamed {
             }
         }
     }
+}
+
+/// Writes a part beside few others, so that little is on its way to all objects together, and calls
+/// don't wait behind it. An object that takes its time keeps nobody waiting.
+async fn write_in_turn(
+    taken: &Taken,
+    to: &byte_stream::Client,
+    bytes: &[u8],
+) -> crate::error::Result<()> {
+    const SOON: Duration = Duration::from_millis(20);
+    let mut written = std::pin::pin!(write(to, bytes));
+    let turn = taken.hold_turn().await;
+    if let Ok(done) = timeout(SOON, written.as_mut()).await {
+        return done;
+    }
+    drop(turn);
+    written.await
 }
 
 impl Source {
