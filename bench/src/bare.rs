@@ -48,7 +48,7 @@ pub(crate) enum BareServer {
 }
 
 impl BareServer {
-    /// The arguments that make this program serve it.
+    /// Arguments with which this program serves it.
     pub(crate) fn args(self) -> [&'static str; 2] {
         let kind = match self {
             Self::Echo => "echo",
@@ -133,7 +133,7 @@ fn on_another_thread() -> Result<counter::Client> {
             stock_over(far.into_split(), Side::Server, Some(echo().client)).await
         })
     };
-    // The thread runs until the process ends.
+    // The thread ends with the process.
     std::thread::Builder::new().spawn(serve)?;
     let mut system = stock_over(near.into_split(), Side::Client, None);
     let far = system.bootstrap(Side::Server);

@@ -10,9 +10,8 @@ use std::rc::Rc;
 use capstead::counter_capnp::counter;
 use capstead::http::{self, Message, Socket, SocketHandler, Sockets, http_service};
 use capstead::{Context, Object, Result, failed};
-use futures::SinkExt;
-use futures::StreamExt;
 use futures::stream::SplitSink;
+use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -129,7 +128,7 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// The clients of a room, of which the first one speaks.
+/// The clients of a room. The first one speaks.
 struct Load {
     speaker: RefCell<Option<OwnedWriteHalf>>,
     heard: Rc<Heard>,
@@ -158,7 +157,7 @@ impl Load {
         for number in 0..SOCKETS {
             let (read, write) = shake(address, path).await?.into_split();
             tokio::task::spawn_local(heard.clone().listen(number, read));
-            // The others' halves must stay open.
+            // The write halves of the others stay open.
             match &speaker {
                 None => speaker = Some(write),
                 Some(_) => write.forget(),
@@ -185,7 +184,7 @@ impl Load {
     /// So little is written at once that it never has to wait.
     fn say(&self) -> Result<()> {
         let mut frame = [b'x'; 6 + MESSAGE_BYTES];
-        // The mask is zero, so that the text is as it was.
+        // A mask of zero leaves the text unchanged.
         frame[..6].copy_from_slice(&[0x81, 0x80 | MESSAGE_BYTES as u8, 0, 0, 0, 0]);
         let speaker = self.speaker.borrow();
         let speaker = speaker.as_ref().ok_or_else(|| failed("nobody speaks"))?;

@@ -4,7 +4,7 @@
 //! Invariant: nothing that a client says changes its address, unless a proxy that the operator
 //! named has said it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -90,7 +90,7 @@ type Limiter = RateLimiter<IpAddr, HashMapStateStore<IpAddr>, DefaultClock>;
 /// The rate at which each client may send requests.
 pub(super) struct Rate {
     /// None without a bound.
-    limiter: Option<RefCell<Limiter>>,
+    limiter: Option<Limiter>,
     /// Those who have been quiet are forgotten when there are so many clients.
     forget_at: Cell<usize>,
 }
@@ -100,8 +100,7 @@ impl Rate {
     const REMEMBERED: usize = 10_000;
 
     pub(super) fn new(per_second: Option<NonZeroU32>) -> Self {
-        let limiter =
-            per_second.map(|rate| RefCell::new(RateLimiter::hashmap(Quota::per_second(rate))));
+        let limiter = per_second.map(|rate| RateLimiter::hashmap(Quota::per_second(rate)));
         Self { limiter, forget_at: Cell::new(Self::REMEMBERED) }
     }
 
@@ -111,7 +110,6 @@ impl Rate {
     /// The time after which there may be one.
     pub(super) fn admit(&self, client: IpAddr) -> Result<(), Duration> {
         let Some(limiter) = &self.limiter else { return Ok(()) };
-        let limiter = limiter.borrow();
         if limiter.len() >= self.forget_at.get() {
             limiter.retain_recent();
             // So that a crowd of active clients isn't looked through at each request.
@@ -196,7 +194,7 @@ mod tests {
         for number in 0..100_000_u32 {
             let _ = rate.admit(std::net::Ipv4Addr::from(number).into());
         }
-        let limiter = rate.limiter.as_ref().unwrap().borrow();
+        let limiter = rate.limiter.as_ref().unwrap();
         assert!(limiter.len() <= Rate::REMEMBERED + 1000, "{}", limiter.len());
     }
 }

@@ -71,8 +71,10 @@ pub(super) struct Requests {
     flooded: CancellationToken,
     /// For each response that waits for its client to take what it was given: until when.
     due: RefCell<Slab<Option<Instant>>>,
-    /// Responses of which everything was given, and not everything taken.
+    /// Responses of which everything was given, and not everything taken. Each holds the requests
+    /// too: none may be added once the connection has ended.
     lingering: RefCell<Vec<Lingering>>,
+    has_ended: Cell<bool>,
 }
 
 /// A response that is on its way.
@@ -97,6 +99,7 @@ impl Requests {
             flooded: CancellationToken::new(),
             due: RefCell::default(),
             lingering: RefCell::default(),
+            has_ended: Cell::default(),
         })
     }
 
@@ -105,10 +108,10 @@ impl Requests {
         self.has_begun.set(true);
         self.is_multiplexed.set(version >= Version::HTTP_2);
         self.forget_sent();
-        let place = match self.under_way.get() {
-            0 => Beside::Nothing,
-            _ if version < Version::HTTP_2 => Beside::Nothing,
-            _ => self.taken.connect(self.peer).map_or(Beside::Full, Beside::Placed),
+        let place = if self.is_multiplexed.get() && self.under_way.get() > 0 {
+            self.taken.connect(self.peer).map_or(Beside::Full, Beside::Placed)
+        } else {
+            Beside::Nothing
         };
         self.under_way.set(self.under_way.get() + 1);
         Underway { requests: self.clone(), place, is_answered: false }
@@ -282,7 +285,7 @@ impl<B> Drop for Watched<B> {
         let (Some(key), Some(underway)) = (self.key, self.underway.take()) else { return };
         let requests = underway.requests.clone();
         requests.due.borrow_mut().remove(key);
-        if Arc::strong_count(&self.unsent) > 1 {
+        if Arc::strong_count(&self.unsent) > 1 && !requests.has_ended.get() {
             let due = Instant::now() + requests.taken.limits.time_for(2 * PART_BYTES);
             let unsent = self.unsent.clone();
             requests.lingering.borrow_mut().push(Lingering { unsent, due, _underway: underway });
@@ -325,6 +328,8 @@ struct Forget(Rc<Requests>);
 
 impl Drop for Forget {
     fn drop(&mut self) {
+        // Tasks of its streams may end later than the connection.
+        self.0.has_ended.set(true);
         let lingering = std::mem::take(&mut *self.0.lingering.borrow_mut());
         drop(lingering);
     }
@@ -355,7 +360,7 @@ pub(super) async fn serve<S, A, B>(
             Ok::<_, Infallible>(response.map(|body| underway.answer(body)))
         }
     });
-    // Dropped after the connection, whose bodies may still be added.
+    // Dropped after the connection, which may still add some.
     let _forget = Forget(requests.clone());
     let connection = protocols.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut connection = pin!(connection);

@@ -36,7 +36,7 @@ pub struct HttpLimits {
     /// The time for the head of a request, from the last answer on.
     pub head: Duration,
     /// The time for a small body of a request to come, for a pause in a large one, for an object to
-    /// begin its response, and for a response to be taken.
+    /// begin its response, and for a pause of the client that takes one.
     pub transfer: Duration,
     /// The bytes that a body or a response moves each second, on average, after ten seconds of
     /// grace; the time in which the object lets the client wait doesn't count.
@@ -123,13 +123,13 @@ impl Taken {
     /// Returns when this one may go on, while others have their turn. Who waits isn't looked at
     /// meanwhile, so that everybody else waits for a few of them and not for all.
     pub(super) async fn turn(&self) {
-        // It is never closed.
-        let _turn = self.turns.acquire().await;
+        let _turn = self.hold_turn().await;
         tokio::task::yield_now().await;
     }
 
-    /// The same turn, until it is dropped. None: it is never closed.
+    /// The same turn, until it is dropped.
     pub(super) async fn hold_turn(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed, and so there is one.
         self.turns.acquire().await.ok()
     }
 
