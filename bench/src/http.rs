@@ -1,8 +1,8 @@
 //! HTTP requests through the gateway, against a bare hyper server; and calls in JSON, against the
 //! class's own HTTP.
 //!
-//! A minimal client makes the load, since a full one would cost more than the bare server: it writes
-//! once and reads once for each request, and parses only the necessary bytes.
+//! A minimal client makes the load, since a full one would cost more than the bare server. It
+//! writes once and reads once for each request, and parses only the necessary bytes.
 
 use std::cell::RefCell;
 
