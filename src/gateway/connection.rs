@@ -385,3 +385,30 @@ fn log_end(ended: Result<(), Box<dyn Error + Send + Sync>>) {
         tracing::debug!(%error, "an HTTP connection ended early");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Empty;
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    /// The library bounds only those that are taken back before they come here.
+    #[tokio::test]
+    async fn a_client_that_takes_back_most_requests_is_cut_and_one_that_takes_some_is_not() {
+        let taken = Taken::new(HttpLimits::default(), Arc::<Metrics>::default());
+        let peer = IpAddr::from([127, 0, 0, 1]);
+        let (patient, flooding) = (Requests::new(taken.clone(), peer), Requests::new(taken, peer));
+        for _ in 0..10 * TAKEN_BACK_MAX {
+            drop(patient.begin(Version::HTTP_2).answer(Empty::<Bytes>::new()));
+            drop(patient.begin(Version::HTTP_2));
+        }
+        assert!(!patient.flooded.is_cancelled());
+        for _ in 0..TAKEN_BACK_MAX {
+            drop(flooding.begin(Version::HTTP_2));
+        }
+        assert!(!flooding.flooded.is_cancelled());
+        drop(flooding.begin(Version::HTTP_2));
+        assert!(flooding.flooded.is_cancelled());
+    }
+}
