@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
@@ -17,51 +18,63 @@ const DATA_KIB: &str = "1048576";
 /// One in a hundred honest calls may take longer.
 const P99_MAX: Duration = Duration::from_millis(250);
 
+/// One attack at a time: the honest client of one would measure the other, too.
+static ONE: Mutex<()> = Mutex::new(());
+
+/// How often an attack is made anew because honest calls were slow. A machine that others use may
+/// stall for a moment; a server that doesn't withstand is slow every time.
+const TRIES: usize = 3;
+
 /// Starts a server with little memory, and runs `attack` while an honest client makes durable
 /// increments.
 ///
 /// The test passes if no honest call failed or was slow, and the server ended in order.
-pub(crate) fn withstands(args: &[&str], attack: impl FnOnce(&Served)) {
+pub(crate) fn withstands(args: &[&str], attack: impl Fn(&Served)) {
     withstands_with(None, args, |served, _| attack(served));
 }
 
 /// As [`withstands`], with a limit of open files; the attack gets the path of the data.
-pub(crate) fn withstands_with(
-    files: Option<u64>,
-    args: &[&str],
-    attack: impl FnOnce(&Served, &Path),
-) {
-    let (_folder, data) = scratch();
+pub(crate) fn withstands_with(files: Option<u64>, args: &[&str], attack: impl Fn(&Served, &Path)) {
     let all = [&["--json", "--metrics", "127.0.0.1:0"], args].concat();
-    let command = with_little(&serve_command(&data, &all), files);
-    withstands_started(command, &data, P99_MAX, attack);
+    let serve = |data: &Path| with_little(&serve_command(data, &all), files);
+    withstands_started(serve, P99_MAX, attack);
 }
 
 /// As [`withstands`], for a server other than the command's.
-pub(crate) fn withstands_from(serve: impl FnOnce(&Path) -> Command, attack: impl FnOnce(&Served)) {
-    let (_folder, data) = scratch();
-    let command = with_little(&serve(&data), None);
-    withstands_started(command, &data, P99_MAX, |served, _| attack(served));
+pub(crate) fn withstands_from(serve: impl Fn(&Path) -> Command, attack: impl Fn(&Served)) {
+    survives_from(serve, P99_MAX, attack);
 }
 
 /// As [`withstands_from`], where an honest call may take up to `p99_max`.
 pub(crate) fn survives_from(
-    serve: impl FnOnce(&Path) -> Command,
+    serve: impl Fn(&Path) -> Command,
     p99_max: Duration,
-    attack: impl FnOnce(&Served),
+    attack: impl Fn(&Served),
 ) {
-    let (_folder, data) = scratch();
-    let command = with_little(&serve(&data), None);
-    withstands_started(command, &data, p99_max, |served, _| attack(served));
+    let serve = |data: &Path| with_little(&serve(data), None);
+    withstands_started(serve, p99_max, |served, _| attack(served));
 }
 
 fn withstands_started(
-    command: Command,
-    data: &Path,
+    serve: impl Fn(&Path) -> Command,
     p99_max: Duration,
-    attack: impl FnOnce(&Served, &Path),
+    attack: impl Fn(&Served, &Path),
 ) {
-    let served = Served::ready(Process::start(command));
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut slow = Vec::new();
+    while slow.len() < TRIES {
+        match attacked(&serve, &attack) {
+            p99 if p99 < p99_max => return,
+            p99 => slow.push(p99),
+        }
+    }
+    panic!("one honest call in a hundred took {slow:?} or longer");
+}
+
+/// Attacks a new server once; returns the percentile of the honest calls' times.
+fn attacked(serve: &impl Fn(&Path) -> Command, attack: &impl Fn(&Served, &Path)) -> Duration {
+    let (_folder, data) = scratch();
+    let served = Served::ready(Process::start(serve(&data)));
     let (is_over, served_ref) = (AtomicBool::new(false), &served);
     let took = std::thread::scope(|scope| {
         let (begun, begins) = mpsc::channel();
@@ -70,15 +83,15 @@ fn withstands_started(
         // end.
         let _ = begins.recv();
         let attacked =
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| attack(served_ref, data)));
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| attack(served_ref, &data)));
         is_over.store(true, Ordering::Relaxed);
         let took = honest.join().expect("the honest client comes to its end");
         attacked.expect("the attack is as it was meant");
         took
     });
-    check(took, p99_max);
     let (code, _, says) = served.stop();
     assert_eq!(code, Some(0), "{says}");
+    p99(took)
 }
 
 /// The same command in a process with limited memory and open files.
@@ -122,11 +135,11 @@ async fn be_honest(served: &Served, is_over: &AtomicBool, begun: Sender<()>) -> 
     took
 }
 
-fn check(mut took: Vec<Duration>, p99_max: Duration) {
+fn p99(mut took: Vec<Duration>) -> Duration {
     took.sort_unstable();
     let p99 = took[took.len() * 99 / 100];
     eprintln!("of {} honest calls one in a hundred took {p99:?} or longer", took.len());
-    assert!(p99 < p99_max, "of {} calls one in a hundred took {p99:?} or longer", took.len());
+    p99
 }
 
 /// The processor time that the server took so far, in seconds.
