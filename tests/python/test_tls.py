@@ -3,11 +3,13 @@
 The client is the package's. What it trusts, it trusts by the reference alone.
 """
 
+import contextlib
 import json
 import socket
 import ssl
 import subprocess
 import tempfile
+import threading
 import unittest
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -70,6 +72,59 @@ class TlsTest(unittest.TestCase):
         moved = urlsplit(self.reference)._replace(netloc=address).geturl()
         with self.assertRaisesRegex(ssl.SSLError, "does not belong to the cluster"):
             self.increment(moved)
+
+    def test_the_key_counts_only_in_its_own_field(self):
+        shown = ssl.get_server_certificate(self.listener(), timeout=DEADLINE_SECONDS)
+        prefix = bytes.fromhex("302a300506032b6570032100")
+        _, _, rest = ssl.PEM_cert_to_DER_cert(shown).partition(prefix)
+        key = (prefix + rest[:32]).hex()
+        for forgery in (
+            ["-set_serial", f"0x{key}"],
+            ["-set_serial", "1", "-addext", f"1.2.3.4=DER:{key}"],
+        ):
+            with self.subTest(forgery[0]), self.impostor(forgery) as (address, received):
+                moved = urlsplit(self.reference)._replace(netloc=address).geturl()
+                with self.assertRaisesRegex(ssl.SSLError, "does not belong to the cluster"):
+                    self.increment(moved)
+                self.assertEqual(received(), b"")
+
+    def listener(self):
+        address = urlsplit(self.reference)
+        return address.hostname, address.port
+
+    @contextlib.contextmanager
+    def impostor(self, forgery):
+        """The address of a listener whose certificate has a key of its own, and what clients tell it."""
+        with tempfile.TemporaryDirectory() as folder:
+            key, certificate = Path(folder, "key.pem"), Path(folder, "certificate.pem")
+            command = ["openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-subj", "/CN=capstead"]
+            files = ["-keyout", key, "-out", certificate, *forgery]
+            subprocess.run([*command, *files], check=True, capture_output=True)
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.set_alpn_protocols(["capstead/1"])
+            context.load_cert_chain(certificate, key)
+            listener = socket.create_server(("127.0.0.1", 0))
+            told = []
+
+            def serve():
+                while True:
+                    try:
+                        stream, _ = listener.accept()
+                    except OSError:
+                        return
+                    with contextlib.suppress(OSError), stream:
+                        stream.settimeout(DEADLINE_SECONDS)
+                        with context.wrap_socket(stream, server_side=True) as tls:
+                            told.append(tls.recv(4096))
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            try:
+                yield f"127.0.0.1:{listener.getsockname()[1]}", lambda: b"".join(told)
+            finally:
+                listener.shutdown(socket.SHUT_RDWR)
+                listener.close()
+                thread.join()
 
     def test_only_the_newest_version_is_spoken(self):
         context = self.curious()

@@ -20,8 +20,11 @@ from ._schemas import restorer_capnp
 
 T = TypeVar("T")
 
-# In a certificate, these bytes precede the 32 bytes of an Ed25519 public key.
+# In a certificate's field `subjectPublicKeyInfo`, these bytes precede the 32 bytes of an Ed25519 public key.
 _ED25519_KEY = bytes.fromhex("302a300506032b6570032100")
+# Tags of DER: a sequence, and the part of a certificate that gives its version.
+_SEQUENCE = 0x30
+_VERSION = 0xA0
 _DIAL_SECONDS = 10
 
 
@@ -125,8 +128,10 @@ def _only_the_cluster(host: str, port: int, cluster: bytes) -> ssl.SSLContext:
     certificate is trusted, and no other: a server that shows it must have the private key that belongs to it.
     """
     shown = ssl.get_server_certificate((host, port), timeout=_DIAL_SECONDS)
-    _, found, rest = ssl.PEM_cert_to_DER_cert(shown).partition(_ED25519_KEY)
-    if not found or hashlib.sha256(b"capstead cluster v1" + rest[:32]).digest() != cluster:
+    field = _public_key_field(ssl.PEM_cert_to_DER_cert(shown))
+    key = field.removeprefix(_ED25519_KEY)
+    is_key = len(key) == 32 and len(field) == len(_ED25519_KEY) + 32
+    if not is_key or hashlib.sha256(b"capstead cluster v1" + key).digest() != cluster:
         raise ssl.SSLError("the server does not belong to the cluster of the reference")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -134,3 +139,33 @@ def _only_the_cluster(host: str, port: int, cluster: bytes) -> ssl.SSLContext:
     context.check_hostname = False
     context.load_verify_locations(cadata=shown)
     return context
+
+
+def _public_key_field(certificate: bytes) -> bytes:
+    """The field `subjectPublicKeyInfo` of a certificate (RFC 5280, 4.1); empty if this is no certificate.
+
+    It has to be found by its place: whoever makes a certificate can write a key into its other fields, too.
+    """
+    try:
+        _, content, _ = _element(certificate, 0)
+        _, to_be_signed, _ = _element(content, 0)
+        # Serial number, algorithm, issuer, validity and subject come before, and the version may.
+        at = 0
+        for _ in range(6 if to_be_signed[0] == _VERSION else 5):
+            *_, at = _element(to_be_signed, at)
+        tag, _, end = _element(to_be_signed, at)
+    except IndexError:
+        return b""
+    return to_be_signed[at:end] if tag == _SEQUENCE else b""
+
+
+def _element(der: bytes, at: int) -> tuple[int, bytes, int]:
+    """The element of DER that begins there: its tag, its content, and the place after it."""
+    tag, length, at = der[at], der[at + 1], at + 2
+    if length & 0x80:
+        size = length & 0x7F
+        length = int.from_bytes(der[at : at + size], "big")
+        at += size
+    if at + length > len(der):
+        raise IndexError("the element is cut off")
+    return tag, der[at : at + length], at + length
