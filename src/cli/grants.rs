@@ -113,6 +113,10 @@ pub(super) fn show(options: &Show) -> u8 {
         let from = (object.id, grant);
         let shown = with_all(data, Access::Read, &[], async |admin, hosts| {
             let found = below::find(admin, hosts, from).await?;
+            if found.is_empty() {
+                let own = transfer::host(admin, owner_of(object.id.home_shard().0, hosts));
+                check_target(&own, object).await?;
+            }
             let lines = found.iter().map(|found| format!("\n  {}", found.said()));
             let count = plural(found.len() as u64, "grant");
             let grant = hex(grant.as_bytes());

@@ -67,12 +67,17 @@ fn report(panic: &PanicHookInfo<'_>) {
     let backtrace = Backtrace::capture();
     let backtrace =
         (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
-    if let Some(turn) = present_turn() {
+    let turn = present_turn();
+    // Others are caught, and their object alone ends: its host doesn't wait for a slow reader of
+    // the log. The text is the one with which Rust begins to end the process.
+    let is_last = turn.is_none() || reason.starts_with("panic in a ");
+    if let Some(turn) = turn {
         let (class, object, method) = (turn.class, turn.object, turn.method_name());
         tracing::error!(target: PANICS, class, ?object, method, thread, backtrace, "panicked at {place}: {reason}");
     } else {
         tracing::error!(target: PANICS, thread, backtrace, "panicked at {place}: {reason}");
     }
-    // A panic during unwinding ends the process at once.
-    stderr::flush();
+    if is_last {
+        stderr::flush();
+    }
 }

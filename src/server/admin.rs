@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use super::data_dir::{self, DataDir, Signing};
 use super::error::ServerError;
 use crate::error::{Result, failed, overloaded};
+use crate::limits::FILES_PERIOD;
 use crate::membrane;
 use crate::net::{Places, rest_after};
 use crate::schema::admin_capnp::{admin, host_admin, import_claim, key};
@@ -236,14 +237,11 @@ impl AdminSocket {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let reached = Reached::new(data.root())?;
-        let socket = UnixSocket::new_stream()?;
-        socket.bind(&reached.path)?;
-        // Nobody can connect before `listen`.
-        fs::set_permissions(&path, Permissions::from_mode(0o600))?;
-        let listener = socket.listen(BACKLOG)?;
+        let listener = listen(data.root())?;
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        tasks.spawn_local(accept(listener, admin, tools, stop.clone(), tasks.clone()));
+        let accept =
+            accept(data.root().to_owned(), listener, admin, tools, stop.clone(), tasks.clone());
+        tasks.spawn_local(accept);
         Ok(Self { path, stop, tasks })
     }
 
@@ -257,9 +255,36 @@ impl AdminSocket {
     }
 }
 
+/// Makes the socket in the data directory, where there is none.
+fn listen(root: &Path) -> io::Result<UnixListener> {
+    let reached = Reached::new(root)?;
+    let socket = UnixSocket::new_stream()?;
+    socket.bind(&reached.path)?;
+    // Nobody can connect before `listen`.
+    fs::set_permissions(data_dir::admin_socket(root), Permissions::from_mode(0o600))?;
+    socket.listen(BACKLOG)
+}
+
+/// Makes the socket anew if its name is gone: without it, nobody could revoke a key.
+fn listen_again(root: &Path, listener: UnixListener) -> UnixListener {
+    match fs::symlink_metadata(data_dir::admin_socket(root)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        _ => return listener,
+    }
+    match listen(root) {
+        Ok(again) => {
+            tracing::warn!("admin.sock was removed while it was in use: it is there again");
+            again
+        }
+        // The directory is gone or can't be written: it's tried again.
+        Err(_) => listener,
+    }
+}
+
 /// Accepts operators until `stop` is cancelled.
 async fn accept(
-    listener: UnixListener,
+    root: PathBuf,
+    mut listener: UnixListener,
     admin: admin::Client,
     tools: usize,
     stop: CancellationToken,
@@ -269,6 +294,10 @@ async fn accept(
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            () = tokio::time::sleep(FILES_PERIOD) => {
+                listener = listen_again(&root, listener);
+                continue;
+            }
             () = stop.cancelled() => return,
         };
         let stream = match accepted {

@@ -26,24 +26,24 @@ mod importing;
 mod keys;
 mod making;
 mod private;
+mod watching;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
 use super::error::ServerError;
-use crate::limits::FILES_PERIOD;
 use crate::storage::lmdb::owned::{open_regular, patiently};
-use crate::storage::{self, Access, Kind, Owner, Watched};
+use crate::storage::{self, Access, Kind, Owner};
 use crate::sturdyref::KeyRing;
 pub(super) use keys::Signing;
 use making::{Found, begin, finish, found, remove_unfinished, unrestored};
 pub(crate) use private::Group;
 use private::Trust;
+use watching::Watch;
 
 const FORMAT: &str = "capstead data 1\n";
 const FORMAT_PREFIX: &str = "capstead data ";
@@ -70,9 +70,8 @@ pub(super) struct DataDir {
     root: PathBuf,
     made: Made,
     trust: Trust,
-    /// For a directory that is served: the files that no other process may change meanwhile, except
-    /// the parts.
-    files: Option<Arc<Watched>>,
+    /// Begun for a directory that is served.
+    watch: Watch,
     lock: File,
 }
 
@@ -95,7 +94,7 @@ impl DataDir {
         let trust = Trust::of(root, Access::Full, group);
         private::check_folder(root, trust)?;
         let lock = lock(root)?;
-        let mut dir = Self { root: root.to_owned(), made, trust, files: None, lock };
+        let mut dir = Self { root: root.to_owned(), made, trust, watch: Watch::default(), lock };
         match found(root)? {
             Found::Whole => {}
             Found::Nothing | Found::Unmade => {
@@ -114,20 +113,14 @@ impl DataDir {
         if !lock_text(root)?.is_empty() {
             say(root, "").map_err(failed(root, MAKING))?;
         }
-        let files = Watched::new([LOCK_FILE, FORMAT_FILE].map(|name| root.join(name)));
-        dir.files = Some(files.map_err(|error| data(root, error.to_string()))?);
+        dir.watch.begin(root)?;
         Ok(dir)
     }
 
     /// Resolves when another process has changed a file that only the holder of the lock may
-    /// change. The parts watch their own files.
+    /// change. The hosts watch their own files.
     pub(super) async fn changed(&self) -> ServerError {
-        loop {
-            tokio::time::sleep(FILES_PERIOD).await;
-            if let Some(Err(error)) = self.files.as_ref().map(|files| files.check()) {
-                return ServerError::Storage(error.to_string());
-            }
-        }
+        self.watch.changed().await
     }
 
     /// Opens the directory if it was made before; none if a server uses it.
@@ -152,7 +145,7 @@ impl DataDir {
         let Some(lock) = try_lock(root)? else { return Ok(None) };
         private::check_folder(root, trust)?;
         let (root, made) = (root.to_owned(), Made::default());
-        let dir = Self { root, made, trust, files: None, lock };
+        let dir = Self { root, made, trust, watch: Watch::default(), lock };
         let root = &*dir.root;
         match found(root)? {
             Found::Whole => {}
@@ -175,11 +168,8 @@ impl DataDir {
     /// # Errors
     /// When it holds anything else.
     pub(super) fn check_restorable(root: &Path) -> Result<(), ServerError> {
-        let has_names = match fs::read_dir(root) {
-            Ok(mut names) => names.next().is_some(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(error) => return Err(failed(root, "look into the directory")(error)),
-        };
+        let is_there = root.try_exists().map_err(failed(root, "look into the directory"))?;
+        let has_names = is_there && !names(root)?.is_empty();
         let is_taken = || !matches!(found(root), Ok(found) if found != Found::Whole);
         if has_names && (!root.join(LOCK_FILE).is_file() || is_taken()) {
             return Err(data(root, "is not empty; choose a new directory"));
@@ -203,7 +193,7 @@ impl DataDir {
         let trust = Trust::of(root, Access::Full, Group::Stranger);
         private::check_owner(root, trust)?;
         let lock = lock(root)?;
-        let dir = Self { root: root.to_owned(), made, trust, files: None, lock };
+        let dir = Self { root: root.to_owned(), made, trust, watch: Watch::default(), lock };
         // Checked again, now that no other process can change it.
         Self::check_restorable(root)?;
         let begun = begin(root, BEING_RESTORED, hosts, |path| keys::put(path, secrets))
@@ -335,7 +325,9 @@ impl DataDir {
     /// # Errors
     /// When it can't be written: the key may or may not be there, and is whole if it is.
     pub(super) fn add_signing_key(&self) -> Result<(), ServerError> {
-        keys::add(&self.root.join(KEYS))
+        let added = keys::add(&self.root.join(KEYS));
+        self.watch.renew(&self.root)?;
+        added
     }
 
     /// Removes a key; at least one other must remain. The removal is durable on return.
@@ -343,7 +335,9 @@ impl DataDir {
     /// # Errors
     /// When it can't be removed: the key may or may not be there.
     pub(super) fn remove_signing_key(&self, key: &Signing) -> Result<(), ServerError> {
-        keys::remove(&self.root.join(KEYS), key)
+        let removed = keys::remove(&self.root.join(KEYS), key);
+        self.watch.renew(&self.root)?;
+        removed
     }
 }
 
@@ -389,10 +383,14 @@ fn foreign(root: &Path) -> ServerError {
     data(root, "is not empty and not a data directory of Capstead; choose another with --data")
 }
 
-/// The names in the directory. A name that is not valid text is none of ours, whatever its bytes.
+/// The names in the directory, except the one that every fresh file system of Linux has. A name
+/// that is not valid text is none of ours, whatever its bytes.
 fn names(root: &Path) -> Result<Vec<String>, ServerError> {
     let entries = fs::read_dir(root).and_then(|entries| {
-        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+        entries
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .filter(|name: &io::Result<String>| !matches!(name, Ok(name) if name == "lost+found"))
+            .collect()
     });
     entries.map_err(failed(root, "read the data directory"))
 }

@@ -368,11 +368,9 @@ async fn start_on(
         HostParts { number, vat, socket, common: common.clone() }
     };
     let host = parts(0, socket).start(&supervisor.client()).await?;
-    let (hub, mut threads) = (Hub::new(supervisor, metrics.clone()), Vec::new());
-    for number in 1..server.hosts {
-        let parts = parts(number, listen::beside(&server)?);
-        threads.push(start_thread(parts, &hub).await?);
-    }
+    let hub = Hub::new(supervisor, metrics.clone());
+    let others = (1..server.hosts).map(|number| Ok(parts(number, listen::beside(&server)?)));
+    let threads = start_threads(others, &hub).await?;
     let has_json_routes = routes.have_json();
     let capnp_way = web::capnp_way(&server, &routes, http_address);
     let (gateway, references) =
@@ -443,6 +441,31 @@ fn start_admin(
     let socket = AdminSocket::start(data, admin::serve(data.clone(), keys, hosts, host), tools);
     let warn = |error: &std::io::Error| tracing::warn!(%error, "can't listen on admin.sock: stop the server to export, import or back up");
     socket.inspect_err(warn).ok()
+}
+
+/// Starts the hosts that have threads of their own, one after the other. After an error none runs.
+async fn start_threads(
+    hosts: impl Iterator<Item = Result<HostParts, ServerError>>,
+    hub: &Rc<Hub>,
+) -> Result<Vec<HostThread>, ServerError> {
+    let mut threads = Vec::new();
+    for parts in hosts {
+        let started = match parts {
+            Ok(parts) => start_thread(parts, hub).await,
+            Err(error) => Err(error),
+        };
+        match started {
+            Ok(thread) => threads.push(thread),
+            Err(error) => {
+                // They use files that are removed next.
+                for thread in threads {
+                    let _ = thread.join().await;
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(threads)
 }
 
 async fn start_thread(parts: HostParts, hub: &Rc<Hub>) -> Result<HostThread, ServerError> {

@@ -155,6 +155,12 @@ pub(crate) enum StorageError {
     #[error("the map of the environment is full; start again with a larger --map-size")]
     MapFull,
 
+    /// The system has no address space for the map. Nothing was opened.
+    #[error(
+        "the system has no address space left for the map; start again with a smaller --map-size, or fewer --hosts"
+    )]
+    MapSize,
+
     /// LMDB failed. If it was writing, it is unknown whether that transaction is on disk.
     #[error("LMDB failed to {action}: {source}")]
     Lmdb {

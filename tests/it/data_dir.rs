@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use crate::support::random::Random;
 use crate::support::{
-    Process, Served, eventually, http, refused_start, scratch, serve, serve_command, serve_with,
-    tree,
+    Process, Served, capstead, eventually, http, refused_start, scratch, serve, serve_command,
+    serve_with, tree,
 };
 
 // Two servers on one directory would each consider itself the owner of every object.
@@ -339,6 +339,25 @@ fn an_empty_directory_is_filled_where_it_is() {
         counts(&Served::ready(Process::start(command)), value);
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4, "nothing lies beside them");
+}
+
+// Every new ext4 file system has such a folder, which only root can look into.
+#[test]
+fn a_new_file_system_is_filled_where_it_is_mounted() {
+    let (folder, data) = scratch();
+    fs::create_dir_all(data.join("lost+found")).unwrap();
+    counts(&serve(&data), "1");
+    let archive = folder.path().join("backup");
+    let verb = |args: &[&std::ffi::OsStr]| {
+        let output = capstead(args).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    verb(&["backup".as_ref(), archive.as_ref(), "--data".as_ref(), data.as_ref()]);
+    let other = folder.path().join("other");
+    fs::create_dir_all(other.join("lost+found")).unwrap();
+    verb(&["restore".as_ref(), archive.as_ref(), other.as_ref()]);
+    counts(&serve(&other), "2");
+    assert!(data.join("lost+found").is_dir() && other.join("lost+found").is_dir());
 }
 
 // A crash while the directory is made leaves parts: these are made anew, and nothing else is

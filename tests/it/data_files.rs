@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::{Served, http, now, scratch, serve_with};
+use crate::support::{Served, capstead, eventually, http, now, scratch, serve_with};
 
 /// One second, plus the time that a busy machine needs to end a server.
 const NOTICED: Duration = Duration::from_secs(10);
@@ -72,7 +72,11 @@ fn nothing_is_acknowledged_after_a_file_was_changed() {
 
 #[test]
 fn a_server_that_commits_nothing_notices_the_change_too() {
-    let root: [Change; 2] = [
+    let root: [Change; 6] = [
+        ("supervisor/data.mdb", |path| fs::remove_file(path).unwrap(), "is gone"),
+        ("supervisor/CAPSTEAD", replace, "was replaced"),
+        ("keys/cluster", |path| fs::remove_file(path).unwrap(), "is gone"),
+        ("keys/signing-1", cut, "was cut short"),
         ("lock", |path| fs::remove_file(path).unwrap(), "is gone"),
         ("format", replace, "was replaced"),
     ];
@@ -82,6 +86,43 @@ fn a_server_that_commits_nothing_notices_the_change_too() {
         change(&data.join(name));
         ends(served, name, what);
     }
+}
+
+// Nobody could revoke a key then.
+#[test]
+fn the_operator_reaches_a_server_whose_socket_was_removed() {
+    let (_folder, data) = scratch();
+    let served = serve_with(&data, ONE_HOST);
+    fs::remove_file(data.join("admin.sock")).unwrap();
+    eventually("the socket", || data.join("admin.sock").symlink_metadata().ok());
+    let listed = capstead(["key", "list", "--data"]).arg(&data).output().unwrap();
+    assert!(listed.status.success(), "{listed:?}");
+    let (code, _, stderr) = served.stop();
+    assert!(code == Some(0) && stderr.contains("admin.sock was removed"), "{stderr}");
+    assert!(data.join("admin.sock").symlink_metadata().is_err(), "it goes with the server");
+}
+
+// Keys that are made and removed in order are no change from outside.
+#[test]
+fn keys_come_and_go_by_the_operator() {
+    let (_folder, data) = scratch();
+    let served = serve_with(&data, ONE_HOST);
+    let key = |args: &[&str]| {
+        let done = capstead(["key"]).args(args).arg("--data").arg(&data).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+        String::from_utf8(done.stdout).unwrap()
+    };
+    key(&["rotate"]);
+    let list = key(&["list"]);
+    let oldest = list.lines().nth(1).unwrap().split_whitespace().next().unwrap();
+    key(&["revoke", oldest]);
+    // Longer than the files go without a look.
+    let until = now() + Duration::from_millis(2500);
+    while now() < until {
+        assert!(increment(&served));
+    }
+    fs::remove_file(data.join("keys/signing-2")).unwrap();
+    ends(served, "keys/signing-2", "is gone");
 }
 
 // The signal used to end the process without a message.

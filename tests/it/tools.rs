@@ -107,7 +107,12 @@ fn what_is_not_there_is_said_not_to_be() {
     data_with_a_counter(&data);
     let grant = "00112233445566778899aabbccddeeff";
     for object in ["Nope/x", "counter/x", "Counter/X", "Nope", "counter"] {
-        for args in [&["grants", object][..], &["revoke", object, grant], &["grant", object]] {
+        for args in [
+            &["grants", object][..],
+            &["grants", object, "--below", grant],
+            &["revoke", object, grant],
+            &["grant", object],
+        ] {
             let said = refused(&data, args, 1);
             assert!(said.contains("there is no"), "{args:?}: {said}");
         }
@@ -142,6 +147,13 @@ fn a_server_that_does_not_start_names_the_flag_and_leaves_nothing() {
     let others = ["--listen", any, "--http", any];
     let (code, said) = start(&[&others[..], &["--map-size", "4KiB"]].concat());
     assert_eq!(code, Some(1), "{said}");
+    // More than a process can address.
+    let large = ["--hosts", "64", "--map-size", "4TiB"];
+    let (code, said) = start(&[&others[..], &large].concat());
+    assert!(code == Some(1) && said.contains("--map-size"), "{said}");
+    assert!(!said.contains("storage failed"), "{said}");
+    let (code, said) = start(&[&others[..], &["--advertise", "localhost:0"]].concat());
+    assert!(code != Some(0) && said.contains("--advertise"), "{said}");
     for hosts in ["0", "65"] {
         let (code, said) = start(&[&others[..], &["--hosts", hosts]].concat());
         assert!(code == Some(2) && said.contains("--hosts"), "{said}");

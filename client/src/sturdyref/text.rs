@@ -156,6 +156,8 @@ fn check_address(address: &str) -> Result<(), Refused> {
         !host.is_empty() && host.bytes().all(allowed)
     };
     let host_is_sound = is_name(host) || bare_v6(host).is_some();
-    let port_is_sound = port.parse::<u16>().is_ok_and(|number| number.to_string() == port);
+    // No listener has the port 0.
+    let is_port = |number: u16| number > 0 && number.to_string() == port;
+    let port_is_sound = port.parse().is_ok_and(is_port);
     if host_is_sound && port_is_sound { Ok(()) } else { Err(NO_TEXT) }
 }

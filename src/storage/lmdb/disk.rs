@@ -45,7 +45,8 @@ impl Disk {
     }
 }
 
-/// The error of a write below `path`, or `NoSpace` if a full disk was its cause.
+/// The error of opening or writing an environment below `path`, or `NoSpace` if a full disk was its
+/// cause, or `MapSize`.
 pub(in crate::storage) fn explained(error: StorageError, path: &Path) -> StorageError {
     let source = match &error {
         StorageError::Io { source, .. } => Some(source),
@@ -53,6 +54,9 @@ pub(in crate::storage) fn explained(error: StorageError, path: &Path) -> Storage
         _ => None,
     };
     let code = source.and_then(io::Error::raw_os_error);
+    if code == Some(Errno::NOMEM.raw_os_error()) {
+        return StorageError::MapSize;
+    }
     let is_full = code == Some(Errno::NOSPC.raw_os_error());
     if !is_full && code != Some(Errno::IO.raw_os_error()) {
         return error;
