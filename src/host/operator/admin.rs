@@ -81,7 +81,7 @@ impl HostAdmin {
 
 /// Class and name of an object, from its header; none if it isn't one that is whole.
 pub(crate) fn describe(header: &[u8]) -> Option<(&str, Option<&str>)> {
-    Header::decode(header).ok().map(|header| (header.class, header.key))
+    Header::decode(header).ok().map(|header| (header.class, header.name))
 }
 
 /// The error as the operator sees it, who may know everything.

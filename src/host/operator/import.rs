@@ -314,8 +314,8 @@ impl Incoming {
 
     fn take_header(&mut self, record: &[u8]) -> Result<()> {
         let header = Header::decode(record)?;
-        let named = |key| ObjectId::named(self.id.home_shard().pool(), header.class, key);
-        if header.key.is_some_and(|key| named(key) != self.id) {
+        let named = |name| ObjectId::named(self.id.home_shard().pool(), header.class, name);
+        if header.name.is_some_and(|name| named(name) != self.id) {
             return Err(failed("an object's header belongs to another one"));
         }
         self.header = Some(record.to_vec());
