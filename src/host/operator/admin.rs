@@ -221,6 +221,25 @@ impl host_admin::Server for HostAdmin {
         Ok(())
     }
 
+    async fn methods(
+        self: Rc<Self>,
+        params: host_admin::MethodsParams,
+        mut results: host_admin::MethodsResults,
+    ) -> Result<()> {
+        let id = target(params.get()?.get_target()?)?;
+        let header = self.header(id)?;
+        let class = header.as_deref().and_then(describe).map(|(class, _)| class);
+        let known = nameable::all_of(&self.vat, id, class);
+        let mut list = results.get().init_methods(known.len() as u32);
+        for (at, (interface, ordinal, name)) in (0..).zip(known) {
+            let mut to = list.reborrow().get(at);
+            to.set_interface(interface);
+            to.set_ordinal(ordinal);
+            to.set_name(name);
+        }
+        Ok(())
+    }
+
     async fn revoke(
         self: Rc<Self>,
         params: host_admin::RevokeParams,
