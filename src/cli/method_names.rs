@@ -10,8 +10,8 @@ use crate::id::ObjectId;
 use crate::schema::admin_capnp::host_admin;
 
 /// The methods of an object, or of a namespace and its objects, whose names the server knows, or
-/// this program where it opened the data itself. Invariant: each name is that of one method, so that
-/// whatever is shown can be given back on a command line.
+/// this program where it opened the data itself. Invariant: each name is that of one method, so
+/// that whatever is shown can be given back on a command line.
 #[derive(Debug, Default)]
 pub(super) struct MethodNames(HashMap<Method, String>);
 

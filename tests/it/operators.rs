@@ -248,8 +248,8 @@ fn grants_name_methods_that_are_there() {
     served.stop();
 }
 
-/// The names of a class are those of its server. A program that lacks the class shows numbers, which
-/// can be given back to it.
+/// The names of a class are those of its server. A program that lacks the class shows numbers,
+/// which can be given back to it.
 #[test]
 fn grants_show_methods_by_name_where_the_class_is_known() {
     let (_folder, data) = scratch();

@@ -16,8 +16,8 @@ use crate::storage::error::Result;
 use crate::storage::space::Space;
 use crate::storage::store::account::Account;
 
-/// Gives the objects that a value refers to. The arguments are the object that stores the value, the
-/// key, and the value. Most values refer to no object.
+/// Gives the objects that a value refers to. The arguments are the object that stores the value,
+/// the key, and the value. Most values refer to no object.
 pub(crate) type TargetsOf = Rc<dyn Fn(ObjectId, &[u8], &[u8]) -> ObjectIds>;
 
 /// The change that a write of one value makes to the edges.

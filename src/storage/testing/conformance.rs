@@ -100,8 +100,8 @@ fn usage(map: &Map) -> Usage {
 /// The beginning of a value that refers to objects.
 const REFERS: u8 = b'>';
 
-/// The objects to which the values in these tests refer: one for each 16 bytes, or fewer at the end,
-/// after the first two. The second byte says which half of all keys the value is meant for.
+/// The objects to which the values in these tests refer: one for each 16 bytes, or fewer at the
+/// end, after the first two. The second byte says which half of all keys the value is meant for.
 fn targets(key: &[u8], value: &[u8]) -> ObjectIds {
     match value {
         [REFERS, half, ids @ ..] if usize::from(half % 2) == key.len() % 2 => {
