@@ -148,6 +148,20 @@ interface HostAdmin {
   # names in their schema, `Counter.read` or `read`, or by number, `0xdc0f9593bdd2956b:2`. One that isn't there
   # is refused. `text` has the host's listener as its hint; null if the host doesn't serve. `grant` is its id,
   # to revoke it.
+
+  methods @9 (target :Data) -> (methods :List(MethodName));
+  # The methods that the grants of an object, or of a namespace, may speak of: those of the object's class, or of
+  # the objects of the namespace; those of namespaces; and those that everything answers. Those of a class are
+  # left out if this program doesn't have it.
+}
+
+struct MethodName {
+  # A method, by its number and by its name.
+
+  interface @0 :UInt64;
+  ordinal @1 :UInt16;
+  name @2 :Text;
+  # With that of its interface, as in `Counter.read`.
 }
 
 struct Request {

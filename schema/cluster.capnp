@@ -27,7 +27,7 @@ struct Birth {
   class @1 :Text;
   # The name of the object's class.
 
-  key @2 :Text;
+  name @2 :Text;
   # The object's name in its namespace; null for an anonymous object.
 }
 

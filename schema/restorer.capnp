@@ -47,14 +47,14 @@ interface Namespace @0xe37b60d8a15c94f2 {
   # All objects of one class. Holding this capability is the right to reach each of them, and to make
   # new ones. There is no other way from a name to an object.
 
-  byName @0 (key :Text) -> (object :Capability);
-  # The object called `key`: for the same key the same object, for ever, whoever asks and wherever.
+  byName @0 (name :Text) -> (object :Capability);
+  # The object called `name`: for the same name the same object, for ever, whoever asks and wherever.
   #
-  # Keys are equal when their bytes are: they are neither folded nor normalised. Asking creates nothing:
-  # the object exists from its first durable write. Fails if the key is empty or longer than 1,024
+  # Names are equal when their bytes are: they are neither folded nor normalised. Asking creates nothing:
+  # the object exists from its first durable write. Fails if the name is empty or longer than 1,024
   # bytes. Calls on `object` may be sent before this returns.
 
-  tryGet @1 (key :Text) -> (object :Capability);
+  tryGet @1 (name :Text) -> (object :Capability);
   # As `byName`, but null when no such object exists. Never creates one, and wakes none.
 
   create @2 () -> (object :Capability);

@@ -53,12 +53,12 @@ impl ObjectId {
     /// Length in bytes.
     pub(crate) const LEN: usize = 16;
 
-    /// The object called `key` in the namespace of `class`: always the same one.
+    /// The object called `name` in the namespace of `class`: always the same one.
     ///
-    /// The id is a SHA-256 of a domain, the class (prefixed by its length) and the key; keys are
+    /// The id is a SHA-256 of a domain, the class (prefixed by its length) and the name; names are
     /// compared byte by byte.
-    pub(crate) fn named(pool: Pool, class: &str, key: &str) -> Self {
-        Self::hashed(b"capstead named object v1", pool, class, key)
+    pub(crate) fn named(pool: Pool, class: &str, name: &str) -> Self {
+        Self::hashed(b"capstead named object v1", pool, class, name)
     }
 
     /// The system object that holds the grants of a namespace.
@@ -77,12 +77,12 @@ impl ObjectId {
         Ok(Self(bytes))
     }
 
-    fn hashed(domain: &[u8], pool: Pool, class: &str, key: &str) -> Self {
+    fn hashed(domain: &[u8], pool: Pool, class: &str, name: &str) -> Self {
         let mut hash = Sha256::new();
         hash.update(domain);
         hash.update((class.len() as u32).to_be_bytes());
         hash.update(class);
-        hash.update(key);
+        hash.update(name);
         let hash: [u8; 32] = hash.finalize().into();
         let mut bytes = [0; Self::LEN];
         bytes.copy_from_slice(&hash[..Self::LEN]);
@@ -113,13 +113,39 @@ impl fmt::Debug for ObjectId {
     }
 }
 
+/// The ids of several objects in one piece of memory, as the record of a value's edges has them: 16
+/// bytes each, one after the other, in order, and one that comes twice stands there twice. Without
+/// ids it takes no memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ObjectIds(Vec<u8>);
+
+impl ObjectIds {
+    /// No ids.
+    pub(crate) const NONE: Self = Self(Vec::new());
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The record that has them.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl FromIterator<ObjectId> for ObjectIds {
+    fn from_iter<I: IntoIterator<Item = ObjectId>>(ids: I) -> Self {
+        Self(ids.into_iter().flat_map(|id| id.0).collect())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn names_and_classes_are_told_apart() {
-        let id = |class, key| ObjectId::named(Pool::default(), class, key);
+        let id = |class, name| ObjectId::named(Pool::default(), class, name);
         assert_eq!(id("Counter", "x"), id("Counter", "x"));
         assert_ne!(id("Counter", "x"), id("Counter", "y"));
         assert_ne!(id("Counter", "x"), id("Counterx", ""));
@@ -128,12 +154,23 @@ mod tests {
 
     #[test]
     fn a_pool_is_the_top_four_bits_of_the_shard() {
-        for key in 0..1000 {
-            let id = ObjectId::named(Pool(5), "Counter", &key.to_string());
+        for name in 0..1000 {
+            let id = ObjectId::named(Pool(5), "Counter", &name.to_string());
             assert_eq!(id.home_shard().0 >> 12, 5);
             assert_eq!(id.home_shard().pool(), Pool(5));
         }
         let shard = Shard(0x1234);
         assert_eq!(ObjectId::anonymous(shard).unwrap().home_shard(), shard);
+    }
+
+    #[test]
+    fn ids_stand_in_their_record_one_after_the_other() {
+        let [one, two] = [1, 2].map(|byte| ObjectId::from_bytes([byte; ObjectId::LEN]));
+        let ids: ObjectIds = [two, one, two].into_iter().collect();
+        assert_eq!(ids.as_bytes(), [[2; 16], [1; 16], [2; 16]].concat());
+        assert!(!ids.is_empty());
+        let none: ObjectIds = [].into_iter().collect();
+        assert_eq!((none.as_bytes(), none.is_empty()), (&[][..], true));
+        assert_eq!(none, ObjectIds::NONE);
     }
 }

@@ -1,21 +1,6 @@
 //! The generated code of all schemas: the public ones from the client crate, all others from here.
 
-macro_rules! generated {
-    ($($name:ident)+) => {$(
-        #[allow(
-            clippy::all,
-            clippy::pedantic,
-            clippy::unwrap_used,
-            missing_debug_implementations,
-            missing_docs,
-            unreachable_pub,
-            reason = "generated code is not ours to change"
-        )]
-        pub mod $name {
-            include!(concat!(env!("OUT_DIR"), "/", stringify!($name), ".rs"));
-        }
-    )+};
-}
+use capstead_client::generated;
 
 generated! { admin_capnp chat_capnp cluster_capnp counter_capnp index_capnp poll_capnp }
 #[cfg(test)]

@@ -21,15 +21,4 @@ mod references;
 mod strangers;
 mod support;
 
-#[allow(
-    clippy::all,
-    clippy::pedantic,
-    clippy::unwrap_used,
-    missing_debug_implementations,
-    missing_docs,
-    unreachable_pub,
-    reason = "generated code is not ours to change"
-)]
-pub mod passing_capnp {
-    include!(concat!(env!("OUT_DIR"), "/passing_capnp.rs"));
-}
+capstead_client::generated! { passing_capnp }

@@ -17,6 +17,8 @@ mod imports;
 mod methods;
 #[path = "tidy/names.rs"]
 mod names;
+#[path = "tidy/pointers.rs"]
+mod pointers;
 #[path = "tidy/reasons.rs"]
 mod reasons;
 #[path = "tidy/shape.rs"]
@@ -73,6 +75,11 @@ fn floors_import_downward() {
 #[test]
 fn methods_stand_with_their_types() {
     report(methods::check(&sources(), &page()));
+}
+
+#[test]
+fn the_page_names_functions_where_they_are() {
+    report(pointers::check(&sources(), &page()));
 }
 
 #[test]

@@ -42,18 +42,7 @@ use self::probe::Probe;
 use self::row::Row;
 use self::scratch::Scratch;
 
-#[allow(
-    clippy::all,
-    clippy::pedantic,
-    clippy::unwrap_used,
-    missing_debug_implementations,
-    missing_docs,
-    unreachable_pub,
-    reason = "generated code is not ours to change"
-)]
-pub mod probe_capnp {
-    include!(concat!(env!("OUT_DIR"), "/probe_capnp.rs"));
-}
+capstead_client::generated! { probe_capnp }
 
 /// Every call makes several small allocations on one thread, as in the server.
 #[global_allocator]

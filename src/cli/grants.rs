@@ -9,6 +9,7 @@ use capstead_client::sturdyref::{Caveats, Sturdyref, VerifyingKey};
 use clap::Args;
 
 use super::below;
+use super::method_names::MethodNames;
 use super::operator::{self, Data, Failure};
 use super::output::check_stdout;
 use super::transfer;
@@ -107,7 +108,7 @@ pub(crate) struct Revoke {
 }
 
 /// Returns once they are shown.
-pub(super) fn show(options: &Show) -> u8 {
+pub(super) fn show(options: &Show, classes: &[Class]) -> u8 {
     let (data, object) = (&options.data, &options.object);
     if let Some(grant) = options.below {
         let from = (object.id, grant);
@@ -124,8 +125,9 @@ pub(super) fn show(options: &Show) -> u8 {
         });
         return operator::end(shown, None);
     }
-    let shown = with(data, Access::Read, object, async |host| {
-        let grants = listed(&host, object).await?;
+    let shown = with(data, Access::Read, classes, object, async |host| {
+        let names = MethodNames::ask(&host, object.id).await?;
+        let grants = listed(&host, object, &names).await?;
         if grants.is_empty() {
             check_there(&host, object).await?;
         }
@@ -134,7 +136,11 @@ pub(super) fn show(options: &Show) -> u8 {
     operator::end(shown, None)
 }
 
-async fn listed(host: &host_admin::Client, object: &Object) -> Result<Vec<Shown>, Failure> {
+async fn listed(
+    host: &host_admin::Client,
+    object: &Object,
+    names: &MethodNames,
+) -> Result<Vec<Shown>, Failure> {
     let (mut grants, mut after) = (Vec::new(), Vec::new());
     loop {
         let mut request = host.grants_request();
@@ -142,7 +148,7 @@ async fn listed(host: &host_admin::Client, object: &Object) -> Result<Vec<Shown>
         request.get().set_after(&after);
         let reply = request.send().promise.await?;
         for grant in reply.get()?.get_grants()? {
-            grants.push(Shown::read(grant)?);
+            grants.push(Shown::read(grant, names)?);
         }
         after = reply.get()?.get_next()?.to_vec();
         if after.is_empty() {
@@ -153,7 +159,8 @@ async fn listed(host: &host_admin::Client, object: &Object) -> Result<Vec<Shown>
 
 /// As [`check_there`], for a target that may have grants.
 async fn check_target(host: &host_admin::Client, object: &Object) -> Result<(), Failure> {
-    if listed(host, object).await?.is_empty() { check_there(host, object).await } else { Ok(()) }
+    let grants = listed(host, object, &MethodNames::default()).await?;
+    if grants.is_empty() { check_there(host, object).await } else { Ok(()) }
 }
 
 /// Checks that a target without grants exists: an object that was never written looks the same as
@@ -282,7 +289,7 @@ pub(super) fn revoke(options: &Revoke) -> u8 {
         });
         return operator::end(revoked, None);
     }
-    let revoked = with(data, Access::Full, object, async |host| {
+    let revoked = with(data, Access::Full, &[], object, async |host| {
         if let Err(error) = revoke_one(&host, object.id, grant.as_bytes()).await {
             check_target(&host, object).await?;
             return Err(error);
@@ -309,14 +316,15 @@ pub(super) fn plural(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Runs the work with the host that has the object.
+/// Runs the work with the host that has the object, where these classes of the program matter.
 pub(super) fn with(
     data: &Data,
     access: Access,
+    classes: &[Class],
     object: &Object,
     work: impl AsyncFnOnce(host_admin::Client) -> Result<String, Failure>,
 ) -> Result<String, Failure> {
-    with_all(data, access, &[], async |admin, hosts| {
+    with_all(data, access, classes, async |admin, hosts| {
         work(transfer::host(admin, owner_of(object.id.home_shard().0, hosts))).await
     })
 }

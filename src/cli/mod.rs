@@ -10,6 +10,7 @@ mod import;
 mod key;
 mod limit;
 mod log;
+mod method_names;
 mod operator;
 mod output;
 mod program;
@@ -105,9 +106,9 @@ impl Operate {
             Self::Restore(options) => restore::run(options),
             Self::Key(options) => key::run(options),
             Self::Compact(options) => compact::run(options),
-            Self::Grants(options) => grants::show(options),
+            Self::Grants(options) => grants::show(options, classes),
             Self::Grant(options) => grants::make(options, classes),
-            Self::Requests(options) => requests::run(options),
+            Self::Requests(options) => requests::run(options, classes),
             Self::Revoke(options) => grants::revoke(options),
         }
     }

@@ -3,11 +3,14 @@
 use std::fmt::Write;
 
 use bytesize::ByteSize;
+use capstead_client::sturdyref::Method;
 use clap::Args;
 
 use super::export::object_id;
 use super::grants::{Object, check_there, hex, parse_object, plural, time, with};
+use super::method_names::MethodNames;
 use super::operator::{self, Data, Failure};
+use crate::host::Class;
 use crate::id::ObjectId;
 use crate::schema::admin_capnp::{host_admin, request};
 use crate::storage::Access;
@@ -62,9 +65,9 @@ fn parse_id(text: &str) -> Result<Bytes, String> {
 }
 
 /// Returns once they are shown, or forgotten durably.
-pub(super) fn run(options: &Options) -> u8 {
+pub(super) fn run(options: &Options, classes: &[Class]) -> u8 {
     let access = if options.clear { Access::Full } else { Access::Read };
-    let done = with(&options.data, access, &options.object, async |host| {
+    let done = with(&options.data, access, classes, &options.object, async |host| {
         if options.clear { options.clear(&host).await } else { options.show(&host).await }
     });
     operator::end(done, None)
@@ -72,6 +75,7 @@ pub(super) fn run(options: &Options) -> u8 {
 
 impl Options {
     async fn show(&self, host: &host_admin::Client) -> Result<String, Failure> {
+        let names = MethodNames::ask(host, self.object.id).await?;
         let (mut text, mut count, mut bytes, mut after) = (String::new(), 0, 0, 0);
         loop {
             let mut request = host.requests_request();
@@ -87,7 +91,7 @@ impl Options {
                 if self.means(call)? {
                     count += 1;
                     bytes += call.get_bytes();
-                    let _ = write!(text, "\n  {}", said(call)?);
+                    let _ = write!(text, "\n  {}", said(call, &names)?);
                 }
             }
         }
@@ -132,7 +136,7 @@ impl Options {
     }
 }
 
-fn said(call: request::Reader<'_>) -> Result<String, Failure> {
+fn said(call: request::Reader<'_>, names: &MethodNames) -> Result<String, Failure> {
     let stage = match call.get_stage().map_err(capnp::Error::from)? {
         request::Stage::Runs => "runs",
         request::Stage::CutShort => "was cut short",
@@ -140,10 +144,9 @@ fn said(call: request::Reader<'_>) -> Result<String, Failure> {
         request::Stage::Failed => "failed",
     };
     let mut text = format!(
-        "{}  {:#x}:{}, began {}, {stage}, {}",
+        "{}  {}, began {}, {stage}, {}",
         hex(call.get_id()?),
-        call.get_interface(),
-        call.get_method(),
+        names.said(Method::new(call.get_interface(), call.get_method())),
         time(call.get_began()),
         ByteSize(call.get_bytes()),
     );

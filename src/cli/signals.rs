@@ -24,8 +24,8 @@ pub(super) fn of_files() {
     let _ = listen(&[SIGXFSZ, SIGBUS], CancellationToken::new(), Arc::default());
 }
 
-/// Reports failures of files. The future resolves on the first SIGINT or SIGTERM; each SIGHUP
-/// notifies.
+/// Reports failures of files. The future resolves on the first SIGINT or SIGTERM, and further ones
+/// change nothing: each step of the end has its own time already. Each SIGHUP notifies.
 ///
 /// # Errors
 /// When the operating system gives no thread, or a signal can't be taken.

@@ -413,7 +413,7 @@ fn unsendable(route: &Route<'_>, reason: &str) -> Refusal {
 }
 
 pub(super) fn check_name(route: &Route<'_>) -> std::result::Result<(), Refusal> {
-    if route.key.len() <= NAME_BYTES_MAX {
+    if route.name.len() <= NAME_BYTES_MAX {
         return Ok(());
     }
     let reason = format!("The name of an object has at most {NAME_BYTES_MAX} bytes.\n");

@@ -18,7 +18,7 @@ pub(super) struct Route<'a> {
     /// The class, in any case.
     pub(super) class: &'a str,
     /// The object's name, decoded once.
-    pub(super) key: Cow<'a, str>,
+    pub(super) name: Cow<'a, str>,
     /// The rest, with its slash and the query: what the object gets as its own URL.
     pub(super) url: Cow<'a, str>,
     /// The reference that leads to the object, if no class and name do. The class then has its
@@ -32,13 +32,13 @@ impl<'a> Route<'a> {
         // No path begins so, and nothing here keeps the secret longer than need be.
         let hash = Sha256::digest(reference.expose());
         let object = Cow::Owned(format!("\n{}", STANDARD_NO_PAD.encode(hash)));
-        Self { object, class, key: Cow::Borrowed(""), url, reference: Some(reference) }
+        Self { object, class, name: Cow::Borrowed(""), url, reference: Some(reference) }
     }
 
     /// To an object that is still to be named.
     pub(super) fn unnamed(class: &'a str, url: Cow<'a, str>) -> Self {
         let nothing = Cow::Borrowed("");
-        Self { object: nothing.clone(), class, key: nothing, url, reference: None }
+        Self { object: nothing.clone(), class, name: nothing, url, reference: None }
     }
 }
 
@@ -47,10 +47,10 @@ pub(super) fn route(path_and_query: &str) -> Option<Route<'_>> {
     let path_end = path_and_query.find('?').unwrap_or(path_and_query.len());
     let (path, query) = path_and_query.split_at(path_end);
     let (class, rest) = path.strip_prefix('/')?.split_once('/')?;
-    let key_end = rest.find('/').unwrap_or(rest.len());
-    let (key, path) = rest.split_at(key_end);
-    let key = percent_decode_str(key).decode_utf8().ok()?;
-    if class.is_empty() || key.is_empty() {
+    let name_end = rest.find('/').unwrap_or(rest.len());
+    let (name, path) = rest.split_at(name_end);
+    let name = percent_decode_str(name).decode_utf8().ok()?;
+    if class.is_empty() || name.is_empty() {
         return None;
     }
     let url = match (path, query) {
@@ -60,7 +60,7 @@ pub(super) fn route(path_and_query: &str) -> Option<Route<'_>> {
         _ => Cow::Borrowed(&path_and_query[path_end - path.len()..]),
     };
     let object = Cow::Borrowed(&path_and_query[..path_end - path.len()]);
-    Some(Route { object, class, key, url, reference: None })
+    Some(Route { object, class, name, url, reference: None })
 }
 
 #[cfg(test)]
@@ -69,7 +69,7 @@ mod tests {
 
     fn check(path: &str, expected: Option<(&str, &str, &str)>) {
         let route = route(path);
-        let route = route.as_ref().map(|route| (route.class, &*route.key, &*route.url));
+        let route = route.as_ref().map(|route| (route.class, &*route.name, &*route.url));
         assert_eq!(route, expected, "{path}");
     }
 

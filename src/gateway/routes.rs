@@ -138,7 +138,7 @@ mod tests {
     fn check(path: &str, expected: Option<(&str, &str)>) {
         let routes = routes();
         let found = find(&routes, Some("localhost"), path);
-        let found = found.as_ref().map(|route| (&*route.key, &*route.url));
+        let found = found.as_ref().map(|route| (&*route.name, &*route.url));
         assert_eq!(found, expected, "{path}");
     }
 
@@ -187,7 +187,7 @@ mod tests {
         let routes = routes();
         let path = format!("/api/room/{SECRET}/websocket?x");
         let route = find(&routes, None, &path).unwrap();
-        assert_eq!(route.key, format!("private/{}", secret_hash(SECRET)));
+        assert_eq!(route.name, format!("private/{}", secret_hash(SECRET)));
         assert!(!format!("{route:?}").contains(SECRET), "{route:?}");
         let upper = path.replace(SECRET, &SECRET.to_uppercase());
         let other = find(&routes, None, &upper);
@@ -199,7 +199,7 @@ mod tests {
         let routes = routes();
         let found = |host| {
             find(&routes, host, "/x/1/2")
-                .map(|route| (route.class.to_owned(), route.key.into_owned()))
+                .map(|route| (route.class.to_owned(), route.name.into_owned()))
         };
         assert_eq!(found(Some("App.Example")), Some(("Room".to_owned(), "2 1".to_owned())));
         // The class `x` isn't the table's.

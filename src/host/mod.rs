@@ -42,7 +42,7 @@ pub(crate) fn decode_records(bytes: &[u8]) {
 /// One of each of these records.
 #[cfg(fuzzing)]
 pub(crate) fn sample_records() -> Vec<Vec<u8>> {
-    let header = engine::header::Header { class: "Counter", key: Some("name") };
+    let header = engine::header::Header { class: "Counter", name: Some("name") };
     let mut samples = engine::once::sample_records();
     samples.push(header.encode());
     samples

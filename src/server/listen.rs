@@ -1,4 +1,5 @@
-//! The addresses of a server: which are allowed, and the sockets that listen on them.
+//! The addresses of a server: those that are allowed, the sockets that listen on them, and the one
+//! that references name.
 
 use std::net::{SocketAddr, TcpListener};
 
@@ -6,6 +7,7 @@ use capstead_client::sturdyref::is_address;
 
 use super::builder::Server;
 use super::error::ServerError;
+use crate::host::ListenerHint;
 use crate::limits::{HOSTS_MAX, INSTANCE_BYTES};
 use crate::net::ConnectionsMax;
 
@@ -97,6 +99,20 @@ fn check_advertised(server: &Server) -> Result<(), ServerError> {
          IPv6 address in brackets"
     );
     Err(ServerError::Setting(reason))
+}
+
+/// The address that references name as the place where clients reach the server: what the operator
+/// advertises, or that of the first listener, with the port that the operating system chose where
+/// none was asked for.
+///
+/// # Errors
+/// When the system doesn't tell the listener's port.
+pub(super) fn hint(server: &Server, listener: &TcpListener) -> Result<ListenerHint, ServerError> {
+    let address = match &server.advertise {
+        Some(address) => address.clone(),
+        None => local(listener)?.to_string(),
+    };
+    Ok(ListenerHint { address, tls: server.tls })
 }
 
 fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener, ServerError> {

@@ -42,7 +42,8 @@ impl fmt::Debug for OpenedData {
 
 impl OpenedData {
     /// Opens the directory, or reaches its server, which keeps options of its own. A directory
-    /// opened to read doesn't change. Of the classes, only their own settings are used.
+    /// opened to read doesn't change. Of the classes, only their own settings and the names of
+    /// their methods are used.
     ///
     /// # Errors
     /// When it can't be used: it is unchanged.

@@ -344,8 +344,7 @@ async fn start_on(
     let metrics = Arc::new(Metrics::default());
     let keys = Keys::new(data.keys()?);
     let (capnp, http_address) = (local(&socket)?, http.as_ref().map(local).transpose()?);
-    let address = server.advertise.clone().unwrap_or_else(|| capnp.to_string());
-    let hint = ListenerHint { address, tls: server.tls };
+    let hint = listen::hint(&server, &socket)?;
 
     let supervisor = open_supervisor(&server, &data)?;
     let most = ConnectionsMax::of(server.hosts).map_err(ServerError::Setting)?;

@@ -30,7 +30,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use crate::id::ObjectId;
+use crate::id::{ObjectId, ObjectIds};
 use crate::metrics::Metrics;
 use crate::storage::error::{Result, StorageError};
 use crate::storage::lmdb::layout::Usage;
@@ -288,7 +288,7 @@ impl Store {
         account: &Account,
         key: &[u8],
         value: &[u8],
-        (before, targets): (Before, Vec<u8>),
+        (before, targets): (Before, ObjectIds),
     ) -> Result<Ticket> {
         self.turn_of(account.object())?;
         let before = self.length_before(account.object(), key, before)?;
@@ -321,7 +321,7 @@ impl Store {
             return Ok(None);
         };
         let mut usage = account.usage().changed(key.len(), Some(length), None);
-        let edges = self.edges(account, key, Vec::new())?;
+        let edges = self.edges(account, key, ObjectIds::NONE)?;
         usage.references = edges.references;
         let ticket = self.delete_record(account.object(), Space::Data, key)?;
         self.write_edges(account.object(), key, edges)?;

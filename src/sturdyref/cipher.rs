@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use super::Citation;
 use crate::cursor::Cursor;
-use crate::id::ObjectId;
+use crate::id::{ObjectId, ObjectIds};
 
 /// The beginning of values that hold references. It is random, so no other value has it by chance.
 const MAGIC: [u8; 8] = [0x3b, 0x36, 0x59, 0x16, 0xf9, 0xff, 0xfe, 0x68];
@@ -94,16 +94,15 @@ impl ReferenceCipher {
         Some(ReferenceValue { citations, message })
     }
 
-    /// The ids of the objects that a value refers to, one after the other, if `owner` stores it
-    /// under `key`; empty if the value wasn't encrypted for both.
-    pub(crate) fn targets(&self, owner: ObjectId, key: &[u8], value: &[u8]) -> Vec<u8> {
+    /// The objects that a value refers to, if `owner` stores it under `key`; none if the value
+    /// wasn't encrypted for both.
+    pub(crate) fn targets(&self, owner: ObjectId, key: &[u8], value: &[u8]) -> ObjectIds {
         // Most values hold no references.
         if !holds_references(value) {
-            return Vec::new();
+            return ObjectIds::NONE;
         }
         let citations = self.decrypt(owner, key, value).map(|value| value.citations);
-        let ids = citations.iter().flatten().flat_map(|citation| *citation.target.as_bytes());
-        ids.collect()
+        citations.iter().flatten().map(|citation| citation.target).collect()
     }
 
     /// The name that stands for `owner` outside its host.
@@ -201,7 +200,7 @@ mod tests {
             citations in vec(citation(), 0..3), message in vec(any::<u8>(), 0..40), nonce: Nonce,
         ) {
             let value = cipher().encrypt(OWNER, b"key", &citations, &message, nonce);
-            let ids: Vec<u8> = citations.iter().flat_map(|c| *c.target.as_bytes()).collect();
+            let ids: ObjectIds = citations.iter().map(|citation| citation.target).collect();
             prop_assert_eq!(cipher().targets(OWNER, b"key", &value), ids);
             let decrypted = cipher().decrypt(OWNER, b"key", &value).unwrap();
             prop_assert_eq!(decrypted, ReferenceValue { citations, message: &message });

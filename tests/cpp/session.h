@@ -57,7 +57,7 @@ class Session {
   template <typename Interface>
   typename Interface::Client byName(const std::string& reference, const std::string& name) {
     auto request = restore<Namespace>(reference).byNameRequest();
-    request.setKey(name.c_str());
+    request.setName(name.c_str());
     return request.send().getObject().template castAs<Interface>();
   }
 

@@ -43,8 +43,6 @@ mod once;
 mod operators;
 mod pages;
 mod passing;
-#[path = "../passing/passing_capnp.rs"]
-mod passing_capnp;
 mod paths;
 mod poll;
 mod reasons;
@@ -63,3 +61,5 @@ mod tls;
 mod tools;
 mod watchdog;
 mod write_log;
+
+capstead_client::generated! { passing_capnp }

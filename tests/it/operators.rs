@@ -7,6 +7,10 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use capnp::traits::HasTypeId;
+use capstead::Server;
+
+use crate::class::{Passer, Plain};
 use crate::support::calls::{by_name, increment, read, run};
 use crate::support::http::{get, post};
 use crate::support::{
@@ -242,6 +246,50 @@ fn grants_name_methods_that_are_there() {
         assert!(said(&help).contains(word), "{word}");
     }
     served.stop();
+}
+
+/// The names of a class are those of its server. A program that lacks the class shows numbers,
+/// which can be given back to it.
+#[test]
+fn grants_show_methods_by_name_where_the_class_is_known() {
+    let (_folder, data) = scratch();
+    data_with_a_counter(&data);
+    done(&data, &["grant", "Counter/x", "--method", "read", "--method", "grants"]);
+    let args = ["grant", "Counter", "--method", "tryGet", "--object-method", "HttpService.request"];
+    done(&data, &args);
+    let counters = |data: &Path| {
+        let shown = done(data, &["grants", "Counter/x"]);
+        assert!(shown.contains(", only Facet.grants Counter.read"), "{shown}");
+        let shown = done(data, &["grants", "Counter"]);
+        let says = ", only Namespace.tryGet, of its objects only HttpService.request";
+        assert!(shown.contains(says), "{shown}");
+    };
+    counters(&data);
+    let served = serve_with(&data, &["--hosts", "2"]);
+    counters(&data);
+    served.stop();
+
+    let (_folder, data) = scratch();
+    let any = "127.0.0.1:0".parse().expect("an address");
+    let plain = Server::new(&data).class::<Passer<Plain>>().listen(any).without_http();
+    let path = data.clone();
+    run(async {
+        let running = plain.start().await.expect("it starts");
+        let asked = tokio::task::spawn_blocking(move || {
+            done(&path, &["grant", "Plain", "--object-method", "Passer.note"]);
+            done(&path, &["grants", "Plain"])
+        });
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let served = tokio::task::spawn_local(running.until(async { drop(stopped.await) }));
+        let shown = asked.await.expect("it is shown");
+        assert!(shown.contains(", of its objects only Passer.note"), "{shown}");
+        drop(stop);
+        served.await.expect("it ends").expect("in order");
+    });
+    let number = format!("{:#x}:0", crate::passing_capnp::passer::Client::TYPE_ID);
+    let shown = done(&data, &["grants", "Plain"]);
+    assert!(shown.contains(&format!(", of its objects only {number}")), "{shown}");
+    done(&data, &["grant", "Plain", "--object-method", &number]);
 }
 
 /// The operator may know a better address than the server gives.

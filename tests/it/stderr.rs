@@ -7,7 +7,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::support::{DEADLINE, capstead, eventually, free_address, http, now, scratch};
+use crate::support::{
+    DEADLINE, capstead, eventually, free_address, http, now, refused_start, scratch,
+};
 
 /// Longer than the end of a server takes, with the moment that it waits for its last lines.
 const SOON: Duration = Duration::from_secs(20);
@@ -138,8 +140,8 @@ fn a_server_needs_no_standard_error() {
     server.end();
     // A refused start reports it only by its exit code.
     std::fs::write(data.join("format"), "something else").unwrap();
-    let refused = closed(capstead(["serve", "--data"]).arg(&data)).status().unwrap();
-    assert_eq!(refused.code(), Some(1));
+    let refused = refused_start(closed(capstead(["serve", "--data"]).arg(&data)));
+    assert_eq!(refused, (Some(1), String::new()));
 }
 
 /// The command without standard output and standard error.

@@ -8,7 +8,7 @@ use std::process::{Output, Stdio};
 
 use crate::support::calls::{by_name, increment, run};
 use crate::support::http::post;
-use crate::support::{capstead, scratch, serve_with};
+use crate::support::{capstead, refused_start, scratch, serve_with};
 use capnp::capability::FromClientHook;
 use capstead_client::{Connection, namespace};
 
@@ -132,9 +132,9 @@ fn a_server_that_does_not_start_names_the_flag_and_leaves_nothing() {
     let taken = taken.local_addr().expect("it has an address").to_string();
     let any = "127.0.0.1:0";
     let start = |args: &[&str]| {
-        let output = verb(&data, &[&["serve"], args].concat());
+        let refused = refused_start(command(&data, &[&["serve"], args].concat()));
         assert!(!data.exists(), "{args:?}");
-        (output.status.code(), said(&output))
+        refused
     };
     for args in [
         ["--listen", &taken, "--http", any, "--metrics", any],
@@ -173,13 +173,14 @@ fn a_server_that_does_not_start_names_the_flag_and_leaves_nothing() {
         assert!(code == Some(2), "{args:?}: {said}");
     }
     let mut wrong = command(&data, &[&["serve"][..], &others].concat());
-    let output = wrong.env("RUST_LOG", "capstead=loud=very").output().expect("it runs");
-    assert_eq!(output.status.code(), Some(2), "{}", self::said(&output));
-    assert!(self::said(&output).contains("RUST_LOG") && !data.exists(), "{}", self::said(&output));
+    wrong.env("RUST_LOG", "capstead=loud=very");
+    let (code, said) = refused_start(wrong);
+    assert!(code == Some(2) && said.contains("RUST_LOG") && !data.exists(), "{said}");
     // An existing empty directory stays as it was.
     fs::create_dir(&data).expect("it is made");
-    let output = verb(&data, &[&["serve"], &others[..], &["--map-size", "4KiB"]].concat());
-    assert_eq!(output.status.code(), Some(1));
+    let small = [&["serve"], &others[..], &["--map-size", "4KiB"]].concat();
+    let (code, said) = refused_start(command(&data, &small));
+    assert_eq!(code, Some(1), "{said}");
     assert_eq!(fs::read_dir(&data).expect("it is there").count(), 0);
 }
 

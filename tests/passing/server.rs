@@ -2,14 +2,13 @@
 
 mod class;
 mod forwarder;
-mod forwarder_capnp;
-mod passing_capnp;
-mod slot_capnp;
 
 use capstead::classes::Counter;
 use capstead::{Result, Server};
 use class::{Exclusive, Passer, Plain};
 use forwarder::Forwarder;
+
+capstead_client::generated! { forwarder_capnp passing_capnp slot_capnp }
 
 #[tokio::main(flavor = "local")]
 async fn main() -> Result<()> {

@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn turns_end_in_their_file_alone() {
         let text = "fn f(store: &mut Store) { store.submit_turn(); }";
-        assert_eq!(check_turns(&Source::new("src/host/engine/evict.rs", text)).len(), 1);
+        assert_eq!(check_turns(&Source::new("src/host/engine/rest.rs", text)).len(), 1);
         for path in [TURNS_FILE, "src/host/tests/shares.rs", "src/lab/mod.rs"] {
             assert!(check_turns(&Source::new(path, text)).is_empty(), "{path}");
         }

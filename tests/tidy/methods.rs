@@ -132,7 +132,7 @@ fn krate(path: &str) -> &str {
 }
 
 /// A file as the table names it: `host/engine/rest`, and `client/dial` in another crate.
-fn short(path: &str) -> String {
+pub(crate) fn short(path: &str) -> String {
     path.replacen("src/", "", 1).trim_end_matches(".rs").to_owned()
 }
 

@@ -5,8 +5,10 @@ use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use capnp::struct_list;
+use capstead_client::sturdyref::Method;
 
 use super::plural;
+use crate::cli::method_names::MethodNames;
 use crate::cli::operator::Failure;
 use crate::schema::facet_capnp::{caveats, grant, methods};
 
@@ -18,7 +20,7 @@ pub(super) struct Shown {
 }
 
 impl Shown {
-    pub(super) fn read(grant: grant::Reader<'_>) -> Result<Self, Failure> {
+    pub(super) fn read(grant: grant::Reader<'_>, names: &MethodNames) -> Result<Self, Failure> {
         let label = grant.get_label()?.to_str().map_err(capnp::Error::from)?;
         let mut text = format!("{}  {:?}", hex(grant.get_id()?), label);
         let mut say = |part: &str| {
@@ -38,7 +40,7 @@ impl Shown {
         if grant.get_allow_independent() {
             say("others may survive it");
         }
-        caveats_said(grant.get_caveats()?, &mut say)?;
+        caveats_said(grant.get_caveats()?, names, &mut say)?;
         if grant.get_revoked() {
             say("REVOKED");
         }
@@ -46,7 +48,11 @@ impl Shown {
     }
 }
 
-fn caveats_said(caveats: caveats::Reader<'_>, say: &mut impl FnMut(&str)) -> Result<(), Failure> {
+fn caveats_said(
+    caveats: caveats::Reader<'_>,
+    names: &MethodNames,
+    say: &mut impl FnMut(&str),
+) -> Result<(), Failure> {
     if caveats.get_not_after() != u64::MAX {
         say(&format!("until {}", time(caveats.get_not_after())));
     }
@@ -57,19 +63,24 @@ fn caveats_said(caveats: caveats::Reader<'_>, say: &mut impl FnMut(&str)) -> Res
         say(&format!("held by {}", hex(holder?)));
     }
     if caveats.has_methods() {
-        say(&format!("only {}", methods_said(caveats.get_methods()?)?));
+        say(&format!("only {}", methods_said(caveats.get_methods()?, names)?));
     }
     if caveats.has_object_methods() {
-        say(&format!("of its objects only {}", methods_said(caveats.get_object_methods()?)?));
+        let methods = methods_said(caveats.get_object_methods()?, names)?;
+        say(&format!("of its objects only {methods}"));
     }
     Ok(())
 }
 
-fn methods_said(list: struct_list::Reader<'_, methods::Owned>) -> Result<String, Failure> {
+fn methods_said(
+    list: struct_list::Reader<'_, methods::Owned>,
+    names: &MethodNames,
+) -> Result<String, Failure> {
     let mut methods = Vec::new();
     for one in list {
         let interface = one.get_interface();
-        methods.extend(one.get_ordinals()?.iter().map(|n| format!("{interface:#x}:{n}")));
+        let ordinals = one.get_ordinals()?.iter();
+        methods.extend(ordinals.map(|ordinal| names.said(Method::new(interface, ordinal))));
     }
     Ok(if methods.is_empty() { "no method".to_owned() } else { methods.join(" ") })
 }

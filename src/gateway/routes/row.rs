@@ -190,7 +190,7 @@ impl Row {
                 let name = filled(name, &values);
                 // No path has a line break.
                 let object = Cow::Owned(format!("{class}\n{name}"));
-                Route { object, class, key: name.into(), url, reference: None }
+                Route { object, class, name: name.into(), url, reference: None }
             }
             By::Reference(reference) => Route::held(class, reference.clone(), url),
             By::Bearer => Route::unnamed(class, url),
@@ -368,7 +368,7 @@ mod tests {
 
     #[test]
     fn the_parts_of_a_path_cannot_pretend_to_be_others() {
-        let name_for = |row: &Row, path| route(row, path, "").map(|route| route.key.into_owned());
+        let name_for = |row: &Row, path| route(row, path, "").map(|route| route.name.into_owned());
         let row = Row::new("/{a}/{b}", "Room", "{a}/{b}", "/").unwrap();
         assert_eq!(name_for(&row, "/x/y").as_deref(), Some("x/y"));
         assert_eq!(name_for(&row, "/%7Bb%7D/y").as_deref(), Some("{b}/y"));

@@ -53,7 +53,7 @@ impl Context {
 
     /// The object's name in its namespace; none if it is anonymous.
     pub fn name(&self) -> Option<&str> {
-        self.0.spec.key.as_deref()
+        self.0.spec.name.as_deref()
     }
 
     /// Milliseconds since 1970, by the clock of the host: it may be put back.

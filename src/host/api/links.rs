@@ -173,8 +173,8 @@ fn put(instance: &Instance, key: &[u8], citations: &[Citation], message: &[u8]) 
         message,
         citing::nonce()?,
     );
-    let ids = citations.iter().flat_map(|citation| *citation.target.as_bytes());
-    let write = Write { targets: Some(ids.collect()), ..Write::PLAIN };
+    let targets = citations.iter().map(|citation| citation.target).collect();
+    let write = Write { targets: Some(targets), ..Write::PLAIN };
     instance.write(key, Some(&value), write).map(drop)
 }
 
@@ -207,9 +207,9 @@ fn capability(instance: &Rc<Instance>, citation: &Citation) -> Result<Box<dyn Cl
 /// When the server no longer has the class, or is ending.
 fn stands_for(instance: &Instance, citation: &Citation) -> Result<Box<dyn ClientHook>> {
     let vat = &instance.vat;
-    let (class, key) =
+    let (class, name) =
         (vat.objects.class(&citation.class)?, citation.name.as_deref().map(Into::into));
-    let (agent, spec) = (vat.agent()?, ObjectSpec { id: citation.target, class, key });
+    let (agent, spec) = (vat.agent()?, ObjectSpec { id: citation.target, class, name });
     let caveats = Caveats::decode(&citation.caveats)?;
     let grant_ref = match &citation.authority {
         Authority::Binding => {

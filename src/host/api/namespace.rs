@@ -106,11 +106,11 @@ pub(in crate::host) fn named(class: &Rc<Class>, name: &str) -> Result<ObjectSpec
         )));
     }
     let id = ObjectId::named(Pool::default(), class.name, name);
-    Ok(ObjectSpec { id, class: class.clone(), key: Some(name.into()) })
+    Ok(ObjectSpec { id, class: class.clone(), name: Some(name.into()) })
 }
 
 pub(in crate::host) fn anonymous(class: &Rc<Class>, near: ObjectId) -> Result<ObjectSpec> {
     let id = ObjectId::anonymous(near.home_shard())
         .map_err(|error| failed(format!("no randomness for a new object: {error}")))?;
-    Ok(ObjectSpec { id, class: class.clone(), key: None })
+    Ok(ObjectSpec { id, class: class.clone(), name: None })
 }

@@ -1,11 +1,14 @@
 //! The methods that the operator names in a grant. A grant of a method that isn't there would let
 //! nobody do anything, so such names are refused.
 
+use std::rc::Rc;
+
 use capnp::{text_list, traits::HasTypeId};
 use capstead_client::sturdyref::{Caveats, Method};
 use capstead_client::{Interface, find, list, with_every_objects};
 
 use crate::error::{Result, failed};
+use crate::host::engine::class::Class;
 use crate::host::engine::vat::Vat;
 use crate::id::{ObjectId, Pool};
 use crate::schema::restorer_capnp::namespace;
@@ -54,14 +57,29 @@ pub(in crate::host) fn of_namespace(vat: &Vat, id: ObjectId, words: &Words) -> R
         caveats = caveats.with_methods(methods)?;
     }
     if !words.object_methods.is_empty() {
-        let is_it = |name: &str| ObjectId::namespace(Pool::default(), name) == id;
-        let class = vat.objects.classes().find(|class| is_it(class.name));
+        let class = class_of_namespace(vat, id);
         let (name, known) =
             class.map_or(("the class", None), |class| (class.name, Some(class.methods)));
         let of = MethodsOf { name, known: known.map(with_every_objects), hint: "" };
         caveats = caveats.with_object_methods(of.find(&words.object_methods)?)?;
     }
     Ok(caveats)
+}
+
+/// The class whose namespace this is, if this program has it.
+fn class_of_namespace(vat: &Vat, id: ObjectId) -> Option<&Rc<Class>> {
+    vat.objects.classes().find(|class| ObjectId::namespace(Pool::default(), class.name) == id)
+}
+
+/// The methods that grants may speak of: those of an object of `class`, or those of the namespace
+/// `id` and of its objects.
+pub(in crate::host) fn all_of(vat: &Vat, id: ObjectId, class: Option<&str>) -> Vec<NamedMethod> {
+    let class = match class {
+        Some(name) => vat.objects.class(name).ok(),
+        None => class_of_namespace(vat, id).cloned(),
+    };
+    let methods = class.map_or(&[][..], |class| class.methods);
+    with_every_objects(&[methods, namespace::Client::METHODS].concat())
 }
 
 /// The restrictions that these words are, in a grant of an object of that class.

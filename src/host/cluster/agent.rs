@@ -115,8 +115,8 @@ impl Agent {
         let mut born = params.reborrow().init_birth();
         born.set_id(spec.id.as_bytes());
         born.set_class(spec.class.name);
-        if let Some(key) = &spec.key {
-            born.set_key(&**key);
+        if let Some(name) = &spec.name {
+            born.set_name(&**name);
         }
         let mut by = params.init_by();
         if let Some(GrantRef { target, grant }) = grant {
@@ -153,8 +153,8 @@ impl Agent {
     fn spec(&self, spec: birth::Reader<'_>) -> Result<ObjectSpec> {
         let id = records::target(spec.get_id()?)?;
         let class = self.vat.objects.class(spec.get_class()?.to_str()?)?;
-        let key = if spec.has_key() { Some(spec.get_key()?.to_str()?.into()) } else { None };
-        Ok(ObjectSpec { id, class, key })
+        let name = if spec.has_name() { Some(spec.get_name()?.to_str()?.into()) } else { None };
+        Ok(ObjectSpec { id, class, name })
     }
 }
 

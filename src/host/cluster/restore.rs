@@ -218,8 +218,8 @@ impl Agent {
         let header = self.vat.turns.store().get(id, Space::Header, &[])?;
         let Some(header) = header else { return Ok(None) };
         let header = Header::decode(&header)?;
-        let (class, key) = (self.vat.objects.class(header.class)?, header.key.map(Into::into));
-        Ok(Some(ObjectSpec { id, class, key }))
+        let (class, name) = (self.vat.objects.class(header.class)?, header.name.map(Into::into));
+        Ok(Some(ObjectSpec { id, class, name }))
     }
 }
 

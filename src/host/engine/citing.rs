@@ -21,11 +21,11 @@ pub(in crate::host) fn cite(facet: &Facet) -> Result<Citation> {
     if let Some(error) = facet.broken() {
         return Err(Reason::NotAReference.error(&error.extra));
     }
-    let ObjectSpec { id, class, key } = &facet.slot.spec;
+    let ObjectSpec { id, class, name } = &facet.slot.spec;
     Ok(Citation {
         target: *id,
         class: class.name.to_owned(),
-        name: key.as_deref().map(str::to_owned),
+        name: name.as_deref().map(str::to_owned),
         authority: facet.right.grant.as_ref().map_or(Authority::Binding, |live| Authority::Grant {
             target: live.grant_ref.target,
             grant: *live.grant_ref.grant.as_bytes(),

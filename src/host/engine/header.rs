@@ -16,21 +16,21 @@ const UNFINISHED_WITH_GRANTS: u8 = 3;
 /// way 2, or 3 if the object keeps the grants that it has.
 pub(in crate::host) struct Header<'a> {
     pub(in crate::host) class: &'a str,
-    pub(in crate::host) key: Option<&'a str>,
+    pub(in crate::host) name: Option<&'a str>,
 }
 
 impl<'a> Header<'a> {
     pub(in crate::host) fn of(spec: &'a ObjectSpec) -> Self {
-        Self { class: spec.class.name, key: spec.key.as_deref() }
+        Self { class: spec.class.name, name: spec.name.as_deref() }
     }
 
     pub(in crate::host) fn encode(&self) -> Vec<u8> {
-        let key = self.key.unwrap_or_default();
-        let mut bytes = Vec::with_capacity(3 + self.class.len() + key.len());
+        let name = self.name.unwrap_or_default();
+        let mut bytes = Vec::with_capacity(3 + self.class.len() + name.len());
         bytes.extend([VERSION, self.class.len() as u8]);
         bytes.extend(self.class.as_bytes());
-        bytes.push(if self.key.is_some() { NAMED } else { ANONYMOUS });
-        bytes.extend(key.as_bytes());
+        bytes.push(if self.name.is_some() { NAMED } else { ANONYMOUS });
+        bytes.extend(name.as_bytes());
         bytes
     }
 
@@ -86,14 +86,14 @@ impl<'a> Header<'a> {
     fn parse(bytes: &'a [u8]) -> Option<(Self, u8)> {
         let (&[version, class_len], rest) = bytes.split_first_chunk()?;
         let (class, rest) = rest.split_at_checked(class_len.into())?;
-        let (&kind, key) = rest.split_first()?;
-        let key = std::str::from_utf8(key).ok()?;
-        let key = match kind {
-            ANONYMOUS if key.is_empty() => None,
-            NAMED | UNFINISHED | UNFINISHED_WITH_GRANTS => Some(key),
+        let (&kind, name) = rest.split_first()?;
+        let name = std::str::from_utf8(name).ok()?;
+        let name = match kind {
+            ANONYMOUS if name.is_empty() => None,
+            NAMED | UNFINISHED | UNFINISHED_WITH_GRANTS => Some(name),
             _ => return None,
         };
-        let header = Self { class: std::str::from_utf8(class).ok()?, key };
+        let header = Self { class: std::str::from_utf8(class).ok()?, name };
         (version == VERSION).then_some((header, kind))
     }
 
@@ -113,30 +113,30 @@ mod tests {
 
     #[test]
     fn a_header_is_read_as_it_was_written() {
-        for key in [None, Some(""), Some("room 7")] {
-            let bytes = Header { class: "Counter", key }.encode();
+        for name in [None, Some(""), Some("room 7")] {
+            let bytes = Header { class: "Counter", name }.encode();
             let read = Header::decode(&bytes).unwrap();
-            assert_eq!((read.class, read.key), ("Counter", key));
+            assert_eq!((read.class, read.name), ("Counter", name));
         }
     }
 
     #[test]
     fn an_unfinished_object_has_a_class_and_nothing_else() {
-        let bytes = Header::unfinished(&Header { class: "Counter", key: Some("x") }.encode());
+        let bytes = Header::unfinished(&Header { class: "Counter", name: Some("x") }.encode());
         let refused = Header::decode(&bytes).err().unwrap();
         assert!(refused.extra.starts_with("import-unfinished:"), "{}", refused.extra);
         assert!(Header::is_unfinished(&bytes) && !Header::keeps_grants(&bytes));
         let keeps =
-            Header::unfinished_with_grants(&Header { class: "Counter", key: None }.encode());
+            Header::unfinished_with_grants(&Header { class: "Counter", name: None }.encode());
         assert!(Header::is_unfinished(&keeps) && Header::keeps_grants(&keeps));
         assert!(Header::decode(&keeps).err().unwrap().extra.starts_with("import-unfinished:"));
         assert_eq!(Header::class_of(&bytes), Some("Counter"));
-        assert!(!Header::is_unfinished(&Header { class: "Counter", key: Some("x") }.encode()));
+        assert!(!Header::is_unfinished(&Header { class: "Counter", name: Some("x") }.encode()));
     }
 
     #[test]
     fn a_damaged_or_newer_header_is_refused() {
-        let bytes = Header { class: "Counter", key: Some("x") }.encode();
+        let bytes = Header { class: "Counter", name: Some("x") }.encode();
         for end in 0..10 {
             assert!(Header::decode(&bytes[..end]).is_err(), "{end} bytes");
         }

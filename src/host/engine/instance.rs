@@ -27,7 +27,7 @@ use super::sockets;
 use super::vat::Vat;
 use crate::error::{Result, disconnected};
 use crate::gate::Gate;
-use crate::id::ObjectId;
+use crate::id::{ObjectId, ObjectIds};
 use crate::membrane::Reply;
 use crate::storage::{Account, Before, Page, PageSize, Range, Reads, Space, StorageError, Ticket};
 
@@ -38,8 +38,8 @@ pub(in crate::host) struct Write<'a> {
     /// The value in memory that is written, if it is one.
     pub(in crate::host) mirror: Option<&'a dyn Mirror>,
     pub(in crate::host) confirmation: Confirmation,
-    /// The ids of the objects that the value refers to, one after the other, if the writer knows.
-    pub(in crate::host) targets: Option<Vec<u8>>,
+    /// The objects that the value refers to, if the writer knows.
+    pub(in crate::host) targets: Option<ObjectIds>,
 }
 
 impl Write<'_> {

@@ -33,7 +33,7 @@ pub(in crate::host) struct ObjectSpec {
     pub(in crate::host) id: ObjectId,
     pub(in crate::host) class: Rc<Class>,
     /// The object's name in its namespace; none for an anonymous object.
-    pub(in crate::host) key: Option<Rc<str>>,
+    pub(in crate::host) name: Option<Rc<str>>,
 }
 
 /// A call that a facet accepted and that waits for its first poll.

@@ -81,7 +81,7 @@ impl HostAdmin {
 
 /// Class and name of an object, from its header; none if it isn't one that is whole.
 pub(crate) fn describe(header: &[u8]) -> Option<(&str, Option<&str>)> {
-    Header::decode(header).ok().map(|header| (header.class, header.key))
+    Header::decode(header).ok().map(|header| (header.class, header.name))
 }
 
 /// The error as the operator sees it, who may know everything.
@@ -217,6 +217,25 @@ impl host_admin::Server for HostAdmin {
         results.get().set_grant(ready.id.as_bytes());
         if let Ok(agent) = self.vat.agent() {
             results.get().set_text(agent.text(&ready.reference)?);
+        }
+        Ok(())
+    }
+
+    async fn methods(
+        self: Rc<Self>,
+        params: host_admin::MethodsParams,
+        mut results: host_admin::MethodsResults,
+    ) -> Result<()> {
+        let id = target(params.get()?.get_target()?)?;
+        let header = self.header(id)?;
+        let class = header.as_deref().and_then(describe).map(|(class, _)| class);
+        let known = nameable::all_of(&self.vat, id, class);
+        let mut list = results.get().init_methods(known.len() as u32);
+        for (at, (interface, ordinal, name)) in (0..).zip(known) {
+            let mut to = list.reborrow().get(at);
+            to.set_interface(interface);
+            to.set_ordinal(ordinal);
+            to.set_name(name);
         }
         Ok(())
     }

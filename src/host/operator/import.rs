@@ -24,8 +24,8 @@ use self::grants::{Counts, Gone, TargetGrants, Whose, has_any};
 use super::admin::storage_failed;
 use crate::error::{Result, failed};
 use crate::host::engine::cut;
-use crate::host::engine::evict;
 use crate::host::engine::header::Header;
+use crate::host::engine::operator_writes;
 use crate::host::engine::vat::Vat;
 use crate::id::ObjectId;
 use crate::membrane;
@@ -271,7 +271,7 @@ impl Writer {
             None => object.begin(vat, self.existing)?,
         };
         vat.turns.store().check_import()?;
-        let written = evict::write_aside(vat, &account, |store| {
+        let written = operator_writes::write_aside(vat, &account, |store| {
             object.write(store, &account, place, part)?;
             object.remove(store, gone)
         });
@@ -314,8 +314,8 @@ impl Incoming {
 
     fn take_header(&mut self, record: &[u8]) -> Result<()> {
         let header = Header::decode(record)?;
-        let named = |key| ObjectId::named(self.id.home_shard().pool(), header.class, key);
-        if header.key.is_some_and(|key| named(key) != self.id) {
+        let named = |name| ObjectId::named(self.id.home_shard().pool(), header.class, name);
+        if header.name.is_some_and(|name| named(name) != self.id) {
             return Err(failed("an object's header belongs to another one"));
         }
         self.header = Some(record.to_vec());

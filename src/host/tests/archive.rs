@@ -47,14 +47,14 @@ pub(super) fn admin(world: &World, stall: Duration) -> host_admin::Client {
     HostAdmin::serve_with(world.vat.clone(), vec![0..=u16::MAX], keys(), stall)
 }
 
-fn id(key: &str) -> ObjectId {
-    ObjectId::named(Pool::default(), "Trial", key)
+fn id(name: &str) -> ObjectId {
+    ObjectId::named(Pool::default(), "Trial", name)
 }
 
-/// Frames of the object `key`, whose number is `n`.
-pub(super) fn object(key: &str, n: u64, more: &[(&[u8], &[u8])]) -> Vec<Vec<u8>> {
-    let header = Header { class: "Trial", key: Some(key) }.encode();
-    let mut frames = vec![frame(&Frame::Object(id(key))), records(Space::Header, b"", &header)];
+/// Frames of the object `name`, whose number is `n`.
+pub(super) fn object(name: &str, n: u64, more: &[(&[u8], &[u8])]) -> Vec<Vec<u8>> {
+    let header = Header { class: "Trial", name: Some(name) }.encode();
+    let mut frames = vec![frame(&Frame::Object(id(name))), records(Space::Header, b"", &header)];
     frames.extend(more.iter().map(|(key, value)| records(Space::Data, key, value)));
     frames.push(records(Space::Data, b"n", &n.to_be_bytes()));
     frames

@@ -8,21 +8,21 @@ use super::trial::{World, call_note, call_write, read, run, settle};
 use crate::error::failed;
 use crate::host::{AwakeLimits, Storage};
 
-fn is_awake(world: &World, key: &str) -> bool {
+fn is_awake(world: &World, name: &str) -> bool {
     let slots = world.vat.objects.all();
-    slots.iter().any(|slot| slot.spec.key.as_deref() == Some(key) && slot.awake().is_some())
+    slots.iter().any(|slot| slot.spec.name.as_deref() == Some(name) && slot.awake().is_some())
 }
 
-fn awake<'a>(world: &World, keys: &[&'a str]) -> Vec<&'a str> {
-    keys.iter().copied().filter(|key| is_awake(world, key)).collect()
+fn awake<'a>(world: &World, names: &[&'a str]) -> Vec<&'a str> {
+    names.iter().copied().filter(|name| is_awake(world, name)).collect()
 }
 
 fn at_most(world: &World, objects: usize) {
     world.vat.objects.awake().limit(AwakeLimits { objects, ..AwakeLimits::NONE });
 }
 
-async fn write(world: &World, key: &str) {
-    call_write(&world.object(key), 1).promise.await.unwrap();
+async fn write(world: &World, name: &str) {
+    call_write(&world.object(name), 1).promise.await.unwrap();
     settle().await;
 }
 
@@ -31,8 +31,8 @@ fn the_least_recently_used_makes_room() {
     run(async {
         let world = World::new();
         at_most(&world, 3);
-        for key in ["a", "b", "c"] {
-            write(&world, key).await;
+        for name in ["a", "b", "c"] {
+            write(&world, name).await;
         }
         assert_eq!(read(&world.object("a")).await.unwrap(), 1);
         write(&world, "d").await;
@@ -49,8 +49,8 @@ fn what_never_wrote_makes_room_before_all_others() {
     run(async {
         let world = World::new();
         at_most(&world, 4);
-        for key in ["a", "b"] {
-            write(&world, key).await;
+        for name in ["a", "b"] {
+            write(&world, name).await;
         }
         for n in 0..1000 {
             call_note(&world.object(&format!("blank {n}")), 1).promise.await.unwrap();
@@ -69,7 +69,7 @@ fn nothing_wakes_while_all_that_is_awake_is_needed() {
     run(async {
         let world = World::new();
         at_most(&world, 2);
-        let held = ["a", "b"].map(|key| world.object(key).child_request().send());
+        let held = ["a", "b"].map(|name| world.object(name).child_request().send());
         let held = held.map(|child| child.pipeline.get_cap());
         for child in &held {
             call_note(child, 1).promise.await.unwrap();
@@ -94,8 +94,8 @@ fn values_in_memory_count_as_they_are() {
         let heavy = world.instance("heavy");
         let value = stored::<Vec<u8>>(&heavy, "value");
         let grow = || value.set(vec![1; LIMIT]);
-        for key in ["a", "b"] {
-            write(&world, key).await;
+        for name in ["a", "b"] {
+            write(&world, name).await;
         }
         turn(&heavy, |_| grow().unwrap());
         settle().await;

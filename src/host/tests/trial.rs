@@ -406,35 +406,35 @@ impl World {
         self.told.load(Ordering::Acquire) >= self.disk.groups().len()
     }
 
-    /// A new facet of the object called `key`.
-    pub(super) fn object(&self, key: &str) -> trial::Client {
-        self.object_of("Trial", key)
+    /// A new facet of the object called `name`.
+    pub(super) fn object(&self, name: &str) -> trial::Client {
+        self.object_of("Trial", name)
     }
 
-    /// A new facet of the object called `key`, which runs one call at a time.
-    pub(super) fn exclusive(&self, key: &str) -> trial::Client {
-        self.object_of("Exclusive", key)
+    /// A new facet of the object called `name`, which runs one call at a time.
+    pub(super) fn exclusive(&self, name: &str) -> trial::Client {
+        self.object_of("Exclusive", name)
     }
 
-    pub(super) fn object_of(&self, class: &str, key: &str) -> trial::Client {
+    pub(super) fn object_of(&self, class: &str, name: &str) -> trial::Client {
         let class = self.vat.objects.class(class).unwrap();
-        let id = ObjectId::named(Pool::default(), class.name, key);
-        let spec = ObjectSpec { id, class, key: Some(key.into()) };
+        let id = ObjectId::named(Pool::default(), class.name, name);
+        let spec = ObjectSpec { id, class, name: Some(name.into()) };
         trial::Client::new(self.vat.facet(&spec, Right::default()))
     }
 }
 
 impl World {
-    /// The context of the object called `key`.
-    pub(super) fn context(&self, key: &str) -> Context {
-        Context::new(self.instance(key))
+    /// The context of the object called `name`.
+    pub(super) fn context(&self, name: &str) -> Context {
+        Context::new(self.instance(name))
     }
 
-    /// The object called `key`, awake beside the vat's own instance.
-    pub(super) fn instance(&self, key: &str) -> Rc<Instance> {
+    /// The object called `name`, awake beside the vat's own instance.
+    pub(super) fn instance(&self, name: &str) -> Rc<Instance> {
         let class = self.vat.objects.class("Trial").unwrap();
-        let id = ObjectId::named(Pool::default(), class.name, key);
-        let spec = ObjectSpec { id, class, key: Some(key.into()) };
+        let id = ObjectId::named(Pool::default(), class.name, name);
+        let spec = ObjectSpec { id, class, name: Some(name.into()) };
         Instance::new(&self.vat, spec).unwrap()
     }
 }

@@ -11,21 +11,21 @@
 use std::rc::Rc;
 
 use super::Store;
-use crate::id::ObjectId;
+use crate::id::{ObjectId, ObjectIds};
 use crate::storage::error::Result;
 use crate::storage::space::Space;
 use crate::storage::store::account::Account;
 
-/// Gives the ids of the objects that a value refers to, one after the other. The arguments are the
-/// object that stores the value, the key, and the value. Most values refer to no object.
-pub(crate) type TargetsOf = Rc<dyn Fn(ObjectId, &[u8], &[u8]) -> Vec<u8>>;
+/// Gives the objects that a value refers to. The arguments are the object that stores the value,
+/// the key, and the value. Most values refer to no object.
+pub(crate) type TargetsOf = Rc<dyn Fn(ObjectId, &[u8], &[u8]) -> ObjectIds>;
 
 /// The change that a write of one value makes to the edges.
 pub(super) struct Edges {
     /// The number of keys with edges afterwards.
     pub(super) references: u64,
-    /// The new record; empty if there is to be none.
-    targets: Vec<u8>,
+    /// Those of the new record; empty if there is to be none.
+    targets: ObjectIds,
     /// The present record.
     old: Option<Vec<u8>>,
 }
@@ -36,15 +36,15 @@ impl Store {
         self.targets_of = Some(targets_of);
     }
 
-    /// The ids of the objects that `value`, which `object` stores under `key`, refers to.
-    pub(super) fn targets(&self, object: ObjectId, key: &[u8], value: &[u8]) -> Vec<u8> {
+    /// The objects that `value`, which `object` stores under `key`, refers to.
+    pub(super) fn targets(&self, object: ObjectId, key: &[u8], value: &[u8]) -> ObjectIds {
         let targets_of = self.targets_of.as_ref();
-        targets_of.map(|targets_of| targets_of(object, key, value)).unwrap_or_default()
+        targets_of.map_or(ObjectIds::NONE, |targets_of| targets_of(object, key, value))
     }
 
     /// The change of the edges when the value under `key` refers to `targets`, which are empty for
     /// a deleted value.
-    pub(super) fn edges(&self, account: &Account, key: &[u8], targets: Vec<u8>) -> Result<Edges> {
+    pub(super) fn edges(&self, account: &Account, key: &[u8], targets: ObjectIds) -> Result<Edges> {
         let before = account.usage().references;
         let old = if before > 0 { self.get(account.object(), Space::Edges, key)? } else { None };
         let references = before - u64::from(old.is_some()) + u64::from(!targets.is_empty());
@@ -55,12 +55,12 @@ impl Store {
     /// there.
     pub(super) fn write_edges(&mut self, object: ObjectId, key: &[u8], edges: Edges) -> Result<()> {
         match &edges.old {
-            Some(old) if *old == edges.targets => {}
+            Some(old) if *old == edges.targets.as_bytes() => {}
             Some(_) if edges.targets.is_empty() => {
                 self.delete_record(object, Space::Edges, key)?;
             }
             None if edges.targets.is_empty() => {}
-            _ => drop(self.put_record(object, Space::Edges, key, &edges.targets)?),
+            _ => drop(self.put_record(object, Space::Edges, key, edges.targets.as_bytes())?),
         }
         Ok(())
     }

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use proptest::test_runner::Config;
 
 use self::backends::{Disk, Memory};
-use crate::id::{ObjectId, Shard};
+use crate::id::{ObjectId, ObjectIds, Shard};
 use crate::storage::config::ConfigStore;
 use crate::storage::lmdb::layout::Usage;
 use crate::storage::lmdb::room::Room;
@@ -100,19 +100,27 @@ fn usage(map: &Map) -> Usage {
 /// The beginning of a value that refers to objects.
 const REFERS: u8 = b'>';
 
-/// The objects to which the values in these tests refer: all ids after the first two bytes. The
-/// second byte says which half of all keys the value is meant for.
-fn targets(key: &[u8], value: &[u8]) -> Vec<u8> {
+/// The objects to which the values in these tests refer: one for each 16 bytes, or fewer at the
+/// end, after the first two. The second byte says which half of all keys the value is meant for.
+fn targets(key: &[u8], value: &[u8]) -> ObjectIds {
     match value {
-        [REFERS, half, ids @ ..] if usize::from(half % 2) == key.len() % 2 => ids.to_vec(),
-        _ => Vec::new(),
+        [REFERS, half, ids @ ..] if usize::from(half % 2) == key.len() % 2 => {
+            let id = |bytes: &[u8]| {
+                let mut id = [0; ObjectId::LEN];
+                id[..bytes.len()].copy_from_slice(bytes);
+                ObjectId::from_bytes(id)
+            };
+            ids.chunks(ObjectId::LEN).map(id).collect()
+        }
+        _ => ObjectIds::NONE,
     }
 }
 
 /// The edge records for these values.
 fn edges(map: &Map) -> Map {
     let edges = map.iter().map(|(key, value)| (key.clone(), targets(key, value)));
-    edges.filter(|(_, targets)| !targets.is_empty()).collect()
+    let edges = edges.filter(|(_, targets)| !targets.is_empty());
+    edges.map(|(key, targets)| (key, targets.as_bytes().to_vec())).collect()
 }
 
 /// Runs each check on both storages.

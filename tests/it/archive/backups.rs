@@ -10,7 +10,7 @@ use capstead_client::{Connection, namespace};
 use super::file::counter;
 use super::{contents, counters, done, large, refused, text, texts};
 use crate::support::calls::{by_name, increment, run};
-use crate::support::{capstead, eventually, scratch, serve_with};
+use crate::support::{capstead, eventually, refused_start, scratch, serve_command, serve_with};
 
 #[test]
 fn a_restored_backup_is_the_same_cluster() {
@@ -67,11 +67,9 @@ fn what_a_killed_restore_left_is_not_served_and_not_in_the_way() {
         cut.kill().expect("it is ours");
         cut.wait().expect("it is ours");
         assert!(!restored.join("format").exists(), "killed too late to show anything");
-        let serve =
-            capstead(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"]);
-        let served = { serve }.arg(&restored).output().expect("it runs");
-        assert_eq!(served.status.code(), Some(1), "{served:?}");
-        assert!(texts(&served).1.contains("restore into it again"), "{served:?}");
+        let (code, said) = refused_start(serve_command(&restored, &[]));
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("restore into it again"), "{said}");
         let said = refused(&restored, &["export", "-", "--all"], 1);
         assert!(said.contains("restore into it again"), "{said}");
     }

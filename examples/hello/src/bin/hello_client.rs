@@ -12,7 +12,7 @@ async fn main() -> Result<()> {
     let reference = std::env::args().nth(1).ok_or_else(usage)?;
     let tallies: namespace::Client = capstead_client::restore(&reference).await?;
     let mut by_name = tallies.by_name_request();
-    by_name.get().set_key("visits");
+    by_name.get().set_name("visits");
     let visits: tally::Client = by_name.send().pipeline.get_object().as_cap().cast_to();
     let reply = visits.add_request().send().promise.await?;
     println!("visits: {}", reply.get()?.get_total());

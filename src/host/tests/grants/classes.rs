@@ -44,7 +44,7 @@ fn a_class_reaches_nothing_that_it_was_not_given() {
         call_write(&world.object("x"), 1).promise.await.unwrap();
         let class = world.vat.objects.class("Steps").unwrap();
         let id = ObjectId::named(Pool::default(), "Steps", "x");
-        let spec = ObjectSpec { id, class, key: Some("x".into()) };
+        let spec = ObjectSpec { id, class, name: Some("x".into()) };
         let ctx = Context::new(Instance::new(&world.vat, spec).unwrap());
         for binding in ["trials", "Trial", "Steps", "x", ""] {
             let refused = ctx.namespace::<Trial>(binding).err().unwrap();

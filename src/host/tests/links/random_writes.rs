@@ -15,7 +15,7 @@ use crate::error::failed;
 use crate::host::engine::instance::Instance;
 use crate::host::engine::run::{TurnCause, turn};
 use crate::host::{Context, Storage, Stored};
-use crate::id::ObjectId;
+use crate::id::{ObjectId, ObjectIds};
 use crate::schema::trial_capnp::trial::pass_params;
 use crate::storage::{Range, Reads, Space};
 
@@ -186,7 +186,8 @@ impl Run {
         for number in 0..KEYS.len() {
             let key = key(number);
             let expected = self.model.get(&key).map(|value| ids(value.under(&key)));
-            assert_eq!(edges(instance, &key), expected.clone().unwrap_or_default(), "{key}");
+            let record = expected.clone().unwrap_or_default();
+            assert_eq!(edges(instance, &key), record.as_bytes(), "{key}");
             let value = instance.read(Space::Data, key.as_bytes()).unwrap();
             let decoded =
                 value.map(|value| cipher.targets(instance.spec.id, key.as_bytes(), &value));
@@ -207,13 +208,15 @@ impl Run {
         };
         self.world.disk.scan(id("x"), Space::Edges, &Range::all(), &mut visit).unwrap();
         let model = self.model.iter().map(|(key, value)| (key.clone(), ids(value.under(key))));
-        let expected: BTreeMap<_, _> = model.filter(|(_, targets)| !targets.is_empty()).collect();
+        let edges = model.filter(|(_, targets)| !targets.is_empty());
+        let expected: BTreeMap<_, _> =
+            edges.map(|(key, targets)| (key, targets.as_bytes().to_vec())).collect();
         assert_eq!(found, expected);
     }
 }
 
-fn ids(targets: &[ObjectId]) -> Vec<u8> {
-    targets.iter().flat_map(|target| *target.as_bytes()).collect()
+fn ids(targets: &[ObjectId]) -> ObjectIds {
+    targets.iter().copied().collect()
 }
 
 /// Runs each list as a turn, of which some panic.

@@ -143,9 +143,9 @@ impl door::Server for Entrance {
         }
         let is_exclusive = self.homes.exclusive.get(object as usize).is_some_and(|is| *is);
         let class = self.vat.objects.class(if is_exclusive { EXCLUSIVE_ACTOR } else { "Actor" })?;
-        let key = Some(object.to_string().into());
+        let name = Some(object.to_string().into());
         let facet =
-            self.vat.facet(&ObjectSpec { id: object_id(object), class, key }, Right::default());
+            self.vat.facet(&ObjectSpec { id: object_id(object), class, name }, Right::default());
         ledger::opened(stub, object);
         results.get().set_cap(FromClientHook::new(facet));
         Ok(())

@@ -276,7 +276,8 @@ impl<B: Backend> Running<B> {
         let expected = self.oracle.map(object).get(key).cloned();
         assert_eq!(length.unwrap(), expected.as_ref().map(Vec::len));
         let found = store.get(object, Space::Edges, key).unwrap().unwrap_or_default();
-        assert_eq!(found, expected.as_ref().map(|value| targets(key, value)).unwrap_or_default());
+        let refers = expected.as_ref().map(|value| targets(key, value)).unwrap_or_default();
+        assert_eq!(found, refers.as_bytes());
         assert!(value.unwrap() == expected, "another value than the one that was written");
     }
 

@@ -1,5 +1,5 @@
 //! The operator's hand in a vat: it writes to an object's storage from outside, after its instance
-//! ended.
+//! ended. Instances that nobody needs are dropped elsewhere: in `rest`.
 //!
 //! It never runs within a turn, and nothing of an object runs between the end of its instance and
 //! the write that follows.
