@@ -40,6 +40,7 @@ use crate::limits::FILES_PERIOD;
 use crate::storage::lmdb::owned::{open_regular, patiently};
 use crate::storage::{self, Access, Kind, Owner, Watched};
 use crate::sturdyref::KeyRing;
+pub(super) use importing::ImportMark;
 pub(super) use keys::Signing;
 use making::{Found, begin, finish, found, remove_unfinished, unrestored};
 pub(crate) use private::Group;
@@ -258,8 +259,8 @@ impl DataDir {
     /// # Errors
     /// When there are too many marks, or this one can't be written: the old or the new state is on
     /// disk.
-    pub(super) fn set_importing(&self, archive: &[u8], is: bool) -> Result<(), ServerError> {
-        importing::mark(&self.root, archive, is)
+    pub(super) fn mark_import(&self, hash: &[u8], state: ImportMark) -> Result<(), ServerError> {
+        importing::mark(&self.root, hash, state)
     }
 
     /// The files with the keys.
