@@ -1,8 +1,9 @@
 @0xb7e2f4a91c6d3850;
-# What an operator may do to the data of a server: take objects out, and bring them in.
+# The operator's way to the data of a server: taking objects out, and bringing them in.
 #
-# It is served on a Unix socket in the data directory, `admin.sock`, and nowhere else. Whoever can open
-# that socket is the operator. None of these capabilities is ever handed to a client or a class.
+# It is served on a Unix socket in the data directory, `admin.sock`, and nowhere else. Whoever can
+# open that socket is the operator. None of these capabilities is ever handed to a client or a
+# class.
 #
 # Objects travel in frames, whose bytes are those of an archive (docs/archive-format.md). A list of
 # frames is whole: none of them goes on in the next list.
@@ -14,8 +15,8 @@ interface Admin {
   # The whole server: the bootstrap capability of the socket.
 
   describe @0 () -> (cluster :Data, hosts :UInt16, device :UInt64, inode :UInt64);
-  # The cluster's identity (32 bytes), which is no secret, and how many hosts there are; and the file `lock` of the
-  # data directory, by which an operator knows that it is the right one.
+  # The cluster's identity (32 bytes), which is no secret, and how many hosts there are; and the
+  # file `lock` of the data directory, by which an operator knows that it is the right one.
 
   host @1 (number :UInt16) -> (host :HostAdmin);
   # The data of one host, from 0. A number that doesn't exist is refused.
@@ -30,18 +31,21 @@ interface Admin {
   # Makes a new signing key, which signs from the answer on; what the others signed stays good.
 
   revokeKey @5 (id :Data);
-  # In an emergency: what this key signed is refused from the answer on, on every host. The one that signs is
-  # replaced first. The last key but one can be revoked, never all of them. Capabilities that live go on.
+  # In an emergency: what this key signed is refused from the answer on, on every host. The one that
+  # signs is replaced first. The last key but one can be revoked, never all of them. Capabilities
+  # that live go on.
 
   importUnderWay @6 (archive :Data) -> (isUnderWay :Bool);
-  # Whether an import without replacing of the archive that this hash ends began and did not end.
+  # Tells whether an import without replacing of the archive that this hash ends began and did not
+  # end.
 
   setImportUnderWay @7 (archive :Data, isUnderWay :Bool);
   # Remembers that durably, of each archive by itself.
 
   claimImport @8 () -> (claim :ImportClaim);
-  # The right to import, which an import asks for before it changes anything, and holds until it has ended. Refused
-  # as `overloaded` while somebody holds it, so that no import forgets which other one is under way.
+  # The right to import, which an import asks for before it changes anything, and holds until it has
+  # ended. Refused as `overloaded` while somebody holds it, so that no import forgets which other
+  # one is under way.
 }
 
 interface ImportClaim {
@@ -65,7 +69,7 @@ struct Secret {
   # Its name in `keys/`.
 
   text @1 :Data;
-  # What is in it.
+  # Its content.
 }
 
 struct Selection {
@@ -87,7 +91,7 @@ struct Selection {
 }
 
 enum Existing {
-  # What an import does about an object that is there already.
+  # An import's way with an object that is there already.
 
   refuse @0;
   # It fails, and leaves the object as it is. What an import left unfinished doesn't count as there.
@@ -100,15 +104,15 @@ enum Existing {
 }
 
 enum ImportedGrants {
-  # What an import does about the grants of what is here already.
+  # An import's way with the grants of what is here already.
 
   keep @0;
-  # They stay as they are, and the archive's are left out: what was revoked since stays so. What isn't here
-  # gets those of the archive.
+  # They stay as they are, and the archive's are left out: what was revoked since stays so. What
+  # isn't here gets those of the archive.
 
   replace @1;
-  # They become those of the archive. One that is in force before and after goes on; any other one that was in
-  # force is revoked.
+  # They become those of the archive. One that is in force before and after goes on; any other one
+  # that was in force is revoked.
 }
 
 interface HostAdmin {
@@ -128,31 +132,34 @@ interface HostAdmin {
   # The grants of an object, or of a namespace, as `Facet.grants` lists them.
 
   obsolete4 @4 ();
-  # It knew methods by their numbers only, and must not take a call that names some for one that allows all.
+  # It knew methods by their numbers only, and must not take a call that names some for one that
+  # allows all.
 
   revoke @5 (target :Data, grant :Data);
-  # Takes a grant back, with those that depend on it, on every host. One that isn't there is refused.
+  # Takes a grant back, with those that depend on it, on every host. One that isn't there is
+  # refused.
 
   requests @6 (target :Data, after :UInt64) -> (requests :List(Request));
-  # Some calls of an object that have a request id, in the order in which they began: those whose numbers are
-  # greater than `after`. None are left when the list is empty. Numbers begin with 1.
+  # Some calls of an object that have a request id, in the order in which they began: those whose
+  # numbers are greater than `after`. None are left when the list is empty. Numbers begin with 1.
 
   clearRequests @7 (target :Data, id :Data, grant :Data) -> (cleared :UInt64, running :UInt64);
-  # Forgets request ids of an object durably: one, or those that count for a grant, or all if both are empty.
-  # The ids of calls that run stay, and are counted. A call that is made with a forgotten id is applied again.
+  # Forgets request ids of an object durably: one, or those that count for a grant, or all if both
+  # are empty. The ids of calls that run stay, and are counted. A call that is made with a forgotten
+  # id is applied again.
 
   grant @8 (target :Data, isNamespace :Bool, terms :Terms, methods :List(Text), objectMethods :List(Text))
       -> (sturdyRef :Data, text :Text, grant :Data);
-  # A new reference, with a grant that was made from none. The object or namespace must exist. Beside what the
-  # terms say, `methods` and `objectMethods`, if they aren't empty, are the only ones that it allows: by the
-  # names in their schema, `Counter.read` or `read`, or by number, `0xdc0f9593bdd2956b:2`. One that isn't there
-  # is refused. `text` has the host's listener as its hint; null if the host doesn't serve. `grant` is its id,
-  # to revoke it.
+  # A new reference, with a grant that was made from none. The object or namespace must exist.
+  # Beside what the terms say, `methods` and `objectMethods`, if they aren't empty, are the only
+  # ones that it allows: by the names in their schema, `Counter.read` or `read`, or by number,
+  # `0xdc0f9593bdd2956b:2`. One that isn't there is refused. `text` has the host's listener as its
+  # hint; null if the host doesn't serve. `grant` is its id, to revoke it.
 
   methods @9 (target :Data) -> (methods :List(MethodName));
-  # The methods that the grants of an object, or of a namespace, may speak of: those of the object's class, or of
-  # the objects of the namespace; those of namespaces; and those that everything answers. Those of a class are
-  # left out if this program doesn't have it.
+  # The methods that the grants of an object, or of a namespace, may speak of: those of the object's
+  # class, or of the objects of the namespace; those of namespaces; and those that everything
+  # answers. Those of a class are left out if this program doesn't have it.
 }
 
 struct MethodName {
@@ -169,7 +176,7 @@ struct Request {
 
   id @0 :Data;
   number @1 :UInt64;
-  # The how manieth it was of its object.
+  # Its place among the calls of its object: 1 for the first.
 
   began @2 :UInt64;
   # In milliseconds since the start of 1970 in UTC.
@@ -179,7 +186,7 @@ struct Request {
   stage @5 :Stage;
 
   bytes @6 :UInt64;
-  # What is kept of it, with the reply.
+  # The size of all that is kept of it, with the reply.
 
   grants @7 :List(Data);
   # The grants for which it counts: the one that it came by, and those that this was made from.
@@ -196,27 +203,27 @@ struct Request {
 }
 
 interface Export {
-  # A state of the host, which is kept for this. Dropping it lets that go; so does a minute without a
-  # call of `next`, after which every call fails.
+  # A state of the host, which is kept for this. Dropping it lets that go; so does a minute without
+  # a call of `next`, after which every call fails.
 
   next @0 () -> (frames :Data);
-  # The next frames, in the order of an archive; empty once there are no more. A caller may have several
-  # calls on their way: they are answered in order. An error is the end, and what came before it is
-  # not the whole.
+  # The next frames, in the order of an archive; empty once there are no more. A caller may have
+  # several calls on their way: they are answered in order. An error is the end, and what came
+  # before it is not the whole.
 }
 
 interface Import {
-  # Objects on their way in. Dropping it leaves what was written: an object of which not everything was
-  # there says so when it is called, and is made whole by importing it again.
+  # Objects on their way in. Dropping it leaves what was written: an object of which not everything
+  # was there says so when it is called, and is made whole by importing it again.
 
   write @0 (frames :Data);
-  # Takes frames of objects, in the order of an archive. Everything of an object comes to one host, in
-  # one import. An object that is awake ends as its first record is written, and its facets break.
-  # The answer comes when what these frames finished is durable, and means that more can come. After
-  # an error the import takes nothing more.
+  # Takes frames of objects, in the order of an archive. Everything of an object comes to one host,
+  # in one import. An object that is awake ends as its first record is written, and its facets
+  # break. The answer comes when what these frames finished is durable, and means that more can
+  # come. After an error the import takes nothing more.
 
   finish @1 () -> (kept :UInt64, brought :UInt64, leftOut :UInt64, revoked :UInt64);
-  # No more frames come. The answer comes when the last object is whole and durable, and what was revoked is
-  # cut on every host. It counts grants: those in force before and after, those only after, those that are in
-  # force in the archive alone, and those only before.
+  # No more frames come. The answer comes when the last object is whole and durable, and what was
+  # revoked is cut on every host. It counts grants: those in force before and after, those only
+  # after, those that are in force in the archive alone, and those only before.
 }

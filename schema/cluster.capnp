@@ -1,5 +1,5 @@
 @0xd3a1c5e0f7b24601;
-# How the parts of one cluster speak to each other: supervisor, hosts and gateways.
+# The language of the parts of one cluster: supervisor, hosts and gateways.
 #
 # Internal: none of these capabilities is ever handed to a client or a class. In one process the
 # parts speak the same interfaces as over a socket.
@@ -9,7 +9,7 @@ using Restoration = import "/capstead/restorer.capnp".Restoration;
 using HostAdmin = import "admin.capnp".HostAdmin;
 
 enum Existence {
-  # What to do about an object that may not exist yet.
+  # The way with an object that may not exist yet.
 
   any @0;
   # Refer to it whether it exists or not; it exists from its first durable write on.
@@ -41,23 +41,24 @@ struct InForce {
   # Others that are made from it may survive it.
 
   depth @2 :UInt8;
-  # How many grants it was made from, in a row.
+  # The number of grants that it was made from, in a row.
 
   before @3 :List(Data);
-  # Those of the same target that it was made from, the nearest first, whether it depends on them or not.
+  # Those of the same target that it was made from, the nearest first, whether it depends on them or
+  # not.
 }
 
 struct Authority {
-  # By which right somebody holds an object.
+  # The right by which somebody holds an object.
 
   target @0 :Data;
-  # Whose grant it is: the object's own, or a namespace's. 16 bytes; null if there is none.
+  # The owner of the grant: the object itself, or a namespace. 16 bytes; null if there is none.
 
   grant @1 :Data;
   # 16 bytes. Null: the right comes from a binding, which the server was put together with.
 
   caveats @2 :Data;
-  # What the right is restricted by, in the encoding of sturdyref.capnp. Null: nothing.
+  # The restrictions of the right, in the encoding of sturdyref.capnp. Null: none.
 }
 
 struct ShardRange {
@@ -69,7 +70,7 @@ struct ShardRange {
 }
 
 interface Supervisor {
-  # What hosts and gateways ask of the supervisor.
+  # The supervisor, as hosts and gateways see it.
 
   join @0 (number :UInt16, host :Host, address :Text) -> (shards :List(ShardRange), router :Router);
   # Host `number` offers itself. `address` is where its clients reach it (host:port). It is told
@@ -77,7 +78,7 @@ interface Supervisor {
   # placement doesn't know is refused.
 
   restorer @1 () -> (restorer :Restorer);
-  # What gateways get: references are restored wherever their targets live.
+  # The restorer of gateways: references are restored wherever their targets live.
 }
 
 interface Router {
@@ -85,30 +86,30 @@ interface Router {
   # right of those who check references, and of nobody else.
 
   object @0 (birth :Birth, existence :Existence, by :Authority) -> (object :AnyPointer);
-  # The capability to the object, from the host that owns its shard. A caller pipelines on it. If the
-  # grant is the object's own, its owner looks whether it is in force.
+  # The capability to the object, from the host that owns its shard. A caller pipelines on it. If
+  # the grant is the object's own, its owner looks whether it is in force.
 
   inForce @1 (target :Data, grant :Data) -> (chain :List(InForce));
-  # A grant and those that it depends on, the first of them first, from the host that has it; none if it
-  # isn't in force.
+  # A grant and those that it depends on, the first of them first, from the host that has it; none
+  # if it isn't in force.
 
   cut @2 (target :Data, grants :List(Data));
   # Grants of one target were revoked: every host cuts what was made from them.
 }
 
 interface Host {
-  # What the supervisor asks of a host.
+  # A host, as the supervisor sees it.
 
   object @0 (birth :Birth, existence :Existence, by :Authority) -> (object :AnyPointer);
   # Like `Router.object`, for an object in one of this host's own shards; any other is refused.
 
   restore @1 (sturdyRef :Data) -> (cap :AnyPointer);
-  # Checks the reference (its bytes: signature, expiry, grant) and answers with a facet. Refusals are those
-  # of `Restorer.restore`, and happen before any object wakes.
+  # Checks the reference (its bytes: signature, expiry, grant) and answers with a facet. Refusals
+  # are those of `Restorer.restore`, and happen before any object wakes.
 
   admin @2 () -> (admin :HostAdmin);
-  # The way to all of the host's data, for the operator. The supervisor asks, and gives it to nobody but
-  # the server's own socket for him.
+  # The way to all of the host's data, for the operator. The supervisor asks, and gives it to nobody
+  # but the operator's socket.
 
   challenge @3 (sturdyRef :Data) -> (challenge :Data, restoration :Restoration);
   # Like `restore`, for a reference that takes a proof.
@@ -121,6 +122,6 @@ interface Host {
   # Like those of `Router`, for this host.
 
   sync @7 ();
-  # Answered as soon as all that came before it was passed on: then the host has read what was sent to
-  # it, and whoever asks has read what the host sent.
+  # Answered as soon as all that came before it was passed on: then the host has read what was sent
+  # to it, and whoever asks has read what the host sent.
 }

@@ -1,17 +1,17 @@
 @0x8c1f5ae07d3b9264;
-# How objects speak HTTP.
+# HTTP as objects speak it.
 #
 # On the wire this is the standard http-over-capnp, so that its other implementations can be peers:
-# the ids of the interfaces, the ordinals and the types are theirs. The description is ours, and says
-# how Capstead uses them. The gateway is the client of an object here: it turns what a browser sends
-# into these calls.
+# the ids of the interfaces, the ordinals and the types are theirs. The description is ours, and
+# says how Capstead uses them. The gateway is the client of an object here: it turns what a browser
+# sends into these calls.
 
 annotation spelling @0xdb6c20e8f4915a37 (enumerant) :Text;
-# How a name or a value is written in HTTP.
+# The spelling of a name or a value in HTTP.
 
 interface HttpService @0x92963bfdad2beb6a {
-  # Whatever answers HTTP requests. A class whose interface extends this one gets the requests to its
-  # objects.
+  # Whatever answers HTTP requests. A class whose interface extends this one gets the requests to
+  # its objects.
 
   startRequest @0 (request :HttpRequest, context :ClientRequestContext)
       -> (requestBody :ByteStream, context :ServerRequestContext);
@@ -23,10 +23,10 @@ interface HttpService @0x92963bfdad2beb6a {
   #
   # The answer goes out by one call on `context`. The caller writes the body of the request to
   # `requestBody`, which it pipelines on, because this call returns only when all is done: the
-  # response has begun, and both bodies have ended. `requestBody` is null when the request's body has
-  # the fixed size 0. An error before the response began becomes a status of 500 or 503; later it
-  # cuts the response off, so that nobody takes it for complete. An object of Capstead handles the
-  # request to its end even if the caller cancels the call.
+  # response has begun, and both bodies have ended. `requestBody` is null when the request's body
+  # has the fixed size 0. An error before the response began becomes a status of 500 or 503; later
+  # it cuts the response off, so that nobody takes it for complete. An object of Capstead handles
+  # the request to its end even if the caller cancels the call.
 
   connect @2 (host :Text, headers :List(HttpHeader), down :ByteStream,
               context :ConnectClientRequestContext, settings :ConnectSettings)
@@ -35,8 +35,8 @@ interface HttpService @0x92963bfdad2beb6a {
   # `unimplemented`: objects are not proxies.
 
   interface ClientRequestContext @0xea3256705c0b63ba {
-    # Where the answer to one request goes. Exactly one of the methods is called, and once. Dropping
-    # the context without a call is an error: the client then gets a status of 500.
+    # The way back for the answer to one request. Exactly one of the methods is called, and once.
+    # Dropping the context without a call is an error: the client then gets a status of 500.
 
     startResponse @0 (response :HttpResponse) -> (body :ByteStream);
     # Begins an ordinary response. What is then written to `body` is the response's body. `body` is
@@ -45,12 +45,13 @@ interface HttpService @0x92963bfdad2beb6a {
 
     startWebSocket @1 (headers :List(HttpHeader), upSocket :WebSocket) -> (downSocket :WebSocket);
     # Accepts the request as the handshake of a WebSocket. What the client sends arrives as calls on
-    # `upSocket`, which the object made; what the object sends are its calls on `downSocket`. `headers`
-    # are added to the answer of the handshake. The client gets an error if the request was no handshake.
+    # `upSocket`, which the object made; what the object sends are its calls on `downSocket`.
+    # `headers` are added to the answer of the handshake. The client gets an error if the request
+    # was no handshake.
   }
 
   interface ConnectClientRequestContext @0xda572939a4c3d728 {
-    # Where the answer to `connect` goes.
+    # The way back for the answer to `connect`.
 
     startConnect @0 (response :HttpResponse);
     # The tunnel is open.
@@ -65,15 +66,15 @@ interface HttpService @0x92963bfdad2beb6a {
 }
 
 struct ConnectSettings {
-  # How a tunnel is made.
+  # The settings of a tunnel.
 
   useTls @0 :Bool;
-  # Whether the far end of the tunnel speaks TLS.
+  # The far end of the tunnel speaks TLS.
 }
 
 interface WebSocket @0xb09c33a9f4caa823 {
-  # One direction of a WebSocket: who holds it sends, who made it receives. Frames arrive in the order
-  # in which they were sent. Dropping it without `close` means that the connection was lost.
+  # One direction of a WebSocket: who holds it sends, who made it receives. Frames arrive in the
+  # order in which they were sent. Dropping it without `close` means that the connection was lost.
 
   sendText @0 (text :Text) -> stream;
   # One whole text message.
@@ -82,13 +83,13 @@ interface WebSocket @0xb09c33a9f4caa823 {
   # One whole binary message.
 
   close @2 (code :UInt16, reason :Text);
-  # The last message: `code` and `reason` are those of a WebSocket's close frame; the code 1005 means
-  # that the frame had none. No send may follow.
+  # The last message: `code` and `reason` are those of a WebSocket's close frame; the code 1005
+  # means that the frame had none. No send may follow.
 }
 
 interface ByteStream @0xd2e7d8a0dc0a9766 {
-  # Takes a stream of bytes. Dropping it before `end` means that the stream was cut off: what arrived
-  # must not be taken for the whole.
+  # Takes a stream of bytes. Dropping it before `end` means that the stream was cut off: what
+  # arrived must not be taken for the whole.
 
   write @0 (bytes :Data) -> stream;
   # The next bytes. Where one call ends and the next begins means nothing.
@@ -103,7 +104,8 @@ interface ByteStream @0xd2e7d8a0dc0a9766 {
   # `unimplemented`; callers then write to the stream itself.
 
   interface SubstreamCallback @0xb23c0a13cf65c36e {
-    # How the one who made a substream learns of its end. One of the methods is called, and once.
+    # The way in which the maker of a substream learns of its end. One of the methods is called, and
+    # once.
 
     ended @0 (byteCount :UInt64);
     # The substream was ended after that many bytes. The outer stream is still open.
@@ -114,10 +116,10 @@ interface ByteStream @0xd2e7d8a0dc0a9766 {
 }
 
 struct HttpRequest {
-  # What a request says before its body.
+  # The head of a request: all that comes before its body.
 
   method @0 :HttpMethod;
-  # What the client wants done.
+  # The action that the client asks for.
 
   url @1 :Text;
   # The path and the query, beginning with a slash; from a proxy the whole URL.
@@ -126,7 +128,7 @@ struct HttpRequest {
   # In the order received; a name may come more than once.
 
   bodySize :union {
-    # How long the body is, as far as that is known at the start.
+    # The length of the body, as far as that is known at the start.
 
     unknown @3 :Void;
     # It ends with the stream's `end`.
@@ -137,7 +139,7 @@ struct HttpRequest {
 }
 
 struct HttpResponse {
-  # What a response says before its body.
+  # The head of a response: all that comes before its body.
 
   statusCode @0 :UInt16;
   # Three digits, 200 to 599.
@@ -194,7 +196,7 @@ enum CommonHeaderName {
   # Header names that are sent as a number.
 
   invalid @0;
-  # What a field holds that was never set. Nobody sends it, and receivers refuse it.
+  # The value of a field that was never set. Nobody sends it, and receivers refuse it.
 
   acceptCharset @1 $spelling("Accept-Charset");
   acceptEncoding @2 $spelling("Accept-Encoding");

@@ -1,8 +1,8 @@
 @0xb94d7f1e63a80c25;
 # The reference: signed bytes that stand for an object and outlive every process and connection.
 #
-# Holding the text of a reference is the right to use it: it is a secret. Its form is fixed bytes and
-# not a Cap'n Proto message, because there must be one encoding only: what is signed is what is
+# Holding the text of a reference is the right to use it: it is a secret. Its form is fixed bytes
+# and not a Cap'n Proto message, because there must be one encoding only: what is signed is what is
 # parsed. All integers are big-endian. The constants below are the numbers that appear in it.
 #
 # A reference is  payload, signature [64], links, proof.  Nothing may follow.
@@ -26,7 +26,7 @@
 #                               "capstead sturdyref link v1" || SHA-256(all bytes before the link)
 #                               || the caveats and the next key of the link
 #     "All bytes before the link" are the payload, the signature and the earlier links without the
-#     count of links, which the holder raises when he adds one.
+#     count of links, which the holder raises with each link.
 #
 #   proof: one of
 #     `proofOpen`   u8, then [32] the secret seed of the last next key. The holder can add links.
@@ -41,8 +41,8 @@
 #     value              [length]
 #
 # A caveat restricts. Those of the payload and of all links hold together: adding one never widens
-# anything. `caveatCritical` marks kinds that must be understood: whoever verifies refuses a reference
-# with an unknown critical caveat, and ignores other unknown ones.
+# anything. `caveatCritical` marks kinds that must be understood: whoever verifies refuses a
+# reference with an unknown critical caveat, and ignores other unknown ones.
 #
 # Two references are the same if the hash of their payloads is; signatures don't identify.
 #
@@ -60,10 +60,11 @@ const targetNamespace :UInt8 = 2;
 # The target is all objects of one class: see `Namespace` in restorer.capnp.
 
 const linksMax :UInt8 = 16;
-# How often a reference can be narrowed offline. Each link costs whoever verifies one signature check.
+# The number of times that a reference can be narrowed offline. Each link costs the verifier one
+# signature check.
 
 const caveatsMax :UInt8 = 16;
-# How many caveats stand in one list. There are fewer kinds than that.
+# The number of caveats that one list may have. There are fewer kinds than that.
 
 const caveatCritical :UInt8 = 0x80;
 # This bit of a caveat's kind says that whoever doesn't know the kind must refuse the reference.
@@ -72,30 +73,33 @@ const caveatNotAfter :UInt8 = 0x81;
 # u64: the last millisecond, counted from the start of 1970 in UTC, in which the reference is valid.
 
 const caveatMethods :UInt8 = 0x82;
-# The only methods that may be called: for each its interface's id (u64) and its ordinal (u16), strictly
-# ascending, so that a set has one encoding; none at all is the empty set. Of several sets those methods
-# are left that are in each. The methods by which somebody makes capabilities and references that allow no
-# more than his own don't count: `once`, `inChain`, `attenuate`, `cite` and `save` (facet.capnp). What is
-# reached through a namespace has its methods restricted too if the set names one that no namespace has: one
-# of another interface than `Namespace`, `Facet` and `Persistent`. Each set of a chain is asked by itself.
+# The only methods that may be called: for each its interface's id (u64) and its ordinal (u16),
+# strictly ascending, so that a set has one encoding; none at all is the empty set. Of several sets
+# those methods are left that are in each. The methods by which holders make capabilities and
+# references that allow no more than their own don't count: `once`, `inChain`, `attenuate`, `cite`
+# and `save` (facet.capnp). What is reached through a namespace has its methods restricted too if
+# the set names one that no namespace has: one of another interface than `Namespace`, `Facet` and
+# `Persistent`. Each set of a chain is asked by itself.
 
 const methodsMax :UInt16 = 256;
-# How many methods one set has at most.
+# The number of methods that one set may have.
 
 const caveatHolder :UInt8 = 0x83;
-# Ed25519 public keys ([32] each, strictly ascending, at least one): whoever restores the reference proves
-# that he has the secret of each of them. See `Restorer.challenge` in restorer.capnp.
+# Ed25519 public keys ([32] each, strictly ascending, at least one): whoever restores the reference
+# proves that they have the secret of each of them. See `Restorer.challenge` in restorer.capnp.
 
 const caveatObjectMethods :UInt8 = 0x84;
-# The only methods that may be called on what is reached through a namespace, in the form of `caveatMethods`
-# and beside what that says of them. A list of caveats has it only where it says something: all its methods
-# are in the other set if that one restricts objects, and it isn't the same set then. Of a reference to an
-# object it says nothing. Whoever puts several sets into one list needs it: of `byName, read` and `byName`,
-# `byName` is left of a namespace, and `byName, read` of its objects.
+# The only methods that may be called on what is reached through a namespace, in the form of
+# `caveatMethods` and beside what that says of them. A list of caveats has it only where it says
+# something: all its methods are in the other set if that one restricts objects, and it isn't the
+# same set then. Of a reference to an object it says nothing. Whoever puts several sets into one
+# list needs it: of `byName, read` and `byName`, `byName` is left of a namespace, and `byName, read`
+# of its objects.
 
 const caveatDependent :UInt8 = 0x85;
-# Without a value: no grant that is made by way of the reference survives the reference's own, whatever that
-# one allows. Only a grant whose maker said so allows it at all (`Terms.allowIndependent` in facet.capnp).
+# Without a value: no grant that is made by way of the reference survives the reference's own,
+# whatever that one allows. Only a grant whose maker said so allows it at all
+# (`Terms.allowIndependent` in facet.capnp).
 
 const proofOpen :UInt8 = 1;
 # The proof is the secret of the last next key.

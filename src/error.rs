@@ -128,8 +128,8 @@ pub(crate) fn name_method(error: Error, method: Method) -> Error {
     match in_rust.and_then(|path| path.split_once("::Server::")) {
         Some((module, name)) => unimplemented(format!(
             "{NO_SUCH_METHOD}: {}.{}, interface 0x{:x}, method {}",
-            in_schema(module, true),
-            in_schema(name, false),
+            in_schema(module, Initial::Upper),
+            in_schema(name, Initial::Lower),
             method.interface,
             method.ordinal
         )),
@@ -137,9 +137,17 @@ pub(crate) fn name_method(error: Error, method: Method) -> Error {
     }
 }
 
+/// The form of a name's first letter: upper for types, lower for methods.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Initial {
+    Upper,
+    Lower,
+}
+
 /// The name in the schema of a name in generated code: `http_service` is `HttpService`, and `once_`
 /// is `once`.
-fn in_schema(name: &str, mut begins: bool) -> String {
+fn in_schema(name: &str, initial: Initial) -> String {
+    let mut begins = initial == Initial::Upper;
     let mut camel = String::with_capacity(name.len());
     for letter in name.chars() {
         match letter {

@@ -1,5 +1,6 @@
-//! Holds the sources to the rules of `ARCHITECTURE.md`: the import tables, the places of methods,
-//! the sizes, the fences, the words of comments and of errors.
+//! Holds the sources to the rules of `ARCHITECTURE.md`: the import tables, the code map, the
+//! places of methods, the sizes, the fences, the words of comments, of schemas, of headings and of
+//! errors.
 //!
 //! Each rule is a function of the path and the text of one file, so that every rule has a test with
 //! a snippet that breaks it. The import table is read from `ARCHITECTURE.md`: the page is
@@ -13,6 +14,8 @@ mod fences;
 mod floors;
 #[path = "tidy/imports.rs"]
 mod imports;
+#[path = "tidy/map.rs"]
+mod map;
 #[path = "tidy/methods.rs"]
 mod methods;
 #[path = "tidy/names.rs"]
@@ -34,6 +37,7 @@ use std::path::Path;
 
 use code::Source;
 use table::Table;
+use words::Text;
 
 /// One broken rule at one place, and the way to mend it.
 #[derive(Debug)]
@@ -73,6 +77,12 @@ fn floors_import_downward() {
 }
 
 #[test]
+fn the_code_map_names_every_file() {
+    let paths: Vec<String> = sources().into_iter().map(|source| source.path).collect();
+    report(map::check(&paths, &page()));
+}
+
+#[test]
 fn methods_stand_with_their_types() {
     report(methods::check(&sources(), &page()));
 }
@@ -100,16 +110,25 @@ fn functions_are_short() {
 #[test]
 fn doc_comments_open_with_what_a_thing_is_or_does() {
     check(words::check_openings);
+    check_texts("capnp", words::check_schema_openings);
 }
 
 #[test]
 fn comments_take_nobody_for_a_man() {
     check(words::check_persons);
+    check_texts("capnp", words::check_schema_persons);
+    check_texts("md", words::check_page_persons);
 }
 
 #[test]
 fn comments_are_as_wide_as_code() {
     check(words::check_width);
+    check_texts("capnp", words::check_schema_width);
+}
+
+#[test]
+fn headings_are_names() {
+    check_texts("md", words::check_headings);
 }
 
 #[test]
@@ -139,6 +158,13 @@ fn the_page_of_errors_says_what_the_code_says() {
 }
 
 #[test]
+fn the_client_in_cpp_knows_the_words_of_the_code() {
+    let path = "tests/cpp/reasons.h";
+    let text = fs::read_to_string(root().join(path)).expect("the header is read");
+    report(reasons::check_cpp(path, &text));
+}
+
+#[test]
 fn one_file_names_lmdb() {
     check(fences::check_lmdb);
 }
@@ -156,6 +182,11 @@ fn the_frame_guard_is_the_only_vat_network() {
 /// Fails with everything that `rule` finds in the tree.
 fn check(rule: impl Fn(&Source) -> Vec<Violation>) {
     report(sources().iter().flat_map(rule).collect());
+}
+
+/// Fails with everything that `rule` finds in the files of the tree with this ending.
+fn check_texts(ending: &str, rule: impl Fn(&Text) -> Vec<Violation>) {
+    report(texts(ending).iter().flat_map(rule).collect());
 }
 
 fn report(violations: Vec<Violation>) {
@@ -182,28 +213,36 @@ fn root() -> &'static Path {
 
 /// Every Rust file of the workspace. Generated code isn't included: it is in Cargo's folder.
 fn sources() -> Vec<Source> {
-    let mut sources = Vec::new();
-    collect(root(), &mut sources);
-    sources.sort_by(|a, b| a.path.cmp(&b.path));
-    assert!(sources.len() > 5, "the sources were not found");
-    sources
+    texts("rs").into_iter().map(|Text { path, text }| Source::new(&path, &text)).collect()
 }
 
-fn collect(folder: &Path, sources: &mut Vec<Source>) {
+/// Every file of the workspace with this ending, once: links aren't followed.
+fn texts(ending: &str) -> Vec<Text> {
+    let mut texts = Vec::new();
+    collect(root(), ending, &mut texts);
+    texts.sort_by(|a, b| a.path.cmp(&b.path));
+    assert!(texts.len() > 5, "the files *.{ending} were not found");
+    texts
+}
+
+fn collect(folder: &Path, ending: &str, texts: &mut Vec<Text>) {
     for entry in fs::read_dir(folder).expect("a folder of the workspace is read") {
         let path = entry.expect("a folder of the workspace is read").path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_symlink() {
+            continue;
+        }
         if path.is_dir() {
             // Cargo marks its folder with a tag file, whatever the folder's name, but not one that
             // was there before: `.ci/run` makes `target` for its Python.
             let is_cargos = name == "target" || path.join("CACHEDIR.TAG").exists();
             if !is_cargos && name != "node_modules" && !name.starts_with('.') {
-                collect(&path, sources);
+                collect(&path, ending, texts);
             }
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+        } else if path.extension().is_some_and(|extension| extension == ending) {
             let text = fs::read_to_string(&path).expect("a source file is read");
             let below = path.strip_prefix(root()).expect("the file is below the root");
-            sources.push(Source::new(&below.to_string_lossy(), &text));
+            texts.push(Text { path: below.to_string_lossy().into_owned(), text });
         }
     }
 }

@@ -7,10 +7,10 @@ interface Probe {
   # Writes so many entries: keys of 8 bytes, values of 21.
 
   pointReads @1 (count :UInt32) -> (nanoseconds :UInt64);
-  # How long so many reads of one value took, all together.
+  # The time that so many reads of one value took, all together.
 
   list @2 () -> (nanoseconds :UInt64, entries :UInt32);
-  # How long it took to list all entries.
+  # The time that it took to list all entries.
 
   readAll @3 (keys :UInt32) -> ();
   # Reads the first so many keys, one after the other.

@@ -59,7 +59,7 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
 
 fn named(probes: &namespace::Client, name: &str) -> probe::Client {
     let mut request = probes.by_name_request();
-    request.get().set_name(name);
+    request.get().set_key(name);
     FromClientHook::new(request.send().pipeline.get_object().as_cap())
 }
 

@@ -30,7 +30,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use capstead::{Result, failed};
+use capstead::{Result, failed, lab};
 use clap::{Parser, ValueEnum};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -50,6 +50,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The exit code of a command line that names no measurement.
 const USAGE: u8 = 2;
+
+/// The refusal of a bench that would measure another server than the one that started it.
+const OTHER_SOURCES: &str = "can't measure: capstead-bench was built from other sources than the \
+     capstead beside it; `cargo build --release` in Capstead's sources builds both";
 
 /// Measure the whole system against bare baselines, in one run.
 #[derive(Clone, Debug, Parser)]
@@ -98,6 +102,10 @@ fn main() -> ExitCode {
 
 /// Measures and prints. Returns once all children have ended and all data are removed.
 fn run(options: &Options) -> ExitCode {
+    // Started by `capstead bench`, this measures its own copy of the server.
+    if std::env::var(lab::SOURCES_VARIABLE).is_ok_and(|sources| sources != lab::SOURCES) {
+        return fail(&failed(OTHER_SOURCES));
+    }
     let known: Vec<&str> = names().collect();
     if let Some(name) = options.names.iter().find(|name| !known.contains(&name.as_str())) {
         let known = known.join("\n  ");
@@ -254,4 +262,19 @@ async fn measure_groups(bench: &mut Bench) -> Result<()> {
 /// Shows progress on standard error; results go to standard output.
 fn note(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // The page of numbers leaves out no row, and has none that can't be measured.
+    #[test]
+    fn the_page_of_numbers_has_the_rows_of_the_bench() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/numbers.md");
+        let page = std::fs::read_to_string(page).unwrap();
+        let row = |line: &str| Some(line.strip_prefix("| `")?.split_once("` |")?.0.to_owned());
+        let shown: Vec<String> = page.lines().filter_map(row).collect();
+        assert_eq!(shown, names().collect::<Vec<_>>());
+    }
 }

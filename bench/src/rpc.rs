@@ -176,7 +176,7 @@ impl Counters {
     /// When the server doesn't return it.
     pub(crate) async fn found(&self, name: &str) -> Result<counter::Client> {
         let mut request = self.namespace.by_name_request();
-        request.get().set_name(name);
+        request.get().set_key(name);
         request.send().promise.await?.get()?.get_object().get_as_capability()
     }
 
@@ -191,7 +191,7 @@ impl Counters {
     /// The counter of that name, without waiting: calls on it follow the question for it.
     pub(crate) fn named(&self, name: &str) -> counter::Client {
         let mut request = self.namespace.by_name_request();
-        request.get().set_name(name);
+        request.get().set_key(name);
         FromClientHook::new(request.send().pipeline.get_object().as_cap())
     }
 }

@@ -32,3 +32,21 @@ fn a_row_that_is_not_there_is_a_usage_error_that_lists_those_that_are() {
     assert!(said.contains("named rpc-raed-1") && said.contains("\n  rpc-read-64\n"), "{said}");
     assert!(refused.stdout.is_empty());
 }
+
+// Where only the server was built anew, the bench beside it would measure the old one.
+#[test]
+fn a_server_of_other_sources_is_not_measured() {
+    let started_by = |sources: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_capstead-bench"));
+        command.arg("no-such-row").env("CAPSTEAD_SOURCES", sources).stdin(Stdio::null());
+        let output = command.output().expect("the program runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, said) = started_by("0123456789abcdef");
+    let expected = "capstead-bench was built from other sources than the capstead beside it; \
+                    `cargo build --release`";
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(expected), "{said}");
+    let (code, said) = started_by(capstead::lab::SOURCES);
+    assert_eq!(code, Some(2), "{said}");
+}

@@ -12,7 +12,7 @@
 //!     let rooms: namespace::Client = capstead_client::restore(&text).await?;
 //!
 //!     let mut request = rooms.by_name_request();
-//!     request.get().set_name("lobby");
+//!     request.get().set_key("lobby");
 //!     let lobby = request.send().pipeline.get_object().as_cap();
 //!     // Make it a client of the interface that the objects have: `room::Client::new(lobby)`.
 //!     # drop(lobby);

@@ -147,6 +147,7 @@ impl Terms {
 /// # drop(for_ada);
 /// ```
 ///
+/// # Errors
 /// The object can't be reached, or its server refused: see `Persistent` in `schema/facet.capnp`.
 /// After `disconnected` there may be a grant with a reference that nobody has.
 pub fn share<C: FromClientHook>(

@@ -15,7 +15,7 @@ counter_capnp = capstead.load(Path(__file__).parent / "schema/counter.capnp")
 async def main(reference, name):
     # Only the last answer is waited for: the calls follow each other on the way.
     counters = await capstead.restore(reference)
-    counter = counters.byName(name=name).object.cast_as(counter_capnp.Counter)
+    counter = counters.byName(key=name).object.cast_as(counter_capnp.Counter)
     reply = await counter.increment()
     print(f"{name} is now {reply.value}")
 

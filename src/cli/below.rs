@@ -15,7 +15,7 @@ use crate::id::ObjectId;
 use crate::schema::admin_capnp::admin;
 use crate::storage::Space;
 use crate::storage::archive::{Frame, Frames};
-use crate::sturdyref::{Grant, Parent};
+use crate::sturdyref::{Grant, GrantRef, Parent};
 use crate::supervisor::owner_of;
 
 /// A grant that was made from the one in question.
@@ -42,9 +42,8 @@ impl Below {
 pub(super) async fn find(
     admin: &admin::Client,
     hosts: u16,
-    (target, grant): (ObjectId, ObjectId),
+    from: GrantRef,
 ) -> Result<Vec<Below>, Failure> {
-    let from = (target, GrantId::from_bytes(*grant.as_bytes()));
     let mut search = Search { from, object: None, found: Vec::new() };
     for number in 0..hosts {
         let host = transfer::host(admin, number);
@@ -70,7 +69,7 @@ pub(super) async fn revoke(
 }
 
 struct Search {
-    from: (ObjectId, GrantId),
+    from: GrantRef,
     object: Option<Object>,
     found: Vec<Below>,
 }
@@ -130,21 +129,21 @@ fn is_below(
     target: ObjectId,
     grant: &Grant,
     grants: &BTreeMap<[u8; 16], Grant>,
-    from: (ObjectId, GrantId),
+    from: GrantRef,
 ) -> bool {
     let mut grant = grant;
     // Bounded by the number of grants: damaged records may form a circle.
     for _ in 0..=grants.len() {
-        if grant.before.contains(&from.1) {
+        if grant.before.contains(&from.grant) {
             return true;
         }
         match grant.parent {
             Parent::None => return false,
             Parent::OfNamespace(namespace, id) => {
-                let is_of = namespace.as_bytes() == from.0.as_bytes();
-                return is_of && id == from.1;
+                let is_of = namespace.as_bytes() == from.target.as_bytes();
+                return is_of && id == from.grant;
             }
-            Parent::Own(id) if (target, id) == from => return true,
+            Parent::Own(id) if GrantRef::new(target, id) == from => return true,
             Parent::Own(id) => match grants.get(id.as_bytes()) {
                 Some(parent) => grant = parent,
                 None => return false,

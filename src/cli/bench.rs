@@ -1,6 +1,7 @@
 //! `capstead bench`: starts the program that measures, which lies beside this one.
 //!
-//! It is a separate program, because serving objects doesn't need it.
+//! It is a separate program, because serving objects doesn't need it. It has a copy of the server,
+//! so it is told of which sources this one is, and refuses to measure others.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -10,6 +11,7 @@ use std::process::{Command, ExitCode};
 use clap::Args;
 
 use super::operator::{self, Failure};
+use crate::lab;
 
 const PROGRAM: &str = "capstead-bench";
 
@@ -24,7 +26,10 @@ pub(super) struct Options {
 /// Replaces this process by that program. Returns only if that fails.
 pub(super) fn run(options: &Options) -> ExitCode {
     let error = match program() {
-        Ok(mut program) => program.args(&options.args).exec().to_string(),
+        Ok(mut program) => {
+            program.env(lab::SOURCES_VARIABLE, lab::SOURCES).args(&options.args);
+            program.exec().to_string()
+        }
         Err(error) => error,
     };
     ExitCode::from(operator::end(Err(Failure::Cannot(format!("can't measure: {error}"))), None))

@@ -5,7 +5,7 @@ mod shown;
 mod words;
 
 use capstead_client::Terms;
-use capstead_client::sturdyref::{Caveats, Sturdyref, VerifyingKey};
+use capstead_client::sturdyref::{Caveats, GrantId, Sturdyref, VerifyingKey};
 use clap::Args;
 
 use super::below;
@@ -20,6 +20,7 @@ use crate::schema::admin_capnp::host_admin::grant_results;
 use crate::schema::admin_capnp::{admin, host_admin};
 use crate::server::DEFAULT_LISTEN;
 use crate::storage::Access;
+use crate::sturdyref::GrantRef;
 use crate::supervisor::owner_of;
 use shown::{Shown, tree};
 pub(super) use shown::{hex, time};
@@ -111,7 +112,7 @@ pub(crate) struct Revoke {
 pub(super) fn show(options: &Show, classes: &[Class]) -> u8 {
     let (data, object) = (&options.data, &options.object);
     if let Some(grant) = options.below {
-        let from = (object.id, grant);
+        let from = reference(object, grant);
         let shown = with_all(data, Access::Read, &[], async |admin, hosts| {
             let found = below::find(admin, hosts, from).await?;
             if found.is_empty() {
@@ -266,13 +267,18 @@ impl Make {
     }
 }
 
+/// A grant of an object, by the id that was given as 32 digits.
+fn reference(object: &Object, grant: ObjectId) -> GrantRef {
+    GrantRef::new(object.id, GrantId::from_bytes(*grant.as_bytes()))
+}
+
 /// Returns once it is revoked, durably and on every host.
 pub(super) fn revoke(options: &Revoke) -> u8 {
     let (data, object, grant) = (&options.data, &options.object, options.grant);
     let said = format!("revoked, with all that depended on it: {}", hex(grant.as_bytes()));
     if options.below {
         let revoked = with_all(data, Access::Full, &[], async |admin, hosts| {
-            let found = below::find(admin, hosts, (object.id, grant)).await?;
+            let found = below::find(admin, hosts, reference(object, grant)).await?;
             let own = transfer::host(admin, owner_of(object.id.home_shard().0, hosts));
             let was_there = still_there(revoke_one(&own, object.id, grant.as_bytes()).await)?;
             if !was_there && found.is_empty() {

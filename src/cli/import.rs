@@ -80,12 +80,12 @@ async fn import(options: &Options) -> Result<String, Failure> {
             return Err(refuse(&looked));
         }
         if existing == Existing::Refuse {
-            set_under_way(admin, &looked.hash, true).await?;
+            remember(admin, &looked.hash, Progress::UnderWay).await?;
         }
         let bar = operator::bar("importing", Some(length));
         let counts = transfer::bring_in(&mut file, path, at, (existing, grants), &bar).await?;
         // All of it is here now, even if an earlier import was cut short.
-        set_under_way(admin, &looked.hash, false).await?;
+        remember(admin, &looked.hash, Progress::Ended).await?;
         bar.finish_and_clear();
         let is_foreign = looked.cluster != cluster;
         Ok((looked, counts, is_foreign))
@@ -118,10 +118,21 @@ async fn is_under_way(admin: &admin::Client, looked: &Looked) -> Result<bool, Fa
     Ok(request.send().promise.await?.get()?.get_is_under_way())
 }
 
-async fn set_under_way(admin: &admin::Client, archive: &[u8], is: bool) -> Result<(), Failure> {
+/// The progress of an import, as the server remembers it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    UnderWay,
+    Ended,
+}
+
+async fn remember(
+    admin: &admin::Client,
+    archive: &[u8],
+    progress: Progress,
+) -> Result<(), Failure> {
     let mut request = admin.set_import_under_way_request();
     request.get().set_archive(archive);
-    request.get().set_is_under_way(is);
+    request.get().set_is_under_way(progress == Progress::UnderWay);
     request.send().promise.await?;
     Ok(())
 }

@@ -112,7 +112,7 @@ struct Choice {
 }
 
 struct Colours {
-  # What another version of `Every` knows.
+  # The fields that another version of `Every` knows.
   colour @0 :UInt16;
 }
 

@@ -81,7 +81,7 @@ impl Objects {
             let held = self.namespaces.get(&route.class.to_lowercase());
             let Some(held) = held else { return Ok(None) };
             let mut by_name = held.get()?.by_name_request();
-            by_name.get().set_name(&*route.name);
+            by_name.get().set_key(&*route.name);
             by_name.send().pipeline.get_object().as_cap()
         };
         let object: http_service::Client = FromClientHook::new(object);

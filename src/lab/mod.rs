@@ -5,6 +5,8 @@
 //! holds, for tests that read it with code of their own. `Puts` makes turns durable as fast as it
 //! can.
 //!
+//! `SOURCES` says of which sources the library is, for a bench beside another server.
+//!
 //! Nothing here is for users: neither the functions nor their output are stable.
 #![allow(missing_docs, reason = "there are no users but the tests and the bench")]
 
@@ -29,6 +31,11 @@ use crate::storage::{
     self, Before, Kind, LogOptions, Owner, Presence, Range, Reads as _, Space, StorageError, Store,
     StoreOptions, Usage,
 };
+
+/// A hash of the sources of this library, by its build script.
+pub const SOURCES: &str = env!("CAPSTEAD_SOURCES_HASH");
+/// The variable by which `capstead bench` tells the bench of its own sources.
+pub const SOURCES_VARIABLE: &str = "CAPSTEAD_SOURCES";
 
 /// The exit code after a failure of the storage; 1 is for failures of the lab itself.
 const STORAGE_FAILED: u8 = 3;

@@ -23,7 +23,7 @@ use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::data_dir::{self, DataDir, Signing};
+use super::data_dir::{self, DataDir, ImportMark, Signing};
 use super::error::ServerError;
 use crate::error::{Result, failed, overloaded};
 use crate::limits::FILES_PERIOD;
@@ -196,8 +196,9 @@ impl admin::Server for Operator {
         _: admin::SetImportUnderWayResults,
     ) -> Result<()> {
         let params = params.get()?;
-        let is = params.get_is_under_way();
-        self.data.set_importing(params.get_archive()?, is).map_err(refused)
+        let is_under_way = params.get_is_under_way();
+        let state = if is_under_way { ImportMark::UnderWay } else { ImportMark::Ended };
+        self.data.mark_import(params.get_archive()?, state).map_err(refused)
     }
 
     async fn claim_import(

@@ -39,6 +39,7 @@ use super::error::ServerError;
 use crate::storage::lmdb::owned::{open_regular, patiently};
 use crate::storage::{self, Access, Kind, Owner};
 use crate::sturdyref::KeyRing;
+pub(super) use importing::ImportMark;
 pub(super) use keys::Signing;
 use making::{Found, begin, finish, found, remove_unfinished, unrestored};
 pub(crate) use private::Group;
@@ -248,8 +249,8 @@ impl DataDir {
     /// # Errors
     /// When there are too many marks, or this one can't be written: the old or the new state is on
     /// disk.
-    pub(super) fn set_importing(&self, archive: &[u8], is: bool) -> Result<(), ServerError> {
-        importing::mark(&self.root, archive, is)
+    pub(super) fn mark_import(&self, hash: &[u8], state: ImportMark) -> Result<(), ServerError> {
+        importing::mark(&self.root, hash, state)
     }
 
     /// The files with the keys.

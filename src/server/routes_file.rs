@@ -1,7 +1,7 @@
 //! The file of routes: reads it, if nobody else may decide what is in it.
 //!
-//! Whoever writes the file decides which objects the world reaches. Whoever reads a reference in it
-//! may use that. So such files are refused, as keys are that others could have.
+//! The writer of the file decides which objects the world reaches, and a reader of a reference in
+//! it may use that. So such files are refused, as keys are that others could have.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::cursor::Cursor;
 use crate::error::{Result, failed};
+use crate::id::ObjectId;
 
 const VERSION: u8 = 4;
 /// Had ancestors only in grants that were made from one of a namespace.
@@ -34,7 +35,6 @@ const PARENT_OF_NAMESPACE: u8 = 2;
 /// as in references ‖ label (UTF-8, the rest). Numbers are big-endian, and times are milliseconds
 /// since 1970. The flags: 1 it survives its parent; 2 grants made from it may survive it; 4 it was
 /// revoked, which has a record only where one is needed.
-/// was revoked, of which there is a record only where it is needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Grant {
     pub(crate) parent: Parent,
@@ -55,6 +55,19 @@ pub(crate) struct Grant {
     /// The grants from which its parent was made, the nearest first. Those of a namespace may be on
     /// another host, and a revoked one may have no record.
     pub(crate) before: Vec<GrantId>,
+}
+
+/// A grant by the target in whose storage its record lies, and by its id there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct GrantRef {
+    pub(crate) target: ObjectId,
+    pub(crate) grant: GrantId,
+}
+
+impl GrantRef {
+    pub(crate) fn new(target: ObjectId, grant: GrantId) -> Self {
+        Self { target, grant }
+    }
 }
 
 /// The grant from which another grant was made.

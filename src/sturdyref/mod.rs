@@ -11,5 +11,5 @@ mod keys;
 
 pub(crate) use cipher::{Nonce, OwnerToken, ReferenceCipher, ReferenceValue, holds_references};
 pub(crate) use citation::{Authority, Citation};
-pub(crate) use grant::{Grant, Parent, TargetKind, root_grant};
+pub(crate) use grant::{Grant, GrantRef, Parent, TargetKind, root_grant};
 pub(crate) use keys::{KeyRing, Keys};

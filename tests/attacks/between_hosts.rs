@@ -45,7 +45,7 @@ fn listeners(served: &Served) -> Vec<String> {
         let mut found = BTreeSet::new();
         for object in 0..OBJECTS {
             let mut request = all.by_name_request();
-            request.get().set_name(object.to_string());
+            request.get().set_key(object.to_string());
             let object = request.send().pipeline.get_object().as_cap();
             let text = capstead_client::share(&object, Terms::default()).await.unwrap();
             found.insert(connection.locate(&text).await.unwrap());
@@ -73,7 +73,7 @@ fn object(number: u32) -> Raw {
     let params =
         raw::call(&mut message, FIRST + number, (1, Some(0)), (namespace::Client::TYPE_ID, 0));
     let mut name = params.get_content().init_as::<namespace::by_name_params::Builder>();
-    name.set_name(number.to_string());
+    name.set_key(number.to_string());
     message
 }
 

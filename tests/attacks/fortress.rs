@@ -21,8 +21,8 @@ const P99_MAX: Duration = Duration::from_millis(250);
 /// One attack at a time: the honest client of one would measure the other, too.
 static ONE: Mutex<()> = Mutex::new(());
 
-/// How often an attack is made anew because honest calls were slow. A machine that others use may
-/// stall for a moment; a server that doesn't withstand is slow every time.
+/// The number of times that an attack is made, because honest calls were slow. A machine that
+/// others use may stall for a moment; a server that doesn't withstand is slow every time.
 const TRIES: usize = 3;
 
 /// Starts a server with little memory, and runs `attack` while an honest client makes durable

@@ -11,18 +11,10 @@
 #include <string>
 
 #include "capstead/restorer.capnp.h"
+#include "reasons.h"
 
 inline void require(bool condition, const std::string& difference) {
   if (!condition) throw std::runtime_error(difference);
-}
-
-// The word that an error of the server begins with, or nothing (docs/errors.md).
-inline std::string reasonOf(const kj::Exception& error) {
-  const std::string remote = "remote exception: ";
-  std::string text = error.getDescription().cStr();
-  while (text.rfind(remote, 0) == 0) text.erase(0, remote.size());
-  auto end = text.find(": ");
-  return end == std::string::npos ? "" : text.substr(0, end);
 }
 
 // What stands between the scheme and the fragment.
@@ -57,7 +49,7 @@ class Session {
   template <typename Interface>
   typename Interface::Client byName(const std::string& reference, const std::string& name) {
     auto request = restore<Namespace>(reference).byNameRequest();
-    request.setName(name.c_str());
+    request.setKey(name.c_str());
     return request.send().getObject().template castAs<Interface>();
   }
 

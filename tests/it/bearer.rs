@@ -158,7 +158,7 @@ fn nobody_comes_in_without_a_reference_that_is_good() {
     is_refused(&shown(address, "POST", "/call/read", &text, json));
 }
 
-/// Whoever shows what was revoked makes nobody else's reference be restored again.
+/// A client that shows what was revoked makes nobody else's reference be restored again.
 #[test]
 fn a_revoked_reference_is_forgotten_alone() {
     let (served, _folder, text) = serve();

@@ -25,8 +25,11 @@ fn it_is_given_all_arguments_or_said_to_be_missing() {
     assert!(said.contains("capstead-bench isn't there; `cargo build --release`"), "{said}");
 
     let program = folder.path().join("capstead-bench");
-    fs::write(&program, "#!/bin/sh\necho \"$@\"\nexit 7\n").unwrap();
+    // It is told of which sources the server is, too.
+    let says = "#!/bin/sh\necho \"$CAPSTEAD_SOURCES $@\"\nexit 7\n";
+    fs::write(&program, says).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let given = bench(&capstead, &["--json", "rpc-read-1", "--quick", "--help"]);
-    assert_eq!(given, (Some(7), "--json rpc-read-1 --quick --help\n".to_owned()));
+    let sources = capstead::lab::SOURCES;
+    assert_eq!(given, (Some(7), format!("{sources} --json rpc-read-1 --quick --help\n")));
 }

@@ -42,11 +42,12 @@ fn the_workspace_builds_offline_and_without_the_capnp_tool() {
         cargo.args(args).args(["--release", "--offline", "--locked"]).current_dir(root());
         cargo::succeed(cargo::quick(&mut cargo).env("PATH", &path))
     };
-    for package in ["capstead", "capstead-client", "counter", "editor", "feed", "hello"] {
+    let examples = ["counter", "editor", "feed", "hello", "hello-client"];
+    for package in ["capstead", "capstead-client"].into_iter().chain(examples) {
         run(&["clean", "--package", package]);
     }
     run(&["build", "--workspace"]);
-    let examples = ["counter", "client", "editor", "feed", "feed_client", "hello", "hello_client"];
+    let examples = ["counter", "client", "editor", "feed", "feed_client", "hello", "hello-client"];
     for binary in ["capstead"].into_iter().chain(examples) {
         assert!(cargo::target().join("release").join(binary).is_file(), "{binary} was built");
     }

@@ -44,7 +44,7 @@ fn url(running: &Running) -> String {
 
 fn passer(all: &namespace::Client, name: &str) -> passer::Client {
     let mut request = all.by_name_request();
-    request.get().set_name(name);
+    request.get().set_key(name);
     request.send().pipeline.get_object().as_cap().cast_to()
 }
 

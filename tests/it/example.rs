@@ -38,11 +38,15 @@ fn build(package: &Path) {
     cargo::succeed(cargo::quick(&mut build));
 }
 
-/// Copies an example, builds it, starts it on free ports, and runs `tried` with its client.
+/// Copies an example with its client's package, if that has one of its own, builds them, starts the
+/// server on free ports, and runs `tried` with its client.
 fn try_example(name: &str, client: &str, tried: impl Fn(&Served, &Path)) {
     let (folder, data) = scratch();
     let package = folder.path().join(name);
     build(&package);
+    if root().join("examples").join(client).is_dir() {
+        build(&folder.path().join(client));
+    }
     // Builds of other tests have binaries of the same name.
     let binary = |name: &str| {
         let copy = folder.path().join(format!("{name}.copy"));
@@ -61,7 +65,7 @@ fn try_example(name: &str, client: &str, tried: impl Fn(&Served, &Path)) {
 // The first steps of a reader: copy an example, change its paths, start it, count.
 #[test]
 fn the_examples_build_and_count_outside_of_the_workspace() {
-    try_example("hello", "hello_client", |served, client| {
+    try_example("hello", "hello-client", |served, client| {
         assert_eq!(served.announced.namespaces.keys().collect::<Vec<_>>(), ["Tally"]);
         for total in 1..=2 {
             let tallies = &served.announced.namespaces["Tally"];
@@ -84,9 +88,9 @@ fn the_examples_build_and_count_outside_of_the_workspace() {
 // The code on the front page is the code that was compiled and run.
 #[test]
 fn the_readme_shows_the_example_word_for_word() {
-    let files = ["schema/hello.capnp", "src/main.rs", "src/bin/hello_client.rs"];
+    let files = ["hello/schema/hello.capnp", "hello/src/main.rs", "hello-client/src/main.rs"];
     let texts = files.map(|file| {
-        let text = fs::read_to_string(root().join("examples/hello").join(file));
+        let text = fs::read_to_string(root().join("examples").join(file));
         (file, text.expect("a file of the example is there"))
     });
     let readme = fs::read_to_string(root().join("README.md")).expect("there is a README.md");
@@ -99,6 +103,22 @@ fn the_readme_shows_the_example_word_for_word() {
     let [schema, class, client] = texts.map(|(_, text)| text.lines().count());
     assert!(schema + class <= 50 && client <= 20, "{schema} + {class} and {client} lines");
     assert!(readme.lines().count() <= 180, "README.md has {} lines", readme.lines().count());
+}
+
+// A newcomer who only calls objects compiles no server.
+#[test]
+fn the_client_of_the_readme_builds_no_server() {
+    let mut tree = Command::new("cargo");
+    tree.args(["tree", "--package", "hello-client", "--prefix", "none", "--format", "{p}"]);
+    tree.args(["--offline", "--locked"]).current_dir(root());
+    let output = cargo::succeed(cargo::quick(&mut tree));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let packages: Vec<_> = text.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert!(packages.contains(&"capstead-client"), "{text}");
+    let of_servers = ["capstead", "lmdb-rkv", "lmdb-rkv-sys", "hyper", "clap", "tokio-tungstenite"];
+    for package in of_servers {
+        assert!(!packages.contains(&package), "{package} is below hello-client:\n{text}");
+    }
 }
 
 /// The text between fences.

@@ -156,7 +156,7 @@ fn a_client_hands_bodies_to_objects_on_every_host_before_they_answer() {
             let all: namespace::Client = connection.restore(&running.namespaces()["Echo"]).unwrap();
             for object in 0..OBJECTS {
                 let mut request = all.by_name_request();
-                request.get().set_name(format!("n{object}"));
+                request.get().set_key(format!("n{object}"));
                 let object: http_service::Client =
                     request.send().pipeline.get_object().as_cap().cast_to();
                 for length in LENGTHS {
@@ -181,7 +181,7 @@ fn bodies_without_an_end_take_bounded_room_on_a_host() {
         let connection = Connection::dial(&running.capnp().to_string()).await.unwrap();
         let all: namespace::Client = connection.restore(&running.namespaces()["Echo"]).unwrap();
         let mut request = all.by_name_request();
-        request.get().set_name("x");
+        request.get().set_key("x");
         let object: http_service::Client = request.send().pipeline.get_object().as_cap().cast_to();
         let mut open = Vec::new();
         for _ in 0..160 {
@@ -199,7 +199,7 @@ fn bodies_without_an_end_take_bounded_room_on_a_host() {
             drop(write.send());
             // A later call on the connection is answered only after the piece arrived.
             let mut request = all.by_name_request();
-            request.get().set_name("y");
+            request.get().set_key("y");
             request.send().promise.await.unwrap();
             open.push(sent);
         }

@@ -308,7 +308,7 @@ fn capabilities_are_references_where_they_are_asked_for() {
             let plain: capstead_client::namespace::Client =
                 capstead_client::restore(namespace).await.unwrap();
             let mut request = plain.by_name_request();
-            request.get().set_name("mine");
+            request.get().set_key("mine");
             let mine = request.send().pipeline.get_object().as_cap();
             let mine = crate::passing_capnp::passer::Client {
                 client: capnp::capability::Client::new(mine),

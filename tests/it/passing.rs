@@ -43,7 +43,7 @@ fn objects(over: &Connection, namespaces: &BTreeMap<String, String>) -> Vec<pass
         let all: namespace::Client = over.restore(&namespaces[kind]).unwrap();
         for at in 0..OBJECTS / 2 {
             let mut request = all.by_name_request();
-            request.get().set_name(format!("{at}"));
+            request.get().set_key(format!("{at}"));
             objects.push(request.send().pipeline.get_object().as_cap().cast_to());
         }
     }
@@ -326,7 +326,7 @@ fn named(question: u32) -> Raw {
     let method = (namespace::Client::TYPE_ID, 0);
     let params = raw::call(&mut message, question, (1, Some(0)), method).get_content();
     let mut by_name = params.init_as::<namespace::by_name_params::Builder>();
-    by_name.set_name(question.to_string());
+    by_name.set_key(question.to_string());
     message
 }
 

@@ -34,7 +34,7 @@ fn objects(served: &Served) -> TcpStream {
         let named = (namespace::Client::TYPE_ID, 0);
         let params = call(&mut message, FIRST + at, (FIRST - 1, Some(0)), named);
         let mut by_name = params.get_content().init_as::<namespace::by_name_params::Builder>();
-        by_name.set_name(format!("n{at}"));
+        by_name.set_key(format!("n{at}"));
         send(&mut stream, &[message]);
         assert_eq!(wait_for_answer(&mut stream, FIRST + at), None);
     }

@@ -18,7 +18,7 @@ use capstead_client::namespace;
 
 fn poll_by_name(polls: &namespace::Client, name: &str) -> poll::Client {
     let mut request = polls.by_name_request();
-    request.get().set_name(name);
+    request.get().set_key(name);
     request.send().pipeline.get_object().as_cap().cast_to()
 }
 

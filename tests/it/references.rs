@@ -284,7 +284,7 @@ fn the_client_restores_what_is_good_and_nothing_else() {
 
 async fn try_get(counters: &namespace::Client, name: &str) -> capnp::Result<bool> {
     let mut request = counters.try_get_request();
-    request.get().set_name(name);
+    request.get().set_key(name);
     Ok(request.send().promise.await?.get()?.has_object())
 }
 

@@ -4,7 +4,7 @@ interface Passer {
   # An object that does with capabilities all that a program may do with them: it calls them, passes
   # them on, and returns them. Clients of any language implement it too, and are called.
   #
-  # Whoever makes calls on one stub gives that a number. Calls on one stub are numbered from 0, and
+  # The maker of calls on one stub gives that a number. Calls on one stub are numbered from 0, and
   # objects note which of them started.
 
   note @0 (stub :UInt64, n :UInt64) -> (n :UInt64);

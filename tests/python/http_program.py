@@ -89,7 +89,7 @@ def browse(gateway, path):
 async def main():
     _, _, counters, forwarders, gateway = sys.argv
     counters = await capstead.restore(counters)
-    counter = counters.byName(name="x").object.cast_as(HttpService)
+    counter = counters.byName(key="x").object.cast_as(HttpService)
     assert await ask(counter, "post", "/increment") == (200, b"1")
     assert await ask(counter, "post", "/increment", b"a body") == (200, b"2")
     assert await ask(counter, "get", "/") == (200, b"2")
@@ -97,7 +97,7 @@ async def main():
     assert (await ask(counter, "get", "/nothing"))[0] == 404
 
     forwarders = await capstead.restore(forwarders)
-    slot = forwarders.byName(name="x").object.cast_as(Slot)
+    slot = forwarders.byName(key="x").object.cast_as(Slot)
     await slot.fill(HttpService._new_client(Service()))
     answer = await asyncio.to_thread(browse, gateway, "/forwarder/x/path?query=1")
     assert answer == (203, "text/x-said", b"get /path?query=1 hello"), answer

@@ -22,7 +22,7 @@ class CounterTest(ServedTest):
 
         async def connected():
             counters = await capstead.restore(self.reference)
-            return await work(counters.byName(name=name).object.cast_as(Counter))
+            return await work(counters.byName(key=name).object.cast_as(Counter))
 
         return run(connected())
 

@@ -59,7 +59,7 @@ class Player:
         # Plain ones, exclusive ones that are called, and exclusive ones that call.
         kinds = [("Plain", "called"), ("Exclusive", "called"), ("Exclusive", "caller")]
         self.objects = [
-            namespaces[kind].byName(name=f"{name} {at}").object.cast_as(Passer)
+            namespaces[kind].byName(key=f"{name} {at}").object.cast_as(Passer)
             for kind, name in kinds
             for at in range(OBJECTS)
         ]

@@ -54,7 +54,7 @@ class SaveTest(ServedTest):
     async def owned(self):
         """The counter, as one who holds the reference of all counters has it."""
         counters = await capstead.restore(self.reference)
-        return counters.byName(name="x").object.cast_as(Counter)
+        return counters.byName(key="x").object.cast_as(Counter)
 
     def refuses(self, why):
         return self.assertRaisesRegex(capnp.KjException, why)
@@ -166,7 +166,7 @@ class SaveTest(ServedTest):
             reads = (Counter, ["Counter.read"])
             text = await capstead.share(counters, "Ada", methods=["byName"], object_methods=reads)
             narrow = await capstead.restore(text)
-            counter = narrow.byName(name="x").object.cast_as(Counter)
+            counter = narrow.byName(key="x").object.cast_as(Counter)
             self.assertEqual((await counter.read()).value, 0)
             with self.refuses(UNIMPLEMENTED):
                 await counter.increment()
@@ -270,7 +270,7 @@ class HostsTest(ServedTest):
 
         async def save_all():
             counters = await capstead.restore(self.reference)
-            found = [counters.byName(name=name).object.cast_as(Counter) for name in names]
+            found = [counters.byName(key=name).object.cast_as(Counter) for name in names]
             return [await capstead.share(counter) for counter in found]
 
         references = run(save_all())

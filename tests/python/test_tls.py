@@ -41,7 +41,7 @@ class TlsTest(unittest.TestCase):
     def increment(self, reference):
         async def connected():
             counters = await capstead.restore(reference)
-            counter = counters.byName(name="x").object.cast_as(Counter)
+            counter = counters.byName(key="x").object.cast_as(Counter)
             return (await counter.increment()).value
 
         return run(connected())

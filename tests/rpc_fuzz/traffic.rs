@@ -278,7 +278,7 @@ pub(crate) fn asks(served: &Served, name: &str, url: &str) -> bool {
             .restore(&served.announced.namespaces["Fuzzed"])
             .expect("it can be asked for");
         let mut object = objects.by_name_request();
-        object.get().set_name(name);
+        object.get().set_key(name);
         let object: http_service::Client = object.send().pipeline.get_object().as_cap().cast_to();
         let mut request = object.request_request();
         request.get().init_request().set_url(url);

@@ -37,7 +37,7 @@ pub(crate) async fn save(of: &impl FromClientHook, label: &str) -> String {
 /// The counter of that name. It doesn't wait for an answer.
 pub(crate) fn by_name(counters: &namespace::Client, name: &str) -> counter::Client {
     let mut request = counters.by_name_request();
-    request.get().set_name(name);
+    request.get().set_key(name);
     request.send().pipeline.get_object().as_cap().cast_to()
 }
 

@@ -130,7 +130,7 @@ pub(crate) fn by_name(name: &str) -> Raw {
     let mut message = Raw::new_default();
     let on = (COUNTER - 1, Some(0));
     let params = call(&mut message, COUNTER, on, (namespace::Client::TYPE_ID, 0));
-    params.get_content().init_as::<namespace::by_name_params::Builder>().set_name(name);
+    params.get_content().init_as::<namespace::by_name_params::Builder>().set_key(name);
     message
 }
 

@@ -93,6 +93,23 @@ pub(crate) fn check_page(page: &str) -> Vec<Violation> {
     violations
 }
 
+/// The words that the client in C++ knows, where they differ from those of the code.
+pub(crate) fn check_cpp(path: &str, text: &str) -> Vec<Violation> {
+    let list = text.split_once("REASONS[] = {").and_then(|(_, rest)| rest.split_once("};"));
+    let list = list.map_or("", |(list, _)| list);
+    let words: Vec<&str> = list.split('"').skip(1).step_by(2).collect();
+    let known: Vec<&str> = Reason::ALL.iter().map(|reason| reason.word()).collect();
+    if words == known {
+        return Vec::new();
+    }
+    let differs = words.iter().zip(&known).position(|(word, known)| word != known);
+    let at = differs.unwrap_or(words.len().min(known.len()));
+    let (found, wanted) = (words.get(at), known.get(at));
+    let rule = format!("reason {at} is {found:?} in C++ and {wanted:?} in Rust");
+    let mend = format!("make the list say what {TABLE} says, in its order");
+    vec![Violation { path: path.to_owned(), line: 1, rule, mend }]
+}
+
 /// The word and the kind of a row of the table.
 fn row(line: &str) -> Option<(&str, &str)> {
     let (word, rest) = line.strip_prefix("| `")?.split_once(":` | `")?;
@@ -154,5 +171,17 @@ mod tests {
         ] {
             assert_eq!(check_page(&bad).len(), 1, "{bad}");
         }
+    }
+    #[test]
+    fn the_list_for_cpp_has_each_word_in_order() {
+        let line = |reason: &Reason| format!("    \"{reason}\",\n");
+        let list: String = Reason::ALL.iter().map(line).collect();
+        let page = |list: &str| format!("const char* REASONS[] = {{\n{list}}};\nauto a = \"b\";");
+        assert!(check_cpp("a.h", &page(&list)).is_empty());
+        let first = line(&Reason::ALL[0]);
+        for bad in [list.replacen(&first, "", 1), format!("{list}{first}"), String::new()] {
+            assert_eq!(check_cpp("a.h", &page(&bad)).len(), 1, "{bad}");
+        }
+        assert_eq!(check_cpp("a.h", "").len(), 1);
     }
 }

@@ -1,13 +1,24 @@
 //! The rules about the words of comments: their openings, the persons in them, and their width.
 //!
 //! A comment that opens with a question word is half a sentence: a stranger has to read the code to
-//! know its subject. A noun or a verb says it at once.
+//! know its subject. A noun or a verb says it at once. A heading of a page is such an opening too.
+//!
+//! Schemas are held to the same rules as code: they are what a stranger reads first.
 
 use crate::Violation;
 use crate::code::Source;
 
+/// A schema or a page: its path below the root of the workspace, and its text.
+#[derive(Debug)]
+pub(crate) struct Text {
+    pub(crate) path: String,
+    pub(crate) text: String,
+}
+
 /// Words with which no line of a doc comment opens.
-const OPENINGS: [&str; 5] = ["What", "How", "Who", "Where", "Whether"];
+const OPENINGS: [&str; 6] = ["What", "How", "Who", "Whoever", "Where", "Whether"];
+/// Words with which no heading opens, beside those.
+const HEADING_OPENINGS: [&str; 3] = ["When", "Whose", "Why"];
 /// Pronouns that make an unknown person a man.
 const PERSONS: [&str; 4] = ["he", "him", "his", "himself"];
 
@@ -28,26 +39,104 @@ pub(crate) fn check_width(source: &Source) -> Vec<Violation> {
     violations
 }
 
+/// Comments of a schema that go on beyond the width of the code.
+pub(crate) fn check_schema_width(schema: &Text) -> Vec<Violation> {
+    let is_wide = |line: &str| {
+        let width = line.chars().count();
+        let rule = || format!("a comment has {width} columns; {WIDTH_MAX} is the most");
+        (schema_comment(line).is_some() && width > WIDTH_MAX).then(rule)
+    };
+    check_lines(schema, is_wide, "break the line")
+}
+
 /// Lines of doc comments that open with a question word.
 pub(crate) fn check_openings(source: &Source) -> Vec<Violation> {
     let opens_wrongly = |comment: &str| {
         let says = comment.strip_prefix("///").or_else(|| comment.strip_prefix("//!"));
-        says.and_then(first_word)
-            .filter(|word| OPENINGS.contains(word))
-            .map(|word| format!("a doc comment opens with {word:?}"))
+        says.and_then(wrong_opening).map(|word| format!("a doc comment opens with {word:?}"))
     };
-    check(source, opens_wrongly, "open with the noun that it is, or with the verb that it does")
+    check(source, opens_wrongly, MEND_OPENING)
+}
+
+/// Lines of a schema's comments that open with a question word: all of them are documentation.
+pub(crate) fn check_schema_openings(schema: &Text) -> Vec<Violation> {
+    let opens_wrongly = |line: &str| {
+        let word = schema_comment(line).and_then(wrong_opening);
+        word.map(|word| format!("a comment of a schema opens with {word:?}"))
+    };
+    check_lines(schema, opens_wrongly, MEND_OPENING)
 }
 
 /// Comments that refer to an unknown person as a man.
 pub(crate) fn check_persons(source: &Source) -> Vec<Violation> {
-    let names_a_man = |comment: &str| {
-        let found = comment
-            .split(|letter: char| !letter.is_alphanumeric())
-            .find(|word| PERSONS.iter().any(|person| person.eq_ignore_ascii_case(word)));
-        found.map(|word| format!("a comment says {word:?}"))
+    let names_a_man = |comment: &str| man(comment).map(|word| format!("a comment says {word:?}"));
+    check(source, names_a_man, MEND_PERSON)
+}
+
+/// Comments of a schema that refer to an unknown person as a man.
+pub(crate) fn check_schema_persons(schema: &Text) -> Vec<Violation> {
+    let names_a_man = |line: &str| {
+        let word = schema_comment(line).and_then(man);
+        word.map(|word| format!("a comment of a schema says {word:?}"))
     };
-    check(source, names_a_man, "say \"they\", \"it\" or the noun")
+    check_lines(schema, names_a_man, MEND_PERSON)
+}
+
+/// Lines of a page that refer to an unknown person as a man.
+pub(crate) fn check_page_persons(page: &Text) -> Vec<Violation> {
+    check_lines(page, |line| man(line).map(|word| format!("a page says {word:?}")), MEND_PERSON)
+}
+
+/// Headings of a page that are questions, or clauses instead of names.
+pub(crate) fn check_headings(page: &Text) -> Vec<Violation> {
+    let mut in_code = false;
+    let asks = |line: &str| {
+        if line.trim_start().starts_with("```") {
+            in_code = !in_code;
+        }
+        let heading = (!in_code && line.starts_with('#')).then_some(line)?;
+        let word = first_word(heading)?;
+        (OPENINGS.contains(&word) || HEADING_OPENINGS.contains(&word) || heading.ends_with('?'))
+            .then(|| format!("a heading opens with {word:?}, or asks"))
+    };
+    check_lines(page, asks, "name the thing that the part is about, by a noun")
+}
+
+const MEND_OPENING: &str = "open with the noun that it is, or with the verb that it does";
+const MEND_PERSON: &str = "say \"they\", \"it\" or the noun";
+
+/// The comment that ends, or is, a line of a schema.
+fn schema_comment(line: &str) -> Option<&str> {
+    let mut in_text = false;
+    let hash = line.char_indices().find(|(_, letter)| {
+        in_text ^= *letter == '"';
+        !in_text && *letter == '#'
+    });
+    hash.map(|(at, _)| &line[at..])
+}
+
+/// The question word with which a comment opens.
+fn wrong_opening(says: &str) -> Option<&str> {
+    first_word(says).filter(|word| OPENINGS.contains(word))
+}
+
+/// The word that makes an unknown person a man.
+fn man(says: &str) -> Option<&str> {
+    says.split(|letter: char| !letter.is_alphanumeric())
+        .find(|word| PERSONS.iter().any(|person| person.eq_ignore_ascii_case(word)))
+}
+
+/// The violation on each line that breaks `rule`.
+fn check_lines(
+    text: &Text,
+    mut rule: impl FnMut(&str) -> Option<String>,
+    mend: &str,
+) -> Vec<Violation> {
+    let broken = (1..).zip(text.text.lines()).filter_map(|(line, says)| {
+        let (path, mend) = (text.path.clone(), mend.to_owned());
+        rule(says).map(|rule| Violation { path, line, rule, mend })
+    });
+    broken.collect()
 }
 
 /// The violation on each line whose comment breaks `rule`.
@@ -97,6 +186,7 @@ mod tests {
             "/// Who it is.\nstruct A;",
             "/// The first line.\n/// Where the second one is.",
             "/// **Whether** it is so.",
+            "/// Whoever it is.",
         ] {
             assert_eq!(count(check_openings, bad), 1, "{bad}");
         }
@@ -119,6 +209,43 @@ mod tests {
         }
         for bad in ["/// He says so.", "fn f() {} \n// for himself", "//! What is his."] {
             assert_eq!(count(check_persons, bad), 1, "{bad}");
+        }
+    }
+    fn count_lines(rule: fn(&Text) -> Vec<Violation>, text: &str) -> usize {
+        rule(&Text { path: "a".to_owned(), text: text.to_owned() }).len()
+    }
+
+    #[test]
+    fn schemas_are_held_to_the_rules_of_code() {
+        for good in [
+            "# The number of words.",
+            "  a @0 :Text = \"# What\";",
+            "What @0 :Text;",
+            "# However long it takes, and what it costs.",
+        ] {
+            assert_eq!(count_lines(check_schema_openings, good), 0, "{good}");
+        }
+        for bad in ["# What it is.", "  # Whoever it is.", "a @0 :Text;  # How many."] {
+            assert_eq!(count_lines(check_schema_openings, bad), 1, "{bad}");
+        }
+        assert_eq!(count_lines(check_schema_persons, "# They say so."), 0);
+        assert_eq!(count_lines(check_schema_persons, "he @0 :Text;"), 0);
+        assert_eq!(count_lines(check_schema_persons, "he @0 :Text;  # he says so"), 1);
+        let line = |width: usize| format!("# {}", "a".repeat(width - 2));
+        assert_eq!(count_lines(check_schema_width, &line(WIDTH_MAX)), 0);
+        assert_eq!(count_lines(check_schema_width, &line(WIDTH_MAX + 1)), 1);
+        assert_eq!(count_lines(check_schema_width, &line(WIDTH_MAX + 1).replace('#', "a")), 0);
+    }
+
+    #[test]
+    fn pages_take_nobody_for_a_man_and_their_headings_are_names() {
+        assert_eq!(count_lines(check_page_persons, "The operator and their socket."), 0);
+        assert_eq!(count_lines(check_page_persons, "The operator and his socket."), 1);
+        for good in ["# Retries", "What is no heading.", "```sh\n# What a comment says.\n```"] {
+            assert_eq!(count_lines(check_headings, good), 0, "{good}");
+        }
+        for bad in ["## What a retry gets", "### Whose the data are", "# Is it so?", "# Why `a`"] {
+            assert_eq!(count_lines(check_headings, bad), 1, "{bad}");
         }
     }
 }

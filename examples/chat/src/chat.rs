@@ -95,7 +95,7 @@ impl ChatRoom {
         Ok(!is_private || self.ctx.storage().contains("made")?)
     }
 
-    /// Whoever has the id may enter. It is a secret, of which only the hash is kept.
+    /// Everybody who has the id may enter. It is a secret, of which only the hash is kept.
     async fn make_private(&self, address: &str) -> Answer {
         let limiter = self.limiters.get(address)?;
         if limiter.spend_request().send().promise.await?.get()?.get_wait_ms() > 0 {

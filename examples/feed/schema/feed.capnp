@@ -1,27 +1,27 @@
 @0x86b368d82c3cdf59;
 
 interface Feed {
-  # What one author posts, for everybody who holds the feed. Whoever is to read and not to post is given a
-  # reference that allows `latest` and `subscribe` alone.
+  # The posts of one author, for everybody who holds the feed. Somebody who is to read and not to
+  # post is given a reference that allows `latest` and `subscribe` alone.
 
   post @0 (text :Text) -> (number :UInt64);
-  # Adds a post, of 1 to 4,096 bytes. It is durable when the answer comes; the first one has the number 1,
-  # and each one that of the last one plus 1.
+  # Adds a post, of 1 to 4,096 bytes. It is durable when the answer comes; the first one has the
+  # number 1, and each one that of the last one plus 1.
 
   latest @1 (after :UInt64 = 0, limit :UInt16 = 100) -> (posts :List(Post));
-  # The last `limit` posts, and never more than 100, of those with greater numbers than `after`, the oldest of
-  # them first.
+  # The last `limit` posts, and never more than 100, of those with greater numbers than `after`, the
+  # oldest of them first.
 
   subscribe @2 (follower :Follower, after :UInt64 = 0) -> (subscription :Subscription);
-  # Tells `follower` once that there is a post with a greater number than `after`: at once if there is one,
-  # else when it is made.
+  # Tells `follower` once that there is a post with a greater number than `after`: at once if there
+  # is one, else when it is made.
   #
-  # Then the subscription has done its work. Whoever wants to be told again subscribes again, which takes
-  # a capability to the feed that is still good.
+  # Then the subscription has done its work. Whoever wants to be told again subscribes again, which
+  # takes a capability to the feed that is still good.
 }
 
 interface Follower {
-  # Who wants to know of new posts.
+  # Somebody who wants to know of new posts.
 
   posted @0 ();
   # There is something new: read it. The feed doesn't wait for the answer.
@@ -35,9 +35,10 @@ interface User {
   # Somebody who follows feeds, and has read what is in the timeline.
 
   follow @0 (name :Text, feed :Feed) -> ();
-  # Keeps a reference to `feed` that allows to read and to subscribe and nothing else, whatever `feed` allows.
-  # `name`, of 1 to 100 bytes, is what this user calls it; one that is taken is refused (`conflict:`).
-  # Fails if `feed` is no object of this cluster. A user follows at most 1,000 feeds.
+  # Keeps a reference to `feed` that allows to read and to subscribe and nothing else, whatever
+  # `feed` allows. `name`, of 1 to 100 bytes, is what this user calls it; one that is taken is
+  # refused (`conflict:`). Fails if `feed` is no object of this cluster. A user follows at most
+  # 1,000 feeds.
 
   unfollow @1 (name :Text) -> ();
   # Forgets the feed of that name, and fails if there is none. What is in the timeline stays there.
@@ -49,12 +50,12 @@ interface User {
   # The reference that the user keeps: it may do what the user may do.
 
   timeline @4 (limit :UInt16 = 100) -> (entries :List(Entry), failures :List(Failure));
-  # The last `limit` entries, and never more than 100, the oldest of them first, after everything new was read
-  # from all feeds. Who was away for more than 100 posts of a feed gets the last 100.
+  # The last `limit` entries, and never more than 100, the oldest of them first, after everything
+  # new was read from all feeds. Who was away for more than 100 posts of a feed gets the last 100.
 
   watch @5 (watcher :Watcher) -> (watching :Watching);
-  # Shows `watcher` what is added to the timeline from now on. While somebody watches, the user subscribes to
-  # the feeds.
+  # Shows `watcher` what is added to the timeline from now on. While somebody watches, the user
+  # subscribes to the feeds.
 }
 
 struct Post {
@@ -67,7 +68,7 @@ struct Entry {
   # Later entries of a timeline have greater places.
 
   feed @1 :Text;
-  # What the user called it then.
+  # The name that the user gave it then.
 
   post @2 :Post;
 }
@@ -80,7 +81,7 @@ struct Failure {
 }
 
 interface Watcher {
-  # Who looks at a timeline.
+  # Somebody who looks at a timeline.
 
   added @0 (entries :List(Entry));
   # These are in the timeline now, for good. The user doesn't wait for the answer.

@@ -55,7 +55,7 @@ pub(in crate::gateway) fn asked(headers: &HeaderMap) -> Result<HeaderValue, Refu
     })
 }
 
-/// Whoever asks with another version, or for none, is told which there is.
+/// Tells a client that asks with another version, or for none, which there is.
 pub(in crate::gateway) fn say_version<B>(response: &mut Response<B>) {
     if response.status() == StatusCode::UPGRADE_REQUIRED {
         let headers = response.headers_mut();

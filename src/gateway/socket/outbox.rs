@@ -20,7 +20,7 @@ use crate::http::Room;
 use crate::limits::SOCKET_REASON_BYTES_MAX;
 use crate::schema::http_capnp::web_socket;
 
-/// Whoever awaits their sending waits while more than this lies here.
+/// A sender that awaits their sending waits while more than this lies here.
 const LOW_WATER_BYTES: usize = 64 << 10;
 
 /// Counted for each frame beside its payload.

@@ -104,7 +104,7 @@ impl namespace::Server for NamespaceCalls {
         params: namespace::ByNameParams,
         mut results: namespace::ByNameResults,
     ) -> Result<()> {
-        let spec = named(&self.class, params.get()?.get_name()?.to_str()?)?;
+        let spec = named(&self.class, params.get()?.get_key()?.to_str()?)?;
         let object = self.agent.object(&spec, Existence::Any, &self.right.of_objects())?;
         results.get().init_object().set_as_capability(object);
         Ok(())
@@ -115,7 +115,7 @@ impl namespace::Server for NamespaceCalls {
         params: namespace::TryGetParams,
         mut results: namespace::TryGetResults,
     ) -> Result<()> {
-        let spec = named(&self.class, params.get()?.get_name()?.to_str()?)?;
+        let spec = named(&self.class, params.get()?.get_key()?.to_str()?)?;
         let object = self.agent.find(&spec, &self.right.of_objects()).await?;
         self.check().await?;
         if let Some(object) = object {

@@ -15,26 +15,13 @@ use capstead_client::sturdyref::{Caveats, GrantId, Method};
 use super::sweeps::Sweeps;
 use crate::clock::Clock;
 use crate::error::{self, Reason, Result};
-use crate::id::ObjectId;
 use crate::limits::HOLDERS_MAX;
 use crate::schema::facet_capnp::{facet, persistent};
+pub(in crate::host) use crate::sturdyref::GrantRef;
 
 /// The most grants that are remembered as cut lately, so that an answer from before the cut isn't
 /// believed.
 const CUT_LATELY_MAX: usize = 1024;
-
-/// A grant by the target in whose storage its record lies, and by its id there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(in crate::host) struct GrantRef {
-    pub(in crate::host) target: ObjectId,
-    pub(in crate::host) grant: GrantId,
-}
-
-impl GrantRef {
-    pub(in crate::host) fn new(target: ObjectId, grant: GrantId) -> Self {
-        Self { target, grant }
-    }
-}
 
 /// Why somebody may call.
 #[derive(Clone, Default)]

@@ -46,10 +46,10 @@ pub(in crate::host) struct SocketWay {
     of: WayOf,
 }
 
-/// Whoever has a way in.
+/// The holder of a way in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum WayOf {
-    /// Whoever has the client's side.
+    /// The holder of the client's side.
     Client,
     /// The host, which tells the object of an end that nobody else tells it of.
     Host,

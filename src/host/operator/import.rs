@@ -17,7 +17,6 @@ use std::cell::RefCell;
 use std::ops::RangeInclusive;
 use std::rc::Rc;
 
-use capstead_client::sturdyref::GrantId;
 use tokio::sync::Mutex;
 
 use self::grants::{Counts, Gone, TargetGrants, Whose, has_any};
@@ -26,6 +25,7 @@ use crate::error::{Result, failed};
 use crate::host::engine::cut;
 use crate::host::engine::header::Header;
 use crate::host::engine::operator_writes;
+use crate::host::engine::right::GrantRef;
 use crate::host::engine::vat::Vat;
 use crate::id::ObjectId;
 use crate::membrane;
@@ -46,7 +46,7 @@ const BROKEN: &str = "the import failed before: begin another one";
 
 /// Grants that imports of a host revoked, and that other hosts have to be told of yet. If an import
 /// couldn't tell them, the next one does.
-pub(in crate::host) type Untold = Rc<RefCell<Vec<(ObjectId, GrantId)>>>;
+pub(in crate::host) type Untold = Rc<RefCell<Vec<GrantRef>>>;
 
 /// The capability that the caller holds.
 struct Import<G> {
@@ -132,7 +132,7 @@ impl Writer {
     async fn tell_others(&self) -> Result<()> {
         loop {
             let last = self.untold.borrow().last().copied();
-            let Some((target, grant)) = last else { return Ok(()) };
+            let Some(GrantRef { target, grant }) = last else { return Ok(()) };
             // Without an agent there is no other host.
             if let Ok(agent) = self.vat.agent() {
                 agent.cut_everywhere(target, grant).await?;
@@ -282,7 +282,8 @@ impl Writer {
         cut::cut(vat, object.id, &cut);
         // All that was made from a grant of an object is on its own host.
         if object.header.is_none() {
-            self.untold.borrow_mut().extend(cut.iter().map(|grant| (object.id, *grant)));
+            let cut = cut.iter().map(|grant| GrantRef::new(object.id, *grant));
+            self.untold.borrow_mut().extend(cut);
         }
         self.batches += 1;
         self.bytes += object.records.len();

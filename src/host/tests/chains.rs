@@ -117,7 +117,7 @@ fn chains_are_dropped() {
     }
 }
 
-/// Whoever hung up may have had any number of calls in a row that wait for the first one.
+/// A caller that hung up may have had any number of calls in a row that wait for the first one.
 #[test]
 fn chains_break() {
     for (hops, link) in WAYS.into_iter().filter(|(hops, _)| *hops > 0) {

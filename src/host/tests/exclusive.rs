@@ -124,7 +124,7 @@ fn two_exclusive_objects_that_call_each_other_do_not_wait_for_ever() {
     });
 }
 
-/// Whoever waits for a call that will end isn't in a deadlock, though both come of one call.
+/// A caller that waits for a call that will end isn't in a deadlock, though both come of one call.
 #[test]
 fn calls_that_only_have_an_origin_in_common_wait_for_each_other() {
     run(async {

@@ -133,7 +133,7 @@ pub(super) async fn namespace(agent: &Rc<Agent>, text: &str) -> Result<namespace
 
 pub(super) fn by_name(of: &namespace::Client, name: &str) -> trial::Client {
     let mut request = of.by_name_request();
-    request.get().set_name(name);
+    request.get().set_key(name);
     request.send().pipeline.get_object().as_cap().cast_to()
 }
 
@@ -284,7 +284,7 @@ fn answers_about_grants_and_objects_wait_for_the_disk() {
         assert!(is_pending(&mut revoked) && is_pending(&mut saved));
         settle().await;
         let mut try_get = all.try_get_request();
-        try_get.get().set_name("new");
+        try_get.get().set_key("new");
         let mut tried = Box::pin(try_get.send().promise);
         let mut of_object = Box::pin(listed(&object));
         let mut of_namespace = Box::pin(listed(&all));

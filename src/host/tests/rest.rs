@@ -60,7 +60,7 @@ fn an_object_without_calls_sleeps_and_its_facets_wake_it_again() {
     }
 }
 
-/// Whoever sleeps and is held by nobody takes no memory.
+/// An object that sleeps and is held by nobody takes no memory.
 #[test]
 fn a_sleeping_object_that_nobody_holds_leaves_its_place() {
     run(async {

@@ -1,7 +1,7 @@
 @0xe5d0b1a7c94f3826;
 
 interface Trial {
-  # What the tests of the host call. Every method first notes its number in the object's log.
+  # The class of the host's tests. Every method first notes its number in the object's log.
 
   note @0 (n :UInt64) -> (n :UInt64);
   # Nothing more.
@@ -10,7 +10,7 @@ interface Trial {
   # Writes n under "n".
 
   read @2 () -> (n :UInt64);
-  # What is stored under "n".
+  # The value that is stored under "n".
 
   later @3 (n :UInt64, cap :Trial) -> (cap :Trial);
   # Returns `cap` after n further polls, and then notes 1000.
@@ -19,8 +19,8 @@ interface Trial {
   # A capability that the object makes itself; it notes in the same log.
 
   relay @5 (to :Trial, n :UInt64) -> ();
-  # Writes n, then calls to.note(n), to.child().cap.note(n + 1) and to.note(n + 2), and returns without
-  # waiting for them.
+  # Writes n, then calls to.note(n), to.child().cap.note(n + 1) and to.note(n + 2), and returns
+  # without waiting for them.
 
   panic @6 (n :UInt64) -> ();
   # Writes n and panics.

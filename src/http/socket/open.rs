@@ -27,7 +27,7 @@ use crate::schema::http_capnp::http_service::client_request_context;
 /// use capstead::http::{Answer, Body, Message, Request, Socket, SocketHandler, Sockets};
 /// use capstead::{Result, Stored};
 ///
-/// /// Whoever is connected hears all that is said.
+/// /// A room: everybody who is connected hears all that is said.
 /// struct Room {
 ///     sockets: Sockets, // ctx.sockets(), in `wake`
 ///     said: Stored<i64>,

@@ -23,26 +23,34 @@ const HASH_BYTES: usize = 32;
 /// how they end.
 const MARKS_MAX: usize = 256;
 
+/// The state of an import that is to be remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::server) enum ImportMark {
+    UnderWay,
+    Ended,
+}
+
 /// Tells whether the archive has a mark.
 pub(super) fn is_marked(root: &Path, archive: &[u8]) -> Result<bool, ServerError> {
     Ok(marks(root)?.contains(&hash(root, archive)?))
 }
 
 /// Adds or removes the mark of the archive. The change is durable on return.
-pub(super) fn mark(root: &Path, archive: &[u8], is: bool) -> Result<(), ServerError> {
+pub(super) fn mark(root: &Path, archive: &[u8], state: ImportMark) -> Result<(), ServerError> {
     let (archive, mut marks) = (hash(root, archive)?, marks(root)?);
-    if marks.contains(&archive) == is {
+    let is_under_way = state == ImportMark::UnderWay;
+    if marks.contains(&archive) == is_under_way {
         return Ok(());
     }
     marks.retain(|mark| *mark != archive);
-    if is && marks.len() >= MARKS_MAX {
+    if is_under_way && marks.len() >= MARKS_MAX {
         let reason = format!(
             "has {MARKS_MAX} imports that were cut short: end one by importing its file again, or import \
              with --replace"
         );
         return Err(data(&root.join(IMPORTING), reason));
     }
-    marks.extend(is.then_some(archive));
+    marks.extend(is_under_way.then_some(archive));
     write(root, &marks.concat())
 }
 
@@ -91,15 +99,15 @@ mod tests {
         let root = root.path();
         let (one, other) = ([1; HASH_BYTES], [2; HASH_BYTES]);
         assert!(!is_marked(root, &one).unwrap());
-        mark(root, &one, true).unwrap();
-        mark(root, &other, true).unwrap();
-        mark(root, &other, true).unwrap();
+        mark(root, &one, ImportMark::UnderWay).unwrap();
+        mark(root, &other, ImportMark::UnderWay).unwrap();
+        mark(root, &other, ImportMark::UnderWay).unwrap();
         assert!(is_marked(root, &one).unwrap() && is_marked(root, &other).unwrap());
-        mark(root, &other, false).unwrap();
+        mark(root, &other, ImportMark::Ended).unwrap();
         assert!(is_marked(root, &one).unwrap() && !is_marked(root, &other).unwrap());
-        mark(root, &one, false).unwrap();
+        mark(root, &one, ImportMark::Ended).unwrap();
         assert!(!root.join(IMPORTING).exists());
-        assert!(mark(root, b"short", true).is_err());
+        assert!(mark(root, b"short", ImportMark::UnderWay).is_err());
     }
 
     #[test]
@@ -108,12 +116,13 @@ mod tests {
         let archive =
             |n: usize| std::array::from_fn::<u8, HASH_BYTES, _>(|at| (n >> (8 * (at % 2))) as u8);
         for n in 0..MARKS_MAX {
-            mark(root.path(), &archive(n), true).unwrap();
+            mark(root.path(), &archive(n), ImportMark::UnderWay).unwrap();
         }
-        let refused = mark(root.path(), &archive(MARKS_MAX), true).unwrap_err().to_string();
+        let refused =
+            mark(root.path(), &archive(MARKS_MAX), ImportMark::UnderWay).unwrap_err().to_string();
         assert!(refused.contains("importing its file again"), "{refused}");
         assert!(is_marked(root.path(), &archive(0)).unwrap());
-        mark(root.path(), &archive(0), false).unwrap();
-        mark(root.path(), &archive(MARKS_MAX), true).unwrap();
+        mark(root.path(), &archive(0), ImportMark::Ended).unwrap();
+        mark(root.path(), &archive(MARKS_MAX), ImportMark::UnderWay).unwrap();
     }
 }

@@ -39,7 +39,7 @@ async fn is_listed(of: &impl FromClientHook, label: &str) -> bool {
 
 async fn is_there(counters: &namespace::Client, name: &str) -> bool {
     let mut request = counters.try_get_request();
-    request.get().set_name(name);
+    request.get().set_key(name);
     within(request.send().promise).await.unwrap().get().unwrap().has_object()
 }
 

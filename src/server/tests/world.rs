@@ -151,7 +151,7 @@ pub(super) async fn ask(address: SocketAddr, method: &str, path: &str) -> (u16, 
 
 pub(super) fn by_name(counters: &namespace::Client, name: &str) -> counter::Client {
     let mut request = counters.by_name_request();
-    request.get().set_name(name);
+    request.get().set_key(name);
     request.send().pipeline.get_object().as_cap().cast_to()
 }
 

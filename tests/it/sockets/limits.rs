@@ -114,7 +114,7 @@ fn a_client_that_is_silent_is_pinged_and_one_that_does_not_answer_is_cut() {
     });
 }
 
-/// Whoever awaits what they send is held up by the client, which isn't cut then.
+/// An object that awaits what it sends is held up by the client, which isn't cut then.
 #[test]
 fn a_sender_that_waits_sends_no_faster_than_is_read() {
     for hosts in [1, 2] {

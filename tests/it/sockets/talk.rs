@@ -399,6 +399,6 @@ pub(super) async fn object(running: &Running, name: &str) -> counter::Client {
     let all: namespace::Client =
         capstead_client::restore(&running.namespaces()["Talk"]).await.unwrap();
     let mut by_name = all.by_name_request();
-    by_name.get().set_name(name);
+    by_name.get().set_key(name);
     by_name.send().pipeline.get_object().as_cap().cast_to()
 }

@@ -124,7 +124,7 @@ pub async fn make(server: &Server, room: &str) {
     let rooms: namespace::Client =
         capstead_client::restore(&server.rooms).await.expect("it is good");
     let mut by_name = rooms.by_name_request();
-    by_name.get().set_name(room);
+    by_name.get().set_key(room);
     let room: chat_room::Client = by_name.send().pipeline.get_object().as_cap().cast_to();
     room.make_request().send().promise.await.expect("it is made");
 }

@@ -14,7 +14,7 @@ async fn main() -> Result<()> {
 
     // No round trip is waited for until the very end: the calls follow each other on the way.
     let mut by_name = counters.by_name_request();
-    by_name.get().set_name(&name);
+    by_name.get().set_key(&name);
     let counter: counter::Client = by_name.send().pipeline.get_object().as_cap().cast_to();
     let reply = counter.increment_request().send().promise.await?;
     println!("{name} is now {}", reply.get()?.get_value());

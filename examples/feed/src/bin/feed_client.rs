@@ -52,7 +52,7 @@ async fn main() -> Result<()> {
 async fn object<C: FromClientHook>(objects: &str, name: &str) -> Result<C> {
     let objects: namespace::Client = capstead_client::restore(objects).await?;
     let mut by_name = objects.by_name_request();
-    by_name.get().set_name(name);
+    by_name.get().set_key(name);
     Ok(by_name.send().pipeline.get_object().as_cap().cast_to())
 }
 

@@ -140,6 +140,6 @@ pub(crate) async fn deadline<T>(work: impl Future<Output = T>) -> T {
 pub(crate) async fn by_name<C: FromClientHook>(namespace: &str, name: &str) -> C {
     let objects: namespace::Client = capstead_client::restore(namespace).await.expect("restored");
     let mut request = objects.by_name_request();
-    request.get().set_name(name);
+    request.get().set_key(name);
     request.send().pipeline.get_object().as_cap().cast_to()
 }

@@ -12,7 +12,7 @@ use crate::id::{ObjectId, Pool};
 use crate::schema::restorer_capnp::{restoration, restorer};
 use crate::sturdyref::Parent;
 
-/// Whoever holds a reference has no say over the grants of others.
+/// The holder of a reference has no say over the grants of others.
 #[test]
 fn a_holder_lists_and_revokes_what_was_made_from_their_own_grant() {
     run(async {

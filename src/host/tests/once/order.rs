@@ -79,7 +79,7 @@ fn calls_on_the_new_and_the_old_capability_start_in_the_order_made() {
     }
 }
 
-/// Whoever passes the call on doesn't have to come back before calls can follow it.
+/// A caller that passes the call on doesn't have to come back before calls can follow it.
 #[test]
 fn once_is_answered_when_it_returns() {
     run(async {

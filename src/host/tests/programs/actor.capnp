@@ -1,7 +1,7 @@
 @0xb1f4a7d2c3e86059;
 
 struct Step {
-  # What an actor is asked to do. Who sends it fills in the first four fields.
+  # The task of an actor. Its sender fills in the first four fields.
 
   stub @0 :UInt32;
   # Every capability that somebody holds has a number of its own, and so has every call on it.
@@ -12,7 +12,7 @@ struct Step {
   # The object that sends the step; none for a client.
 
   wrote @3 :UInt32;
-  # How many writes the sender had made by then.
+  # The number of writes that the sender had made by then.
 
   writes @4 :UInt8;
   # It writes so often,
@@ -75,7 +75,7 @@ enum Answer {
   itself @3;
 
   promised @4;
-  # What the first call to `on` will return.
+  # The result of the first call to `on`.
 
   kept @5;
 }
