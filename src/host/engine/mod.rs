@@ -14,6 +14,7 @@ pub(in crate::host) mod cut;
 pub(in crate::host) mod ending;
 pub(in crate::host) mod evict;
 pub(in crate::host) mod exclusive;
+mod expiry;
 pub(in crate::host) mod facet;
 pub(in crate::host) mod fault;
 pub(in crate::host) mod gated;
