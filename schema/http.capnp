@@ -24,9 +24,10 @@ interface HttpService @0x92963bfdad2beb6a {
   # The answer goes out by one call on `context`. The caller writes the body of the request to
   # `requestBody`, which it pipelines on, because this call returns only when all is done: the
   # response has begun, and both bodies have ended. `requestBody` is null when the request's body
-  # has the fixed size 0. An error before the response began becomes a status of 500 or 503; later
-  # it cuts the response off, so that nobody takes it for complete. An object of Capstead handles
-  # the request to its end even if the caller cancels the call.
+  # has the fixed size 0. An error before the response began becomes a status by its kind, 500 for
+  # `failed` for instance (docs/errors.md has all of them); later it cuts the response off, so that
+  # nobody takes it for complete. An object of Capstead handles the request to its end even if the
+  # caller cancels the call.
 
   connect @2 (host :Text, headers :List(HttpHeader), down :ByteStream,
               context :ConnectClientRequestContext, settings :ConnectSettings)
@@ -142,7 +143,8 @@ struct HttpResponse {
   # The head of a response: all that comes before its body.
 
   statusCode @0 :UInt16;
-  # Three digits, 200 to 599.
+  # 200 to 599. 204, 205 and 304 have no body. Anything else is refused, and the client gets a status
+  # of 500: 1xx are the server's own, and 101 is said by `startWebSocket`.
 
   statusText @1 :Text;
   # The words behind the code. Null means the usual ones. HTTP/2 has none.

@@ -56,7 +56,7 @@ pub(crate) fn said(error: &Error) -> &str {
     capstead_client::said(&error.extra)
 }
 
-/// The end of the text for a caller whose call had begun when its grant was revoked.
+/// The end of the text for a caller whose call had begun when its right ended.
 const UNDER_WAY: &str = " while the call was under way";
 
 /// The giver of the caller's right has revoked it; restoring the reference is in vain.
@@ -72,6 +72,21 @@ pub(crate) fn revoked_under_way(reason: &str) -> Error {
 /// Tells whether `error` says so, even if it comes from another vat. Classes can't say it.
 pub(crate) fn is_revoked(error: &Error) -> bool {
     Reason::of(error) == Some(Reason::Revoked)
+}
+
+/// The time of the caller's right is over.
+pub(crate) fn expired() -> Error {
+    Reason::Expired.error("the time of this capability is over")
+}
+
+/// As [`expired`], for a call that may have had effects.
+pub(crate) fn expired_under_way() -> Error {
+    Reason::Expired.error(format_args!("the time of this capability was over{UNDER_WAY}"))
+}
+
+/// Tells whether `error` says that a right has come to its end, by a revocation or by its time.
+pub(crate) fn is_of_ended_right(error: &Error) -> bool {
+    matches!(Reason::of(error), Some(Reason::Revoked | Reason::Expired))
 }
 
 /// The call failed for this reason before its method started.

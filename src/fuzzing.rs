@@ -1,6 +1,5 @@
-//! Entry points for fuzzers: everything that decodes stored bytes, and JSON with its messages and
-//! schemas. They are built with
-//! `--cfg fuzzing` only.
+//! Entry points for fuzzers: everything that decodes stored bytes, JSON with its messages and
+//! schemas, and routes. They are built with `--cfg fuzzing` only.
 //!
 //! Each function takes any bytes, and must neither panic nor take long. None writes anything.
 #![allow(missing_docs, reason = "there are no users but the fuzzers")]
@@ -99,6 +98,16 @@ pub fn schema(bytes: &[u8]) {
     if let Ok(table) = Table::new(bytes) {
         drop(table.methods(<counter::Client as Interface>::ID));
     }
+}
+
+/// A file of routes, and a request that looks for its way in it.
+pub fn routes(bytes: &[u8]) {
+    crate::gateway::fuzz_routes(bytes);
+}
+
+/// Files and requests, from which the fuzzer of routes starts.
+pub fn route_samples() -> Vec<Vec<u8>> {
+    crate::gateway::route_samples()
 }
 
 /// Messages, JSON and a schema, from which the fuzzer of JSON starts.

@@ -98,8 +98,12 @@ metrics! {
     gauge connections;
     /// Links between hosts that broke and were made anew.
     counter links_remade_total;
-    /// HTTP requests that were answered.
+    /// HTTP requests that came, whatever the answer; without those for which there was no
+    /// connection.
     counter http_requests_total;
+    /// HTTP requests and WebSockets that were refused because their reference, or everybody
+    /// together, has no more of a route.
+    counter http_route_shares_refused_total;
     /// HTTP connections that are open.
     gauge http_connections;
     /// HTTP connections that were refused since there were too many.

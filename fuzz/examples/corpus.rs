@@ -21,6 +21,9 @@ fn main() -> std::io::Result<()> {
     for (index, bytes) in capstead::fuzzing::json_samples().into_iter().enumerate() {
         write("json", index, &bytes)?;
     }
+    for (index, bytes) in capstead::fuzzing::route_samples().into_iter().enumerate() {
+        write("routes", index, &bytes)?;
+    }
     for (index, bytes) in capstead::fuzzing::samples().into_iter().enumerate() {
         write("stored_records", index, &bytes)?;
     }

@@ -199,7 +199,9 @@ impl Table {
                 let name = whole_name(node)?;
                 let last = name.rsplit_once('.').map_or(name.as_str(), |(_, last)| last).to_owned();
                 let mut methods = Vec::new();
-                for (number, method) in (0..).zip(of.get_methods()?) {
+                for (number, method) in of.get_methods()?.iter().enumerate() {
+                    let number = number.try_into();
+                    let number = number.map_err(|_| Unfit::new("it has too many methods"))?;
                     methods.push(Method {
                         interface: id,
                         number,

@@ -43,8 +43,8 @@ pub(super) enum Failure {
 /// An object's answer that may be sent.
 pub(super) enum Outcome {
     Response(Response<Held>),
-    /// It goes on.
-    Begun(Response<Reader>),
+    /// It goes on, and so does its call.
+    Begun(Response<Reader>, Promise<(), capnp::Error>),
     Socket(Accepted),
 }
 
@@ -114,8 +114,13 @@ pub(super) async fn ask(
             biased;
             answer = &mut answered => {
                 let mut answer = answer?;
-                if let Outcome::Socket(socket) = &mut answer && !has_ended {
-                    socket.call = Promise::from_future(ended);
+                if !has_ended {
+                    let ended = Promise::from_future(ended);
+                    match &mut answer {
+                        Outcome::Socket(socket) => socket.call = ended,
+                        Outcome::Begun(_, call) => *call = ended,
+                        Outcome::Response(_) => pump = pump.map(|pump| pump.until_failed(ended)),
+                    }
                 }
                 return Ok((answer, pump));
             }
@@ -215,7 +220,7 @@ impl Answering {
                 None => self.is_answered.notified().await,
             }
         };
-        let Outcome::Begun(response) = answer else { return Ok(answer) };
+        let Outcome::Begun(response, call) = answer else { return Ok(answer) };
         let (head, reader) = response.into_parts();
         // A large body goes on as soon as there is any of it.
         let is_large = reader.size().is_some_and(|size| size > HTTP_PART_BYTES as u64);
@@ -224,7 +229,7 @@ impl Answering {
         // Nothing is decided by the outcome, but by what is there then.
         let _ = timeout(Duration::from_millis(HTTP_WHOLE_MILLIS), more).await;
         match reader.progress() {
-            Progress::Open => Ok(Outcome::Begun(Response::from_parts(head, reader))),
+            Progress::Open => Ok(Outcome::Begun(Response::from_parts(head, reader), call)),
             Progress::Whole => Ok(Outcome::Response(Response::from_parts(head, reader.take()))),
             // The end of the call says why.
             Progress::Cut(Cut::Left | Cut::Unread) => {
@@ -266,7 +271,7 @@ impl client_request_context::Server for Answering {
         let (writer, reader) = Flow::open("response", held, size, HTTP_RESPONSE_BYTES_MAX);
         results.get().set_body(membrane::serve(Rc::new(writer)));
         self.stage.set(Stage::Begun);
-        self.tell(Ok(Outcome::Begun(head.map(|()| reader))));
+        self.tell(Ok(Outcome::Begun(head.map(|()| reader), Promise::ok(()))));
         Ok(())
     }
 

@@ -1,13 +1,14 @@
-//! Requests that show a sturdyref, `Authorization: Bearer capstead:…`, and are for the object that
-//! it names.
+//! Requests that show a sturdyref, `Authorization: Bearer capstead:…`, or in the name of a protocol
+//! of a WebSocket, and are for the object that it names.
 //!
 //! Invariants:
 //! - The reference goes to the restorer and nowhere else: no object, log or answer has it.
 //! - A request with a reference that is refused, or was revoked, reaches no object.
 
-use capstead_client::sturdyref::TextReference;
-use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use capstead_client::sturdyref::{PayloadHash, TextReference};
+use http::header::{AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use zeroize::Zeroizing;
 
 use super::objects::Objects;
 use super::route::Route;
@@ -15,6 +16,22 @@ use super::routes::{Found, Reference, To};
 use super::way::Way;
 use crate::error::{Reason, is_no_such_method};
 use crate::http::{Refusal, refuse};
+
+/// The begin of the protocol by which a WebSocket shows a reference: browsers let no page set other
+/// headers of a handshake.
+pub(super) const PROTOCOL: &str = "capstead.bearer.";
+
+/// The part of a reference before the one that stands in a protocol, where marks like `/` can't be.
+/// Nobody goes to the address: the reference is restored here.
+const BEFORE: &str = "capstead://localhost:1/#";
+
+/// The way of a request, and the reference that it shows, if the way asks for one.
+pub(super) struct Shown<'a> {
+    pub(super) way: Way<'a>,
+    pub(super) reference: Option<PayloadHash>,
+    /// It was shown as a protocol, so that one of the others has to be answered.
+    pub(super) is_protocol: bool,
+}
 
 /// Finds the object of a request that goes such a way. Others go theirs.
 ///
@@ -24,43 +41,81 @@ pub(super) async fn find<'a>(
     objects: &Objects,
     way: Way<'a>,
     headers: &mut HeaderMap,
-) -> Result<Way<'a>, Refusal> {
+    is_upgrade: bool,
+) -> Result<Shown<'a>, Refusal> {
     match way {
         Way::Row(Found { terms, to: To::Object { is_json, route } }) if terms.needs_bearer => {
-            let route = Route::held(route.class, take(headers)?, route.url);
+            let (text, is_protocol) = take(headers, is_upgrade)?;
+            // Most of what is none never gets to a host.
+            let parsed = TextReference::parse(&text).map_err(|_| refused())?;
+            let route = Route::held(route.class, Reference::new(&text), route.url);
             objects.restore(&route).await.map_err(unrestored)?;
-            Ok(Way::Row(Found { terms, to: To::Object { is_json, route } }))
+            let way = Way::Row(Found { terms, to: To::Object { is_json, route } });
+            let reference = Some(parsed.reference().payload_hash());
+            Ok(Shown { way, reference, is_protocol })
         }
-        way => Ok(way),
+        way => Ok(Shown { way, reference: None, is_protocol: false }),
     }
 }
 
-/// Takes the reference out of the head of a request.
+/// Takes the reference out of the head of a request. True if it stood among the protocols.
 ///
 /// # Errors
-/// The answer to a request that shows none.
-fn take(headers: &mut HeaderMap) -> Result<Reference, Refusal> {
-    let mut shown = headers.get_all(AUTHORIZATION).iter();
-    let value = match (shown.next(), shown.next()) {
-        (Some(value), None) => Some(value.clone()),
-        _ => None,
-    };
-    headers.remove(AUTHORIZATION);
-    let text = value.as_ref().and_then(|value| value.to_str().ok());
-    let (scheme, text) = text.and_then(|text| text.split_once(' ')).ok_or_else(missing)?;
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(missing());
+/// The answer to a request that shows none, or several.
+pub(super) fn take(
+    headers: &mut HeaderMap,
+    is_upgrade: bool,
+) -> Result<(Zeroizing<String>, bool), Refusal> {
+    let mut shown: Vec<_> = take_all(headers, &AUTHORIZATION)
+        .iter()
+        .map(|value| of_header(value).map(|text| (text, false)))
+        .collect();
+    let protocols = take_all(headers, &SEC_WEBSOCKET_PROTOCOL);
+    let protocols = protocols.iter().filter_map(|value| value.to_str().ok());
+    let protocols = protocols.flat_map(|value| value.split(',')).map(str::trim);
+    let protocols = protocols.filter(|protocol| !protocol.is_empty());
+    let (secret, others): (Vec<_>, Vec<_>) =
+        protocols.partition(|protocol| protocol.starts_with(PROTOCOL));
+    if !others.is_empty() {
+        let others = HeaderValue::try_from(others.join(", ")).expect("each was in a header");
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, others);
     }
-    let text = text.trim();
-    // Most of what is none never gets to a host.
-    TextReference::parse(text).map_err(|_| refused())?;
-    Ok(Reference::new(text))
+    if is_upgrade {
+        let text = |protocol: &&str| Zeroizing::new(protocol.replacen(PROTOCOL, BEFORE, 1));
+        shown.extend(secret.iter().map(|protocol| Some((text(protocol), true))));
+    }
+    let Some((text, is_protocol)) = shown.pop().flatten().filter(|_| shown.is_empty()) else {
+        return Err(missing());
+    };
+    if is_protocol && others.is_empty() {
+        return Err(lonely());
+    }
+    Ok((text, is_protocol))
+}
+
+fn take_all(headers: &mut HeaderMap, name: &HeaderName) -> Vec<HeaderValue> {
+    let all = headers.get_all(name).iter().cloned().collect();
+    headers.remove(name);
+    all
+}
+
+/// The text behind `Bearer`.
+fn of_header(value: &HeaderValue) -> Option<Zeroizing<String>> {
+    let (scheme, text) = value.to_str().ok()?.split_once(' ')?;
+    let is_bearer = scheme.eq_ignore_ascii_case("bearer");
+    is_bearer.then(|| Zeroizing::new(text.trim().to_owned()))
 }
 
 fn missing() -> Refusal {
-    let reason =
-        "This path is for those who show a reference: `Authorization: Bearer capstead://…`.\n";
+    let reason = "This path is for those who show a reference: `Authorization: Bearer capstead://…`, or, \
+                  for a WebSocket, the protocol `capstead.bearer.` with what stands behind the # of it.\n";
     refuse(StatusCode::UNAUTHORIZED, reason)
+}
+
+fn lonely() -> Refusal {
+    let reason =
+        "A reference that is shown as a protocol is no answer: offer another protocol beside it.\n";
+    refuse(StatusCode::BAD_REQUEST, reason)
 }
 
 fn refused() -> Refusal {

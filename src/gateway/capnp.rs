@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::download::Download;
 use super::http::{Answer, Client};
+use super::route_shares::SocketShare;
 use super::socket;
 use crate::http::{Refusal, peer_of, refuse};
 use crate::net::Guests;
@@ -34,7 +35,13 @@ pub(super) fn no_upgrade() -> Refusal {
 }
 
 /// Opens a WebSocket, behind which a peer is served.
-pub(super) fn open(client: &Client, parts: &mut http::request::Parts, body: &Incoming) -> Answer {
+/// It has `share` for as long as it is open.
+pub(super) fn open(
+    client: &Client,
+    parts: &mut http::request::Parts,
+    body: &Incoming,
+    share: Option<SocketShare>,
+) -> Answer {
     let accepts = socket::asked(&parts.headers)?;
     let upgrade = parts.extensions.remove::<OnUpgrade>();
     let (Some(upgrade), true) = (upgrade, hyper::body::Body::is_end_stream(body)) else {
@@ -52,11 +59,11 @@ pub(super) fn open(client: &Client, parts: &mut http::request::Parts, body: &Inc
     let head = socket::response(&parts.headers, accepts, HeaderMap::new());
     // Nothing of a class is in it.
     let head: Response<()> = head.map_err(|why| refuse(StatusCode::BAD_REQUEST, why))?;
-    let (time, http_place) = (client.head_time(), client.place());
+    let (time, kept) = (client.head_time(), (client.place(), share));
     guests.serve(place, async move {
         let upgraded = timeout(time, upgrade).await.ok()?.ok()?;
         let stream = capstead_client::WebSocketBytes::accepted(TokioIo::new(upgraded)).await;
-        Some((stream, http_place))
+        Some((stream, kept))
     });
     Ok(head.map(|()| Download::Whole(Bytes::new())))
 }

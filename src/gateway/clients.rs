@@ -12,7 +12,7 @@ use std::time::Duration;
 use governor::clock::{Clock, DefaultClock};
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
 use crate::net::one_client;
@@ -120,11 +120,6 @@ impl Rate {
     }
 }
 
-/// The value of `Retry-After`: whole seconds, and never none.
-pub(super) fn seconds(wait: Duration) -> HeaderValue {
-    wait.as_nanos().div_ceil(1_000_000_000).max(1).try_into().unwrap_or(u64::MAX).into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,7 +170,6 @@ mod tests {
         assert_eq!([rate.admit(one), rate.admit(one)], [Ok(()), Ok(())]);
         let wait = rate.admit(one).unwrap_err();
         assert!(wait > Duration::ZERO && wait <= Duration::from_millis(500), "{wait:?}");
-        assert_eq!(seconds(wait), "1");
         assert_eq!(rate.admit(other), Ok(()));
         assert!((0..1000).all(|_| Rate::new(None).admit(one).is_ok()));
     }

@@ -2,18 +2,42 @@
 //!
 //! Invariant: a streamed body ends without an error only where the object ended it, after as many
 //! bytes as it announced.
+//! Invariant: it is cut off when the right ends by which it was asked for.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use capnp::capability::Promise;
+use futures::FutureExt;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 
+use crate::error::is_of_ended_right;
 use crate::http::Reader;
 
 /// The body of one response.
 pub(super) enum Download {
     Whole(Bytes),
-    Streamed(Reader),
+    Streamed(StreamedBody),
+}
+
+/// One that goes on.
+pub(super) struct StreamedBody {
+    reader: Reader,
+    /// None when it has ended.
+    call: Option<Promise<(), capnp::Error>>,
+}
+
+impl StreamedBody {
+    pub(super) fn new(reader: Reader, call: Promise<(), capnp::Error>) -> Self {
+        Self { reader, call: Some(call) }
+    }
+
+    /// The error of a call whose right has ended. Others end the body themselves.
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Option<capnp::Error> {
+        let Poll::Ready(ended) = self.call.as_mut()?.poll_unpin(cx) else { return None };
+        self.call = None;
+        ended.err().filter(is_of_ended_right)
+    }
 }
 
 impl From<Bytes> for Download {
@@ -33,24 +57,29 @@ impl Body for Download {
         match self.get_mut() {
             Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Self::Streamed(reader) => reader.poll_next(cx).map(|next| match next {
-                Ok(part) => part.map(|part| Ok(Frame::data(Bytes::from_owner(part)))),
-                Err(cut) => Some(Err(cut.error("response"))),
-            }),
+            Self::Streamed(streamed) => match streamed.poll_cut(cx) {
+                Some(error) => Poll::Ready(Some(Err(error))),
+                None => streamed.reader.poll_next(cx).map(|next| match next {
+                    Ok(part) => part.map(|part| Ok(Frame::data(Bytes::from_owner(part)))),
+                    Err(cut) => Some(Err(cut.error("response"))),
+                }),
+            },
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_empty(),
-            Self::Streamed(reader) => reader.is_over(),
+            Self::Streamed(streamed) => streamed.reader.is_over(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Streamed(reader) => reader.size().map(SizeHint::with_exact).unwrap_or_default(),
+            Self::Streamed(streamed) => {
+                streamed.reader.size().map(SizeHint::with_exact).unwrap_or_default()
+            }
         }
     }
 }

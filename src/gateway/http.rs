@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::capnp::capability::Promise;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::RETRY_AFTER;
 use hyper::upgrade::OnUpgrade;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -20,11 +20,11 @@ use tokio_util::task::TaskTracker;
 use super::ask::{Accepted, Answered, Asked, Failure, Outcome, ask};
 use super::bearer;
 use super::capnp::{self, CapnpDoor};
-use super::clients::{self, Proxies};
+use super::clients::Proxies;
 use super::connection::{self, Requests};
 use super::cors;
 use super::door::Door;
-use super::download::Download;
+use super::download::{Download, StreamedBody};
 use super::encrypted;
 use super::head;
 use super::json::JsonCalls;
@@ -38,7 +38,7 @@ use super::socket::{self, Pump as SocketPump};
 use super::upload::Upload;
 use super::way::Way;
 use crate::error::{Result, is_not_begun, is_revoked};
-use crate::http::{Body, Held, Refusal, refuse};
+use crate::http::{Body, Held, Reader, Refusal, refuse};
 use crate::limits::NAME_BYTES_MAX;
 use crate::metrics::Metrics;
 use crate::net::{Guests, Place};
@@ -252,7 +252,9 @@ impl Client {
         let page = door.known_origin(&parts.headers, origins).cloned();
         let is_upgrade = socket::is_upgrade(&parts);
         let mut response = if let Err(wait) = taken.rate.admit(address) {
-            too_often(&parts.headers, wait)
+            let reason = "You have sent too many requests: try again later.\n";
+            let refusal = refuse(StatusCode::TOO_MANY_REQUESTS, reason).after(wait);
+            own(refusal.response(&parts.headers)).map(Download::from)
         } else if let Err(refusal) = door.admit(&parts, is_upgrade, origins) {
             own(refusal.response(&parts.headers)).map(Download::from)
         } else if page.is_some() && cors::is_preflight(&parts) {
@@ -284,8 +286,10 @@ impl Client {
     ) -> Answer {
         let Served { gateway, taken, .. } = &*self.served;
         let most = way.body_bytes_max();
-        let way = bearer::find(&gateway.objects, way, &mut parts.headers).await?;
-        let route = match way {
+        let terms = way.terms();
+        let shown = bearer::find(&gateway.objects, way, &mut parts.headers, false).await?;
+        terms.map_or(Ok(()), |terms| taken.shares.admit(terms, shown.reference))?;
+        let route = match shown.way {
             Way::Json(calls, path) => {
                 let answer = gateway.answer_json(calls, path, parts, body, taken).await;
                 return Ok(answer.map(Download::from));
@@ -306,7 +310,7 @@ impl Client {
         let asked = Asked { url: &route.url, head: parts, is_upgrade: false };
         match self.ask(&route, asked, upload).await? {
             Outcome::Response(response) => Ok(response.map(whole)),
-            Outcome::Begun(response) => Ok(response.map(Download::Streamed)),
+            Outcome::Begun(response, call) => Ok(going(response, call)),
             Outcome::Socket(_) => Err(unsendable(&route, "it accepts what was not asked for")),
         }
     }
@@ -318,11 +322,20 @@ impl Client {
         parts: &mut http::request::Parts,
         body: Incoming,
     ) -> Answer {
-        let objects = &self.served.gateway.objects;
+        let Served { gateway, taken, open, ending, .. } = &*self.served;
+        let terms = way.terms();
+        let shown = bearer::find(&gateway.objects, way, &mut parts.headers, true).await?;
+        let share = match terms {
+            Some(terms) => {
+                taken.shares.admit(terms, shown.reference)?;
+                taken.shares.open(terms, shown.reference)?
+            }
+            None => None,
+        };
         let offered = parts.headers.clone();
-        let route = match bearer::find(objects, way, &mut parts.headers).await? {
+        let route = match shown.way {
             Way::Row(Found { to: To::Capnp, .. }) | Way::Capnp => {
-                return capnp::open(self, parts, &body);
+                return capnp::open(self, parts, &body, share);
             }
             Way::Row(Found { to: To::Object { is_json: false, route }, .. })
             | Way::Class(route) => route,
@@ -337,20 +350,22 @@ impl Client {
         };
         socket::hide(&mut parts.headers);
         let asked = Asked { url: &route.url, head: parts, is_upgrade: true };
-        let no_body = Upload::Whole(self.served.taken.body());
+        let no_body = Upload::Whole(taken.body());
         let socket = match self.ask(&route, asked, no_body).await? {
             Outcome::Response(response) => return Ok(response.map(whole)),
-            Outcome::Begun(response) => return Ok(response.map(Download::Streamed)),
+            Outcome::Begun(response, call) => return Ok(going(response, call)),
             Outcome::Socket(socket) => socket,
         };
-        let Accepted { headers, up, outbox, call } = socket;
+        let Accepted { mut headers, up, outbox, call } = socket;
+        if shown.is_protocol {
+            socket::choose(&offered, &mut headers);
+        }
         let head = socket::response(&offered, accepts, headers);
         let head = head.map_err(|reason| unsendable(&route, &reason))?;
-        let Served { taken, open, ending, .. } = &*self.served;
         let pump = SocketPump { up, outbox, call, taken: taken.clone(), stop: ending.clone() };
-        let place = self.place.clone();
+        let places = (self.place.clone(), share);
         open.spawn_local(async move {
-            let _place = place;
+            let _kept_while_it_is_open = places;
             pump.run(upgrade).await;
         });
         Ok(head.map(|()| Download::Whole(Bytes::new())))
@@ -439,6 +454,10 @@ pub(super) fn late() -> Refusal {
     refuse(StatusCode::GATEWAY_TIMEOUT, "The object did not answer in time.\n")
 }
 
+fn going(response: Response<Reader>, call: Promise<(), ::capnp::Error>) -> Response<Download> {
+    response.map(|reader| Download::Streamed(StreamedBody::new(reader, call)))
+}
+
 fn whole(body: Held) -> Download {
     Download::Whole(Bytes::from_owner(body))
 }
@@ -453,13 +472,6 @@ fn full(asked: &HeaderMap) -> Response<Download> {
     let reason = "There are too many requests at once: try again later.\n";
     let refusal = refuse(StatusCode::SERVICE_UNAVAILABLE, reason);
     own(refusal.response(asked)).map(Download::from)
-}
-
-fn too_often(asked: &HeaderMap, wait: Duration) -> Response<Download> {
-    let reason = "You have sent too many requests: try again later.\n";
-    let mut response = own(refuse(StatusCode::TOO_MANY_REQUESTS, reason).response(asked));
-    response.headers_mut().insert(RETRY_AFTER, clients::seconds(wait));
-    response.map(Download::from)
 }
 
 fn has_not_begun(answer: &Answered) -> bool {

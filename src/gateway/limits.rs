@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::clients::Rate;
+use super::route_shares::RouteShares;
 use crate::http::{Held, Room};
 use crate::limits::HTTP_HEADER_SECS;
 use crate::metrics::Metrics;
@@ -99,6 +100,7 @@ pub(super) struct Taken {
     pub(super) limits: HttpLimits,
     pub(super) metrics: Arc<Metrics>,
     pub(super) rate: Rate,
+    pub(super) shares: Rc<RouteShares>,
     peers: Rc<Peers>,
     room: Arc<Room>,
     /// For those who go on with a large body.
@@ -111,7 +113,8 @@ impl Taken {
         let peers = Peers::new(places, most, metrics.clone(), |all| &all.http_connections);
         let room = Room::of_gateway(limits.body_bytes, metrics.clone());
         let rate = Rate::new(limits.requests_per_second);
-        Rc::new(Self { limits, metrics, rate, peers, room, turns: Semaphore::new(TURNS) })
+        let (shares, turns) = (RouteShares::new(metrics.clone()), Semaphore::new(TURNS));
+        Rc::new(Self { limits, metrics, rate, shares, peers, room, turns })
     }
 
     /// The place of one more connection, if there is one.

@@ -14,6 +14,8 @@ mod cors;
 mod door;
 mod download;
 mod encrypted;
+#[cfg(fuzzing)]
+mod fuzzed;
 mod head;
 mod http;
 mod json;
@@ -22,6 +24,7 @@ mod link;
 mod objects;
 mod paced;
 mod route;
+mod route_shares;
 mod routes;
 mod socket;
 mod upload;
@@ -29,6 +32,8 @@ mod way;
 
 pub(crate) use clients::Proxies;
 pub(crate) use door::Door;
+#[cfg(fuzzing)]
+pub(crate) use fuzzed::{routes as fuzz_routes, samples as route_samples};
 pub(crate) use http::{Entrance, Gateway};
 pub use limits::HttpLimits;
 pub(crate) use objects::Given;

@@ -50,7 +50,10 @@ impl Routes {
     }
 
     /// Routes beside which nothing is reached.
-    pub(crate) fn alone(rows: Vec<Row>) -> Self {
+    pub(crate) fn alone(mut rows: Vec<Row>) -> Self {
+        for (number, row) in rows.iter_mut().enumerate() {
+            row.terms.number = number;
+        }
         Self { rows, only: Vec::new(), are_all: true }
     }
 

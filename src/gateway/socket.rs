@@ -9,6 +9,6 @@ mod outbox;
 mod pump;
 mod under_way;
 
-pub(super) use handshake::{asked, hide, is_upgrade, response, say_version};
+pub(super) use handshake::{asked, choose, hide, is_upgrade, response, say_version};
 pub(super) use outbox::{Down, Line, Outbox};
 pub(super) use pump::Pump;

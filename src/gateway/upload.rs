@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use capnp::capability::Promise;
 use futures::future::FutureExt;
 use http::header::EXPECT;
 use http::{HeaderMap, StatusCode};
@@ -190,6 +191,18 @@ impl Pump {
         }
     }
 
+    /// The same, until the call fails that takes the body.
+    pub(super) fn until_failed(self, call: Promise<(), capnp::Error>) -> Self {
+        let Self { mut run, progress } = self;
+        let run = Box::pin(async move {
+            tokio::select! {
+                end = &mut run => end,
+                _ = failure(call) => End::Done,
+            }
+        });
+        Self { run, progress }
+    }
+
     /// Runs it where nobody waits for it.
     pub(super) async fn finish(self) {
         self.run.await;
@@ -279,6 +292,14 @@ impl Source {
             }
         }
         Ok(true)
+    }
+}
+
+/// Resolves only if the call failed.
+pub(super) async fn failure(call: Promise<(), capnp::Error>) -> capnp::Error {
+    match call.await {
+        Ok(()) => pending().await,
+        Err(error) => error,
     }
 }
 

@@ -68,7 +68,7 @@ impl<'a> Way<'a> {
     }
 
     /// The terms of the row, if it goes by one.
-    fn terms(&self) -> Option<&'a Terms> {
+    pub(super) fn terms(&self) -> Option<&'a Terms> {
         match self {
             Self::Row(found) => Some(found.terms),
             _ => None,

@@ -2,9 +2,10 @@
 //! client wants.
 
 use std::fmt;
+use std::time::Duration;
 
 use capnp::ErrorKind;
-use http::header::{ACCEPT, CONTENT_TYPE, VARY};
+use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER, VARY};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::{Body, text};
@@ -26,6 +27,8 @@ pub struct Refusal {
     reason: Option<Reason>,
     /// One word about what became of the call, if that is told.
     outcome: Option<&'static str>,
+    /// The time after which the client may ask again, if that is told.
+    wait: Option<Duration>,
 }
 
 /// A refusal with a status and a sentence for the client.
@@ -42,7 +45,7 @@ pub struct Refusal {
 /// # assert!(answer(&Request::new(Body::default())).is_ok());
 /// ```
 pub fn refuse(status: StatusCode, why: impl fmt::Display) -> Refusal {
-    Refusal { status, said: why.to_string(), reason: None, outcome: None }
+    Refusal { status, said: why.to_string(), reason: None, outcome: None, wait: None }
 }
 
 impl Refusal {
@@ -59,6 +62,11 @@ impl Refusal {
     /// The same, which says so much of what became of the call.
     pub(crate) fn with_outcome(self, outcome: &'static str) -> Self {
         Self { outcome: Some(outcome), ..self }
+    }
+
+    /// The same, which says when the client may ask again.
+    pub(crate) fn after(self, wait: Duration) -> Self {
+        Self { wait: Some(wait), ..self }
     }
 
     /// The same with another status.
@@ -81,7 +89,7 @@ impl Refusal {
     }
 
     pub(super) fn in_form(self, form: Form) -> Response<Body> {
-        let Self { status, said, reason, outcome } = self;
+        let Self { status, said, reason, outcome, wait } = self;
         let mut response = match form {
             Form::Text => text(status, said),
             Form::Problem => {
@@ -104,6 +112,9 @@ impl Refusal {
             }
         };
         response.headers_mut().insert(VARY, ACCEPT.into());
+        if let Some(wait) = wait {
+            response.headers_mut().insert(RETRY_AFTER, seconds(wait));
+        }
         response
     }
 
@@ -114,7 +125,7 @@ impl Refusal {
             "" => error.kind.to_string(),
             said => said.to_owned(),
         };
-        Self { status, said, reason: Reason::of(error), outcome: None }
+        Self { status, said, reason: Reason::of(error), outcome: None, wait: None }
     }
 }
 
@@ -123,7 +134,7 @@ impl From<capnp::Error> for Refusal {
         if let Some(why) = conflict_reason(&error) {
             let reason = Some(Reason::Conflict);
             let status = StatusCode::CONFLICT;
-            return Self { status, said: why.to_owned(), reason, outcome: None };
+            return Self { status, said: why.to_owned(), reason, outcome: None, wait: None };
         }
         let status = match error.kind {
             ErrorKind::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
@@ -134,6 +145,11 @@ impl From<capnp::Error> for Refusal {
         // The same wherever the object lives.
         Self::of(status, &error)
     }
+}
+
+/// The value of `Retry-After`: whole seconds, and never none.
+fn seconds(wait: Duration) -> HeaderValue {
+    wait.as_nanos().div_ceil(1_000_000_000).max(1).try_into().unwrap_or(u64::MAX).into()
 }
 
 /// The form in which a client wants its errors.
@@ -197,6 +213,19 @@ mod tests {
         ] {
             assert_eq!(wanted(values), Form::Text, "{values:?}");
         }
+    }
+
+    #[test]
+    fn whoever_may_ask_again_is_told_after_how_many_seconds() {
+        for (millis, seconds) in [(0, "1"), (1, "1"), (1000, "1"), (1001, "2"), (60_000, "60")] {
+            let refusal = refuse(StatusCode::TOO_MANY_REQUESTS, "later");
+            for form in [Form::Text, Form::Problem] {
+                let refusal = refusal.clone().after(Duration::from_millis(millis));
+                assert_eq!(refusal.in_form(form).headers()[RETRY_AFTER], seconds);
+            }
+        }
+        let refusal = refuse(StatusCode::NOT_FOUND, "nothing");
+        assert!(!refusal.in_form(Form::Text).headers().contains_key(RETRY_AFTER));
     }
 
     #[test]

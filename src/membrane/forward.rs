@@ -18,6 +18,7 @@ use std::task::Poll;
 use capnp::any_pointer;
 use capnp::capability::Response;
 use capnp::private::capability::{ClientHook, ParamsHook};
+use capnp::traits::HasTypeId;
 use capstead_client::{Outlet, crowded, room_for_calls, with_origin, with_owed};
 use tokio::sync::{Notify, Semaphore};
 
@@ -27,6 +28,7 @@ use super::hops::Passing;
 use super::pipeline::Event;
 use super::relay::relay;
 use crate::error::{Result, disconnected};
+use crate::schema::http_capnp::web_socket;
 
 /// Smaller calls don't wait for the large ones of others.
 const LARGE_BYTES: usize = 64 << 10;
@@ -94,6 +96,9 @@ async fn go_on(outlet: Rc<Outlet>) {
 /// Calls that are pipelined on the answer go on at once too, in the same order, because the answer
 /// may itself wait for them.
 fn forward_now(to: &dyn ClientHook, call: Call) {
+    // A class needn't wait when it sends on a WebSocket, and a vat may drop calls for which nobody
+    // waits.
+    let is_kept = call.from_object && call.method.interface == web_socket::Client::TYPE_ID;
     let Call { method, params, reply, hops, .. } = call;
     let begun = Passing::begin(hops).and_then(|passing| Ok((passing, params.sendable()?)));
     let (passing, size) = match begun {
@@ -123,6 +128,7 @@ fn forward_now(to: &dyn ClientHook, call: Call) {
     // Ends with the call; a connection that goes away fails its calls.
     tokio::task::spawn_local(async move {
         let answered = poll_fn(|cx| match Pin::new(&mut promise).poll(cx) {
+            Poll::Pending if is_kept => Poll::Pending,
             Poll::Pending => reply.poll(Event::Abandoned, cx).map(|()| None),
             Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
         });

@@ -132,8 +132,13 @@ impl Pipeline {
         let waiting = state.used.iter().filter(|(_, later)| later.target().is_none());
         let known = waiting.filter_map(|(path, later)| Some((later.clone(), source.cap(path)?)));
         let known: Vec<_> = known.collect();
+        let is_lost = matches!(source, Source::Ended(Err(_)));
         let before = state.source.replace(source);
         drop(state);
+        // Nobody gets the results of a call that was answered before its handler ended.
+        if let (true, Some(Source::Early(_, whole))) = (is_lost, &before) {
+            whole.abandon();
+        }
         // Calls that are delivered now, and what is dropped, may well come back here.
         drop(before);
         for (later, target) in known {

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import threading
 import unittest
+import urllib.request
 from pathlib import Path
 
 from playwright.sync_api import expect, sync_playwright
@@ -206,7 +207,8 @@ class Pages(unittest.TestCase):
         expect(page).to_have_title("closed fetched")
         self.assertEqual(page.request.get(f"{self.server.url}/counter/visits").text(), "0")
 
-    def test_a_link_shows_its_reference_to_its_own_server_alone(self):
+    def routed(self):
+        """A server with a route for those who show a reference, and a reference to a counter that shows 7."""
         folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
         routes = folder / "routes.toml"
         routes.write_text(
@@ -217,15 +219,37 @@ class Pages(unittest.TestCase):
         routes.chmod(0o600)
         server = Server(folder / "capstead.data", ["--routes", routes])
         self.addCleanup(server.kill)
+        increment = urllib.request.Request(f"{server.url}/hits/increment?by=7", method="POST")
+        urllib.request.urlopen(increment).close()
+        grant = [CAPSTEAD, "grant", "--data", folder / "capstead.data", "Counter/hits"]
+        reference = subprocess.run(grant, stdout=subprocess.PIPE, check=True, text=True).stdout.strip()
+        return server, reference
+
+    def test_a_page_opens_a_socket_by_its_reference(self):
+        server, reference = self.routed()
+        context = self.browser.new_context()
+        self.addCleanup(context.close)
+        page = context.new_page()
+        page.goto(f"{server.url}/link")
+        heard = page.evaluate(
+            """(secret) => new Promise((resolve) => {
+                const url = location.origin.replace("http", "ws") + "/mine/live";
+                const socket = new WebSocket(url, ["capstead", "capstead.bearer." + secret]);
+                socket.onmessage = (message) => resolve([message.data, socket.protocol]);
+                socket.onclose = () => resolve("closed");
+            })""",
+            reference.split("#")[1],
+        )
+        self.assertEqual(heard, ["7", "capstead"])
+
+    def test_a_link_shows_its_reference_to_its_own_server_alone(self):
+        server, reference = self.routed()
         context = self.browser.new_context()
         self.addCleanup(context.close)
         page = context.new_page()
         asked = []
         page.on("request", lambda request: asked.append(request))
         page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        page.request.post(f"{server.url}/hits/increment?by=7")
-        grant = [CAPSTEAD, "grant", "--data", folder / "capstead.data", "Counter/hits"]
-        reference = subprocess.run(grant, stdout=subprocess.PIPE, check=True, text=True).stdout.strip()
         page.goto(f"{server.url}/link#{reference}")
         expect(page.locator("#answer")).to_have_text("7")
         expect(page.locator("#said")).to_have_text("")

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::routes::{revoke_in, routes_file, send, start, with_reference};
 use crate::support::calls::{by_name, connect, run, save};
-use crate::support::exchange::exchange;
+use crate::support::exchange::{self, exchange};
 use crate::support::http::{Response, get};
 use crate::support::{Served, serve_with};
 use capstead::counter_capnp::counter;
@@ -109,13 +109,14 @@ fn an_object_never_sees_the_reference() {
         let text = save(&by_name(&all, "x"), "").await;
         let mut stream = TcpStream::connect(running.http().unwrap()).await.unwrap();
         let request = format!(
-            "GET /headers HTTP/1.1\r\nhost: localhost\r\nx-own: seen\r\nauthorization: Bearer {text}\r\n\r\n"
+            "GET /headers HTTP/1.1\r\nhost: localhost\r\nx-own: seen\r\nauthorization: Bearer {text}\r\n\
+             sec-websocket-protocol: chat, capstead.bearer.x\r\n\r\n"
         );
         let answer = exchange(&mut stream, request.as_bytes()).await;
         let seen = String::from_utf8(answer.body).unwrap();
         assert_eq!(answer.status, 200, "{seen}");
         assert!(seen.contains("x-own") && !seen.to_lowercase().contains("authorization"), "{seen}");
-        assert!(!seen.contains("capstead:"), "{seen}");
+        assert!(!seen.contains("capstead:") && !seen.contains("bearer"), "{seen}");
         running.until(async {}).await.unwrap();
     });
 }
@@ -242,6 +243,70 @@ fn the_page_of_links_runs_its_one_script_and_nothing_else() {
     assert!(script.contains("location.hash") && script.contains("Authorization"));
 }
 
+/// A handshake that offers these protocols, and the answer to it.
+async fn shake(address: &str, path: &str, protocols: &str) -> exchange::Answer {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n{protocols}\r\n"
+    );
+    exchange(&mut stream, request.as_bytes()).await
+}
+
+/// Browsers let no page set another header of a handshake.
+#[test]
+fn a_websocket_shows_its_reference_among_the_protocols() {
+    let (served, _folder, text) = serve();
+    let address = &served.announced.http;
+    let secret = text.split_once('#').unwrap().1.to_owned();
+    let offer = |all: &str| format!("sec-websocket-protocol: {all}\r\n");
+    run(async {
+        for all in [
+            format!("chat, second, capstead.bearer.{secret}"),
+            format!("capstead.bearer.{secret},chat"),
+            format!("chat\r\nsec-websocket-protocol: capstead.bearer.{secret}"),
+        ] {
+            let answer = shake(address, "/mine/live", &offer(&all)).await;
+            let head = String::from_utf8(answer.head.clone()).unwrap();
+            assert_eq!(answer.status, 101, "{head}");
+            assert!(answer.says(b"sec-websocket-protocol: chat\r\n"), "{head}");
+            assert!(!head.contains("bearer") && !head.contains(&secret), "{head}");
+        }
+        let page = "origin: https://app.example\r\nsec-fetch-site: cross-site\r\n";
+        let good = offer(&format!("chat, capstead.bearer.{secret}"));
+        assert_eq!(shake(address, "/mine/live", &format!("{good}{page}")).await.status, 101);
+        let other = page.replace("app", "evil");
+        assert_eq!(shake(address, "/mine/live", &format!("{good}{other}")).await.status, 403);
+        let changed =
+            secret.replace(&secret[40..41], if &secret[40..41] == "A" { "B" } else { "A" });
+        let header = format!("authorization: Bearer {text}\r\n");
+        for (protocols, status) in [
+            (offer("chat"), 401),
+            (offer("chat, capstead.bearer."), 401),
+            (offer(&format!("chat, capstead.bearer.{changed}")), 401),
+            (offer(&format!("chat, capstead.bearer.{secret}, capstead.bearer.{secret}")), 401),
+            (format!("{good}{header}"), 401),
+            (offer(&format!("capstead.bearer.{secret}")), 400),
+            (format!("{}{header}", offer("chat")), 101),
+        ] {
+            let answer = shake(address, "/mine/live", &protocols).await;
+            assert_eq!(answer.status, status, "{protocols}");
+            // The class takes none of its own accord, and need not.
+            assert!(!answer.says(b"sec-websocket-protocol"), "{protocols}");
+        }
+    });
+    // Others than handshakes have a header for it.
+    assert_eq!(
+        send(address, "GET", "/mine", &offer(&format!("capstead.bearer.{secret}")), "").status,
+        401
+    );
+    revoke_in(&served);
+    run(async {
+        let good = offer(&format!("chat, capstead.bearer.{secret}"));
+        assert_eq!(shake(address, "/mine/live", &good).await.status, 401);
+    });
+}
+
 /// A reference stands in no output, log or metric, however it was shown.
 #[test]
 fn a_reference_that_was_shown_stands_nowhere() {
@@ -264,6 +329,15 @@ fn a_reference_that_was_shown_stands_nowhere() {
             let answer = shown(address, method, path, text, "");
             let said = format!("{answer:?}");
             assert!(!said.contains(&canary), "{said}");
+        }
+        let secret = text.split_once('#').unwrap().1;
+        for path in ["/mine/live", "/mine/gone", "/nowhere"] {
+            for more in ["", "chat, "] {
+                let offered = format!("sec-websocket-protocol: {more}capstead.bearer.{secret}\r\n");
+                let answer = run(shake(address, path, &offered));
+                let said = [answer.head, answer.body].concat();
+                assert!(!String::from_utf8_lossy(&said).contains(&canary), "{path}");
+            }
         }
     }
     crate::support::calls::run(async {

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "pauses are what is tested")]
 
 mod class;
+mod ends;
 
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};

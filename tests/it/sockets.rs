@@ -2,6 +2,8 @@
 //! may take of a server is in `limits`.
 
 mod cases;
+pub(crate) mod expiry;
+mod foreign;
 mod kept;
 mod limits;
 mod sleep;

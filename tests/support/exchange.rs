@@ -32,10 +32,15 @@ pub(crate) async fn exchange(stream: &mut TcpStream, request: &[u8]) -> Answer {
     let length = text.lines().find_map(|line| line.strip_prefix("content-length: "));
     let length = length.map_or(0, |length| length.parse().expect("a length is a number"));
     let length = if request.starts_with(b"HEAD") { 0 } else { length };
+    let status = text.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let status = status.expect("a status");
+    if status == 101 {
+        // Frames of the socket may have come as well.
+        return Answer { status, head, body };
+    }
     while body.len() < length {
         assert_ne!(stream.read_buf(&mut body).await.expect("it answers"), 0, "the body is whole");
     }
     assert_eq!(body.len(), length, "nothing comes behind the body");
-    let status = text.split(' ').nth(1).and_then(|status| status.parse().ok());
-    Answer { status: status.expect("a status"), head, body }
+    Answer { status, head, body }
 }

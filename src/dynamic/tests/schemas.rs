@@ -118,6 +118,23 @@ fn a_type_that_grows_with_each_link_is_no_more_than_its_message() {
     assert_eq!(super::read(&table, "Odd", &message), Ok(json));
 }
 
+/// Their numbers have 16 bits.
+#[test]
+fn an_interface_has_no_more_methods_than_there_are_numbers() {
+    let table = |methods| {
+        let mut message = Builder::new_default();
+        let request = message.init_root::<code_generator_request::Builder<'_>>();
+        let mut node = request.init_nodes(1).get(0);
+        node.set_id(7);
+        node.set_display_name("odd.capnp:Odd");
+        node.init_interface().init_methods(methods);
+        let table = Table::new(&serialize::write_message_to_words(&message));
+        table.map(|table| table.methods(7).len()).map_err(|error| error.to_string())
+    };
+    assert_eq!(table(3), Ok(3));
+    assert!(table(65_537).unwrap_err().contains("too many methods"));
+}
+
 #[test]
 fn what_is_no_schema_is_an_error() {
     assert!(Table::new(b"").is_err());

@@ -4,10 +4,12 @@
 //! reference.
 
 use std::fmt::Display;
+use std::num::NonZeroU32;
 use std::ops::Range;
 
 use bytesize::ByteSize;
 use capstead_client::sturdyref::TextReference;
+use governor::Quota;
 use http::Method;
 use serde::Deserialize;
 use toml::Spanned;
@@ -40,6 +42,9 @@ struct Table {
     methods: Option<Spanned<Vec<String>>>,
     body: Option<Spanned<String>>,
     origins: Option<Spanned<Vec<String>>>,
+    rate: Option<Spanned<i64>>,
+    burst: Option<Spanned<i64>>,
+    sockets: Option<Spanned<i64>>,
     to: Option<Spanned<String>>,
 }
 
@@ -175,7 +180,11 @@ impl Table {
                 return Err(Mistake::new(all.span(), why));
             }
         };
+        let (quota, sockets) = (quota(self.rate, self.burst)?, sockets(self.sockets, &leads)?);
         let terms = Terms {
+            quota,
+            sockets,
+            number: 0,
             methods,
             body_bytes: self.body.map(body_bytes).transpose()?,
             origins: self.origins.map_or(Ok(Vec::new()), origins)?,
@@ -342,6 +351,41 @@ fn check_without(keys: &[(&str, Option<Range<usize>>)]) -> Result<(), Mistake> {
         }
     }
     Ok(())
+}
+
+/// The requests that come in, by the second and at once.
+fn quota(
+    rate: Option<Spanned<i64>>,
+    burst: Option<Spanned<i64>>,
+) -> Result<Option<Quota>, Mistake> {
+    let quota = match (&rate, &burst) {
+        (Some(rate), _) => Quota::per_second(number("rate", "requests per second", rate)?),
+        (None, None) => return Ok(None),
+        (None, Some(burst)) => {
+            let why = "burst says how many requests of a rate may come at once: add a rate";
+            return Err(Mistake::new(burst.span(), why));
+        }
+    };
+    let burst = burst.map(|burst| number("burst", "requests at once", &burst)).transpose()?;
+    Ok(Some(burst.map_or(quota, |burst| quota.allow_burst(burst))))
+}
+
+/// The WebSockets that may be open.
+fn sockets(sockets: Option<Spanned<i64>>, leads: &Leads) -> Result<Option<NonZeroU32>, Mistake> {
+    let Some(most) = sockets else { return Ok(None) };
+    if leads.is_json() || matches!(leads, Leads::Link(_)) {
+        let why = "a route of this kind opens no WebSockets: remove the sockets";
+        return Err(Mistake::new(most.span(), why));
+    }
+    number("sockets", "WebSockets", &most).map(Some)
+}
+
+fn number(key: &str, of: &str, given: &Spanned<i64>) -> Result<NonZeroU32, Mistake> {
+    let number = u32::try_from(*given.get_ref()).ok().and_then(NonZeroU32::new);
+    number.ok_or_else(|| {
+        let why = format!("{key} is a number of {of}, from 1 to {}, like {key} = 20", u32::MAX);
+        Mistake::new(given.span(), why)
+    })
 }
 
 fn span_of<T>(value: Option<&Spanned<T>>) -> Option<Range<usize>> {

@@ -2,7 +2,9 @@
 //! may come in by it.
 
 use std::borrow::Cow;
+use std::num::NonZeroU32;
 
+use governor::Quota;
 use http::Method;
 use percent_encoding::percent_decode_str;
 use zeroize::Zeroizing;
@@ -34,6 +36,12 @@ pub(in crate::gateway) struct Terms {
     pub(in crate::gateway) origins: Vec<String>,
     /// They show a reference, and are for the object that it names.
     pub(in crate::gateway) needs_bearer: bool,
+    /// All requests of one reference together, or of everybody where none is shown.
+    pub(in crate::gateway) quota: Option<Quota>,
+    /// WebSockets that are open at once, of the same.
+    pub(in crate::gateway) sockets: Option<NonZeroU32>,
+    /// Tells rows apart.
+    pub(in crate::gateway) number: usize,
 }
 
 impl Terms {

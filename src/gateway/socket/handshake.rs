@@ -74,6 +74,19 @@ pub(in crate::gateway) fn hide(headers: &mut HeaderMap) {
     headers.insert(UPGRADE, WEBSOCKET);
 }
 
+/// Takes the first of the protocols that are offered, if the object took none: a client that showed
+/// a secret among them would else be left without an answer.
+pub(in crate::gateway) fn choose(asked: &HeaderMap, headers: &mut HeaderMap) {
+    if headers.contains_key(SEC_WEBSOCKET_PROTOCOL) {
+        return;
+    }
+    let offered = asked.get(SEC_WEBSOCKET_PROTOCOL).and_then(|offered| offered.to_str().ok());
+    let first = offered.and_then(|offered| offered.split(',').next());
+    if let Some(first) = first.and_then(|first| HeaderValue::try_from(first.trim()).ok()) {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, first);
+    }
+}
+
 /// The head of the answer that accepts a handshake, with the headers of the object.
 ///
 /// # Errors

@@ -28,8 +28,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::outbox::{Line, Next, Outbox};
 use super::under_way::{Followed, UnderWay};
-use crate::error::{is_revoked, said};
+use crate::error::{is_of_ended_right, said};
 use crate::gateway::limits::{HttpLimits, Taken};
+use crate::gateway::upload::failure;
 use crate::http::keep;
 use crate::limits::{SOCKET_CLOSE_SECS, SOCKET_UNHANDLED_BYTES_MAX, SOCKET_UNHANDLED_MAX};
 use crate::schema::http_capnp::web_socket;
@@ -218,16 +219,8 @@ impl Moving {
 fn code_of(error: &capnp::Error) -> u16 {
     match error.kind {
         capnp::ErrorKind::Overloaded => TRY_LATER,
-        _ if is_revoked(error) => POLICY,
+        _ if is_of_ended_right(error) => POLICY,
         _ => FAILED,
-    }
-}
-
-/// Resolves only if the request failed.
-async fn failure(call: Promise<(), capnp::Error>) -> capnp::Error {
-    match call.await {
-        Ok(()) => pending().await,
-        Err(error) => error,
     }
 }
 

@@ -7,7 +7,8 @@
 //!
 //! Invariants:
 //! - A call starts when the one before it has ended, in the order of arrival. Those whose callers
-//!   have to read first are passed over, and those that bring the body of a request go past.
+//!   have to read first are passed over, and those that bring the call that runs the body of its
+//!   request go past.
 //! - A call that its own chain keeps from starting gets an error that says `deadlock:`. A deadlock
 //!   that isn't found, across hosts, ends when the patience of a call does.
 
@@ -200,7 +201,7 @@ pub(in crate::host) fn enter(
     }
     let mut queued = parked::pass(instance, queued)?;
     let Some(exclusive) = &instance.exclusive else { return Some(queued) };
-    if brings_a_body(&queued) {
+    if brings_a_body(&queued, exclusive.running()) {
         return Some(queued);
     }
     let Some(running) = exclusive.running.get() else {
@@ -230,9 +231,11 @@ pub(in crate::host) fn enter(
     None
 }
 
-/// Tells whether a call brings bytes to one that runs, and may wait for them.
-fn brings_a_body(queued: &QueuedCall) -> bool {
-    queued.facet.is_made() && queued.call.method.interface == byte_stream::Client::TYPE_ID
+/// Tells whether a call brings bytes to the one that runs, which may wait for them. A stream that
+/// the class made for anything else is called as all its capabilities are.
+fn brings_a_body(queued: &QueuedCall, running: Option<u128>) -> bool {
+    queued.call.method.interface == byte_stream::Client::TYPE_ID
+        && queued.facet.serves().is_some_and(|call| Some(call) == running)
 }
 
 /// The call is the one that runs from now on.

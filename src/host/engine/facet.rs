@@ -9,6 +9,7 @@
 //! - A facet of an ended instance is broken, unless it is the way in to a WebSocket. Every facet
 //!   whose grant was cut is broken.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use capnp::any_pointer;
@@ -73,6 +74,8 @@ struct Carried {
 pub(in crate::host) struct Made {
     instance: Rc<Instance>,
     by: Maker,
+    /// The call of an exclusive object that gave it away before it answered.
+    serves: Cell<Option<u128>>,
 }
 
 /// The means by which a class made a capability.
@@ -121,7 +124,7 @@ impl Facet {
     /// Something that an instance made, such as a callback or a session.
     pub(in crate::host) fn made(instance: &Rc<Instance>, by: Maker) -> Box<dyn ClientHook> {
         instance.made.set(instance.made.get() + 1);
-        let made = Rc::new(Made { instance: instance.clone(), by });
+        let made = Rc::new(Made { instance: instance.clone(), by, serves: Cell::default() });
         let vat = &instance.vat;
         Self::wrap(vat, vat.objects.slot(&instance.spec), Right::default(), Behind::Made(made))
     }
@@ -142,9 +145,21 @@ impl Facet {
         matches!(self.behind, Behind::Object)
     }
 
-    /// It is something that an instance made.
-    pub(in crate::host) fn is_made(&self) -> bool {
-        matches!(self.behind, Behind::Made(_))
+    /// The call of an exclusive object to which it brings things, if it was made for one.
+    pub(in crate::host) fn serves(&self) -> Option<u128> {
+        match &self.behind {
+            Behind::Made(made) => made.serves.get(),
+            _ => None,
+        }
+    }
+
+    /// If it is something of this instance, it brings things to this call from now on.
+    pub(super) fn serves_call(&self, instance: &Rc<Instance>, call: Option<u128>) {
+        if let Behind::Made(made) = &self.behind
+            && Rc::ptr_eq(&made.instance, instance)
+        {
+            made.serves.set(call);
+        }
     }
 
     pub(in crate::host) fn is_of_socket(&self) -> bool {

@@ -3,26 +3,31 @@
 //!
 //! Each capability is wrapped as it comes in, with parameters or results, and unwrapped as it
 //! leaves, so that another vat gets its own capability back and calls make no detour.
+//!
+//! Invariant: no byte of a body leaves after the end of the right by which it was asked for.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use capnp::private::capability::{ClientHook, ParamsHook};
+use capnp::traits::HasTypeId;
 
 use super::chained_call::{self, Route};
 use super::facet::{Facet, Maker};
 use super::instance::Instance;
-use super::right::LiveGrant;
+use super::right::Right;
 use crate::error::Result;
 use crate::membrane::{self, Call, CallTarget, Params};
+use crate::schema::http_capnp::byte_stream;
 
 pub(in crate::host) struct Gated {
     pub(super) instance: Rc<Instance>,
     pub(in crate::host) raw: Box<dyn ClientHook>,
     /// The route of calls on it, once calls of chains were made.
     pub(super) route: RefCell<Route>,
-    /// The grant by which the call came that brought it.
-    pub(super) came_by: Option<Rc<LiveGrant>>,
+    /// The right by which the call came that brought it, or that brought the capability of which it
+    /// is a result.
+    pub(super) came_by: Right,
 }
 
 impl Gated {
@@ -31,13 +36,13 @@ impl Gated {
         instance: &Rc<Instance>,
         raw: Box<dyn ClientHook>,
     ) -> Box<dyn ClientHook> {
-        Self::wrap_by(instance, raw, None)
+        Self::wrap_by(instance, raw, Right::default())
     }
 
     fn wrap_by(
         instance: &Rc<Instance>,
         raw: Box<dyn ClientHook>,
-        came_by: Option<Rc<LiveGrant>>,
+        came_by: Right,
     ) -> Box<dyn ClientHook> {
         let route = RefCell::default();
         membrane::wrap(Rc::new(Self { instance: instance.clone(), raw, route, came_by }))
@@ -49,7 +54,7 @@ impl Gated {
         instance: &Rc<Instance>,
         raw: Box<dyn ClientHook>,
     ) -> Box<dyn ClientHook> {
-        let (route, came_by) = (RefCell::new(Route::Plain), None);
+        let (route, came_by) = (RefCell::new(Route::Plain), Right::default());
         membrane::wrap(Rc::new(Self { instance: instance.clone(), raw, route, came_by }))
     }
 }
@@ -58,6 +63,12 @@ impl CallTarget for Gated {
     fn enqueue(self: Rc<Self>, mut call: Call) {
         let gate = self.instance.gate.clone();
         if let Some(error) = self.instance.broken() {
+            call.reply.send(Err(error));
+            return;
+        }
+        if call.method.interface == byte_stream::Client::TYPE_ID
+            && let Err(error) = self.came_by.check(&self.instance.vat.clock)
+        {
             call.reply.send(Err(error));
             return;
         }
@@ -72,7 +83,7 @@ impl CallTarget for Gated {
 
     /// A capability that comes back, also by pipelining, is gated in its turn.
     fn entering(&self, cap: Box<dyn ClientHook>) -> Box<dyn ClientHook> {
-        Self::wrap(&self.instance, cap)
+        Self::wrap_by(&self.instance, cap, self.came_by.clone())
     }
 }
 
@@ -82,13 +93,13 @@ impl Drop for Gated {
     }
 }
 
-/// Parameters as the instance may see them, of a call by this grant.
+/// Parameters as the instance may see them, of a call by this right.
 pub(in crate::host) fn entering(
     instance: &Rc<Instance>,
     params: Params,
-    grant: Option<&Rc<LiveGrant>>,
+    right: &Right,
 ) -> Result<Box<dyn ParamsHook>> {
-    let params = params.replace_caps(|cap| Gated::wrap_by(instance, cap, grant.cloned()))?;
+    let params = params.replace_caps(|cap| Gated::wrap_by(instance, cap, right.clone()))?;
     Ok(params.into_hook())
 }
 
@@ -106,6 +117,21 @@ pub(in crate::host) fn leaving(
         return cap;
     }
     made(instance, Maker::Library(cap))
+}
+
+/// The same, for one that a call which runs gives away ahead of its answer. What comes by it may be
+/// what that call waits for.
+pub(in crate::host) fn leaving_early(
+    instance: &Rc<Instance>,
+    cap: Box<dyn ClientHook>,
+) -> Box<dyn ClientHook> {
+    let left = leaving(instance, cap);
+    if let Some(exclusive) = &instance.exclusive
+        && let Some(facet) = membrane::find::<Facet>(&*left)
+    {
+        facet.serves_call(instance, exclusive.running());
+    }
+    left
 }
 
 /// A capability that the instance makes, as others may hold it.

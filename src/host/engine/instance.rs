@@ -375,6 +375,11 @@ impl Instance {
         !self.pending.borrow().is_empty()
     }
 
+    /// Takes the reply of a call that runs, which ends without one.
+    pub(in crate::host) fn take_reply(&self, number: u64) -> Option<Reply> {
+        self.pending.borrow_mut().get_mut(&number).map(|pending| pending.reply.take())
+    }
+
     /// Takes the replies of calls that run and were cut.
     pub(in crate::host) fn take_cut(&self, cut: &mut Vec<Reply>) {
         for pending in self.pending.borrow_mut().values_mut() {

@@ -13,6 +13,7 @@ pub(in crate::host) mod cluster;
 pub(in crate::host) mod cut;
 pub(in crate::host) mod ending;
 pub(in crate::host) mod exclusive;
+mod expiry;
 pub(in crate::host) mod facet;
 pub(in crate::host) mod fault;
 pub(in crate::host) mod gated;

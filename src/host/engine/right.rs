@@ -38,11 +38,6 @@ impl Right {
         Self { grant, caveats: (!caveats.is_none()).then(|| Rc::new(caveats)) }
     }
 
-    /// A right that ends with this grant, and is not restricted otherwise.
-    pub(in crate::host) fn by(grant: Option<Rc<LiveGrant>>) -> Self {
-        Self { grant, caveats: None }
-    }
-
     /// # Errors
     /// When its grant was revoked, or its time is over.
     pub(in crate::host) fn check(&self, clock: &Clock) -> Result<()> {
@@ -53,9 +48,8 @@ impl Right {
     /// When its time is over.
     #[inline]
     pub(in crate::host) fn check_time(&self, clock: &Clock) -> Result<()> {
-        let last = self.caveats.as_ref().and_then(|caveats| caveats.not_after_ms());
-        if last.is_some_and(|last| clock.now_ms() > last) {
-            return Err(Reason::Expired.error("the time of this capability is over"));
+        if self.until_ms().is_some_and(|last| clock.now_ms() > last) {
+            return Err(error::expired());
         }
         Ok(())
     }
@@ -63,6 +57,12 @@ impl Right {
     #[inline]
     pub(in crate::host) fn is_cut(&self) -> bool {
         self.grant.as_ref().is_some_and(|grant| grant.is_cut())
+    }
+
+    /// The last millisecond of its time; none if it has no end.
+    #[inline]
+    pub(in crate::host) fn until_ms(&self) -> Option<u64> {
+        self.caveats.as_ref().and_then(|caveats| caveats.not_after_ms())
     }
 
     #[inline]
@@ -94,6 +94,13 @@ impl Right {
         grant.into_iter().flat_map(|live| {
             [live.grant_ref.grant].into_iter().chain(live.may_give.before.iter().copied())
         })
+    }
+
+    /// The right to what a call by this right opens: it ends with this one, and is not restricted
+    /// otherwise.
+    pub(in crate::host) fn of_what_it_opens(&self) -> Self {
+        let caveats = self.until_ms().map_or_else(Caveats::none, Caveats::not_after);
+        Self::new(self.grant.clone(), caveats)
     }
 
     /// The right to what the holder of a namespace reaches through it.

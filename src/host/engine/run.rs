@@ -21,6 +21,7 @@ use capstead_client::sturdyref::Method;
 use super::cut;
 use super::ending;
 use super::exclusive::Permit;
+use super::expiry;
 use super::facet::{Behind, Facet};
 use super::gated;
 use super::instance::Instance;
@@ -67,7 +68,7 @@ pub(in crate::host) fn first_poll(
     let pending = PendingReply { reply, facet: facet.clone(), under_way, permit };
     let admitted = once::admit(instance, &facet, method, pending);
     let Some((pending, claim)) = admitted else { return };
-    let params = match gated::entering(instance, params, facet.right.grant.as_ref()) {
+    let params = match gated::entering(instance, params, &facet.right) {
         Ok(params) => Params::new(params),
         Err(error) => return answer(instance, pending, Err(error)),
     };
@@ -116,11 +117,12 @@ fn go_on(
     body: BodySlot,
 ) {
     let number = instance.owe(pending);
+    let ends = expiry::of_request(instance, number, cause.method, &facet.right);
     open_early(instance, number, &body);
     let owner = instance.clone();
     let instance = instance.clone();
     let task = tokio::task::spawn_local(async move {
-        let _held_while_it_runs = facet;
+        let _held_while_it_runs = (facet, ends);
         let mut handler = InTurns { instance: &instance, cause, future: handler };
         let outcome = poll_fn(|cx| {
             let polled = Pin::new(&mut handler).poll(cx);
@@ -141,7 +143,7 @@ fn go_on(
 /// once all writes so far are durable.
 fn open_early(instance: &Rc<Instance>, number: u64, body: &BodySlot) {
     let Some(mut early) = body.take_early() else { return };
-    early.replace_caps(|cap| gated::leaving(instance, cap));
+    early.replace_caps(|cap| gated::leaving_early(instance, cap));
     let (owner, whole) = (instance.clone(), body.clone());
     instance.gate.call(move || {
         // Taken out meanwhile, since the calls that start now may end the instance.

@@ -9,21 +9,23 @@
 //! - A message begins at most once. One that had not begun when an instance ended goes to the next
 //!   one, in its place; if one was lost with an instance, none that came after it on that socket
 //!   begins.
-//! - A revoked grant ends the sockets that were opened by it, whether the object sleeps or not.
+//! - A revoked grant ends the sockets that were opened by it, and so does the end of a reference's
+//!   time, whether the object sleeps or not.
 
 use std::any::Any;
 use std::collections::VecDeque;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use capnp::any_pointer;
 use capnp::capability::{FromClientHook, Params, Promise};
 use capnp::private::capability::ClientHook;
 use capstead_client::sturdyref::Method;
 
+use super::expiry;
 use super::facet::Facet;
 use super::gated::Gated;
 use super::instance::{Instance, end_error};
-use super::right::{LiveGrant, Right};
+use super::right::Right;
 use super::slot::{QueuedCall, Slot};
 use super::vat::Vat;
 use crate::error::{Result, disconnected};
@@ -91,8 +93,8 @@ impl Holder for HolderOf {
     }
 
     fn lease(&self, context: &client_request_context::Client) -> Option<Rc<dyn Lease>> {
-        let gated = membrane::find::<Gated>(context.as_client_hook())?;
-        gated.came_by.clone().map(|grant| grant as Rc<dyn Lease>)
+        let right = opens_by(context);
+        (right.grant.is_some() || right.until_ms().is_some()).then(|| Rc::new(right) as _)
     }
 
     fn way_in(
@@ -101,9 +103,13 @@ impl Holder for HolderOf {
         entry: &Rc<Entry>,
         context: &client_request_context::Client,
     ) -> web_socket::Client {
-        let came_by = membrane::find::<Gated>(context.as_client_hook());
-        let right = Right::by(came_by.and_then(|gated| gated.came_by.clone()));
+        let right = opens_by(context);
         let (vat, slot) = (self.0.vat.clone(), self.0.vat.objects.slot(&self.0.spec));
+        let weak = (Rc::downgrade(&vat), Rc::downgrade(&slot), Rc::downgrade(table));
+        entry.ends_by(expiry::at_end(&vat, &right, {
+            let entry = Rc::downgrade(entry);
+            move || expire(weak, entry)
+        }));
         let (table, entry, of) = (table.clone(), entry.clone(), WayOf::Client);
         FromClientHook::new(Facet::socket(SocketWay { vat, slot, table, entry, of }, right))
     }
@@ -117,7 +123,13 @@ impl Holder for HolderOf {
     }
 }
 
-impl Lease for LiveGrant {
+/// The right to a socket that was asked for with this context.
+fn opens_by(context: &client_request_context::Client) -> Right {
+    let came_by = membrane::find::<Gated>(context.as_client_hook());
+    came_by.map(|gated| gated.came_by.of_what_it_opens()).unwrap_or_default()
+}
+
+impl Lease for Right {
     fn is_cut(&self) -> bool {
         Self::is_cut(self)
     }
@@ -236,13 +248,33 @@ pub(super) fn split(
 /// The sockets that were opened by grants which are cut now end. Nothing more goes out on them;
 /// both sides are told when it is durable.
 pub(super) fn cut(vat: &Rc<Vat>, slot: &Rc<Slot>) {
-    const WHY: &str = "the grant by which the socket was opened was taken back";
     let Some(table) = slot.sockets() else { return };
     let with_down = |entry: Rc<Entry>| entry.take_down().map(|down| (entry, down));
     let cut: Vec<_> = table.cut().into_iter().filter_map(with_down).collect();
     if cut.is_empty() {
         return;
     }
+    end(vat, slot, table, cut, "the grant by which the socket was opened was taken back");
+}
+
+/// The time of the reference is over by which a socket was opened.
+fn expire((vat, slot, table): (Weak<Vat>, Weak<Slot>, Weak<SocketTable>), entry: Weak<Entry>) {
+    let upgraded = || Some((vat.upgrade()?, slot.upgrade()?, table.upgrade()?, entry.upgrade()?));
+    let Some((vat, slot, table, entry)) = upgraded() else { return };
+    if let Some(down) = entry.take_down() {
+        let why = "the time of the reference by which the socket was opened is over";
+        end(&vat, &slot, &table, vec![(entry, down)], why);
+    }
+}
+
+/// Ends sockets whose ways out were taken.
+fn end(
+    vat: &Rc<Vat>,
+    slot: &Rc<Slot>,
+    table: &Rc<SocketTable>,
+    ended: Vec<(Rc<Entry>, web_socket::Client)>,
+    why: &'static str,
+) {
     let (vat, slot, table) = (vat.clone(), slot.clone(), table.clone());
     // Ends when all that was written by now is durable, or the storage has failed.
     tokio::task::spawn_local(async move {
@@ -250,10 +282,10 @@ pub(super) fn cut(vat: &Rc<Vat>, slot: &Rc<Slot>) {
         if vat.turns.flush().await.is_err() {
             return;
         }
-        for (entry, down) in cut {
-            close(&down, POLICY, WHY);
+        for (entry, down) in ended {
+            close(&down, POLICY, why);
             let (vat, slot, table) = (vat.clone(), slot.clone(), table.clone());
-            SocketWay::tell(vat, slot, table, entry, (POLICY, WHY));
+            SocketWay::tell(vat, slot, table, entry, (POLICY, why));
         }
         vat.objects.release(&slot);
     });

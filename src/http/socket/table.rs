@@ -16,6 +16,7 @@ use std::rc::{Rc, Weak};
 
 use capnp::capability::FromClientHook;
 use capnp::private::capability::ClientHook;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Socket;
 use super::incoming::Handles;
@@ -27,9 +28,9 @@ use crate::schema::http_capnp::web_socket;
 /// Told how many bytes a table took before, and takes now.
 type Scale = Box<dyn Fn(usize, usize)>;
 
-/// The grant by which a socket was opened, if it was opened by one.
+/// The right by which a socket was opened, if it was opened by one.
 pub(crate) trait Lease {
-    /// Tells whether it was taken back.
+    /// Tells whether its grant was taken back.
     fn is_cut(&self) -> bool;
 }
 
@@ -63,6 +64,8 @@ pub(crate) struct Entry {
     /// The functions of its class.
     pub(super) handler: &'static dyn Handles,
     lease: Option<Rc<dyn Lease>>,
+    /// Ends it when its time is over, if it has one.
+    timer: RefCell<Option<AbortOnDropHandle<()>>>,
     /// A message of it was lost with an instance: none that came later reaches the class.
     has_lost: Cell<bool>,
 }
@@ -80,7 +83,7 @@ pub(crate) trait Holder {
     /// When open sockets take as much as they may.
     fn check_room(&self) -> Result<()>;
 
-    /// The grant by which the request came that has this context.
+    /// The right by which the request came that has this context.
     fn lease(&self, context: &client_request_context::Client) -> Option<Rc<dyn Lease>>;
 
     /// A way in for what comes on the socket that was asked for with this context. It names the
@@ -142,10 +145,18 @@ impl SocketTable {
         let number = self.accepted.get();
         self.accepted.set(number + 1);
         let attachment = RefCell::new(attachment);
-        let (down, auto_replied_ms, has_lost) = Default::default();
-        let entry =
-            Entry { number, tags, attachment, down, auto_replied_ms, handler, lease, has_lost };
-        let entry = Rc::new(entry);
+        let (down, auto_replied_ms, timer, has_lost) = Default::default();
+        let entry = Rc::new(Entry {
+            number,
+            tags,
+            attachment,
+            down,
+            auto_replied_ms,
+            handler,
+            lease,
+            timer,
+            has_lost,
+        });
         self.weigh(0, entry.bytes());
         self.open.borrow_mut().insert(number, entry.clone());
         entry
@@ -170,7 +181,7 @@ impl SocketTable {
             self.weigh(entry.bytes(), 0);
         }
         // The drop of a capability may call back.
-        drop(entry.down.take());
+        drop((entry.timer.take(), entry.down.take()));
         removed.is_some()
     }
 
@@ -239,6 +250,11 @@ impl Entry {
 
     pub(super) fn set_down(&self, raw: Box<dyn ClientHook>) {
         drop(self.down.replace(Some(raw)));
+    }
+
+    /// Ends by this task when its time is over.
+    pub(crate) fn ends_by(&self, timer: Option<AbortOnDropHandle<()>>) {
+        self.timer.replace(timer);
     }
 
     /// The way to the client, behind no gate.
