@@ -2,6 +2,7 @@
 
 fn main() {
     capstead_build::compile(&["schema/cluster.capnp", "schema/admin.capnp"]);
+    capstead_build::compile(&["schema/surviving.capnp"]);
     capstead_build::compile(&["examples/counter/schema/counter.capnp"]);
     capstead_build::compile(&["examples/chat/schema/chat.capnp"]);
     capstead_build::compile(&["src/classes/index.capnp"]);

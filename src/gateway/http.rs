@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::capnp::capability::FromClientHook;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::RETRY_AFTER;
 use hyper::upgrade::OnUpgrade;
@@ -34,10 +35,10 @@ use super::objects::{Given, Objects};
 use super::paced::Paced;
 use super::route::Route;
 use super::routes::{Found, Routes, To};
-use super::socket::{self, Pump as SocketPump};
+use super::socket::{self, Again, Pump as SocketPump};
 use super::upload::Upload;
 use super::way::Way;
-use crate::error::{Result, is_not_begun, is_revoked};
+use crate::error::{Result, failed, is_not_begun, is_revoked};
 use crate::http::{Body, Held, Refusal, refuse};
 use crate::limits::NAME_BYTES_MAX;
 use crate::metrics::Metrics;
@@ -126,6 +127,19 @@ impl Gateway {
         ending.cancel();
         open.close();
         open.wait().await;
+    }
+
+    /// Reaches the object of a route anew, though what it was reached by broke.
+    fn again(self: &Rc<Self>, route: &Route<'_>) -> Again {
+        let (gateway, route) = (self.clone(), route.to_owned());
+        Box::new(move || {
+            let route = route.borrow();
+            gateway.objects.forget(&route);
+            gateway.objects.forget_broken(route.class);
+            let object = gateway.objects.get(&route)?;
+            let object = object.ok_or_else(|| failed("there is no such class"))?;
+            Ok(FromClientHook::new(object.into_client_hook()))
+        })
     }
 
     async fn ask(
@@ -344,6 +358,9 @@ impl Client {
             Outcome::Socket(socket) => socket,
         };
         let Accepted { headers, up, outbox, call } = socket;
+        if let socket::Up::Surviving(surviving) = &up {
+            surviving.set_again(self.served.gateway.again(&route));
+        }
         let head = socket::response(&offered, accepts, headers);
         let head = head.map_err(|reason| unsendable(&route, &reason))?;
         let Served { taken, open, ending, .. } = &*self.served;

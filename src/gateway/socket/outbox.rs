@@ -115,6 +115,14 @@ impl Outbox {
         }
     }
 
+    /// The object closes the socket. A second close, or one after the client's, changes nothing.
+    pub(super) fn close_by_object(&self, frame: Option<CloseFrame>) {
+        if self.state.get() == State::Open {
+            self.push_anyway(Message::Close(frame));
+            self.state.set(State::Closing);
+        }
+    }
+
     /// Control frames of the gateway itself.
     pub(super) fn control(&self, frame: Message) {
         if self.state.get() == State::Open {
@@ -131,7 +139,7 @@ impl Outbox {
         self.drained.notify_waiters();
     }
 
-    fn push(&self, frame: Message) -> Result<()> {
+    pub(super) fn push(&self, frame: Message) -> Result<()> {
         match self.state.get() {
             State::Open => {}
             State::Closing | State::ObjectEnded => return Err(failed("no frame follows a close")),
@@ -165,7 +173,7 @@ impl Outbox {
     }
 
     /// Returns at once while the client keeps up.
-    async fn drained(&self) -> Result<()> {
+    pub(super) async fn drained(&self) -> Result<()> {
         loop {
             let drained = self.drained.notified();
             if self.state.get() == State::Gone {
@@ -226,11 +234,7 @@ impl web_socket::Server for Down {
     ) -> Result<()> {
         let params = params.get()?;
         let frame = close_frame(params.get_code(), params.get_reason()?.to_str()?)?;
-        // A second one, or one after the client's, changes nothing.
-        if self.0.state.get() == State::Open {
-            self.0.push_anyway(Message::Close(frame));
-            self.0.state.set(State::Closing);
-        }
+        self.0.close_by_object(frame);
         Ok(())
     }
 }
@@ -246,7 +250,7 @@ impl Drop for Down {
 
 /// # Errors
 /// When no close frame may say this.
-fn close_frame(code: u16, reason: &str) -> Result<Option<CloseFrame>> {
+pub(super) fn close_frame(code: u16, reason: &str) -> Result<Option<CloseFrame>> {
     const NONE: u16 = 1005;
     if code == NONE {
         return Ok(None);

@@ -13,11 +13,14 @@
 
 use std::any::Any;
 use std::collections::VecDeque;
+use std::ops::Bound;
 use std::rc::Rc;
+use std::time::Duration;
 
 use capnp::any_pointer;
-use capnp::capability::{FromClientHook, Params, Promise};
+use capnp::capability::{FromClientHook, Params, Promise, Results};
 use capnp::private::capability::ClientHook;
+use capnp::traits::HasTypeId;
 use capstead_client::sturdyref::Method;
 
 use super::facet::Facet;
@@ -26,16 +29,22 @@ use super::instance::{Instance, end_error};
 use super::right::{LiveGrant, Right};
 use super::slot::{QueuedCall, Slot};
 use super::vat::Vat;
-use crate::error::{Result, disconnected};
+use crate::error::{Result, disconnected, failed, no_such_method};
 use crate::http::{Entry, Holder, LOST, Lease, SocketTable, View, keep};
+use crate::limits::SURVIVING_AWAY_SECS;
 use crate::membrane::{self, Body, Call};
 use crate::schema::http_capnp::http_service::client_request_context;
 use crate::schema::http_capnp::web_socket;
+use crate::schema::surviving_capnp::socket_resumption;
+use crate::storage::{PageSize, Range, Space};
 
 /// Codes of close frames (RFC 6455, section 7.4.1).
 const POLICY: u16 = 1008;
 /// See [`POLICY`].
 const FAILED: u16 = 1011;
+
+/// The method of the interface `SocketResumption`.
+const RESUME: u16 = 0;
 
 /// The way in to one socket of an object.
 pub(in crate::host) struct SocketWay {
@@ -44,6 +53,8 @@ pub(in crate::host) struct SocketWay {
     table: Rc<SocketTable>,
     entry: Rc<Entry>,
     of: WayOf,
+    /// Of those that a surviving socket had.
+    number: u64,
 }
 
 /// Whoever has a way in.
@@ -104,8 +115,8 @@ impl Holder for HolderOf {
         let came_by = membrane::find::<Gated>(context.as_client_hook());
         let right = Right::by(came_by.and_then(|gated| gated.came_by.clone()));
         let (vat, slot) = (self.0.vat.clone(), self.0.vat.objects.slot(&self.0.spec));
-        let (table, entry, of) = (table.clone(), entry.clone(), WayOf::Client);
-        FromClientHook::new(Facet::socket(SocketWay { vat, slot, table, entry, of }, right))
+        let way = SocketWay::new(vat, slot, table.clone(), entry.clone());
+        FromClientHook::new(Facet::socket(way, right))
     }
 
     fn ungated(&self, cap: &dyn ClientHook) -> Box<dyn ClientHook> {
@@ -115,6 +126,53 @@ impl Holder for HolderOf {
     fn gated(&self, raw: &dyn ClientHook) -> Box<dyn ClientHook> {
         Gated::wrap_plain(&self.0, raw.add_ref())
     }
+
+    fn record(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.0.read(Space::Sockets, key)
+    }
+
+    fn set_record(&self, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+        if self.0.vat.turns.store().is_in_transaction() {
+            return Err(failed("what a surviving socket stores can't be undone: use it outside the transaction"));
+        }
+        self.0.write_record(Space::Sockets, key, value)
+    }
+
+    fn records(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<()> {
+        const SOME: PageSize = PageSize { entries: 256, bytes: 1 << 20 };
+        let mut range = Range::all().within(prefix);
+        loop {
+            let page = {
+                let store = self.0.vat.turns.store();
+                store.records(self.0.spec.id, Space::Sockets, &range, SOME)?
+            };
+            let mut last = None;
+            for (key, record) in (0..).map_while(|at| page.get(at)) {
+                visit(key, record);
+                last = Some(key.to_vec());
+            }
+            let Some(last) = last else { return Ok(()) };
+            range.start = Bound::Excluded(last);
+        }
+    }
+
+    fn goes_away(&self, table: &Rc<SocketTable>, entry: &Rc<Entry>) {
+        let slot = self.0.vat.objects.slot(&self.0.spec);
+        SocketWay::await_client(self.0.vat.clone(), slot, table.clone(), entry.clone());
+    }
+
+    fn lose(&self, table: &Rc<SocketTable>, entry: &Rc<Entry>) {
+        let (vat, slot) = (self.0.vat.clone(), self.0.vat.objects.slot(&self.0.spec));
+        let (table, entry) = (table.clone(), entry.clone());
+        // A turn is under way.
+        tokio::task::spawn_local(async move {
+            SocketWay::tell(vat, slot, table, entry, (LOST, ""));
+        });
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.0.vat.clock.now_ms()
+    }
 }
 
 impl Lease for LiveGrant {
@@ -123,7 +181,71 @@ impl Lease for LiveGrant {
     }
 }
 
+/// Tells whether a call takes a socket up again: it is answered for the class.
+pub(in crate::host) fn is_resuming(method: Method) -> bool {
+    method.interface == socket_resumption::Client::TYPE_ID
+}
+
+/// Takes a surviving socket up again, in a turn of the object.
+pub(in crate::host) fn resume(
+    instance: &Rc<Instance>,
+    facet: &Facet,
+    method: Method,
+    params: &Params<any_pointer::Owned>,
+    results: Results<any_pointer::Owned>,
+) -> Promise<(), capnp::Error> {
+    let resumed = if facet.is_object() && method.ordinal == RESUME {
+        try_to_resume(instance, facet, params, results)
+    } else {
+        Err(no_such_method(method))
+    };
+    resumed.map_or_else(Promise::err, Promise::ok)
+}
+
+fn try_to_resume(
+    instance: &Rc<Instance>,
+    facet: &Facet,
+    params: &Params<any_pointer::Owned>,
+    mut results: Results<any_pointer::Owned>,
+) -> Result<()> {
+    let params: socket_resumption::resume_params::Reader<'_> = params.get()?.get_as()?;
+    let down = FromClientHook::new(params.get_down()?.into_client_hook());
+    let (vat, slot) = (instance.vat.clone(), instance.vat.objects.slot(&instance.spec));
+    let view = view_in(instance, &slot);
+    let grant = facet.right.grant.clone();
+    let lease = grant.clone().map(|grant| grant as Rc<dyn Lease>);
+    let id = params.get_id()?;
+    let (entry, begun) = crate::http::resume(&view, id, params.get_received(), &down, lease)?;
+    let table = slot.sockets().ok_or_else(|| failed("the socket has ended"))?.clone();
+    let way = SocketWay::new(vat, slot, table, entry);
+    let mut results: socket_resumption::resume_results::Builder<'_> = results.get().init_as();
+    results.set_up(FromClientHook::new(Facet::socket(way, Right::by(grant))));
+    results.set_received(begun);
+    Ok(())
+}
+
 impl SocketWay {
+    /// A way in for the client's side.
+    fn new(vat: Rc<Vat>, slot: Rc<Slot>, table: Rc<SocketTable>, entry: Rc<Entry>) -> Self {
+        let number = entry.surviving.as_ref().map_or(0, |surviving| surviving.way());
+        Self { vat, slot, table, entry, of: WayOf::Client, number }
+    }
+
+    /// If a surviving socket isn't resumed in time, its client is lost.
+    fn await_client(vat: Rc<Vat>, slot: Rc<Slot>, table: Rc<SocketTable>, entry: Rc<Entry>) {
+        let way = |entry: &Entry| entry.surviving.as_ref().map(|surviving| surviving.way());
+        let broken = way(&entry);
+        // Ends after that time, and holds the object's place until then.
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(Duration::from_secs(SURVIVING_AWAY_SECS)).await;
+            if way(&entry) == broken {
+                Self::tell(vat, slot, table, entry, (LOST, ""));
+            } else {
+                vat.objects.release(&slot);
+            }
+        });
+    }
+
     pub(in crate::host) fn vat(&self) -> &Rc<Vat> {
         &self.vat
     }
@@ -183,7 +305,7 @@ impl SocketWay {
         if !table.is_open(&entry) {
             return vat.objects.release(&slot);
         }
-        let way = Self { vat, slot, table, entry, of: WayOf::Host };
+        let way = Self { vat, slot, table, entry, of: WayOf::Host, number: 0 };
         let way: web_socket::Client = FromClientHook::new(Facet::socket(way, Right::default()));
         let mut close = way.close_request();
         close.get().set_code(end.0);
@@ -200,6 +322,16 @@ type End = (u16, &'static str);
 impl Drop for SocketWay {
     fn drop(&mut self) {
         let is_open = self.table.is_open(&self.entry);
+        if is_open && self.of == WayOf::Client && self.entry.surviving.is_some() {
+            let way = self.entry.surviving.as_ref().map(|surviving| surviving.way());
+            // An earlier one is of no use to anybody.
+            if way == Some(self.number) && tokio::runtime::Handle::try_current().is_ok() {
+                self.table.goes_away(&self.entry);
+                let (vat, slot) = (self.vat.clone(), self.slot.clone());
+                Self::await_client(vat, slot, self.table.clone(), self.entry.clone());
+            }
+            return self.vat.objects.release(&self.slot);
+        }
         // After the end of the runtime there is nobody to tell.
         if is_open && self.of == WayOf::Client && tokio::runtime::Handle::try_current().is_ok() {
             let (vat, slot) = (self.vat.clone(), self.slot.clone());
@@ -238,7 +370,10 @@ pub(super) fn split(
 pub(super) fn cut(vat: &Rc<Vat>, slot: &Rc<Slot>) {
     const WHY: &str = "the grant by which the socket was opened was taken back";
     let Some(table) = slot.sockets() else { return };
-    let with_down = |entry: Rc<Entry>| entry.take_down().map(|down| (entry, down));
+    let with_down = |entry: Rc<Entry>| {
+        let down = entry.take_down();
+        (down.is_some() || entry.is_away()).then_some((entry, down))
+    };
     let cut: Vec<_> = table.cut().into_iter().filter_map(with_down).collect();
     if cut.is_empty() {
         return;
@@ -251,7 +386,9 @@ pub(super) fn cut(vat: &Rc<Vat>, slot: &Rc<Slot>) {
             return;
         }
         for (entry, down) in cut {
-            close(&down, POLICY, WHY);
+            if let Some(down) = down {
+                close(&down, POLICY, WHY);
+            }
             let (vat, slot, table) = (vat.clone(), slot.clone(), table.clone());
             SocketWay::tell(vat, slot, table, entry, (POLICY, WHY));
         }
