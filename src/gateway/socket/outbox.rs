@@ -9,6 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -43,6 +44,7 @@ pub(in crate::gateway) struct Outbox {
     /// Of the frames that wait or are being written.
     bytes: Cell<usize>,
     most: usize,
+    away: Duration,
     room: Arc<Room>,
     state: Cell<State>,
     /// There is something to do for whoever writes.
@@ -67,6 +69,7 @@ impl Outbox {
             frames: RefCell::default(),
             bytes: Cell::default(),
             most: taken.limits.socket_unsent_bytes,
+            away: taken.limits.socket_away,
             room: taken.room(),
             state: Cell::new(State::Open),
             filled: Notify::new(),
@@ -88,6 +91,11 @@ impl Outbox {
                 State::Open | State::Closing => self.filled.notified().await,
             }
         }
+    }
+
+    /// The time for which an object may be out of reach.
+    pub(super) fn away(&self) -> Duration {
+        self.away
     }
 
     /// So much was written.

@@ -24,7 +24,6 @@ use tokio_tungstenite::tungstenite::{Bytes, Message, Utf8Bytes};
 
 use super::outbox::{Outbox, close_frame};
 use crate::error::{Result, disconnected, failed};
-use crate::limits::SURVIVING_AWAY_SECS;
 use crate::membrane;
 use crate::schema::http_capnp::web_socket;
 use crate::schema::surviving_capnp::{numbered_socket, socket_resumption};
@@ -174,7 +173,7 @@ impl Surviving {
     }
 
     async fn resume(self: &Rc<Self>) -> std::result::Result<(), End> {
-        let due = Instant::now() + Duration::from_secs(SURVIVING_AWAY_SECS);
+        let due = Instant::now() + self.outbox.away();
         let [mut pause, longest] = PAUSES;
         loop {
             match timeout_at(due, self.try_to_resume()).await {
