@@ -31,6 +31,9 @@ use crate::schema::surviving_capnp::{numbered_socket, socket_resumption};
 /// The pauses between attempts to reach the object again.
 const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
 
+/// The time for one of them: a host that was killed may leave a path on which nothing answers.
+const ATTEMPT: Duration = Duration::from_secs(5);
+
 /// The code of a connection that was lost.
 const LOST: u16 = 1006;
 
@@ -46,6 +49,8 @@ pub(in crate::gateway) struct Surviving {
     up: RefCell<Option<numbered_socket::Client>>,
     /// The number of the path that is good.
     path: Cell<u64>,
+    /// The last path that broke while it was the good one.
+    last_broken: Cell<Option<u64>>,
     broke: Notify,
     /// The number of the last message.
     sent: Cell<u64>,
@@ -84,6 +89,7 @@ impl Surviving {
             again: OnceCell::new(),
             up: RefCell::new(Some(up)),
             path: Cell::default(),
+            last_broken: Cell::default(),
             broke: Notify::new(),
             sent: Cell::default(),
             waiting: RefCell::default(),
@@ -152,6 +158,7 @@ impl Surviving {
     /// The path broke, unless there is another one already.
     fn breaks(&self, path: u64) {
         if self.path.get() == path {
+            self.last_broken.set(Some(path));
             // The drop of a capability may call back.
             let up = self.up.take();
             drop(up);
@@ -176,11 +183,12 @@ impl Surviving {
         let due = Instant::now() + self.outbox.away();
         let [mut pause, longest] = PAUSES;
         loop {
-            match timeout_at(due, self.try_to_resume()).await {
+            let in_time = due.min(Instant::now() + ATTEMPT);
+            match timeout_at(in_time, self.try_to_resume()).await {
                 Ok(Ok(())) => return Ok(()),
-                Ok(Err(error)) if may_pass(&error) => {}
-                Ok(Err(error)) => return Err(End::Refused(error)),
-                Err(_) => return Err(End::Late),
+                Ok(Err(error)) if !may_pass(&error) => return Err(End::Refused(error)),
+                // The next one may find another way.
+                Ok(Err(_)) | Err(_) => {}
             }
             if Instant::now() + pause >= due {
                 return Err(End::Late);
@@ -202,6 +210,9 @@ impl Surviving {
         let resumed = resume.send().promise.await?;
         let resumed = resumed.get()?;
         let taken = resumed.get_received();
+        if self.last_broken.get() == Some(self.path.get()) {
+            return Err(disconnected("the path broke while the socket was resumed"));
+        }
         self.up.replace(Some(resumed.get_up()?));
         self.take(|number| number <= taken, &Ok(()));
         let rest: Vec<_> = self.waiting.borrow().iter().map(Waiting::message).collect();

@@ -45,8 +45,9 @@ fn no_message_is_lost_or_doubled_while_the_host_is_killed_again_and_again() {
                 host = HostProcess::start(data.path());
                 far.is_at(&host);
             }
+            host
         };
-        tokio::join!(sending, receiving, killing);
+        let (.., _host) = tokio::join!(sending, receiving, killing);
         sender.send("found").await;
         assert_eq!(receiver.text().await, "/quiet: , /tag: to the end");
         quiet.send("not lost").await;

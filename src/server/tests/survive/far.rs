@@ -166,13 +166,14 @@ impl Drop for HostProcess {
 pub(super) struct Far {
     address: Cell<SocketAddr>,
     reference: String,
-    connection: RefCell<Option<Connection>>,
+    /// Locked while it is made.
+    connection: tokio::sync::Mutex<Option<Connection>>,
 }
 
 impl Far {
     pub(super) fn new(host: &HostProcess) -> Rc<Self> {
         let (address, reference) = (Cell::new(host.capnp), host.reference.clone());
-        Rc::new(Self { address, reference, connection: RefCell::default() })
+        Rc::new(Self { address, reference, connection: tokio::sync::Mutex::default() })
     }
 
     /// The host is another process.
@@ -181,12 +182,12 @@ impl Far {
     }
 
     async fn connect(&self) -> Result<Connection> {
-        let open = self.connection.borrow().clone().filter(|connection| !connection.is_closed());
-        if let Some(connection) = open {
-            return Ok(connection);
+        let mut present = self.connection.lock().await;
+        if let Some(open) = present.as_ref().filter(|connection| !connection.is_closed()) {
+            return Ok(open.clone());
         }
         let connection = Connection::dial(&self.address.get().to_string()).await?;
-        self.connection.replace(Some(connection.clone()));
+        *present = Some(connection.clone());
         Ok(connection)
     }
 
