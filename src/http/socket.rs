@@ -27,8 +27,8 @@ use crate::limits::{
 };
 pub(crate) use incoming::{dispatch, is_close, is_text};
 pub use open::{Accept, Sockets, is_upgrade};
-pub(crate) use surviving::resume;
 use surviving::Frame;
+pub(crate) use surviving::resume;
 pub(crate) use table::{Entry, Holder, Lease, SocketTable, View};
 
 /// The code of a connection that was lost.

@@ -276,11 +276,7 @@ fn may_pass(error: &capnp::Error) -> bool {
     matches!(error.kind, ErrorKind::Disconnected | ErrorKind::Overloaded)
 }
 
-fn call(
-    up: &numbered_socket::Client,
-    number: u64,
-    message: &Message,
-) -> Promise<(), capnp::Error> {
+fn call(up: &numbered_socket::Client, number: u64, message: &Message) -> Promise<(), capnp::Error> {
     match message {
         Message::Text(text) => {
             let mut send = up.text_at_request();

@@ -133,7 +133,9 @@ impl Holder for HolderOf {
 
     fn set_record(&self, key: &[u8], value: Option<&[u8]>) -> Result<()> {
         if self.0.vat.turns.store().is_in_transaction() {
-            return Err(failed("what a surviving socket stores can't be undone: use it outside the transaction"));
+            return Err(failed(
+                "what a surviving socket stores can't be undone: use it outside the transaction",
+            ));
         }
         self.0.write_record(Space::Sockets, key, value)
     }

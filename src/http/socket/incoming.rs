@@ -173,9 +173,8 @@ fn take_message(
         return Promise::err(failed("no frame follows a close"));
     }
     let socket = view.socket(entry.clone());
-    let reply = number.and_then(|_| {
-        view.table.automatic(|request| message == Message::Text(request.to_owned()))
-    });
+    let reply = number
+        .and_then(|_| view.table.automatic(|request| message == Message::Text(request.to_owned())));
     if let Some(reply) = reply {
         entry.replied_by_itself(view.holder.now_ms());
         drop(socket.send_text(&reply));

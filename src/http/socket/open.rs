@@ -250,8 +250,7 @@ impl Accept {
         }
         // If the client has gone, the way in may be dropped at once, and the socket must be there
         // to end.
-        let entry =
-            view.table.accept(tags.clone(), attachment.clone(), *handler, lease, surviving);
+        let entry = view.table.accept(tags.clone(), attachment.clone(), *handler, lease, surviving);
         let opened = open(view, &entry, context, headers);
         let (down, started) = match opened {
             Ok(opened) => opened,
@@ -313,9 +312,9 @@ fn open(
         start.get().set_up_socket(up);
         let started = start.send();
         let down = started.pipeline.get_down_socket().into_client_hook();
-        let settled = started.promise.map(|started| {
-            Ok(started?.get()?.get_down_socket()?.into_client_hook())
-        });
+        let settled = started
+            .promise
+            .map(|started| Ok(started?.get()?.get_down_socket()?.into_client_hook()));
         return Ok((down, Promise::from_future(settled)));
     };
     surviving.store(&*view.holder, entry)?;
@@ -327,8 +326,7 @@ fn open(
     start.get().set_up(FromClientHook::new(up.into_client_hook()));
     let started = start.send();
     let down = started.pipeline.get_down().into_client_hook();
-    let settled =
-        started.promise.map(|started| Ok(started?.get()?.get_down()?.into_client_hook()));
+    let settled = started.promise.map(|started| Ok(started?.get()?.get_down()?.into_client_hook()));
     Ok((down, Promise::from_future(settled)))
 }
 

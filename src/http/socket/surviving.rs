@@ -283,8 +283,7 @@ impl<'a> Frame<'a> {
 
     /// Makes the call.
     fn send(&self, down: &web_socket::Client, number: u64) -> Promise<(), capnp::Error> {
-        let down: numbered_socket::Client =
-            FromClientHook::new(down.as_client_hook().add_ref());
+        let down: numbered_socket::Client = FromClientHook::new(down.as_client_hook().add_ref());
         match self {
             Self::Text(text) => {
                 let mut send = down.text_at_request();

@@ -142,7 +142,8 @@ impl HostProcess {
         command.env(SERVE, data.join("data")).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut process = command.spawn().unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let said = lines.map_while(std::result::Result::ok).find(|line| line.starts_with("serves "));
+        let said =
+            lines.map_while(std::result::Result::ok).find(|line| line.starts_with("serves "));
         let said = said.expect("the host serves");
         let words: Vec<_> = said.split(' ').collect();
         let (capnp, http) = (words[1].parse().unwrap(), words[2].parse().unwrap());
@@ -203,9 +204,9 @@ impl Far {
         let far = self.clone();
         let again = Box::new(move || -> Result<namespace::Client> {
             let far = far.clone();
-            Ok(capnp_rpc::new_future_client(async move {
-                far.connect().await?.restore(&far.reference)
-            }))
+            Ok(capnp_rpc::new_future_client(
+                async move { far.connect().await?.restore(&far.reference) },
+            ))
         });
         let given = [("Echo".to_owned(), Given { namespace: Some(again().unwrap()), again })];
         let restorer = self.connect().await.unwrap().bootstrap();
