@@ -166,7 +166,8 @@ pub(crate) const SOCKET_AUTO_REPLY_BYTES_MAX: usize = 2 << 10;
 /// rounded up.
 pub(crate) const SOCKET_BYTES: usize = 1 << 10;
 
-/// Frames of one surviving WebSocket, and bytes of them, that are stored until its gateway has them.
+/// Frames of one surviving WebSocket, and bytes of them, that are stored until the gateway has
+/// them.
 pub(crate) const SURVIVING_UNSENT_MAX: usize = 4096;
 /// See [`SURVIVING_UNSENT_MAX`].
 pub(crate) const SURVIVING_UNSENT_BYTES_MAX: usize = 1 << 20;

@@ -315,7 +315,7 @@ impl Socket {
             return Sending(Promise::err(over()));
         }
         match surviving.keep(&*self.view.holder, frame) {
-            Ok(number) => Sending(self.view.send_kept(&self.entry, frame, number)),
+            Ok(number) => Sending(send_kept(&self.view, &self.entry, frame, number)),
             Err(error) => {
                 if error.kind == capnp::ErrorKind::Overloaded {
                     self.view.holder.lose(&self.view.table, &self.entry);
@@ -326,24 +326,22 @@ impl Socket {
     }
 }
 
-impl View {
-    /// Sends a frame that is stored, if there is a way; else it leaves when there is one.
-    fn send_kept(
-        &self,
-        entry: &Rc<Entry>,
-        frame: &Frame<'_>,
-        number: u64,
-    ) -> Promise<(), capnp::Error> {
-        let sent = self.with_down(entry, |down| frame.send(down, number));
-        let Some(sent) = sent else { return Promise::ok(()) };
-        let entry = entry.clone();
-        let acknowledged = sent.map_ok(move |()| {
-            entry.surviving.iter().for_each(|surviving| surviving.acknowledge(number));
-        });
-        let acknowledged = acknowledged.shared();
-        keep(acknowledged.clone());
-        Promise::from_future(acknowledged)
-    }
+/// Sends a frame that is stored, if there is a way; else it leaves when there is one.
+fn send_kept(
+    view: &View,
+    entry: &Rc<Entry>,
+    frame: &Frame<'_>,
+    number: u64,
+) -> Promise<(), capnp::Error> {
+    let sent = view.with_down(entry, |down| frame.send(down, number));
+    let Some(sent) = sent else { return Promise::ok(()) };
+    let entry = entry.clone();
+    let acknowledged = sent.map_ok(move |()| {
+        entry.surviving.iter().for_each(|surviving| surviving.acknowledge(number));
+    });
+    let acknowledged = acknowledged.shared();
+    keep(acknowledged.clone());
+    Promise::from_future(acknowledged)
 }
 
 /// Takes a socket up again by a new way, and sends what the gateway hasn't got. Gives the number of
@@ -377,7 +375,7 @@ pub(crate) fn resume(
     for number in surviving.forgotten.get() + 1..=state.sent {
         let record = holder.record(&surviving.frame_key(number))?.ok_or_else(corrupt)?;
         let frame = Frame::decode(&record).ok_or_else(corrupt)?;
-        drop(view.send_kept(&entry, &frame, number));
+        drop(send_kept(view, &entry, &frame, number));
     }
     Ok((entry.clone(), state.begun))
 }
