@@ -115,7 +115,7 @@ enum Asked {
     Close(Closed),
 }
 
-/// What a call asks for, and the number of a message that has one.
+/// The matter of a call, and the number of a message that has one.
 fn read(method: Method, params: &Params<any_pointer::Owned>) -> Result<(Option<u64>, Asked)> {
     let params = params.get()?;
     let asked = match (method.interface, method.ordinal) {

@@ -46,7 +46,7 @@ const FRAME: u8 = 3;
 /// Counted for each frame beside its bytes.
 const FRAME_BYTES: usize = 64;
 
-/// What survives of one socket.
+/// The part of one socket that survives.
 pub(crate) struct Surviving {
     id: Id,
     /// The number of the way that is good.
