@@ -10,6 +10,7 @@ const SOURCES: [&str; 3] = ["src", "client/src", "schema"];
 
 fn main() {
     capstead_build::compile(&["schema/cluster.capnp", "schema/admin.capnp"]);
+    capstead_build::compile(&["schema/surviving.capnp"]);
     capstead_build::compile(&["examples/counter/schema/counter.capnp"]);
     capstead_build::compile(&["examples/chat/schema/chat.capnp"]);
     capstead_build::compile(&["src/classes/index.capnp"]);

@@ -86,6 +86,7 @@ pub use self::socket::{
 };
 pub(crate) use self::socket::{
     Entry, Holder, LOST, Lease, SocketTable, View, cut as cut_reason, dispatch, is_close, is_text,
+    resume,
 };
 pub(crate) use self::stream::{Cut, Flow, Progress, Reader, keep, write};
 use crate::error::{Result, failed, said};

@@ -166,6 +166,16 @@ pub(crate) const SOCKET_AUTO_REPLY_BYTES_MAX: usize = 2 << 10;
 /// rounded up.
 pub(crate) const SOCKET_BYTES: usize = 1 << 10;
 
+/// Frames of one surviving WebSocket, and bytes of them, that are stored until the gateway has
+/// them.
+pub(crate) const SURVIVING_UNSENT_MAX: usize = 4096;
+/// See [`SURVIVING_UNSENT_MAX`].
+pub(crate) const SURVIVING_UNSENT_BYTES_MAX: usize = 1 << 20;
+
+/// The time in which a surviving WebSocket whose path broke has to be resumed, in seconds: a host
+/// that was killed is back by then.
+pub(crate) const SURVIVING_AWAY_SECS: u64 = 60;
+
 /// The time for which the answer to a close frame is waited for, in seconds, and what comes is read
 /// after a close that the other side might not have seen yet.
 pub(crate) const SOCKET_CLOSE_SECS: u64 = 3;

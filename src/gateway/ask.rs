@@ -6,7 +6,7 @@ use std::future::pending;
 use std::rc::Rc;
 use std::time::Duration;
 
-use capnp::capability::Promise;
+use capnp::capability::{FromClientHook, Promise};
 use futures::future::{FutureExt, join};
 use http::{HeaderMap, Method, Response};
 use tokio::sync::Notify;
@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::head;
 use super::limits::Taken;
-use super::socket::{Down, Line, Outbox};
+use super::socket::{Down, Line, Outbox, Surviving, Up};
 use super::upload::{End, Pump, Upload};
 use crate::error::{Result, failed};
 use crate::http::{
@@ -22,7 +22,8 @@ use crate::http::{
 };
 use crate::limits::{HTTP_PART_BYTES, HTTP_RESPONSE_BYTES_MAX, HTTP_WHOLE_MILLIS};
 use crate::membrane;
-use crate::schema::http_capnp::{http_service, http_service::client_request_context, web_socket};
+use crate::schema::http_capnp::{http_service, http_service::client_request_context};
+use crate::schema::surviving_capnp::surviving_context;
 
 /// The reason why there is no response of the object.
 pub(super) enum Failure {
@@ -51,7 +52,7 @@ pub(super) enum Outcome {
 /// A socket that an object accepted. Dropped before it is opened, it is lost.
 pub(super) struct Accepted {
     pub(super) headers: HeaderMap,
-    pub(super) up: web_socket::Client,
+    pub(super) up: Up,
     pub(super) outbox: Line,
     /// The rest of the call.
     pub(super) call: Promise<(), capnp::Error>,
@@ -87,7 +88,8 @@ pub(super) async fn ask(
     let mut params = call.get();
     write_request(request, url, upload.size(), params.reborrow().init_request())
         .map_err(Failure::Call)?;
-    params.set_context(membrane::serve(answering.clone()));
+    let context: surviving_context::Client = membrane::serve(answering.clone());
+    params.set_context(FromClientHook::new(context.into_client_hook()));
     let sent = call.send();
     let mut ended = sent.promise.map(|ended| ended.map(drop));
     let mut pump = None;
@@ -287,9 +289,42 @@ impl client_request_context::Server for Answering {
         self.body.take();
         let params = params.get()?;
         let headers = read_headers(params.get_headers()?).map_err(|e| self.wrong(e.extra))?;
-        let up = params.get_up_socket()?;
+        let up = Up::Plain(params.get_up_socket()?);
         results.get().set_down_socket(membrane::serve(Rc::new(Down(outbox.clone()))));
         let call = Promise::ok(());
+        self.tell(Ok(Outcome::Socket(Accepted { headers, up, outbox: Line(outbox), call })));
+        Ok(())
+    }
+}
+
+impl surviving_context::Server for Answering {
+    async fn can_survive(
+        self: Rc<Self>,
+        _: surviving_context::CanSurviveParams,
+        _: surviving_context::CanSurviveResults,
+    ) -> Result<()> {
+        if self.outbox.borrow().is_none() {
+            return Err(failed("the request asks for no WebSocket, or was answered"));
+        }
+        Ok(())
+    }
+
+    async fn start_surviving(
+        self: Rc<Self>,
+        params: surviving_context::StartSurvivingParams,
+        mut results: surviving_context::StartSurvivingResults,
+    ) -> Result<()> {
+        let Some(outbox) = self.outbox.take() else {
+            let reason = "it accepts a WebSocket, and the request asks for none, or was answered";
+            return Err(self.wrong(reason.to_owned()));
+        };
+        self.body.take();
+        let params = params.get()?;
+        let headers = read_headers(params.get_headers()?).map_err(|e| self.wrong(e.extra))?;
+        let (id, up) = (params.get_id()?, params.get_up()?);
+        let (surviving, down) = Surviving::new(id, up, outbox.clone());
+        results.get().set_down(down);
+        let (up, call) = (Up::Surviving(surviving), Promise::ok(()));
         self.tell(Ok(Outcome::Socket(Accepted { headers, up, outbox: Line(outbox), call })));
         Ok(())
     }

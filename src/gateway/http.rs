@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::capnp::capability::Promise;
+use ::capnp::capability::{FromClientHook, Promise};
 use hyper::body::{Bytes, Incoming};
 use hyper::upgrade::OnUpgrade;
 use hyper::{HeaderMap, Request, Response, StatusCode};
@@ -34,10 +34,10 @@ use super::objects::{Given, Objects};
 use super::paced::Paced;
 use super::route::Route;
 use super::routes::{Found, Routes, To};
-use super::socket::{self, Pump as SocketPump};
+use super::socket::{self, Again, Pump as SocketPump};
 use super::upload::Upload;
 use super::way::Way;
-use crate::error::{Result, is_not_begun, is_revoked};
+use crate::error::{Result, failed, is_not_begun, is_revoked};
 use crate::http::{Body, Held, Reader, Refusal, refuse};
 use crate::limits::NAME_BYTES_MAX;
 use crate::metrics::Metrics;
@@ -126,6 +126,19 @@ impl Gateway {
         ending.cancel();
         open.close();
         open.wait().await;
+    }
+
+    /// Reaches the object of a route anew, though what it was reached by broke.
+    fn again(self: &Rc<Self>, route: &Route<'_>) -> Again {
+        let (gateway, route) = (self.clone(), route.to_owned());
+        Box::new(move || {
+            let route = route.borrow();
+            gateway.objects.forget(&route);
+            gateway.objects.forget_broken(route.class);
+            let object = gateway.objects.get(&route)?;
+            let object = object.ok_or_else(|| failed("there is no such class"))?;
+            Ok(FromClientHook::new(object.into_client_hook()))
+        })
     }
 
     async fn ask(
@@ -359,6 +372,9 @@ impl Client {
         let Accepted { mut headers, up, outbox, call } = socket;
         if shown.is_protocol {
             socket::choose(&offered, &mut headers);
+        }
+        if let socket::Up::Surviving(surviving) = &up {
+            surviving.set_again(self.served.gateway.again(&route));
         }
         let head = socket::response(&offered, accepts, headers);
         let head = head.map_err(|reason| unsendable(&route, &reason))?;

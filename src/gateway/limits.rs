@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::clients::Rate;
 use super::route_shares::RouteShares;
 use crate::http::{Held, Room};
-use crate::limits::HTTP_HEADER_SECS;
+use crate::limits::{HTTP_HEADER_SECS, SURVIVING_AWAY_SECS};
 use crate::metrics::Metrics;
 use crate::net::{Peers, Place, Places};
 
@@ -55,6 +55,9 @@ pub struct HttpLimits {
     /// The time after which a WebSocket is cut whose client says nothing, though it is pinged after
     /// half of it.
     pub socket_idle: Duration,
+    /// The time for which a WebSocket that survives waits for its object's host: if that isn't back
+    /// by then, it is closed with the code 1012.
+    pub socket_away: Duration,
 }
 
 impl Default for HttpLimits {
@@ -71,6 +74,7 @@ impl Default for HttpLimits {
             socket_message_bytes: 1 << 20,
             socket_unsent_bytes: 4 << 20,
             socket_idle: Duration::from_mins(1),
+            socket_away: Duration::from_secs(SURVIVING_AWAY_SECS),
         }
     }
 }

@@ -131,9 +131,14 @@ impl Objects {
     pub(super) fn forget_namespace(&self, class: &str) {
         // Those of other classes are asked for again, too.
         self.forget_known();
-        if let Some(held) = self.namespaces.get(&class.to_lowercase()) {
-            drop(held.namespace.take());
-        }
+        self.forget_broken(class);
+    }
+
+    /// The namespace of a class may have broken, and what it gave may work on.
+    pub(super) fn forget_broken(&self, class: &str) {
+        let held = self.namespaces.get(&class.to_lowercase());
+        let dropped = held.and_then(|held| held.namespace.take());
+        drop(dropped);
     }
 
     /// A capability broke, which it stays for ever: the next request gets another.

@@ -35,10 +35,33 @@ impl<'a> Route<'a> {
         Self { object, class, name: Cow::Borrowed(""), url, reference: Some(reference) }
     }
 
+    /// Itself, to be kept.
+    pub(super) fn to_owned(&self) -> OwnedRoute {
+        let Route { object, class, key, reference, .. } = self;
+        let (object, class) = (object.clone().into_owned(), (*class).to_owned());
+        OwnedRoute { object, class, key: key.clone().into_owned(), reference: reference.clone() }
+    }
+
     /// To an object that is still to be named.
     pub(super) fn unnamed(class: &'a str, url: Cow<'a, str>) -> Self {
         let nothing = Cow::Borrowed("");
         Self { object: nothing.clone(), class, name: nothing, url, reference: None }
+    }
+}
+
+/// A route that is kept, without the path that its object sees.
+pub(super) struct OwnedRoute {
+    object: String,
+    class: String,
+    key: String,
+    reference: Option<Reference>,
+}
+
+impl OwnedRoute {
+    pub(super) fn borrow(&self) -> Route<'_> {
+        let Self { object, class, key, reference } = self;
+        let (object, key) = (Cow::Borrowed(&**object), Cow::Borrowed(&**key));
+        Route { object, class, key, url: Cow::Borrowed(""), reference: reference.clone() }
     }
 }
 

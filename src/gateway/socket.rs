@@ -1,5 +1,5 @@
 //! WebSockets: the handshake, the frames that wait for a client, the message that comes from it,
-//! and the task that moves frames both ways.
+//! the task that moves frames both ways, and what survives the end of an object's host.
 //!
 //! The object decides whether a socket is accepted. From then on it has one capability by which it
 //! sends (`outbox`), and the gateway one by which what comes reaches the object.
@@ -7,8 +7,10 @@
 mod handshake;
 mod outbox;
 mod pump;
+mod surviving;
 mod under_way;
 
 pub(super) use handshake::{asked, choose, hide, is_upgrade, response, say_version};
 pub(super) use outbox::{Down, Line, Outbox};
-pub(super) use pump::Pump;
+pub(super) use pump::{Pump, Up};
+pub(super) use surviving::{Again, Surviving};

@@ -10,6 +10,7 @@
 
 mod incoming;
 mod open;
+mod surviving;
 mod table;
 
 use std::fmt;
@@ -26,6 +27,8 @@ use crate::limits::{
 };
 pub(crate) use incoming::{dispatch, is_close, is_text};
 pub use open::{Accept, Sockets, is_upgrade};
+use surviving::Frame;
+pub(crate) use surviving::resume;
 pub(crate) use table::{Entry, Holder, Lease, SocketTable, View};
 
 /// The code of a connection that was lost.
@@ -160,6 +163,9 @@ impl Socket {
         if bytes.len() > self.entry.attachment.borrow().len() {
             self.view.holder.check_room()?;
         }
+        if let Some(surviving) = &self.entry.surviving {
+            surviving.store_attachment(&*self.view.holder, &bytes)?;
+        }
         self.view.table.attach(&self.entry, bytes);
         Ok(())
     }
@@ -180,6 +186,9 @@ impl Socket {
 
     /// Sends a text.
     pub fn send_text(&self, text: &str) -> Sending {
+        if let Some(surviving) = &self.entry.surviving {
+            return self.send_surviving(surviving, &Frame::Text(text));
+        }
         let request = self.view.with_down(&self.entry, |down| {
             let mut send = down.send_text_request();
             send.get().set_text(text);
@@ -190,6 +199,9 @@ impl Socket {
 
     /// Sends bytes.
     pub fn send_data(&self, bytes: &[u8]) -> Sending {
+        if let Some(surviving) = &self.entry.surviving {
+            return self.send_surviving(surviving, &Frame::Data(bytes));
+        }
         let request = self.view.with_down(&self.entry, |down| {
             let mut send = down.send_data_request();
             send.get().set_data(bytes);
@@ -202,6 +214,9 @@ impl Socket {
     /// answered it, or had time to: [`SocketHandler::closed`] says so. A reason has at most 123
     /// bytes; what is longer is cut.
     pub fn close(&self, code: u16, reason: &str) {
+        if let Some(surviving) = &self.entry.surviving {
+            return drop(self.send_surviving(surviving, &Frame::Close(code, cut(reason))));
+        }
         let request = self.view.with_down(&self.entry, |down| {
             let mut close = down.close_request();
             close.get().set_code(code);

@@ -22,12 +22,14 @@ pub(crate) enum Space {
     Usage = 6,
     /// The amounts that the server keeps in the object for each grant and the grants made from it.
     Shares = 7,
+    /// The WebSockets that survive the process, with the messages that wait for their clients.
+    Sockets = 8,
 }
 
 impl Space {
     /// The space with this number, if there is one.
     pub(crate) fn from_byte(byte: u8) -> Option<Self> {
-        const ALL: [Space; 7] = [
+        const ALL: [Space; 8] = [
             Space::Header,
             Space::Data,
             Space::Grants,
@@ -35,6 +37,7 @@ impl Space {
             Space::Requests,
             Space::Usage,
             Space::Shares,
+            Space::Sockets,
         ];
         ALL.into_iter().find(|space| *space as u8 == byte)
     }

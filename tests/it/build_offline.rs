@@ -72,6 +72,7 @@ fn every_committed_request_is_current() {
     let all = [
         ("schema/public.request", schemas(&public).request(root().join("schema/public.request"))),
         ("schema/cluster.request", schemas(&["schema/cluster.capnp", "schema/admin.capnp"])),
+        ("schema/surviving.request", schemas(&["schema/surviving.capnp"])),
         (
             "examples/counter/schema/counter.request",
             schemas(&["examples/counter/schema/counter.capnp"]),

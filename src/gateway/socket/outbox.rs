@@ -9,6 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -43,6 +44,7 @@ pub(in crate::gateway) struct Outbox {
     /// Of the frames that wait or are being written.
     bytes: Cell<usize>,
     most: usize,
+    away: Duration,
     room: Arc<Room>,
     state: Cell<State>,
     /// There is something to do for whoever writes.
@@ -67,6 +69,7 @@ impl Outbox {
             frames: RefCell::default(),
             bytes: Cell::default(),
             most: taken.limits.socket_unsent_bytes,
+            away: taken.limits.socket_away,
             room: taken.room(),
             state: Cell::new(State::Open),
             filled: Notify::new(),
@@ -88,6 +91,11 @@ impl Outbox {
                 State::Open | State::Closing => self.filled.notified().await,
             }
         }
+    }
+
+    /// The time for which an object may be out of reach.
+    pub(super) fn away(&self) -> Duration {
+        self.away
     }
 
     /// So much was written.
@@ -115,6 +123,14 @@ impl Outbox {
         }
     }
 
+    /// The object closes the socket. A second close, or one after the client's, changes nothing.
+    pub(super) fn close_by_object(&self, frame: Option<CloseFrame>) {
+        if self.state.get() == State::Open {
+            self.push_anyway(Message::Close(frame));
+            self.state.set(State::Closing);
+        }
+    }
+
     /// Control frames of the gateway itself.
     pub(super) fn control(&self, frame: Message) {
         if self.state.get() == State::Open {
@@ -131,7 +147,7 @@ impl Outbox {
         self.drained.notify_waiters();
     }
 
-    fn push(&self, frame: Message) -> Result<()> {
+    pub(super) fn push(&self, frame: Message) -> Result<()> {
         match self.state.get() {
             State::Open => {}
             State::Closing | State::ObjectEnded => return Err(failed("no frame follows a close")),
@@ -165,7 +181,7 @@ impl Outbox {
     }
 
     /// Returns at once while the client keeps up.
-    async fn drained(&self) -> Result<()> {
+    pub(super) async fn drained(&self) -> Result<()> {
         loop {
             let drained = self.drained.notified();
             if self.state.get() == State::Gone {
@@ -226,11 +242,7 @@ impl web_socket::Server for Down {
     ) -> Result<()> {
         let params = params.get()?;
         let frame = close_frame(params.get_code(), params.get_reason()?.to_str()?)?;
-        // A second one, or one after the client's, changes nothing.
-        if self.0.state.get() == State::Open {
-            self.0.push_anyway(Message::Close(frame));
-            self.0.state.set(State::Closing);
-        }
+        self.0.close_by_object(frame);
         Ok(())
     }
 }
@@ -246,7 +258,7 @@ impl Drop for Down {
 
 /// # Errors
 /// When no close frame may say this.
-fn close_frame(code: u16, reason: &str) -> Result<Option<CloseFrame>> {
+pub(super) fn close_frame(code: u16, reason: &str) -> Result<Option<CloseFrame>> {
     const NONE: u16 = 1005;
     if code == NONE {
         return Ok(None);

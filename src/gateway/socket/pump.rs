@@ -27,10 +27,10 @@ use tokio_tungstenite::tungstenite::{Bytes, Error, Message};
 use tokio_util::sync::CancellationToken;
 
 use super::outbox::{Line, Next, Outbox};
+use super::surviving::{End, Surviving};
 use super::under_way::{Followed, UnderWay};
 use crate::error::{is_of_ended_right, said};
 use crate::gateway::limits::{HttpLimits, Taken};
-use crate::gateway::upload::failure;
 use crate::http::keep;
 use crate::limits::{SOCKET_CLOSE_SECS, SOCKET_UNHANDLED_BYTES_MAX, SOCKET_UNHANDLED_MAX};
 use crate::schema::http_capnp::web_socket;
@@ -43,6 +43,7 @@ const NOT_UTF8: u16 = 1007;
 const POLICY: u16 = 1008;
 const TOO_LARGE: u16 = 1009;
 const FAILED: u16 = 1011;
+const RESTART: u16 = 1012;
 const TRY_LATER: u16 = 1013;
 
 /// The methods of the interface `WebSocket` that send.
@@ -60,14 +61,20 @@ type Socket = WebSocketStream<Followed<TokioIo<Upgraded>>>;
 
 /// A socket that an object accepted.
 pub(in crate::gateway) struct Pump {
-    /// Leads to the object.
-    pub(in crate::gateway) up: web_socket::Client,
+    pub(in crate::gateway) up: Up,
     pub(in crate::gateway) outbox: Line,
     /// The request that made it; others than our own objects may end the socket with it.
     pub(in crate::gateway) call: Promise<(), capnp::Error>,
     pub(in crate::gateway) taken: Rc<Taken>,
     /// Resolves when the server ends.
     pub(in crate::gateway) stop: CancellationToken,
+}
+
+/// The way to the object.
+pub(in crate::gateway) enum Up {
+    /// It lasts as long as its path.
+    Plain(web_socket::Client),
+    Surviving(Rc<Surviving>),
 }
 
 /// Why reading came to an end.
@@ -78,6 +85,8 @@ enum Read {
     Wrong(u16, &'static str),
     /// The object takes no more.
     Failed(capnp::Error),
+    /// The object's host isn't back in time.
+    Late,
     Lost,
 }
 
@@ -105,6 +114,9 @@ impl Pump {
         let heard = Heard { last: Cell::new(Instant::now()), waits: Cell::default(), under_way };
         let mut moving = Moving { up, outbox: outbox.0.clone(), heard, limits, sink, stream };
         let close = moving.run(call, stop).await;
+        if let Up::Surviving(surviving) = &moving.up {
+            surviving.lose();
+        }
         drop(outbox);
         match close {
             Some(()) => moving.finish().await,
@@ -132,7 +144,7 @@ struct Heard {
 
 /// A socket whose frames move.
 struct Moving {
-    up: web_socket::Client,
+    up: Up,
     outbox: Rc<Outbox>,
     heard: Heard,
     limits: HttpLimits,
@@ -154,7 +166,7 @@ impl Moving {
             let mut reading = std::pin::pin!(read(up, heard, stream));
             let mut silence = std::pin::pin!(heard.silence(outbox, limits.socket_idle));
             let mut late = std::pin::pin!(heard.under_way.late(&heard.waits));
-            let mut call = std::pin::pin!(failure(call));
+            let mut call = std::pin::pin!(failure(call, up));
             let mut stop = std::pin::pin!(stop.cancelled().fuse());
             loop {
                 tokio::select! {
@@ -163,7 +175,7 @@ impl Moving {
                         Written::Lost => return None,
                     },
                     read = &mut reading => break Some(read),
-                    error = &mut call => break Some(Read::Failed(error)),
+                    end = &mut call => break Some(end),
                     () = &mut silence => return None,
                     () = &mut late => break Some(Read::Wrong(POLICY, "the message comes too slowly")),
                     () = &mut stop => outbox.close(GOING_AWAY, "the server is going away"),
@@ -187,6 +199,10 @@ impl Moving {
             }
             Some(Read::Failed(error)) => {
                 outbox.close(code_of(&error), said(&error));
+                timeout_at(due, writing).await.ok()?
+            }
+            Some(Read::Late) => {
+                outbox.close(RESTART, "the object's server went, and is not back");
                 timeout_at(due, writing).await.ok()?
             }
         };
@@ -224,8 +240,26 @@ fn code_of(error: &capnp::Error) -> u16 {
     }
 }
 
+/// Resolves only if the request failed, or the object of a socket that survives isn't back.
+async fn failure(call: Promise<(), capnp::Error>, up: &Up) -> Read {
+    match up {
+        Up::Plain(_) => match call.await {
+            Ok(()) => pending().await,
+            Err(error) => Read::Failed(error),
+        },
+        Up::Surviving(surviving) => {
+            drop(call);
+            // A future that few sockets have.
+            match Box::pin(surviving.keep_up()).await {
+                End::Late => Read::Late,
+                End::Refused(error) => Read::Failed(error),
+            }
+        }
+    }
+}
+
 /// Waits for the answer to a close frame. Nobody takes messages any more.
-async fn answer(up: &web_socket::Client, stream: &mut SplitStream<Socket>) -> Option<()> {
+async fn answer(up: &Up, stream: &mut SplitStream<Socket>) -> Option<()> {
     while let Some(Ok(message)) = stream.next().await {
         if let Message::Close(frame) = message {
             let (code, reason) = said_in(frame);
@@ -237,7 +271,11 @@ async fn answer(up: &web_socket::Client, stream: &mut SplitStream<Socket>) -> Op
 }
 
 /// Tells the object of the end. It has the call when this returns.
-fn tell(up: &web_socket::Client, code: u16, reason: &str) {
+fn tell(up: &Up, code: u16, reason: &str) {
+    let up = match up {
+        Up::Plain(up) => up,
+        Up::Surviving(surviving) => return surviving.end(code, reason),
+    };
     let mut close = up.close_request();
     close.get().set_code(code);
     close.get().set_reason(reason);
@@ -283,7 +321,7 @@ async fn write(outbox: &Outbox, sink: &mut SplitSink<Socket, Message>) -> Writte
 }
 
 /// Hands what comes to the object, in order, and no more than that has time for.
-async fn read(up: &web_socket::Client, heard: &Heard, stream: &mut SplitStream<Socket>) -> Read {
+async fn read(up: &Up, heard: &Heard, stream: &mut SplitStream<Socket>) -> Read {
     let (mut handled, mut bytes) = (FuturesUnordered::new(), 0);
     loop {
         let is_full = handled.len() >= SOCKET_UNHANDLED_MAX || bytes > SOCKET_UNHANDLED_BYTES_MAX;
@@ -302,8 +340,9 @@ async fn read(up: &web_socket::Client, heard: &Heard, stream: &mut SplitStream<S
         };
         heard.last.set(Instant::now());
         let (length, sent) = match message {
-            Some(Ok(Message::Text(text))) => (text.len(), send_text(up, &text)),
-            Some(Ok(Message::Binary(data))) => (data.len(), send_data(up, &data)),
+            Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
+                (message.len(), send(up, message))
+            }
             // The library answers pings, and nobody asks for single frames.
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
             Some(Ok(Message::Close(frame))) => {
@@ -322,16 +361,20 @@ async fn read(up: &web_socket::Client, heard: &Heard, stream: &mut SplitStream<S
     }
 }
 
-fn send_text(up: &web_socket::Client, text: &str) -> Promise<(), capnp::Error> {
-    let mut send = call::<web_socket::send_text_params::Owned>(up, SEND_TEXT);
-    send.get().set_text(text);
-    Promise::from_future(send.send().promise.map_ok(drop))
-}
-
-fn send_data(up: &web_socket::Client, data: &[u8]) -> Promise<(), capnp::Error> {
-    let mut send = call::<web_socket::send_data_params::Owned>(up, SEND_DATA);
-    send.get().set_data(data);
-    Promise::from_future(send.send().promise.map_ok(drop))
+fn send(up: &Up, message: Message) -> Promise<(), capnp::Error> {
+    match (up, message) {
+        (Up::Surviving(surviving), message) => surviving.send(message),
+        (Up::Plain(up), Message::Text(text)) => {
+            let mut send = call::<web_socket::send_text_params::Owned>(up, SEND_TEXT);
+            send.get().set_text(&*text);
+            Promise::from_future(send.send().promise.map_ok(drop))
+        }
+        (Up::Plain(up), message) => {
+            let mut send = call::<web_socket::send_data_params::Owned>(up, SEND_DATA);
+            send.get().set_data(&message.into_data());
+            Promise::from_future(send.send().promise.map_ok(drop))
+        }
+    }
 }
 
 /// A call whose outcome is its own. That of a streaming call is told with a later one, if the

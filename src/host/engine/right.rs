@@ -18,6 +18,8 @@ use crate::error::{self, Reason, Result};
 use crate::limits::HOLDERS_MAX;
 use crate::schema::facet_capnp::{facet, persistent};
 pub(in crate::host) use crate::sturdyref::GrantRef;
+use crate::schema::http_capnp::http_service;
+use crate::schema::surviving_capnp::socket_resumption;
 
 /// The most grants that are remembered as cut lately, so that an answer from before the cut isn't
 /// believed.
@@ -149,6 +151,9 @@ pub(in crate::host) fn is_granting(method: Method) -> bool {
     [facet::Client::TYPE_ID, persistent::Client::TYPE_ID].contains(&method.interface)
 }
 
+/// The method by which an object gets an HTTP request.
+const HTTP_REQUEST: Method = Method { interface: http_service::Client::TYPE_ID, ordinal: 1 };
+
 /// Tells whether the holder of `right` may make a call. A method that the caveats leave out looks
 /// as if it weren't there. A call that makes a capability or a reference no stronger than the
 /// holder's own is never left out.
@@ -158,6 +163,8 @@ pub(in crate::host) fn may_call(right: &Right, method: Method) -> bool {
         (persistent::Client::TYPE_ID, _) => true,
         (facet::Client::TYPE_ID, GRANTS | REVOKE) => right.allows(method),
         (facet::Client::TYPE_ID, _) => true,
+        // A socket is resumed by those who could have opened it.
+        (socket_resumption::Client::TYPE_ID, _) => right.allows(HTTP_REQUEST),
         _ => right.allows(method),
     }
 }

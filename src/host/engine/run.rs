@@ -29,6 +29,7 @@ use super::once;
 use super::right::{is_granting, revoked_under_way};
 use super::scheduler::UnderWay;
 use super::slot::{ObjectSpec, QueuedCall};
+use super::sockets;
 use crate::error::{Result, failed, name_method, of_class};
 use crate::membrane::{Body, BodySlot, Call, Chain, Dispatch, Reply, Results};
 
@@ -80,6 +81,9 @@ pub(in crate::host) fn first_poll(
             _ if is_granting(method) => {
                 let calls = instance.spec.class.grant_calls;
                 calls(instance, &facet, method, params, results)
+            }
+            _ if sockets::is_resuming(method) => {
+                sockets::resume(instance, &facet, method, &params, results)
             }
             Behind::Object => server.dispatch(method, params, results),
             Behind::Made(made) => made.call(method, params, results),

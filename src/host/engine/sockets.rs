@@ -14,11 +14,14 @@
 
 use std::any::Any;
 use std::collections::VecDeque;
+use std::ops::Bound;
 use std::rc::{Rc, Weak};
+use std::time::Duration;
 
 use capnp::any_pointer;
-use capnp::capability::{FromClientHook, Params, Promise};
+use capnp::capability::{FromClientHook, Params, Promise, Results};
 use capnp::private::capability::ClientHook;
+use capnp::traits::HasTypeId;
 use capstead_client::sturdyref::Method;
 
 use super::expiry;
@@ -28,16 +31,22 @@ use super::instance::{Instance, end_error};
 use super::right::Right;
 use super::slot::{QueuedCall, Slot};
 use super::vat::Vat;
-use crate::error::{Result, disconnected};
+use crate::error::{Result, disconnected, failed, no_such_method};
 use crate::http::{Entry, Holder, LOST, Lease, SocketTable, View, keep};
+use crate::limits::SURVIVING_AWAY_SECS;
 use crate::membrane::{self, Body, Call};
 use crate::schema::http_capnp::http_service::client_request_context;
 use crate::schema::http_capnp::web_socket;
+use crate::schema::surviving_capnp::socket_resumption;
+use crate::storage::{PageSize, Range, Space};
 
 /// Codes of close frames (RFC 6455, section 7.4.1).
 const POLICY: u16 = 1008;
 /// See [`POLICY`].
 const FAILED: u16 = 1011;
+
+/// The method of the interface `SocketResumption`.
+const RESUME: u16 = 0;
 
 /// The way in to one socket of an object.
 pub(in crate::host) struct SocketWay {
@@ -46,6 +55,8 @@ pub(in crate::host) struct SocketWay {
     table: Rc<SocketTable>,
     entry: Rc<Entry>,
     of: WayOf,
+    /// Of those that a surviving socket had.
+    number: u64,
 }
 
 /// The holder of a way in.
@@ -93,8 +104,7 @@ impl Holder for HolderOf {
     }
 
     fn lease(&self, context: &client_request_context::Client) -> Option<Rc<dyn Lease>> {
-        let right = opens_by(context);
-        (right.grant.is_some() || right.until_ms().is_some()).then(|| Rc::new(right) as _)
+        lease(&opens_by(context))
     }
 
     fn way_in(
@@ -105,13 +115,9 @@ impl Holder for HolderOf {
     ) -> web_socket::Client {
         let right = opens_by(context);
         let (vat, slot) = (self.0.vat.clone(), self.0.vat.objects.slot(&self.0.spec));
-        let weak = (Rc::downgrade(&vat), Rc::downgrade(&slot), Rc::downgrade(table));
-        entry.ends_by(expiry::at_end(&vat, &right, {
-            let entry = Rc::downgrade(entry);
-            move || expire(weak, entry)
-        }));
-        let (table, entry, of) = (table.clone(), entry.clone(), WayOf::Client);
-        FromClientHook::new(Facet::socket(SocketWay { vat, slot, table, entry, of }, right))
+        let way = SocketWay::new(vat, slot, table.clone(), entry.clone());
+        way.end_with(&right);
+        FromClientHook::new(Facet::socket(way, right))
     }
 
     fn ungated(&self, cap: &dyn ClientHook) -> Box<dyn ClientHook> {
@@ -121,6 +127,60 @@ impl Holder for HolderOf {
     fn gated(&self, raw: &dyn ClientHook) -> Box<dyn ClientHook> {
         Gated::wrap_plain(&self.0, raw.add_ref())
     }
+
+    fn record(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.0.read(Space::Sockets, key)
+    }
+
+    fn set_record(&self, key: &[u8], value: Option<&[u8]>) -> Result<()> {
+        if self.0.vat.turns.store().is_in_transaction() {
+            return Err(failed(
+                "what a surviving socket stores can't be undone: use it outside the transaction",
+            ));
+        }
+        self.0.write_record(Space::Sockets, key, value)
+    }
+
+    fn records(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<()> {
+        const SOME: PageSize = PageSize { entries: 256, bytes: 1 << 20 };
+        let mut range = Range::all().within(prefix);
+        loop {
+            let page = {
+                let store = self.0.vat.turns.store();
+                store.records(self.0.spec.id, Space::Sockets, &range, SOME)?
+            };
+            let mut last = None;
+            for (key, record) in (0..).map_while(|at| page.get(at)) {
+                visit(key, record);
+                last = Some(key.to_vec());
+            }
+            let Some(last) = last else { return Ok(()) };
+            range.start = Bound::Excluded(last);
+        }
+    }
+
+    fn goes_away(&self, table: &Rc<SocketTable>, entry: &Rc<Entry>) {
+        let slot = self.0.vat.objects.slot(&self.0.spec);
+        SocketWay::await_client(self.0.vat.clone(), slot, table.clone(), entry.clone());
+    }
+
+    fn lose(&self, table: &Rc<SocketTable>, entry: &Rc<Entry>) {
+        let (vat, slot) = (self.0.vat.clone(), self.0.vat.objects.slot(&self.0.spec));
+        let (table, entry) = (table.clone(), entry.clone());
+        // A turn is under way.
+        tokio::task::spawn_local(async move {
+            SocketWay::tell(vat, slot, table, entry, (LOST, ""));
+        });
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.0.vat.clock.now_ms()
+    }
+}
+
+/// The means to see that the right to a socket has ended; none if it never does.
+fn lease(right: &Right) -> Option<Rc<dyn Lease>> {
+    (right.grant.is_some() || right.until_ms().is_some()).then(|| Rc::new(right.clone()) as _)
 }
 
 /// The right to a socket that was asked for with this context.
@@ -135,7 +195,79 @@ impl Lease for Right {
     }
 }
 
+/// Tells whether a call takes a socket up again: it is answered for the class.
+pub(in crate::host) fn is_resuming(method: Method) -> bool {
+    method.interface == socket_resumption::Client::TYPE_ID
+}
+
+/// Takes a surviving socket up again, in a turn of the object.
+pub(in crate::host) fn resume(
+    instance: &Rc<Instance>,
+    facet: &Facet,
+    method: Method,
+    params: &Params<any_pointer::Owned>,
+    results: Results<any_pointer::Owned>,
+) -> Promise<(), capnp::Error> {
+    let resumed = if facet.is_object() && method.ordinal == RESUME {
+        try_to_resume(instance, facet, params, results)
+    } else {
+        Err(no_such_method(method))
+    };
+    resumed.map_or_else(Promise::err, Promise::ok)
+}
+
+fn try_to_resume(
+    instance: &Rc<Instance>,
+    facet: &Facet,
+    params: &Params<any_pointer::Owned>,
+    mut results: Results<any_pointer::Owned>,
+) -> Result<()> {
+    let params: socket_resumption::resume_params::Reader<'_> = params.get()?.get_as()?;
+    let down = FromClientHook::new(params.get_down()?.into_client_hook());
+    let (vat, slot) = (instance.vat.clone(), instance.vat.objects.slot(&instance.spec));
+    let view = view_in(instance, &slot);
+    let right = facet.right.of_what_it_opens();
+    let (id, received) = (params.get_id()?, params.get_received());
+    let (entry, begun) = crate::http::resume(&view, id, received, &down, lease(&right))?;
+    let table = slot.sockets().ok_or_else(|| failed("the socket has ended"))?.clone();
+    let way = SocketWay::new(vat, slot, table, entry);
+    way.end_with(&right);
+    let mut results: socket_resumption::resume_results::Builder<'_> = results.get().init_as();
+    results.set_up(FromClientHook::new(Facet::socket(way, right)));
+    results.set_received(begun);
+    Ok(())
+}
+
 impl SocketWay {
+    /// A way in for the client's side.
+    fn new(vat: Rc<Vat>, slot: Rc<Slot>, table: Rc<SocketTable>, entry: Rc<Entry>) -> Self {
+        let number = entry.surviving.as_ref().map_or(0, |surviving| surviving.way());
+        Self { vat, slot, table, entry, of: WayOf::Client, number }
+    }
+
+    /// Ends the socket when the time of the right is over.
+    fn end_with(&self, right: &Right) {
+        let (vat, slot) = (Rc::downgrade(&self.vat), Rc::downgrade(&self.slot));
+        let (table, entry) = (Rc::downgrade(&self.table), Rc::downgrade(&self.entry));
+        let end = move || expire((vat, slot, table), entry);
+        self.entry.ends_by(expiry::at_end(&self.vat, right, end));
+    }
+
+    /// If a surviving socket isn't resumed in time, its client is lost.
+    fn await_client(vat: Rc<Vat>, slot: Rc<Slot>, table: Rc<SocketTable>, entry: Rc<Entry>) {
+        let way = |entry: &Entry| entry.surviving.as_ref().map(|surviving| surviving.way());
+        let broken = way(&entry);
+        // Ends after that time, and holds the object's place until then.
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(Duration::from_secs(SURVIVING_AWAY_SECS)).await;
+            if way(&entry) == broken {
+                Self::tell(vat, slot, table, entry, (LOST, ""));
+            } else {
+                vat.objects.release(&slot);
+            }
+        });
+    }
+
     pub(in crate::host) fn vat(&self) -> &Rc<Vat> {
         &self.vat
     }
@@ -195,7 +327,7 @@ impl SocketWay {
         if !table.is_open(&entry) {
             return vat.objects.release(&slot);
         }
-        let way = Self { vat, slot, table, entry, of: WayOf::Host };
+        let way = Self { vat, slot, table, entry, of: WayOf::Host, number: 0 };
         let way: web_socket::Client = FromClientHook::new(Facet::socket(way, Right::default()));
         let mut close = way.close_request();
         close.get().set_code(end.0);
@@ -212,6 +344,16 @@ type End = (u16, &'static str);
 impl Drop for SocketWay {
     fn drop(&mut self) {
         let is_open = self.table.is_open(&self.entry);
+        if is_open && self.of == WayOf::Client && self.entry.surviving.is_some() {
+            let way = self.entry.surviving.as_ref().map(|surviving| surviving.way());
+            // An earlier one is of no use to anybody.
+            if way == Some(self.number) && tokio::runtime::Handle::try_current().is_ok() {
+                self.table.goes_away(&self.entry);
+                let (vat, slot) = (self.vat.clone(), self.slot.clone());
+                Self::await_client(vat, slot, self.table.clone(), self.entry.clone());
+            }
+            return self.vat.objects.release(&self.slot);
+        }
         // After the end of the runtime there is nobody to tell.
         if is_open && self.of == WayOf::Client && tokio::runtime::Handle::try_current().is_ok() {
             let (vat, slot) = (self.vat.clone(), self.slot.clone());
@@ -249,7 +391,6 @@ pub(super) fn split(
 /// both sides are told when it is durable.
 pub(super) fn cut(vat: &Rc<Vat>, slot: &Rc<Slot>) {
     let Some(table) = slot.sockets() else { return };
-    let with_down = |entry: Rc<Entry>| entry.take_down().map(|down| (entry, down));
     let cut: Vec<_> = table.cut().into_iter().filter_map(with_down).collect();
     if cut.is_empty() {
         return;
@@ -261,10 +402,16 @@ pub(super) fn cut(vat: &Rc<Vat>, slot: &Rc<Slot>) {
 fn expire((vat, slot, table): (Weak<Vat>, Weak<Slot>, Weak<SocketTable>), entry: Weak<Entry>) {
     let upgraded = || Some((vat.upgrade()?, slot.upgrade()?, table.upgrade()?, entry.upgrade()?));
     let Some((vat, slot, table, entry)) = upgraded() else { return };
-    if let Some(down) = entry.take_down() {
+    if let Some(ended) = with_down(entry) {
         let why = "the time of the reference by which the socket was opened is over";
-        end(&vat, &slot, &table, vec![(entry, down)], why);
+        end(&vat, &slot, &table, vec![ended], why);
     }
+}
+
+/// A socket with its way out, which is taken; none if the socket has ended already.
+fn with_down(entry: Rc<Entry>) -> Option<(Rc<Entry>, Option<web_socket::Client>)> {
+    let down = entry.take_down();
+    (down.is_some() || entry.is_away()).then_some((entry, down))
 }
 
 /// Ends sockets whose ways out were taken.
@@ -272,7 +419,7 @@ fn end(
     vat: &Rc<Vat>,
     slot: &Rc<Slot>,
     table: &Rc<SocketTable>,
-    ended: Vec<(Rc<Entry>, web_socket::Client)>,
+    ended: Vec<(Rc<Entry>, Option<web_socket::Client>)>,
     why: &'static str,
 ) {
     let (vat, slot, table) = (vat.clone(), slot.clone(), table.clone());
@@ -283,7 +430,9 @@ fn end(
             return;
         }
         for (entry, down) in ended {
-            close(&down, POLICY, why);
+            if let Some(down) = down {
+                close(&down, POLICY, why);
+            }
             let (vat, slot, table) = (vat.clone(), slot.clone(), table.clone());
             SocketWay::tell(vat, slot, table, entry, (POLICY, why));
         }

@@ -190,6 +190,7 @@ impl Writer {
                 Space::Edges | Space::Usage | Space::Shares => {
                     return Err(failed("what follows from an object's values is not imported"));
                 }
+                Space::Sockets => return Err(failed("sockets are not imported")),
                 Space::Grants => {
                     let (vat, counts) = (&self.vat, &mut self.counts);
                     let grants = object.grants.as_mut().ok_or_else(|| failed(BROKEN))?;
@@ -378,6 +379,7 @@ impl Incoming {
             store.clear(account)?;
             store.clear_records(self.id, Space::Requests)?;
             store.clear_records(self.id, Space::Shares)?;
+            store.clear_records(self.id, Space::Sockets)?;
         }
         for Record { space, key, value } in Records::encoded(&self.records) {
             if space == Space::Data {

@@ -17,6 +17,7 @@ use super::table::{Entry, View};
 use super::{Closed, Message, Socket, SocketHandler};
 use crate::error::{Result, disconnected, failed, no_such_method};
 use crate::schema::http_capnp::web_socket;
+use crate::schema::surviving_capnp::numbered_socket;
 
 /// The methods of the interface `WebSocket`.
 const SEND_TEXT: u16 = 0;
@@ -24,6 +25,13 @@ const SEND_TEXT: u16 = 0;
 const SEND_DATA: u16 = 1;
 /// See [`SEND_TEXT`].
 const CLOSE: u16 = 2;
+
+/// The methods of the interface `NumberedSocket`.
+const TEXT_AT: u16 = 0;
+/// See [`TEXT_AT`].
+const DATA_AT: u16 = 1;
+/// See [`TEXT_AT`].
+const CLOSE_AT: u16 = 2;
 
 pub(super) type Handling = Pin<Box<dyn Future<Output = Result<()>>>>;
 
@@ -63,13 +71,26 @@ pub(crate) fn dispatch(
     method: Method,
     params: &Params<any_pointer::Owned>,
 ) -> Promise<(), capnp::Error> {
-    let asked = match read(method, params) {
-        Ok(asked) => asked,
-        Err(error) => return Promise::err(error),
-    };
-    match asked {
-        Asked::Message(message) => take_message(view, entry, object, message),
-        Asked::Close(closed) => close(view, entry, object, closed),
+    let begun = read(method, params).and_then(|(number, asked)| {
+        // A close without a number is the host's own word.
+        let is_wrong = number.is_some() != entry.surviving.is_some();
+        if is_wrong && (number.is_some() || matches!(asked, Asked::Message(_))) {
+            return Err(no_such_method(method));
+        }
+        let (Some(number), Some(surviving)) = (number, &entry.surviving) else {
+            return Ok(Some((None, asked)));
+        };
+        check_not_lost(entry)?;
+        let is_new = surviving.begin(&*view.holder, number)?;
+        Ok(is_new.then_some((Some(number), asked)))
+    });
+    match begun {
+        Ok(Some((number, Asked::Message(message)))) => {
+            take_message(view, entry, object, (number, message))
+        }
+        Ok(Some((_, Asked::Close(closed)))) => close(view, entry, object, closed),
+        Ok(None) => Promise::ok(()),
+        Err(error) => Promise::err(error),
     }
 }
 
@@ -85,7 +106,8 @@ pub(crate) fn is_text(method: Method, params: any_pointer::Reader<'_>, text: &st
 
 /// Tells whether a call says that the socket has ended.
 pub(crate) fn is_close(method: Method) -> bool {
-    (method.interface, method.ordinal) == (web_socket::Client::TYPE_ID, CLOSE)
+    let close_at = (numbered_socket::Client::TYPE_ID, CLOSE_AT);
+    [(web_socket::Client::TYPE_ID, CLOSE), close_at].contains(&(method.interface, method.ordinal))
 }
 
 enum Asked {
@@ -93,9 +115,10 @@ enum Asked {
     Close(Closed),
 }
 
-fn read(method: Method, params: &Params<any_pointer::Owned>) -> Result<Asked> {
+/// The matter of a call, and the number of a message that has one.
+fn read(method: Method, params: &Params<any_pointer::Owned>) -> Result<(Option<u64>, Asked)> {
     let params = params.get()?;
-    Ok(match (method.interface, method.ordinal) {
+    let asked = match (method.interface, method.ordinal) {
         (web_socket::Client::TYPE_ID, SEND_TEXT) => {
             let params: web_socket::send_text_params::Reader<'_> = params.get_as()?;
             Asked::Message(Message::Text(params.get_text()?.to_str()?.to_owned()))
@@ -109,30 +132,73 @@ fn read(method: Method, params: &Params<any_pointer::Owned>) -> Result<Asked> {
             let reason = params.get_reason()?.to_str()?.to_owned();
             Asked::Close(Closed { code: params.get_code(), reason })
         }
+        (numbered_socket::Client::TYPE_ID, TEXT_AT) => {
+            let params: numbered_socket::text_at_params::Reader<'_> = params.get_as()?;
+            let text = params.get_text()?.to_str()?.to_owned();
+            return Ok((Some(params.get_number()), Asked::Message(Message::Text(text))));
+        }
+        (numbered_socket::Client::TYPE_ID, DATA_AT) => {
+            let params: numbered_socket::data_at_params::Reader<'_> = params.get_as()?;
+            let data = params.get_data()?.to_owned();
+            return Ok((Some(params.get_number()), Asked::Message(Message::Data(data))));
+        }
+        (numbered_socket::Client::TYPE_ID, CLOSE_AT) => {
+            let params: numbered_socket::close_at_params::Reader<'_> = params.get_as()?;
+            let reason = params.get_reason()?.to_str()?.to_owned();
+            let closed = Closed { code: params.get_code(), reason };
+            return Ok((Some(params.get_number()), Asked::Close(closed)));
+        }
         _ => return Err(no_such_method(method)),
-    })
+    };
+    Ok((None, asked))
+}
+
+fn check_not_lost(entry: &Entry) -> Result<()> {
+    if entry.has_lost() {
+        return Err(disconnected("a message before this one was lost"));
+    }
+    Ok(())
 }
 
 fn take_message(
     view: &Rc<View>,
     entry: &Rc<Entry>,
     object: Rc<dyn Any>,
-    message: Message,
+    (number, message): (Option<u64>, Message),
 ) -> Promise<(), capnp::Error> {
-    if entry.has_lost() {
-        return Promise::err(disconnected("a message before this one was lost"));
+    if let Err(error) = check_not_lost(entry) {
+        return Promise::err(error);
     }
     if !view.table.is_open(entry) {
         return Promise::err(failed("no frame follows a close"));
     }
     let socket = view.socket(entry.clone());
+    let reply = number
+        .and_then(|_| view.table.automatic(|request| message == Message::Text(request.to_owned())));
+    if let Some(reply) = reply {
+        entry.replied_by_itself(view.holder.now_ms());
+        drop(socket.send_text(&reply));
+        return finish(&socket, number).map_or_else(Promise::err, Promise::ok);
+    }
     let Some(handling) = entry.handler.message(object, socket.clone(), message) else {
         return Promise::ok(());
     };
     Promise::from_future(async move {
         socket.close_on_error(handling.await);
-        Ok(())
+        finish(&socket, number)
     })
+}
+
+/// A message was handled.
+fn finish(socket: &Socket, number: Option<u64>) -> Result<()> {
+    let Socket { entry, view } = socket;
+    match (&entry.surviving, number) {
+        // With its socket's end nothing of it is stored any more.
+        (Some(surviving), Some(number)) if view.table.is_open(entry) => {
+            surviving.finish(&*view.holder, number)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The second time it changes nothing.
@@ -146,6 +212,11 @@ fn close(
         return Promise::ok(());
     }
     view.forget_down(entry);
+    if let Some(surviving) = &entry.surviving
+        && let Err(error) = surviving.delete(&*view.holder)
+    {
+        return Promise::err(error);
+    }
     match entry.handler.closed(object, view.socket(entry.clone()), closed) {
         Some(handling) => Promise::from_future(handling),
         None => Promise::ok(()),

@@ -4,18 +4,22 @@ use std::any::Any;
 use std::fmt;
 use std::rc::{Rc, Weak};
 
-use capnp::capability::FromClientHook;
+use capnp::capability::{FromClientHook, Promise};
+use capnp::private::capability::ClientHook;
+use futures::future::FutureExt;
 use http::header::UPGRADE;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 
 use super::incoming::{Handles, handler_of};
-use super::table::View;
+use super::surviving::Surviving;
+use super::table::{Entry, View};
 use super::{Message, Socket, SocketHandler, check_attachment, check_tags};
 use crate::error::{Result, failed, revoked};
 use crate::http::refusal::{Refusal, refuse};
 use crate::http::{Answer, Body, write_headers};
 use crate::limits::SOCKET_AUTO_REPLY_BYTES_MAX;
 use crate::schema::http_capnp::http_service::client_request_context;
+use crate::schema::surviving_capnp::surviving_context;
 
 /// The open WebSockets of an object, which it gets from
 /// [`Context::sockets`](crate::Context::sockets) when it wakes: with those that were open while it
@@ -75,6 +79,26 @@ impl Sockets {
         let (view, handler) = (self.0.clone(), handler_of::<C>());
         let (tags, attachment, protocol) = Default::default();
         Ok(Accept { view, object, handler, tags, attachment, protocol })
+    }
+
+    /// The same, and from now on the object's sockets survive the end of its host's process, where
+    /// the gateway lives on: said in `wake`, where `C` is the object. The object finds them when it
+    /// wakes again, with tags and attachments, and no message is lost or comes twice. A socket that
+    /// isn't resumed within a minute is lost to both sides.
+    ///
+    /// It costs writes: each message that comes, and each frame until the gateway has it, is stored
+    /// with the turn that handles or sends it, so sending fails outside of turns and in
+    /// transactions, and an object exists from its first such socket on. An
+    /// [automatic reply](Self::auto_reply) wakes the object, and a message whose handler still
+    /// waited when the host went ends its socket. Peers other than Capstead's own gateways get
+    /// sockets that don't survive.
+    ///
+    /// # Errors
+    /// When the storage can't be read, or the instance ended.
+    pub fn surviving<C: SocketHandler>(self) -> Result<Self> {
+        self.0.holder.check_alive()?;
+        self.0.table.survive(&*self.0.holder, handler_of::<C>())?;
+        Ok(self)
     }
 
     /// All that are open, in the order in which they were accepted.
@@ -211,31 +235,43 @@ impl Accept {
         let object = object.upgrade().filter(|object| self.is_object(object));
         let object = object
             .ok_or_else(|| failed("the handler of a socket is the object that accepts it"))?;
+        // Asked before anything else, as others run while the answer is awaited.
+        let surviving = if view.table.are_surviving() && can_survive(context).await? {
+            let mut id = [0; 16];
+            getrandom::fill(&mut id).map_err(|error| failed(format!("no randomness: {error}")))?;
+            Some(Box::new(Surviving::new(id)))
+        } else {
+            None
+        };
         view.holder.check_room()?;
         let lease = view.holder.lease(context);
         if lease.as_ref().is_some_and(|lease| lease.is_cut()) {
             return Err(revoked("the grant by which the socket would be opened was taken back"));
         }
-        let mut start = context.start_web_socket_request();
-        write_headers(headers, start.get().init_headers(headers.len() as u32))?;
         // If the client has gone, the way in may be dropped at once, and the socket must be there
         // to end.
-        let entry = view.table.accept(tags.clone(), attachment.clone(), *handler, lease);
-        start.get().set_up_socket(view.holder.way_in(&view.table, &entry, context));
-        let started = start.send();
-        let down = started.pipeline.get_down_socket();
-        entry.set_down(view.holder.ungated(down.as_client_hook()));
+        let entry = view.table.accept(tags.clone(), attachment.clone(), *handler, lease, surviving);
+        let opened = open(view, &entry, context, headers);
+        let (down, started) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                view.table.remove(&entry);
+                return Err(error);
+            }
+        };
+        entry.set_down(view.holder.ungated(&*down));
+        drop(down);
         let socket = view.socket(entry.clone());
         if let Some(opened) = handler.opened(object, socket.clone()) {
             socket.close_on_error(opened.await);
         }
         // If it was refused, the way in is dropped, and the handler told so.
-        let started = started.promise.await?;
+        let down = started.await?;
         // From here on it needs nothing of this answer, whose memory goes.
-        // A cut took the way out, and none comes back.
-        if view.table.is_open(&entry) && entry.down().is_some() {
-            let down = started.get()?.get_down_socket()?;
-            entry.set_down(view.holder.ungated(down.as_client_hook()));
+        // A cut took the way out, and none comes back; a break did, and there is another one.
+        let is_first = entry.surviving.as_ref().is_none_or(|surviving| surviving.way() == 1);
+        if view.table.is_open(&entry) && entry.down().is_some() && is_first {
+            entry.set_down(view.holder.ungated(&*down));
             view.forget_down(&entry);
         }
         Ok(())
@@ -245,6 +281,53 @@ impl Accept {
         let object = self.view.holder.object();
         object.is_some_and(|object| std::ptr::addr_eq(Rc::as_ptr(&object), Rc::as_ptr(handler)))
     }
+}
+
+/// Asks whether the other side can keep a socket that survives.
+async fn can_survive(context: &client_request_context::Client) -> Result<bool> {
+    let context: surviving_context::Client =
+        FromClientHook::new(context.as_client_hook().add_ref());
+    match context.can_survive_request().send().promise.await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind == capnp::ErrorKind::Unimplemented => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The way out, at first as it is pipelined, and then as it is.
+type Opened = (Box<dyn ClientHook>, Promise<Box<dyn ClientHook>, capnp::Error>);
+
+/// Makes the call that opens a socket; one that survives is stored in this turn.
+fn open(
+    view: &View,
+    entry: &Rc<Entry>,
+    context: &client_request_context::Client,
+    headers: &HeaderMap,
+) -> Result<Opened> {
+    let up = view.holder.way_in(&view.table, entry, context);
+    let count = headers.len() as u32;
+    let Some(surviving) = &entry.surviving else {
+        let mut start = context.start_web_socket_request();
+        write_headers(headers, start.get().init_headers(count))?;
+        start.get().set_up_socket(up);
+        let started = start.send();
+        let down = started.pipeline.get_down_socket().into_client_hook();
+        let settled = started
+            .promise
+            .map(|started| Ok(started?.get()?.get_down_socket()?.into_client_hook()));
+        return Ok((down, Promise::from_future(settled)));
+    };
+    surviving.store(&*view.holder, entry)?;
+    let context: surviving_context::Client =
+        FromClientHook::new(context.as_client_hook().add_ref());
+    let mut start = context.start_surviving_request();
+    write_headers(headers, start.get().init_headers(count))?;
+    start.get().set_id(surviving.id());
+    start.get().set_up(FromClientHook::new(up.into_client_hook()));
+    let started = start.send();
+    let down = started.pipeline.get_down().into_client_hook();
+    let settled = started.promise.map(|started| Ok(started?.get()?.get_down()?.into_client_hook()));
+    Ok((down, Promise::from_future(settled)))
 }
 
 impl fmt::Debug for Accept {

@@ -20,6 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Socket;
 use super::incoming::Handles;
+use super::surviving::{Stored, Surviving, stored};
 use crate::error::Result;
 use crate::limits::SOCKET_BYTES;
 use crate::schema::http_capnp::http_service::client_request_context;
@@ -40,6 +41,8 @@ pub(crate) struct SocketTable {
     open: RefCell<BTreeMap<u64, Rc<Entry>>>,
     accepted: Cell<u64>,
     auto_reply: RefCell<Option<AutoReply>>,
+    /// The functions of the class, once it has said that its sockets survive.
+    survivors: Cell<Option<&'static dyn Handles>>,
     /// As the present instance sees it, while that has anything of it.
     view: RefCell<Weak<View>>,
     bytes: Cell<usize>,
@@ -68,6 +71,7 @@ pub(crate) struct Entry {
     timer: RefCell<Option<AbortOnDropHandle<()>>>,
     /// A message of it was lost with an instance: none that came later reaches the class.
     has_lost: Cell<bool>,
+    pub(crate) surviving: Option<Box<Surviving>>,
 }
 
 /// The means of an instance to use the sockets of its object.
@@ -100,6 +104,26 @@ pub(crate) trait Holder {
 
     /// A capability behind the gate of this instance.
     fn gated(&self, raw: &dyn ClientHook) -> Box<dyn ClientHook>;
+
+    /// A record of the object's surviving sockets.
+    fn record(&self, key: &[u8]) -> Result<Option<Vec<u8>>>;
+
+    /// Sets or deletes such a record, in the present turn.
+    ///
+    /// # Errors
+    /// Outside a turn, and in a transaction, which could be undone.
+    fn set_record(&self, key: &[u8], value: Option<&[u8]>) -> Result<()>;
+
+    /// Visits such records whose keys begin so, in the order of their keys.
+    fn records(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<()>;
+
+    /// A surviving socket has no way to its client: if it isn't resumed in time, it is lost.
+    fn goes_away(&self, table: &Rc<SocketTable>, entry: &Rc<Entry>);
+
+    /// The client of a socket is lost, and the object is told so.
+    fn lose(&self, table: &Rc<SocketTable>, entry: &Rc<Entry>);
+
+    fn now_ms(&self) -> u64;
 }
 
 /// The sockets as one instance sees them.
@@ -114,9 +138,9 @@ pub(crate) struct View {
 
 impl SocketTable {
     pub(crate) fn new(scale: impl Fn(usize, usize) + 'static) -> Rc<Self> {
-        let (open, accepted, auto_reply, bytes) = Default::default();
+        let (open, accepted, auto_reply, survivors, bytes) = Default::default();
         let (view, scale) = (RefCell::new(Weak::new()), Box::new(scale));
-        Rc::new(Self { open, accepted, auto_reply, view, bytes, scale })
+        Rc::new(Self { open, accepted, auto_reply, survivors, view, bytes, scale })
     }
 
     /// The view of an instance, which `holder` speaks for and `instance` tells from others.
@@ -141,12 +165,12 @@ impl SocketTable {
         attachment: Vec<u8>,
         handler: &'static dyn Handles,
         lease: Option<Rc<dyn Lease>>,
+        surviving: Option<Box<Surviving>>,
     ) -> Rc<Entry> {
         let number = self.accepted.get();
-        self.accepted.set(number + 1);
         let attachment = RefCell::new(attachment);
         let (down, auto_replied_ms, timer, has_lost) = Default::default();
-        let entry = Rc::new(Entry {
+        self.insert(Entry {
             number,
             tags,
             attachment,
@@ -156,10 +180,75 @@ impl SocketTable {
             lease,
             timer,
             has_lost,
-        });
+            surviving,
+        })
+    }
+
+    fn insert(&self, entry: Entry) -> Rc<Entry> {
+        let (number, entry) = (entry.number, Rc::new(entry));
+        self.accepted.set(self.accepted.get().max(number + 1));
         self.weigh(0, entry.bytes());
         self.open.borrow_mut().insert(number, entry.clone());
         entry
+    }
+
+    /// The sockets that are accepted from now on survive, where the other side can do that. Those
+    /// that are stored and not here are of an earlier process: they wait to be resumed.
+    pub(super) fn survive(
+        self: &Rc<Self>,
+        holder: &dyn Holder,
+        handler: &'static dyn Handles,
+    ) -> Result<()> {
+        if self.survivors.get().is_some() {
+            return Ok(());
+        }
+        for found in stored(holder)? {
+            let Stored { surviving, number, tags, attachment, is_cut_short } = found;
+            if self.surviving(surviving.id()).is_some() {
+                continue;
+            }
+            let (attachment, down) = (RefCell::new(attachment), RefCell::default());
+            let (auto_replied_ms, has_lost) = (Cell::default(), Cell::new(is_cut_short));
+            let (lease, surviving) = (None, Some(Box::new(surviving)));
+            let entry = self.insert(Entry {
+                number,
+                tags,
+                attachment,
+                down,
+                auto_replied_ms,
+                handler,
+                lease,
+                has_lost,
+                surviving,
+            });
+            holder.goes_away(self, &entry);
+        }
+        self.survivors.set(Some(handler));
+        Ok(())
+    }
+
+    pub(super) fn are_surviving(&self) -> bool {
+        self.survivors.get().is_some()
+    }
+
+    /// The surviving socket of that id.
+    pub(super) fn surviving(&self, id: &[u8]) -> Option<Rc<Entry>> {
+        let open = self.open.borrow();
+        let is_it = |entry: &&Rc<Entry>| {
+            entry.surviving.as_ref().is_some_and(|surviving| surviving.id() == id)
+        };
+        open.values().find(is_it).cloned()
+    }
+
+    /// The way to the client of a surviving socket broke.
+    pub(crate) fn goes_away(&self, entry: &Entry) {
+        let Some(surviving) = &entry.surviving else { return };
+        surviving.goes_away();
+        drop(entry.down.take());
+        let view = self.view.borrow().upgrade();
+        if let Some(view) = view {
+            view.forget_down(entry);
+        }
     }
 
     pub(super) fn all(&self) -> Vec<Rc<Entry>> {
@@ -195,7 +284,10 @@ impl SocketTable {
     /// Those that were opened by a grant that was taken back since.
     pub(crate) fn cut(&self) -> Vec<Rc<Entry>> {
         let open = self.open.borrow();
-        let is_cut = |entry: &&Rc<Entry>| entry.lease.as_ref().is_some_and(|lease| lease.is_cut());
+        let is_cut = |entry: &&Rc<Entry>| {
+            entry.lease.as_ref().is_some_and(|lease| lease.is_cut())
+                || entry.surviving.as_ref().is_some_and(|surviving| surviving.is_cut())
+        };
         open.values().filter(is_cut).cloned().collect()
     }
 
@@ -265,6 +357,11 @@ impl Entry {
     /// The same, for the last time.
     pub(crate) fn take_down(&self) -> Option<web_socket::Client> {
         self.down.take().map(FromClientHook::new)
+    }
+
+    /// It survives, and its client's gateway is not there.
+    pub(crate) fn is_away(&self) -> bool {
+        self.surviving.as_ref().is_some_and(|surviving| surviving.is_away())
     }
 
     /// A message was lost on its way to the class.

@@ -4,4 +4,5 @@ mod ends;
 mod holds;
 mod imports;
 mod links;
+mod survive;
 mod world;

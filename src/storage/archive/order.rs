@@ -104,8 +104,9 @@ impl Order {
     fn follow_record(&mut self, record: &Record<'_>) -> Result<(), &'static str> {
         let behind =
             |(space, key): &(Space, Vec<u8>)| (*space, key.as_slice()) < (record.space, record.key);
-        let is_made_anew = matches!(record.space, Space::Edges | Space::Usage | Space::Shares);
-        if is_made_anew || !self.last.as_ref().is_none_or(behind) {
+        let is_left_out =
+            matches!(record.space, Space::Edges | Space::Usage | Space::Shares | Space::Sockets);
+        if is_left_out || !self.last.as_ref().is_none_or(behind) {
             return Err(UNSORTED);
         }
         match &mut self.last {

@@ -16,6 +16,11 @@ pub(crate) struct Savepoint {
 }
 
 impl Store {
+    /// Tells whether a transaction is under way, which can be undone.
+    pub(crate) fn is_in_transaction(&self) -> bool {
+        self.turn.as_ref().is_some_and(|turn| turn.transactions > 0)
+    }
+
     /// Begins a transaction within the open turn: its writes can be undone separately. End each by
     /// [`Store::keep`] or [`Store::undo`], the last one first.
     ///

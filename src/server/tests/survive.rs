@@ -1,0 +1,167 @@
+//! WebSockets survive their object's host: here the gateway runs in this process and the host in
+//! another one, which is killed, or behind a line that is cut after any number of bytes.
+
+mod far;
+
+use std::time::Duration;
+
+use self::far::{Far, HostProcess, serves, window};
+use super::world::{ask, run};
+use crate::gateway::HttpLimits;
+
+/// The host of these tests, when it is in another process.
+#[test]
+fn serves_in_another_process() {
+    serves();
+}
+
+#[test]
+fn no_message_is_lost_or_doubled_while_the_host_is_killed_again_and_again() {
+    run(async {
+        let data = tempfile::tempdir().unwrap();
+        let mut host = HostProcess::start(data.path());
+        let far = Far::new(&host);
+        let http = far.gateway(HttpLimits::default()).await;
+        let mut quiet = window(http, "quiet").await;
+        let (mut sender, mut receiver) = window(http, "tag").await.split();
+        sender.send("attach to the end").await;
+        assert_eq!(receiver.text().await, "attached");
+        const MESSAGES: u64 = 600;
+        let sending = async {
+            for number in 0..MESSAGES {
+                sender.send(&number.to_string()).await;
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let receiving = async {
+            for number in 0..MESSAGES {
+                assert_eq!(receiver.text().await, format!("{number} {}", number + 1));
+            }
+        };
+        let killing = async {
+            for kill in 0..5 {
+                tokio::time::sleep(Duration::from_millis(20 + 37 * kill)).await;
+                host.kill();
+                host = HostProcess::start(data.path());
+                far.is_at(&host);
+            }
+            host
+        };
+        let (.., _host) = tokio::join!(sending, receiving, killing);
+        sender.send("found").await;
+        assert_eq!(receiver.text().await, "/quiet: , /tag: to the end");
+        quiet.send("not lost").await;
+        assert_eq!(quiet.text().await, format!("not lost {}", MESSAGES + 1));
+    });
+}
+
+/// Calls, answers and the steps of a resumption are cut at any byte. The object pushes meanwhile.
+#[test]
+fn no_message_is_lost_or_doubled_however_the_line_is_cut() {
+    run(async {
+        let data = tempfile::tempdir().unwrap();
+        let host = HostProcess::start(data.path());
+        let far = Far::new(&host);
+        let cuts = far.behind_a_bad_line(&host).await;
+        let http = far.gateway(HttpLimits::default()).await;
+        let (mut sender, mut receiver) = window(http, "tag").await.split();
+        cuts.begin();
+        const MESSAGES: u64 = 400;
+        let sending = async {
+            for number in 0..MESSAGES {
+                sender.send(&number.to_string()).await;
+                if number % 10 == 0 {
+                    let path = format!("/echo/x/push/{number}");
+                    assert_eq!(ask(host.http, "POST", &path).await.0, 200);
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let receiving = async {
+            let (mut echoed, mut pushed) = (0, 0);
+            while echoed < MESSAGES || pushed < MESSAGES {
+                let text = receiver.text().await;
+                if let Some(number) = text.strip_prefix("/push/") {
+                    assert_eq!(number, pushed.to_string());
+                    pushed += 10;
+                } else {
+                    assert_eq!(text, format!("{echoed} {}", echoed + 1));
+                    echoed += 1;
+                }
+            }
+        };
+        tokio::join!(sending, receiving);
+        assert!(cuts.count() > 20, "it was cut {} times", cuts.count());
+    });
+}
+
+#[test]
+fn a_host_that_is_not_back_in_time_ends_its_sockets() {
+    run(async {
+        let data = tempfile::tempdir().unwrap();
+        let host = HostProcess::start(data.path());
+        let far = Far::new(&host);
+        let limits =
+            HttpLimits { socket_away: Duration::from_millis(300), ..HttpLimits::default() };
+        let http = far.gateway(limits).await;
+        let mut client = window(http, "tag").await;
+        client.send("hello").await;
+        assert_eq!(client.text().await, "hello 1");
+        host.kill();
+        assert_eq!(client.closed().await, 1012);
+    });
+}
+
+/// Nobody can say what became of the message: the socket ends, and no other one.
+#[test]
+fn a_message_that_was_cut_short_by_the_hosts_end_is_not_begun_again() {
+    run(async {
+        let data = tempfile::tempdir().unwrap();
+        let host = HostProcess::start(data.path());
+        let far = Far::new(&host);
+        let http = far.gateway(HttpLimits::default()).await;
+        let mut other = window(http, "other").await;
+        let mut client = window(http, "tag").await;
+        client.send("wait").await;
+        assert_eq!(client.text().await, "waiting");
+        host.kill();
+        let host = HostProcess::start(data.path());
+        far.is_at(&host);
+        assert_eq!(client.closed().await, 1011);
+        other.send("hello").await;
+        assert_eq!(other.text().await, "hello 1");
+        assert_eq!(far.says(&host, "ends").await, "1006 ");
+    });
+}
+
+#[test]
+fn the_end_of_a_socket_is_told_once_to_a_host_that_was_away() {
+    run(async {
+        let data = tempfile::tempdir().unwrap();
+        let host = HostProcess::start(data.path());
+        let far = Far::new(&host);
+        let http = far.gateway(HttpLimits::default()).await;
+        let (mut closes, gone) = (window(http, "closes").await, window(http, "gone").await);
+        host.kill();
+        closes.send("before the end").await;
+        closes.close(4001, "bye").await;
+        drop(gone);
+        let host = HostProcess::start(data.path());
+        far.is_at(&host);
+        let ends = loop {
+            let ends = far.says(&host, "ends").await;
+            if ends.contains("1006") && ends.contains("4001") {
+                break ends;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        let mut ends: Vec<_> = ends.split(", ").collect();
+        ends.sort_unstable();
+        assert_eq!(ends, ["1006 ", "4001 bye"]);
+        assert_eq!(far.says(&host, "open").await, "0");
+        assert_eq!(far.says(&host, "heard").await, "1");
+        host.kill();
+        let host = HostProcess::start(data.path());
+        assert_eq!(far.says(&host, "open").await, "0", "nothing is stored of them");
+    });
+}
