@@ -17,6 +17,8 @@ mod data_files;
 mod descriptors;
 mod early_drops;
 mod example;
+#[path = "../passing/forwarder_capnp.rs"]
+mod forwarder_capnp;
 mod full_disk;
 mod gateway;
 mod grants;
@@ -41,6 +43,7 @@ mod links;
 mod misled;
 mod once;
 mod operators;
+mod outbound;
 mod pages;
 mod passing;
 #[path = "../passing/passing_capnp.rs"]
@@ -55,6 +58,8 @@ mod serve;
 mod share;
 mod shares;
 mod shutdown;
+#[path = "../passing/slot_capnp.rs"]
+mod slot_capnp;
 mod sockets;
 mod stderr;
 #[path = "../support/mod.rs"]

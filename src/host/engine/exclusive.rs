@@ -7,7 +7,8 @@
 //!
 //! Invariants:
 //! - A call starts when the one before it has ended, in the order of arrival. Those whose callers
-//!   have to read first are passed over, and those that bring the body of a request go past.
+//!   have to read first are passed over, and those that bring the body of a request, or the answer
+//!   to one that the object made, go past.
 //! - A call that its own chain keeps from starting gets an error that says `deadlock:`. A deadlock
 //!   that isn't found, across hosts, ends when the patience of a call does.
 
@@ -28,6 +29,7 @@ use crate::error::{Reason, Result, overloaded};
 use crate::limits::{EXCLUSIVE_WAIT_SECS, WAKE_SECS};
 use crate::membrane::{Chain, Reply};
 use crate::schema::http_capnp::byte_stream;
+use crate::schema::http_capnp::http_service::client_request_context;
 
 /// The calls of one exclusive instance.
 #[derive(Default)]
@@ -200,7 +202,7 @@ pub(in crate::host) fn enter(
     }
     let mut queued = parked::pass(instance, queued)?;
     let Some(exclusive) = &instance.exclusive else { return Some(queued) };
-    if brings_a_body(&queued) {
+    if brings_http(&queued) {
         return Some(queued);
     }
     let Some(running) = exclusive.running.get() else {
@@ -230,9 +232,11 @@ pub(in crate::host) fn enter(
     None
 }
 
-/// Tells whether a call brings bytes to one that runs, and may wait for them.
-fn brings_a_body(queued: &QueuedCall) -> bool {
-    queued.facet.is_made() && queued.call.method.interface == byte_stream::Client::TYPE_ID
+/// Tells whether a call brings a response or bytes to one that runs, and may wait for them.
+fn brings_http(queued: &QueuedCall) -> bool {
+    let interface = queued.call.method.interface;
+    let is_http = [byte_stream::Client::TYPE_ID, client_request_context::Client::TYPE_ID];
+    queued.facet.is_made() && is_http.contains(&interface)
 }
 
 /// The call is the one that runs from now on.

@@ -99,9 +99,9 @@ impl Holder for HolderOf {
         &self,
         table: &Rc<SocketTable>,
         entry: &Rc<Entry>,
-        context: &client_request_context::Client,
+        context: Option<&client_request_context::Client>,
     ) -> web_socket::Client {
-        let came_by = membrane::find::<Gated>(context.as_client_hook());
+        let came_by = context.and_then(|context| membrane::find::<Gated>(context.as_client_hook()));
         let right = Right::by(came_by.and_then(|gated| gated.came_by.clone()));
         let (vat, slot) = (self.0.vat.clone(), self.0.vat.objects.slot(&self.0.spec));
         let (table, entry, of) = (table.clone(), entry.clone(), WayOf::Client);

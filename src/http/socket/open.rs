@@ -8,6 +8,7 @@ use capnp::capability::FromClientHook;
 use http::header::UPGRADE;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 
+use super::connect::{Connect, Opening};
 use super::incoming::{Handles, handler_of};
 use super::table::View;
 use super::{Message, Socket, SocketHandler, check_attachment, check_tags};
@@ -15,6 +16,7 @@ use crate::error::{Result, failed, revoked};
 use crate::http::refusal::{Refusal, refuse};
 use crate::http::{Answer, Body, write_headers};
 use crate::limits::SOCKET_AUTO_REPLY_BYTES_MAX;
+use crate::schema::http_capnp::http_service;
 use crate::schema::http_capnp::http_service::client_request_context;
 
 /// The open WebSockets of an object, which it gets from
@@ -75,6 +77,40 @@ impl Sockets {
         let (view, handler) = (self.0.clone(), handler_of::<C>());
         let (tags, attachment, protocol) = Default::default();
         Ok(Accept { view, object, handler, tags, attachment, protocol })
+    }
+
+    /// Opens a socket to an object that accepts them, or by [`Outbound`](crate::Outbound) to the
+    /// outside. `handler` is the object itself, and is told what comes on it, as on one that it
+    /// accepted. The socket ends with the call that opened it.
+    ///
+    /// ```
+    /// # use std::rc::Rc;
+    /// use capstead::http::{Request, SocketHandler, Sockets, http_service};
+    /// use capstead::{Result, failed};
+    ///
+    /// /// Follows the prices that a service outside sends.
+    /// async fn follow<C: SocketHandler>(
+    ///     object: &Rc<C>,
+    ///     sockets: &Sockets,
+    ///     service: &http_service::Client,
+    /// ) -> Result<()> {
+    ///     let request = Request::get("/prices").body(()).map_err(|e| failed(e.to_string()))?;
+    ///     let socket = sockets.connect(object, service, request).tag("prices").open().await?;
+    ///     drop(socket.into_body().send_text("subscribe"));
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn connect<C: SocketHandler>(
+        &self,
+        handler: &Rc<C>,
+        to: &http_service::Client,
+        request: Request<()>,
+    ) -> Connect {
+        let object = Rc::downgrade(handler);
+        let (view, handler) = (self.0.clone(), handler_of::<C>());
+        let (tags, attachment) = Default::default();
+        let opening = Opening { view, object, handler, tags, attachment };
+        Connect { opening, to: to.clone(), request }
     }
 
     /// All that are open, in the order in which they were accepted.
@@ -208,7 +244,7 @@ impl Accept {
         headers: &HeaderMap,
     ) -> Result<()> {
         let Self { view, object, handler, tags, attachment, .. } = self;
-        let object = object.upgrade().filter(|object| self.is_object(object));
+        let object = object.upgrade().filter(|object| is_object(view, object));
         let object = object
             .ok_or_else(|| failed("the handler of a socket is the object that accepts it"))?;
         view.holder.check_room()?;
@@ -221,7 +257,7 @@ impl Accept {
         // If the client has gone, the way in may be dropped at once, and the socket must be there
         // to end.
         let entry = view.table.accept(tags.clone(), attachment.clone(), *handler, lease);
-        start.get().set_up_socket(view.holder.way_in(&view.table, &entry, context));
+        start.get().set_up_socket(view.holder.way_in(&view.table, &entry, Some(context)));
         let started = start.send();
         let down = started.pipeline.get_down_socket();
         entry.set_down(view.holder.ungated(down.as_client_hook()));
@@ -240,11 +276,12 @@ impl Accept {
         }
         Ok(())
     }
+}
 
-    fn is_object(&self, handler: &Rc<dyn Any>) -> bool {
-        let object = self.view.holder.object();
-        object.is_some_and(|object| std::ptr::addr_eq(Rc::as_ptr(&object), Rc::as_ptr(handler)))
-    }
+/// Tells whether this is the object whose sockets these are.
+pub(super) fn is_object(view: &View, handler: &Rc<dyn Any>) -> bool {
+    let object = view.holder.object();
+    object.is_some_and(|object| std::ptr::addr_eq(Rc::as_ptr(&object), Rc::as_ptr(handler)))
 }
 
 impl fmt::Debug for Accept {
