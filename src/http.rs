@@ -56,10 +56,12 @@
 mod body;
 mod file;
 mod head;
+mod hop;
 mod json;
 mod parts;
 mod refusal;
 mod room;
+mod send;
 mod socket;
 mod stream;
 
@@ -73,16 +75,20 @@ pub use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 pub use self::body::Body;
 use self::body::Content;
 pub use self::file::StaticFile;
-pub(crate) use self::head::{read_headers, read_response, write_request};
-use self::head::{read_request, write_headers, write_response};
+pub(crate) use self::head::{
+    read_headers, read_request, read_response, write_headers, write_request, write_response,
+};
+pub(crate) use self::hop::{is_of_one_hop, strip};
 pub(crate) use self::json::is_json;
 pub use self::json::{json, read_json};
+pub(crate) use self::parts::passed_on;
 pub use self::parts::{Incoming, Outgoing};
 use self::refusal::Form;
 pub use self::refusal::{Refusal, refuse};
 pub(crate) use self::room::{Held, Room};
+pub use self::send::{ResponseBody, send};
 pub use self::socket::{
-    Accept, Closed, Message, Sending, Socket, SocketHandler, Sockets, is_upgrade,
+    Accept, Closed, Connect, Message, Sending, Socket, SocketHandler, Sockets, is_upgrade,
 };
 pub(crate) use self::socket::{
     Entry, Holder, LOST, Lease, SocketTable, View, cut as cut_reason, dispatch, is_close, is_text,

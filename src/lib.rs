@@ -156,6 +156,7 @@ pub(crate) mod limits;
 pub(crate) mod membrane;
 pub(crate) mod metrics;
 pub(crate) mod net;
+pub(crate) mod outbound;
 pub(crate) mod schema;
 pub(crate) mod server;
 pub(crate) mod storage;
@@ -176,4 +177,5 @@ pub use gateway::HttpLimits;
 pub use host::{
     Context, Entries, Granted, List, Namespace, Object, Storable, Storage, Stored, Struct,
 };
+pub use outbound::{Outbound, OutboundLimits};
 pub use server::{Running, Server, ServerError, TurnLimits};

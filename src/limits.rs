@@ -118,6 +118,28 @@ pub(crate) const SHUTDOWN_SECS: u64 = 10;
 /// The time that a client may take to send the head of an HTTP request, in seconds.
 pub(crate) const HTTP_HEADER_SECS: u64 = 10;
 
+/// The time in which a server outside has to be reached, with its name and TLS, in seconds: then
+/// another try is better.
+pub(crate) const OUTBOUND_CONNECT_SECS: u64 = 10;
+
+/// The time for which nothing may move between an object and a server outside, unless the server
+/// sets another, in seconds: as for the gateway's clients.
+pub(crate) const OUTBOUND_IDLE_SECS: u64 = 120;
+
+/// Bytes of one body that goes out or comes in, unless the server sets another number. None is held
+/// in memory; it guards against runaways.
+pub(crate) const OUTBOUND_BODY_BYTES_MAX: u64 = 1 << 30;
+
+/// Requests and WebSockets to the outside at once, unless the server sets another number. Each has
+/// a connection.
+pub(crate) const OUTBOUND_CONNECTIONS_MAX: usize = 256;
+
+/// Largest head of a response from outside: as hyper has them, four times of what is usual.
+pub(crate) const OUTBOUND_HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// Largest message of a WebSocket from outside: as from the gateway's clients.
+pub(crate) const OUTBOUND_MESSAGE_BYTES_MAX: usize = 1 << 20;
+
 /// Longest label of a grant, in bytes: a name, or a sentence.
 pub(crate) const GRANT_LABEL_BYTES_MAX: usize = 256;
 

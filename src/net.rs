@@ -271,6 +271,12 @@ impl ConnectionsMax {
         }
     }
 
+    /// The connections to the outside that there may be, of so many that are wanted: half of those
+    /// of HTTP at most, which has so many less.
+    pub(crate) fn outbound(self, wanted: usize) -> usize {
+        wanted.min(self.http / 2)
+    }
+
     /// Warns in the log if there are few.
     pub(crate) fn warn_of_few(self) {
         let connections = self.capnp + self.http;

@@ -109,6 +109,19 @@ pub(crate) struct Options {
     /// [default: 1m]
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     http_socket_idle: Option<Duration>,
+    /// Let objects that have a grant or a binding for it call the HTTP server at this origin, like
+    /// https://api.example.com, or what is below a path of it; may be given several times
+    #[arg(long, value_name = "ORIGIN")]
+    outbound: Vec<String>,
+    /// End a call to such a server when nothing moves for so long [default: 2m]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    outbound_idle: Option<Duration>,
+    /// Bytes of the body of a request to such a server, and of a response [default: 1GiB]
+    #[arg(long, value_name = "SIZE", value_parser = operator::size)]
+    outbound_body: Option<ByteSize>,
+    /// Calls to such servers, and WebSockets, at once [default: 256]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    outbound_connections: Option<u32>,
     /// Address to serve /metrics at, in the format of Prometheus; off by default
     #[arg(long, value_name = "ADDR", env = "CAPSTEAD_METRICS")]
     metrics: Option<SocketAddr>,
@@ -203,6 +216,19 @@ impl Options {
         server
     }
 
+    /// Sets where objects may call, and how much.
+    fn open_outbound(&self, mut server: Server) -> Server {
+        if !self.outbound.is_empty() {
+            server = server.outbound(&self.outbound);
+        }
+        let limits = server.outbound_limits_mut();
+        limits.idle = self.outbound_idle.unwrap_or(limits.idle);
+        limits.body_bytes = self.outbound_body.map_or(limits.body_bytes, |size| size.as_u64());
+        let connections = self.outbound_connections.map(|number| number as usize);
+        limits.connections = connections.unwrap_or(limits.connections);
+        server
+    }
+
     /// Overrides the program's settings with the flags that were given.
     fn apply_to(&self, mut server: Server) -> Server {
         if let Some(data) = &self.data {
@@ -220,7 +246,7 @@ impl Options {
         if self.tls {
             server = server.tls();
         }
-        server = self.open_http(server);
+        server = self.open_outbound(self.open_http(server));
         if let Some(address) = self.metrics {
             server = server.metrics(address);
         }

@@ -6,32 +6,10 @@
 
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue};
-use http::header::{TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, Version};
 
-use crate::http::PEER;
-
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-
-/// Headers between two neighbours, and not between a client and an object.
-pub(super) fn is_of_one_hop(name: &HeaderName) -> bool {
-    [CONNECTION, KEEP_ALIVE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE].contains(name)
-        || name.as_str().starts_with("proxy-")
-}
-
-/// Takes out of a request what concerns this connection only.
-pub(super) fn strip(headers: &mut HeaderMap) {
-    let listed = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    let named = listed.flat_map(|value| value.split(',')).map(|name| name.trim().parse());
-    // The server has said the peer, whatever the client names.
-    let named = named.filter_map(Result::ok).filter(|name| *name != PEER);
-    let mut gone: Vec<HeaderName> = named.collect();
-    gone.extend(headers.keys().filter(|name| is_of_one_hop(name)).cloned());
-    for name in gone {
-        headers.remove(name);
-    }
-}
+use crate::http::{PEER, is_of_one_hop};
 
 /// Puts a head of HTTP/2 as HTTP/1 has it: classes see no difference.
 pub(super) fn as_http1(head: &mut http::request::Parts) {
@@ -170,31 +148,5 @@ mod tests {
         for status in [204, 205, 304] {
             assert!(get(status, &[], 1).is_err() && get(status, &[], 0).is_ok(), "{status}");
         }
-    }
-
-    #[test]
-    fn what_concerns_the_connection_reaches_no_object() {
-        let mut headers = HeaderMap::new();
-        for (name, value) in [
-            ("connection", "close, X-One"),
-            ("connection", "x-two, capstead-peer"),
-            ("capstead-peer", "192.0.2.1"),
-            ("x-one", "1"),
-            ("x-two", "2"),
-            ("x-three", "3"),
-            ("keep-alive", "5"),
-            ("te", "trailers"),
-            ("trailer", "x"),
-            ("transfer-encoding", "chunked"),
-            ("upgrade", "h2c"),
-            ("proxy-connection", "close"),
-            ("proxy-authorization", "secret"),
-        ] {
-            headers.append(HeaderName::try_from(name).unwrap(), value.parse().unwrap());
-        }
-        strip(&mut headers);
-        let mut left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
-        left.sort_unstable();
-        assert_eq!(left, ["capstead-peer", "x-three"], "who asks is no concern of a connection");
     }
 }

@@ -394,7 +394,7 @@ impl Client {
         parts: &mut http::request::Parts,
     ) -> std::result::Result<(), Refusal> {
         check_name(route)?;
-        head::strip(&mut parts.headers);
+        crate::http::strip(&mut parts.headers);
         if let Some(name) = head::not_text(&parts.headers) {
             let reason = format!("The value of the header {name} is not UTF-8.\n");
             return Err(refuse(StatusCode::BAD_REQUEST, reason));

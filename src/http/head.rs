@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use crate::error::{Result, failed, unimplemented};
 use crate::schema::http_capnp::{HttpMethod, http_header, http_request, http_response};
 
-pub(super) fn read_request<B>(request: http_request::Reader<'_>, body: B) -> Result<Request<B>> {
+pub(crate) fn read_request<B>(request: http_request::Reader<'_>, body: B) -> Result<Request<B>> {
     let method = read_method(request.get_method()?)?;
     let url = request.get_url()?.to_str()?;
     let mut built = Request::builder().method(method).uri(url);
@@ -35,7 +35,7 @@ pub(crate) fn write_request(
 }
 
 /// The head of a response whose body has so many bytes, if that is known.
-pub(super) fn write_response<B>(
+pub(crate) fn write_response<B>(
     response: &Response<B>,
     body_bytes: Option<u64>,
     mut to: http_response::Builder<'_>,
@@ -73,7 +73,7 @@ pub(crate) fn read_headers(
 
 /// # Errors
 /// When a value isn't UTF-8.
-pub(super) fn write_headers(
+pub(crate) fn write_headers(
     headers: &HeaderMap,
     mut to: capnp::struct_list::Builder<'_, http_header::Owned>,
 ) -> Result<()> {

@@ -10,7 +10,7 @@ use super::Body;
 use super::refusal::{Refusal, refuse};
 use super::room::{Held, Room};
 use super::stream::{Cut, Flow, Progress, Reader, keep, write};
-use crate::error::Result;
+use crate::error::{Result, failed};
 use crate::limits::{
     HTTP_BODY_BYTES_MAX, HTTP_BODY_SECS, HTTP_PART_BYTES, HTTP_RESPONSE_BYTES_MAX,
 };
@@ -119,6 +119,34 @@ fn offer(mut results: http_service::RequestResults, size: Option<u64>) -> Result
     results.get().set_request_body(capnp_rpc::new_client(writer));
     results.set_pipeline()?;
     Ok(reader)
+}
+
+/// The body of a request that is passed on, and a future that resolves when whoever asked wants no
+/// answer any more: they dropped the call and the way to the body.
+///
+/// A way to the body is offered even if that is empty, since there is no other sign of them.
+pub(crate) fn passed_on(
+    asked: http_request::Reader<'_>,
+    mut results: http_service::RequestResults,
+    most: u64,
+) -> Result<(Reader, impl Future<Output = ()> + use<>)> {
+    use http_request::body_size::{Fixed, Unknown};
+    let size = match asked.get_body_size().which()? {
+        Fixed(size) => Some(size),
+        Unknown(()) => None,
+    };
+    if size.is_some_and(|size| size > most) {
+        return Err(failed(format!("the body of a request has at most {most} bytes here")));
+    }
+    let held = Room::here().body();
+    let (writer, reader) = Flow::open("request", held, size, HTTP_RESPONSE_BYTES_MAX);
+    if size == Some(0) {
+        writer.end_at_once()?;
+    }
+    let left = reader.writer_left();
+    results.get().set_request_body(capnp_rpc::new_client(writer));
+    results.set_pipeline()?;
+    Ok((reader, left))
 }
 
 /// A sender may stay and say no more.

@@ -1,5 +1,5 @@
-//! WebSockets as a class holds them: it accepts one in the answer to a request, sends on it, and
-//! its [`SocketHandler`] is told what comes.
+//! WebSockets as a class holds them: it accepts one in the answer to a request, or opens one
+//! itself, sends on it, and its [`SocketHandler`] is told what comes.
 //!
 //! Invariants:
 //! - All that comes on a socket is a call of the object, so it is a turn, and in order. It wakes
@@ -8,6 +8,7 @@
 //!   its host ended before; after it nothing of that socket.
 //! - A socket is the object's and no instance's: it survives sleep, `abort` and panics.
 
+mod connect;
 mod incoming;
 mod open;
 mod surviving;
@@ -25,6 +26,7 @@ use crate::error::{Result, disconnected, failed, said};
 use crate::limits::{
     SOCKET_ATTACHMENT_BYTES_MAX, SOCKET_REASON_BYTES_MAX, SOCKET_TAG_BYTES_MAX, SOCKET_TAGS_MAX,
 };
+pub use connect::Connect;
 pub(crate) use incoming::{dispatch, is_close, is_text};
 pub use open::{Accept, Sockets, is_upgrade};
 use surviving::Frame;

@@ -77,6 +77,8 @@ pub(crate) struct Flow {
     state: Cell<State>,
     reader: Cell<Option<Waker>>,
     drained: Notify,
+    has_writer: Cell<bool>,
+    writer_left: Notify,
 }
 
 impl Flow {
@@ -96,6 +98,8 @@ impl Flow {
             state: Cell::new(State::Open),
             reader: Cell::default(),
             drained: Notify::new(),
+            has_writer: Cell::new(true),
+            writer_left: Notify::new(),
         });
         (Writer(flow.clone()), Reader(flow))
     }
@@ -219,6 +223,15 @@ impl Drop for Writer {
         if self.0.state.get() == State::Open {
             self.0.finish(State::Cut(Cut::Left));
         }
+        self.0.has_writer.set(false);
+        self.0.writer_left.notify_waiters();
+    }
+}
+
+impl Writer {
+    /// There is nothing to write.
+    pub(super) fn end_at_once(&self) -> Result<()> {
+        self.0.end()
     }
 }
 
@@ -287,6 +300,16 @@ impl Reader {
         let taken = self.0.held.borrow_mut().take();
         self.0.drained.notify_waiters();
         taken
+    }
+
+    /// Returns when nobody holds the other end any more, whether the body ended before or not.
+    pub(super) fn writer_left(&self) -> impl Future<Output = ()> + use<> {
+        let flow = self.0.clone();
+        async move {
+            while flow.has_writer.get() {
+                flow.writer_left.notified().await;
+            }
+        }
     }
 
     /// Returns when no more will come, or more than so many bytes are here.

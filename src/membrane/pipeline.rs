@@ -124,6 +124,16 @@ impl Pipeline {
         for later in &used {
             later.let_go_of_circle();
         }
+        if outcome.is_err() {
+            // A handler whose caller was told already goes on, and nobody has what it offered.
+            let offered = match &self.0.borrow().source {
+                Some(Source::Early(_, whole)) => Some(whole.clone()),
+                _ => None,
+            };
+            if let Some(whole) = offered {
+                whole.abandon();
+            }
+        }
         self.settle(Source::Ended(outcome.map(Opened)));
     }
 

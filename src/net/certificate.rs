@@ -17,6 +17,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::version::TLS13;
 use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
 
@@ -65,7 +66,7 @@ impl Certificate {
     /// A sentence, when the library has no such protocols: a bug.
     pub(crate) fn acceptor(self: &Arc<Self>) -> Result<TlsAcceptor, String> {
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
-        let config = config.with_safe_default_protocol_versions();
+        let config = config.with_protocol_versions(&[&TLS13]);
         let config = config.map_err(|error| format!("no TLS: {error}"))?;
         let mut config = config.with_no_client_auth().with_cert_resolver(self.clone());
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();

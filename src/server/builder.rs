@@ -14,6 +14,7 @@ use crate::gateway::{HttpLimits, Row};
 use crate::host::{AwakeLimits, Binding, Class, Object, class_of};
 use crate::limits::{REQUEST_RETENTION_SECS, WARM_SECS};
 use crate::net::CertificateFiles;
+use crate::outbound::{Outbound, OutboundLimits};
 use crate::storage::LogOptions;
 
 /// The address at which a server listens for Cap'n Proto by default.
@@ -60,6 +61,9 @@ pub struct Server {
     pub(super) only_by_routes: Vec<&'static str>,
     pub(super) routes_file: Option<PathBuf>,
     pub(super) quotas: Vec<(String, Quota)>,
+    /// The origins that objects may call; none if the class `Outbound` isn't served.
+    pub(super) outbound: Option<Vec<String>>,
+    pub(super) outbound_limits: OutboundLimits,
     version: Option<String>,
 }
 
@@ -112,6 +116,8 @@ impl Server {
             only_by_routes: Vec::new(),
             routes_file: None,
             quotas: Vec::new(),
+            outbound: None,
+            outbound_limits: OutboundLimits::default(),
             version: None,
         }
     }
@@ -288,9 +294,36 @@ impl Server {
         self
     }
 
-    /// The classes, without their bindings and quotas.
+    /// The classes, without their bindings and quotas. Flags may add the way out.
     pub(crate) fn known_classes(&self) -> Vec<Class> {
-        self.classes.clone()
+        let mut classes = self.classes.clone();
+        if !classes.iter().any(|class| class.name == Outbound::CLASS) {
+            classes.push(class_of::<Outbound>());
+        }
+        classes
+    }
+
+    /// Serves the class [`Outbound`], by which objects reach HTTP servers at these origins, like
+    /// `https://api.example.com`, or what is below a path of one: those that have a reference to
+    /// it, and no others. The operator's flag `--outbound` adds origins, so there may be none here.
+    /// The gateway reaches no object of it.
+    #[must_use]
+    pub fn outbound(mut self, origins: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let all = self.outbound.get_or_insert_default();
+        all.extend(origins.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets the resources that calls to the outside may use. See [`OutboundLimits::default`].
+    #[must_use]
+    pub fn outbound_limits(mut self, limits: OutboundLimits) -> Self {
+        self.outbound_limits = limits;
+        self
+    }
+
+    /// The limits of calls to the outside, for flags that override one of them.
+    pub(crate) fn outbound_limits_mut(&mut self) -> &mut OutboundLimits {
+        &mut self.outbound_limits
     }
 
     /// Accepts a data directory whose keys its group can read and write, as Kubernetes makes them

@@ -1,11 +1,15 @@
 //! The classes of a server and the ways to their objects, checked before anything is made.
 
+use std::sync::Arc;
+
 use super::builder::{Quota, Server};
 use super::error::ServerError;
 use super::routes_file;
 use crate::gateway::Routes;
-use crate::host::Class;
+use crate::host::{Class, Object, class_of};
 use crate::limits::CLASS_BYTES_MAX;
+use crate::net::ConnectionsMax;
+use crate::outbound::{Outbound, Setup};
 
 /// Names are part of every object's header and of paths, so they are checked.
 fn check_name(name: &str) -> Result<(), ServerError> {
@@ -24,6 +28,7 @@ fn check_name(name: &str) -> Result<(), ServerError> {
 /// When they contradict each other.
 pub(super) fn bound_classes(server: &Server) -> Result<Vec<Class>, ServerError> {
     let mut classes = server.classes.clone();
+    classes.extend(outbound(server)?);
     for (at, class) in classes.iter().enumerate() {
         check_name(class.name)?;
         let same = |other: &Class| other.name.eq_ignore_ascii_case(class.name);
@@ -35,8 +40,13 @@ pub(super) fn bound_classes(server: &Server) -> Result<Vec<Class>, ServerError> 
     }
     for (from, binding) in &server.bindings {
         let has = |name| move |class: &&mut Class| class.name == name;
-        if server.classes.iter().all(|class| class.name != binding.class) {
-            let error = format!("add .class::<{0}>(): {from} is bound to it", binding.class);
+        if classes.iter().all(|class| class.name != binding.class) {
+            let class = binding.class;
+            let call = match class {
+                Outbound::CLASS => ".outbound([…])".to_owned(),
+                _ => format!(".class::<{class}>()"),
+            };
+            let error = format!("add {call}: {from} is bound to {class}");
             return Err(ServerError::Classes(error));
         }
         let Some(class) = classes.iter_mut().find(has(*from)) else {
@@ -60,6 +70,24 @@ pub(super) fn bound_classes(server: &Server) -> Result<Vec<Class>, ServerError> 
         }
     }
     Ok(classes)
+}
+
+/// The way out, if there is one. The gateway doesn't get it: whoever reaches its port could call
+/// servers that trust this one.
+///
+/// # Errors
+/// When an origin is none.
+fn outbound(server: &Server) -> Result<Option<Class>, ServerError> {
+    let Some(origins) = &server.outbound else { return Ok(None) };
+    let limits = server.outbound_limits;
+    let most = ConnectionsMax::of(server.hosts).map_err(ServerError::Setting)?;
+    let setup = Setup::new(origins, limits, most.outbound(limits.connections));
+    let setup = setup.map_err(ServerError::Setting)?;
+    let mut class = class_of::<Outbound>();
+    class.woken_at_start = setup.names();
+    class.setting = Some(Arc::new(setup));
+    class.is_open_to_http = false;
+    Ok(Some(class))
 }
 
 /// The table of routes.

@@ -16,6 +16,7 @@ use crate::gateway::{Gateway, Given, Routes};
 use crate::host::{Class, ListenerHint};
 use crate::id::{ObjectId, Pool};
 use crate::metrics::Metrics;
+use crate::schema::facet_capnp::facet;
 use crate::schema::restorer_capnp::{namespace, restorer};
 use crate::sturdyref::{KeyRing, Keys, root_grant};
 
@@ -35,15 +36,20 @@ pub(super) async fn start_gateway(
     let restores = classes.iter().map(|class| {
         let restored = reference(&keys.current(), class.name, hint).map(|text| {
             let request = restore(&restorer, &text);
-            request.send().promise.map(|reply| (class.name, text, reply))
+            request.send().promise.map(move |reply| (class, text, reply))
         });
         restored.map_err(ServerError::from)
     });
     let restores = restores.collect::<std::result::Result<Vec<_>, _>>()?;
     let (mut given, mut references) = (Vec::new(), BTreeMap::new());
-    for (class, text, reply) in join_all(restores).await {
+    for (of, text, reply) in join_all(restores).await {
+        let class = of.name;
         let namespace = match reply {
-            Ok(reply) => Some(reply.get()?.get_cap().get_as_capability()?),
+            Ok(reply) => {
+                let namespace = reply.get()?.get_cap().get_as_capability()?;
+                wake(&namespace, of).await;
+                Some(namespace)
+            }
             // Requests get this error, as they did before the start.
             Err(error) if is_revoked(&error) => {
                 tracing::warn!(%class, "its root reference was revoked: it is not served over HTTP; `capstead grant` makes another reference");
@@ -60,9 +66,25 @@ pub(super) async fn start_gateway(
         if namespace.is_some() {
             references.insert(class.to_owned(), text);
         }
-        given.push((class.to_owned(), Given { namespace, again }));
+        if of.is_open_to_http {
+            given.push((class.to_owned(), Given { namespace, again }));
+        }
     }
     Ok((Gateway::new(given, restorer, routes, metrics.clone()), references))
+}
+
+/// Wakes the objects of the class that are to be awake once.
+async fn wake(namespace: &namespace::Client, class: &Class) {
+    let woken = class.woken_at_start.iter().map(|name| {
+        let mut by_name = namespace.by_name_request();
+        by_name.get().set_key(name);
+        let object = by_name.send().pipeline.get_object().as_cap();
+        // Any call wakes it, and this one every object answers.
+        facet::Client::new(object).grants_request().send().promise
+    });
+    for error in join_all(woken).await.into_iter().filter_map(Result::err) {
+        tracing::warn!(class = class.name, %error, "an object doesn't wake");
+    }
 }
 
 fn restore(

@@ -383,7 +383,7 @@ async fn start_on(
     // Set once, here.
     let _ = hub.gateway.set(gateway.clone());
     let stop_gateway = CancellationToken::new();
-    let http_limits = server.http_limits.with_connections(most.http);
+    let http_limits = server.http_limits.with_connections(most.http - outbound(&server, most));
     let serve =
         |(http, entrance)| web::serve_http(http, (entrance, http_limits), gateway, &stop_gateway);
     let gateway = http.zip(entrance).map(serve).transpose()?;
@@ -397,6 +397,12 @@ async fn start_on(
         Parts { host, threads, supervisor, gateway, stop_gateway, metrics_page, admin, data };
     let (http, metrics, namespaces) = (http_address, metrics_address, references);
     Ok(Running { capnp, http, certificate, metrics, namespaces, parts })
+}
+
+/// The connections of HTTP that are for calls to the outside.
+fn outbound(server: &Server, most: ConnectionsMax) -> usize {
+    let wanted = server.outbound.as_ref().map_or(0, |_| server.outbound_limits.connections);
+    most.outbound(wanted)
 }
 
 fn open_supervisor(server: &Server, data: &DataDir) -> Result<Rc<Supervisor>, ServerError> {

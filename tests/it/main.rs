@@ -42,6 +42,7 @@ mod links;
 mod misled;
 mod once;
 mod operators;
+mod outbound;
 mod pages;
 mod passing;
 mod paths;
@@ -64,4 +65,4 @@ mod tools;
 mod watchdog;
 mod write_log;
 
-capstead_client::generated! { passing_capnp }
+capstead_client::generated! { forwarder_capnp passing_capnp slot_capnp }

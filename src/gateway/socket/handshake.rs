@@ -13,8 +13,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::gateway::head;
-use crate::http::{Refusal, refuse};
+use crate::http::{Refusal, is_of_one_hop, refuse};
 
 /// The only version that there is.
 const VERSION: HeaderValue = HeaderValue::from_static("13");
@@ -97,7 +96,7 @@ pub(in crate::gateway) fn response(
     mut headers: HeaderMap,
 ) -> Result<Response<()>, String> {
     let is_ours = |name: &HeaderName| {
-        head::is_of_one_hop(name)
+        is_of_one_hop(name)
             || [SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, http::header::CONTENT_LENGTH]
                 .contains(name)
     };

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use capnp::capability::{FromClientHook, FromServer};
 use capstead_client::Terms;
@@ -174,6 +175,11 @@ impl Context {
     /// When there is no such grant; outside a turn of this object, or when the instance ended.
     pub fn revoke(&self, grant: GrantId) -> Result<()> {
         calls::revoke(&self.0, &Right::default(), grant)
+    }
+
+    /// The value that the server has for all objects of the class, if it is of this type.
+    pub(crate) fn setting<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        self.0.spec.class.setting.clone()?.downcast().ok()
     }
 
     /// The object's own capability, to give away.

@@ -1,11 +1,13 @@
 //! A class as its host knows it: a name, plain function pointers, and the classes that it may
 //! reach.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use capnp::any_pointer;
 use capnp::capability::{Params, Promise, Results};
@@ -32,7 +34,8 @@ pub(in crate::host) type GrantCalls = fn(
     Results<any_pointer::Owned>,
 ) -> Promise<(), capnp::Error>;
 
-/// A class as registered. It holds no state, so that every host thread can have it.
+/// A class as registered. It holds no state but what all threads share, so that every host thread
+/// can have it.
 #[derive(Clone)]
 pub(crate) struct Class {
     pub(crate) name: &'static str,
@@ -50,6 +53,12 @@ pub(crate) struct Class {
     pub(crate) object_limit: u64,
     /// The most that all objects of a host may store together, in bytes.
     pub(crate) total_limit: Option<u64>,
+    /// A value of the server for all of its objects.
+    pub(crate) setting: Option<Arc<dyn Any + Send + Sync>>,
+    /// The gateway holds its namespace.
+    pub(crate) is_open_to_http: bool,
+    /// The names of objects that wake when the server starts.
+    pub(crate) woken_at_start: Vec<String>,
 }
 
 /// The right of one class to reach the objects of another, under a name of its own.
@@ -78,6 +87,9 @@ impl Class {
             bindings: Vec::new(),
             object_limit: OBJECT_BYTES_MAX,
             total_limit: None,
+            setting: None,
+            is_open_to_http: true,
+            woken_at_start: Vec::new(),
         }
     }
 }

@@ -7,8 +7,8 @@
 //!
 //! Invariants:
 //! - A call starts when the one before it has ended, in the order of arrival. Those whose callers
-//!   have to read first are passed over, and those that bring the call that runs the body of its
-//!   request go past.
+//!   have to read first are passed over. Those that bring the call that runs the body of its
+//!   request, or the answer to one that it made, go past.
 //! - A call that its own chain keeps from starting gets an error that says `deadlock:`. A deadlock
 //!   that isn't found, across hosts, ends when the patience of a call does.
 
@@ -29,6 +29,7 @@ use crate::error::{Reason, Result, overloaded};
 use crate::limits::{EXCLUSIVE_WAIT_SECS, WAKE_SECS};
 use crate::membrane::{Chain, Reply};
 use crate::schema::http_capnp::byte_stream;
+use crate::schema::http_capnp::http_service::client_request_context;
 
 /// The calls of one exclusive instance.
 #[derive(Default)]
@@ -201,7 +202,7 @@ pub(in crate::host) fn enter(
     }
     let mut queued = parked::pass(instance, queued)?;
     let Some(exclusive) = &instance.exclusive else { return Some(queued) };
-    if brings_a_body(&queued, exclusive.running()) {
+    if brings_http(&queued, exclusive.running()) {
         return Some(queued);
     }
     let Some(running) = exclusive.running.get() else {
@@ -231,11 +232,17 @@ pub(in crate::host) fn enter(
     None
 }
 
-/// Tells whether a call brings bytes to the one that runs, which may wait for them. A stream that
-/// the class made for anything else is called as all its capabilities are.
-fn brings_a_body(queued: &QueuedCall, running: Option<u128>) -> bool {
-    queued.call.method.interface == byte_stream::Client::TYPE_ID
-        && queued.facet.serves().is_some_and(|call| Some(call) == running)
+/// Tells whether a call brings bytes, or the answer to a request, to the one that runs, which may
+/// wait for them. A stream that the class made for anything else is called as all its capabilities
+/// are.
+fn brings_http(queued: &QueuedCall, running: Option<u128>) -> bool {
+    match queued.call.method.interface {
+        byte_stream::Client::TYPE_ID => {
+            queued.facet.serves().is_some_and(|call| Some(call) == running)
+        }
+        client_request_context::Client::TYPE_ID => queued.facet.is_made(),
+        _ => false,
+    }
 }
 
 /// The call is the one that runs from now on.

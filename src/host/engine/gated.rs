@@ -119,9 +119,9 @@ pub(in crate::host) fn leaving(
     made(instance, Maker::Library(cap))
 }
 
-/// The same, for one that a call which runs gives away ahead of its answer. What comes by it may be
-/// what that call waits for.
-pub(in crate::host) fn leaving_early(
+/// The same, for one that is given away while a call runs: ahead of its answer, or by a call that
+/// went past it. What comes by it may be what the call that runs waits for.
+pub(in crate::host) fn leaving_while_running(
     instance: &Rc<Instance>,
     cap: Box<dyn ClientHook>,
 ) -> Box<dyn ClientHook> {

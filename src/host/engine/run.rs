@@ -147,7 +147,7 @@ fn go_on(
 /// once all writes so far are durable.
 fn open_early(instance: &Rc<Instance>, number: u64, body: &BodySlot) {
     let Some(mut early) = body.take_early() else { return };
-    early.replace_caps(|cap| gated::leaving_early(instance, cap));
+    early.replace_caps(|cap| gated::leaving_while_running(instance, cap));
     let (owner, whole) = (instance.clone(), body.clone());
     instance.gate.call(move || {
         // Taken out meanwhile, since the calls that start now may end the instance.
@@ -225,7 +225,10 @@ pub(in crate::host) fn turn<T>(
 fn finish(instance: &Rc<Instance>, pending: PendingReply, outcome: Result<()>, body: &BodySlot) {
     let outcome = outcome.map_err(of_class).and_then(|()| {
         let mut body = body.take().ok_or_else(|| failed("the handler kept its results"))?;
-        body.replace_caps(|cap| gated::leaving(instance, cap));
+        // The call may have brought the answer to a request, and then the body goes to the call that
+        // runs.
+        let leaves = if pending.facet.is_made() { gated::leaving_while_running } else { gated::leaving };
+        body.replace_caps(|cap| leaves(instance, cap));
         Ok(body)
     });
     answer(instance, pending, outcome);

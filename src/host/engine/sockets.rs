@@ -104,14 +104,14 @@ impl Holder for HolderOf {
     }
 
     fn lease(&self, context: &client_request_context::Client) -> Option<Rc<dyn Lease>> {
-        lease(&opens_by(context))
+        lease(&opens_by(Some(context)))
     }
 
     fn way_in(
         &self,
         table: &Rc<SocketTable>,
         entry: &Rc<Entry>,
-        context: &client_request_context::Client,
+        context: Option<&client_request_context::Client>,
     ) -> web_socket::Client {
         let right = opens_by(context);
         let (vat, slot) = (self.0.vat.clone(), self.0.vat.objects.slot(&self.0.spec));
@@ -184,8 +184,8 @@ fn lease(right: &Right) -> Option<Rc<dyn Lease>> {
 }
 
 /// The right to a socket that was asked for with this context.
-fn opens_by(context: &client_request_context::Client) -> Right {
-    let came_by = membrane::find::<Gated>(context.as_client_hook());
+fn opens_by(context: Option<&client_request_context::Client>) -> Right {
+    let came_by = context.and_then(|context| membrane::find::<Gated>(context.as_client_hook()));
     came_by.map(|gated| gated.came_by.of_what_it_opens()).unwrap_or_default()
 }
 

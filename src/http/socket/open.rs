@@ -10,6 +10,7 @@ use futures::future::FutureExt;
 use http::header::UPGRADE;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 
+use super::connect::{Connect, Opening};
 use super::incoming::{Handles, handler_of};
 use super::surviving::Surviving;
 use super::table::{Entry, View};
@@ -18,6 +19,7 @@ use crate::error::{Result, failed, revoked};
 use crate::http::refusal::{Refusal, refuse};
 use crate::http::{Answer, Body, write_headers};
 use crate::limits::SOCKET_AUTO_REPLY_BYTES_MAX;
+use crate::schema::http_capnp::http_service;
 use crate::schema::http_capnp::http_service::client_request_context;
 use crate::schema::surviving_capnp::surviving_context;
 
@@ -99,6 +101,40 @@ impl Sockets {
         self.0.holder.check_alive()?;
         self.0.table.survive(&*self.0.holder, handler_of::<C>())?;
         Ok(self)
+    }
+
+    /// Opens a socket to an object that accepts them, or by [`Outbound`](crate::Outbound) to the
+    /// outside. `handler` is the object itself, and is told what comes on it, as on one that it
+    /// accepted. The socket ends with the call that opened it.
+    ///
+    /// ```
+    /// # use std::rc::Rc;
+    /// use capstead::http::{Request, SocketHandler, Sockets, http_service};
+    /// use capstead::{Result, failed};
+    ///
+    /// /// Follows the prices that a service outside sends.
+    /// async fn follow<C: SocketHandler>(
+    ///     object: &Rc<C>,
+    ///     sockets: &Sockets,
+    ///     service: &http_service::Client,
+    /// ) -> Result<()> {
+    ///     let request = Request::get("/prices").body(()).map_err(|e| failed(e.to_string()))?;
+    ///     let socket = sockets.connect(object, service, request).tag("prices").open().await?;
+    ///     drop(socket.into_body().send_text("subscribe"));
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn connect<C: SocketHandler>(
+        &self,
+        handler: &Rc<C>,
+        to: &http_service::Client,
+        request: Request<()>,
+    ) -> Connect {
+        let object = Rc::downgrade(handler);
+        let (view, handler) = (self.0.clone(), handler_of::<C>());
+        let (tags, attachment) = Default::default();
+        let opening = Opening { view, object, handler, tags, attachment };
+        Connect { opening, to: to.clone(), request }
     }
 
     /// All that are open, in the order in which they were accepted.
@@ -232,7 +268,7 @@ impl Accept {
         headers: &HeaderMap,
     ) -> Result<()> {
         let Self { view, object, handler, tags, attachment, .. } = self;
-        let object = object.upgrade().filter(|object| self.is_object(object));
+        let object = object.upgrade().filter(|object| is_object(view, object));
         let object = object
             .ok_or_else(|| failed("the handler of a socket is the object that accepts it"))?;
         // Asked before anything else, as others run while the answer is awaited.
@@ -276,11 +312,12 @@ impl Accept {
         }
         Ok(())
     }
+}
 
-    fn is_object(&self, handler: &Rc<dyn Any>) -> bool {
-        let object = self.view.holder.object();
-        object.is_some_and(|object| std::ptr::addr_eq(Rc::as_ptr(&object), Rc::as_ptr(handler)))
-    }
+/// Tells whether this is the object whose sockets these are.
+pub(super) fn is_object(view: &View, handler: &Rc<dyn Any>) -> bool {
+    let object = view.holder.object();
+    object.is_some_and(|object| std::ptr::addr_eq(Rc::as_ptr(&object), Rc::as_ptr(handler)))
 }
 
 /// Asks whether the other side can keep a socket that survives.
@@ -304,7 +341,7 @@ fn open(
     context: &client_request_context::Client,
     headers: &HeaderMap,
 ) -> Result<Opened> {
-    let up = view.holder.way_in(&view.table, entry, context);
+    let up = view.holder.way_in(&view.table, entry, Some(context));
     let count = headers.len() as u32;
     let Some(surviving) = &entry.surviving else {
         let mut start = context.start_web_socket_request();

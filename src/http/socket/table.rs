@@ -90,13 +90,13 @@ pub(crate) trait Holder {
     /// The right by which the request came that has this context.
     fn lease(&self, context: &client_request_context::Client) -> Option<Rc<dyn Lease>>;
 
-    /// A way in for what comes on the socket that was asked for with this context. It names the
-    /// object, and no instance.
+    /// A way in for what comes on the socket that was asked for with this context, or that the
+    /// object asked for itself. It names the object, and no instance.
     fn way_in(
         &self,
         table: &Rc<SocketTable>,
         socket: &Rc<Entry>,
-        context: &client_request_context::Client,
+        context: Option<&client_request_context::Client>,
     ) -> web_socket::Client;
 
     /// A capability of this instance without the gate around it.
