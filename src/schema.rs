@@ -17,7 +17,7 @@ macro_rules! generated {
     )+};
 }
 
-generated! { admin_capnp chat_capnp cluster_capnp counter_capnp index_capnp poll_capnp }
+generated! { admin_capnp chat_capnp cluster_capnp counter_capnp editor_capnp index_capnp poll_capnp }
 #[cfg(test)]
 generated! { actor_capnp every_capnp trial_capnp }
 
