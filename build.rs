@@ -1,5 +1,8 @@
-//! Generates the code of the internal schemas, and of those of the bundled classes; and says by
-//! which sources the library is built.
+//! Generates the code of the internal schemas, and of those of the bundled classes; makes their
+//! pages; and says by which sources the library is built.
+
+#[path = "examples/editor/page/files.rs"]
+mod files;
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,6 +16,8 @@ fn main() {
     capstead_build::compile(&["schema/surviving.capnp"]);
     capstead_build::compile(&["examples/counter/schema/counter.capnp"]);
     capstead_build::compile(&["examples/chat/schema/chat.capnp"]);
+    capstead_build::compile(&["examples/editor/schema/editor.capnp"]);
+    files::write("examples/editor/page");
     capstead_build::compile(&["src/classes/index.capnp"]);
     capstead_build::compile(&["src/classes/poll.capnp"]);
     capstead_build::compile(&["src/dynamic/every.capnp"]);

@@ -167,7 +167,7 @@ pub(crate) mod supervisor;
 #[cfg(test)]
 use schema::{actor_capnp, every_capnp, trial_capnp};
 use schema::{admin_capnp, cluster_capnp, surviving_capnp};
-pub use schema::{chat_capnp, counter_capnp, index_capnp, poll_capnp};
+pub use schema::{chat_capnp, counter_capnp, editor_capnp, index_capnp, poll_capnp};
 
 pub use capstead_client::sturdyref::{Caveats, GrantId, Method};
 pub use capstead_client::{Interface, Limits, Terms};

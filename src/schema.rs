@@ -3,7 +3,7 @@
 use capstead_client::generated;
 
 generated! {
-    admin_capnp chat_capnp cluster_capnp counter_capnp index_capnp poll_capnp surviving_capnp
+    admin_capnp chat_capnp cluster_capnp counter_capnp editor_capnp index_capnp poll_capnp surviving_capnp
 }
 #[cfg(test)]
 generated! { actor_capnp every_capnp trial_capnp }

@@ -1,4 +1,4 @@
-"""The chat and the counter as people have them: windows of Chromium, and a server that is killed meanwhile."""
+"""The chat, the counter and the documents as people have them: windows of Chromium, and a server that is killed meanwhile."""
 
 import http.server
 import json
@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 import unittest
 import urllib.request
 from pathlib import Path
@@ -20,6 +21,12 @@ CAPSTEAD = os.environ.get("CAPSTEAD_BIN", TARGET / "debug/capstead")
 CHROMIUM = os.environ.get("CHROMIUM", shutil.which("chromium") or "chromium")
 PICTURES = TARGET / "pictures"
 DEADLINE_MS = 60_000
+# The text of an editor, without the names of others' cursors.
+LINES = """() => [...document.querySelectorAll(".cm-line")].map((line) => {
+  const words = line.cloneNode(true);
+  words.querySelectorAll(".cm-ySelectionCaret").forEach((cursor) => cursor.remove());
+  return words.textContent.replace(/[\u200b\u2060]/g, "");
+}).join("\\n")"""
 
 
 class Server:
@@ -53,12 +60,16 @@ class Stranger(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         script = """
             const tried = [];
-            const counter = "%s/counter/visits";
+            const server = "%s";
+            const counter = server + "/counter/visits";
             fetch(counter + "/increment", { method: "POST", mode: "no-cors" })
               .then(() => tried.push("fetched"), () => tried.push("failed"));
             const socket = new WebSocket(counter.replace("http", "ws") + "/live");
             socket.onopen = () => tried.push("open");
             socket.onclose = () => tried.push("closed");
+            const editor = new WebSocket(server.replace("http", "ws") + "/editor/notes");
+            editor.onopen = () => tried.push("edits");
+            editor.onclose = () => tried.push("kept out");
             setInterval(() => { document.title = tried.sort().join(" "); }, 20);
         """ % self.target
         page = f"<!doctype html><script>{script}</script>".encode()
@@ -193,7 +204,7 @@ class Pages(unittest.TestCase):
             expect(page.locator("#value")).to_have_text("3")
         index.screenshot(path=PICTURES / "counter.png")
 
-    def test_a_page_of_another_origin_neither_counts_nor_listens(self):
+    def test_a_page_of_another_origin_neither_counts_nor_listens_nor_edits(self):
         handler = type("Handler", (Stranger,), {"target": self.server.url})
         stranger = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         threading.Thread(target=stranger.serve_forever, daemon=True).start()
@@ -204,8 +215,132 @@ class Pages(unittest.TestCase):
         page = context.new_page()
         page.goto(f"http://127.0.0.1:{stranger.server_port}/")
         # The answer to the fetch can't be read, and is a refusal.
-        expect(page).to_have_title("closed fetched")
+        expect(page).to_have_title("closed fetched kept out")
         self.assertEqual(page.request.get(f"{self.server.url}/counter/visits").text(), "0")
+
+    def write(self, name, path="/editor/notes", **options):
+        page = self.window(path, **options)
+        self.connected(page)
+        page.get_by_label("You are").fill(name)
+        # Enter, as a person would: the field says so when it is left.
+        page.get_by_label("You are").press("Enter")
+        page.locator(".cm-content").click()
+        return page
+
+    def text(self, name="notes"):
+        with urllib.request.urlopen(f"{self.server.url}/editor/{name}/text") as answer:
+            return answer.read().decode()
+
+    def alike(self, *pages):
+        """Waits until all windows show what the server has, and returns it."""
+        deadline = time.monotonic() + DEADLINE_MS / 1000
+        while True:
+            text = self.text()
+            shown = {page.evaluate(LINES) for page in pages}
+            if shown == {text}:
+                return text
+            self.assertLess(time.monotonic(), deadline, f"{shown} and {text!r}")
+
+    def test_two_windows_write_one_text_across_the_death_of_the_server(self):
+        first = self.window("/")
+        first.get_by_role("link", name="Documents").click()
+        expect(first).to_have_title("Documents")
+        first.screenshot(path=PICTURES / "documents.png")
+        first.get_by_role("button", name="Open").click()
+        expect(first).to_have_title("notes")
+        first.close()
+        ada = self.write("Ada", viewport={"width": 1100, "height": 700})
+        bob = self.write("Bob", viewport={"width": 390, "height": 800})
+        for page in (ada, bob):
+            expect(page.locator("#people li")).to_have_text([re.compile("^(Ada|Bob)( .you.)?$")] * 2)
+        ada.keyboard.type("Things to bring\n\nA tent, two sleeping bags and a stove.\n")
+        expect(bob.locator(".cm-content")).to_contain_text("stove")
+        bob.keyboard.press("Control+Home")
+        bob.keyboard.press("ArrowDown")
+        # At once, a key each.
+        for one, other in zip("Matches, and a torch each.", "We go by train, on Friday."):
+            ada.keyboard.press(one)
+            bob.keyboard.press(other)
+        text = "Things to bring\nWe go by train, on Friday.\nA tent, two sleeping bags and a stove.\n"
+        text += "Matches, and a torch each."
+        self.assertEqual(self.alike(ada, bob), text)
+        # Each sees where the other is.
+        expect(ada.locator(".cm-ySelectionInfo")).to_have_text("Bob")
+        expect(bob.locator(".cm-ySelectionInfo")).to_have_text("Ada")
+        ada.keyboard.press("Shift+Home")
+        expect(bob.locator(".cm-ySelection").first).to_be_visible()
+        ada.screenshot(path=PICTURES / "editor.png")
+        bob.screenshot(path=PICTURES / "editor-phone.png")
+
+        self.server.kill()
+        ada.keyboard.press("Control+End")
+        ada.keyboard.type(" While it was gone.")
+        bob.keyboard.press("Control+Home")
+        bob.keyboard.type("Now: ")
+        for page in (ada, bob):
+            expect(page.locator("#state")).to_contain_text("kept in this window")
+        bob.screenshot(path=PICTURES / "editor-lost.png")
+        self.server.start()
+        for page in (ada, bob):
+            self.connected(page)
+        again = f"Now: {text} While it was gone."
+        for page in (ada, bob):
+            expect(page.locator(".cm-content")).to_contain_text("While it was gone.")
+            expect(page.locator(".cm-content")).to_contain_text("Now: ")
+        self.assertEqual(self.alike(ada, bob), again)
+        late = self.write("Cyd", color_scheme="dark", viewport={"width": 1100, "height": 700})
+        self.assertEqual(self.alike(late), again)
+        expect(late.locator(".cm-ySelectionInfo")).to_have_count(2)
+        late.screenshot(path=PICTURES / "editor-dark.png")
+        # What a page has to load comes from the server alone.
+        loaded = late.evaluate("performance.getEntriesByType('resource').map((entry) => entry.name)")
+        self.assertEqual([url for url in loaded if not url.startswith(self.server.url)], [])
+
+    def without_a_built_script(self, context, serve):
+        """Has a context see the page as a server gives it that was built without the script."""
+        folder = REPOSITORY / "examples/editor/page"
+        import_map = (folder / "import-map.json").read_text()
+        element = f'<script type="importmap">\n{import_map}</script>\n'
+        html = (folder / "page.html").read_text().replace("<!-- import map -->\n", element)
+        packages = sorted({re.match(r".*@[^/]+/", url)[0] for url in json.loads(import_map)["integrity"]})
+        policy = "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; "
+        policy += f"script-src 'self' 'unsafe-inline' {' '.join(packages)}"
+        headers = {"content-security-policy": policy, "content-type": "text/html"}
+        page_url, script_url = (f"{self.server.url}/editor/notes{end}" for end in ("", "/editor.js"))
+        context.route(page_url, lambda route: route.fulfill(body=html, headers=headers))
+        context.route(script_url, lambda route: route.fulfill(path=folder / "editor.js"))
+        context.route(re.compile("^https://"), lambda route: serve(route, folder / "node_modules"))
+        page = context.new_page()
+        page.goto(page_url)
+        return page
+
+    def test_without_a_built_script_the_page_takes_the_same_files_from_elsewhere(self):
+        def serve(route, modules):
+            name = route.request.url.removeprefix("https://cdn.jsdelivr.net/npm/")
+            self.assertNotEqual(name, route.request.url)
+            file = modules / re.sub(r"(?<=.)@[^/]+", "", name, count=1)
+            headers = {"access-control-allow-origin": "*", "content-type": "text/javascript"}
+            body = file.read_bytes() + (b" " if name.startswith(changed) else b"")
+            route.fulfill(body=body, headers=headers)
+
+        changed = "none"
+        # For Chromium the page, which isn't the server's here, comes from the world outside.
+        options = {"permissions": ["local-network-access"]}
+        context = self.browser.new_context(**options)
+        self.addCleanup(context.close)
+        page = self.without_a_built_script(context, serve)
+        self.connected(page)
+        page.locator(".cm-content").click()
+        page.keyboard.type("Hello.")
+        self.assertEqual(self.alike(page), "Hello.")
+        # A server that gives other files, or none, is of no use to anybody.
+        for changed, serving in (("yjs@", serve), ("", lambda route, _: route.abort())):
+            context = self.browser.new_context(**options)
+            self.addCleanup(context.close)
+            page = self.without_a_built_script(context, serving)
+            expect(page.locator("#state")).to_contain_text("run examples/editor/page/build")
+            expect(page.locator(".cm-content")).to_have_count(0)
+        page.screenshot(path=PICTURES / "editor-no-script.png")
 
     def routed(self):
         """A server with a route for those who show a reference, and a reference to a counter that shows 7."""

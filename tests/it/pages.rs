@@ -38,7 +38,7 @@ fn the_index_leads_to_pages_that_are_there() {
     assert_eq!(index.header("content-type"), Some("text/html; charset=utf-8"));
     let links: Vec<&str> =
         index.body.split("href=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
-    assert_eq!(links, ["/chat", "/counter/visits/page"]);
+    assert_eq!(links, ["/chat", "/editor", "/counter/visits/page"]);
     for link in links {
         let page = get(&served.announced.http, link);
         assert_eq!((page.status, page.header("content-type")), (200, index.header("content-type")));

@@ -83,7 +83,7 @@ fn the_json_line_has_exactly_the_documented_shape() {
         assert_eq!(line["metrics"].as_str(), page.as_deref());
         let namespaces = line["namespaces"].as_object().unwrap();
         let classes: Vec<&String> = namespaces.keys().collect();
-        assert_eq!(classes, ["ChatLimiter", "ChatRoom", "Counter", "Index", "Poll"]);
+        assert_eq!(classes, ["ChatLimiter", "ChatRoom", "Counter", "Editor", "Index", "Poll"]);
         for reference in namespaces.values() {
             let reference = TextReference::parse(reference.as_str().unwrap()).unwrap();
             assert_eq!(reference.address(), capnp);

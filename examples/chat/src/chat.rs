@@ -15,6 +15,10 @@ const NAME_MAX: usize = 32;
 const MESSAGE_MAX: usize = 256;
 /// Messages that a newcomer sees.
 const BACKLOG: usize = 100;
+/// Messages that are kept: with so many, all but the last [`BACKLOG`] are deleted.
+const KEPT_MAX: usize = 2 * BACKLOG;
+/// The most messages that are deleted at once.
+const DELETED_MAX: usize = 1_000;
 /// The time that each message of an address costs, and that it may run ahead.
 const COST_MS: u64 = 1_000;
 const AHEAD_MS: u64 = 20_000;
@@ -52,6 +56,8 @@ pub struct ChatRoom {
     silent_until_ms: RefCell<HashMap<Socket, u64>>,
     /// The time of the last message.
     last_ms: Cell<u64>,
+    /// The number of stored messages, of which [`KEPT_MAX`] are counted.
+    kept: Cell<usize>,
 }
 
 impl Object for ChatRoom {
@@ -59,18 +65,21 @@ impl Object for ChatRoom {
     type Client = chat_room::Client;
 
     async fn wake(ctx: Context) -> Result<Self> {
-        let mut last_ms = 0;
-        let newest = ctx.storage().list(List::all().prefix("message/").reverse().limit(1))?;
-        for entry in newest {
-            let (key, _) = entry?;
-            last_ms = key.last_chunk().map_or(0, |time| u64::from_be_bytes(*time));
-        }
+        let (mut last_ms, mut kept) = (0, 0);
+        ctx.storage().list(newest(KEPT_MAX))?.visit(|key, _| {
+            if kept == 0 {
+                last_ms = key.last_chunk().map_or(0, |time| u64::from_be_bytes(*time));
+            }
+            kept += 1;
+            Ok(())
+        })?;
         Ok(ChatRoom {
             rooms: ctx.namespace("rooms")?,
             limiters: ctx.namespace("limiters")?,
             sockets: ctx.sockets(),
             silent_until_ms: RefCell::default(),
             last_ms: Cell::new(last_ms),
+            kept: Cell::new(kept),
             ctx,
         })
     }
@@ -109,9 +118,8 @@ impl ChatRoom {
 
     /// The messages that newcomers see, in order.
     fn backlog(&self) -> Result<Vec<String>> {
-        let newest = List::all().prefix("message/").reverse().limit(BACKLOG);
         let mut texts = Vec::new();
-        for entry in self.ctx.storage().list(newest)? {
+        for entry in self.ctx.storage().list(newest(BACKLOG))? {
             texts.push(String::from_utf8_lossy(&entry?.1).into_owned());
         }
         texts.reverse();
@@ -157,6 +165,25 @@ impl ChatRoom {
         let key = [b"message/".as_slice(), &time.to_be_bytes()].concat();
         self.ctx.storage().put_unconfirmed(key, &text)?;
         self.broadcast(&text);
+        self.kept.set(self.kept.get() + 1);
+        if self.kept.get() >= KEPT_MAX { self.trim() } else { Ok(()) }
+    }
+
+    /// Deletes messages that no newcomer will see. What is said next waits for the disk, for once.
+    fn trim(&self) -> Result<()> {
+        let storage = self.ctx.storage();
+        let mut oldest = Vec::new();
+        storage.list(newest(BACKLOG))?.visit(|key, _| {
+            oldest = key.to_vec();
+            Ok(())
+        })?;
+        let mut deleted = 0;
+        for entry in storage.list(List::all().start("message/").end(oldest).limit(DELETED_MAX))? {
+            storage.delete(entry?.0)?;
+            deleted += 1;
+        }
+        // There may be more, which go with the next message.
+        self.kept.set(if deleted < DELETED_MAX { BACKLOG } else { KEPT_MAX });
         Ok(())
     }
 
@@ -180,6 +207,11 @@ impl ChatRoom {
     }
 }
 
+/// The last messages, the newest first.
+fn newest(messages: usize) -> List {
+    List::all().prefix("message/").reverse().limit(messages)
+}
+
 const TOO_FAST: &str = "Your IP is being rate-limited, please try again later.";
 
 impl SocketHandler for ChatRoom {
@@ -189,7 +221,8 @@ impl SocketHandler for ChatRoom {
             send(&socket, &json!({ "error": TOO_FAST }));
             return Ok(());
         }
-        // The message doesn't wait for the limiter, but the next one may.
+        // The message doesn't wait for the limiter, and so the answer comes when it is out, as in
+        // the demo whose protocol this is: whoever was too fast is told with their next message.
         let limiter = self.limiters.get(socket.tags().first().map_or("unknown", String::as_str))?;
         let asked = limiter.spend_request().send().promise;
         self.heard(&socket, message)?;

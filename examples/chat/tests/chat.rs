@@ -78,6 +78,40 @@ fn fifty_people_hear_all_messages_in_one_order() {
     });
 }
 
+/// Nobody ever sees the older ones; a room that only grew would fill its quota.
+#[test]
+fn a_room_keeps_the_last_messages_and_few_more() {
+    run(async {
+        let folder = tempfile::tempdir().expect("a folder");
+        let data = folder.path().join("data");
+        let mut said = 0;
+        for part in [150, 130, 170] {
+            let mut server = Server::start(&data, &[]);
+            let mut people = Vec::new();
+            for number in 0..10 {
+                people.push(Person::enter(&server, "lobby", &format!("p{number}"), number).await);
+            }
+            for number in 0..part {
+                let person = &mut people[number % 10];
+                person.say(&format!("message {said}")).await;
+                person.hear_own(&format!("message {said}")).await;
+                said += 1;
+            }
+            people::make(&server, "public/lobby").await;
+            server.kill();
+        }
+        people::export(&data, "ChatRoom");
+        let archive = std::fs::read(data.with_extension("ChatRoom")).expect("it was exported");
+        let archive = String::from_utf8_lossy(&archive);
+        let kept: Vec<bool> =
+            (0..said).map(|n| archive.contains(&format!("\"message {n}\""))).collect();
+        let oldest = kept.iter().position(|is_kept| *is_kept).expect("some are kept");
+        assert!(kept[oldest..].iter().all(|is_kept| *is_kept), "without a gap");
+        let kept = said - oldest;
+        assert!((100..200).contains(&kept), "{kept} of {said} are kept");
+    });
+}
+
 #[test]
 fn a_newcomer_sees_who_is_there_and_the_last_hundred() {
     run(async {

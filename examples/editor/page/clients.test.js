@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -24,7 +24,7 @@ after(async () => {
 
 /** Starts a server on the data of that name, and waits until it is ready. */
 async function serve(name, http = ANY) {
-  const options = ["--json", "--listen", ANY, "--http", http, "--data", join(folder, name)];
+  const options = ["serve", "--json", "--listen", ANY, "--http", http, "--data", join(folder, name)];
   const server = spawn(SERVER, options, { stdio: ["ignore", "pipe", "inherit"] });
   running.add(server);
   for await (const line of createInterface(server.stdout)) {
@@ -132,6 +132,11 @@ test("a client that is refused for good does not come again", LIMIT, async () =>
   assert.equal(client.provider.shouldConnect, false);
   close([client]);
   await kill(server);
+});
+
+test("the import map has the files of the build", LIMIT, async () => {
+  const [made, committed] = await Promise.all(["dist/import-map.json", "import-map.json"].map((path) => readFile(path, "utf8")));
+  assert.equal(committed, made, "run page/build, then copy dist/import-map.json to import-map.json");
 });
 
 test("the page is served with its script", LIMIT, async () => {

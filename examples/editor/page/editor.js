@@ -8,6 +8,9 @@ import * as Y from "yjs";
 
 const COLOURS = ["#b5446e", "#3d6fb6", "#2f855a", "#b7591f", "#6b4fbb", "#0f7c85", "#8a5a2b", "#a33b3b"];
 const NAME_LETTERS_MAX = 32;
+const COLOUR = /^#[0-9a-f]{6}$/;
+/** Twelve bits, four for each part of a colour. */
+const spread = (number) => (number & 0xf) | ((number & 0xf0) << 4) | ((number & 0xf00) << 8);
 
 const element = (id) => document.getElementById(id);
 const path = location.pathname.replace(/\/+$/, "").split("/");
@@ -23,7 +26,9 @@ const server = location.origin.replace(/^http/, "ws") + path.join("/");
 const provider = new WebsocketProvider(server, room, doc, { disableBc: true });
 const { awareness } = provider;
 
-const colour = COLOURS[doc.clientID % COLOURS.length];
+// Of one's own: y-codemirror tells cursors of one colour apart by nothing else, and mixes up their names.
+const own = parseInt(COLOURS[doc.clientID % COLOURS.length].slice(1), 16) ^ spread(doc.clientID >>> 3);
+const colour = "#" + own.toString(16).padStart(6, "0");
 let name = localStorage.getItem("name") || "Guest " + (doc.clientID % 1000);
 const introduce = () => awareness.setLocalStateField("user", { name, color: colour, colorLight: colour + "40" });
 element("you").value = name;
@@ -41,20 +46,23 @@ awareness.on("change", () => {
     const item = document.createElement("li");
     const own = id === doc.clientID;
     item.textContent = String(user.name).slice(0, NAME_LETTERS_MAX) + (own ? " (you)" : "");
-    item.style.background = COLOURS.includes(user.color) ? user.color : "#666";
+    item.style.background = COLOUR.test(user.color) ? user.color : "#666";
     return item;
   }));
 });
 
+let wasConnected = false;
 const show = (is, words) => {
   element("state").dataset.is = is;
   element("state").textContent = words;
 };
 provider.on("status", ({ status }) => {
   if (status !== "connected") {
-    show("waiting", status === "connecting" ? "connecting…" : "no connection: what you write is kept in this window");
+    // Each try is told as one; what counts is that there was a connection, and words since then.
+    show("waiting", wasConnected ? "no connection: what you write is kept in this window" : "connecting…");
     return;
   }
+  wasConnected = true;
   show("waiting", "loading…");
   // Others have heard that this one left: the next number tells them that it is back.
   introduce();

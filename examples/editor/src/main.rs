@@ -1,12 +1,8 @@
-//! Serves documents: `cargo run`. Try `cargo run -- --help`.
+//! Serves documents: `cargo run`, and open <http://127.0.0.1:8080/editor>.
 
-use capstead::{HttpLimits, Result, Server};
-use editor::editor::{Editor, MESSAGE_BYTES_MAX};
+use capstead::{Result, Server};
 
 #[tokio::main(flavor = "local")]
 async fn main() -> Result<()> {
-    let mut limits = HttpLimits::default();
-    // Whoever wrote a lot without a connection sends it in one message when there is one.
-    limits.socket_message_bytes = MESSAGE_BYTES_MAX;
-    Server::new("editor.data").class::<Editor>().http_limits(limits).run().await
+    editor::editor::add_to(Server::new("editor.data")).run().await
 }

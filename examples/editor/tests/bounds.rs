@@ -4,11 +4,13 @@ mod support;
 
 use std::time::Duration;
 
-use futures::SinkExt;
+use futures::{SinkExt, StreamExt};
 use support::{Client, Data, Random, closed, open, run};
 use tokio_tungstenite::tungstenite::Message as Frame;
-use yrs::sync::{Message, SyncMessage};
+use yrs::sync::awareness::AwarenessUpdateEntry;
+use yrs::sync::{AwarenessUpdate, Message, SyncMessage};
 use yrs::updates::encoder::Encode;
+use yrs::{Text, Transact, WriteTxn};
 
 #[test]
 fn cursors_are_told_to_all_and_stored_nowhere() {
@@ -51,6 +53,10 @@ fn cursors_are_told_to_all_and_stored_nowhere() {
     });
 }
 
+/// One block by the client 2^53, for which `yrs` panics.
+const FAR: [u8; 17] =
+    [1, 1, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10, 0, 4, 1, 1, b'a', 1, b'x'];
+
 #[test]
 fn a_stranger_is_told_for_good_and_nobody_else_is_moved() {
     run(async {
@@ -74,6 +80,7 @@ fn a_stranger_is_told_for_good_and_nobody_else_is_moved() {
             ("a state vector that is cut", Frame::binary(vec![0, 0, 1, 5])),
             ("64 million cursors", Frame::binary(vec![1, 4, 0x80, 0x80, 0x80, 0x20])),
             ("a cursor that isn't JSON", Frame::binary(vec![1, 5, 1, 9, 1, 1, b'{'])),
+            ("a writer whose number is too large", change(&FAR)),
         ] {
             let mut stranger = open(&server, "a").await;
             stranger.send(frame).await.expect("it is sent");
@@ -86,6 +93,7 @@ fn a_stranger_is_told_for_good_and_nobody_else_is_moved() {
         ada.insert(4, "!").await;
         ada.until(|ada| ada.acknowledged() == 5).await;
         assert_eq!(server.text("a").await, "here!");
+        assert_eq!(data.log(), "", "no stranger fills the log");
     });
 }
 
@@ -123,6 +131,7 @@ fn messages_that_are_changed_by_chance_leave_the_server_and_the_document() {
         let server = data.serve();
         assert_eq!(server.text("chance").await, text, "all that was taken can be read again");
         assert_eq!(server.text("a").await, "here");
+        assert!(!data.log().contains("panicked"), "{}", data.log());
     });
 }
 
@@ -142,6 +151,98 @@ fn whoever_sends_too_much_is_to_try_again() {
         let (code, reason) = closed(&mut flood).await;
         assert_eq!((code, &*reason), (4529, "too much at once: try again in a moment"));
         Client::join(&server, "a").await;
+    });
+}
+
+/// Sockets that speak for as many clients as they may leave room for everybody's cursor.
+#[test]
+fn nobody_takes_the_room_of_others_cursors() {
+    run(async {
+        let data = Data::new();
+        let server = data.serve();
+        let mut crowd = Vec::new();
+        for number in 0..70_u64 {
+            let mut socket = open(&server, "a").await;
+            let entry = |id| {
+                let json = "{}".into();
+                (yrs::ClientID::new(id), AwarenessUpdateEntry { clock: 1, json })
+            };
+            let clients = (0..16).map(|own| entry(100 * number + own + 1)).collect();
+            let said = Message::Awareness(AwarenessUpdate { clients });
+            socket.send(Frame::binary(said.encode_v1())).await.expect("it is sent");
+            crowd.push(socket);
+        }
+        let mut ada = Client::join(&server, "a").await;
+        let id = ada.id();
+        ada.point(1, r##"{"user":{"name":"Ada","color":"#30bced"}}"##).await;
+        ada.until(|ada| ada.cursors.iter().any(|cursor| cursor.0 == id)).await;
+        // None of them was closed: what there is no room for isn't shown.
+        for socket in &mut crowd {
+            socket.send(Frame::binary(Message::AwarenessQuery.encode_v1())).await.expect("open");
+        }
+        // One that would be more than a colour, in the style sheet of another's page.
+        ada.point(2, r#"{"user":{"color":"red; position: fixed; inset: 0"}}"#).await;
+        let (code, reason) = closed(&mut ada.socket).await;
+        assert_eq!(code, 4400, "{reason}");
+        assert!(reason.contains("colour"), "{reason}");
+    });
+}
+
+/// Deleting every other letter makes a document larger: each is then a part of its own.
+#[test]
+fn deletions_that_divide_a_text_are_bounded_and_can_be_undone() {
+    run(async {
+        let data = Data::new();
+        let server = data.serve();
+        let mut ada = Client::join(&server, "a").await;
+        let part = "0123456789abcdef".repeat(50 << 10);
+        ada.insert(0, &part).await;
+        let length = ada.len();
+        ada.until(|ada| ada.acknowledged() == length).await;
+        let mut deleted = 0;
+        let (code, reason) = loop {
+            let mut txn = ada.doc.transact_mut();
+            let text = txn.get_or_insert_text("text");
+            for letter in 0..5_000 {
+                text.remove_range(&mut txn, deleted + letter, 1);
+            }
+            let change = Message::Sync(SyncMessage::Update(txn.encode_update_v1()));
+            drop(txn);
+            deleted += 5_000;
+            assert!(deleted < 400_000, "it is refused before all is deleted");
+            ada.send(change).await;
+            // Told to all, or refused.
+            match ada.socket.next().await {
+                Some(Ok(Frame::Close(Some(frame)))) => {
+                    break (u16::from(frame.code), frame.reason.to_string());
+                }
+                told => assert!(matches!(told, Some(Ok(Frame::Binary(_)))), "{told:?}"),
+            }
+        };
+        assert_eq!(code, 4413, "{reason}");
+        let bob = Client::join(&server, "a").await;
+        let left = bob.len() as usize;
+        assert!(left < part.len() - 20_000, "some was deleted");
+        server.kill();
+        let server = data.serve();
+        assert_eq!(server.text("a").await.len(), left);
+        // So many new ones at once would take long.
+        let mut many = vec![0, 1, 1, 0xa1, 0x9c, 1];
+        for letter in 0..20_001_u32 {
+            let place = 0x4000 + 2 * letter;
+            many.extend([place as u8 | 0x80, (place >> 7) as u8 | 0x80, (place >> 14) as u8, 1]);
+        }
+        let mut stranger = open(&server, "a").await;
+        let many = Message::Sync(SyncMessage::Update(many)).encode_v1();
+        stranger.send(Frame::binary(many)).await.expect("it is sent");
+        let (code, reason) = closed(&mut stranger).await;
+        assert!(code == 4413 && reason.contains("too large"), "{code} {reason}");
+        // Whoever comes back with all of it isn't refused, and what is large can go.
+        let mut bob = Client::join_with(&server, "a", bob.doc.clone()).await;
+        bob.remove(bob.len() - 100_000, 100_000).await;
+        while server.text("a").await.len() > left - 100_000 {
+            bob.take().await;
+        }
     });
 }
 

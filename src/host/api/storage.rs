@@ -11,7 +11,9 @@ use crate::storage::Space;
 
 /// An ordered map from byte strings to byte strings that survives everything but its deletion.
 ///
-/// Keys have 1 to 2,048 bytes and are ordered by them; values have up to 4 MiB.
+/// Keys have 1 to 2,048 bytes and are ordered by them; values have up to 4 MiB. That a key is
+/// missing is believed when the values of its two neighbours are whole: so where keys come often,
+/// as in a journal, a large value stands better elsewhere.
 ///
 /// Writes belong to the turn in which they are made, which is one poll of a method of the object:
 /// what a turn writes becomes durable together or not at all, and in the order of the turns.

@@ -12,20 +12,24 @@ use capstead::{List, Result, Storage, failed};
 use yrs::updates::decoder::Decode;
 use yrs::{Doc, GetString, OffsetKind, Options, ReadTxn, StateVector, Transact, Update, WriteTxn};
 
+use super::plain::{self, Cuts};
 use super::refused::{Outcome, Refused};
-use super::{plain, wire};
 
 /// The most that a document has, with all that is known of its past. One value of the storage has 4
 /// MiB.
 const DOCUMENT_BYTES_MAX: usize = 3 << 20;
 /// Kept free for what only deletes, so that a full document can be made smaller.
 const DELETIONS_BYTES: usize = 256 << 10;
+/// The most new deletions of one change: each divides a text.
+const DELETIONS_MAX: usize = 20_000;
 /// A tail of fewer entries, and of fewer bytes, is left as it is.
 const TAIL_ENTRIES_MAX: usize = 4096;
 /// See [`TAIL_ENTRIES_MAX`]. That of a large document may be half as long as the whole.
 const TAIL_BYTES_MIN: usize = 256 << 10;
 
-const WHOLE: &str = "whole";
+/// Before the tail in the order of keys. The storage checks the neighbours of a key that it doesn't
+/// have yet, and behind the tail the whole would be one for each new entry.
+const WHOLE: &str = "document";
 const TAIL: &str = "tail/";
 /// The root type that has the text, by the name that the page gives it.
 const TEXT: &str = "text";
@@ -41,13 +45,24 @@ pub(super) struct Document {
     tail_entries: usize,
     /// With what is unsaved.
     tail_bytes: usize,
+    /// The bytes that the tail may take beyond its own when it becomes part of the whole.
+    tail_growth: usize,
 }
 
 impl Document {
     pub(super) fn load(storage: Storage) -> Result<Self> {
         let (doc, unsaved) = (new_doc(), Vec::new());
-        let mut document =
-            Self { storage, doc, unsaved, next: 0, whole_bytes: 0, tail_entries: 0, tail_bytes: 0 };
+        let (next, whole_bytes, tail_entries, tail_bytes, tail_growth) = Default::default();
+        let mut document = Self {
+            storage,
+            doc,
+            unsaved,
+            next,
+            whole_bytes,
+            tail_entries,
+            tail_bytes,
+            tail_growth,
+        };
         document.read()?;
         Ok(document)
     }
@@ -59,7 +74,12 @@ impl Document {
             let update = Update::decode_v1(bytes).map_err(|error| failed(error.to_string()))?;
             txn.apply_update(update).map_err(|error| failed(error.to_string()))
         };
-        (self.whole_bytes, self.tail_entries, self.tail_bytes) = (0, 0, 0);
+        (self.whole_bytes, self.tail_entries) = (0, 0);
+        (self.tail_bytes, self.tail_growth) = (0, 0);
+        let mut count = |change: &[u8]| {
+            self.tail_bytes += change.len();
+            self.tail_growth += plain::check(change).map_or(0, Cuts::growth);
+        };
         if let Some(whole) = self.storage.get(WHOLE)? {
             self.whole_bytes = whole.len();
             apply(&whole)?;
@@ -69,11 +89,11 @@ impl Document {
             let number = key[TAIL.len()..].try_into().map_err(|_| failed("a key of no entry"))?;
             self.next = u64::from_be_bytes(number) + 1;
             self.tail_entries += 1;
-            self.tail_bytes += change.len();
+            count(&change);
             apply(&change)?;
         }
         for change in &self.unsaved {
-            self.tail_bytes += change.len();
+            count(change);
             apply(change)?;
         }
         Ok(())
@@ -82,15 +102,24 @@ impl Document {
     /// Takes a change into memory. It is durable, and may be told to others, after
     /// [`Document::save`].
     pub(super) fn apply(&mut self, change: Vec<u8>) -> Outcome<()> {
-        plain::check(&change)?;
-        let update = wire::decoded(|| Update::decode_v1(&change))?;
+        let mut cuts = plain::check(&change)?;
+        let update = Update::decode_v1(&change).map_err(|_| Refused::NotYjs)?;
         if update.is_empty() {
             return Ok(());
         }
         let only_deletes = update.state_vector_lower().is_empty();
-        let least = if only_deletes { change.len() } else { change.len() + DELETIONS_BYTES };
-        if !self.has_room(least) {
-            return Err(Refused::Full);
+        let reserve = if only_deletes { 0 } else { DELETIONS_BYTES };
+        let has_many = cuts.deletions > DELETIONS_MAX;
+        if has_many || !self.has_room(change.len() + cuts.growth() + reserve) {
+            // A client that comes back sends all deletions of the document.
+            cuts.deletions = self.new_deletions(&update);
+            if cuts.deletions > DELETIONS_MAX {
+                return Err(Refused::TooLarge);
+            }
+            let adds = !only_deletes || cuts.deletions > 0;
+            if adds && !self.has_room(change.len() + cuts.growth() + reserve) {
+                return Err(Refused::Full);
+            }
         }
         let mut txn = self.doc.transact_mut();
         let applied = txn.apply_update(update);
@@ -106,14 +135,22 @@ impl Document {
         }
         if is_new {
             self.tail_bytes += change.len();
+            self.tail_growth += cuts.growth();
             self.unsaved.push(change);
         }
         Ok(())
     }
 
+    /// The number of deletions in a change that the document hasn't. It takes a look at all of the
+    /// document.
+    fn new_deletions(&self, update: &Update) -> usize {
+        let known = self.doc.transact().snapshot().delete_set;
+        update.delete_set().diff(&known).iter().map(|(_, ranges)| ranges.iter().count()).sum()
+    }
+
     /// Tells whether it may have so many bytes more.
     fn has_room(&self, bytes: usize) -> bool {
-        self.whole_bytes + self.tail_bytes + bytes <= DOCUMENT_BYTES_MAX
+        self.whole_bytes + self.tail_bytes + self.tail_growth + bytes <= DOCUMENT_BYTES_MAX
     }
 
     pub(super) fn is_saved(&self) -> bool {
@@ -146,7 +183,8 @@ impl Document {
     /// Tells whether there is no room for so many bytes, and might be if the tail became part of
     /// the whole.
     pub(super) fn should_shrink(&self, bytes: usize) -> bool {
-        !self.has_room(bytes + DELETIONS_BYTES) && self.tail_bytes > self.whole_bytes / 8
+        let tail = self.tail_bytes + self.tail_growth;
+        !self.has_room(bytes + DELETIONS_BYTES) && tail > self.whole_bytes / 8
     }
 
     /// Makes the tail part of the whole. All is saved by then. The time for it is bounded, as a
@@ -157,7 +195,8 @@ impl Document {
         for entry in self.storage.list(List::all().prefix(TAIL))? {
             self.storage.delete(entry?.0)?;
         }
-        (self.whole_bytes, self.tail_entries, self.tail_bytes) = (whole.len(), 0, 0);
+        (self.whole_bytes, self.tail_entries) = (whole.len(), 0);
+        (self.tail_bytes, self.tail_growth) = (0, 0);
         Ok(())
     }
 
@@ -185,4 +224,14 @@ fn new_doc() -> Doc {
 
 fn entry_key(number: u64) -> Vec<u8> {
     [TAIL.as_bytes(), &number.to_be_bytes()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_entry_of_the_tail_has_no_large_neighbour() {
+        assert!(WHOLE.as_bytes() < &*entry_key(0));
+    }
 }

@@ -21,12 +21,13 @@ mod wire;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
 use capstead::http::{self, Answer, Body, Closed, Message, Request, StatusCode};
 use capstead::http::{Socket, SocketHandler, Sockets, http_service};
-use capstead::{Context, Object, Result};
+use capstead::{Context, HttpLimits, Object, Result, Server};
 use yrs::sync::{Message as Yjs, SyncMessage};
 
 use self::document::Document;
@@ -36,7 +37,7 @@ use self::refused::{Outcome, Refused};
 use crate::editor_capnp::editor;
 
 /// The largest message: the changes of somebody who wrote a whole document without a connection.
-pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
+const MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// Sockets of one document.
 const SOCKETS_MAX: usize = 500;
 
@@ -45,6 +46,18 @@ const SOCKETS_MAX: usize = 500;
 const PAUSE: Duration = Duration::from_millis(20);
 /// See [`PAUSE`].
 const PAUSE_FOR_EACH: Duration = Duration::from_millis(1);
+
+/// Adds documents to a server: `/editor` asks for a name, and `/editor/NAME` is the page of one.
+pub fn add_to(server: Server) -> Server {
+    #[allow(clippy::field_reassign_with_default, reason = "elsewhere there is no other way")]
+    let limits = {
+        let mut limits = HttpLimits::default();
+        limits.socket_message_bytes = MESSAGE_BYTES_MAX;
+        limits
+    };
+    // Any document can ask for the name of another.
+    server.class::<Editor>().http_limits(limits).route::<Editor>("/editor", "front", "/front")
+}
 
 /// A durable document.
 pub struct Editor {
@@ -75,6 +88,12 @@ impl Object for Editor {
     }
 }
 
+impl fmt::Debug for Editor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Editor").field("sockets", &self.sockets.len()).finish_non_exhaustive()
+    }
+}
+
 impl Editor {
     fn http(self: &Rc<Self>, request: &Request<Body>) -> Answer {
         match (request.method().as_str(), request.uri().path()) {
@@ -87,8 +106,9 @@ impl Editor {
             }
             ("GET", "/") => page::HTML.answer(request),
             ("GET", "/editor.js") => page::SCRIPT.answer(request),
+            ("GET", "/front") => page::FRONT.answer(request),
             ("GET", "/text") => Ok(http::text(StatusCode::OK, self.text()?)),
-            (_, "/" | "/editor.js" | "/text") => {
+            (_, "/" | "/editor.js" | "/front" | "/text") => {
                 Err(http::refuse(StatusCode::METHOD_NOT_ALLOWED, "use GET"))
             }
             _ => Err(http::refuse(StatusCode::NOT_FOUND, "a document has no such path")),

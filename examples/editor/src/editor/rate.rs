@@ -5,7 +5,9 @@ use tokio::time::Instant;
 /// Of messages: somebody who types sends two with each key, and one whenever others have moved.
 const MESSAGES: Bucket = Bucket { burst: 1000.0, per_second: 200.0 };
 /// Of bytes that come, and of those of whole documents that go.
-const BYTES: Bucket = Bucket { burst: (16 << 20) as f64, per_second: (1 << 20) as f64 };
+const BYTES: Bucket = Bucket { burst: 16.0 * MIB, per_second: MIB };
+
+const MIB: f64 = 1_048_576.0;
 
 struct Bucket {
     burst: f64,

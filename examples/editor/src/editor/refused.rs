@@ -10,6 +10,8 @@ pub(super) enum Refused {
     NotYjs,
     /// More clients on one socket than a browser has windows.
     TooManyClients,
+    /// A colour that could be more than one.
+    Colour,
     /// The document has no room for the change.
     Full,
     /// A change with more text, or more deletions, than is taken at once.
@@ -26,6 +28,7 @@ impl Refused {
         let (code, reason) = match self {
             Self::NotYjs => (4400, "this is not the protocol of y-websocket: use its client"),
             Self::TooManyClients => (4400, "one connection speaks for at most 16 windows"),
+            Self::Colour => (4400, "a colour has letters, digits and #(),.%/- in it, 64 at most"),
             Self::Full => (4413, "the document is full: copy your last words, reload, delete some"),
             Self::TooLarge => {
                 (4413, "the change is too large: copy your words, reload, paste less at once")

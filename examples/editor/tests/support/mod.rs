@@ -50,6 +50,8 @@ impl Data {
         let any = "127.0.0.1:0";
         command.args(["--json", "--listen", any, "--http", any, "--data"]);
         command.arg(self.path()).args(options).stdin(Stdio::null()).stdout(Stdio::piped());
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path());
+        command.stderr(log.expect("a file for the log"));
         let mut child = command.spawn().expect("the server starts");
         let mut line = String::new();
         let stdout = child.stdout.as_mut().expect("it is ours");
@@ -63,6 +65,15 @@ impl Data {
 
     fn path(&self) -> PathBuf {
         self.0.path().join("editor.data")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.0.path().join("log")
+    }
+
+    /// All that its servers have said on standard error.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).expect("a server has run")
     }
 
     /// Tells whether the bytes are in any file.
