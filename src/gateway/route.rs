@@ -37,9 +37,9 @@ impl<'a> Route<'a> {
 
     /// Itself, to be kept.
     pub(super) fn to_owned(&self) -> OwnedRoute {
-        let Route { object, class, key, reference, .. } = self;
+        let Route { object, class, name, reference, .. } = self;
         let (object, class) = (object.clone().into_owned(), (*class).to_owned());
-        OwnedRoute { object, class, key: key.clone().into_owned(), reference: reference.clone() }
+        OwnedRoute { object, class, name: name.clone().into_owned(), reference: reference.clone() }
     }
 
     /// To an object that is still to be named.
@@ -53,15 +53,15 @@ impl<'a> Route<'a> {
 pub(super) struct OwnedRoute {
     object: String,
     class: String,
-    key: String,
+    name: String,
     reference: Option<Reference>,
 }
 
 impl OwnedRoute {
     pub(super) fn borrow(&self) -> Route<'_> {
-        let Self { object, class, key, reference } = self;
-        let (object, key) = (Cow::Borrowed(&**object), Cow::Borrowed(&**key));
-        Route { object, class, key, url: Cow::Borrowed(""), reference: reference.clone() }
+        let Self { object, class, name, reference } = self;
+        let (object, name) = (Cow::Borrowed(&**object), Cow::Borrowed(&**name));
+        Route { object, class, name, url: Cow::Borrowed(""), reference: reference.clone() }
     }
 }
 

@@ -145,6 +145,11 @@ impl Facet {
         matches!(self.behind, Behind::Object)
     }
 
+    /// It is something that the class or the library made.
+    pub(in crate::host) fn is_made(&self) -> bool {
+        matches!(self.behind, Behind::Made(_))
+    }
+
     /// The call of an exclusive object to which it brings things, if it was made for one.
     pub(in crate::host) fn serves(&self) -> Option<u128> {
         match &self.behind {

@@ -209,7 +209,8 @@ impl SocketTable {
             }
             let (attachment, down) = (RefCell::new(attachment), RefCell::default());
             let (auto_replied_ms, has_lost) = (Cell::default(), Cell::new(is_cut_short));
-            let (lease, surviving) = (None, Some(Box::new(surviving)));
+            // Both come with whoever resumes it.
+            let (lease, timer, surviving) = (None, RefCell::default(), Some(Box::new(surviving)));
             let entry = self.insert(Entry {
                 number,
                 tags,
@@ -218,6 +219,7 @@ impl SocketTable {
                 auto_replied_ms,
                 handler,
                 lease,
+                timer,
                 has_lost,
                 surviving,
             });
