@@ -109,12 +109,17 @@ impl Agent {
         checked.inspect_err(|_| self.vat.metrics.restores_refused_total.add(1))
     }
 
-    /// Begins to restore a reference that takes proofs.
+    /// Begins to restore a reference that takes proofs, and refuses any other. Its grant is looked
+    /// up when the proofs are there: only its holders learn whether it is in force.
     pub(in crate::host) fn challenge(
         self: &Rc<Self>,
         bytes: &[u8],
     ) -> Result<([u8; 32], restoration::Client)> {
-        let (reference, _) = self.verify(Sturdyref::from_bytes(bytes))?;
+        let begun = self.verify(Sturdyref::from_bytes(bytes)).and_then(|(reference, verified)| {
+            let takes_proof = !verified.caveats.holders().is_empty();
+            takes_proof.then_some(reference).ok_or_else(refused)
+        });
+        let reference = begun.inspect_err(|_| self.vat.metrics.restores_refused_total.add(1))?;
         let challenge = random()?;
         let until = self.vat.clock.now_ms().saturating_add(PROOF_SECS * 1000);
         let reference = Cell::new(Some(reference));
