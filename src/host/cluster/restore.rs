@@ -15,6 +15,7 @@ use lru::LruCache;
 use sha2::{Digest, Sha256};
 
 use super::agent::Agent;
+use super::check_queue::Familiarity;
 use super::namespace_facet::NamespaceFacet;
 use crate::error::{Result, disconnected, failed};
 use crate::host::authority::calls::grant_id;
@@ -71,7 +72,18 @@ impl Agent {
         Ok((reference, verified))
     }
 
+    /// Waits until the reference may be checked: whoever shows it is perhaps a stranger.
+    pub(super) async fn wait_for_turn(&self, reference: Option<&Sturdyref>) {
+        let keys = self.keys();
+        let shown = match reference {
+            Some(reference) if self.verified.knows(&keys, reference) => Familiarity::Known,
+            _ => Familiarity::Unknown,
+        };
+        self.checks.turn(shown, &self.vat.fault).await;
+    }
+
     /// Checks a reference and gives what it refers to. Nothing wakes.
+    #[cfg(test)]
     pub(in crate::host) async fn restore_bytes(
         self: &Rc<Self>,
         bytes: &[u8],
@@ -79,7 +91,7 @@ impl Agent {
         self.restore_here(Sturdyref::from_bytes(bytes)).await
     }
 
-    /// As `restore_bytes`, of a reference that was read already.
+    /// Checks a reference that was read already, and gives what it refers to. Nothing wakes.
     pub(in crate::host) async fn restore_here(
         self: &Rc<Self>,
         reference: std::result::Result<Sturdyref, Refused>,
@@ -250,6 +262,14 @@ impl Default for VerifiedTable {
 }
 
 impl VerifiedCache {
+    /// Tells whether a check of the reference would compute no signature.
+    fn knows(&self, keys: &Arc<KeyRing>, reference: &Sturdyref) -> bool {
+        let known = self.0.borrow();
+        reference.expose_bytes().len() <= KNOWN_REFERENCE_BYTES_MAX
+            && known.by.as_ref().is_some_and(|by| Arc::ptr_eq(by, keys))
+            && known.verified.contains(&hash(reference))
+    }
+
     fn verify(
         &self,
         keys: &Arc<KeyRing>,
@@ -264,7 +284,7 @@ impl VerifiedCache {
         if !known.by.as_ref().is_some_and(|by| Arc::ptr_eq(by, keys)) {
             *known = VerifiedTable { by: Some(keys.clone()), ..VerifiedTable::default() };
         }
-        let hash: [u8; 32] = Sha256::digest(reference.expose_bytes()).into();
+        let hash = hash(reference);
         let is_over =
             |verified: &Verified| verified.caveats.not_after_ms().is_some_and(|last| now_ms > last);
         if let Some((verified, _)) = known.verified.get(&hash)
@@ -287,6 +307,10 @@ impl VerifiedCache {
         known.bytes += cost;
         Ok(verified)
     }
+}
+
+fn hash(reference: &Sturdyref) -> [u8; 32] {
+    Sha256::digest(reference.expose_bytes()).into()
 }
 
 /// The one answer to every reference that isn't good, whatever is wrong with it.
@@ -319,6 +343,7 @@ impl restoration::Server for Restoration {
             signature?.try_into().map_err(|_| capnp::Error::from(Refused::by_grant()))
         });
         let signatures = signatures.collect::<Result<Vec<[u8; 64]>>>()?;
+        self.agent.wait_for_turn(Some(&reference)).await;
         let restored = match self.agent.verify(Ok(reference.clone())) {
             Ok((_, verified)) => match reference.check_proofs(&self.challenge, &signatures) {
                 Ok(()) => self.agent.redeem(verified).await,
