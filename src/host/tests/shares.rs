@@ -17,7 +17,7 @@ use crate::host::Object;
 use crate::host::authority::calls::grant_id;
 use crate::host::engine::once::{IdSelection, Stage, clear_requests, requests};
 use crate::host::engine::shares::{Share, share};
-use crate::host::engine::sweeps::WATCHED;
+use crate::host::engine::watched_clock::WATCHED;
 use crate::id::{ObjectId, Pool};
 use crate::limits::{SHARE_GRANTS_MAX, SHARE_IDS_MAX};
 use crate::storage::Reads;
@@ -285,7 +285,7 @@ fn what_was_kept_before_it_counted_is_counted_once() {
 }
 
 /// Lets time pass that nobody waits for.
-async fn pass(time: Duration) {
+pub(super) async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
     tokio::time::resume();
