@@ -33,8 +33,8 @@ interface Facet @0x8046be1c2e6b08dc {
   # ask again.
   #
   # Ids are forgotten after the server's retention, 24 hours unless its operator says otherwise; a
-  # call is a new one then. An object keeps 65,536 ids: a new call beyond that is refused as
-  # `overloaded`, and has not happened.
+  # call is a new one then. An object keeps 65,536 ids, of which 16,384 for one grant: a new
+  # call beyond that is refused (`too-many-request-ids:`), and has not happened.
   #
   # A capability that an object made itself, such as a callback or a session, ends with the object
   # in memory, so that calls on it can't be repeated: it has no `once` (`not-repeatable:`).

@@ -35,8 +35,9 @@ interface Restorer @0xc1e8a97d42f6b035 {
   challenge @2 (sturdyRef :Text) -> (challenge :Data, restoration :Restoration);
   # Begins to restore a reference that is bound to holders' keys. `challenge` are 32 fresh random
   # bytes. The holder of the secrets signs them, and calls `restoration`, which nobody else can
-  # reach and which is good for one attempt within 30 seconds. Refusals are as for `restore`; a
-  # reference without such a caveat is taken too.
+  # reach and which is good for one attempt within 30 seconds. A reference without such a caveat is
+  # refused, as are all that `restore` would refuse to everybody; but `finish` alone tells whether
+  # the grant was taken back.
 }
 
 interface Restoration {

@@ -110,7 +110,8 @@ pub(crate) fn is_not_begun(error: &Error) -> bool {
 /// Makes an error into one that a class may return: it doesn't begin with a word that only the
 /// server may use, even if the class made the word up or passes on an error that it got itself.
 pub(crate) fn of_class(mut error: Error) -> Error {
-    if let Some(Reason::Revoked | Reason::NotBegun) = Reason::of(&error) {
+    if let Some(Reason::Revoked | Reason::NotBegun | Reason::TooManyRequestIds) = Reason::of(&error)
+    {
         error.extra = format!("passed on: {}", said(&error));
     }
     error

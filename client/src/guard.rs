@@ -91,7 +91,7 @@ pub(crate) struct State<S> {
     bites: Arc<Bites>,
     /// This connection's share of the budget of all connections.
     share: Share,
-    /// Set until one of the peer's calls succeeds, which takes a reference.
+    /// Set until one of the peer's calls succeeds that takes a reference.
     is_stranger: bool,
     tables: Tables,
     /// Received messages that wait for a soft limit.
@@ -189,7 +189,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         self.broken.is_none() && self.closing.is_none()
     }
 
-    /// A call of the peer succeeded.
+    /// A call of the peer succeeded that takes a reference.
     fn was_served(&mut self) {
         self.is_stranger = false;
         self.wire.leave_larger(usize::MAX);

@@ -30,8 +30,9 @@ macro_rules! reasons {
         /// assert!(!is_harmless(&Error::failed("the lights are out".into())));
         /// ```
         ///
-        /// A class may use all of these words but two: the server doesn't let a class's error
-        /// begin with the word of [`Revoked`](Reason::Revoked) or [`NotBegun`](Reason::NotBegun).
+        /// A class may use all of these words but three: the server doesn't let a class's error
+        /// begin with the word of [`Revoked`](Reason::Revoked), [`NotBegun`](Reason::NotBegun) or
+        /// [`TooManyRequestIds`](Reason::TooManyRequestIds).
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum Reason {
@@ -88,6 +89,9 @@ reasons! {
     RequestIdReused = "request-id-reused", Failed;
     /// The request id is too short to be unguessable, or too long; use 16 to 64 random bytes.
     RequestIdLength = "request-id-length", Failed;
+    /// Too many request ids are kept, for the object or for the caller's grant, and the call did
+    /// not happen; make it again when the oldest are forgotten.
+    TooManyRequestIds = "too-many-request-ids", Overloaded;
     /// The call happened, and its reply can't be kept for a retry; look at its effects.
     ReplyNotStorable = "reply-not-storable", Failed;
     /// The method or the capability takes no request id; make the call without one.

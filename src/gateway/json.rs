@@ -31,7 +31,7 @@ use super::limits::Taken;
 use super::route::{Route, route};
 use super::upload::read_body;
 use crate::dynamic::parse;
-use crate::error::is_revoked;
+use crate::error::{Reason, is_revoked};
 use crate::http::{Held, Refusal, is_json, refuse};
 use crate::limits::HTTP_BODY_BYTES_MAX;
 use crate::schema::restorer_capnp::restorer;
@@ -181,6 +181,8 @@ impl Gateway {
 
 /// The answer to a request that isn't answered as it was asked: JSON, too.
 pub(super) fn refused(refusal: Refusal) -> Response<Bytes> {
+    // Until these are forgotten, it may take a day.
+    let is_soon = refusal.reason() != Some(Reason::TooManyRequestIds);
     let mut response = own(refusal.problem());
     let status = response.status();
     let headers = response.headers_mut();
@@ -188,7 +190,7 @@ pub(super) fn refused(refusal: Refusal) -> Response<Bytes> {
         StatusCode::METHOD_NOT_ALLOWED => {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
         }
-        StatusCode::SERVICE_UNAVAILABLE => {
+        StatusCode::SERVICE_UNAVAILABLE if is_soon => {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         _ => {}
@@ -201,4 +203,21 @@ fn json_response(body: Held) -> Response<Bytes> {
     let kind = HeaderValue::from_static("application/json");
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::overloaded;
+
+    /// Request ids are kept for a day.
+    #[test]
+    fn nobody_is_told_to_try_again_at_once_for_want_of_request_ids() {
+        let full = Reason::TooManyRequestIds.error("too many are kept");
+        for (error, is_soon) in [(full, false), (overloaded("not now"), true)] {
+            let response = refused(refusal_of(&error).0);
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(response.headers().contains_key(RETRY_AFTER), is_soon, "{error}");
+        }
+    }
 }

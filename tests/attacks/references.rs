@@ -8,6 +8,7 @@ use capstead_client::restorer_capnp::restorer;
 use std::io::Write;
 
 use super::fortress::{processor_secs, withstands};
+use super::strangers::allow_connections;
 use crate::support::raw::{self, COUNTER, Raw, bootstrap, by_name, restore};
 use crate::support::{DEADLINE, eventually};
 
@@ -68,6 +69,60 @@ fn texts_full_of_keys() {
         // This includes the honest client's calls.
         assert!(took < 5.0, "{TEXTS} texts took {took:.2} s of the processor");
     });
+}
+
+/// Each has as many open calls as a stranger may: they wait for each other, and nobody waits for
+/// all of them.
+#[test]
+fn texts_on_hundreds_of_connections() {
+    const CONNECTIONS: usize = 300;
+    const CALLS: u32 = 16;
+    const ROUNDS: u32 = 6;
+    allow_connections();
+    withstands(&["--limit", "stranger-time=1h"], |served| {
+        let mut strangers: Vec<_> = (0..CONNECTIONS).map(|_| raw::dial(served)).collect();
+        for stranger in &mut strangers {
+            raw::send(stranger, &[bootstrap()]);
+            raw::wait_for_answer(stranger, 0);
+        }
+        for round in 0..ROUNDS {
+            // Two thirds take a signature; the others are of another cluster, or are no text.
+            let texts = (1..=CALLS).map(|n| match n % 6 {
+                0 => "no text".to_owned(),
+                1 => of_another_cluster(served.counters()),
+                _ => altered(served.counters()),
+            });
+            let questions = round * CALLS + 1..;
+            let restores = questions.zip(texts).map(|(question, text)| restore_as(question, &text));
+            let bytes: Vec<u8> = restores.flat_map(|restore| raw::serialized(&restore)).collect();
+            for stranger in &mut strangers {
+                stranger.write_all(&bytes).unwrap();
+            }
+            for stranger in &mut strangers {
+                for _ in 0..CALLS {
+                    let (_, error) = raw::next_answer(stranger);
+                    assert!(error.unwrap().contains("refused"));
+                }
+            }
+        }
+    });
+}
+
+/// The text with the byte at `at` of its reference changed.
+fn with_other_byte(genuine: &str, at: usize) -> String {
+    let (address, encoded) = genuine.split_once('#').unwrap();
+    let mut bytes = URL_SAFE_NO_PAD.decode(encoded).unwrap();
+    bytes[at] ^= 1;
+    format!("{address}#{}", URL_SAFE_NO_PAD.encode(bytes))
+}
+
+fn of_another_cluster(genuine: &str) -> String {
+    with_other_byte(genuine, 1)
+}
+
+/// A text whose first signature is wrong, since it names another grant.
+fn altered(genuine: &str) -> String {
+    with_other_byte(genuine, CAVEATS_AT - 1)
 }
 
 /// Facets with long lists of methods, each made by a call.

@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::Semaphore;
 
 /// `restore` gives a new capability each time. `locate` repeats its text: never for "never", with
-/// permission for "open", and else at once; it answers "big" with 1 MiB.
+/// permission for "open", and else at once; it answers "big" with 1 MiB. `challenge` succeeds.
 #[derive(Default)]
 pub(super) struct Desk {
     pub(super) begun: RefCell<Vec<String>>,
@@ -51,6 +51,15 @@ impl restorer::Server for Desk {
         {
             allowed.acquire().await.unwrap().forget();
         }
+        Ok(())
+    }
+
+    async fn challenge(
+        self: Rc<Self>,
+        _: restorer::ChallengeParams,
+        _: restorer::ChallengeResults,
+    ) -> capnp::Result<()> {
+        self.begun.borrow_mut().push("challenge".into());
         Ok(())
     }
 }
@@ -190,7 +199,8 @@ pub(super) fn write_caps(payload: payload::Builder, caps: &[Cap]) {
     }
 }
 
-/// `locate(text)`, or `restore` if the text is "restore", on export 0.
+/// `locate(text)`, or the method that the text names, if it is "restore" or "challenge", on export
+/// 0.
 pub(super) fn call(question: u32, text: &'static str, caps: Vec<Cap>) -> Write {
     call_on(Ok(0), question, text, caps)
 }
@@ -205,7 +215,11 @@ pub(super) fn call_on(
         let mut call = message.init_call();
         call.set_question_id(question);
         call.set_interface_id(restorer::Client::TYPE_ID);
-        call.set_method_id(u16::from(text != "restore"));
+        call.set_method_id(match text {
+            "restore" => 0,
+            "challenge" => 2,
+            _ => 1,
+        });
         let mut to = call.reborrow().init_target();
         match target {
             Ok(id) => to.set_imported_cap(id),

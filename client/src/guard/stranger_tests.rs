@@ -2,6 +2,11 @@
 
 use super::raw::{Raw, Write, bootstrap, bytes_of, call, finish, settle};
 use super::*;
+use crate::sturdyref::{
+    Caveats, ClusterId, GrantId, KeyId, NextSecret, Payload, SigningKey, Sturdyref, Target,
+    TargetId,
+};
+use ed25519_dalek::Signer;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 
@@ -38,6 +43,42 @@ async fn whoever_was_served_once_may_do_as_others_may() {
     raw.near.write_all(&bytes_of(&[call(2, long(), vec![])])).await.unwrap();
     settle().await;
     assert_eq!(raw.begun(), 2);
+}
+
+/// These need nothing but the text of a reference, which may be stolen, or revoked.
+#[tokio::test(flavor = "local", start_paused = true)]
+async fn whoever_only_has_the_text_of_a_holders_reference_remains_a_stranger() {
+    let bound = bound();
+    for asks in ["challenge", bound] {
+        let mut raw = Raw::of_stranger(limits(), Budget::default());
+        raw.send(&[bootstrap(0), call(1, asks, vec![]), call(2, asks, vec![])]).await;
+        assert_eq!(raw.begun(), 2, "they are answered: {asks}");
+        let bites = raw.bites.clone();
+        assert_eq!(raw.aborted().await, "no reference was shown in 10s");
+        assert_eq!(bites.get(Limit::StrangerTime), 1);
+    }
+    // A reference in force does.
+    let mut raw = Raw::of_stranger(limits(), Budget::default());
+    raw.send(&[bootstrap(0), call(1, bound, vec![]), call(2, "restore", vec![])]).await;
+    tokio::time::sleep(Duration::from_hours(1)).await;
+    assert!(!raw.server.is_closed());
+}
+
+/// The text of a reference that takes a holder's proof.
+fn bound() -> &'static str {
+    let key = |seed| SigningKey::from_bytes(&[seed; 32]);
+    let next = NextSecret::from_seed([4; 32]);
+    let payload = Payload {
+        cluster: ClusterId::of(&key(1).verifying_key()),
+        key: KeyId::of(&key(2).verifying_key()),
+        target: Target::Object(TargetId::from_bytes([7; 16])),
+        grant: GrantId::from_bytes([8; 16]),
+        caveats: Caveats::none().with_holder(key(3).verifying_key()).unwrap(),
+        next: next.public(),
+    };
+    let signature = key(2).sign(&payload.signed_bytes()).to_bytes();
+    let reference = Sturdyref::assemble(&payload, &signature, &next);
+    Box::leak(reference.expose_text("127.0.0.1:1").unwrap().as_str().into())
 }
 
 /// A caller that pipelines on a reference can't know yet that it is valid.

@@ -19,6 +19,8 @@ use capnp_rpc::rpc_capnp::{
     promised_answer, return_,
 };
 
+mod strangers;
+
 /// The reason for refusing an answer.
 pub(super) const NOT_OPEN: &str = "a call was answered that is not open";
 
@@ -40,8 +42,7 @@ pub(super) struct Tables {
     /// Bytes of the answered calls that gave capabilities away and are not finished. The RPC system
     /// keeps the capabilities until then, even if the peer releases them.
     unfinished_bytes: usize,
-    /// Set once a call of the peer has succeeded, other than one on the capabilities that everybody
-    /// gets.
+    /// Set once a call of the peer has succeeded that shows a reference which the peer may use.
     has_served: bool,
     /// Capabilities of the peer that we hold.
     imports: NumberSet,
@@ -58,8 +59,11 @@ enum Answer {
 /// The purpose of a call of the peer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    Bootstrap,
-    Call,
+    /// Anybody may succeed with it: a bootstrap, and a call that needs no more than the text of a
+    /// reference.
+    Open,
+    /// It succeeds only for a peer that may use a reference.
+    Trusted,
 }
 
 /// A call of ours.
@@ -133,7 +137,7 @@ impl Tables {
         self.exports.bytes() + self.unfinished_bytes
     }
 
-    /// Tells whether a call of the peer has succeeded.
+    /// Tells whether a call of the peer has succeeded that only a holder of a reference can make.
     pub(super) fn has_served(&self) -> bool {
         self.has_served
     }
@@ -158,7 +162,7 @@ impl Tables {
             Ok(message::Return(answer)) => self.receive_return(answer?, limits)?,
             Ok(message::Finish(finish)) => self.receive_finish(finish?)?,
             Ok(message::Bootstrap(bootstrap)) => {
-                self.begin(bootstrap?.get_question_id(), Kind::Bootstrap, bytes, limits)?;
+                self.begin(bootstrap?.get_question_id(), Kind::Open, bytes, limits)?;
             }
             Ok(message::Release(release)) => {
                 let release = release?;
@@ -237,7 +241,10 @@ impl Tables {
         };
         self.check_target(call.get_target()?, limits)?;
         self.receive_payload(call.get_params()?, limits)?;
-        self.begin(call.get_question_id(), Kind::Call, bytes, limits)
+        // Calls of a peer that was served already change nothing.
+        let is_open = !self.has_served && strangers::is_open(call)?;
+        let kind = if is_open { Kind::Open } else { Kind::Trusted };
+        self.begin(call.get_question_id(), kind, bytes, limits)
     }
 
     fn receive_return(&mut self, answer: return_::Reader, limits: &Limits) -> Checked {
@@ -327,11 +334,11 @@ impl Tables {
         let call = answer.get_answer_id();
         let (bytes, kind, finish) = match self.answers.remove(&call) {
             Some(Answer::Open { bytes, kind, finish }) => (Some(bytes), kind, finish),
-            _ => (None, Kind::Call, None),
+            _ => (None, Kind::Open, None),
         };
         let mut exports = Vec::new();
         if let return_::Results(payload) = answer.which()? {
-            self.has_served |= kind == Kind::Call;
+            self.has_served |= kind == Kind::Trusted;
             self.exports.add_all(payload?, bytes.unwrap_or_default(), |id| exports.push(id))?;
         }
         let Some(bytes) = bytes else { return Ok(None) };

@@ -134,6 +134,10 @@ fn it_is_valid_in_its_last_millisecond_and_not_in_the_next() {
     let genuine = reference(2, Caveats::not_after(NOW));
     assert!(verify(&genuine, NOW).is_ok());
     assert_eq!(reason(verify(&genuine, NOW + 1)), "it has expired");
+    // The time comes before the signatures: no other key than that of the cluster was needed.
+    let other = SigningKey::from_bytes(&[8; 32]).verifying_key();
+    let forged = genuine.verify(&cluster(), |_| Some(other), NOW + 1);
+    assert_eq!(reason(forged), "it has expired");
 }
 
 #[test]

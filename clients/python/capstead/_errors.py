@@ -18,6 +18,7 @@ class Reason(enum.StrEnum):
     UNKNOWN = "unknown"
     REQUEST_ID_REUSED = "request-id-reused"
     REQUEST_ID_LENGTH = "request-id-length"
+    TOO_MANY_REQUEST_IDS = "too-many-request-ids"
     REPLY_NOT_STORABLE = "reply-not-storable"
     NOT_REPEATABLE = "not-repeatable"
 

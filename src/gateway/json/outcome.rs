@@ -31,14 +31,15 @@ pub(super) fn refusal_of(error: &capnp::Error) -> (Refusal, &'static str) {
     (refusal.with_outcome(outcome), outcome)
 }
 
-/// Only `not-begun:` says that the method wasn't started: a class never passes it on. With any
-/// other reason, the class may pass on the error of a call that it made itself, after it wrote
-/// something.
+/// `not-begun:` and `too-many-request-ids:` say that the method wasn't started: a class never
+/// passes them on. With any other reason, the class may pass on the error of a call that it made
+/// itself, after it wrote something.
 fn outcome(error: &capnp::Error) -> &'static str {
     if is_not_begun(error) {
         return NOT;
     }
     match Reason::of(error) {
+        Some(Reason::TooManyRequestIds) => NOT,
         Some(
             Reason::Expired
             | Reason::Deadlock
@@ -63,5 +64,21 @@ fn outcome(error: &capnp::Error) -> &'static str {
             ErrorKind::Unimplemented | ErrorKind::Overloaded | ErrorKind::Disconnected => UNKNOWN,
             _ => HAPPENED,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{of_class, overloaded};
+
+    #[test]
+    fn a_call_for_whose_id_there_is_no_room_has_not_happened() {
+        let full = Reason::TooManyRequestIds.error("too many are kept");
+        let (refusal, outcome) = refusal_of(&full);
+        assert_eq!((refusal.reason(), outcome), (Some(Reason::TooManyRequestIds), NOT));
+        // A class may pass such an error on after it wrote something.
+        assert_eq!(refusal_of(&of_class(full)).1, UNKNOWN);
+        assert_eq!(refusal_of(&overloaded("not now")).1, UNKNOWN);
     }
 }

@@ -358,6 +358,7 @@ pub(in crate::host) fn note_restores(vat: &Rc<Vat>, every: Duration) {
             ticks.tick().await;
             let Some(vat) = vat.upgrade() else { return };
             vat.live_grants.sweeps.clock_shows(vat.clock.now_ms());
+            vat.retention.watch();
             for some in vat.live_grants.take_restored().chunks(SWEPT_AT_ONCE) {
                 write_restored(&vat, some);
                 tokio::task::yield_now().await;

@@ -83,11 +83,11 @@ async fn sweep_all(vat: &Rc<Vat>, target: ObjectId, reason: SweepReason) -> Resu
 }
 
 /// The time at which a grant must have been over to be removed: the clock may be ahead for a
-/// moment.
+/// moment. Before it was watched for long enough, no time is over.
 fn long_ago(vat: &Vat, reason: SweepReason) -> u64 {
     let long_ago = vat.clock.now_ms().saturating_sub(OVER_GRANTS_KEPT_MS);
     match (vat.live_grants.sweeps.least_ms(), reason) {
-        (None, _) => long_ago,
+        (None, _) => 0,
         (Some(least), SweepReason::Room) => least,
         (Some(least), SweepReason::Revoked) => least.min(long_ago),
     }

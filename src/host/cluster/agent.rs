@@ -13,6 +13,7 @@ use capstead_client::sturdyref::{Caveats, GrantId, Sturdyref, Target, TextRefere
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 
+use super::check_queue::CheckQueue;
 use super::membership::Membership;
 use super::restore::VerifiedCache;
 use crate::error::{Result, disconnected, failed, not_begun};
@@ -37,15 +38,16 @@ pub(crate) struct Agent {
     pub(in crate::host) vat: Rc<Vat>,
     keys: Keys,
     pub(in crate::host) verified: VerifiedCache,
+    pub(super) checks: Rc<CheckQueue>,
     pub(in crate::host) membership: OnceCell<Membership>,
     admin: OnceCell<host_admin::Client>,
 }
 
 impl Agent {
     pub(crate) fn new(vat: Rc<Vat>, keys: Keys) -> Rc<Self> {
-        let (verified, membership, admin) =
-            (VerifiedCache::default(), OnceCell::new(), OnceCell::new());
-        let agent = Rc::new(Self { vat, keys, verified, membership, admin });
+        let (verified, checks) = (VerifiedCache::default(), Rc::default());
+        let (membership, admin) = (OnceCell::new(), OnceCell::new());
+        let agent = Rc::new(Self { vat, keys, verified, checks, membership, admin });
         let weak: Weak<Self> = Rc::downgrade(&agent);
         agent.vat.set_agent(weak);
         agent
@@ -144,8 +146,11 @@ impl Agent {
 
     /// Reads a text of a stranger's. A text of another cluster, or with an unknown key, goes no
     /// further.
-    fn read(&self, text: capnp::text::Reader<'_>) -> Result<TextReference> {
-        let reference = TextReference::parse(text.to_str().unwrap_or_default())?;
+    /// The reference of a text that somebody shows, when the turn of its check has come.
+    async fn read(&self, text: capnp::text::Reader<'_>) -> Result<TextReference> {
+        let reference = TextReference::parse(text.to_str().unwrap_or_default());
+        self.wait_for_turn(reference.as_ref().ok().map(TextReference::reference)).await;
+        let reference = reference?;
         self.claimed(reference.reference())?;
         Ok(reference)
     }
@@ -252,7 +257,9 @@ impl host::Server for Agent {
         params: host::RestoreParams,
         mut results: host::RestoreResults,
     ) -> Result<()> {
-        let restored = self.restore_bytes(params.get()?.get_sturdy_ref()?).await?;
+        let reference = Sturdyref::from_bytes(params.get()?.get_sturdy_ref()?);
+        self.wait_for_turn(reference.as_ref().ok()).await;
+        let restored = self.restore_here(reference).await?;
         results.get().init_cap().set_as_capability(restored);
         Ok(())
     }
@@ -262,14 +269,18 @@ impl host::Server for Agent {
         params: host::ChallengeParams,
         mut results: host::ChallengeResults,
     ) -> Result<()> {
-        let begun = Agent::challenge(&self, params.get()?.get_sturdy_ref()?)?;
+        let bytes = params.get()?.get_sturdy_ref()?;
+        self.wait_for_turn(Sturdyref::from_bytes(bytes).ok().as_ref()).await;
+        let begun = Agent::challenge(&self, bytes)?;
         results.get().set_challenge(&begun.0);
         results.get().set_restoration(begun.1);
         Ok(())
     }
 
     async fn check(self: Rc<Self>, params: host::CheckParams, _: host::CheckResults) -> Result<()> {
-        Agent::check(&self, params.get()?.get_sturdy_ref()?).await
+        let bytes = params.get()?.get_sturdy_ref()?;
+        self.wait_for_turn(Sturdyref::from_bytes(bytes).ok().as_ref()).await;
+        Agent::check(&self, bytes).await
     }
 
     async fn in_force(
@@ -347,7 +358,7 @@ impl restorer::Server for Agent {
         mut results: restorer::RestoreResults,
     ) -> Result<()> {
         let text = params.get()?.get_sturdy_ref()?;
-        let reference = self.read(text)?;
+        let reference = self.read(text).await?;
         let (Target::Object(id) | Target::Namespace(id)) = reference.reference().target();
         if self.owns(object_id(id).home_shard()) {
             let restored = self.restore_here(Ok(reference.reference().clone())).await?;
@@ -366,7 +377,7 @@ impl restorer::Server for Agent {
         mut results: restorer::LocateResults,
     ) -> Result<()> {
         let text = params.get()?.get_sturdy_ref()?;
-        self.read(text)?;
+        self.read(text).await?;
         let mut request = self.membership()?.restorer().locate_request();
         request.get().set_sturdy_ref(text);
         let reply = request.send().promise.await?;
@@ -380,7 +391,7 @@ impl restorer::Server for Agent {
         mut results: restorer::ChallengeResults,
     ) -> Result<()> {
         let text = params.get()?.get_sturdy_ref()?;
-        let reference = self.read(text)?;
+        let reference = self.read(text).await?;
         let (Target::Object(id) | Target::Namespace(id)) = reference.reference().target();
         if self.owns(object_id(id).home_shard()) {
             let begun = Agent::challenge(&self, reference.reference().expose_bytes())?;

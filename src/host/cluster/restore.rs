@@ -15,6 +15,7 @@ use lru::LruCache;
 use sha2::{Digest, Sha256};
 
 use super::agent::Agent;
+use super::check_queue::Familiarity;
 use super::namespace_facet::NamespaceFacet;
 use crate::error::{Result, disconnected, failed};
 use crate::host::authority::calls::grant_id;
@@ -71,7 +72,18 @@ impl Agent {
         Ok((reference, verified))
     }
 
+    /// Waits until the reference may be checked: whoever shows it is perhaps a stranger.
+    pub(super) async fn wait_for_turn(&self, reference: Option<&Sturdyref>) {
+        let keys = self.keys();
+        let shown = match reference {
+            Some(reference) if self.verified.knows(&keys, reference) => Familiarity::Known,
+            _ => Familiarity::Unknown,
+        };
+        self.checks.turn(shown, &self.vat.fault).await;
+    }
+
     /// Checks a reference and gives what it refers to. Nothing wakes.
+    #[cfg(test)]
     pub(in crate::host) async fn restore_bytes(
         self: &Rc<Self>,
         bytes: &[u8],
@@ -79,7 +91,7 @@ impl Agent {
         self.restore_here(Sturdyref::from_bytes(bytes)).await
     }
 
-    /// As `restore_bytes`, of a reference that was read already.
+    /// Checks a reference that was read already, and gives what it refers to. Nothing wakes.
     pub(in crate::host) async fn restore_here(
         self: &Rc<Self>,
         reference: std::result::Result<Sturdyref, Refused>,
@@ -109,12 +121,17 @@ impl Agent {
         checked.inspect_err(|_| self.vat.metrics.restores_refused_total.add(1))
     }
 
-    /// Begins to restore a reference that takes proofs.
+    /// Begins to restore a reference that takes proofs, and refuses any other. Its grant is looked
+    /// up when the proofs are there: only its holders learn whether it is in force.
     pub(in crate::host) fn challenge(
         self: &Rc<Self>,
         bytes: &[u8],
     ) -> Result<([u8; 32], restoration::Client)> {
-        let (reference, _) = self.verify(Sturdyref::from_bytes(bytes))?;
+        let begun = self.verify(Sturdyref::from_bytes(bytes)).and_then(|(reference, verified)| {
+            let takes_proof = !verified.caveats.holders().is_empty();
+            takes_proof.then_some(reference).ok_or_else(refused)
+        });
+        let reference = begun.inspect_err(|_| self.vat.metrics.restores_refused_total.add(1))?;
         let challenge = random()?;
         let until = self.vat.clock.now_ms().saturating_add(PROOF_SECS * 1000);
         let reference = Cell::new(Some(reference));
@@ -245,6 +262,14 @@ impl Default for VerifiedTable {
 }
 
 impl VerifiedCache {
+    /// Tells whether a check of the reference would compute no signature.
+    fn knows(&self, keys: &Arc<KeyRing>, reference: &Sturdyref) -> bool {
+        let known = self.0.borrow();
+        reference.expose_bytes().len() <= KNOWN_REFERENCE_BYTES_MAX
+            && known.by.as_ref().is_some_and(|by| Arc::ptr_eq(by, keys))
+            && known.verified.contains(&hash(reference))
+    }
+
     fn verify(
         &self,
         keys: &Arc<KeyRing>,
@@ -259,7 +284,7 @@ impl VerifiedCache {
         if !known.by.as_ref().is_some_and(|by| Arc::ptr_eq(by, keys)) {
             *known = VerifiedTable { by: Some(keys.clone()), ..VerifiedTable::default() };
         }
-        let hash: [u8; 32] = Sha256::digest(reference.expose_bytes()).into();
+        let hash = hash(reference);
         let is_over =
             |verified: &Verified| verified.caveats.not_after_ms().is_some_and(|last| now_ms > last);
         if let Some((verified, _)) = known.verified.get(&hash)
@@ -282,6 +307,10 @@ impl VerifiedCache {
         known.bytes += cost;
         Ok(verified)
     }
+}
+
+fn hash(reference: &Sturdyref) -> [u8; 32] {
+    Sha256::digest(reference.expose_bytes()).into()
 }
 
 /// The one answer to every reference that isn't good, whatever is wrong with it.
@@ -314,6 +343,7 @@ impl restoration::Server for Restoration {
             signature?.try_into().map_err(|_| capnp::Error::from(Refused::by_grant()))
         });
         let signatures = signatures.collect::<Result<Vec<[u8; 64]>>>()?;
+        self.agent.wait_for_turn(Some(&reference)).await;
         let restored = match self.agent.verify(Ok(reference.clone())) {
             Ok((_, verified)) => match reference.check_proofs(&self.challenge, &signatures) {
                 Ok(()) => self.agent.redeem(verified).await,

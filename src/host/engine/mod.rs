@@ -36,3 +36,4 @@ pub(in crate::host) mod sweeps;
 pub(in crate::host) mod turns;
 pub(in crate::host) mod vat;
 pub(in crate::host) mod waking;
+pub(in crate::host) mod watched_clock;

@@ -40,7 +40,7 @@ use super::facet::Facet;
 use super::instance::Instance;
 use super::run::{self, Handler, PendingReply};
 use super::shares::{self, Change, Share};
-use crate::error::{Reason, Result, failed, of_class, overloaded};
+use crate::error::{Reason, Result, failed, of_class};
 use crate::limits::REQUEST_IDS_MAX;
 use crate::membrane::{Body, BodySlot};
 use crate::storage::Space;
@@ -133,7 +133,7 @@ fn find(instance: &Instance, facet: &Facet, id: &RequestId, method: Method) -> R
     };
     match record.filter(is_kept) {
         None => {
-            let lineage = shares::lineage(&instance.vat, &facet.right);
+            let lineage = shares::lineage_of_ids(&instance.vat, &facet.right);
             check_room(instance, kept, &lineage)?;
             let (number, began) = (Cell::new(kept.next), Cell::new(retention.now_ms()));
             Ok(CallFate::New(IdClaim { id: id.clone(), number, began, method, lineage, over }))
@@ -155,9 +155,9 @@ fn find(instance: &Instance, facet: &Facet, id: &RequestId, method: Method) -> R
 fn check_room(instance: &Instance, kept: KeptNumbers, lineage: &[GrantId]) -> Result<()> {
     let is_full = || Ok::<_, capnp::Error>(matches!(oldest(instance, kept.first)?.1, Oldest::Kept));
     if kept.next - kept.first >= REQUEST_IDS_MAX && is_full()? {
-        return Err(overloaded(format!(
+        return Err(Reason::TooManyRequestIds.error(format_args!(
             "the object keeps {REQUEST_IDS_MAX} request ids, and the oldest are still needed; the \
-             call has not happened"
+             call has not happened: make it again when they are forgotten"
         )));
     }
     let (store, account) = (instance.vat.turns.store(), &instance.account);

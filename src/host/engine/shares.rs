@@ -2,8 +2,9 @@
 //! one object.
 //!
 //! Without them the holder of one reference could use up the request ids and the quota of an
-//! object, so that nobody else could call it. The root grants of classes have no shares: they are
-//! the operator's own.
+//! object, so that nobody else could call it. What a root grant of a class has made below it counts
+//! in no share of the root, which is the operator's own. But the gateway calls by it for whoever
+//! reaches its port, so the request ids of those who call by the root itself have one share.
 //!
 //! They lie in the object's own storage: under the id of a grant stand the number of grants (4),
 //! the number of request ids (4), and the bytes of both (8), big-endian, as long as one isn't 0.
@@ -17,7 +18,7 @@ use capstead_client::sturdyref::GrantId;
 use super::instance::Instance;
 use super::right::Right;
 use super::vat::Vat;
-use crate::error::{Reason, Result, failed, overloaded};
+use crate::error::{Reason, Result, failed};
 use crate::id::ObjectId;
 use crate::limits::{SHARE_GRANTS_MAX, SHARE_IDS_MAX, SHARES_OF_QUOTA};
 use crate::storage::{Space, Store};
@@ -141,7 +142,7 @@ pub(in crate::host) fn change(
         let key = grant.as_bytes();
         match before.changed(change).encode() {
             Some(record) => store.put_record(object, Space::Shares, key, &record)?,
-            // Roots have no share, and neither has what was imported.
+            // What was imported has no share.
             None if before == Share::default() => continue,
             None => store.delete_record(object, Space::Shares, key)?,
         };
@@ -158,6 +159,13 @@ pub(in crate::host) fn change_in_turn(
     change(&mut instance.vat.turns.store_mut(), instance.spec.id, grants, by)
 }
 
+/// The grants in whose shares the request ids of the holder of `right` count: a root's own if it
+/// comes by nothing else.
+pub(in crate::host) fn lineage_of_ids(vat: &Vat, right: &Right) -> Vec<GrantId> {
+    let lineage = lineage(vat, right);
+    if lineage.is_empty() { right.lineage().collect() } else { lineage }
+}
+
 /// The grants in whose shares counts what is kept for the holder of `right`.
 pub(in crate::host) fn lineage(vat: &Vat, right: &Right) -> Vec<GrantId> {
     right.lineage().filter(|grant| !vat.objects.is_root(grant)).collect()
@@ -165,9 +173,10 @@ pub(in crate::host) fn lineage(vat: &Vat, right: &Right) -> Vec<GrantId> {
 
 /// The refusal of a call with an id when those that are kept for its grant are too many.
 pub(in crate::host) fn too_many_ids() -> capnp::Error {
-    overloaded(format!(
-        "the object keeps {SHARE_IDS_MAX} request ids for this grant or one that it was made from, and the \
-         oldest are still needed; the call has not happened"
+    Reason::TooManyRequestIds.error(format_args!(
+        "the object keeps {SHARE_IDS_MAX} request ids for this grant or one that it was made from, \
+         and the oldest are still needed; the call has not happened: make it by another grant, or \
+         again when the oldest are forgotten"
     ))
 }
 

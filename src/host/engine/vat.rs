@@ -67,12 +67,12 @@ pub(crate) struct Vat {
     pub(in crate::host) objects: Objects,
     pub(in crate::host) metrics: Arc<Metrics>,
     pub(in crate::host) clock: Clock,
-    pub(super) retention: Retention,
+    pub(in crate::host) retention: Retention,
     /// The grants by which somebody holds something of this vat.
     pub(in crate::host) live_grants: Rc<LiveGrants>,
     pub(in crate::host) reference_cipher: Rc<ReferenceCipher>,
     agent: OnceCell<Weak<dyn Cluster>>,
-    pub(super) fault: Rc<Fault>,
+    pub(in crate::host) fault: Rc<Fault>,
     /// The chain of the present turn, which calls made in it carry on.
     pub(super) chain: RefCell<Option<Chain>>,
     pub(super) activity: Arc<Activity>,

@@ -7,16 +7,19 @@ mod narrowing;
 mod revoking;
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use capnp::Error;
 use capnp::capability::{Client, FromClientHook};
 use capstead_client::sturdyref::{Method, Sturdyref, TextReference};
 
 use super::references::{host, join, keys};
-use super::trial::{World, call_write, read, run, settle, trial};
+use super::shares::pass;
+use super::trial::{World, call_write, read, run, run_within, settle, trial};
 use crate::host::Agent;
 use crate::host::authority::calls::grant_id;
 use crate::host::authority::records;
+use crate::host::engine::watched_clock::WATCHED;
 use crate::id::{ObjectId, Pool};
 use crate::limits::OVER_GRANTS_KEPT_MS;
 use crate::schema::facet_capnp::{facet, persistent};
@@ -240,23 +243,34 @@ fn a_long_list_of_grants_is_whole() {
 }
 
 /// A clock that is ahead for a moment destroys nothing: a revocation sweeps what has been over for
-/// long.
+/// long, by a clock that has shown so for an hour.
 #[test]
 fn a_grant_that_is_over_is_kept_for_a_while() {
-    run(async {
+    // Hours pass within it.
+    run_within(Duration::from_hours(9), async {
         let (world, agent) = host().await;
         let object = world.object("x");
         call_write(&object, 7).promise.await.unwrap();
         let year = Terms { label: "a year", not_after: Some(1_000_000), ..Terms::default() };
         let text = save(&object, &year).await.unwrap();
-        for (ahead, is_kept) in [(2_000_000, true), (1_000_001 + OVER_GRANTS_KEPT_MS, false)] {
+        let (soon, long) = (2_000_000, 1_000_001 + OVER_GRANTS_KEPT_MS);
+        for (ahead, is_watched, is_kept) in
+            [(soon, false, true), (long, false, true), (soon, true, true), (long, true, false)]
+        {
             save(&object, &labelled("other")).await.unwrap();
             world.now.set(ahead);
+            for time in [Duration::from_mins(1), WATCHED + Duration::from_secs(1)] {
+                if is_watched {
+                    pass(time).await;
+                    world.vat.live_grants.sweeps.clock_shows(ahead);
+                }
+            }
             assert!(restore(&agent, &text).await.is_err());
             revoke(&object, "other").await.unwrap();
             settle().await;
             world.now.set(2_000);
-            assert_eq!(restore(&agent, &text).await.is_ok(), is_kept, "{ahead}");
+            let restored = restore(&agent, &text).await;
+            assert_eq!(restored.is_ok(), is_kept, "{ahead}, watched: {is_watched}");
         }
     });
 }

@@ -17,12 +17,14 @@ use capstead_client::once;
 pub(super) use class::Steps;
 use class::let_go;
 
+use super::shares::pass;
 use super::storage::turn;
 use super::trial::{
     RETENTION, World, call_note, call_write, log, over, read, run, run_within, settle, trial,
 };
 use crate::error::Result;
 use crate::host::List;
+use crate::host::engine::watched_clock::WATCHED;
 use crate::id::{ObjectId, Pool};
 use crate::limits::REQUEST_IDS_MAX;
 use crate::schema::facet_capnp::facet;
@@ -314,6 +316,42 @@ fn the_class_neither_sees_nor_removes_ids() {
         let again = restart(&world);
         noted(call_note(&once(&again.object("x"), ID), 1)).await.unwrap();
         assert_eq!(log(), [1]);
+    });
+}
+
+/// Neither is a retry in that moment another call, nor do ids go for it that are good afterwards.
+#[test]
+fn a_clock_that_is_ahead_for_a_moment_destroys_no_ids() {
+    // Hours pass within it.
+    run_within(Duration::from_hours(9), async {
+        let id = |n: u64| [n.to_be_bytes(), [7; 8]].concat();
+        let call = |object: &trial::Client, n: u64| noted(call_note(&once(object, &id(n)), n));
+        let world = World::watching(WATCHED);
+        let (object, retention) = (world.object("x"), RETENTION.as_millis() as u64);
+        for n in 0..5 {
+            call(&object, n).await.unwrap();
+        }
+        let before = log().len();
+        for watched in [false, true] {
+            if watched {
+                pass(WATCHED).await;
+            }
+            world.now.set(retention + 1);
+            call(&object, 0).await.unwrap();
+            call(&object, if watched { 6 } else { 5 }).await.unwrap();
+            world.now.set(1);
+            for n in 0..5 {
+                call(&object, n).await.unwrap();
+            }
+        }
+        assert_eq!(log().len(), before + 2, "nothing was forgotten");
+        // It is right that so much time has passed.
+        world.now.set(retention + 2);
+        pass(Duration::from_mins(1)).await;
+        call(&object, 0).await.unwrap();
+        pass(WATCHED + Duration::from_secs(1)).await;
+        call(&object, 0).await.unwrap();
+        assert_eq!(log().len(), before + 3, "it was forgotten");
     });
 }
 

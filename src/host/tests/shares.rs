@@ -12,12 +12,12 @@ use super::once::Steps;
 use super::references::{host, join};
 use super::storage::turn;
 use super::trial::{RETENTION, World, call_note, call_write, run, run_within, settle, trial};
-use crate::error::Result;
+use crate::error::{Reason, Result};
 use crate::host::Object;
 use crate::host::authority::calls::grant_id;
 use crate::host::engine::once::{IdSelection, Stage, clear_requests, requests};
 use crate::host::engine::shares::{Share, share};
-use crate::host::engine::sweeps::WATCHED;
+use crate::host::engine::watched_clock::WATCHED;
 use crate::id::{ObjectId, Pool};
 use crate::limits::{SHARE_GRANTS_MAX, SHARE_IDS_MAX};
 use crate::storage::Reads;
@@ -95,7 +95,7 @@ fn a_grant_with_those_made_from_it_keeps_so_many_ids_and_others_go_on() {
             assert!(refused.extra.contains("for this grant"), "{refused}");
         }
         noted(&one, 1).await.expect("what is kept is told");
-        noted(&object, most).await.expect("the root has no share");
+        noted(&object, most).await.expect("the root has a share of its own");
         let other = save(&object, &labelled("other")).await.unwrap();
         noted(&restore(&agent, &other).await.unwrap(), most + 1).await.unwrap();
         let (one_id, below_id) = (id_of(&object, "one").await, id_of(&object, "below").await);
@@ -121,6 +121,36 @@ fn a_grant_with_those_made_from_it_keeps_so_many_ids_and_others_go_on() {
         let cleared = clear_requests(&world.vat, x(), &IdSelection::All).await.unwrap();
         assert!(cleared.gone > 0 && requests(&world.vat, x(), None).unwrap().is_empty());
         assert_eq!((share_of(&world, one_id).ids, share_of(&world, below_id).ids), (0, 0));
+        assert_counted(&world, x()).await;
+    });
+}
+
+/// The gateway calls by the root for whoever reaches its port.
+#[test]
+fn those_who_call_by_the_root_leave_ids_to_all_others() {
+    run_within(Duration::from_mins(2), async {
+        let (world, agent) = host().await;
+        let all =
+            namespace(&agent, root("Trial").expose_text("a:1").unwrap().as_str()).await.unwrap();
+        let object = by_name(&all, X);
+        let one = save(&object, &labelled("one")).await.unwrap();
+        let one = restore(&agent, &one).await.unwrap();
+        noted(&one, 0).await.unwrap();
+        let most = u64::from(SHARE_IDS_MAX);
+        for n in 1..=most {
+            noted(&object, n).await.unwrap();
+        }
+        let refused = noted(&object, most + 1).await.unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::Overloaded);
+        assert_eq!(Reason::of(&refused), Some(Reason::TooManyRequestIds), "{refused}");
+        noted(&one, most + 1).await.expect("there is room for holders of grants");
+        let root = requests(&world.vat, x(), Some(0)).unwrap()[0].lineage[0];
+        assert_eq!(share_of(&world, root).ids, SHARE_IDS_MAX);
+        assert_eq!(share_of(&world, id_of(&object, "one").await).ids, 2);
+        clear_requests(&world.vat, x(), &IdSelection::Of(root)).await.unwrap();
+        assert_eq!(share_of(&world, root), Share::default());
+        noted(&object, most + 1).await.expect("it is kept since the grant's call");
+        noted(&object, most + 2).await.unwrap();
         assert_counted(&world, x()).await;
     });
 }
@@ -255,7 +285,7 @@ fn what_was_kept_before_it_counted_is_counted_once() {
 }
 
 /// Lets time pass that nobody waits for.
-async fn pass(time: Duration) {
+pub(super) async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
     tokio::time::resume();

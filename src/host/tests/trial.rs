@@ -371,7 +371,21 @@ impl World {
         Self::over(disk, Rc::default(), u64::MAX, None)
     }
 
+    /// A vat that watches its clock for so long before it forgets by it.
+    pub(super) fn watching(watch: Duration) -> Self {
+        Self::over_watching(MemoryLog::default(), Rc::default(), (u64::MAX, None), watch)
+    }
+
     fn over(disk: MemoryLog, now: Rc<Cell<u64>>, object: u64, total: Option<u64>) -> Self {
+        Self::over_watching(disk, now, (object, total), Duration::ZERO)
+    }
+
+    fn over_watching(
+        disk: MemoryLog,
+        now: Rc<Cell<u64>>,
+        (object, total): (u64, Option<u64>),
+        watch: Duration,
+    ) -> Self {
         let metrics = Arc::new(Metrics::default());
         let progress = Arc::new(Notify::new());
         let notify = progress.clone();
@@ -392,7 +406,9 @@ impl World {
         (actor.name, actor.is_exclusive) = (EXCLUSIVE_ACTOR, true);
         let actors = [class_of::<Actor>(), actor];
         let classes = [class, exclusive, class_of::<Steps>()].into_iter().chain(actors).collect();
-        let retention = Retention::new(Clock::test(now.clone()), RETENTION);
+        // Most tests don't watch the clock, and forget by what it shows.
+        let clock = Clock::test(now.clone());
+        let retention = Retention::watching(clock, RETENTION, watch);
         let cipher = ReferenceCipher::new(&[7; 32]);
         let with = (cipher, AwakeLimits::NONE);
         let vat = Vat::with_store(store, classes, metrics.clone(), retention, with, progress);

@@ -1,10 +1,11 @@
 //! The request ids that an object keeps: their order, their time, and how they are forgotten.
 //!
 //! Invariants:
-//! - An id is forgotten when its time is over and its call doesn't run. An id that can't be
-//!   forgotten is passed by, so that it keeps no other from being forgotten.
+//! - An id is forgotten when its time is over by a watched clock, and its call doesn't run. An id
+//!   that can't be forgotten is passed by, so that it keeps no other from being forgotten.
 //! - A forgotten id leaves nothing behind: neither its place in the order nor its part of a share.
 
+use std::cell::RefCell;
 use std::ops::Bound;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use crate::clock::Clock;
 use crate::error::Result;
 use crate::host::engine::instance::Instance;
 use crate::host::engine::shares::{self, Change, Share};
+use crate::host::engine::watched_clock::{WATCHED, WatchedClock};
 use crate::id::ObjectId;
 use crate::storage::{PageSize, Range, Space, Store};
 
@@ -23,11 +25,25 @@ const SOME: PageSize = PageSize { entries: 16, bytes: usize::MAX };
 pub(crate) struct Retention {
     clock: Clock,
     millis: u64,
+    /// The same clock, for what can be forgotten by it.
+    watched: RefCell<WatchedClock>,
 }
 
 impl Retention {
+    /// Ids that are kept for `time` by the clock, which is watched for an hour, or for `time` if
+    /// that is shorter, before anything is forgotten by it.
     pub(crate) fn new(clock: Clock, time: Duration) -> Self {
-        Self { clock, millis: u64::try_from(time.as_millis()).unwrap_or(u64::MAX) }
+        Self::watching(clock, time, time.min(WATCHED))
+    }
+
+    pub(in crate::host) fn watching(clock: Clock, time: Duration, watch: Duration) -> Self {
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        Self { clock, millis, watched: RefCell::new(WatchedClock::new(watch)) }
+    }
+
+    /// Looks at the clock, so that it is watched also while no calls with ids come.
+    pub(in crate::host) fn watch(&self) {
+        self.watched.borrow_mut().shows(self.clock.now_ms());
     }
 
     pub(super) fn now_ms(&self) -> u64 {
@@ -39,9 +55,11 @@ impl Retention {
     }
 
     /// Tells whether a call that began then can be forgotten by now. A clock that was put back
-    /// forgets later.
+    /// forgets later, and one that is ahead for a moment forgets nothing.
     pub(super) fn is_over(&self, began: u64) -> bool {
-        self.clock.now_ms() >= began.saturating_add(self.millis)
+        self.watch();
+        let least = self.watched.borrow().least_ms();
+        least.is_some_and(|least| least >= began.saturating_add(self.millis))
     }
 
     /// Tells whether the call of that number can be forgotten by now. A call that began later than

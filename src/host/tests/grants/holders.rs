@@ -56,6 +56,19 @@ async fn finish(of: &restoration::Client, signatures: &[[u8; 64]]) -> Result<tri
     request.send().promise.await?.get()?.get_cap().get_as_capability()
 }
 
+/// It proves nothing, and its grant would not be looked at.
+#[test]
+fn a_challenge_is_for_references_with_holders() {
+    run(async {
+        let (world, agent) = host().await;
+        let text = save(&world.object("x"), &Terms::default()).await.unwrap();
+        let refused = challenge(&agent.restorer(), &text).await.err().unwrap();
+        assert_eq!(refused.extra, "the reference was refused");
+        assert_eq!(world.metrics.restores_refused_total.get(), 1);
+        restore(&agent, &text).await.unwrap();
+    });
+}
+
 /// A stolen reference is of no use without the holder's key, and a proof is good once, here.
 #[test]
 fn a_reference_that_is_bound_to_a_holder_takes_their_proof() {
