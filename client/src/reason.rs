@@ -30,8 +30,9 @@ macro_rules! reasons {
         /// assert!(!is_harmless(&Error::failed("the lights are out".into())));
         /// ```
         ///
-        /// A class may use all of these words but two: the server doesn't let a class's error
-        /// begin with the word of [`Revoked`](Reason::Revoked) or [`NotBegun`](Reason::NotBegun).
+        /// A class may use all of these words but three: the server doesn't let a class's error
+        /// begin with the word of [`Revoked`](Reason::Revoked), [`Expired`](Reason::Expired) or
+        /// [`NotBegun`](Reason::NotBegun), nor with another word than those of its kind.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum Reason {

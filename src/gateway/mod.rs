@@ -28,8 +28,8 @@ mod upload;
 mod way;
 
 pub(crate) use clients::Proxies;
-pub(crate) use door::Door;
+pub(crate) use door::{Door, is_from_here, is_loopback};
 pub(crate) use http::{Entrance, Gateway};
 pub use limits::HttpLimits;
-pub(crate) use objects::Given;
+pub(crate) use objects::{Given, Restoring};
 pub(crate) use routes::{Routes, Row, parse as parse_routes};
