@@ -331,7 +331,7 @@ mod tests {
         }
     }
 
-    /// Where all addresses are listened to, some connections come to those of this machine.
+    /// Some connections come to an address of this machine if all addresses are listened to.
     #[test]
     fn each_connection_is_from_here_by_its_own_address() {
         let runtime = tokio::runtime::LocalRuntime::new().unwrap();
