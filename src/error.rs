@@ -5,7 +5,9 @@
 //! `unimplemented`: the object has no such method.
 //!
 //! The text begins with the word of a [`Reason`] where a program may want to tell the cases apart;
-//! `docs/errors.md` lists all of them.
+//! `docs/errors.md` lists all of them. Only [`conflict`] and [`Reason::error`] make such texts: one
+//! that is made from words alone never begins with a word of the table, so nobody says by chance
+//! what programs, and the status over HTTP, go by.
 
 use std::any::Any;
 
@@ -18,23 +20,36 @@ pub type Result<T> = capnp::Result<T>;
 
 /// The call can't succeed as it stands; the caller should change it.
 pub fn failed(reason: impl Into<String>) -> Error {
-    Error::failed(reason.into())
+    Error::failed(without_word(reason.into()))
 }
 
 /// There is too much to do right now; the caller should try again later.
 pub fn overloaded(reason: impl Into<String>) -> Error {
-    Error::overloaded(reason.into())
+    Error::overloaded(without_word(reason.into()))
 }
 
 /// The path to the object is gone; the caller should restore its reference.
 pub fn disconnected(reason: impl Into<String>) -> Error {
-    Error::disconnected(reason.into())
+    Error::disconnected(without_word(reason.into()))
 }
 
 /// The object has no such method, or the reference doesn't allow it.
 pub fn unimplemented(reason: impl Into<String>) -> Error {
-    Error::unimplemented(reason.into())
+    Error::unimplemented(without_word(reason.into()))
 }
+
+/// The text, which doesn't begin with a word of the table, nor as the error of a method that isn't
+/// there.
+fn without_word(text: String) -> String {
+    let said = capstead_client::said(&text);
+    if Reason::parse(said).is_some() || said.starts_with(NO_SUCH_METHOD) {
+        return format!("{PASSED_ON}{said}");
+    }
+    text
+}
+
+/// Stands before a text that isn't the server's own.
+const PASSED_ON: &str = "passed on: ";
 
 /// The call contradicts the object's present state; the caller should look at that state first.
 ///
@@ -108,26 +123,52 @@ pub(crate) fn is_not_begun(error: &Error) -> bool {
 }
 
 /// Makes an error into one that a class may return: it doesn't begin with a word that only the
-/// server may use, even if the class made the word up or passes on an error that it got itself.
+/// server may use, even if the class made the word up or passes on an error that it got itself; and
+/// it has the kind of its word, without which nobody made it but from words.
 pub(crate) fn of_class(mut error: Error) -> Error {
-    if let Some(Reason::Revoked | Reason::NotBegun | Reason::TooManyRequestIds) = Reason::of(&error)
-    {
-        error.extra = format!("passed on: {}", said(&error));
+    let is_taken = match Reason::of(&error) {
+        // They speak of the caller's own reference or call.
+        Some(
+            Reason::Revoked | Reason::Expired | Reason::NotBegun | Reason::TooManyRequestIds,
+        ) => true,
+        Some(reason) => reason.kind() != error.kind,
+        None => false,
+    };
+    if is_taken {
+        error.extra = format!("{PASSED_ON}{}", said(&error));
     }
     error
 }
 
 /// There is no such method. A method that isn't allowed gives the same error.
 pub(crate) fn no_such_method(Method { interface, ordinal }: Method) -> Error {
-    unimplemented(format!("{NO_SUCH_METHOD}: interface 0x{interface:x}, method {ordinal}"))
+    Error::unimplemented(format!("{NO_SUCH_METHOD}: interface 0x{interface:x}, method {ordinal}"))
 }
 
 const NO_SUCH_METHOD: &str = "Method not implemented";
 
-/// Tells whether an error with this text says that there is no such method, or none that is
-/// allowed.
+/// Tells whether this is the text of [`no_such_method`], with or without the method's name: there
+/// is no such method, or none that is allowed. What a class says in its place is longer or shorter.
 pub(crate) fn is_no_such_method(said: &str) -> bool {
-    said.starts_with(NO_SUCH_METHOD)
+    let named = said.strip_prefix(NO_SUCH_METHOD).and_then(|rest| rest.strip_prefix(": "));
+    let Some((name, numbers)) = named.and_then(|named| named.rsplit_once("interface 0x")) else {
+        return false;
+    };
+    let is_number = |text: &str, radix| u64::from_str_radix(text, radix).is_ok();
+    let is_method = numbers
+        .split_once(", method ")
+        .is_some_and(|(interface, ordinal)| is_number(interface, 16) && is_number(ordinal, 10));
+    is_method && (name.is_empty() || name.ends_with(", "))
+}
+
+/// Tells whether a restore failed by the fault of its reference: that is none, or good no more.
+/// With any other error it may be as good as before.
+pub(crate) fn is_reference_refused(error: &Error) -> bool {
+    match Reason::of(error) {
+        Some(Reason::Revoked | Reason::Expired) => true,
+        Some(_) => false,
+        None => matches!(error.kind, ErrorKind::Failed | ErrorKind::Unimplemented),
+    }
 }
 
 /// Names the missing method as the schema does. Generated code doesn't name it, or names it as in
@@ -142,7 +183,7 @@ pub(crate) fn name_method(error: Error, method: Method) -> Error {
     let in_rust =
         error.extra.strip_prefix("method ").and_then(|rest| rest.strip_suffix(" not implemented"));
     match in_rust.and_then(|path| path.split_once("::Server::")) {
-        Some((module, name)) => unimplemented(format!(
+        Some((module, name)) => Error::unimplemented(format!(
             "{NO_SUCH_METHOD}: {}.{}, interface 0x{:x}, method {}",
             in_schema(module, Initial::Upper),
             in_schema(name, Initial::Lower),
@@ -192,10 +233,74 @@ mod tests {
     fn a_conflict_is_known_again_after_it_crossed_the_wire() {
         let local = conflict("the counter is full");
         assert_eq!(conflict_reason(&local), Some("the counter is full"));
-        let remote = failed(format!("remote exception: {}", local.extra));
+        let remote = Error::failed(format!("remote exception: {}", local.extra));
         assert_eq!(conflict_reason(&remote), Some("the counter is full"));
-        for other in [failed("no"), failed("not a conflict: no"), overloaded("conflict: no")] {
+        let by_kind = Error::overloaded("conflict: no".into());
+        for other in [failed("no"), failed("not a conflict: no"), by_kind] {
             assert_eq!(conflict_reason(&other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn words_alone_make_no_reason() {
+        type Make = fn(String) -> Error;
+        let makers: [Make; 4] = [failed, overloaded, disconnected, unimplemented];
+        for make in makers {
+            for reason in Reason::ALL {
+                for before in ["", "remote exception: ", "remote exception: remote exception: "] {
+                    let made = make(format!("{before}{reason}: why"));
+                    assert_eq!(Reason::of(&made), None, "{made}");
+                    assert_eq!(made.extra, format!("passed on: {reason}: why"));
+                }
+            }
+            for method in
+                ["Method not implemented.", "Method not implemented: interface 0x1, method 2"]
+            {
+                let made = name_method(make(method.into()), Method::new(1, 2));
+                assert!(!is_no_such_method(&made.extra), "{made}");
+            }
+            for text in ["", "no", "conflict", "a conflict: no", "remote exception: no"] {
+                assert_eq!(make(text.into()).extra, text);
+            }
+        }
+    }
+
+    #[test]
+    fn only_the_servers_text_says_that_a_method_is_not_there() {
+        let method = Method::new(0xab, 3);
+        assert!(is_no_such_method(&no_such_method(method).extra));
+        for generated in
+            ["Method not implemented.", "method facet::Server::in_chain not implemented"]
+        {
+            let named = name_method(Error::unimplemented(generated.into()), method);
+            assert!(is_no_such_method(&named.extra), "{named}");
+        }
+        for text in [
+            "Method not implemented yet",
+            "Method not implemented.",
+            "Method not implemented: later",
+            "Method not implemented: interface 0xab, method 3 is for others",
+            "Method not implemented: your interface 0xab, method 3",
+            "it says Method not implemented: interface 0xab, method 3",
+        ] {
+            assert!(!is_no_such_method(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_some_failures_of_a_restore_are_the_fault_of_its_reference() {
+        let none = failed("the reference is refused");
+        for error in [none, revoked("it was taken back"), Reason::Expired.error("it is over")] {
+            assert!(is_reference_refused(&error), "{error}");
+        }
+        for error in [
+            Reason::ImportUnfinished.error("import it again"),
+            Reason::Damaged.error("a record"),
+            Reason::NotBegun.error("the object ended"),
+            overloaded("later"),
+            disconnected("gone"),
+        ] {
+            assert!(!is_reference_refused(&error), "{error}");
         }
     }
 
@@ -216,9 +321,21 @@ mod tests {
             }
         }
         // The kind doesn't matter: code that looks for the word may not check the kind.
-        for said in [overloaded("revoked: x"), failed("remote exception: not-begun: x")] {
+        for said in [
+            Error::overloaded("revoked: x".into()),
+            Error::failed("remote exception: not-begun: x".into()),
+            Error::failed("expired: x".into()),
+            Error::disconnected("remote exception: expired: x".into()),
+            // No other kind of error has these words.
+            Error::overloaded("conflict: x".into()),
+            Error::disconnected("over-quota: x".into()),
+            Error::unimplemented("remote exception: too-large: x".into()),
+            Error::failed("overloaded: x".into()),
+        ] {
             assert_eq!(Reason::of(&of_class(said.clone())), None, "{said}");
         }
+        let full = Reason::OverQuota.error("it is full");
+        assert_eq!(of_class(full.clone()).extra, full.extra);
         let under_way = revoked_under_way("it was taken back");
         assert!(is_revoked(&under_way) && !is_not_begun(&under_way));
         assert!(!is_revoked(&failed("somebody wrote revoked: x")));
@@ -226,7 +343,8 @@ mod tests {
 
     #[test]
     fn a_method_that_is_not_there_is_named() {
-        let named = name_method(unimplemented("Method not implemented."), Method::new(0xab, 3));
+        let generated = |text: String| Error::unimplemented(text);
+        let named = name_method(generated("Method not implemented.".into()), Method::new(0xab, 3));
         assert_eq!(named.extra, "Method not implemented: interface 0xab, method 3");
         for text in ["not today.", "method x not implemented", "method a::b not implemented here"] {
             assert_eq!(name_method(unimplemented(text), Method::new(0xab, 3)).extra, text);
@@ -237,7 +355,7 @@ mod tests {
             ("http_service::Server::request", "HttpService.request"),
         ] {
             let named = name_method(
-                unimplemented(format!("method {rust} not implemented")),
+                generated(format!("method {rust} not implemented")),
                 Method::new(0xab, 3),
             );
             let expected = format!("Method not implemented: {schema}, interface 0xab, method 3");

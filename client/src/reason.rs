@@ -30,9 +30,10 @@ macro_rules! reasons {
         /// assert!(!is_harmless(&Error::failed("the lights are out".into())));
         /// ```
         ///
-        /// A class may use all of these words but three: the server doesn't let a class's error
-        /// begin with the word of [`Revoked`](Reason::Revoked), [`NotBegun`](Reason::NotBegun) or
-        /// [`TooManyRequestIds`](Reason::TooManyRequestIds).
+        /// A class may use all of these words but four: the server doesn't let a class's error
+        /// begin with the word of [`Revoked`](Reason::Revoked), [`Expired`](Reason::Expired),
+        /// [`NotBegun`](Reason::NotBegun) or [`TooManyRequestIds`](Reason::TooManyRequestIds), nor
+        /// with another word than those of its kind.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum Reason {

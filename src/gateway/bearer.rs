@@ -14,7 +14,7 @@ use super::objects::Objects;
 use super::route::Route;
 use super::routes::{Found, Reference, To};
 use super::way::Way;
-use crate::error::{Reason, is_no_such_method};
+use crate::error::{Reason, is_no_such_method, is_reference_refused};
 use crate::http::{Refusal, refuse};
 
 /// The begin of the protocol by which a WebSocket shows a reference: browsers let no page set other
@@ -125,8 +125,16 @@ fn refused() -> Refusal {
 
 /// The answer when a reference isn't restored. Why it is refused is for its giver to know.
 fn unrestored(error: capnp::Error) -> Refusal {
-    match error.kind {
-        capnp::ErrorKind::Failed | capnp::ErrorKind::Unimplemented => refused(),
+    if is_reference_refused(&error) { refused() } else { unreached(error) }
+}
+
+/// The answer when a reference isn't restored, and may be as good as before: another one would be
+/// in vain, too.
+pub(super) fn unreached(error: capnp::Error) -> Refusal {
+    match Reason::of(&error) {
+        Some(Reason::ImportUnfinished | Reason::Damaged) => {
+            Refusal::of(StatusCode::SERVICE_UNAVAILABLE, &error)
+        }
         _ => super::http::refusal(error),
     }
 }
@@ -135,7 +143,9 @@ fn unrestored(error: capnp::Error) -> Refusal {
 pub(super) fn judged(refusal: Refusal) -> Refusal {
     match refusal.reason() {
         Some(Reason::Revoked | Reason::Expired) => refusal.with_status(StatusCode::UNAUTHORIZED),
-        _ if is_no_such_method(refusal.said()) => {
+        _ if refusal.status() == StatusCode::NOT_IMPLEMENTED
+            && is_no_such_method(refusal.said()) =>
+        {
             refusal.with_status(StatusCode::FORBIDDEN).saying("The reference doesn't allow this: ")
         }
         _ => refusal,

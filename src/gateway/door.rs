@@ -9,11 +9,12 @@
 //! Invariant: headers decide only to refuse. A request that is let in has no more rights for what
 //! it says.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use http::header::{HOST, ORIGIN};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
+use tokio::net::TcpStream;
 
 use crate::http::{Refusal, refuse};
 
@@ -27,35 +28,41 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 pub(crate) struct Door {
     origins: Vec<String>,
     hosts: Vec<String>,
-    /// True if it listens where only this machine reaches it.
-    is_loopback: bool,
+}
+
+/// Tells whether a connection came to an address that only this machine reaches, as each may where
+/// all addresses are listened to.
+pub(crate) fn is_from_here(stream: &TcpStream) -> bool {
+    // One whose address can't be asked for is gone; more is checked for it, not less.
+    stream.local_addr().map_or(true, |address| is_loopback(address.ip()))
+}
+
+/// Tells whether only this machine reaches an address, which may be written as one of IPv6.
+pub(crate) fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
 }
 
 impl Door {
     /// # Errors
     /// A sentence, when an origin or a name of a host isn't one.
-    pub(crate) fn new(
-        address: SocketAddr,
-        origins: &[String],
-        hosts: &[String],
-    ) -> Result<Self, String> {
+    pub(crate) fn new(origins: &[String], hosts: &[String]) -> Result<Self, String> {
         Ok(Self {
             origins: origins.iter().map(|text| origin(text)).collect::<Result<_, _>>()?,
             hosts: hosts.iter().map(|text| host(text)).collect::<Result<_, _>>()?,
-            is_loopback: address.ip().is_loopback(),
         })
     }
 
-    /// Checks that the request may come in at all; pages of `origins` may, beside those that were
-    /// given for all paths. Browsers let every page open WebSockets, and read them, wherever it is
-    /// from.
+    /// Checks that the request may come in at all, by a connection that is from here or not; pages
+    /// of `origins` may, beside those that were given for all paths. Browsers let every page open
+    /// WebSockets, and read them, wherever it is from.
     pub(super) fn admit(
         &self,
+        is_from_here: bool,
         request: &http::request::Parts,
         is_upgrade: bool,
         origins: &[String],
     ) -> Result<(), Refusal> {
-        self.check_host(request.version, &request.uri, &request.headers)?;
+        self.check_host(is_from_here, request.version, &request.uri, &request.headers)?;
         let is_safe = SAFE.contains(&request.method) && !is_upgrade;
         if is_safe || self.is_of_this_origin(request, origins) {
             return Ok(());
@@ -72,10 +79,14 @@ impl Door {
     /// The answer to a request that names none, several, or another one.
     pub(crate) fn check_host(
         &self,
+        is_from_here: bool,
         version: Version,
         uri: &Uri,
         headers: &HeaderMap,
     ) -> Result<(), Refusal> {
+        // At other addresses anybody can reach it anyway, and its names are not known here unless
+        // they are given.
+        let is_checked = is_from_here || !self.hosts.is_empty();
         let mut named = headers.get_all(HOST).iter();
         let named = match (named.next(), named.next()) {
             (Some(host), None) => Some(host.to_str().unwrap_or("\0")),
@@ -88,10 +99,10 @@ impl Door {
         for host in all {
             let malformed = || refuse(StatusCode::BAD_REQUEST, "The Host header is malformed.\n");
             let is_known = if host.is_empty() {
-                !self.checks_hosts()
+                !is_checked
             } else {
                 let host = authority(host).ok_or_else(malformed)?;
-                !self.checks_hosts() || self.is_host(&name(&host))
+                !is_checked || self.is_host(&name(&host))
             };
             if !is_known {
                 let reason = "This server isn't the host that the request names. Start it with \
@@ -102,16 +113,10 @@ impl Door {
         Ok(())
     }
 
-    /// On other addresses anybody can reach it anyway, and its names are not known here unless they
-    /// are given.
-    fn checks_hosts(&self) -> bool {
-        self.is_loopback || !self.hosts.is_empty()
-    }
-
     fn is_host(&self, name: &str) -> bool {
         let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
         let is_loopback = match address {
-            Ok(address) => address.is_loopback(),
+            Ok(address) => is_loopback(address),
             Err(_) => name == "localhost" || name.ends_with(".localhost"),
         };
         is_loopback || self.hosts.iter().any(|host| host == name)
@@ -248,12 +253,17 @@ fn canonical(host: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn door(address: &str, origins: &[&str], hosts: &[&str]) -> Door {
+    fn door(origins: &[&str], hosts: &[&str]) -> Door {
         let owned = |all: &[&str]| all.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
-        Door::new(address.parse().unwrap(), &owned(origins), &owned(hosts)).unwrap()
+        Door::new(&owned(origins), &owned(hosts)).unwrap()
     }
 
+    /// That of a request by loopback.
     fn status(door: &Door, request: &str) -> u16 {
+        status_of(door, true, request)
+    }
+
+    fn status_of(door: &Door, is_from_here: bool, request: &str) -> u16 {
         let mut words = request.split('|');
         let mut built =
             http::Request::builder().method(words.next().unwrap()).uri(words.next().unwrap());
@@ -262,19 +272,23 @@ mod tests {
             built = built.header(name, value);
         }
         let request = built.body(()).unwrap().into_parts().0;
-        let refused = door.admit(&request, crate::gateway::socket::is_upgrade(&request), &[]).err();
+        let refused = door
+            .admit(is_from_here, &request, crate::gateway::socket::is_upgrade(&request), &[])
+            .err();
         refused.map_or(200, |refused| refused.response(&request.headers).status().as_u16())
     }
 
     #[test]
     fn on_loopback_only_names_of_this_machine_and_those_that_were_given_are_hosts() {
-        let door = door("127.0.0.1:80", &[], &["App.Example"]);
+        let door = door(&[], &["App.Example"]);
         for host in [
             "localhost",
             "LOCALHOST:1",
             "127.0.0.1:8080",
             "127.9.9.9",
             "[::1]:80",
+            "[::ffff:127.0.0.1]:80",
+            "[::ffff:7f00:1]",
             "a.localhost",
             "localhost.",
             "app.example",
@@ -293,6 +307,7 @@ mod tests {
             "10.0.0.1",
             "0.0.0.0",
             "[::2]",
+            "[::ffff:192.0.2.1]",
             "notlocalhost",
             "",
         ] {
@@ -308,15 +323,43 @@ mod tests {
 
     #[test]
     fn elsewhere_hosts_are_looked_at_once_names_were_given() {
-        assert_eq!(status(&door("192.0.2.1:80", &[], &[]), "GET|/|Host: a.example"), 200);
-        let named = door("192.0.2.1:80", &[], &["a.example"]);
-        assert_eq!(status(&named, "GET|/|Host: a.example"), 200);
-        assert_eq!(status(&named, "GET|/|Host: b.example"), 421);
+        assert_eq!(status_of(&door(&[], &[]), false, "GET|/|Host: a.example"), 200);
+        let named = door(&[], &["a.example"]);
+        for is_from_here in [false, true] {
+            assert_eq!(status_of(&named, is_from_here, "GET|/|Host: a.example"), 200);
+            assert_eq!(status_of(&named, is_from_here, "GET|/|Host: b.example"), 421);
+        }
+    }
+
+    /// Some connections come to an address of this machine if all addresses are listened to.
+    #[test]
+    fn each_connection_is_from_here_by_its_own_address() {
+        let runtime = tokio::runtime::LocalRuntime::new().unwrap();
+        runtime.block_on(async {
+            for listens in ["127.0.0.1:0", "0.0.0.0:0", "[::]:0", "[::ffff:127.0.0.1]:0"] {
+                // A machine may have no IPv6.
+                let Ok(listener) = tokio::net::TcpListener::bind(listens).await else {
+                    assert!(listens.starts_with('['), "{listens}");
+                    continue;
+                };
+                let port = listener.local_addr().unwrap().port();
+                let client = TcpStream::connect(("127.0.0.1", port));
+                let (client, accepted) = tokio::join!(client, listener.accept());
+                client.unwrap();
+                assert!(is_from_here(&accepted.unwrap().0), "{listens}");
+            }
+        });
+        for here in ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"] {
+            assert!(is_loopback(here.parse().unwrap()), "{here}");
+        }
+        for elsewhere in ["0.0.0.0", "::", "192.0.2.1", "::ffff:192.0.2.1", "::127.0.0.1"] {
+            assert!(!is_loopback(elsewhere.parse().unwrap()), "{elsewhere}");
+        }
     }
 
     #[test]
     fn pages_of_other_origins_change_nothing() {
-        let door = door("127.0.0.1:80", &["https://App.example:443/"], &[]);
+        let door = door(&["https://App.example:443/"], &[]);
         let allowed = [
             "",
             "|Origin: http://localhost:80",

@@ -23,7 +23,7 @@ use super::capnp::{self, CapnpDoor};
 use super::clients::Proxies;
 use super::connection::{self, Requests};
 use super::cors;
-use super::door::Door;
+use super::door::{Door, is_from_here};
 use super::download::{Download, StreamedBody};
 use super::encrypted;
 use super::head;
@@ -113,7 +113,9 @@ impl Gateway {
             match accepted {
                 Ok((stream, peer)) => match served.taken.connect(peer.ip()) {
                     Some(place) => {
-                        let client = Client { served: served.clone(), peer, place: Rc::new(place) };
+                        let (served, place) = (served.clone(), Rc::new(place));
+                        let is_from_here = is_from_here(&stream);
+                        let client = Client { served, peer, is_from_here, place };
                         open.spawn_local(client.connection(stream));
                     }
                     // Nothing waits for a client that has no place.
@@ -200,6 +202,8 @@ struct Served {
 pub(super) struct Client {
     served: Rc<Served>,
     peer: SocketAddr,
+    /// True if it came to an address that only this machine reaches.
+    is_from_here: bool,
     /// Kept while the connection or its WebSocket is open.
     place: Rc<Place>,
 }
@@ -265,10 +269,8 @@ impl Client {
         let page = door.known_origin(&parts.headers, origins).cloned();
         let is_upgrade = socket::is_upgrade(&parts);
         let mut response = if let Err(wait) = taken.rate.admit(address) {
-            let reason = "You have sent too many requests: try again later.\n";
-            let refusal = refuse(StatusCode::TOO_MANY_REQUESTS, reason).after(wait);
-            own(refusal.response(&parts.headers)).map(Download::from)
-        } else if let Err(refusal) = door.admit(&parts, is_upgrade, origins) {
+            too_often(&parts.headers, wait)
+        } else if let Err(refusal) = door.admit(self.is_from_here, &parts, is_upgrade, origins) {
             own(refusal.response(&parts.headers)).map(Download::from)
         } else if page.is_some() && cors::is_preflight(&parts) {
             own(cors::preflight(&parts.headers)).map(Download::from)

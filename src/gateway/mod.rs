@@ -31,10 +31,10 @@ mod upload;
 mod way;
 
 pub(crate) use clients::Proxies;
-pub(crate) use door::Door;
+pub(crate) use door::{Door, is_from_here, is_loopback};
 #[cfg(fuzzing)]
 pub(crate) use fuzzed::{routes as fuzz_routes, samples as route_samples};
 pub(crate) use http::{Entrance, Gateway};
 pub use limits::HttpLimits;
-pub(crate) use objects::Given;
+pub(crate) use objects::{Given, Restoring};
 pub(crate) use routes::{Routes, Row, parse as parse_routes};

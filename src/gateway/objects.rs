@@ -1,19 +1,26 @@
 //! The objects that requests have asked for lately: a capability that is held need not be asked
 //! for.
 //!
-//! Invariant: after [`Objects::forget_all`] nothing is used that was got before.
+//! Invariants:
+//! - After [`Objects::forget_all`] nothing is used that was got before.
+//! - A capability that couldn't be got is asked for again, whatever the reason was.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
+use std::rc::Rc;
 
-use capnp::capability::FromClientHook;
+use capnp::capability::{FromClientHook, Promise, RemotePromise, Response};
+use capnp::private::capability::ClientHook;
 use lru::LruCache;
 
 use super::route::Route;
 use crate::error::Result;
 use crate::schema::http_capnp::http_service;
 use crate::schema::restorer_capnp::{namespace, restorer};
+
+/// The restore of a namespace.
+pub(crate) type Restoring = RemotePromise<restorer::restore_results::Owned>;
 
 /// Holding a capability keeps no object awake, so a few too many do no harm.
 const KNOWN_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
@@ -22,15 +29,15 @@ const KNOWN_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 pub(crate) struct Given {
     /// As it got it at first; none if its grant was revoked before.
     pub(crate) namespace: Option<namespace::Client>,
-    /// Restores its reference again. The answer isn't waited for.
-    pub(crate) again: Box<dyn Fn() -> Result<namespace::Client>>,
+    /// Restores its reference again.
+    pub(crate) again: Box<dyn Fn() -> Result<Restoring>>,
 }
 
 /// One that is used.
 struct Held {
     /// None while nobody has asked for it since it was forgotten.
-    namespace: RefCell<Option<namespace::Client>>,
-    again: Box<dyn Fn() -> Result<namespace::Client>>,
+    namespace: Rc<RefCell<Option<namespace::Client>>>,
+    again: Box<dyn Fn() -> Result<Restoring>>,
 }
 
 impl Held {
@@ -38,10 +45,40 @@ impl Held {
         if let Some(namespace) = &*self.namespace.borrow() {
             return Ok(namespace.clone());
         }
-        let namespace = (self.again)()?;
+        // The answer isn't waited for.
+        let Restoring { promise, pipeline } = (self.again)()?;
+        let namespace: namespace::Client = FromClientHook::new(pipeline.get_cap().as_cap());
         self.namespace.replace(Some(namespace.clone()));
+        let (held, failed) = (self.namespace.clone(), namespace.clone());
+        unless_got(promise, move || {
+            let dropped = held.borrow_mut().take_if(|held| is_same(held, &failed));
+            drop(dropped);
+        });
         Ok(namespace)
     }
+}
+
+/// Those that were got lately, by the part of the path that names the object.
+type Known = LruCache<Box<str>, http_service::Client>;
+
+/// Forgets what was promised if it doesn't come: otherwise it would fail for ever.
+fn unless_got<T: 'static>(
+    promised: Promise<Response<T>, capnp::Error>,
+    forget: impl FnOnce() + 'static,
+) where
+    T: capnp::traits::Owned,
+{
+    // It ends with the answer, or the link by which that would come.
+    tokio::task::spawn_local(async move {
+        if promised.await.is_err() {
+            forget();
+        }
+    });
+}
+
+/// Tells whether both are the same copy of one capability: others may have come in its place.
+fn is_same<C: FromClientHook>(one: &C, other: &C) -> bool {
+    one.as_client_hook().get_ptr() == other.as_client_hook().get_ptr()
 }
 
 /// The namespaces of a gateway, and capabilities that they gave, or that references stand for.
@@ -49,8 +86,7 @@ pub(super) struct Objects {
     restorer: restorer::Client,
     /// By the lower-case name of the class.
     namespaces: HashMap<String, Held>,
-    /// By the part of the path that names the object.
-    known: RefCell<LruCache<Box<str>, http_service::Client>>,
+    known: Rc<RefCell<Known>>,
 }
 
 impl Objects {
@@ -59,9 +95,9 @@ impl Objects {
         restorer: restorer::Client,
     ) -> Self {
         let namespaces = namespaces.map(|(class, Given { namespace, again })| {
-            (class.to_lowercase(), Held { namespace: RefCell::new(namespace), again })
+            (class.to_lowercase(), Held { namespace: Rc::new(RefCell::new(namespace)), again })
         });
-        let known = RefCell::new(LruCache::new(KNOWN_MAX));
+        let known = Rc::new(RefCell::new(LruCache::new(KNOWN_MAX)));
         Self { restorer, namespaces: namespaces.collect(), known }
     }
 
@@ -76,19 +112,43 @@ impl Objects {
         let object = if let Some(reference) = &route.reference {
             let mut restore = self.restorer.restore_request();
             restore.get().set_sturdy_ref(reference.expose());
-            restore.send().pipeline.get_cap().as_cap()
+            let RemotePromise { promise, pipeline } = restore.send();
+            self.know(route, pipeline.get_cap().as_cap(), promise)
         } else {
             let held = self.namespaces.get(&route.class.to_lowercase());
             let Some(held) = held else { return Ok(None) };
             let mut by_name = held.get()?.by_name_request();
             by_name.get().set_key(&*route.name);
-            by_name.send().pipeline.get_object().as_cap()
+            let RemotePromise { promise, pipeline } = by_name.send();
+            self.know(route, pipeline.get_object().as_cap(), promise)
         };
-        let object: http_service::Client = FromClientHook::new(object);
-        // The drop of the one that makes room may call back.
-        let dropped = self.known.borrow_mut().push((*route.object).into(), object.clone());
-        drop(dropped);
         Ok(Some(object))
+    }
+
+    /// The object of a route, which other requests use, too, unless `promised` fails.
+    fn know<T>(
+        &self,
+        route: &Route<'_>,
+        object: Box<dyn ClientHook>,
+        promised: Promise<Response<T>, capnp::Error>,
+    ) -> http_service::Client
+    where
+        T: capnp::traits::Owned + 'static,
+    {
+        let object: http_service::Client = FromClientHook::new(object);
+        let path: Box<str> = (*route.object).into();
+        // The drop of the one that makes room may call back.
+        let dropped = self.known.borrow_mut().push(path.clone(), object.clone());
+        drop(dropped);
+        let (known, failed) = (self.known.clone(), object.clone());
+        unless_got(promised, move || {
+            let mut known = known.borrow_mut();
+            let is_there = known.peek(&path).is_some_and(|object| is_same(object, &failed));
+            let dropped = is_there.then(|| known.pop(&path));
+            drop(known);
+            drop(dropped);
+        });
+        object
     }
 
     /// Makes sure that the reference of a route was restored lately.
@@ -162,5 +222,152 @@ impl Objects {
         for held in self.namespaces.values() {
             drop(held.namespace.take());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::super::routes::Reference;
+    use super::*;
+    use crate::error::{Reason, conflict};
+    use crate::schema::restorer_capnp::restorer as schema;
+
+    /// Fails at first, and gives a capability then.
+    struct Later {
+        failures: Cell<u32>,
+        error: capnp::Error,
+    }
+
+    impl schema::Server for Later {
+        async fn restore(
+            self: Rc<Self>,
+            _: schema::RestoreParams,
+            mut results: schema::RestoreResults,
+        ) -> Result<()> {
+            // Those who ask have the promise before the answer.
+            tokio::task::yield_now().await;
+            if let Some(left) = self.failures.get().checked_sub(1) {
+                self.failures.set(left);
+                return Err(self.error.clone());
+            }
+            let object: http_service::Client = crate::membrane::serve(Rc::new(Answers));
+            results.get().init_cap().set_as_capability(object.into_client_hook());
+            Ok(())
+        }
+    }
+
+    /// Is there: its one method says so by the error that it gives.
+    struct Answers;
+
+    impl http_service::Server for Answers {
+        async fn request(
+            self: Rc<Self>,
+            _: http_service::RequestParams,
+            _: http_service::RequestResults,
+        ) -> Result<()> {
+            Err(conflict("it was called"))
+        }
+    }
+
+    impl namespace::Server for Answers {
+        async fn by_name(
+            self: Rc<Self>,
+            _: namespace::ByNameParams,
+            mut results: namespace::ByNameResults,
+        ) -> Result<()> {
+            let object: http_service::Client = crate::membrane::serve(Rc::new(Self));
+            results.get().init_object().set_as_capability(object.into_client_hook());
+            Ok(())
+        }
+    }
+
+    fn later(error: &capnp::Error) -> restorer::Client {
+        let (failures, error) = (Cell::new(1), error.clone());
+        crate::membrane::serve(Rc::new(Later { failures, error }))
+    }
+
+    /// The reason for which a call of the object fails.
+    async fn reason(objects: &Objects, route: &Route<'_>) -> Option<Reason> {
+        let object = objects.get(route).unwrap().expect("there is such a class");
+        let called = object.request_request().send().promise.await;
+        // What waits for the same answer gets it, too.
+        tokio::task::yield_now().await;
+        Reason::of(&called.err().expect("no request succeeds"))
+    }
+
+    /// An import that was going on when somebody asked is no concern of those who ask afterwards.
+    #[test]
+    fn what_could_not_be_restored_is_restored_again() {
+        let runtime = tokio::runtime::LocalRuntime::new().unwrap();
+        runtime.block_on(async {
+            for word in [Reason::ImportUnfinished, Reason::Damaged, Reason::LowSpace] {
+                let objects = Objects::new([].into_iter(), later(&word.error("for now")));
+                let route = Route::held("Counter", Reference::new("capstead:x"), "/".into());
+                assert_eq!(reason(&objects, &route).await, Some(word));
+                for _ in 0..2 {
+                    assert_eq!(reason(&objects, &route).await, Some(Reason::Conflict), "{word}");
+                }
+                assert_eq!(objects.known.borrow().len(), 1);
+            }
+        });
+    }
+
+    #[test]
+    fn one_that_came_in_the_place_of_one_that_failed_is_kept() {
+        let runtime = tokio::runtime::LocalRuntime::new().unwrap();
+        runtime.block_on(async {
+            let error = Reason::ImportUnfinished.error("for now");
+            let objects = Objects::new([].into_iter(), later(&error));
+            let route = Route::held("Counter", Reference::new("capstead:x"), "/".into());
+            let failing = objects.get(&route).unwrap().unwrap();
+            objects.forget(&route);
+            let good = objects.get(&route).unwrap().unwrap();
+            for object in [failing, good] {
+                assert!(object.request_request().send().promise.await.is_err());
+            }
+            tokio::task::yield_now().await;
+            assert_eq!(objects.known.borrow().len(), 1);
+            assert_eq!(reason(&objects, &route).await, Some(Reason::Conflict));
+        });
+    }
+
+    #[test]
+    fn a_namespace_that_could_not_be_restored_is_restored_again() {
+        let runtime = tokio::runtime::LocalRuntime::new().unwrap();
+        runtime.block_on(async {
+            let failed = Cell::new(false);
+            let error = Reason::LowSpace.error("for now");
+            let (bad, good) = (later(&error), given());
+            let again = Box::new(move || {
+                let restorer = if failed.replace(true) { &good } else { &bad };
+                Ok(restorer.restore_request().send())
+            });
+            let given = [("Counter".to_owned(), Given { namespace: None, again: again as _ })];
+            let objects = Objects::new(given.into_iter(), later(&error));
+            let route = super::super::route::route("/counter/x/").expect("it is one");
+            assert_eq!(reason(&objects, &route).await, Some(Reason::LowSpace));
+            for _ in 0..2 {
+                assert_eq!(reason(&objects, &route).await, Some(Reason::Conflict));
+            }
+        });
+    }
+
+    /// Gives a namespace at once.
+    fn given() -> restorer::Client {
+        struct Gives;
+        impl schema::Server for Gives {
+            async fn restore(
+                self: Rc<Self>,
+                _: schema::RestoreParams,
+                mut results: schema::RestoreResults,
+            ) -> Result<()> {
+                let all: namespace::Client = crate::membrane::serve(Rc::new(Answers));
+                results.get().init_cap().set_as_capability(all.into_client_hook());
+                Ok(())
+            }
+        }
+        crate::membrane::serve(Rc::new(Gives))
     }
 }

@@ -74,6 +74,10 @@ impl Refusal {
         Self { status, ..self }
     }
 
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     pub(crate) fn reason(&self) -> Option<Reason> {
         self.reason
     }

@@ -96,7 +96,7 @@ impl Operator {
 }
 
 fn refused(error: ServerError) -> capnp::Error {
-    failed(error.to_string())
+    capnp::Error::failed(error.to_string())
 }
 
 fn describe(signing: &Signing, mut key: key::Builder<'_>) {

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::gateway::Door;
+use crate::gateway::{Door, is_from_here};
 use crate::limits::HTTP_HEADER_SECS;
 use crate::metrics::Metrics;
 use crate::net::Places;
@@ -71,8 +71,9 @@ async fn serve(listener: TcpListener, door: Door, metrics: Arc<Metrics>, tools: 
             Ok((stream, _)) => {
                 let Some(place) = Places::take(&places) else { continue };
                 let (door, metrics) = (door.clone(), metrics.clone());
+                let is_from_here = is_from_here(&stream);
                 let service = hyper::service::service_fn(move |request| {
-                    let page = page(&request, &door, &metrics);
+                    let page = page(&request, (&door, is_from_here), &metrics);
                     async move { Ok::<_, Infallible>(page) }
                 });
                 let stream = hyper_util::rt::TokioIo::new(stream);
@@ -91,8 +92,13 @@ async fn serve(listener: TcpListener, door: Door, metrics: Arc<Metrics>, tools: 
     }
 }
 
-fn page<B>(request: &Request<B>, door: &Door, metrics: &Metrics) -> Response<Full<Bytes>> {
-    let known = door.check_host(request.version(), request.uri(), request.headers());
+fn page<B>(
+    request: &Request<B>,
+    (door, is_from_here): (&Door, bool),
+    metrics: &Metrics,
+) -> Response<Full<Bytes>> {
+    let (uri, headers) = (request.uri(), request.headers());
+    let known = door.check_host(is_from_here, request.version(), uri, headers);
     if let Err(refusal) = known {
         return refusal
             .response(request.headers())

@@ -5,19 +5,18 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use capnp::capability::FromClientHook;
 use capstead_client::sturdyref::{Target, TargetId};
 use futures::future::{FutureExt, join_all};
 
 use super::error::ServerError;
 use super::start::RunningHost;
 use crate::error::{Result, is_revoked};
-use crate::gateway::{Gateway, Given, Routes};
+use crate::gateway::{Gateway, Given, Restoring, Routes};
 use crate::host::{Class, ListenerHint};
 use crate::id::{ObjectId, Pool};
 use crate::metrics::Metrics;
 use crate::schema::facet_capnp::facet;
-use crate::schema::restorer_capnp::{namespace, restorer};
+use crate::schema::restorer_capnp::restorer;
 use crate::sturdyref::{KeyRing, Keys, root_grant};
 
 /// The gateway, and the text of each class's root reference. A class whose root was revoked has no
@@ -58,10 +57,10 @@ pub(super) async fn start_gateway(
             Err(error) => return Err(error.into()),
         };
         let (restorer, keys, hint) = (restorer.clone(), keys.clone(), hint.clone());
-        let again = Box::new(move || -> Result<namespace::Client> {
+        let again = Box::new(move || -> Result<Restoring> {
             // Not the text from above, whose key may have been revoked since.
             let request = restore(&restorer, &reference(&keys.current(), class, &hint)?);
-            Ok(FromClientHook::new(request.send().pipeline.get_cap().as_cap()))
+            Ok(request.send())
         });
         if namespace.is_some() {
             references.insert(class.to_owned(), text);

@@ -340,7 +340,7 @@ async fn start_on(
     let Sockets { capnp: socket, http, metrics: page } = sockets;
     let certificate = web::certificate(&server)?;
     let entrance = web::entrance(&server, certificate.as_ref())?;
-    let page_door = web::door(&server, server.metrics)?;
+    let page_door = web::door(&server)?;
     let metrics = Arc::new(Metrics::default());
     let keys = Keys::new(data.keys()?);
     let (capnp, http_address) = (local(&socket)?, http.as_ref().map(local).transpose()?);
@@ -388,7 +388,7 @@ async fn start_on(
         |(http, entrance)| web::serve_http(http, (entrance, http_limits), gateway, &stop_gateway);
     let gateway = http.zip(entrance).map(serve).transpose()?;
     let metrics_address = page.as_ref().map(local).transpose()?;
-    let page = page.zip(page_door);
+    let page = page.map(|page| (page, page_door));
     let page = page.map(|(page, door)| MetricsPage::start(page, door, metrics.clone(), most.tools));
     let metrics_page = OptionFuture::from(page).await.transpose().map_err(capnp::Error::from)?;
     let admin = start_admin(&data, keys, &hub, server.hosts, most.tools);

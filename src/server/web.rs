@@ -11,19 +11,15 @@ use tokio_util::sync::CancellationToken;
 use super::builder::{CapnpOverHttp, Server};
 use super::error::ServerError;
 use super::listen::local;
-use crate::gateway::{Door, Entrance, Gateway, HttpLimits, Proxies, Routes};
+use crate::gateway::{Door, Entrance, Gateway, HttpLimits, Proxies, Routes, is_loopback};
 use crate::net::Certificate;
 
-/// The door for those who come in by HTTP at that address.
+/// The door for those who come in by HTTP.
 ///
 /// # Errors
 /// When an origin or a host is none.
-pub(super) fn door(
-    server: &Server,
-    address: Option<SocketAddr>,
-) -> Result<Option<Door>, ServerError> {
-    let door = |address| Door::new(address, &server.http_origins, &server.http_hosts);
-    address.map(door).transpose().map_err(ServerError::Setting)
+pub(super) fn door(server: &Server) -> Result<Door, ServerError> {
+    Door::new(&server.http_origins, &server.http_hosts).map_err(ServerError::Setting)
 }
 
 /// The operator's certificate, if there is one.
@@ -43,7 +39,10 @@ pub(super) fn entrance(
     server: &Server,
     certificate: Option<&Arc<Certificate>>,
 ) -> Result<Option<Entrance>, ServerError> {
-    let Some(door) = door(server, server.http)? else { return Ok(None) };
+    if server.http.is_none() {
+        return Ok(None);
+    }
+    let door = door(server)?;
     let tls = certificate.map(Certificate::acceptor).transpose().map_err(ServerError::Setting)?;
     let proxies = Proxies::new(&server.http_proxies).map_err(ServerError::Setting)?;
     Ok(Some(Entrance { door, proxies, tls }))
@@ -56,7 +55,7 @@ pub(super) fn capnp_way(
     http: Option<SocketAddr>,
 ) -> Option<bool> {
     let address = http?;
-    let is_loopback = address.ip().is_loopback();
+    let is_loopback = is_loopback(address.ip());
     let is_all = server.capnp_over_http == CapnpOverHttp::All && !routes.are_all();
     let is_clear = server.certificate.is_none();
     let has_json = server.json_calls || routes.have_json();
@@ -82,7 +81,7 @@ pub(super) fn serve_http(
     stop: &CancellationToken,
 ) -> Result<JoinHandle<()>, ServerError> {
     let address = local(&socket)?;
-    if !address.ip().is_loopback() && entrance.tls.is_none() {
+    if !is_loopback(address.ip()) && entrance.tls.is_none() {
         tracing::warn!(%address, "HTTP is in the clear and asks nobody who they are, but on routes that need a reference: whoever reaches this address may use every object that answers HTTP; name what may be reached in a file for --routes, put a proxy before it that decides, or give --http off");
     }
     let socket = TcpListener::from_std(socket).map_err(capnp::Error::from)?;

@@ -269,11 +269,11 @@ impl From<StorageError> for capnp::Error {
             | E::ValueLength { .. }
             | E::BatchSize { .. }
             | E::OverQuota { .. }
-            | E::OutsideTurn { .. } => error::failed(cause.to_string()),
+            | E::OutsideTurn { .. } => Self::failed(cause.to_string()),
             E::Corrupt { .. } | E::CorruptRecord { .. } | E::Malformed { .. } => {
                 Reason::Damaged.error("a stored record of the object is damaged; tell the operator")
             }
-            E::LowSpace { .. } => error::overloaded(cause.to_string()),
+            E::LowSpace { .. } => Self::overloaded(cause.to_string()),
             E::MapFull | E::Busy { .. } => {
                 error::overloaded("the host's storage takes no more writes now; try later")
             }

@@ -8,7 +8,7 @@ use capstead_client::sturdyref::{Caveats, GrantId, TargetId};
 use sha2::{Digest, Sha256};
 
 use crate::cursor::Cursor;
-use crate::error::{Result, failed};
+use crate::error::{Reason, Result};
 use crate::id::ObjectId;
 
 const VERSION: u8 = 4;
@@ -186,7 +186,7 @@ impl Grant {
             Some((&VERSION_WITHOUT_FLAGS, rest)) => Self::parse_without_flags(rest),
             _ => None,
         };
-        parsed.ok_or_else(|| failed("the grant is of a newer format, or damaged"))
+        parsed.ok_or_else(|| Reason::Damaged.error("the grant is of a newer format, or damaged"))
     }
 
     fn parse(bytes: &[u8], version: u8) -> Option<Self> {

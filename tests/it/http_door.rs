@@ -45,8 +45,12 @@ fn an_address_that_everybody_reaches_is_told_at_the_start() {
     let (_folder, data) = scratch();
     let served = serve_with(&data, &["--http", "0.0.0.0:0"]);
     let port = served.announced.http.rsplit(':').next().unwrap().to_owned();
-    let request = increment("Host: anything.example\r\n");
-    assert_eq!(status(&format!("127.0.0.1:{port}"), &request).0, 200);
+    let address = format!("127.0.0.1:{port}");
+    assert_eq!(status(&address, &increment("Host: localhost\r\n")).0, 200);
+    // A page whose own name leads here is no more welcome than where nothing else is listened to.
+    let rebound = "Host: evil.example\r\nOrigin: http://evil.example\r\n";
+    assert_eq!(status(&address, &increment(rebound)).0, 421);
+    assert_eq!(get(&address, "/counter/x").body, "1");
     let (_, _, log) = served.stop();
     assert!(log.contains("whoever reaches this address may use every object"), "{log}");
 

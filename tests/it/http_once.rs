@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::rc::Rc;
 
+use crate::routes::routes_file;
+use crate::support::calls::{by_name, run, save};
 use crate::support::http::{get, post};
 use crate::support::{scratch, serve};
 use capstead::counter_capnp::counter;
@@ -30,14 +32,14 @@ fn the_first_request_after_an_import_is_answered() {
         let path = format!("/counter/{name}/increment");
         assert_eq!(post(address, &path).body, "1");
     }
-    let run = |verb: &str, args: &[&str]| {
+    let tool = |verb: &str, args: &[&str]| {
         let mut command = crate::support::capstead([verb]);
         command.arg(&archive).args(args).arg("--data").arg(&data);
         done(command);
     };
-    run("export", &["--class", "Counter"]);
+    tool("export", &["--class", "Counter"]);
     for round in 0..3 {
-        run("import", &["--replace"]);
+        tool("import", &["--replace"]);
         for name in ["a", "b", "c", "d"] {
             let answer = post(address, &format!("/counter/{name}/increment"));
             assert_eq!((answer.status, &*answer.body), (200, "2"), "round {round}, {name}");
@@ -62,9 +64,19 @@ impl Object for Failing {
     }
 }
 
-impl counter::Server for Failing {}
+impl counter::Server for Failing {
+    /// `by` is the kind and two digits more, for the words.
+    async fn increment(
+        self: Rc<Self>,
+        params: counter::IncrementParams,
+        _: counter::IncrementResults,
+    ) -> Result<()> {
+        let by = params.get()?.get_by();
+        Err(failure(&(by / 100).to_string(), &(by % 100).to_string()))
+    }
+}
 
-const WORDS: [&str; 7] = [
+const WORDS: [&str; 15] = [
     "revoked: the grant of this reference was taken back",
     "not-begun: the object ended: restore its reference",
     "remote exception: not-begun: the object ended",
@@ -72,6 +84,14 @@ const WORDS: [&str; 7] = [
     "a text with conflict: in it",
     "overloaded disconnected unimplemented",
     "Method not implemented.",
+    "Method not implemented yet",
+    "Method not implemented: interface 0x1, method 2",
+    "conflict: merge markers",
+    "expired: your session",
+    "request-id-reused: it says so",
+    "too-large: the file",
+    "too-many-capabilities: so many",
+    "over-quota: your plan",
 ];
 
 impl http_service::Server for Failing {
@@ -112,9 +132,22 @@ fn failure(kind: &str, words: &str) -> capnp::Error {
 }
 
 async fn ask(address: SocketAddr, method: &str, path: &str) -> (u16, String) {
+    ask_with(address, method, path, "", "").await
+}
+
+async fn ask_with(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    lines: &str,
+    body: &str,
+) -> (u16, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let request =
-        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+         Content-Length: {length}\r\n{lines}\r\n{body}"
+    );
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -167,6 +200,55 @@ fn the_status_of_a_failure_follows_from_its_kind_and_not_from_its_words() {
                 }
             }
         }
+    });
+}
+
+const DOORS: &str = r#"
+[[route]]
+path = "/mine/*"
+access = "bearer"
+[[route]]
+path = "/call/*"
+kind = "json"
+class = "Failing"
+name = "x"
+access = "public"
+[[route]]
+path = "/mycall/*"
+kind = "json"
+class = "Failing"
+access = "bearer"
+"#;
+
+/// In JSON, and for those who show a reference, more words have a status of their own.
+#[test]
+fn the_status_of_a_failure_follows_from_its_kind_at_every_door() {
+    let folder = tempfile::tempdir().unwrap();
+    run(async {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let server = Server::new(folder.path().join("data")).class::<Failing>();
+        let server = server.listen(any).http(any).routes_file(routes_file(&folder, DOORS));
+        let running = server.start().await.unwrap();
+        let address = running.http().unwrap();
+        let all = capstead_client::restore(&running.namespaces()["Failing"]).await.unwrap();
+        let text = save(&by_name(&all, "x"), "").await;
+        let shown = format!("Authorization: Bearer {text}\r\n");
+        for kind in ["500", "501", "502", "503", "409"] {
+            for (number, words) in WORDS.iter().enumerate() {
+                let path = format!("/mine/raw/{kind}/{number}");
+                let (status, body) = ask_with(address, "GET", &path, &shown, "").await;
+                assert_eq!(status.to_string(), kind, "{words}: {body}");
+                let params = format!(r#"{{"by": "{kind}{number:02}"}}"#);
+                for (path, lines) in [("/call/increment", ""), ("/mycall/increment", &*shown)] {
+                    let (status, body) = ask_with(address, "POST", path, lines, &params).await;
+                    assert_eq!(status.to_string(), kind, "{path}: {words}: {body}");
+                    // The object itself answered so.
+                    let is_said = body.contains(r#""outcome":"happened""#);
+                    assert!(is_said || !["500", "409"].contains(&kind), "{words}: {body}");
+                }
+            }
+        }
+        running.until(async {}).await.unwrap();
     });
 }
 

@@ -7,6 +7,7 @@ use http::{HeaderName, StatusCode};
 use sha2::{Digest, Sha256};
 use tokio::time::{Instant, timeout_at};
 
+use super::super::bearer::unreached;
 use super::super::http::{Gateway, late, nothing};
 use super::super::limits::Taken;
 use super::super::route::Route;
@@ -14,7 +15,7 @@ use super::class::Class;
 use super::outcome::{HAPPENED, NOT, UNKNOWN, refusal_of};
 use super::{Answer, JsonCalls};
 use crate::dynamic::{Incoming, Json, Method, NoOutgoing, Outgoing, Root, RootBuilder, Unfit};
-use crate::error::{Result, is_not_begun, is_revoked};
+use crate::error::{Result, is_not_begun, is_reference_refused, is_revoked};
 use crate::http::{Refusal, refuse};
 use crate::limits::{HTTP_RESPONSE_BYTES_MAX, JSON_CAPABILITIES_MAX, JSON_PARAMS_BYTES_MAX};
 use crate::schema::facet_capnp::persistent;
@@ -155,17 +156,24 @@ impl Gateway {
         for restored in
             timeout_at(due, join_all(restores.under_way)).await.map_err(|_| not(late()))?
         {
-            restored.map_err(|error| {
-                let why =
-                    format!("A reference in the parameters can't be restored: {}\n", error.extra);
-                not(refuse(StatusCode::FORBIDDEN, why))
-            })?;
+            restored.map_err(|error| not(unrestored(error)))?;
         }
         match timeout_at(due, request.send().promise).await {
             Ok(replied) => replied.map_err(Failure::Call),
             Err(_) => Err(Failure::Refused(late().with_outcome(UNKNOWN))),
         }
     }
+}
+
+/// The answer when a reference in the parameters isn't restored. Only what its giver can mend is
+/// final.
+fn unrestored(error: capnp::Error) -> Refusal {
+    let refusal = if is_reference_refused(&error) {
+        Refusal::of(StatusCode::FORBIDDEN, &error)
+    } else {
+        unreached(error)
+    };
+    refusal.saying("A reference in the parameters can't be restored: ")
 }
 
 /// Restores the references in parameters.
@@ -271,4 +279,30 @@ async fn save(capability: Box<dyn ClientHook>) -> Result<String> {
     request.get().init_seal_for().set_label("by JSON");
     let saved = request.send().promise.await?;
     Ok(saved.get()?.get_sturdy_ref()?.to_str()?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Reason, disconnected, failed, overloaded, revoked};
+
+    #[test]
+    fn only_a_reference_that_is_refused_is_a_final_answer() {
+        for (error, status) in [
+            (failed("the reference is refused"), 403),
+            (revoked("it was taken back"), 403),
+            (Reason::Expired.error("the time of this capability is over"), 403),
+            (Reason::ImportUnfinished.error("import it again"), 503),
+            (Reason::Damaged.error("a stored record"), 503),
+            (Reason::NotBegun.error("the host is cut off"), 503),
+            (overloaded("too many at once"), 503),
+            (disconnected("the host is cut off"), 502),
+            (Reason::StorageFailed.error("start it again"), 500),
+        ] {
+            let refusal = unrestored(error.clone());
+            assert_eq!(refusal.status().as_u16(), status, "{error}");
+            assert!(refusal.said().starts_with("A reference in the parameters"), "{error}");
+            assert!(refusal.said().ends_with(&error.extra), "{error}");
+        }
+    }
 }

@@ -50,6 +50,7 @@ fn outcome(error: &capnp::Error) -> &'static str {
             | Reason::TooManyHops
             | Reason::Malformed
             | Reason::ImportUnfinished
+            | Reason::Damaged
             | Reason::Unknown
             | Reason::Revoked
             | Reason::TooLarge

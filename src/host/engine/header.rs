@@ -64,7 +64,9 @@ impl<'a> Header<'a> {
                     header.class
                 ))),
             Some((header, _)) => Ok(header),
-            None => Err(failed("the object's header is of a newer format, or damaged")),
+            None => {
+                Err(Reason::Damaged.error("the object's header is of a newer format, or damaged"))
+            }
         }
     }
 

@@ -87,8 +87,8 @@ pub(crate) fn describe(header: &[u8]) -> Option<(&str, Option<&str>)> {
 /// The error as the operator sees it, who may know everything.
 pub(in crate::host) fn storage_failed(error: &StorageError) -> capnp::Error {
     match error {
-        StorageError::LowSpace { .. } => overloaded(error.to_string()),
-        StorageError::OverQuota { .. } => failed(error.to_string()),
+        StorageError::LowSpace { .. } => capnp::Error::overloaded(error.to_string()),
+        StorageError::OverQuota { .. } => capnp::Error::failed(error.to_string()),
         _ => Reason::StorageFailed.error(error),
     }
 }
