@@ -128,9 +128,9 @@ pub(crate) fn is_not_begun(error: &Error) -> bool {
 pub(crate) fn of_class(mut error: Error) -> Error {
     let is_taken = match Reason::of(&error) {
         // They speak of the caller's own reference or call.
-        Some(
-            Reason::Revoked | Reason::Expired | Reason::NotBegun | Reason::TooManyRequestIds,
-        ) => true,
+        Some(Reason::Revoked | Reason::Expired | Reason::NotBegun | Reason::TooManyRequestIds) => {
+            true
+        }
         Some(reason) => reason.kind() != error.kind,
         None => false,
     };

@@ -269,7 +269,9 @@ impl Client {
         let page = door.known_origin(&parts.headers, origins).cloned();
         let is_upgrade = socket::is_upgrade(&parts);
         let mut response = if let Err(wait) = taken.rate.admit(address) {
-            too_often(&parts.headers, wait)
+            let reason = "You have sent too many requests: try again later.\n";
+            let refusal = refuse(StatusCode::TOO_MANY_REQUESTS, reason).after(wait);
+            own(refusal.response(&parts.headers)).map(Download::from)
         } else if let Err(refusal) = door.admit(self.is_from_here, &parts, is_upgrade, origins) {
             own(refusal.response(&parts.headers)).map(Download::from)
         } else if page.is_some() && cors::is_preflight(&parts) {

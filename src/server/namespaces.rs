@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use capnp::capability::FromClientHook;
 use capstead_client::sturdyref::{Target, TargetId};
 use futures::future::{FutureExt, join_all};
 
@@ -16,7 +17,7 @@ use crate::host::{Class, ListenerHint};
 use crate::id::{ObjectId, Pool};
 use crate::metrics::Metrics;
 use crate::schema::facet_capnp::facet;
-use crate::schema::restorer_capnp::restorer;
+use crate::schema::restorer_capnp::{namespace, restorer};
 use crate::sturdyref::{KeyRing, Keys, root_grant};
 
 /// The gateway, and the text of each class's root reference. A class whose root was revoked has no

@@ -17,9 +17,9 @@ use crate::clock::Clock;
 use crate::error::{self, Reason, Result};
 use crate::limits::HOLDERS_MAX;
 use crate::schema::facet_capnp::{facet, persistent};
-pub(in crate::host) use crate::sturdyref::GrantRef;
 use crate::schema::http_capnp::http_service;
 use crate::schema::surviving_capnp::socket_resumption;
+pub(in crate::host) use crate::sturdyref::GrantRef;
 
 /// The most grants that are remembered as cut lately, so that an answer from before the cut isn't
 /// believed.

@@ -227,7 +227,8 @@ fn finish(instance: &Rc<Instance>, pending: PendingReply, outcome: Result<()>, b
         let mut body = body.take().ok_or_else(|| failed("the handler kept its results"))?;
         // The call may have brought the answer to a request, and then the body goes to the call that
         // runs.
-        let leaves = if pending.facet.is_made() { gated::leaving_while_running } else { gated::leaving };
+        let leaves =
+            if pending.facet.is_made() { gated::leaving_while_running } else { gated::leaving };
         body.replace_caps(|cap| leaves(instance, cap));
         Ok(body)
     });

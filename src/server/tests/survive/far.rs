@@ -8,7 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
-use capstead_client::{Connection, namespace};
+use capnp::capability::FromClientHook;
+use capstead_client::Connection;
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,10 +21,11 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use super::super::world::{ask, within};
 use crate::error::{Result, failed};
-use crate::gateway::{Door, Entrance, Gateway, Given, HttpLimits, Proxies, Routes};
+use crate::gateway::{Door, Entrance, Gateway, Given, HttpLimits, Proxies, Restoring, Routes};
 use crate::http::{self, Answer, Body, Closed, Message, Request, Socket, SocketHandler, Sockets};
 use crate::schema::counter_capnp::counter;
 use crate::schema::http_capnp::http_service;
+use crate::schema::restorer_capnp::restorer;
 use crate::{Context, Object, Server, Stored};
 
 /// The variable that holds the data directory in the process that serves.
@@ -202,18 +204,24 @@ impl Far {
     /// A gateway that reaches the class by this way alone.
     pub(super) async fn gateway(self: &Rc<Self>, limits: HttpLimits) -> SocketAddr {
         let far = self.clone();
-        let again = Box::new(move || -> Result<namespace::Client> {
-            let far = far.clone();
-            Ok(capnp_rpc::new_future_client(
-                async move { far.connect().await?.restore(&far.reference) },
-            ))
+        let again = Box::new(move || -> Result<Restoring> {
+            let connected = far.clone();
+            let restorer: restorer::Client =
+                capnp_rpc::new_future_client(
+                    async move { Ok(connected.connect().await?.bootstrap()) },
+                );
+            let mut request = restorer.restore_request();
+            request.get().set_sturdy_ref(&far.reference);
+            Ok(request.send())
         });
-        let given = [("Echo".to_owned(), Given { namespace: Some(again().unwrap()), again })];
+        let namespace = again().unwrap().pipeline.get_cap().as_cap();
+        let namespace = Some(FromClientHook::new(namespace));
+        let given = [("Echo".to_owned(), Given { namespace, again })];
         let restorer = self.connect().await.unwrap().bootstrap();
         let gateway = Gateway::new(given, restorer, Routes::default(), std::sync::Arc::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let door = Door::new(address, &[], &[]).unwrap();
+        let door = Door::new(&[], &[]).unwrap();
         let entrance = Entrance { door, proxies: Proxies::new(&[]).unwrap(), tls: None };
         tokio::task::spawn_local(gateway.serve(listener, entrance, limits, std::future::pending()));
         address
