@@ -143,8 +143,8 @@ struct HttpResponse {
   # The head of a response: all that comes before its body.
 
   statusCode @0 :UInt16;
-  # 200 to 599. 204, 205 and 304 have no body. Anything else is refused, and the client gets a status
-  # of 500: 1xx are the server's own, and 101 is said by `startWebSocket`.
+  # 200 to 599. 204, 205 and 304 have no body. Anything else is refused, and the client gets a
+  # status of 500: 1xx are the server's own, and 101 is said by `startWebSocket`.
 
   statusText @1 :Text;
   # The words behind the code. Null means the usual ones. HTTP/2 has none.

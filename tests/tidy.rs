@@ -236,7 +236,10 @@ fn collect(folder: &Path, ending: &str, texts: &mut Vec<Text>) {
             // Cargo marks its folder with a tag file, whatever the folder's name, but not one that
             // was there before: `.ci/run` makes `target` for its Python.
             let is_cargos = name == "target" || path.join("CACHEDIR.TAG").exists();
-            if !is_cargos && name != "node_modules" && !name.starts_with('.') {
+            // `pip` copies the package there.
+            let is_pips = name == "build" && path.with_file_name("pyproject.toml").exists();
+            let is_made = is_cargos || is_pips || name == "node_modules";
+            if !is_made && !name.starts_with('.') {
                 collect(&path, ending, texts);
             }
         } else if path.extension().is_some_and(|extension| extension == ending) {

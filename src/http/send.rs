@@ -224,7 +224,7 @@ impl ResponseBody {
         Ok(whole)
     }
 
-    /// Whoever wrote the body may say why it broke off.
+    /// The reason why the body broke off, if its writer says one.
     async fn reason(&mut self, cut: Cut) -> capnp::Error {
         let ended = timeout(REASON_TIME, returned(&mut self.exchange.call)).await;
         match (cut, ended) {

@@ -20,6 +20,7 @@ inline constexpr const char* REASONS[] = {
     "unknown",
     "request-id-reused",
     "request-id-length",
+    "too-many-request-ids",
     "reply-not-storable",
     "not-repeatable",
 

@@ -153,7 +153,7 @@ fn a_reference_may_be_for_a_part_of_the_paths() {
     });
 }
 
-/// Whoever reaches the gateway's port must not call what trusts this server.
+/// Strangers at the gateway's port must not call what trusts this server.
 #[test]
 fn the_gateway_does_not_reach_it() {
     run(async {

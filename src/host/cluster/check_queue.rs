@@ -1,6 +1,6 @@
 //! The order in which a host checks references: a few in each pass of the event loop.
 //!
-//! Whoever reaches a port may show texts, and a check takes some of the host's time even if it ends
+//! All who reach a port may show texts, and a check takes some of the host's time even if it ends
 //! with a refusal. If checks ran as soon as they come, a pass would take longer the more strangers
 //! there are, and every honest call would wait for several passes. In a queue, only those who
 //! restore something wait for each other.

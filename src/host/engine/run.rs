@@ -225,8 +225,7 @@ pub(in crate::host) fn turn<T>(
 fn finish(instance: &Rc<Instance>, pending: PendingReply, outcome: Result<()>, body: &BodySlot) {
     let outcome = outcome.map_err(of_class).and_then(|()| {
         let mut body = body.take().ok_or_else(|| failed("the handler kept its results"))?;
-        // The call may have brought the answer to a request, and then the body goes to the call that
-        // runs.
+        // If the call brought the answer to a request, the call that runs waits for its body.
         let leaves =
             if pending.facet.is_made() { gated::leaving_while_running } else { gated::leaving };
         body.replace_caps(|cap| leaves(instance, cap));

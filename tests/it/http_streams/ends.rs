@@ -124,7 +124,7 @@ impl byte_stream::Server for Reads {
     }
 }
 
-/// Whoever asks by Cap'n Proto gets no byte after the end, though the class writes on.
+/// Clients that ask by Cap'n Proto get no byte after the end, though the class writes on.
 #[test]
 fn no_byte_of_a_body_leaves_after_the_end_of_its_reference() {
     with_routes(async |running| {

@@ -134,7 +134,8 @@ fn check_state(json: &str) -> Outcome<()> {
         Value::String(colour) => is_colour(colour),
         _ => false,
     });
-    if is_safe { Ok(()) } else { Err(Refused::Colour) }
+    let is_known = matches!(state["user"], Value::Null | Value::Object(_));
+    if is_safe && is_known { Ok(()) } else { Err(Refused::Colour) }
 }
 
 /// Tells whether it is written as colours are: `#30bced33`, `hsl(90deg 50% 40%)`, `orange`.
