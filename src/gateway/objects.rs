@@ -62,11 +62,9 @@ impl Held {
 type Known = LruCache<Box<str>, http_service::Client>;
 
 /// Forgets what was promised if it doesn't come: otherwise it would fail for ever.
-fn unless_got<T: 'static>(
-    promised: Promise<Response<T>, capnp::Error>,
-    forget: impl FnOnce() + 'static,
-) where
-    T: capnp::traits::Owned,
+fn unless_got<T>(promised: Promise<Response<T>, capnp::Error>, forget: impl FnOnce() + 'static)
+where
+    T: capnp::traits::Owned + 'static,
 {
     // It ends with the answer, or the link by which that would come.
     tokio::task::spawn_local(async move {

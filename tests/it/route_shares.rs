@@ -1,12 +1,11 @@
 //! The share that each reference has of a route: requests and open WebSockets.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Instant;
 
 use crate::routes::routes_file;
 use crate::support::calls::{by_name, connect, run, save};
 use crate::support::exchange::{Answer, exchange};
-use crate::support::{Served, eventually, scratch, serve, serve_with};
+use crate::support::{Served, eventually, now, scratch, serve, serve_with};
 use capstead_client::sturdyref::{Caveats, TextReference};
 use tempfile::TempDir;
 use tokio::net::{TcpSocket, TcpStream};
@@ -88,7 +87,7 @@ fn bearer(path: &str, text: &str) -> String {
 
 /// Asks until it is refused. At least as many come in as may at once, and hardly more.
 async fn until_refused(served: &Served, ask_once: impl AsyncFn(usize) -> Answer) {
-    let (begun, before) = (Instant::now(), served.metric("http_route_shares_refused_total"));
+    let (begun, before) = (now(), served.metric("http_route_shares_refused_total"));
     let mut came_in = 0;
     let refused = loop {
         let answer = ask_once(came_in).await;

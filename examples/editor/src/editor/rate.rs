@@ -39,7 +39,7 @@ impl Allowance {
 
     /// Tells whether so many bytes more are within it.
     pub(super) fn take_bytes(&mut self, bytes: usize) -> bool {
-        self.bytes -= bytes as f64;
+        self.bytes -= u32::try_from(bytes).map_or(f64::INFINITY, f64::from);
         self.bytes >= 0.0
     }
 }
