@@ -9,8 +9,8 @@
 using Http = import "/capstead/http.capnp";
 
 interface SurvivingContext @0x9d63e1b2f85c407a extends(Http.HttpService.ClientRequestContext) {
-  # Where the answer to one request goes, if its sender can keep a WebSocket when its object's host
-  # is gone.
+  # The way back to the sender of one request, who can keep a WebSocket when its object's host is
+  # gone.
 
   canSurvive @0 ();
   # Succeeds if the request is the handshake of a WebSocket. Others than gateways of Capstead answer
@@ -42,7 +42,8 @@ interface NumberedSocket @0xe4f1a07d5c2b9836 extends(Http.WebSocket) {
 }
 
 interface SocketResumption @0xb7205c9e84d1f36b {
-  # What every object answers beside the interface of its class, to those who may send it requests.
+  # The interface that every object answers beside that of its class, to those who may send it
+  # requests.
 
   resume @0 (id :Data, received :UInt64, down :NumberedSocket)
       -> (up :NumberedSocket, received :UInt64);
