@@ -133,7 +133,7 @@ fn on_another_thread() -> Result<counter::Client> {
             stock_over(far.into_split(), Side::Server, Some(echo().client)).await
         })
     };
-    // The thread ends with the process.
+    // Detached: the process ends it.
     std::thread::Builder::new().spawn(serve)?;
     let mut system = stock_over(near.into_split(), Side::Client, None);
     let far = system.bootstrap(Side::Server);

@@ -128,7 +128,7 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// The clients of a room. The first one speaks.
+/// The clients of a room: the first sends, and all receive.
 struct Load {
     speaker: RefCell<Option<OwnedWriteHalf>>,
     heard: Rc<Heard>,
@@ -157,7 +157,7 @@ impl Load {
         for number in 0..SOCKETS {
             let (read, write) = shake(address, path).await?.into_split();
             tokio::task::spawn_local(heard.clone().listen(number, read));
-            // The write halves of the others stay open.
+            // Dropping a write half would shut down its socket.
             match &speaker {
                 None => speaker = Some(write),
                 Some(_) => write.forget(),

@@ -51,7 +51,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The exit code of a command line that names no measurement.
 const USAGE: u8 = 2;
 
-/// The refusal of a bench that would measure another server than the one that started it.
+/// The error for a bench built from other sources than the `capstead` that starts it.
 const OTHER_SOURCES: &str = "can't measure: capstead-bench was built from other sources than the \
      capstead beside it; `cargo build --release` in Capstead's sources builds both";
 
@@ -268,7 +268,7 @@ fn note(text: &str) {
 mod tests {
     use super::*;
 
-    // The page of numbers leaves out no row, and has none that can't be measured.
+    // `docs/numbers.md` lists exactly the rows of the bench.
     #[test]
     fn the_page_of_numbers_has_the_rows_of_the_bench() {
         let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/numbers.md");

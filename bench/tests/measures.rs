@@ -33,7 +33,7 @@ fn a_row_that_is_not_there_is_a_usage_error_that_lists_those_that_are() {
     assert!(refused.stdout.is_empty());
 }
 
-// Where only the server was built anew, the bench beside it would measure the old one.
+// Rebuilding only the server leaves an old copy of it in the bench.
 #[test]
 fn a_server_of_other_sources_is_not_measured() {
     let started_by = |sources: &str| {

@@ -209,6 +209,16 @@ impl Answering {
         failed(reason)
     }
 
+    /// The outbox of the socket that the class accepts, in place of any other answer.
+    fn begin_socket(&self) -> Result<Rc<Outbox>> {
+        let outbox = self.outbox.take().ok_or_else(|| {
+            let reason = "it accepts a WebSocket, and the request asks for none, or was answered";
+            self.wrong(reason.to_owned())
+        })?;
+        self.body.take();
+        Ok(outbox)
+    }
+
     /// An answer that turns out to be wrong before anybody has it is replaced.
     fn tell(&self, answer: Answer) {
         self.answer.set(Some(answer));
@@ -282,11 +292,7 @@ impl client_request_context::Server for Answering {
         params: client_request_context::StartWebSocketParams,
         mut results: client_request_context::StartWebSocketResults,
     ) -> Result<()> {
-        let Some(outbox) = self.outbox.take() else {
-            let reason = "it accepts a WebSocket, and the request asks for none, or was answered";
-            return Err(self.wrong(reason.to_owned()));
-        };
-        self.body.take();
+        let outbox = self.begin_socket()?;
         let params = params.get()?;
         let headers = read_headers(params.get_headers()?).map_err(|e| self.wrong(e.extra))?;
         let up = Up::Plain(params.get_up_socket()?);
@@ -314,11 +320,7 @@ impl surviving_context::Server for Answering {
         params: surviving_context::StartSurvivingParams,
         mut results: surviving_context::StartSurvivingResults,
     ) -> Result<()> {
-        let Some(outbox) = self.outbox.take() else {
-            let reason = "it accepts a WebSocket, and the request asks for none, or was answered";
-            return Err(self.wrong(reason.to_owned()));
-        };
-        self.body.take();
+        let outbox = self.begin_socket()?;
         let params = params.get()?;
         let headers = read_headers(params.get_headers()?).map_err(|e| self.wrong(e.extra))?;
         let (id, up) = (params.get_id()?, params.get_up()?);
