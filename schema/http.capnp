@@ -18,7 +18,8 @@ interface HttpService @0x92963bfdad2beb6a {
   # Obsolete in the standard, which keeps its number. Capstead never calls it, and answers it with
   # `unimplemented`.
 
-  request @1 (request :HttpRequest, context :ClientRequestContext) -> (requestBody :ByteStream);
+  request @1 (request :HttpRequest, context :ClientRequestContext, takesWhole :Bool)
+      -> (requestBody :ByteStream);
   # Handles one request.
   #
   # The answer goes out by one call on `context`. The caller writes the body of the request to
@@ -28,6 +29,9 @@ interface HttpService @0x92963bfdad2beb6a {
   # `failed` for instance (docs/errors.md has all of them); later it cuts the response off, so that
   # nobody takes it for complete. An object of Capstead handles the request to its end even if the
   # caller cancels the call.
+  #
+  # `takesWhole` is Capstead's own, and false from all others: `context` is a `WholeContext`, too,
+  # and a short response may be given by one call. Never pass it on beside another context.
 
   connect @2 (host :Text, headers :List(HttpHeader), down :ByteStream,
               context :ConnectClientRequestContext, settings :ConnectSettings)
@@ -290,4 +294,12 @@ struct HttpHeader {
     value @1 :Text;
     # As it stands behind the colon, without the spaces around it.
   }
+}
+
+interface WholeContext @0xe6f7f560ade48821 extends(HttpService.ClientRequestContext) {
+  # The context of a gateway of Capstead, which says `takesWhole`. It stands beside the standard's.
+
+  respond @0 (response :HttpResponse, body :Data);
+  # The whole response, in place of `startResponse` and of what is then written. `body` has at most
+  # 64 KiB, and as many bytes as `response` announces.
 }

@@ -8,7 +8,7 @@
 
 using Http = import "/capstead/http.capnp";
 
-interface SurvivingContext @0x9d63e1b2f85c407a extends(Http.HttpService.ClientRequestContext) {
+interface SurvivingContext @0x9d63e1b2f85c407a extends(Http.WholeContext) {
   # The way back to the sender of one request, who can keep a WebSocket when its object's host is
   # gone.
 

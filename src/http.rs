@@ -68,6 +68,7 @@ mod stream;
 use std::fmt;
 use std::net::IpAddr;
 
+use capnp::capability::FromClientHook;
 use futures::future::join3;
 use http::header::CONTENT_LENGTH;
 pub use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
@@ -96,7 +97,10 @@ pub(crate) use self::socket::{
 };
 pub(crate) use self::stream::{Cut, Flow, Progress, Reader, keep, write};
 use crate::error::{Result, failed, said};
+use crate::limits::HTTP_PART_BYTES;
 pub use crate::schema::http_capnp::http_service;
+use crate::schema::http_capnp::http_service::client_request_context;
+use crate::schema::http_capnp::whole_context;
 
 /// The response that a class makes of a request, or the reason why it makes none.
 pub type Answer = std::result::Result<Response<Body>, Refusal>;
@@ -231,7 +235,8 @@ pub async fn serve_streaming(
 ) -> Result<()> {
     let asked = params.get()?.get_request()?;
     let mut request = read_request(asked, Incoming::new(asked, results)?)?;
-    let context = params.get()?.get_context()?;
+    let way =
+        Way { context: params.get()?.get_context()?, takes_whole: params.get()?.get_takes_whole() };
     let form = Form::wanted(request.headers());
     let is_head = request.method() == Method::HEAD;
     if is_head {
@@ -239,14 +244,14 @@ pub async fn serve_streaming(
     }
     let mut response = handle(request).await.unwrap_or_else(|refusal| refusal.in_form(form));
     match response.body_mut().take() {
-        Content::Socket(accept) => accept.start(&context, response.headers()).await,
-        Content::Stream(_) if is_head => respond(&context, &response, &[]),
-        Content::Stream(write) => write_in_parts(&context, &response, write).await,
+        Content::Socket(accept) => accept.start(&way.context, response.headers()).await,
+        Content::Stream(_) if is_head => way.respond(&response, &[]),
+        Content::Stream(write) => write_in_parts(&way.context, &response, write).await,
         Content::Whole(bytes) if is_head => {
             keep_length(&mut response, bytes.len());
-            respond(&context, &response, &[])
+            way.respond(&response, &[])
         }
-        Content::Whole(bytes) => respond(&context, &response, &bytes),
+        Content::Whole(bytes) => way.respond(&response, &bytes),
     }
 }
 
@@ -259,31 +264,49 @@ fn keep_length<B>(response: &mut Response<B>, bytes: usize) {
     }
 }
 
-/// The calls are made in order and not waited for: what comes after them from this object, such as
-/// the end of the request, comes after them on the wire. They are kept until they are answered,
-/// since a call that nobody waits for any more may be dropped by whoever gets it.
-fn respond<B>(
-    context: &http_service::client_request_context::Client,
-    head: &Response<B>,
-    body: &[u8],
-) -> Result<()> {
-    let mut start = context.start_response_request();
-    write_response(head, Some(body.len() as u64), start.get().init_response())?;
-    let started = start.send();
-    if body.is_empty() {
-        keep(started.promise);
-    } else {
-        let stream = started.pipeline.get_body();
-        let mut write = stream.write_request();
-        write.get().set_bytes(body);
-        keep(join3(started.promise, write.send(), stream.end_request().send().promise));
+/// The way back for the answer to one request.
+struct Way {
+    context: client_request_context::Client,
+    /// The context is a [`whole_context`], too.
+    takes_whole: bool,
+}
+
+impl Way {
+    /// The calls are made in order and not waited for: what comes after them from this object, such
+    /// as the end of the request, comes after them on the wire. They are kept until they are
+    /// answered, since a receiver may drop a call that nobody waits for any more.
+    fn respond<B>(self, head: &Response<B>, body: &[u8]) -> Result<()> {
+        if self.takes_whole && body.len() <= HTTP_PART_BYTES {
+            return self.respond_at_once(head, body);
+        }
+        let mut start = self.context.start_response_request();
+        write_response(head, Some(body.len() as u64), start.get().init_response())?;
+        let started = start.send();
+        if body.is_empty() {
+            keep(started.promise);
+        } else {
+            let stream = started.pipeline.get_body();
+            let mut write = stream.write_request();
+            write.get().set_bytes(body);
+            keep(join3(started.promise, write.send(), stream.end_request().send().promise));
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn respond_at_once<B>(self, head: &Response<B>, body: &[u8]) -> Result<()> {
+        let context: whole_context::Client = FromClientHook::new(self.context.into_client_hook());
+        let mut whole = context.respond_request();
+        let mut params = whole.get();
+        write_response(head, Some(body.len() as u64), params.reborrow().init_response())?;
+        params.set_body(body);
+        keep(whole.send().promise);
+        Ok(())
+    }
 }
 
 /// An error leaves the body without its end.
 async fn write_in_parts<B>(
-    context: &http_service::client_request_context::Client,
+    context: &client_request_context::Client,
     head: &Response<B>,
     write_body: parts::Write,
 ) -> Result<()> {

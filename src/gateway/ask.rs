@@ -22,7 +22,8 @@ use crate::http::{
 };
 use crate::limits::{HTTP_PART_BYTES, HTTP_RESPONSE_BYTES_MAX, HTTP_WHOLE_MILLIS};
 use crate::membrane;
-use crate::schema::http_capnp::{http_service, http_service::client_request_context};
+use crate::schema::http_capnp::http_service::{self, client_request_context};
+use crate::schema::http_capnp::whole_context;
 use crate::schema::surviving_capnp::surviving_context;
 
 /// The reason why there is no response of the object.
@@ -90,6 +91,7 @@ pub(super) async fn ask(
         .map_err(Failure::Call)?;
     let context: surviving_context::Client = membrane::serve(answering.clone());
     params.set_context(FromClientHook::new(context.into_client_hook()));
+    params.set_takes_whole(true);
     let sent = call.send();
     let mut ended = sent.promise.map(|ended| ended.map(drop));
     let mut pump = None;
@@ -209,6 +211,12 @@ impl Answering {
         failed(reason)
     }
 
+    /// The place for the body of the response, which is begun once.
+    fn begin_response(&self) -> Result<Held> {
+        self.outbox.take();
+        self.body.take().ok_or_else(|| self.wrong("it answered twice".to_owned()))
+    }
+
     /// The outbox of the socket that the class accepts, in place of any other answer.
     fn begin_socket(&self) -> Result<Rc<Outbox>> {
         let outbox = self.outbox.take().ok_or_else(|| {
@@ -264,10 +272,7 @@ impl client_request_context::Server for Answering {
         mut results: client_request_context::StartResponseResults,
     ) -> Result<()> {
         use crate::schema::http_capnp::http_response::body_size::{Fixed, Unknown};
-        let Some(held) = self.body.take() else {
-            return Err(self.wrong("it answered twice".to_owned()));
-        };
-        self.outbox.take();
+        let held = self.begin_response()?;
         let response = params.get()?.get_response()?;
         let announced = match response.get_body_size().which()? {
             Fixed(size) => Some(size),
@@ -299,6 +304,28 @@ impl client_request_context::Server for Answering {
         results.get().set_down_socket(membrane::serve(Rc::new(Down(outbox.clone()))));
         let call = Promise::ok(());
         self.tell(Ok(Outcome::Socket(Accepted { headers, up, outbox: Line(outbox), call })));
+        Ok(())
+    }
+}
+
+impl whole_context::Server for Answering {
+    async fn respond(
+        self: Rc<Self>,
+        params: whole_context::RespondParams,
+        _: whole_context::RespondResults,
+    ) -> Result<()> {
+        let mut held = self.begin_response()?;
+        let params = params.get()?;
+        let (response, body) = (params.get_response()?, params.get_body()?);
+        let head = read_response(response).map_err(|error| self.wrong(error.extra))?;
+        let (head, _) = head::checked(&self.method, head, Some(body.len() as u64))
+            .map_err(|reason| self.wrong(reason))?;
+        let answer = if held.extend(body) {
+            Ok(Outcome::Response(head.map(|()| held)))
+        } else {
+            Err(Failure::NoRoom)
+        };
+        self.tell(answer);
         Ok(())
     }
 }

@@ -365,6 +365,7 @@ pub(super) async fn serve<S, A, B>(
     let connection = protocols.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let reason = tokio::select! {
+        biased;
         ended = connection.as_mut() => return log_end(ended),
         () = ending.cancelled() => {
             connection.as_mut().graceful_shutdown();

@@ -4,7 +4,7 @@
 //! Invariant: nothing that a class says decides where its response ends; hyper writes that, from
 //! the body.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::header::{CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode, Version};
@@ -30,10 +30,29 @@ pub(super) fn as_http1(head: &mut http::request::Parts) {
     }
 }
 
-/// Says from which address the request comes, in place of what the client says of that.
-pub(super) fn say_peer(headers: &mut HeaderMap, peer: IpAddr) {
-    let text = peer.to_canonical().to_string();
-    headers.insert(PEER, text.parse().expect("an address is a value of a header"));
+/// The other end of a connection.
+pub(super) struct Peer {
+    pub(super) address: SocketAddr,
+    /// The value of [`PEER`] for requests that are its own.
+    value: HeaderValue,
+}
+
+impl Peer {
+    pub(super) fn new(address: SocketAddr) -> Self {
+        Self { address, value: peer_value(address.ip().to_canonical()) }
+    }
+
+    /// Says from which address a request comes, in place of what the client says of that.
+    pub(super) fn say(&self, headers: &mut HeaderMap, client: IpAddr) {
+        let is_its_own = client == self.address.ip().to_canonical();
+        let value = if is_its_own { self.value.clone() } else { peer_value(client) };
+        headers.insert(PEER, value);
+    }
+}
+
+fn peer_value(address: IpAddr) -> HeaderValue {
+    let text = address.to_canonical().to_string();
+    HeaderValue::try_from(text).expect("an address is a value of a header")
 }
 
 /// The first header whose value is no text: it has no place in a message of Cap'n Proto.

@@ -2,7 +2,7 @@
 //! WebSocket into a task for its frames.
 
 use std::cell::OnceCell;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ use super::cors;
 use super::door::{Door, is_from_here};
 use super::download::{Download, StreamedBody};
 use super::encrypted;
-use super::head;
+use super::head::{self, Peer};
 use super::json::JsonCalls;
 use super::limits::{HttpLimits, Taken};
 use super::link;
@@ -114,7 +114,7 @@ impl Gateway {
                 Ok((stream, peer)) => match served.taken.connect(peer.ip()) {
                     Some(place) => {
                         let (served, place) = (served.clone(), Rc::new(place));
-                        let is_from_here = is_from_here(&stream);
+                        let (peer, is_from_here) = (Peer::new(peer), is_from_here(&stream));
                         let client = Client { served, peer, is_from_here, place };
                         open.spawn_local(client.connection(stream));
                     }
@@ -201,7 +201,7 @@ struct Served {
 /// The other end of one connection.
 pub(super) struct Client {
     served: Rc<Served>,
-    peer: SocketAddr,
+    peer: Peer,
     /// True if it came to an address that only this machine reaches.
     is_from_here: bool,
     /// Kept while the connection or its WebSocket is open.
@@ -213,7 +213,7 @@ pub(super) type Answer = std::result::Result<Response<Download>, Refusal>;
 
 impl Client {
     pub(super) fn peer(&self) -> IpAddr {
-        self.peer.ip()
+        self.peer.address.ip()
     }
 
     pub(super) fn place(&self) -> Rc<Place> {
@@ -241,13 +241,13 @@ impl Client {
         };
         match shaken {
             Ok(stream) => self.speak(stream).await,
-            Err(error) => tracing::debug!(peer = %self.peer, %error, "no TLS with an HTTP client"),
+            Err(error) => tracing::debug!(peer = %self.peer(), %error, "no TLS with a client"),
         }
     }
 
     async fn speak(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let Served { taken, ending, .. } = &*self.served;
-        let requests = Requests::new(taken.clone(), self.peer.ip());
+        let requests = Requests::new(taken.clone(), self.peer());
         let (ending, client) = (ending.clone(), Rc::new(self));
         let answer = move |request| {
             let client = client.clone();
@@ -261,8 +261,8 @@ impl Client {
         gateway.metrics.http_requests_total.add(1);
         let (mut parts, body) = request.into_parts();
         head::as_http1(&mut parts);
-        let address = proxies.client(self.peer.ip(), &mut parts.headers);
-        head::say_peer(&mut parts.headers, address);
+        let address = proxies.client(self.peer(), &mut parts.headers);
+        self.peer.say(&mut parts.headers, address);
         let uri = parts.uri.clone();
         let way = Way::of(gateway, &uri, &parts.headers);
         let (origins, manner) = (way.origins(), way.manner());

@@ -10,12 +10,12 @@ use crate::schema::http_capnp::{HttpMethod, http_header, http_request, http_resp
 pub(crate) fn read_request<B>(request: http_request::Reader<'_>, body: B) -> Result<Request<B>> {
     let method = read_method(request.get_method()?)?;
     let url = request.get_url()?.to_str()?;
-    let mut built = Request::builder().method(method).uri(url);
-    for header in request.get_headers()? {
-        let (name, value) = read_header(header)?;
-        built = built.header(name, value);
-    }
-    built.body(body).map_err(|error| failed(format!("a malformed request: {error}")))
+    let mut read = Request::new(body);
+    *read.method_mut() = method;
+    *read.uri_mut() =
+        url.parse().map_err(|error| failed(format!("a malformed request: {error}")))?;
+    *read.headers_mut() = read_headers(request.get_headers()?)?;
+    Ok(read)
 }
 
 pub(crate) fn write_request(
@@ -58,7 +58,6 @@ pub(crate) fn read_response(response: http_response::Reader<'_>) -> Result<Respo
     Ok(head)
 }
 
-/// Headers that an object gave.
 pub(crate) fn read_headers(
     headers: capnp::struct_list::Reader<'_, http_header::Owned>,
 ) -> Result<HeaderMap> {
@@ -99,22 +98,22 @@ fn write_header(
 }
 
 fn read_header(header: http_header::Reader<'_>) -> Result<(HeaderName, HeaderValue)> {
+    let malformed = |error: &dyn fmt::Display| failed(format!("a malformed header: {error}"));
+    let named = |name: &[u8]| HeaderName::from_bytes(name).map_err(|error| malformed(&error));
     let (name, value) = match header.which()? {
         http_header::Uncommon(pair) => {
             let pair = pair?;
-            (pair.get_name()?.to_str()?.to_owned(), pair.get_value()?)
+            (named(pair.get_name()?.as_bytes())?, pair.get_value()?)
         }
         http_header::Common(common) => {
             use http_header::common::{CommonValue, Value};
-            let name = common_name(common.get_name()?);
+            let name = named(common_name(common.get_name()?).as_bytes())?;
             match common.which()? {
                 Value(value) => (name, value?),
                 CommonValue(_) => (name, "gzip, deflate".into()),
             }
         }
     };
-    let malformed = |error: &dyn fmt::Display| failed(format!("a malformed header: {error}"));
-    let name = HeaderName::try_from(name).map_err(|error| malformed(&error))?;
     let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|error| malformed(&error))?;
     Ok((name, value))
 }
