@@ -23,7 +23,7 @@ use crate::http::{
 use crate::limits::{HTTP_PART_BYTES, HTTP_RESPONSE_BYTES_MAX, HTTP_WHOLE_MILLIS};
 use crate::membrane;
 use crate::schema::http_capnp::http_service::{self, client_request_context};
-use crate::schema::http_capnp::whole_context;
+use crate::schema::http_capnp::{http_response, whole_context};
 use crate::schema::surviving_capnp::surviving_context;
 
 /// The reason why there is no response of the object.
@@ -172,6 +172,15 @@ async fn late(begun: Instant, progress: Option<Rc<Cell<Option<Instant>>>>, limit
     }
 }
 
+/// The size of a response's body, as far as that is announced.
+fn announced(response: http_response::Reader<'_>) -> Result<Option<u64>> {
+    use http_response::body_size::{Fixed, Unknown};
+    Ok(match response.get_body_size().which()? {
+        Fixed(size) => Some(size),
+        Unknown(()) => None,
+    })
+}
+
 /// The part of an answer that is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -271,13 +280,9 @@ impl client_request_context::Server for Answering {
         params: client_request_context::StartResponseParams,
         mut results: client_request_context::StartResponseResults,
     ) -> Result<()> {
-        use crate::schema::http_capnp::http_response::body_size::{Fixed, Unknown};
         let held = self.begin_response()?;
         let response = params.get()?.get_response()?;
-        let announced = match response.get_body_size().which()? {
-            Fixed(size) => Some(size),
-            Unknown(()) => None,
-        };
+        let announced = announced(response)?;
         let head = read_response(response).map_err(|error| self.wrong(error.extra))?;
         let (head, size) =
             head::checked(&self.method, head, announced).map_err(|reason| self.wrong(reason))?;
@@ -317,9 +322,13 @@ impl whole_context::Server for Answering {
         let mut held = self.begin_response()?;
         let params = params.get()?;
         let (response, body) = (params.get_response()?, params.get_body()?);
+        let size = body.len() as u64;
+        if announced(response)?.is_some_and(|announced| announced != size) {
+            return Err(self.wrong(format!("its body has {size} bytes, and not as announced")));
+        }
         let head = read_response(response).map_err(|error| self.wrong(error.extra))?;
-        let (head, _) = head::checked(&self.method, head, Some(body.len() as u64))
-            .map_err(|reason| self.wrong(reason))?;
+        let (head, _) =
+            head::checked(&self.method, head, Some(size)).map_err(|reason| self.wrong(reason))?;
         let answer = if held.extend(body) {
             Ok(Outcome::Response(head.map(|()| held)))
         } else {

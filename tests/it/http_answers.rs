@@ -4,9 +4,12 @@
 use std::rc::Rc;
 
 use crate::support::exchange::{Answer, exchange};
+use capnp::capability::FromClientHook;
 use capstead::counter_capnp::counter;
 use capstead::http::{self, Body, Request, Response, StatusCode, http_service};
 use capstead::{Context, Object, Result, Server};
+use capstead_client::http_capnp::http_service::client_request_context;
+use capstead_client::http_capnp::{http_response, whole_context};
 use tokio::net::TcpStream;
 
 /// Responds exactly as the request asks it to.
@@ -85,42 +88,76 @@ impl http_service::Server for Liar {
         results: http_service::RequestResults,
     ) -> Result<()> {
         let url = params.get()?.get_request()?.get_url()?.to_string()?;
-        let Some(lie) = said(&url) else {
+        let Some((lie, way)) = said(&url) else {
             return http::serve(params, results, async |request| Ok(answer(&request))).await;
         };
+        assert!(params.get()?.get_takes_whole(), "the gateway says so");
         let context = params.get()?.get_context()?;
-        let mut start = context.start_response_request();
-        let mut response = start.get().init_response();
-        response.set_status_code(lie.status);
-        let mut headers = response.reborrow().init_headers(lie.headers.len() as u32);
-        for (at, (name, value)) in (0..).zip(lie.headers) {
+        match way {
+            Way::AtOnce => lie.tell_at_once(context),
+            Way::InParts => lie.tell_in_parts(&context),
+        }
+    }
+}
+
+/// The calls by which a response goes.
+#[derive(Clone, Copy)]
+enum Way {
+    AtOnce,
+    InParts,
+}
+
+impl Lie {
+    fn write_head(&self, mut response: http_response::Builder<'_>) {
+        response.set_status_code(self.status);
+        let mut headers = response.reborrow().init_headers(self.headers.len() as u32);
+        for (at, (name, value)) in (0..).zip(self.headers) {
             let mut pair = headers.reborrow().get(at).init_uncommon();
             pair.set_name(*name);
             pair.set_value(*value);
         }
-        match lie.announced {
+        match self.announced {
             Some(bytes) => response.get_body_size().set_fixed(bytes),
             None => response.get_body_size().set_unknown(()),
         }
+    }
+
+    fn tell_at_once(&self, context: client_request_context::Client) -> Result<()> {
+        let context: whole_context::Client = FromClientHook::new(context.into_client_hook());
+        let mut respond = context.respond_request();
+        self.write_head(respond.get().init_response());
+        respond.get().set_body(self.pieces.concat().as_bytes());
+        drop(respond.send());
+        Ok(())
+    }
+
+    fn tell_in_parts(&self, context: &client_request_context::Client) -> Result<()> {
+        let mut start = context.start_response_request();
+        self.write_head(start.get().init_response());
         let started = start.send();
         let stream = started.pipeline.get_body();
-        for piece in lie.pieces {
+        for piece in self.pieces {
             let mut write = stream.write_request();
             write.get().set_bytes(piece.as_bytes());
             drop(write.send());
         }
-        if lie.ends && !lie.pieces.is_empty() {
+        if self.ends && !self.pieces.is_empty() {
             drop(stream.end_request().send());
         }
         Ok(())
     }
 }
 
-fn said(url: &str) -> Option<&'static Lie> {
-    let (kind, number) = url.strip_prefix('/')?.split_once('/')?;
+fn said(url: &str) -> Option<(&'static Lie, Way)> {
+    let mut words = url.strip_prefix('/')?.split('/');
+    let (kind, way, number) = (words.next()?, words.next()?, words.next()?);
     let number: usize = number.parse().ok()?;
-    if kind == "lie" { LIES.get(number) } else { TRUTHS.get(number) }
+    let lie = if kind == "lie" { LIES.get(number) } else { TRUTHS.get(number) };
+    Some((lie?, if way == WAYS[0] { Way::InParts } else { Way::AtOnce }))
 }
+
+/// The ways as they stand in paths.
+const WAYS: [&str; 2] = ["parts", "once"];
 
 fn answer(request: &Request<Body>) -> Response<Body> {
     match request.uri().path() {
@@ -167,6 +204,10 @@ fn with_servers(work: impl AsyncFn(&mut TcpStream, &str)) {
     }
 }
 
+fn numbers(lies: &[Lie]) -> impl Iterator<Item = (usize, &'static str)> {
+    (0..lies.len()).flat_map(|number| WAYS.map(|way| (number, way)))
+}
+
 fn request(method: &str, path: &str, headers: &str) -> Vec<u8> {
     format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n").into_bytes()
 }
@@ -174,18 +215,22 @@ fn request(method: &str, path: &str, headers: &str) -> Vec<u8> {
 #[test]
 fn what_is_not_right_is_a_500_and_changes_no_other_answer() {
     with_servers(async |stream, object| {
-        for (number, _) in LIES.iter().enumerate() {
+        for (number, way) in numbers(LIES) {
+            // A whole body has its end.
+            if way == "once" && !LIES[number].ends {
+                continue;
+            }
             for method in ["GET", "HEAD", "POST"] {
                 // The length of the answer to a GET.
                 if method == "HEAD" && LIES[number].headers == [("content-length", "1")] {
                     continue;
                 }
-                let asked = request(method, &format!("/liar/{object}/lie/{number}"), "");
+                let asked = request(method, &format!("/liar/{object}/lie/{way}/{number}"), "");
                 let Answer { status, head, .. } = exchange(stream, &asked).await;
-                assert_eq!(status, 500, "{method} {number}: {}", head.escape_ascii());
+                assert_eq!(status, 500, "{method} {way} {number}: {}", head.escape_ascii());
                 let asked = request("GET", &format!("/liar/{object}/next"), "");
                 let Answer { status, body, .. } = exchange(stream, &asked).await;
-                assert_eq!((status, &*body), (200, &b"next"[..]), "after {method} {number}");
+                assert_eq!((status, &*body), (200, &b"next"[..]), "after {method} {way} {number}");
             }
         }
     });
@@ -194,10 +239,10 @@ fn what_is_not_right_is_a_500_and_changes_no_other_answer() {
 #[test]
 fn what_is_right_is_sent_as_it_is() {
     with_servers(async |stream, object| {
-        for (number, _) in TRUTHS.iter().enumerate() {
-            let asked = request("GET", &format!("/liar/{object}/truth/{number}"), "");
+        for (number, way) in numbers(TRUTHS) {
+            let asked = request("GET", &format!("/liar/{object}/truth/{way}/{number}"), "");
             let answer = exchange(stream, &asked).await;
-            assert_eq!((answer.status, &*answer.body), (200, &b"fine"[..]), "{number}");
+            assert_eq!((answer.status, &*answer.body), (200, &b"fine"[..]), "{way} {number}");
             assert_eq!(answer.says("x: \u{fc}ber".as_bytes()), number == 2);
         }
     });
