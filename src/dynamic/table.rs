@@ -292,6 +292,32 @@ impl Table {
         }
     }
 
+    /// Checks that names of fields, with dots between them, lead from a struct to a capability.
+    /// Lists on the way count for nothing.
+    ///
+    /// # Errors
+    /// When a name is none of a field, or the last one none of a capability.
+    pub(crate) fn check_capability(&self, of: &StructType, path: &str) -> Result<(), Unfit> {
+        let (mut at, mut brand) = (self.structure(of.id)?, of.brand.clone());
+        let mut names = path.split('.').peekable();
+        while let Some(name) = names.next() {
+            let field = at.field(name).ok_or_else(|| at.unknown(name))?;
+            let slot = match &field.place {
+                Place::Group(id) => {
+                    at = self.structure(*id)?;
+                    continue;
+                }
+                Place::Slot(slot) => slot,
+            };
+            match slot.of(&brand).element() {
+                Type::Interface(_) | Type::Any if names.peek().is_none() => return Ok(()),
+                Type::Struct(id, inner) => (at, brand) = (self.structure(*id)?, inner.clone()),
+                _ => break,
+            }
+        }
+        Err(Unfit::new(format!("no capability is at {path:?}")))
+    }
+
     pub(super) fn structure(&self, id: u64) -> Result<&Struct, Unfit> {
         self.structs.get(&id).ok_or_else(|| absent(id))
     }

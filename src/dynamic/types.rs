@@ -88,6 +88,14 @@ impl Type {
         })
     }
 
+    /// The type of what stands in a list, or in lists of lists; itself if it is no list.
+    pub(super) fn element(&self) -> &Self {
+        match self {
+            Self::List(of) => of.element(),
+            other => other,
+        }
+    }
+
     /// True if it speaks of parameters of where it stands.
     pub(super) fn is_open(&self) -> bool {
         match self {

@@ -47,6 +47,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 512 << 10;
 /// a flood of such requests is an attack (CVE-2023-44487).
 const TAKEN_BACK_MAX: u32 = 100;
 
+/// The silence after which a client of HTTP/2 is asked whether it is there.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
+
 /// The time between two looks at an HTTP/2 connection.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -315,6 +318,8 @@ fn protocols(limits: &HttpLimits) -> Builder<Here> {
     builder
         .http2()
         .timer(TokioTimer::new())
+        // A client that is gone without a word says so by its silence.
+        .keep_alive_interval(Some(KEEP_ALIVE))
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(HEAD_BYTES_MAX)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)

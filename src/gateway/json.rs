@@ -19,7 +19,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Method, Response, StatusCode};
 use hyper::body::{Bytes, Incoming};
 
@@ -82,7 +82,8 @@ impl Gateway {
                 self.answer_call(calls, &route, parts, (body, None), taken).await
             }
             (Method::GET | Method::HEAD, _) => self.describe(calls, path).await,
-            _ => Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "A method is called by POST.\n")),
+            (_, Some(route)) if route.url.len() > 1 => Err(no_method("POST")),
+            _ => Err(no_method("GET, HEAD")),
         };
         answer.unwrap_or_else(refused)
     }
@@ -114,6 +115,7 @@ impl Gateway {
         let (name, query) = route.url.split_once('?').unwrap_or((&route.url, ""));
         let method = class.method(name.trim_start_matches('/')).map_err(not)?;
         let asked = Asked::of(parts, query).map_err(not)?;
+        asked.check(&class.table, method).map_err(not)?;
         let kind = parts.headers.get(CONTENT_TYPE);
         if !kind.is_none_or(is_json) {
             let reason = "The body must be JSON: send it with Content-Type: application/json.\n";
@@ -142,8 +144,7 @@ impl Gateway {
         let name = match parts[..] {
             [class] | [class, _] | [class, _, ""] if !class.is_empty() => class,
             [class, _, _] if !class.is_empty() => {
-                let reason = "A method is called by POST.\n";
-                return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, reason));
+                return Err(no_method("POST"));
             }
             _ => return Err(nothing()),
         };
@@ -179,6 +180,15 @@ impl Gateway {
     }
 }
 
+/// The refusal of other methods than these.
+fn no_method(allowed: &'static str) -> Refusal {
+    let reason = match allowed {
+        "POST" => "A method is called by POST.\n",
+        _ => "This path has only the description of the class: use GET.\n",
+    };
+    refuse(StatusCode::METHOD_NOT_ALLOWED, reason).allow(allowed)
+}
+
 /// The answer to a request that isn't answered as it was asked: JSON, too.
 pub(super) fn refused(refusal: Refusal) -> Response<Bytes> {
     // Until these are forgotten, it may take a day.
@@ -187,9 +197,6 @@ pub(super) fn refused(refusal: Refusal) -> Response<Bytes> {
     let status = response.status();
     let headers = response.headers_mut();
     match status {
-        StatusCode::METHOD_NOT_ALLOWED => {
-            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
-        }
         StatusCode::SERVICE_UNAVAILABLE if is_soon => {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }

@@ -2,6 +2,10 @@
 //!
 //! Nothing is measured while the peer keeps up: the clock starts when a write has to wait, and
 //! stops when everything is written.
+//!
+//! HTTP/1 doesn't read while it answers. So this looks then whether the peer is gone, without taking
+//! anything: one that broke the connection ends it at once, and one that closed its sending side
+//! still gets its answer, as long as that moves.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -20,6 +24,8 @@ pub(super) struct Paced {
     limits: HttpLimits,
     metrics: Arc<Metrics>,
     behind: Option<Behind>,
+    /// The peer says no more. If nothing is written until then, it is taken for gone.
+    ended: Option<Pin<Box<Sleep>>>,
 }
 
 /// The peer lets writes wait.
@@ -33,7 +39,7 @@ struct Behind {
 
 impl Paced {
     pub(super) fn new(stream: TcpStream, limits: HttpLimits, metrics: Arc<Metrics>) -> Self {
-        Self { stream, limits, metrics, behind: None }
+        Self { stream, limits, metrics, behind: None, ended: None }
     }
 
     /// The first bytes that are here, which stay for the next who reads.
@@ -47,6 +53,26 @@ impl Paced {
         let _ = self.stream.try_write(words);
     }
 
+    /// # Errors
+    /// When the connection is broken, or nothing has moved for long since the peer closed its side.
+    fn check_peer(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        // Nearly always nothing has come since the last read, which this knows without asking.
+        let Poll::Ready(ready) = self.stream.poll_read_ready(cx) else { return Ok(()) };
+        ready?;
+        let mut byte = [0];
+        let Poll::Ready(peeked) = self.stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)) else {
+            return Ok(());
+        };
+        if peeked? > 0 {
+            return Ok(());
+        }
+        let until = || Box::pin(sleep_until(Instant::now() + self.limits.transfer));
+        match self.ended.get_or_insert_with(until).as_mut().poll(cx) {
+            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
+            Poll::Pending => Ok(()),
+        }
+    }
+
     /// The outcome of a write that gave `polled`.
     fn pace(
         &mut self,
@@ -54,6 +80,7 @@ impl Paced {
         polled: Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         if let Poll::Ready(written) = polled {
+            self.ended = None;
             if let (Some(behind), Ok(bytes)) = (&mut self.behind, &written) {
                 behind.written += bytes;
                 behind.moved = Instant::now();
@@ -112,6 +139,7 @@ impl AsyncWrite for Paced {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.behind = None;
+        self.check_peer(cx)?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

@@ -72,7 +72,8 @@ impl StaticFile {
     /// 405 when the request isn't a GET.
     pub fn answer<B>(&'static self, request: &Request<B>) -> Answer {
         if request.method() != Method::GET {
-            return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "it can only be read: use GET"));
+            return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "it can only be read: use GET")
+                .allow("GET, HEAD"));
         }
         let Made { tag, compressed } = self.made();
         let compressed = compressed.as_ref().filter(|_| takes_gzip(request.headers()));

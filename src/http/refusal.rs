@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use capnp::ErrorKind;
-use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER, VARY};
+use http::header::{ACCEPT, ALLOW, CONTENT_TYPE, RETRY_AFTER, VARY};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use super::{Body, text};
@@ -29,6 +29,8 @@ pub struct Refusal {
     outcome: Option<&'static str>,
     /// The time after which the client may ask again, if that is told.
     wait: Option<Duration>,
+    /// The methods that would be answered, if that is told.
+    allow: Option<&'static str>,
 }
 
 /// A refusal with a status and a sentence for the client.
@@ -45,10 +47,17 @@ pub struct Refusal {
 /// # assert!(answer(&Request::new(Body::default())).is_ok());
 /// ```
 pub fn refuse(status: StatusCode, why: impl fmt::Display) -> Refusal {
-    Refusal { status, said: why.to_string(), reason: None, outcome: None, wait: None }
+    Refusal { status, said: why.to_string(), reason: None, outcome: None, wait: None, allow: None }
 }
 
 impl Refusal {
+    /// The same, which says the methods that would be answered, like `GET, HEAD`. A refusal with
+    /// the status 405 must say them (RFC 9110, section 15.5.6).
+    #[must_use]
+    pub fn allow(self, methods: &'static str) -> Self {
+        Self { allow: Some(methods), ..self }
+    }
+
     /// The response for a client that sent these headers.
     pub(crate) fn response(self, asked: &HeaderMap) -> Response<Body> {
         self.in_form(Form::wanted(asked))
@@ -93,7 +102,7 @@ impl Refusal {
     }
 
     pub(super) fn in_form(self, form: Form) -> Response<Body> {
-        let Self { status, said, reason, outcome, wait } = self;
+        let Self { status, said, reason, outcome, wait, allow } = self;
         let mut response = match form {
             Form::Text => text(status, said),
             Form::Problem => {
@@ -119,6 +128,9 @@ impl Refusal {
         if let Some(wait) = wait {
             response.headers_mut().insert(RETRY_AFTER, seconds(wait));
         }
+        if let Some(methods) = allow {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+        }
         response
     }
 
@@ -129,7 +141,7 @@ impl Refusal {
             "" => error.kind.to_string(),
             said => said.to_owned(),
         };
-        Self { status, said, reason: Reason::of(error), outcome: None, wait: None }
+        Self { status, said, reason: Reason::of(error), outcome: None, wait: None, allow: None }
     }
 }
 
@@ -138,7 +150,14 @@ impl From<capnp::Error> for Refusal {
         if let Some(why) = conflict_reason(&error) {
             let reason = Some(Reason::Conflict);
             let status = StatusCode::CONFLICT;
-            return Self { status, said: why.to_owned(), reason, outcome: None, wait: None };
+            return Self {
+                status,
+                said: why.to_owned(),
+                reason,
+                outcome: None,
+                wait: None,
+                allow: None,
+            };
         }
         let status = match error.kind {
             ErrorKind::Overloaded => StatusCode::SERVICE_UNAVAILABLE,

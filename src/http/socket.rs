@@ -157,11 +157,14 @@ impl Socket {
     ///
     /// # Errors
     /// When they are more than 16 KiB, when the sockets of the host take too much together, or when
-    /// the instance ended; the others stay then.
+    /// the socket or the instance ended; the others stay then.
     pub fn attach(&self, bytes: impl Into<Vec<u8>>) -> Result<()> {
         let bytes = bytes.into();
         check_attachment(&bytes)?;
         self.view.holder.check_alive()?;
+        if !self.view.table.is_open(&self.entry) {
+            return Err(over());
+        }
         if bytes.len() > self.entry.attachment.borrow().len() {
             self.view.holder.check_room()?;
         }

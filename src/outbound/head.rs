@@ -107,8 +107,12 @@ pub(super) fn accepts(key: &str, offered: Option<&HeaderValue>, headers: &Header
     };
     let takes_offered = !headers.contains_key(SEC_WEBSOCKET_PROTOCOL)
         || only(&SEC_WEBSOCKET_PROTOCOL).is_some_and(is_offered);
+    // A list, in one line or several (RFC 6455, section 4.1).
+    let connection = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    let mut words = connection.flat_map(|value| value.split(','));
+    let has_upgrade = words.any(|word| word.trim().eq_ignore_ascii_case("upgrade"));
     is(UPGRADE, "websocket")
-        && is(CONNECTION, "upgrade")
+        && has_upgrade
         && only(&SEC_WEBSOCKET_ACCEPT) == Some(&*derive_accept_key(key.as_bytes()))
         && !headers.contains_key(SEC_WEBSOCKET_EXTENSIONS)
         && takes_offered

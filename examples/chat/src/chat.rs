@@ -91,7 +91,9 @@ impl ChatRoom {
         match (request.method().as_str(), request.uri().path()) {
             ("GET", "/page") => PAGE.answer(&request),
             ("POST", "/make") => self.make_private(&address).await,
-            (_, "/make") => Err(http::refuse(StatusCode::METHOD_NOT_ALLOWED, "use POST")),
+            (_, "/make") => {
+                Err(http::refuse(StatusCode::METHOD_NOT_ALLOWED, "use POST").allow("POST"))
+            }
             (_, "/websocket") if self.is_there()? => {
                 self.sockets.accept(self, &request)?.tag(address).answer()
             }

@@ -65,7 +65,8 @@ impl Counter {
             ("POST", "/decrement") => self.subtract(by)?,
             (_, "/" | "/increment" | "/decrement") => {
                 let reason = "use GET to read, POST to change";
-                return Err(http::refuse(StatusCode::METHOD_NOT_ALLOWED, reason));
+                let allowed = if request.uri().path() == "/" { "GET, HEAD" } else { "POST" };
+                return Err(http::refuse(StatusCode::METHOD_NOT_ALLOWED, reason).allow(allowed));
             }
             _ => return Err(http::refuse(StatusCode::NOT_FOUND, "a counter has no such path")),
         };

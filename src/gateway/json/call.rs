@@ -14,7 +14,9 @@ use super::super::route::Route;
 use super::class::Class;
 use super::outcome::{HAPPENED, NOT, UNKNOWN, refusal_of};
 use super::{Answer, JsonCalls};
-use crate::dynamic::{Incoming, Json, Method, NoOutgoing, Outgoing, Root, RootBuilder, Unfit};
+use crate::dynamic::{
+    Incoming, Json, Method, NoOutgoing, Outgoing, Root, RootBuilder, Table, Unfit,
+};
 use crate::error::{Result, is_not_begun, is_reference_refused, is_revoked};
 use crate::http::{Refusal, refuse};
 use crate::limits::{HTTP_RESPONSE_BYTES_MAX, JSON_CAPABILITIES_MAX, JSON_PARAMS_BYTES_MAX};
@@ -64,6 +66,19 @@ impl Asked {
             }
         };
         Ok(Self { id, saved })
+    }
+
+    /// # Errors
+    /// When a field that is to be saved isn't one of a capability: after the call it would be too
+    /// late to say so.
+    pub(super) fn check(&self, table: &Table, method: &Method) -> Answer<()> {
+        for path in &self.saved {
+            table.check_capability(&method.results, path).map_err(|unfit| {
+                let why = format!("save={path} can't be: {unfit}.\n");
+                refuse(StatusCode::BAD_REQUEST, why)
+            })?;
+        }
+        Ok(())
     }
 }
 

@@ -238,7 +238,7 @@ impl Pattern {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let at = text.find('/').ok_or("a path begins with /")?;
         let (host, rest) = text.split_at(at);
-        if !host.is_empty() && !is_host(host) {
+        if !host.is_empty() && (!is_host(host) || host.trim_end_matches('.').is_empty()) {
             return Err(format!(
                 "{host:?} before the path is no host: give a name like app.example, without a scheme \
                  and without a port"
@@ -252,7 +252,9 @@ impl Pattern {
             None => Vec::new(),
             Some(rest) => rest.split('/').map(segment).collect::<Result<_, _>>()?,
         };
-        let host = (!host.is_empty()).then(|| host.to_ascii_lowercase());
+        // As the name that a request says is read.
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        let host = (!host.is_empty()).then_some(host);
         let pattern = Self { host, path, has_rest };
         let mut names: Vec<_> = pattern.names().collect();
         names.sort_unstable();

@@ -27,9 +27,13 @@ pub(in crate::gateway) fn is_upgrade(request: &Parts) -> bool {
 }
 
 fn names(headers: &HeaderMap, header: &HeaderName, word: &str) -> bool {
+    words(headers, header).any(|named| named.eq_ignore_ascii_case(word))
+}
+
+/// The words of a list, in one line or several.
+fn words<'a>(headers: &'a HeaderMap, header: &HeaderName) -> impl Iterator<Item = &'a str> {
     let values = headers.get_all(header).iter().filter_map(|value| value.to_str().ok());
-    let mut words = values.flat_map(|value| value.split(',')).map(str::trim);
-    words.any(|named| named.eq_ignore_ascii_case(word))
+    values.flat_map(|value| value.split(',')).map(str::trim)
 }
 
 /// The value that accepts the handshake.
@@ -106,7 +110,8 @@ pub(in crate::gateway) fn response(
     let protocols: Vec<_> = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().collect();
     let is_offered = |chosen: &HeaderValue| {
         let chosen = chosen.to_str().unwrap_or_default();
-        !chosen.contains(',') && names(asked, &SEC_WEBSOCKET_PROTOCOL, chosen)
+        // Protocols, other than words of HTTP, differ by case.
+        words(asked, &SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == chosen)
     };
     if protocols.len() > 1 || !protocols.iter().all(|chosen| is_offered(chosen)) {
         return Err("it takes a protocol that the client didn't offer".to_owned());

@@ -111,7 +111,7 @@ impl Pump {
         let followed = Followed { stream: TokioIo::new(upgraded), under_way: under_way.clone() };
         let socket = Socket::from_raw_socket(followed, Role::Server, Some(config)).await;
         let (sink, stream) = socket.split();
-        let heard = Heard { last: Cell::new(Instant::now()), waits: Cell::default(), under_way };
+        let heard = Heard { waits: Cell::default(), under_way };
         let mut moving = Moving { up, outbox: outbox.0.clone(), heard, limits, sink, stream };
         let close = moving.run(call, stop).await;
         if let Up::Surviving(surviving) = &moving.up {
@@ -134,9 +134,8 @@ fn config(limits: &HttpLimits) -> WebSocketConfig {
         .max_frame_size(Some(limits.socket_message_bytes))
 }
 
-/// The times at which a client was heard.
+/// The client, as far as it is heard.
 struct Heard {
-    last: Cell<Instant>,
     /// Nothing is read now: the object is slow, and not the client.
     waits: Cell<bool>,
     under_way: Rc<UnderWay>,
@@ -338,7 +337,6 @@ async fn read(up: &Up, heard: &Heard, stream: &mut SplitStream<Socket>) -> Read 
             }
             message = stream.next(), if !is_full => message,
         };
-        heard.last.set(Instant::now());
         let (length, sent) = match message {
             Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
                 (message.len(), send(up, message))
@@ -405,9 +403,9 @@ impl Heard {
         let mut asked = None;
         loop {
             if self.waits.get() {
-                self.last.set(Instant::now());
+                self.under_way.excuse();
             }
-            let last = self.last.get();
+            let last = self.under_way.heard();
             let quiet = last.elapsed();
             if quiet >= idle {
                 return;

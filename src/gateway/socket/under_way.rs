@@ -5,7 +5,8 @@
 //! The frames are read by the library; this only follows their heads in the stream of bytes.
 //!
 //! Invariants:
-//! - A message that comes whole with one read costs no clock and no count.
+//! - A message that comes whole with one read costs no count.
+//! - Each message has a time of its own, though reads end anywhere.
 //! - The bytes that a head announces count from then on: the library takes memory for them.
 
 use std::cell::{Cell, RefCell};
@@ -32,6 +33,8 @@ pub(super) struct UnderWay {
     /// The time from which it is measured, and the bytes that have come since.
     since: Cell<Option<(Instant, usize)>>,
     begun: Notify,
+    /// The time at which any bytes came.
+    heard: Cell<Instant>,
     is_refused: Cell<bool>,
 }
 
@@ -44,6 +47,7 @@ impl UnderWay {
             counted: Cell::default(),
             since: Cell::default(),
             begun: Notify::new(),
+            heard: Cell::new(Instant::now()),
             is_refused: Cell::default(),
         })
     }
@@ -51,6 +55,16 @@ impl UnderWay {
     /// There was no room for it.
     pub(super) fn is_refused(&self) -> bool {
         self.is_refused.get()
+    }
+
+    /// The time at which the client was heard last: within a long message it can't answer a ping.
+    pub(super) fn heard(&self) -> Instant {
+        self.heard.get()
+    }
+
+    /// The client isn't read, so that its silence means nothing.
+    pub(super) fn excuse(&self) {
+        self.heard.set(Instant::now());
     }
 
     /// Its time begins again: it wasn't read for a while, which is no fault of the client.
@@ -80,18 +94,22 @@ impl UnderWay {
 
     /// These bytes came. False if there is no room for the message that they belong to.
     fn came(&self, bytes: &[u8]) -> bool {
+        let now = Instant::now();
+        self.heard.set(now);
         let mut frames = self.frames.borrow_mut();
+        let ended = frames.messages;
         frames.follow(bytes);
         if !frames.is_under_way() {
             self.since.set(None);
             self.count(0);
             return true;
         }
-        if let Some((since, before)) = self.since.get() {
-            self.since.set(Some((since, before + bytes.len())));
-        } else {
-            self.since.set(Some((Instant::now(), 0)));
-            self.begun.notify_one();
+        match self.since.get().filter(|_| frames.messages == ended) {
+            Some((since, before)) => self.since.set(Some((since, before + bytes.len()))),
+            None => {
+                self.since.set(Some((now, 0)));
+                self.begun.notify_one();
+            }
         }
         // A message that is larger is refused by the library.
         let length = frames.message.min(self.limits.socket_message_bytes as u64) as usize;
@@ -134,6 +152,8 @@ struct Frames {
     message: u64,
     /// Frames of a message have come, and not the last of them.
     is_open: bool,
+    /// Messages that have ended.
+    messages: u64,
 }
 
 impl Frames {
@@ -207,6 +227,7 @@ impl Frames {
         let is_last = self.head[0] & 0x80 != 0;
         if is_last && !self.is_control() {
             self.is_open = false;
+            self.messages += 1;
             self.message = 0;
         }
         self.came = 0;

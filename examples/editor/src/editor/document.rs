@@ -121,12 +121,12 @@ impl Document {
                 return Err(Refused::Full);
             }
         }
+        let reach = reach(&update);
         let mut txn = self.doc.transact_mut();
         let applied = txn.apply_update(update);
         // What waits for another change, which has not come yet, is kept like all others.
-        let is_new = txn.has_missing_updates()
-            || !txn.insert_set().is_empty()
-            || !txn.delete_set().is_empty();
+        let waits = txn.has_missing_updates() && !is_within(&reach, &txn.state_vector());
+        let is_new = waits || !txn.insert_set().is_empty() || !txn.delete_set().is_empty();
         drop(txn);
         if applied.is_err() {
             // Some of it may have been applied.
@@ -224,6 +224,22 @@ fn new_doc() -> Doc {
 
 fn entry_key(number: u64) -> Vec<u8> {
     [TAIL.as_bytes(), &number.to_be_bytes()].concat()
+}
+
+/// The end of what a change adds and deletes, for each client that wrote it.
+fn reach(update: &Update) -> StateVector {
+    let mut reach = update.state_vector();
+    for (client, ranges) in update.delete_set().iter() {
+        for range in ranges.iter() {
+            reach.set_max(*client, range.end);
+        }
+    }
+    reach
+}
+
+/// Tells whether a document that has so much of each client's has all up to there.
+fn is_within(reach: &StateVector, has: &StateVector) -> bool {
+    reach.iter().all(|(client, end)| *end <= has.get(client))
 }
 
 #[cfg(test)]

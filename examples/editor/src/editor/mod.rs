@@ -109,7 +109,7 @@ impl Editor {
             ("GET", "/front") => page::FRONT.answer(request),
             ("GET", "/text") => Ok(http::text(StatusCode::OK, self.text()?)),
             (_, "/" | "/editor.js" | "/front" | "/text") => {
-                Err(http::refuse(StatusCode::METHOD_NOT_ALLOWED, "use GET"))
+                Err(http::refuse(StatusCode::METHOD_NOT_ALLOWED, "use GET").allow("GET, HEAD"))
             }
             _ => Err(http::refuse(StatusCode::NOT_FOUND, "a document has no such path")),
         }
