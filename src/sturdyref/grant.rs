@@ -327,7 +327,7 @@ mod tests {
             for end in 0..bytes.len() - grant.label.len() {
                 assert!(Grant::decode(&bytes[..end]).is_err(), "{end} bytes");
             }
-            for (at, value) in [(0, 5), (1, 8), (3, 3)] {
+            for (at, value) in [(0, 5), (1, 16), (3, 3)] {
                 let mut bytes = bytes.clone();
                 bytes[at] = value;
                 assert!(Grant::decode(&bytes).is_err(), "byte {at}");

@@ -6,8 +6,8 @@
 //!
 //! The calls that led to a turn, and what is made in it, count for whoever made the first of them.
 //! By its grant: for the one below the root from which that was made, since whoever holds it can
-//! make others; or for the root itself, by which the gateway calls for whoever reaches its port. All
-//! that comes without a grant has one share, such as calls by bindings of another host's objects.
+//! make others; or for the root itself, by which the gateway calls for whoever reaches its port.
+//! All that comes without a grant has one share, such as calls by bindings of other hosts' objects.
 //!
 //! Invariants:
 //! - Once somebody keeps as much as they may, no further object runs a call of theirs, or wakes for
