@@ -37,6 +37,7 @@ const PARENT_OF_NAMESPACE: u8 = 2;
 /// since 1970. The flags: 1 it survives its parent; 2 grants made from it may survive it; 4 it was
 /// revoked, which has a record only where one is needed; 8 who had no grant had it made by a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "they are the flags of the record")]
 pub(crate) struct Grant {
     pub(crate) parent: Parent,
     /// The grant's receiver, or its purpose.

@@ -38,7 +38,7 @@ pub(in crate::host) enum Standing {
     DependsOn(GrantRef),
 }
 
-/// Whoever makes a grant.
+/// The side that makes a grant.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::host) enum Grantor {
     /// The operator, or the object itself.

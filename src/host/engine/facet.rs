@@ -19,7 +19,7 @@ use capnp::traits::HasTypeId;
 use capstead_client::sturdyref::Method;
 
 use super::instance::Instance;
-use super::keeping::{self, Kept};
+use super::keeping::{self, KeptAwake};
 use super::once::RequestId;
 use super::right::{Right, may_call, revoked};
 use super::slot::{Passage, QueuedCall, Slot};
@@ -74,7 +74,7 @@ struct Carried {
 /// instance awake, and breaks with it.
 pub(in crate::host) struct Made {
     instance: Rc<Instance>,
-    pub(in crate::host) kept: Kept,
+    pub(in crate::host) kept: KeptAwake,
     by: Maker,
     /// The call of an exclusive object that gave it away before it answered.
     serves: Cell<Option<u128>>,
@@ -124,7 +124,7 @@ impl Facet {
 
     /// Something that an instance made, such as a callback or a session.
     pub(in crate::host) fn made(instance: &Rc<Instance>, by: Maker) -> Box<dyn ClientHook> {
-        let kept = Kept::new(instance, &keeping::present(&instance.vat));
+        let kept = KeptAwake::new(instance, &keeping::present(&instance.vat));
         let made = Made { instance: instance.clone(), kept, by, serves: Cell::default() };
         let vat = &instance.vat;
         Self::wrap(

@@ -32,7 +32,7 @@ use crate::membrane::{Call, Keeper};
 /// Those for whom an instance stays awake.
 #[derive(Default)]
 pub(in crate::host) struct Keepers {
-    /// How often each of them keeps it. There seldom is more than one.
+    /// Each of them, and the number of times that it keeps it. There seldom is more than one.
     keepers: RefCell<Vec<(Rc<Keeper>, u32)>>,
     /// The instance is in no row of those that may sleep.
     is_out_of_row: Cell<bool>,
@@ -60,14 +60,13 @@ impl Keepers {
 
     fn add(&self, keeper: &Rc<Keeper>, bytes: usize) {
         let mut keepers = self.keepers.borrow_mut();
-        match keepers.iter_mut().find(|(of, _)| Rc::ptr_eq(of, keeper)) {
-            Some((_, times)) => *times += 1,
-            None => {
-                keeper.add(bytes);
-                keepers.reserve_exact(1);
-                keepers.push((keeper.clone(), 1));
-            }
+        if let Some((_, times)) = keepers.iter_mut().find(|(of, _)| Rc::ptr_eq(of, keeper)) {
+            *times += 1;
+            return;
         }
+        keeper.add(bytes);
+        keepers.reserve_exact(1);
+        keepers.push((keeper.clone(), 1));
     }
 
     /// True if the instance is kept no more, and has to go back to its row.
@@ -86,19 +85,19 @@ impl Keepers {
 }
 
 /// Keeps an instance awake until it is dropped.
-pub(in crate::host) struct Kept {
+pub(in crate::host) struct KeptAwake {
     instance: Rc<Instance>,
     keeper: Rc<Keeper>,
 }
 
-impl Kept {
+impl KeptAwake {
     pub(in crate::host) fn new(instance: &Rc<Instance>, keeper: &Rc<Keeper>) -> Self {
         instance.keepers.add(keeper, instance.weight());
         Self { instance: instance.clone(), keeper: keeper.clone() }
     }
 }
 
-impl Drop for Kept {
+impl Drop for KeptAwake {
     fn drop(&mut self) {
         let Self { instance, keeper } = self;
         if instance.keepers.remove(keeper, instance.weight()) && instance.broken().is_none() {
@@ -163,10 +162,10 @@ pub(in crate::host) fn present(vat: &Vat) -> Rc<Keeper> {
 /// Does work that counts for a keeper, outside of turns.
 pub(in crate::host) fn on_behalf_of<T>(
     vat: &Vat,
-    keeper: &Option<Rc<Keeper>>,
+    keeper: Option<&Rc<Keeper>>,
     work: impl FnOnce() -> T,
 ) -> T {
-    let before = vat.keeper.replace(keeper.clone());
+    let before = vat.keeper.replace(keeper.cloned());
     let done = work();
     vat.keeper.replace(before);
     done

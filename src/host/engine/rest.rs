@@ -8,7 +8,7 @@
 //!
 //! Invariant: an instance goes only if no call runs or waits in it, nothing waits in its gate,
 //! nobody holds a capability that it made, and the vat alone holds its value. A reply that has left
-//! keeps nothing awake. How many instances those who call can keep, see [`keeping`](super::keeping).
+//! keeps nothing awake. [`keeping`](super::keeping) bounds what those who call keep.
 
 use std::rc::{Rc, Weak};
 use std::time::Duration;

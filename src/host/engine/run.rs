@@ -25,7 +25,7 @@ use super::expiry;
 use super::facet::{Behind, Facet};
 use super::gated;
 use super::instance::Instance;
-use super::keeping::{Kept, on_behalf_of};
+use super::keeping::{KeptAwake, on_behalf_of};
 use super::once;
 use super::right::{is_granting, revoked_under_way};
 use super::scheduler::UnderWay;
@@ -43,7 +43,7 @@ pub(in crate::host) struct PendingReply {
     /// The next call of an exclusive object starts when this is dropped.
     pub(in crate::host) permit: Option<Permit>,
     /// Keeps the instance awake once the call has to wait.
-    pub(in crate::host) kept: Option<Kept>,
+    pub(in crate::host) kept: Option<KeptAwake>,
 }
 
 /// The instance ended in its turn, or before: nothing of the turn has an effect.
@@ -108,7 +108,7 @@ pub(in crate::host) fn first_poll(
         }
         Ok((_, Poll::Ready(outcome))) => {
             let outcome = outcome.map_err(|error| name_method(error, method));
-            finish(instance, pending, outcome, (&body, &cause.keeper));
+            finish(instance, pending, outcome, (&body, cause.keeper.as_ref()));
         }
         Ok((handler, Poll::Pending)) => go_on(instance, cause, facet, pending, handler, body),
     }
@@ -125,11 +125,11 @@ fn go_on(
     body: BodySlot,
 ) {
     if let Some(keeper) = &cause.keeper {
-        pending.kept = Some(Kept::new(instance, keeper));
+        pending.kept = Some(KeptAwake::new(instance, keeper));
     }
     let number = instance.owe(pending);
     let ends = expiry::of_request(instance, number, cause.method, &facet.right);
-    open_early(instance, number, (&body, &cause.keeper));
+    open_early(instance, number, (&body, cause.keeper.as_ref()));
     let owner = instance.clone();
     let instance = instance.clone();
     let task = tokio::task::spawn_local(async move {
@@ -138,21 +138,21 @@ fn go_on(
         let mut handler = InTurns { instance: &instance, cause, future: handler };
         let outcome = poll_fn(|cx| {
             let polled = Pin::new(&mut handler).poll(cx);
-            instance.vat.busy(|| open_early(&instance, number, (&body, &keeper)));
+            instance.vat.busy(|| open_early(&instance, number, (&body, keeper.as_ref())));
             polled
         });
         let outcome = outcome.await;
         instance.remove_task(number);
         let pending = instance.take_pending(number);
         if let (Ok(outcome), Some(pending)) = (outcome, pending) {
-            instance.vat.busy(|| finish(&instance, pending, outcome, (&body, &keeper)));
+            instance.vat.busy(|| finish(&instance, pending, outcome, (&body, keeper.as_ref())));
         }
     });
     owner.add_task(number, &task);
 }
 
 /// The results of a call, and its keeper.
-type Answering<'a> = (&'a BodySlot, &'a Option<Rc<Keeper>>);
+type Answering<'a> = (&'a BodySlot, Option<&'a Rc<Keeper>>);
 
 /// If the handler has called `set_pipeline`, the capabilities in its results so far may be called
 /// once all writes so far are durable.

@@ -20,7 +20,7 @@ use super::cut;
 use super::exclusive::Permit;
 use super::facet::Facet;
 use super::instance::Instance;
-use super::keeping::Kept;
+use super::keeping::KeptAwake;
 use super::run::catch_panic;
 use super::scheduler::UnderWay;
 use crate::error::disconnected;
@@ -46,7 +46,7 @@ pub(in crate::host) struct QueuedCall {
     pub(in crate::host) permit: Option<Permit>,
     pub(in crate::host) keeper: Rc<Keeper>,
     /// Keeps its object awake while it waits; none before it has to.
-    pub(in crate::host) kept: Option<Kept>,
+    pub(in crate::host) kept: Option<KeptAwake>,
     pub(in crate::host) passage: Passage,
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::exclusive::refuse;
 use super::instance::Instance;
-use super::keeping::Kept;
+use super::keeping::KeptAwake;
 use super::rest;
 use super::run::{InTurns, InstanceEnded, TurnCause, catch_panic};
 use super::slot::{Passage, QueuedCall, Slot};
@@ -82,7 +82,7 @@ fn new_instance(vat: &Rc<Vat>, slot: &Slot) -> Result<(Rc<Instance>, Chain)> {
     instance.waking.set(Some(wake));
     slot.with_waiting(|waiting| {
         for queued in waiting {
-            queued.kept = Some(Kept::new(&instance, &queued.keeper));
+            queued.kept = Some(KeptAwake::new(&instance, &queued.keeper));
             vat.objects.waits().add(&instance, queued);
         }
     });
@@ -92,7 +92,7 @@ fn new_instance(vat: &Rc<Vat>, slot: &Slot) -> Result<(Rc<Instance>, Chain)> {
 /// Another call waits for the object to wake, or is refused since `wake` waits for it.
 pub(in crate::host) fn wait(vat: &Vat, slot: &Slot, mut queued: QueuedCall) {
     let instance = slot.waking();
-    queued.kept = instance.as_ref().map(|instance| Kept::new(instance, &queued.keeper));
+    queued.kept = instance.as_ref().map(|instance| KeptAwake::new(instance, &queued.keeper));
     let chain = queued.call.chain.as_ref();
     if let (Some(instance), Some(chain)) = (&instance, chain) {
         let waits = vat.objects.waits();

@@ -1,4 +1,5 @@
-//! What one grant keeps awake, with all that was made from it, leaves room to all others.
+//! One grant, with all that was made from it, keeps so many objects awake, and leaves room to all
+//! others.
 
 use std::time::Duration;
 
