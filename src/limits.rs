@@ -101,6 +101,10 @@ pub(crate) const AWAKE_OBJECTS_MAX: usize = 100_000;
 /// everything else.
 pub(crate) const AWAKE_BYTES_MAX: usize = 512 << 20;
 
+/// The number of grants below a root that together can keep as many objects awake as may be, with
+/// all that was made from each: one alone keeps a quarter at most.
+pub(crate) const SHARES_OF_AWAKE: usize = 4;
+
 /// The bytes that an instance takes in addition to its values, rounded up.
 pub(crate) const INSTANCE_BYTES: usize = 2560;
 

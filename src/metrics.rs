@@ -69,6 +69,8 @@ metrics! {
     counter wakes_total;
     /// Instances awake in memory.
     gauge objects_awake;
+    /// Calls that were refused because their grant keeps as many objects awake as it may.
+    counter awake_shares_refused_total;
     /// Calls to exclusive or waking objects that were refused because they would have waited for
     /// themselves.
     counter deadlocks_refused_total;

@@ -5,6 +5,8 @@
 //! client. A simple attack is one call of [`fortress::withstands`].
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "attacks/awake.rs"]
+mod awake;
 #[path = "attacks/between_hosts.rs"]
 mod between_hosts;
 #[path = "passing/class.rs"]

@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use capstead_client::sturdyref::Caveats;
 use capstead_client::{Terms, attenuate};
@@ -13,13 +15,13 @@ use super::process::{Capstead, Process};
 use super::row::{Row, Target};
 use super::rpc::{Counters, IN_FLIGHT, increment, read};
 use super::{Bench, note};
-use capstead::Result;
 use capstead::counter_capnp::counter;
+use capstead::{Result, failed};
 use capstead_client::restorer_capnp::restorer;
 
 /// Names of the rows that this module measures.
-pub(crate) const NAMES: [&str; 4] =
-    ["restore", "restore-again", "attenuated-cost", "live-grant-bytes"];
+pub(crate) const NAMES: [&str; 5] =
+    ["restore", "restore-again", "forged-texts", "attenuated-cost", "live-grant-bytes"];
 
 /// References that are restored one after another.
 const REFERENCES: u64 = 2_000;
@@ -37,6 +39,9 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<()> {
     increment(&counter).await?;
     if bench.wants_any(&["restore", "restore-again"]) {
         measure_restores(bench, &server, &counter).await?;
+    }
+    if bench.wants("forged-texts") {
+        measure_forged(bench, &server).await?;
     }
     if bench.wants("attenuated-cost") {
         measure_attenuated(bench, &server, &counter).await?;
@@ -115,6 +120,73 @@ async fn measure_restores(
     let target = Target::AtLeast(15_000.0);
     bench.add(Row::new("restore", median(first), "1/s").target(target));
     bench.add(Row::new("restore-again", median(again), "1/s").target(target));
+    Ok(())
+}
+
+/// A reference's offset of the caveats, after version, cluster, key, target and grant.
+const CAVEATS_AT: usize = 1 + 32 + 8 + 1 + 16 + 16;
+/// Forged texts of each kind.
+const FORGED: u64 = 10_000;
+/// The largest number of holders' keys that fit into a text.
+const KEYS: u16 = 180;
+
+/// A way to forge a reference of these bytes; each number makes another one.
+type Forge = fn(&[u8], u64) -> Vec<u8>;
+
+const FORGES: [(&str, Forge); 5] = [
+    ("of another cluster", |genuine, number| with_number_at(genuine, number, 1)),
+    ("with changed bytes", |genuine, number| with_number_at(genuine, number, CAVEATS_AT - 8)),
+    // The first half of a signature is a point, the other a number.
+    ("with a wrong signature", |genuine, number| {
+        with_number_at(genuine, number, CAVEATS_AT + 1 + 32 + 32)
+    }),
+    ("cut short", |genuine, number| genuine[..number as usize % genuine.len()].to_vec()),
+    ("full of keys", full_of_keys),
+];
+
+fn with_number_at(genuine: &[u8], number: u64, at: usize) -> Vec<u8> {
+    let mut bytes = genuine.to_vec();
+    bytes[at..at + 8].copy_from_slice(&(number + 1).to_be_bytes());
+    bytes
+}
+
+/// A genuine signature of something else comes behind as many keys as a text can have.
+fn full_of_keys(genuine: &[u8], number: u64) -> Vec<u8> {
+    let mut bytes = genuine[..CAVEATS_AT].to_vec();
+    bytes.extend([1, 0x83]);
+    bytes.extend((KEYS * 32).to_be_bytes());
+    for key in 0..KEYS {
+        bytes.extend([&[9][..], &key.to_be_bytes(), &number.to_be_bytes(), &[7; 21]].concat());
+    }
+    bytes.extend([7; 32]);
+    bytes.extend(&genuine[CAVEATS_AT + 1 + 32..][..64]);
+    bytes.extend([0, 1]);
+    bytes.extend([7; 32]);
+    bytes
+}
+
+/// The server's processor time for many forged texts, of the kind that takes most of it.
+async fn measure_forged(bench: &mut Bench, server: &Capstead) -> Result<()> {
+    let restorer = connect(&server.capnp).await?;
+    let (address, encoded) =
+        server.counters.split_once('#').ok_or_else(|| failed("a reference has an address"))?;
+    let genuine = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| failed("a reference is base64"))?;
+    let mut most = 0.0_f64;
+    for (kind, forge) in FORGES {
+        let texts: Vec<_> = (0..FORGED)
+            .map(|n| format!("{address}#{}", URL_SAFE_NO_PAD.encode(forge(&genuine, n))))
+            .collect();
+        let refused = async |n: u64| match restore(&restorer, &texts[n as usize]).await {
+            Ok(_) => Err(failed("a forged reference was restored")),
+            Err(_) => Ok(()),
+        };
+        let run = drive(IN_FLIGHT, Until::Calls(FORGED), refused);
+        let took = server.process.watch(run).await?;
+        let seconds = took.server_us().unwrap_or_default() * float(FORGED) / 1e6;
+        note(&format!("{FORGED} forged texts, {kind}: {seconds:.2} s of the server"));
+        most = most.max(seconds);
+    }
+    bench.add(Row::new("forged-texts", most, "s").target(Target::AtMost(0.5)));
     Ok(())
 }
 

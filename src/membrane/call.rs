@@ -28,6 +28,7 @@ use super::chain::Chain;
 use super::early;
 use super::forward::forward;
 use super::hook::{self, End};
+use super::keeper::Keeper;
 use super::pipeline::{Event, Pipeline};
 use super::relay::relay;
 use crate::error::{Reason, Result, disconnected};
@@ -90,6 +91,8 @@ pub(crate) struct Call {
     pub(crate) reply: Reply,
     /// The calls of exclusive objects that led to this one, if there are any.
     pub(crate) chain: Option<Chain>,
+    /// The keeper of the turn that makes it, if an object of this vat does.
+    pub(crate) keeper: Option<Rc<Keeper>>,
     /// An object of this vat makes it: it belongs to a call under way.
     pub(crate) from_object: bool,
     /// The number of hosts that it came through.
@@ -109,14 +112,14 @@ impl Call {
         let origin = if arrival.is_some() { Origin::Connection } else { Origin::Local };
         end.origin.set(origin);
         let reply = Reply(Some(Asker::Results(results, end.clone())));
-        let (chain, from_object) = (None, false);
+        let (chain, keeper, from_object) = (None, None, false);
         let params = Params::Theirs(params, arrival.as_ref().map(|arrival| arrival.bytes));
         let hops = arrival.as_ref().map_or(0, |arrival| arrival.hops);
         if let Some(arrival) = arrival {
             // Set once, here.
             let _ = end.outlet.set(arrival.outlet);
         }
-        let call = Self { method, params, reply, chain, from_object, hops };
+        let call = Self { method, params, reply, chain, keeper, from_object, hops };
         (call, origin, Promise::from_future(CallOutcome(end)))
     }
 }

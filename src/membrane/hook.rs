@@ -302,8 +302,8 @@ impl<T: CallTarget> RequestHook for Outgoing<T> {
             Ok(()) => {
                 body.replace_caps(|cap| target.leaving(cap));
                 let params = Params::Ours(Box::new(body));
-                let (chain, from_object, hops) = (None, false, 0);
-                let call = Call { method, params, reply, chain, from_object, hops };
+                let (chain, keeper, from_object, hops) = (None, None, false, 0);
+                let call = Call { method, params, reply, chain, keeper, from_object, hops };
                 target.clone().enqueue(call);
             }
             Err(error) => reply.send(Err(error)),

@@ -22,6 +22,7 @@ const VERSION_WITHOUT_FLAGS: u8 = 1;
 const INDEPENDENT: u8 = 1;
 const ALLOWS_INDEPENDENT: u8 = 2;
 const REVOKED: u8 = 4;
+const BY_HOLDER: u8 = 8;
 
 const NO_PARENT: u8 = 0;
 const OWN_PARENT: u8 = 1;
@@ -34,8 +35,9 @@ const PARENT_OF_NAMESPACE: u8 = 2;
 /// if there is a parent) ‖ created (8) ‖ last restored (8) ‖ length of the caveats (2) ‖ caveats,
 /// as in references ‖ label (UTF-8, the rest). Numbers are big-endian, and times are milliseconds
 /// since 1970. The flags: 1 it survives its parent; 2 grants made from it may survive it; 4 it was
-/// revoked, which has a record only where one is needed.
+/// revoked, which has a record only where one is needed; 8 who had no grant had it made by a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "they are the flags of the record")]
 pub(crate) struct Grant {
     pub(crate) parent: Parent,
     /// The grant's receiver, or its purpose.
@@ -52,6 +54,9 @@ pub(crate) struct Grant {
     /// The time at which it was last restored, accurate to a minute; 0 means never.
     pub(crate) restored_ms: u64,
     pub(crate) is_revoked: bool,
+    /// It has no parent, and was made by a call of somebody who had a capability without a grant,
+    /// rather than by the operator or the class.
+    pub(crate) by_holder: bool,
     /// The grants from which its parent was made, the nearest first. Those of a namespace may be on
     /// another host, and a revoked one may have no record.
     pub(crate) before: Vec<GrantId>,
@@ -124,6 +129,7 @@ impl Grant {
             created_ms: now_ms,
             restored_ms: 0,
             is_revoked: false,
+            by_holder: false,
             before: Vec::new(),
         }
     }
@@ -149,7 +155,8 @@ impl Grant {
         let flag = |set: bool, flag| if set { flag } else { 0 };
         let flags = flag(self.independent, INDEPENDENT)
             | flag(self.allows_independent, ALLOWS_INDEPENDENT)
-            | flag(self.is_revoked, REVOKED);
+            | flag(self.is_revoked, REVOKED)
+            | flag(self.by_holder, BY_HOLDER);
         let mut bytes = vec![VERSION, flags, self.depth];
         match &self.parent {
             Parent::None => bytes.push(NO_PARENT),
@@ -216,7 +223,7 @@ impl Grant {
         let restored_ms = u64::from_be_bytes(bytes.array()?);
         let length = u16::from_be_bytes(bytes.array()?);
         let caveats = Caveats::decode(bytes.slice(length.into())?).ok()?;
-        (flags & !(INDEPENDENT | ALLOWS_INDEPENDENT | REVOKED) == 0).then_some(Self {
+        (flags & !(INDEPENDENT | ALLOWS_INDEPENDENT | REVOKED | BY_HOLDER) == 0).then_some(Self {
             parent,
             label: String::from_utf8(bytes.rest().to_vec()).ok()?,
             caveats,
@@ -226,6 +233,7 @@ impl Grant {
             created_ms,
             restored_ms,
             is_revoked: flags & REVOKED != 0,
+            by_holder: flags & BY_HOLDER != 0,
             before,
         })
     }
@@ -272,7 +280,7 @@ mod tests {
             before: vec![GrantId::from_bytes([8; 16]), GrantId::from_bytes([9; 16])],
             ..Grant::root(7)
         };
-        [Grant::root(5), child, other]
+        [Grant { by_holder: true, ..Grant::root(5) }, child, other]
     }
 
     #[test]
@@ -320,7 +328,7 @@ mod tests {
             for end in 0..bytes.len() - grant.label.len() {
                 assert!(Grant::decode(&bytes[..end]).is_err(), "{end} bytes");
             }
-            for (at, value) in [(0, 5), (1, 8), (3, 3)] {
+            for (at, value) in [(0, 5), (1, 16), (3, 3)] {
                 let mut bytes = bytes.clone();
                 bytes[at] = value;
                 assert!(Grant::decode(&bytes).is_err(), "byte {at}");

@@ -66,8 +66,8 @@ fn texts_full_of_keys() {
             }
         });
         let took = processor_secs(served) - before;
-        // This includes the honest client's calls.
-        assert!(took < 5.0, "{TEXTS} texts took {took:.2} s of the processor");
+        // This includes the honest client's calls. Without optimisation it is some 0.8 s.
+        assert!(took < 2.0, "{TEXTS} texts took {took:.2} s of the processor");
     });
 }
 

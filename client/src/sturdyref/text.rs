@@ -47,8 +47,7 @@ impl TextReference {
         let (scheme, rest) = with(SCHEME).or_else(|| with(TLS_SCHEME)).ok_or(NO_TEXT)?;
         let (address, encoded) = rest.split_once(FRAGMENT).ok_or(NO_TEXT)?;
         check_address(address)?;
-        let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(encoded).map_err(explain)?);
-        let reference = Sturdyref::from_bytes(&bytes)?;
+        let reference = Sturdyref::parse_owned(URL_SAFE_NO_PAD.decode(encoded).map_err(explain)?)?;
         Ok(Self { scheme, address: address.to_owned(), reference })
     }
 
@@ -60,6 +59,11 @@ impl TextReference {
     /// The reference itself.
     pub fn reference(&self) -> &Sturdyref {
         &self.reference
+    }
+
+    /// The same, without the address.
+    pub fn into_reference(self) -> Sturdyref {
+        self.reference
     }
 
     /// The cluster that a listener at `address` must prove by TLS to belong to before it learns

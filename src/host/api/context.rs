@@ -15,6 +15,7 @@ use super::storage::Storage;
 use super::stored::{Storable, Stored};
 use crate::error::{Reason, Result, failed};
 use crate::host::authority::calls::{self, Granted};
+use crate::host::authority::records::Grantor;
 use crate::host::engine::ending;
 use crate::host::engine::facet::Maker;
 use crate::host::engine::gated::{self, Gated};
@@ -163,7 +164,7 @@ impl Context {
     /// When the label is too long; outside a turn of this object, on a limit, or when the instance
     /// ended. Nothing is written then.
     pub fn grant(&self, terms: Terms) -> Result<Granted> {
-        calls::save(&self.0, &Right::default(), terms)
+        calls::save(&self.0, (&Right::default(), Grantor::Owner), terms)
     }
 
     /// Takes a grant of this object back, in the present turn: its reference, all that was made

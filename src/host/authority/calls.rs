@@ -13,7 +13,7 @@ use capnp::{any_pointer, struct_list};
 use capstead_client::sturdyref::{GrantId, Method, Target};
 use capstead_client::{Terms, write_caveats};
 
-use super::records::{self, depends, target_id};
+use super::records::{self, Grantor, depends, target_id};
 use super::sweep;
 use crate::error::{Reason, Result, failed, no_such_method};
 use crate::host::engine::caveats::caveats;
@@ -72,7 +72,8 @@ pub(in crate::host) fn dispatch(
             (persistent::Client::TYPE_ID, SAVE) => {
                 let params: persistent::save_params::Reader<'_> = params.get_as()?;
                 let mut results: persistent::save_results::Builder<'_> = results.init_as();
-                let granted = save(instance, right, wanted(params.get_seal_for()?)?)?;
+                let by = (right, Grantor::Holder);
+                let granted = save(instance, by, wanted(params.get_seal_for()?)?)?;
                 results.set_sturdy_ref(granted.text);
                 Ok(())
             }
@@ -103,9 +104,13 @@ pub(in crate::host) fn dispatch(
 
 /// Makes a grant of the instance's own object, and the reference that it makes valid, in the
 /// present turn.
-pub(in crate::host) fn save(instance: &Instance, right: &Right, terms: Terms) -> Result<Granted> {
+pub(in crate::host) fn save(
+    instance: &Instance,
+    by: (&Right, Grantor),
+    terms: Terms,
+) -> Result<Granted> {
     let (agent, target) = (instance.vat.agent()?, Target::Object(target_id(instance.spec.id)));
-    let ready = records::prepare(&instance.vat, &agent.keys(), target, right, &terms)?;
+    let ready = records::prepare(&instance.vat, &agent.keys(), target, by, &terms)?;
     let text = agent.text(&ready.reference)?;
     instance.vat.turns.store().check_records(&instance.account, ready.record.len())?;
     instance.write_grant(|vat, object| records::put(vat, object, &ready))?;

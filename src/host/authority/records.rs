@@ -38,6 +38,15 @@ pub(in crate::host) enum Standing {
     DependsOn(GrantRef),
 }
 
+/// The side that makes a grant.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::host) enum Grantor {
+    /// The operator, or the object itself.
+    Owner,
+    /// Somebody who holds a capability to the target, and calls it.
+    Holder,
+}
+
 /// The record of a grant of `target` that is made from `parent`, with these restrictions.
 ///
 /// # Errors
@@ -46,7 +55,7 @@ fn record(
     terms: &Terms,
     caveats: Caveats,
     target: ObjectId,
-    parent: Option<&LiveGrant>,
+    (parent, grantor): (Option<&LiveGrant>, Grantor),
     now_ms: u64,
 ) -> Result<Grant> {
     if terms.label().len() > GRANT_LABEL_BYTES_MAX {
@@ -77,6 +86,7 @@ fn record(
         created_ms: now_ms,
         restored_ms: 0,
         is_revoked: false,
+        by_holder: parent.is_none() && grantor == Grantor::Holder,
         before: parent.map_or_else(Vec::new, |parent| parent.may_give.before.clone()),
     })
 }
@@ -125,7 +135,7 @@ pub(in crate::host) fn prepare(
     vat: &Rc<Vat>,
     keys: &KeyRing,
     target: Target,
-    right: &Right,
+    (right, grantor): (&Right, Grantor),
     terms: &Terms,
 ) -> Result<Ready> {
     right.check(&vat.clock)?;
@@ -143,10 +153,11 @@ pub(in crate::host) fn prepare(
         Target::Namespace(of) => of,
     };
     let parent = right.grant.as_deref();
-    let grant = record(terms, caveats, object_id(of), parent, vat.clock.now_ms())?;
+    let grant = record(terms, caveats, object_id(of), (parent, grantor), vat.clock.now_ms())?;
     let (id, next) = (GrantId::from_bytes(random()?), NextSecret::from_seed(random()?));
     let reference = keys.mint(target, id, grant.caveats.clone(), &next);
-    let lineage = shares::lineage(vat, right);
+    let lineage =
+        if grant.by_holder { vec![shares::WITHOUT_GRANT] } else { shares::lineage(vat, right) };
     check_shares(vat, object_id(of), &lineage)?;
     Ok(Ready { id, record: grant.encode(), lineage, reference })
 }
@@ -311,7 +322,8 @@ pub(in crate::host) fn put(vat: &Vat, target: ObjectId, ready: &Ready) -> Result
 pub(in crate::host) fn delete(vat: &Vat, grant_ref: GrantRef) -> Result<()> {
     let GrantRef { target, grant: id } = grant_ref;
     let Some(grant) = get(vat, grant_ref)? else { return Ok(()) };
-    let lineage = ancestors(vat, target, &grant)?;
+    let lineage =
+        if grant.by_holder { vec![shares::WITHOUT_GRANT] } else { ancestors(vat, target, &grant)? };
     let mut store = vat.turns.store_mut();
     let length = store.length(target, Space::Grants, id.as_bytes())?.unwrap_or_default();
     store.delete_record(target, Space::Grants, id.as_bytes())?;

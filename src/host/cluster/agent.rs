@@ -361,7 +361,7 @@ impl restorer::Server for Agent {
         let reference = self.read(text).await?;
         let (Target::Object(id) | Target::Namespace(id)) = reference.reference().target();
         if self.owns(object_id(id).home_shard()) {
-            let restored = self.restore_here(Ok(reference.reference().clone())).await?;
+            let restored = self.restore_here(Ok(reference.into_reference())).await?;
             results.get().init_cap().set_as_capability(restored);
             return Ok(());
         }

@@ -16,7 +16,7 @@ use super::agent::Agent;
 use crate::error::{Result, failed, no_such_method};
 use crate::host::api::namespace::{anonymous, named};
 use crate::host::authority::calls::{self, grant_id, wanted, write_grants};
-use crate::host::authority::records::{self, target_id};
+use crate::host::authority::records::{self, Grantor, target_id};
 use crate::host::engine::caveats::caveats;
 use crate::host::engine::class::Class;
 use crate::host::engine::cluster::{Cluster, Existence};
@@ -161,7 +161,8 @@ impl persistent::Server for NamespaceCalls {
         let terms = wanted(params.get()?.get_seal_for()?)?;
         vat.turns.outside_turns().await;
         let target = Target::Namespace(target_id(id));
-        let ready = records::prepare(vat, &self.agent.keys(), target, &self.right, &terms)?;
+        let by = (&self.right, Grantor::Holder);
+        let ready = records::prepare(vat, &self.agent.keys(), target, by, &terms)?;
         records::add(vat, id, &ready)?;
         vat.flush().await?;
         self.check().await?;

@@ -15,8 +15,10 @@ use std::rc::{Rc, Weak};
 use tokio::sync::Notify;
 
 use super::instance::Instance;
+use super::keeping::AllKeepers;
 use crate::error::{Reason, Result};
-use crate::limits::{AWAKE_BYTES_MAX, AWAKE_OBJECTS_MAX, INSTANCE_BYTES};
+use crate::limits::{AWAKE_BYTES_MAX, AWAKE_OBJECTS_MAX, INSTANCE_BYTES, SHARES_OF_AWAKE};
+use crate::membrane::Keeper;
 
 /// A warm time has so many ticks: the last call isn't remembered more exactly.
 pub(super) const TICKS: u32 = 4;
@@ -65,6 +67,7 @@ pub(in crate::host) struct Awake {
     now: Cell<u32>,
     /// Wakes the task that puts objects to sleep when those that are awake have grown too much.
     grown: Rc<Notify>,
+    keepers: AllKeepers,
 }
 
 impl Awake {
@@ -79,6 +82,7 @@ impl Awake {
             sockets: Cell::default(),
             now: Cell::default(),
             grown: Rc::default(),
+            keepers: AllKeepers::default(),
         }
     }
 
@@ -134,6 +138,18 @@ impl Awake {
     /// There is no room for one more.
     pub(in crate::host) fn is_full(&self) -> bool {
         self.instances.get() >= self.limits.get().objects || self.is_over()
+    }
+
+    /// Those for whom objects stay awake.
+    pub(in crate::host) fn keepers(&self) -> &AllKeepers {
+        &self.keepers
+    }
+
+    /// Tells whether one more object may stay awake for this keeper.
+    pub(in crate::host) fn has_room_for(&self, keeper: &Keeper) -> bool {
+        let AwakeLimits { objects, bytes } = self.limits.get();
+        keeper.objects() < (objects / SHARES_OF_AWAKE).max(1)
+            && keeper.bytes() < (bytes / SHARES_OF_AWAKE).max(1)
     }
 
     /// The awake objects take more than they may.

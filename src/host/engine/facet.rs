@@ -19,6 +19,7 @@ use capnp::traits::HasTypeId;
 use capstead_client::sturdyref::Method;
 
 use super::instance::Instance;
+use super::keeping::{self, KeptAwake};
 use super::once::RequestId;
 use super::right::{Right, may_call, revoked};
 use super::slot::{Passage, QueuedCall, Slot};
@@ -73,6 +74,7 @@ struct Carried {
 /// instance awake, and breaks with it.
 pub(in crate::host) struct Made {
     instance: Rc<Instance>,
+    pub(in crate::host) kept: KeptAwake,
     by: Maker,
     /// The call of an exclusive object that gave it away before it answered.
     serves: Cell<Option<u128>>,
@@ -106,7 +108,6 @@ impl Made {
 
 impl Drop for Made {
     fn drop(&mut self) {
-        self.instance.made.set(self.instance.made.get() - 1);
         self.instance.was_used();
     }
 }
@@ -123,10 +124,15 @@ impl Facet {
 
     /// Something that an instance made, such as a callback or a session.
     pub(in crate::host) fn made(instance: &Rc<Instance>, by: Maker) -> Box<dyn ClientHook> {
-        instance.made.set(instance.made.get() + 1);
-        let made = Rc::new(Made { instance: instance.clone(), by, serves: Cell::default() });
+        let kept = KeptAwake::new(instance, &keeping::present(&instance.vat));
+        let made = Made { instance: instance.clone(), kept, by, serves: Cell::default() };
         let vat = &instance.vat;
-        Self::wrap(vat, vat.objects.slot(&instance.spec), Right::default(), Behind::Made(made))
+        Self::wrap(
+            vat,
+            vat.objects.slot(&instance.spec),
+            Right::default(),
+            Behind::Made(Rc::new(made)),
+        )
     }
 
     /// The way in to a socket.
@@ -297,8 +303,11 @@ impl CallTarget for Facet {
         match self.vat.scheduler.admit(&call) {
             Ok(under_way) => {
                 let vat = self.vat.clone();
-                let (permit, passage) = (None, Passage::None);
-                vat.start(QueuedCall { facet: self, call, under_way, permit, passage });
+                let keeper = keeping::keeper(&self, &mut call);
+                let (permit, kept, passage) = (None, None, Passage::None);
+                let facet = self;
+                let queued = QueuedCall { facet, call, under_way, permit, keeper, kept, passage };
+                vat.start(queued);
             }
             Err(error) => call.reply.send(Err(error)),
         }

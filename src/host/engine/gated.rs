@@ -73,6 +73,7 @@ impl CallTarget for Gated {
             return;
         }
         call.chain.clone_from(&self.instance.vat.chain.borrow());
+        call.keeper.clone_from(&self.instance.vat.keeper.borrow());
         call.from_object = true;
         gate.call(move || chained_call::send(&self, call));
     }

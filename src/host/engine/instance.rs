@@ -18,6 +18,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use super::exclusive::Exclusive;
 use super::header::Header;
+use super::keeping::Keepers;
 use super::mirror::{Mirror, Mirrors};
 use super::once::Requests;
 use super::parked::Parked;
@@ -28,6 +29,7 @@ use super::vat::Vat;
 use crate::error::{Result, disconnected};
 use crate::gate::Gate;
 use crate::id::{ObjectId, ObjectIds};
+use crate::limits::INSTANCE_BYTES;
 use crate::membrane::Reply;
 use crate::storage::{Account, Before, Page, PageSize, Range, Reads, Space, StorageError, Ticket};
 
@@ -85,8 +87,8 @@ pub(in crate::host) struct Instance {
     pub(super) last_use: Cell<u64>,
     /// The bytes that its values in memory take.
     taken: Cell<usize>,
-    /// Capabilities that the class made and somebody holds.
-    pub(super) made: Cell<usize>,
+    /// Those for whom it stays awake.
+    pub(super) keepers: Keepers,
     /// Replies that are owed to the callers of handlers that wait for something, by the number of
     /// the call.
     pending: RefCell<HashMap<u64, PendingReply>>,
@@ -124,7 +126,7 @@ impl Instance {
             used: Cell::new(vat.objects.awake().now()),
             last_use: Cell::default(),
             taken: Cell::default(),
-            made: Cell::default(),
+            keepers: Keepers::default(),
             pending: RefCell::default(),
             tasks: RefCell::default(),
             next_call: Cell::default(),
@@ -439,7 +441,13 @@ impl Instance {
             return;
         }
         self.taken.set(now);
+        self.keepers.resize(before, now);
         self.vat.objects.awake().resize(before, now);
+    }
+
+    /// The bytes that it takes in memory.
+    pub(super) fn weight(&self) -> usize {
+        INSTANCE_BYTES + self.taken.get()
     }
 
     /// Nothing that this instance still does has an effect from now on. Its callers are told how it

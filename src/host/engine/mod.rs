@@ -19,6 +19,7 @@ pub(in crate::host) mod fault;
 pub(in crate::host) mod gated;
 pub(in crate::host) mod header;
 pub(in crate::host) mod instance;
+pub(in crate::host) mod keeping;
 pub(in crate::host) mod mirror;
 pub(in crate::host) mod objects;
 pub(in crate::host) mod once;

@@ -18,6 +18,7 @@ use std::rc::Rc;
 use capstead_client::Outlet;
 
 use super::instance::Instance;
+use super::keeping::KeptAwake;
 use super::scheduler::key;
 use super::slot::{Passage, QueuedCall, Slot};
 use crate::error::disconnected;
@@ -222,7 +223,8 @@ fn go_on(instance: &Rc<Instance>, outlet: &Rc<Outlet>) {
 fn put(instance: &Rc<Instance>, queued: QueuedCall) {
     let Some(outlet) = queued.call.reply.outlet().cloned() else { return };
     let end = if queued.passage == Passage::Returned { RowEnd::Front } else { RowEnd::Back };
-    let queued = QueuedCall { passage: Passage::Passed, ..queued };
+    let kept = Some(KeptAwake::new(instance, &queued.keeper));
+    let queued = QueuedCall { passage: Passage::Passed, kept, ..queued };
     // For a call that came back, `after_returned` sees to the next.
     if instance.parked.put(&outlet, queued, end) && end == RowEnd::Back {
         watch(instance, &outlet);

@@ -8,7 +8,7 @@
 //!
 //! Invariant: an instance goes only if no call runs or waits in it, nothing waits in its gate,
 //! nobody holds a capability that it made, and the vat alone holds its value. A reply that has left
-//! keeps nothing awake.
+//! keeps nothing awake. [`keeping`](super::keeping) bounds what those who call keep.
 
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -52,20 +52,24 @@ fn look_at_next(vat: &Rc<Vat>) -> bool {
 /// `overloaded` when too much is awake, and none of those that were looked at can sleep.
 pub(in crate::host) fn make_room(vat: &Rc<Vat>) -> Result<()> {
     let awake = vat.objects.awake();
-    for _ in 0..LOOKS_IN_A_ROW {
+    let mut looks = 0;
+    while looks < LOOKS_IN_A_ROW {
         if !awake.is_full() {
             return Ok(());
         }
         let Some(instance) = awake.take_least_used() else { break };
+        // One that is kept comes back only when it is kept no more.
+        looks += usize::from(!instance.keepers.is_kept());
         let_rest(vat, &instance);
     }
     if awake.is_full() { Err(awake.full()) } else { Ok(()) }
 }
 
-/// Puts the object to sleep, or back at the end of its row if somebody needs it.
+/// Puts the object to sleep, or back at the end of its row: at once, or when it is kept no more.
 fn let_rest(vat: &Rc<Vat>, instance: &Rc<Instance>) {
     if let Some(slot) = vat.objects.find(instance.spec.id)
         && !vat.busy(|| put_to_sleep(vat, &slot))
+        && !instance.keepers.stay_out_of_row()
     {
         vat.objects.awake().keep_warm(instance);
     }
@@ -89,7 +93,7 @@ fn is_at_rest(instance: &Instance, server: &dyn Dispatch) -> bool {
     !instance.has_pending()
         && instance.exclusive.as_ref().is_none_or(|calls| calls.is_idle())
         && instance.parked.is_empty()
-        && instance.made.get() == 0
+        && !instance.keepers.is_kept()
         && instance.gate.is_open()
         && server.holders() == 0
 }

@@ -5,7 +5,7 @@
 //! - Once a grant is cut, no right by it, or by one that depends on it, is good again. If the grant
 //!   itself comes back, by an import for instance, it is looked up anew.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::{Rc, Weak};
 
@@ -16,6 +16,7 @@ use super::sweeps::Sweeps;
 use crate::clock::Clock;
 use crate::error::{self, Reason, Result};
 use crate::limits::HOLDERS_MAX;
+use crate::membrane::Keeper;
 use crate::schema::facet_capnp::{facet, persistent};
 use crate::schema::http_capnp::http_service;
 use crate::schema::surviving_capnp::socket_resumption;
@@ -178,6 +179,8 @@ pub(in crate::host) struct LiveGrant {
     is_cut: Cell<bool>,
     /// The time of its last restore; 0: none since that was written down.
     restored_ms: Cell<u64>,
+    /// For whom its calls count, once there were any.
+    pub(super) keeper: OnceCell<Rc<Keeper>>,
     all: Weak<LiveGrants>,
 }
 
@@ -249,7 +252,9 @@ impl LiveGrants {
             return live;
         }
         let (is_cut, restored_ms, all) = (Cell::default(), Cell::default(), Rc::downgrade(self));
-        let live = Rc::new(LiveGrant { grant_ref, parent, may_give, is_cut, restored_ms, all });
+        let keeper = OnceCell::new();
+        let live = LiveGrant { grant_ref, parent, may_give, is_cut, restored_ms, keeper, all };
+        let live = Rc::new(live);
         self.by_id.borrow_mut().insert(grant_ref, Rc::downgrade(&live));
         live
     }

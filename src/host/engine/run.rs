@@ -25,13 +25,14 @@ use super::expiry;
 use super::facet::{Behind, Facet};
 use super::gated;
 use super::instance::Instance;
+use super::keeping::{KeptAwake, on_behalf_of};
 use super::once;
 use super::right::{is_granting, revoked_under_way};
 use super::scheduler::UnderWay;
 use super::slot::{ObjectSpec, QueuedCall};
 use super::sockets;
 use crate::error::{Result, failed, name_method, of_class};
-use crate::membrane::{Body, BodySlot, Call, Chain, Dispatch, Reply, Results};
+use crate::membrane::{Body, BodySlot, Call, Chain, Dispatch, Keeper, Reply, Results};
 
 /// The reply owed to the caller of a call that is starting or runs.
 pub(in crate::host) struct PendingReply {
@@ -41,6 +42,8 @@ pub(in crate::host) struct PendingReply {
     pub(in crate::host) under_way: UnderWay,
     /// The next call of an exclusive object starts when this is dropped.
     pub(in crate::host) permit: Option<Permit>,
+    /// Keeps the instance awake once the call has to wait.
+    pub(in crate::host) kept: Option<KeptAwake>,
 }
 
 /// The instance ended in its turn, or before: nothing of the turn has an effect.
@@ -48,13 +51,14 @@ pub(in crate::host) struct InstanceEnded;
 
 pub(in crate::host) type Handler = Promise<(), capnp::Error>;
 
-/// The call, and the chain, to which a turn belongs.
+/// The call, the chain and the keeper to which a turn belongs.
 #[derive(Default)]
 pub(in crate::host) struct TurnCause {
     /// None: it belongs to the object's waking.
     pub(in crate::host) method: Option<Method>,
     /// The calls of exclusive objects that led here.
     pub(in crate::host) chain: Option<Chain>,
+    pub(in crate::host) keeper: Option<Rc<Keeper>>,
 }
 
 /// Polls a call for the first time.
@@ -63,10 +67,10 @@ pub(in crate::host) fn first_poll(
     server: &dyn Dispatch,
     queued: QueuedCall,
 ) {
-    let QueuedCall { facet, call, under_way, permit, .. } = queued;
+    let QueuedCall { facet, call, under_way, permit, keeper, kept, .. } = queued;
     let Call { method, params, reply, chain, .. } = call;
-    let cause = TurnCause { method: Some(method), chain };
-    let pending = PendingReply { reply, facet: facet.clone(), under_way, permit };
+    let cause = TurnCause { method: Some(method), chain, keeper: Some(keeper) };
+    let pending = PendingReply { reply, facet: facet.clone(), under_way, permit, kept };
     let admitted = once::admit(instance, &facet, method, pending);
     let Some((pending, claim)) = admitted else { return };
     let params = match gated::entering(instance, params, &facet.right) {
@@ -104,7 +108,7 @@ pub(in crate::host) fn first_poll(
         }
         Ok((_, Poll::Ready(outcome))) => {
             let outcome = outcome.map_err(|error| name_method(error, method));
-            finish(instance, pending, outcome, &body);
+            finish(instance, pending, outcome, (&body, cause.keeper.as_ref()));
         }
         Ok((handler, Poll::Pending)) => go_on(instance, cause, facet, pending, handler, body),
     }
@@ -116,38 +120,46 @@ fn go_on(
     instance: &Rc<Instance>,
     cause: TurnCause,
     facet: Rc<Facet>,
-    pending: PendingReply,
+    mut pending: PendingReply,
     handler: Handler,
     body: BodySlot,
 ) {
+    if let Some(keeper) = &cause.keeper {
+        pending.kept = Some(KeptAwake::new(instance, keeper));
+    }
     let number = instance.owe(pending);
     let ends = expiry::of_request(instance, number, cause.method, &facet.right);
-    open_early(instance, number, &body);
+    open_early(instance, number, (&body, cause.keeper.as_ref()));
     let owner = instance.clone();
     let instance = instance.clone();
     let task = tokio::task::spawn_local(async move {
         let _held_while_it_runs = (facet, ends);
+        let keeper = cause.keeper.clone();
         let mut handler = InTurns { instance: &instance, cause, future: handler };
         let outcome = poll_fn(|cx| {
             let polled = Pin::new(&mut handler).poll(cx);
-            instance.vat.busy(|| open_early(&instance, number, &body));
+            instance.vat.busy(|| open_early(&instance, number, (&body, keeper.as_ref())));
             polled
         });
         let outcome = outcome.await;
         instance.remove_task(number);
         let pending = instance.take_pending(number);
         if let (Ok(outcome), Some(pending)) = (outcome, pending) {
-            instance.vat.busy(|| finish(&instance, pending, outcome, &body));
+            instance.vat.busy(|| finish(&instance, pending, outcome, (&body, keeper.as_ref())));
         }
     });
     owner.add_task(number, &task);
 }
 
+/// The results of a call, and its keeper.
+type Answering<'a> = (&'a BodySlot, Option<&'a Rc<Keeper>>);
+
 /// If the handler has called `set_pipeline`, the capabilities in its results so far may be called
 /// once all writes so far are durable.
-fn open_early(instance: &Rc<Instance>, number: u64, body: &BodySlot) {
+fn open_early(instance: &Rc<Instance>, number: u64, (body, keeper): Answering<'_>) {
     let Some(mut early) = body.take_early() else { return };
-    early.replace_caps(|cap| gated::leaving_while_running(instance, cap));
+    let leaves = |cap| gated::leaving_while_running(instance, cap);
+    on_behalf_of(&instance.vat, keeper, || early.replace_caps(leaves));
     let (owner, whole) = (instance.clone(), body.clone());
     instance.gate.call(move || {
         // Taken out meanwhile, since the calls that start now may end the instance.
@@ -200,10 +212,12 @@ pub(in crate::host) fn turn<T>(
     if cause.chain.is_some() {
         vat.chain.borrow_mut().clone_from(&cause.chain);
     }
+    vat.keeper.borrow_mut().clone_from(&cause.keeper);
     let polled = std::panic::catch_unwind(AssertUnwindSafe(poll));
     if cause.chain.is_some() {
         vat.chain.take();
     }
+    vat.keeper.take();
     vat.activity.end();
     match polled {
         Ok(output) if instance.broken().is_none() => {
@@ -222,13 +236,18 @@ pub(in crate::host) fn turn<T>(
     }
 }
 
-fn finish(instance: &Rc<Instance>, pending: PendingReply, outcome: Result<()>, body: &BodySlot) {
+fn finish(
+    instance: &Rc<Instance>,
+    pending: PendingReply,
+    outcome: Result<()>,
+    (body, keeper): Answering<'_>,
+) {
     let outcome = outcome.map_err(of_class).and_then(|()| {
         let mut body = body.take().ok_or_else(|| failed("the handler kept its results"))?;
         // If the call brought the answer to a request, the call that runs waits for its body.
         let leaves =
             if pending.facet.is_made() { gated::leaving_while_running } else { gated::leaving };
-        body.replace_caps(|cap| leaves(instance, cap));
+        on_behalf_of(&instance.vat, keeper, || body.replace_caps(|cap| leaves(instance, cap)));
         Ok(body)
     });
     answer(instance, pending, outcome);
@@ -240,9 +259,9 @@ pub(in crate::host) fn answer(
     outcome: Result<Body>,
 ) {
     instance.was_used();
-    let PendingReply { reply, under_way, permit, facet } = pending;
+    let PendingReply { reply, under_way, permit, facet, kept } = pending;
     let (grant, vat) = (facet.right.grant.clone(), instance.vat.clone());
-    drop((permit, facet));
+    drop((permit, facet, kept));
     let held = reply.hold(&outcome);
     instance.gate.reply(move |on_its_way| {
         reply.keep((under_way, on_its_way));

@@ -4,7 +4,8 @@
 //! Without them the holder of one reference could use up the request ids and the quota of an
 //! object, so that nobody else could call it. What a root grant of a class has made below it counts
 //! in no share of the root, which is the operator's own. But the gateway calls by it for whoever
-//! reaches its port, so the request ids of those who call by the root itself have one share.
+//! reaches its port, so the request ids of those who call by the root itself have one share. And so
+//! have the grants that were made through capabilities without a grant.
 //!
 //! They lie in the object's own storage: under the id of a grant stand the number of grants (4),
 //! the number of request ids (4), and the bytes of both (8), big-endian, as long as one isn't 0.
@@ -22,6 +23,11 @@ use crate::error::{Reason, Result, failed};
 use crate::id::ObjectId;
 use crate::limits::{SHARE_GRANTS_MAX, SHARE_IDS_MAX, SHARES_OF_QUOTA};
 use crate::storage::{Space, Store};
+
+/// In the place of a grant's id: the share of those who had grants made through a capability
+/// without a grant. Objects give such ones away of themselves, and over HTTP `?save=` has grants
+/// made of them.
+pub(in crate::host) const WITHOUT_GRANT: GrantId = GrantId::from_bytes([0; 16]);
 
 /// An amount that is kept for a grant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

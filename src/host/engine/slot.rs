@@ -20,12 +20,13 @@ use super::cut;
 use super::exclusive::Permit;
 use super::facet::Facet;
 use super::instance::Instance;
+use super::keeping::KeptAwake;
 use super::run::catch_panic;
 use super::scheduler::UnderWay;
 use crate::error::disconnected;
 use crate::http::SocketTable;
 use crate::id::ObjectId;
-use crate::membrane::{Call, Dispatch, Reply};
+use crate::membrane::{Call, Dispatch, Keeper, Reply};
 
 /// The identity of an object, with all that is written down when it comes into existence.
 #[derive(Clone)]
@@ -43,6 +44,9 @@ pub(in crate::host) struct QueuedCall {
     pub(in crate::host) under_way: UnderWay,
     /// An exclusive object runs no other call until this is dropped; none before its turn.
     pub(in crate::host) permit: Option<Permit>,
+    pub(in crate::host) keeper: Rc<Keeper>,
+    /// Keeps its object awake while it waits; none before it has to.
+    pub(in crate::host) kept: Option<KeptAwake>,
     pub(in crate::host) passage: Passage,
 }
 
@@ -160,9 +164,9 @@ impl Slot {
     /// Looks at the calls that wait until the object is awake.
     pub(in crate::host) fn with_waiting<T>(
         &self,
-        look: impl FnOnce(&VecDeque<QueuedCall>) -> T,
+        look: impl FnOnce(&mut VecDeque<QueuedCall>) -> T,
     ) -> Option<T> {
-        match &*self.state.borrow() {
+        match &mut *self.state.borrow_mut() {
             SlotState::Waking(waiting) => Some(look(waiting)),
             _ => None,
         }

@@ -33,12 +33,12 @@ use super::right::{LiveGrants, Right};
 use super::scheduler::Scheduler;
 use super::slot::{ObjectSpec, QueuedCall, Slot};
 use super::turns::Turns;
-use super::{ending, exclusive, parked, rest, run, waking};
+use super::{ending, exclusive, keeping, parked, rest, run, waking};
 use crate::clock::Clock;
 use crate::error::{Result, disconnected};
 use crate::http::Room;
 use crate::id::ObjectId;
-use crate::membrane::Chain;
+use crate::membrane::{Chain, Keeper};
 use crate::metrics::Metrics;
 use crate::storage::{Account, LogOptions, Presence, Space, StorageError, Store, StoreOptions};
 use crate::sturdyref::ReferenceCipher;
@@ -75,6 +75,8 @@ pub(crate) struct Vat {
     pub(in crate::host) fault: Rc<Fault>,
     /// The chain of the present turn, which calls made in it carry on.
     pub(super) chain: RefCell<Option<Chain>>,
+    /// The keeper of what happens at present, for whom objects that it needs stay awake.
+    pub(super) keeper: RefCell<Option<Rc<Keeper>>>,
     pub(super) activity: Arc<Activity>,
     pub(super) bodies: OnceCell<Arc<Room>>,
 }
@@ -124,6 +126,7 @@ impl Vat {
             agent: OnceCell::new(),
             fault: Rc::default(),
             chain: RefCell::default(),
+            keeper: RefCell::default(),
             activity: Arc::new(activity),
             bodies: OnceCell::new(),
         });
@@ -211,6 +214,9 @@ impl Vat {
 
     fn begin_in(self: &Rc<Self>, slot: &Rc<Slot>, queued: QueuedCall) {
         if let Some(error) = queued.facet.broken() {
+            return queued.facet.refuse(queued.call, error);
+        }
+        if let Err(error) = keeping::check(self, slot, &queued) {
             return queued.facet.refuse(queued.call, error);
         }
         if let Some((instance, server)) = slot.awake() {

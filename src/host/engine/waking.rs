@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use super::exclusive::refuse;
 use super::instance::Instance;
+use super::keeping::KeptAwake;
 use super::rest;
 use super::run::{InTurns, InstanceEnded, TurnCause, catch_panic};
 use super::slot::{Passage, QueuedCall, Slot};
@@ -41,7 +42,9 @@ pub(in crate::host) fn wake(vat: &Rc<Vat>, slot: &Rc<Slot>) {
     slot.set_waking(&instance);
     vat.metrics.wakes_total.add(1);
     let mut waking = (slot.spec.class.wake)(instance.clone());
-    let cause = || TurnCause { chain: Some(chain.clone()), ..TurnCause::default() };
+    let keeper = slot.with_waiting(|waiting| waiting.front().map(|first| first.keeper.clone()));
+    let keeper = keeper.flatten();
+    let cause = || TurnCause { method: None, chain: Some(chain.clone()), keeper: keeper.clone() };
     let mut cx = std::task::Context::from_waker(Waker::noop());
     let turns = InTurns { instance: &instance, cause: cause(), future: &mut waking };
     match Pin::new(&mut { turns }).poll(&mut cx) {
@@ -70,14 +73,16 @@ pub(in crate::host) fn wake(vat: &Rc<Vat>, slot: &Rc<Slot>) {
 /// to the first call.
 fn new_instance(vat: &Rc<Vat>, slot: &Slot) -> Result<(Rc<Instance>, Chain)> {
     rest::make_room(vat)?;
-    let chain_of_first =
-        |waiting: &VecDeque<QueuedCall>| waiting.front().and_then(|first| first.call.chain.clone());
+    let chain_of_first = |waiting: &mut VecDeque<QueuedCall>| {
+        waiting.front().and_then(|first| first.call.chain.clone())
+    };
     let first = slot.with_waiting(chain_of_first).flatten();
     let (wake, chain) = vat.objects.waits().lengthen(first)?;
     let instance = Instance::new(vat, slot.spec.clone())?;
     instance.waking.set(Some(wake));
     slot.with_waiting(|waiting| {
         for queued in waiting {
+            queued.kept = Some(KeptAwake::new(&instance, &queued.keeper));
             vat.objects.waits().add(&instance, queued);
         }
     });
@@ -85,8 +90,9 @@ fn new_instance(vat: &Rc<Vat>, slot: &Slot) -> Result<(Rc<Instance>, Chain)> {
 }
 
 /// Another call waits for the object to wake, or is refused since `wake` waits for it.
-pub(in crate::host) fn wait(vat: &Vat, slot: &Slot, queued: QueuedCall) {
+pub(in crate::host) fn wait(vat: &Vat, slot: &Slot, mut queued: QueuedCall) {
     let instance = slot.waking();
+    queued.kept = instance.as_ref().map(|instance| KeptAwake::new(instance, &queued.keeper));
     let chain = queued.call.chain.as_ref();
     if let (Some(instance), Some(chain)) = (&instance, chain) {
         let waits = vat.objects.waits();

@@ -15,7 +15,7 @@ use super::import;
 use crate::error::{Reason, Result, failed, overloaded};
 use crate::host::authority::calls::{self, grant_id, wanted, write_grants};
 use crate::host::authority::nameable::{self, Words};
-use crate::host::authority::records::{self, target, target_id};
+use crate::host::authority::records::{self, Grantor, target, target_id};
 use crate::host::authority::sweep::without_dead;
 use crate::host::engine::header::Header;
 use crate::host::engine::once::{self, IdSelection, RequestId, Stage};
@@ -209,8 +209,8 @@ impl host_admin::Server for HostAdmin {
             terms = terms.caveats(&nameable::of_object(&self.vat, class, &words)?);
             Target::Object(target_id(id))
         };
-        let right = Right::default();
-        let ready = records::prepare(&self.vat, &self.keys.current(), target, &right, &terms)?;
+        let by = (&Right::default(), Grantor::Owner);
+        let ready = records::prepare(&self.vat, &self.keys.current(), target, by, &terms)?;
         records::add(&self.vat, id, &ready)?;
         self.vat.flush().await.map_err(|error| storage_failed(&error))?;
         results.get().set_sturdy_ref(ready.reference.expose_bytes());

@@ -3,6 +3,7 @@
 
 use capnp::ErrorKind;
 
+use super::keeping::held_by;
 use super::storage::{stored, turn};
 use super::trial::{World, call_note, call_write, read, run, settle};
 use crate::error::failed;
@@ -68,16 +69,19 @@ fn what_never_wrote_makes_room_before_all_others() {
 fn nothing_wakes_while_all_that_is_awake_is_needed() {
     run(async {
         let world = World::new();
-        at_most(&world, 2);
-        let held = ["a", "b"].map(|name| world.object(name).child_request().send());
-        let held = held.map(|child| child.pipeline.get_cap());
+        at_most(&world, 4);
+        let names = ["a", "b", "d", "e"];
+        // Each keeps as much as one grant may.
+        let held = (1..).zip(names).map(|(grant, name)| held_by(&world, grant, name));
+        let held: Vec<_> = held.map(|object| object.child_request().send()).collect();
+        let held: Vec<_> = held.into_iter().map(|child| child.pipeline.get_cap()).collect();
         for child in &held {
             call_note(child, 1).promise.await.unwrap();
         }
         let refused = call_note(&world.object("c"), 1).promise.await.err().unwrap();
         assert_eq!(refused.kind, ErrorKind::Overloaded);
-        assert!(refused.extra.starts_with("overloaded: 2 objects are awake"), "{refused}");
-        assert_eq!(awake(&world, &["a", "b", "c"]), ["a", "b"]);
+        assert!(refused.extra.starts_with("overloaded: 4 objects are awake"), "{refused}");
+        assert_eq!(awake(&world, &["a", "b", "c", "d", "e"]), names);
         drop(held);
         settle().await;
         call_note(&world.object("c"), 1).promise.await.unwrap();

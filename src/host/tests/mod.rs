@@ -9,6 +9,7 @@ mod gate;
 mod grants;
 mod independence;
 mod instance;
+mod keeping;
 mod links;
 mod loops;
 mod named_methods;

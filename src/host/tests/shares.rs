@@ -16,7 +16,7 @@ use crate::error::{Reason, Result};
 use crate::host::Object;
 use crate::host::authority::calls::grant_id;
 use crate::host::engine::once::{IdSelection, Stage, clear_requests, requests};
-use crate::host::engine::shares::{Share, share};
+use crate::host::engine::shares::{Share, WITHOUT_GRANT, share};
 use crate::host::engine::watched_clock::WATCHED;
 use crate::id::{ObjectId, Pool};
 use crate::limits::{SHARE_GRANTS_MAX, SHARE_IDS_MAX};
@@ -355,5 +355,36 @@ fn what_depends_on_a_grant_of_a_namespace_survives_a_clock_that_is_ahead() {
         settle().await;
         world.now.set(2_000);
         restore(&agent, &kept).await.expect("nothing was destroyed");
+    });
+}
+
+/// Objects give such capabilities of themselves away, and HTTP makes references of them.
+#[test]
+fn those_who_save_without_a_grant_leave_room_to_all_others() {
+    run(async {
+        let world = World::with_quotas(64_000, None);
+        let agent = join(&world).await;
+        let object = world.object(X);
+        call_write(&object, 1).promise.await.unwrap();
+        let all =
+            namespace(&agent, root("Trial").expose_text("a:1").unwrap().as_str()).await.unwrap();
+        let by_root = by_name(&all, X);
+        let one = save(&by_root, &labelled("one")).await.unwrap();
+        let one = restore(&agent, &one).await.unwrap();
+        let refused = loop {
+            if let Err(refused) = save(&object, &labelled("theirs")).await {
+                break refused;
+            }
+        };
+        assert_eq!(Reason::of(&refused), Some(Reason::OverQuota), "{refused}");
+        let full = share_of(&world, WITHOUT_GRANT);
+        assert!(full.bytes >= 16_000 && full.bytes < 17_000, "{full:?}");
+        save(&one, &labelled("below")).await.expect("a grant has a share of its own");
+        save(&by_root, &labelled("other")).await.expect("the root is the operator's");
+        call_write(&object, 2).promise.await.expect("the quota isn't used up");
+        revoke(&object, "theirs").await.unwrap();
+        assert!(share_of(&world, WITHOUT_GRANT).bytes < full.bytes);
+        save(&object, &labelled("again")).await.unwrap();
+        assert_counted(&world, x()).await;
     });
 }
