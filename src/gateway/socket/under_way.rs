@@ -2,11 +2,13 @@
 //!
 //! A message may come in many frames, with pongs between them that keep the socket alive. So its
 //! bytes count from its first frame on, as those of bodies do, and it has to come at their pace.
-//! The frames are read by the library; this only follows their heads in the stream of bytes.
+//! The frames are read by the library; this only follows their heads in the stream of bytes. It also
+//! counts the pongs with which the library answers pings, as long as the client doesn't read.
 //!
 //! Invariants:
 //! - A message that comes whole with one read costs no clock and no count.
 //! - The bytes that a head announces count from then on: the library takes memory for them.
+//! - The pongs that wait to be written have a bound.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -22,6 +24,11 @@ use tokio::time::{Instant, sleep_until};
 use crate::gateway::limits::{HttpLimits, Taken};
 use crate::http::Room;
 
+/// The bytes of pongs that may wait for a client that doesn't read, their heads included.
+const PONGS_BYTES_MAX: usize = 64 << 10;
+/// The head of a pong of the server's.
+const PONG_HEAD_BYTES: usize = 2;
+
 /// See the head of the file.
 pub(super) struct UnderWay {
     limits: HttpLimits,
@@ -33,6 +40,8 @@ pub(super) struct UnderWay {
     since: Cell<Option<(Instant, usize)>>,
     begun: Notify,
     is_refused: Cell<bool>,
+    /// The bytes of the pongs that the client is owed, less all that was written since.
+    pongs: Cell<usize>,
 }
 
 impl UnderWay {
@@ -45,12 +54,23 @@ impl UnderWay {
             since: Cell::default(),
             begun: Notify::new(),
             is_refused: Cell::default(),
+            pongs: Cell::default(),
         })
     }
 
     /// There was no room for it.
     pub(super) fn is_refused(&self) -> bool {
         self.is_refused.get()
+    }
+
+    /// A ping with such a payload came. False if too many wait for their pongs.
+    pub(super) fn owes_pong(&self, payload: usize) -> bool {
+        self.pongs.set(self.pongs.get() + payload + PONG_HEAD_BYTES);
+        self.pongs.get() <= PONGS_BYTES_MAX
+    }
+
+    fn wrote(&self, bytes: usize) {
+        self.pongs.set(self.pongs.get().saturating_sub(bytes));
     }
 
     /// Its time begins again: it wasn't read for a while, which is no fault of the client.
@@ -241,7 +261,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Followed<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
+        self.under_way.wrote(written);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
