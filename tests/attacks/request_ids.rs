@@ -26,7 +26,7 @@ fn with_fresh_id<C: FromClientHook>(object: &C) -> C {
     once(object, &request_id().unwrap())
 }
 
-/// What a guest of the object has, by a connection of their own.
+/// The object as a guest has it, by a connection of their own.
 async fn guest_of<C: FromClientHook>(served: &Served, object: &C) -> (Connection, C) {
     let text = save(object, "greedy").await;
     let connection = Connection::dial(&served.announced.capnp).await.unwrap();

@@ -2,8 +2,8 @@
 //!
 //! A message may come in many frames, with pongs between them that keep the socket alive. So its
 //! bytes count from its first frame on, as those of bodies do, and it has to come at their pace.
-//! The frames are read by the library; this only follows their heads in the stream of bytes. It also
-//! counts the pongs with which the library answers pings, as long as the client doesn't read.
+//! The frames are read by the library; this only follows their heads in the stream of bytes. It
+//! also counts the pongs with which the library answers pings, as long as the client doesn't read.
 //!
 //! Invariants:
 //! - A message that comes whole with one read costs no clock and no count.
