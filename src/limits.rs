@@ -144,6 +144,10 @@ pub(crate) const OUTBOUND_HEAD_BYTES_MAX: usize = 64 << 10;
 /// Largest message of a WebSocket from outside: as from the gateway's clients.
 pub(crate) const OUTBOUND_MESSAGE_BYTES_MAX: usize = 1 << 20;
 
+/// Bytes that wait to be written to such a server: a message of the object's, and answers to the
+/// server's pings, of which those beyond that are left out.
+pub(crate) const OUTBOUND_UNWRITTEN_BYTES_MAX: usize = 8 << 20;
+
 /// Longest label of a grant, in bytes: a name, or a sentence.
 pub(crate) const GRANT_LABEL_BYTES_MAX: usize = 256;
 

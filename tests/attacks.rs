@@ -9,16 +9,24 @@
 mod awake;
 #[path = "attacks/between_hosts.rs"]
 mod between_hosts;
+#[path = "attacks/capnp_over_http.rs"]
+mod capnp_over_http;
+#[path = "attacks/challenges.rs"]
+mod challenges;
 #[path = "passing/class.rs"]
 mod class;
 #[path = "attacks/fortress.rs"]
 mod fortress;
+#[path = "attacks/json.rs"]
+mod json;
 #[path = "attacks/over_http.rs"]
 mod over_http;
 #[path = "attacks/over_http2.rs"]
 mod over_http2;
 #[path = "attacks/references.rs"]
 mod references;
+#[path = "attacks/request_ids.rs"]
+mod request_ids;
 #[path = "attacks/strangers.rs"]
 mod strangers;
 mod support;

@@ -1,5 +1,6 @@
 //! The harm that a class can do to the thread of its host: panics are logged, and a thread that
-//! stands still for any reason is reported, and doesn't keep the process from ending.
+//! stands still for any reason is reported, and doesn't keep the process from ending. And its
+//! command line, which has the rules of `capstead`.
 //!
 //! The server is this program, started anew, so that it has the command line of a server of one's
 //! own.
@@ -8,6 +9,7 @@
 
 mod support;
 
+use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
@@ -17,7 +19,7 @@ use std::time::Duration;
 use capstead::counter_capnp::counter;
 use capstead::http::{self as web, Body, Request, Response, StatusCode, http_service};
 use capstead::{Context, Object, Result, Server};
-use support::{Process, Served, eventually, http, now, scratch};
+use support::{Process, Served, commands, eventually, full_pipe, http, now, scratch};
 
 /// Set in the process that serves.
 const SERVE: &str = "CAPSTEAD_TEST_STUCK";
@@ -62,12 +64,24 @@ fn misbehave(request: &Request<Body>) -> Response<Body> {
     web::text(StatusCode::OK, "")
 }
 
-fn start(data: &Path, args: &[&str]) -> Served {
+/// The server's own program.
+fn program() -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.env(SERVE, "1").env_remove("RUST_LOG").env_remove("RUST_BACKTRACE");
+    command.stdin(Stdio::null());
+    command
+}
+
+fn start(data: &Path, args: &[&str]) -> Served {
+    start_to(data, args, |file| file)
+}
+
+/// As [`start`], with standard error where that says.
+fn start_to(data: &Path, args: &[&str], stderr: impl FnOnce(File) -> File) -> Served {
+    let mut command = program();
     command.args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]);
-    command.args(["--json", "--data"]).arg(data).args(args).stdin(Stdio::null());
-    Served::ready(Process::start(command))
+    command.args(["--json", "--data"]).arg(data).args(args);
+    Served::ready(Process::start_to(command, stderr))
 }
 
 fn send(served: &Served, path: &str) -> http::Http {
@@ -144,7 +158,45 @@ fn a_host_that_stands_still_outside_of_a_turn_is_reported_and_ends_the_process()
     assert!(log.contains("stands still: the process ends"), "{log}");
 }
 
-const TESTS: [(&str, fn()); 3] = [
+/// The process waits a second for the last lines before it ends, and for no others.
+fn a_panic_in_a_turn_does_not_wait_for_a_log_that_nobody_reads() {
+    const SOON: Duration = Duration::from_millis(700);
+    let took = [(); 3].map(|()| {
+        let (_folder, data) = scratch();
+        let (_reader, full) = full_pipe();
+        let served = start_to(&data, &[], |_| full);
+        let began = now();
+        assert_eq!(send(&served, "/panic").answer("GET").status, 502);
+        let took = began.elapsed();
+        assert_eq!(served.stop().0, Some(0));
+        took
+    });
+    // A machine that others use may stall for a moment.
+    assert!(took.iter().any(|took| *took < SOON), "{took:?}");
+}
+
+/// The command line of a server of one's own keeps the rules of `capstead`.
+fn help_that_cannot_be_written_is_an_error_of_every_command() {
+    commands::assert_that_lost_help_is_an_error(&program);
+}
+
+fn a_filter_of_log_lines_that_cannot_be_read_is_an_error_of_every_command() {
+    commands::assert_that_a_bad_filter_is_an_error(&program);
+}
+
+const TESTS: [(&str, fn()); 6] = [
+    (
+        "a_panic_in_a_turn_does_not_wait_for_a_log_that_nobody_reads",
+        a_panic_in_a_turn_does_not_wait_for_a_log_that_nobody_reads,
+    ),
+    (
+        "help_that_cannot_be_written_is_an_error_of_every_command",
+        help_that_cannot_be_written_is_an_error_of_every_command,
+    ),
+    (
+        "a_filter_of_log_lines_that_cannot_be_read_is_an_error_of_every_command",
+        a_filter_of_log_lines_that_cannot_be_read_is_an_error_of_every_command,
+    ),
     (
         "panics_are_logged_once_with_whose_turn_it_was",
         panics_are_logged_once_with_whose_turn_it_was,

@@ -96,7 +96,12 @@ fn main() -> ExitCode {
             Ok(kind) => bare::serve(kind),
             Err(_) => ExitCode::from(USAGE),
         },
-        _ => run(&Options::parse()),
+        _ => match Options::try_parse() {
+            Ok(options) => run(&options),
+            // The help and the version.
+            Err(answer) if !answer.use_stderr() => show(answer.render().to_string().trim_end()),
+            Err(error) => error.exit(),
+        },
     }
 }
 

@@ -33,6 +33,21 @@ fn a_row_that_is_not_there_is_a_usage_error_that_lists_those_that_are() {
     assert!(refused.stdout.is_empty());
 }
 
+// Only the table of rows used to be looked after.
+#[test]
+fn help_that_cannot_be_written_is_an_error() {
+    for flag in ["--help", "-h", "--version"] {
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_capstead-bench"));
+        command.arg(flag).stdout(full.expect("every Linux has it")).stderr(Stdio::piped());
+        let output = command.output().expect("the program runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{flag}: {said}");
+        assert!(said.contains("can't write to standard output"), "{flag}: {said}");
+        assert!(String::from_utf8_lossy(&bench(&[flag]).stdout).contains("bench"), "{flag}");
+    }
+}
+
 // Rebuilding only the server leaves an old copy of it in the bench.
 #[test]
 fn a_server_of_other_sources_is_not_measured() {

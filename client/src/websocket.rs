@@ -27,6 +27,10 @@ const MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Connections at rest have small buffers.
 const READ_BUFFER_BYTES: usize = 4 << 10;
 
+/// Answers to pings that may wait for a peer that doesn't read, with the head of a message. Further
+/// ones are left out; and a peer that then gets no message for want of room is no longer served.
+const PONGS_BYTES_MAX: usize = 4 << 10;
+
 /// A WebSocket as a stream of bytes.
 #[derive(Debug)]
 pub struct WebSocketBytes<S> {
@@ -44,6 +48,7 @@ fn config() -> WebSocketConfig {
         .read_buffer_size(READ_BUFFER_BYTES)
         // Messages are large, or the last ones of a poll: nothing is gained by waiting.
         .write_buffer_size(0)
+        .max_write_buffer_size(MESSAGE_BYTES_MAX + PONGS_BYTES_MAX)
         .max_message_size(Some(MESSAGE_BYTES_MAX))
         .max_frame_size(Some(MESSAGE_BYTES_MAX))
 }

@@ -11,6 +11,7 @@ use std::process::{Command, ExitCode};
 use clap::Args;
 
 use super::operator::{self, Failure};
+use super::{fail, log};
 use crate::lab;
 
 const PROGRAM: &str = "capstead-bench";
@@ -25,6 +26,9 @@ pub(super) struct Options {
 
 /// Replaces this process by that program. Returns only if that fails.
 pub(super) fn run(options: &Options) -> ExitCode {
+    if let Err(error) = log::selected() {
+        return ExitCode::from(fail(&error));
+    }
     let error = match program() {
         Ok(mut program) => {
             program.env(lab::SOURCES_VARIABLE, lab::SOURCES).args(&options.args);

@@ -23,22 +23,29 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// Starts logging. `RUST_LOG` selects the lines; by default everything from `info` up.
+/// The lines that `RUST_LOG` selects; by default everything from `info` up. Verbs that log nothing
+/// ask too, so that a mistake in it shows whatever is run.
+///
+/// # Errors
+/// When `RUST_LOG` can't be parsed.
+pub(super) fn selected() -> Result<EnvFilter, ServerError> {
+    let wanted = std::env::var_os(EnvFilter::DEFAULT_ENV).filter(|wanted| !wanted.is_empty());
+    let Some(wanted) = wanted else { return Ok(EnvFilter::new("info")) };
+    EnvFilter::try_from_default_env().map_err(|error| {
+        ServerError::Setting(format!(
+            "the variable RUST_LOG says {}, which is no filter of log lines ({error}): use one like \
+             info or capstead=debug, or unset it",
+            wanted.display()
+        ))
+    })
+}
+
+/// Starts logging.
 ///
 /// # Errors
 /// When `RUST_LOG` can't be parsed.
 pub(super) fn start(format: LogFormat) -> Result<(), ServerError> {
-    let wanted = std::env::var_os(EnvFilter::DEFAULT_ENV).filter(|wanted| !wanted.is_empty());
-    let filter = match wanted {
-        None => EnvFilter::new("info"),
-        Some(wanted) => EnvFilter::try_from_default_env().map_err(|error| {
-            ServerError::Setting(format!(
-                "the variable RUST_LOG says {}, which is no filter of log lines ({error}): use one \
-                 like info or capstead=debug, or unset it",
-                wanted.display()
-            ))
-        })?,
-    };
+    let filter = selected()?;
     let always = format!("{PANICS}=error").parse();
     let filter =
         always.map_or_else(|_| EnvFilter::new("info"), |always| filter.add_directive(always));

@@ -98,6 +98,9 @@ enum Operate {
 impl Operate {
     /// Returns the exit code when the verb is done. The classes are those of this program.
     fn run(&self, classes: &[Class]) -> u8 {
+        if let Err(error) = log::selected() {
+            return fail(&error);
+        }
         signals::of_files();
         match self {
             Self::Export(options) => export::run(options),

@@ -29,7 +29,8 @@ use super::watch::Watch;
 use crate::error::{Result, disconnected, failed, said};
 use crate::http::{cut_reason, write_headers};
 use crate::limits::{
-    OUTBOUND_MESSAGE_BYTES_MAX, SOCKET_CLOSE_SECS, SOCKET_UNHANDLED_BYTES_MAX, SOCKET_UNHANDLED_MAX,
+    OUTBOUND_MESSAGE_BYTES_MAX, OUTBOUND_UNWRITTEN_BYTES_MAX, SOCKET_CLOSE_SECS,
+    SOCKET_UNHANDLED_BYTES_MAX, SOCKET_UNHANDLED_MAX,
 };
 use crate::schema::http_capnp::http_service::client_request_context;
 use crate::schema::http_capnp::web_socket;
@@ -67,6 +68,7 @@ pub(super) async fn run(
     // Only the socket is left of the request, so that the object may sleep.
     drop(context);
     let config = WebSocketConfig::default()
+        .max_write_buffer_size(OUTBOUND_UNWRITTEN_BYTES_MAX)
         .max_message_size(Some(OUTBOUND_MESSAGE_BYTES_MAX))
         .max_frame_size(Some(OUTBOUND_MESSAGE_BYTES_MAX));
     let socket = Socket::from_raw_socket(TokioIo::new(upgraded), Role::Client, Some(config)).await;

@@ -2,11 +2,12 @@
 //
 // It knows the schemas and Cap'n Proto's own library, and nothing of Capstead besides. Each run is one
 // process with connections of its own; `run` says in which order. Anything unexpected ends it with 1
-// and a line about what was different. It never looks into a reference, except for the address.
+// and a line about what was different. Of a reference it looks at the layout alone.
 
 #include <capnp/persistent.capnp.h>
 
 #include <iostream>
+#include <set>
 #include <stdexcept>
 #include <string>
 
@@ -90,7 +91,36 @@ void use(kj::AsyncIoContext& io, const std::string& reference) {
   requireReadOnly(session, counter);
 }
 
-// The owner, on a connection of his own, revokes what another one holds.
+// The counters of which each host has some.
+std::string nameOf(int number) { return "of a host " + std::to_string(number); }
+constexpr int OBJECTS = 16;
+
+// Increments counters of all hosts, each to another value, and prints a reference to each.
+void saveAll(kj::AsyncIoContext& io, const std::string& counters, size_t hosts) {
+  Session session(io, counters);
+  std::set<std::string> owners;
+  for (int number = 0; number < OBJECTS; ++number) {
+    auto counter = session.byName<Counter>(counters, nameOf(number));
+    increment(session, counter, number + 1);
+    auto saved = counter.castAs<Savable>().saveRequest().send().wait(session.scope());
+    std::string reference = saved.getSturdyRef().cStr();
+    owners.insert(session.ownerOf(reference));
+    std::cout << reference << std::endl;
+  }
+  require(owners.size() == hosts, "not each host has one of the counters");
+}
+
+// Restores these references as they are, in their order.
+void readAll(kj::AsyncIoContext& io, int count, char** references) {
+  require(count == OBJECTS, "there are not as many references");
+  for (int number = 0; number < OBJECTS; ++number) {
+    Session session(io, references[number]);
+    auto counter = session.restore<Counter>(references[number]);
+    require(read(session, counter) == number + 1, nameOf(number) + " has another value");
+  }
+}
+
+// The owner revokes, on another connection, what another one holds.
 void revoke(kj::AsyncIoContext& io, const std::string& counters, const std::string& reference) {
   Session holders(io, reference), owners(io, counters);
   auto held = holders.restore<Counter>(reference);
@@ -117,8 +147,11 @@ void runVerb(kj::AsyncIoContext& io, int count, char** args) {
   const std::string verb = count > 1 ? args[1] : "";
   if (verb == "save" && count == 3) return save(io, args[2]);
   if (verb == "use" && count == 3) return use(io, args[2]);
+  if (verb == "saveAll" && count == 4) return saveAll(io, args[2], std::stoul(args[3]));
+  if (verb == "readAll") return readAll(io, count - 2, args + 2);
   if (verb == "revoke" && count == 4) return revoke(io, args[2], args[3]);
-  throw std::runtime_error("usage: client save COUNTERS | use REFERENCE | revoke COUNTERS REFERENCE");
+  throw std::runtime_error("usage: client save COUNTERS | use REFERENCE | revoke COUNTERS REFERENCE | "
+                           "saveAll COUNTERS HOSTS | readAll REFERENCE...");
 }
 
 }  // namespace

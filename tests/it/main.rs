@@ -11,6 +11,7 @@ mod build_offline;
 mod capnp_over_http;
 #[path = "../passing/class.rs"]
 mod class;
+mod commands;
 mod crash;
 mod data_dir;
 mod data_files;

@@ -1,14 +1,14 @@
 //! A blocked standard error and an unread standard output delay nothing.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, PipeReader, Read, Write};
+use std::fs::OpenOptions;
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::support::{
-    DEADLINE, capstead, eventually, free_address, http, now, refused_start, scratch,
+    DEADLINE, capstead, eventually, free_address, full_pipe, http, now, refused_start, scratch,
 };
 
 /// Longer than the end of a server takes, with the moment that it waits for its last lines.
@@ -169,16 +169,4 @@ fn a_server_whose_ready_line_nobody_reads_serves_and_ends() {
     });
     server.increment();
     server.end();
-}
-
-/// A pipe that takes no more bytes.
-fn full_pipe() -> (PipeReader, File) {
-    let (reader, writer) = io::pipe().unwrap();
-    let mut writer = File::from(std::os::fd::OwnedFd::from(writer));
-    let flags = rustix::fs::fcntl_getfl(&writer).unwrap();
-    rustix::fs::fcntl_setfl(&writer, flags | rustix::fs::OFlags::NONBLOCK).unwrap();
-    while writer.write(&[b'.'; 1 << 12]).is_ok() {}
-    while writer.write(b".").is_ok() {}
-    rustix::fs::fcntl_setfl(&writer, flags).unwrap();
-    (reader, writer)
 }

@@ -1,5 +1,6 @@
 """The package of clients: what it is made of, whichever way it was installed."""
 
+import base64
 import inspect
 import re
 import shutil
@@ -114,13 +115,66 @@ class ReasonTest(unittest.TestCase):
 
 
 class TextTest(unittest.TestCase):
-    def test_a_text_that_is_no_reference_is_refused_before_anybody_is_asked(self):
-        for text in ("", "nonsense", "capstead://", "http://127.0.0.1:1/#AA", "capstead://127.0.0.1/#AA"):
-            with self.assertRaisesRegex(ValueError, "one looks like capstead://"):
+    """Texts are checked before anybody is asked: nobody listens at the address of these."""
+
+    def setUp(self):
+        vectors = (REPOSITORY / "docs/sturdyref.md").read_text("utf-8").split("## Test vectors")[1]
+        texts = re.findall(r"^capstead://.*$", vectors, re.MULTILINE)
+        self.texts = [text.replace("127.0.0.1:4000", "127.0.0.1:1") for text in texts]
+        self.assertEqual(len(self.texts), 2)
+
+    def refuses(self, text, why):
+        with self.assertRaises(ValueError) as refused:
+            capstead.run(capstead.restore(text))
+        self.assertEqual(
+            str(refused.exception), f"the reference was refused: {why}; copy the whole text once more", text
+        )
+
+    def test_a_good_text_is_shown_to_the_listener(self):
+        for text in self.texts:
+            with self.assertRaises(OSError):
                 capstead.run(capstead.restore(text))
-        for text in ("capstead+tls://127.0.0.1:1/#A", "capstead://far.example:1/#AQ"):
-            with self.assertRaisesRegex(ValueError, "copy the whole text once more"):
-                capstead.run(capstead.restore(text))
+
+    def test_a_text_that_is_none(self):
+        good = self.texts[0]
+        for text in ("", "nonsense", "capstead://", "http://127.0.0.1:1/#AA", "capstead://127.0.0.1/#AA",
+                     good + "=", good + "\n", good.replace(":1/", ":01/"), good.replace(":1/", ":0/"),
+                     good.replace(":1/", ":65536/"), good + "A" * 8192):  # fmt: skip
+            self.refuses(text, "the text is not that of a reference")
+
+    def test_a_text_that_is_cut_off(self):
+        for text in self.texts:
+            for length in range(text.index("#") + 1, len(text)):
+                self.refuses(text[:length], "it is cut off: its end is missing")
+
+    def test_a_text_that_goes_on(self):
+        for text in self.texts:
+            whole = _bytes_of(text)
+            self.refuses(_with_bytes(text, whole + b"\0"), "the bytes are not laid out as a reference")
+        self.refuses(_with_bytes(text, b"\2" + whole[1:]), "the version of the layout is unknown")
+
+    def test_a_text_that_was_changed(self):
+        """The last holder's part is checked, and all of a sealed reference."""
+        for text in self.texts:
+            whole = _bytes_of(text)
+            # Tag and length of the proof are part of the layout.
+            for at in (-1, -20, -32):
+                self.refuses(_with_bytes(text, _flipped(whole, at)), "its text was changed")
+
+
+def _bytes_of(text):
+    fragment = text.split("#")[1]
+    return base64.urlsafe_b64decode(fragment + "=" * (-len(fragment) % 4))
+
+
+def _with_bytes(text, whole):
+    return text.split("#")[0] + "#" + base64.urlsafe_b64encode(whole).decode().rstrip("=")
+
+
+def _flipped(whole, at):
+    other = bytearray(whole)
+    other[at] ^= 1
+    return bytes(other)
 
 
 if __name__ == "__main__":

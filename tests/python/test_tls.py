@@ -22,11 +22,11 @@ class TlsTest(unittest.TestCase):
     def setUp(self):
         self.reference = self.serve()
 
-    def serve(self):
+    def serve(self, flags=("--tls",)):
         """The reference of all counters of a new server, of a cluster of its own."""
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
-        addresses = ["--tls", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]
+        addresses = [*flags, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]
         data = Path(folder.name, "capstead.data")
         server = subprocess.Popen(
             [CAPSTEAD, "serve", "--json", "--data", data, *addresses],
@@ -70,8 +70,16 @@ class TlsTest(unittest.TestCase):
     def test_a_server_of_another_cluster_is_not_spoken_to(self):
         address = urlsplit(self.serve()).netloc
         moved = urlsplit(self.reference)._replace(netloc=address).geturl()
-        with self.assertRaisesRegex(ssl.SSLError, "does not belong to the cluster"):
+        with self.assertRaisesRegex(ssl.SSLError, "can't prove that it belongs to the cluster"):
             self.increment(moved)
+
+    def test_a_listener_of_the_other_kind_is_told_apart(self):
+        with self.assertRaisesRegex(ConnectionError, "speaks TLS alone: take the capstead.tls reference"):
+            self.increment(self.reference.replace("capstead+tls", "capstead"))
+        plain = self.serve(flags=())
+        with self.assertRaisesRegex(ssl.SSLError, "doesn't speak TLS, by which the reference is to be restored"):
+            self.increment(plain.replace("capstead", "capstead+tls", 1))
+        self.assertEqual(self.increment(plain), 1)
 
     def test_the_key_counts_only_in_its_own_field(self):
         shown = ssl.get_server_certificate(self.listener(), timeout=DEADLINE_SECONDS)
@@ -84,7 +92,7 @@ class TlsTest(unittest.TestCase):
         ):
             with self.subTest(forgery[0]), self.impostor(forgery) as (address, received):
                 moved = urlsplit(self.reference)._replace(netloc=address).geturl()
-                with self.assertRaisesRegex(ssl.SSLError, "does not belong to the cluster"):
+                with self.assertRaisesRegex(ssl.SSLError, "can't prove that it belongs to the cluster"):
                     self.increment(moved)
                 self.assertEqual(received(), b"")
 

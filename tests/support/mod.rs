@@ -8,6 +8,7 @@
 
 pub(crate) mod calls;
 pub(crate) mod cargo;
+pub(crate) mod commands;
 pub(crate) mod echo;
 pub(crate) mod exchange;
 pub(crate) mod http;
@@ -19,6 +20,7 @@ pub(crate) mod tree;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io::{self, PipeReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -127,10 +129,15 @@ pub(crate) fn refused_start(command: Command) -> (Option<i32>, String) {
 }
 
 impl Process {
-    pub(crate) fn start(mut command: Command) -> Self {
+    pub(crate) fn start(command: Command) -> Self {
+        Self::start_to(command, |file| file)
+    }
+
+    /// Starts it with standard error where `stderr` says, and not in the file that it gets.
+    pub(crate) fn start_to(mut command: Command, stderr: impl FnOnce(File) -> File) -> Self {
         let output = tempfile::tempdir().expect("a folder for the output");
         let file = |name| File::create(output.path().join(name)).expect("a file for the output");
-        let child = command.stdout(file("stdout")).stderr(file("stderr")).spawn();
+        let child = command.stdout(file("stdout")).stderr(stderr(file("stderr"))).spawn();
         Self { child: child.expect("the command runs"), output }
     }
 
@@ -322,4 +329,16 @@ pub(crate) fn scratch() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().expect("a folder");
     let data = folder.path().join("capstead.data");
     (folder, data)
+}
+
+/// A pipe that takes no more bytes.
+pub(crate) fn full_pipe() -> (PipeReader, File) {
+    let (reader, writer) = io::pipe().expect("a pipe");
+    let mut writer = File::from(std::os::fd::OwnedFd::from(writer));
+    let flags = rustix::fs::fcntl_getfl(&writer).expect("it is a pipe");
+    rustix::fs::fcntl_setfl(&writer, flags | rustix::fs::OFlags::NONBLOCK).expect("it is a pipe");
+    while writer.write(&[b'.'; 1 << 12]).is_ok() {}
+    while writer.write(b".").is_ok() {}
+    rustix::fs::fcntl_setfl(&writer, flags).expect("it is a pipe");
+    (reader, writer)
 }

@@ -5,18 +5,16 @@ docs/sturdyref.md says how.
 """
 
 import asyncio
-import base64
-import binascii
 import hashlib
 import ipaddress
 import ssl
 from collections.abc import Coroutine
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
 
 import capnp
 
 from ._schemas import restorer_capnp
+from ._text import parse
 
 T = TypeVar("T")
 
@@ -26,6 +24,11 @@ _ED25519_KEY = bytes.fromhex("302a300506032b6570032100")
 _SEQUENCE = 0x30
 _VERSION = 0xA0
 _DIAL_SECONDS = 10
+_TLS_ALONE = "the listener there speaks TLS alone: take the capstead+tls reference that its server gives out"
+_NO_TLS = (
+    "the listener there doesn't speak TLS, by which the reference is to be restored: start its server with --tls, or "
+    "take the reference that it gives out now"
+)
 
 
 class _Listener(NamedTuple):
@@ -72,15 +75,23 @@ class Connection:
 async def connect(reference: str) -> Connection:
     """A connection to the listener that the reference names, which proves its cluster where that is needed.
 
-    Raises ValueError if the text isn't that of a reference, ssl.SSLError if the server doesn't prove that it belongs
-    to the cluster, and OSError if it can't be reached.
+    Raises ValueError if the text is cut off, changed, or not that of a reference, ssl.SSLError if the server doesn't
+    prove that it belongs to the cluster, and OSError if it can't be reached. In the clear it asks the listener for the
+    reference's owner, to learn that it is one; then it also raises capnp.KjException if the reference is refused.
     """
     host, port, cluster = _listener_of(reference)
     async with asyncio.timeout(_DIAL_SECONDS):
-        tls = None
         if cluster is not None:
             tls = await asyncio.to_thread(_only_the_cluster, host, port, cluster)
-        return Connection(await capnp.AsyncIoStream.create_connection(host, port, ssl=tls))
+            return Connection(await capnp.AsyncIoStream.create_connection(host, port, ssl=tls))
+        connection = Connection(await capnp.AsyncIoStream.create_connection(host, port))
+        try:
+            await connection.restorer.locate(sturdyRef=reference)
+        except capnp.KjException:
+            if await asyncio.to_thread(_speaks_tls, host, port):
+                raise ConnectionError(_TLS_ALONE) from None
+            raise
+        return connection
 
 
 async def restore(reference: str, interface: Any = restorer_capnp.Namespace) -> Any:
@@ -94,13 +105,9 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 
 def _listener_of(reference: str) -> _Listener:
-    """Checks only these parts of the text; the server checks the rest."""
-    url = urlsplit(reference)
-    is_known = url.scheme in ("capstead", "capstead+tls") and "#" in reference
-    if not (is_known and url.hostname and url.port):
-        raise ValueError("this is no reference: one looks like capstead://127.0.0.1:4000/#...")
-    is_plain = url.scheme == "capstead" and _is_this_machine(url.hostname)
-    return _Listener(url.hostname, url.port, None if is_plain else _cluster_of(reference))
+    parsed = parse(reference)
+    is_plain = parsed.scheme == "capstead" and _is_this_machine(parsed.host)
+    return _Listener(parsed.host, parsed.port, None if is_plain else parsed.cluster)
 
 
 def _is_this_machine(host: str) -> bool:
@@ -110,15 +117,12 @@ def _is_this_machine(host: str) -> bool:
         return False
 
 
-def _cluster_of(reference: str) -> bytes:
-    fragment = reference.split("#", 1)[1]
+def _speaks_tls(host: str, port: int) -> bool:
     try:
-        cluster = base64.urlsafe_b64decode(fragment + "=" * (-len(fragment) % 4))[1:33]
-    except binascii.Error:
-        cluster = b""
-    if len(cluster) != 32:
-        raise ValueError("the reference is cut off or changed: copy the whole text once more")
-    return cluster
+        ssl.get_server_certificate((host, port), timeout=_DIAL_SECONDS)
+    except OSError:
+        return False
+    return True
 
 
 def _only_the_cluster(host: str, port: int, cluster: bytes) -> ssl.SSLContext:
@@ -127,12 +131,15 @@ def _only_the_cluster(host: str, port: int, cluster: bytes) -> ssl.SSLContext:
     The listener is asked for its certificate first, and sent nothing. If the key in it is the cluster's, exactly this
     certificate is trusted, and no other: a server that shows it must have the private key that belongs to it.
     """
-    shown = ssl.get_server_certificate((host, port), timeout=_DIAL_SECONDS)
+    try:
+        shown = ssl.get_server_certificate((host, port), timeout=_DIAL_SECONDS)
+    except (ssl.SSLError, ConnectionResetError) as error:
+        raise ssl.SSLError(_NO_TLS) from error
     field = _public_key_field(ssl.PEM_cert_to_DER_cert(shown))
     key = field.removeprefix(_ED25519_KEY)
     is_key = len(key) == 32 and len(field) == len(_ED25519_KEY) + 32
     if not is_key or hashlib.sha256(b"capstead cluster v1" + key).digest() != cluster:
-        raise ssl.SSLError("the server does not belong to the cluster of the reference")
+        raise ssl.SSLError("the server there can't prove that it belongs to the cluster of the reference")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols(["capstead/1"])

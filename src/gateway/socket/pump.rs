@@ -341,8 +341,15 @@ async fn read(up: &Up, heard: &Heard, stream: &mut SplitStream<Socket>) -> Read 
             Some(Ok(message @ (Message::Text(_) | Message::Binary(_)))) => {
                 (message.len(), send(up, message))
             }
-            // The library answers pings, and nobody asks for single frames.
-            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
+            // The library answers pings, also those of a client that reads no answers.
+            Some(Ok(Message::Ping(payload))) => {
+                if heard.under_way.owes_pong(payload.len()) {
+                    continue;
+                }
+                return Read::Wrong(POLICY, "too many pings came whose answers were not read");
+            }
+            // Nobody asks for single frames.
+            Some(Ok(Message::Pong(_) | Message::Frame(_))) => continue,
             Some(Ok(Message::Close(frame))) => {
                 let (code, reason) = said_in(frame);
                 return Read::Close(code, reason);

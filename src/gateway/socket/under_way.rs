@@ -2,12 +2,14 @@
 //!
 //! A message may come in many frames, with pongs between them that keep the socket alive. So its
 //! bytes count from its first frame on, as those of bodies do, and it has to come at their pace.
-//! The frames are read by the library; this only follows their heads in the stream of bytes.
+//! The frames are read by the library; this only follows their heads in the stream of bytes. It
+//! also counts the pongs with which the library answers pings, as long as the client doesn't read.
 //!
 //! Invariants:
 //! - A message that comes whole with one read costs no count.
 //! - Each message has a time of its own, though reads end anywhere.
 //! - The bytes that a head announces count from then on: the library takes memory for them.
+//! - The pongs that wait to be written have a bound.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -23,6 +25,11 @@ use tokio::time::{Instant, sleep_until};
 use crate::gateway::limits::{HttpLimits, Taken};
 use crate::http::Room;
 
+/// The bytes of pongs that may wait for a client that doesn't read, their heads included.
+const PONGS_BYTES_MAX: usize = 64 << 10;
+/// The head of a pong of the server's.
+const PONG_HEAD_BYTES: usize = 2;
+
 /// See the head of the file.
 pub(super) struct UnderWay {
     limits: HttpLimits,
@@ -36,6 +43,8 @@ pub(super) struct UnderWay {
     /// The time at which any bytes came.
     heard: Cell<Instant>,
     is_refused: Cell<bool>,
+    /// The bytes of the pongs that the client is owed, less all that was written since.
+    pongs: Cell<usize>,
 }
 
 impl UnderWay {
@@ -49,6 +58,7 @@ impl UnderWay {
             begun: Notify::new(),
             heard: Cell::new(Instant::now()),
             is_refused: Cell::default(),
+            pongs: Cell::default(),
         })
     }
 
@@ -65,6 +75,16 @@ impl UnderWay {
     /// The client isn't read, so that its silence means nothing.
     pub(super) fn excuse(&self) {
         self.heard.set(Instant::now());
+    }
+
+    /// A ping with such a payload came. False if too many wait for their pongs.
+    pub(super) fn owes_pong(&self, payload: usize) -> bool {
+        self.pongs.set(self.pongs.get() + payload + PONG_HEAD_BYTES);
+        self.pongs.get() <= PONGS_BYTES_MAX
+    }
+
+    fn wrote(&self, bytes: usize) {
+        self.pongs.set(self.pongs.get().saturating_sub(bytes));
     }
 
     /// Its time begins again: it wasn't read for a while, which is no fault of the client.
@@ -262,7 +282,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Followed<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
+        self.under_way.wrote(written);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -64,6 +64,35 @@ fn a_message_that_does_not_end_is_closed_whatever_else_the_client_says() {
     });
 }
 
+/// The library answers each ping. A client that takes no answer is cut, however much it sends; one
+/// that takes them may ping as often as it likes.
+#[test]
+fn pings_whose_answers_are_not_read_end_the_socket() {
+    with_limits(
+        1,
+        |_| {},
+        async |running| {
+            let pings = frame(0x89, &[b'x'; 125]).repeat(100);
+            let mut deaf = opened(running).await;
+            let flood = async { while deaf.write_all(&pings).await.is_ok() {} };
+            tokio::time::timeout(Duration::from_secs(30), flood).await.expect("it is cut");
+            let mut stream = opened(running).await;
+            let (mut reads, mut writes) = stream.split();
+            let says = async {
+                for _ in 0..40 {
+                    writes.write_all(&pings).await.unwrap();
+                }
+            };
+            let hears = async {
+                let mut pongs = vec![0; 40 * 100 * 127];
+                reads.read_exact(&mut pongs).await.unwrap();
+                assert!(pongs.starts_with(&[0x8a, 125, b'x']) && pongs.ends_with(b"x"));
+            };
+            tokio::join!(says, hears);
+        },
+    );
+}
+
 /// A message counts with bodies, from its first frame until it is whole.
 #[test]
 fn messages_that_do_not_end_have_no_more_room_than_bodies() {
