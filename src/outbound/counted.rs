@@ -39,3 +39,36 @@ impl Drop for Counted<'_> {
         self.outcome.add(1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{failed, overloaded};
+
+    #[test]
+    fn a_call_counts_once_by_its_outcome_and_while_it_is_under_way() {
+        let metrics = Metrics::default();
+        let ends_with = |end: &dyn Fn(&mut Counted<'_>)| {
+            let mut counted = Counted::new(&metrics);
+            assert_eq!(metrics.outbound_calls.get(), 1);
+            end(&mut counted);
+        };
+        ends_with(&|counted| counted.ended(&Ok(())));
+        ends_with(&|counted| counted.not_sent());
+        ends_with(&|counted| {
+            counted.not_sent();
+            counted.ended(&Err(overloaded("nothing was sent")));
+        });
+        ends_with(&|counted| counted.ended(&Err(Reason::Unknown.error("it broke off"))));
+        ends_with(&|counted| counted.ended(&Err(failed("the object took no more"))));
+        ends_with(&|_| {});
+        let counts = [
+            &metrics.outbound_calls,
+            &metrics.outbound_answered_total,
+            &metrics.outbound_not_sent_total,
+            &metrics.outbound_unknown_total,
+            &metrics.outbound_given_up_total,
+        ];
+        assert_eq!(counts.map(Count::get), [0, 1, 2, 1, 2]);
+    }
+}

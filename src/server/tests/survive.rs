@@ -174,7 +174,7 @@ fn a_socket_whose_grant_was_taken_back_meanwhile_is_not_resumed() {
         for goes in [false, true] {
             let data = tempfile::tempdir().unwrap();
             let mut host = HostProcess::start(data.path());
-            let objects = host.objects().await;
+            let (_connection, objects) = host.objects().await;
             let reference = save(&objects, "gateway").await;
             let far = Far::by(&host, &reference);
             let http = far.gateway(HttpLimits::default()).await;
@@ -187,7 +187,8 @@ fn a_socket_whose_grant_was_taken_back_meanwhile_is_not_resumed() {
                 host = HostProcess::start(data.path());
             }
             client.send("too late").await;
-            revoke(&host.objects().await, "gateway").await.unwrap();
+            let (_connection, objects) = host.objects().await;
+            revoke(&objects, "gateway").await.unwrap();
             far.is_at(&host);
             assert_eq!(client.closed().await, 1008, "goes: {goes}");
             assert_eq!(far.says(&host, "heard").await, "1", "goes: {goes}");

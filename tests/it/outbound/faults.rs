@@ -68,62 +68,6 @@ fn a_server_that_is_not_reached_has_not_heard_it() {
     });
 }
 
-#[test]
-fn calls_are_counted_by_their_outcome_and_while_they_are_under_way() {
-    run(async {
-        let (good, bad) = (Peer::good().await, Peer::raw(b"", Then::Close).await);
-        let nobody = format!("http://{}", free_address());
-        let origins = [&*good.origin, &*bad.origin, &*nobody];
-        let limit = |limits: &mut capstead::OutboundLimits| limits.connections = 1;
-        with_server((2, &origins), limit, async |running, _| {
-            bind(running, "caller/good", &good.origin).await;
-            bind(running, "caller/bad", &bad.origin).await;
-            bind(running, "caller/nobody", &nobody).await;
-            assert!(get(running, "caller/good/x").await.starts_with("GET /x "));
-            assert!(get(running, "caller/nobody/x").await.starts_with("Overloaded: "));
-            assert!(get(running, "caller/bad/x").await.contains("unknown: "));
-            assert_eq!(get(running, "caller/good/give-up").await, "true");
-            good.left().await;
-            good.seen.borrow_mut().clear();
-            let leaving = async {
-                let mut stream = dial(running).await;
-                let asked = b"GET /caller/good/never HTTP/1.1\r\nhost: localhost\r\n\r\n";
-                stream.write_all(asked).await.unwrap();
-                good.asked().await;
-                let page = metrics(running).await;
-                assert!(page.contains("\ncapstead_outbound_calls 1\n"), "{page}");
-                assert!(get(running, "caller/bad/x").await.starts_with("Overloaded: too many"));
-            };
-            leaving.await;
-            good.left().await;
-            let wanted = [
-                "calls 0",
-                "answered_total 1",
-                "not_sent_total 2",
-                "unknown_total 1",
-                "given_up_total 2",
-            ];
-            loop {
-                let page = metrics(running).await;
-                let has = |line: &&str| page.contains(&format!("\ncapstead_outbound_{line}\n"));
-                if wanted.iter().all(has) {
-                    break;
-                }
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
-    });
-}
-
-/// The server's page of metrics.
-async fn metrics(running: &capstead::Running) -> String {
-    let mut stream = tokio::net::TcpStream::connect(running.metrics().unwrap()).await.unwrap();
-    let asked = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-    let answer = crate::support::exchange::exchange(&mut stream, asked).await;
-    String::from_utf8(answer.body).unwrap()
-}
-
 /// Of a response that breaks off, nobody takes the part for the whole.
 #[test]
 fn a_response_that_breaks_off_is_cut_off() {

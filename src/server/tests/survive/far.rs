@@ -199,10 +199,11 @@ impl HostProcess {
         }
     }
 
-    /// All its objects.
-    pub(super) async fn objects(&self) -> namespace::Client {
+    /// A connection that doesn't lead through the gateway, and all objects over it.
+    pub(super) async fn objects(&self) -> (Connection, namespace::Client) {
         let connection = Connection::dial(&self.capnp.to_string()).await.unwrap();
-        connection.restore(&self.reference).unwrap()
+        let objects = connection.restore(&self.reference).unwrap();
+        (connection, objects)
     }
 
     /// Kills it, so that it writes and says nothing more.
