@@ -122,6 +122,16 @@ metrics! {
     /// WebSockets that ended without close frames: their client went away, didn't answer or didn't
     /// read.
     counter http_sockets_lost_total;
+    /// Requests and WebSockets of objects to servers outside that are under way.
+    gauge outbound_calls;
+    /// Those that ended with the whole response, or with the WebSocket that they opened.
+    counter outbound_answered_total;
+    /// Those of which nothing was sent: their server wasn't reached, or too many were under way.
+    counter outbound_not_sent_total;
+    /// Those that were sent in part at least, with an outcome that nobody knows.
+    counter outbound_unknown_total;
+    /// Those that their object gave up, or whose object took no more of the response.
+    counter outbound_given_up_total;
 }
 
 fn render_limits(limits: &Bites, text: &mut String) {

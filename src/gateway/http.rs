@@ -384,10 +384,7 @@ impl Client {
         let head = head.map_err(|reason| unsendable(&route, &reason))?;
         let pump = SocketPump { up, outbox, call, taken: taken.clone(), stop: ending.clone() };
         let places = (self.place.clone(), share);
-        open.spawn_local(async move {
-            let _kept_while_it_is_open = places;
-            pump.run(upgrade).await;
-        });
+        open.spawn_local(pump.run(upgrade, places));
         Ok(head.map(|()| Download::Whole(Bytes::new())))
     }
 

@@ -141,8 +141,8 @@ impl Taken {
     }
 
     /// The memory that is counted.
-    pub(super) fn room(&self) -> Arc<Room> {
-        self.room.clone()
+    pub(super) fn room(&self) -> &Arc<Room> {
+        &self.room
     }
 
     /// Memory for a body, of which there is nothing yet.

@@ -16,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::counted::Counted;
 use super::dial::{self, Stream};
 use super::head::{self, Asked};
 use super::origin::{Origin, Target};
@@ -37,9 +38,11 @@ pub(super) async fn run(
     target: &Target,
     (asked, body): (Asked, Reader),
     context: client_request_context::Client,
+    counted: &mut Counted<'_>,
 ) -> Result<()> {
     let origin = &target.origin;
-    let not_sent = |why: &dyn Error| {
+    let mut not_sent = |why: &dyn Error| {
+        counted.not_sent();
         overloaded(format!("nothing was sent to {origin}, try again later: {}", said(why)))
     };
     let limit = Duration::from_secs(OUTBOUND_CONNECT_SECS).min(setup.limits.idle);

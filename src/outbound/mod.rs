@@ -12,6 +12,7 @@
 //!
 //! Calls write nothing. It knows neither the gateway nor the storage.
 
+mod counted;
 mod dial;
 mod exchange;
 mod head;
@@ -23,6 +24,7 @@ mod watch;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use self::counted::Counted;
 use self::origin::Target;
 pub use self::setup::OutboundLimits;
 pub(crate) use self::setup::Setup;
@@ -97,7 +99,9 @@ impl http_service::Server for Outbound {
         let context = params.get()?.get_context()?;
         let (body, left) = passed_on(asked, results, self.setup.limits.body_bytes)?;
         drop(params);
+        let mut counted = Counted::new(&self.setup.metrics);
         let Ok(_place) = self.setup.places.try_acquire() else {
+            counted.not_sent();
             return Err(overloaded(
                 "too many requests to the outside are under way, and nothing was sent: try again \
                  later",
@@ -106,7 +110,10 @@ impl http_service::Server for Outbound {
         tokio::select! {
             biased;
             () = left => Err(failed("whoever made the request has given it up")),
-            ended = exchange::run(&self.setup, target, (head, body), context) => ended,
+            ended = exchange::run(&self.setup, target, (head, body), context, &mut counted) => {
+                counted.ended(&ended);
+                ended
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The settings of the way out, which all hosts of a server share.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -9,6 +10,7 @@ use tokio_rustls::TlsConnector;
 use super::dial;
 use super::origin::Target;
 use crate::limits::{OUTBOUND_BODY_BYTES_MAX, OUTBOUND_CONNECTIONS_MAX, OUTBOUND_IDLE_SECS};
+use crate::metrics::Metrics;
 
 /// Limits of the requests that objects make of servers outside.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +45,7 @@ pub(crate) struct Setup {
     pub(super) places: Semaphore,
     /// None if no origin needs it.
     pub(super) tls: Option<TlsConnector>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl Setup {
@@ -54,12 +57,13 @@ impl Setup {
         allowed: &[String],
         limits: OutboundLimits,
         connections: usize,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, String> {
         let allowed: Vec<_> =
             allowed.iter().map(|text| Target::parse(text)).collect::<Result<_, _>>()?;
         let needs_tls = allowed.iter().any(|target| target.origin.is_tls);
         let tls = needs_tls.then(dial::tls).transpose()?;
-        Ok(Self { allowed, limits, places: Semaphore::new(connections), tls })
+        Ok(Self { allowed, limits, places: Semaphore::new(connections), tls, metrics })
     }
 
     /// The names of the objects for what is allowed.

@@ -48,6 +48,9 @@ const SEND_DATA: u16 = 1;
 /// The time in which the other side does its part of an end.
 const CLOSE_TIME: Duration = Duration::from_secs(SOCKET_CLOSE_SECS);
 
+/// As at the gateway: a large message has its own memory while it is here.
+const BUFFER_BYTES: usize = 4 << 10;
+
 /// Messages of the object that wait for the connection. Further ones wait in their calls.
 const WAITING_MAX: usize = 16;
 
@@ -69,6 +72,8 @@ pub(super) async fn run(
     drop(context);
     let config = WebSocketConfig::default()
         .max_write_buffer_size(OUTBOUND_UNWRITTEN_BYTES_MAX)
+        .read_buffer_size(BUFFER_BYTES)
+        .write_buffer_size(BUFFER_BYTES)
         .max_message_size(Some(OUTBOUND_MESSAGE_BYTES_MAX))
         .max_frame_size(Some(OUTBOUND_MESSAGE_BYTES_MAX));
     let socket = Socket::from_raw_socket(TokioIo::new(upgraded), Role::Client, Some(config)).await;

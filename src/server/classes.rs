@@ -8,6 +8,7 @@ use super::routes_file;
 use crate::gateway::Routes;
 use crate::host::{Class, Object, class_of};
 use crate::limits::CLASS_BYTES_MAX;
+use crate::metrics::Metrics;
 use crate::net::ConnectionsMax;
 use crate::outbound::{Outbound, Setup};
 
@@ -26,9 +27,12 @@ fn check_name(name: &str) -> Result<(), ServerError> {
 ///
 /// # Errors
 /// When they contradict each other.
-pub(super) fn bound_classes(server: &Server) -> Result<Vec<Class>, ServerError> {
+pub(super) fn bound_classes(
+    server: &Server,
+    metrics: &Arc<Metrics>,
+) -> Result<Vec<Class>, ServerError> {
     let mut classes = server.classes.clone();
-    classes.extend(outbound(server)?);
+    classes.extend(outbound(server, metrics)?);
     for (at, class) in classes.iter().enumerate() {
         check_name(class.name)?;
         let same = |other: &Class| other.name.eq_ignore_ascii_case(class.name);
@@ -77,11 +81,12 @@ pub(super) fn bound_classes(server: &Server) -> Result<Vec<Class>, ServerError> 
 ///
 /// # Errors
 /// When an origin is none.
-fn outbound(server: &Server) -> Result<Option<Class>, ServerError> {
+fn outbound(server: &Server, metrics: &Arc<Metrics>) -> Result<Option<Class>, ServerError> {
     let Some(origins) = &server.outbound else { return Ok(None) };
     let limits = server.outbound_limits;
     let most = ConnectionsMax::of(server.hosts).map_err(ServerError::Setting)?;
-    let setup = Setup::new(origins, limits, most.outbound(limits.connections));
+    let connections = most.outbound(limits.connections);
+    let setup = Setup::new(origins, limits, connections, metrics.clone());
     let setup = setup.map_err(ServerError::Setting)?;
     let mut class = class_of::<Outbound>();
     class.woken_at_start = setup.names();

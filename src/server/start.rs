@@ -318,13 +318,14 @@ async fn settle(supervisor: &Supervisor) {
 }
 
 pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
-    let classes = classes::bound_classes(&server)?;
+    let metrics = Arc::new(Metrics::default());
+    let classes = classes::bound_classes(&server, &metrics)?;
     let routes = classes::routes(&server)?;
     listen::check(&server)?;
     // Opened before the directory: a server that can't listen must not make one.
     let sockets = Sockets::open(&server)?;
     let data = Rc::new(DataDir::open(&server.data, server.hosts, server.group)?);
-    let started = start_on(data.clone(), server, (classes, routes), sockets).await;
+    let started = start_on(data.clone(), server, (classes, routes, metrics), sockets).await;
     if started.is_err() {
         data.unmake();
     }
@@ -334,14 +335,13 @@ pub(super) async fn start(server: Server) -> Result<Running, ServerError> {
 async fn start_on(
     data: Rc<DataDir>,
     server: Server,
-    (classes, routes): (Vec<Class>, Routes),
+    (classes, routes, metrics): (Vec<Class>, Routes, Arc<Metrics>),
     sockets: Sockets,
 ) -> Result<Running, ServerError> {
     let Sockets { capnp: socket, http, metrics: page } = sockets;
     let certificate = web::certificate(&server)?;
     let entrance = web::entrance(&server, certificate.as_ref())?;
     let page_door = web::door(&server)?;
-    let metrics = Arc::new(Metrics::default());
     let keys = Keys::new(data.keys()?);
     let (capnp, http_address) = (local(&socket)?, http.as_ref().map(local).transpose()?);
     let hint = listen::hint(&server, &socket)?;

@@ -290,17 +290,27 @@ fn an_edit_of_a_document_of_a_megabyte_costs_little() {
         let length = ada.len();
         ada.until(|ada| ada.acknowledged() == length).await;
         assert!(length > 1 << 20);
-        let mut costs = Vec::new();
-        for _ in 0..600 {
-            let before = server.cpu();
-            ada.insert(random.below(ada.len()), "k").await;
-            let length = ada.len();
-            ada.until(|ada| ada.acknowledged() == length).await;
-            costs.push(server.cpu() - before);
+        // A build for development is slower. What else the machine does only adds to the cost, so
+        // one of a few rounds has to be within it.
+        let most = Duration::from_millis(if cfg!(debug_assertions) { 3 } else { 1 });
+        let mut p99 = Duration::MAX;
+        for _ in 0..5 {
+            let mut costs = Vec::new();
+            for _ in 0..600 {
+                let before = server.cpu();
+                ada.insert(random.below(ada.len()), "k").await;
+                let length = ada.len();
+                ada.until(|ada| ada.acknowledged() == length).await;
+                costs.push(server.cpu() - before);
+            }
+            costs.sort_unstable();
+            let at = |share: usize| costs[costs.len() * share / 1000];
+            println!("an edit of {length} letters: p50 {:?}, p99 {:?}", at(500), at(990));
+            p99 = p99.min(at(990));
+            if p99 < most {
+                break;
+            }
         }
-        costs.sort_unstable();
-        let at = |share: usize| costs[costs.len() * share / 1000];
-        println!("an edit of {length} letters: p50 {:?}, p99 {:?}", at(500), at(990));
-        assert!(at(990) < Duration::from_millis(20), "{:?}", at(990));
+        assert!(p99 < most, "{p99:?}");
     });
 }

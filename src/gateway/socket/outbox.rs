@@ -70,7 +70,7 @@ impl Outbox {
             bytes: Cell::default(),
             most: taken.limits.socket_unsent_bytes,
             away: taken.limits.socket_away,
-            room: taken.room(),
+            room: taken.room().clone(),
             state: Cell::new(State::Open),
             filled: Notify::new(),
             drained: Notify::new(),

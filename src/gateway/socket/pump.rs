@@ -99,30 +99,48 @@ enum Written {
 }
 
 impl Pump {
-    /// Moves frames until the socket has ended.
-    pub(in crate::gateway) async fn run(self, upgrade: OnUpgrade) {
+    /// Moves frames until the socket has ended, and keeps `held` until then. Most sockets are idle
+    /// for most of their time: what only the beginning and the end need has its own memory then.
+    pub(in crate::gateway) fn run(
+        self,
+        upgrade: OnUpgrade,
+        held: impl Sized + 'static,
+    ) -> impl Future<Output = ()> + 'static {
+        let beginning = Box::pin(self.begin(upgrade));
+        async move {
+            let _held = held;
+            let Some((mut moving, call, stop)) = beginning.await else { return };
+            let taken = moving.heard.under_way.taken().clone();
+            let close = moving.run(call, stop).await;
+            if let Up::Surviving(surviving) = &moving.up {
+                surviving.lose();
+            }
+            match close {
+                Some(()) => Box::pin(moving.finish()).await,
+                None => {
+                    drop(moving);
+                    taken.metrics.http_sockets_lost_total.add(1);
+                }
+            }
+            taken.metrics.http_sockets.subtract(1);
+        }
+    }
+
+    /// None if the connection doesn't become a socket in time.
+    async fn begin(
+        self,
+        upgrade: OnUpgrade,
+    ) -> Option<(Moving, Promise<(), capnp::Error>, CancellationToken)> {
         let Self { up, outbox, call, taken, stop } = self;
-        let metrics = taken.metrics.clone();
-        let limits = taken.limits;
-        let Ok(Ok(upgraded)) = timeout(limits.head, upgrade).await else { return };
-        metrics.http_sockets.add(1);
-        let config = config(&limits);
+        let upgraded = timeout(taken.limits.head, upgrade).await.ok()?.ok()?;
+        taken.metrics.http_sockets.add(1);
         let under_way = UnderWay::new(&taken);
         let followed = Followed { stream: TokioIo::new(upgraded), under_way: under_way.clone() };
-        let socket = Socket::from_raw_socket(followed, Role::Server, Some(config)).await;
+        let config = Some(config(&taken.limits));
+        let socket = Socket::from_raw_socket(followed, Role::Server, config).await;
         let (sink, stream) = socket.split();
         let heard = Heard { waits: Cell::default(), under_way };
-        let mut moving = Moving { up, outbox: outbox.0.clone(), heard, limits, sink, stream };
-        let close = moving.run(call, stop).await;
-        if let Up::Surviving(surviving) = &moving.up {
-            surviving.lose();
-        }
-        drop(outbox);
-        match close {
-            Some(()) => moving.finish().await,
-            None => metrics.http_sockets_lost_total.add(1),
-        }
-        metrics.http_sockets.subtract(1);
+        Some((Moving { up, outbox, heard, sink, stream }, call, stop))
     }
 }
 
@@ -144,9 +162,8 @@ struct Heard {
 /// A socket whose frames move.
 struct Moving {
     up: Up,
-    outbox: Rc<Outbox>,
+    outbox: Line,
     heard: Heard,
-    limits: HttpLimits,
     sink: SplitSink<Socket, Message>,
     stream: SplitStream<Socket>,
 }
@@ -159,11 +176,12 @@ impl Moving {
         call: Promise<(), capnp::Error>,
         stop: CancellationToken,
     ) -> Option<()> {
-        let Self { up, outbox, heard, limits, sink, stream } = self;
+        let Self { up, outbox, heard, sink, stream } = self;
+        let (outbox, idle) = (&*outbox.0, heard.under_way.taken().limits.socket_idle);
         let mut writing = std::pin::pin!(write(outbox, sink));
         let read = {
             let mut reading = std::pin::pin!(read(up, heard, stream));
-            let mut silence = std::pin::pin!(heard.silence(outbox, limits.socket_idle));
+            let mut silence = std::pin::pin!(heard.silence(outbox, idle));
             let mut late = std::pin::pin!(heard.under_way.late(&heard.waits));
             let mut call = std::pin::pin!(failure(call, up));
             let mut stop = std::pin::pin!(stop.cancelled().fuse());
@@ -207,14 +225,15 @@ impl Moving {
         };
         match written {
             Written::Lost => None,
-            Written::Close => timeout_at(due, answer(up, stream)).await.ok()?,
+            Written::Close => Box::pin(timeout_at(due, answer(up, stream))).await.ok()?,
         }
     }
 
     /// Ends the connection so that the last frame isn't lost: what the client still sends is thrown
     /// away, as the system would else throw away what it was sent.
     async fn finish(self) {
-        let Self { mut sink, stream, .. } = self;
+        let Self { mut sink, stream, outbox, .. } = self;
+        drop(outbox);
         let ending = async {
             // The answer to the client's close frame may still be here; it may be gone as well.
             let _ = sink.flush().await;

@@ -15,15 +15,13 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use crate::gateway::limits::{HttpLimits, Taken};
-use crate::http::Room;
+use crate::gateway::limits::Taken;
 
 /// The bytes of pongs that may wait for a client that doesn't read, their heads included.
 const PONGS_BYTES_MAX: usize = 64 << 10;
@@ -32,8 +30,7 @@ const PONG_HEAD_BYTES: usize = 2;
 
 /// See the head of the file.
 pub(super) struct UnderWay {
-    limits: HttpLimits,
-    room: Arc<Room>,
+    taken: Rc<Taken>,
     frames: RefCell<Frames>,
     /// The bytes that are counted for it.
     counted: Cell<usize>,
@@ -48,10 +45,9 @@ pub(super) struct UnderWay {
 }
 
 impl UnderWay {
-    pub(super) fn new(taken: &Taken) -> Rc<Self> {
+    pub(super) fn new(taken: &Rc<Taken>) -> Rc<Self> {
         Rc::new(Self {
-            limits: taken.limits,
-            room: taken.room(),
+            taken: taken.clone(),
             frames: RefCell::default(),
             counted: Cell::default(),
             since: Cell::default(),
@@ -60,6 +56,11 @@ impl UnderWay {
             is_refused: Cell::default(),
             pongs: Cell::default(),
         })
+    }
+
+    /// The limits and the memory of the gateway whose socket this is.
+    pub(super) fn taken(&self) -> &Rc<Taken> {
+        &self.taken
     }
 
     /// There was no room for it.
@@ -104,7 +105,7 @@ impl UnderWay {
                 self.begun.notified().await;
                 continue;
             };
-            let due = since + self.limits.time_for(bytes);
+            let due = since + self.taken.limits.time_for(bytes);
             if due <= Instant::now() {
                 return;
             }
@@ -132,9 +133,9 @@ impl UnderWay {
             }
         }
         // A message that is larger is refused by the library.
-        let length = frames.message.min(self.limits.socket_message_bytes as u64) as usize;
+        let length = frames.message.min(self.taken.limits.socket_message_bytes as u64) as usize;
         let more = length.saturating_sub(self.counted.get());
-        if more > 0 && !self.room.lets_message_in(more, length) {
+        if more > 0 && !self.taken.room().lets_message_in(more, length) {
             self.is_refused.set(true);
             return false;
         }
@@ -145,9 +146,9 @@ impl UnderWay {
     fn count(&self, now: usize) {
         let before = self.counted.replace(now);
         if now > before {
-            self.room.count(now - before);
+            self.taken.room().count(now - before);
         } else if now < before {
-            self.room.release(before - now);
+            self.taken.room().release(before - now);
         }
     }
 }

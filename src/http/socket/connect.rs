@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::incoming::Handles;
 use super::open::is_object;
-use super::table::View;
+use super::table::{NewSocket, View};
 use super::{Socket, check_attachment, check_tags};
 use crate::error::{Result, failed};
 use crate::http::head::{read_headers, read_response, write_request};
@@ -151,7 +151,8 @@ impl client_request_context::Server for Waiting {
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         *response.headers_mut() = read_headers(params.get_headers()?)?;
         let up = params.get_up_socket()?;
-        let entry = view.table.accept(tags, attachment, handler, None, None);
+        let new = NewSocket { tags, attachment, handler, surviving: None };
+        let entry = view.table.accept(new, None);
         entry.set_down(view.holder.ungated(up.as_client_hook()));
         results.get().set_down_socket(view.holder.way_in(&view.table, &entry, None));
         let socket = view.socket(entry.clone());

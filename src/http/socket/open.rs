@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use super::connect::{Connect, Opening};
 use super::incoming::{Handles, handler_of};
 use super::surviving::Surviving;
-use super::table::{Entry, View};
+use super::table::{Entry, NewSocket, View};
 use super::{Message, Socket, SocketHandler, check_attachment, check_tags};
 use crate::error::{Result, failed, revoked};
 use crate::http::refusal::{Refusal, refuse};
@@ -286,7 +286,9 @@ impl Accept {
         }
         // If the client has gone, the way in may be dropped at once, and the socket must be there
         // to end.
-        let entry = view.table.accept(tags.clone(), attachment.clone(), *handler, lease, surviving);
+        let (tags, attachment, handler) = (tags.clone(), attachment.clone(), *handler);
+        let new = NewSocket { tags, attachment, handler, surviving };
+        let entry = view.table.accept(new, lease);
         let opened = open(view, &entry, context, headers);
         let (down, started) = match opened {
             Ok(opened) => opened,

@@ -55,6 +55,14 @@ struct AutoReply {
     reply: String,
 }
 
+/// A socket that is to be taken in.
+pub(super) struct NewSocket {
+    pub(super) tags: Vec<String>,
+    pub(super) attachment: Vec<u8>,
+    pub(super) handler: &'static dyn Handles,
+    pub(super) surviving: Option<Box<Surviving>>,
+}
+
 /// One open socket.
 pub(crate) struct Entry {
     pub(super) number: u64,
@@ -159,18 +167,16 @@ impl SocketTable {
         view
     }
 
-    pub(super) fn accept(
-        &self,
-        tags: Vec<String>,
-        attachment: Vec<u8>,
-        handler: &'static dyn Handles,
-        lease: Option<Rc<dyn Lease>>,
-        surviving: Option<Box<Surviving>>,
-    ) -> Rc<Entry> {
-        let number = self.accepted.get();
+    /// Takes in a socket, with a lease if its right may end.
+    pub(super) fn accept(&self, new: NewSocket, lease: Option<Rc<dyn Lease>>) -> Rc<Entry> {
+        self.insert(self.accepted.get(), new, lease)
+    }
+
+    fn insert(&self, number: u64, new: NewSocket, lease: Option<Rc<dyn Lease>>) -> Rc<Entry> {
+        let NewSocket { tags, attachment, handler, surviving } = new;
         let attachment = RefCell::new(attachment);
         let (down, auto_replied_ms, timer, has_lost) = Default::default();
-        self.insert(Entry {
+        let entry = Rc::new(Entry {
             number,
             tags,
             attachment,
@@ -181,11 +187,7 @@ impl SocketTable {
             timer,
             has_lost,
             surviving,
-        })
-    }
-
-    fn insert(&self, entry: Entry) -> Rc<Entry> {
-        let (number, entry) = (entry.number, Rc::new(entry));
+        });
         self.accepted.set(self.accepted.get().max(number + 1));
         self.weigh(0, entry.bytes());
         self.open.borrow_mut().insert(number, entry.clone());
@@ -207,22 +209,12 @@ impl SocketTable {
             if self.surviving(surviving.id()).is_some() {
                 continue;
             }
-            let (attachment, down) = (RefCell::new(attachment), RefCell::default());
-            let (auto_replied_ms, has_lost) = (Cell::default(), Cell::new(is_cut_short));
-            // Both come with whoever resumes it.
-            let (lease, timer, surviving) = (None, RefCell::default(), Some(Box::new(surviving)));
-            let entry = self.insert(Entry {
-                number,
-                tags,
-                attachment,
-                down,
-                auto_replied_ms,
-                handler,
-                lease,
-                timer,
-                has_lost,
-                surviving,
-            });
+            let new = NewSocket { tags, attachment, handler, surviving: Some(Box::new(surviving)) };
+            // Lease and timer come with whoever resumes it.
+            let entry = self.insert(number, new, None);
+            if is_cut_short {
+                entry.lost_message();
+            }
             holder.goes_away(self, &entry);
         }
         self.survivors.set(Some(handler));

@@ -5,8 +5,8 @@ mod far;
 
 use std::time::Duration;
 
-use self::far::{Far, HostProcess, serves, window};
-use super::world::{ask, run};
+use self::far::{As, Far, HostProcess, serves, window};
+use super::world::{ask, revoke, run, save};
 use crate::gateway::HttpLimits;
 
 /// The host of these tests, when it is in another process.
@@ -163,5 +163,94 @@ fn the_end_of_a_socket_is_told_once_to_a_host_that_was_away() {
         host.kill();
         let host = HostProcess::start(data.path());
         assert_eq!(far.says(&host, "open").await, "0", "nothing is stored of them");
+    });
+}
+
+/// The reference of the gateway is taken back while there is no line: the socket isn't taken up
+/// again, whether its host went meanwhile or not, and both sides are told.
+#[test]
+fn a_socket_whose_grant_was_taken_back_meanwhile_is_not_resumed() {
+    run(async {
+        for goes in [false, true] {
+            let data = tempfile::tempdir().unwrap();
+            let mut host = HostProcess::start(data.path());
+            let (_connection, objects) = host.objects().await;
+            let reference = save(&objects, "gateway").await;
+            let far = Far::by(&host, &reference);
+            let http = far.gateway(HttpLimits::default()).await;
+            let mut client = window(http, "tag").await;
+            client.send("hello").await;
+            assert_eq!(client.text().await, "hello 1");
+            far.breaks().await;
+            if goes {
+                host.kill();
+                host = HostProcess::start(data.path());
+            }
+            client.send("too late").await;
+            let (_connection, objects) = host.objects().await;
+            revoke(&objects, "gateway").await.unwrap();
+            far.is_at(&host);
+            assert_eq!(client.closed().await, 1008, "goes: {goes}");
+            assert_eq!(far.says(&host, "heard").await, "1", "goes: {goes}");
+            if !goes {
+                let ends = far.says(&host, "ends").await;
+                assert!(ends.starts_with("1008 the grant"), "{ends}");
+                assert_eq!(far.says(&host, "open").await, "0");
+            }
+        }
+    });
+}
+
+/// Neither what was sent to a sleeping object without a line nor what it pushed is lost or doubled.
+#[test]
+fn a_sleeping_objects_socket_is_resumed() {
+    run(async {
+        let data = tempfile::tempdir().unwrap();
+        let host = HostProcess::start_as(data.path(), As::Sleepy);
+        let far = Far::new(&host);
+        let http = far.gateway(HttpLimits::default()).await;
+        let mut client = window(http, "tag").await;
+        client.send("attach to the end").await;
+        assert_eq!(client.text().await, "attached");
+        for round in 0..5 {
+            host.sleeps().await;
+            far.breaks().await;
+            client.send(&round.to_string()).await;
+            let push = format!("/push/{round}");
+            assert_eq!(ask(host.http, "POST", &format!("/echo/x{push}")).await.0, 200);
+            host.sleeps().await;
+            far.is_at(&host);
+            assert_eq!(client.text().await, push);
+            assert_eq!(client.text().await, format!("{round} {}", round + 1));
+        }
+        client.send("found").await;
+        assert_eq!(client.text().await, "/tag: to the end");
+        host.sleeps().await;
+        assert_eq!(far.says(&host, "heard").await, "5");
+    });
+}
+
+/// A class of another version may not want its sockets back.
+#[test]
+fn a_class_that_refuses_ends_the_sockets_that_it_had() {
+    run(async {
+        for way in [As::Forgetful, As::Refusing] {
+            let data = tempfile::tempdir().unwrap();
+            let host = HostProcess::start(data.path());
+            let far = Far::new(&host);
+            let http = far.gateway(HttpLimits::default()).await;
+            let mut client = window(http, "tag").await;
+            client.send("hello").await;
+            assert_eq!(client.text().await, "hello 1");
+            host.kill();
+            let host = HostProcess::start_as(data.path(), way);
+            client.send("for nobody").await;
+            far.is_at(&host);
+            assert_eq!(client.closed().await, 1011, "{way:?}");
+            if way == As::Forgetful {
+                assert_eq!(far.says(&host, "heard").await, "1");
+                assert_eq!(far.says(&host, "open").await, "0");
+            }
+        }
     });
 }

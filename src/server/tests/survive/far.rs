@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use capnp::capability::FromClientHook;
-use capstead_client::Connection;
+use capstead_client::{Connection, namespace};
 use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -30,8 +30,33 @@ use crate::{Context, Object, Server, Stored};
 
 /// The variable that holds the data directory in the process that serves.
 const SERVE: &str = "CAPSTEAD_TEST_SURVIVE";
+/// The variable that says how it serves.
+const AS: &str = "CAPSTEAD_TEST_SURVIVE_AS";
 /// The test that serves in that process.
 const SERVES: &str = "server::tests::survive::serves_in_another_process";
+
+/// The ways to serve.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum As {
+    #[default]
+    Usual,
+    /// Objects sleep as soon as they can.
+    Sleepy,
+    /// The class doesn't say any more that its sockets survive.
+    Forgetful,
+    /// The class refuses to wake.
+    Refusing,
+}
+
+impl As {
+    const ALL: [Self; 4] = [Self::Usual, Self::Sleepy, Self::Forgetful, Self::Refusing];
+
+    /// The one that this process was told.
+    fn said() -> Self {
+        let said = std::env::var(AS).unwrap_or_default();
+        Self::ALL.into_iter().find(|way| format!("{way:?}") == said).unwrap_or_default()
+    }
+}
 
 /// Answers each message with itself and the number of all that it has heard.
 struct Echo {
@@ -46,7 +71,11 @@ impl Object for Echo {
     type Client = counter::Client;
 
     async fn wake(ctx: Context) -> Result<Self> {
-        let sockets = ctx.sockets().surviving::<Self>()?;
+        let sockets = match As::said() {
+            As::Usual | As::Sleepy => ctx.sockets().surviving::<Self>()?,
+            As::Forgetful => ctx.sockets(),
+            As::Refusing => return Err(failed("it doesn't wake any more")),
+        };
         let found = |socket: &Socket| {
             format!(
                 "{}: {}",
@@ -120,11 +149,15 @@ pub(super) fn serves() {
     let runtime = tokio::runtime::LocalRuntime::new().unwrap();
     runtime.block_on(async {
         let any = "127.0.0.1:0".parse().unwrap();
-        let server = Server::new(Path::new(&data)).class::<Echo>().listen(any).http(any);
-        let running = server.start().await.unwrap();
+        let mut server = Server::new(Path::new(&data)).class::<Echo>().listen(any).http(any);
+        if As::said() == As::Sleepy {
+            server = server.warm(Duration::from_millis(5));
+        }
+        let running = server.metrics(any).start().await.unwrap();
         let (capnp, http) = (running.capnp(), running.http().unwrap());
+        let metrics = running.metrics().unwrap();
         let reference = &running.namespaces()["Echo"];
-        writeln!(std::io::stdout(), "\nserves {capnp} {http} {reference}").unwrap();
+        writeln!(std::io::stdout(), "\nserves {capnp} {http} {metrics} {reference}").unwrap();
         running.until(std::future::pending()).await.unwrap();
     });
 }
@@ -134,22 +167,43 @@ pub(super) struct HostProcess {
     process: Child,
     capnp: SocketAddr,
     pub(super) http: SocketAddr,
+    metrics: SocketAddr,
     reference: String,
 }
 
 impl HostProcess {
     pub(super) fn start(data: &Path) -> Self {
+        Self::start_as(data, As::Usual)
+    }
+
+    pub(super) fn start_as(data: &Path, way: As) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["--exact", SERVES, "--nocapture", "--test-threads=1"]);
-        command.env(SERVE, data.join("data")).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.env(SERVE, data.join("data")).env(AS, format!("{way:?}"));
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut process = command.spawn().unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let said =
             lines.map_while(std::result::Result::ok).find(|line| line.starts_with("serves "));
         let said = said.expect("the host serves");
         let words: Vec<_> = said.split(' ').collect();
-        let (capnp, http) = (words[1].parse().unwrap(), words[2].parse().unwrap());
-        Self { process, capnp, http, reference: words[3].to_owned() }
+        let [capnp, http, metrics] = [1, 2, 3].map(|at: usize| words[at].parse().unwrap());
+        Self { process, capnp, http, metrics, reference: words[4].to_owned() }
+    }
+
+    /// Returns when no object is awake.
+    pub(super) async fn sleeps(&self) {
+        let is_asleep = |page: &str| page.contains("\ncapstead_objects_awake 0\n");
+        while !is_asleep(&ask(self.metrics, "GET", "/metrics").await.1) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// A connection that doesn't lead through the gateway, and all objects over it.
+    pub(super) async fn objects(&self) -> (Connection, namespace::Client) {
+        let connection = Connection::dial(&self.capnp.to_string()).await.unwrap();
+        let objects = connection.restore(&self.reference).unwrap();
+        (connection, objects)
     }
 
     /// Kills it, so that it writes and says nothing more.
@@ -175,13 +229,27 @@ pub(super) struct Far {
 
 impl Far {
     pub(super) fn new(host: &HostProcess) -> Rc<Self> {
-        let (address, reference) = (Cell::new(host.capnp), host.reference.clone());
+        Self::by(host, &host.reference)
+    }
+
+    /// The gateway has this reference, and no other.
+    pub(super) fn by(host: &HostProcess, reference: &str) -> Rc<Self> {
+        let (address, reference) = (Cell::new(host.capnp), reference.to_owned());
         Rc::new(Self { address, reference, connection: tokio::sync::Mutex::default() })
     }
 
     /// The host is another process.
     pub(super) fn is_at(&self, host: &HostProcess) {
         self.address.set(host.capnp);
+    }
+
+    /// The line breaks, and there is no other until it is said where the host is.
+    pub(super) async fn breaks(&self) {
+        let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        self.address.set(nobody.local_addr().unwrap());
+        drop(nobody);
+        let connection = self.connection.lock().await.take();
+        connection.expect("there was a line").disconnect().await;
     }
 
     async fn connect(&self) -> Result<Connection> {
