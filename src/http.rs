@@ -122,8 +122,7 @@ pub(crate) const PEER: HeaderName = HeaderName::from_static("capstead-peer");
 
 /// The address of the gateway's client. Behind a proxy it is the one that the proxy says, if
 /// [`Server::http_proxy`](crate::Server::http_proxy) names that, and else the proxy's own. None if
-/// the request didn't come through a gateway; who calls the object by Cap'n Proto may say what they
-/// like.
+/// the request didn't come through a gateway; a caller by Cap'n Proto may set any address.
 pub fn peer<B>(request: &Request<B>) -> Option<IpAddr> {
     peer_of(request.headers())
 }
@@ -162,7 +161,7 @@ fn hex(bytes: &[u8]) -> String {
 /// WebSocket, and one of [`Body::stream`] is written in parts.
 ///
 /// # Errors
-/// When the request is malformed, whoever asked has gone, or a body in parts was given up.
+/// When the request is malformed, the client has gone, or a body in parts was given up.
 pub async fn serve(
     params: http_service::RequestParams,
     results: http_service::RequestResults,
@@ -261,7 +260,7 @@ fn keep_length<B>(response: &mut Response<B>, bytes: usize) {
 
 /// The calls are made in order and not waited for: what comes after them from this object, such as
 /// the end of the request, comes after them on the wire. They are kept until they are answered,
-/// since a call that nobody waits for any more may be dropped by whoever gets it.
+/// since a call that nobody waits for any more may be dropped by its receiver.
 fn respond<B>(
     context: &http_service::client_request_context::Client,
     head: &Response<B>,

@@ -108,9 +108,10 @@ fn functions_are_short() {
 }
 
 #[test]
-fn doc_comments_open_with_what_a_thing_is_or_does() {
+fn sentences_open_with_their_subject_or_verb() {
     check(words::check_openings);
     check_texts("capnp", words::check_schema_openings);
+    check_texts("md", words::check_page_openings);
 }
 
 #[test]

@@ -29,15 +29,15 @@ use crate::schema::surviving_capnp::surviving_context;
 pub(super) enum Failure {
     /// The call failed.
     Call(capnp::Error),
-    /// The object's answer is none that may be sent.
+    /// The object's answer may not be sent.
     Answer(String),
-    /// The object's answer has no room.
+    /// There is no room for the object's answer.
     NoRoom,
     /// There is no such object.
     Nothing,
-    /// The client did not send what it announced.
+    /// The client sent another number of bytes than it announced.
     Client(Refusal),
-    /// The object said nothing for too long.
+    /// The object was silent for too long.
     Late,
 }
 
@@ -74,7 +74,7 @@ pub(super) struct Asked<'a> {
     pub(super) is_upgrade: bool,
 }
 
-/// The object's answer, checked: whole, or the begin of one that goes on.
+/// The object's answer, checked: whole, or the beginning of one that goes on.
 pub(super) async fn ask(
     object: &http_service::Client,
     asked: Asked<'_>,
@@ -106,7 +106,7 @@ pub(super) async fn ask(
         }
     }
     let progress = pump.as_ref().map(Pump::progress);
-    // Only the object is to hold the way to the answer, and the pump that of the body.
+    // Only the object may hold the way to the answer, and only the pump that to the body.
     drop(sent.pipeline);
     let mut late = std::pin::pin!(late(Instant::now(), progress, taken.limits.transfer));
     let mut answered = std::pin::pin!(answering.answered());
@@ -143,7 +143,7 @@ pub(super) async fn ask(
     }
 }
 
-/// Returns when nobody can give the answer any more, or the rest of it. The calls of an exclusive
+/// Returns when the answer, or the rest of it, can't come any more. The calls of an exclusive
 /// object may come after the end of the request, while they learn how to carry their chain; those
 /// of others don't.
 async fn given_up(answering: &Rc<Answering>) {
@@ -158,7 +158,7 @@ async fn given_up(answering: &Rc<Answering>) {
 }
 
 /// Returns when the object did nothing for that time: it took no part of the request's body, and
-/// the client wasn't waited for.
+/// the gateway didn't wait for the client.
 async fn late(begun: Instant, progress: Option<Rc<Cell<Option<Instant>>>>, limit: Duration) {
     loop {
         let since = progress.as_ref().map_or(Some(begun), |progress| progress.get());
@@ -184,7 +184,7 @@ struct Answering {
     method: Method,
     /// The place for the body; none once a response began.
     body: Cell<Option<Held>>,
-    /// For the frames of the socket that is asked for, if one is.
+    /// The outbox of the socket that the request asks for, if it asks for one.
     outbox: RefCell<Option<Rc<Outbox>>>,
     answer: Cell<Option<Answer>>,
     is_answered: Notify,
@@ -203,7 +203,7 @@ impl Answering {
         })
     }
 
-    /// The client gets nothing of such a response, and the class the same words as the log.
+    /// The client gets nothing of such a response; the class gets the words of the log.
     fn wrong(&self, reason: String) -> capnp::Error {
         self.tell(Err(Failure::Answer(reason.clone())));
         failed(reason)
@@ -238,7 +238,7 @@ impl Answering {
         let is_large = reader.size().is_some_and(|size| size > HTTP_PART_BYTES as u64);
         let least = if is_large { 0 } else { HTTP_PART_BYTES };
         let more = reader.holds_more_than(least);
-        // Nothing is decided by the outcome, but by what is there then.
+        // The state afterwards decides, and not the outcome.
         let _ = timeout(Duration::from_millis(HTTP_WHOLE_MILLIS), more).await;
         match reader.progress() {
             Progress::Open => Ok(Outcome::Begun(Response::from_parts(head, reader), call)),

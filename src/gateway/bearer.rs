@@ -17,12 +17,12 @@ use super::way::Way;
 use crate::error::{Reason, is_no_such_method, is_reference_refused};
 use crate::http::{Refusal, refuse};
 
-/// The begin of the protocol by which a WebSocket shows a reference: browsers let no page set other
-/// headers of a handshake.
+/// The beginning of the protocol by which a WebSocket shows a reference: browsers let no page set
+/// other headers of a handshake.
 pub(super) const PROTOCOL: &str = "capstead.bearer.";
 
 /// The part of a reference before the one that stands in a protocol, where marks like `/` can't be.
-/// Nobody goes to the address: the reference is restored here.
+/// The address isn't used: the reference is restored here.
 const BEFORE: &str = "capstead://localhost:1/#";
 
 /// The way of a request, and the reference that it shows, if the way asks for one.
@@ -33,7 +33,7 @@ pub(super) struct Shown<'a> {
     pub(super) is_protocol: bool,
 }
 
-/// Finds the object of a request that goes such a way. Others go theirs.
+/// Finds the object of a request that goes such a way; other requests keep theirs.
 ///
 /// # Errors
 /// The answer to a request that shows no reference, or none that is good.
@@ -46,7 +46,7 @@ pub(super) async fn find<'a>(
     match way {
         Way::Row(Found { terms, to: To::Object { is_json, route } }) if terms.needs_bearer => {
             let (text, is_protocol) = take(headers, is_upgrade)?;
-            // Most of what is none never gets to a host.
+            // Most texts that aren't references never get to a host.
             let parsed = TextReference::parse(&text).map_err(|_| refused())?;
             let route = Route::held(route.class, Reference::new(&text), route.url);
             objects.restore(&route).await.map_err(unrestored)?;
@@ -123,7 +123,7 @@ fn refused() -> Refusal {
     refuse(StatusCode::UNAUTHORIZED, reason)
 }
 
-/// The answer when a reference isn't restored. Why it is refused is for its giver to know.
+/// The answer when a reference isn't restored. Only its giver may learn the reason.
 fn unrestored(error: capnp::Error) -> Refusal {
     if is_reference_refused(&error) { refused() } else { unreached(error) }
 }

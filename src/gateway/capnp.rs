@@ -24,7 +24,7 @@ pub(super) const PATH: &str = "/capnp";
 /// The way in for peers that speak Cap'n Proto.
 pub(super) struct CapnpDoor {
     pub(super) guests: Guests,
-    /// It is at [`PATH`] too, and not only where rows say so.
+    /// It is at [`PATH`] too, and not only where rows lead to it.
     pub(super) is_at_path: bool,
 }
 

@@ -44,7 +44,7 @@ use crate::metrics::Metrics;
 use crate::net::{Guests, Place};
 use crate::schema::restorer_capnp::restorer;
 
-/// The answer to a client for whom there is no place.
+/// The answer to a client without a place.
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain; charset=utf-8\r\n\
     content-length: 47\r\nconnection: close\r\n\r\nThere are too many connections: try again later";
@@ -72,7 +72,7 @@ impl Gateway {
         Rc::new(Self { objects, routes, json, capnp, metrics })
     }
 
-    /// Lets any method be called in JSON from now on, with references that `restorer` restores.
+    /// From now on every method may be called in JSON, with references that `restorer` restores.
     pub(crate) fn serve_json(&self, restorer: restorer::Client) {
         // A second time changes nothing.
         let _ = self.json.set(JsonCalls::new(restorer));
@@ -85,8 +85,8 @@ impl Gateway {
         let _ = self.capnp.set(CapnpDoor { guests, is_at_path });
     }
 
-    /// A link broke by which some of its capabilities came: all are asked for anew when they are
-    /// needed.
+    /// A link broke, and some of its capabilities may have come by it: all are asked for anew when
+    /// they are needed.
     pub(crate) fn forget_all(&self) {
         self.objects.forget_all();
         self.json.get().into_iter().for_each(JsonCalls::forget);
@@ -130,7 +130,7 @@ impl Gateway {
         open.wait().await;
     }
 
-    /// Reaches the object of a route anew, though what it was reached by broke.
+    /// Reaches the object of a route anew after its capability broke.
     fn again(self: &Rc<Self>, route: &Route<'_>) -> Again {
         let (gateway, route) = (self.clone(), route.to_owned());
         Box::new(move || {
@@ -150,7 +150,7 @@ impl Gateway {
         upload: Upload<Held>,
         taken: &Taken,
     ) -> Result<Answered> {
-        // It was there before the body came, and no class goes.
+        // It was there before the body came, and classes never go away.
         let Some(object) = self.objects.get(route)? else { return Ok(Err(Failure::Nothing)) };
         let whole;
         let (upload, again) = match upload {
@@ -179,7 +179,7 @@ impl Gateway {
     }
 }
 
-/// The ways in, and who may take them.
+/// The ways in, and the clients that may take them.
 pub(crate) struct Entrance {
     pub(crate) door: Door,
     pub(crate) proxies: Proxies,
@@ -220,7 +220,7 @@ impl Client {
         self.place.clone()
     }
 
-    /// The way in for those who speak Cap'n Proto.
+    /// The way in for peers that speak Cap'n Proto.
     pub(super) fn guests(&self) -> Option<&Guests> {
         self.served.gateway.capnp.get().map(|door| &door.guests)
     }
@@ -440,7 +440,7 @@ impl Client {
     }
 }
 
-/// The client gets nothing of what a class said that can't be.
+/// The client gets nothing of an impossible head.
 fn unsendable(route: &Route<'_>, reason: &str) -> Refusal {
     tracing::error!(class = route.class, %reason, "a class gave an HTTP response that can't be sent");
     let reason = "The object's response can't be sent; the server's log says why.\n";
@@ -455,7 +455,7 @@ pub(super) fn check_name(route: &Route<'_>) -> std::result::Result<(), Refusal> 
     Err(refuse(StatusCode::URI_TOO_LONG, reason))
 }
 
-/// No class can say the first two: these are the server's.
+/// No class can set the first two, which are the server's.
 pub(super) fn refusal(error: ::capnp::Error) -> Refusal {
     if is_revoked(&error) {
         return Refusal::of(StatusCode::FORBIDDEN, &error);

@@ -7,8 +7,8 @@
 //!
 //! Invariants:
 //! - A request reaches the methods of the class's interface, and none of those that every object
-//!   answers beside that: nobody who only reaches the port gets a reference that outlives that,
-//!   unless the class hands out a capability that may be saved.
+//!   answers beside that: a client that only reaches the port gets no lasting reference, unless the
+//!   class hands out a capability that may be saved.
 //! - An answer never says that a call happened, or didn't, when that isn't known.
 
 mod call;
@@ -57,8 +57,8 @@ impl JsonCalls {
 }
 
 impl Gateway {
-    /// The path behind `/json`, if the request is for it. A class of that name has all its paths,
-    /// and so has a table of routes that is all that there is.
+    /// The path behind `/json`, if the request is for it. A class of that name keeps all its paths,
+    /// and so does a table of routes beside which nothing is reached.
     pub(super) fn json_path<'a>(&self, path: &'a str) -> Option<(&JsonCalls, &'a str)> {
         let rest = path.strip_prefix("/json").filter(|rest| rest.starts_with('/'))?;
         if self.routes.are_all() {
@@ -68,7 +68,7 @@ impl Gateway {
         Some((calls, rest))
     }
 
-    /// The answer to a request for a path behind `/json`: JSON, whatever happens.
+    /// The answer to a request for a path behind `/json`: always JSON.
     pub(super) async fn answer_json(
         &self,
         calls: &JsonCalls,
@@ -154,7 +154,7 @@ impl Gateway {
         Ok(response)
     }
 
-    /// The class that is called so, in whatever case.
+    /// The class of that name, in any case.
     async fn class(&self, calls: &JsonCalls, name: &str) -> Answer<Rc<Class>> {
         let key = name.to_lowercase();
         if let Some(class) = calls.classes.borrow().get(&key) {
@@ -179,7 +179,7 @@ impl Gateway {
     }
 }
 
-/// The answer to a request that isn't answered as it was asked: JSON, too.
+/// The answer to a request that is refused: JSON too.
 pub(super) fn refused(refusal: Refusal) -> Response<Bytes> {
     // Until these are forgotten, it may take a day.
     let is_soon = refusal.reason() != Some(Reason::TooManyRequestIds);

@@ -1,9 +1,9 @@
 //! HTTP in, capabilities out: `/counter/NAME/…` reaches the object NAME of class Counter, and
 //! routes lead to others.
 //!
-//! A gateway holds the namespaces that it was given by reference, and what the references of routes
-//! and of requests stand for: there is no path to anything else. It keeps no state about objects,
-//! and never answers for one.
+//! A gateway holds the namespaces that it was given by reference, and the capabilities of the
+//! references in routes and requests: there is no path to anything else. It keeps no state about
+//! objects, and never answers for one.
 
 mod ask;
 mod bearer;

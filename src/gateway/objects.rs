@@ -1,9 +1,8 @@
-//! The objects that requests have asked for lately: a capability that is held need not be asked
-//! for.
+//! The objects that requests have asked for lately: a held capability need not be asked for.
 //!
 //! Invariants:
-//! - After [`Objects::forget_all`] nothing is used that was got before.
-//! - A capability that couldn't be got is asked for again, whatever the reason was.
+//! - After [`Objects::forget_all`] no capability is used that came before it.
+//! - A capability that didn't come is asked for again, for whatever reason.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -25,9 +24,9 @@ pub(crate) type Restoring = RemotePromise<restorer::restore_results::Owned>;
 /// Holding a capability keeps no object awake, so a few too many do no harm.
 const KNOWN_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
 
-/// A class as a gateway was given it.
+/// A class as the gateway was given it.
 pub(crate) struct Given {
-    /// As it got it at first; none if its grant was revoked before.
+    /// The namespace that it got at first; none if the grant was revoked before.
     pub(crate) namespace: Option<namespace::Client>,
     /// Restores its reference again.
     pub(crate) again: Box<dyn Fn() -> Result<Restoring>>,
@@ -35,7 +34,7 @@ pub(crate) struct Given {
 
 /// One that is used.
 struct Held {
-    /// None while nobody has asked for it since it was forgotten.
+    /// None from when it is forgotten until it is asked for.
     namespace: Rc<RefCell<Option<namespace::Client>>>,
     again: Box<dyn Fn() -> Result<Restoring>>,
 }
@@ -58,7 +57,7 @@ impl Held {
     }
 }
 
-/// Those that were got lately, by the part of the path that names the object.
+/// The latest ones, by the part of the path that names the object.
 type Known = LruCache<Box<str>, http_service::Client>;
 
 /// Forgets what was promised if it doesn't come: otherwise it would fail for ever.
@@ -66,7 +65,7 @@ fn unless_got<T>(promised: Promise<Response<T>, capnp::Error>, forget: impl FnOn
 where
     T: capnp::traits::Owned + 'static,
 {
-    // It ends with the answer, or the link by which that would come.
+    // It ends with the answer, or with the link of the answer.
     tokio::task::spawn_local(async move {
         if promised.await.is_err() {
             forget();
@@ -79,7 +78,7 @@ fn is_same<C: FromClientHook>(one: &C, other: &C) -> bool {
     one.as_client_hook().get_ptr() == other.as_client_hook().get_ptr()
 }
 
-/// The namespaces of a gateway, and capabilities that they gave, or that references stand for.
+/// The namespaces of a gateway, and the capabilities of their objects and of references.
 pub(super) struct Objects {
     restorer: restorer::Client,
     /// By the lower-case name of the class.
@@ -135,7 +134,7 @@ impl Objects {
     {
         let object: http_service::Client = FromClientHook::new(object);
         let path: Box<str> = (*route.object).into();
-        // The drop of the one that makes room may call back.
+        // Dropping the one that makes room may call back.
         let dropped = self.known.borrow_mut().push(path.clone(), object.clone());
         drop(dropped);
         let (known, failed) = (self.known.clone(), object.clone());
@@ -192,14 +191,14 @@ impl Objects {
         self.forget_broken(class);
     }
 
-    /// The namespace of a class may have broken, and what it gave may work on.
+    /// The namespace of a class may have broken, while its objects may work on.
     pub(super) fn forget_broken(&self, class: &str) {
         let held = self.namespaces.get(&class.to_lowercase());
         let dropped = held.and_then(|held| held.namespace.take());
         drop(dropped);
     }
 
-    /// A capability broke, which it stays for ever: the next request gets another.
+    /// A capability broke, for good: the next request gets another one.
     pub(super) fn forget(&self, route: &Route<'_>) {
         let dropped = self.known.borrow_mut().pop(&*route.object);
         drop(dropped);
@@ -244,7 +243,7 @@ mod tests {
             _: schema::RestoreParams,
             mut results: schema::RestoreResults,
         ) -> Result<()> {
-            // Those who ask have the promise before the answer.
+            // Callers have the promise before the answer.
             tokio::task::yield_now().await;
             if let Some(left) = self.failures.get().checked_sub(1) {
                 self.failures.set(left);
@@ -256,7 +255,7 @@ mod tests {
         }
     }
 
-    /// Is there: its one method says so by the error that it gives.
+    /// Exists: the error of its one method says so.
     struct Answers;
 
     impl http_service::Server for Answers {
@@ -290,7 +289,7 @@ mod tests {
     async fn reason(objects: &Objects, route: &Route<'_>) -> Option<Reason> {
         let object = objects.get(route).unwrap().expect("there is such a class");
         let called = object.request_request().send().promise.await;
-        // What waits for the same answer gets it, too.
+        // All that wait for the same answer get it, too.
         tokio::task::yield_now().await;
         Reason::of(&called.err().expect("no request succeeds"))
     }

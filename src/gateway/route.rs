@@ -29,20 +29,20 @@ pub(super) struct Route<'a> {
 impl<'a> Route<'a> {
     /// The object to which a reference leads.
     pub(super) fn held(class: &'a str, reference: Reference, url: Cow<'a, str>) -> Self {
-        // No path begins so, and nothing here keeps the secret longer than need be.
+        // No path begins so, and nothing here keeps the secret longer than necessary.
         let hash = Sha256::digest(reference.expose());
         let object = Cow::Owned(format!("\n{}", STANDARD_NO_PAD.encode(hash)));
         Self { object, class, name: Cow::Borrowed(""), url, reference: Some(reference) }
     }
 
-    /// Itself, to be kept.
+    /// The route itself, to be kept.
     pub(super) fn to_owned(&self) -> OwnedRoute {
         let Route { object, class, name, reference, .. } = self;
         let (object, class) = (object.clone().into_owned(), (*class).to_owned());
         OwnedRoute { object, class, name: name.clone().into_owned(), reference: reference.clone() }
     }
 
-    /// To an object that is still to be named.
+    /// A route to an object that has no name yet.
     pub(super) fn unnamed(class: &'a str, url: Cow<'a, str>) -> Self {
         let nothing = Cow::Borrowed("");
         Self { object: nothing.clone(), class, name: nothing, url, reference: None }
@@ -65,7 +65,7 @@ impl OwnedRoute {
     }
 }
 
-/// `None`: no object can be meant.
+/// `None`: it can't mean an object.
 pub(super) fn route(path_and_query: &str) -> Option<Route<'_>> {
     let path_end = path_and_query.find('?').unwrap_or(path_and_query.len());
     let (path, query) = path_and_query.split_at(path_end);

@@ -1,5 +1,5 @@
 //! The share that each reference has of a route: its requests and its open WebSockets, wherever
-//! they come from. Where no reference is shown, everybody together has one share.
+//! they come from. All requests that show no reference have one share together.
 //!
 //! Invariant: a reference that isn't good has no share, and takes none of another one's.
 
@@ -19,11 +19,11 @@ use super::routes::Terms;
 use crate::http::{Refusal, refuse};
 use crate::metrics::Metrics;
 
-/// RouteShares whose last requests are remembered. The one that was quiet the longest is forgotten
-/// first, and may then send as much as one that is new.
+/// Shares whose last requests are remembered. The one that was quiet the longest is forgotten
+/// first, and may then send as much as a new one.
 const REMEMBERED_MAX: usize = 16_384;
 
-/// The time after which somebody with too many WebSockets may try again: one may have ended.
+/// The time after which a client with too many WebSockets may try again: one may have ended.
 const SOCKET_WAIT: Duration = Duration::from_secs(5);
 
 /// A row of the table, and the reference that was shown, however it was narrowed.

@@ -30,13 +30,13 @@ pub(super) use row::{Reference, Terms, To};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Routes {
     rows: Vec<Row>,
-    /// In lower case: classes that nothing else leads to.
+    /// The classes, in lower case, that are reached by rows alone.
     only: Vec<String>,
-    /// No other way leads to anything.
+    /// Nothing is reached by another way.
     are_all: bool,
 }
 
-/// The row that takes a request, and where it leads that.
+/// The row that takes a request, and the place to which it leads.
 #[derive(Debug)]
 pub(super) struct Found<'a> {
     pub(super) terms: &'a Terms,

@@ -42,7 +42,7 @@ impl Upload<Held> {
     /// has a limit of its own.
     ///
     /// # Errors
-    /// When the client doesn't send it as it should, or there is no room.
+    /// When the client breaks off, or there is no room.
     pub(super) async fn begin(
         (body, most): (Incoming, Option<usize>),
         asked: &HeaderMap,
@@ -59,7 +59,7 @@ impl Upload<Held> {
         let mut source = Source { body, next: None, waited: Duration::ZERO, read: 0, most };
         let mut begun = taken.body();
         if size.is_none() && !waits {
-            // Whatever came is in `begun`, also if more of it doesn't come in time.
+            // The bytes that came are in `begun`, also if no more come in time.
             let soon = Duration::from_millis(HTTP_WHOLE_MILLIS);
             if let Ok(ended) = timeout(soon, source.read_small(&mut begun)).await
                 && ended?
@@ -105,7 +105,7 @@ struct Source {
 }
 
 impl Source {
-    /// Reads until the end, which it tells, or until there is more than is small.
+    /// Reads until the end, or until the body is no longer small; tells whether that was the end.
     async fn read_small(&mut self, to: &mut Held) -> Answer<bool> {
         while let Some(bytes) = self.bytes().await? {
             if !self.take(bytes, to)? {
@@ -129,7 +129,7 @@ impl Source {
         if to.extend(&now) { Ok(self.next.is_none()) } else { Err(no_room()) }
     }
 
-    /// The next bytes of whatever number; none at the end.
+    /// The next bytes, of any number; none at the end.
     async fn bytes(&mut self) -> Answer<Option<Bytes>> {
         if let Some(bytes) = self.next.take() {
             return Ok(Some(bytes));
@@ -161,9 +161,9 @@ impl Source {
 
 /// The end of passing on.
 pub(super) enum End {
-    /// All was passed on, or the object wants no more.
+    /// The whole body was passed on, or the object wants no more.
     Done,
-    /// The client didn't send what it should have.
+    /// The client broke off.
     Client(Refusal),
 }
 
@@ -179,7 +179,7 @@ impl Pump {
         self.progress.clone()
     }
 
-    /// Runs one, if there is one, which is gone then.
+    /// Runs the step, if there is one, and clears its place.
     pub(super) async fn end(pump: &mut Option<Self>) -> End {
         match pump {
             Some(running) => {
@@ -203,7 +203,7 @@ impl Pump {
         Self { run, progress }
     }
 
-    /// Runs it where nobody waits for it.
+    /// Runs it in a task of its own.
     pub(super) async fn finish(self) {
         self.run.await;
     }

@@ -26,7 +26,7 @@ pub(super) enum Way<'a> {
     Nowhere,
 }
 
-/// The form of what is said to those who aren't answered as they asked.
+/// The form of a refusal.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Manner {
     is_json: bool,

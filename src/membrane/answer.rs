@@ -28,7 +28,7 @@ struct AnswerState {
     asked: Cell<usize>,
 }
 
-/// A handle of the caller. When the last one is dropped, nobody wants the answer.
+/// A handle of the caller. When the last one is dropped, the answer has no use.
 pub(super) struct Asked(Answer);
 
 impl Asked {

@@ -1,7 +1,7 @@
 //! A call on its way: its message, its reply, and its delivery to a target.
 //!
-//! Calls of this vat and calls of peers take the same form here, so that whatever takes calls needs
-//! to know of one kind only.
+//! Calls of this vat and calls of peers take the same form here, so that their receivers know one
+//! kind only.
 //!
 //! Invariants:
 //! - A call is on its way when the code that made it goes on, whether its promise is polled or not.
@@ -226,7 +226,7 @@ impl Reply {
         }
     }
 
-    /// The outcome is there and can't be told yet: it counts at the outlet until this is dropped.
+    /// The outcome is there and can't leave yet: it counts at the outlet until this is dropped.
     pub(crate) fn hold(&self, outcome: &Result<Body>) -> Option<HeldAnswer> {
         let body = outcome.as_ref().ok()?;
         self.outlet().map(|outlet| outlet.hold(body.size_bytes()))
@@ -361,8 +361,7 @@ impl Asker {
 type Deferred = (Box<dyn ClientHook>, Call);
 
 thread_local! {
-    /// Calls that were made on queued clients while these handed their own over, and all calls
-    /// behind them.
+    /// Calls on queued clients that were just handing over their own, and all calls behind them.
     static DEFERRED: RefCell<VecDeque<Deferred>> = RefCell::default();
 }
 

@@ -68,7 +68,7 @@ thread_local! {
 }
 
 thread_local! {
-    /// Set while we ask a foreign hook what it turned out to be. A `PeerCap` tells nobody else.
+    /// Set while we ask a foreign hook for its resolution. A `PeerCap` answers only then.
     static FOLLOWS: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -94,13 +94,13 @@ pub(crate) fn forget<T: CallTarget>(target: &T) {
 /// of honest ones; a row without an end comes from a promise that a caller had resolved to itself.
 const STEPS_MAX: usize = 1024;
 
-/// The end of a capability once the promises are followed that are known by now.
+/// The end of a capability behind all promises that are known by now.
 pub(super) struct End {
     /// The end; none if it is the capability itself.
     pub(super) hook: Option<Box<dyn ClientHook>>,
     /// The target behind the hook; none if it is of a connection, or another that isn't ours.
     pub(super) target: Option<Rc<dyn CallTarget>>,
-    /// It can neither be called now, nor be asked where it leads.
+    /// It can neither be called now nor be followed.
     pub(super) is_busy: bool,
 }
 

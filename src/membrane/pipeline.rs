@@ -6,7 +6,8 @@
 //!   one.
 //! - Calls on it are delivered in the order made, also when all callers let go; capnp-rpc's queued
 //!   client loses them then.
-//! - Once nobody can use paths into a result any more, only what somebody holds of it is kept.
+//! - Once nobody can use paths into a result any more, only its capabilities that are held are
+//!   kept.
 //! - However many results make each other known, the stack doesn't nest: calls on the second are
 //!   delivered after those on the first.
 
@@ -149,7 +150,7 @@ impl Pipeline {
         if let (true, Some(Source::Early(_, whole))) = (is_lost, &before) {
             whole.abandon();
         }
-        // Calls that are delivered now, and what is dropped, may well come back here.
+        // Calls that are delivered now, and dropped capabilities, may well come back here.
         drop(before);
         for (later, target) in known {
             later.resolve(target);

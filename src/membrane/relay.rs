@@ -8,7 +8,7 @@
 //!   holds it: the RPC system never learns where it leads.
 //! - A capability of a connection goes as a [`PeerCap`], and its owner gets it back as its own. A
 //!   call that comes on it by way of us has results that are made anew; the RPC system would hand
-//!   on those of the peer, with whatever it says is in them.
+//!   on those of the peer, with all that it claims is in them.
 //!
 //! A capability that is settled by then goes as what it is: that way it comes home as what it was.
 //!
@@ -153,7 +153,7 @@ impl Relay {
     fn go_on(&self, to: Box<dyn ClientHook>) {
         self.forget();
         self.address.set(to.get_ptr());
-        // Much may go with the old one: it is dropped when nothing here is borrowed.
+        // Dropping the old one may drop much more: nothing here may be borrowed then.
         drop(self.to.replace(to));
     }
 

@@ -26,7 +26,7 @@ pub(super) struct Asked {
 }
 
 /// # Errors
-/// When it says what can't be, or leads away.
+/// When it is impossible, or leads away.
 pub(super) fn asked(asked: http_request::Reader<'_>, target: &Target) -> Result<Asked> {
     use http_request::body_size::{Fixed, Unknown};
     let path = target.path(asked.get_url()?.to_str()?).map_err(failed)?;

@@ -1,6 +1,6 @@
 //! The way of objects to the outside: a class whose objects stand for the origins of HTTP servers.
 //!
-//! `Outbound/https://api.example.com` answers HTTP by asking that server. Whoever has a reference
+//! `Outbound/https://api.example.com` answers HTTP by asking that server. A holder of a reference
 //! to it can call the server, and nobody else can: the operator says which origins there are, and
 //! grants or bindings say which objects reach them.
 //!
@@ -8,7 +8,7 @@
 //! - No request leaves the origin, and the path, of the object's name; no redirect is followed.
 //! - Nothing is sent twice. Each request has a connection of its own, so that none is lost with one
 //!   that its server closed meanwhile.
-//! - Nothing of a request is left when whoever asked has gone, or nothing moved for too long.
+//! - Nothing of a request is left when its caller has gone, or nothing moved for too long.
 //!
 //! Calls write nothing. It knows neither the gateway nor the storage.
 

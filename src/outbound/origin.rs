@@ -1,4 +1,4 @@
-//! The names of the objects: an origin, and a path that requests are below.
+//! The names of the objects: an origin, and a path above all requests.
 
 use std::fmt;
 
@@ -132,7 +132,7 @@ fn is_plain(path: &str) -> bool {
     }
     let hides = ["%2f", "%5c", "\\", "%00"].iter().any(|hidden| small.contains(hidden));
     let leads_up = |segment: &str| {
-        // What stands behind a semicolon is a parameter to some servers.
+        // Some servers take the part behind a semicolon for a parameter.
         let name = segment.split(';').next().unwrap_or_default().replace("%2e", ".");
         matches!(&*name, "." | "..")
     };

@@ -3,8 +3,8 @@
 //! Invariants:
 //! - The object is told of the end once: by a close, or by losing the way to it where there was
 //!   none.
-//! - A message that the object sends is answered when it was written, so whoever waits for that
-//!   sends no faster than the server reads.
+//! - A message that the object sends is answered when it was written, so an object that waits for
+//!   that sends no faster than the server reads.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -132,7 +132,7 @@ impl Moving<'_> {
             Read::Failed(error) => {
                 let reason = cut_reason(said(&error)).to_owned();
                 let frame = CloseFrame { code: FAILED.into(), reason: reason.into() };
-                // Whoever doesn't take it by then is cut.
+                // A server that doesn't take it by then is cut.
                 let _ = timeout(CLOSE_TIME, sink.send(Message::Close(Some(frame)))).await;
             }
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-/// Notices when nothing moved for too long.
+/// The watch over the time since the last bytes.
 pub(super) struct Watch {
     last: Cell<Instant>,
     limit: Duration,

@@ -232,8 +232,8 @@ impl Server {
     /// Sets the largest number of bytes that objects take in memory, as
     /// [`awake_objects`](Self::awake_objects) does for their number; 512 MiB by default. Their
     /// [`Stored`](crate::Stored) values count, and 2,560 bytes for each object; other memory of a
-    /// class doesn't. What is kept with open WebSockets counts too, also while their objects sleep;
-    /// they get half of it at most.
+    /// class doesn't. Tags and attachments of open WebSockets count too, also while their objects
+    /// sleep; they get half of it at most.
     #[must_use]
     pub fn awake_bytes(mut self, bytes: usize) -> Self {
         self.awake.bytes = bytes;

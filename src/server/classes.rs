@@ -72,7 +72,7 @@ pub(super) fn bound_classes(server: &Server) -> Result<Vec<Class>, ServerError> 
     Ok(classes)
 }
 
-/// The way out, if there is one. The gateway doesn't get it: whoever reaches its port could call
+/// The way out, if there is one. The gateway doesn't get it: every client of its port could call
 /// servers that trust this one.
 ///
 /// # Errors

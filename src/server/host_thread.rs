@@ -33,7 +33,7 @@ pub(super) struct HostThread {
     link: tokio::task::JoinHandle<()>,
     #[cfg(test)]
     pub(super) latest: super::link::Latest,
-    /// Runs something on the host's thread.
+    /// Work for the host's thread.
     #[cfg(test)]
     pub(super) probes: mpsc::Sender<super::link::Probe>,
 }

@@ -189,7 +189,7 @@ impl<'a> Bytes<'a> {
 }
 
 /// Takes the bytes of a public key that proves something. Each coordinate has one accepted
-/// encoding, and points of small order are refused. Whether a point for the coordinate exists is
+/// encoding, and points of small order are refused. The existence of a point for the coordinate is
 /// checked only when something is proved by it.
 pub(super) fn key(bytes: [u8; 32]) -> Result<PublicKey, Refused> {
     if is_sound(&bytes) { Ok(PublicKey(bytes)) } else { Err(LAYOUT) }

@@ -45,7 +45,7 @@ impl Sturdyref {
         }
         let key = keys(payload.key).ok_or(Refused::because(Flaw::Key))?;
         let caveats = self.claimed_caveats()?;
-        // Whoever changes the time breaks a signature, so it may as well be looked at first.
+        // A changed time breaks a signature, so the time may be looked at first.
         if caveats.not_after_ms().is_some_and(|last| now_ms > last) {
             return Err(Refused::because(Flaw::Expired));
         }

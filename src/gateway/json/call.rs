@@ -26,7 +26,7 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Keys are as hard to guess as request ids, and have as many bytes at least.
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 16..=256;
 
-/// The things that a request asks for beside the call.
+/// The options of a request beside the call.
 pub(super) struct Asked {
     /// The call's request id.
     id: Option<[u8; 32]>,
@@ -165,8 +165,8 @@ impl Gateway {
     }
 }
 
-/// The answer when a reference in the parameters isn't restored. Only what its giver can mend is
-/// final.
+/// The answer when a reference in the parameters isn't restored. Only a refusal that its giver can
+/// mend is final.
 fn unrestored(error: capnp::Error) -> Refusal {
     let refusal = if is_reference_refused(&error) {
         Refusal::of(StatusCode::FORBIDDEN, &error)
@@ -243,7 +243,7 @@ impl Outgoing for Saved<'_> {
     }
 }
 
-/// The call happened, whatever becomes of this.
+/// The call has happened in any case.
 async fn results_as_json(
     params: &Params<'_>,
     asked: &Asked,

@@ -11,10 +11,10 @@ use crate::http::Refusal;
 pub(super) const HAPPENED: &str = "happened";
 /// The method wasn't started.
 pub(super) const NOT: &str = "not";
-/// Nobody can say so from here.
+/// It isn't known here.
 pub(super) const UNKNOWN: &str = "unknown";
 
-/// The answer to somebody whose call failed so, and its outcome.
+/// The answer to a client whose call failed so, and its outcome.
 pub(super) fn refusal_of(error: &capnp::Error) -> (Refusal, &'static str) {
     let outcome = outcome(error);
     let status = match Reason::of(error) {

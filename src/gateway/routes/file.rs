@@ -58,7 +58,7 @@ enum Kind {
     Link,
 }
 
-/// Those who may come in.
+/// The requests that may come in.
 #[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 enum Access {
@@ -117,7 +117,7 @@ fn rows(text: &str, classes: &[&str]) -> Result<Vec<Row>, Mistake> {
     Ok(rows.into_iter().map(|(_, row)| row).collect())
 }
 
-/// Checks that what links show is at the end of a route that asks for a reference.
+/// Checks that the page behind a link is on a route that asks for a reference.
 fn check_links(rows: &[(Range<usize>, Row)]) -> Result<(), Mistake> {
     for (at, row) in rows {
         let Leads::Link(to) = &row.leads else { continue };
@@ -132,8 +132,8 @@ fn check_links(rows: &[(Range<usize>, Row)]) -> Result<(), Mistake> {
                 && other.terms.takes(&Method::GET);
             (is_good, other.pattern.host.is_none() || other.pattern.host == row.pattern.host)
         });
-        // Which row a browser comes to depends on the host that it names: up to the first that
-        // takes every such host, all have to be good.
+        // The host that a browser names decides its row: all rows have to be good, up to the first
+        // that takes every such host.
         let last = good.find(|(is_good, is_last)| !is_good || *is_last);
         if last.is_none_or(|(is_good, _)| !is_good) {
             let why = "the page shows what is at `to`, and no route of the kind http with access = \

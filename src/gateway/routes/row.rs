@@ -36,16 +36,16 @@ pub(in crate::gateway) struct Terms {
     pub(in crate::gateway) origins: Vec<String>,
     /// They show a reference, and are for the object that it names.
     pub(in crate::gateway) needs_bearer: bool,
-    /// All requests of one reference together, or of everybody where none is shown.
+    /// The rate of all requests with one reference, or of all without one.
     pub(in crate::gateway) quota: Option<Quota>,
-    /// WebSockets that are open at once, of the same.
+    /// The open WebSockets with one reference, or of all without one.
     pub(in crate::gateway) sockets: Option<NonZeroU32>,
     /// Tells rows apart.
     pub(in crate::gateway) number: usize,
 }
 
 impl Terms {
-    /// Tells whether requests with this method come in. Whoever may get may ask for the head alone.
+    /// Tells whether requests with this method come in. GET includes HEAD.
     pub(in crate::gateway) fn takes(&self, method: &Method) -> bool {
         let Some(methods) = &self.methods else { return true };
         methods.contains(method) || (method == Method::HEAD && methods.contains(&Method::GET))

@@ -1,5 +1,4 @@
-//! A capability that came into an object. What the object sends through it waits at the object's
-//! gate.
+//! A capability that came into an object. Calls of the object on it wait at the object's gate.
 //!
 //! Each capability is wrapped as it comes in, with parameters or results, and unwrapped as it
 //! leaves, so that another vat gets its own capability back and calls make no detour.
@@ -120,7 +119,7 @@ pub(in crate::host) fn leaving(
 }
 
 /// The same, for one that is given away while a call runs: ahead of its answer, or by a call that
-/// went past it. What comes by it may be what the call that runs waits for.
+/// went past it. A call on it may be the one that the running call waits for.
 pub(in crate::host) fn leaving_while_running(
     instance: &Rc<Instance>,
     cap: Box<dyn ClientHook>,

@@ -209,7 +209,7 @@ impl SocketTable {
             }
             let (attachment, down) = (RefCell::new(attachment), RefCell::default());
             let (auto_replied_ms, has_lost) = (Cell::default(), Cell::new(is_cut_short));
-            // Both come with whoever resumes it.
+            // Both come with the client that resumes it.
             let (lease, timer, surviving) = (None, RefCell::default(), Some(Box::new(surviving)));
             let entry = self.insert(Entry {
                 number,
