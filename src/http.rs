@@ -84,6 +84,7 @@ pub use self::json::{json, read_json};
 pub(crate) use self::parts::passed_on;
 pub use self::parts::{Incoming, Outgoing};
 use self::refusal::Form;
+pub(crate) use self::refusal::OrRefusal;
 pub use self::refusal::{Refusal, refuse};
 pub(crate) use self::room::{Held, Room};
 pub use self::send::{ResponseBody, send};

@@ -57,7 +57,7 @@ const PART_BYTES: usize = 16 << 10;
 const IDLE: &str = "no further request came";
 
 /// The requests of a connection.
-pub(super) struct Requests {
+pub(super) struct OpenRequests {
     taken: Rc<Taken>,
     peer: IpAddr,
     /// Tells whether any has come.
@@ -85,7 +85,7 @@ struct Lingering {
     _underway: Underway,
 }
 
-impl Requests {
+impl OpenRequests {
     pub(super) fn new(taken: Rc<Taken>, peer: IpAddr) -> Rc<Self> {
         Rc::new(Self {
             taken,
@@ -175,20 +175,20 @@ enum Beside {
 
 /// One request, until it is answered or was taken back.
 struct Underway {
-    requests: Rc<Requests>,
+    requests: Rc<OpenRequests>,
     place: Beside,
     is_answered: bool,
 }
 
 impl Underway {
     /// The body of its response, which a client with many requests must take at the pace.
-    fn answer<B>(mut self, body: B) -> Watched<B> {
+    fn answer<B>(mut self, body: B) -> WatchedBody<B> {
         self.is_answered = true;
         let requests = &self.requests;
         requests.answered.set(requests.answered.get().saturating_add(1));
         let key = requests.is_multiplexed.get().then(|| requests.due.borrow_mut().insert(None));
         let (rest, unsent) = (Bytes::new(), Arc::default());
-        Watched { body, underway: Some(self), key, rest, unsent }
+        WatchedBody { body, underway: Some(self), key, rest, unsent }
     }
 }
 
@@ -205,7 +205,7 @@ impl Drop for Underway {
 
 /// A body of a connection with many requests, whose client is watched: it has to take each part in
 /// time before it gets the next one, and the last part too.
-pub(super) struct Watched<B> {
+pub(super) struct WatchedBody<B> {
     body: B,
     /// Gone at the end.
     underway: Option<Underway>,
@@ -227,7 +227,7 @@ impl AsRef<[u8]> for Unsent {
     }
 }
 
-impl<B> Watched<B> {
+impl<B> WatchedBody<B> {
     fn set_due(&self, due: Option<Instant>) {
         if let (Some(key), Some(underway)) = (self.key, &self.underway) {
             underway.requests.due.borrow_mut()[key] = due;
@@ -245,7 +245,7 @@ impl<B> Watched<B> {
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Watched<B> {
+impl<B: Body<Data = Bytes> + Unpin> Body for WatchedBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -280,7 +280,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Watched<B> {
     }
 }
 
-impl<B> Drop for Watched<B> {
+impl<B> Drop for WatchedBody<B> {
     fn drop(&mut self) {
         let (Some(key), Some(underway)) = (self.key, self.underway.take()) else { return };
         let requests = underway.requests.clone();
@@ -324,7 +324,7 @@ fn protocols(limits: &HttpLimits) -> Builder<Here> {
 }
 
 /// Forgets what a connection still had on its way when it ends.
-struct Forget(Rc<Requests>);
+struct Forget(Rc<OpenRequests>);
 
 impl Drop for Forget {
     fn drop(&mut self) {
@@ -339,7 +339,7 @@ impl Drop for Forget {
 /// `answer` answers each, and `full` answers those without a place.
 pub(super) async fn serve<S, A, B>(
     stream: S,
-    requests: Rc<Requests>,
+    requests: Rc<OpenRequests>,
     ending: CancellationToken,
     answer: impl Fn(Request<Incoming>) -> A + Clone + 'static,
     full: fn(&HeaderMap) -> Response<B>,
@@ -398,7 +398,8 @@ mod tests {
     async fn a_client_that_takes_back_most_requests_is_cut_and_one_that_takes_some_is_not() {
         let taken = Taken::new(HttpLimits::default(), Arc::<Metrics>::default());
         let peer = IpAddr::from([127, 0, 0, 1]);
-        let (patient, flooding) = (Requests::new(taken.clone(), peer), Requests::new(taken, peer));
+        let (patient, flooding) =
+            (OpenRequests::new(taken.clone(), peer), OpenRequests::new(taken, peer));
         for _ in 0..10 * TAKEN_BACK_MAX {
             drop(patient.begin(Version::HTTP_2).answer(Empty::<Bytes>::new()));
             drop(patient.begin(Version::HTTP_2));

@@ -12,49 +12,26 @@
 //! - An answer never says that a call happened, or didn't, when that isn't known.
 
 mod call;
-mod class;
 mod outcome;
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Method, Response, StatusCode};
 use hyper::body::{Bytes, Incoming};
 
-use self::call::{Asked, Params};
-use self::class::Class;
+use self::call::{CallOptions, JsonCall};
 use self::outcome::{HAPPENED, NOT, refusal_of};
-use super::http::{Gateway, check_name, nothing, own};
+use super::classes::{JsonCalls, JsonClass};
+use super::holdings::Gateway;
 use super::limits::Taken;
+use super::refusals::{check_name, nothing, own};
 use super::route::{Route, route};
 use super::upload::read_body;
 use crate::dynamic::parse;
 use crate::error::{Reason, is_revoked};
-use crate::http::{Held, Refusal, is_json, refuse};
+use crate::http::{Held, OrRefusal, Refusal, is_json, refuse};
 use crate::limits::HTTP_BODY_BYTES_MAX;
-use crate::schema::restorer_capnp::restorer;
-
-type Answer<T> = std::result::Result<T, Refusal>;
-
-/// The things that calls need beside the objects.
-pub(super) struct JsonCalls {
-    restorer: restorer::Client,
-    /// By the lower-case name of the class.
-    classes: RefCell<HashMap<String, Rc<Class>>>,
-}
-
-impl JsonCalls {
-    pub(super) fn new(restorer: restorer::Client) -> Self {
-        Self { restorer, classes: RefCell::default() }
-    }
-
-    /// The hosts may serve other versions of the classes from now on.
-    pub(super) fn forget(&self) {
-        drop(self.classes.take());
-    }
-}
 
 impl Gateway {
     /// The path behind `/json`, if the request is for it. A class of that name keeps all its paths,
@@ -95,7 +72,7 @@ impl Gateway {
         parts: &http::request::Parts,
         body: (Incoming, Option<usize>),
         taken: &Taken,
-    ) -> Answer<Response<Bytes>> {
+    ) -> OrRefusal<Response<Bytes>> {
         let calls = self.json.get().ok_or_else(nothing)?;
         self.answer_call(calls, route, parts, body, taken).await
     }
@@ -107,13 +84,13 @@ impl Gateway {
         parts: &http::request::Parts,
         (body, body_bytes_max): (Incoming, Option<usize>),
         taken: &Taken,
-    ) -> Answer<Response<Bytes>> {
+    ) -> OrRefusal<Response<Bytes>> {
         let not = |refusal: Refusal| refusal.with_outcome(NOT);
         check_name(route).map_err(not)?;
         let class = self.class(calls, route.class).await.map_err(not)?;
         let (name, query) = route.url.split_once('?').unwrap_or((&route.url, ""));
         let method = class.method(name.trim_start_matches('/')).map_err(not)?;
-        let asked = Asked::of(parts, query).map_err(not)?;
+        let asked = CallOptions::of(parts, query).map_err(not)?;
         let kind = parts.headers.get(CONTENT_TYPE);
         if !kind.is_none_or(is_json) {
             let reason = "The body must be JSON: send it with Content-Type: application/json.\n";
@@ -125,7 +102,7 @@ impl Gateway {
         let json = parse(text).map_err(|error| {
             not(refuse(StatusCode::BAD_REQUEST, format!("The body isn't JSON: {error}.\n")))
         })?;
-        let params = Params { calls, class: &class, method, json: &json };
+        let params = JsonCall { calls, class: &class, method, json: &json };
         let results = self.call(route, &params, &asked, taken).await?;
         let mut held = taken.body();
         if !held.extend(&results) {
@@ -136,7 +113,7 @@ impl Gateway {
     }
 
     /// The description of a class, as OpenAPI.
-    async fn describe(&self, calls: &JsonCalls, path: &str) -> Answer<Response<Bytes>> {
+    async fn describe(&self, calls: &JsonCalls, path: &str) -> OrRefusal<Response<Bytes>> {
         let path = path.split('?').next().unwrap_or_default();
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         let name = match parts[..] {
@@ -155,7 +132,7 @@ impl Gateway {
     }
 
     /// The class of that name, in any case.
-    async fn class(&self, calls: &JsonCalls, name: &str) -> Answer<Rc<Class>> {
+    async fn class(&self, calls: &JsonCalls, name: &str) -> OrRefusal<Rc<JsonClass>> {
         let key = name.to_lowercase();
         if let Some(class) = calls.classes.borrow().get(&key) {
             return Ok(class.clone());
@@ -165,7 +142,7 @@ impl Gateway {
             return Err(refuse(StatusCode::NOT_FOUND, format!("There is no class {name}.\n")));
         };
         let described = namespace.describe_request().send().promise.await;
-        let class = match described.and_then(|described| Class::of(described.get()?)) {
+        let class = match described.and_then(|described| JsonClass::of(described.get()?)) {
             Ok(class) => Rc::new(class),
             Err(error) => {
                 if error.kind == capnp::ErrorKind::Disconnected || is_revoked(&error) {

@@ -1,7 +1,7 @@
 //! The objects that requests have asked for lately: a held capability need not be asked for.
 //!
 //! Invariants:
-//! - After [`Objects::forget_all`] no capability is used that came before it.
+//! - After [`ObjectCache::forget_all`] no capability is used that came before it.
 //! - A capability that didn't come is asked for again, for whatever reason.
 
 use std::cell::RefCell;
@@ -19,7 +19,7 @@ use crate::schema::http_capnp::http_service;
 use crate::schema::restorer_capnp::{namespace, restorer};
 
 /// The restore of a namespace.
-pub(crate) type Restoring = RemotePromise<restorer::restore_results::Owned>;
+pub(crate) type NamespaceRestore = RemotePromise<restorer::restore_results::Owned>;
 
 /// Holding a capability keeps no object awake, so a few too many do no harm.
 const KNOWN_MAX: NonZeroUsize = NonZeroUsize::new(4096).unwrap();
@@ -29,14 +29,14 @@ pub(crate) struct Given {
     /// The namespace that it got at first; none if the grant was revoked before.
     pub(crate) namespace: Option<namespace::Client>,
     /// Restores its reference again.
-    pub(crate) again: Box<dyn Fn() -> Result<Restoring>>,
+    pub(crate) again: Box<dyn Fn() -> Result<NamespaceRestore>>,
 }
 
 /// One that is used.
 struct Held {
     /// None from when it is forgotten until it is asked for.
     namespace: Rc<RefCell<Option<namespace::Client>>>,
-    again: Box<dyn Fn() -> Result<Restoring>>,
+    again: Box<dyn Fn() -> Result<NamespaceRestore>>,
 }
 
 impl Held {
@@ -45,7 +45,7 @@ impl Held {
             return Ok(namespace.clone());
         }
         // The answer isn't waited for.
-        let Restoring { promise, pipeline } = (self.again)()?;
+        let NamespaceRestore { promise, pipeline } = (self.again)()?;
         let namespace: namespace::Client = FromClientHook::new(pipeline.get_cap().as_cap());
         self.namespace.replace(Some(namespace.clone()));
         let (held, failed) = (self.namespace.clone(), namespace.clone());
@@ -58,7 +58,7 @@ impl Held {
 }
 
 /// The latest ones, by the part of the path that names the object.
-type Known = LruCache<Box<str>, http_service::Client>;
+type LatestObjects = LruCache<Box<str>, http_service::Client>;
 
 /// Forgets what was promised if it doesn't come: otherwise it would fail for ever.
 fn unless_got<T>(promised: Promise<Response<T>, capnp::Error>, forget: impl FnOnce() + 'static)
@@ -79,14 +79,14 @@ fn is_same<C: FromClientHook>(one: &C, other: &C) -> bool {
 }
 
 /// The namespaces of a gateway, and the capabilities of their objects and of references.
-pub(super) struct Objects {
+pub(super) struct ObjectCache {
     restorer: restorer::Client,
     /// By the lower-case name of the class.
     namespaces: HashMap<String, Held>,
-    known: Rc<RefCell<Known>>,
+    known: Rc<RefCell<LatestObjects>>,
 }
 
-impl Objects {
+impl ObjectCache {
     pub(super) fn new(
         namespaces: impl Iterator<Item = (String, Given)>,
         restorer: restorer::Client,
@@ -226,7 +226,7 @@ impl Objects {
 mod tests {
     use std::cell::Cell;
 
-    use super::super::routes::Reference;
+    use super::super::route::Reference;
     use super::*;
     use crate::error::{Reason, conflict};
     use crate::schema::restorer_capnp::restorer as schema;
@@ -286,7 +286,7 @@ mod tests {
     }
 
     /// The reason for which a call of the object fails.
-    async fn reason(objects: &Objects, route: &Route<'_>) -> Option<Reason> {
+    async fn reason(objects: &ObjectCache, route: &Route<'_>) -> Option<Reason> {
         let object = objects.get(route).unwrap().expect("there is such a class");
         let called = object.request_request().send().promise.await;
         // All that wait for the same answer get it, too.
@@ -300,7 +300,7 @@ mod tests {
         let runtime = tokio::runtime::LocalRuntime::new().unwrap();
         runtime.block_on(async {
             for word in [Reason::ImportUnfinished, Reason::Damaged, Reason::LowSpace] {
-                let objects = Objects::new([].into_iter(), later(&word.error("for now")));
+                let objects = ObjectCache::new([].into_iter(), later(&word.error("for now")));
                 let route = Route::held("Counter", Reference::new("capstead:x"), "/".into());
                 assert_eq!(reason(&objects, &route).await, Some(word));
                 for _ in 0..2 {
@@ -316,7 +316,7 @@ mod tests {
         let runtime = tokio::runtime::LocalRuntime::new().unwrap();
         runtime.block_on(async {
             let error = Reason::ImportUnfinished.error("for now");
-            let objects = Objects::new([].into_iter(), later(&error));
+            let objects = ObjectCache::new([].into_iter(), later(&error));
             let route = Route::held("Counter", Reference::new("capstead:x"), "/".into());
             let failing = objects.get(&route).unwrap().unwrap();
             objects.forget(&route);
@@ -342,7 +342,7 @@ mod tests {
                 Ok(restorer.restore_request().send())
             });
             let given = [("Counter".to_owned(), Given { namespace: None, again: again as _ })];
-            let objects = Objects::new(given.into_iter(), later(&error));
+            let objects = ObjectCache::new(given.into_iter(), later(&error));
             let route = super::super::route::route("/counter/x/").expect("it is one");
             assert_eq!(reason(&objects, &route).await, Some(Reason::LowSpace));
             for _ in 0..2 {

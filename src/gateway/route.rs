@@ -6,8 +6,28 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use percent_encoding::percent_decode_str;
 use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
-use super::routes::Reference;
+/// The text of a sturdyref, which nothing prints.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Reference(Zeroizing<String>);
+
+impl Reference {
+    pub(super) fn new(text: &str) -> Self {
+        Self(Zeroizing::new(text.to_owned()))
+    }
+
+    /// The secret itself.
+    pub(super) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Reference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reference(..)")
+    }
+}
 
 /// The meaning of a path.
 #[derive(Debug, PartialEq, Eq)]

@@ -10,6 +10,9 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use super::{Body, text};
 use crate::error::{Reason, conflict_reason, said};
 
+/// A value for the answer to a request, or the refusal in its place.
+pub(crate) type OrRefusal<T> = std::result::Result<T, Refusal>;
+
 /// The refusal of a request, which [`serve`](super::serve) answers.
 ///
 /// Errors become one by `?`: 409 for a [`conflict`](crate::conflict), 503 for `overloaded`, 502 for

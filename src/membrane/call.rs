@@ -23,11 +23,11 @@ use capstead_client::{HeldAnswer, Outlet, Owed, Receipt, error_to_send, take_ove
 
 use super::answer::Answer;
 use super::body::{Body, BodySlot, check_size};
-use super::call_end::{CallEnd, CallOutcome, Origin};
+use super::call_end::{CallEnd, CallOrigin, CallOutcome};
 use super::chain::Chain;
 use super::early;
 use super::forward::forward;
-use super::hook::{self, End};
+use super::hook::{self, CapEnd};
 use super::pipeline::{Event, Pipeline};
 use super::relay::relay;
 use crate::error::{Reason, Result, disconnected};
@@ -102,11 +102,11 @@ impl Call {
         method: Method,
         params: Box<dyn ParamsHook>,
         results: Box<dyn ResultsHook>,
-    ) -> (Self, Origin, Promise<(), capnp::Error>) {
+    ) -> (Self, CallOrigin, Promise<(), capnp::Error>) {
         let end = Rc::new(CallEnd::default());
         // Calls that the peer pipelines on the answer come to our own pipeline.
         let arrival = take_over(&*params, end.clone());
-        let origin = if arrival.is_some() { Origin::Connection } else { Origin::Local };
+        let origin = if arrival.is_some() { CallOrigin::Connection } else { CallOrigin::Local };
         end.origin.set(origin);
         let reply = Reply(Some(Asker::Results(results, end.clone())));
         let (chain, from_object) = (None, false);
@@ -252,7 +252,7 @@ impl Reply {
             Some(Asker::Answer(answer)) => answer.pipeline().offer(early, whole),
             Some(Asker::Results(results, end)) => {
                 early.replace_caps(relay);
-                if end.origin.get() == Origin::Local {
+                if end.origin.get() == CallOrigin::Local {
                     // The RPC library's own local client has a pipeline of its own.
                     let Some(size) = early.size() else { return Ok(()) };
                     end.offered.set(Some(size));
@@ -388,9 +388,9 @@ fn defer(deferred: Deferred) {
 /// Hands a call over, also past those that are deferred. Gives it back if that is impossible now.
 pub(super) fn deliver_now(to: &dyn ClientHook, call: Call) -> Option<Call> {
     match hook::follow(to) {
-        Ok(End { is_busy: true, .. }) => return Some(call),
-        Ok(End { target: Some(target), .. }) => target.enqueue(call),
-        Ok(End { hook, .. }) => forward(hook.as_deref().unwrap_or(to), call),
+        Ok(CapEnd { is_busy: true, .. }) => return Some(call),
+        Ok(CapEnd { target: Some(target), .. }) => target.enqueue(call),
+        Ok(CapEnd { hook, .. }) => forward(hook.as_deref().unwrap_or(to), call),
         Err(error) => call.reply.send(Err(error)),
     }
     None

@@ -24,7 +24,7 @@ use futures::channel::oneshot;
 
 use super::body::{Body, BodySlot, Opened};
 use super::call::{Call, deliver};
-use super::hook::{self, CallTarget, End};
+use super::hook::{self, CallTarget, CapEnd};
 
 /// See the head of the file.
 #[derive(Default)]
@@ -289,9 +289,11 @@ impl PromisedCap {
         let is_itself =
             |end: &Rc<dyn CallTarget>| std::ptr::addr_eq(Rc::as_ptr(end), Rc::as_ptr(self));
         let target = match hook::follow(&*target) {
-            Ok(End { target: Some(end), .. }) if is_itself(&end) => hook::broken(hook::endless()),
+            Ok(CapEnd { target: Some(end), .. }) if is_itself(&end) => {
+                hook::broken(hook::endless())
+            }
             // A long row of results that stand for each other isn't kept as a whole.
-            Ok(End { hook: Some(end), is_busy: false, .. }) => end,
+            Ok(CapEnd { hook: Some(end), is_busy: false, .. }) => end,
             _ => target,
         };
         let before = self.0.borrow_mut().target.replace(target.clone());

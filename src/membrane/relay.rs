@@ -27,7 +27,7 @@ use futures::channel::oneshot;
 use tokio::task::AbortHandle;
 
 use super::call::{Call, deliver, deliver_now};
-use super::hook::{self, Addresses, CallTarget, End};
+use super::hook::{self, Addresses, CallTarget, CapEnd};
 use super::pipeline::push_live;
 use crate::error::disconnected;
 
@@ -61,7 +61,7 @@ enum Destination {
 }
 
 fn follow(cap: Box<dyn ClientHook>) -> Result<Destination, Error> {
-    let End { hook, target, is_busy } = hook::follow(&*cap)?;
+    let CapEnd { hook, target, is_busy } = hook::follow(&*cap)?;
     let end = hook.unwrap_or(cap);
     if is_busy {
         return Ok(Destination::Unknown(end));

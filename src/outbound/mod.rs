@@ -23,7 +23,7 @@ mod watch;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use self::origin::Target;
+use self::origin::Destination;
 pub use self::setup::OutboundLimits;
 pub(crate) use self::setup::Setup;
 use crate::error::{Result, failed, overloaded};
@@ -57,7 +57,7 @@ const NAMED: &str = "named";
 #[derive(Debug)]
 pub struct Outbound {
     setup: Arc<Setup>,
-    target: std::result::Result<Target, String>,
+    target: std::result::Result<Destination, String>,
 }
 
 impl Object for Outbound {
@@ -69,7 +69,7 @@ impl Object for Outbound {
     async fn wake(ctx: Context) -> Result<Self> {
         let setup: Arc<Setup> =
             ctx.setting().ok_or_else(|| failed("this server has no way out"))?;
-        let target = Target::parse(ctx.name().unwrap_or_default());
+        let target = Destination::parse(ctx.name().unwrap_or_default());
         if target.as_ref().is_ok_and(|target| setup.is_named(target))
             && !ctx.storage().contains(NAMED)?
             && let Err(error) = ctx.storage().put(NAMED, "")

@@ -6,14 +6,14 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 /// The watch over the time since the last bytes.
-pub(super) struct Watch {
+pub(super) struct ProgressWatch {
     last: Cell<Instant>,
     limit: Duration,
     /// The object is slow, and not the other side.
     pub(super) waits: Cell<bool>,
 }
 
-impl Watch {
+impl ProgressWatch {
     pub(super) fn new(limit: Duration) -> Self {
         Self { last: Cell::new(Instant::now()), limit, waits: Cell::new(false) }
     }

@@ -7,8 +7,6 @@ use std::time::Duration;
 use capstead_client::Limits;
 
 use super::data_dir::Group;
-use super::error::ServerError;
-use super::start::{self, Running};
 use super::watchdog::TurnLimits;
 use crate::gateway::{HttpLimits, Row};
 use crate::host::{AwakeLimits, Binding, Class, Object, class_of};
@@ -474,14 +472,5 @@ impl Server {
     /// The path of the data directory, unless a flag overrides it.
     pub(crate) fn data_dir(&self) -> &Path {
         &self.data
-    }
-
-    /// Starts the server on the caller's thread, which must be in a local runtime
-    /// (`#[tokio::main(flavor = "local")]`) or in a `LocalSet`.
-    ///
-    /// # Errors
-    /// When it can't start; [`ServerError`] says what is true of the data then.
-    pub async fn start(self) -> Result<Running, ServerError> {
-        start::start(self).await
     }
 }

@@ -15,8 +15,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::error::ServerError;
-use super::link::{HostEnd, Hub, Link};
-use super::start::HostParts;
+use super::host::HostParts;
+use super::link::{HostEnd, HostLink, Hub};
 use crate::error::panic_reason;
 
 /// Enough stack for handlers and all that they call; a peer's messages never nest it. The first
@@ -64,7 +64,7 @@ impl HostThread {
         let (sender, ends) = mpsc::channel(1);
         #[cfg(test)]
         let latest = super::link::Latest::default();
-        let link = Link {
+        let link = HostLink {
             hub,
             number,
             ends: sender,

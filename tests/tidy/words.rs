@@ -142,21 +142,20 @@ fn wrong_opening(sentence: &str) -> Option<&str> {
     first_word(sentence).filter(|word| OPENINGS.contains(word))
 }
 
-/// The sentences of a line; a cell of a table and the text behind a colon count as one.
+/// A line from the beginning of each of its sentences on. A cell of a table, and the text behind a
+/// colon, count as sentences.
 fn sentences(says: &str) -> impl Iterator<Item = &str> {
     let ends = |pair: &[u8]| b".:!?|".contains(&pair[0]) && pair[1] == b' ';
-    let mut rest = Some(says);
-    std::iter::from_fn(move || {
-        let all = rest?;
-        let end = all.as_bytes().windows(2).position(ends).map(|at| at + 1);
-        rest = end.map(|end| &all[end..]);
-        Some(end.map_or(all, |end| &all[..end]))
+    std::iter::successors(Some(says), move |says| {
+        let end = says.as_bytes().windows(2).position(ends)?;
+        Some(&says[end + 1..])
     })
 }
 
-/// Tells whether a sentence is a question, as far as its line shows it.
-fn asks(sentence: &str) -> bool {
-    sentence.trim_end_matches(['*', '_', ' ']).ends_with('?')
+/// Tells whether the sentence with which a text begins is a question.
+fn asks(says: &str) -> bool {
+    let says = says.trim_start_matches(|letter: char| !letter.is_alphanumeric());
+    says.find(['.', '!', '?', '|']).is_some_and(|end| says[end..].starts_with('?'))
 }
 
 /// The word that makes an unknown person a man.
@@ -288,7 +287,9 @@ mod tests {
     fn pages_take_nobody_for_a_man_and_their_headings_are_names() {
         assert_eq!(count_lines(check_page_persons, "The operator and their socket."), 0);
         assert_eq!(count_lines(check_page_persons, "The operator and his socket."), 1);
-        for good in ["Is it so? What else?", "| What is it? | a |", "However it is."] {
+        for good in
+            ["Is it so? What else?", "What is it: this?", "| What is it? | a |", "However it is."]
+        {
             assert_eq!(count_lines(check_page_openings, good), 0, "{good}");
         }
         for bad in ["- What it is.", "It is so. Who it is.", "A holder whom it names."] {

@@ -3,7 +3,7 @@
 use capnp::ErrorKind;
 use http::StatusCode;
 
-use super::super::http::refusal;
+use super::super::refusals::refusal;
 use crate::error::{Reason, is_not_begun};
 use crate::http::Refusal;
 

@@ -14,8 +14,9 @@ use http::Method;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::row::{By, Leads, Pattern, Reference, Row, Speaks, Terms};
+use super::row::{By, Leads, Pattern, Row, RowTerms, Speaks};
 use crate::gateway::door;
+use crate::gateway::route::Reference;
 use crate::limits::NAME_BYTES_MAX;
 
 /// A longer word of an error may be a secret, and is left out.
@@ -181,7 +182,7 @@ impl Table {
             }
         };
         let (quota, sockets) = (quota(self.rate, self.burst)?, sockets(self.sockets, &leads)?);
-        let terms = Terms {
+        let terms = RowTerms {
             quota,
             sockets,
             number: 0,

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use capnp::private::capability::{ClientHook, ParamsHook};
 use capnp::traits::HasTypeId;
 
-use super::chained_call::{self, Route};
+use super::chained_call::{self, CallRoute};
 use super::facet::{Facet, Maker};
 use super::instance::Instance;
 use super::right::Right;
@@ -23,7 +23,7 @@ pub(in crate::host) struct Gated {
     pub(super) instance: Rc<Instance>,
     pub(in crate::host) raw: Box<dyn ClientHook>,
     /// The route of calls on it, once calls of chains were made.
-    pub(super) route: RefCell<Route>,
+    pub(super) route: RefCell<CallRoute>,
     /// The right by which the call came that brought it, or that brought the capability of which it
     /// is a result.
     pub(super) came_by: Right,
@@ -53,7 +53,7 @@ impl Gated {
         instance: &Rc<Instance>,
         raw: Box<dyn ClientHook>,
     ) -> Box<dyn ClientHook> {
-        let (route, came_by) = (RefCell::new(Route::Plain), Right::default());
+        let (route, came_by) = (RefCell::new(CallRoute::Plain), Right::default());
         membrane::wrap(Rc::new(Self { instance: instance.clone(), raw, route, came_by }))
     }
 }
